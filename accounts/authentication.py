@@ -1,0 +1,59 @@
+"""How a request says who it is: the session cookie, an API key, an e-mail and password."""
+
+from typing import Any
+
+from django.contrib.auth.backends import ModelBackend
+from django.http import HttpRequest
+from rest_framework import authentication, exceptions
+from rest_framework.request import Request
+
+from accounts import services
+from accounts.models import ApiKey, User
+
+
+class EmailBackend(ModelBackend):
+    """Local accounts by e-mail, in any case, and password."""
+
+    def authenticate(
+        self, request: HttpRequest | None, username: str | None = None, password: str | None = None, **kwargs: Any
+    ) -> User | None:
+        email = username or kwargs.get("email")
+        if not email or password is None or "\0" in email:
+            return None
+        user = User.objects.filter(email__iexact=email).first()
+        if user is None:
+            User().set_password(password)  # the same time as for somebody who exists
+            return None
+        return user if user.check_password(password) and self.user_can_authenticate(user) else None
+
+
+class SessionAuthentication(authentication.SessionAuthentication):
+    """The cookie of the pages, with CSRF; callers without one get 401, not 403."""
+
+    def authenticate_header(self, request: Request) -> str:
+        return 'Bearer realm="api"'
+
+
+class ApiKeyAuthentication(authentication.BaseAuthentication):
+    """``Authorization: Bearer oh_<key>.<secret>`` or ``X-API-Key``."""
+
+    def authenticate(self, request: Request) -> tuple[User, ApiKey] | None:
+        token = bearer_token(request.headers)
+        if not token:
+            return None
+        try:
+            key = services.authenticate_api_key(token)
+        except services.InvalidKey as error:
+            raise exceptions.AuthenticationFailed(error.detail) from error
+        return key.user, key
+
+    def authenticate_header(self, request: Request) -> str:
+        return 'Bearer realm="api"'
+
+
+def bearer_token(headers: Any) -> str:
+    """The token of a request's ``Authorization: Bearer`` or ``X-API-Key`` header, or nothing."""
+    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    return headers.get("X-API-Key", "").strip()

@@ -1,0 +1,205 @@
+"""Who there is: users, organizations, memberships with roles, API keys and setup links."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.db import models
+from django.db.models.functions import Lower
+from django.utils import timezone
+from uuid_utils.compat import uuid7
+
+
+class UserManager(BaseUserManager["User"]):
+    """Creates users and finds them by e-mail in any case."""
+
+    def get_by_natural_key(self, username: str | None) -> "User":
+        return self.get(email__iexact=username)
+
+    def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":
+        """Django's hook for tools; code of this project calls ``services.create_user``."""
+        from accounts import services
+
+        return services.create_user(email=email, password=password, **fields)
+
+    def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> "User":
+        return self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
+
+
+class User(AbstractBaseUser, PermissionsMixin):
+    """A person who can sign in, known by one e-mail address in whatever case."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    email = models.EmailField(max_length=254)
+    name = models.CharField(max_length=120, blank=True)
+    is_active = models.BooleanField(default=True)
+    is_staff = models.BooleanField(default=False, help_text="May open the admin desk.")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    USERNAME_FIELD = "email"
+    REQUIRED_FIELDS: ClassVar[list[str]] = []
+    objects = UserManager()
+
+    bound_organization_id: UUID | None = None
+    """Set on a request made with an API key: the only organization that the key reaches."""
+    key_scopes: frozenset[str] | None = None
+    """Set on a request made with an API key: the permissions that the key was given."""
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                Lower("email"),
+                name="user_email_unique",
+                violation_error_message="Somebody with this e-mail address exists already.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.email
+
+    def get_full_name(self) -> str:
+        return self.name or self.email
+
+    def get_short_name(self) -> str:
+        return (self.name or self.email.partition("@")[0]).split(" ")[0]
+
+
+class OrganizationQuerySet(models.QuerySet["Organization"]):
+    def visible_to(self, user: Any) -> "OrganizationQuerySet":
+        """Organizations the user is a member of; with an API key, only the key's own."""
+        if not user.is_authenticated:
+            return self.none()
+        found = self.filter(memberships__user_id=user.pk)
+        bound = getattr(user, "bound_organization_id", None)
+        return found.filter(pk=bound) if bound else found
+
+
+class Organization(models.Model):
+    """A tenant: what belongs to a customer belongs to exactly one of these."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    name = models.CharField(max_length=120)
+    personal_of = models.OneToOneField(
+        "accounts.User",
+        models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="personal_organization",
+        help_text="The user whose own space this is; empty for a team.",
+    )
+    suspended_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    members = models.ManyToManyField("accounts.User", through="accounts.Membership")
+
+    objects = OrganizationQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Membership(models.Model):
+    """One user's role in one organization."""
+
+    class Role(models.TextChoices):
+        OWNER = "owner"
+        ADMIN = "admin"
+        MEMBER = "member"
+        BILLING = "billing"
+        AUDITOR = "auditor"
+        VIEWER = "viewer"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    organization = models.ForeignKey(
+        "accounts.Organization", models.CASCADE, related_name="memberships"
+    )
+    user = models.ForeignKey("accounts.User", models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=16, choices=Role, default=Role.MEMBER)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["organization", "user"], name="membership_unique"),
+            models.CheckConstraint(
+                condition=models.Q(role__in=["owner", "admin", "member", "billing", "auditor", "viewer"]),
+                name="membership_role_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} {self.role} of {self.organization_id}"
+
+
+class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    def visible_to(self, user: Any) -> "ApiKeyQuerySet":
+        """A user's own keys; a key sees only keys of its organization."""
+        if not user.is_authenticated:
+            return self.none()
+        found = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
+        bound = getattr(user, "bound_organization_id", None)
+        return found.filter(organization_id=bound) if bound else found
+
+    def usable(self, *, now: datetime | None = None) -> "ApiKeyQuerySet":
+        """Keys that still open something."""
+        return self.filter(
+            models.Q(expires_at__isnull=True) | models.Q(expires_at__gt=now or timezone.now()),
+            revoked_at__isnull=True,
+        )
+
+
+class ApiKey(models.Model):
+    """A long-lived secret for programs: acts as its owner, within one organization and its scopes.
+
+    Only an HMAC of the secret is kept; ``prefix`` (``oh_<key>``) tells keys apart afterwards.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    organization = models.ForeignKey(
+        "accounts.Organization", models.CASCADE, related_name="api_keys"
+    )
+    user = models.ForeignKey("accounts.User", models.CASCADE, related_name="api_keys")
+    name = models.CharField(max_length=80)
+    key_id = models.CharField(max_length=16, unique=True, editable=False)
+    digest = models.CharField(max_length=64, editable=False)
+    pepper_id = models.CharField(max_length=16, editable=False)
+    scopes = models.JSONField(
+        default=list, blank=True, help_text="Permission names; empty means all that the owner has."
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    objects = ApiKeyQuerySet.as_manager()
+
+    class Meta:
+        indexes: ClassVar = [models.Index(fields=["user", "-created_at"])]
+
+    def __str__(self) -> str:
+        return f"{self.prefix} ({self.name})"
+
+    @property
+    def prefix(self) -> str:
+        return f"oh_{self.key_id}"
+
+    @property
+    def is_usable(self) -> bool:
+        return self.revoked_at is None and (
+            self.expires_at is None or self.expires_at > timezone.now()
+        )
+
+
+class SetupLink(models.Model):
+    """A one-time link by which somebody becomes the first administrator; only its HMAC is kept."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    pepper_id = models.CharField(max_length=16, editable=False)
+    email = models.EmailField(blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True, blank=True)
+    used_by = models.ForeignKey("accounts.User", models.SET_NULL, null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"setup link of {self.created_at:%Y-%m-%d %H:%M}"

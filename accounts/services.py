@@ -1,0 +1,207 @@
+"""The verbs of accounts: create people and organizations, issue and check keys and setup links."""
+
+import secrets
+from collections.abc import Sequence
+from datetime import timedelta
+
+from django.conf import settings
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from accounts.models import ApiKey, Membership, Organization, SetupLink, User
+from openhands_site.lib import crypto
+from openhands_site.lib.problems import Problem
+
+KEY_PURPOSE = "api-key"
+SETUP_PURPOSE = "setup-link"
+
+
+class EmailTaken(Problem):
+    """Somebody with this address exists."""
+
+    status = 409
+    code = "email-taken"
+    sentence = "Somebody with this e-mail address exists already."
+
+
+class InvalidKey(Problem):
+    """A key that opens nothing: unknown, wrong, expired, revoked, or its owner may not act."""
+
+    status = 401
+    code = "invalid-key"
+    sentence = "This API key is not valid: it may be mistyped, expired or revoked."
+
+
+class InvalidSetupLink(Problem):
+    """A setup link that was used, has expired, or never was."""
+
+    status = 404
+    code = "invalid-setup-link"
+    sentence = "This link was used already or has expired. Run `manage.py create_setup_link` for another."
+
+
+class NotAMember(Problem):
+    """The user does not belong to the organization."""
+
+    status = 403
+    code = "not-a-member"
+    sentence = "This user is not a member of that organization."
+
+
+class WeakPassword(Problem):
+    """The password does not pass the validators; ``detail`` says why."""
+
+    code = "weak-password"
+
+
+@transaction.atomic
+def create_user(
+    *,
+    email: str,
+    password: str | None = None,
+    name: str = "",
+    is_staff: bool = False,
+    is_superuser: bool = False,
+) -> User:
+    """Create a user with a personal organization that the user owns.
+
+    Without a password nobody can sign in by password. Raises ``EmailTaken``, ``WeakPassword``.
+    """
+    user = User(email=email.strip(), name=name, is_staff=is_staff, is_superuser=is_superuser)
+    try:
+        validate_email(user.email)
+        if password is not None:
+            validate_password(password, user)
+    except ValidationError as error:
+        raise WeakPassword(" ".join(error.messages)) from error
+    user.set_password(password)
+    if User.objects.filter(email__iexact=user.email).exists():
+        raise EmailTaken
+    try:
+        with transaction.atomic():
+            user.save()
+    except IntegrityError as error:
+        raise EmailTaken from error
+    organization = Organization.objects.create(
+        name=name or user.email.partition("@")[0], personal_of=user
+    )
+    Membership.objects.create(organization=organization, user=user, role=Membership.Role.OWNER)
+    return user
+
+
+def issue_api_key(
+    *,
+    user: User,
+    name: str,
+    organization: Organization | None = None,
+    scopes: Sequence[str] = (),
+    days: int | None = None,
+) -> tuple[ApiKey, str]:
+    """Make an API key and return it with its plain text, which nobody can see again.
+
+    ``days`` until it expires; none means the longest that ``API_KEY_MAX_DAYS`` allows. Raises
+    ``NotAMember``.
+    """
+    organization = organization or user.personal_organization
+    if not Membership.objects.filter(user=user, organization=organization).exists():
+        raise NotAMember
+    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    pepper_id, digest = crypto.digest(f"{key_id}.{secret}", purpose=KEY_PURPOSE)
+    days = min(days or settings.API_KEY_MAX_DAYS, settings.API_KEY_MAX_DAYS)
+    key = ApiKey.objects.create(
+        organization=organization,
+        user=user,
+        name=name,
+        key_id=key_id,
+        digest=digest,
+        pepper_id=pepper_id,
+        scopes=sorted(set(scopes)),
+        expires_at=timezone.now() + timedelta(days=days),
+    )
+    return key, f"{key.prefix}.{secret}"
+
+
+def authenticate_api_key(token: str) -> ApiKey:
+    """The usable key that a plain text belongs to, its ``user`` limited to what the key may do.
+
+    Raises ``InvalidKey``, which does not say which of the reasons it was.
+    """
+    head, _, _ = token.partition(".")
+    key_id = head.removeprefix("oh_")
+    key = None
+    if head.startswith("oh_") and key_id.isalnum() and key_id.isascii():
+        found = ApiKey.objects.usable().filter(key_id=key_id[:17])
+        key = found.select_related("user", "organization").first()
+    is_right = crypto.matches(
+        token.removeprefix("oh_"),
+        purpose=KEY_PURPOSE,
+        pepper_id=key.pepper_id if key else "",
+        expected=key.digest if key else "",
+    )
+    if key is None or not is_right or not key.user.is_active or key.organization.suspended_at:
+        raise InvalidKey
+    key.user.bound_organization_id = key.organization_id
+    key.user.key_scopes = frozenset(key.scopes) if key.scopes else None
+    _note_use(key)
+    return key
+
+
+def _note_use(key: ApiKey) -> None:
+    """Last use, at most once a minute, so that a busy key does not write on every request."""
+    now = timezone.now()
+    if key.last_used_at is None or now - key.last_used_at > timedelta(minutes=1):
+        ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
+
+
+def revoke_api_key(*, key: ApiKey) -> None:
+    """End a key now. Safe to repeat: the first time stays."""
+    ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now())
+
+
+def create_setup_link(*, email: str = "") -> str:
+    """A path under which the first administrator sets up an account, once."""
+    token = secrets.token_urlsafe(32)
+    pepper_id, digest = crypto.digest(token, purpose=SETUP_PURPOSE)
+    SetupLink.objects.create(
+        digest=digest,
+        pepper_id=pepper_id,
+        email=email,
+        expires_at=timezone.now() + timedelta(seconds=settings.SETUP_LINK_SECONDS),
+    )
+    return f"/setup/{token}"
+
+
+def find_setup_link(token: str) -> SetupLink:
+    """The unused, unexpired link of a token. Raises ``InvalidSetupLink``."""
+    found = SetupLink.objects.filter(used_at=None, expires_at__gt=timezone.now())
+    for link in found:  # there are a handful at most, and the pepper may have been rotated since
+        if crypto.matches(
+            token, purpose=SETUP_PURPOSE, pepper_id=link.pepper_id, expected=link.digest
+        ):
+            return link
+    raise InvalidSetupLink
+
+
+@transaction.atomic
+def use_setup_link(*, token: str, email: str, password: str, name: str = "") -> User:
+    """Create an administrator by a setup link, and use the link up.
+
+    Raises ``InvalidSetupLink``, ``EmailTaken``, ``WeakPassword``; the link stays usable when it raises.
+    """
+    link = SetupLink.objects.select_for_update().get(pk=find_setup_link(token).pk)
+    if link.used_at:
+        raise InvalidSetupLink
+    user = create_user(
+        email=email, password=password, name=name, is_staff=True, is_superuser=True
+    )
+    link.used_at, link.used_by = timezone.now(), user
+    link.save(update_fields=["used_at", "used_by"])
+    return user
+
+
+def has_administrator() -> bool:
+    """Whether somebody can already open the admin desk."""
+    return User.objects.filter(is_superuser=True, is_active=True).exists()

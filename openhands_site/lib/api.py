@@ -1,0 +1,247 @@
+"""What every API view shares: a strict JSON reader, a fast writer, cursor pages and problem details."""
+
+import base64
+import json
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import orjson
+from django.conf import settings
+from django.core.exceptions import PermissionDenied
+from django.db import OperationalError
+from django.db.models import Q, QuerySet
+from django.http import Http404, HttpResponse
+from rest_framework import exceptions, parsers, renderers, serializers
+from rest_framework.pagination import BasePagination
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from openhands_site.lib.problems import Problem, TooLarge, problem_body
+
+log = logging.getLogger(__name__)
+# A string that never closes runs to the end, so that hostile quotes cost one pass, not one pass each.
+_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|([\[{])|([\]}])', re.DOTALL)
+
+
+def problem(
+    *, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **extra: Any
+) -> HttpResponse:
+    """The same as a plain Django response, for code outside DRF."""
+    body = problem_body(status=status, code=code, detail=detail, **extra)
+    return HttpResponse(
+        orjson.dumps(body), status=status, content_type="application/problem+json", headers=headers
+    )
+
+
+def problem_response(error: Exception, context: dict[str, Any]) -> Response | None:
+    """DRF's exception handler: the one place where domain exceptions become HTTP."""
+    from rest_framework.views import set_rollback  # its class body reads settings that name this module
+
+    headers: dict[str, str] = {}
+    extra: dict[str, Any] = {}
+    if isinstance(error, Problem):
+        status, code, detail, extra = error.status, error.code, error.detail, error.extra
+        if "retry_after" in extra:
+            headers["Retry-After"] = str(extra["retry_after"])
+    elif isinstance(error, Http404):
+        status, code, detail = 404, "not-found", "There is nothing here that you may see."
+    elif isinstance(error, PermissionDenied):
+        status, code, detail = 403, "forbidden", str(error) or "You may not do this."
+    elif isinstance(error, OperationalError):
+        log.exception("database unavailable")
+        status, code, headers = 503, "unavailable", {"Retry-After": "2"}
+        detail = "The database does not answer; try again in a moment."
+    elif isinstance(error, exceptions.ValidationError):
+        status, code, extra = 400, "invalid", {"errors": error.detail}
+        detail = _first_sentence(error.detail)
+    elif isinstance(error, exceptions.APIException):
+        status, code = error.status_code, str(error.default_code).replace("_", "-")
+        detail = _first_sentence(error.detail)
+        if getattr(error, "auth_header", None):
+            headers["WWW-Authenticate"] = error.auth_header
+        if getattr(error, "wait", None):
+            headers["Retry-After"] = str(int(error.wait) + 1)
+    else:
+        return None
+    set_rollback()
+    body = problem_body(status=status, code=code, detail=detail, **extra)
+    return Response(body, status=status, headers=headers, content_type="application/problem+json")
+
+
+def _first_sentence(detail: Any, name: str = "") -> str:
+    """The first message of DRF's nested error detail, with the field it belongs to."""
+    if isinstance(detail, Mapping):
+        key, value = next(iter(detail.items()), ("", "Invalid."))
+        return _first_sentence(value, "" if key in ("non_field_errors", "detail") else str(key))
+    if isinstance(detail, list):
+        return _first_sentence(next((part for part in detail if part), "Invalid."), name)
+    return f"{name}: {detail}" if name else str(detail)
+
+
+# --- JSON -----------------------------------------------------------------------
+
+
+def _refuse_constant(word: str) -> Any:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError("a number is too large")
+    return number
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object has a key twice")
+    return found
+
+
+def nesting(raw: bytes) -> int:
+    """How deep the arrays and objects of a JSON text go, without parsing it."""
+    depth = deepest = 0
+    for match in _NESTING.finditer(raw):
+        if match[1]:
+            depth += 1
+            deepest = max(deepest, depth)
+        elif match[2]:
+            depth -= 1
+    return deepest
+
+
+def strict_loads(raw: bytes, *, max_depth: int) -> Any:
+    """JSON that means one thing only: UTF-8, no NaN, no infinities, no repeated keys, bounded depth.
+
+    Raises ``ValueError`` with a sentence for the sender.
+    """
+    if nesting(raw) > max_depth:
+        raise ValueError(f"it is nested deeper than {max_depth} levels")
+    return json.loads(
+        raw.decode("utf-8"),
+        parse_constant=_refuse_constant,
+        parse_float=_finite,
+        object_pairs_hook=_without_repeats,
+    )
+
+
+class StrictJSONParser(parsers.BaseParser):
+    """Bodies that are one unambiguous JSON value; anything else is 400 with the reason."""
+
+    media_type = "application/json"
+
+    def parse(self, stream, media_type=None, parser_context=None) -> Any:  # noqa: ANN001
+        raw = stream.read(settings.BODY_MAX_BYTES + 1)
+        if len(raw) > settings.BODY_MAX_BYTES:
+            raise TooLarge(f"The body may have at most {settings.BODY_MAX_BYTES} bytes.")
+        try:
+            return strict_loads(raw, max_depth=settings.JSON_MAX_DEPTH)
+        except UnicodeDecodeError as error:
+            raise exceptions.ParseError("The body is not UTF-8.") from error
+        except ValueError as error:
+            raise exceptions.ParseError(f"The body is not the JSON we take: {error}.") from error
+
+
+class JSONRenderer(renderers.BaseRenderer):
+    """orjson: UTF-8, datetimes as RFC 3339 in UTC, UUIDs as text. ``orjson.Fragment`` passes through."""
+
+    media_type = "application/json"
+    format = "json"
+    charset = None
+
+    def render(self, data, accepted_media_type=None, renderer_context=None) -> bytes:  # noqa: ANN001
+        if data is None:
+            return b""
+        return dumps(data)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, str):  # ErrorDetail, lazy translations, SafeString
+        return str.__str__(value)
+    return str(value)
+
+
+def dumps(data: Any) -> bytes:
+    """JSON bytes for a response."""
+    return orjson.dumps(data, default=_plain, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+
+
+# --- Pages ----------------------------------------------------------------------
+
+
+class CursorPages(BasePagination):
+    """``{"items": […], "next": cursor|null}``, newest first by ``(ordering field, id)``.
+
+    The cursor is opaque to clients and names the last row seen, so rows that come or go between two
+    requests neither repeat nor hide others. Views may set ``page_field`` (default ``created_at``).
+    """
+
+    default_limit = 20
+    max_limit = 100
+
+    def paginate_queryset(self, queryset: QuerySet, request: Request, view: Any = None) -> list:
+        self.field = getattr(view, "page_field", "created_at")
+        query = PageQuery(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        limit = query.validated_data["limit"]
+        if cursor := query.validated_data.get("cursor"):
+            value, pk = self._decode(cursor)
+            queryset = queryset.filter(
+                Q(**{f"{self.field}__lt": value}) | Q(**{self.field: value, "pk__lt": pk})
+            )
+        rows = list(queryset.order_by(f"-{self.field}", "-pk")[: limit + 1])
+        self.next = self._encode(rows[limit - 1]) if len(rows) > limit else None
+        return rows[:limit]
+
+    def _encode(self, row: Any) -> str:
+        text = f"{getattr(row, self.field).isoformat()}|{row.pk}"
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+    def _decode(self, cursor: str) -> tuple[Any, UUID]:
+        try:
+            text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+            value, _, pk = text.partition("|")
+            return serializers.DateTimeField().to_internal_value(value), UUID(pk)
+        except (ValueError, exceptions.ValidationError) as error:
+            raise exceptions.ValidationError(
+                {"cursor": ["This is not a cursor that this list gave."]}
+            ) from error
+
+    def get_paginated_response(self, data: Any) -> Response:
+        return Response({"items": data, "next": self.next})
+
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "required": ["items", "next"],
+            "properties": {
+                "items": {"type": "array", "items": schema},
+                "next": {"type": "string", "nullable": True},
+            },
+        }
+
+    def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
+        return [
+            {"name": "cursor", "in": "query", "required": False, "schema": {"type": "string"}},
+            {
+                "name": "limit",
+                "in": "query",
+                "required": False,
+                "schema": {"type": "integer", "minimum": 1, "maximum": self.max_limit},
+            },
+        ]
+
+
+class PageQuery(serializers.Serializer):
+    """The query of a list."""
+
+    cursor = serializers.CharField(required=False, max_length=200)
+    limit = serializers.IntegerField(required=False, default=20, min_value=1, max_value=100)

@@ -1,0 +1,28 @@
+"""Log lines as JSON objects, one a line, with the id of the request they belong to."""
+
+import logging
+from contextvars import ContextVar
+from datetime import UTC, datetime
+
+import orjson
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+_PLAIN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "request"}
+
+
+class JSONFormatter(logging.Formatter):
+    """``{"time", "level", "logger", "message", "request_id"?, …extra, "exception"?}``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if value := request_id.get():
+            line["request_id"] = value
+        line |= {k: v for k, v in record.__dict__.items() if k not in _PLAIN and not k.startswith("_")}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()

@@ -1,0 +1,53 @@
+"""A request id for every request, and one JSON log line when it is answered."""
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from uuid import uuid4
+
+from django.http import HttpRequest, HttpResponse
+
+from openhands_site.lib.logs import request_id
+
+log = logging.getLogger("access")
+_GOOD_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+QUIET = ("/alive", "/ready", "/metrics", "/static/")
+
+
+class RequestId:
+    """Takes a well-formed ``X-Request-ID`` or makes one, returns it, logs the request without its query."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        given = request.headers.get("X-Request-ID", "")
+        value = given if _GOOD_ID.fullmatch(given) else uuid4().hex
+        token = request_id.set(value)
+        started = time.monotonic()
+        try:
+            response = self.get_response(request)
+            response.headers["X-Request-ID"] = value
+            if not request.path.startswith(QUIET):
+                self._log(request, response, time.monotonic() - started)
+            return response
+        finally:
+            request_id.reset(token)
+
+    def _log(self, request: HttpRequest, response: HttpResponse, seconds: float) -> None:
+        match = request.resolver_match
+        user = getattr(request, "user", None)
+        log.info(
+            "%s %s %d",
+            request.method,
+            request.path,
+            response.status_code,
+            extra={
+                "method": request.method,
+                "route": match.route if match else None,
+                "status": response.status_code,
+                "duration_ms": round(seconds * 1000, 1),
+                "user": str(user.pk) if user is not None and user.is_authenticated else None,
+            },
+        )

@@ -1,0 +1,280 @@
+"""All settings, read once through ``env``; every name stands in ``.env.example`` with its meaning.
+
+There is one module for every installation: what differs between a laptop and a cluster is the environment.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from openhands_site import env
+
+BASE_DIR = env.BASE_DIR
+env.load_file(BASE_DIR / ".env")
+DATA_DIR: Path = env.path("DATA_DIR", BASE_DIR / "data")
+env.load_file(DATA_DIR / "server.env")
+
+# --- The site -------------------------------------------------------------------
+
+DEBUG = env.boolean("DEBUG", False)
+SECRET_KEY = env.text("SECRET_KEY")
+SECRET_KEY_FALLBACKS = env.listing("SECRET_KEY_FALLBACKS", [])
+PUBLIC_URL: str = env.http_url("PUBLIC_URL", "http://127.0.0.1:8000")
+_public = urlsplit(PUBLIC_URL)
+ALLOWED_HOSTS = env.listing("ALLOWED_HOSTS", [_public.hostname])
+ALLOWED_ORIGINS: list[str] = env.listing(
+    "ALLOWED_ORIGINS", [f"{_public.scheme}://{_public.netloc}"]
+)
+"""Exact origins (scheme, host, port) that may open sockets and send forms."""
+CSRF_TRUSTED_ORIGINS = ALLOWED_ORIGINS
+IS_HTTPS = _public.scheme == "https"
+
+ENCRYPTION_KEYS: dict[str, bytes] = env.keyring("ENCRYPTION_KEYS")
+TOKEN_PEPPERS: dict[str, bytes] = env.keyring("TOKEN_PEPPERS")
+
+ROOT_URLCONF = "openhands_site.urls"
+ASGI_APPLICATION = "openhands_site.asgi.application"
+INSTALLED_APPS = [
+    "daphne",
+    "openhands_site",
+    "accounts",
+    "billing",
+    "conversations",
+    "integrations",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "channels",
+    "procrastinate.contrib.django",
+    "django_prometheus",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "openhands_site.middleware.headers.SecurityHeaders",
+    "openhands_site.middleware.access_log.RequestId",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "openhands_site.middleware.errors.ProblemDetails",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+APPEND_SLASH = False
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STATIC_ROOT = DATA_DIR / "static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+}
+WHITENOISE_USE_FINDERS = True
+
+# --- Browsers -------------------------------------------------------------------
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+SECURE_HSTS_SECONDS = env.integer("HSTS_SECONDS", 31_536_000 if IS_HTTPS else 0)
+SECURE_HSTS_INCLUDE_SUBDOMAINS = IS_HTTPS
+SECURE_HSTS_PRELOAD = IS_HTTPS
+SECURE_SSL_REDIRECT = False  # the proxy in front terminates TLS; PUBLIC_URL says what people see
+if env.boolean("TRUST_X_FORWARDED_PROTO", False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+X_FRAME_OPTIONS = "DENY"
+SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+SESSION_COOKIE_NAME = "__Host-sessionid" if IS_HTTPS else "sessionid"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_HTTPS
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = env.integer("SESSION_SECONDS", 14 * 86_400, low=300)
+CSRF_COOKIE_NAME = "XSRF-TOKEN"
+CSRF_HEADER_NAME = "HTTP_X_XSRF_TOKEN"
+CSRF_FAILURE_VIEW = "openhands_site.views.csrf_failure"
+
+# --- Who people are -------------------------------------------------------------
+
+AUTH_USER_MODEL = "accounts.User"
+SILENCED_SYSTEM_CHECKS = ["auth.W004"]  # the e-mail is unique in any case, by a constraint
+AUTHENTICATION_BACKENDS = ["accounts.authentication.EmailBackend"]
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {
+        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
+        "OPTIONS": {"min_length": 10},
+    },
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "sign-in"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "sign-in"
+SETUP_LINK_SECONDS = env.integer("SETUP_LINK_SECONDS", 24 * 3_600, low=60)
+API_KEY_MAX_DAYS = env.integer("API_KEY_MAX_DAYS", 365, low=1)
+
+# --- PostgreSQL and Redis -------------------------------------------------------
+
+DATABASE_POOL_SIZE = env.integer("DATABASE_POOL_SIZE", 10, low=0, high=500)
+"""Connections of one process; 0 turns the pool off."""
+_database = env.database()
+_database["OPTIONS"] |= {
+    "application_name": os.environ.get("OH_ROLE", Path(sys.argv[0]).name)[:60],
+    "options": " ".join(
+        f"-c {name}={env.integer(variable, default)}"
+        for name, variable, default in (
+            ("statement_timeout", "DATABASE_STATEMENT_TIMEOUT_MS", 30_000),
+            ("lock_timeout", "DATABASE_LOCK_TIMEOUT_MS", 10_000),
+            ("idle_in_transaction_session_timeout", "DATABASE_IDLE_TRANSACTION_TIMEOUT_MS", 60_000),
+        )
+    ),
+}
+if DATABASE_POOL_SIZE:
+    _database["OPTIONS"]["pool"] = {
+        "min_size": 1,
+        "max_size": DATABASE_POOL_SIZE,
+        "timeout": 10,
+        "max_idle": 60,
+    }
+DATABASES: dict[str, Any] = {
+    "default": {"ENGINE": "django_prometheus.db.backends.postgresql", "CONN_MAX_AGE": 0} | _database
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+REDIS_URL: str = env.text("REDIS_URL")
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "oh",
+        "OPTIONS": {"socket_timeout": 0.5, "socket_connect_timeout": 0.5},
+    }
+}
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [REDIS_URL], "prefix": "oh"},
+    }
+}
+
+# --- API ------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "accounts.authentication.ApiKeyAuthentication",
+        "accounts.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["accounts.permissions.HasPermission"],
+    "DEFAULT_PARSER_CLASSES": ["openhands_site.lib.api.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["openhands_site.lib.api.JSONRenderer"],
+    "DEFAULT_PAGINATION_CLASS": "openhands_site.lib.api.CursorPages",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "openhands_site.lib.api.problem_response",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+    "DEFAULT_VERSIONING_CLASS": None,
+    "URL_FORMAT_OVERRIDE": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Agent server",
+    "VERSION": "1",
+    "DESCRIPTION": "Conversations with coding agents: start, watch, steer, read back.",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SCHEMA_PATH_PREFIX": r"/api/v1",
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {
+        "ConversationStatus": "conversations.models.Conversation.Status",
+        "ExecutionStatus": "conversations.models.Conversation.ExecutionStatus",
+    },
+}
+BODY_MAX_BYTES = env.integer("BODY_MAX_BYTES", 2_621_440, low=1024)
+UPLOAD_MAX_BYTES = env.integer("UPLOAD_MAX_BYTES", 104_857_600, low=1024)
+DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_MAX_BYTES
+JSON_MAX_DEPTH = env.integer("JSON_MAX_DEPTH", 64, low=4, high=500)
+
+# --- Realtime -------------------------------------------------------------------
+
+EVENT_MAX_BYTES = env.integer("EVENT_MAX_BYTES", 16_777_216, low=65_536)
+HUB_RING_BYTES = env.integer("HUB_RING_BYTES", 1_048_576, low=4_096)
+HUB_POLL_SECONDS = env.integer("HUB_POLL_SECONDS", 15, low=1, high=300)
+SOCKET_BUFFER_BYTES = env.integer("SOCKET_BUFFER_BYTES", 1_048_576, low=4_096)
+SOCKET_RECHECK_SECONDS = env.integer("SOCKET_RECHECK_SECONDS", 30, low=1, high=60)
+SOCKET_PING_SECONDS = env.integer("SOCKET_PING_SECONDS", 20, low=1, high=45)
+
+# --- Sandboxes and the conversation manager -------------------------------------
+
+SANDBOX_PROVIDER = env.choice("SANDBOX_PROVIDER", ("process",), "process")
+ALLOW_PROCESS_SANDBOX = env.boolean("ALLOW_PROCESS_SANDBOX", DEBUG)
+"""The process provider isolates nothing; outside development it runs only when asked for by name."""
+SANDBOX_DIR: Path = env.path("SANDBOX_DIR", DATA_DIR / "sandboxes")
+SANDBOX_START_SECONDS = env.integer("SANDBOX_START_SECONDS", 120, low=5, high=3_600)
+SANDBOX_IDLE_SECONDS = env.integer("SANDBOX_IDLE_SECONDS", 1_800, low=60)
+SANDBOX_MAX_RUNNING = env.integer("SANDBOX_MAX_RUNNING", 8, low=1)
+"""Sandboxes that one organization may have running; further starts wait their turn."""
+ENGINE_DIR: Path = env.path("ENGINE_DIR", DATA_DIR / "engine")
+"""The engine's own virtual environment."""
+ENGINE_PYTHON: str = env.text("OH_ENGINE_PYTHON", os.environ.get("AGENT_PYTHON", ""))
+LEASE_SECONDS = env.integer("LEASE_SECONDS", 6, low=2, high=60)
+MANAGER_MAX_CONVERSATIONS = env.integer("MANAGER_MAX_CONVERSATIONS", 200, low=1)
+
+# --- Models ---------------------------------------------------------------------
+
+GATEWAY_URL: str = env.http_url("GATEWAY_URL", PUBLIC_URL)
+"""Where sandboxes reach this server."""
+GATEWAY_TOKEN_SECONDS = env.integer("GATEWAY_TOKEN_SECONDS", 3_600, low=60)
+GATEWAY_TIMEOUT_SECONDS = env.integer("GATEWAY_TIMEOUT_SECONDS", 600, low=5)
+UPSTREAM_ALLOW_PRIVATE = env.boolean("UPSTREAM_ALLOW_PRIVATE", DEBUG)
+"""Whether people may name model servers on private addresses (an Ollama on this machine, say)."""
+
+# --- Limits, metrics, logs ------------------------------------------------------
+
+SIGN_IN_RATE = env.text("SIGN_IN_RATE", "10/m")
+METRICS_TOKEN: str = env.text("METRICS_TOKEN", "")
+PROMETHEUS_EXPORT_MIGRATIONS = False
+LOG_LEVEL = env.choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), "INFO")
+LOG_FORMAT = env.choice("LOG_FORMAT", ("json", "text"), "json")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "json": {"()": "openhands_site.lib.logs.JSONFormatter"},
+        "text": {"format": "%(levelname).1s %(name)s: %(message)s"},
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    "loggers": {
+        "procrastinate": {"level": "WARNING"},
+        "httpx2": {"level": "WARNING"},
+        "uvicorn.access": {"level": "WARNING"},
+        "django.server": {"level": "WARNING"},
+    },
+}

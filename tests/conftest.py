@@ -1,0 +1,39 @@
+"""Personas, API clients and what every test shares."""
+
+import pytest
+from rest_framework.test import APIClient
+
+from accounts import services as accounts
+from accounts.models import Membership, User
+
+
+@pytest.fixture
+def alice(db: None) -> User:
+    """Owns things."""
+    return accounts.create_user(email="alice@example.com", password="correct horse battery", name="Alice")
+
+
+@pytest.fixture
+def bob(alice: User) -> User:
+    """Alice's teammate: a member of her organization."""
+    user = accounts.create_user(email="bob@example.com", password="correct horse battery", name="Bob")
+    Membership.objects.create(organization=alice.personal_organization, user=user)
+    return user
+
+
+@pytest.fixture
+def charlie(db: None) -> User:
+    """A stranger."""
+    return accounts.create_user(email="charlie@example.com", password="correct horse battery")
+
+
+@pytest.fixture
+def api(alice: User) -> APIClient:
+    """A client signed in as Alice by an API key."""
+    return key_client(alice)
+
+
+def key_client(user: User, **key: object) -> APIClient:
+    """A client that authenticates with a fresh API key of a user."""
+    _, token = accounts.issue_api_key(user=user, name="test", **key)
+    return APIClient(headers={"Authorization": f"Bearer {token}"})
