@@ -13,7 +13,7 @@ from typing import Any
 _services: Any = None
 
 
-def pytest_load_initial_conftests() -> None:
+def _prepare() -> None:
     global _services
     if "PYTEST_XDIST_WORKER" in os.environ:
         return  # the controller's environment is ours
@@ -35,6 +35,9 @@ def pytest_load_initial_conftests() -> None:
         _services = embedded.start(Path(tempfile.mkdtemp(prefix="oh-test-services-")))
         os.environ["DATABASE_URL"] = _services.database_url
         os.environ["REDIS_URL"] = _services.redis_url
+
+
+_prepare()  # while this plugin is imported: pytest-django reads the settings right after
 
 
 def pytest_unconfigure() -> None:

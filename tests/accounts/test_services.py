@@ -1,0 +1,18 @@
+import pytest
+
+from accounts import services
+
+
+def test_key_authenticates_its_owner(alice):
+    key, token = services.issue_api_key(user=alice, name="cli")
+
+    found = services.authenticate_api_key(token)
+
+    assert (found.pk, found.user) == (key.pk, alice)
+    assert token.startswith(f"{key.prefix}.")
+
+
+@pytest.mark.parametrize("token", ["", "oh_", "oh_x.y", "nonsense", "oh_\0.x", "oh_" + "a" * 9999])
+def test_nonsense_opens_nothing(token, db):
+    with pytest.raises(services.InvalidKey):
+        services.authenticate_api_key(token)
