@@ -1,0 +1,80 @@
+"""How often somebody may try: counted in Redis, exactly, and closed when Redis cannot count."""
+
+import hashlib
+import ipaddress
+import logging
+
+from django.conf import settings
+from django.http import HttpRequest
+from django_ratelimit.core import get_usage
+from redis.exceptions import RedisError
+
+from openhands_site.lib.problems import Problem
+
+log = logging.getLogger(__name__)
+ADDRESS_FACTOR = 5
+"""An address may try this many times ``SIGN_IN_RATE`` over all accounts: an office shares one."""
+ACCOUNT_FACTOR = 20
+"""An account may be tried this many times ``SIGN_IN_RATE`` from everywhere: high enough that a stranger at
+one address cannot lock its owner out, low enough that many addresses cannot guess."""
+
+
+class TooManyAttempts(Problem):
+    """The limit of attempts is reached; ``extra["retry_after"]`` says in how many seconds it opens again."""
+
+    status = 429
+    code = "too-many-attempts"
+    sentence = "Too many attempts. Wait a minute, then try again."
+
+
+class AttemptsNotCounted(TooManyAttempts):
+    """Redis does not answer, so nobody may try: an uncounted attempt would be an unlimited one."""
+
+    status = 503
+    code = "attempts-not-counted"
+    sentence = "Signing in is closed for a moment: the server cannot count attempts. Try again soon."
+
+
+def check_sign_in(request: HttpRequest, email: str) -> None:
+    """Count one attempt to sign in; call it before the password is looked at.
+
+    ``SIGN_IN_RATE`` (``10/m``) bounds one address on one account; an address over all accounts, and an
+    account over all addresses, have multiples of it. Not safe to repeat: every call is an attempt. Raises
+    ``TooManyAttempts``, with ``AttemptsNotCounted`` as the form of it that means Redis is away.
+    """
+    address = client_network(request)
+    account = hashlib.sha256(email.strip().lower().encode(errors="surrogatepass")).hexdigest()
+    _count(request, "sign-in", f"{address} {account}", 1)
+    _count(request, "sign-in-address", address, ADDRESS_FACTOR)
+    _count(request, "sign-in-account", account, ACCOUNT_FACTOR)
+
+
+def client_network(request: HttpRequest) -> str:
+    """The caller's IPv4 address or IPv6 /64 network, of which one machine has 2^64 addresses."""
+    try:
+        address = ipaddress.ip_address(request.META.get("REMOTE_ADDR", ""))
+    except ValueError:
+        return "unknown"  # a Unix socket without a proxy's header: everybody shares one budget
+    mapped = getattr(address, "ipv4_mapped", None)
+    if mapped is not None or address.version == 4:  # noqa: PLR2004 - IPv4
+        return str(mapped or address)
+    return str(ipaddress.ip_network(f"{address}/64", strict=False))
+
+
+def _count(request: HttpRequest, group: str, value: str, factor: int) -> None:
+    amount, _, period = settings.SIGN_IN_RATE.partition("/")
+    try:
+        usage = get_usage(
+            request,
+            group=group,
+            key=lambda _group, _request: value,
+            rate=f"{int(amount) * factor}/{period}",
+            increment=True,
+        )
+    except (RedisError, OSError) as error:
+        log.warning("attempts are not counted: %s", type(error).__name__)
+        raise AttemptsNotCounted(retry_after=5) from error
+    if usage is None or usage["time_left"] < 0:
+        raise AttemptsNotCounted(retry_after=5)
+    if usage["should_limit"]:
+        raise TooManyAttempts(retry_after=usage["time_left"] + 1)

@@ -1,0 +1,113 @@
+import threading
+
+import pytest
+import redis
+import time_machine
+from django.core.cache import cache
+from django.test import RequestFactory, override_settings
+
+from accounts import limits
+
+
+@pytest.fixture(autouse=True)
+def clean_cache():
+    cache.clear()
+
+
+def attempt(email="a@example.com", address="192.0.2.1"):
+    limits.check_sign_in(RequestFactory().post("/", REMOTE_ADDR=address), email)
+
+
+@pytest.fixture
+def still():
+    """A fixed clock, so that no window ends in the middle of a test."""
+    with time_machine.travel("2026-01-01T00:00:00Z", tick=False):
+        yield
+
+
+def test_eleventh_attempt_is_refused_and_says_when_to_return(still):
+    for _ in range(10):
+        attempt()
+
+    with pytest.raises(limits.TooManyAttempts) as refused:
+        attempt(email="A@example.com ")
+
+    assert refused.value.status == 429
+    assert 1 <= refused.value.extra["retry_after"] <= 61
+
+
+def test_the_owner_elsewhere_is_not_locked_out(still):
+    for _ in range(10):
+        attempt()
+
+    attempt(address="198.51.100.7")
+
+
+def test_one_address_cannot_spray_many_accounts(still):
+    for number in range(50):
+        attempt(email=f"u{number}@example.com")
+
+    with pytest.raises(limits.TooManyAttempts):
+        attempt(email="another@example.com")
+
+
+def test_many_addresses_cannot_guess_one_account(still):
+    for number in range(200):
+        attempt(address=f"10.0.{number}.1")
+
+    with pytest.raises(limits.TooManyAttempts):
+        attempt(address="10.1.0.1")
+
+
+def test_parallel_attempts_are_counted_exactly(still):
+    passed = []
+
+    def try_once():
+        try:
+            attempt()
+        except limits.TooManyAttempts:
+            return
+        passed.append(1)
+
+    threads = [threading.Thread(target=try_once) for _ in range(60)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(passed) == 10
+
+
+def test_nobody_may_try_while_redis_is_away(monkeypatch):
+    def gone(*_args, **_kwargs):
+        raise redis.exceptions.ConnectionError
+
+    monkeypatch.setattr(redis.connection.UnixDomainSocketConnection, "send_packed_command", gone)
+    monkeypatch.setattr(redis.connection.Connection, "send_packed_command", gone)
+
+    with pytest.raises(limits.AttemptsNotCounted) as refused:
+        attempt()
+
+    assert refused.value.status == 503
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:0:1:2:3:4:5", "2001:db8:0:1::/64"),
+        ("", "unknown"),
+        ("nonsense", "unknown"),
+    ],
+)
+def test_network_of_a_caller(address, network):
+    assert limits.client_network(RequestFactory().get("/", REMOTE_ADDR=address)) == network
+
+
+@override_settings(SIGN_IN_RATE="2/h")
+def test_rate_is_a_setting(still):
+    attempt()
+    attempt()
+    with pytest.raises(limits.TooManyAttempts):
+        attempt()
