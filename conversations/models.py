@@ -105,8 +105,11 @@ class Conversation(models.Model):
     engine_seq = models.BigIntegerField(
         default=-1, editable=False, help_text="Index of the newest engine event in this log."
     )
+    asked_seq = models.PositiveBigIntegerField(
+        null=True, editable=False, help_text="Where in the log the open question to confirm was asked."
+    )
     asked_in_run = models.PositiveIntegerField(
-        null=True, editable=False, help_text="The sandbox's run in which the agent asked to confirm."
+        null=True, editable=False, help_text="The sandbox's run in which it was asked."
     )
     idempotency_key = models.CharField(max_length=255, null=True, blank=True, editable=False)
     idempotency_digest = models.CharField(max_length=64, blank=True, editable=False)
@@ -290,6 +293,9 @@ class Sandbox(models.Model):
         default=dict, blank=True, help_text="What the provider needs to find it again."
     )
     base_url = models.CharField(max_length=300, blank=True)
+    workspace = models.CharField(
+        max_length=300, blank=True, help_text="The agent's working folder, as the sandbox sees it."
+    )
     run = models.PositiveIntegerField(
         default=0, help_text="How often its engine was started; questions belong to one run."
     )
@@ -353,6 +359,9 @@ class StartTask(models.Model):
     reason = models.CharField(max_length=200, help_text="What asked for it.")
     error = models.TextField(blank=True)
     attempts = models.PositiveIntegerField(default=0)
+    queue_position = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Place in the line for a sandbox, from 1; empty when not waiting."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(default=timezone.now)
     finished_at = models.DateTimeField(null=True, blank=True)

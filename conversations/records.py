@@ -1,0 +1,72 @@
+"""The one shape in which a conversation is told, by REST, by sockets and on pages."""
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+from billing import services as billing
+from conversations.models import Conversation, StartTask
+
+
+def record_of(conversation: Conversation) -> dict[str, Any]:
+    """One conversation; three queries."""
+    return records_of([conversation])[0]
+
+
+def records_of(conversations: Iterable[Conversation]) -> list[dict[str, Any]]:
+    """Conversations in their order; two further queries for all of them together."""
+    rows = list(conversations)
+    ids = [row.pk for row in rows]
+    usage = billing.usage_of(ids)
+    starts = _latest_starts(ids)
+    return [_record(row, usage.get(row.pk), starts.get(row.pk)) for row in rows]
+
+
+def _latest_starts(ids: list[UUID]) -> dict[UUID, StartTask]:
+    newest = StartTask.objects.filter(conversation_id__in=ids)
+    newest = newest.order_by("conversation_id", "-created_at").distinct("conversation_id")
+    return {start.conversation_id: start for start in newest}
+
+
+def _record(row: Conversation, usage: Any, start: StartTask | None) -> dict[str, Any]:
+    return {
+        "id": row.pk,
+        "title": row.title,
+        "status": row.status,
+        "status_detail": row.status_detail,
+        "execution_status": row.execution_status,
+        "visibility": row.visibility,
+        "confirmation_policy": row.confirmation_policy,
+        "asked_seq": row.asked_seq,
+        "last_seq": row.last_seq,
+        "epoch": row.epoch,
+        "model": row.model,
+        "repository": row.repository,
+        "cost_micros": usage.cost_micros if usage else 0,
+        "tokens": {
+            "prompt": usage.prompt_tokens if usage else 0,
+            "completion": usage.completion_tokens if usage else 0,
+            "cached": usage.cached_tokens if usage else 0,
+        },
+        "start_task": start_record(start) if start else None,
+        "organization": row.organization_id,
+        "created_by": row.created_by_id,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+    }
+
+
+def start_record(start: StartTask) -> dict[str, Any]:
+    """A start task with its phases."""
+    return {
+        "id": start.pk,
+        "phase": start.phase,
+        "phases": start.phases,
+        "reason": start.reason,
+        "error": start.error,
+        "attempts": start.attempts,
+        "queue_position": start.queue_position,
+        "created_at": start.created_at,
+        "updated_at": start.updated_at,
+        "finished_at": start.finished_at,
+    }
