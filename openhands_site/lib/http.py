@@ -1,0 +1,120 @@
+"""HTTP clients for calls to the outside: always with timeouts and limits, guarded where a user gave the address.
+
+Clients are made per task and closed with it (``with client(...)``): a connection then never carries two
+tenants' requests, and an asyncio client never outlives its loop. They follow no redirects and read no proxy
+settings, because both would go round the guard.
+"""
+
+import asyncio
+import ssl
+from functools import cache
+from typing import Any
+
+import httpx2
+
+from openhands_site.lib import url_guard
+
+CONNECT_SECONDS = 10.0
+LIMITS = httpx2.Limits(max_connections=20, max_keepalive_connections=5)
+
+
+def client(
+    *, seconds: float, guarded: bool = True, resolver: url_guard.Resolver = url_guard.resolve, **options: Any
+) -> httpx2.Client:
+    """A client whose every read and write may take ``seconds``.
+
+    ``guarded`` (for user-supplied addresses) refuses non-public ones with ``url_guard.UnsafeUrl``.
+    """
+    plain = httpx2.HTTPTransport(verify=_tls(), trust_env=False, limits=LIMITS)
+    transport = GuardedTransport(plain, resolver=resolver) if guarded else plain
+    return httpx2.Client(transport=transport, **_options(seconds), **options)
+
+
+def async_client(
+    *, seconds: float, guarded: bool = True, resolver: url_guard.Resolver = url_guard.resolve, **options: Any
+) -> httpx2.AsyncClient:
+    """The same for asyncio."""
+    plain = httpx2.AsyncHTTPTransport(verify=_tls(), trust_env=False, limits=LIMITS)
+    transport = AsyncGuardedTransport(plain, resolver=resolver) if guarded else plain
+    return httpx2.AsyncClient(transport=transport, **_options(seconds), **options)
+
+
+def _options(seconds: float) -> dict[str, Any]:
+    timeout = httpx2.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
+    return {"timeout": timeout, "follow_redirects": False, "trust_env": False}
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """One context for all clients: reading the trust store costs more than a call on a local network."""
+    return httpx2.create_ssl_context()
+
+
+class GuardedTransport(httpx2.BaseTransport):
+    """Resolves and checks the host, then connects to the checked address under the original name."""
+
+    def __init__(self, inner: httpx2.BaseTransport, *, resolver: url_guard.Resolver) -> None:
+        self._inner, self._resolver = inner, resolver
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        host, port = _target(request)
+        try:
+            addresses = url_guard.checked_addresses(host, port, resolver=self._resolver)
+        except OSError as error:
+            raise httpx2.ConnectError(f"{host} cannot be found", request=request) from error
+        for address in addresses[:-1]:
+            try:
+                return self._inner.handle_request(_to(request, host, address))
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                continue
+        return self._inner.handle_request(_to(request, host, addresses[-1]))
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class AsyncGuardedTransport(httpx2.AsyncBaseTransport):
+    """The same for asyncio; the lookup runs in a thread."""
+
+    def __init__(self, inner: httpx2.AsyncBaseTransport, *, resolver: url_guard.Resolver) -> None:
+        self._inner, self._resolver = inner, resolver
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        host, port = _target(request)
+        lookup = asyncio.to_thread(
+            url_guard.checked_addresses, host, port, resolver=self._resolver
+        )
+        try:
+            addresses = await asyncio.wait_for(lookup, CONNECT_SECONDS)
+        except TimeoutError as error:
+            raise httpx2.ConnectTimeout(f"{host} cannot be looked up", request=request) from error
+        except OSError as error:
+            raise httpx2.ConnectError(f"{host} cannot be found", request=request) from error
+        for address in addresses[:-1]:
+            try:
+                return await self._inner.handle_async_request(_to(request, host, address))
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                continue
+        return await self._inner.handle_async_request(_to(request, host, addresses[-1]))
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _target(request: httpx2.Request) -> tuple[str, int]:
+    """Host and port as the client itself read them, so that no second parser can differ."""
+    url = request.url
+    if url.scheme not in ("http", "https"):
+        raise url_guard.UnsafeUrl("only http:// and https:// addresses are called.")
+    return url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80)
+
+
+def _to(request: httpx2.Request, host: str, address: str) -> httpx2.Request:
+    """The request aimed at an address; the ``Host`` header and the certificate's name stay the original's."""
+    return httpx2.Request(
+        request.method,
+        request.url.copy_with(host=address),
+        headers=request.headers,
+        stream=request.stream,
+        extensions=dict(request.extensions) | {"sni_hostname": host},
+    )
