@@ -1,5 +1,10 @@
+"""The accounts app."""
+
 from django.apps import AppConfig
 
 
 class AccountsConfig(AppConfig):
     name = "accounts"
+
+    def ready(self) -> None:
+        from accounts.api import schemes  # noqa: F401 - registers itself with drf-spectacular

@@ -32,7 +32,9 @@ class AttemptsNotCounted(TooManyAttempts):
 
     status = 503
     code = "attempts-not-counted"
-    sentence = "Signing in is closed for a moment: the server cannot count attempts. Try again soon."
+    sentence = (
+        "Signing in is closed for a moment: the server cannot count attempts. Try again soon."
+    )
 
 
 def check_sign_in(request: HttpRequest, email: str) -> None:
@@ -56,7 +58,7 @@ def client_network(request: HttpRequest) -> str:
     except ValueError:
         return "unknown"  # a Unix socket without a proxy's header: everybody shares one budget
     mapped = getattr(address, "ipv4_mapped", None)
-    if mapped is not None or address.version == 4:  # noqa: PLR2004 - IPv4
+    if mapped is not None or address.version == 4:
         return str(mapped or address)
     return str(ipaddress.ip_network(f"{address}/64", strict=False))
 

@@ -54,7 +54,12 @@ def permissions_in(user: Any, organization_id: UUID) -> frozenset[str]:
     membership = Membership.objects.filter(
         user_id=user.pk, organization_id=organization_id, organization__suspended_at=None
     ).first()
-    granted = ROLE_PERMISSIONS.get(membership.role, frozenset()) if membership else frozenset()
+    return granted_by(membership.role, user) if membership else frozenset()
+
+
+def granted_by(role: str, user: Any) -> frozenset[str]:
+    """What a role allows, less what the key that the user came with leaves out."""
+    granted = ROLE_PERMISSIONS.get(role, frozenset())
     scopes = getattr(user, "key_scopes", None)
     return granted & scopes if scopes is not None else granted
 

@@ -1,8 +1,8 @@
 """The verbs of accounts: create people and organizations, issue and check keys and setup links."""
 
 import secrets
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
@@ -12,6 +12,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
+from accounts.permissions import PERMISSIONS, permissions_in
 from openhands_site.lib import crypto
 from openhands_site.lib.problems import Problem
 
@@ -40,7 +41,17 @@ class InvalidSetupLink(Problem):
 
     status = 404
     code = "invalid-setup-link"
-    sentence = "This link was used already or has expired. Run `manage.py create_setup_link` for another."
+    sentence = (
+        "This link was used already or has expired. Run `manage.py create_setup_link` for another."
+    )
+
+
+class LastAdministrator(Problem):
+    """What would leave nobody who can open the admin desk."""
+
+    status = 409
+    code = "last-administrator"
+    sentence = "This is the last active administrator. Make somebody else one first."
 
 
 class NotAMember(Problem):
@@ -49,6 +60,35 @@ class NotAMember(Problem):
     status = 403
     code = "not-a-member"
     sentence = "This user is not a member of that organization."
+
+
+class UnknownScope(Problem):
+    """A scope that is no permission's name."""
+
+    code = "unknown-scope"
+
+
+class ScopeNotHeld(Problem):
+    """A scope that the maker of the key lacks."""
+
+    status = 403
+    code = "scope-not-held"
+
+
+class TooManyKeys(Problem):
+    """The user has as many usable keys as one may have."""
+
+    status = 409
+    code = "too-many-keys"
+    sentence = "You have as many API keys as one may have. Revoke those you no longer use."
+
+
+class UnknownUser(Problem):
+    """Nobody has this e-mail address."""
+
+    status = 404
+    code = "unknown-user"
+    sentence = "Nobody here has this e-mail address."
 
 
 class WeakPassword(Problem):
@@ -92,6 +132,7 @@ def create_user(
     return user
 
 
+@transaction.atomic
 def issue_api_key(
     *,
     user: User,
@@ -99,18 +140,30 @@ def issue_api_key(
     organization: Organization | None = None,
     scopes: Sequence[str] = (),
     days: int | None = None,
+    not_after: datetime | None = None,
 ) -> tuple[ApiKey, str]:
     """Make an API key and return it with its plain text, which nobody can see again.
 
-    ``days`` until it expires; none means the longest that ``API_KEY_MAX_DAYS`` allows. Raises
-    ``NotAMember``.
+    ``scopes`` are permission names that the user holds in the organization; none means all of them, or all
+    those of the key that the user came with. ``days`` until it expires; none means the longest that
+    ``API_KEY_MAX_DAYS`` allows, and ``not_after`` bounds both. Each call makes another key. Raises
+    ``NotAMember``, ``UnknownScope``, ``ScopeNotHeld``, ``TooManyKeys``.
     """
     organization = organization or user.personal_organization
     if not Membership.objects.filter(user=user, organization=organization).exists():
         raise NotAMember
+    _check_scopes(scopes, held=permissions_in(user, organization.pk))
+    User.objects.select_for_update().get(
+        pk=user.pk
+    )  # or two requests both find room for the last key
+    if user.api_keys.usable().count() >= settings.API_KEYS_PER_USER:
+        raise TooManyKeys
+    if not scopes and user.key_scopes is not None:
+        scopes = sorted(user.key_scopes)
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     pepper_id, digest = crypto.digest(f"{key_id}.{secret}", purpose=KEY_PURPOSE)
     days = min(days or settings.API_KEY_MAX_DAYS, settings.API_KEY_MAX_DAYS)
+    expires_at = timezone.now() + timedelta(days=days)
     key = ApiKey.objects.create(
         organization=organization,
         user=user,
@@ -119,9 +172,20 @@ def issue_api_key(
         digest=digest,
         pepper_id=pepper_id,
         scopes=sorted(set(scopes)),
-        expires_at=timezone.now() + timedelta(days=days),
+        expires_at=min(expires_at, not_after) if not_after else expires_at,
     )
     return key, f"{key.prefix}.{secret}"
+
+
+def _check_scopes(scopes: Sequence[str], *, held: Collection[str]) -> None:
+    if unknown := sorted(set(scopes) - PERMISSIONS):
+        raise UnknownScope(
+            f"There is no permission {unknown[0]!r}. There are: {', '.join(sorted(PERMISSIONS))}."
+        )
+    if missing := sorted(set(scopes) - set(held)):
+        raise ScopeNotHeld(
+            f"A key cannot be given {missing[0]}, which its maker does not have here."
+        )
 
 
 def authenticate_api_key(token: str) -> ApiKey:
@@ -161,6 +225,37 @@ def revoke_api_key(*, key: ApiKey) -> None:
     ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now())
 
 
+def revoke_api_keys(*, keys: Iterable[ApiKey]) -> int:
+    """End every usable key of these now; gives how many there were. Safe to repeat."""
+    wanted = [key.pk for key in keys]
+    return ApiKey.objects.usable().filter(pk__in=wanted).update(revoked_at=timezone.now())
+
+
+def find_user(*, email: str) -> User:
+    """The user with an e-mail address, in any case. Raises ``UnknownUser``."""
+    found = User.objects.filter(email__iexact=email.strip()).first()
+    if found is None:
+        raise UnknownUser(f"Nobody here has the e-mail address {email}.")
+    return found
+
+
+@transaction.atomic
+def suspend_user(*, user: User) -> None:
+    """Keep somebody out: no sign-in, no key works, open sessions end. Safe to repeat.
+
+    Sessions need no clean-up: each request asks whether its user is active. Raises ``LastAdministrator``.
+    """
+    others = User.objects.select_for_update().filter(is_superuser=True, is_active=True)
+    if user.is_superuser and not others.exclude(pk=user.pk).exists():
+        raise LastAdministrator
+    User.objects.filter(pk=user.pk).update(is_active=False)
+
+
+def activate_user(*, user: User) -> None:
+    """Let a suspended user in again; keys that were not revoked work again. Safe to repeat."""
+    User.objects.filter(pk=user.pk).update(is_active=True)
+
+
 def create_setup_link(*, email: str = "") -> str:
     """A path under which the first administrator sets up an account, once."""
     token = secrets.token_urlsafe(32)
@@ -194,9 +289,7 @@ def use_setup_link(*, token: str, email: str, password: str, name: str = "") -> 
     link = SetupLink.objects.select_for_update().get(pk=find_setup_link(token).pk)
     if link.used_at:
         raise InvalidSetupLink
-    user = create_user(
-        email=email, password=password, name=name, is_staff=True, is_superuser=True
-    )
+    user = create_user(email=email, password=password, name=name, is_staff=True, is_superuser=True)
     link.used_at, link.used_by = timezone.now(), user
     link.save(update_fields=["used_at", "used_by"])
     return user

@@ -140,6 +140,8 @@ LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "sign-in"
 SETUP_LINK_SECONDS = env.integer("SETUP_LINK_SECONDS", 24 * 3_600, low=60)
 API_KEY_MAX_DAYS = env.integer("API_KEY_MAX_DAYS", 365, low=1)
+API_KEYS_PER_USER = env.integer("API_KEYS_PER_USER", 100, low=1)
+"""Usable API keys that one user may have."""
 
 # --- PostgreSQL and Redis -------------------------------------------------------
 
@@ -211,6 +213,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "openhands_site.openapi.add_problems",
+    ],
     "ENUM_NAME_OVERRIDES": {
         "ConversationStatus": "conversations.models.Conversation.Status",
         "ExecutionStatus": "conversations.models.Conversation.ExecutionStatus",

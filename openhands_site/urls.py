@@ -3,6 +3,15 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from accounts.api.v1 import urls as accounts_api
+from openhands_site import openapi
+
+api_v1 = [
+    path("schema", openapi.SchemaView.as_view(), name="schema"),
+    path("docs", openapi.DocsView.as_view(), name="docs"),
+    *accounts_api.urlpatterns,
+]
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("api/v1/", include((api_v1, "v1"))),
 ]

@@ -1,0 +1,36 @@
+"""How the OpenAPI document describes signing requests."""
+
+from typing import Any
+
+from django.conf import settings
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+
+
+class ApiKeyScheme(OpenApiAuthenticationExtension):
+    """The API key as a bearer token."""
+
+    target_class = "accounts.authentication.ApiKeyAuthentication"
+    name = "apiKey"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
+        return {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key, `oh_<key>.<secret>`. The header `X-API-Key` takes it as well.",
+        }
+
+
+class SessionScheme(OpenApiAuthenticationExtension):
+    """The cookie of the pages."""
+
+    target_class = "accounts.authentication.SessionAuthentication"
+    name = "session"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
+        return {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": settings.SESSION_COOKIE_NAME.removeprefix("__Host-"),
+            "description": "The session of the pages; unsafe requests also need `X-XSRF-TOKEN`. "
+            "Under HTTPS the name begins with `__Host-`.",
+        }
