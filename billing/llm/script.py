@@ -1,0 +1,341 @@
+"""The ``!directive`` language: a user message that says, step by step, what the model replies.
+
+A reply is a pure function of its request: the newest user message that holds directives is the script, and
+the assistant messages after it tell how far it has run. The directives stand at ``parse_script``.
+"""
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+
+DEFAULT_SCRIPT = """\
+!run echo hello > hello.txt && cat hello.txt
+!write {cwd}/notes.md Written by the scripted model.
+!finish Created hello.txt and notes.md.
+"""
+PLAIN_REPLY = "Scripted reply"
+SCRIPT_DONE = "Script complete."
+CREATED = 1_700_000_000  # constant, so that equal requests get equal replies
+MAX_SLEEP_SECONDS = 600.0
+DIRECTIVE = re.compile(r"^[ \t]*!([a-z]+)[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
+STREAM_PIECE = re.compile(r"\S+\s*|\s+")
+_CALL_ID = re.compile(r"call_(\d{1,9})_")
+_REPORTED_CWD = re.compile(r"\[Current working directory: (.+?)\]")
+ERROR_CODES = {
+    400: "invalid_request_error",
+    401: "invalid_api_key",
+    404: "model_not_found",
+    429: "rate_limit_exceeded",
+}
+
+
+class UnreadableScript(ValueError):
+    """The user message holds a directive that cannot be understood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An HTTP error instead of a reply: ``status`` 0 drops the connection, ``times`` None is always."""
+
+    status: int
+    times: int | None
+    message: str
+
+
+@dataclass(slots=True)
+class Step:
+    """One reply of the model: a text, tool calls as ``(name, arguments)``, and how it is sent."""
+
+    index: int = 0
+    text: str = ""
+    calls: list[tuple[str, Json]] = field(default_factory=list)
+    failure: Failure | None = None
+    delay: float | None = None
+    chunk_delay: float | None = None
+    usage: tuple[int, int, int] | None = None
+    risk: str = "LOW"
+    summary: str = "scripted step"
+
+
+# --- Reading a script ---------------------------------------------------------------
+
+
+def parse_script(text: str) -> list[Step]:
+    """Turn the ``!directive`` lines of a message into the model's replies; other lines are ignored.
+
+    Replies: ``!run COMMAND``, ``!write PATH TEXT``, ``!replace PATH OLD NEW`` (shell quoting), ``!tool NAME
+    {JSON}``, ``!finish TEXT``, ``!say TEXT``; ``!also ACTION`` adds a call to the reply before it. The next
+    reply is shaped by ``!with TEXT``, ``!risk LOW|MEDIUM|HIGH``, ``!usage PROMPT COMPLETION [CACHED]``,
+    ``!sleep SECONDS [CHUNK_SECONDS]``, ``!fail STATUS|drop [TIMES|always] [MESSAGE]``. ``{cwd}`` in an argument is
+    the directory that the terminal reported last. Raises ``UnreadableScript``.
+    """
+    steps: list[Step] = []
+    pending = Step()
+    for word, rest in DIRECTIVE.findall(text):
+        try:
+            if word == "also":
+                name, _, argument = rest.lstrip("!").partition(" ")
+                steps[-1].calls.append(_tool_call(name, argument.strip()))
+            elif not _modify(pending, word, rest):
+                if word == "say":
+                    pending.text = _unescape(rest)
+                else:
+                    pending.calls.append(_tool_call(word, rest))
+                steps.append(pending)
+                pending = Step()
+        except (ValueError, IndexError, TypeError, RecursionError) as error:
+            raise UnreadableScript(f"cannot read '!{word} {rest}': {error}") from error
+    if pending != Step():  # modifiers only, for example just "!fail 500"
+        pending.text = pending.text or SCRIPT_DONE
+        steps.append(pending)
+    return steps
+
+
+def _modify(step: Step, word: str, rest: str) -> bool:
+    """Apply a directive that shapes the next reply; False if it is not one."""
+    args = rest.split()
+    match word:
+        case "with":
+            step.text = _unescape(rest)
+        case "fail":
+            step.failure = _failure(args)
+        case "sleep":
+            step.delay = _seconds(args[0])
+            step.chunk_delay = _seconds(args[1]) if args[1:] else None
+        case "usage":
+            prompt, completion, *cached = map(int, args)
+            step.usage = (prompt, completion, cached[0] if cached else 0)
+        case "risk":
+            step.risk = args[0].upper()
+        case _:
+            return False
+    return True
+
+
+def _failure(args: list[str]) -> Failure:
+    status = 0 if args[0] == "drop" else int(args[0])
+    if status and not 400 <= status <= 599:
+        raise ValueError("a failure has a status from 400 to 599, or is 'drop'")
+    times = None if args[1:2] in ([], ["always"]) else int(args[1])
+    return Failure(status, times, " ".join(args[2:]) or f"scripted failure {args[0]}")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= MAX_SLEEP_SECONDS:
+        raise ValueError(f"a sleep lasts from 0 to {MAX_SLEEP_SECONDS:g} seconds")
+    return seconds
+
+
+def _tool_call(word: str, rest: str) -> tuple[str, Json]:
+    match word:
+        case "run":
+            return "terminal", {"command": rest}
+        case "write":
+            path, _, content = rest.partition(" ")
+            text = _unescape(content) + "\n"
+            return "file_editor", {"command": "create", "path": path, "file_text": text}
+        case "replace":
+            path, old, new = shlex.split(rest)
+            edit = {"path": path, "old_str": old, "new_str": new}
+            return "file_editor", {"command": "str_replace"} | edit
+        case "finish":
+            return "finish", {"message": _unescape(rest)}
+        case "tool":
+            name, _, arguments = rest.partition(" ")
+            return name, dict(json.loads(arguments or "{}"))
+        case _:
+            raise ValueError("unknown directive")
+
+
+def _unescape(text: str) -> str:
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+# --- From a request to a reply ------------------------------------------------------
+
+
+def text_parts(message: Json) -> list[str]:
+    """The texts of a message, whose content may be a text, a list of parts, or nothing."""
+    content = message.get("content") or ""
+    parts = [{"text": content}] if isinstance(content, str) else content
+    return [part["text"] for part in parts if isinstance(part.get("text"), str)]
+
+
+def tools_of(request: Json) -> dict[str, Json]:
+    """The tools a request offers, by name."""
+    return {tool["function"]["name"]: tool["function"] for tool in request.get("tools") or []}
+
+
+def choose_step(request: Json, default_script: str = DEFAULT_SCRIPT) -> Step:
+    """Decide the reply to a chat-completions request.
+
+    Without tools (titles, condensation) and to a later message without directives it is a plain text; a
+    script that is used up finishes. Raises ``LookupError``, ``TypeError`` or ``AttributeError`` when the
+    request is not of the API's shape.
+    """
+    tools = tools_of(request)
+    if not tools:
+        return Step(text=PLAIN_REPLY)
+    messages: list[Json] = request["messages"]
+    try:
+        steps, replies = _current_script(messages, default_script)
+    except UnreadableScript as error:
+        return Step(text=f"The script stops here: {error}")
+    index = next_index(replies)
+    if index < len(steps):
+        step = steps[index]
+    elif "finish" in tools and steps:
+        step = Step(calls=[("finish", {"message": SCRIPT_DONE})])
+    else:
+        step = Step(text=SCRIPT_DONE if steps else PLAIN_REPLY)
+    step.index = index
+    return filled(step, tools=tools, cwd=reported_cwd(messages))
+
+
+def _current_script(messages: list[Json], default_script: str) -> tuple[list[Step], list[Json]]:
+    """The script that is in force, and the assistant's replies to it so far."""
+    # Agents merge unanswered user messages into one with several parts, and condensers add a summary after
+    # it: the newest part with directives counts.
+    scripts = [
+        (position, part)
+        for position, message in enumerate(messages)
+        if message["role"] == "user"
+        for part in text_parts(message)
+        if DIRECTIVE.search(part)
+    ]
+    start, script = scripts[-1] if scripts else (0, default_script)
+    answered = any(message["role"] == "assistant" for message in messages)
+    if messages[-1]["role"] == "user" and start < len(messages) - 1 and answered:
+        return [], []  # a later message without directives
+    replies = [message for message in messages[start:] if message["role"] == "assistant"]
+    return parse_script(script), replies
+
+
+def next_index(replies: list[Json]) -> int:
+    """One past the newest step; call ids remember it when replies are condensed."""
+    calls = replies[-1].get("tool_calls") if replies else None
+    match = _CALL_ID.match(calls[-1]["id"]) if calls else None
+    return int(match[1]) + 1 if match else len(replies)
+
+
+def reported_cwd(messages: list[Json]) -> str:
+    """The working directory that the terminal tool reported last; ``.`` when it has not."""
+    for message in reversed(messages):
+        if message["role"] == "tool":
+            found = _REPORTED_CWD.findall("\n".join(text_parts(message)))
+            if found:
+                return str(found[-1])
+    return "."
+
+
+def filled(step: Step, *, tools: dict[str, Json], cwd: str) -> Step:
+    """The step with ``{cwd}`` replaced and the bookkeeping arguments that agents add to their tools."""
+    step.calls = [
+        (name, _fill_arguments(arguments, tools.get(name, {}), step, cwd))
+        for name, arguments in step.calls
+    ]
+    return step
+
+
+def _fill_arguments(arguments: Json, tool: Json, step: Step, cwd: str) -> Json:
+    result = {
+        key: value.replace("{cwd}", cwd) if isinstance(value, str) else value
+        for key, value in arguments.items()
+    }
+    properties = (tool.get("parameters") or {}).get("properties") or {}
+    if "security_risk" in properties:
+        result.setdefault("security_risk", step.risk)
+    if "summary" in properties:
+        result.setdefault("summary", step.summary)
+    return result
+
+
+# --- The reply on the wire ----------------------------------------------------------
+
+
+def fingerprint(request: Json) -> str:
+    """Identifies a request; ``prompt_cache_key`` keeps conversations apart."""
+    identity = [request["messages"], request.get("prompt_cache_key")]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def completion_body(step: Step, request: Json) -> Json:
+    """The reply as a ``chat.completion`` object."""
+    identity = fingerprint(request)
+    message: Json = {"role": "assistant", "content": step.text or None}
+    if step.calls:
+        message["tool_calls"] = [
+            {
+                "id": f"call_{step.index}_{number}_{identity[:8]}",
+                "type": "function",
+                "function": {"name": name, "arguments": json.dumps(arguments)},
+            }
+            for number, (name, arguments) in enumerate(step.calls)
+        ]
+    # Without !usage: one token per four characters.
+    prompt, completion, cached = step.usage or (
+        len(json.dumps(request["messages"])) // 4 + 1,
+        len(json.dumps(message)) // 4 + 1,
+        0,
+    )
+    finish_reason = "tool_calls" if step.calls else "stop"
+    return {
+        "id": f"chatcmpl-{identity}",
+        "object": "chat.completion",
+        "created": CREATED,
+        "model": request.get("model", "scripted"),
+        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
+        "usage": {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        },
+    }
+
+
+def stream_chunks(body: Json, *, include_usage: bool) -> Iterator[Json]:
+    """Cut a finished completion into OpenAI streaming chunks."""
+    choice = body["choices"][0]
+    message = choice["message"]
+    head = {key: body[key] for key in ("id", "created", "model")}
+    head["object"] = "chat.completion.chunk"
+
+    def chunk(delta: Json, finish_reason: str | None = None) -> Json:
+        piece = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+        return head | {"choices": [piece]}
+
+    yield chunk({"role": "assistant", "content": ""})
+    for piece in STREAM_PIECE.findall(message["content"] or ""):
+        yield chunk({"content": piece})
+    for index, call in enumerate(message.get("tool_calls", ())):
+        name, arguments = call["function"]["name"], call["function"]["arguments"]
+        opening = {"index": index, **call, "function": {"name": name, "arguments": ""}}
+        yield chunk({"tool_calls": [opening]})
+        for piece in STREAM_PIECE.findall(arguments):
+            delta = {"index": index, "function": {"arguments": piece}}
+            yield chunk({"tool_calls": [delta]})
+    yield chunk({}, choice["finish_reason"])
+    if include_usage:
+        yield head | {"choices": [], "usage": body["usage"]}
+
+
+def server_sent(chunk: Json) -> bytes:
+    """One chunk as a server-sent event."""
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+STREAM_END = b"data: [DONE]\n\n"
+
+
+def error_body(status: int, message: str, *, code: str | None = None, kind: str | None = None) -> Json:
+    """An error in the API's shape."""
+    code = code or ERROR_CODES.get(status, "server_error")
+    return {"error": {"message": message, "type": kind or code, "param": None, "code": code}}
