@@ -1,0 +1,490 @@
+"""The client of one sandbox's engine: the only place that speaks its HTTP and its session socket."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+from uuid import UUID
+
+import httpx2
+import msgspec
+import websockets
+from django.conf import settings
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+
+from conversations.agent import payloads
+from conversations.agent.payloads import Durable, Frame
+
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 30.0
+TOOL_SECONDS = 600.0
+"""For calls that wait until the running tool ends; longer than a tool may run."""
+PAGE = 100
+BODY_MAX_BYTES = 64 * 1024 * 1024
+
+
+class EngineUnreachable(Exception):
+    """No answer. ``maybe_done`` tells whether the engine may have carried the request out all the same."""
+
+    def __init__(self, detail: str, *, maybe_done: bool = False) -> None:
+        self.detail = detail
+        self.maybe_done = maybe_done
+        super().__init__(detail)
+
+
+class FrameTooLarge(EngineUnreachable):
+    """The next event does not fit a socket frame (4 MiB at the engine): fetch it by ``AgentClient.events``.
+
+    Connecting again at the same place would end the same way.
+    """
+
+
+class EngineRefused(Exception):
+    """The engine answered with an error; ``status`` is its HTTP status, or a WebSocket close code."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        self.status = status
+        self.detail = detail
+        super().__init__(f"{status}: {detail}")
+
+
+class EngineMissing(EngineRefused):
+    """The engine does not know what was asked for. One 404 never means that it was deleted."""
+
+    def __init__(self, detail: str = "not found") -> None:
+        super().__init__(404, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command ended. ``timed_out``: it was killed and its output is lost."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def timed_out(self) -> bool:
+        return self.exit_code == -1
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """``status`` is ``ADDED``, ``UPDATED``, ``DELETED`` or ``MOVED``; ``path`` is relative to the repository."""
+
+    status: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileDiff:
+    """A file's whole text before and after; None where there is none."""
+
+    original: str | None
+    modified: str | None
+
+
+class Download:
+    """A file on its way out of a sandbox: iterate over its chunks once, then it is closed."""
+
+    def __init__(self, response: httpx2.Response, client: httpx2.Client) -> None:
+        self._response, self._client = response, client
+        length = response.headers.get("content-length", "")
+        self.size: int | None = int(length) if length.isdecimal() else None
+        self.content_type: str = response.headers.get("content-type", "application/octet-stream")
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._response.iter_bytes(65_536)
+        except httpx2.TransportError as error:
+            raise _unreachable(error) from error
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the connection; harmless when repeated."""
+        self._response.close()
+        self._client.close()
+
+
+class AgentClient:
+    """Calls to one engine. Cheap to make; keeps no connection open; safe to use from several threads.
+
+    Every call may raise ``EngineUnreachable``, ``EngineRefused`` or ``EngineMissing``. Calls that may be
+    repeated are repeated once after a reset. Times are seconds.
+    """
+
+    def __init__(self, base_url: str, session_key: str) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._session_key = session_key
+
+    # --- The server ---
+
+    def ready(self) -> bool:
+        """Whether the engine answers and is ready."""
+        try:
+            self._call("GET", "/ready", read=2.0)
+        except (EngineUnreachable, EngineRefused):
+            return False
+        return True
+
+    def server_info(self) -> dict[str, Any]:
+        """Versions and capabilities (``version``, ``sdk_version``, ``tools_version``, …)."""
+        return self._object("GET", "/server_info")
+
+    # --- Conversations ---
+
+    def start_conversation(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Create a conversation (``payloads.start_body``). Safe to repeat: an id that exists is returned.
+
+        After an ``EngineRefused`` of 500 and more a half-made conversation may exist: delete the id if it
+        was never started before.
+        """
+        return self._object("POST", "/api/conversations", json=body, read=120.0)
+
+    def conversation(self, conversation_id: UUID) -> dict[str, Any] | None:
+        """What the engine knows of a conversation; None on 404, which alone does not mean deleted."""
+        try:
+            return self._object("GET", _conversation(conversation_id))
+        except EngineMissing:
+            return None
+
+    def delete_conversation(self, conversation_id: UUID) -> None:
+        """Delete it; waits for a running tool; the workspace stays. Harmless when it is gone."""
+        with contextlib.suppress(EngineMissing):
+            self._call("DELETE", _conversation(conversation_id), read=TOOL_SECONDS)
+
+    def send_message(
+        self, conversation_id: UUID, *, text: str, images: Iterable[str] = (), run: bool
+    ) -> bool:
+        """Post a user's message; True if it runs, False if it is only saved (then call ``run``).
+
+        ``images`` are data URLs. Waits until a running step ends. NOT safe to repeat: after an
+        ``EngineUnreachable`` with ``maybe_done``, call ``barrier`` and look for the message first. With a
+        confirmation pending and ``run``, the engine takes it as a yes.
+        """
+        content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+        if urls := list(images):
+            content.append({"type": "image", "image_urls": urls})
+        body = {"role": "user", "content": content, "run": run}
+        path = f"{_conversation(conversation_id)}/events"
+        try:
+            self._call("POST", path, json=body, read=TOOL_SECONDS, repeatable=False)
+        except EngineRefused as refusal:
+            if refusal.status != 429:
+                raise
+            return False  # contract: the message is saved, every run slot is taken
+        return run
+
+    def run(self, conversation_id: UUID) -> None:
+        """Let the agent work; harmless while it does. A pending confirmation is taken as a yes."""
+        try:
+            self._call("POST", f"{_conversation(conversation_id)}/run", read=TOOL_SECONDS)
+        except EngineRefused as refusal:
+            if refusal.status != 409:
+                raise
+
+    def interrupt(self, conversation_id: UUID) -> None:
+        """Stop the model call or tool that runs, at once. Safe to repeat."""
+        self._call("POST", f"{_conversation(conversation_id)}/interrupt")
+
+    def answer_confirmation(self, conversation_id: UUID, *, accept: bool, reason: str = "") -> None:
+        """Answer all pending actions; after a rejection the agent idles until ``run``.
+
+        Not safe to repeat: another question may have come up.
+        """
+        self._call(
+            "POST",
+            f"{_conversation(conversation_id)}/events/respond_to_confirmation",
+            json={"accept": accept, "reason": reason or "Rejected by the user."},
+            read=TOOL_SECONDS,
+            repeatable=False,
+        )
+
+    def navigate(self, conversation_id: UUID, event_id: str) -> dict[str, Any]:
+        """Make an event the head of the conversation, which rebuilds what the model is told. Repeatable."""
+        path = f"{_conversation(conversation_id)}/navigate"
+        return self._object("POST", path, json={"event_id": event_id}, read=TOOL_SECONDS)
+
+    def barrier(self, conversation_id: UUID) -> None:
+        """Return when every message that the engine received before this call is in its log. Repeatable.
+
+        The engine's lock on a conversation is first come, first served (``sdk/conversation/fifo_lock.py``), and
+        setting tags takes it; tags that do not change leave no event. A message takes the lock twice when
+        it wakes a conversation that is not loaded (``_ensure_agent_ready``, then ``send_message``), hence two rounds.
+        """
+        info = self._object("GET", _conversation(conversation_id))
+        tags = info.get("tags") or {}
+        for _ in range(2):
+            self._call("PATCH", _conversation(conversation_id), json={"tags": tags}, read=TOOL_SECONDS)
+
+    # --- The log ---
+
+    def events(
+        self, conversation_id: UUID, *, after_id: str | None = None, after_seq: int = -1
+    ) -> Iterator[Durable]:
+        """The engine's log after an event that we have (its id and index), in order, page by page.
+
+        The engine answers an unknown id from the start: then the log is counted from its first event and
+        ``after_seq`` alone decides. Skip ids you know: an unreadable event is left out by the engine and
+        shifts the indices behind it (``count_events`` counts it).
+        """
+        page_id = after_id
+        items, next_id = self._page(conversation_id, page_id)
+        found = bool(
+            page_id and items and payloads.parse_event(items[0], seq=after_seq).event_id == page_id
+        )
+        seq = after_seq if found else 0
+        while True:
+            for item in items:
+                if seq > after_seq:
+                    yield Durable(seq, payloads.parse_event(item, seq=seq))
+                seq += 1
+            if not next_id or not items:
+                return
+            items, next_id = self._page(conversation_id, next_id)
+
+    def _page(self, conversation_id: UUID, page_id: str | None) -> tuple[list[bytes], str | None]:
+        """A page, a smaller one where a full one is too large to read or to make."""
+        limit = PAGE
+        path = f"{_conversation(conversation_id)}/events/search"
+        while True:
+            query: dict[str, Any] = {"limit": limit} | ({"page_id": page_id} if page_id else {})
+            try:
+                return payloads.parse_page(self._call("GET", path, params=query, read=60.0))
+            except ValueError as error:
+                refusal = EngineRefused(200, str(error))
+            except EngineMissing:
+                raise
+            except EngineRefused as error:
+                refusal = error
+            if limit == 1:
+                raise refusal
+            limit = max(1, limit // 10)
+
+    def count_events(self, conversation_id: UUID) -> int:
+        """How many events the engine's log has, unreadable ones included."""
+        body = self._json("GET", f"{_conversation(conversation_id)}/events/count")
+        if type(body) is not int:
+            raise EngineRefused(200, "the count of events is not a number")
+        return body
+
+    # --- The workspace ---
+
+    def execute(self, command: str, *, cwd: str, timeout: int = 300) -> CommandResult:
+        """Run a shell command outside the agent's shell and wait for it. Not repeated by itself."""
+        body = self._object(
+            "POST",
+            "/api/bash/execute_bash_command",
+            json={"command": command, "cwd": cwd, "timeout": timeout},
+            read=timeout + 30.0,
+            repeatable=False,
+        )
+        code, out, err = body.get("exit_code"), body.get("stdout"), body.get("stderr")
+        return CommandResult(
+            exit_code=code if type(code) is int else -1,
+            stdout=out if isinstance(out, str) else "",
+            stderr=err if isinstance(err, str) else "",
+        )
+
+    def upload(self, path: str, content: bytes | IO[bytes]) -> int:
+        """Write a file at an absolute path, folders included; returns its size. An earlier one is replaced."""
+        body = self._object(
+            "POST",
+            "/api/file/upload",
+            params={"path": path},
+            files={"file": ("file", content, "application/octet-stream")},
+            read=TOOL_SECONDS,
+            repeatable=isinstance(content, bytes),
+        )
+        size = body.get("file_size")
+        return size if type(size) is int else 0
+
+    def download(self, path: str) -> Download:
+        """A file by its absolute path, in chunks. The caller iterates or closes it.
+
+        The engine gives any file that its user may read: check the path first.
+        """
+        return self._stream("/api/file/download", {"path": path})
+
+    def archive(self, path: str, *, format: str = "tar.gz", everything: bool = False) -> Download:
+        """A folder as ``tar.gz``, or its changes as a ``git-delta`` patch, in chunks.
+
+        Unless ``everything``, caches, dependencies and build outputs are left out.
+        """
+        query = {"path": path, "format": format}
+        return self._stream(
+            "/api/file/archive", query | ({"use_default_excludes": "false"} if everything else {})
+        )
+
+    def git_changes(self, path: str) -> list[FileChange]:
+        """What changed in a repository; empty where there is none."""
+        body = self._json("GET", "/api/git/changes", params={"path": path}, read=60.0)
+        return [
+            FileChange(status=str(one.get("status", "")), path=one["path"])
+            for one in (body if isinstance(body, list) else [])
+            if isinstance(one, dict) and isinstance(one.get("path"), str)
+        ]
+
+    def git_diff(self, path: str) -> FileDiff:
+        """A file before and after, whole, by its absolute path."""
+        body = self._object("GET", "/api/git/diff", params={"path": path}, read=60.0)
+        original, modified = body.get("original"), body.get("modified")
+        return FileDiff(
+            original=original if isinstance(original, str) else None,
+            modified=modified if isinstance(modified, str) else None,
+        )
+
+    # --- HTTP ---
+
+    def _client(self, read: float) -> httpx2.Client:
+        # A connection per call: after an unhandled error the engine drops a kept-alive one without saying so,
+        # and the next request on it, perhaps a message, would end in a reset.
+        return httpx2.Client(
+            base_url=self._base_url,
+            headers={"X-Session-API-Key": self._session_key, "Connection": "close"},
+            timeout=httpx2.Timeout(read, connect=CONNECT_SECONDS),
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        read: float = READ_SECONDS,
+        repeatable: bool = True,
+        **request: Any,
+    ) -> bytes:
+        try:
+            return self._once(method, path, read, request)
+        except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
+            if not repeatable or isinstance(error, httpx2.ConnectError):
+                raise _unreachable(error) from error
+        except httpx2.TransportError as error:
+            raise _unreachable(error) from error
+        try:
+            return self._once(method, path, read, request)
+        except httpx2.TransportError as error:
+            raise _unreachable(error, maybe_done=True) from error
+
+    def _once(self, method: str, path: str, read: float, request: dict[str, Any]) -> bytes:
+        with self._client(read) as client, client.stream(method, path, **request) as response:
+            body = bytearray()
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > BODY_MAX_BYTES:
+                    raise EngineRefused(response.status_code, "the answer is too large")
+            _raise_for_status(response.status_code, bytes(body))
+            return bytes(body)
+
+    def _json(self, method: str, path: str, **request: Any) -> Any:
+        body = self._call(method, path, **request)
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise EngineRefused(200, "the answer is not JSON") from error
+
+    def _object(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        body = self._json(method, path, **request)
+        if not isinstance(body, dict):
+            raise EngineRefused(200, "the answer is not an object")
+        return body
+
+    def _stream(self, path: str, query: dict[str, Any]) -> Download:
+        client = self._client(120.0)
+        try:
+            response = client.send(client.build_request("GET", path, params=query), stream=True)
+            if response.status_code >= 400:
+                with contextlib.closing(response):
+                    _raise_for_status(response.status_code, response.read()[:10_000])
+        except httpx2.TransportError as error:
+            client.close()
+            raise _unreachable(error) from error
+        except EngineRefused:
+            client.close()
+            raise
+        return Download(response, client)
+
+
+async def follow(
+    base_url: str, session_key: str, conversation_id: UUID, after_seq: int
+) -> AsyncIterator[Frame]:
+    """Frames of a conversation's session socket: what came after index ``after_seq`` (-1: all), then live.
+
+    Ends only by an exception: ``EngineUnreachable`` when the connection is lost or cannot be made (connect
+    again with the last index), ``FrameTooLarge``, ``EngineMissing`` (the engine does not know the conversation
+    now), ``EngineRefused`` (4001 or 403: the key is wrong). While a tool runs the first frame may take as long
+    as the tool. Close the generator (``aclose``) when done.
+    """
+    url = f"{base_url.rstrip('/')}/sockets/session/{conversation_id}?after_seq={after_seq}"
+    try:
+        async with connect(
+            url.replace("http", "ws", 1),
+            max_size=settings.EVENT_MAX_BYTES + 65_536,
+            open_timeout=READ_SECONDS,
+            ping_interval=20,
+            ping_timeout=30,
+            close_timeout=2,
+            proxy=None,
+        ) as socket:
+            # In the first frame: a key in the address would end up in access logs.
+            await socket.send(msgspec.json.encode({"type": "auth", "session_api_key": session_key}).decode())
+            while True:
+                # Bytes, because a text frame that is not UTF-8 would end the connection.
+                yield payloads.parse_frame(await socket.recv(decode=False))
+    except ConnectionClosed as closed:
+        raise _closed(closed) from closed
+    except InvalidStatus as refused:
+        status = refused.response.status_code
+        raise (EngineMissing() if status == 404 else EngineRefused(status, "no socket")) from refused
+    except (OSError, InvalidHandshake, InvalidURI, TimeoutError, websockets.WebSocketException) as error:
+        raise EngineUnreachable(str(error) or type(error).__name__) from error
+
+
+def _closed(closed: ConnectionClosed) -> Exception:
+    theirs, ours = closed.rcvd, closed.sent
+    code, reason = (theirs.code, theirs.reason) if theirs else (1006, "")
+    if code == 4004:
+        return EngineMissing(reason or "not found")
+    if code in (4001, 1008):
+        return EngineRefused(code, reason or "not allowed")
+    if reason == "frame_too_large" or (ours and ours.code == 1009):
+        return FrameTooLarge("the next event is too large for the socket")
+    return EngineUnreachable(f"the socket was closed ({code} {reason})".rstrip())
+
+
+def _conversation(conversation_id: UUID) -> str:
+    return f"/api/conversations/{conversation_id}"
+
+
+def _unreachable(error: Exception, *, maybe_done: bool | None = None) -> EngineUnreachable:
+    never_sent = isinstance(
+        error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout
+    )
+    return EngineUnreachable(
+        str(error) or type(error).__name__,
+        maybe_done=not never_sent if maybe_done is None else maybe_done,
+    )
+
+
+def _raise_for_status(status: int, body: bytes) -> None:
+    if status < 300:
+        return
+    detail = _detail(body)
+    if status == 404:
+        raise EngineMissing(detail)
+    raise EngineRefused(status, detail)
+
+
+def _detail(body: bytes) -> str:
+    """The sentence of an error; a 5xx carries the exception's text beside ``detail``."""
+    try:
+        fields = json.loads(body)
+        found = fields.get("exception") or fields.get("detail")
+        return (found if isinstance(found, str) else json.dumps(found))[:2000]
+    except (ValueError, AttributeError, RecursionError):
+        return body[:500].decode("utf-8", "replace")
