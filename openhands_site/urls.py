@@ -14,4 +14,6 @@ api_v1 = [
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/v1/", include((api_v1, "v1"))),
+    path("", include("accounts.page_urls")),
+    path("", include("billing.page_urls")),
 ]

@@ -1,0 +1,25 @@
+"""Addresses of the pages of conversations."""
+
+from django.urls import path, register_converter
+from django.urls.converters import StringConverter
+
+from conversations import pages
+
+
+class ActionConverter(StringConverter):
+    """The name of something a person does to a conversation."""
+
+    regex = "|".join(pages.ACTIONS)
+
+
+register_converter(ActionConverter, "conversation_action")
+
+urlpatterns = [
+    path("", pages.home, name="home"),
+    path("conversations/<uuid:conversation_id>", pages.conversation, name="conversation"),
+    path(
+        "conversations/<uuid:conversation_id>/<conversation_action:action>",
+        pages.act,
+        name="conversation-act",
+    ),
+]

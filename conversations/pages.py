@@ -1,0 +1,377 @@
+"""The pages of conversations: home with its prompt box and lists, and one conversation's live story.
+
+Everything works by plain forms; the scripts add what is live. ``?plain=1`` shows the story without scripts.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import orjson
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import ValidationError
+from django.db.models import Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.cache import patch_vary_headers
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from accounts import permissions
+from billing import services as billing
+from conversations import records, services
+from conversations.models import Conversation, Event
+from openhands_site.lib.api import dumps
+from openhands_site.lib.problems import Problem
+
+PAGE_SIZE = 20
+PLAIN_EVENTS = 500
+MESSAGE_LENGTH = 200_000
+EXAMPLES = [
+    (
+        "Primes",
+        "Write a Python script that prints the first 20 prime numbers, run it, and show me the output.",
+    ),
+    (
+        "Word count",
+        "Create a small command-line tool that counts the words of a text file. Try it on a sample file.",
+    ),
+    (
+        "Report",
+        "Make a CSV file with ten cities and their populations, then print a sorted table from it.",
+    ),
+]
+HOSTS = {"github.com": "github", "gitlab.com": "gitlab", "bitbucket.org": "bitbucket"}
+_FULL_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)+")
+
+
+class IncompletePrompt(Problem):
+    """The form on the home page cannot be used as it is; ``detail`` says why."""
+
+    status = 422
+    code = "incomplete-prompt"
+
+
+# --- Home -----------------------------------------------------------------------
+
+
+@login_required
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def home(request: HttpRequest) -> HttpResponse:
+    """The prompt box, what needs an answer, what runs, and what was done before."""
+    context: dict[str, Any] = {"form": {"message": _example(request), "policy": "never"}}
+    status = 200
+    if request.method == "POST":
+        try:
+            conversation = _create(request)
+        except Problem as refusal:
+            context["error"], status = refusal.detail, refusal.status
+            context["form"] = {
+                name: request.POST.get(name, "") for name in ("message", "repository", "policy")
+            }
+        else:
+            return redirect("conversation", conversation_id=conversation.pk)
+    organization = request.user.personal_organization
+    context |= _lists(request) | {
+        "examples": EXAMPLES,
+        "idempotency_key": uuid4(),
+        "uses_demo": billing.model_access_of(
+            organization_id=organization.pk, user_id=request.user.pk
+        )
+        is None,
+    }
+    template = "conversations/home.html"
+    if request.GET.get("part") == "lists" and status == 200:
+        template = "conversations/_lists.html"
+    response = render(request, template, context, status=status)
+    patch_vary_headers(response, ["Cookie"])
+    return response
+
+
+def _example(request: HttpRequest) -> str:
+    number = request.GET.get("example", "")
+    return EXAMPLES[int(number)][1] if number in {"0", "1", "2"} else ""
+
+
+def _create(request: HttpRequest) -> Conversation:
+    organization = request.user.personal_organization
+    permissions.require(request.user, organization.pk, "conversations.create")
+    message = request.POST.get("message", "").strip()
+    if not message:
+        raise IncompletePrompt("Say what the agent should do.")
+    if len(message) > MESSAGE_LENGTH:
+        raise IncompletePrompt(f"A message has at most {MESSAGE_LENGTH:,} characters.")
+    policy = request.POST.get("policy", "never")
+    if policy not in {"never", "always", "risky"}:
+        raise IncompletePrompt("There is no such way to ask for confirmation.")
+    return services.create_conversation(
+        user=request.user,
+        organization=organization,
+        message=message,
+        repository=repository_of(request.POST.get("repository", "")),
+        confirmation_policy=policy,
+        idempotency_key=request.POST.get("idempotency_key") or None,
+    )
+
+
+def repository_of(text: str) -> dict[str, str] | None:
+    """The repository that a person named: ``owner/name``, ``owner/name@branch`` or its address.
+
+    An empty text is none. Raises ``IncompletePrompt`` for what is neither.
+    """
+    text = text.strip()
+    if not text:
+        return None
+    provider, name = "github", text
+    if "://" in text:
+        parts = urlsplit(text)
+        provider = HOSTS.get((parts.hostname or "").removeprefix("www."), "")
+        name = parts.path.strip("/")
+    name, _, branch = name.partition("@")
+    name = name.removesuffix(".git")
+    if not provider or not _FULL_NAME.fullmatch(name):
+        raise IncompletePrompt("Name the repository as owner/name, owner/name@branch or by its address.")
+    found = {"provider": provider, "full_name": name}
+    return found | {"branch": branch} if branch else found
+
+
+def _lists(request: HttpRequest) -> dict[str, Any]:
+    """Conversations by what they want of their owner; the rest in pages, newest first."""
+    visible = Conversation.objects.visible_to(request.user)
+    before = request.GET.get("before", "")
+    waiting = Q(execution_status=Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION) & ~Q(
+        status=Conversation.Status.FAILED
+    )
+    busy = Q(status=Conversation.Status.STARTING) | Q(
+        status=Conversation.Status.RUNNING,
+        execution_status=Conversation.ExecutionStatus.RUNNING,
+    )
+    rest = _before(visible.exclude(waiting | busy), visible, before)
+    newest_first = ("-created_at", "-pk")
+    recent = list(rest.order_by(*newest_first)[: PAGE_SIZE + 1])
+    first_page = not before
+    return {
+        "waiting": _told(visible.filter(waiting).order_by(*newest_first)[:PAGE_SIZE], first_page),
+        "busy": _told(visible.filter(busy).order_by(*newest_first)[:PAGE_SIZE], first_page),
+        "recent": _told(recent[:PAGE_SIZE]),
+        "more": recent[PAGE_SIZE - 1].pk if len(recent) > PAGE_SIZE else None,
+    }
+
+
+def _before(
+    rows: QuerySet[Conversation], visible: QuerySet[Conversation], before: str
+) -> QuerySet[Conversation]:
+    if not before:
+        return rows
+    try:
+        last = visible.filter(pk=before).first()
+    except ValidationError as error:
+        raise Http404 from error
+    if last is None:
+        raise Http404
+    return rows.filter(
+        Q(created_at__lt=last.created_at) | Q(created_at=last.created_at, pk__lt=last.pk)
+    )
+
+
+def _told(rows: Any, wanted: bool = True) -> list[dict[str, Any]]:  # noqa: FBT001, FBT002
+    return [dict(record, **chip(record)) for record in records.records_of(rows)] if wanted else []
+
+
+def chip(record: dict[str, Any]) -> dict[str, str]:
+    """The one word and colour by which people know a conversation's state; as ``state.js`` says it."""
+    status, execution = record["status"], record["execution_status"]
+    by_status = {"starting": ("Starting", "busy"), "failed": ("Failed", "bad")}
+    by_execution = {
+        "running": ("Running", "busy"),
+        "waiting_for_confirmation": ("Waiting for you", "attention"),
+        "finished": ("Finished", "good"),
+        "error": ("Error", "bad"),
+        "stuck": ("Stuck", "bad"),
+        "paused": ("Stopped", "quiet"),
+    }
+    if status in by_status:
+        label, tone = by_status[status]
+    elif status in {"paused", "stopped"} and execution in {"running", "idle"}:
+        label, tone = "Asleep", "quiet"
+    else:
+        label, tone = by_execution.get(execution, ("Ready", "quiet"))
+    return {"chip": label, "tone": tone}
+
+
+# --- One conversation -----------------------------------------------------------
+
+
+def _conversation(request: HttpRequest, conversation_id: UUID) -> Conversation:
+    """The conversation if it exists for this user; 404 otherwise."""
+    return get_object_or_404(Conversation.objects.visible_to(request.user), pk=conversation_id)
+
+
+@login_required
+@never_cache
+@require_safe
+def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+    """The live story of one conversation."""
+    found = _conversation(request, conversation_id)
+    record = records.record_of(found)
+    granted = permissions.permissions_in(request.user, found.organization_id)
+    permissions.require(request.user, found.organization_id, "conversations.view")
+    context: dict[str, Any] = {
+        "conversation": found,
+        "record": record | chip(record),
+        "message_id": uuid4(),
+        "may_steer": "conversations.steer" in granted,
+        "may_delete": "conversations.delete" in granted,
+        "page": _for_script(record, granted),
+    }
+    if request.GET.get("plain"):
+        context["story"] = plain_story(found)
+        return render(request, "conversations/plain.html", context)
+    return render(request, "conversations/conversation.html", context)
+
+
+def _for_script(record: dict[str, Any], granted: frozenset[str]) -> dict[str, Any]:
+    """What ``conversation.js`` starts from, as plain JSON values."""
+    return {
+        "record": orjson.loads(dumps(record)),
+        "may": {
+            "steer": "conversations.steer" in granted,
+            "delete": "conversations.delete" in granted,
+            "files": "files.view" in granted,
+            "edit_files": "files.edit" in granted,
+        },
+    }
+
+
+def plain_story(found: Conversation) -> list[dict[str, str]]:
+    """The newest events as headings and texts, for browsers without scripts and for printing."""
+    newest = found.events.order_by("-seq")[:PLAIN_EVENTS]
+    told = (_plain(event) for event in reversed(newest))
+    return [item for item in told if item]
+
+
+def _plain(event: Event) -> dict[str, str] | None:
+    try:
+        payload = orjson.loads(event.payload)
+    except orjson.JSONDecodeError:  # a lone surrogate, say, which the log keeps as it came
+        return {"who": event.kind, "text": event.payload[:20_000]}
+    if not isinstance(payload, dict):
+        return {"who": event.kind, "text": event.payload[:20_000]}
+    read = _PLAIN.get(event.kind)
+    if read is None or (event.kind == "MessageEvent" and event.source == Event.Source.USER):
+        return None
+    who, text = read(payload)
+    return {"who": who, "text": text[:20_000]} if text else None
+
+
+def _texts(content: Any) -> str:
+    parts = content if isinstance(content, list) else []
+    return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+
+
+def _part(payload: dict[str, Any], name: str) -> dict[str, Any]:
+    value = payload.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _plain_action(payload: dict[str, Any]) -> tuple[str, str]:
+    action = _part(payload, "action")
+    names = ("command", "path", "file_text", "old_str", "new_str", "thought", "message")
+    told = [action[name] for name in names if isinstance(action.get(name), str)]
+    words = filter(None, [_texts(payload.get("thought")), *told])
+    return f"Agent: {payload.get('tool_name') or 'action'}", "\n".join(words)
+
+
+_PLAIN: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
+    "UserMessage": lambda payload: ("You", str(payload.get("text", ""))),
+    "MessageEvent": lambda payload: (
+        "Agent",
+        _texts(_part(payload, "llm_message").get("content")),
+    ),
+    "ActionEvent": _plain_action,
+    "ObservationEvent": lambda payload: (
+        "Result",
+        _texts(_part(payload, "observation").get("content")),
+    ),
+    "UserRejectObservation": lambda payload: ("Rejected", str(payload.get("rejection_reason", ""))),
+    "AgentErrorEvent": lambda payload: ("Error", str(payload.get("error", ""))),
+    "ConversationErrorEvent": lambda payload: ("Error", str(payload.get("detail", ""))),
+    "SandboxNotice": lambda payload: ("Server", str(payload.get("message", ""))),
+}
+
+
+# --- What a person does to a conversation, by plain forms --------------------------
+
+
+@login_required
+@require_POST
+def act(request: HttpRequest, conversation_id: UUID, action: str) -> HttpResponse:
+    """One command to a conversation, then back to its page with the outcome in words."""
+    found = _conversation(request, conversation_id)
+    permission, carry_out = ACTIONS[action]
+    permissions.require(request.user, found.organization_id, permission)
+    try:
+        carry_out(request, found)
+    except Problem as refusal:
+        messages.error(request, refusal.detail)
+        return redirect("conversation", conversation_id=conversation_id)
+    if action == "delete":
+        messages.success(request, f"“{found.title}” is deleted.")
+        return redirect("home")
+    return redirect("conversation", conversation_id=conversation_id)
+
+
+def _post_message(request: HttpRequest, found: Conversation) -> None:
+    text = request.POST.get("text", "").strip()
+    if not text:
+        raise IncompletePrompt("Write something first.")
+    if len(text) > MESSAGE_LENGTH:
+        raise IncompletePrompt(f"A message has at most {MESSAGE_LENGTH:,} characters.")
+    try:
+        message_id = UUID(request.POST.get("message_id", ""))
+    except ValueError:
+        message_id = uuid4()
+    services.post_message(
+        conversation_id=found.pk,
+        user_id=request.user.pk,
+        text=text,
+        message_id=str(message_id),
+    )
+
+
+def _answer(request: HttpRequest, found: Conversation) -> None:
+    services.answer_confirmation(
+        conversation_id=found.pk,
+        accept=request.POST.get("accept") == "yes",
+        reason=request.POST.get("reason", "").strip()[:2_000],
+    )
+
+
+def _rename(request: HttpRequest, found: Conversation) -> None:
+    title = request.POST.get("title", "").strip()
+    if not title or len(title) > 200:
+        raise IncompletePrompt("A title has 1 to 200 characters.")
+    services.rename(conversation_id=found.pk, title=title)
+
+
+ACTIONS: dict[str, tuple[str, Callable[[HttpRequest, Conversation], None]]] = {
+    "message": ("conversations.steer", _post_message),
+    "stop": (
+        "conversations.steer",
+        lambda _request, found: services.interrupt(conversation_id=found.pk),
+    ),
+    "resume": (
+        "conversations.steer",
+        lambda _request, found: services.resume(conversation_id=found.pk),
+    ),
+    "answer": ("conversations.steer", _answer),
+    "rename": ("conversations.steer", _rename),
+    "delete": (
+        "conversations.delete",
+        lambda _request, found: services.delete_conversation(conversation_id=found.pk),
+    ),
+}
