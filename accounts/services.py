@@ -256,6 +256,18 @@ def activate_user(*, user: User) -> None:
     User.objects.filter(pk=user.pk).update(is_active=True)
 
 
+def suspend_organization(*, organization: Organization) -> None:
+    """Close an organization: its keys stop, its members lose their permissions. Safe to repeat."""
+    Organization.objects.filter(pk=organization.pk, suspended_at=None).update(
+        suspended_at=timezone.now()
+    )
+
+
+def activate_organization(*, organization: Organization) -> None:
+    """Open a suspended organization again. Safe to repeat."""
+    Organization.objects.filter(pk=organization.pk).update(suspended_at=None)
+
+
 def create_setup_link(*, email: str = "") -> str:
     """A path under which the first administrator sets up an account, once."""
     token = secrets.token_urlsafe(32)

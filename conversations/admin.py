@@ -1,0 +1,138 @@
+"""The admin pages of conversations: all of them are read; services own the writes."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.db.models.functions import Left
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+
+from conversations.models import (
+    Conversation,
+    Event,
+    Lease,
+    OutgoingMessage,
+    Sandbox,
+    StartTask,
+)
+from openhands_site.lib.admin import ReadOnlyAdmin
+
+PAYLOAD_CHARACTERS = 20_000
+
+
+@admin.register(Conversation)
+class ConversationAdmin(ReadOnlyAdmin):
+    """Conversations, with the way to their events."""
+
+    list_display = (
+        "id",
+        "title",
+        "created_by",
+        "status",
+        "execution_status",
+        "last_seq",
+        "created_at",
+    )
+    list_select_related = ("created_by",)
+    list_filter = ("status", "execution_status", "visibility")
+    search_fields = ("=id", "=created_by__email", "title")
+    ordering = ("-created_at",)
+    readonly_fields = ("events",)
+
+    @admin.display(description="events")
+    def events(self, conversation: Conversation) -> str:
+        address = reverse("admin:conversations_event_changelist")
+        return format_html(
+            '<a href="{}?conversation__id__exact={}">{} events</a>',
+            address,
+            conversation.pk,
+            conversation.last_seq,
+        )
+
+
+@admin.register(Event)
+class EventAdmin(ReadOnlyAdmin):
+    """Events, newest first or one conversation's in order.
+
+    The table is the largest of all: the list reads no payload, sorts and filters only along its indexes.
+    """
+
+    list_display = ("id", "conversation_id", "seq", "kind", "source", "received_at")
+    list_display_links = ("id", "seq")
+    sortable_by = ()
+    fields = (
+        "conversation",
+        "seq",
+        "event_id",
+        "kind",
+        "source",
+        "engine_seq",
+        "engine_time",
+        "received_at",
+        "payload_start",
+    )
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        return ("-seq",) if "conversation__id__exact" in request.GET else ("-id",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Event]:
+        return super().get_queryset(request).defer("payload")
+
+    @admin.display(description=f"payload (its first {PAYLOAD_CHARACTERS:,} characters)")
+    def payload_start(self, event: Event) -> Any:
+        start = Event.objects.filter(pk=event.pk).values_list(Left("payload", PAYLOAD_CHARACTERS))
+        return start.get()[0]
+
+
+@admin.register(OutgoingMessage)
+class OutgoingMessageAdmin(ReadOnlyAdmin):
+    """Messages on their way to the agent."""
+
+    list_display = (
+        "id",
+        "conversation_id",
+        "seq",
+        "status",
+        "attempts",
+        "created_at",
+        "delivered_at",
+    )
+    list_filter = ("status",)
+    ordering = ("-created_at",)
+
+
+@admin.register(Sandbox)
+class SandboxAdmin(ReadOnlyAdmin):
+    """Sandboxes: what is wanted of them and what was last seen. Their keys are nowhere."""
+
+    list_display = ("id", "provider", "desired", "observed", "run", "created_at", "active_at")
+    list_filter = ("provider", "desired", "observed")
+    search_fields = ("=id", "=conversation__id")
+    ordering = ("-created_at",)
+
+
+@admin.register(StartTask)
+class StartTaskAdmin(ReadOnlyAdmin):
+    """Starts, with the times and causes of their phases."""
+
+    list_display = (
+        "id",
+        "conversation_id",
+        "phase",
+        "reason",
+        "attempts",
+        "created_at",
+        "finished_at",
+    )
+    list_filter = ("phase",)
+    ordering = ("-created_at",)
+
+
+@admin.register(Lease)
+class LeaseAdmin(ReadOnlyAdmin):
+    """Which manager follows which conversation."""
+
+    list_display = ("conversation_id", "owner", "generation", "expires_at", "following_run")
+    ordering = ("-expires_at",)

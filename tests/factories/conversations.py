@@ -1,0 +1,101 @@
+"""Conversations and their rows for tests that need them to exist, not to work."""
+
+import factory
+from django.utils import timezone
+
+from conversations.models import (
+    Conversation,
+    Event,
+    Lease,
+    OutgoingMessage,
+    Sandbox,
+    StartTask,
+)
+from tests.factories.accounts import UserFactory
+
+
+class ConversationFactory(factory.django.DjangoModelFactory):
+    """A conversation in its creator's personal organization."""
+
+    class Meta:
+        model = Conversation
+
+    created_by = factory.SubFactory(UserFactory)
+    organization = factory.LazyAttribute(lambda row: row.created_by.personal_organization)
+    title = factory.Sequence("Conversation {}".format)
+    model = "demo"
+
+
+class _RowOfConversation(factory.django.DjangoModelFactory):
+    class Meta:
+        abstract = True
+
+    conversation = factory.SubFactory(ConversationFactory)
+    organization = factory.SelfAttribute("conversation.organization")
+
+
+class EventFactory(_RowOfConversation):
+    """An event at the next place of its conversation's log."""
+
+    class Meta:
+        model = Event
+
+    seq = factory.LazyAttribute(lambda row: row.conversation.last_seq + 1)
+    event_id = factory.Faker("uuid4")
+    kind = "MessageEvent"
+    source = "agent"
+    payload = '{"kind": "MessageEvent"}'
+
+    @factory.post_generation
+    def advance(event, create, extracted):  # noqa: N805 - factory_boy passes the row
+        event.conversation.last_seq = event.seq
+        event.conversation.save(update_fields=["last_seq"])
+
+
+class OutgoingMessageFactory(_RowOfConversation):
+    """A message that waits."""
+
+    class Meta:
+        model = OutgoingMessage
+
+    seq = factory.Sequence(lambda number: number + 1)
+    text = "hello"
+
+
+class StartTaskFactory(_RowOfConversation):
+    """A start under way."""
+
+    class Meta:
+        model = StartTask
+
+    reason = "created"
+
+
+class LeaseFactory(_RowOfConversation):
+    """A lease that is held now."""
+
+    class Meta:
+        model = Lease
+
+    owner = "manager-1"
+    expires_at = factory.LazyFunction(timezone.now)
+
+
+class SandboxFactory(factory.django.DjangoModelFactory):
+    """A sandbox with keys, belonging to a user's personal organization."""
+
+    class Meta:
+        model = Sandbox
+
+    class Params:
+        user = factory.SubFactory(UserFactory)
+
+    organization = factory.LazyAttribute(lambda row: row.user.personal_organization)
+    provider = "process"
+
+    @classmethod
+    def _create(cls, model_class, *args, **fields):
+        sandbox = model_class(**fields)
+        sandbox.set_keys(session="session-canary", secret="secret-canary")
+        sandbox.save()
+        return sandbox
