@@ -23,6 +23,7 @@ class ModelAccessFactory(_RowOfUser):
 
     class Meta:
         model = ModelAccess
+        skip_postgeneration_save = True
 
     base_url = "https://models.example.com/v1"
     model = "some-model"

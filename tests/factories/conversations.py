@@ -39,6 +39,7 @@ class EventFactory(_RowOfConversation):
 
     class Meta:
         model = Event
+        skip_postgeneration_save = True
 
     seq = factory.LazyAttribute(lambda row: row.conversation.last_seq + 1)
     event_id = factory.Faker("uuid4")
