@@ -1,0 +1,20 @@
+"""Installs the agent engine into its own environment."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from openhands_site import engine
+
+
+class Command(BaseCommand):
+    help = "Install the agent engine into ENGINE_DIR, unless the right one is there."
+    requires_system_checks = ()
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self.stdout.write("Looking for the agent engine …")
+        try:
+            found = engine.install(progress=lambda progress: self.stdout.write(str(progress)))
+        except (engine.NoPython, engine.InstallFailed) as error:
+            raise SystemExit(str(error)) from None
+        self.stdout.write(found.detail)
