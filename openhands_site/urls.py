@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 
 from accounts.api.v1 import urls as accounts_api
-from openhands_site import openapi
+from openhands_site import openapi, views
 
 api_v1 = [
     path("schema", openapi.SchemaView.as_view(), name="schema"),
@@ -13,6 +13,9 @@ api_v1 = [
 ]
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("alive", views.alive, name="alive"),
+    path("ready", views.ready, name="ready"),
+    path("metrics", views.metrics, name="metrics"),
     path("api/v1/", include((api_v1, "v1"))),
     path("", include("accounts.page_urls")),
     path("", include("billing.page_urls")),
