@@ -1,9 +1,13 @@
 """How a request says who it is: the session cookie, an API key, an e-mail and password."""
 
+from importlib import import_module
 from typing import Any
 
+from django.conf import settings
+from django.contrib.auth import get_user
 from django.contrib.auth.backends import ModelBackend
-from django.http import HttpRequest
+from django.contrib.auth.models import AnonymousUser
+from django.http import HttpRequest, parse_cookie
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
 
@@ -15,7 +19,11 @@ class EmailBackend(ModelBackend):
     """Local accounts by e-mail, in any case, and password."""
 
     def authenticate(
-        self, request: HttpRequest | None, username: str | None = None, password: str | None = None, **kwargs: Any
+        self,
+        request: HttpRequest | None,
+        username: str | None = None,
+        password: str | None = None,
+        **kwargs: Any,
     ) -> User | None:
         email = username or kwargs.get("email")
         if not email or password is None or "\0" in email:
@@ -49,6 +57,29 @@ class ApiKeyAuthentication(authentication.BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="api"'
+
+
+def user_of_scope(scope: dict[str, Any]) -> User | AnonymousUser:
+    """Who opened a socket, as of now: by API key in a header, else by the session cookie.
+
+    Asked again while the socket is open, so a revoked key, an ended session or a changed password count.
+    """
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    if token := bearer_token(
+        {
+            "Authorization": headers.get("authorization", ""),
+            "X-API-Key": headers.get("x-api-key", ""),
+        }
+    ):
+        try:
+            return services.authenticate_api_key(token).user
+        except services.InvalidKey:
+            return AnonymousUser()
+    request = HttpRequest()
+    cookies = parse_cookie(headers.get("cookie", ""))
+    engine = import_module(settings.SESSION_ENGINE)
+    request.session = engine.SessionStore(cookies.get(settings.SESSION_COOKIE_NAME))
+    return get_user(request)
 
 
 def bearer_token(headers: Any) -> str:

@@ -47,14 +47,18 @@ def interrupt_agent(conversation_id: UUID) -> None:
 
 
 def run_agent(conversation_id: UUID) -> None:
-    """Have the agent go on where it stopped, in turn with messages."""
-    job = app.configure_task("conversations.tasks.run_agent", lock=f"deliver:{conversation_id}")
+    """Have the agent go on where it stopped.
+
+    Not under the lock of messages: a job waits behind every earlier one of its lock, also one that waits to
+    be tried again.
+    """
+    job = app.configure_task("conversations.tasks.run_agent", lock=f"run:{conversation_id}")
     job.defer(conversation_id=str(conversation_id))
 
 
 def answer_agent(conversation_id: UUID, *, accept: bool, reason: str, asked_in_run: int) -> None:
     """Have an answer to the agent's question carried to it."""
-    job = app.configure_task("conversations.tasks.answer_agent", lock=f"deliver:{conversation_id}")
+    job = app.configure_task("conversations.tasks.answer_agent", lock=f"answer:{conversation_id}")
     job.defer(
         conversation_id=str(conversation_id),
         accept=accept,

@@ -178,6 +178,7 @@ class _Service:
         """Start the child in a session of its own, so that Ctrl-C reaches only us; give the log's end."""
         if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
+        self.log.touch(mode=0o600)
         with self.log.open("ab") as log:
             begin = log.tell()
             self.process = subprocess.Popen(

@@ -186,6 +186,16 @@ CHANNEL_LAYERS = {
     }
 }
 
+WORKER_STALLED_SECONDS = env.integer("WORKER_STALLED_SECONDS", 8, low=4, high=600)
+"""A worker that is silent for so long is taken for dead, and its jobs are done again."""
+PROCRASTINATE_WORKER_DEFAULTS = {
+    "concurrency": env.integer("WORKER_CONCURRENCY", 16, low=1, high=200),
+    "update_heartbeat_interval": 2.0,
+    "stalled_worker_timeout": float(WORKER_STALLED_SECONDS),
+    "shutdown_graceful_timeout": 15.0,
+    "delete_jobs": "successful",
+}
+
 # --- API ------------------------------------------------------------------------
 
 REST_FRAMEWORK = {
@@ -224,6 +234,7 @@ SPECTACULAR_SETTINGS = {
 }
 BODY_MAX_BYTES = env.integer("BODY_MAX_BYTES", 2_621_440, low=1024)
 UPLOAD_MAX_BYTES = env.integer("UPLOAD_MAX_BYTES", 104_857_600, low=1024)
+ARCHIVE_MAX_BYTES = env.integer("ARCHIVE_MAX_BYTES", 2_147_483_647, low=1024)
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_MAX_BYTES
 JSON_MAX_DEPTH = env.integer("JSON_MAX_DEPTH", 64, low=4, high=500)
 
@@ -258,6 +269,10 @@ GATEWAY_URL: str = env.http_url("GATEWAY_URL", PUBLIC_URL)
 """Where sandboxes reach this server."""
 GATEWAY_TOKEN_SECONDS = env.integer("GATEWAY_TOKEN_SECONDS", 3_600, low=60)
 GATEWAY_TIMEOUT_SECONDS = env.integer("GATEWAY_TIMEOUT_SECONDS", 600, low=5)
+GATEWAY_BODY_MAX_BYTES = env.integer("GATEWAY_BODY_MAX_BYTES", 33_554_432, low=65_536)
+"""Requests to models carry whole histories and images."""
+DEMO_PIECE_MILLISECONDS = env.integer("DEMO_PIECE_MILLISECONDS", 20, high=1_000)
+"""The demo model's pause between words."""
 UPSTREAM_ALLOW_PRIVATE = env.boolean("UPSTREAM_ALLOW_PRIVATE", DEBUG)
 """Whether people may name model servers on private addresses (an Ollama on this machine, say)."""
 

@@ -75,7 +75,7 @@ class Supervisor:
         self.say = say
         self.record = record
         self.interrupts = 0
-        self._last_interrupt = 0.0
+        self._last_interrupt = self._reaped_at = 0.0
         self._selector = selectors.DefaultSelector()
         processes.adopt_orphans()
 
@@ -105,7 +105,9 @@ class Supervisor:
         for role in self.roles:
             if role.process is not None and role.process.poll() is not None:
                 self._exited(role)
-        processes.reap_orphans({r.process.pid for r in self.roles if r.process})
+        if time.monotonic() - self._reaped_at > 5:
+            self._reaped_at = time.monotonic()
+            processes.reap_orphans({r.process.pid for r in self.roles if r.process})
 
     def stop(self) -> None:
         """Ask every role to finish, wait ``GRACE_SECONDS`` at most, then end them."""
@@ -196,8 +198,9 @@ class Supervisor:
             data = os.read(role.process.stdout.fileno(), LINE_BYTES)
         except (BlockingIOError, ValueError):
             return 1
-        lines = (role.rest + data).split(b"\n")
-        role.rest = lines.pop() if data else b""
+        *lines, role.rest = (role.rest + data).split(b"\n")
+        if not data and role.rest:  # it died in the middle of a line
+            lines, role.rest = [role.rest], b""
         if len(role.rest) > LINE_BYTES:
             lines, role.rest = [*lines, role.rest], b""
         for line in lines:

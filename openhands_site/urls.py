@@ -4,12 +4,16 @@ from django.contrib import admin
 from django.urls import include, path
 
 from accounts.api.v1 import urls as accounts_api
+from billing.api.v1 import urls as billing_api
+from conversations.api.v1 import urls as conversations_api
 from openhands_site import openapi, views
 
 api_v1 = [
     path("schema", openapi.SchemaView.as_view(), name="schema"),
     path("docs", openapi.DocsView.as_view(), name="docs"),
     *accounts_api.urlpatterns,
+    *conversations_api.urlpatterns,
+    *billing_api.urlpatterns,
 ]
 urlpatterns = [
     path("admin/", admin.site.urls),
@@ -17,6 +21,7 @@ urlpatterns = [
     path("ready", views.ready, name="ready"),
     path("metrics", views.metrics, name="metrics"),
     path("api/v1/", include((api_v1, "v1"))),
+    path("api/llm/v1/", include("billing.llm.urls")),
     path("", include("accounts.page_urls")),
     path("", include("billing.page_urls")),
 ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -98,7 +99,7 @@ class Download:
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self._response.iter_bytes(65_536)
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise _unreachable(error) from error
         finally:
             self.close()
@@ -218,7 +219,9 @@ class AgentClient:
         info = self._object("GET", _conversation(conversation_id))
         tags = info.get("tags") or {}
         for _ in range(2):
-            self._call("PATCH", _conversation(conversation_id), json={"tags": tags}, read=TOOL_SECONDS)
+            self._call(
+                "PATCH", _conversation(conversation_id), json={"tags": tags}, read=TOOL_SECONDS
+            )
 
     # --- The log ---
 
@@ -309,7 +312,13 @@ class AgentClient:
         """
         return self._stream("/api/file/download", {"path": path})
 
-    def archive(self, path: str, *, format: str = "tar.gz", everything: bool = False) -> Download:
+    def archive(
+        self,
+        path: str,
+        *,
+        format: str = "tar.gz",  # noqa: A002  (the engine's own word)
+        everything: bool = False,
+    ) -> Download:
         """A folder as ``tar.gz``, or its changes as a ``git-delta`` patch, in chunks.
 
         Unless ``everything``, caches, dependencies and build outputs are left out.
@@ -344,7 +353,11 @@ class AgentClient:
         # and the next request on it, perhaps a message, would end in a reset.
         return httpx2.Client(
             base_url=self._base_url,
-            headers={"X-Session-API-Key": self._session_key, "Connection": "close"},
+            headers={
+                "X-Session-API-Key": self._session_key,
+                "Connection": "close",
+                "Accept-Encoding": "identity",
+            },
             timeout=httpx2.Timeout(read, connect=CONNECT_SECONDS),
             trust_env=False,
             follow_redirects=False,
@@ -364,18 +377,20 @@ class AgentClient:
         except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
             if not repeatable or isinstance(error, httpx2.ConnectError):
                 raise _unreachable(error) from error
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise _unreachable(error) from error
         try:
             return self._once(method, path, read, request)
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise _unreachable(error, maybe_done=True) from error
 
     def _once(self, method: str, path: str, read: float, request: dict[str, Any]) -> bytes:
         with self._client(read) as client, client.stream(method, path, **request) as response:
-            body = bytearray()
+            body, deadline = bytearray(), time.monotonic() + read + 60
             for chunk in response.iter_bytes():
                 body += chunk
+                if time.monotonic() > deadline:  # a byte now and then never times out by itself
+                    raise EngineUnreachable("the answer does not end", maybe_done=True)
                 if len(body) > BODY_MAX_BYTES:
                     raise EngineRefused(response.status_code, "the answer is too large")
             _raise_for_status(response.status_code, bytes(body))
@@ -401,7 +416,7 @@ class AgentClient:
             if response.status_code >= 400:
                 with contextlib.closing(response):
                     _raise_for_status(response.status_code, response.read()[:10_000])
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             client.close()
             raise _unreachable(error) from error
         except EngineRefused:
@@ -432,7 +447,9 @@ async def follow(
             proxy=None,
         ) as socket:
             # In the first frame: a key in the address would end up in access logs.
-            await socket.send(msgspec.json.encode({"type": "auth", "session_api_key": session_key}).decode())
+            await socket.send(
+                msgspec.json.encode({"type": "auth", "session_api_key": session_key}).decode()
+            )
             while True:
                 # Bytes, because a text frame that is not UTF-8 would end the connection.
                 yield payloads.parse_frame(await socket.recv(decode=False))
@@ -440,8 +457,16 @@ async def follow(
         raise _closed(closed) from closed
     except InvalidStatus as refused:
         status = refused.response.status_code
-        raise (EngineMissing() if status == 404 else EngineRefused(status, "no socket")) from refused
-    except (OSError, InvalidHandshake, InvalidURI, TimeoutError, websockets.WebSocketException) as error:
+        raise (
+            EngineMissing() if status == 404 else EngineRefused(status, "no socket")
+        ) from refused
+    except (
+        OSError,
+        InvalidHandshake,
+        InvalidURI,
+        TimeoutError,
+        websockets.WebSocketException,
+    ) as error:
         raise EngineUnreachable(str(error) or type(error).__name__) from error
 
 
@@ -462,9 +487,7 @@ def _conversation(conversation_id: UUID) -> str:
 
 
 def _unreachable(error: Exception, *, maybe_done: bool | None = None) -> EngineUnreachable:
-    never_sent = isinstance(
-        error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout
-    )
+    never_sent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
     return EngineUnreachable(
         str(error) or type(error).__name__,
         maybe_done=not never_sent if maybe_done is None else maybe_done,

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeAlias
 
 import msgspec
@@ -26,7 +26,8 @@ _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,79}")
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 # The engine writes the envelope's fields in this order. Used where msgspec refuses a frame because of its event.
 _ENVELOPE = re.compile(
-    rb'\A\s*\{"type":"(?:(durable)","seq":(0|[1-9][0-9]{0,18})|(transient)"),"event":(.*)\}\s*\Z', re.DOTALL
+    rb'\A\s*\{"type":"(?:(durable)","seq":(0|[1-9][0-9]{0,18})|(transient)"),"event":(.*)\}\s*\Z',
+    re.DOTALL,
 )
 
 
@@ -109,7 +110,9 @@ class Unknown:
     raw: bytes
 
 
-Frame: TypeAlias = Durable | Transient | Sync | ItemStarted | Delta | ItemAborted | EngineError | Unknown
+Frame: TypeAlias = (
+    Durable | Transient | Sync | ItemStarted | Delta | ItemAborted | EngineError | Unknown
+)
 
 
 class _Durable(msgspec.Struct, tag="durable"):
@@ -167,20 +170,30 @@ def parse_page(body: bytes) -> tuple[list[bytes], str | None]:
     return [bytes(item) for item in page.items], page.next_page_id
 
 
+_skip = json.JSONDecoder(parse_int=len, parse_float=len).raw_decode
+_PAGE_START = re.compile(r'\s*\{\s*"items"\s*:\s*\[\s*')
+_BETWEEN = re.compile(r"\s*(,\s*|(?=\]))")
+_PAGE_END = re.compile(r'\s*\]\s*,\s*"next_page_id"\s*:\s*(?:null|"([^"\\]*)")\s*\}\s*\Z')
+
+
 def _parse_page_slowly(body: bytes, cause: BaseException) -> tuple[list[bytes], str | None]:
-    """For what msgspec refuses and JSON allows: lone surrogates in an event."""
+    """For what msgspec refuses and one event may hold all the same: lone surrogates, NaN, broken UTF-8.
+
+    Cuts the page at its commas; each event is judged by itself later.
+    """
+    text = body.decode("utf-8", "surrogateescape")
+    items = []
     try:
-        page = json.loads(body, parse_int=_number, parse_float=float)
-        items, next_page_id = page["items"], page.get("next_page_id")
-        if not isinstance(items, list) or not isinstance(next_page_id, str | None):
-            raise ValueError
-        return [_dump(item) for item in items], next_page_id
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ValueError(f"not a page of events: {cause}") from cause
-
-
-def _dump(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode()
+        place = _PAGE_START.match(text)
+        while place:
+            if end := _PAGE_END.match(text, place.end()):
+                return items, end[1]
+            _, stop = _skip(text, place.end())
+            items.append(text[place.end() : stop].encode("utf-8", "surrogateescape"))
+            place = _BETWEEN.match(text, stop)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not a page of events: {error}") from cause
+    raise ValueError(f"not a page of events: {cause}") from cause
 
 
 def parse_event(raw: bytes, *, seq: int | None) -> EngineEvent:
@@ -215,9 +228,7 @@ def _unparseable(raw: bytes, *, seq: int | None, reason: str) -> EngineEvent:
         kind, payload = "Oversize", _oversize(raw, "Unparseable")
     else:
         kind = "Unparseable"
-        payload = json.dumps(
-            {"raw_base64": base64.b64encode(raw).decode(), "reason": reason[:300]}
-        )
+        payload = json.dumps({"raw_base64": base64.b64encode(raw).decode(), "reason": reason[:300]})
     return EngineEvent(_made_id(raw, seq), kind, "unknown", payload)
 
 
@@ -271,11 +282,7 @@ def _time(value: Any) -> datetime | None:
         return None
     try:
         time = datetime.fromisoformat(value)
-        return (
-            time.replace(tzinfo=timezone.utc)
-            if time.tzinfo is None
-            else time.astimezone(timezone.utc)
-        )
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 

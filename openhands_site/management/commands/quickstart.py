@@ -27,7 +27,7 @@ from openhands_site.lib import processes
 
 SPARE_MEGABYTES = 300
 KEYS = ("SECRET_KEY", "ENCRYPTION_KEYS", "TOKEN_PEPPERS")
-ENGINE_GRACE_SECONDS = 5
+LOOK_SECONDS = 0.3
 
 
 class Command(BaseCommand):
@@ -164,21 +164,18 @@ class Quickstart:
         """Fill what the environment leaves open; what it says wins over ``server.env``."""
         kept = _read_file(self.folder / "server.env")
         url = f"http://127.0.0.1:{self.port}"
-        hosts = dict.fromkeys(["127.0.0.1", "localhost", *self._own_names()])
-        public = urlsplit(os.environ.get("PUBLIC_URL", url))
-        if public.hostname:
-            hosts |= {public.hostname: None}
-        origins = dict.fromkeys(
-            f"http://[{h}]:{self.port}" if ":" in h else f"http://{h}:{self.port}" for h in hosts
-        )
+        public = urlsplit(os.environ.get("PUBLIC_URL") or url)
+        named = ["127.0.0.1", "localhost", *self._own_names(), public.hostname or ""]
+        hosts = [f"[{name}]" if ":" in name else name for name in dict.fromkeys(filter(None, named))]
+        origins = [f"{public.scheme}://{public.netloc}", *(f"http://{h}:{self.port}" for h in hosts)]
         self.own = {
             "SECRET_KEY": kept.get("SECRET_KEY") or secrets.token_urlsafe(48),
             "ENCRYPTION_KEYS": kept.get("ENCRYPTION_KEYS") or f"k1:{secrets.token_hex(32)}",
             "TOKEN_PEPPERS": kept.get("TOKEN_PEPPERS") or f"p1:{secrets.token_hex(32)}",
             "PUBLIC_URL": url,
             "GATEWAY_URL": url,
-            "ALLOWED_HOSTS": ",".join(f"[{h}]" if ":" in h else h for h in hosts),
-            "ALLOWED_ORIGINS": ",".join([*origins, f"{public.scheme}://{public.netloc}"]),
+            "ALLOWED_HOSTS": ",".join(hosts),
+            "ALLOWED_ORIGINS": ",".join(dict.fromkeys(origins)),
             "ALLOW_PROCESS_SANDBOX": "true",
             "UPSTREAM_ALLOW_PRIVATE": "true",
         }
@@ -332,12 +329,15 @@ class Quickstart:
             record=self.folder / "running.json",
         )
         runner.watch_signals()
-        is_ready = False
+        is_ready, looked_at = False, 0.0
         try:
             while not runner.stop_requested:
                 runner.turn()
+                if time.monotonic() - looked_at < LOOK_SECONDS or runner.stop_requested:
+                    continue
+                looked_at = time.monotonic()
                 self._revive()
-                if not is_ready and not runner.stop_requested and self._is_ready(runner):
+                if not is_ready and self._is_ready(runner):
                     is_ready = True
                     self._announce(runner, link)
         finally:

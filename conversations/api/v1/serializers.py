@@ -1,0 +1,217 @@
+"""What the API takes, and the shapes it gives (for the OpenAPI document; records are made in ``records``)."""
+
+import re
+from typing import Any
+
+from rest_framework import serializers
+
+from conversations.models import Conversation, Event, StartTask
+
+TEXT_LENGTH = 1_000_000
+_FULL_NAME = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)+")
+_BRANCH = re.compile(r"(?!-)[A-Za-z0-9_./+@#-]{1,200}")
+
+
+class RepositorySerializer(serializers.Serializer):
+    """A repository to clone into the workspace."""
+
+    provider = serializers.ChoiceField(choices=["github", "gitlab", "bitbucket"])
+    full_name = serializers.RegexField(_FULL_NAME, max_length=200)
+    branch = serializers.RegexField(_BRANCH, required=False, allow_null=True)
+
+
+class TokensSerializer(serializers.Serializer):
+    prompt = serializers.IntegerField()
+    completion = serializers.IntegerField()
+    cached = serializers.IntegerField()
+
+
+class PhaseSerializer(serializers.Serializer):
+    phase = serializers.ChoiceField(choices=StartTask.Phase.choices)
+    started_at = serializers.DateTimeField()
+    finished_at = serializers.DateTimeField(allow_null=True)
+    detail = serializers.CharField(allow_blank=True)
+
+
+class StartTaskSerializer(serializers.Serializer):
+    """One attempt to bring the sandbox up."""
+
+    id = serializers.UUIDField()
+    phase = serializers.ChoiceField(choices=StartTask.Phase.choices)
+    phases = PhaseSerializer(many=True)
+    reason = serializers.CharField()
+    error = serializers.CharField(allow_blank=True)
+    attempts = serializers.IntegerField()
+    queue_position = serializers.IntegerField(allow_null=True)
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+
+class ConversationSerializer(serializers.Serializer):
+    """A conversation's record."""
+
+    id = serializers.UUIDField()
+    title = serializers.CharField()
+    status = serializers.ChoiceField(choices=Conversation.Status.choices)
+    status_detail = serializers.CharField(allow_blank=True)
+    execution_status = serializers.ChoiceField(choices=Conversation.ExecutionStatus.choices)
+    visibility = serializers.ChoiceField(choices=Conversation.Visibility.choices)
+    confirmation_policy = serializers.ChoiceField(choices=["never", "always", "risky"])
+    asked_seq = serializers.IntegerField(
+        allow_null=True, help_text="The open question's place in the log; send it back with the answer."
+    )
+    last_seq = serializers.IntegerField()
+    epoch = serializers.IntegerField()
+    model = serializers.CharField()
+    repository = RepositorySerializer(allow_null=True)
+    cost_micros = serializers.IntegerField(help_text="Micro-dollars.")
+    tokens = TokensSerializer()
+    start_task = StartTaskSerializer(allow_null=True)
+    organization = serializers.UUIDField()
+    created_by = serializers.UUIDField()
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+
+
+class NewConversationSerializer(serializers.Serializer):
+    """Everything is optional: an empty body makes an empty conversation with a running sandbox."""
+
+    message = serializers.CharField(
+        required=False, max_length=TEXT_LENGTH, trim_whitespace=False, allow_null=True
+    )
+    message_id = serializers.UUIDField(required=False)
+    title = serializers.CharField(required=False, max_length=200, allow_null=True)
+    repository = RepositorySerializer(required=False, allow_null=True)
+    model = serializers.CharField(required=False, max_length=200, allow_null=True)
+    visibility = serializers.ChoiceField(
+        choices=Conversation.Visibility.choices, default=Conversation.Visibility.PRIVATE
+    )
+    confirmation_policy = serializers.ChoiceField(
+        choices=["never", "always", "risky"], default="never"
+    )
+    organization = serializers.UUIDField(
+        required=False, help_text="Where it belongs; by default the key's organization, or your own."
+    )
+
+
+class ConversationPatchSerializer(serializers.Serializer):
+    title = serializers.CharField(max_length=200)
+
+
+class MessageSerializer(serializers.Serializer):
+    """A message to the agent. ``message_id`` makes a repeat harmless."""
+
+    text = serializers.CharField(max_length=TEXT_LENGTH, trim_whitespace=False)
+    message_id = serializers.UUIDField(required=False)
+    images = serializers.ListField(
+        child=serializers.RegexField(
+            r"\A(?:https://|data:image/(?:png|jpeg|gif|webp);base64,)", max_length=2_000_000
+        ),
+        required=False,
+        max_length=8,
+        help_text="https addresses or data URLs.",
+    )
+
+
+class AppendedSerializer(serializers.Serializer):
+    seq = serializers.IntegerField()
+    event_id = serializers.CharField()
+
+
+class AnswerSerializer(serializers.Serializer):
+    accept = serializers.BooleanField()
+    reason = serializers.CharField(required=False, allow_blank=True, max_length=4_000, default="")
+    asked_seq = serializers.IntegerField(required=False, min_value=1, allow_null=True)
+
+
+class EventSerializer(serializers.Serializer):
+    seq = serializers.IntegerField()
+    event_id = serializers.CharField()
+    kind = serializers.CharField()
+    source = serializers.ChoiceField(choices=Event.Source.choices)
+    payload = serializers.JSONField(help_text="The event as its origin wrote it.")
+    engine_time = serializers.DateTimeField(allow_null=True)
+    received_at = serializers.DateTimeField()
+
+
+class EventPageSerializer(serializers.Serializer):
+    items = EventSerializer(many=True)
+    last_seq = serializers.IntegerField()
+    epoch = serializers.IntegerField()
+
+
+class EventQuery(serializers.Serializer):
+    """``after`` reads forward from a seq, ``before`` the page that ends right before one."""
+
+    after = serializers.IntegerField(required=False, min_value=0, max_value=2**62)
+    before = serializers.IntegerField(required=False, min_value=1, max_value=2**62)
+    kind = serializers.CharField(required=False, max_length=80)
+    limit = serializers.IntegerField(required=False, default=100, min_value=1, max_value=500)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "after" in attrs and "before" in attrs:
+            raise serializers.ValidationError("Give after or before, not both.")
+        return attrs
+
+
+class ConversationQuery(serializers.Serializer):
+    status = serializers.ChoiceField(choices=Conversation.Status.choices, required=False)
+    execution_status = serializers.ChoiceField(
+        choices=Conversation.ExecutionStatus.choices, required=False
+    )
+    q = serializers.CharField(required=False, max_length=200, help_text="Words of the title.")
+
+
+class FileQuery(serializers.Serializer):
+    path = serializers.CharField(
+        required=False, allow_blank=True, default="", max_length=4_096, trim_whitespace=False
+    )
+
+
+class FileEntrySerializer(serializers.Serializer):
+    name = serializers.CharField()
+    path = serializers.CharField()
+    type = serializers.ChoiceField(choices=["file", "directory", "link"])
+    size = serializers.IntegerField(help_text="Bytes.")
+    modified_at = serializers.DateTimeField()
+
+
+class FolderSerializer(serializers.Serializer):
+    path = serializers.CharField(allow_blank=True)
+    entries = FileEntrySerializer(many=True)
+
+
+class WrittenFileSerializer(serializers.Serializer):
+    path = serializers.CharField()
+    size = serializers.IntegerField(help_text="Bytes.")
+
+
+class UploadSerializer(serializers.Serializer):
+    file = serializers.FileField()
+    path = serializers.CharField(
+        required=False, allow_blank=True, max_length=4_096, help_text="A folder in the workspace."
+    )
+
+
+class ArchiveQuery(serializers.Serializer):
+    format = serializers.ChoiceField(choices=["zip", "tar.gz"], default="zip")
+
+
+class GitChangeSerializer(serializers.Serializer):
+    status = serializers.CharField()
+    path = serializers.CharField()
+
+
+class GitChangesSerializer(serializers.Serializer):
+    items = GitChangeSerializer(many=True)
+
+
+class GitDiffSerializer(serializers.Serializer):
+    path = serializers.CharField()
+    original = serializers.CharField(allow_null=True, allow_blank=True)
+    modified = serializers.CharField(allow_null=True, allow_blank=True)
+
+
+class StartTasksSerializer(serializers.Serializer):
+    items = StartTaskSerializer(many=True)

@@ -1,0 +1,329 @@
+"""Conversations over REST: parse, one service call or queryset, serialize."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import mixins, parsers, viewsets
+from rest_framework.decorators import action
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.models import Organization
+from accounts.permissions import require
+from conversations import services
+from conversations.api.v1 import serializers
+from conversations.models import Conversation
+from conversations.records import record_of, records_of, start_record
+from openhands_site.lib.api import query_of
+from openhands_site.lib.problems import Problem
+
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key", str, OpenApiParameter.HEADER, description="Up to 255 visible ASCII characters."
+)
+PATH = OpenApiParameter("path", str, description="Relative to the workspace.")
+
+
+class BadIdempotencyKey(Problem):
+    """The header is not one that can be kept."""
+
+    code = "bad-idempotency-key"
+    sentence = "Idempotency-Key takes 1 to 255 visible ASCII characters."
+
+
+class RawParser(parsers.BaseParser):
+    """A file's bytes as the body, whatever it says it is."""
+
+    media_type = "*/*"
+
+    def parse(self, stream: Any, media_type: Any = None, parser_context: Any = None) -> Any:
+        return stream
+
+
+class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
+    """Conversations that you may see: your own, and those shared with your organizations."""
+
+    serializer_class = serializers.ConversationSerializer
+    queryset = Conversation.objects.none()
+    lookup_value_converter = "uuid"
+    permissions_by_action = {  # noqa: RUF012 - read by HasPermission
+        "list": "conversations.view",
+        "retrieve": "conversations.view",
+        "create": "conversations.create",
+        "partial_update": "conversations.steer",
+        "destroy": "conversations.delete",
+        "messages": "conversations.steer",
+        "events": "conversations.view",
+        "interrupt": "conversations.steer",
+        "resume": "conversations.steer",
+        "confirmation": "conversations.steer",
+        "start_tasks": "conversations.view",
+        "files": "files.view",
+        "read_file": "files.view",
+        "write_file": "files.edit",
+        "upload": "files.edit",
+        "archive": "files.view",
+        "git_changes": "files.view",
+        "git_diff": "files.view",
+    }
+
+    def get_queryset(self) -> Any:
+        return Conversation.objects.visible_to(self.request.user)
+
+    @extend_schema(parameters=[serializers.ConversationQuery])
+    def list(self, request: Request) -> Response:
+        """Newest first."""
+        query = query_of(serializers.ConversationQuery, request, ignoring={"cursor", "limit"})
+        rows = self.get_queryset()
+        for name in ("status", "execution_status"):
+            if name in query:
+                rows = rows.filter(**{name: query[name]})
+        for word in query.get("q", "").split():
+            rows = rows.filter(title__icontains=word)
+        page = self.paginate_queryset(rows)
+        return self.get_paginated_response(records_of(page or []))
+
+    @extend_schema(
+        request=serializers.NewConversationSerializer,
+        responses={201: serializers.ConversationSerializer},
+        parameters=[IDEMPOTENCY_KEY],
+    )
+    def create(self, request: Request) -> Response:
+        """Start a conversation; with an ``Idempotency-Key``, a repeat gives the same record."""
+        body = self._body(serializers.NewConversationSerializer, request)
+        organization = self._organization(request, body.pop("organization", None))
+        require(request.user, organization.pk, "conversations.create")
+        if message_id := body.pop("message_id", None):
+            body["message_id"] = str(message_id)
+        conversation = services.create_conversation(
+            user=request.user,
+            organization=organization,
+            idempotency_key=_idempotency_key(request),
+            **body,
+        )
+        return Response(record_of(conversation), status=201)
+
+    def retrieve(self, request: Request, pk: UUID) -> Response:
+        """One conversation's record."""
+        return Response(record_of(self.get_object()))
+
+    @extend_schema(request=serializers.ConversationPatchSerializer)
+    def partial_update(self, request: Request, pk: UUID) -> Response:
+        """Rename it."""
+        conversation = self.get_object()
+        body = self._body(serializers.ConversationPatchSerializer, request)
+        return Response(
+            record_of(services.rename(conversation_id=conversation.pk, title=body["title"]))
+        )
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, pk: UUID) -> Response:
+        """Delete it for good, with its sandbox and files."""
+        services.delete_conversation(conversation_id=self.get_object().pk)
+        return Response(status=204)
+
+    @extend_schema(
+        request=serializers.MessageSerializer, responses={202: serializers.AppendedSerializer}
+    )
+    @action(detail=True, methods=["post"])
+    def messages(self, request: Request, pk: UUID) -> Response:
+        """Say something to the agent. It is in the log when this answers."""
+        conversation = self.get_object()
+        body = self._body(serializers.MessageSerializer, request)
+        event = services.post_message(
+            conversation_id=conversation.pk,
+            text=body["text"],
+            message_id=str(body.get("message_id") or uuid4()),
+            images=body.get("images", ()),
+        )
+        return _appended(event)
+
+    @extend_schema(
+        parameters=[serializers.EventQuery], responses=serializers.EventPageSerializer, filters=False
+    )
+    @action(detail=True, methods=["get"], pagination_class=None)
+    def events(self, request: Request, pk: UUID) -> Response:
+        """A page of the log in order: behind ``after``, before ``before``, or from the start."""
+        conversation = self.get_object()
+        query = query_of(serializers.EventQuery, request)
+        rows = conversation.events.all()
+        if "kind" in query:
+            rows = rows.filter(kind=query["kind"])
+        if "before" in query:
+            rows = reversed(rows.filter(seq__lt=query["before"]).order_by("-seq")[: query["limit"]])
+        else:
+            rows = rows.filter(seq__gt=query.get("after", 0)).order_by("seq")[: query["limit"]]
+        items = [event.to_wire() for event in rows]
+        return Response(
+            {"items": items, "last_seq": conversation.last_seq, "epoch": conversation.epoch}
+        )
+
+    @extend_schema(request=None, responses={202: serializers.ConversationSerializer})
+    @action(detail=True, methods=["post"])
+    def interrupt(self, request: Request, pk: UUID) -> Response:
+        """Stop the agent now."""
+        conversation = self.get_object()
+        services.interrupt(conversation_id=conversation.pk)
+        return Response(record_of(conversation), status=202)
+
+    @extend_schema(request=None, responses={202: serializers.ConversationSerializer})
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, pk: UUID) -> Response:
+        """Wake the sandbox, and let an agent that was stopped or failed go on."""
+        conversation = self.get_object()
+        services.resume(conversation_id=conversation.pk)
+        conversation.refresh_from_db()
+        return Response(record_of(conversation), status=202)
+
+    @extend_schema(
+        request=serializers.AnswerSerializer, responses={202: serializers.AppendedSerializer}
+    )
+    @action(detail=True, methods=["post"])
+    def confirmation(self, request: Request, pk: UUID) -> Response:
+        """Answer the agent's open question; 409 when it is not open any more."""
+        conversation = self.get_object()
+        body = self._body(serializers.AnswerSerializer, request)
+        return _appended(services.answer_confirmation(conversation_id=conversation.pk, **body))
+
+    @extend_schema(responses=serializers.StartTasksSerializer, filters=False)
+    @action(detail=True, methods=["get"], url_path="start-tasks", pagination_class=None)
+    def start_tasks(self, request: Request, pk: UUID) -> Response:
+        """The last twenty attempts to bring the sandbox up, newest first."""
+        rows = self.get_object().start_tasks.order_by("-created_at")[:20]
+        return Response({"items": [start_record(row) for row in rows]})
+
+    # --- Files -------------------------------------------------------------------
+
+    @extend_schema(parameters=[PATH], responses=serializers.FolderSerializer, filters=False)
+    @action(detail=True, methods=["get"], pagination_class=None)
+    def files(self, request: Request, pk: UUID) -> Response:
+        """A folder of the workspace."""
+        conversation = self.get_object()
+        path = query_of(serializers.FileQuery, request)["path"]
+        entries = services.list_files(conversation_id=conversation.pk, path=path)
+        return Response({"path": path, "entries": [entry.to_wire() for entry in entries]})
+
+    @extend_schema(
+        operation_id="conversations_files_read",
+        parameters=[PATH],
+        responses={(200, "application/octet-stream"): OpenApiTypes.BINARY},
+    )
+    @action(detail=True, methods=["get"], url_path="files/content")
+    def read_file(self, request: Request, pk: UUID) -> StreamingHttpResponse:
+        """A file's bytes."""
+        conversation = self.get_object()
+        path = query_of(serializers.FileQuery, request)["path"]
+        return _download(services.read_file(conversation_id=conversation.pk, path=path))
+
+    @extend_schema(
+        operation_id="conversations_files_write",
+        parameters=[PATH],
+        request={"application/octet-stream": OpenApiTypes.BINARY},
+        responses=serializers.WrittenFileSerializer,
+    )
+    @read_file.mapping.put
+    def write_file(self, request: Request, pk: UUID) -> Response:
+        """Write a file, its folders included."""
+        conversation = self.get_object()
+        path = query_of(serializers.FileQuery, request)["path"]
+        size = services.write_file(
+            conversation_id=conversation.pk, path=path, content=request.stream or b""
+        )
+        return Response({"path": path, "size": size})
+
+    @extend_schema(
+        request={"multipart/form-data": serializers.UploadSerializer},
+        responses={201: serializers.WrittenFileSerializer},
+    )
+    @action(
+        detail=True,
+        methods=["post"],
+        url_path="files/upload",
+        parser_classes=[parsers.MultiPartParser],
+    )
+    def upload(self, request: Request, pk: UUID) -> Response:
+        """Put a file into a folder of the workspace."""
+        conversation = self.get_object()
+        body = self._body(serializers.UploadSerializer, request)
+        folder = body.get("path", "").strip("/")
+        path = f"{folder}/{body['file'].name}" if folder else body["file"].name
+        size = services.write_file(
+            conversation_id=conversation.pk, path=path, content=body["file"].file
+        )
+        return Response({"path": path, "size": size}, status=201)
+
+    @extend_schema(
+        parameters=[serializers.ArchiveQuery],
+        responses={(200, "application/octet-stream"): OpenApiTypes.BINARY},
+        filters=False,
+    )
+    @action(detail=True, methods=["get"], pagination_class=None)
+    def archive(self, request: Request, pk: UUID) -> StreamingHttpResponse:
+        """The whole workspace in one file."""
+        conversation = self.get_object()
+        kind = query_of(serializers.ArchiveQuery, request)["format"]
+        chunks = services.download_archive(conversation_id=conversation.pk, format=kind)
+        return _download(chunks, name=f"workspace-{conversation.pk.hex[:8]}.{kind}")
+
+    @extend_schema(responses=serializers.GitChangesSerializer, filters=False)
+    @action(detail=True, methods=["get"], url_path="git/changes", pagination_class=None)
+    def git_changes(self, request: Request, pk: UUID) -> Response:
+        """What changed in the workspace's repository."""
+        return Response({"items": services.git_changes(conversation_id=self.get_object().pk)})
+
+    @extend_schema(parameters=[PATH], responses=serializers.GitDiffSerializer, filters=False)
+    @action(detail=True, methods=["get"], url_path="git/diff", pagination_class=None)
+    def git_diff(self, request: Request, pk: UUID) -> Response:
+        """A file before and after."""
+        conversation = self.get_object()
+        path = query_of(serializers.FileQuery, request)["path"]
+        return Response(services.git_diff(conversation_id=conversation.pk, path=path))
+
+    # --- Parts -------------------------------------------------------------------
+
+    def get_parsers(self) -> Any:
+        if getattr(self, "action_map", {}).get(self.request.method.lower() if self.request else "") == "write_file":
+            return [RawParser()]
+        return super().get_parsers()
+
+    def _body(self, kind: Any, request: Request) -> dict[str, Any]:
+        serializer = kind(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        return dict(serializer.validated_data)
+
+    def _organization(self, request: Request, wanted: UUID | None) -> Organization:
+        """The organization that a new conversation belongs to."""
+        mine = Organization.objects.visible_to(request.user)
+        bound = request.user.bound_organization_id
+        found = mine.filter(pk=wanted or bound or request.user.personal_organization.pk).first()
+        if found is None:
+            raise ValidationError({"organization": ["You are not a member of that organization."]})
+        return found
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):  # noqa: PLR2004
+        raise BadIdempotencyKey
+    return key
+
+
+def _appended(event: Any) -> Response:
+    return Response({"seq": event.seq, "event_id": event.event_id}, status=202)
+
+
+def _download(chunks: Any, name: str = "") -> StreamingHttpResponse:
+    """Bytes of a sandbox: never shown in our origin, always saved."""
+    disposition = f'attachment; filename="{name}"' if name else "attachment"
+    return StreamingHttpResponse(
+        chunks,
+        content_type="application/octet-stream",
+        headers={
+            "Content-Disposition": disposition,
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "sandbox; default-src 'none'",
+        },
+    )

@@ -1,0 +1,97 @@
+"""Answers to the agent's questions: each question is answered once, and only the one that was shown."""
+
+import logging
+from uuid import UUID, uuid4
+
+import orjson
+from django.db import transaction
+
+from conversations import queue, streams
+from conversations.agent.client import AgentClient, EngineRefused, EngineUnreachable
+from conversations.models import Conversation, Event, NewEvent
+from conversations.services.starting import is_up
+from openhands_site.lib.problems import Problem
+
+log = logging.getLogger(__name__)
+HEALED_REASON = "The sandbox was restarted while this waited for an answer. Ask again if you still want it."
+
+
+class NotWaiting(Problem):
+    """The agent is not waiting for an answer, or for another one than this."""
+
+    status = 409
+    code = "not-waiting"
+    sentence = "The agent is not waiting for an answer any more. Reload to see what it is doing."
+
+
+@transaction.atomic
+def answer_confirmation(
+    *, conversation_id: UUID, accept: bool, reason: str = "", asked_seq: int | None = None
+) -> Event:
+    """Record the answer to the open question and have it carried to the agent; returns its event.
+
+    ``asked_seq`` (the record's field) names the question that was shown. Raises ``NotWaiting`` when it was
+    answered already or another one is open; so a double click approves once, and never the next action.
+    """
+    conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+    is_waiting = (
+        conversation.execution_status == Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION
+    )
+    if not is_waiting or conversation.asked_seq is None or conversation.asked_in_run is None:
+        raise NotWaiting
+    if asked_seq not in (None, conversation.asked_seq):
+        raise NotWaiting
+    answer = {"accept": accept, "reason": reason, "asked_seq": conversation.asked_seq}
+    [event] = conversation.append(
+        NewEvent(
+            event_id=str(uuid4()),
+            kind="UserConfirmation",
+            source=Event.Source.USER,
+            payload=orjson.dumps(answer).decode(),
+        )
+    )
+    queue.answer_agent(
+        conversation_id, accept=accept, reason=reason, asked_in_run=conversation.asked_in_run
+    )
+    conversation.asked_seq = conversation.asked_in_run = None
+    conversation.save(update_fields=["asked_seq", "asked_in_run"])
+    streams.announce_on_commit(conversation_id)
+    return event
+
+
+def carry_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in_run: int) -> None:
+    """Give an answer to the engine, if it still waits. Safe to repeat.
+
+    An engine that was restarted since it asked loses the question's place in the model's history when the
+    answer is yes (contract, section 9); there the answer becomes a refusal, the history is rebuilt and the
+    agent asks again. Raises ``EngineUnreachable`` for the job to be tried again.
+    """
+    conversation = Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
+    if conversation is None or conversation.sandbox is None or conversation.deleted_at:
+        return
+    if not is_up(conversation):
+        raise EngineUnreachable("the sandbox is not up yet")
+    client = AgentClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
+    found = client.conversation(conversation_id) or {}
+    if found.get("execution_status") != "waiting_for_confirmation":
+        return
+    if conversation.sandbox.run == asked_in_run:
+        client.answer_confirmation(conversation_id, accept=accept, reason=reason or _default(accept))
+        goes_on = not accept and bool(reason)
+    else:
+        client.answer_confirmation(
+            conversation_id, accept=False, reason=HEALED_REASON if accept else reason or _default(accept)
+        )
+        found = client.conversation(conversation_id) or found
+        if leaf := found.get("leaf_event_id"):
+            client.navigate(conversation_id, event_id=leaf)
+        goes_on = accept or bool(reason)
+    if goes_on:
+        try:
+            client.run(conversation_id)
+        except EngineRefused:
+            log.warning("the agent did not go on after an answer", exc_info=True)
+
+
+def _default(accept: bool) -> str:
+    return "Approved by the user." if accept else "Rejected by the user."

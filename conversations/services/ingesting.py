@@ -1,0 +1,271 @@
+"""From the engine's log into ours: in order, once, fenced, and nothing changed on the way."""
+
+import hashlib
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from conversations import streams
+from conversations.agent.client import AgentClient
+from conversations.agent.payloads import Durable, execution_status
+from conversations.models import (
+    Conversation,
+    Event,
+    Lease,
+    NewEvent,
+    OutgoingMessage,
+    Sandbox,
+    StartTask,
+)
+from conversations.sandboxes.provider import State, get_provider
+from conversations.services.messaging import note_status_change, user_text
+from conversations.services.starting import append_notice, request_start, set_status
+from openhands_site.lib.problems import Problem
+
+log = logging.getLogger(__name__)
+WAITING = Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION
+CRASHES_BEFORE_GIVING_UP = 3
+CRASH_WINDOW_SECONDS = 600
+READ_PAGE = 50
+
+
+class StaleLease(Problem):
+    """A manager writes under a generation that is no longer the newest: somebody else follows now."""
+
+    status = 409
+    code = "stale-lease"
+    sentence = "Another manager follows this conversation now."
+
+
+class LogGap(Exception):
+    """Frames do not continue the log: the reader must begin again behind what is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to follow an engine's log, and from where."""
+
+    base_url: str
+    session_key: str
+    run: int
+    after_seq: int
+
+
+def place_to_follow(*, conversation_id: UUID, generation: int) -> Place | None:
+    """Where a conversation's engine is now, or None while there is none. Raises ``StaleLease``."""
+    conversation = (
+        Conversation.objects.select_related("sandbox").filter(pk=conversation_id, deleted_at=None).first()
+    )
+    held = Lease.objects.filter(conversation_id=conversation_id, generation=generation)
+    if conversation is None or not held.exists():
+        raise StaleLease
+    sandbox = conversation.sandbox
+    if sandbox is None or sandbox.observed != Sandbox.Observed.RUNNING:
+        return None
+    return Place(sandbox.base_url, sandbox.session_key(), sandbox.run, conversation.engine_seq)
+
+
+def _locked_under(conversation_id: UUID, generation: int) -> Conversation:
+    """The conversation, locked, if this generation is still the newest; else ``StaleLease``."""
+    rows = Conversation.objects.select_for_update(of=("self",)).select_related("sandbox")
+    conversation = rows.filter(pk=conversation_id, deleted_at=None).first()
+    # The lease is locked too, so that nobody takes it over between this look and our commit.
+    lease = Lease.objects.select_for_update().filter(conversation_id=conversation_id).first()
+    if conversation is None or lease is None or lease.generation != generation:
+        raise StaleLease
+    return conversation
+
+
+@transaction.atomic
+def ingest_events(*, conversation_id: UUID, generation: int, frames: Sequence[Durable]) -> int:
+    """Append the engine's events behind what is stored; how many were new.
+
+    Safe to repeat: what is stored already is skipped by its index. Raises ``StaleLease`` and ``LogGap``,
+    and then nothing of the batch is stored.
+    """
+    conversation = _locked_under(conversation_id, generation)
+    fresh = [frame for frame in frames if frame.seq > conversation.engine_seq]
+    if not fresh:
+        return 0
+    expected = range(conversation.engine_seq + 1, conversation.engine_seq + 1 + len(fresh))
+    if [frame.seq for frame in fresh] != list(expected):
+        raise LogGap(f"{conversation_id}: {fresh[0].seq} does not follow {conversation.engine_seq}")
+    taken = set(
+        Event.objects.filter(
+            conversation_id=conversation_id, event_id__in=[f.event.event_id for f in fresh]
+        ).values_list("event_id", flat=True)
+    )
+    news = []
+    for frame in fresh:
+        event_id = _free_id(frame, taken)
+        taken.add(event_id)
+        news.append(
+            NewEvent(
+                event_id=event_id,
+                kind=frame.event.kind,
+                source=frame.event.source,
+                payload=frame.event.payload,
+                engine_seq=frame.seq,
+                engine_time=frame.event.time,
+            )
+        )
+    conversation.engine_seq = fresh[-1].seq
+    conversation.save(update_fields=["engine_seq"])
+    events = conversation.append(*news)
+    _match_messages(conversation, fresh, events)
+    _project(conversation, fresh, events)
+    streams.announce_on_commit(conversation_id)
+    return len(events)
+
+
+def read_log(*, conversation_id: UUID, generation: int, client: AgentClient) -> int:
+    """Append what the engine's log has behind ours, page by page over REST; how many were new.
+
+    For what its socket cannot carry. Safe to repeat. Raises ``StaleLease``, ``LogGap``,
+    ``EngineUnreachable``.
+    """
+    conversation = Conversation.objects.get(pk=conversation_id)
+    newest = Event.objects.filter(conversation=conversation, engine_seq=conversation.engine_seq)
+    news = client.events(
+        conversation_id,
+        after_id=newest.values_list("event_id", flat=True).first(),
+        after_seq=conversation.engine_seq,
+    )
+    count = 0
+    while page := list(itertools.islice(news, READ_PAGE)):
+        count += ingest_events(conversation_id=conversation_id, generation=generation, frames=page)
+    return count
+
+
+def _free_id(frame: Durable, taken: set[str]) -> str:
+    """The engine's id, unless the log has it at another place: a sandbox may say anything, twice."""
+    if frame.event.event_id not in taken:
+        return frame.event.event_id
+    name = f"{frame.seq}:{frame.event.event_id}"
+    return "x-" + hashlib.sha256(name.encode()).hexdigest()
+
+
+def _match_messages(
+    conversation: Conversation, frames: Sequence[Durable], events: Sequence[Event]
+) -> None:
+    """Mark messages delivered by their echo in the engine's log."""
+    for frame, event in zip(frames, events, strict=True):
+        text = user_text(frame.event)
+        if text is None:
+            continue
+        unmatched = OutgoingMessage.objects.filter(
+            conversation=conversation, engine_event_id="", text=text, attempts__gt=0
+        )
+        message = unmatched.order_by("seq").first()
+        if message is not None:
+            message.engine_event_id = event.event_id
+            message.status = OutgoingMessage.Status.DELIVERED
+            message.delivered_at = timezone.now()
+            message.save(update_fields=["engine_event_id", "status", "delivered_at"])
+
+
+def _project(
+    conversation: Conversation, frames: Sequence[Durable], events: Sequence[Event]
+) -> None:
+    """Take the agent's newest state over into the record, in the transaction of its events."""
+    newest = None
+    for frame, event in zip(frames, events, strict=True):
+        status = execution_status(frame.event)
+        if status in Conversation.ExecutionStatus.values:
+            newest = (status, event.seq)
+    Sandbox.objects.filter(pk=conversation.sandbox_id).update(active_at=timezone.now())
+    if newest is not None:
+        _take_status(conversation, *newest)
+
+
+def _take_status(conversation: Conversation, status: str, seq: int) -> None:
+    asks = status == WAITING and conversation.sandbox is not None
+    conversation.asked_seq = seq if asks else None
+    conversation.asked_in_run = conversation.sandbox.run if asks else None
+    conversation.save(update_fields=["asked_seq", "asked_in_run"])
+    note_status_change(conversation, status)
+
+
+@transaction.atomic
+def observe_status(*, conversation_id: UUID, generation: int, status: str) -> None:
+    """Take over a state that the engine reports without an event, as after its restart.
+
+    Raises ``StaleLease``.
+    """
+    conversation = _locked_under(conversation_id, generation)
+    if status not in Conversation.ExecutionStatus.values or status == conversation.execution_status:
+        return
+    if status == WAITING:
+        _take_status(conversation, status, conversation.last_seq)
+        # It asked in a run of before: an answer must take the long way (see carry_answer).
+        conversation.asked_in_run = 0
+        conversation.save(update_fields=["asked_in_run"])
+    else:
+        _take_status(conversation, status, conversation.last_seq)
+
+
+def note_engine_lost(*, conversation_id: UUID, generation: int) -> bool:
+    """Look why an engine does not answer. If it is gone, say so in the log and bring it back.
+
+    Returns whether it is gone. A busy agent's engine is restarted at once, an idle one with the next
+    message; one that dies again and again is given up. Raises ``StaleLease``.
+    """
+    conversation = Conversation.objects.select_related("sandbox").get(pk=conversation_id)
+    sandbox = conversation.sandbox
+    if sandbox is None or sandbox.observed != Sandbox.Observed.RUNNING:
+        return True
+    observed = get_provider(sandbox.provider).inspect(sandbox.handle)
+    if observed.state in (State.RUNNING, State.STARTING):
+        return False
+    with transaction.atomic():
+        conversation = _locked_under(conversation_id, generation)
+        return _take_loss(conversation, run=sandbox.run, detail=observed.detail)
+
+
+def _take_loss(conversation: Conversation, *, run: int, detail: str) -> bool:
+    sandbox = conversation.sandbox
+    if sandbox is None or sandbox.run != run or sandbox.observed != Sandbox.Observed.RUNNING:
+        return True
+    if sandbox.desired != Sandbox.Desired.RUNNING:
+        return True  # it was stopped on purpose
+    sandbox.observed, sandbox.detail = Sandbox.Observed.FAILED, detail
+    sandbox.stopped_at = timezone.now()
+    sandbox.save(update_fields=["observed", "detail", "stopped_at"])
+    was_busy = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
+    if _crashes_lately(conversation) >= CRASHES_BEFORE_GIVING_UP:
+        message = "The agent's engine stopped several times in a row and is not restarted again by itself."
+        append_notice(conversation, code="engine_gave_up", message=message, detail=detail)
+        set_status(
+            conversation,
+            status=Conversation.Status.FAILED,
+            status_detail=message,
+            execution_status=Conversation.ExecutionStatus.ERROR,
+        )
+        return True
+    append_notice(
+        conversation,
+        code="engine_stopped",
+        message="The agent's engine stopped unexpectedly. Files and history are safe; "
+        + ("it is being restarted." if was_busy else "it restarts with the next message."),
+        detail=detail,
+    )
+    if was_busy or conversation.execution_status == WAITING:
+        request_start(conversation, reason="the engine stopped")
+    else:
+        set_status(conversation, status=Conversation.Status.STOPPED, status_detail=detail)
+    if was_busy:
+        set_status(conversation, execution_status=Conversation.ExecutionStatus.ERROR)
+    return True
+
+
+def _crashes_lately(conversation: Conversation) -> int:
+    since = timezone.now() - timedelta(seconds=CRASH_WINDOW_SECONDS)
+    return StartTask.objects.filter(
+        conversation=conversation, reason="the engine stopped", created_at__gt=since
+    ).count()

@@ -1,0 +1,153 @@
+"""Making conversations, naming them, ending them."""
+
+import hashlib
+import logging
+import secrets
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from accounts.models import Organization, User
+from billing import services as billing
+from conversations import queue, streams
+from conversations.models import Conversation, Event, Lease, Sandbox, StartTask
+from conversations.sandboxes.provider import get_provider
+from conversations.services.messaging import add_message
+from conversations.services.starting import request_start, set_status
+from openhands_site.lib.problems import Problem
+
+log = logging.getLogger(__name__)
+TITLE_LENGTH = 80
+
+
+class IdempotencyConflict(Problem):
+    """An ``Idempotency-Key`` comes again with another body."""
+
+    status = 409
+    code = "idempotency-conflict"
+    sentence = "This Idempotency-Key was used for a request with another body. Use a new key."
+
+
+def create_conversation(
+    *,
+    user: User,
+    organization: Organization | None = None,
+    message: str | None = None,
+    message_id: str | None = None,
+    title: str | None = None,
+    repository: dict[str, Any] | None = None,
+    model: str | None = None,
+    visibility: str = Conversation.Visibility.PRIVATE,
+    confirmation_policy: str = "never",
+    idempotency_key: str | None = None,
+) -> Conversation:
+    """Create a conversation, post its first message if there is one, and ask for its sandbox.
+
+    All of it is one transaction. With ``idempotency_key``, a repeat by the same user with the same content
+    returns the first conversation; with other content it raises ``IdempotencyConflict``.
+    """
+    organization = organization or user.personal_organization
+    content = [str(organization.pk), message, title, repository, model, visibility, confirmation_policy]
+    digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    with transaction.atomic():
+        if idempotency_key is not None:
+            # The user's row, not a probe of the index: two first uses of a key must meet each other.
+            User.objects.select_for_update().get(pk=user.pk)
+            earlier = Conversation.objects.filter(
+                created_by=user, idempotency_key=idempotency_key
+            ).first()
+            if earlier is not None:
+                if earlier.idempotency_digest != digest:
+                    raise IdempotencyConflict
+                return earlier
+        conversation = Conversation.objects.create(
+            organization=organization,
+            created_by=user,
+            title=title or title_from(message),
+            visibility=visibility,
+            repository=repository,
+            model=model
+            or billing.model_name_for(organization_id=organization.pk, user_id=user.pk),
+            confirmation_policy=confirmation_policy,
+            sandbox=new_sandbox(organization),
+            idempotency_key=idempotency_key,
+            idempotency_digest=digest if idempotency_key is not None else "",
+        )
+        Lease.objects.create(
+            conversation=conversation, organization=organization, expires_at=timezone.now()
+        )
+        if message is not None:
+            add_message(conversation, text=message, message_id=message_id or str(uuid4()))
+        request_start(conversation, reason="a new conversation")
+    return conversation
+
+
+def new_sandbox(organization: Organization) -> Sandbox:
+    """A sandbox that is wanted and not started, its keys committed before anything runs under them."""
+    sandbox = Sandbox(organization=organization, provider=settings.SANDBOX_PROVIDER)
+    sandbox.set_keys(session=secrets.token_urlsafe(32), secret=secrets.token_urlsafe(32))
+    sandbox.save()
+    return sandbox
+
+
+def title_from(message: str | None) -> str:
+    """A title made of a message's first line that says something."""
+    lines = (line.strip() for line in (message or "").splitlines())
+    first = next((line for line in lines if line and not line.startswith("!")), "")
+    first = first or next((line.strip() for line in (message or "").splitlines() if line.strip()), "")
+    if len(first) > TITLE_LENGTH:
+        first = first[: TITLE_LENGTH - 1].rsplit(" ", 1)[0].rstrip(",.;:") + "…"
+    return first or "New conversation"
+
+
+@transaction.atomic
+def rename(*, conversation_id: UUID, title: str) -> Conversation:
+    """Give a conversation another title. Safe to repeat."""
+    conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+    set_status(conversation, title=title)
+    return conversation
+
+
+@transaction.atomic
+def delete_conversation(*, conversation_id: UUID) -> None:
+    """End a conversation: from now on it does not exist for anybody; a job removes what is left of it.
+
+    Safe to repeat.
+    """
+    conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+    if conversation.deleted_at:
+        return
+    if conversation.sandbox is not None:
+        Sandbox.objects.filter(pk=conversation.sandbox_id).update(desired=Sandbox.Desired.DESTROYED)
+    billing.revoke_gateway_tokens(conversation_id=conversation_id)
+    set_status(conversation, deleted_at=timezone.now())
+    queue.destroy_conversation(conversation_id)
+
+
+def destroy_conversation(*, conversation_id: UUID) -> None:
+    """Remove a deleted conversation's sandbox with its data, then its rows. Safe to repeat."""
+    conversation = (
+        Conversation.objects.filter(pk=conversation_id)
+        .exclude(deleted_at=None)
+        .select_related("sandbox")
+        .first()
+    )
+    if conversation is None:
+        return
+    if sandbox := conversation.sandbox:
+        if sandbox.handle:
+            get_provider(sandbox.provider).destroy(sandbox.handle)
+        Sandbox.objects.filter(pk=sandbox.pk).update(
+            observed=Sandbox.Observed.MISSING, stopped_at=timezone.now()
+        )
+    with transaction.atomic():
+        Event.objects.filter(conversation_id=conversation_id)._raw_delete("default")  # noqa: SLF001
+        StartTask.objects.filter(conversation_id=conversation_id).delete()
+        sandbox_id = conversation.sandbox_id
+        conversation.delete()
+        Sandbox.objects.filter(pk=sandbox_id).delete()
+    streams.announce(conversation_id)

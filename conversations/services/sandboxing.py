@@ -1,0 +1,363 @@
+"""Bringing sandboxes up, and down: desired state into observed state, phase by phase."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from accounts.models import Organization
+from billing import services as billing
+from conversations import queue, streams
+from conversations.agent.client import AgentClient, EngineRefused, EngineUnreachable
+from conversations.agent.payloads import start_body
+from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, Sandbox, StartTask
+from conversations.sandboxes.provider import (
+    SandboxSpec,
+    SandboxUnavailable,
+    State,
+    get_provider,
+)
+from conversations.services.preparing import prepare_workspace
+from conversations.services.starting import append_notice, set_status
+from openhands_site.lib.problems import Problem
+
+log = logging.getLogger(__name__)
+Phase = StartTask.Phase
+QUEUE_SECONDS = 2
+MAX_ATTEMPTS = 3
+STOP_GRACE_SECONDS = 10.0
+OCCUPYING = (Sandbox.Observed.STARTING, Sandbox.Observed.RUNNING)
+
+
+class SandboxNotRunning(Problem):
+    """The sandbox sleeps or is not up yet, and what was asked needs it."""
+
+    status = 409
+    code = "sandbox-not-running"
+    sentence = "The sandbox is not running. Resume the conversation and try again."
+
+
+class StartFailed(Exception):
+    """A phase failed for good; the text is for the conversation's owner."""
+
+
+# --- Up -------------------------------------------------------------------------
+
+
+def start_conversation(*, conversation_id: UUID) -> None:
+    """Bring a conversation's sandbox and engine up, as its open start task asks.
+
+    Safe to repeat and to kill: every phase finds what an earlier attempt left. Waits its turn when the
+    organization has ``SANDBOX_MAX_RUNNING`` sandboxes running, by queueing itself again.
+    """
+    conversation = (
+        Conversation.objects.select_related("sandbox", "organization")
+        .filter(pk=conversation_id, deleted_at=None)
+        .first()
+    )
+    task = StartTask.objects.filter(conversation_id=conversation_id, finished_at=None).first()
+    if conversation is None or task is None or conversation.sandbox is None:
+        return
+    StartTask.objects.filter(pk=task.pk).update(attempts=task.attempts + 1)
+    task.attempts += 1
+    sandbox = conversation.sandbox
+    try:
+        with _phase(task, Phase.WORKING):
+            billing.extend_gateway_tokens(conversation_ids=[conversation_id])
+        if not _take_turn(task, sandbox):
+            queue.start_conversation(conversation_id, in_seconds=QUEUE_SECONDS)
+            return
+        with _phase(task, Phase.WAITING_FOR_SANDBOX):
+            _start_sandbox(sandbox)
+        client = AgentClient(sandbox.base_url, sandbox.session_key())
+        if not sandbox.conversation_started:
+            prepare_workspace(conversation, sandbox, client, lambda phase: _phase(task, phase))
+        with _phase(task, Phase.STARTING_CONVERSATION):
+            _start_engine_conversation(conversation, sandbox, client)
+    except (Problem, StartFailed, EngineUnreachable, EngineRefused) as error:
+        _note_failure(task, conversation, str(getattr(error, "detail", "") or error))
+        return
+    _finish(task, conversation, sandbox)
+
+
+def _take_turn(task: StartTask, sandbox: Sandbox) -> bool:
+    """Occupy a place among the organization's running sandboxes, or note the position in the line."""
+    with transaction.atomic():
+        Organization.objects.select_for_update().get(pk=task.organization_id)
+        sandbox.refresh_from_db()
+        if sandbox.observed not in OCCUPYING:
+            occupied = Sandbox.objects.filter(
+                organization_id=task.organization_id, observed__in=OCCUPYING
+            ).count()
+            if occupied >= settings.SANDBOX_MAX_RUNNING:
+                before = StartTask.objects.filter(
+                    organization_id=task.organization_id,
+                    finished_at=None,
+                    queue_position__isnull=False,
+                    created_at__lt=task.created_at,
+                )
+                _update(task, queue_position=before.count() + 1, phase=Phase.WAITING_FOR_SANDBOX)
+                return False
+            sandbox.observed = Sandbox.Observed.STARTING
+            sandbox.save(update_fields=["observed"])
+    if task.queue_position is not None:
+        _update(task, queue_position=None)
+    return True
+
+
+def _start_sandbox(sandbox: Sandbox) -> None:
+    """Start the provider's side and wait until the engine answers."""
+    provider = get_provider(sandbox.provider)
+    spec = SandboxSpec(
+        sandbox_id=sandbox.pk,
+        session_key=sandbox.session_key(),
+        secret_key=sandbox.secret_key(),
+        gateway_url=settings.GATEWAY_URL,
+    )
+    before = provider.inspect(sandbox.handle) if sandbox.handle else None
+    is_new_run = before is None or before.state not in (State.RUNNING, State.STARTING)
+    handle = provider.resume(spec, sandbox.handle) if sandbox.handle else provider.start(spec)
+    sandbox.handle = handle
+    if is_new_run:
+        sandbox.run += 1
+        sandbox.started_at = timezone.now()
+    sandbox.observed, sandbox.stopped_at = Sandbox.Observed.STARTING, None
+    sandbox.save(update_fields=["handle", "run", "started_at", "observed", "stopped_at"])
+    deadline = time.monotonic() + settings.SANDBOX_START_SECONDS
+    while True:
+        observed = provider.inspect(handle)
+        if observed.state == State.RUNNING:
+            break
+        if observed.state != State.STARTING:
+            raise StartFailed(observed.detail or f"The sandbox is {observed.state.value}.")
+        if time.monotonic() > deadline:
+            raise StartFailed(
+                f"The engine did not answer within {settings.SANDBOX_START_SECONDS} s. {observed.detail}"
+            )
+        time.sleep(0.25)
+    sandbox.base_url, sandbox.workspace = observed.base_url, observed.workspace
+    sandbox.detail = ""
+    sandbox.active_at = timezone.now()
+    info = AgentClient(sandbox.base_url, sandbox.session_key()).server_info()
+    sandbox.engine_version = str(info.get("version", ""))[:40]
+    sandbox.save(update_fields=["base_url", "workspace", "detail", "active_at", "engine_version"])
+
+
+def _start_engine_conversation(
+    conversation: Conversation, sandbox: Sandbox, client: AgentClient
+) -> None:
+    """Make the conversation in the engine under our own id, unless it is there (creation is idempotent)."""
+    if sandbox.conversation_started:
+        if client.conversation(conversation.pk) is None:
+            raise StartFailed("The engine lost this conversation's files.")
+        return
+    token = billing.issue_gateway_token(
+        organization_id=conversation.organization_id,
+        user_id=conversation.created_by_id,
+        conversation_id=conversation.pk,
+    )
+    body = start_body(
+        conversation_id=conversation.pk,
+        model=conversation.model,
+        gateway_url=f"{settings.GATEWAY_URL}/api/llm/v1",
+        token=token,
+        workspace=sandbox.workspace,
+        confirmation_policy=conversation.confirmation_policy,
+    )
+    try:
+        client.start_conversation(body)
+    except EngineRefused as error:
+        if error.status >= 500:  # noqa: PLR2004 - a failed creation leaves a ghost (contract, section 3)
+            with contextlib.suppress(EngineRefused, EngineUnreachable):
+                client.delete_conversation(conversation.pk)
+        raise
+
+
+def _finish(task: StartTask, conversation: Conversation, sandbox: Sandbox) -> None:
+    with transaction.atomic():
+        conversation = Conversation.objects.select_for_update().get(pk=conversation.pk)
+        sandbox.observed, sandbox.conversation_started = Sandbox.Observed.RUNNING, True
+        sandbox.save(update_fields=["observed", "conversation_started"])
+        now = timezone.now()
+        task.phases.append(_entry(Phase.READY, started=now, finished=now))
+        _update(task, phase=Phase.READY, phases=task.phases, finished_at=now)
+        set_status(conversation, status=Conversation.Status.RUNNING, status_detail="")
+        queue.deliver_messages(conversation.pk)
+
+
+def _note_failure(task: StartTask, conversation: Conversation, error: str) -> None:
+    """Try again a few times, then say what failed."""
+    log.warning("start of %s failed: %s", conversation.pk, error)
+    with transaction.atomic():
+        conversation = Conversation.objects.select_for_update().get(pk=conversation.pk)
+        Sandbox.objects.filter(pk=conversation.sandbox_id).update(
+            observed=Sandbox.Observed.FAILED, detail=error
+        )
+        if task.attempts < MAX_ATTEMPTS and not _is_final(error):
+            queue.start_conversation(conversation.pk, in_seconds=QUEUE_SECONDS * task.attempts)
+            return
+        now = timezone.now()
+        task.phases.append(_entry(Phase.ERROR, started=now, finished=now, detail=error))
+        _update(task, phase=Phase.ERROR, phases=task.phases, error=error, finished_at=now)
+        append_notice(
+            conversation,
+            code="start_failed",
+            message="The sandbox could not be started. Your messages are kept; retry when it is mended.",
+            detail=error,
+        )
+        set_status(conversation, status=Conversation.Status.FAILED, status_detail=error)
+
+
+def _is_final(error: str) -> bool:
+    return error.startswith("The engine is not installed")
+
+
+@contextlib.contextmanager
+def _phase(task: StartTask, phase: str) -> Iterator[None]:
+    """Record one phase with its times and, when it fails, its cause."""
+    entry = _entry(phase, started=timezone.now())
+    task.phases = [e for e in task.phases if e["phase"] != phase] + [entry]
+    _update(task, phase=phase, phases=task.phases)
+    try:
+        yield
+    except Exception as error:
+        entry["detail"] = str(getattr(error, "detail", "") or error)[:500]
+        raise
+    finally:
+        entry["finished_at"] = timezone.now().isoformat()
+        _update(task, phases=task.phases)
+
+
+def _entry(phase: str, *, started: datetime, finished: datetime | None = None, detail: str = "") -> dict:
+    return {
+        "phase": str(phase),
+        "started_at": started.isoformat(),
+        "finished_at": finished.isoformat() if finished else None,
+        "detail": detail[:500],
+    }
+
+
+def _update(task: StartTask, **fields: object) -> None:
+    for name, value in fields.items():
+        setattr(task, name, value)
+    task.updated_at = timezone.now()
+    task.save(update_fields=[*fields, "updated_at"])
+    # The record carries the start task: touch the row, so that a lost nudge is noticed by the poll too.
+    Conversation.objects.filter(pk=task.conversation_id).update(updated_at=task.updated_at)
+    streams.announce_on_commit(task.conversation_id)
+
+
+# --- Down -----------------------------------------------------------------------
+
+
+def stop_sandbox(*, conversation_id: UUID) -> None:
+    """Stop a conversation's sandbox and keep its data. Safe to repeat."""
+    conversation = (
+        Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
+    )
+    if conversation is None or conversation.sandbox is None:
+        return
+    sandbox = conversation.sandbox
+    Sandbox.objects.filter(pk=sandbox.pk).update(desired=Sandbox.Desired.STOPPED)
+    if sandbox.handle:
+        get_provider(sandbox.provider).stop(sandbox.handle, grace_seconds=STOP_GRACE_SECONDS)
+    with transaction.atomic():
+        conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+        Sandbox.objects.filter(pk=sandbox.pk).update(
+            observed=Sandbox.Observed.STOPPED, stopped_at=timezone.now()
+        )
+        if conversation.status in (Conversation.Status.RUNNING, Conversation.Status.STARTING):
+            set_status(conversation, status=Conversation.Status.STOPPED)
+
+
+def stop_all_sandboxes() -> int:
+    """Stop every sandbox of the process provider, as when this machine's server ends; how many."""
+    running = Sandbox.objects.filter(provider="process", observed__in=OCCUPYING)
+    ids = list(
+        Conversation.objects.filter(sandbox__in=running).values_list("pk", flat=True)
+    )
+    for conversation_id in ids:
+        stop_sandbox(conversation_id=conversation_id)
+    return len(ids)
+
+
+# --- Driving one to the other -----------------------------------------------------
+
+
+def reconcile_sandboxes() -> int:
+    """Mend what differs between desired and observed state, and put idle sandboxes to sleep; how many.
+
+    Safe to run at any time, in any number.
+    """
+    changed = 0
+    quiet_since = timezone.now() - timedelta(seconds=settings.SANDBOX_IDLE_SECONDS)
+    rows = Conversation.objects.select_related("sandbox").filter(sandbox__isnull=False)
+    idle = rows.filter(
+        sandbox__observed=Sandbox.Observed.RUNNING,
+        sandbox__active_at__lt=quiet_since,
+        deleted_at=None,
+    ).exclude(execution_status=Conversation.ExecutionStatus.RUNNING)
+    for conversation in idle.exclude(outgoing_messages__status__in=OPEN_MESSAGES):
+        Sandbox.objects.filter(pk=conversation.sandbox_id).update(desired=Sandbox.Desired.STOPPED)
+        queue.stop_sandbox(conversation.pk)
+        changed += 1
+    for conversation in rows.filter(sandbox__observed=Sandbox.Observed.RUNNING, deleted_at=None):
+        changed += _reconcile_one(conversation)
+    for conversation in rows.filter(deleted_at__lt=timezone.now() - timedelta(minutes=5)):
+        queue.destroy_conversation(conversation.pk)
+        changed += 1
+    return changed
+
+
+def _reconcile_one(conversation: Conversation) -> int:
+    """A sandbox that nobody follows may have gone unnoticed: its manager would have told."""
+    lease = getattr(conversation, "lease", None)
+    if lease is not None and lease.expires_at > timezone.now():
+        return 0
+    sandbox = conversation.sandbox
+    if sandbox is None:
+        return 0
+    observed = get_provider(sandbox.provider).inspect(sandbox.handle)
+    if observed.state in (State.RUNNING, State.STARTING):
+        return 0
+    with transaction.atomic():
+        locked = Conversation.objects.select_for_update().get(pk=conversation.pk)
+        found = Sandbox.objects.filter(pk=sandbox.pk, observed=Sandbox.Observed.RUNNING, run=sandbox.run)
+        if found.update(observed=Sandbox.Observed.STOPPED, detail=observed.detail):
+            append_notice(
+                locked,
+                code="engine_stopped",
+                message="The agent's engine stopped. It restarts with the next message.",
+                detail=observed.detail,
+            )
+            set_status(locked, status=Conversation.Status.STOPPED)
+            return 1
+    return 0
+
+
+def requeue_lost_work() -> int:
+    """Queue again what a killed worker left: starts and messages that nothing works on; how many.
+
+    Jobs are safe to repeat, so one too many does no harm.
+    """
+    before = timezone.now() - timedelta(seconds=30)
+    lost = StartTask.objects.filter(finished_at=None, updated_at__lt=before)
+    starts = list(lost.values_list("conversation_id", flat=True)[:100])
+    for conversation_id in starts:
+        queue.start_conversation(conversation_id)
+    open_messages = OutgoingMessage.objects.filter(status__in=OPEN_MESSAGES, created_at__lt=before)
+    waiting = open_messages.filter(
+        Q(conversation__sandbox__observed=Sandbox.Observed.RUNNING),
+        conversation__deleted_at=None,
+    )
+    messages = list(waiting.values_list("conversation_id", flat=True).distinct()[:100])
+    for conversation_id in messages:
+        queue.deliver_messages(conversation_id)
+    return len(starts) + len(messages)

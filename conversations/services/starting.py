@@ -1,0 +1,68 @@
+"""Asking for a sandbox: the step that every verb which needs a running agent shares."""
+
+import logging
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from django.utils import timezone
+
+from conversations import queue, streams
+from conversations.models import Conversation, Event, NewEvent, Sandbox, StartTask
+
+log = logging.getLogger(__name__)
+
+
+def request_start(conversation: Conversation, *, reason: str) -> None:
+    """Ask for the conversation's sandbox to be brought up, unless that is under way.
+
+    The caller holds the conversation's row lock. Safe to repeat.
+    """
+    open_task = StartTask.objects.filter(conversation=conversation, finished_at=None).exists()
+    if not open_task:
+        StartTask.objects.create(
+            conversation=conversation, organization_id=conversation.organization_id, reason=reason
+        )
+        queue.start_conversation(conversation.pk)
+    if conversation.sandbox is not None:
+        Sandbox.objects.filter(pk=conversation.sandbox_id).update(
+            desired=Sandbox.Desired.RUNNING, active_at=timezone.now()
+        )
+    set_status(conversation, status=Conversation.Status.STARTING, status_detail="")
+
+
+def set_status(conversation: Conversation, **fields: Any) -> None:
+    """Change projected fields of a conversation whose row the caller has locked, and announce it."""
+    changed = {name: value for name, value in fields.items() if getattr(conversation, name) != value}
+    if not changed:
+        return
+    for name, value in changed.items():
+        setattr(conversation, name, value)
+    conversation.updated_at = timezone.now()
+    conversation.save(update_fields=[*changed, "updated_at"])
+    streams.announce_on_commit(conversation.pk)
+
+
+def append_notice(conversation: Conversation, *, code: str, message: str, **more: Any) -> Event:
+    """Put a sentence of this server's own into the log. The caller holds the row lock."""
+    payload = orjson.dumps({"code": code, "message": message} | more).decode()
+    [event] = conversation.append(
+        NewEvent(
+            event_id=str(uuid4()),
+            kind="SandboxNotice",
+            source=Event.Source.SERVER,
+            payload=payload,
+        )
+    )
+    streams.announce_on_commit(conversation.pk)
+    return event
+
+
+def is_up(conversation: Conversation) -> bool:
+    """Whether the engine is there and knows the conversation, as far as we last saw."""
+    sandbox = conversation.sandbox
+    return (
+        sandbox is not None
+        and sandbox.observed == Sandbox.Observed.RUNNING
+        and sandbox.conversation_started
+    )

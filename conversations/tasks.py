@@ -1,0 +1,77 @@
+"""What workers do for conversations: load by id, one service call, a retry policy."""
+
+from uuid import UUID
+
+from django.conf import settings
+from procrastinate import RetryStrategy
+from procrastinate.contrib.django import app
+
+from conversations import services
+from conversations.agent.client import EngineRefused, EngineUnreachable
+
+PATIENT = RetryStrategy(
+    max_attempts=40, linear_wait=2, wait=1, retry_exceptions=(EngineUnreachable,)
+)
+QUICK = RetryStrategy(
+    max_attempts=10, linear_wait=1, wait=1, retry_exceptions=(EngineUnreachable, EngineRefused)
+)
+
+
+@app.task(name="conversations.tasks.deliver_messages", retry=PATIENT)
+def deliver_messages(conversation_id: str) -> None:
+    services.deliver_messages(conversation_id=UUID(conversation_id))
+
+
+@app.task(name="conversations.tasks.start_conversation")
+def start_conversation(conversation_id: str) -> None:
+    services.start_conversation(conversation_id=UUID(conversation_id))
+
+
+@app.task(name="conversations.tasks.stop_sandbox")
+def stop_sandbox(conversation_id: str) -> None:
+    services.stop_sandbox(conversation_id=UUID(conversation_id))
+
+
+@app.task(name="conversations.tasks.destroy_conversation", retry=RetryStrategy(max_attempts=5, wait=10))
+def destroy_conversation(conversation_id: str) -> None:
+    services.destroy_conversation(conversation_id=UUID(conversation_id))
+
+
+@app.task(name="conversations.tasks.interrupt_agent", retry=QUICK)
+def interrupt_agent(conversation_id: str) -> None:
+    services.interrupt_agent(conversation_id=UUID(conversation_id))
+
+
+@app.task(name="conversations.tasks.run_agent", retry=PATIENT)
+def run_agent(conversation_id: str) -> None:
+    services.run_agent(conversation_id=UUID(conversation_id))
+
+
+@app.task(name="conversations.tasks.answer_agent", retry=QUICK)
+def answer_agent(conversation_id: str, accept: bool, reason: str, asked_in_run: int) -> None:  # noqa: FBT001
+    services.carry_answer(
+        conversation_id=UUID(conversation_id), accept=accept, reason=reason, asked_in_run=asked_in_run
+    )
+
+
+@app.periodic(cron="* * * * *")
+@app.task(name="conversations.tasks.reconcile_sandboxes", queueing_lock="reconcile_sandboxes")
+def reconcile_sandboxes(timestamp: int) -> None:
+    services.reconcile_sandboxes()
+
+
+@app.periodic(cron="* * * * * */10")
+@app.task(name="conversations.tasks.requeue_lost_work", queueing_lock="requeue_lost_work")
+def requeue_lost_work(timestamp: int) -> None:
+    services.requeue_lost_work()
+
+
+@app.periodic(cron="* * * * * */5")
+@app.task(name="conversations.tasks.retry_stalled_jobs", queueing_lock="retry_stalled_jobs")
+async def retry_stalled_jobs(timestamp: int) -> None:
+    """Jobs of workers that were killed: every job of ours is safe to do again."""
+    manager = app.job_manager
+    for job in await manager.get_stalled_jobs(
+        seconds_since_heartbeat=settings.WORKER_STALLED_SECONDS
+    ):
+        await manager.retry_job(job)

@@ -1,0 +1,74 @@
+"""Wake-ups between processes over the channel layer, sent from any thread without waiting for Redis.
+
+A wake-up may be lost: whoever receives them also polls. So sending never blocks a request, never fails it,
+and several wake-ups of the same kind for the same group are sent as one.
+"""
+
+import asyncio
+import logging
+import threading
+from typing import Any
+
+from channels.layers import get_channel_layer
+
+log = logging.getLogger(__name__)
+MAX_WAITING = 10_000
+SEND_SECONDS = 2.0
+
+
+class Publisher:
+    """A daemon thread with an event loop of its own that sends what ``nudge`` and ``send`` hand it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._nudges: dict[tuple[str, str], dict[str, Any]] = {}
+        self._is_sending = False
+        self._lost_in_a_row = 0
+
+    def nudge(self, group: str, message: dict[str, Any]) -> None:
+        """Send ``message`` to ``group`` soon; a waiting one of the same type is replaced."""
+        with self._lock:
+            if len(self._nudges) < MAX_WAITING:
+                self._nudges[group, message["type"]] = message
+            loop = self._running_loop()
+        loop.call_soon_threadsafe(self._start_sending)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=self._loop.run_forever, name="bus", daemon=True)
+            thread.start()
+        return self._loop
+
+    def _start_sending(self) -> None:
+        if not self._is_sending and self._loop is not None:
+            self._is_sending = True
+            self._task = self._loop.create_task(self._send_all())
+
+    async def _send_all(self) -> None:
+        layer = get_channel_layer()
+        try:
+            while True:
+                with self._lock:
+                    waiting, self._nudges = self._nudges, {}
+                if not waiting:
+                    return
+                for (group, _), message in waiting.items():
+                    await self._send(layer, group, message)
+        finally:
+            self._is_sending = False
+
+    async def _send(self, layer: Any, group: str, message: dict[str, Any]) -> None:
+        try:
+            await asyncio.wait_for(layer.group_send(group, message), SEND_SECONDS)
+        except Exception as error:  # noqa: BLE001 - Redis away, in whatever way: the poll repairs it
+            self._lost_in_a_row += 1
+            if self._lost_in_a_row in (1, 100, 10_000):
+                log.warning("wake-ups are being lost: %s", type(error).__name__)
+        else:
+            self._lost_in_a_row = 0
+
+
+publisher = Publisher()
+"""The one of this process."""
