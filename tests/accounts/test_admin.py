@@ -1,0 +1,343 @@
+"""Every admin page opens, shows no secret, and never reads a large table whole."""
+
+import pytest
+from django.contrib import admin
+from django.core.cache import cache
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from accounts import services
+from accounts.models import ApiKey, Membership, Organization, SetupLink, User
+from conversations.models import Event
+from openhands_site.lib.admin import COUNTED_ROWS, ReadOnlyAdmin
+from tests.factories import billing, conversations
+from tests.factories.accounts import UserFactory
+
+PASSWORD = "correct horse battery"
+OURS = ("accounts", "billing", "conversations", "integrations")
+MODELS = [model for model in admin.site._registry if model._meta.app_label in OURS]
+MUST_BE_THERE = {
+    "user",
+    "organization",
+    "apikey",
+    "setuplink",
+    "conversation",
+    "event",
+    "outgoingmessage",
+    "sandbox",
+    "starttask",
+    "lease",
+}
+
+
+@pytest.fixture
+def root(db):
+    return services.create_user(
+        email="root@example.com", password=PASSWORD, is_staff=True, is_superuser=True
+    )
+
+
+@pytest.fixture
+def desk(client, root):
+    client.force_login(root)
+    return client
+
+
+@pytest.fixture
+def rows(alice):
+    """One row of every model, with canaries where secrets are."""
+    services.issue_api_key(user=alice, name="cli")
+    services.create_setup_link(email="new@example.com")
+    for factory in (
+        conversations.EventFactory,
+        conversations.OutgoingMessageFactory,
+        conversations.StartTaskFactory,
+        conversations.LeaseFactory,
+        conversations.SandboxFactory,
+        billing.ModelAccessFactory,
+        billing.GatewayTokenFactory,
+        billing.ModelCallFactory,
+        billing.ConversationUsageFactory,
+    ):
+        factory()
+
+
+def address(model, page, *args):
+    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_{page}", args=args)
+
+
+def secrets_of(row):
+    for name in ("digest", "password", "sealed_session_key", "sealed_secret_key", "sealed_api_key"):
+        if value := getattr(row, name, None):
+            yield value if isinstance(value, str) else bytes(value).hex()
+
+
+def test_the_models_of_the_slice_have_pages():
+    assert {model._meta.model_name for model in MODELS} >= MUST_BE_THERE
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.model_name)
+def test_list_and_row_open_and_show_no_secret(desk, rows, model):
+    row = model.objects.first()
+    assert row is not None
+
+    pages = [
+        desk.get(address(model, "changelist")),
+        desk.get(address(model, "changelist"), {"q": "nothing such"}),
+        desk.get(address(model, "change", row.pk)),
+        desk.get(address(model, "history", row.pk)),
+    ]
+
+    assert [page.status_code for page in pages] == [200, 200, 200, 200]
+    for page in pages:
+        text = page.content.decode()
+        assert "canary" not in text
+        assert not [secret for secret in secrets_of(row) if secret in text]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.model_name)
+@pytest.mark.parametrize(
+    "query",
+    [
+        "q=%00",
+        "q=%ED%A0%80",
+        "p=99999999999999999999",
+        "status__exact=%00",
+        "all=",
+        "o=99",
+        "x=1",
+        "id__exact=%00",
+        "e=1",
+    ],
+)
+def test_odd_queries_are_no_server_error(desk, rows, model, query):
+    assert desk.get(f"{address(model, 'changelist')}?{query}").status_code < 500
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.model_name)
+def test_staff_without_permission_see_nothing(client, rows, model):
+    client.force_login(UserFactory(is_staff=True))
+
+    assert client.get(address(model, "changelist")).status_code == 403
+    assert client.get(address(model, "change", model.objects.first().pk)).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "model",
+    [m for m in MODELS if isinstance(admin.site._registry[m], ReadOnlyAdmin)],
+    ids=lambda model: model._meta.model_name,
+)
+def test_read_only_rows_are_not_written(desk, rows, model):
+    row = model.objects.first()
+
+    assert desk.get(address(model, "add")).status_code == 403
+    assert desk.post(address(model, "change", row.pk), {}).status_code == 403
+    assert desk.post(address(model, "delete", row.pk), {"post": "yes"}).status_code == 403
+    assert model.objects.filter(pk=row.pk).exists()
+
+
+class TestEventList:
+    def test_reads_a_bounded_number_of_rows_and_no_payload(self, desk):
+        conversation = conversations.ConversationFactory()
+        Event.objects.bulk_create(
+            conversations.EventFactory.build(
+                conversation=conversation,
+                organization=conversation.organization,
+                seq=n,
+                event_id=str(n),
+            )
+            for n in range(1, COUNTED_ROWS + 101)
+        )
+
+        with CaptureQueriesContext(
+            connection,
+        ) as queries:
+            page = desk.get(address(Event, "changelist"))
+
+        ours = [q["sql"] for q in queries if "conversations_event" in q["sql"]]
+        assert page.context["cl"].result_count == COUNTED_ROWS
+        assert ours
+        assert all("LIMIT" in sql for sql in ours)
+        assert not [sql for sql in ours if "payload" in sql]
+
+    def test_shows_one_conversation_newest_first_along_its_index(self, desk):
+        first = conversations.EventFactory()
+        second = conversations.EventFactory(conversation=first.conversation)
+        conversations.EventFactory()
+
+        page = desk.get(
+            address(Event, "changelist"), {"conversation__id__exact": str(first.conversation_id)}
+        )
+
+        assert [event.pk for event in page.context["cl"].result_list] == [second.pk, first.pk]
+
+
+class TestUsers:
+    def test_new_user_has_a_personal_organization_and_a_password(self, desk):
+        response = desk.post(
+            address(User, "add"),
+            {"email": "New@example.com", "name": "New", "password": PASSWORD, "is_staff": ""},
+        )
+
+        user = User.objects.get(email="New@example.com")
+        assert response.status_code == 302
+        assert user.check_password(PASSWORD)
+        assert user.personal_organization.memberships.get().role == Membership.Role.OWNER
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"email": "ALICE@example.com"},
+            {"email": "x"},
+            {"email": "b@example.com", "password": "short"},
+        ],
+    )
+    def test_refusals_are_told_in_the_form(self, desk, alice, fields):
+        response = desk.post(address(User, "add"), {"name": "", "password": PASSWORD} | fields)
+
+        assert response.status_code == 200
+        assert response.context["adminform"].errors
+
+    def test_suspended_user_is_out_and_comes_back(self, desk, alice, api):
+        pick = {"_selected_action": [str(alice.pk)]}
+
+        desk.post(address(User, "changelist"), pick | {"action": "suspend"})
+        assert api.get("/api/v1/users/me").status_code == 401
+        desk.post(address(User, "changelist"), pick | {"action": "activate"})
+        assert api.get("/api/v1/users/me").status_code == 200
+
+    def test_last_administrator_stays(self, desk, root):
+        response = desk.post(
+            address(User, "changelist"),
+            {"_selected_action": [str(root.pk)], "action": "suspend"},
+            follow=True,
+        )
+
+        root.refresh_from_db()
+        assert root.is_active
+        assert "last active administrator" in response.content.decode()
+
+    def test_staff_cannot_make_themselves_superusers_or_touch_one(self, client, root):
+        staff = UserFactory(is_staff=True)
+        staff.user_permissions.set(permissions("change_user", "view_user", "add_user"))
+        client.force_login(staff)
+
+        client.post(
+            address(User, "change", staff.pk),
+            {"email": staff.email, "name": "S", "is_superuser": "on", "is_staff": "on"},
+        )
+        client.post(
+            address(User, "add"), {"email": "n@example.com", "password": PASSWORD, "is_staff": "on"}
+        )
+        refused = client.post(
+            address(User, "change", root.pk), {"email": "stolen@example.com", "name": ""}
+        )
+        client.post(
+            address(User, "changelist"), {"_selected_action": [str(root.pk)], "action": "suspend"}
+        )
+
+        staff.refresh_from_db()
+        root.refresh_from_db()
+        assert (staff.name, staff.is_superuser) == ("S", False)
+        assert User.objects.get(email="n@example.com").is_staff is False
+        assert refused.status_code == 403
+        assert (root.email, root.is_active) == ("root@example.com", True)
+
+
+class TestOrganizations:
+    def test_suspended_organization_stops_its_keys(self, desk, alice, api):
+        pick = {"_selected_action": [str(alice.personal_organization.pk)]}
+
+        desk.post(address(Organization, "changelist"), pick | {"action": "suspend"})
+        assert api.get("/api/v1/users/me").status_code == 401
+        desk.post(address(Organization, "changelist"), pick | {"action": "activate"})
+        assert api.get("/api/v1/users/me").status_code == 200
+
+    def test_an_owner_must_stay(self, desk, alice):
+        organization = alice.personal_organization
+        membership = organization.memberships.get()
+        form = {
+            "name": "Renamed",
+            "memberships-TOTAL_FORMS": "1",
+            "memberships-INITIAL_FORMS": "1",
+            "memberships-0-id": str(membership.pk),
+            "memberships-0-organization": str(organization.pk),
+            "memberships-0-user": str(alice.pk),
+        }
+
+        refused = desk.post(
+            address(Organization, "change", organization.pk),
+            form | {"memberships-0-role": "viewer"},
+        )
+        assert "An organization needs an owner." in refused.content.decode()
+        taken = desk.post(
+            address(Organization, "change", organization.pk), form | {"memberships-0-role": "owner"}
+        )
+        assert taken.status_code == 302
+
+
+def test_key_is_revoked_from_the_list(desk, alice, api):
+    desk.post(
+        address(ApiKey, "changelist"),
+        {"_selected_action": [str(ApiKey.objects.get().pk)], "action": "revoke"},
+    )
+
+    assert api.get("/api/v1/users/me").status_code == 401
+
+
+def test_key_is_not_revoked_by_staff_who_may_only_look(client, alice, api):
+    staff = UserFactory(is_staff=True)
+    staff.user_permissions.set(permissions("view_apikey"))
+    client.force_login(staff)
+
+    client.post(
+        address(ApiKey, "changelist"),
+        {"_selected_action": [str(ApiKey.objects.get().pk)], "action": "revoke"},
+    )
+
+    assert api.get("/api/v1/users/me").status_code == 200
+
+
+class TestSignIn:
+    @pytest.fixture(autouse=True)
+    def clean_cache(self):
+        cache.clear()
+
+    def test_goes_by_email_in_any_case(self, client, root):
+        response = client.post(
+            "/admin/login/?next=/admin/", {"username": "ROOT@example.com", "password": PASSWORD}
+        )
+
+        assert (response.status_code, response.headers["Location"]) == (302, "/admin/")
+
+    def test_attempts_are_limited(self, client, root):
+        for _ in range(10):
+            client.post("/admin/login/", {"username": "root@example.com", "password": "wrong"})
+
+        response = client.post(
+            "/admin/login/", {"username": "root@example.com", "password": PASSWORD}
+        )
+
+        assert response.status_code == 200
+        assert "Too many attempts" in response.content.decode()
+
+    def test_is_for_staff(self, client, alice):
+        response = client.post("/admin/login/", {"username": alice.email, "password": PASSWORD})
+
+        assert response.status_code == 200
+
+
+def permissions(*names):
+    from django.contrib.auth.models import Permission
+
+    found = Permission.objects.filter(codename__in=names)
+    assert len(found) == len(names)
+    return found
+
+
+def test_setup_link_page_has_no_way_to_its_token(desk, db):
+    path = services.create_setup_link()
+    page = desk.get(address(SetupLink, "change", SetupLink.objects.get().pk))
+
+    assert path.rsplit("/", 1)[1] not in page.content.decode()
