@@ -23,7 +23,7 @@ PLAIN_REPLY = "Scripted reply"
 SCRIPT_DONE = "Script complete."
 CREATED = 1_700_000_000  # constant, so that equal requests get equal replies
 MAX_SLEEP_SECONDS = 600.0
-DIRECTIVE = re.compile(r"^[ \t]*!([a-z]+)[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
+DIRECTIVE = re.compile(r"^[ \t]*!([a-z]+)(.*)$", re.MULTILINE)
 STREAM_PIECE = re.compile(r"\S+\s*|\s+")
 _CALL_ID = re.compile(r"call_(\d{1,9})_")
 _REPORTED_CWD = re.compile(r"\[Current working directory: (.+?)\]")
@@ -77,7 +77,8 @@ def parse_script(text: str) -> list[Step]:
     """
     steps: list[Step] = []
     pending = Step()
-    for word, rest in DIRECTIVE.findall(text):
+    for word, line in DIRECTIVE.findall(text):
+        rest = line.strip()
         try:
             if word == "also":
                 name, _, argument = rest.lstrip("!").partition(" ")
