@@ -18,6 +18,7 @@ from openhands_site.lib.problems import Problem
 
 KEY_PURPOSE = "api-key"
 SETUP_PURPOSE = "setup-link"
+KEY_NAME_MAX = 80
 
 
 class EmailTaken(Problem):
