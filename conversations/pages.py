@@ -337,17 +337,18 @@ def _post_message(request: HttpRequest, found: Conversation) -> None:
         message_id = uuid4()
     services.post_message(
         conversation_id=found.pk,
-        user_id=request.user.pk,
         text=text,
         message_id=str(message_id),
     )
 
 
 def _answer(request: HttpRequest, found: Conversation) -> None:
+    asked_seq = request.POST.get("asked_seq", "")[:18]
     services.answer_confirmation(
         conversation_id=found.pk,
         accept=request.POST.get("accept") == "yes",
         reason=request.POST.get("reason", "").strip()[:2_000],
+        asked_seq=int(asked_seq) if asked_seq.isascii() and asked_seq.isdigit() else None,
     )
 
 

@@ -24,4 +24,5 @@ urlpatterns = [
     path("api/llm/v1/", include("billing.llm.urls")),
     path("", include("accounts.page_urls")),
     path("", include("billing.page_urls")),
+    path("", include("conversations.page_urls")),
 ]

@@ -1,0 +1,105 @@
+// Making elements. Text is always set as text: nothing here turns a string into markup.
+
+const sprite = () => document.body.dataset.icons;
+
+/** An element: properties that begin with "on" are listeners, `dataset` and `style` are objects, null is left out. */
+export function h(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "dataset") Object.assign(element.dataset, value);
+    else if (name === "style") {
+      for (const [key, style] of Object.entries(value)) key.startsWith("--") ? element.style.setProperty(key, style) : (element.style[key] = style);
+    } else if (name === "class") element.className = value;
+    else if (value === true) element.setAttribute(name, "");
+    else element.setAttribute(name, value);
+  }
+  append(element, children);
+  return element;
+}
+
+function append(element, children) {
+  for (const child of children) {
+    if (child === null || child === undefined || child === false) continue;
+    if (Array.isArray(child)) append(element, child);
+    else element.append(child);
+  }
+}
+
+/** One of our icons. */
+export function icon(name, label = null) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("class", "icon");
+  if (label) {
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", label);
+  } else svg.setAttribute("aria-hidden", "true");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  use.setAttribute("href", `${sprite()}#${name}`);
+  svg.append(use);
+  return svg;
+}
+
+/** A sentence that shows itself for a few seconds and is read out. */
+export function toast(sentence) {
+  const box = document.querySelector("[data-toasts]");
+  const note = h("div", { class: "toast" }, sentence);
+  box.append(note);
+  setTimeout(() => note.remove(), 6000);
+}
+
+/** Ask before something final; resolves to whether the person said yes. */
+export function ask(question, word = "Continue") {
+  return new Promise((resolve) => {
+    const dialog = h(
+      "dialog",
+      { class: "ask", "aria-label": "Please confirm" },
+      h("p", {}, question),
+      h(
+        "form",
+        { method: "dialog", class: "buttons" },
+        h("button", { class: "button", value: "no" }, "Cancel"),
+        h("button", { class: "button danger", value: "yes" }, word),
+      ),
+    );
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
+
+/** Copy a text and say so; false when the browser refuses. */
+export async function copy(text, sentence = "Copied") {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = h("textarea", { style: { position: "fixed", opacity: "0" } });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    if (!done) {
+      toast("The browser did not allow copying.");
+      return false;
+    }
+  }
+  toast(sentence);
+  return true;
+}
+
+/** Let a text box grow with its text, to the most that its style allows. */
+export function grow(area) {
+  const fit = () => {
+    area.style.height = "auto";
+    area.style.height = `${area.scrollHeight + 2}px`;
+    area.style.overflowY = area.scrollHeight > area.clientHeight + 4 ? "auto" : "hidden";
+  };
+  area.addEventListener("input", fit);
+  if (area.value) fit();
+  return fit;
+}

@@ -1,0 +1,73 @@
+// A conversation's state in words, from its record. Pure. The same words as `conversations/pages.py` has.
+
+const EXECUTION = {
+  running: ["Running", "busy"],
+  waiting_for_confirmation: ["Waiting for you", "attention"],
+  finished: ["Finished", "good"],
+  error: ["Error", "bad"],
+  stuck: ["Stuck", "bad"],
+  paused: ["Stopped", "quiet"],
+};
+
+export const PHASES = {
+  WORKING: "Getting ready",
+  WAITING_FOR_SANDBOX: "Starting a sandbox",
+  PREPARING_REPOSITORY: "Fetching the repository",
+  RUNNING_SETUP_SCRIPT: "Running the setup script",
+  SETTING_UP_GIT_HOOKS: "Setting up git hooks",
+  SETTING_UP_SKILLS: "Loading skills",
+  STARTING_CONVERSATION: "Starting the agent",
+  READY: "Ready",
+  ERROR: "Failed",
+};
+
+/** `{label, tone, detail}` of the chip. */
+export function chipOf(record) {
+  const task = record.start_task;
+  if (record.status === "starting") {
+    const place = task?.queue_position;
+    return { label: place ? `Waiting, number ${place}` : "Starting", tone: "busy", detail: place ? "" : (PHASES[task?.phase] ?? "") };
+  }
+  if (record.status === "failed") return { label: "Failed", tone: "bad", detail: record.status_detail };
+  const asleep = ["paused", "stopped"].includes(record.status) && ["running", "idle"].includes(record.execution_status);
+  if (asleep) return { label: "Asleep", tone: "quiet", detail: "A message wakes it." };
+  const [label, tone] = EXECUTION[record.execution_status] ?? ["Ready", "quiet"];
+  return { label, tone, detail: record.status_detail ?? "" };
+}
+
+/** What the person may do next: `{canStop, resume}`; `resume` is the word on the button, or null. */
+export function commandsOf(record) {
+  const live = record.status === "running";
+  const canStop = live && record.execution_status === "running";
+  let resume = null;
+  if (record.status === "failed") resume = "Try again";
+  else if (record.status !== "starting") {
+    resume = { paused: "Resume", error: "Retry", stuck: "Continue" }[record.execution_status] ?? null;
+    if (!resume && ["paused", "stopped"].includes(record.status)) resume = "Wake";
+  }
+  return { canStop, resume };
+}
+
+/** Whether the agent waits for an answer that nobody has given yet. */
+export function asksNow(record) {
+  return record.execution_status === "waiting_for_confirmation" && record.status !== "failed" && record.asked_seq !== null;
+}
+
+/** A start's phases in order with their seconds so far: `{name, label, state: done|now|failed, seconds, detail}`. */
+export function phasesOf(task, now = Date.now()) {
+  if (!task) return [];
+  return (task.phases ?? [])
+    .filter((phase) => phase.phase !== "READY" && phase.phase !== "ERROR")
+    .map((phase, index, all) => {
+      const end = phase.finished_at ? Date.parse(phase.finished_at) : task.finished_at ? Date.parse(task.finished_at) : now;
+      const isLast = index === all.length - 1;
+      const failed = isLast && task.phase === "ERROR";
+      return {
+        name: phase.phase,
+        label: PHASES[phase.phase] ?? phase.phase,
+        state: failed ? "failed" : phase.finished_at || task.finished_at || !isLast ? "done" : "now",
+        seconds: Math.max(0, (end - Date.parse(phase.started_at)) / 1000),
+        detail: phase.detail ?? "",
+      };
+    });
+}
