@@ -254,6 +254,7 @@ class Hub:
         self._starting: dict[UUID, asyncio.Task] = {}
         self._layer = get_channel_layer()
         self._channel = ""
+        self._has_channel = asyncio.Event()
         self._tasks: list[asyncio.Task] = []
 
     @contextlib.asynccontextmanager
@@ -307,6 +308,7 @@ class Hub:
             async with asyncio.timeout(2):
                 if not self._channel:
                     self._channel = await self._layer.new_channel("hub")
+                    self._has_channel.set()
                 await self._layer.group_add(group_for(feed.conversation_id), self._channel)
         except Exception as error:  # noqa: BLE001 - Redis away, in whatever way
             log.warning("no wake-ups for now: %s", type(error).__name__)
@@ -321,11 +323,12 @@ class Hub:
             ]
 
     async def _receive(self) -> None:
+        await self._has_channel.wait()
         while True:
             try:
                 message = await self._layer.receive(self._channel)
                 feed = self.feeds.get(UUID(message["conversation"]))
-            except Exception:  # noqa: BLE001 - no channel yet, or the layer is reconnecting
+            except Exception:  # noqa: BLE001 - the layer is reconnecting, or a message is not ours
                 await asyncio.sleep(0.2)
                 continue
             if feed is None:

@@ -317,11 +317,12 @@ def _alive(handle: Handle) -> psutil.Process | None:
         process = psutil.Process(handle["pid"])
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        if abs(process.create_time() - handle["created"]) < 2:
-            return process
-        # The start time is told by the clock, which may have been set since.
-        is_ours = process.environ().get("OH_SANDBOX_RUN") == handle["run"]
-        return process if is_ours and MODULE in process.cmdline() else None
+        try:
+            is_ours = process.environ().get("OH_SANDBOX_RUN") == handle["run"]
+            return process if is_ours and MODULE in process.cmdline() else None
+        except (psutil.AccessDenied, OSError):
+            # Less sure, for the start time is told by a clock that may be set: second best.
+            return process if abs(process.create_time() - handle["created"]) < 2 else None
     except (psutil.Error, KeyError):
         return None
 

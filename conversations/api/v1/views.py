@@ -1,8 +1,12 @@
 """Conversations over REST: parse, one service call or queryset, serialize."""
 
-from typing import Any
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
 from uuid import UUID, uuid4
 
+from django.conf import settings
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -19,7 +23,7 @@ from conversations.api.v1 import serializers
 from conversations.models import Conversation
 from conversations.records import record_of, records_of, start_record
 from openhands_site.lib.api import query_of
-from openhands_site.lib.problems import Problem
+from openhands_site.lib.problems import Problem, TooLarge
 
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key", str, OpenApiParameter.HEADER, description="Up to 255 visible ASCII characters."
@@ -229,9 +233,10 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         """Write a file, its folders included."""
         conversation = self.get_object()
         path = query_of(serializers.FileQuery, request)["path"]
-        size = services.write_file(
-            conversation_id=conversation.pk, path=path, content=request.stream or b""
-        )
+        with _spooled(request.stream) as content:
+            size = services.write_file(
+                conversation_id=conversation.pk, path=path, content=content
+            )
         return Response({"path": path, "size": size})
 
     @extend_schema(
@@ -309,6 +314,18 @@ def _idempotency_key(request: Request) -> str | None:
     if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):  # noqa: PLR2004
         raise BadIdempotencyKey
     return key
+
+
+@contextmanager
+def _spooled(stream: Any) -> Iterator[IO[bytes]]:
+    """A request's body in a temporary file, once its size is known to be within the limit."""
+    with tempfile.SpooledTemporaryFile(1_048_576) as content:
+        while chunk := stream.read(65_536) if stream is not None else b"":
+            content.write(chunk)
+            if content.tell() > settings.UPLOAD_MAX_BYTES:
+                raise TooLarge(f"A file may have at most {settings.UPLOAD_MAX_BYTES} bytes.")
+        content.seek(0)
+        yield content
 
 
 def _appended(event: Any) -> Response:
