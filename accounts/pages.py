@@ -173,9 +173,15 @@ class IncompleteKey(Problem):
 def _wanted_key(form: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
     name = form["name"].strip()
     if not name or len(name) > 80 or not name.isprintable():
-        raise IncompleteKey("Give the key a name of up to 80 characters, so that you know it again.")
+        raise IncompleteKey(
+            "Give the key a name of up to 80 characters, so that you know it again."
+        )
     days = form["days"]
-    if not days.isascii() or not days.isdigit() or not 1 <= int(days[:6]) <= settings.API_KEY_MAX_DAYS:
+    if (
+        not days.isascii()
+        or not days.isdigit()
+        or not 1 <= int(days[:6]) <= settings.API_KEY_MAX_DAYS
+    ):
         raise IncompleteKey(f"A key lives 1 to {settings.API_KEY_MAX_DAYS} days.")
     scopes: set[str] = set()
     if form["access"] == "read":

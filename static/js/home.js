@@ -1,0 +1,85 @@
+// The home page: send by keyboard, fill in examples, keep the lists fresh, load more without a new page.
+
+import { humanise } from "./common.js";
+
+const form = document.querySelector("[data-prompt]");
+const area = form.querySelector("textarea");
+const lists = document.querySelector("[data-lists]");
+const send = form.querySelector("[data-send]");
+
+if (/Mac|iPhone|iPad/.test(navigator.platform)) form.querySelector("[data-mod]").textContent = "⌘";
+area.setSelectionRange(area.value.length, area.value.length);
+
+area.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
+    event.preventDefault();
+    form.requestSubmit();
+  }
+});
+
+// The hidden idempotency key makes a second click harmless; this only says that something happens.
+form.addEventListener("submit", () => {
+  send.setAttribute("aria-busy", "true");
+  send.firstChild.textContent = "Starting…";
+});
+addEventListener("pageshow", () => {
+  send.removeAttribute("aria-busy");
+  send.firstChild.textContent = "Start";
+});
+
+for (const example of document.querySelectorAll("[data-example]")) {
+  example.addEventListener("click", (event) => {
+    event.preventDefault();
+    area.value = example.dataset.example;
+    area.dispatchEvent(new Event("input"));
+    area.focus();
+  });
+}
+
+lists.addEventListener("click", async (event) => {
+  const more = event.target.closest("[data-more]");
+  if (!more || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  more.setAttribute("aria-busy", "true");
+  const address = new URL(more.href);
+  address.searchParams.set("part", "lists");
+  try {
+    const response = await fetch(address, { credentials: "same-origin" });
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    const rows = [...page.querySelectorAll("[data-recent] > li")];
+    lists.querySelector("[data-recent]").append(...rows);
+    hasMore = true;
+    const next = page.querySelector("[data-more]");
+    if (next) more.replaceWith(next);
+    else more.closest(".more").remove();
+    humanise(lists);
+    rows[0]?.querySelector("a").focus({ preventScroll: true });
+  } catch {
+    location.assign(more.href);
+  }
+});
+
+let hasMore = new URLSearchParams(location.search).has("before");
+let latest = lists.innerHTML;
+
+/** Fetch the lists anew; not once somebody has loaded older pages, which a fresh first page would take away. */
+async function refresh() {
+  if (document.hidden || hasMore) return;
+  try {
+    const response = await fetch(lists.dataset.url, { credentials: "same-origin", redirect: "error" });
+    if (!response.ok) return;
+    const text = await response.text();
+    if (text === latest || hasMore) return;
+    latest = text;
+    const focused = lists.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+    const page = new DOMParser().parseFromString(text, "text/html");
+    lists.replaceChildren(...page.body.childNodes);
+    humanise(lists);
+    if (focused) lists.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  } catch {
+    // The next round tries again.
+  }
+}
+
+setInterval(refresh, 4000);
+document.addEventListener("visibilitychange", refresh);

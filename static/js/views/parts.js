@@ -1,0 +1,178 @@
+// Drawings that rows and panels share: Markdown, terminal output, diffs, file text.
+
+import { renderAnsi, styleToCss } from "../lib/ansi.js";
+import { diffLines, hunks, linesOf, tally } from "../lib/diff.js";
+import { copy, h, icon } from "../lib/dom.js";
+import { parseMarkdown } from "../lib/markdown.js";
+
+const DIFF_LINES = 20_000;
+const SHOWN_LINES = 1200;
+
+// --- Markdown -------------------------------------------------------------------
+
+export function prose(text) {
+  return h("div", { class: "prose" }, parseMarkdown(text).map(block));
+}
+
+function block(node) {
+  switch (node.type) {
+    case "paragraph": return h("p", {}, inline(node.children));
+    case "heading": return h(node.level <= 2 ? "h3" : "h4", {}, inline(node.children));
+    case "rule": return h("hr");
+    case "quote": return h("blockquote", {}, node.blocks.map(block));
+    case "code": return codeBlock(node.text, node.language);
+    case "list": {
+      const tag = node.ordered ? "ol" : "ul";
+      const start = node.ordered && node.start !== 1 ? String(node.start) : null;
+      return h(tag, { start }, node.items.map((item) => h("li", {}, tight(item))));
+    }
+    default: return null;
+  }
+}
+
+function tight(blocks) {
+  if (blocks[0]?.type !== "paragraph") return blocks.map(block);
+  return [inline(blocks[0].children), ...blocks.slice(1).map(block)];
+}
+
+function inline(nodes) {
+  return nodes.map((node) => {
+    switch (node.type) {
+      case "text": return withBreaks(node.text);
+      case "code": return h("code", {}, node.text);
+      case "strong": return h("strong", {}, inline(node.children));
+      case "em": return h("em", {}, inline(node.children));
+      case "del": return h("del", {}, inline(node.children));
+      case "link": return h("a", { href: node.href, target: "_blank", rel: "noopener noreferrer nofollow" }, inline(node.children));
+      default: return null;
+    }
+  });
+}
+
+function withBreaks(text) {
+  return text.split("\n").flatMap((part, index) => (index ? [h("br"), part] : [part]));
+}
+
+export function codeBlock(text, language = "") {
+  return h(
+    "div",
+    { class: "code" },
+    language ? h("div", { class: "lang" }, language) : null,
+    h("button", { type: "button", class: "icon-button copy", "aria-label": "Copy", title: "Copy", onclick: () => copy(text) }, icon("copy")),
+    h("pre", { tabindex: "0" }, h("code", {}, text)),
+  );
+}
+
+// --- Terminal -------------------------------------------------------------------
+
+const COLLAPSED_LINES = 16;
+const MOST_LINES = 5000;
+
+/** Output as a terminal would show it; long output is folded until somebody asks for all of it. */
+export function terminalOutput(text, { isOpen, onOpen }) {
+  const lines = renderAnsi(text.replace(/\n+$/, ""));
+  const pre = h("pre", { tabindex: "0", "aria-label": "Output" });
+  const shown = lines.length > MOST_LINES ? lines.slice(-MOST_LINES) : lines;
+  if (shown !== lines) pre.append(`… ${lines.length - MOST_LINES} earlier lines are not shown\n`);
+  shown.forEach((runs, index) => {
+    if (index) pre.append("\n");
+    for (const run of runs) {
+      const css = styleToCss(run.style);
+      pre.append(Object.keys(css).length ? h("span", { style: css }, run.text) : run.text);
+    }
+  });
+  const isLong = lines.length > COLLAPSED_LINES + 4;
+  if (isLong && !isOpen) pre.classList.add("collapsed");
+  const button = isLong
+    ? h("button", { type: "button", "aria-expanded": String(isOpen), onclick: () => {
+        const nowOpen = !pre.classList.toggle("collapsed");
+        button.textContent = nowOpen ? "Show less" : `Show all ${lines.length} lines`;
+        button.setAttribute("aria-expanded", String(nowOpen));
+        onOpen(nowOpen);
+      } }, isOpen ? "Show less" : `Show all ${lines.length} lines`)
+    : null;
+  return { pre, button };
+}
+
+// --- Diffs and files ------------------------------------------------------------
+
+/** `{element, added, removed}` of a change between two texts. */
+export function diffView(before, after) {
+  if (linesOf(before).length + linesOf(after).length > DIFF_LINES) {
+    return { element: h("p", { class: "diff-note" }, "This file is too large to compare here."), added: null, removed: null };
+  }
+  const edit = diffLines(before, after);
+  const { added, removed } = tally(edit);
+  const body = h("tbody");
+  let shown = 0;
+  let previousEnd = 0;
+  const found = hunks(edit);
+  for (const hunk of found) {
+    const skipped = hunk.from - previousEnd;
+    if (skipped > 0) body.append(gap(skipped));
+    for (const line of hunk.lines) {
+      if (shown++ >= SHOWN_LINES) break;
+      body.append(diffLine(line));
+    }
+    previousEnd = hunk.from + hunk.lines.length;
+  }
+  if (found.length && previousEnd < edit.length) body.append(gap(edit.length - previousEnd));
+  const notes = [];
+  if (shown > SHOWN_LINES) notes.push(`Only the first ${SHOWN_LINES} lines of the change are shown.`);
+  if (!found.length) notes.push(before === after ? "Nothing changed." : "Only line endings changed.");
+  const element = h(
+    "div",
+    {},
+    found.length ? h("div", { class: "diff capped", tabindex: "0", role: "region", "aria-label": "Change" }, h("table", {}, body)) : null,
+    notes.map((note) => h("p", { class: "diff-note" }, note)),
+  );
+  return { element, added, removed };
+}
+
+function gap(lines) {
+  return h("tr", { class: "gap" }, h("td", { colspan: "4" }, `${lines} unchanged ${lines === 1 ? "line" : "lines"}`));
+}
+
+function diffLine(line) {
+  const sign = { add: "+", del: "−", same: "" }[line.type];
+  const spoken = { add: "added", del: "removed", same: null }[line.type];
+  return h(
+    "tr",
+    { class: line.type },
+    h("td", { class: "num" }, line.old === null ? "" : String(line.old)),
+    h("td", { class: "num" }, line.new === null ? "" : String(line.new)),
+    h("td", { class: "sign", "aria-label": spoken }, sign),
+    h("td", {}, line.text || " "),
+  );
+}
+
+/** A file's text with line numbers. */
+export function sourceView(text, { capped = true } = {}) {
+  const lines = linesOf(text);
+  const body = h("tbody");
+  lines.slice(0, SHOWN_LINES * 2).forEach((line, index) => body.append(h("tr", {}, h("td", { class: "num" }, String(index + 1)), h("td", {}, line || " "))));
+  return h(
+    "div",
+    {},
+    h("div", { class: capped ? "source capped" : "source", tabindex: "0", role: "region", "aria-label": "Content" }, h("table", {}, body)),
+    lines.length > SHOWN_LINES * 2 ? h("p", { class: "diff-note" }, `Only the first ${SHOWN_LINES * 2} of ${lines.length} lines are shown.`) : null,
+    lines.length ? null : h("p", { class: "diff-note" }, "This file is empty."),
+  );
+}
+
+/** Any value as indented JSON, behind a disclosure. */
+export function rawJson(value, label = "Raw event") {
+  let text;
+  try {
+    text = JSON.stringify(value, null, 2);
+  } catch {
+    text = String(value);
+  }
+  return h("details", { class: "quiet-row" }, h("summary", {}, chevron(), label), h("pre", { class: "raw" }, (text ?? "").slice(0, 100_000)));
+}
+
+export function chevron() {
+  const svg = icon("chevron");
+  svg.classList.add("chevron");
+  return svg;
+}
