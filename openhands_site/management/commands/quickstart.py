@@ -252,6 +252,7 @@ class Quickstart:
         self._reach()
         began = time.monotonic()
         call_command("migrate", interactive=False, verbosity=0)
+        settings.STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns of a folder that is not there
         self.console.step("Tables", f"up to date ({time.monotonic() - began:.1f} s)")
         self.engine_dir = settings.ENGINE_DIR
 

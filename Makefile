@@ -1,0 +1,77 @@
+# Needs make and Python 3.11 or newer; the rest is installed into .venv.
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+FIND_PYTHON = for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
+PYTHON ?= $(shell $(FIND_PYTHON))
+HOST ?=
+PORT ?=
+DATA_DIR ?=
+ADMIN_EMAIL ?=
+JOBS ?= 2
+ARGS ?=
+COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links --no-annotate --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help run setup test test-slow lint format bench chaos lock
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+run: $(VENV)/.runtime ## start everything on this machine (HOST, PORT, DATA_DIR, ADMIN_EMAIL, ARGS)
+	@exec $(BIN)/python manage.py quickstart $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") \
+		$(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(ADMIN_EMAIL),--admin-email "$(ADMIN_EMAIL)") $(ARGS)
+
+setup: $(VENV)/.development ## install what developing and testing need
+
+test: $(VENV)/.development ## run the tests (JOBS, ARGS); REQUIRE_ALL=1 makes a skipped test a failure
+	@$(BIN)/python -m tests.prepare
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.development ## run the tests that take minutes
+	@$(BIN)/python -m tests.prepare
+	@$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+lint: $(VENV)/.development ## check style, types and which way imports go
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+format: $(VENV)/.development ## put the code into the one style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.development ## measure (ARGS names a bench)
+	$(BIN)/python -m bench $(ARGS)
+
+chaos: $(VENV)/.development ## kill processes and see what is lost
+	@$(BIN)/python -m tests.prepare
+	@$(BIN)/python -m pytest -q tests/chaos $(ARGS)
+
+lock: ## resolve pyproject.toml anew (needs uv)
+	$(COMPILE) -o requirements.lock
+	$(COMPILE) --group dev -o requirements-dev.lock
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "This needs Python 3.11 or newer, and python3 is" \
+		"$$(python3 --version 2>&1 || echo missing). Install one, or name one: make PYTHON=/path/to/python3." >&2; exit 1; }
+	@if command -v uv >/dev/null; then uv venv --quiet --seed --python "$(PYTHON)" $(VENV); \
+	else "$(PYTHON)" -m venv $(VENV); fi || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.runtime: requirements.lock | $(VENV)/bin/python
+	@$(call install,requirements.lock)
+	@touch $@
+
+$(VENV)/.development: requirements-dev.lock | $(VENV)/bin/python
+	@$(call install,requirements-dev.lock)
+	@touch $@ $(VENV)/.runtime
+
+# uv reads other settings than pip about where packages come from: what it cannot reach, pip may.
+define install
+	echo "Installing the packages of $(1) into $(VENV) …"; \
+	{ command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python -r $(1); } || \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
+endef
