@@ -1,0 +1,365 @@
+"""``/api/llm/v1/chat/completions``: forwarding, the demo model, and what is refused at the door."""
+
+import asyncio
+import json
+import logging
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import httpx2
+import pytest
+from django.utils import timezone
+from pytest_django.fixtures import Settings
+
+from accounts.models import Membership, Organization, User
+from billing import services
+from billing.models import ConversationUsage, GatewayToken, ModelAccess, ModelCall
+from tests.billing.conftest import CHAT, UPSTREAM_KEY, bearer, calls_of, chat, chunks_of, issue
+from tests.fakes.scripted_llm import ScriptedLLM
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class TestDemoModel:
+    async def test_answers_without_any_setting(self, live, token, conversation_id):
+        response = await live.post(CHAT, json=chat("create hello.py that prints hi"), headers=bearer(token))
+
+        body = response.json()
+        assert response.status_code == 200
+        assert body["model"] == "demo"
+        assert body["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "task_tracker"
+        (call,) = await calls_of(conversation_id)
+        assert (call.model, call.upstream, call.outcome, call.status) == ("demo", "demo", "answered", 200)
+        assert call.prompt_tokens == body["usage"]["prompt_tokens"] > 0
+        assert call.cost_micros == 0
+
+    async def test_streams_the_same_answer(self, live, token, conversation_id):
+        request = chat("!with Look.\n!run ls\n!finish Done.")
+        whole = await live.post(CHAT, json=request, headers=bearer(token))
+        streamed = await live.post(CHAT, json=request | {"stream": True}, headers=bearer(token))
+
+        assert streamed.headers["Content-Type"] == "text/event-stream"
+        chunks = chunks_of(streamed.content)
+        text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+        assert text == whole.json()["choices"][0]["message"]["content"] == "Look."
+        assert chunks[-1]["usage"] == whole.json()["usage"]
+        assert [c.outcome for c in await calls_of(conversation_id, count=2)] == ["answered"] * 2
+
+    async def test_pieces_go_out_one_by_one(self, live, token, settings: Settings):
+        settings.DEMO_PIECE_MILLISECONDS = 20
+        request = chat("!say " + "word " * 20, stream=True)
+        arrived = []
+        async with live.stream("POST", CHAT, json=request, headers=bearer(token)) as response:
+            async for _ in response.aiter_raw():
+                arrived.append(asyncio.get_running_loop().time())
+        assert len(arrived) > 10
+        assert arrived[-1] - arrived[0] > 0.3
+
+    async def test_scripted_failures_are_counted_and_end(self, live, token, conversation_id):
+        request = chat("!fail 429 2 Slow down\n!say Now.")
+        answers = [await live.post(CHAT, json=request, headers=bearer(token)) for _ in range(3)]
+
+        assert [answer.status_code for answer in answers] == [429, 429, 200]
+        assert answers[0].json()["error"]["message"] == "Slow down"
+        calls = await calls_of(conversation_id, count=3)
+        assert [call.outcome for call in calls] == ["failed", "failed", "answered"]
+        assert [call.prompt_tokens > 0 for call in calls] == [False, False, True]
+
+    async def test_models_lists_the_demo(self, live, token):
+        response = await live.get("/api/llm/v1/models", headers=bearer(token))
+        assert [model["id"] for model in response.json()["data"]] == ["demo"]
+
+
+class TestForwarding:
+    async def test_goes_upstream_with_the_real_key_and_model(
+        self, live, token, access, provider: ScriptedLLM, conversation_id
+    ):
+        request = chat("!usage 1000 200 400\n!say Hello there.", temperature=0.5, x_new_field={"a": [1]})
+        response = await live.post(CHAT, json=request, headers=bearer(token))
+
+        assert response.status_code == 200
+        assert response.json()["choices"][0]["message"]["content"] == "Hello there."
+        (sent,) = provider.requests
+        assert sent["api_key"] == UPSTREAM_KEY
+        assert sent["body"] == request | {"model": "scripted-large"}
+        (call,) = await calls_of(conversation_id)
+        assert (call.prompt_tokens, call.completion_tokens, call.cached_tokens) == (1000, 200, 400)
+        assert call.cost_micros == 600 * 1 + 400 // 2 + 200 * 2
+        assert call.upstream == provider.base_url
+
+    async def test_streams_bytes_as_they_arrive_and_asks_for_usage(
+        self, live, token, access, provider: ScriptedLLM, conversation_id
+    ):
+        provider.chunk_delay = 0.02
+        request = chat("!usage 10 20\n!say " + "word " * 20, stream=True, stream_options={"keep": 1})
+        raw, arrived = b"", []
+        async with live.stream("POST", CHAT, json=request, headers=bearer(token)) as response:
+            async for piece in response.aiter_raw():
+                raw += piece
+                arrived.append(asyncio.get_running_loop().time())
+
+        assert arrived[-1] - arrived[0] > 0.3
+        assert chunks_of(raw)[-1]["usage"]["completion_tokens"] == 20
+        assert provider.requests[0]["body"]["stream_options"] == {"keep": 1, "include_usage": True}
+        (call,) = await calls_of(conversation_id)
+        assert (call.prompt_tokens, call.completion_tokens, call.cost_micros) == (10, 20, 50)
+
+    async def test_estimates_where_the_upstream_states_no_usage(
+        self, live, token, access, provider: ScriptedLLM, conversation_id
+    ):
+        answer = {"choices": [{"message": {"role": "assistant", "content": "x" * 40}}]}
+        provider.raw = (200, "application/json", json.dumps(answer).encode())
+        await live.post(CHAT, json=chat("!say x"), headers=bearer(token))
+        (call,) = await calls_of(conversation_id)
+        assert call.completion_tokens == 10
+        assert call.prompt_tokens > 10
+
+    async def test_lone_surrogates_survive(self, live, token, access, provider: ScriptedLLM):
+        raw = json.dumps(chat("!say hi \ud800 \0 \U0001f600")).encode()
+        response = await live.post(CHAT, content=raw, headers=bearer(token))
+        assert response.status_code == 200
+        assert provider.requests[0]["body"]["messages"] == json.loads(raw)["messages"]
+
+    async def test_models_lists_the_users_model(self, live, token, access):
+        response = await live.get("/api/llm/v1/models", headers=bearer(token))
+        assert [model["id"] for model in response.json()["data"]] == ["scripted-large"]
+
+    async def test_another_users_model_is_not_used(self, live, bob: User, access, provider, conversation_id):
+        theirs = await asyncio.to_thread(issue, bob, conversation_id)
+        response = await live.post(CHAT, json=chat("!say hi"), headers=bearer(theirs))
+        assert response.json()["model"] == "demo"
+        assert not provider.requests
+
+
+class TestRefusals:
+    @pytest.fixture(params=["none", "garbage", "api key", "wrong secret", "expired", "revoked", "inactive", "suspended", "left"])
+    def bad_token(self, request, alice: User, token, conversation_id: UUID) -> str:
+        rows = GatewayToken.objects.filter(conversation_id=conversation_id)
+        match request.param:
+            case "none":
+                return ""
+            case "garbage":
+                return "ogt_\u00ff.x"
+            case "api key":
+                from accounts.services import issue_api_key
+
+                return issue_api_key(user=alice, name="x")[1]
+            case "wrong secret":
+                return token[:-3] + "xyz"
+            case "expired":
+                rows.update(expires_at=timezone.now() - timedelta(seconds=1))
+            case "revoked":
+                services.revoke_gateway_tokens(conversation_id=conversation_id)
+            case "inactive":
+                User.objects.update(is_active=False)
+            case "suspended":
+                Organization.objects.update(suspended_at=timezone.now())
+            case "left":
+                Membership.objects.all().delete()
+        return token
+
+    async def test_a_bad_token_opens_nothing(self, live, bad_token, conversation_id):
+        given = bad_token.encode("latin-1")
+        headers = {b"Authorization": b"Bearer " + given} if given else {}
+        for response in (
+            await live.post(CHAT, json=chat("!say hi"), headers=headers),
+            await live.get("/api/llm/v1/models", headers=headers),
+        ):
+            assert response.status_code == 401
+            assert response.json() == {
+                "error": {
+                    "message": services.InvalidGatewayToken.sentence,
+                    "type": "authentication_error",
+                    "param": None,
+                    "code": "invalid_gateway_token",
+                }
+            }
+        assert not await ModelCall.objects.aexists()
+
+    @pytest.mark.parametrize(
+        "raw",
+        [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b'{"messages": []}', b'{"messages": {}}', b'{"a":1,"a":2}', b'{"messages":[NaN]}', b"[" * 100_000],
+    )
+    async def test_a_body_that_is_no_request(self, live, token, raw):
+        response = await live.post(CHAT, content=raw, headers=bearer(token))
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] == "invalid_request_error"
+
+    @pytest.mark.parametrize("messages", [[1], [{}], [{"role": "user", "content": 5}], [{"role": "user", "content": [3]}]])
+    async def test_messages_of_another_shape(self, live, token, messages, conversation_id):
+        response = await live.post(CHAT, json=chat() | {"messages": messages}, headers=bearer(token))
+        assert response.status_code == 400
+        (call,) = await calls_of(conversation_id)
+        assert (call.outcome, call.status) == ("failed", 400)
+
+    async def test_a_body_beyond_the_limit(self, live, token, settings: Settings):
+        settings.GATEWAY_BODY_MAX_BYTES = 1_000
+        response = await live.post(CHAT, json=chat("x" * 1_000), headers=bearer(token))
+        assert response.status_code == 413
+        assert response.json()["error"]["code"] == "request_too_large"
+
+    async def test_a_body_above_the_limit_of_pages_passes(self, live, token, settings: Settings):
+        request = chat("!say hi", image="x" * (settings.BODY_MAX_BYTES + 1))
+        response = await live.post(CHAT, json=request, headers=bearer(token))
+        assert response.status_code == 200
+
+    async def test_other_methods(self, live, token):
+        assert (await live.get(CHAT, headers=bearer(token))).status_code == 405
+        assert (await live.post("/api/llm/v1/models", headers=bearer(token))).status_code == 405
+
+    async def test_needs_no_csrf_token(self, live, token):
+        headers = bearer(token) | {"Origin": "https://elsewhere.example"}
+        assert (await live.post(CHAT, json=chat("!say hi"), headers=headers)).status_code == 200
+
+
+class TestUpstreamFailures:
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 503])
+    async def test_pass_on_with_their_status(self, live, token, access, provider, conversation_id, status, stream):
+        provider.extra_headers = {"Retry-After": "7", "X-Secret": UPSTREAM_KEY}
+        request = chat(f"!fail {status} always Broken by {UPSTREAM_KEY}", stream=stream)
+        response = await live.post(CHAT, json=request, headers=bearer(token))
+
+        assert response.status_code == status
+        assert response.json()["error"]["message"] == "Broken by [key]"
+        assert response.headers["Retry-After"] == "7"
+        (call,) = await calls_of(conversation_id)
+        assert (call.outcome, call.status, call.cost_micros) == ("failed", status, 0)
+
+    @pytest.mark.parametrize(
+        ("raw", "stream", "code"),
+        [
+            ((200, "text/html", b"<h1>hi</h1>"), False, "upstream_malformed"),
+            ((200, "text/html", b"<h1>hi</h1>"), True, "upstream_malformed"),
+            ((200, "application/json", b'{"choices": []}'), False, "upstream_malformed"),
+            ((200, "application/json", b"[" * 50_000), False, "upstream_malformed"),
+            ((302, "text/plain", b""), False, "upstream_malformed"),
+            ((502, "text/html", b"<h1>Bad gateway</h1>"), True, "upstream_502"),
+            ((500, "application/json", b'{"error": 5}'), False, "upstream_500"),
+        ],
+    )
+    async def test_nonsense_is_a_bad_gateway(self, live, token, access, provider, raw, stream, code):
+        provider.raw = raw
+        provider.extra_headers = {"Location": "http://127.0.0.1:1/"}
+        response = await live.post(CHAT, json=chat("!say x", stream=stream), headers=bearer(token))
+        assert response.status_code == max(raw[0] if raw[0] >= 400 else 502, 500)
+        assert response.json()["error"]["code"] == code
+
+    async def test_a_dropped_connection(self, live, token, access, conversation_id):
+        response = await live.post(CHAT, json=chat("!fail drop always"), headers=bearer(token))
+        assert response.status_code == 502
+        assert response.json()["error"]["code"] == "upstream_disconnected"
+        (call,) = await calls_of(conversation_id)
+        assert (call.outcome, call.status) == ("failed", 502)
+
+    async def test_nobody_listens(self, live, token, access, provider):
+        await ModelAccess.objects.aupdate(base_url="http://127.0.0.1:1/v1")
+        response = await live.post(CHAT, json=chat("!say x"), headers=bearer(token))
+        assert response.status_code == 502
+        assert response.json()["error"]["code"] == "upstream_unreachable"
+
+    async def test_too_slow(self, live, token, access, settings: Settings):
+        settings.GATEWAY_TIMEOUT_SECONDS = 0.3
+        response = await live.post(CHAT, json=chat("!sleep 2\n!say x"), headers=bearer(token))
+        assert response.status_code == 504
+        assert response.json()["error"]["code"] == "upstream_timeout"
+
+    async def test_a_stream_that_breaks_says_so(self, live, token, access, conversation_id, settings):
+        settings.GATEWAY_TIMEOUT_SECONDS = 0.5
+        request = chat("!sleep 0 2\n!say one two three four", stream=True)
+        response = await live.post(CHAT, json=request, headers=bearer(token))
+        assert response.status_code == 200
+        last = json.loads(response.content.split(b"data: ")[-1])
+        assert last["error"]["code"] == "upstream_timeout"
+        (call,) = await calls_of(conversation_id)
+        assert (call.outcome, call.status) == ("failed", 504)
+        assert call.prompt_tokens > 0
+
+    async def test_private_addresses_are_refused_at_send_time(self, live, token, access, provider, settings):
+        settings.UPSTREAM_ALLOW_PRIVATE = False
+        response = await live.post(CHAT, json=chat("!say x"), headers=bearer(token))
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] == "upstream_address_refused"
+        assert not provider.requests
+
+    async def test_a_key_that_does_not_open(self, live, token, access, settings):
+        settings.ENCRYPTION_KEYS = {"k2": bytes(32)}
+        response = await live.post(CHAT, json=chat("!say x"), headers=bearer(token))
+        assert response.json()["error"]["code"] == "upstream_key_unreadable"
+
+
+class TestTheCallerGoesAway:
+    SLOW = "!sleep 0 0.05\n!say " + "word " * 200
+
+    async def _hear_a_little(self, live, token) -> None:
+        request = chat(self.SLOW, stream=True)
+        async with live.stream("POST", CHAT, json=request, headers=bearer(token)) as response:
+            seen = 0
+            async for _ in response.aiter_raw():
+                seen += 1
+                if seen == 5:
+                    return
+
+    async def test_midway_the_call_is_recorded_as_abandoned(self, live, token, conversation_id):
+        await self._hear_a_little(live, token)
+        (call,) = await calls_of(conversation_id)
+        assert (call.outcome, call.status) == ("abandoned", 499)
+        assert 0 < call.completion_tokens < 100
+        assert call.prompt_tokens > 0
+
+    async def test_the_upstream_is_told(self, live, token, access, provider, conversation_id):
+        await self._hear_a_little(live, token)
+        (call,) = await calls_of(conversation_id)
+        assert (call.outcome, call.status) == ("abandoned", 499)
+        assert 0 < call.completion_tokens < 100
+        assert call.cost_micros > 0
+        for _ in range(100):
+            if provider.requests[0].get("cut"):
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError("the upstream goes on although nobody listens")
+
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_before_the_first_byte(self, live, token, conversation_id, stream):
+        request = chat("!sleep 30\n!say late", stream=stream)
+        with pytest.raises(httpx2.ReadTimeout):
+            await live.post(CHAT, json=request, headers=bearer(token), timeout=0.3)
+        (call,) = await calls_of(conversation_id)
+        assert (call.outcome, call.status) == ("abandoned", 499)
+
+
+async def test_fifty_calls_at_once_add_up(live, token, access, conversation_id):
+    async def one(number: int) -> int:
+        request = chat(f"!usage {number} {number} {number // 2}\n!say x", stream=number % 2 == 0)
+        return (await live.post(CHAT, json=request, headers=bearer(token))).status_code
+
+    statuses = await asyncio.gather(*(one(number) for number in range(1, 51)))
+
+    assert set(statuses) == {200}
+    calls = await calls_of(conversation_id, count=50)
+    usage = await ConversationUsage.objects.aget(pk=conversation_id)
+    assert (usage.calls, usage.prompt_tokens, usage.completion_tokens) == (50, 1275, 1275)
+    assert usage.cached_tokens == sum(number // 2 for number in range(1, 51))
+    assert usage.cost_micros == sum(call.cost_micros for call in calls) > 0
+
+
+async def test_parallel_conversations_do_not_mix(live, alice: User, token, conversation_id):
+    other = uuid4()
+    theirs = await asyncio.to_thread(issue, alice, other)
+    request = chat("!fail 500 1\n!say x")
+    first = await live.post(CHAT, json=request, headers=bearer(token))
+    second = await live.post(CHAT, json=request, headers=bearer(theirs))
+    assert (first.status_code, second.status_code) == (500, 500)
+    assert len(await calls_of(other)) == len(await calls_of(conversation_id)) == 1
+
+
+async def test_the_key_is_in_no_answer_and_no_log(live, token, access, provider, caplog):
+    caplog.set_level(logging.DEBUG)
+    for script in ("!say x", f"!fail 401 always no {UPSTREAM_KEY}", "!fail drop always"):
+        for stream in (False, True):
+            response = await live.post(CHAT, json=chat(script, stream=stream), headers=bearer(token))
+            assert UPSTREAM_KEY not in f"{response.headers} {response.text}"
+    logged = "".join(record.getMessage() for record in caplog.records)
+    assert "chat/completions" in logged
+    assert UPSTREAM_KEY not in logged
+    assert token not in logged
