@@ -1,3 +1,5 @@
+"""The integrations app."""
+
 from django.apps import AppConfig
 
 

@@ -11,7 +11,8 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402 - model
 
 from accounts.sockets import OriginGate  # noqa: E402
 from conversations.routing import websocket_urlpatterns  # noqa: E402
+from openhands_site.middleware.bodies import BodyLimit  # noqa: E402
 
 application = ProtocolTypeRouter(
-    {"http": http, "websocket": OriginGate(URLRouter(websocket_urlpatterns))}
+    {"http": BodyLimit(http), "websocket": OriginGate(URLRouter(websocket_urlpatterns))}
 )
