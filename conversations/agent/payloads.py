@@ -182,7 +182,7 @@ def _parse_page_slowly(body: bytes, cause: BaseException) -> tuple[list[bytes], 
     Cuts the page at its commas; each event is judged by itself later.
     """
     text = body.decode("utf-8", "surrogateescape")
-    items = []
+    items: list[bytes] = []
     try:
         place = _PAGE_START.match(text)
         while place:

@@ -280,7 +280,9 @@ def _tmux_folder(folder: Path) -> str:
     """Where the sandbox's terminals have their sockets: always the same, and short enough for a socket."""
     inside = folder / "tmux"
     longest = f"{os.path.realpath(inside)}/tmux-{os.getuid()}/openhands-{'0' * 32}"
-    return str(inside) if len(os.fsencode(longest)) <= SOCKET_PATH_MAX else f"/tmp/oh-{folder.name}"
+    if len(os.fsencode(longest)) <= SOCKET_PATH_MAX:
+        return str(inside)
+    return f"/tmp/oh-{folder.name}"  # noqa: S108  (its owner and mode are checked)
 
 
 def _own_folder(path: Path) -> None:
@@ -467,15 +469,15 @@ def _signal(processes: Iterable[psutil.Process], number: int) -> None:
 
 
 def _kill_tmux(folder: str) -> None:
-    """Terminals are daemons that outlive the engine."""
-    if not (tmux := shutil.which("tmux")):
-        return
-    with contextlib.suppress(OSError):
-        for path in Path(folder).glob("tmux-*/*"):
+    """Terminals are daemons that outlive the engine; a killed one leaves its socket."""
+    tmux = shutil.which("tmux")
+    for path in Path(folder).glob("tmux-*/*"):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             if path.is_socket():
-                with contextlib.suppress(subprocess.TimeoutExpired):
+                if tmux:
                     command = [tmux, "-S", str(path), "kill-server"]
                     subprocess.run(command, env={}, capture_output=True, timeout=5, check=False)
+                path.unlink()
 
 
 def _remove(path: Path) -> None:
