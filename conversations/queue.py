@@ -46,14 +46,14 @@ def interrupt_agent(conversation_id: UUID) -> None:
     job.defer(conversation_id=str(conversation_id))
 
 
-def run_agent(conversation_id: UUID) -> None:
+def run_agent(conversation_id: UUID, *, only_if_stopped: bool = True) -> None:
     """Have the agent go on where it stopped.
 
     Not under the lock of messages: a job waits behind every earlier one of its lock, also one that waits to
     be tried again.
     """
     job = app.configure_task("conversations.tasks.run_agent", lock=f"run:{conversation_id}")
-    job.defer(conversation_id=str(conversation_id))
+    job.defer(conversation_id=str(conversation_id), only_if_stopped=only_if_stopped)
 
 
 def answer_agent(conversation_id: UUID, *, accept: bool, reason: str, asked_in_run: int) -> None:

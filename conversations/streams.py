@@ -225,7 +225,7 @@ class Feed:
         self.epoch, self.updated_at = reading.epoch, reading.updated_at
         if reading.last_seq > self.seq:
             self._dirty.set()  # the page was full: there is more
-        if reading.status != self.status:
+        if reading.status and reading.status != self.status:
             self.status = reading.status
             news.append(Frame(self.status))
         self.is_gone = reading.is_gone

@@ -43,8 +43,8 @@ def interrupt_agent(conversation_id: str) -> None:
 
 
 @app.task(name="conversations.tasks.run_agent", retry=PATIENT)
-def run_agent(conversation_id: str) -> None:
-    services.run_agent(conversation_id=UUID(conversation_id))
+def run_agent(conversation_id: str, only_if_stopped: bool = True) -> None:  # noqa: FBT001, FBT002
+    services.run_agent(conversation_id=UUID(conversation_id), only_if_stopped=only_if_stopped)
 
 
 @app.task(name="conversations.tasks.answer_agent", retry=QUICK)

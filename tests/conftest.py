@@ -7,6 +7,12 @@ from accounts import services as accounts
 from accounts.models import Membership, User
 
 
+@pytest.fixture(autouse=True)
+def _quick_passwords(settings) -> None:  # noqa: ANN001
+    """Argon2 takes its time on purpose; only its own test pays for it."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
 @pytest.fixture
 def alice(db: None) -> User:
     """Owns things."""

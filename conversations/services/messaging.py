@@ -32,7 +32,10 @@ from openhands_site.lib.problems import Problem
 
 log = logging.getLogger(__name__)
 FOLLOWER_WAIT_SECONDS = 3.0
+SERVER_FAULT = 500
+NO_SLOT = 429
 UNSENDABLE = re.compile("[\0\ud800-\udfff]")
+STOPPED_MIDWAY = ("paused", "error", "stuck")
 BUSY = (
     Conversation.ExecutionStatus.RUNNING,
     Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION,
@@ -156,22 +159,23 @@ def _await_follower(conversation_id: UUID, run: int) -> None:
 
 def _send(client: AgentClient, conversation_id: UUID, message: OutgoingMessage) -> None:
     try:
-        client.send_message(conversation_id, text=message.text, images=message.images, run=True)
+        is_running = client.send_message(
+            conversation_id, text=message.text, images=message.images, run=True
+        )
     except EngineUnreachable as error:
         if not error.maybe_done:
             _reopen(message)
         raise
-    except EngineMissing as error:
+    except EngineMissing as error:  # one 404 never means deleted (contract, section 10)
         _reopen(message)
-        raise EngineUnreachable(str(error), maybe_done=False) from error
+        raise EngineUnreachable(str(error)) from error
     except EngineRefused as error:
-        if error.status == 429:  # noqa: PLR2004 - saved, but no run slot was free (contract, section 3)
-            queue.run_agent(conversation_id)
-        elif error.status >= 500:  # noqa: PLR2004
+        if error.status >= SERVER_FAULT:
             raise EngineUnreachable(str(error), maybe_done=True) from error
-        else:
-            _fail(message, str(error))
-            return
+        _fail(message, error.detail)
+        return
+    if not is_running:
+        queue.run_agent(conversation_id, only_if_stopped=False)
     _mark_delivered(message)
 
 
@@ -264,10 +268,11 @@ def resume(*, conversation_id: UUID) -> None:
     queue.run_agent(conversation_id)
 
 
-def run_agent(*, conversation_id: UUID) -> None:
-    """Have the engine go on, if it stopped in the middle of something.
+def run_agent(*, conversation_id: UUID, only_if_stopped: bool = True) -> None:
+    """Have the engine go on: by default only if it stopped in the middle of something.
 
-    Raises ``EngineUnreachable`` for the job to be tried again while the sandbox comes up.
+    Raises ``EngineUnreachable`` for the job to be tried again while the sandbox comes up or no run slot is
+    free. A pending question is never taken for a yes.
     """
     conversation = Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
     if conversation is None or conversation.deleted_at or conversation.sandbox is None:
@@ -275,12 +280,16 @@ def run_agent(*, conversation_id: UUID) -> None:
     if not is_up(conversation):
         if conversation.status == Conversation.Status.FAILED:
             return
-        raise EngineUnreachable("the sandbox is not up yet", maybe_done=False)
+        raise EngineUnreachable("the sandbox is not up yet")
     client = AgentClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
-    found = client.conversation(conversation_id)
-    status = (found or {}).get("execution_status")
-    if status in ("paused", "error", "stuck"):
-        client.run(conversation_id)
+    status = (client.conversation(conversation_id) or {}).get("execution_status")
+    if status in STOPPED_MIDWAY or (status == "idle" and not only_if_stopped):
+        try:
+            client.run(conversation_id)
+        except EngineRefused as error:
+            if error.status != NO_SLOT:
+                raise
+            raise EngineUnreachable(str(error)) from error
 
 
 @transaction.atomic

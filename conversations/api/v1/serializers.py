@@ -8,8 +8,9 @@ from rest_framework import serializers
 from conversations.models import Conversation, Event, StartTask
 
 TEXT_LENGTH = 1_000_000
-_FULL_NAME = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)+")
-_BRANCH = re.compile(r"(?!-)[A-Za-z0-9_./+@#-]{1,200}")
+# Anchored by hand: the field searches, it does not match.
+_FULL_NAME = re.compile(r"\A(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)+\Z")
+_BRANCH = re.compile(r"\A(?!-)[A-Za-z0-9_./+@#-]{1,200}\Z")
 
 
 class RepositorySerializer(serializers.Serializer):

@@ -1,0 +1,160 @@
+"""The real engine works through the gateway with the demo model: an ordinary request, then a follow-up."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx2
+import pytest
+from django.conf import settings
+
+from billing.models import ConversationUsage
+from tests.billing.conftest import calls_of
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.engine, pytest.mark.slow]
+ENGINE = Path(settings.ENGINE_DIR) / "bin" / "agent-server"
+KEY = "engine-session-key"
+
+
+@pytest.fixture
+async def engine(tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[httpx2.AsyncClient]:
+    """An agent server in a folder of its own."""
+    if not ENGINE.exists():
+        pytest.skip(f"the agent engine is not installed in {settings.ENGINE_DIR}")
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "TZ": "UTC",
+        "OH_SESSION_API_KEYS_0": KEY,
+        "OH_SECRET_KEY": "0" * 32,
+        "OH_CONVERSATIONS_PATH": str(tmp_path / "conversations"),
+        "OH_BASH_EVENTS_DIR": str(tmp_path / "bash"),
+        "OH_WORKSPACE_PATH": str(tmp_path / "project"),
+        "OH_ENABLE_VSCODE": "0",
+        "OH_LEASE_TTL_SECONDS": "0",
+        "TMUX_TMPDIR": str(tmp_path),
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "OPENHANDS_SUPPRESS_BANNER": "1",
+        "ANONYMIZED_TELEMETRY": "false",
+    }
+    command = [str(ENGINE), "--host", "127.0.0.1", "--port", str(unused_tcp_port)]
+    with (tmp_path / "engine.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    base_url = f"http://127.0.0.1:{unused_tcp_port}"
+    headers = {"X-Session-API-Key": KEY}
+    async with httpx2.AsyncClient(base_url=base_url, headers=headers, timeout=60) as client:
+        await _until_ready(client)
+        yield client
+    process.terminate()
+    await asyncio.to_thread(process.wait, 20)
+    tmux = ["tmux", "kill-server"]
+    subprocess.run(tmux, env=environment, check=False, stderr=subprocess.DEVNULL)
+
+
+async def _until_ready(client: httpx2.AsyncClient) -> None:
+    for _ in range(240):
+        try:
+            if (await client.get("/ready")).status_code == 200:
+                return
+        except httpx2.TransportError:
+            pass
+        await asyncio.sleep(0.5)
+    raise AssertionError("the engine did not start within two minutes")
+
+
+async def _start(engine, gateway, *, conversation_id: UUID, token: str, text: str, folder: Path) -> None:
+    llm = {
+        "model": "openai/demo",
+        "base_url": f"{gateway.base_url}/api/llm/v1".replace("//api", "/api"),
+        "api_key": token,
+        "usage_id": "agent",
+        "stream": True,
+        "num_retries": 2,
+        "retry_min_wait": 1,
+        "retry_max_wait": 2,
+    }
+    body = {
+        "conversation_id": str(conversation_id),
+        "agent": {
+            "kind": "Agent",
+            "llm": llm,
+            "tools": [{"name": "terminal"}, {"name": "file_editor"}, {"name": "task_tracker"}],
+        },
+        "workspace": {"kind": "LocalWorkspace", "working_dir": str(folder)},
+        "initial_message": {"role": "user", "content": [{"type": "text", "text": text}]},
+        "confirmation_policy": {"kind": "NeverConfirm"},
+        "security_analyzer": {"kind": "LLMSecurityAnalyzer"},
+        "autotitle": False,
+    }
+    (await engine.post("/api/conversations", json=body)).raise_for_status()
+
+
+async def _finished(engine: httpx2.AsyncClient, conversation_id: UUID) -> list[dict[str, Any]]:
+    """The events of the conversation, once the agent has come to rest."""
+    address = f"/api/conversations/{conversation_id}"
+    for _ in range(240):
+        status = (await engine.get(address)).json()["execution_status"]
+        if status not in ("running", "idle"):
+            break
+        await asyncio.sleep(0.25)
+    assert status == "finished"
+    found = await engine.get(f"{address}/events/search", params={"limit": 100})
+    return found.json()["items"]
+
+
+def _actions(events: list[dict[str, Any]]) -> list[str]:
+    return [event["tool_name"] for event in events if event["kind"] == "ActionEvent"]
+
+
+ROUTINE = ["task_tracker", "terminal", "file_editor", "terminal", "task_tracker", "finish"]
+
+
+@pytest.mark.timeout(300)
+async def test_it_writes_runs_and_reports_then_does_the_next_thing(
+    live, engine, token, conversation_id, tmp_path: Path
+):
+    folder = tmp_path / "project"
+    folder.mkdir(exist_ok=True)
+    await _start(
+        engine,
+        live,
+        conversation_id=conversation_id,
+        token=token,
+        text="Please create hello.py that prints “hello from the demo” and run it.",
+        folder=folder,
+    )
+    events = await _finished(engine, conversation_id)
+
+    assert _actions(events) == ROUTINE
+    assert (folder / "hello.py").read_text() == "print('hello from the demo')\n"
+    assert not [event for event in events if event["kind"] == "AgentErrorEvent"]
+    last = [event for event in events if event["kind"] == "ActionEvent"][-1]
+    assert "hello from the demo\n```" in last["action"]["message"]
+    assert "built-in demo model" in last["action"]["message"]
+
+    again = "Now write hello.py that prints bye, and run it."
+    message = {"role": "user", "content": [{"type": "text", "text": again}], "run": True}
+    (await engine.post(f"/api/conversations/{conversation_id}/events", json=message)).raise_for_status()
+    await asyncio.sleep(0.5)
+    events = await _finished(engine, conversation_id)
+
+    assert _actions(events)[len(ROUTINE) :] == [*ROUTINE[:2], "terminal", *ROUTINE[2:]]
+    assert (folder / "hello.py").read_text() == "print('bye')\n"
+    assert (folder / "hello.py.bak").read_text() == "print('hello from the demo')\n"
+    calls = await calls_of(conversation_id, count=13)
+    assert [call.outcome for call in calls] == ["answered"] * 13
+    usage = await ConversationUsage.objects.aget(pk=conversation_id)
+    stats = (await engine.get(f"/api/conversations/{conversation_id}")).json()["stats"]
+    told = stats["usage_to_metrics"]["agent"]["accumulated_token_usage"]
+    assert (told["prompt_tokens"], told["completion_tokens"]) == (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+    )

@@ -1,0 +1,171 @@
+import json
+import threading
+
+import pytest
+from django.db import connection, connections
+
+from conversations import services
+from conversations.agent.payloads import Durable, parse_event
+from conversations.models import Conversation, Event, Lease
+from conversations.sandboxes.provider import State
+from tests.conversations.conftest import frame, ingest, queued, status_frame
+from tests.hostile import EVENTS
+
+
+def log_of(conversation):
+    return list(conversation.events.order_by("seq").values_list("seq", "engine_seq", "event_id"))
+
+
+def test_events_are_stored_in_order(running):
+    assert ingest(running, frame(0), frame(1)) == 2
+
+    assert log_of(running) == [(1, 0, "event-0"), (2, 1, "event-1")]
+
+
+def test_what_is_known_is_skipped(running):
+    ingest(running, frame(0), frame(1))
+
+    assert ingest(running, frame(0), frame(1), frame(2)) == 1
+    assert ingest(running, frame(1)) == 0
+    assert len(log_of(running)) == 3
+
+
+def test_gap_stores_nothing(running):
+    with pytest.raises(services.LogGap):
+        ingest(running, frame(0), frame(2))
+
+    assert log_of(running) == []
+
+
+def test_stale_generation_is_refused(running):
+    Lease.objects.filter(conversation=running).update(generation=2)
+
+    with pytest.raises(services.StaleLease):
+        ingest(running, frame(0))
+
+    assert log_of(running) == []
+
+
+def test_id_that_is_taken_at_another_place_is_kept_under_another(running):
+    ingest(running, frame(0, id="same"))
+
+    ingest(running, frame(1, id="same"))
+
+    [first, second] = running.events.order_by("seq")
+    assert (first.event_id, second.event_id[:2]) == ("same", "x-")
+    assert json.loads(second.payload)["id"] == "same"
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_hostile_event_reads_back_as_it_came(running, api, name):
+    event = parse_event(EVENTS[name], seq=0)
+
+    ingest(running, Durable(0, event), frame(1))
+
+    stored = Event.objects.get(conversation=running, engine_seq=0)
+    assert stored.payload == event.payload
+    response = api.get(f"/api/v1/conversations/{running.pk}/events")
+    assert response.status_code == 200
+    assert event.payload.encode() in response.content
+    assert running.events.get(engine_seq=1).seq == stored.seq + 1
+
+
+def test_status_is_projected_with_the_events(running):
+    ingest(running, status_frame(0, "running"))
+    running.refresh_from_db()
+    assert running.execution_status == "running"
+
+    ingest(running, frame(1), status_frame(2, "waiting_for_confirmation"))
+
+    running.refresh_from_db()
+    assert (running.execution_status, running.asked_seq, running.asked_in_run) == (
+        "waiting_for_confirmation",
+        3,
+        1,
+    )
+
+
+def test_number_of_queries_does_not_depend_on_the_number_of_events(
+    running, django_assert_num_queries
+):
+    with django_assert_num_queries(9):
+        ingest(running, frame(0))
+    with django_assert_num_queries(9):
+        ingest(running, *[frame(n) for n in range(1, 150)])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_parallel_writers_leave_no_gap_and_no_repeat(alice, sandboxes):
+    conversation = services.create_conversation(user=alice)
+    start = threading.Barrier(5)
+
+    def write(writer):
+        start.wait()
+        for n in range(20):
+            services.post_message(
+                conversation_id=conversation.pk, text="x", message_id=f"{writer}-{n // 2}"
+            )
+        connections.close_all()
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert list(conversation.events.order_by("seq").values_list("seq", flat=True)) == list(
+        range(1, 51)
+    )
+    assert Conversation.objects.get(pk=conversation.pk).last_seq == 50
+
+
+class TestEngineLost:
+    def lose(self, conversation, sandboxes):
+        sandboxes.state = State.FAILED
+        return services.note_engine_lost(conversation_id=conversation.pk, generation=1)
+
+    def test_busy_engine_is_restarted_and_the_log_says_why(self, running, sandboxes):
+        ingest(running, status_frame(0, "running"))
+
+        assert self.lose(running, sandboxes)
+
+        running.refresh_from_db()
+        assert (running.status, running.execution_status) == ("starting", "error")
+        notice = json.loads(running.events.get(kind="SandboxNotice").payload)
+        assert notice["code"] == "engine_stopped"
+        assert notice["detail"] == "killed by signal 9"
+        assert {"conversation_id": str(running.pk)} in queued("start_conversation")
+
+    def test_idle_engine_sleeps_until_it_is_needed(self, running, sandboxes):
+        before = len(queued("start_conversation"))
+
+        assert self.lose(running, sandboxes)
+
+        running.refresh_from_db()
+        assert running.status == "stopped"
+        assert len(queued("start_conversation")) == before
+
+    def test_living_engine_is_left_alone(self, running, sandboxes):
+        assert not services.note_engine_lost(conversation_id=running.pk, generation=1)
+
+        assert running.events.count() == 0
+
+    def test_engine_that_dies_again_and_again_is_given_up(self, running, sandboxes):
+        for _ in range(4):
+            running.refresh_from_db()
+            ingest(running, status_frame(running.engine_seq + 1, "running"))
+            self.lose(running, sandboxes)
+            services.start_conversation(conversation_id=running.pk)
+
+        running.refresh_from_db()
+        assert running.status == "failed"
+        assert "several times in a row" in running.status_detail
+
+
+def test_payload_survives_the_database_byte_for_byte(running):
+    odd = '{"a": 1e400, "a":"\\u0000\\ud800",  "b":[ 1.0 ]}'
+    ingest(running, Durable(0, parse_event(odd.encode(), seq=0)))
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT payload FROM conversations_event WHERE engine_seq = 0")
+        assert cursor.fetchone()[0] == odd

@@ -1,0 +1,53 @@
+import pytest
+from django.db import transaction
+
+from conversations import services, streams
+from conversations.models import Conversation, OutgoingMessage
+from tests.conversations.conftest import queued
+
+
+def post(conversation, text="hi", message_id="m1", **more):
+    return services.post_message(
+        conversation_id=conversation.pk, text=text, message_id=message_id, **more
+    )
+
+
+def test_repeated_message_is_posted_once(conversation):
+    first, second = post(conversation), post(conversation)
+
+    assert first == second
+    assert queued("deliver_messages") == [{"conversation_id": str(conversation.pk)}]
+    assert OutgoingMessage.objects.count() == 1
+
+
+def test_messages_get_consecutive_places(conversation):
+    assert [post(conversation, message_id=f"m{n}").seq for n in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "x\udfffy"])
+def test_text_that_no_model_can_be_sent_is_refused(conversation, text):
+    with pytest.raises(services.UnsendableText):
+        post(conversation, text=text)
+
+    assert conversation.events.count() == 0
+
+
+def test_nothing_remains_of_a_rolled_back_post(conversation):
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        post(conversation)
+        1 / 0  # noqa: B018
+
+    assert queued("deliver_messages") == []
+    assert Conversation.objects.get().last_seq == 0
+
+
+def test_nudge_waits_for_the_commit(conversation, monkeypatch, django_capture_on_commit_callbacks):
+    nudges = []
+    monkeypatch.setattr(streams.publisher, "nudge", lambda *a: nudges.append(a))
+
+    with django_capture_on_commit_callbacks(execute=True):
+        post(conversation)
+        assert nudges == []
+
+    assert len(nudges) == 1
+    assert nudges[0][1] == {"type": "log.advanced", "conversation": conversation.pk.hex}

@@ -1,0 +1,173 @@
+import json
+from uuid import uuid4
+
+import pytest
+from asgiref.sync import sync_to_async
+from channels.testing import WebsocketCommunicator
+from django.db import connections
+from django.test import Client
+
+from accounts import services as accounts
+from conversations import services, streams
+from conversations.models import Lease
+from openhands_site.asgi import application
+from tests.conversations.conftest import frame
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+async def _close():
+    yield
+    await sync_to_async(connections.close_all)()
+    streams._threads.submit(connections.close_all).result()
+
+
+@pytest.fixture
+async def conversation(alice):
+    conversation = await sync_to_async(services.create_conversation)(user=alice)
+    await sync_to_async(Lease.objects.update)(generation=1)
+    return conversation
+
+
+@sync_to_async
+def key(user):
+    return accounts.issue_api_key(user=user, name="socket")
+
+
+@sync_to_async
+def cookie(user):
+    client = Client()
+    client.force_login(user)
+    return client.cookies["sessionid"].value
+
+
+def open_socket(pk, query="", **headers):
+    names = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+    path = f"/ws/v1/conversations/{pk}{query}"
+    return WebsocketCommunicator(application, path, headers=list(names.items()))
+
+
+async def append(conversation, *seqs):
+    await sync_to_async(services.ingest_events)(
+        conversation_id=conversation.pk, generation=1, frames=[frame(n) for n in seqs]
+    )
+
+
+async def close_code(socket):
+    connected, code = await socket.connect()
+    if not connected:
+        return code
+    message = await socket.receive_output(5)
+    assert message["type"] == "websocket.close", message
+    return message["code"]
+
+
+async def test_browser_gets_history_then_live_events_in_order(conversation, alice):
+    await append(conversation, 0, 1)
+    socket = open_socket(
+        conversation.pk, "?after=1", cookie=f"sessionid={await cookie(alice)}", origin="http://testserver"
+    )
+    assert (await socket.connect())[0]
+    assert json.loads(await socket.receive_from())["seq"] == 2
+    status = json.loads(await socket.receive_from())
+    assert (status["type"], status["conversation"]["last_seq"]) == ("status", 2)
+
+    await append(conversation, 2)
+
+    event = json.loads(await socket.receive_from(5))
+    assert event["event"] | {"received_at": ""} == {
+        "seq": 3,
+        "event_id": "event-2",
+        "kind": "MessageEvent",
+        "source": "agent",
+        "payload": {"id": "event-2", "kind": "MessageEvent", "source": "agent"},
+        "engine_time": None,
+        "received_at": "",
+    }
+    await socket.disconnect()
+
+
+async def test_program_comes_with_a_key(conversation, alice):
+    _, token = await key(alice)
+    socket = open_socket(conversation.pk, authorization=f"Bearer {token}")
+
+    assert (await socket.connect())[0]
+    assert json.loads(await socket.receive_from())["type"] == "status"
+    await socket.disconnect()
+
+
+async def test_stranger_is_told_that_there_is_nothing(conversation, charlie):
+    _, token = await key(charlie)
+
+    assert await close_code(open_socket(conversation.pk, authorization=f"Bearer {token}")) == 4404
+    assert await close_code(open_socket(uuid4(), authorization=f"Bearer {token}")) == 4404
+
+
+async def test_nobody_is_told_to_sign_in(conversation):
+    assert await close_code(open_socket(conversation.pk, origin="http://testserver")) == 4401
+    assert await close_code(open_socket(conversation.pk, authorization="Bearer oh_x.y")) == 4401
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://testserver",
+        "http://testserver:8000",
+        "http://testserver.evil.example",
+        "http://evil.example",
+        "http://TESTSERVER",
+        "null",
+        "",
+        "http://testserver/",
+        "file://",
+    ],
+)
+async def test_only_our_exact_origin_may_open_a_socket(conversation, alice, origin):
+    session = f"sessionid={await cookie(alice)}"
+    socket = open_socket(conversation.pk, cookie=session, origin=origin)
+
+    assert (await socket.connect()) == (False, 4403)
+
+
+async def test_cookie_without_an_origin_is_refused(conversation, alice):
+    socket = open_socket(conversation.pk, cookie=f"sessionid={await cookie(alice)}")
+
+    assert (await socket.connect()) == (False, 4403)
+
+
+@pytest.mark.parametrize("query", ["?after=x", "?after=-1", "?after=1.5", "?after=" + "9" * 19, "?epoch=x", "?after=%00"])
+async def test_odd_cursor_is_refused(conversation, alice, query):
+    _, token = await key(alice)
+    socket = open_socket(conversation.pk, query, authorization=f"Bearer {token}")
+
+    assert await close_code(socket) == 4400
+
+
+async def test_what_a_client_says_is_ignored(conversation, alice):
+    _, token = await key(alice)
+    socket = open_socket(conversation.pk, authorization=f"Bearer {token}")
+    await socket.connect()
+    await socket.receive_from()
+
+    for odd in ('{"type":"event"}', "\0", "[" * 10_000, "not json"):
+        await socket.send_to(text_data=odd)
+    await socket.send_to(bytes_data=b"\xff\xfe")
+    await append(conversation, 0)
+
+    assert json.loads(await socket.receive_from(5))["seq"] == 1
+    await socket.disconnect()
+
+
+async def test_revoked_key_ends_the_open_socket(conversation, alice, settings):
+    settings.SOCKET_PING_SECONDS = 1
+    row, token = await key(alice)
+    socket = open_socket(conversation.pk, authorization=f"Bearer {token}")
+    await socket.connect()
+    await socket.receive_from()
+
+    await sync_to_async(accounts.revoke_api_key)(key=row)
+
+    while (message := await socket.receive_output(5))["type"] == "websocket.send":
+        assert json.loads(message["text"]) == {"type": "ping"}
+    assert message == {"type": "websocket.close", "code": 4403}

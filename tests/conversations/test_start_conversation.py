@@ -1,0 +1,183 @@
+import pytest
+
+from conversations import services
+from conversations.models import Conversation, Sandbox, StartTask
+from conversations.sandboxes.provider import SandboxUnavailable, State
+from tests.conversations.conftest import queued
+
+
+def start(conversation):
+    services.start_conversation(conversation_id=conversation.pk)
+    conversation.refresh_from_db()
+
+
+def phases(conversation):
+    return [p["phase"] for p in conversation.start_tasks.latest("created_at").phases]
+
+
+def test_phases_are_recorded_with_their_times(conversation, sandboxes, engine):
+    start(conversation)
+
+    task = conversation.start_tasks.get()
+    assert phases(conversation) == ["WORKING", "WAITING_FOR_SANDBOX", "STARTING_CONVERSATION", "READY"]
+    assert all(p["started_at"] <= p["finished_at"] for p in task.phases)
+    assert task.finished_at is not None
+    assert (conversation.status, conversation.sandbox.run) == ("running", 1)
+    assert conversation.sandbox.engine_version == "1.58.0"
+    assert str(conversation.pk) in engine.conversations
+
+
+def test_engine_holds_a_gateway_token_and_no_model_key(conversation, sandboxes, engine):
+    start(conversation)
+
+    body = next(b for m, s, b in engine.calls if s == "/api/conversations")
+    llm = body["agent"]["llm"]
+    assert llm["api_key"].startswith("ogt_")
+    assert llm["base_url"].endswith("/api/llm/v1")
+    assert "initial_message" not in body
+
+
+def test_killed_midway_it_goes_on_and_starts_one_engine(conversation, sandboxes, engine):
+    sandbox = conversation.sandbox
+    sandbox.handle = sandboxes.start(spec=type("Spec", (), {"sandbox_id": sandbox.pk})())
+    sandbox.observed = Sandbox.Observed.STARTING
+    sandbox.save()
+
+    start(conversation)
+    start(conversation)
+
+    assert sandboxes.starts == 1
+    assert len(engine.conversations) == 1
+
+
+def test_repository_is_cloned_before_the_agent_starts(alice, sandboxes, engine):
+    done = {"exit_code": 0, "stdout": "", "stderr": ""}
+    engine.answers["POST /api/bash/execute_bash_command"] = (200, done)
+    repository = {"provider": "github", "full_name": "octo/hello", "branch": "dev"}
+    conversation = services.create_conversation(user=alice, repository=repository)
+
+    start(conversation)
+
+    commands = [b["command"] for _, s, b in engine.calls if s.endswith("execute_bash_command")]
+    assert "git clone --branch dev -- https://github.com/octo/hello.git ." in commands[0]
+    assert phases(conversation)[2:5] == [
+        "PREPARING_REPOSITORY",
+        "RUNNING_SETUP_SCRIPT",
+        "SETTING_UP_GIT_HOOKS",
+    ]
+
+
+def test_failed_clone_says_why_and_is_given_up_after_three_attempts(alice, sandboxes, engine):
+    failed = {"exit_code": 128, "stdout": "", "stderr": "fatal: repository not found"}
+    engine.answers["POST /api/bash/execute_bash_command"] = (200, failed)
+    repository = {"provider": "github", "full_name": "octo/none"}
+    conversation = services.create_conversation(user=alice, repository=repository, message="hi")
+
+    for _ in range(3):
+        start(conversation)
+
+    task = conversation.start_tasks.get()
+    assert (conversation.status, task.phase, task.attempts) == ("failed", "ERROR", 3)
+    assert "fatal: repository not found" in conversation.status_detail
+    assert conversation.events.filter(kind="SandboxNotice").count() == 1
+    assert conversation.outgoing_messages.get().status == "pending"
+
+
+def test_resume_tries_a_failed_start_again(conversation, sandboxes, monkeypatch):
+    def refuse(spec):
+        raise SandboxUnavailable("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sandboxes, "start", refuse)
+        for _ in range(3):
+            start(conversation)
+    assert conversation.status_detail == "no room"
+
+    services.resume(conversation_id=conversation.pk)
+    start(conversation)
+
+    assert conversation.status == "running"
+    assert StartTask.objects.count() == 2
+
+
+def test_sandbox_that_dies_while_starting(conversation, sandboxes, monkeypatch):
+    monkeypatch.setattr(sandboxes, "start", lambda spec: {"dead": True})
+
+    for _ in range(3):
+        start(conversation)
+
+    assert (conversation.status, conversation.status_detail) == ("failed", "killed by signal 9")
+
+
+def test_organization_with_all_its_sandboxes_running_waits_its_turn(alice, sandboxes, settings):
+    settings.SANDBOX_MAX_RUNNING = 1
+    first, second, third = (services.create_conversation(user=alice) for _ in range(3))
+    for one in (first, second, third):
+        start(one)
+
+    assert [c.status for c in (first, second, third)] == ["running", "starting", "starting"]
+    positions = [c.start_tasks.get().queue_position for c in (second, third)]
+    assert positions == [1, 2]
+    assert {"conversation_id": str(second.pk)} in queued("start_conversation")
+
+    services.stop_sandbox(conversation_id=first.pk)
+    start(second)
+
+    assert second.status == "running"
+    assert second.start_tasks.get().queue_position is None
+
+
+class TestDown:
+    def test_stopped_it_keeps_its_data_and_can_be_woken(self, running, sandboxes):
+        services.stop_sandbox(conversation_id=running.pk)
+        running.refresh_from_db()
+        assert (running.status, sandboxes.state) == ("stopped", State.STOPPED)
+
+        services.resume(conversation_id=running.pk)
+        start(running)
+
+        assert (running.status, running.sandbox.run) == ("running", 2)
+
+    def test_idle_sandbox_is_put_to_sleep_and_a_busy_one_is_not(self, running, settings):
+        settings.SANDBOX_IDLE_SECONDS = 0
+        Conversation.objects.update(execution_status="running")
+        assert services.reconcile_sandboxes() == 0
+
+        Conversation.objects.update(execution_status="finished")
+
+        assert services.reconcile_sandboxes() == 1
+        assert queued("stop_sandbox") == [{"conversation_id": str(running.pk)}]
+
+    def test_engine_that_vanished_unwatched_is_noticed(self, running, sandboxes):
+        running.lease.expires_at = running.created_at
+        running.lease.save()
+        sandboxes.state = State.MISSING
+
+        assert services.reconcile_sandboxes() == 1
+
+        running.refresh_from_db()
+        assert running.status == "stopped"
+
+    def test_all_are_stopped_with_the_server(self, running, sandboxes):
+        assert services.stop_all_sandboxes() == 1
+        assert sandboxes.state == State.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("status", "runs"), [("paused", 1), ("error", 1), ("stuck", 1), ("idle", 0), ("waiting_for_confirmation", 0)]
+)
+def test_going_on_never_answers_a_question(running, engine, status, runs):
+    engine.conversations[str(running.pk)]["execution_status"] = status
+
+    services.run_agent(conversation_id=running.pk)
+
+    assert sum(s == "/run" for _, s, _ in engine.calls) == runs
+
+
+def test_interrupt_reaches_the_engine(running, engine):
+    services.interrupt(conversation_id=running.pk)
+    assert queued("interrupt_agent") == [{"conversation_id": str(running.pk)}]
+
+    services.interrupt_agent(conversation_id=running.pk)
+
+    assert [s for _, s, _ in engine.calls][-1] == "/interrupt"

@@ -1,0 +1,211 @@
+"""The hub: one reading for all sockets of a process, and no gap between reading and listening."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import connection, connections
+from django.test.utils import CaptureQueriesContext
+
+from conversations import services, streams
+from conversations.models import Conversation, Lease
+from tests.conversations.conftest import frame
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+async def _close(settings):
+    settings.HUB_POLL_SECONDS = 1
+    yield
+    await sync_to_async(connections.close_all)()
+    streams._threads.submit(connections.close_all).result()
+
+
+@pytest.fixture
+async def conversation(alice):
+    conversation = await sync_to_async(services.create_conversation)(user=alice)
+    await sync_to_async(Lease.objects.update)(generation=1)
+    return conversation
+
+
+async def append(conversation, *seqs):
+    await sync_to_async(services.ingest_events)(
+        conversation_id=conversation.pk, generation=1, frames=[frame(n) for n in seqs]
+    )
+
+
+async def collect(subscription, upto, *, seconds=10):
+    """Seqs as a socket gets them, until one has come."""
+    seqs = []
+
+    async def take():
+        async for one in subscription.frames():
+            if one.seq is not None:
+                seqs.append(one.seq)
+                if one.seq >= upto:
+                    return
+
+    await asyncio.wait_for(take(), seconds)
+    return seqs
+
+
+async def test_history_then_news_each_once(conversation):
+    await append(conversation, 0, 1)
+    async with streams.hub().subscribe(conversation.pk, after=1) as subscription:
+        task = asyncio.create_task(collect(subscription, 4))
+        await append(conversation, 2)
+        await append(conversation, 3)
+
+        assert await task == [2, 3, 4]
+
+
+@pytest.mark.parametrize("pause_at", range(8))
+async def test_no_gap_wherever_the_log_moves_during_the_join(conversation, monkeypatch, pause_at):
+    """An event is committed, without a nudge, right at each await of joining in turn."""
+    await append(conversation, 0)
+    awaited = 0
+    original = streams.run_in_thread
+
+    async def interrupted(function, *args):
+        nonlocal awaited
+        result = await original(function, *args)
+        awaited += 1
+        if awaited == pause_at:
+            await append(conversation, 1)
+        return result
+
+    monkeypatch.setattr(streams, "run_in_thread", interrupted)
+    if pause_at == 0:
+        await append(conversation, 1)
+    async with streams.hub().subscribe(conversation.pk, after=0) as subscription:
+        if pause_at > 2:
+            await append(conversation, 1)
+        assert await collect(subscription, 2) == [1, 2]
+
+
+async def test_lost_nudge_is_repaired_by_the_poll(conversation, monkeypatch):
+    monkeypatch.setattr(streams.publisher, "nudge", lambda *a: None)
+    async with streams.hub().subscribe(conversation.pk, after=0) as subscription:
+        task = asyncio.create_task(collect(subscription, 1))
+        await append(conversation, 0)
+
+        assert await task == [1]
+
+
+async def reads_for(conversation, sockets, seq):
+    """Queries that one nudge costs with so many sockets following."""
+    hub = streams.hub()
+    queries = []
+
+    def counted(function, *args):
+        with CaptureQueriesContext(connection) as captured:
+            result = function(*args)
+        queries.extend(captured.captured_queries)
+        return result
+
+    original = streams.run_in_thread
+    async with contextlib.AsyncExitStack() as stack:
+        tasks = []
+        for _ in range(sockets):
+            subscription = await stack.enter_async_context(
+                hub.subscribe(conversation.pk, after=seq - 1)
+            )
+            tasks.append(asyncio.create_task(collect(subscription, seq)))
+        await asyncio.sleep(0.05)
+        streams.run_in_thread = lambda function, *args: original(counted, function, *args)
+        try:
+            await append(conversation, seq - 1)
+            results = await asyncio.gather(*tasks)
+        finally:
+            streams.run_in_thread = original
+    assert results == [[seq]] * sockets
+    return len(queries)
+
+
+async def test_two_sockets_and_two_hundred_cost_the_same_reads(conversation, settings, monkeypatch):
+    settings.HUB_POLL_SECONDS = 300
+    two = await reads_for(conversation, 2, 1)
+    two_hundred = await reads_for(conversation, 200, 2)
+
+    print(json.dumps({"reads_per_nudge": {"2": two, "200": two_hundred}}))
+    assert two == two_hundred == 4
+
+
+async def test_socket_that_does_not_read_is_given_up(conversation, settings):
+    settings.SOCKET_BUFFER_BYTES = 4_096
+    async with streams.hub().subscribe(conversation.pk, after=0) as subscription:
+        frames = subscription.frames()
+        await anext(frames)  # the status: it is live now
+        for n in range(30):
+            await append(conversation, n)
+        await asyncio.sleep(0.5)
+
+        rest = [one async for one in frames]
+
+    assert subscription.has_overflowed
+    assert [one.seq for one in rest if one.seq] == []
+    assert subscription.cursor == 0
+
+
+async def test_cursor_ahead_of_the_log_is_reset(conversation):
+    await append(conversation, 0)
+    async with streams.hub().subscribe(conversation.pk, after=99) as subscription:
+        frames = subscription.frames()
+
+        assert json.loads((await anext(frames)).text) == {"type": "reset", "last_seq": 1, "epoch": 1}
+        await append(conversation, 1)
+        seqs = []
+        async for one in frames:
+            if one.seq:
+                seqs.append(one.seq)
+                break
+        assert seqs == [2]
+
+
+async def test_raised_epoch_resets_everybody(conversation):
+    await append(conversation, 0, 1)
+    async with streams.hub().subscribe(conversation.pk, after=2, epoch=1) as subscription:
+        frames = subscription.frames()
+        await anext(frames)
+
+        def restore():
+            Conversation.objects.update(epoch=2, last_seq=1)
+            streams.announce(conversation.pk)
+
+        await sync_to_async(restore)()
+
+        async for one in frames:
+            if one.reset_to is not None:
+                break
+        assert json.loads(one.text) == {"type": "reset", "last_seq": 1, "epoch": 2}
+
+
+async def test_deleted_conversation_ends_its_streams(conversation):
+    async with streams.hub().subscribe(conversation.pk, after=0) as subscription:
+        frames = subscription.frames()
+        await anext(frames)
+        await sync_to_async(services.delete_conversation)(conversation_id=conversation.pk)
+
+        async def rest():
+            return [one async for one in frames]
+
+        assert [one for one in await asyncio.wait_for(rest(), 5) if not one.text] == []
+    assert subscription.feed.is_gone
+
+
+async def test_long_history_is_read_in_pages(conversation, monkeypatch):
+    monkeypatch.setattr(streams, "PAGE", 7)
+    await append(conversation, *range(40))
+    async with streams.hub().subscribe(conversation.pk, after=0) as subscription:
+        assert await collect(subscription, 40) == list(range(1, 41))
+
+
+async def test_feed_ends_with_its_last_socket(conversation):
+    hub = streams.hub()
+    async with hub.subscribe(conversation.pk, after=0), hub.subscribe(conversation.pk, after=0):
+        assert list(hub.feeds) == [conversation.pk]
+
+    assert hub.feeds == {}

@@ -1,0 +1,155 @@
+"""A stand-in for the agent engine's HTTP API, as contracts/agent-server.md has it, for tests of our services.
+
+``tests/flows`` runs the same services against the real engine; what differs there is mended here.
+"""
+
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from uuid import uuid4
+
+from conversations.sandboxes.provider import Handle, Observed, SandboxSpec, State
+
+_PATH = re.compile(r"/api/conversations/([0-9a-f-]+)(/.*)?")
+
+
+class FakeAgentServer(ThreadingHTTPServer):
+    """One engine: conversations with a log of events; as a context manager it serves in a thread."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.conversations: dict[str, dict[str, Any]] = {}
+        self.logs: dict[str, list[dict[str, Any]]] = {}
+        self.calls: list[tuple[str, str, Any]] = []
+        self.answers: dict[str, tuple[int, Any]] = {}
+        """``"METHOD suffix"`` to a canned status and body: a fault to play."""
+        self.drop_after: set[str] = set()
+        """``"METHOD suffix"`` that is carried out, and the connection cut before the answer."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> "FakeAgentServer":
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def log_event(self, conversation_id: str, **fields: Any) -> dict[str, Any]:
+        event = {"id": str(uuid4()), "timestamp": "2026-11-22T10:00:00.000001"} | fields
+        self.logs[conversation_id].append(event)
+        return event
+
+    def user_texts(self, conversation_id: str) -> list[str]:
+        """What the agent was told."""
+        events = self.logs.get(conversation_id, [])
+        return [e["llm_message"]["content"][0]["text"] for e in events if e["kind"] == "MessageEvent"]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FakeAgentServer
+
+    def do_GET(self) -> None:
+        self._dispatch("GET")
+
+    def do_POST(self) -> None:
+        self._dispatch("POST")
+
+    def do_PATCH(self) -> None:
+        self._dispatch("PATCH")
+
+    def do_DELETE(self) -> None:
+        self._dispatch("DELETE")
+
+    def _dispatch(self, method: str) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length) or b"null")
+        path, _, query = self.path.partition("?")
+        match = _PATH.fullmatch(path)
+        suffix = (match[2] or "") if match else path
+        self.server.calls.append((method, suffix, body))
+        name = f"{method} {suffix}"
+        if name in self.server.answers:
+            return self._answer(*self.server.answers[name])
+        status, answer = self._act(method, suffix, match[1] if match else "", body, query)
+        if name in self.server.drop_after:
+            self.close_connection = True
+            return None
+        return self._answer(status, answer)
+
+    def _act(self, method: str, suffix: str, key: str, body: Any, query: str) -> tuple[int, Any]:
+        server = self.server
+        if suffix in ("/ready", "/server_info"):
+            return 200, {"status": "ready", "version": "1.58.0"}
+        if (method, suffix) == ("POST", "/api/conversations"):
+            key = body["conversation_id"]
+            is_new = key not in server.conversations
+            info = {"id": key, "execution_status": "idle", "tags": {}, "leaf_event_id": "leaf"}
+            server.conversations.setdefault(key, info)
+            server.logs.setdefault(key, [])
+            return (201 if is_new else 200), server.conversations[key]
+        info = server.conversations.get(key)
+        if info is None:
+            return 404, {"detail": "Not found"}
+        match method, suffix:
+            case ("GET" | "PATCH", ""):
+                return 200, info
+            case "POST", "/events":
+                message = {"role": "user", "content": body["content"]}
+                server.log_event(key, kind="MessageEvent", source="user", llm_message=message)
+                return 200, {"success": True}
+            case "GET", "/events/search":
+                return 200, {"items": server.logs[key], "next_page_id": None}
+            case "POST", "/run":
+                info["execution_status"] = "running"
+        return 200, {"success": True}
+
+    def _answer(self, status: int, body: Any) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+class FakeProvider:
+    """A sandbox provider whose sandboxes are all one ``FakeAgentServer``, or dead when ``state`` says so."""
+
+    def __init__(self, server: FakeAgentServer) -> None:
+        self.server = server
+        self.state = State.MISSING
+        self.starts = 0
+        self.destroyed = 0
+
+    def start(self, spec: SandboxSpec) -> Handle:
+        self.starts += self.state != State.RUNNING
+        self.state = State.RUNNING
+        return {"sandbox": spec.sandbox_id.hex}
+
+    def find(self, sandbox_id: Any) -> Handle:
+        return {}
+
+    def resume(self, spec: SandboxSpec, handle: Handle) -> Handle:
+        return self.start(spec)
+
+    def inspect(self, handle: Handle) -> Observed:
+        is_up = self.state == State.RUNNING
+        return Observed(self.state, self.server.url if is_up else "", "/workspace", "killed by signal 9")
+
+    def stop(self, handle: Handle, *, grace_seconds: float) -> None:
+        self.state = State.STOPPED
+
+    def destroy(self, handle: Handle) -> None:
+        self.state, self.destroyed = State.MISSING, self.destroyed + 1
