@@ -73,7 +73,7 @@ async def _until_ready(client: httpx2.AsyncClient) -> None:
 async def _start(engine, gateway, *, conversation_id: UUID, token: str, text: str, folder: Path) -> None:
     llm = {
         "model": "openai/demo",
-        "base_url": f"{gateway.base_url}/api/llm/v1".replace("//api", "/api"),
+        "base_url": str(gateway.base_url.join("/api/llm/v1")),
         "api_key": token,
         "usage_id": "agent",
         "stream": True,
@@ -97,17 +97,18 @@ async def _start(engine, gateway, *, conversation_id: UUID, token: str, text: st
     (await engine.post("/api/conversations", json=body)).raise_for_status()
 
 
-async def _finished(engine: httpx2.AsyncClient, conversation_id: UUID) -> list[dict[str, Any]]:
-    """The events of the conversation, once the agent has come to rest."""
+async def _finished(engine: httpx2.AsyncClient, conversation_id: UUID, *, turns: int) -> list[dict[str, Any]]:
+    """The events of the conversation, once the agent has finished so many turns and rests."""
     address = f"/api/conversations/{conversation_id}"
     for _ in range(240):
         status = (await engine.get(address)).json()["execution_status"]
-        if status not in ("running", "idle"):
+        found = await engine.get(f"{address}/events/search", params={"limit": 100})
+        events: list[dict[str, Any]] = found.json()["items"]
+        if status == "error" or (status == "finished" and _actions(events).count("finish") == turns):
             break
         await asyncio.sleep(0.25)
     assert status == "finished"
-    found = await engine.get(f"{address}/events/search", params={"limit": 100})
-    return found.json()["items"]
+    return events
 
 
 def _actions(events: list[dict[str, Any]]) -> list[str]:
@@ -131,7 +132,7 @@ async def test_it_writes_runs_and_reports_then_does_the_next_thing(
         text="Please create hello.py that prints “hello from the demo” and run it.",
         folder=folder,
     )
-    events = await _finished(engine, conversation_id)
+    events = await _finished(engine, conversation_id, turns=1)
 
     assert _actions(events) == ROUTINE
     assert (folder / "hello.py").read_text() == "print('hello from the demo')\n"
@@ -143,8 +144,7 @@ async def test_it_writes_runs_and_reports_then_does_the_next_thing(
     again = "Now write hello.py that prints bye, and run it."
     message = {"role": "user", "content": [{"type": "text", "text": again}], "run": True}
     (await engine.post(f"/api/conversations/{conversation_id}/events", json=message)).raise_for_status()
-    await asyncio.sleep(0.5)
-    events = await _finished(engine, conversation_id)
+    events = await _finished(engine, conversation_id, turns=2)
 
     assert _actions(events)[len(ROUTINE) :] == [*ROUTINE[:2], "terminal", *ROUTINE[2:]]
     assert (folder / "hello.py").read_text() == "print('bye')\n"
