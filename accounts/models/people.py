@@ -121,7 +121,9 @@ class Membership(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["organization", "user"], name="membership_unique"),
             models.CheckConstraint(
-                condition=models.Q(role__in=["owner", "admin", "member", "billing", "auditor", "viewer"]),
+                condition=models.Q(
+                    role__in=["owner", "admin", "member", "billing", "auditor", "viewer"]
+                ),
                 name="membership_role_known",
             ),
         ]
