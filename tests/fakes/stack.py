@@ -1,0 +1,548 @@
+"""The whole server for tests: its real roles as processes of their own, over a PostgreSQL and a Redis of their own.
+
+Nothing here is faked but the supervisor, so that a test may kill, stop and restart any part. The stack's keys
+are those of the test process, which can hence open a sandbox's sealed keys and read the engine's own log.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx2
+import psutil
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from websockets.sync.client import ClientConnection, connect
+
+from conversations.agent.client import AgentClient
+from conversations.agent.payloads import Durable
+from conversations.sandboxes.provider import get_provider
+from openhands_site import embedded
+from openhands_site.lib import crypto
+from tests.prepare import ROOT
+
+RESTART_SECONDS = 1.0
+"""The supervisor's pause before the first restart of a role."""
+KEYS = ("SECRET_KEY", "ENCRYPTION_KEYS", "TOKEN_PEPPERS", "ENGINE_DIR")
+ROLES = {
+    "web": ["run_web"],
+    "worker": ["procrastinate", "worker", "--shutdown-graceful-timeout", "5"],
+    "manager": ["run_conversation_manager"],
+}
+# Ends with the thread that started it, as the supervisor's children do; without `preexec_fn`, which is not
+# safe in a process with threads.
+_DIE_WITH_US = """\
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+_MAKE_PEOPLE = """\
+import json, sys
+import django
+django.setup()
+from django.core.management import call_command
+call_command("migrate", interactive=False, verbosity=0)
+from accounts import services
+keys = {}
+for name in sys.argv[1:]:
+    user = services.create_user(email=f"{name}@example.com", name=name)
+    _, key = services.issue_api_key(user=user, name="test")
+    keys[name] = {"id": str(user.pk), "organization": str(user.personal_organization.pk), "key": key}
+print(json.dumps(keys))
+"""
+
+
+@dataclass
+class Role:
+    """One process that is started again when it ends."""
+
+    name: str
+    arguments: list[str]
+    process: "subprocess.Popen[bytes] | None" = None
+    due_at: float | None = 0.0
+    starts: int = 0
+
+
+@dataclass
+class Person:
+    """Somebody with an API key."""
+
+    name: str
+    id: str
+    organization: str
+    key: str
+    stack: "Stack" = field(repr=False)
+
+    def call(self, method: str, path: str, *, expect: int | None = None, **request: Any) -> httpx2.Response:
+        """One request below ``/api/v1``; a web that is being restarted is asked until it answers.
+
+        Only where no answer came at all, and so a POST may have been carried out: send what makes it repeatable.
+        """
+        headers = {"Authorization": f"Bearer {self.key}"} | request.pop("headers", {})
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                answer = httpx2.request(
+                    method, f"{self.stack.url}/api/v1/{path}", headers=headers, timeout=30, trust_env=False, **request
+                )
+                break
+            except httpx2.TransportError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        if expect is not None:
+            assert answer.status_code == expect, (method, path, answer.status_code, answer.text[:500])
+        return answer
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self.call("GET", path, expect=200, params=query).json()
+
+    def converse(self, *, headers: dict[str, str] | None = None, **body: Any) -> "Talk":
+        """A new conversation."""
+        answer = self.call("POST", "conversations", expect=201, json=body, headers=headers or {})
+        return Talk(self, UUID(answer.json()["id"]), answer.json())
+
+    def socket(self, conversation_id: UUID, *, after: int = 0, **options: Any) -> ClientConnection:
+        """The conversation's socket."""
+        url = self.stack.url.replace("http", "ws", 1)
+        return connect(
+            f"{url}/ws/v1/conversations/{conversation_id}?after={after}",
+            additional_headers={"Authorization": f"Bearer {self.key}"},
+            open_timeout=30,
+            close_timeout=1,
+            proxy=None,
+            **options,
+        )
+
+
+@dataclass
+class Talk:
+    """One conversation, as its owner sees it and as its engine does."""
+
+    owner: Person
+    id: UUID
+    created: dict[str, Any] = field(repr=False)
+
+    @property
+    def path(self) -> str:
+        return f"conversations/{self.id}"
+
+    @property
+    def stack(self) -> "Stack":
+        return self.owner.stack
+
+    def record(self) -> dict[str, Any]:
+        return self.owner.get(self.path)
+
+    def post(self, action: str, *, expect: int | None = 202, **body: Any) -> Any:
+        return self.owner.call("POST", f"{self.path}/{action}", expect=expect, json=body).json()
+
+    def say(self, text: str, **body: Any) -> dict[str, Any]:
+        return self.post("messages", text=text, **body)
+
+    def wait(
+        self, is_there: Callable[[dict[str, Any]], Any], *, seconds: float = 90, pause: float = 0.05
+    ) -> dict[str, Any]:
+        """The record, once it is as asked for."""
+        deadline = time.monotonic() + seconds
+        while not is_there(record := self.record()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {seconds} s: {json.dumps(record, indent=1)}")
+            time.sleep(pause)
+        return record
+
+    def wait_ready(self, *, seconds: float = 150) -> dict[str, Any]:
+        def is_ready(record: dict[str, Any]) -> bool:
+            assert record["status"] != "failed", record
+            return record["status"] == "running"
+
+        return self.wait(is_ready, seconds=seconds)
+
+    def wait_status(self, *statuses: str, after: int = 0, seconds: float = 90) -> dict[str, Any]:
+        """The record once the agent's newest state, told behind ``after`` in the log, is one of these."""
+
+        def is_there(record: dict[str, Any]) -> bool:
+            return record["execution_status"] in statuses and record["last_seq"] > after
+
+        return self.wait(is_there, seconds=seconds)
+
+    def do(self, text: str, *statuses: str, seconds: float = 90) -> dict[str, Any]:
+        """Say something and wait until the run that it starts ends in one of the states (``finished``)."""
+        said = self.say(text)
+        self.wait_run(said["seq"], seconds=seconds)
+        return self.wait_status(*(statuses or ("finished",)), seconds=seconds)
+
+    def wait_run(self, after: int, *, seconds: float = 90) -> None:
+        """Wait until a run has begun behind ``after``."""
+        deadline = time.monotonic() + seconds
+        while not any(state_of(event) == "running" for event in self.events(after=after)):
+            assert time.monotonic() < deadline, f"no run began: {self.record()}"
+            time.sleep(0.05)
+
+    def events(self, *, after: int = 0) -> list[dict[str, Any]]:
+        """Our log by REST, page by page."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.owner.get(f"{self.path}/events", after=after, limit=500)["items"]
+            found += page
+            if len(page) < 500:
+                return found
+            after = page[-1]["seq"]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Our log by SQL."""
+        return self.stack.sql(
+            "SELECT seq, event_id, kind, source, payload, engine_seq FROM conversations_event"
+            " WHERE conversation_id = %s ORDER BY seq",
+            self.id,
+        )
+
+    def sandbox(self) -> dict[str, Any]:
+        return self.stack.sql(
+            "SELECT s.* FROM conversations_sandbox s JOIN conversations_conversation c ON c.sandbox_id = s.id"
+            " WHERE c.id = %s",
+            self.id,
+        )[0]
+
+    def engine(self) -> AgentClient:
+        """A client of the conversation's engine, past our server."""
+        row = self.sandbox()
+        key = crypto.open_sealed(bytes(row["sealed_session_key"]), bound_to=f"sandbox.session:{row['id']}")
+        return AgentClient(row["base_url"], key)
+
+    def engine_log(self) -> list[Durable]:
+        """The engine's own log, from its first event."""
+        return list(self.engine().events(self.id))
+
+    def engine_pid(self) -> int:
+        return self.sandbox()["handle"]["pid"]
+
+    def kill_engine(self) -> float:
+        """``kill -9``; the instant."""
+        os.kill(self.engine_pid(), signal.SIGKILL)
+        return time.monotonic()
+
+    def compare_logs(self, *, seconds: float = 10) -> int:
+        """Assert that our log holds the engine's, item by item, and nothing is lost, doubled or moved; its length."""
+        deadline = time.monotonic() + seconds
+        while True:
+            theirs = self.engine_log()
+            rows = self.rows()
+            ours = [row for row in rows if row["engine_seq"] is not None]
+            if len(ours) >= len(theirs) and self.engine().count_events(self.id) == len(theirs):
+                break
+            assert time.monotonic() < deadline, f"{len(ours)} of the engine's {len(theirs)} events are in our log"
+            time.sleep(0.2)
+        assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+        assert [row["engine_seq"] for row in ours] == [one.seq for one in theirs]
+        assert [row["event_id"] for row in ours] == [one.event.event_id for one in theirs]
+        assert [row["kind"] for row in ours] == [one.event.kind for one in theirs]
+        for row, one in zip(ours, theirs, strict=True):
+            assert json.loads(row["payload"]) == json.loads(one.event.payload)
+        told = self.events()
+        assert [(e["seq"], e["event_id"]) for e in told] == [(r["seq"], r["event_id"]) for r in rows]
+        assert [e["payload"] for e in told] == [json.loads(r["payload"]) for r in rows]
+        return len(theirs)
+
+    def deliveries(self) -> list[str]:
+        """The texts of the user's messages in the engine's log, in order."""
+        payloads = [json.loads(one.event.payload) for one in self.engine_log() if one.event.source == "user"]
+        return [
+            "".join(part.get("text", "") for part in payload["llm_message"]["content"])
+            for payload in payloads
+            if payload["kind"] == "MessageEvent"
+        ]
+
+
+def state_of(event: dict[str, Any]) -> str | None:
+    """The agent's new state, if the event tells one."""
+    payload = event["payload"]
+    is_state = event["kind"] == "ConversationStateUpdateEvent" and payload.get("key") == "execution_status"
+    return payload.get("value") if is_state else None
+
+
+def figure(name: str, **values: Any) -> None:
+    """Print a measurement: one JSON line."""
+    print("\n" + json.dumps({"test": name} | values), flush=True)
+
+
+class Stack:
+    """A running server. ``roles`` are the processes; ``environment`` overrides settings."""
+
+    def __init__(self, *, roles: tuple[str, ...] = tuple(ROLES), environment: dict[str, str] | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="oh-stack-"))
+        self.roles = {name: Role(name, list(ROLES[name])) for name in roles}
+        self.people: dict[str, Person] = {}
+        self._more = environment or {}
+        self._ending = threading.Event()
+        self._lock = threading.RLock()
+        self._keeper = threading.Thread(target=self._keep, name="stack", daemon=True)
+
+    # --- Up and down ---
+
+    def start(self) -> "Stack":
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _start(self) -> None:
+        (self.folder / "logs").mkdir()
+        with warnings.catch_warnings():  # it forks, and a test process has threads
+            warnings.simplefilter("ignore")
+            self.services = embedded.start(self.folder / "services", durable=False)
+        # We hold the listening socket, as the supervisor does: while web restarts, callers wait.
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        os.set_inheritable(self.listener.fileno(), True)
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.environment = self._environment()
+        made = json.loads(self.python(_MAKE_PEOPLE, "owner", "stranger"))
+        self.people = {name: Person(name=name, stack=self, **one) for name, one in made.items()}
+        self._keeper.start()
+        self.wait_web()
+
+    @property
+    def owner(self) -> Person:
+        return self.people["owner"]
+
+    @property
+    def stranger(self) -> Person:
+        return self.people["stranger"]
+
+    def _environment(self) -> dict[str, str]:
+        kept = ("PATH", "HOME", "LANG", "TMPDIR", "USER", "XDG_RUNTIME_DIR")
+        return (
+            {name: os.environ[name] for name in kept if name in os.environ}
+            | {name: os.environ[name] for name in KEYS}
+            | {
+                "DJANGO_SETTINGS_MODULE": "openhands_site.settings",
+                "DATABASE_URL": self.services.database_url,
+                "REDIS_URL": self.services.redis_url,
+                "DATA_DIR": str(self.folder),
+                "PUBLIC_URL": self.url,
+                "ALLOWED_HOSTS": "127.0.0.1",
+                "ALLOW_PROCESS_SANDBOX": "true",
+                "UPSTREAM_ALLOW_PRIVATE": "true",
+                "LOG_FORMAT": "text",
+                "PYTHONUNBUFFERED": "1",
+                "PYTHONWARNINGS": "ignore:No directory at:UserWarning",
+            }
+            | self._more
+        )
+
+    def wait_web(self, *, seconds: float = 60) -> None:
+        """Return when web answers, by a process that runs now."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(httpx2.TransportError):
+                if httpx2.get(f"{self.url}/ready", timeout=5, trust_env=False).status_code == 200:
+                    return
+            assert time.monotonic() < deadline, "web does not answer:\n" + self.tail("web")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End everything and remove it; raises if a process had to be found and killed."""
+        with self._lock:
+            self._ending.set()
+            for role in self.roles.values():
+                if role.process and role.process.poll() is None:
+                    with contextlib.suppress(OSError):
+                        role.process.send_signal(signal.SIGCONT)
+                        role.process.terminate()
+            stubborn = [role.name for role in self.roles.values() if not _ended(role.process, 20)]
+        if self._keeper.ident:
+            self._keeper.join(10)
+        for path in self.folder.glob("sandboxes/*/run.json"):
+            get_provider("process").destroy(json.loads(path.read_text()))
+        if hasattr(self, "services"):
+            self.services.stop()
+        if hasattr(self, "listener"):
+            self.listener.close()
+        left = self._left()
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        assert not stubborn, f"these did not end on SIGTERM: {stubborn}"
+        assert not left, f"these were left running: {left}"
+
+    def _left(self) -> list[psutil.Process]:
+        """Processes that name our folder in their environment or command."""
+        mark, found = str(self.folder), []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                words = [*process.cmdline(), *process.environ().values()]
+                is_ours = process.pid != os.getpid() and any(mark in word for word in words)
+                if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    # --- Roles ---
+
+    def _keep(self) -> None:
+        """Start what is due, and again what has ended: our children end with this thread."""
+        while not self._ending.wait(0.05):
+            with self._lock:
+                for role in self.roles.values():
+                    if role.process and role.process.poll() is not None:
+                        role.process = None
+                        role.due_at = time.monotonic() + RESTART_SECONDS
+                    due = role.due_at is not None and time.monotonic() >= role.due_at
+                    if role.process is None and due and not self._ending.is_set():
+                        self._launch(role)
+        while any(role.process and role.process.poll() is None for role in self.roles.values()):
+            time.sleep(0.05)
+
+    def _launch(self, role: Role) -> None:
+        fd = self.listener.fileno()
+        arguments = [*role.arguments, *(["--fd", str(fd)] if role.arguments[0] == "run_web" else [])]
+        command = [sys.executable, "-c", _DIE_WITH_US, sys.executable, str(ROOT / "manage.py"), *arguments]
+        with (self.folder / "logs" / f"{role.name}.log").open("ab") as log:
+            role.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=self.environment | {"OH_ROLE": role.name},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[fd],
+                start_new_session=True,
+            )
+        role.starts += 1
+        role.due_at = None
+
+    def add(self, name: str, role: str) -> None:
+        """Run one more process of a role."""
+        with self._lock:
+            self.roles[name] = Role(name, list(ROLES[role]))
+
+    def remove(self, name: str) -> None:
+        """End one in order and do not start it again."""
+        with self._lock:
+            role = self.roles.pop(name)
+            if role.process:
+                role.process.terminate()
+        assert _ended(role.process, 20), f"{name} did not end on SIGTERM"
+
+    def pid(self, name: str, *, seconds: float = 30) -> int:
+        """The process of a role, once it runs."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with self._lock:
+                process = self.roles[name].process
+                if process is not None and process.poll() is None:
+                    return process.pid
+            assert time.monotonic() < deadline, f"{name} does not run"
+            time.sleep(0.02)
+
+    def signal(self, name: str, number: int) -> float:
+        """Send a role a signal; the instant."""
+        os.kill(self.pid(name), number)
+        return time.monotonic()
+
+    def kill(self, name: str) -> float:
+        """``kill -9``; the instant. It is started again as the supervisor would."""
+        return self.signal(name, signal.SIGKILL)
+
+    def manager_of(self, talk: Talk) -> str | None:
+        """Which of our roles follows a conversation now."""
+        rows = self.sql(
+            "SELECT owner FROM conversations_lease WHERE conversation_id = %s AND expires_at > now()"
+            " AND following_run IS NOT NULL",
+            talk.id,
+        )
+        if not rows or not rows[0]["owner"]:
+            return None
+        pid = int(rows[0]["owner"].split(":")[-2])
+        with self._lock:
+            return next((r.name for r in self.roles.values() if r.process and r.process.pid == pid), None)
+
+    # --- Looking and acting beside the roles ---
+
+    def sql(self, query: str, *arguments: Any) -> list[dict[str, Any]]:
+        with psycopg.connect(self.services.database_url, autocommit=True, row_factory=dict_row) as connection:
+            cursor = connection.execute(query, arguments)
+            return cursor.fetchall() if cursor.description else []
+
+    def python(self, code: str, *arguments: str) -> str:
+        """Run code as a process of the server would run; what it printed."""
+        command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    def service(self, name: str) -> Any:
+        """``PostgreSQL`` or ``Redis``, to be stopped and started."""
+        return next(one for one in self.services._services if one.name == name)
+
+    def restart_service(self, name: str) -> None:
+        """Stop one of the two and start it again at once."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.service(name).stop()
+            self.service(name).start()
+
+    def log(self, name: str) -> str:
+        path = self.folder / "logs" / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def tail(self, name: str, lines: int = 60) -> str:
+        return "\n".join(self.log(name).splitlines()[-lines:])
+
+
+def _ended(process: "subprocess.Popen[bytes] | None", seconds: float) -> bool:
+    if process is None:
+        return True
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
+        return False
+    return True
+
+
+# --- For conftest.py --------------------------------------------------------------
+
+_shared: list[Stack] = []
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """One running server for all tests of this process that ask for it."""
+    if not _shared:
+        _shared.append(Stack().start())
+    yield _shared[0]
+    while _shared:
+        _shared.pop().stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any):
+    """Show what the roles logged beside a failure."""
+    report = yield
+    if report.failed:
+        for running in _shared:
+            for name in running.roles:
+                report.sections.append((f"log of {name}", running.tail(name)))
+    return report
