@@ -32,6 +32,8 @@ SYSTEM_USER = "pgserver"
 SOCKET_PATH_BYTES = 100
 """Below the shortest limit there is (103 bytes on macOS, 107 on Linux)."""
 LOG_BYTES = 8 * 1024 * 1024
+START_SECONDS = 300
+"""Long, because recovery after a crash replays the log."""
 
 
 class CannotStart(Exception):
@@ -228,20 +230,20 @@ class _PostgreSQL(_Service):
 
     def start(self) -> None:
         self._make_database()
-        deadline = time.monotonic() + 300  # recovery after a crash replays the log, which takes its time
+        deadline = time.monotonic() + START_SECONDS
+        self._end_leftover()
+        self._launch()
         while not self._is_ready():
             if self.is_running() and time.monotonic() < deadline:
                 time.sleep(0.02)
                 continue
-            said = self._said(self._begin) if self.process else ""
-            if self.process is None or ("shared memory block" in said and time.monotonic() < deadline):
-                # The processes of a killed server take a moment to notice that it is gone.
-                time.sleep(0.5 if self.process else 0)
-                self._end_leftover()
-                self._launch()
-                continue
+            said = self._said(self._begin)
             self.stop()
-            raise CannotStart(f"PostgreSQL does not start: {sentence(said, self.folder)} See {self.log}.")
+            # The processes of a server that was killed take a moment to notice that it is gone.
+            if "shared memory block" not in said or time.monotonic() > deadline:
+                raise CannotStart(f"PostgreSQL does not start: {sentence(said, self.folder)} See {self.log}.")
+            time.sleep(0.5)
+            self._launch()
 
     def stop(self) -> None:
         self._end((signal.SIGINT, 30), (signal.SIGQUIT, 5))  # fast, then immediate shutdown

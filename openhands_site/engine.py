@@ -255,6 +255,7 @@ def _for_uv(environment: dict[str, str]) -> dict[str, str]:
         "PIP_EXTRA_INDEX_URL": "UV_INDEX",
         "PIP_FIND_LINKS": "UV_FIND_LINKS",
         "PIP_CERT": "SSL_CERT_FILE",
+        "PIP_NO_INDEX": "UV_NO_INDEX",
     }
     told = {uv: environment[pip] for pip, uv in words.items() if pip in environment}
     return told | environment | {"UV_NO_PROGRESS": "1"}

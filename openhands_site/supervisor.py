@@ -150,7 +150,8 @@ class Supervisor:
             env=self.environment | {"OH_ROLE": role.name, "PYTHONUNBUFFERED": "1"},
             pass_fds=role.pass_fds,
             start_new_session=True,  # Ctrl-C reaches us alone; we stop the roles in order
-            preexec_fn=processes.die_with_parent(signal.SIGTERM),
+            # Not asked to finish: the database they would finish their work in goes at the same moment.
+            preexec_fn=processes.die_with_parent(signal.SIGKILL),
         )
         role.started_at, role.start_again_at, role.rest = time.monotonic(), None, b""
         assert role.process.stdout is not None

@@ -311,7 +311,7 @@ class Quickstart:
             return supervisor.Role(name, command, **options)
 
         fd = listener.fileno()
-        worker = ("procrastinate", "worker", "--concurrency", "16", "--shutdown-graceful-timeout", "5")
+        worker = ("procrastinate", "worker", "--shutdown-graceful-timeout", "5")
         roles = [
             role("web", "run_web", "--fd", str(fd), pass_fds=(fd,)),
             role("worker", *worker),

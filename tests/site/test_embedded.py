@@ -1,0 +1,183 @@
+"""PostgreSQL and Redis in a data folder: started, found again, recovered, and gone afterwards."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import psutil
+import psycopg
+import pytest
+import redis
+
+from openhands_site import embedded
+
+ROOT = Path(__file__).resolve().parents[2]
+OWNER = """
+import pathlib, sys, time
+sys.path.insert(0, {root!r})
+from openhands_site import embedded
+services = embedded.start(pathlib.Path({folder!r}), durable=False)
+print(services.database_url, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def run():
+    """Starts services, and stops them after the test."""
+    started = []
+
+    def start(folder, **options):
+        started.append(embedded.start(folder, **{"durable": False, **options}))
+        return started[-1]
+
+    yield start
+    for services in started:
+        services.stop()
+
+
+def ask(services, query):
+    host = parse_qs(urlsplit(services.database_url).query)["host"][0]
+    with psycopg.connect(host=host, user="postgres", dbname="postgres", autocommit=True) as connection:
+        cursor = connection.execute(query)
+        return cursor.fetchone()[0] if cursor.description else None
+
+
+def processes_of(folder) -> list[str]:
+    found = []
+    for process in psutil.process_iter(["pid", "name", "cmdline"]):
+        if str(folder) in " ".join(process.info["cmdline"] or []) and process.pid != os.getpid():
+            found.append(process.info["name"])
+    return found
+
+
+@pytest.mark.parametrize("name", ["plain", "with space, 'quote' and comma", "l" * 120])
+def test_any_folder_will_do_and_nothing_runs_afterwards(run, tmp_path, name):
+    folder = tmp_path / name
+
+    services = run(folder)
+    assert ask(services, "SELECT 1") == 1
+    with redis.Redis.from_url(services.redis_url) as client:
+        assert client.ping()
+    services.stop()
+    services.stop()
+
+    assert processes_of(folder) == []
+
+
+def test_data_is_kept(run, tmp_path):
+    first = run(tmp_path)
+    ask(first, "CREATE TABLE kept AS SELECT 42 AS answer")
+    first.stop()
+
+    assert ask(run(tmp_path), "SELECT answer FROM kept") == 42
+
+
+def test_what_is_acknowledged_is_on_disk(run, tmp_path):
+    services = run(tmp_path, durable=True)
+
+    assert {name: ask(services, f"SHOW {name}") for name in ("fsync", "synchronous_commit", "full_page_writes")} == {
+        "fsync": "on",
+        "synchronous_commit": "on",
+        "full_page_writes": "on",
+    }
+    assert ask(services, "SHOW max_connections") == "200"
+    assert ask(services, "SHOW listen_addresses") == ""
+
+
+def test_nobody_else_can_reach_the_sockets(run, tmp_path):
+    services = run(tmp_path)
+
+    sockets = Path(parse_qs(urlsplit(services.database_url).query)["host"][0])
+
+    assert sockets.stat().st_mode & 0o077 == 0
+
+
+def test_second_start_says_that_it_is_running(run, tmp_path):
+    run(tmp_path)
+
+    with pytest.raises(embedded.AlreadyRunning, match=f"already running in {tmp_path}"):
+        embedded.start(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the next start ends them")
+def test_they_end_when_their_owner_is_killed_and_start_again(run, tmp_path):
+    code = OWNER.format(root=str(ROOT), folder=str(tmp_path))
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout.readline().startswith("postgresql://")
+
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    owner.stdout.close()
+
+    assert ask(run(tmp_path), "SELECT 1") == 1
+    assert sorted(set(processes_of(tmp_path))) == ["postgres", "redis-server"]
+
+
+def test_server_that_was_killed_with_its_owner_unaware_is_revived(run, tmp_path):
+    services = run(tmp_path, durable=True)
+    ask(services, "CREATE TABLE kept AS SELECT 42 AS answer")
+    for service in services._services:
+        service.process.kill()
+        service.process.wait()
+
+    assert services.revive() == ["PostgreSQL", "Redis"]
+    assert ask(services, "SELECT answer FROM kept") == 42
+    assert services.revive() == []
+
+
+def test_stale_pid_file_that_names_another_program_is_not_believed(run, tmp_path):
+    first = run(tmp_path)
+    pid_file = tmp_path / "postgresql" / "postmaster.pid"
+    lines = pid_file.read_text().splitlines()
+    first.stop()
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        pid_file.write_text("\n".join([str(other.pid), *lines[1:]]))
+
+        assert ask(run(tmp_path), "SELECT 1") == 1
+        assert other.poll() is None, "somebody else's process was ended"
+    finally:
+        other.kill()
+        other.wait()
+
+
+class TestRefusals:
+    def test_folder_of_another_user(self, tmp_path, monkeypatch):
+        if os.geteuid() == 0:
+            os.chown(tmp_path, 12345, 12345)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: 12345)
+
+        with pytest.raises(embedded.CannotStart, match=r"belongs to .+, not to .+ make run DATA_DIR="):
+            embedded.start(tmp_path)
+
+    def test_folder_that_cannot_be_made(self, tmp_path):
+        (tmp_path / "file").write_text("")
+
+        with pytest.raises(embedded.CannotStart, match="Not a directory"):
+            embedded.start(tmp_path / "file" / "data")
+
+    def test_data_of_another_version(self, tmp_path):
+        (tmp_path / "postgresql").mkdir()
+        (tmp_path / "postgresql" / "PG_VERSION").write_text("12\n")
+
+        with pytest.raises(embedded.CannotStart, match="made by PostgreSQL 12, and this is 18"):
+            embedded.start(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("output", "expected"),
+        [
+            # As initdb 18 and postgres 18 said on a full tmpfs.
+            ('initdb: error: could not write to file "pg_wal/xlogtemp": No space left on device', "is full. Free"),
+            ("FATAL:  could not write lock file: Disk quota exceeded", "is full. Free"),
+            ('initdb: error: could not create directory "/x": Permission denied', "cannot be written"),
+            ("Read-only file system: /x/services.lock", "cannot be written"),
+            ("LOG:  a\nFATAL:  something new\nLOG:  b", "FATAL:  something new"),
+        ],
+    )
+    def test_what_programs_say_becomes_a_sentence(self, tmp_path, output, expected):
+        assert expected in embedded.sentence(output, tmp_path)
