@@ -50,7 +50,9 @@ def model_settings(request: HttpRequest) -> HttpResponse:
             permissions.require(user, organization.pk, "model_access.edit")
             if intent == "demo":
                 services.clear_model_access(organization_id=organization.pk, user_id=user.pk)
-                messages.success(request, "Conversations use the demo model again; the key is gone.")
+                messages.success(
+                    request, "Conversations use the demo model again; the key is gone."
+                )
                 return redirect("settings-model")
             context["form"] = {name: request.POST.get(name, "").strip() for name in FIELDS}
             access = services.save_model_access(

@@ -32,18 +32,26 @@ PLAIN_EVENTS = 500
 MESSAGE_LENGTH = 200_000
 EXAMPLES = [
     (
-        "Primes",
-        "Write a Python script that prints the first 20 prime numbers, run it, and show me the output.",
+        "Say hello",
+        "Write a one-line Python program and run it.",
+        'Write hello.py that prints "Hello from the sandbox" and run it.',
     ),
     (
-        "Word count",
-        "Create a small command-line tool that counts the words of a text file. Try it on a sample file.",
+        "Find primes",
+        "Save a short program as a file, then run it.",
+        (
+            "Save this as primes.py and run it:\n\n```python\n"
+            "primes = [n for n in range(2, 72) if all(n % d for d in range(2, n))]\n"
+            'print(len(primes), "primes:", *primes)\n```'
+        ),
     ),
     (
-        "Report",
-        "Make a CSV file with ten cities and their populations, then print a sorted table from it.",
+        "Take a note",
+        "Keep a text in a Markdown file and read it back.",
+        'Write notes.md that says "Three ideas to try next week" and show it.',
     ),
 ]
+"""What to try first: a name, what it does, the prompt. The demo model carries all of them out."""
 HOSTS = {"github.com": "github", "gitlab.com": "gitlab", "bitbucket.org": "bitbucket"}
 _FULL_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)+")
 
@@ -94,7 +102,7 @@ def home(request: HttpRequest) -> HttpResponse:
 
 def _example(request: HttpRequest) -> str:
     number = request.GET.get("example", "")
-    return EXAMPLES[int(number)][1] if number in {"0", "1", "2"} else ""
+    return EXAMPLES[int(number)][2] if number in {"0", "1", "2"} else ""
 
 
 def _create(request: HttpRequest) -> Conversation:
@@ -134,7 +142,9 @@ def repository_of(text: str) -> dict[str, str] | None:
     name, _, branch = name.partition("@")
     name = name.removesuffix(".git")
     if not provider or not _FULL_NAME.fullmatch(name):
-        raise IncompletePrompt("Name the repository as owner/name, owner/name@branch or by its address.")
+        raise IncompletePrompt(
+            "Name the repository as owner/name, owner/name@branch or by its address."
+        )
     found = {"provider": provider, "full_name": name}
     return found | {"branch": branch} if branch else found
 

@@ -1,6 +1,6 @@
 // One conversation, live: fetches the story, follows the feed, and sends what the person does.
 
-import { json } from "./lib/api.js";
+import { call, json } from "./lib/api.js";
 import { copy, grow, h, icon, toast } from "./lib/dom.js";
 import { clock, count, duration, money } from "./lib/format.js";
 import { asksNow, chipOf, commandsOf, phasesOf } from "./lib/state.js";
@@ -292,8 +292,6 @@ let isLoaded = false;
 let clockSkew = 0;
 
 function takeEvents(events) {
-  const newest = events[events.length - 1];
-  if (isLoaded && newest) clockSkew = Math.min(0, Math.max(Date.parse(newest.received_at) - Date.now(), clockSkew || -Infinity));
   story.add(events);
   for (const event of events) {
     streaming.supersede(event);
@@ -318,7 +316,10 @@ function takeRecord(fresh) {
 
 async function refreshRecord() {
   try {
-    takeRecord(await json("GET", base));
+    const response = await call("GET", base);
+    const skew = Date.parse(response.headers.get("Date")) - Date.now();
+    clockSkew = Math.abs(skew) > 3000 ? skew : 0;
+    takeRecord(await response.json());
   } catch (problem) {
     if (problem.status === 404) stream?.end("gone");
   }

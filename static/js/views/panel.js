@@ -133,6 +133,7 @@ export class Files {
   async fill(list, path, depth) {
     const { entries } = await json("GET", `${this.base}/files?path=${encodeURIComponent(path)}`);
     for (const entry of entries) {
+      if (depth === 0 && entry.name === ".git") continue;
       const item = h("li");
       list.append(item);
       if (entry.type === "directory") await this.folder(item, entry, depth);

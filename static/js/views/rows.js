@@ -119,10 +119,10 @@ function quiet(row, context, label, body) {
 const TOOLS = { terminal: terminalStep, file: fileStep, tasks: tasksStep, think: thinkStep, other: otherStep };
 
 function card(row, context) {
-  const { icon: name, title: heading, note, body, openByDefault } = TOOLS[row.tool](row, context);
+  const { icon: name, title: heading, note, body, openByDefault, failed = false } = TOOLS[row.tool](row, context);
   const isOpen = context.isOpen(row.key, openByDefault && context.opensSteps(row));
   const refused = row.state === "rejected" ? h("p", { class: "pad" }, h("strong", {}, row.byPerson ? "You rejected this." : "This was not allowed."), row.reason ? ` ${row.reason}` : "") : null;
-  const failed = row.error ? h("p", { class: "pad trouble-text" }, row.error) : null;
+  const error = row.error ? h("p", { class: "pad trouble-text" }, row.error) : null;
   return h(
     "details",
     { class: "step", dataset: { state: row.state, tool: row.tool }, open: isOpen, ontoggle: (event) => context.setOpen(row.key, event.target.open) },
@@ -133,18 +133,18 @@ function card(row, context) {
       h("span", { class: "step-title" }, heading),
       ["HIGH", "MEDIUM"].includes(row.risk) ? h("span", { class: `risk ${row.risk}` }, `${row.risk === "HIGH" ? "High" : "Medium"} risk`) : null,
       note ? h("span", { class: "step-note" }, note) : null,
-      stateMark(row),
+      stateMark(failed && row.state === "done" ? "error" : row.state, failed ? "Ended with an error" : null),
       chevron(),
     ),
-    h("div", { class: "step-body" }, body, refused, failed),
+    h("div", { class: "step-body" }, body, refused, error),
   );
 }
 
-function stateMark(row) {
+function stateMark(state, says = null) {
   const marks = { done: ["check", "Done", ""], error: ["x", "Failed", " bad"], rejected: ["x", "Rejected", " quiet"], waiting: ["clock", "Waits for you", " attention"], stopped: ["stop", "Stopped", " quiet"] };
-  if (row.state === "running") return h("span", { class: "step-state", role: "img", "aria-label": "Running" }, h("span", { class: "spinner" }));
-  const [name, label, tone] = marks[row.state] ?? marks.done;
-  return h("span", { class: `step-state${tone}` }, icon(name, label));
+  if (state === "running") return h("span", { class: "step-state", role: "img", "aria-label": "Running" }, h("span", { class: "spinner" }));
+  const [name, label, tone] = marks[state] ?? marks.done;
+  return h("span", { class: `step-state${tone}` }, icon(name, says ?? label));
 }
 
 function seconds(row) {
@@ -173,12 +173,13 @@ function terminalStep(row, context) {
     }
     body.append(foot);
   }
-  const failed = exitCode !== null && exitCode !== 0;
+  const failed = Number.isInteger(exitCode) && exitCode > 0;
   return {
     icon: "terminal",
     title: [h("code", {}, command.split("\n")[0] || "terminal")],
     note: [failed ? `exit ${exitCode}` : null, seconds(row)].filter(Boolean).join(" · "),
     body,
+    failed,
     openByDefault: true,
   };
 }
@@ -199,7 +200,7 @@ function fileStep(row, context) {
   const change = fileChange(row.action, seen);
   const path = h("code", {}, context.shortPath(change.path) || "file");
   if (row.state === "error" && seen) {
-    return { icon: "pencil", title: [h("b", {}, "Edit "), path], body: h("p", { class: "pad trouble-text" }, textOf(seen.content)), openByDefault: true };
+    return { icon: "pencil", title: [h("b", {}, change.isView ? "Read " : change.isNew ? "New file " : "Edit "), path], body: h("p", { class: "pad trouble-text" }, textOf(seen.content)), openByDefault: true };
   }
   if (change.isView) {
     return { icon: "file", title: [h("b", {}, "Read "), path], note: seconds(row), body: change.text ? h("pre", { class: "raw" }, change.text) : h("p", { class: "pad faint" }, "Reading…"), openByDefault: false };
