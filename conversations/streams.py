@@ -155,7 +155,7 @@ class Subscription:
         if self.cursor <= self.feed.seq and not is_of_another_epoch:
             return None
         reading = await run_in_thread(read, self.feed.conversation_id, None)
-        if self.cursor <= reading.last_seq and not is_of_another_epoch:
+        if reading.is_gone or (self.cursor <= reading.last_seq and not is_of_another_epoch):
             return None
         return reset_frame(reading)
 
@@ -213,6 +213,11 @@ class Feed:
 
     def _take(self, reading: Reading) -> None:
         """Advance to what was read and hand it to every live socket. Nothing is awaited here."""
+        if reading.is_gone:
+            self.is_gone = True
+            for subscription in self.subscriptions:
+                subscription.wake()
+            return
         news = list(reading.frames)
         self._remember(reading.frames)
         if self.epoch not in (0, reading.epoch) or reading.last_seq < self.seq:
@@ -228,11 +233,8 @@ class Feed:
         if reading.status and reading.status != self.status:
             self.status = reading.status
             news.append(Frame(self.status))
-        self.is_gone = reading.is_gone
         for subscription in self.subscriptions:
             subscription.offer(news)
-            if self.is_gone:
-                subscription.wake()
 
     def pass_on(self, frames: list[Frame]) -> None:
         """Hand frames outside the log to every live socket."""
@@ -264,6 +266,8 @@ class Hub:
         """Follow a conversation from ``after``; leave it when the block ends."""
         await self._ensure_running()
         feed = await self._feed(conversation_id)
+        while self.feeds.get(conversation_id) is not feed:  # its other sockets left while we waited
+            feed = await self._feed(conversation_id)
         subscription = Subscription(feed, after, epoch)
         feed.subscriptions.add(subscription)
         try:
@@ -275,10 +279,12 @@ class Hub:
 
     async def _feed(self, conversation_id: UUID) -> Feed:
         """The conversation's feed, made once however many sockets ask at the same time."""
-        if feed := self.feeds.get(conversation_id):
-            return feed
         task = self._starting.get(conversation_id)
         if task is None:
+            # Only now: a feed that is starting stands in ``feeds`` too, and does not know its place yet. Who
+            # joined it there would go live at 0 and miss all that is in the log.
+            if feed := self.feeds.get(conversation_id):
+                return feed
             task = asyncio.create_task(self._open(conversation_id))
             self._starting[conversation_id] = task
             task.add_done_callback(lambda _: self._starting.pop(conversation_id, None))
@@ -346,7 +352,9 @@ class Hub:
             await asyncio.sleep(pause)
             feeds = dict(self.feeds)
             for feed in feeds.values():
-                if not feed.is_subscribed:
+                if not (feed.subscriptions or feed.conversation_id in self._starting):
+                    await self._drop(feed)  # whoever asked for it went away before it had started
+                elif not feed.is_subscribed:
                     await self._listen(feed)
             known = {key: (feed.seq, feed.updated_at) for key, feed in feeds.items()}
             with contextlib.suppress(Exception):  # the database away: the next round asks again
