@@ -5,17 +5,17 @@ from django.contrib import admin
 from billing.models import ConversationUsage, GatewayToken, ModelAccess, ModelCall
 from openhands_site.lib.admin import ReadOnlyAdmin
 
-COUNTS = ["prompt_tokens", "completion_tokens", "cached_tokens", "cost_micros"]
+COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_micros")
 
 
 @admin.register(ModelCall)
 class ModelCallAdmin(ReadOnlyAdmin):
-    list_display = ["created_at", "model", "outcome", "status", *COUNTS, "seconds"]
-    list_filter = ["outcome", "status"]
-    search_fields = ["=conversation_id", "=user__email"]
+    list_display = ("created_at", "model", "outcome", "status", *COUNTS, "seconds")
+    list_filter = ("outcome", "status")
+    search_fields = ("=conversation_id", "=user__email")
     date_hierarchy = "created_at"
-    ordering = ["-created_at", "-pk"]
-    fields = [
+    ordering = ("-created_at", "-pk")
+    fields = (
         "id",
         "organization",
         "user",
@@ -27,25 +27,25 @@ class ModelCallAdmin(ReadOnlyAdmin):
         *COUNTS,
         "seconds",
         "created_at",
-    ]
+    )
 
 
 @admin.register(ConversationUsage)
 class ConversationUsageAdmin(ReadOnlyAdmin):
-    list_display = ["conversation_id", "organization", "calls", *COUNTS]
-    list_select_related = ["organization"]
-    search_fields = ["=conversation_id", "organization__name"]
-    ordering = ["-cost_micros", "pk"]
-    fields = ["conversation_id", "organization", "calls", *COUNTS]
+    list_display = ("conversation_id", "organization", "calls", *COUNTS)
+    list_select_related = ("organization",)
+    search_fields = ("=conversation_id", "organization__name")
+    ordering = ("-cost_micros", "pk")
+    fields = ("conversation_id", "organization", "calls", *COUNTS)
 
 
 @admin.register(GatewayToken)
 class GatewayTokenAdmin(ReadOnlyAdmin):
-    list_display = ["token_id", "conversation_id", "user", "created_at", "expires_at", "revoked_at"]
-    list_select_related = ["user"]
-    search_fields = ["=token_id", "=conversation_id", "=user__email"]
-    ordering = ["-created_at"]
-    fields = [
+    list_display = ("token_id", "conversation_id", "user", "created_at", "expires_at", "revoked_at")
+    list_select_related = ("user",)
+    search_fields = ("=token_id", "=conversation_id", "=user__email")
+    ordering = ("-created_at",)
+    fields = (
         "id",
         "token_id",
         "organization",
@@ -54,16 +54,16 @@ class GatewayTokenAdmin(ReadOnlyAdmin):
         "created_at",
         "expires_at",
         "revoked_at",
-    ]
+    )
 
 
 @admin.register(ModelAccess)
 class ModelAccessAdmin(ReadOnlyAdmin):
-    list_display = ["user", "organization", "model", "base_url", "has_api_key", "updated_at"]
-    list_select_related = ["user", "organization"]
-    search_fields = ["=user__email", "organization__name", "model", "base_url"]
-    ordering = ["-updated_at"]
-    fields = [
+    list_display = ("user", "organization", "model", "base_url", "has_api_key", "updated_at")
+    list_select_related = ("user", "organization")
+    search_fields = ("=user__email", "organization__name", "model", "base_url")
+    ordering = ("-updated_at",)
+    fields = (
         "id",
         "organization",
         "user",
@@ -75,7 +75,7 @@ class ModelAccessAdmin(ReadOnlyAdmin):
         "cached_micros_per_million",
         "created_at",
         "updated_at",
-    ]
+    )
 
     @admin.display(boolean=True, description="has a key")
     def has_api_key(self, access: ModelAccess) -> bool:

@@ -82,7 +82,9 @@ def extend_gateway_tokens(*, conversation_ids: Iterable[UUID]) -> int:
 
     Safe to repeat. An expired token that nobody revoked comes back: its sandbox slept, it did not end.
     """
-    tokens = GatewayToken.objects.filter(conversation_id__in=list(conversation_ids), revoked_at=None)
+    tokens = GatewayToken.objects.filter(
+        conversation_id__in=list(conversation_ids), revoked_at=None
+    )
     return tokens.update(expires_at=_token_end())
 
 
@@ -291,7 +293,11 @@ def _checked_model(model: str) -> str:
 def _checked_api_key(api_key: str) -> str:
     api_key = api_key.strip()
     if _MASK.search(api_key):
-        raise InvalidModelAccess("api_key: this is a mask, not a key. Leave it out to keep the stored key.")
+        raise InvalidModelAccess(
+            "api_key: this is a mask, not a key. Leave it out to keep the stored key."
+        )
     if api_key and (len(api_key) > 2_000 or not _KEY.fullmatch(api_key)):
-        raise InvalidModelAccess("api_key: a key has up to 2000 visible ASCII characters and no spaces.")
+        raise InvalidModelAccess(
+            "api_key: a key has up to 2000 visible ASCII characters and no spaces."
+        )
     return api_key

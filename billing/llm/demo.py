@@ -21,7 +21,9 @@ MAX_REQUEST = 600
 MAX_SHOWN = 1_500
 _NUDGE = "Your last response did not include a function call"
 _EXTENSIONS = "py|sh|txt|md|json|csv|html|css|js|ts|yaml|yml|toml|ini|cfg|log|sql|xml"
-_FILE = re.compile(rf"(?<![\w./\\:-])([\w./][\w./-]{{0,120}}\.(?:{_EXTENSIONS}))(?![\w/-])", re.IGNORECASE)
+_FILE = re.compile(
+    rf"(?<![\w./\\:-])([\w./][\w./-]{{0,120}}\.(?:{_EXTENSIONS}))(?![\w/-])", re.IGNORECASE
+)
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\r?\n(.*?)```", re.DOTALL)
 _CONTENT_WORDS = re.compile(
     r"\b(?:prints?|printing|says?|saying|echo(?:e?s|ing)?|outputs?|displays?|shows?|contain(?:s|ing)|reads?|reading"
@@ -29,8 +31,13 @@ _CONTENT_WORDS = re.compile(
     re.IGNORECASE,
 )
 _QUOTED = re.compile(r"\s*(?:\"([^\"]+)\"|'([^']+)'|`([^`]+)`|“([^”]+)”)")
-_LINK_WORDS = re.compile(r"(?: (?:in|into|to|as|from|using|with|inside|called|named|a|the|new|file|script))+$", re.IGNORECASE)
-_METADATA = re.compile(r"\[(?:Current working directory|Python interpreter|Command finished with exit code|The command)\b")
+_LINK_WORDS = re.compile(
+    r"(?: (?:in|into|to|as|from|using|with|inside|called|named|a|the|new|file|script))+$",
+    re.IGNORECASE,
+)
+_METADATA = re.compile(
+    r"\[(?:Current working directory|Python interpreter|Command finished with exit code|The command)\b"
+)
 _END = re.compile(
     r"\r?\n|[.!?](?=\s|$)|,? (?:and|then)(?: then)? (?:run|execute|show|cat|print|open|start|test|finish)\b",
     re.IGNORECASE,

@@ -42,19 +42,16 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
     """``POST chat/completions``: forward to the model of the token's user and record what it used."""
     if request.method != "POST":
         return _method_not_allowed("POST")
-    limit = settings.GATEWAY_BODY_MAX_BYTES
-    raw = request.read(limit + 1)
+    raw = request.read(settings.GATEWAY_BODY_MAX_BYTES + 1)
     try:
         token, access = await _database(_caller, bearer=bearer_token(request.headers))
-        if len(raw) > limit:
-            raise UpstreamRefused(413, f"A request has at most {limit} bytes.", code="request_too_large")
         body = await asyncio.to_thread(_body, raw)
     except services.InvalidGatewayToken as error:
         return _unauthorized(error)
     except UpstreamRefused as error:
         return _error(error)
-    except DatabaseError:
-        return _unavailable()
+    except DatabaseError as error:
+        return _unavailable(error)
     if body.get("stream") is True and not isinstance(request, ASGIRequest):
         return _error(UpstreamRefused(501, "This process does not stream.", code="no_streaming"))
     call = Call(token=token, access=access, body=body)
@@ -82,8 +79,8 @@ async def models(request: HttpRequest) -> HttpResponse:
         _, access = await _database(_caller, bearer=bearer_token(request.headers))
     except services.InvalidGatewayToken as error:
         return _unauthorized(error)
-    except DatabaseError:
-        return _unavailable()
+    except DatabaseError as error:
+        return _unavailable(error)
     model = {
         "id": access.model if access else services.DEMO_MODEL,
         "object": "model",
@@ -170,7 +167,9 @@ class Call:
             async for piece in pieces:
                 raw += piece
                 if len(raw) > upstream.MAX_ANSWER_BYTES:
-                    raise UpstreamRefused(502, "The answer is too large.", code="upstream_malformed")
+                    raise UpstreamRefused(
+                        502, "The answer is too large.", code="upstream_malformed"
+                    )
         self._meter.take(upstream.completion(bytes(raw)))
         self._pieces.put_nowait(bytes(raw))
 
@@ -249,13 +248,22 @@ def _caller(*, bearer: str) -> tuple[GatewayToken, ModelAccess | None]:
 
 
 def _body(raw: bytes) -> Json:
+    limit = settings.GATEWAY_BODY_MAX_BYTES
+    if len(raw) > limit:
+        raise UpstreamRefused(
+            413, f"A request has at most {limit} bytes.", code="request_too_large"
+        )
     try:
         body = strict_loads(raw, max_depth=settings.JSON_MAX_DEPTH)
     except ValueError as error:
         raise UpstreamRefused(
             400, f"The body is not the JSON we take: {error}.", code="invalid_request_error"
         ) from error
-    if not isinstance(body, dict) or not isinstance(body.get("messages"), list) or not body["messages"]:
+    if (
+        not isinstance(body, dict)
+        or not isinstance(body.get("messages"), list)
+        or not body["messages"]
+    ):
         raise UpstreamRefused(
             400, "The body is an object with a list of messages.", code="invalid_request_error"
         )
@@ -272,12 +280,14 @@ def _error(refused: UpstreamRefused) -> HttpResponse:
 
 
 def _unauthorized(error: services.InvalidGatewayToken) -> HttpResponse:
-    body = script.error_body(401, error.detail, code="invalid_gateway_token", kind="authentication_error")
+    body = script.error_body(
+        401, error.detail, code="invalid_gateway_token", kind="authentication_error"
+    )
     return JsonResponse(body, status=401, headers={"WWW-Authenticate": 'Bearer realm="llm"'})
 
 
-def _unavailable() -> HttpResponse:
-    log.exception("the database does not answer the gateway")
+def _unavailable(error: DatabaseError) -> HttpResponse:
+    log.error("the database does not answer the gateway", exc_info=error)
     return _error(
         UpstreamRefused(
             503, "The database does not answer; try again.", code="unavailable", retry_after="2"

@@ -336,7 +336,9 @@ def server_sent(chunk: Json) -> bytes:
 STREAM_END = b"data: [DONE]\n\n"
 
 
-def error_body(status: int, message: str, *, code: str | None = None, kind: str | None = None) -> Json:
+def error_body(
+    status: int, message: str, *, code: str | None = None, kind: str | None = None
+) -> Json:
     """An error in the API's shape."""
     code = code or ERROR_CODES.get(status, "server_error")
     return {"error": {"message": message, "type": kind or code, "param": None, "code": code}}

@@ -24,7 +24,13 @@ class UpstreamRefused(Exception):
     """No answer, or no good one: the status and sentence for the caller, without the key."""
 
     def __init__(
-        self, status: int, message: str, *, code: str, kind: str | None = None, retry_after: str = ""
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        kind: str | None = None,
+        retry_after: str = "",
     ) -> None:
         self.status, self.message, self.code = status, message, code
         self.kind, self.retry_after = kind, retry_after
@@ -158,7 +164,9 @@ def _explained(error: Exception) -> UpstreamRefused:
     """A failure of the transport as a sentence, which never quotes the request."""
     if isinstance(error, url_guard.UnsafeUrl):
         return UpstreamRefused(400, f"Not called: {error}", code="upstream_address_refused")
-    if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
+    if isinstance(
+        error, httpx2.InvalidURL | httpx2.UnsupportedProtocol | httpx2.LocalProtocolError
+    ):
         return UpstreamRefused(
             400, "The model server's address cannot be called.", code="upstream_address_refused"
         )

@@ -19,7 +19,11 @@ LIMITS = httpx2.Limits(max_connections=20, max_keepalive_connections=5)
 
 
 def client(
-    *, seconds: float, guarded: bool = True, resolver: url_guard.Resolver = url_guard.resolve, **options: Any
+    *,
+    seconds: float,
+    guarded: bool = True,
+    resolver: url_guard.Resolver = url_guard.resolve,
+    **options: Any,
 ) -> httpx2.Client:
     """A client whose every read and write may take ``seconds``.
 
@@ -31,7 +35,11 @@ def client(
 
 
 def async_client(
-    *, seconds: float, guarded: bool = True, resolver: url_guard.Resolver = url_guard.resolve, **options: Any
+    *,
+    seconds: float,
+    guarded: bool = True,
+    resolver: url_guard.Resolver = url_guard.resolve,
+    **options: Any,
 ) -> httpx2.AsyncClient:
     """The same for asyncio."""
     plain = httpx2.AsyncHTTPTransport(verify=_tls(), trust_env=False, limits=LIMITS)
@@ -81,9 +89,7 @@ class AsyncGuardedTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         host, port = _target(request)
-        lookup = asyncio.to_thread(
-            url_guard.checked_addresses, host, port, resolver=self._resolver
-        )
+        lookup = asyncio.to_thread(url_guard.checked_addresses, host, port, resolver=self._resolver)
         try:
             addresses = await asyncio.wait_for(lookup, CONNECT_SECONDS)
         except TimeoutError as error:

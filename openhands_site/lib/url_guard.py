@@ -115,8 +115,8 @@ def _is_metadata(address: Address) -> bool:
     return str(address) in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")
 
 
-def _may_be_private(allow_private: bool | None) -> bool:
-    return settings.UPSTREAM_ALLOW_PRIVATE if allow_private is None else allow_private
+def _may_be_private(allow_private: bool | None) -> bool:  # noqa: FBT001 - hands its caller's on
+    return bool(settings.UPSTREAM_ALLOW_PRIVATE if allow_private is None else allow_private)
 
 
 def _private(host: str) -> str:

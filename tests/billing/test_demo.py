@@ -19,7 +19,9 @@ def answer(messages: Messages, tools: Any = TOOLS) -> dict[str, Any]:
     return dict(message)
 
 
-def play(messages: Messages, terminal: dict[str, str], *, tools: Any = TOOLS) -> list[tuple[str, dict]]:
+def play(
+    messages: Messages, terminal: dict[str, str], *, tools: Any = TOOLS
+) -> list[tuple[str, dict]]:
     """Let the model work until it finishes; ``terminal`` gives a command's output by its beginning."""
     done = []
     for _ in range(12):
@@ -30,7 +32,9 @@ def play(messages: Messages, terminal: dict[str, str], *, tools: Any = TOOLS) ->
             done.append((name, arguments))
             result = "ok"
             if name == "terminal":
-                said = [out for start, out in terminal.items() if arguments["command"].startswith(start)]
+                said = [
+                    out for start, out in terminal.items() if arguments["command"].startswith(start)
+                ]
                 result = (said or ["\n[Command finished with exit code 0]"])[0]
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
         if done[-1][0] == "finish":
@@ -68,7 +72,8 @@ class TestOneTurn:
         }
         assert done[3][1]["command"] == "python3 hello.py"
         assert done[5][1]["message"] == (
-            "I wrote `hello.py` and ran `python3 hello.py`, which printed:\n\n```\nhi\n```\n\n" + ABOUT
+            "I wrote `hello.py` and ran `python3 hello.py`, which printed:\n\n```\nhi\n```\n\n"
+            + ABOUT
         )
         assert all(message["content"] for message in messages if message["role"] == "assistant")
 
@@ -92,8 +97,14 @@ class TestOneTurn:
 
     def test_without_python3_it_tries_python(self):
         missing = "sh: python3: not found\n[Command finished with exit code 127]"
-        done = play(chat("write a.py that prints x")["messages"], {"pwd": HERE, "python3": missing, "python ": HI})
-        assert [a["command"] for n, a in done if n == "terminal"][1:] == ["python3 a.py", "python a.py"]
+        done = play(
+            chat("write a.py that prints x")["messages"],
+            {"pwd": HERE, "python3": missing, "python ": HI},
+        )
+        assert [a["command"] for n, a in done if n == "terminal"][1:] == [
+            "python3 a.py",
+            "python a.py",
+        ]
         assert "ran `python a.py`" in done[-1][1]["message"]
 
     def test_a_failed_run_is_not_called_a_success(self):
@@ -106,7 +117,11 @@ class TestOneTurn:
         call = answer(messages)
         messages += [
             call,
-            {"role": "tool", "tool_call_id": call["tool_calls"][0]["id"], "content": "Action rejected: not now"},
+            {
+                "role": "tool",
+                "tool_call_id": call["tool_calls"][0]["id"],
+                "content": "Action rejected: not now",
+            },
         ]
         (finish,) = answer(messages)["tool_calls"]
         assert finish["function"]["name"] == "finish"
@@ -150,9 +165,17 @@ class TestFollowUps:
         messages = chat("create hello.py that prints hi")["messages"]
         for _ in range(2):
             message = answer(messages)
-            result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": HERE}
+            result = {
+                "role": "tool",
+                "tool_call_id": message["tool_calls"][0]["id"],
+                "content": HERE,
+            }
             messages += [message, result]
-        condensed = [*messages[:2], {"role": "user", "content": f"{SUMMARY_MARK} earlier"}, *messages[4:]]
+        condensed = [
+            *messages[:2],
+            {"role": "user", "content": f"{SUMMARY_MARK} earlier"},
+            *messages[4:],
+        ]
         for history in (condensed, [*messages, condensed[2]]):
             (call,) = answer(history)["tool_calls"]
             assert json.loads(call["function"]["arguments"])["path"] == "/work/p/hello.py"
@@ -179,13 +202,38 @@ class TestReadingARequest:
     @pytest.mark.parametrize(
         ("request_", "path", "content", "command"),
         [
-            ("create hello.py that prints hello", "hello.py", "print('hello')\n", "python3 hello.py"),
-            ("Create hello.py which prints \"it's 5\" and run it.", "hello.py", 'print("it\'s 5")\n', "python3 hello.py"),
+            (
+                "create hello.py that prints hello",
+                "hello.py",
+                "print('hello')\n",
+                "python3 hello.py",
+            ),
+            (
+                'Create hello.py which prints "it\'s 5" and run it.',
+                "hello.py",
+                'print("it\'s 5")\n',
+                "python3 hello.py",
+            ),
             ("write notes.txt saying a b c. Then show it", "notes.txt", "a b c\n", "cat notes.txt"),
-            ("make greet.sh which echoes hi there, then run it", "greet.sh", "echo 'hi there'\n", "sh greet.sh"),
-            ("Print hello world in a file called h.py", "h.py", "print('hello world')\n", "python3 h.py"),
+            (
+                "make greet.sh which echoes hi there, then run it",
+                "greet.sh",
+                "echo 'hi there'\n",
+                "sh greet.sh",
+            ),
+            (
+                "Print hello world in a file called h.py",
+                "h.py",
+                "print('hello world')\n",
+                "python3 h.py",
+            ),
             ("put into src/a/b.md with the text: Title", "src/a/b.md", "Title\n", "cat src/a/b.md"),
-            ("write x.py:\n```python\nimport this\n```\nthanks", "x.py", "import this\n", "python3 x.py"),
+            (
+                "write x.py:\n```python\nimport this\n```\nthanks",
+                "x.py",
+                "import this\n",
+                "python3 x.py",
+            ),
             ("write /etc/x.conf.txt saying y", "x.conf.txt", "y\n", "cat x.conf.txt"),
             ("write ../../x.txt saying y", "x.txt", "y\n", "cat x.txt"),
             ("write nothing.txt", "nothing.txt", "write nothing.txt\n", "cat nothing.txt"),
@@ -195,16 +243,27 @@ class TestReadingARequest:
         job = job_of(request_)
         assert (job.path, job.content, job.command()) == (path, content, command)
 
-    @pytest.mark.parametrize("request_", ["fix it", "", "see https://example.com/a.txt", "use 3.11", "\0\ud800'\"\"\"\\"])
+    @pytest.mark.parametrize(
+        "request_", ["fix it", "", "see https://example.com/a.txt", "use 3.11", '\0\ud800\'"""\\']
+    )
     def test_else_a_program_about_the_request(self, request_):
         job = job_of(request_)
         assert job.path == "demo.py"
         names: dict[str, Any] = {}
         compile(job.content, job.path, "exec")
-        exec(job.content.split("print(")[0], names)  # noqa: S102 - our own text, up to the printing
+        exec(job.content.split("print(")[0], names)  # our own text, up to the printing
         assert names["REQUEST"] == request_
 
     @pytest.mark.timeout(5)
-    @pytest.mark.parametrize("text", ["a/" * 100_000, "!run " + " " * 500_000 + "x", "```" * 50_000, "prints " * 50_000 + ".py", " in" * 200_000 + " a.py"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "a/" * 100_000,
+            "!run " + " " * 500_000 + "x",
+            "```" * 50_000,
+            "prints " * 50_000 + ".py",
+            " in" * 200_000 + " a.py",
+        ],
+    )
     def test_hostile_texts_cost_little(self, text):
         answer(chat(text)["messages"])

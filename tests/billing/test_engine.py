@@ -70,7 +70,9 @@ async def _until_ready(client: httpx2.AsyncClient) -> None:
     raise AssertionError("the engine did not start within two minutes")
 
 
-async def _start(engine, gateway, *, conversation_id: UUID, token: str, text: str, folder: Path) -> None:
+async def _start(
+    engine, gateway, *, conversation_id: UUID, token: str, text: str, folder: Path
+) -> None:
     llm = {
         "model": "openai/demo",
         "base_url": str(gateway.base_url.join("/api/llm/v1")),
@@ -97,14 +99,18 @@ async def _start(engine, gateway, *, conversation_id: UUID, token: str, text: st
     (await engine.post("/api/conversations", json=body)).raise_for_status()
 
 
-async def _finished(engine: httpx2.AsyncClient, conversation_id: UUID, *, turns: int) -> list[dict[str, Any]]:
+async def _finished(
+    engine: httpx2.AsyncClient, conversation_id: UUID, *, turns: int
+) -> list[dict[str, Any]]:
     """The events of the conversation, once the agent has finished so many turns and rests."""
     address = f"/api/conversations/{conversation_id}"
     for _ in range(240):
         status = (await engine.get(address)).json()["execution_status"]
         found = await engine.get(f"{address}/events/search", params={"limit": 100})
         events: list[dict[str, Any]] = found.json()["items"]
-        if status == "error" or (status == "finished" and _actions(events).count("finish") == turns):
+        if status == "error" or (
+            status == "finished" and _actions(events).count("finish") == turns
+        ):
             break
         await asyncio.sleep(0.25)
     assert status == "finished"
@@ -143,7 +149,9 @@ async def test_it_writes_runs_and_reports_then_does_the_next_thing(
 
     again = "Now write hello.py that prints bye, and run it."
     message = {"role": "user", "content": [{"type": "text", "text": again}], "run": True}
-    (await engine.post(f"/api/conversations/{conversation_id}/events", json=message)).raise_for_status()
+    (
+        await engine.post(f"/api/conversations/{conversation_id}/events", json=message)
+    ).raise_for_status()
     events = await _finished(engine, conversation_id, turns=2)
 
     assert _actions(events)[len(ROUTINE) :] == [*ROUTINE[:2], "terminal", *ROUTINE[2:]]

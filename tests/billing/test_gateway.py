@@ -8,6 +8,8 @@ from uuid import UUID, uuid4
 
 import httpx2
 import pytest
+from asgiref.sync import sync_to_async
+from django.db import connection
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
@@ -22,14 +24,21 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 class TestDemoModel:
     async def test_answers_without_any_setting(self, live, token, conversation_id):
-        response = await live.post(CHAT, json=chat("create hello.py that prints hi"), headers=bearer(token))
+        response = await live.post(
+            CHAT, json=chat("create hello.py that prints hi"), headers=bearer(token)
+        )
 
         body = response.json()
         assert response.status_code == 200
         assert body["model"] == "demo"
         assert body["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "task_tracker"
         (call,) = await calls_of(conversation_id)
-        assert (call.model, call.upstream, call.outcome, call.status) == ("demo", "demo", "answered", 200)
+        assert (call.model, call.upstream, call.outcome, call.status) == (
+            "demo",
+            "demo",
+            "answered",
+            200,
+        )
         assert call.prompt_tokens == body["usage"]["prompt_tokens"] > 0
         assert call.cost_micros == 0
 
@@ -40,7 +49,9 @@ class TestDemoModel:
 
         assert streamed.headers["Content-Type"] == "text/event-stream"
         chunks = chunks_of(streamed.content)
-        text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+        text = "".join(
+            c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"]
+        )
         assert text == whole.json()["choices"][0]["message"]["content"] == "Look."
         assert chunks[-1]["usage"] == whole.json()["usage"]
         assert [c.outcome for c in await calls_of(conversation_id, count=2)] == ["answered"] * 2
@@ -48,10 +59,9 @@ class TestDemoModel:
     async def test_pieces_go_out_one_by_one(self, live, token, settings: Settings):
         settings.DEMO_PIECE_MILLISECONDS = 20
         request = chat("!say " + "word " * 20, stream=True)
-        arrived = []
+        clock = asyncio.get_running_loop().time
         async with live.stream("POST", CHAT, json=request, headers=bearer(token)) as response:
-            async for _ in response.aiter_raw():
-                arrived.append(asyncio.get_running_loop().time())
+            arrived = [clock() async for _ in response.aiter_raw()]
         assert len(arrived) > 10
         assert arrived[-1] - arrived[0] > 0.3
 
@@ -74,7 +84,9 @@ class TestForwarding:
     async def test_goes_upstream_with_the_real_key_and_model(
         self, live, token, access, provider: ScriptedLLM, conversation_id
     ):
-        request = chat("!usage 1000 200 400\n!say Hello there.", temperature=0.5, x_new_field={"a": [1]})
+        request = chat(
+            "!usage 1000 200 400\n!say Hello there.", temperature=0.5, x_new_field={"a": [1]}
+        )
         response = await live.post(CHAT, json=request, headers=bearer(token))
 
         assert response.status_code == 200
@@ -91,7 +103,9 @@ class TestForwarding:
         self, live, token, access, provider: ScriptedLLM, conversation_id
     ):
         provider.chunk_delay = 0.02
-        request = chat("!usage 10 20\n!say " + "word " * 20, stream=True, stream_options={"keep": 1})
+        request = chat(
+            "!usage 10 20\n!say " + "word " * 20, stream=True, stream_options={"keep": 1}
+        )
         raw, arrived = b"", []
         async with live.stream("POST", CHAT, json=request, headers=bearer(token)) as response:
             async for piece in response.aiter_raw():
@@ -124,7 +138,9 @@ class TestForwarding:
         response = await live.get("/api/llm/v1/models", headers=bearer(token))
         assert [model["id"] for model in response.json()["data"]] == ["scripted-large"]
 
-    async def test_another_users_model_is_not_used(self, live, bob: User, access, provider, conversation_id):
+    async def test_another_users_model_is_not_used(
+        self, live, bob: User, access, provider, conversation_id
+    ):
         theirs = await asyncio.to_thread(issue, bob, conversation_id)
         response = await live.post(CHAT, json=chat("!say hi"), headers=bearer(theirs))
         assert response.json()["model"] == "demo"
@@ -132,7 +148,19 @@ class TestForwarding:
 
 
 class TestRefusals:
-    @pytest.fixture(params=["none", "garbage", "api key", "wrong secret", "expired", "revoked", "inactive", "suspended", "left"])
+    @pytest.fixture(
+        params=[
+            "none",
+            "garbage",
+            "api key",
+            "wrong secret",
+            "expired",
+            "revoked",
+            "inactive",
+            "suspended",
+            "left",
+        ]
+    )
     def bad_token(self, request, alice: User, token, conversation_id: UUID) -> str:
         rows = GatewayToken.objects.filter(conversation_id=conversation_id)
         match request.param:
@@ -178,16 +206,33 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         "raw",
-        [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b'{"messages": []}', b'{"messages": {}}', b'{"a":1,"a":2}', b'{"messages":[NaN]}', b"[" * 100_000],
+        [
+            b"",
+            b"{",
+            b"[]",
+            b"null",
+            b'"x"',
+            b"\xff",
+            b'{"messages": []}',
+            b'{"messages": {}}',
+            b'{"a":1,"a":2}',
+            b'{"messages":[NaN]}',
+            b"[" * 100_000,
+        ],
     )
     async def test_a_body_that_is_no_request(self, live, token, raw):
         response = await live.post(CHAT, content=raw, headers=bearer(token))
         assert response.status_code == 400
         assert response.json()["error"]["code"] == "invalid_request_error"
 
-    @pytest.mark.parametrize("messages", [[1], [{}], [{"role": "user", "content": 5}], [{"role": "user", "content": [3]}]])
+    @pytest.mark.parametrize(
+        "messages",
+        [[1], [{}], [{"role": "user", "content": 5}], [{"role": "user", "content": [3]}]],
+    )
     async def test_messages_of_another_shape(self, live, token, messages, conversation_id):
-        response = await live.post(CHAT, json=chat() | {"messages": messages}, headers=bearer(token))
+        response = await live.post(
+            CHAT, json=chat() | {"messages": messages}, headers=bearer(token)
+        )
         assert response.status_code == 400
         (call,) = await calls_of(conversation_id)
         assert (call.outcome, call.status) == ("failed", 400)
@@ -215,7 +260,9 @@ class TestRefusals:
 class TestUpstreamFailures:
     @pytest.mark.parametrize("stream", [False, True])
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 503])
-    async def test_pass_on_with_their_status(self, live, token, access, provider, conversation_id, status, stream):
+    async def test_pass_on_with_their_status(
+        self, live, token, access, provider, conversation_id, status, stream
+    ):
         provider.extra_headers = {"Retry-After": "7", "X-Secret": UPSTREAM_KEY}
         request = chat(f"!fail {status} always Broken by {UPSTREAM_KEY}", stream=stream)
         response = await live.post(CHAT, json=request, headers=bearer(token))
@@ -238,7 +285,9 @@ class TestUpstreamFailures:
             ((500, "application/json", b'{"error": 5}'), False, "upstream_500"),
         ],
     )
-    async def test_nonsense_is_a_bad_gateway(self, live, token, access, provider, raw, stream, code):
+    async def test_nonsense_is_a_bad_gateway(
+        self, live, token, access, provider, raw, stream, code
+    ):
         provider.raw = raw
         provider.extra_headers = {"Location": "http://127.0.0.1:1/"}
         response = await live.post(CHAT, json=chat("!say x", stream=stream), headers=bearer(token))
@@ -264,7 +313,9 @@ class TestUpstreamFailures:
         assert response.status_code == 504
         assert response.json()["error"]["code"] == "upstream_timeout"
 
-    async def test_a_stream_that_breaks_says_so(self, live, token, access, conversation_id, settings):
+    async def test_a_stream_that_breaks_says_so(
+        self, live, token, access, conversation_id, settings
+    ):
         settings.GATEWAY_TIMEOUT_SECONDS = 0.5
         request = chat("!sleep 0 2\n!say one two three four", stream=True)
         response = await live.post(CHAT, json=request, headers=bearer(token))
@@ -275,7 +326,9 @@ class TestUpstreamFailures:
         assert (call.outcome, call.status) == ("failed", 504)
         assert call.prompt_tokens > 0
 
-    async def test_private_addresses_are_refused_at_send_time(self, live, token, access, provider, settings):
+    async def test_private_addresses_are_refused_at_send_time(
+        self, live, token, access, provider, settings
+    ):
         settings.UPSTREAM_ALLOW_PRIVATE = False
         response = await live.post(CHAT, json=chat("!say x"), headers=bearer(token))
         assert response.status_code == 400
@@ -328,6 +381,28 @@ class TestTheCallerGoesAway:
         assert (call.outcome, call.status) == ("abandoned", 499)
 
 
+async def test_streams_hold_no_database_connection(live, token, conversation_id):
+    request = chat("!sleep 0 0.1\n!say " + "word " * 20, stream=True)
+    streams = [
+        asyncio.create_task(live.post(CHAT, json=request, headers=bearer(token))) for _ in range(8)
+    ]
+    await asyncio.sleep(1)  # all of them are talking by now
+    others = await sync_to_async(_other_connections)()
+    assert not any(stream.done() for stream in streams)
+    assert others == 0
+    assert {(await stream).status_code for stream in streams} == {200}
+    await calls_of(conversation_id, count=8)
+
+
+def _other_connections() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        return int(cursor.fetchone()[0])
+
+
 async def test_fifty_calls_at_once_add_up(live, token, access, conversation_id):
     async def one(number: int) -> int:
         request = chat(f"!usage {number} {number} {number // 2}\n!say x", stream=number % 2 == 0)
@@ -357,7 +432,9 @@ async def test_the_key_is_in_no_answer_and_no_log(live, token, access, provider,
     caplog.set_level(logging.DEBUG)
     for script in ("!say x", f"!fail 401 always no {UPSTREAM_KEY}", "!fail drop always"):
         for stream in (False, True):
-            response = await live.post(CHAT, json=chat(script, stream=stream), headers=bearer(token))
+            response = await live.post(
+                CHAT, json=chat(script, stream=stream), headers=bearer(token)
+            )
             assert UPSTREAM_KEY not in f"{response.headers} {response.text}"
     logged = "".join(record.getMessage() for record in caplog.records)
     assert "chat/completions" in logged

@@ -20,7 +20,12 @@ class TestParsing:
             [
                 (
                     "file_editor",
-                    {"command": "str_replace", "path": "a.txt", "old_str": "one x", "new_str": "two"},
+                    {
+                        "command": "str_replace",
+                        "path": "a.txt",
+                        "old_str": "one x",
+                        "new_str": "two",
+                    },
                 )
             ],
             [("think", {"thought": "hm"})],
@@ -44,7 +49,20 @@ class TestParsing:
 
     @pytest.mark.parametrize(
         "text",
-        ["!dance", "!fail", "!fail 200", "!fail x", "!sleep -1", "!sleep nan", "!sleep 9999", "!usage 1", "!tool x {", "!tool x 5", "!replace a 'b", "!also run x"],
+        [
+            "!dance",
+            "!fail",
+            "!fail 200",
+            "!fail x",
+            "!sleep -1",
+            "!sleep nan",
+            "!sleep 9999",
+            "!usage 1",
+            "!tool x {",
+            "!tool x 5",
+            "!replace a 'b",
+            "!also run x",
+        ],
     )
     def test_names_what_it_cannot_read(self, text):
         with pytest.raises(script.UnreadableScript, match=text.split()[0]):
@@ -63,8 +81,15 @@ class TestChoosing:
             message = body["choices"][0]["message"]
             seen.append(json.loads(message["tool_calls"][0]["function"]["arguments"]))
             call_id = message["tool_calls"][0]["id"]
-            request["messages"] += [message, {"role": "tool", "tool_call_id": call_id, "content": "ok"}]
-        assert [step.get("command") or step.get("message") for step in seen] == ["one", "two", script.SCRIPT_DONE]
+            request["messages"] += [
+                message,
+                {"role": "tool", "tool_call_id": call_id, "content": "ok"},
+            ]
+        assert [step.get("command") or step.get("message") for step in seen] == [
+            "one",
+            "two",
+            script.SCRIPT_DONE,
+        ]
 
     def test_fills_cwd_risk_and_summary(self):
         request = chat("!risk HIGH\n!write {cwd}/a.txt x")
@@ -79,10 +104,16 @@ class TestChoosing:
         request = chat("!run old")
         request["messages"] += [
             {"role": "assistant", "content": "x"},
-            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "!run new"}]},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "!run new"}],
+            },
         ]
         assert script.choose_step(request).calls[0][1]["command"] == "new"
-        request["messages"] += [{"role": "assistant", "content": "x"}, {"role": "user", "content": "thanks"}]
+        request["messages"] += [
+            {"role": "assistant", "content": "x"},
+            {"role": "user", "content": "thanks"},
+        ]
         assert script.choose_step(request) == script.Step(text=script.PLAIN_REPLY)
 
     def test_condensed_replies_are_remembered_by_their_call_ids(self):
@@ -116,7 +147,9 @@ class TestOnTheWire:
 
     def test_fingerprints_tell_conversations_apart(self):
         request = chat("x")
-        prints = [script.fingerprint(request | {"prompt_cache_key": key}) for key in ("a", "a", "b")]
+        prints = [
+            script.fingerprint(request | {"prompt_cache_key": key}) for key in ("a", "a", "b")
+        ]
         assert prints[0] == prints[1] != prints[2]
 
     def test_tools_are_found_by_name(self):

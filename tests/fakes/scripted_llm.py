@@ -19,8 +19,16 @@ class ScriptedLLM(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0, *, api_key: str | None = None, chunk_delay: float = 0.0) -> None:
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        api_key: str | None = None,
+        chunk_delay: float = 0.0,
+    ) -> None:
         super().__init__((host, port), _Handler)
         self.api_key = api_key
         self.chunk_delay = chunk_delay
@@ -60,30 +68,34 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/v1/models":
             model = {"id": "scripted", "object": "model", "owned_by": "scripted"}
-            return self._send_json(200, {"object": "list", "data": [model]})
-        return self._send_error(404, "no such path")
+            self._send_json(200, {"object": "list", "data": [model]})
+        else:
+            self._send_error(404, "no such path")
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path != "/v1/chat/completions":
-            return self._send_error(404, "no such path")
+            self._send_error(404, "no such path")
+            return
         key = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.server.api_key not in (None, key):
-            return self._send_error(401, f"Incorrect API key provided: {key}")
+            self._send_error(401, f"Incorrect API key provided: {key}")
+            return
         try:
             request: Json = json.loads(raw)
             step = script.choose_step(request)
             identity = script.fingerprint(request)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            return self._send_error(400, f"bad request: {error!r}")
+            self._send_error(400, f"bad request: {error!r}")
+            return
         failure = step.failure
         if failure and not self.server.should_fail(failure, identity):
             failure = None
         self._note(request, step, key=key, failed=failure is not None)
-        if self.server.raw:
-            return self._send(*self.server.raw)
         time.sleep(step.delay or 0)
-        if failure and failure.status == 0:
+        if self.server.raw:
+            self._send(*self.server.raw)
+        elif failure and failure.status == 0:
             self.close_connection = True
         elif failure:
             self._send_error(failure.status, failure.message)

@@ -1,5 +1,7 @@
 """Shapes of the billing API."""
 
+from typing import Any
+
 from rest_framework import serializers
 
 from billing.llm.prices import MAX_PRICE_MICROS
@@ -17,7 +19,7 @@ class ModelAccessSerializer(serializers.Serializer):
     is_demo = serializers.BooleanField()
 
 
-def _price(**options: object) -> serializers.IntegerField:
+def _price(**options: Any) -> serializers.IntegerField:
     return serializers.IntegerField(min_value=0, max_value=MAX_PRICE_MICROS, **options)
 
 
@@ -31,9 +33,7 @@ class NewModelAccessSerializer(serializers.Serializer):
     )
     prompt_micros_per_million = _price(default=0)
     completion_micros_per_million = _price(default=0)
-    cached_micros_per_million = _price(
-        required=False, help_text="Absent: what prompt tokens cost."
-    )
+    cached_micros_per_million = _price(required=False, help_text="Absent: what prompt tokens cost.")
 
 
 class ModelCheckSerializer(serializers.Serializer):

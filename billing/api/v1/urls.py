@@ -6,5 +6,7 @@ from billing.api.v1 import views
 
 urlpatterns = [
     path("settings/model-access", views.ModelAccessView.as_view(), name="model-access"),
-    path("settings/model-access/test", views.ModelAccessTestView.as_view(), name="model-access-test"),
+    path(
+        "settings/model-access/test", views.ModelAccessTestView.as_view(), name="model-access-test"
+    ),
 ]

@@ -36,7 +36,10 @@ def described(access: ModelAccess | None) -> dict[str, Any]:
         "base_url": shown.base_url,
         "model": shown.model,
         "has_api_key": shown.has_api_key,
-        **{f"{price}_micros_per_million": getattr(shown, f"{price}_micros_per_million") for price in prices},
+        **{
+            f"{price}_micros_per_million": getattr(shown, f"{price}_micros_per_million")
+            for price in prices
+        },
         "is_demo": access is None,
     }
 
@@ -46,17 +49,17 @@ class InOrganization(GenericAPIView):
 
     def organization(self) -> Organization:
         """The organization asked for, in which the caller holds the permission of this action."""
-        request = self.request
-        query = OrganizationQuery(data=request.query_params)
+        user: Any = self.request.user
+        query = OrganizationQuery(data=self.request.query_params)
         query.is_valid(raise_exception=True)
-        wanted = query.validated_data.get("organization") or request.user.bound_organization_id
-        visible = Organization.objects.visible_to(request.user)
+        wanted = query.validated_data.get("organization") or user.bound_organization_id
+        visible = Organization.objects.visible_to(user)
         found = (
             get_object_or_404(visible, pk=wanted)
             if wanted
-            else get_object_or_404(visible, personal_of=request.user)
+            else get_object_or_404(visible, personal_of=user)
         )
-        require(request.user, found.pk, permission_of(self) or "")
+        require(user, found.pk, permission_of(self) or "")
         return found
 
     def access(self, organization: Organization) -> ModelAccess | None:
@@ -91,17 +94,19 @@ class ModelAccessView(InOrganization):
 
     def put(self, request: Request) -> Response:
         """Set the model server. Safe to repeat."""
+        user: Any = request.user
         organization = self.organization()
         wanted = serializers.NewModelAccessSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         access = services.save_model_access(
-            organization=organization, user=request.user, **wanted.validated_data
+            organization=organization, user=user, **wanted.validated_data
         )
         return Response(self.get_serializer(described(access)).data)
 
     def delete(self, request: Request) -> Response:
         """Forget the model server and its key; conversations use the demo model. Safe to repeat."""
-        services.clear_model_access(organization_id=self.organization().pk, user_id=request.user.pk)
+        user: Any = request.user
+        services.clear_model_access(organization_id=self.organization().pk, user_id=user.pk)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
