@@ -1,7 +1,6 @@
 """What the admin pages share: tables that are read and never written, and lists that never count them whole."""
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin
@@ -10,7 +9,7 @@ from django.db import models
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
-SECRET = re.compile(r"(digest|pepper|sealed|secret|password|token)")
+SECRET = re.compile(r"digest|pepper|sealed|secret|password|(^|_)token$")
 COUNTED_ROWS = 2_000
 
 
@@ -20,7 +19,9 @@ class CappedPaginator(Paginator):
     @cached_property
     def count(self) -> int:
         """How many rows there are, at most ``COUNTED_ROWS``."""
-        return self.object_list.order_by()[:COUNTED_ROWS].count()
+        rows: Any = self.object_list
+        found: int = rows.order_by()[:COUNTED_ROWS].count()
+        return found
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
@@ -42,14 +43,14 @@ class ReadOnlyAdmin(admin.ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> Sequence[Any]:
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """All columns but the secret ones, then ``readonly_fields`` that are not columns."""
         own = [field for field in self.opts.concrete_fields if not is_secret(field)]
         names = [field.name for field in own]
         shown = list(self.fields or names)
         return shown + [name for name in self.readonly_fields if name not in shown]
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Sequence[Any]:
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return self.get_fields(request, obj)
 
 

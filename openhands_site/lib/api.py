@@ -14,7 +14,7 @@ import orjson
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.db import OperationalError
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 from django.http import Http404, HttpResponse
 from rest_framework import exceptions, parsers, renderers, serializers
 from rest_framework.pagination import BasePagination
@@ -65,10 +65,10 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
     elif isinstance(error, exceptions.APIException):
         status, code = error.status_code, str(error.default_code).replace("_", "-")
         detail = _first_sentence(error.detail)
-        if getattr(error, "auth_header", None):
-            headers["WWW-Authenticate"] = error.auth_header
-        if getattr(error, "wait", None):
-            headers["Retry-After"] = str(int(error.wait) + 1)
+        if challenge := getattr(error, "auth_header", None):
+            headers["WWW-Authenticate"] = challenge
+        if seconds := getattr(error, "wait", None):
+            headers["Retry-After"] = str(int(seconds) + 1)
     else:
         return None
     set_rollback()
@@ -133,7 +133,7 @@ class StrictJSONParser(parsers.BaseParser):
 
     media_type = "application/json"
 
-    def parse(self, stream, media_type=None, parser_context=None) -> Any:  # noqa: ANN001
+    def parse(self, stream: Any, media_type: Any = None, parser_context: Any = None) -> Any:
         raw = stream.read(settings.BODY_MAX_BYTES + 1)
         if len(raw) > settings.BODY_MAX_BYTES:
             raise TooLarge(f"The body may have at most {settings.BODY_MAX_BYTES} bytes.")
@@ -152,7 +152,9 @@ class JSONRenderer(renderers.BaseRenderer):
     format = "json"
     charset = None
 
-    def render(self, data, accepted_media_type=None, renderer_context=None) -> bytes:  # noqa: ANN001
+    def render(
+        self, data: Any, accepted_media_type: Any = None, renderer_context: Any = None
+    ) -> bytes:
         if data is None:
             return b""
         return dumps(data)
@@ -186,7 +188,7 @@ class CursorPages(BasePagination):
     default_limit = 20
     max_limit = 100
 
-    def paginate_queryset(self, queryset: QuerySet, request: Request, view: Any = None) -> list:
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
         self.field = getattr(view, "page_field", "created_at")
         query = PageQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
@@ -247,7 +249,10 @@ class PageQuery(serializers.Serializer):
 
 
 def query_of(
-    kind: type[serializers.Serializer], request: Request, *, ignoring: frozenset[str] | set[str] = frozenset()
+    kind: type[serializers.Serializer],
+    request: Request,
+    *,
+    ignoring: frozenset[str] | set[str] = frozenset(),
 ) -> dict[str, Any]:
     """A request's query, validated; a parameter that the route does not know is 400, not ignored."""
     unknown = set(request.query_params) - set(kind().fields) - set(ignoring)

@@ -27,7 +27,7 @@ def seal(plain: str, *, bound_to: str) -> bytes:
     return bytes([len(key_id)]) + key_id.encode() + nonce + sealed
 
 
-def open_sealed(sealed: bytes, *, bound_to: str) -> str:
+def open_sealed(sealed: bytes | memoryview, *, bound_to: str) -> str:
     """Decrypt with the key that the value names. Raises ``Undecryptable``."""
     sealed = bytes(sealed)
     key = settings.ENCRYPTION_KEYS.get(key_id_of(sealed))

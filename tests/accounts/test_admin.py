@@ -9,8 +9,8 @@ from django.urls import reverse
 
 from accounts import services
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
-from conversations.models import Event
-from openhands_site.lib.admin import COUNTED_ROWS, ReadOnlyAdmin
+from conversations.models import Event, Sandbox
+from openhands_site.lib.admin import COUNTED_ROWS, ReadOnlyAdmin, is_secret
 from tests.factories import billing, conversations
 from tests.factories.accounts import UserFactory
 
@@ -94,6 +94,30 @@ def test_list_and_row_open_and_show_no_secret(desk, rows, model):
         text = page.content.decode()
         assert "canary" not in text
         assert not [secret for secret in secrets_of(row) if secret in text]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.model_name)
+def test_no_page_has_a_secret_column(rf, root, rows, model):
+    request = rf.get("/")
+    request.user = root
+    page, row = admin.site._registry[model], model.objects.first()
+    secret = {field.name for field in model._meta.get_fields() if is_secret(field)}
+
+    assert not secret & set(page.get_fields(request, row))
+    assert not secret & set(page.get_list_display(request))
+    assert not secret & {name.lstrip("=^@") for name in page.get_search_fields(request)}
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (ApiKey, {"digest", "pepper_id"}),
+        (Sandbox, {"sealed_session_key", "sealed_secret_key"}),
+        (User, {"password"}),
+    ],
+)
+def test_secret_columns_are_known_as_such(model, names):
+    assert {field.name for field in model._meta.concrete_fields if is_secret(field)} == names
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.model_name)

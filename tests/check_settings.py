@@ -1,0 +1,11 @@
+"""The settings as mypy's Django plugin reads them: with made-up values for what an installation must set."""
+
+import os
+
+os.environ.setdefault("SECRET_KEY", "for type checks only")
+os.environ.setdefault("ENCRYPTION_KEYS", "k1:" + "00" * 32)
+os.environ.setdefault("TOKEN_PEPPERS", "p1:" + "00" * 32)
+os.environ.setdefault("DATABASE_URL", "postgresql://nobody@localhost/none")
+os.environ.setdefault("REDIS_URL", "redis://localhost")
+
+from openhands_site.settings import *  # noqa: F403, TID251 - the plugin needs a module to import
