@@ -78,7 +78,7 @@ def start(folder: Path, *, durable: bool = True) -> Embedded:
     Without ``durable`` a power cut may cost the data: for tests only. To be called in the main thread, since
     the services end with the thread that started them. Raises ``CannotStart``, ``AlreadyRunning``.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = folder.resolve()
     with explained(folder):
         make_private(folder)
         lock = processes.hold(folder / "services.lock")
@@ -88,8 +88,8 @@ def start(folder: Path, *, durable: bool = True) -> Embedded:
         try:
             postgres = _PostgreSQL(folder, durable=durable)
             server = _Redis(folder, postgres.sockets)
-            for service in (postgres, server):
-                services.append(service)
+            services += [postgres, server]
+            for service in services:
                 service.start()
         except BaseException:
             for service in services:
@@ -189,7 +189,7 @@ class _Service:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=processes.die_with_parent(stop_signal),
+                preexec_fn=processes.die_with_parent(stop_signal),  # noqa: PLW1509 - one system call
                 **options,
             )
         return begin
@@ -241,7 +241,9 @@ class _PostgreSQL(_Service):
             self.stop()
             # The processes of a server that was killed take a moment to notice that it is gone.
             if "shared memory block" not in said or time.monotonic() > deadline:
-                raise CannotStart(f"PostgreSQL does not start: {sentence(said, self.folder)} See {self.log}.")
+                raise CannotStart(
+                    f"PostgreSQL does not start: {sentence(said, self.folder)} See {self.log}."
+                )
             time.sleep(0.5)
             self._launch()
 
@@ -263,11 +265,28 @@ class _PostgreSQL(_Service):
         fresh.mkdir(mode=0o700)
         if self.user:
             os.chown(fresh, self.user.pw_uid, self.user.pw_gid)
-        command = [str(self.binaries / "initdb"), "-D", str(fresh), "-U", "postgres", "--auth=trust"]
-        command += ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+        command = [
+            str(self.binaries / "initdb"),
+            "-D",
+            str(fresh),
+            "-U",
+            "postgres",
+            "--auth=trust",
+        ]
+        command += [
+            "--encoding=UTF8",
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+            "--locale=C",
+        ]
         command += ["--no-instructions"] + ([] if self.durable else ["--no-sync"])
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False, **self._as_user()
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            **self._as_user(),
         )
         if done.returncode:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -330,16 +349,22 @@ class _PostgreSQL(_Service):
         """In the data folder; elsewhere when the path is too long, or a comma would part it in two."""
         folder = self.folder / "sockets"
         text = str(folder)
-        if len(os.fsencode(folder)) + len("/.s.PGSQL.5432.lock") > SOCKET_PATH_BYTES or set(text) & set(',"@'):
+        if len(os.fsencode(folder)) + len("/.s.PGSQL.5432.lock") > SOCKET_PATH_BYTES or set(
+            text
+        ) & set(',"@'):
             runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-            base = runtime if os.access(runtime, os.W_OK) and not self.user else tempfile.gettempdir()
+            base = (
+                runtime if os.access(runtime, os.W_OK) and not self.user else tempfile.gettempdir()
+            )
             digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:12]
             folder = Path(base) / f"openhands-{os.geteuid()}-{digest}"
         owners = {os.geteuid()} | ({self.user.pw_uid} if self.user else set())
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in owners:
-            raise CannotStart(f"{folder} is in the way and not ours. Remove it, or set TMPDIR to another folder.")
+            raise CannotStart(
+                f"{folder} is in the way and not ours. Remove it, or set TMPDIR to another folder."
+            )
         folder.chmod(0o700)
         if self.user:
             os.chown(folder, self.user.pw_uid, self.user.pw_gid)
@@ -384,7 +409,9 @@ class _Redis(_Service):
             if not self.is_running() or time.monotonic() > deadline:
                 said = self._said(begin)
                 self.stop()
-                raise CannotStart(f"Redis does not start: {sentence(said, self.folder)} See {self.log}.")
+                raise CannotStart(
+                    f"Redis does not start: {sentence(said, self.folder)} See {self.log}."
+                )
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -423,7 +450,14 @@ def _system_user() -> pwd.struct_passwd:
         return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
         pass
-    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
+    command = [
+        "useradd",
+        "--system",
+        "--no-create-home",
+        "--shell",
+        "/usr/sbin/nologin",
+        SYSTEM_USER,
+    ]
     if shutil.which("useradd") is None:
         command = ["adduser", "-S", "-D", "-H", SYSTEM_USER]  # BusyBox
     try:

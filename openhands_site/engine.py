@@ -6,6 +6,7 @@ is not an engine yet.
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from django.conf import settings
 
@@ -78,7 +80,9 @@ class Progress:
 
 def wanted() -> dict[str, str]:
     """``{package: version}`` of the constraints."""
-    pins = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;]+)", CONSTRAINTS.read_text(), re.MULTILINE)
+    pins = re.findall(
+        r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;]+)", CONSTRAINTS.read_text(), re.MULTILINE
+    )
     return {name.lower(): version for name, version in pins}
 
 
@@ -100,12 +104,20 @@ def _look(folder: Path) -> Status:
     if not folder.exists() or not any(folder.iterdir()):
         return say("missing", f"The agent engine is not installed in {folder}.")
     found = _installed_version(folder)
-    if (folder / MARKER).exists() or not found or not os.access(folder / "bin" / "agent-server", os.X_OK):
-        return say("unfinished", f"The installation of the agent engine in {folder} was not finished.")
+    if (
+        (folder / MARKER).exists()
+        or not found
+        or not os.access(folder / "bin" / "agent-server", os.X_OK)
+    ):
+        return say(
+            "unfinished", f"The installation of the agent engine in {folder} was not finished."
+        )
     stamp = _read_json(folder / STAMP)
     # Without a stamp somebody else installed it: what counts is the version of the engine itself.
     if found != version or (stamp and stamp["constraints"] != _fingerprint()):
-        return say("outdated", f"{folder} holds engine {found}; this server goes with {version}.", found)
+        return say(
+            "outdated", f"{folder} holds engine {found}; this server goes with {version}.", found
+        )
     if stamp and stamp["folder"] != str(folder):
         return say("outdated", f"{folder} was moved after its installation.", found)
     return say("ready", f"Agent engine {version} in {folder}.")
@@ -132,7 +144,9 @@ def install(*, progress: Callable[[Progress], None] = lambda _: None) -> Status:
         try:
             _build(folder, python, progress)
         except OSError as error:
-            raise InstallFailed(f"{error.strerror}: {error.filename}. Set ENGINE_DIR elsewhere?") from error
+            raise InstallFailed(
+                f"{error.strerror}: {error.filename}. Set ENGINE_DIR elsewhere?"
+            ) from error
         return _look(folder)
 
 
@@ -158,10 +172,11 @@ def _candidates() -> Iterator[str]:
     for name in _NAMES:
         if path := shutil.which(name):
             yield path
-    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    versions = sorted(root.glob("versions/3.1[2-9]*/bin/python"), reverse=True)
-    # The engine's compiled packages reach the newest Python last, so that one is tried last.
-    yield from map(str, sorted(versions, key=lambda path: "/3.13" not in str(path)))
+    root = os.environ.get("PYENV_ROOT", str(Path.home() / ".pyenv"))
+    # This glob passes over folders that it may not read. The engine's compiled packages reach the newest
+    # Python last, so 3.13 comes first.
+    versions = glob.glob(f"{glob.escape(root)}/versions/3.1[2-9]*/bin/python")  # noqa: PTH207
+    yield from sorted(sorted(versions, reverse=True), key=lambda path: "/3.13" not in path)
     if uv := shutil.which("uv"):
         quiet = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
         yield from _output([uv, "python", "find", ">=3.12"], quiet).splitlines()
@@ -210,7 +225,16 @@ def _build(folder: Path, python: Path, progress: Callable[[Progress], None]) -> 
         made = [str(python), "-I", "-m", "venv", str(folder)]
         _run(made, environment, output, log, watch)
         for arguments in (["-r", str(rest)], ["-r", str(CONSTRAINTS)]):
-            pip = [own, "-I", "-m", "pip", "install", "--no-input", "--progress-bar=off", *arguments]
+            pip = [
+                own,
+                "-I",
+                "-m",
+                "pip",
+                "install",
+                "--no-input",
+                "--progress-bar=off",
+                *arguments,
+            ]
             fast = [uv or "", "pip", "install", "--python", own, "--compile-bytecode", *arguments]
             if uv:
                 try:
@@ -224,14 +248,16 @@ def _build(folder: Path, python: Path, progress: Callable[[Progress], None]) -> 
     (folder / MARKER).unlink()
 
 
-def _run(command: list[str], environment: dict[str, str], output, log: Path, watch: "_Watch") -> None:  # noqa: ANN001
+def _run(
+    command: list[str], environment: dict[str, str], output: IO[str], log: Path, watch: "_Watch"
+) -> None:
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
         env=environment,
-        preexec_fn=processes.die_with_parent(signal.SIGTERM),
+        preexec_fn=processes.die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one system call
     )
     try:
         while process.poll() is None:
@@ -245,7 +271,9 @@ def _run(command: list[str], environment: dict[str, str], output, log: Path, wat
     if process.returncode:
         tail = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in tail if "error" in line.lower()] or tail or ["no output"]
-        raise InstallFailed(f"The agent engine could not be installed: {errors[-1].strip()} See {log}.")
+        raise InstallFailed(
+            f"The agent engine could not be installed: {errors[-1].strip()} See {log}."
+        )
 
 
 def _for_uv(environment: dict[str, str]) -> dict[str, str]:
@@ -303,7 +331,9 @@ def _clear(folder: Path) -> None:
         return
     is_ours = (folder / "pyvenv.cfg").exists() or (folder / MARKER).exists()
     if any(folder.iterdir()) and not is_ours:
-        raise InstallFailed(f"ENGINE_DIR is {folder}, which holds other things. Name an empty folder.")
+        raise InstallFailed(
+            f"ENGINE_DIR is {folder}, which holds other things. Name an empty folder."
+        )
     shutil.rmtree(folder)
 
 

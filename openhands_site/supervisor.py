@@ -151,7 +151,7 @@ class Supervisor:
             pass_fds=role.pass_fds,
             start_new_session=True,  # Ctrl-C reaches us alone; we stop the roles in order
             # Not asked to finish: the database they would finish their work in goes at the same moment.
-            preexec_fn=processes.die_with_parent(signal.SIGKILL),
+            preexec_fn=processes.die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - one system call
         )
         role.started_at, role.start_again_at, role.rest = time.monotonic(), None, b""
         assert role.process.stdout is not None
@@ -210,7 +210,9 @@ class Supervisor:
         return len(data)
 
     def _write_record(self) -> None:
-        running = {r.name: _identity(r.process.pid) for r in self.roles if r.process and r.is_running}
+        running = {
+            r.name: _identity(r.process.pid) for r in self.roles if r.process and r.is_running
+        }
         with contextlib.suppress(OSError):
             self.record.write_text(json.dumps(running))
 
@@ -267,7 +269,7 @@ class Console:
         try:
             print(text, file=self.stream, flush=True)
         except OSError:
-            self.stream = Path(os.devnull).open("w")
+            self.stream = Path(os.devnull).open("w")  # noqa: SIM115 - lives as long as we do
 
     def step(self, name: str, text: str) -> None:
         """One line of the preparations."""

@@ -32,8 +32,12 @@ def chromium() -> str | None:
 
 def _install_engine() -> str:
     """Nothing, or why there is no engine."""
-    bare = {"SECRET_KEY": "unused", "DATABASE_URL": "postgresql://unused/unused", "REDIS_URL": "redis://unused"}
-    bare |= {name: f"unused:{'0' * 64}" for name in ("ENCRYPTION_KEYS", "TOKEN_PEPPERS")}
+    bare = {
+        "SECRET_KEY": "unused",
+        "DATABASE_URL": "postgresql://unused/unused",
+        "REDIS_URL": "redis://unused",
+    }
+    bare |= dict.fromkeys(("ENCRYPTION_KEYS", "TOKEN_PEPPERS"), "unused:" + "0" * 64)
     environment = os.environ | bare | {"ENGINE_DIR": str(engine_dir())}
     command = [sys.executable, str(ROOT / "manage.py"), "install_engine"]
     done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
@@ -46,12 +50,20 @@ def _install_chromium() -> str:
         return ""
     if os.geteuid() == 0 and shutil.which("apt-get"):
         print("Installing Chromium by apt-get …", flush=True)
-        for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]):
+        for command in (
+            ["apt-get", "update"],
+            ["apt-get", "install", "-y", "--no-install-recommends", "chromium"],
+        ):
             environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=False
+            )
         if chromium():
             return ""
-        return "apt-get could not install it: " + (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return (
+            "apt-get could not install it: "
+            + (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        )
     return "install it by your system's package manager, or name one by CHROMIUM=/path/to/chromium"
 
 

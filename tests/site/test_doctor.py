@@ -98,7 +98,12 @@ def test_report_as_json_and_its_exit_code(settings):
 
 
 def test_without_settings_it_says_which_one_is_missing(settings, tmp_path):
-    bare = {"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path), "SECRET_KEY": "x", "TOKEN_PEPPERS": "y"}
+    bare = {
+        "PATH": os.environ["PATH"],
+        "DATA_DIR": str(tmp_path),
+        "SECRET_KEY": "x",
+        "TOKEN_PEPPERS": "y",
+    }
     command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "doctor"]
 
     done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)

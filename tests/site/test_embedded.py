@@ -41,17 +41,19 @@ def run():
 
 def ask(services, query):
     host = parse_qs(urlsplit(services.database_url).query)["host"][0]
-    with psycopg.connect(host=host, user="postgres", dbname="postgres", autocommit=True) as connection:
+    with psycopg.connect(
+        host=host, user="postgres", dbname="postgres", autocommit=True
+    ) as connection:
         cursor = connection.execute(query)
         return cursor.fetchone()[0] if cursor.description else None
 
 
 def processes_of(folder) -> list[str]:
-    found = []
-    for process in psutil.process_iter(["pid", "name", "cmdline"]):
-        if str(folder) in " ".join(process.info["cmdline"] or []) and process.pid != os.getpid():
-            found.append(process.info["name"])
-    return found
+    everything = psutil.process_iter(["pid", "name", "cmdline"])
+    theirs = [
+        p.info["name"] for p in everything if str(folder) in " ".join(p.info["cmdline"] or [])
+    ]
+    return sorted(set(theirs))
 
 
 @pytest.mark.parametrize("name", ["plain", "with space, 'quote' and comma", "l" * 120])
@@ -79,7 +81,10 @@ def test_data_is_kept(run, tmp_path):
 def test_what_is_acknowledged_is_on_disk(run, tmp_path):
     services = run(tmp_path, durable=True)
 
-    assert {name: ask(services, f"SHOW {name}") for name in ("fsync", "synchronous_commit", "full_page_writes")} == {
+    assert {
+        name: ask(services, f"SHOW {name}")
+        for name in ("fsync", "synchronous_commit", "full_page_writes")
+    } == {
         "fsync": "on",
         "synchronous_commit": "on",
         "full_page_writes": "on",
@@ -114,7 +119,7 @@ def test_they_end_when_their_owner_is_killed_and_start_again(run, tmp_path):
     owner.stdout.close()
 
     assert ask(run(tmp_path), "SELECT 1") == 1
-    assert sorted(set(processes_of(tmp_path))) == ["postgres", "redis-server"]
+    assert processes_of(tmp_path) == ["postgres", "redis-server"]
 
 
 def test_server_that_was_killed_with_its_owner_unaware_is_revived(run, tmp_path):
@@ -152,7 +157,9 @@ class TestRefusals:
         else:
             monkeypatch.setattr(os, "geteuid", lambda: 12345)
 
-        with pytest.raises(embedded.CannotStart, match=r"belongs to .+, not to .+ make run DATA_DIR="):
+        with pytest.raises(
+            embedded.CannotStart, match=r"belongs to .+, not to .+ make run DATA_DIR="
+        ):
             embedded.start(tmp_path)
 
     def test_folder_that_cannot_be_made(self, tmp_path):
@@ -172,9 +179,15 @@ class TestRefusals:
         ("output", "expected"),
         [
             # As initdb 18 and postgres 18 said on a full tmpfs.
-            ('initdb: error: could not write to file "pg_wal/xlogtemp": No space left on device', "is full. Free"),
+            (
+                'initdb: error: could not write to file "pg_wal/xlogtemp": No space left on device',
+                "is full. Free",
+            ),
             ("FATAL:  could not write lock file: Disk quota exceeded", "is full. Free"),
-            ('initdb: error: could not create directory "/x": Permission denied', "cannot be written"),
+            (
+                'initdb: error: could not create directory "/x": Permission denied',
+                "cannot be written",
+            ),
             ("Read-only file system: /x/services.lock", "cannot be written"),
             ("LOG:  a\nFATAL:  something new\nLOG:  b", "FATAL:  something new"),
         ],

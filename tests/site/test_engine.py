@@ -25,7 +25,9 @@ def fake_install(folder: Path, version: str = VERSION) -> None:
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "agent-server").write_text("#!/bin/sh\n")
     (folder / "bin" / "agent-server").chmod(0o755)
-    (folder / f"lib/python3.13/site-packages/openhands_agent_server-{version}.dist-info").mkdir(parents=True)
+    (folder / f"lib/python3.13/site-packages/openhands_agent_server-{version}.dist-info").mkdir(
+        parents=True
+    )
 
 
 def program(path: Path, text: str) -> Path:
@@ -93,11 +95,19 @@ class TestPython:
         with pytest.raises(engine.NoPython) as refusal:
             engine.find_python()
 
-        for way in ("apt install python3.12", "uv python install", "pyenv install", "OH_ENGINE_PYTHON="):
+        for way in (
+            "apt install python3.12",
+            "uv python install",
+            "pyenv install",
+            "OH_ENGINE_PYTHON=",
+        ):
             assert way in str(refusal.value)
 
     def test_shims_that_refuse_are_passed_over(self, place):
-        program(place / "bin" / "python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
+        program(
+            place / "bin" / "python3.13",
+            "echo 'pyenv: python3.13: command not found' >&2; exit 127",
+        )
         good = self.answering(place / "bin" / "python3.12", "3 12")
 
         assert engine.find_python() == good
@@ -125,7 +135,7 @@ class TestPython:
         self.answering(place / "bin" / "python3.13", "3 13")
         settings.ENGINE_PYTHON = "/nowhere/python"
 
-        with pytest.raises(engine.NoPython, match="OH_ENGINE_PYTHON .* names /nowhere/python"):
+        with pytest.raises(engine.NoPython, match=r"OH_ENGINE_PYTHON .* names /nowhere/python"):
             engine.find_python()
 
 
@@ -135,7 +145,9 @@ class TestInstall:
         """A tiny engine and its one dependency, which pip finds where its environment says."""
         place = tmp_path / "wheels"
         place.mkdir()
-        self.wheel(place, "openhands_agent_server", "1.0", "[console_scripts]\nagent-server = json:dumps\n")
+        self.wheel(
+            place, "openhands_agent_server", "1.0", "[console_scripts]\nagent-server = json:dumps\n"
+        )
         self.wheel(place, "something_else", "2.0", "")
         constraints = tmp_path / "constraints.txt"
         constraints.write_text("something-else==2.0\nopenhands-agent-server==1.0\n")
@@ -158,9 +170,13 @@ class TestInstall:
         with zipfile.ZipFile(place / f"{name}-{version}-py3-none-any.whl", "w") as archive:
             for path, text in files.items():
                 archive.writestr(path, text)
-            archive.writestr(f"{info}/RECORD", "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"]))
+            archive.writestr(
+                f"{info}/RECORD", "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
+            )
 
-    def test_installs_once_again_when_cut_short_and_anew_for_other_constraints(self, folder, wheels):
+    def test_installs_once_again_when_cut_short_and_anew_for_other_constraints(
+        self, folder, wheels
+    ):
         told = []
         assert engine.install(progress=told.append).is_ready
         assert (folder / "bin" / "agent-server").exists()
@@ -183,7 +199,9 @@ class TestInstall:
     def test_what_cannot_be_had_is_a_sentence(self, folder, wheels):
         wheels.write_text("absent==1\nopenhands-agent-server==1.0\n")
 
-        with pytest.raises(engine.InstallFailed, match=r"could not be installed: .*absent==1.* See .*engine\.log"):
+        with pytest.raises(
+            engine.InstallFailed, match=r"could not be installed: .*absent==1.* See .*engine\.log"
+        ):
             engine.install()
         assert engine.status().state == "unfinished"
 

@@ -139,12 +139,16 @@ class TestFiles:
         monkeypatch.delenv("X", raising=False)
         monkeypatch.setenv("X_FILE", str(tmp_path / "absent"))
 
-        with pytest.raises(ImproperlyConfigured, match="X_FILE names .*absent, which cannot be read"):
+        with pytest.raises(
+            ImproperlyConfigured, match=r"X_FILE names .*absent, which cannot be read"
+        ):
             env.text("X")
 
     def test_files_fill_gaps_and_never_overrule(self, monkeypatch, tmp_path):
         file = tmp_path / "server.env"
-        file.write_text("# note\nexport X_ONE='a b'\nX_TWO=two=2\nX_THREE=file\nX_FOUR=file\nnonsense\n")
+        file.write_text(
+            "# note\nexport X_ONE='a b'\nX_TWO=two=2\nX_THREE=file\nX_FOUR=file\nnonsense\n"
+        )
         for name in ("X_ONE", "X_TWO", "X_THREE", "X_FOUR"):
             monkeypatch.setenv(name, "")  # so that the end of the test removes them
             monkeypatch.delenv(name)

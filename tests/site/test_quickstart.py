@@ -37,7 +37,12 @@ def free_port() -> int:
 def manage(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "manage.py"), *map(str, arguments)]
     return subprocess.run(
-        command, env=bare_environment(**environment), capture_output=True, text=True, timeout=60, check=False
+        command,
+        env=bare_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -49,7 +54,10 @@ class Run:
         command = [sys.executable, str(ROOT / "manage.py"), "quickstart", "--no-engine"]
         command += ["--data-dir", str(folder), "--port", str(self.port), *map(str, arguments)]
         self.process = subprocess.Popen(
-            command, env=bare_environment(**environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            env=bare_environment(**environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
 
     def wait_for(self, pattern: str, seconds: float = 60) -> re.Match:
@@ -106,7 +114,11 @@ def processes_in(folder: Path) -> list[tuple[int, str]]:
         with contextlib.suppress(psutil.Error):
             told = [*process.cmdline(), process.cwd(), process.environ().get("DATA_DIR", "")]
             is_dead = process.status() == psutil.STATUS_ZOMBIE
-            if process.pid != os.getpid() and not is_dead and any(str(folder) in text for text in told):
+            if (
+                process.pid != os.getpid()
+                and not is_dead
+                and any(str(folder) in text for text in told)
+            ):
                 found.append((process.pid, " ".join(process.cmdline())))
     return found
 
@@ -129,13 +141,24 @@ def test_from_nothing_to_a_server_and_back(run):
     second = run()
     second.process.wait(30)
     assert second.process.returncode == 1
-    assert f"already running in {first.folder} (process {first.process.pid})" in second.process.stdout.read().decode()
+    assert (
+        f"already running in {first.folder} (process {first.process.pid})"
+        in second.process.stdout.read().decode()
+    )
 
     # Another terminal finds the same database by the data folder alone.
     report = manage("doctor", "--json", DATA_DIR=str(first.folder)).stdout
     told = {check["name"]: check["state"] for check in json.loads(report)["checks"]}
-    assert {told[name] for name in ("Settings", "Database", "Migrations", "Redis", "Server", "Keys")} == {"ok"}
-    made = manage("create_user", "--email", "eve@example.com", DATA_DIR=str(first.folder), OH_PASSWORD=PASSWORD)
+    assert {
+        told[name] for name in ("Settings", "Database", "Migrations", "Redis", "Server", "Keys")
+    } == {"ok"}
+    made = manage(
+        "create_user",
+        "--email",
+        "eve@example.com",
+        DATA_DIR=str(first.folder),
+        OH_PASSWORD=PASSWORD,
+    )
     assert made.returncode == 0, made.stderr
 
     first.role("web").kill()
@@ -205,7 +228,9 @@ class TestRefusals:
         assert processes_in(tmp_path) == []
 
     def test_unreachable_redis(self, tmp_path):
-        told = self.refused("--data-dir", tmp_path, "--port", free_port(), REDIS_URL="redis://127.0.0.1:1/0")
+        told = self.refused(
+            "--data-dir", tmp_path, "--port", free_port(), REDIS_URL="redis://127.0.0.1:1/0"
+        )
 
         assert "The Redis of REDIS_URL cannot be reached" in told
         assert processes_in(tmp_path) == []
@@ -240,9 +265,13 @@ class TestRefusals:
 
     def test_disk_without_room(self, tmp_path, monkeypatch):
         monkeypatch.setattr(quickstart, "SPARE_MEGABYTES", 10**9)
-        start = quickstart.Quickstart("127.0.0.1", free_port(), tmp_path, "", is_json=False, wants_engine=False)
+        start = quickstart.Quickstart(
+            "127.0.0.1", free_port(), tmp_path, "", is_json=False, wants_engine=False
+        )
 
-        with pytest.raises(quickstart.CannotStart, match=r"has \d+ MB left and the server needs 1000000000 MB"):
+        with pytest.raises(
+            quickstart.CannotStart, match=r"has \d+ MB left and the server needs 1000000000 MB"
+        ):
             start.run()
 
     @pytest.mark.parametrize("number", ["0", "65536", "http"])

@@ -87,7 +87,7 @@ def _run(probe: Callable[[], Found]) -> Check:
 
 def _python() -> Found:
     version = sys.version.split()[0]
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - whoever has an older one is told by this
         return FAILED, f"{version}; this server needs 3.11 or newer."
     return OK, version
 
@@ -117,7 +117,10 @@ def _database() -> Found:
             version = cursor.fetchone()[0].split()[0]
     except Error as error:
         reason = (str(error).strip().splitlines() or ["no answer"])[-1]
-        return FAILED, f"cannot be reached ({reason}). Start the server by `make run`, or correct DATABASE_URL."
+        return (
+            FAILED,
+            f"cannot be reached ({reason}). Start the server by `make run`, or correct DATABASE_URL.",
+        )
     if int(version.split(".")[0]) < 14:
         return FAILED, f"PostgreSQL {version} is too old; Django 5.2 needs 14."
     return OK, f"PostgreSQL {version}"
@@ -143,7 +146,10 @@ def _clock() -> Found:
         cursor.execute("SELECT clock_timestamp()")
         apart = abs((cursor.fetchone()[0] - before).total_seconds())
     if apart > CLOCK_SECONDS:
-        return WARNING, f"{apart:.0f} s apart from the database's. Keep both by NTP: sessions and keys expire by it."
+        return (
+            WARNING,
+            f"{apart:.0f} s apart from the database's. Keep both by NTP: sessions and keys expire by it.",
+        )
     return OK, f"{apart * 1000:.0f} ms from the database's"
 
 
@@ -152,10 +158,15 @@ def _redis() -> Found:
     from django.conf import settings
 
     try:
-        with redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=2, socket_timeout=2) as client:
+        with redis.Redis.from_url(
+            settings.REDIS_URL, socket_connect_timeout=2, socket_timeout=2
+        ) as client:
             version = client.info("server")["redis_version"]
     except (redis.RedisError, ValueError) as error:
-        return FAILED, f"cannot be reached ({error}). Start the server by `make run`, or correct REDIS_URL."
+        return (
+            FAILED,
+            f"cannot be reached ({error}). Start the server by `make run`, or correct REDIS_URL.",
+        )
     return OK, f"Redis {version}"
 
 
@@ -169,7 +180,10 @@ def _data_folder() -> Found:
         with tempfile.NamedTemporaryFile(dir=folder):
             pass
     except OSError as error:
-        return FAILED, f"{folder} cannot be written ({error.strerror}). Correct its owner, or set DATA_DIR."
+        return (
+            FAILED,
+            f"{folder} cannot be written ({error.strerror}). Correct its owner, or set DATA_DIR.",
+        )
     return OK, str(folder)
 
 
@@ -203,7 +217,9 @@ def _git() -> Found:
 
 
 def _tmux() -> Found:
-    return _program("tmux", "terminals of agents work without it, but forget their state more often")
+    return _program(
+        "tmux", "terminals of agents work without it, but forget their state more often"
+    )
 
 
 def _program(name: str, loss: str) -> Found:
@@ -225,9 +241,15 @@ def _server() -> Found:
         body = json.loads(answer.read(65_536))
         checks = body["checks"]
     except OSError as error:
-        return WARNING, f"{settings.PUBLIC_URL} does not answer ({error}). Is it running, and PUBLIC_URL right?"
+        return (
+            WARNING,
+            f"{settings.PUBLIC_URL} does not answer ({error}). Is it running, and PUBLIC_URL right?",
+        )
     except (http.client.HTTPException, ValueError, LookupError, TypeError):
-        return FAILED, f"something else answers at {settings.PUBLIC_URL}. Correct PUBLIC_URL, or free the port."
+        return (
+            FAILED,
+            f"something else answers at {settings.PUBLIC_URL}. Correct PUBLIC_URL, or free the port.",
+        )
     finally:
         connection.close()
     if answer.status != 200:
@@ -245,7 +267,10 @@ def _keys() -> Found:
     for name in ("ENCRYPTION_KEYS", "TOKEN_PEPPERS"):
         for key_id, key in getattr(settings, name).items():
             if len(set(key)) < 12:
-                return FAILED, f"{name}: the key {key_id} is not random. Put `openssl rand -hex 32` in its place."
+                return (
+                    FAILED,
+                    f"{name}: the key {key_id} is not random. Put `openssl rand -hex 32` in its place.",
+                )
     both = set(settings.ENCRYPTION_KEYS.values()) & set(settings.TOKEN_PEPPERS.values())
     if both:
         return WARNING, "ENCRYPTION_KEYS and TOKEN_PEPPERS share a key. Give each its own."
@@ -256,7 +281,10 @@ def _debug() -> Found:
     from django.conf import settings
 
     if settings.DEBUG:
-        return WARNING, "DEBUG is on: error pages show settings and source. Unset it where others can reach it."
+        return (
+            WARNING,
+            "DEBUG is on: error pages show settings and source. Unset it where others can reach it.",
+        )
     return OK, "off"
 
 
@@ -266,7 +294,10 @@ def _https() -> Found:
     host = urlsplit(settings.PUBLIC_URL).hostname
     if settings.IS_HTTPS or host in ("127.0.0.1", "localhost", "::1"):
         return OK, settings.PUBLIC_URL
-    return WARNING, f"{settings.PUBLIC_URL} sends passwords in the clear. Put a proxy with TLS in front."
+    return (
+        WARNING,
+        f"{settings.PUBLIC_URL} sends passwords in the clear. Put a proxy with TLS in front.",
+    )
 
 
 def _process_sandbox() -> Found:
@@ -279,7 +310,10 @@ def _process_sandbox() -> Found:
             "SANDBOX_PROVIDER is process, which ALLOW_PROCESS_SANDBOX does not allow, so agents do not start. "
             "Set it to true if everybody who signs in may do on this machine what this user can."
         )
-    return WARNING, "isolates nothing: agents can do on this machine what this user can. Admit only people you trust."
+    return (
+        WARNING,
+        "isolates nothing: agents can do on this machine what this user can. Admit only people you trust.",
+    )
 
 
 def _administrator() -> Found:

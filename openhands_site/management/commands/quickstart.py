@@ -13,9 +13,10 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -31,13 +32,19 @@ LOOK_SECONDS = 0.3
 
 
 class Command(BaseCommand):
-    help = "Start everything on this machine: PostgreSQL, Redis, the tables, the engine and all roles."
+    help = (
+        "Start everything on this machine: PostgreSQL, Redis, the tables, the engine and all roles."
+    )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+        parser.add_argument(
+            "--host", default="127.0.0.1", help="address to listen on (%(default)s)"
+        )
         parser.add_argument("--port", type=port, default=8000, help="port (%(default)s)")
-        parser.add_argument("--data-dir", type=Path, help="where everything is kept (DATA_DIR, or data)")
+        parser.add_argument(
+            "--data-dir", type=Path, help="where everything is kept (DATA_DIR, or data)"
+        )
         parser.add_argument(
             "--admin-email",
             default="",
@@ -105,11 +112,12 @@ class Quickstart:
     def folder(self) -> Path:
         """The data folder: option, ``DATA_DIR``, or ``data`` in the project."""
         if self.data_dir is not None:
-            return Path(os.path.abspath(self.data_dir.expanduser()))
-        return Path(os.path.abspath(env.path("DATA_DIR", env.BASE_DIR / "data")))
+            return self.data_dir.expanduser().resolve()
+        found: Path = env.path("DATA_DIR", env.BASE_DIR / "data").resolve()
+        return found
 
     @contextlib.contextmanager
-    def _data_folder(self):  # noqa: ANN202
+    def _data_folder(self) -> Iterator[None]:
         env.load_file(env.BASE_DIR / ".env")
         folder = self.folder
         with embedded.explained(folder):
@@ -145,7 +153,9 @@ class Quickstart:
             family = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0][0]
             listener = socket.create_server((self.host, self.port), family=family, backlog=2048)
         except socket.gaierror as error:
-            raise CannotStart(f"{self.host} is not an address of this machine ({error.strerror}).") from error
+            raise CannotStart(
+                f"{self.host} is not an address of this machine ({error.strerror})."
+            ) from error
         except PermissionError as error:
             raise CannotStart(
                 f"Port {self.port} is reserved for the system. Choose one above 1023: make run PORT=8000."
@@ -156,7 +166,9 @@ class Quickstart:
                     f"Port {self.port} is taken{_by_whom(self.port)}. Stop what uses it, or choose another "
                     f"port: make run PORT={self.port % 65_535 + 1}."
                 ) from error
-            raise CannotStart(f"Cannot listen on {self.host}:{self.port}: {error.strerror}.") from error
+            raise CannotStart(
+                f"Cannot listen on {self.host}:{self.port}: {error.strerror}."
+            ) from error
         listener.set_inheritable(True)
         return listener
 
@@ -166,8 +178,13 @@ class Quickstart:
         url = f"http://127.0.0.1:{self.port}"
         public = urlsplit(os.environ.get("PUBLIC_URL") or url)
         named = ["127.0.0.1", "localhost", *self._own_names(), public.hostname or ""]
-        hosts = [f"[{name}]" if ":" in name else name for name in dict.fromkeys(filter(None, named))]
-        origins = [f"{public.scheme}://{public.netloc}", *(f"http://{h}:{self.port}" for h in hosts)]
+        hosts = [
+            f"[{name}]" if ":" in name else name for name in dict.fromkeys(filter(None, named))
+        ]
+        origins = [
+            f"{public.scheme}://{public.netloc}",
+            *(f"http://{h}:{self.port}" for h in hosts),
+        ]
         self.own = {
             "SECRET_KEY": kept.get("SECRET_KEY") or secrets.token_urlsafe(48),
             "ENCRYPTION_KEYS": kept.get("ENCRYPTION_KEYS") or f"k1:{secrets.token_hex(32)}",
@@ -181,7 +198,9 @@ class Quickstart:
         }
         is_new = not any(name in kept for name in KEYS)
         if is_new and (self.folder / "postgresql").exists():
-            self.console.step("Keys", "server.env is gone: API keys and secrets of before do not open any more")
+            self.console.step(
+                "Keys", "server.env is gone: API keys and secrets of before do not open any more"
+            )
         elif is_new:
             self.console.step("Keys", f"made, kept in {self.folder / 'server.env'}")
         os.environ["DATA_DIR"] = str(self.folder)
@@ -221,7 +240,9 @@ class Quickstart:
         path = self.folder / "server.env"
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
-        lines = ["# Written by `manage.py quickstart`. The three keys are as precious as the data: back them up."]
+        lines = [
+            "# Written by `manage.py quickstart`. The three keys are as precious as the data: back them up."
+        ]
         lines += [f"{name}='{value}'" for name, value in (_keys_of(path) | self.own).items()]
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write("\n".join(lines) + "\n")
@@ -294,7 +315,9 @@ class Quickstart:
                     email=self.admin_email, password=password, is_staff=True, is_superuser=True
                 )
             except Problem as refusal:
-                raise CannotStart(f"The administrator {self.admin_email} cannot be made: {refusal}") from refusal
+                raise CannotStart(
+                    f"The administrator {self.admin_email} cannot be made: {refusal}"
+                ) from refusal
             self.console.step("Admin", f"{self.admin_email} may sign in")
             return ""
         return self._public_url + accounts.create_setup_link(email=self.admin_email)
@@ -398,11 +421,18 @@ class Quickstart:
         if link:
             self.console.say(f"Set up the first administrator (this link works once):\n  {link}\n")
         if self.host not in ("127.0.0.1", "localhost", "::1"):
-            self.console.say("Others can reach this server, and its agents can do what you can on this machine.")
+            self.console.say(
+                "Others can reach this server, and its agents can do what you can on this machine."
+            )
         self.console.say(f"Ready {url} ({seconds} s). Ctrl-C stops everything.")
         if self.is_json:
             pids = {role.name: role.process.pid for role in runner.roles if role.process}
-            told = {"event": "ready", "url": url, "setup_url": link or None, "seconds": seconds}
+            told: dict[str, Any] = {
+                "event": "ready",
+                "url": url,
+                "setup_url": link or None,
+                "seconds": seconds,
+            }
             told |= {"data_dir": str(self.folder), "engine_dir": str(self.engine_dir), "pids": pids}
             print(json.dumps(told), flush=True)
 
@@ -428,7 +458,9 @@ def _given(name: str) -> bool:
 
 
 def _read_file(path: Path) -> dict[str, str]:
-    pairs = (line.split("=", 1) for line in _lines(path) if "=" in line and not line.startswith("#"))
+    pairs = (
+        line.split("=", 1) for line in _lines(path) if "=" in line and not line.startswith("#")
+    )
     return {name.strip(): value.strip().strip("'") for name, value in pairs}
 
 
@@ -447,6 +479,11 @@ def _keys_of(path: Path) -> dict[str, str]:
 def _by_whom(number: int) -> str:
     with contextlib.suppress(psutil.Error, OSError):
         for found in psutil.net_connections("tcp"):
-            if found.laddr and found.laddr.port == number and found.status == "LISTEN" and found.pid:
+            if (
+                found.laddr
+                and found.laddr.port == number
+                and found.status == "LISTEN"
+                and found.pid
+            ):
                 return f" by {psutil.Process(found.pid).name()} (process {found.pid})"
     return ""

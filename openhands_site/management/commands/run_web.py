@@ -17,7 +17,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default="127.0.0.1")
         parser.add_argument("--port", type=int, default=8000)
-        parser.add_argument("--fd", type=int, help="a listening socket to use instead of host and port")
+        parser.add_argument(
+            "--fd", type=int, help="a listening socket to use instead of host and port"
+        )
 
     def handle(self, *args: Any, host: str, port: int, fd: int | None, **options: Any) -> None:
         config = uvicorn.Config(
