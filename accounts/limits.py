@@ -52,9 +52,16 @@ def check_sign_in(request: HttpRequest, email: str) -> None:
 
 
 def client_network(request: HttpRequest) -> str:
-    """The caller's IPv4 address or IPv6 /64 network, of which one machine has 2^64 addresses."""
+    """The caller's IPv4 address or IPv6 /64 network, of which one machine has 2^64 addresses.
+
+    Behind a proxy (``TRUST_X_FORWARDED_PROTO``) it is the last of ``X-Forwarded-For``: the one the proxy saw
+    itself, where those before it are the caller's own words.
+    """
+    found = request.META.get("REMOTE_ADDR", "")
+    if getattr(settings, "SECURE_PROXY_SSL_HEADER", None):
+        found = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip() or found
     try:
-        address = ipaddress.ip_address(request.META.get("REMOTE_ADDR", ""))
+        address = ipaddress.ip_address(found)
     except ValueError:
         return "unknown"  # a Unix socket without a proxy's header: everybody shares one budget
     mapped = getattr(address, "ipv4_mapped", None)

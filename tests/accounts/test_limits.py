@@ -105,6 +105,30 @@ def test_network_of_a_caller(address, network):
     assert limits.client_network(RequestFactory().get("/", REMOTE_ADDR=address)) == network
 
 
+@pytest.mark.parametrize(
+    ("header", "network"),
+    [
+        (None, "10.0.0.1"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("198.51.100.66, 192.0.2.1", "192.0.2.1"),
+        ("192.0.2.1, nonsense", "unknown"),
+    ],
+)
+def test_behind_a_proxy_its_own_word_counts(settings, header, network):
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    headers = {"X-Forwarded-For": header} if header else {}
+    request = RequestFactory().get("/", REMOTE_ADDR="10.0.0.1", headers=headers)
+
+    assert limits.client_network(request) == network
+
+
+def test_without_a_proxy_the_header_is_hearsay():
+    headers = {"X-Forwarded-For": "192.0.2.1"}
+    request = RequestFactory().get("/", REMOTE_ADDR="10.0.0.1", headers=headers)
+
+    assert limits.client_network(request) == "10.0.0.1"
+
+
 @override_settings(SIGN_IN_RATE="2/h")
 def test_rate_is_a_setting(still):
     attempt()
