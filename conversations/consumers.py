@@ -33,7 +33,9 @@ class ConversationConsumer(AsyncWebsocketConsumer):
     last seq; 4400 bad query; 4401 not signed in; 4403 access ended or conversation deleted; 4404 unknown.
     """
 
-    channel_layer_alias = ""  # the hub listens for all sockets of the process: none listens for itself
+    channel_layer_alias = (
+        ""  # the hub listens for all sockets of the process: none listens for itself
+    )
     permission = "conversations.view"
 
     async def connect(self) -> None:

@@ -89,7 +89,9 @@ class Manager:
             follower = Follower(self, claim.conversation_id, claim.generation)
             task = asyncio.create_task(follower.run())
             self.followers[claim.conversation_id] = (claim.generation, task)
-            task.add_done_callback(lambda _, key=claim.conversation_id, task=task: self._ended(key, task))
+            task.add_done_callback(
+                lambda _, key=claim.conversation_id, task=task: self._ended(key, task)
+            )
 
     def _ended(self, conversation_id: UUID, task: asyncio.Task) -> None:
         if self.followers.get(conversation_id, (0, None))[1] is task:
@@ -217,7 +219,9 @@ class Follower:
             return
         self._is_caught_up = True
         client = AgentClient(place.base_url, place.session_key)
-        found = await self.manager.in_thread(client.conversation, conversation_id=self.conversation_id)
+        found = await self.manager.in_thread(
+            client.conversation, conversation_id=self.conversation_id
+        )
         await self._observe((found or {}).get("execution_status"))
 
     async def _observe(self, status: str | None) -> None:

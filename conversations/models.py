@@ -74,13 +74,9 @@ class Conversation(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
-    created_by = models.ForeignKey(
-        "accounts.User", models.CASCADE, related_name="conversations"
-    )
+    created_by = models.ForeignKey("accounts.User", models.CASCADE, related_name="conversations")
     title = models.CharField(max_length=200)
-    visibility = models.CharField(
-        max_length=16, choices=Visibility, default=Visibility.PRIVATE
-    )
+    visibility = models.CharField(max_length=16, choices=Visibility, default=Visibility.PRIVATE)
     status = models.CharField(max_length=16, choices=Status, default=Status.STARTING)
     execution_status = models.CharField(
         max_length=32, choices=ExecutionStatus, default=ExecutionStatus.IDLE
@@ -106,7 +102,9 @@ class Conversation(models.Model):
         default=-1, editable=False, help_text="Index of the newest engine event in this log."
     )
     asked_seq = models.PositiveBigIntegerField(
-        null=True, editable=False, help_text="Where in the log the open question to confirm was asked."
+        null=True,
+        editable=False,
+        help_text="Where in the log the open question to confirm was asked.",
     )
     asked_in_run = models.PositiveIntegerField(
         null=True, editable=False, help_text="The sandbox's run in which it was asked."
@@ -130,14 +128,19 @@ class Conversation(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["organization", "-created_at", "-id"]),
             models.Index(fields=["created_by", "-created_at", "-id"]),
-            models.Index(fields=["status"], condition=models.Q(deleted_at=None), name="live_status"),
+            models.Index(
+                fields=["status"], condition=models.Q(deleted_at=None), name="live_status"
+            ),
         ]
 
     def __str__(self) -> str:
         return self.title
 
-    def append(self, *news: NewEvent) -> list["Event"]:
-        """Add events at the end of the log. The caller holds this row's lock: seq follows commit order."""
+    def append(self, *news: NewEvent, also_save: Sequence[str] = ()) -> list["Event"]:
+        """Add events at the end of the log. The caller holds this row's lock: seq follows commit order.
+
+        ``also_save`` names further changed fields of this row, to be written by the same statement.
+        """
         now = timezone.now()
         events = [
             Event(
@@ -156,7 +159,7 @@ class Conversation(models.Model):
         ]
         self.last_seq += len(events)
         self.updated_at = now
-        self.save(update_fields=["last_seq", "updated_at"])
+        self.save(update_fields=["last_seq", "updated_at", *also_save])
         return Event.objects.bulk_create(events)
 
 
@@ -360,7 +363,9 @@ class StartTask(models.Model):
     error = models.TextField(blank=True)
     attempts = models.PositiveIntegerField(default=0)
     queue_position = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Place in the line for a sandbox, from 1; empty when not waiting."
+        null=True,
+        blank=True,
+        help_text="Place in the line for a sandbox, from 1; empty when not waiting.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(default=timezone.now)

@@ -32,7 +32,9 @@ def stop_sandbox(conversation_id: str) -> None:
     services.stop_sandbox(conversation_id=UUID(conversation_id))
 
 
-@app.task(name="conversations.tasks.destroy_conversation", retry=RetryStrategy(max_attempts=5, wait=10))
+@app.task(
+    name="conversations.tasks.destroy_conversation", retry=RetryStrategy(max_attempts=5, wait=10)
+)
 def destroy_conversation(conversation_id: str) -> None:
     services.destroy_conversation(conversation_id=UUID(conversation_id))
 
@@ -50,7 +52,10 @@ def run_agent(conversation_id: str, only_if_stopped: bool = True) -> None:  # no
 @app.task(name="conversations.tasks.answer_agent", retry=QUICK)
 def answer_agent(conversation_id: str, accept: bool, reason: str, asked_in_run: int) -> None:  # noqa: FBT001
     services.carry_answer(
-        conversation_id=UUID(conversation_id), accept=accept, reason=reason, asked_in_run=asked_in_run
+        conversation_id=UUID(conversation_id),
+        accept=accept,
+        reason=reason,
+        asked_in_run=asked_in_run,
     )
 
 

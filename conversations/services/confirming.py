@@ -13,7 +13,9 @@ from conversations.services.starting import is_up
 from openhands_site.lib.problems import Problem
 
 log = logging.getLogger(__name__)
-HEALED_REASON = "The sandbox was restarted while this waited for an answer. Ask again if you still want it."
+HEALED_REASON = (
+    "The sandbox was restarted while this waited for an answer. Ask again if you still want it."
+)
 
 
 class NotWaiting(Problem):
@@ -76,11 +78,15 @@ def carry_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in_r
     if found.get("execution_status") != "waiting_for_confirmation":
         return
     if conversation.sandbox.run == asked_in_run:
-        client.answer_confirmation(conversation_id, accept=accept, reason=reason or _default(accept))
+        client.answer_confirmation(
+            conversation_id, accept=accept, reason=reason or _default(accept)
+        )
         goes_on = not accept and bool(reason)
     else:
         client.answer_confirmation(
-            conversation_id, accept=False, reason=HEALED_REASON if accept else reason or _default(accept)
+            conversation_id,
+            accept=False,
+            reason=HEALED_REASON if accept else reason or _default(accept),
         )
         found = client.conversation(conversation_id) or found
         if leaf := found.get("leaf_event_id"):

@@ -25,13 +25,13 @@ from openhands_site.lib.problems import Problem, TooLarge
 MAX_ENTRIES = 2_000
 # Names may hold anything but NUL and "/", so fields end in NUL; base64, because the answer is JSON text.
 _LIST = (
-    "set -e; p=$(realpath -e -- {path}); case \"$p/\" in {root}/*) ;; *) exit 3;; esac; "
-    "[ -d \"$p\" ] || exit 4; cd -- \"$p\"; "
+    'set -e; p=$(realpath -e -- {path}); case "$p/" in {root}/*) ;; *) exit 3;; esac; '
+    '[ -d "$p" ] || exit 4; cd -- "$p"; '
     "find . -mindepth 1 -maxdepth 1 -printf '%y\\t%s\\t%T@\\t%f\\0' | head -z -n {limit} | base64 -w0"
 )
 _INSIDE = (
-    "p=$(realpath {flag} -- {path}) || exit 4; case \"$p/\" in {root}/*) ;; *) exit 3;; esac; "
-    "printf %s \"$p\" | base64 -w0"
+    'p=$(realpath {flag} -- {path}) || exit 4; case "$p/" in {root}/*) ;; *) exit 3;; esac; '
+    'printf %s "$p" | base64 -w0'
 )
 _OUTSIDE, _MISSING = 3, 4
 
@@ -124,9 +124,7 @@ def list_files(*, conversation_id: UUID, path: str = "") -> list[Entry]:
     """A folder's entries, folders first, at most 2,000. Raises ``NoSuchFile``, ``PathOutside``."""
     with _workspace(conversation_id) as (client, root):
         full = inside(root, path)
-        command = _LIST.format(
-            path=shlex.quote(full), root=shlex.quote(root), limit=MAX_ENTRIES
-        )
+        command = _LIST.format(path=shlex.quote(full), root=shlex.quote(root), limit=MAX_ENTRIES)
         result = client.execute(command, cwd=root, timeout=30)
         _raise_for(result.exit_code, result.stderr)
         listing = base64.b64decode(result.stdout)

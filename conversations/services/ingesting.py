@@ -24,7 +24,7 @@ from conversations.models import (
     StartTask,
 )
 from conversations.sandboxes.provider import State, get_provider
-from conversations.services.messaging import note_status_change, user_text
+from conversations.services.messaging import deliver_if_free, user_text
 from conversations.services.starting import append_notice, request_start, set_status
 from openhands_site.lib.problems import Problem
 
@@ -33,6 +33,8 @@ WAITING = Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION
 CRASHES_BEFORE_GIVING_UP = 3
 CRASH_WINDOW_SECONDS = 600
 READ_PAGE = 50
+USE_SECONDS = 10
+PROJECTED = ("execution_status", "asked_seq", "asked_in_run")
 
 
 class StaleLease(Problem):
@@ -60,7 +62,9 @@ class Place:
 def place_to_follow(*, conversation_id: UUID, generation: int) -> Place | None:
     """Where a conversation's engine is now, or None while there is none. Raises ``StaleLease``."""
     conversation = (
-        Conversation.objects.select_related("sandbox").filter(pk=conversation_id, deleted_at=None).first()
+        Conversation.objects.select_related("sandbox")
+        .filter(pk=conversation_id, deleted_at=None)
+        .first()
     )
     held = Lease.objects.filter(conversation_id=conversation_id, generation=generation)
     if conversation is None or not held.exists():
@@ -72,12 +76,16 @@ def place_to_follow(*, conversation_id: UUID, generation: int) -> Place | None:
 
 
 def _locked_under(conversation_id: UUID, generation: int) -> Conversation:
-    """The conversation, locked, if this generation is still the newest; else ``StaleLease``."""
-    rows = Conversation.objects.select_for_update(of=("self",)).select_related("sandbox")
-    conversation = rows.filter(pk=conversation_id, deleted_at=None).first()
-    # The lease is locked too, so that nobody takes it over between this look and our commit.
-    lease = Lease.objects.select_for_update().filter(conversation_id=conversation_id).first()
-    if conversation is None or lease is None or lease.generation != generation:
+    """The conversation, locked, if this generation is still the newest; else ``StaleLease``.
+
+    The lease is locked with it, so that nobody takes it over between this look and our commit.
+    """
+    rows = Conversation.objects.select_for_update(of=("self", "lease"))
+    found = rows.select_related("lease", "sandbox").filter(
+        pk=conversation_id, deleted_at=None, lease__generation=generation
+    )
+    conversation = found.first()
+    if conversation is None:
         raise StaleLease
     return conversation
 
@@ -116,10 +124,12 @@ def ingest_events(*, conversation_id: UUID, generation: int, frames: Sequence[Du
             )
         )
     conversation.engine_seq = fresh[-1].seq
-    conversation.save(update_fields=["engine_seq"])
-    events = conversation.append(*news)
+    status = _project(conversation, fresh)
+    events = conversation.append(*news, also_save=("engine_seq", *(PROJECTED if status else ())))
     _match_messages(conversation, fresh, events)
-    _project(conversation, fresh, events)
+    _note_use(conversation)
+    if status:
+        deliver_if_free(conversation)
     streams.announce_on_commit(conversation_id)
     return len(events)
 
@@ -170,26 +180,29 @@ def _match_messages(
             message.save(update_fields=["engine_event_id", "status", "delivered_at"])
 
 
-def _project(
-    conversation: Conversation, frames: Sequence[Durable], events: Sequence[Event]
-) -> None:
-    """Take the agent's newest state over into the record, in the transaction of its events."""
+def _project(conversation: Conversation, frames: Sequence[Durable]) -> str | None:
+    """Take the newest state that the frames tell over into the row; the caller saves ``PROJECTED``."""
     newest = None
-    for frame, event in zip(frames, events, strict=True):
+    for seq, frame in enumerate(frames, start=conversation.last_seq + 1):
         status = execution_status(frame.event)
-        if status in Conversation.ExecutionStatus.values:
-            newest = (status, event.seq)
-    Sandbox.objects.filter(pk=conversation.sandbox_id).update(active_at=timezone.now())
-    if newest is not None:
-        _take_status(conversation, *newest)
+        if status is not None:
+            newest = status
+            _take_status(conversation, status, seq)
+    return newest
 
 
 def _take_status(conversation: Conversation, status: str, seq: int) -> None:
     asks = status == WAITING and conversation.sandbox is not None
+    conversation.execution_status = status
     conversation.asked_seq = seq if asks else None
     conversation.asked_in_run = conversation.sandbox.run if asks else None
-    conversation.save(update_fields=["asked_seq", "asked_in_run"])
-    note_status_change(conversation, status)
+
+
+def _note_use(conversation: Conversation) -> None:
+    """The sandbox's last use, at most every few seconds: idleness is counted in minutes."""
+    sandbox, now = conversation.sandbox, timezone.now()
+    if sandbox is not None and now - sandbox.active_at > timedelta(seconds=USE_SECONDS):
+        Sandbox.objects.filter(pk=sandbox.pk).update(active_at=now)
 
 
 @transaction.atomic
@@ -201,13 +214,13 @@ def observe_status(*, conversation_id: UUID, generation: int, status: str) -> No
     conversation = _locked_under(conversation_id, generation)
     if status not in Conversation.ExecutionStatus.values or status == conversation.execution_status:
         return
+    _take_status(conversation, status, conversation.last_seq)
     if status == WAITING:
-        _take_status(conversation, status, conversation.last_seq)
-        # It asked in a run of before: an answer must take the long way (see carry_answer).
-        conversation.asked_in_run = 0
-        conversation.save(update_fields=["asked_in_run"])
-    else:
-        _take_status(conversation, status, conversation.last_seq)
+        conversation.asked_in_run = 0  # asked in a run of before: a yes must take the long way
+    conversation.updated_at = timezone.now()
+    conversation.save(update_fields=[*PROJECTED, "updated_at"])
+    streams.announce_on_commit(conversation_id)
+    deliver_if_free(conversation)
 
 
 def note_engine_lost(*, conversation_id: UUID, generation: int) -> bool:

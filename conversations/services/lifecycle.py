@@ -51,7 +51,15 @@ def create_conversation(
     returns the first conversation; with other content it raises ``IdempotencyConflict``.
     """
     organization = organization or user.personal_organization
-    content = [str(organization.pk), message, title, repository, model, visibility, confirmation_policy]
+    content = [
+        str(organization.pk),
+        message,
+        title,
+        repository,
+        model,
+        visibility,
+        confirmation_policy,
+    ]
     digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
     with transaction.atomic():
         if idempotency_key is not None:
@@ -70,8 +78,7 @@ def create_conversation(
             title=title or title_from(message),
             visibility=visibility,
             repository=repository,
-            model=model
-            or billing.model_name_for(organization_id=organization.pk, user_id=user.pk),
+            model=model or billing.model_name_for(organization_id=organization.pk, user_id=user.pk),
             confirmation_policy=confirmation_policy,
             sandbox=new_sandbox(organization),
             idempotency_key=idempotency_key,
@@ -98,7 +105,9 @@ def title_from(message: str | None) -> str:
     """A title made of a message's first line that says something."""
     lines = (line.strip() for line in (message or "").splitlines())
     first = next((line for line in lines if line and not line.startswith("!")), "")
-    first = first or next((line.strip() for line in (message or "").splitlines() if line.strip()), "")
+    first = first or next(
+        (line.strip() for line in (message or "").splitlines() if line.strip()), ""
+    )
     if len(first) > TITLE_LENGTH:
         first = first[: TITLE_LENGTH - 1].rsplit(" ", 1)[0].rstrip(",.;:") + "…"
     return first or "New conversation"

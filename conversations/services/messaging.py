@@ -292,9 +292,7 @@ def run_agent(*, conversation_id: UUID, only_if_stopped: bool = True) -> None:
             raise EngineUnreachable(str(error)) from error
 
 
-@transaction.atomic
-def note_status_change(conversation: Conversation, status: str) -> None:
-    """What follows from the agent's new state, in the transaction that stores it."""
-    set_status(conversation, execution_status=status)
-    if status not in BUSY and _next_message(conversation.pk) is not None:
+def deliver_if_free(conversation: Conversation) -> None:
+    """Queue what waits for the agent when its new state lets it in; the caller holds the row's lock."""
+    if conversation.execution_status not in BUSY and _next_message(conversation.pk) is not None:
         queue.deliver_messages(conversation.pk)

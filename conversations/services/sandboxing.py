@@ -235,7 +235,9 @@ def _phase(task: StartTask, phase: str) -> Iterator[None]:
         _update(task, phases=task.phases)
 
 
-def _entry(phase: str, *, started: datetime, finished: datetime | None = None, detail: str = "") -> dict:
+def _entry(
+    phase: str, *, started: datetime, finished: datetime | None = None, detail: str = ""
+) -> dict:
     return {
         "phase": str(phase),
         "started_at": started.isoformat(),
@@ -259,9 +261,7 @@ def _update(task: StartTask, **fields: object) -> None:
 
 def stop_sandbox(*, conversation_id: UUID) -> None:
     """Stop a conversation's sandbox and keep its data. Safe to repeat."""
-    conversation = (
-        Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
-    )
+    conversation = Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
     if conversation is None or conversation.sandbox is None:
         return
     sandbox = conversation.sandbox
@@ -280,9 +280,7 @@ def stop_sandbox(*, conversation_id: UUID) -> None:
 def stop_all_sandboxes() -> int:
     """Stop every sandbox of the process provider, as when this machine's server ends; how many."""
     running = Sandbox.objects.filter(provider="process", observed__in=OCCUPYING)
-    ids = list(
-        Conversation.objects.filter(sandbox__in=running).values_list("pk", flat=True)
-    )
+    ids = list(Conversation.objects.filter(sandbox__in=running).values_list("pk", flat=True))
     for conversation_id in ids:
         stop_sandbox(conversation_id=conversation_id)
     return len(ids)
@@ -329,7 +327,9 @@ def _reconcile_one(conversation: Conversation) -> int:
         return 0
     with transaction.atomic():
         locked = Conversation.objects.select_for_update().get(pk=conversation.pk)
-        found = Sandbox.objects.filter(pk=sandbox.pk, observed=Sandbox.Observed.RUNNING, run=sandbox.run)
+        found = Sandbox.objects.filter(
+            pk=sandbox.pk, observed=Sandbox.Observed.RUNNING, run=sandbox.run
+        )
         if found.update(observed=Sandbox.Observed.STOPPED, detail=observed.detail):
             append_notice(
                 locked,

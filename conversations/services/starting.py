@@ -33,7 +33,9 @@ def request_start(conversation: Conversation, *, reason: str) -> None:
 
 def set_status(conversation: Conversation, **fields: Any) -> None:
     """Change projected fields of a conversation whose row the caller has locked, and announce it."""
-    changed = {name: value for name, value in fields.items() if getattr(conversation, name) != value}
+    changed = {
+        name: value for name, value in fields.items() if getattr(conversation, name) != value
+    }
     if not changed:
         return
     for name, value in changed.items():

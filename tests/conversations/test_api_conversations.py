@@ -109,7 +109,9 @@ class TestCreate:
     def test_viewer_may_not_start_one(self, alice, bob):
         bob.memberships.filter(organization=alice.personal_organization).update(role="viewer")
 
-        response = key_client(bob, organization=alice.personal_organization).post(URL, {}, format="json")
+        response = key_client(bob, organization=alice.personal_organization).post(
+            URL, {}, format="json"
+        )
 
         assert response.status_code == 403
         assert response.json()["permission"] == "conversations.create"
@@ -134,7 +136,9 @@ class TestList:
         other = services.create_conversation(user=alice, title="Paint the roof red")
         Conversation.objects.filter(pk=other.pk).update(status="failed")
 
-        assert [r["title"] for r in api.get(URL, {"q": "roof mend"}).json()["items"]] == ["Mend the roof"]
+        assert [r["title"] for r in api.get(URL, {"q": "roof mend"}).json()["items"]] == [
+            "Mend the roof"
+        ]
         assert len(api.get(URL, {"status": "failed"}).json()["items"]) == 1
         assert api.get(URL, {"status": "odd"}).status_code == 400
         assert api.get(URL, {"cursor": "odd"}).status_code == 400
@@ -240,7 +244,13 @@ class TestMessages:
 
     @pytest.mark.parametrize(
         "body",
-        [{}, {"text": ""}, {"text": "\0"}, {"text": 1.5, "message_id": "x"}, {"text": "x", "images": ["file:///etc"]}],
+        [
+            {},
+            {"text": ""},
+            {"text": "\0"},
+            {"text": 1.5, "message_id": "x"},
+            {"text": "x", "images": ["file:///etc"]},
+        ],
     )
     def test_bad_message_is_refused(self, api, conversation, body):
         response = api.post(f"{URL}/{conversation.pk}/messages", body, format="json")
@@ -293,7 +303,15 @@ class TestEvents:
 
     @pytest.mark.parametrize(
         "query",
-        [{"after": "x"}, {"after": -1}, {"limit": 501}, {"limit": 0}, {"after": 1, "before": 2}, {"kind": "\0"}, {"after": "9" * 30}],
+        [
+            {"after": "x"},
+            {"after": -1},
+            {"limit": 501},
+            {"limit": 0},
+            {"after": 1, "before": 2},
+            {"kind": "\0"},
+            {"after": "9" * 30},
+        ],
     )
     def test_bad_query_is_refused(self, api, conversation, query):
         assert api.get(f"{URL}/{conversation.pk}/events", query).status_code == 400

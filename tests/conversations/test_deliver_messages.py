@@ -91,9 +91,7 @@ def test_full_engine_keeps_the_message_and_runs_later(running, engine):
     deliver(running)
 
     assert statuses() == ["delivered"]
-    assert queued("run_agent") == [
-        {"conversation_id": str(running.pk), "only_if_stopped": False}
-    ]
+    assert queued("run_agent") == [{"conversation_id": str(running.pk), "only_if_stopped": False}]
 
 
 def test_message_wakes_a_sleeping_sandbox(running, sandboxes, engine):
@@ -124,7 +122,9 @@ def test_message_never_answers_a_question(running, engine):
 
 
 @pytest.mark.parametrize(("policy", "sent"), [("never", ["now"]), ("risky", []), ("always", [])])
-def test_while_the_agent_may_ask_messages_wait_for_the_end_of_its_run(running, engine, policy, sent):
+def test_while_the_agent_may_ask_messages_wait_for_the_end_of_its_run(
+    running, engine, policy, sent
+):
     type(running).objects.update(confirmation_policy=policy)
     ingest(running, status_frame(0, "running"))
     post(running, "now")

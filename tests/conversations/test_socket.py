@@ -66,7 +66,10 @@ async def close_code(socket):
 async def test_browser_gets_history_then_live_events_in_order(conversation, alice):
     await append(conversation, 0, 1)
     socket = open_socket(
-        conversation.pk, "?after=1", cookie=f"sessionid={await cookie(alice)}", origin="http://testserver"
+        conversation.pk,
+        "?after=1",
+        cookie=f"sessionid={await cookie(alice)}",
+        origin="http://testserver",
     )
     assert (await socket.connect())[0]
     assert json.loads(await socket.receive_from())["seq"] == 2
@@ -136,7 +139,9 @@ async def test_cookie_without_an_origin_is_refused(conversation, alice):
     assert (await socket.connect()) == (False, 4403)
 
 
-@pytest.mark.parametrize("query", ["?after=x", "?after=-1", "?after=1.5", "?after=" + "9" * 19, "?epoch=x", "?after=%00"])
+@pytest.mark.parametrize(
+    "query", ["?after=x", "?after=-1", "?after=1.5", "?after=" + "9" * 19, "?epoch=x", "?after=%00"]
+)
 async def test_odd_cursor_is_refused(conversation, alice, query):
     _, token = await key(alice)
     socket = open_socket(conversation.pk, query, authorization=f"Bearer {token}")

@@ -19,7 +19,12 @@ def test_phases_are_recorded_with_their_times(conversation, sandboxes, engine):
     start(conversation)
 
     task = conversation.start_tasks.get()
-    assert phases(conversation) == ["WORKING", "WAITING_FOR_SANDBOX", "STARTING_CONVERSATION", "READY"]
+    assert phases(conversation) == [
+        "WORKING",
+        "WAITING_FOR_SANDBOX",
+        "STARTING_CONVERSATION",
+        "READY",
+    ]
     assert all(p["started_at"] <= p["finished_at"] for p in task.phases)
     assert task.finished_at is not None
     assert (conversation.status, conversation.sandbox.run) == ("running", 1)
@@ -164,7 +169,8 @@ class TestDown:
 
 
 @pytest.mark.parametrize(
-    ("status", "runs"), [("paused", 1), ("error", 1), ("stuck", 1), ("idle", 0), ("waiting_for_confirmation", 0)]
+    ("status", "runs"),
+    [("paused", 1), ("error", 1), ("stuck", 1), ("idle", 0), ("waiting_for_confirmation", 0)],
 )
 def test_going_on_never_answers_a_question(running, engine, status, runs):
     engine.conversations[str(running.pk)]["execution_status"] = status

@@ -155,7 +155,11 @@ async def test_cursor_ahead_of_the_log_is_reset(conversation):
     async with streams.hub().subscribe(conversation.pk, after=99) as subscription:
         frames = subscription.frames()
 
-        assert json.loads((await anext(frames)).text) == {"type": "reset", "last_seq": 1, "epoch": 1}
+        assert json.loads((await anext(frames)).text) == {
+            "type": "reset",
+            "last_seq": 1,
+            "epoch": 1,
+        }
         await append(conversation, 1)
         seqs = []
         async for one in frames:

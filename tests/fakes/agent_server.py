@@ -50,7 +50,9 @@ class FakeAgentServer(ThreadingHTTPServer):
     def user_texts(self, conversation_id: str) -> list[str]:
         """What the agent was told."""
         events = self.logs.get(conversation_id, [])
-        return [e["llm_message"]["content"][0]["text"] for e in events if e["kind"] == "MessageEvent"]
+        return [
+            e["llm_message"]["content"][0]["text"] for e in events if e["kind"] == "MessageEvent"
+        ]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -146,7 +148,9 @@ class FakeProvider:
 
     def inspect(self, handle: Handle) -> Observed:
         is_up = self.state == State.RUNNING
-        return Observed(self.state, self.server.url if is_up else "", "/workspace", "killed by signal 9")
+        return Observed(
+            self.state, self.server.url if is_up else "", "/workspace", "killed by signal 9"
+        )
 
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
         self.state = State.STOPPED

@@ -9,7 +9,9 @@ from conversations.models import Conversation, Event, StartTask
 
 TEXT_LENGTH = 1_000_000
 # Anchored by hand: the field searches, it does not match.
-_FULL_NAME = re.compile(r"\A(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)+\Z")
+_FULL_NAME = re.compile(
+    r"\A(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)+\Z"
+)
 _BRANCH = re.compile(r"\A(?!-)[A-Za-z0-9_./+@#-]{1,200}\Z")
 
 
@@ -60,7 +62,8 @@ class ConversationSerializer(serializers.Serializer):
     visibility = serializers.ChoiceField(choices=Conversation.Visibility.choices)
     confirmation_policy = serializers.ChoiceField(choices=["never", "always", "risky"])
     asked_seq = serializers.IntegerField(
-        allow_null=True, help_text="The open question's place in the log; send it back with the answer."
+        allow_null=True,
+        help_text="The open question's place in the log; send it back with the answer.",
     )
     last_seq = serializers.IntegerField()
     epoch = serializers.IntegerField()
@@ -92,7 +95,8 @@ class NewConversationSerializer(serializers.Serializer):
         choices=["never", "always", "risky"], default="never"
     )
     organization = serializers.UUIDField(
-        required=False, help_text="Where it belongs; by default the key's organization, or your own."
+        required=False,
+        help_text="Where it belongs; by default the key's organization, or your own.",
     )
 
 

@@ -26,7 +26,10 @@ from openhands_site.lib.api import query_of
 from openhands_site.lib.problems import Problem, TooLarge
 
 IDEMPOTENCY_KEY = OpenApiParameter(
-    "Idempotency-Key", str, OpenApiParameter.HEADER, description="Up to 255 visible ASCII characters."
+    "Idempotency-Key",
+    str,
+    OpenApiParameter.HEADER,
+    description="Up to 255 visible ASCII characters.",
 )
 PATH = OpenApiParameter("path", str, description="Relative to the workspace.")
 
@@ -146,7 +149,9 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         return _appended(event)
 
     @extend_schema(
-        parameters=[serializers.EventQuery], responses=serializers.EventPageSerializer, filters=False
+        parameters=[serializers.EventQuery],
+        responses=serializers.EventPageSerializer,
+        filters=False,
     )
     @action(detail=True, methods=["get"], pagination_class=None)
     def events(self, request: Request, pk: UUID) -> Response:
@@ -234,9 +239,7 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         conversation = self.get_object()
         path = query_of(serializers.FileQuery, request)["path"]
         with _spooled(request.stream) as content:
-            size = services.write_file(
-                conversation_id=conversation.pk, path=path, content=content
-            )
+            size = services.write_file(conversation_id=conversation.pk, path=path, content=content)
         return Response({"path": path, "size": size})
 
     @extend_schema(
@@ -290,7 +293,10 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     # --- Parts -------------------------------------------------------------------
 
     def get_parsers(self) -> Any:
-        if getattr(self, "action_map", {}).get(self.request.method.lower() if self.request else "") == "write_file":
+        if (
+            getattr(self, "action_map", {}).get(self.request.method.lower() if self.request else "")
+            == "write_file"
+        ):
             return [RawParser()]
         return super().get_parsers()
 

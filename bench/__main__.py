@@ -1,0 +1,54 @@
+"""`python -m bench [name …]`: runs the benches and prints each figure with the reference it is a ratio to."""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from openhands_site import embedded
+
+NAMES = ("append", "fanout")
+
+
+def main() -> None:
+    names = [name for name in sys.argv[1:] if not name.startswith("-")] or list(NAMES)
+    if unknown := set(names) - set(NAMES):
+        sys.exit(f"There is no bench {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.")
+    with tempfile.TemporaryDirectory(prefix="oh-bench-") as folder:
+        services = embedded.start(Path(folder) / "services", durable=True)
+        try:
+            _prepare(folder, services)
+            results = [figure for name in names for figure in _run(name)]
+        finally:
+            services.stop()
+    for figure in results:
+        print(json.dumps(figure))
+
+
+def _prepare(folder: str, services: embedded.Embedded) -> None:
+    os.environ |= {
+        "DJANGO_SETTINGS_MODULE": "openhands_site.settings",
+        "DATA_DIR": folder,
+        "DATABASE_URL": services.database_url,
+        "REDIS_URL": services.redis_url,
+        "SECRET_KEY": "bench",
+        "ENCRYPTION_KEYS": "b1:" + "0" * 64,
+        "TOKEN_PEPPERS": "b1:" + "1" * 64,
+        "LOG_LEVEL": "WARNING",
+        "PUBLIC_URL": "http://127.0.0.1:8000",
+    }
+    import django
+    from django.core.management import call_command
+
+    django.setup()
+    call_command("migrate", verbosity=0)
+
+
+def _run(name: str) -> list[dict]:
+    from importlib import import_module
+
+    return import_module(f"bench.{name}").run()
+
+
+main()
