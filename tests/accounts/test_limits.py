@@ -1,10 +1,16 @@
+import hashlib
+import subprocess
+import sys
 import threading
+import time
+from itertools import count
 
 import pytest
 import redis
 import time_machine
 from django.core.cache import cache
 from django.test import RequestFactory, override_settings
+from django_ratelimit.core import _get_window
 
 from accounts import limits
 
@@ -135,3 +141,58 @@ def test_rate_is_a_setting(still):
     attempt()
     with pytest.raises(limits.TooManyAttempts):
         attempt()
+
+
+ATTEMPTS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+import django
+django.setup()
+from django.test import RequestFactory
+from accounts import limits
+
+def attempt(_):
+    try:
+        limits.check_sign_in(RequestFactory().post("/", REMOTE_ADDR="192.0.2.1"), sys.argv[1])
+    except limits.TooManyAttempts:
+        return 0
+    return 1
+
+print("ready", flush=True)
+sys.stdin.readline()
+with ThreadPoolExecutor(25) as pool:
+    print(sum(pool.map(attempt, range(50))))
+"""
+
+
+def test_200_attempts_over_four_processes_let_exactly_ten_pass():
+    """``SIGN_IN_RATE`` holds for the installation, not for a process."""
+    email = next(
+        email for email in map("u{}@example.com".format, count()) if seconds_left(email) > 30
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ATTEMPTS, email],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 4
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    passed = [int(process.communicate(timeout=60)[0]) for process in processes]
+
+    print(f'{{"passed": {sum(passed)}, "by_process": {passed}}}')
+    assert sum(passed) == 10
+
+
+def seconds_left(email):
+    """Until the window of an account ends; the test must not straddle two."""
+    request = RequestFactory().get("/", REMOTE_ADDR="192.0.2.1")
+    account = hashlib.sha256(email.encode()).hexdigest()
+    value = f"{limits.client_network(request)} {account}"
+    return _get_window(value, 60) - time.time()
