@@ -1,5 +1,18 @@
 """Rows of accounts, a module for each subject."""
 
+from accounts.models.identity import (
+    ClaimedRole,
+    EmailChange,
+    Identity,
+    IdentityProvider,
+    IdentityQuerySet,
+    OfflineToken,
+    ProviderSession,
+    SpentToken,
+    TermsAcceptance,
+    UserSession,
+    UserSessionQuerySet,
+)
 from accounts.models.people import (
     ApiKey,
     ApiKeyQuerySet,
@@ -14,10 +27,21 @@ from accounts.models.people import (
 __all__ = [
     "ApiKey",
     "ApiKeyQuerySet",
+    "ClaimedRole",
+    "EmailChange",
+    "Identity",
+    "IdentityProvider",
+    "IdentityQuerySet",
     "Membership",
+    "OfflineToken",
     "Organization",
     "OrganizationQuerySet",
+    "ProviderSession",
     "SetupLink",
+    "SpentToken",
+    "TermsAcceptance",
     "User",
     "UserManager",
+    "UserSession",
+    "UserSessionQuerySet",
 ]

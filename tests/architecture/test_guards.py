@@ -16,7 +16,19 @@ from openhands_site import openapi
 
 ROOT = Path(settings.BASE_DIR)
 APPS = ("accounts", "billing", "conversations", "integrations")
-GLOBAL = {"accounts.User", "accounts.Organization", "accounts.SetupLink"}
+GLOBAL = {
+    "accounts.User",
+    "accounts.Organization",
+    "accounts.SetupLink",
+    "accounts.IdentityProvider",  # people of any organization sign in with it
+    "accounts.Identity",  # belongs to a person, who may be in many organizations; so do these:
+    "accounts.UserSession",
+    "accounts.ProviderSession",
+    "accounts.OfflineToken",
+    "accounts.TermsAcceptance",
+    "accounts.EmailChange",
+    "accounts.SpentToken",  # a digest and a time, nobody's
+}
 """What belongs to the installation and not to a tenant."""
 SOURCES = sorted(
     file

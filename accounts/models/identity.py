@@ -1,0 +1,279 @@
+"""Who vouches for people: identity providers, what they said, signed-in sessions, accepted terms."""
+
+from typing import Any, ClassVar
+
+from django.db import models
+from django.utils import timezone
+from uuid_utils.compat import uuid7
+
+from openhands_site.lib import crypto
+
+
+def _seal(row: models.Model, column: str, plain: str) -> bytes | None:
+    return crypto.seal(plain, bound_to=_place(row, column)) if plain else None
+
+
+def _open(row: models.Model, column: str) -> str:
+    sealed = getattr(row, column)
+    return crypto.open_sealed(sealed, bound_to=_place(row, column)) if sealed else ""
+
+
+def _place(row: models.Model, column: str) -> str:
+    return f"{row._meta.db_table}.{column}:{row.pk}"  # noqa: SLF001 - Django documents _meta
+
+
+class IdentityProvider(models.Model):
+    """An OpenID Connect provider that people may sign in with. Belongs to the installation."""
+
+    class Kind(models.TextChoices):
+        KEYCLOAK = "keycloak"
+        GENERIC = "generic"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    slug = models.SlugField(
+        max_length=40,
+        unique=True,
+        help_text="Part of the addresses /oidc/<slug>/callback and /oidc/<slug>/back-channel-logout.",
+    )
+    name = models.CharField(max_length=80, help_text="What the sign-in button says.")
+    kind = models.CharField(max_length=16, choices=Kind, default=Kind.GENERIC)
+    issuer = models.URLField(max_length=400, help_text="Exactly as its tokens say it (iss).")
+    client_id = models.CharField(max_length=200)
+    sealed_client_secret = models.BinaryField(null=True, editable=False)
+    scopes = models.CharField(max_length=400, default="openid email profile")
+    is_enabled = models.BooleanField(default=True)
+    creates_users = models.BooleanField(
+        default=True, help_text="Whether somebody unknown gets an account at the first sign-in."
+    )
+    requires_verified_email = models.BooleanField(default=True)
+    audience = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="The aud that access tokens on the API must carry; empty for the client id.",
+    )
+    bearer_clients = models.JSONField(
+        default=list,
+        blank=True,
+        help_text="Client ids whose access tokens are taken on the API (azp); empty for none.",
+    )
+    claim_rules = models.JSONField(
+        default=list,
+        blank=True,
+        help_text=(
+            'A list: {"claim": "realm_access.roles", "value": "team-admins", "organization": "<id>", '
+            '"role": "admin"}, or {"claim": …, "value": …, "staff": true}.'
+        ),
+    )
+    is_preset = models.BooleanField(
+        default=False, editable=False, help_text="Kept equal to the environment's settings."
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def client_secret(self) -> str:
+        return _open(self, "sealed_client_secret")
+
+    @client_secret.setter
+    def client_secret(self, plain: str) -> None:
+        self.sealed_client_secret = _seal(self, "sealed_client_secret", plain)
+
+
+class IdentityQuerySet(models.QuerySet["Identity"]):
+    def visible_to(self, user: Any) -> "IdentityQuerySet":
+        """A user's own identities."""
+        return self.filter(user_id=user.pk) if user.is_authenticated else self.none()
+
+
+class Identity(models.Model):
+    """What one user is called at one provider: the pair (issuer, sub), never the e-mail address."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    user = models.ForeignKey("accounts.User", models.CASCADE, related_name="identities")
+    provider = models.ForeignKey(
+        "accounts.IdentityProvider", models.PROTECT, related_name="identities"
+    )
+    issuer = models.CharField(max_length=400)
+    sub = models.CharField(max_length=255)
+    email = models.CharField(max_length=254, blank=True)
+    last_claims = models.JSONField(default=dict, editable=False)
+    is_staff_by_claims = models.BooleanField(default=False, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    last_seen_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = IdentityQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "identities"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["issuer", "sub"], name="identity_issuer_sub_unique"),
+            models.UniqueConstraint(fields=["user", "provider"], name="identity_one_per_provider"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.sub} at {self.issuer}"
+
+
+class ClaimedRole(models.Model):
+    """A membership that a provider's claims gave, and may hence change and take back."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    organization = models.ForeignKey("accounts.Organization", models.CASCADE)
+    identity = models.ForeignKey("accounts.Identity", models.CASCADE, related_name="claimed_roles")
+    membership = models.OneToOneField(
+        "accounts.Membership", models.CASCADE, related_name="claimed_role"
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    def __str__(self) -> str:
+        return f"{self.membership_id} by {self.identity_id}"
+
+
+class UserSessionQuerySet(models.QuerySet["UserSession"]):
+    def visible_to(self, user: Any) -> "UserSessionQuerySet":
+        """A user's own sessions."""
+        return self.filter(user_id=user.pk) if user.is_authenticated else self.none()
+
+    def live(self) -> "UserSessionQuerySet":
+        """Sessions that still open something."""
+        return self.filter(ended_at=None, expires_at__gt=timezone.now())
+
+
+class UserSession(models.Model):
+    """One sign-in of one browser. The cookie's session names this row and is worth what the row says."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    user = models.ForeignKey("accounts.User", models.CASCADE, related_name="user_sessions")
+    user_agent = models.CharField(max_length=300, blank=True)
+    address = models.GenericIPAddressField(null=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    last_seen_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+    end_reason = models.CharField(max_length=40, blank=True)
+
+    objects = UserSessionQuerySet.as_manager()
+
+    class Meta:
+        indexes: ClassVar = [models.Index(fields=["user", "-last_seen_at"])]
+
+    def __str__(self) -> str:
+        return f"session of {self.user_id} since {self.created_at:%Y-%m-%d %H:%M}"
+
+
+class ProviderSession(models.Model):
+    """The provider's side of a session: its ``sid`` and tokens, which never leave the server.
+
+    ``generation`` rises with every refresh; ``refresh_until`` is the claim of whoever refreshes now.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    session = models.OneToOneField(
+        "accounts.UserSession", models.CASCADE, related_name="provider_session"
+    )
+    identity = models.ForeignKey("accounts.Identity", models.CASCADE, related_name="sessions")
+    sid = models.CharField(max_length=255, blank=True, db_index=True)
+    sealed_access_token = models.BinaryField(null=True, editable=False)
+    sealed_refresh_token = models.BinaryField(null=True, editable=False)
+    sealed_id_token = models.BinaryField(null=True, editable=False)
+    access_expires_at = models.DateTimeField()
+    generation = models.PositiveIntegerField(default=1)
+    refresh_until = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    def __str__(self) -> str:
+        return f"{self.sid or 'session'} of {self.identity_id}"
+
+    @property
+    def access_token(self) -> str:
+        return _open(self, "sealed_access_token")
+
+    @access_token.setter
+    def access_token(self, plain: str) -> None:
+        self.sealed_access_token = _seal(self, "sealed_access_token", plain)
+
+    @property
+    def refresh_token(self) -> str:
+        return _open(self, "sealed_refresh_token")
+
+    @refresh_token.setter
+    def refresh_token(self, plain: str) -> None:
+        self.sealed_refresh_token = _seal(self, "sealed_refresh_token", plain)
+
+    @property
+    def id_token(self) -> str:
+        return _open(self, "sealed_id_token")
+
+    @id_token.setter
+    def id_token(self, plain: str) -> None:
+        self.sealed_id_token = _seal(self, "sealed_id_token", plain)
+
+
+class OfflineToken(models.Model):
+    """A provider's long-lived refresh token, for work that goes on while its user is away."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    identity = models.OneToOneField(
+        "accounts.Identity", models.CASCADE, related_name="offline_token"
+    )
+    sealed_token = models.BinaryField(editable=False)
+    generation = models.PositiveIntegerField(default=1)
+    refreshed_at = models.DateTimeField(default=timezone.now)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    def __str__(self) -> str:
+        return f"offline token of {self.identity_id}"
+
+    @property
+    def token(self) -> str:
+        return _open(self, "sealed_token")
+
+    @token.setter
+    def token(self, plain: str) -> None:
+        self.sealed_token = _seal(self, "sealed_token", plain)
+
+
+class SpentToken(models.Model):
+    """Something that counts once and was seen: a logout token's ``jti``, a sign-in's ``state``."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    digest = models.CharField(max_length=64, unique=True)
+    expires_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return self.digest[:12]
+
+
+class TermsAcceptance(models.Model):
+    """One user agreed to one version of the terms of service."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    user = models.ForeignKey("accounts.User", models.CASCADE, related_name="accepted_terms")
+    version = models.CharField(max_length=40)
+    address = models.GenericIPAddressField(null=True)
+    accepted_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["user", "version"], name="terms_accepted_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} accepted {self.version}"
+
+
+class EmailChange(models.Model):
+    """A new e-mail address that waits for the click on the link in the mail; only its HMAC is kept."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    user = models.OneToOneField("accounts.User", models.CASCADE, related_name="email_change")
+    email = models.EmailField(max_length=254)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    pepper_id = models.CharField(max_length=16, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    expires_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.user_id} to {self.email}"
