@@ -1,0 +1,30 @@
+"""Streams of views and of static files, handed out piece by piece under ASGI too."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest, HttpResponse
+
+
+class PieceByPiece:
+    """Turns a synchronous stream into an asynchronous one.
+
+    Django's ASGI handler otherwise reads such a stream to its end, into memory, before it sends a byte.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response: Any = self.get_response(request)
+        if response.streaming and not response.is_async and isinstance(request, ASGIRequest):
+            response.streaming_content = _pieces(iter(response.streaming_content))
+        return response
+
+
+async def _pieces(stream: Iterator[bytes]) -> AsyncIterator[bytes]:
+    end = object()
+    while (piece := await sync_to_async(next, thread_sensitive=False)(stream, end)) is not end:
+        yield piece
