@@ -1,6 +1,6 @@
 """The page of billing: which model server a user's conversations use."""
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from django.contrib import messages
@@ -104,7 +104,7 @@ def micros(text: str) -> int:
     """
     try:
         amount = Decimal(text.strip().removeprefix("$") or "0") * MICROS
-    except InvalidOperation:
+    except ArithmeticError:  # not a number, or larger than any
         amount = Decimal("NaN")
     if not amount.is_finite() or amount < 0 or amount != amount.to_integral_value():
         raise UnreadablePrice("Prices are dollars for a million tokens, such as 2.50.")

@@ -207,7 +207,8 @@ const HANDLERS = {
   AgentErrorEvent(story, event, payload) {
     const row = story.findAction(payload);
     const error = string(payload.error);
-    if (row && row.type === "tool" && !row.observation) story.touch(row, { state: "error", error, observation: payload, endedAt: event.received_at });
+    const state = /interrupted before completion/i.test(error) ? "stopped" : "error";
+    if (row && row.type === "tool" && !row.observation) story.touch(row, { state, error, observation: payload, endedAt: event.received_at });
     else story.push({ type: "trouble", event, title: "A step failed", detail: error, classification: object(payload.classification), isSmall: true });
   },
 
@@ -221,7 +222,7 @@ const HANDLERS = {
 
   UserConfirmation(story, event, payload) {
     const text = payload.accept ? "You approved" : "You rejected";
-    story.push({ type: "divider", event, icon: payload.accept ? "check" : "x", text, detail: string(payload.reason) });
+    story.push({ type: "divider", event, icon: payload.accept ? "check" : "x", text, detail: "" });
   },
 
   SystemPromptEvent(story, event, payload) {

@@ -1,0 +1,222 @@
+"""Signing in and out, the set-up link, the account and API keys, as pages."""
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from accounts import services
+from accounts.models import ApiKey, User
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(autouse=True)
+def _many_attempts(settings) -> None:
+    """These tests share one address and one minute."""
+    settings.SIGN_IN_RATE = "1000/m"
+
+
+def sign_in(
+    client: Client, *, email: str = "alice@example.com", password: str = PASSWORD, **more: str
+):
+    return client.post(reverse("sign-in"), {"email": email, "password": password} | more)
+
+
+def test_signing_in_gives_a_new_session_and_goes_where_one_wanted(client, alice):
+    client.get("/sign-in")
+    response = sign_in(client, email="ALICE@example.com", next="/settings/model")
+
+    assert (response.status_code, response.headers["Location"]) == (302, "/settings/model")
+    assert client.get("/settings").status_code == 200
+
+
+def test_a_session_from_before_is_not_the_session_after(client, alice):
+    session = client.session
+    session["planted"] = "yes"
+    session.save()
+    before = session.session_key
+
+    sign_in(client)
+
+    assert client.session.session_key != before
+
+
+@pytest.mark.parametrize(
+    ("email", "password"),
+    [("alice@example.com", "wrong"), ("nobody@example.com", PASSWORD), ("", ""), ("a\0b", "x")],
+)
+def test_a_wrong_pair_gets_one_sentence(client, alice, email, password):
+    response = sign_in(client, email=email, password=password)
+
+    assert response.status_code == 422
+    assert "do not belong together" in response.text
+    assert "_auth_user_id" not in client.session
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "https://evil.example", "//evil.example", "///evil.example", "http:///evil.example", "javascript:alert(1)",
+        "https:evil.example", "\\\\evil.example", "/\\evil.example", "http://testserver@evil.example", "\x08//evil.example",
+        " //evil.example", "//evil.example\\@testserver", "data:text/html,x", "http://testserver.evil.example/",
+    ],
+)  # fmt: skip
+def test_next_leads_to_this_site_only(client, alice, hostile):
+    assert sign_in(client, next=hostile).headers["Location"] == "/"
+    assert client.get("/sign-in", {"next": hostile}).headers["Location"] == "/"
+
+
+def test_the_form_keeps_what_is_ours_of_next(client, alice):
+    page = client.get("/sign-in", {"next": "/conversations/x"}).text
+
+    assert 'name="next" value="/conversations/x"' in page
+
+
+def test_too_many_attempts_are_429_with_retry_after(client, alice, settings):
+    settings.SIGN_IN_RATE = "2/m"
+    answers = [sign_in(client, password="wrong") for _ in range(3)]
+
+    assert [answer.status_code for answer in answers[:2]] == [422, 422]
+    assert answers[2].status_code == 429
+    assert 1 <= int(answers[2].headers["Retry-After"]) <= 61
+    assert "Too many attempts" in answers[2].text
+
+
+def test_nobody_signs_in_uncounted(client, alice, settings):
+    settings.CACHES = {
+        "default": settings.CACHES["default"] | {"LOCATION": "redis://127.0.0.1:1/0"},
+    }
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.db"
+
+    response = sign_in(client)
+
+    assert response.status_code == 503
+    assert "closed for a moment" in response.text
+
+
+def test_signing_in_needs_the_forms_token(alice):
+    strict = Client(enforce_csrf_checks=True)
+
+    assert sign_in(strict).status_code == 403
+
+
+def test_signing_out_ends_the_session_and_is_a_post(client, alice):
+    client.force_login(alice)
+
+    assert client.get("/sign-out").status_code == 405
+    assert client.post("/sign-out").headers["Location"] == "/sign-in"
+    assert client.get("/settings").status_code == 302
+
+
+# --- Set-up -------------------------------------------------------------------------
+
+
+def test_a_setup_link_makes_the_first_administrator_once(client, db):
+    path = services.create_setup_link(email="root@example.com")
+
+    assert 'value="root@example.com"' in client.get(path).text
+    response = client.post(
+        path, {"email": "root@example.com", "name": "Root", "password": PASSWORD}
+    )
+    again = Client().get(path)
+
+    assert response.headers["Location"] == "/"
+    assert client.get("/settings").status_code == 200
+    assert User.objects.get().is_superuser
+    assert again.status_code == 404
+    assert "used already or has expired" in again.text
+
+
+def test_a_refused_password_leaves_the_link_usable(client, db):
+    path = services.create_setup_link()
+
+    refused = client.post(path, {"email": "root@example.com", "name": "Root", "password": "short"})
+
+    assert refused.status_code == 400
+    assert "too short" in refused.text
+    assert 'value="Root"' in refused.text
+    assert "short" not in refused.text.replace("too short", "")
+    assert client.get(path).status_code == 200
+
+
+# --- API keys -----------------------------------------------------------------------
+
+
+def test_a_new_key_is_shown_once_and_works(client, alice):
+    client.force_login(alice)
+    response = client.post("/settings/api-keys", {"name": "ci", "days": "30", "access": "full"})
+    key = response.context["plain"]
+
+    assert response.status_code == 201
+    assert key in response.text
+    assert "no-store" in response.headers["Cache-Control"]
+    assert key.partition(".")[2] not in client.get("/settings/api-keys").text
+    me = Client().get("/api/v1/users/me", headers={"Authorization": f"Bearer {key}"})
+    assert me.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("form", "scopes"),
+    [
+        ({"access": "full"}, []),
+        (
+            {"access": "custom", "scope": ["conversations.view", "root.everything"]},
+            ["conversations.view"],
+        ),
+    ],
+)
+def test_a_key_has_the_scopes_that_were_chosen_and_exist(client, alice, form, scopes):
+    client.force_login(alice)
+    client.post("/settings/api-keys", {"name": "k", "days": "1"} | form)
+
+    assert ApiKey.objects.get().scopes == scopes
+
+
+def test_a_read_only_key_cannot_write(client, alice):
+    client.force_login(alice)
+    made = client.post("/settings/api-keys", {"name": "k", "days": "1", "access": "read"})
+    headers = {"Authorization": f"Bearer {made.context['plain']}"}
+
+    assert Client().get("/api/v1/conversations", headers=headers).status_code == 200
+    created = Client().post(
+        "/api/v1/conversations", "{}", content_type="application/json", headers=headers
+    )
+    assert created.status_code == 403
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"name": "", "days": "1"}, {"name": "k" * 81, "days": "1"}, {"name": "k", "days": "0"}, {"name": "k", "days": "x"},
+        {"name": "k", "days": "²"}, {"name": "k", "days": "9" * 5000}, {"name": "k", "days": "1", "access": "custom"}, {"name": "a\0b", "days": "1"},
+    ],
+)  # fmt: skip
+def test_a_form_that_will_not_do_says_why(client, alice, form):
+    client.force_login(alice)
+    response = client.post("/settings/api-keys", form)
+
+    assert response.status_code == 422
+    assert 'role="alert"' in response.text
+    assert not ApiKey.objects.exists()
+
+
+def test_revoking_is_for_ones_own_keys(client, alice, charlie):
+    key, _ = services.issue_api_key(user=alice, name="mine")
+    client.force_login(charlie)
+    assert client.post(f"/settings/api-keys/{key.pk}/revoke").status_code == 404
+
+    client.force_login(alice)
+    client.post(f"/settings/api-keys/{key.pk}/revoke")
+    key.refresh_from_db()
+    assert key.revoked_at is not None
+    assert "Revoked" in client.get("/settings/api-keys").text
+
+
+def test_names_are_text_on_the_page(client, alice):
+    services.issue_api_key(user=alice, name="<script>alert(1)</script>")
+    client.force_login(alice)
+
+    page = client.get("/settings/api-keys").text
+
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page

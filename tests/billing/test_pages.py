@@ -1,0 +1,91 @@
+"""The model settings as a page."""
+
+import pytest
+
+from billing import pages, services
+from billing.models import ModelAccess
+
+FORM = {
+    "base_url": "https://models.example.com/v1",
+    "model": "some-model",
+    "api_key": "sk-secret-1234",
+    "prompt_price": "2.50",
+    "completion_price": "$10",
+}
+
+
+@pytest.fixture
+def page(client, alice):
+    client.force_login(alice)
+    return client
+
+
+def test_the_demo_model_is_what_there_is_at_first(page):
+    assert "Conversations use the demo model" in page.get("/settings/model").text
+
+
+def test_settings_are_saved_and_the_key_is_never_shown(page, alice):
+    response = page.post("/settings/model", FORM, follow=True)
+    access = ModelAccess.objects.get()
+
+    assert "Saved." in response.text
+    assert "sk-secret" not in response.text
+    assert "A key is stored" in response.text
+    assert access.api_key() == "sk-secret-1234"
+    assert (access.prompt_micros_per_million, access.completion_micros_per_million) == (
+        2_500_000,
+        10_000_000,
+    )
+    assert access.cached_micros_per_million == 2_500_000
+    assert 'value="2.5"' in response.text
+
+
+def test_an_empty_key_keeps_the_stored_one_and_a_tick_removes_it(page):
+    page.post("/settings/model", FORM)
+    page.post("/settings/model", FORM | {"api_key": "", "model": "other"})
+    assert ModelAccess.objects.get().api_key() == "sk-secret-1234"
+
+    page.post("/settings/model", FORM | {"api_key": "", "remove_key": "1"})
+    assert not ModelAccess.objects.get().has_api_key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"base_url": "ftp://x"}, {"base_url": ""}, {"model": ""}, {"prompt_price": "much"}, {"prompt_price": "-1"}, {"prompt_price": "NaN"}, {"prompt_price": "0.0000001"}, {"prompt_price": "1e999999"}, {"api_key": "****"}],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_with_the_form_kept(page, change):
+    response = page.post("/settings/model", FORM | change)
+
+    assert 400 <= response.status_code < 500
+    assert 'role="alert"' in response.text
+    assert "sk-secret" not in response.text
+    assert ("some-model" in response.text) is ("model" not in change)
+    assert not ModelAccess.objects.exists()
+
+
+def test_a_test_that_fails_says_what_happened_and_keeps_what_was_saved(page, monkeypatch):
+    def refuse(access):
+        raise services.ModelCheckFailed("The model server refused the key.")
+
+    monkeypatch.setattr(services, "check_model_access", refuse)
+    response = page.post("/settings/model", FORM | {"intent": "test"})
+
+    assert response.status_code == 502
+    assert "refused the key" in response.text
+    assert ModelAccess.objects.exists()
+
+
+def test_back_to_the_demo_model(page):
+    page.post("/settings/model", FORM)
+    response = page.post("/settings/model", {"intent": "demo"}, follow=True)
+
+    assert "demo model again" in response.text
+    assert not ModelAccess.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"), [("", 0), ("2.5", 2_500_000), (" $0.000001 ", 1), ("10", 10_000_000)]
+)
+def test_prices_are_exact(text, amount):
+    assert pages.micros(text) == amount
+    assert pages.micros(pages.dollars(amount)) == amount

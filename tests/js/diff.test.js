@@ -1,0 +1,63 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { diffLines, hunks, linesOf, tally } from "../../static/js/lib/diff.js";
+
+const marks = { same: " ", add: "+", del: "-" };
+const shown = (before, after) => diffLines(before, after).map((line) => marks[line.type] + line.text);
+const rebuilt = (edit, without) => edit.filter((line) => line.type !== without).map((line) => line.text);
+
+test("a change in the middle", () => {
+  assert.deepEqual(shown("a\nb\nc\n", "a\nx\nc\n"), [" a", "-b", "+x", " c"]);
+});
+
+test("line numbers count on each side", () => {
+  const edit = diffLines("a\nb\nc\n", "z\na\nc\n");
+  assert.deepEqual(edit.map((line) => [line.old, line.new]), [[null, 1], [1, 2], [2, null], [3, 3]]);
+});
+
+test("nothing, everything, and line ends", () => {
+  assert.deepEqual(shown("", "a\n"), ["+a"]);
+  assert.deepEqual(shown("a\n", ""), ["-a"]);
+  assert.deepEqual(shown("a\nb", "a\nb"), [" a", " b"]);
+  assert.deepEqual(linesOf("a\r\nb\r\n"), ["a", "b"]);
+  assert.deepEqual(linesOf("\n\n"), ["", ""]);
+});
+
+test("both sides can be rebuilt from any edit, which is the shortest", () => {
+  let seed = 7;
+  const random = (below) => (seed = (seed * 1103515245 + 12345) & 0x7fffffff) % below;
+  for (let round = 0; round < 300; round++) {
+    const a = Array.from({ length: random(12) }, () => "abcd"[random(4)]);
+    const b = Array.from({ length: random(12) }, () => "abcd"[random(4)]);
+    const edit = diffLines(a.map((line) => `${line}\n`).join(""), b.map((line) => `${line}\n`).join(""));
+    assert.deepEqual(rebuilt(edit, "add"), a);
+    assert.deepEqual(rebuilt(edit, "del"), b);
+    const same = edit.filter((line) => line.type === "same").length;
+    assert.equal(same, longestCommon(a, b));
+  }
+});
+
+function longestCommon(a, b) {
+  const table = Array.from({ length: a.length + 1 }, () => new Array(b.length + 1).fill(0));
+  for (let i = 1; i <= a.length; i++) for (let j = 1; j <= b.length; j++) table[i][j] = a[i - 1] === b[j - 1] ? table[i - 1][j - 1] + 1 : Math.max(table[i - 1][j], table[i][j - 1]);
+  return table[a.length][b.length];
+}
+
+test("hunks have context, and far changes are apart", () => {
+  const before = Array.from({ length: 30 }, (_, i) => `line ${i}`).join("\n");
+  const edit = diffLines(before, before.replace("line 5\n", "LINE 5\n").replace("line 25\n", "LINE 25\n"));
+  const found = hunks(edit);
+  assert.equal(found.length, 2);
+  assert.deepEqual(found.map((hunk) => hunk.lines.length), [8, 8]);
+  assert.deepEqual(found[0].lines[0], { type: "same", text: "line 2", old: 3, new: 3 });
+  assert.deepEqual(tally(edit), { added: 2, removed: 2 });
+  assert.deepEqual(hunks(diffLines("a", "a")), []);
+});
+
+test("two large unlike files take a bounded time", () => {
+  const big = (word) => Array.from({ length: 9000 }, (_, i) => `${word} ${i}`).join("\n");
+  const began = performance.now();
+  const { added, removed } = tally(diffLines(big("a"), big("b")));
+  assert.deepEqual([added, removed], [9000, 9000]);
+  assert.ok(performance.now() - began < 4000);
+});
