@@ -9,6 +9,7 @@ from django.db import transaction
 from conversations import queue, streams
 from conversations.agent.client import AgentClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation, Event, NewEvent
+from conversations.services.messaging import take_back_busy, take_for_busy
 from conversations.services.starting import is_up
 from openhands_site.lib.problems import Problem
 
@@ -57,6 +58,8 @@ def answer_confirmation(
     )
     conversation.asked_seq = conversation.asked_in_run = None
     conversation.save(update_fields=["asked_seq", "asked_in_run"])
+    if accept or reason:
+        take_for_busy(conversation)
     streams.announce_on_commit(conversation_id)
     return event
 
@@ -74,30 +77,30 @@ def carry_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in_r
     if not is_up(conversation):
         raise EngineUnreachable("the sandbox is not up yet")
     client = AgentClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
-    found = client.conversation(conversation_id) or {}
-    if found.get("execution_status") != "waiting_for_confirmation":
+    status = (client.conversation(conversation_id) or {}).get("execution_status")
+    is_of_this_run = conversation.sandbox.run == asked_in_run
+    if status == "waiting_for_confirmation":
+        says_yes = accept and is_of_this_run
+        told = HEALED_REASON if accept and not is_of_this_run else reason or _default(accept=accept)
+        client.answer_confirmation(conversation_id, accept=says_yes, reason=told)
+    elif status != "idle":  # an idle one was refused by a job that was killed right behind that
         return
-    if conversation.sandbox.run == asked_in_run:
-        client.answer_confirmation(
-            conversation_id, accept=accept, reason=reason or _default(accept)
-        )
-        goes_on = not accept and bool(reason)
-    else:
-        client.answer_confirmation(
-            conversation_id,
-            accept=False,
-            reason=HEALED_REASON if accept else reason or _default(accept),
-        )
-        found = client.conversation(conversation_id) or found
-        if leaf := found.get("leaf_event_id"):
+    if not is_of_this_run:
+        leaf = (client.conversation(conversation_id) or {}).get("leaf_event_id")
+        if leaf:
             client.navigate(conversation_id, event_id=leaf)
-        goes_on = accept or bool(reason)
-    if goes_on:
-        try:
-            client.run(conversation_id)
-        except EngineRefused:
-            log.warning("the agent did not go on after an answer", exc_info=True)
+    if (not is_of_this_run) if accept else reason:
+        _go_on(client, conversation_id)
 
 
-def _default(accept: bool) -> str:
+def _go_on(client: AgentClient, conversation_id: UUID) -> None:
+    try:
+        client.run(conversation_id)
+    except EngineRefused:
+        log.warning("the agent did not go on after an answer", exc_info=True)
+        with transaction.atomic():
+            take_back_busy(Conversation.objects.select_for_update().get(pk=conversation_id))
+
+
+def _default(*, accept: bool) -> str:
     return "Approved by the user." if accept else "Rejected by the user."

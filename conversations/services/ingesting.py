@@ -30,6 +30,7 @@ from openhands_site.lib.problems import Problem
 
 log = logging.getLogger(__name__)
 WAITING = Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION
+IDLE = Conversation.ExecutionStatus.IDLE
 CRASHES_BEFORE_GIVING_UP = 3
 CRASH_WINDOW_SECONDS = 600
 READ_PAGE = 50
@@ -185,17 +186,28 @@ def _project(conversation: Conversation, frames: Sequence[Durable]) -> str | Non
     newest = None
     for seq, frame in enumerate(frames, start=conversation.last_seq + 1):
         status = execution_status(frame.event)
-        if status is not None:
+        if status is not None and not _is_between(conversation, status):
             newest = status
             _take_status(conversation, status, seq)
     return newest
 
 
+def _is_between(conversation: Conversation, status: str) -> bool:
+    """Whether this is the engine's ``idle`` on its way from one state into a run that we asked for.
+
+    Taking it over would let the next message in before the run, and its question, has begun: see
+    ``take_for_busy``. No run ends idle.
+    """
+    is_taken = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
+    return status == IDLE and is_taken and conversation.confirmation_policy != "never"
+
+
 def _take_status(conversation: Conversation, status: str, seq: int) -> None:
-    asks = status == WAITING and conversation.sandbox is not None
+    sandbox = conversation.sandbox
+    asks = status == WAITING and sandbox is not None
     conversation.execution_status = status
     conversation.asked_seq = seq if asks else None
-    conversation.asked_in_run = conversation.sandbox.run if asks else None
+    conversation.asked_in_run = sandbox.run if asks and sandbox else None
 
 
 def _note_use(conversation: Conversation) -> None:
@@ -214,6 +226,8 @@ def observe_status(*, conversation_id: UUID, generation: int, status: str) -> No
     conversation = _locked_under(conversation_id, generation)
     if status not in Conversation.ExecutionStatus.values or status == conversation.execution_status:
         return
+    if _is_between(conversation, status) and _is_something_on_its_way(conversation):
+        return
     _take_status(conversation, status, conversation.last_seq)
     if status == WAITING:
         conversation.asked_in_run = 0  # asked in a run of before: a yes must take the long way
@@ -221,6 +235,14 @@ def observe_status(*, conversation_id: UUID, generation: int, status: str) -> No
     conversation.save(update_fields=[*PROJECTED, "updated_at"])
     streams.announce_on_commit(conversation_id)
     deliver_if_free(conversation)
+
+
+def _is_something_on_its_way(conversation: Conversation) -> bool:
+    """Whether a message was sent to the engine whose echo its log, as far as we have it, does not hold."""
+    sent = (OutgoingMessage.Status.SENDING, OutgoingMessage.Status.DELIVERED)
+    return OutgoingMessage.objects.filter(
+        conversation=conversation, status__in=sent, engine_event_id=""
+    ).exists()
 
 
 def note_engine_lost(*, conversation_id: UUID, generation: int) -> bool:

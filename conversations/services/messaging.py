@@ -107,24 +107,26 @@ def deliver_messages(*, conversation_id: UUID) -> None:
             message = _next_message(conversation_id)
             if conversation is None or message is None:
                 return
-            if not is_up(conversation):
+            sandbox = conversation.sandbox
+            if sandbox is None or not is_up(conversation):
                 request_start(conversation, reason="a message")
                 return
-            if _must_hold(conversation):
-                return
-            sandbox = conversation.sandbox
             was_sent_before = message.status == OutgoingMessage.Status.SENDING
             if not was_sent_before:
+                if _must_hold(conversation):
+                    return
                 message.status = OutgoingMessage.Status.SENDING
                 message.engine_mark = conversation.engine_seq
                 message.attempts += 1
                 message.save(update_fields=["status", "engine_mark", "attempts"])
+                take_for_busy(conversation)
             Sandbox.objects.filter(pk=sandbox.pk).update(active_at=timezone.now())
         _await_follower(conversation_id, sandbox.run)
         client = AgentClient(sandbox.base_url, sandbox.session_key())
-        if was_sent_before and _find_delivery(client, conversation, message):
-            continue
-        _send(client, conversation_id, message)
+        if was_sent_before:
+            _find_delivery(client, conversation, message)
+        else:
+            _send(client, conversation_id, message)
 
 
 def _locked(conversation_id: UUID) -> Conversation | None:
@@ -146,6 +148,23 @@ def _must_hold(conversation: Conversation) -> bool:
     if conversation.execution_status == Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION:
         return True
     return conversation.confirmation_policy != "never" and conversation.execution_status in BUSY
+
+
+def take_for_busy(conversation: Conversation) -> None:
+    """Under a confirmation policy, take the agent for at work from the moment something is sent to it.
+
+    The engine says so a little later. Until then a further message would slip in, and be a yes to the
+    question that the first one leads to. The caller holds the row's lock.
+    """
+    if conversation.confirmation_policy != "never":
+        set_status(conversation, execution_status=Conversation.ExecutionStatus.RUNNING)
+
+
+def take_back_busy(conversation: Conversation) -> None:
+    """What was sent did not reach the engine, so the agent is not at work. The caller holds the row's lock."""
+    is_taken = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
+    if conversation.confirmation_policy != "never" and is_taken:
+        set_status(conversation, execution_status=Conversation.ExecutionStatus.IDLE)
 
 
 def _await_follower(conversation_id: UUID, run: int) -> None:
@@ -179,10 +198,15 @@ def _send(client: AgentClient, conversation_id: UUID, message: OutgoingMessage) 
     _mark_delivered(message)
 
 
+@transaction.atomic
 def _reopen(message: OutgoingMessage) -> None:
+    """The engine does not have it: it waits again."""
+    conversation = _locked(message.conversation_id)
     OutgoingMessage.objects.filter(pk=message.pk, status=OutgoingMessage.Status.SENDING).update(
         status=OutgoingMessage.Status.PENDING
     )
+    if conversation is not None:
+        take_back_busy(conversation)
 
 
 def _mark_delivered(message: OutgoingMessage, engine_event_id: str = "") -> None:
@@ -199,6 +223,7 @@ def _fail(message: OutgoingMessage, error: str) -> None:
     )
     conversation = _locked(message.conversation_id)
     if conversation is not None:
+        take_back_busy(conversation)
         append_notice(
             conversation,
             code="message_refused",
@@ -211,7 +236,7 @@ def _fail(message: OutgoingMessage, error: str) -> None:
 def _find_delivery(
     client: AgentClient, conversation: Conversation, message: OutgoingMessage
 ) -> bool:
-    """Whether a message that was sent with unknown outcome reached the engine's log; marks it if so.
+    """Whether a message that was sent with unknown outcome reached the engine's log; marks it, or reopens it.
 
     The engine has no idempotency key. A message that is still waiting for its state lock is not in the
     log yet, so first a call that takes the same lock, in turn, is let through.
@@ -229,7 +254,7 @@ def _find_delivery(
         if frame.event.event_id not in taken and user_text(frame.event) == message.text:
             _mark_delivered(message, frame.event.event_id)
             return True
-    OutgoingMessage.objects.filter(pk=message.pk).update(status=OutgoingMessage.Status.PENDING)
+    _reopen(message)
     return False
 
 
