@@ -7,10 +7,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from asgiref.sync import sync_to_async
 from django.db import transaction
 
 from conversations import streams
+from conversations.consumers import in_thread
 from conversations.models import Conversation, NewEvent
 from tests.factories.conversations import ConversationFactory
 from tests.fakes.stack import figure
@@ -73,8 +73,8 @@ async def follow(hub: streams.Hub, conversation_id: UUID, *, until: int, seconds
 
 async def play(monkeypatch: pytest.MonkeyPatch, at: int, *, is_behind: bool, seconds: float) -> tuple[bool, list]:
     """One joining, at whose await number ``at`` events arrive and a second socket joins."""
-    conversation = await sync_to_async(ConversationFactory)()
-    await sync_to_async(append)(conversation.pk, BACKLOG)
+    conversation = await in_thread(ConversationFactory)
+    await in_thread(append, conversation.pk, BACKLOG)
     hub = streams.Hub()
     others: list[asyncio.Task] = []
     last = BACKLOG + 4
@@ -83,13 +83,13 @@ async def play(monkeypatch: pytest.MonkeyPatch, at: int, *, is_behind: bool, sec
 
         async def act() -> None:
             others.append(asyncio.create_task(follow(hub, conversation.pk, until=last, seconds=seconds)))
-            await sync_to_async(append, thread_sensitive=False)(conversation.pk, 2)
+            await in_thread(append, conversation.pk, 2)
             await asyncio.sleep(0.05)
 
         awaits.at, awaits.is_behind, awaits.act = at, is_behind, act
         first = asyncio.create_task(follow(hub, conversation.pk, until=last, seconds=seconds))
         await asyncio.sleep(0.4)
-        await sync_to_async(append, thread_sensitive=False)(conversation.pk, 2 if others else 4)
+        await in_thread(append, conversation.pk, 2 if others else 4)
         seen = [await first, *[await other for other in others]]
         for task in hub._tasks:
             task.cancel()

@@ -1,0 +1,182 @@
+"""One agent doing real work: the engine, our log of it, what others see of it, and how long it takes."""
+
+import json
+import time
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psutil
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from conversations.api.v1 import urls
+from tests.fakes.stack import Stack, Talk, figure, state_of
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def talk(stack: Stack) -> Talk:
+    began = time.monotonic()
+    talk = stack.owner.converse(title="Work")
+    record = talk.wait_ready()
+    figure("a conversation is created", seconds_to_ready=round(time.monotonic() - began, 2))
+    assert [phase["phase"] for phase in record["start_task"]["phases"]][-1] == "READY"
+    return talk
+
+
+def routes(conversation_id: UUID) -> list[tuple[str, str]]:
+    """Every method and path of one conversation, from the URL conf itself."""
+    found = []
+    for pattern in urls.urlpatterns:
+        path = str(pattern.pattern)
+        if "<uuid:pk>" in path:
+            path = path.replace("<uuid:pk>", str(conversation_id))
+            found += [(method.upper(), path) for method in pattern.callback.actions]
+    return found
+
+
+def test_a_request_is_carried_out_and_our_log_is_the_engines(talk):
+    before = talk.record()["last_seq"]
+    with talk.owner.socket(talk.id, after=before) as socket:
+        began = time.monotonic()
+        said = talk.say("Please write hello.py that prints 'hello from here' and run it")
+        seconds: dict[str, float] = {}
+        seen = []
+        while "finished" not in seconds:
+            frame = json.loads(socket.recv(timeout=60))
+            if frame["type"] != "event":
+                continue
+            seen.append(frame["seq"])
+            event = frame["event"]
+            passed = round(time.monotonic() - began, 2)
+            seconds.setdefault("echo", passed)
+            if event["source"] != "user":
+                seconds.setdefault("first_event", passed)
+            if event["kind"] == "ActionEvent":
+                seconds.setdefault("first_action", passed)
+            if state_of(event) == "finished":
+                seconds["finished"] = passed
+    count = talk.compare_logs()
+    talk.wait_status("finished")
+
+    assert seen[0] == said["seq"]
+    assert seen == list(range(before + 1, before + 1 + len(seen)))
+    content = talk.owner.call("GET", f"{talk.path}/files/content?path=hello.py", expect=200).content
+    assert b"hello from here" in content
+    [output] = [
+        event["payload"]["observation"]["content"][0]["text"]
+        for event in talk.events()
+        if event["kind"] == "ObservationEvent"
+        and "hello.py" in (event["payload"]["observation"].get("command") or "")
+        and event["payload"]["observation"]["kind"] == "TerminalObservation"
+    ]
+    assert "hello from here" in output
+    assert "hello.py" in [entry["name"] for entry in talk.owner.get(f"{talk.path}/files")["entries"]]
+    assert "hello.py" in [item["path"] for item in talk.owner.get(f"{talk.path}/git/changes")["items"]]
+    figure("an agent runs", engine_events=count, differences=0, **{f"seconds_to_{k}": v for k, v in seconds.items()})
+
+
+def test_for_a_stranger_there_is_no_such_conversation(stack, talk):
+    stranger, secret = stack.stranger, "hello from here"
+
+    answers = {route: stranger.call(*route, json={}) for route in routes(talk.id)}
+
+    assert len(answers) >= 16
+    assert {answer.status_code for answer in answers.values()} == {404}
+    assert not any(secret in answer.text or talk.id.hex in answer.text for answer in answers.values())
+    assert stranger.get("conversations")["items"] == []
+    with stranger.socket(talk.id) as socket, pytest.raises(ConnectionClosed) as closed:
+        socket.recv(timeout=10)
+    assert closed.value.rcvd.code == 4404
+    figure("a stranger looks", routes=len(answers), found=0)
+
+
+def test_stop_ends_a_long_command_and_resume_goes_on(talk):
+    said = talk.say("!run echo begun && sleep 30\n!run echo went on\n!finish Done.")
+    deadline = time.monotonic() + 60
+    while not any(event["kind"] == "ActionEvent" for event in talk.events(after=said["seq"])):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+
+    began = time.monotonic()
+    talk.post("interrupt")
+    talk.wait_status("paused")
+    seconds = round(time.monotonic() - began, 2)
+    before = talk.record()["last_seq"]
+    talk.post("resume")
+    talk.wait_status("finished", after=before)
+
+    assert seconds < 8
+    outputs = [e["payload"]["observation"] for e in talk.events(after=said["seq"]) if e["kind"] == "ObservationEvent"]
+    assert any("went on" in json.dumps(output) for output in outputs)
+    talk.compare_logs()
+    figure("stop", seconds_to_paused=seconds)
+
+
+def test_a_message_wakes_a_sandbox_that_went_to_sleep(stack, talk):
+    pid = talk.engine_pid()
+    stack.sql("UPDATE conversations_sandbox SET active_at = now() - interval '1 day'")
+    slept = stack.python(
+        "import django; django.setup()\n"
+        "from conversations import services\n"
+        "print(services.reconcile_sandboxes())"
+    )
+    talk.wait(lambda record: record["status"] == "stopped", seconds=30)
+    assert int(slept) >= 1
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    refused = talk.owner.call("GET", f"{talk.path}/files")
+
+    began = time.monotonic()
+    talk.do("!run cat hello.py\n!finish Awake.", seconds=120)
+
+    assert refused.status_code == 409
+    assert talk.engine_pid() != pid
+    talk.compare_logs()
+    figure("a sleeping sandbox is woken", seconds_to_finished=round(time.monotonic() - began, 1))
+
+
+def test_deleting_removes_the_process_and_its_files(talk):
+    row = talk.sandbox()
+    folder, pid = Path(row["handle"]["dir"]), row["handle"]["pid"]
+    assert (folder / "project" / "hello.py").exists()
+    with talk.owner.socket(talk.id, after=talk.record()["last_seq"]) as socket:
+        assert json.loads(socket.recv(timeout=10))["type"] == "status"
+
+        talk.owner.call("DELETE", talk.path, expect=204)
+
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                frame = json.loads(socket.recv(timeout=30))
+                assert frame["type"] in ("ping", "status", "event"), frame
+    assert closed.value.rcvd.code == 4403
+    talk.owner.call("GET", talk.path, expect=404)
+    deadline = time.monotonic() + 30
+    while talk.stack.sql("SELECT 1 FROM conversations_conversation WHERE id = %s", talk.id):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not folder.exists()
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    for table in ("event", "lease", "outgoingmessage", "starttask"):
+        assert not talk.stack.sql(f"SELECT 1 FROM conversations_{table} WHERE conversation_id = %s", talk.id)
+    assert not talk.stack.sql("SELECT 1 FROM conversations_sandbox WHERE id = %s", row["id"])
+
+
+def test_a_repeated_creation_makes_one_conversation(stack):
+    key = {"Idempotency-Key": str(uuid4())}
+    body = {"title": "Once"}
+
+    first = stack.owner.converse(headers=key, **body)
+    again = stack.owner.call("POST", "conversations", json=body, headers=key)
+    other = stack.owner.call("POST", "conversations", json={"title": "Twice"}, headers=key)
+
+    assert (again.status_code, again.json()["id"]) == (201, str(first.id))
+    assert other.status_code == 409
+    titles = [one["title"] for one in stack.owner.get("conversations")["items"]]
+    assert titles.count("Once") == 1
+    assert "Twice" not in titles
+    stack.owner.call("DELETE", first.path, expect=204)
