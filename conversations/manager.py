@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -89,9 +90,7 @@ class Manager:
             follower = Follower(self, claim.conversation_id, claim.generation)
             task = asyncio.create_task(follower.run())
             self.followers[claim.conversation_id] = (claim.generation, task)
-            task.add_done_callback(
-                lambda _, key=claim.conversation_id, task=task: self._ended(key, task)
-            )
+            task.add_done_callback(partial(self._ended, claim.conversation_id))
 
     def _ended(self, conversation_id: UUID, task: asyncio.Task) -> None:
         if self.followers.get(conversation_id, (0, None))[1] is task:

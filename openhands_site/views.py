@@ -15,7 +15,11 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     """A form or API call whose CSRF token is missing or old."""
     sentence = "This page was open too long or came from elsewhere. Reload it and try again."
     if request.path.startswith("/api/"):
-        return problem(status=403, code="csrf", detail=f"{reason} Send the XSRF-TOKEN cookie as the header X-XSRF-TOKEN.")
+        return problem(
+            status=403,
+            code="csrf",
+            detail=f"{reason} Send the XSRF-TOKEN cookie as the header X-XSRF-TOKEN.",
+        )
     return render(request, "site/error.html", {"status": 403, "sentence": sentence}, status=403)
 
 

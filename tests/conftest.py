@@ -4,25 +4,37 @@ import pytest
 from rest_framework.test import APIClient
 
 from accounts import services as accounts
-from accounts.models import Membership, User
+from accounts.models import Maintenance, Membership, User
+from accounts.services import maintenance
 
 
 @pytest.fixture(autouse=True)
-def _quick_passwords(settings) -> None:  # noqa: ANN001
+def _quick_passwords(settings) -> None:
     """Argon2 takes its time on purpose; only its own test pays for it."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture(autouse=True)
+def _open(monkeypatch) -> None:
+    """The server is open and knows it, so that queries can be counted; maintenance's own tests ask anew."""
+    monkeypatch.setattr(maintenance._Memory, "row", Maintenance())
+    monkeypatch.setattr(maintenance._Memory, "until", float("inf"))
 
 
 @pytest.fixture
 def alice(db: None) -> User:
     """Owns things."""
-    return accounts.create_user(email="alice@example.com", password="correct horse battery", name="Alice")
+    return accounts.create_user(
+        email="alice@example.com", password="correct horse battery", name="Alice"
+    )
 
 
 @pytest.fixture
 def bob(alice: User) -> User:
     """Alice's teammate: a member of her organization."""
-    user = accounts.create_user(email="bob@example.com", password="correct horse battery", name="Bob")
+    user = accounts.create_user(
+        email="bob@example.com", password="correct horse battery", name="Bob"
+    )
     Membership.objects.create(organization=alice.personal_organization, user=user)
     return user
 

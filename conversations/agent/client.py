@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 from uuid import UUID
@@ -427,7 +427,7 @@ class AgentClient:
 
 async def follow(
     base_url: str, session_key: str, conversation_id: UUID, after_seq: int
-) -> AsyncIterator[Frame]:
+) -> AsyncGenerator[Frame, None]:
     """Frames of a conversation's session socket: what came after index ``after_seq`` (-1: all), then live.
 
     Ends only by an exception: ``EngineUnreachable`` when the connection is lost or cannot be made (connect

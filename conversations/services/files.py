@@ -85,14 +85,14 @@ def _workspace(conversation_id: UUID) -> Iterator[tuple[AgentClient, str]]:
     except EngineUnreachable as error:
         raise SandboxNotRunning from error
     except EngineRefused as error:
-        if error.status == 404:  # noqa: PLR2004
+        if error.status == 404:
             raise NoSuchFile from error
         raise SandboxTrouble(f"The sandbox refused: {error.detail[:300]}") from error
 
 
 def inside(root: str, path: str) -> str:
     """The absolute path of a workspace-relative one. Raises ``PathOutside``."""
-    if "\0" in path or path.startswith(("/", "~")) or len(path) > 4_096:  # noqa: PLR2004 - PATH_MAX
+    if "\0" in path or path.startswith(("/", "~")) or len(path) > 4_096:
         raise PathOutside
     full = posixpath.normpath(posixpath.join(root, path))
     if full != root and not full.startswith(root.rstrip("/") + "/"):

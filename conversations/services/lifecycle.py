@@ -130,8 +130,7 @@ def delete_conversation(*, conversation_id: UUID) -> None:
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     if conversation.deleted_at:
         return
-    if conversation.sandbox is not None:
-        Sandbox.objects.filter(pk=conversation.sandbox_id).update(desired=Sandbox.Desired.DESTROYED)
+    Sandbox.objects.filter(conversation=conversation).update(desired=Sandbox.Desired.DESTROYED)
     billing.revoke_gateway_tokens(conversation_id=conversation_id)
     set_status(conversation, deleted_at=timezone.now())
     queue.destroy_conversation(conversation_id)
@@ -156,7 +155,7 @@ def destroy_conversation(*, conversation_id: UUID) -> None:
     with transaction.atomic():
         Event.objects.filter(conversation_id=conversation_id)._raw_delete("default")  # noqa: SLF001
         StartTask.objects.filter(conversation_id=conversation_id).delete()
-        sandbox_id = conversation.sandbox_id
         conversation.delete()
-        Sandbox.objects.filter(pk=sandbox_id).delete()
+        if sandbox:
+            sandbox.delete()
     streams.announce(conversation_id)

@@ -20,7 +20,6 @@ from conversations.agent.payloads import start_body
 from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, Sandbox, StartTask
 from conversations.sandboxes.provider import (
     SandboxSpec,
-    SandboxUnavailable,
     State,
     get_provider,
 )
@@ -174,7 +173,7 @@ def _start_engine_conversation(
     try:
         client.start_conversation(body)
     except EngineRefused as error:
-        if error.status >= 500:  # noqa: PLR2004 - a failed creation leaves a ghost (contract, section 3)
+        if error.status >= 500:
             with contextlib.suppress(EngineRefused, EngineUnreachable):
                 client.delete_conversation(conversation.pk)
         raise
@@ -197,7 +196,7 @@ def _note_failure(task: StartTask, conversation: Conversation, error: str) -> No
     log.warning("start of %s failed: %s", conversation.pk, error)
     with transaction.atomic():
         conversation = Conversation.objects.select_for_update().get(pk=conversation.pk)
-        Sandbox.objects.filter(pk=conversation.sandbox_id).update(
+        Sandbox.objects.filter(conversation=conversation).update(
             observed=Sandbox.Observed.FAILED, detail=error
         )
         if task.attempts < MAX_ATTEMPTS and not _is_final(error):
@@ -303,7 +302,7 @@ def reconcile_sandboxes() -> int:
         deleted_at=None,
     ).exclude(execution_status=Conversation.ExecutionStatus.RUNNING)
     for conversation in idle.exclude(outgoing_messages__status__in=OPEN_MESSAGES):
-        Sandbox.objects.filter(pk=conversation.sandbox_id).update(desired=Sandbox.Desired.STOPPED)
+        Sandbox.objects.filter(conversation=conversation).update(desired=Sandbox.Desired.STOPPED)
         queue.stop_sandbox(conversation.pk)
         changed += 1
     for conversation in rows.filter(sandbox__observed=Sandbox.Observed.RUNNING, deleted_at=None):

@@ -25,7 +25,7 @@ def request_start(conversation: Conversation, *, reason: str) -> None:
         )
         queue.start_conversation(conversation.pk)
     if conversation.sandbox is not None:
-        Sandbox.objects.filter(pk=conversation.sandbox_id).update(
+        Sandbox.objects.filter(conversation=conversation).update(
             desired=Sandbox.Desired.RUNNING, active_at=timezone.now()
         )
     set_status(conversation, status=Conversation.Status.STARTING, status_detail="")

@@ -25,6 +25,8 @@ class PieceByPiece:
 
 
 async def _pieces(stream: Iterator[bytes]) -> AsyncIterator[bytes]:
-    end = object()
-    while (piece := await sync_to_async(next, thread_sensitive=False)(stream, end)) is not end:
-        yield piece
+    def piece() -> bytes | None:
+        return next(stream, None)
+
+    while (found := await sync_to_async(piece, thread_sensitive=False)()) is not None:
+        yield found

@@ -11,7 +11,6 @@ from conversations.sandboxes.provider import State
 from tests.conversations.conftest import frame, ingest, queued, status_frame
 from tests.hostile import EVENTS
 
-
 QUERIES = 6
 """Lock, known ids, counter and state, rows; and the savepoint of the surrounding test transaction."""
 

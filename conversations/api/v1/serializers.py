@@ -134,7 +134,7 @@ class EventSerializer(serializers.Serializer):
     seq = serializers.IntegerField()
     event_id = serializers.CharField()
     kind = serializers.CharField()
-    source = serializers.ChoiceField(choices=Event.Source.choices)
+    source = serializers.ChoiceField(choices=Event.Source.choices)  # type: ignore[assignment]
     payload = serializers.JSONField(help_text="The event as its origin wrote it.")
     engine_time = serializers.DateTimeField(allow_null=True)
     received_at = serializers.DateTimeField()

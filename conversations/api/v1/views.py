@@ -317,7 +317,7 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
 
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):  # noqa: PLR2004
+    if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
         raise BadIdempotencyKey
     return key
 
