@@ -33,6 +33,7 @@ from django.conf import settings
 from conversations.sandboxes.provider import (
     Handle,
     Observed,
+    SandboxNotYet,
     SandboxSpec,
     SandboxUnavailable,
     State,
@@ -116,6 +117,10 @@ class ProcessProvider:
                 "SANDBOX_PROVIDER, or set ALLOW_PROCESS_SANDBOX=true on a machine of your own."
             )
         if not (found := engine.status()).is_ready:
+            if found.state == "installing":
+                raise SandboxNotYet(
+                    "The agent engine is being installed, once, for about a minute."
+                )
             raise SandboxUnavailable(f"{found.detail} Run `manage.py install_engine`.")
         try:
             with _lock(folder):

@@ -61,6 +61,12 @@ class SandboxUnavailable(Problem):
     sentence = "A sandbox cannot be started now."
 
 
+class SandboxNotYet(SandboxUnavailable):
+    """What sandboxes need is being made ready; asking again in a while will do."""
+
+    code = "sandbox-not-yet"
+
+
 class SandboxProvider(Protocol):
     """Starts, watches and ends sandboxes. Every call may be repeated, from any process of this server."""
 

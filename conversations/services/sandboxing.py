@@ -19,6 +19,7 @@ from conversations.agent.client import AgentClient, EngineRefused, EngineUnreach
 from conversations.agent.payloads import start_body
 from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, Sandbox, StartTask
 from conversations.sandboxes.provider import (
+    SandboxNotYet,
     SandboxSpec,
     State,
     get_provider,
@@ -80,10 +81,23 @@ def start_conversation(*, conversation_id: UUID) -> None:
             prepare_workspace(conversation, sandbox, client, lambda phase: _phase(task, phase))
         with _phase(task, Phase.STARTING_CONVERSATION):
             _start_engine_conversation(conversation, sandbox, client)
+    except SandboxNotYet as error:
+        _wait(task, str(error.detail))
+        return
     except (Problem, StartFailed, EngineUnreachable, EngineRefused) as error:
         _note_failure(task, conversation, str(getattr(error, "detail", "") or error))
         return
     _finish(task, conversation, sandbox)
+
+
+def _wait(task: StartTask, reason: str) -> None:
+    """Try again soon, without counting it as an attempt; the owner sees what it waits for."""
+    with transaction.atomic():
+        Sandbox.objects.filter(conversation=task.conversation_id).update(
+            observed=Sandbox.Observed.PENDING, detail=reason
+        )
+        _update(task, attempts=task.attempts - 1)
+        queue.start_conversation(task.conversation_id, in_seconds=QUEUE_SECONDS)
 
 
 def _take_turn(task: StartTask, sandbox: Sandbox) -> bool:

@@ -2,7 +2,7 @@ import pytest
 
 from conversations import services
 from conversations.models import Conversation, Sandbox, StartTask
-from conversations.sandboxes.provider import SandboxUnavailable, State
+from conversations.sandboxes.provider import SandboxNotYet, SandboxUnavailable, State
 from tests.conversations.conftest import queued
 
 
@@ -103,6 +103,23 @@ def test_resume_tries_a_failed_start_again(conversation, sandboxes, monkeypatch)
 
     assert conversation.status == "running"
     assert StartTask.objects.count() == 2
+
+
+def test_while_the_engine_is_installed_it_waits_and_says_so(conversation, sandboxes, monkeypatch):
+    def not_yet(spec):
+        raise SandboxNotYet("being installed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sandboxes, "start", not_yet)
+        for _ in range(5):
+            start(conversation)
+    task = conversation.start_tasks.get()
+    assert (conversation.status, task.attempts) == ("starting", 0)
+    assert task.phases[-1]["detail"] == "being installed"
+
+    start(conversation)
+
+    assert conversation.status == "running"
 
 
 def test_sandbox_that_dies_while_starting(conversation, sandboxes, monkeypatch):

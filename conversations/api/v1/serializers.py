@@ -78,6 +78,19 @@ class ConversationSerializer(serializers.Serializer):
     updated_at = serializers.DateTimeField()
 
 
+class TitleField(serializers.CharField):
+    """Up to 200 characters, kept as they come, not all of them blank."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(max_length=200, trim_whitespace=False, **options)
+
+    def to_internal_value(self, data: Any) -> str:
+        value: str = super().to_internal_value(data)
+        if not value.strip():
+            self.fail("blank")
+        return value
+
+
 class NewConversationSerializer(serializers.Serializer):
     """Everything is optional: an empty body makes an empty conversation with a running sandbox."""
 
@@ -85,7 +98,7 @@ class NewConversationSerializer(serializers.Serializer):
         required=False, max_length=TEXT_LENGTH, trim_whitespace=False, allow_null=True
     )
     message_id = serializers.UUIDField(required=False)
-    title = serializers.CharField(required=False, max_length=200, allow_null=True)
+    title = TitleField(required=False, allow_null=True)
     repository = RepositorySerializer(required=False, allow_null=True)
     model = serializers.CharField(required=False, max_length=200, allow_null=True)
     visibility = serializers.ChoiceField(
@@ -101,7 +114,7 @@ class NewConversationSerializer(serializers.Serializer):
 
 
 class ConversationPatchSerializer(serializers.Serializer):
-    title = serializers.CharField(max_length=200)
+    title = TitleField()
 
 
 class MessageSerializer(serializers.Serializer):

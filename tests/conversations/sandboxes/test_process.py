@@ -193,9 +193,7 @@ class TestRefusals:
         missing = engine.Status("missing", "1", "/e", "The agent engine is not installed in /e.")
         monkeypatch.setattr(engine, "status", lambda: missing)
 
-        with pytest.raises(
-            SandboxUnavailable, match=r"not installed in /e\. Run `manage"
-        ):
+        with pytest.raises(SandboxUnavailable, match=r"not installed in /e\. Run `manage"):
             provider.start(spec)
 
     def test_on_a_full_disk(self, spec, monkeypatch):
