@@ -39,6 +39,7 @@ lint: $(VENV)/.development ## check style, types and which way imports go
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/python -W ignore manage.py makemigrations --check --dry-run --settings tests.check_settings
 
 format: $(VENV)/.development ## put the code into the one style
 	$(BIN)/ruff check --fix .
