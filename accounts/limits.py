@@ -2,16 +2,13 @@
 
 import hashlib
 import ipaddress
-import logging
 
 from django.conf import settings
 from django.http import HttpRequest
-from django_ratelimit.core import get_usage
-from redis.exceptions import RedisError
 
+from openhands_site.lib import limits
 from openhands_site.lib.problems import Problem
 
-log = logging.getLogger(__name__)
 ADDRESS_FACTOR = 5
 """An address may try this many times ``SIGN_IN_RATE`` over all accounts: an office shares one."""
 ACCOUNT_FACTOR = 20
@@ -52,16 +49,9 @@ def check_sign_in(request: HttpRequest, email: str) -> None:
 
 
 def client_network(request: HttpRequest) -> str:
-    """The caller's IPv4 address or IPv6 /64 network, of which one machine has 2^64 addresses.
-
-    Behind a proxy (``TRUST_X_FORWARDED_PROTO``) it is the last of ``X-Forwarded-For``: the one the proxy saw
-    itself, where those before it are the caller's own words.
-    """
-    found = request.META.get("REMOTE_ADDR", "")
-    if getattr(settings, "SECURE_PROXY_SSL_HEADER", None):
-        found = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip() or found
+    """The caller's IPv4 address or IPv6 /64 network, of which one machine has 2^64 addresses."""
     try:
-        address = ipaddress.ip_address(found)
+        address = ipaddress.ip_address(client_address(request))
     except ValueError:
         return "unknown"  # a Unix socket without a proxy's header: everybody shares one budget
     mapped = getattr(address, "ipv4_mapped", None)
@@ -70,20 +60,25 @@ def client_network(request: HttpRequest) -> str:
     return str(ipaddress.ip_network(f"{address}/64", strict=False))
 
 
+def client_address(request: HttpRequest) -> str:
+    """The caller's address as the server knows it, past ``TRUSTED_PROXIES`` (``ClientAddress``).
+
+    Behind a proxy that is trusted with the scheme only (``TRUST_X_FORWARDED_PROTO``) it is the last of
+    ``X-Forwarded-For``: the one the proxy saw itself, where those before it are the caller's own words.
+    """
+    found = str(request.META.get("REMOTE_ADDR") or "")
+    if getattr(settings, "SECURE_PROXY_SSL_HEADER", None) and not settings.TRUSTED_PROXIES:
+        return request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip() or found
+    return found
+
+
 def _count(request: HttpRequest, group: str, value: str, factor: int) -> None:
     amount, _, period = settings.SIGN_IN_RATE.partition("/")
     try:
-        usage = get_usage(
-            request,
-            group=group,
-            key=lambda _group, _request: value,
-            rate=f"{int(amount) * factor}/{period}",
-            increment=True,
+        usage = limits.count(
+            request, group=group, value=value, rate=f"{int(amount) * factor}/{period}"
         )
-    except (RedisError, OSError) as error:
-        log.warning("attempts are not counted: %s", type(error).__name__)
+    except limits.NotCounted as error:
         raise AttemptsNotCounted(retry_after=5) from error
-    if usage is None or usage["time_left"] < 0:
-        raise AttemptsNotCounted(retry_after=5)
-    if usage["should_limit"]:
-        raise TooManyAttempts(retry_after=usage["time_left"] + 1)
+    if usage.is_over:
+        raise TooManyAttempts(retry_after=usage.reset)

@@ -20,11 +20,11 @@ class OriginGate:
 
     async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
         headers = dict(scope["headers"])
-        origin = headers.get(b"origin")
-        if origin is None:
+        origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
+        if not origins:
             is_allowed = b"authorization" in headers or b"x-api-key" in headers
         else:
-            is_allowed = origin.decode("latin-1") in settings.ALLOWED_ORIGINS
+            is_allowed = len(origins) == 1 and origins[0] in settings.ALLOWED_ORIGINS
         if is_allowed:
             await self.application(scope, receive, send)
             return

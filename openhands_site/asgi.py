@@ -11,8 +11,11 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402 - model
 
 from accounts.sockets import OriginGate  # noqa: E402
 from conversations.routing import websocket_urlpatterns  # noqa: E402
+from openhands_site.middleware.addresses import ClientAddress  # noqa: E402
 from openhands_site.middleware.bodies import BodyLimit  # noqa: E402
+from openhands_site.middleware.headers import SocketHeaders  # noqa: E402
 
+sockets = SocketHeaders(OriginGate(URLRouter(websocket_urlpatterns)))
 application = ProtocolTypeRouter(
-    {"http": BodyLimit(http), "websocket": OriginGate(URLRouter(websocket_urlpatterns))}
+    {"http": ClientAddress(BodyLimit(http)), "websocket": ClientAddress(BodyLimit(sockets))}
 )

@@ -6,6 +6,7 @@ the project and ``server.env`` in the data folder, which ``quickstart`` writes s
 the database it started.
 """
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable
@@ -106,6 +107,38 @@ def listing(name: str, default: Any = REQUIRED) -> list[str]:
     return _read(name, default, lambda v: [w.strip() for w in v.split(",") if w.strip()], "a list")
 
 
+def networks(name: str, default: Any = REQUIRED) -> list[str]:
+    """IP addresses and networks separated by commas; ``unix`` stands for a local socket."""
+
+    def parse(value: str) -> list[str]:
+        found = [entry.strip() for entry in value.split(",") if entry.strip()]
+        for entry in found:
+            if entry != "unix":
+                ipaddress.ip_network(entry, strict=False)
+        return found
+
+    return _read(name, default, parse, "addresses and networks such as 10.0.0.0/8, or unix")
+
+
+def rates(name: str, default: dict[str, str]) -> dict[str, str]:
+    """``kind=10/m`` pairs separated by commas that change the defaults; ``off`` alone ends them all."""
+
+    def parse(value: str) -> dict[str, str]:
+        if value == "off":
+            return {}
+        found = dict(default)
+        for entry in filter(None, (part.strip() for part in value.split(","))):
+            kind, _, rate = (part.strip() for part in entry.rpartition("="))
+            if rate != "off" and not re.fullmatch(r"[1-9]\d{0,8}/[1-9]?\d{0,3}[smhd]", rate):
+                raise ValueError
+            if kind not in default and not re.match(r"(GET|POST|PUT|PATCH|DELETE) ", kind):
+                raise ValueError
+            found[kind] = rate
+        return {kind: rate for kind, rate in found.items() if rate != "off"}
+
+    return _read(name, default, parse, f"off, or pairs such as read=600/m of {', '.join(default)}")
+
+
 def choice(name: str, options: tuple[str, ...], default: Any = REQUIRED) -> str:
     """One of the options."""
 
@@ -140,12 +173,16 @@ def keyring(name: str, default: Any = REQUIRED) -> dict[str, bytes]:
     def parse(value: str) -> dict[str, bytes]:
         pairs = [entry.strip().split(":", 1) for entry in value.split(",") if entry.strip()]
         ring = {key_id: bytes.fromhex(key) for key_id, key in pairs}
-        good = all(re.fullmatch(r"[A-Za-z0-9_-]{1,16}", k) and len(v) == 32 for k, v in ring.items())
+        good = all(
+            re.fullmatch(r"[A-Za-z0-9_-]{1,16}", k) and len(v) == 32 for k, v in ring.items()
+        )
         if not ring or not good or len(ring) != len(pairs):
             raise ValueError
         return ring
 
-    return _read(name, default, parse, "id:key pairs (64 hexadecimal digits a key), the newest first")
+    return _read(
+        name, default, parse, "id:key pairs (64 hexadecimal digits a key), the newest first"
+    )
 
 
 def database(name: str = "DATABASE_URL") -> dict[str, Any]:

@@ -50,6 +50,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
+    "corsheaders",
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "channels",
@@ -59,15 +60,20 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "openhands_site.middleware.headers.SecurityHeaders",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "openhands_site.middleware.access_log.RequestId",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
+    "corsheaders.middleware.CorsMiddleware",
+    "openhands_site.middleware.headers.CacheControl",
     "openhands_site.middleware.errors.ProblemDetails",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "accounts.session_gate.SessionUserMiddleware",
+    "openhands_site.middleware.acting.Acting",
+    "openhands_site.middleware.maintenance.MaintenanceMode",
+    "openhands_site.middleware.rate_limits.RateLimits",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 APPEND_SLASH = False
 TEMPLATES = [
@@ -104,10 +110,34 @@ SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_HSTS_SECONDS = env.integer("HSTS_SECONDS", 31_536_000 if IS_HTTPS else 0)
 SECURE_HSTS_INCLUDE_SUBDOMAINS = IS_HTTPS
 SECURE_HSTS_PRELOAD = IS_HTTPS
-SECURE_SSL_REDIRECT = False  # the proxy in front terminates TLS; PUBLIC_URL says what people see
-if env.boolean("TRUST_X_FORWARDED_PROTO", False):
+_knows_scheme = env.boolean("TRUST_X_FORWARDED_PROTO", False)
+if _knows_scheme:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 X_FRAME_OPTIONS = "DENY"
+# Who cannot tell https from http must not redirect: the proxy that terminates TLS does it.
+SECURE_SSL_REDIRECT = IS_HTTPS and _knows_scheme
+SECURE_REDIRECT_EXEMPT = [r"^(alive|ready|metrics)$", r"^api/llm/"]
+TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", [])
+"""Addresses and networks of our own proxies, whose ``X-Forwarded-For`` is believed."""
+CORS_ALLOWED_ORIGINS = env.listing("CORS_ORIGINS", [])
+"""Exact origins whose pages may call the API with a key; cookies are never theirs to send."""
+CORS_URLS_REGEX = r"^/api/"
+CORS_ALLOW_CREDENTIALS = False
+CORS_ALLOW_HEADERS = (
+    "accept",
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "x-api-key",
+    "x-request-id",
+)
+CORS_EXPOSE_HEADERS = (
+    "retry-after",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "x-request-id",
+)
 SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
 SESSION_COOKIE_NAME = "__Host-sessionid" if IS_HTTPS else "sessionid"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_HTTPS
@@ -121,8 +151,14 @@ CSRF_FAILURE_VIEW = "openhands_site.views.csrf_failure"
 # --- Who people are -------------------------------------------------------------
 
 AUTH_USER_MODEL = "accounts.User"
-SILENCED_SYSTEM_CHECKS = ["auth.W004"]  # the e-mail is unique in any case, by a constraint
-AUTHENTICATION_BACKENDS = ["accounts.authentication.EmailBackend"]
+SILENCED_SYSTEM_CHECKS = [
+    "auth.W004",  # the e-mail is unique in any case, by a constraint
+    "security.W008",  # SECURE_SSL_REDIRECT follows TRUST_X_FORWARDED_PROTO; else the proxy redirects
+]
+AUTHENTICATION_BACKENDS = [
+    "accounts.authentication.EmailBackend",
+    "accounts.oidc.backend.ProviderBackend",
+]
 PASSWORD_HASHERS = [
     "django.contrib.auth.hashers.Argon2PasswordHasher",
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",
@@ -270,6 +306,8 @@ GATEWAY_URL: str = env.http_url("GATEWAY_URL", PUBLIC_URL)
 GATEWAY_TOKEN_SECONDS = env.integer("GATEWAY_TOKEN_SECONDS", 3_600, low=60)
 GATEWAY_TIMEOUT_SECONDS = env.integer("GATEWAY_TIMEOUT_SECONDS", 600, low=5)
 GATEWAY_BODY_MAX_BYTES = env.integer("GATEWAY_BODY_MAX_BYTES", 33_554_432, low=65_536)
+HEADER_MAX_COUNT = env.integer("HEADER_MAX_COUNT", 100, low=10, high=1_000)
+HEADER_MAX_BYTES = env.integer("HEADER_MAX_BYTES", 32_768, low=1_024)
 """Requests to models carry whole histories and images."""
 DEMO_PIECE_MILLISECONDS = env.integer("DEMO_PIECE_MILLISECONDS", 20, high=1_000)
 """The demo model's pause between words."""
@@ -290,7 +328,14 @@ LOGGING = {
         "json": {"()": "openhands_site.lib.logs.JSONFormatter"},
         "text": {"format": "%(levelname).1s %(name)s: %(message)s"},
     },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "filters": {"tokens": {"()": "openhands_site.lib.logs.WithoutTokens"}},
+    "handlers": {
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": LOG_FORMAT,
+            "filters": ["tokens"],
+        }
+    },
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         "procrastinate": {"level": "WARNING"},
@@ -299,3 +344,15 @@ LOGGING = {
         "django.server": {"level": "WARNING"},
     },
 }
+RATE_LIMITS = env.rates(
+    "RATE_LIMITS",
+    {
+        "address": "6000/m",
+        "read": "1200/m",
+        "write": "300/m",
+        "keys": "30/m",
+        "spend": "60/m",
+    },
+)
+"""Requests of one address over all callers; of one key, user or address by kind; and of single routes."""
+        "django.request": {"level": "ERROR"},  # the access log has the others, without tokens in paths

@@ -37,6 +37,7 @@ def _prepare() -> None:
     os.environ["UPSTREAM_ALLOW_PRIVATE"] = "true"
     os.environ["PUBLIC_URL"] = "http://testserver"
     os.environ["ALLOWED_HOSTS"] = "testserver,localhost,127.0.0.1"
+    os.environ["RATE_LIMITS"] = "off"  # hundreds of requests of one address; their own tests set them
     os.environ["SECRET_KEY"] = secrets.token_hex(32)
     os.environ["ENCRYPTION_KEYS"] = f"k1:{secrets.token_hex(32)}"
     os.environ["TOKEN_PEPPERS"] = f"p1:{secrets.token_hex(32)}"

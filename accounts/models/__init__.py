@@ -1,5 +1,6 @@
 """Rows of accounts, a module for each subject."""
 
+from accounts.models.audit import AuditEntry, AuditHead
 from accounts.models.identity import (
     ClaimedRole,
     EmailChange,
@@ -13,6 +14,7 @@ from accounts.models.identity import (
     UserSession,
     UserSessionQuerySet,
 )
+from accounts.models.maintenance import Maintenance
 from accounts.models.people import (
     ApiKey,
     ApiKeyQuerySet,
@@ -27,11 +29,14 @@ from accounts.models.people import (
 __all__ = [
     "ApiKey",
     "ApiKeyQuerySet",
+    "AuditEntry",
+    "AuditHead",
     "ClaimedRole",
     "EmailChange",
     "Identity",
     "IdentityProvider",
     "IdentityQuerySet",
+    "Maintenance",
     "Membership",
     "OfflineToken",
     "Organization",

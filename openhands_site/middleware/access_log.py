@@ -38,10 +38,13 @@ class RequestId:
     def _log(self, request: HttpRequest, response: HttpResponse, seconds: float) -> None:
         match = request.resolver_match
         user = getattr(request, "user", None)
+        organization = getattr(user, "bound_organization_id", None)
+        # A path may hold a one-time token; such a request is told by its route alone.
+        has_token = match is not None and "token" in match.kwargs
         log.info(
             "%s %s %d",
             request.method,
-            request.path,
+            f"/{match.route}" if match and has_token else request.path,
             response.status_code,
             extra={
                 "method": request.method,
@@ -49,5 +52,6 @@ class RequestId:
                 "status": response.status_code,
                 "duration_ms": round(seconds * 1000, 1),
                 "user": str(user.pk) if user is not None and user.is_authenticated else None,
+                "organization": str(organization) if organization else None,
             },
         )

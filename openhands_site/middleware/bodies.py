@@ -1,49 +1,165 @@
-"""The bound on request bodies, before Django: its ASGI handler spools a whole body to disk, then looks."""
+"""The bounds on requests before Django: its ASGI handler spools a whole body to disk, then looks.
 
+Bytes are counted as they come, whatever length was stated. A chunked body is collected first and handed on
+with its length, because DRF takes a body of unknown length for an empty one.
+"""
+
+import logging
+import re
+import tempfile
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import IO, Any
+from uuid import uuid4
 
 from django.conf import settings
 
 from openhands_site.lib.api import dumps
 from openhands_site.lib.problems import problem_body
+from openhands_site.middleware.headers import HANDSHAKE_HEADERS
 
+Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+MEMORY_BYTES = 1_048_576
+PIECE_BYTES = 65_536
+LARGE = (
+    (re.compile(r"/api/v1/conversations/[^/]+/files/(content|upload)"), "UPLOAD_MAX_BYTES"),
+    (re.compile(r"/api/llm/.*"), "GATEWAY_BODY_MAX_BYTES"),
+)
+"""Addresses that take more than ``BODY_MAX_BYTES``, with the setting that bounds them."""
+log = logging.getLogger("access")
 
 
 class BodyLimit:
-    """ASGI: refuses HTTP bodies without a length (411) or above ``UPLOAD_MAX_BYTES`` (413), unread.
-
-    Servers hold a client to the length it states, so nothing needs to be counted.
-    """
+    """ASGI: refuses heads beyond ``HEADER_MAX_*`` (431) and bodies beyond their route's limit (413)."""
 
     def __init__(self, application: Any) -> None:
         self.application = application
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        headers = dict(scope.get("headers", ()))
-        if scope["type"] == "http" and b"transfer-encoding" in headers:
-            await _refuse(send, 411, "length-required", "Send the body with its Content-Length.")
-        elif scope["type"] == "http" and not _fits(headers.get(b"content-length", b"")):
-            sentence = f"A body may have at most {settings.UPLOAD_MAX_BYTES} bytes."
-            await _refuse(send, 413, "too-large", sentence)
-        else:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if sentence := _head_too_large(scope):
+            await _refuse(scope, send, 431, "headers-too-large", sentence)
+            return
+        if scope["type"] != "http":
             await self.application(scope, receive, send)
+            return
+        limit = limit_of(scope["path"])
+        headers = dict(scope["headers"])
+        if not _fits(headers.get(b"content-length", b""), limit):
+            await _refuse(scope, send, 413, "too-large", _sentence(limit))
+        elif b"transfer-encoding" in headers:
+            await self._collected(scope, receive, send, limit)
+        else:
+            counted = _Counted(scope, receive, send, limit)
+            await self.application(scope, counted.receive, counted.send)
+
+    async def _collected(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        with tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES) as body:
+            size, is_more = 0, True
+            while is_more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return
+                piece = message.get("body", b"")
+                size += len(piece)
+                if size > limit:
+                    await _refuse(scope, send, 413, "too-large", _sentence(limit))
+                    return
+                body.write(piece)
+                is_more = message.get("more_body", False)
+            body.seek(0)
+            kept = [pair for pair in scope["headers"] if pair[0] not in _LENGTHS]
+            kept.append((b"content-length", str(size).encode()))
+            await self.application(scope | {"headers": kept}, _replay(body, receive), send)
 
 
-def _fits(length: bytes) -> bool:
+_LENGTHS = (b"transfer-encoding", b"content-length")
+
+
+class _Counted:
+    """Counts what arrives; beyond the limit it answers 413 and tells the application that the client left."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        self.scope, self._receive, self._send, self.limit = scope, receive, send, limit
+        self.size = 0
+        self.is_refused = self.has_answered = False
+
+    async def receive(self) -> dict[str, Any]:
+        message = await self._receive()
+        self.size += len(message.get("body", b""))
+        if self.size <= self.limit:
+            return message
+        if not self.has_answered and not self.is_refused:
+            self.is_refused = True
+            await _refuse(self.scope, self._send, 413, "too-large", _sentence(self.limit))
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if not self.is_refused:
+            self.has_answered = True
+            await self._send(message)
+
+
+def _replay(body: IO[bytes], receive: Receive) -> Receive:
+    is_done = False
+
+    async def replay() -> dict[str, Any]:
+        nonlocal is_done
+        if is_done:
+            return await receive()
+        piece = body.read(PIECE_BYTES)
+        is_done = len(piece) < PIECE_BYTES
+        return {"type": "http.request", "body": piece, "more_body": not is_done}
+
+    return replay
+
+
+def limit_of(path: str) -> int:
+    """How many bytes the body of a request to an address may have."""
+    for pattern, name in LARGE:
+        if pattern.fullmatch(path):
+            return int(getattr(settings, name))
+    return int(settings.BODY_MAX_BYTES)
+
+
+def _head_too_large(scope: Scope) -> str:
+    headers = scope.get("headers", ())
+    if len(headers) > settings.HEADER_MAX_COUNT:
+        return f"A request may have at most {settings.HEADER_MAX_COUNT} headers."
+    size = sum(len(name) + len(value) for name, value in headers)
+    size += len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+    if size > settings.HEADER_MAX_BYTES:
+        return f"The head of a request may have at most {settings.HEADER_MAX_BYTES} bytes."
+    return ""
+
+
+def _fits(length: bytes, limit: int) -> bool:
     if not length:
         return True
-    return length.isdigit() and len(length) < 20 and int(length) <= settings.UPLOAD_MAX_BYTES
+    return length.isdigit() and len(length) < 20 and int(length) <= limit
 
 
-async def _refuse(send: Send, status: int, code: str, sentence: str) -> None:
-    body = dumps(problem_body(status=status, code=code, detail=sentence))
+def _sentence(limit: int) -> str:
+    return f"A body may have at most {limit} bytes here."
+
+
+async def _refuse(scope: Scope, send: Send, status: int, code: str, sentence: str) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 4431})
+        return
+    request_id = uuid4().hex
+    body = dumps(
+        problem_body(status=status, code=code, detail=sentence) | {"request_id": request_id}
+    )
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),
+        (b"x-request-id", request_id.encode()),
+        *HANDSHAKE_HEADERS,
     ]
+    log.info(
+        "%s %d", scope.get("method"), status, extra={"status": status, "request_id": request_id}
+    )
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

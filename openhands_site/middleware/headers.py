@@ -1,7 +1,9 @@
-"""Security headers of every answer: a content policy that runs only our own scripts."""
+"""Security headers of every answer: a content policy that runs only our own scripts, and no kept copies."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
 CONTENT_POLICY = "; ".join(
@@ -17,6 +19,13 @@ CONTENT_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+HANDSHAKE_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+"""What answers carry that Django does not make: socket handshakes, and refusals before it."""
 
 
 class SecurityHeaders:
@@ -31,6 +40,39 @@ class SecurityHeaders:
         response.headers.setdefault(
             "Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=()"
         )
-        if request.path.startswith("/api/"):
-            response.headers.setdefault("Cache-Control", "no-store")
         return response
+
+
+class CacheControl:
+    """Nothing that a view made is kept by browsers or proxies, unless the view says otherwise.
+
+    Files under ``STATIC_URL`` never come here: WhiteNoise answers them with their own lifetimes.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+
+class SocketHeaders:
+    """ASGI: the same care for the handshake of sockets."""
+
+    def __init__(self, application: Any) -> None:
+        self.application = application
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Callable) -> None:
+        async def with_headers(message: dict[str, Any]) -> None:
+            if message["type"] == "websocket.accept":
+                headers = [*message.get("headers", ()), *HANDSHAKE_HEADERS]
+                if settings.SECURE_HSTS_SECONDS:
+                    age = f"max-age={settings.SECURE_HSTS_SECONDS}".encode()
+                    headers.append((b"strict-transport-security", age))
+                message = message | {"headers": headers}
+            answer: Awaitable[None] = send(message)
+            await answer
+
+        await self.application(scope, receive, with_headers)

@@ -28,6 +28,9 @@ GLOBAL = {
     "accounts.TermsAcceptance",
     "accounts.EmailChange",
     "accounts.SpentToken",  # a digest and a time, nobody's
+    "accounts.AuditEntry",  # outlives its organization, whose id names its chain
+    "accounts.AuditHead",
+    "accounts.Maintenance",
 }
 """What belongs to the installation and not to a tenant."""
 SOURCES = sorted(

@@ -1,0 +1,76 @@
+"""The audit log: who did what, in chains of rows that cannot be changed without its showing."""
+
+from typing import ClassVar
+from uuid import UUID
+
+from django.db import models
+from django.utils import timezone
+
+SITE = UUID(int=0)
+"""The chain of what belongs to no organization."""
+
+
+class AuditHead(models.Model):
+    """The end of one organization's chain: how many rows it has and the hash of the last.
+
+    Its row lock orders the appends. ``seal`` is an HMAC under a token pepper, so that somebody with the
+    database alone cannot write a chain anew from its beginning.
+    """
+
+    chain = models.UUIDField(primary_key=True, editable=False)
+    count = models.PositiveBigIntegerField(default=0)
+    hash = models.CharField(max_length=64, blank=True)
+    seal = models.CharField(max_length=64, blank=True)
+    pepper_id = models.CharField(max_length=16, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.chain}: {self.count}"
+
+
+class AuditEntry(models.Model):
+    """One act. A trigger refuses changes and deletions; organizations and users may go, this stays.
+
+    ``chain`` is the organization's id, or ``SITE``. ``before`` and ``after`` hold what changed, never secrets.
+    """
+
+    class Kind(models.TextChoices):
+        PERSON = "person"
+        KEY = "key"
+        SERVICE_ACCOUNT = "service_account"
+        COMMAND = "command"
+        SYSTEM = "system"
+        ANONYMOUS = "anonymous"
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    chain = models.UUIDField(editable=False)
+    position = models.PositiveBigIntegerField(editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    action = models.CharField(max_length=60)
+    actor_kind = models.CharField(max_length=16, choices=Kind)
+    actor_id = models.CharField(max_length=64, blank=True)
+    actor_name = models.CharField(max_length=254, blank=True)
+    subject_kind = models.CharField(max_length=40, blank=True)
+    subject_id = models.CharField(max_length=64, blank=True)
+    subject_name = models.CharField(max_length=254, blank=True)
+    before = models.JSONField(default=dict)
+    after = models.JSONField(default=dict)
+    reason = models.TextField(blank=True)
+    request_id = models.CharField(max_length=64, blank=True)
+    address = models.CharField(max_length=45, blank=True)
+    previous = models.CharField(max_length=64, blank=True, editable=False)
+    hash = models.CharField(max_length=64, editable=False)
+
+    class Meta:
+        verbose_name_plural = "audit log"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["chain", "position"], name="audit_position_unique")
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["chain", "-created_at"]),
+            models.Index(fields=["-created_at"]),
+            models.Index(fields=["subject_id", "-created_at"]),
+            models.Index(fields=["actor_id", "-created_at"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.created_at:%Y-%m-%d %H:%M:%S} {self.action}"

@@ -1,0 +1,19 @@
+"""Whether the server is closed for maintenance: one row."""
+
+from django.db import models
+
+
+class Maintenance(models.Model):
+    """The switch, the sentence that people are shown, and when to come back (seconds)."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    is_on = models.BooleanField(default=False)
+    sentence = models.CharField(max_length=300, blank=True)
+    retry_after = models.PositiveIntegerField(default=300)
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        verbose_name_plural = "maintenance"
+
+    def __str__(self) -> str:
+        return "on" if self.is_on else "off"

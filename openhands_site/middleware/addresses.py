@@ -1,0 +1,70 @@
+"""Whose request it is by network address: the connection's own, unless a proxy that we trust says more."""
+
+import ipaddress
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings
+
+FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-real-ip")
+
+
+class ClientAddress:
+    """ASGI: sets ``scope["client"]`` from ``X-Forwarded-For``, read from the right, past ``TRUSTED_PROXIES``.
+
+    The leftmost entry is whatever the caller wrote, so it is never the one believed. From anybody but a
+    trusted proxy the forwarding headers are dropped. Without ``TRUSTED_PROXIES`` the connection's address
+    counts and ``X-Forwarded-Proto`` stays, for ``TRUST_X_FORWARDED_PROTO`` decides on it.
+    """
+
+    def __init__(self, application: Any) -> None:
+        self.application = application
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if settings.TRUSTED_PROXIES and scope["type"] in ("http", "websocket"):
+            scope = _seen_through_proxies(scope)
+        await self.application(scope, receive, send)
+
+
+def _seen_through_proxies(scope: dict[str, Any]) -> dict[str, Any]:
+    peer = (scope.get("client") or ("unix", 0))[0]
+    trusted = networks(tuple(settings.TRUSTED_PROXIES))
+    if not _is_trusted(peer, trusted):
+        kept = [pair for pair in scope["headers"] if pair[0] not in FORWARDED]
+        return scope | {"headers": kept}
+    chain = [
+        entry.strip()
+        for name, value in scope["headers"]
+        if name == b"x-forwarded-for"
+        for entry in value.decode("latin-1").split(",")
+    ]
+    for entry in reversed(chain):
+        address = _address(entry)
+        if address is None:
+            break  # what stands left of nonsense was not written by our proxies
+        peer = str(address)
+        if not _is_trusted(peer, trusted):
+            break
+    return scope | {"client": (peer, 0)}
+
+
+@lru_cache(maxsize=8)
+def networks(entries: Sequence[str]) -> tuple[Any, ...]:
+    """``TRUSTED_PROXIES`` as networks; ``unix`` stands for a proxy on the same machine's socket."""
+    return tuple("unix" if e == "unix" else ipaddress.ip_network(e, strict=False) for e in entries)
+
+
+def _is_trusted(peer: str, trusted: Sequence[Any]) -> bool:
+    address = _address(peer)
+    if address is None:
+        return "unix" in trusted
+    return any(network != "unix" and address in network for network in trusted)
+
+
+def _address(text: str) -> Any:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

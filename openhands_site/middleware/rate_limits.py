@@ -1,0 +1,115 @@
+"""How many requests an address, a user or a key may make: counted before the view, told in every answer."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from accounts.authentication import bearer_token
+from accounts.limits import client_network
+from openhands_site.lib import limits
+from openhands_site.lib.api import problem
+
+EXEMPT = ("/alive", "/ready", "/metrics", "/static/", "/api/llm/")
+"""Probes, files, and the model gateway, whose budget is money."""
+KEYS = {"v1:api-key-list", "api-keys"}
+SPENDING = {
+    "v1:conversation-list",
+    "v1:conversation-messages",
+    "v1:conversation-resume",
+    "v1:model-access-test",
+    "home",
+    "conversation-act",
+}
+CLOSED = {"keys", "spend"}
+"""What nobody may do while Redis cannot count; signing in counts for itself (``accounts.limits``)."""
+SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+class RateLimits:
+    """429 beyond a rate of ``RATE_LIMITS``; 503 where uncounted use would be unlimited use."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if not settings.RATE_LIMITS or request.path.startswith(EXEMPT):
+            return self.get_response(request)
+        response = self._address(request) or self.get_response(request)
+        usage: limits.Usage | None = getattr(request, "rate_usage", None)
+        if usage is not None:
+            for name, value in usage.headers().items():
+                response.headers.setdefault(name, value)
+        return response
+
+    def process_view(
+        self, request: HttpRequest, view: Any, args: Any, kwargs: Any
+    ) -> HttpResponse | None:
+        if not settings.RATE_LIMITS or request.path.startswith(EXEMPT):
+            return None
+        match = request.resolver_match
+        name = class_of(request.method or "", match.view_name if match else "")
+        who = caller(request)
+        route = f"{request.method} {match.route if match else ''}"
+        return self._refusal(request, name, who) or self._refusal(request, route, who)
+
+    def _address(self, request: HttpRequest) -> HttpResponse | None:
+        return self._refusal(request, "address", client_network(request))
+
+    def _refusal(self, request: HttpRequest, group: str, value: str) -> HttpResponse | None:
+        rate = settings.RATE_LIMITS.get(group)
+        if rate is None or (group not in CLOSED and not limits.may_ask()):
+            return None
+        try:
+            usage = limits.count(request, group=f"{group}|", value=value, rate=rate)
+        except limits.NotCounted:
+            return _closed(request) if group in CLOSED else None
+        if not usage.is_over:
+            return None
+        sentence = f"Too many requests. Try again in {usage.reset} seconds."
+        return answer(request, 429, "too-many-requests", sentence, usage.headers())
+
+
+def class_of(method: str, view_name: str) -> str:
+    """Which rate a request counts against: ``keys``, ``spend``, ``write`` or ``read``."""
+    if method in SAFE:
+        return "read"
+    if view_name in KEYS:
+        return "keys"
+    return "spend" if view_name in SPENDING else "write"
+
+
+def caller(request: HttpRequest) -> str:
+    """The key, user or address that a request is counted for.
+
+    A key is told by its public part, unchecked: whoever invents keys is held by the limit of the address.
+    """
+    if token := bearer_token(request.headers):
+        public = token.partition(".")[0] if token.startswith("oh_") else token
+        return "key " + hashlib.sha256(public.encode(errors="replace")).hexdigest()
+    user = getattr(request, "user", None)
+    if user is not None and user.is_authenticated:
+        return f"user {user.pk}"
+    return client_network(request)
+
+
+def _closed(request: HttpRequest) -> HttpResponse:
+    sentence = "This is closed for a moment: the server cannot count requests. Try again soon."
+    return answer(request, 503, "requests-not-counted", sentence, {"Retry-After": "5"})
+
+
+def answer(
+    request: HttpRequest, status: int, code: str, sentence: str, headers: dict[str, str]
+) -> HttpResponse:
+    """A refusal before the view: problem details to the API, a page to people."""
+    if request.path.startswith("/api/"):
+        return problem(status=status, code=code, detail=sentence, headers=headers)
+    page = render(
+        request, "site/error.html", {"status": status, "sentence": sentence}, status=status
+    )
+    for name, value in headers.items():
+        page.headers[name] = value
+    return page
