@@ -59,13 +59,13 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "openhands_site.middleware.headers.SecurityHeaders",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "openhands_site.middleware.headers.SecurityHeaders",
     "openhands_site.middleware.access_log.RequestId",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
     "corsheaders.middleware.CorsMiddleware",
     "openhands_site.middleware.headers.CacheControl",
+    "django.contrib.sessions.middleware.SessionMiddleware",
     "openhands_site.middleware.errors.ProblemDetails",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -113,7 +113,6 @@ SECURE_HSTS_PRELOAD = IS_HTTPS
 _knows_scheme = env.boolean("TRUST_X_FORWARDED_PROTO", False)
 if _knows_scheme:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-X_FRAME_OPTIONS = "DENY"
 # Who cannot tell https from http must not redirect: the proxy that terminates TLS does it.
 SECURE_SSL_REDIRECT = IS_HTTPS and _knows_scheme
 SECURE_REDIRECT_EXEMPT = [r"^(alive|ready|metrics)$", r"^api/llm/"]
@@ -138,6 +137,7 @@ CORS_EXPOSE_HEADERS = (
     "x-ratelimit-reset",
     "x-request-id",
 )
+X_FRAME_OPTIONS = "DENY"
 SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
 SESSION_COOKIE_NAME = "__Host-sessionid" if IS_HTTPS else "sessionid"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_HTTPS
@@ -272,6 +272,8 @@ BODY_MAX_BYTES = env.integer("BODY_MAX_BYTES", 2_621_440, low=1024)
 UPLOAD_MAX_BYTES = env.integer("UPLOAD_MAX_BYTES", 104_857_600, low=1024)
 ARCHIVE_MAX_BYTES = env.integer("ARCHIVE_MAX_BYTES", 2_147_483_647, low=1024)
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_MAX_BYTES
+HEADER_MAX_COUNT = env.integer("HEADER_MAX_COUNT", 100, low=10, high=1_000)
+HEADER_MAX_BYTES = env.integer("HEADER_MAX_BYTES", 32_768, low=1_024)
 JSON_MAX_DEPTH = env.integer("JSON_MAX_DEPTH", 64, low=4, high=500)
 
 # --- Realtime -------------------------------------------------------------------
@@ -306,8 +308,6 @@ GATEWAY_URL: str = env.http_url("GATEWAY_URL", PUBLIC_URL)
 GATEWAY_TOKEN_SECONDS = env.integer("GATEWAY_TOKEN_SECONDS", 3_600, low=60)
 GATEWAY_TIMEOUT_SECONDS = env.integer("GATEWAY_TIMEOUT_SECONDS", 600, low=5)
 GATEWAY_BODY_MAX_BYTES = env.integer("GATEWAY_BODY_MAX_BYTES", 33_554_432, low=65_536)
-HEADER_MAX_COUNT = env.integer("HEADER_MAX_COUNT", 100, low=10, high=1_000)
-HEADER_MAX_BYTES = env.integer("HEADER_MAX_BYTES", 32_768, low=1_024)
 """Requests to models carry whole histories and images."""
 DEMO_PIECE_MILLISECONDS = env.integer("DEMO_PIECE_MILLISECONDS", 20, high=1_000)
 """The demo model's pause between words."""
@@ -317,6 +317,17 @@ UPSTREAM_ALLOW_PRIVATE = env.boolean("UPSTREAM_ALLOW_PRIVATE", DEBUG)
 # --- Limits, metrics, logs ------------------------------------------------------
 
 SIGN_IN_RATE = env.text("SIGN_IN_RATE", "10/m")
+RATE_LIMITS = env.rates(
+    "RATE_LIMITS",
+    {
+        "address": "6000/m",
+        "read": "1200/m",
+        "write": "300/m",
+        "keys": "30/m",
+        "spend": "60/m",
+    },
+)
+"""Requests of one address over all callers; of one key, user or address by kind; and of single routes."""
 METRICS_TOKEN: str = env.text("METRICS_TOKEN", "")
 PROMETHEUS_EXPORT_MIGRATIONS = False
 LOG_LEVEL = env.choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), "INFO")
@@ -342,17 +353,6 @@ LOGGING = {
         "httpx2": {"level": "WARNING"},
         "uvicorn.access": {"level": "WARNING"},
         "django.server": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},  # the access log has the others, without tokens in paths
     },
 }
-RATE_LIMITS = env.rates(
-    "RATE_LIMITS",
-    {
-        "address": "6000/m",
-        "read": "1200/m",
-        "write": "300/m",
-        "keys": "30/m",
-        "spend": "60/m",
-    },
-)
-"""Requests of one address over all callers; of one key, user or address by kind; and of single routes."""
-        "django.request": {"level": "ERROR"},  # the access log has the others, without tokens in paths

@@ -341,6 +341,7 @@ class Stack:
                 "ALLOWED_HOSTS": "127.0.0.1",
                 "ALLOW_PROCESS_SANDBOX": "true",
                 "UPSTREAM_ALLOW_PRIVATE": "true",
+                "RATE_LIMITS": "off",  # one key sends more than people do
                 "LOG_FORMAT": "text",
                 "PYTHONUNBUFFERED": "1",
                 "PYTHONWARNINGS": "ignore:No directory at:UserWarning",
@@ -365,7 +366,6 @@ class Stack:
             for role in self.roles.values():
                 if role.process and role.process.poll() is None:
                     with contextlib.suppress(OSError):
-                "RATE_LIMITS": "off",  # one key sends more than people do
                         role.process.send_signal(signal.SIGCONT)
                         role.process.terminate()
             stubborn = [role.name for role in self.roles.values() if not _ended(role.process, 20)]
