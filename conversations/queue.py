@@ -6,6 +6,13 @@ A deferred job is a row of the surrounding transaction: it commits or vanishes w
 from uuid import UUID
 
 from procrastinate.contrib.django import app
+from procrastinate.contrib.django.models import ProcrastinateJob
+
+
+def is_queued(subject: str, conversation_id: UUID) -> bool:
+    """Whether a job of that lock (``deliver``, ``start``, …) waits or runs."""
+    jobs = ProcrastinateJob.objects.filter(lock=f"{subject}:{conversation_id}")
+    return jobs.filter(status__in=["todo", "doing"]).exists()
 
 
 def deliver_messages(conversation_id: UUID) -> None:

@@ -33,6 +33,7 @@ from conversations.services.lifecycle import (
     delete_conversation,
     destroy_conversation,
     rename,
+    share,
 )
 from conversations.services.messaging import (
     UnsendableText,
@@ -92,6 +93,7 @@ __all__ = [
     "requeue_lost_work",
     "resume",
     "run_agent",
+    "share",
     "start_conversation",
     "stop_all_sandboxes",
     "stop_sandbox",

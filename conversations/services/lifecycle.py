@@ -122,6 +122,14 @@ def rename(*, conversation_id: UUID, title: str) -> Conversation:
 
 
 @transaction.atomic
+def share(*, conversation_id: UUID, visibility: str) -> Conversation:
+    """Show a conversation to its organization, or keep it to its creator again. Safe to repeat."""
+    conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+    set_status(conversation, visibility=visibility)
+    return conversation
+
+
+@transaction.atomic
 def delete_conversation(*, conversation_id: UUID) -> None:
     """End a conversation: from now on it does not exist for anybody; a job removes what is left of it.
 

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
 from django.utils import timezone
 
 from accounts.models import Organization
@@ -24,6 +23,7 @@ from conversations.sandboxes.provider import (
     State,
     get_provider,
 )
+from conversations.services.messaging import BUSY
 from conversations.services.preparing import prepare_workspace
 from conversations.services.starting import append_notice, set_status
 from openhands_site.lib.problems import Problem
@@ -33,6 +33,7 @@ Phase = StartTask.Phase
 QUEUE_SECONDS = 2
 MAX_ATTEMPTS = 3
 STOP_GRACE_SECONDS = 10.0
+LOST_SECONDS = 10
 OCCUPYING = (Sandbox.Observed.STARTING, Sandbox.Observed.RUNNING)
 
 
@@ -358,19 +359,23 @@ def _reconcile_one(conversation: Conversation) -> int:
 def requeue_lost_work() -> int:
     """Queue again what a killed worker left: starts and messages that nothing works on; how many.
 
-    Jobs are safe to repeat, so one too many does no harm.
+    Jobs are safe to repeat, so one too many would do no harm.
     """
-    before = timezone.now() - timedelta(seconds=30)
+    before = timezone.now() - timedelta(seconds=LOST_SECONDS)
     lost = StartTask.objects.filter(finished_at=None, updated_at__lt=before)
-    starts = list(lost.values_list("conversation_id", flat=True)[:100])
-    for conversation_id in starts:
-        queue.start_conversation(conversation_id)
-    open_messages = OutgoingMessage.objects.filter(status__in=OPEN_MESSAGES, created_at__lt=before)
-    waiting = open_messages.filter(
-        Q(conversation__sandbox__observed=Sandbox.Observed.RUNNING),
+    count = 0
+    for conversation_id in lost.values_list("conversation_id", flat=True)[:100]:
+        if not queue.is_queued("start", conversation_id):
+            queue.start_conversation(conversation_id)
+            count += 1
+    waiting = OutgoingMessage.objects.filter(
+        status__in=OPEN_MESSAGES,
+        created_at__lt=before,
+        conversation__sandbox__observed=Sandbox.Observed.RUNNING,
         conversation__deleted_at=None,
-    )
-    messages = list(waiting.values_list("conversation_id", flat=True).distinct()[:100])
-    for conversation_id in messages:
-        queue.deliver_messages(conversation_id)
-    return len(starts) + len(messages)
+    ).exclude(conversation__execution_status__in=BUSY)
+    for conversation_id in waiting.values_list("conversation_id", flat=True).distinct()[:100]:
+        if not queue.is_queued("deliver", conversation_id):
+            queue.deliver_messages(conversation_id)
+            count += 1
+    return count

@@ -219,6 +219,16 @@ class TestOne:
         conversation.refresh_from_db()
         assert response.json() == record(conversation, title="Better")
 
+    def test_shared_with_the_organization_by_its_creator_only(self, api, conversation, alice, bob):
+        url = f"{URL}/{conversation.pk}"
+        response = api.patch(url, {"visibility": "organization"}, format="json")
+        assert response.json()["visibility"] == "organization"
+
+        team = key_client(bob, organization=alice.personal_organization)
+        response = team.patch(url, {"visibility": "private"}, format="json")
+
+        assert (response.status_code, response.json()["code"]) == (403, "not-yours")
+
     def test_deleted_it_does_not_exist(self, api, running, sandboxes):
         ingest(running, frame(0))
         assert api.delete(f"{URL}/{running.pk}").status_code == 204

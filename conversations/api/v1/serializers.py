@@ -114,7 +114,10 @@ class NewConversationSerializer(serializers.Serializer):
 
 
 class ConversationPatchSerializer(serializers.Serializer):
-    title = TitleField()
+    """What may be changed; give one of the two, or both."""
+
+    title = TitleField(required=False)
+    visibility = serializers.ChoiceField(choices=Conversation.Visibility.choices, required=False)
 
 
 class MessageSerializer(serializers.Serializer):

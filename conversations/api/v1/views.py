@@ -41,6 +41,14 @@ class BadIdempotencyKey(Problem):
     sentence = "Idempotency-Key takes 1 to 255 visible ASCII characters."
 
 
+class NotYours(Problem):
+    """Something that only the conversation's creator may do."""
+
+    status = 403
+    code = "not-yours"
+    sentence = "Only who started this conversation may share it or take it back."
+
+
 class RawParser(parsers.BaseParser):
     """A file's bytes as the body, whatever it says it is."""
 
@@ -119,12 +127,18 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
 
     @extend_schema(request=serializers.ConversationPatchSerializer)
     def partial_update(self, request: Request, pk: UUID) -> Response:
-        """Rename it."""
+        """Rename it, or share it with its organization; only its creator may share it."""
         conversation = self.get_object()
         body = self._body(serializers.ConversationPatchSerializer, request)
-        return Response(
-            record_of(services.rename(conversation_id=conversation.pk, title=body["title"]))
-        )
+        if "visibility" in body:
+            if conversation.created_by_id != request.user.pk:
+                raise NotYours
+            conversation = services.share(
+                conversation_id=conversation.pk, visibility=body["visibility"]
+            )
+        if "title" in body:
+            conversation = services.rename(conversation_id=conversation.pk, title=body["title"])
+        return Response(record_of(conversation))
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, pk: UUID) -> Response:
