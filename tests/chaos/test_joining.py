@@ -22,7 +22,10 @@ BACKLOG = 5
 @transaction.atomic
 def append(conversation_id: UUID, count: int) -> None:
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
-    news = [NewEvent(event_id=str(uuid4()), kind="Step", source="agent", payload="{}") for _ in range(count)]
+    news = [
+        NewEvent(event_id=str(uuid4()), kind="Step", source="agent", payload="{}")
+        for _ in range(count)
+    ]
     conversation.append(*news)
     streams.announce_on_commit(conversation_id)
 
@@ -57,11 +60,16 @@ class Awaits:
         return passed
 
 
-async def follow(hub: streams.Hub, conversation_id: UUID, *, until: int, seconds: float = 5.0) -> list[int]:
+async def follow(
+    hub: streams.Hub, conversation_id: UUID, *, until: int, seconds: float = 5.0
+) -> list[int]:
     """What a socket that joins now is sent, up to an event or for so long."""
     seen: list[int] = []
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds), hub.subscribe(conversation_id, after=0, epoch=1) as joined:
+        async with (
+            asyncio.timeout(seconds),
+            hub.subscribe(conversation_id, after=0, epoch=1) as joined,
+        ):
             async for frame in joined.frames():
                 assert frame.reset_to is None, "a reset without a reason"
                 if frame.seq is not None:
@@ -71,7 +79,9 @@ async def follow(hub: streams.Hub, conversation_id: UUID, *, until: int, seconds
     return seen
 
 
-async def play(monkeypatch: pytest.MonkeyPatch, at: int, *, is_behind: bool, seconds: float) -> tuple[bool, list]:
+async def play(
+    monkeypatch: pytest.MonkeyPatch, at: int, *, is_behind: bool, seconds: float
+) -> tuple[bool, list]:
     """One joining, at whose await number ``at`` events arrive and a second socket joins."""
     conversation = await in_thread(ConversationFactory)
     await in_thread(append, conversation.pk, BACKLOG)
@@ -82,7 +92,9 @@ async def play(monkeypatch: pytest.MonkeyPatch, at: int, *, is_behind: bool, sec
         awaits = Awaits(hub, patch)
 
         async def act() -> None:
-            others.append(asyncio.create_task(follow(hub, conversation.pk, until=last, seconds=seconds)))
+            others.append(
+                asyncio.create_task(follow(hub, conversation.pk, until=last, seconds=seconds))
+            )
             await in_thread(append, conversation.pk, 2)
             await asyncio.sleep(0.05)
 

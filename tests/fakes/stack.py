@@ -89,7 +89,9 @@ class Person:
     key: str
     stack: "Stack" = field(repr=False)
 
-    def call(self, method: str, path: str, *, expect: int | None = None, **request: Any) -> httpx2.Response:
+    def call(
+        self, method: str, path: str, *, expect: int | None = None, **request: Any
+    ) -> httpx2.Response:
         """One request below ``/api/v1``; a web that is being restarted is asked until it answers.
 
         Only where no answer came at all, and so a POST may have been carried out: send what makes it repeatable.
@@ -99,7 +101,12 @@ class Person:
         while True:
             try:
                 answer = httpx2.request(
-                    method, f"{self.stack.url}/api/v1/{path}", headers=headers, timeout=30, trust_env=False, **request
+                    method,
+                    f"{self.stack.url}/api/v1/{path}",
+                    headers=headers,
+                    timeout=30,
+                    trust_env=False,
+                    **request,
                 )
                 break
             except httpx2.TransportError:
@@ -107,7 +114,12 @@ class Person:
                     raise
                 time.sleep(0.1)
         if expect is not None:
-            assert answer.status_code == expect, (method, path, answer.status_code, answer.text[:500])
+            assert answer.status_code == expect, (
+                method,
+                path,
+                answer.status_code,
+                answer.text[:500],
+            )
         return answer
 
     def get(self, path: str, **query: Any) -> Any:
@@ -223,7 +235,9 @@ class Talk:
     def engine(self) -> AgentClient:
         """A client of the conversation's engine, past our server."""
         row = self.sandbox()
-        key = crypto.open_sealed(bytes(row["sealed_session_key"]), bound_to=f"sandbox.session:{row['id']}")
+        key = crypto.open_sealed(
+            bytes(row["sealed_session_key"]), bound_to=f"sandbox.session:{row['id']}"
+        )
         return AgentClient(row["base_url"], key)
 
     def engine_log(self) -> list[Durable]:
@@ -247,7 +261,9 @@ class Talk:
             ours = [row for row in rows if row["engine_seq"] is not None]
             if len(ours) >= len(theirs) and self.engine().count_events(self.id) == len(theirs):
                 break
-            assert time.monotonic() < deadline, f"{len(ours)} of the engine's {len(theirs)} events are in our log"
+            assert time.monotonic() < deadline, (
+                f"{len(ours)} of the engine's {len(theirs)} events are in our log"
+            )
             time.sleep(0.2)
         assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
         assert [row["engine_seq"] for row in ours] == [one.seq for one in theirs]
@@ -256,13 +272,17 @@ class Talk:
         for row, one in zip(ours, theirs, strict=True):
             assert json.loads(row["payload"]) == json.loads(one.event.payload)
         told = self.events()
-        assert [(e["seq"], e["event_id"]) for e in told] == [(r["seq"], r["event_id"]) for r in rows]
+        assert [(e["seq"], e["event_id"]) for e in told] == [
+            (r["seq"], r["event_id"]) for r in rows
+        ]
         assert [e["payload"] for e in told] == [json.loads(r["payload"]) for r in rows]
         return len(theirs)
 
     def deliveries(self) -> list[str]:
         """The texts of the user's messages in the engine's log, in order."""
-        payloads = [json.loads(one.event.payload) for one in self.engine_log() if one.event.source == "user"]
+        payloads = [
+            json.loads(one.event.payload) for one in self.engine_log() if one.event.source == "user"
+        ]
         return [
             "".join(part.get("text", "") for part in payload["llm_message"]["content"])
             for payload in payloads
@@ -273,7 +293,9 @@ class Talk:
 def state_of(event: dict[str, Any]) -> str | None:
     """The agent's new state, if the event tells one."""
     payload = event["payload"]
-    is_state = event["kind"] == "ConversationStateUpdateEvent" and payload.get("key") == "execution_status"
+    is_state = (
+        event["kind"] == "ConversationStateUpdateEvent" and payload.get("key") == "execution_status"
+    )
     return payload.get("value") if is_state else None
 
 
@@ -285,7 +307,9 @@ def figure(name: str, **values: Any) -> None:
 class Stack:
     """A running server. ``roles`` are the processes; ``environment`` overrides settings."""
 
-    def __init__(self, *, roles: tuple[str, ...] = tuple(ROLES), environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *, roles: tuple[str, ...] = tuple(ROLES), environment: dict[str, str] | None = None
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="oh-stack-"))
         self.roles = {name: Role(name, list(ROLES[name])) for name in roles}
         self.people: dict[str, Person] = {}
@@ -414,8 +438,18 @@ class Stack:
 
     def _launch(self, role: Role) -> None:
         fd = self.listener.fileno()
-        arguments = [*role.arguments, *(["--fd", str(fd)] if role.arguments[0] == "run_web" else [])]
-        command = [sys.executable, "-c", _DIE_WITH_US, sys.executable, str(ROOT / "manage.py"), *arguments]
+        arguments = [
+            *role.arguments,
+            *(["--fd", str(fd)] if role.arguments[0] == "run_web" else []),
+        ]
+        command = [
+            sys.executable,
+            "-c",
+            _DIE_WITH_US,
+            sys.executable,
+            str(ROOT / "manage.py"),
+            *arguments,
+        ]
         with (self.folder / "logs" / f"{role.name}.log").open("ab") as log:
             role.process = subprocess.Popen(
                 command,
@@ -474,12 +508,16 @@ class Stack:
             return None
         pid = int(rows[0]["owner"].split(":")[-2])
         with self._lock:
-            return next((r.name for r in self.roles.values() if r.process and r.process.pid == pid), None)
+            return next(
+                (r.name for r in self.roles.values() if r.process and r.process.pid == pid), None
+            )
 
     # --- Looking and acting beside the roles ---
 
     def sql(self, query: str, *arguments: Any) -> list[dict[str, Any]]:
-        with psycopg.connect(self.services.database_url, autocommit=True, row_factory=dict_row) as connection:
+        with psycopg.connect(
+            self.services.database_url, autocommit=True, row_factory=dict_row
+        ) as connection:
             cursor = connection.execute(query, arguments)
             return cursor.fetchall() if cursor.description else []
 
@@ -487,7 +525,13 @@ class Stack:
         """Run code as a process of the server would run; what it printed."""
         command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
         done = subprocess.run(
-            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False, timeout=120
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout

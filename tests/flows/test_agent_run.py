@@ -72,9 +72,18 @@ def test_a_request_is_carried_out_and_our_log_is_the_engines(talk):
         and event["payload"]["observation"]["kind"] == "TerminalObservation"
     ]
     assert "hello from here" in output
-    assert "hello.py" in [entry["name"] for entry in talk.owner.get(f"{talk.path}/files")["entries"]]
-    assert "hello.py" in [item["path"] for item in talk.owner.get(f"{talk.path}/git/changes")["items"]]
-    figure("an agent runs", engine_events=count, differences=0, **{f"seconds_to_{k}": v for k, v in seconds.items()})
+    assert "hello.py" in [
+        entry["name"] for entry in talk.owner.get(f"{talk.path}/files")["entries"]
+    ]
+    assert "hello.py" in [
+        item["path"] for item in talk.owner.get(f"{talk.path}/git/changes")["items"]
+    ]
+    figure(
+        "an agent runs",
+        engine_events=count,
+        differences=0,
+        **{f"seconds_to_{k}": v for k, v in seconds.items()},
+    )
 
 
 def test_for_a_stranger_there_is_no_such_conversation(stack, talk):
@@ -84,7 +93,9 @@ def test_for_a_stranger_there_is_no_such_conversation(stack, talk):
 
     assert len(answers) >= 16
     assert {answer.status_code for answer in answers.values()} == {404}
-    assert not any(secret in answer.text or talk.id.hex in answer.text for answer in answers.values())
+    assert not any(
+        secret in answer.text or talk.id.hex in answer.text for answer in answers.values()
+    )
     assert stranger.get("conversations")["items"] == []
     with stranger.socket(talk.id) as socket, pytest.raises(ConnectionClosed) as closed:
         socket.recv(timeout=10)
@@ -109,7 +120,11 @@ def test_stop_ends_a_long_command_and_resume_goes_on(talk):
     talk.wait_status("finished", after=before)
 
     assert seconds < 8
-    outputs = [e["payload"]["observation"] for e in talk.events(after=said["seq"]) if e["kind"] == "ObservationEvent"]
+    outputs = [
+        e["payload"]["observation"]
+        for e in talk.events(after=said["seq"])
+        if e["kind"] == "ObservationEvent"
+    ]
     assert any("went on" in json.dumps(output) for output in outputs)
     talk.compare_logs()
     figure("stop", seconds_to_paused=seconds)
@@ -162,7 +177,9 @@ def test_deleting_removes_the_process_and_its_files(talk):
     assert not folder.exists()
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     for table in ("event", "lease", "outgoingmessage", "starttask"):
-        assert not talk.stack.sql(f"SELECT 1 FROM conversations_{table} WHERE conversation_id = %s", talk.id)
+        assert not talk.stack.sql(
+            f"SELECT 1 FROM conversations_{table} WHERE conversation_id = %s", talk.id
+        )
     assert not talk.stack.sql("SELECT 1 FROM conversations_sandbox WHERE id = %s", row["id"])
 
 

@@ -24,7 +24,9 @@ def ask(talk: Talk, script: str) -> dict:
     """Say something and wait for the question that it leads to."""
     said = talk.say(script)
     return talk.wait(
-        lambda record: record["execution_status"] == WAITING and (record["asked_seq"] or 0) > said["seq"]
+        lambda record: (
+            record["execution_status"] == WAITING and (record["asked_seq"] or 0) > said["seq"]
+        )
     )
 
 
@@ -33,7 +35,11 @@ def workspace(talk: Talk) -> Path:
 
 
 def rejections(talk: Talk) -> list[str]:
-    return [e["payload"]["rejection_reason"] for e in talk.events() if e["kind"] == "UserRejectObservation"]
+    return [
+        e["payload"]["rejection_reason"]
+        for e in talk.events()
+        if e["kind"] == "UserRejectObservation"
+    ]
 
 
 def test_messages_wait_and_approve_nothing_and_a_double_click_approves_once(talk):
@@ -52,7 +58,9 @@ def test_messages_wait_and_approve_nothing_and_a_double_click_approves_once(talk
         click.start()
     for click in clicks:
         click.join()
-    talk.wait(lambda record: record["execution_status"] == "finished" and len(talk.deliveries()) == 2)
+    talk.wait(
+        lambda record: record["execution_status"] == "finished" and len(talk.deliveries()) == 2
+    )
 
     assert (len(held), approved) == (1, False)
     assert Counter(answers) == {202: 1, 409: 4}
@@ -92,8 +100,9 @@ def test_a_second_message_right_behind_the_first_is_no_approval(talk):
         assert len(talk.deliveries()) == before + 1
         talk.post("confirmation", accept=True, asked_seq=record["asked_seq"])
         talk.wait(
-            lambda record, before=before: record["execution_status"] == "finished"
-            and len(talk.deliveries()) == before + 2
+            lambda record, before=before: (
+                record["execution_status"] == "finished" and len(talk.deliveries()) == before + 2
+            )
         )
         assert (workspace(talk) / name).exists()
     figure("messages behind a message", tries=3, implicit_approvals=0)
@@ -112,7 +121,9 @@ def test_a_yes_after_a_restart_of_the_engine_makes_the_agent_ask_again(talk):
     seconds = round(time.monotonic() - died, 1)
     talk.post("confirmation", accept=True, asked_seq=back["asked_seq"])
     again = talk.wait(
-        lambda record: record["execution_status"] == WAITING and (record["asked_seq"] or 0) > back["asked_seq"]
+        lambda record: (
+            record["execution_status"] == WAITING and (record["asked_seq"] or 0) > back["asked_seq"]
+        )
     )
     exists_before = (workspace(talk) / "three.txt").exists()
     talk.post("confirmation", accept=True, asked_seq=again["asked_seq"])
@@ -122,8 +133,14 @@ def test_a_yes_after_a_restart_of_the_engine_makes_the_agent_ask_again(talk):
     assert not exists_before
     assert (workspace(talk) / "three.txt").exists()
     assert "restarted" in rejections(talk)[-1]
-    assert [event["kind"] for event in talk.events(after=record["last_seq"])].count("SandboxNotice") == 1
+    assert [event["kind"] for event in talk.events(after=record["last_seq"])].count(
+        "SandboxNotice"
+    ) == 1
     talk.compare_logs()
     messages = [text for text in talk.deliveries() if text == script]
     assert len(messages) == 1
-    figure("engine killed while it waits", seconds_to_notice=round(noticed, 2), seconds_to_ask_again=seconds)
+    figure(
+        "engine killed while it waits",
+        seconds_to_notice=round(noticed, 2),
+        seconds_to_ask_again=seconds,
+    )

@@ -36,7 +36,9 @@ def test_tokens_and_cost_are_the_sums_of_what_the_model_said(talk):
     talk.do("!usage 1000 50 400\n!run echo hi\n!usage 2000 60\n!finish Done.")
 
     cost, tokens = spent(talk)
-    calls = talk.stack.sql("SELECT * FROM billing_modelcall WHERE conversation_id = %s ORDER BY id", talk.id)
+    calls = talk.stack.sql(
+        "SELECT * FROM billing_modelcall WHERE conversation_id = %s ORDER BY id", talk.id
+    )
     expected = 600 * 3 + 400 * 0.3 + 50 * 15 + 2000 * 3 + 60 * 15
     assert tokens == {"prompt": 3000, "completion": 110, "cached": 400}
     assert cost == expected == sum(call["cost_micros"] for call in calls)
@@ -49,7 +51,11 @@ def test_a_refused_key_is_said_plainly_and_a_retry_goes_on(talk):
     said = talk.say("!fail 401 1 No such key\n!run echo after all\n!finish Done.")
     talk.wait_run(said["seq"])
     record = talk.wait_status("error")
-    errors = [e["payload"] for e in talk.events(after=said["seq"]) if e["kind"] == "ConversationErrorEvent"]
+    errors = [
+        e["payload"]
+        for e in talk.events(after=said["seq"])
+        if e["kind"] == "ConversationErrorEvent"
+    ]
 
     talk.post("resume")
     talk.wait_status("finished", after=record["last_seq"])
@@ -70,14 +76,20 @@ def test_a_passing_failure_of_the_model_is_not_seen(talk, failure):
     talk.wait_status("finished", "error")
 
     events = talk.events(after=said["seq"])
-    assert f"survived {failure}" in json.dumps([e for e in events if e["kind"] == "ObservationEvent"])
+    assert f"survived {failure}" in json.dumps(
+        [e for e in events if e["kind"] == "ObservationEvent"]
+    )
     assert not [e for e in events if e["kind"] == "ConversationErrorEvent"]
 
 
 def test_the_upstream_key_never_reaches_the_sandbox(talk):
     row = talk.sandbox()
-    found = talk.engine().execute(f"grep -rlF {KEY} {row['handle']['dir']} || true", cwd=row["workspace"])
-    environment = talk.engine().execute("tr '\\0' '\\n' < /proc/$PPID/environ", cwd=row["workspace"])
+    found = talk.engine().execute(
+        f"grep -rlF {KEY} {row['handle']['dir']} || true", cwd=row["workspace"]
+    )
+    environment = talk.engine().execute(
+        "tr '\\0' '\\n' < /proc/$PPID/environ", cwd=row["workspace"]
+    )
 
     hits = [line for line in found.stdout.splitlines() if "bash_events" not in line]
     assert hits == []
