@@ -69,7 +69,7 @@ MIDDLEWARE = [
     "openhands_site.middleware.errors.ProblemDetails",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "accounts.session_gate.SessionUserMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
     "openhands_site.middleware.acting.Acting",
     "openhands_site.middleware.maintenance.MaintenanceMode",
     "openhands_site.middleware.rate_limits.RateLimits",
