@@ -71,7 +71,7 @@ def requeue_lost_work(timestamp: int) -> None:
     services.requeue_lost_work()
 
 
-@app.periodic(cron="* * * * * */5")
+@app.periodic(cron="* * * * * */2")
 @app.task(name="conversations.tasks.retry_stalled_jobs", queueing_lock="retry_stalled_jobs")
 async def retry_stalled_jobs(timestamp: int) -> None:
     """Jobs of workers that were killed: every job of ours is safe to do again."""

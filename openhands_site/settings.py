@@ -280,7 +280,7 @@ JSON_MAX_DEPTH = env.integer("JSON_MAX_DEPTH", 64, low=4, high=500)
 
 EVENT_MAX_BYTES = env.integer("EVENT_MAX_BYTES", 16_777_216, low=65_536)
 HUB_RING_BYTES = env.integer("HUB_RING_BYTES", 1_048_576, low=4_096)
-HUB_POLL_SECONDS = env.integer("HUB_POLL_SECONDS", 15, low=1, high=300)
+HUB_POLL_SECONDS = env.integer("HUB_POLL_SECONDS", 3, low=1, high=300)
 SOCKET_BUFFER_BYTES = env.integer("SOCKET_BUFFER_BYTES", 1_048_576, low=4_096)
 SOCKET_RECHECK_SECONDS = env.integer("SOCKET_RECHECK_SECONDS", 30, low=1, high=60)
 SOCKET_PING_SECONDS = env.integer("SOCKET_PING_SECONDS", 20, low=1, high=45)
