@@ -1,0 +1,195 @@
+"""Writers to be killed: they append to logs by the services that web, worker and manager use.
+
+``python -m tests.chaos.writer`` loads Django once and forks a writer for each plan that it reads, a JSON object
+a line, so that starting one again costs nothing. It answers with the writer's process id. A writer notes what was
+acknowledged in a file, after the service has returned; when it has done everything, it makes ``<file>.done``.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+NAME = uuid5(NAMESPACE_URL, "chaos")
+WINDOW = 8
+"""How far a sender's events are shuffled."""
+
+
+def event_id(conversation: str, sender: str, number: int) -> str:
+    return str(uuid5(NAME, f"{conversation} {sender} {number}"))
+
+
+def order_of(sender: str, count: int) -> list[int]:
+    """The order in which a sender sends its events: shuffled within windows, the same in every life."""
+    dice, numbers = random.Random(sender), list(range(count))
+    for start in range(0, count, WINDOW):
+        window = numbers[start : start + WINDOW]
+        dice.shuffle(window)
+        numbers[start : start + WINDOW] = window
+    return numbers
+
+
+class Notes:
+    """What was acknowledged, a line each: a single write that survives the writer's death."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def add(self, sender: str, number: int, seq: int | None) -> None:
+        os.write(self._file, f"{sender} {number} {'' if seq is None else seq}\n".encode())
+
+    def known(self) -> dict[str, set[int]]:
+        """Numbers that were acknowledged already, by sender."""
+        found: dict[str, set[int]] = {}
+        for line in self.path.read_text().splitlines():
+            sender, number, *_ = line.split(" ")
+            found.setdefault(sender, set()).add(int(number))
+        return found
+
+    def finish(self) -> None:
+        self.path.with_suffix(".done").touch()
+
+
+def write(plan: dict[str, Any]) -> None:
+    """Carry a plan out; what fails because the database is away is tried again."""
+    notes = Notes(Path(plan["notes"]))
+    (_post if plan["kind"] == "messages" else _ingest)(plan, notes, random.Random())
+    notes.finish()
+
+
+def patiently(function: Callable[..., Any], **arguments: Any) -> Any:
+    from django.db import DatabaseError, InterfaceError, connections
+    from psycopg_pool import PoolTimeout
+
+    while True:
+        try:
+            return function(**arguments)
+        except (DatabaseError, InterfaceError, PoolTimeout):
+            connections.close_all()
+            time.sleep(0.2)
+
+
+def _post(plan: dict[str, Any], notes: Notes, dice: random.Random) -> None:
+    """As web does: messages of several senders in turn, now and then one again."""
+    from conversations import services
+
+    conversation, known = plan["conversation"], notes.known()
+
+    def post(sender: str, number: int) -> None:
+        if plan.get("acks_first"):  # the control: what must not be done
+            notes.add(sender, number, None)
+            if number == plan["dies_at"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+        event = patiently(
+            services.post_message,
+            conversation_id=UUID(conversation),
+            text=f"{sender} {number}",
+            message_id=event_id(conversation, sender, number),
+        )
+        notes.add(sender, number, event.seq)
+        if plan.get("pushes"):  # the other control
+            _push(event.seq)
+
+    orders = {sender: order_of(sender, plan["count"]) for sender in plan["senders"]}
+    for turn in range(plan["count"]):
+        for sender, order in orders.items():
+            is_known = order[turn] in known.get(sender, ())
+            if not is_known or dice.random() < 0.03:
+                post(sender, order[turn])
+            if turn and dice.random() < 0.1:
+                post(sender, order[dice.randrange(turn)])
+
+
+def _ingest(plan: dict[str, Any], notes: Notes, dice: random.Random) -> None:
+    """As managers do: frames under a lease that another one takes over, in batches that overlap or are torn."""
+    from conversations import services
+    from conversations.agent.payloads import Durable, parse_event
+    from conversations.models import Conversation
+
+    key, [sender] = UUID(plan["conversation"]), plan["senders"]
+
+    def frame(number: int) -> Durable:
+        body = {"id": event_id(str(key), sender, number), "kind": "Step", "source": "agent", "number": number}
+        return Durable(number, parse_event(json.dumps(body).encode(), seq=number))
+
+    generation = None
+    while (stored := patiently(Conversation.objects.get, pk=key).engine_seq) < plan["count"] - 1:
+        if generation is None:
+            generation = patiently(_take_over, key=key)
+        first = max(0, stored + 1 - dice.randrange(4))
+        numbers = list(range(first, min(plan["count"], first + dice.randint(1, 9))))
+        if dice.random() < 0.1:
+            dice.shuffle(numbers)
+        if dice.random() < 0.1:
+            numbers = numbers[1:]
+        try:
+            patiently(
+                services.ingest_events,
+                conversation_id=key,
+                generation=generation,
+                frames=[frame(number) for number in numbers],
+            )
+        except services.StaleLease:
+            generation = None
+            time.sleep(dice.uniform(0.2, 0.6))
+        except services.LogGap:
+            pass
+        else:
+            for number in numbers:
+                notes.add(sender, number, None)
+            time.sleep(0.01)
+
+
+def _take_over(*, key: UUID) -> int:
+    from django.db import transaction
+
+    from conversations.models import Lease
+
+    with transaction.atomic():
+        lease = Lease.objects.select_for_update().get(conversation_id=key)
+        lease.generation += 1
+        lease.owner = f"writer:{os.getpid()}"
+        lease.save()
+    return lease.generation
+
+
+def _push(seq: int) -> None:
+    import redis
+    from django.conf import settings
+
+    try:
+        with redis.Redis.from_url(settings.REDIS_URL) as client:
+            client.publish("pushed", str(seq))
+    except redis.RedisError:
+        pass
+
+
+def main() -> None:
+    import django
+
+    django.setup()
+    from conversations import services  # noqa: F401 - loaded once for all
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            try:
+                write(json.loads(line))
+            except BaseException:  # noqa: BLE001 - told to whoever reads the log, then it is over
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        print(pid, flush=True)
+
+
+if __name__ == "__main__":
+    main()
