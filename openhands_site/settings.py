@@ -155,10 +155,7 @@ SILENCED_SYSTEM_CHECKS = [
     "auth.W004",  # the e-mail is unique in any case, by a constraint
     "security.W008",  # SECURE_SSL_REDIRECT follows TRUST_X_FORWARDED_PROTO; else the proxy redirects
 ]
-AUTHENTICATION_BACKENDS = [
-    "accounts.authentication.EmailBackend",
-    "accounts.oidc.backend.ProviderBackend",
-]
+AUTHENTICATION_BACKENDS = ["accounts.authentication.EmailBackend"]
 PASSWORD_HASHERS = [
     "django.contrib.auth.hashers.Argon2PasswordHasher",
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",
