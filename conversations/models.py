@@ -322,6 +322,11 @@ class Sandbox(models.Model):
     def __str__(self) -> str:
         return f"{self.provider} sandbox {self.pk}"
 
+    SEALED_AS: ClassVar[dict[str, str]] = {
+        "sealed_session_key": "sandbox.session:{pk}",
+        "sealed_secret_key": "sandbox.secret:{pk}",
+    }
+
     def session_key(self) -> str:
         """What opens this sandbox's engine, and nothing else."""
         return crypto.open_sealed(self.sealed_session_key, bound_to=f"sandbox.session:{self.pk}")
