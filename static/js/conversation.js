@@ -542,9 +542,10 @@ $("[data-rename]")?.addEventListener("click", () => {
     }
   };
   input.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") finish(true);
-    if (event.key === "Escape") finish(false);
-    if (event.key === "Enter" || event.key === "Escape") $("[data-rename]").focus();
+    if (event.key !== "Enter" && event.key !== "Escape") return;
+    event.preventDefault(); // or the same key presses the button that gets the focus
+    finish(event.key === "Enter");
+    $("[data-rename]").focus();
   });
   input.addEventListener("blur", () => finish(true));
   title.replaceChildren(input);
