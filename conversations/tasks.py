@@ -29,7 +29,7 @@ def start_conversation(conversation_id: str) -> None:
 
 @app.task(name="conversations.tasks.stop_sandbox")
 def stop_sandbox(conversation_id: str) -> None:
-    services.stop_sandbox(conversation_id=UUID(conversation_id))
+    services.stop_sandbox(conversation_id=UUID(conversation_id), unless_wanted=True)
 
 
 @app.task(

@@ -120,12 +120,12 @@ def deliver_messages(*, conversation_id: UUID) -> None:
                 message.attempts += 1
                 message.save(update_fields=["status", "engine_mark", "attempts"])
                 take_for_busy(conversation)
-            Sandbox.objects.filter(pk=sandbox.pk).update(active_at=timezone.now())
+            _want_it_running(sandbox)
         _await_follower(conversation_id, sandbox.run)
         client = AgentClient(sandbox.base_url, sandbox.session_key())
         if was_sent_before:
             _find_delivery(client, conversation, message)
-        else:
+        elif _is_mine(message):
             _send(client, conversation_id, message)
 
 
@@ -137,6 +137,19 @@ def _locked(conversation_id: UUID) -> Conversation | None:
 def _next_message(conversation_id: UUID) -> OutgoingMessage | None:
     rows = OutgoingMessage.objects.filter(conversation_id=conversation_id, status__in=OPEN_MESSAGES)
     return rows.order_by("seq").first()
+
+
+def _want_it_running(sandbox: Sandbox) -> None:
+    """Note a use, and call off a stop for idleness that is queued."""
+    Sandbox.objects.filter(pk=sandbox.pk).update(
+        desired=Sandbox.Desired.RUNNING, active_at=timezone.now()
+    )
+
+
+def _is_mine(message: OutgoingMessage) -> bool:
+    """Whether this attempt still counts: a worker that stood still is taken for dead, and replaced."""
+    mine = OutgoingMessage.objects.filter(pk=message.pk, attempts=message.attempts)
+    return mine.filter(status=OutgoingMessage.Status.SENDING).exists()
 
 
 def _must_hold(conversation: Conversation) -> bool:
@@ -290,6 +303,8 @@ def resume(*, conversation_id: UUID) -> None:
         return
     if not is_up(conversation):
         request_start(conversation, reason="resume")
+    elif conversation.sandbox is not None:
+        _want_it_running(conversation.sandbox)
     queue.run_agent(conversation_id)
 
 

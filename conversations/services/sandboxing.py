@@ -273,22 +273,29 @@ def _update(task: StartTask, **fields: object) -> None:
 # --- Down -----------------------------------------------------------------------
 
 
-def stop_sandbox(*, conversation_id: UUID) -> None:
-    """Stop a conversation's sandbox and keep its data. Safe to repeat."""
-    conversation = Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
-    if conversation is None or conversation.sandbox is None:
-        return
-    sandbox = conversation.sandbox
-    Sandbox.objects.filter(pk=sandbox.pk).update(desired=Sandbox.Desired.STOPPED)
-    if sandbox.handle:
-        get_provider(sandbox.provider).stop(sandbox.handle, grace_seconds=STOP_GRACE_SECONDS)
+def stop_sandbox(*, conversation_id: UUID, unless_wanted: bool = False) -> None:
+    """Stop a conversation's sandbox and keep its data. Safe to repeat.
+
+    ``unless_wanted``: it was idle when this was queued; nothing is done if it has come into use since.
+    """
     with transaction.atomic():
-        conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
-        Sandbox.objects.filter(pk=sandbox.pk).update(
-            observed=Sandbox.Observed.STOPPED, stopped_at=timezone.now()
-        )
+        rows = Conversation.objects.select_for_update(of=("self",)).select_related("sandbox")
+        conversation = rows.filter(pk=conversation_id).first()
+        sandbox = conversation.sandbox if conversation else None
+        if conversation is None or sandbox is None:
+            return
+        if unless_wanted and sandbox.desired != Sandbox.Desired.STOPPED:
+            return
+        # First in the books: a message that comes now asks for a start, which waits its turn behind this job.
+        # The other way round it would go to an engine that is about to end.
+        sandbox.desired, sandbox.observed = Sandbox.Desired.STOPPED, Sandbox.Observed.STOPPED
+        sandbox.stopped_at = timezone.now()
+        sandbox.save(update_fields=["desired", "observed", "stopped_at"])
         if conversation.status in (Conversation.Status.RUNNING, Conversation.Status.STARTING):
             set_status(conversation, status=Conversation.Status.STOPPED)
+    provider = get_provider(sandbox.provider)
+    if handle := sandbox.handle or provider.find(sandbox.pk):
+        provider.stop(handle, grace_seconds=STOP_GRACE_SECONDS)
 
 
 def stop_all_sandboxes() -> int:
