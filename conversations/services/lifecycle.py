@@ -155,8 +155,10 @@ def destroy_conversation(*, conversation_id: UUID) -> None:
     if conversation is None:
         return
     if sandbox := conversation.sandbox:
-        if sandbox.handle:
-            get_provider(sandbox.provider).destroy(sandbox.handle)
+        provider = get_provider(sandbox.provider)
+        # A worker that was killed between starting it and noting its handle left it to be found.
+        if handle := sandbox.handle or provider.find(sandbox.pk):
+            provider.destroy(handle)
         Sandbox.objects.filter(pk=sandbox.pk).update(
             observed=Sandbox.Observed.MISSING, stopped_at=timezone.now()
         )
