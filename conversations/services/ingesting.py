@@ -11,7 +11,7 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
-from conversations import streams
+from conversations import queue, streams
 from conversations.agent.client import AgentClient
 from conversations.agent.payloads import Durable, execution_status
 from conversations.models import (
@@ -228,6 +228,8 @@ def observe_status(*, conversation_id: UUID, generation: int, status: str) -> No
         return
     if _is_between(conversation, status) and _is_something_on_its_way(conversation):
         return
+    if status == WAITING and queue.is_queued("answer", conversation_id):
+        return  # the engine came back with a question that has its answer, only not yet there
     _take_status(conversation, status, conversation.last_seq)
     if status == WAITING:
         conversation.asked_in_run = 0  # asked in a run of before: a yes must take the long way
