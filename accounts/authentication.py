@@ -1,18 +1,23 @@
 """How a request says who it is: the session cookie, an API key, an e-mail and password."""
 
+import logging
 from importlib import import_module
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth import get_user
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import AnonymousUser
 from django.http import HttpRequest, parse_cookie
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
 
-from accounts import services
+from accounts import services, session_gate
 from accounts.models import ApiKey, User
+from accounts.oidc import providers, tokens
+from accounts.services import identity
+from openhands_site.lib.problems import Problem
+
+log = logging.getLogger(__name__)
 
 
 class EmailBackend(ModelBackend):
@@ -59,6 +64,36 @@ class ApiKeyAuthentication(authentication.BaseAuthentication):
         return 'Bearer realm="api"'
 
 
+class AccessTokenAuthentication(authentication.BaseAuthentication):
+    """``Authorization: Bearer <JWT>``: an access token of an identity provider.
+
+    Its user has what their role gives and no more; it is bound to no organization.
+    """
+
+    def authenticate(self, request: Request) -> tuple[User, dict[str, Any]] | None:
+        token = bearer_token(request.headers)
+        if token.startswith("oh_") or token.count(".") != 2:
+            return None
+        try:
+            return identity.authenticate_access_token(token)
+        except tokens.BadToken as error:
+            log.info("an access token is not believed: %s", error)
+            raise exceptions.AuthenticationFailed("This access token is not valid.") from error
+        except providers.ProviderUnavailable as error:
+            raise ProviderAway(retry_after=10) from error
+
+    def authenticate_header(self, request: Request) -> str:
+        return 'Bearer realm="api"'
+
+
+class ProviderAway(Problem):
+    """The provider's keys have not been seen yet, and it does not answer."""
+
+    status = 503
+    code = "provider-away"
+    sentence = "The identity provider does not answer, so this token cannot be checked. Try again."
+
+
 def user_of_scope(scope: dict[str, Any]) -> User | AnonymousUser:
     """Who opened a socket, as of now: by API key in a header, else by the session cookie.
 
@@ -72,14 +107,16 @@ def user_of_scope(scope: dict[str, Any]) -> User | AnonymousUser:
         }
     ):
         try:
+            if not token.startswith("oh_") and token.count(".") == 2:
+                return identity.authenticate_access_token(token)[0]
             return services.authenticate_api_key(token).user
-        except services.InvalidKey:
+        except (services.InvalidKey, tokens.BadToken, providers.ProviderUnavailable):
             return AnonymousUser()
     request = HttpRequest()
     cookies = parse_cookie(headers.get("cookie", ""))
     engine = import_module(settings.SESSION_ENGINE)
     request.session = engine.SessionStore(cookies.get(settings.SESSION_COOKIE_NAME))
-    return get_user(request)
+    return session_gate.user_of(request)
 
 
 def bearer_token(headers: Any) -> str:

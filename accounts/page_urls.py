@@ -1,10 +1,12 @@
 """Addresses of the pages of accounts."""
 
-from django.urls import path
+from django.urls import include, path
 
 from accounts import pages
 
 urlpatterns = [
+    path("", include("accounts.oidc.urls")),
+    path("", include("accounts.compat.urls")),
     path("sign-in", pages.sign_in, name="sign-in"),
     path("sign-out", pages.sign_out, name="sign-out"),
     path("setup/<str:token>", pages.setup, name="setup"),

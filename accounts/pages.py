@@ -4,7 +4,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth import authenticate, login, logout
+from django.contrib.auth import authenticate, login
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render, resolve_url
@@ -15,6 +15,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts import limits, permissions, services
 from accounts.models import ApiKey
+from accounts.oidc import pages as oidc_pages
 from openhands_site.lib.problems import Problem
 
 BACKEND = settings.AUTHENTICATION_BACKENDS[0]
@@ -31,6 +32,8 @@ SCOPE_WORDS = {
     "model_access.view": "See the model settings",
     "model_access.edit": "Change the model settings",
     "usage.view": "See tokens and cost",
+    "sessions.view": "See where you are signed in",
+    "sessions.edit": "Sign your browsers out",
 }
 
 
@@ -88,9 +91,8 @@ def _sign_in_again(
 
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponse:
-    """End the session."""
-    logout(request)
-    return redirect("sign-in")
+    """End the session, and the one at the provider that vouched for it."""
+    return oidc_pages.sign_out(request)
 
 
 @sensitive_post_parameters("password")

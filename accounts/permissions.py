@@ -14,6 +14,8 @@ from rest_framework.request import Request
 from accounts.models import Membership
 from openhands_site.lib.problems import Problem
 
+OWN = {"sessions.view", "sessions.edit"}
+"""What everybody may do with what is theirs."""
 READING = {"conversations.view", "files.view", "usage.view", "model_access.view", "account.view"}
 WORKING = READING | {
     "conversations.create",
@@ -25,12 +27,12 @@ WORKING = READING | {
     "api_keys.edit",
 }
 ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
-    Membership.Role.OWNER: frozenset(WORKING),
-    Membership.Role.ADMIN: frozenset(WORKING),
-    Membership.Role.MEMBER: frozenset(WORKING),
-    Membership.Role.BILLING: frozenset({"usage.view", "account.view", "api_keys.view"}),
-    Membership.Role.AUDITOR: frozenset({"usage.view", "account.view", "api_keys.view"}),
-    Membership.Role.VIEWER: frozenset(READING),
+    Membership.Role.OWNER: frozenset(WORKING | OWN),
+    Membership.Role.ADMIN: frozenset(WORKING | OWN),
+    Membership.Role.MEMBER: frozenset(WORKING | OWN),
+    Membership.Role.BILLING: frozenset({"usage.view", "account.view", "api_keys.view"} | OWN),
+    Membership.Role.AUDITOR: frozenset({"usage.view", "account.view", "api_keys.view"} | OWN),
+    Membership.Role.VIEWER: frozenset(READING | OWN),
 }
 PERMISSIONS = frozenset().union(*ROLE_PERMISSIONS.values())
 PUBLIC = "public"
@@ -96,6 +98,8 @@ class HasPermission(BasePermission):
 
     def has_object_permission(self, request: Request, view: Any, obj: Any) -> bool:
         name = permission_of(view)
+        if getattr(obj, "is_personal", False):  # nobody's but its user's, in whatever organization
+            return bool(obj.user_id == request.user.pk)
         if name not in (None, PUBLIC):
             require(request.user, obj.organization_id, name)
         return True

@@ -54,6 +54,7 @@ class ConversationConsumer(AsyncWebsocketConsumer):
         user = user_of_scope(self.scope)
         if not user.is_authenticated:
             return CLOSE_UNAUTHENTICATED
+        self.user_id = user.pk
         found = Conversation.objects.visible_to(user).filter(pk=self.conversation_id).first()
         if found is None or self.permission not in permissions_in(user, found.organization_id):
             return CLOSE_NOT_FOUND
@@ -79,16 +80,25 @@ class ConversationConsumer(AsyncWebsocketConsumer):
         await self.close(code)
 
     async def _keep(self) -> None:
-        """Ping, and look again whether this person may still watch."""
-        while True:
-            await asyncio.sleep(min(settings.SOCKET_PING_SECONDS, settings.SOCKET_RECHECK_SECONDS))
-            await self.send(text_data='{"type":"ping"}')
-            with contextlib.suppress(Exception):  # the database away: ask again in the next round
-                if await in_thread(self._refusal):
-                    if self.sending:
-                        self.sending.cancel()
-                    await self.close(CLOSE_GONE)
-                    return
+        """Ping, and look again whether this person may still watch: now and then, and at once when told."""
+        pause = min(settings.SOCKET_PING_SECONDS, settings.SOCKET_RECHECK_SECONDS)
+        async with streams.hub().watch_access(self.user_id) as woken:
+            woken.set()  # listening began after the first look: what changed in between was not heard
+            while True:
+                try:
+                    async with asyncio.timeout(pause):
+                        await woken.wait()
+                except TimeoutError:
+                    await self.send(text_data='{"type":"ping"}')
+                woken.clear()
+                with contextlib.suppress(
+                    Exception
+                ):  # the database away: ask again in the next round
+                    if await in_thread(self._refusal):
+                        if self.sending:
+                            self.sending.cancel()
+                        await self.close(CLOSE_GONE)
+                        return
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Whatever a client says here is ignored: commands go by REST."""

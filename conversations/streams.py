@@ -20,6 +20,7 @@ from channels.layers import get_channel_layer
 from django.conf import settings
 from django.db import connections, transaction
 
+from accounts.services.sessions import access_group
 from conversations.models import Conversation, Event
 from conversations.records import record_of
 from openhands_site.lib.api import dumps
@@ -255,8 +256,11 @@ class Hub:
     def __init__(self) -> None:
         self.feeds: dict[UUID, Feed] = {}
         self._starting: dict[UUID, asyncio.Task] = {}
+        self._watchers: dict[UUID, set[asyncio.Event]] = {}
+        self._unheard: set[UUID] = set()
         self._layer = get_channel_layer()
         self._channel = ""
+        self._opening = asyncio.Lock()
         self._has_channel = asyncio.Event()
         self._tasks: list[asyncio.Task] = []
 
@@ -277,6 +281,32 @@ class Hub:
             feed.subscriptions.discard(subscription)
             if not feed.subscriptions:
                 await self._drop(feed)
+
+    @contextlib.asynccontextmanager
+    async def watch_access(self, user_id: UUID) -> AsyncIterator[asyncio.Event]:
+        """An event that is set whenever what this user may do could have changed: session, key, role."""
+        await self._ensure_running()
+        woken = asyncio.Event()
+        self._watchers.setdefault(user_id, set()).add(woken)
+        await self._hear_of(user_id)
+        try:
+            yield woken
+        finally:
+            watchers = self._watchers.get(user_id, set())
+            watchers.discard(woken)
+            if not watchers:
+                self._watchers.pop(user_id, None)
+                self._unheard.discard(user_id)
+                with contextlib.suppress(Exception):
+                    await self._layer.group_discard(access_group(user_id), self._channel)
+                if user_id in self._watchers:  # another socket came while we left
+                    await self._hear_of(user_id)
+
+    async def _hear_of(self, user_id: UUID) -> None:
+        if await self._join(access_group(user_id)):
+            self._unheard.discard(user_id)
+        else:
+            self._unheard.add(user_id)
 
     async def _feed(self, conversation_id: UUID) -> Feed:
         """The conversation's feed, made once however many sockets ask at the same time."""
@@ -311,16 +341,21 @@ class Hub:
 
     async def _listen(self, feed: Feed) -> None:
         """Ask for the feed's wake-ups. Without Redis the poll carries on alone, and tries again."""
+        if await self._join(group_for(feed.conversation_id)):
+            feed.is_subscribed = True
+
+    async def _join(self, group: str) -> bool:
         try:
             async with asyncio.timeout(2):
-                if not self._channel:
-                    self._channel = await self._layer.new_channel("hub")
-                    self._has_channel.set()
-                await self._layer.group_add(group_for(feed.conversation_id), self._channel)
+                async with self._opening:  # or two that begin at once listen on two channels
+                    if not self._channel:
+                        self._channel = await self._layer.new_channel("hub")
+                        self._has_channel.set()
+                await self._layer.group_add(group, self._channel)
         except Exception as error:  # noqa: BLE001 - Redis away, in whatever way
             log.warning("no wake-ups for now: %s", type(error).__name__)
-        else:
-            feed.is_subscribed = True
+            return False
+        return True
 
     async def _ensure_running(self) -> None:
         if not self._tasks:
@@ -334,6 +369,10 @@ class Hub:
         while True:
             try:
                 message = await self._layer.receive(self._channel)
+                if message["type"] == "access.changed":
+                    for woken in self._watchers.get(UUID(message["user"]), ()):
+                        woken.set()
+                    continue
                 feed = self.feeds.get(UUID(message["conversation"]))
             except Exception:  # noqa: BLE001 - the layer is reconnecting, or a message is not ours
                 await asyncio.sleep(0.2)
@@ -357,6 +396,8 @@ class Hub:
                     await self._drop(feed)  # whoever asked for it went away before it had started
                 elif not feed.is_subscribed:
                     await self._listen(feed)
+            for user_id in list(self._unheard):
+                await self._hear_of(user_id)
             known = {key: (feed.seq, feed.updated_at) for key, feed in feeds.items()}
             with contextlib.suppress(Exception):  # the database away: the next round asks again
                 for conversation_id in await run_in_thread(read_moved, known):

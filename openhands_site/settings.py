@@ -69,7 +69,7 @@ MIDDLEWARE = [
     "openhands_site.middleware.errors.ProblemDetails",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "accounts.session_gate.SessionUserMiddleware",
     "openhands_site.middleware.acting.Acting",
     "openhands_site.middleware.maintenance.MaintenanceMode",
     "openhands_site.middleware.rate_limits.RateLimits",
@@ -155,7 +155,10 @@ SILENCED_SYSTEM_CHECKS = [
     "auth.W004",  # the e-mail is unique in any case, by a constraint
     "security.W008",  # SECURE_SSL_REDIRECT follows TRUST_X_FORWARDED_PROTO; else the proxy redirects
 ]
-AUTHENTICATION_BACKENDS = ["accounts.authentication.EmailBackend"]
+AUTHENTICATION_BACKENDS = [
+    "accounts.authentication.EmailBackend",
+    "accounts.oidc.backend.ProviderBackend",
+]
 PASSWORD_HASHERS = [
     "django.contrib.auth.hashers.Argon2PasswordHasher",
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",
@@ -175,6 +178,33 @@ SETUP_LINK_SECONDS = env.integer("SETUP_LINK_SECONDS", 24 * 3_600, low=60)
 API_KEY_MAX_DAYS = env.integer("API_KEY_MAX_DAYS", 365, low=1)
 API_KEYS_PER_USER = env.integer("API_KEYS_PER_USER", 100, low=1)
 """Usable API keys that one user may have."""
+OIDC_TIMEOUT_SECONDS = env.integer("OIDC_TIMEOUT_SECONDS", 5, low=1, high=30)
+OIDC_GRACE_SECONDS = env.integer("OIDC_GRACE_SECONDS", 3_600, low=600)
+"""How long a provider may be away before the sessions it vouched for pause."""
+_keycloak = {
+    "slug": "keycloak",
+    "kind": "keycloak",
+    "name": env.text("KEYCLOAK_NAME", "Keycloak"),
+    "issuer": env.http_url("KEYCLOAK_ISSUER", ""),
+    "client_id": env.text("KEYCLOAK_CLIENT_ID", ""),
+    "client_secret": env.text("KEYCLOAK_CLIENT_SECRET", ""),
+    "audience": env.text("KEYCLOAK_AUDIENCE", ""),
+    "bearer_clients": env.listing("KEYCLOAK_BEARER_CLIENTS", []),
+}
+_generic = {
+    "slug": "oidc",
+    "kind": "generic",
+    "name": env.text("OIDC_NAME", "Single sign-on"),
+    "issuer": env.text("OIDC_ISSUER", ""),  # as its tokens say it: a slash at its end counts
+    "client_id": env.text("OIDC_CLIENT_ID", ""),
+    "client_secret": env.text("OIDC_CLIENT_SECRET", ""),
+}
+OIDC_PRESETS: list[dict[str, Any]] = [
+    preset for preset in (_keycloak, _generic) if preset["issuer"]
+]
+"""Identity providers of the environment; further ones are rows of the admin desk."""
+TERMS_VERSION: str = env.text("TERMS_VERSION", "")
+"""The terms of service that people must have accepted; empty for none."""
 
 # --- PostgreSQL and Redis -------------------------------------------------------
 
@@ -233,6 +263,7 @@ PROCRASTINATE_WORKER_DEFAULTS = {
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
+        "accounts.authentication.AccessTokenAuthentication",
         "accounts.authentication.ApiKeyAuthentication",
         "accounts.authentication.SessionAuthentication",
     ],
@@ -261,6 +292,7 @@ SPECTACULAR_SETTINGS = {
         "openhands_site.openapi.add_problems",
     ],
     "ENUM_NAME_OVERRIDES": {
+        "MembershipRole": "accounts.models.Membership.Role",
         "ConversationStatus": "conversations.models.Conversation.Status",
         "ExecutionStatus": "conversations.models.Conversation.ExecutionStatus",
     },

@@ -34,3 +34,25 @@ class SessionScheme(OpenApiAuthenticationExtension):
             "description": "The session of the pages; unsafe requests also need `X-XSRF-TOKEN`. "
             "Under HTTPS the name begins with `__Host-`.",
         }
+
+
+class AccessTokenScheme(OpenApiAuthenticationExtension):
+    """An access token of an identity provider."""
+
+    target_class = "accounts.authentication.AccessTokenAuthentication"
+    name = "accessToken"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
+        return {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT",
+            "description": "An access token of a configured identity provider (Keycloak, say).",
+        }
+
+
+class SessionWithoutTokenScheme(SessionScheme):
+    """The cookie alone, where nothing is changed."""
+
+    target_class = "accounts.compat.views.WithoutCsrf"
+    name = "sessionAlone"

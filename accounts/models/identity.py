@@ -154,6 +154,9 @@ class UserSession(models.Model):
     ended_at = models.DateTimeField(null=True)
     end_reason = models.CharField(max_length=40, blank=True)
 
+    is_personal = True
+    """Belongs to its user, and to no organization."""
+
     objects = UserSessionQuerySet.as_manager()
 
     class Meta:

@@ -223,7 +223,10 @@ def _note_use(key: ApiKey) -> None:
 
 def revoke_api_key(*, key: ApiKey) -> None:
     """End a key now. Safe to repeat: the first time stays."""
+    from accounts.services import sessions
+
     ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now())
+    sessions.announce_access_change(user_id=key.user_id)
 
 
 def revoke_api_keys(*, keys: Iterable[ApiKey]) -> int:
@@ -244,12 +247,16 @@ def find_user(*, email: str) -> User:
 def suspend_user(*, user: User) -> None:
     """Keep somebody out: no sign-in, no key works, open sessions end. Safe to repeat.
 
-    Sessions need no clean-up: each request asks whether its user is active. Raises ``LastAdministrator``.
+    Open sockets are woken to ask whether they may go on. Raises ``LastAdministrator``.
     """
+    from accounts.services import sessions
+
     others = User.objects.select_for_update().filter(is_superuser=True, is_active=True)
     if user.is_superuser and not others.exclude(pk=user.pk).exists():
         raise LastAdministrator
     User.objects.filter(pk=user.pk).update(is_active=False)
+    sessions.end_sessions(user=user, reason="suspended")
+    sessions.announce_access_change(user_id=user.pk)
 
 
 def activate_user(*, user: User) -> None:

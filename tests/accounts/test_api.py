@@ -8,7 +8,7 @@ from django.utils.dateparse import parse_datetime
 
 from accounts import services
 from accounts.models import ApiKey, Membership, Organization
-from accounts.permissions import ROLE_PERMISSIONS, WORKING
+from accounts.permissions import ROLE_PERMISSIONS
 from tests.conftest import key_client
 
 PASSWORD = "correct horse battery"
@@ -37,7 +37,7 @@ class TestMe:
                     "name": "Alice",
                     "role": "owner",
                     "is_personal": True,
-                    "permissions": sorted(WORKING),
+                    "permissions": sorted(ROLE_PERMISSIONS["owner"]),
                 },
                 {
                     "id": str(team.pk),
@@ -74,7 +74,7 @@ class TestMe:
         client.force_login(alice)
         client.get("/api/v1/users/me")
 
-        with django_assert_num_queries(2):  # the user of the session, the memberships
+        with django_assert_num_queries(3):  # the session, its user, the memberships
             client.get("/api/v1/users/me")
 
     def test_nobody_is_401_and_says_how(self, client, db):
@@ -290,7 +290,7 @@ class TestSession:
         assert browser.get("/api/v1/users/me").json() == response.json()
 
     def test_sign_in_answers_in_full_like_me(self, browser, alice):
-        assert self.sign_in(browser).json()["organizations"][0]["permissions"] == sorted(WORKING)
+        assert self.sign_in(browser).json()["organizations"][0]["permissions"] == sorted(ROLE_PERMISSIONS["owner"])
 
     @pytest.mark.parametrize(
         ("email", "password"),

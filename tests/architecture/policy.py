@@ -7,6 +7,7 @@ A route without a row fails the build, and so does a row without a route. A row 
 - ``staff``: the admin desk, with Django's permission of each model on top;
 - ``gateway-token``: the short-lived token of one conversation;
 - ``metrics-token``: the holder of ``METRICS_TOKEN``;
+- ``logout-token``: an identity provider, by a logout token that it signed;
 - ``setup-token``: the holder of an unused setup link.
 
 ``ANY`` stands for every method.
@@ -29,6 +30,16 @@ POLICY: dict[str, str] = {
     "POST /api/v1/api-keys": "api_keys.edit",
     "GET /api/v1/api-keys/{id}": "api_keys.view",
     "DELETE /api/v1/api-keys/{id}": "api_keys.edit",
+    "GET /api/v1/sessions": "sessions.view",
+    "GET /api/v1/sessions/{id}": "sessions.view",
+    "DELETE /api/v1/sessions/{id}": "sessions.edit",
+    "POST /api/v1/sessions/sign-out-everywhere": "sessions.edit",
+    "POST /api/authenticate": "public",
+    "POST /api/logout": "public",
+    "POST /api/accept_tos": "account.view",
+    "POST /api/email": "account.view",
+    "PUT /api/email/verify": "account.view",
+    "GET /api/email/verified": "public",
     # conversations
     "GET /api/v1/conversations": "conversations.view",
     "POST /api/v1/conversations": "conversations.create",
@@ -57,6 +68,19 @@ POLICY: dict[str, str] = {
     "POST /api/llm/v1/chat/completions": "gateway-token",
     "GET /api/llm/v1/models": "gateway-token",
     # Pages
+    "GET /oidc/{slug}/sign-in": "public",
+    "GET /oidc/{slug}/callback": "public",
+    "POST /oidc/{slug}/back-channel-logout": "logout-token",
+    "GET /oauth/keycloak/callback": "public",
+    "GET /oauth/keycloak/offline/callback": "public",
+    "GET /oauth/github/callback": "public",
+    "GET /accept-tos": "signed-in",
+    "POST /accept-tos": "signed-in",
+    "GET /settings/email/{link}": "signed-in",
+    "GET /settings/sign-in": "signed-in",
+    "POST /settings/sign-in/{slug}/connect": "signed-in",
+    "POST /settings/sign-in/{slug}/disconnect": "signed-in",
+    "POST /settings/sessions/{session_id}/end": "signed-in",
     "GET /sign-in": "public",
     "POST /sign-in": "public",
     "POST /sign-out": "public",
@@ -73,4 +97,7 @@ POLICY: dict[str, str] = {
     "GET /conversations/{conversation_id}": "signed-in",
     "POST /conversations/{conversation_id}/{action}": "signed-in",
 }
-WORDS = {"public", "signed-in", "staff", "gateway-token", "metrics-token", "setup-token"}
+WORDS = {
+    *("public", "signed-in", "staff", "gateway-token", "metrics-token", "setup-token"),
+    "logout-token",
+}

@@ -11,7 +11,7 @@ from django.db import transaction
 from rest_framework.test import APIClient
 
 from accounts import services
-from accounts.models import Membership, Organization
+from accounts.models import Membership, Organization, UserSession
 from accounts.permissions import PERMISSIONS, ROLE_PERMISSIONS
 from conversations.models import Conversation
 from tests.architecture.policy import POLICY
@@ -29,6 +29,7 @@ BODIES = {
         "model": "m",
     },
     "POST /api/v1/settings/model-access/test": {},
+    "POST /api/v1/sessions/sign-out-everywhere": {},
 }
 """A good body for each unsafe row without an object; those with one refuse before they read it."""
 
@@ -41,12 +42,14 @@ class World:
     clients: dict[str, APIClient]
     shared: Conversation
     private: Conversation
-    keys: dict[str, str]
+    own: dict[str, str]
+    """What is Alice's own and no conversation, by the part of the address that names its kind."""
 
     def try_row(self, row, persona, *, conversation=None):
         """The answer; what a call changes is undone."""
         method, path = row.split(" ")
-        target = self.keys["alice"] if "/api-keys/" in path else (conversation or self.shared).pk
+        target = (conversation or self.shared).pk
+        target = next((pk for part, pk in self.own.items() if part in path), target)
         with transaction.atomic():
             response = self.clients[persona].generic(
                 method,
@@ -94,7 +97,8 @@ def world(db):
         EventFactory(conversation=conversation, payload=f'{{"text": "{CANARY}"}}')
     Membership.objects.filter(user=others["rita"], organization=team).delete()
     services.suspend_user(user=others["susan"])
-    return World(team, clients, shared, private, {"alice": key.pk})
+    own = {"/api-keys/": key.pk, "/sessions/": UserSession.objects.get(user=alice).pk}
+    return World(team, clients, shared, private, own)
 
 
 def has_object(row):
@@ -103,7 +107,7 @@ def has_object(row):
 
 def is_own(row):
     """Keys and model access belong to one person, not to the organization."""
-    return "/api-keys" in row or "/settings/" in row
+    return "/api-keys" in row or "/settings/" in row or "/sessions" in row
 
 
 def test_rows_without_an_object_have_a_body():

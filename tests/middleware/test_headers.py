@@ -231,7 +231,7 @@ def test_the_order_of_the_pipeline():
             "corsheaders.middleware.CorsMiddleware",
             "openhands_site.middleware.headers.CacheControl",
             "django.contrib.sessions.middleware.SessionMiddleware",
-            "django.contrib.auth.middleware.AuthenticationMiddleware",
+            "accounts.session_gate.SessionUserMiddleware",
             "openhands_site.middleware.maintenance.MaintenanceMode",
             "openhands_site.middleware.rate_limits.RateLimits",
         )

@@ -1,0 +1,84 @@
+"""Where the caller is signed in, and the end of it."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, serializers, viewsets
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.models import UserSession
+from accounts.services import sessions
+
+
+class SessionSerializer(serializers.ModelSerializer[UserSession]):
+    """One browser in which the caller is signed in."""
+
+    is_current = serializers.SerializerMethodField()
+
+    class Meta:
+        model = UserSession
+        fields = (
+            "id",
+            "user_agent",
+            "address",
+            "created_at",
+            "last_seen_at",
+            "expires_at",
+            "is_current",
+        )
+
+    def get_is_current(self, session: UserSession) -> bool:
+        return session.pk == current(self.context["request"])
+
+
+class EndedSerializer(serializers.Serializer):
+    """How many sessions ended."""
+
+    ended = serializers.IntegerField()
+
+
+def current(request: Any) -> Any:
+    """The id of the session that a request came with, if it came with one."""
+    if request.auth is not None:
+        return None
+    return getattr(getattr(request._request, "user_session", None), "pk", None)  # noqa: SLF001
+
+
+@extend_schema(tags=["auth"])
+class SessionViewSet(
+    mixins.ListModelMixin,
+    mixins.RetrieveModelMixin,
+    mixins.DestroyModelMixin,
+    viewsets.GenericViewSet[UserSession],
+):
+    """The caller's live sessions."""
+
+    queryset = UserSession.objects.none()
+    serializer_class = SessionSerializer
+    lookup_value_converter = "uuid"
+    permissions_by_action = {  # noqa: RUF012 - a view's table, like DRF's own
+        "list": "sessions.view",
+        "retrieve": "sessions.view",
+        "destroy": "sessions.edit",
+        "sign_out_everywhere": "sessions.edit",
+    }
+
+    def get_queryset(self) -> QuerySet[UserSession]:
+        return UserSession.objects.visible_to(self.request.user).live()
+
+    def perform_destroy(self, instance: UserSession) -> None:
+        sessions.end_session(session=instance, reason="revoked")
+
+    @extend_schema(request=None, responses=EndedSerializer)
+    @action(detail=False, methods=["post"], url_path="sign-out-everywhere", pagination_class=None)
+    def sign_out_everywhere(self, request: Request) -> Response:
+        """End every session of the caller but the one of this request. Safe to repeat."""
+        ended = sessions.end_sessions(
+            user=request.user,  # type: ignore[arg-type]
+            reason="signed out everywhere",
+            keep=current(request),
+        )
+        return Response({"ended": ended})

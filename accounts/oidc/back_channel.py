@@ -1,0 +1,39 @@
+"""Where a provider says, without a browser, that somebody left (OpenID Connect Back-Channel Logout 1.0)."""
+
+import logging
+
+from django.http import Http404, HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_POST
+
+from accounts.oidc import providers, tokens
+from accounts.services import identity
+
+log = logging.getLogger(__name__)
+
+
+@sensitive_post_parameters("logout_token")
+@csrf_exempt  # no browser and no cookie: the token is signed
+@never_cache
+@require_POST
+def back_channel_logout(request: HttpRequest, slug: str) -> JsonResponse:
+    """End the sessions that the token names. 200 also when there are none (2.8); 400 for a bad token."""
+    try:
+        provider = identity.find_provider(slug=slug)
+    except identity.UnknownProvider as error:
+        raise Http404 from error
+    try:
+        ended = identity.end_by_logout_token(
+            provider=provider, token=request.POST.get("logout_token", "")
+        )
+    except tokens.BadToken as error:
+        log.warning("a logout token of %s is not believed: %s", slug, error)
+        body = {"error": "invalid_request", "error_description": "The logout token is not valid."}
+        return JsonResponse(body, status=400)
+    except providers.ProviderUnavailable as error:
+        log.warning("a logout token of %s cannot be checked: %s", slug, error)
+        return JsonResponse({"error": "temporarily_unavailable"}, status=503)
+    log.info("%s ended %s sessions", slug, ended)
+    return JsonResponse({}, status=200)

@@ -1,0 +1,73 @@
+"""The verbs of sessions: begin, look, end; and the wake-up that makes open sockets ask again at once."""
+
+import logging
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from accounts.models import User, UserSession
+from openhands_site.lib.bus import publisher
+
+log = logging.getLogger(__name__)
+SESSION_KEY = "sign_in"
+"""Where a browser's session names its ``UserSession``."""
+SEEN_EVERY = timedelta(minutes=1)
+
+
+def begin_session(*, user: User, address: str | None, user_agent: str) -> UserSession:
+    """Note that somebody signed in. Each call is another session."""
+    expires_at = timezone.now() + timedelta(seconds=settings.SESSION_COOKIE_AGE)
+    return UserSession.objects.create(
+        user=user, address=address, user_agent=user_agent[:300], expires_at=expires_at
+    )
+
+
+def find_live_session(*, user: User, session_id: str | None) -> UserSession | None:
+    """The session that a browser names, if it is this user's and has not ended; notes that it was seen."""
+    if not session_id:
+        return None
+    found = UserSession.objects.live().filter(pk=session_id, user_id=user.pk)
+    session = found.select_related("provider_session").first()
+    if session and timezone.now() - session.last_seen_at > SEEN_EVERY:
+        UserSession.objects.filter(pk=session.pk).update(last_seen_at=timezone.now())
+    return session
+
+
+def end_session(*, session: UserSession, reason: str) -> bool:
+    """End one session now, with its sockets; False when it had ended already."""
+    return bool(_end(UserSession.objects.filter(pk=session.pk), reason))
+
+
+def end_sessions(*, user: User, reason: str, keep: Any = None) -> int:
+    """End a user's sessions now, but ``keep`` (a session's id); gives how many. Safe to repeat."""
+    found = UserSession.objects.filter(user_id=user.pk)
+    return _end(found.exclude(pk=keep) if keep else found, reason)
+
+
+@transaction.atomic
+def _end(found: Any, reason: str) -> int:
+    open_ones = list(found.filter(ended_at=None).select_for_update().values_list("pk", "user_id"))
+    UserSession.objects.filter(pk__in=[pk for pk, _ in open_ones]).update(
+        ended_at=timezone.now(), end_reason=reason
+    )
+    for user_id in {user_id for _, user_id in open_ones}:
+        announce_access_change(user_id=user_id)
+    return len(open_ones)
+
+
+def announce_access_change(*, user_id: UUID) -> None:
+    """Wake this user's open sockets in every process, once it is committed: may they still listen?
+
+    A wake-up that is lost costs ``SOCKET_RECHECK_SECONDS``. Safe to repeat.
+    """
+    message = {"type": "access.changed", "user": user_id.hex}
+    transaction.on_commit(lambda: publisher.nudge(access_group(user_id), message), robust=True)
+
+
+def access_group(user_id: UUID) -> str:
+    """The channel-layer group of one user's sockets."""
+    return f"user.{user_id.hex}"

@@ -1,0 +1,82 @@
+"""A provider, its row, and a browser's way through it."""
+
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+from django.test import Client
+
+from accounts.models import IdentityProvider
+from accounts.oidc import providers
+from tests.fakes.oidc_provider import OidcProvider
+
+
+@pytest.fixture(scope="session")
+def _running_provider():
+    with OidcProvider() as running:
+        yield running
+
+
+@pytest.fixture
+def oidc(_running_provider):
+    """The provider, as good as new."""
+    running = _running_provider
+    running.people.clear()
+    running.sessions.clear()
+    running.codes.clear()
+    running.counts.clear()
+    running.access_seconds, running.is_down, running.slowness, running.refresh_error = 300, False, 0.0, ""
+    running.bend = lambda claims: None
+    running.keys = running.keys[:1]
+    providers.forget()
+    yield running
+    providers.forget()
+
+
+@pytest.fixture
+def provider(oidc, db):
+    """The provider's row."""
+    return make_row(oidc)
+
+
+def make_row(oidc, **fields):
+    row = IdentityProvider(**({
+        "slug": "acme", "name": "Acme", "kind": "keycloak", "issuer": oidc.issuer, "client_id": oidc.client_id,
+        "bearer_clients": ["cli"],
+    } | fields))
+    row.client_secret = oidc.client_secret
+    row.save()
+    return row
+
+
+class Browser:
+    """A browser that signs in with a provider step by step."""
+
+    def __init__(self, oidc, slug="acme"):
+        self.client, self.oidc, self.slug = Client(), oidc, slug
+        self.callback = "/oauth/keycloak/callback" if slug == "keycloak" else f"/oidc/{slug}/callback"
+
+    def leave(self, target=""):
+        query = f"?{urlencode({'next': target})}" if target else ""
+        response = self.client.get(f"/oidc/{self.slug}/sign-in{query}")
+        assert response.status_code == 302, response.content
+        return response.headers["Location"]
+
+    def sign_in(self, person, target=""):
+        return self.come_back(self.oidc.authorize(self.leave(target), person))
+
+    def come_back(self, answer):
+        return self.client.get(self.callback, answer)
+
+    @property
+    def is_signed_in(self):
+        return self.client.get("/api/v1/users/me").status_code == 200
+
+
+def path_of(response):
+    parts = urlsplit(response.headers["Location"])
+    return parts.path + (f"?{parts.query}" if parts.query else "")
+
+
+@pytest.fixture
+def browser(oidc, provider):
+    return Browser(oidc)

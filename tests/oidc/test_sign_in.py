@@ -1,0 +1,314 @@
+import pytest
+
+from accounts import services
+from accounts.models import Identity, Membership, Organization, ProviderSession, User, UserSession
+from accounts.oidc import claims, providers
+from accounts.services import identity
+from openhands_site.lib import crypto
+from tests.oidc.conftest import Browser, make_row, path_of
+
+
+def test_first_sign_in_makes_an_account_with_its_own_organization(browser, oidc):
+    response = browser.sign_in(oidc.add_person("ana"), target="/settings")
+
+    assert (response.status_code, path_of(response)) == (302, "/settings")
+    user = User.objects.get(email="ana@example.org")
+    assert user.personal_organization.name
+    assert user.identities.get().sub == "sub-of-ana"
+    assert browser.is_signed_in
+
+
+def test_authorization_request_has_state_nonce_and_pkce(browser):
+    url = browser.leave()
+
+    for part in ("response_type=code", "code_challenge_method=S256", "&nonce=", "&state=", "scope=openid+email+profile"):
+        assert part in url
+    assert "redirect_uri=http%3A%2F%2Ftestserver%2Foidc%2Facme%2Fcallback" in url
+
+
+def test_second_sign_in_is_the_same_account_whatever_the_email_is_now(browser, oidc):
+    person = oidc.add_person("ana")
+    browser.sign_in(person)
+    person.email = "other@example.org"
+
+    Browser(oidc).sign_in(person)
+
+    assert Identity.objects.count() == User.objects.count() == 1
+    assert Identity.objects.get().email == "other@example.org"
+
+
+def test_email_never_links_to_a_local_account(browser, oidc, alice):
+    response = browser.sign_in(oidc.add_person("mallory", email="ALICE@example.com"))
+
+    assert response.status_code == 409
+    assert b"exists here already" in response.content
+    assert not Identity.objects.exists()
+    assert not browser.is_signed_in
+
+
+def test_linking_needs_a_signed_in_user_and_a_fresh_sign_in_there(oidc, provider, alice):
+    person = oidc.add_person("ana", email="alice@example.com")
+    browser = Browser(oidc)
+    browser.client.force_login(alice)
+
+    page = browser.client.post("/settings/sign-in/acme/connect")
+    url = page.context["url"]
+    assert "prompt=login" in url
+    assert "max_age=0" in url
+    response = browser.come_back(oidc.authorize(url, person))
+
+    assert path_of(response) == "/settings/sign-in"
+    assert Identity.objects.get().user == alice
+    other = Browser(oidc)
+    other.sign_in(person)
+    assert other.client.get("/api/v1/users/me").json()["email"] == "alice@example.com"
+
+
+def test_linking_refuses_a_sign_in_at_the_provider_of_before(oidc, provider, alice):
+    browser = Browser(oidc)
+    browser.client.force_login(alice)
+    url = browser.client.post("/settings/sign-in/acme/connect").context["url"]
+    oidc.bend = lambda claims: claims.update(auth_time=claims["iat"] - 3_600)
+
+    response = browser.come_back(oidc.authorize(url, oidc.add_person("ana")))
+
+    assert response.status_code == 400
+    assert not Identity.objects.exists()
+
+
+def test_linking_ends_up_with_nobody_else(oidc, provider, alice, bob):
+    """Bob's browser comes back to a flow that Alice began in it."""
+    browser = Browser(oidc)
+    browser.client.force_login(alice)
+    url = browser.client.post("/settings/sign-in/acme/connect").context["url"]
+    kept = dict(browser.client.session.items())["oidc_states"]
+    browser.client.force_login(bob)
+    session = browser.client.session
+    session["oidc_states"] = kept
+    session.save()
+
+    response = browser.come_back(oidc.authorize(url, oidc.add_person("ana")))
+
+    assert response.status_code == 403
+    assert not Identity.objects.exists()
+
+
+def test_an_account_of_somebody_else_is_not_taken_over(oidc, provider, alice):
+    person = oidc.add_person("ana")
+    Browser(oidc).sign_in(person)
+    browser = Browser(oidc)
+    browser.client.force_login(alice)
+
+    url = browser.client.post("/settings/sign-in/acme/connect").context["url"]
+    response = browser.come_back(oidc.authorize(url, person))
+
+    assert response.status_code == 409
+    assert Identity.objects.get().user.email == "ana@example.org"
+
+
+def test_the_only_way_in_is_not_taken_away(browser, oidc):
+    browser.sign_in(oidc.add_person("ana"))
+
+    browser.client.post("/settings/sign-in/acme/disconnect")
+
+    assert Identity.objects.exists()
+
+
+def test_disconnecting_ends_the_sessions_it_gave(browser, oidc):
+    browser.sign_in(oidc.add_person("ana"))
+    user = User.objects.get()
+    user.set_password("correct horse battery")
+    user.save()
+    browser.client.force_login(user)
+
+    browser.client.post("/settings/sign-in/acme/disconnect")
+
+    assert not Identity.objects.exists()
+    assert not UserSession.objects.filter(provider_session__isnull=False, ended_at=None).exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "row", "words"),
+    [
+        ({"email_verified": False}, {}, b"not verified your e-mail"),
+        ({"email": ""}, {}, b"did not say your e-mail"),
+        ({"email": "nonsense"}, {}, b"for you is not one"),
+        ({}, {"creates_users": False}, b"no account here"),
+    ],
+)
+def test_unknown_people_are_refused_with_a_sentence(oidc, db, fields, row, words):
+    make_row(oidc, **row)
+    browser = Browser(oidc)
+
+    response = browser.sign_in(oidc.add_person("ana", **fields))
+
+    assert response.status_code == 403
+    assert words in response.content
+    assert not User.objects.exists()
+
+
+def test_suspended_user_is_refused(browser, oidc):
+    person = oidc.add_person("ana")
+    browser.sign_in(person)
+    services.suspend_user(user=User.objects.get())
+
+    assert not browser.is_signed_in
+    assert Browser(oidc).sign_in(person).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [("access_denied", 403), ("temporarily_unavailable", 503), ("server_error", 503), ("nonsense", 400)],
+)
+def test_errors_of_the_provider_become_a_page(browser, error, status):
+    url = browser.leave()
+    state = url.partition("state=")[2].partition("&")[0]
+
+    response = browser.client.get(browser.callback, {"error": error, "state": state})
+
+    assert response.status_code == status
+    assert b"You were not signed in" in response.content
+
+
+def test_provider_that_is_away_is_a_page(browser, oidc):
+    answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
+    oidc.is_down = True
+
+    response = browser.come_back(answer)
+
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "10")
+    providers.forget()
+    assert browser.client.get("/oidc/acme/sign-in").status_code == 503
+
+
+def test_provider_that_hangs_is_a_page(browser, oidc, settings):
+    settings.OIDC_TIMEOUT_SECONDS = 1
+    answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
+    oidc.slowness = 1.5
+
+    assert browser.come_back(answer).status_code == 503
+
+
+def test_discovery_of_another_issuer_is_not_believed(oidc, db):
+    make_row(oidc, issuer=oidc.issuer + "/")
+
+    assert Browser(oidc).client.get("/oidc/acme/sign-in").status_code == 503
+
+
+def test_several_providers_side_by_side(oidc, provider, client):
+    make_row(oidc, slug="other", name="Other")
+    make_row(oidc, slug="off", name="Off", is_enabled=False)
+
+    page = client.get("/sign-in?next=/settings").content.decode()
+
+    assert "/oidc/acme/sign-in?next=%2Fsettings" in page
+    assert "/oidc/other/sign-in" in page
+    assert "/oidc/off/" not in page
+    assert client.get("/oidc/off/sign-in").status_code == 404
+
+
+def test_answer_of_one_provider_does_not_finish_the_flow_of_another(browser, oidc):
+    make_row(oidc, slug="other", name="Other")
+    answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
+
+    assert browser.client.get("/oidc/other/callback", answer).status_code == 400
+
+
+def test_presets_of_the_environment_are_rows(db, settings, oidc):
+    preset = {"slug": "keycloak", "kind": "keycloak", "name": "K", "issuer": oidc.issuer, "client_id": "server", "client_secret": "client-secret"}
+    settings.OIDC_PRESETS = [preset]
+    row = identity.find_provider(slug="keycloak")
+    assert (row.is_preset, row.client_secret) == (True, "client-secret")
+
+    settings.OIDC_PRESETS = [preset | {"name": "New", "client_secret": "other"}]
+
+    row = identity.find_provider(slug="keycloak")
+    assert (row.name, row.client_secret) == ("New", "other")
+
+
+def test_tokens_are_sealed_and_bound_to_their_row(browser, oidc):
+    browser.sign_in(oidc.add_person("ana"))
+    held = ProviderSession.objects.get()
+
+    assert held.refresh_token.encode() not in bytes(held.sealed_refresh_token)
+    assert held.refresh_token == oidc.sessions[held.sid].refresh_token
+    other = ProviderSession(sealed_refresh_token=held.sealed_refresh_token)
+    with pytest.raises(crypto.Undecryptable):
+        _ = other.refresh_token
+
+
+def test_session_has_a_new_id_after_signing_in(browser, oidc):
+    answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
+    before = browser.client.cookies["sessionid"].value
+
+    browser.come_back(answer)
+
+    assert browser.client.cookies["sessionid"].value != before
+
+
+class TestRoles:
+    @pytest.fixture
+    def team(self, provider):
+        team = Organization.objects.create(name="team")
+        provider.claim_rules = [
+            {"claim": "realm_access.roles", "value": "team-admin", "organization": str(team.pk), "role": "admin"},
+            {"claim": "realm_access.roles", "value": "team", "organization": str(team.pk), "role": "member"},
+            {"claim": "realm_access.roles", "value": "operators", "staff": True},
+        ]
+        provider.save()
+        return team
+
+    def test_follow_the_realm_roles(self, browser, oidc, team):
+        person = oidc.add_person("ana", roles=["team", "team-admin"])
+        browser.sign_in(person)
+        assert Membership.objects.get(organization=team).role == "admin"
+
+        person.roles = ["team", "operators"]
+        Browser(oidc).sign_in(person)
+        assert Membership.objects.get(organization=team).role == "member"
+        assert User.objects.get().is_staff
+
+        person.roles = []
+        Browser(oidc).sign_in(person)
+        assert not Membership.objects.filter(organization=team).exists()
+        assert not User.objects.get().is_staff
+
+    def test_do_not_touch_what_a_person_gave(self, browser, oidc, team):
+        person = oidc.add_person("ana")
+        browser.sign_in(person)
+        user = User.objects.get()
+        Membership.objects.create(organization=team, user=user, role="viewer")
+        User.objects.update(is_staff=True)
+
+        person.roles = ["team-admin"]
+        Browser(oidc).sign_in(person)
+        person.roles = []
+        Browser(oidc).sign_in(person)
+
+        assert Membership.objects.get(organization=team).role == "viewer"
+        assert User.objects.get().is_staff
+
+    def test_preview_changes_nothing(self, oidc, team, provider):
+        found = identity.preview_claims(provider=provider, claims={"realm_access": {"roles": ["team", "x"]}})
+
+        assert (found.roles, found.is_staff, found.matched) == ({team.pk: "member"}, False, (1,))
+        assert not Membership.objects.filter(organization=team).exists()
+
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            "x", {}, {"claim": "a"}, {"claim": "a", "value": "b"}, {"claim": "a", "value": "b", "staff": False},
+            {"claim": "a", "value": "b", "organization": "x", "role": "admin"},
+            {"claim": "a", "value": "b", "organization": "018f0000-0000-7000-8000-000000000000", "role": "king"},
+            {"claim": "a", "value": "b", "staff": True, "superuser": True},
+        ],
+    )
+    def test_rules_that_mean_nothing_are_refused(self, rule):
+        with pytest.raises(claims.BadRule):
+            claims.wanted([rule], {})
+
+    def test_claim_whose_name_has_dots(self):
+        rule = {"claim": "https://example.com/roles", "value": "ops", "staff": True}
+
+        assert claims.wanted([rule], {"https://example.com/roles": ["ops"]}).is_staff
+        assert claims.wanted([rule], {"https://example": {"com/roles": "no"}}).is_staff is False
