@@ -11,6 +11,7 @@ from django.core.exceptions import (
 )
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBadRequest
+from django.shortcuts import render
 
 from openhands_site.lib.api import problem
 from openhands_site.lib.problems import Problem
@@ -54,9 +55,13 @@ class ProblemDetails:
         return answer
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        is_api = request.path.startswith("/api/")
+        if isinstance(error, Problem) and not is_api:
+            shown = {"status": error.status, "sentence": error.detail}
+            return render(request, "site/error.html", shown, status=error.status)
         if isinstance(error, Problem):
             return problem(status=error.status, code=error.code, detail=error.detail, **error.extra)
-        if not request.path.startswith("/api/"):
+        if not is_api:
             return None
         if isinstance(error, Http404):
             return problem(
