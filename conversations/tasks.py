@@ -12,6 +12,10 @@ from conversations.agent.client import EngineRefused, EngineUnreachable
 PATIENT = RetryStrategy(
     max_attempts=40, linear_wait=2, wait=1, retry_exceptions=(EngineUnreachable,)
 )
+UNTIL_STARTED = RetryStrategy(
+    max_attempts=20, linear_wait=1, wait=1, retry_exceptions=(EngineUnreachable, EngineRefused)
+)
+"""Over three minutes: an answer given while its engine comes up must not be lost."""
 QUICK = RetryStrategy(
     max_attempts=10, linear_wait=1, wait=1, retry_exceptions=(EngineUnreachable, EngineRefused)
 )
@@ -49,7 +53,7 @@ def run_agent(conversation_id: str, only_if_stopped: bool = True) -> None:  # no
     services.run_agent(conversation_id=UUID(conversation_id), only_if_stopped=only_if_stopped)
 
 
-@app.task(name="conversations.tasks.answer_agent", retry=QUICK)
+@app.task(name="conversations.tasks.answer_agent", retry=UNTIL_STARTED)
 def answer_agent(conversation_id: str, accept: bool, reason: str, asked_in_run: int) -> None:  # noqa: FBT001
     services.carry_answer(
         conversation_id=UUID(conversation_id),

@@ -60,5 +60,7 @@ def _inversions(acks: Sequence[Ack], place: dict[str, int]) -> int:
             firsts.setdefault(ack.sender, {}).setdefault(ack.event_id, place[ack.event_id])
     orders = [list(found.values()) for found in firsts.values()]
     return sum(
-        later < earlier for order in orders for earlier, later in zip(order, order[1:], strict=False)
+        later < earlier
+        for order in orders
+        for earlier, later in zip(order, order[1:], strict=False)
     )

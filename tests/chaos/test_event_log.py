@@ -58,14 +58,25 @@ def swapped(log):
     ("doctor", "wrong"),
     [
         (lambda log: log, set()),
-        (lambda log: [(n, name) for n, (_, name) in enumerate(without(log, 7), 1)], {"lost", "moved"}),
+        (
+            lambda log: [(n, name) for n, (_, name) in enumerate(without(log, 7), 1)],
+            {"lost", "moved"},
+        ),
         (lambda log: without(log, 7), {"lost", "gaps"}),
         (lambda log: without(log, 20), {"lost"}),
         (lambda log: [*log, (21, "event 7")], {"doubled", "moved", "inversions"}),
         (lambda log: [*without(log, 7), (8, "event 7")], {"gaps", "moved"}),
         (swapped, {"moved", "inversions"}),
     ],
-    ids=["clean", "lost", "lost with its number", "lost at the end", "doubled", "number twice", "swapped"],
+    ids=[
+        "clean",
+        "lost",
+        "lost with its number",
+        "lost at the end",
+        "doubled",
+        "number twice",
+        "swapped",
+    ],
 )
 def test_the_checker_sees_a_doctored_log(doctor, wrong):
     log, acks, _ = clean_log()
@@ -157,7 +168,13 @@ class Writers:
             for line in Path(plan["notes"]).read_text().splitlines():
                 sender, number, seq = line.split(" ")
                 name = event_id(plan["conversation"], sender, int(number))
-                found.append((plan["kind"] == "frames", int(number), Ack(sender, name, int(seq) if seq else None)))
+                found.append(
+                    (
+                        plan["kind"] == "frames",
+                        int(number),
+                        Ack(sender, name, int(seq) if seq else None),
+                    )
+                )
         frames = sorted((one for one in found if one[0]), key=lambda one: one[1])
         return [ack for *_, ack in (*(one for one in found if not one[0]), *frames)]
 
@@ -288,7 +305,9 @@ class Clients(threading.Thread):
 @pytest.fixture(scope="module")
 def quiet_stack():
     """A server without an engine and without workers, whose services may be restarted."""
-    running = Stack(roles=("web",), environment={"SOCKET_BUFFER_BYTES": "32768", "DATABASE_POOL_SIZE": "6"})
+    running = Stack(
+        roles=("web",), environment={"SOCKET_BUFFER_BYTES": "32768", "DATABASE_POOL_SIZE": "6"}
+    )
     running.start()
     yield running
     running.stop()
@@ -310,7 +329,9 @@ def conversations(stack: Stack, count: int) -> list[UUID]:
 
 
 def log_of(stack: Stack, conversation: UUID) -> list[tuple[int, str]]:
-    rows = stack.sql("SELECT seq, event_id FROM conversations_event WHERE conversation_id = %s", conversation)
+    rows = stack.sql(
+        "SELECT seq, event_id FROM conversations_event WHERE conversation_id = %s", conversation
+    )
     return [(row["seq"], row["event_id"]) for row in rows]
 
 
@@ -328,9 +349,12 @@ class Siege:
         self.logs = conversations(self.stack, 2)
         self.writers = Writers(self.stack)
         self.rest = [
-            RestSender(self.stack.owner, log, f"rest{number}", self.count) for number, log in enumerate(self.logs)
+            RestSender(self.stack.owner, log, f"rest{number}", self.count)
+            for number, log in enumerate(self.logs)
         ]
-        watching = [Client(log) for log in self.logs] + [Client(log, is_cut=True) for log in self.logs * 2]
+        watching = [Client(log) for log in self.logs] + [
+            Client(log, is_cut=True) for log in self.logs * 2
+        ]
         watching += [Client(log, pause=0.002) for log in self.logs]
         self.clients = Clients(self.stack.owner, watching)
         self.faults: Counter[str] = Counter()
@@ -340,10 +364,14 @@ class Siege:
         self.clients.start()
         posting = self.senders - len(self.rest) - len(self.logs)
         for index, log in enumerate(self.logs):
-            mine = [f"sender{number}" for number in range(posting) if number % len(self.logs) == index]
+            mine = [
+                f"sender{number}" for number in range(posting) if number % len(self.logs) == index
+            ]
             self.writers.add(kind="messages", conversation=str(log), senders=mine, count=self.count)
             for _ in range(2):  # two managers that take the lease from each other
-                self.writers.add(kind="frames", conversation=str(log), senders=["engine"], count=self.count)
+                self.writers.add(
+                    kind="frames", conversation=str(log), senders=["engine"], count=self.count
+                )
         for sender in self.rest:
             sender.start()
         self._besiege()
@@ -425,7 +453,9 @@ def besiege(stack: Stack, *, senders: int, count: int, kills: int) -> None:
         siege.stop()
     events = [len(log_of(stack, log)) for log in siege.logs]
     codes = sum((client.codes for client in siege.clients.clients), Counter())
-    total = {name: sum(asdict(verdict)[name] for verdict in verdicts) for name in asdict(verdicts[0])}
+    total = {
+        name: sum(asdict(verdict)[name] for verdict in verdicts) for name in asdict(verdicts[0])
+    }
     figure(
         "the event log under faults",
         seed=SEED,
@@ -452,9 +482,13 @@ def _jobs_match(stack: Stack, siege: Siege) -> None:
     """A message and its delivery are one transaction: none without the other."""
     for log in siege.logs:
         messages = stack.sql(
-            "SELECT count(*) AS n FROM conversations_event WHERE conversation_id = %s AND kind = 'UserMessage'", log
+            "SELECT count(*) AS n FROM conversations_event WHERE conversation_id = %s AND kind = 'UserMessage'",
+            log,
         )
-        rows = stack.sql("SELECT count(*) AS n FROM conversations_outgoingmessage WHERE conversation_id = %s", log)
+        rows = stack.sql(
+            "SELECT count(*) AS n FROM conversations_outgoingmessage WHERE conversation_id = %s",
+            log,
+        )
         jobs = stack.sql(
             "SELECT count(*) AS n FROM procrastinate_jobs WHERE task_name = 'conversations.tasks.deliver_messages'"
             " AND args->>'conversation_id' = %s",
@@ -529,13 +563,16 @@ def test_control_pushing_payloads_through_redis_loses(quiet_stack):
 
     def listen() -> None:
         while not is_over.is_set():
-            with contextlib.suppress(redis.RedisError, OSError):
-                with redis.Redis.from_url(quiet_stack.services.redis_url) as client, client.pubsub() as pushed:
-                    pushed.subscribe("pushed")
-                    while not is_over.is_set():
-                        message = pushed.get_message(ignore_subscribe_messages=True, timeout=0.1)
-                        if message:
-                            seen.append(int(message["data"]))
+            with (
+                contextlib.suppress(redis.RedisError, OSError),
+                redis.Redis.from_url(quiet_stack.services.redis_url) as client,
+                client.pubsub() as pushed,
+            ):
+                pushed.subscribe("pushed")
+                while not is_over.is_set():
+                    message = pushed.get_message(ignore_subscribe_messages=True, timeout=0.1)
+                    if message:
+                        seen.append(int(message["data"]))
             time.sleep(0.05)
 
     listener = threading.Thread(target=listen, daemon=True)
@@ -543,7 +580,9 @@ def test_control_pushing_payloads_through_redis_loses(quiet_stack):
     writers = Writers(quiet_stack)
     try:
         time.sleep(0.3)
-        writers.add(kind="messages", conversation=str(log), senders=["pusher"], count=150, pushes=True)
+        writers.add(
+            kind="messages", conversation=str(log), senders=["pusher"], count=150, pushes=True
+        )
         deadline = time.monotonic() + 60
         while writers.count() < 40:
             assert time.monotonic() < deadline

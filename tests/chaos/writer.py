@@ -117,7 +117,12 @@ def _ingest(plan: dict[str, Any], notes: Notes, dice: random.Random) -> None:
     key, [sender] = UUID(plan["conversation"]), plan["senders"]
 
     def frame(number: int) -> Durable:
-        body = {"id": event_id(str(key), sender, number), "kind": "Step", "source": "agent", "number": number}
+        body = {
+            "id": event_id(str(key), sender, number),
+            "kind": "Step",
+            "source": "agent",
+            "number": number,
+        }
         return Durable(number, parse_event(json.dumps(body).encode(), seq=number))
 
     generation = None

@@ -27,6 +27,7 @@ import psutil
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from conversations.agent.client import AgentClient
@@ -297,6 +298,18 @@ def state_of(event: dict[str, Any]) -> str | None:
         event["kind"] == "ConversationStateUpdateEvent" and payload.get("key") == "execution_status"
     )
     return payload.get("value") if is_state else None
+
+
+def closing_code(
+    socket: ClientConnection, *, seconds: float = 20
+) -> tuple[int, list[dict[str, Any]]]:
+    """Read a socket until its server closes it: the code (1006 for none), and the frames before."""
+    frames = []
+    try:
+        while True:
+            frames.append(json.loads(socket.recv(timeout=seconds)))
+    except ConnectionClosed as closed:
+        return (closed.rcvd.code if closed.rcvd else 1006), frames
 
 
 def figure(name: str, **values: Any) -> None:
