@@ -1,6 +1,10 @@
 """Personas, API clients and what every test shares."""
 
+from collections.abc import Iterator
+
 import pytest
+from django.db import connection
+from procrastinate.contrib.django.models import ProcrastinateJob
 from rest_framework.test import APIClient
 
 from accounts import services as accounts
@@ -19,6 +23,20 @@ def _open(monkeypatch) -> None:
     """The server is open and knows it, so that queries can be counted; maintenance's own tests ask anew."""
     monkeypatch.setattr(maintenance._Memory, "row", Maintenance())
     monkeypatch.setattr(maintenance._Memory, "until", float("inf"))
+
+
+@pytest.fixture(autouse=True)
+def _empty_queue(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Django flushes its own tables after a test that commits; the queue's are not its own."""
+    yield
+    marker = request.node.get_closest_marker("django_db")
+    commits = "transactional_db" in request.fixturenames or (
+        marker is not None and marker.kwargs.get("transaction")
+    )
+    if commits:
+        with request.getfixturevalue("django_db_blocker").unblock():
+            ProcrastinateJob.objects.all()._raw_delete("default")
+            connection.close()
 
 
 @pytest.fixture

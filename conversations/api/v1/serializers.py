@@ -119,6 +119,11 @@ class ConversationPatchSerializer(serializers.Serializer):
     title = TitleField(required=False)
     visibility = serializers.ChoiceField(choices=Conversation.Visibility.choices, required=False)
 
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if not attrs:
+            raise serializers.ValidationError("Give a title, a visibility, or both.")
+        return attrs
+
 
 class MessageSerializer(serializers.Serializer):
     """A message to the agent. ``message_id`` makes a repeat harmless."""
