@@ -12,6 +12,7 @@ from django.http import HttpRequest
 
 from accounts import limits, services
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
+from accounts.services import organizations as organization_verbs
 from openhands_site.lib.admin import ReadOnlyAdmin
 from openhands_site.lib.problems import Problem
 
@@ -178,14 +179,14 @@ class OrganizationAdmin(admin.ModelAdmin):
     @admin.action(description="Suspend: nobody works here, no key works", permissions=["change"])
     def suspend(self, request: HttpRequest, organizations: QuerySet[Organization]) -> None:
         for organization in organizations:
-            services.suspend_organization(organization=organization)
+            organization_verbs.suspend_organization(organization=organization)
             self.log_change(request, organization, "Suspended")
         self.message_user(request, f"Suspended {len(organizations)}.", messages.SUCCESS)
 
     @admin.action(description="Open again", permissions=["change"])
     def activate(self, request: HttpRequest, organizations: QuerySet[Organization]) -> None:
         for organization in organizations:
-            services.activate_organization(organization=organization)
+            organization_verbs.activate_organization(organization=organization)
             self.log_change(request, organization, "Opened again")
         self.message_user(request, f"Opened {len(organizations)} again.", messages.SUCCESS)
 

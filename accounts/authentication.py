@@ -11,7 +11,7 @@ from django.http import HttpRequest, parse_cookie
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
 
-from accounts import services, session_gate
+from accounts import limits, services, session_gate
 from accounts.models import ApiKey, User
 from accounts.oidc import providers, tokens
 from accounts.services import identity
@@ -55,7 +55,10 @@ class ApiKeyAuthentication(authentication.BaseAuthentication):
         if not token:
             return None
         try:
-            key = services.authenticate_api_key(token)
+            key = services.authenticate_api_key(
+                token,
+                address=limits.client_address(request._request),  # noqa: SLF001
+            )
         except services.InvalidKey as error:
             raise exceptions.AuthenticationFailed(error.detail) from error
         return key.user, key
@@ -109,7 +112,8 @@ def user_of_scope(scope: dict[str, Any]) -> User | AnonymousUser:
         try:
             if not token.startswith("oh_") and token.count(".") == 2:
                 return identity.authenticate_access_token(token)[0]
-            return services.authenticate_api_key(token).user
+            address = (scope.get("client") or ("", 0))[0]
+            return services.authenticate_api_key(token, address=address).user
         except (services.InvalidKey, tokens.BadToken, providers.ProviderUnavailable):
             return AnonymousUser()
     request = HttpRequest()

@@ -34,6 +34,19 @@ SCOPE_WORDS = {
     "usage.view": "See tokens and cost",
     "sessions.view": "See where you are signed in",
     "sessions.edit": "Sign your browsers out",
+    "organization.view": "See your organizations",
+    "organization.create": "Make organizations",
+    "organization.edit": "Rename the organization",
+    "organization.transfer": "Hand the organization over",
+    "organization.join": "Accept invitations",
+    "organization.leave": "Leave the organization",
+    "members.view": "See members",
+    "members.edit": "Change roles, remove members",
+    "invitations.view": "See invitations",
+    "invitations.edit": "Invite, take invitations back",
+    "service_accounts.view": "See service accounts",
+    "service_accounts.edit": "Make and revoke service accounts",
+    "audit.view": "Read the audit log",
 }
 
 

@@ -4,6 +4,7 @@ A permission is a name. A role is a set of names. An API key's scopes are names,
 its owner: what counts is the intersection.
 """
 
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -11,12 +12,13 @@ from rest_framework.exceptions import NotAuthenticated
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from accounts.models import Membership
+from accounts.models import Membership, Organization
 from openhands_site.lib.problems import Problem
 
 OWN = {"sessions.view", "sessions.edit"}
 """What everybody may do with what is theirs."""
 READING = {"conversations.view", "files.view", "usage.view", "model_access.view", "account.view"}
+RUNNING = READING | {"conversations.create", "conversations.steer", "files.edit"}
 WORKING = READING | {
     "conversations.create",
     "conversations.steer",
@@ -26,15 +28,53 @@ WORKING = READING | {
     "api_keys.view",
     "api_keys.edit",
 }
-ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
-    Membership.Role.OWNER: frozenset(WORKING | OWN),
-    Membership.Role.ADMIN: frozenset(WORKING | OWN),
-    Membership.Role.MEMBER: frozenset(WORKING | OWN),
-    Membership.Role.BILLING: frozenset({"usage.view", "account.view", "api_keys.view"} | OWN),
-    Membership.Role.AUDITOR: frozenset({"usage.view", "account.view", "api_keys.view"} | OWN),
-    Membership.Role.VIEWER: frozenset(READING | OWN),
+BELONGING = OWN | {
+    "organization.view",
+    "organization.create",
+    "organization.join",
+    "organization.leave",
+    "members.view",
 }
+"""What comes with being somebody's member, in whatever role."""
+ADMINISTERING = {
+    "organization.edit",
+    "members.edit",
+    "invitations.view",
+    "invitations.edit",
+    "service_accounts.view",
+    "service_accounts.edit",
+    "audit.view",
+}
+OVERSEEING = BELONGING | {"usage.view", "account.view", "api_keys.view"}
+ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
+    Membership.Role.OWNER: frozenset(
+        WORKING | BELONGING | ADMINISTERING | {"organization.transfer"}
+    ),
+    Membership.Role.ADMIN: frozenset(WORKING | BELONGING | ADMINISTERING),
+    Membership.Role.MEMBER: frozenset(WORKING | BELONGING),
+    Membership.Role.BILLING: frozenset(OVERSEEING),
+    Membership.Role.AUDITOR: frozenset(OVERSEEING | {"audit.view", "service_accounts.view"}),
+    Membership.Role.VIEWER: frozenset(READING | BELONGING),
+}
+RANKS: dict[str, int] = {
+    Membership.Role.OWNER: 3,
+    Membership.Role.ADMIN: 2,
+    Membership.Role.MEMBER: 1,
+    Membership.Role.BILLING: 1,
+    Membership.Role.AUDITOR: 1,
+    Membership.Role.VIEWER: 0,
+}
+"""Who may give and take which role: nobody one above their own."""
 PERMISSIONS = frozenset().union(*ROLE_PERMISSIONS.values())
+PRESETS: dict[str, frozenset[str]] = {
+    "read": frozenset(READING),
+    "run": frozenset(RUNNING),
+    "ci": frozenset(
+        {"account.view", "conversations.view", "conversations.create", "conversations.steer"}
+        | {"files.view"}
+    ),
+}
+"""Scopes of keys by what the key is for."""
 PUBLIC = "public"
 """The ``permission`` of a view that anybody may call."""
 
@@ -44,6 +84,14 @@ class MissingPermission(Problem):
 
     status = 403
     code = "missing-permission"
+
+
+class OrganizationSuspended(Problem):
+    """The organization is closed by whoever runs the server."""
+
+    status = 403
+    code = "organization-suspended"
+    sentence = "This organization is suspended. Ask whoever runs this server."
 
 
 def permissions_in(user: Any, organization_id: UUID) -> frozenset[str]:
@@ -67,12 +115,82 @@ def granted_by(role: str, user: Any) -> frozenset[str]:
 
 
 def require(user: Any, organization_id: UUID, permission: str) -> None:
-    """Raise ``MissingPermission`` naming what is missing."""
+    """Raise ``MissingPermission`` naming what is missing, or ``OrganizationSuspended``."""
     if permission not in permissions_in(user, organization_id):
+        closed = Organization.objects.visible_to(user).exclude(suspended_at=None)
+        if closed.filter(pk=organization_id).exists():
+            raise OrganizationSuspended(permission=permission)
         raise MissingPermission(
             f"This needs the permission {permission}, which you do not have here.",
             permission=permission,
         )
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why somebody may do something or not; ``decided_by`` is a word for programs, the rest sentences."""
+
+    permission: str
+    organization: UUID
+    allowed: bool
+    decided_by: str
+    role: str | None
+    sentence: str
+    change: str
+
+
+def explain(user: Any, organization_id: UUID, permission: str) -> Explanation:
+    """Whether a user (or key) holds a permission in an organization, what decides it, what would change it.
+
+    Whether an organization of which the caller is no member exists is not told.
+    """
+
+    def because(decided_by: str, sentence: str, change: str = "", *, allowed: bool = False) -> Any:
+        return Explanation(permission, organization_id, allowed, decided_by, role, sentence, change)
+
+    role = None
+    bound = getattr(user, "bound_organization_id", None)
+    if bound and bound != organization_id:
+        return because(
+            "key-organization",
+            "This key reaches one organization, and it is not this one.",
+            "Use a key that was made in that organization.",
+        )
+    membership = Membership.objects.filter(user_id=user.pk, organization_id=organization_id)
+    found = membership.select_related("organization").first()
+    if found is None:
+        return because(
+            "membership",
+            "You are not a member of this organization, or there is none.",
+            "Ask one of its owners or admins for an invitation.",
+        )
+    role = found.role
+    if found.organization.suspended_at:
+        return because(
+            "suspension",
+            OrganizationSuspended.sentence,
+            "Whoever runs this server can open it again.",
+        )
+    if permission not in ROLE_PERMISSIONS[role]:
+        givers = sorted(name for name, held in ROLE_PERMISSIONS.items() if permission in held)
+        return because(
+            "role",
+            f"Your role here is {role}, which does not have {permission}.",
+            f"An owner or admin can give you a role that has it: {', '.join(givers)}.",
+        )
+    scopes = getattr(user, "key_scopes", None)
+    if scopes is not None and permission not in scopes:
+        return because(
+            "key-scope",
+            f"Your role here, {role}, has {permission}, but this key was not given that scope.",
+            f"Make a key with the scope {permission}.",
+        )
+    source = "role and the scopes of this key have" if scopes is not None else "role has"
+    return because(
+        "key-scope" if scopes is not None else "role",
+        f"You may: your {source} {permission} ({role}).",
+        allowed=True,
+    )
 
 
 class HasPermission(BasePermission):

@@ -178,6 +178,8 @@ SETUP_LINK_SECONDS = env.integer("SETUP_LINK_SECONDS", 24 * 3_600, low=60)
 API_KEY_MAX_DAYS = env.integer("API_KEY_MAX_DAYS", 365, low=1)
 API_KEYS_PER_USER = env.integer("API_KEYS_PER_USER", 100, low=1)
 """Usable API keys that one user may have."""
+ORGANIZATIONS_PER_USER = env.integer("ORGANIZATIONS_PER_USER", 50, low=0)
+"""Teams that one user may own."""
 OIDC_TIMEOUT_SECONDS = env.integer("OIDC_TIMEOUT_SECONDS", 5, low=1, high=30)
 OIDC_GRACE_SECONDS = env.integer("OIDC_GRACE_SECONDS", 3_600, low=600)
 """How long a provider may be away before the sessions it vouched for pause."""
@@ -205,6 +207,17 @@ OIDC_PRESETS: list[dict[str, Any]] = [
 """Identity providers of the environment; further ones are rows of the admin desk."""
 TERMS_VERSION: str = env.text("TERMS_VERSION", "")
 """The terms of service that people must have accepted; empty for none."""
+
+# --- Mail -----------------------------------------------------------------------
+
+EMAIL_HOST: str = env.text("EMAIL_HOST", "")
+"""The mail server; without one no mail is sent, and links are shown instead."""
+EMAIL_PORT = env.integer("EMAIL_PORT", 587, low=1, high=65_535)
+EMAIL_HOST_USER = env.text("EMAIL_HOST_USER", "")
+EMAIL_HOST_PASSWORD = env.text("EMAIL_HOST_PASSWORD", "")
+EMAIL_USE_TLS = env.boolean("EMAIL_USE_TLS", True)
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", f"no-reply@{_public.hostname}")
 
 # --- PostgreSQL and Redis -------------------------------------------------------
 
@@ -293,6 +306,7 @@ SPECTACULAR_SETTINGS = {
     ],
     "ENUM_NAME_OVERRIDES": {
         "MembershipRole": "accounts.models.Membership.Role",
+        "ServiceAccountRole": "accounts.services.service_accounts.ROLES",
         "ConversationStatus": "conversations.models.Conversation.Status",
         "ExecutionStatus": "conversations.models.Conversation.ExecutionStatus",
     },
@@ -382,6 +396,8 @@ LOGGING = {
         "httpx2": {"level": "WARNING"},
         "uvicorn.access": {"level": "WARNING"},
         "django.server": {"level": "WARNING"},
-        "django.request": {"level": "ERROR"},  # the access log has the others, without tokens in paths
+        "django.request": {
+            "level": "ERROR"
+        },  # the access log has the others, without tokens in paths
     },
 }

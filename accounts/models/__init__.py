@@ -15,6 +15,12 @@ from accounts.models.identity import (
     UserSessionQuerySet,
 )
 from accounts.models.maintenance import Maintenance
+from accounts.models.organizations import (
+    Invitation,
+    InvitationQuerySet,
+    ServiceAccount,
+    ServiceAccountQuerySet,
+)
 from accounts.models.people import (
     ApiKey,
     ApiKeyQuerySet,
@@ -36,12 +42,16 @@ __all__ = [
     "Identity",
     "IdentityProvider",
     "IdentityQuerySet",
+    "Invitation",
+    "InvitationQuerySet",
     "Maintenance",
     "Membership",
     "OfflineToken",
     "Organization",
     "OrganizationQuerySet",
     "ProviderSession",
+    "ServiceAccount",
+    "ServiceAccountQuerySet",
     "SetupLink",
     "SpentToken",
     "TermsAcceptance",

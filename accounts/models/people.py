@@ -35,6 +35,9 @@ class User(AbstractBaseUser, PermissionsMixin):
     name = models.CharField(max_length=120, blank=True)
     is_active = models.BooleanField(default=True)
     is_staff = models.BooleanField(default=False, help_text="May open the admin desk.")
+    is_service_account = models.BooleanField(
+        default=False, editable=False, help_text="A program of one organization; it cannot sign in."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     USERNAME_FIELD = "email"
@@ -45,6 +48,8 @@ class User(AbstractBaseUser, PermissionsMixin):
     """Set on a request made with an API key: the only organization that the key reaches."""
     key_scopes: frozenset[str] | None = None
     """Set on a request made with an API key: the permissions that the key was given."""
+    key_networks: tuple[str, ...] = ()
+    """Set on a request made with an API key: the networks that the key works from, if not from all."""
 
     class Meta:
         constraints: ClassVar = [
@@ -52,7 +57,12 @@ class User(AbstractBaseUser, PermissionsMixin):
                 Lower("email"),
                 name="user_email_unique",
                 violation_error_message="Somebody with this e-mail address exists already.",
-            )
+            ),
+            models.CheckConstraint(
+                condition=models.Q(is_service_account=False)
+                | models.Q(is_staff=False, is_superuser=False),
+                name="service_account_is_no_staff",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -171,6 +181,19 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_used_address = models.GenericIPAddressField(null=True, blank=True, editable=False)
+    allowed_networks = models.JSONField(
+        default=list, blank=True, help_text="Networks (CIDR) it works from; empty means everywhere."
+    )
+    replaces = models.OneToOneField(
+        "self",
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="replaced_by",
+        help_text="The key that this one was made from by rotation.",
+    )
 
     objects = ApiKeyQuerySet.as_manager()
 

@@ -1,8 +1,10 @@
 """The verbs of accounts: create people and organizations, issue and check keys and setup links."""
 
+import ipaddress
 import secrets
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
@@ -13,12 +15,14 @@ from django.utils import timezone
 
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
 from accounts.permissions import PERMISSIONS, permissions_in
+from accounts.services import audit
 from openhands_site.lib import crypto
 from openhands_site.lib.problems import Problem
 
 KEY_PURPOSE = "api-key"
 SETUP_PURPOSE = "setup-link"
 KEY_NAME_MAX = 80
+NETWORKS_MAX = 20
 
 
 class EmailTaken(Problem):
@@ -76,6 +80,20 @@ class ScopeNotHeld(Problem):
     code = "scope-not-held"
 
 
+class BadNetwork(Problem):
+    """Something that is no network, or one that the maker's key does not reach."""
+
+    code = "bad-network"
+
+
+class KeyEnded(Problem):
+    """A key that cannot be rotated: it has ended, or was rotated already."""
+
+    status = 409
+    code = "key-ended"
+    sentence = "This key has ended or was rotated already. Make a new one."
+
+
 class TooManyKeys(Problem):
     """The user has as many usable keys as one may have."""
 
@@ -130,6 +148,12 @@ def create_user(
         name=name or user.email.partition("@")[0], personal_of=user
     )
     Membership.objects.create(organization=organization, user=user, role=Membership.Role.OWNER)
+    audit.record(
+        action="user.created",
+        organization_id=organization.pk,
+        subject=user,
+        after={"email": user.email, "is_staff": is_staff, "is_superuser": is_superuser},
+    )
     return user
 
 
@@ -142,13 +166,17 @@ def issue_api_key(
     scopes: Sequence[str] = (),
     days: int | None = None,
     not_after: datetime | None = None,
+    allowed_networks: Sequence[str] = (),
+    within_networks: Sequence[str] = (),
 ) -> tuple[ApiKey, str]:
     """Make an API key and return it with its plain text, which nobody can see again.
 
     ``scopes`` are permission names that the user holds in the organization; none means all of them, or all
     those of the key that the user came with. ``days`` until it expires; none means the longest that
-    ``API_KEY_MAX_DAYS`` allows, and ``not_after`` bounds both. Each call makes another key. Raises
-    ``NotAMember``, ``UnknownScope``, ``ScopeNotHeld``, ``TooManyKeys``.
+    ``API_KEY_MAX_DAYS`` allows, and ``not_after`` bounds both. The key works from ``allowed_networks`` (CIDR)
+    only, none meaning everywhere; they lie ``within_networks``, those of the key that the user came with.
+    Each call makes another key. Raises ``NotAMember``, ``UnknownScope``, ``ScopeNotHeld``, ``BadNetwork``,
+    ``TooManyKeys``.
     """
     organization = organization or user.personal_organization
     if not Membership.objects.filter(user=user, organization=organization).exists():
@@ -161,21 +189,92 @@ def issue_api_key(
         raise TooManyKeys
     if not scopes and user.key_scopes is not None:
         scopes = sorted(user.key_scopes)
-    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    pepper_id, digest = crypto.digest(f"{key_id}.{secret}", purpose=KEY_PURPOSE)
+    networks = _checked_networks(allowed_networks, within=within_networks or user.key_networks)
     days = min(days or settings.API_KEY_MAX_DAYS, settings.API_KEY_MAX_DAYS)
     expires_at = timezone.now() + timedelta(days=days)
-    key = ApiKey.objects.create(
+    key, plain = _make_key(
         organization=organization,
         user=user,
         name=name,
-        key_id=key_id,
-        digest=digest,
-        pepper_id=pepper_id,
         scopes=sorted(set(scopes)),
+        allowed_networks=networks,
         expires_at=min(expires_at, not_after) if not_after else expires_at,
     )
+    _note_key("api_key.created", key)
+    return key, plain
+
+
+@transaction.atomic
+def rotate_api_key(
+    *, key: ApiKey, by: User, overlap_hours: int = 24, not_after: datetime | None = None
+) -> tuple[ApiKey, str]:
+    """Replace a key by one of the same name, scopes and networks; the old one works for ``overlap_hours`` more.
+
+    The new one lives as long as the old one was made to live, at most until ``not_after``. A key rotates no
+    key that may do more than itself. Not safe to repeat: a second call raises ``KeyEnded``. Raises
+    ``ScopeNotHeld`` and ``BadNetwork`` too.
+    """
+    old = ApiKey.objects.select_for_update(of=("self",)).select_related("user", "organization")
+    key = old.get(pk=key.pk)
+    if not key.is_usable or ApiKey.objects.filter(replaces=key).exists():
+        raise KeyEnded
+    if by.key_scopes is not None and (not key.scopes or set(key.scopes) - by.key_scopes):
+        raise ScopeNotHeld("A key cannot rotate one that may do more than itself.")
+    networks = _checked_networks(key.allowed_networks, within=by.key_networks)
+    now = timezone.now()
+    longest = timedelta(days=settings.API_KEY_MAX_DAYS)
+    lives = min(key.expires_at - key.created_at, longest) if key.expires_at else longest
+    new, plain = _make_key(
+        organization=key.organization,
+        user=key.user,
+        name=key.name,
+        scopes=key.scopes,
+        allowed_networks=networks,
+        expires_at=min(now + lives, not_after) if not_after else now + lives,
+        replaces=key,
+    )
+    ends = now + timedelta(hours=overlap_hours)
+    key.expires_at = min(key.expires_at, ends) if key.expires_at else ends
+    key.save(update_fields=["expires_at"])
+    _note_key("api_key.rotated", new, before={"prefix": key.prefix, "works_until": key.expires_at})
+    return new, plain
+
+
+def _make_key(**fields: Any) -> tuple[ApiKey, str]:
+    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    pepper_id, digest = crypto.digest(f"{key_id}.{secret}", purpose=KEY_PURPOSE)
+    key = ApiKey.objects.create(key_id=key_id, digest=digest, pepper_id=pepper_id, **fields)
     return key, f"{key.prefix}.{secret}"
+
+
+def _note_key(action: str, key: ApiKey, **more: Any) -> None:
+    after = {"name": key.name, "scopes": key.scopes, "expires_at": key.expires_at}
+    after["networks"] = key.allowed_networks
+    audit.record(
+        action=action,
+        organization_id=key.organization_id,
+        subject=key,
+        after={} if action == "api_key.revoked" else after,
+        **more,
+    )
+
+
+def _checked_networks(wanted: Sequence[str], *, within: Sequence[str] = ()) -> list[str]:
+    if len(wanted) > NETWORKS_MAX:
+        raise BadNetwork(f"A key has at most {NETWORKS_MAX} networks.")
+    bounds = [ipaddress.ip_network(text) for text in within]
+    found: list[Any] = []
+    for text in wanted:
+        try:
+            network: Any = ipaddress.ip_network(text.strip(), strict=False)
+        except ValueError as error:
+            raise BadNetwork(f"{text[:60]!r} is no network, such as 192.0.2.0/24.") from error
+        if bounds and not any(
+            bound.version == network.version and network.subnet_of(bound) for bound in bounds
+        ):
+            raise BadNetwork(f"{network} is outside the networks of the key that asks.")
+        found.append(network)
+    return [str(network) for network in found or bounds]
 
 
 def _check_scopes(scopes: Sequence[str], *, held: Collection[str]) -> None:
@@ -189,8 +288,10 @@ def _check_scopes(scopes: Sequence[str], *, held: Collection[str]) -> None:
         )
 
 
-def authenticate_api_key(token: str) -> ApiKey:
+def authenticate_api_key(token: str, *, address: str = "") -> ApiKey:
     """The usable key that a plain text belongs to, its ``user`` limited to what the key may do.
+
+    ``address`` is where the caller is; a key with networks works from nowhere else.
 
     Raises ``InvalidKey``, which does not say which of the reasons it was.
     """
@@ -208,24 +309,43 @@ def authenticate_api_key(token: str) -> ApiKey:
     )
     if key is None or not is_right or not key.user.is_active or key.organization.suspended_at:
         raise InvalidKey
+    place = _address(address)
+    if key.allowed_networks and not _is_within(place, key.allowed_networks):
+        raise InvalidKey
     key.user.bound_organization_id = key.organization_id
     key.user.key_scopes = frozenset(key.scopes) if key.scopes else None
-    _note_use(key)
+    key.user.key_networks = tuple(key.allowed_networks)
+    _note_use(key, str(place) if place else None)
     return key
 
 
-def _note_use(key: ApiKey) -> None:
+def _address(text: str) -> Any:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_within(address: Any, networks: Iterable[str]) -> bool:
+    return address is not None and any(address in ipaddress.ip_network(n) for n in networks)
+
+
+def _note_use(key: ApiKey, address: str | None) -> None:
     """Last use, at most once a minute, so that a busy key does not write on every request."""
     now = timezone.now()
     if key.last_used_at is None or now - key.last_used_at > timedelta(minutes=1):
-        ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
+        ApiKey.objects.filter(pk=key.pk).update(last_used_at=now, last_used_address=address)
 
 
 def revoke_api_key(*, key: ApiKey) -> None:
     """End a key now. Safe to repeat: the first time stays."""
     from accounts.services import sessions
 
-    ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now())
+    with transaction.atomic():
+        found = ApiKey.objects.filter(pk=key.pk, revoked_at=None)
+        if found.update(revoked_at=timezone.now()):
+            _note_key("api_key.revoked", key)
     sessions.announce_access_change(user_id=key.user_id)
 
 
@@ -254,38 +374,42 @@ def suspend_user(*, user: User) -> None:
     others = User.objects.select_for_update().filter(is_superuser=True, is_active=True)
     if user.is_superuser and not others.exclude(pk=user.pk).exists():
         raise LastAdministrator
-    User.objects.filter(pk=user.pk).update(is_active=False)
+    if User.objects.filter(pk=user.pk, is_active=True).update(is_active=False):
+        _note_user("user.suspended", user, is_active=False)
     sessions.end_sessions(user=user, reason="suspended")
     sessions.announce_access_change(user_id=user.pk)
 
 
+@transaction.atomic
 def activate_user(*, user: User) -> None:
     """Let a suspended user in again; keys that were not revoked work again. Safe to repeat."""
-    User.objects.filter(pk=user.pk).update(is_active=True)
+    if User.objects.filter(pk=user.pk, is_active=False).update(is_active=True):
+        _note_user("user.activated", user, is_active=True)
 
 
-def suspend_organization(*, organization: Organization) -> None:
-    """Close an organization: its keys stop, its members lose their permissions. Safe to repeat."""
-    Organization.objects.filter(pk=organization.pk, suspended_at=None).update(
-        suspended_at=timezone.now()
+def _note_user(action: str, user: User, *, is_active: bool) -> None:
+    home = Organization.objects.filter(personal_of=user).first()
+    audit.record(
+        action=action,
+        organization_id=home.pk if home else None,
+        subject=user,
+        before={"is_active": not is_active},
+        after={"is_active": is_active},
     )
 
 
-def activate_organization(*, organization: Organization) -> None:
-    """Open a suspended organization again. Safe to repeat."""
-    Organization.objects.filter(pk=organization.pk).update(suspended_at=None)
-
-
+@transaction.atomic
 def create_setup_link(*, email: str = "") -> str:
     """A path under which the first administrator sets up an account, once."""
     token = secrets.token_urlsafe(32)
     pepper_id, digest = crypto.digest(token, purpose=SETUP_PURPOSE)
-    SetupLink.objects.create(
+    link = SetupLink.objects.create(
         digest=digest,
         pepper_id=pepper_id,
         email=email,
         expires_at=timezone.now() + timedelta(seconds=settings.SETUP_LINK_SECONDS),
     )
+    audit.record(action="setup_link.created", subject=link, after={"email": email})
     return f"/setup/{token}"
 
 
@@ -312,6 +436,7 @@ def use_setup_link(*, token: str, email: str, password: str, name: str = "") -> 
     user = create_user(email=email, password=password, name=name, is_staff=True, is_superuser=True)
     link.used_at, link.used_by = timezone.now(), user
     link.save(update_fields=["used_at", "used_by"])
+    audit.record(action="setup_link.used", subject=link, after={"email": user.email})
     return user
 
 

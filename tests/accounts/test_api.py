@@ -9,6 +9,7 @@ from django.utils.dateparse import parse_datetime
 from accounts import services
 from accounts.models import ApiKey, Membership, Organization
 from accounts.permissions import ROLE_PERMISSIONS
+from accounts.services import organizations
 from tests.conftest import key_client
 
 PASSWORD = "correct horse battery"
@@ -59,7 +60,7 @@ class TestMe:
         ]
 
     def test_suspended_organization_gives_no_permissions(self, alice):
-        services.suspend_organization(organization=alice.personal_organization)
+        organizations.suspend_organization(organization=alice.personal_organization)
         client = Client()
         client.force_login(alice)
 
@@ -110,6 +111,9 @@ class TestApiKeys:
             "expires_at": made["expires_at"],
             "revoked_at": None,
             "last_used_at": None,
+            "last_used_address": None,
+            "allowed_networks": [],
+            "replaces": None,
             "key": made["key"],
         }
         assert parse_datetime(made["expires_at"]) - parse_datetime(
@@ -290,7 +294,9 @@ class TestSession:
         assert browser.get("/api/v1/users/me").json() == response.json()
 
     def test_sign_in_answers_in_full_like_me(self, browser, alice):
-        assert self.sign_in(browser).json()["organizations"][0]["permissions"] == sorted(ROLE_PERMISSIONS["owner"])
+        assert self.sign_in(browser).json()["organizations"][0]["permissions"] == sorted(
+            ROLE_PERMISSIONS["owner"]
+        )
 
     @pytest.mark.parametrize(
         ("email", "password"),

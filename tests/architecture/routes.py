@@ -8,6 +8,8 @@ from typing import Any
 from channels.routing import URLRouter
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from tests.architecture.policy import POLICY
+
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -37,6 +39,15 @@ def http_routes() -> Iterator[Route]:
             continue
         for method, action in _actions(view, view_class).items():
             yield Route(method, path, view, _declared(view_class, action), is_drf=True)
+
+
+def missing_rows() -> set[str]:
+    """Entry points without a row in the policy: methods of the API, sockets, and addresses of pages."""
+    routes = list(http_routes())
+    known = {row.partition(" ")[2] for row in POLICY}
+    missing = {route.row for route in routes if route.is_drf} | set(socket_routes())
+    pages = {route.path for route in routes if not route.is_drf}
+    return (missing - POLICY.keys()) | (pages - known)
 
 
 def admin_paths() -> list[str]:

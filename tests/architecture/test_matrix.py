@@ -1,164 +1,196 @@
-"""The authorization matrix: every API row of the policy, tried by everybody who should and should not.
+"""The authorization matrix: every API row of the policy and the socket, tried by everybody.
 
 What is refused differs by reason: no caller is 401, no permission 403, and what somebody may not see does not
-exist, 404. No answer to a stranger holds a byte of the owner's data.
+exist, 404. No answer to somebody who may not see it holds a byte of the owner's data. What each cell should be
+follows from ``policy.py`` and the roles; the code under test is not asked.
 """
 
-from dataclasses import dataclass
+import time
 
 import pytest
-from django.db import transaction
+from asgiref.sync import sync_to_async
+from channels.testing import WebsocketCommunicator
+from django.db import connections
 from rest_framework.test import APIClient
 
-from accounts import services
-from accounts.models import Membership, Organization, UserSession
-from accounts.permissions import PERMISSIONS, ROLE_PERMISSIONS
-from conversations.models import Conversation
+from accounts.permissions import PERMISSIONS
+from conversations import streams
+from openhands_site.asgi import application
 from tests.architecture.policy import POLICY
+from tests.architecture.world import (
+    CANARY,
+    IDENTITIES,
+    KEYS,
+    NOBODY,
+    ROLE_OF,
+    SCOPES,
+    build,
+    held,
+)
 from tests.conftest import key_client
-from tests.factories.accounts import UserFactory
-from tests.factories.conversations import ConversationFactory, EventFactory
 
-ROWS = [row for row, name in POLICY.items() if "/api/v1/" in row and name in PERMISSIONS]
-CANARY = "canary-of-alice"
-BODIES = {
-    "POST /api/v1/api-keys": {"name": "x"},
-    "POST /api/v1/conversations": {"message": "hello"},
-    "PUT /api/v1/settings/model-access": {
-        "base_url": "https://models.example.com/v1",
-        "model": "m",
-    },
-    "POST /api/v1/settings/model-access/test": {},
-    "POST /api/v1/sessions/sign-out-everywhere": {},
+ROWS = [row for row, name in POLICY.items() if " /api/" in row and name in PERMISSIONS]
+REFUSALS = (401, 403, 404)
+IN_TEAM_BY_BODY = {
+    "POST /api/v1/api-keys",
+    "POST /api/v1/conversations",
+    "GET /api/v1/settings/model-access",
+    "PUT /api/v1/settings/model-access",
+    "DELETE /api/v1/settings/model-access",
+    "POST /api/v1/settings/model-access/test",
 }
-"""A good body for each unsafe row without an object; those with one refuse before they read it."""
+"""Rows without an object that work in the organization that their body or query names."""
 
 
-@dataclass
-class World:
-    """Alice owns a team with Bob and Vera in it; Rita was in it once; Charlie is a stranger."""
-
-    team: Organization
-    clients: dict[str, APIClient]
-    shared: Conversation
-    private: Conversation
-    own: dict[str, str]
-    """What is Alice's own and no conversation, by the part of the address that names its kind."""
-
-    def try_row(self, row, persona, *, conversation=None):
-        """The answer; what a call changes is undone."""
-        method, path = row.split(" ")
-        target = (conversation or self.shared).pk
-        target = next((pk for part, pk in self.own.items() if part in path), target)
-        with transaction.atomic():
-            response = self.clients[persona].generic(
-                method,
-                path.replace("{id}", str(target)),
-                _json(BODIES.get(row, {})) if method in ("POST", "PUT", "PATCH") else b"",
-                content_type="application/json",
-            )
-            response.whole = b"".join(response) if response.streaming else response.content
-            transaction.set_rollback(True)
-        return response
-
-
-def _json(value):
-    import json
-
-    return json.dumps(value).encode()
-
-
-@pytest.fixture
-def world(db):
-    team = Organization.objects.create(name=f"{CANARY} team")
-    alice = UserFactory(email=f"{CANARY}@example.com", name=f"{CANARY} name")
-    others = {name: UserFactory() for name in ("bob", "vera", "rita", "charlie", "susan")}
-    roles = {"bob": "member", "vera": "viewer", "rita": "owner", "susan": "owner"}
-    Membership.objects.create(organization=team, user=alice, role="owner")
-    for name, role in roles.items():
-        Membership.objects.create(organization=team, user=others[name], role=role)
-    clients = {"anonymous": APIClient(), "charlie": key_client(others["charlie"])}
-    clients["alice"] = key_client(alice, organization=team)
-    clients |= {name: key_client(others[name], organization=team) for name in roles}
-    for permission in PERMISSIONS:
-        scopes = PERMISSIONS - {permission}
-        clients[f"alice without {permission}"] = key_client(alice, organization=team, scopes=scopes)
-    session = APIClient(enforce_csrf_checks=True)
-    session.force_login(alice)
-    clients["alice by cookie without CSRF token"] = session
-    key, _ = services.issue_api_key(user=alice, organization=team, name=f"{CANARY} key")
-    shared, private = (
-        ConversationFactory(
-            created_by=alice, organization=team, title=f"{CANARY} title", visibility=visibility
-        )
-        for visibility in ("organization", "private")
-    )
-    for conversation in (shared, private):
-        EventFactory(conversation=conversation, payload=f'{{"text": "{CANARY}"}}')
-    Membership.objects.filter(user=others["rita"], organization=team).delete()
-    services.suspend_user(user=others["susan"])
-    own = {"/api-keys/": key.pk, "/sessions/": UserSession.objects.get(user=alice).pk}
-    return World(team, clients, shared, private, own)
-
-
-def has_object(row):
-    return "{id}" in row
-
-
-def is_own(row):
-    """Keys and model access belong to one person, not to the organization."""
-    return "/api-keys" in row or "/settings/" in row or "/sessions" in row
-
-
-def test_rows_without_an_object_have_a_body():
-    unsafe = {row for row in ROWS if not has_object(row) and not row.startswith(("GET", "DELETE"))}
-
-    assert unsafe == BODIES.keys()
-
-
-@pytest.mark.parametrize("row", ROWS)
-def test_matrix(world, row):
+def expected(row, identity, *, is_private):
+    """The status that a cell must have: a refusal's, or None where the call is allowed."""
     name = POLICY[row]
-
-    for persona in ("anonymous", "susan"):
-        answer = world.try_row(row, persona)
-        assert answer.status_code == 401, persona
-        assert CANARY.encode() not in answer.whole
-
-    refused = world.try_row(row, f"alice without {name}")
-    assert (refused.status_code, refused.json()["permission"]) == (403, name)
-
-    allowed = world.try_row(row, "alice")
-    assert allowed.status_code not in (401, 403, 404), allowed.whole
-
-    if not row.startswith("GET"):
-        forged = world.try_row(row, "alice by cookie without CSRF token")
-        assert forged.status_code == 403, forged.whole
-
-    for persona in ("charlie", "rita"):
-        for conversation in (world.shared, world.private):
-            answer = world.try_row(row, persona, conversation=conversation)
-            assert CANARY.encode() not in answer.whole, persona
-            if has_object(row):
-                assert answer.status_code == 404, persona
-
-    if has_object(row):
-        for persona in ("bob", "vera"):
-            hidden = world.try_row(row, persona, conversation=world.private)
-            assert hidden.status_code == 404, persona
-
-    for persona, role in (("bob", "member"), ("vera", "viewer")):
-        answer = world.try_row(row, persona)
-        if has_object(row) and is_own(row):
-            assert answer.status_code == 404, persona
-        elif name in ROLE_PERMISSIONS[role]:
-            assert answer.status_code not in (401, 403, 404), (persona, answer.whole)
-        elif row == "GET /api/v1/api-keys":
-            assert answer.json()["items"], "one's own keys, the one of this very request among them"
-        else:
-            assert answer.status_code == 403, (persona, answer.whole)
+    if identity in NOBODY:
+        return 401
+    if identity == "scoped key" and name not in SCOPES:
+        return 403
+    is_alice = ROLE_OF.get(identity) == "owner"
+    if "/conversations/{id}" in row:
+        if identity not in ROLE_OF or (is_private and not is_alice):
+            return 404
+        if "conversations.view" not in held(identity):
+            return (
+                403  # billing and auditor see that a shared one is there and may do nothing with it
+            )
+    if "/api-keys/{id}" in row or "/sessions/{id}" in row:
+        return None if is_alice else _others(name, identity)
+    if "{id}" in row or row in IN_TEAM_BY_BODY:
+        if identity not in ROLE_OF:
+            return 400 if row == "POST /api/v1/conversations" else 404  # a field names it there
+        return None if name in held(identity) else 403
+    if row == "POST /api/v1/invitations/accept" and identity in KEYS:
+        return 403  # a key reaches one organization
+    if row == "POST /api/v1/organizations" and identity == "service account":
+        return 403
+    return None
 
 
-def test_removed_member_creates_nothing_in_the_team(world):
-    for row in ("POST /api/v1/conversations", "POST /api/v1/api-keys"):
-        assert world.try_row(row, "rita").status_code in (400, 403, 404)
+def _others(name, identity):
+    """What somebody else's own thing is: not there."""
+    return 403 if identity in KEYS and name not in held(identity) else 404
+
+
+def try_all():
+    """Every cell: (row, identity, whether of a private conversation, the answer, what it should have been)."""
+    world = build()
+    for row in ROWS:
+        for is_private in (False, True) if "/conversations/{id}" in row else (False,):
+            conversation = world.private if is_private else world.shared
+            for identity in IDENTITIES:
+                answer = world.try_row(row, identity, conversation)
+                yield (
+                    row,
+                    identity,
+                    is_private,
+                    answer,
+                    expected(row, identity, is_private=is_private),
+                )
+
+
+@pytest.mark.timeout(600)
+def test_matrix(db, capsys):
+    started = time.perf_counter()
+    cells, allowed, refused, leaks, wrong = 0, [], [], [], []
+    for row, identity, is_private, answer, wanted in try_all():
+        cells += 1
+        cell = f"{row} by {identity}{' (private)' if is_private else ''}: {answer.status_code}"
+        got = answer.status_code if answer.status_code in (*REFUSALS, wanted) else None
+        if wanted and got is None:
+            allowed.append(cell)
+        elif got and wanted is None:
+            refused.append(f"{cell} {answer.whole[:160]!r}")
+        elif got != wanted:
+            wrong.append(f"{cell}, not {wanted}")
+        if wanted and CANARY.encode() in answer.whole:
+            leaks.append(cell)
+    seconds = time.perf_counter() - started
+    with capsys.disabled():
+        print(
+            f"\nmatrix: {len(ROWS)} rows x {len(IDENTITIES)} identities = {cells} cells, "
+            f"{len(allowed)} unexpected allows, {len(leaks)} leaks, {seconds:.1f} s"
+        )
+
+    assert cells > 500
+    assert (allowed, leaks, refused, wrong) == ([], [], [], [])
+
+
+def test_lists_of_strangers_hold_nothing_of_the_team(db):
+    world = build()
+    for row in ROWS:
+        if row.startswith("GET") and "{" not in row:
+            for identity in ("stranger", "removed member", "staff without permission"):
+                assert CANARY.encode() not in world.try_row(row, identity).whole, (row, identity)
+
+
+def test_a_key_lacking_only_this_permission_is_told_which(db):
+    world = build()
+    alice = world.shared.created_by
+    for row in ROWS:
+        name = POLICY[row]
+        client = key_client(alice, organization=world.team, scopes=PERMISSIONS - {name})
+        world.clients["lacking"] = client
+
+        refused = world.try_row(row, "lacking")
+
+        assert (refused.status_code, refused.json()["permission"]) == (403, name), row
+
+
+def test_a_cookie_without_the_csrf_token_changes_nothing(db):
+    world = build()
+    client = APIClient(enforce_csrf_checks=True)
+    client.force_login(world.shared.created_by)
+    world.clients["forged"] = client
+    for row in ROWS:
+        if not row.startswith("GET"):
+            answer = world.try_row(row, "forged")
+            assert answer.status_code == 403, row
+
+
+@pytest.mark.django_db(transaction=True)
+class TestSocket:
+    @pytest.fixture(autouse=True)
+    async def _close(self):
+        yield
+        await sync_to_async(connections.close_all)()
+        streams._threads.submit(connections.close_all).result()
+
+    async def test_matrix(self, capsys):
+        started = time.perf_counter()
+        world = await sync_to_async(build)()
+        wrong, cells = [], 0
+        for is_private in (False, True):
+            conversation = world.private if is_private else world.shared
+            for identity in IDENTITIES:
+                got = await self.outcome(conversation, world.headers[identity])
+                wanted = expected("GET /api/v1/conversations/{id}", identity, is_private=is_private)
+                code = {401: 4401, 403: 4404, 404: 4404, None: None}[wanted]
+                cells += 1
+                if got != code:
+                    wrong.append((identity, is_private, got, code))
+        with capsys.disabled():
+            print(f"\nsocket: {cells} cells, {time.perf_counter() - started:.1f} s")
+
+        assert wrong == []
+
+    async def outcome(self, conversation, headers):
+        """The code that the socket closes with, or None when it sends the conversation's log."""
+        sent = {"Origin": "http://testserver"} | headers
+        socket = WebsocketCommunicator(
+            application,
+            f"/ws/v1/conversations/{conversation.pk}",
+            headers=[(name.lower().encode(), value.encode()) for name, value in sent.items()],
+        )
+        connected, code = await socket.connect(timeout=5)
+        if not connected:
+            return code
+        first = await socket.receive_output(timeout=5)
+        if first["type"] == "websocket.close":
+            return first["code"]
+        assert CANARY in first["text"] or "text" in first
+        await socket.disconnect()
+        return None

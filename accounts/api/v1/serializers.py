@@ -5,8 +5,9 @@ from typing import Any
 from django.conf import settings
 from rest_framework import serializers
 
-from accounts.models import ApiKey, Membership
-from accounts.permissions import PERMISSIONS, granted_by
+from accounts.models import ApiKey, Invitation, Membership, ServiceAccount
+from accounts.permissions import PERMISSIONS, PRESETS, granted_by
+from accounts.services.service_accounts import ROLES
 
 
 class MembershipSerializer(serializers.ModelSerializer):
@@ -19,7 +20,7 @@ class MembershipSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Membership
-        fields = ("id", "name", "role", "is_personal", "permissions")
+        fields: tuple[str, ...] = ("id", "name", "role", "is_personal", "permissions")
 
     def get_is_personal(self, membership: Membership) -> bool:
         return membership.organization.personal_of_id is not None
@@ -52,14 +53,20 @@ class ApiKeySerializer(serializers.ModelSerializer):
             "organization",
             "scopes",
             "created_at",
+            "allowed_networks",
             "expires_at",
             "revoked_at",
             "last_used_at",
+            "last_used_address",
+            "replaces",
         )
 
     prefix = serializers.CharField(help_text="Tells keys apart; opens nothing.")
     scopes = serializers.ListField(
         child=serializers.CharField(), help_text="Empty: all that the owner may do."
+    )
+    allowed_networks = serializers.ListField(
+        child=serializers.CharField(), help_text="Empty: it works from everywhere."
     )
 
 
@@ -72,8 +79,8 @@ class IssuedApiKeySerializer(ApiKeySerializer):
         fields = (*ApiKeySerializer.Meta.fields, "key")
 
 
-class NewApiKeySerializer(serializers.Serializer):
-    """What a new key is to be."""
+class NewServiceAccountKeySerializer(serializers.Serializer):
+    """What a new key of a service account is to be."""
 
     name = serializers.CharField(max_length=80)
     days = serializers.IntegerField(
@@ -85,8 +92,16 @@ class NewApiKeySerializer(serializers.Serializer):
         max_length=len(PERMISSIONS),
         help_text="Permission names among your own; empty means all of yours.",
     )
-    organization = serializers.UUIDField(
-        required=False, help_text="The only one the key reaches; your personal one by default."
+    preset = serializers.ChoiceField(
+        choices=sorted(PRESETS),
+        required=False,
+        help_text="Scopes by what the key is for, in place of `scopes`.",
+    )
+    allowed_networks = serializers.ListField(
+        child=serializers.CharField(max_length=60),
+        required=False,
+        max_length=20,
+        help_text="Networks such as 192.0.2.0/24 that it works from; empty means everywhere.",
     )
 
     def validate_days(self, days: int) -> int:
@@ -95,6 +110,170 @@ class NewApiKeySerializer(serializers.Serializer):
                 f"A key lives at most {settings.API_KEY_MAX_DAYS} days here."
             )
         return days
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if preset := attrs.pop("preset", None):
+            if attrs.get("scopes"):
+                raise serializers.ValidationError(
+                    {"preset": ["Give a preset or scopes, not both."]}
+                )
+            attrs["scopes"] = sorted(PRESETS[preset])
+        return attrs
+
+
+class NewApiKeySerializer(NewServiceAccountKeySerializer):
+    """What a new key is to be."""
+
+    organization = serializers.UUIDField(
+        required=False, help_text="The only one the key reaches; your personal one by default."
+    )
+
+
+class RotationSerializer(serializers.Serializer):
+    """How a key is to be replaced."""
+
+    overlap_hours = serializers.IntegerField(
+        default=24, min_value=0, max_value=168, help_text="For so long the old key works too."
+    )
+
+
+# --- Organizations ------------------------------------------------------------------
+
+
+class OrganizationSerializer(MembershipSerializer):
+    """An organization and the caller's place in it."""
+
+    suspended_at = serializers.DateTimeField(
+        source="organization.suspended_at", allow_null=True, help_text="Since then it is closed."
+    )
+    created_at = serializers.DateTimeField(source="organization.created_at")
+
+    class Meta(MembershipSerializer.Meta):
+        fields = (*MembershipSerializer.Meta.fields, "suspended_at", "created_at")
+
+
+class OrganizationNameSerializer(serializers.Serializer):
+    """A name."""
+
+    name = serializers.CharField(max_length=120)
+
+
+class TransferSerializer(serializers.Serializer):
+    """Who is to own an organization."""
+
+    user = serializers.UUIDField()
+
+
+class RoleSerializer(serializers.Serializer):
+    """A role."""
+
+    role = serializers.ChoiceField(choices=Membership.Role.choices)
+
+
+class MemberSerializer(serializers.ModelSerializer):
+    """A member from the view of another."""
+
+    id = serializers.UUIDField(source="user.id", help_text="The user's.")
+    email = serializers.CharField(source="user.email")
+    name = serializers.CharField(source="user.name")
+    is_active = serializers.BooleanField(source="user.is_active")
+    is_service_account = serializers.BooleanField(source="user.is_service_account")
+    joined_at = serializers.DateTimeField(source="created_at")
+
+    class Meta:
+        model = Membership
+        fields = ("id", "email", "name", "role", "is_active", "is_service_account", "joined_at")
+
+
+class InvitationSerializer(serializers.ModelSerializer):
+    """An invitation as it is seen after its creation: without its link."""
+
+    is_open = serializers.BooleanField(help_text="Whether it still lets somebody in.")
+
+    class Meta:
+        model = Invitation
+        fields: tuple[str, ...] = (
+            "id",
+            "role",
+            "email",
+            "max_uses",
+            "uses",
+            "is_open",
+            "created_by",
+            "created_at",
+            "expires_at",
+            "revoked_at",
+        )
+
+
+class IssuedInvitationSerializer(InvitationSerializer):
+    """An invitation at the moment of its creation."""
+
+    link = serializers.CharField(help_text="What to hand on. It is shown this once.")
+    mailed = serializers.BooleanField(help_text="Whether the mail server took it.")
+
+    class Meta(InvitationSerializer.Meta):
+        fields = (*InvitationSerializer.Meta.fields, "link", "mailed")
+
+
+class NewInvitationSerializer(serializers.Serializer):
+    """Who may join as what."""
+
+    role = serializers.ChoiceField(
+        choices=Membership.Role.choices, default=Membership.Role.MEMBER.value
+    )
+    email = serializers.CharField(
+        max_length=254, required=False, help_text="Only this address may use it, once."
+    )
+    days = serializers.IntegerField(default=7, min_value=1, max_value=30)
+    max_uses = serializers.IntegerField(default=1, min_value=1, max_value=500)
+
+
+class AcceptSerializer(serializers.Serializer):
+    """The last part of an invitation's link."""
+
+    token = serializers.CharField(max_length=100)
+
+
+class ServiceAccountSerializer(serializers.ModelSerializer):
+    """A program that belongs to an organization."""
+
+    role = serializers.SerializerMethodField(help_text="Null once it is revoked.")
+
+    class Meta:
+        model = ServiceAccount
+        fields = ("id", "name", "role", "created_by", "created_at", "revoked_at")
+
+    def get_role(self, account: ServiceAccount) -> str | None:
+        return next((m.role for m in account.user.memberships.all()), None)
+
+
+class NewServiceAccountSerializer(serializers.Serializer):
+    """A name, and a role that the caller covers wholly."""
+
+    name = serializers.CharField(max_length=80)
+    role = serializers.ChoiceField(choices=ROLES, default=Membership.Role.MEMBER.value)
+
+
+class ExplainQuery(serializers.Serializer):
+    """What is asked about."""
+
+    permission = serializers.CharField(max_length=64)
+    organization = serializers.UUIDField(required=False)
+
+
+class ExplanationSerializer(serializers.Serializer):
+    """Why somebody may do something or not."""
+
+    permission = serializers.CharField()
+    organization = serializers.UUIDField()
+    allowed = serializers.BooleanField()
+    decided_by = serializers.CharField(
+        help_text="role, key-scope, key-organization, membership or suspension."
+    )
+    role = serializers.CharField(allow_null=True)
+    sentence = serializers.CharField()
+    change = serializers.CharField(help_text="What would have to change; empty when allowed.")
 
 
 class SignInSerializer(serializers.Serializer):

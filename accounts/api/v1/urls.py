@@ -3,7 +3,7 @@
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
-from accounts.api.v1 import views
+from accounts.api.v1 import organizations, views
 from accounts.api.v1.sessions import SessionViewSet
 
 router = SimpleRouter(trailing_slash=False, use_regex_path=False)
@@ -14,5 +14,51 @@ urlpatterns = [
     path("auth/csrf", views.CsrfView.as_view(), name="csrf"),
     path("auth/sign-in", views.SignInView.as_view(), name="sign-in"),
     path("auth/sign-out", views.SignOutView.as_view(), name="sign-out"),
+    path("organizations", organizations.OrganizationsView.as_view(), name="organization-list"),
+    path(
+        "organizations/<uuid:pk>",
+        organizations.OrganizationView.as_view(),
+        name="organization-detail",
+    ),
+    path("organizations/<uuid:pk>/leave", organizations.LeaveView.as_view(), name="leave"),
+    path("organizations/<uuid:pk>/transfer", organizations.TransferView.as_view(), name="transfer"),
+    path("organizations/<uuid:pk>/members", organizations.MembersView.as_view(), name="members"),
+    path(
+        "organizations/<uuid:pk>/members/<uuid:user_id>",
+        organizations.MemberView.as_view(),
+        name="member",
+    ),
+    path(
+        "organizations/<uuid:pk>/invitations",
+        organizations.InvitationsView.as_view(),
+        name="invitation-list",
+    ),
+    path(
+        "organizations/<uuid:pk>/invitations/<uuid:invitation_id>",
+        organizations.InvitationView.as_view(),
+        name="invitation",
+    ),
+    path("invitations/accept", organizations.AcceptView.as_view(), name="invitation-accept"),
+    path(
+        "organizations/<uuid:pk>/service-accounts",
+        organizations.ServiceAccountsView.as_view(),
+        name="service-account-list",
+    ),
+    path(
+        "organizations/<uuid:pk>/service-accounts/<uuid:account_id>",
+        organizations.ServiceAccountView.as_view(),
+        name="service-account",
+    ),
+    path(
+        "organizations/<uuid:pk>/service-accounts/<uuid:account_id>/keys",
+        organizations.ServiceAccountKeysView.as_view(),
+        name="service-account-keys",
+    ),
+    path(
+        "organizations/<uuid:pk>/service-accounts/<uuid:account_id>/keys/<uuid:key_id>",
+        organizations.ServiceAccountKeyView.as_view(),
+        name="service-account-key",
+    ),
+    path("permissions/explain", organizations.ExplainView.as_view(), name="explain"),
     *router.urls,
 ]

@@ -10,11 +10,13 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.debug import sensitive_variables
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, status, viewsets
-from rest_framework.generics import GenericAPIView, get_object_or_404
+from rest_framework.decorators import action
+from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts import limits, services
+from accounts.active import active_organization
 from accounts.api.v1 import serializers
 from accounts.models import ApiKey, Organization, User
 from accounts.permissions import PUBLIC, require
@@ -72,6 +74,7 @@ class ApiKeyViewSet(
         "retrieve": "api_keys.view",
         "create": "api_keys.edit",
         "destroy": "api_keys.edit",
+        "rotate": "api_keys.edit",
     }
 
     def get_queryset(self) -> QuerySet[ApiKey]:
@@ -98,9 +101,26 @@ class ApiKeyViewSet(
         return Response(answer, status=status.HTTP_201_CREATED)
 
     def _organization(self, wanted: Any) -> Organization:
-        user = self.request.user
-        wanted = wanted or user.bound_organization_id or user.personal_organization.pk
-        return get_object_or_404(Organization.objects.visible_to(user), pk=wanted)
+        return active_organization(self.request._request, wanted)  # noqa: SLF001
+
+    @extend_schema(
+        request=serializers.RotationSerializer,
+        responses={201: serializers.IssuedApiKeySerializer},
+    )
+    @action(detail=True, methods=["post"])
+    def rotate(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Make the key's successor: same name, scopes and networks. The old one works on for a while."""
+        key = self.get_object()
+        wanted = serializers.RotationSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        new, secret = services.rotate_api_key(
+            key=key,
+            by=request.user,
+            not_after=getattr(request.auth, "expires_at", None),
+            **wanted.validated_data,
+        )
+        answer = serializers.ApiKeySerializer(new).data | {"key": secret}
+        return Response(answer, status=status.HTTP_201_CREATED)
 
     @extend_schema(description="Revoke a key now. It stays in the list. Safe to repeat.")
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:

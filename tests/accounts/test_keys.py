@@ -1,0 +1,169 @@
+"""API keys: presets, networks, rotation with overlap, where they were used."""
+
+from datetime import timedelta
+
+import pytest
+import time_machine
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from accounts import services
+from accounts.models import ApiKey, AuditEntry
+from accounts.permissions import PRESETS, ROLE_PERMISSIONS
+from tests.conftest import key_client
+
+
+def bearer(token):
+    return APIClient(headers={"Authorization": f"Bearer {token}"})
+
+
+def me(token, address="192.0.2.10"):
+    return bearer(token).get("/api/v1/users/me", REMOTE_ADDR=address).status_code
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_a_preset_is_its_scopes(api, preset):
+    answer = api.post("/api/v1/api-keys", {"name": "x", "preset": preset}, "json")
+
+    assert answer.status_code == 201
+    assert answer.json()["scopes"] == sorted(PRESETS[preset])
+    assert PRESETS[preset] < ROLE_PERMISSIONS["member"]
+
+
+def test_a_preset_or_scopes_but_not_both(api):
+    body = {"name": "x", "preset": "ci", "scopes": ["files.view"]}
+
+    assert api.post("/api/v1/api-keys", body, "json").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("networks", "address", "status"),
+    [
+        (["192.0.2.0/24"], "192.0.2.10", 200),
+        (["192.0.2.0/24"], "192.0.3.10", 401),
+        (["192.0.2.10"], "192.0.2.10", 200),
+        (["192.0.2.0/24"], "::ffff:192.0.2.10", 200),
+        (["2001:db8::/32"], "2001:db8::1", 200),
+        (["2001:db8::/32"], "192.0.2.10", 401),
+        (["192.0.2.0/24"], "", 401),
+    ],
+)
+def test_a_key_works_from_its_networks_only(alice, networks, address, status):
+    _, token = services.issue_api_key(user=alice, name="x", allowed_networks=networks)
+
+    assert me(token, address) == status
+
+
+def test_a_forwarded_address_of_an_untrusted_caller_does_not_count(alice):
+    _, token = services.issue_api_key(user=alice, name="x", allowed_networks=["192.0.2.0/24"])
+
+    answer = bearer(token).get(
+        "/api/v1/users/me", REMOTE_ADDR="198.51.100.1", HTTP_X_FORWARDED_FOR="192.0.2.10"
+    )
+
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("network", ["nonsense", "192.0.2.0/33", "", "192.0.2.0/24; drop"])
+def test_what_is_no_network_is_refused(api, network):
+    body = {"name": "x", "allowed_networks": [network]}
+
+    assert api.post("/api/v1/api-keys", body, "json").status_code == 400
+
+
+def test_a_bound_key_makes_no_freer_one(alice):
+    client = key_client(alice, allowed_networks=["127.0.0.0/8"])
+
+    def made(*networks):
+        body = {"name": "x", "allowed_networks": list(networks)}
+        return client.post("/api/v1/api-keys", body, "json")
+
+    assert made().json()["allowed_networks"] == ["127.0.0.0/8"]
+    assert made("127.0.0.1").json()["allowed_networks"] == ["127.0.0.1/32"]
+    assert made("0.0.0.0/0").json()["code"] == "bad-network"
+    assert made("2001:db8::/32").json()["code"] == "bad-network"
+
+
+def test_last_use_says_when_and_whence(alice):
+    key, token = services.issue_api_key(user=alice, name="x")
+
+    me(token, "192.0.2.77")
+
+    key.refresh_from_db()
+    assert key.last_used_address == "192.0.2.77"
+    assert timezone.now() - key.last_used_at < timedelta(minutes=1)
+
+
+class TestRotation:
+    def rotate(self, client, key, **body):
+        return client.post(f"/api/v1/api-keys/{key.pk}/rotate", body, "json")
+
+    def test_both_work_for_the_overlap_then_only_the_new_one(self, api, alice):
+        key, old = services.issue_api_key(
+            user=alice,
+            name="ci",
+            scopes=["account.view"],
+            days=30,
+            allowed_networks=["192.0.2.0/24"],
+        )
+
+        answer = self.rotate(api, key, overlap_hours=2)
+
+        assert answer.status_code == 201
+        new = answer.json()
+        assert (new["name"], new["scopes"], new["allowed_networks"], new["replaces"]) == (
+            "ci",
+            ["account.view"],
+            ["192.0.2.0/24"],
+            str(key.pk),
+        )
+        assert (me(old), me(new["key"])) == (200, 200)
+        with time_machine.travel(timezone.now() + timedelta(hours=2, minutes=1)):
+            assert (me(old), me(new["key"])) == (401, 200)
+        with time_machine.travel(timezone.now() + timedelta(days=31)):
+            assert me(new["key"]) == 401
+        assert AuditEntry.objects.filter(action="api_key.rotated").count() == 1
+
+    def test_without_overlap_the_old_one_stops_at_once(self, api, alice):
+        key, old = services.issue_api_key(user=alice, name="ci")
+
+        self.rotate(api, key, overlap_hours=0)
+
+        assert me(old) == 401
+
+    def test_a_key_is_rotated_once(self, api, alice):
+        key, _ = services.issue_api_key(user=alice, name="ci")
+
+        answers = [self.rotate(api, key).status_code for _ in range(2)]
+
+        assert answers == [201, 409]
+
+    def test_an_overlap_never_lengthens_a_life(self, api, alice):
+        key, _ = services.issue_api_key(user=alice, name="ci", days=1)
+        before = key.expires_at
+
+        self.rotate(api, key, overlap_hours=168)
+
+        key.refresh_from_db()
+        assert key.expires_at == before
+
+    def test_a_limited_key_rotates_no_wider_one(self, alice):
+        wide, _ = services.issue_api_key(user=alice, name="wide")
+        client = key_client(alice, scopes=["api_keys.edit", "account.view"])
+
+        assert self.rotate(client, wide).json()["code"] == "scope-not-held"
+        assert not ApiKey.objects.filter(replaces=wide).exists()
+
+    def test_a_key_rotated_by_a_key_outlives_it_not(self, alice):
+        _, token = services.issue_api_key(user=alice, name="short", days=2)
+        key, _ = services.issue_api_key(user=alice, name="long", days=300)
+
+        answer = self.rotate(bearer(token), key)
+
+        made = ApiKey.objects.get(pk=answer.json()["id"])
+        assert made.expires_at - timezone.now() < timedelta(days=2)
+
+    def test_others_keys_do_not_exist(self, api, charlie):
+        key, _ = services.issue_api_key(user=charlie, name="x")
+
+        assert self.rotate(api, key).status_code == 404

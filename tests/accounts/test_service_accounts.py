@@ -1,0 +1,177 @@
+"""Programs as members of an organization."""
+
+import pytest
+from django.db import IntegrityError, transaction
+from rest_framework.test import APIClient
+
+from accounts.models import AuditEntry, Membership, User
+from accounts.permissions import ROLE_PERMISSIONS
+from accounts.services import organizations, service_accounts
+from tests.conftest import key_client
+from tests.factories.accounts import UserFactory
+
+
+@pytest.fixture
+def team(alice):
+    return organizations.create_organization(user=alice, name="Team")
+
+
+@pytest.fixture
+def admin(team):
+    user = UserFactory()
+    Membership.objects.create(organization=team, user=user, role="admin")
+    return user
+
+
+def make(by, team, role="member", **scopes):
+    client = key_client(by, organization=team, **scopes)
+    address = f"/api/v1/organizations/{team.pk}/service-accounts"
+    return client.post(address, {"name": "builder", "role": role}, "json")
+
+
+def key_of(by, team, account_id, **body):
+    address = f"/api/v1/organizations/{team.pk}/service-accounts/{account_id}/keys"
+    return key_client(by, organization=team).post(address, {"name": "ci"} | body, "json")
+
+
+def client_of(answer):
+    return APIClient(headers={"Authorization": f"Bearer {answer.json()['key']}"})
+
+
+def test_it_acts_in_its_role_by_its_key(admin, team):
+    made = make(admin, team)
+    key = key_of(admin, team, made.json()["id"])
+
+    me = client_of(key).get("/api/v1/users/me").json()
+
+    assert (made.status_code, key.status_code) == (201, 201)
+    assert [row["id"] for row in me["organizations"]] == [str(team.pk)]
+    assert me["organizations"][0]["permissions"] == sorted(ROLE_PERMISSIONS["member"])
+    entry = AuditEntry.objects.get(action="service_account.created")
+    assert entry.after == {"name": "builder", "role": "member"}
+
+
+def test_what_it_does_is_written_down_as_its_doing(alice, admin, team):
+    made = make(alice, team, role="admin")
+    client = client_of(key_of(alice, team, made.json()["id"]))
+
+    renamed = client.patch(f"/api/v1/organizations/{team.pk}", {"name": "Crew"}, "json")
+
+    assert renamed.status_code == 200
+    assert AuditEntry.objects.get(action="organization.renamed").actor_kind == "service_account"
+
+
+def test_it_cannot_exceed_its_maker(team):
+    for role in ("member", "billing", "auditor", "viewer"):
+        user = UserFactory()
+        Membership.objects.create(organization=team, user=user, role=role)
+        assert make(user, team, role="viewer").json()["code"] == "missing-permission"
+
+
+def test_a_limited_key_makes_no_wider_program(alice, team):
+    scopes = ["service_accounts.edit", *ROLE_PERMISSIONS["viewer"]]
+
+    assert make(alice, team, role="viewer", scopes=scopes).status_code == 201
+    assert make(alice, team, role="member", scopes=scopes).json()["code"] == "role-above-yours"
+
+
+def test_a_limited_key_makes_no_wider_key_of_a_program(alice, team):
+    account = make(alice, team, role="admin").json()["id"]
+    client = key_client(alice, organization=team, scopes=["service_accounts.edit", "files.view"])
+    address = f"/api/v1/organizations/{team.pk}/service-accounts/{account}/keys"
+
+    wide = client.post(address, {"name": "wide"}, "json")
+    narrow = client.post(address, {"name": "narrow", "scopes": ["files.view"]}, "json")
+
+    assert (wide.status_code, wide.json()["code"]) == (403, "scope-not-held")
+    assert narrow.status_code == 201
+
+
+def test_no_program_owns(alice, team):
+    with pytest.raises(service_accounts.OwnerByProgram):
+        service_accounts.create_service_account(organization=team, by=alice, name="x", role="owner")
+    assert make(alice, team, role="owner").status_code == 400
+
+
+def test_it_is_neither_owner_nor_staff_by_other_ways(alice, team):
+    account = service_accounts.create_service_account(
+        organization=team, by=alice, name="x", role="member"
+    )
+
+    for call in (
+        lambda: organizations.transfer_organization(
+            organization=team, by=alice, user_id=account.user_id
+        ),
+        lambda: organizations.change_role(
+            organization=team, by=alice, user_id=account.user_id, role="owner"
+        ),
+    ):
+        with pytest.raises(organizations.IsServiceAccount):
+            call()
+    with pytest.raises(IntegrityError), transaction.atomic():
+        User.objects.filter(pk=account.user_id).update(is_staff=True)
+
+
+def test_it_cannot_sign_in(client, alice, team, settings):
+    settings.SIGN_IN_RATE = "1000/m"
+    account = service_accounts.create_service_account(
+        organization=team, by=alice, name="x", role="member"
+    )
+
+    for password in ("", account.user.password):
+        answer = client.post("/sign-in", {"email": account.user.email, "password": password})
+        assert answer.status_code == 422
+
+
+def test_revoking_ends_it_for_ever(admin, team):
+    account = make(admin, team).json()["id"]
+    program = client_of(key_of(admin, team, account))
+    client = key_client(admin, organization=team)
+    address = f"/api/v1/organizations/{team.pk}/service-accounts/{account}"
+
+    answers = [client.delete(address) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [204, 204]
+    assert program.get("/api/v1/users/me").status_code == 401
+    assert key_of(admin, team, account).json()["code"] == "revoked-service-account"
+    shown = client.get(address).json()
+    assert (shown["role"], bool(shown["revoked_at"])) == (None, True)
+    assert AuditEntry.objects.filter(action="service_account.revoked").count() == 1
+
+
+def test_it_outlives_the_membership_of_its_maker(alice, admin, team):
+    account = make(admin, team).json()["id"]
+    program = client_of(key_of(admin, team, account))
+
+    organizations.remove_member(organization=team, by=alice, user_id=admin.pk)
+
+    assert program.get("/api/v1/users/me").status_code == 200
+
+
+def test_one_key_of_it_can_be_revoked(admin, team):
+    account = make(admin, team).json()["id"]
+    first, second = (key_of(admin, team, account) for _ in range(2))
+    keys = f"/api/v1/organizations/{team.pk}/service-accounts/{account}/keys"
+    client = key_client(admin, organization=team)
+
+    assert client.delete(f"{keys}/{first.json()['id']}").status_code == 204
+    assert client_of(first).get("/api/v1/users/me").status_code == 401
+    assert client_of(second).get("/api/v1/users/me").status_code == 200
+    assert len(client.get(keys).json()["items"]) == 2
+
+
+def test_other_organizations_programs_do_not_exist(alice, admin, team, charlie):
+    other = organizations.create_organization(user=charlie, name="Other")
+    foreign = service_accounts.create_service_account(
+        organization=other, by=charlie, name="x", role="member"
+    )
+    client = key_client(admin, organization=team)
+
+    for address in (
+        f"/api/v1/organizations/{team.pk}/service-accounts/{foreign.pk}",
+        f"/api/v1/organizations/{other.pk}/service-accounts/{foreign.pk}",
+    ):
+        assert client.get(address).status_code == 404
+        assert client.delete(address).status_code == 404
+    foreign.refresh_from_db()
+    assert foreign.revoked_at is None

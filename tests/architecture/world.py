@@ -1,0 +1,207 @@
+"""A team, what belongs to it, and everybody who may try: the sixteen identities of the matrix and one more."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from accounts import services
+from accounts.models import ApiKey, Membership, Organization, UserSession
+from accounts.permissions import ROLE_PERMISSIONS
+from accounts.services import organizations, service_accounts
+from billing.services import issue_gateway_token
+from conversations.models import Conversation
+from tests.factories.accounts import UserFactory
+from tests.factories.conversations import ConversationFactory, EventFactory
+
+CANARY = "canary-of-alice"
+ROLES = ("owner", "admin", "member", "billing", "auditor", "viewer")
+IDENTITIES = (
+    "anonymous",
+    *ROLES,
+    "stranger",
+    "service account",
+    "full key",
+    "scoped key",
+    "expired key",
+    "revoked key",
+    "suspended user",
+    "removed member",
+    "staff without permission",
+    "gateway token of another conversation",
+)
+NOBODY = {
+    "anonymous",
+    "expired key",
+    "revoked key",
+    "suspended user",
+    "gateway token of another conversation",
+}
+"""Who is nobody to the server: 401 wherever something is asked for."""
+KEYS = {"service account", "full key", "scoped key"}
+SCOPES = frozenset({"account.view", "conversations.view", "api_keys.view", "organization.view"})
+"""Of the scoped key."""
+ROLE_OF = {role: role for role in ROLES} | {
+    "service account": "member",
+    "full key": "owner",
+    "scoped key": "owner",
+}
+
+
+@dataclass
+class World:
+    """Alice owns the team and a conversation in it, shared or private; she is also the full and the scoped key."""
+
+    team: Organization
+    shared: Conversation
+    private: Conversation
+    own: dict[str, Any]
+    """Ids of what the parts of an address stand for."""
+    clients: dict[str, APIClient]
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def try_row(self, row: str, identity: str, conversation: Conversation | None = None) -> Any:
+        """The answer to a row's call; what the call changes is undone."""
+        method, _, path = row.partition(" ")
+        path = self.address(path, conversation or self.shared)
+        body = self.body(row)
+        with transaction.atomic():
+            response = self.clients[identity].generic(
+                method,
+                path,
+                b"" if body is None else orjson.dumps(body),
+                content_type="application/json",
+            )
+            response.whole = b"".join(response) if response.streaming else response.content
+            transaction.set_rollback(True)
+        return response
+
+    def address(self, path: str, conversation: Conversation) -> str:
+        """A row's address with the team's things in it."""
+        kind = path.removeprefix("/api/v1/").partition("/")[0]
+        path = path.replace("{id}", str(self.own.get(kind, conversation.pk)))
+        for name, value in self.own.items():
+            path = path.replace(f"{{{name}}}", str(value))
+        if "/settings/" in path:
+            path += f"?organization={self.team.pk}"
+        if path.endswith("/permissions/explain"):
+            path += f"?permission=files.view&organization={self.team.pk}"
+        return path
+
+    def body(self, row: str) -> Any:
+        """A good body for rows that look at one before they refuse."""
+        method = row.partition(" ")[0]
+        if method not in ("POST", "PUT", "PATCH"):
+            return None
+        team = str(self.team.pk)
+        return {
+            "POST /api/v1/api-keys": {"name": "x", "organization": team},
+            "POST /api/v1/conversations": {"message": "hello", "organization": team},
+            "PUT /api/v1/settings/model-access": {
+                "base_url": "https://models.example.com/v1",
+                "model": "m",
+            },
+            "POST /api/v1/organizations": {"name": "x"},
+            "PATCH /api/v1/organizations/{id}": {"name": "x"},
+            "POST /api/v1/organizations/{id}/transfer": {"user": str(self.own["user_id"])},
+            "PATCH /api/v1/organizations/{id}/members/{user_id}": {"role": "billing"},
+            "POST /api/v1/organizations/{id}/invitations": {"role": "member"},
+            "POST /api/v1/organizations/{id}/service-accounts": {"name": "x", "role": "viewer"},
+            "POST /api/v1/organizations/{id}/service-accounts/{account_id}/keys": {
+                "name": "x",
+                "scopes": ["account.view"],
+            },
+            "POST /api/v1/invitations/accept": {"token": self.own["token"]},
+        }.get(row, {})
+
+
+def build() -> World:
+    """The world, made by the services that make it in earnest."""
+    alice = UserFactory(email=f"{CANARY}@example.com", name=f"{CANARY} name")
+    team = organizations.create_organization(user=alice, name=f"{CANARY} team")
+    users = {"owner": alice}
+    for name in (*ROLES[1:], "suspended user", "removed member", "target"):
+        role = {"suspended user": "owner", "removed member": "owner", "target": "viewer"}
+        users[name] = UserFactory()
+        Membership.objects.create(organization=team, user=users[name], role=role.get(name, name))
+    users["stranger"] = UserFactory()
+    users["staff without permission"] = UserFactory(is_staff=True)
+
+    def of_key(token: str) -> APIClient:
+        return APIClient(headers={"Authorization": f"Bearer {token}"})
+
+    tokens = {
+        name: services.issue_api_key(user=alice, organization=team, name=name, scopes=scopes)
+        for name, scopes in (
+            ("full key", ()),
+            ("scoped key", sorted(SCOPES)),
+            ("expired key", ()),
+            ("revoked key", ()),
+        )
+    }
+    long_ago = timezone.now() - timedelta(seconds=1)
+    ApiKey.objects.filter(pk=tokens["expired key"][0].pk).update(expires_at=long_ago)
+    services.revoke_api_key(key=tokens["revoked key"][0])
+    program = service_accounts.create_service_account(
+        organization=team, by=alice, name="program", role="member"
+    )
+    tokens["service account"] = service_accounts.issue_service_account_key(
+        account=program, by=alice, name="x"
+    )
+    headers = {name: {"Authorization": f"Bearer {token}"} for name, (_, token) in tokens.items()}
+    gateway = issue_gateway_token(
+        organization_id=team.pk, user_id=alice.pk, conversation_id=uuid4()
+    )
+    headers["gateway token of another conversation"] = {"Authorization": f"Bearer {gateway}"}
+    headers["anonymous"] = {}
+    clients = {name: APIClient(headers=value) for name, value in headers.items()}
+    for name in IDENTITIES:
+        if name not in clients:
+            clients[name] = APIClient()
+            clients[name].force_login(users[name])
+            cookie = clients[name].cookies[settings.SESSION_COOKIE_NAME].value
+            headers[name] = {"Cookie": f"{settings.SESSION_COOKIE_NAME}={cookie}"}
+    shared, private = (
+        ConversationFactory(
+            created_by=alice, organization=team, title=f"{CANARY} title", visibility=visibility
+        )
+        for visibility in ("organization", "private")
+    )
+    for conversation in (shared, private):
+        EventFactory(conversation=conversation, payload=f'{{"text": "{CANARY}"}}')
+    key, _ = services.issue_api_key(user=alice, organization=team, name=f"{CANARY} key")
+    another = service_accounts.create_service_account(
+        organization=team, by=alice, name=f"{CANARY} program", role="viewer"
+    )
+    its_key, _ = service_accounts.issue_service_account_key(account=another, by=alice, name="x")
+    invitation, link = organizations.invite(
+        organization=team, by=alice, role="viewer", max_uses=100
+    )
+    organizations.remove_member(organization=team, by=alice, user_id=users["removed member"].pk)
+    services.suspend_user(user=users["suspended user"])
+    session = UserSession.objects.filter(user=alice).first()
+    own = {
+        "api-keys": key.pk,
+        "sessions": session.pk if session else uuid4(),
+        "organizations": team.pk,
+        "user_id": users["target"].pk,
+        "invitation_id": invitation.pk,
+        "account_id": another.pk,
+        "key_id": its_key.pk,
+        "token": link.rpartition("/")[2],
+    }
+    return World(team, shared, private, own, clients, headers)
+
+
+def held(identity: str) -> frozenset[str]:
+    """The permissions of an identity in the team, by its role and scopes alone."""
+    role = ROLE_OF.get(identity)
+    if role is None:
+        return frozenset()
+    return ROLE_PERMISSIONS[role] & SCOPES if identity == "scoped key" else ROLE_PERMISSIONS[role]
