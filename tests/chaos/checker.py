@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,4 @@ def _inversions(acks: Sequence[Ack], place: dict[str, int]) -> int:
         if ack.event_id in place:
             firsts.setdefault(ack.sender, {}).setdefault(ack.event_id, place[ack.event_id])
     orders = [list(found.values()) for found in firsts.values()]
-    return sum(
-        later < earlier
-        for order in orders
-        for earlier, later in zip(order, order[1:], strict=False)
-    )
+    return sum(later < earlier for order in orders for earlier, later in pairwise(order))

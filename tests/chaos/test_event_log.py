@@ -286,6 +286,9 @@ class Clients(threading.Thread):
     def run(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             self._loop.run_until_complete(self._run())
+        self._loop.run_until_complete(
+            asyncio.sleep(0.2)
+        )  # cut connections are closed in a later turn
         self._loop.close()
 
     async def _run(self) -> None:
@@ -306,7 +309,7 @@ class Clients(threading.Thread):
 def quiet_stack():
     """A server without an engine and without workers, whose services may be restarted."""
     running = Stack(
-        roles=("web",), environment={"SOCKET_BUFFER_BYTES": "32768", "DATABASE_POOL_SIZE": "6"}
+        roles=("web",), environment={"SOCKET_BUFFER_BYTES": "8192", "DATABASE_POOL_SIZE": "6"}
     )
     running.start()
     yield running
@@ -355,7 +358,7 @@ class Siege:
         watching = [Client(log) for log in self.logs] + [
             Client(log, is_cut=True) for log in self.logs * 2
         ]
-        watching += [Client(log, pause=0.002) for log in self.logs]
+        watching += [Client(log, pause=0.003) for log in self.logs]
         self.clients = Clients(self.stack.owner, watching)
         self.faults: Counter[str] = Counter()
 
