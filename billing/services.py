@@ -4,6 +4,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from accounts.models import Membership, Organization, User
+from accounts.services import audit
 from billing.llm.prices import MAX_PRICE_MICROS, Tokens, cost_micros
 from billing.models import ConversationUsage, GatewayToken, ModelAccess, ModelCall
 from openhands_site.lib import crypto, url_guard
@@ -235,6 +237,7 @@ def save_model_access(
         raise InvalidModelAccess(
             "The stored API key belongs to another server. Give the key for this one, or an empty key."
         )
+    before = _shown(access) if not access._state.adding else {}  # noqa: SLF001
     access.base_url, access.model = base_url, model
     access.prompt_micros_per_million = prices[0]
     access.completion_micros_per_million = prices[1]
@@ -242,12 +245,42 @@ def save_model_access(
     if api_key is not None:
         access.set_api_key(api_key)
     access.save()
+    old, new = audit.changes(before, _shown(access))
+    if api_key is not None:
+        new["api_key"] = api_key
+    if old or new:
+        audit.record(
+            action="model_access.saved",
+            organization_id=organization.pk,
+            subject=access,
+            before=old,
+            after=new,
+        )
     return access
 
 
+def _shown(access: ModelAccess) -> dict[str, Any]:
+    return {
+        "base_url": access.base_url,
+        "model": access.model,
+        "prompt_micros": access.prompt_micros_per_million,
+        "completion_micros": access.completion_micros_per_million,
+        "cached_micros": access.cached_micros_per_million,
+    }
+
+
+@transaction.atomic
 def clear_model_access(*, organization_id: UUID, user_id: UUID) -> None:
     """Forget the model server and its key: conversations use the demo model. Safe to repeat."""
-    ModelAccess.objects.filter(organization_id=organization_id, user_id=user_id).delete()
+    found = ModelAccess.objects.filter(organization_id=organization_id, user_id=user_id)
+    for access in found.select_for_update():
+        audit.record(
+            action="model_access.cleared",
+            organization_id=organization_id,
+            subject=access,
+            before=_shown(access),
+        )
+        access.delete()
 
 
 def check_model_access(access: ModelAccess | None) -> str:

@@ -138,7 +138,7 @@ CORS_EXPOSE_HEADERS = (
     "x-request-id",
 )
 X_FRAME_OPTIONS = "DENY"
-SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+SESSION_ENGINE = "openhands_site.lib.sessions"
 SESSION_COOKIE_NAME = "__Host-sessionid" if IS_HTTPS else "sessionid"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_HTTPS
 SESSION_COOKIE_HTTPONLY = True
@@ -396,6 +396,7 @@ LOGGING = {
         "httpx2": {"level": "WARNING"},
         "uvicorn.access": {"level": "WARNING"},
         "django.server": {"level": "WARNING"},
+        "django.template": {"level": "INFO"},  # its DEBUG lines quote whole contexts, secrets included
         "django.request": {
             "level": "ERROR"
         },  # the access log has the others, without tokens in paths

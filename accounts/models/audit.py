@@ -1,6 +1,6 @@
 """The audit log: who did what, in chains of rows that cannot be changed without its showing."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.db import models
@@ -25,6 +25,23 @@ class AuditHead(models.Model):
 
     def __str__(self) -> str:
         return f"{self.chain}: {self.count}"
+
+
+class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
+    def visible_to(self, user: Any) -> "AuditEntryQuerySet":
+        """Acts in the organizations where the user may read the log; with a key, in the key's own."""
+        from accounts.models.people import Membership
+        from accounts.permissions import ROLE_PERMISSIONS
+
+        if not user.is_authenticated or not user.is_active:
+            return self.none()
+        roles = [role for role, names in ROLE_PERMISSIONS.items() if "audit.view" in names]
+        readable = Membership.objects.filter(
+            user_id=user.pk, role__in=roles, organization__suspended_at=None
+        )
+        if bound := getattr(user, "bound_organization_id", None):
+            readable = readable.filter(organization_id=bound)
+        return self.filter(chain__in=readable.values("organization_id"))
 
 
 class AuditEntry(models.Model):
@@ -59,6 +76,8 @@ class AuditEntry(models.Model):
     address = models.CharField(max_length=45, blank=True)
     previous = models.CharField(max_length=64, blank=True, editable=False)
     hash = models.CharField(max_length=64, editable=False)
+
+    objects = AuditEntryQuerySet.as_manager()
 
     class Meta:
         verbose_name_plural = "audit log"

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 import orjson
 from django.db import transaction
 
+from accounts.services import audit
 from conversations import queue, streams
 from conversations.agent.client import AgentClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation, Event, NewEvent
@@ -61,6 +62,13 @@ def answer_confirmation(
     if accept or reason:
         take_for_busy(conversation)
     streams.announce_on_commit(conversation_id)
+    audit.record(
+        action="confirmation.accepted" if accept else "confirmation.rejected",
+        organization_id=conversation.organization_id,
+        subject=conversation,
+        after={"asked_seq": answer["asked_seq"], "answer_seq": event.seq},
+        reason=reason,
+    )
     return event
 
 

@@ -12,6 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import Organization, User
+from accounts.services import audit
 from billing import services as billing
 from conversations import queue, streams
 from conversations.models import Conversation, Event, Lease, Sandbox, StartTask
@@ -90,6 +91,16 @@ def create_conversation(
         if message is not None:
             add_message(conversation, text=message, message_id=message_id or str(uuid4()))
         request_start(conversation, reason="a new conversation")
+        audit.record(
+            action="conversation.created",
+            organization_id=organization.pk,
+            subject=conversation,
+            after={
+                "model": conversation.model,
+                "visibility": visibility,
+                "confirmation_policy": confirmation_policy,
+            },
+        )
     return conversation
 
 
@@ -117,7 +128,16 @@ def title_from(message: str | None) -> str:
 def rename(*, conversation_id: UUID, title: str) -> Conversation:
     """Give a conversation another title. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+    before = conversation.title
     set_status(conversation, title=title)
+    if before != title:
+        audit.record(
+            action="conversation.renamed",
+            organization_id=conversation.organization_id,
+            subject=conversation,
+            before={"title": before},
+            after={"title": title},
+        )
     return conversation
 
 
@@ -125,7 +145,16 @@ def rename(*, conversation_id: UUID, title: str) -> Conversation:
 def share(*, conversation_id: UUID, visibility: str) -> Conversation:
     """Show a conversation to its organization, or keep it to its creator again. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+    before = conversation.visibility
     set_status(conversation, visibility=visibility)
+    if before != visibility:
+        audit.record(
+            action="conversation.shared",
+            organization_id=conversation.organization_id,
+            subject=conversation,
+            before={"visibility": before},
+            after={"visibility": visibility},
+        )
     return conversation
 
 
@@ -142,6 +171,11 @@ def delete_conversation(*, conversation_id: UUID) -> None:
     billing.revoke_gateway_tokens(conversation_id=conversation_id)
     set_status(conversation, deleted_at=timezone.now())
     queue.destroy_conversation(conversation_id)
+    audit.record(
+        action="conversation.deleted",
+        organization_id=conversation.organization_id,
+        subject=conversation,
+    )
 
 
 def destroy_conversation(*, conversation_id: UUID) -> None:

@@ -8,7 +8,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts import services
-from accounts.models import ApiKey, Membership, Organization, SetupLink, User
+from accounts.models import ApiKey, Maintenance, Membership, Organization, SetupLink, User
 from conversations.models import Event, Sandbox
 from openhands_site.lib.admin import COUNTED_ROWS, ReadOnlyAdmin, is_secret
 from tests.factories import billing, conversations
@@ -49,6 +49,7 @@ def rows(alice):
     """One row of every model, with canaries where secrets are."""
     services.issue_api_key(user=alice, name="cli")
     services.create_setup_link(email="new@example.com")
+    Maintenance.objects.create()
     for factory in (
         conversations.EventFactory,
         conversations.OutgoingMessageFactory,

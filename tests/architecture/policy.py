@@ -62,6 +62,7 @@ POLICY: dict[str, str] = {
     "POST /api/v1/organizations/{id}/service-accounts/{account_id}/keys": "service_accounts.edit",
     "DELETE /api/v1/organizations/{id}/service-accounts/{account_id}/keys/{key_id}": "service_accounts.edit",
     "GET /api/v1/permissions/explain": "account.view",
+    "GET /api/v1/audit": "audit.view",
     # conversations
     "GET /api/v1/conversations": "conversations.view",
     "POST /api/v1/conversations": "conversations.create",

@@ -47,7 +47,7 @@ def test_hsts_with_https_only(client, db, settings):
     assert "max-age=60" in client.get("/sign-in", secure=True).headers["Strict-Transport-Security"]
 
 
-def test_static_files_may_be_kept(client):
+def test_static_files_may_be_kept(client, db):
     response = client.get("/static/css/base.css")
 
     response.close()

@@ -4,10 +4,12 @@ from django.urls import path
 from rest_framework.routers import SimpleRouter
 
 from accounts.api.v1 import organizations, views
+from accounts.api.v1.audit import AuditViewSet
 from accounts.api.v1.sessions import SessionViewSet
 
 router = SimpleRouter(trailing_slash=False, use_regex_path=False)
 router.register("api-keys", views.ApiKeyViewSet, basename="api-key")
+router.register("audit", AuditViewSet, basename="audit")
 router.register("sessions", SessionViewSet, basename="session")
 urlpatterns = [
     path("users/me", views.MeView.as_view(), name="me"),

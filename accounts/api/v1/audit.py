@@ -1,0 +1,110 @@
+"""The audit log over REST, for owners, admins and auditors of an organization."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, serializers, viewsets
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.models import AuditEntry
+from accounts.permissions import require
+from openhands_site.lib.api import query_of
+
+
+class AuditQuery(serializers.Serializer):
+    """What to look for."""
+
+    organization = serializers.UUIDField(required=False)
+    action = serializers.RegexField(
+        r"^[a-z_.]{1,60}$",
+        required=False,
+        help_text="A whole action (api_key.revoked), or its beginning with a dot (api_key.).",
+    )
+    actor = serializers.CharField(required=False, max_length=64, help_text="The actor's id.")
+    subject = serializers.CharField(required=False, max_length=64, help_text="The subject's id.")
+    request_id = serializers.CharField(required=False, max_length=64)
+    since = serializers.DateTimeField(required=False)
+    until = serializers.DateTimeField(required=False)
+
+
+class AuditActorSerializer(serializers.Serializer):
+    """Who acted, as it was called then."""
+
+    kind = serializers.ChoiceField(AuditEntry.Kind.choices, source="actor_kind")
+    id = serializers.CharField(source="actor_id")
+    name = serializers.CharField(source="actor_name")
+
+
+class AuditSubjectSerializer(serializers.Serializer):
+    """What was acted on, as it was called then."""
+
+    kind = serializers.CharField(source="subject_kind")
+    id = serializers.CharField(source="subject_id")
+    name = serializers.CharField(source="subject_name")
+
+
+class AuditEntrySerializer(serializers.ModelSerializer):
+    """One act, with what it changed."""
+
+    organization = serializers.UUIDField(source="chain")
+    actor = AuditActorSerializer(source="*")
+    subject = AuditSubjectSerializer(source="*")
+    before = serializers.DictField()
+    after = serializers.DictField()
+
+    class Meta:
+        model = AuditEntry
+        fields = (
+            "id",
+            "organization",
+            "position",
+            "created_at",
+            "action",
+            "actor",
+            "subject",
+            "before",
+            "after",
+            "reason",
+            "request_id",
+            "address",
+            "hash",
+        )
+
+
+FILTERS = {
+    "organization": "chain",
+    "actor": "actor_id",
+    "subject": "subject_id",
+    "request_id": "request_id",
+    "since": "created_at__gte",
+    "until": "created_at__lt",
+}
+
+
+@extend_schema(tags=["audit"])
+class AuditViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
+    """Acts in the organizations whose log the caller may read, newest first."""
+
+    queryset = AuditEntry.objects.none()
+    serializer_class = AuditEntrySerializer
+    permission = "audit.view"
+
+    def get_queryset(self) -> QuerySet[AuditEntry]:
+        return AuditEntry.objects.visible_to(self.request.user)
+
+    @extend_schema(parameters=[AuditQuery])
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """A page of the log. An organization that is named must be one whose log you may read."""
+        query = query_of(AuditQuery, request, ignoring={"cursor", "limit"})
+        bound = request.user.bound_organization_id
+        if wanted := query.get("organization") or bound:
+            require(request.user, wanted, self.permission)
+        rows = self.get_queryset()
+        rows = rows.filter(**{FILTERS[name]: query[name] for name in FILTERS if name in query})
+        if action := query.get("action"):
+            is_group = action.endswith(".")
+            rows = rows.filter(**{"action__startswith" if is_group else "action": action})
+        page = self.paginate_queryset(rows) or []
+        return self.get_paginated_response(self.get_serializer(page, many=True).data)
