@@ -2,7 +2,7 @@
 
 from django.urls import include, path
 
-from accounts import pages
+from accounts import organization_pages, pages
 
 urlpatterns = [
     path("", include("accounts.oidc.urls")),
@@ -13,4 +13,16 @@ urlpatterns = [
     path("settings", pages.account, name="settings"),
     path("settings/api-keys", pages.api_keys, name="api-keys"),
     path("settings/api-keys/<uuid:key_id>/revoke", pages.revoke_api_key, name="api-key-revoke"),
+    path("settings/organizations", organization_pages.organizations, name="organizations"),
+    path(
+        "settings/organizations/<uuid:organization_id>",
+        organization_pages.organization,
+        name="organization",
+    ),
+    path(
+        "settings/organizations/<uuid:organization_id>/<slug:action>",
+        organization_pages.act,
+        name="organization-act",
+    ),
+    path("invitations/<str:link>", organization_pages.invitation, name="invitation"),
 ]

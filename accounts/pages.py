@@ -14,6 +14,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts import limits, permissions, services
+from accounts.active import active_organization
 from accounts.models import ApiKey
 from accounts.oidc import pages as oidc_pages
 from openhands_site.lib.problems import Problem
@@ -149,7 +150,7 @@ def account(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def api_keys(request: HttpRequest) -> HttpResponse:
     """The user's keys; a new one is in the answer to the form and nowhere else."""
-    organization = request.user.personal_organization
+    organization = active_organization(request)
     allowed = permissions.permissions_in(request.user, organization.pk)
     permissions.require(request.user, organization.pk, "api_keys.view")
     context: dict[str, Any] = {"days": 90, "access": "full"}

@@ -12,6 +12,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
 
 from accounts import permissions
+from accounts.active import active_organization
 from billing import services
 from billing.models import ModelAccess
 from openhands_site.lib.problems import Problem
@@ -39,7 +40,7 @@ class UnreadablePrice(Problem):
 @require_http_methods(["GET", "HEAD", "POST"])
 def model_settings(request: HttpRequest) -> HttpResponse:
     """Address, name, key and prices of the model; a test call; and the way back to the demo model."""
-    user, organization = request.user, request.user.personal_organization
+    user, organization = request.user, active_organization(request)
     permissions.require(user, organization.pk, "model_access.view")
     access = services.model_access_of(organization_id=organization.pk, user_id=user.pk)
     context: dict[str, Any] = {"form": _form_of(access)}

@@ -21,6 +21,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts import permissions
+from accounts.active import active_organization
 from billing import services as billing
 from conversations import records, services
 from conversations.models import Conversation, Event
@@ -83,7 +84,7 @@ def home(request: HttpRequest) -> HttpResponse:
             }
         else:
             return redirect("conversation", conversation_id=conversation.pk)
-    organization = request.user.personal_organization
+    organization = active_organization(request)
     context |= _lists(request) | {
         "examples": EXAMPLES,
         "idempotency_key": uuid4(),
@@ -106,7 +107,7 @@ def _example(request: HttpRequest) -> str:
 
 
 def _create(request: HttpRequest) -> Conversation:
-    organization = request.user.personal_organization
+    organization = active_organization(request)
     permissions.require(request.user, organization.pk, "conversations.create")
     message = request.POST.get("message", "").strip()
     if not message:

@@ -7,7 +7,7 @@ from typing import IO, Any
 from uuid import UUID, uuid4
 
 from django.conf import settings
-from django.http import StreamingHttpResponse
+from django.http import Http404, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins, parsers, viewsets
@@ -16,6 +16,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.active import active_organization
 from accounts.models import Organization
 from accounts.permissions import require
 from conversations import services
@@ -321,12 +322,11 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
 
     def _organization(self, request: Request, wanted: UUID | None) -> Organization:
         """The organization that a new conversation belongs to."""
-        mine = Organization.objects.visible_to(request.user)
-        bound = request.user.bound_organization_id
-        found = mine.filter(pk=wanted or bound or request.user.personal_organization.pk).first()
-        if found is None:
-            raise ValidationError({"organization": ["You are not a member of that organization."]})
-        return found
+        try:
+            return active_organization(request._request, wanted)  # noqa: SLF001
+        except Http404 as error:
+            sentence = "You are not a member of that organization."
+            raise ValidationError({"organization": [sentence]}) from error
 
 
 def _idempotency_key(request: Request) -> str | None:
