@@ -32,11 +32,7 @@ def note_failure(credentials: dict[str, Any], **_: Any) -> None:
 
 
 def _record(action: str, user: Any, *, name: str | None = None) -> None:
-    home = (
-        Organization.objects.filter(personal_of_id=user.pk if user else None).first()
-        if user
-        else None
-    )
+    home = Organization.objects.filter(personal_of=user).first() if user else None
     audit.record(
         action=action, organization_id=home.pk if home else None, subject=user, subject_name=name
     )

@@ -67,7 +67,7 @@ def reseal(column: Column, *, batch: int) -> Iterator[Done]:
     """
     quote = connection.ops.quote_name
     meta = column.model._meta  # noqa: SLF001
-    table, name, pk = quote(meta.db_table), quote(column.name), quote(meta.pk.column)
+    table, name, pk = quote(meta.db_table), quote(column.name), quote(str(meta.pk.column))
     select = (
         f"SELECT {pk}, {name} FROM {_old(column)} AND (%s::text IS NULL OR {pk}::text > %s) "  # noqa: S608
         f"ORDER BY {pk}::text LIMIT %s FOR UPDATE"

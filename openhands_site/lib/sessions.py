@@ -25,10 +25,11 @@ class SessionStore(cached_db.SessionStore):
 
     @property
     def cache_key(self) -> str:
-        return self.cache_key_prefix + kept(self._get_or_create_session_key())
+        return self.cache_key_prefix + kept(self._get_or_create_session_key())  # type: ignore[attr-defined]
 
     async def acache_key(self) -> str:
-        return self.cache_key_prefix + kept(await self._aget_or_create_session_key())
+        key = await self._aget_or_create_session_key()  # type: ignore[attr-defined]
+        return self.cache_key_prefix + kept(key)
 
     def load(self) -> dict[str, Any]:
         """The session's data; from PostgreSQL alone while Redis is away, where Django's own load fails."""
@@ -44,7 +45,7 @@ class SessionStore(cached_db.SessionStore):
 
     def _get_session_from_db(self) -> Any:
         found = self.model.objects.filter(
-            session_key=kept(self.session_key), expire_date__gt=timezone.now()
+            session_key=kept(self.session_key or ""), expire_date__gt=timezone.now()
         ).first()
         if found is None:
             self._session_key = None
@@ -73,7 +74,8 @@ class SessionStore(cached_db.SessionStore):
         session_key = session_key or self.session_key
         if session_key is not None:
             self.model.objects.filter(session_key=kept(session_key)).delete()
-            self._cache.delete(self.cache_key_prefix + kept(session_key))
+            cache: Any = self._cache  # type: ignore[attr-defined]
+            cache.delete(self.cache_key_prefix + kept(session_key))
 
     async def adelete(self, session_key: str | None = None) -> None:
         await sync_to_async(self.delete)(session_key)
