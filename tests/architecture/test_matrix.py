@@ -32,6 +32,7 @@ from tests.conftest import key_client
 ROWS = [row for row, name in POLICY.items() if " /api/" in row and name in PERMISSIONS]
 REFUSALS = (401, 403, 404)
 IN_TEAM_BY_BODY = {
+    "GET /api/v1/audit",
     "POST /api/v1/api-keys",
     "POST /api/v1/conversations",
     "GET /api/v1/settings/model-access",
@@ -40,6 +41,13 @@ IN_TEAM_BY_BODY = {
     "POST /api/v1/settings/model-access/test",
 }
 """Rows without an object that work in the organization that their body or query names."""
+
+
+NOT_OF_TEAM = {
+    "POST /api/v1/conversations": 400,  # a field of the body names the organization
+    "GET /api/v1/audit": 403,  # for one that does not exist, too
+}
+"""What those outside the team get where it is not 404."""
 
 
 def expected(row, identity, *, is_private):
@@ -61,7 +69,7 @@ def expected(row, identity, *, is_private):
         return None if is_alice else _others(name, identity)
     if "{id}" in row or row in IN_TEAM_BY_BODY:
         if identity not in ROLE_OF:
-            return 400 if row == "POST /api/v1/conversations" else 404  # a field names it there
+            return NOT_OF_TEAM.get(row, 404)
         return None if name in held(identity) else 403
     if row == "POST /api/v1/invitations/accept" and identity in KEYS:
         return 403  # a key reaches one organization

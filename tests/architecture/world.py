@@ -88,7 +88,7 @@ class World:
         path = path.replace("{id}", str(self.own.get(kind, conversation.pk)))
         for name, value in self.own.items():
             path = path.replace(f"{{{name}}}", str(value))
-        if "/settings/" in path:
+        if "/settings/" in path or path.endswith("/audit"):
             path += f"?organization={self.team.pk}"
         if path.endswith("/permissions/explain"):
             path += f"?permission=files.view&organization={self.team.pk}"
