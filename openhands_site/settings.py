@@ -58,6 +58,7 @@ INSTALLED_APPS = [
     "django_prometheus",
 ]
 MIDDLEWARE = [
+    "openhands_site.middleware.streaming.PieceByPiece",
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "openhands_site.middleware.headers.SecurityHeaders",
@@ -180,6 +181,7 @@ API_KEYS_PER_USER = env.integer("API_KEYS_PER_USER", 100, low=1)
 """Usable API keys that one user may have."""
 ORGANIZATIONS_PER_USER = env.integer("ORGANIZATIONS_PER_USER", 50, low=0)
 """Teams that one user may own."""
+
 OIDC_TIMEOUT_SECONDS = env.integer("OIDC_TIMEOUT_SECONDS", 5, low=1, high=30)
 OIDC_GRACE_SECONDS = env.integer("OIDC_GRACE_SECONDS", 3_600, low=600)
 """How long a provider may be away before the sessions it vouched for pause."""
@@ -396,7 +398,9 @@ LOGGING = {
         "httpx2": {"level": "WARNING"},
         "uvicorn.access": {"level": "WARNING"},
         "django.server": {"level": "WARNING"},
-        "django.template": {"level": "INFO"},  # its DEBUG lines quote whole contexts, secrets included
+        "django.template": {
+            "level": "INFO"
+        },  # its DEBUG lines quote whole contexts, secrets included
         "django.request": {
             "level": "ERROR"
         },  # the access log has the others, without tokens in paths

@@ -24,13 +24,17 @@ async def test_fault_midway_reaches_the_server():
         yield b"piece"
         raise OSError
 
-    response = PieceByPiece(lambda r: StreamingHttpResponse(broken()))(AsyncRequestFactory().get("/"))
+    response = PieceByPiece(lambda r: StreamingHttpResponse(broken()))(
+        AsyncRequestFactory().get("/")
+    )
 
     with pytest.raises(OSError):
         [piece async for piece in response]
 
 
 def test_under_wsgi_nothing_changes():
-    response = PieceByPiece(lambda r: StreamingHttpResponse(iter([b"a"])))(RequestFactory().get("/"))
+    response = PieceByPiece(lambda r: StreamingHttpResponse(iter([b"a"])))(
+        RequestFactory().get("/")
+    )
 
     assert not response.is_async
