@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from accounts import admin_audit, limits, services  # noqa: F401 - registers its own
+from accounts import admin_audit, admin_identity, limits, services  # noqa: F401 - register their own
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
 from accounts.services import organizations as organization_verbs
 from openhands_site.lib.admin import ReadOnlyAdmin

@@ -51,7 +51,7 @@ class SessionUserMiddleware(AuthenticationMiddleware):
     """``request.user`` as ``user_of`` has it, looked up when it is first asked for."""
 
     def process_request(self, request: HttpRequest) -> None:
-        request.user = SimpleLazyObject(lambda: _cached_user(request))
+        request.user = SimpleLazyObject(lambda: _cached_user(request))  # type: ignore[assignment]
         request.auser = partial(sync_to_async(_cached_user), request)
 
 
@@ -77,9 +77,8 @@ def end(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
 
 @receiver(post_save, sender=User)
 def wake_on_new_password(sender: Any, instance: User, created: bool, **kwargs: Any) -> None:  # noqa: FBT001
-    """Whose password changes is signed out elsewhere: Django's own check refuses the cookies from then on,
-    and this makes open sockets ask at once."""
-    if not created and instance._password is not None:  # noqa: SLF001 - set until save() returns
+    """Whose password changes is signed out elsewhere, by Django's own check; sockets are made to ask at once."""
+    if not created and getattr(instance, "_password", None) is not None:  # set until save() returns
         sessions.announce_access_change(user_id=instance.pk)
 
 

@@ -51,7 +51,9 @@ def announce(conversation_id: UUID) -> None:
 async def send_deltas(conversation_id: UUID, deltas: list[dict[str, Any]]) -> None:
     """Pass on what the agent is saying right now. Unnumbered and never stored: the event supersedes it."""
     message = {"type": "delta.arrived", "conversation": conversation_id.hex, "deltas": deltas}
-    with contextlib.suppress(Exception):  # ephemeral: not worth a retry, nor the wait for a Redis that hangs
+    with contextlib.suppress(
+        Exception
+    ):  # ephemeral: not worth a retry, nor the wait for a Redis that hangs
         async with asyncio.timeout(0.5):
             await get_channel_layer().group_send(group_for(conversation_id), message)
 

@@ -1,8 +1,8 @@
 """A pytest plugin that gives the tests their PostgreSQL, Redis and keys before Django reads its settings.
 
 Loaded by ``-p tests.environment``. ``DATABASE_URL`` and ``REDIS_URL`` win where they are set; otherwise both
-come from their wheels for as long as the run lasts. Tests marked ``engine`` or ``browser`` are skipped by name
-where what they need is missing; with ``REQUIRE_ALL`` set, whatever is skipped fails.
+come from their wheels for as long as the run lasts. Tests marked ``engine``, ``browser`` or ``keycloak`` are
+skipped by name where what they need is missing; with ``REQUIRE_ALL`` set, whatever is skipped fails.
 """
 
 import os
@@ -37,7 +37,9 @@ def _prepare() -> None:
     os.environ["UPSTREAM_ALLOW_PRIVATE"] = "true"
     os.environ["PUBLIC_URL"] = "http://testserver"
     os.environ["ALLOWED_HOSTS"] = "testserver,localhost,127.0.0.1"
-    os.environ["RATE_LIMITS"] = "off"  # hundreds of requests of one address; their own tests set them
+    os.environ["RATE_LIMITS"] = (
+        "off"  # hundreds of requests of one address; their own tests set them
+    )
     os.environ["SECRET_KEY"] = secrets.token_hex(32)
     os.environ["ENCRYPTION_KEYS"] = f"k1:{secrets.token_hex(32)}"
     os.environ["TOKEN_PEPPERS"] = f"p1:{secrets.token_hex(32)}"
@@ -64,6 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         lacking["engine"] = found.detail
     if prepare.chromium() is None:
         lacking["browser"] = "there is no Chromium here"
+    if reason := prepare.keycloak_lacks():
+        lacking["keycloak"] = reason
     for item in items:
         for name, reason in lacking.items():
             if item.get_closest_marker(name):

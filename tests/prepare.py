@@ -1,4 +1,4 @@
-"""Gets what the whole suite needs beyond Python packages: the agent engine and a Chromium.
+"""Gets what the whole suite needs beyond Python packages: the agent engine, a Chromium, a Keycloak.
 
 The engine is kept in a cache outside the tree, one per version of its constraints. What cannot be had is
 said loudly, and fails the run when ``REQUIRE_ALL`` is set.
@@ -9,9 +9,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+KEYCLOAK_VERSION = "26.7.0"
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -28,6 +30,58 @@ def chromium() -> str | None:
     """The Chromium that browser tests run, if there is one."""
     named = os.environ.get("CHROMIUM", "")
     return shutil.which(named) or next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+
+
+def keycloak_dir() -> Path:
+    """`KEYCLOAK_DIR`, else a folder in the user's cache that is named by the version."""
+    if named := os.environ.get("KEYCLOAK_DIR"):
+        return Path(named)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "openhands-site" / f"keycloak-{KEYCLOAK_VERSION}"
+
+
+def keycloak_lacks() -> str:
+    """Nothing, or why the real Keycloak cannot run here."""
+    if not (keycloak_dir() / "bin" / "kc.sh").exists():
+        return "it is not installed; `python -m tests.prepare` fetches it by Maven"
+    return "" if shutil.which("java") else "there is no Java here"
+
+
+def _install_keycloak() -> str:
+    """Nothing, or why there is no Keycloak."""
+    if not keycloak_lacks():
+        return ""
+    if not shutil.which("java") or not shutil.which("mvn"):
+        return "Java and Maven are needed for it"
+    print("Fetching Keycloak …", flush=True)
+    home = keycloak_dir()
+    home.parent.mkdir(parents=True, exist_ok=True)
+    # Not in the project: Maven would look for a pom.xml, and a half-unpacked folder must never stand there.
+    with tempfile.TemporaryDirectory(dir=home.parent) as folder:
+        artifact = f"org.keycloak:keycloak-quarkus-dist:{KEYCLOAK_VERSION}:zip"
+        command = [
+            "mvn",
+            "-q",
+            "dependency:copy",
+            f"-Dartifact={artifact}",
+            f"-DoutputDirectory={folder}",
+        ]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        zips = list(Path(folder).glob("*.zip"))
+        if done.returncode or not zips:
+            return (
+                "Maven could not fetch it: "
+                + (done.stdout.strip().splitlines() or ["no reason given"])[0]
+            )
+        shutil.unpack_archive(zips[0], folder)
+        unpacked = Path(folder) / f"keycloak-{KEYCLOAK_VERSION}"
+        for script in (unpacked / "bin").glob("*.sh"):
+            script.chmod(0o755)  # the unpacking drops it
+        from tests.fakes import keycloak
+
+        keycloak.warm_up(unpacked)
+        unpacked.rename(home)
+    return keycloak_lacks()
 
 
 def _install_engine() -> str:
@@ -71,6 +125,7 @@ def main() -> None:
     lacking = {
         "agent engine": _install_engine(),
         "Chromium": _install_chromium(),
+        "Keycloak": _install_keycloak(),
     }
     for name, reason in lacking.items():
         if reason:

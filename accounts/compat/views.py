@@ -19,7 +19,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.authentication import SessionAuthentication
-from accounts.models import ProviderSession
+from accounts.models import ProviderSession, User
 from accounts.oidc import flows
 from accounts.oidc.pages import callback
 from accounts.permissions import PUBLIC
@@ -27,6 +27,12 @@ from accounts.services import email, identity, terms
 from openhands_site.lib.problems import Problem
 
 MESSAGE = inline_serializer("Message", {"message": serializers.CharField()})
+
+
+def _user(request: HttpRequest | Request) -> User:
+    """The caller, whom a permission or ``login_required`` has made sure of."""
+    assert isinstance(request.user, User)
+    return request.user
 
 
 @never_cache
@@ -60,12 +66,14 @@ class AuthenticateView(GenericAPIView):
         own = [a for a in super().get_authenticators() if not isinstance(a, SessionAuthentication)]
         return [*own, WithoutCsrf()]
 
-    @extend_schema(operation_id="compat_authenticate", tags=["compat"], request=None, responses=MESSAGE)
+    @extend_schema(
+        operation_id="compat_authenticate", tags=["compat"], request=None, responses=MESSAGE
+    )
     def post(self, request: Request) -> Response:
         """200 for somebody who is signed in, else 401, exactly."""
         if not request.user.is_authenticated:
             return Response({"error": "User is not authenticated"}, status=401)
-        if not terms.has_accepted_terms(user=request.user):
+        if not terms.has_accepted_terms(user=_user(request)):
             return Response({"error": "The terms of service are not accepted"}, status=401)
         return Response({"message": "User authenticated"})
 
@@ -105,7 +113,7 @@ class AcceptTermsView(GenericAPIView):
         """Accept the terms; `redirect_url` comes back confined to this site. Safe to repeat."""
         wanted = self.get_serializer(data=request.data)
         wanted.is_valid(raise_exception=True)
-        terms.accept_terms(user=request.user, address=request.META.get("REMOTE_ADDR") or None)
+        terms.accept_terms(user=_user(request), address=request.META.get("REMOTE_ADDR") or None)
         target = flows.confined(wanted.validated_data.get("redirect_url"))
         return Response({"redirect_url": target})
 
@@ -127,7 +135,7 @@ class EmailView(GenericAPIView):
         """Ask for a new address; it counts when the link in the mail is opened."""
         wanted = self.get_serializer(data=request.data)
         wanted.is_valid(raise_exception=True)
-        email.change_email(user=request.user, email=wanted.validated_data["email"])
+        email.change_email(user=_user(request), email=wanted.validated_data["email"])
         return Response({"message": "A verification mail was sent"})
 
 
@@ -137,10 +145,12 @@ class EmailVerificationView(GenericAPIView):
     permission = "account.view"
     serializer_class = None
 
-    @extend_schema(operation_id="compat_email_verify", tags=["compat"], request=None, responses=MESSAGE)
+    @extend_schema(
+        operation_id="compat_email_verify", tags=["compat"], request=None, responses=MESSAGE
+    )
     def put(self, request: Request) -> Response:
         """Send the mail again; the earlier link stops."""
-        email.resend_verification(user=request.user)
+        email.resend_verification(user=_user(request))
         return Response({"message": "A verification mail was sent"})
 
 
@@ -150,7 +160,7 @@ class EmailVerificationView(GenericAPIView):
 def verify_email(request: HttpRequest, link: str) -> HttpResponse:
     """The link in the mail."""
     try:
-        user = email.verify_email(user=request.user, token=link)
+        user = email.verify_email(user=_user(request), token=link)
     except Problem as refusal:
         messages.error(request, refusal.detail)
     else:
@@ -172,6 +182,6 @@ def accept_tos(request: HttpRequest) -> HttpResponse:
     """The terms of service, to be accepted before anything else."""
     target = flows.confined(request.POST.get("redirect_url", request.GET.get("redirect_url")))
     if request.method == "POST":
-        terms.accept_terms(user=request.user, address=request.META.get("REMOTE_ADDR") or None)
+        terms.accept_terms(user=_user(request), address=request.META.get("REMOTE_ADDR") or None)
         return redirect(target)
     return render(request, "accounts/accept_tos.html", {"target": target})

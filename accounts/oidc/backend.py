@@ -26,7 +26,7 @@ class ProviderBackend(OIDCAuthenticationBackend):
         # Not the library's: it reads one provider from the settings, and ours are rows.
         self.UserModel = get_user_model()
 
-    def authenticate(  # type: ignore[override]
+    def authenticate(
         self,
         request: HttpRequest | None,
         provider: IdentityProvider | None = None,

@@ -52,7 +52,7 @@ def check_rule(rule: Any) -> None:
     if not isinstance(rule, dict):
         raise BadRule("A rule is an object with claim, value and what it gives.")
     if unknown := set(rule) - {"claim", "value", "organization", "role", "staff"}:
-        raise BadRule(f"A rule has no {sorted(unknown)[0]!r}.")
+        raise BadRule(f"A rule has no {min(unknown)!r}.")
     for name in ("claim", "value"):
         if not isinstance(rule.get(name), str) or not rule[name]:
             raise BadRule(f"A rule needs a text as its {name}.")

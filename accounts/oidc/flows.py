@@ -53,9 +53,7 @@ def callback_path(provider: IdentityProvider, purpose: str = "sign-in") -> str:
     return f"/oidc/{provider.slug}/callback"
 
 
-def begin(
-    request: HttpRequest, provider: IdentityProvider, *, purpose: str, target: str
-) -> str:
+def begin(request: HttpRequest, provider: IdentityProvider, *, purpose: str, target: str) -> str:
     """Remember a new flow in the browser's session; gives the provider's address to go to.
 
     Linking asks the provider to let the person sign in anew, so that it is their doing. Raises

@@ -96,7 +96,9 @@ def _finish(request: HttpRequest, provider: IdentityProvider, flow: flows.Flow) 
         identities.hold_provider_session(session=session, identity=identity, found=found)
         return redirect(terms.target_after_sign_in(user=user, target=flow.next))
     if not request.user.is_authenticated or str(request.user.pk) != flow.user_id:
-        raise identities.SignInRefused("Sign in to the account that you want to connect, then begin again.")
+        raise identities.SignInRefused(
+            "Sign in to the account that you want to connect, then begin again."
+        )
     if flow.purpose == "link":
         found = backend.exchange(provider, authenticated_after=flow.started_at, **asked)
         identities.link_identity(user=request.user, provider=provider, claims=found.claims)
@@ -131,7 +133,9 @@ def _existing_client(
         return None
     if not request.GET.get("code") or request.user.is_authenticated:
         return redirect(target)
-    return redirect(f"{reverse('oidc-sign-in', args=[provider.slug])}?{urlencode({'next': target})}")
+    return redirect(
+        f"{reverse('oidc-sign-in', args=[provider.slug])}?{urlencode({'next': target})}"
+    )
 
 
 @login_required
@@ -154,8 +158,7 @@ def connections(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_POST
 def connect(request: HttpRequest, slug: str) -> HttpResponse:
-    """Leave for a provider to connect it to the account one is signed in to (``link``), or for an
-    offline token (``offline``)."""
+    """Leave for a provider: to connect it to the account here, or for an offline token."""
     provider = _provider(slug)
     purpose = "offline" if request.POST.get("purpose") == "offline" else "link"
     try:

@@ -71,12 +71,12 @@ def metadata(provider: IdentityProvider) -> Metadata:
     """
     cached = _metadata.get(provider.issuer)
     if cached and time.monotonic() - cached.fetched_at < METADATA_SECONDS:
-        return cached.value  # type: ignore[no-any-return]
+        return cached.value
     try:
         found = _discover(provider)
     except ProviderUnavailable:
         if cached:
-            return cached.value  # type: ignore[no-any-return]
+            return cached.value
         raise
     with _lock:
         _metadata[provider.issuer] = _Cached(found, time.monotonic())

@@ -48,9 +48,7 @@ def check_id_token(
     return claims
 
 
-def check_refreshed_id_token(
-    provider: IdentityProvider, token: Any, *, sub: str
-) -> dict[str, Any]:
+def check_refreshed_id_token(provider: IdentityProvider, token: Any, *, sub: str) -> dict[str, Any]:
     """The claims of an ID token that came with a refresh (Core 12.2): the same person as before."""
     claims = _decode(provider, token, audience=provider.client_id)
     _check_party(claims, provider.client_id)

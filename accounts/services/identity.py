@@ -169,7 +169,9 @@ def _create_user(provider: IdentityProvider, claims: dict[str, Any]) -> Identity
     if not isinstance(email, str) or not email or "\0" in email:
         raise SignInRefused("The provider did not say your e-mail address, which an account needs.")
     if provider.requires_verified_email and claims.get("email_verified") is not True:
-        raise SignInRefused("The provider has not verified your e-mail address. Verify it there first.")
+        raise SignInRefused(
+            "The provider has not verified your e-mail address. Verify it there first."
+        )
     try:
         with transaction.atomic():
             user = services.create_user(email=email, name=_name(claims))
@@ -192,9 +194,7 @@ def _name(claims: dict[str, Any]) -> str:
 
 
 @transaction.atomic
-def link_identity(
-    *, user: User, provider: IdentityProvider, claims: dict[str, Any]
-) -> Identity:
+def link_identity(*, user: User, provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
     """Connect a provider's account to a user who is signed in and just agreed to it there.
 
     Safe to repeat. Raises ``IdentityTaken``.
@@ -264,9 +264,7 @@ def apply_claims(*, identity: Identity, claims: dict[str, Any]) -> None:
     identity.email = str(claims.get("email") or identity.email)[:254].replace("\0", "")
     identity.last_claims = _storable(claim_rules.kept(claims, provider.claim_rules))
     identity.last_seen_at = timezone.now()
-    identity.save(
-        update_fields=["email", "last_claims", "last_seen_at", "is_staff_by_claims"]
-    )
+    identity.save(update_fields=["email", "last_claims", "last_seen_at", "is_staff_by_claims"])
 
 
 def _apply_roles(identity: Identity, roles: dict[UUID, str]) -> bool:
@@ -451,9 +449,7 @@ def lifetime(answer: dict[str, Any]) -> int:
     return given if is_sane else 300  # type: ignore[return-value]
 
 
-def role_claims(
-    provider: IdentityProvider, access_token: str, *, sub: str
-) -> dict[str, Any]:
+def role_claims(provider: IdentityProvider, access_token: str, *, sub: str) -> dict[str, Any]:
     """Keycloak's roles, which by default are in the access token only; nothing for other providers."""
     if provider.kind != IdentityProvider.Kind.KEYCLOAK:
         return {}
@@ -544,7 +540,9 @@ def offline_access_token(*, identity: Identity) -> str:
     except providers.ProviderRefused as error:
         if error.code in ENDING_CODES:
             OfflineToken.objects.filter(pk=row.pk, generation=row.generation).delete()
-        raise SignInRefused("The provider no longer allows work while this user is away.") from error
+        raise SignInRefused(
+            "The provider no longer allows work while this user is away."
+        ) from error
     if fresh := answer.get("refresh_token"):
         sealed = OfflineToken(pk=row.pk)
         sealed.token = str(fresh)
@@ -573,7 +571,9 @@ def authenticate_access_token(token: str) -> tuple[User, dict[str, Any]]:
     provider, checked = claims
     if _is_signed_out(provider, checked):
         raise tokens.BadToken("its session has ended")
-    known = Identity.objects.select_related("user").filter(issuer=issuer, sub=checked["sub"]).first()
+    known = (
+        Identity.objects.select_related("user").filter(issuer=issuer, sub=checked["sub"]).first()
+    )
     try:
         identity = known or sign_in_identity(provider=provider, claims=checked)
     except SignInRefused as error:

@@ -60,7 +60,7 @@ def _end(found: Any, reason: str) -> int:
 
 
 def announce_access_change(*, user_id: UUID) -> None:
-    """Wake this user's open sockets in every process, once it is committed: may they still listen?
+    """Wake this user's open sockets in every process, once it is committed, to ask whether they may go on.
 
     A wake-up that is lost costs ``SOCKET_RECHECK_SECONDS``. Safe to repeat.
     """

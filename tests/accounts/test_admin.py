@@ -6,9 +6,21 @@ from django.core.cache import cache
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts import services
-from accounts.models import ApiKey, Maintenance, Membership, Organization, SetupLink, User
+from accounts.models import (
+    ApiKey,
+    Identity,
+    IdentityProvider,
+    Maintenance,
+    Membership,
+    Organization,
+    SetupLink,
+    TermsAcceptance,
+    User,
+    UserSession,
+)
 from conversations.models import Event, Sandbox
 from openhands_site.lib.admin import COUNTED_ROWS, ReadOnlyAdmin, is_secret
 from tests.factories import billing, conversations
@@ -50,6 +62,14 @@ def rows(alice):
     services.issue_api_key(user=alice, name="cli")
     services.create_setup_link(email="new@example.com")
     Maintenance.objects.create()
+    provider = IdentityProvider(
+        slug="acme", name="Acme", issuer="https://id.example", client_id="x"
+    )
+    provider.client_secret = "canary"
+    provider.save()
+    Identity.objects.create(user=alice, provider=provider, issuer=provider.issuer, sub="s")
+    TermsAcceptance.objects.create(user=alice, version="1")
+    UserSession.objects.create(user=alice, expires_at=timezone.now())
     for factory in (
         conversations.EventFactory,
         conversations.OutgoingMessageFactory,
@@ -69,7 +89,14 @@ def address(model, page, *args):
 
 
 def secrets_of(row):
-    for name in ("digest", "password", "sealed_session_key", "sealed_secret_key", "sealed_api_key"):
+    for name in (
+        "digest",
+        "password",
+        "sealed_session_key",
+        "sealed_secret_key",
+        "sealed_api_key",
+        "sealed_client_secret",
+    ):
         if value := getattr(row, name, None):
             yield value if isinstance(value, str) else bytes(value).hex()
 

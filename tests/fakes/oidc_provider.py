@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2
@@ -65,7 +65,13 @@ class Key:
 class OidcProvider:
     """A realm with people in it. Use as a context manager; ``issuer`` is its address."""
 
-    def __init__(self, *, client_id: str = "server", client_secret: str = "client-secret", realm: str = "test") -> None:
+    def __init__(
+        self,
+        *,
+        client_id: str = "server",
+        client_secret: str = "client-secret",
+        realm: str = "test",
+    ) -> None:
         self.client_id, self.client_secret, self.realm = client_id, client_secret, realm
         self.people: dict[str, Person] = {}
         self.sessions: dict[str, Session] = {}
@@ -85,7 +91,7 @@ class OidcProvider:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.issuer = f"{self.url}/realms/{realm}"
 
-    def __enter__(self) -> "OidcProvider":
+    def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
@@ -96,7 +102,17 @@ class OidcProvider:
     # --- What tests do
 
     def add_person(self, name: str, **fields: Any) -> Person:
-        person = Person(**({"sub": f"sub-of-{name}", "username": name, "password": "pass", "email": f"{name}@example.org"} | fields))
+        person = Person(
+            **(
+                {
+                    "sub": f"sub-of-{name}",
+                    "username": name,
+                    "password": "pass",
+                    "email": f"{name}@example.org",
+                }
+                | fields
+            )
+        )
         self.people[name] = person
         return person
 
@@ -109,33 +125,61 @@ class OidcProvider:
         location = self._grant(query, person)
         return {name: values[0] for name, values in parse_qs(urlsplit(location).query).items()}
 
-    def sign(self, claims: dict[str, Any], *, key: Key | None = None, algorithm: str = "RS256", **header: Any) -> str:
+    def sign(
+        self,
+        claims: dict[str, Any],
+        *,
+        key: Key | None = None,
+        algorithm: str = "RS256",
+        **header: Any,
+    ) -> str:
         key = key or self.keys[0]
         # Not `jwt.encode`, which would itself refuse claims that make no sense.
-        return jwt.PyJWS().encode(json.dumps(claims).encode(), key.private, algorithm, {"kid": key.id} | header)
+        return jwt.PyJWS().encode(
+            json.dumps(claims).encode(), key.private, algorithm, {"kid": key.id} | header
+        )
 
     def access_token(self, person: Person, **claims: Any) -> str:
         now = int(time.time())
         body = {
-            "iss": self.issuer, "sub": person.sub, "aud": [self.client_id, "account"], "azp": "cli", "typ": "Bearer",
-            "iat": now, "exp": now + self.access_seconds, "jti": secrets.token_hex(8), "scope": "openid email",
-            "email": person.email, "email_verified": person.email_verified,
+            "iss": self.issuer,
+            "sub": person.sub,
+            "aud": [self.client_id, "account"],
+            "azp": "cli",
+            "typ": "Bearer",
+            "iat": now,
+            "exp": now + self.access_seconds,
+            "jti": secrets.token_hex(8),
+            "scope": "openid email",
+            "email": person.email,
+            "email_verified": person.email_verified,
             "realm_access": {"roles": person.roles},
         }
         return self.sign({k: v for k, v in (body | claims).items() if v is not None})
 
     def logout_token(self, **claims: Any) -> str:
         now = int(time.time())
-        body = {"iss": self.issuer, "aud": self.client_id, "iat": now, "exp": now + 120, "jti": secrets.token_hex(8),
-                "events": {LOGOUT_EVENT: {}}, "typ": "Logout"}
-        return self.sign({k: v for k, v in (body | claims).items() if v is not None}, typ="logout+jwt")
+        body = {
+            "iss": self.issuer,
+            "aud": self.client_id,
+            "iat": now,
+            "exp": now + 120,
+            "jti": secrets.token_hex(8),
+            "events": {LOGOUT_EVENT: {}},
+            "typ": "Logout",
+        }
+        return self.sign(
+            {k: v for k, v in (body | claims).items() if v is not None}, typ="logout+jwt"
+        )
 
     def end_session(self, sid: str) -> None:
         """End a session as an administrator would, and tell the client by the back channel."""
         session = self.sessions.pop(sid, None)
         if session and self.back_channel_url:
             token = self.logout_token(sub=session.person.sub, sid=sid)
-            httpx2.post(self.back_channel_url, data={"logout_token": token}, timeout=10, trust_env=False)
+            httpx2.post(
+                self.back_channel_url, data={"logout_token": token}, timeout=10, trust_env=False
+            )
 
     # --- The protocol
 
@@ -143,10 +187,17 @@ class OidcProvider:
         sid, code = secrets.token_hex(8), secrets.token_urlsafe(24)
         self.sessions[sid] = Session(sid, person, auth_time=int(time.time()))
         self.codes[code] = query | {"sid": sid}
-        return query["redirect_uri"] + "?" + urlencode({"code": code, "state": query["state"], "session_state": sid})
+        return (
+            query["redirect_uri"]
+            + "?"
+            + urlencode({"code": code, "state": query["state"], "session_state": sid})
+        )
 
     def _token(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        if form.get("client_id") != self.client_id or form.get("client_secret") != self.client_secret:
+        if (
+            form.get("client_id") != self.client_id
+            or form.get("client_secret") != self.client_secret
+        ):
             return 401, {"error": "invalid_client"}
         if form.get("grant_type") == "refresh_token":
             return self._refresh(form)
@@ -171,34 +222,52 @@ class OidcProvider:
                 return 400, {"error": "invalid_grant"}
             if session.refresh_token != token:  # reuse: the whole session is given up
                 del self.sessions[sid]
-                return 400, {"error": "invalid_grant", "error_description": "Maximum allowed refresh token reuse exceeded"}
+                return 400, {
+                    "error": "invalid_grant",
+                    "error_description": "Maximum allowed refresh token reuse exceeded",
+                }
             return 200, self._tokens(session, nonce=None)
 
     def _tokens(self, session: Session, *, nonce: str | None) -> dict[str, Any]:
         now, person = int(time.time()), session.person
         session.refresh_token = f"{session.sid}.{secrets.token_urlsafe(24)}"
         claims: dict[str, Any] = {
-            "iss": self.issuer, "sub": person.sub, "aud": self.client_id, "azp": self.client_id, "typ": "ID", "iat": now,
-            "exp": now + 300, "auth_time": session.auth_time, "sid": session.sid, "email": person.email,
-            "email_verified": person.email_verified, "preferred_username": person.username,
+            "iss": self.issuer,
+            "sub": person.sub,
+            "aud": self.client_id,
+            "azp": self.client_id,
+            "typ": "ID",
+            "iat": now,
+            "exp": now + 300,
+            "auth_time": session.auth_time,
+            "sid": session.sid,
+            "email": person.email,
+            "email_verified": person.email_verified,
+            "preferred_username": person.username,
         }
         if nonce:
             claims["nonce"] = nonce
         token = self.bend(claims)
         return {
             "access_token": self.access_token(person, azp=self.client_id, sid=session.sid),
-            "refresh_token": session.refresh_token, "expires_in": self.access_seconds, "token_type": "Bearer",
+            "refresh_token": session.refresh_token,
+            "expires_in": self.access_seconds,
+            "token_type": "Bearer",
             "id_token": token if token is not None else self.sign(claims),
         }
 
     def _discovery(self) -> dict[str, Any]:
         base = f"{self.issuer}/protocol/openid-connect"
         return {
-            "issuer": self.issuer, "authorization_endpoint": f"{base}/auth", "token_endpoint": f"{base}/token",
-            "jwks_uri": f"{base}/certs", "userinfo_endpoint": f"{base}/userinfo", "end_session_endpoint": f"{base}/logout",
+            "issuer": self.issuer,
+            "authorization_endpoint": f"{base}/auth",
+            "token_endpoint": f"{base}/token",
+            "jwks_uri": f"{base}/certs",
+            "userinfo_endpoint": f"{base}/userinfo",
+            "end_session_endpoint": f"{base}/logout",
         }
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a table of addresses
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -245,7 +314,14 @@ class OidcProvider:
                     claims = jwt.decode(token, options={"verify_signature": False})
                 except jwt.PyJWTError:
                     return self._answer(401, {})
-                return self._answer(200, {"sub": claims["sub"], "email": claims["email"], "email_verified": claims["email_verified"]})
+                return self._answer(
+                    200,
+                    {
+                        "sub": claims["sub"],
+                        "email": claims["email"],
+                        "email_verified": claims["email_verified"],
+                    },
+                )
 
             def _form(self, query: str, error: str) -> None:
                 page = FORM.format(realm=provider.realm, query=html.escape(query), error=error)
@@ -257,7 +333,9 @@ class OidcProvider:
                 if person is None or person.password != form.get("password"):
                     return self._form(form["query"], "Invalid username or password.")
                 if not person.enabled:
-                    return self._form(form["query"], "Account is disabled, contact your administrator.")
+                    return self._form(
+                        form["query"], "Account is disabled, contact your administrator."
+                    )
                 return self._redirect(provider._grant(query, person))
 
             def _logout(self, query: dict[str, str], form: dict[str, str]) -> None:

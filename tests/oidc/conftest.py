@@ -24,7 +24,12 @@ def oidc(_running_provider):
     running.sessions.clear()
     running.codes.clear()
     running.counts.clear()
-    running.access_seconds, running.is_down, running.slowness, running.refresh_error = 300, False, 0.0, ""
+    running.access_seconds, running.is_down, running.slowness, running.refresh_error = (
+        300,
+        False,
+        0.0,
+        "",
+    )
     running.bend = lambda claims: None
     running.keys = running.keys[:1]
     providers.forget()
@@ -39,10 +44,19 @@ def provider(oidc, db):
 
 
 def make_row(oidc, **fields):
-    row = IdentityProvider(**({
-        "slug": "acme", "name": "Acme", "kind": "keycloak", "issuer": oidc.issuer, "client_id": oidc.client_id,
-        "bearer_clients": ["cli"],
-    } | fields))
+    row = IdentityProvider(
+        **(
+            {
+                "slug": "acme",
+                "name": "Acme",
+                "kind": "keycloak",
+                "issuer": oidc.issuer,
+                "client_id": oidc.client_id,
+                "bearer_clients": ["cli"],
+            }
+            | fields
+        )
+    )
     row.client_secret = oidc.client_secret
     row.save()
     return row
@@ -53,7 +67,9 @@ class Browser:
 
     def __init__(self, oidc, slug="acme"):
         self.client, self.oidc, self.slug = Client(), oidc, slug
-        self.callback = "/oauth/keycloak/callback" if slug == "keycloak" else f"/oidc/{slug}/callback"
+        self.callback = (
+            "/oauth/keycloak/callback" if slug == "keycloak" else f"/oidc/{slug}/callback"
+        )
 
     def leave(self, target=""):
         query = f"?{urlencode({'next': target})}" if target else ""

@@ -13,8 +13,28 @@ from tests.fakes.oidc_provider import LOGOUT_EVENT, Key
 from tests.oidc.conftest import Browser, make_row
 
 REFUSED: list[str] = []
-SITES = ("https://evil.example", "//evil.example", "/\\evil.example", "\\\\evil.example", "https:evil.example", "https:/evil.example")
-PATHS = ("", "/", "/settings", "/%2e%2e/", "?next=/", "#x", "@testserver/", ":80/", "/\t", "\r\nX-Evil: 1", ".testserver/", "%00")
+SITES = (
+    "https://evil.example",
+    "//evil.example",
+    "/\\evil.example",
+    "\\\\evil.example",
+    "https:evil.example",
+    "https:/evil.example",
+)
+PATHS = (
+    "",
+    "/",
+    "/settings",
+    "/%2e%2e/",
+    "?next=/",
+    "#x",
+    "@testserver/",
+    ":80/",
+    "/\t",
+    "\r\nX-Evil: 1",
+    ".testserver/",
+    "%00",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,7 +44,11 @@ def _count():
 
 
 def refuse(name, browser, response):
-    assert response.status_code in (400, 401, 403, 404), (name, response.status_code, response.content)
+    assert response.status_code in (400, 401, 403, 404), (
+        name,
+        response.status_code,
+        response.content,
+    )
     assert not browser.is_signed_in, name
     assert not UserSession.objects.filter(provider_session__isnull=False).exists(), name
     REFUSED.append(name)
@@ -63,7 +87,9 @@ class TestState:
 
         refuse("state of another browser", victim, victim.come_back(answer))
 
-    @pytest.mark.parametrize("state", ["", "x", "0" * 43, "\u00e9", "a" * 5_000, "https://evil.example", "/settings"])
+    @pytest.mark.parametrize(
+        "state", ["", "x", "0" * 43, "\u00e9", "a" * 5_000, "https://evil.example", "/settings"]
+    )
     def test_made_up(self, browser, oidc, state):
         answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
 
@@ -122,7 +148,9 @@ class TestCode:
         query = {k: v[0] for k, v in parse_qs(urlsplit(url).query).items() if k != taken_out}
         from urllib.parse import urlencode
 
-        answer = oidc.authorize(url.partition("?")[0] + "?" + urlencode(query), oidc.add_person("ana"))
+        answer = oidc.authorize(
+            url.partition("?")[0] + "?" + urlencode(query), oidc.add_person("ana")
+        )
 
         refuse(f"without {taken_out}", browser, browser.come_back(answer))
 
@@ -176,7 +204,9 @@ def forged(oidc, name, claims):
     if name == "alg none":
         return jwt.encode(claims, "", algorithm="none", headers={"kid": good.id})
     if name == "alg NONE":
-        return jwt.encode(claims, "", algorithm="none").replace("eyJhbGciOiJub25lI", "eyJhbGciOiJOT05FI", 1)
+        return jwt.encode(claims, "", algorithm="none").replace(
+            "eyJhbGciOiJub25lI", "eyJhbGciOiJOT05FI", 1
+        )
     if name == HMAC:
         import hashlib
         import hmac as h
@@ -189,14 +219,18 @@ def forged(oidc, name, claims):
         body = head + b"." + b64(json.dumps(claims).encode())
         return (body + b"." + b64(h.new(good.public_pem(), body, hashlib.sha256).digest())).decode()
     if name == "HS256 with the client secret":
-        return jwt.encode(claims, oidc.client_secret.ljust(32, "x"), algorithm="HS256", headers={"kid": good.id})
+        return jwt.encode(
+            claims, oidc.client_secret.ljust(32, "x"), algorithm="HS256", headers={"kid": good.id}
+        )
     if name == "another key under the same id":
         other = Key()
         other.id = good.id
         return oidc.sign(claims, key=other)
     if name == "key of its own header":
         other = Key()
-        return oidc.sign(claims, key=other, jwk=other.jwk(), jku=f"{oidc.url}/evil", x5u="https://evil.example")
+        return oidc.sign(
+            claims, key=other, jwk=other.jwk(), jku=f"{oidc.url}/evil", x5u="https://evil.example"
+        )
     if name == "unknown key id":
         return oidc.sign(claims, kid="unknown")
     if name == "critical header":
@@ -217,9 +251,21 @@ def forged(oidc, name, claims):
 @pytest.mark.parametrize(
     "name",
     [
-        "alg none", "alg NONE", HMAC, "HS256 with the client secret", "another key under the same id",
-        "key of its own header", "unknown key id", "critical header", "changed signature", "no signature", "two parts",
-        "not a token", "empty", "endless", "body of another token",
+        "alg none",
+        "alg NONE",
+        HMAC,
+        "HS256 with the client secret",
+        "another key under the same id",
+        "key of its own header",
+        "unknown key id",
+        "critical header",
+        "changed signature",
+        "no signature",
+        "two parts",
+        "not a token",
+        "empty",
+        "endless",
+        "body of another token",
     ],
 )
 def test_id_token_signatures(browser, oidc, name):
@@ -268,7 +314,10 @@ def test_unknown_keys_do_not_flood_the_provider(oidc, provider, client):
     stranger = Key()
     for _ in range(20):
         token = oidc.sign({"iss": oidc.issuer, "sub": "x"}, key=stranger)
-        assert client.get("/api/v1/users/me", headers={"Authorization": f"Bearer {token}"}).status_code == 401
+        assert (
+            client.get("/api/v1/users/me", headers={"Authorization": f"Bearer {token}"}).status_code
+            == 401
+        )
 
     assert oidc.counts.get("certs", 0) == 0
 
@@ -276,9 +325,71 @@ def test_unknown_keys_do_not_flood_the_provider(oidc, provider, client):
 class TestRedirects:
     def variants(self):
         made = [site + path for site in SITES for path in PATHS]
-        made += [f"{scheme}:{rest}" for scheme in ("javascript", "data", "vbscript", "file", "ftp", "mailto", "about", "blob") for rest in ("alert(1)", "//evil.example", "/x", "%0aalert(1)")]
-        made += [f"http://testserver{rest}" for rest in ("@evil.example", ".evil.example", ":80@evil.example", "%40evil.example", "\\@evil.example", "evil.example", ":443", "%2f@evil.example/")]
-        made += [prefix + "evil.example" + end for prefix in ("///", "////", "/////", "/%09/", "/\t/", "/\n/", "/ /", "\t//", " //", "//\t", "/%5c", "%2f%2f", "/.//", "/;//", "\\/", "/\\/", "https:///", "https:////", "hTTps://", "HTTP://", "http:\\\\", "http:/\\", "//%00", "//[::1].", "//0x7f.1@", "〱", "／／", "/／", "//xn--80ak6aa92e.com@", "\u2028//", "%E2%80%A8//", "//evil%E3%80%82") for end in ("", "/", "/x")]
+        made += [
+            f"{scheme}:{rest}"
+            for scheme in (
+                "javascript",
+                "data",
+                "vbscript",
+                "file",
+                "ftp",
+                "mailto",
+                "about",
+                "blob",
+            )
+            for rest in ("alert(1)", "//evil.example", "/x", "%0aalert(1)")
+        ]
+        made += [
+            f"http://testserver{rest}"
+            for rest in (
+                "@evil.example",
+                ".evil.example",
+                ":80@evil.example",
+                "%40evil.example",
+                "\\@evil.example",
+                "evil.example",
+                ":443",
+                "%2f@evil.example/",
+            )
+        ]
+        made += [
+            prefix + "evil.example" + end
+            for prefix in (
+                "///",
+                "////",
+                "/////",
+                "/%09/",
+                "/\t/",
+                "/\n/",
+                "/ /",
+                "\t//",
+                " //",
+                "//\t",
+                "/%5c",
+                "%2f%2f",
+                "/.//",
+                "/;//",
+                "\\/",
+                "/\\/",
+                "https:///",
+                "https:////",
+                "hTTps://",
+                "HTTP://",
+                "http:\\\\",
+                "http:/\\",
+                "//%00",
+                "//[::1].",
+                "//0x7f.1@",
+                "〱",
+                "／／",
+                "/／",
+                "//xn--80ak6aa92e.com@",
+                "\u2028//",
+                "%E2%80%A8//",
+                "//evil%E3%80%82",
+            )
+            for end in ("", "/", "/x")
+        ]
         return list(dict.fromkeys(made))
 
     def test_targets_stay_on_this_site(self, db, rf):
@@ -292,13 +403,23 @@ class TestRedirects:
 
     def test_through_sign_in(self, oidc, provider):
         person = oidc.add_person("ana")
-        for wanted in ("https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)"):
+        for wanted in (
+            "https://evil.example/",
+            "//evil.example",
+            "/\\evil.example",
+            "javascript:alert(1)",
+        ):
             browser = Browser(oidc)
             assert leads_home(path_of_location(browser.sign_in(person, target=wanted)))
 
     def test_through_the_existing_clients_callback(self, oidc, db):
         make_row(oidc, slug="keycloak")
-        for state in ("https://evil.example/", "//evil.example", "/\\evil.example", "http://testserver@evil.example/"):
+        for state in (
+            "https://evil.example/",
+            "//evil.example",
+            "/\\evil.example",
+            "http://testserver@evil.example/",
+        ):
             response = Client().get("/oauth/keycloak/callback", {"code": "x", "state": state})
             location = response.headers.get("Location", "/")
             assert leads_home(location)
@@ -306,8 +427,11 @@ class TestRedirects:
 
     def test_addresses_of_this_site_are_kept(self):
         for wanted, expected in (
-            ("/settings", "/settings"), ("/conversations/1?a=b&c=%2F", "/conversations/1?a=b&c=%2F"),
-            ("http://testserver/settings?x=1", "/settings?x=1"), ("", "/"), (None, "/"),
+            ("/settings", "/settings"),
+            ("/conversations/1?a=b&c=%2F", "/conversations/1?a=b&c=%2F"),
+            ("http://testserver/settings?x=1", "/settings?x=1"),
+            ("", "/"),
+            (None, "/"),
         ):
             assert flows.confined(wanted) == expected
 
@@ -318,7 +442,7 @@ def path_of_location(response):
 
 
 def leads_home(location):
-    """Whether a browser at http://testserver that is sent there stays: it drops tabs and newlines, reads \\ as /."""
+    """Whether a browser that is sent there stays: it drops tabs and newlines, and reads backslashes as slashes."""
     read = "".join(c for c in location if c not in "\t\r\n").strip().replace("\\", "/")
     return read.startswith("/") and not read.startswith("//")
 
@@ -359,22 +483,39 @@ class TestLogoutToken:
 
         self.refuse(signed_in, f"logout: {name}", token)
 
-    @pytest.mark.parametrize("name", ["alg none", HMAC, "another key under the same id", "changed signature", "not a token", "empty"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "alg none",
+            HMAC,
+            "another key under the same id",
+            "changed signature",
+            "not a token",
+            "empty",
+        ],
+    )
     def test_forged(self, signed_in, oidc, name):
-        claims = jwt.decode(oidc.logout_token(sub="sub-of-ana"), options={"verify_signature": False})
+        claims = jwt.decode(
+            oidc.logout_token(sub="sub-of-ana"), options={"verify_signature": False}
+        )
 
         self.refuse(signed_in, f"logout: {name}", forged(oidc, name, claims))
 
     def test_replayed(self, signed_in, oidc):
         token = oidc.logout_token(sub="sub-of-ana")
-        assert Client().post("/oidc/acme/back-channel-logout", {"logout_token": token}).status_code == 200
+        assert (
+            Client().post("/oidc/acme/back-channel-logout", {"logout_token": token}).status_code
+            == 200
+        )
         again = Browser(oidc)
         again.sign_in(oidc.people["ana"])
 
         self.refuse(again, "logout: replay", token)
 
     def refuse(self, browser, name, token):
-        response = Client(enforce_csrf_checks=True).post("/oidc/acme/back-channel-logout", {"logout_token": token})
+        response = Client(enforce_csrf_checks=True).post(
+            "/oidc/acme/back-channel-logout", {"logout_token": token}
+        )
         assert response.status_code == 400, name
         assert browser.is_signed_in, name
         REFUSED.append(name)
@@ -404,7 +545,18 @@ class TestBearer:
 
         self.refuse(client, f"bearer: {name}", oidc.access_token(person, **BEARER[name]))
 
-    @pytest.mark.parametrize("name", ["alg none", HMAC, "another key under the same id", "changed signature", "no signature", "key of its own header", "endless"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "alg none",
+            HMAC,
+            "another key under the same id",
+            "changed signature",
+            "no signature",
+            "key of its own header",
+            "endless",
+        ],
+    )
     def test_forged(self, oidc, provider, client, name):
         person = oidc.add_person("ana")
         claims = jwt.decode(oidc.access_token(person), options={"verify_signature": False})

@@ -16,7 +16,9 @@ from tests.oidc.conftest import Browser, make_row
 
 
 def run_out(seconds=1):
-    ProviderSession.objects.update(access_expires_at=timezone.now() - timedelta(seconds=seconds), refresh_until=None)
+    ProviderSession.objects.update(
+        access_expires_at=timezone.now() - timedelta(seconds=seconds), refresh_until=None
+    )
 
 
 def test_refreshes_when_the_access_token_has_run_out(browser, oidc):
@@ -64,7 +66,9 @@ def test_parallel_requests_refresh_once_and_sign_nobody_out(oidc):
         statuses = [found.result() for found in waiting]
         statuses.append(late.result())
 
-    print(f'\n{{"test": "parallel refresh", "requests": 21, "refreshes": {oidc.counts["token"]}, "logouts": 0}}')
+    print(
+        f'\n{{"test": "parallel refresh", "requests": 21, "refreshes": {oidc.counts["token"]}, "logouts": 0}}'
+    )
     assert statuses == [200] * 21
     assert oidc.counts["token"] == 1
     oidc.slowness = 0
@@ -107,7 +111,9 @@ def test_absent_provider_is_asked_once_in_a_while(browser, oidc):
     assert oidc.counts["token"] == 1
 
 
-def test_after_the_grace_the_session_pauses_and_comes_back_with_the_provider(browser, oidc, settings):
+def test_after_the_grace_the_session_pauses_and_comes_back_with_the_provider(
+    browser, oidc, settings
+):
     browser.sign_in(oidc.add_person("ana"))
     oidc.is_down = True
     run_out(settings.OIDC_GRACE_SECONDS + 60)
@@ -144,7 +150,14 @@ def test_refusal_that_is_not_about_the_person_signs_nobody_out(browser, oidc, er
 
 def test_roles_follow_at_the_refresh(browser, oidc, provider):
     team = Organization.objects.create(name="team")
-    provider.claim_rules = [{"claim": "realm_access.roles", "value": "team", "organization": str(team.pk), "role": "admin"}]
+    provider.claim_rules = [
+        {
+            "claim": "realm_access.roles",
+            "value": "team",
+            "organization": str(team.pk),
+            "role": "admin",
+        }
+    ]
     provider.save()
     person = oidc.add_person("ana")
     browser.sign_in(person)

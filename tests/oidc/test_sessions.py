@@ -15,7 +15,9 @@ from tests.oidc.conftest import Browser
 def nudges(monkeypatch, django_capture_on_commit_callbacks):
     """Who was woken."""
     seen = []
-    monkeypatch.setattr(bus.publisher, "nudge", lambda group, message: seen.append((group, message["type"])))
+    monkeypatch.setattr(
+        bus.publisher, "nudge", lambda group, message: seen.append((group, message["type"]))
+    )
     return seen
 
 
@@ -35,7 +37,12 @@ def unsafe(client, method, path):
 
 def test_list_says_device_address_and_which_is_this_one(alice, charlie):
     mine = Client(headers={"User-Agent": "Firefox"})
-    assert mine.post("/sign-in", {"email": alice.email, "password": "correct horse battery"}).status_code == 302
+    assert (
+        mine.post(
+            "/sign-in", {"email": alice.email, "password": "correct horse battery"}
+        ).status_code
+        == 302
+    )
     signed_in(alice)
     signed_in(charlie)
 
@@ -44,10 +51,20 @@ def test_list_says_device_address_and_which_is_this_one(alice, charlie):
     assert len(items) == 2
     current = next(item for item in items if item["is_current"])
     assert (current["user_agent"], current["address"]) == ("Firefox", "127.0.0.1")
-    assert set(current) == {"id", "user_agent", "address", "created_at", "last_seen_at", "expires_at", "is_current"}
+    assert set(current) == {
+        "id",
+        "user_agent",
+        "address",
+        "created_at",
+        "last_seen_at",
+        "expires_at",
+        "is_current",
+    }
 
 
-def test_revoking_one_ends_it_and_wakes_its_sockets(alice, nudges, django_capture_on_commit_callbacks):
+def test_revoking_one_ends_it_and_wakes_its_sockets(
+    alice, nudges, django_capture_on_commit_callbacks
+):
     mine, other = signed_in(alice), signed_in(alice)
     listed = mine.get("/api/v1/sessions").json()["items"]
     target = next(item for item in listed if not item["is_current"])
@@ -173,7 +190,9 @@ class TestBackChannel:
     def post(self, **form):
         return Client(enforce_csrf_checks=True).post("/oidc/acme/back-channel-logout", form)
 
-    def test_ends_the_session_of_a_sid_only(self, browser, oidc, nudges, django_capture_on_commit_callbacks):
+    def test_ends_the_session_of_a_sid_only(
+        self, browser, oidc, nudges, django_capture_on_commit_callbacks
+    ):
         person = oidc.add_person("ana")
         browser.sign_in(person)
         first = next(iter(oidc.sessions))
@@ -183,7 +202,10 @@ class TestBackChannel:
         with django_capture_on_commit_callbacks(execute=True):
             response = self.post(logout_token=oidc.logout_token(sub=person.sub, sid=first))
 
-        assert (response.status_code, response.headers["Cache-Control"].count("no-store")) == (200, 1)
+        assert (response.status_code, response.headers["Cache-Control"].count("no-store")) == (
+            200,
+            1,
+        )
         assert (browser.is_signed_in, other.is_signed_in) == (False, True)
         assert len(nudges) == 1
 
@@ -225,7 +247,9 @@ class TestSignOut:
 
         page = browser.client.post("/sign-out")
 
-        assert page.context["url"].startswith(f"{oidc.issuer}/protocol/openid-connect/logout?id_token_hint=")
+        assert page.context["url"].startswith(
+            f"{oidc.issuer}/protocol/openid-connect/logout?id_token_hint="
+        )
         assert "post_logout_redirect_uri=http%3A%2F%2Ftestserver%2Fsign-in" in page.context["url"]
         assert not browser.is_signed_in
 
@@ -253,13 +277,20 @@ class TestBearer:
         provider.creates_users = False
         provider.save()
         stranger = oidc.add_person("bob")
-        assert client.get("/api/v1/users/me", headers=self.headers(oidc, stranger)).status_code == 401
+        assert (
+            client.get("/api/v1/users/me", headers=self.headers(oidc, stranger)).status_code == 401
+        )
         assert client.get("/api/v1/users/me", headers=self.headers(oidc, person)).status_code == 200
 
     def test_needs_no_csrf_token_and_acts_as_its_user(self, oidc, provider):
         client = Client(enforce_csrf_checks=True)
 
-        made = client.post("/api/v1/conversations", {"message": "hello"}, content_type="application/json", headers=self.headers(oidc, oidc.add_person("ana")))
+        made = client.post(
+            "/api/v1/conversations",
+            {"message": "hello"},
+            content_type="application/json",
+            headers=self.headers(oidc, oidc.add_person("ana")),
+        )
 
         assert made.status_code == 201
 
@@ -269,11 +300,17 @@ class TestBearer:
         person = oidc.add_person("ana")
         client.get("/api/v1/users/me", headers=self.headers(oidc, person))
         team = Organization.objects.create(name="team")
-        Membership.objects.create(organization=team, user=Identity.objects.get().user, role="viewer")
+        Membership.objects.create(
+            organization=team, user=Identity.objects.get().user, role="viewer"
+        )
 
         made = client.post(
-            "/api/v1/conversations", {"message": "hello", "organization": str(team.pk)}, content_type="application/json",
-            headers=self.headers(oidc, person, scope="conversations.create admin", realm_access={"roles": ["admin"]}),
+            "/api/v1/conversations",
+            {"message": "hello", "organization": str(team.pk)},
+            content_type="application/json",
+            headers=self.headers(
+                oidc, person, scope="conversations.create admin", realm_access={"roles": ["admin"]}
+            ),
         )
 
         assert made.status_code in (400, 403)

@@ -1,4 +1,5 @@
 import pytest
+from django.test import Client
 
 from accounts import services
 from accounts.models import Identity, Membership, Organization, ProviderSession, User, UserSession
@@ -21,7 +22,13 @@ def test_first_sign_in_makes_an_account_with_its_own_organization(browser, oidc)
 def test_authorization_request_has_state_nonce_and_pkce(browser):
     url = browser.leave()
 
-    for part in ("response_type=code", "code_challenge_method=S256", "&nonce=", "&state=", "scope=openid+email+profile"):
+    for part in (
+        "response_type=code",
+        "code_challenge_method=S256",
+        "&nonce=",
+        "&state=",
+        "scope=openid+email+profile",
+    ):
         assert part in url
     assert "redirect_uri=http%3A%2F%2Ftestserver%2Foidc%2Facme%2Fcallback" in url
 
@@ -158,7 +165,12 @@ def test_suspended_user_is_refused(browser, oidc):
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [("access_denied", 403), ("temporarily_unavailable", 503), ("server_error", 503), ("nonsense", 400)],
+    [
+        ("access_denied", 403),
+        ("temporarily_unavailable", 503),
+        ("server_error", 503),
+        ("nonsense", 400),
+    ],
 )
 def test_errors_of_the_provider_become_a_page(browser, error, status):
     url = browser.leave()
@@ -215,7 +227,14 @@ def test_answer_of_one_provider_does_not_finish_the_flow_of_another(browser, oid
 
 
 def test_presets_of_the_environment_are_rows(db, settings, oidc):
-    preset = {"slug": "keycloak", "kind": "keycloak", "name": "K", "issuer": oidc.issuer, "client_id": "server", "client_secret": "client-secret"}
+    preset = {
+        "slug": "keycloak",
+        "kind": "keycloak",
+        "name": "K",
+        "issuer": oidc.issuer,
+        "client_id": "server",
+        "client_secret": "client-secret",
+    }
     settings.OIDC_PRESETS = [preset]
     row = identity.find_provider(slug="keycloak")
     assert (row.is_preset, row.client_secret) == (True, "client-secret")
@@ -251,8 +270,18 @@ class TestRoles:
     def team(self, provider):
         team = Organization.objects.create(name="team")
         provider.claim_rules = [
-            {"claim": "realm_access.roles", "value": "team-admin", "organization": str(team.pk), "role": "admin"},
-            {"claim": "realm_access.roles", "value": "team", "organization": str(team.pk), "role": "member"},
+            {
+                "claim": "realm_access.roles",
+                "value": "team-admin",
+                "organization": str(team.pk),
+                "role": "admin",
+            },
+            {
+                "claim": "realm_access.roles",
+                "value": "team",
+                "organization": str(team.pk),
+                "role": "member",
+            },
             {"claim": "realm_access.roles", "value": "operators", "staff": True},
         ]
         provider.save()
@@ -289,7 +318,9 @@ class TestRoles:
         assert User.objects.get().is_staff
 
     def test_preview_changes_nothing(self, oidc, team, provider):
-        found = identity.preview_claims(provider=provider, claims={"realm_access": {"roles": ["team", "x"]}})
+        found = identity.preview_claims(
+            provider=provider, claims={"realm_access": {"roles": ["team", "x"]}}
+        )
 
         assert (found.roles, found.is_staff, found.matched) == ({team.pk: "member"}, False, (1,))
         assert not Membership.objects.filter(organization=team).exists()
@@ -297,9 +328,18 @@ class TestRoles:
     @pytest.mark.parametrize(
         "rule",
         [
-            "x", {}, {"claim": "a"}, {"claim": "a", "value": "b"}, {"claim": "a", "value": "b", "staff": False},
+            "x",
+            {},
+            {"claim": "a"},
+            {"claim": "a", "value": "b"},
+            {"claim": "a", "value": "b", "staff": False},
             {"claim": "a", "value": "b", "organization": "x", "role": "admin"},
-            {"claim": "a", "value": "b", "organization": "018f0000-0000-7000-8000-000000000000", "role": "king"},
+            {
+                "claim": "a",
+                "value": "b",
+                "organization": "018f0000-0000-7000-8000-000000000000",
+                "role": "king",
+            },
             {"claim": "a", "value": "b", "staff": True, "superuser": True},
         ],
     )
@@ -312,3 +352,61 @@ class TestRoles:
 
         assert claims.wanted([rule], {"https://example.com/roles": ["ops"]}).is_staff
         assert claims.wanted([rule], {"https://example": {"com/roles": "no"}}).is_staff is False
+
+
+class TestStaff:
+    def test_command_previews_and_applies(self, browser, oidc, provider, capsys, tmp_path):
+        from django.core.management import CommandError, call_command
+
+        team = Organization.objects.create(name="team")
+        browser.sign_in(oidc.add_person("ana", roles=["team"]))
+        provider.claim_rules = [
+            {
+                "claim": "realm_access.roles",
+                "value": "team",
+                "organization": str(team.pk),
+                "role": "admin",
+            }
+        ]
+        provider.save()
+        file = tmp_path / "claims.json"
+        file.write_text('{"realm_access": {"roles": ["team"]}}')
+
+        call_command("map_oidc_claims", "acme", claims=str(file))
+        call_command("map_oidc_claims", "acme", dry_run=True)
+        assert not Membership.objects.filter(organization=team).exists()
+        call_command("map_oidc_claims", "acme")
+
+        said = capsys.readouterr().out
+        assert "these claims: admin of team\n" in said
+        assert said.endswith("ana@example.org: admin of team\nMapped 1 people.\n")
+        assert Membership.objects.get(organization=team).role == "admin"
+        with pytest.raises(CommandError):
+            call_command("map_oidc_claims", "nobody")
+
+    def test_secret_is_written_in_the_desk_and_never_shown(self, oidc, provider):
+        root = services.create_user(email="root@example.com", is_staff=True, is_superuser=True)
+        admin_client = Client()
+        admin_client.force_login(root)
+        address = f"/admin/accounts/identityprovider/{provider.pk}/change/"
+        form = {
+            "slug": "acme",
+            "name": "Acme",
+            "kind": "keycloak",
+            "issuer": oidc.issuer,
+            "client_id": "server",
+            "scopes": "openid email",
+            "is_enabled": "on",
+            "bearer_clients": "[]",
+            "claim_rules": "[]",
+            "new_client_secret": "a-new-secret",
+        }
+        assert admin_client.post(address, form).status_code == 302
+        provider.refresh_from_db()
+        assert provider.client_secret == "a-new-secret"
+        assert admin_client.post(address, form | {"new_client_secret": ""}).status_code == 302
+        provider.refresh_from_db()
+        assert provider.client_secret == "a-new-secret"
+        assert b"a-new-secret" not in admin_client.get(address).content
+        wrong = admin_client.post(address, form | {"claim_rules": '[{"claim": "a"}]'})
+        assert b"A rule needs a text as its value." in wrong.content

@@ -77,7 +77,7 @@ class SessionViewSet(
     def sign_out_everywhere(self, request: Request) -> Response:
         """End every session of the caller but the one of this request. Safe to repeat."""
         ended = sessions.end_sessions(
-            user=request.user,  # type: ignore[arg-type]
+            user=request.user,
             reason="signed out everywhere",
             keep=current(request),
         )
