@@ -35,7 +35,9 @@ class JSONFormatter(logging.Formatter):
         }
         if value := request_id.get():
             line["request_id"] = value
-        line |= {k: v for k, v in record.__dict__.items() if k not in _PLAIN and not k.startswith("_")}
+        line |= {
+            k: v for k, v in record.__dict__.items() if k not in _PLAIN and not k.startswith("_")
+        }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(line, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()

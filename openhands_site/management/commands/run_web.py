@@ -1,5 +1,6 @@
 """Serves HTTP and sockets: the ``web`` role."""
 
+import asyncio
 import socket
 from typing import Any
 
@@ -8,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandParser
 
 SOCKET_MESSAGE_BYTES = 262_144
 DRAIN_SECONDS = 10
+ACCEPTED_SECONDS = 0.5
 
 
 class Command(BaseCommand):
@@ -38,4 +40,15 @@ class Command(BaseCommand):
         )
         # A socket that our parent holds keeps connections waiting, not refused, while we are restarted.
         sockets = None if fd is None else [socket.socket(fileno=fd)]
-        uvicorn.Server(config).run(sockets=sockets)
+        Server(config).run(sockets=sockets)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which on its own ends connections whose first request is still on its way."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, answer what was accepted a moment ago, then end in order."""
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(ACCEPTED_SECONDS)
+        await super().shutdown(sockets)
