@@ -397,7 +397,18 @@ class Stack:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """End everything and remove it; raises if a process had to be found and killed."""
+        """End everything and remove it, whatever fails on the way; raises if a process was left to be killed."""
+        with contextlib.ExitStack() as steps:  # run from the last to the first, each in any case
+            steps.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            steps.callback(self._end_left)
+            if hasattr(self, "listener"):
+                steps.callback(self.listener.close)
+            if hasattr(self, "services"):
+                steps.callback(self.services.stop)
+            steps.callback(self._destroy_sandboxes)
+            self._end_roles()
+
+    def _end_roles(self) -> None:
         with self._lock:
             self._ending.set()
             for role in self.roles.values():
@@ -408,18 +419,17 @@ class Stack:
             stubborn = [role.name for role in self.roles.values() if not _ended(role.process, 20)]
         if self._keeper.ident:
             self._keeper.join(10)
+        assert not stubborn, f"these did not end on SIGTERM: {stubborn}"
+
+    def _destroy_sandboxes(self) -> None:
         for path in self.folder.glob("sandboxes/*/run.json"):
             get_provider("process").destroy(json.loads(path.read_text()))
-        if hasattr(self, "services"):
-            self.services.stop()
-        if hasattr(self, "listener"):
-            self.listener.close()
+
+    def _end_left(self) -> None:
         left = self._left()
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        assert not stubborn, f"these did not end on SIGTERM: {stubborn}"
         assert not left, f"these were left running: {left}"
 
     def _left(self) -> list[psutil.Process]:
