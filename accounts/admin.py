@@ -138,10 +138,13 @@ class UserAdmin(admin.ModelAdmin):
 
 
 class MembershipFormSet(forms.BaseInlineFormSet):
-    """Keeps an owner in every organization."""
+    """Keeps an owner in every organization, and a row to one user."""
 
     def clean(self) -> None:
         super().clean()
+        for form in self.initial_forms:
+            if "user" in form.changed_data and not form.cleaned_data.get("DELETE"):
+                raise ValidationError("Remove this member and add the other one.")
         kept = [form.cleaned_data for form in self.forms if form.is_valid()]
         roles = {row.get("role") for row in kept if row and not row.get("DELETE")}
         if not any(self.errors) and Membership.Role.OWNER not in roles:
@@ -157,6 +160,10 @@ class MembershipInline(admin.TabularInline):
     fields = ("user", "role", "created_at")
     readonly_fields = ("created_at",)
     extra = 0
+
+
+def _not_owner(row: Membership) -> bool:
+    return row.role != Membership.Role.OWNER
 
 
 @admin.register(Organization)
@@ -175,6 +182,31 @@ class OrganizationAdmin(admin.ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
+        """Members by the verbs, so that keys, open windows and the audit log follow.
+
+        Whoever becomes an owner comes first: handing over to another in one form leaves an owner at each step.
+        """
+        formset.save(commit=False)  # fills the lists below, from which the history is told too
+        organization = form.instance
+        changed = sorted((row for row, _ in formset.changed_objects), key=_not_owner)
+        for row in formset.new_objects:
+            added = {"user": row.user, "role": row.role}
+            self._try(request, organization_verbs.add_member, organization=organization, **added)
+        verb: Any = organization_verbs.change_role
+        for row in changed:
+            wanted = {"by": None, "user_id": row.user_id, "role": row.role}
+            self._try(request, verb, organization=organization, **wanted)
+        verb = organization_verbs.remove_member
+        for row in formset.deleted_objects:
+            self._try(request, verb, organization=organization, by=None, user_id=row.user_id)
+
+    def _try(self, request: HttpRequest, verb: Any, **wanted: Any) -> None:
+        try:
+            verb(**wanted)
+        except Problem as refusal:
+            self.message_user(request, refusal.detail, messages.ERROR)
 
     @admin.action(description="Suspend: nobody works here, no key works", permissions=["change"])
     def suspend(self, request: HttpRequest, organizations: QuerySet[Organization]) -> None:

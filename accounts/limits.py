@@ -48,6 +48,21 @@ def check_sign_in(request: HttpRequest, email: str) -> None:
     _count(request, "sign-in-account", account, ACCOUNT_FACTOR)
 
 
+def check_device_start(request: HttpRequest) -> None:
+    """Count one beginning of a device sign-in against its address. Not safe to repeat; raises the same."""
+    _count(request, "device-start", client_network(request), ADDRESS_FACTOR)
+
+
+def check_user_code(request: HttpRequest, user_id: str) -> None:
+    """Count one user code that somebody enters; call it before the code is looked up.
+
+    ``SIGN_IN_RATE`` bounds a user, a multiple of it an address, so that nobody guesses what others wait for.
+    Not safe to repeat; raises the same.
+    """
+    _count(request, "device-code", user_id, 1)
+    _count(request, "device-code-address", client_network(request), ADDRESS_FACTOR)
+
+
 def client_network(request: HttpRequest) -> str:
     """The caller's IPv4 address or IPv6 /64 network, of which one machine has 2^64 addresses."""
     try:

@@ -2,13 +2,14 @@
 
 from django.urls import include, path
 
-from accounts import organization_pages, pages
+from accounts import device_pages, organization_pages, pages
 
 urlpatterns = [
     path("", include("accounts.oidc.urls")),
     path("", include("accounts.compat.urls")),
     path("sign-in", pages.sign_in, name="sign-in"),
     path("sign-out", pages.sign_out, name="sign-out"),
+    path("device", device_pages.device, name="device"),
     path("setup/<str:token>", pages.setup, name="setup"),
     path("settings", pages.account, name="settings"),
     path("settings/api-keys", pages.api_keys, name="api-keys"),

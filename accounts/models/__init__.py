@@ -1,6 +1,7 @@
 """Rows of accounts, a module for each subject."""
 
 from accounts.models.audit import AuditEntry, AuditHead
+from accounts.models.device import DeviceGrant
 from accounts.models.identity import (
     ClaimedRole,
     EmailChange,
@@ -38,6 +39,7 @@ __all__ = [
     "AuditEntry",
     "AuditHead",
     "ClaimedRole",
+    "DeviceGrant",
     "EmailChange",
     "Identity",
     "IdentityProvider",

@@ -350,9 +350,19 @@ def revoke_api_key(*, key: ApiKey) -> None:
 
 
 def revoke_api_keys(*, keys: Iterable[ApiKey]) -> int:
-    """End every usable key of these now; gives how many there were. Safe to repeat."""
+    """End every usable key of these now, each with its audit entry; gives how many. Safe to repeat."""
+    from accounts.services import sessions
+
     wanted = [key.pk for key in keys]
-    return ApiKey.objects.usable().filter(pk__in=wanted).update(revoked_at=timezone.now())
+    with transaction.atomic():
+        usable = ApiKey.objects.usable().filter(pk__in=wanted).order_by("pk")
+        found = list(usable.select_for_update(of=("self",)).select_related("user"))
+        ApiKey.objects.filter(pk__in=[key.pk for key in found]).update(revoked_at=timezone.now())
+        for key in sorted(found, key=lambda key: (key.organization_id, key.pk)):
+            _note_key("api_key.revoked", key)
+    for user_id in {key.user_id for key in found}:
+        sessions.announce_access_change(user_id=user_id)
+    return len(found)
 
 
 def find_user(*, email: str) -> User:

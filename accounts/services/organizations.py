@@ -167,8 +167,27 @@ def activate_organization(*, organization: Organization, reason: str = "") -> No
 
 
 @transaction.atomic
-def change_role(*, organization: Organization, by: User, user_id: UUID, role: str) -> Membership:
-    """Give a member another role. Safe to repeat.
+def add_member(*, organization: Organization, user: User, role: str) -> Membership:
+    """Make somebody a member without an invitation: for whoever runs the server.
+
+    Who is a member already stays what they are. Raises ``PersonalOrganization``, ``IsServiceAccount``.
+    """
+    _refuse_personal(organization)
+    if user.is_service_account:
+        raise IsServiceAccount
+    members = _locked_members(organization)
+    if mine := next((member for member in members if member.user_id == user.pk), None):
+        return mine
+    membership = Membership.objects.create(organization=organization, user=user, role=role)
+    _note("member.added", organization, subject=user, after={"role": role})
+    return membership
+
+
+@transaction.atomic
+def change_role(
+    *, organization: Organization, by: User | None, user_id: UUID, role: str
+) -> Membership:
+    """Give a member another role. Safe to repeat. ``by`` is None for whoever runs the server.
 
     Raises ``UnknownMember``, ``RoleAboveYours``, ``LastOwner``, ``PersonalOrganization``.
     """
@@ -197,8 +216,10 @@ def change_role(*, organization: Organization, by: User, user_id: UUID, role: st
 
 
 @transaction.atomic
-def remove_member(*, organization: Organization, by: User, user_id: UUID, reason: str = "") -> None:
-    """Take a member out, and revoke the keys the member had here.
+def remove_member(
+    *, organization: Organization, by: User | None, user_id: UUID, reason: str = ""
+) -> None:
+    """Take a member out, and revoke the keys the member had here. ``by`` as in ``change_role``.
 
     Raises ``UnknownMember`` (also on a repeat), ``RoleAboveYours``, ``LastOwner``, ``PersonalOrganization``.
     """
@@ -408,8 +429,13 @@ def checked_name(name: str) -> str:
     return name
 
 
-def check_rank(members: Iterable[Membership], *, by: User, roles: Iterable[str]) -> None:
-    """Raise ``RoleAboveYours`` unless ``by`` is a member whose rank reaches all of the roles."""
+def check_rank(members: Iterable[Membership], *, by: User | None, roles: Iterable[str]) -> None:
+    """Raise ``RoleAboveYours`` unless ``by`` is a member whose rank reaches all of the roles.
+
+    None is whoever runs the server, in the admin desk, whose own permissions were asked there.
+    """
+    if by is None:
+        return
     mine = next((member.role for member in members if member.user_id == by.pk), None)
     if mine is None or any(RANKS[role] > RANKS[mine] for role in roles):
         raise RoleAboveYours

@@ -52,6 +52,11 @@ def digest(secret: str, *, purpose: str) -> tuple[str, str]:
     return pepper_id, _hmac(pepper, purpose, secret)
 
 
+def digests(secret: str, *, purpose: str) -> list[str]:
+    """The hex digests of a token under every pepper there is, to find a row by one of them."""
+    return [_hmac(pepper, purpose, secret) for pepper in settings.TOKEN_PEPPERS.values()]
+
+
 def matches(secret: str, *, purpose: str, pepper_id: str, expected: str) -> bool:
     """Whether a token is the one digested, in constant time; False when the pepper is gone."""
     pepper = settings.TOKEN_PEPPERS.get(pepper_id)

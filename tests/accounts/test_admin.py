@@ -11,6 +11,7 @@ from django.utils import timezone
 from accounts import services
 from accounts.models import (
     ApiKey,
+    AuditEntry,
     Identity,
     IdentityProvider,
     Maintenance,
@@ -21,6 +22,7 @@ from accounts.models import (
     User,
     UserSession,
 )
+from accounts.services import organizations
 from conversations.models import Event, Sandbox
 from openhands_site.lib.admin import COUNTED_ROWS, ReadOnlyAdmin, is_secret
 from tests.factories import billing, conversations
@@ -327,6 +329,78 @@ class TestOrganizations:
             address(Organization, "change", organization.pk), form | {"memberships-0-role": "owner"}
         )
         assert taken.status_code == 302
+
+
+class TestMembers:
+    """The rows of members under an organization are saved by the services."""
+
+    @pytest.fixture
+    def team(self, alice):
+        return organizations.create_organization(user=alice, name="Team")
+
+    def save(self, desk, team, rows, new=()):
+        """Rows are (user, role, whether to remove); new ones (user, role)."""
+        own = {row.user_id: str(row.pk) for row in team.memberships.all()}
+        form = {
+            "name": team.name,
+            "memberships-TOTAL_FORMS": str(len(rows) + len(new)),
+            "memberships-INITIAL_FORMS": str(len(rows)),
+        }
+        for number, (user, role, *rest) in enumerate([*rows, *new]):
+            prefix = f"memberships-{number}-"
+            form |= {prefix + "organization": str(team.pk), prefix + "user": str(user.pk)}
+            form[prefix + "role"] = role
+            if number < len(rows):
+                form[prefix + "id"] = own[rest[1].pk if len(rest) > 1 else user.pk]
+                if rest and rest[0]:
+                    form[prefix + "DELETE"] = "on"
+        return desk.post(address(Organization, "change", team.pk), form, follow=True)
+
+    def roles(self, team):
+        return dict(team.memberships.values_list("user__email", "role"))
+
+    def acts(self, team):
+        entries = AuditEntry.objects.filter(chain=team.pk, action__startswith="member.")
+        return sorted(entries.values_list("action", flat=True))
+
+    def test_adding_and_changing_are_audited(self, desk, alice, charlie, team):
+        self.save(desk, team, [(alice, "owner")], new=[(charlie, "viewer")])
+        self.save(desk, team, [(alice, "owner"), (charlie, "admin")])
+
+        assert self.roles(team) == {alice.email: "owner", charlie.email: "admin"}
+        assert self.acts(team) == ["member.added", "member.role_changed"]
+
+    def test_handing_over_in_one_form(self, desk, alice, charlie, team):
+        Membership.objects.create(organization=team, user=charlie, role="viewer")
+
+        self.save(desk, team, [(alice, "member"), (charlie, "owner")])
+
+        assert self.roles(team) == {alice.email: "member", charlie.email: "owner"}
+
+    def test_removing_revokes_the_keys(self, desk, alice, charlie, team):
+        Membership.objects.create(organization=team, user=charlie, role="member")
+        key, _ = services.issue_api_key(user=charlie, organization=team, name="x")
+
+        self.save(desk, team, [(alice, "owner"), (charlie, "member", True)])
+
+        key.refresh_from_db()
+        assert key.revoked_at is not None
+        assert self.roles(team) == {alice.email: "owner"}
+        assert self.acts(team) == ["member.removed"]
+
+    def test_refusals_of_the_services_are_told(self, desk, alice, charlie):
+        own = alice.personal_organization
+
+        page = self.save(desk, own, [(alice, "owner")], new=[(charlie, "member")])
+
+        assert "personal organization" in page.content.decode()
+        assert self.roles(own) == {alice.email: "owner"}
+
+    def test_a_row_keeps_its_user(self, desk, alice, charlie, team):
+        page = self.save(desk, team, [(charlie, "owner", False, alice)])
+
+        assert "Remove this member and add the other one." in page.content.decode()
+        assert self.roles(team) == {alice.email: "owner"}
 
 
 def test_key_is_revoked_from_the_list(desk, alice, api):

@@ -5,7 +5,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from accounts import services
-from accounts.models import ApiKey, SetupLink, User
+from accounts.models import ApiKey, AuditEntry, SetupLink, User
 
 
 def run(name, *args):
@@ -147,6 +147,15 @@ class TestRevokeApiKeys:
         assert "2 revoked." in run("revoke_api_keys", "--email", "alice@example.com")
         assert "0 revoked." in run("revoke_api_keys", "--email", "alice@example.com")
         assert self.revoked() == {"one", "two"}
+
+    def test_each_key_has_its_entry_in_the_audit_log(self, keys):
+        run("revoke_api_keys", "--email", "alice@example.com")
+        run("revoke_api_keys", "--email", "alice@example.com")
+
+        entries = AuditEntry.objects.filter(action="api_key.revoked")
+        assert sorted(entry.subject_id for entry in entries) == sorted(
+            str(key.pk) for key in keys[:2]
+        )
 
     def test_dry_run_revokes_none(self, keys):
         assert "2 would be revoked." in run(

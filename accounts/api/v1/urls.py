@@ -3,7 +3,7 @@
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
-from accounts.api.v1 import organizations, views
+from accounts.api.v1 import devices, organizations, views
 from accounts.api.v1.audit import AuditViewSet
 from accounts.api.v1.sessions import SessionViewSet
 
@@ -16,6 +16,8 @@ urlpatterns = [
     path("auth/csrf", views.CsrfView.as_view(), name="csrf"),
     path("auth/sign-in", views.SignInView.as_view(), name="sign-in"),
     path("auth/sign-out", views.SignOutView.as_view(), name="sign-out"),
+    path("auth/device", devices.DeviceView.as_view(), name="device"),
+    path("auth/device/token", devices.DeviceTokenView.as_view(), name="device-token"),
     path("organizations", organizations.OrganizationsView.as_view(), name="organization-list"),
     path(
         "organizations/<uuid:pk>",
