@@ -31,6 +31,7 @@ from accounts.models.people import (
     User,
     UserManager,
 )
+from accounts.models.second_factor import RecoveryCode, SecondFactor
 
 __all__ = [
     "ApiKey",
@@ -50,6 +51,8 @@ __all__ = [
     "Organization",
     "OrganizationQuerySet",
     "ProviderSession",
+    "RecoveryCode",
+    "SecondFactor",
     "ServiceAccount",
     "ServiceAccountQuerySet",
     "SetupLink",
