@@ -9,8 +9,18 @@ from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.http import urlencode
 
-from accounts import admin_audit, admin_identity, limits, services  # noqa: F401 - register their own
+from accounts import (  # noqa: F401 - some register their own
+    admin_audit,
+    admin_identity,
+    admin_second_factor,
+    limits,
+    second_step,
+    services,
+)
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
 from accounts.services import organizations as organization_verbs
 from openhands_site.lib.admin import ReadOnlyAdmin
@@ -25,7 +35,15 @@ class SignInForm(AdminAuthenticationForm):
             limits.check_sign_in(self.request, self.cleaned_data.get("username", ""))
         except limits.TooManyAttempts as error:
             raise ValidationError(error.detail) from error
-        return super().clean()
+        cleaned: dict[str, Any] = super().clean()
+        if second_step.is_needed(self.get_user()):
+            page = f"{reverse('sign-in')}?{urlencode({'next': reverse('admin:index')})}"
+            raise ValidationError(
+                format_html(
+                    'This account has a second factor: <a href="{}">sign in here</a>.', page
+                )
+            )
+        return cleaned
 
 
 admin.site.site_header = admin.site.site_title = "Agent server"

@@ -15,6 +15,12 @@ ACCOUNT_FACTOR = 20
 """An account may be tried this many times ``SIGN_IN_RATE`` from everywhere: high enough that a stranger at
 one address cannot lock its owner out, low enough that many addresses cannot guess."""
 
+CODE_RATE = "20/h"
+"""Second-factor codes that one address may try on one account: a code is one of a million, three are right."""
+CODE_ACCOUNT_RATE = "60/h"
+"""App codes that an account may be tried with from networks its owner has not signed in from. Who tries them
+knows the password. The owner is not locked out: known networks and recovery codes are not counted here."""
+
 
 class TooManyAttempts(Problem):
     """The limit of attempts is reached; ``extra["retry_after"]`` says in how many seconds it opens again."""
@@ -63,6 +69,17 @@ def check_user_code(request: HttpRequest, user_id: str) -> None:
     _count(request, "device-code-address", client_network(request), ADDRESS_FACTOR)
 
 
+def check_code(request: HttpRequest, account: str, *, is_trusted: bool) -> None:
+    """Count one attempt at an account's second factor; call it after the password and before the code.
+
+    ``is_trusted`` is for a network that the owner is known to sign in from, and for recovery codes, which
+    cannot be guessed: only the address is counted. Not safe to repeat. Raises as ``check_sign_in`` does.
+    """
+    _count_at(request, "second-factor", f"{client_network(request)} {account}", CODE_RATE)
+    if not is_trusted:
+        _count_at(request, "second-factor-account", account, CODE_ACCOUNT_RATE)
+
+
 def client_network(request: HttpRequest) -> str:
     """The caller's IPv4 address or IPv6 /64 network, of which one machine has 2^64 addresses."""
     try:
@@ -89,10 +106,12 @@ def client_address(request: HttpRequest) -> str:
 
 def _count(request: HttpRequest, group: str, value: str, factor: int) -> None:
     amount, _, period = settings.SIGN_IN_RATE.partition("/")
+    _count_at(request, group, value, f"{int(amount) * factor}/{period}")
+
+
+def _count_at(request: HttpRequest, group: str, value: str, rate: str) -> None:
     try:
-        usage = limits.count(
-            request, group=group, value=value, rate=f"{int(amount) * factor}/{period}"
-        )
+        usage = limits.count(request, group=group, value=value, rate=rate)
     except limits.NotCounted as error:
         raise AttemptsNotCounted(retry_after=5) from error
     if usage.is_over:

@@ -2,16 +2,18 @@
 
 from django.urls import include, path
 
-from accounts import device_pages, organization_pages, pages
+from accounts import device_pages, organization_pages, pages, second_factor_pages
 
 urlpatterns = [
     path("", include("accounts.oidc.urls")),
     path("", include("accounts.compat.urls")),
     path("sign-in", pages.sign_in, name="sign-in"),
+    path("sign-in/second-factor", second_factor_pages.second_step, name="sign-in-second-factor"),
     path("sign-out", pages.sign_out, name="sign-out"),
     path("device", device_pages.device, name="device"),
     path("setup/<str:token>", pages.setup, name="setup"),
     path("settings", pages.account, name="settings"),
+    path("settings/second-factor", second_factor_pages.second_factor, name="second-factor"),
     path("settings/api-keys", pages.api_keys, name="api-keys"),
     path("settings/api-keys/<uuid:key_id>/revoke", pages.revoke_api_key, name="api-key-revoke"),
     path("settings/organizations", organization_pages.organizations, name="organizations"),

@@ -13,7 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
-from accounts import limits, permissions, services
+from accounts import limits, permissions, second_step, services
 from accounts.active import active_organization
 from accounts.models import ApiKey
 from accounts.oidc import pages as oidc_pages
@@ -84,6 +84,9 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     if user is None:
         sentence = "This e-mail address and password do not belong together."
         return _sign_in_again(request, target, email, sentence)
+    if second_step.is_needed(user):
+        second_step.wait(request, user, target=target)
+        return redirect("sign-in-second-factor")
     login(request, user)
     return redirect(target)
 

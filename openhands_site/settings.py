@@ -43,7 +43,7 @@ INSTALLED_APPS = [
     "billing",
     "conversations",
     "integrations",
-    "django.contrib.admin",
+    "accounts.admin_site.DeskConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -181,6 +181,8 @@ API_KEYS_PER_USER = env.integer("API_KEYS_PER_USER", 100, low=1)
 """Usable API keys that one user may have."""
 ORGANIZATIONS_PER_USER = env.integer("ORGANIZATIONS_PER_USER", 50, low=0)
 """Teams that one user may own."""
+STAFF_SECOND_FACTOR = env.boolean("STAFF_SECOND_FACTOR", IS_HTTPS)
+"""Whether the admin desk opens only in sessions that used a second factor, or a provider vouched for."""
 
 OIDC_TIMEOUT_SECONDS = env.integer("OIDC_TIMEOUT_SECONDS", 5, low=1, high=30)
 OIDC_GRACE_SECONDS = env.integer("OIDC_GRACE_SECONDS", 3_600, low=600)

@@ -32,6 +32,7 @@ from accounts.models.people import (
     User,
     UserManager,
 )
+from accounts.models.second_factor import RecoveryCode, SecondFactor
 
 __all__ = [
     "ApiKey",
@@ -52,6 +53,8 @@ __all__ = [
     "Organization",
     "OrganizationQuerySet",
     "ProviderSession",
+    "RecoveryCode",
+    "SecondFactor",
     "ServiceAccount",
     "ServiceAccountQuerySet",
     "SetupLink",

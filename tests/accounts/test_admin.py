@@ -17,6 +17,7 @@ from accounts.models import (
     Maintenance,
     Membership,
     Organization,
+    SecondFactor,
     SetupLink,
     TermsAcceptance,
     User,
@@ -72,6 +73,9 @@ def rows(alice):
     Identity.objects.create(user=alice, provider=provider, issuer=provider.issuer, sub="s")
     TermsAcceptance.objects.create(user=alice, version="1")
     UserSession.objects.create(user=alice, expires_at=timezone.now())
+    factor = SecondFactor(user=alice)
+    factor.secret = "canary"
+    factor.save()
     for factory in (
         conversations.EventFactory,
         conversations.OutgoingMessageFactory,
@@ -98,6 +102,7 @@ def secrets_of(row):
         "sealed_secret_key",
         "sealed_api_key",
         "sealed_client_secret",
+        "sealed_secret",
     ):
         if value := getattr(row, name, None):
             yield value if isinstance(value, str) else bytes(value).hex()

@@ -27,6 +27,8 @@ GLOBAL = {
     "accounts.OfflineToken",
     "accounts.TermsAcceptance",
     "accounts.EmailChange",
+    "accounts.SecondFactor",
+    "accounts.RecoveryCode",
     "accounts.SpentToken",  # a digest and a time, nobody's
     "accounts.AuditEntry",  # outlives its organization, whose id names its chain
     "accounts.AuditHead",

@@ -277,10 +277,17 @@ class ExplanationSerializer(serializers.Serializer):
 
 
 class SignInSerializer(serializers.Serializer):
-    """An e-mail address and a password."""
+    """An e-mail address and a password, and the code of the second factor where there is one."""
 
     email = serializers.CharField(max_length=254)
     password = serializers.CharField(max_length=1024, trim_whitespace=False, write_only=True)
+    code = serializers.CharField(
+        max_length=40,
+        required=False,
+        allow_blank=True,
+        write_only=True,
+        help_text="Six digits of the app, or a recovery code.",
+    )
 
 
 class CsrfSerializer(serializers.Serializer):

@@ -15,7 +15,7 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import limits, services
+from accounts import limits, second_step, services
 from accounts.active import active_organization
 from accounts.api.v1 import serializers
 from accounts.models import ApiKey, Organization, User
@@ -155,7 +155,10 @@ class SignInView(GenericAPIView):
     )
     @method_decorator(sensitive_variables("wanted"))
     def post(self, request: Request) -> Response:
-        """Sign in by e-mail address and password. Needs the CSRF token; attempts are limited."""
+        """Sign in by e-mail address and password. Needs the CSRF token; attempts are limited.
+
+        With a second factor, the answer without `code` is 401 `second-factor-needed`.
+        """
         wanted = self.get_serializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         limits.check_sign_in(request, wanted.validated_data["email"])
@@ -166,7 +169,8 @@ class SignInView(GenericAPIView):
         )
         if not isinstance(user, User):
             raise WrongCredentials
-        auth.login(request._request, user)  # noqa: SLF001
+        code = wanted.validated_data.get("code", "")
+        second_step.sign_in(request._request, user, code=code)  # noqa: SLF001
         request.user = user
         context = self.get_serializer_context()
         return Response(serializers.MeSerializer(described(user), context=context).data)

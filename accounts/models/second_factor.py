@@ -1,0 +1,63 @@
+"""The second step of signing in with a password: a secret shared with an app, and codes for when it is lost."""
+
+from typing import ClassVar
+
+from django.db import models
+from django.utils import timezone
+from uuid_utils.compat import uuid7
+
+from openhands_site.lib import crypto
+
+
+class SecondFactor(models.Model):
+    """One user's TOTP secret. It counts from ``confirmed_at`` on.
+
+    ``last_used_step`` is the newest time step (30 s since 1970) whose code was taken: no code counts twice.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    user = models.OneToOneField("accounts.User", models.CASCADE, related_name="second_factor")
+    sealed_secret = models.BinaryField(editable=False)
+    last_used_step = models.BigIntegerField(default=0, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    confirmed_at = models.DateTimeField(null=True, editable=False)
+
+    is_personal = True
+    """Belongs to its user, and to no organization."""
+
+    def __str__(self) -> str:
+        return f"second factor of {self.user_id}"
+
+    @property
+    def secret(self) -> str:
+        """The secret in Base32, as apps take it."""
+        return crypto.open_sealed(self.sealed_secret, bound_to=self._binding)
+
+    @secret.setter
+    def secret(self, plain: str) -> None:
+        self.sealed_secret = crypto.seal(plain, bound_to=self._binding)
+
+    @property
+    def _binding(self) -> str:
+        return f"accounts_secondfactor.sealed_secret:{self.pk}"
+
+
+class RecoveryCode(models.Model):
+    """A code that stands in for the app once; only its HMAC is kept."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    factor = models.ForeignKey(
+        "accounts.SecondFactor", models.CASCADE, related_name="recovery_codes"
+    )
+    digest = models.CharField(max_length=64, editable=False)
+    pepper_id = models.CharField(max_length=16, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    used_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["factor", "digest"], name="recovery_code_unique")
+        ]
+
+    def __str__(self) -> str:
+        return f"recovery code {self.pk}"
