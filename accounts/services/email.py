@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from accounts.models import EmailChange, User
 from accounts.services import EmailTaken
+from accounts.services.audit import record
 from openhands_site.lib import crypto
 from openhands_site.lib.problems import Problem
 
@@ -115,11 +116,17 @@ def verify_email(*, user: User, token: str) -> User:
     others = User.objects.filter(email__iexact=waiting.email).exclude(pk=user.pk)
     if others.exists():
         raise EmailTaken
-    user.email = waiting.email
+    before, user.email = user.email, waiting.email
     try:
         with transaction.atomic():
             user.save(update_fields=["email"])
     except IntegrityError as error:
         raise EmailTaken from error
     waiting.delete()
+    record(
+        action="user.email_changed",
+        subject=user,
+        before={"email": before},
+        after={"email": user.email},
+    )
     return user

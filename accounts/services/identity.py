@@ -29,6 +29,7 @@ from accounts.models import (
 from accounts.oidc import claims as claim_rules
 from accounts.oidc import providers, tokens
 from accounts.services import sessions
+from accounts.services.audit import record
 from openhands_site.lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -175,9 +176,7 @@ def _create_user(provider: IdentityProvider, claims: dict[str, Any]) -> Identity
     try:
         with transaction.atomic():
             user = services.create_user(email=email, name=_name(claims))
-            return Identity.objects.create(
-                user=user, provider=provider, issuer=provider.issuer, sub=claims["sub"]
-            )
+            return _connect(user, provider, claims)
     except services.EmailTaken as error:
         raise AccountExists from error
     except services.WeakPassword as error:  # its other meaning: this is no e-mail address
@@ -186,6 +185,14 @@ def _create_user(provider: IdentityProvider, claims: dict[str, Any]) -> Identity
         return Identity.objects.select_related("user", "provider").get(
             issuer=provider.issuer, sub=claims["sub"]
         )
+
+
+def _connect(user: User, provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
+    identity = Identity.objects.create(
+        user=user, provider=provider, issuer=provider.issuer, sub=claims["sub"]
+    )
+    record(action="identity.linked", subject=user, after={"provider": provider.slug})
+    return identity
 
 
 def _name(claims: dict[str, Any]) -> str:
@@ -207,9 +214,7 @@ def link_identity(*, user: User, provider: IdentityProvider, claims: dict[str, A
             raise IdentityTaken("You have connected another account of this provider already.")
         try:
             with transaction.atomic():
-                found = Identity.objects.create(
-                    user=user, provider=provider, issuer=provider.issuer, sub=claims["sub"]
-                )
+                found = _connect(user, provider, claims)
         except IntegrityError as error:
             raise IdentityTaken from error
     apply_claims(identity=found, claims=claims)
@@ -222,6 +227,8 @@ def unlink_identity(*, identity: Identity) -> None:
 
     Raises ``LastWayIn``.
     """
+    # This row before the audit chain, as in apply_claims.
+    identity = Identity.objects.select_for_update().get(pk=identity.pk)
     user = User.objects.select_for_update().get(pk=identity.user_id)
     if not user.has_usable_password() and user.identities.count() == 1:
         raise LastWayIn
@@ -230,8 +237,10 @@ def unlink_identity(*, identity: Identity) -> None:
     Membership.objects.filter(claimed_role__identity=identity).delete()
     if identity.is_staff_by_claims:
         User.objects.filter(pk=user.pk).update(is_staff=False)
+    provider = identity.provider.slug
     identity.delete()
     sessions.announce_access_change(user_id=user.pk)
+    record(action="identity.unlinked", subject=user, before={"provider": provider})
 
 
 # --- Roles by claims --------------------------------------------------------------
@@ -272,14 +281,14 @@ def _apply_roles(identity: Identity, roles: dict[UUID, str]) -> bool:
         row.organization_id: row.membership
         for row in identity.claimed_roles.select_related("membership")
     }
-    changed = False
+    changed: dict[UUID, tuple[str | None, str | None]] = {}
     for organization_id, membership in given.items():
         role = roles.get(organization_id)
         if role == membership.role or _is_last_owner(membership):
             continue
-        changed = True
+        changed[organization_id] = (membership.role, role)
         if role is None:
-            membership.delete()
+            Membership.objects.filter(pk=membership.pk).delete()
         else:
             Membership.objects.filter(pk=membership.pk).update(role=role)
     for organization in Organization.objects.filter(pk__in=roles.keys() - given.keys()):
@@ -292,8 +301,25 @@ def _apply_roles(identity: Identity, roles: dict[UUID, str]) -> bool:
             ClaimedRole.objects.create(
                 identity=identity, organization=organization, membership=membership
             )
-            changed = True
-    return changed
+            changed[organization.pk] = (None, membership.role)
+    for organization_id in sorted(
+        changed
+    ):  # chains are locked in one order, so that none waits in a ring
+        _record_role(identity, organization_id, *changed[organization_id])
+    return bool(changed)
+
+
+def _record_role(
+    identity: Identity, organization_id: UUID, before: str | None, after: str | None
+) -> None:
+    record(
+        action="membership.claimed",
+        organization_id=organization_id,
+        subject=identity.user,
+        before={"role": before} if before else None,
+        after={"role": after} if after else None,
+        reason=f"claims of {identity.provider.slug}",
+    )
 
 
 def _is_last_owner(membership: Membership) -> bool:
@@ -314,6 +340,13 @@ def _apply_staff(identity: Identity, is_staff: bool | None) -> bool:  # noqa: FB
     else:
         return False
     User.objects.filter(pk=user.pk).update(is_staff=bool(is_staff))
+    record(
+        action="user.staff_claimed",
+        subject=user,
+        before={"is_staff": user.is_staff},
+        after={"is_staff": bool(is_staff)},
+        reason=f"claims of {identity.provider.slug}",
+    )
     return True
 
 

@@ -10,6 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import User, UserSession
+from accounts.services.audit import record
 from openhands_site.lib.bus import publisher
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,9 @@ def _end(found: Any, reason: str) -> int:
     )
     for user_id in {user_id for _, user_id in open_ones}:
         announce_access_change(user_id=user_id)
+    for user in User.objects.filter(pk__in={user_id for _, user_id in open_ones}):
+        count = sum(user_id == user.pk for _, user_id in open_ones)
+        record(action="sessions.ended", subject=user, after={"sessions": count}, reason=reason)
     return len(open_ones)
 
 
