@@ -17,6 +17,7 @@ from accounts import limits, permissions, second_step, services
 from accounts.active import active_organization
 from accounts.models import ApiKey
 from accounts.oidc import pages as oidc_pages
+from accounts.services import terms
 from openhands_site.lib.problems import Problem
 
 BACKEND = settings.AUTHENTICATION_BACKENDS[0]
@@ -88,7 +89,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         second_step.wait(request, user, target=target)
         return redirect("sign-in-second-factor")
     login(request, user)
-    return redirect(target)
+    return redirect(terms.target_after_sign_in(user=user, target=target))
 
 
 def _sign_in_again(

@@ -19,6 +19,7 @@ from accounts import second_step as steps
 from accounts.models import SecondFactor, User
 from accounts.pages import safe_next
 from accounts.services import second_factor as verbs
+from accounts.services import terms
 from openhands_site.lib.problems import Problem
 
 
@@ -48,7 +49,7 @@ def second_step(request: HttpRequest) -> HttpResponse:
         if held and isinstance(refusal, verbs.WrongCode):
             user_login_failed.send(__name__, credentials={"username": user.email}, request=request)
         return _refused(request, "accounts/second_step.html", context, refusal)
-    return redirect(target)
+    return redirect(terms.target_after_sign_in(user=user, target=target))
 
 
 @sensitive_post_parameters("password", "code")

@@ -6,6 +6,7 @@ from django.urls import reverse
 
 from accounts import services
 from accounts.models import ApiKey, User
+from accounts.services import terms
 
 PASSWORD = "correct horse battery"
 
@@ -28,6 +29,16 @@ def test_signing_in_gives_a_new_session_and_goes_where_one_wanted(client, alice)
 
     assert (response.status_code, response.headers["Location"]) == (302, "/settings/model")
     assert client.get("/settings").status_code == 200
+
+
+def test_new_terms_stand_between_signing_in_and_where_one_wanted(client, alice, settings):
+    settings.TERMS_VERSION = "2026-11"
+
+    response = sign_in(client, next="/settings/model")
+
+    assert response.headers["Location"] == "/accept-tos?redirect_url=%2Fsettings%2Fmodel"
+    terms.accept_terms(user=alice, address=None)
+    assert sign_in(client, next="/settings/model").headers["Location"] == "/settings/model"
 
 
 def test_a_session_from_before_is_not_the_session_after(client, alice):
