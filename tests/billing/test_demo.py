@@ -42,7 +42,7 @@ def play(
     raise AssertionError("it does not finish")
 
 
-HERE = "/work/p\n[Current working directory: /work/p]\n[Command finished with exit code 0]"
+HERE = "/workspace\n[Current working directory: /workspace]\n[Command finished with exit code 0]"
 HI = "hi\n[Python interpreter: /usr/bin/python]\n[Command finished with exit code 0]"
 
 
@@ -65,7 +65,7 @@ class TestOneTurn:
         assert {task["status"] for task in done[4][1]["task_list"]} == {"done"}
         assert done[2][1] == {
             "command": "create",
-            "path": "/work/p/hello.py",
+            "path": "/workspace/hello.py",
             "file_text": "print('hi')\n",
             "security_risk": "LOW",
             "summary": "Write hello.py",
@@ -83,7 +83,7 @@ class TestOneTurn:
         assert first == second
 
     def test_an_existing_file_is_kept(self):
-        there = HERE.replace("/work/p\n", "/work/p\nhello.py\n", 1)
+        there = HERE.replace("/workspace\n", "/workspace\nhello.py\n", 1)
         done = play(chat("write hello.py that prints x")["messages"], {"pwd": there})
         assert done[2] == (
             "terminal",
@@ -149,7 +149,7 @@ class TestFollowUps:
         play(messages, {"pwd": HERE})
         messages.append({"role": "user", "content": "and now something else"})
         done = play(messages, {"pwd": HERE})
-        assert done[2][1]["path"] == "/work/p/demo_2.py"
+        assert done[2][1]["path"] == "/workspace/demo_2.py"
         assert "and now something else" in done[2][1]["file_text"]
         assert len(done) == 6
 
@@ -178,7 +178,7 @@ class TestFollowUps:
         ]
         for history in (condensed, [*messages, condensed[2]]):
             (call,) = answer(history)["tool_calls"]
-            assert json.loads(call["function"]["arguments"])["path"] == "/work/p/hello.py"
+            assert json.loads(call["function"]["arguments"])["path"] == "/workspace/hello.py"
 
 
 class TestWithoutTools:
