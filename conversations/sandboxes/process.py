@@ -325,11 +325,15 @@ def _alive(handle: Handle) -> psutil.Process | None:
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
         try:
-            is_ours = process.environ().get("OH_SANDBOX_RUN") == handle["run"]
-            return process if is_ours and MODULE in process.cmdline() else None
+            environment, command = process.environ(), process.cmdline()
         except (psutil.AccessDenied, OSError):
-            # Less sure, for the start time is told by a clock that may be set: second best.
-            return process if abs(process.create_time() - handle["created"]) < 2 else None
+            environment, command = {}, []
+        if environment and command:
+            is_ours = environment.get("OH_SANDBOX_RUN") == handle["run"]
+            return process if is_ours and MODULE in command else None
+        # Not ours to read, or in the middle of an exec, when nothing is told. The start time is second best,
+        # for it is told by a clock that may be set.
+        return process if abs(process.create_time() - handle["created"]) < 2 else None
     except (psutil.Error, KeyError):
         return None
 
