@@ -16,6 +16,7 @@ import stat
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,21 +157,23 @@ def _last_line(output: str) -> str:
 
 
 @dataclass
-class _Service:
+class _Service(ABC):
     """One child process with its log."""
 
     name = ""
     folder: Path
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
 
+    @abstractmethod
     def start(self) -> None:
-        raise NotImplementedError
+        """Start it and wait until it answers."""
 
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    @abstractmethod
     def stop(self) -> None:
-        raise NotImplementedError
+        """Stop it; harmless when it does not run."""
 
     @property
     def log(self) -> Path:
