@@ -251,12 +251,16 @@ DATABASES: dict[str, Any] = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 REDIS_URL: str = env.text("REDIS_URL")
+_redis_patience = env.integer("REDIS_TIMEOUT_MS", 500, low=50, high=10_000) / 1000
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "oh",
-        "OPTIONS": {"socket_timeout": 0.5, "socket_connect_timeout": 0.5},
+        "OPTIONS": {
+            "socket_timeout": _redis_patience,
+            "socket_connect_timeout": _redis_patience,
+        },
     }
 }
 CHANNEL_LAYERS = {

@@ -257,6 +257,11 @@ class TestEnds:
         wait_for(handle, State.FAILED)
         other = subprocess.Popen(["sleep", "600"])
         try:
+            # In the middle of its exec nothing is told of a process, and its age is all there is to go by.
+            deadline = time.monotonic() + 5
+            while psutil.Process(other.pid).cmdline() != ["sleep", "600"]:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             reused = handle | {"pid": other.pid}
 
             assert provider.inspect(reused).state == State.FAILED
