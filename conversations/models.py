@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 import orjson
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.utils import timezone
 from uuid_utils.compat import uuid7
@@ -72,6 +73,26 @@ class Conversation(models.Model):
         PRIVATE = "private"
         ORGANIZATION = "organization"
 
+    class Trigger(models.TextChoices):
+        """What asked for it, in the words of existing clients."""
+
+        GUI = "gui"
+        API = "openhands_api", "API"
+        RESOLVER = "resolver"
+        SUGGESTED_TASK = "suggested_task"
+        MICROAGENT_MANAGEMENT = "microagent_management"
+        SLACK = "slack"
+        JIRA = "jira"
+        JIRA_DC = "jira_dc"
+        LINEAR = "linear"
+        BITBUCKET = "bitbucket"
+
+    class WireVersion(models.TextChoices):
+        """The protocol that existing clients follow it by; both read the same log."""
+
+        V0 = "V0", "V0 (Socket.IO)"
+        V1 = "V1", "V1 (WebSocket)"
+
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
     created_by = models.ForeignKey("accounts.User", models.CASCADE, related_name="conversations")
@@ -91,6 +112,21 @@ class Conversation(models.Model):
         choices=[("never", "Never ask"), ("always", "Always ask"), ("risky", "Ask when risky")],
         default="never",
     )
+    security_analyzer = models.CharField(
+        max_length=40, blank=True, help_text="Who judges the risk of actions; empty for nobody."
+    )
+    trigger = models.CharField(max_length=32, choices=Trigger, default=Trigger.GUI)
+    wire_version = models.CharField(
+        max_length=2, choices=WireVersion, default=WireVersion.V1, editable=False
+    )
+    parent = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, related_name="children"
+    )
+    pull_requests = models.JSONField(
+        default=list, blank=True, help_text="Numbers of the pull requests that came of it."
+    )
+    tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)
+    archived_at = models.DateTimeField(null=True, blank=True)
     sandbox = models.OneToOneField(
         "conversations.Sandbox", models.SET_NULL, null=True, blank=True, related_name="conversation"
     )

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import secrets
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -44,6 +45,11 @@ def create_conversation(
     model: str | None = None,
     visibility: str = Conversation.Visibility.PRIVATE,
     confirmation_policy: str = "never",
+    security_analyzer: str = "",
+    trigger: str = Conversation.Trigger.GUI,
+    wire_version: str = Conversation.WireVersion.V1,
+    parent: Conversation | None = None,
+    tags: Sequence[str] = (),
     idempotency_key: str | None = None,
 ) -> Conversation:
     """Create a conversation, post its first message if there is one, and ask for its sandbox.
@@ -60,6 +66,9 @@ def create_conversation(
         model,
         visibility,
         confirmation_policy,
+        security_analyzer,
+        parent.pk.hex if parent else None,
+        sorted(tags),
     ]
     digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
     with transaction.atomic():
@@ -81,6 +90,11 @@ def create_conversation(
             repository=repository,
             model=model or billing.model_name_for(organization_id=organization.pk, user_id=user.pk),
             confirmation_policy=confirmation_policy,
+            security_analyzer=security_analyzer,
+            trigger=trigger,
+            wire_version=wire_version,
+            parent=parent,
+            tags=sorted(tags),
             sandbox=new_sandbox(organization),
             idempotency_key=idempotency_key,
             idempotency_digest=digest if idempotency_key is not None else "",
