@@ -38,6 +38,7 @@ def user_of(request: HttpRequest) -> User | AnonymousUser:
             request.session.flush()
         return AnonymousUser()
     request.user_session = session  # type: ignore[attr-defined]
+    user.came_by = session
     return user
 
 

@@ -30,8 +30,11 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
             organization__suspended_at=None,
             deleted_at=None,
         )
-        bound = getattr(user, "bound_organization_id", None)
-        return found.filter(organization_id=bound) if bound else found
+        if bound := getattr(user, "bound_organization_id", None):
+            found = found.filter(organization_id=bound)
+        if only := getattr(user, "bound_conversation_id", None):
+            found = found.filter(pk=only)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,9 @@ class Conversation(models.Model):
     )
     asked_in_run = models.PositiveIntegerField(
         null=True, editable=False, help_text="The sandbox's run in which it was asked."
+    )
+    key_generation = models.PositiveIntegerField(
+        default=1, editable=False, help_text="Raised to end every key to this conversation."
     )
     idempotency_key = models.CharField(max_length=255, null=True, blank=True, editable=False)
     idempotency_digest = models.CharField(max_length=64, blank=True, editable=False)

@@ -1,7 +1,7 @@
 """Who there is: users, organizations, memberships with roles, API keys and setup links."""
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
@@ -9,6 +9,9 @@ from django.db import models
 from django.db.models.functions import Lower
 from django.utils import timezone
 from uuid_utils.compat import uuid7
+
+if TYPE_CHECKING:
+    from accounts.models.identity import UserSession
 
 
 class UserManager(BaseUserManager["User"]):
@@ -50,6 +53,10 @@ class User(AbstractBaseUser, PermissionsMixin):
     """Set on a request made with an API key: the permissions that the key was given."""
     key_networks: tuple[str, ...] = ()
     """Set on a request made with an API key: the networks that the key works from, if not from all."""
+    bound_conversation_id: UUID | None = None
+    """Set on a request made with a conversation key: the only conversation that the key reaches."""
+    came_by: "ApiKey | UserSession | None" = None
+    """Set on a request: the key or the sign-in that its user was known by. What is derived ends with it."""
 
     class Meta:
         constraints: ClassVar = [

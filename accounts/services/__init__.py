@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
@@ -307,7 +308,22 @@ def authenticate_api_key(token: str, *, address: str = "") -> ApiKey:
         pepper_id=key.pepper_id if key else "",
         expected=key.digest if key else "",
     )
-    if key is None or not is_right or not key.user.is_active or key.organization.suspended_at:
+    if key is None or not is_right:
+        raise InvalidKey
+    return _admitted(key, address)
+
+
+def reopen_api_key(key_pk: UUID, *, address: str = "") -> ApiKey:
+    """The usable key of that id, for what was derived from it and proves itself; as ``authenticate_api_key``."""
+    found = ApiKey.objects.usable().filter(pk=key_pk)
+    key = found.select_related("user", "organization").first()
+    if key is None:
+        raise InvalidKey
+    return _admitted(key, address)
+
+
+def _admitted(key: ApiKey, address: str) -> ApiKey:
+    if not key.user.is_active or key.organization.suspended_at:
         raise InvalidKey
     place = _address(address)
     if key.allowed_networks and not _is_within(place, key.allowed_networks):
@@ -315,6 +331,7 @@ def authenticate_api_key(token: str, *, address: str = "") -> ApiKey:
     key.user.bound_organization_id = key.organization_id
     key.user.key_scopes = frozenset(key.scopes) if key.scopes else None
     key.user.key_networks = tuple(key.allowed_networks)
+    key.user.came_by = key
     _note_use(key, str(place) if place else None)
     return key
 

@@ -20,6 +20,7 @@ from conversations.services.ingesting import (
     place_to_follow,
     read_log,
 )
+from conversations.services.keys import conversation_key, holder_of_key, rotate_keys
 from conversations.services.leasing import (
     claim_conversations,
     keep_gateway_open,
@@ -66,6 +67,7 @@ __all__ = [
     "answer_confirmation",
     "carry_answer",
     "claim_conversations",
+    "conversation_key",
     "create_conversation",
     "delete_conversation",
     "deliver_messages",
@@ -73,6 +75,7 @@ __all__ = [
     "download_archive",
     "git_changes",
     "git_diff",
+    "holder_of_key",
     "ingest_events",
     "interrupt",
     "interrupt_agent",
@@ -92,6 +95,7 @@ __all__ = [
     "request_start",
     "requeue_lost_work",
     "resume",
+    "rotate_keys",
     "run_agent",
     "share",
     "start_conversation",

@@ -18,6 +18,7 @@ from billing import services as billing
 from conversations import queue, streams
 from conversations.models import Conversation, Event, Lease, Sandbox, StartTask
 from conversations.sandboxes.provider import get_provider
+from conversations.services.keys import end_keys
 from conversations.services.messaging import add_message
 from conversations.services.starting import request_start, set_status
 from openhands_site.lib.problems import Problem
@@ -162,6 +163,7 @@ def share(*, conversation_id: UUID, visibility: str) -> Conversation:
     before = conversation.visibility
     set_status(conversation, visibility=visibility)
     if before != visibility:
+        end_keys(conversation)
         audit.record(
             action="conversation.shared",
             organization_id=conversation.organization_id,

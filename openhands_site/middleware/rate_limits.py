@@ -27,6 +27,8 @@ SPENDING = {
 CLOSED = {"keys", "spend"}
 """What nobody may do while Redis cannot count; signing in counts for itself (``accounts.limits``)."""
 SAFE = ("GET", "HEAD", "OPTIONS")
+OURS = ("oh_", "ocs_")
+"""API keys and conversation keys begin so; what follows up to the dot is no secret."""
 
 
 class RateLimits:
@@ -87,8 +89,9 @@ def caller(request: HttpRequest) -> str:
 
     A key is told by its public part, unchecked: whoever invents keys is held by the limit of the address.
     """
-    if token := bearer_token(request.headers):
-        public = token.partition(".")[0] if token.startswith("oh_") else token
+    carried = request.headers.get("X-Session-API-Key", "")
+    if token := bearer_token(request.headers) or (carried if carried.startswith(OURS) else ""):
+        public = token.partition(".")[0] if token.startswith(OURS) else token
         return "key " + hashlib.sha256(public.encode(errors="replace")).hexdigest()
     user = getattr(request, "user", None)
     if user is not None and user.is_authenticated:
