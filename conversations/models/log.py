@@ -1,4 +1,4 @@
-"""Conversations and what they are made of: the event log, messages on their way, sandboxes, starts, leases."""
+"""Conversations and what makes them run: the event log, messages on their way, sandboxes, starts, leases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,7 +116,9 @@ class Conversation(models.Model):
         default="never",
     )
     security_analyzer = models.CharField(
-        max_length=40, blank=True, help_text="Who judges the risk of actions; empty for nobody."
+        max_length=40,
+        blank=True,
+        help_text="Who judges the risk of actions: llm, or none; empty for the usual one (llm).",
     )
     trigger = models.CharField(max_length=32, choices=Trigger, default=Trigger.GUI)
     wire_version = models.CharField(
@@ -124,6 +126,11 @@ class Conversation(models.Model):
     )
     parent = models.ForeignKey(
         "self", models.SET_NULL, null=True, blank=True, related_name="children"
+    )
+    forked_seq = models.PositiveBigIntegerField(
+        null=True,
+        editable=False,
+        help_text="How many events of the parent's log this one began with.",
     )
     pull_requests = models.JSONField(
         default=list, blank=True, help_text="Numbers of the pull requests that came of it."
