@@ -14,7 +14,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('accounts', '0006_second_factor'),
-        ('conversations', '0002_details'),
+        ('conversations', '0003_key_generation'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
