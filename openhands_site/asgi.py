@@ -1,21 +1,59 @@
-"""HTTP by Django, sockets by Channels."""
+"""One port: plain HTTP by Django in a few threads, what streams or waits on the event loop, sockets by Channels.
+
+Where a request goes is decided by its path: ``MOUNTED``, then ``STREAMING_PATHS``, then the threads.
+"""
 
 import os
+import re
+from typing import Any
 
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "openhands_site.settings")
-http = get_asgi_application()
+on_loop = get_asgi_application()
 
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402 - models need the set-up above
+from django.conf import settings  # noqa: E402
+from django.core.handlers.wsgi import WSGIHandler  # noqa: E402
+from django.utils.module_loading import import_string  # noqa: E402
 
 from accounts.sockets import OriginGate  # noqa: E402
 from conversations.routing import websocket_urlpatterns  # noqa: E402
+from openhands_site.lib.bridge import Threads  # noqa: E402
+from openhands_site.lib.connections import KeepsConnection  # noqa: E402
 from openhands_site.middleware.addresses import ClientAddress  # noqa: E402
 from openhands_site.middleware.bodies import BodyLimit  # noqa: E402
 from openhands_site.middleware.headers import SocketHeaders  # noqa: E402
+
+MOUNTED: dict[str, str] = {}
+"""ASGI applications of their own below a path (``"/x": "module.attribute"``), imported at the first request."""
+STREAMING_PATHS = (
+    r"/api/llm/",  # models take minutes
+    r"/api/v1/conversations/[^/]+/(archive|files|git)\b",  # sandboxes take their time; downloads are long
+    r"/api/v1/settings/model-access/test$",  # asks somebody's model server
+    r"/(oidc|oauth)/",  # ask identity providers
+)
+"""How addresses begin that stream or wait for others: they must not hold one of the few threads."""
+
+in_threads = Threads(KeepsConnection(WSGIHandler()), threads=settings.WEB_THREADS)
+_streaming = re.compile("|".join(STREAMING_PATHS))
+
+
+def application_of(path: str) -> Any:
+    """Who answers an address."""
+    for prefix, name in MOUNTED.items():
+        if path == prefix or path.startswith(f"{prefix}/"):
+            return import_string(name)
+    return on_loop if _streaming.match(path) else in_threads
+
+
+async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Pass a request on to whoever answers its address."""
+    await application_of(scope["path"])(scope, receive, send)
+
 
 sockets = SocketHeaders(OriginGate(URLRouter(websocket_urlpatterns)))
 application = ProtocolTypeRouter(
     {"http": ClientAddress(BodyLimit(http)), "websocket": ClientAddress(BodyLimit(sockets))}
 )
+"""Every address of the server."""

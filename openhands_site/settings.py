@@ -227,6 +227,10 @@ DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", f"no-reply@{_public.hostname
 
 DATABASE_POOL_SIZE = env.integer("DATABASE_POOL_SIZE", 10, low=0, high=500)
 """Connections of one process; 0 turns the pool off."""
+DATABASE_KEEP_SECONDS = env.integer("DATABASE_KEEP_SECONDS", 300)
+"""How long a thread that answers HTTP keeps a connection of its own, beside the pool; 0 borrows per request."""
+WEB_THREADS = env.integer("WEB_THREADS", 8, low=1, high=200)
+"""Plain requests that one process answers at a time."""
 _database = env.database()
 _database["OPTIONS"] |= {
     "application_name": os.environ.get("OH_ROLE", Path(sys.argv[0]).name)[:60],

@@ -1,0 +1,15 @@
+"""HTTP alone, for the ``web`` role at scale: any threaded WSGI server, several times cheaper per request.
+
+Sockets and what streams belong to ``realtime``: the balancer in front splits by path (``deploy/``).
+"""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "openhands_site.settings")
+django_application = get_wsgi_application()
+
+from openhands_site.lib.connections import KeepsConnection  # noqa: E402 - settings need the set-up above
+
+application = KeepsConnection(django_application)
