@@ -23,6 +23,7 @@ from django.db import connections, transaction
 from accounts.services.sessions import access_group
 from conversations.models import Conversation, Event
 from conversations.records import record_of
+from openhands_site.lib import bus
 from openhands_site.lib.api import dumps
 from openhands_site.lib.bus import publisher
 
@@ -44,13 +45,12 @@ def announce_on_commit(conversation_id: UUID) -> None:
 
 def announce(conversation_id: UUID) -> None:
     """Nudge now; for changes that are committed already."""
-    message = {"type": "log.advanced", "conversation": conversation_id.hex}
-    publisher.nudge(group_for(conversation_id), message)
+    publisher.nudge(group_for(conversation_id), bus.LogAdvanced(conversation_id))
 
 
 async def send_deltas(conversation_id: UUID, deltas: list[dict[str, Any]]) -> None:
     """Pass on what the agent is saying right now. Unnumbered and never stored: the event supersedes it."""
-    message = {"type": "delta.arrived", "conversation": conversation_id.hex, "deltas": deltas}
+    message = bus.encode(bus.DeltaArrived(conversation_id, deltas))
     with contextlib.suppress(
         Exception
     ):  # ephemeral: not worth a retry, nor the wait for a Redis that hangs
@@ -371,20 +371,22 @@ class Hub:
         while True:
             try:
                 message = await self._layer.receive(self._channel)
-                if message["type"] == "access.changed":
-                    for woken in self._watchers.get(UUID(message["user"]), ()):
-                        woken.set()
-                    continue
-                feed = self.feeds.get(UUID(message["conversation"]))
-            except Exception:  # noqa: BLE001 - the layer is reconnecting, or a message is not ours
+            except Exception:  # noqa: BLE001 - the layer is reconnecting
                 await asyncio.sleep(0.2)
                 continue
-            if feed is None:
-                continue
-            if message["type"] == "log.advanced":
-                feed.wake()
-            elif message["type"] == "delta.arrived":
-                feed.pass_on([Frame(_text({"type": "delta"} | d)) for d in message["deltas"]])
+            self._take_wakeup(bus.decode(message))
+
+    def _take_wakeup(self, wakeup: bus.Wakeup | None) -> None:
+        match wakeup:
+            case bus.LogAdvanced(conversation=key):
+                if feed := self.feeds.get(key):
+                    feed.wake()
+            case bus.DeltaArrived(conversation=key, deltas=deltas):
+                if feed := self.feeds.get(key):
+                    feed.pass_on([Frame(_text({"type": "delta"} | delta)) for delta in deltas])
+            case bus.AccessChanged(user=user_id):
+                for woken in self._watchers.get(user_id, ()):
+                    woken.set()
 
     async def _poll(self) -> None:
         """Repair lost nudges: one query for all feeds; oftener while Redis gives us none."""

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from accounts.models import User, UserSession
 from accounts.services.audit import record
-from openhands_site.lib.bus import publisher
+from openhands_site.lib.bus import AccessChanged, publisher
 
 log = logging.getLogger(__name__)
 SESSION_KEY = "sign_in"
@@ -68,8 +68,8 @@ def announce_access_change(*, user_id: UUID) -> None:
 
     A wake-up that is lost costs ``SOCKET_RECHECK_SECONDS``. Safe to repeat.
     """
-    message = {"type": "access.changed", "user": user_id.hex}
-    transaction.on_commit(lambda: publisher.nudge(access_group(user_id), message), robust=True)
+    wakeup = AccessChanged(user_id)
+    transaction.on_commit(lambda: publisher.nudge(access_group(user_id), wakeup), robust=True)
 
 
 def access_group(user_id: UUID) -> str:

@@ -1,19 +1,64 @@
 """Wake-ups between processes over the channel layer, sent from any thread without waiting for Redis.
 
 A wake-up may be lost: whoever receives them also polls. So sending never blocks a request, never fails it,
-and several wake-ups of the same kind for the same group are sent as one.
+and several wake-ups of the same kind for the same group are sent as one. What a process does not know (a newer
+version runs beside it) it ignores.
 """
 
 import asyncio
 import logging
 import threading
-from typing import Any
+from typing import Any, TypeAlias
+from uuid import UUID
 
+import msgspec
 from channels.layers import get_channel_layer
 
 log = logging.getLogger(__name__)
 MAX_WAITING = 10_000
 SEND_SECONDS = 2.0
+MANAGERS = "managers"
+"""The group of all conversation managers."""
+
+
+class LogAdvanced(msgspec.Struct, frozen=True, tag="log.advanced"):
+    """A conversation's log or record moved: read it."""
+
+    conversation: UUID
+
+
+class DeltaArrived(msgspec.Struct, frozen=True, tag="delta.arrived"):
+    """What an agent is saying right now; never stored, and superseded by an event."""
+
+    conversation: UUID
+    deltas: list[dict[str, Any]]
+
+
+class AccessChanged(msgspec.Struct, frozen=True, tag="access.changed"):
+    """What a user may do could have changed: a session, key or role. Sockets ask again."""
+
+    user: UUID
+
+
+class ManagerWake(msgspec.Struct, frozen=True, tag="manager.wake"):
+    """A conversation is there to be claimed: one became live, or was handed back."""
+
+
+Wakeup: TypeAlias = LogAdvanced | DeltaArrived | AccessChanged | ManagerWake
+
+
+def encode(wakeup: Wakeup) -> dict[str, Any]:
+    """A wake-up as the channel layer carries it: a dictionary with its ``type``."""
+    message: dict[str, Any] = msgspec.to_builtins(wakeup)
+    return message
+
+
+def decode(message: Any) -> Wakeup | None:
+    """The wake-up that a message is, or None for one that this version does not know. Never raises."""
+    try:
+        return msgspec.convert(message, Wakeup)
+    except (msgspec.MsgspecError, ValueError, TypeError):
+        return None
 
 
 class Publisher:
@@ -22,15 +67,15 @@ class Publisher:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._nudges: dict[tuple[str, str], dict[str, Any]] = {}
+        self._nudges: dict[tuple[str, type], Wakeup] = {}
         self._is_sending = False
         self._lost_in_a_row = 0
 
-    def nudge(self, group: str, message: dict[str, Any]) -> None:
-        """Send ``message`` to ``group`` soon; a waiting one of the same type is replaced."""
+    def nudge(self, group: str, wakeup: Wakeup) -> None:
+        """Send a wake-up to ``group`` soon; a waiting one of the same type is replaced."""
         with self._lock:
             if len(self._nudges) < MAX_WAITING:
-                self._nudges[group, message["type"]] = message
+                self._nudges[group, type(wakeup)] = wakeup
             loop = self._running_loop()
         loop.call_soon_threadsafe(self._start_sending)
 
@@ -54,8 +99,8 @@ class Publisher:
                     waiting, self._nudges = self._nudges, {}
                 if not waiting:
                     return
-                for (group, _), message in waiting.items():
-                    await self._send(layer, group, message)
+                for (group, _), wakeup in waiting.items():
+                    await self._send(layer, group, encode(wakeup))
         finally:
             self._is_sending = False
 

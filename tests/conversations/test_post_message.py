@@ -3,6 +3,7 @@ from django.db import transaction
 
 from conversations import services, streams
 from conversations.models import Conversation, OutgoingMessage
+from openhands_site.lib.bus import LogAdvanced
 from tests.conversations.conftest import queued
 
 
@@ -55,4 +56,4 @@ def test_nudge_waits_for_the_commit(conversation, monkeypatch, django_capture_on
         assert nudges == []
 
     assert len(nudges) == 1
-    assert nudges[0][1] == {"type": "log.advanced", "conversation": conversation.pk.hex}
+    assert nudges[0][1] == LogAdvanced(conversation.pk)

@@ -16,7 +16,9 @@ def nudges(monkeypatch, django_capture_on_commit_callbacks):
     """Who was woken."""
     seen = []
     monkeypatch.setattr(
-        bus.publisher, "nudge", lambda group, message: seen.append((group, message["type"]))
+        bus.publisher,
+        "nudge",
+        lambda group, wakeup: seen.append((group, bus.encode(wakeup)["type"])),
     )
     return seen
 
