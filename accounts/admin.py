@@ -17,6 +17,7 @@ from accounts import (  # noqa: F401 - some register their own
     admin_audit,
     admin_identity,
     admin_second_factor,
+    admin_settings,
     limits,
     second_step,
     services,

@@ -33,6 +33,15 @@ from accounts.models.people import (
     UserManager,
 )
 from accounts.models.second_factor import RecoveryCode, SecondFactor
+from accounts.models.settings import (
+    CustomSecret,
+    CustomSecretQuerySet,
+    CustomSecretUse,
+    OrganizationSettings,
+    ProviderToken,
+    ProviderTokenQuerySet,
+    UserSettings,
+)
 
 __all__ = [
     "ApiKey",
@@ -40,6 +49,9 @@ __all__ = [
     "AuditEntry",
     "AuditHead",
     "ClaimedRole",
+    "CustomSecret",
+    "CustomSecretQuerySet",
+    "CustomSecretUse",
     "DeviceGrant",
     "EmailChange",
     "Identity",
@@ -52,7 +64,10 @@ __all__ = [
     "OfflineToken",
     "Organization",
     "OrganizationQuerySet",
+    "OrganizationSettings",
     "ProviderSession",
+    "ProviderToken",
+    "ProviderTokenQuerySet",
     "RecoveryCode",
     "SecondFactor",
     "ServiceAccount",
@@ -64,4 +79,5 @@ __all__ = [
     "UserManager",
     "UserSession",
     "UserSessionQuerySet",
+    "UserSettings",
 ]

@@ -10,6 +10,9 @@ class Maintenance(models.Model):
     is_on = models.BooleanField(default=False)
     sentence = models.CharField(max_length=300, blank=True)
     retry_after = models.PositiveIntegerField(default=300)
+    planned_for = models.DateTimeField(
+        null=True, blank=True, help_text="When it will be closed; clients announce it."
+    )
     changed_at = models.DateTimeField(auto_now=True)
 
     class Meta:

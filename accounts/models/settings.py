@@ -1,0 +1,207 @@
+"""What people set for their work, and what they entrust to it: settings, custom secrets, provider tokens."""
+
+from typing import Any, ClassVar
+
+import orjson
+from django.db import models
+from django.utils import timezone
+from uuid_utils.compat import uuid7
+
+from openhands_site.lib import crypto
+
+
+def _place(row: models.Model, column: str) -> str:
+    return f"{row._meta.db_table}.{column}:{row.pk}"  # noqa: SLF001 - Django documents _meta
+
+
+class Chosen(models.Model):
+    """Values of fields by name (``accounts.settings_fields``); a name that is absent was not chosen.
+
+    ``version`` counts the changes, so that a writer can say which state it has seen.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    values = models.JSONField(default=dict)
+    sealed_secrets = models.BinaryField(null=True, editable=False)
+    version = models.PositiveIntegerField(default=1, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        abstract = True
+
+    @property
+    def secrets(self) -> dict[str, Any]:
+        """The plain values of secret fields by name."""
+        if self.sealed_secrets is None:
+            return {}
+        plain = crypto.open_sealed(self.sealed_secrets, bound_to=_place(self, "sealed_secrets"))
+        found: dict[str, Any] = orjson.loads(plain)
+        return found
+
+    @secrets.setter
+    def secrets(self, plain: dict[str, Any]) -> None:
+        text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode()
+        self.sealed_secrets = (
+            crypto.seal(text, bound_to=_place(self, "sealed_secrets")) if plain else None
+        )
+
+
+class UserSettings(Chosen):
+    """What one user chose for work in one organization."""
+
+    organization = models.ForeignKey("accounts.Organization", models.CASCADE)
+    user = models.ForeignKey("accounts.User", models.CASCADE)
+
+    class Meta:
+        verbose_name_plural = "user settings"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["organization", "user"], name="user_settings_unique")
+        ]
+
+    def __str__(self) -> str:
+        return f"settings of {self.user_id} in {self.organization_id}"
+
+
+class OrganizationSettings(Chosen):
+    """What an organization chose for its members; the fields in ``enforced`` are not theirs to change."""
+
+    organization = models.OneToOneField("accounts.Organization", models.CASCADE)
+    enforced = models.JSONField(default=list, blank=True)
+
+    class Meta:
+        verbose_name_plural = "organization settings"
+
+    def __str__(self) -> str:
+        return f"settings of {self.organization_id}"
+
+
+class CustomSecretQuerySet(models.QuerySet["CustomSecret"]):
+    def visible_to(self, user: Any) -> "CustomSecretQuerySet":
+        """A user's own secrets, and the shared ones of the organizations that the user belongs to."""
+        if not user.is_authenticated:
+            return self.none()
+        found = self.filter(
+            models.Q(user_id=user.pk) | models.Q(user=None),
+            organization__memberships__user_id=user.pk,
+        )
+        bound = getattr(user, "bound_organization_id", None)
+        return found.filter(organization_id=bound) if bound else found
+
+
+class CustomSecret(models.Model):
+    """A value that agents may use by its name and that nobody can read back. Without ``user`` it is shared."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    organization = models.ForeignKey("accounts.Organization", models.CASCADE)
+    user = models.ForeignKey(
+        "accounts.User", models.CASCADE, null=True, blank=True, related_name="custom_secrets"
+    )
+    name = models.CharField(max_length=100, help_text="The environment variable it is given as.")
+    description = models.CharField(max_length=500, blank=True)
+    sealed_value = models.BinaryField(editable=False)
+    created_by = models.ForeignKey(
+        "accounts.User", models.SET_NULL, null=True, related_name="made_secrets"
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects = CustomSecretQuerySet.as_manager()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["organization", "user", "name"],
+                condition=models.Q(user__isnull=False),
+                name="custom_secret_unique",
+            ),
+            models.UniqueConstraint(
+                fields=["organization", "name"],
+                condition=models.Q(user__isnull=True),
+                name="shared_secret_unique",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def scope(self) -> str:
+        return "organization" if self.user_id is None else "user"
+
+    @property
+    def value(self) -> str:
+        return crypto.open_sealed(self.sealed_value, bound_to=_place(self, "sealed_value"))
+
+    @value.setter
+    def value(self, plain: str) -> None:
+        self.sealed_value = crypto.seal(plain, bound_to=_place(self, "sealed_value"))
+
+
+class CustomSecretUse(models.Model):
+    """One time that a secret was given to the sandbox of a conversation, which is known by its UUID only."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    organization = models.ForeignKey("accounts.Organization", models.CASCADE)
+    secret = models.ForeignKey("accounts.CustomSecret", models.CASCADE, related_name="uses")
+    conversation_id = models.UUIDField()
+    used_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        indexes: ClassVar = [models.Index(fields=["secret", "-used_at", "-id"])]
+
+    def __str__(self) -> str:
+        return f"{self.secret_id} in {self.conversation_id}"
+
+
+class ProviderTokenQuerySet(models.QuerySet["ProviderToken"]):
+    def visible_to(self, user: Any) -> "ProviderTokenQuerySet":
+        """A user's own tokens in the organizations that the user belongs to."""
+        if not user.is_authenticated:
+            return self.none()
+        found = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
+        bound = getattr(user, "bound_organization_id", None)
+        return found.filter(organization_id=bound) if bound else found
+
+
+class ProviderToken(models.Model):
+    """A token of one user's own at a Git host, for the work in one organization; it is written only."""
+
+    class Provider(models.TextChoices):
+        GITHUB = "github", "GitHub"
+        GITLAB = "gitlab", "GitLab"
+        BITBUCKET = "bitbucket", "Bitbucket"
+        AZURE_DEVOPS = "azure_devops", "Azure DevOps"
+        ENTERPRISE_SSO = "enterprise_sso", "Enterprise SSO"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    organization = models.ForeignKey("accounts.Organization", models.CASCADE)
+    user = models.ForeignKey("accounts.User", models.CASCADE, related_name="provider_tokens")
+    provider = models.CharField(max_length=20, choices=Provider)
+    host = models.CharField(
+        max_length=255, blank=True, help_text="The host's name; empty for the provider's own."
+    )
+    sealed_token = models.BinaryField(editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+    last_used_at = models.DateTimeField(null=True, editable=False)
+
+    objects = ProviderTokenQuerySet.as_manager()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["user", "organization", "provider"], name="provider_token_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider} token of {self.user_id}"
+
+    @property
+    def token(self) -> str:
+        return crypto.open_sealed(self.sealed_token, bound_to=_place(self, "sealed_token"))
+
+    @token.setter
+    def token(self, plain: str) -> None:
+        self.sealed_token = crypto.seal(plain, bound_to=_place(self, "sealed_token"))
