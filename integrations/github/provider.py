@@ -1,0 +1,210 @@
+"""GitHub as a ``GitProvider``."""
+
+import re
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from integrations.github import payloads
+from integrations.github.client import GitHubClient
+from integrations.provider import (
+    Branch,
+    CloneSource,
+    GitUser,
+    Microagent,
+    MicroagentContent,
+    NoSuchRepository,
+    NotAllowed,
+    Page,
+    PullRequest,
+    Repository,
+    SuggestedTask,
+)
+
+_FULL_NAME = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
+_SORTS = {"pushed", "created", "updated", "full_name"}
+_SEARCH_SORTS = {"stars", "forks", "updated"}
+PAGE_MAX = 100
+OWN_REPOSITORIES = {"openhands-config", ".openhands"}
+"""Repositories that hold nothing but settings: their instructions lie at the top."""
+
+
+class GitHubProvider:
+    """One GitHub host on behalf of one personal token (or a user's token of a GitHub App)."""
+
+    name = payloads.PROVIDER
+
+    def __init__(self, *, host: str, token: str) -> None:
+        self.host = host
+        self._token = token
+        self._client = GitHubClient(host=host, token=token)
+
+    def user(self) -> GitUser:
+        return payloads.user(self._client.get("/user")[0])
+
+    def installations(self) -> list[str]:
+        """Ids of the installations of the token's app; a personal token has its accounts instead.
+
+        GitHub answers 403 to a personal token here.
+        """
+        try:
+            body, _ = self._client.get("/user/installations", per_page=PAGE_MAX)
+        except (NotAllowed, NoSuchRepository):
+            return self._accounts()
+        rows = body.get("installations") if isinstance(body, dict) else None
+        return [str(one["id"]) for one in rows or [] if isinstance(one, dict) and "id" in one]
+
+    def _accounts(self) -> list[str]:
+        body, _ = self._client.get("/user/orgs", per_page=PAGE_MAX)
+        rows = body if isinstance(body, list) else []
+        teams = [one["login"] for one in rows if isinstance(one, dict) and one.get("login")]
+        return [self.user().login, *teams]
+
+    def repositories(
+        self, *, page: int, per_page: int, sort: str, installation: str | None
+    ) -> Page[Repository]:
+        path, query = "/user/repos", {"sort": sort if sort in _SORTS else "pushed"}
+        if installation and installation.isdecimal():
+            path, query = f"/user/installations/{installation}/repositories", {}
+        elif installation and installation.lower() == self.user().login.lower():
+            query["affiliation"] = "owner"
+        elif installation:
+            path = f"/orgs/{quote(installation, safe='')}/repos"
+        body, headers = self._client.get(path, page=page, per_page=min(per_page, PAGE_MAX), **query)
+        link = headers.get("link")
+        return Page(payloads.repositories(body), has_next(link), link)
+
+    def search_repositories(
+        self, *, query: str, per_page: int, sort: str, order: str
+    ) -> list[Repository]:
+        """By words; a full name or an address finds that repository first, whoever owns it."""
+        name = self._full_name(query)
+        exact = self._repository(name) if name else []
+        words = name.partition("/")[2] + f" user:{name.partition('/')[0]}" if name else query
+        if not words.strip():
+            return []
+        try:
+            body, _ = self._client.get(
+                "/search/repositories",
+                q=f"{words} in:name fork:true"[:256],
+                per_page=min(per_page, PAGE_MAX),
+                sort=sort if sort in _SEARCH_SORTS else None,
+                order="asc" if order == "asc" else "desc",
+            )
+        except NoSuchRepository:
+            return exact
+        known = {one.id for one in exact}
+        return (exact + [r for r in payloads.repositories(body) if r.id not in known])[:per_page]
+
+    def _full_name(self, query: str) -> str:
+        """``owner/name`` of a text that is one, or that is an address on this host."""
+        text = query.strip()
+        if "://" in text:
+            parts = urlsplit(text)
+            here = urlsplit(self._client.web_url)
+            if (parts.hostname or "").removeprefix("www.") != here.hostname:
+                return ""
+            text = "/".join(parts.path.strip("/").split("/")[:2])
+        text = text.removesuffix(".git")
+        return text if _FULL_NAME.fullmatch(text) else ""
+
+    def _repository(self, full_name: str) -> list[Repository]:
+        try:
+            body, _ = self._client.get(f"/repos/{_path(full_name)}")
+        except (NoSuchRepository, NotAllowed):
+            return []
+        return payloads.repositories([body])
+
+    def branches(self, *, repository: str, page: int, per_page: int) -> Page[Branch]:
+        body, headers = self._client.get(
+            f"/repos/{_path(repository)}/branches", page=page, per_page=min(per_page, PAGE_MAX)
+        )
+        link = headers.get("link")
+        return Page(payloads.branches(body), has_next(link), link)
+
+    def search_branches(self, *, repository: str, query: str, per_page: int) -> list[Branch]:
+        owner, name = _owner_and_name(repository)
+        data = self._client.graphql(
+            payloads.SEARCH_BRANCHES,
+            {"owner": owner, "name": name, "query": query, "first": min(per_page, PAGE_MAX)},
+        )
+        if data.get("repository") is None:
+            raise NoSuchRepository
+        return payloads.found_branches(data)
+
+    def microagents(self, *, repository: str) -> list[Microagent]:
+        owner, name = _owner_and_name(repository)
+        folder = "microagents" if name in OWN_REPOSITORIES else ".openhands/microagents"
+        try:
+            body, _ = self._client.get(f"/repos/{_path(repository)}/contents/{folder}")
+        except NoSuchRepository:
+            self._client.get(f"/repos/{_path(repository)}")  # a missing folder is no trouble
+            return []
+        paths = payloads.markdown_files(body)[:PAGE_MAX]
+        if not paths:
+            return []
+        query, variables = payloads.file_dates_query(paths)
+        data = self._client.graphql(query, {"owner": owner, "name": name} | variables)
+        dates = payloads.file_dates(data, paths)
+        return [
+            Microagent(path.rpartition("/")[2].removesuffix(".md"), path, dates.get(path, ""))
+            for path in paths
+        ]
+
+    def microagent(self, *, repository: str, path: str) -> MicroagentContent:
+        if ".." in path.split("/"):
+            raise NoSuchRepository
+        body, _ = self._client.get(f"/repos/{_path(repository)}/contents/{quote(path.lstrip('/'))}")
+        return payloads.microagent(body, path)
+
+    def suggested_tasks(self) -> list[SuggestedTask]:
+        login = self.user().login
+        data = self._client.graphql(
+            payloads.SUGGESTED_TASKS,
+            {"assigned": f"is:issue is:open archived:false assignee:{login}"},
+        )
+        return payloads.suggested_tasks(data)
+
+    def create_pull_request(
+        self,
+        *,
+        repository: str,
+        source: str,
+        target: str,
+        title: str,
+        body: str,
+        draft: bool,
+        labels: list[str],
+    ) -> PullRequest:
+        opened = payloads.pull_request(
+            self._client.post(
+                f"/repos/{_path(repository)}/pulls",
+                {"title": title, "head": source, "base": target, "body": body, "draft": draft},
+            )
+        )
+        if labels:  # GitHub takes none with the pull request itself
+            self._client.post(
+                f"/repos/{_path(repository)}/issues/{opened.number}/labels", {"labels": labels}
+            )
+        return opened
+
+    def clone_source(self, *, repository: str) -> CloneSource:
+        url = f"{self._client.web_url}/{_path(repository)}.git"
+        return CloneSource(url, username="x-access-token", secret=self._token)
+
+
+def has_next(link_header: str | None) -> bool:
+    """Whether a ``Link`` header (RFC 8288) names a next page."""
+    return bool(link_header) and 'rel="next"' in str(link_header)
+
+
+def _path(full_name: str) -> str:
+    owner, name = _owner_and_name(full_name)
+    return f"{owner}/{name}"
+
+
+def _owner_and_name(full_name: str) -> tuple[Any, Any]:
+    """The two halves, safe in a path; raises ``NoSuchRepository`` for what no GitHub repository is called."""
+    if not _FULL_NAME.fullmatch(full_name) or {".", ".."} & set(full_name.split("/")):
+        raise NoSuchRepository
+    owner, _, name = full_name.partition("/")
+    return owner, name
