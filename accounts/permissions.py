@@ -65,7 +65,9 @@ RANKS: dict[str, int] = {
     Membership.Role.VIEWER: 0,
 }
 """Who may give and take which role: nobody one above their own."""
-PERMISSIONS = frozenset().union(*ROLE_PERMISSIONS.values())
+OPERATING: dict[str, str] = {"nodes.view": "conversations.view_lease"}
+"""What concerns the installation and no organization: for staff who hold the named permission of the desk."""
+PERMISSIONS = frozenset(OPERATING).union(*ROLE_PERMISSIONS.values())
 PRESETS: dict[str, frozenset[str]] = {
     "read": frozenset(READING),
     "run": frozenset(RUNNING),
@@ -112,6 +114,14 @@ def granted_by(role: str, user: Any) -> frozenset[str]:
     granted = ROLE_PERMISSIONS.get(role, frozenset())
     scopes = getattr(user, "key_scopes", None)
     return granted & scopes if scopes is not None else granted
+
+
+def may_operate(user: Any, permission: str) -> bool:
+    """Whether somebody holds a permission of ``OPERATING``. A key must have been given it, or be unlimited."""
+    scopes = getattr(user, "key_scopes", None)
+    is_staff = user.is_authenticated and user.is_active and user.is_staff
+    has_scope = scopes is None or permission in scopes
+    return bool(is_staff and has_scope and user.has_perm(OPERATING[permission]))
 
 
 def require(user: Any, organization_id: UUID, permission: str) -> None:
@@ -212,6 +222,11 @@ class HasPermission(BasePermission):
         scopes = getattr(request.user, "key_scopes", None)
         if scopes is not None and name not in scopes:
             raise MissingPermission(f"This key lacks the scope {name}.", permission=name)
+        if name in OPERATING and not may_operate(request.user, name):
+            raise MissingPermission(
+                "This is for those who run the server.",
+                permission=name,
+            )
         return True
 
     def has_object_permission(self, request: Request, view: Any, obj: Any) -> bool:

@@ -9,6 +9,7 @@ the database it started.
 import ipaddress
 import os
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,15 @@ def load_file(path: Path) -> None:
             if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
                 value = value[1:-1]
             os.environ[match[1]] = value
+
+
+def project_version() -> str:
+    """The version in ``pyproject.toml``, or ``unknown`` where it was not shipped."""
+    try:
+        found = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())["project"]["version"]
+    except (OSError, KeyError, tomllib.TOMLDecodeError):
+        return "unknown"
+    return str(found)
 
 
 def _is_set(name: str) -> bool:

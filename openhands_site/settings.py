@@ -34,6 +34,9 @@ IS_HTTPS = _public.scheme == "https"
 ENCRYPTION_KEYS: dict[str, bytes] = env.keyring("ENCRYPTION_KEYS")
 TOKEN_PEPPERS: dict[str, bytes] = env.keyring("TOKEN_PEPPERS")
 
+VERSION: str = env.text("OH_VERSION", env.project_version())
+"""Of this build, as the fleet shows it."""
+
 ROOT_URLCONF = "openhands_site.urls"
 ASGI_APPLICATION = "openhands_site.asgi.application"
 INSTALLED_APPS = [
@@ -255,7 +258,11 @@ DATABASES: dict[str, Any] = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 REDIS_URL: str = env.text("REDIS_URL")
-_redis_patience = env.integer("REDIS_TIMEOUT_MS", 500, low=50, high=10_000) / 1000
+REDIS_TIMEOUT_MS: int = env.integer("REDIS_TIMEOUT_MS", 500, low=50, high=10_000)
+_redis_patience = REDIS_TIMEOUT_MS / 1000
+NODE_TTL_SECONDS: int = env.integer("NODE_TTL_SECONDS", 15, low=3, high=300)
+NODE_ADDRESS: str = env.text("NODE_ADDRESS", "")
+"""Where others reach this process, if not at the address it listens on."""
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",

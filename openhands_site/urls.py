@@ -6,7 +6,7 @@ from django.urls import include, path
 from accounts.api.v1 import urls as accounts_api
 from billing.api.v1 import urls as billing_api
 from conversations.api.v1 import urls as conversations_api
-from openhands_site import openapi, views
+from openhands_site import node_views, openapi, views
 
 api_v1 = [
     path("schema", openapi.SchemaView.as_view(), name="schema"),
@@ -14,8 +14,10 @@ api_v1 = [
     *accounts_api.urlpatterns,
     *conversations_api.urlpatterns,
     *billing_api.urlpatterns,
+    path("nodes", node_views.NodesView.as_view(), name="node-list"),
 ]
 urlpatterns = [
+    path("admin/nodes", admin.site.admin_view(node_views.page), name="nodes"),
     path("admin/", admin.site.urls),
     path("alive", views.alive, name="alive"),
     path("ready", views.ready, name="ready"),

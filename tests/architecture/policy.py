@@ -19,6 +19,7 @@ POLICY: dict[str, str] = {
     "ANY /ready": "public",
     "ANY /metrics": "metrics-token",
     "ANY /admin/": "staff",
+    "GET /api/v1/nodes": "nodes.view",
     # accounts
     "GET /api/v1/schema": "public",
     "GET /api/v1/docs": "public",
