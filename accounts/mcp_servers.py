@@ -169,7 +169,7 @@ def _stdio(server: Any) -> dict[str, Any]:
     args, env = server.get("args") or [], server.get("env") or {}
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError("a stdio server's name has letters, digits, - and _, up to 64")
-    if not _is_text(command, 500) or not command.strip():
+    if not isinstance(command, str) or not _is_text(command, 500) or not command.strip():
         raise ValueError("a stdio server needs a command of up to 500 characters")
     if not isinstance(args, list) or not all(_is_text(a, 2_000) for a in args):
         raise ValueError("args is a list of texts")

@@ -15,9 +15,16 @@ from rest_framework.request import Request
 from accounts.models import Membership, Organization
 from openhands_site.lib.problems import Problem
 
-OWN = {"sessions.view", "sessions.edit"}
+OWN = {"sessions.view", "sessions.edit", "settings.view", "settings.edit"}
 """What everybody may do with what is theirs."""
-READING = {"conversations.view", "files.view", "usage.view", "model_access.view", "account.view"}
+READING = {
+    "conversations.view",
+    "files.view",
+    "usage.view",
+    "model_access.view",
+    "account.view",
+    "settings.view",
+}
 RUNNING = READING | {"conversations.create", "conversations.steer", "files.edit"}
 WORKING = READING | {
     "conversations.create",
@@ -27,6 +34,8 @@ WORKING = READING | {
     "model_access.edit",
     "api_keys.view",
     "api_keys.edit",
+    "secrets.view",
+    "secrets.edit",
 }
 BELONGING = OWN | {
     "organization.view",
@@ -43,6 +52,9 @@ ADMINISTERING = {
     "invitations.edit",
     "service_accounts.view",
     "service_accounts.edit",
+    "organization_settings.view",
+    "organization_settings.edit",
+    "organization_secrets.edit",
     "audit.view",
 }
 OVERSEEING = BELONGING | {"usage.view", "account.view", "api_keys.view"}

@@ -165,7 +165,7 @@ _FIELDS = (
         _one_of(*_analyzers),
         _choice(*_analyzers),
         "Who judges the risk of actions in new conversations.",
-        inward=lambda value: NO_ANALYZER if value == "" else value,
+        inward=lambda value: value or NO_ANALYZER,
         outward=lambda value: None if value == NO_ANALYZER else value,
     ),
     Field(

@@ -187,6 +187,10 @@ ORGANIZATIONS_PER_USER = env.integer("ORGANIZATIONS_PER_USER", 50, low=0)
 STAFF_SECOND_FACTOR = env.boolean("STAFF_SECOND_FACTOR", IS_HTTPS)
 """Whether the admin desk opens only in sessions that used a second factor, or a provider vouched for."""
 
+APP_MODE = env.choice("OH_APP_MODE", ("saas", "oss"), "saas")
+"""How existing web clients present themselves: with signing in and organizations, or for one person."""
+KEYCLOAK_IDP_HINTS: list[str] = env.listing("KEYCLOAK_IDP_HINTS", ["enterprise_sso"])
+"""The sign-in buttons of existing web clients; each names an identity provider of the Keycloak realm."""
 OIDC_TIMEOUT_SECONDS = env.integer("OIDC_TIMEOUT_SECONDS", 5, low=1, high=30)
 OIDC_GRACE_SECONDS = env.integer("OIDC_GRACE_SECONDS", 3_600, low=600)
 """How long a provider may be away before the sessions it vouched for pause."""

@@ -160,9 +160,10 @@ def values_to_hide(*, user_id: UUID, organization_id: UUID) -> list[str]:
 
 
 def _scope(secret: CustomSecret) -> QuerySet[CustomSecret]:
-    return CustomSecret.objects.filter(
-        organization_id=secret.organization_id, user_id=secret.user_id
-    )
+    found = CustomSecret.objects.filter(organization_id=secret.organization_id)
+    if secret.user_id is None:
+        return found.filter(user=None)
+    return found.filter(user_id=secret.user_id)
 
 
 def _save(secret: CustomSecret) -> None:

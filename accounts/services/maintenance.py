@@ -1,6 +1,7 @@
 """The verbs of maintenance mode: close and open the server, and ask whether it is closed."""
 
 import time
+from datetime import datetime
 
 from django.db import DatabaseError, transaction
 
@@ -40,6 +41,26 @@ def set_maintenance(
             subject_name="maintenance",
             before=old,
             after=new,
+            reason=reason,
+        )
+    _Memory.until = 0.0
+    return row
+
+
+@transaction.atomic
+def plan_maintenance(*, at: datetime | None, reason: str = "") -> Maintenance:
+    """Have clients announce when the server will be closed, or not any more; it closes nothing. Safe to repeat."""
+    Maintenance.objects.bulk_create([Maintenance()], ignore_conflicts=True)
+    row = Maintenance.objects.select_for_update().get(pk=1)
+    before, row.planned_for = row.planned_for, at
+    row.save()
+    if before != at:
+        audit.record(
+            action="maintenance.planned",
+            subject=row,
+            subject_name="maintenance",
+            before={"planned_for": before},
+            after={"planned_for": at},
             reason=reason,
         )
     _Memory.until = 0.0

@@ -67,7 +67,7 @@ def expected(row, identity, *, is_private):
             return (
                 403  # billing and auditor see that a shared one is there and may do nothing with it
             )
-    if "/api-keys/{id}" in row or "/sessions/{id}" in row:
+    if any(own in row for own in ("/api-keys/{id}", "/sessions/{id}", "/secrets/{id}")):
         return None if is_alice else _others(name, identity)
     if "{id}" in row or row in IN_TEAM_BY_BODY:
         if identity not in ROLE_OF:

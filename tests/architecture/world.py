@@ -14,7 +14,7 @@ from rest_framework.test import APIClient
 from accounts import services
 from accounts.models import ApiKey, Membership, Organization, UserSession
 from accounts.permissions import ROLE_PERMISSIONS
-from accounts.services import organizations, service_accounts
+from accounts.services import custom_secrets, organizations, service_accounts
 from billing.services import issue_gateway_token
 from conversations.models import Conversation
 from tests.factories.accounts import UserFactory
@@ -117,6 +117,10 @@ class World:
                 "name": "x",
                 "scopes": ["account.view"],
             },
+            "PATCH /api/v1/settings": {"values": {"language": "de"}},
+            "PATCH /api/v1/organizations/{id}/settings": {"values": {"language": "de"}},
+            "POST /api/v1/secrets": {"name": "NEW", "value": "x"},
+            "PATCH /api/v1/secrets/{id}": {"description": "x"},
             "POST /api/v1/invitations/accept": {"token": self.own["token"]},
         }.get(row, {})
 
@@ -180,6 +184,9 @@ def build() -> World:
         organization=team, by=alice, name=f"{CANARY} program", role="viewer"
     )
     its_key, _ = service_accounts.issue_service_account_key(account=another, by=alice, name="x")
+    secret = custom_secrets.create_secret(
+        organization=team, by=alice, name="SECRET", value=CANARY, description=CANARY
+    )
     invitation, link = organizations.invite(
         organization=team, by=alice, role="viewer", max_uses=100
     )
@@ -188,6 +195,7 @@ def build() -> World:
     session = UserSession.objects.filter(user=alice).first()
     own = {
         "api-keys": key.pk,
+        "secrets": secret.pk,
         "sessions": session.pk if session else uuid4(),
         "organizations": team.pk,
         "user_id": users["target"].pk,

@@ -3,13 +3,15 @@
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
-from accounts.api.v1 import devices, organizations, views
+from accounts.api.v1 import devices, organizations, settings, views
 from accounts.api.v1.audit import AuditViewSet
+from accounts.api.v1.secrets import SecretViewSet
 from accounts.api.v1.sessions import SessionViewSet
 
 router = SimpleRouter(trailing_slash=False, use_regex_path=False)
 router.register("api-keys", views.ApiKeyViewSet, basename="api-key")
 router.register("audit", AuditViewSet, basename="audit")
+router.register("secrets", SecretViewSet, basename="secret")
 router.register("sessions", SessionViewSet, basename="session")
 urlpatterns = [
     path("users/me", views.MeView.as_view(), name="me"),
@@ -63,6 +65,15 @@ urlpatterns = [
         organizations.ServiceAccountKeyView.as_view(),
         name="service-account-key",
     ),
+    path(
+        "organizations/<uuid:pk>/settings",
+        settings.OrganizationSettingsView.as_view(),
+        name="organization-settings",
+    ),
+    path("settings", settings.SettingsView.as_view(), name="settings"),
+    path("options/agents", settings.AgentsView.as_view(), name="options-agents"),
+    path("options/security-analyzers", settings.AnalyzersView.as_view(), name="options-analyzers"),
+    path("options/config", settings.SiteConfigView.as_view(), name="options-config"),
     path("permissions/explain", organizations.ExplainView.as_view(), name="explain"),
     *router.urls,
 ]

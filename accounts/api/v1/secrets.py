@@ -1,0 +1,162 @@
+"""The secrets API: custom secrets of one's own and of an organization. Values go in and never out."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework import mixins, serializers, status, viewsets
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.active import active_organization
+from accounts.models import CustomSecret, CustomSecretUse
+from accounts.permissions import permission_of, require
+from accounts.services import custom_secrets
+from openhands_site.lib.api import query_of
+
+SCOPES = ["user", "organization"]
+
+
+class SecretSerializer(serializers.ModelSerializer):
+    """A secret without its value."""
+
+    scope = serializers.ChoiceField(SCOPES)
+
+    class Meta:
+        model = CustomSecret
+        fields = (
+            *("id", "organization", "scope", "name", "description"),
+            *("created_by", "created_at", "updated_at"),
+        )
+
+
+class NewSecretSerializer(serializers.Serializer):
+    """A secret to keep; sandboxes get it as an environment variable of this name."""
+
+    name = serializers.CharField(max_length=100)
+    value = serializers.CharField(
+        max_length=custom_secrets.VALUE_MAX, trim_whitespace=False, write_only=True
+    )
+    description = serializers.CharField(
+        max_length=500, required=False, allow_blank=True, default=""
+    )
+    scope = serializers.ChoiceField(SCOPES, default="user")
+    organization = serializers.UUIDField(required=False)
+
+
+class SecretChangeSerializer(serializers.Serializer):
+    """What to change; what is absent stays."""
+
+    name = serializers.CharField(max_length=100, required=False)
+    value = serializers.CharField(
+        max_length=custom_secrets.VALUE_MAX,
+        trim_whitespace=False,
+        write_only=True,
+        required=False,
+    )
+    description = serializers.CharField(max_length=500, required=False, allow_blank=True)
+
+
+class SecretsQuery(serializers.Serializer):
+    """Which secrets to list."""
+
+    organization = serializers.UUIDField(required=False)
+    scope = serializers.ChoiceField(SCOPES, required=False)
+
+
+class SecretUseSerializer(serializers.ModelSerializer):
+    """One time that a secret was given to a conversation's sandbox."""
+
+    conversation = serializers.UUIDField(source="conversation_id")
+
+    class Meta:
+        model = CustomSecretUse
+        fields = ("id", "conversation", "used_at")
+
+
+@extend_schema(tags=["secrets"])
+@extend_schema_view(
+    list=extend_schema(
+        parameters=[SecretsQuery],
+        description="One's own secrets and the shared ones, newest first.",
+    ),
+    retrieve=extend_schema(description="One secret; its value is never told."),
+)
+class SecretViewSet(
+    mixins.ListModelMixin,
+    mixins.RetrieveModelMixin,
+    viewsets.GenericViewSet,
+):
+    """Custom secrets."""
+
+    serializer_class = SecretSerializer
+    queryset = CustomSecret.objects.none()
+    permissions_by_action = {  # noqa: RUF012 - a view's table, like DRF's own
+        "list": "secrets.view",
+        "retrieve": "secrets.view",
+        "uses": "secrets.view",
+        "create": "secrets.edit",
+        "partial_update": "secrets.edit",
+        "destroy": "secrets.edit",
+    }
+
+    def get_queryset(self) -> QuerySet[CustomSecret]:
+        rows = CustomSecret.objects.visible_to(self.request.user)
+        if self.action != "list":
+            return rows
+        query = query_of(SecretsQuery, self.request, ignoring={"cursor", "limit"})
+        organization = active_organization(self.request, query.get("organization"))
+        require(self.request.user, organization.pk, permission_of(self) or "")
+        rows = rows.filter(organization=organization)
+        if "scope" in query:
+            rows = rows.filter(user__isnull=query["scope"] == "organization")
+        return rows
+
+    def get_object(self) -> CustomSecret:
+        """The secret; for a shared one, whoever writes must be allowed to."""
+        secret: CustomSecret = super().get_object()
+        writes = permission_of(self) == "secrets.edit"
+        if writes and secret.user_id is None:
+            require(self.request.user, secret.organization_id, "organization_secrets.edit")
+        return secret
+
+    @extend_schema(request=NewSecretSerializer, responses={201: SecretSerializer})
+    def create(self, request: Request) -> Response:
+        """Keep a secret of one's own, or of the organization. Its name is free there, or 409."""
+        user: Any = request.user
+        wanted = NewSecretSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        fields = dict(wanted.validated_data)
+        organization = active_organization(request, fields.pop("organization", None))
+        is_shared = fields.pop("scope") == "organization"
+        require(user, organization.pk, "secrets.edit")
+        if is_shared:
+            require(user, organization.pk, "organization_secrets.edit")
+        secret = custom_secrets.create_secret(
+            organization=organization, by=user, is_shared=is_shared, **fields
+        )
+        return Response(self.get_serializer(secret).data, status=status.HTTP_201_CREATED)
+
+    @extend_schema(request=SecretChangeSerializer, responses=SecretSerializer)
+    def partial_update(self, request: Request, pk: Any) -> Response:
+        """Rename it, describe it, or replace its value. Safe to repeat."""
+        secret = self.get_object()
+        wanted = SecretChangeSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        changed = custom_secrets.change_secret(secret=secret, **wanted.validated_data)
+        return Response(self.get_serializer(changed).data)
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, pk: Any) -> Response:
+        """Forget it, and the log of its uses."""
+        custom_secrets.delete_secret(secret=self.get_object())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    @extend_schema(responses=SecretUseSerializer(many=True))
+    @action(detail=True, methods=["get"], serializer_class=SecretUseSerializer)
+    def uses(self, request: Request, pk: Any) -> Response:
+        """When it was given to which conversation's sandbox, newest first."""
+        self.page_field = "used_at"
+        page = self.paginate_queryset(self.get_object().uses.all())
+        return self.get_paginated_response(self.get_serializer(page, many=True).data)

@@ -1,0 +1,111 @@
+"""``/api/v1/secrets``: values go in and never out."""
+
+import pytest
+from rest_framework.test import APIClient
+
+from accounts.models import CustomSecret
+from accounts.services import custom_secrets
+from tests.conftest import key_client
+
+URL = "/api/v1/secrets"
+
+
+def make(client, **more):
+    return client.post(URL, {"name": "TOKEN", "value": " Secret value\n"} | more, format="json")
+
+
+@pytest.fixture
+def bobs(alice, bob):
+    client = APIClient()
+    client.force_login(bob)
+    return client
+
+
+def test_create_tells_everything_but_the_value(api, alice):
+    response = make(api, description="of the build")
+
+    row = CustomSecret.objects.get()
+    assert response.status_code == 201
+    assert response.json() == {
+        "id": str(row.pk),
+        "organization": str(alice.personal_organization.pk),
+        "scope": "user",
+        "name": "TOKEN",
+        "description": "of the build",
+        "created_by": str(alice.pk),
+        "created_at": response.json()["created_at"],
+        "updated_at": response.json()["updated_at"],
+    }
+    assert row.value == " Secret value\n"
+    assert api.get(f"{URL}/{row.pk}").json() == response.json()
+    assert api.get(URL).json() == {"items": [response.json()], "next": None}
+
+
+def test_a_taken_name_is_409(api):
+    make(api)
+
+    assert make(api).json()["code"] == "secret-exists"
+    assert make(api, scope="organization").status_code == 201
+
+
+def test_the_list_by_scope(api):
+    make(api)
+    make(api, scope="organization", name="SHARED")
+
+    assert [s["name"] for s in api.get(f"{URL}?scope=user").json()["items"]] == ["TOKEN"]
+    assert [s["name"] for s in api.get(f"{URL}?scope=organization").json()["items"]] == ["SHARED"]
+    assert len(api.get(URL).json()["items"]) == 2
+    assert api.get(f"{URL}?scope=all").status_code == 400
+
+
+def test_change_and_delete(api):
+    path = f"{URL}/{make(api).json()['id']}"
+
+    assert api.patch(path, {"name": "OTHER"}, format="json").json()["name"] == "OTHER"
+    assert CustomSecret.objects.get().value == " Secret value\n"
+    assert api.patch(path, {"value": "********"}, format="json").status_code == 400
+    assert api.patch(path, {"value": "new-one"}, format="json").status_code == 200
+    assert CustomSecret.objects.get().value == "new-one"
+    assert api.delete(path).status_code == 204
+    assert api.get(path).status_code == 404
+
+
+def test_uses(api, alice):
+    secret = make(api).json()
+    conversation = "01890000-0000-7000-8000-000000000001"
+    custom_secrets.use_secret(
+        user_id=alice.pk, organization_id=alice.personal_organization.pk,
+        conversation_id=conversation, name="TOKEN",
+    )  # fmt: skip
+
+    [use] = api.get(f"{URL}/{secret['id']}/uses").json()["items"]
+
+    assert use == {"id": use["id"], "conversation": conversation, "used_at": use["used_at"]}
+
+
+def test_members_see_shared_ones_and_do_not_change_them(api, alice, bobs):
+    organization = alice.personal_organization.pk
+    own = make(api).json()["id"]
+    shared = make(api, scope="organization", name="SHARED").json()["id"]
+
+    assert [s["name"] for s in bobs.get(f"{URL}?organization={organization}").json()["items"]] == [
+        "SHARED"
+    ]
+    assert bobs.get(f"{URL}/{shared}").status_code == 200
+    assert bobs.patch(f"{URL}/{shared}", {"value": "y"}, format="json").status_code == 403
+    assert bobs.delete(f"{URL}/{shared}").status_code == 403
+    assert bobs.get(f"{URL}/{own}").status_code == 404
+    made = {"name": "X", "value": "y", "organization": str(organization)}
+    assert bobs.post(URL, made, format="json").status_code == 201
+    refused = bobs.post(URL, made | {"scope": "organization"}, format="json")
+    assert refused.json()["permission"] == "organization_secrets.edit"
+
+
+def test_strangers_see_nothing(api, charlie):
+    secret = make(api).json()["id"]
+    stranger = key_client(charlie)
+
+    for method in ("get", "patch", "delete"):
+        assert getattr(stranger, method)(f"{URL}/{secret}").status_code == 404
+    assert stranger.get(f"{URL}/{secret}/uses").status_code == 404
+    assert stranger.get(URL).json()["items"] == []

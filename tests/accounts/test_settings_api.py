@@ -1,0 +1,202 @@
+"""``/api/v1/settings``, ``/api/v1/organizations/{id}/settings`` and ``/api/v1/options``."""
+
+from datetime import timedelta
+
+import pytest
+from django.core.management import call_command
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from accounts.models import IdentityProvider
+from accounts.services import maintenance, user_settings
+from accounts.settings_fields import FIELDS
+from openhands_site.lib.masks import MASK
+from tests.conftest import key_client
+
+URL = "/api/v1/settings"
+DEFAULTS = {name: field.default for name, field in FIELDS.items()}
+
+
+def patch(client, values, **more):
+    return client.patch(URL, {"values": values} | more, format="json")
+
+
+@pytest.fixture
+def shared(alice, bob):
+    """Alice's organization, in which Bob is a member."""
+    return alice.personal_organization
+
+
+class TestGet:
+    def test_tells_every_field_and_who_set_it(self, api, alice):
+        response = api.get(URL)
+
+        assert response.status_code == 200
+        assert response.json() == {
+            "organization": str(alice.personal_organization.pk),
+            "version": 0,
+            "values": DEFAULTS,
+            "set_by": dict.fromkeys(FIELDS, "default"),
+        }
+
+    def test_of_another_organization(self, shared, bob):
+        user_settings.change_organization_settings(
+            organization=shared, values={"language": "fr"}, enforced=["language"]
+        )
+        client = APIClient()
+        client.force_login(bob)
+
+        told = client.get(f"{URL}?organization={shared.pk}").json()
+
+        assert (told["values"]["language"], told["set_by"]["language"]) == ("fr", "enforced")
+        assert client.get(URL).json()["values"]["language"] == "en"
+
+    def test_of_a_strangers_organization(self, shared, charlie):
+        assert key_client(charlie).get(f"{URL}?organization={shared.pk}").status_code == 404
+
+
+class TestPatch:
+    def test_changes_what_it_names(self, api):
+        told = patch(api, {"language": "de", "condenser_max_size": 50}, version=0).json()
+
+        assert told["version"] == 1
+        assert told["values"] == DEFAULTS | {"language": "de", "condenser_max_size": 50}
+        assert {n for n, who in told["set_by"].items() if who == "user"} == {
+            "language",
+            "condenser_max_size",
+        }
+        assert api.get(URL).json() == told
+
+    def test_a_stale_version_is_409(self, api):
+        patch(api, {"language": "de"})
+
+        response = patch(api, {"language": "fr"}, version=0)
+
+        assert response.status_code == 409
+        assert (response.json()["code"], response.json()["version"]) == ("stale-settings", 1)
+
+    def test_an_enforced_one_is_403(self, api, alice):
+        user_settings.change_organization_settings(
+            organization=alice.personal_organization, values={}, enforced=["language"]
+        )
+
+        response = patch(api, {"language": "fr"})
+
+        assert (response.status_code, response.json()["code"]) == (403, "enforced-setting")
+
+    def test_a_secret_goes_in_and_never_out(self, api):
+        response = patch(api, {"search_api_key": "tvly-Very-Secret"})
+
+        assert response.json()["values"]["search_api_key"] == MASK
+        assert "tvly-Very-Secret" not in response.content.decode() + api.get(URL).content.decode()
+
+    def test_what_was_read_sent_back_changes_nothing(self, api, alice):
+        mcp = {"shttp_servers": [{"url": "https://mcp.example.com", "api_key": "mcp-Very-Secret"}]}
+        patch(api, {"search_api_key": "tvly-Very-Secret", "mcp_config": mcp})
+        read = api.get(URL).json()
+        before = user_settings.effective_settings(
+            user_id=alice.pk, organization_id=alice.personal_organization.pk
+        )
+
+        response = patch(api, read["values"], version=read["version"])
+
+        assert response.status_code == 200
+        after = user_settings.effective_settings(
+            user_id=alice.pk, organization_id=alice.personal_organization.pk
+        )
+        assert after.values == before.values
+        assert after.values["mcp_config"]["shttp_servers"] == mcp["shttp_servers"]
+
+    @pytest.mark.parametrize("value", ["***", "tvly-••••", MASK])
+    def test_a_mask_is_400(self, api, value):
+        response = patch(api, {"search_api_key": value})
+
+        assert (response.status_code, response.json()["field"]) == (400, "search_api_key")
+
+    def test_null_clears(self, api):
+        patch(api, {"search_api_key": "tvly-Very-Secret"})
+
+        assert patch(api, {"search_api_key": None}).json()["values"]["search_api_key"] is None
+
+    @pytest.mark.parametrize(
+        "body",
+        [{}, {"values": []}, {"values": {"x": 1}}, {"values": {}, "version": -1}, {"values": None}],
+    )
+    def test_what_it_does_not_understand_is_400(self, api, body):
+        assert api.patch(URL, body, format="json").status_code == 400
+
+
+class TestOrganizationSettings:
+    def url(self, organization):
+        return f"/api/v1/organizations/{organization.pk}/settings"
+
+    def test_sets_and_enforces(self, api, shared, bob):
+        response = api.patch(
+            self.url(shared),
+            {"version": 0, "values": {"max_iterations": 60}, "enforced": ["confirmation_mode"]},
+            format="json",
+        )
+
+        nothing = dict.fromkeys(FIELDS)
+        assert response.json() == {
+            "version": 1,
+            "values": nothing | {"max_iterations": 60},
+            "enforced": ["confirmation_mode"],
+        }
+        assert api.get(self.url(shared)).json() == response.json()
+        bobs = user_settings.effective_settings(user_id=bob.pk, organization_id=shared.pk)
+        assert bobs.values["max_iterations"] == 60
+        assert bobs.set_by["confirmation_mode"] == "enforced"
+
+    def test_is_not_for_members(self, shared, bob):
+        client = APIClient()
+        client.force_login(bob)
+
+        assert client.get(self.url(shared)).status_code == 403
+        assert client.patch(self.url(shared), {"values": {}}, format="json").status_code == 403
+
+    def test_refuses_what_it_does_not_know(self, api, shared):
+        for body in ({"enforced": ["x"]}, {"values": {"language": 5}}, {"version": 7}):
+            status = api.patch(self.url(shared), body, format="json").status_code
+            assert status == (409 if "version" in body else 400)
+
+
+class TestOptions:
+    def test_agents_and_analyzers(self, api):
+        assert api.get("/api/v1/options/agents").json() == {"items": ["CodeActAgent"]}
+        assert api.get("/api/v1/options/security-analyzers").json() == {"items": ["llm", "pattern"]}
+
+    def test_config_is_public_and_sets_the_token(self, db, client):
+        response = client.get("/api/v1/options/config")
+
+        assert response.json() == {
+            "app_mode": "saas",
+            "providers": [],
+            "auth_url": "",
+            "features": {
+                "billing": False,
+                "hide_llm_settings": False,
+                "jira": False,
+                "jira_dc": False,
+                "linear": False,
+            },
+            "maintenance_at": None,
+        }
+        assert response.cookies["XSRF-TOKEN"].value
+
+    def test_config_with_a_keycloak_and_planned_maintenance(self, db, client, settings):
+        settings.KEYCLOAK_IDP_HINTS = ["github", "gitlab"]
+        IdentityProvider.objects.create(
+            slug="keycloak", name="K", kind="keycloak", client_id="c",
+            issuer="https://id.example.com:8443/realms/x",
+        )  # fmt: skip
+        at = timezone.now().replace(microsecond=0) + timedelta(hours=2)
+        call_command("maintenance", "plan", at=at)
+
+        told = client.get("/api/v1/options/config").json()
+
+        assert told["providers"] == ["github", "gitlab"]
+        assert told["auth_url"] == "https://id.example.com:8443"
+        assert told["maintenance_at"] == at.isoformat().replace("+00:00", "Z")
+        maintenance.plan_maintenance(at=None)
+        assert client.get("/api/v1/options/config").json()["maintenance_at"] is None
