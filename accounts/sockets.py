@@ -1,5 +1,6 @@
 """The gate before every socket: where it was opened from."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -7,12 +8,14 @@ from django.conf import settings
 
 Scope = dict[str, Any]
 App = Callable[[Scope, Callable, Callable], Awaitable[None]]
+_KEYS = (b"authorization", b"x-api-key", b"x-session-api-key")
+_KEY_IN_QUERY = re.compile(rb"(?:\A|&)session_api_key=(?!null(?:&|\Z))[^&]")
 
 
 class OriginGate:
     """Refuses (403) a socket whose ``Origin`` is not exactly ours: scheme, host and port.
 
-    Browsers always send one; a program that sends none must bring an API key, not a cookie.
+    Browsers always send one; a program that sends none must bring a key, and its cookie does not count.
     """
 
     def __init__(self, application: App) -> None:
@@ -22,7 +25,11 @@ class OriginGate:
         headers = dict(scope["headers"])
         origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
         if not origins:
-            is_allowed = b"authorization" in headers or b"x-api-key" in headers
+            is_allowed = any(name in headers for name in _KEYS) or _KEY_IN_QUERY.search(
+                scope.get("query_string", b"")
+            )
+            kept = [pair for pair in scope["headers"] if pair[0] != b"cookie"]
+            scope = scope | {"headers": kept}
         else:
             is_allowed = len(origins) == 1 and origins[0] in settings.ALLOWED_ORIGINS
         if is_allowed:

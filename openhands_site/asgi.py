@@ -18,6 +18,7 @@ from django.core.handlers.wsgi import WSGIHandler  # noqa: E402
 from django.utils.module_loading import import_string  # noqa: E402
 
 from accounts.sockets import OriginGate  # noqa: E402
+from conversations.compat.v0.sockets import SocketIO  # noqa: E402
 from conversations.routing import websocket_urlpatterns  # noqa: E402
 from openhands_site.lib.bridge import Threads  # noqa: E402
 from openhands_site.lib.connections import KeepsConnection  # noqa: E402
@@ -25,7 +26,9 @@ from openhands_site.middleware.addresses import ClientAddress  # noqa: E402
 from openhands_site.middleware.bodies import BodyLimit  # noqa: E402
 from openhands_site.middleware.headers import SocketHeaders  # noqa: E402
 
-MOUNTED: dict[str, str] = {}
+MOUNTED: dict[str, str] = {
+    "/socket.io": "conversations.compat.v0.sockets.polling",
+}
 """ASGI applications of their own below a path (``"/x": "module.attribute"``), imported at the first request."""
 STREAMING_PATHS = (
     r"/api/llm/",  # models take minutes
@@ -52,7 +55,8 @@ async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await application_of(scope["path"])(scope, receive, send)
 
 
-sockets = SocketHeaders(OriginGate(URLRouter(websocket_urlpatterns)))
+# Existing clients' Socket.IO beside Channels: what is not below /socket.io passes through.
+sockets = SocketHeaders(OriginGate(SocketIO(URLRouter(websocket_urlpatterns))))
 application = ProtocolTypeRouter(
     {"http": ClientAddress(BodyLimit(http)), "websocket": ClientAddress(BodyLimit(sockets))}
 )

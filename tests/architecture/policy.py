@@ -99,6 +99,7 @@ POLICY: dict[str, str] = {
     "GET /api/v1/conversations/{id}/git/changes": "files.view",
     "GET /api/v1/conversations/{id}/git/diff": "files.view",
     "WS /ws/v1/conversations/{conversation_id}": "conversations.view",
+    "WS /socket.io": "conversations.view",
     # billing
     "GET /api/v1/settings/model-access": "model_access.view",
     "PUT /api/v1/settings/model-access": "model_access.edit",

@@ -60,12 +60,16 @@ def admin_paths() -> list[str]:
 
 def socket_routes() -> list[str]:
     """Rows of the sockets, found under whatever wraps the router."""
+    from conversations.compat.v0.sockets import PATH, SocketIO
     from openhands_site.asgi import application
 
+    found = []
     layer = application.application_mapping["websocket"]
     while not isinstance(layer, URLRouter):
+        if isinstance(layer, SocketIO):
+            found.append(f"WS {PATH}")
         layer = getattr(layer, "application", None) or layer.inner
-    return [f"WS {_address(str(route.pattern))}" for route in layer.routes]
+    return found + [f"WS {_address(str(route.pattern))}" for route in layer.routes]
 
 
 def _patterns(patterns: list[Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 import uvicorn
 from django.core.management.base import BaseCommand, CommandParser
 
-SOCKET_MESSAGE_BYTES = 262_144
+SOCKET_MESSAGE_BYTES = 4_194_304
 DRAIN_SECONDS = 10
 ACCEPTED_SECONDS = 0.5
 
