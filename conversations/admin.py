@@ -13,6 +13,7 @@ from conversations.models import (
     Conversation,
     Event,
     Lease,
+    LiveManager,
     OutgoingMessage,
     Sandbox,
     StartTask,
@@ -134,5 +135,15 @@ class StartTaskAdmin(ReadOnlyAdmin):
 class LeaseAdmin(ReadOnlyAdmin):
     """Which manager follows which conversation."""
 
-    list_display = ("conversation_id", "owner", "generation", "expires_at", "following_run")
-    ordering = ("-expires_at",)
+    list_display = ("conversation_id", "owner", "generation", "is_wanted", "following_run")
+    list_filter = ("is_wanted",)
+    search_fields = ("owner", "=conversation__id")
+    ordering = ("-conversation_id",)
+
+
+@admin.register(LiveManager)
+class LiveManagerAdmin(ReadOnlyAdmin):
+    """The managers that are up, as claims see them: how much each follows and may follow."""
+
+    list_display = ("owner", "followed", "capacity", "started_at", "expires_at")
+    ordering = ("owner",)

@@ -48,6 +48,11 @@ def announce(conversation_id: UUID) -> None:
     publisher.nudge(group_for(conversation_id), bus.LogAdvanced(conversation_id))
 
 
+def wake_managers_on_commit() -> None:
+    """Tell all managers that there is something to claim; who does not hear looks by itself soon."""
+    transaction.on_commit(lambda: publisher.nudge(bus.MANAGERS, bus.ManagerWake()), robust=True)
+
+
 async def send_deltas(conversation_id: UUID, deltas: list[dict[str, Any]]) -> None:
     """Pass on what the agent is saying right now. Unnumbered and never stored: the event supersedes it."""
     message = bus.encode(bus.DeltaArrived(conversation_id, deltas))

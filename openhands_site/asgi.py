@@ -57,7 +57,14 @@ async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 # Existing clients' Socket.IO beside Channels: what is not below /socket.io passes through.
 sockets = SocketHeaders(OriginGate(SocketIO(URLRouter(websocket_urlpatterns))))
-application = ProtocolTypeRouter(
-    {"http": ClientAddress(BodyLimit(http)), "websocket": ClientAddress(BodyLimit(sockets))}
-)
+
+
+def protocols(http: Any) -> ProtocolTypeRouter:
+    """Everything around HTTP that roles have in common: sockets, limits, the caller's address."""
+    return ProtocolTypeRouter(
+        {"http": ClientAddress(BodyLimit(http)), "websocket": ClientAddress(BodyLimit(sockets))}
+    )
+
+
+application = protocols(http)
 """Every address of the server."""

@@ -88,7 +88,9 @@ class Announcement:
         self._thread.join(3)
         with contextlib.suppress(redis.RedisError, OSError):
             pipeline = self._client.pipeline(transaction=False)
-            pipeline.delete(_key(self.id)).zrem(INDEX, self.id).execute()
+            pipeline.delete(_key(self.id))
+            pipeline.zrem(INDEX, self.id)
+            pipeline.execute()
         self._client.close()
 
     def _run(self) -> None:

@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django_prometheus.exports import ExportToDjangoView
 
-from openhands_site import health
+from openhands_site import health, nodes
 from openhands_site.lib.api import problem
 
 
@@ -29,10 +29,13 @@ def alive(request: HttpRequest) -> HttpResponse:
 
 
 def ready(request: HttpRequest) -> HttpResponse:
-    """Each dependency by name; 503 while one that requests need is missing."""
+    """Each dependency by name; 503 while one that requests need is missing, or this process is about to end."""
     checks = health.check()
     is_ready = all(check["ok"] for check in checks.values() if check["required"])
-    body = {"status": "ready" if is_ready else "not ready", "checks": checks}
+    is_draining = nodes.is_draining()
+    status = "draining" if is_draining else "ready" if is_ready else "not ready"
+    is_ready = is_ready and not is_draining
+    body = {"status": status, "checks": checks}
     return JsonResponse(body, status=200 if is_ready else 503)
 
 

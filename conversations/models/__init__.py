@@ -13,6 +13,7 @@ from conversations.models.log import (
     SandboxQuerySet,
     StartTask,
 )
+from conversations.models.managers import LiveManager
 from conversations.models.people import Feedback, SearchProgress, SearchText, ShareLink, ShareView
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "EventQuerySet",
     "Feedback",
     "Lease",
+    "LiveManager",
     "NewEvent",
     "OutgoingMessage",
     "Sandbox",

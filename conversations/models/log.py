@@ -441,7 +441,10 @@ class StartTask(models.Model):
 
 
 class Lease(models.Model):
-    """Which manager follows a conversation. ``generation`` fences: a write of an older one is refused."""
+    """Which manager follows a conversation. ``generation`` fences: a write of an older one is refused.
+
+    It lasts as long as its owner is among the ``LiveManager`` rows, so nothing is written to keep it.
+    """
 
     conversation = models.OneToOneField(
         Conversation, models.CASCADE, primary_key=True, related_name="lease"
@@ -449,10 +452,19 @@ class Lease(models.Model):
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
     owner = models.CharField(max_length=100, blank=True)
     generation = models.PositiveBigIntegerField(default=0)
-    expires_at = models.DateTimeField(db_index=True)
+    is_wanted = models.BooleanField(
+        default=False, help_text="Whether there is an engine to follow, as far as is known."
+    )
     following_run = models.PositiveIntegerField(
         null=True, help_text="The sandbox's run whose socket the owner has open."
     )
+
+    class Meta:
+        indexes: ClassVar = [
+            models.Index(
+                fields=["owner"], condition=models.Q(is_wanted=True), name="wanted_lease_by_owner"
+            )
+        ]
 
     def __str__(self) -> str:
         return f"generation {self.generation} of {self.conversation_id}"

@@ -22,11 +22,19 @@ from conversations.services.ingesting import (
 )
 from conversations.services.keys import conversation_key, holder_of_key, rotate_keys
 from conversations.services.leasing import (
+    Census,
+    Claim,
     claim_conversations,
+    fair_share,
+    free_orphans,
+    hand_back,
+    held_leases,
     keep_gateway_open,
+    leave_managers,
     mark_following,
-    release_leases,
-    renew_leases,
+    renew_manager,
+    take_census,
+    take_from_dead,
 )
 from conversations.services.lifecycle import (
     IdempotencyConflict,
@@ -56,6 +64,8 @@ from conversations.services.sandboxing import (
 from conversations.services.starting import request_start
 
 __all__ = [
+    "Census",
+    "Claim",
     "IdempotencyConflict",
     "LogGap",
     "NotWaiting",
@@ -73,13 +83,18 @@ __all__ = [
     "deliver_messages",
     "destroy_conversation",
     "download_archive",
+    "fair_share",
+    "free_orphans",
     "git_changes",
     "git_diff",
+    "hand_back",
+    "held_leases",
     "holder_of_key",
     "ingest_events",
     "interrupt",
     "interrupt_agent",
     "keep_gateway_open",
+    "leave_managers",
     "list_files",
     "mark_following",
     "note_engine_lost",
@@ -89,9 +104,8 @@ __all__ = [
     "read_file",
     "read_log",
     "reconcile_sandboxes",
-    "release_leases",
     "rename",
-    "renew_leases",
+    "renew_manager",
     "request_start",
     "requeue_lost_work",
     "resume",
@@ -101,5 +115,7 @@ __all__ = [
     "start_conversation",
     "stop_all_sandboxes",
     "stop_sandbox",
+    "take_census",
+    "take_from_dead",
     "write_file",
 ]

@@ -100,9 +100,7 @@ def create_conversation(
             idempotency_key=idempotency_key,
             idempotency_digest=digest if idempotency_key is not None else "",
         )
-        Lease.objects.create(
-            conversation=conversation, organization=organization, expires_at=timezone.now()
-        )
+        Lease.objects.create(conversation=conversation, organization=organization)
         if message is not None:
             add_message(conversation, text=message, message_id=message_id or str(uuid4()))
         request_start(conversation, reason="a new conversation")

@@ -23,6 +23,7 @@ from conversations.sandboxes.provider import (
     State,
     get_provider,
 )
+from conversations.services.leasing import live_owners, want_manager
 from conversations.services.messaging import BUSY
 from conversations.services.preparing import prepare_workspace
 from conversations.services.starting import append_notice, set_status
@@ -199,6 +200,7 @@ def _finish(task: StartTask, conversation: Conversation, sandbox: Sandbox) -> No
         conversation = Conversation.objects.select_for_update().get(pk=conversation.pk)
         sandbox.observed, sandbox.conversation_started = Sandbox.Observed.RUNNING, True
         sandbox.save(update_fields=["observed", "conversation_started"])
+        want_manager(conversation_id=conversation.pk)
         now = timezone.now()
         task.phases.append(_entry(Phase.READY, started=now, finished=now))
         _update(task, phase=Phase.READY, phases=task.phases, finished_at=now)
@@ -327,19 +329,22 @@ def reconcile_sandboxes() -> int:
         Sandbox.objects.filter(conversation=conversation).update(desired=Sandbox.Desired.STOPPED)
         queue.stop_sandbox(conversation.pk)
         changed += 1
+    live = live_owners()
     for conversation in rows.filter(sandbox__observed=Sandbox.Observed.RUNNING, deleted_at=None):
-        changed += _reconcile_one(conversation)
+        changed += _reconcile_one(conversation, live)
     for conversation in rows.filter(deleted_at__lt=timezone.now() - timedelta(minutes=5)):
         queue.destroy_conversation(conversation.pk)
         changed += 1
     return changed
 
 
-def _reconcile_one(conversation: Conversation) -> int:
+def _reconcile_one(conversation: Conversation, live: set[str]) -> int:
     """A sandbox that nobody follows may have gone unnoticed: its manager would have told."""
     lease = getattr(conversation, "lease", None)
-    if lease is not None and lease.expires_at > timezone.now():
+    if lease is not None and lease.owner in live:
         return 0
+    if lease is not None and not lease.is_wanted:
+        want_manager(conversation_id=conversation.pk)
     sandbox = conversation.sandbox
     if sandbox is None:
         return 0

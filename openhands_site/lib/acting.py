@@ -13,7 +13,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-ROLES = ("run_web", "run_conversation_manager", "procrastinate", "quickstart", "runserver")
+ROLES = (
+    *("run_web", "run_realtime", "run_worker", "run_conversation_manager", "run_grpc"),
+    *("procrastinate", "quickstart", "runserver"),
+)
 """Commands that serve: what they do on their own is the system's doing."""
 
 

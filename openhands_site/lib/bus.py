@@ -8,6 +8,7 @@ version runs beside it) it ignores.
 import asyncio
 import logging
 import threading
+import time
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -78,6 +79,12 @@ class Publisher:
                 self._nudges[group, type(wakeup)] = wakeup
             loop = self._running_loop()
         loop.call_soon_threadsafe(self._start_sending)
+
+    def flush(self, seconds: float) -> None:
+        """Wait until what was handed over is sent, for so long at most: before the process ends."""
+        deadline = time.monotonic() + seconds
+        while (self._nudges or self._is_sending) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:

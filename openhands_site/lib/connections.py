@@ -24,16 +24,18 @@ class KeepsConnection:
         return self.application(environ, start_response)
 
 
-def _keep() -> None:
+def keep_own_connection(seconds: int | None = None) -> None:
+    """Give the calling thread a connection outside of the pool, kept for so long (None: until it fails)."""
+    connection.close()
     known = connection.settings_dict
-    if known["CONN_MAX_AGE"] != settings.DATABASE_KEEP_SECONDS:
-        connection.close()
-        # The dictionary is shared by the wrappers of all threads; this one gets its own.
-        options = {name: value for name, value in known["OPTIONS"].items() if name != "pool"}
-        connection.settings_dict = known | {
-            "CONN_MAX_AGE": settings.DATABASE_KEEP_SECONDS,
-            "OPTIONS": options,
-        }
+    # The dictionary is shared by the wrappers of all threads; this one gets its own.
+    options = {name: value for name, value in known["OPTIONS"].items() if name != "pool"}
+    connection.settings_dict = known | {"CONN_MAX_AGE": seconds, "OPTIONS": options}
+
+
+def _keep() -> None:
+    if connection.settings_dict["CONN_MAX_AGE"] != settings.DATABASE_KEEP_SECONDS:
+        keep_own_connection(settings.DATABASE_KEEP_SECONDS)
     elif connection.connection is not None and _was_ended(connection.connection):
         connection.close()
 

@@ -33,6 +33,7 @@ GLOBAL = {
     "accounts.AuditEntry",  # outlives its organization, whose id names its chain
     "accounts.AuditHead",
     "accounts.Maintenance",
+    "conversations.LiveManager",
 }
 """What belongs to the installation and not to a tenant."""
 UNTIL_APPROVED = {"accounts.DeviceGrant": "device_grant_approved_for_somebody"}

@@ -277,8 +277,9 @@ def test_a_command_acts_as_the_operating_systems_user(db, monkeypatch):
     )
 
 
-def test_a_serving_process_acts_as_the_system(home, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["manage.py", "procrastinate", "worker"])
+@pytest.mark.parametrize("command", ["run_worker", "run_realtime", "procrastinate"])
+def test_a_serving_process_acts_as_the_system(home, monkeypatch, command):
+    monkeypatch.setattr("sys.argv", ["manage.py", command])
     assert audit.record(action="test.act", organization_id=home).actor_kind == "system"
     with acting(lambda: Actor("service_account", id="1", name="bot", reason="ticket 5")):
         entry = audit.record(action="test.act", organization_id=home)

@@ -171,14 +171,18 @@ class TestDown:
         assert queued("stop_sandbox") == [{"conversation_id": str(running.pk)}]
 
     def test_engine_that_vanished_unwatched_is_noticed(self, running, sandboxes):
-        running.lease.expires_at = running.created_at
-        running.lease.save()
         sandboxes.state = State.MISSING
 
         assert services.reconcile_sandboxes() == 1
 
         running.refresh_from_db()
         assert running.status == "stopped"
+
+    def test_engine_that_somebody_follows_is_left_to_them(self, running, sandboxes):
+        services.renew_manager(owner=running.lease.owner, capacity=1, followed=1)
+        sandboxes.state = State.MISSING
+
+        assert services.reconcile_sandboxes() == 0
 
     def test_all_are_stopped_with_the_server(self, running, sandboxes):
         assert services.stop_all_sandboxes() == 1

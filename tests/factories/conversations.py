@@ -1,7 +1,6 @@
 """Conversations and their rows for tests that need them to exist, not to work."""
 
 import factory
-from django.utils import timezone
 
 from conversations.models import (
     Conversation,
@@ -79,7 +78,6 @@ class LeaseFactory(_RowOfConversation):
         model = Lease
 
     owner = "manager-1"
-    expires_at = factory.LazyFunction(timezone.now)
 
 
 class SandboxFactory(factory.django.DjangoModelFactory):

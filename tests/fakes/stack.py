@@ -42,8 +42,9 @@ RESTART_SECONDS = 1.0
 KEYS = ("SECRET_KEY", "ENCRYPTION_KEYS", "TOKEN_PEPPERS", "ENGINE_DIR")
 ROLES = {
     "web": ["run_web"],
-    "worker": ["procrastinate", "worker", "--shutdown-graceful-timeout", "5"],
+    "worker": ["run_worker", "--grace", "5"],
     "manager": ["run_conversation_manager"],
+    "realtime": ["run_realtime"],
 }
 # Ends with the thread that started it, as the supervisor's children do; without `preexec_fn`, which is not
 # safe in a process with threads.
@@ -321,7 +322,10 @@ class Stack:
     """A running server. ``roles`` are the processes; ``environment`` overrides settings."""
 
     def __init__(
-        self, *, roles: tuple[str, ...] = tuple(ROLES), environment: dict[str, str] | None = None
+        self,
+        *,
+        roles: tuple[str, ...] = ("web", "worker", "manager"),
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="oh-stack-"))
         self.roles = {name: Role(name, list(ROLES[name])) for name in roles}
@@ -463,7 +467,7 @@ class Stack:
         fd = self.listener.fileno()
         arguments = [
             *role.arguments,
-            *(["--fd", str(fd)] if role.arguments[0] == "run_web" else []),
+            *(["--fd", str(fd)] if role.arguments[0] in ("run_web", "run_realtime") else []),
         ]
         command = [
             sys.executable,
@@ -500,6 +504,16 @@ class Stack:
                 role.process.terminate()
         assert _ended(role.process, 20), f"{name} did not end on SIGTERM"
 
+    def lose(self, name: str) -> float:
+        """``kill -9`` one and do not start it again, as when its machine is gone; the instant."""
+        with self._lock:
+            process = self.roles.pop(name).process
+            assert process is not None
+            process.kill()
+            killed = time.monotonic()
+        process.wait(10)
+        return killed
+
     def pid(self, name: str, *, seconds: float = 30) -> int:
         """The process of a role, once it runs."""
         deadline = time.monotonic() + seconds
@@ -523,8 +537,8 @@ class Stack:
     def manager_of(self, talk: Talk) -> str | None:
         """Which of our roles follows a conversation now."""
         rows = self.sql(
-            "SELECT owner FROM conversations_lease WHERE conversation_id = %s AND expires_at > now()"
-            " AND following_run IS NOT NULL",
+            "SELECT owner FROM conversations_lease JOIN conversations_livemanager USING (owner)"
+            " WHERE conversation_id = %s AND expires_at > now() AND following_run IS NOT NULL",
             talk.id,
         )
         if not rows or not rows[0]["owner"]:

@@ -6,18 +6,28 @@ import signal
 from django.core.management.base import BaseCommand
 
 from conversations.manager import Manager
+from openhands_site import nodes
 
 
 class Command(BaseCommand):
-    help = "Follow live conversations: claim them by lease and read their engines' events into the log."
+    help = (
+        "Follow live conversations: claim them by lease and read their engines' events into the log. "
+        "SIGTERM hands them back at once."
+    )
 
     def handle(self, **options: object) -> None:
         asyncio.run(self._run())
 
     async def _run(self) -> None:
-        manager = Manager()
-        loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, manager.stopping.set)
-        self.stdout.write(f"conversation manager {manager.owner} is running")
-        await manager.run()
+        manager = Manager(nodes.new_id())
+        with nodes.announced("manager", node_id=manager.owner, load=manager.figures) as node:
+
+            def stop() -> None:
+                node.drain()
+                manager.stopping.set()
+
+            loop = asyncio.get_running_loop()
+            for name in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(name, stop)
+            self.stdout.write(f"conversation manager {manager.owner} is running")
+            await manager.run()

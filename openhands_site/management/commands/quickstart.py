@@ -334,10 +334,9 @@ class Quickstart:
             return supervisor.Role(name, command, **options)
 
         fd = listener.fileno()
-        worker = ("procrastinate", "worker", "--shutdown-graceful-timeout", "5")
         roles = [
             role("web", "run_web", "--fd", str(fd), pass_fds=(fd,)),
-            role("worker", *worker),
+            role("worker", "run_worker", "--grace", "5"),
             role("manager", "run_conversation_manager"),
         ]
         if self.wants_engine:

@@ -7,6 +7,8 @@ from typing import Any
 import uvicorn
 from django.core.management.base import BaseCommand, CommandParser
 
+from openhands_site import nodes
+
 SOCKET_MESSAGE_BYTES = 4_194_304
 DRAIN_SECONDS = 10
 ACCEPTED_SECONDS = 0.5
@@ -15,6 +17,8 @@ ACCEPTED_SECONDS = 0.5
 class Command(BaseCommand):
     help = "Serve HTTP and WebSockets. SIGTERM finishes requests and closes sockets with 1012."
     requires_system_checks = ()
+    role = "web"
+    application = "openhands_site.asgi:application"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default="127.0.0.1")
@@ -25,7 +29,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, host: str, port: int, fd: int | None, **options: Any) -> None:
         config = uvicorn.Config(
-            "openhands_site.asgi:application",
+            self.application,
             host=host,
             port=port,
             lifespan="off",
@@ -40,15 +44,34 @@ class Command(BaseCommand):
         )
         # A socket that our parent holds keeps connections waiting, not refused, while we are restarted.
         sockets = None if fd is None else [socket.socket(fileno=fd)]
-        Server(config).run(sockets=sockets)
+        server = Server(config)
+        address = f"{host}:{port}" if sockets is None else _name(sockets[0])
+        with nodes.announced(self.role, address=address, load=server.figures) as server.node:
+            server.run(sockets=sockets)
 
 
 class Server(uvicorn.Server):
     """uvicorn, which on its own ends connections whose first request is still on its way."""
 
+    node: nodes.Announcement
+
+    def figures(self) -> dict[str, float]:
+        """What this process has to do, for the list of nodes."""
+        state = self.server_state
+        connections = list(state.connections)
+        sockets = sum("WebSocket" in type(one).__name__ for one in connections)
+        return {"sockets": sockets, "connections": len(connections), "requests": len(state.tasks)}
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, answer what was accepted a moment ago, then end in order."""
+        self.node.drain()
         for server in self.servers:
             server.close()
         await asyncio.sleep(ACCEPTED_SECONDS)
         await super().shutdown(sockets)
+        await asyncio.to_thread(self.node.end)  # uvicorn ends the process by the signal it was sent
+
+
+def _name(listener: socket.socket) -> str:
+    host, port, *_ = listener.getsockname()
+    return f"{host}:{port}"

@@ -1,0 +1,64 @@
+"""Carries out jobs until it is told to stop: the ``worker`` role."""
+
+import asyncio
+import contextlib
+import signal
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+from procrastinate.contrib.django import app
+from procrastinate.job_context import JobContext
+from procrastinate.middleware import AsyncCallNext
+from procrastinate.worker import Worker
+
+from openhands_site import nodes
+
+
+class Command(BaseCommand):
+    help = "Carry out jobs. SIGTERM takes no new ones and lets those under way finish; a second one ends it."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--grace",
+            type=float,
+            default=15.0,
+            help="seconds that jobs get to finish (%(default)s)",
+        )
+
+    def handle(self, *args: Any, grace: float, **options: Any) -> None:
+        self.running = self.done = 0
+        with app.replace_connector(app.connector.get_worker_connector()):  # type: ignore[attr-defined]
+            asyncio.run(self._run(grace))
+
+    async def _run(self, grace: float) -> None:
+        work = asyncio.create_task(
+            app.run_worker_async(
+                shutdown_graceful_timeout=grace,
+                install_signal_handlers=False,
+                worker_middleware=[self._count],
+            )
+        )
+        loop = asyncio.get_running_loop()
+        with nodes.announced("worker", load=self._figures) as node:
+
+            def stop() -> None:
+                node.drain()
+                work.cancel()  # which lets jobs finish
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.remove_signal_handler(number)
+
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stop)
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+
+    async def _count(self, call_next: AsyncCallNext, context: JobContext, worker: Worker) -> Any:
+        self.running += 1
+        try:
+            return await call_next()
+        finally:
+            self.running -= 1
+            self.done += 1
+
+    def _figures(self) -> dict[str, float]:
+        return {"jobs": self.running, "jobs_done": self.done}

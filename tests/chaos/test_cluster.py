@@ -1,0 +1,228 @@
+"""Several managers: they share conversations, and whatever happens to one, the others go on where it was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+import redis
+
+from openhands_site import nodes
+from tests.fakes.stack import Stack, figure
+from tests.prepare import ROOT
+
+pytestmark = pytest.mark.timeout(300)
+PROMISED_SECONDS = 10
+INTERVAL = 0.4
+MAKE_LIVE = """\
+import sys, django
+django.setup()
+from accounts.models import User
+from conversations import services
+from conversations.models import Lease, Sandbox, StartTask
+user = User.objects.get(email="owner@example.com")
+for _ in range(int(sys.argv[2])):
+    conversation = services.create_conversation(user=user)
+    Sandbox.objects.filter(conversation=conversation).update(
+        observed="running", conversation_started=True, run=1, base_url=sys.argv[1]
+    )
+    StartTask.objects.filter(conversation=conversation).delete()
+    Lease.objects.filter(conversation=conversation).update(is_wanted=True)
+    print(conversation.pk)
+"""
+
+
+class Cluster:
+    """A server without workers, conversations whose engines are made up, and managers by name."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.keys: list[UUID] = []
+        self.engines: list[subprocess.Popen[str]] = []
+
+    def converse(self, count: int, *, events: int) -> list[UUID]:
+        """So many live conversations more, each with so many events to come."""
+        options = {"interval": INTERVAL, "events": events}
+        engine = subprocess.Popen(
+            [sys.executable, "-m", "tests.fakes.engine_sockets", json.dumps(options)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.engines.append(engine)
+        assert engine.stdout
+        url = f"http://127.0.0.1:{int(engine.stdout.readline())}"
+        made = self.stack.python(MAKE_LIVE, url, str(count))
+        keys = [UUID(line) for line in made.split()]
+        self.keys += keys
+        return keys
+
+    def follows(self) -> Counter[str]:
+        """How many conversations each of our managers has the engine's socket open for."""
+        rows = self.stack.sql(
+            "SELECT owner, count(*) AS n FROM conversations_lease"
+            " WHERE owner <> '' AND following_run IS NOT NULL GROUP BY owner"
+        )
+        names = {self.stack.pid(name): name for name in list(self.stack.roles)}
+        return Counter(
+            {names.get(int(row["owner"].split(":")[-2]), "gone"): row["n"] for row in rows}
+        )
+
+    def until(self, is_so: Callable[[Counter[str]], Any], *, seconds: float = 60) -> float:
+        """Wait until who follows what is as asked for; the seconds it took."""
+        started = time.monotonic()
+        while not is_so(found := self.follows()):
+            assert time.monotonic() < started + seconds, (found, self.stack.tail("m1"))
+            time.sleep(0.05)
+        return time.monotonic() - started
+
+    def judge(self, keys: list[UUID], *, events: int) -> dict[str, int]:
+        """What is wrong with the logs of these, once they are as long as their engines'."""
+        deadline = time.monotonic() + 60
+        while True:
+            rows = self.stack.sql(
+                "SELECT conversation_id AS key, array_agg(engine_seq ORDER BY seq) AS places, array_agg(event_id ORDER BY seq) AS ids"
+                " FROM conversations_event WHERE engine_seq IS NOT NULL AND conversation_id = ANY(%s)"
+                " GROUP BY conversation_id",
+                keys,
+            )
+            found = {row["key"]: row for row in rows}
+            if all(key in found and len(found[key]["places"]) >= events for key in keys):
+                break
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        wanted = list(range(events))
+        logs = [found.get(key, {"places": [], "ids": []}) for key in keys]
+        gaps = self.stack.sql(
+            "SELECT count(*) AS n FROM (SELECT FROM conversations_event WHERE conversation_id = ANY(%s)"
+            " GROUP BY conversation_id HAVING max(seq) <> count(*)) AS broken",
+            keys,
+        )
+        return {
+            "gaps": gaps[0]["n"],
+            "events": sum(len(log["places"]) for log in logs),
+            "lost": sum(len(set(wanted) - set(log["places"])) for log in logs),
+            "doubled": sum(len(log["ids"]) - len(set(log["ids"])) for log in logs),
+            "moved": sum(log["places"] != wanted[: len(log["places"])] for log in logs),
+        }
+
+    def stop(self) -> None:
+        for engine in self.engines:
+            engine.kill()
+            engine.wait(10)
+            assert engine.stdout
+            engine.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    stack = Stack(roles=("web",), environment={"NODE_TTL_SECONDS": "6"})
+    stack.start()
+    found = Cluster(stack)
+    try:
+        yield found
+    finally:
+        found.stop()
+        stack.stop()
+
+
+def test_managers_share_take_over_and_hand_back(cluster):
+    stack, count, events = cluster.stack, 12, 60
+    stack.add("m1", "manager")
+    keys = cluster.converse(count, events=events)
+    cluster.until(lambda found: found["m1"] == count)
+
+    stack.add("m2", "manager")
+    stack.add("m3", "manager")
+    sharing = cluster.until(
+        lambda found: sum(found.values()) == count and found["m2"] >= 3 and found["m3"] >= 3
+    )
+    shares = cluster.follows()
+
+    mine = shares["m2"]
+    killed = stack.lose("m2")
+    cluster.until(lambda found: found["m1"] + found["m3"] == count)
+    takeover = time.monotonic() - killed
+    stack.remove("m3")
+    ended = time.monotonic()
+    cluster.until(lambda found: found["m1"] == count)
+    handing_back = time.monotonic() - ended
+    verdict = cluster.judge(keys, events=events)
+
+    figure(
+        "managers share, are killed and drained",
+        conversations=count,
+        shares=shares,
+        seconds_until_shared=round(sharing, 1),
+        taken_over=mine,
+        seconds_to_take_over=round(takeover, 1),
+        seconds_to_hand_back=round(handing_back, 1),
+        **verdict,
+    )
+    assert takeover <= PROMISED_SECONDS
+    assert "is gone; its" in stack.log("m1") + stack.log("m3")
+    assert f"handed back {shares['m3']}" in stack.log("m3") or "handed back" in stack.log("m3")
+    assert verdict == {"events": count * events, "lost": 0, "doubled": 0, "moved": 0, "gaps": 0}
+
+
+def test_a_paused_manager_learns_that_it_lost_everything(cluster):
+    stack, count, events = cluster.stack, 4, 40
+    if "m1" not in stack.roles:
+        stack.add("m1", "manager")
+    keys = cluster.converse(count, events=events)
+    everything = len(cluster.keys)
+    cluster.until(lambda found: found["m1"] == everything)
+    stack.add("m2", "manager")
+    cluster.until(lambda found: found["m2"] > 0 and sum(found.values()) == everything)
+
+    stack.signal("m2", signal.SIGSTOP)
+    try:
+        cluster.until(lambda found: found["m1"] == everything)
+    finally:
+        os.kill(stack.pid("m2"), signal.SIGCONT)
+    cluster.until(lambda found: "we were taken for dead" in stack.log("m2") and sum(found.values()))
+    verdict = cluster.judge(keys, events=events)
+    stack.remove("m2")
+
+    figure("a manager is paused", **verdict)
+    assert verdict == {"events": count * events, "lost": 0, "doubled": 0, "moved": 0, "gaps": 0}
+
+
+def test_redis_is_away_for_a_while(cluster):
+    """Claims, takeover and the log need none of it, and the list of nodes fills again by itself."""
+    stack, count, events = cluster.stack, 4, 25
+    if "m1" not in stack.roles:
+        stack.add("m1", "manager")
+    stack.service("Redis").stop()
+    try:
+        keys = cluster.converse(count, events=events)
+        everything = len(cluster.keys)
+        cluster.until(lambda found: found["m1"] == everything)
+        stack.add("m4", "manager")
+        shared = cluster.until(lambda found: found["m4"] > 0)
+        verdict = cluster.judge(keys, events=events)
+    finally:
+        stack.service("Redis").start()
+    back = time.monotonic()
+    with redis.Redis.from_url(stack.services.redis_url) as client:
+        while client.zcard(nodes.INDEX) < 3:
+            assert time.monotonic() < back + 60
+            time.sleep(0.05)
+    filled = time.monotonic() - back
+    stack.remove("m4")
+
+    figure(
+        "Redis is away",
+        seconds_until_shared=round(shared, 1),
+        seconds_until_nodes_are_back=round(filled, 1),
+        **verdict,
+    )
+    assert verdict == {"events": count * events, "lost": 0, "doubled": 0, "moved": 0, "gaps": 0}
