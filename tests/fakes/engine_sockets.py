@@ -6,6 +6,7 @@ conversation at its own moment, ``events`` of them at most), so whoever connects
 """
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -16,6 +17,7 @@ from uuid import UUID
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 TEXT = "x" * 600
@@ -49,7 +51,11 @@ class Engines:
         return json.dumps({"type": "durable", "seq": seq, "event": event})
 
     async def session(self, socket: ServerConnection) -> None:
-        """Replay what is behind ``after_seq``, then what happens."""
+        with contextlib.suppress(ConnectionClosed):
+            await self._replay(socket)
+
+    async def _replay(self, socket: ServerConnection) -> None:
+        """What is behind ``after_seq``, then what happens."""
         assert socket.request
         address = urlsplit(socket.request.path)
         key = UUID(address.path.rpartition("/")[2])
