@@ -26,7 +26,10 @@ READING = {
     "settings.view",
 }
 RUNNING = READING | {"conversations.create", "conversations.steer", "files.edit"}
+PUBLISHING = {"conversations.view", "events.publish"}
+"""For programs that publish runs of agents which work elsewhere."""
 WORKING = READING | {
+    "events.publish",
     "conversations.create",
     "conversations.steer",
     "conversations.delete",
@@ -83,6 +86,7 @@ PERMISSIONS = frozenset(OPERATING).union(*ROLE_PERMISSIONS.values())
 PRESETS: dict[str, frozenset[str]] = {
     "read": frozenset(READING),
     "run": frozenset(RUNNING),
+    "publish": frozenset(PUBLISHING),
     "ci": frozenset(
         {"account.view", "conversations.view", "conversations.create", "conversations.steer"}
         | {"files.view"}

@@ -231,6 +231,8 @@ def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     record = records.record_of(found)
     granted = permissions.permissions_in(request.user, found.organization_id)
     permissions.require(request.user, found.organization_id, "conversations.view")
+    if found.is_external:  # watched here, not steered
+        granted -= {"conversations.steer", "files.view", "files.edit"}
     context: dict[str, Any] = {
         "conversation": found,
         "record": record | chip(record),

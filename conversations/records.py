@@ -42,6 +42,7 @@ def _record(row: Conversation, usage: Any, start: StartTask | None) -> dict[str,
         "epoch": row.epoch,
         "model": row.model,
         "repository": row.repository,
+        "is_external": row.is_external,
         "cost_micros": usage.cost_micros if usage else 0,
         "tokens": {
             "prompt": usage.prompt_tokens if usage else 0,

@@ -270,6 +270,7 @@ class Hub:
         self._opening = asyncio.Lock()
         self._has_channel = asyncio.Event()
         self._tasks: list[asyncio.Task] = []
+        self._joining: set[asyncio.Task[bool]] = set()
 
     @contextlib.asynccontextmanager
     async def subscribe(
@@ -352,6 +353,14 @@ class Hub:
             feed.is_subscribed = True
 
     async def _join(self, group: str) -> bool:
+        # In a task of its own: redis-py waits by ``asyncio.wait_for``, which on Python 3.11 may swallow the
+        # cancellation of who waits (cpython#86296), and a watcher would outlive its socket.
+        task = asyncio.create_task(self._join_now(group))
+        self._joining.add(task)
+        task.add_done_callback(self._joining.discard)
+        return await asyncio.shield(task)
+
+    async def _join_now(self, group: str) -> bool:
         try:
             async with asyncio.timeout(2):
                 async with self._opening:  # or two that begin at once listen on two channels

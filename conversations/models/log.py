@@ -137,6 +137,11 @@ class Conversation(models.Model):
     )
     tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)
     archived_at = models.DateTimeField(null=True, blank=True)
+    is_external = models.BooleanField(
+        default=False,
+        editable=False,
+        help_text="Its agent runs elsewhere and publishes its events; nothing can be asked of it here.",
+    )
     sandbox = models.OneToOneField(
         "conversations.Sandbox", models.SET_NULL, null=True, blank=True, related_name="conversation"
     )

@@ -53,6 +53,15 @@ from conversations.services.messaging import (
     resume,
     run_agent,
 )
+from conversations.services.publishing import (
+    BadEvent,
+    NotPublished,
+    Published,
+    close_run,
+    last_published_id,
+    open_run,
+    publish_events,
+)
 from conversations.services.sandboxing import (
     SandboxNotRunning,
     reconcile_sandboxes,
@@ -61,22 +70,27 @@ from conversations.services.sandboxing import (
     stop_all_sandboxes,
     stop_sandbox,
 )
-from conversations.services.starting import request_start
+from conversations.services.starting import PublishedElsewhere, request_start
 
 __all__ = [
     "Census",
     "Claim",
+    "BadEvent",
     "IdempotencyConflict",
     "LogGap",
+    "NotPublished",
     "NotWaiting",
     "PathOutside",
     "Place",
+    "Published",
+    "PublishedElsewhere",
     "SandboxNotRunning",
     "StaleLease",
     "UnsendableText",
     "answer_confirmation",
     "carry_answer",
     "claim_conversations",
+    "close_run",
     "conversation_key",
     "create_conversation",
     "delete_conversation",
@@ -95,12 +109,15 @@ __all__ = [
     "interrupt_agent",
     "keep_gateway_open",
     "leave_managers",
+    "last_published_id",
     "list_files",
     "mark_following",
     "note_engine_lost",
     "observe_status",
+    "open_run",
     "place_to_follow",
     "post_message",
+    "publish_events",
     "read_file",
     "read_log",
     "reconcile_sandboxes",

@@ -27,7 +27,13 @@ from conversations.models import (
     OutgoingMessage,
     Sandbox,
 )
-from conversations.services.starting import append_notice, is_up, request_start, set_status
+from conversations.services.starting import (
+    append_notice,
+    is_up,
+    request_start,
+    require_agent,
+    set_status,
+)
 from openhands_site.lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -56,7 +62,7 @@ def post_message(
     """Append a user's message and queue it for the agent; a sleeping sandbox is woken.
 
     Safe to repeat: a second call with the same ``message_id`` returns the first event. Raises
-    ``UnsendableText``.
+    ``UnsendableText``, ``PublishedElsewhere``.
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     return add_message(conversation, text=text, message_id=message_id, images=images)
@@ -66,6 +72,7 @@ def add_message(
     conversation: Conversation, *, text: str, message_id: str, images: Sequence[str] = ()
 ) -> Event:
     """The same for a conversation whose row the caller has locked."""
+    require_agent(conversation)
     if UNSENDABLE.search(text):
         raise UnsendableText
     if earlier := conversation.events.filter(event_id=message_id).first():
@@ -281,8 +288,11 @@ def user_text(event: EngineEvent) -> str | None:
 
 @transaction.atomic
 def interrupt(*, conversation_id: UUID) -> None:
-    """Stop the agent now: the tool or model call it is in is cancelled. Safe to repeat."""
-    Conversation.objects.select_for_update().get(pk=conversation_id)
+    """Stop the agent now: the tool or model call it is in is cancelled. Safe to repeat.
+
+    Raises ``PublishedElsewhere``.
+    """
+    require_agent(Conversation.objects.select_for_update().get(pk=conversation_id))
     queue.interrupt_agent(conversation_id)
 
 

@@ -9,15 +9,31 @@ from django.utils import timezone
 
 from conversations import queue, streams
 from conversations.models import Conversation, Event, NewEvent, Sandbox, StartTask
+from openhands_site.lib.problems import Problem
 
 log = logging.getLogger(__name__)
+
+
+class PublishedElsewhere(Problem):
+    """The agent of this conversation runs somewhere else and takes no orders from here."""
+
+    status = 409
+    code = "published-elsewhere"
+    sentence = "This run is published by another program. It can be watched here, not steered."
+
+
+def require_agent(conversation: Conversation) -> None:
+    """Raise ``PublishedElsewhere`` unless this server runs the conversation's agent."""
+    if conversation.is_external:
+        raise PublishedElsewhere
 
 
 def request_start(conversation: Conversation, *, reason: str) -> None:
     """Ask for the conversation's sandbox to be brought up, unless that is under way.
 
-    The caller holds the conversation's row lock. Safe to repeat.
+    The caller holds the conversation's row lock. Safe to repeat. Raises ``PublishedElsewhere``.
     """
+    require_agent(conversation)
     open_task = StartTask.objects.filter(conversation=conversation, finished_at=None).exists()
     if not open_task:
         StartTask.objects.create(

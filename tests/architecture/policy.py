@@ -107,6 +107,9 @@ POLICY: dict[str, str] = {
     "POST /api/v1/settings/model-access/test": "model_access.edit",
     "POST /api/llm/v1/chat/completions": "gateway-token",
     "GET /api/llm/v1/models": "gateway-token",
+    "GRPC openhands.v1.EventService/Append": "events.publish",
+    "GRPC openhands.v1.EventService/Subscribe": "conversations.view",
+    "GRPC openhands.v1.EventService/GetLastSeq": "conversations.view",
     # Pages
     "GET /oidc/{slug}/sign-in": "public",
     "GET /oidc/{slug}/callback": "public",

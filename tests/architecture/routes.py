@@ -8,6 +8,7 @@ from typing import Any
 from channels.routing import URLRouter
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from conversations.grpc.v1 import events_pb2
 from tests.architecture.policy import POLICY
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -45,7 +46,8 @@ def missing_rows() -> set[str]:
     """Entry points without a row in the policy: methods of the API, sockets, and addresses of pages."""
     routes = list(http_routes())
     known = {row.partition(" ")[2] for row in POLICY}
-    missing = {route.row for route in routes if route.is_drf} | set(socket_routes())
+    missing = {route.row for route in routes if route.is_drf}
+    missing |= set(socket_routes()) | grpc_routes().keys()
     pages = {route.path for route in routes if not route.is_drf}
     return (missing - POLICY.keys()) | (pages - known)
 
@@ -70,6 +72,17 @@ def socket_routes() -> list[str]:
             found.append(f"WS {PATH}")
         layer = getattr(layer, "application", None) or layer.inner
     return found + [f"WS {_address(str(route.pattern))}" for route in layer.routes]
+
+
+def grpc_routes() -> dict[str, str]:
+    """Rows of the methods of the gRPC service, as its descriptor has them, and what each one asks for."""
+    from conversations.grpc import service
+
+    described = events_pb2.DESCRIPTOR.services_by_name["EventService"]
+    return {
+        f"GRPC {described.full_name}/{method.name}": service.PERMISSIONS[method.name]
+        for method in described.methods
+    }
 
 
 def _patterns(patterns: list[Any], before: str = "") -> Iterator[tuple[str, Any]]:

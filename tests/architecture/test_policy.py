@@ -5,7 +5,14 @@ from django.test import Client
 
 from accounts.permissions import PERMISSIONS, HasPermission
 from tests.architecture.policy import POLICY, WORDS
-from tests.architecture.routes import METHODS, admin_paths, http_routes, missing_rows, socket_routes
+from tests.architecture.routes import (
+    METHODS,
+    admin_paths,
+    grpc_routes,
+    http_routes,
+    missing_rows,
+    socket_routes,
+)
 from tests.factories.accounts import UserFactory
 
 ROUTES = list(http_routes())
@@ -32,6 +39,7 @@ def test_every_entry_point_has_a_row():
 
 def test_every_row_has_an_entry_point():
     known = {route.row for route in DRF} | set(socket_routes()) | {"ANY /admin/"}
+    known |= grpc_routes().keys()
     stale = {row for row in POLICY.keys() - known if row.partition(" ")[2] not in PAGES}
 
     assert not stale
@@ -45,6 +53,12 @@ def test_rows_use_known_words():
 def test_api_view_asks_for_what_its_row_says(route):
     assert route.permission == POLICY[route.row]
     assert list(route.view.cls.permission_classes) == [HasPermission]
+
+
+def test_grpc_asks_for_what_its_rows_say():
+    rows = {row: POLICY[row] for row in POLICY if row.startswith("GRPC ")}
+
+    assert rows == grpc_routes()
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -1,0 +1,208 @@
+"""Around every call: who calls, until when, how it ended. Nothing is served without a key and a deadline."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import grpc
+from django.core.exceptions import ObjectDoesNotExist
+from django.db import InterfaceError, OperationalError, connections
+from prometheus_client import Counter, Histogram
+
+from accounts import services as accounts
+from accounts.models import User
+from openhands_site.lib import acting
+from openhands_site.lib.logs import request_id
+from openhands_site.lib.problems import Problem
+
+log = logging.getLogger("openhands_site.access")
+T = TypeVar("T")
+OPEN_TO_ALL = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+"""Health and reflection say nothing of anybody's: load balancers and tools ask them without a key."""
+DEADLINE_MAX_SECONDS = 24 * 3600
+STATUSES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.FAILED_PRECONDITION,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+handled = Counter("grpc_server_handled", "Calls by how they ended.", ["method", "code"])
+seconds = Histogram("grpc_server_handling_seconds", "How long calls took.", ["method"])
+_threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="grpc")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls. ``token`` and ``address`` are kept to look again while a stream lasts."""
+
+    user: User
+    token: str
+    address: str
+    key_id: str
+    key_prefix: str
+
+
+caller: ContextVar[Caller] = ContextVar("grpc_caller")
+
+
+class Refused(Exception):
+    """A call that ends with this status and sentence."""
+
+    def __init__(self, code: grpc.StatusCode, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code, self.sentence = code, sentence
+
+
+async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Run something that uses the database in one of a few threads, and give its connection back."""
+    actor = _actor(caller.get(None))
+
+    def run() -> T:
+        try:
+            with acting.acting(lambda: actor):
+                return function(*args, **kwargs)
+        finally:
+            connections.close_all()
+
+    return await asyncio.get_running_loop().run_in_executor(_threads, run)
+
+
+def _actor(who: Caller | None) -> acting.Actor:
+    if who is None:
+        return acting.Actor("anonymous")
+    is_program = who.user.is_service_account
+    kind = "service_account" if is_program else "key"
+    name = f"{who.key_prefix} of {who.user}"[:254]
+    return acting.Actor(kind, id=who.key_id, name=name, address=who.address[:45])
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Authentication, deadlines, error statuses, metrics and the access log, for every method alike."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        handler = await continuation(details)
+        if handler is None or details.method.startswith(OPEN_TO_ALL):
+            return handler
+        metadata = dict(details.invocation_metadata or ())
+        name, token = details.method, _bearer(metadata)
+
+        async def unary(message: Any, context: grpc.aio.ServicerContext) -> Any:
+            async with _Call(name, token, context):
+                return await handler.unary_unary(message, context)
+
+        async def stream(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            behaviour = handler.unary_stream or handler.stream_stream
+            async with _Call(name, token, context):
+                async for answer in behaviour(message, context):
+                    yield answer
+
+        made = {
+            (False, False): (grpc.unary_unary_rpc_method_handler, unary),
+            (False, True): (grpc.unary_stream_rpc_method_handler, stream),
+            (True, True): (grpc.stream_stream_rpc_method_handler, stream),
+        }
+        make, behaviour = made[handler.request_streaming, handler.response_streaming]
+        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+
+
+class _Call:
+    """One call, from its first look at the caller to its line in the access log."""
+
+    def __init__(self, name: str, token: str, context: grpc.aio.ServicerContext) -> None:
+        self.name, self.token, self.context = name, token, context
+        self.started = time.monotonic()
+        self.user_id = ""
+
+    async def __aenter__(self) -> None:
+        request_id.set(uuid4().hex)
+        try:
+            await self._admit()
+        except Refused as refusal:
+            self._tell(refusal.code)
+            await self.context.abort(refusal.code, refusal.sentence)
+
+    async def _admit(self) -> None:
+        left = self.context.time_remaining()
+        if left is None or left > DEADLINE_MAX_SECONDS:
+            raise Refused(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "Set a deadline of at most 24 hours on every call.",
+            )
+        who = await in_thread(_authenticated, self.token, _address(self.context.peer()))
+        self.user_id = str(who.user.pk)
+        caller.set(who)
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        code, sentence = _status_of(error)
+        self._tell(code)
+        if error is not None and not isinstance(error, asyncio.CancelledError | GeneratorExit):
+            if code is grpc.StatusCode.INTERNAL:
+                log.error("%s failed", self.name, exc_info=error)
+            with suppress(asyncio.InvalidStateError):
+                await self.context.abort(code, sentence)
+
+    def _tell(self, code: grpc.StatusCode) -> None:
+        took = time.monotonic() - self.started
+        handled.labels(self.name, code.name).inc()
+        seconds.labels(self.name).observe(took)
+        line = {"method": self.name, "code": code.name, "ms": round(took * 1000, 1)}
+        log.info("grpc", extra=line | ({"user": self.user_id} if self.user_id else {}))
+
+
+def _status_of(error: BaseException | None) -> tuple[grpc.StatusCode, str]:
+    if error is None:
+        return grpc.StatusCode.OK, ""
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return grpc.StatusCode.CANCELLED, ""
+    if isinstance(error, Refused):
+        return error.code, error.sentence
+    if isinstance(error, Problem):
+        return STATUSES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), error.detail
+    if isinstance(error, ObjectDoesNotExist):
+        return grpc.StatusCode.NOT_FOUND, "There is nothing here that you may see."
+    if isinstance(error, OperationalError | InterfaceError):
+        return grpc.StatusCode.UNAVAILABLE, "The database does not answer; try again in a moment."
+    reference = f"The server failed. Quote {request_id.get()} when you report this."
+    return grpc.StatusCode.INTERNAL, reference
+
+
+def _authenticated(token: str, address: str) -> Caller:
+    """Who a key belongs to, now. Raises ``Refused``."""
+    try:
+        key = accounts.authenticate_api_key(token, address=address)
+    except accounts.InvalidKey as error:
+        raise Refused(grpc.StatusCode.UNAUTHENTICATED, error.detail) from error
+    return Caller(key.user, token, address, str(key.pk), key.prefix)
+
+
+def still_there(who: Caller) -> Caller:
+    """The same caller as of now: a key may be revoked while its stream is open. Raises ``Refused``."""
+    return _authenticated(who.token, who.address)
+
+
+def _bearer(metadata: dict[str, Any]) -> str:
+    scheme, _, token = str(metadata.get("authorization", "")).partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _address(peer: str) -> str:
+    """The caller's address out of gRPC's ``ipv4:1.2.3.4:5`` or ``ipv6:%5B::1%5D:5``."""
+    family, _, rest = peer.partition(":")
+    if family not in ("ipv4", "ipv6"):
+        return ""
+    return rest.rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")

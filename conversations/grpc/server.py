@@ -1,0 +1,70 @@
+"""The gRPC server: the event service, health and reflection on one port, ended in order."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from conversations.grpc.interceptors import Gate
+from conversations.grpc.service import EventService
+from conversations.grpc.v1 import events_pb2
+from conversations.grpc.v1.events_pb2_grpc import add_EventServiceServicer_to_server
+
+log = logging.getLogger(__name__)
+MESSAGE_BYTES = 4 * 1024 * 1024
+CALLS_MAX = 2_000
+GRACE_SECONDS = 10
+NAME = events_pb2.DESCRIPTOR.services_by_name["EventService"].full_name
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """PEM files of a TLS certificate with its chain, and of its key."""
+
+    chain: Path
+    key: Path
+
+
+class Server:
+    """Serves until it is told to stop; then open calls have ten seconds, and clients come back elsewhere."""
+
+    def __init__(self, *, address: str, certificate: Certificate | None = None) -> None:
+        self.health = HealthServicer()
+        self.server = grpc.aio.server(
+            interceptors=[Gate()],
+            maximum_concurrent_rpcs=CALLS_MAX,
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_BYTES),
+                ("grpc.max_send_message_length", 2 * MESSAGE_BYTES),
+                ("grpc.so_reuseport", 0),
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ],
+        )
+        add_EventServiceServicer_to_server(EventService(), self.server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
+        reflection.enable_server_reflection(
+            [NAME, "grpc.health.v1.Health", reflection.SERVICE_NAME], self.server
+        )
+        self.port = self._bind(address, certificate)
+
+    def _bind(self, address: str, certificate: Certificate | None) -> int:
+        if certificate is None:
+            return self.server.add_insecure_port(address)
+        pair = (certificate.key.read_bytes(), certificate.chain.read_bytes())
+        return self.server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serve; end in order once ``stopping`` is set."""
+        await self.server.start()
+        for name in ("", NAME):
+            await self.health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await stopping.wait()
+        await self.health.enter_graceful_shutdown()
+        await self.server.stop(GRACE_SECONDS)

@@ -1,0 +1,262 @@
+"""``openhands.v1.EventService``: parse, one service call, answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any, Self
+from uuid import UUID
+
+import grpc
+import msgspec
+from django.conf import settings
+
+from accounts.models import Organization
+from accounts.permissions import require
+from conversations import services, streams
+from conversations.grpc.interceptors import Caller, Refused, caller, in_thread, still_there
+from conversations.grpc.v1 import events_pb2 as wire
+from conversations.grpc.v1.events_pb2_grpc import EventServiceServicer
+from conversations.models import Conversation
+from conversations.services.publishing import BATCH_MAX
+from openhands_site.lib.problems import Problem
+
+BATCHES_WAITING = 64
+"""Batches of one stream that are read ahead; beyond it, flow control makes the sender wait."""
+PERMISSIONS = {
+    "Append": "events.publish",
+    "Subscribe": "conversations.view",
+    "GetLastSeq": "conversations.view",
+}
+"""The permission that each method asks for, in the conversation's organization."""
+
+
+class _Event(msgspec.Struct):
+    seq: int
+    event_id: str
+    kind: str
+    source: str
+    payload: msgspec.Raw
+    received_at: str
+
+
+class _EventFrame(msgspec.Struct, tag="event"):
+    event: _Event
+
+
+class _StatusFrame(msgspec.Struct, tag="status"):
+    conversation: msgspec.Raw
+
+
+class _ResetFrame(msgspec.Struct, tag="reset"):
+    last_seq: int
+    epoch: int
+
+
+_frames = msgspec.json.Decoder(_EventFrame | _StatusFrame | _ResetFrame)
+
+
+class EventService(EventServiceServicer):
+    """Events in and out of conversations, for programs with an API key."""
+
+    async def GetLastSeq(  # noqa: N802 - the name on the wire
+        self, request: wire.GetLastSeqRequest, context: grpc.aio.ServicerContext
+    ) -> wire.GetLastSeqResponse:
+        who = caller.get()
+        found = await in_thread(_visible, who, request.conversation_id, PERMISSIONS["GetLastSeq"])
+        newest = await in_thread(services.last_published_id, conversation_id=found.pk)
+        return wire.GetLastSeqResponse(
+            last_seq=found.last_seq, epoch=found.epoch, last_event_id=newest
+        )
+
+    async def Subscribe(  # noqa: N802
+        self, request: wire.SubscribeRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[wire.SubscribeResponse]:
+        who = caller.get()
+        permission = PERMISSIONS["Subscribe"]
+        found = await in_thread(_visible, who, request.conversation_id, permission)
+        async with (
+            _Watch(who, request.conversation_id, permission) as watch,
+            streams.hub().subscribe(
+                found.pk, after=request.after_seq, epoch=request.epoch or None
+            ) as subscription,
+        ):
+            frames = subscription.frames()
+            while (frame := await watch.or_end(anext(frames, None))) is not None:
+                if (answer := _answer(frame.text)) is not None:
+                    yield answer
+            if subscription.feed.is_gone:
+                raise Conversation.DoesNotExist
+        raise Refused(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "You read too slowly. Subscribe again from your last seq.",
+        )
+
+    async def Append(  # noqa: N802
+        self, messages: AsyncIterator[wire.AppendRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[wire.AppendResponse]:
+        who = caller.get()
+        first = await anext(messages, None)
+        if first is None or first.WhichOneof("message") != "open":
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "The first message opens the run.")
+        run = await in_thread(_open, who, first.open)
+        newest = await in_thread(services.last_published_id, conversation_id=run.pk)
+        yield wire.AppendResponse(
+            opened=wire.Opened(
+                conversation_id=str(run.pk),
+                last_seq=run.last_seq,
+                epoch=run.epoch,
+                last_event_id=newest,
+            )
+        )
+        waiting: asyncio.Queue[wire.Batch | None] = asyncio.Queue(BATCHES_WAITING)
+        reader = asyncio.create_task(_read_ahead(messages, waiting))
+        try:
+            async with _Watch(who, str(run.pk), PERMISSIONS["Append"]) as watch:
+                while batches := await watch.or_end(_next_batches(waiting)):
+                    stored = await in_thread(
+                        services.publish_events,
+                        conversation_id=run.pk,
+                        batches=[[event.json for event in batch.events] for batch in batches],
+                    )
+                    for batch, answer in zip(batches, stored, strict=True):
+                        yield wire.AppendResponse(
+                            appended=wire.Appended(
+                                number=batch.number,
+                                last_seq=answer.last_seq,
+                                stored=answer.stored,
+                                known=answer.known,
+                            )
+                        )
+            await reader  # raises what was wrong with the stream
+        finally:
+            reader.cancel()
+            await asyncio.shield(in_thread(services.close_run, conversation_id=run.pk))
+
+
+async def _read_ahead(
+    messages: AsyncIterator[wire.AppendRequest], waiting: "asyncio.Queue[wire.Batch | None]"
+) -> None:
+    try:
+        async for message in messages:
+            if message.WhichOneof("message") != "batch":
+                raise Refused(
+                    grpc.StatusCode.INVALID_ARGUMENT, "A run is opened once; send batches."
+                )
+            await waiting.put(message.batch)
+    finally:
+        with suppress(asyncio.CancelledError):
+            await waiting.put(None)
+
+
+async def _next_batches(waiting: "asyncio.Queue[wire.Batch | None]") -> list[wire.Batch]:
+    """All that is there, at least one, as one transaction's worth; nothing at the stream's end."""
+    batches: list[wire.Batch] = []
+    batch = await waiting.get()
+    while batch is not None:
+        batches.append(batch)
+        if waiting.empty() or sum(len(b.events) for b in batches) >= BATCH_MAX:
+            return batches
+        batch = waiting.get_nowait()
+    waiting.put_nowait(None)  # said again, behind what came before it
+    return batches
+
+
+class _Watch:
+    """Ends a stream whose caller may no longer have it: looks now and then, and at once when told."""
+
+    def __init__(self, who: Caller, conversation_id: str, permission: str) -> None:
+        self.who, self.conversation_id, self.permission = who, conversation_id, permission
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Self:
+        self._keeper = asyncio.create_task(self._keep())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._keeper.cancel()
+        self._ended.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._keeper
+
+    async def _keep(self) -> None:
+        async with streams.hub().watch_access(self.who.user.pk) as woken:
+            woken.set()
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(settings.SOCKET_RECHECK_SECONDS):
+                        await woken.wait()
+                woken.clear()
+                try:
+                    who = await in_thread(still_there, self.who)
+                    await in_thread(_visible, who, self.conversation_id, self.permission)
+                except (Refused, Problem, Conversation.DoesNotExist) as error:
+                    self._ended.set_exception(error)
+                    return
+                except Exception:  # noqa: BLE001, S112 - the database away: the next round asks again
+                    continue
+
+    async def or_end(self, work: Any) -> Any:
+        """What ``work`` gives, unless the caller's access ends first: then raises why."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+            if self._ended.done():
+                self._ended.result()
+            return await task
+        finally:
+            if not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+
+def _open(who: Caller, request: wire.OpenRun) -> Conversation:
+    bound = who.user.bound_organization_id
+    organization_id = _uuid(request.organization_id) if request.organization_id else bound
+    found = Organization.objects.visible_to(who.user).filter(
+        pk=organization_id or who.user.personal_organization.pk
+    )
+    return services.open_run(
+        user=who.user,
+        conversation_id=_uuid(request.conversation_id),
+        organization=found.get(),
+        title=request.title,
+        model=request.model,
+    )
+
+
+def _visible(who: Caller, conversation_id: str, permission: str) -> Conversation:
+    found = Conversation.objects.visible_to(who.user).get(pk=_uuid(conversation_id))
+    require(who.user, found.organization_id, permission)
+    return found
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "An id is a UUID.") from error
+
+
+def _answer(text: str | bytes) -> wire.SubscribeResponse | None:
+    """A frame of the hub as gRPC has it; None for what is not of the log (deltas)."""
+    try:
+        frame = _frames.decode(text)
+    except msgspec.ValidationError:
+        return None
+    if isinstance(frame, _StatusFrame):
+        return wire.SubscribeResponse(status_json=bytes(frame.conversation))
+    if isinstance(frame, _ResetFrame):
+        return wire.SubscribeResponse(reset=wire.Reset(last_seq=frame.last_seq, epoch=frame.epoch))
+    event = frame.event
+    answer = wire.SubscribeResponse(
+        event=wire.Event(
+            seq=event.seq,
+            event_id=event.event_id,
+            kind=event.kind,
+            source=event.source,
+            payload=bytes(event.payload),
+        )
+    )
+    answer.event.received_at.FromJsonString(event.received_at)
+    return answer

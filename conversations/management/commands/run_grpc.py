@@ -1,0 +1,80 @@
+"""Serves gRPC until it is told to stop: the ``grpc`` role."""
+
+import asyncio
+import ipaddress
+import signal
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from prometheus_client import start_http_server
+
+from conversations.grpc.server import Certificate, Server
+
+
+class Command(BaseCommand):
+    help = "Serve openhands.v1.EventService: programs publish and follow runs with an API key."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--host", default="127.0.0.1")
+        parser.add_argument("--port", type=int, default=50051, help="0 takes a free one")
+        parser.add_argument(
+            "--tls-cert", type=Path, help="PEM file of the certificate and its chain"
+        )
+        parser.add_argument("--tls-key", type=Path, help="PEM file of its key")
+        parser.add_argument(
+            "--behind-proxy",
+            action="store_true",
+            help="serve without TLS beyond this machine, because a proxy in front has it",
+        )
+
+        parser.add_argument(
+            "--metrics-port", type=int, help="figures for Prometheus, for this machine only"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        asyncio.run(self._run(**{name: options[name] for name in OPTIONS}))
+
+    async def _run(
+        self,
+        *,
+        host: str,
+        port: int,
+        tls_cert: Path | None,
+        tls_key: Path | None,
+        behind_proxy: bool,
+        metrics_port: int | None,
+    ) -> None:
+        certificate = Certificate(tls_cert, tls_key) if tls_cert and tls_key else None
+        if (tls_cert is None) != (tls_key is None):
+            raise CommandError("--tls-cert and --tls-key go together.")
+        if certificate is None and not behind_proxy and not _is_loopback(host):
+            raise CommandError(
+                f"Keys would travel in clear text to {host}. Give --tls-cert and --tls-key, "
+                "or --behind-proxy when a proxy with TLS is in front."
+            )
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            server = Server(address=address, certificate=certificate)
+        except (OSError, RuntimeError) as error:
+            raise CommandError(
+                f"{address} cannot be served ({error}). Is the port taken? Choose another by --port."
+            ) from error
+        if metrics_port is not None:
+            start_http_server(metrics_port, addr="127.0.0.1")
+        stopping = asyncio.Event()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, stopping.set)
+        self.stdout.write(f"gRPC is served on port {server.port}")
+        self.stdout.flush()
+        await server.run(stopping)
+
+
+OPTIONS = ("host", "port", "tls_cert", "tls_key", "behind_proxy", "metrics_port")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

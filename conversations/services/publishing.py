@@ -1,0 +1,168 @@
+"""Runs of agents that work elsewhere: their programs publish the events, this server keeps and shows them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import transaction
+
+from accounts.models import Organization, User
+from accounts.permissions import require
+from accounts.services import audit
+from conversations import streams
+from conversations.agent.payloads import EngineEvent, execution_status, parse_event
+from conversations.models import Conversation, Event, NewEvent
+from conversations.services.starting import set_status
+from openhands_site.lib.problems import Problem
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+BATCH_MAX = 500
+MODEL = "elsewhere"
+
+
+class NotPublished(Problem):
+    """The conversation has an agent of this server's: only its engine adds to its log."""
+
+    status = 409
+    code = "not-published"
+    sentence = "This conversation's agent runs on this server; nobody else adds to its log."
+
+
+class BadEvent(Problem):
+    """An event that cannot be told from another when it comes again: it is no JSON object with an id."""
+
+    code = "bad-event"
+    sentence = (
+        'Every event is a JSON object with an "id" of 1 to 80 visible ASCII characters that does not begin with '
+        '"x-", and at most 500 go in one batch.'
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Where the log stands after a batch; ``known`` events were there before."""
+
+    last_seq: int
+    epoch: int
+    stored: int
+    known: int
+
+
+def open_run(
+    *,
+    user: User,
+    conversation_id: UUID,
+    organization: Organization,
+    title: str = "",
+    model: str = "",
+) -> Conversation:
+    """Begin to publish a run under an id of the publisher's choice, or go on with it.
+
+    Safe to repeat: the same id by somebody who may publish in its organization gives the same conversation.
+    Raises ``MissingPermission`` (``events.publish``), ``NotPublished``.
+    """
+    require(user, organization.pk, "events.publish")
+    with transaction.atomic():
+        conversation, is_new = Conversation.objects.get_or_create(
+            pk=conversation_id,
+            defaults={
+                "organization": organization,
+                "created_by": user,
+                "title": _UNSTORABLE.sub("", title)[:200] or "A run from elsewhere",
+                "model": _UNSTORABLE.sub("", model)[:200] or MODEL,
+                "trigger": Conversation.Trigger.API,
+                "status": Conversation.Status.RUNNING,
+                "is_external": True,
+            },
+        )
+        if is_new:
+            audit.record(
+                action="conversation.published",
+                organization_id=organization.pk,
+                subject=conversation,
+                after={"title": conversation.title, "model": conversation.model},
+            )
+    if not Conversation.objects.visible_to(user).filter(pk=conversation.pk).exists():
+        raise Conversation.DoesNotExist
+    require(user, conversation.organization_id, "events.publish")
+    if not conversation.is_external:
+        raise NotPublished
+    with transaction.atomic():
+        locked = Conversation.objects.select_for_update().get(pk=conversation_id)
+        set_status(locked, status=Conversation.Status.RUNNING)
+    return locked
+
+
+def last_published_id(*, conversation_id: UUID) -> str:
+    """The id of the newest event that came from outside; empty when there is none."""
+    events = Event.objects.filter(conversation_id=conversation_id, conversation__is_external=True)
+    return events.order_by("-seq").values_list("event_id", flat=True).first() or ""
+
+
+def publish_events(*, conversation_id: UUID, batches: Sequence[Sequence[bytes]]) -> list[Published]:
+    """Append batches of events, each the JSON text of one event as an agent engine writes it, kept as it came.
+
+    All of it or nothing, in one transaction; one answer a batch. Safe to repeat: an event whose id is in the
+    log is not stored again. The newest state that the events tell becomes the conversation's. Raises
+    ``BadEvent``, ``NotPublished``, ``Conversation.DoesNotExist``.
+    """
+    parsed = [[_parsed(text) for text in batch] for batch in batches]
+    if any(len(batch) > BATCH_MAX for batch in batches):
+        raise BadEvent
+    ids = [event.event_id for batch in parsed for event in batch]
+    with transaction.atomic():
+        conversation = Conversation.objects.select_for_update().get(
+            pk=conversation_id, deleted_at=None
+        )
+        if not conversation.is_external:
+            raise NotPublished
+        rows = Event.objects.filter(conversation_id=conversation_id, event_id__in=ids)
+        taken = set(rows.values_list("event_id", flat=True))
+        seq, answers = conversation.last_seq, []
+        fresh: list[EngineEvent] = []
+        for batch in parsed:
+            news = {event.event_id: event for event in batch if event.event_id not in taken}
+            taken |= news.keys()
+            fresh += news.values()
+            seq += len(news)
+            known = len(batch) - len(news)
+            answers.append(Published(seq, conversation.epoch, len(news), known))
+        if fresh:
+            _append(conversation, fresh)
+    return answers
+
+
+def _parsed(text: bytes) -> EngineEvent:
+    event = parse_event(text, seq=None)
+    if event.event_id.startswith("x-"):
+        raise BadEvent
+    return event
+
+
+def _append(conversation: Conversation, events: Sequence[EngineEvent]) -> None:
+    statuses = [status for event in events if (status := execution_status(event))]
+    if statuses:
+        conversation.execution_status = statuses[-1]
+    conversation.append(
+        *(
+            NewEvent(
+                event_id=event.event_id,
+                kind=event.kind,
+                source=event.source,
+                payload=event.payload,
+                engine_time=event.time,
+            )
+            for event in events
+        ),
+        also_save=("execution_status",) if statuses else (),
+    )
+    streams.announce_on_commit(conversation.pk)
+
+
+@transaction.atomic
+def close_run(*, conversation_id: UUID) -> None:
+    """Say that nobody publishes any more: the run is shown as stopped. Safe to repeat."""
+    conversation = Conversation.objects.select_for_update().filter(pk=conversation_id).first()
+    if conversation is not None and conversation.is_external:
+        set_status(conversation, status=Conversation.Status.STOPPED)

@@ -1,0 +1,17 @@
+from django.core.management import call_command
+from django.core.management.base import CommandError
+import pytest
+
+from conversations.management.commands import grpc_stubs
+
+
+def test_committed_code_is_what_the_proto_gives():
+    call_command("grpc_stubs", check=True)
+
+
+def test_drift_is_told(monkeypatch):
+    built = grpc_stubs.build()
+    monkeypatch.setattr(grpc_stubs, "build", lambda: built | {"events_pb2.py": "other"})
+
+    with pytest.raises(CommandError, match=r"events_pb2\.py"):
+        call_command("grpc_stubs", check=True)
