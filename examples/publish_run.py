@@ -95,7 +95,9 @@ class Publisher:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--server", required=True, help="host:port of the gRPC role")
-    parser.add_argument("--id", default=str(uuid4()), help="the run's UUID; the same one resumes it")
+    parser.add_argument(
+        "--id", default=str(uuid4()), help="the run's UUID; the same one resumes it"
+    )
     parser.add_argument("--title", default="")
     parser.add_argument("--model", default="")
     parser.add_argument("--tls", action="store_true")

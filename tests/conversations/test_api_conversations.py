@@ -26,6 +26,7 @@ def record(conversation, **changes):
         "epoch": 1,
         "model": "demo",
         "repository": None,
+        "is_external": False,
         "cost_micros": 0,
         "tokens": {"prompt": 0, "completion": 0, "cached": 0},
         "start_task": {

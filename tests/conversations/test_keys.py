@@ -72,7 +72,7 @@ def test_a_key_shown_to_an_api_key_may_do_no_more_than_it(conversation, alice):
 
 
 def test_a_key_shown_to_an_api_key_works_from_its_networks_only(conversation, alice):
-    row, token = accounts.issue_api_key(user=alice, name="x", allowed_networks=["10.0.0.0/8"])
+    _, token = accounts.issue_api_key(user=alice, name="x", allowed_networks=["10.0.0.0/8"])
     program = accounts.authenticate_api_key(token, address="10.1.1.1").user
     key = services.conversation_key(conversation=conversation, user=program)
 

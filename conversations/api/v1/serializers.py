@@ -69,6 +69,9 @@ class ConversationSerializer(serializers.Serializer):
     epoch = serializers.IntegerField()
     model = serializers.CharField()
     repository = RepositorySerializer(allow_null=True)
+    is_external = serializers.BooleanField(
+        help_text="Its agent runs elsewhere and publishes its events; it takes no orders from here."
+    )
     cost_micros = serializers.IntegerField(help_text="Micro-dollars.")
     tokens = TokensSerializer()
     start_task = StartTaskSerializer(allow_null=True)

@@ -190,7 +190,9 @@ class TestAppend:
 
         assert refusal(lambda: next(stream.answers)) is grpc.StatusCode.UNAUTHENTICATED
 
-    @pytest.mark.parametrize("message", [wire.AppendRequest(), wire.AppendRequest(batch=wire.Batch())])
+    @pytest.mark.parametrize(
+        "message", [wire.AppendRequest(), wire.AppendRequest(batch=wire.Batch())]
+    )
     def test_begins_with_opening(self, client, message):
         call = client.call("Append", iter([message]))
 
@@ -284,7 +286,9 @@ class TestGate:
     def test_nobody_without_a_key(self, channel, run, method, token):
         client = Client(channel)
         if token:
-            client.metadata = [("authorization", f"Bearer {token}".encode("ascii", "replace").decode())]
+            client.metadata = [
+                ("authorization", f"Bearer {token}".encode("ascii", "replace").decode())
+            ]
 
         assert refusal(lambda: self.ask(client, method)) is grpc.StatusCode.UNAUTHENTICATED
 

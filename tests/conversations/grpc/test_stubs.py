@@ -1,6 +1,6 @@
+import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
-import pytest
 
 from conversations.management.commands import grpc_stubs
 
