@@ -73,9 +73,9 @@ from conversations.services.sandboxing import (
 from conversations.services.starting import PublishedElsewhere, request_start
 
 __all__ = [
+    "BadEvent",
     "Census",
     "Claim",
-    "BadEvent",
     "IdempotencyConflict",
     "LogGap",
     "NotPublished",
@@ -108,8 +108,8 @@ __all__ = [
     "interrupt",
     "interrupt_agent",
     "keep_gateway_open",
-    "leave_managers",
     "last_published_id",
+    "leave_managers",
     "list_files",
     "mark_following",
     "note_engine_lost",
