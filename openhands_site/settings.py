@@ -250,6 +250,8 @@ _database["OPTIONS"] |= {
         )
     ),
 }
+# Prepared statements, of hot paths only; a pooler that swaps connections between transactions may refuse them.
+_database["OPTIONS"]["prepare_threshold"] = 2 if env.boolean("DATABASE_PREPARE", True) else None
 if DATABASE_POOL_SIZE:
     _database["OPTIONS"]["pool"] = {
         "min_size": 1,

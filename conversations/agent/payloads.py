@@ -299,9 +299,14 @@ def value_of(event: EngineEvent) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def tells_state(event: EngineEvent) -> bool:
+    """Whether the event may tell a state of the agent, to be read by ``state_update``."""
+    return event.kind == "ConversationStateUpdateEvent"
+
+
 def state_update(event: EngineEvent) -> tuple[str, Any] | None:
     """Key and value of a ``ConversationStateUpdateEvent``; the value is None where the wire dropped it."""
-    if event.kind != "ConversationStateUpdateEvent":
+    if not tells_state(event):
         return None
     fields = value_of(event)
     key = fields.get("key")

@@ -1,5 +1,6 @@
 """From the engine's log into ours: in order, once, fenced, and nothing changed on the way."""
 
+import contextlib
 import hashlib
 import itertools
 import logging
@@ -8,12 +9,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from conversations import queue, streams
 from conversations.agent.client import AgentClient
-from conversations.agent.payloads import Durable, execution_status
+from conversations.agent.payloads import Durable, execution_status, tells_state
 from conversations.models import (
     Conversation,
     Event,
@@ -23,9 +24,11 @@ from conversations.models import (
     Sandbox,
     StartTask,
 )
+from conversations.models.log import ADDING, columns_of
 from conversations.sandboxes.provider import State, get_provider
 from conversations.services.messaging import deliver_if_free, user_text
 from conversations.services.starting import append_notice, request_start, set_status
+from openhands_site.lib import prepared
 from openhands_site.lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -91,13 +94,88 @@ def _locked_under(conversation_id: UUID, generation: int) -> Conversation:
     return conversation
 
 
-@transaction.atomic
 def ingest_events(*, conversation_id: UUID, generation: int, frames: Sequence[Durable]) -> int:
     """Append the engine's events behind what is stored; how many were new.
 
     Safe to repeat: what is stored already is skipped by its index. Raises ``StaleLease`` and ``LogGap``,
     and then nothing of the batch is stored.
     """
+    if not _is_at_once(conversation_id, generation, frames):
+        return _ingest_locked(conversation_id, generation, frames)
+    return len(frames)
+
+
+AT_ONCE = f"""
+WITH held AS MATERIALIZED (
+    SELECT c.id, %s::bigint AS news, %s::bigint AS newest, %s::timestamptz AS at
+    FROM conversations_conversation AS c JOIN conversations_lease AS l ON l.conversation_id = c.id
+    WHERE c.id = %s AND c.deleted_at IS NULL AND l.generation = %s AND c.engine_seq = %s
+    FOR NO KEY UPDATE OF c FOR SHARE OF l
+),
+moved AS (
+    UPDATE conversations_conversation AS c
+    SET last_seq = c.last_seq + held.news, engine_seq = held.newest, updated_at = held.at
+    FROM held WHERE c.id = held.id
+    RETURNING c.id, c.organization_id, c.last_seq, c.sandbox_id, held.news
+),{ADDING}
+SELECT moved.sandbox_id, s.active_at
+FROM moved LEFT JOIN conversations_sandbox AS s ON s.id = moved.sandbox_id"""  # noqa: S608 - constants
+"""Fence, counter and rows in one statement, hence one round trip and one commit.
+
+The row that ``held`` locks is looked at again once the lock is had, so a lease or an index that moved while we
+waited gives no row, and then nothing is written.
+"""
+
+
+def _is_at_once(conversation_id: UUID, generation: int, frames: Sequence[Durable]) -> bool:
+    """Append a batch that is nothing but news, without reading anything first; whether that could be done.
+
+    Not when the batch tells a state, echoes a message, repeats something or leaves a gap, and not when it
+    names an id that the log has: all that is for the way that looks first.
+    """
+    if not frames or not _is_plain(frames):
+        return False
+    now = timezone.now()
+    first, newest = frames[0].seq, frames[-1].seq
+    held = (len(frames), newest, now, conversation_id, generation, first - 1)
+    columns = columns_of([_event_of(frame, frame.event.event_id) for frame in frames])
+    # Alone, the statement is its own transaction; within one, a repeated id must not spoil what surrounds us.
+    is_within = transaction.get_connection().in_atomic_block
+    try:
+        with transaction.atomic() if is_within else contextlib.nullcontext():
+            rows = prepared.fetch(AT_ONCE, (*held, now, *columns))
+    except IntegrityError:
+        return False
+    if not rows:
+        return False
+    [(sandbox_id, active_at)] = rows
+    if active_at is not None and now - active_at > timedelta(seconds=USE_SECONDS):
+        Sandbox.objects.filter(pk=sandbox_id).update(active_at=now)
+    streams.announce_on_commit(conversation_id)
+    return True
+
+
+def _is_plain(frames: Sequence[Durable]) -> bool:
+    """Whether frames follow each other, each with an id of its own, and change nothing but the log."""
+    first = frames[0].seq
+    if len({frame.event.event_id for frame in frames}) < len(frames):
+        return False
+    return all(
+        frame.seq == seq
+        and frame.event.source != Event.Source.USER
+        and not tells_state(frame.event)
+        for seq, frame in enumerate(frames, start=first)
+    )
+
+
+def _event_of(frame: Durable, event_id: str) -> NewEvent:
+    event = frame.event
+    return NewEvent(event_id, event.kind, event.source, event.payload, frame.seq, event.time)
+
+
+@transaction.atomic
+def _ingest_locked(conversation_id: UUID, generation: int, frames: Sequence[Durable]) -> int:
+    """Lock, look, then append: for batches that change more than the log, and for repeats."""
     conversation = _locked_under(conversation_id, generation)
     fresh = [frame for frame in frames if frame.seq > conversation.engine_seq]
     if not fresh:
@@ -114,25 +192,16 @@ def ingest_events(*, conversation_id: UUID, generation: int, frames: Sequence[Du
     for frame in fresh:
         event_id = _free_id(frame, taken)
         taken.add(event_id)
-        news.append(
-            NewEvent(
-                event_id=event_id,
-                kind=frame.event.kind,
-                source=frame.event.source,
-                payload=frame.event.payload,
-                engine_seq=frame.seq,
-                engine_time=frame.event.time,
-            )
-        )
+        news.append(_event_of(frame, event_id))
     conversation.engine_seq = fresh[-1].seq
     status = _project(conversation, fresh)
-    events = conversation.append(*news, also_save=("engine_seq", *(PROJECTED if status else ())))
-    _match_messages(conversation, fresh, events)
+    conversation.append_rows(news, also_save=("engine_seq", *(PROJECTED if status else ())))
+    _match_messages(conversation, fresh, news)
     _note_use(conversation)
     if status:
         deliver_if_free(conversation)
     streams.announce_on_commit(conversation_id)
-    return len(events)
+    return len(news)
 
 
 def read_log(*, conversation_id: UUID, generation: int, client: AgentClient) -> int:
@@ -163,7 +232,7 @@ def _free_id(frame: Durable, taken: set[str]) -> str:
 
 
 def _match_messages(
-    conversation: Conversation, frames: Sequence[Durable], events: Sequence[Event]
+    conversation: Conversation, frames: Sequence[Durable], events: Sequence[NewEvent]
 ) -> None:
     """Mark messages delivered by their echo in the engine's log."""
     for frame, event in zip(frames, events, strict=True):
