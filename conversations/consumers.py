@@ -1,21 +1,23 @@
-"""Sockets: accept or refuse, then send what the browser lacks. News only; commands go by REST."""
+"""Sockets: accept or refuse, then have the hub send what the browser lacks. News only; commands go by REST.
+
+Written straight on ASGI: a consumer class with its layers costs more per frame than the server's own sending
+(docs/adr/0020).
+"""
 
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from channels.generic.websocket import AsyncWebsocketConsumer
-from django.conf import settings
 from django.db import connections
 
-from accounts.authentication import user_of_scope
-from accounts.permissions import permissions_in
 from conversations import streams
-from conversations.models import Conversation
+from conversations.reading import Frame
+from conversations.watching import Watcher, watching
 
 log = logging.getLogger(__name__)
 CLOSE_OVERFLOW = 1013
@@ -23,92 +25,88 @@ CLOSE_BAD_REQUEST = 4400
 CLOSE_UNAUTHENTICATED = 4401
 CLOSE_GONE = 4403
 CLOSE_NOT_FOUND = 4404
+CLOSES = {401: CLOSE_UNAUTHENTICATED, 404: CLOSE_NOT_FOUND}
+CLOSE_SECONDS = 5.0
 MAX_DIGITS = 18
+PING = Frame('{"type":"ping"}')
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-class ConversationConsumer(AsyncWebsocketConsumer):
+class ConversationConsumer:
     """Send one conversation's log to one browser, in order, from where it left off.
 
     ``/ws/v1/conversations/{id}?after=<seq>[&epoch=<epoch>]``. Close codes: 1013 too slow, resume from the
     last seq; 4400 bad query; 4401 not signed in; 4403 access ended or conversation deleted; 4404 unknown.
     """
 
-    channel_layer_alias = (
-        ""  # the hub listens for all sockets of the process: none listens for itself
-    )
     permission = "conversations.view"
 
-    async def connect(self) -> None:
-        self.sending: asyncio.Task | None = None
-        self.conversation_id: UUID = self.scope["url_route"]["kwargs"]["conversation_id"]
-        await self.accept()
-        query = read_cursor(self.scope)
-        refusal = CLOSE_BAD_REQUEST if query is None else await in_thread(self._refusal)
-        if refusal or query is None:
-            await self.close(refusal)
-            return
-        self.sending = asyncio.create_task(self._send_news(*query))
+    @classmethod
+    def as_asgi(cls) -> Any:
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            await cls(scope, receive, send).run()
 
-    def _refusal(self) -> int | None:
-        """The code to close with, or None for somebody who may watch this conversation now."""
-        user = user_of_scope(self.scope)
-        if not user.is_authenticated:
-            return CLOSE_UNAUTHENTICATED
-        self.user_id = user.pk
-        found = Conversation.objects.visible_to(user).filter(pk=self.conversation_id).first()
-        if found is None or self.permission not in permissions_in(user, found.organization_id):
-            return CLOSE_NOT_FOUND
-        return None
+        return application
 
-    async def _send_news(self, after: int, epoch: int | None) -> None:
-        keeper = asyncio.create_task(self._keep())
-        code = CLOSE_OVERFLOW
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope, self._receive, self._send = scope, receive, send
+        self.conversation_id: UUID = scope["url_route"]["kwargs"]["conversation_id"]
+
+    async def run(self) -> None:
+        """From the handshake to the end of the socket."""
+        await self._receive()
+        await self._send({"type": "websocket.accept"})
+        listening = asyncio.create_task(self._until_left())
+        sending = asyncio.create_task(self._serve())
         try:
-            async with streams.hub().subscribe(
-                self.conversation_id, after=after, epoch=epoch
-            ) as subscription:
-                async for frame in subscription.frames():
-                    await self.send(text_data=frame.text)
-                if subscription.feed.is_gone:
-                    code = CLOSE_GONE
-        except asyncio.CancelledError:
-            raise
+            await asyncio.wait({listening, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if not listening.done():
+                await self._close(sending.result())
+        finally:
+            for task in (listening, sending):
+                task.cancel()
+            await asyncio.gather(listening, sending, return_exceptions=True)
+
+    async def _until_left(self) -> None:
+        """Whatever a client says here is ignored: commands go by REST."""
+        while (await self._receive())["type"] != "websocket.disconnect":
+            pass
+
+    async def _serve(self) -> int:
+        """Send until something ends it; the code to close with."""
+        query = read_cursor(self.scope)
+        if query is None:
+            return CLOSE_BAD_REQUEST
+        watcher = Watcher(self.scope, self.conversation_id, self.permission)
+        try:
+            if refusal := await watcher.look():
+                return CLOSES[refusal]
+            after, epoch = query
+            hub = streams.hub()
+            async with (
+                hub.subscribe(self.conversation_id, after=after, epoch=epoch) as subscription,
+                watching(watcher, subscription, PING),
+            ):
+                await subscription.feed_to(self._push)
+            if watcher.is_refused or subscription.feed.is_gone:
+                return CLOSE_GONE
         except Exception:
             log.exception("a socket's feed failed; the client resumes")
-        finally:
-            keeper.cancel()
-        await self.close(code)
+        return CLOSE_OVERFLOW
 
-    async def _keep(self) -> None:
-        """Ping, and look again whether this person may still watch: now and then, and at once when told."""
-        pause = min(settings.SOCKET_PING_SECONDS, settings.SOCKET_RECHECK_SECONDS)
-        async with streams.hub().watch_access(self.user_id) as woken:
-            woken.set()  # listening began after the first look: what changed in between was not heard
-            while True:
-                try:
-                    async with asyncio.timeout(pause):
-                        await woken.wait()
-                except TimeoutError:
-                    await self.send(text_data='{"type":"ping"}')
-                woken.clear()
-                with contextlib.suppress(
-                    Exception
-                ):  # the database away: ask again in the next round
-                    if await in_thread(self._refusal):
-                        if self.sending:
-                            self.sending.cancel()
-                        await self.close(CLOSE_GONE)
-                        return
+    async def _push(self, frame: Frame) -> None:
+        await self._send(frame.message)
 
-    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        """Whatever a client says here is ignored: commands go by REST."""
-
-    async def disconnect(self, code: int) -> None:
-        if self.sending:
-            self.sending.cancel()
+    async def _close(self, code: int) -> None:
+        """Say goodbye; who does not take even that in time is cut off by the server."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._send({"type": "websocket.close", "code": code})
 
 
-def read_cursor(scope: dict[str, Any]) -> tuple[int, int | None] | None:
+def read_cursor(scope: Scope) -> tuple[int, int | None] | None:
     """``after`` and ``epoch`` of a socket's query, or None when they are not whole numbers."""
     query = parse_qs(scope.get("query_string", b"").decode("ascii", "replace"))
     numbers = []

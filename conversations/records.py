@@ -19,7 +19,7 @@ def records_of(conversations: Iterable[Conversation]) -> list[dict[str, Any]]:
     ids = [row.pk for row in rows]
     usage = billing.usage_of(ids)
     starts = _latest_starts(ids)
-    return [_record(row, usage.get(row.pk), starts.get(row.pk)) for row in rows]
+    return [record_from(row, usage.get(row.pk), starts.get(row.pk)) for row in rows]
 
 
 def _latest_starts(ids: list[UUID]) -> dict[UUID, StartTask]:
@@ -28,7 +28,8 @@ def _latest_starts(ids: list[UUID]) -> dict[UUID, StartTask]:
     return {start.conversation_id: start for start in newest}
 
 
-def _record(row: Conversation, usage: Any, start: StartTask | None) -> dict[str, Any]:
+def record_from(row: Conversation, usage: Any, start: StartTask | None) -> dict[str, Any]:
+    """The same from what was read already."""
     return {
         "id": row.pk,
         "title": row.title,

@@ -7,11 +7,11 @@ costs the time to the next poll and nothing else.
 import asyncio
 import contextlib
 import logging
+import types
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -21,16 +21,28 @@ from django.conf import settings
 from django.db import connections, transaction
 
 from accounts.services.sessions import access_group
-from conversations.models import Conversation, Event
-from conversations.records import record_of
+from conversations.reading import (
+    Frame,
+    Reading,
+    read,
+    read_events,
+    read_moved,
+    reset_frame,
+    text_of,
+)
 from openhands_site.lib import bus
-from openhands_site.lib.api import dumps
 from openhands_site.lib.bus import publisher
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 PAGE = 200
-"""Events read at a time."""
+"""Events of one conversation read at a time."""
+READERS = 4
+"""Readings of the database under way at a time in one process; each holds a connection."""
+TOGETHER = 32
+"""Conversations that one reading covers when so many moved at the same time."""
+BURST = 1_000
+"""Frames sent to an audience before other tasks get their turn."""
 
 
 def group_for(conversation_id: UUID) -> str:
@@ -65,33 +77,17 @@ async def send_deltas(conversation_id: UUID, deltas: list[dict[str, Any]]) -> No
 
 # --- The hub --------------------------------------------------------------------
 
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What every socket is sent: text made once. ``seq`` is None for frames outside the log."""
-
-    text: str
-    seq: int | None = None
-    reset_to: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What one look at a conversation gave."""
-
-    epoch: int
-    last_seq: int
-    updated_at: datetime | None
-    status: str
-    frames: list[Frame]
-    is_gone: bool = False
+Push = Callable[[Frame], Coroutine[Any, Any, None]]
 
 
 class Subscription:
     """One socket's place in a conversation: its cursor, and what waits to be sent to it.
 
-    It begins *behind*: ``frames`` reads the log until the cursor meets the feed's. From that instant, in
-    which nothing is awaited, the feed offers it news, so nothing falls between reading and listening.
+    It begins *behind*, and reads the log until the cursor meets the feed's. From that instant, in which
+    nothing is awaited, the feed offers it news, so nothing falls between reading and listening.
+
+    With ``feed_to`` the hub sends news itself, and no task is woken per socket and event; what a client does
+    not take at once waits here. With ``frames`` whoever iterates gets them.
     """
 
     def __init__(self, feed: "Feed", after: int, epoch: int | None) -> None:
@@ -100,105 +96,214 @@ class Subscription:
         self.epoch = epoch
         self.is_live = False
         self.has_overflowed = False
+        self.has_failed = False
+        self.is_ended = False
+        self._push: Push | None = None
+        self._sending: asyncio.Task | None = None
         self._waiting: deque[Frame] = deque()
         self._bytes = 0
         self._woken = asyncio.Event()
 
-    def offer(self, frames: list[Frame]) -> None:
-        """Queue frames for a live socket; one that does not read is given up, to resume later."""
-        if not self.is_live or self.has_overflowed:
-            return
-        self._waiting.extend(frames)
-        self._bytes += sum(len(frame.text) for frame in frames)
-        if self._bytes > settings.SOCKET_BUFFER_BYTES:
-            self.has_overflowed = True
-            self._waiting.clear()
-        self._woken.set()
+    @property
+    def is_over(self) -> bool:
+        return self.is_ended or self.has_overflowed or self.has_failed or self.feed.is_gone
 
     def wake(self) -> None:
         self._woken.set()
+
+    def end(self) -> None:
+        """Send nothing more: whoever it was for may not see it any longer."""
+        self.is_ended, self.is_live = True, False
+        self._waiting.clear()
+        self._woken.set()
+
+    def offer(self, frames: Sequence[Frame]) -> None:
+        """Send or queue frames for a live socket; one that does not read is given up, to resume later."""
+        if not self.is_live or self.has_overflowed or self.has_failed:
+            return
+        if self._push is not None and self._sending is None:
+            frames = self._send_now(self._push, frames)
+            if not frames:
+                return
+        self._waiting.extend(frames)
+        self._bytes += sum(frame.size for frame in frames)
+        if self._bytes > settings.SOCKET_BUFFER_BYTES:
+            self.has_overflowed = True
+            self._waiting.clear()
+            self._woken.set()
+        elif self._push is None:
+            self._woken.set()
+
+    async def feed_to(self, push: Push) -> None:
+        """Send everything from the cursor on to ``push``, each event once, in order, until it is all over."""
+        async for frame in self._backlog():
+            if self.is_ended:
+                return
+            await push(frame)
+        self._push = push
+        self._go_live()
+        try:
+            while not self.is_over:
+                self._woken.clear()
+                await self._woken.wait()
+        finally:
+            self.is_live = False
+            if self._sending is not None:
+                self._sending.cancel()
 
     async def frames(self) -> AsyncIterator[Frame]:
         """Frames from the cursor on, each event once, in order; ends on overflow or when it is all gone."""
         async for frame in self._backlog():
             yield frame
-        if self.feed.status:
-            yield Frame(self.feed.status)
-        while not (self.has_overflowed or self.feed.is_gone):
+        self._go_live()
+        while not self.is_over:
             if not self._waiting:
                 self._woken.clear()
                 await self._woken.wait()
             while self._waiting and not self.has_overflowed:
                 frame = self._waiting.popleft()
-                self._bytes -= len(frame.text)
-                if frame.reset_to is not None:
-                    self.cursor = frame.reset_to
-                elif frame.seq is not None:
-                    if frame.seq <= self.cursor:
-                        continue
-                    self.cursor = frame.seq
-                yield frame
+                self._bytes -= frame.size
+                if self._is_next(frame):
+                    yield frame
+
+    def _is_next(self, frame: Frame) -> bool:
+        """Move the cursor over a frame; False for one that is behind it."""
+        if frame.reset_to is not None:
+            self.cursor = frame.reset_to
+        elif frame.seq is not None:
+            if frame.seq <= self.cursor:
+                return False
+            self.cursor = frame.seq
+        return True
+
+    def _go_live(self) -> None:
+        self.is_live = not self.is_ended
+        if self.feed.reading is not None and not self.feed.is_gone:
+            self.offer([self.feed.reading.status])
+
+    def _send_now(self, push: Push, frames: Sequence[Frame]) -> Sequence[Frame]:
+        """Send as far as the client takes it without waiting; gives what is left.
+
+        A server's ``send`` waits only when the socket's buffer is full. So its coroutine is stepped once by
+        hand, which ends it in nearly all cases; one that waits goes on in a task of its own. A task woken for
+        each socket and event would cost as much as the sending (docs/adr/0020).
+        """
+        for index, frame in enumerate(frames):
+            if not self._is_next(frame):
+                continue
+            step = push(frame)
+            try:
+                waits_for = step.send(None)
+            except StopIteration:
+                continue
+            except Exception:  # noqa: BLE001 - the client left; its server notices that by itself, too
+                self._fail()
+                return ()
+            self._sending = asyncio.create_task(_rest_of(step, waits_for))
+            self._sending.add_done_callback(self._has_sent)
+            return frames[index + 1 :]
+        return ()
+
+    def _has_sent(self, task: asyncio.Task) -> None:
+        self._sending = None
+        if task.cancelled() or task.exception() is not None:
+            self._fail()
+            return
+        waiting, self._waiting, self._bytes = list(self._waiting), deque(), 0
+        if waiting:
+            self.offer(waiting)
+
+    def _fail(self) -> None:
+        self.has_failed = True
+        self._waiting.clear()
+        self._woken.set()
 
     async def _backlog(self) -> AsyncIterator[Frame]:
         if reset := await self._reset():
             self.cursor = reset.reset_to or 0
             yield reset
-        while self.cursor < self.feed.seq:
+        while self.cursor < self.feed.seq and not self.feed.is_gone:
             page = self.feed.recent(self.cursor)
             if page is None:
-                page = await run_in_thread(read_frames, self.feed.conversation_id, self.cursor)
+                key = self.feed.conversation_id
+                page = await run_in_thread(read_events, key, self.cursor, PAGE)
             for frame in page:
-                if frame.seq is not None and frame.seq > self.cursor:
+                if self._is_next(frame):
                     yield frame
-                    self.cursor = frame.seq
             if not page:
                 break
-        self.is_live = True
 
     async def _reset(self) -> Frame | None:
-        """A reset frame when this cursor belongs to no log we have.
+        """A reset frame when this cursor belongs to no log we have, or to a part that is no longer kept.
 
         A cursor ahead of the feed may only be ahead of the last nudge, so the log itself is asked.
         """
         is_of_another_epoch = self.epoch not in (None, self.feed.epoch)
-        if self.cursor <= self.feed.seq and not is_of_another_epoch:
+        if self.feed.horizon <= self.cursor <= self.feed.seq and not is_of_another_epoch:
             return None
-        reading = await run_in_thread(read, self.feed.conversation_id, None)
-        if reading.is_gone or (self.cursor <= reading.last_seq and not is_of_another_epoch):
+        key = self.feed.conversation_id
+        reading = (await run_in_thread(read, {key: None}, PAGE))[key]
+        is_within = reading.horizon <= self.cursor <= reading.last_seq
+        if reading.is_gone or (is_within and not is_of_another_epoch):
             return None
         return reset_frame(reading)
+
+
+async def _rest_of(step: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    """What is left of a coroutine that was stepped once and waits for ``waits_for``."""
+    await _resumed(step, waits_for)
+
+
+@types.coroutine
+def _resumed(step: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    try:
+        while True:
+            try:
+                came = yield waits_for
+            except BaseException as error:  # noqa: BLE001 - cancellation is the coroutine's to see
+                waits_for = step.throw(error)
+            else:
+                waits_for = step.send(came)
+    except StopIteration:
+        return
 
 
 class Feed:
     """One conversation as one process follows it: where it stands, and a ring of its recent frames."""
 
-    def __init__(self, conversation_id: UUID) -> None:
+    def __init__(self, conversation_id: UUID, hub: "Hub") -> None:
         self.conversation_id = conversation_id
         self.subscriptions: set[Subscription] = set()
         self.seq = 0
         self.epoch = 0
+        self.horizon = 0
         self.updated_at: datetime | None = None
-        self.status = ""
+        self.reading: Reading | None = None
         self.is_gone = False
         self.is_subscribed = False
+        self.is_dirty = self.is_busy = False
         self.reads = 0
+        self._hub = hub
         self._ring: deque[Frame] = deque()
         self._ring_bytes = 0
-        self._dirty = asyncio.Event()
-        self._task: asyncio.Task | None = None
 
     async def start(self) -> None:
-        """Learn where the log stands and begin to follow it."""
-        reading = await run_in_thread(read, self.conversation_id, None)
-        self._take(reading)
-        self._task = asyncio.create_task(self._follow())
-
-    def stop(self) -> None:
-        if self._task:
-            self._task.cancel()
+        """Learn where the log stands."""
+        self.is_busy = True
+        try:
+            key = self.conversation_id
+            self.take((await run_in_thread(read, {key: None}, PAGE))[key])
+        finally:
+            self.is_busy = False
+        if self.is_dirty:
+            self._hub.queue(self)
 
     def wake(self) -> None:
-        self._dirty.set()
+        """Have the log read soon, unless that is queued already."""
+        if not self.is_dirty:
+            self.is_dirty = True
+            if not self.is_busy:
+                self._hub.queue(self)
 
     def recent(self, after: int) -> list[Frame] | None:
         """Frames behind ``after`` from the ring, or None when it does not reach back so far."""
@@ -206,27 +311,13 @@ class Feed:
             return None
         return [frame for frame in self._ring if (frame.seq or 0) > after]
 
-    async def _follow(self) -> None:
-        while not self.is_gone:
-            await self._dirty.wait()
-            self._dirty.clear()
-            try:
-                reading = await run_in_thread(read, self.conversation_id, self.seq)
-                self.reads += 1
-            except Exception:
-                log.exception("reading a log failed; trying again")
-                await asyncio.sleep(1)
-                self._dirty.set()
-                continue
-            self._take(reading)
-
-    def _take(self, reading: Reading) -> None:
-        """Advance to what was read and hand it to every live socket. Nothing is awaited here."""
+    def take(self, reading: Reading) -> list[Frame]:
+        """Advance to what was read; gives what live sockets must be told. Nothing is awaited here."""
         if reading.is_gone:
             self.is_gone = True
             for subscription in self.subscriptions:
                 subscription.wake()
-            return
+            return []
         news = list(reading.frames)
         self._remember(reading.frames)
         if self.epoch not in (0, reading.epoch) or reading.last_seq < self.seq:
@@ -236,14 +327,27 @@ class Feed:
             self.seq = reading.frames[-1].seq or self.seq
         elif not self.epoch:
             self.seq = reading.last_seq
-        self.epoch, self.updated_at = reading.epoch, reading.updated_at
+        self.epoch, self.horizon = reading.epoch, reading.horizon
+        self.updated_at = reading.updated_at
         if reading.last_seq > self.seq:
-            self._dirty.set()  # the page was full: there is more
-        if reading.status and reading.status != self.status:
-            self.status = reading.status
-            news.append(Frame(self.status))
-        for subscription in self.subscriptions:
+            self.is_dirty = True  # the page was full: there is more
+        before, self.reading = self.reading, reading
+        if before is None or reading.news != before.news:
+            news.append(reading.status)
+        return news
+
+    async def hand_out(self, news: Sequence[Frame]) -> None:
+        """Offer news to every socket that is live now; who joins meanwhile reads it from the ring.
+
+        Now and then the loop is let go on, so that a large audience does not hold up the others.
+        """
+        sent = 0
+        for subscription in [one for one in self.subscriptions if one.is_live]:
             subscription.offer(news)
+            sent += len(news)
+            if sent >= BURST:
+                sent = 0
+                await asyncio.sleep(0)
 
     def pass_on(self, frames: list[Frame]) -> None:
         """Hand frames outside the log to every live socket."""
@@ -252,9 +356,9 @@ class Feed:
 
     def _remember(self, frames: list[Frame]) -> None:
         self._ring.extend(frames)
-        self._ring_bytes += sum(len(frame.text) for frame in frames)
+        self._ring_bytes += sum(frame.size for frame in frames)
         while self._ring and self._ring_bytes > settings.HUB_RING_BYTES:
-            self._ring_bytes -= len(self._ring.popleft().text)
+            self._ring_bytes -= self._ring.popleft().size
 
 
 class Hub:
@@ -263,6 +367,8 @@ class Hub:
     def __init__(self) -> None:
         self.feeds: dict[UUID, Feed] = {}
         self._starting: dict[UUID, asyncio.Task] = {}
+        self._dirty: deque[Feed] = deque()
+        self._has_dirty = asyncio.Event()
         self._watchers: dict[UUID, set[asyncio.Event]] = {}
         self._unheard: set[UUID] = set()
         self._layer = get_channel_layer()
@@ -330,7 +436,7 @@ class Hub:
         return await asyncio.shield(task)
 
     async def _open(self, conversation_id: UUID) -> Feed:
-        feed = Feed(conversation_id)
+        feed = Feed(conversation_id, self)
         await self._listen(feed)  # first listen, then read: a nudge in between marks the feed dirty
         self.feeds[conversation_id] = feed
         try:
@@ -343,7 +449,6 @@ class Hub:
     async def _drop(self, feed: Feed) -> None:
         if self.feeds.get(feed.conversation_id) is feed:
             del self.feeds[feed.conversation_id]
-        feed.stop()
         with contextlib.suppress(Exception):
             await self._layer.group_discard(group_for(feed.conversation_id), self._channel)
 
@@ -378,7 +483,44 @@ class Hub:
             self._tasks = [
                 asyncio.create_task(self._receive()),
                 asyncio.create_task(self._poll()),
+                *(asyncio.create_task(self._read()) for _ in range(READERS)),
             ]
+
+    def queue(self, feed: Feed) -> None:
+        """Have a feed read by whichever reader is free; those that wait are read together."""
+        self._dirty.append(feed)
+        self._has_dirty.set()
+
+    async def _read(self) -> None:
+        """One of a few readers: the more feeds wait, the more of them a single statement reads."""
+        while True:
+            while not self._dirty:
+                self._has_dirty.clear()
+                await self._has_dirty.wait()
+            feeds: dict[UUID, Feed] = {}
+            while self._dirty and len(feeds) < TOGETHER:
+                feed = self._dirty.popleft()
+                feed.is_dirty, feed.is_busy = False, True
+                feeds[feed.conversation_id] = feed
+            try:
+                await self._read_into(feeds)
+            except Exception:
+                log.exception("reading logs failed; trying again")
+                for feed in feeds.values():
+                    feed.is_dirty = True
+                await asyncio.sleep(1)
+            finally:
+                for feed in feeds.values():
+                    feed.is_busy = False
+                    if feed.is_dirty and not feed.is_gone:
+                        self.queue(feed)
+
+    async def _read_into(self, feeds: dict[UUID, Feed]) -> None:
+        places = {key: feed.seq for key, feed in feeds.items()}
+        readings = await run_in_thread(read, places, PAGE)
+        for key, feed in feeds.items():
+            feed.reads += 1
+            await feed.hand_out(feed.take(readings[key]))
 
     async def _receive(self) -> None:
         await self._has_channel.wait()
@@ -397,7 +539,7 @@ class Hub:
                     feed.wake()
             case bus.DeltaArrived(conversation=key, deltas=deltas):
                 if feed := self.feeds.get(key):
-                    feed.pass_on([Frame(_text({"type": "delta"} | delta)) for delta in deltas])
+                    feed.pass_on([Frame(text_of({"type": "delta"} | delta)) for delta in deltas])
             case bus.AccessChanged(user=user_id):
                 for woken in self._watchers.get(user_id, ()):
                     woken.set()
@@ -430,7 +572,7 @@ def hub() -> Hub:
     return _hubs.setdefault(asyncio.get_running_loop(), Hub())
 
 
-# --- Reading --------------------------------------------------------------------
+# --- Threads --------------------------------------------------------------------
 
 _threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="hub")
 
@@ -445,46 +587,3 @@ async def run_in_thread(function: Callable[..., T], *args: Any) -> T:
             connections.close_all()
 
     return await asyncio.get_running_loop().run_in_executor(_threads, run)
-
-
-def read(conversation_id: UUID, after: int | None) -> Reading:
-    """A conversation's state, and the events behind ``after``: a fixed number of queries for any audience."""
-    conversation = Conversation.objects.filter(pk=conversation_id, deleted_at=None).first()
-    if conversation is None:
-        return Reading(0, after or 0, None, "", [], is_gone=True)
-    has_news = after is not None and conversation.last_seq > after
-    return Reading(
-        epoch=conversation.epoch,
-        last_seq=conversation.last_seq,
-        updated_at=conversation.updated_at,
-        status=_text({"type": "status", "conversation": record_of(conversation)}),
-        frames=read_frames(conversation_id, after or 0) if has_news else [],
-    )
-
-
-def read_frames(conversation_id: UUID, after: int) -> list[Frame]:
-    """A page of event frames behind ``after``."""
-    events = Event.objects.filter(conversation_id=conversation_id, seq__gt=after).order_by("seq")
-    return [frame_of(event) for event in events[:PAGE]]
-
-
-def read_moved(known: dict[UUID, tuple[int, datetime | None]]) -> list[UUID]:
-    """Which of the conversations are no longer as we know them."""
-    rows = Conversation.objects.filter(pk__in=known, deleted_at=None)
-    found = {pk: (seq, at) for pk, seq, at in rows.values_list("pk", "last_seq", "updated_at")}
-    return [key for key, place in known.items() if found.get(key) != place]
-
-
-def frame_of(event: Event) -> Frame:
-    """An event as sockets get it."""
-    return Frame(_text({"type": "event", "seq": event.seq, "event": event.to_wire()}), event.seq)
-
-
-def reset_frame(reading: Reading) -> Frame:
-    """Says that cursors of before mean nothing: fetch the log anew over REST."""
-    body = {"type": "reset", "last_seq": reading.last_seq, "epoch": reading.epoch}
-    return Frame(_text(body), reset_to=reading.last_seq)
-
-
-def _text(body: dict[str, Any]) -> str:
-    return dumps(body).decode()

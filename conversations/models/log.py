@@ -147,6 +147,11 @@ class Conversation(models.Model):
         "conversations.Sandbox", models.SET_NULL, null=True, blank=True, related_name="conversation"
     )
     last_seq = models.PositiveBigIntegerField(default=0, editable=False)
+    pruned_seq = models.PositiveBigIntegerField(
+        default=0,
+        editable=False,
+        help_text="Events up to here are no longer kept; readers behind it are reset.",
+    )
     epoch = models.PositiveIntegerField(
         default=1, help_text="Raised when the log was restored: cursors of before mean nothing."
     )
@@ -320,15 +325,13 @@ class Event(models.Model):
 
     def to_wire(self) -> dict[str, Any]:
         """The event as REST and sockets give it; the payload is spliced in as it was stored."""
-        return {
-            "seq": self.seq,
-            "event_id": self.event_id,
-            "kind": self.kind,
-            "source": self.source,
-            "payload": orjson.Fragment(self.payload),
-            "engine_time": self.engine_time,
-            "received_at": self.received_at,
+        return dict(zip(WIRE, (getattr(self, name) for name in WIRE), strict=True)) | {
+            "payload": orjson.Fragment(self.payload)
         }
+
+
+WIRE = ("seq", "event_id", "kind", "source", "payload", "engine_time", "received_at")
+"""What is told of an event, in this order."""
 
 
 class OutgoingMessage(models.Model):

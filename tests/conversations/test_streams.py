@@ -131,7 +131,7 @@ async def test_two_sockets_and_two_hundred_cost_the_same_reads(conversation, set
     two_hundred = await reads_for(conversation, 200, 2)
 
     print(json.dumps({"reads_per_nudge": {"2": two, "200": two_hundred}}))
-    assert two == two_hundred == 4
+    assert two == two_hundred == 1
 
 
 async def test_socket_that_does_not_read_is_given_up(conversation, settings):
