@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('conversations', '0004_people'),
+        ('conversations', "0006_external"),
     ]
 
     operations = [
