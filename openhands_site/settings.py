@@ -328,6 +328,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "openhands_site.openapi.add_problems",
+        "openhands_site.deprecations.mark",
     ],
     "ENUM_NAME_OVERRIDES": {
         "MembershipRole": "accounts.models.Membership.Role",

@@ -6,7 +6,7 @@ from django.urls import include, path
 from accounts.api.v1 import urls as accounts_api
 from billing.api.v1 import urls as billing_api
 from conversations.api.v1 import urls as conversations_api
-from openhands_site import node_views, openapi, views
+from openhands_site import deprecations, node_views, openapi, views
 
 api_v1 = [
     path("schema", openapi.SchemaView.as_view(), name="schema"),
@@ -16,7 +16,7 @@ api_v1 = [
     *billing_api.urlpatterns,
     path("nodes", node_views.NodesView.as_view(), name="node-list"),
 ]
-urlpatterns = [
+_patterns = [
     path("admin/nodes", admin.site.admin_view(node_views.page), name="nodes"),
     path("admin/", admin.site.urls),
     path("alive", views.alive, name="alive"),
@@ -28,3 +28,4 @@ urlpatterns = [
     path("", include("billing.page_urls")),
     path("", include("conversations.page_urls")),
 ]
+urlpatterns = deprecations.declared(_patterns)
