@@ -331,6 +331,7 @@ SPECTACULAR_SETTINGS = {
         "openhands_site.deprecations.mark",
     ],
     "ENUM_NAME_OVERRIDES": {
+        "AppMode": ["saas", "oss"],
         "MembershipRole": "accounts.models.Membership.Role",
         "ServiceAccountRole": "accounts.services.service_accounts.ROLES",
         "ConversationStatus": "conversations.models.Conversation.Status",

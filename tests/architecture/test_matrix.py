@@ -67,17 +67,26 @@ def expected(row, identity, *, is_private):
             return (
                 403  # billing and auditor see that a shared one is there and may do nothing with it
             )
+    if "/llm/byor" in row or "/api/secrets/{name}" in row or "/api/keys/{id}" in row:
+        return _of_existing_clients(row, identity, is_alice=is_alice)
     if any(own in row for own in ("/api-keys/{id}", "/sessions/{id}", "/secrets/{id}")):
         return None if is_alice else _others(name, identity)
     if "{id}" in row or row in IN_TEAM_BY_BODY:
         if identity not in ROLE_OF:
             return NOT_OF_TEAM.get(row, 404)
         return None if name in held(identity) else 403
-    if row == "POST /api/v1/invitations/accept" and identity in KEYS:
-        return 403  # a key reaches one organization
-    if row == "POST /api/v1/organizations" and identity == "service account":
+    joins = row == "POST /api/v1/invitations/accept" and identity in KEYS
+    makes = row == "POST /api/v1/organizations" and identity == "service account"
+    return 403 if joins or makes else None  # a key reaches one organization
+
+
+def _of_existing_clients(row, identity, *, is_alice):
+    """What is the caller's own in the team, by addresses without a place in the API proper."""
+    if "/llm/byor" in row:
+        return 404  # there is no such key, whoever asks
+    if identity in ROLE_OF and POLICY[row] not in held(identity):
         return 403
-    return None
+    return None if is_alice else 404
 
 
 def _others(name, identity):

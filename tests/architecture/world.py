@@ -84,10 +84,12 @@ class World:
 
     def address(self, path: str, conversation: Conversation) -> str:
         """A row's address with the team's things in it."""
-        kind = path.removeprefix("/api/v1/").partition("/")[0]
+        kind = path.removeprefix("/api/").removeprefix("v1/").partition("/")[0]
         path = path.replace("{id}", str(self.own.get(kind, conversation.pk)))
         for name, value in self.own.items():
             path = path.replace(f"{{{name}}}", str(value))
+        if path.startswith(("/api/secrets/", "/api/keys/")):
+            path += f"?organization={self.team.pk}"
         if "/settings/" in path or path.endswith("/audit"):
             path += f"?organization={self.team.pk}"
         if path.endswith("/permissions/explain"):
@@ -121,6 +123,8 @@ class World:
             "PATCH /api/v1/organizations/{id}/settings": {"values": {"language": "de"}},
             "POST /api/v1/secrets": {"name": "NEW", "value": "x"},
             "PATCH /api/v1/secrets/{id}": {"description": "x"},
+            "POST /api/secrets": {"name": "NEW", "value": "x"},
+            "PUT /api/secrets/{name}": {"name": "OTHER"},
             "POST /api/v1/invitations/accept": {"token": self.own["token"]},
         }.get(row, {})
 
@@ -195,6 +199,8 @@ def build() -> World:
     session = UserSession.objects.filter(user=alice).first()
     own = {
         "api-keys": key.pk,
+        "keys": key.pk,
+        "name": secret.name,
         "secrets": secret.pk,
         "sessions": session.pk if session else uuid4(),
         "organizations": team.pk,

@@ -9,10 +9,12 @@ from rest_framework.generics import GenericAPIView, get_object_or_404
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.api.v1.settings import OptionsSerializer
 from accounts.models import Organization
 from accounts.permissions import permission_of, require
 from billing import services
 from billing.api.v1 import serializers
+from billing.llm import directory
 from billing.models import ModelAccess
 
 IN_ORGANIZATION = OpenApiParameter(
@@ -122,3 +124,17 @@ class ModelAccessTestView(InOrganization):
         """Make a tiny real call, which may cost a few tokens; 502 says why it failed."""
         sentence = services.check_model_access(self.access(self.organization()))
         return Response(self.get_serializer({"detail": sentence}).data)
+
+
+@extend_schema(tags=["options"], parameters=[IN_ORGANIZATION])
+class ModelsView(InOrganization):
+    """Models to choose from."""
+
+    permission = "model_access.view"
+    serializer_class = OptionsSerializer
+
+    @extend_schema(operation_id="options_models")
+    def get(self, request: Request) -> Response:
+        """The names of models that are offered, the caller's own among them; others may be named too."""
+        found = directory.models_for(self.access(self.organization()))
+        return Response(self.get_serializer({"items": found}).data)

@@ -1,0 +1,82 @@
+"""``/api/secrets`` as existing clients use it."""
+
+import pytest
+
+from accounts.models import CustomSecret
+from accounts.services import custom_secrets
+from tests.conftest import key_client
+
+URL = "/api/secrets"
+
+
+@pytest.fixture
+def token(api):
+    response = api.post(
+        URL, {"name": "TOKEN", "value": "Sec-value", "description": "d"}, format="json"
+    )
+    assert response.status_code == 201
+    assert response.json() == {"message": "Secret created"}
+    return CustomSecret.objects.get()
+
+
+def test_list(api, alice, token):
+    custom_secrets.create_secret(
+        organization=alice.personal_organization, by=alice, name="SHARED", value="x", is_shared=True
+    )
+
+    response = api.get(URL)
+
+    assert response.json() == {"custom_secrets": [{"name": "TOKEN", "description": "d"}]}
+
+
+def test_a_taken_name_is_400_with_a_message(api, token):
+    response = api.post(URL, {"name": "TOKEN", "value": "other"}, format="json")
+
+    sentence = "There is a secret TOKEN already."
+    assert response.status_code == 400
+    assert response.json() == {"message": sentence, "error": sentence}
+    token.refresh_from_db()
+    assert token.value == "Sec-value"
+
+
+def test_rename_keeps_the_value(api, token):
+    response = api.put(f"{URL}/TOKEN", {"name": "OTHER"}, format="json")
+
+    assert (response.status_code, response.json()) == (200, {"message": "Secret updated"})
+    token.refresh_from_db()
+    assert (token.name, token.value, token.description) == ("OTHER", "Sec-value", "d")
+    api.put(f"{URL}/OTHER", {"name": "OTHER", "description": None}, format="json")
+    token.refresh_from_db()
+    assert token.description == ""
+
+
+def test_rename_to_a_taken_name(api, token):
+    api.post(URL, {"name": "OTHER", "value": "x"}, format="json")
+
+    response = api.put(f"{URL}/OTHER", {"name": "TOKEN"}, format="json")
+
+    assert response.status_code == 400
+    assert "TOKEN" in response.json()["message"]
+
+
+def test_delete(api, token):
+    assert api.delete(f"{URL}/TOKEN").json() == {"message": "Secret deleted"}
+    assert api.delete(f"{URL}/TOKEN").status_code == 404
+    assert api.put(f"{URL}/TOKEN", {"name": "X"}, format="json").status_code == 404
+
+
+def test_others_have_none(token, charlie):
+    stranger = key_client(charlie)
+
+    assert stranger.get(URL).json() == {"custom_secrets": []}
+    assert stranger.delete(f"{URL}/TOKEN").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"name": "X"}, {"name": "a b", "value": "x"}, {"name": "X", "value": ""}]
+)
+def test_refuses(api, body):
+    response = api.post(URL, body, format="json")
+
+    assert response.status_code == 400
+    assert response.json()["error"]

@@ -1,0 +1,95 @@
+"""``/api/options/…``, ``/health``, ``/server_info`` and ``/saas``."""
+
+from datetime import timedelta
+
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from accounts.models import IdentityProvider
+from accounts.services import maintenance
+
+CONFIG = {
+    "APP_MODE": "saas",
+    "APP_SLUG": None,
+    "GITHUB_CLIENT_ID": "",
+    "POSTHOG_CLIENT_KEY": "",
+    "PROVIDERS_CONFIGURED": [],
+    "FEATURE_FLAGS": {
+        "ENABLE_BILLING": False,
+        "HIDE_LLM_SETTINGS": False,
+        "ENABLE_JIRA": False,
+        "ENABLE_JIRA_DC": False,
+        "ENABLE_LINEAR": False,
+    },
+}
+
+
+class TestConfig:
+    def test_of_a_plain_installation(self, db, client):
+        response = client.get("/api/options/config")
+
+        assert response.status_code == 200
+        assert response.json() == CONFIG
+
+    def test_sets_a_token_by_which_the_client_may_write(self, alice):
+        """The web client sends the readable cookie back as a header by itself, and nothing else."""
+        client = APIClient(enforce_csrf_checks=True)
+        client.force_login(alice)
+        refused = client.post("/api/settings", {"language": "de"}, format="json")
+        client.get("/api/options/config")
+        cookie = client.cookies["XSRF-TOKEN"]
+
+        taken = client.post(
+            "/api/settings",
+            {"language": "de"},
+            format="json",
+            headers={"X-XSRF-TOKEN": cookie.value},
+        )
+
+        assert not cookie["httponly"]
+        assert (refused.status_code, taken.status_code) == (403, 200)
+
+    def test_with_keycloak_maintenance_and_another_mode(self, db, client, settings):
+        settings.APP_MODE = "oss"
+        settings.KEYCLOAK_IDP_HINTS = ["github", "enterprise_sso"]
+        IdentityProvider.objects.create(
+            slug="k",
+            name="K",
+            kind="keycloak",
+            client_id="c",
+            issuer="https://id.example.com/realms/x",
+        )
+        at = timezone.now() + timedelta(hours=1)
+        maintenance.plan_maintenance(at=at)
+
+        assert client.get("/api/options/config").json() == CONFIG | {
+            "APP_MODE": "oss",
+            "PROVIDERS_CONFIGURED": ["github", "enterprise_sso"],
+            "AUTH_URL": "https://id.example.com",
+            "MAINTENANCE": {"startTime": at.isoformat()},
+        }
+        assert client.get("/saas").json() == {"saas": False}
+
+    def test_a_plan_that_has_passed_is_no_plan(self, db, client):
+        maintenance.plan_maintenance(at=timezone.now() - timedelta(hours=1))
+
+        assert client.get("/api/options/config").json() == CONFIG
+
+
+def test_lists(api):
+    assert api.get("/api/options/agents").json() == ["CodeActAgent"]
+    assert api.get("/api/options/security-analyzers").json() == ["llm", "pattern"]
+
+
+def test_health(db, client):
+    assert client.get("/health").json() == "OK"
+    assert client.get("/saas").json() == {"saas": True}
+
+
+def test_server_info(db, client):
+    told = client.get("/server_info").json()
+
+    assert told["uptime"] > 0
+    assert set(told) == {"uptime", "idle_time", "resources"}
+    assert told["resources"]["memory"]["rss"] > 0
+    assert set(told["resources"]) == {"cpu_percent", "memory", "disk", "io"}

@@ -1,0 +1,305 @@
+"""``/api/settings``, ``/api/reset-settings`` and ``/api/options/models`` as existing clients use them."""
+
+import json
+
+import pytest
+
+from accounts.models import UserSettings
+from accounts.services import provider_tokens, user_settings
+from billing import services
+from billing.models import ModelAccess
+from openhands_site.lib.masks import MASK
+
+URL = "/api/settings"
+MCP = {
+    "sse_servers": [],
+    "stdio_servers": [
+        {"name": "fetch", "command": "uvx", "args": ["x"], "env": {"K": "env-Sec-1"}}
+    ],
+    "shttp_servers": [
+        {"url": "https://mcp.example.com/mcp", "api_key": "mcp-Sec-1", "timeout": 30}
+    ],
+}
+FIRST = {
+    "language": "en",
+    "agent": "CodeActAgent",
+    "max_iterations": 500,
+    "confirmation_mode": False,
+    "security_analyzer": "llm",
+    "enable_default_condenser": True,
+    "condenser_max_size": 80,
+    "max_budget_per_task": None,
+    "git_user_name": "",
+    "git_user_email": "",
+    "remote_runtime_resource_factor": 1,
+    "enable_sound_notifications": False,
+    "enable_proactive_conversation_starters": True,
+    "enable_solvability_analysis": True,
+    "user_consents_to_analytics": False,
+    "search_api_key": None,
+    "search_api_key_set": False,
+    "mcp_config": {"sse_servers": [], "stdio_servers": [], "shttp_servers": []},
+    "llm_model": "demo",
+    "llm_base_url": "",
+    "llm_api_key": None,
+    "llm_api_key_set": False,
+    "provider_tokens_set": {},
+    "email": "alice@example.com",
+    "email_verified": True,
+}
+SAAS_FORM = (
+    "llm_model", "llm_base_url", "agent", "language", "confirmation_mode", "security_analyzer",
+    "remote_runtime_resource_factor", "enable_default_condenser", "condenser_max_size",
+    "enable_sound_notifications", "user_consents_to_analytics", "provider_tokens_set", "mcp_config",
+    "enable_proactive_conversation_starters", "enable_solvability_analysis", "max_budget_per_task",
+    "git_user_name", "git_user_email",
+)  # fmt: skip
+
+
+def post(client, **body):
+    response = client.post(URL, body, format="json")
+    assert response.status_code == 200, response.content
+    return client.get(URL).json()
+
+
+def plain(secrets):
+    return json.dumps(secrets, sort_keys=True).encode()
+
+
+def everything(user):
+    """Every secret of a user, in plain, as bytes."""
+    organization = user.personal_organization
+    in_force = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
+    row = UserSettings.objects.get(user=user)
+    access = services.model_access_of(organization_id=organization.pk, user_id=user.pk)
+    token = provider_tokens.token_for(
+        user_id=user.pk, organization_id=organization.pk, provider="github"
+    )
+    return (plain(row.secrets), access.api_key().encode(), token.token.encode(), in_force.values)
+
+
+@pytest.fixture
+def full(alice, api):
+    """Everything that can be secret is set."""
+    post(
+        api, llm_model="openai/gpt-5.1", llm_base_url="", llm_api_key="sk-Sec-1", search_api_key="tvly-Sec-1",
+        mcp_config=MCP, max_budget_per_task=2.5,
+    )  # fmt: skip
+    provider_tokens.set_provider_token(
+        user=alice, organization=alice.personal_organization, provider="github", token="ghp_Sec1",
+        host="github.example.com",
+    )  # fmt: skip
+    return api
+
+
+class TestGet:
+    def test_there_is_a_record_from_the_first_moment(self, api):
+        response = api.get(URL)
+
+        assert response.status_code == 200
+        assert response.json() == FIRST
+
+    def test_tells_what_is_set_and_no_secret(self, full):
+        response = full.get(URL)
+
+        assert response.json() == FIRST | {
+            "llm_model": "openai/gpt-5.1",
+            "llm_api_key_set": True,
+            "search_api_key_set": True,
+            "max_budget_per_task": 2.5,
+            "provider_tokens_set": {"github": "github.example.com"},
+            "mcp_config": {
+                "sse_servers": [],
+                "stdio_servers": [
+                    {"name": "fetch", "command": "uvx", "args": ["x"], "env": {"K": MASK}}
+                ],
+                "shttp_servers": [
+                    {"url": "https://mcp.example.com/mcp", "api_key": MASK, "timeout": 30}
+                ],
+            },
+        }
+        for secret in ("sk-Sec-1", "tvly-Sec-1", "env-Sec-1", "mcp-Sec-1", "ghp_Sec1"):
+            assert secret not in response.content.decode()
+
+
+class TestUnchanged:
+    """Must-show 6: what was read, sent back by every client's shape, leaves every secret as it was."""
+
+    def canonical(self, client):
+        read = client.get("/api/v1/settings").json()
+        body = {"version": read["version"], "values": read["values"]}
+        return client.patch("/api/v1/settings", body, format="json")
+
+    def canonical_model(self, client):
+        read = client.get("/api/v1/settings/model-access").json()
+        body = {key: value for key, value in read.items() if key not in ("has_api_key", "is_demo")}
+        return client.put("/api/v1/settings/model-access", body, format="json")
+
+    def saas_form(self, client):
+        read = client.get(URL).json()
+        body = {name: read[name] for name in SAAS_FORM} | {"search_api_key": ""}
+        return client.post(URL, body, format="json")
+
+    def oss_record(self, client):
+        return client.post(URL, client.get(URL).json(), format="json")
+
+    def oss_masks(self, client):
+        read = client.get(URL).json()
+        return client.post(
+            URL, read | {"llm_api_key": MASK, "search_api_key": "*****"}, format="json"
+        )
+
+    def mcp_only(self, client):
+        return client.post(URL, {"mcp_config": client.get(URL).json()["mcp_config"]}, format="json")
+
+    @pytest.mark.parametrize(
+        "shape",
+        ["canonical", "canonical_model", "saas_form", "oss_record", "oss_masks", "mcp_only"],
+    )
+    def test_leaves_every_secret_as_it_was(self, full, alice, shape):
+        before = everything(alice)
+        sealed = [bytes(UserSettings.objects.get().sealed_secrets)]
+        sealed.append(bytes(ModelAccess.objects.get().sealed_api_key))
+        record = full.get(URL).json()
+
+        assert getattr(self, shape)(full).status_code == 200
+
+        assert everything(alice) == before
+        assert before[0] == plain({"mcp_config": MCP, "search_api_key": "tvly-Sec-1"})
+        assert before[1:3] == (b"sk-Sec-1", b"ghp_Sec1")
+        assert sealed == [
+            bytes(UserSettings.objects.get().sealed_secrets),
+            bytes(ModelAccess.objects.get().sealed_api_key),
+        ]
+        assert full.get(URL).json() == record
+
+    def test_a_first_record_sent_back_chooses_nothing(self, api):
+        self.oss_record(api)
+
+        assert not UserSettings.objects.exists()
+        assert not ModelAccess.objects.exists()
+
+
+class TestPost:
+    def test_merges(self, full):
+        told = post(full, language="de")
+
+        assert (told["language"], told["llm_model"], told["search_api_key_set"]) == (
+            "de",
+            "openai/gpt-5.1",
+            True,
+        )
+
+    def test_keys_absent_empty_and_new(self, full, alice):
+        assert post(full, llm_model="openai/gpt-5")["llm_api_key_set"] is True
+        assert post(full, llm_api_key="sk-Sec-2")["llm_api_key_set"] is True
+        assert ModelAccess.objects.get().api_key() == "sk-Sec-2"
+        assert post(full, llm_api_key="")["llm_api_key_set"] is False
+        assert post(full, search_api_key="")["search_api_key_set"] is True
+        post(full, search_api_key="tvly-Sec-2")
+        assert UserSettings.objects.get().secrets["search_api_key"] == "tvly-Sec-2"
+
+    def test_mcp_alone_changes_mcp_alone(self, full):
+        before = full.get(URL).json()
+        more = before["mcp_config"] | {"sse_servers": ["https://sse.example.com"]}
+
+        after = post(full, mcp_config=more)
+
+        assert after == before | {"mcp_config": more}
+        secrets = UserSettings.objects.get().secrets
+        assert secrets["mcp_config"]["stdio_servers"] == MCP["stdio_servers"]
+        assert post(full, mcp_config=FIRST["mcp_config"])["mcp_config"] == FIRST["mcp_config"]
+
+    def test_prices_stay_when_the_model_does(self, full, alice):
+        ModelAccess.objects.update(prompt_micros_per_million=7)
+
+        post(full, llm_api_key="sk-Sec-2")
+        assert ModelAccess.objects.get().prompt_micros_per_million == 7
+        post(full, llm_model="openai/gpt-5")
+        assert ModelAccess.objects.get().prompt_micros_per_million == 0
+
+    def test_a_server_of_ones_own(self, api):
+        told = post(
+            api, llm_model="litellm_proxy/big", llm_base_url="https://models.example.com/v1",
+            llm_api_key="sk-x",
+        )  # fmt: skip
+
+        assert (told["llm_model"], told["llm_base_url"]) == ("big", "https://models.example.com/v1")
+        assert post(api, **told) == told
+
+    def test_a_stored_key_does_not_go_to_another_server(self, full):
+        refused = full.post(
+            URL, {"llm_model": "x", "llm_base_url": "https://evil.example.com/v1"}, format="json"
+        )
+
+        assert refused.status_code == 400
+        assert "another server" in refused.json()["error"]
+        assert full.get(URL).json()["llm_model"] == "openai/gpt-5.1"
+
+    def test_a_model_that_is_nowhere(self, api):
+        refused = api.post(URL, {"llm_model": "mystery", "language": "de"}, format="json")
+
+        assert (refused.status_code, refused.json()["code"]) == (400, "unknown-model-server")
+        assert api.get(URL).json()["language"] == "en"
+
+    def test_back_to_the_demo_model(self, full):
+        told = post(full, llm_model="demo", llm_base_url="")
+
+        assert (told["llm_model"], told["llm_api_key_set"]) == ("demo", False)
+
+    @pytest.mark.parametrize(
+        ("sent", "kept"), [(None, None), ("", None), ("pattern", "pattern"), ("llm", "llm")]
+    )
+    def test_analyzers(self, api, sent, kept):
+        assert post(api, security_analyzer=sent)["security_analyzer"] == kept
+
+    def test_what_is_not_ones_to_set_is_ignored(self, api):
+        told = post(
+            api, email="other@example.com", email_verified=False, provider_tokens_set={"gitlab": "x"},
+            sandbox_base_container_image="evil", secrets_store={"provider_tokens": {}}, anything=[1],
+        )  # fmt: skip
+
+        assert told == FIRST
+
+    @pytest.mark.parametrize(
+        "body", [{"agent": "Other"}, {"condenser_max_size": 5}, {"confirmation_mode": "x"},
+                 {"llm_base_url": "ftp://x"}, {"max_budget_per_task": -1}, {"max_budget_per_task": "x"}]
+    )  # fmt: skip
+    def test_a_bad_value_says_why(self, api, body):
+        response = api.post(URL, body, format="json")
+
+        assert response.status_code == 400
+        assert response.json()["error"]
+
+    def test_an_enforced_one_is_refused_and_echoed_in_peace(self, api, alice):
+        user_settings.change_organization_settings(
+            organization=alice.personal_organization,
+            values={"confirmation_mode": True},
+            enforced=["confirmation_mode"],
+        )
+        told = api.get(URL).json()
+
+        assert told["confirmation_mode"] is True
+        assert post(api, **told) == told
+        assert api.post(URL, {"confirmation_mode": False}, format="json").status_code == 403
+
+    def test_needs_somebody(self, db, client):
+        assert client.get(URL).status_code == 401
+        assert client.post(URL, {}, content_type="application/json").status_code == 401
+
+
+def test_reset_is_gone(db, client):
+    response = client.post("/api/reset-settings")
+
+    assert response.status_code == 410
+    assert response.json()["error"]
+
+
+def test_models(full):
+    post(full, llm_model="mistral/new-one", llm_api_key="sk-2", llm_base_url="")
+
+    models = full.get("/api/options/models").json()
+
+    assert models == sorted(models)
+    assert {"demo", "openai/gpt-5.1", "mistral/new-one"} <= set(models)
+    assert full.get("/api/v1/options/models").json() == {"items": models}
