@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 
 Scope = dict[str, Any]
+KEY_LATER = "/sockets/"
 App = Callable[[Scope, Callable, Callable], Awaitable[None]]
 _KEYS = (b"authorization", b"x-api-key", b"x-session-api-key")
 _KEY_IN_QUERY = re.compile(rb"(?:\A|&)session_api_key=(?!null(?:&|\Z))[^&]")
@@ -15,7 +16,8 @@ _KEY_IN_QUERY = re.compile(rb"(?:\A|&)session_api_key=(?!null(?:&|\Z))[^&]")
 class OriginGate:
     """Refuses (403) a socket whose ``Origin`` is not exactly ours: scheme, host and port.
 
-    Browsers always send one; a program that sends none must bring a key, and its cookie does not count.
+    Browsers always send one; a program that sends none must bring a key, and its cookie does not count. Below
+    ``/sockets/`` the key may come later, in a first frame.
     """
 
     def __init__(self, application: App) -> None:
@@ -25,8 +27,10 @@ class OriginGate:
         headers = dict(scope["headers"])
         origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
         if not origins:
-            is_allowed = any(name in headers for name in _KEYS) or _KEY_IN_QUERY.search(
-                scope.get("query_string", b"")
+            is_allowed = (
+                any(name in headers for name in _KEYS)
+                or _KEY_IN_QUERY.search(scope.get("query_string", b""))
+                or scope["path"].startswith(KEY_LATER)
             )
             kept = [pair for pair in scope["headers"] if pair[0] != b"cookie"]
             scope = scope | {"headers": kept}

@@ -335,6 +335,8 @@ SPECTACULAR_SETTINGS = {
         "MembershipRole": "accounts.models.Membership.Role",
         "ServiceAccountRole": "accounts.services.service_accounts.ROLES",
         "ConversationStatus": "conversations.models.Conversation.Status",
+        "StartPhase": "conversations.models.StartTask.Phase",
+        "V1SandboxStatus": "conversations.compat.v1.shapes.PLACES",
         "ExecutionStatus": "conversations.models.Conversation.ExecutionStatus",
     },
 }

@@ -6,6 +6,7 @@ from django.urls import include, path
 from accounts.api.v1 import urls as accounts_api
 from billing.api.v1 import urls as billing_api
 from conversations.api.v1 import urls as conversations_api
+from conversations.compat.v1 import urls as conversations_v1
 from openhands_site import deprecations, node_views, openapi, views
 
 api_v1 = [
@@ -13,6 +14,7 @@ api_v1 = [
     path("docs", openapi.DocsView.as_view(), name="docs"),
     *accounts_api.urlpatterns,
     *conversations_api.urlpatterns,
+    *conversations_v1.urlpatterns,
     *billing_api.urlpatterns,
     path("nodes", node_views.NodesView.as_view(), name="node-list"),
 ]
@@ -26,6 +28,7 @@ _patterns = [
     path("api/llm/v1/", include("billing.llm.urls")),
     path("", include("accounts.page_urls")),
     path("", include("billing.page_urls")),
+    path("", include("conversations.compat.engine.urls")),
     path("", include("conversations.page_urls")),
 ]
 urlpatterns = deprecations.declared(_patterns)

@@ -342,6 +342,7 @@ class OutgoingMessage(models.Model):
         SENDING = "sending", "Sent at least once, not confirmed"
         DELIVERED = "delivered"
         FAILED = "failed"
+        HELD = "held", "Waits for the word to run"
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)

@@ -38,11 +38,13 @@ from conversations.services.leasing import (
 )
 from conversations.services.lifecycle import (
     IdempotencyConflict,
+    IdTaken,
     create_conversation,
     delete_conversation,
     destroy_conversation,
     rename,
     share,
+    title_from,
 )
 from conversations.services.messaging import (
     UnsendableText,
@@ -52,7 +54,9 @@ from conversations.services.messaging import (
     post_message,
     resume,
     run_agent,
+    run_held,
 )
+from conversations.services.pausing import pause_sandbox, ring
 from conversations.services.publishing import (
     BadEvent,
     NotPublished,
@@ -76,6 +80,7 @@ __all__ = [
     "BadEvent",
     "Census",
     "Claim",
+    "IdTaken",
     "IdempotencyConflict",
     "LogGap",
     "NotPublished",
@@ -115,6 +120,7 @@ __all__ = [
     "note_engine_lost",
     "observe_status",
     "open_run",
+    "pause_sandbox",
     "place_to_follow",
     "post_message",
     "publish_events",
@@ -126,13 +132,16 @@ __all__ = [
     "request_start",
     "requeue_lost_work",
     "resume",
+    "ring",
     "rotate_keys",
     "run_agent",
+    "run_held",
     "share",
     "start_conversation",
     "stop_all_sandboxes",
     "stop_sandbox",
     "take_census",
     "take_from_dead",
+    "title_from",
     "write_file",
 ]

@@ -11,6 +11,7 @@ import orjson
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
+from uuid_utils.compat import uuid7
 
 from accounts.models import Organization, User
 from accounts.services import audit
@@ -35,6 +36,14 @@ class IdempotencyConflict(Problem):
     sentence = "This Idempotency-Key was used for a request with another body. Use a new key."
 
 
+class IdTaken(Problem):
+    """A conversation of that id exists, whoever's it is."""
+
+    status = 409
+    code = "id-taken"
+    sentence = "There is a conversation of this id already. Choose another."
+
+
 def create_conversation(
     *,
     user: User,
@@ -52,8 +61,12 @@ def create_conversation(
     parent: Conversation | None = None,
     tags: Sequence[str] = (),
     idempotency_key: str | None = None,
+    conversation_id: UUID | None = None,
+    images: Sequence[str] = (),
 ) -> Conversation:
     """Create a conversation, post its first message if there is one, and ask for its sandbox.
+
+    ``conversation_id`` is for clients that choose it; an id that is taken raises ``IdTaken``.
 
     All of it is one transaction. With ``idempotency_key``, a repeat by the same user with the same content
     returns the first conversation; with other content it raises ``IdempotencyConflict``.
@@ -83,7 +96,10 @@ def create_conversation(
                 if earlier.idempotency_digest != digest:
                     raise IdempotencyConflict
                 return earlier
+        if conversation_id and Conversation.objects.filter(pk=conversation_id).exists():
+            raise IdTaken
         conversation = Conversation.objects.create(
+            id=conversation_id or uuid7(),
             organization=organization,
             created_by=user,
             title=title or title_from(message),
@@ -102,7 +118,9 @@ def create_conversation(
         )
         Lease.objects.create(conversation=conversation, organization=organization)
         if message is not None:
-            add_message(conversation, text=message, message_id=message_id or str(uuid4()))
+            add_message(
+                conversation, text=message, message_id=message_id or str(uuid4()), images=images
+            )
         request_start(conversation, reason="a new conversation")
         audit.record(
             action="conversation.created",

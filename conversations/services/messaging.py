@@ -57,19 +57,31 @@ class UnsendableText(Problem):
 
 @transaction.atomic
 def post_message(
-    *, conversation_id: UUID, text: str, message_id: str, images: Sequence[str] = ()
+    *,
+    conversation_id: UUID,
+    text: str,
+    message_id: str,
+    images: Sequence[str] = (),
+    run: bool = True,
 ) -> Event:
     """Append a user's message and queue it for the agent; a sleeping sandbox is woken.
+
+    Without ``run`` it is kept until ``run_held``, or until a message comes that runs.
 
     Safe to repeat: a second call with the same ``message_id`` returns the first event. Raises
     ``UnsendableText``, ``PublishedElsewhere``.
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
-    return add_message(conversation, text=text, message_id=message_id, images=images)
+    return add_message(conversation, text=text, message_id=message_id, images=images, run=run)
 
 
 def add_message(
-    conversation: Conversation, *, text: str, message_id: str, images: Sequence[str] = ()
+    conversation: Conversation,
+    *,
+    text: str,
+    message_id: str,
+    images: Sequence[str] = (),
+    run: bool = True,
 ) -> Event:
     """The same for a conversation whose row the caller has locked."""
     require_agent(conversation)
@@ -92,10 +104,29 @@ def add_message(
         seq=event.seq,
         text=text,
         images=list(images),
+        status=OutgoingMessage.Status.HELD,
     )
-    queue.deliver_messages(conversation.pk)
+    if run:
+        _release(conversation.pk)
     streams.announce_on_commit(conversation.pk)
     return event
+
+
+@transaction.atomic
+def run_held(*, conversation_id: UUID) -> bool:
+    """Send what was posted without ``run``, which runs the agent; whether there was anything. Safe to repeat."""
+    Conversation.objects.select_for_update().get(pk=conversation_id)
+    return _release(conversation_id)
+
+
+def _release(conversation_id: UUID) -> bool:
+    held = OutgoingMessage.objects.filter(
+        conversation_id=conversation_id, status=OutgoingMessage.Status.HELD
+    )
+    if not held.update(status=OutgoingMessage.Status.PENDING):
+        return False
+    queue.deliver_messages(conversation_id)
+    return True
 
 
 # --- Delivery (in a worker) -------------------------------------------------------

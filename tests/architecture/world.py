@@ -18,7 +18,7 @@ from accounts.services import custom_secrets, organizations, service_accounts
 from billing.services import issue_gateway_token
 from conversations.models import Conversation
 from tests.factories.accounts import UserFactory
-from tests.factories.conversations import ConversationFactory, EventFactory
+from tests.factories.conversations import ConversationFactory, EventFactory, SandboxFactory
 
 CANARY = "canary-of-alice"
 ROLES = ("owner", "admin", "member", "billing", "auditor", "viewer")
@@ -104,6 +104,7 @@ class World:
         team = str(self.team.pk)
         return {
             "POST /api/v1/api-keys": {"name": "x", "organization": team},
+            "POST /api/v1/app-conversations": {"title": "x"},
             "POST /api/v1/conversations": {"message": "hello", "organization": team},
             "PUT /api/v1/settings/model-access": {
                 "base_url": "https://models.example.com/v1",
@@ -182,6 +183,8 @@ def build() -> World:
         for visibility in ("organization", "private")
     )
     for conversation in (shared, private):
+        conversation.sandbox = SandboxFactory(user=alice)
+        conversation.save(update_fields=["sandbox"])
         EventFactory(conversation=conversation, payload=f'{{"text": "{CANARY}"}}')
     key, _ = services.issue_api_key(user=alice, organization=team, name=f"{CANARY} key")
     another = service_accounts.create_service_account(
@@ -202,6 +205,7 @@ def build() -> World:
         "keys": key.pk,
         "name": secret.name,
         "secrets": secret.pk,
+        "sandboxes": shared.sandbox_id,
         "sessions": session.pk if session else uuid4(),
         "organizations": team.pk,
         "user_id": users["target"].pk,

@@ -1,0 +1,1 @@
+"""The V1 protocol of existing clients: app conversations, sandboxes, events, and their socket."""

@@ -1,0 +1,506 @@
+"""The V1 protocol's REST, field for field and status for status."""
+
+from uuid import uuid4
+
+import pytest
+from rest_framework.test import APIClient
+
+from conversations import services
+from conversations.models import Conversation
+from tests.conftest import key_client
+from tests.conversations.conftest import frame, ingest, queued, status_frame
+
+URL = "/api/v1/app-conversations"
+
+
+def time(moment):
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def with_key(conversation, user):
+    """A client that has the conversation's key and nothing else."""
+    key = services.conversation_key(conversation=conversation, user=user)
+    return APIClient(headers={"X-Session-API-Key": key})
+
+
+def app_conversation(row, key, **changes):
+    """The whole record of a conversation that is up and was not talked to."""
+    return {
+        "id": row.pk.hex,
+        "created_by_user_id": str(row.created_by_id),
+        "sandbox_id": row.sandbox_id.hex,
+        "selected_repository": None,
+        "selected_branch": None,
+        "git_provider": None,
+        "title": "A conversation",
+        "trigger": "gui",
+        "pr_number": [],
+        "llm_model": "demo",
+        "metrics": {
+            "model_name": "demo",
+            "accumulated_cost": 0.0,
+            "max_budget_per_task": None,
+            "accumulated_token_usage": {
+                "model": "demo",
+                "prompt_tokens": 0,
+                "completion_tokens": 0,
+                "cache_read_tokens": 0,
+                "cache_write_tokens": 0,
+                "reasoning_tokens": 0,
+                "context_window": 0,
+                "per_turn_token": 0,
+                "response_id": "",
+            },
+        },
+        "parent_conversation_id": None,
+        "sub_conversation_ids": [],
+        "created_at": time(row.created_at),
+        "updated_at": time(row.updated_at),
+        "sandbox_status": "RUNNING",
+        "execution_status": "idle",
+        "conversation_url": f"http://testserver/api/conversations/{row.pk.hex}",
+        "session_api_key": key,
+    } | changes
+
+
+def start_record(row, **changes):
+    start = row.start_tasks.get()
+    return {
+        "id": start.pk.hex,
+        "created_by_user_id": str(row.created_by_id),
+        "status": "WORKING",
+        "detail": None,
+        "app_conversation_id": None,
+        "sandbox_id": row.sandbox_id.hex,
+        "agent_server_url": None,
+        "request": {
+            "sandbox_id": None,
+            "conversation_id": None,
+            "initial_message": None,
+            "system_message_suffix": None,
+            "processors": [],
+            "llm_model": "demo",
+            "selected_repository": None,
+            "selected_branch": None,
+            "git_provider": None,
+            "title": row.title,
+            "trigger": row.trigger,
+            "pr_number": [],
+            "parent_conversation_id": None,
+            "agent_type": "default",
+        },
+        "created_at": time(start.created_at),
+        "updated_at": time(start.updated_at),
+    } | changes
+
+
+class TestAppConversations:
+    def test_by_ids_in_their_order_null_for_what_is_missing(self, running, alice):
+        client = with_key(running, alice)
+
+        answer = client.get(f"{URL}?ids={uuid4()}&ids={running.pk}&ids={running.pk.hex}")
+
+        key = services.conversation_key(conversation=running, user=alice)
+        whole = app_conversation(running, key)
+        assert answer.json() == [None, whole, whole]
+
+    def test_search_pages_without_gaps_and_count_agrees(self, api, alice):
+        made = [services.create_conversation(user=alice, title=f"no {n}") for n in range(5)]
+        child = services.create_conversation(user=alice, title="child", parent=made[0])
+
+        first = api.get(f"{URL}/search?limit=3").json()
+        rest = api.get(f"{URL}/search?limit=3&page_id={first['next_page_id']}").json()
+
+        found = [item["id"] for item in first["items"] + rest["items"]]
+        assert found == [row.pk.hex for row in reversed(made)]
+        assert rest["next_page_id"] is None
+        assert rest["items"][-1]["sub_conversation_ids"] == [child.pk.hex]
+        assert api.get(f"{URL}/count").json() == 5
+        assert api.get(f"{URL}/count?include_sub_conversations=true").json() == 6
+        assert api.get(f"{URL}/count?title__contains=NO 1").json() == 1
+        assert api.get(f"{URL}/count?title__contains=%25").json() == 0
+
+    @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "page_id=nonsense"])
+    def test_bad_pages_are_422(self, api, query):
+        answer = api.get(f"{URL}/search?{query}")
+
+        assert answer.status_code == 422
+        assert answer.json()["error"]
+
+    @pytest.mark.parametrize(
+        "query", ["", "?ids=x", "?" + "&".join(f"ids={uuid4()}" for _ in range(101))]
+    )
+    def test_bad_ids_are_422(self, api, query):
+        assert api.get(URL + query).status_code == 422
+
+    def test_strangers_find_nothing(self, conversation, charlie):
+        client = key_client(charlie)
+
+        assert client.get(f"{URL}?ids={conversation.pk}").json() == [None]
+        assert client.get(f"{URL}/search").json() == {"items": [], "next_page_id": None}
+
+    def test_a_key_finds_its_conversation_only(self, conversation, alice):
+        other = services.create_conversation(user=alice)
+        client = with_key(conversation, alice)
+
+        assert client.get(f"{URL}?ids={other.pk}").json() == [None]
+        found = client.get(f"{URL}/search").json()["items"]
+        assert [item["id"] for item in found] == [conversation.pk.hex]
+        assert client.post(URL, {}, format="json").status_code == 403
+
+
+class TestStart:
+    def test_a_start_is_told_and_polled(self, api, sandboxes):
+        body = {
+            "parent_conversation_id": None,
+            "initial_message": {"role": "user", "content": [{"type": "text", "text": "Say hi"}]},
+        }
+
+        answer = api.post(URL, body, format="json")
+
+        row = Conversation.objects.get()
+        assert answer.status_code == 200
+        assert answer.json() == start_record(row, request=start_record(row)["request"])
+        assert (row.title, row.trigger) == ("Say hi", "openhands_api")
+        assert row.events.get().payload == '{"text":"Say hi"}'
+        assert len(queued("deliver_messages")) == 1
+
+        services.start_conversation(conversation_id=row.pk)
+
+        url = f"{URL}/start-tasks"
+        [ready, missing] = api.get(f"{url}?ids={answer.json()['id']}&ids={uuid4()}").json()
+        assert missing is None
+        assert (ready["status"], ready["app_conversation_id"]) == ("READY", row.pk.hex)
+        assert ready["agent_server_url"] == "http://testserver"
+        assert api.get(f"{url}/search?conversation_id__eq={row.pk}").json() == {
+            "items": [ready],
+            "next_page_id": None,
+        }
+        assert api.get(f"{url}/count").json() == 1
+
+    def test_waking_up_is_no_start(self, api, running):
+        services.stop_sandbox(conversation_id=running.pk)
+        services.resume(conversation_id=running.pk)
+
+        assert running.start_tasks.count() == 2
+        assert api.get(f"{URL}/start-tasks/count").json() == 1
+
+    def test_stream_start_is_one_array(self, api, sandboxes, monkeypatch):
+        from conversations.compat.v1 import app_conversations
+
+        monkeypatch.setattr(app_conversations, "STREAM_PAUSE", 0)
+        monkeypatch.setattr(
+            app_conversations.time,
+            "sleep",
+            lambda _: services.start_conversation(conversation_id=Conversation.objects.get().pk),
+        )
+
+        told = api.post(f"{URL}/stream-start", {}, format="json")
+
+        import json
+
+        starts = json.loads(b"".join(told))
+        assert [start["status"] for start in starts] == ["WORKING", "READY"]
+
+    def test_a_child_inherits(self, api, alice):
+        repository = {"provider": "github", "full_name": "a/b", "branch": "main"}
+        parent = services.create_conversation(user=alice, repository=repository, model="m")
+
+        api.post(URL, {"parent_conversation_id": str(parent.pk)}, format="json")
+
+        child = parent.children.get()
+        assert (child.repository, child.model) == (repository, "m")
+
+    def test_a_repository_and_an_id_are_taken(self, api):
+        wanted = uuid4()
+        body = {
+            "selected_repository": "owner/name",
+            "selected_branch": "main",
+            "git_provider": "gitlab",
+            "conversation_id": str(wanted),
+        }
+
+        assert api.post(URL, body, format="json").status_code == 200
+
+        row = Conversation.objects.get()
+        assert row.pk == wanted
+        assert row.repository == {
+            "provider": "gitlab",
+            "full_name": "owner/name",
+            "branch": "main",
+        }
+        assert api.post(URL, body, format="json").status_code == 409
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"agent_type": "plan"},
+            {"agent_type": "other"},
+            {"processors": [{"kind": "X"}]},
+            {"system_message_suffix": "Be bold"},
+            {"selected_repository": "../x"},
+            {"initial_message": {"role": "assistant", "content": []}},
+            {"sandbox_id": "x"},
+            [],
+        ],
+    )
+    def test_what_is_not_taken_is_422_with_a_reason(self, api, body):
+        answer = api.post(URL, body, format="json")
+
+        assert answer.status_code == 422
+        assert answer.json()["error"]
+        assert not Conversation.objects.exists()
+
+    def test_unknown_parent_is_404(self, api):
+        body = {"parent_conversation_id": str(uuid4())}
+
+        assert api.post(URL, body, format="json").status_code == 404
+
+
+class TestSandboxes:
+    URL = "/api/v1/sandboxes"
+
+    def test_record(self, running, alice):
+        client = with_key(running, alice)
+
+        told = client.get(f"{self.URL}?id={running.sandbox_id}&id={uuid4()}").json()
+
+        assert told == [
+            {
+                "id": running.sandbox_id.hex,
+                "created_by_user_id": str(alice.pk),
+                "sandbox_spec_id": "agent-server",
+                "status": "RUNNING",
+                "session_api_key": services.conversation_key(conversation=running, user=alice),
+                "exposed_urls": [{"name": "AGENT_SERVER", "url": "http://testserver", "port": 80}],
+                "created_at": time(running.sandbox.created_at),
+            },
+            None,
+        ]
+        assert client.get(f"{self.URL}/search").json() == {
+            "items": told[:1],
+            "next_page_id": None,
+        }
+
+    def test_pause_and_resume(self, api, running):
+        url = f"{self.URL}/{running.sandbox_id.hex}"
+
+        for _ in range(2):
+            assert api.post(f"{url}/pause").json() == {"success": True}
+        assert len(queued("stop_sandbox")) == 1
+        services.stop_sandbox(conversation_id=running.pk, unless_wanted=True)
+        [paused] = api.get(f"{URL}?ids={running.pk}").json()
+        assert paused["sandbox_status"] == "PAUSED"
+        assert api.post(f"{url}/resume").json() == {"success": True}
+        [waking] = api.get(f"{URL}?ids={running.pk}").json()
+        assert waking["sandbox_status"] == "STARTING"
+        assert api.post(f"{self.URL}/{uuid4()}/pause").status_code == 404
+        assert api.post(f"{self.URL}/x/pause").status_code == 404
+
+    def test_a_sandbox_of_its_own_takes_one_conversation(self, api):
+        made = api.post(self.URL).json()
+        assert (made["status"], made["session_api_key"]) == ("STARTING", None)
+        message = {"role": "user", "content": [{"type": "text", "text": "Say hi"}]}
+        body = {"sandbox_id": made["id"], "initial_message": message}
+
+        assert api.post(URL, body, format="json").status_code == 200
+        row = Conversation.objects.get()
+        assert (row.title, row.events.count()) == ("Say hi", 1)
+        assert api.post(URL, body, format="json").status_code == 422
+        assert api.delete(f"{self.URL}/{made['id']}").status_code == 409
+
+    @pytest.mark.parametrize("place", ["path", "query"])
+    def test_an_unused_one_is_removed(self, api, place):
+        made = api.post(self.URL).json()["id"]
+        path = made if place == "path" else f"x?sandbox_id={made}"
+
+        assert api.delete(f"{self.URL}/{path}").json() == {"success": True}
+        assert api.get(f"{self.URL}/search").json()["items"] == []
+
+    def test_the_specification_shows_no_environment(self, api, client):
+        spec = {
+            "id": "agent-server",
+            "command": None,
+            "created_at": "2026-11-22T00:00:00Z",
+            "initial_env": {},
+            "working_dir": "/workspace/project",
+        }
+        url = "/api/v1/sandbox-specs"
+
+        assert api.get(f"{url}/search").json() == {"items": [spec], "next_page_id": None}
+        assert api.get(f"{url}?id=x&id=agent-server").json() == [None, spec]
+        assert client.get(f"{url}/search").status_code == 401
+
+
+class TestEvents:
+    URL = "/api/v1/events"
+
+    @pytest.fixture
+    def told(self, running):
+        """A message, the engine's echo of it, an action with less than clients need, and what they must not see."""
+        services.post_message(conversation_id=running.pk, text="hi", message_id="m1")
+        services.deliver_messages(conversation_id=running.pk)
+        ingest(
+            running,
+            frame(
+                0,
+                source="user",
+                llm_message={"role": "user", "content": [{"type": "text", "text": "hi"}]},
+            ),
+            frame(1, kind="ActionEvent", action={"kind": "FinishAction"}, tool_name="finish"),
+            status_frame(2, "finished"),
+        )
+        return running
+
+    def test_the_log_as_v1_tells_it(self, api, told):
+        sent = told.events.get(event_id="m1")
+
+        body = api.get(f"{self.URL}/search?conversation_id__eq={told.pk}").json()
+
+        stamp = sent.received_at.replace(tzinfo=None).isoformat(timespec="microseconds")
+        message, action, status = body["items"]
+        assert message == {
+            "id": "m1",
+            "timestamp": stamp,
+            "source": "user",
+            "llm_message": {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+            "activated_skills": [],
+            "extended_content": [],
+            "kind": "MessageEvent",
+        }
+        assert (action["thought"], action["action"]) == (
+            [],
+            {"kind": "FinishAction", "message": ""},
+        )
+        assert action["timestamp"]
+        assert (status["id"], status["value"]) == ("event-2", "finished")
+        assert body["next_page_id"] is None
+        assert api.get(f"{self.URL}/count?conversation_id__eq={told.pk}").json() == 3
+
+    def test_pages_skip_and_repeat_nothing(self, api, told):
+        for order in ("TIMESTAMP", "TIMESTAMP_DESC"):
+            found, page_id = [], ""
+            while page_id is not None:
+                query = f"limit=1&sort_order={order}" + (f"&page_id={page_id}" if page_id else "")
+                body = api.get(f"{self.URL}/search?{query}").json()
+                found += [event["id"] for event in body["items"]]
+                page_id = body["next_page_id"]
+            expected = ["m1", "event-1", "event-2"]
+            assert found == (expected if order == "TIMESTAMP" else expected[::-1])
+
+    def test_filters(self, api, told):
+        def count(query):
+            return api.get(f"{self.URL}/count?{query}").json()
+
+        assert count("kind__eq=MessageEvent") == 1
+        assert count("kind__eq=ActionEvent") == 1
+        assert count("timestamp__gte=2000-01-01T00:00:00") == 3
+        assert count("timestamp__lt=2000-01-01T00:00:00Z") == 0
+        assert api.get(f"{self.URL}/search?page_id=x").status_code == 422
+        assert api.get(f"{self.URL}/search?limit=0").status_code == 422
+
+    def test_by_ids(self, api, told, charlie):
+        url = f"{self.URL}?id=event-1&id=nothing&id=event-0"
+
+        assert [e and e["id"] for e in api.get(url).json()] == ["event-1", None, None]
+        assert key_client(charlie).get(url).json() == [None, None, None]
+        assert api.get(self.URL).status_code == 422
+
+
+class TestWebhooks:
+    def url(self, row, what="conversations"):
+        return f"/api/v1/webhooks/{row.sandbox_id}/{what}"
+
+    def test_the_sandbox_rings_and_is_not_believed(self, running, client):
+        headers = {"X-Session-API-Key": running.sandbox.session_key()}
+
+        for what in ("conversations", f"events/{running.pk.hex}", f"events/{running.pk}"):
+            answer = client.post(
+                self.url(running, what),
+                '[{"kind": "MessageEvent", "id": "forged", "source": "user"}]',
+                content_type="application/json",
+                headers=headers,
+            )
+            assert (answer.status_code, answer.json()) == (200, {"success": True})
+        assert not running.events.exists()
+
+    def test_no_other_key_opens_it(self, running, alice, client):
+        other = services.create_conversation(user=alice)
+        keys = [
+            "",
+            "x",
+            other.sandbox.session_key(),
+            services.conversation_key(conversation=running, user=alice),
+        ]
+        for key in keys:
+            answer = client.post(self.url(running), headers={"X-Session-API-Key": key})
+            assert answer.status_code == 401
+        right = {"X-Session-API-Key": running.sandbox.session_key()}
+        assert (
+            client.post(self.url(running, f"events/{other.pk}"), headers=right).status_code == 401
+        )
+        assert client.post(self.url(other), headers=right).status_code == 401
+        assert client.post("/api/v1/webhooks/x/conversations", headers=right).status_code == 401
+
+
+class TestRuntime:
+    def url(self, row, what):
+        return f"/api/conversations/{row.pk.hex}/{what}"
+
+    def test_pause_and_run(self, running, alice):
+        client = with_key(running, alice)
+
+        assert client.post(self.url(running, "pause"), {}, format="json").json() == {
+            "success": True
+        }
+        assert len(queued("interrupt_agent")) == 1
+        assert client.post(self.url(running, "run"), {}, format="json").json() == {"success": True}
+        assert len(queued("run_agent")) == 1
+        ingest(running, status_frame(0, "running"))
+        assert client.post(self.url(running, "run"), {}, format="json").status_code == 409
+
+    def test_a_question_is_answered_once_and_by_no_message(self, running, alice):
+        ingest(running, status_frame(0, "waiting_for_confirmation"))
+        client = with_key(running, alice)
+        url = self.url(running, "events/respond_to_confirmation")
+
+        services.post_message(conversation_id=running.pk, text="go on", message_id="m")
+        services.deliver_messages(conversation_id=running.pk)
+        assert client.post(self.url(running, "run"), {}, format="json").status_code == 200
+        assert not queued("answer_agent")
+        assert client.post(url, {"accept": True}, format="json").json() == {"success": True}
+        assert len(queued("answer_agent")) == 1
+        assert client.post(url, {"accept": True}, format="json").status_code == 409
+        assert client.post(url, {}, format="json").status_code == 422
+
+    def test_another_conversations_key_finds_nothing(self, running, alice):
+        other = services.create_conversation(user=alice)
+        client = with_key(other, alice)
+
+        for what in ("run", "pause", "events/respond_to_confirmation"):
+            body = {"accept": True}
+            assert client.post(self.url(running, what), body, format="json").status_code == 404
+        assert client.get(self.url(running, "events/search")).status_code == 404
+        assert client.post(self.url(running, "run"), headers={"X-Session-API-Key": "x"})
+        assert APIClient().post(self.url(running, "run")).status_code == 401
+
+    def test_held_messages_wait_for_the_word(self, running):
+        before = len(queued("deliver_messages"))
+        services.post_message(conversation_id=running.pk, text="hi", message_id="m", run=False)
+        assert len(queued("deliver_messages")) == before
+
+        assert services.run_held(conversation_id=running.pk)
+
+        assert len(queued("deliver_messages")) == before + 1
+        assert not services.run_held(conversation_id=running.pk)
+
+    def test_files_need_the_conversations_key(self, api, running, alice):
+        assert api.get("/api/git/changes/x").status_code == 422
+        assert APIClient().get("/api/git/changes/x").status_code == 401
+        reader = APIClient(
+            headers={
+                "X-Session-API-Key": services.conversation_key(conversation=running, user=alice)
+            }
+        )
+        assert reader.get("/api/file/download").status_code == 422
+        assert reader.get("/api/file/download?path=/etc/passwd").status_code == 400
