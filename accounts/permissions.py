@@ -33,6 +33,7 @@ WORKING = READING | {
     "conversations.create",
     "conversations.steer",
     "conversations.delete",
+    "conversations.share",
     "files.edit",
     "model_access.edit",
     "api_keys.view",

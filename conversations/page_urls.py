@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from conversations import pages
+from conversations import detail_pages, pages
 
 
 class ActionConverter(StringConverter):
@@ -17,6 +17,12 @@ register_converter(ActionConverter, "conversation_action")
 urlpatterns = [
     path("", pages.home, name="home"),
     path("conversations/<uuid:conversation_id>", pages.conversation, name="conversation"),
+    path(
+        "conversations/<uuid:conversation_id>/details",
+        detail_pages.details,
+        name="conversation-details",
+    ),
+    path("shared/<str:token>", detail_pages.shared, name="shared"),
     path(
         "conversations/<uuid:conversation_id>/<conversation_action:action>",
         pages.act,

@@ -24,7 +24,8 @@ from accounts import permissions
 from accounts.active import active_organization
 from billing import services as billing
 from conversations import records, services
-from conversations.models import Conversation, Event
+from conversations.models import Conversation
+from conversations.story import Told, tell
 from openhands_site.lib.api import dumps
 from openhands_site.lib.problems import Problem
 
@@ -260,61 +261,10 @@ def _for_script(record: dict[str, Any], granted: frozenset[str]) -> dict[str, An
     }
 
 
-def plain_story(found: Conversation) -> list[dict[str, str]]:
+def plain_story(found: Conversation) -> list[Told]:
     """The newest events as headings and texts, for browsers without scripts and for printing."""
     newest = found.events.order_by("-seq")[:PLAIN_EVENTS]
-    told = (_plain(event) for event in reversed(newest))
-    return [item for item in told if item]
-
-
-def _plain(event: Event) -> dict[str, str] | None:
-    try:
-        payload = orjson.loads(event.payload)
-    except orjson.JSONDecodeError:  # a lone surrogate, say, which the log keeps as it came
-        return {"who": event.kind, "text": event.payload[:20_000]}
-    if not isinstance(payload, dict):
-        return {"who": event.kind, "text": event.payload[:20_000]}
-    read = _PLAIN.get(event.kind)
-    if read is None or (event.kind == "MessageEvent" and event.source == Event.Source.USER):
-        return None
-    who, text = read(payload)
-    return {"who": who, "text": text[:20_000]} if text else None
-
-
-def _texts(content: Any) -> str:
-    parts = content if isinstance(content, list) else []
-    return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
-
-
-def _part(payload: dict[str, Any], name: str) -> dict[str, Any]:
-    value = payload.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _plain_action(payload: dict[str, Any]) -> tuple[str, str]:
-    action = _part(payload, "action")
-    names = ("command", "path", "file_text", "old_str", "new_str", "thought", "message")
-    told = [action[name] for name in names if isinstance(action.get(name), str)]
-    words = filter(None, [_texts(payload.get("thought")), *told])
-    return f"Agent: {payload.get('tool_name') or 'action'}", "\n".join(words)
-
-
-_PLAIN: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
-    "UserMessage": lambda payload: ("You", str(payload.get("text", ""))),
-    "MessageEvent": lambda payload: (
-        "Agent",
-        _texts(_part(payload, "llm_message").get("content")),
-    ),
-    "ActionEvent": _plain_action,
-    "ObservationEvent": lambda payload: (
-        "Result",
-        _texts(_part(payload, "observation").get("content")),
-    ),
-    "UserRejectObservation": lambda payload: ("Rejected", str(payload.get("rejection_reason", ""))),
-    "AgentErrorEvent": lambda payload: ("Error", str(payload.get("error", ""))),
-    "ConversationErrorEvent": lambda payload: ("Error", str(payload.get("detail", ""))),
-    "SandboxNotice": lambda payload: ("Server", str(payload.get("message", ""))),
-}
+    return [told for event in reversed(newest) if (told := tell(event))]
 
 
 # --- What a person does to a conversation, by plain forms --------------------------
@@ -328,14 +278,17 @@ def act(request: HttpRequest, conversation_id: UUID, action: str) -> HttpRespons
     permission, carry_out = ACTIONS[action]
     permissions.require(request.user, found.organization_id, permission)
     try:
-        carry_out(request, found)
+        to = carry_out(request, found)
     except Problem as refusal:
         messages.error(request, refusal.detail)
         return redirect("conversation", conversation_id=conversation_id)
     if action == "delete":
         messages.success(request, f"“{found.title}” is deleted.")
         return redirect("home")
-    return redirect("conversation", conversation_id=conversation_id)
+    if action == "archive":
+        messages.success(request, f"“{found.title}” is in the archive.")
+        return redirect("home")
+    return redirect("conversation", conversation_id=to or conversation_id)
 
 
 def _post_message(request: HttpRequest, found: Conversation) -> None:
@@ -372,7 +325,34 @@ def _rename(request: HttpRequest, found: Conversation) -> None:
     services.rename(conversation_id=found.pk, title=title)
 
 
-ACTIONS: dict[str, tuple[str, Callable[[HttpRequest, Conversation], None]]] = {
+def _fork(request: HttpRequest, found: Conversation) -> UUID:
+    permissions.require(request.user, found.organization_id, "conversations.create")
+    fork = services.fork_conversation(user=request.user, conversation=found)  # type: ignore[arg-type]
+    return fork.pk
+
+
+def _archive(_request: HttpRequest, found: Conversation) -> None:
+    services.set_archived(conversation_id=found.pk, archived=True)
+
+
+def _unarchive(_request: HttpRequest, found: Conversation) -> None:
+    services.set_archived(conversation_id=found.pk, archived=False)
+
+
+def _feedback(request: HttpRequest, found: Conversation) -> None:
+    seq = request.POST.get("seq", "")[:18]
+    if not (seq.isascii() and seq.isdigit()):
+        raise IncompletePrompt("Say which event you mean.")
+    services.give_feedback(
+        user=request.user,  # type: ignore[arg-type]
+        conversation=found,
+        seq=int(seq),
+        rating=5 if request.POST.get("good") == "yes" else 1,
+    )
+    messages.success(request, "Thank you, your word is kept.")
+
+
+ACTIONS: dict[str, tuple[str, Callable[[HttpRequest, Conversation], UUID | None]]] = {
     "message": ("conversations.steer", _post_message),
     "stop": (
         "conversations.steer",
@@ -384,6 +364,10 @@ ACTIONS: dict[str, tuple[str, Callable[[HttpRequest, Conversation], None]]] = {
     ),
     "answer": ("conversations.steer", _answer),
     "rename": ("conversations.steer", _rename),
+    "fork": ("conversations.create", _fork),
+    "archive": ("conversations.steer", _archive),
+    "unarchive": ("conversations.steer", _unarchive),
+    "feedback": ("conversations.view", _feedback),
     "delete": (
         "conversations.delete",
         lambda _request, found: services.delete_conversation(conversation_id=found.pk),

@@ -72,3 +72,11 @@ def answer_agent(conversation_id: UUID, *, accept: bool, reason: str, asked_in_r
         reason=reason,
         asked_in_run=asked_in_run,
     )
+
+
+def carry_confirmation(conversation_id: UUID) -> None:
+    """Have a changed confirmation policy or analyzer carried to the engine."""
+    job = app.configure_task(
+        "conversations.tasks.carry_confirmation", lock=f"confirmation:{conversation_id}"
+    )
+    job.defer(conversation_id=str(conversation_id))

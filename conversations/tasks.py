@@ -63,6 +63,17 @@ def answer_agent(conversation_id: str, accept: bool, reason: str, asked_in_run: 
     )
 
 
+@app.task(name="conversations.tasks.carry_confirmation", retry=QUICK)
+def carry_confirmation(conversation_id: str) -> None:
+    services.carry_confirmation(conversation_id=UUID(conversation_id))
+
+
+@app.periodic(cron="* * * * *")
+@app.task(name="conversations.tasks.index_texts", queueing_lock="index_texts")
+def index_texts(timestamp: int) -> None:
+    services.index_texts()
+
+
 @app.periodic(cron="* * * * *")
 @app.task(name="conversations.tasks.reconcile_sandboxes", queueing_lock="reconcile_sandboxes")
 def reconcile_sandboxes(timestamp: int) -> None:

@@ -357,6 +357,9 @@ SOCKET_BUFFER_BYTES = env.integer("SOCKET_BUFFER_BYTES", 1_048_576, low=4_096)
 SOCKET_RECHECK_SECONDS = env.integer("SOCKET_RECHECK_SECONDS", 30, low=1, high=60)
 SOCKET_PING_SECONDS = env.integer("SOCKET_PING_SECONDS", 20, low=1, high=45)
 
+PUBLIC_LINKS = env.boolean("PUBLIC_LINKS", True)
+"""Whether people may show a conversation to anybody who has its link; off, links that exist end too."""
+
 # --- Sandboxes and the conversation manager -------------------------------------
 
 SANDBOX_PROVIDER = env.choice("SANDBOX_PROVIDER", ("process",), "process")

@@ -204,6 +204,24 @@ class AgentClient:
             repeatable=False,
         )
 
+    def set_confirmation_policy(self, conversation_id: UUID, policy: str) -> None:
+        """Set when the agent asks: never, always or risky. Waits until a running step ends. Repeatable."""
+        self._call(
+            "POST",
+            f"{_conversation(conversation_id)}/confirmation_policy",
+            json={"policy": payloads.policy_body(policy)},
+            read=TOOL_SECONDS,
+        )
+
+    def set_security_analyzer(self, conversation_id: UUID, analyzer: str) -> None:
+        """Set who judges risks: ``none``, or the model. Waits until a running step ends. Repeatable."""
+        self._call(
+            "POST",
+            f"{_conversation(conversation_id)}/security_analyzer",
+            json={"security_analyzer": payloads.analyzer_body(analyzer)},
+            read=TOOL_SECONDS,
+        )
+
     def navigate(self, conversation_id: UUID, event_id: str) -> dict[str, Any]:
         """Make an event the head of the conversation, which rebuilds what the model is told. Repeatable."""
         path = f"{_conversation(conversation_id)}/navigate"

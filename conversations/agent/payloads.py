@@ -443,6 +443,16 @@ _POLICIES: dict[str, dict[str, Any]] = {
 }
 
 
+def policy_body(name: str) -> dict[str, Any]:
+    """The engine's words for never, always or risky."""
+    return _POLICIES[name]
+
+
+def analyzer_body(name: str) -> dict[str, Any] | None:
+    """The engine's words for who judges risks: nobody for ``none``, else the model itself."""
+    return None if name == "none" else {"kind": "LLMSecurityAnalyzer"}
+
+
 def start_body(
     *,
     conversation_id: Any,
@@ -451,6 +461,7 @@ def start_body(
     token: str,
     workspace: str,
     confirmation_policy: str = "never",
+    security_analyzer: str = "",
     prompt_price: float | None = None,
     completion_price: float | None = None,
     system_suffix: str = "",
@@ -499,8 +510,8 @@ def start_body(
             "mcp_config": {},
         },
         "workspace": {"kind": "LocalWorkspace", "working_dir": workspace},
-        "confirmation_policy": _POLICIES[confirmation_policy],
-        "security_analyzer": {"kind": "LLMSecurityAnalyzer"},
+        "confirmation_policy": policy_body(confirmation_policy),
+        "security_analyzer": analyzer_body(security_analyzer),
         "max_iterations": max_iterations,
         "stuck_detection": True,
         "autotitle": False,  # a model call whose result no event reports

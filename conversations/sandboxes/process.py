@@ -110,6 +110,18 @@ class ProcessProvider:
                 _remove(path)
             lock.unlink(missing_ok=True)
 
+    def copy_workspace(self, source: Handle, target: Handle) -> bool:
+        """Copy a sandbox's project into another's, over what is there; False where there is none.
+
+        Links stay links; sockets and pipes are left out.
+        """
+        here, there = _folder(source), _folder(target)
+        if not here or not there or not (here / "project").is_dir():
+            return False
+        with contextlib.suppress(shutil.Error):
+            shutil.copytree(here / "project", there / "project", symlinks=True, dirs_exist_ok=True)
+        return True
+
     def _start(self, spec: SandboxSpec, folder: Path) -> Handle:
         if not settings.ALLOW_PROCESS_SANDBOX:
             raise SandboxUnavailable(

@@ -1,6 +1,18 @@
 """The verbs of conversations. Each is safe under concurrency and says whether repeating it is safe."""
 
 from conversations.services.confirming import NotWaiting, answer_confirmation, carry_answer
+from conversations.services.describing import (
+    carry_confirmation,
+    set_archived,
+    set_confirmation,
+    set_tags,
+)
+from conversations.services.exporting import export_trajectory, walk_log
+from conversations.services.feedback import (
+    feedback_of,
+    give_feedback,
+    take_back_feedback,
+)
 from conversations.services.files import (
     PathOutside,
     download_archive,
@@ -10,6 +22,7 @@ from conversations.services.files import (
     read_file,
     write_file,
 )
+from conversations.services.forking import fork_conversation
 from conversations.services.ingesting import (
     LogGap,
     Place,
@@ -74,7 +87,19 @@ from conversations.services.sandboxing import (
     stop_all_sandboxes,
     stop_sandbox,
 )
+from conversations.services.searching import index_conversation, index_texts, matching, snippets_of
+from conversations.services.sharing import (
+    count_view,
+    create_share,
+    links_of,
+    open_share,
+    revoke_share,
+    shared_events,
+    shared_record,
+    views_of,
+)
 from conversations.services.starting import PublishedElsewhere, request_start
+from conversations.services.turns import changes_of_turn, turns_of
 
 __all__ = [
     "BadEvent",
@@ -94,32 +119,45 @@ __all__ = [
     "UnsendableText",
     "answer_confirmation",
     "carry_answer",
+    "carry_confirmation",
+    "changes_of_turn",
     "claim_conversations",
     "close_run",
     "conversation_key",
+    "count_view",
     "create_conversation",
+    "create_share",
     "delete_conversation",
     "deliver_messages",
     "destroy_conversation",
     "download_archive",
+    "export_trajectory",
     "fair_share",
+    "feedback_of",
+    "fork_conversation",
     "free_orphans",
     "git_changes",
     "git_diff",
+    "give_feedback",
     "hand_back",
     "held_leases",
     "holder_of_key",
+    "index_conversation",
+    "index_texts",
     "ingest_events",
     "interrupt",
     "interrupt_agent",
     "keep_gateway_open",
     "last_published_id",
     "leave_managers",
+    "links_of",
     "list_files",
     "mark_following",
+    "matching",
     "note_engine_lost",
     "observe_status",
     "open_run",
+    "open_share",
     "pause_sandbox",
     "place_to_follow",
     "post_message",
@@ -132,16 +170,27 @@ __all__ = [
     "request_start",
     "requeue_lost_work",
     "resume",
+    "revoke_share",
     "ring",
     "rotate_keys",
     "run_agent",
     "run_held",
+    "set_archived",
+    "set_confirmation",
+    "set_tags",
     "share",
+    "shared_events",
+    "shared_record",
+    "snippets_of",
     "start_conversation",
     "stop_all_sandboxes",
     "stop_sandbox",
+    "take_back_feedback",
     "take_census",
     "take_from_dead",
     "title_from",
+    "turns_of",
+    "views_of",
+    "walk_log",
     "write_file",
 ]

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -15,7 +16,7 @@ from accounts.models import Organization
 from billing import services as billing
 from conversations import queue, streams
 from conversations.agent.client import AgentClient, EngineRefused, EngineUnreachable
-from conversations.agent.payloads import start_body
+from conversations.agent.payloads import analyzer_body, policy_body, start_body
 from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, Sandbox, StartTask
 from conversations.sandboxes.provider import (
     SandboxNotYet,
@@ -23,9 +24,11 @@ from conversations.sandboxes.provider import (
     State,
     get_provider,
 )
+from conversations.services.describing import tell_engine
 from conversations.services.leasing import live_owners, want_manager
 from conversations.services.messaging import BUSY
 from conversations.services.preparing import prepare_workspace
+from conversations.services.remembering import bring_files, story_for_agent
 from conversations.services.starting import append_notice, set_status
 from openhands_site.lib.problems import Problem
 
@@ -80,6 +83,7 @@ def start_conversation(*, conversation_id: UUID) -> None:
             _start_sandbox(sandbox)
         client = AgentClient(sandbox.base_url, sandbox.session_key())
         if not sandbox.conversation_started:
+            bring_files(conversation, sandbox)
             prepare_workspace(conversation, sandbox, client, lambda phase: _phase(task, phase))
         with _phase(task, Phase.STARTING_CONVERSATION):
             _start_engine_conversation(conversation, sandbox, client)
@@ -170,8 +174,9 @@ def _start_engine_conversation(
 ) -> None:
     """Make the conversation in the engine under our own id, unless it is there (creation is idempotent)."""
     if sandbox.conversation_started:
-        if client.conversation(conversation.pk) is None:
+        if (known := client.conversation(conversation.pk)) is None:
             raise StartFailed("The engine lost this conversation's files.")
+        _tell_changed_policy(known, conversation, client)
         return
     token = billing.issue_gateway_token(
         organization_id=conversation.organization_id,
@@ -185,6 +190,8 @@ def _start_engine_conversation(
         token=token,
         workspace=sandbox.workspace,
         confirmation_policy=conversation.confirmation_policy,
+        security_analyzer=conversation.security_analyzer,
+        system_suffix=story_for_agent(conversation, sandbox.workspace),
     )
     try:
         client.start_conversation(body)
@@ -195,9 +202,29 @@ def _start_engine_conversation(
         raise
 
 
-def _finish(task: StartTask, conversation: Conversation, sandbox: Sandbox) -> None:
+def _asks_as(conversation: Conversation) -> tuple[str, str]:
+    return conversation.confirmation_policy, conversation.security_analyzer
+
+
+def _tell_changed_policy(
+    known: dict[str, Any], conversation: Conversation, client: AgentClient
+) -> None:
+    """Have an engine that wakes take over what was changed while it slept."""
+    has = (known.get("confirmation_policy"), known.get("security_analyzer"))
+    kinds = tuple(one.get("kind") if isinstance(one, dict) else None for one in has)
+    wanted = (
+        policy_body(conversation.confirmation_policy)["kind"],
+        (analyzer_body(conversation.security_analyzer) or {}).get("kind"),
+    )
+    if kinds not in (wanted, (None, None)):
+        tell_engine(client, conversation)
+
+
+def _finish(task: StartTask, started: Conversation, sandbox: Sandbox) -> None:
     with transaction.atomic():
-        conversation = Conversation.objects.select_for_update().get(pk=conversation.pk)
+        conversation = Conversation.objects.select_for_update().get(pk=started.pk)
+        if _asks_as(conversation) != _asks_as(started):  # changed while it was being started
+            queue.carry_confirmation(conversation.pk)
         sandbox.observed, sandbox.conversation_started = Sandbox.Observed.RUNNING, True
         sandbox.save(update_fields=["observed", "conversation_started"])
         want_manager(conversation_id=conversation.pk)

@@ -8,7 +8,8 @@ A route without a row fails the build, and so does a row without a route. A row 
 - ``gateway-token``: the short-lived token of one conversation;
 - ``metrics-token``: the holder of ``METRICS_TOKEN``;
 - ``logout-token``: an identity provider, by a logout token that it signed;
-- ``setup-token``: the holder of an unused setup link.
+- ``setup-token``: the holder of an unused setup link;
+- ``share-link``: anybody who has the token of a public link that holds.
 
 ``ANY`` stands for every method.
 """
@@ -113,6 +114,21 @@ POLICY: dict[str, str] = {
     "GET /api/v1/conversations/{id}/archive": "files.view",
     "GET /api/v1/conversations/{id}/git/changes": "files.view",
     "GET /api/v1/conversations/{id}/git/diff": "files.view",
+    "GET /api/v1/conversations/{id}/trajectory": "conversations.view",
+    "GET /api/v1/conversations/{id}/feedback": "conversations.view",
+    "GET /api/v1/conversations/{id}/events/{seq}/feedback": "conversations.view",
+    "PUT /api/v1/conversations/{id}/events/{seq}/feedback": "conversations.view",
+    "DELETE /api/v1/conversations/{id}/events/{seq}/feedback": "conversations.view",
+    "GET /api/v1/conversations/{id}/shares": "conversations.view",
+    "POST /api/v1/conversations/{id}/shares": "conversations.share",
+    "DELETE /api/v1/conversations/{id}/shares/{share_id}": "conversations.share",
+    "GET /api/v1/conversations/{id}/shares/{share_id}/views": "conversations.share",
+    "POST /api/v1/conversations/{id}/fork": "conversations.create",
+    "GET /api/v1/conversations/{id}/turns": "conversations.view",
+    "GET /api/v1/conversations/{id}/turns/{number}/diff": "files.view",
+    "GET /api/v1/shared/{token}": "share-link",
+    "GET /api/v1/shared/{token}/events": "share-link",
+    "GET /shared/{token}": "share-link",
     "WS /ws/v1/conversations/{conversation_id}": "conversations.view",
     "WS /socket.io": "conversations.view",
     "WS /sockets/events/{conversation_id}": "conversations.view",
@@ -207,8 +223,10 @@ POLICY: dict[str, str] = {
     "POST /": "signed-in",
     "GET /conversations/{conversation_id}": "signed-in",
     "POST /conversations/{conversation_id}/{action}": "signed-in",
+    "GET /conversations/{conversation_id}/details": "signed-in",
+    "POST /conversations/{conversation_id}/details": "signed-in",
 }
 WORDS = {
     *("public", "signed-in", "staff", "gateway-token", "metrics-token", "setup-token"),
-    "logout-token",
+    *("logout-token", "share-link"),
 }

@@ -17,6 +17,7 @@ from accounts.permissions import ROLE_PERMISSIONS
 from accounts.services import custom_secrets, organizations, service_accounts
 from billing.services import issue_gateway_token
 from conversations.models import Conversation
+from conversations.services import create_share
 from tests.factories.accounts import UserFactory
 from tests.factories.conversations import ConversationFactory, EventFactory, SandboxFactory
 
@@ -65,6 +66,8 @@ class World:
     """Ids of what the parts of an address stand for."""
     clients: dict[str, APIClient]
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    shares: dict[Any, Any] = field(default_factory=dict)
+    """The public link of each conversation."""
 
     def try_row(self, row: str, identity: str, conversation: Conversation | None = None) -> Any:
         """The answer to a row's call; what the call changes is undone."""
@@ -86,6 +89,7 @@ class World:
         """A row's address with the team's things in it."""
         kind = path.removeprefix("/api/").removeprefix("v1/").partition("/")[0]
         path = path.replace("{id}", str(self.own.get(kind, conversation.pk)))
+        path = path.replace("{share_id}", str(self.shares.get(conversation.pk, uuid4())))
         for name, value in self.own.items():
             path = path.replace(f"{{{name}}}", str(value))
         if path.startswith(("/api/secrets/", "/api/keys/")):
@@ -110,6 +114,7 @@ class World:
                 "base_url": "https://models.example.com/v1",
                 "model": "m",
             },
+            "PUT /api/v1/conversations/{id}/events/{seq}/feedback": {"rating": 5},
             "POST /api/v1/organizations": {"name": "x"},
             "PATCH /api/v1/organizations/{id}": {"name": "x"},
             "POST /api/v1/organizations/{id}/transfer": {"user": str(self.own["user_id"])},
@@ -185,6 +190,12 @@ def build() -> World:
     for conversation in (shared, private):
         conversation.sandbox = SandboxFactory(user=alice)
         conversation.save(update_fields=["sandbox"])
+        EventFactory(
+            conversation=conversation,
+            kind="UserMessage",
+            source="user",
+            payload=f'{{"text": "{CANARY}"}}',
+        )
         EventFactory(conversation=conversation, payload=f'{{"text": "{CANARY}"}}')
     key, _ = services.issue_api_key(user=alice, organization=team, name=f"{CANARY} key")
     another = service_accounts.create_service_account(
@@ -211,10 +222,17 @@ def build() -> World:
         "user_id": users["target"].pk,
         "invitation_id": invitation.pk,
         "account_id": another.pk,
+        "seq": 1,
+        "number": 1,
         "key_id": its_key.pk,
         "token": link.rpartition("/")[2],
     }
-    return World(team, shared, private, own, clients, headers)
+    ends = timezone.now() + timedelta(days=1)
+    shares = {
+        conversation.pk: create_share(user=alice, conversation=conversation, expires_at=ends)[0].pk
+        for conversation in (shared, private)
+    }
+    return World(team, shared, private, own, clients, headers, shares)
 
 
 def held(identity: str) -> frozenset[str]:

@@ -12,6 +12,7 @@ TEXT_LENGTH = 1_000_000
 _FULL_NAME = re.compile(
     r"\A(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)+\Z"
 )
+_TAG = re.compile(r"\A[^\x00-\x1f\x7f,\ud800-\udfff]{1,50}\Z")
 _BRANCH = re.compile(r"\A(?!-)[A-Za-z0-9_./+@#-]{1,200}\Z")
 
 
@@ -61,6 +62,7 @@ class ConversationSerializer(serializers.Serializer):
     execution_status = serializers.ChoiceField(choices=Conversation.ExecutionStatus.choices)
     visibility = serializers.ChoiceField(choices=Conversation.Visibility.choices)
     confirmation_policy = serializers.ChoiceField(choices=["never", "always", "risky"])
+    security_analyzer = serializers.ChoiceField(choices=["llm", "none"])
     asked_seq = serializers.IntegerField(
         allow_null=True,
         help_text="The open question's place in the log; send it back with the answer.",
@@ -72,6 +74,16 @@ class ConversationSerializer(serializers.Serializer):
     is_external = serializers.BooleanField(
         help_text="Its agent runs elsewhere and publishes its events; it takes no orders from here."
     )
+    trigger = serializers.ChoiceField(choices=Conversation.Trigger.choices)
+    tags = serializers.ListField(child=serializers.CharField())
+    archived_at = serializers.DateTimeField(allow_null=True)
+    parent = serializers.UUIDField(
+        allow_null=True, help_text="The conversation that this one came from."
+    )
+    forked_seq = serializers.IntegerField(
+        allow_null=True, help_text="How many events of the parent's log it began with."
+    )
+    pull_requests = serializers.ListField(child=serializers.IntegerField())
     cost_micros = serializers.IntegerField(help_text="Micro-dollars.")
     tokens = TokensSerializer()
     start_task = StartTaskSerializer(allow_null=True)
@@ -79,6 +91,31 @@ class ConversationSerializer(serializers.Serializer):
     created_by = serializers.UUIDField()
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
+
+
+class MatchPartSerializer(serializers.Serializer):
+    text = serializers.CharField()
+    is_hit = serializers.BooleanField()
+
+
+class MatchSerializer(serializers.Serializer):
+    """Where a search found its words; ``seq`` 0 is the title. Texts are plain, not HTML."""
+
+    seq = serializers.IntegerField()
+    parts = MatchPartSerializer(many=True)
+
+
+class FoundConversationSerializer(ConversationSerializer):
+    """A record in a list; with ``q`` it says where the words stand."""
+
+    match = MatchSerializer(required=False, allow_null=True)
+
+
+class TagField(serializers.RegexField):
+    """Up to 50 characters without control characters or commas."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(_TAG, max_length=50, **options)
 
 
 class TitleField(serializers.CharField):
@@ -110,6 +147,8 @@ class NewConversationSerializer(serializers.Serializer):
     confirmation_policy = serializers.ChoiceField(
         choices=["never", "always", "risky"], default="never"
     )
+    security_analyzer = serializers.ChoiceField(choices=["llm", "none"], default="llm")
+    tags = serializers.ListField(child=TagField(), max_length=20, default=list)
     organization = serializers.UUIDField(
         required=False,
         help_text="Where it belongs; by default the key's organization, or your own.",
@@ -117,14 +156,24 @@ class NewConversationSerializer(serializers.Serializer):
 
 
 class ConversationPatchSerializer(serializers.Serializer):
-    """What may be changed; give one of the two, or both."""
+    """What may be changed; give what should change."""
 
     title = TitleField(required=False)
     visibility = serializers.ChoiceField(choices=Conversation.Visibility.choices, required=False)
+    tags = serializers.ListField(child=TagField(), max_length=20, required=False)
+    archived = serializers.BooleanField(
+        required=False, help_text="Put away, out of the default list."
+    )
+    confirmation_policy = serializers.ChoiceField(
+        choices=["never", "always", "risky"], required=False
+    )
+    security_analyzer = serializers.ChoiceField(
+        choices=["llm", "none"], required=False, help_text="Who judges the risk of actions."
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if not attrs:
-            raise serializers.ValidationError("Give a title, a visibility, or both.")
+            raise serializers.ValidationError("Give at least one thing to change.")
         return attrs
 
 
@@ -189,7 +238,19 @@ class ConversationQuery(serializers.Serializer):
     execution_status = serializers.ChoiceField(
         choices=Conversation.ExecutionStatus.choices, required=False
     )
-    q = serializers.CharField(required=False, max_length=200, help_text="Words of the title.")
+    q = serializers.CharField(
+        required=False,
+        max_length=200,
+        help_text='Words of titles and messages; "a phrase", or, -not.',
+    )
+    tag = TagField(required=False)
+    trigger = serializers.ChoiceField(choices=Conversation.Trigger.choices, required=False)
+    repository = serializers.CharField(
+        required=False, max_length=200, help_text="Its full name: owner/name."
+    )
+    archived = serializers.ChoiceField(
+        choices=["true", "false", "any"], required=False, default="false"
+    )
 
 
 class FileQuery(serializers.Serializer):

@@ -7,6 +7,7 @@ from typing import IO, Any
 from uuid import UUID, uuid4
 
 from django.conf import settings
+from django.db import transaction
 from django.http import Http404, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -89,18 +90,36 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     def get_queryset(self) -> Any:
         return Conversation.objects.visible_to(self.request.user)
 
-    @extend_schema(parameters=[serializers.ConversationQuery])
+    @extend_schema(
+        parameters=[serializers.ConversationQuery],
+        responses=serializers.FoundConversationSerializer(many=True),
+    )
     def list(self, request: Request) -> Response:
-        """Newest first."""
+        """Newest first, without what is archived. With ``q``, those whose title or messages match."""
         query = query_of(serializers.ConversationQuery, request, ignoring={"cursor", "limit"})
+        words = query.get("q", "")
+        rows = self._filtered(query)
+        if words:
+            rows = services.matching(rows, words)
+        page = self.paginate_queryset(rows) or []
+        items = records_of(page)
+        if words:
+            found = services.snippets_of(page, words)
+            items = [item | {"match": found.get(item["id"])} for item in items]
+        return self.get_paginated_response(items)
+
+    def _filtered(self, query: dict[str, Any]) -> Any:
         rows = self.get_queryset()
-        for name in ("status", "execution_status"):
+        for name in ("status", "execution_status", "trigger"):
             if name in query:
                 rows = rows.filter(**{name: query[name]})
-        for word in query.get("q", "").split():
-            rows = rows.filter(title__icontains=word)
-        page = self.paginate_queryset(rows)
-        return self.get_paginated_response(records_of(page or []))
+        if "tag" in query:
+            rows = rows.filter(tags__contains=[query["tag"]])
+        if "repository" in query:
+            rows = rows.filter(repository__full_name=query["repository"])
+        if query["archived"] != "any":
+            rows = rows.filter(archived_at__isnull=query["archived"] == "false")
+        return rows
 
     @extend_schema(
         request=serializers.NewConversationSerializer,
@@ -128,17 +147,26 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
 
     @extend_schema(request=serializers.ConversationPatchSerializer)
     def partial_update(self, request: Request, pk: UUID) -> Response:
-        """Rename it, or share it with its organization; only its creator may share it."""
+        """Rename, tag, archive, say when the agent asks; only its creator may share it."""
         conversation = self.get_object()
         body = self._body(serializers.ConversationPatchSerializer, request)
-        if "visibility" in body:
-            if conversation.created_by_id != request.user.pk:
-                raise NotYours
-            conversation = services.share(
-                conversation_id=conversation.pk, visibility=body["visibility"]
-            )
-        if "title" in body:
-            conversation = services.rename(conversation_id=conversation.pk, title=body["title"])
+        key = conversation.pk
+        with transaction.atomic():
+            if "visibility" in body:
+                if conversation.created_by_id != request.user.pk:
+                    raise NotYours
+                conversation = services.share(conversation_id=key, visibility=body["visibility"])
+            if "title" in body:
+                conversation = services.rename(conversation_id=key, title=body["title"])
+            if "tags" in body:
+                conversation = services.set_tags(conversation_id=key, tags=body["tags"])
+            if "archived" in body:
+                conversation = services.set_archived(conversation_id=key, archived=body["archived"])
+            policy, analyzer = body.get("confirmation_policy"), body.get("security_analyzer")
+            if policy or analyzer:
+                conversation = services.set_confirmation(
+                    conversation_id=key, confirmation_policy=policy, security_analyzer=analyzer
+                )
         return Response(record_of(conversation))
 
     @extend_schema(responses={204: None})

@@ -1,0 +1,153 @@
+"""Finding conversations by words of their titles and messages, with PostgreSQL's full text.
+
+Texts are taken into the search by a job, and for the searcher's newest conversations right before a search:
+nothing is added to the way of an event (docs/adr/0020).
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+import orjson
+from django.contrib.postgres.search import SearchHeadline, SearchQuery
+from django.db import transaction
+from django.db.models import F, Q, QuerySet
+
+from conversations.models import Conversation, Event, SearchProgress, SearchText
+from conversations.story import texts
+
+TEXT_LENGTH = 20_000
+BATCH = 500
+FRESH_BEFORE_SEARCH = 30
+"""How many conversations a search itself brings up to date; the job does the rest."""
+ON, OFF = "\x02", "\x03"
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff]")
+_BEHIND = Q(search_progress=None) | ~Q(
+    search_progress__indexed_seq=F("last_seq"), search_progress__indexed_title=F("title")
+)
+
+
+def matching(rows: QuerySet[Conversation], words: str) -> QuerySet[Conversation]:
+    """Those of ``rows`` whose title or messages have the words, in the way of web searches.
+
+    ``"a phrase"``, ``or`` and ``-not`` work; no text is an error. ``rows`` is what the searcher may see.
+    """
+    for pk in (
+        rows.filter(_BEHIND)
+        .order_by("-updated_at")
+        .values_list("pk", flat=True)[:FRESH_BEFORE_SEARCH]
+    ):
+        index_conversation(conversation_id=pk)
+    in_title = Q()
+    for word in words.split():
+        in_title &= Q(title__icontains=word)
+    found = SearchText.objects.filter(words=_query(words)).values("conversation_id")
+    return rows.filter(Q(pk__in=found) | in_title)
+
+
+def snippets_of(conversations: Iterable[Conversation], words: str) -> dict[UUID, dict[str, Any]]:
+    """Where the words stand: ``{"seq", "parts": [{"text", "is_hit"}]}`` by id; seq 0 is the title.
+
+    The first place of each conversation. Texts are texts, not HTML.
+    """
+    query = _query(words)
+    rows = (
+        SearchText.objects.filter(conversation__in=list(conversations), words=query)
+        .order_by("conversation_id", "seq")
+        .distinct("conversation_id")
+        .annotate(
+            headline=SearchHeadline(
+                "text",
+                query,
+                config="simple",
+                start_sel=ON,
+                stop_sel=OFF,
+                max_words=24,
+                min_words=8,
+            )
+        )
+    )
+    return {row.conversation_id: {"seq": row.seq, "parts": _parts(row.headline)} for row in rows}
+
+
+def _query(words: str) -> SearchQuery:
+    return SearchQuery(words, config="simple", search_type="websearch")
+
+
+def _parts(headline: str) -> list[dict[str, Any]]:
+    parts = []
+    for index, piece in enumerate(re.split(f"[{ON}{OFF}]", headline)):
+        if piece:
+            parts.append({"text": piece, "is_hit": index % 2 == 1})
+    return parts
+
+
+def index_texts(*, limit: int = BATCH) -> int:
+    """Take what is new in titles and messages into the search; how many conversations were behind."""
+    rows = Conversation.objects.filter(_BEHIND, deleted_at=None).order_by("-updated_at")
+    behind = list(rows.values_list("pk", flat=True)[:limit])
+    for pk in behind:
+        index_conversation(conversation_id=pk)
+    return len(behind)
+
+
+@transaction.atomic
+def index_conversation(*, conversation_id: UUID) -> None:
+    """Bring one conversation's title and messages up to date in the search. Safe to repeat, and at once."""
+    conversation = Conversation.objects.filter(pk=conversation_id).first()
+    if conversation is None:
+        return
+    progress, _ = SearchProgress.objects.get_or_create(
+        conversation=conversation, defaults={"organization_id": conversation.organization_id}
+    )
+    rows = Event.objects.filter(
+        conversation=conversation,
+        seq__gt=progress.indexed_seq,
+        seq__lte=conversation.last_seq,
+    )
+    said = rows.filter(
+        Q(kind="UserMessage")
+        | Q(kind="MessageEvent", source=Event.Source.AGENT)
+        | Q(kind="ActionEvent", payload__contains='FinishAction"')
+    )
+    news = [
+        _row(conversation, event.seq, text)
+        for event in said.order_by("seq").iterator(50)
+        if (text := _said(event))
+    ]
+    SearchText.objects.bulk_create(news, ignore_conflicts=True, batch_size=100)
+    SearchText.objects.bulk_create(
+        [_row(conversation, 0, conversation.title)],
+        update_conflicts=True,
+        unique_fields=["conversation", "seq"],
+        update_fields=["text"],
+    )
+    SearchProgress.objects.filter(pk=progress.pk, indexed_seq__lte=conversation.last_seq).update(
+        indexed_seq=conversation.last_seq, indexed_title=conversation.title
+    )
+
+
+def _row(conversation: Conversation, seq: int, text: str) -> SearchText:
+    return SearchText(
+        organization_id=conversation.organization_id,
+        conversation=conversation,
+        seq=seq,
+        text=_CONTROL.sub(" ", text)[:TEXT_LENGTH],
+    )
+
+
+def _said(event: Event) -> str:
+    try:
+        payload = orjson.loads(event.payload)
+    except orjson.JSONDecodeError:
+        return ""
+    if not isinstance(payload, dict):
+        return ""
+    if event.kind == "UserMessage":
+        return str(payload.get("text") or "")
+    if event.kind == "ActionEvent":
+        action = payload.get("action")
+        return str(action.get("message") or "") if isinstance(action, dict) else ""
+    message = payload.get("llm_message")
+    return texts(message.get("content")) if isinstance(message, dict) else ""

@@ -1,0 +1,69 @@
+"""Taking secrets out of texts that leave the people they belong to: known values, and shapes of well-known keys."""
+
+import json
+import re
+from collections.abc import Iterable
+
+HIDDEN = "[redacted]"
+LEAST_LENGTH = 6
+"""Shorter values are words: taking them out would say where they stand and ruin the text."""
+_SHAPES = re.compile(
+    "|".join(
+        (
+            r"oh_[A-Za-z0-9]{6,}\.[A-Za-z0-9_-]{16,}",  # this server's own keys
+            r"sk-[A-Za-z0-9_-]{16,}",  # OpenAI, Anthropic and those that took their shape
+            r"(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{16,}",  # Stripe
+            r"whsec_[A-Za-z0-9+/]{16,}",
+            r"gh[pousr]_[A-Za-z0-9]{20,}",  # GitHub
+            r"github_pat_[A-Za-z0-9_]{20,}",
+            r"glpat-[A-Za-z0-9_-]{16,}",  # GitLab
+            r"ATATT[A-Za-z0-9_=-]{20,}",  # Atlassian
+            r"ATBB[A-Za-z0-9]{20,}",
+            r"lin_api_[A-Za-z0-9]{20,}",  # Linear
+            r"xox[abeoprs]-[A-Za-z0-9-]{10,}",  # Slack
+            r"xapp-[A-Za-z0-9-]{16,}",
+            r"(?:AKIA|ASIA)[A-Z0-9]{16}",  # AWS
+            r"AIza[A-Za-z0-9_-]{35}",  # Google
+            r"hf_[A-Za-z0-9]{20,}",  # Hugging Face
+            r"npm_[A-Za-z0-9]{30,}",
+            r"pypi-[A-Za-z0-9_-]{30,}",
+            r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",  # JSON Web Tokens
+            r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:(?!-----END)[^\"]){0,20000}(?:-----END [A-Z ]*PRIVATE KEY-----)?",
+            r"(?<=://)[^/\s:@\"'\\]{1,200}:[^/\s@\"'\\]{3,400}(?=@)",  # a password in an address
+        )
+    ),
+    re.DOTALL,
+)
+# An escape that writes a plain ASCII character the long way could hide a key from the shapes.
+_LONG_WAY = re.compile(r"\\u00[0-7]|\\/")
+
+
+class Redactor:
+    """Takes secrets out of texts. ``values`` are secrets that are known, found wherever they stand."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        forms: set[str] = set()
+        for value in values:
+            if len(value) >= LEAST_LENGTH:
+                forms |= {
+                    value,
+                    json.dumps(value)[1:-1],
+                    json.dumps(value, ensure_ascii=False)[1:-1],
+                }
+        known = sorted(forms, key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, known))) if known else None
+
+    def text(self, text: str) -> str:
+        """The text with ``[redacted]`` in place of secrets."""
+        if self._known is not None:
+            text = self._known.sub(HIDDEN, text)
+        return _SHAPES.sub(HIDDEN, text)
+
+    def json(self, payload: str) -> str:
+        """The same for JSON text, which stays JSON: no secret holds a bare quote or ends in half an escape."""
+        if _LONG_WAY.search(payload):
+            try:
+                payload = json.dumps(json.loads(payload), ensure_ascii=True)
+            except (ValueError, RecursionError):
+                return json.dumps({"redacted": "This event could not be read to take secrets out."})
+        return self.text(payload)

@@ -1,0 +1,67 @@
+import json
+
+import pytest
+
+from openhands_site.lib.redaction import HIDDEN, Redactor
+
+KEYS = [
+    "oh_AbCdEf123456.QWERTYuiop1234567890asdf",
+    "sk-proj-abcdEFGH1234567890",
+    "sk-ant-api03-abcdEFGH1234567890_-x",
+    "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+    "github_pat_11ABCDEFG0abcdefghijkl_mnop",
+    "glpat-abcdefghij1234567890",
+    "AKIAIOSFODNN7EXAMPLE",
+    "xoxb-1234567890-abcdefghij",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N",
+    "sk_live_abcdefghijklmnop1234",
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_well_known_keys_are_taken_out(key):
+    told = Redactor().text(f"before {key} after")
+
+    assert told == f"before {HIDDEN} after"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_written_in_escapes_is_taken_out_too(key):
+    payload = '{"text": "' + "".join(f"\\u{ord(c):04x}" for c in key) + '"}'
+
+    assert json.loads(Redactor().json(payload)) == {"text": HIDDEN}
+
+
+@pytest.mark.parametrize("value", ['pass"word\nof mine', "schlüsselwort", "back\\slash-secret"])
+def test_known_values_are_found_however_json_writes_them(value):
+    redactor = Redactor([value])
+    for escaped in (json.dumps({"a": value}), json.dumps({"a": value}, ensure_ascii=False)):
+        assert json.loads(redactor.json(escaped)) == {"a": HIDDEN}
+    assert redactor.text(f"x{value}y") == f"x{HIDDEN}y"
+
+
+def test_passwords_in_addresses_and_private_keys_are_taken_out():
+    key = "-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----"
+
+    assert (
+        Redactor().text("https://bob:hunter22@example.com/x") == f"https://{HIDDEN}@example.com/x"
+    )
+    assert Redactor().text(f"a {key} b") == f"a {HIDDEN} b"
+    assert json.loads(Redactor().json(json.dumps({"k": key}))) == {"k": HIDDEN}
+
+
+@pytest.mark.parametrize(
+    "text", ["a risk-free task", "skip it", "see https://example.com:8000/a@b", "eyJust words", ""]
+)
+def test_plain_texts_stay_as_they_are(text):
+    assert Redactor(["abc"]).text(text) == text
+
+
+def test_what_cannot_be_read_is_not_shown():
+    assert "sk-" not in Redactor().json('{"a": "\\u0073k-abcdefghijklmnop1234567"')
+
+
+def test_hostile_text_does_not_take_long():
+    text = "-----BEGIN PRIVATE KEY-----" * 2_000 + "eyJ" + "a" * 50_000 + "://" + "x" * 50_000
+
+    assert HIDDEN in Redactor().text(text)
