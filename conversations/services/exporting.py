@@ -11,6 +11,7 @@ from uuid import UUID
 import orjson
 from django.db import connection
 
+from accounts.services import custom_secrets
 from conversations import replay
 from conversations.models import Conversation, Event
 from conversations.story import Told, tell
@@ -27,8 +28,15 @@ _FENCE = re.compile(r"`{3,}")
 
 
 def redactor_of(conversation: Conversation) -> Redactor:
-    """What takes secrets out of whatever of this conversation leaves its people."""
-    return Redactor()
+    """What takes secrets out of whatever of this conversation leaves its people.
+
+    Its creator's own, and everything that has the shape of a well-known key.
+    """
+    return Redactor(
+        custom_secrets.values_to_hide(
+            user_id=conversation.created_by_id, organization_id=conversation.organization_id
+        )
+    )
 
 
 def walk_log(*, conversation_id: UUID, through_seq: int, after: int = 0) -> Iterator[Event]:

@@ -16,7 +16,11 @@ def add(conversation, kind, payload, source="agent", **more):
 
 
 def edit(conversation, path, before, after, command="str_replace"):
-    add(conversation, "ActionEvent", {"tool_name": "file_editor", "action": {"command": command, "path": path}})
+    add(
+        conversation,
+        "ActionEvent",
+        {"tool_name": "file_editor", "action": {"command": command, "path": path}},
+    )
     observation = {
         "kind": "FileEditorObservation",
         "command": command,
