@@ -31,7 +31,7 @@ class Unusable(Problem):
 
 
 @require_safe
-def shared(request: HttpRequest, token: str) -> HttpResponse:
+def shared(request: HttpRequest, token: str) -> StreamingHttpResponse:
     """The replay of a public link, up to its pinned event. 404 once it has ended, whatever the reason."""
     try:
         opened = services.open_share(token=token)
@@ -114,7 +114,7 @@ def _share(request: HttpRequest, found: Conversation) -> str:
     if days not in LIFETIMES:
         raise Unusable("Choose how long the link should hold.")
     _, token = services.create_share(
-        user=request.user,  # type: ignore[arg-type]
+        user=request.user,
         conversation=found,
         expires_at=timezone.now() + timedelta(days=int(days)),
     )

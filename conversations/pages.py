@@ -327,7 +327,7 @@ def _rename(request: HttpRequest, found: Conversation) -> None:
 
 def _fork(request: HttpRequest, found: Conversation) -> UUID:
     permissions.require(request.user, found.organization_id, "conversations.create")
-    fork = services.fork_conversation(user=request.user, conversation=found)  # type: ignore[arg-type]
+    fork = services.fork_conversation(user=request.user, conversation=found)
     return fork.pk
 
 
@@ -344,7 +344,7 @@ def _feedback(request: HttpRequest, found: Conversation) -> None:
     if not (seq.isascii() and seq.isdigit()):
         raise IncompletePrompt("Say which event you mean.")
     services.give_feedback(
-        user=request.user,  # type: ignore[arg-type]
+        user=request.user,
         conversation=found,
         seq=int(seq),
         rating=5 if request.POST.get("good") == "yes" else 1,

@@ -17,7 +17,7 @@ from accounts.permissions import PUBLIC, require
 from conversations import replay, services
 from conversations.api.v1 import part_serializers as shapes
 from conversations.api.v1.serializers import ConversationSerializer
-from conversations.models import Conversation, Feedback
+from conversations.models import Conversation
 from conversations.records import record_of
 from conversations.services.exporting import FORMATS
 from openhands_site.lib.api import query_of
@@ -105,8 +105,9 @@ class FeedbackView(PartView):
     def get(self, request: Request, pk: UUID, seq: int) -> Response:
         """What you said of one event; the rating is null when you said nothing."""
         rows = services.feedback_of(user=request.user, conversation=self.conversation(pk), seq=seq)
-        found = rows[0] if rows else Feedback(seq=seq, created_at=None, updated_at=None)
-        return Response(shapes.FeedbackSerializer(found).data)
+        nothing = {"seq": seq, "rating": None, "reason": "", "metadata": {}}
+        nothing |= {"created_at": None, "updated_at": None}
+        return Response(shapes.FeedbackSerializer(rows[0] if rows else nothing).data)
 
     @extend_schema(
         operation_id="conversations_feedback_give",
