@@ -57,7 +57,8 @@ def fork_conversation(
     with connection.cursor() as cursor:
         cursor.execute(_COPY, [fork.pk, conversation.pk, end])
     fork.last_seq = fork.forked_seq = end
-    fork.save(update_fields=["last_seq", "forked_seq"])
+    fork.pruned_seq = conversation.pruned_seq
+    fork.save(update_fields=["last_seq", "forked_seq", "pruned_seq"])
     append_notice(
         fork,
         code="forked",

@@ -105,7 +105,7 @@ class FeedbackView(PartView):
     def get(self, request: Request, pk: UUID, seq: int) -> Response:
         """What you said of one event; the rating is null when you said nothing."""
         rows = services.feedback_of(user=request.user, conversation=self.conversation(pk), seq=seq)
-        nothing = {"seq": seq, "rating": None, "reason": "", "metadata": {}}
+        nothing: dict[str, Any] = {"seq": seq, "rating": None, "reason": "", "metadata": {}}
         nothing |= {"created_at": None, "updated_at": None}
         return Response(shapes.FeedbackSerializer(rows[0] if rows else nothing).data)
 
