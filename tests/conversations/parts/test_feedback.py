@@ -68,8 +68,14 @@ def test_taking_back_can_be_repeated(api, story):
 
 @pytest.mark.parametrize(
     "said",
-    [{}, {"rating": 0}, {"rating": 6}, {"rating": 3, "metadata": {"x": "y" * 5_000}}]
-    + [{"rating": 3, "metadata": {"x": "a\0b"}}, {"rating": 3, "reason": "a\0b"}],
+    [
+        {},
+        {"rating": 0},
+        {"rating": 6},
+        {"rating": 3, "metadata": {"x": "y" * 5_000}},
+        {"rating": 3, "metadata": {"x": "a\0b"}},
+        {"rating": 3, "reason": "a\0b"},
+    ],
 )
 def test_what_cannot_be_kept_is_refused(api, story, said):
     assert api.put(url(story), said, format="json").status_code == 400
