@@ -32,6 +32,12 @@ POLICIES: dict[str, dict[str, Any]] = {
 }
 PAUSED_BY_NOBODY = ("idle", "finished", "paused", "error", "stuck")
 MAX_ITERATIONS = 500
+TOOLS = {
+    "terminal": "openhands.tools.terminal.definition",
+    "file_editor": "openhands.tools.file_editor.definition",
+    "task_tracker": "openhands.tools.task_tracker.definition",
+}
+"""The agent's tools, and where the engine's clients find the shapes of their events."""
 
 
 def place_of(conversation: Conversation) -> str:
@@ -210,7 +216,7 @@ def runtime_info(conversation: Conversation, usage: Any, *, is_asked: bool) -> d
         "agent": {
             "kind": "Agent",
             "llm": model,
-            "tools": [{"name": "terminal"}, {"name": "file_editor"}, {"name": "task_tracker"}],
+            "tools": [{"name": name} for name in TOOLS],
         },
         "workspace": {
             "kind": "LocalWorkspace",
@@ -230,7 +236,7 @@ def runtime_info(conversation: Conversation, usage: Any, *, is_asked: bool) -> d
         "secret_registry": {"secret_sources": {}},
         "tags": {},
         "client_tools": [],
-        "tool_module_qualnames": {},
+        "tool_module_qualnames": TOOLS,
     }
 
 

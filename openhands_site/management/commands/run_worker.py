@@ -31,6 +31,10 @@ class Command(BaseCommand):
             asyncio.run(self._run(grace))
 
     async def _run(self, grace: float) -> None:
+        async with app.open_async():
+            await self._work(grace)
+
+    async def _work(self, grace: float) -> None:
         work = asyncio.create_task(
             app.run_worker_async(
                 shutdown_graceful_timeout=grace,
