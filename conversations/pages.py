@@ -6,7 +6,7 @@ Everything works by plain forms; the scripts add what is live. ``?plain=1`` show
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 from uuid import UUID, uuid4
 
 import orjson
@@ -153,7 +153,8 @@ def repository_of(text: str) -> dict[str, str] | None:
 
 def _lists(request: HttpRequest) -> dict[str, Any]:
     """Conversations by what they want of their owner; the rest in pages, newest first."""
-    visible = Conversation.objects.visible_to(request.user)
+    visible, narrowing = _narrowed(request)
+    words = narrowing.get("q", "")
     before = request.GET.get("before", "")
     waiting = Q(execution_status=Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION) & ~Q(
         status=Conversation.Status.FAILED
@@ -165,13 +166,37 @@ def _lists(request: HttpRequest) -> dict[str, Any]:
     rest = _before(visible.exclude(waiting | busy), visible, before)
     newest_first = ("-created_at", "-pk")
     recent = list(rest.order_by(*newest_first)[: PAGE_SIZE + 1])
-    first_page = not before
+    if narrowing:  # one list of what was asked for, whatever its state
+        rest = _before(visible, visible, before)
+        recent = list(rest.order_by(*newest_first)[: PAGE_SIZE + 1])
+    first_page = not before and not narrowing
+    found = services.snippets_of(recent[:PAGE_SIZE], words) if words else {}
     return {
+        "words": words,
+        "tag": narrowing.get("tag"),
+        "archived": "archived" in narrowing,
+        "narrowed": urlencode(narrowing),
         "waiting": _told(visible.filter(waiting).order_by(*newest_first)[:PAGE_SIZE], first_page),
         "busy": _told(visible.filter(busy).order_by(*newest_first)[:PAGE_SIZE], first_page),
-        "recent": _told(recent[:PAGE_SIZE]),
+        "recent": [row | {"match": found.get(row["id"])} for row in _told(recent[:PAGE_SIZE])],
         "more": recent[PAGE_SIZE - 1].pk if len(recent) > PAGE_SIZE else None,
     }
+
+
+def _narrowed(request: HttpRequest) -> tuple[QuerySet[Conversation], dict[str, str]]:
+    """The user's conversations, narrowed as the address says: ``q``, ``tag``, ``archived``."""
+    rows = Conversation.objects.visible_to(request.user)
+    asked = {
+        name: request.GET.get(name, "").replace("\0", "").strip()[:200] for name in ("q", "tag")
+    }
+    narrowing = {name: value for name, value in asked.items() if value}
+    if request.GET.get("archived") == "1":
+        narrowing["archived"] = "1"
+    if "tag" in narrowing:
+        rows = rows.filter(tags__contains=[narrowing["tag"]])
+    if "q" in narrowing:
+        return services.matching(rows, narrowing["q"]), narrowing
+    return rows.filter(archived_at__isnull="archived" not in narrowing), narrowing
 
 
 def _before(
@@ -240,6 +265,7 @@ def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
         "message_id": uuid4(),
         "may_steer": "conversations.steer" in granted,
         "may_delete": "conversations.delete" in granted,
+        "may_create": "conversations.create" in granted,
         "page": _for_script(record, granted),
     }
     if request.GET.get("plain"):

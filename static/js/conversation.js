@@ -41,8 +41,22 @@ function shortPath(path) {
   return path === root ? "workspace" : path;
 }
 
+const ratings = new Map();
+async function rate(row, rating, button) {
+  try {
+    await call("PUT", `${base}/events/${row.seq}/feedback`, { body: { rating } });
+  } catch (problem) {
+    toast(problem.message, "bad");
+    return;
+  }
+  ratings.set(row.seq, rating);
+  for (const other of button.parentElement.children) other.setAttribute("aria-pressed", String(other === button));
+}
+
 const context = {
   shortPath,
+  rate,
+  ratings,
   isOpen: (key, byDefault) => opened.get(key) ?? byDefault,
   setOpen: (key, open) => opened.set(key, open),
   opensSteps: (row) => row.seq >= openFrom,

@@ -32,7 +32,7 @@ const DRAW = {
   },
 
   agent(row, context) {
-    return h("article", { class: "said-agent", "aria-label": "Agent" }, reasoning(row, context), row.text ? prose(row.text) : null);
+    return h("article", { class: "said-agent", "aria-label": "Agent" }, reasoning(row, context), row.text ? prose(row.text) : null, thumbs(row, context));
   },
 
   finish(row, context) {
@@ -42,6 +42,7 @@ const DRAW = {
       reasoning(row, context),
       row.thought && row.thought.trim() !== row.text.trim() ? spaced(prose(row.thought)) : null,
       h("div", { class: "finish" }, h("p", { class: "finish-head" }, icon("flag"), "Finished"), row.text ? prose(row.text) : h("p", { class: "faint" }, "Done.")),
+      thumbs(row, context),
     );
   },
 
@@ -79,6 +80,13 @@ const DRAW = {
     return h("div", {}, quiet(row, context, `Instructions${row.tools.length ? `, ${row.tools.length} tools` : ""}`, h("div", {}, row.tools.length ? h("p", { class: "hint" }, `Tools: ${row.tools.join(", ")}`) : null, h("pre", { class: "raw" }, row.text))));
   },
 };
+
+function thumbs(row, context) {
+  if (!row.seq || !context.rate) return null;
+  const given = context.ratings.get(row.seq);
+  const thumb = (rating, sign, label) => h("button", { type: "button", class: "icon-button", "aria-label": label, title: label, "aria-pressed": String(given === rating), onclick: (event) => context.rate(row, rating, event.currentTarget) }, sign);
+  return h("div", { class: "thumbs" }, thumb(5, "👍", "Good answer"), thumb(1, "👎", "Bad answer"));
+}
 
 function unknown(row) {
   const name = row.event?.kind ?? row.kind ?? "Event";
