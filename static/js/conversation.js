@@ -46,7 +46,7 @@ async function rate(row, rating, button) {
   try {
     await call("PUT", `${base}/events/${row.seq}/feedback`, { body: { rating } });
   } catch (problem) {
-    toast(problem.message, "bad");
+    toast(problem.message);
     return;
   }
   ratings.set(row.seq, rating);
