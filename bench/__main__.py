@@ -8,7 +8,7 @@ from pathlib import Path
 
 from openhands_site import embedded
 
-NAMES = ("append", "fanout")
+NAMES = ("append", "fanout", "followed")
 
 
 def main() -> None:

@@ -1,0 +1,191 @@
+"""What following costs a manager: CPU for conversations whose engines say something once a second.
+
+The manager and the engines are processes of their own, and only the manager's CPU is counted. Beside it a bare
+program does the least there is to do: it reads the same sockets, and stores each event by psycopg.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import psutil
+import psycopg
+from django.db import connection
+from django.utils import timezone
+from websockets.asyncio.client import connect
+
+from accounts.services import create_user
+from conversations import services
+from conversations.models import Conversation, Event, Lease, Sandbox, StartTask
+from openhands_site.env import BASE_DIR
+
+COUNT = 1_000
+WINDOW_SECONDS = 20.0
+SETTLE_SECONDS = 8.0
+
+
+def run() -> list[dict[str, Any]]:
+    """One figure: cores of a manager that follows ``COUNT`` conversations, the reference's, and memory."""
+    with _engines() as port:
+        keys = _conversations(f"http://127.0.0.1:{port}", COUNT)
+        ours = _measure(_manager_command(), keys)
+        Event.objects.all().delete()
+        Conversation.objects.filter(pk__in=keys).update(engine_seq=-1, last_seq=0)
+        Lease.objects.update(owner="", is_wanted=False)
+        bare = _measure([sys.executable, "-c", _BARE, str(port)], keys)
+    return [
+        {
+            "bench": "followed",
+            "conversations": COUNT,
+            "events_per_second": ours["events_per_second"],
+            "manager_cores": ours["cores"],
+            "bare_cores": bare["cores"],
+            "bare_events_per_second": bare["events_per_second"],
+            "ratio": round(bare["cores"] / ours["cores"], 2),
+            "milliseconds_until_stored_p50": ours["p50"],
+            "milliseconds_until_stored_p99": ours["p99"],
+            "seconds_until_all_are_followed": ours["seconds"],
+            "manager_megabytes": ours["megabytes"],
+            "machine_cores": os.cpu_count(),
+        }
+    ]
+
+
+@contextmanager
+def _engines() -> Iterator[int]:
+    command = [sys.executable, "-m", "tests.fakes.engine_sockets", '{"interval": 1.0}']
+    process = subprocess.Popen(command, cwd=BASE_DIR, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        yield int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def _conversations(url: str, count: int) -> list[UUID]:
+    user = create_user(email="followed@example.com")
+    keys = [services.create_conversation(user=user).pk for _ in range(count)]
+    Sandbox.objects.filter(conversation__in=keys).update(
+        observed="running", conversation_started=True, run=1, base_url=url
+    )
+    StartTask.objects.all().delete()
+    Lease.objects.filter(pk__in=keys).update(is_wanted=True)
+    return keys
+
+
+def _manager_command() -> list[str]:
+    return [sys.executable, str(BASE_DIR / "manage.py"), "run_conversation_manager"]
+
+
+def _measure(command: list[str], keys: list[UUID]) -> dict[str, Any]:
+    environment = os.environ | {"MANAGER_MAX_CONVERSATIONS": str(2 * COUNT)}
+    started = time.monotonic()
+    process = psutil.Popen(command, cwd=BASE_DIR, env=environment)
+    try:
+        while _stored(keys)[1] < len(keys):
+            if time.monotonic() - started > 300 or process.poll() is not None:
+                raise RuntimeError("they are not all followed")
+            time.sleep(0.2)
+        seconds = round(time.monotonic() - started, 1)
+        time.sleep(SETTLE_SECONDS)
+        used, (before, _), began, since = (
+            _cpu(process),
+            _stored(keys),
+            time.monotonic(),
+            timezone.now(),
+        )
+        time.sleep(WINDOW_SECONDS)
+        passed = time.monotonic() - began
+        cores = (_cpu(process) - used) / passed
+        events = (_stored(keys)[0] - before) / passed
+        return {
+            "cores": round(cores, 2),
+            "events_per_second": round(events),
+            "seconds": seconds,
+            "megabytes": round(process.memory_info().rss / 1e6),
+        } | _lateness(since)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _stored(keys: list[UUID]) -> tuple[int, int]:
+    """Events of engines in all logs, and the logs that have any."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT coalesce(sum(engine_seq + 1), 0), count(*) FILTER (WHERE engine_seq >= 0)"
+            " FROM conversations_conversation WHERE id = ANY(%s)",
+            [keys],
+        )
+        total, logs = cursor.fetchone()
+        return int(total), int(logs)
+
+
+def _lateness(since: Any) -> dict[str, int]:
+    """From an event's happening to its being stored, by the payload's own time."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY"
+            " extract(epoch FROM received_at) - substring(payload FROM 'happened_at\": ?([0-9.]+)')::float)"
+            " FROM conversations_event WHERE received_at > %s AND engine_seq IS NOT NULL",
+            [since],
+        )
+        found = cursor.fetchone()[0] or (0, 0)
+    return {"p50": round(found[0] * 1000), "p99": round(found[1] * 1000)}
+
+
+# --- The reference --------------------------------------------------------------
+
+_BARE = "import sys, django; django.setup(); from bench import followed; followed.be_bare(int(sys.argv[1]))"
+_MOVE = (
+    "UPDATE conversations_conversation SET last_seq = last_seq + 1, engine_seq = %s WHERE id = %s"
+)
+_INSERT = (
+    "INSERT INTO conversations_event (organization_id, conversation_id, seq, event_id, kind, source,"
+    " payload, engine_seq, received_at)"
+    " VALUES (%s, %s, %s, %s, 'ObservationEvent', 'environment', %s, %s, now())"
+)
+
+
+def be_bare(port: int) -> None:
+    """Read the sockets and store each event: nothing is parsed, one transaction an event."""
+    rows = Conversation.objects.filter(sandbox__observed="running")
+    pairs = list(rows.values_list("pk", "organization_id"))
+    names = ("dbname", "user", "host", "port", "password")
+    params = {k: v for k, v in connection.get_connection_params().items() if k in names}
+    connection.close()
+    asyncio.run(_read_and_store(port, pairs, params))
+
+
+async def _read_and_store(port: int, pairs: list[tuple[UUID, UUID]], params: dict) -> None:
+    database = await psycopg.AsyncConnection.connect(**params, autocommit=True)
+    turn = asyncio.Lock()
+
+    async def store(key: UUID, organization: UUID, seq: int, text: str | bytes) -> None:
+        async with turn, database.transaction():
+            await database.execute(_MOVE, (seq, key))
+            await database.execute(_INSERT, (organization, key, seq + 1, str(seq), text, seq))
+
+    async def follow(key: UUID, organization: UUID) -> None:
+        address = f"ws://127.0.0.1:{port}/sockets/session/{key}?after_seq=-1"
+        async with connect(address, ping_interval=None, proxy=None, compression=None) as socket:
+            await socket.send("{}")
+            await socket.recv()
+            seq = 0
+            async for text in socket:
+                await store(key, organization, seq, text)
+                seq += 1
+
+    await asyncio.gather(*(follow(key, organization) for key, organization in pairs))
