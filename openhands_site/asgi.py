@@ -35,6 +35,7 @@ STREAMING_PATHS = (
     r"/api/v1/conversations/[^/]+/(archive|files|git)\b",  # sandboxes take their time; downloads are long
     r"/api/(file|git)/",  # the same for existing clients
     r"/api/v1/app-conversations/stream-start$",  # tells a start as it goes on
+    r"/api/conversations/[^/]+/(list-files|select-file|zip-directory|git|upload-files|trajectory)\b",
     r"/api/v1/settings/model-access/test$",  # asks somebody's model server
     r"/(oidc|oauth)/",  # ask identity providers
 )

@@ -40,6 +40,10 @@ ANSWERS = {
     "404": ("NotFound", "There is nothing here that you may see."),
     "413": ("TooLarge", "The body is larger than the server takes."),
     "415": ("WrongType", "The body's type is not one that this takes."),
+    "422": (
+        "Unprocessable",
+        "Not of the shape that existing clients send; `errors` names the fields.",
+    ),
     "429": ("TooMany", "Too many requests; `Retry-After` says when to come back."),
     "503": (
         "Unavailable",
@@ -76,6 +80,8 @@ def _possible(path: str, operation: dict[str, Any]) -> list[str]:
         statuses.append("404")
     if "requestBody" in operation:
         statuses += ["413", "415"]
+    if "compat" in operation.get("tags", ()):
+        statuses.append("422")
     return statuses
 
 

@@ -39,6 +39,8 @@ VERSION: str = env.text("OH_VERSION", env.project_version())
 
 ROOT_URLCONF = "openhands_site.urls"
 ASGI_APPLICATION = "openhands_site.asgi.application"
+WEB_CLIENT_DIR: Path | None = env.path("OH_WEB_CLIENT_DIR", None)
+"""The built single-page client of existing users, to be served in place of our own pages."""
 INSTALLED_APPS = [
     "daphne",
     "openhands_site",
@@ -69,6 +71,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "corsheaders.middleware.CorsMiddleware",
     "openhands_site.middleware.headers.CacheControl",
+    "openhands_site.middleware.web_client.WebClient",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "openhands_site.middleware.errors.ProblemDetails",
     "django.middleware.common.CommonMiddleware",
@@ -338,6 +341,7 @@ SPECTACULAR_SETTINGS = {
         "StartPhase": "conversations.models.StartTask.Phase",
         "V1SandboxStatus": "conversations.compat.v1.shapes.PLACES",
         "ExecutionStatus": "conversations.models.Conversation.ExecutionStatus",
+        "V0ConversationStatus": "conversations.compat.v0.serializers.STATUSES",
     },
 }
 BODY_MAX_BYTES = env.integer("BODY_MAX_BYTES", 2_621_440, low=1024)

@@ -26,6 +26,7 @@ _patterns = [
     path("metrics", views.metrics, name="metrics"),
     path("api/v1/", include((api_v1, "v1"))),
     path("api/llm/v1/", include("billing.llm.urls")),
+    path("", include("conversations.compat.v0.urls")),
     path("", include("accounts.page_urls")),
     path("", include("billing.page_urls")),
     path("", include("conversations.compat.engine.urls")),

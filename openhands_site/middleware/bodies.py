@@ -25,6 +25,7 @@ PIECE_BYTES = 65_536
 LARGE = (
     (re.compile(r"/api/v1/conversations/[^/]+/files/(content|upload)"), "UPLOAD_MAX_BYTES"),
     (re.compile(r"/api/file/upload.*"), "UPLOAD_MAX_BYTES"),
+    (re.compile(r"/api/conversations/[^/]+/upload-files"), "UPLOAD_MAX_BYTES"),
     (re.compile(r"/api/llm/.*"), "GATEWAY_BODY_MAX_BYTES"),
 )
 """Addresses that take more than ``BODY_MAX_BYTES``, with the setting that bounds them."""

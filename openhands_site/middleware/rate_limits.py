@@ -27,6 +27,10 @@ SPENDING = {
     "v1:model-access-test",
     "home",
     "conversation-act",
+    "v0-conversations",
+    "v0-start",
+    "v0-message",
+    "v0-events",
 }
 CLOSED = {"keys", "spend"}
 """What nobody may do while Redis cannot count; signing in counts for itself (``accounts.limits``)."""

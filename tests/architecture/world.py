@@ -131,6 +131,15 @@ class World:
             "PATCH /api/v1/secrets/{id}": {"description": "x"},
             "POST /api/secrets": {"name": "NEW", "value": "x"},
             "PUT /api/secrets/{name}": {"name": "OTHER"},
+            "POST /api/conversations": {"initial_user_msg": "hello"},
+            "PATCH /api/conversations/{id}": {"title": "x"},
+            "POST /api/conversations/{id}/message": {"message": "hello"},
+            "POST /api/conversations/{id}/events": {
+                "action": "change_agent_state",
+                "args": {"agent_state": "paused"},
+            },
+            "POST /api/conversations/{id}/submit-feedback": {"polarity": "positive"},
+            "POST /feedback/conversation": {"rating": 5},
             "POST /api/v1/invitations/accept": {"token": self.own["token"]},
         }.get(row, {})
 

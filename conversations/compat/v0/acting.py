@@ -45,22 +45,27 @@ def say(*, conversation_id: UUID, args: dict[str, Any]) -> int:
     """Post a message of V0's shape; its seq."""
     said = text(args.get("content"))
     files = [url for url in listing(args.get("file_urls")) if isinstance(url, str) and url]
-    images = args.get("image_urls") or args.get("images_urls")
-    pictures = [url for url in listing(images) if isinstance(url, str) and url]
+    pictures = checked_images(args.get("image_urls") or args.get("images_urls"))
     if files:
         said = f"{said}\n\nFiles in the workspace: {', '.join(files)}".strip()
     if not said.strip() and not pictures:
         raise NotAnAction("A message needs text or an image.")
-    if len(said) > MESSAGE_LENGTH or len(pictures) > IMAGES:
-        raise NotAnAction(
-            f"A message has at most {MESSAGE_LENGTH:,} characters and {IMAGES} images."
-        )
-    if not all(len(url) <= IMAGE_LENGTH and _IMAGE.fullmatch(url) for url in pictures):
-        raise NotAnAction("Images are https addresses or data URLs of PNG, JPEG, GIF or WebP.")
+    if len(said) > MESSAGE_LENGTH:
+        raise NotAnAction(f"A message has at most {MESSAGE_LENGTH:,} characters.")
     event = services.post_message(
         conversation_id=conversation_id, text=said, message_id=str(uuid4()), images=pictures
     )
     return event.seq
+
+
+def checked_images(images: Any) -> list[str]:
+    """The images of a message. Raises ``NotAnAction`` for what is none."""
+    found = [url for url in listing(images) if isinstance(url, str) and url]
+    if len(found) > IMAGES:
+        raise NotAnAction(f"A message has at most {IMAGES} images.")
+    if not all(len(url) <= IMAGE_LENGTH and _IMAGE.fullmatch(url) for url in found):
+        raise NotAnAction("Images are https addresses or data URLs of PNG, JPEG, GIF or WebP.")
+    return found
 
 
 def change_state(

@@ -14,7 +14,7 @@ from conversations.compat.v0.translate import (
     wanted_ids,
 )
 from conversations.compat.v0.values import loads
-from conversations.models import Event, OutgoingMessage
+from conversations.models import Conversation, Event, OutgoingMessage
 
 KEPT = 500
 """How many events' links one reader remembers; older ones are looked up again."""
@@ -44,6 +44,13 @@ def prepare(conversation_id: UUID, entries: Sequence[Entry], links: Links) -> No
 def must_look_up(entry: Entry, links: Links) -> bool:
     """Whether ``prepare`` would ask the database anything for this one."""
     return is_user_message(entry) or bool(wanted_ids(entry) - links.places.keys())
+
+
+def place_at(conversation_id: UUID, seq: int) -> tuple[int, Links]:
+    """Where a reader begins who has everything up to ``seq``: there, or where the kept part of the log begins."""
+    rows = Conversation.objects.filter(pk=conversation_id).values_list("pruned_seq", flat=True)
+    at = max(seq, rows.first() or 0)
+    return at, links_at(conversation_id, at)
 
 
 def links_at(conversation_id: UUID, seq: int) -> Links:

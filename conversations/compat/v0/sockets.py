@@ -56,8 +56,9 @@ class Follower:
             while not server.manager.is_connected(self.sid, "/"):  # noqa: ASYNC110 - no event tells
                 await asyncio.sleep(0.005)  # the client must hear of its connection first
             keeper = asyncio.create_task(self._keep())
-            after = cursor_of(self.scope)
-            self.links = await in_thread(log.links_at, self.conversation_id, after)
+            after, self.links = await in_thread(
+                log.place_at, self.conversation_id, cursor_of(self.scope)
+            )
             async with streams.hub().subscribe(self.conversation_id, after=after) as subscription:
                 async for frame in subscription.frames():
                     await self._take(frame)
@@ -161,7 +162,8 @@ class Follower:
     async def emit(self, event: Json) -> None:
         """One ``oh_event``."""
         await server.emit("oh_event", event, to=self.sid)
-        self.sent = max(self.sent, event.get("id") if type(event.get("id")) is int else 0)
+        if isinstance(seq := event.get("id"), int):
+            self.sent = max(self.sent, seq)
 
     # --- From the client ---
 

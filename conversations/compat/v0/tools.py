@@ -315,7 +315,7 @@ def _browsed(observation: Fields, asked: Fields) -> Told:
     if screenshot.startswith("data:image/png;base64,data:"):
         screenshot = text(data)
     url = text(asked.get("url"))
-    fields = {
+    fields: Fields = {
         "url": url,
         "trigger_by_action": text(asked.get("kind")),
         "screenshot": screenshot or (images[0] if images else ""),
