@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
+from django.db import Error as DatabaseError
+
 from conversations import services, streams
 from conversations.agent.client import (
     AgentClient,
@@ -27,6 +29,7 @@ from conversations.agent.payloads import (
     Transient,
     execution_status,
 )
+from conversations.storing import Storing
 
 log = logging.getLogger(__name__)
 Place = services.Place
@@ -37,8 +40,10 @@ DELTA_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 5.0
 
 
-class Threads(Protocol):
-    """Where a follower's blocking calls are made: those of the database and of engines apart."""
+class Host(Protocol):
+    """What a follower has of its manager: where blocking calls are made, and who stores."""
+
+    storing: Storing
 
     async def in_database(self, function: Callable[..., T], **arguments: Any) -> T: ...
     async def at_engine(self, function: Callable[..., T], **arguments: Any) -> T: ...
@@ -48,7 +53,7 @@ class Threads(Protocol):
 class Follower:
     """One claimed conversation: reads the engine's socket, appends its events, passes its deltas on."""
 
-    def __init__(self, manager: Threads, conversation_id: UUID, generation: int) -> None:
+    def __init__(self, manager: Host, conversation_id: UUID, generation: int) -> None:
         self.manager = manager
         self.conversation_id = conversation_id
         self.generation = generation
@@ -66,6 +71,11 @@ class Follower:
                         break
                 except (services.StaleLease, asyncio.CancelledError):
                     raise
+                except DatabaseError as error:  # for all at once: a line each, and no more
+                    log.warning(
+                        "following %s waits: %s", self.conversation_id, type(error).__name__
+                    )
+                    pause = max(pause, 1.0)
                 except Exception:
                     log.exception("following %s failed; trying again", self.conversation_id)
                     pause = max(pause, 1.0)
@@ -126,7 +136,7 @@ class Follower:
         self.active_at = time.monotonic()
         durable = [frame for frame in batch if isinstance(frame, Durable)]
         if durable:
-            await self.manager.in_database(services.ingest_events, frames=durable, **self._named)
+            await self.manager.storing.store(frames=durable, **self._named)
         for frame in batch:
             if isinstance(frame, Exception):
                 raise frame

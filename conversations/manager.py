@@ -19,6 +19,7 @@ from django.db import close_old_connections, connection
 
 from conversations import services
 from conversations.following import Follower
+from conversations.storing import Storing
 from openhands_site.lib import bus
 from openhands_site.lib.connections import keep_own_connection
 
@@ -52,6 +53,7 @@ class Manager:
         self.waiting = 0
         self.handed_over = 0
         self.keeper = Keeper(self)
+        self.storing = Storing(self.in_database)
         self._woken = asyncio.Event()
         self._free_since: float | None = None
         self._rounds_above = 0

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import ssl
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import IO, Any
 from uuid import UUID
 
@@ -379,6 +381,7 @@ class AgentClient:
             timeout=httpx2.Timeout(read, connect=CONNECT_SECONDS),
             trust_env=False,
             follow_redirects=False,
+            verify=_authorities(),
         )
 
     def _call(
@@ -441,6 +444,12 @@ class AgentClient:
             client.close()
             raise
         return Download(response, client)
+
+
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Who is trusted to vouch for engines: read once, for it costs more than a call."""
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 async def follow(

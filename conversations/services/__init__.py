@@ -23,6 +23,7 @@ from conversations.services.files import (
     write_file,
 )
 from conversations.services.forking import fork_conversation
+from conversations.services.gathering import Batch, ingest_together
 from conversations.services.ingesting import (
     LogGap,
     Place,
@@ -103,6 +104,7 @@ from conversations.services.turns import changes_of_turn, turns_of
 
 __all__ = [
     "BadEvent",
+    "Batch",
     "Census",
     "Claim",
     "IdTaken",
@@ -145,6 +147,7 @@ __all__ = [
     "index_conversation",
     "index_texts",
     "ingest_events",
+    "ingest_together",
     "interrupt",
     "interrupt_agent",
     "keep_gateway_open",

@@ -133,7 +133,7 @@ def _is_at_once(conversation_id: UUID, generation: int, frames: Sequence[Durable
     Not when the batch tells a state, echoes a message, repeats something or leaves a gap, and not when it
     names an id that the log has: all that is for the way that looks first.
     """
-    if not frames or not _is_plain(frames):
+    if not frames or not is_plain(frames):
         return False
     now = timezone.now()
     first, newest = frames[0].seq, frames[-1].seq
@@ -155,7 +155,7 @@ def _is_at_once(conversation_id: UUID, generation: int, frames: Sequence[Durable
     return True
 
 
-def _is_plain(frames: Sequence[Durable]) -> bool:
+def is_plain(frames: Sequence[Durable]) -> bool:
     """Whether frames follow each other, each with an id of its own, and change nothing but the log."""
     first = frames[0].seq
     if len({frame.event.event_id for frame in frames}) < len(frames):

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from prometheus_client import start_http_server
 
 from conversations.grpc.server import Certificate, Server
+from openhands_site import nodes
 
 
 class Command(BaseCommand):
@@ -63,11 +64,17 @@ class Command(BaseCommand):
         if metrics_port is not None:
             start_http_server(metrics_port, addr="127.0.0.1")
         stopping = asyncio.Event()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(name, stopping.set)
-        self.stdout.write(f"gRPC is served on port {server.port}")
-        self.stdout.flush()
-        await server.run(stopping)
+        with nodes.announced("grpc", address=f"{address.rpartition(':')[0]}:{server.port}") as node:
+
+            def stop() -> None:
+                node.drain()
+                stopping.set()
+
+            for name in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(name, stop)
+            self.stdout.write(f"gRPC is served on port {server.port}")
+            self.stdout.flush()
+            await server.run(stopping)
 
 
 OPTIONS = ("host", "port", "tls_cert", "tls_key", "behind_proxy", "metrics_port")
