@@ -116,8 +116,9 @@ class Follower:
                 await self._take(batch, place)
         finally:
             reader.cancel()
-            with contextlib.suppress(BaseException):
-                await reader
+            await asyncio.wait(
+                [reader]
+            )  # awaited itself, it would take a cancellation of ours for its own
 
     async def _read(self, place: Place, frames: "asyncio.Queue[Frame | Exception]") -> None:
         source = follow(place.base_url, place.session_key, self.conversation_id, place.after_seq)

@@ -74,15 +74,18 @@ class Manager:
         ]
         await self.stopping.wait()
         followers = [task for _, task in self.followers.values()]
-        for task in [*chores, *followers]:
+        ending = [*chores, *followers]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*chores, *followers, return_exceptions=True)
+        # Engines may take their time to part; what is still written meanwhile is fenced.
+        await asyncio.wait(ending, timeout=1)
         await asyncio.to_thread(self.keeper.stop)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):  # without a database they lapse by themselves
                 count = await self.in_database(services.leave_managers, owner=self.owner)
                 log.info("handed back %d conversations", count)
         await asyncio.to_thread(bus.publisher.flush, 1.0)
+        await asyncio.wait(ending, timeout=4)
         self._database.shutdown(wait=False, cancel_futures=True)
         self._engines.shutdown(wait=False, cancel_futures=True)
 

@@ -429,6 +429,9 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         "procrastinate": {"level": "WARNING"},
+        "channels_redis": {
+            "level": "CRITICAL"
+        },  # a traceback a second while Redis is away; we say it once
         "httpx2": {"level": "WARNING"},
         "uvicorn.access": {"level": "WARNING"},
         "django.server": {"level": "WARNING"},

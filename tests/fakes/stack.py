@@ -354,6 +354,9 @@ class Stack:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         os.set_inheritable(self.listener.fileno(), True)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.realtime_listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        os.set_inheritable(self.realtime_listener.fileno(), True)
+        self.realtime_url = f"http://127.0.0.1:{self.realtime_listener.getsockname()[1]}"
         self.environment = self._environment()
         made = json.loads(self.python(_MAKE_PEOPLE, "owner", "stranger"))
         self.people = {name: Person(name=name, stack=self, **one) for name, one in made.items()}
@@ -407,6 +410,8 @@ class Stack:
             steps.callback(self._end_left)
             if hasattr(self, "listener"):
                 steps.callback(self.listener.close)
+            if hasattr(self, "realtime_listener"):
+                steps.callback(self.realtime_listener.close)
             if hasattr(self, "services"):
                 steps.callback(self.services.stop)
             steps.callback(self._destroy_sandboxes)
@@ -464,11 +469,12 @@ class Stack:
             time.sleep(0.05)
 
     def _launch(self, role: Role) -> None:
-        fd = self.listener.fileno()
-        arguments = [
-            *role.arguments,
-            *(["--fd", str(fd)] if role.arguments[0] in ("run_web", "run_realtime") else []),
-        ]
+        fds = {
+            "run_web": self.listener.fileno(),
+            "run_realtime": self.realtime_listener.fileno(),
+        }
+        fd = fds.get(role.arguments[0])
+        arguments = [*role.arguments, *(["--fd", str(fd)] if fd is not None else [])]
         command = [
             sys.executable,
             "-c",
@@ -485,7 +491,7 @@ class Stack:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[fd],
+                pass_fds=[] if fd is None else [fd],
                 start_new_session=True,
             )
         role.starts += 1

@@ -113,6 +113,16 @@ def test_redis_may_die_and_come_back(tmp_path, settings):
         shutil.rmtree(sockets)
 
 
+def test_a_process_that_is_told_to_end_is_not_ready(client, db):
+    assert client.get("/ready").json()["status"] == "ready"
+    with nodes.announced("web") as own:
+        own.drain()
+
+        answer = client.get("/ready")
+
+    assert (answer.status_code, answer.json()["status"]) == (503, "draining")
+
+
 class TestApi:
     def test_operators_see_the_fleet(self, staff):
         client = APIClient()
