@@ -1,90 +1,151 @@
-"""One conversation's events to many sockets: the hub beside a bare loop that hands ready frames to queues."""
+"""Fan-out of 1 KB events: our hub beside a bare ASGI broadcaster and python-socketio, on the same uvicorn.
 
-import asyncio
+The events are in the log before the clock starts; then one nudge a conversation goes through Redis, and the clock
+stops when the last client has its last frame. So reading, serialising and sending count, appending does not.
+"""
+
 import time
+from collections.abc import Callable
+from typing import Any
 
-from asgiref.sync import sync_to_async
-from django.db import connections
+from bench import logs, report
+from bench.server import Server
+from bench.sockets import Crowd, text_of_kilobyte
+from conversations import streams
 
-from accounts.services import create_user
-from bench.append import PAYLOAD
-from conversations import services, streams
-from conversations.agent.payloads import Durable, parse_event
-from conversations.models import Lease
-
-EVENTS = 400
-BATCH = 20
-
-
-def run() -> list[dict]:
-    """One figure an audience: deliveries per second from commit to each socket's hand, and the ratio."""
-    return [asyncio.run(_measure(sockets)) for sockets in (2, 100, 500)]
+TAKES = 3
+EVENT = '{"type":"event"'
+HELLO_PATH = "/socket.io/?EIO=4&transport=websocket"
+SHAPES = ((1, 100, 500), (1, 500, 120), (100, 1, 300))
+"""Conversations, sockets of each, events of each."""
 
 
-async def _measure(sockets: int) -> dict:
-    reads, seconds = await _hub(sockets)
-    bare = await _bare(sockets)
-    figure = {
-        "bench": "fanout",
-        "sockets": sockets,
-        "deliveries_per_second": round(EVENTS * sockets / seconds),
-        "bare_queues_per_second": round(EVENTS * sockets / bare),
-        "readings_of_the_log": reads,
-        "ratio": round(bare / seconds, 2),
-    }
-    await sync_to_async(connections.close_all)()
-    return figure
+def run() -> list[dict[str, Any]]:
+    """Rates, by the wall and by the server's CPU; then the time from commit to the last client at half load."""
+    figures: list[dict[str, Any]] = []
+    server = Server()
+    try:
+        for rooms, each, events in SHAPES:
+            figures += _shape(server, rooms, each, events)
+        capacity = figures[0]["ours"] / SHAPES[0][1]
+        figures.append(_latency(server, events_per_second=min(capacity / 2, 300)))
+    finally:
+        server.close()
+    return figures
 
 
-async def _hub(sockets: int) -> tuple[int, float]:
-    conversation = await sync_to_async(_conversation)()
-    hub = streams.hub()
-
-    async def watch() -> None:
-        async with hub.subscribe(conversation.pk, after=0) as subscription:
-            async for frame in subscription.frames():
-                if frame.seq == EVENTS:
-                    return
-
-    watchers = [asyncio.create_task(watch()) for _ in range(sockets)]
-    while sum(len(feed.subscriptions) for feed in hub.feeds.values()) < sockets:
-        await asyncio.sleep(0.01)
-    feed = hub.feeds[conversation.pk]
-    started = time.perf_counter()
-    for first in range(0, EVENTS, BATCH):
-        await sync_to_async(_append)(conversation.pk, first)
-    await asyncio.gather(*watchers)
-    return feed.reads, time.perf_counter() - started
+def _shape(server: Server, rooms: int, each: int, events: int) -> list[dict[str, Any]]:
+    name = f"{rooms} x {each}"
+    bare = _rates(server, Crowd(server.port, ["/bare"] * (rooms * each), EVENT), rooms * each, events, _bare)
+    ours = _ours(server, rooms, each, events)
+    reach = ">= 0.6 of bare ASGI"
+    found = [
+        report.figure("fanout", name, ours[0], bare[0], unit="deliveries/s", reach=reach),
+        report.figure("fanout", f"{name}, by CPU", ours[1], bare[1], unit="deliveries/CPU s", reach=reach),
+    ]
+    if rooms == 1:
+        crowd = Crowd(server.port, [HELLO_PATH] * each, "42[", hello="40")
+        peer = _rates(server, crowd, each, events, _emit)
+        reach = ">= 1 of python-socketio"
+        found.append(report.figure("fanout", f"{name}, peer", ours[0], peer[0], unit="deliveries/s", reach=reach))
+    return found
 
 
-async def _bare(sockets: int) -> float:
-    queues: list[asyncio.Queue[str]] = [asyncio.Queue() for _ in range(sockets)]
-
-    async def watch(queue: asyncio.Queue[str]) -> None:
-        for _ in range(EVENTS):
-            await queue.get()
-
-    watchers = [asyncio.create_task(watch(queue)) for queue in queues]
-    started = time.perf_counter()
-    for n in range(EVENTS):
-        for queue in queues:
-            queue.put_nowait(PAYLOAD)
-        if n % BATCH == BATCH - 1:
-            await asyncio.sleep(0)
-    await asyncio.gather(*watchers)
-    return time.perf_counter() - started
+def _bare(server: Server, events: int) -> None:
+    server.ask("bare", text_of_kilobyte(), events)
 
 
-def _conversation() -> object:
-    user = create_user(email=f"fanout-{time.time_ns()}@example.com")
-    conversation = services.create_conversation(user=user)
-    Lease.objects.filter(conversation=conversation).update(generation=1)
-    return conversation
+def _emit(server: Server, events: int) -> None:
+    server.ask("emit", {"text": "x" * 950}, events)
 
 
-def _append(pk: object, first: int) -> None:
-    frames = []
-    for seq in range(first, first + BATCH):
-        raw = PAYLOAD.replace("{", f'{{"id":"e{seq}",', 1).encode()
-        frames.append(Durable(seq, parse_event(raw, seq=seq)))
-    services.ingest_events(conversation_id=pk, generation=1, frames=frames)
+def _rates(
+    server: Server, crowd: Crowd, sockets: int, events: int, send: Callable[[Server, int], None]
+) -> tuple[float, float]:
+    """Deliveries a second, and a second of the server's CPU: the middle of some takes."""
+    wall, cpu = [], []
+    try:
+        crowd.ready()
+        for _ in range(TAKES):
+            crowd.expect(events)
+            time.sleep(0.2)
+            before, started = server.ask("cpu"), time.time()
+            send(server, events)
+            ended, _ = crowd.counted()
+            wall.append(events * sockets / (ended - started))
+            cpu.append(events * sockets / (server.ask("cpu") - before))
+            _settle(crowd)
+    finally:
+        crowd.close()
+    return report.best_of(wall), report.best_of(cpu)
+
+
+def _settle(crowd: Crowd) -> None:
+    time.sleep(0.5)
+
+
+def _ours(server: Server, rooms: int, each: int, events: int) -> tuple[float, float]:
+    user, header = logs.user_with_key()
+    talks = [logs.conversation(user).pk for _ in range(rooms)]
+    paths = [f"/ws/v1/conversations/{pk}" for pk in talks for _ in range(each)]
+    nudge = streams.publisher.nudge
+    done = 0
+
+    def send() -> None:
+        for pk in talks:
+            streams.announce(pk)
+
+    crowd = Crowd(server.port, paths, EVENT, headers=header)
+    wall, cpu = [], []
+    try:
+        crowd.ready()
+        time.sleep(1.0)
+        for _ in range(TAKES):
+            streams.publisher.nudge = lambda *_: None
+            for pk in talks:
+                for first in range(done, done + events, 100):
+                    logs.append(pk, first, min(100, done + events - first))
+            streams.publisher.nudge = nudge
+            done += events
+            crowd.expect(events)
+            time.sleep(0.2)
+            before, started = server.ask("cpu"), time.time()
+            send()
+            ended, _ = crowd.counted()
+            wall.append(events * rooms * each / (ended - started))
+            cpu.append(events * rooms * each / (server.ask("cpu") - before))
+            _settle(crowd)
+    finally:
+        streams.publisher.nudge = nudge
+        crowd.close()
+    return report.best_of(wall), report.best_of(cpu)
+
+
+def _latency(server: Server, *, events_per_second: float) -> dict[str, Any]:
+    """Single events appended at half of what 100 sockets can take; commit to the last of them."""
+    user, header = logs.user_with_key()
+    pk = logs.conversation(user).pk
+    events = int(events_per_second * 5)
+    crowd = Crowd(server.port, [f"/ws/v1/conversations/{pk}"] * 100, EVENT, headers=header)
+    try:
+        crowd.ready()
+        crowd.expect(events)
+        committed = []
+        begin = time.time()
+        for number in range(events):
+            time.sleep(max(0.0, begin + number / events_per_second - time.time()))
+            logs.append(pk, number, 1)
+            committed.append(time.time())
+        _, arrivals = crowd.counted()
+    finally:
+        crowd.close()
+    waits = sorted(a - c for a, c in zip(arrivals, committed, strict=True))
+    p99 = waits[int(len(waits) * 0.99)] * 1000
+    return report.figure(
+        "fanout",
+        f"commit to last of 100 clients, p99 at {events_per_second:.0f} events/s",
+        p99,
+        unit="ms",
+        reach="<= 150",
+        p50=round(waits[len(waits) // 2] * 1000, 1),
+    )

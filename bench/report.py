@@ -1,0 +1,56 @@
+"""What all benches share: a figure is a measurement beside its reference, taken in the same run."""
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+RESULTS = Path("bench-results.json")
+
+
+def figure(
+    bench: str, what: str, ours: float, reference: float | None = None, *, unit: str, reach: str = "", **more: Any
+) -> dict[str, Any]:
+    """One row. ``ratio`` is ours to the reference's; ``reach`` is what it should come to, in words."""
+    row: dict[str, Any] = {"bench": bench, "what": what, "ours": _short(ours), "unit": unit}
+    if reference is not None:
+        row |= {"reference": _short(reference), "ratio": round(ours / reference, 2) if reference else None}
+    row |= {"reach": reach} | more
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def best_of(rates: Sequence[float]) -> float:
+    """The middle of several takes: one slow take on a busy machine must not decide."""
+    return median(rates)
+
+
+def table(figures: Iterable[dict[str, Any]]) -> str:
+    """The figures for people."""
+    names = ("bench", "what", "ours", "reference", "ratio", "unit", "reach")
+    rows = [names, *(tuple(_cell(figure.get(name)) for name in names) for figure in figures)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def save(figures: list[dict[str, Any]], path: Path = RESULTS) -> None:
+    """The figures for programs, with the machine they were taken on."""
+    machine = {
+        "cores": os.cpu_count(),
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+    path.write_text(json.dumps({"machine": machine, "figures": figures}, indent=1) + "\n")
+
+
+def _short(value: float) -> float | int:
+    return round(value) if abs(value) >= 100 else round(value, 3)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value)

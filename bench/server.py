@@ -1,0 +1,126 @@
+"""The server under measurement, in a process of its own: our application, and beside it what it is compared to.
+
+``/bare`` is a broadcaster in plain ASGI, ``/socket.io`` is python-socketio emitting to a room: both on the same
+uvicorn with the options of ``run_web``.
+"""
+
+import asyncio
+import multiprocessing
+import socket
+import threading
+import time
+from typing import Any
+
+import psutil
+
+
+class Server:
+    """Runs until ``close``; ``ask`` calls one of its commands and gives the answer."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=2_048)
+        self.port = self._listener.getsockname()[1]
+        self._process = context.Process(target=_serve, args=(self._listener, theirs), daemon=True)
+        self._process.start()
+        self.ask("wait")
+
+    def ask(self, command: str, *arguments: Any, seconds: float = 120) -> Any:
+        """``cpu`` (seconds so far), ``memory`` (bytes resident), ``bare``, ``emit``, ``wait``."""
+        self._pipe.send((command, arguments))
+        if not self._pipe.poll(seconds):
+            raise TimeoutError(f"the server does not answer {command}")
+        return self._pipe.recv()
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.join(20)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._listener.close()
+
+
+class _Bare:
+    """The least there is: one ready message, handed to each socket's ``send`` in turn."""
+
+    def __init__(self) -> None:
+        self.sends: list[Any] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        self.sends.append(send)
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+        self.sends.remove(send)
+
+    async def broadcast(self, text: str, events: int) -> None:
+        message = {"type": "websocket.send", "text": text}
+        for _ in range(events):
+            for send in list(self.sends):
+                await send(message)
+            await asyncio.sleep(0)
+
+
+def _serve(listener: socket.socket, pipe: Any) -> None:
+    import django
+    import uvicorn
+
+    django.setup()
+    import socketio
+
+    from openhands_site.asgi import application
+    from openhands_site.management.commands.run_web import SOCKET_MESSAGE_BYTES
+
+    rooms = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins="*", ping_interval=600)
+    bare, peer = _Bare(), socketio.ASGIApp(rooms)
+
+    @rooms.event
+    async def connect(sid: str, environ: Any) -> None:
+        await rooms.enter_room(sid, "room")
+
+    async def emit(data: dict[str, Any], events: int) -> None:
+        for _ in range(events):
+            await rooms.emit("event", data, room="room")
+
+    async def route(scope: Any, receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        chosen = bare if path == "/bare" else peer if path.startswith("/socket.io") else application
+        await chosen(scope, receive, send)
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=_obey, args=(pipe, loop, bare, emit), daemon=True).start()
+        await uvicorn.Server(config).serve(sockets=[listener])
+
+    config = uvicorn.Config(
+        route,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        ws_max_size=SOCKET_MESSAGE_BYTES,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,  # the crowd answers none
+        timeout_graceful_shutdown=1,
+    )
+    uvicorn_loop = config.get_loop_factory()
+    with asyncio.Runner(loop_factory=uvicorn_loop) as runner:
+        runner.run(run())
+
+
+def _obey(pipe: Any, loop: asyncio.AbstractEventLoop, bare: _Bare, emit: Any) -> None:
+    actions = {
+        "wait": lambda: time.sleep(0.2),
+        "cpu": lambda: time.process_time(),
+        "memory": lambda: psutil.Process().memory_info().rss,
+        "bare": lambda *a: asyncio.run_coroutine_threadsafe(bare.broadcast(*a), loop).result(),
+        "emit": lambda *a: asyncio.run_coroutine_threadsafe(emit(*a), loop).result(),
+    }
+    while True:
+        try:
+            command, arguments = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(actions[command](*arguments))
