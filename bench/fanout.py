@@ -36,18 +36,26 @@ def run() -> list[dict[str, Any]]:
 
 def _shape(server: Server, rooms: int, each: int, events: int) -> list[dict[str, Any]]:
     name = f"{rooms} x {each}"
-    bare = _rates(server, Crowd(server.port, ["/bare"] * (rooms * each), EVENT), rooms * each, events, _bare)
+    bare = _rates(
+        server, Crowd(server.port, ["/bare"] * (rooms * each), EVENT), rooms * each, events, _bare
+    )
     ours = _ours(server, rooms, each, events)
     reach = ">= 0.6 of bare ASGI"
     found = [
         report.figure("fanout", name, ours[0], bare[0], unit="deliveries/s", reach=reach),
-        report.figure("fanout", f"{name}, by CPU", ours[1], bare[1], unit="deliveries/CPU s", reach=reach),
+        report.figure(
+            "fanout", f"{name}, by CPU", ours[1], bare[1], unit="deliveries/CPU s", reach=reach
+        ),
     ]
     if rooms == 1:
         crowd = Crowd(server.port, [HELLO_PATH] * each, "42[", hello="40")
         peer = _rates(server, crowd, each, events, _emit)
         reach = ">= 1 of python-socketio"
-        found.append(report.figure("fanout", f"{name}, peer", ours[0], peer[0], unit="deliveries/s", reach=reach))
+        found.append(
+            report.figure(
+                "fanout", f"{name}, peer", ours[0], peer[0], unit="deliveries/s", reach=reach
+            )
+        )
     return found
 
 

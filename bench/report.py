@@ -8,16 +8,26 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-RESULTS = Path("bench-results.json")
+RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
 def figure(
-    bench: str, what: str, ours: float, reference: float | None = None, *, unit: str, reach: str = "", **more: Any
+    bench: str,
+    what: str,
+    ours: float,
+    reference: float | None = None,
+    *,
+    unit: str,
+    reach: str = "",
+    **more: Any,
 ) -> dict[str, Any]:
     """One row. ``ratio`` is ours to the reference's; ``reach`` is what it should come to, in words."""
     row: dict[str, Any] = {"bench": bench, "what": what, "ours": _short(ours), "unit": unit}
     if reference is not None:
-        row |= {"reference": _short(reference), "ratio": round(ours / reference, 2) if reference else None}
+        row |= {
+            "reference": _short(reference),
+            "ratio": round(ours / reference, 2) if reference else None,
+        }
     row |= {"reach": reach} | more
     print(json.dumps(row), flush=True)
     return row
@@ -33,7 +43,10 @@ def table(figures: Iterable[dict[str, Any]]) -> str:
     names = ("bench", "what", "ours", "reference", "ratio", "unit", "reach")
     rows = [names, *(tuple(_cell(figure.get(name)) for name in names) for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
@@ -45,6 +58,7 @@ def save(figures: list[dict[str, Any]], path: Path = RESULTS) -> None:
         "python": platform.python_version(),
         "system": platform.platform(),
     }
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"machine": machine, "figures": figures}, indent=1) + "\n")
 
 

@@ -24,7 +24,9 @@ class Crowd:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_run, args=(port, list(paths), headers, hello, mark.encode(), theirs), daemon=True
+            target=_run,
+            args=(port, list(paths), headers, hello, mark.encode(), theirs),
+            daemon=True,
         )
         self._process.start()
 
@@ -60,9 +62,8 @@ class _Client:
         self.link, self.buffer, self.count = link, bytearray(), 0
 
 
-def _run(
-    port: int, paths: list[str], headers: str, hello: str, mark: bytes, pipe: Any
-) -> None:
+def _run(pipe: Any, port: int, paths: list[str], mark: bytes, words: tuple[str, str]) -> None:
+    headers, hello = words
     try:
         selector = selectors.DefaultSelector()
         clients = [_open(port, path, headers) for path in paths]
@@ -135,7 +136,9 @@ def _count(
     return time.time(), arrivals[1:]
 
 
-def _poll(selector: selectors.BaseSelector, mark: bytes, seconds: float) -> list[tuple[_Client, int]]:
+def _poll(
+    selector: selectors.BaseSelector, mark: bytes, seconds: float
+) -> list[tuple[_Client, int]]:
     moved = []
     for key, _ in selector.select(seconds):
         client: _Client = key.data
@@ -172,4 +175,6 @@ def _take(buffer: bytearray, mark: bytes) -> int:
 
 def text_of_kilobyte() -> str:
     """An event of about 1 KB, as sockets get it."""
-    return json.dumps({"type": "event", "seq": 1, "event": {"text": "x" * 950}}, separators=(",", ":"))
+    return json.dumps(
+        {"type": "event", "seq": 1, "event": {"text": "x" * 950}}, separators=(",", ":")
+    )

@@ -26,7 +26,7 @@ PASSING = ("last_seq", "updated_at")
 class Frame:
     """What every socket is sent: text made once. ``seq`` is None for frames outside the log."""
 
-    __slots__ = ("message", "reset_to", "seq", "size", "text", "v1")
+    __slots__ = ("message", "piece", "reset_to", "seq", "size", "text", "v1")
 
     def __init__(self, text: str, seq: int | None = None, reset_to: int | None = None) -> None:
         self.text = text
@@ -35,6 +35,8 @@ class Frame:
         self.size = len(text)
         self.message = {"type": "websocket.send", "text": text}
         """The one ASGI message that all sockets share."""
+        self.piece: dict[str, Any] | None = None
+        """The same for server-sent events, once somebody needed it."""
         self.v1: tuple[str, str] | None = None
         """The same for V1 clients (``compat.v1.sockets``), made when the first of them wants it."""
 

@@ -108,6 +108,11 @@ class Subscription:
     def is_over(self) -> bool:
         return self.is_ended or self.has_overflowed or self.has_failed or self.feed.is_gone
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is more to be had without waiting for news."""
+        return bool(self._waiting) or self.cursor < self.feed.seq
+
     def wake(self) -> None:
         self._woken.set()
 

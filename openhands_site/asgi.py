@@ -19,7 +19,8 @@ from django.utils.module_loading import import_string  # noqa: E402
 
 from accounts.sockets import OriginGate  # noqa: E402
 from conversations.compat.v0.sockets import SocketIO  # noqa: E402
-from conversations.routing import websocket_urlpatterns  # noqa: E402
+from conversations.held import Held  # noqa: E402
+from conversations.routing import is_held, websocket_urlpatterns  # noqa: E402
 from openhands_site.lib.bridge import Threads  # noqa: E402
 from openhands_site.lib.connections import KeepsConnection  # noqa: E402
 from openhands_site.middleware.addresses import ClientAddress  # noqa: E402
@@ -42,6 +43,7 @@ STREAMING_PATHS = (
 """How addresses begin that stream or wait for others: they must not hold one of the few threads."""
 
 in_threads = Threads(KeepsConnection(WSGIHandler()), threads=settings.WEB_THREADS)
+held = Held(in_threads)
 _streaming = re.compile("|".join(STREAMING_PATHS))
 
 
@@ -55,6 +57,9 @@ def application_of(path: str) -> Any:
 
 async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Pass a request on to whoever answers its address."""
+    if is_held(scope["path"], scope["query_string"]):
+        await held(scope, receive, send)
+        return
     await application_of(scope["path"])(scope, receive, send)
 
 

@@ -103,6 +103,7 @@ POLICY: dict[str, str] = {
     "DELETE /api/v1/conversations/{id}": "conversations.delete",
     "POST /api/v1/conversations/{id}/messages": "conversations.steer",
     "GET /api/v1/conversations/{id}/events": "conversations.view",
+    "GET /api/v1/conversations/{id}/events/stream": "conversations.view",
     "POST /api/v1/conversations/{id}/interrupt": "conversations.steer",
     "POST /api/v1/conversations/{id}/resume": "conversations.steer",
     "POST /api/v1/conversations/{id}/confirmation": "conversations.steer",

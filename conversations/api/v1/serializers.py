@@ -226,11 +226,27 @@ class EventQuery(serializers.Serializer):
     before = serializers.IntegerField(required=False, min_value=1, max_value=2**62)
     kind = serializers.CharField(required=False, max_length=80)
     limit = serializers.IntegerField(required=False, default=100, min_value=1, max_value=500)
+    wait = serializers.IntegerField(
+        required=False,
+        default=0,
+        min_value=0,
+        max_value=30,
+        help_text="Seconds to wait for the first event when there is none behind ``after``.",
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if "after" in attrs and "before" in attrs:
             raise serializers.ValidationError("Give after or before, not both.")
+        if attrs["wait"] and ("before" in attrs or "kind" in attrs):
+            raise serializers.ValidationError("Only a page behind after can be waited for.")
         return attrs
+
+
+class StreamQuery(serializers.Serializer):
+    """Where a stream begins; a ``Last-Event-ID`` header goes before it."""
+
+    after = serializers.IntegerField(required=False, default=0, min_value=0, max_value=2**62)
+    epoch = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
 
 
 class ConversationQuery(serializers.Serializer):

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import transaction
-from django.http import Http404, StreamingHttpResponse
+from django.http import Http404, HttpResponse, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins, parsers, viewsets
@@ -20,11 +20,11 @@ from rest_framework.response import Response
 from accounts.active import active_organization
 from accounts.models import Organization
 from accounts.permissions import require
-from conversations import services
+from conversations import held, services
 from conversations.api.v1 import serializers
 from conversations.models import Conversation
 from conversations.records import record_of, records_of, start_record
-from openhands_site.lib.api import query_of
+from openhands_site.lib.api import JSONRenderer, query_of
 from openhands_site.lib.problems import Problem, TooLarge
 
 IDEMPOTENCY_KEY = OpenApiParameter(
@@ -32,6 +32,9 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     str,
     OpenApiParameter.HEADER,
     description="Up to 255 visible ASCII characters.",
+)
+LAST_EVENT_ID = OpenApiParameter(
+    "Last-Event-ID", str, OpenApiParameter.HEADER, description="The id of the last event received."
 )
 PATH = OpenApiParameter("path", str, description="Relative to the workspace.")
 
@@ -41,6 +44,13 @@ class BadIdempotencyKey(Problem):
 
     code = "bad-idempotency-key"
     sentence = "Idempotency-Key takes 1 to 255 visible ASCII characters."
+
+
+class EventStreamRenderer(JSONRenderer):
+    """For clients that accept a stream of events only; what they get as JSON is a refusal."""
+
+    media_type = "text/event-stream"
+    format = "event-stream"
 
 
 class NotYours(Problem):
@@ -74,6 +84,7 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         "destroy": "conversations.delete",
         "messages": "conversations.steer",
         "events": "conversations.view",
+        "stream_events": "conversations.view",
         "interrupt": "conversations.steer",
         "resume": "conversations.steer",
         "confirmation": "conversations.steer",
@@ -197,7 +208,7 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         filters=False,
     )
     @action(detail=True, methods=["get"], pagination_class=None)
-    def events(self, request: Request, pk: UUID) -> Response:
+    def events(self, request: Request, pk: UUID) -> Response | HttpResponse:
         """A page of the log in order: behind ``after``, before ``before``, or from the start."""
         conversation = self.get_object()
         query = query_of(serializers.EventQuery, request)
@@ -209,9 +220,48 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         else:
             rows = rows.filter(seq__gt=query.get("after", 0)).order_by("seq")[: query["limit"]]
         items = [event.to_wire() for event in rows]
+        if query["wait"] and not items and held.can_hold(request._request):  # noqa: SLF001
+            plan = held.Plan(
+                conversation=conversation.pk,
+                user=request.user.pk,
+                after=query.get("after", 0),
+                wait=query["wait"],
+                limit=query["limit"],
+            )
+            return held.hand_over(request._request, plan)  # noqa: SLF001
         return Response(
             {"items": items, "last_seq": conversation.last_seq, "epoch": conversation.epoch}
         )
+
+    @extend_schema(
+        operation_id="conversations_events_stream",
+        parameters=[serializers.StreamQuery, LAST_EVENT_ID],
+        responses={(200, "text/event-stream"): OpenApiTypes.STR},
+        filters=False,
+    )
+    @action(
+        detail=True,
+        methods=["get"],
+        url_path="events/stream",
+        pagination_class=None,
+        renderer_classes=[JSONRenderer, EventStreamRenderer],
+    )
+    def stream_events(self, request: Request, pk: UUID) -> HttpResponse:
+        """The log from a place on as server-sent events: the frames of the WebSocket, one a message.
+
+        Each event's id is ``<epoch>-<seq>``; a client that comes back with it as ``Last-Event-ID`` goes on
+        right behind it, or is told ``reset``. A comment every few seconds keeps it alive.
+        """
+        conversation = self.get_object()
+        query = query_of(serializers.StreamQuery, request)
+        after, epoch = query["after"], query.get("epoch")
+        if last := request.headers.get("Last-Event-ID"):
+            place = held.cursor_of(last)
+            if place is None:
+                raise ValidationError({"Last-Event-ID": ["This is not an id that a stream gave."]})
+            epoch, after = place
+        plan = held.Plan(conversation.pk, request.user.pk, after=after, epoch=epoch)
+        return held.hand_over(request._request, plan)  # noqa: SLF001
 
     @extend_schema(request=None, responses={202: serializers.ConversationSerializer})
     @action(detail=True, methods=["post"])
