@@ -85,7 +85,7 @@ function thumbs(row, context) {
   if (!row.seq || !context.rate) return null;
   const given = context.ratings.get(row.seq);
   const thumb = (rating, sign, label) => h("button", { type: "button", class: "icon-button", "aria-label": label, title: label, "aria-pressed": String(given === rating), onclick: (event) => context.rate(row, rating, event.currentTarget) }, sign);
-  return h("div", { class: "thumbs" }, thumb(5, "👍", "Good answer"), thumb(1, "👎", "Bad answer"));
+  return h("div", { class: "thumbs" }, thumb(5, icon("thumb-up"), "Good answer"), thumb(1, icon("thumb-down"), "Bad answer"));
 }
 
 function unknown(row) {
