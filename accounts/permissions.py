@@ -24,8 +24,14 @@ READING = {
     "model_access.view",
     "account.view",
     "settings.view",
+    "integrations.view",
 }
-RUNNING = READING | {"conversations.create", "conversations.steer", "files.edit"}
+RUNNING = READING | {
+    "conversations.create",
+    "conversations.steer",
+    "files.edit",
+    "pull_requests.create",
+}
 PUBLISHING = {"conversations.view", "events.publish"}
 """For programs that publish runs of agents which work elsewhere."""
 WORKING = READING | {
@@ -36,6 +42,8 @@ WORKING = READING | {
     "conversations.share",
     "files.edit",
     "model_access.edit",
+    "integrations.edit",
+    "pull_requests.create",
     "api_keys.view",
     "api_keys.edit",
     "secrets.view",

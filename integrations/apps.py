@@ -5,3 +5,9 @@ from django.apps import AppConfig
 
 class IntegrationsConfig(AppConfig):
     name = "integrations"
+
+    def ready(self) -> None:
+        from conversations import repositories
+        from integrations import services
+
+        repositories.use(services.clone_source)

@@ -4,9 +4,10 @@ A provider never touches the database. It is made of a host and a token (``regis
 records of this module, and refuses with the problems of this module.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 
+from conversations.repositories import CloneSource
 from openhands_site.lib.problems import Problem
 
 TaskType: TypeAlias = Literal[
@@ -96,15 +97,6 @@ class PullRequest:
 
     number: int
     url: str
-
-
-@dataclass(frozen=True, slots=True)
-class CloneSource:
-    """Where a repository is cloned from, and as whom; without a secret it is cloned as anybody."""
-
-    url: str
-    username: str = ""
-    secret: str = field(default="", repr=False)
 
 
 class GitHostTrouble(Problem):

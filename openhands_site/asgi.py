@@ -38,6 +38,8 @@ STREAMING_PATHS = (
     r"/api/v1/app-conversations/stream-start$",  # tells a start as it goes on
     r"/api/conversations/[^/]+/(list-files|select-file|zip-directory|git|upload-files|trajectory)\b",
     r"/api/v1/settings/model-access/test$",  # asks somebody's model server
+    r"/api/(v1/integrations/|v1/provider-tokens/|user/|add-git-providers$)",  # ask Git hosts
+    r"/mcp\b",  # its tools do, too
     r"/(oidc|oauth)/",  # ask identity providers
 )
 """How addresses begin that stream or wait for others: they must not hold one of the few threads."""

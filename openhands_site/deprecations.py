@@ -24,6 +24,17 @@ CLIENTS_MAX = 50
 DEPRECATED: dict[str, str] = {
     "/api/authenticate": "/api/v1/users/me",
     "/api/logout": "/api/v1/auth/sign-out",
+    "/api/add-git-providers": "/api/v1/provider-tokens/{provider}",
+    "/api/unset-provider-tokens": "/api/v1/provider-tokens/{provider}",
+    "/api/user/info": "/api/v1/integrations/{provider}/user",
+    "/api/user/installations": "/api/v1/integrations/{provider}/installations",
+    "/api/user/repositories": "/api/v1/integrations/{provider}/repositories",
+    "/api/user/search/repositories": "/api/v1/integrations/{provider}/repositories",
+    "/api/user/search/branches": "/api/v1/integrations/{provider}/branches",
+    "/api/user/repository/branches": "/api/v1/integrations/{provider}/branches",
+    "/api/user/suggested-tasks": "/api/v1/integrations/{provider}/suggested-tasks",
+    "/api/user/repository/{}/microagents": "/api/v1/integrations/{provider}/microagents",
+    "/api/user/repository/{}/microagents/content": "/api/v1/integrations/{provider}/microagents/content",
 }
 """Route, with ``{}`` for each parameter, to the canonical one that does its work."""
 

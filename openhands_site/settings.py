@@ -337,6 +337,7 @@ SPECTACULAR_SETTINGS = {
         "AppMode": ["saas", "oss"],
         "MembershipRole": "accounts.models.Membership.Role",
         "ServiceAccountRole": "accounts.services.service_accounts.ROLES",
+        "GitProvider": "integrations.api.v1.serializers.PROVIDERS",
         "ConversationStatus": "conversations.models.Conversation.Status",
         "StartPhase": "conversations.models.StartTask.Phase",
         "V1SandboxStatus": "conversations.compat.v1.shapes.PLACES",

@@ -7,6 +7,7 @@ from accounts.api.v1 import urls as accounts_api
 from billing.api.v1 import urls as billing_api
 from conversations.api.v1 import urls as conversations_api
 from conversations.compat.v1 import urls as conversations_v1
+from integrations.api.v1 import urls as integrations_api
 from openhands_site import deprecations, node_views, openapi, views
 
 api_v1 = [
@@ -17,6 +18,7 @@ api_v1 = [
     *conversations_v1.urlpatterns,
     *billing_api.urlpatterns,
     path("nodes", node_views.NodesView.as_view(), name="node-list"),
+    *integrations_api.urlpatterns,
 ]
 _patterns = [
     path("admin/nodes", admin.site.admin_view(node_views.page), name="nodes"),
@@ -31,5 +33,6 @@ _patterns = [
     path("", include("billing.page_urls")),
     path("", include("conversations.compat.engine.urls")),
     path("", include("conversations.page_urls")),
+    path("", include("integrations.page_urls")),
 ]
 urlpatterns = deprecations.declared(_patterns)

@@ -1,10 +1,12 @@
 """What happens in a fresh sandbox before the agent starts: the repository, its set-up script and hooks."""
 
 import shlex
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from urllib.parse import quote, urlsplit
 
+from conversations import repositories
 from conversations.agent.client import AgentClient, CommandResult
 from conversations.models import Conversation, Sandbox, StartTask
 from openhands_site.lib.problems import Problem
@@ -12,11 +14,8 @@ from openhands_site.lib.problems import Problem
 Phase = StartTask.Phase
 CLONE_SECONDS = 600
 SETUP_SECONDS = 600
-HOSTS = {
-    "github": "https://github.com",
-    "gitlab": "https://gitlab.com",
-    "bitbucket": "https://bitbucket.org",
-}
+CLONED = ".git/cloned-by-server"
+"""Made after a clone: one that was interrupted looks like a repository whose files were deleted."""
 
 
 class PreparationFailed(Problem):
@@ -39,7 +38,12 @@ def prepare_workspace(
     if not conversation.repository:
         return
     with phase(Phase.PREPARING_REPOSITORY):
-        _clone(conversation.repository, sandbox.workspace, client)
+        source = repositories.clone_source(
+            repository=conversation.repository,
+            user_id=conversation.created_by_id,
+            organization_id=conversation.organization_id,
+        )
+        _clone(source, conversation.repository.get("branch"), sandbox.workspace, client)
     with phase(Phase.RUNNING_SETUP_SCRIPT):
         _check(
             client.execute(
@@ -61,22 +65,50 @@ def prepare_workspace(
         )
 
 
-def _clone(repository: dict[str, Any], workspace: str, client: AgentClient) -> None:
-    url = f"{HOSTS[repository['provider']]}/{repository['full_name']}.git"
-    branch = repository.get("branch")
+def _clone(
+    source: repositories.CloneSource, branch: str | None, workspace: str, client: AgentClient
+) -> None:
     at = f"--branch {shlex.quote(branch)} " if branch else ""
-    _check(
-        client.execute(
-            f"[ -d .git ] && git remote get-url origin >/dev/null 2>&1 || "
-            f"GIT_TERMINAL_PROMPT=0 git clone {at}-- {shlex.quote(url)} .",
+    with _credentials(source, workspace, client) as options:
+        result = client.execute(
+            f"[ -f {CLONED} ] || {{ find . -mindepth 1 -delete && GIT_TERMINAL_PROMPT=0 "
+            f"git {options}clone {at}-- {shlex.quote(source.url)} . && touch {CLONED}; }}",
             cwd=workspace,
             timeout=CLONE_SECONDS,
-        ),
-        "The repository could not be cloned",
-    )
+        )
+    hint = "" if source.secret else " as anybody; connect the Git host if it is private"
+    _check(result, f"The repository could not be cloned{hint}")
+
+
+@contextmanager
+def _credentials(
+    source: repositories.CloneSource, workspace: str, client: AgentClient
+) -> Iterator[str]:
+    """Git's options to ask as somebody, for one command.
+
+    The secret is in a file outside the workspace while the command runs: it is in no command line, which the
+    engine keeps in its log, nor in the repository's own settings.
+    """
+    if not source.secret:
+        yield "-c credential.helper= "
+        return
+    made = client.execute("umask 077 && mktemp -d", cwd=workspace, timeout=30)
+    _check(made, "The repository's credentials could not be handed over")
+    folder = made.stdout.strip()
+    file = f"{folder}/credentials"
+    parts = urlsplit(source.url)
+    login = f"{quote(source.username, safe='')}:{quote(source.secret, safe='')}"
+    try:
+        client.upload(file, f"{parts.scheme}://{login}@{parts.netloc}\n".encode())
+        helper = f"store --file={shlex.quote(file)}"
+        yield f"-c credential.helper= -c credential.helper={shlex.quote(helper)} "
+    finally:
+        client.execute(f"rm -rf -- {shlex.quote(folder)}", cwd=workspace, timeout=30)
 
 
 def _check(result: CommandResult, sentence: str) -> None:
+    if result.timed_out:
+        raise PreparationFailed(f"{sentence}: it took too long")
     if result.exit_code != 0:
         words = (result.stderr or result.stdout).strip().splitlines()[-3:]
         raise PreparationFailed(f"{sentence}: {' '.join(words)[:400] or 'no output'}")

@@ -4,11 +4,11 @@ import re
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from conversations.repositories import CloneSource
 from integrations.github import payloads
 from integrations.github.client import GitHubClient
 from integrations.provider import (
     Branch,
-    CloneSource,
     GitUser,
     Microagent,
     MicroagentContent,

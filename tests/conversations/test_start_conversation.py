@@ -1,3 +1,5 @@
+import shlex
+
 import pytest
 
 from conversations import services
@@ -64,12 +66,26 @@ def test_repository_is_cloned_before_the_agent_starts(alice, sandboxes, engine):
     start(conversation)
 
     commands = [b["command"] for _, s, b in engine.calls if s.endswith("execute_bash_command")]
-    assert "git clone --branch dev -- https://github.com/octo/hello.git ." in commands[0]
+    cloned = "git -c credential.helper= clone --branch dev -- https://github.com/octo/hello.git ."
+    assert cloned in commands[0]
     assert phases(conversation)[2:5] == [
         "PREPARING_REPOSITORY",
         "RUNNING_SETUP_SCRIPT",
         "SETTING_UP_GIT_HOOKS",
     ]
+
+
+def test_names_of_repositories_and_branches_are_quoted(alice, sandboxes, engine):
+    done = {"exit_code": 0, "stdout": "", "stderr": ""}
+    engine.answers["POST /api/bash/execute_bash_command"] = (200, done)
+    repository = {"provider": "github", "full_name": "o/r;id", "branch": "x'; touch y; '"}
+
+    start(services.create_conversation(user=alice, repository=repository))
+
+    [command, *_] = [b["command"] for _, s, b in engine.calls if s.endswith("bash_command")]
+    words = shlex.split(command)
+    assert words[words.index("--branch") + 1] == "x'; touch y; '"
+    assert words[words.index("--") + 1] == "https://github.com/o/r;id.git"
 
 
 def test_failed_clone_says_why_and_is_given_up_after_three_attempts(alice, sandboxes, engine):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from integrations import services
 from tests.fakes import github
 
 
@@ -10,3 +11,16 @@ def fake(tmp_path, settings):
     settings.UPSTREAM_ALLOW_PRIVATE = True
     with github.running(tmp_path) as server:
         yield server
+
+
+@pytest.fixture
+def connected(alice, fake):
+    """Alice has connected the fake with her token."""
+    row, _ = services.connect(
+        user=alice,
+        organization=alice.personal_organization,
+        provider="github",
+        token=github.TOKEN,
+        host=fake.host,
+    )
+    return row

@@ -1,0 +1,16 @@
+"""What came of a conversation at its Git host."""
+
+from uuid import UUID
+
+from django.db import transaction
+
+from conversations.models import Conversation
+from conversations.services.starting import set_status
+
+
+@transaction.atomic
+def note_pull_request(*, conversation_id: UUID, number: int) -> None:
+    """Remember a pull request that came of a conversation. Safe to repeat."""
+    conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+    if number not in conversation.pull_requests:
+        set_status(conversation, pull_requests=[*conversation.pull_requests, number])

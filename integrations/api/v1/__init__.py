@@ -1,0 +1,1 @@
+"""Git hosts over REST."""

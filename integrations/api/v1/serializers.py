@@ -1,0 +1,158 @@
+"""What the API takes and gives of Git hosts (records are made by ``integrations.provider``)."""
+
+from rest_framework import serializers
+
+PROVIDERS = ("github", "gitlab", "bitbucket", "azure_devops", "enterprise_sso")
+TASKS = ("MERGE_CONFLICTS", "FAILING_CHECKS", "UNRESOLVED_COMMENTS", "OPEN_ISSUE")
+PAGES_MAX = 10_000
+
+
+class ProviderTokenSerializer(serializers.Serializer):
+    """A connected Git host; its token is never given back."""
+
+    provider = serializers.ChoiceField(choices=PROVIDERS)
+    host = serializers.CharField(allow_blank=True, help_text="Empty for the provider's own.")
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+    last_used_at = serializers.DateTimeField(allow_null=True)
+
+
+class ProviderTokenListSerializer(serializers.Serializer):
+    items = ProviderTokenSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class NewTokenSerializer(serializers.Serializer):
+    """A token, which the Git host is asked about before it is kept."""
+
+    token = serializers.CharField(max_length=4_000, write_only=True)
+    host = serializers.CharField(max_length=255, required=False, allow_blank=True, allow_null=True)
+
+
+class GitUserSerializer(serializers.Serializer):
+    id = serializers.CharField()
+    login = serializers.CharField()
+    avatar_url = serializers.CharField(allow_blank=True)
+    company = serializers.CharField(allow_null=True)
+    name = serializers.CharField(allow_null=True)
+    email = serializers.CharField(allow_null=True)
+
+
+class ConnectedSerializer(ProviderTokenSerializer):
+    user = GitUserSerializer()
+
+
+class GitRepositorySerializer(serializers.Serializer):
+    id = serializers.CharField()
+    full_name = serializers.CharField()
+    git_provider = serializers.CharField()
+    is_public = serializers.BooleanField()
+    stargazers_count = serializers.IntegerField(allow_null=True)
+    pushed_at = serializers.CharField(allow_null=True)
+    owner_type = serializers.CharField(allow_null=True, help_text="`user` or `organization`.")
+    main_branch = serializers.CharField(allow_null=True)
+
+
+class BranchSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    commit_sha = serializers.CharField(allow_blank=True)
+    protected = serializers.BooleanField()
+    last_push_date = serializers.CharField(allow_null=True)
+
+
+class SuggestedTaskSerializer(serializers.Serializer):
+    git_provider = serializers.CharField()
+    task_type = serializers.ChoiceField(choices=TASKS)
+    repo = serializers.CharField()
+    issue_number = serializers.IntegerField()
+    title = serializers.CharField(allow_blank=True)
+
+
+class MicroagentSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    path = serializers.CharField()
+    created_at = serializers.CharField(allow_blank=True)
+
+
+class MicroagentContentSerializer(serializers.Serializer):
+    content = serializers.CharField(allow_blank=True)
+    path = serializers.CharField()
+    triggers = serializers.ListField(child=serializers.CharField())
+    git_provider = serializers.CharField()
+
+
+class NameListSerializer(serializers.Serializer):
+    items = serializers.ListField(child=serializers.CharField())
+    next = serializers.CharField(allow_null=True)
+
+
+class RepositoryListSerializer(serializers.Serializer):
+    items = GitRepositorySerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class BranchListSerializer(serializers.Serializer):
+    items = BranchSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class SuggestedTaskListSerializer(serializers.Serializer):
+    items = SuggestedTaskSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class MicroagentListSerializer(serializers.Serializer):
+    items = MicroagentSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class NewPullRequestSerializer(serializers.Serializer):
+    """A pull request from one branch of a repository into another."""
+
+    repository = serializers.CharField(max_length=300)
+    source_branch = serializers.CharField(max_length=300)
+    target_branch = serializers.CharField(max_length=300)
+    title = serializers.CharField(max_length=500)
+    body = serializers.CharField(
+        max_length=60_000, required=False, allow_blank=True, trim_whitespace=False, default=""
+    )
+    draft = serializers.BooleanField(default=True)
+    labels = serializers.ListField(
+        child=serializers.CharField(max_length=100), max_length=20, required=False
+    )
+    conversation = serializers.UUIDField(
+        required=False, allow_null=True, help_text="The conversation it came of."
+    )
+
+
+class PullRequestSerializer(serializers.Serializer):
+    number = serializers.IntegerField()
+    url = serializers.CharField()
+
+
+class PagedQuery(serializers.Serializer):
+    cursor = serializers.RegexField(r"\A[1-9][0-9]{0,3}\Z", required=False)
+    limit = serializers.IntegerField(required=False, default=30, min_value=1, max_value=100)
+
+
+class RepositoryQuery(PagedQuery):
+    """All that the token reads, or with ``q`` those that words, a full name or an address find."""
+
+    q = serializers.CharField(required=False, max_length=200)
+    sort = serializers.ChoiceField(
+        choices=("pushed", "created", "updated", "full_name"), default="pushed"
+    )
+    installation = serializers.RegexField(r"\A[A-Za-z0-9_.-]+\Z", required=False, max_length=100)
+
+
+class BranchQuery(PagedQuery):
+    repository = serializers.CharField(max_length=300)
+    q = serializers.CharField(required=False, max_length=200)
+
+
+class RepositoryNameQuery(serializers.Serializer):
+    repository = serializers.CharField(max_length=300)
+
+
+class FileOfRepositoryQuery(RepositoryNameQuery):
+    path = serializers.CharField(max_length=1_000)

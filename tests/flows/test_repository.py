@@ -1,0 +1,71 @@
+"""A private repository in a sandbox: cloned with a token that stays nowhere, set up, and why when it fails."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import github
+from tests.fakes.stack import Stack
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+FILES = {
+    "hello.txt": "from the repository\n",
+    ".openhands/setup.sh": "echo set up by $0 > made-by-setup.txt\n",
+    ".openhands/pre-commit.sh": "#!/bin/sh\nexit 0\n",
+}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    with github.running(tmp_path_factory.mktemp("github")) as fake:
+        fake.add("octo/private", FILES, branches=("feat/one+two",))
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def owner(stack: Stack, host):
+    token = {"token": github.TOKEN, "host": host.host}
+    stack.owner.call("PUT", "provider-tokens/github", json=token, expect=200)
+    yield stack.owner
+    stack.owner.call("DELETE", "provider-tokens/github", expect=204)
+
+
+def test_a_private_repository_is_cloned_and_the_token_stays_nowhere(owner):
+    repository = {"provider": "github", "full_name": "octo/private", "branch": "feat/one+two"}
+    talk = owner.converse(title="Clone", repository=repository)
+    record = talk.wait_ready()
+
+    phases = [phase["phase"] for phase in record["start_task"]["phases"]]
+    assert phases[2:5] == ["PREPARING_REPOSITORY", "RUNNING_SETUP_SCRIPT", "SETTING_UP_GIT_HOOKS"]
+    names = [row["name"] for row in owner.get(f"{talk.path}/files")["entries"]]
+    assert {"hello.txt", "made-by-setup.txt", ".git"} <= set(names)
+
+    head = talk.engine().execute("git status --branch --short", cwd=talk.sandbox()["workspace"])
+    assert head.stdout.startswith("## feat/one+two...origin/feat/one+two")
+    sandbox = talk.sandbox()
+    git = Path(sandbox["workspace"]) / ".git"
+    assert (git / "hooks" / "pre-commit").stat().st_mode & 0o111
+    assert "credential" not in (git / "config").read_text()
+    # Whatever the engine and the agent can read: nothing below the sandbox's folder holds it.
+    holding = [
+        path
+        for path in Path(sandbox["handle"]["dir"]).rglob("*")
+        if path.is_file() and github.TOKEN.encode() in path.read_bytes()
+    ]
+    assert holding == []
+    shown = talk.engine().execute("cat /tmp/tmp.*/credentials; env", cwd=str(git.parent))
+    assert github.TOKEN not in shown.stdout
+    assert github.TOKEN not in json.dumps([record, talk.events()])
+
+
+def test_a_clone_that_fails_says_why(owner):
+    missing = {"provider": "github", "full_name": "octo/missing"}
+    branch = {"provider": "github", "full_name": "octo/private", "branch": "no-such-branch"}
+    talks = [owner.converse(title="Clone", repository=wanted) for wanted in (missing, branch)]
+
+    for talk, cause in zip(talks, ("not found", "no-such-branch"), strict=True):
+        record = talk.wait(lambda found: found["status"] == "failed", seconds=150)
+        assert cause in record["start_task"]["error"]
+        assert record["start_task"]["error"].startswith("The repository could not be cloned")
+        assert github.TOKEN not in json.dumps(record)

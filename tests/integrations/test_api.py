@@ -1,0 +1,244 @@
+"""Reading a Git host through ``/api/v1/integrations`` and through the routes of existing clients."""
+
+import pytest
+
+from conversations import services as conversations
+from tests.conftest import key_client
+from tests.fakes.github import LOGIN, exhausted
+
+V1 = "/api/v1/integrations/github"
+USER = "/api/user"
+
+
+@pytest.fixture
+def repo(fake):
+    return fake.add(
+        "octo/r",
+        {".openhands/microagents/flask.md": "---\ntriggers: [flask]\n---\nText\n"},
+        branches=("fix", "next"),
+        stars=3,
+    )
+
+
+def record(repo, **more):
+    return {
+        "id": str(repo.id),
+        "full_name": "octo/r",
+        "git_provider": "github",
+        "is_public": False,
+        "stargazers_count": 3,
+        "pushed_at": "2026-11-20T10:00:00Z",
+        "owner_type": "user",
+        "main_branch": "main",
+    } | more
+
+
+class TestCanonical:
+    def test_user_and_installations(self, api, connected, fake):
+        fake.add("acme/x")
+        assert api.get(f"{V1}/user").json() == {
+            "id": "583231",
+            "login": LOGIN,
+            "avatar_url": f"{fake.url}/avatars/583231",
+            "company": None,
+            "name": "Octo Cat",
+            "email": None,
+        }
+        assert api.get(f"{V1}/installations").json() == {"items": [LOGIN, "acme"], "next": None}
+
+    def test_repositories_in_pages_and_by_words(self, api, connected, fake, repo):
+        fake.add("octo/second")
+
+        first = api.get(f"{V1}/repositories?limit=1").json()
+        second = api.get(f"{V1}/repositories?limit=1&cursor={first['next']}").json()
+
+        assert first == {"items": [record(repo)], "next": "2"}
+        assert [row["full_name"] for row in second["items"]] == ["octo/second"]
+        assert second["next"] is None
+        assert api.get(f"{V1}/repositories?q=octo/r").json() == {
+            "items": [record(repo)],
+            "next": None,
+        }
+
+    def test_branches(self, api, connected, repo):
+        page = api.get(f"{V1}/branches?repository=octo/r&limit=2").json()
+        found = api.get(f"{V1}/branches?repository=octo/r&q=ne").json()
+
+        assert [row["name"] for row in page["items"]] == ["fix", "main"]
+        assert page["next"] == "2"
+        assert [row["name"] for row in found["items"]] == ["next"]
+
+    def test_suggested_tasks_and_microagents(self, api, connected, repo):
+        repo.issues = [{"number": 9, "title": "bug"}]
+        path = ".openhands/microagents/flask.md"
+
+        assert api.get(f"{V1}/suggested-tasks").json()["items"] == [
+            {
+                "git_provider": "github",
+                "task_type": "OPEN_ISSUE",
+                "repo": "octo/r",
+                "issue_number": 9,
+                "title": "bug",
+            }
+        ]
+        assert api.get(f"{V1}/microagents?repository=octo/r").json()["items"] == [
+            {"name": "flask", "path": path, "created_at": "2026-11-19T08:00:00Z"}
+        ]
+        assert api.get(f"{V1}/microagents/content?repository=octo/r&path={path}").json() == {
+            "content": "---\ntriggers: [flask]\n---\nText\n",
+            "path": path,
+            "triggers": ["flask"],
+            "git_provider": "github",
+        }
+
+    def test_pull_request_is_remembered_by_its_conversation(self, api, alice, connected, repo):
+        conversation = conversations.create_conversation(user=alice, title="Work")
+        body = {
+            "repository": "octo/r",
+            "source_branch": "fix",
+            "target_branch": "main",
+            "title": "Fix it",
+            "conversation": str(conversation.pk),
+        }
+
+        made = api.post(f"{V1}/pull-requests", body, format="json")
+        again = api.post(f"{V1}/pull-requests", body, format="json")
+
+        assert made.status_code == 201
+        assert made.json()["number"] == 7
+        assert repo.pulls[0]["draft"] is True
+        assert (again.status_code, again.json()["code"]) == (422, "git-host-refused")
+        conversation.refresh_from_db()
+        assert conversation.pull_requests == [7]
+
+    def test_a_strangers_conversation_is_not_there(self, api, charlie, connected, repo):
+        theirs = conversations.create_conversation(user=charlie, title="Private")
+        body = {
+            "repository": "octo/r",
+            "source_branch": "fix",
+            "target_branch": "main",
+            "title": "x",
+        }
+        answer = api.post(
+            f"{V1}/pull-requests", body | {"conversation": str(theirs.pk)}, format="json"
+        )
+        assert answer.status_code == 404
+        assert repo.pulls == []
+
+    def test_refusals(self, api, alice, fake):
+        assert api.get(f"{V1}/user").json()["code"] == "provider-not-connected"
+        assert api.get("/api/v1/integrations/gitlab/user").json()["code"] == "unknown-provider"
+        assert api.get(f"{V1}/branches").status_code == 400
+        assert api.get(f"{V1}/repositories?cursor=x").status_code == 400
+        assert api.get(f"{V1}/repositories?sort=size").status_code == 400
+        key = key_client(alice, scopes=["integrations.view"])
+        assert key.post(f"{V1}/pull-requests", {}, format="json").status_code == 403
+
+
+class TestCompat:
+    def test_info_repositories_and_search(self, api, connected, fake, repo):
+        fake.add("octo/second")
+
+        info = api.get(f"{USER}/info").json()
+        page = api.get(
+            f"{USER}/repositories?selected_provider=github&sort=pushed&page=1&per_page=1"
+        )
+        found = api.get(f"{USER}/search/repositories?query=r&per_page=5&selected_provider=github")
+
+        assert set(info) == {"id", "login", "avatar_url", "company", "name", "email"}
+        [row] = page.json()
+        assert 'page=2&per_page=1>; rel="next"' in row["link_header"]
+        assert row == record(repo, link_header=row["link_header"])
+        assert found.json()[0] == record(repo, link_header=None)
+        assert api.get(f"{USER}/installations?provider=github").json() == [LOGIN]
+
+    @pytest.mark.parametrize(
+        "query",
+        ["", "?selected_provider=github", "?page=&per_page=x", "?page=-1&per_page=0", "?page=²"],
+    )
+    def test_a_missing_page_is_the_first(self, api, connected, repo, query):
+        answer = api.get(f"{USER}/repositories{query}")
+        assert [row["full_name"] for row in answer.json()] == ["octo/r"]
+
+    def test_branches(self, api, connected, repo):
+        page = api.get(f"{USER}/repository/branches?repository=octo/r&page=1&per_page=2").json()
+        found = api.get(f"{USER}/search/branches?repository=octo/r&query=ne&per_page=30").json()
+
+        names = [row.pop("name") for row in page["branches"]]
+        assert names == ["fix", "main"]
+        sha = page["branches"][0]["commit_sha"]
+        assert page == {
+            "branches": [
+                {"commit_sha": sha, "protected": False, "last_push_date": None},
+                {"commit_sha": sha, "protected": True, "last_push_date": None},
+            ],
+            "has_next_page": True,
+            "current_page": 1,
+            "per_page": 2,
+            "total_count": None,
+        }
+        assert [row["name"] for row in found] == ["next"]
+
+    def test_suggested_tasks_and_microagents(self, api, connected, repo):
+        repo.issues = [{"number": 9, "title": "bug"}]
+        path = ".openhands/microagents/flask.md"
+
+        assert [task["task_type"] for task in api.get(f"{USER}/suggested-tasks").json()] == [
+            "OPEN_ISSUE"
+        ]
+        here = f"{USER}/repository/octo/r/microagents"
+        assert [row["path"] for row in api.get(here).json()] == [path]
+        assert api.get(f"{here}/content?file_path={path}").json()["triggers"] == ["flask"]
+
+    def test_who_has_connected_nothing_gets_empty_lists(self, api, alice):
+        for path in (
+            "installations?provider=github",
+            "repositories",
+            "search/repositories?query=x",
+            "search/branches?repository=a/b&query=x",
+            "suggested-tasks",
+            "repository/a/b/microagents",
+        ):
+            answer = api.get(f"{USER}/{path}")
+            assert (answer.status_code, answer.json()) == (200, []), path
+        assert api.get(f"{USER}/repository/branches?repository=a/b").json()["branches"] == []
+        assert api.get(f"{USER}/info").json() == {
+            "id": str(alice.pk),
+            "login": "alice",
+            "avatar_url": "",
+            "company": None,
+            "name": alice.name,
+            "email": alice.email,
+        }
+
+    @pytest.mark.parametrize(
+        ("path", "status"),
+        [
+            ("installations?provider=nothing", 400),
+            ("installations", 400),
+            ("repositories?selected_provider=nothing", 400),
+            ("search/branches?query=x", 400),
+            ("repository/branches", 400),
+            ("repository/branches?repository=octo/none", 404),
+            ("repository/octo/none/microagents", 404),
+            ("repository/octo/r/microagents/content", 400),
+        ],
+    )
+    def test_refusals_say_why(self, api, connected, repo, path, status):
+        answer = api.get(f"{USER}/{path}")
+        assert answer.status_code == status
+        assert answer.json()["error"]
+
+    def test_a_host_that_is_away(self, api, connected, fake):
+        fake.trouble = exhausted
+        assert api.get(f"{USER}/suggested-tasks").json() == []
+        assert api.get(f"{USER}/repositories").status_code == 503
+
+    def test_a_token_that_died_is_not_a_401(self, api, connected, fake):
+        fake.trouble = lambda _: (401, {}, {"message": "Bad credentials"})
+        answer = api.get(f"{USER}/info")
+        assert answer.status_code == 409
+        assert "refused this token" in answer.json()["error"]
+
+    def test_nobody(self, client, db):
+        assert client.get(f"{USER}/info").status_code == 401
