@@ -101,7 +101,7 @@ def _tags(request: HttpRequest, found: Conversation) -> None:
 
 def _confirmation(request: HttpRequest, found: Conversation) -> None:
     policy, analyzer = request.POST.get("policy"), request.POST.get("analyzer")
-    if policy not in ("never", "always", "risky") or analyzer not in ("llm", "none"):
+    if policy not in ("never", "always", "risky") or analyzer not in ("llm", "pattern", "none"):
         raise Unusable("There is no such way to ask for confirmation.")
     services.set_confirmation(
         conversation_id=found.pk, confirmation_policy=policy, security_analyzer=analyzer

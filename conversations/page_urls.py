@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from conversations import detail_pages, pages
+from conversations import detail_pages, pages, sandbox_secrets
 
 
 class ActionConverter(StringConverter):
@@ -16,6 +16,7 @@ register_converter(ActionConverter, "conversation_action")
 
 urlpatterns = [
     path("", pages.home, name="home"),
+    path("api/sandbox/secrets/<str:name>", sandbox_secrets.secret, name="sandbox-secret"),
     path("conversations/<uuid:conversation_id>", pages.conversation, name="conversation"),
     path(
         "conversations/<uuid:conversation_id>/details",

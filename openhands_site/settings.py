@@ -122,7 +122,7 @@ if _knows_scheme:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 # Who cannot tell https from http must not redirect: the proxy that terminates TLS does it.
 SECURE_SSL_REDIRECT = IS_HTTPS and _knows_scheme
-SECURE_REDIRECT_EXEMPT = [r"^(alive|ready|metrics)$", r"^api/llm/"]
+SECURE_REDIRECT_EXEMPT = [r"^(alive|ready|metrics)$", r"^api/(llm|sandbox)/"]
 TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", [])
 """Addresses and networks of our own proxies, whose ``X-Forwarded-For`` is believed."""
 CORS_ALLOWED_ORIGINS = env.listing("CORS_ORIGINS", [])

@@ -147,7 +147,7 @@ def use_secret(*, user_id: UUID, organization_id: UUID, conversation_id: UUID, n
 def values_to_hide(*, user_id: UUID, organization_id: UUID) -> list[str]:
     """Plain values that may stand in what a user's sandbox writes and that nobody should read there.
 
-    Custom secrets of the user and the organization, and the user's provider tokens; one query.
+    Custom secrets of the user and the organization, and the user's provider tokens; two queries.
     """
     secrets = CustomSecret.objects.filter(
         Q(user_id=user_id) | Q(user=None), organization_id=organization_id

@@ -154,6 +154,10 @@ class AgentClient:
         except EngineMissing:
             return None
 
+    def set_secrets(self, conversation_id: UUID, secrets: dict[str, Any]) -> None:
+        """Add or replace secrets (``StaticSecret``, ``LookupSecret``) by name. Safe to repeat."""
+        self._call("POST", f"{_conversation(conversation_id)}/secrets", json={"secrets": secrets})
+
     def delete_conversation(self, conversation_id: UUID) -> None:
         """Delete it; waits for a running tool; the workspace stays. Harmless when it is gone."""
         with contextlib.suppress(EngineMissing):

@@ -443,14 +443,17 @@ _POLICIES: dict[str, dict[str, Any]] = {
 }
 
 
+_ANALYZERS = {"llm": "LLMSecurityAnalyzer", "pattern": "PatternSecurityAnalyzer"}
+
+
 def policy_body(name: str) -> dict[str, Any]:
     """The engine's words for never, always or risky."""
     return _POLICIES[name]
 
 
 def analyzer_body(name: str) -> dict[str, Any] | None:
-    """The engine's words for who judges risks: nobody for ``none``, else the model itself."""
-    return None if name == "none" else {"kind": "LLMSecurityAnalyzer"}
+    """The engine's words for who judges risks: nobody for ``none``, the model itself where nothing is said."""
+    return None if name == "none" else {"kind": _ANALYZERS[name or "llm"]}
 
 
 def start_body(
@@ -466,6 +469,9 @@ def start_body(
     completion_price: float | None = None,
     system_suffix: str = "",
     max_iterations: int = 500,
+    condenser_max_size: int | None = 80,
+    mcp_servers: dict[str, Any] | None = None,
+    secrets: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The engine's ``StartConversationRequest``, without a first message: our delivery job sends that.
 
@@ -492,6 +498,12 @@ def start_body(
         "load_public_skills": False,  # they would be cloned from the internet
         "load_user_skills": False,
     }
+    condenser = {
+        "kind": "LLMSummarizingCondenser",
+        "max_size": condenser_max_size,
+        "keep_first": 4,
+        "llm": llm | {"usage_id": "condenser", "stream": False},
+    }
     if system_suffix:
         context["system_message_suffix"] = system_suffix
     return {
@@ -500,18 +512,14 @@ def start_body(
             "kind": "Agent",
             "llm": llm,
             "tools": [{"name": "terminal"}, {"name": "file_editor"}, {"name": "task_tracker"}],
-            "condenser": {
-                "kind": "LLMSummarizingCondenser",
-                "max_size": 80,
-                "keep_first": 4,
-                "llm": llm | {"usage_id": "condenser", "stream": False},
-            },
+            "condenser": condenser if condenser_max_size else None,
             "agent_context": context,
-            "mcp_config": {},
+            "mcp_config": mcp_servers or {},
         },
         "workspace": {"kind": "LocalWorkspace", "working_dir": workspace},
         "confirmation_policy": policy_body(confirmation_policy),
         "security_analyzer": analyzer_body(security_analyzer),
+        "secrets": secrets or {},
         "max_iterations": max_iterations,
         "stuck_detection": True,
         "autotitle": False,  # a model call whose result no event reports

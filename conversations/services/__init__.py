@@ -7,6 +7,7 @@ from conversations.services.describing import (
     set_confirmation,
     set_tags,
 )
+from conversations.services.equipping import hand_out
 from conversations.services.exporting import export_trajectory, walk_log
 from conversations.services.feedback import (
     feedback_of,
@@ -142,6 +143,7 @@ __all__ = [
     "git_diff",
     "give_feedback",
     "hand_back",
+    "hand_out",
     "held_leases",
     "holder_of_key",
     "index_conversation",

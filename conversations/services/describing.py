@@ -10,6 +10,7 @@ from accounts.services import audit
 from conversations import queue
 from conversations.agent.client import AgentClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation
+from conversations.services.equipping import check_enforced
 from conversations.services.starting import is_up, set_status
 
 POLICIES = ("never", "always", "risky")
@@ -53,6 +54,7 @@ def set_confirmation(
 
     The row changes first, so that messages are held back as under the new policy from now on; a job carries
     it to the engine, and a sleeping engine takes it when it wakes. A question that is open stays open.
+    Raises ``EnforcedSetting``.
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     wanted = {
@@ -66,6 +68,7 @@ def set_confirmation(
     }
     if not changed:
         return conversation
+    check_enforced(conversation, changed)
     before = {name: getattr(conversation, name) for name in changed}
     set_status(conversation, **changed)
     queue.carry_confirmation(conversation_id)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -26,6 +26,7 @@ from conversations.models import (
 )
 from conversations.models.log import ADDING, columns_of
 from conversations.sandboxes.provider import State, get_provider
+from conversations.services import redacting
 from conversations.services.messaging import deliver_if_free, user_text
 from conversations.services.starting import append_notice, request_start, set_status
 from openhands_site.lib import prepared
@@ -138,7 +139,8 @@ def _is_at_once(conversation_id: UUID, generation: int, frames: Sequence[Durable
     now = timezone.now()
     first, newest = frames[0].seq, frames[-1].seq
     held = (len(frames), newest, now, conversation_id, generation, first - 1)
-    columns = columns_of([_event_of(frame, frame.event.event_id) for frame in frames])
+    hide = redacting.hider(conversation_id)
+    columns = columns_of([_event_of(frame, frame.event.event_id, hide) for frame in frames])
     # Alone, the statement is its own transaction; within one, a repeated id must not spoil what surrounds us.
     is_within = transaction.get_connection().in_atomic_block
     try:
@@ -168,9 +170,10 @@ def is_plain(frames: Sequence[Durable]) -> bool:
     )
 
 
-def _event_of(frame: Durable, event_id: str) -> NewEvent:
+def _event_of(frame: Durable, event_id: str, hide: Callable[[str], str] | None) -> NewEvent:
     event = frame.event
-    return NewEvent(event_id, event.kind, event.source, event.payload, frame.seq, event.time)
+    payload = hide(event.payload) if hide else event.payload
+    return NewEvent(event_id, event.kind, event.source, payload, frame.seq, event.time)
 
 
 @transaction.atomic
@@ -189,10 +192,11 @@ def _ingest_locked(conversation_id: UUID, generation: int, frames: Sequence[Dura
         ).values_list("event_id", flat=True)
     )
     news = []
+    hide = redacting.hider(conversation_id)
     for frame in fresh:
         event_id = _free_id(frame, taken)
         taken.add(event_id)
-        news.append(_event_of(frame, event_id))
+        news.append(_event_of(frame, event_id, hide))
     conversation.engine_seq = fresh[-1].seq
     status = _project(conversation, fresh)
     conversation.append_rows(news, also_save=("engine_seq", *(PROJECTED if status else ())))

@@ -14,11 +14,12 @@ from django.utils import timezone
 from uuid_utils.compat import uuid7
 
 from accounts.models import Organization, User
-from accounts.services import audit
+from accounts.services import audit, user_settings
 from billing import services as billing
 from conversations import queue, streams
 from conversations.models import Conversation, Event, Lease, Sandbox, StartTask
 from conversations.sandboxes.provider import get_provider
+from conversations.services.equipping import confirmation_for
 from conversations.services.keys import end_keys
 from conversations.services.messaging import add_message
 from conversations.services.starting import request_start, set_status
@@ -54,8 +55,8 @@ def create_conversation(
     repository: dict[str, Any] | None = None,
     model: str | None = None,
     visibility: str = Conversation.Visibility.PRIVATE,
-    confirmation_policy: str = "never",
-    security_analyzer: str = "",
+    confirmation_policy: str | None = None,
+    security_analyzer: str | None = None,
     trigger: str = Conversation.Trigger.GUI,
     wire_version: str = Conversation.WireVersion.V1,
     parent: Conversation | None = None,
@@ -69,7 +70,8 @@ def create_conversation(
     ``conversation_id`` is for clients that choose it; an id that is taken raises ``IdTaken``.
 
     All of it is one transaction. With ``idempotency_key``, a repeat by the same user with the same content
-    returns the first conversation; with other content it raises ``IdempotencyConflict``.
+    returns the first conversation; with other content it raises ``IdempotencyConflict``. Without a policy or
+    an analyzer the user's settings say it; what the organization enforces counts in any case.
     """
     organization = organization or user.personal_organization
     content = [
@@ -98,6 +100,10 @@ def create_conversation(
                 return earlier
         if conversation_id and Conversation.objects.filter(pk=conversation_id).exists():
             raise IdTaken
+        found = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
+        policy, analyzer = confirmation_for(
+            found, asked=confirmation_policy, analyzer=security_analyzer
+        )
         conversation = Conversation.objects.create(
             id=conversation_id or uuid7(),
             organization=organization,
@@ -106,8 +112,8 @@ def create_conversation(
             visibility=visibility,
             repository=repository,
             model=model or billing.model_name_for(organization_id=organization.pk, user_id=user.pk),
-            confirmation_policy=confirmation_policy,
-            security_analyzer=security_analyzer,
+            confirmation_policy=policy,
+            security_analyzer=analyzer,
             trigger=trigger,
             wire_version=wire_version,
             parent=parent,
@@ -129,7 +135,7 @@ def create_conversation(
             after={
                 "model": conversation.model,
                 "visibility": visibility,
-                "confirmation_policy": confirmation_policy,
+                "confirmation_policy": policy,
             },
         )
     return conversation

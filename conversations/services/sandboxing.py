@@ -25,6 +25,13 @@ from conversations.sandboxes.provider import (
     get_provider,
 )
 from conversations.services.describing import tell_engine
+from conversations.services.equipping import (
+    introduce,
+    renew_secrets,
+    secret_sources,
+    settings_of,
+    start_options,
+)
 from conversations.services.leasing import live_owners, want_manager
 from conversations.services.messaging import BUSY
 from conversations.services.preparing import prepare_workspace
@@ -177,7 +184,9 @@ def _start_engine_conversation(
         if (known := client.conversation(conversation.pk)) is None:
             raise StartFailed("The engine lost this conversation's files.")
         _tell_changed_policy(known, conversation, client)
+        renew_secrets(conversation, client)
         return
+    found = settings_of(conversation)
     token = billing.issue_gateway_token(
         organization_id=conversation.organization_id,
         user_id=conversation.created_by_id,
@@ -192,6 +201,8 @@ def _start_engine_conversation(
         confirmation_policy=conversation.confirmation_policy,
         security_analyzer=conversation.security_analyzer,
         system_suffix=story_for_agent(conversation, sandbox.workspace),
+        secrets=secret_sources(conversation),
+        **start_options(found),
     )
     try:
         client.start_conversation(body)
@@ -200,6 +211,7 @@ def _start_engine_conversation(
             with contextlib.suppress(EngineRefused, EngineUnreachable):
                 client.delete_conversation(conversation.pk)
         raise
+    introduce(found, conversation.created_by, sandbox, client)
 
 
 def _asks_as(conversation: Conversation) -> tuple[str, str]:

@@ -7,7 +7,10 @@ from django.http import HttpRequest, HttpResponse
 from accounts.services import maintenance
 from openhands_site.middleware.rate_limits import answer
 
-OPEN = ("/alive", "/ready", "/metrics", "/static/", "/admin/", "/sign-in", "/sign-out", "/api/llm/")
+OPEN = (
+    *("/alive", "/ready", "/metrics", "/static/", "/admin/", "/sign-in", "/sign-out"),
+    *("/api/llm/", "/api/sandbox/"),
+)
 """Probes, the desk with its own sign-in, the ways in by which staff come, and calls of running agents."""
 OPEN_API = ("/api/v1/auth/", "/api/v1/schema", "/api/v1/docs")
 

@@ -208,6 +208,7 @@ POLICY: dict[str, str] = {
     "POST /api/v1/settings/model-access/test": "model_access.edit",
     "POST /api/llm/v1/chat/completions": "gateway-token",
     "GET /api/llm/v1/models": "gateway-token",
+    "GET /api/sandbox/secrets/{name}": "gateway-token",
     "GRPC openhands.v1.EventService/Append": "events.publish",
     "GRPC openhands.v1.EventService/Subscribe": "conversations.view",
     "GRPC openhands.v1.EventService/GetLastSeq": "conversations.view",

@@ -62,7 +62,7 @@ class ConversationSerializer(serializers.Serializer):
     execution_status = serializers.ChoiceField(choices=Conversation.ExecutionStatus.choices)
     visibility = serializers.ChoiceField(choices=Conversation.Visibility.choices)
     confirmation_policy = serializers.ChoiceField(choices=["never", "always", "risky"])
-    security_analyzer = serializers.ChoiceField(choices=["llm", "none"])
+    security_analyzer = serializers.ChoiceField(choices=["llm", "pattern", "none"])
     asked_seq = serializers.IntegerField(
         allow_null=True,
         help_text="The open question's place in the log; send it back with the answer.",
@@ -145,9 +145,15 @@ class NewConversationSerializer(serializers.Serializer):
         choices=Conversation.Visibility.choices, default=Conversation.Visibility.PRIVATE
     )
     confirmation_policy = serializers.ChoiceField(
-        choices=["never", "always", "risky"], default="never"
+        choices=["never", "always", "risky"],
+        required=False,
+        help_text="Absent: what your settings say. Nobody asks less than the organization enforces.",
     )
-    security_analyzer = serializers.ChoiceField(choices=["llm", "none"], default="llm")
+    security_analyzer = serializers.ChoiceField(
+        choices=["llm", "pattern", "none"],
+        required=False,
+        help_text="Absent: what your settings say.",
+    )
     tags = serializers.ListField(child=TagField(), max_length=20, default=list)
     organization = serializers.UUIDField(
         required=False,
@@ -168,7 +174,9 @@ class ConversationPatchSerializer(serializers.Serializer):
         choices=["never", "always", "risky"], required=False
     )
     security_analyzer = serializers.ChoiceField(
-        choices=["llm", "none"], required=False, help_text="Who judges the risk of actions."
+        choices=["llm", "pattern", "none"],
+        required=False,
+        help_text="Who judges the risk of actions.",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,27 @@
+"""Where sandboxes ask for the values of secrets, each with the token of its conversation."""
+
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.debug import sensitive_variables
+from django.views.decorators.http import require_GET
+
+from accounts.authentication import bearer_token
+from billing import services as billing
+from conversations import services
+from openhands_site.lib.api import problem
+from openhands_site.lib.problems import Problem
+
+
+@csrf_exempt
+@never_cache
+@require_GET
+@sensitive_variables("value")
+def secret(request: HttpRequest, name: str) -> HttpResponse:
+    """The plain value of one secret of the token's conversation; each answer is a use in its log."""
+    try:
+        token = billing.authenticate_gateway_token(bearer_token(request.headers))
+        value = services.hand_out(token=token, name=name)
+    except Problem as refusal:
+        return problem(status=refusal.status, code=refusal.code, detail=refusal.detail)
+    return HttpResponse(value, content_type="text/plain; charset=utf-8")
