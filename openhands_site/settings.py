@@ -379,7 +379,7 @@ ENGINE_DIR: Path = env.path("ENGINE_DIR", DATA_DIR / "engine")
 """The engine's own virtual environment."""
 ENGINE_PYTHON: str = env.text("OH_ENGINE_PYTHON", os.environ.get("AGENT_PYTHON", ""))
 LEASE_SECONDS = env.integer("LEASE_SECONDS", 6, low=2, high=60)
-MANAGER_MAX_CONVERSATIONS = env.integer("MANAGER_MAX_CONVERSATIONS", 200, low=1)
+MANAGER_MAX_CONVERSATIONS = env.integer("MANAGER_MAX_CONVERSATIONS", 1_000, low=1)
 
 # --- Models ---------------------------------------------------------------------
 
