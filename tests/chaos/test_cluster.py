@@ -91,7 +91,7 @@ class Cluster:
             "SELECT owner, count(*) AS n FROM conversations_lease"
             " WHERE owner <> '' AND following_run IS NOT NULL GROUP BY owner"
         )
-        names = {"web2": "web", "realtime": "realtime", "worker": "worker", "m8": "manager"}
+        names = {self.stack.pid(name): name for name in list(self.stack.roles)}
         return Counter(
             {names.get(int(row["owner"].split(":")[-2]), "gone"): row["n"] for row in rows}
         )
