@@ -628,6 +628,8 @@ $("[data-panel-toggle]").addEventListener("click", (event) => {
 async function begin() {
   drawState();
   try {
+    const { items } = await json("GET", `${base}/feedback`);
+    for (const given of items) ratings.set(given.seq, given.rating);
     const place = await load();
     follow(place);
     changes.refresh(isUp() && may.files);
