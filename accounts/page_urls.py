@@ -2,7 +2,7 @@
 
 from django.urls import include, path
 
-from accounts import device_pages, organization_pages, pages, second_factor_pages
+from accounts import device_pages, organization_pages, pages, second_factor_pages, settings_pages
 
 urlpatterns = [
     path("", include("accounts.oidc.urls")),
@@ -14,6 +14,8 @@ urlpatterns = [
     path("setup/<str:token>", pages.setup, name="setup"),
     path("settings", pages.account, name="settings"),
     path("settings/second-factor", second_factor_pages.second_factor, name="second-factor"),
+    path("settings/agent", settings_pages.agent_settings, name="settings-agent"),
+    path("settings/secrets", settings_pages.secrets, name="secrets"),
     path("settings/api-keys", pages.api_keys, name="api-keys"),
     path("settings/api-keys/<uuid:key_id>/revoke", pages.revoke_api_key, name="api-key-revoke"),
     path("settings/organizations", organization_pages.organizations, name="organizations"),
