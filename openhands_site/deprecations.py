@@ -35,6 +35,17 @@ DEPRECATED: dict[str, str] = {
     "/api/user/suggested-tasks": "/api/v1/integrations/{provider}/suggested-tasks",
     "/api/user/repository/{}/microagents": "/api/v1/integrations/{provider}/microagents",
     "/api/user/repository/{}/microagents/content": "/api/v1/integrations/{provider}/microagents/content",
+    "/api/conversations": "/api/v1/conversations",
+    "/api/conversations/{}": "/api/v1/conversations/{}",
+    "/api/conversations/{}/message": "/api/v1/conversations/{}/messages",
+    "/api/conversations/{}/events": "/api/v1/conversations/{}/events",
+    "/api/conversations/{}/start": "/api/v1/conversations/{}/resume",
+    "/api/conversations/{}/list-files": "/api/v1/conversations/{}/files",
+    "/api/conversations/{}/select-file": "/api/v1/conversations/{}/files/content",
+    "/api/conversations/{}/upload-files": "/api/v1/conversations/{}/files/upload",
+    "/api/conversations/{}/zip-directory": "/api/v1/conversations/{}/archive",
+    "/api/conversations/{}/git/changes": "/api/v1/conversations/{}/git/changes",
+    "/api/conversations/{}/git/diff": "/api/v1/conversations/{}/git/diff",
 }
 """Route, with ``{}`` for each parameter, to the canonical one that does its work."""
 

@@ -1,8 +1,12 @@
 """Must be seen: a V0 client starts, chats, confirms, stops and reconnects; nothing comes twice, order is kept."""
 
-import pytest
+import time
 
-from tests.fakes.socket_io import V0Client, state_of
+import httpx2
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from tests.fakes.socket_io import Refused, V0Client, state_of
 from tests.fakes.stack import Stack, Talk, figure
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
@@ -73,3 +77,126 @@ def test_a_v0_client_from_start_to_reconnect(stack: Stack):
         "V0 client", events=len(ids), twice=len(ids) - len(set(ids)), after_reconnect=len(again.ids)
     )
     talk.compare_logs()
+
+
+@pytest.fixture(scope="module")
+def quiet(stack: Stack) -> Talk:
+    """A conversation for those who are turned away, or only look."""
+    return stack.owner.converse(title="Quiet")
+
+
+def refusal_of(talk: Talk, **more) -> str:
+    with pytest.raises(Refused) as refused, V0Client(talk.stack.url, talk.id.hex, **more):
+        pass
+    return refused.value.args[0]["message"]
+
+
+def test_who_is_refused_and_with_which_words(quiet: Talk):
+    url, owner, stranger = quiet.stack.url, quiet.owner, quiet.stack.stranger
+    cookieless = {"Origin": url}
+    of_owner = {"Authorization": f"Bearer {owner.key}"}
+    of_stranger = {"Authorization": f"Bearer {stranger.key}"}
+
+    with pytest.raises(Refused) as nowhere, V0Client(url, None, headers=of_owner):
+        pass
+    with pytest.raises(Refused) as unknown, V0Client(url, "0" * 32, headers=of_owner):
+        pass
+
+    assert nowhere.value.args[0] == {"message": "No conversation_id in query params"}
+    assert unknown.value.args[0]["message"].endswith(
+        f"is not allowed to join conversation {'0' * 32}"
+    )
+    assert (
+        refusal_of(quiet, headers=cookieless)
+        == "No keycloak_auth cookie or valid Authorization header"
+    )
+    assert refusal_of(quiet, headers=cookieless, session_api_key="null").startswith(
+        "No keycloak_auth"
+    )
+    assert (
+        refusal_of(quiet, headers=cookieless, session_api_key="ocs_x.y")
+        == "invalid_session_api_key"
+    )
+    assert "is not allowed to join" in refusal_of(quiet, headers=of_stranger)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Origin": "http://evil.example"}, {"Origin": "null"}])
+def test_a_socket_from_elsewhere_is_not_opened(quiet: Talk, headers):
+    with (
+        pytest.raises(InvalidStatus) as refused,
+        V0Client(quiet.stack.url, quiet.id.hex, headers=headers),
+    ):
+        pass
+
+    assert refused.value.response.status_code == 403
+
+
+def test_polling_is_told_that_there_is_none(quiet: Talk):
+    answer = httpx2.get(
+        f"{quiet.stack.url}/socket.io/",
+        params={"EIO": "4", "transport": "polling", "conversation_id": quiet.id.hex},
+        trust_env=False,
+    )
+
+    assert (answer.status_code, answer.json()) == (400, "Invalid transport")
+
+
+def test_a_conversation_key_opens_its_conversation_and_ends_with_what_it_came_from(stack: Stack):
+    talk = stack.owner.converse(title="By key")
+    other = stack.owner.converse(title="Another")
+    made = stack.owner.call("POST", "api-keys", expect=201, json={"name": "soon revoked"}).json()
+    answer = httpx2.get(
+        f"{stack.url}/api/conversations/{talk.id.hex}",
+        headers={"Authorization": f"Bearer {made['key']}"},
+        trust_env=False,
+    )
+    key = answer.json()["session_api_key"]
+
+    assert "is not allowed" in refusal_of(other, session_api_key=key)
+    with V0Client(stack.url, talk.id.hex, session_api_key=key) as client:
+        client.wait(state_of)
+        client.say("!say hello")
+        client.wait(lambda event: event.get("action") == "message")
+        stack.owner.call("DELETE", f"api-keys/{made['id']}", expect=204)
+        began = time.monotonic()
+        ended = client.wait_end()
+        seconds = time.monotonic() - began
+
+    assert ended == "disconnect"
+    assert seconds < 5
+    assert refusal_of(talk, session_api_key=key) == "invalid_session_api_key"
+    figure("V0 socket after its key was revoked", seconds=round(seconds, 2))
+
+
+def test_refusals_of_actions_are_told_and_harm_nobody(quiet: Talk):
+    with join(quiet) as client:
+        client.wait(state_of)
+        for odd in (
+            {"action": "run", "args": {"command": "id"}},
+            {},
+            [],
+            "x",
+            None,
+            {"action": "message", "args": []},
+        ):
+            client.emit("oh_user_action", odd)
+            assert client.wait(lambda event: event.get("error") is True)["message"]
+        client.act("change_agent_state", agent_state="user_confirmed")
+        told = client.wait(lambda event: event.get("error") is True)
+        client.emit("oh_action", {"action": "message", "args": {"content": "by the older name"}})
+        said = client.wait(lambda event: event.get("action") == "message")
+        client.emit("nothing_we_know", {"a": 1})
+        client.say("still here")
+        client.wait(lambda event: event.get("message") == "still here")
+
+    assert "not waiting" in told["message"]
+    assert (said["args"]["content"], said["source"]) == ("by the older name", "user")
+
+
+def test_a_deleted_conversation_ends_its_sockets(stack: Stack):
+    talk = stack.owner.converse(title="Gone soon")
+    with join(talk) as client:
+        client.wait(state_of)
+        stack.owner.call("DELETE", talk.path, expect=204)
+
+        assert client.wait_end() == "disconnect"

@@ -164,7 +164,6 @@ class UploadFilesView(V0View):
     @extend_schema(
         operation_id="v0_files_upload",
         tags=["compat"],
-        deprecated=True,
         request={"multipart/form-data": serializers.V0UploadSerializer},
         responses=inline_serializer(
             "V0Uploaded",

@@ -2,7 +2,7 @@
 
 There is no Redis manager and no room: each process delivers to its own sockets what it reads itself, so nothing
 is ever passed on between processes. For the same reason the only transport is WebSocket, whose requests cannot
-end up in different processes (docs/adr/0017).
+end up in different processes (docs/adr/0024).
 """
 
 import asyncio

@@ -55,7 +55,7 @@ class Unsupported(Unprocessable):
 
 def schema(name: str, **options: Any) -> Any:
     """How the OpenAPI document tells a route of V0."""
-    return extend_schema(operation_id=f"v0_{name}", tags=["compat"], deprecated=True, **options)
+    return extend_schema(operation_id=f"v0_{name}", tags=["compat"], **options)
 
 
 class V0View(GenericAPIView):
