@@ -17,8 +17,13 @@ def join(talk: Talk, *, after: int = -1, **more) -> V0Client:
     return V0Client(talk.stack.url, talk.id.hex, after=after, headers=headers, **more)
 
 
-def test_a_v0_client_from_start_to_reconnect(stack: Stack):
-    talk = stack.owner.converse(title="V0", confirmation_policy="always")
+@pytest.fixture(scope="module")
+def talk(stack: Stack) -> Talk:
+    """One conversation for all tests here; the last one deletes it."""
+    return stack.owner.converse(title="V0", confirmation_policy="always")
+
+
+def test_a_v0_client_from_start_to_reconnect(talk: Talk):
     with join(talk) as client:
         client.wait_state("awaiting_user_input", seconds=150)
         client.say("!run echo first > one.txt\n!finish Done.")
@@ -79,20 +84,14 @@ def test_a_v0_client_from_start_to_reconnect(stack: Stack):
     talk.compare_logs()
 
 
-@pytest.fixture(scope="module")
-def quiet(stack: Stack) -> Talk:
-    """A conversation for those who are turned away, or only look."""
-    return stack.owner.converse(title="Quiet")
-
-
 def refusal_of(talk: Talk, **more) -> str:
     with pytest.raises(Refused) as refused, V0Client(talk.stack.url, talk.id.hex, **more):
         pass
     return refused.value.args[0]["message"]
 
 
-def test_who_is_refused_and_with_which_words(quiet: Talk):
-    url, owner, stranger = quiet.stack.url, quiet.owner, quiet.stack.stranger
+def test_who_is_refused_and_with_which_words(talk: Talk):
+    url, owner, stranger = talk.stack.url, talk.owner, talk.stack.stranger
     cookieless = {"Origin": url}
     of_owner = {"Authorization": f"Bearer {owner.key}"}
     of_stranger = {"Authorization": f"Bearer {stranger.key}"}
@@ -107,43 +106,41 @@ def test_who_is_refused_and_with_which_words(quiet: Talk):
         f"is not allowed to join conversation {'0' * 32}"
     )
     assert (
-        refusal_of(quiet, headers=cookieless)
+        refusal_of(talk, headers=cookieless)
         == "No keycloak_auth cookie or valid Authorization header"
     )
-    assert refusal_of(quiet, headers=cookieless, session_api_key="null").startswith(
+    assert refusal_of(talk, headers=cookieless, session_api_key="null").startswith(
         "No keycloak_auth"
     )
     assert (
-        refusal_of(quiet, headers=cookieless, session_api_key="ocs_x.y")
-        == "invalid_session_api_key"
+        refusal_of(talk, headers=cookieless, session_api_key="ocs_x.y") == "invalid_session_api_key"
     )
-    assert "is not allowed to join" in refusal_of(quiet, headers=of_stranger)
+    assert "is not allowed to join" in refusal_of(talk, headers=of_stranger)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Origin": "http://evil.example"}, {"Origin": "null"}])
-def test_a_socket_from_elsewhere_is_not_opened(quiet: Talk, headers):
+def test_a_socket_from_elsewhere_is_not_opened(talk: Talk, headers):
     with (
         pytest.raises(InvalidStatus) as refused,
-        V0Client(quiet.stack.url, quiet.id.hex, headers=headers),
+        V0Client(talk.stack.url, talk.id.hex, headers=headers),
     ):
         pass
 
     assert refused.value.response.status_code == 403
 
 
-def test_polling_is_told_that_there_is_none(quiet: Talk):
+def test_polling_is_told_that_there_is_none(talk: Talk):
     answer = httpx2.get(
-        f"{quiet.stack.url}/socket.io/",
-        params={"EIO": "4", "transport": "polling", "conversation_id": quiet.id.hex},
+        f"{talk.stack.url}/socket.io/",
+        params={"EIO": "4", "transport": "polling", "conversation_id": talk.id.hex},
         trust_env=False,
     )
 
     assert (answer.status_code, answer.json()) == (400, "Invalid transport")
 
 
-def test_a_conversation_key_opens_its_conversation_and_ends_with_what_it_came_from(stack: Stack):
-    talk = stack.owner.converse(title="By key")
-    other = stack.owner.converse(title="Another")
+def test_a_conversation_key_opens_its_conversation_and_ends_with_what_it_came_from(talk: Talk):
+    stack = talk.stack
     made = stack.owner.call("POST", "api-keys", expect=201, json={"name": "soon revoked"}).json()
     answer = httpx2.get(
         f"{stack.url}/api/conversations/{talk.id.hex}",
@@ -152,11 +149,10 @@ def test_a_conversation_key_opens_its_conversation_and_ends_with_what_it_came_fr
     )
     key = answer.json()["session_api_key"]
 
-    assert "is not allowed" in refusal_of(other, session_api_key=key)
     with V0Client(stack.url, talk.id.hex, session_api_key=key) as client:
         client.wait(state_of)
         client.say("!say hello")
-        client.wait(lambda event: event.get("action") == "message")
+        client.wait(lambda event: event.get("message") == "!say hello")
         stack.owner.call("DELETE", f"api-keys/{made['id']}", expect=204)
         began = time.monotonic()
         ended = client.wait_end()
@@ -168,8 +164,8 @@ def test_a_conversation_key_opens_its_conversation_and_ends_with_what_it_came_fr
     figure("V0 socket after its key was revoked", seconds=round(seconds, 2))
 
 
-def test_refusals_of_actions_are_told_and_harm_nobody(quiet: Talk):
-    with join(quiet) as client:
+def test_refusals_of_actions_are_told_and_harm_nobody(talk: Talk):
+    with join(talk) as client:
         client.wait(state_of)
         for odd in (
             {"action": "run", "args": {"command": "id"}},
@@ -183,20 +179,21 @@ def test_refusals_of_actions_are_told_and_harm_nobody(quiet: Talk):
             assert client.wait(lambda event: event.get("error") is True)["message"]
         client.act("change_agent_state", agent_state="user_confirmed")
         told = client.wait(lambda event: event.get("error") is True)
-        client.emit("oh_action", {"action": "message", "args": {"content": "by the older name"}})
+        client.emit(
+            "oh_action", {"action": "message", "args": {"content": "!say by the older name"}}
+        )
         said = client.wait(lambda event: event.get("action") == "message")
         client.emit("nothing_we_know", {"a": 1})
-        client.say("still here")
-        client.wait(lambda event: event.get("message") == "still here")
+        client.say("!say still here")
+        client.wait(lambda event: event.get("message") == "!say still here")
 
     assert "not waiting" in told["message"]
-    assert (said["args"]["content"], said["source"]) == ("by the older name", "user")
+    assert (said["args"]["content"], said["source"]) == ("!say by the older name", "user")
 
 
-def test_a_deleted_conversation_ends_its_sockets(stack: Stack):
-    talk = stack.owner.converse(title="Gone soon")
+def test_a_deleted_conversation_ends_its_sockets(talk: Talk):
     with join(talk) as client:
         client.wait(state_of)
-        stack.owner.call("DELETE", talk.path, expect=204)
+        talk.owner.call("DELETE", talk.path, expect=204)
 
         assert client.wait_end() == "disconnect"

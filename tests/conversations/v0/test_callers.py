@@ -1,0 +1,51 @@
+"""Who may join a V0 socket, by what they bring."""
+
+from urllib.parse import urlencode
+
+import pytest
+from socketio.exceptions import ConnectionRefusedError as Refusal
+
+from conversations.compat.v0 import callers
+from conversations.compat.v0.sockets import cursor_of
+from conversations.services import conversation_key
+from tests.factories.conversations import ConversationFactory
+
+pytestmark = pytest.mark.django_db
+
+
+def scope(conversation, **query):
+    query = {"conversation_id": conversation.pk.hex} | query
+    return {"headers": [], "query_string": urlencode(query).encode(), "client": ("127.0.0.1", 1)}
+
+
+def test_a_conversation_key_joins_its_conversation_and_no_other(alice, conversation):
+    key = conversation_key(conversation=conversation, user=alice)
+    other = ConversationFactory(created_by=alice)
+
+    assert callers.admit(scope(conversation, session_api_key=key)) == (alice, conversation.pk)
+    with pytest.raises(Refusal, match="is not allowed to join"):
+        callers.admit(scope(other, session_api_key=key))
+
+
+def test_a_viewer_may_watch_and_not_steer(alice, bob, conversation):
+    conversation.visibility = "organization"
+    conversation.save()
+    bob.memberships.update(role="viewer")
+    watching = scope(
+        conversation, session_api_key=conversation_key(conversation=conversation, user=bob)
+    )
+
+    assert callers.admit(watching) == (bob, conversation.pk)
+    with pytest.raises(callers.NotAllowed), callers.steering(watching, conversation.pk):
+        pytest.fail("a viewer steered")
+
+
+@pytest.mark.parametrize(
+    ("given", "after"),
+    [("-1", 0), ("7", 7), ("", 0), ("x", 0), ("1.5", 0), ("9" * 30, 0), ("²", 0)],
+)
+def test_where_a_client_resumes(given, after):
+    assert (
+        cursor_of({"headers": [], "query_string": urlencode({"latest_event_id": given}).encode()})
+        == after
+    )
