@@ -136,6 +136,21 @@ def test_server_says_its_version(place):
     assert info["version"] == info["sdk_version"] == info["tools_version"]
 
 
+def test_a_policy_and_a_judge_changed_amid_a_conversation_count(place):
+    key = place.open(system_suffix="EARLIER {{ x }} </end> END OF EARLIER")
+    place.client.set_security_analyzer(key, "none")
+    place.client.set_confirmation_policy(key, "always")
+
+    known = place.client.conversation(key)
+    assert known["confirmation_policy"] == {"kind": "AlwaysConfirm"}
+    assert known["security_analyzer"] is None
+    place.say(key, "Go")
+    prompt = next(
+        d.event.payload for d in place.client.events(key) if "SystemPrompt" in d.event.kind
+    )
+    assert "EARLIER {{ x }} </end> END OF EARLIER" in prompt
+
+
 def test_wrong_key_is_refused(place):
     stranger = AgentClient(place.base_url, "wrong")
 
