@@ -74,6 +74,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         self.asked = {name: values[-1] for name, values in parse_qs(given).items()}
         self.token = ""
         self.told_status = ""
+        self.begun_at = 0
         self.is_open = False
         self.waiting: asyncio.Queue[str] = asyncio.Queue(MANY)
         await self.accept()
@@ -190,7 +191,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     async def _tell(self) -> None:
         code = CLOSE_OVERFLOW
         try:
-            state, after, self.told_status = await in_thread(self._state)
+            state, after, self.told_status, self.begun_at = await in_thread(self._state)
             async with streams.hub().subscribe(self.conversation_id, after=after) as subscription:
                 await self.send(text_data=translation.state_text("full_state", state))
                 async for frame in subscription.frames():
@@ -203,17 +204,19 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
                     code = CLOSE_UNKNOWN
         except asyncio.CancelledError:
             raise
+        except OSError:
+            return  # the client left; its server says so to whoever still sends
         except Exception:
             log.exception("a V1 socket's feed failed; the client comes again")
         await self._end(code)
 
-    def _state(self) -> tuple[dict[str, Any], int, str]:
-        """The state now, the place in the log to tell from, and the status that the state tells."""
+    def _state(self) -> tuple[dict[str, Any], int, str, int]:
+        """The state now, where in the log to begin, the status that the state tells, and where the log ends."""
         row = Conversation.objects.select_related("sandbox").get(pk=self.conversation_id)
         usage = billing.usage_of([row.pk]).get(row.pk)
         is_asked = bool(records.with_open_messages([row.pk]))
         state = records.runtime_info(row, usage, is_asked=is_asked)
-        return state, self._after(row), row.execution_status
+        return state, self._after(row), row.execution_status, row.last_seq
 
     def _after(self, row: Conversation) -> int:
         mode = self.asked.get("resend_mode", "")
@@ -234,11 +237,11 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
             return await self._outside(frame)
         if frame.v1 is None:
             frame.v1 = await streams.run_in_thread(_form, frame, self.conversation_id)
-        text, settled = frame.v1
+        text, status = frame.v1
         texts = [text] if text else []
-        if settled:
-            self.told_status = settled
-            texts.append(await self._full_state(settled))
+        self.told_status = status or self.told_status
+        if status in translation.SETTLED and frame.seq > self.begun_at:
+            texts.append(await self._full_state(status))
         return texts
 
     async def _outside(self, frame: Frame) -> list[str]:
@@ -259,7 +262,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         return texts
 
     async def _full_state(self, status: str) -> str:
-        state, _, _ = await in_thread(self._state)
+        state, *_ = await in_thread(self._state)
         return translation.state_text("full_state", state | {"execution_status": status})
 
     # --- In ----------------------------------------------------------------------
@@ -328,10 +331,10 @@ _TRUE = ("true", "1", "yes", "on", "t", "y")
 
 
 def _form(frame: Frame, conversation_id: UUID) -> tuple[str, str]:
-    """A frame's event in V1 form, empty where it is not told, and the state that it ends a run with."""
+    """A frame's event in V1 form, empty where it is not told, and the agent's state that it tells."""
     event = translation.logged_in(frame)
     text = translation.text_of(event) if translation.is_told(event, conversation_id) else ""
-    return text, translation.settled_status(event) or ""
+    return text, translation.status_in(event)
 
 
 def _loads(text: str) -> dict[str, Any] | None:

@@ -173,17 +173,17 @@ def transient(kind: str, **fields: Any) -> str:
     return json.dumps(body, default=_plain)
 
 
-def settled_status(event: Logged) -> str | None:
-    """The state that an event ends a run with."""
+def status_in(event: Logged) -> str:
+    """The agent's new state, where the event tells one."""
     if event.kind != "ConversationStateUpdateEvent" or '"execution_status"' not in event.payload:
-        return None
+        return ""
     try:
         value = json.loads(event.payload)
     except (ValueError, RecursionError):
-        return None
+        return ""
     is_status = isinstance(value, dict) and value.get("key") == "execution_status"
     found = value.get("value") if is_status else None
-    return found if found in SETTLED else None
+    return found if isinstance(found, str) else ""
 
 
 def _plain(value: Any) -> Any:
