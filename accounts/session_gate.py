@@ -48,12 +48,15 @@ def _cached_user(request: HttpRequest) -> Any:
     return request._session_user  # type: ignore[attr-defined]  # noqa: SLF001
 
 
+_cached_user_from_async = sync_to_async(_cached_user)
+
+
 class SessionUserMiddleware(AuthenticationMiddleware):
     """``request.user`` as ``user_of`` has it, looked up when it is first asked for."""
 
     def process_request(self, request: HttpRequest) -> None:
         request.user = SimpleLazyObject(lambda: _cached_user(request))  # type: ignore[assignment]
-        request.auser = partial(sync_to_async(_cached_user), request)
+        request.auser = partial(_cached_user_from_async, request)
 
 
 @receiver(user_logged_in)

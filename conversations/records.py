@@ -28,10 +28,10 @@ def _latest_starts(ids: list[UUID]) -> dict[UUID, StartTask]:
     return {start.conversation_id: start for start in newest}
 
 
-def record_from(row: Conversation, usage: Any, start: StartTask | None) -> dict[str, Any]:
-    """The same from what was read already."""
+def record_from(row: Any, usage: Any, start: Any) -> dict[str, Any]:
+    """The same from what was read already: models, or rows with their column names."""
     return {
-        "id": row.pk,
+        "id": row.id,
         "title": row.title,
         "status": row.status,
         "status_detail": row.status_detail,
@@ -65,10 +65,10 @@ def record_from(row: Conversation, usage: Any, start: StartTask | None) -> dict[
     }
 
 
-def start_record(start: StartTask) -> dict[str, Any]:
+def start_record(start: Any) -> dict[str, Any]:
     """A start task with its phases."""
     return {
-        "id": start.pk,
+        "id": start.id,
         "phase": start.phase,
         "phases": start.phases,
         "reason": start.reason,

@@ -3,7 +3,7 @@
 import ipaddress
 import secrets
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,9 +15,10 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
-from accounts.permissions import PERMISSIONS, permissions_in
+from accounts.permissions import PERMISSIONS, granted_by, permissions_in
 from accounts.services import audit
 from openhands_site.lib import crypto
+from openhands_site.lib.compiled import Compiled, Rows
 from openhands_site.lib.problems import Problem
 
 KEY_PURPOSE = "api-key"
@@ -300,8 +301,7 @@ def authenticate_api_key(token: str, *, address: str = "") -> ApiKey:
     key_id = head.removeprefix("oh_")
     key = None
     if head.startswith("oh_") and key_id.isalnum() and key_id.isascii():
-        found = ApiKey.objects.usable().filter(key_id=key_id[:17])
-        key = found.select_related("user", "organization").first()
+        key = _usable_key(key_id[:17])
     is_right = crypto.matches(
         token.removeprefix("oh_"),
         purpose=KEY_PURPOSE,
@@ -311,6 +311,34 @@ def authenticate_api_key(token: str, *, address: str = "") -> ApiKey:
     if key is None or not is_right:
         raise InvalidKey
     return _admitted(key, address)
+
+
+def _usable_key(key_id: str) -> ApiKey | None:
+    """A key with its user and organization; one query, without the ORM's work on it: every request asks."""
+    found = _KEY_BY_ID.rows(key_id=key_id, now=timezone.now())
+    if not found:
+        return None
+    row, ends = found[0], len(_KEYS.names)
+    key: ApiKey = _KEYS.instance(row[:ends])
+    key.user = _USERS.instance(row[ends : ends + len(_USERS.names)])
+    key.organization = _ORGANIZATIONS.instance(row[ends + len(_USERS.names) :])
+    return key
+
+
+_KEYS, _USERS, _ORGANIZATIONS = Rows(ApiKey), Rows(User), Rows(Organization)
+_KEY_BY_ID = Compiled(
+    lambda key_id, now: (
+        ApiKey.objects.usable(now=now)
+        .filter(key_id=key_id)
+        .values_list(
+            *_KEYS.names,
+            *(f"user__{name}" for name in _USERS.names),
+            *(f"organization__{name}" for name in _ORGANIZATIONS.names),
+        )
+    ),
+    key_id="an example",
+    now=datetime(2000, 1, 1, tzinfo=UTC),
+)
 
 
 def reopen_api_key(key_pk: UUID, *, address: str = "") -> ApiKey:
@@ -334,6 +362,46 @@ def _admitted(key: ApiKey, address: str) -> ApiKey:
     key.user.came_by = key
     _note_use(key, str(place) if place else None)
     return key
+
+
+def reached_by(user: Any) -> list[dict[str, Any]]:
+    """The organizations that a user (or the key a request came with) reaches, eldest membership first.
+
+    Each with the role and the permission names there, none in a suspended one; one query.
+    """
+    bound = user.bound_organization_id
+    values = {"user": user.pk} | ({"organization": bound} if bound else {})
+    return [
+        {
+            "id": pk,
+            "name": name,
+            "role": role,
+            "is_personal": personal_of is not None,
+            "permissions": sorted(granted_by(role, user)) if suspended_at is None else [],
+        }
+        for pk, name, role, personal_of, suspended_at in _REACHED[bound is not None].rows(**values)
+    ]
+
+
+_PERSON, _PLACE = UUID(int=1), UUID(int=2)
+_REACHED_AS = (
+    "organization_id",
+    "organization__name",
+    "role",
+    "organization__personal_of_id",
+    "organization__suspended_at",
+)
+
+
+def _memberships(user: UUID, **only: UUID) -> Any:
+    found = Membership.objects.filter(user_id=user, **{f"{k}_id": v for k, v in only.items()})
+    return found.order_by("created_at", "pk").values_list(*_REACHED_AS)
+
+
+_REACHED = {
+    False: Compiled(_memberships, user=_PERSON),
+    True: Compiled(_memberships, user=_PERSON, organization=_PLACE),
+}
 
 
 def _address(text: str) -> Any:

@@ -188,6 +188,17 @@ class Conversation(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["organization", "-created_at", "-id"]),
             models.Index(fields=["created_by", "-created_at", "-id"]),
+            # A list takes the newest of each organization from these two, however many there are.
+            models.Index(
+                fields=["organization", "created_by", "-created_at", "-id"],
+                condition=models.Q(deleted_at=None, archived_at=None),
+                name="conversation_own_newest",
+            ),
+            models.Index(
+                fields=["organization", "-created_at", "-id"],
+                condition=models.Q(deleted_at=None, archived_at=None, visibility="organization"),
+                name="conversation_shared_newest",
+            ),
             models.Index(
                 fields=["status"], condition=models.Q(deleted_at=None), name="live_status"
             ),

@@ -62,7 +62,10 @@ class Threads:
         if getattr(result, "streaming", False):
             return start, b"", result
         try:
-            return start, b"".join(result), None
+            content = b"".join(result)
+            if content and not any(name == b"content-length" for name, _ in start["headers"]):
+                start["headers"].append((b"content-length", str(len(content)).encode()))
+            return start, content, None
         finally:
             if close := getattr(result, "close", None):
                 close()

@@ -5,17 +5,19 @@ binary arrays, and the server parses and plans it anew each time (docs/adr/0021)
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
 from django.db import connection
 
 
-def fetch(statement: str, parameters: Sequence[Any], *, is_binary: bool = False) -> list[tuple]:
+def fetch(
+    statement: str, parameters: Sequence[Any] | Mapping[str, Any], *, is_binary: bool = False
+) -> list[tuple]:
     """Run one statement on this thread's connection, inside its transaction if there is one; its rows.
 
-    Placeholders are psycopg's: ``%s``, and ``%b`` for binary. Raises Django's database errors. With
+    Placeholders are psycopg's: ``%s`` or ``%(name)s``, and ``%b`` for binary. Raises Django's database errors. With
     ``is_binary`` the rows come in binary too.
     """
     connection.ensure_connection()

@@ -27,12 +27,36 @@ class ClientAddress:
         await self.application(scope, receive, send)
 
 
+class ClientAddressOfEnviron:
+    """WSGI: the same for ``REMOTE_ADDR``."""
+
+    def __init__(self, application: Any) -> None:
+        self.application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        if settings.TRUSTED_PROXIES:
+            named = {name: f"HTTP_{name.decode().upper().replace('-', '_')}" for name in FORWARDED}
+            headers = [
+                (name, environ[key].encode("latin-1"))
+                for name, key in named.items()
+                if key in environ
+            ]
+            peer = environ.get("REMOTE_ADDR") or "unix"
+            seen = _seen_through_proxies({"client": (peer, 0), "headers": headers})
+            environ["REMOTE_ADDR"] = seen["client"][0]
+            kept = dict(seen["headers"])
+            for name, key in named.items():
+                if name not in kept:
+                    environ.pop(key, None)
+        return self.application(environ, start_response)
+
+
 def _seen_through_proxies(scope: dict[str, Any]) -> dict[str, Any]:
     peer = (scope.get("client") or ("unix", 0))[0]
     trusted = networks(tuple(settings.TRUSTED_PROXIES))
     if not _is_trusted(peer, trusted):
         kept = [pair for pair in scope["headers"] if pair[0] not in FORWARDED]
-        return scope | {"headers": kept}
+        return scope | {"client": (peer, 0), "headers": kept}
     chain = [
         entry.strip()
         for name, value in scope["headers"]

@@ -75,6 +75,26 @@ class BodyLimit:
             await self.application(scope | {"headers": kept}, _replay(body, receive), send)
 
 
+class BodyLimitOfEnviron:
+    """WSGI: the same bounds, by the stated length; one that is not stated is refused (411) behind this.
+
+    Heads are bounded by the server (gunicorn ``--limit-request-fields``) and the balancer.
+    """
+
+    def __init__(self, application: Callable[..., Any]) -> None:
+        self.application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        limit = limit_of(environ.get("PATH_INFO", ""))
+        if _fits(environ.get("CONTENT_LENGTH", "").encode("latin-1"), limit):
+            return self.application(environ, start_response)
+        problem = problem_body(status=413, code="too-large", detail=_sentence(limit))
+        headers = [(name.decode(), value.decode()) for name, value in HANDSHAKE_HEADERS]
+        headers += [("Content-Type", "application/problem+json"), ("Connection", "close")]
+        start_response("413 Content Too Large", headers)
+        return [dumps(problem)]
+
+
 _LENGTHS = (b"transfer-encoding", b"content-length")
 
 

@@ -74,7 +74,8 @@ class RateLimits:
         if rate is None or (group not in CLOSED and not limits.may_ask()):
             return None
         try:
-            usage = limits.count(request, group=f"{group}|", value=value, rate=rate)
+            count = limits.count if group in CLOSED else limits.count_ahead
+            usage = count(request, group=f"{group}|", value=value, rate=rate)
         except limits.NotCounted:
             return _closed(request) if group in CLOSED else None
         if not usage.is_over:

@@ -156,11 +156,11 @@ class TestList:
         api.get(URL)
         for n in range(3):
             services.create_conversation(user=alice, title=f"c{n}")
-        with django_assert_num_queries(4):
+        with django_assert_num_queries(2):
             api.get(URL)
         for n in range(10):
             services.create_conversation(user=alice, title=f"d{n}")
-        with django_assert_num_queries(4):
+        with django_assert_num_queries(2):
             assert len(api.get(URL).json()["items"]) == 13
 
 

@@ -48,7 +48,7 @@ async def test_body_and_answer_pass():
     client.say(b"cd")
 
     assert await client.answered() == (201, b"got abcd")
-    assert client.sent[0]["headers"] == [(b"x-path", "/ä".encode())]
+    assert client.sent[0]["headers"] == [(b"x-path", "/ä".encode()), (b"content-length", b"8")]
 
 
 async def test_a_client_that_sends_slowly_holds_no_thread():

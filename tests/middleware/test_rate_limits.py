@@ -4,6 +4,7 @@ import pytest
 import redis
 import time_machine
 from django.core.cache import cache
+from django.http import HttpRequest
 from django.test import Client
 from django.urls import get_resolver
 
@@ -16,6 +17,7 @@ from tests.conftest import key_client
 @pytest.fixture(autouse=True)
 def clean():
     cache.clear()
+    limits.forget()
     limits._Breaker.closed_until = 0.0
     with time_machine.travel("2026-01-01T00:00:10Z", tick=False):
         yield
@@ -172,11 +174,35 @@ def test_without_redis_reading_is_open_and_what_costs_is_closed(
 def test_one_failure_spares_the_next_reader_the_wait(rates, no_redis, api, monkeypatch):
     rates(read="100/m")
     asked = []
-    monkeypatch.setattr(limits, "get_usage", lambda *a, **k: asked.append(1))
+    monkeypatch.setattr(limits, "count_ahead", lambda *a, **k: asked.append(1))
     limits._Breaker.closed_until = float("inf")
 
     assert api.get("/api/v1/users/me").status_code == 200
     assert not asked
+
+
+def test_blocks_of_two_processes_never_let_more_than_the_limit_pass(rates, api, monkeypatch):
+    rates(read="400/m")  # two at a time
+    processes = [{}, {}]
+    passed, remaining = 0, []
+    for n in range(402):
+        monkeypatch.setattr(limits, "_blocks", processes[n % 7 == 0])
+        usage = limits.count_ahead(HttpRequest(), group="read|", value="somebody", rate="400/m")
+        passed += not usage.is_over
+        remaining.append(usage.remaining)
+
+    assert passed == 400
+    assert remaining[:3] == [399, 397, 396]
+    assert remaining[-1] == 0
+
+
+def test_a_block_spares_redis(rates, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cache, "incr", lambda name, size: asked.append(size) or sum(asked))
+    for _ in range(12):
+        limits.count_ahead(HttpRequest(), group="read|", value="somebody", rate="1200/m")
+
+    assert asked == [6, 6]
 
 
 def test_every_named_view_exists():

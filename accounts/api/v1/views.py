@@ -4,6 +4,7 @@ from typing import Any
 
 from django.contrib import auth
 from django.db.models import QuerySet
+from django.http import HttpResponse
 from django.middleware.csrf import get_token
 from django.utils.decorators import method_decorator
 from django.views.decorators.csrf import csrf_protect
@@ -20,6 +21,7 @@ from accounts.active import active_organization
 from accounts.api.v1 import serializers
 from accounts.models import ApiKey, Organization, User
 from accounts.permissions import PUBLIC, require
+from openhands_site.lib.api import conditional
 from openhands_site.lib.problems import Problem
 
 
@@ -53,8 +55,10 @@ class MeView(GenericAPIView):
     pagination_class = None
 
     @extend_schema(operation_id="users_me_retrieve", tags=["users"])
-    def get(self, request: Request) -> Response:
-        return Response(self.get_serializer(described(request.user)).data)
+    def get(self, request: Request) -> HttpResponse:
+        user = request.user
+        told = {name: getattr(user, name) for name in ("id", "email", "name", "is_staff")}
+        return conditional(request, told | {"organizations": services.reached_by(user)})
 
 
 @extend_schema(tags=["api-keys"])

@@ -20,11 +20,12 @@ from rest_framework.response import Response
 from accounts.active import active_organization
 from accounts.models import Organization
 from accounts.permissions import require
-from conversations import held, services
+from conversations import held, lookups, services
 from conversations.api.v1 import serializers
+from conversations.api.v1.looking_up import PLACE, LookingUp
 from conversations.models import Conversation
 from conversations.records import record_of, records_of, start_record
-from openhands_site.lib.api import JSONRenderer, query_of
+from openhands_site.lib.api import JSONRenderer, conditional, query_of
 from openhands_site.lib.problems import Problem, TooLarge
 
 IDEMPOTENCY_KEY = OpenApiParameter(
@@ -70,7 +71,7 @@ class RawParser(parsers.BaseParser):
         return stream
 
 
-class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
+class ConversationViewSet(LookingUp, mixins.ListModelMixin, viewsets.GenericViewSet):
     """Conversations that you may see: your own, and those shared with your organizations."""
 
     serializer_class = serializers.ConversationSerializer
@@ -105,9 +106,11 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         parameters=[serializers.ConversationQuery],
         responses=serializers.FoundConversationSerializer(many=True),
     )
-    def list(self, request: Request) -> Response:
+    def list(self, request: Request) -> HttpResponse:
         """Newest first, without what is archived. With ``q``, those whose title or messages match."""
-        query = query_of(serializers.ConversationQuery, request, ignoring={"cursor", "limit"})
+        if request.query_params.keys() <= PLACE and lookups.can_look_up(request.user):
+            return self.newest(request)
+        query = query_of(serializers.ConversationQuery, request, ignoring=PLACE)
         words = query.get("q", "")
         rows = self._filtered(query)
         if words:
@@ -152,9 +155,11 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         )
         return Response(record_of(conversation), status=201)
 
-    def retrieve(self, request: Request, pk: UUID) -> Response:
+    def retrieve(self, request: Request, pk: UUID) -> HttpResponse:
         """One conversation's record."""
-        return Response(record_of(self.get_object()))
+        if lookups.can_look_up(request.user):
+            return self.one(request, pk)
+        return conditional(request, record_of(self.get_object()))
 
     @extend_schema(request=serializers.ConversationPatchSerializer)
     def partial_update(self, request: Request, pk: UUID) -> Response:
@@ -210,28 +215,25 @@ class ConversationViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     @action(detail=True, methods=["get"], pagination_class=None)
     def events(self, request: Request, pk: UUID) -> Response | HttpResponse:
         """A page of the log in order: behind ``after``, before ``before``, or from the start."""
-        conversation = self.get_object()
+        last_seq, epoch = self.log_end(request, pk)
         query = query_of(serializers.EventQuery, request)
-        rows = conversation.events.all()
-        if "kind" in query:
-            rows = rows.filter(kind=query["kind"])
-        if "before" in query:
-            rows = reversed(rows.filter(seq__lt=query["before"]).order_by("-seq")[: query["limit"]])
-        else:
-            rows = rows.filter(seq__gt=query.get("after", 0)).order_by("seq")[: query["limit"]]
-        items = [event.to_wire() for event in rows]
+        items = lookups.page(
+            pk,
+            after=query.get("after", 0),
+            before=query.get("before"),
+            kind=query.get("kind"),
+            limit=query["limit"],
+        )
         if query["wait"] and not items and held.can_hold(request._request):  # noqa: SLF001
             plan = held.Plan(
-                conversation=conversation.pk,
+                conversation=pk,
                 user=request.user.pk,
                 after=query.get("after", 0),
                 wait=query["wait"],
                 limit=query["limit"],
             )
             return held.hand_over(request._request, plan)  # noqa: SLF001
-        return Response(
-            {"items": items, "last_seq": conversation.last_seq, "epoch": conversation.epoch}
-        )
+        return conditional(request, {"items": items, "last_seq": last_seq, "epoch": epoch})
 
     @extend_schema(
         operation_id="conversations_events_stream",

@@ -1,0 +1,199 @@
+"""REST reads by API key beside a bare Django view that runs the same SQL on the same server, over growing tables."""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import psycopg
+from django.db import connection
+from rest_framework.test import APIClient
+
+from accounts import services as accounts
+from accounts.models import User
+from bench import load
+from bench.webs import Web, web
+from conversations.models import Conversation
+from openhands_site.lib import prepared
+
+SIZES = (100, 1_000, 10_000, 100_000)
+LOGS = (1_000, 10_000, 100_000, 1_000_000)
+ROUNDS, SECONDS = 3, 1.0
+Route = tuple[str, str, str]
+
+
+def run() -> list[dict]:
+    """One figure a route and size: processor time per request, ours and bare, and bare's share of ours."""
+    return compare(filled())
+
+
+def filled() -> list[Route]:
+    """Fill the tables; what to ask for then: name, path, API key."""
+    owners = [_owner(size) for size in SIZES]
+    user, key = owners[0]
+    logs = [(_log(user, size), size) for size in LOGS]
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    lists = [
+        (f"list/{size}", "/api/v1/conversations?limit=20", owner[1])
+        for owner, size in zip(owners, SIZES, strict=True)
+    ]
+    pages = [
+        (f"events/{size}", f"/api/v1/conversations/{pk}/events?after={size // 2}&limit=100", key)
+        for pk, size in logs
+    ]
+    record = ("record", f"/api/v1/conversations/{logs[0][0]}", key)
+    return [*lists, *pages, record, ("me", "/api/v1/users/me", key)]
+
+
+def compare(routes: list[Route]) -> list[dict[str, Any]]:
+    """Measure each route beside its bare view."""
+    with tempfile.TemporaryDirectory() as folder:
+        queries = Path(folder) / "queries.json"
+        captured = {name.replace("/", "-"): _queries(url, key) for name, url, key in routes}
+        queries.write_text(json.dumps({name: found[1:] for name, found in captured.items()}))
+        quiet = {
+            "RATE_LIMITS": os.environ.get("BENCH_RATE_LIMITS", "address=10000000/m,read=10000000/m")
+        }
+        with (
+            web(**quiet) as ours,
+            web(settings="bench.bare_settings", BENCH_QUERIES=str(queries)) as bare,
+        ):
+            return _flatness(
+                [
+                    _measure(ours, bare, route, len(captured[route[0].replace("/", "-")]))
+                    for route in routes
+                ]
+            )
+
+
+def _measure(ours: Web, bare: Web, route: Route, queries: int) -> dict[str, Any]:
+    name, url, key = route
+    headers = {"Authorization": f"Bearer {key}"}
+    reference = f"{bare.url}/rows/{name.replace('/', '-')}"
+    load.run(ours.pid, ours.url + url, seconds=0.3, headers=headers)
+    load.run(bare.pid, reference, seconds=0.3)
+    mine, theirs = [], []
+    for _ in range(ROUNDS):  # in turns, so that a busy moment of the machine meets both
+        mine.append(load.run(ours.pid, ours.url + url, seconds=SECONDS, headers=headers))
+        theirs.append(load.run(bare.pid, reference, seconds=SECONDS))
+    own = statistics.median(found.cpu_ms for found in mine)
+    other = statistics.median(found.cpu_ms for found in theirs)
+    return {
+        "bench": "rest",
+        "route": name,
+        "queries": queries,
+        "cpu_ms": round(own, 3),
+        "bare_cpu_ms": round(other, 3),
+        "requests_per_core_second": round(1000 / own),
+        "bare_per_core_second": round(1000 / other),
+        "requests_per_second": round(statistics.median(found.per_second for found in mine)),
+        "bare_per_second": round(statistics.median(found.per_second for found in theirs)),
+        "ratio": round(other / own, 2),
+    }
+
+
+def _flatness(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds how much dearer each size is than a thousand rows."""
+    thousand = {
+        f["route"].partition("/")[0]: f["cpu_ms"] for f in figures if f["route"].endswith("/1000")
+    }
+    for figure in figures:
+        kind, _, size = figure["route"].partition("/")
+        if size and kind in thousand:
+            figure["of_1000"] = round(figure["cpu_ms"] / thousand[kind], 2)
+    return figures
+
+
+def _queries(url: str, key: str) -> list[str]:
+    """The statements of a request as text, in their order; the first one is that of the API key."""
+    client = APIClient(headers={"Authorization": f"Bearer {key}", "Host": "127.0.0.1"})
+    found: list[str] = []
+    fetch = prepared.fetch
+
+    def noted(statement: str, parameters: Any, **options: Any) -> Any:
+        connection.ensure_connection()
+        with psycopg.ClientCursor(connection.connection) as cursor:
+            found.append(cursor.mogrify(statement, parameters))
+        return fetch(statement, parameters, **options)
+
+    def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:  # noqa: FBT001
+        with psycopg.ClientCursor(connection.connection) as cursor:
+            found.append(cursor.mogrify(sql, params))
+        return execute(sql, params, many, context)
+
+    with mock.patch.object(prepared, "fetch", noted), connection.execute_wrapper(note):
+        for _ in range(2):  # the first one notes the key's use
+            found.clear()
+            answer = client.get(url)
+            assert answer.status_code == 200, answer.content
+    return found
+
+
+def _owner(size: int) -> tuple[User, str]:
+    """A user with so many conversations, each with its usage and a finished start, and a key."""
+    user = accounts.create_user(email=f"rest-{time.time_ns()}@example.com")
+    _, key = accounts.issue_api_key(user=user, name="bench")
+    organization = user.personal_organization.pk
+    fields = {
+        "organization_id": organization,
+        "created_by_id": user.pk,
+        "title": "Fix the build",
+        "model": "demo",
+    }
+    Conversation.objects.bulk_create(
+        [Conversation(**fields, status="paused", last_seq=3) for _ in range(min(size, 100))]
+    )
+    with connection.cursor() as cursor:
+        if size > 100:
+            columns = [field.column for field in Conversation._meta.concrete_fields]  # noqa: SLF001
+            values = {
+                "id": "gen_random_uuid()",
+                "created_at": "created_at - n * interval '1 minute'",
+            }
+            cursor.execute(
+                f"INSERT INTO conversations_conversation ({', '.join(columns)}) "
+                f"SELECT {', '.join(values.get(name, name) for name in columns)} "
+                "FROM conversations_conversation, generate_series(1, %s) n WHERE created_by_id = %s",
+                [size // 100 - 1, user.pk],
+            )
+        cursor.execute(
+            "INSERT INTO billing_conversationusage (conversation_id, organization_id, calls, prompt_tokens,"
+            " completion_tokens, cached_tokens, cost_micros)"
+            " SELECT id, organization_id, 3, 1000, 200, 10, 4200 FROM conversations_conversation"
+            " WHERE created_by_id = %s",
+            [user.pk],
+        )
+        cursor.execute(
+            "INSERT INTO conversations_starttask (id, organization_id, conversation_id, phase, phases, reason, error,"
+            " attempts, created_at, updated_at, finished_at)"
+            " SELECT gen_random_uuid(), organization_id, id, 'READY', '[]', 'created', '', 1, created_at, created_at,"
+            " created_at FROM conversations_conversation WHERE created_by_id = %s",
+            [user.pk],
+        )
+    return user, key
+
+
+def _log(user: User, size: int) -> Any:
+    """A conversation with so many events of about a kilobyte."""
+    conversation = Conversation.objects.create(
+        organization=user.personal_organization,
+        created_by=user,
+        title="Long",
+        model="demo",
+        status="paused",
+        last_seq=size,
+    )
+    payload = json.dumps({"kind": "MessageEvent", "text": "x" * 400})
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO conversations_event (organization_id, conversation_id, seq, event_id, kind, source, payload,"
+            " received_at) SELECT %s, %s, n, 'e' || n, 'MessageEvent', 'agent', %s, now()"
+            " FROM generate_series(1, %s) n",
+            [user.personal_organization.pk, conversation.pk, payload, size],
+        )
+    return conversation.pk

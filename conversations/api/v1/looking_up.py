@@ -1,0 +1,59 @@
+"""The reads of conversations that are asked for most, by ``lookups``; what they answer is what ``views`` would."""
+
+from typing import Any
+from uuid import UUID
+
+from django.http import Http404, HttpResponse
+from rest_framework.request import Request
+
+from accounts.permissions import MissingPermission, granted_by
+from conversations import lookups
+from openhands_site.lib.api import CursorPages, conditional
+
+PLACE = frozenset({"cursor", "limit"})
+"""Parameters that every list has."""
+VIEW = "conversations.view"
+
+
+class LookingUp:
+    """Beside a viewset of conversations; permissions are those that ``get_object`` would ask for."""
+
+    get_object: Any
+    paginator: Any
+
+    def newest(self, request: Request) -> HttpResponse:
+        """A page of the list when nothing is filtered, which is nearly always."""
+        pages: CursorPages = self.paginator
+        limit, at, behind = pages.place(request)
+        rows = lookups.newest(request.user, limit=limit + 1, at=at, pk=behind)
+        last = rows[limit - 1] if len(rows) > limit else None
+        cursor = pages.cursor_of(last["created_at"], last["id"]) if last else None
+        return conditional(request, {"items": rows[:limit], "next": cursor})
+
+    def one(self, request: Request, pk: UUID) -> HttpResponse:
+        """A record."""
+        found = lookups.one(request.user, pk)
+        if found is None:
+            raise Http404
+        record, role = found
+        _ensure(request, role)
+        return conditional(request, record)
+
+    def log_end(self, request: Request, pk: UUID) -> tuple[int, int]:
+        """``(last_seq, epoch)`` of a conversation whose log may be read."""
+        if not lookups.can_look_up(request.user):
+            conversation = self.get_object()
+            return conversation.last_seq, conversation.epoch
+        found = lookups.head(request.user, pk)
+        if found is None:
+            raise Http404
+        last_seq, epoch, role = found
+        _ensure(request, role)
+        return last_seq, epoch
+
+
+def _ensure(request: Request, role: str) -> None:
+    if VIEW not in granted_by(role, request.user):
+        raise MissingPermission(
+            f"This needs the permission {VIEW}, which you do not have here.", permission=VIEW
+        )
