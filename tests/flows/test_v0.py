@@ -182,7 +182,7 @@ def test_refusals_of_actions_are_told_and_harm_nobody(talk: Talk):
         client.emit(
             "oh_action", {"action": "message", "args": {"content": "!say by the older name"}}
         )
-        said = client.wait(lambda event: event.get("action") == "message")
+        said = client.wait(lambda event: event.get("message") == "!say by the older name")
         client.emit("nothing_we_know", {"a": 1})
         client.say("!say still here")
         client.wait(lambda event: event.get("message") == "!say still here")

@@ -1,0 +1,29 @@
+"""A conversation as it was once recorded on the wire: the log with the real engine, and every frame a client got."""
+
+import json
+from pathlib import Path
+
+from conversations.compat.v0.translate import Entry, Links, is_state, translate_all
+
+RECORDING = json.loads(
+    (Path(__file__).resolve().parents[2] / "payloads/v0/recording.json").read_text()
+)
+
+
+def test_the_log_becomes_the_frames_that_were_sent():
+    links = Links(echoes=set(RECORDING["echoes"]))
+    told = translate_all([Entry.of_wire(event) for event in RECORDING["log"]], links)
+    sent = [json.loads(frame[2:]) for frame in RECORDING["frames"] if frame.startswith("42")]
+
+    events = [event for name, event in sent if "id" in event and "timestamp" in event]
+    assert {name for name, _ in sent} == {"oh_event"}
+    assert events == told
+    assert [event["id"] for event in events] == sorted({event["id"] for event in events})
+    assert [event["extras"]["agent_state"] for event in events if is_state(event)][-1] == "finished"
+
+
+def test_the_client_hears_of_its_connection_before_anything_else():
+    first, *rest = RECORDING["frames"]
+
+    assert first == '40{"sid":"…"}'
+    assert {frame[:2] for frame in rest} == {"42", "2"}  # and the server's pings
