@@ -48,9 +48,9 @@ format: $(VENV)/.development ## put the code into the one style
 bench: $(VENV)/.development ## measure (ARGS names a bench)
 	$(BIN)/python -m bench $(ARGS)
 
-chaos: $(VENV)/.development ## kill processes and see what is lost
+chaos: $(VENV)/.development ## kill processes, see what is lost, and write a report (ARGS="--size 0.1")
 	@$(BIN)/python -m tests.prepare
-	@$(BIN)/python -m pytest -q tests/chaos $(ARGS)
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lock: ## resolve pyproject.toml anew (needs uv)
 	$(COMPILE) -o requirements.lock

@@ -508,7 +508,8 @@ def test_nothing_is_lost_doubled_or_moved(quiet_stack):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_nothing_is_lost_in_a_long_siege(quiet_stack):
-    besiege(quiet_stack, senders=40, count=2_500, kills=200)
+    size = float(os.environ.get("CHAOS_SIZE") or 1)
+    besiege(quiet_stack, senders=40, count=int(2_500 * size), kills=max(20, int(200 * size)))
 
 
 def test_the_last_event_before_silence_arrives_without_redis(quiet_stack):
