@@ -14,6 +14,7 @@ logging.disable(logging.WARNING)
 from openhands.sdk import LLM, Agent, Tool  # noqa: E402
 from openhands.sdk.conversation.impl.remote_conversation import RemoteConversation  # noqa: E402
 from openhands.sdk.workspace import RemoteWorkspace  # noqa: E402
+from openhands.tools import file_editor, task_tracker, terminal  # noqa: E402, F401 - register their events
 
 host, key, wanted = sys.argv[1:4]
 workspace = RemoteWorkspace(host=host, api_key=key, working_dir="/workspace/project")
