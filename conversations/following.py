@@ -58,7 +58,7 @@ class Follower:
         self.conversation_id = conversation_id
         self.generation = generation
         self.active_at = time.monotonic()
-        self._named = {"conversation_id": conversation_id, "generation": generation}
+        self._named: dict[str, Any] = {"conversation_id": conversation_id, "generation": generation}
 
     async def run(self) -> None:
         """Follow until the lease or the engine is gone; whatever else is lost is tried again."""

@@ -52,25 +52,25 @@ class Storing:
         while self._waiting:
             taken, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
             try:
-                stored = await self._in_database(
-                    services.ingest_together, batches=[batch for batch, _ in taken]
+                _settle(
+                    taken,
+                    await self._in_database(
+                        services.ingest_together, batches=[batch for batch, _ in taken]
+                    ),
                 )
             except Exception as error:  # noqa: BLE001 - each follower hears it, and tries again
-                stored = set()
-                _settle(taken, lambda _, error=error: error)
-            _settle(taken, lambda batch, stored=stored: batch.conversation_id in stored)
+                _settle(taken, error)
             if len(taken) >= BUSY:
                 await asyncio.sleep(LINGER_SECONDS)
 
 
 def _settle(
-    taken: list[tuple[services.Batch, "asyncio.Future[bool]"]],
-    outcome: Callable[[services.Batch], bool | Exception],
+    taken: list[tuple[services.Batch, "asyncio.Future[bool]"]], stored: set[UUID] | Exception
 ) -> None:
     for batch, is_stored in taken:
-        if not is_stored.done():
-            found = outcome(batch)
-            if isinstance(found, Exception):
-                is_stored.set_exception(found)
-            else:
-                is_stored.set_result(found)
+        if is_stored.done():  # its follower was stopped meanwhile
+            continue
+        if isinstance(stored, Exception):
+            is_stored.set_exception(stored)
+        else:
+            is_stored.set_result(batch.conversation_id in stored)
