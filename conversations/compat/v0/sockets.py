@@ -21,6 +21,7 @@ from conversations.compat.v0 import acting, callers, log, states, translate
 from conversations.compat.v0.translate import Entry, Json, Links
 from conversations.compat.v0.values import loads
 from conversations.consumers import in_thread
+from conversations.reading import Frame
 from openhands_site.lib.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class Follower:
 
     # --- From the log ---
 
-    async def _take(self, frame: streams.Frame) -> None:
+    async def _take(self, frame: Frame) -> None:
         body = loads(frame.text)
         kind = body.get("type")
         if kind == "event":
