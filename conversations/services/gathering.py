@@ -11,6 +11,7 @@ from django.utils import timezone
 from conversations import streams
 from conversations.agent.payloads import Durable
 from conversations.models import Sandbox
+from conversations.services import redacting
 from conversations.services.ingesting import USE_SECONDS, is_plain
 from openhands_site.lib import prepared
 
@@ -62,7 +63,14 @@ def ingest_together(*, batches: Sequence[Batch]) -> set[UUID]:
 
     Of the others nothing was stored, for whatever reason: ``ingest_events`` says it, or takes the long way.
     """
-    plain = [batch for batch in batches if batch.frames and is_plain(batch.frames)]
+    # Where there are secrets to take out of events, ``ingest_events`` does it.
+    plain = [
+        batch
+        for batch in batches
+        if batch.frames
+        and is_plain(batch.frames)
+        and redacting.hider(batch.conversation_id) is None
+    ]
     if not plain:
         return set()
     now = timezone.now()
