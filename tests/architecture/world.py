@@ -81,7 +81,10 @@ class World:
                 b"" if body is None else orjson.dumps(body),
                 content_type="application/json",
             )
-            response.whole = b"".join(response) if response.streaming else response.content
+            if path.endswith("/stream-start") and response.streaming:
+                response.whole = next(iter(response))  # it goes on until the start has ended
+            else:
+                response.whole = b"".join(response) if response.streaming else response.content
             transaction.set_rollback(True)
         return response
 
