@@ -11,7 +11,7 @@ from pathlib import Path
 from bench import report
 from openhands_site import embedded
 
-NAMES = ("append", "fanout", "followed")
+NAMES = ("append", "fanout", "followed", "growth", "idle", "layer")
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ class Crowd:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
             target=_run,
-            args=(port, list(paths), headers, hello, mark.encode(), theirs),
+            args=(theirs, port, list(paths), mark.encode(), (headers, hello)),
             daemon=True,
         )
         self._process.start()

@@ -1,7 +1,7 @@
 """Sockets: accept or refuse, then have the hub send what the browser lacks. News only; commands go by REST.
 
 Written straight on ASGI: a consumer class with its layers costs more per frame than the server's own sending
-(docs/adr/0020).
+(docs/adr/0031).
 """
 
 import asyncio

@@ -191,7 +191,7 @@ class Subscription:
 
         A server's ``send`` waits only when the socket's buffer is full. So its coroutine is stepped once by
         hand, which ends it in nearly all cases; one that waits goes on in a task of its own. A task woken for
-        each socket and event would cost as much as the sending (docs/adr/0020).
+        each socket and event would cost as much as the sending (docs/adr/0031).
         """
         for index, frame in enumerate(frames):
             if not self._is_next(frame):

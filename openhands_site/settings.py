@@ -283,10 +283,12 @@ CACHES = {
         },
     }
 }
+REDIS_SHARDS: list[str] = env.listing("REDIS_SHARDS", [REDIS_URL])
+"""Where wake-ups go, each group to one of them by its name; the same list, in one order, for every process."""
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": [REDIS_URL], "prefix": "oh"},
+        "CONFIG": {"hosts": REDIS_SHARDS, "prefix": "oh"},
     }
 }
 

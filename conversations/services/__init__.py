@@ -72,6 +72,7 @@ from conversations.services.messaging import (
     run_held,
 )
 from conversations.services.pausing import pause_sandbox, ring
+from conversations.services.pruning import Pruned, prune_events
 from conversations.services.publishing import (
     BadEvent,
     NotPublished,
@@ -115,6 +116,7 @@ __all__ = [
     "NotWaiting",
     "PathOutside",
     "Place",
+    "Pruned",
     "Published",
     "PublishedElsewhere",
     "SandboxNotRunning",
@@ -166,6 +168,7 @@ __all__ = [
     "pause_sandbox",
     "place_to_follow",
     "post_message",
+    "prune_events",
     "publish_events",
     "read_file",
     "read_log",

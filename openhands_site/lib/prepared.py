@@ -1,7 +1,7 @@
 """The few hot statements, sent past Django's cursor: parameters travel in binary and the plan is kept.
 
 Django writes parameters into the text of a statement. For a hundred events that costs seven times the CPU of
-binary arrays, and the server parses and plans it anew each time (docs/adr/0021). Everything else stays with Django.
+binary arrays, and the server parses and plans it anew each time (docs/adr/0030). Everything else stays with Django.
 """
 
 import time
