@@ -213,3 +213,119 @@ async def test_feed_ends_with_its_last_socket(conversation):
         assert list(hub.feeds) == [conversation.pk]
 
     assert hub.feeds == {}
+
+
+class Client:
+    """A socket's end of the hub: takes frames, or waits with a full buffer until told."""
+
+    def __init__(self):
+        self.frames, self.is_full, self.is_gone = [], False, False
+        self.room = asyncio.Event()
+
+    async def push(self, frame):
+        if self.is_gone:
+            raise ConnectionError
+        if self.is_full:
+            await self.room.wait()
+        self.frames.append(frame)
+
+    @property
+    def seqs(self):
+        return [one.seq for one in self.frames if one.seq is not None]
+
+
+async def until(condition, seconds=20):
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def fed(conversation, client, after=0):
+    async with streams.hub().subscribe(conversation.pk, after=after) as subscription:
+        task = asyncio.create_task(subscription.feed_to(client.push))
+        await until(lambda: subscription.is_live)
+        try:
+            yield subscription, task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_full_socket_gets_the_rest_in_order_and_holds_up_nobody(conversation):
+    slow, quick = Client(), Client()
+    async with fed(conversation, slow), fed(conversation, quick):
+        slow.is_full = True
+        for n in range(6):
+            await append(conversation, n)
+        await until(lambda: quick.seqs == [1, 2, 3, 4, 5, 6])
+        assert slow.seqs == []
+
+        slow.is_full = False
+        slow.room.set()
+
+        await until(lambda: slow.seqs == [1, 2, 3, 4, 5, 6])
+        assert slow.frames[1] is quick.frames[1]
+
+
+async def test_full_socket_is_given_up_beyond_its_buffer(conversation, settings):
+    settings.SOCKET_BUFFER_BYTES = 4_096
+    client = Client()
+    async with fed(conversation, client) as (subscription, task):
+        client.is_full = True
+        for n in range(40):
+            await append(conversation, n)
+
+        await asyncio.wait_for(task, 20)
+
+    assert subscription.has_overflowed
+    assert client.seqs == []
+
+
+async def test_socket_that_went_away_ends_alone(conversation):
+    gone, other = Client(), Client()
+    async with fed(conversation, gone) as (subscription, task), fed(conversation, other):
+        gone.is_gone = True
+        await append(conversation, 0)
+
+        await asyncio.wait_for(task, 20)
+        await until(lambda: other.seqs == [1])
+        assert subscription.has_failed
+
+
+async def test_logs_that_move_together_are_read_together(alice, conversation, monkeypatch):
+    """While all readers are busy, what waits is read by one statement."""
+    others = [await sync_to_async(services.create_conversation)(user=alice) for _ in range(6)]
+    await sync_to_async(Lease.objects.update)(generation=1)
+    clients = [Client() for _ in others]
+    monkeypatch.setattr(streams.publisher, "nudge", lambda *a: None)
+    read_with = []
+    original = streams.run_in_thread
+
+    async def noted(function, *args):
+        if function is streams.read:
+            read_with.append(len(args[0]))
+        return await original(function, *args)
+
+    async with contextlib.AsyncExitStack() as stack:
+        for other, client in zip(others, clients, strict=True):
+            await stack.enter_async_context(fed(other, client))
+            await append(other, 0)
+        monkeypatch.setattr(streams, "run_in_thread", noted)
+        for feed in list(streams.hub().feeds.values()):
+            feed.wake()
+        await until(lambda: all(client.seqs == [1] for client in clients))
+
+    assert read_with[0] == 6
+
+
+async def test_only_news_of_the_record_is_told_again(conversation):
+    client = Client()
+    async with fed(conversation, client):
+        await append(conversation, 0)
+        await until(lambda: client.seqs == [1])
+        await sync_to_async(services.rename)(conversation_id=conversation.pk, title="Other")
+        await until(lambda: "Other" in client.frames[-1].text)
+
+    kinds = [json.loads(one.text)["type"] for one in client.frames]
+    assert kinds == ["status", "event", "status"]
