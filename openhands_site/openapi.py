@@ -38,6 +38,7 @@ ANSWERS = {
     "401": ("NotSignedIn", "No session and no key, or a key that is not valid."),
     "403": ("Forbidden", "A permission or the CSRF token is missing."),
     "404": ("NotFound", "There is nothing here that you may see."),
+    "409": ("Conflict", "The state of things does not allow it; `code` says which."),
     "413": ("TooLarge", "The body is larger than the server takes."),
     "415": ("WrongType", "The body's type is not one that this takes."),
     "422": (
@@ -50,6 +51,7 @@ ANSWERS = {
         "Something needed does not answer; `Retry-After` says when to come back.",
     ),
 }
+PROBLEM_CONTENT = {"schema": {"$ref": "#/components/schemas/Problem"}}
 _METHODS = {"get", "put", "post", "delete", "patch"}
 
 
@@ -65,15 +67,17 @@ def add_problems(
     for path, operations in result["paths"].items():
         for method in _METHODS & operations.keys():
             operation = operations[method]
-            for status in _possible(path, operation):
+            for status in _possible(path, method, operation):
                 reference = {"$ref": f"#/components/responses/{ANSWERS[status][0]}"}
-                operation["responses"].setdefault(status, reference)
+                own = operation["responses"].setdefault(status, reference)
+                if own is not reference and "$ref" not in own:
+                    own.setdefault("content", {}).setdefault("application/problem+json", PROBLEM_CONTENT)
             operation["responses"] = dict(sorted(operation["responses"].items()))
     return result
 
 
-def _possible(path: str, operation: dict[str, Any]) -> list[str]:
-    statuses = ["400", "429", "503"]
+def _possible(path: str, method: str, operation: dict[str, Any]) -> list[str]:
+    statuses = ["400", "429", "503"] + (["403", "409"] if method != "get" else [])
     if {} not in operation.get("security", [{}]):
         statuses += ["401", "403"]
     if "{" in path:
@@ -86,8 +90,7 @@ def _possible(path: str, operation: dict[str, Any]) -> list[str]:
 
 
 def _answer(sentence: str) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/Problem"}
-    return {"description": sentence, "content": {"application/problem+json": {"schema": schema}}}
+    return {"description": sentence, "content": {"application/problem+json": PROBLEM_CONTENT}}
 
 
 @cache

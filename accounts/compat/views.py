@@ -27,6 +27,7 @@ from accounts.services import email, identity, terms
 from openhands_site.lib.problems import Problem
 
 MESSAGE = inline_serializer("Message", {"message": serializers.CharField()})
+REFUSAL = inline_serializer("PlainRefusal", {"error": serializers.CharField()})
 
 
 def _user(request: HttpRequest | Request) -> User:
@@ -67,7 +68,10 @@ class AuthenticateView(GenericAPIView):
         return [*own, WithoutCsrf()]
 
     @extend_schema(
-        operation_id="compat_authenticate", tags=["compat"], request=None, responses=MESSAGE
+        operation_id="compat_authenticate",
+        tags=["compat"],
+        request=None,
+        responses={200: MESSAGE, 401: REFUSAL},
     )
     def post(self, request: Request) -> Response:
         """200 for somebody who is signed in, else 401, exactly."""

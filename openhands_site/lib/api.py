@@ -251,7 +251,7 @@ class CursorPages(BasePagination):
             "type": "object",
             "required": ["items", "next"],
             "properties": {
-                "items": {"type": "array", "items": schema},
+                "items": schema,
                 "next": {"type": "string", "nullable": True},
             },
         }
