@@ -1,0 +1,81 @@
+"""A client generated from ``docs/openapi.yaml`` works: what the document promises is enough to call the server."""
+
+import hashlib
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from uuid import UUID, uuid4
+
+import pytest
+from django.conf import settings
+
+from accounts import services
+from tests.middleware.test_processes import webs
+
+DOCUMENT = settings.BASE_DIR / "docs/openapi.yaml"
+DOORBELLS = {
+    "POST /api/v1/webhooks/{sandbox_id}/conversations",
+    "POST /api/v1/webhooks/{sandbox_id}/events/{conversation_id}",
+}
+"""Called by sandboxes alone, with bodies of any type, which the generator has no words for."""
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.fixture(scope="module")
+def generated():
+    """The generated package; made once a document and kept beside the tests."""
+    digest = hashlib.sha256(DOCUMENT.read_bytes()).hexdigest()[:12]
+    folder = settings.BASE_DIR / "tests/.cache" / f"client-{digest}"
+    if not (folder / "done").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        command = [
+            sys.executable, "-m", "openapi_python_client", "generate", "--path", str(DOCUMENT),
+            "--meta", "none", "--output-path", str(folder / "agent_server"), "--overwrite",
+            "--config", str(settings.BASE_DIR / "tests/api/client.yaml"),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        left_out = set(re.findall(r"WARNING parsing (\S+ \S+)", done.stdout + done.stderr))
+        assert left_out <= DOORBELLS, done.stdout + done.stderr
+        (folder / "done").touch()
+    sys.path.insert(0, str(folder))
+    yield lambda name: importlib.import_module(f"agent_server.{name}")
+    sys.path.remove(str(folder))
+
+
+def test_it_starts_steers_and_reads_a_conversation(generated, alice, tmp_path):
+    _, token = services.issue_api_key(user=alice, name="typed")
+    models = generated("models")
+    conversations = "api.conversations.conversations"
+    with webs(1, tmp_path) as [url]:
+        client = generated("client").AuthenticatedClient(base_url=url, token=token)
+        with client:
+            made = generated(f"{conversations}_create").sync(
+                client=client, body=models.NewConversationRequest(message="hello", title="Typed")
+            )
+            posted = generated(f"{conversations}_messages_create").sync(
+                made.id, client=client, body=models.MessageRequest(text="more", message_id=uuid4())
+            )
+            events = generated(f"{conversations}_events_retrieve").sync(made.id, client=client)
+            renamed = generated(f"{conversations}_partial_update").sync(
+                made.id, client=client, body=models.PatchedConversationPatchRequest(title="Renamed")
+            )
+            listed = generated(f"{conversations}_list").sync(client=client)
+            missing = generated(f"{conversations}_retrieve").sync_detailed(uuid4(), client=client)
+
+    assert isinstance(made.id, UUID)
+    assert (made.title, made.status.value, made.cost_micros) == ("Typed", "starting", 0)
+    assert posted.seq == 2
+    assert [event.seq for event in events.items] == [1, 2]
+    assert [event.payload["text"] for event in events.items] == ["hello", "more"]
+    assert renamed.title == "Renamed"
+    assert [row.id for row in listed.items] == [made.id]
+    assert missing.status_code == 404
+    assert missing.parsed.code == "not-found"
