@@ -71,7 +71,9 @@ def add_problems(
                 reference = {"$ref": f"#/components/responses/{ANSWERS[status][0]}"}
                 own = operation["responses"].setdefault(status, reference)
                 if own is not reference and "$ref" not in own:
-                    own.setdefault("content", {}).setdefault("application/problem+json", PROBLEM_CONTENT)
+                    own.setdefault("content", {}).setdefault(
+                        "application/problem+json", PROBLEM_CONTENT
+                    )
             operation["responses"] = dict(sorted(operation["responses"].items()))
     return result
 

@@ -8,7 +8,14 @@ from django.urls import get_resolver
 from prometheus_client import REGISTRY
 
 from openhands_site import deprecations
-from openhands_site.deprecations import CLIENTS_MAX, DEPRECATED, SINCE, SUNSET, normal
+from openhands_site.deprecations import (
+    CLIENTS_MAX,
+    DEPRECATED,
+    SINCE,
+    SUNSET,
+    WITHOUT_SUCCESSOR,
+    normal,
+)
 from tests.architecture.routes import http_routes
 
 DOCUMENT = yaml.safe_load((settings.BASE_DIR / "docs/openapi.yaml").read_text())
@@ -25,8 +32,20 @@ def test_it_and_its_successor_are_served_and_the_successor_is_not_deprecated(rou
     successor = DEPRECATED[route]
 
     assert route in ROUTES
-    assert normal(successor) in ROUTES | {"/api/v1/schema"}
+    assert normal(successor) in ROUTES
     assert normal(successor) not in DEPRECATED
+
+
+def test_every_address_of_existing_clients_is_declared_or_said_to_stay():
+    compat = {
+        normal(route.path)
+        for route in http_routes()
+        if route.is_drf and ".compat." in route.view.cls.__module__
+    }
+
+    assert not compat - DEPRECATED.keys() - WITHOUT_SUCCESSOR
+    assert not WITHOUT_SUCCESSOR - ROUTES
+    assert not WITHOUT_SUCCESSOR & DEPRECATED.keys()
 
 
 def test_the_document_marks_exactly_these():
