@@ -2,6 +2,12 @@
 
 from django.urls import include, path
 
+from integrations import pages
+from integrations.mcp.views import McpView
+
 urlpatterns = [
     path("", include("integrations.compat.urls")),
+    path("settings/git-hosts", pages.git_hosts, name="git-hosts"),
+    path("mcp", McpView.as_view(), name="mcp"),
+    path("mcp/mcp", McpView.as_view(), name="mcp-compat"),
 ]

@@ -14,7 +14,7 @@ from openhands_site.lib.api import problem
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     """A form or API call whose CSRF token is missing or old."""
     sentence = "This page was open too long or came from elsewhere. Reload it and try again."
-    if request.path.startswith("/api/"):
+    if request.path.startswith(("/api/", "/mcp")):
         return problem(
             status=403,
             code="csrf",

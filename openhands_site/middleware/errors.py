@@ -41,7 +41,7 @@ class ProblemDetails:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = refusal(request) or self.get_response(request)
         is_page = response.headers.get("Content-Type", "").startswith("text/")
-        if response.status_code >= 400 and request.path.startswith("/api/") and is_page:
+        if response.status_code >= 400 and request.path.startswith(("/api/", "/mcp")) and is_page:
             return self._instead_of(response)
         return response
 
@@ -55,7 +55,7 @@ class ProblemDetails:
         return answer
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        is_api = request.path.startswith("/api/")
+        is_api = request.path.startswith(("/api/", "/mcp"))
         if isinstance(error, Problem) and not is_api:
             shown = {"status": error.status, "sentence": error.detail}
             return render(request, "site/error.html", shown, status=error.status)

@@ -117,7 +117,7 @@ def answer(
     request: HttpRequest, status: int, code: str, sentence: str, headers: dict[str, str]
 ) -> HttpResponse:
     """A refusal before the view: problem details to the API, a page to people."""
-    if request.path.startswith("/api/"):
+    if request.path.startswith(("/api/", "/mcp")):
         return problem(status=status, code=code, detail=sentence, headers=headers)
     page = render(
         request, "site/error.html", {"status": status, "sentence": sentence}, status=status

@@ -233,6 +233,8 @@ POLICY: dict[str, str] = {
     "GET /api/user/repository/branches": "integrations.view",
     "GET /api/user/repository/{name}/microagents": "integrations.view",
     "GET /api/user/repository/{name}/microagents/content": "integrations.view",
+    "POST /mcp": "conversations.view",
+    "POST /mcp/mcp": "conversations.view",
     "POST /api/add-git-providers": "integrations.edit",
     "POST /api/unset-provider-tokens": "integrations.edit",
     # Pages
@@ -274,6 +276,8 @@ POLICY: dict[str, str] = {
     "POST /settings/organizations/{organization_id}/{action}": "signed-in",
     "GET /invitations/{link}": "signed-in",
     "POST /invitations/{link}": "signed-in",
+    "GET /settings/git-hosts": "signed-in",
+    "POST /settings/git-hosts": "signed-in",
     "GET /settings/model": "signed-in",
     "POST /settings/model": "signed-in",
     "GET /": "signed-in",

@@ -1,0 +1,1 @@
+"""This server as tools for other agents: the Model Context Protocol over streamable HTTP."""

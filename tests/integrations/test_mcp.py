@@ -1,0 +1,150 @@
+"""The MCP server, asked by the protocol's own client over a real web server."""
+
+import asyncio
+import threading
+from contextlib import contextmanager
+
+import httpx
+import pytest
+import uvicorn
+from django.db import connections
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+from rest_framework.test import APIClient
+
+from accounts import services as accounts
+from conversations import services as conversations
+from conversations.models import Conversation
+from integrations.mcp.tools import TOOLS
+from openhands_site.asgi import application
+
+pytestmark = pytest.mark.django_db(transaction=True)
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+ACCEPT = {"Accept": "application/json, text/event-stream"}
+
+
+@contextmanager
+def serving():
+    config = uvicorn.Config(application, port=0, lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        thread.join(0.02)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        connections.close_all()
+
+
+def ask(url, key, *calls, path="/mcp", **headers):
+    """The tools' names and the results of calls, by the SDK's client."""
+
+    async def go():
+        given = {"Authorization": f"Bearer {key}"} | headers
+        async with (
+            httpx.AsyncClient(headers=given, timeout=30) as http,
+            streamable_http_client(url + path, http_client=http) as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            names = [tool.name for tool in (await session.list_tools()).tools]
+            return names, [await session.call_tool(name, body) for name, body in calls]
+
+    return asyncio.run(go())
+
+
+def key_of(user, **more):
+    return accounts.issue_api_key(user=user, name="mcp", **more)[1]
+
+
+def test_start_steer_and_inspect(alice, charlie):
+    theirs = conversations.create_conversation(user=charlie, title="Private")
+    with serving() as url:
+        names, [made] = ask(url, key_of(alice), ("start_conversation", {"message": "Say hi"}))
+        which = {"conversation_id": made.structuredContent["id"]}
+        _, [listed, said, got, stopped, hidden, wrong, missing] = ask(
+            url,
+            key_of(alice),
+            ("list_conversations", {"limit": 5}),
+            ("send_message", which | {"text": "And more"}),
+            ("get_conversation", which | {"events": 5}),
+            ("interrupt", which),
+            ("get_conversation", {"conversation_id": str(theirs.pk)}),
+            ("send_message", which),
+            ("no_such_tool", {}),
+            path="/mcp/mcp",
+        )
+
+    assert set(names) == set(TOOLS)
+    made_row = Conversation.objects.get(pk=which["conversation_id"])
+    assert (made_row.created_by, made_row.trigger) == (alice, "openhands_api")
+    assert [row["id"] for row in listed.structuredContent["items"]] == [str(made_row.pk)]
+    assert said.structuredContent["seq"] == made_row.last_seq
+    assert [event["kind"] for event in got.structuredContent["events"]] == ["UserMessage"] * 2
+    assert not stopped.isError
+    assert hidden.isError
+    assert hidden.content[0].text == "There is no such conversation."
+    assert wrong.isError
+    assert missing.isError
+
+
+def test_pull_request_belongs_to_the_conversation_of_the_header(alice, connected, fake):
+    fake.add("octo/r", branches=("fix",))
+    conversation = conversations.create_conversation(user=alice, title="Work")
+    body = {"repo_name": "octo/r", "source_branch": "fix", "target_branch": "main", "title": "Fix"}
+    own = {"X-OpenHands-ServerConversation-ID": str(conversation.pk)}
+    with serving() as url:
+        _, [opened, again] = ask(
+            url, key_of(alice), ("create_pr", body), ("create_pr", body), **own
+        )
+
+    conversation.refresh_from_db()
+    assert opened.structuredContent == {"number": 7, "url": f"{fake.url}/octo/r/pull/7"}
+    assert "already exists" in again.content[0].text
+    assert conversation.pull_requests == [7]
+
+
+def test_scopes_hold(alice):
+    with serving() as url:
+        _, [listed, refused] = ask(
+            url,
+            key_of(alice, scopes=["conversations.view"]),
+            ("list_conversations", {}),
+            ("start_conversation", {"message": "x"}),
+        )
+    assert not listed.isError
+    assert "lacks the scope conversations.create" in refused.content[0].text
+    assert not Conversation.objects.exists()
+
+
+class TestEdge:
+    def post(self, **headers):
+        return APIClient().post("/mcp", PING, format="json", headers=ACCEPT | headers)
+
+    def test_nobody(self, db):
+        answer = self.post()
+        assert answer.status_code == 401
+        assert answer.headers["Content-Type"] == "application/problem+json"
+
+    def test_either_header(self, alice):
+        key = key_of(alice)
+        for headers in ({"Authorization": f"Bearer {key}"}, {"X-Session-API-Key": key}):
+            answer = self.post(**headers)
+            assert answer.json() == {"jsonrpc": "2.0", "id": 1, "result": {}}
+
+    def test_a_session_is_not_enough(self, alice, client):
+        client.force_login(alice)
+        assert client.post("/mcp", PING, "application/json", headers=ACCEPT).status_code == 401
+
+    def test_pages_of_other_sites(self, alice):
+        answer = self.post(Authorization=f"Bearer {key_of(alice)}", Origin="https://evil.example")
+        assert answer.status_code == 403
+
+    def test_no_stream_and_no_json(self, alice):
+        client = APIClient(headers={"Authorization": f"Bearer {key_of(alice)}"} | ACCEPT)
+        assert client.get("/mcp").status_code == 405
+        broken = client.post("/mcp", b"{", content_type="application/json")
+        assert broken.status_code == 400
