@@ -9,7 +9,8 @@ from typing import Any
 from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
 from django.http import HttpResponse
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema, extend_schema_view
 from mcp import types
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -43,7 +44,12 @@ class McpView(APIView):
         ApiKeyAuthentication,
     )
 
-    @extend_schema(exclude=True)
+    @extend_schema(
+        operation_id="mcp",
+        tags=["mcp"],
+        request=OpenApiTypes.OBJECT,
+        responses={200: OpenApiTypes.OBJECT, 202: None},
+    )
     def post(self, request: Request) -> HttpResponse:
         """A JSON-RPC request or notification."""
         origin = request.headers.get("Origin")
@@ -57,8 +63,8 @@ class McpView(APIView):
             (name.lower().encode(), value.encode("latin-1", "replace"))
             for name, value in request.headers.items()
         ]
-        scope = {"type": "http", "method": "POST", "path": request.path, "headers": headers}
-        scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http"}
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": request.path}
+        scope |= {"headers": headers, "query_string": b"", "http_version": "1.1", "scheme": "http"}
         status, answered, body = async_to_sync(_answer)(server_for(caller), scope, raw.body)
         response = HttpResponse(body, status=status)
         del response["Content-Type"]
@@ -68,18 +74,23 @@ class McpView(APIView):
         return response
 
 
+@extend_schema_view(post=extend_schema(operation_id="compat_mcp"))
+class McpAliasView(McpView):
+    """The address that existing clients have."""
+
+
 def server_for(caller: Caller) -> Server[Any, Any]:
     """The SDK's server with our tools, on behalf of one caller."""
     server: Server[Any, Any] = Server("agent-server", version="1")
 
-    @server.list_tools()  # type: ignore[no-untyped-call, untyped-decorator]
+    @server.list_tools()
     async def list_tools() -> list[types.Tool]:
         return [
             types.Tool(name=tool.name, description=tool.description, inputSchema=tool.schema)
             for tool in TOOLS.values()
         ]
 
-    @server.call_tool()  # type: ignore[untyped-decorator]
+    @server.call_tool()
     async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
         try:
             return await sync_to_async(call)(caller, name, arguments)
