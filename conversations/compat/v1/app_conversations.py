@@ -47,7 +47,6 @@ class AppConversationSearchView(V1View):
     @extend_schema(
         operation_id="v1_app_conversations_search",
         tags=TAGS,
-        deprecated=True,
         parameters=[shapes.ConversationPageQuery],
     )
     def get(self, request: Request) -> Response:
@@ -68,7 +67,6 @@ class AppConversationCountView(V1View):
     @extend_schema(
         operation_id="v1_app_conversations_count",
         tags=TAGS,
-        deprecated=True,
         parameters=[shapes.SearchQuery],
         responses=OpenApiTypes.INT,
     )
@@ -86,7 +84,6 @@ class AppConversationsView(V1View):
     @extend_schema(
         operation_id="v1_app_conversations_list",
         tags=TAGS,
-        deprecated=True,
         parameters=[IDS],
         responses=shapes.AppConversationSerializer(many=True),
     )
@@ -101,7 +98,6 @@ class AppConversationsView(V1View):
     @extend_schema(
         operation_id="v1_app_conversations_create",
         tags=TAGS,
-        deprecated=True,
         request=shapes.V1StartRequestSerializer,
         responses=shapes.V1StartTaskSerializer,
     )
@@ -118,7 +114,6 @@ class StreamStartView(V1View):
     @extend_schema(
         operation_id="v1_app_conversations_stream_start",
         tags=TAGS,
-        deprecated=True,
         request=shapes.V1StartRequestSerializer,
         responses={200: shapes.V1StartTaskSerializer(many=True)},
     )
@@ -153,7 +148,6 @@ class StartTaskSearchView(V1View):
     @extend_schema(
         operation_id="v1_start_tasks_search",
         tags=TAGS,
-        deprecated=True,
         parameters=[shapes.StartPageQuery],
     )
     def get(self, request: Request) -> Response:
@@ -177,7 +171,6 @@ class StartTaskCountView(V1View):
     @extend_schema(
         operation_id="v1_start_tasks_count",
         tags=TAGS,
-        deprecated=True,
         parameters=[shapes.StartQuery],
         responses=OpenApiTypes.INT,
     )
@@ -194,7 +187,6 @@ class StartTasksView(V1View):
     @extend_schema(
         operation_id="v1_start_tasks_list",
         tags=TAGS,
-        deprecated=True,
         parameters=[IDS],
         responses=shapes.V1StartTaskSerializer(many=True),
     )

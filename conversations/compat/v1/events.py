@@ -88,7 +88,6 @@ class EventSearchView(V1View):
     @extend_schema(
         operation_id="v1_events_search",
         tags=TAGS,
-        deprecated=True,
         parameters=[shapes.EventPageQuery],
     )
     def get(self, request: Request) -> Response:
@@ -105,7 +104,6 @@ class EventCountView(V1View):
     @extend_schema(
         operation_id="v1_events_count",
         tags=TAGS,
-        deprecated=True,
         parameters=[shapes.EventQuery],
         responses=OpenApiTypes.INT,
     )
@@ -122,7 +120,6 @@ class EventsView(V1View):
     @extend_schema(
         operation_id="v1_events_list",
         tags=TAGS,
-        deprecated=True,
         parameters=[OpenApiParameter("id", str, many=True, required=True)],
         responses=OpenApiTypes.ANY,
     )

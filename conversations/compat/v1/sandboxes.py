@@ -62,9 +62,7 @@ class SandboxSearchView(V1View):
     permission = "conversations.view"
     serializer_class = shapes.V1SandboxPageSerializer
 
-    @extend_schema(
-        operation_id="v1_sandboxes_search", tags=TAGS, deprecated=True, parameters=[PageQuery]
-    )
+    @extend_schema(operation_id="v1_sandboxes_search", tags=TAGS, parameters=[PageQuery])
     def get(self, request: Request) -> Response:
         """A page of the sandboxes of the caller's conversations."""
         query = self.query(PageQuery)
@@ -84,7 +82,6 @@ class SandboxesView(V1View):
     @extend_schema(
         operation_id="v1_sandboxes_list",
         tags=TAGS,
-        deprecated=True,
         parameters=[OpenApiParameter("id", OpenApiTypes.UUID, many=True, required=True)],
         responses=shapes.V1SandboxSerializer(many=True),
     )
@@ -98,7 +95,6 @@ class SandboxesView(V1View):
     @extend_schema(
         operation_id="v1_sandboxes_create",
         tags=TAGS,
-        deprecated=True,
         request=None,
         parameters=[OpenApiParameter("sandbox_spec_id", str)],
     )
@@ -121,7 +117,6 @@ class SandboxPauseView(V1View):
     @extend_schema(
         operation_id="v1_sandboxes_pause",
         tags=TAGS,
-        deprecated=True,
         request=None,
         parameters=[ID],
     )
@@ -141,7 +136,6 @@ class SandboxResumeView(V1View):
     @extend_schema(
         operation_id="v1_sandboxes_resume",
         tags=TAGS,
-        deprecated=True,
         request=None,
         parameters=[ID],
     )
@@ -161,7 +155,6 @@ class SandboxView(V1View):
     @extend_schema(
         operation_id="v1_sandboxes_destroy",
         tags=TAGS,
-        deprecated=True,
         parameters=[ID, OpenApiParameter("sandbox_id", str)],
         responses={200: shapes.V1SuccessSerializer},
     )
@@ -190,9 +183,7 @@ class SandboxSpecSearchView(V1View):
     permission = "conversations.view"
     serializer_class = shapes.V1SandboxSpecPageSerializer
 
-    @extend_schema(
-        operation_id="v1_sandbox_specs_search", tags=TAGS, deprecated=True, parameters=[PageQuery]
-    )
+    @extend_schema(operation_id="v1_sandbox_specs_search", tags=TAGS, parameters=[PageQuery])
     def get(self, request: Request) -> Response:
         """The one specification of this server; no environment is shown."""
         self.query(PageQuery)
@@ -207,7 +198,6 @@ class SandboxSpecsView(V1View):
     @extend_schema(
         operation_id="v1_sandbox_specs_list",
         tags=TAGS,
-        deprecated=True,
         parameters=[OpenApiParameter("id", str, many=True, required=True)],
         responses=shapes.V1SandboxSpecSerializer(many=True),
     )
