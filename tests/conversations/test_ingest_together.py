@@ -6,8 +6,10 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections
 
+from accounts.services import custom_secrets
 from conversations import services
 from conversations.models import Conversation, Event, Lease
+from conversations.services import redacting
 from conversations.storing import Storing
 from tests.conversations.conftest import frame, status_frame
 from tests.factories.conversations import ConversationFactory, LeaseFactory
@@ -29,9 +31,21 @@ def log_of(conversation):
     return list(rows.values_list("seq", "event_id", "engine_seq"))
 
 
+def test_where_there_are_secrets_the_way_that_hides_them_is_taken(db):
+    [one] = live(1)
+    custom_secrets.create_secret(
+        organization=one.organization, by=one.created_by, name="TOKEN", value="Sec-value-1"
+    )
+
+    assert services.ingest_together(batches=[batch(one, frame(0, text="Sec-value-1"))]) == set()
+    assert log_of(one) == []
+
+
 def test_all_are_stored_by_one_statement(db, django_assert_num_queries):
     one, other = live(2)
     Conversation.objects.filter(pk=other.pk).update(last_seq=5)
+    for conversation in (one, other):
+        redacting.hider(conversation.pk)  # which asks again only after a while
 
     with django_assert_num_queries(3):  # it, within a savepoint
         stored = services.ingest_together(

@@ -1,0 +1,36 @@
+"""A secret at the real engine: its terminal has the value, our log has not, and the use is written down."""
+
+import json
+
+import pytest
+
+from tests.fakes.stack import Stack
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+VALUE = "Sec-value-of-the-flow-0123"
+
+
+def test_a_secret_is_used_and_never_stored(stack: Stack):
+    secret = {"name": "FLOW_TOKEN", "value": VALUE}
+    made = stack.owner.call("POST", "secrets", json=secret, expect=201).json()
+    talk = stack.owner.converse(title="Secrets")
+    talk.wait_ready()
+
+    before = talk.record()["last_seq"]
+    talk.say(
+        '!run printf %s "$FLOW_TOKEN" > plain.txt; base64 plain.txt > coded.txt; '
+        "cat plain.txt coded.txt\n!finish Done."
+    )
+    talk.wait_status("finished", after=before)
+
+    def content(path):
+        return talk.owner.call("GET", f"{talk.path}/files/content?path={path}", expect=200).content
+
+    assert content("plain.txt").decode() == VALUE
+    log = json.dumps(talk.events())
+    assert "coded.txt" in log
+    assert VALUE not in log
+    assert content("coded.txt").decode().strip()[:-4] not in log
+    assert "<secret_hidden>" in log
+    uses = stack.owner.get(f"secrets/{made['id']}/uses")["items"]
+    assert {use["conversation"] for use in uses} == {str(talk.id)}
