@@ -15,6 +15,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import permissions
+from accounts.models import User
 from conversations import records, replay, services
 from conversations.models import Conversation
 from conversations.services.sharing import NoSuchShare
@@ -113,6 +114,7 @@ def _share(request: HttpRequest, found: Conversation) -> str:
     days = request.POST.get("days", "")
     if days not in LIFETIMES:
         raise Unusable("Choose how long the link should hold.")
+    assert isinstance(request.user, User)  # ``login_required`` made sure of it
     _, token = services.create_share(
         user=request.user,
         conversation=found,

@@ -23,9 +23,8 @@ def bring_files(conversation: Conversation, sandbox: Sandbox) -> None:
     """
     if conversation.forked_seq is None:
         return
-    parent = (
-        Conversation.objects.select_related("sandbox").filter(pk=conversation.parent_id).first()
-    )
+    family = Conversation.objects.select_related("sandbox").filter(children=conversation)
+    parent = family.first()
     origin = parent.sandbox if parent else None
     copy = getattr(get_provider(sandbox.provider), "copy_workspace", None)
     can = copy is not None and origin is not None and origin.provider == sandbox.provider

@@ -77,7 +77,7 @@ class ConversationSerializer(serializers.Serializer):
     trigger = serializers.ChoiceField(choices=Conversation.Trigger.choices)
     tags = serializers.ListField(child=serializers.CharField())
     archived_at = serializers.DateTimeField(allow_null=True)
-    parent = serializers.UUIDField(
+    parent = serializers.UUIDField(  # type: ignore[assignment]
         allow_null=True, help_text="The conversation that this one came from."
     )
     forked_seq = serializers.IntegerField(

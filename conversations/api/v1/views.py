@@ -106,7 +106,7 @@ class ConversationViewSet(LookingUp, mixins.ListModelMixin, viewsets.GenericView
         parameters=[serializers.ConversationQuery],
         responses=serializers.FoundConversationSerializer(many=True),
     )
-    def list(self, request: Request) -> HttpResponse:
+    def list(self, request: Request) -> HttpResponse:  # type: ignore[override]
         """Newest first, without what is archived. With ``q``, those whose title or messages match."""
         if request.query_params.keys() <= PLACE and lookups.can_look_up(request.user):
             return self.newest(request)

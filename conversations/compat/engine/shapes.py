@@ -35,7 +35,7 @@ class EventSearchQuery(PageQuery):
     """Which events of a conversation."""
 
     kind = serializers.CharField(required=False, max_length=80)
-    source = serializers.CharField(required=False, max_length=16)
+    source = serializers.CharField(required=False, max_length=16)  # type: ignore[assignment]
     timestamp__gte = serializers.DateTimeField(required=False)
     timestamp__lt = serializers.DateTimeField(required=False)
     sort_order = serializers.ChoiceField(

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import inline_serializer
+from drf_spectacular.utils import OpenApiResponse, inline_serializer
 from rest_framework import serializers as fields
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -59,7 +59,8 @@ class FeedbackView(V0View):
         responses={
             201: inline_serializer(
                 "V0FeedbackGiven", {"status": fields.CharField(), "message": fields.CharField()}
-            )
+            ),
+            404: OpenApiResponse(description="There is no such conversation or event."),
         },
     )
     def post(self, request: Request) -> Response:

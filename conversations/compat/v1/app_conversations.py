@@ -85,7 +85,7 @@ class AppConversationsView(V1View):
         operation_id="v1_app_conversations_list",
         tags=TAGS,
         parameters=[IDS],
-        responses=shapes.AppConversationSerializer(many=True),
+        responses={(200, "application/json"): shapes.rows_or_null("AppConversation")},
     )
     def get(self, request: Request) -> Response:
         """These conversations in this order, null for what is not there."""
@@ -188,7 +188,7 @@ class StartTasksView(V1View):
         operation_id="v1_start_tasks_list",
         tags=TAGS,
         parameters=[IDS],
-        responses=shapes.V1StartTaskSerializer(many=True),
+        responses={(200, "application/json"): shapes.rows_or_null("V1StartTask")},
     )
     def get(self, request: Request) -> Response:
         """These starts in this order, null for what is not there."""

@@ -49,7 +49,7 @@ class V1View(GenericAPIView):
 
 
 def _unprocessable(error: exceptions.ValidationError) -> Unprocessable:
-    detail = error.detail
+    detail: Any = error.detail
     while not isinstance(detail, str):
         if isinstance(detail, dict):
             name, detail = next(iter(detail.items()))

@@ -83,7 +83,7 @@ class SandboxesView(V1View):
         operation_id="v1_sandboxes_list",
         tags=TAGS,
         parameters=[OpenApiParameter("id", OpenApiTypes.UUID, many=True, required=True)],
-        responses=shapes.V1SandboxSerializer(many=True),
+        responses={(200, "application/json"): shapes.rows_or_null("V1Sandbox")},
     )
     def get(self, request: Request) -> Response:
         """These sandboxes in this order, null for what is not there."""
@@ -199,7 +199,7 @@ class SandboxSpecsView(V1View):
         operation_id="v1_sandbox_specs_list",
         tags=TAGS,
         parameters=[OpenApiParameter("id", str, many=True, required=True)],
-        responses=shapes.V1SandboxSpecSerializer(many=True),
+        responses={(200, "application/json"): shapes.rows_or_null("V1SandboxSpec")},
     )
     def get(self, request: Request) -> Response:
         """These specifications in this order, null for what is not there."""

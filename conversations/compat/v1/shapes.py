@@ -25,11 +25,17 @@ class V1ContentSerializer(serializers.Serializer):
     image_url = serializers.DictField(required=False)
 
 
+def rows_or_null(name: str) -> dict[str, Any]:
+    """The schema of an array of components in the order asked for, null where there is none."""
+    row = {"allOf": [{"$ref": f"#/components/schemas/{name}"}], "nullable": True}
+    return {"type": "array", "items": row}
+
+
 class V1MessageSerializer(serializers.Serializer):
     """What somebody says to the agent."""
 
     role = serializers.ChoiceField(choices=["user"], default="user")
-    content = V1ContentSerializer(many=True, max_length=MAX_PARTS)
+    content = V1ContentSerializer(many=True, max_length=MAX_PARTS)  # type: ignore[call-arg]
     run = serializers.BooleanField(required=False, default=False)
 
 

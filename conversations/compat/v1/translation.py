@@ -118,8 +118,12 @@ def _mend(event: Logged, value: dict[str, Any]) -> bool:
         if not isinstance(value.get("thought"), list):
             missing["thought"] = []
         action = value.get("action")
-        if _kind_of(action) == "FinishAction" and not isinstance(action.get("message"), str):
-            missing["action"] = action | {"message": ""}
+        if isinstance(action, dict) and _kind_of(action) == "FinishAction":
+            missing |= (
+                {}
+                if isinstance(action.get("message"), str)
+                else {"action": action | {"message": ""}}
+            )
     if event.kind == "ObservationEvent" and (more := _lacks(value.get("observation"))):
         missing["observation"] = value["observation"] | more
     value |= missing
@@ -127,7 +131,8 @@ def _mend(event: Logged, value: dict[str, Any]) -> bool:
 
 
 def _lacks(observation: Any) -> dict[str, Any]:
-    kind, missing = _kind_of(observation), {}
+    kind = _kind_of(observation)
+    missing: dict[str, Any] = {}
     if kind in _WITH_CONTENT and not isinstance(observation.get("content"), list):
         missing["content"] = []
     if kind in _SHELLS and not isinstance(observation.get("metadata"), dict):

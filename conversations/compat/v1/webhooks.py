@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import parsers
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
@@ -56,6 +56,12 @@ def conversation_in(request: Request, sandbox_id: str) -> Conversation:
     return row
 
 
+ANSWERS = {
+    200: shapes.V1SuccessSerializer,
+    401: OpenApiResponse(description="This is not the key of this sandbox."),
+}
+
+
 class Doorbell(GenericAPIView):
     """A call of a sandbox, which signs by its own key."""
 
@@ -73,6 +79,7 @@ class ConversationsWebhook(Doorbell):
         tags=TAGS,
         parameters=[SANDBOX_ID, KEY],
         request=OpenApiTypes.OBJECT,
+        responses=ANSWERS,
         auth=[],
     )
     def post(self, request: Request, sandbox_id: str) -> Response:
@@ -93,6 +100,7 @@ class EventsWebhook(Doorbell):
             OpenApiParameter("conversation_id", str, OpenApiParameter.PATH),
         ],
         request=OpenApiTypes.OBJECT,
+        responses=ANSWERS,
         auth=[],
     )
     def post(self, request: Request, sandbox_id: str, conversation_id: str) -> Response:
