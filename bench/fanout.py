@@ -49,7 +49,7 @@ def _shape(server: Server, rooms: int, each: int, events: int) -> list[dict[str,
     ]
     if rooms == 1:
         crowd = Crowd(server.port, [HELLO_PATH] * each, "42[", hello="40")
-        peer = _rates(server, crowd, each, events, _emit)
+        peer = _rates(server, crowd, each, max(20, events // 5), _emit)
         reach = ">= 1 of python-socketio"
         found.append(
             report.figure(
