@@ -74,7 +74,9 @@ class Held:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [pair for pair in scope["headers"] if pair[0] != REQUEST_HEADER]
-        inner = scope | {"headers": [*headers, (REQUEST_HEADER, _token.encode())]}
+        if scope["method"] == "GET":  # a HEAD has nothing to wait for
+            headers.append((REQUEST_HEADER, _token.encode()))
+        inner = scope | {"headers": headers}
         opening = _Opening(send)
         await self.application(inner, receive, opening.send)
         if opening.plan is None:

@@ -259,6 +259,9 @@ async def test_caller_cannot_pass_for_the_holder(conversation, alice):
     async def inner(scope, receive, send):
         seen.update(headers=[pair for pair in scope["headers"] if pair[0] == b"x-held-by"])
 
-    await Held(inner)({"headers": [(b"x-held-by", b"me")]}, None, None)
-
+    shown = {"method": "GET", "headers": [(b"x-held-by", b"me")]}
+    await Held(inner)(shown, None, None)
     assert [value != b"me" for _, value in seen["headers"]] == [True]
+
+    await Held(inner)(shown | {"method": "HEAD"}, None, None)
+    assert seen["headers"] == []
