@@ -5,6 +5,7 @@ The same code and settings as ``asgi``; which address belongs where is said ther
 
 from typing import Any
 
+from conversations.routing import is_held
 from openhands_site import asgi
 from openhands_site.lib.api import dumps
 from openhands_site.lib.problems import problem_body
@@ -15,7 +16,8 @@ OWN = {"/alive", "/ready", "/metrics"}
 async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Answer what belongs to this role; refuse the rest with 421, which a balancer's operator will notice."""
     path = scope["path"]
-    if path in OWN or asgi.application_of(path) is not asgi.in_threads:
+    is_ours = is_held(path, scope["query_string"])  # streams and long polls of events
+    if is_ours or path in OWN or asgi.application_of(path) is not asgi.in_threads:
         await asgi.http(scope, receive, send)
         return
     body = dumps(

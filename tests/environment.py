@@ -1,7 +1,7 @@
 """A pytest plugin that gives the tests their PostgreSQL, Redis and keys before Django reads its settings.
 
 Loaded by ``-p tests.environment``. ``DATABASE_URL`` and ``REDIS_URL`` win where they are set; otherwise both
-come from their wheels for as long as the run lasts. Tests marked ``engine``, ``browser`` or ``keycloak`` are
+come from their wheels for as long as the run lasts. Tests marked ``engine``, ``browser``, ``keycloak``, ``nginx`` or ``haproxy`` are
 skipped by name where what they need is missing; with ``REQUIRE_ALL`` set, whatever is skipped fails.
 """
 
@@ -68,6 +68,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         lacking["browser"] = "there is no Chromium here"
     if reason := prepare.keycloak_lacks():
         lacking["keycloak"] = reason
+    for name in ("nginx", "haproxy"):
+        if prepare.balancer(name) is None:
+            lacking[name] = "it is not installed; `python -m tests.prepare` does it by apt-get"
     for item in items:
         for name, reason in lacking.items():
             if item.get_closest_marker(name):

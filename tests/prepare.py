@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,11 @@ def chromium() -> str | None:
     """The Chromium that browser tests run, if there is one."""
     named = os.environ.get("CHROMIUM", "")
     return shutil.which(named) or next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+
+
+def balancer(name: str) -> str | None:
+    """Where ``nginx`` or ``haproxy`` is, which need not be in a user's PATH."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
 def keycloak_dir() -> Path:
@@ -100,25 +106,36 @@ def _install_engine() -> str:
 
 def _install_chromium() -> str:
     """Nothing, or why there is no Chromium."""
-    if chromium():
+    found = _by_apt("Chromium", "chromium", chromium)
+    return found if not found else f"{found}, or name one by CHROMIUM=/path/to/chromium"
+
+
+def _install_balancer(name: str, package: str) -> str:
+    """Nothing, or why there is none."""
+    return _by_apt(name, package, lambda: balancer(name))
+
+
+def _by_apt(name: str, package: str, find: Callable[[], str | None]) -> str:
+    """Nothing once ``find`` finds it, or why it does not."""
+    if find():
         return ""
     if os.geteuid() == 0 and shutil.which("apt-get"):
-        print("Installing Chromium by apt-get …", flush=True)
+        print(f"Installing {name} by apt-get …", flush=True)
         for command in (
             ["apt-get", "update"],
-            ["apt-get", "install", "-y", "--no-install-recommends", "chromium"],
+            ["apt-get", "install", "-y", "--no-install-recommends", package],
         ):
             environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
             done = subprocess.run(
                 command, env=environment, capture_output=True, text=True, check=False
             )
-        if chromium():
+        if find():
             return ""
         return (
             "apt-get could not install it: "
             + (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         )
-    return "install it by your system's package manager, or name one by CHROMIUM=/path/to/chromium"
+    return "install it by your system's package manager"
 
 
 def main() -> None:
@@ -126,6 +143,8 @@ def main() -> None:
         "agent engine": _install_engine(),
         "Chromium": _install_chromium(),
         "Keycloak": _install_keycloak(),
+        "nginx": _install_balancer("nginx", "nginx-light"),
+        "HAProxy": _install_balancer("haproxy", "haproxy"),
     }
     for name, reason in lacking.items():
         if reason:

@@ -1,0 +1,161 @@
+"""The templates of ``deploy/`` in front of real processes: pages, sockets and streams, each by its way."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import httpx2
+import pytest
+from django.conf import settings
+from websockets.sync.client import connect
+
+from accounts import services as accounts
+from conversations import services
+from conversations.models import Event
+from openhands_site import asgi
+from tests import prepare
+from tests.middleware.test_processes import database_url, wait
+
+FOLDER = settings.BASE_DIR / "deploy"
+TEMPLATES = ("nginx.conf", "haproxy.cfg")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_streaming_path_goes_to_realtime(name):
+    text = (FOLDER / name).read_text()
+    pattern = re.compile(re.search(r"\^\((/ws/\|\S+)\)", text)[0])
+
+    for path in (*asgi.MOUNTED, "/ws/v1/conversations/1", "/sockets/events/1"):
+        assert pattern.match(path), path
+    for streaming in asgi.STREAMING_PATHS:
+        assert f"|{streaming}" in pattern.pattern, streaming
+    for plain in ("/", "/api/v1/conversations", "/api/v1/conversations/1/events", "/static/x.css"):
+        assert not pattern.match(plain), plain
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextlib.contextmanager
+def process(command, log, **environment):
+    with log.open("wb") as output:
+        started = subprocess.Popen(
+            command, cwd=settings.BASE_DIR, env=os.environ | environment, stdout=output, stderr=output,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    try:
+        yield started
+    finally:
+        started.terminate()
+        try:
+            started.wait(30)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+
+
+@contextlib.contextmanager
+def behind(template, folder):
+    """The balancer's address, with one ``web`` and one ``realtime`` behind it."""
+    front, web, realtime = free_port(), free_port(), free_port()
+    text = (FOLDER / template).read_text()
+    for template_port, port in ((8080, front), (8000, web), (8001, realtime)):
+        text = text.replace(f"127.0.0.1:{template_port}", f"127.0.0.1:{port}")
+    text, sooner = re.subn(r"(client_header_timeout|timeout http-request)( +)10s", r"\1\2 1s", text)
+    assert sooner == 1
+    name = template.partition(".")[0]
+    if name == "nginx":  # its files belong to this test, not to the system
+        paths = "".join(
+            f"{kind}_temp_path {folder}/{kind};"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        text = f"pid {folder}/nginx.pid;\ndaemon off;\n" + text.replace(
+            "http {", f"http {{ {paths}", 1
+        )
+    path = folder / template
+    path.write_text(text)
+    binary = prepare.balancer(name)
+    command = (
+        [binary, "-p", str(folder), "-c", str(path)]
+        if name == "nginx"
+        else [binary, "-db", "-f", str(path)]
+    )
+    manage = [sys.executable, "-W", "ignore", "manage.py"]
+    url = f"http://127.0.0.1:{front}"
+    environment = {
+        "DATABASE_URL": database_url(),
+        "TRUSTED_PROXIES": "127.0.0.1",
+        "PUBLIC_URL": url,
+        "LOG_FORMAT": "json",
+    }
+    with contextlib.ExitStack() as stack:
+        for role, port in (("web", web), ("realtime", realtime)):
+            call = [*manage, f"run_{role}", "--port", str(port)]
+            stack.enter_context(process(call, folder / f"{role}.log", **environment))
+        stack.enter_context(process(command, folder / f"{name}.log"))
+        for port in (web, realtime):
+            wait(f"http://127.0.0.1:{port}")
+        wait(url)
+        yield url
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        pytest.param("nginx.conf", marks=pytest.mark.nginx),
+        pytest.param("haproxy.cfg", marks=pytest.mark.haproxy),
+    ],
+)
+@pytest.mark.django_db(transaction=True)
+def test_rest_sockets_and_streams_pass(template, alice, tmp_path):
+    conversation = services.create_conversation(user=alice, message="hello")
+    _, key = accounts.issue_api_key(user=alice, name="balanced")
+    headers = {"Authorization": f"Bearer {key}"}
+    path = f"/api/v1/conversations/{conversation.pk}"
+    with (
+        behind(template, tmp_path) as url,
+        httpx2.Client(timeout=60, trust_env=False, headers=headers) as client,
+    ):
+        record = client.get(url + path)
+        forged = client.get(f"{url}/api/v1/users/me", headers={"X-Forwarded-For": "203.0.113.9"})
+        metrics = client.get(f"{url}/metrics")
+        with connect(
+            f"{url.replace('http', 'ws')}/ws/v1/conversations/{conversation.pk}",
+            additional_headers=headers,
+        ) as ws:
+            frame = json.loads(ws.recv(60))
+        with client.stream("GET", f"{url}{path}/events/stream") as stream:
+            kind = stream.headers["Content-Type"]
+            line = next(line for line in stream.iter_lines() if line.startswith("data:"))
+        held = client.get(f"{url}{path}/events?after=1&wait=1")
+        slow = half_a_head(url)
+
+    assert (record.status_code, record.json()["id"]) == (200, str(conversation.pk))
+    assert (forged.status_code, metrics.status_code) == (200, 404)
+    assert (frame["type"], frame["seq"]) == ("event", 1)
+    assert kind.startswith("text/event-stream")
+    assert json.loads(line.removeprefix("data:"))["seq"] == 1
+    assert (held.status_code, held.json()["items"]) == (200, [])
+    assert slow < 25
+    assert Event.objects.filter(conversation=conversation).count() == 1
+    served = {name: (tmp_path / f"{name}.log").read_text() for name in ("web", "realtime")}
+    assert path in served["web"]
+    assert "203.0.113.9" not in served["web"]
+
+
+def half_a_head(url):
+    """Seconds until a caller who does not finish its head is let go."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    started = time.monotonic()
+    with socket.create_connection((host, int(port)), timeout=60) as caller:
+        caller.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-A")
+        caller.recv(1000)
+    return time.monotonic() - started
