@@ -11,7 +11,7 @@ from pathlib import Path
 from bench import report
 from openhands_site import embedded
 
-NAMES = ("append", "fanout", "followed", "growth", "idle", "layer")
+NAMES = ("append", "fanout", "followed", "growth", "idle", "layer", "rest", "startup", "middleware")
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 from django.urls import path
 
+from bench import report
+
 CALLS, ROUNDS = 400, 7
 
 
@@ -23,12 +25,13 @@ urlpatterns = [path("api/v1/plain", plain)]
 def run() -> list[dict]:
     """Microseconds of processor time per request, from the outermost middleware on."""
     before = _microseconds([])
-    figures = [{"bench": "middleware", "name": "Django with none", "adds_us": round(before)}]
+    figures = [report.figure("middleware", "Django with none", before, unit="us")]
     for number, dotted in enumerate(settings.MIDDLEWARE, start=1):
         now = _microseconds(settings.MIDDLEWARE[:number])
         name = dotted.rpartition(".")[2]
-        sums = {"adds_us": round(now - before), "sum_us": round(now)}
-        figures.append({"bench": "middleware", "name": name} | sums)
+        figures.append(
+            report.figure("middleware", name, now - before, unit="us", sum_us=round(now))
+        )
         before = now
     return figures
 

@@ -15,7 +15,7 @@ from rest_framework.test import APIClient
 
 from accounts import services as accounts
 from accounts.models import User
-from bench import load
+from bench import load, report
 from bench.webs import Web, web
 from conversations.models import Conversation
 from openhands_site.lib import prepared
@@ -24,6 +24,7 @@ SIZES = (100, 1_000, 10_000, 100_000)
 LOGS = (1_000, 10_000, 100_000, 1_000_000)
 ROUNDS, SECONDS = 3, 1.0
 Route = tuple[str, str, str]
+REACH = {"list": ">= 0.6", "events": ">= 0.6", "record": ">= 0.33", "me": ">= 0.33"}
 
 
 def run() -> list[dict]:
@@ -83,27 +84,29 @@ def _measure(ours: Web, bare: Web, route: Route, queries: int) -> dict[str, Any]
         theirs.append(load.run(bare.pid, reference, seconds=SECONDS))
     own = statistics.median(found.cpu_ms for found in mine)
     other = statistics.median(found.cpu_ms for found in theirs)
-    return {
-        "bench": "rest",
-        "route": name,
-        "queries": queries,
-        "cpu_ms": round(own, 3),
-        "bare_cpu_ms": round(other, 3),
-        "requests_per_core_second": round(1000 / own),
-        "bare_per_core_second": round(1000 / other),
-        "requests_per_second": round(statistics.median(found.per_second for found in mine)),
-        "bare_per_second": round(statistics.median(found.per_second for found in theirs)),
-        "ratio": round(other / own, 2),
-    }
+    kind = name.partition("/")[0]
+    return report.figure(
+        "rest",
+        name,
+        1000 / own,
+        1000 / other,
+        unit="requests/s of one core",
+        reach=REACH[kind],
+        queries=queries,
+        cpu_ms=round(own, 3),
+        bare_cpu_ms=round(other, 3),
+        requests_per_second=round(statistics.median(found.per_second for found in mine)),
+        bare_per_second=round(statistics.median(found.per_second for found in theirs)),
+    )
 
 
 def _flatness(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Adds how much dearer each size is than a thousand rows."""
     thousand = {
-        f["route"].partition("/")[0]: f["cpu_ms"] for f in figures if f["route"].endswith("/1000")
+        f["what"].partition("/")[0]: f["cpu_ms"] for f in figures if f["what"].endswith("/1000")
     }
     for figure in figures:
-        kind, _, size = figure["route"].partition("/")
+        kind, _, size = figure["what"].partition("/")
         if size and kind in thousand:
             figure["of_1000"] = round(figure["cpu_ms"] / thousand[kind], 2)
     return figures

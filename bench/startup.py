@@ -3,12 +3,12 @@
 import asyncio
 import statistics
 import time
-from typing import Any
 
 import psutil
 from websockets.asyncio.client import connect
 
 from accounts import services as accounts
+from bench import report
 from bench.webs import Web, web
 from conversations.models import Conversation
 
@@ -29,29 +29,22 @@ def run() -> list[dict]:
     with web() as found:
         before = _megabytes(found)
         grown = asyncio.run(_with_sockets(found, str(conversation.pk), key)) - before
-    figures: list[dict[str, Any]] = [
-        {
-            "bench": "startup",
-            "figure": "seconds to the first 200",
-            "value": round(seconds, 2),
-            "bare": round(bare_seconds, 2),
-            "ratio": round(bare_seconds / seconds, 2),
-        },
-        {
-            "bench": "startup",
-            "figure": "megabytes when idle",
-            "value": round(megabytes),
-            "bare": round(bare_megabytes),
-            "ratio": round(bare_megabytes / megabytes, 2),
-        },
-        {
-            "bench": "startup",
-            "figure": "megabytes per 1,000 idle sockets",
-            "value": round(grown / SOCKETS * 1000, 1),
-            "sockets": SOCKETS,
-        },
+    return [
+        report.figure(
+            "startup", "to the first 200", seconds, bare_seconds, unit="s", reach="<= 2.5 s"
+        ),
+        report.figure(
+            "startup", "idle process", megabytes, bare_megabytes, unit="MB", reach="<= 120 MB"
+        ),
+        report.figure(
+            "startup",
+            "1,000 idle sockets",
+            grown / SOCKETS * 1000,
+            unit="MB",
+            reach="<= 20 MB",
+            sockets=SOCKETS,
+        ),
     ]
-    return figures
 
 
 def _start(**options: str) -> tuple[float, float]:

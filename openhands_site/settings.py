@@ -41,7 +41,7 @@ ROOT_URLCONF = "openhands_site.urls"
 ASGI_APPLICATION = "openhands_site.asgi.application"
 WEB_CLIENT_DIR: Path | None = env.path("OH_WEB_CLIENT_DIR", None)
 """The built single-page client of existing users, to be served in place of our own pages."""
-# Twisted, which Daphne loads at once, would cost every process a quarter of a second and 15 MB.
+# Twisted, which Daphne loads at once, would cost every process 15 MB and time to start.
 _runs_daphne = "runserver" in sys.argv[1:2]
 INSTALLED_APPS = [
     *(["daphne"] if _runs_daphne else []),

@@ -100,9 +100,9 @@ def behind(template, folder):
         for role, port in (("web", web), ("realtime", realtime)):
             call = [*manage, f"run_{role}", "--port", str(port)]
             stack.enter_context(process(call, folder / f"{role}.log", **environment))
-        stack.enter_context(process(command, folder / f"{name}.log"))
         for port in (web, realtime):
             wait(f"http://127.0.0.1:{port}")
+        stack.enter_context(process(command, folder / f"{name}.log"))
         wait(url)
         yield url
 
