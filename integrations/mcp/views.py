@@ -48,7 +48,12 @@ class McpView(APIView):
         operation_id="mcp",
         tags=["mcp"],
         request=OpenApiTypes.OBJECT,
-        responses={200: OpenApiTypes.OBJECT, 202: None},
+        responses={
+            200: OpenApiTypes.OBJECT,
+            202: None,
+            400: OpenApiTypes.OBJECT,
+            406: OpenApiTypes.OBJECT,
+        },
     )
     def post(self, request: Request) -> HttpResponse:
         """A JSON-RPC request or notification."""
