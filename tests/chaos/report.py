@@ -20,7 +20,7 @@ h1{font-size:1.5rem;margin:0}h2{font-size:1.05rem;margin:2.2rem 0 .5rem}
 .totals b{display:block;font-size:1.6rem;font-variant-numeric:tabular-nums}
 table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;
 padding:.35rem .8rem .35rem 0;border-bottom:1px solid var(--line)}
-td.figure{font:12.5px/1.45 ui-monospace,monospace;overflow-wrap:anywhere}
+td:nth-child(3){white-space:nowrap}td.figure{font:12.5px/1.45 ui-monospace,monospace;overflow-wrap:anywhere}
 .good{color:#18794e}.bad{color:#cd2b31;font-weight:600}
 @media (prefers-color-scheme:dark){.good{color:#4cc38a}.bad{color:#ff6369}}
 """
