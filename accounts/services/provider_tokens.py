@@ -10,11 +10,19 @@ from django.utils import timezone
 
 from accounts.models import Organization, ProviderToken, User
 from accounts.services import audit
+from openhands_site.lib.acting import Actor, acting, current
 from openhands_site.lib.masks import looks_masked
 from openhands_site.lib.problems import Problem
 
 _HOST = re.compile(r"(?=.{1,255}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d{1,5})?")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4000}")
+SECRET_NAMES = {
+    "github": "GITHUB_TOKEN",
+    "gitlab": "GITLAB_TOKEN",
+    "bitbucket": "BITBUCKET_TOKEN",
+    "azure_devops": "AZURE_DEVOPS_TOKEN",
+}
+"""What agents call a token by, where existing clients and programs expect it."""
 
 
 class InvalidProviderToken(Problem):
@@ -91,6 +99,35 @@ def token_for(*, user_id: UUID, organization_id: UUID, provider: str) -> Credent
         raise NoProviderToken
     found.update(last_used_at=timezone.now())
     return Credential(row.provider, row.host, row.token)
+
+
+def secret_name(*, user_id: UUID, organization_id: UUID, provider: str) -> str | None:
+    """What a conversation at a provider calls its creator's token; None without one. One query."""
+    name = SECRET_NAMES.get(provider)
+    found = ProviderToken.objects.filter(
+        user_id=user_id, organization_id=organization_id, provider=provider
+    )
+    return name if name is not None and found.exists() else None
+
+
+@transaction.atomic
+def use_in_sandbox(
+    *, user_id: UUID, organization_id: UUID, conversation_id: UUID, provider: str
+) -> str:
+    """The plain token for the sandbox of a conversation, in the audit log. Each call is another use.
+
+    Raises ``NoProviderToken``.
+    """
+    found = token_for(user_id=user_id, organization_id=organization_id, provider=provider)
+    sandbox = Actor("system", id="sandbox", name="sandbox", address=current().address)
+    with acting(lambda: sandbox):
+        audit.record(
+            action="provider_token.used",
+            organization_id=organization_id,
+            subject_name=provider,
+            after={"conversation": conversation_id, "user": user_id, "host": found.host},
+        )
+    return found.token
 
 
 def checked_host(host: str) -> str:

@@ -10,7 +10,7 @@ from uuid import UUID
 from django.conf import settings
 
 from accounts.models import User
-from accounts.services import custom_secrets, user_settings
+from accounts.services import custom_secrets, provider_tokens, user_settings
 from accounts.settings_fields import NO_ANALYZER
 from billing import services as billing
 from billing.models import GatewayToken
@@ -18,6 +18,12 @@ from conversations.agent.client import AgentClient, EngineRefused, EngineUnreach
 from conversations.models import Conversation, Sandbox
 
 SEARCH_URL = "https://mcp.tavily.com/mcp/"
+HOW_TO_PUSH = (
+    "Token of the Git host of this workspace's repository. To push, and to leave the token nowhere: "
+    "git -c credential.helper= -c credential.helper='!f() {{ echo username=x-access-token; "
+    'echo "password=${name}"; }}; f\' push origin HEAD'
+)
+"""Told to the agent. The engine gives a command what it names, so the name stands in the command itself."""
 
 
 def settings_of(conversation: Conversation) -> user_settings.Effective:
@@ -108,13 +114,19 @@ def _free_name(taken: dict[str, Any], url: str) -> str:
 def secret_sources(conversation: Conversation) -> dict[str, Any]:
     """References to the conversation's secrets, as the engine takes them; no value leaves by this.
 
+    With a repository, the creator's token at its Git host is one of them, so that the agent can push; a custom
+    secret of that name counts before it.
+
     The sandbox asks for a value at each use, with a token of its conversation: so a new value counts at once,
     a deleted secret is gone, and each use is written down. Each call makes another token, if there are any.
     """
     secrets = custom_secrets.secrets_for_conversation(
         user_id=conversation.created_by_id, organization_id=conversation.organization_id
     )
-    if not secrets:
+    told = {name: secret.description for name, secret in secrets.items()}
+    if (name := _push_secret(conversation)) is not None:
+        told.setdefault(name, HOW_TO_PUSH.format(name=name))
+    if not told:
         return {}
     token = billing.issue_gateway_token(
         organization_id=conversation.organization_id,
@@ -126,10 +138,21 @@ def secret_sources(conversation: Conversation) -> dict[str, Any]:
             "kind": "LookupSecret",
             "url": f"{settings.GATEWAY_URL}/api/sandbox/secrets/{name}",
             "headers": {"Authorization": f"Bearer {token}"},
-            "description": secret.description or None,
+            "description": description or None,
         }
-        for name, secret in secrets.items()
+        for name, description in told.items()
     }
+
+
+def _push_secret(conversation: Conversation) -> str | None:
+    """The name of the creator's token at the Git host of the conversation's repository, if there are both."""
+    if not conversation.repository:
+        return None
+    return provider_tokens.secret_name(
+        user_id=conversation.created_by_id,
+        organization_id=conversation.organization_id,
+        provider=conversation.repository["provider"],
+    )
 
 
 def renew_secrets(conversation: Conversation, client: AgentClient) -> None:
@@ -141,19 +164,26 @@ def renew_secrets(conversation: Conversation, client: AgentClient) -> None:
 def hand_out(*, token: GatewayToken, name: str) -> str:
     """The value of a secret for the sandbox that holds a conversation's token; the use is written down.
 
-    Raises ``UnknownSecret``, also once the conversation is gone or its sandbox is wanted no more.
+    A custom secret comes before the token of the repository's Git host, which only its owner's conversations
+    get. Raises ``UnknownSecret``, also once the conversation is gone or its sandbox is wanted no more.
     """
-    lives = Conversation.objects.filter(
+    conversation = Conversation.objects.filter(
         pk=token.conversation_id, deleted_at=None, sandbox__desired=Sandbox.Desired.RUNNING
-    )
-    if not lives.exists():
+    ).first()
+    if conversation is None:
         raise custom_secrets.UnknownSecret
-    return custom_secrets.use_secret(
-        user_id=token.user_id,
-        organization_id=token.organization_id,
-        conversation_id=token.conversation_id,
-        name=name,
-    )
+    place: dict[str, UUID] = {
+        "user_id": token.user_id,
+        "organization_id": token.organization_id,
+        "conversation_id": token.conversation_id,
+    }
+    try:
+        return custom_secrets.use_secret(**place, name=name)
+    except custom_secrets.UnknownSecret:
+        if conversation.created_by_id != token.user_id or name != _push_secret(conversation):
+            raise
+        provider = (conversation.repository or {})["provider"]
+        return provider_tokens.use_in_sandbox(**place, provider=provider)
 
 
 def introduce(

@@ -3,12 +3,13 @@
 import pytest
 from django.test import Client
 
-from accounts.models import CustomSecretUse
-from accounts.services import custom_secrets, user_settings
+from accounts.models import AuditEntry, CustomSecretUse
+from accounts.services import custom_secrets, provider_tokens, user_settings
 from billing import services as billing
-from conversations import services
+from conversations import repositories, services
 from conversations.models import Sandbox
 from conversations.sandboxes.provider import State
+from conversations.services import redacting
 
 MCP = {
     "sse_servers": ["https://one.example.com/sse"],
@@ -195,3 +196,103 @@ class TestSecrets:
 
         [told] = [b for m, s, b in engine.calls if (m, s) == ("POST", "/secrets")]
         assert self.ask(told["secrets"]["TOKEN"]).content == b"Sec-value-1"
+
+
+class TestPushing:
+    """The creator's token at the repository's Git host, as a secret of the sandbox."""
+
+    ask = TestSecrets.ask
+    repository = {"provider": "github", "full_name": "octo/private"}  # noqa: RUF012
+    plain = "ghp_Sec-push-0123"
+
+    @pytest.fixture(autouse=True)
+    def cloned(self, engine, monkeypatch):
+        """The engine clones, as anybody; ``tests/flows/test_repository.py`` clones and pushes in earnest."""
+        monkeypatch.setattr(repositories, "_finder", repositories.public_source)
+        done = {"exit_code": 0, "stdout": "", "stderr": ""}
+        engine.answers["POST /api/bash/execute_bash_command"] = (200, done)
+
+    def connect(self, user, token=plain):
+        provider_tokens.set_provider_token(
+            user=user, organization=user.personal_organization, provider="github", token=token
+        )
+
+    def test_goes_by_reference_and_its_use_is_written_down(self, alice, sandboxes, engine):
+        self.connect(alice)
+
+        conversation, body = started(alice, engine, repository=self.repository)
+
+        assert self.plain not in str(engine.calls)
+        source = body["secrets"].pop("GITHUB_TOKEN")
+        assert body["secrets"] == {}
+        assert 'echo "password=$GITHUB_TOKEN"; }; f\' push' in source["description"]
+        assert self.ask(source).content == self.plain.encode()
+        entry = AuditEntry.objects.get(action="provider_token.used")
+        assert entry.after["conversation"] == str(conversation.pk)
+        assert (entry.chain, entry.actor_name) == (conversation.organization_id, "sandbox")
+        assert self.plain not in str(list(AuditEntry.objects.values("before", "after")))
+
+    def test_a_custom_secret_of_its_name_wins(self, alice, sandboxes, engine):
+        self.connect(alice)
+        secret = keep(alice, "GITHUB_TOKEN", "Sec-own-token", description="mine")
+
+        _, body = started(alice, engine, repository=self.repository)
+        source = body["secrets"]["GITHUB_TOKEN"]
+
+        assert source["description"] == "mine"
+        assert self.ask(source).content == b"Sec-own-token"
+        assert not AuditEntry.objects.filter(action="provider_token.used").exists()
+        custom_secrets.delete_secret(secret=secret)
+        assert self.ask(source).content == self.plain.encode()
+
+    def test_only_with_a_repository_of_that_host_and_while_connected(
+        self, alice, sandboxes, engine
+    ):
+        self.connect(alice)
+        _, without = started(alice, engine)
+        elsewhere = {"provider": "gitlab", "full_name": "octo/private"}
+        other, elsewhere_body = started(alice, engine, repository=elsewhere)
+        token = billing.issue_gateway_token(
+            organization_id=other.organization_id, user_id=alice.pk, conversation_id=other.pk
+        )
+        _, body = started(alice, engine, repository=self.repository)
+        source = body["secrets"]["GITHUB_TOKEN"]
+
+        assert (without["secrets"], elsewhere_body["secrets"]) == ({}, {})
+        assert (
+            self.ask(source | {"headers": {"Authorization": f"Bearer {token}"}}).status_code == 404
+        )
+        assert self.ask(source | {"url": source["url"].replace("HUB", "LAB")}).status_code == 404
+        provider_tokens.remove_provider_token(
+            user=alice, organization=alice.personal_organization, provider="github"
+        )
+        assert self.ask(source).status_code == 404
+
+    def test_only_for_the_creator(self, alice, bob, sandboxes, engine):
+        self.connect(alice)
+        conversation, body = started(alice, engine, repository=self.repository)
+        _, own = started(bob, engine, repository=self.repository)
+        assert own["secrets"] == {}
+        provider_tokens.set_provider_token(
+            user=bob,
+            organization=alice.personal_organization,
+            provider="github",
+            token="ghp_Sec-bob-0123",
+        )
+        token = billing.issue_gateway_token(
+            organization_id=conversation.organization_id,
+            user_id=bob.pk,
+            conversation_id=conversation.pk,
+        )
+        stolen = body["secrets"]["GITHUB_TOKEN"] | {"headers": {"Authorization": f"Bearer {token}"}}
+        assert self.ask(stolen).status_code == 404
+
+    def test_events_hide_it(self, alice, sandboxes, engine):
+        self.connect(alice)
+        conversation, _ = started(alice, engine, repository=self.repository)
+
+        redacting.forget()
+        hide = redacting.hider(conversation.pk)
+
+        assert hide is not None
+        assert hide(f'{{"text": "is {self.plain}."}}') == '{"text": "is <secret_hidden>."}'

@@ -59,6 +59,31 @@ def test_a_private_repository_is_cloned_and_the_token_stays_nowhere(owner):
     assert github.TOKEN not in json.dumps([record, talk.events()])
 
 
+def test_the_agent_pushes_and_the_token_stays_nowhere(owner, host):
+    repository = {"provider": "github", "full_name": "octo/private", "branch": "main"}
+    talk = owner.converse(title="Push", repository=repository)
+    before = talk.wait_ready()["last_seq"]
+    helper = '!f() { echo username=x-access-token; echo "password=$GITHUB_TOKEN"; }; f'
+
+    talk.say(
+        "!run git checkout -q -b pushed && git commit -q --allow-empty -m Pushed && "
+        f"git -c credential.helper= -c credential.helper='{helper}' push -u origin HEAD; "
+        "echo token: $GITHUB_TOKEN\n!finish Done."
+    )
+    record = talk.wait_status("finished", after=before)
+
+    log = json.dumps([record, talk.events()])
+    assert github.git("log", "-1", "--format=%s", "pushed", cwd=host.path("octo/private")) == (
+        "Pushed\n"
+    ), log[-3000:]
+    assert "token: " in log
+    assert github.TOKEN not in log
+    folder = Path(talk.sandbox()["handle"]["dir"])
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert any(path.parts[-2:] == (".git", "config") for path in files)
+    assert [path for path in files if github.TOKEN.encode() in path.read_bytes()] == []
+
+
 def test_a_clone_that_fails_says_why(owner):
     missing = {"provider": "github", "full_name": "octo/missing"}
     branch = {"provider": "github", "full_name": "octo/private", "branch": "no-such-branch"}
