@@ -81,9 +81,9 @@ def add_problems(
 def _possible(path: str, method: str, operation: dict[str, Any]) -> list[str]:
     statuses = ["400", "429", "503"] + (["403", "409"] if method != "get" else [])
     if {} not in operation.get("security", [{}]):
-        statuses += ["401", "403"]
+        statuses += ["401", "403", "404"]  # an organization that is named may not be there
     if "{" in path:
-        statuses.append("404")
+        statuses += ["404", "409"]
     if "requestBody" in operation:
         statuses += ["413", "415"]
     if "compat" in operation.get("tags", ()):

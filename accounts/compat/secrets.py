@@ -136,7 +136,7 @@ class CompatSecretView(OwnSecrets):
             return taken(refusal)
         return Response({"message": "Secret updated"})
 
-    @extend_schema(operation_id="compat_secrets_destroy", responses=MESSAGE)
+    @extend_schema(operation_id="compat_secrets_destroy", responses={200: MESSAGE})
     def delete(self, request: Request, name: str) -> Response:
         """Forget it."""
         custom_secrets.delete_secret(secret=self.named(name))

@@ -26,6 +26,13 @@ from openhands_site.lib.problems import Problem
 CONVERSATION = "X-OpenHands-ServerConversation-ID"
 
 
+class NotSpoken(Problem):
+    """Not a message of the protocol."""
+
+    code = "not-mcp"
+    sentence = "Send a JSON-RPC message as application/json, and accept application/json and text/event-stream."
+
+
 class ForeignOrigin(Problem):
     """A page of another site calls; the protocol asks servers to refuse that (DNS rebinding)."""
 
@@ -71,6 +78,8 @@ class McpView(APIView):
         scope: dict[str, Any] = {"type": "http", "method": "POST", "path": request.path}
         scope |= {"headers": headers, "query_string": b"", "http_version": "1.1", "scheme": "http"}
         status, answered, body = async_to_sync(_answer)(server_for(caller), scope, raw.body)
+        if status >= 400 and "content-type" not in {name.lower() for name, _ in answered}:
+            raise NotSpoken  # the SDK answers some of these with a bare word
         response = HttpResponse(body, status=status)
         del response["Content-Type"]
         for name, value in answered:

@@ -18,6 +18,8 @@ from openhands_site.lib.problems import Problem
 
 log = logging.getLogger(__name__)
 PLAIN = "text/plain; charset=utf-8"
+FOR_PROGRAMS = ("/api/", "/mcp", "/feedback/")
+"""Where errors are JSON; elsewhere they are pages."""
 SENTENCES = {
     400: ("bad-request", "The request is malformed."),
     403: ("forbidden", "You may not do this."),
@@ -41,7 +43,7 @@ class ProblemDetails:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = refusal(request) or self.get_response(request)
         is_page = response.headers.get("Content-Type", "").startswith("text/")
-        if response.status_code >= 400 and request.path.startswith(("/api/", "/mcp")) and is_page:
+        if response.status_code >= 400 and request.path.startswith(FOR_PROGRAMS) and is_page:
             return self._instead_of(response)
         return response
 
@@ -55,7 +57,7 @@ class ProblemDetails:
         return answer
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        is_api = request.path.startswith(("/api/", "/mcp"))
+        is_api = request.path.startswith(FOR_PROGRAMS)
         if isinstance(error, Problem) and not is_api:
             shown = {"status": error.status, "sentence": error.detail}
             return render(request, "site/error.html", shown, status=error.status)
