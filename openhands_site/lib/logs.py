@@ -14,7 +14,9 @@ _PLAIN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskN
 class WithoutTokens(logging.Filter):
     """Takes one-time tokens out of the addresses that Django's own lines quote."""
 
-    _TOKEN = re.compile(r"(/(?:setup|invitations?|verify-email)/|[?&]session_api_key=)[^\s/?&'\"]+")
+    _TOKEN = re.compile(
+        r"(/(?:setup|invitations?|verify-email|shared)/|[?&]session_api_key=)[^\s/?&'\"]+"
+    )
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()

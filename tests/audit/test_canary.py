@@ -1,4 +1,4 @@
-"""Forty planted secrets go through every way in; afterwards nothing that is kept or shown holds one of them."""
+"""Planted secrets go through every way in; afterwards nothing that is kept or shown holds one of them."""
 
 import base64
 import io
@@ -17,17 +17,18 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts import services
-from accounts.models import User
+from accounts.models import CustomSecret, User
 from billing import services as billing
 from billing.models import ModelAccess
 from conversations import services as conversations
 from conversations.models import Conversation
 from openhands_site import openapi
 from openhands_site.lib.logs import JSONFormatter, WithoutTokens
+from tests.audit import entrusted
 from tests.conftest import key_client
 from tests.fakes.stack import figure
 
-WANTED = 40
+WANTED = 95
 
 
 class Planted(dict):
@@ -184,6 +185,9 @@ def plant(alice, settings):
     planted("gateway token", token)
     gateway = Client(headers={"Authorization": f"Bearer {token}"})
     assert gateway.get("/api/llm/v1/models").status_code == 200
+    entrusted.plant(
+        planted, user=alice, api=api, page=page, conversation=conversation, gateway=gateway
+    )
     ModelAccess.objects.all().delete()
     gateway.post(
         "/api/llm/v1/chat/completions", {"model": "demo", "messages": [{"role": "user", "content": "hi"}]},
@@ -266,6 +270,7 @@ def redis_contents():
     readers = {
         b"string": client.get, b"hash": client.hgetall, b"set": client.smembers,
         b"list": lambda key: client.lrange(key, 0, -1), b"zset": lambda key: client.zrange(key, 0, -1),
+        b"stream": client.xrange,
     }  # fmt: skip
     found = []
     for key in client.scan_iter(count=1_000):
@@ -290,11 +295,15 @@ def admin_pages(client):
 
 def readable(api, client):
     """Every plain GET of the API and the pages, by somebody who may."""
-    conversation = Conversation.objects.first().pk
+    row = Conversation.objects.first()
+    conversation = row.pk
+    secret = CustomSecret.objects.first().pk
+    more, pages = entrusted.readable(row.organization_id, conversation, secret)
     for path in (
         "/api/v1/users/me", "/api/v1/api-keys", "/api/v1/audit?limit=100", "/api/v1/conversations",
         f"/api/v1/conversations/{conversation}", f"/api/v1/conversations/{conversation}/events",
         f"/api/v1/conversations/{conversation}/start-tasks", "/api/v1/settings/model-access",
+        *more,
     ):  # fmt: skip
         response = api.get(path)
         assert response.status_code == 200, path
@@ -305,6 +314,8 @@ def readable(api, client):
         "/settings/api-keys",
         "/settings/model",
         f"/conversations/{conversation}",
+        f"/conversations/{conversation}/details",
+        *pages,
     ):
         response = client.get(path)
         assert response.status_code == 200, path
@@ -402,3 +413,11 @@ def test_pages_can_be_read_while_redis_is_away(client, alice, monkeypatch):
     monkeypatch.setattr(redis.connection.Connection, "send_packed_command", gone)
 
     assert client.get("/settings").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/setup/{}", "/api/v1/shared/{}/events", "/shared/{}"])
+def test_an_error_behind_a_link_does_not_quote_it(logged, path):
+    logging.getLogger("django.request").error("Internal Server Error: %s", path.format("Cn7-x"))
+
+    assert "Internal Server Error" in logged.getvalue()
+    assert "Cn7-x" not in logged.getvalue()

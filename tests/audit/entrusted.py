@@ -1,0 +1,160 @@
+"""What people entrust to their work, planted for the canary: settings, secrets, provider tokens, links, keys."""
+
+import json
+from datetime import timedelta
+
+from django.test import Client
+from django.utils import timezone
+
+from accounts.models import ProviderToken
+from accounts.services import provider_tokens
+from conversations.agent.payloads import parse_event
+from conversations.models import Event, Lease
+from conversations.services import keys, redacting
+from tests.conversations.conftest import frame, ingest
+
+JSON = {"format": "json"}
+
+
+def plant(planted, *, user, api, page, conversation, gateway):
+    """Plant them in ``planted``. ``api`` and ``page`` are the user's, ``gateway`` has the sandbox's token."""
+    organization = user.personal_organization
+    _settings(planted, api, page, organization)
+    names = _secrets(planted, api, page)
+    _provider_tokens(planted, user, api, page, organization)
+    for name in names:
+        answer = gateway.get(f"/api/sandbox/secrets/{name}")
+        assert (answer.status_code, answer.content.decode() in planted.values()) == (200, True)
+    conversation.repository = {"provider": "github", "full_name": "octo/x"}
+    conversation.save()
+    answer = gateway.get("/api/sandbox/secrets/GITHUB_TOKEN")
+    assert answer.content.decode() == planted["provider token, github"]
+    _events(planted, conversation)
+    _links(planted, api, conversation)
+    _keys(planted, user, conversation)
+
+
+def readable(organization, conversation, secret):
+    """Addresses of the API and of pages that tell of it, for its owner."""
+    api = (
+        "/api/v1/settings", "/api/settings", "/api/v1/secrets", "/api/secrets", f"/api/v1/secrets/{secret}/uses",
+        "/api/v1/provider-tokens", f"/api/v1/organizations/{organization}/settings",
+        f"/api/v1/conversations/{conversation}/shares", f"/api/v1/secrets/{secret}",
+    )  # fmt: skip
+    return api, ("/settings/agent", "/settings/secrets", "/settings/git-hosts")
+
+
+def _servers(planted, where):
+    return {
+        "sse_servers": [],
+        "shttp_servers": [
+            {"url": "https://mcp.example.com/mcp", "api_key": planted(f"MCP key, {where}")}
+        ],
+        "stdio_servers": [
+            {
+                "name": "one",
+                "command": "uvx",
+                "args": ["x"],
+                "env": {"KEY": planted(f"MCP env, {where}")},
+            }
+        ],
+    }
+
+
+def _settings(planted, api, page, organization):
+    own, shared = "/api/v1/settings", f"/api/v1/organizations/{organization.pk}/settings"
+    for path, where in ((own, "own"), (shared, "organization")):
+        for turn in ("replaced", "kept"):
+            values = {
+                "search_api_key": planted(f"search key, {where}, {turn}"),
+                "mcp_config": _servers(planted, f"{where}, {turn}"),
+            }
+            assert api.patch(path, {"values": values}, **JSON).status_code == 200
+        bad = {"search_api_key": planted(f"search key, {where}, refused"), "agent": "none"}
+        assert api.patch(path, {"values": bad}, **JSON).status_code == 400
+        odd = {"mcp_config": _servers(planted, f"{where}, refused") | {"other": []}}
+        assert api.patch(path, {"values": odd}, **JSON).status_code == 400
+    flat = {
+        "llm_model": "openai/m",
+        "llm_api_key": planted("model key of a known client"),
+        "search_api_key": planted("search key of a known client"),
+        "mcp_config": _servers(planted, "known client"),
+    }
+    assert api.post("/api/settings", flat, **JSON).status_code == 200
+    form = {"search_api_key": planted("search key of a page")}
+    assert page.post("/settings/agent", form).status_code == 302
+    form = {"search_api_key": planted("search key of a refused page") + "\n", "field": "agent"}
+    page.post("/settings/agent", form | {"field": "max_iterations", "max_iterations": "x"})
+
+
+def _secrets(planted, api, page):
+    """Custom secrets by every way; the names that the sandbox may ask for."""
+    path = "/api/v1/secrets"
+    for scope in ("user", "organization"):
+        body = {"name": f"OF_{scope}", "scope": scope, "value": planted(f"secret of {scope}, old")}
+        made = api.post(path, body, **JSON)
+        assert made.status_code == 201, made.content
+        value = {"value": planted(f"secret of {scope}")}
+        assert api.patch(f"{path}/{made.json()['id']}", value, **JSON).status_code == 200
+        again = body | {"value": planted(f"secret of {scope}, refused")}
+        assert api.post(path, again, **JSON).status_code == 409
+    body = {"name": "2bad", "value": planted("secret with a bad name")}
+    assert api.post(path, body, **JSON).status_code == 400
+    body = {"name": "OF_CLIENT", "value": planted("secret of a known client")}
+    assert api.post("/api/secrets", body, **JSON).status_code == 201
+    form = {"name": "OF_PAGE", "value": planted("secret of a page")}
+    assert page.post("/settings/secrets", form).status_code == 302
+    form = {"name": "OF_PAGE", "value": planted("secret of a refused page")}
+    assert page.post("/settings/secrets", form).status_code == 409
+    return "OF_user", "OF_organization", "OF_CLIENT", "OF_PAGE"
+
+
+def _provider_tokens(planted, user, api, page, organization):
+    for provider in ProviderToken.Provider.values:
+        for turn in (", replaced", ""):
+            provider_tokens.set_provider_token(
+                user=user,
+                organization=organization,
+                provider=provider,
+                token=planted(f"provider token, {provider}{turn}"),
+            )
+    body = {"token": planted("provider token, unknown host"), "host": "ftp://x"}
+    assert api.put("/api/v1/provider-tokens/github", body, **JSON).status_code == 422
+    many = {"gitlab": {"token": planted("provider token of a known client"), "host": ""}}
+    answer = api.post("/api/add-git-providers", {"provider_tokens": many}, **JSON)
+    assert answer.status_code == 400
+    form = {"token": planted("provider token of a page"), "host": "ftp://x"}
+    assert page.post("/settings/git-hosts", form).status_code == 422
+
+
+def _events(planted, conversation):
+    """What an agent writes of what it was given."""
+    text = " ".join([planted["secret of user"], planted["provider token, github"]])
+    Lease.objects.filter(conversation=conversation).update(owner="m", generation=1, following_run=1)
+    redacting.forget()
+    assert ingest(conversation, frame(0, text=text)) == 1
+    assert "<secret_hidden>" in json.dumps([row.payload for row in Event.objects.all()])
+
+
+def _links(planted, api, conversation):
+    ends = {"expires_at": (timezone.now() + timedelta(days=1)).isoformat()}
+    base = f"/api/v1/conversations/{conversation.pk}/shares"
+    made = [api.post(base, ends, **JSON).json() for _ in range(2)]
+    planted("share link", made[0]["token"])
+    planted("revoked share link", made[1]["token"])
+    assert api.delete(f"{base}/{made[1]['id']}").status_code == 200
+    tokens = (made[0]["token"], made[1]["token"], planted("invented share link"))
+    for token, status in zip(tokens, (200, 404, 404), strict=True):
+        for path in ("/api/v1/shared/{}", "/api/v1/shared/{}/events", "/shared/{}"):
+            assert Client().get(path.format(token)).status_code == status
+
+
+def _keys(planted, user, conversation):
+    key = planted("conversation key", keys.conversation_key(conversation=conversation, user=user))
+    base = f"/api/v1/events/count?conversation_id__eq={conversation.pk}"
+    assert Client().get(base, headers={"X-Session-API-Key": key}).status_code == 200
+    Client().get(f"/api/conversations/{conversation.pk}?session_api_key={key}")
+    head = key.partition(".")[0]
+    wrong = f"{head}.{planted('invented conversation key')}"
+    assert Client().get(base, headers={"X-Session-API-Key": wrong}).status_code == 401
+    Client().get(f"/api/conversations/{conversation.pk}?session_api_key={wrong}")
