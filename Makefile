@@ -28,11 +28,11 @@ setup: $(VENV)/.development ## install what developing and testing need
 
 test: $(VENV)/.development ## run the tests (JOBS, ARGS); REQUIRE_ALL=1 makes a skipped test a failure
 	@$(BIN)/python -m tests.prepare
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow and not siege" $(ARGS)
 
-test-slow: $(VENV)/.development ## run the tests that take minutes
+test-slow: $(VENV)/.development ## run the tests that take long; CI runs them after the others
 	@$(BIN)/python -m tests.prepare
-	@$(BIN)/python -m pytest -q -m slow $(ARGS)
+	@$(BIN)/python -m pytest -q -m "slow and not siege" $(ARGS)
 
 lint: $(VENV)/.development ## check style, types and which way imports go
 	$(BIN)/ruff check .

@@ -56,4 +56,6 @@ class ReadOnlyAdmin(admin.ModelAdmin):
 
 def is_secret(field: Any) -> bool:
     """Whether a column must not be shown to anybody."""
+    if field.is_relation:
+        return False
     return isinstance(field, models.BinaryField) or bool(SECRET.search(field.name))

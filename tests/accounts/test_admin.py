@@ -12,19 +12,23 @@ from accounts import services
 from accounts.models import (
     ApiKey,
     AuditEntry,
+    CustomSecretUse,
     Identity,
     IdentityProvider,
     Maintenance,
     Membership,
     Organization,
+    OrganizationSettings,
+    ProviderToken,
     SecondFactor,
     SetupLink,
     TermsAcceptance,
     User,
     UserSession,
+    UserSettings,
 )
-from accounts.services import organizations
-from conversations.models import Event, Sandbox
+from accounts.services import custom_secrets, organizations
+from conversations.models import Event, LiveManager, Sandbox
 from openhands_site.lib.admin import COUNTED_ROWS, ReadOnlyAdmin, is_secret
 from tests.factories import billing, conversations
 from tests.factories.accounts import UserFactory
@@ -76,6 +80,25 @@ def rows(alice):
     factor = SecondFactor(user=alice)
     factor.secret = "canary"
     factor.save()
+    organization = alice.personal_organization
+    for settings in (
+        UserSettings(user=alice, organization=organization),
+        OrganizationSettings(organization=organization),
+    ):
+        settings.secrets = {"search_api_key": "canary"}
+        settings.save()
+    secret = custom_secrets.create_secret(
+        organization=organization, by=alice, name="SECRET", value="canary"
+    )
+    CustomSecretUse.objects.create(
+        organization=organization, secret=secret, conversation_id=secret.pk
+    )
+    token = ProviderToken(user=alice, organization=organization, provider="github")
+    token.token = "canary"
+    token.save()
+    LiveManager.objects.create(
+        owner="m", capacity=1, started_at=timezone.now(), expires_at=timezone.now()
+    )
     for factory in (
         conversations.EventFactory,
         conversations.OutgoingMessageFactory,
@@ -103,6 +126,9 @@ def secrets_of(row):
         "sealed_api_key",
         "sealed_client_secret",
         "sealed_secret",
+        "sealed_secrets",
+        "sealed_token",
+        "sealed_value",
     ):
         if value := getattr(row, name, None):
             yield value if isinstance(value, str) else bytes(value).hex()

@@ -505,7 +505,7 @@ def test_nothing_is_lost_doubled_or_moved(quiet_stack):
     besiege(quiet_stack, senders=10, count=300, kills=30)
 
 
-@pytest.mark.slow
+@pytest.mark.siege
 @pytest.mark.timeout(3600)
 def test_nothing_is_lost_in_a_long_siege(quiet_stack):
     size = float(os.environ.get("CHAOS_SIZE") or 1)

@@ -107,7 +107,7 @@ def test_the_engine_is_killed_in_the_middle_of_a_run(talk, dice):
     talk.compare_logs()
 
 
-@pytest.mark.slow
+@pytest.mark.siege
 @pytest.mark.timeout(1500)
 def test_everything_is_killed_many_times(stack, dice):
     results: list[dict[str, Any]] = []

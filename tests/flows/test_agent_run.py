@@ -31,7 +31,8 @@ def routes(conversation_id: UUID) -> list[tuple[str, str]]:
         path = str(pattern.pattern)
         if "<uuid:pk>" in path:
             path = path.replace("<uuid:pk>", str(conversation_id))
-            found += [(method.upper(), path) for method in pattern.callback.actions]
+            actions = getattr(pattern.callback, "actions", ("get",))
+            found += [(method.upper(), path) for method in actions]
     return found
 
 
@@ -131,13 +132,12 @@ def test_stop_ends_a_long_command_and_resume_goes_on(talk):
 def test_a_message_wakes_a_sandbox_that_went_to_sleep(stack, talk):
     pid = talk.engine_pid()
     stack.sql("UPDATE conversations_sandbox SET active_at = now() - interval '1 day'")
-    slept = stack.python(
+    stack.python(  # the worker does the same each minute, and may just have done it
         "import django; django.setup()\n"
         "from conversations import services\n"
-        "print(services.reconcile_sandboxes())"
+        "services.reconcile_sandboxes()"
     )
     talk.wait(lambda record: record["status"] == "stopped", seconds=30)
-    assert int(slept) >= 1
     deadline = time.monotonic() + 20
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
