@@ -195,7 +195,7 @@ def _narrowed(request: HttpRequest) -> tuple[QuerySet[Conversation], dict[str, s
     if "tag" in narrowing:
         rows = rows.filter(tags__contains=[narrowing["tag"]])
     if "q" in narrowing:
-        return services.matching(rows, narrowing["q"]), narrowing
+        return services.matching(rows.readable_by(request.user), narrowing["q"]), narrowing
     return rows.filter(archived_at__isnull="archived" not in narrowing), narrowing
 
 

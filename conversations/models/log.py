@@ -37,6 +37,15 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
             found = found.filter(pk=only)
         return found
 
+    def readable_by(self, user: Any) -> "ConversationQuerySet":
+        """Those of ``visible_to`` whose log the user may read: some roles see only that a shared one is there."""
+        from accounts.models import Membership
+        from accounts.permissions import ROLE_PERMISSIONS
+
+        roles = [r for r, names in ROLE_PERMISSIONS.items() if "conversations.view" in names]
+        readers = Membership.objects.filter(user_id=user.pk, role__in=roles)
+        return self.visible_to(user).filter(organization__in=readers.values("organization_id"))
+
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
@@ -291,8 +300,8 @@ def columns_of(news: Sequence[NewEvent]) -> list[Any]:
 
 class EventQuerySet(models.QuerySet["Event"]):
     def visible_to(self, user: Any) -> "EventQuerySet":
-        """Events of the conversations that the user may see."""
-        return self.filter(conversation__in=Conversation.objects.visible_to(user))
+        """Events of the conversations whose log the user may read."""
+        return self.filter(conversation__in=Conversation.objects.readable_by(user))
 
 
 class Event(models.Model):

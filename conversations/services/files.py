@@ -108,7 +108,10 @@ def _resolve(client: AgentClient, root: str, path: str, *, must_exist: bool) -> 
     )
     result = client.execute(command, cwd=root, timeout=30)
     _raise_for(result.exit_code, result.stderr)
-    return base64.b64decode(result.stdout).decode(errors="surrogateescape")
+    try:
+        return base64.b64decode(result.stdout).decode()
+    except UnicodeDecodeError as error:  # no address of the engine can hold it
+        raise NoSuchFile("This leads to a file whose name is not UTF-8.") from error
 
 
 def _raise_for(code: int, detail: str) -> None:

@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models import F
 
 from accounts import services as accounts
-from accounts.models import ApiKey, User, UserSession
+from accounts.models import ApiKey, Membership, User, UserSession
 from accounts.services import audit, identity, sessions
 from conversations.models import Conversation
 from openhands_site.lib import crypto
@@ -100,9 +100,12 @@ def rotate_keys(*, conversation_id: UUID) -> Conversation:
 
 
 def end_keys(conversation: Conversation) -> None:
-    """The same for a conversation whose row the caller has locked."""
+    """The same for a conversation whose row the caller has locked. Open sockets ask at once whether they may go on."""
     Conversation.objects.filter(pk=conversation.pk).update(key_generation=F("key_generation") + 1)
     conversation.refresh_from_db(fields=["key_generation"])
+    members = Membership.objects.filter(organization_id=conversation.organization_id)
+    for user_id in members.values_list("user_id", flat=True):
+        sessions.announce_access_change(user_id=user_id)
 
 
 def _signed(head: str, conversation: Conversation, stamp: str) -> str:

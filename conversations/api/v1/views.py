@@ -114,7 +114,7 @@ class ConversationViewSet(LookingUp, mixins.ListModelMixin, viewsets.GenericView
         words = query.get("q", "")
         rows = self._filtered(query)
         if words:
-            rows = services.matching(rows, words)
+            rows = services.matching(rows.readable_by(request.user), words)
         page = self.paginate_queryset(rows) or []
         items = records_of(page)
         if words:

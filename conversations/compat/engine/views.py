@@ -133,7 +133,7 @@ class EngineEventsView(EngineView):
         ids = request.query_params.getlist("id") or request.data
         if not isinstance(ids, list) or len(ids) > MAX_IDS:
             raise Unprocessable(f"Give at most {MAX_IDS} ids as a list.")
-        return Response(by_ids(rows, [str(one).replace("\0", "") for one in ids]))
+        return Response(by_ids(rows, [str(one) for one in ids]))
 
     def post(self, request: Request, pk: str) -> Response:
         """Say something; it is in the log when this answers. Without ``run`` the agent is not set to work."""

@@ -203,7 +203,7 @@ def _place(page_id: str) -> tuple[datetime, UUID]:
     try:
         at, _, pk = base64.urlsafe_b64decode(page_id.encode()).decode().partition("|")
         return datetime.fromisoformat(at).astimezone(), UUID(pk)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise Unprocessable("page_id: This is not a page that this list gave.") from error
 
 

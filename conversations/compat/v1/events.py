@@ -1,5 +1,6 @@
 """``/api/v1/events…``, and the pages of events that both APIs of V1 clients share."""
 
+import re
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from conversations.compat.v1.base import MAX_IDS, Unprocessable, V1View
 from conversations.models import Event
 
 MAX_DIGITS = 18
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def visible(request: Request) -> QuerySet[Event]:
@@ -63,7 +65,9 @@ def page(rows: QuerySet[Event], query: dict[str, Any]) -> dict[str, Any]:
 
 def by_ids(rows: QuerySet[Event], ids: list[str]) -> list[Any]:
     """These events in this order, null for what is not there."""
-    wanted = {spelling: one for one in ids for spelling in _spellings(one)}
+    wanted = {
+        spelling: one for one in ids if not _UNSTORABLE.search(one) for spelling in _spellings(one)
+    }
     found = {}
     for event in rows.filter(event_id__in=wanted):
         found[wanted[event.event_id]] = orjson.Fragment(
@@ -128,4 +132,4 @@ class EventsView(V1View):
         ids = request.query_params.getlist("id")
         if not 0 < len(ids) <= MAX_IDS:
             raise Unprocessable(f"id: give 1 to {MAX_IDS} of them.")
-        return Response(by_ids(visible(request), [one.replace("\0", "") for one in ids]))
+        return Response(by_ids(visible(request), ids))
