@@ -211,6 +211,8 @@ _followers: dict[str, Follower] = {}
 @server.event
 async def connect(sid: str, environ: Json, auth: Any = None) -> None:
     """Let somebody in who may watch; what they lack follows as soon as they know that they are in."""
+    if sid in _followers:  # the library takes a client's own event of that name for a connection
+        return
     scope = environ["asgi.scope"]
     try:
         user, conversation_id = await in_thread(callers.admit, scope)
@@ -282,8 +284,13 @@ class _Handshake:
         if not self.scope["v0.joined"].is_set():
             try:
                 async with asyncio.timeout_at(self.until):
-                    return await self._receive()
+                    return self._text_only(await self._receive())
             except TimeoutError:
                 return {"type": "websocket.disconnect", "code": 1008}
-        message: Json = await self._receive()
-        return message
+        return self._text_only(await self._receive())
+
+    @staticmethod
+    def _text_only(message: Json) -> Json:
+        """No client of V0 sends binary frames, which the library would collect without a bound."""
+        is_binary = message["type"] == "websocket.receive" and message.get("bytes") is not None
+        return {"type": "websocket.disconnect", "code": 1003} if is_binary else message

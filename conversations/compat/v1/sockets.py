@@ -36,7 +36,7 @@ CLOSE_UNKNOWN = 4004
 CLOSE_OVERFLOW = 1013
 CLOSE_RESTART = 1012
 MANY = 1_000
-"""Messages that one socket may have waiting to be carried out, all of them small: more is refused."""
+"""Messages that one socket may have waiting, and ``BODY_MAX_BYTES`` of them: more ends it."""
 
 
 class BadFrame(Problem):
@@ -77,6 +77,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         self.begun_at = 0
         self.is_open = False
         self.waiting: asyncio.Queue[str] = asyncio.Queue(MANY)
+        self.waiting_size = 0
         await self.accept()
         code = await in_thread(self._refusal)
         if code == CLOSE_UNAUTHENTICATED and self._may_say_later():
@@ -151,7 +152,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         """Wait for the first frame; close where it does not come, or says nothing that opens this."""
         try:
             async with asyncio.timeout(AUTH_SECONDS):
-                text = await self.waiting.get()
+                text = await self._next()
         except TimeoutError:
             await self.close(CLOSE_UNAUTHENTICATED)
             return
@@ -268,15 +269,23 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     # --- In ----------------------------------------------------------------------
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        try:
-            self.waiting.put_nowait(text_data or "")
-        except asyncio.QueueFull:
+        """Keep a frame for its turn; close where too many, or too much, wait for theirs."""
+        text = text_data or ""
+        self.waiting_size += len(text)
+        if self.waiting_size > settings.BODY_MAX_BYTES or self.waiting.full():
             await self._end(CLOSE_OVERFLOW)
+        else:
+            self.waiting.put_nowait(text)
+
+    async def _next(self) -> str:
+        text = await self.waiting.get()
+        self.waiting_size -= len(text)
+        return text
 
     async def _hear(self) -> None:
         """Carry out what the client says, one frame after the other."""
         while True:
-            text = await self.waiting.get()
+            text = await self._next()
             said = _loads(text)
             if said is not None and said.get("type") == "auth":
                 continue

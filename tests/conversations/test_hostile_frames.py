@@ -1,0 +1,80 @@
+"""Frames of existing clients' sockets that no client of theirs sends."""
+
+import asyncio
+
+import pytest
+from asgiref.sync import sync_to_async
+from channels.testing import WebsocketCommunicator
+from django.conf import settings
+from django.db import connections
+
+from conversations import services, streams
+from conversations.compat.v0 import sockets
+from openhands_site.asgi import application
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+async def _close():
+    yield
+    await sync_to_async(connections.close_all)()
+    streams._threads.submit(connections.close_all).result()
+
+
+@pytest.fixture
+async def joined(alice):
+    """A V0 socket that is in."""
+    conversation = await sync_to_async(services.create_conversation)(user=alice)
+    key = services.conversation_key(conversation=conversation, user=alice)
+    query = f"EIO=4&transport=websocket&conversation_id={conversation.pk}&session_api_key={key}"
+    upgrade = [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
+    socket = WebsocketCommunicator(application, f"/socket.io/?{query}", headers=upgrade)
+    assert (await socket.connect())[0]
+    await socket.send_to(text_data="40")
+    await told(socket, "40")
+    yield socket
+    await socket.disconnect()
+
+
+async def told(socket, words):
+    """Wait until the server says something."""
+    while words not in ((await socket.receive_output(timeout=20)).get("text") or ""):
+        pass
+
+
+async def closing_code(socket):
+    while (message := await socket.receive_output(timeout=20))["type"] != "websocket.close":
+        pass
+    return message["code"]
+
+
+async def test_binary_frames_are_not_collected(joined):
+    await joined.send_to(text_data='459999999-["oh_user_action",{"_placeholder":true,"num":0}]')
+    await joined.send_to(bytes_data=b"x" * 1_000)
+
+    await asyncio.wait_for(asyncio.shield(joined.future), 20)
+
+    assert not sockets.server._binary_packet
+
+
+async def test_a_client_cannot_call_the_connection_itself(joined, caplog):
+    followed = dict(sockets._followers)
+    await joined.send_to(text_data='42["connect",{"asgi.scope":{"headers":[]}}]')
+    await joined.send_to(text_data='42["oh_user_action",{"action":"nonsense"}]')
+
+    await told(joined, "Only messages")
+
+    assert sockets._followers == followed
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_who_said_no_name_yet_may_not_fill_the_memory(alice):
+    conversation = await sync_to_async(services.create_conversation)(user=alice)
+    socket = WebsocketCommunicator(application, f"/sockets/events/{conversation.pk}")
+    assert (await socket.connect())[0]
+
+    await socket.send_to(text_data="x" * (settings.BODY_MAX_BYTES + 1))
+
+    assert await closing_code(socket) == 1013
+    await socket.disconnect()
