@@ -163,6 +163,7 @@ def open_share(*, token: str) -> Opened:
             conversation__deleted_at=None,
             organization__suspended_at=None,
             created_by__is_active=True,
+            organization__memberships__user_id=F("created_by_id"),
         )
         .first()
     )

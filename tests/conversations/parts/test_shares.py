@@ -204,3 +204,11 @@ def test_the_server_may_forbid_them(api, story, settings):
     refused = make(api, story)
 
     assert (refused.status_code, refused.json()["code"]) == (403, "sharing-forbidden")
+
+
+def test_a_link_ends_when_its_maker_leaves_the_organization(story, link, anybody, alice):
+    assert seen(anybody, link) == [200, 200, 200]
+
+    alice.memberships.filter(organization=story.organization).delete()
+
+    assert seen(anybody, link) == [404, 404, 404]
