@@ -16,6 +16,7 @@ class WithoutTokens(logging.Filter):
 
     _TOKEN = re.compile(
         r"(/(?:setup|invitations?|verify-email|shared)/|[?&]session_api_key=)[^\s/?&'\"]+"
+        r"|(?<=ocs_)[A-Za-z0-9_-]{40,}\.[0-9a-f]{32,}"  # such a key by whatever name
     )
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -11,6 +11,7 @@ _SHAPES = re.compile(
     "|".join(
         (
             r"oh_[A-Za-z0-9]{6,}\.[A-Za-z0-9_-]{16,}",  # this server's own keys
+            r"ocs_[A-Za-z0-9_-]{40,}\.[0-9a-f]{32,}",  # and its keys to one conversation
             r"sk-[A-Za-z0-9_-]{16,}",  # OpenAI, Anthropic and those that took their shape
             r"(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{16,}",  # Stripe
             r"whsec_[A-Za-z0-9+/]{16,}",

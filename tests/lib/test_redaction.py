@@ -1,11 +1,14 @@
 import json
+import logging
 
 import pytest
 
+from openhands_site.lib.logs import WithoutTokens
 from openhands_site.lib.redaction import HIDDEN, Redactor
 
 KEYS = [
     "oh_AbCdEf123456.QWERTYuiop1234567890asdf",
+    "ocs_c0123456789abcdefABCDEF0123456789abcdefABCDEF.0123456789abcdef0123456789abcdef",
     "sk-proj-abcdEFGH1234567890",
     "sk-ant-api03-abcdEFGH1234567890_-x",
     "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
@@ -65,3 +68,12 @@ def test_hostile_text_does_not_take_long():
     text = "-----BEGIN PRIVATE KEY-----" * 2_000 + "eyJ" + "a" * 50_000 + "://" + "x" * 50_000
 
     assert HIDDEN in Redactor().text(text)
+
+
+def test_a_conversation_key_is_logged_under_no_name():
+    key = KEYS[1]
+    record = logging.makeLogRecord({"msg": "WebSocket /x?session%%5Fapi_key=%s", "args": (key,)})
+
+    WithoutTokens().filter(record)
+
+    assert record.getMessage() == "WebSocket /x?session%5Fapi_key=ocs_…"
