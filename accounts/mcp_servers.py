@@ -81,8 +81,8 @@ def masked(config: dict[str, list[Any]]) -> dict[str, list[Any]]:
 def unmasked(config: Any, *, stored: dict[str, list[Any]] | None) -> Any:
     """The configuration with masks replaced by the stored secrets of the same server.
 
-    The same server has the same address, or the same name and command: whoever may write settings must not
-    send a stored key elsewhere. Masks without such a server stay, and ``checked`` refuses them.
+    The same server has the same address, or the same name, command and arguments: whoever may write settings
+    must not send a stored key elsewhere. Masks without such a server stay, and ``checked`` refuses them.
     """
     if not isinstance(config, dict) or not stored:
         return config
@@ -100,7 +100,8 @@ def _identity(server: Any) -> tuple[str, ...]:
         return ("url", server)
     if "url" in server:
         return ("url", str(server["url"]))
-    return ("stdio", str(server.get("name")), str(server.get("command")))
+    program = (str(server.get("command")), str(server.get("args") or []))
+    return ("stdio", str(server.get("name")), *program)
 
 
 def _masked(server: Any) -> Any:

@@ -4,6 +4,7 @@ A Django view and not an application of its own beside Django: so that authentic
 maintenance and the access log are those of every other address. The protocol itself is the MCP SDK's.
 """
 
+import logging
 from typing import Any
 
 from asgiref.sync import async_to_sync, sync_to_async
@@ -23,6 +24,7 @@ from conversations.authentication import ConversationKeyAuthentication
 from integrations.mcp.tools import TOOLS, Caller, call
 from openhands_site.lib.problems import Problem
 
+log = logging.getLogger(__name__)
 CONVERSATION = "X-OpenHands-ServerConversation-ID"
 
 
@@ -109,10 +111,20 @@ def server_for(caller: Caller) -> Server[Any, Any]:
         try:
             return await sync_to_async(call)(caller, name, arguments)
         except Problem as refusal:
-            text = types.TextContent(type="text", text=refusal.detail)
-            return types.CallToolResult(content=[text], isError=True)
+            return _failed(refusal.detail)
+        except (
+            Exception
+        ):  # the SDK would tell the caller what it says: statements, addresses, values
+            log.exception("the tool %s failed", name[:60])
+            return _failed("The server could not do this. Try again.")
 
     return server
+
+
+def _failed(sentence: str) -> types.CallToolResult:
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=sentence)], isError=True
+    )
 
 
 async def _answer(

@@ -237,6 +237,11 @@ class TestMcpServers:
             {"shttp_servers": [{"url": "https://evil.example.com/mcp", "api_key": MASK}]},
             {"stdio_servers": [{"name": "fetch", "command": "env", "env": {"TOKEN": MASK}}]},
             {"stdio_servers": [{"name": "fetch", "command": "uvx", "env": {"OTHER": MASK}}]},
+            {
+                "stdio_servers": [
+                    {"name": "fetch", "command": "uvx", "args": ["evil"], "env": {"TOKEN": MASK}}
+                ]
+            },
         ],
     )
     def test_a_stored_secret_goes_to_no_other_server(self, alice, server):

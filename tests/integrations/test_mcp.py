@@ -148,3 +148,15 @@ class TestEdge:
         assert client.get("/mcp").status_code == 405
         broken = client.post("/mcp", b"{", content_type="application/json")
         assert broken.status_code == 400
+
+
+def test_what_fails_inside_is_not_told(alice, monkeypatch):
+    def broken(**_):
+        raise RuntimeError("SELECT secret FROM vault")
+
+    monkeypatch.setattr(conversations, "create_conversation", broken)
+    with serving() as url:
+        _, [failed] = ask(url, key_of(alice), ("start_conversation", {"message": "x"}))
+
+    assert failed.isError
+    assert failed.content[0].text == "The server could not do this. Try again."
