@@ -2,7 +2,14 @@
 
 from django.urls import include, path
 
-from accounts import device_pages, organization_pages, pages, second_factor_pages, settings_pages
+from accounts import (
+    device_pages,
+    organization_pages,
+    organization_settings_pages,
+    pages,
+    second_factor_pages,
+    settings_pages,
+)
 
 urlpatterns = [
     path("", include("accounts.oidc.urls")),
@@ -23,6 +30,11 @@ urlpatterns = [
         "settings/organizations/<uuid:organization_id>",
         organization_pages.organization,
         name="organization",
+    ),
+    path(
+        "settings/organizations/<uuid:organization_id>/agents",
+        organization_settings_pages.defaults,
+        name="organization-agents",
     ),
     path(
         "settings/organizations/<uuid:organization_id>/<slug:action>",

@@ -273,6 +273,8 @@ POLICY: dict[str, str] = {
     "GET /settings/organizations": "signed-in",
     "POST /settings/organizations": "signed-in",
     "GET /settings/organizations/{organization_id}": "signed-in",
+    "GET /settings/organizations/{organization_id}/agents": "signed-in",
+    "POST /settings/organizations/{organization_id}/agents": "signed-in",
     "POST /settings/organizations/{organization_id}/{action}": "signed-in",
     "GET /invitations/{link}": "signed-in",
     "POST /invitations/{link}": "signed-in",

@@ -8,7 +8,6 @@ from django.utils import timezone
 
 from accounts.models import ProviderToken
 from accounts.services import provider_tokens
-from conversations.agent.payloads import parse_event
 from conversations.models import Event, Lease
 from conversations.services import keys, redacting
 from tests.conversations.conftest import frame, ingest
