@@ -438,6 +438,7 @@ LOGGING = {
             "level": "CRITICAL"
         },  # a traceback a second while Redis is away; we say it once
         "httpx2": {"level": "WARNING"},
+        "mcp": {"level": "WARNING"},
         "uvicorn.access": {"level": "WARNING"},
         "django.server": {"level": "WARNING"},
         "django.template": {
