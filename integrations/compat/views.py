@@ -26,6 +26,7 @@ from openhands_site.lib.problems import Problem
 
 MESSAGE = inline_serializer("GitMessage", {"message": serializers.CharField()})
 T = TypeVar("T")
+DIGITS = 18
 
 
 class CompatRepositorySerializer(shapes.GitRepositorySerializer):
@@ -68,7 +69,8 @@ class CompatView(HostView):
 def number(request: Request, name: str, *, default: int, most: int) -> int:
     """A whole number of the query from 1 to ``most``; ``default`` where it is missing or none."""
     text = request.query_params.get(name, "")
-    return min(int(text), most) if text.isascii() and text.isdecimal() and int(text) else default
+    is_number = text.isascii() and text.isdecimal() and len(text) <= DIGITS
+    return min(int(text), most) if is_number and int(text) else default
 
 
 def required(request: Request, name: str) -> str:

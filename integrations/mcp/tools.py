@@ -203,9 +203,9 @@ TOOLS = {
                 "title": {"type": "string", "minLength": 1, "maxLength": 200},
                 "repository": {
                     "type": "string",
-                    "pattern": r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)+$",
+                    "pattern": r"^(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+$(?!\n)",
                 },
-                "branch": {"type": "string", "pattern": r"^(?!-)[A-Za-z0-9_./+@#-]{1,200}$"},
+                "branch": {"type": "string", "pattern": r"^(?!-)[A-Za-z0-9_./+@#-]{1,200}$(?!\n)"},
                 "provider": {"enum": ["github", "gitlab", "bitbucket"]},
             },
             ["message"],

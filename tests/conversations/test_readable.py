@@ -92,3 +92,18 @@ def test_a_link_to_a_name_that_is_no_text_is_not_followed():
 
     with pytest.raises(files.NoSuchFile):
         files._resolve(Sandbox(), "/w", "link", must_exist=True)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"repository": "a/../b"},
+        {"repository": "a/b", "git_provider": "nowhere"},
+        {"repository": "a/b", "selected_branch": "--upload-pack=x"},
+    ],
+)
+def test_an_impossible_repository_starts_nothing(api, wanted):
+    answer = api.post("/api/conversations", {"initial_user_msg": "x"} | wanted, format="json")
+
+    assert answer.status_code == 422, answer.content
+    assert not Conversation.objects.exists()

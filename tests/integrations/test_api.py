@@ -242,3 +242,9 @@ class TestCompat:
 
     def test_nobody(self, client, db):
         assert client.get(f"{USER}/info").status_code == 401
+
+
+def test_a_page_of_thousands_of_digits_is_the_first(api, connected, repo):
+    answer = api.get(f"{USER}/repositories", {"page": "9" * 5_000})
+
+    assert (answer.status_code, len(answer.json())) == (200, 1)

@@ -8,6 +8,7 @@ import httpx
 import pytest
 import uvicorn
 from django.db import connections
+from jsonschema import Draft202012Validator
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from rest_framework.test import APIClient
@@ -160,3 +161,13 @@ def test_what_fails_inside_is_not_told(alice, monkeypatch):
 
     assert failed.isError
     assert failed.content[0].text == "The server could not do this. Try again."
+
+
+@pytest.mark.parametrize(
+    ("repository", "fits"), [("octo/r", True), ("octo/r\n", False), ("octo/../r", False)]
+)
+def test_repositories_of_the_schema(repository, fits):
+    schema = TOOLS["start_conversation"].schema
+    wanted = {"message": "x", "repository": repository}
+
+    assert Draft202012Validator(schema).is_valid(wanted) is fits

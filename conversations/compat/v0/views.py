@@ -21,6 +21,7 @@ from rest_framework.response import Response
 from accounts.active import active_organization
 from accounts.permissions import require
 from conversations import services
+from conversations.api.v1.serializers import RepositorySerializer
 from conversations.authentication import WITH_CONVERSATION_KEY
 from conversations.compat.engine import (
     EngineConversationsView,
@@ -162,7 +163,7 @@ def _repository(body: dict[str, Any]) -> dict[str, Any] | None:
     )
     branch = body.get("selected_branch")
     found = {"provider": provider or "github", "full_name": name}
-    return found | ({"branch": branch} if branch else {})
+    return checked(RepositorySerializer, found | ({"branch": branch} if branch else {}))
 
 
 def _trigger(request: Request, body: dict[str, Any]) -> str:
