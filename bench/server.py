@@ -79,6 +79,7 @@ def _serve(listener: socket.socket, pipe: Any) -> None:
 
     from openhands_site.asgi import application
     from openhands_site.management.commands.run_web import SOCKET_MESSAGE_BYTES
+    from openhands_site.sockets import LeanWebSocket
 
     rooms = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins="*", ping_interval=600)
     bare, peer = _Bare(), socketio.ASGIApp(rooms)
@@ -106,6 +107,7 @@ def _serve(listener: socket.socket, pipe: Any) -> None:
         lifespan="off",
         log_config=None,
         access_log=False,
+        ws=LeanWebSocket,
         ws_max_size=SOCKET_MESSAGE_BYTES,
         ws_per_message_deflate=False,
         ws_ping_interval=None,  # the crowd answers none

@@ -15,9 +15,9 @@ from uuid import UUID
 from asgiref.sync import sync_to_async
 from django.db import connections
 
-from conversations import streams
+from conversations import streams, watching
 from conversations.reading import Frame
-from conversations.watching import Watcher, watching
+from conversations.watching import Watcher
 
 log = logging.getLogger(__name__)
 CLOSE_OVERFLOW = 1013
@@ -42,59 +42,109 @@ class ConversationConsumer:
     """
 
     permission = "conversations.view"
+    __slots__ = (
+        "_code",
+        "_opening",
+        "_receive",
+        "_send",
+        "_subscription",
+        "_until_over",
+        "_watcher",
+        "conversation_id",
+        "scope",
+    )
 
     @classmethod
     def as_asgi(cls) -> Any:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            await cls(scope, receive, send).run()
+            consumer = cls(scope, receive, send)
+            del (
+                scope
+            )  # a socket lives for hours: whatever is held by a frame below it is held so long
+            await consumer.run()
 
         return application
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope, self._receive, self._send = scope, receive, send
+        self.scope: Scope | None = scope
+        self._receive, self._send = receive, send
         self.conversation_id: UUID = scope["url_route"]["kwargs"]["conversation_id"]
+        self._code: int | None = None
+        self._opening: asyncio.Task | None = None
+        self._subscription: streams.Subscription | None = None
+        self._watcher: Watcher | None = None
 
     async def run(self) -> None:
-        """From the handshake to the end of the socket."""
+        """From the handshake to the end of the socket.
+
+        An idle socket is the server's one task, waiting for what the client says (which is ignored: commands go
+        by REST). A second opens it and ends; what is over after that breaks off the waiting.
+        """
         await self._receive()
         await self._send({"type": "websocket.accept"})
-        listening = asyncio.create_task(self._until_left())
-        sending = asyncio.create_task(self._serve())
+        self._opening = asyncio.create_task(self._open())
         try:
-            await asyncio.wait({listening, sending}, return_when=asyncio.FIRST_COMPLETED)
-            if not listening.done():
-                await self._close(sending.result())
-        finally:
-            for task in (listening, sending):
-                task.cancel()
-            await asyncio.gather(listening, sending, return_exceptions=True)
-
-    async def _until_left(self) -> None:
-        """Whatever a client says here is ignored: commands go by REST."""
-        while (await self._receive())["type"] != "websocket.disconnect":
+            async with asyncio.timeout(None) as self._until_over:
+                while (await self._receive())["type"] != "websocket.disconnect":
+                    pass
+        except TimeoutError:
             pass
+        finally:
+            code, self._code = (
+                self._code,
+                CLOSE_GONE,
+            )  # what is over from here on breaks off nothing
+            await self._leave()
+        if code is not None:
+            await self._close(code)
 
-    async def _serve(self) -> int:
-        """Send until something ends it; the code to close with."""
+    async def _open(self) -> None:
+        try:
+            code = await self._go_live()
+        except Exception:
+            log.exception("a socket's feed failed; the client resumes")
+            code = CLOSE_OVERFLOW
+        finally:
+            self._opening = self.scope = None
+        if code is not None:
+            self._end(code)
+
+    async def _go_live(self) -> int | None:
+        """Send what the client lacks, and have the hub go on; the code to close with if that cannot be."""
+        assert self.scope is not None
         query = read_cursor(self.scope)
         if query is None:
             return CLOSE_BAD_REQUEST
         watcher = Watcher(self.scope, self.conversation_id, self.permission)
-        try:
-            if refusal := await watcher.look():
-                return CLOSES[refusal]
-            after, epoch = query
-            hub = streams.hub()
-            async with (
-                hub.subscribe(self.conversation_id, after=after, epoch=epoch) as subscription,
-                watching(watcher, subscription, PING),
-            ):
-                await subscription.feed_to(self._push)
-            if watcher.is_refused or subscription.feed.is_gone:
-                return CLOSE_GONE
-        except Exception:
-            log.exception("a socket's feed failed; the client resumes")
-        return CLOSE_OVERFLOW
+        if refusal := await watcher.look():
+            return CLOSES[refusal]
+        after, epoch = query
+        hub = streams.hub()
+        self._subscription = await hub.join(self.conversation_id, after=after, epoch=epoch)
+        watching.begin(watcher, self._subscription, PING)
+        self._watcher = watcher
+        await self._subscription.go_live(self._push, self._over)
+        return None
+
+    def _over(self) -> None:
+        assert self._subscription is not None
+        is_refused = self._watcher is not None and self._watcher.is_refused
+        is_gone = is_refused or self._subscription.feed.is_gone
+        self._end(CLOSE_GONE if is_gone else CLOSE_OVERFLOW)
+
+    def _end(self, code: int) -> None:
+        if self._code is None:
+            self._code = code
+            self._until_over.reschedule(asyncio.get_running_loop().time())
+
+    async def _leave(self) -> None:
+        if (opening := self._opening) is not None:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+        if self._watcher is not None:
+            await watching.end(self._watcher)
+        if self._subscription is not None:
+            await streams.hub().leave(self._subscription)
 
     async def _push(self, frame: Frame) -> None:
         await self._send(frame.message)

@@ -7,10 +7,9 @@ costs the time to the next poll and nothing else.
 import asyncio
 import contextlib
 import logging
-import types
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, TypeVar
@@ -18,9 +17,16 @@ from uuid import UUID
 
 from channels.layers import get_channel_layer
 from django.conf import settings
-from django.db import connections, transaction
+from django.db import connections
 
 from accounts.services.sessions import access_group
+from conversations.announcing import (
+    announce,
+    announce_on_commit,
+    group_for,
+    send_deltas,
+    wake_managers_on_commit,
+)
 from conversations.reading import (
     Frame,
     Reading,
@@ -30,9 +36,23 @@ from conversations.reading import (
     reset_frame,
     text_of,
 )
+from conversations.subscriptions import Subscription
 from openhands_site.lib import bus
 from openhands_site.lib.bus import publisher
 
+__all__ = [
+    "Feed",
+    "Hub",
+    "Subscription",
+    "announce",
+    "announce_on_commit",
+    "group_for",
+    "hub",
+    "publisher",
+    "run_in_thread",
+    "send_deltas",
+    "wake_managers_on_commit",
+]
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 PAGE = 200
@@ -43,234 +63,6 @@ TOGETHER = 32
 """Conversations that one reading covers when so many moved at the same time."""
 BURST = 1_000
 """Frames sent to an audience before other tasks get their turn."""
-
-
-def group_for(conversation_id: UUID) -> str:
-    """The channel-layer group of one conversation."""
-    return f"conversation.{conversation_id.hex}"
-
-
-def announce_on_commit(conversation_id: UUID) -> None:
-    """Nudge every process that follows this conversation, once the change is visible to it."""
-    transaction.on_commit(lambda: announce(conversation_id), robust=True)
-
-
-def announce(conversation_id: UUID) -> None:
-    """Nudge now; for changes that are committed already."""
-    publisher.nudge(group_for(conversation_id), bus.LogAdvanced(conversation_id))
-
-
-def wake_managers_on_commit() -> None:
-    """Tell all managers that there is something to claim; who does not hear looks by itself soon."""
-    transaction.on_commit(lambda: publisher.nudge(bus.MANAGERS, bus.ManagerWake()), robust=True)
-
-
-async def send_deltas(conversation_id: UUID, deltas: list[dict[str, Any]]) -> None:
-    """Pass on what the agent is saying right now. Unnumbered and never stored: the event supersedes it."""
-    message = bus.encode(bus.DeltaArrived(conversation_id, deltas))
-    with contextlib.suppress(
-        Exception
-    ):  # ephemeral: not worth a retry, nor the wait for a Redis that hangs
-        async with asyncio.timeout(0.5):
-            await get_channel_layer().group_send(group_for(conversation_id), message)
-
-
-# --- The hub --------------------------------------------------------------------
-
-Push = Callable[[Frame], Coroutine[Any, Any, None]]
-
-
-class Subscription:
-    """One socket's place in a conversation: its cursor, and what waits to be sent to it.
-
-    It begins *behind*, and reads the log until the cursor meets the feed's. From that instant, in which
-    nothing is awaited, the feed offers it news, so nothing falls between reading and listening.
-
-    With ``feed_to`` the hub sends news itself, and no task is woken per socket and event; what a client does
-    not take at once waits here. With ``frames`` whoever iterates gets them.
-    """
-
-    def __init__(self, feed: "Feed", after: int, epoch: int | None) -> None:
-        self.feed = feed
-        self.cursor = after
-        self.epoch = epoch
-        self.is_live = False
-        self.has_overflowed = False
-        self.has_failed = False
-        self.is_ended = False
-        self._push: Push | None = None
-        self._sending: asyncio.Task | None = None
-        self._waiting: deque[Frame] = deque()
-        self._bytes = 0
-        self._woken = asyncio.Event()
-
-    @property
-    def is_over(self) -> bool:
-        return self.is_ended or self.has_overflowed or self.has_failed or self.feed.is_gone
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether there is more to be had without waiting for news."""
-        return bool(self._waiting) or self.cursor < self.feed.seq
-
-    def wake(self) -> None:
-        self._woken.set()
-
-    def end(self) -> None:
-        """Send nothing more: whoever it was for may not see it any longer."""
-        self.is_ended, self.is_live = True, False
-        self._waiting.clear()
-        self._woken.set()
-
-    def offer(self, frames: Sequence[Frame]) -> None:
-        """Send or queue frames for a live socket; one that does not read is given up, to resume later."""
-        if not self.is_live or self.has_overflowed or self.has_failed:
-            return
-        if self._push is not None and self._sending is None:
-            frames = self._send_now(self._push, frames)
-            if not frames:
-                return
-        self._waiting.extend(frames)
-        self._bytes += sum(frame.size for frame in frames)
-        if self._bytes > settings.SOCKET_BUFFER_BYTES:
-            self.has_overflowed = True
-            self._waiting.clear()
-            self._woken.set()
-        elif self._push is None:
-            self._woken.set()
-
-    async def feed_to(self, push: Push) -> None:
-        """Send everything from the cursor on to ``push``, each event once, in order, until it is all over."""
-        async for frame in self._backlog():
-            if self.is_ended:
-                return
-            await push(frame)
-        self._push = push
-        self._go_live()
-        try:
-            while not self.is_over:
-                self._woken.clear()
-                await self._woken.wait()
-        finally:
-            self.is_live = False
-            if self._sending is not None:
-                self._sending.cancel()
-
-    async def frames(self) -> AsyncIterator[Frame]:
-        """Frames from the cursor on, each event once, in order; ends on overflow or when it is all gone."""
-        async for frame in self._backlog():
-            yield frame
-        self._go_live()
-        while not self.is_over:
-            if not self._waiting:
-                self._woken.clear()
-                await self._woken.wait()
-            while self._waiting and not self.has_overflowed:
-                frame = self._waiting.popleft()
-                self._bytes -= frame.size
-                if self._is_next(frame):
-                    yield frame
-
-    def _is_next(self, frame: Frame) -> bool:
-        """Move the cursor over a frame; False for one that is behind it."""
-        if frame.reset_to is not None:
-            self.cursor = frame.reset_to
-        elif frame.seq is not None:
-            if frame.seq <= self.cursor:
-                return False
-            self.cursor = frame.seq
-        return True
-
-    def _go_live(self) -> None:
-        self.is_live = not self.is_ended
-        if self.feed.reading is not None and not self.feed.is_gone:
-            self.offer([self.feed.reading.status])
-
-    def _send_now(self, push: Push, frames: Sequence[Frame]) -> Sequence[Frame]:
-        """Send as far as the client takes it without waiting; gives what is left.
-
-        A server's ``send`` waits only when the socket's buffer is full. So its coroutine is stepped once by
-        hand, which ends it in nearly all cases; one that waits goes on in a task of its own. A task woken for
-        each socket and event would cost as much as the sending (docs/adr/0031).
-        """
-        for index, frame in enumerate(frames):
-            if not self._is_next(frame):
-                continue
-            step = push(frame)
-            try:
-                waits_for = step.send(None)
-            except StopIteration:
-                continue
-            except Exception:  # noqa: BLE001 - the client left; its server notices that by itself, too
-                self._fail()
-                return ()
-            self._sending = asyncio.create_task(_rest_of(step, waits_for))
-            self._sending.add_done_callback(self._has_sent)
-            return frames[index + 1 :]
-        return ()
-
-    def _has_sent(self, task: asyncio.Task) -> None:
-        self._sending = None
-        if task.cancelled() or task.exception() is not None:
-            self._fail()
-            return
-        waiting, self._waiting, self._bytes = list(self._waiting), deque(), 0
-        if waiting:
-            self.offer(waiting)
-
-    def _fail(self) -> None:
-        self.has_failed = True
-        self._waiting.clear()
-        self._woken.set()
-
-    async def _backlog(self) -> AsyncIterator[Frame]:
-        if reset := await self._reset():
-            self.cursor = reset.reset_to or 0
-            yield reset
-        while self.cursor < self.feed.seq and not self.feed.is_gone:
-            page = self.feed.recent(self.cursor)
-            if page is None:
-                key = self.feed.conversation_id
-                page = await run_in_thread(read_events, key, self.cursor, PAGE)
-            for frame in page:
-                if self._is_next(frame):
-                    yield frame
-            if not page:
-                break
-
-    async def _reset(self) -> Frame | None:
-        """A reset frame when this cursor belongs to no log we have, or to a part that is no longer kept.
-
-        A cursor ahead of the feed may only be ahead of the last nudge, so the log itself is asked.
-        """
-        is_of_another_epoch = self.epoch not in (None, self.feed.epoch)
-        if self.feed.horizon <= self.cursor <= self.feed.seq and not is_of_another_epoch:
-            return None
-        key = self.feed.conversation_id
-        reading = (await run_in_thread(read, {key: None}, PAGE))[key]
-        is_within = reading.horizon <= self.cursor <= reading.last_seq
-        if reading.is_gone or (is_within and not is_of_another_epoch):
-            return None
-        return reset_frame(reading)
-
-
-async def _rest_of(step: Coroutine[Any, Any, None], waits_for: Any) -> None:
-    """What is left of a coroutine that was stepped once and waits for ``waits_for``."""
-    await _resumed(step, waits_for)
-
-
-@types.coroutine
-def _resumed(step: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
-    try:
-        while True:
-            try:
-                came = yield waits_for
-            except BaseException as error:  # noqa: BLE001 - cancellation is the coroutine's to see
-                waits_for = step.throw(error)
-            else:
-                waits_for = step.send(came)
-    except StopIteration:
-        return
 
 
 class Feed:
@@ -296,12 +88,20 @@ class Feed:
         """Learn where the log stands."""
         self.is_busy = True
         try:
-            key = self.conversation_id
-            self.take((await run_in_thread(read, {key: None}, PAGE))[key])
+            self.take(await self.look())
         finally:
             self.is_busy = False
         if self.is_dirty:
             self._hub.queue(self)
+
+    async def look(self) -> Reading:
+        """How the log and the record stand in the database, without events."""
+        key = self.conversation_id
+        return (await run_in_thread(read, {key: None}, PAGE))[key]
+
+    async def page_behind(self, after: int) -> list[Frame]:
+        """A page of the log from the database."""
+        return await run_in_thread(read_events, self.conversation_id, after, PAGE)
 
     def wake(self) -> None:
         """Have the log read soon, unless that is queued already."""
@@ -388,18 +188,31 @@ class Hub:
         self, conversation_id: UUID, *, after: int, epoch: int | None = None
     ) -> AsyncIterator[Subscription]:
         """Follow a conversation from ``after``; leave it when the block ends."""
+        subscription = await self.join(conversation_id, after=after, epoch=epoch)
+        try:
+            yield subscription
+        finally:
+            await self.leave(subscription)
+
+    async def join(
+        self, conversation_id: UUID, *, after: int, epoch: int | None = None
+    ) -> Subscription:
+        """The same without a block: whoever joins must ``leave``."""
         await self._ensure_running()
         feed = await self._feed(conversation_id)
         while self.feeds.get(conversation_id) is not feed:  # its other sockets left while we waited
             feed = await self._feed(conversation_id)
         subscription = Subscription(feed, after, epoch)
         feed.subscriptions.add(subscription)
-        try:
-            yield subscription
-        finally:
-            feed.subscriptions.discard(subscription)
-            if not feed.subscriptions:
-                await self._drop(feed)
+        return subscription
+
+    async def leave(self, subscription: Subscription) -> None:
+        """Send nothing more to it; the last to leave ends the feed."""
+        subscription.stop()
+        feed = subscription.feed
+        feed.subscriptions.discard(subscription)
+        if not feed.subscriptions:
+            await self._drop(feed)
 
     @contextlib.asynccontextmanager
     async def watch_access(self, user_id: UUID) -> AsyncIterator[asyncio.Event]:

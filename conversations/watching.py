@@ -25,10 +25,13 @@ Key = tuple[Any, ...]
 
 
 class Watcher:
-    """One credential that watches one conversation, and the subscriptions that it opened."""
+    """One credential that watches one conversation. Of the handshake it keeps what the next look needs."""
+
+    __slots__ = ("conversation_id", "is_refused", "permission", "scope", "user_id")
 
     def __init__(self, scope: dict[str, Any], conversation_id: UUID, permission: str) -> None:
-        self.scope = scope
+        shown = sorted(pair for pair in scope["headers"] if pair[0] in CREDENTIALS)
+        self.scope = {"headers": shown, "client": ((scope.get("client") or ("",))[0], 0)}
         self.conversation_id = conversation_id
         self.permission = permission
         self.user_id: UUID | None = None
@@ -36,9 +39,8 @@ class Watcher:
 
     @property
     def key(self) -> Key:
-        shown = sorted(pair for pair in self.scope["headers"] if pair[0] in CREDENTIALS)
-        address = (self.scope.get("client") or ("",))[0]
-        return self.conversation_id, self.permission, address, *shown
+        address = self.scope["client"][0]
+        return self.conversation_id, self.permission, address, *self.scope["headers"]
 
     async def look(self) -> int | None:
         """None for somebody who may watch now; else 401 or 404."""
@@ -107,18 +109,31 @@ async def watching(
 
     The watcher has been looked at: ``user_id`` is known.
     """
+    begin(watcher, subscription, ping)
+    try:
+        yield
+    finally:
+        await end(watcher)
+
+
+def begin(watcher: Watcher, subscription: streams.Subscription, ping: Frame) -> None:
+    """The same without a block: whoever begins must ``end``."""
     key = (id(streams.hub()), watcher.key)
     group = _groups.get(key)
     if group is None:
         group = _groups[key] = _Group(watcher)
         group.task = asyncio.create_task(group.keep())
+    watcher.scope = group.watcher.scope  # equal to its own: one is enough
     group.members[watcher] = (subscription, ping)
-    try:
-        yield
-    finally:
-        del group.members[watcher]
-        if not group.members and group.task is not None:
-            if _groups.get(key) is group:
-                del _groups[key]
-            group.task.cancel()
-            await asyncio.gather(group.task, return_exceptions=True)
+
+
+async def end(watcher: Watcher) -> None:
+    """Watch no longer."""
+    key = (id(streams.hub()), watcher.key)
+    group = _groups.get(key)
+    if group is None or group.members.pop(watcher, None) is None:
+        return
+    if not group.members and group.task is not None:
+        del _groups[key]
+        group.task.cancel()
+        await asyncio.gather(group.task, return_exceptions=True)

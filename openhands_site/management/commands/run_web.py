@@ -8,6 +8,7 @@ import uvicorn
 from django.core.management.base import BaseCommand, CommandParser
 
 from openhands_site import nodes
+from openhands_site.sockets import LeanWebSocket
 
 SOCKET_MESSAGE_BYTES = 4_194_304
 DRAIN_SECONDS = 10
@@ -38,6 +39,7 @@ class Command(BaseCommand):
             server_header=False,
             # TRUST_X_FORWARDED_PROTO says whether a proxy is in front, not the headers themselves.
             proxy_headers=False,
+            ws=LeanWebSocket,
             ws_max_size=SOCKET_MESSAGE_BYTES,
             ws_per_message_deflate=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,

@@ -1,0 +1,89 @@
+"""uvicorn's WebSocket protocol without its ballast: it behaves the same, and what it leaves out is not missed."""
+
+import asyncio
+import socket
+
+import pytest
+import uvicorn
+import websockets
+
+from openhands_site.sockets import Gate, Inbox, LeanWebSocket
+
+
+async def echo(scope, receive, send):
+    await receive()
+    await send({"type": "websocket.accept", "headers": [(b"x-said", b"so")]})
+    while (message := await receive())["type"] != "websocket.disconnect":
+        await send({"type": "websocket.send", "text": message["text"] + scope["path"]})
+
+
+class Server:
+    def __init__(self):
+        self.protocols = []
+
+        def protocol(*args, **kwargs):
+            self.protocols.append(LeanWebSocket(*args, **kwargs))
+            return self.protocols[-1]
+
+        config = uvicorn.Config(echo, ws=protocol, lifespan="off", log_config=None)
+        self.server = uvicorn.Server(config)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"ws://127.0.0.1:{self.listener.getsockname()[1]}/x"
+
+    async def __aenter__(self):
+        self.task = asyncio.create_task(self.server.serve(sockets=[self.listener]))
+        return self
+
+    async def __aexit__(self, *_):
+        self.server.should_exit = True
+        await self.task
+
+
+async def test_answers_in_order_and_forgets_the_handshake():
+    async with Server() as server, websockets.connect(server.address) as client:
+        assert client.response.headers["x-said"] == "so"
+        for word in ("a", "b", "c"):
+            await client.send(word)
+        assert [await client.recv() for _ in range(3)] == ["a/x", "b/x", "c/x"]
+
+        (protocol,) = server.protocols
+        assert not protocol.request.headers
+        assert not protocol.response.headers
+        assert not hasattr(protocol, "scope")
+
+
+async def test_says_1012_when_the_server_stops():
+    async with Server() as server:
+        client = await websockets.connect(server.address)
+    with pytest.raises(websockets.ConnectionClosed) as closed:
+        await client.recv()
+    assert closed.value.rcvd.code == 1012
+
+
+async def test_a_gate_lets_all_pass_and_forgets_who_gave_up():
+    gate = Gate()
+    waiting = [asyncio.create_task(gate.wait()) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    assert not any(one.done() for one in waiting[1:])
+
+    gate.set()
+
+    assert await asyncio.gather(*waiting[1:]) == [True, True]
+    assert await gate.wait()
+    assert waiting[0].cancelled()
+
+
+async def test_an_inbox_loses_nothing_to_a_reader_that_gave_up():
+    inbox = Inbox()
+    gone, stays = asyncio.create_task(inbox.get()), asyncio.create_task(inbox.get())
+    await asyncio.sleep(0)
+    inbox.put_nowait(1)
+    gone.cancel()
+
+    assert await stays == 1
+    assert inbox.empty()
+    inbox.put_nowait(2)
+    inbox.put_nowait(3)
+    assert [await inbox.get(), await inbox.get()] == [2, 3]
