@@ -7,7 +7,7 @@ Written straight on ASGI: a consumer class with its layers costs more per frame 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID
@@ -31,7 +31,7 @@ MAX_DIGITS = 18
 PING = Frame('{"type":"ping"}')
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
 class ConversationConsumer:
@@ -146,8 +146,8 @@ class ConversationConsumer:
         if self._subscription is not None:
             await streams.hub().leave(self._subscription)
 
-    async def _push(self, frame: Frame) -> None:
-        await self._send(frame.message)
+    def _push(self, frame: Frame) -> Coroutine[Any, Any, None]:
+        return self._send(frame.message)
 
     async def _close(self, code: int) -> None:
         """Say goodbye; who does not take even that in time is cut off by the server."""

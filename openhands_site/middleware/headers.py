@@ -65,7 +65,8 @@ class SocketHeaders:
         self.application = application
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Callable) -> None:
-        async def with_headers(message: dict[str, Any]) -> None:
+        # No coroutine of its own: this is between the hub and the server for every frame.
+        def with_headers(message: dict[str, Any]) -> Awaitable[None]:
             if message["type"] == "websocket.accept":
                 headers = [*message.get("headers", ()), *HANDSHAKE_HEADERS]
                 if settings.SECURE_HSTS_SECONDS:
@@ -73,6 +74,6 @@ class SocketHeaders:
                     headers.append((b"strict-transport-security", age))
                 message = message | {"headers": headers}
             answer: Awaitable[None] = send(message)
-            await answer
+            return answer
 
         await self.application(scope, receive, with_headers)
