@@ -53,7 +53,7 @@ def effective_settings(*, user_id: UUID, organization_id: UUID) -> Effective:
     """What is in force, plain secrets included; two queries. For outside, ``Effective.shown``."""
     own = UserSettings.objects.filter(user_id=user_id, organization_id=organization_id).first()
     shared = OrganizationSettings.objects.filter(organization_id=organization_id).first()
-    return _merged(own, shared)
+    return merged(own, shared)
 
 
 def organization_settings(*, organization_id: UUID) -> OrganizationSettings:
@@ -87,7 +87,7 @@ def change_settings(
     Organization.objects.select_for_update().get(pk=organization.pk)  # two first changes at once
     own = UserSettings.objects.filter(user=user, organization=organization).first()
     shared = OrganizationSettings.objects.filter(organization=organization).first()
-    before = _merged(own, shared)
+    before = merged(own, shared)
     if version is not None and version != before.version:
         raise StaleSettings(version=before.version)
     own = own or UserSettings(user=user, organization=organization, version=0)
@@ -107,7 +107,7 @@ def change_settings(
         wanted[name] = checked
     if _write(own, held, wanted):
         _note("settings.changed", own, wanted, organization)
-    return _merged(own if own.version else None, shared)
+    return merged(own if own.version else None, shared)
 
 
 @transaction.atomic
@@ -154,7 +154,8 @@ def _held(row: UserSettings | OrganizationSettings) -> dict[str, Any]:
     return row.values | row.secrets
 
 
-def _merged(own: UserSettings | None, shared: OrganizationSettings | None) -> Effective:
+def merged(own: UserSettings | None, shared: OrganizationSettings | None) -> Effective:
+    """What two rows, or their absence, come to."""
     mine = _held(own) if own else {}
     theirs = _held(shared) if shared else {}
     enforced = set(shared.enforced) if shared else set()
@@ -225,6 +226,7 @@ __all__ = [
     "change_organization_settings",
     "change_settings",
     "effective_settings",
+    "merged",
     "organization_settings",
     "shown_values",
 ]

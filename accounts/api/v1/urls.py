@@ -14,7 +14,6 @@ router.register("audit", AuditViewSet, basename="audit")
 router.register("secrets", SecretViewSet, basename="secret")
 router.register("sessions", SessionViewSet, basename="session")
 urlpatterns = [
-    path("users/me", views.MeView.as_view(), name="me"),
     path("auth/csrf", views.CsrfView.as_view(), name="csrf"),
     path("auth/sign-in", views.SignInView.as_view(), name="sign-in"),
     path("auth/sign-out", views.SignOutView.as_view(), name="sign-out"),

@@ -1,0 +1,45 @@
+"""``GET /api/v1/users/me`` tells the settings too, as existing clients look for them."""
+
+import pytest
+
+from accounts.services import user_settings
+from billing import services
+from tests.conftest import key_client
+
+pytestmark = pytest.mark.django_db
+ME = "/api/v1/users/me"
+
+
+def test_the_settings_in_force_with_masks(api, alice, bob, django_assert_max_num_queries):
+    place = {"organization": alice.personal_organization}
+    mcp = {"shttp_servers": [{"url": "https://m.example.com/x", "api_key": "mcp-Sec-1"}]}
+    values = {"max_iterations": 7, "search_api_key": "tvly-Sec-1", "mcp_config": mcp}
+    user_settings.change_settings(user=alice, **place, values=values)
+    user_settings.change_settings(user=bob, **place, values={"max_iterations": 9})
+    user_settings.change_organization_settings(**place, values={"condenser_max_size": 33})
+    services.save_model_access(
+        user=alice, **place, model="m", base_url="https://m.example.com/v1", api_key="llm-Sec-1"
+    )
+    api.get(ME)
+
+    with django_assert_max_num_queries(3):
+        answer = api.get(ME)
+
+    body = answer.json()
+    assert (body["id"], body["email"], body["email_verified"]) == (
+        str(alice.pk), "alice@example.com", True,
+    )  # fmt: skip
+    assert (body["max_iterations"], body["condenser_max_size"]) == (7, 33)
+    assert body["llm_base_url"] == "https://m.example.com/v1"
+    assert "Sec-" not in answer.content.decode()
+    for mask in (body["llm_api_key"], body["search_api_key"]):
+        assert set(mask) == {"*"}
+    assert set(body["mcp_config"]["shttp_servers"][0]["api_key"]) == {"*"}
+    flat = api.get("/api/settings").json()
+    assert {n for n in flat if not n.endswith("_set")} <= set(body)
+
+
+def test_defaults_and_a_key_that_may_not_see_settings(api, alice):
+    assert api.get(ME).json()["max_iterations"] == 500
+    body = key_client(alice, scopes=["account.view"]).get(ME).json()
+    assert set(body) == {"id", "email", "name", "is_staff", "organizations"}
