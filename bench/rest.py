@@ -3,6 +3,7 @@
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,9 +21,11 @@ from bench.webs import Web, web
 from conversations.models import Conversation
 from openhands_site.lib import prepared
 
-SIZES = (100, 1_000, 10_000, 100_000)
-LOGS = (1_000, 10_000, 100_000, 1_000_000)
-ROUNDS, SECONDS = 3, 1.0
+IS_FULL = "--full" in sys.argv
+"""Tables as large as they are to be flat for; without it what fits into a minute."""
+SIZES = (100, 1_000, 10_000, 100_000) if IS_FULL else (1_000, 20_000)
+LOGS = (1_000, 10_000, 100_000, 1_000_000) if IS_FULL else (1_000, 100_000)
+ROUNDS, SECONDS = (3, 1.0) if IS_FULL else (3, 0.7)
 Route = tuple[str, str, str]
 REACH = {"list": ">= 0.6", "events": ">= 0.6", "record": ">= 0.33", "me": ">= 0.33"}
 
@@ -130,11 +133,15 @@ def _queries(url: str, key: str) -> list[str]:
         return execute(sql, params, many, context)
 
     with mock.patch.object(prepared, "fetch", noted), connection.execute_wrapper(note):
-        for _ in range(2):  # the first one notes the key's use
+        tries = []
+        for _ in range(
+            3
+        ):  # the first one notes the key's use; one in some seconds reads the maintenance switch
             found.clear()
             answer = client.get(url)
             assert answer.status_code == 200, answer.content
-    return found
+            tries.append(list(found))
+    return min(tries, key=len)
 
 
 def _owner(size: int) -> tuple[User, str]:

@@ -315,6 +315,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["accounts.permissions.HasPermission"],
     "DEFAULT_PARSER_CLASSES": ["openhands_site.lib.api.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["openhands_site.lib.api.JSONRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "openhands_site.lib.api.Negotiation",
     "DEFAULT_PAGINATION_CLASS": "openhands_site.lib.api.CursorPages",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "openhands_site.lib.api.problem_response",

@@ -10,23 +10,23 @@ from conversations.compat.v1 import urls as conversations_v1
 from integrations.api.v1 import urls as integrations_api
 from openhands_site import deprecations, node_views, openapi, views
 
-api_v1 = [
+api_v1 = [  # tried in their order: what is asked for most comes first
+    *conversations_api.urlpatterns,
     path("schema", openapi.SchemaView.as_view(), name="schema"),
     path("docs", openapi.DocsView.as_view(), name="docs"),
     *accounts_api.urlpatterns,
-    *conversations_api.urlpatterns,
     *conversations_v1.urlpatterns,
     *billing_api.urlpatterns,
     path("nodes", node_views.NodesView.as_view(), name="node-list"),
     *integrations_api.urlpatterns,
 ]
 _patterns = [
+    path("api/v1/", include((api_v1, "v1"))),
     path("admin/nodes", admin.site.admin_view(node_views.page), name="nodes"),
     path("admin/", admin.site.urls),
     path("alive", views.alive, name="alive"),
     path("ready", views.ready, name="ready"),
     path("metrics", views.metrics, name="metrics"),
-    path("api/v1/", include((api_v1, "v1"))),
     path("api/llm/v1/", include("billing.llm.urls")),
     path("", include("conversations.compat.v0.urls")),
     path("", include("accounts.page_urls")),

@@ -4,27 +4,21 @@ A Django view and not an application of its own beside Django: so that authentic
 maintenance and the access log are those of every other address. The protocol itself is the MCP SDK's.
 """
 
-import logging
 from typing import Any
 
-from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema, extend_schema_view
-from mcp import types
-from mcp.server.lowlevel import Server
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from accounts.active import active_organization
 from accounts.authentication import AccessTokenAuthentication, ApiKeyAuthentication
 from conversations.authentication import ConversationKeyAuthentication
-from integrations.mcp.tools import TOOLS, Caller, call
+from integrations.mcp.tools import Caller
 from openhands_site.lib.problems import Problem
 
-log = logging.getLogger(__name__)
 CONVERSATION = "X-OpenHands-ServerConversation-ID"
 
 
@@ -79,7 +73,10 @@ class McpView(APIView):
         ]
         scope: dict[str, Any] = {"type": "http", "method": "POST", "path": request.path}
         scope |= {"headers": headers, "query_string": b"", "http_version": "1.1", "scheme": "http"}
-        status, answered, body = async_to_sync(_answer)(server_for(caller), scope, raw.body)
+        # Not above: the SDK is a third of what a web process imports, and most never need it.
+        from integrations.mcp.protocol import answered_by_tools
+
+        status, answered, body = answered_by_tools(caller, scope, raw.body)
         if status >= 400 and "content-type" not in {name.lower() for name, _ in answered}:
             raise NotSpoken  # the SDK answers some of these with a bare word
         response = HttpResponse(body, status=status)
@@ -93,62 +90,3 @@ class McpView(APIView):
 @extend_schema_view(post=extend_schema(operation_id="compat_mcp"))
 class McpAliasView(McpView):
     """The address that existing clients have."""
-
-
-def server_for(caller: Caller) -> Server[Any, Any]:
-    """The SDK's server with our tools, on behalf of one caller."""
-    server: Server[Any, Any] = Server("agent-server", version="1")
-
-    @server.list_tools()
-    async def list_tools() -> list[types.Tool]:
-        return [
-            types.Tool(name=tool.name, description=tool.description, inputSchema=tool.schema)
-            for tool in TOOLS.values()
-        ]
-
-    @server.call_tool()
-    async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
-        try:
-            return await sync_to_async(call)(caller, name, arguments)
-        except Problem as refusal:
-            return _failed(refusal.detail)
-        except (
-            Exception
-        ):  # the SDK would tell the caller what it says: statements, addresses, values
-            log.exception("the tool %s failed", name[:60])
-            return _failed("The server could not do this. Try again.")
-
-    return server
-
-
-def _failed(sentence: str) -> types.CallToolResult:
-    return types.CallToolResult(
-        content=[types.TextContent(type="text", text=sentence)], isError=True
-    )
-
-
-async def _answer(
-    server: Server[Any, Any], scope: dict[str, Any], body: bytes
-) -> tuple[int, list[tuple[str, str]], bytes]:
-    """One request through the SDK's transport, which is made for it and ends with it."""
-    manager = StreamableHTTPSessionManager(server, json_response=True, stateless=True)
-    status, headers, pieces, is_read = 500, [], [], False
-
-    async def receive() -> dict[str, Any]:
-        nonlocal is_read
-        if is_read:
-            return {"type": "http.disconnect"}
-        is_read = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: Any) -> None:
-        nonlocal status, headers
-        if message["type"] == "http.response.start":
-            status = message["status"]
-            headers = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in message["headers"]]
-        else:
-            pieces.append(message.get("body", b""))
-
-    async with manager.run():
-        await manager.handle_request(scope, receive, send)
-    return status, headers, b"".join(pieces)

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 from django.db import connection
+from psycopg.types.datetime import TimestamptzLoader
 
 
 def fetch(
@@ -26,6 +27,8 @@ def fetch(
         connection.wrap_database_errors,
         psycopg.Cursor(connection.connection) as cursor,
     ):
+        # Django's own loader of timestamps is Python around the driver's: a third of what a page of events costs.
+        cursor.adapters.register_loader("timestamptz", TimestamptzLoader)
         cursor.execute(statement, parameters, binary=is_binary)
         rows = cursor.fetchall()
     if connection.queries_logged:

@@ -1,0 +1,77 @@
+"""The protocol as the MCP SDK speaks it, with our tools."""
+
+import logging
+from typing import Any
+
+from asgiref.sync import async_to_sync, sync_to_async
+from mcp import types
+from mcp.server.lowlevel import Server
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+from integrations.mcp.tools import TOOLS, Caller, call
+from openhands_site.lib.problems import Problem
+
+log = logging.getLogger(__name__)
+Answer = tuple[int, list[tuple[str, str]], bytes]
+
+
+def answered_by_tools(caller: Caller, scope: dict[str, Any], body: bytes) -> Answer:
+    """The status, headers and body that answer one request of a caller; ``scope`` is ASGI's."""
+    return async_to_sync(_answer)(server_for(caller), scope, body)
+
+
+def server_for(caller: Caller) -> Server[Any, Any]:
+    """The SDK's server with our tools, on behalf of one caller."""
+    server: Server[Any, Any] = Server("agent-server", version="1")
+
+    @server.list_tools()
+    async def list_tools() -> list[types.Tool]:
+        return [
+            types.Tool(name=tool.name, description=tool.description, inputSchema=tool.schema)
+            for tool in TOOLS.values()
+        ]
+
+    @server.call_tool()
+    async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
+        try:
+            return await sync_to_async(call)(caller, name, arguments)
+        except Problem as refusal:
+            return _failed(refusal.detail)
+        except (
+            Exception
+        ):  # the SDK would tell the caller what it says: statements, addresses, values
+            log.exception("the tool %s failed", name[:60])
+            return _failed("The server could not do this. Try again.")
+
+    return server
+
+
+def _failed(sentence: str) -> types.CallToolResult:
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=sentence)], isError=True
+    )
+
+
+async def _answer(server: Server[Any, Any], scope: dict[str, Any], body: bytes) -> Answer:
+    """One request through the SDK's transport, which is made for it and ends with it."""
+    manager = StreamableHTTPSessionManager(server, json_response=True, stateless=True)
+    status, headers, pieces, is_read = 500, [], [], False
+
+    async def receive() -> dict[str, Any]:
+        nonlocal is_read
+        if is_read:
+            return {"type": "http.disconnect"}
+        is_read = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        nonlocal status, headers
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            headers = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in message["headers"]]
+        else:
+            pieces.append(message.get("body", b""))
+
+    async with manager.run():
+        await manager.handle_request(scope, receive, send)
+    return status, headers, b"".join(pieces)
