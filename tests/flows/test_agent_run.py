@@ -1,6 +1,7 @@
 """One agent doing real work: the engine, our log of it, what others see of it, and how long it takes."""
 
 import json
+import re
 import time
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -31,7 +32,11 @@ def routes(conversation_id: UUID) -> list[tuple[str, str]]:
         path = str(pattern.pattern)
         if "<uuid:pk>" in path:
             path = path.replace("<uuid:pk>", str(conversation_id))
-            actions = getattr(pattern.callback, "actions", ("get",))
+            path = re.sub("<int:[a-z_]+>", "1", path)
+            path = re.sub("<uuid:[a-z_]+>", str(conversation_id), path)
+            view = pattern.callback
+            methods = [m for m in ("get", "post", "put", "patch", "delete") if hasattr(view.cls, m)]
+            actions = getattr(view, "actions", methods)
             found += [(method.upper(), path) for method in actions]
     return found
 

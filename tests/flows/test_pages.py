@@ -165,7 +165,7 @@ def test_from_the_setup_link_to_a_finished_run(browser, stack):
     page.keyboard.press("Control+Enter")
     page.wait_for_url("**/conversations/*")
     seen_page = time.monotonic() - began
-    page.wait_for_selector("[data-story] .tool")
+    page.wait_for_selector("[data-story] .tool", timeout=90_000)
     first_step = time.monotonic() - began
     chip(page, "Finished")
     finished = time.monotonic() - began

@@ -50,6 +50,8 @@ def as_written(value) -> str:
     """A default in the words of the environment."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return ",".join(value)
     if isinstance(value, dict):
         return ",".join(f"{name}={part}" for name, part in value.items())
     return str(value).removeprefix(f"{settings.BASE_DIR}/")
