@@ -29,7 +29,8 @@ ABSENT: dict[str, Any] = {
     "v1_enabled": True,
 }
 """What this server has no settings for, as clients that look for it read it."""
-_TOLD = {n: s for n, s in RECORD["properties"].items() if n != "email" and not n.endswith("_set")}
+_PROPERTIES: Any = RECORD["properties"]
+_TOLD = {n: s for n, s in _PROPERTIES.items() if n != "email" and not n.endswith("_set")}
 SCHEMA = {
     "allOf": [
         {"$ref": "#/components/schemas/Me"},
@@ -57,7 +58,7 @@ class WholeMeView(MeView):
             place = user.bound_organization_id or active_organization(request).pk
         except Http404:  # who one is does not depend on the place that the request names
             place = None
-        held = next((one["permissions"] for one in reached if one["id"] == place), [])
+        held: Any = next((one["permissions"] for one in reached if one["id"] == place), [])
         settings = settings_of(user_id=user.pk, organization_id=place) if {*held} >= NEEDED else {}
         return conditional(request, settings | told | {"organizations": reached})
 

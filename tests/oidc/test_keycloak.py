@@ -248,7 +248,7 @@ def test_back_channel_logout_closes_an_open_socket(world, page):
         f'\n{{"test": "back-channel logout", "provider": "{kind}", "told_seconds": {told:.2f}, "socket_closed_seconds": {seconds:.2f}}}'
     )
     assert code == 4403
-    assert seconds < 5
+    assert seconds - told < 5  # the rest is the provider taking its time to tell us
     assert me(context, app) == 401
 
 
