@@ -12,7 +12,10 @@ from pathlib import Path
 from bench import report
 from openhands_site import embedded
 
-NAMES = ("append", "fanout", "followed", "growth", "idle", "layer", "rest", "startup", "middleware")
+NAMES = (
+    *("append", "grpc", "fanout", "followed", "growth", "idle", "layer", "rest"),
+    *("startup", "middleware"),
+)
 
 
 def main() -> None:

@@ -101,8 +101,8 @@ def _bare(link: psycopg.Connection, pk: UUID, size: int) -> Callable[[int], None
 def _hot(user: Any) -> dict[str, Any]:
     ours, bare = [], []
     for _ in range(TAKES):
-        ours.append(_together(_our_sender(_external(user))))
-        bare.append(_together(_bare_sender(_external(user))))
+        ours.append(_together(_our_sender(external(user))))
+        bare.append(_together(_bare_sender(external(user))))
     return report.figure(
         "append",
         f"one conversation, {SENDERS} senders",
@@ -158,7 +158,7 @@ def _new() -> NewEvent:
     return NewEvent(str(uuid4()), "ObservationEvent", "environment", logs.PAYLOAD)
 
 
-def _external(user: Any) -> UUID:
+def external(user: Any) -> UUID:
     made = logs.conversation(user)
     Conversation.objects.filter(pk=made.pk).update(is_external=True)
     return made.pk

@@ -234,6 +234,7 @@ def build() -> World:
         "user_id": users["target"].pk,
         "invitation_id": invitation.pk,
         "account_id": another.pk,
+        "provider": "github",
         "seq": 1,
         "number": 1,
         "key_id": its_key.pk,

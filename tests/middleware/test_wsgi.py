@@ -42,6 +42,7 @@ def test_a_stated_length_beyond_the_limit_is_refused(settings, length, status):
     assert answered == ([status] if status else [])
 
 
+@pytest.mark.django_db
 def test_the_application_answers(settings):
     settings.DATABASE_KEEP_SECONDS = 0
     answered = []
