@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from conversations.agent import payloads
@@ -100,6 +100,35 @@ def test_no_bytes_raise(raw):
     assert bytes_of(parse_event(raw, seq=1)) == raw
     parse_frame(raw)
     parse_frame(frame(raw))
+
+
+JSON_PIECES = st.sampled_from(
+    [
+        *'{}[]",:\\/ \n\t\x00\x1f\ufeff',
+        *"0123.eE+-",
+        *"truefalsnN",
+        '"a"',
+        '"\\ud800"',
+        "1e400",
+        "-0",
+    ]
+)
+
+
+@given(st.lists(JSON_PIECES, max_size=12).map("".join))
+@example("9" * 4_301)
+@example("01")
+@example("NaN")
+def test_the_quick_reader_takes_nothing_that_the_strict_one_refuses(text):
+    """A payload is given to others as it came, so what is stored as JSON has to be JSON for all of them."""
+    try:
+        quick = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return  # the strict one has its turn
+
+    strict = json.loads(text, parse_constant=payloads._refuse, parse_int=payloads._number)
+
+    assert quick == strict
 
 
 @given(st.text(alphabet=st.characters(), max_size=50))
