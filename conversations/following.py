@@ -20,15 +20,7 @@ from conversations.agent.client import (
     FrameTooLarge,
     follow,
 )
-from conversations.agent.payloads import (
-    Delta,
-    Durable,
-    Frame,
-    ItemAborted,
-    Sync,
-    Transient,
-    execution_status,
-)
+from conversations.agent.payloads import Delta, Durable, Frame, ItemAborted, Sync
 from conversations.storing import Storing
 
 log = logging.getLogger(__name__)
@@ -38,6 +30,8 @@ BATCH = 200
 QUEUE_FRAMES = 1_000
 DELTA_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 5.0
+OBSERVE_TRIES = 5
+"""Events tell the state too; this only has to catch what they leave out."""
 
 
 class Host(Protocol):
@@ -146,8 +140,6 @@ class Follower:
                 await self.manager.in_database(
                     services.mark_following, run=place.run, **self._named
                 )
-            elif isinstance(frame, Transient) and self._is_caught_up:
-                await self._observe(execution_status(frame.event))
         await self._catch_up(durable[-1].seq if durable else place.after_seq, place)
         deltas = joined([f for f in batch if isinstance(f, Delta | ItemAborted)])
         if deltas:
@@ -159,15 +151,24 @@ class Follower:
         if self._is_caught_up or self._behind is None or seq < self._behind:
             return
         self._is_caught_up = True
-        client = AgentClient(place.base_url, place.session_key)
-        found = await self.manager.at_engine(
-            client.conversation, conversation_id=self.conversation_id
-        )
-        await self._observe((found or {}).get("execution_status"))
+        await self._observe(place)
 
-    async def _observe(self, status: str | None) -> None:
-        if status:
-            await self.manager.in_database(services.observe_status, status=status, **self._named)
+    async def _observe(self, place: Place) -> None:
+        """Ask the engine for the agent's state, and again if a person spoke or answered meanwhile.
+
+        The states that frames carry without a place in the log are not taken: their changes are events too, and
+        one of before an answer would ask the person again.
+        """
+        client = AgentClient(place.base_url, place.session_key)
+        named = {"conversation_id": self.conversation_id}
+        for _ in range(OBSERVE_TRIES):
+            as_of = await self.manager.in_database(services.standing, **named)
+            found = await self.manager.at_engine(client.conversation, **named)
+            status = (found or {}).get("execution_status")
+            if not status or await self.manager.in_database(
+                services.observe_status, status=status, as_of=as_of, **self._named
+            ):
+                return
 
 
 def joined(frames: list[Delta | ItemAborted]) -> list[dict[str, Any]]:

@@ -29,11 +29,13 @@ from conversations.services.ingesting import (
     LogGap,
     Place,
     StaleLease,
+    Standing,
     ingest_events,
     note_engine_lost,
     observe_status,
     place_to_follow,
     read_log,
+    standing,
 )
 from conversations.services.keys import conversation_key, holder_of_key, rotate_keys
 from conversations.services.leasing import (
@@ -121,6 +123,7 @@ __all__ = [
     "PublishedElsewhere",
     "SandboxNotRunning",
     "StaleLease",
+    "Standing",
     "UnsendableText",
     "answer_confirmation",
     "carry_answer",
@@ -190,6 +193,7 @@ __all__ = [
     "shared_events",
     "shared_record",
     "snippets_of",
+    "standing",
     "start_conversation",
     "stop_all_sandboxes",
     "stop_sandbox",

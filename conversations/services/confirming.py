@@ -85,7 +85,10 @@ def carry_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in_r
     if not is_up(conversation):
         raise EngineUnreachable("the sandbox is not up yet")
     client = AgentClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
-    status = (client.conversation(conversation_id) or {}).get("execution_status")
+    found = client.conversation(conversation_id)
+    if found is None:  # one 404 never means deleted (contract, section 10)
+        raise EngineUnreachable("the engine does not know the conversation yet")
+    status = found.get("execution_status")
     is_of_this_run = conversation.sandbox.run == asked_in_run
     if status == "waiting_for_confirmation":
         says_yes = accept and is_of_this_run

@@ -290,19 +290,45 @@ def _note_use(conversation: Conversation) -> None:
         Sandbox.objects.filter(pk=sandbox.pk).update(active_at=now)
 
 
-@transaction.atomic
-def observe_status(*, conversation_id: UUID, generation: int, status: str) -> None:
-    """Take over a state that the engine reports without an event, as after its restart.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a conversation stood before its engine was asked for the agent's state."""
 
-    Raises ``StaleLease``.
+    last_seq: int
+    execution_status: str
+    is_answered: bool
+    """An answer to the agent's question is on its way to the engine."""
+
+
+def standing(*, conversation_id: UUID) -> Standing:
+    """To be taken before the engine is asked, for ``observe_status``."""
+    is_answered = queue.is_queued("answer", conversation_id)
+    rows = Conversation.objects.filter(pk=conversation_id)
+    row = rows.values_list("last_seq", "execution_status").first()
+    if row is None:
+        raise StaleLease
+    return Standing(*row, is_answered=is_answered)
+
+
+@transaction.atomic
+def observe_status(*, conversation_id: UUID, generation: int, status: str, as_of: Standing) -> bool:
+    """Take over a state that the engine told when asked, without an event, as after its restart.
+
+    ``as_of`` is how the conversation stood before that. Returns False when something was said or answered
+    in between, so that the state may be of before it: ask again. Raises ``StaleLease``.
     """
     conversation = _locked_under(conversation_id, generation)
+    if (conversation.last_seq, conversation.execution_status) != (
+        as_of.last_seq,
+        as_of.execution_status,
+    ):
+        return False
     if status not in Conversation.ExecutionStatus.values or status == conversation.execution_status:
-        return
+        return True
     if _is_between(conversation, status) and _is_something_on_its_way(conversation):
-        return
-    if status == WAITING and queue.is_queued("answer", conversation_id):
-        return  # the engine came back with a question that has its answer, only not yet there
+        return True
+    if status == WAITING and as_of.is_answered:
+        return True  # the engine came back with a question that has its answer, only not yet there
     _take_status(conversation, status, conversation.last_seq)
     if status == WAITING:
         conversation.asked_in_run = 0  # asked in a run of before: a yes must take the long way
@@ -310,6 +336,7 @@ def observe_status(*, conversation_id: UUID, generation: int, status: str) -> No
     conversation.save(update_fields=[*PROJECTED, "updated_at"])
     streams.announce_on_commit(conversation_id)
     deliver_if_free(conversation)
+    return True
 
 
 def _is_something_on_its_way(conversation: Conversation) -> bool:
