@@ -15,7 +15,7 @@ COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --gene
 	--no-emit-index-url --no-emit-find-links --no-annotate --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test test-slow lint format bench chaos lock
+.PHONY: help run setup test test-again test-slow lint format bench chaos lock
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -29,6 +29,9 @@ setup: $(VENV)/.development ## install what developing and testing need
 test: $(VENV)/.development ## run the tests (JOBS, ARGS); REQUIRE_ALL=1 makes a skipped test a failure
 	@$(BIN)/python -m tests.prepare
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow and not siege" $(ARGS)
+
+test-again: $(VENV)/.development ## one more try, alone, for at most three tests that just failed; CI's last resort
+	@$(BIN)/python -m tests.again
 
 test-slow: $(VENV)/.development ## run the tests that take long; CI runs them after the others
 	@$(BIN)/python -m tests.prepare

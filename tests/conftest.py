@@ -1,15 +1,34 @@
 """Personas, API clients and what every test shares."""
 
+import warnings
 from collections.abc import Iterator
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from procrastinate.contrib.django.models import ProcrastinateJob
 from rest_framework.test import APIClient
 
 from accounts import services as accounts
 from accounts.models import Maintenance, Membership, User
 from accounts.services import maintenance
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup, django_db_blocker) -> Iterator[None]:
+    """pytest-django's, whose database can be dropped in the end although a test's thread still holds it."""
+    yield
+    with django_db_blocker.unblock():
+        name = connection.settings_dict["NAME"]
+        connections.close_all()
+        with connection._nodb_cursor() as cursor:
+            cursor.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+            cursor.execute(
+                "SELECT state, query, pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = %s",
+                [name],
+            )
+            for state, query, _ in cursor.fetchall():
+                warnings.warn(f"A connection was left open, {state}: {query}", stacklevel=1)
 
 
 @pytest.fixture(autouse=True)

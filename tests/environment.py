@@ -87,6 +87,13 @@ def pytest_runtest_makereport(item: pytest.Item):
     return report
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Note how the run ended, for ``tests.again``."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and session.config.cache:
+        session.config.cache.set("tests/exitstatus", int(exitstatus))
+
+
 def pytest_unconfigure() -> None:
     if _services is not None:
         _services.stop()
