@@ -13,8 +13,10 @@ import time
 import urllib.request
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from openhands_site.management.commands import quickstart
 
@@ -131,7 +133,8 @@ def wait_until_empty(folder: Path, seconds: float) -> None:
 
 
 def test_from_nothing_to_a_server_and_back(run):
-    first = run()
+    grpc_port = free_port()
+    first = run("--grpc-port", grpc_port)
     link = first.wait_for(r"http://127\.0\.0\.1:\d+(/setup/\S+)")[1]
     assert first.wait_for(r"^Ready (\S+)")[1] == f"http://127.0.0.1:{first.port}"
     assert first.get("/ready") == 200
@@ -160,6 +163,12 @@ def test_from_nothing_to_a_server_and_back(run):
         OH_PASSWORD=PASSWORD,
     )
     assert made.returncode == 0, made.stderr
+
+    with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+        health = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(), timeout=10
+        )
+    assert health.status == health_pb2.HealthCheckResponse.SERVING
 
     first.role("web").kill()
     first.wait_for(r"web +\| was ended by SIGKILL; starting it again in 1 s")
@@ -210,6 +219,16 @@ class TestRefusals:
         assert told.startswith(f"Port {number} is taken by ")
         assert told.endswith(f"choose another port: make run PORT={number + 1}.")
         assert not (tmp_path / "postgresql").exists()
+
+    def test_taken_grpc_port(self, tmp_path):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            number = listener.getsockname()[1]
+            told = self.refused(
+                "--data-dir", tmp_path, "--port", free_port(), "--grpc-port", number
+            )
+
+        assert told.startswith(f"Port {number} is taken by ")
+        assert told.endswith("--grpc-port.")
 
     def test_address_of_another_machine(self, tmp_path):
         told = self.refused("--data-dir", tmp_path, "--port", free_port(), "--host", "192.0.2.1")

@@ -50,6 +50,9 @@ class Command(BaseCommand):
             default="",
             help="the first administrator; with OH_ADMIN_PASSWORD set no link is needed",
         )
+        parser.add_argument(
+            "--grpc-port", type=port, help="serve gRPC too, on this port of this machine"
+        )
         parser.add_argument("--json", action="store_true", help="JSON lines on standard output")
         parser.add_argument("--no-engine", action="store_true", help="leave the agent engine alone")
 
@@ -59,6 +62,7 @@ class Command(BaseCommand):
             port=options["port"],
             data_dir=options["data_dir"],
             admin_email=options["admin_email"],
+            grpc_port=options["grpc_port"],
             is_json=options["json"],
             wants_engine=not options["no_engine"],
         )
@@ -87,6 +91,7 @@ class Quickstart:
     port: int
     data_dir: Path | None
     admin_email: str
+    grpc_port: int | None
     is_json: bool
     wants_engine: bool
     services: embedded.Embedded | None = field(default=None, init=False)
@@ -98,6 +103,7 @@ class Quickstart:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._data_folder())
             listener = stack.enter_context(self._listen())
+            self._look_at_grpc_port()
             self._settle_environment()
             stack.callback(self._stop_services)
             self._start_services()
@@ -171,6 +177,12 @@ class Quickstart:
             ) from error
         listener.set_inheritable(True)
         return listener
+
+    def _look_at_grpc_port(self) -> None:
+        if self.grpc_port is not None and self._grpc_listens():
+            raise CannotStart(
+                f"Port {self.grpc_port} is taken{_by_whom(self.grpc_port)}. Choose another one for gRPC by --grpc-port."
+            )
 
     def _settle_environment(self) -> None:
         """Fill what the environment leaves open; what it says wins over ``server.env``."""
@@ -339,6 +351,8 @@ class Quickstart:
             role("worker", "run_worker", "--grace", "5"),
             role("manager", "run_conversation_manager"),
         ]
+        if self.grpc_port is not None:
+            roles.append(role("grpc", "run_grpc", "--port", str(self.grpc_port)))
         if self.wants_engine:
             roles.append(role("engine", "install_engine", once=True))
         return roles
@@ -381,7 +395,9 @@ class Quickstart:
         lasting = [role for role in runner.roles if not role.once]
         if not all(role.is_running for role in lasting) or not self._web_answers():
             return False
-        return all(self._is_up(role) for role in lasting if role.name != "web")
+        if self.grpc_port is not None and not self._grpc_listens():
+            return False
+        return all(self._is_up(role) for role in lasting if role.name not in ("web", "grpc"))
 
     def _web_answers(self) -> bool:
         connection = http.client.HTTPConnection(self._own_address(), self.port, timeout=1)
@@ -392,6 +408,11 @@ class Quickstart:
             return False
         finally:
             connection.close()
+
+    def _grpc_listens(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.grpc_port)):
+            return True
+        return False
 
     def _own_address(self) -> str:
         return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
