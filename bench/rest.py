@@ -16,6 +16,7 @@ from rest_framework.test import APIClient
 
 from accounts import services as accounts
 from accounts.models import User
+from accounts.services import user_settings
 from bench import load, report
 from bench.webs import Web, web
 from conversations.models import Conversation
@@ -27,7 +28,9 @@ SIZES = (100, 1_000, 10_000, 100_000) if IS_FULL else (1_000, 20_000)
 LOGS = (1_000, 10_000, 100_000, 1_000_000) if IS_FULL else (1_000, 100_000)
 ROUNDS, SECONDS = (3, 1.0) if IS_FULL else (3, 0.7)
 Route = tuple[str, str, str]
-REACH = {"list": ">= 0.6", "events": ">= 0.6", "record": ">= 0.33", "me": ">= 0.33"}
+REACH = {"list": ">= 0.6", "events": ">= 0.6"} | dict.fromkeys(
+    ("record", "me", "settings"), ">= 0.33"
+)
 
 
 def run() -> list[dict]:
@@ -51,7 +54,8 @@ def filled() -> list[Route]:
         for pk, size in logs
     ]
     record = ("record", f"/api/v1/conversations/{logs[0][0]}", key)
-    return [*lists, *pages, record, ("me", "/api/v1/users/me", key)]
+    settings = ("settings", "/api/v1/settings", _chooser())
+    return [*lists, *pages, record, ("me", "/api/v1/users/me", key), settings]
 
 
 def compare(routes: list[Route]) -> list[dict[str, Any]]:
@@ -186,6 +190,29 @@ def _owner(size: int) -> tuple[User, str]:
             [user.pk],
         )
     return user, key
+
+
+def _chooser() -> str:
+    """The key of somebody with settings of their own, secrets among them, and some that the organization sets."""
+    user = accounts.create_user(email=f"rest-{time.time_ns()}@example.com")
+    organization = user.personal_organization
+    user_settings.change_organization_settings(
+        organization=organization,
+        values={
+            "language": "fr",
+            "max_iterations": 200,
+            "search_api_key": "tvly-Shared-0123456789",
+        },
+        enforced=["max_iterations"],
+    )
+    server = {"url": "https://mcp.example.com/mcp", "api_key": "mcp-Key-0123456789"}
+    own = {"git_user_name": "Ada", "git_user_email": "ada@example.com", "condenser_max_size": 120}
+    user_settings.change_settings(
+        user=user,
+        organization=organization,
+        values=own | {"mcp_config": {"shttp_servers": [server]}},
+    )
+    return accounts.issue_api_key(user=user, name="bench")[1]
 
 
 def _log(user: User, size: int) -> Any:
