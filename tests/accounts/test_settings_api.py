@@ -55,6 +55,49 @@ class TestGet:
         assert key_client(charlie).get(f"{URL}?organization={shared.pk}").status_code == 404
 
 
+class TestFastGet:
+    """By one statement, for whoever says or whose key says where: as the ordinary way tells it."""
+
+    @pytest.fixture
+    def chosen(self, alice, shared):
+        """What every source of a value comes to: enforced, the organization's, one's own; secrets of both."""
+        user_settings.change_organization_settings(
+            organization=shared,
+            values={"language": "fr", "max_iterations": 60, "search_api_key": "tvly-Very-Secret"},
+            enforced=["max_iterations"],
+        )
+        mcp = {"shttp_servers": [{"url": "https://mcp.example.com", "api_key": "mcp-Very-Secret"}]}
+        user_settings.change_settings(
+            user=alice,
+            organization=shared,
+            values={"git_user_name": "Ada Ł", "condenser_max_size": 50, "mcp_config": mcp},
+        )
+
+    def test_the_bytes_are_these(self, api, shared, chosen):
+        response = api.get(URL)
+
+        assert response.headers["Content-Type"] == "application/json"
+        assert response.content.decode() == (
+            f'{{"organization":"{shared.pk}","version":1,"values":{{"language":"fr",'
+            '"agent":"CodeActAgent","max_iterations":60,"confirmation_mode":false,'
+            '"security_analyzer":"llm","enable_default_condenser":true,"condenser_max_size":50,'
+            '"max_budget_per_task_micros":null,"git_user_name":"Ada Ł","git_user_email":"",'
+            '"remote_runtime_resource_factor":1,"enable_sound_notifications":false,'
+            '"enable_proactive_conversation_starters":true,"enable_solvability_analysis":true,'
+            '"user_consents_to_analytics":false,"search_api_key":"**********",'
+            '"mcp_config":{"shttp_servers":[{"api_key":"**********","url":"https://mcp.example.com"}],'
+            '"sse_servers":[],"stdio_servers":[]}},"set_by":{"language":"organization",'
+            '"agent":"default","max_iterations":"enforced","confirmation_mode":"default",'
+            '"security_analyzer":"default","enable_default_condenser":"default",'
+            '"condenser_max_size":"user","max_budget_per_task_micros":"default",'
+            '"git_user_name":"user","git_user_email":"default",'
+            '"remote_runtime_resource_factor":"default","enable_sound_notifications":"default",'
+            '"enable_proactive_conversation_starters":"default",'
+            '"enable_solvability_analysis":"default","user_consents_to_analytics":"default",'
+            '"search_api_key":"organization","mcp_config":"user"}}'
+        )
+
+
 class TestPatch:
     def test_changes_what_it_names(self, api):
         told = patch(api, {"language": "de", "condenser_max_size": 50}, version=0).json()
