@@ -19,10 +19,8 @@ def active_organization(request: Any, wanted: Any = None) -> Organization:
     """
     user: Any = request.user
     visible = Organization.objects.visible_to(user)
-    named = wanted or request.GET.get("organization") or request.headers.get(HEADER)
-    named = named or user.bound_organization_id
-    if named:
-        found = visible.filter(pk=_uuid(named)).first()
+    if named := named_organization(request, wanted):
+        found = visible.filter(pk=named).first()
         if found is None:
             raise Http404
         return found
@@ -34,6 +32,13 @@ def active_organization(request: Any, wanted: Any = None) -> Organization:
         del session[SESSION_KEY]
     own: Organization = user.personal_organization
     return own
+
+
+def named_organization(request: Any, wanted: Any = None) -> UUID | None:
+    """The one that ``wanted``, the request or else its key names, seen or not. Raises ``Http404`` for what is no id."""
+    named = wanted or request.GET.get("organization") or request.headers.get(HEADER)
+    named = named or request.user.bound_organization_id
+    return _uuid(named) if named else None
 
 
 def choose(request: HttpRequest, organization: Organization) -> None:

@@ -19,20 +19,10 @@ from conversations.models import Conversation, Event, StartTask
 from conversations.models.log import WIRE
 from conversations.records import record_from
 from openhands_site.lib import prepared
-from openhands_site.lib.compiled import Compiled
+from openhands_site.lib.compiled import Compiled, caller
 
 _ANY = SimpleNamespace(user=UUID(int=1), organization=UUID(int=2), pk=UUID(int=3))
 _FIRST_AT, _FIRST_ID = "infinity", UUID(int=2**128 - 1)
-
-
-def _caller(*, is_bound: bool) -> Any:
-    """Somebody to prepare a statement for: with a key of one organization, or not."""
-    return SimpleNamespace(
-        pk=_ANY.user,
-        is_authenticated=True,
-        is_active=True,
-        bound_organization_id=_ANY.organization if is_bound else None,
-    )
 
 
 def can_look_up(user: Any) -> bool:
@@ -97,7 +87,8 @@ WITH room AS MATERIALIZED (
 
 
 def _visible(*, is_bound: bool) -> Any:
-    found = Conversation.objects.visible_to(_caller(is_bound=is_bound))
+    somebody = caller(_ANY.user, _ANY.organization if is_bound else None)
+    found = Conversation.objects.visible_to(somebody)
     return found.annotate(caller_role=F("organization__memberships__role"))
 
 

@@ -318,23 +318,16 @@ def _usable_key(key_id: str) -> ApiKey | None:
     found = _KEY_BY_ID.rows(key_id=key_id, now=timezone.now())
     if not found:
         return None
-    row, ends = found[0], len(_KEYS.names)
-    key: ApiKey = _KEYS.instance(row[:ends])
-    key.user = _USERS.instance(row[ends : ends + len(_USERS.names)])
-    key.organization = _ORGANIZATIONS.instance(row[ends + len(_USERS.names) :])
+    key: ApiKey
+    key, user, organization = _KEYS.instances(found[0])
+    key.user, key.organization = user, organization
     return key
 
 
-_KEYS, _USERS, _ORGANIZATIONS = Rows(ApiKey), Rows(User), Rows(Organization)
+_KEYS = Rows(ApiKey, user=User, organization=Organization)
 _KEY_BY_ID = Compiled(
     lambda key_id, now: (
-        ApiKey.objects.usable(now=now)
-        .filter(key_id=key_id)
-        .values_list(
-            *_KEYS.names,
-            *(f"user__{name}" for name in _USERS.names),
-            *(f"organization__{name}" for name in _ORGANIZATIONS.names),
-        )
+        ApiKey.objects.usable(now=now).filter(key_id=key_id).values_list(*_KEYS.columns)
     ),
     key_id="an example",
     now=datetime(2000, 1, 1, tzinfo=UTC),

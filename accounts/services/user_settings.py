@@ -6,10 +6,13 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import FilteredRelation, Model, Q
 
 from accounts.models import Organization, OrganizationSettings, User, UserSettings
+from accounts.permissions import granted_by
 from accounts.services import audit
 from accounts.settings_fields import FIELDS, Field, field_of
+from openhands_site.lib.compiled import Compiled, Rows, caller
 from openhands_site.lib.masks import MASK
 from openhands_site.lib.problems import Problem
 
@@ -54,6 +57,37 @@ def effective_settings(*, user_id: UUID, organization_id: UUID) -> Effective:
     own = UserSettings.objects.filter(user_id=user_id, organization_id=organization_id).first()
     shared = OrganizationSettings.objects.filter(organization_id=organization_id).first()
     return merged(own, shared)
+
+
+def settings_by_key(user: Any, organization_id: UUID | None, permission: str) -> Effective | None:
+    """The same for who came by a key of this organization and holds the permission there; one query.
+
+    None for everybody else: the ordinary way has their settings, or why they may not see them.
+    """
+    if organization_id is None or organization_id != user.bound_organization_id:
+        return None
+    for role, *rows in _BY_KEY.rows(user=user.pk, organization=organization_id):
+        if permission in granted_by(role, user):
+            return merged(*_ROWS.instances(rows))
+    return None
+
+
+def beside_own(organizations: Any, user_id: UUID) -> Any:
+    """Organizations from which the relations of ``ROWS`` lead to their settings and to the user's there."""
+    own = FilteredRelation("usersettings", condition=Q(usersettings__user_id=user_id))
+    return organizations.annotate(own=own)
+
+
+ROWS: dict[str, type[Model]] = {"own": UserSettings, "organizationsettings": OrganizationSettings}
+_ROWS = Rows(**ROWS)
+
+
+def _by_key(user: UUID, organization: UUID) -> Any:
+    found = Organization.objects.visible_to(caller(user, organization)).filter(suspended_at=None)
+    return beside_own(found, user).values_list("memberships__role", *_ROWS.columns)
+
+
+_BY_KEY = Compiled(_by_key, user=UUID(int=1), organization=UUID(int=2))
 
 
 def organization_settings(*, organization_id: UUID) -> OrganizationSettings:
@@ -219,14 +253,17 @@ def _note(
 
 __all__ = [
     "MASK",
+    "ROWS",
     "SETTERS",
     "Effective",
     "EnforcedSetting",
     "StaleSettings",
+    "beside_own",
     "change_organization_settings",
     "change_settings",
     "effective_settings",
     "merged",
     "organization_settings",
+    "settings_by_key",
     "shown_values",
 ]

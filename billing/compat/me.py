@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from accounts import services
 from accounts.active import active_organization
 from accounts.api.v1.views import MeView
-from accounts.models import Organization, OrganizationSettings, UserSettings
+from accounts.models import Organization
 from accounts.services import user_settings
 from billing.compat.settings import BY_COMPAT, NO_SERVERS, RECORD
 from billing.llm import directory
@@ -66,10 +66,7 @@ class WholeMeView(MeView):
 def settings_of(*, user_id: UUID, organization_id: UUID) -> dict[str, Any]:
     """The settings as clients name them; secrets are masks. One query."""
     [row] = _SETTINGS.rows(user=user_id, organization=organization_id)
-    own, shared, access = (
-        kind.instance(row[start : start + len(kind.names)]) if row[start] is not None else None
-        for kind, start in zip(_KINDS, _STARTS, strict=True)
-    )
+    own, shared, access = _ROWS.instances(row)
     found = user_settings.merged(own, shared)
     shown = found.shown()
     model, base_url = directory.named_access(access)
@@ -88,18 +85,13 @@ def settings_of(*, user_id: UUID, organization_id: UUID) -> dict[str, Any]:
     )
 
 
-_KINDS = (Rows(UserSettings), Rows(OrganizationSettings), Rows(ModelAccess))
-_STARTS = (0, len(_KINDS[0].names), len(_KINDS[0].names) + len(_KINDS[1].names))
-_AS = ("own", "organizationsettings", "access")
+_ROWS = Rows(**user_settings.ROWS, access=ModelAccess)
 
 
 def _settings(user: UUID, organization: UUID) -> Any:
-    found = Organization.objects.filter(pk=organization).annotate(
-        own=FilteredRelation("usersettings", condition=Q(usersettings__user_id=user)),
-        access=FilteredRelation("modelaccess", condition=Q(modelaccess__user_id=user)),
-    )
-    columns = [f"{name}__{n}" for name, kind in zip(_AS, _KINDS, strict=True) for n in kind.names]
-    return found.values_list(*columns)
+    found = user_settings.beside_own(Organization.objects.filter(pk=organization), user)
+    mine = FilteredRelation("modelaccess", condition=Q(modelaccess__user_id=user))
+    return found.annotate(access=mine).values_list(*_ROWS.columns)
 
 
 _SETTINGS = Compiled(_settings, user=UUID(int=1), organization=UUID(int=2))

@@ -4,15 +4,15 @@ The queryset stays the one definition of what is read, ``visible_to`` included; 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
 
 from django.db import models
 
 from openhands_site.lib import prepared
-
-M = TypeVar("M", bound=models.Model)
 
 
 class Compiled:
@@ -51,18 +51,52 @@ class Compiled:
 
 
 class Rows:
-    """Makes a model's instances of such rows, which hold its columns in order; JSON comes as text."""
+    """Makes instances of such rows as if the ORM had read them; JSON comes as text.
 
-    def __init__(self, model: type[M]) -> None:
+    A row holds the ``columns`` of the model that is read, if any, then those of the ``related`` ones by the relation
+    that leads there.
+    """
+
+    def __init__(
+        self, model: type[models.Model] | None = None, **related: type[models.Model]
+    ) -> None:
+        kinds = ({"": model} if model else {}) | related
+        self._kinds = [_Kind(kind) for kind in kinds.values()]
+        self.columns: list[str] = [
+            f"{via}__{name}" if via else name
+            for via, kind in zip(kinds, self._kinds, strict=True)
+            for name in kind.names
+        ]
+
+    def instances(self, row: Sequence[Any]) -> list[Any]:
+        """One of each model, in their order; None where an outer join found none."""
+        found, start = [], 0
+        for kind in self._kinds:
+            end = start + len(kind.names)
+            found.append(kind.instance(row[start:end]) if row[start] is not None else None)
+            start = end
+        return found
+
+
+class _Kind:
+    """A model's part of a row; its id comes first."""
+
+    def __init__(self, model: type[models.Model]) -> None:
         self.model = model
         fields = model._meta.concrete_fields  # noqa: SLF001 - Django documents _meta
         self.names = [field.attname for field in fields]
         self._json = [n for n, field in enumerate(fields) if isinstance(field, models.JSONField)]
 
-    def instance(self, row: tuple[Any, ...]) -> Any:
-        """The row as if the ORM had read it."""
+    def instance(self, row: Sequence[Any]) -> Any:
         values = list(row)
         for place in self._json:
             if values[place] is not None:
                 values[place] = json.loads(values[place])
         return self.model.from_db("default", self.names, values)
+
+
+def caller(user: UUID, organization: UUID | None = None) -> Any:
+    """Somebody to build a queryset for: with a key of one organization, or not."""
+    return SimpleNamespace(
+        pk=user, is_authenticated=True, is_active=True, bound_organization_id=organization
+    )

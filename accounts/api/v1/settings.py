@@ -1,7 +1,9 @@
 """The settings API: what is in force for the caller, what an organization sets, and what may be chosen."""
 
 from typing import Any
+from uuid import UUID
 
+from django.http import HttpResponse
 from django.middleware.csrf import get_token
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers
@@ -9,12 +11,13 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts.active import active_organization
+from accounts.active import active_organization, named_organization
 from accounts.api.v1.organizations import OfOrganization
 from accounts.models import Organization, OrganizationSettings
 from accounts.permissions import PUBLIC, permission_of, require
 from accounts.services import site, user_settings
 from accounts.settings_fields import AGENTS, ANALYZERS, FIELDS
+from openhands_site.lib.api import conditional
 
 IN_ORGANIZATION = OpenApiParameter(
     "organization",
@@ -116,12 +119,15 @@ class SettingsView(InActiveOrganization):
     }
 
     @extend_schema(operation_id="settings_retrieve")
-    def get(self, request: Request) -> Response:
+    def get(self, request: Request) -> HttpResponse:
         """What is in force, and who set it: the default, the organization or the user; or it is enforced."""
         user: Any = request.user
-        organization = self.organization()
-        found = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
-        return self._told(organization, found)
+        place: Any = named_organization(request)
+        found = user_settings.settings_by_key(user, place, permission_of(self) or "")
+        if found is None:
+            place = self.organization().pk
+            found = user_settings.effective_settings(user_id=user.pk, organization_id=place)
+        return conditional(request, _told(place, found))
 
     @extend_schema(
         operation_id="settings_partial_update",
@@ -135,19 +141,16 @@ class SettingsView(InActiveOrganization):
         changed = user_settings.change_settings(
             user=user, organization=organization, **self.body(SettingsChangeSerializer)
         )
-        return self._told(organization, changed)
+        return Response(_told(organization.pk, changed))
 
-    def _told(self, organization: Organization, found: user_settings.Effective) -> Response:
-        return Response(
-            self.get_serializer(
-                {
-                    "organization": organization.pk,
-                    "version": found.version,
-                    "values": found.shown(),
-                    "set_by": found.set_by,
-                }
-            ).data
-        )
+
+def _told(organization_id: UUID, found: user_settings.Effective) -> dict[str, Any]:
+    return {
+        "organization": organization_id,
+        "version": found.version,
+        "values": found.shown(),
+        "set_by": found.set_by,
+    }
 
 
 @extend_schema(tags=["organizations"])
