@@ -12,11 +12,11 @@ from openhands_site import deprecations, node_views, openapi, views
 
 api_v1 = [  # tried in their order: what is asked for most comes first
     *conversations_api.urlpatterns,
+    *billing_api.urlpatterns,
     path("schema", openapi.SchemaView.as_view(), name="schema"),
     path("docs", openapi.DocsView.as_view(), name="docs"),
     *accounts_api.urlpatterns,
     *conversations_v1.urlpatterns,
-    *billing_api.urlpatterns,
     path("nodes", node_views.NodesView.as_view(), name="node-list"),
     *integrations_api.urlpatterns,
 ]

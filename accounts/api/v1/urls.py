@@ -14,6 +14,7 @@ router.register("audit", AuditViewSet, basename="audit")
 router.register("secrets", SecretViewSet, basename="secret")
 router.register("sessions", SessionViewSet, basename="session")
 urlpatterns = [
+    path("settings", settings.SettingsView.as_view(), name="settings"),
     path("auth/csrf", views.CsrfView.as_view(), name="csrf"),
     path("auth/sign-in", views.SignInView.as_view(), name="sign-in"),
     path("auth/sign-out", views.SignOutView.as_view(), name="sign-out"),
@@ -69,7 +70,6 @@ urlpatterns = [
         settings.OrganizationSettingsView.as_view(),
         name="organization-settings",
     ),
-    path("settings", settings.SettingsView.as_view(), name="settings"),
     path("options/agents", settings.AgentsView.as_view(), name="options-agents"),
     path("options/security-analyzers", settings.AnalyzersView.as_view(), name="options-analyzers"),
     path("options/config", settings.SiteConfigView.as_view(), name="options-config"),
