@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.db import OperationalError
 from django.db.models import Q
-from django.http import Http404, HttpResponse
+from django.http import Http404, HttpResponse, HttpResponseNotModified
 from rest_framework import exceptions, parsers, renderers, serializers
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.pagination import BasePagination
@@ -199,7 +199,7 @@ def conditional(request: Request, data: Any) -> HttpResponse:
     if known and (
         known.strip() == "*" or tag[2:] in known.replace("W/", "").replace(" ", "").split(",")
     ):
-        return HttpResponse(status=304, headers={"ETag": tag})
+        return HttpResponseNotModified(headers={"ETag": tag})
     return HttpResponse(body, content_type="application/json", headers={"ETag": tag})
 
 

@@ -120,7 +120,7 @@ class ConversationViewSet(LookingUp, mixins.ListModelMixin, viewsets.GenericView
         if words:
             found = services.snippets_of(page, words)
             items = [item | {"match": found.get(item["id"])} for item in items]
-        return self.get_paginated_response(items)
+        return conditional(request, self.get_paginated_response(items).data)
 
     def _filtered(self, query: dict[str, Any]) -> Any:
         rows = self.get_queryset()
