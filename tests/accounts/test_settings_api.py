@@ -7,7 +7,8 @@ from django.core.management import call_command
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from accounts.models import IdentityProvider
+from accounts.models import IdentityProvider, Membership
+from accounts.permissions import ROLE_PERMISSIONS
 from accounts.services import maintenance, user_settings
 from accounts.settings_fields import FIELDS
 from openhands_site.lib.masks import MASK
@@ -96,6 +97,68 @@ class TestFastGet:
             '"enable_solvability_analysis":"default","user_consents_to_analytics":"default",'
             '"search_api_key":"organization","mcp_config":"user"}}'
         )
+
+    def test_takes_one_query_beside_the_keys(self, api, chosen, django_assert_num_queries):
+        api.get(URL)  # notes the key's use
+
+        with django_assert_num_queries(2):
+            assert api.get(URL).status_code == 200
+
+    def test_is_told_as_the_ordinary_way_tells_it(self, api, alice, bob, shared, chosen):
+        session = APIClient()
+        session.force_login(alice)
+        for where in ("", f"?organization={shared.pk}"):
+            assert api.get(URL + where).content == session.get(URL + where).content
+        session.force_login(bob)
+        of_bob = key_client(bob, organization=shared).get(URL)
+        assert of_bob.content == session.get(f"{URL}?organization={shared.pk}").content
+        assert of_bob.json()["set_by"]["git_user_name"] == "default"
+
+    def test_who_has_it_already_gets_304_until_anything_changes(self, api, alice, bob, shared):
+        team = key_client(bob, organization=shared)
+        key = "tvly-Very-Secret"
+        changes = [
+            lambda: patch(api, {"language": "de"}),
+            lambda: patch(api, {"search_api_key": key}),
+            lambda: patch(api, {"search_api_key": key[::-1]}),
+            lambda: user_settings.change_organization_settings(
+                organization=shared, values={"max_iterations": 60}
+            ),
+            lambda: user_settings.change_organization_settings(
+                organization=shared, values={}, enforced=["language"]
+            ),
+        ]
+        for change in changes:
+            tag = api.get(URL).headers["ETag"]
+            again = api.get(URL, headers={"If-None-Match": tag})
+            change()
+            changed = api.get(URL, headers={"If-None-Match": tag})
+
+            assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
+            assert (changed.status_code, changed.headers["ETag"] != tag) == (200, True)
+        tag = api.get(URL).headers["ETag"]
+        assert team.get(URL, headers={"If-None-Match": tag}).status_code == 200
+
+    def test_a_session_gets_304_too(self, alice):
+        session = APIClient()
+        session.force_login(alice)
+        tag = session.get(URL).headers["ETag"]
+
+        assert session.get(URL, headers={"If-None-Match": tag}).status_code == 304
+
+    def test_what_a_key_may_not_see(self, api, bob, shared, monkeypatch):
+        elsewhere = api.get(URL, headers={"X-Organization": str(bob.personal_organization.pk)})
+        no_id = api.get(f"{URL}?organization=x")
+        scoped = key_client(bob, scopes=["account.view"]).get(URL)
+        client = key_client(bob, organization=shared)
+        monkeypatch.setitem(ROLE_PERMISSIONS, Membership.Role.MEMBER, frozenset({"account.view"}))
+        lacking = client.get(URL)
+        Membership.objects.filter(user=bob, organization=shared).delete()
+        left = client.get(URL)
+
+        refusals = [elsewhere, no_id, scoped, lacking, left]
+        assert [r.status_code for r in refusals] == [404, 404, 403, 403, 404]
+        assert lacking.json()["permission"] == "settings.view"
 
 
 class TestPatch:

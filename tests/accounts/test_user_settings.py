@@ -1,8 +1,10 @@
 """Settings: what is in force, who set it, and how it is changed."""
 
 import pytest
+from django.utils import timezone
 
-from accounts.models import AuditEntry, OrganizationSettings, UserSettings
+from accounts import services as accounts
+from accounts.models import AuditEntry, Organization, OrganizationSettings, UserSettings
 from accounts.services import user_settings as verbs
 from accounts.settings_fields import FIELDS, InvalidSetting, UnknownSetting
 from openhands_site.lib import resealing
@@ -81,6 +83,30 @@ class TestEffectiveSettings:
             ).values["language"]
             == "en"
         )
+
+
+class TestSettingsByKey:
+    def by_key(self, key, organization):
+        user = accounts.authenticate_api_key(key).user
+        return lambda: verbs.settings_by_key(user, organization.pk, "settings.view")
+
+    def test_is_what_is_in_force(self, alice):
+        enforce(alice, "language", language="fr", search_api_key="tvly-Shared-1")
+        change(alice, max_iterations=9, mcp_config=MCP)
+        _, key = accounts.issue_api_key(user=alice, name="x")
+
+        assert self.by_key(key, alice.personal_organization)() == in_force(alice)
+
+    def test_is_nothing_elsewhere_or_where_the_organization_is_closed(self, alice, bob):
+        shared = alice.personal_organization
+        _, key = accounts.issue_api_key(user=bob, organization=shared, name="x")
+        found = self.by_key(key, shared)
+
+        assert found() is not None
+        assert self.by_key(key, bob.personal_organization)() is None
+        assert verbs.settings_by_key(bob, shared.pk, "settings.view") is None
+        Organization.objects.update(suspended_at=timezone.now())
+        assert found() is None
 
 
 class TestChangeSettings:
