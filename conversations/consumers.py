@@ -7,7 +7,7 @@ Written straight on ASGI: a consumer class with its layers costs more per frame 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID
@@ -18,6 +18,7 @@ from django.db import connections
 from conversations import streams, watching
 from conversations.reading import Frame
 from conversations.watching import Watcher
+from openhands_site.lib import framing
 
 log = logging.getLogger(__name__)
 CLOSE_OVERFLOW = 1013
@@ -28,7 +29,7 @@ CLOSE_NOT_FOUND = 4404
 CLOSES = {401: CLOSE_UNAUTHENTICATED, 404: CLOSE_NOT_FOUND}
 CLOSE_SECONDS = 5.0
 MAX_DIGITS = 18
-PING = Frame('{"type":"ping"}')
+PING = Frame(b'{"type":"ping"}')
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
@@ -123,7 +124,9 @@ class ConversationConsumer:
         self._subscription = await hub.join(self.conversation_id, after=after, epoch=epoch)
         watching.begin(watcher, self._subscription, PING)
         self._watcher = watcher
-        await self._subscription.go_live(self._push, self._over)
+        takes_ready = framing.READY in self.scope.get("extensions", ())
+        push = self._push if takes_ready else self._push_each
+        await self._subscription.go_live(push, self._over)
         return None
 
     def _over(self) -> None:
@@ -146,8 +149,13 @@ class ConversationConsumer:
         if self._subscription is not None:
             await streams.hub().leave(self._subscription)
 
-    def _push(self, frame: Frame) -> Coroutine[Any, Any, None]:
-        return self._send(frame.message)
+    def _push(self, frames: Sequence[Frame]) -> Coroutine[Any, Any, None]:
+        return self._send({"type": framing.READY, "frames": [frame.wire for frame in frames]})
+
+    async def _push_each(self, frames: Sequence[Frame]) -> None:
+        """The same for servers that frame messages themselves."""
+        for frame in frames:
+            await self._send({"type": "websocket.send", "text": frame.text})
 
     async def _close(self, code: int) -> None:
         """Say goodbye; who does not take even that in time is cut off by the server."""

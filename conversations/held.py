@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -27,7 +27,7 @@ ANSWER_HEADER = "X-Held"
 _token = secrets.token_urlsafe(24)
 """By this a view knows that its answer reaches ``Held``, in this process."""
 RETRY = b"retry: 1000\n\n"
-PING = Frame("")
+PING = Frame(b"")
 PING.piece = {"type": "http.response.body", "body": b": ping\n\n", "more_body": True}
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -145,8 +145,9 @@ async def _stream(
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": RETRY, "more_body": True})
 
-    async def push(frame: Frame) -> None:
-        await send(frame.piece or piece_of(frame, subscription.feed.epoch))
+    async def push(frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            await send(frame.piece or piece_of(frame, subscription.feed.epoch))
 
     await subscription.feed_to(push)
     with contextlib.suppress(Exception):

@@ -7,14 +7,13 @@ from functools import cache, cached_property
 from typing import Any
 from uuid import UUID
 
-import orjson
 from django.db import connection, models
 
 from billing.models import ConversationUsage
 from conversations.models import Conversation, StartTask
-from conversations.models.log import WIRE
+from conversations.models.log import WIRE, wire_of
 from conversations.records import record_from
-from openhands_site.lib import prepared
+from openhands_site.lib import framing, prepared
 from openhands_site.lib.api import dumps
 
 PAGE_BYTES = 4 * 1_048_576
@@ -24,21 +23,25 @@ PASSING = ("last_seq", "updated_at")
 
 
 class Frame:
-    """What every socket is sent: text made once. ``seq`` is None for frames outside the log."""
+    """What every socket is sent, made once of its JSON. ``seq`` is None for frames outside the log."""
 
-    __slots__ = ("message", "piece", "reset_to", "seq", "size", "text", "v1")
+    __slots__ = ("piece", "reset_to", "seq", "size", "v1", "wire")
 
-    def __init__(self, text: str, seq: int | None = None, reset_to: int | None = None) -> None:
-        self.text = text
+    def __init__(self, body: bytes, seq: int | None = None, reset_to: int | None = None) -> None:
+        self.wire = framing.framed(body)
+        """The WebSocket message, byte for byte, that all sockets share."""
+        self.size = len(self.wire)
         self.seq = seq
         self.reset_to = reset_to
-        self.size = len(text)
-        self.message = {"type": "websocket.send", "text": text}
-        """The one ASGI message that all sockets share."""
         self.piece: dict[str, Any] | None = None
         """The same for server-sent events, once somebody needed it."""
         self.v1: tuple[str, str] | None = None
         """The same for V1 clients (``compat.v1.sockets``), made when the first of them wants it."""
+
+    @property
+    def text(self) -> str:
+        """The JSON, for whoever sends it in another form."""
+        return framing.body_of(self.wire).decode()
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Reading:
     @cached_property
     def status(self) -> Frame:
         """The record as sockets get it."""
-        return Frame(text_of({"type": "status", "conversation": self.record}))
+        return Frame(dumps({"type": "status", "conversation": self.record}))
 
 
 def read(places: Mapping[UUID, int | None], page: int) -> dict[UUID, Reading]:
@@ -73,15 +76,10 @@ def read(places: Mapping[UUID, int | None], page: int) -> dict[UUID, Reading]:
     A place of None asks for no events. A page has at most ``page`` events and little more than
     ``PAGE_BYTES``; ``last_seq`` says whether there are more.
     """
-    rows = prepared.fetch(_statement(), [list(places), list(places.values()), page, PAGE_BYTES])
-    heads: dict[UUID, tuple] = {}
-    events: dict[UUID, list[Frame]] = {key: [] for key in places}
-    for row in rows:
-        if row[0] is None:
-            events[row[1]].append(_frame(row[2:9]))
-        else:
-            heads[row[0]] = row[9:]
-    return {key: _reading(heads.get(key), events[key], place) for key, place in places.items()}
+    parameters = [list(places), list(places.values()), page, PAGE_BYTES]
+    rows = prepared.fetch(_statement(), parameters, is_binary=True)
+    found = {row[0]: row for row in rows}
+    return {key: _reading(found.get(key), place) for key, place in places.items()}
 
 
 def read_events(conversation_id: UUID, after: int, page: int) -> list[Frame]:
@@ -99,28 +97,29 @@ def read_moved(known: dict[UUID, tuple[int, datetime | None]]) -> list[UUID]:
 def reset_frame(reading: Reading) -> Frame:
     """Says that cursors of before mean nothing: fetch the log anew over REST."""
     body = {"type": "reset", "last_seq": reading.last_seq, "epoch": reading.epoch}
-    return Frame(text_of(body), reset_to=reading.last_seq)
-
-
-def text_of(body: dict[str, Any]) -> str:
-    """A frame's JSON."""
-    return dumps(body).decode()
+    return Frame(dumps(body), reset_to=reading.last_seq)
 
 
 def event_of(frame: Frame) -> str:
     """The event alone, as REST gives it, out of its frame."""
-    return frame.text[frame.text.index('"event":{') + 8 : -1]
+    text = frame.text
+    return text[text.index('"event":{') + 8 : -1]
 
 
-def _frame(values: Sequence[Any]) -> Frame:
-    event = dict(zip(WIRE, values, strict=True))
-    event["payload"] = orjson.Fragment(event["payload"])
-    return Frame(text_of({"type": "event", "seq": values[0], "event": event}), values[0])
+def _frames(columns: Sequence[list[Any] | None]) -> list[Frame]:
+    """Frames of events that come as a list of each column of ``WIRE``, or None for no events."""
+    if columns[0] is None:
+        return []
+    return [
+        Frame(dumps({"type": "event", "seq": values[0], "event": wire_of(values)}), values[0])
+        for values in zip(*columns, strict=True)
+    ]
 
 
-def _reading(head: tuple | None, frames: list[Frame], place: int | None) -> Reading:
-    if head is None:
+def _reading(row: tuple | None, place: int | None) -> Reading:
+    if row is None:
         return Reading(0, place or 0, 0, None, None, [])
+    head, frames = row[: -len(WIRE)], _frames(row[-len(WIRE) :])
     parts: list[Any] = []
     for kind, start, readers in _parts():
         values = list(head[start : start + len(readers)])
@@ -169,15 +168,19 @@ def _parts() -> list[tuple[type[models.Model], int, Readers]]:
 
 @cache
 def _statement() -> str:
+    """One row a conversation: its record, and its events as an array of each column.
+
+    A row an event would carry the record's many columns too, empty, and cost as much to take apart as all the rest.
+    """
     names = {"c": Conversation, "u": ConversationUsage, "s": StartTask}
-    head = ", ".join(f"{alias}.{f.column}" for alias, kind in names.items() for f in _fields(kind))
-    nothing = ", ".join("NULL" for _, _, readers in _parts() for _ in readers)
+    head = ", ".join(_column(alias, f) for alias, kind in names.items() for f in _fields(kind))
+    columns = ", ".join(f"array_agg(e.{name} ORDER BY e.seq) AS {name}" for name in WIRE)
+    events = ", ".join(f"events.{name}" for name in WIRE)
     return f"""
 WITH wanted AS MATERIALIZED (
     SELECT * FROM unnest(%s::uuid[], %s::bigint[]) AS wanted (id, place)
 )
-SELECT c.id AS head, c.id AS id, NULL::bigint AS seq, NULL AS event_id, NULL AS kind, NULL AS source,
-    NULL AS payload, NULL::timestamptz AS engine_time, NULL::timestamptz AS received_at, {head}
+SELECT {head}, {events}
 FROM wanted
 JOIN conversations_conversation AS c ON c.id = wanted.id AND c.deleted_at IS NULL
 LEFT JOIN billing_conversationusage AS u ON u.conversation_id = c.id
@@ -185,16 +188,20 @@ LEFT JOIN LATERAL (
     SELECT * FROM conversations_starttask AS started WHERE started.conversation_id = c.id
     ORDER BY started.created_at DESC LIMIT 1
 ) AS s ON true
-UNION ALL
-SELECT NULL, wanted.id, e.seq, e.event_id, e.kind, e.source, e.payload, e.engine_time, e.received_at,
-    {nothing}
-FROM wanted CROSS JOIN LATERAL (
-    SELECT page.*, sum(octet_length(page.payload)) OVER (ORDER BY page.seq) - octet_length(page.payload) AS before
+CROSS JOIN LATERAL (
+    SELECT {columns}
     FROM (
-        SELECT * FROM conversations_event AS event
-        WHERE event.conversation_id = wanted.id AND event.seq > wanted.place
-        ORDER BY event.seq LIMIT %s
-    ) AS page
-    ORDER BY page.seq
-) AS e
-WHERE e.before < %s"""  # noqa: S608 - names of our own columns
+        SELECT page.*, sum(octet_length(page.payload)) OVER (ORDER BY page.seq) - octet_length(page.payload) AS before
+        FROM (
+            SELECT * FROM conversations_event AS event
+            WHERE event.conversation_id = wanted.id AND event.seq > wanted.place
+            ORDER BY event.seq LIMIT %s
+        ) AS page
+    ) AS e
+    WHERE e.before < %s
+) AS events"""  # noqa: S608 - names of our own columns
+
+
+def _column(alias: str, field: models.Field) -> str:
+    """A column as Django's readers want it: JSON as text, which in binary the driver would parse itself."""
+    return f"{alias}.{field.column}" + ("::text" if isinstance(field, models.JSONField) else "")

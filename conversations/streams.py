@@ -34,10 +34,10 @@ from conversations.reading import (
     read_events,
     read_moved,
     reset_frame,
-    text_of,
 )
 from conversations.subscriptions import Subscription
 from openhands_site.lib import bus
+from openhands_site.lib.api import dumps
 from openhands_site.lib.bus import publisher
 
 __all__ = [
@@ -357,7 +357,7 @@ class Hub:
                     feed.wake()
             case bus.DeltaArrived(conversation=key, deltas=deltas):
                 if feed := self.feeds.get(key):
-                    feed.pass_on([Frame(text_of({"type": "delta"} | delta)) for delta in deltas])
+                    feed.pass_on([Frame(dumps({"type": "delta"} | delta)) for delta in deltas])
             case bus.AccessChanged(user=user_id):
                 for woken in self._watchers.get(user_id, ()):
                     woken.set()

@@ -3,7 +3,15 @@
 import asyncio
 import types
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -13,7 +21,9 @@ from conversations.reading import Frame, reset_frame
 if TYPE_CHECKING:
     from conversations.streams import Feed
 
-Push = Callable[[Frame], Coroutine[Any, Any, None]]
+Push = Callable[[Sequence[Frame]], Coroutine[Any, Any, None]]
+BATCH_BYTES = 65_536
+"""Frames go to a client in batches that end beyond so many bytes: about what a server buffers before it has us wait."""
 
 
 class Subscription:
@@ -111,10 +121,10 @@ class Subscription:
         It returns when the socket is live, and ``when_over`` is called once there is nothing more to come. A
         thousand sockets that wait need no task each for this. Whoever calls it calls ``stop`` in the end.
         """
-        async for frame in self._backlog():
-            if self.is_ended:
-                break
-            await push(frame)
+        async for page in self._backlog():
+            for batch in self._batches(page):
+                if not self.is_ended:
+                    await push(batch)
         self._push, self._when_over = push, when_over
         self._begin()
         if self.is_over:
@@ -131,8 +141,10 @@ class Subscription:
 
     async def frames(self) -> AsyncIterator[Frame]:
         """Frames from the cursor on, each event once, in order; ends on overflow or when it is all gone."""
-        async for frame in self._backlog():
-            yield frame
+        async for page in self._backlog():
+            for frame in page:
+                if self._is_next(frame):
+                    yield frame
         woken = self._woken = asyncio.Event()
         self._begin()
         while not self.is_over:
@@ -155,6 +167,21 @@ class Subscription:
             self.cursor = frame.seq
         return True
 
+    def _batches(self, frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+        """Move the cursor over frames, and give those that the client lacks in batches; none is taken early."""
+        batch: list[Frame] = []
+        size = 0
+        for frame in frames:
+            if not self._is_next(frame):
+                continue
+            batch.append(frame)
+            size += frame.size
+            if size >= BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
     def _begin(self) -> None:
         self.is_live = not self.is_ended
         if self.feed.reading is not None and not self.feed.is_gone:
@@ -167,10 +194,9 @@ class Subscription:
         hand, which ends it in nearly all cases; one that waits goes on in a task of its own. A task woken for
         each socket and event would cost as much as the sending (docs/adr/0031).
         """
-        for index, frame in enumerate(frames):
-            if not self._is_next(frame):
-                continue
-            step = push(frame)
+        rest = iter(frames)
+        for batch in self._batches(rest):
+            step = push(batch)
             try:
                 waits_for = step.send(None)
             except StopIteration:
@@ -180,7 +206,7 @@ class Subscription:
                 return ()
             self._sending = asyncio.create_task(_rest_of(step, waits_for))
             self._sending.add_done_callback(self._has_sent)
-            return frames[index + 1 :]
+            return list(rest)
         return ()
 
     def _has_sent(self, task: asyncio.Task) -> None:
@@ -197,19 +223,17 @@ class Subscription:
         self._waiting = None
         self.wake()
 
-    async def _backlog(self) -> AsyncIterator[Frame]:
+    async def _backlog(self) -> AsyncIterator[Sequence[Frame]]:
+        """Pages up to where the feed is, as the cursor is moved over them."""
         if reset := await self._reset():
-            self.cursor = reset.reset_to or 0
-            yield reset
-        while self.cursor < self.feed.seq and not self.feed.is_gone:
+            yield [reset]
+        while self.cursor < self.feed.seq and not (self.feed.is_gone or self.is_ended):
             page = self.feed.recent(self.cursor)
             if page is None:
                 page = await self.feed.page_behind(self.cursor)
-            for frame in page:
-                if self._is_next(frame):
-                    yield frame
             if not page:
                 break
+            yield page
 
     async def _reset(self) -> Frame | None:
         """A reset frame when this cursor belongs to no log we have, or to a part that is no longer kept.

@@ -5,9 +5,14 @@ handshake: both sides' headers in two forms. An open socket lives for hours (doc
 """
 
 import asyncio
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
+
+from openhands_site.lib import framing
 
 
 class LeanWebSocket(WebSocketsSansIOProtocol):
@@ -18,6 +23,24 @@ class LeanWebSocket(WebSocketsSansIOProtocol):
         self.queue = Inbox()  # type: ignore[assignment]
         self.writable = Gate()  # type: ignore[assignment]
         self.writable.set()
+
+    def run_asgi(self) -> Coroutine[Any, Any, None]:
+        """The same, having told the application that ready frames are taken, where nothing would change them."""
+        if not self.conn.extensions:
+            self.scope["extensions"][framing.READY] = {}
+        return super().run_asgi()
+
+    def send(self, message: Any) -> Coroutine[Any, Any, None]:
+        """The same, and frames that are ready (``lib.framing``), many at a time and by one write."""
+        if message["type"] == framing.READY:
+            return self._send_ready(message["frames"])
+        return super().send(message)
+
+    async def _send_ready(self, frames: Sequence[bytes]) -> None:
+        await self.writable.wait()
+        if self.disconnected or self.conn.state is not State.OPEN:
+            raise ClientDisconnected
+        self.transport.writelines(frames)
 
     def start_keepalive(self) -> None:
         """Uvicorn calls this when it has answered the handshake, whatever the interval is."""

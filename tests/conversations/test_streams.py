@@ -222,12 +222,12 @@ class Client:
         self.frames, self.is_full, self.is_gone = [], False, False
         self.room = asyncio.Event()
 
-    async def push(self, frame):
+    async def push(self, frames):
         if self.is_gone:
             raise ConnectionError
         if self.is_full:
             await self.room.wait()
-        self.frames.append(frame)
+        self.frames.extend(frames)
 
     @property
     def seqs(self):

@@ -42,11 +42,12 @@ def logged(event: Event) -> Logged:
 
 def logged_in(frame: Frame) -> Logged:
     """The event of a hub's frame, its payload cut out of the text as it stands there."""
-    start = frame.text.index('"payload":') + 10
-    end = frame.text.rindex(',"engine_time":')
-    known = json.loads(frame.text[:start] + "null" + frame.text[end:])["event"]
+    text = frame.text
+    start = text.index('"payload":') + 10
+    end = text.rindex(',"engine_time":')
+    known = json.loads(text[:start] + "null" + text[end:])["event"]
     at = datetime.fromisoformat(known["engine_time"] or known["received_at"])
-    return Logged(known["event_id"], known["kind"], known["source"], frame.text[start:end], at)
+    return Logged(known["event_id"], known["kind"], known["source"], text[start:end], at)
 
 
 def told(events: QuerySet[Event]) -> QuerySet[Event]:
