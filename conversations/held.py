@@ -27,8 +27,7 @@ ANSWER_HEADER = "X-Held"
 _token = secrets.token_urlsafe(24)
 """By this a view knows that its answer reaches ``Held``, in this process."""
 RETRY = b"retry: 1000\n\n"
-PING = Frame(b"")
-PING.piece = {"type": "http.response.body", "body": b": ping\n\n", "more_body": True}
+PING = Frame(b"", piece={"type": "http.response.body", "body": b": ping\n\n", "more_body": True})
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

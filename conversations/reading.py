@@ -7,6 +7,7 @@ from functools import cache, cached_property
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from django.db import connection, models
 
 from billing.models import ConversationUsage
@@ -15,6 +16,7 @@ from conversations.models.log import WIRE, wire_of
 from conversations.records import record_from
 from openhands_site.lib import framing, prepared
 from openhands_site.lib.api import dumps
+from openhands_site.lib.framing import framed
 
 PAGE_BYTES = 4 * 1_048_576
 """A page ends with the event that goes beyond so many bytes of payload."""
@@ -22,21 +24,22 @@ PASSING = ("last_seq", "updated_at")
 """Fields of a record that move with every event, and are no news on their own."""
 
 
-class Frame:
-    """What every socket is sent, made once of its JSON. ``seq`` is None for frames outside the log."""
+class Frame(msgspec.Struct, gc=False):
+    """What every socket is sent, made once. Many are kept, and refer to nothing that could refer to them: no ``gc``."""
 
-    __slots__ = ("piece", "reset_to", "seq", "size", "v1", "wire")
+    wire: bytes
+    """The WebSocket message, byte for byte, that all sockets share."""
+    seq: int | None = None
+    """None for frames outside the log."""
+    reset_to: int | None = None
+    piece: dict[str, Any] | None = None
+    """The same for server-sent events, once somebody needed it."""
+    v1: tuple[str, str] | None = None
+    """The same for V1 clients (``compat.v1.sockets``), made when the first of them wants it."""
 
-    def __init__(self, body: bytes, seq: int | None = None, reset_to: int | None = None) -> None:
-        self.wire = framing.framed(body)
-        """The WebSocket message, byte for byte, that all sockets share."""
-        self.size = len(self.wire)
-        self.seq = seq
-        self.reset_to = reset_to
-        self.piece: dict[str, Any] | None = None
-        """The same for server-sent events, once somebody needed it."""
-        self.v1: tuple[str, str] | None = None
-        """The same for V1 clients (``compat.v1.sockets``), made when the first of them wants it."""
+    @property
+    def size(self) -> int:
+        return len(self.wire)
 
     @property
     def text(self) -> str:
@@ -67,7 +70,7 @@ class Reading:
     @cached_property
     def status(self) -> Frame:
         """The record as sockets get it."""
-        return Frame(dumps({"type": "status", "conversation": self.record}))
+        return Frame(framed(dumps({"type": "status", "conversation": self.record})))
 
 
 def read(places: Mapping[UUID, int | None], page: int) -> dict[UUID, Reading]:
@@ -97,7 +100,7 @@ def read_moved(known: dict[UUID, tuple[int, datetime | None]]) -> list[UUID]:
 def reset_frame(reading: Reading) -> Frame:
     """Says that cursors of before mean nothing: fetch the log anew over REST."""
     body = {"type": "reset", "last_seq": reading.last_seq, "epoch": reading.epoch}
-    return Frame(dumps(body), reset_to=reading.last_seq)
+    return Frame(framed(dumps(body)), reset_to=reading.last_seq)
 
 
 def event_of(frame: Frame) -> str:
@@ -110,10 +113,12 @@ def _frames(columns: Sequence[list[Any] | None]) -> list[Frame]:
     """Frames of events that come as a list of each column of ``WIRE``, or None for no events."""
     if columns[0] is None:
         return []
-    return [
-        Frame(dumps({"type": "event", "seq": values[0], "event": wire_of(values)}), values[0])
-        for values in zip(*columns, strict=True)
-    ]
+    return [_frame(values) for values in zip(*columns, strict=True)]
+
+
+def _frame(values: Sequence[Any]) -> Frame:
+    seq = values[0]
+    return Frame(framed(dumps({"type": "event", "seq": seq, "event": wire_of(values)})), seq)
 
 
 def _reading(row: tuple | None, place: int | None) -> Reading:

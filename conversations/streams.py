@@ -39,6 +39,7 @@ from conversations.subscriptions import Subscription
 from openhands_site.lib import bus
 from openhands_site.lib.api import dumps
 from openhands_site.lib.bus import publisher
+from openhands_site.lib.framing import framed
 
 __all__ = [
     "Feed",
@@ -162,7 +163,8 @@ class Feed:
     def _remember(self, frames: list[Frame]) -> None:
         self._ring.extend(frames)
         self._ring_bytes += sum(frame.size for frame in frames)
-        while self._ring and self._ring_bytes > settings.HUB_RING_BYTES:
+        limit = settings.HUB_RING_BYTES
+        while self._ring and self._ring_bytes > limit:
             self._ring_bytes -= self._ring.popleft().size
 
 
@@ -357,7 +359,7 @@ class Hub:
                     feed.wake()
             case bus.DeltaArrived(conversation=key, deltas=deltas):
                 if feed := self.feeds.get(key):
-                    feed.pass_on([Frame(dumps({"type": "delta"} | delta)) for delta in deltas])
+                    feed.pass_on([_delta(delta) for delta in deltas])
             case bus.AccessChanged(user=user_id):
                 for woken in self._watchers.get(user_id, ()):
                     woken.set()
@@ -380,6 +382,10 @@ class Hub:
             with contextlib.suppress(Exception):  # the database away: the next round asks again
                 for conversation_id in await run_in_thread(read_moved, known):
                     feeds[conversation_id].wake()
+
+
+def _delta(delta: dict[str, Any]) -> Frame:
+    return Frame(framed(dumps({"type": "delta"} | delta)))
 
 
 _hubs: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub]" = weakref.WeakKeyDictionary()
