@@ -1,7 +1,12 @@
+import asyncio
+import contextlib
 import json
+import socket
 from uuid import uuid4
 
 import pytest
+import uvicorn
+import websockets
 from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
 from django.db import connections
@@ -11,6 +16,7 @@ from accounts import services as accounts
 from conversations import services, streams
 from conversations.models import Lease
 from openhands_site.asgi import application
+from openhands_site.sockets import LeanWebSocket
 from tests.conversations.conftest import frame
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -48,9 +54,9 @@ def open_socket(pk, query="", **headers):
     return WebsocketCommunicator(application, path, headers=list(names.items()))
 
 
-async def append(conversation, *seqs):
+async def append(conversation, *seqs, **fields):
     await sync_to_async(services.ingest_events)(
-        conversation_id=conversation.pk, generation=1, frames=[frame(n) for n in seqs]
+        conversation_id=conversation.pk, generation=1, frames=[frame(n, **fields) for n in seqs]
     )
 
 
@@ -176,3 +182,69 @@ async def test_revoked_key_ends_the_open_socket(conversation, alice, settings):
     while (message := await socket.receive_output(5))["type"] == "websocket.send":
         assert json.loads(message["text"]) == {"type": "ping"}
     assert message == {"type": "websocket.close", "code": 4403}
+
+
+@contextlib.asynccontextmanager
+async def served():
+    """The application on the server that we run it on, with little room between it and its clients."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+    config = uvicorn.Config(
+        application, ws=LeanWebSocket, ws_per_message_deflate=False, lifespan="off", log_config=None
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+
+
+@contextlib.asynccontextmanager
+async def client_of(port, conversation, token, after=0):
+    link = socket.socket()
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    link.connect(("127.0.0.1", port))
+    link.setblocking(False)
+    address = f"ws://127.0.0.1/ws/v1/conversations/{conversation.pk}?after={after}"
+    headers = {"Authorization": f"Bearer {token}"}
+    async with websockets.connect(
+        address, sock=link, additional_headers=headers, max_queue=1, ping_interval=None
+    ) as client:
+        yield client
+
+
+async def seqs_of(client, upto):
+    """Seqs as they come, until one has come or the socket is closed."""
+    seqs = []
+    with contextlib.suppress(websockets.ConnectionClosed):
+        async with asyncio.timeout(20):
+            while upto not in seqs:
+                seq = json.loads(await client.recv()).get("seq")
+                seqs += [] if seq is None else [seq]
+    return seqs
+
+
+async def test_client_that_does_not_read_is_closed_and_resumes_where_it_was(
+    conversation, alice, settings
+):
+    settings.SOCKET_BUFFER_BYTES = 4_096
+    _, token = await key(alice)
+    async with served() as port:
+        async with client_of(port, conversation, token) as slow:
+            await append(conversation, 0)
+            assert await seqs_of(slow, 1) == [1]
+            (subscription,) = streams.hub().feeds[conversation.pk].subscriptions
+            for n in range(1, 41):
+                await append(conversation, n, text="x" * 20_000)
+            async with asyncio.timeout(20):
+                while not subscription.has_overflowed:
+                    await asyncio.sleep(0.01)
+            seen = await seqs_of(slow, 41)
+            assert slow.close_code == 1013
+        assert seen == list(range(2, 2 + len(seen)))
+        assert len(seen) < 40
+
+        async with client_of(port, conversation, token, after=1 + len(seen)) as again:
+            assert await seqs_of(again, 41) == list(range(2 + len(seen), 42))

@@ -9,7 +9,7 @@ from asgiref.sync import sync_to_async
 from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
 
-from conversations import services, streams
+from conversations import services, streams, subscriptions
 from conversations.models import Conversation, Lease
 from tests.conversations.conftest import frame
 
@@ -31,9 +31,9 @@ async def conversation(alice):
     return conversation
 
 
-async def append(conversation, *seqs):
+async def append(conversation, *seqs, **fields):
     await sync_to_async(services.ingest_events)(
-        conversation_id=conversation.pk, generation=1, frames=[frame(n) for n in seqs]
+        conversation_id=conversation.pk, generation=1, frames=[frame(n, **fields) for n in seqs]
     )
 
 
@@ -219,6 +219,7 @@ class Client:
     """A socket's end of the hub: takes frames, or waits with a full buffer until told."""
 
     def __init__(self):
+        self.batches = []
         self.frames, self.is_full, self.is_gone = [], False, False
         self.room = asyncio.Event()
 
@@ -227,6 +228,7 @@ class Client:
             raise ConnectionError
         if self.is_full:
             await self.room.wait()
+        self.batches.append([one.seq for one in frames])
         self.frames.extend(frames)
 
     @property
@@ -273,13 +275,47 @@ async def test_full_socket_is_given_up_beyond_its_buffer(conversation, settings)
     client = Client()
     async with fed(conversation, client) as (subscription, task):
         client.is_full = True
-        for n in range(40):
-            await append(conversation, n)
+        for n in range(
+            40
+        ):  # however few readings they come by, a batch is under way, and too much is left
+            await append(conversation, n, text="x" * 8_000)
 
         await asyncio.wait_for(task, 20)
 
     assert subscription.has_overflowed
     assert client.seqs == []
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+async def test_frames_come_in_batches_of_a_bounded_size(conversation, monkeypatch, is_live):
+    monkeypatch.setattr(subscriptions, "BATCH_BYTES", 1_000)
+    client = Client()
+    if not is_live:
+        await append(conversation, *range(7), text="x" * 300)
+    async with fed(conversation, client):
+        if is_live:
+            await append(conversation, *range(7), text="x" * 300)
+        await until(lambda: client.seqs == [1, 2, 3, 4, 5, 6, 7])
+
+    assert [batch for batch in client.batches if batch != [None]][:2] == [[1, 2], [3, 4]]
+
+
+async def test_client_that_is_full_within_a_page_gets_the_rest_once(conversation, monkeypatch):
+    monkeypatch.setattr(subscriptions, "BATCH_BYTES", 1_000)
+    client = Client()
+    async with fed(conversation, client) as (subscription, _):
+        client.is_full = True
+        await append(conversation, *range(7), text="x" * 300)
+        await until(lambda: subscription.cursor == 2)
+        await append(conversation, 7, 8, text="x" * 300)
+        await until(lambda: subscription.feed.seq == 9)
+        assert (client.seqs, subscription.cursor) == ([], 2)
+
+        client.is_full = False
+        client.room.set()
+
+        await until(lambda: len(client.seqs) >= 9)
+        assert client.seqs == list(range(1, 10))
 
 
 async def test_socket_that_went_away_ends_alone(conversation):

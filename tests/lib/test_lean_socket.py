@@ -6,7 +6,9 @@ import socket
 import pytest
 import uvicorn
 import websockets
+from uvicorn.protocols.utils import ClientDisconnected
 
+from openhands_site.lib.framing import READY, framed
 from openhands_site.sockets import Gate, Inbox, LeanWebSocket
 
 
@@ -17,15 +19,32 @@ async def echo(scope, receive, send):
         await send({"type": "websocket.send", "text": message["text"] + scope["path"]})
 
 
+class Told:
+    """An application that sends what a test says, and keeps what became of it."""
+
+    async def __call__(self, scope, receive, send):
+        self.extensions, self.send = scope["extensions"], send
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    async def send_ready(self, *texts):
+        await self.send({"type": READY, "frames": [framed(text.encode()) for text in texts]})
+
+
 class Server:
-    def __init__(self):
+    def __init__(self, application=echo, **options):
         self.protocols = []
 
         def protocol(*args, **kwargs):
             self.protocols.append(LeanWebSocket(*args, **kwargs))
             return self.protocols[-1]
 
-        config = uvicorn.Config(echo, ws=protocol, lifespan="off", log_config=None)
+        options = {"ws_per_message_deflate": False} | options
+        config = uvicorn.Config(
+            application, ws=protocol, lifespan="off", log_config=None, **options
+        )
         self.server = uvicorn.Server(config)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"ws://127.0.0.1:{self.listener.getsockname()[1]}/x"
@@ -58,6 +77,64 @@ async def test_says_1012_when_the_server_stops():
     with pytest.raises(websockets.ConnectionClosed) as closed:
         await client.recv()
     assert closed.value.rcvd.code == 1012
+
+
+async def test_ready_frames_are_messages_of_their_own_among_others():
+    texts = ["", "é" * 62 + "x", "x" * 126, "\u20ac" * 21_845, "x" * 65_536, "x" * 300_000]
+    told = Told()
+    async with Server(told) as server, websockets.connect(server.address, max_size=None) as client:
+        await told.send({"type": "websocket.send", "text": "before"})
+        await told.send_ready(*texts)
+        await told.send({"type": "websocket.send", "text": "after"})
+        await told.send_ready("last")
+        await told.send({"type": "websocket.close", "code": 4403})
+
+        assert [text async for text in received(client)] == ["before", *texts, "after", "last"]
+        assert client.close_code == 4403
+
+
+async def received(client):
+    try:
+        while True:
+            yield await client.recv()
+    except websockets.ConnectionClosed:
+        return
+
+
+async def test_ready_frames_wait_while_the_client_takes_none():
+    told = Told()
+    async with Server(told) as server, websockets.connect(server.address) as client:
+        (protocol,) = server.protocols
+        protocol.pause_writing()
+        sending = asyncio.create_task(told.send_ready("a", "b"))
+        await asyncio.sleep(0.05)
+        assert not sending.done()
+
+        protocol.resume_writing()
+
+        await sending
+        assert [await client.recv(), await client.recv()] == ["a", "b"]
+
+
+async def test_nothing_follows_the_goodbye():
+    told = Told()
+    async with Server(told) as server, websockets.connect(server.address) as client:
+        await told.send({"type": "websocket.close", "code": 1013})
+
+        with pytest.raises(ClientDisconnected):
+            await told.send_ready("late")
+
+        assert [text async for text in received(client)] == []
+        assert client.close_code == 1013
+
+
+async def test_ready_frames_are_not_offered_where_messages_are_compressed():
+    told = Told()
+    async with Server(told, ws_per_message_deflate=True) as server:
+        async with websockets.connect(server.address):
+            assert READY not in told.extensions
+        async with websockets.connect(server.address, compression=None):
+            assert READY in told.extensions
 
 
 async def test_a_gate_lets_all_pass_and_forgets_who_gave_up():

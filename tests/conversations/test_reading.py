@@ -1,0 +1,78 @@
+"""What one statement reads is what the models say, byte for byte."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from billing.models import ConversationUsage
+from conversations import reading
+from conversations.models import Conversation, NewEvent
+from conversations.records import record_of
+from openhands_site.lib.api import dumps
+
+pytestmark = pytest.mark.django_db
+
+TIMES = (
+    None,
+    datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    datetime(2026, 1, 2, 3, 4, 5, 120_000, tzinfo=UTC),
+    datetime(1999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+)
+PAYLOADS = (
+    "{}",
+    '{"a": 1,  "b":"\\u0000 \\ud800 \\"\\\\", "c":1e400}',
+    '{"text":"é € 😀 \u2028"}',
+    "{\n}",
+)
+
+
+def test_frames_carry_events_as_rest_gives_them(conversation):
+    news = [
+        NewEvent(f'"{n}\\{{', "Kind", "agent", payload, engine_time=at)
+        for n, (payload, at) in enumerate(zip(PAYLOADS, TIMES, strict=True))
+    ]
+    events = conversation.append(*news)
+
+    frames = reading.read_events(conversation.pk, 0, 200)
+
+    assert [frame.seq for frame in frames] == [1, 2, 3, 4]
+    for frame, event in zip(frames, events, strict=True):
+        body = dumps(event.to_wire()).decode()
+        assert reading.event_of(frame) == body
+        assert frame.text == f'{{"type":"event","seq":{event.seq},"event":{body}}}'
+
+
+def test_a_record_is_read_as_its_models_read_it(conversation):
+    Conversation.objects.update(
+        repository={"full_name": "a/b", "n": [1, None]}, pull_requests=[3, 4], tags=["x", 'y"\\']
+    )
+    ConversationUsage.objects.create(
+        conversation_id=conversation.pk,
+        organization_id=conversation.organization_id,
+        cost_micros=2**40,
+        prompt_tokens=7,
+    )
+
+    found = reading.read({conversation.pk: None}, 200)[conversation.pk]
+
+    assert found.record == record_of(Conversation.objects.get(pk=conversation.pk))
+    assert found.frames == []
+
+
+def test_a_page_ends_with_the_event_that_goes_beyond_its_bytes(conversation, monkeypatch):
+    monkeypatch.setattr(reading, "PAGE_BYTES", 100)
+    conversation.append(*[NewEvent(f"e{n}", "K", "agent", f'"{"x" * 48}"') for n in range(6)])
+
+    assert [frame.seq for frame in reading.read_events(conversation.pk, 1, 200)] == [2, 3]
+    assert [frame.seq for frame in reading.read_events(conversation.pk, 1, 1)] == [2]
+    assert reading.read_events(conversation.pk, 6, 200) == []
+
+
+def test_what_is_gone_has_no_record(conversation):
+    conversation.append(NewEvent("e", "K", "agent", "{}"))
+    conversation.deleted_at = conversation.updated_at
+    conversation.save()
+
+    found = reading.read({conversation.pk: 0}, 200)[conversation.pk]
+
+    assert (found.is_gone, found.frames) == (True, [])

@@ -1,0 +1,18 @@
+"""Our frames are the bytes that another implementation makes, at every length where the form changes."""
+
+import pytest
+from websockets.frames import Frame, Opcode
+
+from openhands_site.lib import framing
+
+SIZES = (0, 1, 125, 126, 127, 65_535, 65_536, 200_000)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_bytes_on_the_wire(size):
+    body = b"x" * size
+
+    message = framing.framed(body)
+
+    assert message == Frame(Opcode.TEXT, body).serialize(mask=False)
+    assert framing.body_of(message) == body
