@@ -7,11 +7,13 @@ costs the time to the next poll and nothing else.
 import asyncio
 import contextlib
 import logging
+import random
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -61,7 +63,7 @@ PAGE = 200
 READERS = 4
 """Readings of the database under way at a time in one process; each holds a connection."""
 TOGETHER = 32
-"""Conversations that one reading covers when so many moved at the same time."""
+"""Conversations that one reading covers when so many moved at the same time; so many are listened to at once."""
 BURST = 1_000
 """Frames sent to an audience before other tasks get their turn."""
 
@@ -236,11 +238,13 @@ class Hub:
                 if user_id in self._watchers:  # another socket came while we left
                     await self._hear_of(user_id)
 
-    async def _hear_of(self, user_id: UUID) -> None:
-        if await self._join(access_group(user_id)):
+    async def _hear_of(self, user_id: UUID) -> bool:
+        is_heard = await self._join(access_group(user_id))
+        if is_heard:
             self._unheard.discard(user_id)
         else:
             self._unheard.add(user_id)
+        return is_heard
 
     async def _feed(self, conversation_id: UUID) -> Feed:
         """The conversation's feed, made once however many sockets ask at the same time."""
@@ -272,10 +276,27 @@ class Hub:
         with contextlib.suppress(Exception):
             await self._layer.group_discard(group_for(feed.conversation_id), self._channel)
 
-    async def _listen(self, feed: Feed) -> None:
+    async def _listen(self, feed: Feed) -> bool:
         """Ask for the feed's wake-ups. Without Redis the poll carries on alone, and tries again."""
-        if await self._join(group_for(feed.conversation_id)):
-            feed.is_subscribed = True
+        feed.is_subscribed = await self._join(group_for(feed.conversation_id))
+        return feed.is_subscribed
+
+    async def _listen_again(self) -> None:
+        """Ask for the wake-ups that we do not get, some at a time, until Redis gives none of them.
+
+        One that hangs is two seconds in refusing: one after the other, the poll would stand still meanwhile. In
+        no order, for one of several servers may be away.
+        """
+        deaf = [feed for feed in self.feeds.values() if not feed.is_subscribed]
+        asking = [partial(self._listen, feed) for feed in deaf]
+        asking += [partial(self._hear_of, user_id) for user_id in self._unheard]
+        random.shuffle(asking)
+        for start in range(0, len(asking), TOGETHER):
+            if not any(await asyncio.gather(*(ask() for ask in asking[start : start + TOGETHER]))):
+                break
+        for feed in deaf:
+            if feed.is_subscribed:
+                feed.wake()  # what moved between the poll and now was announced to nobody
 
     async def _join(self, group: str) -> bool:
         # In a task of its own: redis-py waits by ``asyncio.wait_for``, which on Python 3.11 may swallow the
@@ -371,17 +392,14 @@ class Hub:
             pause = min(2, settings.HUB_POLL_SECONDS) if is_deaf else settings.HUB_POLL_SECONDS
             await asyncio.sleep(pause)
             feeds = dict(self.feeds)
-            for feed in feeds.values():
-                if not (feed.subscriptions or feed.conversation_id in self._starting):
-                    await self._drop(feed)  # whoever asked for it went away before it had started
-                elif not feed.is_subscribed:
-                    await self._listen(feed)
-            for user_id in list(self._unheard):
-                await self._hear_of(user_id)
             known = {key: (feed.seq, feed.updated_at) for key, feed in feeds.items()}
             with contextlib.suppress(Exception):  # the database away: the next round asks again
                 for conversation_id in await run_in_thread(read_moved, known):
                     feeds[conversation_id].wake()
+            for feed in feeds.values():
+                if not (feed.subscriptions or feed.conversation_id in self._starting):
+                    await self._drop(feed)  # whoever asked for it went away before it had started
+            await self._listen_again()
 
 
 def _delta(delta: dict[str, Any]) -> Frame:

@@ -95,6 +95,60 @@ async def test_lost_nudge_is_repaired_by_the_poll(conversation, monkeypatch):
         assert await task == [1]
 
 
+class Hanging:
+    """A Redis that takes requests and does not answer, until it is told to."""
+
+    def __init__(self, layer):
+        self._layer = layer
+        self.answers = asyncio.Event()
+
+    def __getattr__(self, name):
+        return getattr(self._layer, name)
+
+    async def group_add(self, group, channel):
+        await self.answers.wait()
+        await self._layer.group_add(group, channel)
+
+
+async def test_a_redis_that_hangs_does_not_hold_up_the_poll(alice, conversation):
+    """Sockets opened meanwhile are not heard, and asking for each costs two seconds."""
+    create = sync_to_async(services.create_conversation)
+    others = [await create(user=alice) for _ in range(8)]
+    hub = streams.hub()
+    hub._layer = hanging = Hanging(hub._layer)
+    async with contextlib.AsyncExitStack() as opened:
+
+        async def join(one):
+            return await opened.enter_async_context(hub.subscribe(one.pk, after=0))
+
+        *_, subscription = await asyncio.gather(*(join(one) for one in [*others, conversation]))
+        for seq in (1, 2):
+            await append(conversation, seq - 1)
+            assert await collect(subscription, seq, seconds=6) == [seq]
+
+        hanging.answers.set()
+        await until(lambda: all(feed.is_subscribed for feed in hub.feeds.values()), seconds=6)
+
+
+async def test_what_moves_before_a_feed_is_heard_again_is_read(conversation, settings, monkeypatch):
+    hub = streams.hub()
+    hub._layer = hanging = Hanging(hub._layer)
+    original = streams.run_in_thread
+
+    async def then_it_answers(function, *args):
+        found = await original(function, *args)
+        if function is streams.read_moved and not hanging.answers.is_set():
+            await append(conversation, 0)
+            await asyncio.sleep(0.3)  # its nudge is over
+            settings.HUB_POLL_SECONDS = 300
+            hanging.answers.set()
+        return found
+
+    async with hub.subscribe(conversation.pk, after=0) as subscription:
+        monkeypatch.setattr(streams, "run_in_thread", then_it_answers)
+        assert await collect(subscription, 1, seconds=6) == [1]
+
+
 async def reads_for(conversation, sockets, seq):
     """Queries that one nudge costs with so many sockets following."""
     hub = streams.hub()
