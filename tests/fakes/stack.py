@@ -510,14 +510,16 @@ class Stack:
                 role.process.terminate()
         assert _ended(role.process, 20), f"{name} did not end on SIGTERM"
 
-    def lose(self, name: str) -> float:
-        """``kill -9`` one and do not start it again, as when its machine is gone; the instant."""
+    def lose(self, *names: str) -> float:
+        """``kill -9`` some at once and do not start them again, as when their machine is gone; the instant."""
         with self._lock:
-            process = self.roles.pop(name).process
-            assert process is not None
-            process.kill()
+            lost = [process for name in names if (process := self.roles.pop(name).process)]
+            assert len(lost) == len(names)
+            for process in lost:
+                process.kill()
             killed = time.monotonic()
-        process.wait(10)
+        for process in lost:
+            process.wait(10)
         return killed
 
     def pid(self, name: str, *, seconds: float = 30) -> int:
