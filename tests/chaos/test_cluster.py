@@ -32,24 +32,28 @@ INTERVAL = 0.3
 MAKE_LIVE = """\
 import json, pathlib, sys, django
 django.setup()
+from django.db import transaction
 from accounts.models import User
 from conversations import services
 from conversations.models import Lease, Sandbox, StartTask
 user = User.objects.get(email="owner@example.com")
 base_url, count, folder, handle = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
-for _ in range(count):
+@transaction.atomic  # a worker must not see the start that was asked for
+def make_live():
     sandbox = services.create_conversation(user=user).sandbox
     place = pathlib.Path(folder) / sandbox.pk.hex
     place.mkdir(parents=True)
-    handle |= {"sandbox": sandbox.pk.hex, "dir": str(place)}
-    (place / "run.json").write_text(json.dumps(handle))
+    made = handle | {"sandbox": sandbox.pk.hex, "dir": str(place)}
+    (place / "run.json").write_text(json.dumps(made))
     Sandbox.objects.filter(pk=sandbox.pk).update(
-        observed="running", conversation_started=True, run=1, base_url=base_url, handle=handle
+        observed="running", conversation_started=True, run=1, base_url=base_url, handle=made
     )
     conversation = sandbox.conversation
     StartTask.objects.filter(conversation=conversation).delete()
     Lease.objects.filter(conversation=conversation).update(is_wanted=True)
-    print(conversation.pk)
+    return conversation.pk
+for _ in range(count):
+    print(make_live())
 """
 
 

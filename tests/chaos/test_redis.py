@@ -36,7 +36,7 @@ BACK_SECONDS = 4.0
 """Until nudges flow again: whoever listens tries to reach Redis once a second."""
 NODES_SECONDS = 10.0
 READING_SECONDS = 5.0
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 60
 """Redis stays away for so much longer until a run that began without it ends: an engine's start takes its time."""
 LATE_EVENTS = 60
 READING = ("by key", "a page of events", "by cookie")
