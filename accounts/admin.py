@@ -47,8 +47,8 @@ class SignInForm(AdminAuthenticationForm):
         return cleaned
 
 
-admin.site.site_header = admin.site.site_title = "Agent server"
-admin.site.index_title = "Administration"
+admin.site.site_header = admin.site.site_title = "Agent Server"
+admin.site.index_title = "Admin desk"
 admin.site.login_form = SignInForm
 
 

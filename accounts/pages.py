@@ -4,7 +4,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth import authenticate, login
+from django.contrib.auth import authenticate, login, update_session_auth_hash
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render, resolve_url
@@ -17,7 +17,7 @@ from accounts import limits, permissions, second_step, services
 from accounts.active import active_organization
 from accounts.models import ApiKey
 from accounts.oidc import pages as oidc_pages
-from accounts.services import terms
+from accounts.services import passwords, terms
 from openhands_site.lib.problems import Problem
 
 BACKEND = settings.AUTHENTICATION_BACKENDS[0]
@@ -29,6 +29,8 @@ SCOPE_WORDS = {
     "conversations.create": "Start conversations",
     "conversations.steer": "Send messages, stop, approve",
     "conversations.delete": "Delete conversations",
+    "conversations.share": "Make public links to conversations",
+    "events.publish": "Publish runs of other programs",
     "files.view": "Read files of workspaces",
     "files.edit": "Change files of workspaces",
     "model_access.view": "See the model settings",
@@ -37,6 +39,13 @@ SCOPE_WORDS = {
     "integrations.edit": "Connect and disconnect Git hosts",
     "pull_requests.create": "Open pull requests",
     "usage.view": "See tokens and cost",
+    "settings.view": "See how your agents work",
+    "settings.edit": "Change how your agents work",
+    "secrets.view": "List secrets, without their values",
+    "secrets.edit": "Save and delete your secrets",
+    "organization_settings.view": "See how the organization's agents work",
+    "organization_settings.edit": "Change how the organization's agents work",
+    "organization_secrets.edit": "Save and delete the organization's secrets",
     "sessions.view": "See where you are signed in",
     "sessions.edit": "Sign your browsers out",
     "organization.view": "See your organizations",
@@ -77,7 +86,11 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         return render(
             request,
             "accounts/sign_in.html",
-            {"next": target, "nobody_yet": not has_administrator},
+            {
+                "next": target,
+                "nobody_yet": not has_administrator,
+                "is_invited": target.startswith("/invitations/"),
+            },
         )
     email = request.POST.get("email", "").strip()
     try:
@@ -145,11 +158,36 @@ def setup(request: HttpRequest, token: str) -> HttpResponse:
     return redirect("home")
 
 
+@sensitive_post_parameters("current", "new")
 @login_required
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
 def account(request: HttpRequest) -> HttpResponse:
-    """Who is signed in, and how the pages look."""
+    """Who is signed in, how the pages look, and a new password."""
+    context: dict[str, Any] = {}
+    status = 200
+    if request.method == "POST":
+        try:
+            _change_password(request)
+            return redirect("settings")
+        except Problem as refusal:
+            context["error"], status = refusal.detail, refusal.status
     memberships = request.user.memberships.select_related("organization").order_by("created_at")
-    return render(request, "accounts/account.html", {"memberships": memberships})
+    context["memberships"] = memberships
+    return render(request, "accounts/account.html", context, status=status)
+
+
+def _change_password(request: HttpRequest) -> None:
+    user: Any = request.user
+    limits.check_sign_in(request, user.email)
+    passwords.change_password(
+        user=user,
+        current=request.POST.get("current", ""),
+        new=request.POST.get("new", ""),
+        keep=getattr(getattr(request, "user_session", None), "pk", None),
+    )
+    update_session_auth_hash(request, user)
+    messages.success(request, "Your password is changed. Your other browsers are signed out.")
 
 
 @login_required

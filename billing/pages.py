@@ -24,6 +24,7 @@ PRESETS = [
     ("LiteLLM proxy", "http://127.0.0.1:4000/v1", ""),
 ]
 FIELDS = ("base_url", "model", "prompt_price", "completion_price", "cached_price")
+LABELS = {"base_url": "Address", "model": "Model", "api_key": "API key"}
 MICROS = 1_000_000
 
 
@@ -65,9 +66,15 @@ def model_settings(request: HttpRequest) -> HttpResponse:
                 messages.success(request, "Saved. New conversations use this model.")
             return redirect("settings-model")
         except Problem as refusal:
-            context["error"], status = refusal.detail, refusal.status
+            context["error"], status = _in_words(refusal.detail), refusal.status
     context |= {"access": access, "presets": PRESETS}
     return render(request, "billing/model.html", context, status=status)
+
+
+def _in_words(detail: str) -> str:
+    """A refusal for people: programs read a field's name before it, people its label."""
+    name, colon, rest = detail.partition(": ")
+    return f"{LABELS[name]}: {rest}" if colon and name in LABELS else detail
 
 
 def _form_of(access: ModelAccess | None) -> dict[str, str]:

@@ -28,14 +28,15 @@ class ConversationAdmin(ReadOnlyAdmin):
     """Conversations, with the way to their events."""
 
     list_display = (
-        "id",
         "title",
         "created_by",
         "status",
         "execution_status",
-        "last_seq",
         "created_at",
+        "last_seq",
+        "id",
     )
+    list_display_links = ("title", "id")
     list_select_related = ("created_by",)
     list_filter = ("status", "execution_status", "visibility")
     search_fields = ("=id", "=created_by__email", "title")

@@ -9,9 +9,11 @@ from drf_spectacular.renderers import OpenApiJsonRenderer, OpenApiYamlRenderer
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularSwaggerSplitView
 from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.permissions import PUBLIC, HasPermission
+from openhands_site.middleware.headers import CONTENT_POLICY
 
 PROBLEM = {
     "type": "object",
@@ -123,4 +125,14 @@ class DocsView(SpectacularSwaggerSplitView):
     permission = PUBLIC
     permission_classes = (HasPermission,)
     url_name = "v1:schema"
+    template_name = "site/api_docs.html"
     title = "API"
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """The page, or its script; the reader styles its elements itself, which no other page may."""
+        response: Response = super().get(request, *args, **kwargs)
+        response.headers["Content-Security-Policy"] = CONTENT_POLICY.replace(
+            "style-src 'self'", "style-src 'self' 'unsafe-inline'"
+        )
+        return response

@@ -100,6 +100,7 @@ TEMPLATES = [
     },
 ]
 LANGUAGE_CODE = "en"
+FORMAT_MODULE_PATH = "openhands_site.formats"
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "/static/"
@@ -324,13 +325,35 @@ REST_FRAMEWORK = {
     "URL_FORMAT_OVERRIDE": None,
 }
 SPECTACULAR_SETTINGS = {
-    "TITLE": "Agent server",
+    "TITLE": "Agent Server",
     "VERSION": "1",
     "DESCRIPTION": "Conversations with coding agents: start, watch, steer, read back.",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SCHEMA_PATH_PREFIX": r"/api/v1",
     "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {
+        "deepLinking": True,
+        "docExpansion": "none",
+        "filter": True,
+        "defaultModelsExpandDepth": -1,
+    },
+    "TAGS": [
+        {"name": "conversations", "description": "Start, watch, steer, search, fork and share."},
+        {"name": "options", "description": "What a conversation may be started with."},
+        {"name": "api-keys", "description": "Keys for programs."},
+        {"name": "secrets", "description": "Values that agents use and nobody reads back."},
+        {"name": "settings", "description": "How your agents work, and the model they use."},
+        {"name": "users", "description": "Who you are, and what you may do."},
+        {"name": "organizations", "description": "Members, invitations, service accounts."},
+        {"name": "integrations", "description": "Git hosts and repositories."},
+        {"name": "mcp", "description": "This server's tools for other agents."},
+        {"name": "auth", "description": "Signing in, sessions, devices."},
+        {"name": "audit", "description": "Who did what."},
+        {"name": "operation", "description": "The processes of this installation."},
+        {"name": "shared", "description": "What a public link shows."},
+        {"name": "compat", "description": "The addresses that OpenHands clients know."},
+    ],
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": [

@@ -10,7 +10,7 @@ CONTENT_POLICY = "; ".join(
     (
         "default-src 'self'",
         "img-src 'self' data: blob:",
-        "style-src 'self' 'unsafe-inline'",
+        "style-src 'self'",
         "script-src 'self'",
         "connect-src 'self'",
         "object-src 'none'",

@@ -5,7 +5,8 @@ import { ago, count, money } from "./lib/format.js";
 
 function theme() {
   try {
-    return localStorage.getItem("theme") ?? "system";
+    const chosen = localStorage.getItem("theme");
+    return ["light", "dark"].includes(chosen) ? chosen : "system"; // the admin desk writes "auto"
   } catch {
     return "system";
   }
@@ -61,10 +62,9 @@ document.addEventListener("click", (event) => {
 
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
-  const menu = event.target.closest?.("details[data-menu][open], details.options[open]");
-  if (menu) {
+  for (const menu of document.querySelectorAll("details[data-menu][open], details.options[open]")) {
     menu.open = false;
-    menu.querySelector("summary").focus();
+    if (menu.contains(event.target) || event.target === document.body) menu.querySelector("summary").focus();
   }
 });
 

@@ -3,38 +3,9 @@
 import { humanise } from "./common.js";
 
 const form = document.querySelector("[data-prompt]");
-const area = form.querySelector("textarea");
 const lists = document.querySelector("[data-lists]");
-const send = form.querySelector("[data-send]");
 
-if (/Mac|iPhone|iPad/.test(navigator.platform)) form.querySelector("[data-mod]").textContent = "⌘";
-area.setSelectionRange(area.value.length, area.value.length);
-
-area.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
-    event.preventDefault();
-    form.requestSubmit();
-  }
-});
-
-// The hidden idempotency key makes a second click harmless; this only says that something happens.
-form.addEventListener("submit", () => {
-  send.setAttribute("aria-busy", "true");
-  send.firstChild.textContent = "Starting…";
-});
-addEventListener("pageshow", () => {
-  send.removeAttribute("aria-busy");
-  send.firstChild.textContent = "Start";
-});
-
-for (const example of document.querySelectorAll("[data-example]")) {
-  example.addEventListener("click", (event) => {
-    event.preventDefault();
-    area.value = example.dataset.example;
-    area.dispatchEvent(new Event("input"));
-    area.focus();
-  });
-}
+if (form) ready();
 
 lists.addEventListener("click", async (event) => {
   const more = event.target.closest("[data-more]");
@@ -58,6 +29,40 @@ lists.addEventListener("click", async (event) => {
     location.assign(more.href);
   }
 });
+
+/** The box that starts a conversation; pages of found ones have none. */
+function ready() {
+  const area = form.querySelector("textarea");
+  const send = form.querySelector("[data-send]");
+  if (/Mac|iPhone|iPad/.test(navigator.platform)) form.querySelector("[data-mod]").textContent = "⌘";
+  area.setSelectionRange(area.value.length, area.value.length);
+
+  area.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
+      event.preventDefault();
+      form.requestSubmit();
+    }
+  });
+
+  // The hidden idempotency key makes a second click harmless; this only says that something happens.
+  form.addEventListener("submit", () => {
+    send.setAttribute("aria-busy", "true");
+    send.firstChild.textContent = "Starting…";
+  });
+  addEventListener("pageshow", () => {
+    send.removeAttribute("aria-busy");
+    send.firstChild.textContent = "Start";
+  });
+
+  for (const example of document.querySelectorAll("[data-example]")) {
+    example.addEventListener("click", (event) => {
+      event.preventDefault();
+      area.value = example.dataset.example;
+      area.dispatchEvent(new Event("input"));
+      area.focus();
+    });
+  }
+}
 
 let hasMore = new URLSearchParams(location.search).has("before");
 let latest = lists.innerHTML;

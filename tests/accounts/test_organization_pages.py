@@ -157,3 +157,17 @@ def test_members_of_a_suspended_one_hear_why(alice, team):
 
     assert "This organization is suspended" in page.text
     assert act(alice, team, "rename", name="x").status_code == 403
+
+
+def test_the_way_to_an_invitation_says_that_it_takes_an_account(client, alice, team):
+    _, path = invite(alice, team)
+
+    assert "You are invited." in client.get(path, follow=True).text
+    assert "You are invited." not in client.get("/sign-in").text
+
+
+def test_one_goes_to_work_in_it_from_its_page(alice, team):
+    shown = browser(alice).get(f"/settings/organizations/{team.pk}").text
+
+    assert "Work here" in shown
+    assert "nobody else can join" not in shown

@@ -5,7 +5,9 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts import services
-from accounts.models import ApiKey, User
+from accounts.models import ApiKey, AuditEntry, User
+from accounts.pages import SCOPE_WORDS
+from accounts.permissions import ROLE_PERMISSIONS
 from accounts.services import terms
 
 PASSWORD = "correct horse battery"
@@ -231,3 +233,85 @@ def test_names_are_text_on_the_page(client, alice):
 
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
+
+
+def change(client, **form):
+    return client.post("/settings", {"current": PASSWORD, "new": "another good one"} | form)
+
+
+def test_a_new_password_signs_the_other_browsers_out(client, alice):
+    other = Client()
+    for browser in (client, other):
+        sign_in(browser)
+
+    changed = change(client)
+
+    assert (changed.status_code, changed.headers["Location"]) == (302, "/settings")
+    assert client.get("/settings").status_code == 200
+    assert other.get("/settings").status_code == 302
+    assert sign_in(Client()).status_code == 422
+    assert sign_in(Client(), password="another good one").status_code == 302
+    assert AuditEntry.objects.filter(
+        action="user.password_changed", actor_name=alice.email
+    ).exists()
+
+
+@pytest.mark.parametrize(
+    ("form", "sentence"),
+    [
+        ({"current": "not it at all"}, "Your present password is another one."),
+        ({"new": "short"}, "too short"),
+    ],
+)
+def test_a_password_that_will_not_do_changes_nothing(client, alice, form, sentence):
+    sign_in(client)
+
+    refused = change(client, **form)
+
+    assert refused.status_code in {400, 422}
+    assert sentence in refused.text
+    assert sign_in(Client()).status_code == 302
+
+
+def test_guesses_at_the_present_password_are_counted(client, alice, settings):
+    sign_in(client)
+    settings.SIGN_IN_RATE = "2/m"
+
+    assert [change(client, current="guess").status_code for _ in range(3)][-1] == 429
+
+
+def test_who_has_no_password_is_offered_none(client, alice):
+    alice.set_unusable_password()
+    alice.save()
+    client.force_login(alice)
+
+    assert "Change password" not in client.get("/settings").text
+    assert change(client).status_code == 422
+
+
+def test_every_permission_of_a_key_has_words():
+    assert frozenset().union(*ROLE_PERMISSIONS.values()) == SCOPE_WORDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "words"),
+    [
+        (
+            "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+            "Firefox on Linux",
+        ),
+        ("Mozilla/5.0 (Windows NT 10.0) Chrome/126.0 Safari/537.36 Edg/126.0", "Edge on Windows"),
+        ("Mozilla/5.0 (iPhone; CPU iPhone OS 17_5) Version/17.5 Safari/604.1", "Safari on iPhone"),
+        ("curl/8.7.1", "curl"),
+        ("some <b>tool", "some &lt;b&gt;tool"),
+        ("", "Unknown browser"),
+    ],
+)
+def test_browsers_are_named_as_people_name_them(client, alice, user_agent, words):
+    client.post(
+        "/sign-in",
+        {"email": alice.email, "password": PASSWORD},
+        headers={"User-Agent": user_agent},
+    )
+
+    assert f">{words}</strong>" in client.get("/settings/sign-in").text

@@ -43,4 +43,6 @@ test("phases with their seconds", () => {
   const task = { phase: "WAITING_FOR_SANDBOX", finished_at: null, phases: [{ phase: "WORKING", started_at: at(0), finished_at: at(2), detail: "" }, { phase: "WAITING_FOR_SANDBOX", started_at: at(2), finished_at: null, detail: "" }] };
   assert.deepEqual(phasesOf(task, 9000).map(({ state, seconds }) => [state, seconds]), [["done", 2], ["now", 7]]);
   assert.equal(phasesOf({ ...task, phase: "ERROR", finished_at: at(5) })[1].state, "failed");
+  const waiting = { ...task, phases: [task.phases[0], { ...task.phases[1], finished_at: at(3), detail: "The engine is being installed." }] };
+  assert.deepEqual(phasesOf(waiting, 9000).map(({ state, seconds }) => [state, seconds]), [["done", 2], ["now", 7]]);
 });

@@ -52,7 +52,9 @@ class Command(BaseCommand):
             report = {"ok": not failed, "checks": [asdict(check) for check in checks]}
             self.stdout.write(json.dumps(report, indent=2))
         else:
-            self.stdout.write(f"\n{len(checks)} checks: {failed} failed, {warned} warnings.")
+            self.stdout.write(
+                f"\n{len(checks)} checks: {failed} failed, {warned} warning{'' if warned == 1 else 's'}."
+            )
         if failed:
             sys.exit(1)
 

@@ -59,13 +59,15 @@ export function phasesOf(task, now = Date.now()) {
   return (task.phases ?? [])
     .filter((phase) => phase.phase !== "READY" && phase.phase !== "ERROR")
     .map((phase, index, all) => {
-      const end = phase.finished_at ? Date.parse(phase.finished_at) : task.finished_at ? Date.parse(task.finished_at) : now;
       const isLast = index === all.length - 1;
       const failed = isLast && task.phase === "ERROR";
+      // Between two tries of a phase its entry is closed, but the start goes on.
+      const goesOn = isLast && !task.finished_at && !failed;
+      const end = goesOn ? now : Date.parse(phase.finished_at ?? all[index + 1]?.started_at ?? task.finished_at);
       return {
         name: phase.phase,
         label: PHASES[phase.phase] ?? phase.phase,
-        state: failed ? "failed" : phase.finished_at || task.finished_at || !isLast ? "done" : "now",
+        state: failed ? "failed" : goesOn ? "now" : "done",
         seconds: Math.max(0, (end - Date.parse(phase.started_at)) / 1000),
         detail: phase.detail ?? "",
       };

@@ -69,7 +69,8 @@ def test_the_home_page_finds_and_marks(page, story):
 
     assert "Found for “&lt;b&gt;zebra”" in nothing.text
     assert "<mark>begun</mark>" in found.text
-    assert "Nothing is found here." in nothing.text
+    assert "No title and no message has “&lt;b&gt;zebra”." in nothing.text
+    assert "data-prompt" not in nothing.text
 
 
 def test_a_teammate_sees_no_form_that_makes_links(client, bob, story, details):
@@ -77,7 +78,7 @@ def test_a_teammate_sees_no_form_that_makes_links(client, bob, story, details):
     story.save()
     client.force_login(bob)
 
-    assert "Make a link" not in client.get(details).text
+    assert "Create link" not in client.get(details).text
     assert (
         "Only who started"
         in client.post(details, {"intent": "share", "days": "1"}, follow=True).text

@@ -1,0 +1,41 @@
+"""The verb of passwords: people change their own."""
+
+from typing import Any
+
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from accounts.models import Organization, User
+from accounts.services import WeakPassword, audit, sessions
+from openhands_site.lib.problems import Problem
+
+
+class WrongPassword(Problem):
+    """The present password that was given is not the user's, or the user has none."""
+
+    status = 422
+    code = "wrong-password"
+    sentence = "Your present password is another one."
+
+
+@transaction.atomic
+def change_password(*, user: User, current: str, new: str, keep: Any = None) -> None:
+    """Set a new password and sign the user's other browsers out, all but the session ``keep`` (its id).
+
+    API keys stay as they are. Raises ``WrongPassword``, ``WeakPassword``.
+    """
+    locked = User.objects.select_for_update().get(pk=user.pk)
+    if not locked.has_usable_password() or not locked.check_password(current):
+        raise WrongPassword
+    try:
+        validate_password(new, locked)
+    except ValidationError as error:
+        raise WeakPassword(" ".join(error.messages)) from error
+    user.set_password(new)
+    user.save(update_fields=["password"])
+    home = Organization.objects.filter(personal_of=user).first()
+    audit.record(
+        action="user.password_changed", organization_id=home.pk if home else None, subject=user
+    )
+    sessions.end_sessions(user=user, reason="password changed", keep=keep)
