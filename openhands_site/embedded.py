@@ -144,10 +144,12 @@ def sentence(output: str, folder: Path) -> str:
             f"{folder} cannot be written ({_last_line(output)}). Give {_user_name(os.geteuid())} the right "
             "to write there, or name another folder: make run DATA_DIR=/path/to/folder."
         )
-    if "File exists" in output or "Not a directory" in output:
-        return f"{folder} is not a folder. Name one: make run DATA_DIR=/path/to/folder."
-    if "No such file or directory" in output and not folder.exists():
-        return f"{folder} cannot be made there. Name another folder: make run DATA_DIR=/path/to/folder."
+    is_missing = "No such file or directory" in output and not folder.exists()
+    if is_missing or "File exists" in output or "Not a directory" in output:
+        return (
+            f"{folder} cannot be made, or is no folder ({_last_line(output)}). Name another: "
+            "make run DATA_DIR=/path/to/folder."
+        )
     return f"{_last_line(output)} (in {folder})"
 
 

@@ -16,7 +16,7 @@ class WrongPassword(Problem):
 
     status = 422
     code = "wrong-password"
-    sentence = "Your present password is another one."
+    sentence = "That is not your present password."
 
 
 @transaction.atomic

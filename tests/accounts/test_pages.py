@@ -259,7 +259,7 @@ def test_a_new_password_signs_the_other_browsers_out(client, alice):
 @pytest.mark.parametrize(
     ("form", "sentence"),
     [
-        ({"current": "not it at all"}, "Your present password is another one."),
+        ({"current": "not it at all"}, "That is not your present password."),
         ({"new": "short"}, "too short"),
     ],
 )

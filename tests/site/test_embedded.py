@@ -189,8 +189,8 @@ class TestRefusals:
                 "cannot be written",
             ),
             ("Read-only file system: /x/services.lock", "cannot be written"),
-            ("Not a directory: /etc/passwd/x", "is not a folder. Name one"),
-            ("File exists: /etc/passwd", "is not a folder. Name one"),
+            ("Not a directory: /etc/passwd/x", "or is no folder (Not a directory"),
+            ("File exists: /etc/passwd", "Name another: make run DATA_DIR="),
             ("LOG:  a\nFATAL:  something new\nLOG:  b", "FATAL:  something new"),
         ],
     )
