@@ -89,7 +89,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
             {
                 "next": target,
                 "nobody_yet": not has_administrator,
-                "is_invited": target.startswith("/invitations/"),
+                "is_invited": "/invitations/" in target,
             },
         )
     email = request.POST.get("email", "").strip()

@@ -259,6 +259,7 @@ function otherStep(row) {
 export function inOneLine(row, context) {
   if (row.tool === "terminal") return String(row.action.command ?? "");
   if (row.tool === "file") return `${row.action.command ?? "edit"} ${context.shortPath(String(row.action.path ?? ""))}`;
+  if (row.tool === "tasks") return row.action.command === "view" ? "Look at the plan" : "Write down the plan";
   return `${row.toolName || row.action.kind || "step"} ${row.summary ?? ""}`.trim();
 }
 
