@@ -89,3 +89,11 @@ def test_back_to_the_demo_model(page):
 def test_prices_are_exact(text, amount):
     assert pages.micros(text) == amount
     assert pages.micros(pages.dollars(amount)) == amount
+
+
+def test_a_refusal_names_the_field_as_the_form_does(client, alice):
+    client.force_login(alice)
+
+    answer = client.post("/settings/model", {"base_url": "http://169.254.169.254/v1", "model": "m"})
+
+    assert "Address: 169.254.169.254 is an address that no model server has." in answer.text

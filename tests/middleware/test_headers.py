@@ -26,6 +26,7 @@ def assert_guarded(response):
         assert response.headers[name] == value, name
     policy = response.headers["Content-Security-Policy"]
     assert "script-src 'self';" in policy
+    assert "style-src 'self';" in policy
     assert "'unsafe-eval'" not in policy
     assert "frame-ancestors 'none'" in policy
     assert len(response.headers["X-Request-ID"]) >= 8

@@ -71,13 +71,22 @@ def test_page_runs_only_files_of_ours(client, db):
     scripts = re.findall(r'<script src="([^"]+)"', text)
 
     assert page.status_code == 200
-    assert "script-src 'self'" in page.headers["Content-Security-Policy"]
+    assert "script-src 'self';" in page.headers["Content-Security-Policy"]
+    assert '<html lang="en">' in text
     assert not re.search(r"<script>|\son\w+=|https?://", text)
     assert [script for script in scripts if script.startswith("/")] == scripts
     for address in [*scripts, *re.findall(r'<link[^>]+href="([^"]+)"', text)]:
         answer = client.get(address.replace("&amp;", "&"))
         answer.close()
         assert answer.status_code == 200, address
+
+
+def test_our_own_routes_come_before_those_for_other_clients(document):
+    named = [tag["name"] for tag in document["tags"]]
+    used = {tag for _, operation in operations(document) for tag in operation["tags"]}
+
+    assert (named[0], named[-1]) == ("conversations", "compat")
+    assert set(named) == used
 
 
 def test_script_of_the_page_names_the_document_and_the_csrf_header(client, db):
