@@ -91,9 +91,9 @@ class Quickstart:
     port: int
     data_dir: Path | None
     admin_email: str
-    grpc_port: int | None
     is_json: bool
     wants_engine: bool
+    grpc_port: int | None = None
     services: embedded.Embedded | None = field(default=None, init=False)
     began: float = field(default_factory=time.monotonic, init=False)
 
