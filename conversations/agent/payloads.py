@@ -32,8 +32,7 @@ _ENVELOPE = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class EngineEvent:
+class EngineEvent(msgspec.Struct, frozen=True):
     """One event of the engine.
 
     ``payload`` is the JSON text as it came. Special kinds: ``Unparseable`` (payload ``{"raw_base64", "reason"}``),
@@ -49,8 +48,7 @@ class EngineEvent:
     time: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Durable:
+class Durable(msgspec.Struct, frozen=True):
     """An event at its index in the engine's log, from 0."""
 
     seq: int
@@ -260,7 +258,7 @@ def _number(text: str) -> int | float:
 
 def _strict(text: str) -> Any:
     """Read JSON as RFC 8259 has it: no NaN, bounded depth. Numbers are read as far as floats go."""
-    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(text):
+    if len(text) > 2 * MAX_DEPTH and _is_deep(text):
         raise RecursionError
     try:
         return orjson.loads(text)
@@ -270,6 +268,8 @@ def _strict(text: str) -> Any:
 
 
 def _is_deep(text: str) -> bool:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return False
     depth = 0
     for token in _TOKENS.finditer(text):
         character = text[token.start()]

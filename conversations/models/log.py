@@ -1,11 +1,11 @@
 """Conversations and what makes them run: the event log, messages on their way, sandboxes, starts, leases."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, ClassVar
 
+import msgspec
 import orjson
 from django.contrib.postgres.fields import ArrayField
 from django.db import connection, models
@@ -47,8 +47,7 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
         return self.visible_to(user).filter(organization__in=readers.values("organization_id"))
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(msgspec.Struct, frozen=True):
     """An event that is about to get its place in a log. ``payload`` is JSON text, kept as it came."""
 
     event_id: str

@@ -9,13 +9,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from django.conf import settings
+from msgspec.structs import replace
 
 from conversations.agent import payloads
 from conversations.agent.client import (
