@@ -28,7 +28,7 @@ setup: $(VENV)/.development ## install what developing and testing need
 
 test: $(VENV)/.development ## run the tests (JOBS, ARGS); REQUIRE_ALL=1 makes a skipped test a failure
 	@$(BIN)/python -m tests.prepare
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow and not siege" $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not siege" $(ARGS)
 
 test-again: $(VENV)/.development ## one more try, alone, for at most three tests that just failed; CI's last resort
 	@$(BIN)/python -m tests.again

@@ -16,6 +16,7 @@ import pytest
 from openhands_site import embedded
 from tests import prepare
 
+WAITING = ("engine", "browser", "keycloak")
 _services: embedded.Embedded | None = None
 _folders: list[Path] = []
 
@@ -75,6 +76,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for name, reason in lacking.items():
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=f"needs the {name}: {reason}"))
+    # Files that wait for others go first: a long one that begins last would keep one worker busy alone.
+    waiting = {item.path for item in items if any(map(item.get_closest_marker, WAITING))}
+    items.sort(key=lambda item: item.path not in waiting)
 
 
 @pytest.hookimpl(wrapper=True)
