@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from rest_framework.exceptions import NotAuthenticated
+from rest_framework.exceptions import MethodNotAllowed, NotAuthenticated
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
@@ -243,6 +243,8 @@ class HasPermission(BasePermission):
         if not request.user.is_authenticated:
             raise NotAuthenticated
         if name is None:
+            if not hasattr(view, str(request.method).lower()):
+                raise MethodNotAllowed(str(request.method))
             return False
         scopes = getattr(request.user, "key_scopes", None)
         if scopes is not None and name not in scopes:
@@ -266,5 +268,6 @@ class HasPermission(BasePermission):
 def permission_of(view: Any) -> str | None:
     """The permission name that a view asks for the action it is about to carry out."""
     by_action = getattr(view, "permissions_by_action", {})
-    action = getattr(view, "action", None) or getattr(view.request, "method", "").lower()
+    method = getattr(view.request, "method", "").lower()
+    action = getattr(view, "action", None) or ("get" if method == "head" else method)
     return by_action.get(action, getattr(view, "permission", None))

@@ -29,6 +29,11 @@ def shared(alice, bob):
 
 
 class TestGet:
+    def test_head_is_a_get_without_its_body(self, api):
+        asked, got = api.head("/api/v1/settings"), api.get("/api/v1/settings")
+
+        assert (asked.status_code, asked.headers["ETag"]) == (200, got.headers["ETag"])
+
     def test_tells_every_field_and_who_set_it(self, api, alice):
         response = api.get(URL)
 

@@ -218,6 +218,15 @@ class TestWhoSeesIt:
 
 
 class TestOne:
+    @pytest.mark.parametrize(
+        ("path", "allowed"),
+        [("", "GET, POST, HEAD, OPTIONS"), ("/{pk}/messages", "POST, OPTIONS")],
+    )
+    def test_a_method_that_it_does_not_take(self, api, conversation, path, allowed):
+        response = api.put(URL + path.format(pk=conversation.pk))
+
+        assert (response.status_code, response.headers["Allow"]) == (405, allowed)
+
     def test_record(self, api, conversation):
         assert api.get(f"{URL}/{conversation.pk}").json() == record(conversation)
 
