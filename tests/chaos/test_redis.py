@@ -76,6 +76,7 @@ def cluster():
             "RATE_LIMITS": "address=100000/m,read=100000/m",
             "METRICS_TOKEN": METRICS_TOKEN,
             "NODE_TTL_SECONDS": "9",
+            "SANDBOX_MAX_RUNNING": "100",  # those of one test still run in the next
         },
     )
     stack.start()
