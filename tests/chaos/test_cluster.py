@@ -299,6 +299,7 @@ class Watcher(threading.Thread):
                     self.seen.append(frame["seq"])
 
 
+@pytest.mark.slow
 def test_a_rolling_restart_of_every_role_is_not_noticed(cluster):
     stack, events = cluster.stack, 60
     names = {"web2": "web", "realtime": "realtime", "worker": "worker", "m8": "manager"}

@@ -287,6 +287,7 @@ def test_user_who_is_disabled_later_is_out_at_the_next_refresh(world, page):
         realm.set_enabled("ben", enabled=True)
 
 
+@pytest.mark.slow
 def test_access_token_of_another_client_on_the_api(world):
     app, realm = world
     token = realm.access_token_of("ana")
