@@ -18,6 +18,8 @@ from conversations.models import Conversation
 
 SIZES = (200_000, 2_000_000, 10_000_000) if "--full" in sys.argv else (100_000, 500_000)
 LOGS = 20_000
+PAGE = SIZES[0] // LOGS
+"""Events of a page: what the shortest logs have."""
 CHUNK = 250_000
 TAKES = 400
 INDEXES = ("event_seq_unique", "event_id_unique", "conversations_event_pkey")
@@ -77,9 +79,10 @@ def _conversations(user: Any) -> list[UUID]:
 def _fill(user: Any, pks: Sequence[UUID], first: int, last: int) -> None:
     organization = user.personal_organization.pk
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SET session_replication_role = replica"
-        )  # no look at each row's foreign keys
+        # What was appended while the size before was measured.
+        cursor.execute("DELETE FROM conversations_event WHERE seq > %s", [first // LOGS])
+        # No look at each row's foreign keys.
+        cursor.execute("SET session_replication_role = replica")
         for start in range(first, last, CHUNK):
             stop = min(start + CHUNK, last) - 1
             names = {"organization": organization, "ids": list(pks), "logs": LOGS}
@@ -96,7 +99,7 @@ def _fill(user: Any, pks: Sequence[UUID], first: int, last: int) -> None:
 def _acts(length: int) -> dict[str, Callable[[UUID], Any]]:
     return {
         "append of 1": _append,
-        "page of 100": lambda pk: reading.read_events(pk, max(0, length - 100), 100),
+        f"page of {PAGE}": lambda pk: reading.read_events(pk, length - PAGE, PAGE),
         "one nudge's reading": lambda pk: reading.read({pk: length - 1}, streams.PAGE),
     }
 
