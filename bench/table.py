@@ -1,6 +1,6 @@
 """What the table of events costs as it grows: many logs that grow side by side, the worst locality there is.
 
-With ``--full`` up to 10,000,000 rows, which take 7 GB and a quarter of an hour: the figures of docs/adr/0032.
+With ``--full`` up to 10,000,000 rows, which take 7 GB and a quarter of an hour.
 """
 
 import random
