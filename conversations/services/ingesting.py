@@ -302,12 +302,12 @@ class Standing:
 
 def standing(*, conversation_id: UUID) -> Standing:
     """To be taken before the engine is asked, for ``observe_status``."""
-    is_answered = queue.is_queued("answer", conversation_id)
     rows = Conversation.objects.filter(pk=conversation_id)
     row = rows.values_list("last_seq", "execution_status").first()
     if row is None:
         raise StaleLease
-    return Standing(*row, is_answered=is_answered)
+    # In this order: an answer that comes in between moves the log on from what was read.
+    return Standing(*row, is_answered=queue.is_queued("answer", conversation_id))
 
 
 @transaction.atomic

@@ -3,7 +3,7 @@
 import pytest
 from procrastinate.contrib.django.models import ProcrastinateJob
 
-from conversations import services
+from conversations import queue, services
 from conversations.agent.client import EngineUnreachable
 from tests.conversations.conftest import ingest, queued, status_frame
 
@@ -70,6 +70,23 @@ def test_an_answer_that_was_on_its_way_is_not_asked_for_again(asking):
     before = state(asking)
 
     assert observe(asking, WAITING, as_of)
+
+    assert state(asking) == before
+
+
+def test_an_answer_while_it_is_looked_is_not_undone(asking, monkeypatch):
+    is_queued = queue.is_queued
+
+    def answered_right_behind(*named):
+        found = is_queued(*named)
+        answer(asking)
+        return found
+
+    monkeypatch.setattr(queue, "is_queued", answered_right_behind)
+    as_of = standing(asking)
+    before = state(asking)
+
+    assert not observe(asking, WAITING, as_of)
 
     assert state(asking) == before
 
