@@ -24,8 +24,8 @@ from accounts import (  # noqa: F401 - some register their own
 )
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
 from accounts.services import organizations as organization_verbs
-from openhands_site.lib.admin import ReadOnlyAdmin
-from openhands_site.lib.problems import Problem
+from lib.admin import ReadOnlyAdmin
+from lib.problems import Problem
 
 
 class SignInForm(AdminAuthenticationForm):

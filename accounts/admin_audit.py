@@ -3,7 +3,7 @@
 from django.contrib import admin
 
 from accounts.models import AuditEntry, AuditHead, Maintenance
-from openhands_site.lib.admin import ReadOnlyAdmin
+from lib.admin import ReadOnlyAdmin
 
 
 @admin.register(AuditEntry)

@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from accounts.models import Identity, IdentityProvider, TermsAcceptance, UserSession
 from accounts.oidc import claims, providers
 from accounts.services import sessions
-from openhands_site.lib.admin import ReadOnlyAdmin
+from lib.admin import ReadOnlyAdmin
 
 
 class ProviderForm(forms.ModelForm):

@@ -10,8 +10,8 @@ from django.http import HttpRequest
 
 from accounts.models import SecondFactor
 from accounts.services import second_factor
-from openhands_site.lib.admin import ReadOnlyAdmin
-from openhands_site.lib.problems import Problem
+from lib.admin import ReadOnlyAdmin
+from lib.problems import Problem
 
 
 class ReasonForm(ActionForm):

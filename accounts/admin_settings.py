@@ -9,7 +9,7 @@ from accounts.models import (
     ProviderToken,
     UserSettings,
 )
-from openhands_site.lib.admin import ReadOnlyAdmin
+from lib.admin import ReadOnlyAdmin
 
 
 @admin.register(UserSettings)

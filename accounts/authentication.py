@@ -15,7 +15,7 @@ from accounts import limits, services, session_gate
 from accounts.models import ApiKey, User
 from accounts.oidc import providers, tokens
 from accounts.services import identity
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 

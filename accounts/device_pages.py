@@ -14,7 +14,7 @@ from accounts.models import DeviceGrant, Organization
 from accounts.pages import SCOPE_WORDS
 from accounts.permissions import permissions_in
 from accounts.services import devices
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 
 @login_required

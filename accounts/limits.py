@@ -6,8 +6,8 @@ import ipaddress
 from django.conf import settings
 from django.http import HttpRequest
 
-from openhands_site.lib import limits
-from openhands_site.lib.problems import Problem
+from lib import limits
+from lib.problems import Problem
 
 ADDRESS_FACTOR = 5
 """An address may try this many times ``SIGN_IN_RATE`` over all accounts: an office shares one."""

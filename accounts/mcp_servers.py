@@ -9,7 +9,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from openhands_site.lib.masks import MASK, looks_masked
+from lib.masks import MASK, looks_masked
 
 KINDS = ("sse_servers", "stdio_servers", "shttp_servers")
 SERVERS_MAX = 50

@@ -15,7 +15,7 @@ from accounts import active
 from accounts.models import Invitation, Membership, Organization, ServiceAccount
 from accounts.permissions import RANKS, permissions_in, require
 from accounts.services import organizations as verbs
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 LISTED = 500
 

@@ -15,7 +15,7 @@ from accounts.models import Organization
 from accounts.permissions import permissions_in, require
 from accounts.services import user_settings
 from accounts.settings_fields import FIELDS
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 YES_NO = (("yes", "Yes"), ("no", "No"))
 CHOICES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {

@@ -18,7 +18,7 @@ from accounts.active import active_organization
 from accounts.models import ApiKey
 from accounts.oidc import pages as oidc_pages
 from accounts.services import passwords, terms
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 BACKEND = settings.AUTHENTICATION_BACKENDS[0]
 SCOPE_WORDS = {

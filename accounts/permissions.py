@@ -13,7 +13,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from accounts.models import Membership, Organization
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 OWN = {"sessions.view", "sessions.edit", "settings.view", "settings.edit"}
 """What everybody may do with what is theirs."""

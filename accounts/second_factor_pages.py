@@ -20,7 +20,7 @@ from accounts.models import SecondFactor, User
 from accounts.pages import safe_next
 from accounts.services import second_factor as verbs
 from accounts.services import terms
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 
 @sensitive_post_parameters("code")

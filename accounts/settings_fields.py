@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from accounts import mcp_servers
-from openhands_site.lib.masks import MASK, looks_masked
-from openhands_site.lib.problems import Problem
+from lib.masks import MASK, looks_masked
+from lib.problems import Problem
 
 AGENTS = ("CodeActAgent",)
 """The engine has one agent; this is what existing clients call it."""

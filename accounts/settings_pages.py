@@ -14,7 +14,7 @@ from accounts import permissions
 from accounts.active import active_organization
 from accounts.models import CustomSecret
 from accounts.services import custom_secrets, user_settings
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 TEXTS = ("git_user_name", "git_user_email")
 NUMBERS = ("max_iterations", "condenser_max_size")

@@ -25,7 +25,7 @@ from websockets.asyncio.client import connect
 from accounts.services import create_user
 from bench.report import figure
 from conversations.models import Conversation, Event, Lease, Sandbox
-from openhands_site.env import BASE_DIR
+from lib.env import BASE_DIR
 
 COUNT = 1_000
 WINDOW_SECONDS = 20.0

@@ -20,7 +20,7 @@ from accounts.services import user_settings
 from bench import load, report
 from bench.webs import Web, web
 from conversations.models import Conversation
-from openhands_site.lib import prepared
+from lib import prepared
 
 IS_FULL = "--full" in sys.argv
 """Tables as large as they are to be flat for; without it what fits into a minute."""

@@ -3,7 +3,7 @@
 from django.contrib import admin
 
 from billing.models import ConversationUsage, GatewayToken, ModelAccess, ModelCall
-from openhands_site.lib.admin import ReadOnlyAdmin
+from lib.admin import ReadOnlyAdmin
 
 COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_micros")
 

@@ -9,7 +9,7 @@ from django.db import models
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
-from openhands_site.lib import crypto
+from lib import crypto
 
 
 class ModelAccessQuerySet(models.QuerySet["ModelAccess"]):

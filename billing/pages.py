@@ -15,7 +15,7 @@ from accounts import permissions
 from accounts.active import active_organization
 from billing import services
 from billing.models import ModelAccess
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 PRESETS = [
     ("OpenAI", "https://api.openai.com/v1", "gpt-5.1"),

@@ -17,8 +17,8 @@ from accounts.models import Membership, Organization, User
 from accounts.services import audit
 from billing.llm.prices import MAX_PRICE_MICROS, Tokens, cost_micros
 from billing.models import ConversationUsage, GatewayToken, ModelAccess, ModelCall
-from openhands_site.lib import crypto, url_guard
-from openhands_site.lib.problems import Problem
+from lib import crypto, url_guard
+from lib.problems import Problem
 
 TOKEN_PURPOSE = "gateway-token"  # noqa: S105 - names what a digest is for
 TOKEN_PREFIX = "ogt_"  # noqa: S105

@@ -18,7 +18,7 @@ from conversations.models import (
     Sandbox,
     StartTask,
 )
-from openhands_site.lib.admin import ReadOnlyAdmin
+from lib.admin import ReadOnlyAdmin
 
 PAYLOAD_CHARACTERS = 20_000
 

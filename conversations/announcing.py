@@ -8,8 +8,8 @@ from uuid import UUID
 from channels.layers import get_channel_layer
 from django.db import transaction
 
-from openhands_site.lib import bus
-from openhands_site.lib.bus import publisher
+from lib import bus
+from lib.bus import publisher
 
 
 def group_for(conversation_id: UUID) -> str:

@@ -18,7 +18,7 @@ from django.db import connections
 from conversations import streams, watching
 from conversations.reading import Frame
 from conversations.watching import Watcher
-from openhands_site.lib import framing
+from lib import framing
 
 log = logging.getLogger(__name__)
 CLOSE_OVERFLOW = 1013

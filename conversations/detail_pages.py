@@ -19,7 +19,7 @@ from accounts.models import User
 from conversations import records, replay, services
 from conversations.models import Conversation
 from conversations.services.sharing import NoSuchShare
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 LIFETIMES = {"1": "a day", "7": "a week", "30": "a month", "365": "a year"}
 

@@ -18,7 +18,7 @@ from django.http import HttpRequest, HttpResponse
 from conversations import streams
 from conversations.reading import Frame, event_of
 from conversations.watching import Watcher, watching
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 PERMISSION = "conversations.view"

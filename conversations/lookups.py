@@ -18,8 +18,8 @@ from billing.models import ConversationUsage
 from conversations.models import Conversation, Event, StartTask
 from conversations.models.log import WIRE
 from conversations.records import record_from
-from openhands_site.lib import prepared
-from openhands_site.lib.compiled import Compiled, caller
+from lib import prepared
+from lib.compiled import Compiled, caller
 
 _ANY = SimpleNamespace(user=UUID(int=1), organization=UUID(int=2), pk=UUID(int=3))
 _FIRST_AT, _FIRST_ID = "infinity", UUID(int=2**128 - 1)

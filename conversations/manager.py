@@ -20,8 +20,8 @@ from django.db import close_old_connections, connection
 from conversations import services
 from conversations.following import Follower
 from conversations.storing import Storing
-from openhands_site.lib import bus
-from openhands_site.lib.connections import keep_own_connection
+from lib import bus
+from lib.connections import keep_own_connection
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

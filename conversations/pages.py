@@ -26,8 +26,8 @@ from billing import services as billing
 from conversations import records, services
 from conversations.models import Conversation
 from conversations.story import Told, tell
-from openhands_site.lib.api import dumps
-from openhands_site.lib.problems import Problem
+from lib.api import dumps
+from lib.problems import Problem
 
 PAGE_SIZE = 20
 PLAIN_EVENTS = 500

@@ -14,9 +14,9 @@ from billing.models import ConversationUsage
 from conversations.models import Conversation, StartTask
 from conversations.models.log import WIRE, wire_of
 from conversations.records import record_from
-from openhands_site.lib import framing, prepared
-from openhands_site.lib.api import dumps
-from openhands_site.lib.framing import framed
+from lib import framing, prepared
+from lib.api import dumps
+from lib.framing import framed
 
 PAGE_BYTES = 4 * 1_048_576
 """A page ends with the event that goes beyond so many bytes of payload."""

@@ -9,8 +9,8 @@ from django.views.decorators.http import require_GET
 from accounts.authentication import bearer_token
 from billing import services as billing
 from conversations import services
-from openhands_site.lib.api import problem
-from openhands_site.lib.problems import Problem
+from lib.api import problem
+from lib.problems import Problem
 
 
 @csrf_exempt

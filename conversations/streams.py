@@ -38,10 +38,10 @@ from conversations.reading import (
     reset_frame,
 )
 from conversations.subscriptions import Subscription
-from openhands_site.lib import bus
-from openhands_site.lib.api import dumps
-from openhands_site.lib.bus import publisher
-from openhands_site.lib.framing import framed
+from lib import bus
+from lib.api import dumps
+from lib.bus import publisher
+from lib.framing import framed
 
 __all__ = [
     "Feed",

@@ -14,7 +14,7 @@ from accounts import permissions
 from accounts.active import active_organization
 from accounts.services import provider_tokens
 from integrations import services
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 
 @sensitive_post_parameters("token")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from conversations.repositories import CloneSource
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 TaskType: TypeAlias = Literal[
     "MERGE_CONFLICTS", "FAILING_CHECKS", "UNRESOLVED_COMMENTS", "OPEN_ISSUE"

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 from integrations.github.provider import GitHubProvider
 from integrations.hosts import web_url
 from integrations.provider import GitProvider
-from openhands_site.lib import url_guard
-from openhands_site.lib.problems import Problem
+from lib import url_guard
+from lib.problems import Problem
 
 PROVIDERS: dict[str, Callable[..., GitProvider]] = {"github": GitHubProvider}
 DEFAULT_HOSTS = {

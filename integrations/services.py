@@ -10,7 +10,7 @@ from conversations.repositories import CloneSource, public_source
 from conversations.services.pull_requests import note_pull_request
 from integrations import registry
 from integrations.provider import GitProvider, GitUser, PullRequest
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 
 class NotConnected(Problem):

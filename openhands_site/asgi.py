@@ -21,11 +21,11 @@ from accounts.sockets import OriginGate  # noqa: E402
 from conversations.compat.v0.sockets import SocketIO  # noqa: E402
 from conversations.held import Held  # noqa: E402
 from conversations.routing import is_held, websocket_urlpatterns  # noqa: E402
-from openhands_site.lib.bridge import Threads  # noqa: E402
-from openhands_site.lib.connections import KeepsConnection  # noqa: E402
+from lib.connections import KeepsConnection  # noqa: E402
 from openhands_site.middleware.addresses import ClientAddress  # noqa: E402
 from openhands_site.middleware.bodies import BodyLimit  # noqa: E402
 from openhands_site.middleware.headers import SocketHeaders  # noqa: E402
+from openhands_site.serving.threads import Threads  # noqa: E402
 
 MOUNTED: dict[str, str] = {
     "/socket.io": "conversations.compat.v0.sockets.polling",

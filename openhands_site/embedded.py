@@ -26,7 +26,7 @@ from urllib.parse import quote
 import psutil
 import redis
 
-from openhands_site.lib import processes
+from lib import processes
 
 SYSTEM_USER = "pgserver"
 """Runs PostgreSQL when we are root, as whom PostgreSQL refuses to run. The wheel uses the same name."""

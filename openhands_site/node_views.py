@@ -18,7 +18,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.permissions import may_operate
-from openhands_site import nodes
+from lib import nodes
 
 PERMISSION = "nodes.view"
 

@@ -6,9 +6,9 @@ The same code and settings as ``asgi``; which address belongs where is said ther
 from typing import Any
 
 from conversations.routing import is_held
+from lib.api import dumps
+from lib.problems import problem_body
 from openhands_site import asgi
-from openhands_site.lib.api import dumps
-from openhands_site.lib.problems import problem_body
 
 OWN = {"/alive", "/ready", "/metrics"}
 

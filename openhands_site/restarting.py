@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import psutil
 from django.conf import settings
 
-from openhands_site import nodes
-from openhands_site.nodes import Node
+from lib import nodes
+from lib.nodes import Node
 
 ORDER = ("manager", "worker", "grpc", "realtime", "web")
 """Who depends on nobody's requests first."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from openhands_site import env
+from lib import env
 
 BASE_DIR = env.BASE_DIR
 env.load_file(BASE_DIR / ".env")
@@ -148,7 +148,7 @@ CORS_EXPOSE_HEADERS = (
     "x-request-id",
 )
 X_FRAME_OPTIONS = "DENY"
-SESSION_ENGINE = "openhands_site.lib.sessions"
+SESSION_ENGINE = "lib.sessions"
 SESSION_COOKIE_NAME = "__Host-sessionid" if IS_HTTPS else "sessionid"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_HTTPS
 SESSION_COOKIE_HTTPONLY = True
@@ -314,12 +314,12 @@ REST_FRAMEWORK = {
         "accounts.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["accounts.permissions.HasPermission"],
-    "DEFAULT_PARSER_CLASSES": ["openhands_site.lib.api.StrictJSONParser"],
-    "DEFAULT_RENDERER_CLASSES": ["openhands_site.lib.api.JSONRenderer"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "openhands_site.lib.api.Negotiation",
-    "DEFAULT_PAGINATION_CLASS": "openhands_site.lib.api.CursorPages",
+    "DEFAULT_PARSER_CLASSES": ["lib.api.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["lib.api.JSONRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "lib.api.Negotiation",
+    "DEFAULT_PAGINATION_CLASS": "lib.api.CursorPages",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "openhands_site.lib.api.problem_response",
+    "EXCEPTION_HANDLER": "lib.api.problem_response",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
     "DEFAULT_VERSIONING_CLASS": None,
     "URL_FORMAT_OVERRIDE": None,
@@ -444,10 +444,10 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "json": {"()": "openhands_site.lib.logs.JSONFormatter"},
+        "json": {"()": "lib.logs.JSONFormatter"},
         "text": {"format": "%(levelname).1s %(name)s: %(message)s"},
     },
-    "filters": {"tokens": {"()": "openhands_site.lib.logs.WithoutTokens"}},
+    "filters": {"tokens": {"()": "lib.logs.WithoutTokens"}},
     "handlers": {
         "console": {
             "class": "logging.StreamHandler",

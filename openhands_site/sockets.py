@@ -12,7 +12,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
-from openhands_site.lib import framing
+from lib import framing
 
 
 class LeanWebSocket(WebSocketsSansIOProtocol):

@@ -21,7 +21,7 @@ from typing import ClassVar, TextIO
 
 import psutil
 
-from openhands_site.lib import processes
+from lib import processes
 
 GRACE_SECONDS = 15
 BACKOFF_SECONDS = (1, 2, 5, 10, 30)

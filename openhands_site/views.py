@@ -7,8 +7,9 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django_prometheus.exports import ExportToDjangoView
 
-from openhands_site import health, nodes
-from openhands_site.lib.api import problem
+from lib import nodes
+from lib.api import problem
+from openhands_site import health
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

@@ -10,7 +10,7 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "openhands_site.settings")
 django_application = get_wsgi_application()
 
-from openhands_site.lib.connections import KeepsConnection  # noqa: E402 - settings need the set-up above
+from lib.connections import KeepsConnection  # noqa: E402 - settings need the set-up above
 from openhands_site.middleware.addresses import ClientAddressOfEnviron  # noqa: E402
 from openhands_site.middleware.bodies import BodyLimitOfEnviron  # noqa: E402
 

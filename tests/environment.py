@@ -60,10 +60,10 @@ _prepare()  # while this plugin is imported: pytest-django reads the settings ri
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what cannot run here, with the reason."""
-    from openhands_site import engine
+    from lib import engine_home
 
     lacking = {}
-    if not (found := engine.status()).is_ready:
+    if not (found := engine_home.status()).is_ready:
         lacking["engine"] = found.detail
     if prepare.chromium() is None:
         lacking["browser"] = "there is no Chromium here"

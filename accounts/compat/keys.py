@@ -14,7 +14,7 @@ from accounts import services
 from accounts.api.v1.settings import InActiveOrganization
 from accounts.compat.views import MESSAGE
 from accounts.models import ApiKey
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 
 class ExpiresInThePast(Problem):

@@ -24,7 +24,7 @@ from accounts.oidc import flows
 from accounts.oidc.pages import callback
 from accounts.permissions import PUBLIC
 from accounts.services import email, identity, terms
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 MESSAGE = inline_serializer("Message", {"message": serializers.CharField()})
 REFUSAL = inline_serializer("PlainRefusal", {"error": serializers.CharField()})

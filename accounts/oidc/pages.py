@@ -18,7 +18,7 @@ from accounts.models import Identity, IdentityProvider, ProviderSession, User, U
 from accounts.oidc import backend, flows, providers, tokens
 from accounts.services import identity as identities
 from accounts.services import sessions, terms
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 SETTINGS_PAGE = "/settings/sign-in"

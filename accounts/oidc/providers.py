@@ -14,7 +14,7 @@ import jwt
 from django.conf import settings
 
 from accounts.models import IdentityProvider
-from openhands_site.lib import http
+from lib import http
 
 METADATA_SECONDS = 3_600.0
 KEYS_SECONDS = 600.0

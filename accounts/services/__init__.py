@@ -17,9 +17,9 @@ from django.utils import timezone
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
 from accounts.permissions import PERMISSIONS, granted_by, permissions_in
 from accounts.services import audit
-from openhands_site.lib import crypto
-from openhands_site.lib.compiled import Compiled, Rows
-from openhands_site.lib.problems import Problem
+from lib import crypto
+from lib.compiled import Compiled, Rows
+from lib.problems import Problem
 
 KEY_PURPOSE = "api-key"
 SETUP_PURPOSE = "setup-link"

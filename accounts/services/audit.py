@@ -13,9 +13,9 @@ from django.utils import timezone
 from uuid_utils.compat import uuid7
 
 from accounts.models.audit import SITE, AuditEntry, AuditHead
-from openhands_site.lib import crypto
-from openhands_site.lib.acting import current
-from openhands_site.lib.logs import request_id
+from lib import crypto
+from lib.acting import current
+from lib.logs import request_id
 
 PURPOSE = "audit-head"
 SECRET = re.compile(r"digest|pepper|sealed|secret|password|token$|api_key$|cookie", re.IGNORECASE)

@@ -9,8 +9,8 @@ from django.db.models import Q, QuerySet
 
 from accounts.models import CustomSecret, CustomSecretUse, Organization, ProviderToken, User
 from accounts.services import audit
-from openhands_site.lib.masks import looks_masked
-from openhands_site.lib.problems import Problem
+from lib.masks import looks_masked
+from lib.problems import Problem
 
 SECRETS_MAX = 200
 """Of one user in one organization, and shared ones of one organization."""

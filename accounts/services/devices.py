@@ -16,9 +16,9 @@ from accounts import services
 from accounts.models import ApiKey, DeviceGrant, Organization, User
 from accounts.permissions import PERMISSIONS, permissions_in, require
 from accounts.services.audit import record
-from openhands_site.lib import crypto
-from openhands_site.lib.acting import Actor, acting, current
-from openhands_site.lib.problems import Problem
+from lib import crypto
+from lib.acting import Actor, acting, current
+from lib.problems import Problem
 
 DEVICE_PURPOSE = "device-code"
 USER_PURPOSE = "device-user-code"

@@ -13,8 +13,8 @@ from django.utils import timezone
 from accounts.models import EmailChange, User
 from accounts.services import EmailTaken
 from accounts.services.audit import record
-from openhands_site.lib import crypto
-from openhands_site.lib.problems import Problem
+from lib import crypto
+from lib.problems import Problem
 
 PURPOSE = "email-change"
 LINK_HOURS = 24

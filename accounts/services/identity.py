@@ -30,7 +30,7 @@ from accounts.oidc import claims as claim_rules
 from accounts.oidc import providers, tokens
 from accounts.services import sessions
 from accounts.services.audit import record
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 RETRY_AFTER = timedelta(seconds=10)

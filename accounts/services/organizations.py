@@ -19,8 +19,8 @@ from accounts.models import ApiKey, Invitation, Membership, Organization, User
 from accounts.permissions import RANKS
 from accounts.services.audit import record
 from accounts.services.sessions import announce_access_change
-from openhands_site.lib import crypto
-from openhands_site.lib.problems import Problem
+from lib import crypto
+from lib.problems import Problem
 
 INVITATION_PURPOSE = "invitation"
 INVITATION_DAYS_MAX = 30

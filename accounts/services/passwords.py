@@ -8,7 +8,7 @@ from django.db import transaction
 
 from accounts.models import Organization, User
 from accounts.services import WeakPassword, audit, sessions
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 
 class WrongPassword(Problem):

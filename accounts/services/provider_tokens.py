@@ -10,9 +10,9 @@ from django.utils import timezone
 
 from accounts.models import Organization, ProviderToken, User
 from accounts.services import audit
-from openhands_site.lib.acting import Actor, acting, current
-from openhands_site.lib.masks import looks_masked
-from openhands_site.lib.problems import Problem
+from lib.acting import Actor, acting, current
+from lib.masks import looks_masked
+from lib.problems import Problem
 
 _HOST = re.compile(r"(?=.{1,255}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d{1,5})?")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4000}")

@@ -14,8 +14,8 @@ from django.utils import timezone
 
 from accounts.models import RecoveryCode, SecondFactor, User, UserSession
 from accounts.services import audit, sessions
-from openhands_site.lib import crypto
-from openhands_site.lib.problems import Problem
+from lib import crypto
+from lib.problems import Problem
 
 STEP_SECONDS = 30
 DIGITS = 6

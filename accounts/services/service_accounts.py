@@ -12,7 +12,7 @@ from accounts.services import ScopeNotHeld, issue_api_key
 from accounts.services.audit import record
 from accounts.services.organizations import PersonalOrganization, RoleAboveYours, checked_name
 from accounts.services.sessions import announce_access_change
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 ACCOUNTS_MAX = 200
 """Service accounts of one organization that are not revoked."""

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from accounts.models import User, UserSession
 from accounts.services.audit import record
-from openhands_site.lib.bus import AccessChanged, publisher
+from lib.bus import AccessChanged, publisher
 
 log = logging.getLogger(__name__)
 SESSION_KEY = "sign_in"

@@ -12,9 +12,9 @@ from accounts.models import Organization, OrganizationSettings, User, UserSettin
 from accounts.permissions import granted_by
 from accounts.services import audit
 from accounts.settings_fields import FIELDS, Field, field_of
-from openhands_site.lib.compiled import Compiled, Rows, caller
-from openhands_site.lib.masks import MASK
-from openhands_site.lib.problems import Problem
+from lib.compiled import Compiled, Rows, caller
+from lib.masks import MASK
+from lib.problems import Problem
 
 DEFAULT, ORGANIZATION, USER, ENFORCED = "default", "organization", "user", "enforced"
 SETTERS = (DEFAULT, ORGANIZATION, USER, ENFORCED)

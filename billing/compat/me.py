@@ -16,9 +16,9 @@ from accounts.services import user_settings
 from billing.compat.settings import BY_COMPAT, NO_SERVERS, RECORD
 from billing.llm import directory
 from billing.models import ModelAccess
-from openhands_site.lib.api import conditional
-from openhands_site.lib.compiled import Compiled, Rows
-from openhands_site.lib.masks import MASK
+from lib.api import conditional
+from lib.compiled import Compiled, Rows
+from lib.masks import MASK
 
 NEEDED = {"settings.view", "model_access.view"}
 ABSENT: dict[str, Any] = {

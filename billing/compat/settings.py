@@ -21,8 +21,8 @@ from accounts.settings_fields import FIELDS
 from billing import services
 from billing.llm import directory
 from billing.models import ModelAccess
-from openhands_site.lib.masks import looks_masked
-from openhands_site.lib.problems import Problem
+from lib.masks import looks_masked
+from lib.problems import Problem
 
 MESSAGE = inline_serializer("SettingsMessage", {"message": serializers.CharField()})
 NO_SERVERS: dict[str, list[Any]] = {"sse_servers": [], "stdio_servers": [], "shttp_servers": []}

@@ -26,7 +26,7 @@ from billing.llm.metering import Meter
 from billing.llm.prices import Tokens
 from billing.llm.upstream import UpstreamRefused
 from billing.models import GatewayToken, ModelAccess, ModelCall
-from openhands_site.lib.api import strict_loads
+from lib.api import strict_loads
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]

@@ -10,8 +10,8 @@ import httpx2
 from django.conf import settings
 
 from billing.models import ModelAccess
-from openhands_site.lib import http, url_guard
-from openhands_site.lib.crypto import Undecryptable
+from lib import http, url_guard
+from lib.crypto import Undecryptable
 
 Json = dict[str, Any]
 MAX_ANSWER_BYTES = 33_554_432

@@ -18,9 +18,9 @@ from prometheus_client import Counter, Histogram
 
 from accounts import services as accounts
 from accounts.models import User
-from openhands_site.lib import acting
-from openhands_site.lib.logs import request_id
-from openhands_site.lib.problems import Problem
+from lib import acting
+from lib.logs import request_id
+from lib.problems import Problem
 
 log = logging.getLogger("openhands_site.access")
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from conversations.grpc.v1 import events_pb2 as wire
 from conversations.grpc.v1.events_pb2_grpc import EventServiceServicer
 from conversations.models import Conversation
 from conversations.services.publishing import BATCH_MAX
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 BATCHES_WAITING = 64
 """Batches of one stream that are read ahead; beyond it, flow control makes the sender wait."""

@@ -12,7 +12,7 @@ from django.db import connection, models
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
-from openhands_site.lib import crypto, prepared
+from lib import crypto, prepared
 
 
 class ConversationQuerySet(models.QuerySet["Conversation"]):

@@ -38,7 +38,7 @@ from conversations.sandboxes.provider import (
     SandboxUnavailable,
     State,
 )
-from openhands_site import engine
+from lib import engine_home
 
 MODULE = "openhands.agent_server"
 PROBE_SECONDS = 1.0
@@ -128,7 +128,7 @@ class ProcessProvider:
                 "Sandboxes that are plain processes isolate nothing and are not allowed here. Choose another "
                 "SANDBOX_PROVIDER, or set ALLOW_PROCESS_SANDBOX=true on a machine of your own."
             )
-        if not (found := engine.status()).is_ready:
+        if not (found := engine_home.status()).is_ready:
             if found.state == "installing":
                 raise SandboxNotYet(
                     "The agent engine is being installed, once, for about a minute."

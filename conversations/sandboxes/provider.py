@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 Handle: TypeAlias = dict[str, Any]
 """JSON that a provider needs to find a sandbox again; holds no secrets. Only the provider looks inside."""

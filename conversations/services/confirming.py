@@ -12,7 +12,7 @@ from conversations.agent.client import AgentClient, EngineRefused, EngineUnreach
 from conversations.models import Conversation, Event, NewEvent
 from conversations.services.messaging import take_back_busy, take_for_busy
 from conversations.services.starting import is_up
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 HEALED_REASON = (

@@ -15,7 +15,7 @@ from accounts.services import custom_secrets
 from conversations import replay
 from conversations.models import Conversation, Event
 from conversations.story import Told, tell
-from openhands_site.lib.redaction import Redactor
+from lib.redaction import Redactor
 
 PAGE = 50
 FORMATS = {

@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from conversations.models import Conversation, Event, Feedback
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 
 class NoSuchEvent(Problem):

@@ -20,7 +20,7 @@ from conversations.agent.client import AgentClient, EngineRefused, EngineUnreach
 from conversations.models import Conversation
 from conversations.services.sandboxing import SandboxNotRunning
 from conversations.services.starting import is_up
-from openhands_site.lib.problems import Problem, TooLarge
+from lib.problems import Problem, TooLarge
 
 MAX_ENTRIES = 2_000
 # Names may hold anything but NUL and "/", so fields end in NUL; base64, because the answer is JSON text.

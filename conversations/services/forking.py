@@ -7,7 +7,7 @@ from conversations.models import Conversation
 from conversations.services.lifecycle import create_conversation
 from conversations.services.starting import append_notice
 from conversations.services.turns import turns_of
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 
 class NothingToFork(Problem):

@@ -13,7 +13,7 @@ from conversations.agent.payloads import Durable
 from conversations.models import Sandbox
 from conversations.services import redacting
 from conversations.services.ingesting import USE_SECONDS, is_plain
-from openhands_site.lib import prepared
+from lib import prepared
 
 TOGETHER = """
 WITH batch AS (

@@ -29,8 +29,8 @@ from conversations.sandboxes.provider import State, get_provider
 from conversations.services import redacting
 from conversations.services.messaging import deliver_if_free, user_text
 from conversations.services.starting import append_notice, request_start, set_status
-from openhands_site.lib import prepared
-from openhands_site.lib.problems import Problem
+from lib import prepared
+from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 WAITING = Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION

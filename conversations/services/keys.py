@@ -19,7 +19,7 @@ from accounts import services as accounts
 from accounts.models import ApiKey, Membership, User, UserSession
 from accounts.services import audit, identity, sessions
 from conversations.models import Conversation
-from openhands_site.lib import crypto
+from lib import crypto
 
 PREFIX = "ocs_"
 PURPOSE = "conversation-key"

@@ -23,7 +23,7 @@ from conversations.services.equipping import confirmation_for
 from conversations.services.keys import end_keys
 from conversations.services.messaging import add_message
 from conversations.services.starting import request_start, set_status
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 TITLE_LENGTH = 80

@@ -34,7 +34,7 @@ from conversations.services.starting import (
     require_agent,
     set_status,
 )
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 FOLLOWER_WAIT_SECONDS = 3.0

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 from conversations import repositories
 from conversations.agent.client import AgentClient, CommandResult
 from conversations.models import Conversation, Sandbox, StartTask
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 Phase = StartTask.Phase
 CLONE_SECONDS = 600

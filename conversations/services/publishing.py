@@ -17,8 +17,8 @@ from conversations.agent.payloads import EngineEvent, execution_status, parse_ev
 from conversations.models import Conversation, Event, NewEvent
 from conversations.models.log import ADDING, columns_of
 from conversations.services.starting import set_status
-from openhands_site.lib import prepared
-from openhands_site.lib.problems import Problem
+from lib import prepared
+from lib.problems import Problem
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 BATCH_MAX = 500

@@ -37,7 +37,7 @@ from conversations.services.messaging import BUSY
 from conversations.services.preparing import prepare_workspace
 from conversations.services.remembering import bring_files, story_for_agent
 from conversations.services.starting import append_notice, set_status
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 Phase = StartTask.Phase

@@ -17,8 +17,8 @@ from accounts.services import audit
 from conversations.models import Conversation, Event, ShareLink, ShareView
 from conversations.services.exporting import described, redacted_wire, redactor_of
 from conversations.story import TOLD_KINDS
-from openhands_site.lib import crypto
-from openhands_site.lib.problems import Problem
+from lib import crypto
+from lib.problems import Problem
 
 PURPOSE = "share-link"
 TOKEN_BYTES = 32

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from conversations import queue, streams
 from conversations.models import Conversation, Event, NewEvent, Sandbox, StartTask
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import orjson
 
 from conversations.models import Conversation, Event
 from conversations.services.exporting import walk_log
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 ANSWERS = ("ObservationEvent", "UserRejectObservation", "AgentErrorEvent")
 BUSY = (

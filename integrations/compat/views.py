@@ -22,7 +22,7 @@ from integrations import registry, services
 from integrations.api.v1 import serializers as shapes
 from integrations.api.v1.views import HostView
 from integrations.provider import GitProvider, NoSuchRepository, TokenRefused
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 MESSAGE = inline_serializer("GitMessage", {"message": serializers.CharField()})
 T = TypeVar("T")

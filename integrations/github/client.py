@@ -19,7 +19,7 @@ from integrations.provider import (
     NotAllowed,
     TokenRefused,
 )
-from openhands_site.lib import http, url_guard
+from lib import http, url_guard
 
 SECONDS = 15.0
 BODY_MAX_BYTES = 10_000_000

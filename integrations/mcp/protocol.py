@@ -9,7 +9,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
 from integrations.mcp.tools import TOOLS, Caller, call
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 Answer = tuple[int, list[tuple[str, str]], bytes]

@@ -13,8 +13,8 @@ from conversations import services as conversations
 from conversations.models import Conversation
 from conversations.records import record_of, records_of
 from integrations import services
-from openhands_site.lib.api import dumps
-from openhands_site.lib.problems import Problem
+from lib.api import dumps
+from lib.problems import Problem
 
 EVENTS_MAX, PAYLOAD_MAX = 50, 4_000
 TEXT = {"type": "string", "minLength": 1, "maxLength": 100_000}

@@ -17,7 +17,7 @@ from accounts.active import active_organization
 from accounts.authentication import AccessTokenAuthentication, ApiKeyAuthentication
 from conversations.authentication import ConversationKeyAuthentication
 from integrations.mcp.tools import Caller
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 CONVERSATION = "X-OpenHands-ServerConversation-ID"
 

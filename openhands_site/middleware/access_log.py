@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from django.http import HttpRequest, HttpResponse
 
-from openhands_site.lib.logs import request_id
+from lib.logs import request_id
 
 log = logging.getLogger("access")
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")

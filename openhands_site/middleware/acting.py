@@ -6,7 +6,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 
 from accounts.limits import client_address
-from openhands_site.lib.acting import Actor, acting
+from lib.acting import Actor, acting
 
 
 class Acting:

@@ -13,8 +13,8 @@ from uuid import uuid4
 
 from django.conf import settings
 
-from openhands_site.lib.api import dumps
-from openhands_site.lib.problems import problem_body
+from lib.api import dumps
+from lib.problems import problem_body
 from openhands_site.middleware.headers import HANDSHAKE_HEADERS
 
 Scope = dict[str, Any]

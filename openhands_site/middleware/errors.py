@@ -13,8 +13,8 @@ from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBadRequest
 from django.shortcuts import render
 
-from openhands_site.lib.api import problem
-from openhands_site.lib.problems import Problem
+from lib.api import problem
+from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 PLAIN = "text/plain; charset=utf-8"

@@ -10,8 +10,8 @@ from django.shortcuts import render
 
 from accounts.authentication import bearer_token
 from accounts.limits import client_network
-from openhands_site.lib import limits
-from openhands_site.lib.api import problem
+from lib import limits
+from lib.api import problem
 
 EXEMPT = ("/alive", "/ready", "/metrics", "/static/", "/api/llm/")
 """Probes, files, and the model gateway, whose budget is money."""

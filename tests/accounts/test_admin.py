@@ -29,7 +29,7 @@ from accounts.models import (
 )
 from accounts.services import custom_secrets, organizations
 from conversations.models import Event, LiveManager, Sandbox
-from openhands_site.lib.admin import COUNTED_ROWS, ReadOnlyAdmin, is_secret
+from lib.admin import COUNTED_ROWS, ReadOnlyAdmin, is_secret
 from tests.factories import billing, conversations
 from tests.factories.accounts import UserFactory
 

@@ -5,8 +5,8 @@ import pytest
 from accounts.models import AuditEntry, CustomSecret, CustomSecretUse
 from accounts.services import custom_secrets as verbs
 from accounts.services import provider_tokens
-from openhands_site.lib import resealing
-from openhands_site.lib.masks import MASK
+from lib import resealing
+from lib.masks import MASK
 
 CONVERSATION = "01890000-0000-7000-8000-000000000001"
 

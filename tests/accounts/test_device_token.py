@@ -12,7 +12,7 @@ from rest_framework.test import APIClient
 from accounts import services
 from accounts.models import ApiKey, AuditEntry, DeviceGrant, Membership
 from accounts.services import devices, organizations
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 from tests.factories.accounts import UserFactory
 
 PATH = "/api/v1/auth/device/token"

@@ -13,7 +13,7 @@ from accounts import services
 from accounts.models import ApiKey, AuditEntry, Invitation, Membership, Organization
 from accounts.permissions import ROLE_PERMISSIONS
 from accounts.services import organizations as verbs
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 from tests.conftest import key_client
 from tests.factories.accounts import UserFactory
 

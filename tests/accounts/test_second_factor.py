@@ -16,7 +16,7 @@ from django.utils import timezone
 from accounts import limits, second_step
 from accounts.models import AuditEntry, RecoveryCode, SecondFactor, UserSession
 from accounts.services import second_factor as verbs
-from openhands_site.lib import resealing
+from lib import resealing
 
 PASSWORD = "correct horse battery"
 RFC_SECRET = base64.b32encode(b"12345678901234567890").decode()

@@ -11,7 +11,7 @@ from accounts.models import IdentityProvider, Membership
 from accounts.permissions import ROLE_PERMISSIONS
 from accounts.services import maintenance, user_settings
 from accounts.settings_fields import FIELDS
-from openhands_site.lib.masks import MASK
+from lib.masks import MASK
 from tests.conftest import key_client
 
 URL = "/api/v1/settings"

@@ -7,8 +7,8 @@ from accounts import services as accounts
 from accounts.models import AuditEntry, Organization, OrganizationSettings, UserSettings
 from accounts.services import user_settings as verbs
 from accounts.settings_fields import FIELDS, InvalidSetting, UnknownSetting
-from openhands_site.lib import resealing
-from openhands_site.lib.masks import MASK
+from lib import resealing
+from lib.masks import MASK
 
 MCP = {
     "sse_servers": ["https://sse.example.com"],

@@ -25,8 +25,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from accounts import services
+from lib.api import JSONRenderer
 from openhands_site import openapi
-from openhands_site.lib.api import JSONRenderer
 from tests.architecture import world
 from tests.factories.accounts import UserFactory
 from tests.fakes.stack import figure

@@ -22,8 +22,8 @@ from billing import services as billing
 from billing.models import ModelAccess
 from conversations import services as conversations
 from conversations.models import Conversation
+from lib.logs import JSONFormatter, WithoutTokens
 from openhands_site import openapi
-from openhands_site.lib.logs import JSONFormatter, WithoutTokens
 from tests.audit import entrusted
 from tests.conftest import key_client
 from tests.fakes.stack import figure

@@ -14,7 +14,7 @@ from accounts.services import audit
 from billing import services as billing
 from conversations import services as conversations
 from conversations.models import Conversation
-from openhands_site.lib.acting import Actor, acting
+from lib.acting import Actor, acting
 from tests.conftest import key_client
 from tests.factories.accounts import UserFactory
 from tests.fakes.stack import figure

@@ -8,7 +8,7 @@ from accounts.models import UserSettings
 from accounts.services import provider_tokens, user_settings
 from billing import services
 from billing.models import ModelAccess
-from openhands_site.lib.masks import MASK
+from lib.masks import MASK
 
 URL = "/api/settings"
 MCP = {

@@ -15,7 +15,7 @@ from billing import services
 from billing.llm.metering import Meter
 from billing.llm.prices import MAX_TOKENS, Tokens, cost_micros
 from billing.models import ConversationUsage, GatewayToken, ModelAccess, ModelCall
-from openhands_site.lib import crypto
+from lib import crypto
 from tests.billing.conftest import UPSTREAM_KEY, issue
 from tests.factories.billing import ModelAccessFactory
 from tests.fakes.scripted_llm import ScriptedLLM

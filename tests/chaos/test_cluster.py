@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from conversations.sandboxes.process import MODULE
-from openhands_site import nodes
+from lib import nodes
 from tests.chaos.test_kills import Caller
 from tests.fakes.stack import Stack, Talk, figure
 from tests.prepare import ROOT

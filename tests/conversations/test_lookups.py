@@ -10,7 +10,7 @@ from accounts.models import Membership, Organization
 from conversations import lookups, services
 from conversations.models import Conversation
 from conversations.records import record_of
-from openhands_site.lib.api import dumps
+from lib.api import dumps
 from tests.conftest import key_client
 
 pytestmark = pytest.mark.django_db

@@ -3,7 +3,7 @@ from django.db import transaction
 
 from conversations import services, streams
 from conversations.models import Conversation, OutgoingMessage
-from openhands_site.lib.bus import LogAdvanced
+from lib.bus import LogAdvanced
 from tests.conversations.conftest import queued
 
 

@@ -8,7 +8,7 @@ from billing.models import ConversationUsage
 from conversations import reading
 from conversations.models import Conversation, NewEvent
 from conversations.records import record_of
-from openhands_site.lib.api import dumps
+from lib.api import dumps
 
 pytestmark = pytest.mark.django_db
 

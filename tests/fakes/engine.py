@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openhands_site import engine
+from lib import engine_home
 
 PROGRAM = """
 import json, os, signal, subprocess, sys, time
@@ -61,7 +61,7 @@ def fake_engine(folder: Path) -> Path:
 
 def require_engine() -> None:
     """Skip the test where the real engine is not installed; fail it where everything is required."""
-    found = engine.status()
+    found = engine_home.status()
     if not found.is_ready:
         if os.environ.get("REQUIRE_ALL") == "1":
             pytest.fail(found.detail)

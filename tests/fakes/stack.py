@@ -33,8 +33,8 @@ from websockets.sync.client import ClientConnection, connect
 from conversations.agent.client import AgentClient
 from conversations.agent.payloads import Durable
 from conversations.sandboxes.provider import get_provider
+from lib import crypto
 from openhands_site import embedded
-from openhands_site.lib import crypto
 from tests.prepare import ROOT
 
 RESTART_SECONDS = 1.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openhands_site.lib import api as lib
+from lib import api as lib
 
 MEGABYTES = 2_600_000
 NO_JSON = {

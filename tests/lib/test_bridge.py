@@ -6,7 +6,7 @@ import threading
 import pytest
 from django.http import StreamingHttpResponse
 
-from openhands_site.lib.bridge import Threads, environ_of
+from openhands_site.serving.threads import Threads, environ_of
 
 
 def echo(environ, start_response):

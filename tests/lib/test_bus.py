@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from openhands_site.lib import bus
+from lib import bus
 
 KEY = uuid4()
 

@@ -6,7 +6,7 @@ import pytest
 from django.core.signals import request_finished
 from django.db import connection, connections
 
-from openhands_site.lib.connections import KeepsConnection
+from lib.connections import KeepsConnection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

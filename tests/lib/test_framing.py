@@ -3,7 +3,7 @@
 import pytest
 from websockets.frames import Frame, Opcode
 
-from openhands_site.lib import framing
+from lib import framing
 
 SIZES = (0, 1, 125, 126, 127, 65_535, 65_536, 200_000)
 

@@ -8,7 +8,7 @@ import uvicorn
 import websockets
 from uvicorn.protocols.utils import ClientDisconnected
 
-from openhands_site.lib.framing import READY, framed
+from lib.framing import READY, framed
 from openhands_site.sockets import Gate, Inbox, LeanWebSocket
 
 

@@ -2,7 +2,7 @@ import pytest
 from django.db import connection
 from django.db.utils import DatabaseError
 
-from openhands_site.lib import prepared
+from lib import prepared
 
 pytestmark = pytest.mark.django_db
 

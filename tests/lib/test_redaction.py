@@ -3,8 +3,8 @@ import logging
 
 import pytest
 
-from openhands_site.lib.logs import WithoutTokens
-from openhands_site.lib.redaction import HIDDEN, Redactor
+from lib.logs import WithoutTokens
+from lib.redaction import HIDDEN, Redactor
 
 KEYS = [
     "oh_AbCdEf123456.QWERTYuiop1234567890asdf",

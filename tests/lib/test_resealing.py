@@ -15,7 +15,7 @@ from django.db import connection, models, transaction
 
 from billing.models import ModelAccess
 from conversations.models import Sandbox
-from openhands_site.lib import crypto, resealing
+from lib import crypto, resealing
 from tests.factories.accounts import OrganizationFactory, UserFactory
 from tests.fakes.stack import figure
 from tests.middleware.test_processes import database_url

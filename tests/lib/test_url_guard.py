@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from openhands_site.lib import http, url_guard
+from lib import http, url_guard
 
 PRIVATE = [
     "127.0.0.1",

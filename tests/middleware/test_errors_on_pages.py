@@ -1,6 +1,6 @@
 from django.test import RequestFactory
 
-from openhands_site.lib.problems import TooLarge
+from lib.problems import TooLarge
 from openhands_site.middleware.errors import ProblemDetails
 
 answer = ProblemDetails(lambda request: None).process_exception

@@ -8,8 +8,7 @@ from django.http import HttpRequest
 from django.test import Client
 from django.urls import get_resolver
 
-from openhands_site import env
-from openhands_site.lib import limits
+from lib import env, limits
 from openhands_site.middleware import rate_limits
 from tests.conftest import key_client
 

@@ -6,7 +6,7 @@ from django.test import Client
 from accounts import services
 from accounts.models import UserSession
 from accounts.services import sessions
-from openhands_site.lib import bus
+from lib import bus
 from tests.conftest import key_client
 from tests.oidc.conftest import Browser
 

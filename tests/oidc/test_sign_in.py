@@ -5,7 +5,7 @@ from accounts import services
 from accounts.models import Identity, Membership, Organization, ProviderSession, User, UserSession
 from accounts.oidc import claims, providers
 from accounts.services import identity
-from openhands_site.lib import crypto
+from lib import crypto
 from tests.oidc.conftest import Browser, make_row, path_of
 
 

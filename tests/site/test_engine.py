@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from openhands_site import engine
-from openhands_site.lib import processes
+from lib import engine_home, processes
 
-VERSION = engine.wanted()[engine.PACKAGE]
+VERSION = engine_home.wanted()[engine_home.PACKAGE]
 
 
 @pytest.fixture
@@ -39,12 +38,12 @@ def program(path: Path, text: str) -> Path:
 
 class TestStatus:
     def test_nothing_there(self, folder):
-        assert engine.status().state == "missing"
+        assert engine_home.status().state == "missing"
 
     def test_an_installation_of_ones_own_will_do(self, folder):
         fake_install(folder)
 
-        assert engine.status().to_json() == {
+        assert engine_home.status().to_json() == {
             "state": "ready",
             "version": VERSION,
             "folder": str(folder),
@@ -54,27 +53,27 @@ class TestStatus:
     def test_another_version(self, folder):
         fake_install(folder, "0.0.1")
 
-        assert engine.status().state == "outdated"
+        assert engine_home.status().state == "outdated"
 
     def test_one_that_was_not_finished(self, folder):
         fake_install(folder)
-        (folder / engine.MARKER).write_text("{}")
+        (folder / engine_home.MARKER).write_text("{}")
 
-        assert engine.status().state == "unfinished"
+        assert engine_home.status().state == "unfinished"
 
     def test_changed_constraints(self, folder):
         fake_install(folder)
         stamp = {"constraints": "of before", "folder": str(folder)}
-        (folder / engine.STAMP).write_text(json.dumps(stamp))
+        (folder / engine_home.STAMP).write_text(json.dumps(stamp))
 
-        assert engine.status().state == "outdated"
+        assert engine_home.status().state == "outdated"
 
     def test_one_that_is_being_installed(self, folder):
         fake_install(folder)
 
         with processes.hold(folder.parent / "engine.lock"):
-            assert engine.status().state == "installing"
-        assert engine.status().is_ready
+            assert engine_home.status().state == "installing"
+        assert engine_home.status().is_ready
 
 
 class TestPython:
@@ -92,8 +91,8 @@ class TestPython:
         return program(path, f"echo {version}; echo {path}")
 
     def test_none_says_how_to_get_one(self, place):
-        with pytest.raises(engine.NoPython) as refusal:
-            engine.find_python()
+        with pytest.raises(engine_home.NoPython) as refusal:
+            engine_home.find_python()
 
         for way in (
             "apt install python3.12",
@@ -110,33 +109,35 @@ class TestPython:
         )
         good = self.answering(place / "bin" / "python3.12", "3 12")
 
-        assert engine.find_python() == good
+        assert engine_home.find_python() == good
 
     def test_one_that_is_too_old_is_passed_over(self, place):
         self.answering(place / "bin" / "python3", "3 11")
 
-        with pytest.raises(engine.NoPython):
-            engine.find_python()
+        with pytest.raises(engine_home.NoPython):
+            engine_home.find_python()
 
     def test_versions_of_pyenv_that_are_not_on_the_path(self, place):
         self.answering(place / ".pyenv/versions/3.11.7/bin/python", "3 11")
         self.answering(place / ".pyenv/versions/3.14.0/bin/python", "3 14")
         wanted = self.answering(place / ".pyenv/versions/3.13.0/bin/python", "3 13")
 
-        assert engine.find_python() == wanted
+        assert engine_home.find_python() == wanted
 
     def test_one_that_uv_knows(self, place):
         managed = self.answering(place / "managed" / "python", "3 12")
         program(place / "bin" / "uv", f"echo {managed}")
 
-        assert engine.find_python() == managed
+        assert engine_home.find_python() == managed
 
     def test_a_named_one_that_is_wrong_is_not_replaced_by_another(self, place, settings):
         self.answering(place / "bin" / "python3.13", "3 13")
         settings.ENGINE_PYTHON = "/nowhere/python"
 
-        with pytest.raises(engine.NoPython, match=r"OH_ENGINE_PYTHON .* names /nowhere/python"):
-            engine.find_python()
+        with pytest.raises(
+            engine_home.NoPython, match=r"OH_ENGINE_PYTHON .* names /nowhere/python"
+        ):
+            engine_home.find_python()
 
 
 class TestInstall:
@@ -151,8 +152,8 @@ class TestInstall:
         self.wheel(place, "something_else", "2.0", "")
         constraints = tmp_path / "constraints.txt"
         constraints.write_text("something-else==2.0\nopenhands-agent-server==1.0\n")
-        monkeypatch.setattr(engine, "CONSTRAINTS", constraints)
-        monkeypatch.setattr(engine, "OLDEST_PYTHON", (3, 11))
+        monkeypatch.setattr(engine_home, "CONSTRAINTS", constraints)
+        monkeypatch.setattr(engine_home, "OLDEST_PYTHON", (3, 11))
         monkeypatch.setenv("PIP_NO_INDEX", "1")
         monkeypatch.setenv("PIP_FIND_LINKS", str(place))
         settings.ENGINE_PYTHON = sys.executable
@@ -178,36 +179,37 @@ class TestInstall:
         self, folder, wheels
     ):
         told = []
-        assert engine.install(progress=told.append).is_ready
+        assert engine_home.install(progress=told.append).is_ready
         assert (folder / "bin" / "agent-server").exists()
         own = [str(folder / "bin" / "python"), "-c", "import something_else"]
         assert subprocess.run(own, check=False).returncode == 0
 
-        stamp = (folder / engine.STAMP).stat().st_mtime_ns
-        engine.install()
-        assert (folder / engine.STAMP).stat().st_mtime_ns == stamp, "it was there already"
+        stamp = (folder / engine_home.STAMP).stat().st_mtime_ns
+        engine_home.install()
+        assert (folder / engine_home.STAMP).stat().st_mtime_ns == stamp, "it was there already"
 
-        (folder / engine.STAMP).unlink()
-        (folder / engine.MARKER).write_text("{}")
-        assert engine.status().state == "unfinished"
-        assert engine.install().is_ready
+        (folder / engine_home.STAMP).unlink()
+        (folder / engine_home.MARKER).write_text("{}")
+        assert engine_home.status().state == "unfinished"
+        assert engine_home.install().is_ready
 
         wheels.write_text(wheels.read_text() + "# changed\n")
-        assert engine.status().state == "outdated"
+        assert engine_home.status().state == "outdated"
 
     def test_what_cannot_be_had_is_a_sentence(self, folder, wheels):
         wheels.write_text("absent==1\nopenhands-agent-server==1.0\n")
 
         with pytest.raises(
-            engine.InstallFailed, match=r"could not be installed: .*absent==1.* See .*engine\.log"
+            engine_home.InstallFailed,
+            match=r"could not be installed: .*absent==1.* See .*engine\.log",
         ):
-            engine.install()
-        assert engine.status().state == "unfinished"
+            engine_home.install()
+        assert engine_home.status().state == "unfinished"
 
     def test_a_folder_with_other_things_is_left_alone(self, folder, wheels):
         folder.mkdir()
         (folder / "thesis.txt").write_text("precious")
 
-        with pytest.raises(engine.InstallFailed, match="holds other things"):
-            engine.install()
+        with pytest.raises(engine_home.InstallFailed, match="holds other things"):
+            engine_home.install()
         assert (folder / "thesis.txt").read_text() == "precious"

@@ -5,7 +5,7 @@ import os
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from openhands_site import env
+from lib import env
 
 KEY = "a1" * 32
 

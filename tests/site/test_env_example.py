@@ -5,7 +5,7 @@ import runpy
 
 from django.conf import settings
 
-from openhands_site import env
+from lib import env
 
 EXAMPLE = (settings.BASE_DIR / ".env.example").read_text()
 SETTINGS = settings.BASE_DIR / "openhands_site" / "settings.py"

@@ -11,7 +11,8 @@ from django.conf import settings
 from django.contrib.auth.models import Permission
 from rest_framework.test import APIClient
 
-from openhands_site import embedded, nodes
+from lib import nodes
+from openhands_site import embedded
 from tests.conftest import key_client
 from tests.factories.accounts import UserFactory
 

@@ -10,7 +10,7 @@ from rest_framework.response import Response
 
 from accounts.models import AuditEntry
 from accounts.permissions import require
-from openhands_site.lib.api import query_of
+from lib.api import query_of
 
 
 class AuditQuery(serializers.Serializer):

@@ -18,7 +18,7 @@ from accounts.models import ApiKey, Invitation, Membership, Organization, Servic
 from accounts.permissions import PERMISSIONS, explain, permission_of, require
 from accounts.services import organizations as verbs
 from accounts.services import revoke_api_key, service_accounts
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 
 class NeedsSession(Problem):

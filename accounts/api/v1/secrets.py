@@ -13,7 +13,7 @@ from accounts.active import active_organization
 from accounts.models import CustomSecret, CustomSecretUse
 from accounts.permissions import permission_of, require
 from accounts.services import custom_secrets
-from openhands_site.lib.api import query_of
+from lib.api import query_of
 
 SCOPES = ["user", "organization"]
 

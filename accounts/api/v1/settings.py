@@ -17,7 +17,7 @@ from accounts.models import Organization, OrganizationSettings
 from accounts.permissions import PUBLIC, permission_of, require
 from accounts.services import site, user_settings
 from accounts.settings_fields import AGENTS, ANALYZERS, FIELDS
-from openhands_site.lib.api import conditional
+from lib.api import conditional
 
 IN_ORGANIZATION = OpenApiParameter(
     "organization",

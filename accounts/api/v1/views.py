@@ -21,8 +21,8 @@ from accounts.active import active_organization
 from accounts.api.v1 import serializers
 from accounts.models import ApiKey, Organization, User
 from accounts.permissions import PUBLIC, require
-from openhands_site.lib.api import conditional
-from openhands_site.lib.problems import Problem
+from lib.api import conditional
+from lib.problems import Problem
 
 
 class WrongCredentials(Problem):

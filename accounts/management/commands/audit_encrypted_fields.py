@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from openhands_site.lib import resealing
+from lib import resealing
 
 
 class Command(BaseCommand):

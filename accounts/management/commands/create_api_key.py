@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from accounts import services
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 
 class Command(BaseCommand):

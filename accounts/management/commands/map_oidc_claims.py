@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from accounts.models import Identity, Organization
 from accounts.oidc import claims as claim_rules
 from accounts.services import identity
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 
 class Command(BaseCommand):

@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from accounts import services
 from accounts.services import second_factor
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 
 class Command(BaseCommand):

@@ -8,7 +8,7 @@ from rest_framework.request import Request
 
 from accounts.permissions import MissingPermission, granted_by
 from conversations import lookups
-from openhands_site.lib.api import CursorPages, conditional
+from lib.api import CursorPages, conditional
 
 PLACE = frozenset({"cursor", "limit"})
 """Parameters that every list has."""

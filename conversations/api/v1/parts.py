@@ -20,7 +20,7 @@ from conversations.api.v1.serializers import ConversationSerializer
 from conversations.models import Conversation
 from conversations.records import record_of
 from conversations.services.exporting import FORMATS
-from openhands_site.lib.api import query_of
+from lib.api import query_of
 
 PRIVATE_HEADERS = {
     "X-Robots-Tag": "noindex, nofollow",

@@ -25,8 +25,8 @@ from conversations.api.v1 import serializers
 from conversations.api.v1.looking_up import PLACE, LookingUp
 from conversations.models import Conversation
 from conversations.records import record_of, records_of, start_record
-from openhands_site.lib.api import JSONRenderer, conditional, query_of
-from openhands_site.lib.problems import Problem, TooLarge
+from lib.api import JSONRenderer, conditional, query_of
+from lib.problems import Problem, TooLarge
 
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",

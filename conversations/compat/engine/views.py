@@ -26,7 +26,7 @@ from conversations.compat.v1.shapes import (
 )
 from conversations.models import Conversation, Event
 from conversations.services.keys import PREFIX
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 TAGS = ["compat"]
 ID = OpenApiParameter("id", str, OpenApiParameter.PATH)

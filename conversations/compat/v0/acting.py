@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from conversations import services
 from conversations.compat.v0.values import listing, mapping, text
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 MESSAGE_LENGTH: Final = 200_000
 IMAGES: Final = 8

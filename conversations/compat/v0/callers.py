@@ -16,9 +16,9 @@ from accounts.models import ApiKey, User
 from accounts.permissions import permissions_in
 from conversations import services
 from conversations.models import Conversation
-from openhands_site.lib import limits
-from openhands_site.lib.acting import Actor, acting
-from openhands_site.lib.problems import Problem
+from lib import limits
+from lib.acting import Actor, acting
+from lib.problems import Problem
 
 Scope = dict[str, Any]
 NO_TEXT: Final = ("", "null", "undefined", "None")

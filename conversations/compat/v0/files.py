@@ -18,7 +18,7 @@ from conversations.compat.v0 import serializers
 from conversations.compat.v0.serializers import Unprocessable, checked
 from conversations.compat.v0.views import V0View, schema
 from conversations.models import Conversation
-from openhands_site.lib.problems import Problem, TooLarge
+from lib.problems import Problem, TooLarge
 
 SHOWN_BYTES = 2_097_152
 FILES = 100

@@ -5,7 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from conversations.models import Conversation
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 TEXT_LENGTH = 200_000
 STATUSES = ("STARTING", "RUNNING", "STOPPED", "ARCHIVED", "ERROR")

@@ -22,7 +22,7 @@ from conversations.compat.v0.translate import Entry, Json, Links
 from conversations.compat.v0.values import loads
 from conversations.consumers import in_thread
 from conversations.reading import Frame
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 logger = logging.getLogger(__name__)
 PATH: Final = "/socket.io"

@@ -10,8 +10,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from conversations.authentication import WITH_CONVERSATION_KEY
-from openhands_site.lib.api import CursorPages
-from openhands_site.lib.problems import Problem
+from lib.api import CursorPages
+from lib.problems import Problem
 
 MAX_IDS = 100
 

@@ -23,7 +23,7 @@ from conversations.compat.v1.base import (
     ids_of,
 )
 from conversations.models import Conversation
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 ID = OpenApiParameter("id", str, OpenApiParameter.PATH)
 

@@ -25,9 +25,9 @@ from conversations.compat.v1 import records, shapes, translation
 from conversations.consumers import in_thread
 from conversations.models import Conversation, Event
 from conversations.reading import Frame
-from openhands_site.lib import limits
-from openhands_site.lib.api import strict_loads
-from openhands_site.lib.problems import Problem
+from lib import limits
+from lib.api import strict_loads
+from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 AUTH_SECONDS = 10

@@ -17,7 +17,7 @@ from conversations.authentication import HEADER
 from conversations.compat.v1 import shapes
 from conversations.compat.v1.app_conversations import TAGS
 from conversations.models import Conversation
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 SANDBOX_ID = OpenApiParameter("sandbox_id", str, OpenApiParameter.PATH)
 KEY = OpenApiParameter(HEADER, str, OpenApiParameter.HEADER, required=True)

@@ -6,7 +6,7 @@ import signal
 from django.core.management.base import BaseCommand
 
 from conversations.manager import Manager
-from openhands_site import nodes
+from lib import nodes
 
 
 class Command(BaseCommand):

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from prometheus_client import start_http_server
 
 from conversations.grpc.server import Certificate, Server
-from openhands_site import nodes
+from lib import nodes
 
 
 class Command(BaseCommand):

@@ -19,7 +19,7 @@ from conversations.models import Conversation
 from integrations import services
 from integrations.api.v1 import serializers
 from integrations.provider import GitProvider
-from openhands_site.lib.api import query_of
+from lib.api import query_of
 
 ORGANIZATION = OpenApiParameter("organization", UUID, description="Yours by default.")
 PROVIDER = OpenApiParameter(

@@ -204,9 +204,9 @@ def _space() -> Found:
 
 
 def _engine() -> Found:
-    from openhands_site import engine
+    from lib import engine_home
 
-    found = engine.status()
+    found = engine_home.status()
     if found.is_ready:
         return OK, found.detail
     if found.state == "installing":

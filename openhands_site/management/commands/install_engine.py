@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from openhands_site import engine
+from lib import engine_home
 
 
 class Command(BaseCommand):
@@ -14,7 +14,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         self.stdout.write("Looking for the agent engine …")
         try:
-            found = engine.install(progress=lambda progress: self.stdout.write(str(progress)))
-        except (engine.NoPython, engine.InstallFailed) as error:
+            found = engine_home.install(progress=lambda progress: self.stdout.write(str(progress)))
+        except (engine_home.NoPython, engine_home.InstallFailed) as error:
             raise SystemExit(str(error)) from None
         self.stdout.write(found.detail)

@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 import psutil
 from django.core.management.base import BaseCommand, CommandParser
 
-from openhands_site import embedded, env, supervisor
+from lib import env, processes
+from openhands_site import embedded, supervisor
 from openhands_site.embedded import CannotStart
-from openhands_site.lib import processes
 
 SPARE_MEGABYTES = 300
 KEYS = ("SECRET_KEY", "ENCRYPTION_KEYS", "TOKEN_PEPPERS")
@@ -316,7 +316,7 @@ class Quickstart:
     def _first_administrator(self) -> str:
         """The address of a one-time link while there is no administrator, else nothing."""
         from accounts import services as accounts
-        from openhands_site.lib.problems import Problem
+        from lib.problems import Problem
 
         if accounts.has_administrator():
             return ""

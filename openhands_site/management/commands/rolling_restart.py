@@ -5,7 +5,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from openhands_site import nodes, restarting
+from lib import nodes
+from openhands_site import restarting
 
 
 class Command(BaseCommand):

@@ -7,7 +7,7 @@ from typing import Any
 import uvicorn
 from django.core.management.base import BaseCommand, CommandParser
 
-from openhands_site import nodes
+from lib import nodes
 from openhands_site.sockets import LeanWebSocket
 
 SOCKET_MESSAGE_BYTES = 4_194_304

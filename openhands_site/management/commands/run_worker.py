@@ -11,7 +11,7 @@ from procrastinate.job_context import JobContext
 from procrastinate.middleware import AsyncCallNext
 from procrastinate.worker import Worker
 
-from openhands_site import nodes
+from lib import nodes
 
 
 class Command(BaseCommand):

@@ -10,7 +10,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from accounts import services as accounts
 from conversations import services
-from openhands_site.lib.redaction import HIDDEN
+from lib.redaction import HIDDEN
 from tests import prepare
 from tests.conversations.parts.conftest import KEY
 

@@ -9,7 +9,7 @@ from accounts.models import Organization
 from conversations import services
 from conversations.models import ShareLink, ShareView
 from conversations.services.sharing import network_of
-from openhands_site.lib.redaction import HIDDEN
+from lib.redaction import HIDDEN
 from tests.conftest import key_client
 from tests.conversations.parts.conftest import KEY, answer
 

@@ -5,7 +5,7 @@ import pytest
 
 from conversations import replay, services
 from conversations.services import exporting
-from openhands_site.lib.redaction import HIDDEN
+from lib.redaction import HIDDEN
 from tests.conversations.parts.conftest import HOSTILE, KEY, add
 
 

@@ -24,7 +24,7 @@ from conversations.sandboxes.provider import (
     State,
     get_provider,
 )
-from openhands_site import engine
+from lib import engine_home
 from tests.fakes.engine import fake_engine
 
 provider = get_provider("process")
@@ -36,8 +36,8 @@ def spec(settings, tmp_path, monkeypatch) -> Iterator[SandboxSpec]:
     settings.SANDBOX_DIR = tmp_path / "sandboxes"
     settings.ENGINE_DIR = fake_engine(tmp_path / "engine")
     settings.ALLOW_PROCESS_SANDBOX = True
-    ready = engine.Status("ready", "1", str(settings.ENGINE_DIR), "")
-    monkeypatch.setattr(engine, "status", lambda: ready)
+    ready = engine_home.Status("ready", "1", str(settings.ENGINE_DIR), "")
+    monkeypatch.setattr(engine_home, "status", lambda: ready)
     spec = SandboxSpec(uuid4(), "session-key", "secret-key", "http://127.0.0.1:1")
     yield spec
     if handle := provider.find(spec.sandbox_id):
@@ -190,8 +190,10 @@ class TestRefusals:
         assert caught.value.status == 503
 
     def test_without_an_engine(self, spec, monkeypatch):
-        missing = engine.Status("missing", "1", "/e", "The agent engine is not installed in /e.")
-        monkeypatch.setattr(engine, "status", lambda: missing)
+        missing = engine_home.Status(
+            "missing", "1", "/e", "The agent engine is not installed in /e."
+        )
+        monkeypatch.setattr(engine_home, "status", lambda: missing)
 
         with pytest.raises(SandboxUnavailable, match=r"not installed in /e\. Run `manage"):
             provider.start(spec)

@@ -22,7 +22,7 @@ from typing import IO
 
 from django.conf import settings
 
-from openhands_site.lib import processes
+from lib import processes
 
 PACKAGE = "openhands-agent-server"
 CONSTRAINTS: Path = settings.BASE_DIR / "engine" / "agent-server-constraints.txt"

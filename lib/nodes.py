@@ -19,7 +19,7 @@ import psutil
 import redis
 from django.conf import settings
 
-from openhands_site.lib.problems import Problem
+from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 INDEX = "oh:{nodes}"

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from django.db import models
 
-from openhands_site.lib import prepared
+from lib import prepared
 
 
 class Compiled:

@@ -13,7 +13,7 @@ from django.apps import apps
 from django.conf import settings
 from django.db import connection, models, transaction
 
-from openhands_site.lib import crypto
+from lib import crypto
 
 
 @dataclass(frozen=True)

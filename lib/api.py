@@ -24,7 +24,7 @@ from rest_framework.pagination import BasePagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from openhands_site.lib.problems import Problem, TooLarge, problem_body
+from lib.problems import Problem, TooLarge, problem_body
 
 log = logging.getLogger(__name__)
 # A string that never closes runs to the end, so that hostile quotes cost one pass, not one pass each.

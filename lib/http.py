@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-from openhands_site.lib import url_guard
+from lib import url_guard
 
 CONNECT_SECONDS = 10.0
 LIMITS = httpx2.Limits(max_connections=20, max_keepalive_connections=5)

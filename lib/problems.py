@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from openhands_site.lib.logs import request_id
+from lib.logs import request_id
 
 
 class Problem(Exception):

@@ -1,0 +1,1 @@
+"""Code shared by all apps. It has no models and imports nothing else of this project."""

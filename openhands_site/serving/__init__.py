@@ -1,0 +1,1 @@
+"""The path from bytes to Django: threads, bodies, addresses, origins, sockets."""
