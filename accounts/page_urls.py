@@ -13,7 +13,6 @@ from accounts import (
 
 urlpatterns = [
     path("", include("accounts.oidc.urls")),
-    path("", include("accounts.compat.urls")),
     path("sign-in", pages.sign_in, name="sign-in"),
     path("sign-in/second-factor", second_factor_pages.second_step, name="sign-in-second-factor"),
     path("sign-out", pages.sign_out, name="sign-out"),

@@ -1,10 +1,9 @@
 """Addresses of the pages of billing."""
 
-from django.urls import include, path
+from django.urls import path
 
 from billing import pages
 
 urlpatterns = [
-    path("", include("billing.compat.urls")),
     path("settings/model", pages.model_settings, name="settings-model"),
 ]

@@ -4,7 +4,7 @@ import re
 
 from django.urls import path
 
-from conversations.compat.v1.sockets import V1EventsConsumer
+from compat.v1.sockets import V1EventsConsumer
 from conversations.consumers import ConversationConsumer
 
 websocket_urlpatterns = [

@@ -18,7 +18,7 @@ from django.core.handlers.wsgi import WSGIHandler  # noqa: E402
 from django.utils.module_loading import import_string  # noqa: E402
 
 from accounts.sockets import OriginGate  # noqa: E402
-from conversations.compat.v0.sockets import SocketIO  # noqa: E402
+from compat.v0.sockets import SocketIO  # noqa: E402
 from conversations.held import Held  # noqa: E402
 from conversations.routing import is_held, websocket_urlpatterns  # noqa: E402
 from lib.connections import KeepsConnection  # noqa: E402
@@ -28,7 +28,7 @@ from openhands_site.middleware.headers import SocketHeaders  # noqa: E402
 from openhands_site.serving.threads import Threads  # noqa: E402
 
 MOUNTED: dict[str, str] = {
-    "/socket.io": "conversations.compat.v0.sockets.polling",
+    "/socket.io": "compat.v0.sockets.polling",
 }
 """ASGI applications of their own below a path (``"/x": "module.attribute"``), imported at the first request."""
 STREAMING_PATHS = (

@@ -50,6 +50,7 @@ INSTALLED_APPS = [
     "billing",
     "conversations",
     "integrations",
+    "compat",
     "accounts.admin_site.DeskConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -359,7 +360,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "openhands_site.openapi.add_problems",
-        "openhands_site.deprecations.mark",
+        "compat.deprecations.mark",
     ],
     "ENUM_NAME_OVERRIDES": {
         "AppMode": ["saas", "oss"],
@@ -368,9 +369,9 @@ SPECTACULAR_SETTINGS = {
         "GitProvider": "integrations.api.v1.serializers.PROVIDERS",
         "ConversationStatus": "conversations.models.Conversation.Status",
         "StartPhase": "conversations.models.StartTask.Phase",
-        "V1SandboxStatus": "conversations.compat.v1.shapes.PLACES",
+        "V1SandboxStatus": "compat.v1.shapes.PLACES",
         "ExecutionStatus": "conversations.models.Conversation.ExecutionStatus",
-        "V0ConversationStatus": "conversations.compat.v0.serializers.STATUSES",
+        "V0ConversationStatus": "compat.v0.serializers.STATUSES",
     },
 }
 BODY_MAX_BYTES = env.integer("BODY_MAX_BYTES", 2_621_440, low=1024)

@@ -5,18 +5,19 @@ from django.urls import include, path
 
 from accounts.api.v1 import urls as accounts_api
 from billing.api.v1 import urls as billing_api
+from compat import deprecations
+from compat import urls as compat
 from conversations.api.v1 import urls as conversations_api
-from conversations.compat.v1 import urls as conversations_v1
 from integrations.api.v1 import urls as integrations_api
-from openhands_site import deprecations, node_views, openapi, views
+from openhands_site import node_views, openapi, views
 
 api_v1 = [  # tried in their order: what is asked for most comes first
     *conversations_api.urlpatterns,
+    *compat.api_v1,
     *billing_api.urlpatterns,
     path("schema", openapi.SchemaView.as_view(), name="schema"),
     path("docs", openapi.DocsView.as_view(), name="docs"),
     *accounts_api.urlpatterns,
-    *conversations_v1.urlpatterns,
     path("nodes", node_views.NodesView.as_view(), name="node-list"),
     *integrations_api.urlpatterns,
 ]
@@ -28,10 +29,9 @@ _patterns = [
     path("ready", views.ready, name="ready"),
     path("metrics", views.metrics, name="metrics"),
     path("api/llm/v1/", include("billing.llm.urls")),
-    path("", include("conversations.compat.v0.urls")),
+    path("", include("compat.urls")),
     path("", include("accounts.page_urls")),
     path("", include("billing.page_urls")),
-    path("", include("conversations.compat.engine.urls")),
     path("", include("conversations.page_urls")),
     path("", include("integrations.page_urls")),
 ]

@@ -54,5 +54,5 @@ class AccessTokenScheme(OpenApiAuthenticationExtension):
 class SessionWithoutTokenScheme(SessionScheme):
     """The cookie alone, where nothing is changed."""
 
-    target_class = "accounts.compat.views.WithoutCsrf"
+    target_class = "compat.accounts.views.WithoutCsrf"
     name = "sessionAlone"

@@ -12,7 +12,7 @@ import pytest
 from django.conf import settings
 
 from accounts import services
-from openhands_site.deprecations import DEPRECATED, WITHOUT_SUCCESSOR, normal
+from compat.deprecations import DEPRECATED, WITHOUT_SUCCESSOR, normal
 from tests.middleware.test_processes import webs
 
 DOCUMENT = settings.BASE_DIR / "docs/openapi.yaml"

@@ -62,7 +62,7 @@ def admin_paths() -> list[str]:
 
 def socket_routes() -> list[str]:
     """Rows of the sockets, found under whatever wraps the router."""
-    from conversations.compat.v0.sockets import PATH, SocketIO
+    from compat.v0.sockets import PATH, SocketIO
     from openhands_site.asgi import application
 
     found = []

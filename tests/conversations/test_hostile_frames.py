@@ -8,8 +8,8 @@ from channels.testing import WebsocketCommunicator
 from django.conf import settings
 from django.db import connections
 
+from compat.v0 import sockets
 from conversations import services, streams
-from conversations.compat.v0 import sockets
 from openhands_site.asgi import application
 
 pytestmark = pytest.mark.django_db(transaction=True)

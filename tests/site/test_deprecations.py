@@ -7,15 +7,8 @@ from django.conf import settings
 from django.urls import get_resolver
 from prometheus_client import REGISTRY
 
-from openhands_site import deprecations
-from openhands_site.deprecations import (
-    CLIENTS_MAX,
-    DEPRECATED,
-    SINCE,
-    SUNSET,
-    WITHOUT_SUCCESSOR,
-    normal,
-)
+from compat import deprecations
+from compat.deprecations import CLIENTS_MAX, DEPRECATED, SINCE, SUNSET, WITHOUT_SUCCESSOR, normal
 from tests.architecture.routes import http_routes
 
 DOCUMENT = yaml.safe_load((settings.BASE_DIR / "docs/openapi.yaml").read_text())

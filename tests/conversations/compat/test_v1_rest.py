@@ -186,7 +186,7 @@ class TestStart:
         assert api.get(f"{URL}/start-tasks/count").json() == 1
 
     def test_stream_start_is_one_array(self, api, sandboxes, monkeypatch):
-        from conversations.compat.v1 import app_conversations
+        from compat.v1 import app_conversations
 
         monkeypatch.setattr(app_conversations, "STREAM_PAUSE", 0)
         monkeypatch.setattr(

@@ -5,8 +5,8 @@ from urllib.parse import urlencode
 import pytest
 from socketio.exceptions import ConnectionRefusedError as Refusal
 
-from conversations.compat.v0 import callers
-from conversations.compat.v0.sockets import cursor_of
+from compat.v0 import callers
+from compat.v0.sockets import cursor_of
 from conversations.services import conversation_key
 from tests.factories.conversations import ConversationFactory
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from conversations.compat.v0.translate import Entry, Links, is_state, translate_all
+from compat.v0.translate import Entry, Links, is_state, translate_all
 
 RECORDING = json.loads(
     (Path(__file__).resolve().parents[2] / "payloads/v0/recording.json").read_text()

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from conversations.compat.v0 import tools, translate
-from conversations.compat.v0.translate import Entry, Links
-from conversations.compat.v0.values import loads
+from compat.v0 import tools, translate
+from compat.v0.translate import Entry, Links
+from compat.v0.values import loads
 from tests.hostile import EVENTS
 
 AT = "2026-11-22T10:00:00+00:00"

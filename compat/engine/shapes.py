@@ -1,0 +1,62 @@
+"""Bodies and answers of the engine's API."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from compat.v1.base import PageQuery
+from compat.v1.shapes import V1MessageSerializer
+
+POLICIES = {"NeverConfirm": "never", "AlwaysConfirm": "always", "ConfirmRisky": "risky"}
+MAX_COMMAND = 100_000
+
+
+class RuntimeNewConversationSerializer(serializers.Serializer):
+    """``StartConversationRequest``; the agent, its model and its tools are this server's affair."""
+
+    conversation_id = serializers.UUIDField(required=False, allow_null=True)
+    initial_message = V1MessageSerializer(required=False, allow_null=True)
+    confirmation_policy = serializers.DictField(required=False, allow_null=True)
+
+
+def policy_of(body: dict[str, Any]) -> str:
+    """Our name of the policy that a body asks for."""
+    return POLICIES.get(str((body.get("confirmation_policy") or {}).get("kind")), "never")
+
+
+class RuntimeAnswerSerializer(serializers.Serializer):
+    """Yes or no to what the agent asked."""
+
+    accept = serializers.BooleanField()
+    reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=2_000)
+
+
+class EventSearchQuery(PageQuery):
+    """Which events of a conversation."""
+
+    kind = serializers.CharField(required=False, max_length=80)
+    source = serializers.CharField(required=False, max_length=16)  # type: ignore[assignment]
+    timestamp__gte = serializers.DateTimeField(required=False)
+    timestamp__lt = serializers.DateTimeField(required=False)
+    sort_order = serializers.ChoiceField(
+        choices=["TIMESTAMP", "TIMESTAMP_DESC"], required=False, default="TIMESTAMP"
+    )
+
+
+class RuntimeUploadSerializer(serializers.Serializer):
+    file = serializers.FileField(max_length=255)
+
+
+class RuntimeUploadedSerializer(serializers.Serializer):
+    success = serializers.BooleanField()
+    file_size = serializers.IntegerField()
+
+
+class RuntimeChangeSerializer(serializers.Serializer):
+    status = serializers.ChoiceField(choices=["ADDED", "UPDATED", "DELETED", "MOVED"])
+    path = serializers.CharField()
+
+
+class RuntimeDiffSerializer(serializers.Serializer):
+    modified = serializers.CharField(allow_null=True)
+    original = serializers.CharField(allow_null=True)

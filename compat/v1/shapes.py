@@ -1,0 +1,216 @@
+"""The bodies and answers of V1 routes, for reading requests and for the OpenAPI document."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from compat.v1.base import PageQuery, TimesQuery
+from conversations.models import Conversation, StartTask
+
+TEXT_LENGTH = 1_000_000
+MAX_PARTS = 100
+MAX_IMAGES = 20
+
+
+class V1ContentSerializer(serializers.Serializer):
+    """A part of a message: text, or images by data or https address (both forms in use)."""
+
+    type = serializers.ChoiceField(choices=["text", "image", "image_url"])
+    text = serializers.CharField(
+        required=False, allow_blank=True, trim_whitespace=False, max_length=TEXT_LENGTH
+    )
+    image_urls = serializers.ListField(
+        child=serializers.CharField(), required=False, max_length=MAX_IMAGES
+    )
+    image_url = serializers.DictField(required=False)
+
+
+def rows_or_null(name: str) -> dict[str, Any]:
+    """The schema of an array of components in the order asked for, null where there is none."""
+    row = {"allOf": [{"$ref": f"#/components/schemas/{name}"}], "nullable": True}
+    return {"type": "array", "items": row}
+
+
+class V1MessageSerializer(serializers.Serializer):
+    """What somebody says to the agent."""
+
+    role = serializers.ChoiceField(choices=["user"], default="user")
+    content = V1ContentSerializer(many=True, max_length=MAX_PARTS)  # type: ignore[call-arg]
+    run = serializers.BooleanField(required=False, default=False)
+
+
+def spoken(message: dict[str, Any]) -> tuple[str, list[str]]:
+    """The text and the images of a validated message."""
+    parts = message["content"]
+    texts = [part.get("text", "") for part in parts if part["type"] == "text"]
+    images: list[str] = []
+    for part in parts:
+        images += part.get("image_urls") or []
+        if part["type"] == "image_url" and isinstance(url := part["image_url"].get("url"), str):
+            images.append(url)
+    return "\n".join(texts), images
+
+
+class V1StartRequestSerializer(serializers.Serializer):
+    """``AppConversationStartRequest``."""
+
+    sandbox_id = serializers.CharField(required=False, allow_null=True, max_length=64)
+    conversation_id = serializers.UUIDField(required=False, allow_null=True)
+    initial_message = V1MessageSerializer(required=False, allow_null=True)
+    system_message_suffix = serializers.CharField(required=False, allow_null=True, allow_blank=True)
+    processors = serializers.ListField(required=False, allow_null=True)
+    llm_model = serializers.CharField(required=False, allow_null=True, max_length=200)
+    selected_repository = serializers.CharField(required=False, allow_null=True, max_length=200)
+    selected_branch = serializers.CharField(required=False, allow_null=True, max_length=200)
+    git_provider = serializers.CharField(required=False, allow_null=True, max_length=40)
+    title = serializers.CharField(required=False, allow_null=True, max_length=200)
+    trigger = serializers.ChoiceField(
+        choices=Conversation.Trigger.choices, required=False, allow_null=True
+    )
+    pr_number = serializers.ListField(child=serializers.IntegerField(), required=False)
+    parent_conversation_id = serializers.UUIDField(required=False, allow_null=True)
+    agent_type = serializers.ChoiceField(
+        choices=["default", "plan"], required=False, allow_null=True
+    )
+
+
+class V1StartTaskSerializer(serializers.Serializer):
+    """``AppConversationStartTask``."""
+
+    id = serializers.CharField()
+    created_by_user_id = serializers.CharField()
+    status = serializers.ChoiceField(choices=StartTask.Phase.choices)
+    detail = serializers.CharField(allow_null=True)
+    app_conversation_id = serializers.CharField(allow_null=True)
+    sandbox_id = serializers.CharField(allow_null=True)
+    agent_server_url = serializers.CharField(allow_null=True)
+    request = serializers.DictField()
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+
+
+PLACES = ["STARTING", "RUNNING", "PAUSED", "ERROR", "MISSING"]
+
+
+class AppConversationSerializer(serializers.Serializer):
+    """``AppConversation``."""
+
+    id = serializers.CharField()
+    created_by_user_id = serializers.CharField()
+    sandbox_id = serializers.CharField(allow_blank=True)
+    selected_repository = serializers.CharField(allow_null=True)
+    selected_branch = serializers.CharField(allow_null=True)
+    git_provider = serializers.CharField(allow_null=True)
+    title = serializers.CharField()
+    trigger = serializers.CharField()
+    pr_number = serializers.ListField(child=serializers.IntegerField())
+    llm_model = serializers.CharField()
+    metrics = serializers.DictField()
+    parent_conversation_id = serializers.CharField(allow_null=True)
+    sub_conversation_ids = serializers.ListField(child=serializers.CharField())
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+    sandbox_status = serializers.ChoiceField(choices=PLACES)
+    execution_status = serializers.CharField(allow_null=True)
+    conversation_url = serializers.CharField(allow_null=True)
+    session_api_key = serializers.CharField(allow_null=True)
+
+
+class AppConversationPageSerializer(serializers.Serializer):
+    items = AppConversationSerializer(many=True)
+    next_page_id = serializers.CharField(allow_null=True)
+
+
+class V1StartTaskPageSerializer(serializers.Serializer):
+    items = V1StartTaskSerializer(many=True)
+    next_page_id = serializers.CharField(allow_null=True)
+
+
+class SearchQuery(TimesQuery):
+    """Which conversations."""
+
+    title__contains = serializers.CharField(required=False, max_length=200)
+    include_sub_conversations = serializers.BooleanField(required=False, default=False)
+
+
+class ConversationPageQuery(SearchQuery, PageQuery):
+    """A page of them."""
+
+
+class StartQuery(serializers.Serializer):
+    """Which starts."""
+
+    conversation_id__eq = serializers.UUIDField(required=False)
+    created_at__gte = serializers.DateTimeField(required=False)
+
+
+class StartPageQuery(StartQuery, PageQuery):
+    """A page of them."""
+
+    sort_order = serializers.ChoiceField(
+        choices=["CREATED_AT", "CREATED_AT_DESC"], required=False, default="CREATED_AT_DESC"
+    )
+
+
+class V1ExposedUrlSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    url = serializers.CharField()
+    port = serializers.IntegerField()
+
+
+class V1SandboxSerializer(serializers.Serializer):
+    """``SandboxInfo``."""
+
+    id = serializers.CharField()
+    created_by_user_id = serializers.CharField()
+    sandbox_spec_id = serializers.CharField()
+    status = serializers.ChoiceField(choices=PLACES)
+    session_api_key = serializers.CharField(allow_null=True)
+    exposed_urls = V1ExposedUrlSerializer(many=True, allow_null=True)
+    created_at = serializers.DateTimeField()
+
+
+class V1SandboxPageSerializer(serializers.Serializer):
+    items = V1SandboxSerializer(many=True)
+    next_page_id = serializers.CharField(allow_null=True)
+
+
+class V1SandboxSpecSerializer(serializers.Serializer):
+    """``SandboxSpecInfo``."""
+
+    id = serializers.CharField()
+    command = serializers.ListField(child=serializers.CharField(), allow_null=True)
+    created_at = serializers.DateTimeField()
+    initial_env = serializers.DictField(child=serializers.CharField())
+    working_dir = serializers.CharField()
+
+
+class V1SandboxSpecPageSerializer(serializers.Serializer):
+    items = V1SandboxSpecSerializer(many=True)
+    next_page_id = serializers.CharField(allow_null=True)
+
+
+class EventQuery(serializers.Serializer):
+    """Which events."""
+
+    conversation_id__eq = serializers.UUIDField(required=False)
+    kind__eq = serializers.CharField(required=False, max_length=80)
+    timestamp__gte = serializers.DateTimeField(required=False)
+    timestamp__lt = serializers.DateTimeField(required=False)
+
+
+class EventPageQuery(EventQuery, PageQuery):
+    """A page of them."""
+
+    sort_order = serializers.ChoiceField(
+        choices=["TIMESTAMP", "TIMESTAMP_DESC"], required=False, default="TIMESTAMP"
+    )
+
+
+class V1EventPageSerializer(serializers.Serializer):
+    items = serializers.ListField(child=serializers.DictField())
+    next_page_id = serializers.CharField(allow_null=True)
+
+
+class V1SuccessSerializer(serializers.Serializer):
+    success = serializers.BooleanField()

@@ -1,1 +1,0 @@
-"""The wire protocols of existing OpenHands clients; they translate, and the services decide."""
