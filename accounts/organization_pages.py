@@ -13,7 +13,8 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts import active
 from accounts.models import Invitation, Membership, Organization, ServiceAccount
-from accounts.permissions import RANKS, permissions_in, require
+from accounts.permissions import permissions_in, require
+from accounts.roles import RANKS
 from accounts.services import organizations as verbs
 from lib.problems import Problem
 

@@ -1,109 +1,16 @@
-"""Which role may do what: one list of permission names, and the DRF class that asks it.
+"""Decide what a user, or the API key that a request came with, may do in an organization.
 
-A permission is a name. A role is a set of names. An API key's scopes are names, and a key never exceeds
-its owner: what counts is the intersection.
+A permission is a name. A role is a set of names (``accounts.roles``). An API key's scopes are names, and a key
+never exceeds its owner: the intersection counts.
 """
 
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from rest_framework.exceptions import MethodNotAllowed, NotAuthenticated
-from rest_framework.permissions import BasePermission
-from rest_framework.request import Request
-
 from accounts.models import Membership, Organization
+from accounts.roles import OPERATING, ROLE_PERMISSIONS
 from lib.problems import Problem
-
-OWN = {"sessions.view", "sessions.edit", "settings.view", "settings.edit"}
-"""What everybody may do with what is theirs."""
-READING = {
-    "conversations.view",
-    "files.view",
-    "usage.view",
-    "model_access.view",
-    "account.view",
-    "settings.view",
-    "integrations.view",
-}
-RUNNING = READING | {
-    "conversations.create",
-    "conversations.steer",
-    "files.edit",
-    "pull_requests.create",
-}
-PUBLISHING = {"conversations.view", "events.publish"}
-"""For programs that publish runs of agents which work elsewhere."""
-WORKING = READING | {
-    "events.publish",
-    "conversations.create",
-    "conversations.steer",
-    "conversations.delete",
-    "conversations.share",
-    "files.edit",
-    "model_access.edit",
-    "integrations.edit",
-    "pull_requests.create",
-    "api_keys.view",
-    "api_keys.edit",
-    "secrets.view",
-    "secrets.edit",
-}
-BELONGING = OWN | {
-    "organization.view",
-    "organization.create",
-    "organization.join",
-    "organization.leave",
-    "members.view",
-}
-"""What comes with being somebody's member, in whatever role."""
-ADMINISTERING = {
-    "organization.edit",
-    "members.edit",
-    "invitations.view",
-    "invitations.edit",
-    "service_accounts.view",
-    "service_accounts.edit",
-    "organization_settings.view",
-    "organization_settings.edit",
-    "organization_secrets.edit",
-    "audit.view",
-}
-OVERSEEING = BELONGING | {"usage.view", "account.view", "api_keys.view"}
-ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
-    Membership.Role.OWNER: frozenset(
-        WORKING | BELONGING | ADMINISTERING | {"organization.transfer"}
-    ),
-    Membership.Role.ADMIN: frozenset(WORKING | BELONGING | ADMINISTERING),
-    Membership.Role.MEMBER: frozenset(WORKING | BELONGING),
-    Membership.Role.BILLING: frozenset(OVERSEEING),
-    Membership.Role.AUDITOR: frozenset(OVERSEEING | {"audit.view", "service_accounts.view"}),
-    Membership.Role.VIEWER: frozenset(READING | BELONGING),
-}
-RANKS: dict[str, int] = {
-    Membership.Role.OWNER: 3,
-    Membership.Role.ADMIN: 2,
-    Membership.Role.MEMBER: 1,
-    Membership.Role.BILLING: 1,
-    Membership.Role.AUDITOR: 1,
-    Membership.Role.VIEWER: 0,
-}
-"""Who may give and take which role: nobody one above their own."""
-OPERATING: dict[str, str] = {"nodes.view": "conversations.view_lease"}
-"""What concerns the installation and no organization: for staff who hold the named permission of the desk."""
-PERMISSIONS = frozenset(OPERATING).union(*ROLE_PERMISSIONS.values())
-PRESETS: dict[str, frozenset[str]] = {
-    "read": frozenset(READING),
-    "run": frozenset(RUNNING),
-    "publish": frozenset(PUBLISHING),
-    "ci": frozenset(
-        {"account.view", "conversations.view", "conversations.create", "conversations.steer"}
-        | {"files.view"}
-    ),
-}
-"""Scopes of keys by what the key is for."""
-PUBLIC = "public"
-"""The ``permission`` of a view that anybody may call."""
 
 
 class MissingPermission(Problem):
@@ -226,48 +133,3 @@ def explain(user: Any, organization_id: UUID, permission: str) -> Explanation:
         f"You may: your {source} {permission} ({role}).",
         allowed=True,
     )
-
-
-class HasPermission(BasePermission):
-    """Asks for the permission that the view names for its action.
-
-    A view states ``permission = "name"`` or ``permissions_by_action = {"action": "name"}``; one that states
-    neither does not start (a guard test) and is refused here. Objects are checked against their own
-    organization, creations against the organization they are made in.
-    """
-
-    def has_permission(self, request: Request, view: Any) -> bool:
-        name = permission_of(view)
-        if name == PUBLIC:
-            return True
-        if not request.user.is_authenticated:
-            raise NotAuthenticated
-        if name is None:
-            if not hasattr(view, str(request.method).lower()):
-                raise MethodNotAllowed(str(request.method))
-            return False
-        scopes = getattr(request.user, "key_scopes", None)
-        if scopes is not None and name not in scopes:
-            raise MissingPermission(f"This key lacks the scope {name}.", permission=name)
-        if name in OPERATING and not may_operate(request.user, name):
-            raise MissingPermission(
-                "This is for those who run the server.",
-                permission=name,
-            )
-        return True
-
-    def has_object_permission(self, request: Request, view: Any, obj: Any) -> bool:
-        name = permission_of(view)
-        if getattr(obj, "is_personal", False):  # nobody's but its user's, in whatever organization
-            return bool(obj.user_id == request.user.pk)
-        if name not in (None, PUBLIC):
-            require(request.user, obj.organization_id, name)
-        return True
-
-
-def permission_of(view: Any) -> str | None:
-    """The permission name that a view asks for the action it is about to carry out."""
-    by_action = getattr(view, "permissions_by_action", {})
-    method = getattr(view.request, "method", "").lower()
-    action = getattr(view, "action", None) or ("get" if method == "head" else method)
-    return by_action.get(action, getattr(view, "permission", None))

@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts.permissions import PUBLIC, HasPermission
+from accounts.api.permissions import PUBLIC, HasPermission
 from openhands_site.middleware.headers import CONTENT_POLICY
 
 PROBLEM = {

@@ -314,7 +314,7 @@ REST_FRAMEWORK = {
         "accounts.authentication.ApiKeyAuthentication",
         "accounts.authentication.SessionAuthentication",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["accounts.permissions.HasPermission"],
+    "DEFAULT_PERMISSION_CLASSES": ["accounts.api.permissions.HasPermission"],
     "DEFAULT_PARSER_CLASSES": ["lib.api.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["lib.api.JSONRenderer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "lib.api.Negotiation",

@@ -31,7 +31,7 @@ class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
     def visible_to(self, user: Any) -> "AuditEntryQuerySet":
         """Acts in the organizations where the user may read the log; with a key, in the key's own."""
         from accounts.models.people import Membership
-        from accounts.permissions import ROLE_PERMISSIONS
+        from accounts.roles import ROLE_PERMISSIONS
 
         if not user.is_authenticated or not user.is_active:
             return self.none()

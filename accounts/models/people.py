@@ -10,6 +10,8 @@ from django.db.models.functions import Lower
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
+from accounts.roles import Role
+
 if TYPE_CHECKING:
     from accounts.models.identity import UserSession
 
@@ -118,13 +120,7 @@ class Organization(models.Model):
 class Membership(models.Model):
     """One user's role in one organization."""
 
-    class Role(models.TextChoices):
-        OWNER = "owner"
-        ADMIN = "admin"
-        MEMBER = "member"
-        BILLING = "billing"
-        AUDITOR = "auditor"
-        VIEWER = "viewer"
+    Role = Role
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey(

@@ -15,7 +15,8 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
-from accounts.permissions import PERMISSIONS, granted_by, permissions_in
+from accounts.permissions import granted_by, permissions_in
+from accounts.roles import PERMISSIONS
 from accounts.services import audit
 from lib import crypto
 from lib.compiled import Compiled, Rows

@@ -14,7 +14,8 @@ from uuid_utils.compat import uuid7
 
 from accounts import services
 from accounts.models import ApiKey, DeviceGrant, Organization, User
-from accounts.permissions import PERMISSIONS, permissions_in, require
+from accounts.permissions import permissions_in, require
+from accounts.roles import PERMISSIONS
 from accounts.services.audit import record
 from lib import crypto
 from lib.acting import Actor, acting, current

@@ -16,7 +16,7 @@ from django.utils import timezone
 from uuid_utils.compat import uuid7
 
 from accounts.models import ApiKey, Invitation, Membership, Organization, User
-from accounts.permissions import RANKS
+from accounts.roles import RANKS
 from accounts.services.audit import record
 from accounts.services.sessions import announce_access_change
 from lib import crypto

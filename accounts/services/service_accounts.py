@@ -7,7 +7,8 @@ from django.utils import timezone
 from uuid_utils.compat import uuid7
 
 from accounts.models import ApiKey, Membership, Organization, ServiceAccount, User
-from accounts.permissions import ROLE_PERMISSIONS, permissions_in
+from accounts.permissions import permissions_in
+from accounts.roles import ROLE_PERMISSIONS
 from accounts.services import ScopeNotHeld, issue_api_key
 from accounts.services.audit import record
 from accounts.services.organizations import PersonalOrganization, RoleAboveYours, checked_name

@@ -12,7 +12,7 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts.permissions import PUBLIC
+from accounts.api.permissions import PUBLIC
 from accounts.services import site
 from accounts.settings_fields import AGENTS, ANALYZERS
 

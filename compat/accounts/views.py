@@ -18,11 +18,11 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.api.permissions import PUBLIC
 from accounts.authentication import SessionAuthentication
 from accounts.models import ProviderSession, User
 from accounts.oidc import flows
 from accounts.oidc.pages import callback
-from accounts.permissions import PUBLIC
 from accounts.services import email, identity, terms
 from lib.problems import Problem
 

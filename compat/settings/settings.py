@@ -13,9 +13,10 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.api.permissions import PUBLIC
 from accounts.api.v1.settings import InActiveOrganization
 from accounts.models import Organization, User
-from accounts.permissions import PUBLIC, require
+from accounts.permissions import require
 from accounts.services import provider_tokens, user_settings
 from accounts.settings_fields import FIELDS
 from billing import services

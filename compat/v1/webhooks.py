@@ -11,7 +11,7 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts.permissions import PUBLIC
+from accounts.api.permissions import PUBLIC
 from compat.v1 import shapes
 from compat.v1.app_conversations import TAGS
 from conversations import services

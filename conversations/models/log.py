@@ -40,7 +40,7 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
     def readable_by(self, user: Any) -> "ConversationQuerySet":
         """Those of ``visible_to`` whose log the user may read: some roles see only that a shared one is there."""
         from accounts.models import Membership
-        from accounts.permissions import ROLE_PERMISSIONS
+        from accounts.roles import ROLE_PERMISSIONS
 
         roles = [r for r, names in ROLE_PERMISSIONS.items() if "conversations.view" in names]
         readers = Membership.objects.filter(user_id=user.pk, role__in=roles)

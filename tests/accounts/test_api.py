@@ -8,7 +8,7 @@ from django.utils.dateparse import parse_datetime
 
 from accounts import services
 from accounts.models import ApiKey, Membership, Organization
-from accounts.permissions import ROLE_PERMISSIONS
+from accounts.roles import ROLE_PERMISSIONS
 from accounts.services import organizations
 from tests.conftest import key_client
 

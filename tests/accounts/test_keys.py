@@ -9,7 +9,7 @@ from rest_framework.test import APIClient
 
 from accounts import services
 from accounts.models import ApiKey, AuditEntry
-from accounts.permissions import PRESETS, ROLE_PERMISSIONS
+from accounts.roles import PRESETS, ROLE_PERMISSIONS
 from tests.conftest import key_client
 
 

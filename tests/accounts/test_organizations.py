@@ -11,7 +11,7 @@ from rest_framework.test import APIClient
 
 from accounts import services
 from accounts.models import ApiKey, AuditEntry, Invitation, Membership, Organization
-from accounts.permissions import ROLE_PERMISSIONS
+from accounts.roles import ROLE_PERMISSIONS
 from accounts.services import organizations as verbs
 from lib.problems import Problem
 from tests.conftest import key_client
@@ -379,7 +379,8 @@ class TestExplain:
         assert (found["allowed"], found["decided_by"]) == (False, "suspension")
 
     def test_it_agrees_with_what_is_enforced(self, team):
-        from accounts.permissions import PERMISSIONS, explain, permissions_in
+        from accounts.permissions import explain, permissions_in
+        from accounts.roles import PERMISSIONS
 
         for role, held in ROLE_PERMISSIONS.items():
             user = join(team, role)

@@ -7,7 +7,7 @@ from django.urls import reverse
 from accounts import services
 from accounts.models import ApiKey, AuditEntry, User
 from accounts.pages import SCOPE_WORDS
-from accounts.permissions import ROLE_PERMISSIONS
+from accounts.roles import ROLE_PERMISSIONS
 from accounts.services import terms
 
 PASSWORD = "correct horse battery"

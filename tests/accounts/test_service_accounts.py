@@ -5,7 +5,7 @@ from django.db import IntegrityError, transaction
 from rest_framework.test import APIClient
 
 from accounts.models import AuditEntry, Membership, User
-from accounts.permissions import ROLE_PERMISSIONS
+from accounts.roles import ROLE_PERMISSIONS
 from accounts.services import organizations, service_accounts
 from tests.conftest import key_client
 from tests.factories.accounts import UserFactory

@@ -8,7 +8,7 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from accounts.models import IdentityProvider, Membership
-from accounts.permissions import ROLE_PERMISSIONS
+from accounts.roles import ROLE_PERMISSIONS
 from accounts.services import maintenance, user_settings
 from accounts.settings_fields import FIELDS
 from lib.masks import MASK

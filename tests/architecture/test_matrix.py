@@ -13,7 +13,7 @@ from channels.testing import WebsocketCommunicator
 from django.db import connections
 from rest_framework.test import APIClient
 
-from accounts.permissions import OPERATING, PERMISSIONS
+from accounts.roles import OPERATING, PERMISSIONS
 from conversations import streams
 from openhands_site.asgi import application
 from tests.architecture.policy import POLICY

@@ -3,7 +3,8 @@
 import pytest
 from django.test import Client
 
-from accounts.permissions import PERMISSIONS, HasPermission
+from accounts.api.permissions import HasPermission
+from accounts.roles import PERMISSIONS
 from tests.architecture.policy import POLICY, WORDS
 from tests.architecture.routes import (
     METHODS,

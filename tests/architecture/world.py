@@ -13,7 +13,7 @@ from rest_framework.test import APIClient
 
 from accounts import services
 from accounts.models import ApiKey, Membership, Organization, UserSession
-from accounts.permissions import ROLE_PERMISSIONS
+from accounts.roles import ROLE_PERMISSIONS
 from accounts.services import custom_secrets, organizations, service_accounts
 from billing.services import issue_gateway_token
 from conversations.models import Conversation

@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts import limits
-from accounts.permissions import PUBLIC
+from accounts.api.permissions import PUBLIC
 from accounts.services import devices
 
 

@@ -13,9 +13,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.active import active_organization
+from accounts.api.permissions import permission_of
 from accounts.api.v1 import serializers
 from accounts.models import ApiKey, Invitation, Membership, Organization, ServiceAccount
-from accounts.permissions import PERMISSIONS, explain, permission_of, require
+from accounts.permissions import explain, require
+from accounts.roles import PERMISSIONS
 from accounts.services import organizations as verbs
 from accounts.services import revoke_api_key, service_accounts
 from lib.problems import Problem

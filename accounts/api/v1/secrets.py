@@ -10,8 +10,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.active import active_organization
+from accounts.api.permissions import permission_of
 from accounts.models import CustomSecret, CustomSecretUse
-from accounts.permissions import permission_of, require
+from accounts.permissions import require
 from accounts.services import custom_secrets
 from lib.api import query_of
 

@@ -6,7 +6,8 @@ from django.conf import settings
 from rest_framework import serializers
 
 from accounts.models import ApiKey, Invitation, Membership, ServiceAccount
-from accounts.permissions import PERMISSIONS, PRESETS, granted_by
+from accounts.permissions import granted_by
+from accounts.roles import PERMISSIONS, PRESETS
 from accounts.services.service_accounts import ROLES
 
 

@@ -12,9 +12,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.active import active_organization, named_organization
+from accounts.api.permissions import PUBLIC, permission_of
 from accounts.api.v1.organizations import OfOrganization
 from accounts.models import Organization, OrganizationSettings
-from accounts.permissions import PUBLIC, permission_of, require
+from accounts.permissions import require
 from accounts.services import site, user_settings
 from accounts.settings_fields import AGENTS, ANALYZERS, FIELDS
 from lib.api import conditional

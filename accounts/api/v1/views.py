@@ -18,9 +18,10 @@ from rest_framework.response import Response
 
 from accounts import limits, second_step, services
 from accounts.active import active_organization
+from accounts.api.permissions import PUBLIC
 from accounts.api.v1 import serializers
 from accounts.models import ApiKey, Organization, User
-from accounts.permissions import PUBLIC, require
+from accounts.permissions import require
 from lib.api import conditional
 from lib.problems import Problem
 

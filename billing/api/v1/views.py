@@ -9,9 +9,10 @@ from rest_framework.generics import GenericAPIView, get_object_or_404
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.api.permissions import permission_of
 from accounts.api.v1.settings import OptionsSerializer
 from accounts.models import Organization
-from accounts.permissions import permission_of, require
+from accounts.permissions import require
 from billing import services
 from billing.api.v1 import serializers
 from billing.llm import directory

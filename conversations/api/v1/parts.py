@@ -13,7 +13,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts.permissions import PUBLIC, require
+from accounts.api.permissions import PUBLIC
+from accounts.permissions import require
 from conversations import replay, services
 from conversations.api.v1 import part_serializers as shapes
 from conversations.api.v1.serializers import ConversationSerializer

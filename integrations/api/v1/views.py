@@ -12,8 +12,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.active import active_organization
+from accounts.api.permissions import permission_of
 from accounts.models import Organization, ProviderToken
-from accounts.permissions import permission_of, require
+from accounts.permissions import require
 from accounts.services import provider_tokens
 from conversations.models import Conversation
 from integrations import services
