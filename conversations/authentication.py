@@ -10,8 +10,8 @@ from rest_framework.settings import api_settings
 
 from accounts import limits
 from accounts import services as accounts
-from accounts.authentication import bearer_token
 from accounts.models import ApiKey, User
+from accounts.sign_in.authentication import bearer_token
 from conversations import services
 from conversations.models import Conversation
 

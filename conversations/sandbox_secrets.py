@@ -6,7 +6,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_GET
 
-from accounts.authentication import bearer_token
+from accounts.sign_in.authentication import bearer_token
 from billing import services as billing
 from conversations import services
 from lib.api import problem

@@ -13,8 +13,8 @@ from uuid import UUID
 
 from django.conf import settings
 
-from accounts.authentication import user_of_scope
 from accounts.permissions import permissions_in
+from accounts.sign_in.authentication import user_of_scope
 from conversations import streams
 from conversations.models import Conversation
 from conversations.reading import Frame

@@ -51,7 +51,7 @@ INSTALLED_APPS = [
     "conversations",
     "integrations",
     "compat",
-    "accounts.admin_site.DeskConfig",
+    "openhands_site.desk.DeskConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -79,7 +79,7 @@ MIDDLEWARE = [
     "openhands_site.middleware.errors.ProblemDetails",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "accounts.session_gate.SessionUserMiddleware",
+    "accounts.sign_in.session_gate.SessionUserMiddleware",
     "openhands_site.middleware.acting.Acting",
     "openhands_site.middleware.maintenance.MaintenanceMode",
     "openhands_site.middleware.rate_limits.RateLimits",
@@ -167,8 +167,8 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W008",  # SECURE_SSL_REDIRECT follows TRUST_X_FORWARDED_PROTO; else the proxy redirects
 ]
 AUTHENTICATION_BACKENDS = [
-    "accounts.authentication.EmailBackend",
-    "accounts.oidc.backend.ProviderBackend",
+    "accounts.sign_in.authentication.EmailBackend",
+    "accounts.sign_in.backend.ProviderBackend",
 ]
 PASSWORD_HASHERS = [
     "django.contrib.auth.hashers.Argon2PasswordHasher",
@@ -310,9 +310,9 @@ PROCRASTINATE_WORKER_DEFAULTS = {
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "accounts.authentication.AccessTokenAuthentication",
-        "accounts.authentication.ApiKeyAuthentication",
-        "accounts.authentication.SessionAuthentication",
+        "accounts.sign_in.authentication.AccessTokenAuthentication",
+        "accounts.sign_in.authentication.ApiKeyAuthentication",
+        "accounts.sign_in.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["accounts.api.permissions.HasPermission"],
     "DEFAULT_PARSER_CLASSES": ["lib.api.StrictJSONParser"],

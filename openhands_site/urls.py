@@ -30,7 +30,7 @@ _patterns = [
     path("metrics", views.metrics, name="metrics"),
     path("api/llm/v1/", include("billing.llm.urls")),
     path("", include("compat.urls")),
-    path("", include("accounts.page_urls")),
+    path("", include("accounts.web.urls")),
     path("", include("billing.page_urls")),
     path("", include("conversations.page_urls")),
     path("", include("integrations.page_urls")),

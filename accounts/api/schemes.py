@@ -9,7 +9,7 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 class ApiKeyScheme(OpenApiAuthenticationExtension):
     """The API key as a bearer token."""
 
-    target_class = "accounts.authentication.ApiKeyAuthentication"
+    target_class = "accounts.sign_in.authentication.ApiKeyAuthentication"
     name = "apiKey"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
@@ -23,7 +23,7 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):
 class SessionScheme(OpenApiAuthenticationExtension):
     """The cookie of the pages."""
 
-    target_class = "accounts.authentication.SessionAuthentication"
+    target_class = "accounts.sign_in.authentication.SessionAuthentication"
     name = "session"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class SessionScheme(OpenApiAuthenticationExtension):
 class AccessTokenScheme(OpenApiAuthenticationExtension):
     """An access token of an identity provider."""
 
-    target_class = "accounts.authentication.AccessTokenAuthentication"
+    target_class = "accounts.sign_in.authentication.AccessTokenAuthentication"
     name = "accessToken"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:

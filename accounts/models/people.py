@@ -17,19 +17,10 @@ if TYPE_CHECKING:
 
 
 class UserManager(BaseUserManager["User"]):
-    """Creates users and finds them by e-mail in any case."""
+    """Finds users by e-mail in any case. ``accounts.services.create_user`` creates them."""
 
     def get_by_natural_key(self, username: str | None) -> "User":
         return self.get(email__iexact=username)
-
-    def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":
-        """Django's hook for tools; code of this project calls ``services.create_user``."""
-        from accounts import services
-
-        return services.create_user(email=email, password=password, **fields)
-
-    def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> "User":
-        return self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
 
 
 class User(AbstractBaseUser, PermissionsMixin):

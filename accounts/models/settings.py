@@ -15,7 +15,7 @@ def _place(row: models.Model, column: str) -> str:
 
 
 class Chosen(models.Model):
-    """Values of fields by name (``accounts.settings_fields``); a name that is absent was not chosen.
+    """Values of fields by name (``accounts.settings.fields``); a name that is absent was not chosen.
 
     ``version`` counts the changes, so that a writer can say which state it has seen.
     """

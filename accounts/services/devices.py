@@ -12,10 +12,10 @@ from django.db import transaction
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
-from accounts import services
 from accounts.models import ApiKey, DeviceGrant, Organization, User
 from accounts.permissions import permissions_in, require
 from accounts.roles import PERMISSIONS
+from accounts.services import api_keys
 from accounts.services.audit import record
 from lib import crypto
 from lib.acting import Actor, acting, current
@@ -120,7 +120,7 @@ def start_device_sign_in(
     ago go. Raises ``UnknownScope``.
     """
     if unknown := sorted(set(scopes) - PERMISSIONS):
-        raise services.UnknownScope(f"There is no permission {unknown[0]!r}.")
+        raise api_keys.UnknownScope(f"There is no permission {unknown[0]!r}.")
     now = timezone.now()
     DeviceGrant.objects.filter(expires_at__lt=now - KEPT).delete()
     grant_id = uuid7()
@@ -161,7 +161,7 @@ def approve_device(*, user_code: str, user: User, organization: Organization) ->
     if grant.scopes and not _given(grant, user, organization.pk):
         raise NothingToGive
     if user.api_keys.usable().count() >= settings.API_KEYS_PER_USER:
-        raise services.TooManyKeys
+        raise api_keys.TooManyKeys
     grant.status, grant.user, grant.organization = grant.Status.APPROVED, user, organization
     grant.save(update_fields=["status", "user", "organization"])
     _note("device.approved", grant, organization.pk)
@@ -256,7 +256,7 @@ def _make_key(grant: DeviceGrant) -> DeviceKey:
         return Actor("person", str(user.pk), str(user)[:254], address, reason)
 
     with acting(approver):
-        key, plain = services.issue_api_key(
+        key, plain = api_keys.issue_api_key(
             user=user,
             organization=organization,
             name=grant.client_name,

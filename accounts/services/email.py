@@ -11,8 +11,8 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from accounts.models import EmailChange, User
-from accounts.services import EmailTaken
 from accounts.services.audit import record
+from accounts.services.people import EmailTaken, NotAnAddress
 from lib import crypto
 from lib.problems import Problem
 
@@ -27,14 +27,6 @@ Open this link within {hours} hours while you are signed in to make it so:
 
 If it was not you, ignore this mail: nothing changes.
 """
-
-
-class NotAnAddress(Problem):
-    """This is no e-mail address."""
-
-    status = 422
-    code = "not-an-address"
-    sentence = "This is not an e-mail address."
 
 
 class NothingToVerify(Problem):

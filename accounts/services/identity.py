@@ -28,7 +28,7 @@ from accounts.models import (
 )
 from accounts.oidc import claims as claim_rules
 from accounts.oidc import providers, tokens
-from accounts.services import sessions
+from accounts.services import people, sessions
 from accounts.services.audit import record
 from lib.problems import Problem
 
@@ -160,8 +160,6 @@ def sign_in_identity(*, provider: IdentityProvider, claims: dict[str, Any]) -> I
 
 
 def _create_user(provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
-    from accounts import services
-
     if not provider.creates_users:
         raise SignInRefused(
             "You have no account here, and this provider makes none. Ask for an invitation."
@@ -175,11 +173,11 @@ def _create_user(provider: IdentityProvider, claims: dict[str, Any]) -> Identity
         )
     try:
         with transaction.atomic():
-            user = services.create_user(email=email, name=_name(claims))
+            user = people.create_user(email=email, name=_name(claims))
             return _connect(user, provider, claims)
-    except services.EmailTaken as error:
+    except people.EmailTaken as error:
         raise AccountExists from error
-    except services.WeakPassword as error:  # its other meaning: this is no e-mail address
+    except people.NotAnAddress as error:
         raise SignInRefused("The provider's e-mail address for you is not one.") from error
     except IntegrityError:  # two first sign-ins of one person at once
         return Identity.objects.select_related("user", "provider").get(

@@ -7,7 +7,8 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from accounts.models import Organization, User
-from accounts.services import WeakPassword, audit, sessions
+from accounts.services import audit, sessions
+from accounts.services.people import WeakPassword
 from lib.problems import Problem
 
 

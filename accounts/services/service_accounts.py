@@ -9,7 +9,7 @@ from uuid_utils.compat import uuid7
 from accounts.models import ApiKey, Membership, Organization, ServiceAccount, User
 from accounts.permissions import permissions_in
 from accounts.roles import ROLE_PERMISSIONS
-from accounts.services import ScopeNotHeld, issue_api_key
+from accounts.services.api_keys import ScopeNotHeld, issue_api_key
 from accounts.services.audit import record
 from accounts.services.organizations import PersonalOrganization, RoleAboveYours, checked_name
 from accounts.services.sessions import announce_access_change

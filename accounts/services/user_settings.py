@@ -11,7 +11,7 @@ from django.db.models import FilteredRelation, Model, Q
 from accounts.models import Organization, OrganizationSettings, User, UserSettings
 from accounts.permissions import granted_by
 from accounts.services import audit
-from accounts.settings_fields import FIELDS, Field, field_of
+from accounts.settings.fields import FIELDS, Field, field_of
 from lib.compiled import Compiled, Rows, caller
 from lib.masks import MASK
 from lib.problems import Problem

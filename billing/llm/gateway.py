@@ -19,7 +19,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import csrf_exempt
 
-from accounts.authentication import bearer_token
+from accounts.sign_in.authentication import bearer_token
 from billing import services
 from billing.llm import player, script, upstream
 from billing.llm.metering import Meter

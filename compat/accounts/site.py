@@ -14,7 +14,7 @@ from rest_framework.response import Response
 
 from accounts.api.permissions import PUBLIC
 from accounts.services import site
-from accounts.settings_fields import AGENTS, ANALYZERS
+from accounts.settings.fields import AGENTS, ANALYZERS
 
 STARTED = time.monotonic()
 

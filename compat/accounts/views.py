@@ -19,11 +19,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.api.permissions import PUBLIC
-from accounts.authentication import SessionAuthentication
 from accounts.models import ProviderSession, User
-from accounts.oidc import flows
-from accounts.oidc.pages import callback
 from accounts.services import email, identity, terms
+from accounts.sign_in import flows
+from accounts.sign_in.authentication import SessionAuthentication
+from accounts.sign_in.provider_pages import callback
 from lib.problems import Problem
 
 MESSAGE = inline_serializer("Message", {"message": serializers.CharField()})

@@ -18,7 +18,7 @@ from accounts.api.v1.settings import InActiveOrganization
 from accounts.models import Organization, User
 from accounts.permissions import require
 from accounts.services import provider_tokens, user_settings
-from accounts.settings_fields import FIELDS
+from accounts.settings.fields import FIELDS
 from billing import services
 from billing.llm import directory
 from billing.models import ModelAccess

@@ -11,9 +11,9 @@ from django.contrib.auth.models import AnonymousUser
 from django.http import HttpRequest
 from socketio.exceptions import ConnectionRefusedError as Refusal
 
-from accounts.authentication import user_of_scope
 from accounts.models import ApiKey, User
 from accounts.permissions import permissions_in
+from accounts.sign_in.authentication import user_of_scope
 from conversations import services
 from conversations.models import Conversation
 from lib import limits

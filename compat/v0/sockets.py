@@ -198,7 +198,7 @@ def cursor_of(scope: Json) -> int:
 server = socketio.AsyncServer(
     async_mode="asgi",
     transports=["websocket"],
-    cors_allowed_origins=[],  # the origin is checked before, exactly (accounts.sockets)
+    cors_allowed_origins=[],  # the origin is checked before, exactly (openhands_site.serving.origins)
     async_handlers=False,  # or a client's actions overtake one another
     max_http_buffer_size=MESSAGE_BYTES,
     serializer="default",

@@ -16,8 +16,8 @@ from django.http import HttpRequest
 from django.utils.dateparse import parse_datetime
 
 from accounts import services as accounts
-from accounts.authentication import user_of_scope
 from accounts.permissions import MissingPermission, permissions_in
+from accounts.sign_in.authentication import user_of_scope
 from billing import services as billing
 from compat.v1 import records, shapes, translation
 from conversations import services, streams

@@ -11,7 +11,7 @@ from django.conf import settings
 
 from accounts.models import User
 from accounts.services import custom_secrets, provider_tokens, user_settings
-from accounts.settings_fields import NO_ANALYZER
+from accounts.settings.fields import NO_ANALYZER
 from billing import services as billing
 from billing.models import GatewayToken
 from conversations.agent.client import AgentClient, EngineRefused, EngineUnreachable

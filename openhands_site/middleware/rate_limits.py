@@ -8,8 +8,8 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from accounts.authentication import bearer_token
 from accounts.limits import client_network
+from accounts.sign_in.authentication import bearer_token
 from lib import limits
 from lib.api import problem
 

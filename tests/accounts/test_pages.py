@@ -6,9 +6,9 @@ from django.urls import reverse
 
 from accounts import services
 from accounts.models import ApiKey, AuditEntry, User
-from accounts.pages import SCOPE_WORDS
 from accounts.roles import ROLE_PERMISSIONS
 from accounts.services import terms
+from accounts.web.pages import SCOPE_WORDS
 
 PASSWORD = "correct horse battery"
 

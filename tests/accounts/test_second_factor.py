@@ -13,9 +13,10 @@ from django.db import connection
 from django.test import RequestFactory
 from django.utils import timezone
 
-from accounts import limits, second_step
+from accounts import limits
 from accounts.models import AuditEntry, RecoveryCode, SecondFactor, UserSession
 from accounts.services import second_factor as verbs
+from accounts.sign_in import second_step
 from lib import resealing
 
 PASSWORD = "correct horse battery"

@@ -10,7 +10,7 @@ from rest_framework.test import APIClient
 from accounts.models import IdentityProvider, Membership
 from accounts.roles import ROLE_PERMISSIONS
 from accounts.services import maintenance, user_settings
-from accounts.settings_fields import FIELDS
+from accounts.settings.fields import FIELDS
 from lib.masks import MASK
 from tests.conftest import key_client
 

@@ -6,7 +6,7 @@ from django.utils import timezone
 from accounts import services as accounts
 from accounts.models import AuditEntry, Organization, OrganizationSettings, UserSettings
 from accounts.services import user_settings as verbs
-from accounts.settings_fields import FIELDS, InvalidSetting, UnknownSetting
+from accounts.settings.fields import FIELDS, InvalidSetting, UnknownSetting
 from lib import resealing
 from lib.masks import MASK
 

@@ -6,7 +6,7 @@ from django.test import Client
 from accounts import services as accounts
 from accounts.models import UserSession
 from accounts.services import organizations, sessions
-from accounts.session_gate import user_of
+from accounts.sign_in.session_gate import user_of
 from conversations import services
 from conversations.models import Conversation
 from conversations.services.keys import SCOPES

@@ -8,7 +8,8 @@ import pytest
 from django.test import Client
 
 from accounts.models import Identity, User, UserSession
-from accounts.oidc import flows, providers
+from accounts.oidc import providers
+from accounts.sign_in import flows
 from tests.fakes.oidc_provider import LOGOUT_EVENT, Key
 from tests.oidc.conftest import Browser, make_row
 

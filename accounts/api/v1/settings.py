@@ -17,7 +17,7 @@ from accounts.api.v1.organizations import OfOrganization
 from accounts.models import Organization, OrganizationSettings
 from accounts.permissions import require
 from accounts.services import site, user_settings
-from accounts.settings_fields import AGENTS, ANALYZERS, FIELDS
+from accounts.settings.fields import AGENTS, ANALYZERS, FIELDS
 from lib.api import conditional
 
 IN_ORGANIZATION = OpenApiParameter(

@@ -16,12 +16,13 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import limits, second_step, services
+from accounts import limits, services
 from accounts.active import active_organization
 from accounts.api.permissions import PUBLIC
 from accounts.api.v1 import serializers
 from accounts.models import ApiKey, Organization, User
 from accounts.permissions import require
+from accounts.sign_in import second_step
 from lib.api import conditional
 from lib.problems import Problem
 

@@ -22,13 +22,17 @@ class Command(BaseCommand):
         parser.add_argument("--email", required=True)
         parser.add_argument("--name", default="")
         parser.add_argument("--staff", action="store_true", help="may open the admin desk")
+        parser.add_argument(
+            "--administrator", action="store_true", help="may do everything on the admin desk"
+        )
 
     def handle(self, **options: Any) -> None:
         try:
             user = services.create_user(
                 email=options["email"],
                 name=options["name"],
-                is_staff=options["staff"],
+                is_staff=options["staff"] or options["administrator"],
+                is_superuser=options["administrator"],
                 password=self._password(),
             )
         except Problem as error:

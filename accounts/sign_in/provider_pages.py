@@ -15,9 +15,10 @@ from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_GET, require_POST
 
 from accounts.models import Identity, IdentityProvider, ProviderSession, User, UserSession
-from accounts.oidc import backend, flows, providers, tokens
+from accounts.oidc import providers, tokens
 from accounts.services import identity as identities
 from accounts.services import sessions, terms
+from accounts.sign_in import backend, flows
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)

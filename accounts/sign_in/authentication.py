@@ -11,10 +11,11 @@ from django.http import HttpRequest, parse_cookie
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
 
-from accounts import limits, services, session_gate
+from accounts import limits, services
 from accounts.models import ApiKey, User
 from accounts.oidc import providers, tokens
 from accounts.services import identity
+from accounts.sign_in import session_gate
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
 
 from accounts import limits
-from accounts import second_step as steps
 from accounts.models import SecondFactor, User
-from accounts.pages import safe_next
 from accounts.services import second_factor as verbs
 from accounts.services import terms
+from accounts.sign_in import second_step as steps
+from accounts.web.pages import safe_next
 from lib.problems import Problem
 
 

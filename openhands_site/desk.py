@@ -15,7 +15,7 @@ from django.utils.http import urlencode
 class DeskConfig(AdminConfig):
     """Django's admin with our site in the place of its own."""
 
-    default_site = "accounts.admin_site.Desk"
+    default_site = "openhands_site.desk.Desk"
 
 
 class Desk(AdminSite):
@@ -25,7 +25,9 @@ class Desk(AdminSite):
         inner = super().admin_view(view, cacheable)
 
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-            from accounts import second_step  # models are not loaded when Django makes the site
+            from accounts.sign_in import (
+                second_step,  # models are not loaded when Django makes the site
+            )
 
             if self.has_permission(request) and not second_step.opens_desk(request):
                 has_one = second_step.is_needed(request.user)

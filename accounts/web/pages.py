@@ -13,11 +13,12 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
-from accounts import limits, permissions, second_step, services
+from accounts import limits, permissions, services
 from accounts.active import active_organization
 from accounts.models import ApiKey
-from accounts.oidc import pages as oidc_pages
 from accounts.services import passwords, terms
+from accounts.sign_in import provider_pages as oidc_pages
+from accounts.sign_in import second_step
 from lib.problems import Problem
 
 BACKEND = settings.AUTHENTICATION_BACKENDS[0]

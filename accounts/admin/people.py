@@ -13,17 +13,10 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.http import urlencode
 
-from accounts import (  # noqa: F401 - some register their own
-    admin_audit,
-    admin_identity,
-    admin_second_factor,
-    admin_settings,
-    limits,
-    second_step,
-    services,
-)
+from accounts import limits, services
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
 from accounts.services import organizations as organization_verbs
+from accounts.sign_in import second_step
 from lib.admin import ReadOnlyAdmin
 from lib.problems import Problem
 

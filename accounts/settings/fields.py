@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from accounts import mcp_servers
+from accounts.settings import mcp_servers
 from lib.masks import MASK, looks_masked
 from lib.problems import Problem
 

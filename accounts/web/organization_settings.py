@@ -14,7 +14,7 @@ from django.views.decorators.http import require_http_methods
 from accounts.models import Organization
 from accounts.permissions import permissions_in, require
 from accounts.services import user_settings
-from accounts.settings_fields import FIELDS
+from accounts.settings.fields import FIELDS
 from lib.problems import Problem
 
 YES_NO = (("yes", "Yes"), ("no", "No"))

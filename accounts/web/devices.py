@@ -11,9 +11,9 @@ from django.views.decorators.http import require_http_methods
 from accounts import limits
 from accounts.active import active_organization
 from accounts.models import DeviceGrant, Organization
-from accounts.pages import SCOPE_WORDS
 from accounts.permissions import permissions_in
 from accounts.services import devices
+from accounts.web.pages import SCOPE_WORDS
 from lib.problems import Problem
 
 

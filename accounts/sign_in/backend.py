@@ -16,7 +16,7 @@ from accounts.oidc import providers, tokens
 from accounts.services import identity as identities
 from accounts.services.identity import TokenSet
 
-PATH = "accounts.oidc.backend.ProviderBackend"
+PATH = "accounts.sign_in.backend.ProviderBackend"
 
 
 class ProviderBackend(OIDCAuthenticationBackend):

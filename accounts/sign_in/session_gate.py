@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.contrib.auth import get_user
+from django.contrib.auth import BACKEND_SESSION_KEY, get_user
 from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.auth.signals import user_logged_in, user_logged_out
@@ -21,9 +21,17 @@ from django.utils.functional import SimpleLazyObject
 from accounts.models import User, UserSession
 from accounts.services import identity, sessions
 
+MOVED_BACKENDS = {
+    "accounts.authentication.EmailBackend": "accounts.sign_in.authentication.EmailBackend",
+    "accounts.oidc.backend.ProviderBackend": "accounts.sign_in.backend.ProviderBackend",
+}
+"""Earlier paths of our authentication backends: a session keeps the path from the time it began."""
+
 
 def user_of(request: HttpRequest) -> User | AnonymousUser:
     """The user of a request's session, or nobody. A session that has ended is emptied."""
+    if moved := MOVED_BACKENDS.get(request.session.get(BACKEND_SESSION_KEY, "")):
+        request.session[BACKEND_SESSION_KEY] = moved
     user = get_user(request)
     if not isinstance(user, User):
         return AnonymousUser()

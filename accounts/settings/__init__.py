@@ -1,0 +1,1 @@
+"""The settings that people and organizations have: their fields and MCP servers."""
