@@ -28,11 +28,11 @@ _patterns = [
     path("alive", views.alive, name="alive"),
     path("ready", views.ready, name="ready"),
     path("metrics", views.metrics, name="metrics"),
-    path("api/llm/v1/", include("billing.llm.urls")),
+    path("api/llm/v1/", include("billing.gateway.urls")),
     path("", include("compat.urls")),
     path("", include("accounts.web.urls")),
-    path("", include("billing.page_urls")),
+    path("", include("billing.web.urls")),
     path("", include("conversations.page_urls")),
-    path("", include("integrations.page_urls")),
+    path("", include("integrations.web.urls")),
 ]
 urlpatterns = deprecations.declared(_patterns)

@@ -13,7 +13,7 @@ from accounts.active import active_organization
 from accounts.api.v1.views import MeView
 from accounts.models import Organization
 from accounts.services import user_settings
-from billing.llm import directory
+from billing.gateway import directory
 from billing.models import ModelAccess
 from compat.settings.settings import BY_COMPAT, NO_SERVERS, RECORD
 from lib.api import conditional

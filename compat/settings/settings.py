@@ -20,7 +20,7 @@ from accounts.permissions import require
 from accounts.services import provider_tokens, user_settings
 from accounts.settings.fields import FIELDS
 from billing import services
-from billing.llm import directory
+from billing.gateway import directory
 from billing.models import ModelAccess
 from lib.masks import looks_masked
 from lib.problems import Problem

@@ -5,7 +5,7 @@ from django.test import Client
 
 from accounts import services as accounts
 from billing import services
-from billing.llm.prices import Tokens
+from billing.prices import Tokens
 from tests.billing.conftest import UPSTREAM_KEY
 
 PAGES = ["modelcall", "conversationusage", "gatewaytoken", "modelaccess"]

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from billing.llm import script
-from billing.llm.demo import ABOUT, SUMMARY_MARK, job_of, reply
+from billing.gateway import script
+from billing.gateway.demo import ABOUT, SUMMARY_MARK, job_of, reply
 from tests.billing.conftest import TOOLS, chat
 
 Messages = list[dict[str, Any]]

@@ -2,8 +2,9 @@
 
 import pytest
 
-from billing import pages, services
+from billing.gateway import checking
 from billing.models import ModelAccess
+from billing.web import model_access
 
 FORM = {
     "base_url": "https://models.example.com/v1",
@@ -65,9 +66,9 @@ def test_what_cannot_work_is_refused_with_the_form_kept(page, change):
 
 def test_a_test_that_fails_says_what_happened_and_keeps_what_was_saved(page, monkeypatch):
     def refuse(access):
-        raise services.ModelCheckFailed("The model server refused the key.")
+        raise checking.ModelCheckFailed("The model server refused the key.")
 
-    monkeypatch.setattr(services, "check_model_access", refuse)
+    monkeypatch.setattr(checking, "check_model_access", refuse)
     response = page.post("/settings/model", FORM | {"intent": "test"})
 
     assert response.status_code == 502
@@ -87,8 +88,8 @@ def test_back_to_the_demo_model(page):
     ("text", "amount"), [("", 0), ("2.5", 2_500_000), (" $0.000001 ", 1), ("10", 10_000_000)]
 )
 def test_prices_are_exact(text, amount):
-    assert pages.micros(text) == amount
-    assert pages.micros(pages.dollars(amount)) == amount
+    assert model_access.micros(text) == amount
+    assert model_access.micros(model_access.dollars(amount)) == amount
 
 
 def test_a_refusal_names_the_field_as_the_form_does(client, alice):

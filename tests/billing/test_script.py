@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from billing.llm import script
+from billing.gateway import script
 from tests.billing.conftest import TOOLS, chat
 
 

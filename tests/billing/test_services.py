@@ -12,9 +12,10 @@ from django.utils import timezone
 
 from accounts.models import User
 from billing import services
-from billing.llm.metering import Meter
-from billing.llm.prices import MAX_TOKENS, Tokens, cost_micros
+from billing.gateway import checking
+from billing.gateway.metering import Meter
 from billing.models import ConversationUsage, GatewayToken, ModelAccess, ModelCall
+from billing.prices import MAX_TOKENS, Tokens, cost_micros
 from lib import crypto
 from tests.billing.conftest import UPSTREAM_KEY, issue
 from tests.factories.billing import ModelAccessFactory
@@ -266,7 +267,7 @@ class TestModelAccess:
 
 class TestCheckModelAccess:
     def test_makes_a_real_call(self, access, provider: ScriptedLLM):
-        sentence = services.check_model_access(access)
+        sentence = checking.check_model_access(access)
         assert sentence.startswith("scripted-large answered in ")
         assert provider.requests[0]["body"]["model"] == "scripted-large"
 
@@ -284,20 +285,20 @@ class TestCheckModelAccess:
     )
     def test_says_why_it_failed(self, access, provider, raw, words):
         provider.raw = raw
-        with pytest.raises(services.ModelCheckFailed, match=words):
-            services.check_model_access(access)
+        with pytest.raises(checking.ModelCheckFailed, match=words):
+            checking.check_model_access(access)
 
     def test_a_wrong_key_is_not_quoted(self, access, provider):
         provider.api_key = "another"
-        with pytest.raises(services.ModelCheckFailed, match="Incorrect API key") as refused:
-            services.check_model_access(access)
+        with pytest.raises(checking.ModelCheckFailed, match="Incorrect API key") as refused:
+            checking.check_model_access(access)
         assert UPSTREAM_KEY not in str(refused.value.__dict__) + repr(refused.value.__cause__)
 
     def test_nobody_there(self, access):
         access.base_url = "http://127.0.0.1:1/v1"
-        with pytest.raises(services.ModelCheckFailed, match="cannot be reached"):
-            services.check_model_access(access)
+        with pytest.raises(checking.ModelCheckFailed, match="cannot be reached"):
+            checking.check_model_access(access)
 
     def test_nothing_to_test(self):
-        with pytest.raises(services.NoModelAccess):
-            services.check_model_access(None)
+        with pytest.raises(checking.NoModelAccess):
+            checking.check_model_access(None)

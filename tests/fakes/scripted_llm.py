@@ -1,4 +1,4 @@
-"""The upstream provider of the tests: an OpenAI-compatible HTTP server that plays ``billing.llm.script``."""
+"""The upstream provider of the tests: an OpenAI-compatible HTTP server that plays ``billing.gateway.script``."""
 
 import json
 import threading
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from billing.llm import script
-from billing.llm.script import Json
+from billing.gateway import script
+from billing.gateway.script import Json
 
 
 class ScriptedLLM(ThreadingHTTPServer):

@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from billing.llm.prices import MAX_PRICE_MICROS
+from billing.prices import MAX_PRICE_MICROS
 
 
 class ModelAccessSerializer(serializers.Serializer):

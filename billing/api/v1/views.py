@@ -15,7 +15,7 @@ from accounts.models import Organization
 from accounts.permissions import require
 from billing import services
 from billing.api.v1 import serializers
-from billing.llm import directory
+from billing.gateway import checking, directory
 from billing.models import ModelAccess
 
 IN_ORGANIZATION = OpenApiParameter(
@@ -123,7 +123,7 @@ class ModelAccessTestView(InOrganization):
     @extend_schema(operation_id="settings_model_access_test", request=None)
     def post(self, request: Request) -> Response:
         """Make a tiny real call, which may cost a few tokens; 502 says why it failed."""
-        sentence = services.check_model_access(self.access(self.organization()))
+        sentence = checking.check_model_access(self.access(self.organization()))
         return Response(self.get_serializer({"detail": sentence}).data)
 
 

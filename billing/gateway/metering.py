@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from billing.llm.prices import Tokens
+from billing.prices import Tokens
 
 MAX_LINE_BYTES = 1_048_576
 CHARACTERS_PER_TOKEN = 4

@@ -2,15 +2,15 @@
 
 It understands no language. From an ordinary request it takes a file name and a content where the request
 names them, then plans, looks around, writes the file, runs it, and says what it did and what it is. Lines
-beginning with ``!`` play a script instead (``billing.llm.script``). Every reply is a function of its request.
+beginning with ``!`` play a script instead (``billing.gateway.script``). Every reply is a function of its request.
 """
 
 import re
 import shlex
 from dataclasses import dataclass
 
-from billing.llm import script
-from billing.llm.script import Json, Step
+from billing.gateway import script
+from billing.gateway.script import Json, Step
 
 SUMMARY_MARK = "[Summary by the demo model]"
 ABOUT = (

@@ -21,11 +21,11 @@ from django.views.decorators.csrf import csrf_exempt
 
 from accounts.sign_in.authentication import bearer_token
 from billing import services
-from billing.llm import player, script, upstream
-from billing.llm.metering import Meter
-from billing.llm.prices import Tokens
-from billing.llm.upstream import UpstreamRefused
+from billing.gateway import player, script, upstream
+from billing.gateway.metering import Meter
+from billing.gateway.upstream import UpstreamRefused
 from billing.models import GatewayToken, ModelAccess, ModelCall
+from billing.prices import Tokens
 from lib.api import strict_loads
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The verbs of integrations: connect a Git host, act there for a user, clone with the user's token."""
+"""Connect a Git host, act there on behalf of a user, clone with the token of that user."""
 
 from typing import Any
 from uuid import UUID

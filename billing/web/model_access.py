@@ -14,6 +14,7 @@ from django.views.decorators.http import require_http_methods
 from accounts import permissions
 from accounts.active import active_organization
 from billing import services
+from billing.gateway import checking
 from billing.models import ModelAccess
 from lib.problems import Problem
 
@@ -61,7 +62,7 @@ def model_settings(request: HttpRequest) -> HttpResponse:
                 organization=organization, user=user, **_wanted(request.POST)
             )
             if intent == "test":
-                messages.success(request, services.check_model_access(access))
+                messages.success(request, checking.check_model_access(access))
             else:
                 messages.success(request, "Saved. New conversations use this model.")
             return redirect("settings-model")

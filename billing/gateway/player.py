@@ -11,9 +11,9 @@ from django.conf import settings
 from django.core.cache import cache
 from redis.exceptions import RedisError
 
-from billing.llm import demo, script
-from billing.llm.script import Json, Step
-from billing.llm.upstream import UpstreamRefused
+from billing.gateway import demo, script
+from billing.gateway.script import Json, Step
+from billing.gateway.upstream import UpstreamRefused
 
 FAILURES_SECONDS = 3_600
 

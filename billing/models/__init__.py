@@ -1,0 +1,16 @@
+"""Rows about models and money: model access, gateway tokens, calls and their sums.
+
+Billing stores a conversation's UUID and no foreign key: conversations are the app above.
+"""
+
+from billing.models.access import ModelAccess, ModelAccessQuerySet
+from billing.models.tokens import GatewayToken
+from billing.models.usage import ConversationUsage, ModelCall
+
+__all__ = [
+    "ConversationUsage",
+    "GatewayToken",
+    "ModelAccess",
+    "ModelAccessQuerySet",
+    "ModelCall",
+]

@@ -1,0 +1,66 @@
+"""The model servers that users connect."""
+
+from typing import Any, ClassVar
+
+from django.db import models
+from django.utils import timezone
+from uuid_utils.compat import uuid7
+
+from lib import crypto
+
+
+class ModelAccessQuerySet(models.QuerySet["ModelAccess"]):
+    def visible_to(self, user: Any) -> "ModelAccessQuerySet":
+        """A user's own settings, in organizations the user belongs to."""
+        if not user.is_authenticated:
+            return self.none()
+        found = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
+        bound = getattr(user, "bound_organization_id", None)
+        return found.filter(organization_id=bound) if bound else found
+
+
+class ModelAccess(models.Model):
+    """The model server that one user's conversations in one organization use; no row means the demo model."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    organization = models.ForeignKey("accounts.Organization", models.CASCADE)
+    user = models.ForeignKey("accounts.User", models.CASCADE)
+    base_url = models.URLField(max_length=500, help_text="OpenAI-compatible, up to and with /v1.")
+    model = models.CharField(max_length=200)
+    sealed_api_key = models.BinaryField(null=True, editable=False)
+    prompt_micros_per_million = models.PositiveBigIntegerField(
+        default=0, help_text="Price of a million prompt tokens, in micro-dollars."
+    )
+    completion_micros_per_million = models.PositiveBigIntegerField(default=0)
+    cached_micros_per_million = models.PositiveBigIntegerField(default=0)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects = ModelAccessQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "model access"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["organization", "user"], name="model_access_unique")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} at {self.base_url}"
+
+    @property
+    def _binding(self) -> str:
+        return f"billing_modelaccess.sealed_api_key:{self.pk}"
+
+    @property
+    def has_api_key(self) -> bool:
+        return self.sealed_api_key is not None
+
+    def set_api_key(self, plain: str) -> None:
+        """Seal a key for this row; an empty text removes it."""
+        self.sealed_api_key = crypto.seal(plain, bound_to=self._binding) if plain else None
+
+    def api_key(self) -> str:
+        """The plain key, for the gateway's call upstream only."""
+        if self.sealed_api_key is None:
+            return ""
+        return crypto.open_sealed(self.sealed_api_key, bound_to=self._binding)

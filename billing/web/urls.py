@@ -1,0 +1,9 @@
+"""Addresses of the pages of billing."""
+
+from django.urls import path
+
+from billing.web import model_access
+
+urlpatterns = [
+    path("settings/model", model_access.model_settings, name="settings-model"),
+]
