@@ -15,11 +15,12 @@ from django.db import connection, connections
 from django.utils import timezone
 
 from bench import logs, report
-from conversations import services, streams
+from conversations import services
 from conversations.models import Conversation, NewEvent
-from conversations.models.log import columns_of
+from conversations.models.append import columns_of
 from conversations.services.ingesting import AT_ONCE
 from conversations.services.publishing import AT_ONCE as AT_ONCE_OUTSIDE
+from lib.bus import publisher
 
 SECONDS = 0.8
 TAKES = 5
@@ -34,11 +35,11 @@ SENDERS = 8
 def run() -> list[dict[str, Any]]:
     """One figure a batch size, and one for a hot conversation: events a second."""
     user, _ = logs.user_with_key()
-    nudge, streams.publisher.nudge = streams.publisher.nudge, lambda *_: None
+    nudge, publisher.nudge = publisher.nudge, lambda *_: None
     try:
         return [*(_size(user, size, reach) for size, reach in SIZES), _hot(user)]
     finally:
-        streams.publisher.nudge = nudge
+        publisher.nudge = nudge
 
 
 def _size(user: Any, size: int, reach: str) -> dict[str, Any]:

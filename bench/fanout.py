@@ -11,7 +11,8 @@ from typing import Any
 from bench import logs, report
 from bench.server import Server
 from bench.sockets import Crowd, text_of_kilobyte
-from conversations import streams
+from conversations import announcing
+from lib.bus import publisher
 
 TAKES = 3
 EVENT = '{"type":"event"'
@@ -96,12 +97,12 @@ def _ours(server: Server, rooms: int, each: int, events: int) -> tuple[float, fl
     user, header = logs.user_with_key()
     talks = [logs.conversation(user).pk for _ in range(rooms)]
     paths = [f"/ws/v1/conversations/{pk}" for pk in talks for _ in range(each)]
-    nudge = streams.publisher.nudge
+    nudge = publisher.nudge
     done = 0
 
     def send() -> None:
         for pk in talks:
-            streams.announce(pk)
+            announcing.announce(pk)
 
     crowd = Crowd(server.port, paths, EVENT, headers=header)
     wall, cpu = [], []
@@ -109,11 +110,11 @@ def _ours(server: Server, rooms: int, each: int, events: int) -> tuple[float, fl
         crowd.ready()
         time.sleep(1.0)
         for _ in range(TAKES):
-            streams.publisher.nudge = lambda *_: None
+            publisher.nudge = lambda *_: None
             for pk in talks:
                 for first in range(done, done + events, 100):
                     logs.append(pk, first, min(100, done + events - first))
-            streams.publisher.nudge = nudge
+            publisher.nudge = nudge
             done += events
             crowd.expect(events)
             time.sleep(0.2)
@@ -124,7 +125,7 @@ def _ours(server: Server, rooms: int, each: int, events: int) -> tuple[float, fl
             cpu.append(events * rooms * each / (server.ask("cpu") - before))
             _settle(crowd)
     finally:
-        streams.publisher.nudge = nudge
+        publisher.nudge = nudge
         crowd.close()
     return report.best_of(wall), report.best_of(cpu)
 

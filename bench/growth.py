@@ -10,8 +10,9 @@ from django.db import connection
 from bench import logs, report
 from bench.server import Server
 from bench.sockets import Crowd
-from conversations import reading, streams
 from conversations.models import Conversation
+from conversations.realtime import feed, reading
+from lib.bus import publisher
 
 LENGTHS = (1_000, 10_000, 100_000, 1_000_000)
 AUDIENCES = (1, 10, 100, 1_000, 2_000)
@@ -41,9 +42,9 @@ def _by_length() -> list[dict[str, Any]]:
         "page of 100 in the middle": lambda pk, length, _n: reading.read_events(
             pk, length // 2, 100
         ),
-        "one nudge's reading": lambda pk, length, _n: reading.read({pk: length - 2}, streams.PAGE),
+        "one nudge's reading": lambda pk, length, _n: reading.read({pk: length - 2}, feed.PAGE),
     }
-    nudge, streams.publisher.nudge = streams.publisher.nudge, lambda *_: None
+    nudge, publisher.nudge = publisher.nudge, lambda *_: None
     try:
         for what, act in measures.items():
             times = _times(act, pks)
@@ -59,7 +60,7 @@ def _by_length() -> list[dict[str, Any]]:
                 for length in LENGTHS
             ]
     finally:
-        streams.publisher.nudge = nudge
+        publisher.nudge = nudge
     return figures
 
 

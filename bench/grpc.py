@@ -23,7 +23,7 @@ from bench import append, logs, report
 from conversations.grpc.v1 import events_pb2 as wire
 from conversations.grpc.v1.events_pb2_grpc import EventServiceStub
 from conversations.models import NewEvent
-from conversations.models.log import columns_of
+from conversations.models.append import columns_of
 from conversations.services.publishing import AT_ONCE
 
 SECONDS = 2.0

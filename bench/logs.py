@@ -8,7 +8,7 @@ from uuid import UUID
 
 from accounts import services as accounts
 from conversations import services
-from conversations.agent.payloads import Durable, parse_event
+from conversations.engine.payloads import Durable, parse_event
 from conversations.models import Conversation, Lease
 
 PAYLOAD = json.dumps({"kind": "ObservationEvent", "source": "environment", "text": "x" * 900})

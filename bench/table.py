@@ -13,8 +13,10 @@ from uuid import UUID, uuid4
 from django.db import connection
 
 from bench import logs, report
-from conversations import reading, services, streams
+from conversations import services
 from conversations.models import Conversation
+from conversations.realtime import feed, reading
+from lib.bus import publisher
 
 SIZES = (200_000, 2_000_000, 10_000_000) if "--full" in sys.argv else (100_000, 500_000)
 LOGS = 20_000
@@ -39,7 +41,7 @@ def run() -> list[dict[str, Any]]:
     pks = _conversations(user)
     figures: list[dict[str, Any]] = []
     smallest: dict[str, float] = {}
-    nudge, streams.publisher.nudge = streams.publisher.nudge, lambda *_: None
+    nudge, publisher.nudge = publisher.nudge, lambda *_: None
     try:
         filled = 0
         for size in SIZES:
@@ -62,7 +64,7 @@ def run() -> list[dict[str, Any]]:
                 )
             figures.append(_sizes(size, rate))
     finally:
-        streams.publisher.nudge = nudge
+        publisher.nudge = nudge
     return figures
 
 
@@ -100,7 +102,7 @@ def _acts(length: int) -> dict[str, Callable[[UUID], Any]]:
     return {
         "append of 1": _append,
         f"page of {PAGE}": lambda pk: reading.read_events(pk, length - PAGE, PAGE),
-        "one nudge's reading": lambda pk: reading.read({pk: length - 1}, streams.PAGE),
+        "one nudge's reading": lambda pk: reading.read({pk: length - 1}, feed.PAGE),
     }
 
 

@@ -7,7 +7,7 @@ from procrastinate import RetryStrategy
 from procrastinate.contrib.django import app
 
 from conversations import services
-from conversations.agent.client import EngineRefused, EngineUnreachable
+from conversations.engine.client import EngineRefused, EngineUnreachable
 
 PATIENT = RetryStrategy(
     max_attempts=40, linear_wait=2, wait=1, retry_exceptions=(EngineUnreachable,)

@@ -5,10 +5,10 @@ The same code and settings as ``asgi``; which address belongs where is said ther
 
 from typing import Any
 
-from conversations.routing import is_held
 from lib.api import dumps
 from lib.problems import problem_body
 from openhands_site import asgi
+from openhands_site.routing import is_held
 
 OWN = {"/alive", "/ready", "/metrics"}
 

@@ -32,7 +32,7 @@ _patterns = [
     path("", include("compat.urls")),
     path("", include("accounts.web.urls")),
     path("", include("billing.web.urls")),
-    path("", include("conversations.page_urls")),
+    path("", include("conversations.web.urls")),
     path("", include("integrations.web.urls")),
 ]
 urlpatterns = deprecations.declared(_patterns)

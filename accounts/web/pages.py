@@ -16,6 +16,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from accounts import limits, permissions, services
 from accounts.active import active_organization
 from accounts.models import ApiKey
+from accounts.roles import READING
 from accounts.services import passwords, terms
 from accounts.sign_in import provider_pages as oidc_pages
 from accounts.sign_in import second_step
@@ -247,7 +248,7 @@ def _wanted_key(form: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]
         raise IncompleteKey(f"A key lives 1 to {settings.API_KEY_MAX_DAYS} days.")
     scopes: set[str] = set()
     if form["access"] == "read":
-        scopes = permissions.READING & allowed
+        scopes = READING & allowed
     elif form["access"] == "custom":
         scopes = set(form["chosen"]) & allowed
         if not scopes:

@@ -7,14 +7,13 @@ own, beside the request: whatever becomes of the caller, the call ends in one re
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
-from django.db import DatabaseError, connections
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import csrf_exempt
@@ -27,13 +26,14 @@ from billing.gateway.upstream import UpstreamRefused
 from billing.models import GatewayToken, ModelAccess, ModelCall
 from billing.prices import Tokens
 from lib.api import strict_loads
+from lib.threads import DatabaseThreads
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
-T = TypeVar("T")
 PIECES_AHEAD = 16
 """How far an upstream may be ahead of its reader, in pieces; then it waits."""
 CLIENT_CLOSED = 499
+_threads = DatabaseThreads("gateway", 8)
 _running: set[asyncio.Task[Any]] = set()  # the loop itself holds tasks only weakly
 
 
@@ -44,7 +44,7 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
         return _method_not_allowed("POST")
     raw = request.read(settings.GATEWAY_BODY_MAX_BYTES + 1)
     try:
-        token, access = await _database(_caller, bearer=bearer_token(request.headers))
+        token, access = await _threads.run(_caller, bearer=bearer_token(request.headers))
         body = await asyncio.to_thread(_body, raw)
     except services.InvalidGatewayToken as error:
         return _unauthorized(error)
@@ -76,7 +76,7 @@ async def models(request: HttpRequest) -> HttpResponse:
     if request.method != "GET":
         return _method_not_allowed("GET")
     try:
-        _, access = await _database(_caller, bearer=bearer_token(request.headers))
+        _, access = await _threads.run(_caller, bearer=bearer_token(request.headers))
     except services.InvalidGatewayToken as error:
         return _unauthorized(error)
     except DatabaseError as error:
@@ -178,7 +178,7 @@ class Call:
         is_free = outcome == ModelCall.Outcome.FAILED and not self._has_begun
         tokens = Tokens() if is_free else self._meter.tokens(self._body.get("messages"))
         try:
-            await _database(
+            await _threads.run(
                 services.record_call,
                 token=self._token,
                 access=self._access,
@@ -227,18 +227,6 @@ def _keep(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     _running.add(task)
     task.add_done_callback(_running.discard)
     return task
-
-
-async def _database(function: Callable[..., T], **arguments: Any) -> T:
-    """Run a service in a thread that gives its connection back at once: answers last, connections are few."""
-
-    def call() -> T:
-        try:
-            return function(**arguments)
-        finally:
-            connections.close_all()
-
-    return await sync_to_async(call, thread_sensitive=False)()
 
 
 def _caller(*, bearer: str) -> tuple[GatewayToken, ModelAccess | None]:

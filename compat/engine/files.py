@@ -15,7 +15,7 @@ from compat.engine.views import TAGS
 from compat.v1.base import Unprocessable, V1View
 from compat.v1.records import WORKSPACE
 from conversations import services
-from conversations.authentication import ConversationKey
+from conversations.api.authentication import ConversationKey
 from conversations.models import Conversation
 
 PATH = OpenApiParameter("path", str, OpenApiParameter.PATH)

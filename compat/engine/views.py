@@ -18,7 +18,7 @@ from compat.v1.base import MAX_IDS, Unprocessable, V1View, as_id
 from compat.v1.events import by_ids, matching, page
 from compat.v1.shapes import V1EventPageSerializer, V1MessageSerializer, V1SuccessSerializer, spoken
 from conversations import services
-from conversations.authentication import HEADER
+from conversations.api.authentication import HEADER
 from conversations.models import Conversation, Event
 from conversations.services.keys import PREFIX
 from lib.problems import Problem

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from accounts.models import User
 from compat.v0.states import STATUSES, runtime_status
+from conversations.log.records import records_of
 from conversations.models import Conversation
-from conversations.records import records_of
 from conversations.services import conversation_key
 
 

@@ -19,12 +19,16 @@ from socketio.exceptions import ConnectionRefusedError as Refusal
 from compat.v0 import acting, callers, log, states, translate
 from compat.v0.translate import Entry, Json, Links
 from compat.v0.values import loads
-from conversations import streams
-from conversations.consumers import in_thread
-from conversations.reading import Frame
+from conversations.realtime.hub import get_hub
+from conversations.realtime.reading import Frame
+from conversations.realtime.subscription import Subscription
+from conversations.realtime.threads import run_in_thread
 from lib.problems import Problem
+from lib.threads import DatabaseThreads
 
 logger = logging.getLogger(__name__)
+_commands = DatabaseThreads("socket.io", 4)
+"""Commands write and may wait for a lock, so they have threads of their own, apart from the hub's reads."""
 PATH: Final = "/socket.io"
 MESSAGE_BYTES: Final = 4 * 1024 * 1024
 JOIN_SECONDS: Final = 20
@@ -57,10 +61,10 @@ class Follower:
             while not server.manager.is_connected(self.sid, "/"):  # noqa: ASYNC110 - no event tells
                 await asyncio.sleep(0.005)  # the client must hear of its connection first
             keeper = asyncio.create_task(self._keep())
-            after, self.links = await in_thread(
+            after, self.links = await run_in_thread(
                 log.place_at, self.conversation_id, cursor_of(self.scope)
             )
-            async with streams.hub().subscribe(self.conversation_id, after=after) as subscription:
+            async with get_hub().subscribe(self.conversation_id, after=after) as subscription:
                 async for frame in subscription.frames():
                     await self._take(frame)
                     await self._drain(subscription)
@@ -79,7 +83,7 @@ class Follower:
         """Close the transport: unlike a refusal, the client comes back by itself and resumes."""
         await server.eio.disconnect(self.eio_sid)
 
-    async def _drain(self, subscription: streams.Subscription) -> None:
+    async def _drain(self, subscription: Subscription) -> None:
         """Wait until what was sent is on its way: the library's own queue has no bound."""
         while (socket := server.eio.sockets.get(self.eio_sid)) and not socket.queue.empty():
             if subscription.has_overflowed or socket.closed:
@@ -90,7 +94,7 @@ class Follower:
 
     async def _keep(self) -> None:
         """Look again whether this person may still watch: now and then, and at once when told."""
-        async with streams.hub().watch_access(self.user_id) as woken:
+        async with get_hub().watch_access(self.user_id) as woken:
             woken.set()  # listening began after the first look
             while True:
                 with contextlib.suppress(TimeoutError):
@@ -98,7 +102,7 @@ class Follower:
                         await woken.wait()
                 woken.clear()
                 try:
-                    await in_thread(callers.admit, self.scope)
+                    await run_in_thread(callers.admit, self.scope)
                 except Refusal:
                     await server.disconnect(self.sid)
                     return
@@ -119,7 +123,7 @@ class Follower:
 
     async def _tell(self, entry: Entry) -> None:
         if log.must_look_up(entry, self.links):
-            await in_thread(log.prepare, self.conversation_id, [entry], self.links)
+            await run_in_thread(log.prepare, self.conversation_id, [entry], self.links)
         event = translate.translate(entry, self.links)
         if event is None or translate.is_null(event):
             return
@@ -171,7 +175,7 @@ class Follower:
     async def act(self, event: Any) -> None:
         """Carry out what the client sent; a refusal is told to it and to nobody else."""
         try:
-            await in_thread(self._carry_out, event)
+            await _commands.run(self._carry_out, event)
         except Problem as refusal:
             await self.emit({"error": True, "message": refusal.detail})
         except Exception:
@@ -215,7 +219,7 @@ async def connect(sid: str, environ: Json, auth: Any = None) -> None:
         return
     scope = environ["asgi.scope"]
     try:
-        user, conversation_id = await in_thread(callers.admit, scope)
+        user, conversation_id = await run_in_thread(callers.admit, scope)
     except Refusal:
         scope["v0.refused"].set()
         raise

@@ -29,7 +29,7 @@ _PHASES: Final = {
 
 
 def agent_state(record: dict[str, Any]) -> str:
-    """The agent's state in V0's words, of a record (``conversations.records``)."""
+    """The agent's state in V0's words, of a record (``conversations.log.records``)."""
     place = _PLACES.get(record["status"])
     return place or AGENT_STATES.get(record["execution_status"], "loading")
 

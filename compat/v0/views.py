@@ -31,8 +31,8 @@ from compat.v0.records import info_of, infos_of, status_of
 from compat.v0.serializers import Unprocessable, checked
 from compat.v0.values import loads
 from conversations import services
+from conversations.api.authentication import WITH_CONVERSATION_KEY
 from conversations.api.v1.serializers import RepositorySerializer
-from conversations.authentication import WITH_CONVERSATION_KEY
 from conversations.models import Conversation
 from conversations.services.waking import wake
 

@@ -9,7 +9,7 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from conversations.authentication import WITH_CONVERSATION_KEY
+from conversations.api.authentication import WITH_CONVERSATION_KEY
 from lib.api import CursorPages
 from lib.problems import Problem
 

@@ -20,11 +20,12 @@ from accounts.permissions import MissingPermission, permissions_in
 from accounts.sign_in.authentication import user_of_scope
 from billing import services as billing
 from compat.v1 import records, shapes, translation
-from conversations import services, streams
-from conversations.authentication import HEADER
-from conversations.consumers import in_thread
+from conversations import services
+from conversations.api.authentication import HEADER
 from conversations.models import Conversation, Event
-from conversations.reading import Frame
+from conversations.realtime.hub import get_hub
+from conversations.realtime.reading import Frame
+from conversations.realtime.threads import run_in_thread
 from lib import limits
 from lib.api import strict_loads
 from lib.problems import Problem
@@ -79,7 +80,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         self.waiting: asyncio.Queue[str] = asyncio.Queue(MANY)
         self.waiting_size = 0
         await self.accept()
-        code = await in_thread(self._refusal)
+        code = await run_in_thread(self._refusal)
         if code == CLOSE_UNAUTHENTICATED and self._may_say_later():
             self._spawn(self._await_auth())
         elif code:
@@ -159,7 +160,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         said = _loads(text)
         token = said.get("session_api_key") if said and said.get("type") == "auth" else None
         self.token = token if isinstance(token, str) else ""
-        code = await in_thread(self._refusal) if self.token else CLOSE_UNAUTHENTICATED
+        code = await run_in_thread(self._refusal) if self.token else CLOSE_UNAUTHENTICATED
         if code:
             await self.close(code)
         else:
@@ -167,7 +168,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
 
     async def _keep(self) -> None:
         """Look again whether this person may still watch: now and then, and at once when told."""
-        async with streams.hub().watch_access(self.user.pk) as woken:
+        async with get_hub().watch_access(self.user.pk) as woken:
             woken.set()
             while True:
                 with contextlib.suppress(TimeoutError):
@@ -175,7 +176,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
                         await woken.wait()
                 woken.clear()
                 with contextlib.suppress(Exception):  # the database away: ask in the next round
-                    if code := await in_thread(self._refusal):
+                    if code := await run_in_thread(self._refusal):
                         await self._end(code)
                         return
 
@@ -192,8 +193,8 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     async def _tell(self) -> None:
         code = CLOSE_OVERFLOW
         try:
-            state, after, self.told_status, self.begun_at = await in_thread(self._state)
-            async with streams.hub().subscribe(self.conversation_id, after=after) as subscription:
+            state, after, self.told_status, self.begun_at = await run_in_thread(self._state)
+            async with get_hub().subscribe(self.conversation_id, after=after) as subscription:
                 await self.send(text_data=translation.state_text("full_state", state))
                 async for frame in subscription.frames():
                     if frame.reset_to is not None:
@@ -237,7 +238,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         if frame.seq is None:
             return await self._outside(frame)
         if frame.v1 is None:
-            frame.v1 = await streams.run_in_thread(_form, frame, self.conversation_id)
+            frame.v1 = await run_in_thread(_form, frame, self.conversation_id)
         text, status = frame.v1
         texts = [text] if text else []
         self.told_status = status or self.told_status
@@ -263,7 +264,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         return texts
 
     async def _full_state(self, status: str) -> str:
-        state, *_ = await in_thread(self._state)
+        state, *_ = await run_in_thread(self._state)
         return translation.state_text("full_state", state | {"execution_status": status})
 
     # --- In ----------------------------------------------------------------------
@@ -290,7 +291,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
             if said is not None and said.get("type") == "auth":
                 continue
             try:
-                await in_thread(self._post, said)
+                await run_in_thread(self._post, said)
             except Problem as refusal:
                 await self.send(text_data=translation.error_text(refusal.code, refusal.detail))
             except Exception:

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from conversations.models import Event, OutgoingMessage
-from conversations.reading import Frame
+from conversations.realtime.reading import Frame
 
 NEVER = ("Unparseable", "Oversize", "Unknown", "UserConfirmation", "SandboxNotice")
 NOBODY = (Event.Source.SERVER, Event.Source.UNKNOWN)

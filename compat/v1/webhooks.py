@@ -15,7 +15,7 @@ from accounts.api.permissions import PUBLIC
 from compat.v1 import shapes
 from compat.v1.app_conversations import TAGS
 from conversations import services
-from conversations.authentication import HEADER
+from conversations.api.authentication import HEADER
 from conversations.models import Conversation
 from lib.problems import Problem
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from uuid import uuid4
 
 import grpc
 from django.core.exceptions import ObjectDoesNotExist
-from django.db import InterfaceError, OperationalError, connections
+from django.db import InterfaceError, OperationalError
 from prometheus_client import Counter, Histogram
 
 from accounts import services as accounts
@@ -21,6 +20,7 @@ from accounts.models import User
 from lib import acting
 from lib.logs import request_id
 from lib.problems import Problem
+from lib.threads import DatabaseThreads
 
 log = logging.getLogger("openhands_site.access")
 T = TypeVar("T")
@@ -39,7 +39,7 @@ STATUSES = {
 }
 handled = Counter("grpc_server_handled", "Calls by how they ended.", ["method", "code"])
 seconds = Histogram("grpc_server_handling_seconds", "How long calls took.", ["method"])
-_threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="grpc")
+_threads = DatabaseThreads("grpc", 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +65,14 @@ class Refused(Exception):
 
 
 async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Run something that uses the database in one of a few threads, and give its connection back."""
+    """Call ``function`` in one of a few threads, with the caller as the actor of the audit log."""
     actor = _actor(caller.get(None))
 
     def run() -> T:
-        try:
-            with acting.acting(lambda: actor):
-                return function(*args, **kwargs)
-        finally:
-            connections.close_all()
+        with acting.acting(lambda: actor):
+            return function(*args, **kwargs)
 
-    return await asyncio.get_running_loop().run_in_executor(_threads, run)
+    return await _threads.run(run)
 
 
 def _actor(who: Caller | None) -> acting.Actor:

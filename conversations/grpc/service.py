@@ -12,11 +12,12 @@ from django.conf import settings
 
 from accounts.models import Organization
 from accounts.permissions import require
-from conversations import services, streams
+from conversations import services
 from conversations.grpc.interceptors import Caller, Refused, caller, in_thread, still_there
 from conversations.grpc.v1 import events_pb2 as wire
 from conversations.grpc.v1.events_pb2_grpc import EventServiceServicer
 from conversations.models import Conversation
+from conversations.realtime.hub import get_hub
 from conversations.services.publishing import BATCH_MAX
 from lib.problems import Problem
 
@@ -76,7 +77,7 @@ class EventService(EventServiceServicer):
         found = await in_thread(_visible, who, request.conversation_id, permission)
         async with (
             _Watch(who, request.conversation_id, permission) as watch,
-            streams.hub().subscribe(
+            get_hub().subscribe(
                 found.pk, after=request.after_seq, epoch=request.epoch or None
             ) as subscription,
         ):
@@ -179,7 +180,7 @@ class _Watch:
             await self._keeper
 
     async def _keep(self) -> None:
-        async with streams.hub().watch_access(self.who.user.pk) as woken:
+        async with get_hub().watch_access(self.who.user.pk) as woken:
             woken.set()
             while True:
                 with suppress(TimeoutError):

@@ -1,20 +1,14 @@
 """What conversations are made of: the log and its sandbox, and what people add to it."""
 
-from conversations.models.log import (
-    OPEN_MESSAGES,
-    Conversation,
-    ConversationQuerySet,
-    Event,
-    EventQuerySet,
-    Lease,
-    NewEvent,
-    OutgoingMessage,
-    Sandbox,
-    SandboxQuerySet,
-    StartTask,
-)
-from conversations.models.managers import LiveManager
-from conversations.models.people import Feedback, SearchProgress, SearchText, ShareLink, ShareView
+from conversations.models.append import NewEvent
+from conversations.models.conversation import Conversation, ConversationQuerySet
+from conversations.models.event import Event, EventQuerySet
+from conversations.models.feedback import Feedback
+from conversations.models.leases import Lease, LiveManager
+from conversations.models.messages import OPEN_MESSAGES, OutgoingMessage
+from conversations.models.sandbox import Sandbox, SandboxQuerySet, StartTask
+from conversations.models.search import SearchProgress, SearchText
+from conversations.models.sharing import ShareLink, ShareView
 
 __all__ = [
     "OPEN_MESSAGES",

@@ -7,8 +7,8 @@ import orjson
 from django.db import transaction
 
 from accounts.services import audit
-from conversations import queue, streams
-from conversations.agent.client import AgentClient, EngineRefused, EngineUnreachable
+from conversations import announcing, queue
+from conversations.engine.client import AgentClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation, Event, NewEvent
 from conversations.services.messaging import take_back_busy, take_for_busy
 from conversations.services.starting import is_up
@@ -61,7 +61,7 @@ def answer_confirmation(
     conversation.save(update_fields=["asked_seq", "asked_in_run"])
     if accept or reason:
         take_for_busy(conversation)
-    streams.announce_on_commit(conversation_id)
+    announcing.announce_on_commit(conversation_id)
     audit.record(
         action="confirmation.accepted" if accept else "confirmation.rejected",
         organization_id=conversation.organization_id,

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from accounts.services import audit
 from conversations import queue
-from conversations.agent.client import AgentClient, EngineRefused, EngineUnreachable
+from conversations.engine.client import AgentClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation
 from conversations.services.equipping import check_enforced
 from conversations.services.starting import is_up, set_status

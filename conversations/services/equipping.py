@@ -14,7 +14,7 @@ from accounts.services import custom_secrets, provider_tokens, user_settings
 from accounts.settings.fields import NO_ANALYZER
 from billing import services as billing
 from billing.models import GatewayToken
-from conversations.agent.client import AgentClient, EngineRefused, EngineUnreachable
+from conversations.engine.client import AgentClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation, Sandbox
 
 SEARCH_URL = "https://mcp.tavily.com/mcp/"

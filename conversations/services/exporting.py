@@ -12,9 +12,9 @@ import orjson
 from django.db import connection
 
 from accounts.services import custom_secrets
-from conversations import replay
+from conversations.log import replay
+from conversations.log.story import Told, tell
 from conversations.models import Conversation, Event
-from conversations.story import Told, tell
 from lib.redaction import Redactor
 
 PAGE = 50

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from django.conf import settings
 
-from conversations.agent.client import AgentClient, EngineRefused, EngineUnreachable
+from conversations.engine.client import AgentClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation
 from conversations.services.sandboxing import SandboxNotRunning
 from conversations.services.starting import is_up

@@ -8,8 +8,8 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from conversations import streams
-from conversations.agent.payloads import Durable
+from conversations import announcing
+from conversations.engine.payloads import Durable
 from conversations.models import Sandbox
 from conversations.services import redacting
 from conversations.services.ingesting import USE_SECONDS, is_plain
@@ -99,7 +99,7 @@ def ingest_together(*, batches: Sequence[Batch]) -> set[UUID]:
         with transaction.atomic():
             stored = prepared.fetch(TOGETHER, [*heads, now, now, *columns])
             for key, _, _ in stored:
-                streams.announce_on_commit(key)
+                announcing.announce_on_commit(key)
             used = [
                 sandbox
                 for _, sandbox, active_at in stored

@@ -12,9 +12,9 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from conversations import queue, streams
-from conversations.agent.client import AgentClient
-from conversations.agent.payloads import Durable, execution_status, tells_state
+from conversations import announcing, queue
+from conversations.engine.client import AgentClient
+from conversations.engine.payloads import Durable, execution_status, tells_state
 from conversations.models import (
     Conversation,
     Event,
@@ -24,7 +24,7 @@ from conversations.models import (
     Sandbox,
     StartTask,
 )
-from conversations.models.log import ADDING, columns_of
+from conversations.models.append import ADDING, columns_of
 from conversations.sandboxes.provider import State, get_provider
 from conversations.services import redacting
 from conversations.services.messaging import deliver_if_free, user_text
@@ -153,7 +153,7 @@ def _is_at_once(conversation_id: UUID, generation: int, frames: Sequence[Durable
     [(sandbox_id, active_at)] = rows
     if active_at is not None and now - active_at > timedelta(seconds=USE_SECONDS):
         Sandbox.objects.filter(pk=sandbox_id).update(active_at=now)
-    streams.announce_on_commit(conversation_id)
+    announcing.announce_on_commit(conversation_id)
     return True
 
 
@@ -204,7 +204,7 @@ def _ingest_locked(conversation_id: UUID, generation: int, frames: Sequence[Dura
     _note_use(conversation)
     if status:
         deliver_if_free(conversation)
-    streams.announce_on_commit(conversation_id)
+    announcing.announce_on_commit(conversation_id)
     return len(news)
 
 
@@ -334,7 +334,7 @@ def observe_status(*, conversation_id: UUID, generation: int, status: str, as_of
         conversation.asked_in_run = 0  # asked in a run of before: a yes must take the long way
     conversation.updated_at = timezone.now()
     conversation.save(update_fields=[*PROJECTED, "updated_at"])
-    streams.announce_on_commit(conversation_id)
+    announcing.announce_on_commit(conversation_id)
     deliver_if_free(conversation)
     return True
 

@@ -16,7 +16,7 @@ from django.db import connection, transaction
 from django.db.models import Count, Exists, OuterRef, Sum
 
 from billing import services as billing
-from conversations import streams
+from conversations import announcing
 from conversations.models import Conversation, Lease, LiveManager, Sandbox
 
 # `xmax` is 0 in a row that was inserted, not updated.
@@ -155,7 +155,7 @@ def hand_back(*, owner: str, conversation_ids: Sequence[UUID]) -> int:
     found = Lease.objects.filter(pk__in=keys)
     found.update(owner="", following_run=None, is_wanted=Exists(engines))
     if keys:
-        streams.wake_managers_on_commit()
+        announcing.wake_managers_on_commit()
     return len(keys)
 
 
@@ -165,14 +165,14 @@ def leave_managers(*, owner: str) -> int:
     LiveManager.objects.filter(owner=owner).delete()
     held = Lease.objects.filter(owner=owner, is_wanted=True)
     count = held.update(owner="", following_run=None)
-    streams.wake_managers_on_commit()
+    announcing.wake_managers_on_commit()
     return count
 
 
 def want_manager(*, conversation_id: UUID) -> None:
     """Ask for a manager: the engine runs. In the transaction that says so. Safe to repeat."""
     Lease.objects.filter(conversation_id=conversation_id).update(is_wanted=True)
-    streams.wake_managers_on_commit()
+    announcing.wake_managers_on_commit()
 
 
 def live_owners() -> set[str]:

@@ -16,7 +16,7 @@ from uuid_utils.compat import uuid7
 from accounts.models import Organization, User
 from accounts.services import audit, user_settings
 from billing import services as billing
-from conversations import queue, streams
+from conversations import announcing, queue
 from conversations.models import Conversation, Event, Lease, Sandbox, StartTask
 from conversations.sandboxes.provider import get_provider
 from conversations.services.equipping import confirmation_for
@@ -240,4 +240,4 @@ def destroy_conversation(*, conversation_id: UUID) -> None:
         conversation.delete()
         if sandbox:
             sandbox.delete()
-    streams.announce(conversation_id)
+    announcing.announce(conversation_id)

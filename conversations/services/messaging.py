@@ -10,14 +10,9 @@ import orjson
 from django.db import transaction
 from django.utils import timezone
 
-from conversations import queue, streams
-from conversations.agent.client import (
-    AgentClient,
-    EngineMissing,
-    EngineRefused,
-    EngineUnreachable,
-)
-from conversations.agent.payloads import EngineEvent, message_text
+from conversations import announcing, queue
+from conversations.engine.client import AgentClient, EngineMissing, EngineRefused, EngineUnreachable
+from conversations.engine.payloads import EngineEvent, message_text
 from conversations.models import (
     OPEN_MESSAGES,
     Conversation,
@@ -108,7 +103,7 @@ def add_message(
     )
     if run:
         _release(conversation.pk)
-    streams.announce_on_commit(conversation.pk)
+    announcing.announce_on_commit(conversation.pk)
     return event
 
 

@@ -5,7 +5,7 @@ from uuid import UUID
 from django.db import transaction
 
 from accounts.services import audit
-from conversations import queue, streams
+from conversations import announcing, queue
 from conversations.models import Conversation, Sandbox
 from conversations.services.starting import set_status
 
@@ -37,4 +37,4 @@ def ring(*, conversation_id: UUID) -> None:
 
     Safe to repeat at any rate: it is a nudge, and what is told is read from the engine's log by the manager.
     """
-    streams.announce(conversation_id)
+    announcing.announce(conversation_id)

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from conversations import repositories
-from conversations.agent.client import AgentClient, CommandResult
+from conversations.engine.client import AgentClient, CommandResult
 from conversations.models import Conversation, Sandbox, StartTask
 from lib.problems import Problem
 

@@ -9,7 +9,7 @@ from django.db import transaction
 from django.db.models import F, Max
 
 from accounts.services import audit
-from conversations import streams
+from conversations import announcing
 from conversations.models import Conversation, Event
 
 KEEP_EVENTS = 100
@@ -87,5 +87,5 @@ def _prune(pk: UUID, before: datetime) -> Iterator[int]:
             Conversation.objects.filter(pk=pk).update(pruned_seq=upto)
             old = Event.objects.filter(conversation_id=pk, seq__lte=upto)
             removed = old._raw_delete("default")  # noqa: SLF001 - nothing points at events
-            streams.announce_on_commit(pk)
+            announcing.announce_on_commit(pk)
         yield removed

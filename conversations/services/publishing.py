@@ -12,10 +12,10 @@ from django.utils import timezone
 from accounts.models import Organization, User
 from accounts.permissions import require
 from accounts.services import audit
-from conversations import streams
-from conversations.agent.payloads import EngineEvent, execution_status, parse_event, tells_state
+from conversations import announcing
+from conversations.engine.payloads import EngineEvent, execution_status, parse_event, tells_state
 from conversations.models import Conversation, Event, NewEvent
-from conversations.models.log import ADDING, columns_of
+from conversations.models.append import ADDING, columns_of
 from conversations.services.starting import set_status
 from lib import prepared
 from lib.problems import Problem
@@ -172,7 +172,7 @@ def _publish_at_once(
     if not rows:
         return []
     [(last, epoch)] = rows
-    streams.announce_on_commit(conversation_id)
+    announcing.announce_on_commit(conversation_id)
     seq, answers = last - len(news), []
     for batch in batches:
         seq += len(batch)
@@ -204,7 +204,7 @@ def _append(conversation: Conversation, events: Sequence[EngineEvent]) -> None:
         ),
         also_save=("execution_status",) if statuses else (),
     )
-    streams.announce_on_commit(conversation.pk)
+    announcing.announce_on_commit(conversation.pk)
 
 
 @transaction.atomic

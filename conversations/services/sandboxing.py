@@ -14,9 +14,9 @@ from django.utils import timezone
 
 from accounts.models import Organization
 from billing import services as billing
-from conversations import queue, streams
-from conversations.agent.client import AgentClient, EngineRefused, EngineUnreachable
-from conversations.agent.payloads import analyzer_body, policy_body, start_body
+from conversations import announcing, queue
+from conversations.engine.client import AgentClient, EngineRefused, EngineUnreachable
+from conversations.engine.payloads import analyzer_body, policy_body, start_body
 from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, Sandbox, StartTask
 from conversations.sandboxes.provider import (
     SandboxNotYet,
@@ -308,7 +308,7 @@ def _update(task: StartTask, **fields: object) -> None:
     task.save(update_fields=[*fields, "updated_at"])
     # The record carries the start task: touch the row, so that a lost nudge is noticed by the poll too.
     Conversation.objects.filter(pk=task.conversation_id).update(updated_at=task.updated_at)
-    streams.announce_on_commit(task.conversation_id)
+    announcing.announce_on_commit(task.conversation_id)
 
 
 # --- Down -----------------------------------------------------------------------

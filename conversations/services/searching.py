@@ -14,8 +14,8 @@ from django.contrib.postgres.search import SearchHeadline, SearchQuery
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
+from conversations.log.story import texts
 from conversations.models import Conversation, Event, SearchProgress, SearchText
-from conversations.story import texts
 
 TEXT_LENGTH = 20_000
 BATCH = 500

@@ -7,7 +7,7 @@ from uuid import uuid4
 import orjson
 from django.utils import timezone
 
-from conversations import queue, streams
+from conversations import announcing, queue
 from conversations.models import Conversation, Event, NewEvent, Sandbox, StartTask
 from lib.problems import Problem
 
@@ -58,7 +58,7 @@ def set_status(conversation: Conversation, **fields: Any) -> None:
         setattr(conversation, name, value)
     conversation.updated_at = timezone.now()
     conversation.save(update_fields=[*changed, "updated_at"])
-    streams.announce_on_commit(conversation.pk)
+    announcing.announce_on_commit(conversation.pk)
 
 
 def append_notice(conversation: Conversation, *, code: str, message: str, **more: Any) -> Event:
@@ -72,7 +72,7 @@ def append_notice(conversation: Conversation, *, code: str, message: str, **more
             payload=payload,
         )
     )
-    streams.announce_on_commit(conversation.pk)
+    announcing.announce_on_commit(conversation.pk)
     return event
 
 

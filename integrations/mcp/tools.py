@@ -10,8 +10,8 @@ import orjson
 from accounts.models import Organization
 from accounts.permissions import MissingPermission, require
 from conversations import services as conversations
+from conversations.log.records import record_of, records_of
 from conversations.models import Conversation
-from conversations.records import record_of, records_of
 from integrations import services
 from lib.api import dumps
 from lib.problems import Problem

@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 
 from accounts.active import active_organization
 from accounts.sign_in.authentication import AccessTokenAuthentication, ApiKeyAuthentication
-from conversations.authentication import ConversationKeyAuthentication
+from conversations.api.authentication import ConversationKeyAuthentication
 from integrations.mcp.tools import Caller
 from lib.problems import Problem
 

@@ -113,7 +113,7 @@ class TestCreateUser:
         ("email", "password", "sentence"),
         [
             ("Alice@Example.com", "correct horse battery", "exists already"),
-            ("x", "correct horse battery", "valid email address"),
+            ("x", "correct horse battery", "not an e-mail address"),
             ("new@example.com", "short", "too short"),
         ],
     )

@@ -14,7 +14,7 @@ from django.db import connections
 from rest_framework.test import APIClient
 
 from accounts.roles import OPERATING, PERMISSIONS
-from conversations import streams
+from conversations.realtime import threads
 from openhands_site.asgi import application
 from tests.architecture.policy import POLICY
 from tests.architecture.world import (
@@ -181,7 +181,7 @@ class TestSocket:
     async def _close(self):
         yield
         await sync_to_async(connections.close_all)()
-        streams._threads.submit(connections.close_all).result()
+        threads.POOL._pool.submit(connections.close_all).result()
 
     async def test_matrix(self, capsys):
         started = time.perf_counter()

@@ -141,7 +141,7 @@ class TestForwarding:
     async def test_another_users_model_is_not_used(
         self, live, bob: User, access, provider, conversation_id
     ):
-        theirs = await asyncio.to_thread(issue, bob, conversation_id)
+        theirs = await sync_to_async(issue)(bob, conversation_id)
         response = await live.post(CHAT, json=chat("!say hi"), headers=bearer(theirs))
         assert response.json()["model"] == "demo"
         assert not provider.requests
@@ -419,7 +419,7 @@ async def test_fifty_calls_at_once_add_up(live, token, access, conversation_id):
 
 async def test_parallel_conversations_do_not_mix(live, alice: User, token, conversation_id):
     other = uuid4()
-    theirs = await asyncio.to_thread(issue, alice, other)
+    theirs = await sync_to_async(issue)(alice, other)
     request = chat("!fail 500 1\n!say x")
     first = await live.post(CHAT, json=request, headers=bearer(token))
     second = await live.post(CHAT, json=request, headers=bearer(theirs))

@@ -7,11 +7,15 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from channels.layers import get_channel_layer
 from django.db import transaction
 
-from conversations import streams
-from conversations.consumers import in_thread
+from conversations import announcing
 from conversations.models import Conversation, NewEvent
+from conversations.realtime import threads
+from conversations.realtime.feed import Feed
+from conversations.realtime.hub import Hub
+from conversations.realtime.threads import run_in_thread
 from tests.factories.conversations import ConversationFactory
 from tests.fakes.stack import figure
 
@@ -27,19 +31,19 @@ def append(conversation_id: UUID, count: int) -> None:
         for _ in range(count)
     ]
     conversation.append(*news)
-    streams.announce_on_commit(conversation_id)
+    announcing.announce_on_commit(conversation_id)
 
 
 class Awaits:
     """Every await of joining passes here; ``act`` runs before or behind the one that is asked for."""
 
-    def __init__(self, hub: streams.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at, self.is_behind = 0, False
         self.act: Callable[[], Awaitable[None]] | None = None
         self.count = 0
-        monkeypatch.setattr(streams, "run_in_thread", self._passing(streams.run_in_thread))
+        monkeypatch.setattr(threads, "run_in_thread", self._passing(threads.run_in_thread))
         hub._layer = self
-        self._real = streams.get_channel_layer()
+        self._real = get_channel_layer()
         for name in ("new_channel", "group_add"):
             setattr(self, name, self._passing(getattr(self._real, name)))
 
@@ -60,9 +64,7 @@ class Awaits:
         return passed
 
 
-async def follow(
-    hub: streams.Hub, conversation_id: UUID, *, until: int, seconds: float = 5.0
-) -> list[int]:
+async def follow(hub: Hub, conversation_id: UUID, *, until: int, seconds: float = 5.0) -> list[int]:
     """What a socket that joins now is sent, up to an event or for so long."""
     seen: list[int] = []
     with contextlib.suppress(TimeoutError):
@@ -83,9 +85,9 @@ async def play(
     monkeypatch: pytest.MonkeyPatch, at: int, *, is_behind: bool, seconds: float
 ) -> tuple[bool, list]:
     """One joining, at whose await number ``at`` events arrive and a second socket joins."""
-    conversation = await in_thread(ConversationFactory)
-    await in_thread(append, conversation.pk, BACKLOG)
-    hub = streams.Hub()
+    conversation = await run_in_thread(ConversationFactory)
+    await run_in_thread(append, conversation.pk, BACKLOG)
+    hub = Hub()
     others: list[asyncio.Task] = []
     last = BACKLOG + 4
     with monkeypatch.context() as patch:
@@ -95,13 +97,13 @@ async def play(
             others.append(
                 asyncio.create_task(follow(hub, conversation.pk, until=last, seconds=seconds))
             )
-            await in_thread(append, conversation.pk, 2)
+            await run_in_thread(append, conversation.pk, 2)
             await asyncio.sleep(0.05)
 
         awaits.at, awaits.is_behind, awaits.act = at, is_behind, act
         first = asyncio.create_task(follow(hub, conversation.pk, until=last, seconds=seconds))
         await asyncio.sleep(0.4)
-        await in_thread(append, conversation.pk, 2 if others else 4)
+        await run_in_thread(append, conversation.pk, 2 if others else 4)
         seen = [await first, *[await other for other in others]]
         for task in hub._tasks:
             task.cancel()
@@ -125,11 +127,11 @@ async def test_nothing_falls_between_at_any_await(monkeypatch):
 
 
 async def test_control_a_hub_that_hands_out_feeds_too_early_is_caught(monkeypatch):
-    async def hasty(hub: streams.Hub, conversation_id: UUID) -> streams.Feed:
+    async def hasty(hub: Hub, conversation_id: UUID) -> Feed:
         return hub.feeds.get(conversation_id) or await real(hub, conversation_id)
 
-    real = streams.Hub._feed
-    monkeypatch.setattr(streams.Hub, "_feed", hasty)
+    real = Hub._feed
+    monkeypatch.setattr(Hub, "_feed", hasty)
 
     results = []
     for at in range(1, 5):

@@ -190,7 +190,7 @@ def _write_under(talk: Talk, *, generation: int) -> str:
     return talk.stack.python(
         "import sys, uuid, django; django.setup()\n"
         "from conversations import services\n"
-        "from conversations.agent.payloads import Durable, parse_event\n"
+        "from conversations.engine.payloads import Durable, parse_event\n"
         "from conversations.models import Conversation\n"
         "key, generation = uuid.UUID(sys.argv[1]), int(sys.argv[2])\n"
         "seq = Conversation.objects.get(pk=key).engine_seq + 1\n"

@@ -111,7 +111,7 @@ def _post(plan: dict[str, Any], notes: Notes, dice: random.Random) -> None:
 def _ingest(plan: dict[str, Any], notes: Notes, dice: random.Random) -> None:
     """As managers do: frames under a lease that another one takes over, in batches that overlap or are torn."""
     from conversations import services
-    from conversations.agent.payloads import Durable, parse_event
+    from conversations.engine.payloads import Durable, parse_event
     from conversations.models import Conversation
 
     key, [sender] = UUID(plan["conversation"]), plan["senders"]

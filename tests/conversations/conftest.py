@@ -6,7 +6,7 @@ import pytest
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from conversations import services
-from conversations.agent.payloads import Durable, parse_event
+from conversations.engine.payloads import Durable, parse_event
 from conversations.models import Conversation, Lease
 from conversations.sandboxes import provider
 from tests.fakes.agent_server import FakeAgentServer, FakeProvider

@@ -1,7 +1,7 @@
 import pytest
 
 from conversations import services
-from conversations.agent.client import EngineUnreachable
+from conversations.engine.client import EngineUnreachable
 from conversations.models import OutgoingMessage
 from conversations.sandboxes.provider import State
 from tests.conversations.conftest import frame, ingest, queued, status_frame

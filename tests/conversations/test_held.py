@@ -10,9 +10,11 @@ from asgiref.testing import ApplicationCommunicator
 from django.db import connections
 
 from accounts import services as accounts
-from conversations import services, streams
-from conversations.held import Held, cursor_of
+from conversations import services
 from conversations.models import Conversation, Lease
+from conversations.realtime import threads
+from conversations.realtime.held import Held, cursor_of
+from conversations.realtime.hub import get_hub
 from openhands_site import asgi
 from tests.conversations.conftest import frame
 
@@ -24,7 +26,7 @@ async def _close():
     yield
     asgi.in_threads._pool.submit(connections.close_all).result()
     await sync_to_async(connections.close_all)()
-    streams._threads.submit(connections.close_all).result()
+    threads.POOL._pool.submit(connections.close_all).result()
 
 
 @pytest.fixture
@@ -203,7 +205,7 @@ async def test_page_waits_for_its_first_event(conversation, alice):
     await append(conversation, 0)
     page = page_of(conversation, token, "after=1&wait=30")
     answer = asyncio.create_task(page.start())
-    while not any(feed.subscriptions for feed in streams.hub().feeds.values()):
+    while not any(feed.subscriptions for feed in get_hub().feeds.values()):
         await asyncio.sleep(0.01)
     await append(conversation, 1)
 
@@ -235,10 +237,10 @@ async def test_many_waiting_hold_no_thread_and_no_connection(conversation, alice
 
     assert await plain.start() == 200
     assert threads < 40
-    assert len(streams.hub().feeds) == 1
+    assert len(get_hub().feeds) == 1
     for stream in many:
         await stream.leave()
-    assert streams.hub().feeds == {}
+    assert get_hub().feeds == {}
 
 
 def test_plain_server_says_that_it_cannot_hold(conversation, api):

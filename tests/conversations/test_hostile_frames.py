@@ -9,7 +9,8 @@ from django.conf import settings
 from django.db import connections
 
 from compat.v0 import sockets
-from conversations import services, streams
+from conversations import services
+from conversations.realtime import threads
 from openhands_site.asgi import application
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 async def _close():
     yield
     await sync_to_async(connections.close_all)()
-    streams._threads.submit(connections.close_all).result()
+    threads.POOL._pool.submit(connections.close_all).result()
 
 
 @pytest.fixture

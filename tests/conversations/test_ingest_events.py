@@ -5,7 +5,7 @@ import pytest
 from django.db import connection, connections
 
 from conversations import services
-from conversations.agent.payloads import Durable, parse_event
+from conversations.engine.payloads import Durable, parse_event
 from conversations.models import Conversation, Event, Lease
 from conversations.sandboxes.provider import State
 from conversations.services import redacting

@@ -8,9 +8,9 @@ from django.db import connections
 
 from accounts.services import custom_secrets
 from conversations import services
+from conversations.manager.storing import Storing
 from conversations.models import Conversation, Event, Lease
 from conversations.services import redacting
-from conversations.storing import Storing
 from tests.conversations.conftest import frame, status_frame
 from tests.factories.conversations import ConversationFactory, LeaseFactory
 

@@ -7,9 +7,10 @@ from django.utils import timezone
 
 from accounts import services as accounts
 from accounts.models import Membership, Organization
-from conversations import lookups, services
+from conversations import services
+from conversations.log import lookups
+from conversations.log.records import record_of
 from conversations.models import Conversation
-from conversations.records import record_of
 from lib.api import dumps
 from tests.conftest import key_client
 

@@ -4,7 +4,7 @@ import pytest
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from conversations import queue, services
-from conversations.agent.client import EngineUnreachable
+from conversations.engine.client import EngineUnreachable
 from tests.conversations.conftest import ingest, queued, status_frame
 
 WAITING = "waiting_for_confirmation"

@@ -5,8 +5,9 @@ from uuid import uuid4
 
 import pytest
 
-from conversations import pages, services
+from conversations import services
 from conversations.models import Conversation, Event
+from conversations.web import pages
 from tests.factories.conversations import ConversationFactory, EventFactory
 
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from django.db import connection
 
-from conversations import reading
 from conversations.models import NewEvent
+from conversations.realtime import reading
 from conversations.services.ingesting import AT_ONCE
 
 LOGS, LENGTH = 40, 250

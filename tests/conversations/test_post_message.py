@@ -1,9 +1,9 @@
 import pytest
 from django.db import transaction
 
-from conversations import services, streams
+from conversations import services
 from conversations.models import Conversation, OutgoingMessage
-from lib.bus import LogAdvanced
+from lib.bus import LogAdvanced, publisher
 from tests.conversations.conftest import queued
 
 
@@ -49,7 +49,7 @@ def test_nothing_remains_of_a_rolled_back_post(conversation):
 
 def test_nudge_waits_for_the_commit(conversation, monkeypatch, django_capture_on_commit_callbacks):
     nudges = []
-    monkeypatch.setattr(streams.publisher, "nudge", lambda *a: nudges.append(a))
+    monkeypatch.setattr(publisher, "nudge", lambda *a: nudges.append(a))
 
     with django_capture_on_commit_callbacks(execute=True):
         post(conversation)

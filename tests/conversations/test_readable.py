@@ -6,7 +6,7 @@ import pytest
 from rest_framework.test import APIClient
 
 from conversations import services
-from conversations.agent.client import CommandResult
+from conversations.engine.client import CommandResult
 from conversations.models import Conversation
 from conversations.services import files
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 import pytest
 
 from billing.models import ConversationUsage
-from conversations import reading
+from conversations.log.records import record_of
 from conversations.models import Conversation, NewEvent
-from conversations.records import record_of
+from conversations.realtime import reading
 from lib.api import dumps
 
 pytestmark = pytest.mark.django_db

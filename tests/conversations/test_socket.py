@@ -13,8 +13,10 @@ from django.db import connections
 from django.test import Client
 
 from accounts import services as accounts
-from conversations import services, streams
+from conversations import services
 from conversations.models import Lease
+from conversations.realtime import threads
+from conversations.realtime.hub import get_hub
 from openhands_site.asgi import application
 from openhands_site.sockets import LeanWebSocket
 from tests.conversations.conftest import frame
@@ -26,7 +28,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 async def _close():
     yield
     await sync_to_async(connections.close_all)()
-    streams._threads.submit(connections.close_all).result()
+    threads.POOL._pool.submit(connections.close_all).result()
 
 
 @pytest.fixture
@@ -235,7 +237,7 @@ async def test_client_that_does_not_read_is_closed_and_resumes_where_it_was(
         async with client_of(port, conversation, token) as slow:
             await append(conversation, 0)
             assert await seqs_of(slow, 1) == [1]
-            (subscription,) = streams.hub().feeds[conversation.pk].subscriptions
+            (subscription,) = get_hub().feeds[conversation.pk].subscriptions
             for n in range(1, 41):
                 await append(conversation, n, text="x" * 20_000)
             async with asyncio.timeout(20):

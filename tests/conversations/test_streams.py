@@ -9,8 +9,13 @@ from asgiref.sync import sync_to_async
 from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
 
-from conversations import services, streams, subscriptions
+from conversations import announcing, services
 from conversations.models import Conversation, Lease
+from conversations.realtime import feed as feeds
+from conversations.realtime import reading, threads
+from conversations.realtime import subscription as subscriptions
+from conversations.realtime.hub import get_hub
+from lib.bus import publisher
 from tests.conversations.conftest import frame
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -21,7 +26,7 @@ async def _close(settings):
     settings.HUB_POLL_SECONDS = 1
     yield
     await sync_to_async(connections.close_all)()
-    streams._threads.submit(connections.close_all).result()
+    threads.POOL._pool.submit(connections.close_all).result()
 
 
 @pytest.fixture
@@ -54,7 +59,7 @@ async def collect(subscription, upto, *, seconds=10):
 
 async def test_history_then_news_each_once(conversation):
     await append(conversation, 0, 1)
-    async with streams.hub().subscribe(conversation.pk, after=1) as subscription:
+    async with get_hub().subscribe(conversation.pk, after=1) as subscription:
         task = asyncio.create_task(collect(subscription, 4))
         await append(conversation, 2)
         await append(conversation, 3)
@@ -67,7 +72,7 @@ async def test_no_gap_wherever_the_log_moves_during_the_join(conversation, monke
     """An event is committed, without a nudge, right at each await of joining in turn."""
     await append(conversation, 0)
     awaited = 0
-    original = streams.run_in_thread
+    original = threads.run_in_thread
 
     async def interrupted(function, *args):
         nonlocal awaited
@@ -77,18 +82,18 @@ async def test_no_gap_wherever_the_log_moves_during_the_join(conversation, monke
             await append(conversation, 1)
         return result
 
-    monkeypatch.setattr(streams, "run_in_thread", interrupted)
+    monkeypatch.setattr(threads, "run_in_thread", interrupted)
     if pause_at == 0:
         await append(conversation, 1)
-    async with streams.hub().subscribe(conversation.pk, after=0) as subscription:
+    async with get_hub().subscribe(conversation.pk, after=0) as subscription:
         if pause_at > 2:
             await append(conversation, 1)
         assert await collect(subscription, 2) == [1, 2]
 
 
 async def test_lost_nudge_is_repaired_by_the_poll(conversation, monkeypatch):
-    monkeypatch.setattr(streams.publisher, "nudge", lambda *a: None)
-    async with streams.hub().subscribe(conversation.pk, after=0) as subscription:
+    monkeypatch.setattr(publisher, "nudge", lambda *a: None)
+    async with get_hub().subscribe(conversation.pk, after=0) as subscription:
         task = asyncio.create_task(collect(subscription, 1))
         await append(conversation, 0)
 
@@ -114,7 +119,7 @@ async def test_a_redis_that_hangs_does_not_hold_up_the_poll(alice, conversation)
     """Sockets opened meanwhile are not heard, and asking for each costs two seconds."""
     create = sync_to_async(services.create_conversation)
     others = [await create(user=alice) for _ in range(8)]
-    hub = streams.hub()
+    hub = get_hub()
     hub._layer = hanging = Hanging(hub._layer)
     async with contextlib.AsyncExitStack() as opened:
 
@@ -131,13 +136,13 @@ async def test_a_redis_that_hangs_does_not_hold_up_the_poll(alice, conversation)
 
 
 async def test_what_moves_before_a_feed_is_heard_again_is_read(conversation, settings, monkeypatch):
-    hub = streams.hub()
+    hub = get_hub()
     hub._layer = hanging = Hanging(hub._layer)
-    original = streams.run_in_thread
+    original = threads.run_in_thread
 
     async def then_it_answers(function, *args):
         found = await original(function, *args)
-        if function is streams.read_moved and not hanging.answers.is_set():
+        if function is reading.read_moved and not hanging.answers.is_set():
             await append(conversation, 0)
             await asyncio.sleep(0.3)  # its nudge is over
             settings.HUB_POLL_SECONDS = 300
@@ -145,13 +150,13 @@ async def test_what_moves_before_a_feed_is_heard_again_is_read(conversation, set
         return found
 
     async with hub.subscribe(conversation.pk, after=0) as subscription:
-        monkeypatch.setattr(streams, "run_in_thread", then_it_answers)
+        monkeypatch.setattr(threads, "run_in_thread", then_it_answers)
         assert await collect(subscription, 1, seconds=6) == [1]
 
 
-async def reads_for(conversation, sockets, seq):
+async def reads_for(conversation, sockets, seq, monkeypatch):
     """Queries that one nudge costs with so many sockets following."""
-    hub = streams.hub()
+    hub = get_hub()
     queries = []
 
     def counted(function, *args):
@@ -160,7 +165,7 @@ async def reads_for(conversation, sockets, seq):
         queries.extend(captured.captured_queries)
         return result
 
-    original = streams.run_in_thread
+    original = threads.run_in_thread
     async with contextlib.AsyncExitStack() as stack:
         tasks = []
         for _ in range(sockets):
@@ -169,20 +174,22 @@ async def reads_for(conversation, sockets, seq):
             )
             tasks.append(asyncio.create_task(collect(subscription, seq)))
         await asyncio.sleep(0.05)
-        streams.run_in_thread = lambda function, *args: original(counted, function, *args)
+        monkeypatch.setattr(
+            threads, "run_in_thread", lambda function, *args: original(counted, function, *args)
+        )
         try:
             await append(conversation, seq - 1)
             results = await asyncio.gather(*tasks)
         finally:
-            streams.run_in_thread = original
+            monkeypatch.undo()
     assert results == [[seq]] * sockets
     return len(queries)
 
 
 async def test_two_sockets_and_two_hundred_cost_the_same_reads(conversation, settings, monkeypatch):
     settings.HUB_POLL_SECONDS = 300
-    two = await reads_for(conversation, 2, 1)
-    two_hundred = await reads_for(conversation, 200, 2)
+    two = await reads_for(conversation, 2, 1, monkeypatch)
+    two_hundred = await reads_for(conversation, 200, 2, monkeypatch)
 
     print(json.dumps({"reads_per_nudge": {"2": two, "200": two_hundred}}))
     assert two == two_hundred == 1
@@ -190,7 +197,7 @@ async def test_two_sockets_and_two_hundred_cost_the_same_reads(conversation, set
 
 async def test_socket_that_does_not_read_is_given_up(conversation, settings):
     settings.SOCKET_BUFFER_BYTES = 4_096
-    async with streams.hub().subscribe(conversation.pk, after=0) as subscription:
+    async with get_hub().subscribe(conversation.pk, after=0) as subscription:
         frames = subscription.frames()
         await anext(frames)  # the status: it is live now
         for n in range(30):
@@ -206,7 +213,7 @@ async def test_socket_that_does_not_read_is_given_up(conversation, settings):
 
 async def test_cursor_ahead_of_the_log_is_reset(conversation):
     await append(conversation, 0)
-    async with streams.hub().subscribe(conversation.pk, after=99) as subscription:
+    async with get_hub().subscribe(conversation.pk, after=99) as subscription:
         frames = subscription.frames()
 
         assert json.loads((await anext(frames)).text) == {
@@ -225,13 +232,13 @@ async def test_cursor_ahead_of_the_log_is_reset(conversation):
 
 async def test_raised_epoch_resets_everybody(conversation):
     await append(conversation, 0, 1)
-    async with streams.hub().subscribe(conversation.pk, after=2, epoch=1) as subscription:
+    async with get_hub().subscribe(conversation.pk, after=2, epoch=1) as subscription:
         frames = subscription.frames()
         await anext(frames)
 
         def restore():
             Conversation.objects.update(epoch=2, last_seq=1)
-            streams.announce(conversation.pk)
+            announcing.announce(conversation.pk)
 
         await sync_to_async(restore)()
 
@@ -242,7 +249,7 @@ async def test_raised_epoch_resets_everybody(conversation):
 
 
 async def test_deleted_conversation_ends_its_streams(conversation):
-    async with streams.hub().subscribe(conversation.pk, after=0) as subscription:
+    async with get_hub().subscribe(conversation.pk, after=0) as subscription:
         frames = subscription.frames()
         await anext(frames)
         await sync_to_async(services.delete_conversation)(conversation_id=conversation.pk)
@@ -255,14 +262,14 @@ async def test_deleted_conversation_ends_its_streams(conversation):
 
 
 async def test_long_history_is_read_in_pages(conversation, monkeypatch):
-    monkeypatch.setattr(streams, "PAGE", 7)
+    monkeypatch.setattr(feeds, "PAGE", 7)
     await append(conversation, *range(40))
-    async with streams.hub().subscribe(conversation.pk, after=0) as subscription:
+    async with get_hub().subscribe(conversation.pk, after=0) as subscription:
         assert await collect(subscription, 40) == list(range(1, 41))
 
 
 async def test_feed_ends_with_its_last_socket(conversation):
-    hub = streams.hub()
+    hub = get_hub()
     async with hub.subscribe(conversation.pk, after=0), hub.subscribe(conversation.pk, after=0):
         assert list(hub.feeds) == [conversation.pk]
 
@@ -298,7 +305,7 @@ async def until(condition, seconds=20):
 
 @contextlib.asynccontextmanager
 async def fed(conversation, client, after=0):
-    async with streams.hub().subscribe(conversation.pk, after=after) as subscription:
+    async with get_hub().subscribe(conversation.pk, after=after) as subscription:
         task = asyncio.create_task(subscription.feed_to(client.push))
         await until(lambda: subscription.is_live)
         try:
@@ -388,12 +395,12 @@ async def test_logs_that_move_together_are_read_together(alice, conversation, mo
     others = [await sync_to_async(services.create_conversation)(user=alice) for _ in range(6)]
     await sync_to_async(Lease.objects.update)(generation=1)
     clients = [Client() for _ in others]
-    monkeypatch.setattr(streams.publisher, "nudge", lambda *a: None)
+    monkeypatch.setattr(publisher, "nudge", lambda *a: None)
     read_with = []
-    original = streams.run_in_thread
+    original = threads.run_in_thread
 
     async def noted(function, *args):
-        if function is streams.read:
+        if function is reading.read:
             read_with.append(len(args[0]))
         return await original(function, *args)
 
@@ -401,8 +408,8 @@ async def test_logs_that_move_together_are_read_together(alice, conversation, mo
         for other, client in zip(others, clients, strict=True):
             await stack.enter_async_context(fed(other, client))
             await append(other, 0)
-        monkeypatch.setattr(streams, "run_in_thread", noted)
-        for feed in list(streams.hub().feeds.values()):
+        monkeypatch.setattr(threads, "run_in_thread", noted)
+        for feed in list(get_hub().feeds.values()):
             feed.wake()
         await until(lambda: all(client.seqs == [1] for client in clients))
 

@@ -30,8 +30,8 @@ from psycopg.rows import dict_row
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from conversations.agent.client import AgentClient
-from conversations.agent.payloads import Durable
+from conversations.engine.client import AgentClient
+from conversations.engine.payloads import Durable
 from conversations.sandboxes.provider import get_provider
 from lib import crypto
 from openhands_site import embedded

@@ -7,7 +7,7 @@ from django.http import Http404, HttpResponse
 from rest_framework.request import Request
 
 from accounts.permissions import MissingPermission, granted_by
-from conversations import lookups
+from conversations.log import lookups
 from lib.api import CursorPages, conditional
 
 PLACE = frozenset({"cursor", "limit"})

@@ -15,11 +15,12 @@ from rest_framework.views import APIView
 
 from accounts.api.permissions import PUBLIC
 from accounts.permissions import require
-from conversations import replay, services
+from conversations import services
 from conversations.api.v1 import part_serializers as shapes
 from conversations.api.v1.serializers import ConversationSerializer
+from conversations.log import replay
+from conversations.log.records import record_of
 from conversations.models import Conversation
-from conversations.records import record_of
 from conversations.services.exporting import FORMATS
 from lib.api import query_of
 

@@ -20,11 +20,13 @@ from rest_framework.response import Response
 from accounts.active import active_organization
 from accounts.models import Organization
 from accounts.permissions import require
-from conversations import held, lookups, services
+from conversations import services
 from conversations.api.v1 import serializers
 from conversations.api.v1.looking_up import PLACE, LookingUp
+from conversations.log import lookups
+from conversations.log.records import record_of, records_of, start_record
 from conversations.models import Conversation
-from conversations.records import record_of, records_of, start_record
+from conversations.realtime import held
 from lib.api import JSONRenderer, conditional, query_of
 from lib.problems import Problem, TooLarge
 

@@ -5,7 +5,7 @@ import signal
 
 from django.core.management.base import BaseCommand
 
-from conversations.manager import Manager
+from conversations.manager.manager import Manager
 from lib import nodes
 
 

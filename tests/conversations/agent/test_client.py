@@ -12,8 +12,8 @@ from uuid import uuid4
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from conversations.agent import client as client_module
-from conversations.agent.client import (
+from conversations.engine import client as client_module
+from conversations.engine.client import (
     AgentClient,
     EngineMissing,
     EngineRefused,
@@ -21,7 +21,7 @@ from conversations.agent.client import (
     FrameTooLarge,
     follow,
 )
-from conversations.agent.payloads import Durable, Sync, Unknown
+from conversations.engine.payloads import Durable, Sync, Unknown
 from tests.hostile import EVENTS, frame
 
 ID = uuid4()

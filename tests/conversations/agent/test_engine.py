@@ -18,8 +18,8 @@ import pytest
 from django.conf import settings
 from msgspec.structs import replace
 
-from conversations.agent import payloads
-from conversations.agent.client import (
+from conversations.engine import payloads
+from conversations.engine.client import (
     AgentClient,
     CommandResult,
     EngineMissing,
@@ -28,7 +28,7 @@ from conversations.agent.client import (
     FrameTooLarge,
     follow,
 )
-from conversations.agent.payloads import Delta, Durable, Frame, Sync, Transient, Unknown
+from conversations.engine.payloads import Delta, Durable, Frame, Sync, Transient, Unknown
 from conversations.sandboxes import process
 from conversations.sandboxes.provider import Handle, SandboxSpec, State, get_provider
 from tests.fakes.engine import require_engine

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from conversations.agent import payloads
-from conversations.agent.payloads import (
+from conversations.engine import payloads
+from conversations.engine.payloads import (
     Delta,
     Durable,
     EngineEvent,

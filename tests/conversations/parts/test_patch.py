@@ -2,7 +2,7 @@ import pytest
 
 from accounts.models import AuditEntry
 from conversations import services
-from conversations.agent.client import EngineUnreachable
+from conversations.engine.client import EngineUnreachable
 from tests.conversations.conftest import queued
 
 

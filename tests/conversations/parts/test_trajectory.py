@@ -3,7 +3,8 @@ import re
 
 import pytest
 
-from conversations import replay, services
+from conversations import services
+from conversations.log import replay
 from conversations.services import exporting
 from lib.redaction import HIDDEN
 from tests.conversations.parts.conftest import HOSTILE, KEY, add

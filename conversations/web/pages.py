@@ -23,9 +23,10 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from accounts import permissions
 from accounts.active import active_organization
 from billing import services as billing
-from conversations import records, services
+from conversations import services
+from conversations.log import records
+from conversations.log.story import Told, tell
 from conversations.models import Conversation
-from conversations.story import Told, tell
 from lib.api import dumps
 from lib.problems import Problem
 

@@ -15,9 +15,10 @@ from uuid import UUID
 import msgspec
 from django.http import HttpRequest, HttpResponse
 
-from conversations import streams
-from conversations.reading import Frame, event_of
-from conversations.watching import Watcher, watching
+from conversations.realtime.access import Watcher, watching
+from conversations.realtime.hub import get_hub
+from conversations.realtime.reading import Frame, event_of
+from conversations.realtime.subscription import Subscription
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ async def _until_left(receive: Receive) -> None:
 async def _go_on(scope: Scope, send: Send, plan: Plan, headers: list[tuple[bytes, bytes]]) -> None:
     watcher = Watcher(scope, plan.conversation, PERMISSION)
     watcher.user_id = plan.user
-    hub = streams.hub()
+    hub = get_hub()
     async with (
         hub.subscribe(plan.conversation, after=plan.after, epoch=plan.epoch) as subscription,
         watching(watcher, subscription, PING),
@@ -136,7 +137,7 @@ async def _go_on(scope: Scope, send: Send, plan: Plan, headers: list[tuple[bytes
 
 
 async def _stream(
-    send: Send, subscription: streams.Subscription, headers: list[tuple[bytes, bytes]]
+    send: Send, subscription: Subscription, headers: list[tuple[bytes, bytes]]
 ) -> None:
     """Frames as server-sent events; it ends like a socket does, and the client comes back with its last id."""
     headers.append((b"content-type", b"text/event-stream; charset=utf-8"))
@@ -171,7 +172,7 @@ def _lines(text: str) -> list[str]:
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-async def _first_page(subscription: streams.Subscription, *, wait: float, limit: int) -> bytes:
+async def _first_page(subscription: Subscription, *, wait: float, limit: int) -> bytes:
     """A page as REST gives it, as soon as there is an event, or empty after ``wait`` seconds."""
     items: list[str] = []
     with contextlib.suppress(TimeoutError):

@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from conversations import detail_pages, pages, sandbox_secrets
+from conversations.web import detail_pages, pages, sandbox_secrets
 
 
 class ActionConverter(StringConverter):

@@ -5,7 +5,7 @@ import re
 from django.urls import path
 
 from compat.v1.sockets import V1EventsConsumer
-from conversations.consumers import ConversationConsumer
+from conversations.realtime.socket import ConversationConsumer
 
 websocket_urlpatterns = [
     path("ws/v1/conversations/<uuid:conversation_id>", ConversationConsumer.as_asgi()),

@@ -11,9 +11,9 @@ import msgspec
 from django.db import connection, models
 
 from billing.models import ConversationUsage
+from conversations.log.records import record_from
 from conversations.models import Conversation, StartTask
-from conversations.models.log import WIRE, wire_of
-from conversations.records import record_from
+from conversations.models.event import WIRE, wire_of
 from lib import framing, prepared
 from lib.api import dumps
 from lib.framing import framed

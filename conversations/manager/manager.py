@@ -8,20 +8,20 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
 from channels.layers import get_channel_layer
 from django.conf import settings
-from django.db import close_old_connections, connection
+from django.db import connection
 
 from conversations import services
-from conversations.following import Follower
-from conversations.storing import Storing
+from conversations.manager.follower import Follower
+from conversations.manager.storing import Storing
 from lib import bus
 from lib.connections import keep_own_connection
+from lib.threads import DatabaseThreads
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -53,14 +53,16 @@ class Manager:
         self.waiting = 0
         self.handed_over = 0
         self.keeper = Keeper(self)
-        self.storing = Storing(self.in_database)
         self._woken = asyncio.Event()
         self._free_since: float | None = None
         self._rounds_above = 0
-        self._database = ThreadPoolExecutor(
-            DATABASE_THREADS, "manager-db", initializer=keep_own_connection
-        )
-        self._engines = ThreadPoolExecutor(ENGINE_THREADS, "manager-engine")
+        self._database = DatabaseThreads("manager-db", DATABASE_THREADS, keep_connections=True)
+        self._engines = DatabaseThreads("manager-engine", ENGINE_THREADS)
+        self.in_database = self._database.run
+        """For service calls: a few threads, each of which keeps a connection."""
+        self.at_engine = self._engines.run
+        """For calls that ask an engine or a sandbox provider, which may take long."""
+        self.storing = Storing(self.in_database)
 
     async def run(self) -> None:
         """Claim, renew and follow until ``stopping``; then hand everything back at once."""
@@ -86,8 +88,8 @@ class Manager:
                 log.info("handed back %d conversations", count)
         await asyncio.to_thread(bus.publisher.flush, 1.0)
         await asyncio.wait(ending, timeout=4)
-        self._database.shutdown(wait=False, cancel_futures=True)
-        self._engines.shutdown(wait=False, cancel_futures=True)
+        self._database.shutdown()
+        self._engines.shutdown()
 
     def figures(self) -> dict[str, float]:
         """What this manager has to do, for the list of nodes."""
@@ -233,30 +235,6 @@ class Manager:
 
     async def _keep_gateway_open(self) -> None:
         await self.in_database(services.keep_gateway_open, owner=self.owner)
-
-    # --- Threads ---
-
-    async def in_database(self, function: Callable[..., T], **arguments: Any) -> T:
-        """Run a service call in one of the few threads that keep a connection each."""
-
-        def call() -> T:
-            try:
-                return function(**arguments)
-            finally:
-                close_old_connections()
-
-        return await asyncio.get_running_loop().run_in_executor(self._database, call)
-
-    async def at_engine(self, function: Callable[..., T], **arguments: Any) -> T:
-        """Run a call that asks an engine or a sandbox provider, which may take its time."""
-
-        def call() -> T:
-            try:
-                return function(**arguments)
-            finally:
-                connection.close()
-
-        return await asyncio.get_running_loop().run_in_executor(self._engines, call)
 
 
 class Keeper:

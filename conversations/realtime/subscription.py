@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
-from conversations.reading import Frame, reset_frame
+from conversations.realtime.reading import Frame, reset_frame
 
 if TYPE_CHECKING:
-    from conversations.streams import Feed
+    from conversations.realtime.feed import Feed
 
 Push = Callable[[Sequence[Frame]], Coroutine[Any, Any, None]]
 BATCH_BYTES = 65_536

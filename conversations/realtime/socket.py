@@ -12,12 +12,11 @@ from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID
 
-from asgiref.sync import sync_to_async
-from django.db import connections
-
-from conversations import streams, watching
-from conversations.reading import Frame
-from conversations.watching import Watcher
+from conversations.realtime import access
+from conversations.realtime.access import Watcher
+from conversations.realtime.hub import get_hub
+from conversations.realtime.reading import Frame
+from conversations.realtime.subscription import Subscription
 from lib import framing
 
 log = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ class ConversationConsumer:
         self.conversation_id: UUID = scope["url_route"]["kwargs"]["conversation_id"]
         self._code: int | None = None
         self._opening: asyncio.Task | None = None
-        self._subscription: streams.Subscription | None = None
+        self._subscription: Subscription | None = None
         self._watcher: Watcher | None = None
 
     async def run(self) -> None:
@@ -120,9 +119,9 @@ class ConversationConsumer:
         if refusal := await watcher.look():
             return CLOSES[refusal]
         after, epoch = query
-        hub = streams.hub()
+        hub = get_hub()
         self._subscription = await hub.join(self.conversation_id, after=after, epoch=epoch)
-        watching.begin(watcher, self._subscription, PING)
+        access.begin(watcher, self._subscription, PING)
         self._watcher = watcher
         takes_ready = framing.READY in self.scope.get("extensions", ())
         push = self._push if takes_ready else self._push_each
@@ -145,9 +144,9 @@ class ConversationConsumer:
             opening.cancel()
             await asyncio.gather(opening, return_exceptions=True)
         if self._watcher is not None:
-            await watching.end(self._watcher)
+            await access.end(self._watcher)
         if self._subscription is not None:
-            await streams.hub().leave(self._subscription)
+            await get_hub().leave(self._subscription)
 
     def _push(self, frames: Sequence[Frame]) -> Coroutine[Any, Any, None]:
         return self._send({"type": framing.READY, "frames": [frame.wire for frame in frames]})
@@ -174,15 +173,3 @@ def read_cursor(scope: Scope) -> tuple[int, int | None] | None:
             return None
         numbers.append(int(value) if value else None)
     return numbers[0] or 0, numbers[1]
-
-
-async def in_thread(function: Any, *args: Any) -> Any:
-    """Run a look at the database in a thread of its own, not in the one that all consumers share."""
-
-    def run() -> Any:
-        try:
-            return function(*args)
-        finally:
-            connections.close_all()
-
-    return await sync_to_async(run, thread_sensitive=False)()

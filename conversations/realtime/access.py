@@ -15,9 +15,11 @@ from django.conf import settings
 
 from accounts.permissions import permissions_in
 from accounts.sign_in.authentication import user_of_scope
-from conversations import streams
 from conversations.models import Conversation
-from conversations.reading import Frame
+from conversations.realtime.hub import get_hub
+from conversations.realtime.reading import Frame
+from conversations.realtime.subscription import Subscription
+from conversations.realtime.threads import run_in_thread
 
 log = logging.getLogger(__name__)
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"cookie"})
@@ -44,7 +46,7 @@ class Watcher:
 
     async def look(self) -> int | None:
         """None for somebody who may watch now; else 401 or 404."""
-        return await streams.run_in_thread(self._refusal)
+        return await run_in_thread(self._refusal)
 
     def _refusal(self) -> int | None:
         user = user_of_scope(self.scope)
@@ -62,12 +64,12 @@ class _Group:
 
     def __init__(self, watcher: Watcher) -> None:
         self.watcher = watcher
-        self.members: dict[Watcher, tuple[streams.Subscription, Frame]] = {}
+        self.members: dict[Watcher, tuple[Subscription, Frame]] = {}
         self.task: asyncio.Task | None = None
 
     async def keep(self) -> None:
         assert self.watcher.user_id is not None
-        async with streams.hub().watch_access(self.watcher.user_id) as woken:
+        async with get_hub().watch_access(self.watcher.user_id) as woken:
             woken.set()  # listening began after the first look: what changed in between was not heard
             looked_at = 0.0
             while True:
@@ -103,7 +105,7 @@ _groups: dict[tuple[int, Key], _Group] = {}
 
 @contextlib.asynccontextmanager
 async def watching(
-    watcher: Watcher, subscription: streams.Subscription, ping: Frame
+    watcher: Watcher, subscription: Subscription, ping: Frame
 ) -> AsyncIterator[None]:
     """Keep a subscription alive by pings, and end it once its watcher may no longer watch.
 
@@ -116,9 +118,9 @@ async def watching(
         await end(watcher)
 
 
-def begin(watcher: Watcher, subscription: streams.Subscription, ping: Frame) -> None:
+def begin(watcher: Watcher, subscription: Subscription, ping: Frame) -> None:
     """The same without a block: whoever begins must ``end``."""
-    key = (id(streams.hub()), watcher.key)
+    key = (id(get_hub()), watcher.key)
     group = _groups.get(key)
     if group is None:
         group = _groups[key] = _Group(watcher)
@@ -129,7 +131,7 @@ def begin(watcher: Watcher, subscription: streams.Subscription, ping: Frame) -> 
 
 async def end(watcher: Watcher) -> None:
     """Watch no longer."""
-    key = (id(streams.hub()), watcher.key)
+    key = (id(get_hub()), watcher.key)
     group = _groups.get(key)
     if group is None or group.members.pop(watcher, None) is None:
         return

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from conversations import services
-from conversations.agent.payloads import Durable
+from conversations.engine.payloads import Durable
 
 log = logging.getLogger(__name__)
 LANES = 2

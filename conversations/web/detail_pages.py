@@ -16,7 +16,8 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import permissions
 from accounts.models import User
-from conversations import records, replay, services
+from conversations import services
+from conversations.log import records, replay
 from conversations.models import Conversation
 from conversations.services.sharing import NoSuchShare
 from lib.problems import Problem

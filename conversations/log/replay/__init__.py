@@ -7,7 +7,7 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
-from conversations.story import Told
+from conversations.log.story import Told
 
 _HERE = Path(__file__).parent
 _STYLE = (_HERE / "replay.css").read_text()

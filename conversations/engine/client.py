@@ -17,8 +17,8 @@ from django.conf import settings
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
-from conversations.agent import payloads
-from conversations.agent.payloads import Durable, Frame
+from conversations.engine import payloads
+from conversations.engine.payloads import Durable, Frame
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0

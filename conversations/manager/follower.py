@@ -11,8 +11,8 @@ from uuid import UUID
 
 from django.db import Error as DatabaseError
 
-from conversations import services, streams
-from conversations.agent.client import (
+from conversations import announcing, services
+from conversations.engine.client import (
     AgentClient,
     EngineMissing,
     EngineRefused,
@@ -20,8 +20,8 @@ from conversations.agent.client import (
     FrameTooLarge,
     follow,
 )
-from conversations.agent.payloads import Delta, Durable, Frame, ItemAborted, Sync
-from conversations.storing import Storing
+from conversations.engine.payloads import Delta, Durable, Frame, ItemAborted, Sync
+from conversations.manager.storing import Storing
 
 log = logging.getLogger(__name__)
 Place = services.Place
@@ -143,7 +143,7 @@ class Follower:
         await self._catch_up(durable[-1].seq if durable else place.after_seq, place)
         deltas = joined([f for f in batch if isinstance(f, Delta | ItemAborted)])
         if deltas:
-            await streams.send_deltas(self.conversation_id, deltas)
+            await announcing.send_deltas(self.conversation_id, deltas)
             await asyncio.sleep(DELTA_SECONDS)  # gathers what comes meanwhile into one message
 
     async def _catch_up(self, seq: int, place: Place) -> None:

@@ -15,9 +15,9 @@ from django.db import models
 from django.db.models import F
 
 from billing.models import ConversationUsage
+from conversations.log.records import record_from
 from conversations.models import Conversation, Event, StartTask
-from conversations.models.log import WIRE
-from conversations.records import record_from
+from conversations.models.event import WIRE
 from lib import prepared
 from lib.compiled import Compiled, caller
 

@@ -1,4 +1,4 @@
-"""Tells browsers: the nudge after a commit, and the hub that reads a log once for all sockets of a process.
+"""The hub: read each log once for all sockets of a process.
 
 Delivery is reading the log. Redis carries "conversation X moved", never what happened, so a lost nudge
 costs the time to the next poll and nothing else.
@@ -10,164 +10,33 @@ import logging
 import random
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from channels.layers import get_channel_layer
 from django.conf import settings
-from django.db import connections
 
 from accounts.services.sessions import access_group
-from conversations.announcing import (
-    announce,
-    announce_on_commit,
-    group_for,
-    send_deltas,
-    wake_managers_on_commit,
-)
-from conversations.reading import (
+from conversations.announcing import group_for
+from conversations.realtime import threads
+from conversations.realtime.feed import PAGE, Feed
+from conversations.realtime.reading import (
     Frame,
-    Reading,
     read,
-    read_events,
     read_moved,
-    reset_frame,
 )
-from conversations.subscriptions import Subscription
+from conversations.realtime.subscription import Subscription
 from lib import bus
 from lib.api import dumps
-from lib.bus import publisher
 from lib.framing import framed
 
-__all__ = [
-    "Feed",
-    "Hub",
-    "Subscription",
-    "announce",
-    "announce_on_commit",
-    "group_for",
-    "hub",
-    "publisher",
-    "run_in_thread",
-    "send_deltas",
-    "wake_managers_on_commit",
-]
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-PAGE = 200
-"""Events of one conversation read at a time."""
 READERS = 4
 """Readings of the database under way at a time in one process; each holds a connection."""
 TOGETHER = 32
 """Conversations that one reading covers when so many moved at the same time; so many are listened to at once."""
-BURST = 1_000
-"""Frames sent to an audience before other tasks get their turn."""
-
-
-class Feed:
-    """One conversation as one process follows it: where it stands, and a ring of its recent frames."""
-
-    def __init__(self, conversation_id: UUID, hub: "Hub") -> None:
-        self.conversation_id = conversation_id
-        self.subscriptions: set[Subscription] = set()
-        self.seq = 0
-        self.epoch = 0
-        self.horizon = 0
-        self.updated_at: datetime | None = None
-        self.reading: Reading | None = None
-        self.is_gone = False
-        self.is_subscribed = False
-        self.is_dirty = self.is_busy = False
-        self.reads = 0
-        self._hub = hub
-        self._ring: deque[Frame] = deque()
-        self._ring_bytes = 0
-
-    async def start(self) -> None:
-        """Learn where the log stands."""
-        self.is_busy = True
-        try:
-            self.take(await self.look())
-        finally:
-            self.is_busy = False
-        if self.is_dirty:
-            self._hub.queue(self)
-
-    async def look(self) -> Reading:
-        """How the log and the record stand in the database, without events."""
-        key = self.conversation_id
-        return (await run_in_thread(read, {key: None}, PAGE))[key]
-
-    async def page_behind(self, after: int) -> list[Frame]:
-        """A page of the log from the database."""
-        return await run_in_thread(read_events, self.conversation_id, after, PAGE)
-
-    def wake(self) -> None:
-        """Have the log read soon, unless that is queued already."""
-        if not self.is_dirty:
-            self.is_dirty = True
-            if not self.is_busy:
-                self._hub.queue(self)
-
-    def recent(self, after: int) -> list[Frame] | None:
-        """Frames behind ``after`` from the ring, or None when it does not reach back so far."""
-        if not self._ring or (self._ring[0].seq or 0) > after + 1:
-            return None
-        return [frame for frame in self._ring if (frame.seq or 0) > after]
-
-    def take(self, reading: Reading) -> list[Frame]:
-        """Advance to what was read; gives what live sockets must be told. Nothing is awaited here."""
-        if reading.is_gone:
-            self.is_gone = True
-            for subscription in self.subscriptions:
-                subscription.wake()
-            return []
-        news = list(reading.frames)
-        self._remember(reading.frames)
-        if self.epoch not in (0, reading.epoch) or reading.last_seq < self.seq:
-            news, self._ring, self._ring_bytes = [reset_frame(reading)], deque(), 0
-            self.seq = reading.last_seq
-        elif reading.frames:
-            self.seq = reading.frames[-1].seq or self.seq
-        elif not self.epoch:
-            self.seq = reading.last_seq
-        self.epoch, self.horizon = reading.epoch, reading.horizon
-        self.updated_at = reading.updated_at
-        if reading.last_seq > self.seq:
-            self.is_dirty = True  # the page was full: there is more
-        before, self.reading = self.reading, reading
-        if before is None or reading.news != before.news:
-            news.append(reading.status)
-        return news
-
-    async def hand_out(self, news: Sequence[Frame]) -> None:
-        """Offer news to every socket that is live now; who joins meanwhile reads it from the ring.
-
-        Now and then the loop is let go on, so that a large audience does not hold up the others.
-        """
-        sent = 0
-        for subscription in [one for one in self.subscriptions if one.is_live]:
-            subscription.offer(news)
-            sent += len(news)
-            if sent >= BURST:
-                sent = 0
-                await asyncio.sleep(0)
-
-    def pass_on(self, frames: list[Frame]) -> None:
-        """Hand frames outside the log to every live socket."""
-        for subscription in self.subscriptions:
-            subscription.offer(frames)
-
-    def _remember(self, frames: list[Frame]) -> None:
-        self._ring.extend(frames)
-        self._ring_bytes += sum(frame.size for frame in frames)
-        limit = settings.HUB_RING_BYTES
-        while self._ring and self._ring_bytes > limit:
-            self._ring_bytes -= self._ring.popleft().size
 
 
 class Hub:
@@ -260,7 +129,7 @@ class Hub:
         return await asyncio.shield(task)
 
     async def _open(self, conversation_id: UUID) -> Feed:
-        feed = Feed(conversation_id, self)
+        feed = Feed(conversation_id, queue=self.queue)
         await self._listen(feed)  # first listen, then read: a nudge in between marks the feed dirty
         self.feeds[conversation_id] = feed
         try:
@@ -358,7 +227,7 @@ class Hub:
 
     async def _read_into(self, feeds: dict[UUID, Feed]) -> None:
         places = {key: feed.seq for key, feed in feeds.items()}
-        readings = await run_in_thread(read, places, PAGE)
+        readings = await threads.run_in_thread(read, places, PAGE)
         for key, feed in feeds.items():
             feed.reads += 1
             await feed.hand_out(feed.take(readings[key]))
@@ -394,7 +263,7 @@ class Hub:
             feeds = dict(self.feeds)
             known = {key: (feed.seq, feed.updated_at) for key, feed in feeds.items()}
             with contextlib.suppress(Exception):  # the database away: the next round asks again
-                for conversation_id in await run_in_thread(read_moved, known):
+                for conversation_id in await threads.run_in_thread(read_moved, known):
                     feeds[conversation_id].wake()
             for feed in feeds.values():
                 if not (feed.subscriptions or feed.conversation_id in self._starting):
@@ -409,23 +278,6 @@ def _delta(delta: dict[str, Any]) -> Frame:
 _hubs: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub]" = weakref.WeakKeyDictionary()
 
 
-def hub() -> Hub:
+def get_hub() -> Hub:
     """The hub of the running event loop; a server process has one loop, hence one hub."""
     return _hubs.setdefault(asyncio.get_running_loop(), Hub())
-
-
-# --- Threads --------------------------------------------------------------------
-
-_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="hub")
-
-
-async def run_in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Run a reading of the database in the hub's own few threads, and give its connection back."""
-
-    def run() -> T:
-        try:
-            return function(*args)
-        finally:
-            connections.close_all()
-
-    return await asyncio.get_running_loop().run_in_executor(_threads, run)

@@ -1,0 +1,1 @@
+"""Read the event log: the statements, the records, and events in words."""

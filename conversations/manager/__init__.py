@@ -1,0 +1,1 @@
+"""Follow live conversations: claim a share of them and store the events of their engines."""

@@ -1,0 +1,78 @@
+"""The event log."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import orjson
+from django.db import models
+from django.utils import timezone
+
+from conversations.models.conversation import Conversation
+
+
+class EventQuerySet(models.QuerySet["Event"]):
+    def visible_to(self, user: Any) -> "EventQuerySet":
+        """Events of the conversations whose log the user may read."""
+        return self.filter(conversation__in=Conversation.objects.readable_by(user))
+
+
+class Event(models.Model):
+    """One thing that happened, at its place in a conversation's log. Never changed, never removed alone.
+
+    ``payload`` is JSON text and not ``jsonb``: PostgreSQL's jsonb refuses NUL and lone surrogates and
+    reorders and rounds what it takes, and this log loses nothing (docs/adr/0002).
+    """
+
+    class Source(models.TextChoices):
+        USER = "user"
+        AGENT = "agent"
+        ENVIRONMENT = "environment"
+        HOOK = "hook"
+        SERVER = "server", "This server"
+        UNKNOWN = "unknown"
+
+    organization = models.ForeignKey("accounts.Organization", models.CASCADE, db_index=False)
+    conversation = models.ForeignKey(
+        Conversation, models.CASCADE, related_name="events", db_index=False
+    )
+    seq = models.PositiveBigIntegerField()
+    event_id = models.CharField(max_length=80)
+    kind = models.CharField(max_length=80)
+    source = models.CharField(max_length=16, choices=Source)
+    payload = models.TextField()
+    engine_seq = models.BigIntegerField(null=True)
+    engine_time = models.DateTimeField(null=True)
+    received_at = models.DateTimeField(default=timezone.now)
+
+    objects = EventQuerySet.as_manager()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["conversation", "seq"], name="event_seq_unique"),
+            models.UniqueConstraint(fields=["conversation", "event_id"], name="event_id_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.seq} {self.kind}"
+
+    def to_wire(self) -> dict[str, Any]:
+        """The event as REST and sockets give it; the payload is spliced in as it was stored."""
+        return wire_of([getattr(self, name) for name in WIRE])
+
+
+def wire_of(columns: Sequence[Any]) -> dict[str, Any]:
+    """The same of the columns in ``WIRE``."""
+    seq, event_id, kind, source, payload, engine_time, received_at = columns
+    return {
+        "seq": seq,
+        "event_id": event_id,
+        "kind": kind,
+        "source": source,
+        "payload": orjson.Fragment(payload),
+        "engine_time": engine_time,
+        "received_at": received_at,
+    }
+
+
+WIRE = ("seq", "event_id", "kind", "source", "payload", "engine_time", "received_at")
+"""What is told of an event, in this order."""

@@ -1,0 +1,57 @@
+"""Messages on their way to the agent."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from django.db import models
+from django.utils import timezone
+from uuid_utils.compat import uuid7
+
+from conversations.models.conversation import Conversation
+
+
+class OutgoingMessage(models.Model):
+    """A user's message on its way to the agent: at most one delivery, found again after a crash."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        SENDING = "sending", "Sent at least once, not confirmed"
+        DELIVERED = "delivered"
+        FAILED = "failed"
+        HELD = "held", "Waits for the word to run"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    organization = models.ForeignKey("accounts.Organization", models.CASCADE)
+    conversation = models.ForeignKey(
+        Conversation, models.CASCADE, related_name="outgoing_messages", db_index=False
+    )
+    seq = models.PositiveBigIntegerField(help_text="The user's event in our log.")
+    text = models.TextField()
+    images = models.JSONField(default=list, blank=True)
+    status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
+    attempts = models.PositiveIntegerField(default=0)
+    engine_mark = models.BigIntegerField(
+        null=True, help_text="Newest engine event known when it was first sent."
+    )
+    engine_event_id = models.CharField(max_length=80, blank=True)
+    error = models.TextField(blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    delivered_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["conversation", "seq"], name="outgoing_seq_unique")
+        ]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["conversation", "seq"],
+                condition=models.Q(status__in=["pending", "sending"]),
+                name="outgoing_open",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"message {self.seq} of {self.conversation_id}"
+
+
+OPEN_MESSAGES: Sequence[str] = (OutgoingMessage.Status.PENDING, OutgoingMessage.Status.SENDING)

@@ -1,0 +1,137 @@
+"""Sandboxes and the attempts to start them."""
+
+from typing import Any, ClassVar
+
+from django.db import models
+from django.utils import timezone
+from uuid_utils.compat import uuid7
+
+from conversations.models.conversation import Conversation
+from lib import crypto
+
+
+class SandboxQuerySet(models.QuerySet["Sandbox"]):
+    def visible_to(self, user: Any) -> "SandboxQuerySet":
+        """Sandboxes of the conversations that the user may see."""
+        return self.filter(conversation__in=Conversation.objects.visible_to(user))
+
+
+class Sandbox(models.Model):
+    """The place an agent works in: what we want of it, and what its provider last reported."""
+
+    class Desired(models.TextChoices):
+        RUNNING = "running"
+        STOPPED = "stopped"
+        DESTROYED = "destroyed"
+
+    class Observed(models.TextChoices):
+        PENDING = "pending", "Not started yet"
+        STARTING = "starting"
+        RUNNING = "running"
+        STOPPED = "stopped"
+        FAILED = "failed"
+        MISSING = "missing"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    organization = models.ForeignKey("accounts.Organization", models.CASCADE)
+    provider = models.CharField(max_length=16)
+    desired = models.CharField(max_length=16, choices=Desired, default=Desired.RUNNING)
+    observed = models.CharField(max_length=16, choices=Observed, default=Observed.PENDING)
+    detail = models.TextField(blank=True)
+    handle = models.JSONField(
+        default=dict, blank=True, help_text="What the provider needs to find it again."
+    )
+    base_url = models.CharField(max_length=300, blank=True)
+    workspace = models.CharField(
+        max_length=300, blank=True, help_text="The agent's working folder, as the sandbox sees it."
+    )
+    run = models.PositiveIntegerField(
+        default=0, help_text="How often its engine was started; questions belong to one run."
+    )
+    conversation_started = models.BooleanField(
+        default=False, help_text="Whether the engine knows the conversation."
+    )
+    engine_version = models.CharField(max_length=40, blank=True)
+    sealed_session_key = models.BinaryField(editable=False)
+    sealed_secret_key = models.BinaryField(editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    started_at = models.DateTimeField(null=True, blank=True)
+    stopped_at = models.DateTimeField(null=True, blank=True)
+    active_at = models.DateTimeField(default=timezone.now, help_text="Last sign of use.")
+
+    objects = SandboxQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "sandboxes"
+        indexes: ClassVar = [models.Index(fields=["observed", "desired"])]
+
+    def __str__(self) -> str:
+        return f"{self.provider} sandbox {self.pk}"
+
+    SEALED_AS: ClassVar[dict[str, str]] = {
+        "sealed_session_key": "sandbox.session:{pk}",
+        "sealed_secret_key": "sandbox.secret:{pk}",
+    }
+
+    def session_key(self) -> str:
+        """What opens this sandbox's engine, and nothing else."""
+        return crypto.open_sealed(self.sealed_session_key, bound_to=f"sandbox.session:{self.pk}")
+
+    def secret_key(self) -> str:
+        """What the engine seals its own files with; the same over all its runs."""
+        return crypto.open_sealed(self.sealed_secret_key, bound_to=f"sandbox.secret:{self.pk}")
+
+    def set_keys(self, *, session: str, secret: str) -> None:
+        self.sealed_session_key = crypto.seal(session, bound_to=f"sandbox.session:{self.pk}")
+        self.sealed_secret_key = crypto.seal(secret, bound_to=f"sandbox.secret:{self.pk}")
+
+
+class StartTask(models.Model):
+    """One attempt to bring a conversation's sandbox and engine up, with the times of its phases."""
+
+    class Phase(models.TextChoices):
+        WORKING = "WORKING"
+        WAITING_FOR_SANDBOX = "WAITING_FOR_SANDBOX"
+        PREPARING_REPOSITORY = "PREPARING_REPOSITORY"
+        RUNNING_SETUP_SCRIPT = "RUNNING_SETUP_SCRIPT"
+        SETTING_UP_GIT_HOOKS = "SETTING_UP_GIT_HOOKS"
+        SETTING_UP_SKILLS = "SETTING_UP_SKILLS"
+        STARTING_CONVERSATION = "STARTING_CONVERSATION"
+        READY = "READY"
+        ERROR = "ERROR"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    organization = models.ForeignKey("accounts.Organization", models.CASCADE)
+    conversation = models.ForeignKey(
+        Conversation, models.CASCADE, related_name="start_tasks", db_index=False
+    )
+    phase = models.CharField(max_length=32, choices=Phase, default=Phase.WORKING)
+    phases = models.JSONField(
+        default=list,
+        help_text='The phases so far: {"phase", "started_at", "finished_at", "detail"}, times in RFC 3339.',
+    )
+    reason = models.CharField(max_length=200, help_text="What asked for it.")
+    error = models.TextField(blank=True)
+    attempts = models.PositiveIntegerField(default=0)
+    queue_position = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Place in the line for a sandbox, from 1; empty when not waiting.",
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(default=timezone.now)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        indexes: ClassVar = [models.Index(fields=["conversation", "-created_at"])]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["conversation"],
+                condition=models.Q(finished_at=None),
+                name="one_open_start",
+                violation_error_message="This conversation is being started already.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.phase} of {self.conversation_id}"

@@ -1,0 +1,52 @@
+"""The texts that people search in."""
+
+from typing import ClassVar
+
+from django.contrib.postgres.indexes import GinIndex
+from django.contrib.postgres.search import SearchVector, SearchVectorField
+from django.db import models
+
+
+class SearchText(models.Model):
+    """A title (at 0) or a message's text (at its seq), with the words that searches look for."""
+
+    organization = models.ForeignKey("accounts.Organization", models.CASCADE, db_index=False)
+    conversation = models.ForeignKey(
+        "conversations.Conversation", models.CASCADE, related_name="search_texts", db_index=False
+    )
+    seq = models.PositiveBigIntegerField()
+    text = models.TextField()
+    words = models.GeneratedField(
+        expression=SearchVector("text", config="simple"),
+        output_field=SearchVectorField(),
+        db_persist=True,
+    )
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["conversation", "seq"], name="search_text_place")
+        ]
+        indexes: ClassVar = [GinIndex(fields=["words"], name="search_text_words")]
+
+    def __str__(self) -> str:
+        return f"{self.seq} of {self.conversation_id}"
+
+
+class SearchProgress(models.Model):
+    """How far a conversation's log and title have been taken into the search."""
+
+    conversation = models.OneToOneField(
+        "conversations.Conversation",
+        models.CASCADE,
+        primary_key=True,
+        related_name="search_progress",
+    )
+    organization = models.ForeignKey("accounts.Organization", models.CASCADE, db_index=False)
+    indexed_seq = models.PositiveBigIntegerField(default=0)
+    indexed_title = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        verbose_name_plural = "search progress"
+
+    def __str__(self) -> str:
+        return f"{self.conversation_id} up to {self.indexed_seq}"

@@ -1,0 +1,1 @@
+"""Deliver the log to clients: one hub for a process, subscriptions, sockets and held requests."""

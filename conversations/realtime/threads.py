@@ -1,0 +1,6 @@
+"""The few threads in which a process reads logs and checks access for all its sockets."""
+
+from lib.threads import DatabaseThreads
+
+POOL = DatabaseThreads("hub", 4)
+run_in_thread = POOL.run

@@ -1,0 +1,43 @@
+"""Run the database work of coroutines in a few threads."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import Any, TypeVar
+
+from django.db import close_old_connections, connections
+
+from lib.connections import keep_own_connection
+
+T = TypeVar("T")
+
+
+class DatabaseThreads:
+    """A pool of ``size`` threads whose calls give their database connection back when they return.
+
+    With ``keep_connections`` each thread keeps a connection of its own, outside of Django's pool, until that
+    connection fails: cheaper for a process that calls all the time.
+    """
+
+    def __init__(self, name: str, size: int, *, keep_connections: bool = False) -> None:
+        self._pool = ThreadPoolExecutor(
+            size, name, initializer=keep_own_connection if keep_connections else None
+        )
+        self._release = close_old_connections if keep_connections else connections.close_all
+
+    async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call ``function`` in one of the threads, in the context of the caller."""
+        call = partial(copy_context().run, self._call, function, args, kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    def shutdown(self) -> None:
+        """Drop the calls that wait; those that run are not interrupted. Safe to repeat."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _call(self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self._release()
