@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from bench import report
-from openhands_site import embedded
+from openhands_site.operating import embedded
 
 NAMES = (
     *("append", "grpc", "fanout", "followed", "growth", "idle", "layer", "rest"),

@@ -79,7 +79,7 @@ def _serve(listener: socket.socket, pipe: Any) -> None:
 
     from openhands_site.asgi import application
     from openhands_site.management.commands.run_web import SOCKET_MESSAGE_BYTES
-    from openhands_site.sockets import LeanWebSocket
+    from openhands_site.serving.lean_socket import LeanWebSocket
 
     rooms = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins="*", ping_interval=600)
     bare, peer = _Bare(), socketio.ASGIApp(rooms)

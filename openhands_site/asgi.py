@@ -20,10 +20,10 @@ from django.utils.module_loading import import_string  # noqa: E402
 from compat.v0.sockets import SocketIO  # noqa: E402
 from conversations.realtime.held import Held  # noqa: E402
 from lib.connections import KeepsConnection  # noqa: E402
-from openhands_site.middleware.addresses import ClientAddress  # noqa: E402
-from openhands_site.middleware.bodies import BodyLimit  # noqa: E402
 from openhands_site.middleware.headers import SocketHeaders  # noqa: E402
 from openhands_site.routing import is_held, websocket_urlpatterns  # noqa: E402
+from openhands_site.serving.addresses import ClientAddress  # noqa: E402
+from openhands_site.serving.bodies import BodyLimit  # noqa: E402
 from openhands_site.serving.origins import OriginGate  # noqa: E402
 from openhands_site.serving.threads import Threads  # noqa: E402
 

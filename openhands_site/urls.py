@@ -9,7 +9,8 @@ from compat import deprecations
 from compat import urls as compat
 from conversations.api.v1 import urls as conversations_api
 from integrations.api.v1 import urls as integrations_api
-from openhands_site import node_views, openapi, views
+from openhands_site import openapi, views
+from openhands_site.operating import node_views
 
 api_v1 = [  # tried in their order: what is asked for most comes first
     *conversations_api.urlpatterns,

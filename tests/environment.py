@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from openhands_site import embedded
+from openhands_site.operating import embedded
 from tests import prepare
 
 WAITING = ("engine", "browser", "keycloak")

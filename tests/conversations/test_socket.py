@@ -18,7 +18,7 @@ from conversations.models import Lease
 from conversations.realtime import threads
 from conversations.realtime.hub import get_hub
 from openhands_site.asgi import application
-from openhands_site.sockets import LeanWebSocket
+from openhands_site.serving.lean_socket import LeanWebSocket
 from tests.conversations.conftest import frame
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -34,7 +34,7 @@ from conversations.engine.client import AgentClient
 from conversations.engine.payloads import Durable
 from conversations.sandboxes.provider import get_provider
 from lib import crypto
-from openhands_site import embedded
+from openhands_site.operating import embedded
 from tests.prepare import ROOT
 
 RESTART_SECONDS = 1.0

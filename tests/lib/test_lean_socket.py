@@ -9,7 +9,7 @@ import websockets
 from uvicorn.protocols.utils import ClientDisconnected
 
 from lib.framing import READY, framed
-from openhands_site.sockets import Gate, Inbox, LeanWebSocket
+from openhands_site.serving.lean_socket import Gate, Inbox, LeanWebSocket
 
 
 async def echo(scope, receive, send):

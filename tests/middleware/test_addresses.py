@@ -2,7 +2,7 @@
 
 import pytest
 
-from openhands_site.middleware.addresses import ClientAddress
+from openhands_site.serving.addresses import ClientAddress
 
 
 async def seen(peer, *forwarded, kind="http", **headers):

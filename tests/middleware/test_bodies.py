@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from openhands_site.middleware.bodies import BodyLimit, limit_of
+from openhands_site.serving.bodies import BodyLimit, limit_of
 
 
 async def ask(*headers, pieces=(), kind="http", path="/api/v1/x", **scope):

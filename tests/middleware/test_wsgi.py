@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from openhands_site.middleware.addresses import ClientAddressOfEnviron
-from openhands_site.middleware.bodies import BodyLimitOfEnviron
+from openhands_site.serving.addresses import ClientAddressOfEnviron
+from openhands_site.serving.bodies import BodyLimitOfEnviron
 from openhands_site.wsgi import application
 
 

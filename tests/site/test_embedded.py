@@ -12,13 +12,13 @@ import psycopg
 import pytest
 import redis
 
-from openhands_site import embedded
+from openhands_site.operating import embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 OWNER = """
 import pathlib, sys, time
 sys.path.insert(0, {root!r})
-from openhands_site import embedded
+from openhands_site.operating import embedded
 services = embedded.start(pathlib.Path({folder!r}), durable=False)
 print(services.database_url, flush=True)
 time.sleep(60)

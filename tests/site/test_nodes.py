@@ -12,7 +12,7 @@ from django.contrib.auth.models import Permission
 from rest_framework.test import APIClient
 
 from lib import nodes
-from openhands_site import embedded
+from openhands_site.operating import embedded
 from tests.conftest import key_client
 from tests.factories.accounts import UserFactory
 

@@ -23,8 +23,8 @@ import psutil
 from django.core.management.base import BaseCommand, CommandParser
 
 from lib import env, processes
-from openhands_site import embedded, supervisor
-from openhands_site.embedded import CannotStart
+from openhands_site.operating import embedded, supervisor
+from openhands_site.operating.embedded import CannotStart
 
 SPARE_MEGABYTES = 300
 KEYS = ("SECRET_KEY", "ENCRYPTION_KEYS", "TOKEN_PEPPERS")

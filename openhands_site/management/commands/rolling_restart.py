@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from lib import nodes
-from openhands_site import restarting
+from openhands_site.operating import restarting
 
 
 class Command(BaseCommand):

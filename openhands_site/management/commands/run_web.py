@@ -8,7 +8,7 @@ import uvicorn
 from django.core.management.base import BaseCommand, CommandParser
 
 from lib import nodes
-from openhands_site.sockets import LeanWebSocket
+from openhands_site.serving.lean_socket import LeanWebSocket
 
 SOCKET_MESSAGE_BYTES = 4_194_304
 DRAIN_SECONDS = 10

@@ -1,0 +1,1 @@
+"""Operate the server: services beside it, the supervisor of its processes, restarts, the list of nodes."""
