@@ -18,8 +18,8 @@ from bench import logs, report
 from conversations import services
 from conversations.models import Conversation, NewEvent
 from conversations.models.append import columns_of
-from conversations.services.ingesting import AT_ONCE
-from conversations.services.publishing import AT_ONCE as AT_ONCE_OUTSIDE
+from conversations.services.ingestion import AT_ONCE
+from conversations.services.publications import AT_ONCE as AT_ONCE_OUTSIDE
 from lib.bus import publisher
 
 SECONDS = 0.8

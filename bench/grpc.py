@@ -24,7 +24,7 @@ from conversations.grpc.v1 import events_pb2 as wire
 from conversations.grpc.v1.events_pb2_grpc import EventServiceStub
 from conversations.models import NewEvent
 from conversations.models.append import columns_of
-from conversations.services.publishing import AT_ONCE
+from conversations.services.publications import AT_ONCE
 
 SECONDS = 2.0
 TAKES = 3

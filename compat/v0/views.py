@@ -34,7 +34,7 @@ from conversations import services
 from conversations.api.authentication import WITH_CONVERSATION_KEY
 from conversations.api.v1.serializers import RepositorySerializer
 from conversations.models import Conversation
-from conversations.services.waking import wake
+from conversations.services.sandboxes import wake
 
 VIEW, STEER = "conversations.view", "conversations.steer"
 PAGE_LIMIT = 100

@@ -38,7 +38,7 @@ class EngineUnreachable(Exception):
 
 
 class FrameTooLarge(EngineUnreachable):
-    """The next event does not fit a socket frame (4 MiB at the engine): fetch it by ``AgentClient.events``.
+    """The next event does not fit a socket frame (4 MiB at the engine): fetch it by ``EngineClient.events``.
 
     Connecting again at the same place would end the same way.
     """
@@ -112,7 +112,7 @@ class Download:
         self._client.close()
 
 
-class AgentClient:
+class EngineClient:
     """Calls to one engine. Cheap to make; keeps no connection open; safe to use from several threads.
 
     Every call may raise ``EngineUnreachable``, ``EngineRefused`` or ``EngineMissing``. Calls that may be

@@ -18,7 +18,7 @@ from conversations.grpc.v1 import events_pb2 as wire
 from conversations.grpc.v1.events_pb2_grpc import EventServiceServicer
 from conversations.models import Conversation
 from conversations.realtime.hub import get_hub
-from conversations.services.publishing import BATCH_MAX
+from conversations.services.publications import BATCH_MAX
 from lib.problems import Problem
 
 BATCHES_WAITING = 64

@@ -13,7 +13,7 @@ from django.db import Error as DatabaseError
 
 from conversations import announcing, services
 from conversations.engine.client import (
-    AgentClient,
+    EngineClient,
     EngineMissing,
     EngineRefused,
     EngineUnreachable,
@@ -88,7 +88,7 @@ class Follower:
         try:
             await self._follow(place)
         except FrameTooLarge:
-            client = AgentClient(place.base_url, place.session_key)
+            client = EngineClient(place.base_url, place.session_key)
             # Fetched by REST; the socket goes on behind it.
             await self.manager.at_engine(services.read_log, client=client, **self._named)
         except (EngineUnreachable, EngineMissing, EngineRefused, services.LogGap) as error:
@@ -159,7 +159,7 @@ class Follower:
         The states that frames carry without a place in the log are not taken: their changes are events too, and
         one of before an answer would ask the person again.
         """
-        client = AgentClient(place.base_url, place.session_key)
+        client = EngineClient(place.base_url, place.session_key)
         named = {"conversation_id": self.conversation_id}
         for _ in range(OBSERVE_TRIES):
             as_of = await self.manager.in_database(services.standing, **named)

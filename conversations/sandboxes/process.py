@@ -33,6 +33,7 @@ from django.conf import settings
 from conversations.sandboxes.provider import (
     Handle,
     Observed,
+    SandboxImpossible,
     SandboxNotYet,
     SandboxSpec,
     SandboxUnavailable,
@@ -71,7 +72,7 @@ class ProcessProvider:
     def resume(self, spec: SandboxSpec, handle: Handle) -> Handle:
         folder = _folder(handle)
         if not folder or not (folder / "project").is_dir():
-            raise SandboxUnavailable("The data of this sandbox is gone.")
+            raise SandboxImpossible("The data of this sandbox is gone.")
         return self._start(spec, folder)
 
     def find(self, sandbox_id: UUID) -> Handle:
@@ -124,7 +125,7 @@ class ProcessProvider:
 
     def _start(self, spec: SandboxSpec, folder: Path) -> Handle:
         if not settings.ALLOW_PROCESS_SANDBOX:
-            raise SandboxUnavailable(
+            raise SandboxImpossible(
                 "Sandboxes that are plain processes isolate nothing and are not allowed here. Choose another "
                 "SANDBOX_PROVIDER, or set ALLOW_PROCESS_SANDBOX=true on a machine of your own."
             )
@@ -133,7 +134,7 @@ class ProcessProvider:
                 raise SandboxNotYet(
                     "The agent engine is being installed, once, for about a minute."
                 )
-            raise SandboxUnavailable(f"{found.detail} Run `manage.py install_engine`.")
+            raise SandboxImpossible(f"{found.detail} Run `manage.py install_engine`.")
         try:
             with _lock(folder):
                 earlier = _read(folder / "run.json")

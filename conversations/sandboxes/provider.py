@@ -7,7 +7,7 @@ that we keep to find the sandbox again; ``inspect`` says what is there now.
 import enum
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 from uuid import UUID
 
 from lib.problems import Problem
@@ -59,6 +59,15 @@ class SandboxUnavailable(Problem):
     status = 503
     code = "sandbox-unavailable"
     sentence = "A sandbox cannot be started now."
+    is_permanent: ClassVar[bool] = False
+    """Whether a retry cannot help, because a person has to change something first."""
+
+
+class SandboxImpossible(SandboxUnavailable):
+    """Something is missing or forbidden here, so starting this sandbox again cannot work either."""
+
+    code = "sandbox-impossible"
+    is_permanent = True
 
 
 class SandboxNotYet(SandboxUnavailable):
@@ -108,10 +117,10 @@ _instances: dict[str, SandboxProvider] = {}
 
 
 def get_provider(name: str) -> SandboxProvider:
-    """The provider of that name; raises ``SandboxUnavailable`` where there is none."""
+    """Return the provider of that name. Raises ``SandboxImpossible`` where there is none."""
     if name not in _instances:
         if name not in _PROVIDERS:
-            raise SandboxUnavailable(f"There is no sandbox provider named {name}.")
+            raise SandboxImpossible(f"There is no sandbox provider named {name}.")
         module, _, factory = _PROVIDERS[name].partition(":")
         _instances[name] = getattr(import_module(module), factory)()
     return _instances[name]

@@ -1,14 +1,17 @@
 """The verbs of conversations. Each is safe under concurrency and says whether repeating it is safe."""
 
-from conversations.services.confirming import NotWaiting, answer_confirmation, carry_answer
-from conversations.services.describing import (
+from conversations.services.agent_runs import interrupt, interrupt_agent, resume, run_agent
+from conversations.services.batched_ingestion import Batch, ingest_together
+from conversations.services.confirmations import NotWaiting, answer_confirmation, carry_answer
+from conversations.services.delivery import deliver_messages
+from conversations.services.details import (
     carry_confirmation,
     set_archived,
     set_confirmation,
     set_tags,
 )
-from conversations.services.equipping import hand_out
-from conversations.services.exporting import export_trajectory, walk_log
+from conversations.services.equipment import hand_out
+from conversations.services.exports import export_trajectory, walk_log
 from conversations.services.feedback import (
     feedback_of,
     give_feedback,
@@ -23,9 +26,8 @@ from conversations.services.files import (
     read_file,
     write_file,
 )
-from conversations.services.forking import fork_conversation
-from conversations.services.gathering import Batch, ingest_together
-from conversations.services.ingesting import (
+from conversations.services.forks import fork_conversation
+from conversations.services.ingestion import (
     LogGap,
     Place,
     StaleLease,
@@ -38,7 +40,7 @@ from conversations.services.ingesting import (
     standing,
 )
 from conversations.services.keys import conversation_key, holder_of_key, rotate_keys
-from conversations.services.leasing import (
+from conversations.services.leases import (
     Census,
     Claim,
     claim_conversations,
@@ -63,19 +65,8 @@ from conversations.services.lifecycle import (
     share,
     title_from,
 )
-from conversations.services.messaging import (
-    UnsendableText,
-    deliver_messages,
-    interrupt,
-    interrupt_agent,
-    post_message,
-    resume,
-    run_agent,
-    run_held,
-)
-from conversations.services.pausing import pause_sandbox, ring
-from conversations.services.pruning import Pruned, prune_events
-from conversations.services.publishing import (
+from conversations.services.messages import UnsendableText, post_message, run_held
+from conversations.services.publications import (
     BadEvent,
     NotPublished,
     Published,
@@ -84,16 +75,18 @@ from conversations.services.publishing import (
     open_run,
     publish_events,
 )
-from conversations.services.sandboxing import (
+from conversations.services.retention import Pruned, prune_events
+from conversations.services.sandboxes import (
     SandboxNotRunning,
+    pause_sandbox,
     reconcile_sandboxes,
     requeue_lost_work,
-    start_conversation,
+    ring,
     stop_all_sandboxes,
     stop_sandbox,
 )
-from conversations.services.searching import index_conversation, index_texts, matching, snippets_of
-from conversations.services.sharing import (
+from conversations.services.search import index_conversation, index_texts, matching, snippets_of
+from conversations.services.shares import (
     count_view,
     create_share,
     links_of,
@@ -103,7 +96,8 @@ from conversations.services.sharing import (
     shared_record,
     views_of,
 )
-from conversations.services.starting import PublishedElsewhere, request_start
+from conversations.services.starts import start_conversation
+from conversations.services.state import PublishedElsewhere, request_start
 from conversations.services.turns import changes_of_turn, turns_of
 
 __all__ = [

@@ -16,10 +16,10 @@ from uuid import UUID
 
 from django.conf import settings
 
-from conversations.engine.client import AgentClient, EngineRefused, EngineUnreachable
+from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation
-from conversations.services.sandboxing import SandboxNotRunning
-from conversations.services.starting import is_up
+from conversations.services.sandboxes import SandboxNotRunning
+from conversations.services.state import is_up
 from lib.problems import Problem, TooLarge
 
 MAX_ENTRIES = 2_000
@@ -74,14 +74,14 @@ class Entry:
 
 
 @contextmanager
-def _workspace(conversation_id: UUID) -> Iterator[tuple[AgentClient, str]]:
+def _workspace(conversation_id: UUID) -> Iterator[tuple[EngineClient, str]]:
     """The client and the root of a running sandbox. Raises ``SandboxNotRunning``, ``SandboxTrouble``."""
     conversation = Conversation.objects.select_related("sandbox").get(pk=conversation_id)
     sandbox = conversation.sandbox
     if sandbox is None or not is_up(conversation):
         raise SandboxNotRunning
     try:
-        yield AgentClient(sandbox.base_url, sandbox.session_key()), sandbox.workspace
+        yield EngineClient(sandbox.base_url, sandbox.session_key()), sandbox.workspace
     except EngineUnreachable as error:
         raise SandboxNotRunning from error
     except EngineRefused as error:
@@ -100,7 +100,7 @@ def inside(root: str, path: str) -> str:
     return full
 
 
-def _resolve(client: AgentClient, root: str, path: str, *, must_exist: bool) -> str:
+def _resolve(client: EngineClient, root: str, path: str, *, must_exist: bool) -> str:
     """The same with symbolic links followed in the sandbox, so that none leads out of the workspace."""
     full = inside(root, path)
     command = _INSIDE.format(

@@ -19,10 +19,10 @@ from billing import services as billing
 from conversations import announcing, queue
 from conversations.models import Conversation, Event, Lease, Sandbox, StartTask
 from conversations.sandboxes.provider import get_provider
-from conversations.services.equipping import confirmation_for
+from conversations.services.equipment import confirmation_for
 from conversations.services.keys import end_keys
-from conversations.services.messaging import add_message
-from conversations.services.starting import request_start, set_status
+from conversations.services.messages import add_message
+from conversations.services.state import request_start, set_status
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from uuid import UUID
 from django.db import transaction
 
 from conversations.models import Conversation
-from conversations.services.starting import set_status
+from conversations.services.state import set_status
 
 
 @transaction.atomic

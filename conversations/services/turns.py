@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from conversations.models import Conversation, Event
-from conversations.services.exporting import walk_log
+from conversations.services.exports import walk_log
 from lib.problems import Problem
 
 ANSWERS = ("ObservationEvent", "UserRejectObservation", "AgentErrorEvent")

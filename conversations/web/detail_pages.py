@@ -19,7 +19,7 @@ from accounts.models import User
 from conversations import services
 from conversations.log import records, replay
 from conversations.models import Conversation
-from conversations.services.sharing import NoSuchShare
+from conversations.services.shares import NoSuchShare
 from lib.problems import Problem
 
 LIFETIMES = {"1": "a day", "7": "a week", "30": "a month", "365": "a year"}

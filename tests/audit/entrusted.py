@@ -9,7 +9,7 @@ from django.utils import timezone
 from accounts.models import ProviderToken
 from accounts.services import provider_tokens
 from conversations.models import Event, Lease
-from conversations.services import keys, redacting
+from conversations.services import keys, redaction
 from tests.conversations.conftest import frame, ingest
 
 JSON = {"format": "json"}
@@ -130,7 +130,7 @@ def _events(planted, conversation):
     """What an agent writes of what it was given."""
     text = " ".join([planted["secret of user"], planted["provider token, github"]])
     Lease.objects.filter(conversation=conversation).update(owner="m", generation=1, following_run=1)
-    redacting.forget()
+    redaction.forget()
     assert ingest(conversation, frame(0, text=text)) == 1
     assert "<secret_hidden>" in json.dumps([row.payload for row in Event.objects.all()])
 

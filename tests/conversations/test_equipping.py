@@ -9,7 +9,7 @@ from billing import services as billing
 from conversations import repositories, services
 from conversations.models import Sandbox
 from conversations.sandboxes.provider import State
-from conversations.services import redacting
+from conversations.services import redaction
 
 MCP = {
     "sse_servers": ["https://one.example.com/sse"],
@@ -291,8 +291,8 @@ class TestPushing:
         self.connect(alice)
         conversation, _ = started(alice, engine, repository=self.repository)
 
-        redacting.forget()
-        hide = redacting.hider(conversation.pk)
+        redaction.forget()
+        hide = redaction.hider(conversation.pk)
 
         assert hide is not None
         assert hide(f'{{"text": "is {self.plain}."}}') == '{"text": "is <secret_hidden>."}'

@@ -8,7 +8,7 @@ from conversations import services
 from conversations.engine.payloads import Durable, parse_event
 from conversations.models import Conversation, Event, Lease
 from conversations.sandboxes.provider import State
-from conversations.services import redacting
+from conversations.services import redaction
 from tests.conversations.conftest import frame, ingest, queued, status_frame
 from tests.hostile import EVENTS
 
@@ -94,7 +94,7 @@ def test_status_is_projected_with_the_events(running):
 def test_number_of_queries_does_not_depend_on_the_number_of_events(
     running, django_assert_num_queries
 ):
-    redacting.hider(running.pk)  # which asks again only after a while that there is nothing to hide
+    redaction.hider(running.pk)  # which asks again only after a while that there is nothing to hide
     with django_assert_num_queries(QUERIES):
         ingest(running, frame(0))
     with django_assert_num_queries(QUERIES):

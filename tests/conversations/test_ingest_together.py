@@ -10,7 +10,7 @@ from accounts.services import custom_secrets
 from conversations import services
 from conversations.manager.storing import Storing
 from conversations.models import Conversation, Event, Lease
-from conversations.services import redacting
+from conversations.services import redaction
 from tests.conversations.conftest import frame, status_frame
 from tests.factories.conversations import ConversationFactory, LeaseFactory
 
@@ -45,7 +45,7 @@ def test_all_are_stored_by_one_statement(db, django_assert_num_queries):
     one, other = live(2)
     Conversation.objects.filter(pk=other.pk).update(last_seq=5)
     for conversation in (one, other):
-        redacting.hider(conversation.pk)  # which asks again only after a while
+        redaction.hider(conversation.pk)  # which asks again only after a while
 
     with django_assert_num_queries(3):  # it, within a savepoint
         stored = services.ingest_together(

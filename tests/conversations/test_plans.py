@@ -7,7 +7,7 @@ from django.db import connection
 
 from conversations.models import NewEvent
 from conversations.realtime import reading
-from conversations.services.ingesting import AT_ONCE
+from conversations.services.ingestion import AT_ONCE
 
 LOGS, LENGTH = 40, 250
 

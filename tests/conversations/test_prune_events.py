@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from accounts.models import AuditEntry
 from conversations.models import Conversation, Event, NewEvent
-from conversations.services import pruning
+from conversations.services import retention
 
 OLD = timezone.now() - timedelta(days=40)
 
@@ -15,7 +15,7 @@ OLD = timezone.now() - timedelta(days=40)
 @pytest.fixture
 def rested(conversation, monkeypatch):
     """A stopped conversation with eight old events and two new ones."""
-    monkeypatch.setattr(pruning, "KEEP_EVENTS", 1)
+    monkeypatch.setattr(retention, "KEEP_EVENTS", 1)
     conversation.append(*[NewEvent(f"e{n}", "Step", "agent", "{}") for n in range(10)])
     Event.objects.filter(conversation=conversation, seq__lte=8).update(received_at=OLD)
     Conversation.objects.update(status="stopped", created_at=OLD)
@@ -52,7 +52,7 @@ def test_dry_run_counts_and_removes_nothing(rested):
 
 
 def test_newest_events_stay_however_old(rested, monkeypatch):
-    monkeypatch.setattr(pruning, "KEEP_EVENTS", 6)
+    monkeypatch.setattr(retention, "KEEP_EVENTS", 6)
 
     prune()
 
@@ -66,7 +66,7 @@ def test_log_of_a_running_sandbox_stays_whole(rested):
 
 
 def test_large_logs_go_in_steps(rested, monkeypatch):
-    monkeypatch.setattr(pruning, "AT_A_TIME", 3)
+    monkeypatch.setattr(retention, "AT_A_TIME", 3)
 
     assert prune() == "8 events of 1 conversations removed"
     assert seqs(rested) == [9, 10]

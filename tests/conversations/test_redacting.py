@@ -7,21 +7,21 @@ from urllib.parse import quote
 import pytest
 
 from accounts.services import custom_secrets, provider_tokens
-from conversations.services import redacting
+from conversations.services import redaction
 from tests.conversations.conftest import frame, ingest, status_frame
 
 VALUE = 'pa"ss\\wörd/+ 1=?'
-HIDDEN = redacting.HIDDEN
+HIDDEN = redaction.HIDDEN
 
 
 def cleaned(payload, *values):
     text = payload if isinstance(payload, str) else json.dumps(payload)
-    return redacting.redact(text, *redacting._needles(values or (VALUE,)))
+    return redaction.redact(text, *redaction._needles(values or (VALUE,)))
 
 
 @pytest.fixture
 def secret(alice, running):
-    redacting.forget()
+    redaction.forget()
     provider_tokens.set_provider_token(
         user=alice, organization=alice.personal_organization, provider="github", token="ghp_Sec1"
     )
@@ -138,10 +138,10 @@ class TestIngest:
     def test_costs_no_query_while_there_is_nothing_to_hide(
         self, running, alice, django_assert_num_queries
     ):
-        redacting.forget()
-        assert redacting.hider(running.pk) is None
+        redaction.forget()
+        assert redaction.hider(running.pk) is None
         with django_assert_num_queries(0):
-            assert redacting.hider(running.pk) is None
+            assert redaction.hider(running.pk) is None
 
     def test_others_secrets_are_not_looked_for(self, running, charlie):
         custom_secrets.create_secret(
@@ -150,7 +150,7 @@ class TestIngest:
             name="TOKEN",
             value="Charlies-one",
         )
-        redacting.forget()
+        redaction.forget()
 
         ingest(running, frame(0, text="Charlies-one"))
 

@@ -4,7 +4,7 @@ import pytest
 
 from conversations import services
 from conversations.models import Conversation, Sandbox, StartTask
-from conversations.sandboxes.provider import SandboxNotYet, SandboxUnavailable, State
+from conversations.sandboxes.provider import SandboxImpossible, SandboxNotYet, SandboxUnavailable, State
 from tests.conversations.conftest import queued
 
 
@@ -119,6 +119,19 @@ def test_resume_tries_a_failed_start_again(conversation, sandboxes, monkeypatch)
 
     assert conversation.status == "running"
     assert StartTask.objects.count() == 2
+
+
+def test_start_that_cannot_work_is_not_retried(conversation, sandboxes, monkeypatch):
+    def refuse(spec):
+        raise SandboxImpossible("The agent engine is not installed. Run `manage.py install_engine`.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sandboxes, "start", refuse)
+        start(conversation)
+
+    task = conversation.start_tasks.get()
+    assert (conversation.status, task.phase, task.attempts) == ("failed", "ERROR", 1)
+    assert conversation.status_detail.startswith("The agent engine is not installed.")
 
 
 def test_while_the_engine_is_installed_it_waits_and_says_so(conversation, sandboxes, monkeypatch):

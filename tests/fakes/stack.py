@@ -30,7 +30,7 @@ from psycopg.rows import dict_row
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from conversations.engine.client import AgentClient
+from conversations.engine.client import EngineClient
 from conversations.engine.payloads import Durable
 from conversations.sandboxes.provider import get_provider
 from lib import crypto
@@ -234,13 +234,13 @@ class Talk:
             self.id,
         )[0]
 
-    def engine(self) -> AgentClient:
+    def engine(self) -> EngineClient:
         """A client of the conversation's engine, past our server."""
         row = self.sandbox()
         key = crypto.open_sealed(
             bytes(row["sealed_session_key"]), bound_to=f"sandbox.session:{row['id']}"
         )
-        return AgentClient(row["base_url"], key)
+        return EngineClient(row["base_url"], key)
 
     def engine_log(self) -> list[Durable]:
         """The engine's own log, from its first event."""

@@ -5,7 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from conversations.api.v1.serializers import EventSerializer
-from conversations.services.exporting import FORMATS
+from conversations.services.exports import FORMATS
 
 
 class TrajectoryQuery(serializers.Serializer):

@@ -21,7 +21,7 @@ from conversations.api.v1.serializers import ConversationSerializer
 from conversations.log import replay
 from conversations.log.records import record_of
 from conversations.models import Conversation
-from conversations.services.exporting import FORMATS
+from conversations.services.exports import FORMATS
 from lib.api import query_of
 
 PRIVATE_HEADERS = {

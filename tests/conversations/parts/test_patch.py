@@ -105,15 +105,15 @@ def test_an_engine_that_slept_is_told_when_it_wakes(running, engine, sandboxes):
 
 
 def test_a_change_amid_the_start_is_carried_after_it(conversation, engine, sandboxes, monkeypatch):
-    from conversations.services import sandboxing
+    from conversations.services import starts
 
-    begin = sandboxing._start_engine_conversation
+    begin = starts._start_engine_conversation
 
     def change(started, sandbox, client):
         services.set_confirmation(conversation_id=started.pk, confirmation_policy="always")
         begin(started, sandbox, client)
 
-    monkeypatch.setattr(sandboxing, "_start_engine_conversation", change)
+    monkeypatch.setattr(starts, "_start_engine_conversation", change)
     services.start_conversation(conversation_id=conversation.pk)
 
     assert len(queued("carry_confirmation")) == 2

@@ -8,7 +8,7 @@ from rest_framework.test import APIClient
 from accounts.models import Organization
 from conversations import services
 from conversations.models import ShareLink, ShareView
-from conversations.services.sharing import network_of
+from conversations.services.shares import network_of
 from lib.redaction import HIDDEN
 from tests.conftest import key_client
 from tests.conversations.parts.conftest import KEY, answer
@@ -164,7 +164,7 @@ def test_networks_name_no_person(address, network):
 
 
 def test_old_views_make_room(api, story, link, monkeypatch):
-    monkeypatch.setattr("conversations.services.sharing.KEPT_VIEWS", 5)
+    monkeypatch.setattr("conversations.services.shares.KEPT_VIEWS", 5)
     share = ShareLink.objects.get()
     for _ in range(8):
         services.count_view(share=share, address="")

@@ -5,7 +5,7 @@ import pytest
 
 from conversations import services
 from conversations.log import replay
-from conversations.services import exporting
+from conversations.services import exports
 from lib.redaction import HIDDEN
 from tests.conversations.parts.conftest import HOSTILE, KEY, add
 
@@ -37,7 +37,7 @@ def test_it_ends_where_it_is_told_to(api, story):
 
 
 def test_pages_join_without_gaps(api, story, monkeypatch):
-    monkeypatch.setattr(exporting, "PAGE", 3)
+    monkeypatch.setattr(exports, "PAGE", 3)
 
     told = json.loads(body(get(api, story)))
 
@@ -45,7 +45,7 @@ def test_pages_join_without_gaps(api, story, monkeypatch):
 
 
 def test_a_long_log_is_never_read_whole(story, monkeypatch, django_assert_num_queries):
-    monkeypatch.setattr(exporting, "PAGE", 2)
+    monkeypatch.setattr(exports, "PAGE", 2)
     pieces = services.export_trajectory(conversation=story, format="json")
 
     with django_assert_num_queries(1):

@@ -20,8 +20,8 @@ from msgspec.structs import replace
 
 from conversations.engine import payloads
 from conversations.engine.client import (
-    AgentClient,
     CommandResult,
+    EngineClient,
     EngineMissing,
     EngineRefused,
     EngineUnreachable,
@@ -51,8 +51,8 @@ class Place:
     workspace: str
 
     @property
-    def client(self) -> AgentClient:
-        return AgentClient(self.base_url, self.spec.session_key)
+    def client(self) -> EngineClient:
+        return EngineClient(self.base_url, self.spec.session_key)
 
     def open(self, **options: Any) -> UUID:
         """A new conversation."""
@@ -153,7 +153,7 @@ def test_a_policy_and_a_judge_changed_amid_a_conversation_count(place):
 
 
 def test_wrong_key_is_refused(place):
-    stranger = AgentClient(place.base_url, "wrong")
+    stranger = EngineClient(place.base_url, "wrong")
 
     with pytest.raises(EngineRefused) as caught:
         stranger.conversation(uuid4())
@@ -178,7 +178,7 @@ async def test_unknown_conversation(place):
 
 
 async def test_nobody_there():
-    client = AgentClient("http://127.0.0.1:9", "key")
+    client = EngineClient("http://127.0.0.1:9", "key")
 
     assert not client.ready()
     with pytest.raises(EngineUnreachable) as caught:

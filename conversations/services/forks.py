@@ -5,7 +5,7 @@ from django.db import connection, transaction
 from accounts.models import User
 from conversations.models import Conversation
 from conversations.services.lifecycle import create_conversation
-from conversations.services.starting import append_notice
+from conversations.services.state import append_notice
 from conversations.services.turns import turns_of
 from lib.problems import Problem
 

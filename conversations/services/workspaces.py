@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from conversations import repositories
-from conversations.engine.client import AgentClient, CommandResult
+from conversations.engine.client import CommandResult, EngineClient
 from conversations.models import Conversation, Sandbox, StartTask
 from lib.problems import Problem
 
@@ -28,7 +28,7 @@ class PreparationFailed(Problem):
 def prepare_workspace(
     conversation: Conversation,
     sandbox: Sandbox,
-    client: AgentClient,
+    client: EngineClient,
     phase: Callable[[str], AbstractContextManager[Any]],
 ) -> None:
     """Clone the repository, run ``.openhands/setup.sh``, install ``.openhands/pre-commit.sh``.
@@ -66,7 +66,7 @@ def prepare_workspace(
 
 
 def _clone(
-    source: repositories.CloneSource, branch: str | None, workspace: str, client: AgentClient
+    source: repositories.CloneSource, branch: str | None, workspace: str, client: EngineClient
 ) -> None:
     at = f"--branch {shlex.quote(branch)} " if branch else ""
     with _credentials(source, workspace, client) as options:
@@ -82,7 +82,7 @@ def _clone(
 
 @contextmanager
 def _credentials(
-    source: repositories.CloneSource, workspace: str, client: AgentClient
+    source: repositories.CloneSource, workspace: str, client: EngineClient
 ) -> Iterator[str]:
     """Git's options to ask as somebody, for one command.
 

@@ -11,8 +11,8 @@ from django.utils import timezone
 from conversations import announcing
 from conversations.engine.payloads import Durable
 from conversations.models import Sandbox
-from conversations.services import redacting
-from conversations.services.ingesting import USE_SECONDS, is_plain
+from conversations.services import redaction
+from conversations.services.ingestion import USE_SECONDS, is_plain
 from lib import prepared
 
 TOGETHER = """
@@ -69,7 +69,7 @@ def ingest_together(*, batches: Sequence[Batch]) -> set[UUID]:
         for batch in batches
         if batch.frames
         and is_plain(batch.frames)
-        and redacting.hider(batch.conversation_id) is None
+        and redaction.hider(batch.conversation_id) is None
     ]
     if not plain:
         return set()

@@ -16,7 +16,7 @@ from conversations import announcing
 from conversations.engine.payloads import EngineEvent, execution_status, parse_event, tells_state
 from conversations.models import Conversation, Event, NewEvent
 from conversations.models.append import ADDING, columns_of
-from conversations.services.starting import set_status
+from conversations.services.state import set_status
 from lib import prepared
 from lib.problems import Problem
 

@@ -8,10 +8,10 @@ from django.utils import timezone
 
 from accounts.services import audit
 from conversations import queue
-from conversations.engine.client import AgentClient, EngineRefused, EngineUnreachable
+from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation
-from conversations.services.equipping import check_enforced
-from conversations.services.starting import is_up, set_status
+from conversations.services.equipment import check_enforced
+from conversations.services.state import is_up, set_status
 
 POLICIES = ("never", "always", "risky")
 ANALYZERS = ("llm", "none")
@@ -92,11 +92,11 @@ def carry_confirmation(*, conversation_id: UUID) -> None:
         return
     if not is_up(conversation):
         return
-    client = AgentClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
+    client = EngineClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
     tell_engine(client, conversation)
 
 
-def tell_engine(client: AgentClient, conversation: Conversation) -> None:
+def tell_engine(client: EngineClient, conversation: Conversation) -> None:
     """Set both in an engine that is up. Raises ``EngineUnreachable``."""
     try:
         client.set_security_analyzer(conversation.pk, conversation.security_analyzer)

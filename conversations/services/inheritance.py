@@ -4,8 +4,8 @@ from django.db import transaction
 
 from conversations.models import Conversation, Event, Sandbox
 from conversations.sandboxes.provider import get_provider
-from conversations.services.exporting import redactor_of, told_log
-from conversations.services.starting import append_notice
+from conversations.services.exports import redactor_of, told_log
+from conversations.services.state import append_notice
 
 STORY_LENGTH = 60_000
 EVENT_LENGTH = 4_000

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -15,52 +15,38 @@ from django.utils import timezone
 from accounts.models import Organization
 from billing import services as billing
 from conversations import announcing, queue
-from conversations.engine.client import AgentClient, EngineRefused, EngineUnreachable
+from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.engine.payloads import analyzer_body, policy_body, start_body
-from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, Sandbox, StartTask
+from conversations.models import Conversation, Sandbox, StartTask
 from conversations.sandboxes.provider import (
     SandboxNotYet,
     SandboxSpec,
     State,
     get_provider,
 )
-from conversations.services.describing import tell_engine
-from conversations.services.equipping import (
+from conversations.services.details import tell_engine
+from conversations.services.equipment import (
     introduce,
     renew_secrets,
     secret_sources,
     settings_of,
     start_options,
 )
-from conversations.services.leasing import live_owners, want_manager
-from conversations.services.messaging import BUSY
-from conversations.services.preparing import prepare_workspace
-from conversations.services.remembering import bring_files, story_for_agent
-from conversations.services.starting import append_notice, set_status
+from conversations.services.inheritance import bring_files, story_for_agent
+from conversations.services.leases import want_manager
+from conversations.services.state import append_notice, set_status
+from conversations.services.workspaces import prepare_workspace
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 Phase = StartTask.Phase
 QUEUE_SECONDS = 2
 MAX_ATTEMPTS = 3
-STOP_GRACE_SECONDS = 10.0
-LOST_SECONDS = 10
 OCCUPYING = (Sandbox.Observed.STARTING, Sandbox.Observed.RUNNING)
-
-
-class SandboxNotRunning(Problem):
-    """The sandbox sleeps or is not up yet, and what was asked needs it."""
-
-    status = 409
-    code = "sandbox-not-running"
-    sentence = "The sandbox is not running. Resume the conversation and try again."
 
 
 class StartFailed(Exception):
     """A phase failed for good; the text is for the conversation's owner."""
-
-
-# --- Up -------------------------------------------------------------------------
 
 
 def start_conversation(*, conversation_id: UUID) -> None:
@@ -88,7 +74,7 @@ def start_conversation(*, conversation_id: UUID) -> None:
             return
         with _phase(task, Phase.WAITING_FOR_SANDBOX):
             _start_sandbox(sandbox)
-        client = AgentClient(sandbox.base_url, sandbox.session_key())
+        client = EngineClient(sandbox.base_url, sandbox.session_key())
         if not sandbox.conversation_started:
             bring_files(conversation, sandbox)
             prepare_workspace(conversation, sandbox, client, lambda phase: _phase(task, phase))
@@ -98,7 +84,7 @@ def start_conversation(*, conversation_id: UUID) -> None:
         _wait(task, str(error.detail))
         return
     except (Problem, StartFailed, EngineUnreachable, EngineRefused) as error:
-        _note_failure(task, conversation, str(getattr(error, "detail", "") or error))
+        _note_failure(task, conversation, error)
         return
     _finish(task, conversation, sandbox)
 
@@ -171,13 +157,13 @@ def _start_sandbox(sandbox: Sandbox) -> None:
     sandbox.base_url, sandbox.workspace = observed.base_url, observed.workspace
     sandbox.detail = ""
     sandbox.active_at = timezone.now()
-    info = AgentClient(sandbox.base_url, sandbox.session_key()).server_info()
+    info = EngineClient(sandbox.base_url, sandbox.session_key()).server_info()
     sandbox.engine_version = str(info.get("version", ""))[:40]
     sandbox.save(update_fields=["base_url", "workspace", "detail", "active_at", "engine_version"])
 
 
 def _start_engine_conversation(
-    conversation: Conversation, sandbox: Sandbox, client: AgentClient
+    conversation: Conversation, sandbox: Sandbox, client: EngineClient
 ) -> None:
     """Make the conversation in the engine under our own id, unless it is there (creation is idempotent)."""
     if sandbox.conversation_started:
@@ -219,7 +205,7 @@ def _asks_as(conversation: Conversation) -> tuple[str, str]:
 
 
 def _tell_changed_policy(
-    known: dict[str, Any], conversation: Conversation, client: AgentClient
+    known: dict[str, Any], conversation: Conversation, client: EngineClient
 ) -> None:
     """Have an engine that wakes take over what was changed while it slept."""
     has = (known.get("confirmation_policy"), known.get("security_analyzer"))
@@ -247,15 +233,17 @@ def _finish(task: StartTask, started: Conversation, sandbox: Sandbox) -> None:
         queue.deliver_messages(conversation.pk)
 
 
-def _note_failure(task: StartTask, conversation: Conversation, error: str) -> None:
-    """Try again a few times, then say what failed."""
+def _note_failure(task: StartTask, conversation: Conversation, failure: Exception) -> None:
+    """Queue another attempt; after ``MAX_ATTEMPTS``, or a permanent failure, say what failed."""
+    error = str(getattr(failure, "detail", "") or failure)
+    is_permanent = getattr(failure, "is_permanent", False)
     log.warning("start of %s failed: %s", conversation.pk, error)
     with transaction.atomic():
         conversation = Conversation.objects.select_for_update().get(pk=conversation.pk)
         Sandbox.objects.filter(conversation=conversation).update(
             observed=Sandbox.Observed.FAILED, detail=error
         )
-        if task.attempts < MAX_ATTEMPTS and not _is_final(error):
+        if task.attempts < MAX_ATTEMPTS and not is_permanent:
             queue.start_conversation(conversation.pk, in_seconds=QUEUE_SECONDS * task.attempts)
             return
         now = timezone.now()
@@ -264,14 +252,10 @@ def _note_failure(task: StartTask, conversation: Conversation, error: str) -> No
         append_notice(
             conversation,
             code="start_failed",
-            message="The sandbox could not be started. Your messages are kept; retry when it is mended.",
+            message="The sandbox could not be started. Your messages are kept. Fix the cause below, then choose “Try again”.",
             detail=error,
         )
         set_status(conversation, status=Conversation.Status.FAILED, status_detail=error)
-
-
-def _is_final(error: str) -> bool:
-    return error.startswith("The engine is not installed")
 
 
 @contextlib.contextmanager
@@ -311,122 +295,4 @@ def _update(task: StartTask, **fields: object) -> None:
     announcing.announce_on_commit(task.conversation_id)
 
 
-# --- Down -----------------------------------------------------------------------
-
-
-def stop_sandbox(*, conversation_id: UUID, unless_wanted: bool = False) -> None:
-    """Stop a conversation's sandbox and keep its data. Safe to repeat.
-
-    ``unless_wanted``: it was idle when this was queued; nothing is done if it has come into use since.
-    """
-    with transaction.atomic():
-        rows = Conversation.objects.select_for_update(of=("self",)).select_related("sandbox")
-        conversation = rows.filter(pk=conversation_id).first()
-        sandbox = conversation.sandbox if conversation else None
-        if conversation is None or sandbox is None:
-            return
-        if unless_wanted and sandbox.desired != Sandbox.Desired.STOPPED:
-            return
-        # First in the books: a message that comes now asks for a start, which waits its turn behind this job.
-        # The other way round it would go to an engine that is about to end.
-        sandbox.desired, sandbox.observed = Sandbox.Desired.STOPPED, Sandbox.Observed.STOPPED
-        sandbox.stopped_at = timezone.now()
-        sandbox.save(update_fields=["desired", "observed", "stopped_at"])
-        if conversation.status in (Conversation.Status.RUNNING, Conversation.Status.STARTING):
-            set_status(conversation, status=Conversation.Status.STOPPED)
-    provider = get_provider(sandbox.provider)
-    if handle := sandbox.handle or provider.find(sandbox.pk):
-        provider.stop(handle, grace_seconds=STOP_GRACE_SECONDS)
-
-
-def stop_all_sandboxes() -> int:
-    """Stop every sandbox of the process provider, as when this machine's server ends; how many."""
-    running = Sandbox.objects.filter(provider="process", observed__in=OCCUPYING)
-    ids = list(Conversation.objects.filter(sandbox__in=running).values_list("pk", flat=True))
-    for conversation_id in ids:
-        stop_sandbox(conversation_id=conversation_id)
-    return len(ids)
-
-
 # --- Driving one to the other -----------------------------------------------------
-
-
-def reconcile_sandboxes() -> int:
-    """Mend what differs between desired and observed state, and put idle sandboxes to sleep; how many.
-
-    Safe to run at any time, in any number.
-    """
-    changed = 0
-    quiet_since = timezone.now() - timedelta(seconds=settings.SANDBOX_IDLE_SECONDS)
-    rows = Conversation.objects.select_related("sandbox").filter(sandbox__isnull=False)
-    idle = rows.filter(
-        sandbox__observed=Sandbox.Observed.RUNNING,
-        sandbox__active_at__lt=quiet_since,
-        deleted_at=None,
-    ).exclude(execution_status=Conversation.ExecutionStatus.RUNNING)
-    for conversation in idle.exclude(outgoing_messages__status__in=OPEN_MESSAGES):
-        Sandbox.objects.filter(conversation=conversation).update(desired=Sandbox.Desired.STOPPED)
-        queue.stop_sandbox(conversation.pk)
-        changed += 1
-    live = live_owners()
-    for conversation in rows.filter(sandbox__observed=Sandbox.Observed.RUNNING, deleted_at=None):
-        changed += _reconcile_one(conversation, live)
-    for conversation in rows.filter(deleted_at__lt=timezone.now() - timedelta(minutes=5)):
-        queue.destroy_conversation(conversation.pk)
-        changed += 1
-    return changed
-
-
-def _reconcile_one(conversation: Conversation, live: set[str]) -> int:
-    """A sandbox that nobody follows may have gone unnoticed: its manager would have told."""
-    lease = getattr(conversation, "lease", None)
-    if lease is not None and lease.owner in live:
-        return 0
-    if lease is not None and not lease.is_wanted:
-        want_manager(conversation_id=conversation.pk)
-    sandbox = conversation.sandbox
-    if sandbox is None:
-        return 0
-    observed = get_provider(sandbox.provider).inspect(sandbox.handle)
-    if observed.state in (State.RUNNING, State.STARTING):
-        return 0
-    with transaction.atomic():
-        locked = Conversation.objects.select_for_update().get(pk=conversation.pk)
-        found = Sandbox.objects.filter(
-            pk=sandbox.pk, observed=Sandbox.Observed.RUNNING, run=sandbox.run
-        )
-        if found.update(observed=Sandbox.Observed.STOPPED, detail=observed.detail):
-            append_notice(
-                locked,
-                code="engine_stopped",
-                message="The agent's engine stopped. It restarts with the next message.",
-                detail=observed.detail,
-            )
-            set_status(locked, status=Conversation.Status.STOPPED)
-            return 1
-    return 0
-
-
-def requeue_lost_work() -> int:
-    """Queue again what a killed worker left: starts and messages that nothing works on; how many.
-
-    Jobs are safe to repeat, so one too many would do no harm.
-    """
-    before = timezone.now() - timedelta(seconds=LOST_SECONDS)
-    lost = StartTask.objects.filter(finished_at=None, updated_at__lt=before)
-    count = 0
-    for conversation_id in lost.values_list("conversation_id", flat=True)[:100]:
-        if not queue.is_queued("start", conversation_id):
-            queue.start_conversation(conversation_id)
-            count += 1
-    waiting = OutgoingMessage.objects.filter(
-        status__in=OPEN_MESSAGES,
-        created_at__lt=before,
-        conversation__sandbox__observed=Sandbox.Observed.RUNNING,
-        conversation__deleted_at=None,
-    ).exclude(conversation__execution_status__in=BUSY)
-    for conversation_id in waiting.values_list("conversation_id", flat=True).distinct()[:100]:
-        if not queue.is_queued("deliver", conversation_id):
-            queue.deliver_messages(conversation_id)
-            count += 1
-    return count

@@ -10,7 +10,7 @@ from urllib.parse import quote, quote_plus
 from uuid import UUID
 
 from accounts.services import custom_secrets
-from conversations.services import equipping
+from conversations.services import equipment
 
 HIDDEN = "<secret_hidden>"
 SHORTEST = 6
@@ -27,7 +27,7 @@ def hider(conversation_id: UUID) -> Callable[[str], str] | None:
 
     Two queries a call, and none for two seconds after there was nothing to hide.
     """
-    owner = _owners.get(conversation_id) or equipping.owner_of(conversation_id)
+    owner = _owners.get(conversation_id) or equipment.owner_of(conversation_id)
     if owner is None:
         return None
     if len(_owners) >= OWNERS_MAX:

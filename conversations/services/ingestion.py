@@ -13,7 +13,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from conversations import announcing, queue
-from conversations.engine.client import AgentClient
+from conversations.engine.client import EngineClient
 from conversations.engine.payloads import Durable, execution_status, tells_state
 from conversations.models import (
     Conversation,
@@ -26,9 +26,9 @@ from conversations.models import (
 )
 from conversations.models.append import ADDING, columns_of
 from conversations.sandboxes.provider import State, get_provider
-from conversations.services import redacting
-from conversations.services.messaging import deliver_if_free, user_text
-from conversations.services.starting import append_notice, request_start, set_status
+from conversations.services import redaction
+from conversations.services.delivery import deliver_if_free, user_text
+from conversations.services.state import append_notice, request_start, set_status
 from lib import prepared
 from lib.problems import Problem
 
@@ -139,7 +139,7 @@ def _is_at_once(conversation_id: UUID, generation: int, frames: Sequence[Durable
     now = timezone.now()
     first, newest = frames[0].seq, frames[-1].seq
     held = (len(frames), newest, now, conversation_id, generation, first - 1)
-    hide = redacting.hider(conversation_id)
+    hide = redaction.hider(conversation_id)
     columns = columns_of([_event_of(frame, frame.event.event_id, hide) for frame in frames])
     # Alone, the statement is its own transaction; within one, a repeated id must not spoil what surrounds us.
     is_within = transaction.get_connection().in_atomic_block
@@ -192,7 +192,7 @@ def _ingest_locked(conversation_id: UUID, generation: int, frames: Sequence[Dura
         ).values_list("event_id", flat=True)
     )
     news = []
-    hide = redacting.hider(conversation_id)
+    hide = redaction.hider(conversation_id)
     for frame in fresh:
         event_id = _free_id(frame, taken)
         taken.add(event_id)
@@ -208,7 +208,7 @@ def _ingest_locked(conversation_id: UUID, generation: int, frames: Sequence[Dura
     return len(news)
 
 
-def read_log(*, conversation_id: UUID, generation: int, client: AgentClient) -> int:
+def read_log(*, conversation_id: UUID, generation: int, client: EngineClient) -> int:
     """Append what the engine's log has behind ours, page by page over REST; how many were new.
 
     For what its socket cannot carry. Safe to repeat. Raises ``StaleLease``, ``LogGap``,

@@ -16,7 +16,7 @@ from accounts.models import User
 from accounts.services import audit
 from conversations.log.story import TOLD_KINDS
 from conversations.models import Conversation, Event, ShareLink, ShareView
-from conversations.services.exporting import described, redacted_wire, redactor_of
+from conversations.services.exports import described, redacted_wire, redactor_of
 from lib import crypto
 from lib.problems import Problem
 

@@ -14,7 +14,7 @@ from accounts.services import custom_secrets, provider_tokens, user_settings
 from accounts.settings.fields import NO_ANALYZER
 from billing import services as billing
 from billing.models import GatewayToken
-from conversations.engine.client import AgentClient, EngineRefused, EngineUnreachable
+from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation, Sandbox
 
 SEARCH_URL = "https://mcp.tavily.com/mcp/"
@@ -155,7 +155,7 @@ def _push_secret(conversation: Conversation) -> str | None:
     )
 
 
-def renew_secrets(conversation: Conversation, client: AgentClient) -> None:
+def renew_secrets(conversation: Conversation, client: EngineClient) -> None:
     """Tell a woken engine the conversation's secrets of today. Safe to repeat."""
     if sources := secret_sources(conversation):
         client.set_secrets(conversation.pk, sources)
@@ -187,7 +187,7 @@ def hand_out(*, token: GatewayToken, name: str) -> str:
 
 
 def introduce(
-    found: user_settings.Effective, user: User, sandbox: Sandbox, client: AgentClient
+    found: user_settings.Effective, user: User, sandbox: Sandbox, client: EngineClient
 ) -> None:
     """Tell the workspace's repository who commits; without one, or an engine that refuses, nothing happens."""
     name = found.values["git_user_name"] or user.name or user.get_short_name()

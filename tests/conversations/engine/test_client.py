@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from conversations.engine import client as client_module
 from conversations.engine.client import (
-    AgentClient,
+    EngineClient,
     EngineMissing,
     EngineRefused,
     EngineUnreachable,
@@ -43,7 +43,7 @@ class Server:
         self._answers = answers
         self.asked: list[str] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.client = AgentClient(f"http://127.0.0.1:{self._listener.getsockname()[1]}", "key")
+        self.client = EngineClient(f"http://127.0.0.1:{self._listener.getsockname()[1]}", "key")
 
     def serve(self) -> None:
         for answer in self._answers:

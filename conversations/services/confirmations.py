@@ -8,10 +8,10 @@ from django.db import transaction
 
 from accounts.services import audit
 from conversations import announcing, queue
-from conversations.engine.client import AgentClient, EngineRefused, EngineUnreachable
+from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation, Event, NewEvent
-from conversations.services.messaging import take_back_busy, take_for_busy
-from conversations.services.starting import is_up
+from conversations.services.delivery import take_back_busy, take_for_busy
+from conversations.services.state import is_up
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def carry_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in_r
         return
     if not is_up(conversation):
         raise EngineUnreachable("the sandbox is not up yet")
-    client = AgentClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
+    client = EngineClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
     found = client.conversation(conversation_id)
     if found is None:  # one 404 never means deleted (contract, section 10)
         raise EngineUnreachable("the engine does not know the conversation yet")
@@ -104,7 +104,7 @@ def carry_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in_r
         _go_on(client, conversation_id)
 
 
-def _go_on(client: AgentClient, conversation_id: UUID) -> None:
+def _go_on(client: EngineClient, conversation_id: UUID) -> None:
     try:
         client.run(conversation_id)
     except EngineRefused:
