@@ -1,11 +1,8 @@
 """Tells every process that a conversation moved: the nudge after a commit, and what an agent is saying right now."""
 
-import asyncio
-import contextlib
 from typing import Any
 from uuid import UUID
 
-from channels.layers import get_channel_layer
 from django.db import transaction
 
 from lib import bus
@@ -34,9 +31,7 @@ def wake_managers_on_commit() -> None:
 
 async def send_deltas(conversation_id: UUID, deltas: list[dict[str, Any]]) -> None:
     """Pass on what the agent is saying right now. Unnumbered and never stored: the event supersedes it."""
-    message = bus.encode(bus.DeltaArrived(conversation_id, deltas))
-    with contextlib.suppress(
-        Exception
-    ):  # ephemeral: not worth a retry, nor the wait for a Redis that hangs
-        async with asyncio.timeout(0.5):
-            await get_channel_layer().group_send(group_for(conversation_id), message)
+    # Ephemeral: not worth a retry, nor the wait for a Redis that hangs.
+    await bus.send(
+        group_for(conversation_id), bus.DeltaArrived(conversation_id, deltas), seconds=0.5
+    )

@@ -6,6 +6,7 @@ version runs beside it) it ignores.
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -62,8 +63,15 @@ def decode(message: Any) -> Wakeup | None:
         return None
 
 
+async def send(group: str, wakeup: Wakeup, *, seconds: float) -> None:
+    """Send one wake-up from the running loop; drop it when Redis takes longer than ``seconds`` or refuses."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(seconds):
+            await get_channel_layer().group_send(group, encode(wakeup))
+
+
 class Publisher:
-    """A daemon thread with an event loop of its own that sends what ``nudge`` and ``send`` hand it."""
+    """A daemon thread with an event loop of its own that sends the wake-ups handed to ``nudge``."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -35,5 +35,6 @@ _patterns = [
     path("", include("billing.web.urls")),
     path("", include("conversations.web.urls")),
     path("", include("integrations.web.urls")),
+    path("", include("integrations.mcp.urls")),
 ]
 urlpatterns = deprecations.declared(_patterns)

@@ -68,6 +68,7 @@ def deliver_messages(*, conversation_id: UUID) -> None:
 
 
 def locked_conversation(conversation_id: UUID) -> Conversation | None:
+    """Lock a conversation's row and return it with its sandbox; None for one that is deleted."""
     rows = Conversation.objects.select_for_update(of=("self",)).select_related("sandbox")
     return rows.filter(pk=conversation_id, deleted_at=None).first()
 

@@ -252,7 +252,8 @@ def _note_failure(task: StartTask, conversation: Conversation, failure: Exceptio
         append_notice(
             conversation,
             code="start_failed",
-            message="The sandbox could not be started. Your messages are kept. Fix the cause below, then choose “Try again”.",
+            message="The sandbox could not be started. Your messages are kept. "
+            "Fix the cause below, then choose “Try again”.",
             detail=error,
         )
         set_status(conversation, status=Conversation.Status.FAILED, status_detail=error)

@@ -4,7 +4,12 @@ import pytest
 
 from conversations import services
 from conversations.models import Conversation, Sandbox, StartTask
-from conversations.sandboxes.provider import SandboxImpossible, SandboxNotYet, SandboxUnavailable, State
+from conversations.sandboxes.provider import (
+    SandboxImpossible,
+    SandboxNotYet,
+    SandboxUnavailable,
+    State,
+)
 from tests.conversations.conftest import queued
 
 
@@ -123,7 +128,9 @@ def test_resume_tries_a_failed_start_again(conversation, sandboxes, monkeypatch)
 
 def test_start_that_cannot_work_is_not_retried(conversation, sandboxes, monkeypatch):
     def refuse(spec):
-        raise SandboxImpossible("The agent engine is not installed. Run `manage.py install_engine`.")
+        raise SandboxImpossible(
+            "The agent engine is not installed. Run `manage.py install_engine`."
+        )
 
     with monkeypatch.context() as patch:
         patch.setattr(sandboxes, "start", refuse)
