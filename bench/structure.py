@@ -26,7 +26,7 @@ APPS = ("lib", "accounts", "billing", "conversations", "integrations", "compat",
 """Lowest first. ``openhands_site.lib`` is ``lib`` in either layout."""
 EDGES = (
     *("api", "web", "pages", "page", "views", "urls", "admin", "tasks", "webhooks", "management"),
-    *("consumers", "sockets", "realtime", "routing", "grpc", "oidc", "sign_in", "manager"),
+    *("consumers", "sockets", "realtime", "routing", "grpc", "sign_in", "manager"),
 )
 LAYERS = {"models": 0, "queue": 1, "services": 2, **dict.fromkeys(EDGES, 3), "compat": 4}
 """Of an app, lowest first. The first part of a module's name that is one of these, or has one as a word, decides."""

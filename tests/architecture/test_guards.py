@@ -40,7 +40,7 @@ UNTIL_APPROVED = {"accounts.DeviceGrant": "device_grant_approved_for_somebody"}
 """What names its organization once somebody approves it, and the constraint that says so."""
 SOURCES = sorted(
     file
-    for package in (*APPS, "openhands_site")
+    for package in (*APPS, "compat", "lib", "openhands_site")
     for file in (ROOT / package).rglob("*.py")
     if "migrations" not in file.parts
 )
