@@ -18,6 +18,8 @@ import msgspec
 import orjson
 from django.conf import settings
 
+from accounts.settings.choices import ConfirmationPolicy, SecurityAnalyzer
+
 MAX_DEPTH = 500
 """Nesting beyond this is kept as base64: common JSON readers give up at about 1,000."""
 MAX_SEQ = 2**63 - 1
@@ -442,23 +444,29 @@ def failure(event: EngineEvent) -> Failure | None:
 # --- What we say to the engine ---------------------------------------------------
 
 _POLICIES: dict[str, dict[str, Any]] = {
-    "never": {"kind": "NeverConfirm"},
-    "always": {"kind": "AlwaysConfirm"},
-    "risky": {"kind": "ConfirmRisky", "threshold": "HIGH", "confirm_unknown": True},
+    ConfirmationPolicy.NEVER: {"kind": "NeverConfirm"},
+    ConfirmationPolicy.ALWAYS: {"kind": "AlwaysConfirm"},
+    ConfirmationPolicy.RISKY: {
+        "kind": "ConfirmRisky",
+        "threshold": "HIGH",
+        "confirm_unknown": True,
+    },
+}
+_ANALYZERS: dict[str, dict[str, Any] | None] = {
+    SecurityAnalyzer.LLM: {"kind": "LLMSecurityAnalyzer"},
+    SecurityAnalyzer.PATTERN: {"kind": "PatternSecurityAnalyzer"},
+    SecurityAnalyzer.NONE: None,
 }
 
 
-_ANALYZERS = {"llm": "LLMSecurityAnalyzer", "pattern": "PatternSecurityAnalyzer"}
-
-
 def policy_body(name: str) -> dict[str, Any]:
-    """The engine's words for never, always or risky."""
+    """Return the engine's form of a ``ConfirmationPolicy``."""
     return _POLICIES[name]
 
 
 def analyzer_body(name: str) -> dict[str, Any] | None:
-    """The engine's words for who judges risks: nobody for ``none``, the model itself where nothing is said."""
-    return None if name == "none" else {"kind": _ANALYZERS[name or "llm"]}
+    """Return the engine's form of a ``SecurityAnalyzer``; an empty name is the default, the model itself."""
+    return _ANALYZERS[name or SecurityAnalyzer.LLM]
 
 
 def start_body(
@@ -468,7 +476,7 @@ def start_body(
     gateway_url: str,
     token: str,
     workspace: str,
-    confirmation_policy: str = "never",
+    confirmation_policy: str = ConfirmationPolicy.NEVER,
     security_analyzer: str = "",
     prompt_price: float | None = None,
     completion_price: float | None = None,

@@ -99,7 +99,7 @@ def _must_hold(conversation: Conversation) -> bool:
     """
     if conversation.execution_status == Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION:
         return True
-    return conversation.confirmation_policy != "never" and conversation.execution_status in BUSY
+    return conversation.may_ask and conversation.execution_status in BUSY
 
 
 def take_for_busy(conversation: Conversation) -> None:
@@ -108,14 +108,14 @@ def take_for_busy(conversation: Conversation) -> None:
     The engine says so a little later. Until then a further message would slip in, and be a yes to the
     question that the first one leads to. The caller holds the row's lock.
     """
-    if conversation.confirmation_policy != "never":
+    if conversation.may_ask:
         set_status(conversation, execution_status=Conversation.ExecutionStatus.RUNNING)
 
 
 def take_back_busy(conversation: Conversation) -> None:
     """What was sent did not reach the engine, so the agent is not at work. The caller holds the row's lock."""
     is_taken = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
-    if conversation.confirmation_policy != "never" and is_taken:
+    if conversation.may_ask and is_taken:
         set_status(conversation, execution_status=Conversation.ExecutionStatus.IDLE)
 
 

@@ -13,10 +13,6 @@ from conversations.models import Conversation
 from conversations.services.equipment import check_enforced
 from conversations.services.state import is_up, set_status
 
-POLICIES = ("never", "always", "risky")
-ANALYZERS = ("llm", "none")
-MOST_TAGS = 20
-
 
 @transaction.atomic
 def set_tags(*, conversation_id: UUID, tags: Sequence[str]) -> Conversation:

@@ -272,7 +272,7 @@ def _is_between(conversation: Conversation, status: str) -> bool:
     ``take_for_busy``. No run ends idle.
     """
     is_taken = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
-    return status == IDLE and is_taken and conversation.confirmation_policy != "never"
+    return status == IDLE and is_taken and conversation.may_ask
 
 
 def _take_status(conversation: Conversation, status: str, seq: int) -> None:

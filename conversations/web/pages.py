@@ -21,6 +21,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from accounts import permissions
 from accounts.active import active_organization
+from accounts.settings.choices import ConfirmationPolicy
 from billing import services as billing
 from conversations import services
 from conversations.log import records
@@ -74,7 +75,9 @@ class IncompletePrompt(Problem):
 @require_http_methods(["GET", "HEAD", "POST"])
 def home(request: HttpRequest) -> HttpResponse:
     """The prompt box, what needs an answer, what runs, and what was done before."""
-    context: dict[str, Any] = {"form": {"message": _example(request), "policy": "never"}}
+    context: dict[str, Any] = {
+        "form": {"message": _example(request), "policy": ConfirmationPolicy.NEVER}
+    }
     status = 200
     if request.method == "POST":
         try:
@@ -116,8 +119,8 @@ def _create(request: HttpRequest) -> Conversation:
         raise IncompletePrompt("Say what the agent should do.")
     if len(message) > MESSAGE_LENGTH:
         raise IncompletePrompt(f"A message has at most {MESSAGE_LENGTH:,} characters.")
-    policy = request.POST.get("policy", "never")
-    if policy not in {"never", "always", "risky"}:
+    policy = request.POST.get("policy", ConfirmationPolicy.NEVER)
+    if policy not in ConfirmationPolicy.values:
         raise IncompletePrompt("There is no such way to ask for confirmation.")
     return services.create_conversation(
         user=request.user,
