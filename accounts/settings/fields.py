@@ -10,7 +10,7 @@ from typing import Any
 
 from accounts.settings import mcp_servers
 from accounts.settings.choices import SecurityAnalyzer
-from lib.masks import MASK, looks_masked
+from lib.masks import MASK, is_mask
 from lib.problems import Problem
 
 AGENTS = ("CodeActAgent",)
@@ -107,7 +107,7 @@ def _number(low: int, high: int) -> Callable[[Any], int]:
 def _secret(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 2_000 or not value.isprintable():
         raise ValueError("up to 2000 printable characters")
-    if looks_masked(value):
+    if is_mask(value):
         raise ValueError("this is a mask, not a secret. Leave it out to keep the stored one")
     return value.strip()
 
