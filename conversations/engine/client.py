@@ -96,7 +96,6 @@ class Download:
         self._response, self._client = response, client
         length = response.headers.get("content-length", "")
         self.size: int | None = int(length) if length.isdecimal() else None
-        self.content_type: str = response.headers.get("content-type", "application/octet-stream")
 
     def __iter__(self) -> Iterator[bytes]:
         try:

@@ -376,35 +376,6 @@ def _usage(stats: Any) -> Usage | None:
     return Usage(*totals)
 
 
-def action_id(event: EngineEvent) -> str | None:
-    """The id of the action that this event asks for (``ActionEvent``)."""
-    return event.event_id if event.kind == "ActionEvent" else None
-
-
-def answered_action_id(event: EngineEvent) -> str | None:
-    """The id of the action that this event answers: an observation or a rejection."""
-    if event.kind not in ("ObservationEvent", "UserRejectObservation"):
-        return None
-    answered = value_of(event).get("action_id")
-    return answered if isinstance(answered, str) and _ID.fullmatch(answered) else None
-
-
-def pending_action_ids(events: "list[EngineEvent]") -> list[str]:
-    """Of events in log order, the actions that wait for an answer: asked for and not answered.
-
-    An ``AgentErrorEvent`` names a tool call and not an action, so it answers every action of that call.
-    """
-    calls: dict[str, Any] = {}
-    for event in events:
-        if event.kind == "ActionEvent":
-            calls[event.event_id] = value_of(event).get("tool_call_id")
-        elif answered := answered_action_id(event):
-            calls.pop(answered, None)
-        elif event.kind == "AgentErrorEvent" and (call := value_of(event).get("tool_call_id")):
-            calls = {action: its for action, its in calls.items() if its != call}
-    return list(calls)
-
-
 def message_text(event: EngineEvent) -> str | None:
     """The text of a ``MessageEvent``, its parts joined as they are; None for other kinds."""
     if event.kind != "MessageEvent":
