@@ -22,7 +22,7 @@ from conversations.models import (
     OutgoingMessage,
     Sandbox,
 )
-from conversations.services.state import append_notice, is_up, request_start, set_status
+from conversations.services.state import append_notice, change_fields, is_up, request_start
 
 FOLLOWER_WAIT_SECONDS = 3.0
 SERVER_FAULT = 500
@@ -109,14 +109,14 @@ def take_for_busy(conversation: Conversation) -> None:
     question that the first one leads to. The caller holds the row's lock.
     """
     if conversation.may_ask:
-        set_status(conversation, execution_status=Conversation.ExecutionStatus.RUNNING)
+        change_fields(conversation, execution_status=Conversation.ExecutionStatus.RUNNING)
 
 
 def take_back_busy(conversation: Conversation) -> None:
     """What was sent did not reach the engine, so the agent is not at work. The caller holds the row's lock."""
     is_taken = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
     if conversation.may_ask and is_taken:
-        set_status(conversation, execution_status=Conversation.ExecutionStatus.IDLE)
+        change_fields(conversation, execution_status=Conversation.ExecutionStatus.IDLE)
 
 
 def _await_follower(conversation_id: UUID, run: int) -> None:
