@@ -1,4 +1,4 @@
-"""Pages of a list ordered by a time and the primary key, and the cursors that name the places between them."""
+"""Pages of a list ordered by a time and the primary key, and the cursors that name positions in it."""
 
 import base64
 from collections.abc import Callable
@@ -14,28 +14,28 @@ from rest_framework.response import Response
 
 
 class MalformedCursor(ValueError):
-    """The text is not a cursor of ``Place.cursor``."""
+    """The text is not a cursor of ``Position.cursor``."""
 
 
-class Place(NamedTuple):
-    """The place of a row in a list: its time and its primary key."""
+class Position(NamedTuple):
+    """The position of a row in a list: its time and its primary key."""
 
     at: datetime
     pk: UUID
 
     @property
     def cursor(self) -> str:
-        """An opaque text for clients, which ``place_of`` reads."""
+        """An opaque text for clients, which ``position_of`` reads."""
         text = f"{self.at.isoformat()}|{self.pk}"
         return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def place_of(cursor: str) -> Place:
-    """Return the place that a cursor names. Raises ``MalformedCursor``."""
+def position_of(cursor: str) -> Position:
+    """Return the position that a cursor names. Raises ``MalformedCursor``."""
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         at, _, pk = text.partition("|")
-        return Place(datetime.fromisoformat(at).astimezone(UTC), UUID(pk))
+        return Position(datetime.fromisoformat(at).astimezone(UTC), UUID(pk))
     except (ValueError, OverflowError) as error:
         raise MalformedCursor(cursor) from error
 
@@ -44,22 +44,24 @@ def page(
     rows: QuerySet[Any],
     *,
     limit: int,
-    after: Place | None = None,
+    after: Position | None = None,
     field: str = "created_at",
     is_descending: bool = True,
 ) -> tuple[list[Any], str | None]:
-    """Return up to ``limit`` rows behind a place, and the cursor of the next page; None after the last page."""
+    """Return up to ``limit`` rows behind a position, and the cursor of the next page; None after the last page."""
     way, sign = ("lt", "-") if is_descending else ("gt", "")
     if after:
         same_time = Q(**{field: after.at, f"pk__{way}": after.pk})
         rows = rows.filter(Q(**{f"{field}__{way}": after.at}) | same_time)
     found = list(rows.order_by(f"{sign}{field}", f"{sign}pk")[: limit + 1])
-    return cut(found, limit, lambda row: Place(getattr(row, field), row.pk))
+    return cut(found, limit, lambda row: Position(getattr(row, field), row.pk))
 
 
-def cut(rows: list[Any], limit: int, place: Callable[[Any], Place]) -> tuple[list[Any], str | None]:
+def cut(
+    rows: list[Any], limit: int, position: Callable[[Any], Position]
+) -> tuple[list[Any], str | None]:
     """Return the first ``limit`` rows, and the cursor of the last of them if more rows follow."""
-    following = place(rows[limit - 1]).cursor if len(rows) > limit else None
+    following = position(rows[limit - 1]).cursor if len(rows) > limit else None
     return rows[:limit], following
 
 
@@ -73,21 +75,21 @@ class CursorPages(BasePagination):
     max_limit = 100
 
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
-        limit, place = self.asked(request)
+        limit, after = self.asked(request)
         field = getattr(view, "page_field", "created_at")
-        rows, self.next = page(queryset, limit=limit, after=place, field=field)
+        rows, self.next = page(queryset, limit=limit, after=after, field=field)
         return rows
 
-    def asked(self, request: Request) -> tuple[int, Place | None]:
-        """Return how many rows a request asks for, and the place behind which they begin."""
+    def asked(self, request: Request) -> tuple[int, Position | None]:
+        """Return how many rows a request asks for, and the position behind which they begin."""
         params = request.query_params
         if "cursor" not in params and (limit := _plain_limit(params)):
             return limit, None
-        query = PageQuery(data=params)
+        query = CursorQuery(data=params)
         query.is_valid(raise_exception=True)
         limit, cursor = query.validated_data["limit"], query.validated_data.get("cursor")
         try:
-            return limit, place_of(cursor) if cursor else None
+            return limit, position_of(cursor) if cursor else None
         except MalformedCursor as error:
             raise exceptions.ValidationError(
                 {"cursor": ["This is not a cursor that this list gave."]}
@@ -125,7 +127,7 @@ def _plain_limit(params: Any) -> int:
     return int(text) if is_plain else 0
 
 
-class PageQuery(serializers.Serializer):
+class CursorQuery(serializers.Serializer):
     """The query of a list."""
 
     cursor = serializers.CharField(required=False, max_length=200)

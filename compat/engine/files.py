@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from compat.engine import shapes
 from compat.engine.views import TAGS
 from compat.v1.base import Unprocessable, V1View
-from compat.v1.records import WORKSPACE
+from compat.v1.responses import WORKSPACE
 from conversations import services
 from conversations.api.authentication import ConversationKey
 from conversations.models import Conversation

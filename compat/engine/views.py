@@ -13,7 +13,7 @@ from accounts.active import active_organization
 from accounts.permissions import require
 from billing import services as billing
 from compat.engine import shapes
-from compat.v1 import records, translation
+from compat.v1 import responses, translation
 from compat.v1.base import MAX_IDS, Unprocessable, V1View, as_id
 from compat.v1.events import by_ids, matching, page
 from compat.v1.shapes import V1EventPageSerializer, V1MessageSerializer, V1SuccessSerializer, spoken
@@ -54,8 +54,8 @@ def speaks_engine(request: HttpRequest) -> bool:
 def info_of(conversation: Conversation) -> dict[str, Any]:
     """The engine's record of a conversation (with ``sandbox`` loaded), as of now."""
     usage = billing.usage_of([conversation.pk]).get(conversation.pk)
-    is_asked = bool(records.with_open_messages([conversation.pk]))
-    return records.runtime_info(conversation, usage, is_asked=is_asked)
+    is_asked = bool(responses.with_open_messages([conversation.pk]))
+    return responses.runtime_info(conversation, usage, is_asked=is_asked)
 
 
 class EngineView(V1View):

@@ -16,7 +16,7 @@ import socketio
 from django.conf import settings
 from socketio.exceptions import ConnectionRefusedError as Refusal
 
-from compat.v0 import acting, callers, log, states, translate
+from compat.v0 import callers, commands, log, states, translate
 from compat.v0.translate import Entry, Json, Links
 from compat.v0.values import loads
 from conversations.realtime.hub import get_hub
@@ -185,7 +185,7 @@ class Follower:
 
     def _carry_out(self, event: Any) -> None:
         with callers.steering(self.scope, self.conversation_id):
-            acting.carry_out(
+            commands.carry_out(
                 conversation_id=self.conversation_id, event=event, asked_seq=self.asked_seq
             )
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from compat.v0 import tools
-from compat.v0.tools import RISKS
+from compat.v0 import actions
+from compat.v0.actions import RISKS
 from compat.v0.values import listing, loads, mapping, number, parts_images, parts_text, text, whole
 
 Json = dict[str, Any]
@@ -224,13 +224,13 @@ def _system(entry: Entry, links: Links) -> Json:
 
 
 def _agent_action(entry: Entry, links: Links) -> Json:
-    told = tools.action_of(entry.value)
+    told = actions.action_of(entry.value)
     more = _call(entry) | _metrics(entry, links) | (told.more or {})
     return _action(entry, told.name, told.sentence, told.fields, source="agent", more=more)
 
 
 def _agent_observation(entry: Entry, links: Links) -> Json | None:
-    told = tools.observation_of(entry.value, links.actions.get(_answers(entry), {}))
+    told = actions.observation_of(entry.value, links.actions.get(_answers(entry), {}))
     if told is None:
         return None
     more = _cause(entry, links) | _call(entry) | (told.more or {})

@@ -23,8 +23,8 @@ from compat.engine import (
     EngineEventsView,
     speaks_engine,
 )
-from compat.v0 import acting, prompts, reading, serializers
-from compat.v0.records import info_of, infos_of, status_of
+from compat.v0 import commands, event_pages, prompts, serializers
+from compat.v0.responses import info_of, infos_of, status_of
 from compat.v0.serializers import Unprocessable, checked
 from compat.v0.values import loads
 from conversations import services
@@ -134,7 +134,7 @@ class ConversationsView(V0View):
             user=request.user,
             organization=organization,
             message=_first_message(body),
-            images=acting.checked_images(body.get("image_urls")),
+            images=commands.checked_images(body.get("image_urls")),
             repository=_repository(body),
             trigger=_trigger(request, body),
             wire_version=Conversation.WireVersion.V0,
@@ -183,7 +183,7 @@ def _page(request: Request, wanted: dict[str, Any], **filters: Any) -> dict[str,
     if not wanted.get("include_sub_conversations"):
         rows = rows.filter(parent=None)
     try:
-        after = pages.place_of(wanted["page_id"]) if wanted.get("page_id") else None
+        after = pages.position_of(wanted["page_id"]) if wanted.get("page_id") else None
     except pages.MalformedCursor as error:
         raise Unprocessable("page_id: This is not a page that this list gave.") from error
     page, following = pages.page(rows, limit=wanted["limit"], after=after)
@@ -322,14 +322,14 @@ class EventsView(V0View):
         wanted = checked(serializers.V0EventQuery, _event_query(request))
         if not 0 <= wanted["limit"] <= PAGE_LIMIT:
             raise InvalidLimit
-        events, has_more = reading.page_of(conversation, wanted)
-        return Response({"events": [reading.fragment(e) for e in events], "has_more": has_more})
+        events, has_more = event_pages.page_of(conversation, wanted)
+        return Response({"events": [event_pages.fragment(e) for e in events], "has_more": has_more})
 
     @schema("conversation_event_add", request=OpenApiTypes.OBJECT, responses=SUCCESS)
     def post(self, request: Request, pk: UUID) -> Response:
         """Send a message, or a change of the agent's state, as V0's event."""
         conversation = self.find(pk)
-        acting.carry_out(conversation_id=conversation.pk, event=request.data)
+        commands.carry_out(conversation_id=conversation.pk, event=request.data)
         return Response({"success": True})
 
 
@@ -359,7 +359,7 @@ class TrajectoryView(V0View):
         """All events but hidden ones, without screenshots."""
         conversation = self.find(pk)
         return StreamingHttpResponse(
-            reading.trajectory(conversation), content_type="application/json"
+            event_pages.trajectory(conversation), content_type="application/json"
         )
 
 
@@ -386,7 +386,7 @@ class RememberPromptView(V0View):
         last = checked(kind, request.query_params.dict())["event_id"]
         said = [
             event
-            for event in reading.walk(conversation, last=last)
+            for event in event_pages.walk(conversation, last=last)
             if event.get("action") in ("message", "finish")
         ]
         return Response({"status": "success", "prompt": prompts.to_remember(said)})

@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from accounts.active import active_organization
 from accounts.models import ApiKey
 from accounts.permissions import require
-from compat.v1 import records, shapes
+from compat.v1 import responses, shapes
 from compat.v1.base import Unprocessable, V1View, as_id, filtered, ids_of, page_of
 from conversations import services
 from conversations.api.v1.serializers import RepositorySerializer
@@ -53,7 +53,7 @@ class AppConversationSearchView(V1View):
         """A page of the caller's conversations."""
         query = self.query(shapes.ConversationPageQuery)
         rows, following = page_of(found(request, query), query)
-        items = records.app_conversations(rows, request.user)
+        items = responses.app_conversations(rows, request.user)
         return Response({"items": items, "next_page_id": following})
 
 
@@ -89,7 +89,7 @@ class AppConversationsView(V1View):
         """These conversations in this order, null for what is not there."""
         wanted = ids_of(request, "ids")
         rows = Conversation.objects.visible_to(request.user).select_related("sandbox")
-        told = records.app_conversations(rows.filter(pk__in=wanted).distinct(), request.user)
+        told = responses.app_conversations(rows.filter(pk__in=wanted).distinct(), request.user)
         by_id = {one["id"]: one for one in told}
         return Response([by_id.get(pk.hex) for pk in wanted])
 
@@ -101,7 +101,7 @@ class AppConversationsView(V1View):
     )
     def post(self, request: Request) -> Response:
         """Start a conversation; watch its start by the id that comes back."""
-        return Response(records.start_task(begin(self)))
+        return Response(responses.start_task(begin(self)))
 
 
 class StreamStartView(V1View):
@@ -127,7 +127,7 @@ def _changes(start_id: UUID) -> Iterator[bytes]:
         start = _starts().filter(pk=start_id).first()
         if start is None:
             break
-        told = records.start_task(start)
+        told = responses.start_task(start)
         if told != last:
             yield opening + orjson.dumps(told)
             last, opening = told, b",\n"
@@ -156,7 +156,7 @@ class StartTaskSearchView(V1View):
             query,
             is_descending=query["sort_order"] == "CREATED_AT_DESC",
         )
-        items = [records.start_task(row) for row in rows]
+        items = [responses.start_task(row) for row in rows]
         return Response({"items": items, "next_page_id": following})
 
 
@@ -191,7 +191,7 @@ class StartTasksView(V1View):
         """These starts in this order, null for what is not there."""
         wanted = ids_of(request, "ids")
         rows = _starts().filter(conversation__in=Conversation.objects.visible_to(request.user))
-        by_id = {row.pk: records.start_task(row) for row in rows.filter(pk__in=wanted)}
+        by_id = {row.pk: responses.start_task(row) for row in rows.filter(pk__in=wanted)}
         return Response([by_id.get(pk) for pk in wanted])
 
 

@@ -10,7 +10,7 @@ from rest_framework.response import Response
 
 from accounts.active import active_organization
 from accounts.permissions import require
-from compat.v1 import records, shapes
+from compat.v1 import responses, shapes
 from compat.v1.app_conversations import TAGS
 from compat.v1.base import MAX_IDS, PageQuery, Unprocessable, V1View, as_id, ids_of, page_of
 from conversations import services
@@ -59,7 +59,7 @@ class SandboxSearchView(V1View):
         """A page of the sandboxes of the caller's conversations."""
         query = self.query(PageQuery)
         rows, following = page_of(with_sandbox(request), query)
-        items = [records.sandbox_info(row, request.user) for row in rows]
+        items = [responses.sandbox_info(row, request.user) for row in rows]
         return Response({"items": items, "next_page_id": following})
 
 
@@ -79,7 +79,7 @@ class SandboxesView(V1View):
         """These sandboxes in this order, null for what is not there."""
         wanted = ids_of(request, "id")
         rows = with_sandbox(request).filter(sandbox_id__in=wanted).distinct()
-        by_id = {row.sandbox_id: records.sandbox_info(row, request.user) for row in rows}
+        by_id = {row.sandbox_id: responses.sandbox_info(row, request.user) for row in rows}
         return Response([by_id.get(pk) for pk in wanted])
 
     @extend_schema(
@@ -90,12 +90,12 @@ class SandboxesView(V1View):
     )
     def post(self, request: Request) -> Response:
         """Start a sandbox, with an empty conversation in it for `POST /app-conversations` to use."""
-        if request.query_params.get("sandbox_spec_id", records.SPEC) != records.SPEC:
+        if request.query_params.get("sandbox_spec_id", responses.SPEC) != responses.SPEC:
             raise Unprocessable("sandbox_spec_id: there is no such specification.")
         organization = active_organization(request._request)  # noqa: SLF001
         require(request.user, organization.pk, "conversations.create")
         made = services.create_conversation(user=request.user, organization=organization)
-        return Response(records.sandbox_info(made, request.user))
+        return Response(responses.sandbox_info(made, request.user))
 
 
 class SandboxPauseView(V1View):
@@ -159,11 +159,11 @@ class SandboxView(V1View):
 
 def _spec() -> dict[str, Any]:
     return {
-        "id": records.SPEC,
+        "id": responses.SPEC,
         "command": None,
         "created_at": "2026-11-22T00:00:00Z",
         "initial_env": {},
-        "working_dir": records.WORKSPACE,
+        "working_dir": responses.WORKSPACE,
     }
 
 
@@ -196,4 +196,4 @@ class SandboxSpecsView(V1View):
         wanted = request.query_params.getlist("id")
         if not 0 < len(wanted) <= MAX_IDS:
             raise Unprocessable(f"id: give 1 to {MAX_IDS} of them.")
-        return Response([_spec() if one == records.SPEC else None for one in wanted])
+        return Response([_spec() if one == responses.SPEC else None for one in wanted])

@@ -19,7 +19,7 @@ from accounts import services as accounts
 from accounts.permissions import MissingPermission, permissions_in
 from accounts.sign_in.authentication import user_of_scope
 from billing import services as billing
-from compat.v1 import records, shapes, translation
+from compat.v1 import responses, shapes, translation
 from conversations import services
 from conversations.api.authentication import HEADER
 from conversations.models import Conversation, Event
@@ -216,8 +216,8 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         """The state now, where in the log to begin, the status that the state tells, and where the log ends."""
         row = Conversation.objects.select_related("sandbox").get(pk=self.conversation_id)
         usage = billing.usage_of([row.pk]).get(row.pk)
-        is_asked = bool(records.with_open_messages([row.pk]))
-        state = records.runtime_info(row, usage, is_asked=is_asked)
+        is_asked = bool(responses.with_open_messages([row.pk]))
+        state = responses.runtime_info(row, usage, is_asked=is_asked)
         return state, self._after(row), row.execution_status, row.last_seq
 
     def _after(self, row: Conversation) -> int:

@@ -74,7 +74,7 @@ class CommandResult:
 
 
 @dataclass(frozen=True, slots=True)
-class FileChange:
+class GitChange:
     """``status`` is ``ADDED``, ``UPDATED``, ``DELETED`` or ``MOVED``; ``path`` is relative to the repository."""
 
     status: str
@@ -351,11 +351,11 @@ class EngineClient:
             "/api/file/archive", query | ({"use_default_excludes": "false"} if everything else {})
         )
 
-    def git_changes(self, path: str) -> list[FileChange]:
+    def git_changes(self, path: str) -> list[GitChange]:
         """What changed in a repository; empty where there is none."""
         body = self._json("GET", "/api/git/changes", params={"path": path}, read=60.0)
         return [
-            FileChange(status=str(one.get("status", "")), path=one["path"])
+            GitChange(status=str(one.get("status", "")), path=one["path"])
             for one in (body if isinstance(body, list) else [])
             if isinstance(one, dict) and isinstance(one.get("path"), str)
         ]

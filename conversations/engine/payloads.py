@@ -347,7 +347,7 @@ def _from_state(event: EngineEvent, name: str, read: Callable[[Any], Any]) -> An
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class TokenUsage:
     """Tokens of one conversation so far, in all its uses of models, as the engine counts them."""
 
     prompt_tokens: int
@@ -355,12 +355,12 @@ class Usage:
     cached_tokens: int
 
 
-def usage(event: EngineEvent) -> Usage | None:
+def usage(event: EngineEvent) -> TokenUsage | None:
     """The running totals that a ``stats`` update (or ``full_state``) tells."""
     return _from_state(event, "stats", _usage)
 
 
-def _usage(stats: Any) -> Usage | None:
+def _usage(stats: Any) -> TokenUsage | None:
     metrics = stats.get("usage_to_metrics") if isinstance(stats, dict) else None
     if not isinstance(metrics, dict):
         return None
@@ -373,7 +373,7 @@ def _usage(stats: Any) -> Usage | None:
             count = tokens.get(name)
             if type(count) is int and 0 <= count < 2**53:
                 totals[place] += count
-    return Usage(*totals)
+    return TokenUsage(*totals)
 
 
 def message_text(event: EngineEvent) -> str | None:
@@ -387,7 +387,7 @@ def message_text(event: EngineEvent) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class RunFailure:
     """Why a run stopped. ``user_action`` is what helps: ``settings``, ``retry`` or ``none``."""
 
     code: str
@@ -396,7 +396,7 @@ class Failure:
     user_action: str
 
 
-def failure(event: EngineEvent) -> Failure | None:
+def failure(event: EngineEvent) -> RunFailure | None:
     """What a ``ConversationErrorEvent`` says; None for other kinds."""
     if event.kind != "ConversationErrorEvent":
         return None
@@ -404,7 +404,7 @@ def failure(event: EngineEvent) -> Failure | None:
     how = fields.get("classification")
     how = how if isinstance(how, dict) else {}
     action = how.get("user_action")
-    return Failure(
+    return RunFailure(
         code=str(fields.get("code") or "")[:100],
         detail=str(fields.get("detail") or "")[:2000],
         retryable=how.get("retryable") is True,

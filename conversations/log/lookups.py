@@ -19,7 +19,7 @@ from conversations.models import Conversation, Event, StartTask
 from conversations.models.event import WIRE
 from lib import prepared
 from lib.compiled import Compiled, caller
-from lib.pages import Place
+from lib.pages import Position
 
 _ANY = SimpleNamespace(user=UUID(int=1), organization=UUID(int=2), pk=UUID(int=3))
 _FIRST = ("infinity", UUID(int=2**128 - 1))
@@ -140,8 +140,8 @@ def _told(row: tuple[Any, ...]) -> dict[str, Any]:
     )
 
 
-def newest(user: Any, *, limit: int, after: Place | None = None) -> list[Any]:
-    """Return the records of the newest conversations that a user may see, behind a place in the list.
+def newest(user: Any, *, limit: int, after: Position | None = None) -> list[Any]:
+    """Return the records of the newest conversations that a user may see, behind a position in the list.
 
     Archived conversations are left out. One query, whatever the number of conversations.
     """

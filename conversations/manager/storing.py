@@ -12,11 +12,11 @@ from conversations.engine.payloads import Durable
 log = logging.getLogger(__name__)
 LANES = 2
 """Statements on their way at a time."""
-TOGETHER = 100
+BATCH_SIZE = 100
 """Conversations of one statement."""
 LINGER_SECONDS = 0.02
 """Under load, how long a lane waits for more before its next statement."""
-BUSY = 4
+LOAD_SIZE = 4
 """A statement of so many conversations means load."""
 Call = Callable[..., Awaitable[Any]]
 
@@ -50,7 +50,7 @@ class Storing:
 
     async def _work(self) -> None:
         while self._waiting:
-            taken, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+            taken, self._waiting = self._waiting[:BATCH_SIZE], self._waiting[BATCH_SIZE:]
             try:
                 _settle(
                     taken,
@@ -60,7 +60,7 @@ class Storing:
                 )
             except Exception as error:  # noqa: BLE001 - each follower hears it, and tries again
                 _settle(taken, error)
-            if len(taken) >= BUSY:
+            if len(taken) >= LOAD_SIZE:
                 await asyncio.sleep(LINGER_SECONDS)
 
 

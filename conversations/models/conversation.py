@@ -70,6 +70,9 @@ class Conversation(models.Model):
         ERROR = "error"
         STUCK = "stuck"
 
+    BUSY = (ExecutionStatus.RUNNING, ExecutionStatus.WAITING_FOR_CONFIRMATION)
+    """The agent works, or waits for an answer to go on."""
+
     class Visibility(models.TextChoices):
         PRIVATE = "private"
         ORGANIZATION = "organization"

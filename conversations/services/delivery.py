@@ -26,10 +26,6 @@ from conversations.services.state import append_notice, change_fields, is_up, re
 
 FOLLOWER_WAIT_SECONDS = 3.0
 SERVER_FAULT = 500
-BUSY = (
-    Conversation.ExecutionStatus.RUNNING,
-    Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION,
-)
 
 
 def deliver_messages(*, conversation_id: UUID) -> None:
@@ -99,7 +95,7 @@ def _must_hold(conversation: Conversation) -> bool:
     """
     if conversation.execution_status == Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION:
         return True
-    return conversation.may_ask and conversation.execution_status in BUSY
+    return conversation.may_ask and conversation.execution_status in Conversation.BUSY
 
 
 def take_for_busy(conversation: Conversation) -> None:
@@ -217,5 +213,8 @@ def user_text(event: EngineEvent) -> str | None:
 
 def deliver_if_free(conversation: Conversation) -> None:
     """Queue what waits for the agent when its new state lets it in; the caller holds the row's lock."""
-    if conversation.execution_status not in BUSY and _next_message(conversation.pk) is not None:
+    if (
+        conversation.execution_status not in Conversation.BUSY
+        and _next_message(conversation.pk) is not None
+    ):
         queue.deliver_messages(conversation.pk)

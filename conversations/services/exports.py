@@ -13,7 +13,7 @@ from django.db import connection
 
 from accounts.services import custom_secrets
 from conversations.log import replay
-from conversations.log.story import Told, tell
+from conversations.log.story import StoryEntry, tell
 from conversations.models import Conversation, Event
 from lib.redaction import Redactor
 
@@ -100,7 +100,7 @@ def _json(conversation: Conversation, last: int, redactor: Redactor) -> Iterator
     yield "]}"
 
 
-def told_log(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[Told]:
+def told_log(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[StoryEntry]:
     """The events that say something to a reader, in words, with secrets taken out."""
     for event in walk_log(conversation_id=conversation.pk, through_seq=last):
         if told := tell(event, redactor.json(event.payload)):

@@ -60,7 +60,7 @@ class SandboxTrouble(Problem):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DirectoryEntry:
     """One name in a folder; ``size`` in bytes."""
 
     name: str
@@ -123,7 +123,7 @@ def _raise_for(code: int, detail: str) -> None:
         raise SandboxTrouble(f"The sandbox could not look: {detail[:200] or f'exit {code}'}")
 
 
-def list_files(*, conversation_id: UUID, path: str = "") -> list[Entry]:
+def list_files(*, conversation_id: UUID, path: str = "") -> list[DirectoryEntry]:
     """A folder's entries, folders first, at most 2,000. Raises ``NoSuchFile``, ``PathOutside``."""
     with _workspace(conversation_id) as (client, root):
         full = inside(root, path)
@@ -135,11 +135,11 @@ def list_files(*, conversation_id: UUID, path: str = "") -> list[Entry]:
     return sorted(entries, key=lambda e: (e.type != "directory", e.name.lower()))
 
 
-def _entry(line: bytes, folder: str, root: str) -> Entry:
+def _entry(line: bytes, folder: str, root: str) -> DirectoryEntry:
     kind, size, changed, name = line.split(b"\t", 3)
     shown = name.decode(errors="replace")
     full = posixpath.join(folder, shown)
-    return Entry(
+    return DirectoryEntry(
         name=shown,
         path=posixpath.relpath(full, root),
         type={b"d": "directory", b"l": "link"}.get(kind, "file"),

@@ -14,7 +14,6 @@ from conversations.sandboxes.provider import (
     State,
     get_provider,
 )
-from conversations.services.delivery import BUSY
 from conversations.services.leases import live_owners, want_manager
 from conversations.services.starts import OCCUPYING
 from conversations.services.state import append_notice, change_fields, is_up, request_start
@@ -168,7 +167,7 @@ def requeue_lost_work() -> int:
         created_at__lt=before,
         conversation__sandbox__observed=Sandbox.Observed.RUNNING,
         conversation__deleted_at=None,
-    ).exclude(conversation__execution_status__in=BUSY)
+    ).exclude(conversation__execution_status__in=Conversation.BUSY)
     for conversation_id in waiting.values_list("conversation_id", flat=True).distinct()[:100]:
         if not queue.is_queued("deliver", conversation_id):
             queue.deliver_messages(conversation_id)

@@ -13,10 +13,6 @@ from conversations.services.exports import walk_log
 from lib.problems import Problem
 
 ANSWERS = ("ObservationEvent", "UserRejectObservation", "AgentErrorEvent")
-BUSY = (
-    Conversation.ExecutionStatus.RUNNING,
-    Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION,
-)
 EDITS = {"create", "str_replace", "insert", "undo_edit"}
 DIFF_LENGTH = 200_000
 
@@ -97,7 +93,7 @@ def turns_of(*, conversation: Conversation) -> list[Turn]:
             starts.append((seq, at))
         else:
             open_actions = max(0, open_actions + (1 if kind == "ActionEvent" else -1))
-    rests = conversation.execution_status not in BUSY and open_actions == 0
+    rests = conversation.execution_status not in Conversation.BUSY and open_actions == 0
     texts = _texts(conversation, [seq for seq, _ in starts])
     turns = []
     for number, (seq, at) in enumerate(starts, start=1):

@@ -25,10 +25,10 @@ from accounts.settings.choices import ConfirmationPolicy
 from billing import services as billing
 from conversations import services
 from conversations.log import records
-from conversations.log.story import Told, tell
+from conversations.log.story import StoryEntry, tell
 from conversations.models import Conversation
 from lib.api import dumps
-from lib.pages import MalformedCursor, page, place_of
+from lib.pages import MalformedCursor, page, position_of
 from lib.problems import Problem
 
 PAGE_SIZE = 20
@@ -170,7 +170,7 @@ def _lists(request: HttpRequest) -> dict[str, Any]:
     # A narrowed list is one list, whatever the state of its conversations.
     rest = visible if narrowing else visible.exclude(waiting | busy)
     try:
-        after = place_of(before) if before else None
+        after = position_of(before) if before else None
     except MalformedCursor as error:
         raise Http404 from error
     recent, more = page(rest, limit=PAGE_SIZE, after=after)
@@ -277,7 +277,7 @@ def _for_script(record: dict[str, Any], granted: frozenset[str]) -> dict[str, An
     }
 
 
-def plain_story(found: Conversation) -> list[Told]:
+def plain_story(found: Conversation) -> list[StoryEntry]:
     """The newest events as headings and texts, for browsers without scripts and for printing."""
     newest = found.events.order_by("-seq")[:PLAIN_EVENTS]
     return [told for event in reversed(newest) if (told := tell(event))]

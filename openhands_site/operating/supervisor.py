@@ -32,7 +32,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]
 
 
 @dataclass
-class Role:
+class ProcessRole:
     """One kind of process. ``once`` is for one that has done its work when it exits with 0."""
 
     name: str
@@ -63,7 +63,7 @@ class Supervisor:
 
     def __init__(
         self,
-        roles: Sequence[Role],
+        roles: Sequence[ProcessRole],
         *,
         environment: dict[str, str],
         say: Callable[[str, str], None],
@@ -141,7 +141,7 @@ class Supervisor:
                 child.wait(5)
         return ended
 
-    def _start(self, role: Role) -> None:
+    def _start(self, role: ProcessRole) -> None:
         role.process = subprocess.Popen(
             role.command,
             stdin=subprocess.DEVNULL,
@@ -159,7 +159,7 @@ class Supervisor:
         self._selector.register(role.process.stdout, selectors.EVENT_READ, role)
         self._write_record()
 
-    def _exited(self, role: Role) -> None:
+    def _exited(self, role: ProcessRole) -> None:
         assert role.process is not None
         code = role.process.returncode
         self._pump(role)
@@ -177,7 +177,7 @@ class Supervisor:
         how = f"was ended by {_signal_name(-code)}" if code < 0 else f"exited with {code}"
         self.say(role.name, f"{how}; starting it again in {wait} s")
 
-    def _close(self, role: Role) -> None:
+    def _close(self, role: ProcessRole) -> None:
         if role.process is not None and role.process.stdout is not None:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(role.process.stdout)
@@ -191,7 +191,7 @@ class Supervisor:
             if self._pump(key.data) == 0:  # closed its output; how it exited is seen elsewhere
                 self._selector.unregister(key.fileobj)
 
-    def _pump(self, role: Role) -> int:
+    def _pump(self, role: ProcessRole) -> int:
         """Pass a role's complete lines on; 0 at the end of its output."""
         assert role.process is not None
         assert role.process.stdout is not None

@@ -21,7 +21,7 @@ class LeanWebSocket(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.queue = Inbox()  # type: ignore[assignment]
-        self.writable = Gate()  # type: ignore[assignment]
+        self.writable = LeanEvent()  # type: ignore[assignment]
         self.writable.set()
 
     def run_asgi(self) -> Coroutine[Any, Any, None]:
@@ -51,7 +51,7 @@ class LeanWebSocket(WebSocketsSansIOProtocol):
         del self.scope  # the application has it, as long as it wants
 
 
-class Gate:
+class LeanEvent:
     """An ``asyncio.Event`` that keeps no queue while nobody waits."""
 
     __slots__ = ("_is_open", "_waiting")
@@ -96,7 +96,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._messages: list[Any] = []
-        self._has_some = Gate()
+        self._has_some = LeanEvent()
 
     def empty(self) -> bool:
         return not self._messages

@@ -12,7 +12,7 @@ from conversations.log import lookups
 from conversations.log.records import record_of
 from conversations.models import Conversation
 from lib.api import dumps
-from lib.pages import Place
+from lib.pages import Position
 from tests.conftest import key_client
 
 pytestmark = pytest.mark.django_db
@@ -70,7 +70,7 @@ def test_lists_what_the_door_lets_through_page_by_page(conversations, alice, bob
         found, place = [], None
         while rows := lookups.newest(caller, limit=3, after=place):
             found += rows
-            place = Place(rows[-1]["created_at"], rows[-1]["id"])
+            place = Position(rows[-1]["created_at"], rows[-1]["id"])
 
         assert [row["id"] for row in found] == [row.pk for row in wanted]
         assert found

@@ -9,7 +9,7 @@ import websockets
 from uvicorn.protocols.utils import ClientDisconnected
 
 from lib.framing import READY, framed
-from openhands_site.serving.lean_socket import Gate, Inbox, LeanWebSocket
+from openhands_site.serving.lean_socket import Inbox, LeanEvent, LeanWebSocket
 
 
 async def echo(scope, receive, send):
@@ -138,7 +138,7 @@ async def test_ready_frames_are_not_offered_where_messages_are_compressed():
 
 
 async def test_a_gate_lets_all_pass_and_forgets_who_gave_up():
-    gate = Gate()
+    gate = LeanEvent()
     waiting = [asyncio.create_task(gate.wait()) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[0].cancel()

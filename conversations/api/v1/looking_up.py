@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from accounts.permissions import MissingPermission, granted_by
 from conversations.log import lookups
 from lib.api import conditional
-from lib.pages import CursorPages, Place, cut
+from lib.pages import CursorPages, Position, cut
 
 PLACE = frozenset({"cursor", "limit"})
 """Parameters that every list has."""
@@ -27,7 +27,7 @@ class LookingUp:
         pages: CursorPages = self.paginator
         limit, after = pages.asked(request)
         found = lookups.newest(request.user, limit=limit + 1, after=after)
-        items, following = cut(found, limit, lambda row: Place(row["created_at"], row["id"]))
+        items, following = cut(found, limit, lambda row: Position(row["created_at"], row["id"]))
         return conditional(request, {"items": items, "next": following})
 
     def one(self, request: Request, pk: UUID) -> HttpResponse:

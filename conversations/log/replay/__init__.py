@@ -7,7 +7,7 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
-from conversations.log.story import Told
+from conversations.log.story import StoryEntry
 
 _HERE = Path(__file__).parent
 _STYLE = (_HERE / "replay.css").read_text()
@@ -49,7 +49,7 @@ def head(*, title: str, facts: str) -> str:
     )
 
 
-def article(told: Told) -> str:
+def article(told: StoryEntry) -> str:
     """One event. All of its text is text."""
     text, risk = clean(told.text), ""
     if told.risk:

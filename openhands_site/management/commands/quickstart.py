@@ -340,10 +340,10 @@ class Quickstart:
 
     # --- Running ----------------------------------------------------------------
 
-    def _roles(self, listener: socket.socket) -> list[supervisor.Role]:
-        def role(name: str, *arguments: str, **options: Any) -> supervisor.Role:
+    def _roles(self, listener: socket.socket) -> list[supervisor.ProcessRole]:
+        def role(name: str, *arguments: str, **options: Any) -> supervisor.ProcessRole:
             command = [sys.executable, str(env.BASE_DIR / "manage.py"), *arguments]
-            return supervisor.Role(name, command, **options)
+            return supervisor.ProcessRole(name, command, **options)
 
         fd = listener.fileno()
         roles = [
@@ -417,7 +417,7 @@ class Quickstart:
     def _own_address(self) -> str:
         return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
 
-    def _is_up(self, role: supervisor.Role) -> bool:
+    def _is_up(self, role: supervisor.ProcessRole) -> bool:
         """Whether a role has opened the database since it was started; settings name it there."""
         from django.db import Error, connection
 

@@ -292,7 +292,7 @@ class TestReaders:
 
         read = payloads.usage(event(kind="ConversationStateUpdateEvent", key="stats", value=stats))
 
-        assert read == payloads.Usage(15, 3, 1)
+        assert read == payloads.TokenUsage(15, 3, 1)
 
     def test_message_text_joins_parts(self):
         content = [
@@ -315,7 +315,7 @@ class TestReaders:
             )
         )
 
-        assert read == payloads.Failure("X", "No key.", retryable=False, user_action="settings")
+        assert read == payloads.RunFailure("X", "No key.", retryable=False, user_action="settings")
 
 
 def test_start_body_carries_no_message_and_one_key():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from compat.v0 import tools, translate
+from compat.v0 import actions, translate
 from compat.v0.translate import Entry, Links
 from compat.v0.values import loads
 from tests.hostile import EVENTS
@@ -269,7 +269,7 @@ def test_an_action(name):
 def test_every_action_of_the_table_is_tested():
     tried = {name.partition(" ")[0] for name in ACTIONS} | {"TerminalAction", "ExecuteBashAction"}
 
-    assert set(tools.ACTIONS) <= tried
+    assert set(actions.ACTIONS) <= tried
 
 
 def test_an_action_without_thought_or_body():
@@ -506,7 +506,7 @@ def test_an_observation(name):
 def test_every_observation_of_the_table_is_tested():
     tried = {name.partition(" ")[0] for name in OBSERVATIONS}
 
-    assert set(tools.OBSERVATIONS) <= tried | {"TerminalObservation", "ExecuteBashObservation"}
+    assert set(actions.OBSERVATIONS) <= tried | {"TerminalObservation", "ExecuteBashObservation"}
 
 
 def test_the_agents_own_finish_has_no_observation():
@@ -520,7 +520,7 @@ def test_an_observation_of_an_unknown_action_has_no_cause():
 
 
 def test_texts_too_long_to_compare_have_no_diff():
-    assert tools.diff("a", "x\n" * 100_000, "y\n" * 100_000) == ""
+    assert actions.diff("a", "x\n" * 100_000, "y\n" * 100_000) == ""
 
 
 def test_a_rejection():
@@ -858,7 +858,7 @@ def test_no_field_of_another_type_breaks_a_kind(kind):
             json.dumps(told(kind, "environment", key=key, value=use))
 
 
-@pytest.mark.parametrize("kind", [*tools.ACTIONS, *tools.OBSERVATIONS, "BrowserX", "Odd"])
+@pytest.mark.parametrize("kind", [*actions.ACTIONS, *actions.OBSERVATIONS, "BrowserX", "Odd"])
 def test_no_inner_field_of_another_type_breaks_a_tool(kind):
     for odd in ODD:
         for name in INNER:

@@ -9,7 +9,7 @@ from accounts.limits import client_address
 from lib.acting import Actor, acting
 
 
-class Acting:
+class AuditActor:
     """For the length of a request, its user or key is who acts."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:

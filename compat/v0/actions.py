@@ -18,7 +18,7 @@ DIFF_LENGTH: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Rendering:
     """One V0 action or observation: its name, the sentence about it, its fields and its content."""
 
     name: str
@@ -33,7 +33,7 @@ class Told:
 Fields = dict[str, Any]
 
 
-def action_of(event: Fields) -> Told:
+def action_of(event: Fields) -> Rendering:
     """The V0 action of an ``ActionEvent``'s payload."""
     action = mapping(event.get("action"))
     kind = text(action.get("kind"))
@@ -42,13 +42,13 @@ def action_of(event: Fields) -> Told:
     make = ACTIONS.get(kind) or (_browse_interactive if kind.startswith("Browser") else None)
     told = make(action) if make else _tool_call(event, action)
     common = {"thought": thought} | ({"security_risk": risk} if told.name not in RISKLESS else {})
-    return Told(told.name, told.sentence, common | told.fields, more=told.more)
+    return Rendering(told.name, told.sentence, common | told.fields, more=told.more)
 
 
 RISKLESS: Final = {"think", "finish", "delegate", "task_tracking"}
 
 
-def _run(action: Fields) -> Told:
+def _run(action: Fields) -> Rendering:
     command = text(action.get("command"))
     fields = {
         "command": command,
@@ -61,10 +61,10 @@ def _run(action: Fields) -> Told:
     }
     timeout = action.get("timeout")
     more = {"timeout": timeout} if type(timeout) in (int, float) else None
-    return Told("run", f"Runs: {command}", fields, more=more)
+    return Rendering("run", f"Runs: {command}", fields, more=more)
 
 
-def _file(action: Fields) -> Told:
+def _file(action: Fields) -> Rendering:
     path, command = text(action.get("path")), text(action.get("command"))
     if command == "view":
         return _read(path, action.get("view_range"))
@@ -80,10 +80,10 @@ def _file(action: Fields) -> Told:
         "end": -1,
         "impl_source": "oh_aci",
     }
-    return Told("edit", f"Edits {path} ({command})", fields)
+    return Rendering("edit", f"Edits {path} ({command})", fields)
 
 
-def _read(path: str, view_range: Any = None) -> Told:
+def _read(path: str, view_range: Any = None) -> Rendering:
     lines = [n for n in listing(view_range) if type(n) is int]
     fields = {
         "path": path,
@@ -92,18 +92,18 @@ def _read(path: str, view_range: Any = None) -> Told:
         "impl_source": "oh_aci",
         "view_range": lines if len(lines) == 2 else None,
     }
-    return Told("read", f"Reads {path}", fields)
+    return Rendering("read", f"Reads {path}", fields)
 
 
-def _write(action: Fields) -> Told:
+def _write(action: Fields) -> Rendering:
     path = text(action.get("file_path"))
     content = text(action.get("content"))
-    return Told(
+    return Rendering(
         "write", f"Writes {path}", {"path": path, "content": content, "start": 0, "end": -1}
     )
 
 
-def _replace(action: Fields) -> Told:
+def _replace(action: Fields) -> Rendering:
     return _file(
         {
             "path": action.get("file_path"),
@@ -114,11 +114,11 @@ def _replace(action: Fields) -> Told:
     )
 
 
-def _tasks(action: Fields) -> Told:
+def _tasks(action: Fields) -> Rendering:
     command = text(action.get("command")) or "view"
     tasks = task_list(action.get("task_list"))
     sentence = f"Plans {len(tasks)} tasks" if command == "plan" else "Looks at the tasks"
-    return Told("task_tracking", sentence, {"command": command, "task_list": tasks})
+    return Rendering("task_tracking", sentence, {"command": command, "task_list": tasks})
 
 
 def task_list(value: Any) -> list[Fields]:
@@ -134,36 +134,36 @@ def task_list(value: Any) -> list[Fields]:
     ]
 
 
-def _think(action: Fields) -> Told:
+def _think(action: Fields) -> Rendering:
     thought = text(action.get("thought"))
-    return Told("think", f"Thinks: {thought}", {"thought": thought})
+    return Rendering("think", f"Thinks: {thought}", {"thought": thought})
 
 
-def _finish(action: Fields) -> Told:
+def _finish(action: Fields) -> Rendering:
     message = text(action.get("message"))
-    return Told("finish", message or "Done.", {"final_thought": message, "outputs": {}})
+    return Rendering("finish", message or "Done.", {"final_thought": message, "outputs": {}})
 
 
-def _browse(action: Fields) -> Told:
+def _browse(action: Fields) -> Rendering:
     url = text(action.get("url"))
-    return Told("browse", f"Opens {url}", {"url": url, "return_axtree": False})
+    return Rendering("browse", f"Opens {url}", {"url": url, "return_axtree": False})
 
 
-def _browse_interactive(action: Fields) -> Told:
+def _browse_interactive(action: Fields) -> Rendering:
     name = text(action.get("kind")).removeprefix("Browser").removesuffix("Action")
     given = {key: value for key, value in action.items() if key not in ("kind", "thought")}
     call = f"{name}({', '.join(f'{key}={text(value)}' for key, value in given.items())})"
     fields = {"browser_actions": call, "browsergym_send_msg_to_user": "", "return_axtree": False}
-    return Told("browse_interactive", f"In the browser: {call}", fields)
+    return Rendering("browse_interactive", f"In the browser: {call}", fields)
 
 
-def _delegate(action: Fields) -> Told:
+def _delegate(action: Fields) -> Rendering:
     agent = text(action.get("agent")) or text(action.get("subagent_type")) or "agent"
     inputs = {key: value for key, value in action.items() if key != "kind"}
-    return Told("delegate", f"Asks {agent}", {"agent": agent, "inputs": inputs})
+    return Rendering("delegate", f"Asks {agent}", {"agent": agent, "inputs": inputs})
 
 
-def _tool_call(event: Fields, action: Fields) -> Told:
+def _tool_call(event: Fields, action: Fields) -> Rendering:
     name = text(event.get("tool_name")) or text(action.get("kind"))
     data = action.get("data")
     arguments = (
@@ -171,14 +171,14 @@ def _tool_call(event: Fields, action: Fields) -> Told:
         if action.get("kind") == "MCPToolAction" and isinstance(data, dict)
         else {key: value for key, value in action.items() if key != "kind"}
     )
-    return Told("call_tool_mcp", f"Calls {name}", {"name": name, "arguments": arguments})
+    return Rendering("call_tool_mcp", f"Calls {name}", {"name": name, "arguments": arguments})
 
 
 def _optional(value: Any) -> str | None:
     return None if value is None else text(value)
 
 
-ACTIONS: Final[dict[str, Callable[[Fields], Told]]] = {
+ACTIONS: Final[dict[str, Callable[[Fields], Rendering]]] = {
     "TerminalAction": _run,
     "ExecuteBashAction": _run,
     "FileEditorAction": _file,
@@ -198,7 +198,7 @@ ACTIONS: Final[dict[str, Callable[[Fields], Told]]] = {
 # --- Observations -----------------------------------------------------------------
 
 
-def observation_of(event: Fields, action: Fields) -> Told | None:
+def observation_of(event: Fields, action: Fields) -> Rendering | None:
     """The V0 observation of an ``ObservationEvent``'s payload; ``action`` is the payload that it answers.
 
     None for what V0 has no observation of.
@@ -212,7 +212,7 @@ def observation_of(event: Fields, action: Fields) -> Told | None:
     return make(observation, asked) if make else _tool_result(event, observation, asked)
 
 
-def _ran(observation: Fields, asked: Fields) -> Told:
+def _ran(observation: Fields, asked: Fields) -> Rendering:
     found = mapping(observation.get("metadata"))
     code = found.get("exit_code", observation.get("exit_code"))
     code = whole(code, -1)
@@ -231,7 +231,7 @@ def _ran(observation: Fields, asked: Fields) -> Told:
     fields = {"command": command, "metadata": metadata, "hidden": False}
     sentence = f"Ran: {command} (exit {code})"
     is_good = code == 0 and observation.get("is_error") is not True
-    return Told("run", sentence, fields, output, {"success": is_good})
+    return Rendering("run", sentence, fields, output, {"success": is_good})
 
 
 def shortened(output: str) -> str:
@@ -243,14 +243,16 @@ def shortened(output: str) -> str:
     return f"{output[:half]}\n[… {left_out} characters left out …]\n{output[-half:]}"
 
 
-def _edited(observation: Fields, asked: Fields) -> Told:
+def _edited(observation: Fields, asked: Fields) -> Rendering:
     path = text(observation.get("path") or asked.get("path") or asked.get("file_path"))
     command = text(observation.get("command") or asked.get("command"))
     content = _content(observation)
     if observation.get("is_error") is True or observation.get("error"):
-        return Told("error", content, {"error_id": ""}, content or text(observation.get("error")))
+        return Rendering(
+            "error", content, {"error_id": ""}, content or text(observation.get("error"))
+        )
     if command == "view":
-        return Told("read", f"Read {path}", {"path": path, "impl_source": "oh_aci"}, content)
+        return Rendering("read", f"Read {path}", {"path": path, "impl_source": "oh_aci"}, content)
     old, new = _optional(observation.get("old_content")), _optional(observation.get("new_content"))
     fields = {
         "path": path,
@@ -260,7 +262,7 @@ def _edited(observation: Fields, asked: Fields) -> Told:
         "impl_source": "oh_aci",
         "diff": diff(path, old or "", new or ""),
     }
-    return Told("edit", f"Edited {path}", fields, content)
+    return Rendering("edit", f"Edited {path}", fields, content)
 
 
 def diff(path: str, old: str, new: str) -> str:
@@ -272,33 +274,33 @@ def diff(path: str, old: str, new: str) -> str:
     return "\n".join(lines)
 
 
-def _file_read(observation: Fields, asked: Fields) -> Told:
+def _file_read(observation: Fields, asked: Fields) -> Rendering:
     return _edited(observation | {"command": "view"}, asked)
 
 
-def _file_written(observation: Fields, asked: Fields) -> Told:
+def _file_written(observation: Fields, asked: Fields) -> Rendering:
     path = text(observation.get("file_path") or asked.get("file_path"))
-    return Told("write", f"Wrote {path}", {"path": path}, _content(observation))
+    return Rendering("write", f"Wrote {path}", {"path": path}, _content(observation))
 
 
-def _tracked(observation: Fields, asked: Fields) -> Told:
+def _tracked(observation: Fields, asked: Fields) -> Rendering:
     command = text(observation.get("command") or asked.get("command")) or "view"
     fields = {"command": command, "task_list": task_list(observation.get("task_list"))}
-    return Told("task_tracking", "The tasks", fields, _content(observation))
+    return Rendering("task_tracking", "The tasks", fields, _content(observation))
 
 
-def _thought(observation: Fields, asked: Fields) -> Told:
-    return Told("think", "Noted.", {}, _content(observation))
+def _thought(observation: Fields, asked: Fields) -> Rendering:
+    return Rendering("think", "Noted.", {}, _content(observation))
 
 
-def _called(observation: Fields, asked: Fields) -> Told:
+def _called(observation: Fields, asked: Fields) -> Rendering:
     name = text(observation.get("tool_name"))
     arguments = mapping(asked.get("data"))
     content = _content(observation)
-    return Told("mcp", f"{name} answered", {"name": name, "arguments": arguments}, content)
+    return Rendering("mcp", f"{name} answered", {"name": name, "arguments": arguments}, content)
 
 
-def _browsed(observation: Fields, asked: Fields) -> Told:
+def _browsed(observation: Fields, asked: Fields) -> Rendering:
     failed = observation.get("is_error") is True
     content = _content(observation)
     data = observation.get("screenshot_data")
@@ -325,19 +327,21 @@ def _browsed(observation: Fields, asked: Fields) -> Told:
         "focused_element_bid": "",
         "filter_visible_only": False,
     }
-    return Told("browse", f"Saw {url}" if url else "Saw the page", fields, content)
+    return Rendering("browse", f"Saw {url}" if url else "Saw the page", fields, content)
 
 
-def _delegated(observation: Fields, asked: Fields) -> Told:
+def _delegated(observation: Fields, asked: Fields) -> Rendering:
     content = _content(observation)
-    return Told("delegate", "The other agent answered", {"outputs": {"content": content}}, content)
+    return Rendering(
+        "delegate", "The other agent answered", {"outputs": {"content": content}}, content
+    )
 
 
-def _tool_result(event: Fields, observation: Fields, asked: Fields) -> Told:
+def _tool_result(event: Fields, observation: Fields, asked: Fields) -> Rendering:
     name = text(event.get("tool_name")) or text(observation.get("kind"))
     arguments = {key: value for key, value in asked.items() if key != "kind"}
     fields = {"name": name, "arguments": arguments}
-    return Told("mcp", f"{name} answered", fields, _content(observation))
+    return Rendering("mcp", f"{name} answered", fields, _content(observation))
 
 
 def _content(observation: Fields) -> str:
@@ -347,7 +351,7 @@ def _content(observation: Fields) -> str:
     )
 
 
-OBSERVATIONS: Final[dict[str, Callable[[Fields, Fields], Told]]] = {
+OBSERVATIONS: Final[dict[str, Callable[[Fields, Fields], Rendering]]] = {
     "TerminalObservation": _ran,
     "ExecuteBashObservation": _ran,
     "FileEditorObservation": _edited,
