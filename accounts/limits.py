@@ -7,6 +7,7 @@ from django.conf import settings
 from django.http import HttpRequest
 
 from lib import limits
+from lib.addresses import address_of
 from lib.problems import Problem
 
 ADDRESS_FACTOR = 5
@@ -82,13 +83,11 @@ def check_code(request: HttpRequest, account: str, *, is_trusted: bool) -> None:
 
 def client_network(request: HttpRequest) -> str:
     """The caller's IPv4 address or IPv6 /64 network, of which one machine has 2^64 addresses."""
-    try:
-        address = ipaddress.ip_address(client_address(request))
-    except ValueError:
+    address = address_of(client_address(request))
+    if address is None:
         return "unknown"  # a Unix socket without a proxy's header: everybody shares one budget
-    mapped = getattr(address, "ipv4_mapped", None)
-    if mapped is not None or address.version == 4:
-        return str(mapped or address)
+    if address.version == 4:
+        return str(address)
     return str(ipaddress.ip_network(f"{address}/64", strict=False))
 
 

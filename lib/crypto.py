@@ -7,12 +7,26 @@ data names the table, the column and the row, so a value copied to another row d
 import hashlib
 import hmac
 import secrets
+from typing import Protocol, TypeVar
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from django.conf import settings
 
 NONCE_BYTES = 12
+
+
+class Digested(Protocol):
+    """A row that holds the digest of a token."""
+
+    @property
+    def pepper_id(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=Digested)
 
 
 class Undecryptable(Exception):
@@ -62,6 +76,17 @@ def matches(secret: str, *, purpose: str, pepper_id: str, expected: str) -> bool
     pepper = settings.TOKEN_PEPPERS.get(pepper_id)
     found = _hmac(pepper or bytes(32), purpose, secret)
     return hmac.compare_digest(found, expected) and pepper is not None
+
+
+def owner(secret: str, row: Row | None, *, purpose: str) -> Row | None:
+    """Return the row if it holds the digest of a token, else None; without a row, in the same time."""
+    is_right = matches(
+        secret,
+        purpose=purpose,
+        pepper_id=row.pepper_id if row else "",
+        expected=row.digest if row else "",
+    )
+    return row if is_right else None
 
 
 def _hmac(pepper: bytes, purpose: str, secret: str) -> str:

@@ -88,3 +88,11 @@ def end(process: psutil.Process, *steps: tuple[int, float]) -> None:
         except psutil.NoSuchProcess:
             pass
         return
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal, such as ``SIGKILL``."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -16,6 +16,7 @@ from accounts.permissions import permissions_in
 from accounts.roles import PERMISSIONS
 from accounts.services import audit, sessions
 from lib import crypto
+from lib.addresses import address_of
 from lib.compiled import Compiled, Rows
 from lib.problems import Problem
 
@@ -218,13 +219,8 @@ def authenticate_api_key(token: str, *, address: str = "") -> ApiKey:
     key = None
     if head.startswith("oh_") and key_id.isalnum() and key_id.isascii():
         key = _usable_key(key_id[:17])
-    is_right = crypto.matches(
-        token.removeprefix("oh_"),
-        purpose=KEY_PURPOSE,
-        pepper_id=key.pepper_id if key else "",
-        expected=key.digest if key else "",
-    )
-    if key is None or not is_right:
+    key = crypto.owner(token.removeprefix("oh_"), key, purpose=KEY_PURPOSE)
+    if key is None:
         raise InvalidKey
     return _admitted(key, address)
 
@@ -262,7 +258,7 @@ def reopen_api_key(key_pk: UUID, *, address: str = "") -> ApiKey:
 def _admitted(key: ApiKey, address: str) -> ApiKey:
     if not key.user.is_active or key.organization.suspended_at:
         raise InvalidKey
-    place = _address(address)
+    place = address_of(address)
     if key.allowed_networks and not _is_within(place, key.allowed_networks):
         raise InvalidKey
     key.user.bound_organization_id = key.organization_id
@@ -271,14 +267,6 @@ def _admitted(key: ApiKey, address: str) -> ApiKey:
     key.user.came_by = key
     _note_use(key, str(place) if place else None)
     return key
-
-
-def _address(text: str) -> Any:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _is_within(address: Any, networks: Iterable[str]) -> bool:

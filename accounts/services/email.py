@@ -99,11 +99,10 @@ def _send(user: User, email: str) -> None:
 def verify_email(*, user: User, token: str) -> User:
     """Make the waiting address the user's. Raises ``InvalidEmailLink`` and ``EmailTaken``."""
     found = EmailChange.objects.select_for_update().filter(user=user)
-    waiting = found.filter(expires_at__gt=timezone.now()).first()
-    is_right = waiting is not None and crypto.matches(
-        token, purpose=PURPOSE, pepper_id=waiting.pepper_id, expected=waiting.digest
+    waiting = crypto.owner(
+        token, found.filter(expires_at__gt=timezone.now()).first(), purpose=PURPOSE
     )
-    if waiting is None or not is_right:
+    if waiting is None:
         raise InvalidEmailLink
     others = User.objects.filter(email__iexact=waiting.email).exclude(pk=user.pk)
     if others.exists():

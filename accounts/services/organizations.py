@@ -371,13 +371,8 @@ def find_invitation(token: str) -> Invitation:
         raise InvalidInvitation from error
     found = Invitation.objects.open().filter(pk=invitation_id, organization__suspended_at=None)
     invitation = found.select_related("organization", "created_by").first()
-    is_right = crypto.matches(
-        token,
-        purpose=INVITATION_PURPOSE,
-        pepper_id=invitation.pepper_id if invitation else "",
-        expected=invitation.digest if invitation else "",
-    )
-    if invitation is None or not is_right:
+    invitation = crypto.owner(token, invitation, purpose=INVITATION_PURPOSE)
+    if invitation is None:
         raise InvalidInvitation
     return invitation
 

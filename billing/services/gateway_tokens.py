@@ -81,13 +81,8 @@ def authenticate_gateway_token(token: str) -> GatewayToken:
             organization__suspended_at=None,
         )
         row = live.first()
-    is_right = crypto.matches(
-        plain,
-        purpose=TOKEN_PURPOSE,
-        pepper_id=row.pepper_id if row else "",
-        expected=row.digest if row else "",
-    )
-    if row is None or not is_right:
+    row = crypto.owner(plain, row, purpose=TOKEN_PURPOSE)
+    if row is None:
         raise InvalidGatewayToken
     if not Membership.objects.filter(
         user_id=row.user_id, organization_id=row.organization_id

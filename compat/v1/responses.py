@@ -66,6 +66,18 @@ def app_conversations(rows: Iterable[Conversation], user: User) -> list[dict[str
     ]
 
 
+def _description(row: Conversation) -> dict[str, Any]:
+    repository = row.repository or {}
+    return {
+        "selected_repository": repository.get("full_name"),
+        "selected_branch": repository.get("branch"),
+        "git_provider": repository.get("provider"),
+        "title": row.title,
+        "trigger": row.trigger,
+        "pr_number": row.pull_requests,
+    }
+
+
 def _app_conversation(
     row: Conversation,
     user: User,
@@ -73,18 +85,13 @@ def _app_conversation(
     children: list[str],
     is_asked: bool,  # noqa: FBT001
 ) -> dict[str, Any]:
-    place, repository = place_of(row), row.repository or {}
+    place = place_of(row)
     is_there = place != MISSING
     return {
         "id": row.pk.hex,
         "created_by_user_id": str(row.created_by_id),
         "sandbox_id": row.sandbox_id.hex if row.sandbox_id else "",
-        "selected_repository": repository.get("full_name"),
-        "selected_branch": repository.get("branch"),
-        "git_provider": repository.get("provider"),
-        "title": row.title,
-        "trigger": row.trigger,
-        "pr_number": row.pull_requests,
+        **_description(row),
         "llm_model": row.model,
         "metrics": metrics(row.model, usage),
         "parent_conversation_id": row.parent_id.hex if row.parent_id else None,
@@ -163,7 +170,6 @@ def start_task(start: StartTask) -> dict[str, Any]:
     """A start as clients poll it; the conversation's id comes with ``READY``."""
     row = start.conversation
     is_ready = start.phase == StartTask.Phase.READY
-    repository = row.repository or {}
     return {
         "id": start.pk.hex,
         "created_by_user_id": str(row.created_by_id),
@@ -179,12 +185,7 @@ def start_task(start: StartTask) -> dict[str, Any]:
             "system_message_suffix": None,
             "processors": [],
             "llm_model": row.model,
-            "selected_repository": repository.get("full_name"),
-            "selected_branch": repository.get("branch"),
-            "git_provider": repository.get("provider"),
-            "title": row.title,
-            "trigger": row.trigger,
-            "pr_number": row.pull_requests,
+            **_description(row),
             "parent_conversation_id": row.parent_id.hex if row.parent_id else None,
             "agent_type": "default",
         },

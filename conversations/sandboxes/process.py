@@ -40,6 +40,7 @@ from conversations.sandboxes.provider import (
     State,
 )
 from lib import engine_home
+from lib.processes import signal_name
 
 MODULE = "openhands.agent_server"
 PROBE_SECONDS = 1.0
@@ -381,7 +382,7 @@ def _ending(folder: Path, run: str) -> tuple[State, str]:
     if status is None:
         how = "The engine ended"
     elif status < 0:
-        how = f"The engine was killed by {_signal_name(-status)}"
+        how = f"The engine was killed by {signal_name(-status)}"
         if status == -signal.SIGKILL:
             how += " (the system does that when memory runs out)"
     else:
@@ -399,13 +400,6 @@ def _exit_status(folder: Path, run: str) -> int | None:
             return status if isinstance(status, int) else None
         time.sleep(0.03)  # the process is a zombie, its parent about to write this
     return None
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _last_words(log: Path) -> str:

@@ -65,8 +65,7 @@ def set_confirmation(
     if not changed:
         return conversation
     check_enforced(conversation, changed)
-    before = {name: getattr(conversation, name) for name in changed}
-    change_fields(conversation, **changed)
+    before = change_fields(conversation, **changed)
     queue.carry_confirmation(conversation_id)
     audit.record(
         action="conversation.confirmation_changed",

@@ -165,14 +165,12 @@ def title_from(message: str | None) -> str:
 def rename(*, conversation_id: UUID, title: str) -> Conversation:
     """Give a conversation another title. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
-    before = conversation.title
-    change_fields(conversation, title=title)
-    if before != title:
+    if before := change_fields(conversation, title=title):
         audit.record(
             action="conversation.renamed",
             organization_id=conversation.organization_id,
             subject=conversation,
-            before={"title": before},
+            before=before,
             after={"title": title},
         )
     return conversation
@@ -182,15 +180,13 @@ def rename(*, conversation_id: UUID, title: str) -> Conversation:
 def share(*, conversation_id: UUID, visibility: str) -> Conversation:
     """Show a conversation to its organization, or keep it to its creator again. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
-    before = conversation.visibility
-    change_fields(conversation, visibility=visibility)
-    if before != visibility:
+    if before := change_fields(conversation, visibility=visibility):
         end_keys(conversation)
         audit.record(
             action="conversation.shared",
             organization_id=conversation.organization_id,
             subject=conversation,
-            before={"visibility": before},
+            before=before,
             after={"visibility": visibility},
         )
     return conversation

@@ -18,6 +18,7 @@ from conversations.log.story import TOLD_KINDS
 from conversations.models import Conversation, Event, ShareLink, ShareView
 from conversations.services.exports import described, redacted_wire, redactor_of
 from lib import crypto
+from lib.addresses import address_of
 from lib.problems import Problem
 
 PURPOSE = "share-link"
@@ -185,11 +186,9 @@ def count_view(*, share: ShareLink, address: str) -> None:
 
 def network_of(address: str) -> str:
     """The network of an address, which names no person: /24 of IPv4, /48 of IPv6; empty if it is none."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
+    found = address_of(address.partition("%")[0])
+    if found is None:
         return ""
-    found = getattr(found, "ipv4_mapped", None) or found
     bits = 24 if found.version == 4 else 48
     return str(ipaddress.ip_network(f"{found}/{bits}", strict=False))
 

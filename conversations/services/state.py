@@ -47,21 +47,20 @@ def request_start(conversation: Conversation, *, reason: str) -> None:
     change_fields(conversation, status=Conversation.Status.STARTING, status_detail="")
 
 
-def change_fields(conversation: Conversation, **fields: Any) -> None:
-    """Save those fields that differ, and announce the conversation; nothing happens if none differs.
+def change_fields(conversation: Conversation, **fields: Any) -> dict[str, Any]:
+    """Save those fields that differ, announce the conversation, and return the old values of these fields.
 
-    The caller holds the row lock. Safe to repeat.
+    The caller holds the row lock. Safe to repeat: nothing happens if no field differs.
     """
-    changed = {
-        name: value for name, value in fields.items() if getattr(conversation, name) != value
-    }
-    if not changed:
-        return
-    for name, value in changed.items():
-        setattr(conversation, name, value)
+    before = {name: old for name in fields if (old := getattr(conversation, name)) != fields[name]}
+    if not before:
+        return {}
+    for name in before:
+        setattr(conversation, name, fields[name])
     conversation.updated_at = timezone.now()
-    conversation.save(update_fields=[*changed, "updated_at"])
+    conversation.save(update_fields=[*before, "updated_at"])
     announcing.announce_on_commit(conversation.pk)
+    return before
 
 
 def append_notice(conversation: Conversation, *, code: str, message: str, **more: Any) -> Event:

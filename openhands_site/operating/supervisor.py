@@ -174,7 +174,7 @@ class Supervisor:
         wait = BACKOFF_SECONDS[min(role.failures, len(BACKOFF_SECONDS) - 1)]
         role.failures += 1
         role.start_again_at = time.monotonic() + wait
-        how = f"was ended by {_signal_name(-code)}" if code < 0 else f"exited with {code}"
+        how = f"was ended by {processes.signal_name(-code)}" if code < 0 else f"exited with {code}"
         self.say(role.name, f"{how}; starting it again in {wait} s")
 
     def _close(self, role: ProcessRole) -> None:
@@ -246,13 +246,6 @@ def _find(pid: int, began: float) -> psutil.Process | None:
         if abs(process.create_time() - began) < 1:
             return process
     return None
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 class Console:

@@ -7,6 +7,8 @@ from typing import Any
 
 from django.conf import settings
 
+from lib.addresses import address_of
+
 FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-real-ip")
 
 
@@ -64,7 +66,7 @@ def _seen_through_proxies(scope: dict[str, Any]) -> dict[str, Any]:
         for entry in value.decode("latin-1").split(",")
     ]
     for entry in reversed(chain):
-        address = _address(entry)
+        address = address_of(entry)
         if address is None:
             break  # what stands left of nonsense was not written by our proxies
         peer = str(address)
@@ -80,15 +82,7 @@ def networks(entries: Sequence[str]) -> tuple[Any, ...]:
 
 
 def _is_trusted(peer: str, trusted: Sequence[Any]) -> bool:
-    address = _address(peer)
+    address = address_of(peer)
     if address is None:
         return "unix" in trusted
     return any(network != "unix" and address in network for network in trusted)
-
-
-def _address(text: str) -> Any:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
