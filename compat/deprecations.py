@@ -128,7 +128,7 @@ def normal(route: str) -> str:
 
 
 def declared(patterns: list[Any], before: str = "") -> list[Any]:
-    """The same URL patterns, with the views of deprecated routes telling so."""
+    """Wrap the views of deprecated routes so that their responses say so; return the URL patterns."""
     for pattern in patterns:
         route = before + str(pattern.pattern)
         if isinstance(pattern, URLResolver):

@@ -41,7 +41,7 @@ def async_client(
     resolver: url_guard.Resolver = url_guard.resolve,
     **options: Any,
 ) -> httpx2.AsyncClient:
-    """The same for asyncio."""
+    """Return an HTTP client for asyncio; see ``client`` for the arguments."""
     plain = httpx2.AsyncHTTPTransport(verify=_tls(), trust_env=False, limits=LIMITS)
     transport = AsyncGuardedTransport(plain, resolver=resolver) if guarded else plain
     return httpx2.AsyncClient(transport=transport, **_options(seconds), **options)
@@ -82,7 +82,7 @@ class GuardedTransport(httpx2.BaseTransport):
 
 
 class AsyncGuardedTransport(httpx2.AsyncBaseTransport):
-    """The same for asyncio; the lookup runs in a thread."""
+    """The ``GuardedTransport`` for asyncio; the lookup runs in a thread."""
 
     def __init__(self, inner: httpx2.AsyncBaseTransport, *, resolver: url_guard.Resolver) -> None:
         self._inner, self._resolver = inner, resolver

@@ -61,7 +61,7 @@ class Redactor:
         return _SHAPES.sub(HIDDEN, text)
 
     def json(self, payload: str) -> str:
-        """The same for JSON text, which stays JSON: no secret holds a bare quote or ends in half an escape."""
+        """Redact JSON text, which stays JSON: no secret holds a bare quote or ends in half an escape."""
         if _LONG_WAY.search(payload):
             try:
                 payload = json.dumps(json.loads(payload), ensure_ascii=True)

@@ -60,9 +60,9 @@ def effective_settings(*, user_id: UUID, organization_id: UUID) -> Effective:
 
 
 def settings_by_key(user: Any, organization_id: UUID | None, permission: str) -> Effective | None:
-    """The same for who came by a key of this organization and holds the permission there; one query.
+    """Return the settings in force for a caller with a key of this organization and the permission; one query.
 
-    None for everybody else: the ordinary way has their settings, or why they may not see them.
+    None for all other callers: ``effective_settings`` and the permission checks serve them.
     """
     if organization_id is None or organization_id != user.bound_organization_id:
         return None

@@ -19,7 +19,7 @@ FAILURES_SECONDS = 3_600
 
 @asynccontextmanager
 async def answer(body: Json, *, conversation_id: UUID) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The same as ``upstream.answer``, from the demo model."""
+    """Answer a request from the demo model, with the interface of ``upstream.answer``."""
     try:
         step = await asyncio.to_thread(demo.reply, body)
         reply = script.completion_body(step, body)

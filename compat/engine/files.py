@@ -91,7 +91,7 @@ class UploadView(WorkspaceView):
 
 
 class UploadToView(UploadView):
-    """The same with the path in the address."""
+    """A file to be written, with the path in the URL."""
 
     @extend_schema(
         operation_id="runtime_file_upload_to",
@@ -142,7 +142,7 @@ class ChangesView(WorkspaceView):
 
 
 class ChangesOfView(ChangesView):
-    """The same with the path in the address."""
+    """What changed, with the path in the URL."""
 
     @extend_schema(
         operation_id="runtime_git_changes_of",
@@ -170,7 +170,7 @@ class DiffView(WorkspaceView):
 
 
 class DiffOfView(DiffView):
-    """The same with the path in the address."""
+    """A file before and after, with the path in the URL."""
 
     @extend_schema(operation_id="runtime_git_diff_of", tags=TAGS, parameters=[PATH])
     def get(self, request: Request, path: str | None = None) -> Response:

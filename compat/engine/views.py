@@ -230,7 +230,7 @@ class PauseView(EngineView):
 
 
 class InterruptView(PauseView):
-    """The same by its other name."""
+    """Pausing, under another name of the route."""
 
     @extend_schema(operation_id="runtime_interrupt", tags=TAGS, parameters=[ID], request=None)
     def post(self, request: Request, pk: str) -> Response:

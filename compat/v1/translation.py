@@ -64,7 +64,7 @@ def told(events: QuerySet[Event]) -> QuerySet[Event]:
 
 
 def is_told(event: Logged, conversation_id: UUID) -> bool:
-    """The same for one event; a query where it is a user's message of the engine."""
+    """Return whether ``told`` keeps an event; one query if it is the engine's copy of a user's message."""
     if event.source in NOBODY:
         return event.kind == "SandboxNotice" and event.source == Event.Source.SERVER
     if event.kind == "MessageEvent" and event.source == Event.Source.USER:

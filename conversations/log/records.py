@@ -30,7 +30,7 @@ def _latest_starts(ids: list[UUID]) -> dict[UUID, StartTask]:
 
 
 def record_from(row: Any, usage: Any, start: Any) -> dict[str, Any]:
-    """The same from what was read already: models, or rows with their column names."""
+    """Return the record of a conversation; the arguments are models, or rows with their column names."""
     return {
         "id": row.id,
         "title": row.title,

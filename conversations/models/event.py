@@ -61,7 +61,7 @@ class Event(models.Model):
 
 
 def wire_of(columns: Sequence[Any]) -> dict[str, Any]:
-    """The same of the columns in ``WIRE``."""
+    """Return the wire form of an event from the columns in ``WIRE``."""
     seq, event_id, kind, source, payload, engine_time, received_at = columns
     return {
         "seq": seq,

@@ -101,7 +101,7 @@ def inside(root: str, path: str) -> str:
 
 
 def _resolve(client: EngineClient, root: str, path: str, *, must_exist: bool) -> str:
-    """The same with symbolic links followed in the sandbox, so that none leads out of the workspace."""
+    """Return the absolute path with symbolic links resolved in the sandbox, so that none leads out of the workspace."""
     full = inside(root, path)
     command = _INSIDE.format(
         path=shlex.quote(full), root=shlex.quote(root), flag="-e" if must_exist else "-m"

@@ -100,7 +100,7 @@ def rotate_keys(*, conversation_id: UUID) -> Conversation:
 
 
 def end_keys(conversation: Conversation) -> None:
-    """The same for a conversation whose row the caller has locked. Open sockets ask at once whether they may go on."""
+    """End every key to a conversation whose row the caller has locked; open sockets check their access at once."""
     Conversation.objects.filter(pk=conversation.pk).update(key_generation=F("key_generation") + 1)
     conversation.refresh_from_db(fields=["key_generation"])
     members = Membership.objects.filter(organization_id=conversation.organization_id)

@@ -59,7 +59,7 @@ def add_message(
     images: Sequence[str] = (),
     run: bool = True,
 ) -> Event:
-    """The same for a conversation whose row the caller has locked."""
+    """Append a user's message to a conversation whose row the caller has locked; see ``post_message``."""
     require_agent(conversation)
     if UNSENDABLE.search(text):
         raise UnsendableText

@@ -30,7 +30,7 @@ class ClientAddress:
 
 
 class ClientAddressOfEnviron:
-    """WSGI: the same for ``REMOTE_ADDR``."""
+    """WSGI: sets ``REMOTE_ADDR`` as ``ClientAddress`` sets ``scope["client"]``."""
 
     def __init__(self, application: Any) -> None:
         self.application = application

@@ -16,7 +16,7 @@ from lib import framing
 
 
 class LeanWebSocket(WebSocketsSansIOProtocol):
-    """The same protocol; handshakes are forgotten once they are made, and waiting costs who waits."""
+    """uvicorn's protocol that drops handshakes once they are done, and has no queues while nobody waits."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -25,13 +25,13 @@ class LeanWebSocket(WebSocketsSansIOProtocol):
         self.writable.set()
 
     def run_asgi(self) -> Coroutine[Any, Any, None]:
-        """The same, having told the application that ready frames are taken, where nothing would change them."""
+        """Run the application, which may send ready frames if no extension would change them."""
         if not self.conn.extensions:
             self.scope["extensions"][framing.READY] = {}
         return super().run_asgi()
 
     def send(self, message: Any) -> Coroutine[Any, Any, None]:
-        """The same, and frames that are ready (``lib.framing``), many at a time and by one write."""
+        """Send a message, or many ready frames (``lib.framing``) by one write."""
         if message["type"] == framing.READY:
             return self._send_ready(message["frames"])
         return super().send(message)
