@@ -13,7 +13,7 @@ from django.utils.functional import cached_property
 SECRET = re.compile(r"digest|pepper|sealed|secret|password|(^|_)token$")
 COUNTED_ROWS = 2_000
 
-if TYPE_CHECKING:  # Django's classes take type arguments in their stubs alone
+if TYPE_CHECKING:  # Django's classes are generic only in their stubs
     InlineFormSet = forms.BaseInlineFormSet[Any, Any]
     ModelAdmin = admin.ModelAdmin[Any]
     ModelForm = forms.ModelForm[Any]

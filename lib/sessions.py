@@ -25,7 +25,7 @@ def kept(session_key: str) -> str:
 class SessionStore(cached_db.SessionStore):
     """Django's ``cached_db`` sessions, found by the digest of the cookie."""
 
-    # Parts of Django's class that its stubs leave out or call ``Any``.
+    # Attributes of Django's class that its stubs omit or declare as ``Any``.
     cache_key_prefix: str
     _cache: BaseCache
     _get_or_create_session_key: Callable[[], str]

@@ -24,7 +24,7 @@ from lib.problems import Problem
 class SignInForm(AdminAuthenticationForm):
     """Sign-in to the admin desk by e-mail address, counted together with the other sign-ins."""
 
-    request: HttpRequest  # which the admin desk always passes
+    request: HttpRequest  # always passed by the admin site
 
     def clean(self) -> dict[str, Any]:
         try:

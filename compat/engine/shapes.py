@@ -35,7 +35,9 @@ class EventSearchQuery(PageQuery):
     """Which events of a conversation."""
 
     kind = serializers.CharField(required=False, max_length=80)
-    source: Any = serializers.CharField(required=False, max_length=16)  # DRF's own is a string
+    source: Any = serializers.CharField(
+        required=False, max_length=16
+    )  # Any: DRF's ``source`` is a string
     timestamp__gte = serializers.DateTimeField(required=False)
     timestamp__lt = serializers.DateTimeField(required=False)
     sort_order = serializers.ChoiceField(

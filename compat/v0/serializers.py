@@ -121,7 +121,7 @@ class V0EventQuery(serializers.Serializer[Any]):
     exclude_types = serializers.ListField(
         child=serializers.CharField(max_length=80), required=False, allow_null=True, max_length=50
     )
-    source: Any = serializers.CharField(  # DRF's own is a string
+    source: Any = serializers.CharField(  # Any: DRF's ``source`` is a string
         required=False, allow_null=True, max_length=40
     )
     start_date = serializers.DateTimeField(required=False, allow_null=True)

@@ -129,8 +129,10 @@ class _Page(msgspec.Struct):
     next_page_id: str | None = None
 
 
-_Told: TypeAlias = _Durable | _Transient | Sync | ItemStarted | Delta | ItemAborted | EngineError
-_frames: msgspec.json.Decoder[_Told] = msgspec.json.Decoder(_Told)
+_WireFrame: TypeAlias = (
+    _Durable | _Transient | Sync | ItemStarted | Delta | ItemAborted | EngineError
+)
+_frames: msgspec.json.Decoder[_WireFrame] = msgspec.json.Decoder(_WireFrame)
 _pages = msgspec.json.Decoder(_Page)
 
 

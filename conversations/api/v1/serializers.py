@@ -77,7 +77,7 @@ class ConversationSerializer(serializers.Serializer[Any]):
     trigger = serializers.ChoiceField(choices=Conversation.Trigger.choices)
     tags = serializers.ListField(child=serializers.CharField())
     archived_at = serializers.DateTimeField(allow_null=True)
-    parent: Any = serializers.UUIDField(  # Any: DRF's own ``parent`` is a serializer
+    parent: Any = serializers.UUIDField(  # Any: DRF's ``parent`` is a serializer
         allow_null=True, help_text="The conversation that this one came from."
     )
     forked_seq = serializers.IntegerField(
@@ -215,7 +215,9 @@ class EventSerializer(serializers.Serializer[Any]):
     seq = serializers.IntegerField()
     event_id = serializers.CharField()
     kind = serializers.CharField()
-    source: Any = serializers.ChoiceField(choices=Event.Source.choices)  # DRF's own is a string
+    source: Any = serializers.ChoiceField(
+        choices=Event.Source.choices
+    )  # Any: DRF's ``source`` is a string
     payload = serializers.JSONField(help_text="The event as its origin wrote it.")
     engine_time = serializers.DateTimeField(allow_null=True)
     received_at = serializers.DateTimeField()
