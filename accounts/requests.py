@@ -13,6 +13,6 @@ class AuthenticatedRequest(HttpRequest):
 
 
 class ApiRequest(Request):
-    """An API request that a permission class let through."""
+    """An API request that a permission class let through; views declare it as their ``request``."""
 
     user: User

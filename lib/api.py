@@ -287,7 +287,7 @@ def _plain_limit(params: Any) -> int:
     return int(text) if is_plain else 0
 
 
-class PageQuery(serializers.Serializer):
+class PageQuery(serializers.Serializer[Any]):
     """The query of a list."""
 
     cursor = serializers.CharField(required=False, max_length=200)
@@ -295,7 +295,7 @@ class PageQuery(serializers.Serializer):
 
 
 def query_of(
-    kind: type[serializers.Serializer],
+    kind: type[serializers.Serializer[Any]],
     request: Request,
     *,
     ignoring: frozenset[str] | set[str] = frozenset(),
@@ -313,7 +313,7 @@ def query_of(
 
 
 @cache
-def _fields_of(kind: type[serializers.Serializer]) -> Any:
+def _fields_of(kind: type[serializers.Serializer[Any]]) -> Any:
     """The fields of a query, copied and bound once: DRF does it for every instance, which costs more than to use them.
 
     Fields keep nothing of what they validate.

@@ -11,10 +11,10 @@ from django.http import HttpRequest
 from accounts.models import Identity, IdentityProvider, TermsAcceptance, UserSession
 from accounts.oidc import claims, providers
 from accounts.services import sessions
-from lib.admin import ReadOnlyAdmin
+from lib.admin import ModelAdmin, ModelForm, ReadOnlyAdmin
 
 
-class ProviderForm(forms.ModelForm):
+class ProviderForm(ModelForm):
     """A provider; its secret is written and never shown."""
 
     new_client_secret = forms.CharField(
@@ -58,7 +58,7 @@ class ProviderForm(forms.ModelForm):
 
 
 @admin.register(IdentityProvider)
-class IdentityProviderAdmin(admin.ModelAdmin):
+class IdentityProviderAdmin(ModelAdmin):
     """Ways to sign in. One that people came by is switched off, not deleted."""
 
     form = ProviderForm

@@ -57,7 +57,7 @@ class WithoutCsrf(SessionAuthentication):
         return
 
 
-class AuthenticateView(GenericAPIView):
+class AuthenticateView(GenericAPIView[Any]):
     """Whether the caller is signed in."""
 
     permission = PUBLIC
@@ -82,7 +82,7 @@ class AuthenticateView(GenericAPIView):
         return Response({"message": "User authenticated"})
 
 
-class LogoutView(GenericAPIView):
+class LogoutView(GenericAPIView[Any]):
     """The end of a session, here and at the provider."""
 
     permission = PUBLIC
@@ -100,13 +100,13 @@ class LogoutView(GenericAPIView):
         return Response({"message": "User logged out"})
 
 
-class RedirectUrlSerializer(serializers.Serializer):
+class RedirectUrlSerializer(serializers.Serializer[Any]):
     """Where to go on to."""
 
     redirect_url = serializers.CharField(required=False, allow_blank=True, allow_null=True)
 
 
-class AcceptTermsView(GenericAPIView):
+class AcceptTermsView(GenericAPIView[Any]):
     """Acceptance of the terms of service in force."""
 
     permission = "account.view"
@@ -122,13 +122,13 @@ class AcceptTermsView(GenericAPIView):
         return Response({"redirect_url": target})
 
 
-class EmailSerializer(serializers.Serializer):
+class EmailSerializer(serializers.Serializer[Any]):
     """A new address."""
 
     email = serializers.EmailField(max_length=254)
 
 
-class EmailView(GenericAPIView):
+class EmailView(GenericAPIView[Any]):
     """The caller's e-mail address."""
 
     permission = "account.view"
@@ -143,7 +143,7 @@ class EmailView(GenericAPIView):
         return Response({"message": "A verification mail was sent"})
 
 
-class EmailVerificationView(GenericAPIView):
+class EmailVerificationView(GenericAPIView[Any]):
     """The mail with the link."""
 
     permission = "account.view"

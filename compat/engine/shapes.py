@@ -11,7 +11,7 @@ POLICIES = {"NeverConfirm": "never", "AlwaysConfirm": "always", "ConfirmRisky": 
 MAX_COMMAND = 100_000
 
 
-class RuntimeNewConversationSerializer(serializers.Serializer):
+class RuntimeNewConversationSerializer(serializers.Serializer[Any]):
     """``StartConversationRequest``; the agent, its model and its tools are this server's affair."""
 
     conversation_id = serializers.UUIDField(required=False, allow_null=True)
@@ -24,7 +24,7 @@ def policy_of(body: dict[str, Any]) -> str:
     return POLICIES.get(str((body.get("confirmation_policy") or {}).get("kind")), "never")
 
 
-class RuntimeAnswerSerializer(serializers.Serializer):
+class RuntimeAnswerSerializer(serializers.Serializer[Any]):
     """Yes or no to what the agent asked."""
 
     accept = serializers.BooleanField()
@@ -35,7 +35,9 @@ class EventSearchQuery(PageQuery):
     """Which events of a conversation."""
 
     kind = serializers.CharField(required=False, max_length=80)
-    source = serializers.CharField(required=False, max_length=16)  # type: ignore[assignment]
+    source: Any = serializers.CharField(
+        required=False, max_length=16
+    )  # Any: DRF's ``source`` is a string
     timestamp__gte = serializers.DateTimeField(required=False)
     timestamp__lt = serializers.DateTimeField(required=False)
     sort_order = serializers.ChoiceField(
@@ -43,20 +45,20 @@ class EventSearchQuery(PageQuery):
     )
 
 
-class RuntimeUploadSerializer(serializers.Serializer):
+class RuntimeUploadSerializer(serializers.Serializer[Any]):
     file = serializers.FileField(max_length=255)
 
 
-class RuntimeUploadedSerializer(serializers.Serializer):
+class RuntimeUploadedSerializer(serializers.Serializer[Any]):
     success = serializers.BooleanField()
     file_size = serializers.IntegerField()
 
 
-class RuntimeChangeSerializer(serializers.Serializer):
+class RuntimeChangeSerializer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(choices=["ADDED", "UPDATED", "DELETED", "MOVED"])
     path = serializers.CharField()
 
 
-class RuntimeDiffSerializer(serializers.Serializer):
+class RuntimeDiffSerializer(serializers.Serializer[Any]):
     modified = serializers.CharField(allow_null=True)
     original = serializers.CharField(allow_null=True)

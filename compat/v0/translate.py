@@ -366,9 +366,10 @@ def _hook(entry: Entry, links: Links) -> Json | None:
 
 def _acp(entry: Entry, links: Links) -> Json:
     arguments = mapping(entry.value.get("raw_input"))
-    fields = {"name": text(entry.value.get("title")), "arguments": arguments}
+    name = text(entry.value.get("title"))
+    fields = {"name": name, "arguments": arguments}
     content = parts_text(entry.value.get("content")) or text(entry.value.get("raw_output"))
-    return _observation(entry, "mcp", fields["name"], fields, content, source="agent")
+    return _observation(entry, "mcp", name, fields, content, source="agent")
 
 
 def _condensation(entry: Entry, links: Links) -> Json:

@@ -38,6 +38,7 @@ class _Columns:
         fields = model._meta.concrete_fields  # noqa: SLF001 - Django documents _meta
         self.names = [field.attname for field in fields]
         self.sql = ", ".join(f'{alias}."{field.column}"' for field in fields)
+        # mypy accepts only literal field names; these come from the model.
         self.row: Any = namedtuple(f"{model.__name__}Row", self.names)  # type: ignore[misc]  # noqa: PYI024
         self._json = [n for n, field in enumerate(fields) if isinstance(field, models.JSONField)]
 

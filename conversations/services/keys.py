@@ -9,7 +9,6 @@ new password, and for everybody when the generation is raised. It never opens mo
 import base64
 import binascii
 import hmac
-from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -128,10 +127,9 @@ def _read(token: str) -> tuple[bytes, UUID, UUID, str, str] | None:
 
 def _of_api_key(pk: UUID, address: str) -> User | None:
     try:
-        user: Any = accounts.reopen_api_key(pk, address=address).user
+        return accounts.reopen_api_key(pk, address=address).user
     except accounts.InvalidKey:
         return None
-    return user
 
 
 def _of_session(user: User, session_id: UUID) -> User | None:

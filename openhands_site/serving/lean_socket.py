@@ -18,10 +18,14 @@ from lib import framing
 class LeanWebSocket(WebSocketsSansIOProtocol):
     """The same protocol; handshakes are forgotten once they are made, and waiting costs who waits."""
 
+    # ``Inbox`` and ``Gate`` do what uvicorn needs of asyncio's classes without inheriting from them.
+    queue: Any
+    writable: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.queue = Inbox()  # type: ignore[assignment]
-        self.writable = Gate()  # type: ignore[assignment]
+        self.queue = Inbox()
+        self.writable = Gate()
         self.writable.set()
 
     def run_asgi(self) -> Coroutine[Any, Any, None]:
