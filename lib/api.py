@@ -1,6 +1,5 @@
-"""What every API view shares: a strict JSON reader, a fast writer, cursor pages and problem details."""
+"""What every API view shares: a strict JSON parser, a fast renderer, checked queries and problem details."""
 
-import base64
 import hashlib
 import json
 import logging
@@ -10,17 +9,14 @@ from collections.abc import Mapping
 from functools import cache
 from itertools import accumulate
 from typing import Any
-from uuid import UUID
 
 import orjson
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.db import OperationalError
-from django.db.models import Q
 from django.http import Http404, HttpResponse, HttpResponseNotModified
 from rest_framework import exceptions, parsers, renderers, serializers
 from rest_framework.negotiation import DefaultContentNegotiation
-from rest_framework.pagination import BasePagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -36,7 +32,7 @@ _NO_STEPS = bytes(set(range(256)) - set(b"[{]}"))
 def problem(
     *, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **extra: Any
 ) -> HttpResponse:
-    """The same as a plain Django response, for code outside DRF."""
+    """Return a problem (RFC 9457) as a plain Django response, for code outside DRF."""
     body = problem_body(status=status, code=code, detail=detail, **extra)
     return HttpResponse(
         orjson.dumps(body), status=status, content_type="application/problem+json", headers=headers
@@ -203,95 +199,7 @@ def conditional(request: Request, data: Any) -> HttpResponse:
     return HttpResponse(body, content_type="application/json", headers={"ETag": tag})
 
 
-# --- Pages ----------------------------------------------------------------------
-
-
-class CursorPages(BasePagination):
-    """``{"items": […], "next": cursor|null}``, newest first by ``(ordering field, id)``.
-
-    The cursor is opaque to clients and names the last row seen, so rows that come or go between two
-    requests neither repeat nor hide others. Views may set ``page_field`` (default ``created_at``).
-    """
-
-    default_limit = 20
-    max_limit = 100
-
-    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
-        self.field = getattr(view, "page_field", "created_at")
-        limit, value, pk = self.place(request)
-        if pk is not None:
-            queryset = queryset.filter(
-                Q(**{f"{self.field}__lt": value}) | Q(**{self.field: value, "pk__lt": pk})
-            )
-        rows = list(queryset.order_by(f"-{self.field}", "-pk")[: limit + 1])
-        self.next = self._encode(rows[limit - 1]) if len(rows) > limit else None
-        return rows[:limit]
-
-    def place(self, request: Request) -> tuple[int, Any, UUID | None]:
-        """What a request's query asks for: how many rows, behind which value and id."""
-        params = request.query_params
-        if "cursor" not in params and (limit := _plain_limit(params)):
-            return limit, None, None
-        query = PageQuery(data=params)
-        query.is_valid(raise_exception=True)
-        cursor = query.validated_data.get("cursor")
-        return query.validated_data["limit"], *(self._decode(cursor) if cursor else (None, None))
-
-    def _encode(self, row: Any) -> str:
-        return self.cursor_of(getattr(row, self.field), row.pk)
-
-    def cursor_of(self, value: Any, pk: UUID) -> str:
-        """The cursor that names a row."""
-        text = f"{value.isoformat()}|{pk}"
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-    def _decode(self, cursor: str) -> tuple[Any, UUID]:
-        try:
-            text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-            value, _, pk = text.partition("|")
-            return serializers.DateTimeField().to_internal_value(value), UUID(pk)
-        except (ValueError, exceptions.ValidationError) as error:
-            raise exceptions.ValidationError(
-                {"cursor": ["This is not a cursor that this list gave."]}
-            ) from error
-
-    def get_paginated_response(self, data: Any) -> Response:
-        return Response({"items": data, "next": self.next})
-
-    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "required": ["items", "next"],
-            "properties": {
-                "items": schema,
-                "next": {"type": "string", "nullable": True},
-            },
-        }
-
-    def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
-        return [
-            {"name": "cursor", "in": "query", "required": False, "schema": {"type": "string"}},
-            {
-                "name": "limit",
-                "in": "query",
-                "required": False,
-                "schema": {"type": "integer", "minimum": 1, "maximum": self.max_limit},
-            },
-        ]
-
-
-def _plain_limit(params: Any) -> int:
-    """The limit of a query that needs no serializer to be understood, else 0."""
-    text = params.get("limit", "20")
-    is_plain = text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= 100
-    return int(text) if is_plain else 0
-
-
-class PageQuery(serializers.Serializer[Any]):
-    """The query of a list."""
-
-    cursor = serializers.CharField(required=False, max_length=200)
-    limit = serializers.IntegerField(required=False, default=20, min_value=1, max_value=100)
+# --- Queries ---------------------------------------------------------------------
 
 
 def query_of(

@@ -14,11 +14,13 @@ from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
+"""After Redis failed, requests that may pass uncounted do not wait for it during this time."""
 BLOCKS = 200
-"""A process takes this part of a limit at a time: a limit of 1,200 costs Redis one visit for six requests."""
+"""A process reserves this part of a limit at a time: a limit of 1,200 costs one call to Redis for six requests."""
 REMEMBERED = 20_000
+"""Counters of which a process keeps its reserved part."""
 _PERIODS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-"""For so long after a failure, requests that pass uncounted do not wait for Redis again."""
+"""Seconds of the units that a rate names, as in ``10/m``."""
 
 
 class NotCounted(Exception):
@@ -58,7 +60,7 @@ class _Breaker:
 
 
 def may_ask() -> bool:
-    """Whether Redis is worth asking: it did not fail within the last second."""
+    """Return whether Redis is worth asking: it did not fail within the last ``RETRY_SECONDS``."""
     return time.monotonic() >= _Breaker.closed_until
 
 

@@ -1,4 +1,4 @@
-"""What stands in for a secret where one may be changed and not read."""
+"""The mask that is shown in place of a secret, and the detection of masks in values that clients send back."""
 
 import re
 
@@ -6,6 +6,6 @@ MASK = "**********"
 _MASKED = re.compile(r"\*{3,}|[•●]|…|\.{4,}|<secret[_-]hidden>|<redacted>")
 
 
-def looks_masked(text: str) -> bool:
-    """Whether a text is, or holds, what programs show instead of a secret."""
+def is_mask(text: str) -> bool:
+    """Return whether a text is a mask, ours or another program's, or contains one."""
     return bool(_MASKED.search(text))

@@ -9,7 +9,7 @@ from django.db.models import Q, QuerySet
 
 from accounts.models import CustomSecret, CustomSecretUse, Organization, ProviderToken, User
 from accounts.services import audit
-from lib.masks import looks_masked
+from lib.masks import is_mask
 from lib.problems import Problem
 
 SECRETS_MAX = 200
@@ -199,7 +199,7 @@ def _checked_description(text: str) -> str:
 
 
 def _checked_value(value: str) -> str:
-    if looks_masked(value):
+    if is_mask(value):
         raise InvalidSecret("This is a mask, not a secret.", field="value")
     if not value or len(value) > VALUE_MAX:
         raise InvalidSecret(f"A value has 1 to {VALUE_MAX} characters.", field="value")

@@ -11,7 +11,7 @@ from django.utils import timezone
 from accounts.models import Organization, ProviderToken, User
 from accounts.services import audit
 from lib.acting import Actor, acting, current
-from lib.masks import looks_masked
+from lib.masks import is_mask
 from lib.problems import Problem
 
 _HOST = re.compile(r"(?=.{1,255}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d{1,5})?")
@@ -141,7 +141,7 @@ def checked_host(host: str) -> str:
 def checked_token(token: str) -> str:
     """A token that may be kept. Raises ``InvalidProviderToken``."""
     token = token.strip()
-    if looks_masked(token):
+    if is_mask(token):
         raise InvalidProviderToken("This is a mask, not a token.", field="token")
     if not _TOKEN.fullmatch(token):
         raise InvalidProviderToken("A token has visible characters and no spaces.", field="token")

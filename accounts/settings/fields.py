@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from accounts.settings import mcp_servers
-from lib.masks import MASK, looks_masked
+from accounts.settings.choices import SecurityAnalyzer
+from lib.masks import MASK, is_mask
 from lib.problems import Problem
 
 AGENTS = ("CodeActAgent",)
 """The engine has one agent; this is what existing clients call it."""
-ANALYZERS = ("llm", "pattern")
-"""Who may judge the risk of an action: the model itself, or a list of patterns."""
-NO_ANALYZER = "none"
+ANALYZERS = (SecurityAnalyzer.LLM.value, SecurityAnalyzer.PATTERN.value)
+"""What clients are offered; not to judge risks is no choice of theirs, but an empty value."""
 MICROS = 1_000_000
 
 
@@ -107,7 +107,7 @@ def _number(low: int, high: int) -> Callable[[Any], int]:
 def _secret(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 2_000 or not value.isprintable():
         raise ValueError("up to 2000 printable characters")
-    if looks_masked(value):
+    if is_mask(value):
         raise ValueError("this is a mask, not a secret. Leave it out to keep the stored one")
     return value.strip()
 
@@ -140,7 +140,7 @@ def _choice(*options: str) -> dict[str, Any]:
     return {"type": "string", "enum": list(options)}
 
 
-_analyzers = (NO_ANALYZER, *ANALYZERS)
+_analyzers = (SecurityAnalyzer.NONE.value, *ANALYZERS)
 _FIELDS = (
     Field("language", "en", _text(20), _string(20), "Of the pages, as a language tag."),
     Field("agent", AGENTS[0], _one_of(*AGENTS), _choice(*AGENTS), "Which agent works."),
@@ -161,12 +161,12 @@ _FIELDS = (
     ),
     Field(
         "security_analyzer",
-        "llm",
+        SecurityAnalyzer.LLM.value,
         _one_of(*_analyzers),
         _choice(*_analyzers),
         "Who judges the risk of actions in new conversations.",
-        inward=lambda value: value or NO_ANALYZER,
-        outward=lambda value: None if value == NO_ANALYZER else value,
+        inward=lambda value: value or SecurityAnalyzer.NONE.value,
+        outward=lambda value: None if value == SecurityAnalyzer.NONE else value,
     ),
     Field(
         "enable_default_condenser",

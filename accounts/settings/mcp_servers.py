@@ -9,7 +9,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from lib.masks import MASK, looks_masked
+from lib.masks import MASK, is_mask
 
 KINDS = ("sse_servers", "stdio_servers", "shttp_servers")
 SERVERS_MAX = 50
@@ -196,6 +196,6 @@ def _is_text(value: Any, longest: int) -> bool:
 
 
 def _no_mask(text: str, name: str) -> str:
-    if looks_masked(text):
+    if is_mask(text):
         raise ValueError(f"{name} is a mask, not a secret. Give the secret again")
     return text

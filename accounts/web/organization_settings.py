@@ -14,20 +14,14 @@ from django.views.decorators.http import require_http_methods
 from accounts.models import Organization
 from accounts.permissions import permissions_in, require
 from accounts.services import user_settings
+from accounts.settings.choices import SecurityAnalyzer
 from accounts.settings.fields import FIELDS
 from lib.problems import Problem
 
 YES_NO = (("yes", "Yes"), ("no", "No"))
 CHOICES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "confirmation_mode": ("Ask before what is risky", YES_NO),
-    "security_analyzer": (
-        "Who judges the risk",
-        (
-            ("llm", "The model"),
-            ("pattern", "A list of patterns"),
-            ("none", "Nobody: it asks first"),
-        ),
-    ),
+    "security_analyzer": ("Who judges the risk", tuple(SecurityAnalyzer.choices)),
     "enable_default_condenser": ("Summarize long histories", YES_NO),
 }
 NUMBERS = {

@@ -12,10 +12,10 @@ from accounts.services import audit
 from billing.models import ModelAccess
 from billing.prices import MAX_PRICE_MICROS
 from lib import url_guard
+from lib.masks import is_mask
 from lib.problems import Problem
 
 DEMO_MODEL = "demo"
-_MASK = re.compile(r"\*{3,}|[•●]|…|\.{4,}")
 _KEY = re.compile(r"[\x21-\x7e]+")
 
 
@@ -145,7 +145,7 @@ def _checked_model(model: str) -> str:
 
 def _checked_api_key(api_key: str) -> str:
     api_key = api_key.strip()
-    if _MASK.search(api_key):
+    if is_mask(api_key):
         raise InvalidModelAccess(
             "api_key: this is a mask, not a key. Leave it out to keep the stored key."
         )

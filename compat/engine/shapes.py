@@ -4,11 +4,12 @@ from typing import Any
 
 from rest_framework import serializers
 
+from accounts.settings.choices import ConfirmationPolicy
 from compat.v1.base import PageQuery
 from compat.v1.shapes import V1MessageSerializer
+from conversations.engine.payloads import policy_body
 
-POLICIES = {"NeverConfirm": "never", "AlwaysConfirm": "always", "ConfirmRisky": "risky"}
-MAX_COMMAND = 100_000
+POLICIES = {policy_body(policy)["kind"]: policy.value for policy in ConfirmationPolicy}
 
 
 class RuntimeNewConversationSerializer(serializers.Serializer[Any]):
@@ -20,8 +21,9 @@ class RuntimeNewConversationSerializer(serializers.Serializer[Any]):
 
 
 def policy_of(body: dict[str, Any]) -> str:
-    """Our name of the policy that a body asks for."""
-    return POLICIES.get(str((body.get("confirmation_policy") or {}).get("kind")), "never")
+    """Return the ``ConfirmationPolicy`` that a body asks for; never to ask if it names no known one."""
+    kind = str((body.get("confirmation_policy") or {}).get("kind"))
+    return POLICIES.get(kind, ConfirmationPolicy.NEVER.value)
 
 
 class RuntimeAnswerSerializer(serializers.Serializer[Any]):

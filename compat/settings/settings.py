@@ -23,7 +23,7 @@ from accounts.settings.fields import FIELDS
 from billing import services
 from billing.gateway import directory
 from billing.models import ModelAccess
-from lib.masks import looks_masked
+from lib.masks import is_mask
 from lib.problems import Problem
 
 MESSAGE = inline_serializer("SettingsMessage", {"message": serializers.CharField()})
@@ -174,7 +174,7 @@ def wanted(body: dict[str, Any]) -> dict[str, Any]:
         if name not in body:
             continue
         value = body[name]
-        if name == "search_api_key" and (not value or looks_masked(str(value))):
+        if name == "search_api_key" and (not value or is_mask(str(value))):
             continue  # sent empty on every save of any page
         if name == "mcp_config" and isinstance(value, dict) and not any(value.values()):
             value = None
@@ -189,7 +189,7 @@ def change_model(user: User, organization: Organization, body: dict[str, Any]) -
     access = services.model_access_of(organization_id=organization.pk, user_id=user.pk)
     model, base_url = directory.named_access(access)
     key = body.get("llm_api_key")
-    if key and looks_masked(key):
+    if key and is_mask(key):
         key = None
     named = body.get("llm_model") or model
     address = body.get("llm_base_url", base_url) or ""

@@ -15,7 +15,6 @@ RISKS: Final = {"UNKNOWN": -1, "LOW": 0, "MEDIUM": 1, "HIGH": 2}
 OUTPUT_LENGTH: Final = 30_000
 DIFF_LENGTH: Final = 200_000
 """Beyond this many characters no diff is made: the contents are there, and difflib is not linear."""
-SHELL: Final = ("TerminalAction", "ExecuteBashAction")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,10 @@ Mended on the way: one list with one cursor for both kinds of conversations, fil
 complete, ownership asked everywhere, what one may not see is 404, titles and events written once.
 """
 
-import base64
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-from django.db.models import Q
 from django.http import Http404, HttpRequest, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
@@ -37,6 +34,7 @@ from conversations.api.authentication import WITH_CONVERSATION_KEY
 from conversations.api.v1.serializers import RepositorySerializer
 from conversations.models import Conversation
 from conversations.services.sandboxes import wake
+from lib import pages
 
 VIEW, STEER = "conversations.view", "conversations.steer"
 PAGE_LIMIT = 100
@@ -187,28 +185,12 @@ def _page(request: ApiRequest, wanted: dict[str, Any], **filters: Any) -> dict[s
         rows = rows.filter(trigger=trigger)
     if not wanted.get("include_sub_conversations"):
         rows = rows.filter(parent=None)
-    if page_id := wanted.get("page_id"):
-        at, pk = _place(page_id)
-        rows = rows.filter(Q(created_at__lt=at) | Q(created_at=at, pk__lt=pk))
-    found = list(rows.order_by("-created_at", "-pk")[: wanted["limit"] + 1])
-    page = found[: wanted["limit"]]
-    more = len(found) > len(page)
-    return {
-        "results": infos_of(page, request.user),
-        "next_page_id": _page_id(page[-1]) if more else None,
-    }
-
-
-def _page_id(row: Conversation) -> str:
-    return base64.urlsafe_b64encode(f"{row.created_at.isoformat()}|{row.pk}".encode()).decode()
-
-
-def _place(page_id: str) -> tuple[datetime, UUID]:
     try:
-        at, _, pk = base64.urlsafe_b64decode(page_id.encode()).decode().partition("|")
-        return datetime.fromisoformat(at).astimezone(), UUID(pk)
-    except (ValueError, OverflowError) as error:
+        after = pages.place_of(wanted["page_id"]) if wanted.get("page_id") else None
+    except pages.MalformedCursor as error:
         raise Unprocessable("page_id: This is not a page that this list gave.") from error
+    page, following = pages.page(rows, limit=wanted["limit"], after=after)
+    return {"results": infos_of(page, request.user), "next_page_id": following}
 
 
 class MicroagentConversationsView(V0View):

@@ -18,7 +18,7 @@ from accounts.models import ApiKey
 from accounts.permissions import require
 from accounts.requests import ApiRequest
 from compat.v1 import records, shapes
-from compat.v1.base import Pages, Unprocessable, V1View, as_id, filtered, ids_of
+from compat.v1.base import Unprocessable, V1View, as_id, filtered, ids_of, page_of
 from conversations import services
 from conversations.api.v1.serializers import RepositorySerializer
 from conversations.models import Conversation, StartTask
@@ -53,9 +53,7 @@ class AppConversationSearchView(V1View):
     def get(self, request: ApiRequest) -> Response:
         """A page of the caller's conversations."""
         query = self.query(shapes.ConversationPageQuery)
-        rows, following = Pages().page(
-            found(request, query), limit=query["limit"], page_id=query.get("page_id")
-        )
+        rows, following = page_of(found(request, query), query)
         items = records.app_conversations(rows, request.user)
         return Response({"items": items, "next_page_id": following})
 
@@ -154,11 +152,10 @@ class StartTaskSearchView(V1View):
     def get(self, request: Request) -> Response:
         """A page of the first starts of the caller's conversations."""
         query = self.query(shapes.StartPageQuery)
-        rows, following = Pages().page(
+        rows, following = page_of(
             _asked(request, query),
-            limit=query["limit"],
-            page_id=query.get("page_id"),
-            descending=query["sort_order"] == "CREATED_AT_DESC",
+            query,
+            is_descending=query["sort_order"] == "CREATED_AT_DESC",
         )
         items = [records.start_task(row) for row in rows]
         return Response({"items": items, "next_page_id": following})

@@ -3,7 +3,6 @@
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Q
 from rest_framework import exceptions, serializers
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
@@ -11,7 +10,7 @@ from rest_framework.response import Response
 
 from accounts.requests import ApiRequest
 from conversations.api.authentication import WITH_CONVERSATION_KEY
-from lib.api import CursorPages
+from lib import pages
 from lib.problems import Problem
 
 MAX_IDS = 100
@@ -97,26 +96,18 @@ class TimesQuery(serializers.Serializer[Any]):
     updated_at__lt = serializers.DateTimeField(required=False)
 
 
-class Pages(CursorPages):
-    """``{"items": […], "next_page_id": cursor|null}`` over ``field`` and the key, one way or the other."""
+def page_of(
+    rows: Any, query: dict[str, Any], *, is_descending: bool = True
+) -> tuple[list[Any], str | None]:
+    """Return the page of ``rows`` that a query's ``page_id`` names, and the id of the next page.
 
-    def page(
-        self, rows: Any, *, limit: int, page_id: str | None, descending: bool = True
-    ) -> tuple[list[Any], str | None]:
-        """One page and the id of the next."""
-        self.field = "created_at"
-        if page_id:
-            try:
-                value, pk = self._decode(page_id)
-            except exceptions.ValidationError as error:
-                raise Unprocessable("page_id: this list gave no such page.") from error
-            way = "lt" if descending else "gt"
-            rows = rows.filter(
-                Q(**{f"{self.field}__{way}": value}) | Q(**{self.field: value, f"pk__{way}": pk})
-            )
-        sign = "-" if descending else ""
-        found = list(rows.order_by(f"{sign}{self.field}", f"{sign}pk")[: limit + 1])
-        return found[:limit], self._encode(found[limit - 1]) if len(found) > limit else None
+    Raises ``Unprocessable`` for an id that no list gave.
+    """
+    try:
+        after = pages.place_of(query["page_id"]) if query.get("page_id") else None
+    except pages.MalformedCursor as error:
+        raise Unprocessable("page_id: this list gave no such page.") from error
+    return pages.page(rows, limit=query["limit"], after=after, is_descending=is_descending)
 
 
 def filtered(rows: Any, query: dict[str, Any], *names: str) -> Any:

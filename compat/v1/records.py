@@ -9,8 +9,10 @@ from uuid import UUID
 from django.conf import settings
 
 from accounts.models import User
+from accounts.settings.choices import SecurityAnalyzer
 from billing import services as billing
 from compat.v1.translation import stamp
+from conversations.engine.payloads import analyzer_body, policy_body
 from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, Sandbox, StartTask
 from conversations.services import conversation_key
 
@@ -25,11 +27,6 @@ PLACES = {
 MISSING = "MISSING"
 SPEC = "agent-server"
 WORKSPACE = "/workspace/project"
-POLICIES: dict[str, dict[str, Any]] = {
-    "never": {"kind": "NeverConfirm"},
-    "always": {"kind": "AlwaysConfirm"},
-    "risky": {"kind": "ConfirmRisky", "threshold": "HIGH", "confirm_unknown": True},
-}
 PAUSED_BY_NOBODY = ("idle", "finished", "paused", "error", "stuck")
 MAX_ITERATIONS = 500
 TOOLS = {
@@ -206,7 +203,7 @@ def runtime_info(conversation: Conversation, usage: Any, *, is_asked: bool) -> d
     """The engine's ``ConversationInfo``, as its own clients read it, without secrets or addresses."""
     sandbox = conversation.sandbox
     model = {"model": f"openai/{conversation.model}", "usage_id": "agent", "stream": True}
-    analyzer = conversation.security_analyzer
+    is_judged_by_model = conversation.security_analyzer == SecurityAnalyzer.LLM
     return {
         "id": str(conversation.pk),
         "title": conversation.title,
@@ -225,8 +222,8 @@ def runtime_info(conversation: Conversation, usage: Any, *, is_asked: bool) -> d
         "persistence_dir": None,
         "max_iterations": MAX_ITERATIONS,
         "stuck_detection": True,
-        "confirmation_policy": POLICIES[conversation.confirmation_policy],
-        "security_analyzer": {"kind": "LLMSecurityAnalyzer"} if analyzer == "llm" else None,
+        "confirmation_policy": policy_body(conversation.confirmation_policy),
+        "security_analyzer": analyzer_body(SecurityAnalyzer.LLM) if is_judged_by_model else None,
         "activated_knowledge_skills": [],
         "invoked_skills": [],
         "blocked_actions": {},

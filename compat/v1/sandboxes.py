@@ -13,7 +13,7 @@ from accounts.permissions import require
 from accounts.requests import ApiRequest
 from compat.v1 import records, shapes
 from compat.v1.app_conversations import TAGS
-from compat.v1.base import MAX_IDS, PageQuery, Pages, Unprocessable, V1View, as_id, ids_of
+from compat.v1.base import MAX_IDS, PageQuery, Unprocessable, V1View, as_id, ids_of, page_of
 from conversations import services
 from conversations.models import Conversation
 from lib.problems import Problem
@@ -59,9 +59,7 @@ class SandboxSearchView(V1View):
     def get(self, request: ApiRequest) -> Response:
         """A page of the sandboxes of the caller's conversations."""
         query = self.query(PageQuery)
-        rows, following = Pages().page(
-            with_sandbox(request), limit=query["limit"], page_id=query.get("page_id")
-        )
+        rows, following = page_of(with_sandbox(request), query)
         items = [records.sandbox_info(row, request.user) for row in rows]
         return Response({"items": items, "next_page_id": following})
 

@@ -96,7 +96,6 @@ class Download:
         self._response, self._client = response, client
         length = response.headers.get("content-length", "")
         self.size: int | None = int(length) if length.isdecimal() else None
-        self.content_type: str = response.headers.get("content-type", "application/octet-stream")
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -211,7 +210,7 @@ class EngineClient:
         )
 
     def set_confirmation_policy(self, conversation_id: UUID, policy: str) -> None:
-        """Set when the agent asks: never, always or risky. Waits until a running step ends. Repeatable."""
+        """Set the ``ConfirmationPolicy``. Waits until a running step ends. Repeatable."""
         self._call(
             "POST",
             f"{_conversation(conversation_id)}/confirmation_policy",
@@ -220,7 +219,7 @@ class EngineClient:
         )
 
     def set_security_analyzer(self, conversation_id: UUID, analyzer: str) -> None:
-        """Set who judges risks: ``none``, or the model. Waits until a running step ends. Repeatable."""
+        """Set the ``SecurityAnalyzer``. Waits until a running step ends. Repeatable."""
         self._call(
             "POST",
             f"{_conversation(conversation_id)}/security_analyzer",

@@ -18,6 +18,8 @@ import msgspec
 import orjson
 from django.conf import settings
 
+from accounts.settings.choices import ConfirmationPolicy, SecurityAnalyzer
+
 MAX_DEPTH = 500
 """Nesting beyond this is kept as base64: common JSON readers give up at about 1,000."""
 MAX_SEQ = 2**63 - 1
@@ -376,35 +378,6 @@ def _usage(stats: Any) -> Usage | None:
     return Usage(*totals)
 
 
-def action_id(event: EngineEvent) -> str | None:
-    """The id of the action that this event asks for (``ActionEvent``)."""
-    return event.event_id if event.kind == "ActionEvent" else None
-
-
-def answered_action_id(event: EngineEvent) -> str | None:
-    """The id of the action that this event answers: an observation or a rejection."""
-    if event.kind not in ("ObservationEvent", "UserRejectObservation"):
-        return None
-    answered = value_of(event).get("action_id")
-    return answered if isinstance(answered, str) and _ID.fullmatch(answered) else None
-
-
-def pending_action_ids(events: "list[EngineEvent]") -> list[str]:
-    """Of events in log order, the actions that wait for an answer: asked for and not answered.
-
-    An ``AgentErrorEvent`` names a tool call and not an action, so it answers every action of that call.
-    """
-    calls: dict[str, Any] = {}
-    for event in events:
-        if event.kind == "ActionEvent":
-            calls[event.event_id] = value_of(event).get("tool_call_id")
-        elif answered := answered_action_id(event):
-            calls.pop(answered, None)
-        elif event.kind == "AgentErrorEvent" and (call := value_of(event).get("tool_call_id")):
-            calls = {action: its for action, its in calls.items() if its != call}
-    return list(calls)
-
-
 def message_text(event: EngineEvent) -> str | None:
     """The text of a ``MessageEvent``, its parts joined as they are; None for other kinds."""
     if event.kind != "MessageEvent":
@@ -444,23 +417,29 @@ def failure(event: EngineEvent) -> Failure | None:
 # --- What we say to the engine ---------------------------------------------------
 
 _POLICIES: dict[str, dict[str, Any]] = {
-    "never": {"kind": "NeverConfirm"},
-    "always": {"kind": "AlwaysConfirm"},
-    "risky": {"kind": "ConfirmRisky", "threshold": "HIGH", "confirm_unknown": True},
+    ConfirmationPolicy.NEVER: {"kind": "NeverConfirm"},
+    ConfirmationPolicy.ALWAYS: {"kind": "AlwaysConfirm"},
+    ConfirmationPolicy.RISKY: {
+        "kind": "ConfirmRisky",
+        "threshold": "HIGH",
+        "confirm_unknown": True,
+    },
+}
+_ANALYZERS: dict[str, dict[str, Any] | None] = {
+    SecurityAnalyzer.LLM: {"kind": "LLMSecurityAnalyzer"},
+    SecurityAnalyzer.PATTERN: {"kind": "PatternSecurityAnalyzer"},
+    SecurityAnalyzer.NONE: None,
 }
 
 
-_ANALYZERS = {"llm": "LLMSecurityAnalyzer", "pattern": "PatternSecurityAnalyzer"}
-
-
 def policy_body(name: str) -> dict[str, Any]:
-    """The engine's words for never, always or risky."""
+    """Return the engine's form of a ``ConfirmationPolicy``."""
     return _POLICIES[name]
 
 
 def analyzer_body(name: str) -> dict[str, Any] | None:
-    """The engine's words for who judges risks: nobody for ``none``, the model itself where nothing is said."""
-    return None if name == "none" else {"kind": _ANALYZERS[name or "llm"]}
+    """Return the engine's form of a ``SecurityAnalyzer``; an empty name is the default, the model itself."""
+    return _ANALYZERS[name or SecurityAnalyzer.LLM]
 
 
 def start_body(
@@ -470,7 +449,7 @@ def start_body(
     gateway_url: str,
     token: str,
     workspace: str,
-    confirmation_policy: str = "never",
+    confirmation_policy: str = ConfirmationPolicy.NEVER,
     security_analyzer: str = "",
     prompt_price: float | None = None,
     completion_price: float | None = None,

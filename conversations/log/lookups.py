@@ -5,7 +5,6 @@ What may be read is decided by ``visible_to`` here too: its SQL is part of each 
 """
 
 from collections import namedtuple
-from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -20,9 +19,10 @@ from conversations.models import Conversation, Event, StartTask
 from conversations.models.event import WIRE
 from lib import prepared
 from lib.compiled import Compiled, caller
+from lib.pages import Place
 
 _ANY = SimpleNamespace(user=UUID(int=1), organization=UUID(int=2), pk=UUID(int=3))
-_FIRST_AT, _FIRST_ID = "infinity", UUID(int=2**128 - 1)
+_FIRST = ("infinity", UUID(int=2**128 - 1))
 
 
 def can_look_up(user: Any) -> bool:
@@ -141,15 +141,13 @@ def _told(row: tuple[Any, ...]) -> dict[str, Any]:
     )
 
 
-def newest(
-    user: Any, *, limit: int, at: datetime | None = None, pk: UUID | None = None
-) -> list[Any]:
-    """The records of the newest conversations that somebody may see, behind the one at ``(at, pk)``.
+def newest(user: Any, *, limit: int, after: Place | None = None) -> list[Any]:
+    """Return the records of the newest conversations that a user may see, behind a place in the list.
 
-    Without what is archived. One query, whatever the number of conversations.
+    Archived conversations are left out. One query, whatever the number of conversations.
     """
-    place = {"at": at or _FIRST_AT, "before": pk or _FIRST_ID}
-    return [_told(row) for row in _rows("list", user, limit=limit, **place)]
+    at, pk = after or _FIRST
+    return [_told(row) for row in _rows("list", user, limit=limit, at=at, before=pk)]
 
 
 def one(user: Any, pk: UUID) -> tuple[dict[str, Any], str] | None:

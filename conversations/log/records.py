@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
+from accounts.settings.choices import SecurityAnalyzer
 from billing import services as billing
 from conversations.models import Conversation, StartTask
 
@@ -38,7 +39,7 @@ def record_from(row: Any, usage: Any, start: Any) -> dict[str, Any]:
         "execution_status": row.execution_status,
         "visibility": row.visibility,
         "confirmation_policy": row.confirmation_policy,
-        "security_analyzer": row.security_analyzer or "llm",
+        "security_analyzer": row.security_analyzer or SecurityAnalyzer.LLM.value,
         "asked_seq": row.asked_seq,
         "last_seq": row.last_seq,
         "epoch": row.epoch,

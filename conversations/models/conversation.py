@@ -10,6 +10,7 @@ from uuid_utils.compat import uuid7
 
 from accounts.models import Membership
 from accounts.roles import ROLE_PERMISSIONS
+from accounts.settings.choices import ConfirmationPolicy
 from conversations.models.append import NewEvent, appending, columns_of
 from lib import prepared
 
@@ -108,9 +109,7 @@ class Conversation(models.Model):
     model = models.CharField(max_length=200)
     repository = models.JSONField(null=True, blank=True)
     confirmation_policy = models.CharField(
-        max_length=8,
-        choices=[("never", "Never ask"), ("always", "Always ask"), ("risky", "Ask when risky")],
-        default="never",
+        max_length=8, choices=ConfirmationPolicy, default=ConfirmationPolicy.NEVER
     )
     security_analyzer = models.CharField(
         max_length=40,
@@ -202,6 +201,11 @@ class Conversation(models.Model):
 
     def __str__(self) -> str:
         return self.title
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether the agent may stop to ask before it acts."""
+        return self.confirmation_policy != ConfirmationPolicy.NEVER
 
     def append(self, *news: NewEvent, also_save: Sequence[str] = ()) -> list["Event"]:
         """Add events at the end of the log. The caller holds this row's lock: seq follows commit order.

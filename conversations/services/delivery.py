@@ -22,7 +22,7 @@ from conversations.models import (
     OutgoingMessage,
     Sandbox,
 )
-from conversations.services.state import append_notice, is_up, request_start, set_status
+from conversations.services.state import append_notice, change_fields, is_up, request_start
 
 FOLLOWER_WAIT_SECONDS = 3.0
 SERVER_FAULT = 500
@@ -99,7 +99,7 @@ def _must_hold(conversation: Conversation) -> bool:
     """
     if conversation.execution_status == Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION:
         return True
-    return conversation.confirmation_policy != "never" and conversation.execution_status in BUSY
+    return conversation.may_ask and conversation.execution_status in BUSY
 
 
 def take_for_busy(conversation: Conversation) -> None:
@@ -108,15 +108,15 @@ def take_for_busy(conversation: Conversation) -> None:
     The engine says so a little later. Until then a further message would slip in, and be a yes to the
     question that the first one leads to. The caller holds the row's lock.
     """
-    if conversation.confirmation_policy != "never":
-        set_status(conversation, execution_status=Conversation.ExecutionStatus.RUNNING)
+    if conversation.may_ask:
+        change_fields(conversation, execution_status=Conversation.ExecutionStatus.RUNNING)
 
 
 def take_back_busy(conversation: Conversation) -> None:
     """What was sent did not reach the engine, so the agent is not at work. The caller holds the row's lock."""
     is_taken = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
-    if conversation.confirmation_policy != "never" and is_taken:
-        set_status(conversation, execution_status=Conversation.ExecutionStatus.IDLE)
+    if conversation.may_ask and is_taken:
+        change_fields(conversation, execution_status=Conversation.ExecutionStatus.IDLE)
 
 
 def _await_follower(conversation_id: UUID, run: int) -> None:

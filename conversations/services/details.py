@@ -11,18 +11,14 @@ from conversations import queue
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation
 from conversations.services.equipment import check_enforced
-from conversations.services.state import is_up, set_status
-
-POLICIES = ("never", "always", "risky")
-ANALYZERS = ("llm", "none")
-MOST_TAGS = 20
+from conversations.services.state import change_fields, is_up
 
 
 @transaction.atomic
 def set_tags(*, conversation_id: UUID, tags: Sequence[str]) -> Conversation:
     """File a conversation under these tags instead of its earlier ones, each once. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
-    set_status(conversation, tags=sorted(set(tags)))
+    change_fields(conversation, tags=sorted(set(tags)))
     return conversation
 
 
@@ -34,7 +30,7 @@ def set_archived(*, conversation_id: UUID, archived: bool) -> Conversation:
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     if archived != (conversation.archived_at is not None):
-        set_status(conversation, archived_at=timezone.now() if archived else None)
+        change_fields(conversation, archived_at=timezone.now() if archived else None)
         audit.record(
             action="conversation.archived" if archived else "conversation.unarchived",
             organization_id=conversation.organization_id,
@@ -70,7 +66,7 @@ def set_confirmation(
         return conversation
     check_enforced(conversation, changed)
     before = {name: getattr(conversation, name) for name in changed}
-    set_status(conversation, **changed)
+    change_fields(conversation, **changed)
     queue.carry_confirmation(conversation_id)
     audit.record(
         action="conversation.confirmation_changed",

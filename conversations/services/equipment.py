@@ -11,7 +11,7 @@ from django.conf import settings
 
 from accounts.models import User
 from accounts.services import custom_secrets, provider_tokens, user_settings
-from accounts.settings.fields import NO_ANALYZER
+from accounts.settings.choices import ConfirmationPolicy, SecurityAnalyzer
 from billing import services as billing
 from billing.models import GatewayToken
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
@@ -42,11 +42,12 @@ def confirmation_for(
     """
     if analyzer is None or found.set_by["security_analyzer"] == user_settings.ENFORCED:
         analyzer = found.values["security_analyzer"]
-    policy = "never"
+    policy: str = ConfirmationPolicy.NEVER
     if found.values["confirmation_mode"]:
-        policy = "always" if analyzer == NO_ANALYZER else "risky"
+        is_unjudged = analyzer == SecurityAnalyzer.NONE
+        policy = ConfirmationPolicy.ALWAYS if is_unjudged else ConfirmationPolicy.RISKY
     is_enforced = found.set_by["confirmation_mode"] == user_settings.ENFORCED
-    if asked is not None and not (is_enforced and asked == "never"):
+    if asked is not None and not (is_enforced and asked == ConfirmationPolicy.NEVER):
         policy = asked
     return policy, analyzer
 
@@ -58,7 +59,7 @@ def check_enforced(conversation: Conversation, changes: Mapping[str, Any]) -> No
     if (
         is_asked
         and found.values["confirmation_mode"]
-        and changes.get("confirmation_policy") == "never"
+        and changes.get("confirmation_policy") == ConfirmationPolicy.NEVER
     ):
         raise user_settings.EnforcedSetting("The organization wants agents to ask.")
     is_judged = found.set_by["security_analyzer"] == user_settings.ENFORCED

@@ -28,7 +28,7 @@ from conversations.models.append import ADDING, columns_of
 from conversations.sandboxes.provider import State, get_provider
 from conversations.services import redaction
 from conversations.services.delivery import deliver_if_free, user_text
-from conversations.services.state import append_notice, request_start, set_status
+from conversations.services.state import append_notice, change_fields, request_start
 from lib import prepared
 from lib.problems import Problem
 
@@ -272,7 +272,7 @@ def _is_between(conversation: Conversation, status: str) -> bool:
     ``take_for_busy``. No run ends idle.
     """
     is_taken = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
-    return status == IDLE and is_taken and conversation.confirmation_policy != "never"
+    return status == IDLE and is_taken and conversation.may_ask
 
 
 def _take_status(conversation: Conversation, status: str, seq: int) -> None:
@@ -378,7 +378,7 @@ def _take_loss(conversation: Conversation, *, run: int, detail: str) -> bool:
     if _crashes_lately(conversation) >= CRASHES_BEFORE_GIVING_UP:
         message = "The agent's engine stopped several times in a row and is not restarted again by itself."
         append_notice(conversation, code="engine_gave_up", message=message, detail=detail)
-        set_status(
+        change_fields(
             conversation,
             status=Conversation.Status.FAILED,
             status_detail=message,
@@ -395,9 +395,9 @@ def _take_loss(conversation: Conversation, *, run: int, detail: str) -> bool:
     if was_busy or conversation.execution_status == WAITING:
         request_start(conversation, reason="the engine stopped")
     else:
-        set_status(conversation, status=Conversation.Status.STOPPED, status_detail=detail)
+        change_fields(conversation, status=Conversation.Status.STOPPED, status_detail=detail)
     if was_busy:
-        set_status(conversation, execution_status=Conversation.ExecutionStatus.ERROR)
+        change_fields(conversation, execution_status=Conversation.ExecutionStatus.ERROR)
     return True
 
 

@@ -22,7 +22,7 @@ from conversations.sandboxes.provider import get_provider
 from conversations.services.equipment import confirmation_for
 from conversations.services.keys import end_keys
 from conversations.services.messages import add_message
-from conversations.services.state import request_start, set_status
+from conversations.services.state import change_fields, request_start
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def rename(*, conversation_id: UUID, title: str) -> Conversation:
     """Give a conversation another title. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     before = conversation.title
-    set_status(conversation, title=title)
+    change_fields(conversation, title=title)
     if before != title:
         audit.record(
             action="conversation.renamed",
@@ -183,7 +183,7 @@ def share(*, conversation_id: UUID, visibility: str) -> Conversation:
     """Show a conversation to its organization, or keep it to its creator again. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     before = conversation.visibility
-    set_status(conversation, visibility=visibility)
+    change_fields(conversation, visibility=visibility)
     if before != visibility:
         end_keys(conversation)
         audit.record(
@@ -207,7 +207,7 @@ def delete_conversation(*, conversation_id: UUID) -> None:
         return
     Sandbox.objects.filter(conversation=conversation).update(desired=Sandbox.Desired.DESTROYED)
     billing.revoke_gateway_tokens(conversation_id=conversation_id)
-    set_status(conversation, deleted_at=timezone.now())
+    change_fields(conversation, deleted_at=timezone.now())
     queue.destroy_conversation(conversation_id)
     audit.record(
         action="conversation.deleted",

@@ -16,7 +16,7 @@ from conversations import announcing
 from conversations.engine.payloads import EngineEvent, execution_status, parse_event, tells_state
 from conversations.models import Conversation, Event, NewEvent
 from conversations.models.append import ADDING, columns_of
-from conversations.services.state import set_status
+from conversations.services.state import change_fields
 from lib import prepared
 from lib.problems import Problem
 
@@ -94,7 +94,7 @@ def open_run(
         raise NotPublished
     with transaction.atomic():
         locked = Conversation.objects.select_for_update().get(pk=conversation_id)
-        set_status(locked, status=Conversation.Status.RUNNING)
+        change_fields(locked, status=Conversation.Status.RUNNING)
     return locked
 
 
@@ -212,4 +212,4 @@ def close_run(*, conversation_id: UUID) -> None:
     """Say that nobody publishes any more: the run is shown as stopped. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().filter(pk=conversation_id).first()
     if conversation is not None and conversation.is_external:
-        set_status(conversation, status=Conversation.Status.STOPPED)
+        change_fields(conversation, status=Conversation.Status.STOPPED)

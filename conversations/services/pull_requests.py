@@ -5,7 +5,7 @@ from uuid import UUID
 from django.db import transaction
 
 from conversations.models import Conversation
-from conversations.services.state import set_status
+from conversations.services.state import change_fields
 
 
 @transaction.atomic
@@ -13,4 +13,4 @@ def note_pull_request(*, conversation_id: UUID, number: int) -> None:
     """Remember a pull request that came of a conversation. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     if number not in conversation.pull_requests:
-        set_status(conversation, pull_requests=[*conversation.pull_requests, number])
+        change_fields(conversation, pull_requests=[*conversation.pull_requests, number])

@@ -17,7 +17,7 @@ from conversations.sandboxes.provider import (
 from conversations.services.delivery import BUSY
 from conversations.services.leases import live_owners, want_manager
 from conversations.services.starts import OCCUPYING
-from conversations.services.state import append_notice, is_up, request_start, set_status
+from conversations.services.state import append_notice, change_fields, is_up, request_start
 from lib.problems import Problem
 
 STOP_GRACE_SECONDS = 10.0
@@ -37,7 +37,7 @@ def pause_sandbox(*, conversation_id: UUID) -> None:
         return
     Sandbox.objects.filter(pk=conversation.sandbox.pk).update(desired=Sandbox.Desired.STOPPED)
     queue.stop_sandbox(conversation_id)
-    set_status(conversation, status=Conversation.Status.PAUSED)
+    change_fields(conversation, status=Conversation.Status.PAUSED)
     audit.record(
         action="sandbox.paused",
         organization_id=conversation.organization_id,
@@ -80,7 +80,7 @@ def stop_sandbox(*, conversation_id: UUID, unless_wanted: bool = False) -> None:
         sandbox.stopped_at = timezone.now()
         sandbox.save(update_fields=["desired", "observed", "stopped_at"])
         if conversation.status in (Conversation.Status.RUNNING, Conversation.Status.STARTING):
-            set_status(conversation, status=Conversation.Status.STOPPED)
+            change_fields(conversation, status=Conversation.Status.STOPPED)
     provider = get_provider(sandbox.provider)
     if handle := sandbox.handle or provider.find(sandbox.pk):
         provider.stop(handle, grace_seconds=STOP_GRACE_SECONDS)
@@ -146,7 +146,7 @@ def _reconcile_one(conversation: Conversation, live: set[str]) -> int:
                 message="The agent's engine stopped. It restarts with the next message.",
                 detail=observed.detail,
             )
-            set_status(locked, status=Conversation.Status.STOPPED)
+            change_fields(locked, status=Conversation.Status.STOPPED)
             return 1
     return 0
 

@@ -34,7 +34,7 @@ from conversations.services.equipment import (
 )
 from conversations.services.inheritance import bring_files, story_for_agent
 from conversations.services.leases import want_manager
-from conversations.services.state import append_notice, set_status
+from conversations.services.state import append_notice, change_fields
 from conversations.services.workspaces import prepare_workspace
 from lib.problems import Problem
 
@@ -229,7 +229,7 @@ def _finish(task: StartTask, started: Conversation, sandbox: Sandbox) -> None:
         now = timezone.now()
         task.phases.append(_entry(Phase.READY, started=now, finished=now))
         _update(task, phase=Phase.READY, phases=task.phases, finished_at=now)
-        set_status(conversation, status=Conversation.Status.RUNNING, status_detail="")
+        change_fields(conversation, status=Conversation.Status.RUNNING, status_detail="")
         queue.deliver_messages(conversation.pk)
 
 
@@ -256,7 +256,7 @@ def _note_failure(task: StartTask, conversation: Conversation, failure: Exceptio
             "Fix the cause below, then choose “Try again”.",
             detail=error,
         )
-        set_status(conversation, status=Conversation.Status.FAILED, status_detail=error)
+        change_fields(conversation, status=Conversation.Status.FAILED, status_detail=error)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Asking for a sandbox: the step that every verb which needs a running agent shares."""
+"""Steps that services share, on a conversation whose row is locked: start its sandbox, change fields, add a notice."""
 
 import logging
 from typing import Any
@@ -44,11 +44,14 @@ def request_start(conversation: Conversation, *, reason: str) -> None:
         Sandbox.objects.filter(conversation=conversation).update(
             desired=Sandbox.Desired.RUNNING, active_at=timezone.now()
         )
-    set_status(conversation, status=Conversation.Status.STARTING, status_detail="")
+    change_fields(conversation, status=Conversation.Status.STARTING, status_detail="")
 
 
-def set_status(conversation: Conversation, **fields: Any) -> None:
-    """Change projected fields of a conversation whose row the caller has locked, and announce it."""
+def change_fields(conversation: Conversation, **fields: Any) -> None:
+    """Save those fields that differ, and announce the conversation; nothing happens if none differs.
+
+    The caller holds the row lock. Safe to repeat.
+    """
     changed = {
         name: value for name, value in fields.items() if getattr(conversation, name) != value
     }
@@ -62,7 +65,7 @@ def set_status(conversation: Conversation, **fields: Any) -> None:
 
 
 def append_notice(conversation: Conversation, *, code: str, message: str, **more: Any) -> Event:
-    """Put a sentence of this server's own into the log. The caller holds the row lock."""
+    """Append a notice of this server to the log. The caller holds the row lock."""
     payload = orjson.dumps({"code": code, "message": message} | more).decode()
     [event] = conversation.append(
         NewEvent(

@@ -16,6 +16,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import permissions
 from accounts.models import User
+from accounts.settings.choices import ConfirmationPolicy, SecurityAnalyzer
 from conversations import services
 from conversations.log import records, replay
 from conversations.models import Conversation
@@ -103,7 +104,7 @@ def _tags(request: HttpRequest, found: Conversation) -> None:
 
 def _confirmation(request: HttpRequest, found: Conversation) -> None:
     policy, analyzer = request.POST.get("policy"), request.POST.get("analyzer")
-    if policy not in ("never", "always", "risky") or analyzer not in ("llm", "pattern", "none"):
+    if policy not in ConfirmationPolicy.values or analyzer not in SecurityAnalyzer.values:
         raise Unusable("There is no such way to ask for confirmation.")
     services.set_confirmation(
         conversation_id=found.pk, confirmation_policy=policy, security_analyzer=analyzer

@@ -12,7 +12,6 @@ from uuid import UUID, uuid4
 import orjson
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -22,12 +21,14 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from accounts import permissions
 from accounts.active import active_organization
+from accounts.settings.choices import ConfirmationPolicy
 from billing import services as billing
 from conversations import services
 from conversations.log import records
 from conversations.log.story import Told, tell
 from conversations.models import Conversation
 from lib.api import dumps
+from lib.pages import MalformedCursor, page, place_of
 from lib.problems import Problem
 
 PAGE_SIZE = 20
@@ -74,7 +75,9 @@ class IncompletePrompt(Problem):
 @require_http_methods(["GET", "HEAD", "POST"])
 def home(request: HttpRequest) -> HttpResponse:
     """The prompt box, what needs an answer, what runs, and what was done before."""
-    context: dict[str, Any] = {"form": {"message": _example(request), "policy": "never"}}
+    context: dict[str, Any] = {
+        "form": {"message": _example(request), "policy": ConfirmationPolicy.NEVER}
+    }
     status = 200
     if request.method == "POST":
         try:
@@ -116,8 +119,8 @@ def _create(request: HttpRequest) -> Conversation:
         raise IncompletePrompt("Say what the agent should do.")
     if len(message) > MESSAGE_LENGTH:
         raise IncompletePrompt(f"A message has at most {MESSAGE_LENGTH:,} characters.")
-    policy = request.POST.get("policy", "never")
-    if policy not in {"never", "always", "risky"}:
+    policy = request.POST.get("policy", ConfirmationPolicy.NEVER)
+    if policy not in ConfirmationPolicy.values:
         raise IncompletePrompt("There is no such way to ask for confirmation.")
     return services.create_conversation(
         user=request.user,
@@ -164,14 +167,16 @@ def _lists(request: HttpRequest) -> dict[str, Any]:
         status=Conversation.Status.RUNNING,
         execution_status=Conversation.ExecutionStatus.RUNNING,
     )
-    rest = _before(visible.exclude(waiting | busy), visible, before)
+    # A narrowed list is one list, whatever the state of its conversations.
+    rest = visible if narrowing else visible.exclude(waiting | busy)
+    try:
+        after = place_of(before) if before else None
+    except MalformedCursor as error:
+        raise Http404 from error
+    recent, more = page(rest, limit=PAGE_SIZE, after=after)
     newest_first = ("-created_at", "-pk")
-    recent = list(rest.order_by(*newest_first)[: PAGE_SIZE + 1])
-    if narrowing:  # one list of what was asked for, whatever its state
-        rest = _before(visible, visible, before)
-        recent = list(rest.order_by(*newest_first)[: PAGE_SIZE + 1])
     first_page = not before and not narrowing
-    found = services.snippets_of(recent[:PAGE_SIZE], words) if words else {}
+    found = services.snippets_of(recent, words) if words else {}
     return {
         "words": words,
         "tag": narrowing.get("tag"),
@@ -179,8 +184,8 @@ def _lists(request: HttpRequest) -> dict[str, Any]:
         "narrowed": urlencode(narrowing),
         "waiting": _told(visible.filter(waiting).order_by(*newest_first)[:PAGE_SIZE], first_page),
         "busy": _told(visible.filter(busy).order_by(*newest_first)[:PAGE_SIZE], first_page),
-        "recent": [row | {"match": found.get(row["id"])} for row in _told(recent[:PAGE_SIZE])],
-        "more": recent[PAGE_SIZE - 1].pk if len(recent) > PAGE_SIZE else None,
+        "recent": [row | {"match": found.get(row["id"])} for row in _told(recent)],
+        "more": more,
     }
 
 
@@ -198,22 +203,6 @@ def _narrowed(request: HttpRequest) -> tuple[QuerySet[Conversation], dict[str, s
     if "q" in narrowing:
         return services.matching(rows.readable_by(request.user), narrowing["q"]), narrowing
     return rows.filter(archived_at__isnull="archived" not in narrowing), narrowing
-
-
-def _before(
-    rows: QuerySet[Conversation], visible: QuerySet[Conversation], before: str
-) -> QuerySet[Conversation]:
-    if not before:
-        return rows
-    try:
-        last = visible.filter(pk=before).first()
-    except ValidationError as error:
-        raise Http404 from error
-    if last is None:
-        raise Http404
-    return rows.filter(
-        Q(created_at__lt=last.created_at) | Q(created_at=last.created_at, pk__lt=last.pk)
-    )
 
 
 def _told(rows: Any, wanted: bool = True) -> list[dict[str, Any]]:  # noqa: FBT001, FBT002

@@ -247,6 +247,7 @@ class TestModelAccess:
             {"api_key": "****"},
             {"api_key": "sk-••••1234"},
             {"api_key": "sk-1234********"},
+            {"api_key": "<secret_hidden>"},
             {"api_key": "two words"},
             {"api_key": "sk\r\nX: y"},
             {"prompt_micros_per_million": -1},

@@ -12,6 +12,7 @@ from conversations.log import lookups
 from conversations.log.records import record_of
 from conversations.models import Conversation
 from lib.api import dumps
+from lib.pages import Place
 from tests.conftest import key_client
 
 pytestmark = pytest.mark.django_db
@@ -66,10 +67,10 @@ def test_lists_what_the_door_lets_through_page_by_page(conversations, alice, bob
         wanted = Conversation.objects.visible_to(caller).filter(archived_at=None)
         wanted = wanted.order_by("-created_at", "-pk")
 
-        found, place = [], {}
-        while rows := lookups.newest(caller, limit=3, **place):
+        found, place = [], None
+        while rows := lookups.newest(caller, limit=3, after=place):
             found += rows
-            place = {"at": rows[-1]["created_at"], "pk": rows[-1]["id"]}
+            place = Place(rows[-1]["created_at"], rows[-1]["id"])
 
         assert [row["id"] for row in found] == [row.pk for row in wanted]
         assert found

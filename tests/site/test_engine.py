@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ class TestStatus:
     def test_an_installation_of_ones_own_will_do(self, folder):
         fake_install(folder)
 
-        assert engine_home.status().to_json() == {
+        assert asdict(engine_home.status()) == {
             "state": "ready",
             "version": VERSION,
             "folder": str(folder),

@@ -8,7 +8,8 @@ from rest_framework.request import Request
 
 from accounts.permissions import MissingPermission, granted_by
 from conversations.log import lookups
-from lib.api import CursorPages, conditional
+from lib.api import conditional
+from lib.pages import CursorPages, Place, cut
 
 PLACE = frozenset({"cursor", "limit"})
 """Parameters that every list has."""
@@ -24,11 +25,10 @@ class LookingUp:
     def newest(self, request: Request) -> HttpResponse:
         """A page of the list when nothing is filtered, which is nearly always."""
         pages: CursorPages = self.paginator
-        limit, at, behind = pages.place(request)
-        rows = lookups.newest(request.user, limit=limit + 1, at=at, pk=behind)
-        last = rows[limit - 1] if len(rows) > limit else None
-        cursor = pages.cursor_of(last["created_at"], last["id"]) if last else None
-        return conditional(request, {"items": rows[:limit], "next": cursor})
+        limit, after = pages.asked(request)
+        found = lookups.newest(request.user, limit=limit + 1, after=after)
+        items, following = cut(found, limit, lambda row: Place(row["created_at"], row["id"]))
+        return conditional(request, {"items": items, "next": following})
 
     def one(self, request: Request, pk: UUID) -> HttpResponse:
         """A record."""

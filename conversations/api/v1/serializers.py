@@ -5,6 +5,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from accounts.settings.choices import ConfirmationPolicy, SecurityAnalyzer
 from conversations.models import Conversation, Event, StartTask
 
 TEXT_LENGTH = 1_000_000
@@ -61,8 +62,8 @@ class ConversationSerializer(serializers.Serializer[Any]):
     status_detail = serializers.CharField(allow_blank=True)
     execution_status = serializers.ChoiceField(choices=Conversation.ExecutionStatus.choices)
     visibility = serializers.ChoiceField(choices=Conversation.Visibility.choices)
-    confirmation_policy = serializers.ChoiceField(choices=["never", "always", "risky"])
-    security_analyzer = serializers.ChoiceField(choices=["llm", "pattern", "none"])
+    confirmation_policy = serializers.ChoiceField(choices=ConfirmationPolicy.values)
+    security_analyzer = serializers.ChoiceField(choices=SecurityAnalyzer.values)
     asked_seq = serializers.IntegerField(
         allow_null=True,
         help_text="The open question's place in the log; send it back with the answer.",
@@ -145,12 +146,12 @@ class NewConversationSerializer(serializers.Serializer[Any]):
         choices=Conversation.Visibility.choices, default=Conversation.Visibility.PRIVATE
     )
     confirmation_policy = serializers.ChoiceField(
-        choices=["never", "always", "risky"],
+        choices=ConfirmationPolicy.values,
         required=False,
         help_text="Absent: what your settings say. Nobody asks less than the organization enforces.",
     )
     security_analyzer = serializers.ChoiceField(
-        choices=["llm", "pattern", "none"],
+        choices=SecurityAnalyzer.values,
         required=False,
         help_text="Absent: what your settings say.",
     )
@@ -170,11 +171,9 @@ class ConversationPatchSerializer(serializers.Serializer[Any]):
     archived = serializers.BooleanField(
         required=False, help_text="Put away, out of the default list."
     )
-    confirmation_policy = serializers.ChoiceField(
-        choices=["never", "always", "risky"], required=False
-    )
+    confirmation_policy = serializers.ChoiceField(choices=ConfirmationPolicy.values, required=False)
     security_analyzer = serializers.ChoiceField(
-        choices=["llm", "pattern", "none"],
+        choices=SecurityAnalyzer.values,
         required=False,
         help_text="Who judges the risk of actions.",
     )

@@ -256,7 +256,6 @@ class TestReaders:
         payloads.usage(parsed)
         payloads.message_text(parsed)
         payloads.failure(parsed)
-        payloads.pending_action_ids([parsed])
 
     def test_status_comes_from_its_update_and_from_the_full_state(self):
         update = {"kind": "ConversationStateUpdateEvent"}
@@ -294,24 +293,6 @@ class TestReaders:
         read = payloads.usage(event(kind="ConversationStateUpdateEvent", key="stats", value=stats))
 
         assert read == payloads.Usage(15, 3, 1)
-
-    def test_pending_actions_are_those_without_an_answer(self):
-        log = [
-            parse_event(json.dumps(fields).encode(), seq=n)
-            for n, fields in enumerate(
-                [
-                    {"id": "a1", "kind": "ActionEvent", "tool_call_id": "c1"},
-                    {"id": "a2", "kind": "ActionEvent", "tool_call_id": "c2"},
-                    {"id": "a3", "kind": "ActionEvent", "tool_call_id": "c3"},
-                    {"id": "a4", "kind": "ActionEvent", "tool_call_id": "c4"},
-                    {"id": "o1", "kind": "ObservationEvent", "action_id": "a1"},
-                    {"id": "r2", "kind": "UserRejectObservation", "action_id": "a2"},
-                    {"id": "e3", "kind": "AgentErrorEvent", "tool_call_id": "c3"},
-                ]
-            )
-        ]
-
-        assert payloads.pending_action_ids(log) == ["a4"]
 
     def test_message_text_joins_parts(self):
         content = [

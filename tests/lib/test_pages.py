@@ -1,0 +1,70 @@
+"""Cursors and pages of lists."""
+
+import base64
+from datetime import UTC, datetime, timedelta, timezone
+from uuid import UUID
+
+import pytest
+
+from accounts.models import Organization
+from lib.pages import MalformedCursor, Place, cut, page, place_of
+
+NOON = datetime(2026, 11, 29, 12, 0, 0, 123456, tzinfo=UTC)
+PLACES = [Place(NOON, UUID(int=number)) for number in range(5)]
+
+
+def test_cursor_names_its_place():
+    assert place_of(PLACES[3].cursor) == PLACES[3]
+
+
+def test_cursor_of_another_time_zone_names_the_same_moment():
+    there = NOON.astimezone(timezone(timedelta(hours=9)))
+
+    assert place_of(Place(there, UUID(int=1)).cursor) == Place(NOON, UUID(int=1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "|",
+        "2026-11-29",
+        f"|{UUID(int=1)}",
+        f"99999-01-01|{UUID(int=1)}",
+        f"0001-01-01T00:00:00+23:59|{UUID(int=1)}",
+        f"{NOON.isoformat()}|1",
+    ],
+)
+def test_other_text_is_a_malformed_cursor(text):
+    with pytest.raises(MalformedCursor):
+        place_of(base64.urlsafe_b64encode(text.encode()).decode())
+
+
+@pytest.mark.parametrize("cursor", ["A", "\0", "é", "____"])
+def test_text_that_is_not_base64_of_utf8_is_a_malformed_cursor(cursor):
+    with pytest.raises(MalformedCursor):
+        place_of(cursor)
+
+
+def test_cut_gives_a_cursor_only_if_rows_follow():
+    assert cut(PLACES, 5, lambda place: place) == (PLACES, None)
+    assert cut(PLACES, 2, lambda place: place) == (PLACES[:2], PLACES[1].cursor)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("is_descending", [True, False])
+def test_pages_of_rows_with_equal_times_have_no_gaps(is_descending):
+    made = [Organization.objects.create(name=f"n{number}") for number in range(5)]
+    rows = Organization.objects.filter(name__startswith="n")
+    rows.update(created_at=NOON)
+    rows.filter(pk=made[0].pk).update(created_at=NOON + timedelta(seconds=1))
+
+    found, following = page(rows, limit=2, is_descending=is_descending)
+    while following:
+        more, following = page(
+            rows, limit=2, after=place_of(following), is_descending=is_descending
+        )
+        found += more
+
+    expected = [*sorted(row.pk for row in made[1:]), made[0].pk]
+    assert [row.pk for row in found] == (expected[::-1] if is_descending else expected)
