@@ -10,10 +10,11 @@ from accounts.services.identity_providers import enabled_providers
 
 
 def authenticate_access_token(token: str) -> tuple[User, dict[str, Any]]:
-    """The user that a provider's access token is of, and its claims.
+    """Return the user whom a provider's access token names, and its claims.
 
-    Somebody unknown gets an account where the provider's row allows it and the token has the e-mail address.
-    Nobody gets more than their role. Raises ``tokens.BadToken`` and ``providers.ProviderUnavailable``.
+    Create an account for an unknown person if the provider's row allows it and the token has the e-mail
+    address. The token gives no more than the user's roles. Raises ``tokens.BadToken`` and
+    ``providers.ProviderUnavailable``.
     """
     issuer = tokens.issuer_of(token)
     found = [row for row in enabled_providers() if row.issuer == issuer and row.bearer_clients]
@@ -38,7 +39,7 @@ def authenticate_access_token(token: str) -> tuple[User, dict[str, Any]]:
 def _first_good(
     rows: list[IdentityProvider], check: Callable[[IdentityProvider], dict[str, Any]]
 ) -> tuple[IdentityProvider, dict[str, Any]]:
-    """Two rows may share an issuer with different clients; the first that takes the token counts."""
+    """Check a token against each row of its issuer; return the first row that accepts it, and the claims."""
     for row in rows[:-1]:
         try:
             return row, check(row)
@@ -48,7 +49,7 @@ def _first_good(
 
 
 def _is_signed_out(provider: IdentityProvider, claims: dict[str, Any]) -> bool:
-    """Whether the provider's session of this token is one that ended here."""
+    """Return whether the provider's session of this token has ended here."""
     sid = claims.get("sid")
     if not sid:
         return False

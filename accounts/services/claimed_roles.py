@@ -16,7 +16,7 @@ from accounts.services.audit import record
 
 log = logging.getLogger(__name__)
 RANK = ("viewer", "auditor", "billing", "member", "admin", "owner")
-"""Where several rules give a role in one organization, the one furthest to the right counts."""
+"""Roles from low to high: of several rules for one organization, the highest role counts."""
 KEPT = (
     *("sub", "email", "email_verified", "name", "preferred_username", "given_name", "family_name"),
     *("realm_access", "resource_access", "groups", "roles"),
@@ -38,7 +38,7 @@ class Wanted:
 
 
 def wanted(rules: Iterable[Any], claims: dict[str, Any]) -> Wanted:
-    """Apply rules to claims. Changes nothing. Raises ``BadRule``."""
+    """Return what rules give for claims, and change nothing. Raises ``BadRule``."""
     roles: dict[UUID, str] = {}
     is_staff, matched = None, []
     for position, rule in enumerate(rules):
@@ -56,7 +56,7 @@ def wanted(rules: Iterable[Any], claims: dict[str, Any]) -> Wanted:
 
 
 def check_rule(rule: Any) -> None:
-    """Raise ``BadRule`` for a rule that would never do what its writer meant."""
+    """Raise ``BadRule`` for a rule that cannot mean anything."""
     if not isinstance(rule, dict):
         raise BadRule("A rule is an object with claim, value and what it gives.")
     if unknown := set(rule) - {"claim", "value", "organization", "role", "staff"}:
@@ -78,7 +78,7 @@ def check_rule(rule: Any) -> None:
 
 
 def _matches(rule: dict[str, Any], claims: dict[str, Any]) -> bool:
-    """Whether the claim at the path is the value, or a list that holds it.
+    """Return whether the claim at the rule's path is its value, or a list that contains it.
 
     A claim whose very name has dots (``https://example.com/roles``) is found before the path is split.
     """
@@ -92,10 +92,9 @@ def _matches(rule: dict[str, Any], claims: dict[str, Any]) -> bool:
 
 @transaction.atomic
 def apply_claims(*, identity: Identity, claims: dict[str, Any]) -> None:
-    """Make the roles that rules gave equal to what the claims now say. Safe to repeat.
+    """Update the roles that earlier claims gave to those that these claims give. Safe to repeat.
 
-    Only memberships that claims gave are changed or taken back: one that a person gave stays as it is, and
-    the last owner of an organization stays owner.
+    Memberships that a person gave do not change, and the last owner of an organization stays its owner.
     """
     provider = identity.provider
     identity = Identity.objects.select_for_update().get(pk=identity.pk)
@@ -140,9 +139,7 @@ def _apply_roles(identity: Identity, roles: dict[UUID, str]) -> bool:
                 identity=identity, organization=organization, membership=membership
             )
             changed[organization.pk] = (None, membership.role)
-    for organization_id in sorted(
-        changed
-    ):  # chains are locked in one order, so that none waits in a ring
+    for organization_id in sorted(changed):  # lock the audit chains in one order: no deadlocks
         _record_role(identity, organization_id, *changed[organization_id])
     return bool(changed)
 
@@ -169,7 +166,7 @@ def _is_last_owner(membership: Membership) -> bool:
 
 
 def _apply_staff(identity: Identity, is_staff: bool | None) -> bool:  # noqa: FBT001 - one of three
-    """Staff by claims comes and goes with them; staff that an administrator gave is not touched."""
+    """Set or take back staff by claims; staff that an administrator gave does not change."""
     user = identity.user
     if is_staff and not user.is_staff:
         identity.is_staff_by_claims = True

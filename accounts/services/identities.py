@@ -12,7 +12,7 @@ from lib.problems import Problem
 
 
 class SignInRefused(Problem):
-    """The provider's word does not let this person in; ``detail`` is a sentence for them."""
+    """The provider's claims do not let this person in; ``detail`` is a sentence for them."""
 
     status = 403
     code = "sign-in-refused"
@@ -20,7 +20,7 @@ class SignInRefused(Problem):
 
 
 class AccountExists(SignInRefused):
-    """A local account has this e-mail address, and an e-mail address never links by itself."""
+    """A local account has this e-mail address, and an e-mail address alone never links."""
 
     status = 409
     code = "account-exists"
@@ -31,7 +31,7 @@ class AccountExists(SignInRefused):
 
 
 class IdentityTaken(Problem):
-    """The provider's account belongs to somebody else here, or the user has another one there."""
+    """The provider's account is linked to another user, or the user has linked another account of it."""
 
     status = 409
     code = "identity-taken"
@@ -39,7 +39,7 @@ class IdentityTaken(Problem):
 
 
 class LastWayIn(Problem):
-    """Taking this identity away would leave its user no way to sign in."""
+    """Without this identity, its user would have no way to sign in."""
 
     status = 409
     code = "last-way-in"
@@ -48,10 +48,10 @@ class LastWayIn(Problem):
 
 @transaction.atomic
 def sign_in_identity(*, provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
-    """The identity that checked claims are of, with its user; unknown people get an account if they may.
+    """Return the identity that checked claims name, with its user; create an account if the provider may.
 
-    Matched by (issuer, sub) alone. Roles follow the claims. Safe to repeat. Raises ``SignInRefused`` with
-    its form ``AccountExists``.
+    Match by (issuer, sub) alone, and apply the claims to roles. Safe to repeat. Raises ``SignInRefused`` and
+    its subclass ``AccountExists``.
     """
     known = Identity.objects.select_related("user", "provider").filter(
         issuer=provider.issuer, sub=claims["sub"]
@@ -104,7 +104,7 @@ def _name(claims: dict[str, Any]) -> str:
 
 @transaction.atomic
 def link_identity(*, user: User, provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
-    """Connect a provider's account to a user who is signed in and just agreed to it there.
+    """Link a provider's account to a signed-in user who has just agreed to it there.
 
     Safe to repeat. Raises ``IdentityTaken``.
     """
@@ -125,7 +125,7 @@ def link_identity(*, user: User, provider: IdentityProvider, claims: dict[str, A
 
 @transaction.atomic
 def unlink_identity(*, identity: Identity) -> None:
-    """Take a provider's account away from its user, with the sessions and roles it gave.
+    """Unlink a provider's account from its user; end the sessions and take back the roles that it gave.
 
     Raises ``LastWayIn``.
     """

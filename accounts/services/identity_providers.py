@@ -10,7 +10,7 @@ from lib.problems import Problem
 
 
 class UnknownProvider(Problem):
-    """No provider of this name is switched on."""
+    """No provider of this name is enabled."""
 
     status = 404
     code = "unknown-provider"
@@ -18,7 +18,7 @@ class UnknownProvider(Problem):
 
 
 def enabled_providers() -> list[IdentityProvider]:
-    """The providers one may sign in with, by name; those of the environment are written down first."""
+    """Return the providers that people may sign in with, by name, after writing the presets to their rows."""
     rows = {row.slug: row for row in IdentityProvider.objects.order_by("name")}
     for preset in settings.OIDC_PRESETS:
         row = rows.get(preset["slug"])
@@ -45,7 +45,7 @@ def _write_preset(preset: dict[str, Any]) -> IdentityProvider:
 
 
 def find_provider(*, slug: str) -> IdentityProvider:
-    """The enabled provider of a name. Raises ``UnknownProvider``."""
+    """Return the enabled provider of a name. Raises ``UnknownProvider``."""
     found = next((row for row in enabled_providers() if row.slug == slug), None)
     if found is None:
         raise UnknownProvider

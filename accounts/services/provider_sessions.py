@@ -1,4 +1,4 @@
-"""Sessions that a provider vouched for: kept fresh with its tokens, ended at its request, ended there."""
+"""Sessions that began at a provider: refresh its tokens, end them at its request, and end its own session."""
 
 import enum
 import logging
@@ -21,20 +21,20 @@ ENDING_CODES = {"invalid_grant", "invalid_token"}
 
 
 class Vouching(enum.Enum):
-    """How a session stands with the provider that vouched for it."""
+    """Whether the provider of a session still vouches for it."""
 
     GOOD = "good"
     ENDED = "ended"
     UNKNOWN = "unknown"
-    """The provider has been away for longer than ``OIDC_GRACE_SECONDS``: nobody is let in on its old word."""
+    """The provider has not answered for ``OIDC_GRACE_SECONDS``: the session pauses."""
 
 
 def keep_vouched_for(*, session: UserSession) -> Vouching:
-    """Ask the provider again when its word on a session runs out; at most one request asks at a time.
+    """Refresh the tokens of a session whose access token has expired; at most one request does so at a time.
 
-    A local session is always good. Whoever finds the access token old claims the refresh by one conditional
-    update; everybody else carries on meanwhile, so parallel requests and late ones never sign anybody out.
-    Only the provider's clear no ends the session; silence is waited out for ``OIDC_GRACE_SECONDS``.
+    A local session is always good. The request that finds an expired access token claims the refresh by a
+    conditional update. The others go on meanwhile, so parallel and late requests never sign anybody out. Only
+    a refusal about the person ends the session; no answer is tolerated for ``OIDC_GRACE_SECONDS``.
     """
     held = getattr(session, "provider_session", None)
     if held is None:
@@ -68,13 +68,13 @@ def _claim_refresh(held: ProviderSession) -> bool:
 
 
 def _release(held: ProviderSession) -> None:
-    """Nobody tries again before the pause is over."""
+    """Release the claim, and let no request try again before ``RETRY_AFTER``."""
     found = ProviderSession.objects.filter(pk=held.pk, generation=held.generation)
     found.update(refresh_until=timezone.now() + RETRY_AFTER)
 
 
 def _without_refresh(session: UserSession, held: ProviderSession) -> Vouching:
-    """A provider that gives no refresh tokens vouches once; our own session's life is the limit."""
+    """Trust a provider that gives no refresh tokens until our own session expires."""
     far = session.expires_at
     ProviderSession.objects.filter(pk=held.pk).update(access_expires_at=far, refresh_until=None)
     return Vouching.GOOD
@@ -94,9 +94,9 @@ def _refused(
 
 
 def refresh_session(*, held: ProviderSession) -> None:
-    """Fetch new tokens for a session whose refresh the caller has claimed, and apply its claims.
+    """Fetch new tokens for a session whose refresh the caller has claimed, and apply the new claims.
 
-    Raises ``ProviderRefused``, ``ProviderUnavailable`` and ``BadToken``; the old tokens stay then.
+    Raises ``ProviderRefused``, ``ProviderUnavailable`` and ``BadToken``, and then keeps the old tokens.
     """
     identity = held.identity
     found = tokens.refresh(identity.provider, refresh_token=held.refresh_token, sub=identity.sub)
@@ -117,7 +117,7 @@ def refresh_session(*, held: ProviderSession) -> None:
 
 @transaction.atomic
 def end_by_logout_token(*, provider: IdentityProvider, token: str) -> int:
-    """End the sessions that a back-channel logout token names; gives how many.
+    """End the sessions that a back-channel logout token names; return how many.
 
     Raises ``tokens.BadToken``, also for a token that was used before.
     """
@@ -136,7 +136,7 @@ def end_by_logout_token(*, provider: IdentityProvider, token: str) -> int:
 
 
 def end_at_provider(*, held: ProviderSession) -> bool:
-    """Tell a Keycloak that a session is over, by its refresh token; best effort, False when it was not told."""
+    """End a session at Keycloak by its refresh token; return False if Keycloak was not reached or refused."""
     provider = held.identity.provider
     if provider.kind != IdentityProvider.Kind.KEYCLOAK or not held.refresh_token:
         return False

@@ -25,7 +25,7 @@ from mozilla_django_oidc.utils import (
     generate_code_challenge,
 )
 
-from accounts.models import IdentityProvider, User
+from accounts.models import IdentityProvider
 from accounts.oidc import providers, tokens
 from accounts.services import identities, identity_providers, sessions
 from accounts.sign_in import backend, session_gate
@@ -112,8 +112,7 @@ def callback(request: HttpRequest, slug: str) -> HttpResponse:
 
 def _finish(request: HttpRequest, provider: IdentityProvider, flow: Flow) -> HttpResponse:
     is_link = flow.purpose == "link"
-    user = request.user if is_link else None
-    if is_link and not (isinstance(user, User) and str(user.pk) == flow.user_id):
+    if is_link and not (request.user.is_authenticated and str(request.user.pk) == flow.user_id):
         raise identities.SignInRefused(
             "Sign in to the account that you want to connect, then begin again."
         )
@@ -125,8 +124,8 @@ def _finish(request: HttpRequest, provider: IdentityProvider, flow: Flow) -> Htt
         redirect_uri=settings.PUBLIC_URL + flow.redirect_path,
         authenticated_after=flow.started_at if is_link else None,
     )
-    if isinstance(user, User):
-        identities.link_identity(user=user, provider=provider, claims=found.claims)
+    if is_link:
+        identities.link_identity(user=request.user, provider=provider, claims=found.claims)
         messages.success(request, f"{provider.name} is connected: you can sign in with it.")
         return redirect(flow.next)
     identity = identities.sign_in_identity(provider=provider, claims=found.claims)

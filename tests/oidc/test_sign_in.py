@@ -2,7 +2,15 @@ import pytest
 from django.test import Client
 
 from accounts import services
-from accounts.models import Identity, Membership, Organization, ProviderSession, User, UserSession
+from accounts.models import (
+    AuditEntry,
+    Identity,
+    Membership,
+    Organization,
+    ProviderSession,
+    User,
+    UserSession,
+)
 from accounts.oidc import providers
 from accounts.services import claimed_roles, identity_providers
 from lib import crypto
@@ -98,6 +106,42 @@ def test_linking_ends_up_with_nobody_else(oidc, provider, alice, bob):
 
     assert response.status_code == 403
     assert not Identity.objects.exists()
+
+
+@pytest.mark.parametrize("purpose", ["link", "offline"])
+def test_flow_that_is_no_sign_in_signs_no_browser_in(oidc, provider, alice, purpose):
+    """A browser that signed out meanwhile, or whose flow began in a version that had another purpose."""
+    browser = Browser(oidc)
+    browser.client.force_login(alice)
+    url = browser.client.post("/settings/sign-in/acme/connect").context["url"]
+    kept = dict(browser.client.session.items())["oidc_states"]
+    next(iter(kept.values()))["purpose"] = purpose
+    browser.client.post("/sign-out")
+    browser.leave()
+    session = browser.client.session
+    session["oidc_states"] = kept
+    session.save()
+
+    response = browser.come_back(oidc.authorize(url, oidc.add_person("ana")))
+
+    assert response.status_code == {"link": 403, "offline": 400}[purpose]
+    assert not browser.is_signed_in
+    assert not Identity.objects.exists()
+
+
+def test_sign_in_is_recorded_as_an_act_of_its_user(browser, oidc):
+    browser.sign_in(oidc.add_person("ana"))
+
+    user = User.objects.get()
+    entry = AuditEntry.objects.get(action="sign_in.succeeded")
+    assert entry.chain == user.personal_organization.pk
+    assert (entry.actor_kind, entry.actor_id, entry.actor_name, entry.address) == (
+        "person",
+        str(user.pk),
+        "ana@example.org",
+        "127.0.0.1",
+    )
+    assert (entry.subject_id, entry.subject_name) == (str(user.pk), "ana@example.org")
 
 
 def test_an_account_of_somebody_else_is_not_taken_over(oidc, provider, alice):
