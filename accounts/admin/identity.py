@@ -9,8 +9,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from accounts.models import Identity, IdentityProvider, TermsAcceptance, UserSession
-from accounts.oidc import claims, providers
-from accounts.services import sessions
+from accounts.oidc import providers
+from accounts.services import claimed_roles, sessions
 from lib.admin import ModelAdmin, ModelForm, ReadOnlyAdmin
 
 
@@ -45,8 +45,8 @@ class ProviderForm(ModelForm):
         rules = self.cleaned_data["claim_rules"] or []
         try:
             for rule in rules if isinstance(rules, list) else [rules]:
-                claims.check_rule(rule)
-        except claims.BadRule as error:
+                claimed_roles.check_rule(rule)
+        except claimed_roles.BadRule as error:
             raise ValidationError(str(error)) from error
         return rules if isinstance(rules, list) else [rules]
 

@@ -166,12 +166,29 @@ def token_request(provider: IdentityProvider, **form: str) -> dict[str, Any]:
         form["client_secret"] = secret
     response = call("POST", metadata(provider).token_endpoint, data=form)
     if response.status_code != 200:
-        raise refused(response)
+        raise _refused(response)
     return _json(response)
 
 
-def refused(response: httpx2.Response) -> ProviderRefused:
-    """A provider's error answer as an exception."""
+def userinfo(provider: IdentityProvider, access_token: str) -> Any:
+    """Fetch the JSON that the userinfo endpoint returns, unchecked; None if there is no such endpoint or no JSON.
+
+    Raises ``ProviderUnavailable``.
+    """
+    url = metadata(provider).userinfo_endpoint
+    if not url or not access_token:
+        return None
+    response = call("GET", url, headers={"Authorization": f"Bearer {access_token}"})
+    is_json = response.headers.get("content-type", "").startswith("application/json")
+    if response.status_code != 200 or not is_json:
+        return None
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+def _refused(response: httpx2.Response) -> ProviderRefused:
     try:
         body = response.json()
     except ValueError:

@@ -17,9 +17,9 @@ from accounts import limits, permissions, services
 from accounts.active import active_organization
 from accounts.models import ApiKey
 from accounts.roles import READING
-from accounts.services import passwords, terms
+from accounts.services import passwords
 from accounts.sign_in import provider_pages as oidc_pages
-from accounts.sign_in import second_step
+from accounts.sign_in import second_step, session_gate
 from lib.problems import Problem
 
 BACKEND = settings.AUTHENTICATION_BACKENDS[0]
@@ -107,7 +107,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         second_step.wait(request, user, target=target)
         return redirect("sign-in-second-factor")
     login(request, user)
-    return redirect(terms.target_after_sign_in(user=user, target=target))
+    return redirect(session_gate.target_after_sign_in(user, target))
 
 
 def _sign_in_again(

@@ -17,8 +17,8 @@ from django.views.decorators.http import require_http_methods
 from accounts import limits
 from accounts.models import SecondFactor, User
 from accounts.services import second_factor as verbs
-from accounts.services import terms
 from accounts.sign_in import second_step as steps
+from accounts.sign_in import session_gate
 from accounts.web.pages import safe_next
 from lib.problems import Problem
 
@@ -49,7 +49,7 @@ def second_step(request: HttpRequest) -> HttpResponse:
         if held and isinstance(refusal, verbs.WrongCode):
             user_login_failed.send(__name__, credentials={"username": user.email}, request=request)
         return _refused(request, "accounts/second_step.html", context, refusal)
-    return redirect(terms.target_after_sign_in(user=user, target=target))
+    return redirect(session_gate.target_after_sign_in(user, target))
 
 
 @sensitive_post_parameters("password", "code")

@@ -20,10 +20,9 @@ from rest_framework.response import Response
 
 from accounts.api.permissions import PUBLIC
 from accounts.models import ProviderSession, User
-from accounts.services import email, identity, terms
+from accounts.services import email, provider_sessions, terms
 from accounts.sign_in import flows
 from accounts.sign_in.authentication import SessionAuthentication
-from accounts.sign_in.provider_pages import callback
 from lib.problems import Problem
 
 MESSAGE = inline_serializer("Message", {"message": serializers.CharField()})
@@ -40,7 +39,7 @@ def _user(request: HttpRequest | Request) -> User:
 @require_GET
 def keycloak_callback(request: HttpRequest) -> HttpResponse:
     """Where existing installations have registered their Keycloak client to come back."""
-    return callback(request, flows.COMPAT_SLUG)
+    return flows.callback(request, flows.COMPAT_SLUG)
 
 
 @never_cache
@@ -96,7 +95,7 @@ class LogoutView(GenericAPIView[Any]):
             held = ProviderSession.objects.filter(session=session).first()
             auth.logout(request._request)  # noqa: SLF001
             if held:
-                identity.end_at_provider(held=held)
+                provider_sessions.end_at_provider(held=held)
         return Response({"message": "User logged out"})
 
 

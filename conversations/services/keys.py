@@ -16,7 +16,7 @@ from django.db.models import F
 
 from accounts import services as accounts
 from accounts.models import ApiKey, Membership, User, UserSession
-from accounts.services import audit, identity, sessions
+from accounts.services import audit, provider_sessions, sessions
 from conversations.models import Conversation
 from lib import crypto
 
@@ -134,7 +134,9 @@ def _of_api_key(pk: UUID, address: str) -> User | None:
 
 def _of_session(user: User, session_id: UUID) -> User | None:
     live = sessions.find_live_session(user=user, session_id=str(session_id))
-    if live is None or identity.keep_vouched_for(session=live) is not identity.Vouching.GOOD:
+    if live is None:
+        return None
+    if provider_sessions.keep_vouched_for(session=live) is not provider_sessions.Vouching.GOOD:
         return None
     user.came_by = live
     return user
