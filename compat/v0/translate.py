@@ -56,13 +56,6 @@ class Entry:
         at = event.received_at.isoformat()
         return cls(event.seq, event.event_id, event.kind, event.source, loads(event.payload), at)
 
-    @classmethod
-    def of_wire(cls, event: Json) -> "Entry":
-        """From an event as sockets give it (``Event.to_wire``)."""
-        at = text(event.get("received_at")).replace("Z", "+00:00")
-        value = mapping(event.get("payload"))
-        return cls(event["seq"], event["event_id"], event["kind"], event["source"], value, at)
-
 
 @dataclass(slots=True)
 class Links:
