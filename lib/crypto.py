@@ -50,7 +50,7 @@ class Sealed:
 
     def __get__(self, row: Any, owner: type | None = None) -> str:
         if row is None:  # asked of the class
-            return self  # type: ignore[return-value]
+            return self  # type: ignore[return-value]  # for Django's checks, which look at classes
         sealed = getattr(row, self.column)
         return open_sealed(sealed, bound_to=self._place(row)) if sealed else ""
 

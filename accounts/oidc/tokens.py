@@ -103,13 +103,14 @@ def _token_set(
             if name in own:
                 claims[name] = own[name]
     expires_in = response.get("expires_in")
-    is_sane = isinstance(expires_in, int) and 0 < expires_in <= 86_400
+    if not (isinstance(expires_in, int) and 0 < expires_in <= 86_400):
+        expires_in = 300
     return TokenSet(
         claims=claims,
         id_token=str(response.get("id_token") or ""),
         access_token=access_token,
         refresh_token=str(response.get("refresh_token") or ""),
-        expires_in=expires_in if is_sane else 300,  # type: ignore[arg-type]
+        expires_in=expires_in,
     )
 
 

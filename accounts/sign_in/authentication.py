@@ -1,6 +1,7 @@
 """How a request says who it is: the session cookie, an API key, an e-mail and password."""
 
 import logging
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -124,7 +125,7 @@ def user_of_scope(scope: dict[str, Any]) -> User | AnonymousUser:
     return session_gate.user_of(request)
 
 
-def bearer_token(headers: Any) -> str:
+def bearer_token(headers: Mapping[str, str]) -> str:
     """The token of a request's ``Authorization: Bearer`` or ``X-API-Key`` header, or nothing."""
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":

@@ -7,7 +7,7 @@ an answer that reaches another browser finds nothing. A state counts once, in wh
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
 from django.conf import settings
@@ -25,8 +25,9 @@ from mozilla_django_oidc.utils import (
     generate_code_challenge,
 )
 
-from accounts.models import IdentityProvider
+from accounts.models import IdentityProvider, User
 from accounts.oidc import providers, tokens
+from accounts.requests import SessionRequest
 from accounts.services import identities, identity_providers, sessions
 from accounts.sign_in import backend, session_gate
 from lib.problems import Problem
@@ -110,27 +111,33 @@ def callback(request: HttpRequest, slug: str) -> HttpResponse:
         return failed_page(request, provider, error.status, error.detail, error.code)
 
 
+def _linking_user(request: HttpRequest, flow: Flow) -> User:
+    """Return the user who began to connect the provider; raise ``SignInRefused`` for anybody else."""
+    user = request.user
+    if user.is_authenticated and str(user.pk) == flow.user_id:
+        return user
+    raise identities.SignInRefused(
+        "Sign in to the account that you want to connect, then begin again."
+    )
+
+
 def _finish(request: HttpRequest, provider: IdentityProvider, flow: Flow) -> HttpResponse:
-    is_link = flow.purpose == "link"
-    if is_link and not (request.user.is_authenticated and str(request.user.pk) == flow.user_id):
-        raise identities.SignInRefused(
-            "Sign in to the account that you want to connect, then begin again."
-        )
+    linking = _linking_user(request, flow) if flow.purpose == "link" else None
     found = tokens.exchange(
         provider,
         code=request.GET["code"],
         code_verifier=flow.code_verifier,
         nonce=flow.nonce,
         redirect_uri=settings.PUBLIC_URL + flow.redirect_path,
-        authenticated_after=flow.started_at if is_link else None,
+        authenticated_after=flow.started_at if linking else None,
     )
-    if is_link:
-        identities.link_identity(user=request.user, provider=provider, claims=found.claims)
+    if linking:
+        identities.link_identity(user=linking, provider=provider, claims=found.claims)
         messages.success(request, f"{provider.name} is connected: you can sign in with it.")
         return redirect(flow.next)
     identity = identities.sign_in_identity(provider=provider, claims=found.claims)
     auth.login(request, identity.user, backend=backend.PATH)
-    session = request.user_session  # type: ignore[attr-defined] # set by session_gate.begin
+    session = cast("SessionRequest", request).user_session  # set by session_gate.begin
     sessions.hold_provider_session(session=session, identity=identity, found=found)
     return redirect(session_gate.target_after_sign_in(identity.user, flow.next))
 

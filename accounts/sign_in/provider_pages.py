@@ -12,6 +12,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from accounts.models import Identity, IdentityProvider, ProviderSession, UserSession
 from accounts.oidc import providers
+from accounts.requests import AuthenticatedRequest
 from accounts.services import identities, identity_providers, sessions
 from accounts.sign_in import flows
 from lib.problems import Problem
@@ -62,7 +63,7 @@ def disconnect(request: HttpRequest, slug: str) -> HttpResponse:
 
 @login_required
 @require_POST
-def end_session(request: HttpRequest, session_id: str) -> HttpResponse:
+def end_session(request: AuthenticatedRequest, session_id: str) -> HttpResponse:
     """Sign one's other browsers out, one of them or (``all``) everywhere."""
     mine = UserSession.objects.visible_to(request.user)
     session = get_object_or_404(mine, pk=session_id)

@@ -8,7 +8,7 @@ The database is asked at every request and by every open socket.
 import ipaddress
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -25,6 +25,7 @@ from django.utils.http import urlencode
 
 from accounts import limits
 from accounts.models import User, UserSession
+from accounts.requests import SessionRequest
 from accounts.services import provider_sessions, sessions, terms
 from accounts.services.audit import Actor, acting
 
@@ -52,15 +53,16 @@ def user_of(request: HttpRequest) -> User | AnonymousUser:
         if state is provider_sessions.Vouching.ENDED:
             request.session.flush()
         return AnonymousUser()
-    request.user_session = session  # type: ignore[attr-defined]
+    cast("SessionRequest", request).user_session = session
     user.came_by = session
     return user
 
 
-def _cached_user(request: HttpRequest) -> Any:
-    if not hasattr(request, "_session_user"):
-        request._session_user = user_of(request)  # type: ignore[attr-defined]  # noqa: SLF001
-    return request._session_user  # type: ignore[attr-defined]  # noqa: SLF001
+def _cached_user(request: HttpRequest) -> User | AnonymousUser:
+    found = cast("SessionRequest", request)
+    if not hasattr(found, "session_user"):
+        found.session_user = user_of(found)
+    return found.session_user
 
 
 _cached_user_from_async = sync_to_async(_cached_user)
@@ -70,7 +72,7 @@ class SessionUserMiddleware(AuthenticationMiddleware):
     """``request.user`` as ``user_of`` has it, looked up when it is first asked for."""
 
     def process_request(self, request: HttpRequest) -> None:
-        request.user = SimpleLazyObject(lambda: _cached_user(request))  # type: ignore[assignment]
+        request.user = cast("User", SimpleLazyObject(partial(_cached_user, request)))
         request.auser = partial(_cached_user_from_async, request)
 
 
@@ -120,7 +122,7 @@ def begin(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
         user_agent=request.META.get("HTTP_USER_AGENT", "").replace("\0", ""),
     )
     request.session[sessions.SESSION_KEY] = str(session.pk)
-    request.user_session = session  # type: ignore[attr-defined]
+    cast("SessionRequest", request).user_session = session
 
 
 @receiver(user_logged_out)

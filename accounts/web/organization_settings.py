@@ -60,7 +60,8 @@ def defaults(request: AuthenticatedRequest, organization_id: UUID) -> HttpRespon
 def _default(form: AgentDefaultsForm, name: str) -> str:
     """Return the words for what counts where an organization sets nothing."""
     default = _text(FIELDS[name].default)
-    return dict(form.CHOICES[name]).get(default, default)
+    words: dict[str, str] = dict(form.CHOICES[name])
+    return words.get(default, default)
 
 
 def _text(value: Any) -> str:

@@ -5,7 +5,6 @@ from typing import Any
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import authenticate, login, update_session_auth_hash
-from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render, resolve_url
@@ -16,7 +15,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts import limits, permissions, services
 from accounts.active import active_organization
-from accounts.models import ApiKey
+from accounts.models import ApiKey, User
 from accounts.requests import AuthenticatedRequest
 from accounts.services import passwords
 from accounts.sign_in import provider_pages as oidc_pages
@@ -105,7 +104,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     return redirect(session_gate.target_after_sign_in(user, target))
 
 
-def _authenticated(request: HttpRequest, form: SignInForm) -> AbstractBaseUser | None:
+def _authenticated(request: HttpRequest, form: SignInForm) -> User | None:
     """Return the user whose password this is; otherwise add the reason to the form."""
     if not form.is_valid():
         return None
@@ -116,9 +115,10 @@ def _authenticated(request: HttpRequest, form: SignInForm) -> AbstractBaseUser |
         form.refuse(refusal)
         return None
     user = authenticate(request, username=email, password=password)
-    if user is None:
-        form.add_error(None, WRONG_PAIR)
-    return user
+    if isinstance(user, User):
+        return user
+    form.add_error(None, WRONG_PAIR)
+    return None
 
 
 @require_POST

@@ -35,7 +35,7 @@ class KeyForm(PageForm):
         super().__init__(*args, **kwargs)
         longest = settings.API_KEY_MAX_DAYS
         self.fields["days"] = NumberField(
-            label=self.fields["days"].label,
+            label=str(self.fields["days"].label),
             min_value=1,
             max_value=longest,
             error_messages=dict.fromkeys(NUMBER_CODES, f"A key lives 1 to {longest} days."),

@@ -12,8 +12,9 @@ from accounts.services.organizations import (
     BadName,
 )
 from accounts.services.user_settings import StaleSettings
+from accounts.settings.choices import SecurityAnalyzer
 from accounts.settings.fields import FIELDS
-from accounts.web.forms.settings import ANALYZERS, SEARCH_KEY_LENGTH, bounds
+from accounts.web.forms.settings import SEARCH_KEY_LENGTH, bounds
 from lib.forms import (
     NUMBER_CODES,
     TEXT_CODES,
@@ -82,7 +83,7 @@ class AgentDefaultsForm(PageForm):
     refused_status = 400
     CHOICES: ClassVar = {
         "confirmation_mode": YES_NO,
-        "security_analyzer": ANALYZERS,
+        "security_analyzer": SecurityAnalyzer.choices,
         "enable_default_condenser": YES_NO,
     }
     NUMBERS = ("max_iterations", "condenser_max_size")
@@ -95,7 +96,9 @@ class AgentDefaultsForm(PageForm):
     confirmation_mode = OptionField(
         label="Ask before what is risky", choices=YES_NO, required=False
     )
-    security_analyzer = OptionField(label="Who judges the risk", choices=ANALYZERS, required=False)
+    security_analyzer = OptionField(
+        label="Who judges the risk", choices=SecurityAnalyzer.choices, required=False
+    )
     enable_default_condenser = OptionField(
         label="Summarize long histories", choices=YES_NO, required=False
     )

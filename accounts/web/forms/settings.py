@@ -6,14 +6,10 @@ from typing import Any
 from django import forms
 
 from accounts.services.custom_secrets import VALUE_MAX
+from accounts.settings.choices import SecurityAnalyzer
 from accounts.settings.fields import FIELDS
 from lib.forms import IdField, NumberField, OptionField, PageForm, TextField, TicksField
 
-ANALYZERS = [
-    ("llm", "The model"),
-    ("pattern", "A list of patterns"),
-    ("none", "Nobody: it asks before everything"),
-]
 SEARCH_KEY_LENGTH = 2_000
 
 
@@ -47,7 +43,9 @@ class AgentSettingsForm(PageForm):
 
     field = TicksField(required=False, choices=[(name, name) for name in NAMES])
     confirmation_mode = forms.BooleanField(label="Ask before what is risky", required=False)
-    security_analyzer = OptionField(label="Who judges the risk", choices=ANALYZERS, required=False)
+    security_analyzer = OptionField(
+        label="Who judges the risk", choices=SecurityAnalyzer.choices, required=False
+    )
     max_iterations = NumberField(label="Steps before it stops", **bounds("max_iterations"))
     condenser_max_size = NumberField(
         label="Events before history is summarized", **bounds("condenser_max_size")
