@@ -8,4 +8,4 @@ class AccountsConfig(AppConfig):
 
     def ready(self) -> None:
         from accounts.api import schemes  # noqa: F401 - registers itself with drf-spectacular
-        from accounts.sign_in import audit_log  # noqa: F401 - listens for people who sign in
+        from accounts.sign_in import audit_log  # noqa: F401 - listens for failed sign-ins

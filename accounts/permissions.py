@@ -87,7 +87,9 @@ def explain(user: Any, organization_id: UUID, permission: str) -> Explanation:
     Whether an organization of which the caller is no member exists is not told.
     """
 
-    def because(decided_by: str, sentence: str, change: str = "", *, allowed: bool = False) -> Any:
+    def because(
+        decided_by: str, sentence: str, change: str = "", *, allowed: bool = False
+    ) -> Explanation:
         return Explanation(permission, organization_id, allowed, decided_by, role, sentence, change)
 
     role = None

@@ -17,9 +17,7 @@ from django.utils import timezone
 from bench import logs, report
 from conversations import services
 from conversations.models import Conversation, NewEvent
-from conversations.models.append import columns_of
-from conversations.services.ingestion import AT_ONCE
-from conversations.services.publications import AT_ONCE as AT_ONCE_OUTSIDE
+from conversations.models.append import FENCED, PUBLISHED, columns_of
 from lib.bus import publisher
 
 SECONDS = 0.8
@@ -90,7 +88,7 @@ def _bare(link: psycopg.Connection, pk: UUID, size: int) -> Callable[[int], None
         )
         with link.cursor() as cursor:
             held = (size, first + size - 1, now, pk, 1, first - 1)
-            cursor.execute(AT_ONCE, (*held, now, *news))
+            cursor.execute(FENCED, (*held, now, *news))
             assert cursor.fetchall()
 
     return batch
@@ -148,7 +146,7 @@ def _bare_sender(pk: UUID) -> Callable[[threading.Event], int]:
         with bare_connection() as link:
             while not stop.is_set():
                 now, columns = timezone.now(), columns_of([_new()])
-                link.execute(AT_ONCE_OUTSIDE, (pk, 1, now, now, *columns)).fetchall()
+                link.execute(PUBLISHED, (pk, 1, now, now, *columns)).fetchall()
                 count += 1
         return count
 

@@ -1,16 +1,30 @@
 """What the admin pages share: tables that are read and never written, and lists that never count them whole."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from django import forms
 from django.contrib import admin
-from django.core.paginator import Paginator
+from django.core import paginator
 from django.db import models
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
 SECRET = re.compile(r"digest|pepper|sealed|secret|password|(^|_)token$")
 COUNTED_ROWS = 2_000
+
+if TYPE_CHECKING:  # Django's classes are generic only in their stubs
+    InlineFormSet = forms.BaseInlineFormSet[Any, Any]
+    ModelAdmin = admin.ModelAdmin[Any]
+    ModelForm = forms.ModelForm[Any]
+    Paginator = paginator.Paginator[Any]
+    TabularInline = admin.TabularInline[Any, Any]
+else:
+    InlineFormSet = forms.BaseInlineFormSet
+    ModelAdmin = admin.ModelAdmin
+    ModelForm = forms.ModelForm
+    Paginator = paginator.Paginator
+    TabularInline = admin.TabularInline
 
 
 class CappedPaginator(Paginator):
@@ -24,7 +38,7 @@ class CappedPaginator(Paginator):
         return found
 
 
-class ReadOnlyAdmin(admin.ModelAdmin):
+class ReadOnlyAdmin(ModelAdmin):
     """Shows rows to staff with the view permission; services own the writes.
 
     Columns that hold secrets, by type (binary) or by name, are left out of every page.

@@ -203,7 +203,7 @@ def conditional(request: Request, data: Any) -> HttpResponse:
 
 
 def query_of(
-    kind: type[serializers.Serializer],
+    kind: type[serializers.Serializer[Any]],
     request: Request,
     *,
     ignoring: frozenset[str] | set[str] = frozenset(),
@@ -221,7 +221,7 @@ def query_of(
 
 
 @cache
-def _fields_of(kind: type[serializers.Serializer]) -> Any:
+def _fields_of(kind: type[serializers.Serializer[Any]]) -> Any:
     """The fields of a query, copied and bound once: DRF does it for every instance, which costs more than to use them.
 
     Fields keep nothing of what they validate.

@@ -58,7 +58,8 @@ def encode(wakeup: Wakeup) -> dict[str, Any]:
 def decode(message: Any) -> Wakeup | None:
     """The wake-up that a message is, or None for one that this version does not know. Never raises."""
     try:
-        return msgspec.convert(message, Wakeup)
+        found: Wakeup = msgspec.convert(message, Wakeup)
+        return found
     except (msgspec.MsgspecError, ValueError, TypeError):
         return None
 

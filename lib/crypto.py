@@ -7,7 +7,7 @@ data names the table, the column and the row, so a value copied to another row d
 import hashlib
 import hmac
 import secrets
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -53,6 +53,26 @@ def open_sealed(sealed: bytes | memoryview, *, bound_to: str) -> str:
     except (InvalidTag, ValueError) as error:
         raise Undecryptable(f"{bound_to} does not open: changed, moved, or another key") from error
     return plain.decode()
+
+
+class Sealed:
+    """An attribute of a model: a text that the column ``sealed_<name>`` stores encrypted; "" if it is null."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.column = f"sealed_{name}"
+
+    def __get__(self, row: Any, owner: type | None = None) -> str:
+        if row is None:  # asked of the class
+            return self  # type: ignore[return-value]  # for Django's checks, which look at classes
+        sealed = getattr(row, self.column)
+        return open_sealed(sealed, bound_to=self._place(row)) if sealed else ""
+
+    def __set__(self, row: Any, plain: str) -> None:
+        sealed = seal(plain, bound_to=self._place(row)) if plain else None
+        setattr(row, self.column, sealed)
+
+    def _place(self, row: Any) -> str:
+        return f"{row._meta.db_table}.{self.column}:{row.pk}"  # noqa: SLF001 - Django documents _meta
 
 
 def key_id_of(sealed: bytes) -> str:

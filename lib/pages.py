@@ -127,7 +127,7 @@ def _plain_limit(params: Any) -> int:
     return int(text) if is_plain else 0
 
 
-class CursorQuery(serializers.Serializer):
+class CursorQuery(serializers.Serializer[Any]):
     """The query of a list."""
 
     cursor = serializers.CharField(required=False, max_length=200)

@@ -19,7 +19,7 @@ _PLACEHOLDER = re.compile(r"%%|%\((\w+)\)s")
 
 def fetch(
     statement: str, parameters: Sequence[Any] | Mapping[str, Any], *, is_binary: bool = False
-) -> list[tuple]:
+) -> list[tuple[Any, ...]]:
     """Run one statement on this thread's connection, inside its transaction if there is one; its rows.
 
     Placeholders are psycopg's: ``%s`` or ``%(name)s``, and ``%b`` for binary. Raises Django's database errors. With

@@ -5,10 +5,12 @@ Django keeps the cookie's value itself as the row's key, so a copy of the table 
 
 import hashlib
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.contrib.sessions.backends import cached_db
+from django.core.cache import BaseCache
 from django.utils import timezone
 from redis.exceptions import RedisError
 
@@ -23,12 +25,18 @@ def kept(session_key: str) -> str:
 class SessionStore(cached_db.SessionStore):
     """Django's ``cached_db`` sessions, found by the digest of the cookie."""
 
+    # Attributes of Django's class that its stubs omit or declare as ``Any``.
+    cache_key_prefix: str
+    _cache: BaseCache
+    _get_or_create_session_key: Callable[[], str]
+    _aget_or_create_session_key: Callable[[], Awaitable[str]]
+
     @property
     def cache_key(self) -> str:
-        return self.cache_key_prefix + kept(self._get_or_create_session_key())  # type: ignore[attr-defined]
+        return self.cache_key_prefix + kept(self._get_or_create_session_key())
 
     async def acache_key(self) -> str:
-        key = await self._aget_or_create_session_key()  # type: ignore[attr-defined]
+        key = await self._aget_or_create_session_key()
         return self.cache_key_prefix + kept(key)
 
     def load(self) -> dict[str, Any]:
@@ -74,8 +82,7 @@ class SessionStore(cached_db.SessionStore):
         session_key = session_key or self.session_key
         if session_key is not None:
             self.model.objects.filter(session_key=kept(session_key)).delete()
-            cache: Any = self._cache  # type: ignore[attr-defined]
-            cache.delete(self.cache_key_prefix + kept(session_key))
+            self._cache.delete(self.cache_key_prefix + kept(session_key))
 
     async def adelete(self, session_key: str | None = None) -> None:
         await sync_to_async(self.delete)(session_key)

@@ -1,5 +1,6 @@
 """The OpenAPI document: what is added to every operation, the view that serves it, and its reader's page."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -131,7 +132,8 @@ class DocsView(SpectacularSwaggerSplitView):
     @extend_schema(exclude=True)
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """The page, or its script; the reader styles its elements itself, which no other page may."""
-        response: Response = super().get(request, *args, **kwargs)
+        page: Callable[..., Response] = super().get
+        response = page(request, *args, **kwargs)
         response.headers["Content-Security-Policy"] = CONTENT_POLICY.replace(
             "style-src 'self'", "style-src 'self' 'unsafe-inline'"
         )

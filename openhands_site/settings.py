@@ -80,7 +80,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "accounts.sign_in.session_gate.SessionUserMiddleware",
-    "openhands_site.middleware.audit_actor.AuditActor",
+    "accounts.sign_in.session_gate.Acting",
     "openhands_site.middleware.maintenance.MaintenanceMode",
     "openhands_site.middleware.rate_limits.RateLimits",
     "django.contrib.messages.middleware.MessageMiddleware",

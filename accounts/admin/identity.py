@@ -9,12 +9,12 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from accounts.models import Identity, IdentityProvider, TermsAcceptance, UserSession
-from accounts.oidc import claims, providers
-from accounts.services import sessions
-from lib.admin import ReadOnlyAdmin
+from accounts.oidc import providers
+from accounts.services import claimed_roles, sessions
+from lib.admin import ModelAdmin, ModelForm, ReadOnlyAdmin
 
 
-class ProviderForm(forms.ModelForm):
+class ProviderForm(ModelForm):
     """A provider; its secret is written and never shown."""
 
     new_client_secret = forms.CharField(
@@ -45,8 +45,8 @@ class ProviderForm(forms.ModelForm):
         rules = self.cleaned_data["claim_rules"] or []
         try:
             for rule in rules if isinstance(rules, list) else [rules]:
-                claims.check_rule(rule)
-        except claims.BadRule as error:
+                claimed_roles.check_rule(rule)
+        except claimed_roles.BadRule as error:
             raise ValidationError(str(error)) from error
         return rules if isinstance(rules, list) else [rules]
 
@@ -58,7 +58,7 @@ class ProviderForm(forms.ModelForm):
 
 
 @admin.register(IdentityProvider)
-class IdentityProviderAdmin(admin.ModelAdmin):
+class IdentityProviderAdmin(ModelAdmin):
     """Ways to sign in. One that people came by is switched off, not deleted."""
 
     form = ProviderForm

@@ -17,12 +17,14 @@ from accounts import limits, services
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
 from accounts.services import organizations as organization_verbs
 from accounts.sign_in import second_step
-from lib.admin import ReadOnlyAdmin
+from lib.admin import InlineFormSet, ModelAdmin, ModelForm, ReadOnlyAdmin, TabularInline
 from lib.problems import Problem
 
 
 class SignInForm(AdminAuthenticationForm):
     """Sign-in to the admin desk by e-mail address, counted together with the other sign-ins."""
+
+    request: HttpRequest  # always passed by the admin site
 
     def clean(self) -> dict[str, Any]:
         try:
@@ -45,7 +47,7 @@ admin.site.index_title = "Admin desk"
 admin.site.login_form = SignInForm
 
 
-class NewUserForm(forms.ModelForm):
+class NewUserForm(ModelForm):
     """A new user; without a password somebody can sign in only by other means."""
 
     password = forms.CharField(
@@ -65,7 +67,7 @@ class NewUserForm(forms.ModelForm):
 
 
 @admin.register(User)
-class UserAdmin(admin.ModelAdmin):
+class UserAdmin(ModelAdmin):
     """People. They are suspended, not deleted: what they did keeps its author.
 
     Only a superuser hands out staff and superuser rights, and only a superuser touches a superuser.
@@ -149,7 +151,7 @@ class UserAdmin(admin.ModelAdmin):
                 self.message_user(request, f"{done}: {user}.", messages.SUCCESS)
 
 
-class MembershipFormSet(forms.BaseInlineFormSet):
+class MembershipFormSet(InlineFormSet):
     """Keeps an owner in every organization, and a row to one user."""
 
     def clean(self) -> None:
@@ -163,7 +165,7 @@ class MembershipFormSet(forms.BaseInlineFormSet):
             raise ValidationError("An organization needs an owner.")
 
 
-class MembershipInline(admin.TabularInline):
+class MembershipInline(TabularInline):
     """Who belongs to an organization, and as what."""
 
     model = Membership
@@ -179,7 +181,7 @@ def _not_owner(row: Membership) -> bool:
 
 
 @admin.register(Organization)
-class OrganizationAdmin(admin.ModelAdmin):
+class OrganizationAdmin(ModelAdmin):
     """Tenants. They are suspended, not deleted."""
 
     list_display = ("name", "personal_of", "suspended_at", "created_at")

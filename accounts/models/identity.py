@@ -9,19 +9,6 @@ from uuid_utils.compat import uuid7
 from lib import crypto
 
 
-def _seal(row: models.Model, column: str, plain: str) -> bytes | None:
-    return crypto.seal(plain, bound_to=_place(row, column)) if plain else None
-
-
-def _open(row: models.Model, column: str) -> str:
-    sealed = getattr(row, column)
-    return crypto.open_sealed(sealed, bound_to=_place(row, column)) if sealed else ""
-
-
-def _place(row: models.Model, column: str) -> str:
-    return f"{row._meta.db_table}.{column}:{row.pk}"  # noqa: SLF001 - Django documents _meta
-
-
 class IdentityProvider(models.Model):
     """An OpenID Connect provider that people may sign in with. Belongs to the installation."""
 
@@ -40,6 +27,7 @@ class IdentityProvider(models.Model):
     issuer = models.URLField(max_length=400, help_text="Exactly as its tokens say it (iss).")
     client_id = models.CharField(max_length=200)
     sealed_client_secret = models.BinaryField(null=True, editable=False)
+    client_secret = crypto.Sealed()
     scopes = models.CharField(max_length=400, default="openid email profile")
     is_enabled = models.BooleanField(default=True)
     creates_users = models.BooleanField(
@@ -71,14 +59,6 @@ class IdentityProvider(models.Model):
 
     def __str__(self) -> str:
         return self.name
-
-    @property
-    def client_secret(self) -> str:
-        return _open(self, "sealed_client_secret")
-
-    @client_secret.setter
-    def client_secret(self, plain: str) -> None:
-        self.sealed_client_secret = _seal(self, "sealed_client_secret", plain)
 
 
 class IdentityQuerySet(models.QuerySet["Identity"]):
@@ -179,8 +159,11 @@ class ProviderSession(models.Model):
     identity = models.ForeignKey("accounts.Identity", models.CASCADE, related_name="sessions")
     sid = models.CharField(max_length=255, blank=True, db_index=True)
     sealed_access_token = models.BinaryField(null=True, editable=False)
+    access_token = crypto.Sealed()
     sealed_refresh_token = models.BinaryField(null=True, editable=False)
+    refresh_token = crypto.Sealed()
     sealed_id_token = models.BinaryField(null=True, editable=False)
+    id_token = crypto.Sealed()
     access_expires_at = models.DateTimeField()
     generation = models.PositiveIntegerField(default=1)
     refresh_until = models.DateTimeField(null=True)
@@ -189,53 +172,25 @@ class ProviderSession(models.Model):
     def __str__(self) -> str:
         return f"{self.sid or 'session'} of {self.identity_id}"
 
-    @property
-    def access_token(self) -> str:
-        return _open(self, "sealed_access_token")
-
-    @access_token.setter
-    def access_token(self, plain: str) -> None:
-        self.sealed_access_token = _seal(self, "sealed_access_token", plain)
-
-    @property
-    def refresh_token(self) -> str:
-        return _open(self, "sealed_refresh_token")
-
-    @refresh_token.setter
-    def refresh_token(self, plain: str) -> None:
-        self.sealed_refresh_token = _seal(self, "sealed_refresh_token", plain)
-
-    @property
-    def id_token(self) -> str:
-        return _open(self, "sealed_id_token")
-
-    @id_token.setter
-    def id_token(self, plain: str) -> None:
-        self.sealed_id_token = _seal(self, "sealed_id_token", plain)
-
 
 class OfflineToken(models.Model):
-    """A provider's long-lived refresh token, for work that goes on while its user is away."""
+    """A provider's long-lived refresh token, for work that goes on while its user is away.
+
+    Nothing stores or reads these tokens now; rows of earlier versions stay until their identity is unlinked.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     identity = models.OneToOneField(
         "accounts.Identity", models.CASCADE, related_name="offline_token"
     )
     sealed_token = models.BinaryField(editable=False)
+    token = crypto.Sealed()
     generation = models.PositiveIntegerField(default=1)
     refreshed_at = models.DateTimeField(default=timezone.now)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     def __str__(self) -> str:
         return f"offline token of {self.identity_id}"
-
-    @property
-    def token(self) -> str:
-        return _open(self, "sealed_token")
-
-    @token.setter
-    def token(self, plain: str) -> None:
-        self.sealed_token = _seal(self, "sealed_token", plain)
 
 
 class SpentToken(models.Model):

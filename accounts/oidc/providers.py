@@ -7,7 +7,7 @@ can still be checked.
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import httpx2
 import jwt
@@ -16,6 +16,7 @@ from django.conf import settings
 from accounts.models import IdentityProvider
 from lib import http
 
+T = TypeVar("T")
 METADATA_SECONDS = 3_600.0
 KEYS_SECONDS = 600.0
 REFETCH_PAUSE_SECONDS = 10.0
@@ -47,14 +48,14 @@ class Metadata:
 
 
 @dataclass(slots=True)
-class _Cached:
-    value: Any
+class _Cached(Generic[T]):
+    value: T
     fetched_at: float
 
 
 _lock = threading.Lock()
-_metadata: dict[str, _Cached] = {}
-_keys: dict[str, _Cached] = {}
+_metadata: dict[str, _Cached[Metadata]] = {}
+_keys: dict[str, _Cached[list[jwt.PyJWK]]] = {}
 
 
 def forget() -> None:
@@ -116,16 +117,19 @@ def signing_key(provider: IdentityProvider, *, key_id: str | None) -> jwt.PyJWK:
     return found
 
 
-def _fetch_keys(provider: IdentityProvider, cached: _Cached | None) -> _Cached:
+def _fetch_keys(
+    provider: IdentityProvider, cached: _Cached[list[jwt.PyJWK]] | None
+) -> _Cached[list[jwt.PyJWK]]:
     try:
         document = _json(call("GET", metadata(provider).jwks_uri))
         listed = document.get("keys")
-        keys = [_usable(entry) for entry in listed] if isinstance(listed, list) else []
+        entries = listed if isinstance(listed, list) else []
+        keys = [key for key in map(_usable, entries) if key is not None]
     except ProviderUnavailable:
         if cached is None:
             raise
         keys = cached.value
-    fresh = _Cached([key for key in keys if key is not None], time.monotonic())
+    fresh = _Cached(keys, time.monotonic())
     with _lock:
         _keys[provider.issuer] = fresh
     return fresh
@@ -166,12 +170,29 @@ def token_request(provider: IdentityProvider, **form: str) -> dict[str, Any]:
         form["client_secret"] = secret
     response = call("POST", metadata(provider).token_endpoint, data=form)
     if response.status_code != 200:
-        raise refused(response)
+        raise _refused(response)
     return _json(response)
 
 
-def refused(response: httpx2.Response) -> ProviderRefused:
-    """A provider's error answer as an exception."""
+def userinfo(provider: IdentityProvider, access_token: str) -> Any:
+    """Fetch the JSON that the userinfo endpoint returns, unchecked; None if there is no such endpoint or no JSON.
+
+    Raises ``ProviderUnavailable``.
+    """
+    url = metadata(provider).userinfo_endpoint
+    if not url or not access_token:
+        return None
+    response = call("GET", url, headers={"Authorization": f"Bearer {access_token}"})
+    is_json = response.headers.get("content-type", "").startswith("application/json")
+    if response.status_code != 200 or not is_json:
+        return None
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+def _refused(response: httpx2.Response) -> ProviderRefused:
     try:
         body = response.json()
     except ValueError:

@@ -1,15 +1,20 @@
-"""The tokens of a provider, checked in full: signature, issuer, audience, party, times, kind.
+"""The tokens of a provider: fetched, and checked in full (signature, issuer, audience, party, times, kind).
 
 OpenID Connect Core 3.1.3.7 (ID tokens), Back-Channel Logout 2.6 (logout tokens), RFC 9068 and Keycloak's
 ``typ`` claim (access tokens). Only asymmetric algorithms count, so a public key cannot be used as a secret.
 """
 
+import hashlib
 import time
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import jwt
+from django.db import IntegrityError, transaction
+from django.utils import timezone
 
-from accounts.models import IdentityProvider
+from accounts.models import IdentityProvider, SpentToken
 from accounts.oidc import providers
 
 ALGORITHMS = (
@@ -21,10 +26,108 @@ LOGOUT_MAX_AGE_SECONDS = 300
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 TOKEN_MAX_BYTES = 32_768
 ACCESS_KINDS = ("Bearer", None)
+ROLE_CLAIMS = ("realm_access", "resource_access")
+"""Claims that hold Keycloak's roles, by default in the access token only."""
 
 
 class BadToken(Exception):
     """A token that is not believed; the text says why, for the log, and holds nothing of the token."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSet:
+    """The response of a token endpoint, checked.
+
+    ``claims`` are those of the ID token, the userinfo endpoint and, with Keycloak, the access token's roles.
+    """
+
+    claims: dict[str, Any]
+    id_token: str
+    access_token: str
+    refresh_token: str
+    expires_in: int
+
+
+def exchange(
+    provider: IdentityProvider,
+    *,
+    code: str,
+    code_verifier: str,
+    nonce: str,
+    redirect_uri: str,
+    authenticated_after: float | None = None,
+) -> TokenSet:
+    """Exchange an authorization code for tokens, and check them.
+
+    A code works once. Raises ``ProviderUnavailable``, ``ProviderRefused`` and ``BadToken``.
+    """
+    response = providers.token_request(
+        provider,
+        grant_type="authorization_code",
+        code=code,
+        code_verifier=code_verifier,
+        redirect_uri=redirect_uri,
+    )
+    claims = check_id_token(
+        provider, response.get("id_token"), nonce=nonce, authenticated_after=authenticated_after
+    )
+    added = providers.userinfo(provider, str(response.get("access_token") or ""))
+    if added is not None:
+        if not isinstance(added, dict) or added.get("sub") != claims["sub"]:  # Core 5.3.2
+            raise BadToken("the userinfo is somebody else's")
+        claims = added | claims
+    return _token_set(provider, response, claims, sub=claims["sub"])
+
+
+def refresh(provider: IdentityProvider, *, refresh_token: str, sub: str) -> TokenSet:
+    """Exchange the refresh token of the person ``sub`` for new tokens, and check them.
+
+    A token that the provider does not send is empty. Raises ``ProviderUnavailable``, ``ProviderRefused`` and
+    ``BadToken``.
+    """
+    response = providers.token_request(
+        provider, grant_type="refresh_token", refresh_token=refresh_token
+    )
+    id_token = response.get("id_token")
+    claims = check_refreshed_id_token(provider, id_token, sub=sub) if id_token else {}
+    return _token_set(provider, response, claims, sub=sub)
+
+
+def _token_set(
+    provider: IdentityProvider, response: dict[str, Any], claims: dict[str, Any], *, sub: str
+) -> TokenSet:
+    access_token = str(response.get("access_token") or "")
+    if provider.kind == IdentityProvider.Kind.KEYCLOAK:
+        own = check_own_access_token(provider, access_token, sub=sub)
+        for name in ROLE_CLAIMS:
+            if name in own:
+                claims[name] = own[name]
+    expires_in = response.get("expires_in")
+    if not (isinstance(expires_in, int) and 0 < expires_in <= 86_400):
+        expires_in = 300
+    return TokenSet(
+        claims=claims,
+        id_token=str(response.get("id_token") or ""),
+        access_token=access_token,
+        refresh_token=str(response.get("refresh_token") or ""),
+        expires_in=expires_in,
+    )
+
+
+def spend(*, what: str, seconds: int) -> bool:
+    """Mark a one-time value, such as a state or the id of a logout token, as used for this many seconds.
+
+    Return False if it was used before, in this process or another.
+    """
+    now = timezone.now()
+    SpentToken.objects.filter(expires_at__lt=now).delete()
+    digest = hashlib.sha256(what.encode(errors="surrogatepass")).hexdigest()
+    try:
+        with transaction.atomic():
+            SpentToken.objects.create(digest=digest, expires_at=now + timedelta(seconds=seconds))
+    except IntegrityError:
+        return False
+    return True
 
 
 def check_id_token(
@@ -35,8 +138,7 @@ def check_id_token(
     ``authenticated_after`` (epoch seconds) asks for a sign-in at the provider since then (``auth_time``).
     Raises ``BadToken`` and ``providers.ProviderUnavailable``.
     """
-    claims = _decode(provider, token, audience=provider.client_id)
-    _check_party(claims, provider.client_id)
+    claims = _decode(provider, token, audience=provider.client_id, party=provider.client_id)
     if not nonce or claims.get("nonce") != nonce:
         raise BadToken("its nonce is not the one of this sign-in")
     if "events" in claims:
@@ -50,8 +152,7 @@ def check_id_token(
 
 def check_refreshed_id_token(provider: IdentityProvider, token: Any, *, sub: str) -> dict[str, Any]:
     """The claims of an ID token that came with a refresh (Core 12.2): the same person as before."""
-    claims = _decode(provider, token, audience=provider.client_id)
-    _check_party(claims, provider.client_id)
+    claims = _decode(provider, token, audience=provider.client_id, party=provider.client_id)
     if claims["sub"] != sub:
         raise BadToken("it is somebody else's")
     return claims
@@ -82,7 +183,7 @@ def check_own_access_token(provider: IdentityProvider, token: str, *, sub: str) 
 def check_logout_token(provider: IdentityProvider, token: str) -> dict[str, Any]:
     """The claims of a logout token: the event, no nonce, a ``sub`` or ``sid``, made just now.
 
-    Whether its ``jti`` was seen before is the caller's to ask. Raises ``BadToken`` and
+    The caller spends its ``jti``. Raises ``BadToken`` and
     ``providers.ProviderUnavailable``.
     """
     claims = _decode(provider, token, audience=provider.client_id, needs=("iat", "exp", "jti"))
@@ -116,6 +217,7 @@ def _decode(
     token: Any,
     *,
     audience: str | None,
+    party: str | None = None,
     needs: tuple[str, ...] = ("iat", "exp", "sub"),
 ) -> dict[str, Any]:
     if not isinstance(token, str) or len(token) > TOKEN_MAX_BYTES:
@@ -140,12 +242,10 @@ def _decode(
         raise BadToken(type(error).__name__) from error
     if "sub" in needs and not (isinstance(claims["sub"], str) and 0 < len(claims["sub"]) <= 255):
         raise BadToken("its sub is malformed")
+    if party is not None:
+        audiences = claims.get("aud")
+        if isinstance(audiences, list) and len(audiences) > 1 and "azp" not in claims:
+            raise BadToken("it has several audiences and names no party")
+        if claims.get("azp", party) != party:
+            raise BadToken("it was made for another client")
     return claims
-
-
-def _check_party(claims: dict[str, Any], client_id: str) -> None:
-    audiences = claims.get("aud")
-    if isinstance(audiences, list) and len(audiences) > 1 and "azp" not in claims:
-        raise BadToken("it has several audiences and names no party")
-    if claims.get("azp", client_id) != client_id:
-        raise BadToken("it was made for another client")

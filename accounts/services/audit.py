@@ -1,9 +1,20 @@
-"""The verbs of the audit log: write an act down in the transaction that does it, and verify the chains."""
+"""The audit log: who acts, entries written in the transaction of the act, and the check of the chains.
 
+Services never see a request. The edge (a request, a command, a job) passes ``acting`` a function that finds the
+actor; ``record`` calls it when the act is recorded, because the API authenticates after the middleware has run.
+"""
+
+import getpass
 import hashlib
+import os
 import re
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +25,6 @@ from uuid_utils.compat import uuid7
 
 from accounts.models.audit import SITE, AuditEntry, AuditHead
 from lib import crypto
-from lib.acting import current
 from lib.logs import request_id
 
 PURPOSE = "audit-head"
@@ -41,6 +51,57 @@ HASHED = (
 )
 
 
+SERVING_COMMANDS = (
+    *("run_web", "run_realtime", "run_worker", "run_conversation_manager", "run_grpc"),
+    *("procrastinate", "quickstart", "runserver"),
+)
+"""Commands whose own acts are those of the system."""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """The one who acts; ``kind`` is one of person, key, service_account, command, system, anonymous."""
+
+    kind: str
+    id: str = ""
+    name: str = ""
+    address: str = ""
+    reason: str = ""
+
+
+_find: ContextVar[Callable[[], Actor] | None] = ContextVar("actor", default=None)
+
+
+def current_actor() -> Actor:
+    """Return the actor that the edge finds, else the command that runs, else the system."""
+    find = _find.get()
+    return find() if find else _of_process()
+
+
+@contextmanager
+def acting(find: Callable[[], Actor]) -> Iterator[None]:
+    """Find the actor by ``find`` for the length of the block."""
+    token = _find.set(find)
+    try:
+        yield
+    finally:
+        _find.reset(token)
+
+
+def _of_process() -> Actor:
+    words = [*sys.argv, ""]
+    if Path(words[0]).name in ("manage.py", "__main__.py") and words[1] not in SERVING_COMMANDS:
+        return Actor("command", id=f"cli:{_os_user()}", name=words[1][:60])
+    return Actor("system", id="system", name=os.environ.get("OH_ROLE", ""))
+
+
+def _os_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without an entry in passwd
+        return str(os.getuid())
+
+
 @transaction.atomic
 def record(
     *,
@@ -58,7 +119,7 @@ def record(
     last step, for the chain's head stays locked until the commit. ``before`` and ``after`` are shown to
     auditors; values of fields named like secrets are replaced by "set". Each call is another entry.
     """
-    actor = current()
+    actor = current_actor()
     chain = organization_id or SITE
     AuditHead.objects.bulk_create([AuditHead(chain=chain)], ignore_conflicts=True)
     head = AuditHead.objects.select_for_update().get(pk=chain)

@@ -16,9 +16,8 @@ from accounts.models import ApiKey, DeviceGrant, Organization, User
 from accounts.permissions import permissions_in, require
 from accounts.roles import PERMISSIONS
 from accounts.services import api_keys
-from accounts.services.audit import record
+from accounts.services.audit import Actor, acting, current_actor, record
 from lib import crypto
-from lib.acting import Actor, acting, current
 from lib.problems import Problem
 
 DEVICE_PURPOSE = "device-code"
@@ -249,7 +248,7 @@ def _make_key(grant: DeviceGrant) -> DeviceKey:
     scopes = _given(grant, user, organization.pk)
     if grant.scopes and not scopes:
         raise NothingToGive
-    address = current().address
+    address = current_actor().address
 
     def approver() -> Actor:
         reason = f"device sign-in {grant.pk}"

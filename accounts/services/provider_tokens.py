@@ -10,7 +10,6 @@ from django.utils import timezone
 
 from accounts.models import Organization, ProviderToken, User
 from accounts.services import audit
-from lib.acting import Actor, acting, current
 from lib.masks import is_mask
 from lib.problems import Problem
 
@@ -119,8 +118,10 @@ def use_in_sandbox(
     Raises ``NoProviderToken``.
     """
     found = token_for(user_id=user_id, organization_id=organization_id, provider=provider)
-    sandbox = Actor("system", id="sandbox", name="sandbox", address=current().address)
-    with acting(lambda: sandbox):
+    sandbox = audit.Actor(
+        "system", id="sandbox", name="sandbox", address=audit.current_actor().address
+    )
+    with audit.acting(lambda: sandbox):
         audit.record(
             action="provider_token.used",
             organization_id=organization_id,

@@ -1,4 +1,4 @@
-"""The verbs of sessions: begin, look, end; and the wake-up that makes open sockets ask again at once."""
+"""Sessions: begin, find and end them, and wake the open sockets of a user whose access changed."""
 
 import logging
 from datetime import timedelta
@@ -9,7 +9,8 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from accounts.models import User, UserSession
+from accounts.models import Identity, Organization, ProviderSession, User, UserSession
+from accounts.oidc.tokens import TokenSet
 from accounts.services.audit import record
 from lib.bus import AccessChanged, publisher
 
@@ -19,12 +20,46 @@ SESSION_KEY = "sign_in"
 SEEN_EVERY = timedelta(minutes=1)
 
 
+@transaction.atomic
 def begin_session(*, user: User, address: str | None, user_agent: str) -> UserSession:
-    """Note that somebody signed in. Each call is another session."""
+    """Begin a session of a user who signed in. Each call begins another session."""
     expires_at = timezone.now() + timedelta(seconds=settings.SESSION_COOKIE_AGE)
-    return UserSession.objects.create(
+    session = UserSession.objects.create(
         user=user, address=address, user_agent=user_agent[:300], expires_at=expires_at
     )
+    record_sign_in(action="sign_in.succeeded", user=user)
+    return session
+
+
+def record_sign_in(*, action: str, user: User | None, email: str | None = None) -> None:
+    """Record a sign-in, an attempt or a sign-out in the chain of the user's own organization.
+
+    ``email`` is the address that was tried, if it differs from the user's.
+    """
+    home = Organization.objects.filter(personal_of=user).first() if user else None
+    name = user.email if user and email is None else email
+    record(
+        action=action,
+        organization_id=home.pk if home else None,
+        subject=user,
+        subject_name=name,
+    )
+
+
+def hold_provider_session(
+    *, session: UserSession, identity: Identity, found: TokenSet
+) -> ProviderSession:
+    """Store the provider's tokens of a session that just began, encrypted."""
+    held = ProviderSession(
+        session=session,
+        identity=identity,
+        sid=str(found.claims.get("sid") or "")[:255],
+        access_expires_at=timezone.now() + timedelta(seconds=found.expires_in),
+    )
+    held.access_token, held.id_token = found.access_token, found.id_token
+    held.refresh_token = found.refresh_token
+    held.save()
+    return held
 
 
 def find_live_session(*, user: User, session_id: str | None) -> UserSession | None:

@@ -1,8 +1,6 @@
 """The verbs of the terms of service, of which people accept each version once."""
 
 from django.conf import settings
-from django.urls import reverse
-from django.utils.http import urlencode
 
 from accounts.models import TermsAcceptance, User
 
@@ -19,10 +17,3 @@ def accept_terms(*, user: User, address: str | None) -> None:
         TermsAcceptance.objects.get_or_create(
             user=user, version=version, defaults={"address": address}
         )
-
-
-def target_after_sign_in(*, user: User, target: str) -> str:
-    """Where to go on to: the terms first, if they have not been accepted."""
-    if has_accepted_terms(user=user):
-        return target
-    return f"{reverse('accept-tos')}?{urlencode({'redirect_url': target})}"

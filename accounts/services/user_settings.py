@@ -185,7 +185,7 @@ def _is_echo(field: Field, value: Any, in_force: Any, set_by: str, *, only_news:
 
 
 def _held(row: UserSettings | OrganizationSettings) -> dict[str, Any]:
-    return row.values | row.secrets
+    return {**row.values, **row.secrets}
 
 
 def merged(own: UserSettings | None, shared: OrganizationSettings | None) -> Effective:

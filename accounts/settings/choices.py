@@ -16,4 +16,4 @@ class SecurityAnalyzer(TextChoices):
 
     LLM = "llm", "The model"
     PATTERN = "pattern", "A list of patterns"
-    NONE = "none", "Nobody: it asks first"
+    NONE = "none", "Nobody: it asks before everything"

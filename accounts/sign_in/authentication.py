@@ -1,6 +1,7 @@
 """How a request says who it is: the session cookie, an API key, an e-mail and password."""
 
 import logging
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -14,7 +15,7 @@ from rest_framework.request import Request
 from accounts import limits, services
 from accounts.models import ApiKey, User
 from accounts.oidc import providers, tokens
-from accounts.services import identity
+from accounts.services import access_tokens
 from accounts.sign_in import session_gate
 from lib.problems import Problem
 
@@ -79,7 +80,7 @@ class AccessTokenAuthentication(authentication.BaseAuthentication):
         if token.startswith("oh_") or token.count(".") != 2:
             return None
         try:
-            return identity.authenticate_access_token(token)
+            return access_tokens.authenticate_access_token(token)
         except tokens.BadToken as error:
             log.info("an access token is not believed: %s", error)
             raise exceptions.AuthenticationFailed("This access token is not valid.") from error
@@ -112,7 +113,7 @@ def user_of_scope(scope: dict[str, Any]) -> User | AnonymousUser:
     ):
         try:
             if not token.startswith("oh_") and token.count(".") == 2:
-                return identity.authenticate_access_token(token)[0]
+                return access_tokens.authenticate_access_token(token)[0]
             address = (scope.get("client") or ("", 0))[0]
             return services.authenticate_api_key(token, address=address).user
         except (services.InvalidKey, tokens.BadToken, providers.ProviderUnavailable):
@@ -124,7 +125,7 @@ def user_of_scope(scope: dict[str, Any]) -> User | AnonymousUser:
     return session_gate.user_of(request)
 
 
-def bearer_token(headers: Any) -> str:
+def bearer_token(headers: Mapping[str, str]) -> str:
     """The token of a request's ``Authorization: Bearer`` or ``X-API-Key`` header, or nothing."""
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":

@@ -9,7 +9,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
 from accounts.oidc import providers, tokens
-from accounts.services import identity
+from accounts.services import identity_providers, provider_sessions
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +21,11 @@ log = logging.getLogger(__name__)
 def back_channel_logout(request: HttpRequest, slug: str) -> JsonResponse:
     """End the sessions that the token names. 200 also when there are none (2.8); 400 for a bad token."""
     try:
-        provider = identity.find_provider(slug=slug)
-    except identity.UnknownProvider as error:
+        provider = identity_providers.find_provider(slug=slug)
+    except identity_providers.UnknownProvider as error:
         raise Http404 from error
     try:
-        ended = identity.end_by_logout_token(
+        ended = provider_sessions.end_by_logout_token(
             provider=provider, token=request.POST.get("logout_token", "")
         )
     except tokens.BadToken as error:

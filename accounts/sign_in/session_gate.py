@@ -1,25 +1,33 @@
-"""Who a browser's session belongs to: asked of the database at every request and by every open socket.
+"""The gate of browser sessions: the user of each request and socket, and the beginning and end of sessions.
 
 Django's own check (user active, password unchanged) comes first. Then the ``UserSession`` that the session
 names must not have ended, and a session that an identity provider vouched for must still be vouched for.
+The database is asked at every request and by every open socket.
 """
 
 import ipaddress
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, get_user
 from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.db.models.signals import post_save
 from django.dispatch import receiver
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils.functional import SimpleLazyObject
+from django.utils.http import urlencode
 
+from accounts import limits
 from accounts.models import User, UserSession
-from accounts.services import identity, sessions
+from accounts.requests import SessionRequest
+from accounts.services import provider_sessions, sessions, terms
+from accounts.services.audit import Actor, acting
 
 MOVED_BACKENDS = {
     "accounts.authentication.EmailBackend": "accounts.sign_in.authentication.EmailBackend",
@@ -40,20 +48,21 @@ def user_of(request: HttpRequest) -> User | AnonymousUser:
     if session is None:
         request.session.flush()
         return AnonymousUser()
-    state = identity.keep_vouched_for(session=session)
-    if state is not identity.Vouching.GOOD:
-        if state is identity.Vouching.ENDED:
+    state = provider_sessions.keep_vouched_for(session=session)
+    if state is not provider_sessions.Vouching.GOOD:
+        if state is provider_sessions.Vouching.ENDED:
             request.session.flush()
         return AnonymousUser()
-    request.user_session = session  # type: ignore[attr-defined]
+    cast("SessionRequest", request).user_session = session
     user.came_by = session
     return user
 
 
-def _cached_user(request: HttpRequest) -> Any:
-    if not hasattr(request, "_session_user"):
-        request._session_user = user_of(request)  # type: ignore[attr-defined]  # noqa: SLF001
-    return request._session_user  # type: ignore[attr-defined]  # noqa: SLF001
+def _cached_user(request: HttpRequest) -> User | AnonymousUser:
+    found = cast("SessionRequest", request)
+    if not hasattr(found, "session_user"):
+        found.session_user = user_of(found)
+    return found.session_user
 
 
 _cached_user_from_async = sync_to_async(_cached_user)
@@ -63,13 +72,48 @@ class SessionUserMiddleware(AuthenticationMiddleware):
     """``request.user`` as ``user_of`` has it, looked up when it is first asked for."""
 
     def process_request(self, request: HttpRequest) -> None:
-        request.user = SimpleLazyObject(lambda: _cached_user(request))  # type: ignore[assignment]
+        request.user = cast("User", SimpleLazyObject(partial(_cached_user, request)))
         request.auser = partial(_cached_user_from_async, request)
+
+
+class Acting:
+    """Middleware that names the audit log's actor for the length of a request."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        address = limits.client_address(request)[:45]
+        with acting(partial(_actor_of, request, address)):
+            return self.get_response(request)
+
+
+def _actor_of(request: HttpRequest, address: str) -> Actor:
+    """Return the person, key or service account that a request was authenticated as by now.
+
+    DRF puts the user and the key that it finds on Django's request too.
+    """
+    user: Any = getattr(request, "user", None)
+    if user is None or not user.is_authenticated:
+        return Actor("anonymous", address=address)
+    key = getattr(request, "auth", None)
+    if prefix := getattr(key, "prefix", ""):
+        kind = "service_account" if getattr(user, "is_service_account", False) else "key"
+        name = f"{prefix} of {user}"[:254]
+        return Actor(kind, id=str(getattr(key, "pk", "")), name=name, address=address)
+    return Actor("person", id=str(user.pk), name=user.email[:254], address=address)
+
+
+def target_after_sign_in(user: User, target: str) -> str:
+    """Return the path to go to after a sign-in: the terms first, if there are any that are not accepted."""
+    if not settings.TERMS_VERSION or terms.has_accepted_terms(user=user):
+        return target
+    return f"{reverse('accept-tos')}?{urlencode({'redirect_url': target})}"
 
 
 @receiver(user_logged_in)
 def begin(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
-    """Every sign-in, by whichever door, gets its row; the one this browser had before ends."""
+    """Begin the row of every sign-in, and end the one that this browser had before."""
     if _end_named(request, "signed in again"):
         request.session.cycle_key()  # Django keeps the id where the same person signs in anew
     session = sessions.begin_session(
@@ -78,18 +122,20 @@ def begin(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
         user_agent=request.META.get("HTTP_USER_AGENT", "").replace("\0", ""),
     )
     request.session[sessions.SESSION_KEY] = str(session.pk)
-    request.user_session = session  # type: ignore[attr-defined]
+    cast("SessionRequest", request).user_session = session
 
 
 @receiver(user_logged_out)
 def end(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
-    """Signing out ends the row, and with it a copy of the cookie and the sockets."""
+    """End the row of a session that is signed out, and with it copies of the cookie and the sockets."""
     _end_named(request, "signed out")
+    if isinstance(user, User):
+        sessions.record_sign_in(action="sign_in.ended", user=user)
 
 
 @receiver(post_save, sender=User)
 def wake_on_new_password(sender: Any, instance: User, created: bool, **kwargs: Any) -> None:  # noqa: FBT001
-    """Whose password changes is signed out elsewhere, by Django's own check; sockets are made to ask at once."""
+    """Wake the sockets of a user whose password changed; Django's own check ends the other sessions."""
     if not created and getattr(instance, "_password", None) is not None:  # set until save() returns
         sessions.announce_access_change(user_id=instance.pk)
 

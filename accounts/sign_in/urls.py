@@ -2,11 +2,11 @@
 
 from django.urls import path
 
-from accounts.sign_in import back_channel, provider_pages
+from accounts.sign_in import back_channel, flows, provider_pages
 
 urlpatterns = [
-    path("oidc/<slug:slug>/sign-in", provider_pages.sign_in, name="oidc-sign-in"),
-    path("oidc/<slug:slug>/callback", provider_pages.callback, name="oidc-callback"),
+    path("oidc/<slug:slug>/sign-in", flows.sign_in, name="oidc-sign-in"),
+    path("oidc/<slug:slug>/callback", flows.callback, name="oidc-callback"),
     path(
         "oidc/<slug:slug>/back-channel-logout",
         back_channel.back_channel_logout,

@@ -4,7 +4,7 @@ from typing import Any
 
 from django import template
 
-from accounts.services import identity
+from accounts.services import identity_providers
 
 register = template.Library()
 # In this order: most browsers name others too.
@@ -42,4 +42,4 @@ def browser(user_agent: str) -> str:
 @register.inclusion_tag("accounts/_providers.html")
 def provider_buttons(target: str = "") -> dict[str, Any]:
     """A button for each provider that one may sign in with."""
-    return {"providers": identity.enabled_providers(), "next": target}
+    return {"providers": identity_providers.enabled_providers(), "next": target}

@@ -3,8 +3,7 @@
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.http import HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
@@ -12,43 +11,49 @@ from accounts import limits
 from accounts.active import active_organization
 from accounts.models import DeviceGrant, Organization
 from accounts.permissions import permissions_in
+from accounts.requests import AuthenticatedRequest
 from accounts.services import devices
+from accounts.web.forms.people import DeviceForm, UserCodeForm
 from accounts.web.pages import SCOPE_WORDS
+from lib.forms import render_form
 from lib.problems import Problem
 
 
 @login_required
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
-def device(request: HttpRequest) -> HttpResponse:
+def device(request: AuthenticatedRequest) -> HttpResponse:
     """Enter a code, see who asks for what, approve or deny by a button; opening the page approves nothing."""
-    user: Any = request.user
-    form = request.POST if request.method == "POST" else request.GET
-    code = form.get("user_code", "").strip()[:40]
-    if not code:
-        return render(request, "accounts/device.html")
-    decision = request.POST.get("decision", "")
-    try:
-        limits.check_user_code(request, str(user.pk))
-        if decision == "deny":
-            grant = devices.deny_device(user_code=code, user=user)
-            return render(request, "accounts/device.html", {"denied": grant})
-        grant = devices.find_device_grant(code)
-    except Problem as refusal:
-        context = {"error": refusal.detail, "code": code}
-        return _answer(request, context, refusal)
-    if decision != "approve":
-        return _answer(request, _question(request, grant, code))
-    try:
-        organization = active_organization(request, request.POST.get("organization"))
-        grant = devices.approve_device(user_code=code, user=user, organization=organization)
-    except Problem as refusal:
-        context = _question(request, grant, code) | {"error": refusal.detail}
-        return _answer(request, context, refusal)
-    return render(request, "accounts/device.html", {"approved": grant})
+    form: UserCodeForm
+    if request.method == "POST":
+        form = DeviceForm(request.POST)
+    else:
+        form = UserCodeForm(request.GET if "user_code" in request.GET else None)
+    context: dict[str, Any] = {}
+    if form.is_valid():
+        try:
+            _decide(request, form.cleaned_data, context)
+        except Problem as refusal:
+            form.refuse(refusal)
+    return render_form(request, "accounts/device.html", form, context)
 
 
-def _question(request: HttpRequest, grant: DeviceGrant, code: str) -> dict[str, Any]:
+def _decide(request: AuthenticatedRequest, data: dict[str, Any], context: dict[str, Any]) -> None:
+    """Carry out the decision and add the page's context, also that of a decision which is refused."""
+    code, decision = data["user_code"], data.get("decision")
+    limits.check_user_code(request, str(request.user.pk))
+    if decision == "deny":
+        context["denied"] = devices.deny_device(user_code=code, user=request.user)
+        return
+    context |= _question(request, devices.find_device_grant(code), code)
+    if decision == "approve":
+        organization = active_organization(request, data["organization"])
+        context["approved"] = devices.approve_device(
+            user_code=code, user=request.user, organization=organization
+        )
+
+
+def _question(request: AuthenticatedRequest, grant: DeviceGrant, code: str) -> dict[str, Any]:
     """What is asked, and in which organizations the person may say yes."""
     visible = Organization.objects.visible_to(request.user).filter(suspended_at=None)
     choices = [
@@ -64,13 +69,3 @@ def _question(request: HttpRequest, grant: DeviceGrant, code: str) -> dict[str, 
         "scopes": [(name, SCOPE_WORDS.get(name, name)) for name in grant.scopes],
         "days": devices.KEY_DAYS,
     }
-
-
-def _answer(
-    request: HttpRequest, context: dict[str, Any], refusal: Problem | None = None
-) -> HttpResponse:
-    status = refusal.status if refusal else 200
-    response = render(request, "accounts/device.html", context, status=status)
-    if refusal and "retry_after" in refusal.extra:
-        response.headers["Retry-After"] = str(refusal.extra["retry_after"])
-    return response

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
@@ -14,70 +14,72 @@ from django.views.decorators.http import require_http_methods, require_POST
 from accounts import active
 from accounts.models import Invitation, Membership, Organization, ServiceAccount
 from accounts.permissions import permissions_in, require
+from accounts.requests import AuthenticatedRequest
 from accounts.roles import RANKS
 from accounts.services import organizations as verbs
+from accounts.web.forms.organizations import (
+    InvitationForm,
+    InviteForm,
+    MemberForm,
+    OrganizationForm,
+    RoleForm,
+)
+from lib.forms import PageForm, render_form
 from lib.problems import Problem
 
 LISTED = 500
 
 
-class BadForm(Problem):
-    """A form that no page of ours sends."""
-
-    code = "bad-form"
-    sentence = "This form cannot be used as it is. Load the page again."
-
-
 @login_required
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
-def organizations(request: HttpRequest) -> HttpResponse:
+def organizations(request: AuthenticatedRequest) -> HttpResponse:
     """The organizations one belongs to, which of them one works in, and a form for another."""
-    context: dict[str, Any] = {}
-    status = 200
-    if request.method == "POST":
+    form = OrganizationForm(request.POST if request.method == "POST" else None)
+    if form.is_valid():
         try:
-            made = verbs.create_organization(user=request.user, name=request.POST.get("name", ""))
+            made = verbs.create_organization(user=request.user, name=form.cleaned_data["name"])
             messages.success(request, f"“{made.name}” is made. You own it.")
             return redirect("organization", organization_id=made.pk)
         except Problem as refusal:
-            context = {"error": refusal.detail, "name": request.POST.get("name", "")}
-            status = refusal.status
+            form.refuse(refusal)
     rows = request.user.memberships.select_related("organization").order_by("created_at")
-    context |= {"memberships": rows, "active": active.active_organization(request)}
-    return render(request, "accounts/organizations.html", context, status=status)
+    context = {"memberships": rows, "active": active.active_organization(request)}
+    return render_form(request, "accounts/organizations.html", form, context)
 
 
 @login_required
 @never_cache
 @require_http_methods(["GET", "HEAD"])
-def organization(request: HttpRequest, organization_id: UUID) -> HttpResponse:
+def organization(request: AuthenticatedRequest, organization_id: UUID) -> HttpResponse:
     """One organization: who belongs to it, who is invited, and what one may do about it."""
-    return _shown(request, _found(request, organization_id))
+    return _shown(request, _found(request, organization_id), PageForm())
 
 
 @login_required
 @never_cache
 @require_POST
-def act(request: HttpRequest, organization_id: UUID, action: str) -> HttpResponse:
+def act(request: AuthenticatedRequest, organization_id: UUID, action: str) -> HttpResponse:
     """Carry out one of ``ACTIONS``; a refusal shows the page again with its sentence."""
     found = _found(request, organization_id)
-    verb = ACTIONS.get(action)
-    if verb is None:
+    if action not in ACTIONS:
         raise Http404
-    permission, carry_out = verb
+    permission, form_class, carry_out = ACTIONS[action]
+    form = form_class(request.POST)
     try:
         require(request.user, found.pk, permission)
-        answer = carry_out(request, found)
+        if form.is_valid():
+            answer = carry_out(request, found, form.cleaned_data)
+            return answer or redirect("organization", organization_id=found.pk)
     except Problem as refusal:
-        return _shown(request, found, error=refusal.detail, status=refusal.status)
-    return answer or redirect("organization", organization_id=found.pk)
+        form.refuse(refusal)
+    return _shown(request, found, form)
 
 
 @login_required
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
-def invitation(request: HttpRequest, link: str) -> HttpResponse:
+def invitation(request: AuthenticatedRequest, link: str) -> HttpResponse:
     """What an invitation's link leads to; the button joins, opening the page does not."""
     try:
         found = verbs.find_invitation(link)
@@ -92,22 +94,30 @@ def invitation(request: HttpRequest, link: str) -> HttpResponse:
     return render(request, "accounts/invitation.html", {"invitation": found})
 
 
-def _found(request: HttpRequest, organization_id: UUID) -> Organization:
+def _found(request: AuthenticatedRequest, organization_id: UUID) -> Organization:
     return get_object_or_404(Organization.objects.visible_to(request.user), pk=organization_id)
 
 
 def _shown(
-    request: HttpRequest, found: Organization, *, status: int = 200, **context: Any
+    request: AuthenticatedRequest,
+    found: Organization,
+    form: PageForm,
+    *,
+    status: int = 200,
+    **context: Any,
 ) -> HttpResponse:
+    """Render the page; ``form`` is the one that was sent, whose errors and values are shown."""
     held = permissions_in(request.user, found.pk)
-    user: Any = request.user
-    own = Membership.objects.filter(organization=found, user_id=user.pk).first()
+    own = Membership.objects.filter(organization=found, user_id=request.user.pk).first()
+    is_rename, is_invite = isinstance(form, OrganizationForm), isinstance(form, InviteForm)
     context |= {
         "organization": found,
         "own": own,
         "may": {name.replace(".", "_") for name in held},
         "roles": _roles_up_to(own),
         "is_active": active.active_organization(request).pk == found.pk,
+        "rename": form if is_rename else OrganizationForm(initial={"name": found.name}),
+        "invite": form if is_invite else InviteForm(),
     }
     if "members.view" in held:
         members = found.memberships.select_related("user", "user__service_account")
@@ -118,7 +128,7 @@ def _shown(
     if "service_accounts.view" in held:
         programs = ServiceAccount.objects.visible_to(request.user).filter(organization=found)
         context["programs"] = programs.filter(revoked_at=None).order_by("-created_at")[:LISTED]
-    return render(request, "accounts/organization.html", context, status=status)
+    return render_form(request, "accounts/organization.html", form, context, status=status)
 
 
 def _roles_up_to(own: Membership | None) -> list[tuple[str, str]]:
@@ -130,89 +140,65 @@ def _roles_up_to(own: Membership | None) -> list[tuple[str, str]]:
 # --- What the forms do --------------------------------------------------------------
 
 
-def _member_of(request: HttpRequest) -> UUID:
-    try:
-        return UUID(request.POST.get("member", ""))
-    except ValueError as error:
-        raise BadForm from error
+Data = dict[str, Any]
 
 
-def _role_of(request: HttpRequest) -> str:
-    role = request.POST.get("role", "")
-    if role not in Membership.Role.values:
-        raise BadForm
-    return role
-
-
-def _rename(request: HttpRequest, found: Organization) -> None:
-    verbs.rename_organization(organization=found, name=request.POST.get("name", ""))
+def _rename(request: AuthenticatedRequest, found: Organization, data: Data) -> None:
+    verbs.rename_organization(organization=found, name=data["name"])
     messages.success(request, "Renamed.")
 
 
-def _switch(request: HttpRequest, found: Organization) -> HttpResponse:
+def _switch(request: AuthenticatedRequest, found: Organization, _data: Data) -> HttpResponse:
     active.choose(request, found)
     messages.success(request, f"You work in “{found.name}” now.")
     return redirect("organizations")
 
 
-def _invite(request: HttpRequest, found: Organization) -> HttpResponse:
-    numbers = [request.POST.get(name, "") for name in ("days", "max_uses")]
-    if not all(text.isascii() and text.isdigit() and len(text) < 5 for text in numbers):
-        raise BadForm
-    made, link = verbs.invite(
-        organization=found,
-        by=request.user,
-        role=_role_of(request),
-        email=request.POST.get("email", ""),
-        days=int(numbers[0]),
-        max_uses=int(numbers[1]),
-    )
+def _invite(request: AuthenticatedRequest, found: Organization, data: Data) -> HttpResponse:
+    made, link = verbs.invite(organization=found, by=request.user, **data)
     mailed = verbs.mail_invitation(invitation=made, link=link)
-    return _shown(request, found, status=201, made=made, link=link, mailed=mailed)
+    return _shown(request, found, PageForm(), status=201, made=made, link=link, mailed=mailed)
 
 
-def _take_back(request: HttpRequest, found: Organization) -> None:
+def _take_back(request: AuthenticatedRequest, found: Organization, data: Data) -> None:
     rows = Invitation.objects.visible_to(request.user).filter(organization=found)
-    try:
-        wanted = UUID(request.POST.get("invitation", ""))
-    except ValueError as error:
-        raise BadForm from error
-    row = get_object_or_404(rows.select_related("organization"), pk=wanted)
+    row = get_object_or_404(rows.select_related("organization"), pk=data["invitation"])
     verbs.revoke_invitation(invitation=row)
     messages.success(request, "The invitation is taken back.")
 
 
-def _role(request: HttpRequest, found: Organization) -> None:
+def _role(request: AuthenticatedRequest, found: Organization, data: Data) -> None:
     verbs.change_role(
-        organization=found, by=request.user, user_id=_member_of(request), role=_role_of(request)
+        organization=found, by=request.user, user_id=data["member"], role=data["role"]
     )
     messages.success(request, "The role is changed.")
 
 
-def _remove(request: HttpRequest, found: Organization) -> None:
-    verbs.remove_member(organization=found, by=request.user, user_id=_member_of(request))
+def _remove(request: AuthenticatedRequest, found: Organization, data: Data) -> None:
+    verbs.remove_member(organization=found, by=request.user, user_id=data["member"])
     messages.success(request, "Removed. Keys and open windows of this member stopped working here.")
 
 
-def _leave(request: HttpRequest, found: Organization) -> HttpResponse:
+def _leave(request: AuthenticatedRequest, found: Organization, _data: Data) -> HttpResponse:
     verbs.leave_organization(organization=found, user=request.user)
     messages.success(request, f"You left “{found.name}”.")
     return redirect("organizations")
 
 
-def _transfer(request: HttpRequest, found: Organization) -> None:
-    verbs.transfer_organization(organization=found, by=request.user, user_id=_member_of(request))
+def _transfer(request: AuthenticatedRequest, found: Organization, data: Data) -> None:
+    verbs.transfer_organization(organization=found, by=request.user, user_id=data["member"])
     messages.success(request, "Handed over. You are an admin now.")
 
 
-ACTIONS: dict[str, tuple[str, Callable[[HttpRequest, Organization], HttpResponse | None]]] = {
-    "rename": ("organization.edit", _rename),
-    "switch": ("organization.view", _switch),
-    "invite": ("invitations.edit", _invite),
-    "take-back": ("invitations.edit", _take_back),
-    "role": ("members.edit", _role),
-    "remove": ("members.edit", _remove),
-    "leave": ("organization.leave", _leave),
-    "transfer": ("organization.transfer", _transfer),
+Act = Callable[[AuthenticatedRequest, Organization, Data], HttpResponse | None]
+ACTIONS: dict[str, tuple[str, type[PageForm], Act]] = {
+    "rename": ("organization.edit", OrganizationForm, _rename),
+    "switch": ("organization.view", PageForm, _switch),
+    "invite": ("invitations.edit", InviteForm, _invite),
+    "take-back": ("invitations.edit", InvitationForm, _take_back),
+    "role": ("members.edit", RoleForm, _role),
+    "remove": ("members.edit", MemberForm, _remove),
+    "leave": ("organization.leave", PageForm, _leave),
+    "transfer": ("organization.transfer", MemberForm, _transfer),
 }
-"""What a form may ask for: the permission it needs, and how it is done."""
+"""What the page's forms do: the permission that an action needs, its form, and how it is done."""

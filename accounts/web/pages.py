@@ -15,11 +15,14 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts import limits, permissions, services
 from accounts.active import active_organization
-from accounts.models import ApiKey
-from accounts.roles import READING
-from accounts.services import passwords, terms
+from accounts.models import ApiKey, User
+from accounts.requests import AuthenticatedRequest
+from accounts.services import passwords
 from accounts.sign_in import provider_pages as oidc_pages
-from accounts.sign_in import second_step
+from accounts.sign_in import second_step, session_gate
+from accounts.web.forms.api_keys import KeyForm
+from accounts.web.forms.people import WRONG_PAIR, NextForm, PasswordForm, SetupForm, SignInForm
+from lib.forms import render_form
 from lib.problems import Problem
 
 BACKEND = settings.AUTHENTICATION_BACKENDS[0]
@@ -66,9 +69,9 @@ SCOPE_WORDS = {
 }
 
 
-def safe_next(request: HttpRequest) -> str:
-    """Where to go after signing in: the ``next`` that was asked for if it is on this site, else home."""
-    wanted = request.POST.get("next", request.GET.get("next", ""))
+def safe_next(request: HttpRequest, form: NextForm | None = None) -> str:
+    """Return the page to go on to: ``next`` of the form or the address if it is on this site, else home."""
+    wanted = (form and form["next"].value()) or NextForm(request.GET)["next"].value()
     is_ours = url_has_allowed_host_and_scheme(
         wanted, allowed_hosts={request.get_host()}, require_https=request.is_secure()
     )
@@ -79,50 +82,43 @@ def safe_next(request: HttpRequest) -> str:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def sign_in(request: HttpRequest) -> HttpResponse:
-    """E-mail and password; a session gets a new id when somebody signs in."""
-    target = safe_next(request)
-    if request.method != "POST":
+    """Sign in by e-mail address and password; the session gets a new id."""
+    form = SignInForm(request.POST if request.method == "POST" else None)
+    target = safe_next(request, form)
+    if not form.is_bound:
         if request.user.is_authenticated:
             return redirect(target)
-        has_administrator = services.has_administrator()
-        return render(
-            request,
-            "accounts/sign_in.html",
-            {
-                "next": target,
-                "nobody_yet": not has_administrator,
-                "is_invited": "/invitations/" in target,
-            },
-        )
-    email = request.POST.get("email", "").strip()
-    try:
-        limits.check_sign_in(request, email)
-    except limits.TooManyAttempts as refusal:
-        return _sign_in_again(request, target, email, refusal.detail, refusal)
-    user = authenticate(request, username=email, password=request.POST.get("password", ""))
+        context = {
+            "next": target,
+            "nobody_yet": not services.has_administrator(),
+            "is_invited": "/invitations/" in target,
+        }
+        return render_form(request, "accounts/sign_in.html", form, context)
+    user = _authenticated(request, form)
     if user is None:
-        sentence = "This e-mail address and password do not belong together."
-        return _sign_in_again(request, target, email, sentence)
+        return render_form(request, "accounts/sign_in.html", form, {"next": target})
     if second_step.is_needed(user):
         second_step.wait(request, user, target=target)
         return redirect("sign-in-second-factor")
     login(request, user)
-    return redirect(terms.target_after_sign_in(user=user, target=target))
+    return redirect(session_gate.target_after_sign_in(user, target))
 
 
-def _sign_in_again(
-    request: HttpRequest,
-    target: str,
-    email: str,
-    sentence: str,
-    refusal: Problem | None = None,
-) -> HttpResponse:
-    context = {"next": target, "email": email, "error": sentence}
-    status = refusal.status if refusal else 422
-    response = render(request, "accounts/sign_in.html", context, status=status)
-    if refusal and "retry_after" in refusal.extra:
-        response.headers["Retry-After"] = str(refusal.extra["retry_after"])
-    return response
+def _authenticated(request: HttpRequest, form: SignInForm) -> User | None:
+    """Return the user whose password this is; otherwise add the reason to the form."""
+    if not form.is_valid():
+        return None
+    email, password = form.cleaned_data["email"], form.cleaned_data["password"]
+    try:
+        limits.check_sign_in(request, email)
+    except limits.TooManyAttempts as refusal:
+        form.refuse(refusal)
+        return None
+    user = authenticate(request, username=email, password=password)
+    if isinstance(user, User):
+        return user
+    form.add_error(None, WRONG_PAIR)
+    return None
 
 
 @require_POST
@@ -138,127 +134,80 @@ def setup(request: HttpRequest, token: str) -> HttpResponse:
     """The one-time link by which the first administrator makes an account and is signed in."""
     try:
         link = services.find_setup_link(token)
-        if request.method != "POST":
-            return render(request, "accounts/setup.html", {"email": link.email})
-        limits.check_sign_in(request, f"setup {link.pk}")
-        user = services.use_setup_link(
-            token=token,
-            email=request.POST.get("email", ""),
-            password=request.POST.get("password", ""),
-            name=request.POST.get("name", "").strip()[:120],
+        form = SetupForm(
+            request.POST if request.method == "POST" else None, initial={"email": link.email}
         )
+        if form.is_valid():
+            limits.check_sign_in(request, f"setup {link.pk}")
+            user = services.use_setup_link(token=token, **form.cleaned_data)
+            login(request, user, backend=BACKEND)
+            return redirect("home")
     except services.InvalidSetupLink as refusal:
         return render(request, "accounts/setup_used.html", {"sentence": refusal.detail}, status=404)
     except Problem as refusal:
-        context = {
-            "email": request.POST.get("email", ""),
-            "name": request.POST.get("name", ""),
-            "error": refusal.detail,
-        }
-        return render(request, "accounts/setup.html", context, status=refusal.status)
-    login(request, user, backend=BACKEND)
-    return redirect("home")
+        form.refuse(refusal)
+    return render_form(request, "accounts/setup.html", form)
 
 
 @sensitive_post_parameters("current", "new")
 @login_required
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
-def account(request: HttpRequest) -> HttpResponse:
+def account(request: AuthenticatedRequest) -> HttpResponse:
     """Who is signed in, how the pages look, and a new password."""
-    context: dict[str, Any] = {}
-    status = 200
-    if request.method == "POST":
+    form = PasswordForm(request.POST if request.method == "POST" else None)
+    if form.is_valid():
         try:
-            _change_password(request)
+            _change_password(request, **form.cleaned_data)
             return redirect("settings")
         except Problem as refusal:
-            context["error"], status = refusal.detail, refusal.status
+            form.refuse(refusal)
     memberships = request.user.memberships.select_related("organization").order_by("created_at")
-    context["memberships"] = memberships
-    return render(request, "accounts/account.html", context, status=status)
+    return render_form(request, "accounts/account.html", form, {"memberships": memberships})
 
 
-def _change_password(request: HttpRequest) -> None:
-    user: Any = request.user
-    limits.check_sign_in(request, user.email)
-    passwords.change_password(
-        user=user,
-        current=request.POST.get("current", ""),
-        new=request.POST.get("new", ""),
-        keep=getattr(getattr(request, "user_session", None), "pk", None),
-    )
-    update_session_auth_hash(request, user)
+def _change_password(request: AuthenticatedRequest, *, current: str, new: str) -> None:
+    limits.check_sign_in(request, request.user.email)
+    keep = getattr(getattr(request, "user_session", None), "pk", None)
+    passwords.change_password(user=request.user, current=current, new=new, keep=keep)
+    update_session_auth_hash(request, request.user)
     messages.success(request, "Your password is changed. Your other browsers are signed out.")
 
 
 @login_required
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
-def api_keys(request: HttpRequest) -> HttpResponse:
-    """The user's keys; a new one is in the answer to the form and nowhere else."""
+def api_keys(request: AuthenticatedRequest) -> HttpResponse:
+    """The user's keys; the page that answers the form is the only one that shows a new key."""
     organization = active_organization(request)
     allowed = permissions.permissions_in(request.user, organization.pk)
     permissions.require(request.user, organization.pk, "api_keys.view")
-    context: dict[str, Any] = {"days": 90, "access": "full"}
+    scopes = [(name, SCOPE_WORDS.get(name, name)) for name in sorted(allowed)]
+    form = KeyForm(request.POST if request.method == "POST" else None, scopes=scopes)
+    context: dict[str, Any] = {}
     status = 200
-    if request.method == "POST":
-        context |= {name: request.POST.get(name, "") for name in ("name", "days", "access")}
-        context["chosen"] = request.POST.getlist("scope")
+    if form.is_bound:
         try:
             permissions.require(request.user, organization.pk, "api_keys.edit")
-            wanted = _wanted_key(context, allowed)
-            key, plain = services.issue_api_key(
-                user=request.user, organization=organization, **wanted
-            )
-            context = {"days": 90, "access": "full", "new_key": key, "plain": plain}
-            status = 201
+            if form.is_valid():
+                context["new_key"], context["plain"] = services.issue_api_key(
+                    user=request.user,
+                    organization=organization,
+                    name=form.cleaned_data["name"],
+                    days=form.cleaned_data["days"],
+                    scopes=form.wanted_scopes(),
+                )
+                form, status = KeyForm(scopes=scopes), 201
         except Problem as refusal:
-            context["error"], status = refusal.detail, refusal.status
+            form.refuse(refusal)
     keys = ApiKey.objects.visible_to(request.user).select_related("organization")
-    scopes = [(name, SCOPE_WORDS.get(name, name)) for name in sorted(allowed)]
-    context |= {
-        "keys": keys.order_by("-created_at")[:200],
-        "scopes": scopes,
-        "max_days": settings.API_KEY_MAX_DAYS,
-        "public_url": settings.PUBLIC_URL,
-    }
-    return render(request, "accounts/api_keys.html", context, status=status)
-
-
-class IncompleteKey(Problem):
-    """The form for a key lacks something; ``detail`` says what."""
-
-    status = 422
-    code = "incomplete-key"
-
-
-def _wanted_key(form: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
-    name = form["name"].strip()
-    if not name or len(name) > 80 or not name.isprintable():
-        raise IncompleteKey(
-            "Give the key a name of up to 80 characters, so that you know it again."
-        )
-    days = form["days"]
-    if (
-        not days.isascii()
-        or not days.isdigit()
-        or not 1 <= int(days[:6]) <= settings.API_KEY_MAX_DAYS
-    ):
-        raise IncompleteKey(f"A key lives 1 to {settings.API_KEY_MAX_DAYS} days.")
-    scopes: set[str] = set()
-    if form["access"] == "read":
-        scopes = READING & allowed
-    elif form["access"] == "custom":
-        scopes = set(form["chosen"]) & allowed
-        if not scopes:
-            raise IncompleteKey("Choose at least one thing that the key may do.")
-    return {"name": name, "days": int(days), "scopes": sorted(scopes)}
+    context |= {"keys": keys.order_by("-created_at")[:200], "public_url": settings.PUBLIC_URL}
+    return render_form(request, "accounts/api_keys.html", form, context, status=status)
 
 
 @login_required
 @require_POST
-def revoke_api_key(request: HttpRequest, key_id: str) -> HttpResponse:
+def revoke_api_key(request: AuthenticatedRequest, key_id: str) -> HttpResponse:
     """End one of the user's keys."""
     key = get_object_or_404(ApiKey.objects.visible_to(request.user), pk=key_id)
     permissions.require(request.user, key.organization_id, "api_keys.edit")

@@ -101,7 +101,8 @@ def _is_request(message: Json) -> bool:
 def _turn_number(messages: list[Json], start: int | None) -> int:
     """One for the first request, two for the next, …: follow-ups write a file of their own."""
     before = messages[: start or 0]
-    return 1 + sum(message["role"] == "user" and _is_request(message) for message in before)
+    requests = [m for m in before if m["role"] == "user" and _is_request(m)]
+    return 1 + len(requests)
 
 
 def _results(messages: list[Json]) -> dict[int, str]:

@@ -13,6 +13,7 @@ from rest_framework.response import Response
 from accounts import services
 from accounts.api.v1.settings import InActiveOrganization
 from accounts.models import ApiKey
+from accounts.requests import ApiRequest
 from compat.accounts.views import MESSAGE
 from lib.problems import Problem
 
@@ -38,7 +39,7 @@ class NoModelKey(Problem):
     )
 
 
-class CompatKeySerializer(serializers.ModelSerializer):
+class CompatKeySerializer(serializers.ModelSerializer[ApiKey]):
     """A key without its secret."""
 
     prefix = serializers.CharField(read_only=True)
@@ -58,7 +59,7 @@ class MadeCompatKeySerializer(CompatKeySerializer):
         fields = (*CompatKeySerializer.Meta.fields, "key")
 
 
-class NewCompatKeySerializer(serializers.Serializer):
+class NewCompatKeySerializer(serializers.Serializer[Any]):
     """A key to make."""
 
     name = serializers.CharField(max_length=80, required=False, allow_null=True)
@@ -74,7 +75,7 @@ class CompatKeysView(InActiveOrganization):
     permissions_by_action = {"get": "api_keys.view", "post": "api_keys.edit"}  # noqa: RUF012
 
     @extend_schema(operation_id="compat_keys_list", responses=CompatKeySerializer(many=True))
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """The keys, newest first."""
         rows = ApiKey.objects.visible_to(request.user).usable()
         rows = rows.filter(organization=self.organization()).order_by("-created_at")
@@ -85,9 +86,9 @@ class CompatKeysView(InActiveOrganization):
         request=NewCompatKeySerializer,
         responses=MadeCompatKeySerializer,
     )
-    def post(self, request: Request) -> Response:
+    def post(self, request: ApiRequest) -> Response:
         """Make a key; `key` is shown this once."""
-        user: Any = request.user
+        user = request.user
         organization = self.organization()
         wanted = self.body(NewCompatKeySerializer)
         ends = wanted.get("expires_at")
@@ -111,7 +112,7 @@ class CompatKeyView(InActiveOrganization):
     serializer_class = None
 
     @extend_schema(operation_id="compat_keys_destroy", responses=MESSAGE)
-    def delete(self, request: Request, pk: UUID) -> Response:
+    def delete(self, request: ApiRequest, pk: UUID) -> Response:
         """Revoke it."""
         rows = ApiKey.objects.visible_to(request.user).filter(organization=self.organization())
         services.revoke_api_key(key=get_object_or_404(rows, pk=pk))

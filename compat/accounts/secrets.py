@@ -10,24 +10,25 @@ from rest_framework.response import Response
 
 from accounts.api.v1.settings import InActiveOrganization
 from accounts.models import CustomSecret
+from accounts.requests import ApiRequest
 from accounts.services import custom_secrets
 from compat.accounts.views import MESSAGE
 
 
-class CompatSecretSerializer(serializers.Serializer):
+class CompatSecretSerializer(serializers.Serializer[Any]):
     """What is told of a secret."""
 
     name = serializers.CharField()
     description = serializers.CharField()
 
 
-class CompatSecretsSerializer(serializers.Serializer):
+class CompatSecretsSerializer(serializers.Serializer[Any]):
     """The caller's secrets."""
 
     custom_secrets = CompatSecretSerializer(many=True)
 
 
-class NewCompatSecretSerializer(serializers.Serializer):
+class NewCompatSecretSerializer(serializers.Serializer[Any]):
     """A secret to keep."""
 
     name = serializers.CharField(max_length=100)
@@ -39,7 +40,7 @@ class NewCompatSecretSerializer(serializers.Serializer):
     )
 
 
-class CompatSecretChangeSerializer(serializers.Serializer):
+class CompatSecretChangeSerializer(serializers.Serializer[Any]):
     """Another name or description; the value stays."""
 
     name = serializers.CharField(max_length=100)
@@ -64,7 +65,7 @@ class OwnSecrets(InActiveOrganization):
 
     def named(self, name: str) -> CustomSecret:
         """One of them; 404 without it."""
-        user: Any = self.request.user
+        user = self.request.user
         rows = CustomSecret.objects.visible_to(user)
         found: CustomSecret = get_object_or_404(
             rows, user=user, organization=self.organization(), name=name
@@ -80,9 +81,9 @@ class CompatSecretsView(OwnSecrets):
     permissions_by_action = {"get": "secrets.view", "post": "secrets.edit"}  # noqa: RUF012
 
     @extend_schema(operation_id="compat_secrets_list")
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """Names and descriptions; values are never told."""
-        user: Any = request.user
+        user = request.user
         organization = self.organization()
         rows = CustomSecret.objects.visible_to(user).filter(user=user, organization=organization)
         return Response(self.get_serializer({"custom_secrets": rows.order_by("name")}).data)
@@ -92,9 +93,9 @@ class CompatSecretsView(OwnSecrets):
         request=NewCompatSecretSerializer,
         responses={201: MESSAGE, 400: TAKEN},
     )
-    def post(self, request: Request) -> Response:
+    def post(self, request: ApiRequest) -> Response:
         """Keep a secret; 400 when its name is taken."""
-        user: Any = request.user
+        user = request.user
         organization = self.organization()
         wanted = self.body(NewCompatSecretSerializer)
         try:

@@ -19,7 +19,7 @@ from accounts.settings.fields import AGENTS, ANALYZERS
 STARTED = time.monotonic()
 
 
-class FeatureFlagsSerializer(serializers.Serializer):
+class FeatureFlagsSerializer(serializers.Serializer[Any]):
     """What parts of the client have something behind them."""
 
     ENABLE_BILLING = serializers.BooleanField()
@@ -29,7 +29,7 @@ class FeatureFlagsSerializer(serializers.Serializer):
     ENABLE_LINEAR = serializers.BooleanField()
 
 
-class CompatConfigSerializer(serializers.Serializer):
+class CompatConfigSerializer(serializers.Serializer[Any]):
     """What the web client needs to know before anybody signs in; absent keys do not apply."""
 
     APP_MODE = serializers.ChoiceField(["saas", "oss"])
@@ -43,7 +43,7 @@ class CompatConfigSerializer(serializers.Serializer):
 
 
 @extend_schema(tags=["compat"])
-class CompatConfigView(GenericAPIView):
+class CompatConfigView(GenericAPIView[Any]):
     """The web client's configuration."""
 
     permission = PUBLIC
@@ -76,7 +76,7 @@ NAMES = {"type": "array", "items": {"type": "string"}}
 
 
 @extend_schema(tags=["compat"])
-class CompatAgentsView(GenericAPIView):
+class CompatAgentsView(GenericAPIView[Any]):
     """Agents to choose from."""
 
     permission = "account.view"
@@ -89,7 +89,7 @@ class CompatAgentsView(GenericAPIView):
 
 
 @extend_schema(tags=["compat"])
-class CompatAnalyzersView(GenericAPIView):
+class CompatAnalyzersView(GenericAPIView[Any]):
     """Security analyzers to choose from."""
 
     permission = "account.view"
@@ -102,7 +102,7 @@ class CompatAnalyzersView(GenericAPIView):
 
 
 @extend_schema(tags=["compat"])
-class HealthView(GenericAPIView):
+class HealthView(GenericAPIView[Any]):
     """Whether this process answers."""
 
     permission = PUBLIC
@@ -115,7 +115,7 @@ class HealthView(GenericAPIView):
 
 
 @extend_schema(tags=["compat"])
-class SaasView(GenericAPIView):
+class SaasView(GenericAPIView[Any]):
     """In which mode clients present themselves."""
 
     permission = PUBLIC
@@ -131,7 +131,7 @@ class SaasView(GenericAPIView):
 
 
 @extend_schema(tags=["compat"])
-class ServerInfoView(GenericAPIView):
+class ServerInfoView(GenericAPIView[Any]):
     """What this process takes of its machine."""
 
     permission = PUBLIC

@@ -20,10 +20,9 @@ from rest_framework.response import Response
 
 from accounts.api.permissions import PUBLIC
 from accounts.models import ProviderSession, User
-from accounts.services import email, identity, terms
+from accounts.services import email, provider_sessions, terms
 from accounts.sign_in import flows
 from accounts.sign_in.authentication import SessionAuthentication
-from accounts.sign_in.provider_pages import callback
 from lib.problems import Problem
 
 MESSAGE = inline_serializer("Message", {"message": serializers.CharField()})
@@ -40,7 +39,7 @@ def _user(request: HttpRequest | Request) -> User:
 @require_GET
 def keycloak_callback(request: HttpRequest) -> HttpResponse:
     """Where existing installations have registered their Keycloak client to come back."""
-    return callback(request, flows.COMPAT_SLUG)
+    return flows.callback(request, flows.COMPAT_SLUG)
 
 
 @never_cache
@@ -57,7 +56,7 @@ class WithoutCsrf(SessionAuthentication):
         return
 
 
-class AuthenticateView(GenericAPIView):
+class AuthenticateView(GenericAPIView[Any]):
     """Whether the caller is signed in."""
 
     permission = PUBLIC
@@ -82,7 +81,7 @@ class AuthenticateView(GenericAPIView):
         return Response({"message": "User authenticated"})
 
 
-class LogoutView(GenericAPIView):
+class LogoutView(GenericAPIView[Any]):
     """The end of a session, here and at the provider."""
 
     permission = PUBLIC
@@ -96,17 +95,17 @@ class LogoutView(GenericAPIView):
             held = ProviderSession.objects.filter(session=session).first()
             auth.logout(request._request)  # noqa: SLF001
             if held:
-                identity.end_at_provider(held=held)
+                provider_sessions.end_at_provider(held=held)
         return Response({"message": "User logged out"})
 
 
-class RedirectUrlSerializer(serializers.Serializer):
+class RedirectUrlSerializer(serializers.Serializer[Any]):
     """Where to go on to."""
 
     redirect_url = serializers.CharField(required=False, allow_blank=True, allow_null=True)
 
 
-class AcceptTermsView(GenericAPIView):
+class AcceptTermsView(GenericAPIView[Any]):
     """Acceptance of the terms of service in force."""
 
     permission = "account.view"
@@ -122,13 +121,13 @@ class AcceptTermsView(GenericAPIView):
         return Response({"redirect_url": target})
 
 
-class EmailSerializer(serializers.Serializer):
+class EmailSerializer(serializers.Serializer[Any]):
     """A new address."""
 
     email = serializers.EmailField(max_length=254)
 
 
-class EmailView(GenericAPIView):
+class EmailView(GenericAPIView[Any]):
     """The caller's e-mail address."""
 
     permission = "account.view"
@@ -143,7 +142,7 @@ class EmailView(GenericAPIView):
         return Response({"message": "A verification mail was sent"})
 
 
-class EmailVerificationView(GenericAPIView):
+class EmailVerificationView(GenericAPIView[Any]):
     """The mail with the link."""
 
     permission = "account.view"

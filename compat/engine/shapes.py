@@ -12,7 +12,7 @@ from conversations.engine.payloads import policy_body
 POLICIES = {policy_body(policy)["kind"]: policy.value for policy in ConfirmationPolicy}
 
 
-class RuntimeNewConversationSerializer(serializers.Serializer):
+class RuntimeNewConversationSerializer(serializers.Serializer[Any]):
     """``StartConversationRequest``; the agent, its model and its tools are this server's affair."""
 
     conversation_id = serializers.UUIDField(required=False, allow_null=True)
@@ -26,7 +26,7 @@ def policy_of(body: dict[str, Any]) -> str:
     return POLICIES.get(kind, ConfirmationPolicy.NEVER.value)
 
 
-class RuntimeAnswerSerializer(serializers.Serializer):
+class RuntimeAnswerSerializer(serializers.Serializer[Any]):
     """Yes or no to what the agent asked."""
 
     accept = serializers.BooleanField()
@@ -37,7 +37,9 @@ class EventSearchQuery(PageQuery):
     """Which events of a conversation."""
 
     kind = serializers.CharField(required=False, max_length=80)
-    source = serializers.CharField(required=False, max_length=16)  # type: ignore[assignment]
+    source: Any = serializers.CharField(
+        required=False, max_length=16
+    )  # Any: DRF's ``source`` is a string
     timestamp__gte = serializers.DateTimeField(required=False)
     timestamp__lt = serializers.DateTimeField(required=False)
     sort_order = serializers.ChoiceField(
@@ -45,20 +47,20 @@ class EventSearchQuery(PageQuery):
     )
 
 
-class RuntimeUploadSerializer(serializers.Serializer):
+class RuntimeUploadSerializer(serializers.Serializer[Any]):
     file = serializers.FileField(max_length=255)
 
 
-class RuntimeUploadedSerializer(serializers.Serializer):
+class RuntimeUploadedSerializer(serializers.Serializer[Any]):
     success = serializers.BooleanField()
     file_size = serializers.IntegerField()
 
 
-class RuntimeChangeSerializer(serializers.Serializer):
+class RuntimeChangeSerializer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(choices=["ADDED", "UPDATED", "DELETED", "MOVED"])
     path = serializers.CharField()
 
 
-class RuntimeDiffSerializer(serializers.Serializer):
+class RuntimeDiffSerializer(serializers.Serializer[Any]):
     modified = serializers.CharField(allow_null=True)
     original = serializers.CharField(allow_null=True)

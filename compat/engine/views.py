@@ -11,6 +11,7 @@ from rest_framework.response import Response
 
 from accounts.active import active_organization
 from accounts.permissions import require
+from accounts.requests import ApiRequest
 from billing import services as billing
 from compat.engine import shapes
 from compat.v1 import responses, translation
@@ -85,7 +86,7 @@ class EngineConversationsView(V1View):
 
     permission = "conversations.create"
 
-    def post(self, request: Request) -> Response:
+    def post(self, request: ApiRequest) -> Response:
         """Create a conversation, 201, or give the one of that id, 200, as it is."""
         body = self.body(shapes.RuntimeNewConversationSerializer)
         wanted: UUID | None = body.get("conversation_id")

@@ -17,6 +17,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.models import Organization
+from accounts.requests import ApiRequest
 from accounts.services import provider_tokens
 from integrations import registry, services
 from integrations.api.v1 import serializers as shapes
@@ -33,7 +34,7 @@ class CompatRepositorySerializer(shapes.GitRepositorySerializer):
     link_header = serializers.CharField(allow_null=True)
 
 
-class BranchPageSerializer(serializers.Serializer):
+class BranchPageSerializer(serializers.Serializer[Any]):
     branches = shapes.BranchSerializer(many=True)
     has_next_page = serializers.BooleanField()
     current_page = serializers.IntegerField()
@@ -52,12 +53,12 @@ class CompatView(HostView):
 
     permission = "integrations.view"
 
-    def hosts(self, request: Request, wanted: str | None = None) -> list[GitProvider]:
+    def hosts(self, request: ApiRequest, wanted: str | None = None) -> list[GitProvider]:
         """The connected Git hosts, or the one wanted; none where nothing is connected."""
         organization = self.organization(request)
         if wanted and wanted not in shapes.PROVIDERS:
             raise BadQuery(f"There is no provider {wanted[:40]!r}.")
-        user: Any = request.user
+        user = request.user
         names = services.connected(user_id=user.pk, organization_id=organization.pk)
         return [
             services.provider_for(user_id=user.pk, organization_id=organization.pk, provider=name)
@@ -99,7 +100,7 @@ class InfoView(CompatView):
     """Who the caller is at the first Git host that answers."""
 
     @extend_schema(operation_id="compat_user_info", responses=shapes.GitUserSerializer)
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """The account at the Git host, or the one here."""
         refusal: Problem | None = None
         for host in self.hosts(request):
@@ -109,7 +110,7 @@ class InfoView(CompatView):
                 refusal = refusal or error
         if refusal:
             raise refusal
-        user: Any = request.user
+        user = request.user
         told = {"id": str(user.pk), "login": user.email.partition("@")[0], "avatar_url": ""}
         return Response(told | {"company": None, "name": user.name or None, "email": user.email})
 
@@ -122,7 +123,7 @@ class InstallationsView(CompatView):
         operation_id="compat_user_installations",
         responses=serializers.ListSerializer(child=serializers.CharField()),
     )
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """Ids of installations or names of accounts."""
         hosts = self.hosts(request, required(request, "provider"))
         return Response(hosts[0].installations() if hosts else [])
@@ -135,7 +136,7 @@ class RepositoriesView(CompatView):
     @extend_schema(
         operation_id="compat_user_repositories", responses=CompatRepositorySerializer(many=True)
     )
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """A page; the first row's `link_header` names the next."""
         params = request.query_params
         found: list[dict[str, Any]] = []
@@ -171,7 +172,7 @@ class SearchRepositoriesView(CompatView):
         operation_id="compat_user_search_repositories",
         responses=CompatRepositorySerializer(many=True),
     )
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """By words, by `owner/name` or by address."""
         params = request.query_params
         found: list[dict[str, Any]] = []
@@ -193,7 +194,7 @@ class SearchBranchesView(CompatView):
     @extend_schema(
         operation_id="compat_user_search_branches", responses=shapes.BranchSerializer(many=True)
     )
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """Of one repository."""
         repository = required(request, "repository")
         words = request.query_params.get("query", "")[:200]
@@ -214,7 +215,7 @@ class SuggestedTasksView(CompatView):
         operation_id="compat_user_suggested_tasks",
         responses=shapes.SuggestedTaskSerializer(many=True),
     )
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """At all connected Git hosts; one that is away is left out."""
         found: list[dict[str, Any]] = []
         for host in self.hosts(request):
@@ -228,7 +229,7 @@ class BranchesView(CompatView):
     """Branches of a repository, in pages."""
 
     @extend_schema(operation_id="compat_user_branches", responses=BranchPageSerializer)
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """A page of them."""
         repository = required(request, "repository")
         current = number(request, "page", default=1, most=shapes.PAGES_MAX)
@@ -255,7 +256,7 @@ class MicroagentsView(CompatView):
     @extend_schema(
         operation_id="compat_user_microagents", responses=shapes.MicroagentSerializer(many=True)
     )
-    def get(self, request: Request, name: str) -> Response:
+    def get(self, request: ApiRequest, name: str) -> Response:
         """Those of its default branch."""
         rows = first_that_has(self.hosts(request), lambda host: host.microagents(repository=name))
         return Response([asdict(row) for row in rows or []])
@@ -268,7 +269,7 @@ class MicroagentView(CompatView):
     @extend_schema(
         operation_id="compat_user_microagent", responses=shapes.MicroagentContentSerializer
     )
-    def get(self, request: Request, name: str) -> Response:
+    def get(self, request: ApiRequest, name: str) -> Response:
         """Its text and triggers."""
         path = required(request, "file_path")
         found = first_that_has(
@@ -282,14 +283,14 @@ class MicroagentView(CompatView):
 # --- Tokens ---------------------------------------------------------------------
 
 
-class GivenTokenSerializer(serializers.Serializer):
+class GivenTokenSerializer(serializers.Serializer[Any]):
     token = serializers.CharField(
         required=False, allow_blank=True, allow_null=True, max_length=4_000
     )
     host = serializers.CharField(required=False, allow_blank=True, allow_null=True, max_length=255)
 
 
-class GivenTokensSerializer(serializers.Serializer):
+class GivenTokensSerializer(serializers.Serializer[Any]):
     """Tokens by provider; an empty one leaves what is there."""
 
     provider_tokens = serializers.DictField(child=GivenTokenSerializer())
@@ -310,7 +311,7 @@ class AddView(HostView):
     serializer_class = GivenTokensSerializer
 
     @extend_schema(operation_id="compat_add_git_providers", responses=MESSAGE)
-    def post(self, request: Request) -> Response:
+    def post(self, request: ApiRequest) -> Response:
         """Connect all that are given or, when a Git host refuses one, none."""
         organization = self.organization(request)
         body = self.get_serializer(data=request.data)
@@ -354,10 +355,10 @@ class UnsetView(HostView):
     serializer_class = None
 
     @extend_schema(operation_id="compat_unset_provider_tokens", request=None, responses=MESSAGE)
-    def post(self, request: Request) -> Response:
+    def post(self, request: ApiRequest) -> Response:
         """Forget them. Safe to repeat."""
         organization = self.organization(request)
-        user: Any = request.user
+        user = request.user
         rows = provider_tokens.provider_tokens(user_id=user.pk, organization_id=organization.pk)
         for row in rows:
             provider_tokens.remove_provider_token(

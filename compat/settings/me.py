@@ -6,12 +6,12 @@ from uuid import UUID
 from django.db.models import FilteredRelation, Q
 from django.http import Http404, HttpResponse
 from drf_spectacular.utils import extend_schema
-from rest_framework.request import Request
 
 from accounts import services
 from accounts.active import active_organization
 from accounts.api.v1.views import MeView
 from accounts.models import Organization
+from accounts.requests import ApiRequest
 from accounts.services import user_settings
 from billing.gateway import directory
 from billing.models import ModelAccess
@@ -49,9 +49,9 @@ class WholeMeView(MeView):
     """The caller, and the caller's settings where the request works, if these may be seen."""
 
     @extend_schema(operation_id="users_me_retrieve", tags=["users"], responses={200: SCHEMA})
-    def get(self, request: Request) -> HttpResponse:
+    def get(self, request: ApiRequest) -> HttpResponse:
         """Who asks and which organizations that reaches; the settings in force, with masks for secrets."""
-        user: Any = request.user
+        user = request.user
         told = {name: getattr(user, name) for name in ("id", "email", "name", "is_staff")}
         reached = services.reached_by(user)
         try:
@@ -59,7 +59,9 @@ class WholeMeView(MeView):
         except Http404:  # who one is does not depend on the place that the request names
             place = None
         held: Any = next((one["permissions"] for one in reached if one["id"] == place), [])
-        settings = settings_of(user_id=user.pk, organization_id=place) if {*held} >= NEEDED else {}
+        settings: dict[str, Any] = {}
+        if place is not None and {*held} >= NEEDED:
+            settings = settings_of(user_id=user.pk, organization_id=place)
         return conditional(request, settings | told | {"organizations": reached})
 
 

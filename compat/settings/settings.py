@@ -17,6 +17,7 @@ from accounts.api.permissions import PUBLIC
 from accounts.api.v1.settings import InActiveOrganization
 from accounts.models import Organization, User
 from accounts.permissions import require
+from accounts.requests import ApiRequest
 from accounts.services import provider_tokens, user_settings
 from accounts.settings.fields import FIELDS
 from billing import services
@@ -68,7 +69,7 @@ RECORD = {
 }
 
 
-class CompatSettingsSerializer(serializers.Serializer):
+class CompatSettingsSerializer(serializers.Serializer[Any]):
     """Texts of the model; everything else is checked by the table of fields."""
 
     llm_model = serializers.CharField(
@@ -90,19 +91,18 @@ class CompatSettingsView(InActiveOrganization):
     permissions_by_action = {"get": "settings.view", "post": "settings.edit"}  # noqa: RUF012
 
     @extend_schema(operation_id="compat_settings_retrieve", responses={200: RECORD})
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """What is in force. There is always a record; keys of secrets are null and say whether they are set."""
-        user: Any = request.user
-        return Response(record(user, self.organization()))
+        return Response(record(request.user, self.organization()))
 
     @extend_schema(
         operation_id="compat_settings_update",
         request={"application/json": RECORD},
         responses=MESSAGE,
     )
-    def post(self, request: Request) -> Response:
+    def post(self, request: ApiRequest) -> Response:
         """Change what is named. An empty `llm_api_key` clears it; an empty `search_api_key` keeps it."""
-        user: Any = request.user
+        user = request.user
         organization = self.organization()
         model = self.body(CompatSettingsSerializer)
         values = wanted(dict(request.data))
@@ -115,7 +115,7 @@ class CompatSettingsView(InActiveOrganization):
 
 
 @extend_schema(tags=["compat"])
-class CompatResetView(GenericAPIView):
+class CompatResetView(GenericAPIView[Any]):
     """An address that existing clients may still call."""
 
     permission = PUBLIC
@@ -138,11 +138,10 @@ class CompatModelsView(InActiveOrganization):
         operation_id="compat_options_models",
         responses={200: {"type": "array", "items": {"type": "string"}}},
     )
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """Their names, the caller's own among them."""
-        user: Any = request.user
         organization = self.organization()
-        access = services.model_access_of(organization_id=organization.pk, user_id=user.pk)
+        access = services.model_access_of(organization_id=organization.pk, user_id=request.user.pk)
         return Response(directory.models_for(access))
 
 

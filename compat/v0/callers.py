@@ -13,11 +13,11 @@ from socketio.exceptions import ConnectionRefusedError as Refusal
 
 from accounts.models import ApiKey, User
 from accounts.permissions import permissions_in
+from accounts.services.audit import Actor, acting
 from accounts.sign_in.authentication import user_of_scope
 from conversations import services
 from conversations.models import Conversation
 from lib import limits
-from lib.acting import Actor, acting
 from lib.problems import Problem
 
 Scope = dict[str, Any]

@@ -9,9 +9,9 @@ from uuid import UUID
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, inline_serializer
 from rest_framework import serializers as fields
-from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.requests import ApiRequest
 from compat.v0 import serializers
 from compat.v0.serializers import Unprocessable, checked
 from compat.v0.views import VIEW, V0View, schema
@@ -30,7 +30,7 @@ class SubmitFeedbackView(V0View):
         request=serializers.V0SubmitFeedbackSerializer,
         responses=inline_serializer("V0FeedbackKept", {"body": fields.DictField()}),
     )
-    def post(self, request: Request, pk: UUID) -> Response:
+    def post(self, request: ApiRequest, pk: UUID) -> Response:
         """Keep it with the conversation, at its newest event."""
         conversation = self.find(pk)
         said = checked(serializers.V0SubmitFeedbackSerializer, request.data)
@@ -63,7 +63,7 @@ class FeedbackView(V0View):
             404: OpenApiResponse(description="There is no such conversation or event."),
         },
     )
-    def post(self, request: Request) -> Response:
+    def post(self, request: ApiRequest) -> Response:
         """A rating from 1 to 5; the newest word of a person counts."""
         said = checked(serializers.V0FeedbackSerializer, request.data)
         conversation = self.find(said["conversation_id"])
@@ -84,7 +84,7 @@ class FeedbackBatchView(V0View):
     permission = VIEW
 
     @schema("feedback_batch", responses=OpenApiTypes.OBJECT)
-    def get(self, request: Request, pk: UUID) -> Response:
+    def get(self, request: ApiRequest, pk: UUID) -> Response:
         """By event id: `{exists, rating, reason}`, or `{exists: false}` for the agent's events without a word."""
         conversation = self.find(pk)
         rows = conversation.events.filter(source="agent").values_list("seq", flat=True)

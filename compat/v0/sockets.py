@@ -18,9 +18,8 @@ from socketio.exceptions import ConnectionRefusedError as Refusal
 
 from compat.v0 import callers, commands, log, states, translate
 from compat.v0.translate import Entry, Json, Links
-from compat.v0.values import loads
+from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusFrame
 from conversations.realtime.hub import get_hub
-from conversations.realtime.reading import Frame
 from conversations.realtime.subscription import Subscription
 from conversations.realtime.threads import run_in_thread
 from lib.problems import Problem
@@ -112,13 +111,11 @@ class Follower:
     # --- From the log ---
 
     async def _take(self, frame: Frame) -> None:
-        body = loads(frame.text)
-        kind = body.get("type")
-        if kind == "event":
-            await self._tell(Entry.of_wire(body["event"]))
-        elif kind == "status":
-            await self._tell_record(body["conversation"])
-        elif kind == "reset":
+        if isinstance(frame, EventFrame):
+            await self._tell(Entry.of_event(frame.event))
+        elif isinstance(frame, StatusFrame) and frame.record is not None:
+            await self._tell_record(frame.record)
+        elif isinstance(frame, ResetFrame):
             await self.emit({"error": True, "message": RESTORED})
 
     async def _tell(self, entry: Entry) -> None:

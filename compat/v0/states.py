@@ -38,7 +38,7 @@ def runtime_status(record: dict[str, Any]) -> str:
     """The state of the place in V0's words."""
     status = record["status"]
     if status == "starting":
-        phase = (record.get("start_task") or {}).get("phase")
+        phase = (record.get("start_task") or {}).get("phase", "")
         return _PHASES.get(phase, "STATUS$STARTING_RUNTIME")
     if status in ("paused", "stopped"):
         return "STATUS$STOPPED"

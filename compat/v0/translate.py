@@ -56,13 +56,6 @@ class Entry:
         at = event.received_at.isoformat()
         return cls(event.seq, event.event_id, event.kind, event.source, loads(event.payload), at)
 
-    @classmethod
-    def of_wire(cls, event: Json) -> "Entry":
-        """From an event as sockets give it (``Event.to_wire``)."""
-        at = text(event.get("received_at")).replace("Z", "+00:00")
-        value = mapping(event.get("payload"))
-        return cls(event["seq"], event["event_id"], event["kind"], event["source"], value, at)
-
 
 @dataclass(slots=True)
 class Links:
@@ -366,9 +359,10 @@ def _hook(entry: Entry, links: Links) -> Json | None:
 
 def _acp(entry: Entry, links: Links) -> Json:
     arguments = mapping(entry.value.get("raw_input"))
-    fields = {"name": text(entry.value.get("title")), "arguments": arguments}
+    name = text(entry.value.get("title"))
+    fields = {"name": name, "arguments": arguments}
     content = parts_text(entry.value.get("content")) or text(entry.value.get("raw_output"))
-    return _observation(entry, "mcp", fields["name"], fields, content, source="agent")
+    return _observation(entry, "mcp", name, fields, content, source="agent")
 
 
 def _condensation(entry: Entry, links: Links) -> Json:

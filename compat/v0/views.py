@@ -4,7 +4,8 @@ Mended on the way: one list with one cursor for both kinds of conversations, fil
 complete, ownership asked everywhere, what one may not see is 404, titles and events written once.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from django.http import Http404, HttpRequest, StreamingHttpResponse
@@ -17,6 +18,7 @@ from rest_framework.response import Response
 
 from accounts.active import active_organization
 from accounts.permissions import require
+from accounts.requests import ApiRequest
 from compat.engine import (
     EngineConversationsView,
     EngineConversationView,
@@ -36,6 +38,7 @@ from lib import pages
 
 VIEW, STEER = "conversations.view", "conversations.steer"
 PAGE_LIMIT = 100
+Method = TypeVar("Method", bound=Callable[..., Any])
 SUCCESS = inline_serializer("V0Success", {"success": fields.BooleanField()})
 
 
@@ -52,12 +55,12 @@ class Unsupported(Unprocessable):
     code = "unsupported"
 
 
-def schema(name: str, **options: Any) -> Any:
+def schema(name: str, **options: Any) -> Callable[[Method], Method]:
     """How the OpenAPI document tells a route of V0."""
     return extend_schema(operation_id=f"v0_{name}", tags=["compat"], **options)
 
 
-class V0View(GenericAPIView):
+class V0View(GenericAPIView[Any]):
     """A route of V0; API keys, conversation keys and cookies open it."""
 
     authentication_classes = WITH_CONVERSATION_KEY
@@ -112,7 +115,7 @@ class ConversationsView(V0View):
         parameters=[serializers.V0ListQuery],
         responses=serializers.V0ConversationsSerializer,
     )
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """Newest first; `next_page_id` of one page is `page_id` of the next."""
         wanted = checked(serializers.V0ListQuery, request.query_params.dict())
         return Response(_page(request, wanted))
@@ -122,7 +125,7 @@ class ConversationsView(V0View):
         request=serializers.V0ConversationCreateSerializer,
         responses=serializers.V0ConversationResponseSerializer,
     )
-    def post(self, request: Request) -> Response:
+    def post(self, request: ApiRequest) -> Response:
         """Start a conversation."""
         body = checked(serializers.V0ConversationCreateSerializer, request.data)
         organization = active_organization(request)
@@ -174,7 +177,7 @@ def _trigger(request: Request, body: dict[str, Any]) -> str:
     return Conversation.Trigger.GUI
 
 
-def _page(request: Request, wanted: dict[str, Any], **filters: Any) -> dict[str, Any]:
+def _page(request: ApiRequest, wanted: dict[str, Any], **filters: Any) -> dict[str, Any]:
     rows = Conversation.objects.visible_to(request.user).filter(**filters)
     if repository := wanted.get("selected_repository"):
         rows = rows.filter(repository__full_name=repository)
@@ -200,7 +203,7 @@ class MicroagentConversationsView(V0View):
         parameters=[serializers.V0ListQuery],
         responses=serializers.V0ConversationsSerializer,
     )
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """Newest first."""
         wanted = checked(serializers.V0ListQuery, request.query_params.dict())
         trigger = Conversation.Trigger.MICROAGENT_MANAGEMENT
@@ -218,7 +221,7 @@ class ConversationView(V0View):
     }
 
     @schema("conversation", responses=serializers.V0ConversationSerializer)
-    def get(self, request: Request, pk: UUID) -> Response:
+    def get(self, request: ApiRequest, pk: UUID) -> Response:
         """Its record."""
         return Response(info_of(self.find(pk), request.user))
 

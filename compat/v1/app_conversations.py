@@ -16,6 +16,7 @@ from rest_framework.response import Response
 from accounts.active import active_organization
 from accounts.models import ApiKey
 from accounts.permissions import require
+from accounts.requests import ApiRequest
 from compat.v1 import responses, shapes
 from compat.v1.base import Unprocessable, V1View, as_id, filtered, ids_of, page_of
 from conversations import services
@@ -49,7 +50,7 @@ class AppConversationSearchView(V1View):
         tags=TAGS,
         parameters=[shapes.ConversationPageQuery],
     )
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """A page of the caller's conversations."""
         query = self.query(shapes.ConversationPageQuery)
         rows, following = page_of(found(request, query), query)
@@ -85,7 +86,7 @@ class AppConversationsView(V1View):
         parameters=[IDS],
         responses={(200, "application/json"): shapes.rows_or_null("AppConversation")},
     )
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """These conversations in this order, null for what is not there."""
         wanted = ids_of(request, "ids")
         rows = Conversation.objects.visible_to(request.user).select_related("sandbox")
@@ -187,7 +188,7 @@ class StartTasksView(V1View):
         parameters=[IDS],
         responses={(200, "application/json"): shapes.rows_or_null("V1StartTask")},
     )
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """These starts in this order, null for what is not there."""
         wanted = ids_of(request, "ids")
         rows = _starts().filter(conversation__in=Conversation.objects.visible_to(request.user))
@@ -215,7 +216,7 @@ def _asked(request: Request, query: dict[str, Any]) -> Any:
 
 def begin(view: V1View) -> StartTask:
     """Start what the body asks for; the start that clients then poll."""
-    request: Any = view.request
+    request = view.request
     body = view.body(shapes.V1StartRequestSerializer)
     for name, sentence in (
         ("processors", "Callback processors are not taken from clients; use webhooks."),
@@ -247,12 +248,12 @@ def begin(view: V1View) -> StartTask:
     return _first_start(conversation)
 
 
-def _trigger(request: Any) -> str:
+def _trigger(request: Request) -> str:
     is_program = isinstance(request.auth, ApiKey)
     return Conversation.Trigger.API if is_program else Conversation.Trigger.GUI
 
 
-def _parent(request: Any, wanted: UUID | None) -> Conversation | None:
+def _parent(request: Request, wanted: UUID | None) -> Conversation | None:
     if wanted is None:
         return None
     rows = Conversation.objects.visible_to(request.user).select_related("organization")
@@ -276,7 +277,9 @@ def _repository(body: dict[str, Any]) -> dict[str, Any] | None:
     return dict(repository.validated_data)
 
 
-def _in_sandbox(request: Any, body: dict[str, Any], text: str | None, images: list[str]) -> Any:
+def _in_sandbox(
+    request: Request, body: dict[str, Any], text: str | None, images: list[str]
+) -> StartTask:
     """Use a sandbox that ``POST /sandboxes`` made: the conversation that it holds, while that is empty."""
     rows = Conversation.objects.visible_to(request.user)
     conversation = rows.filter(sandbox_id=as_id(body["sandbox_id"], "sandbox_id")).first()

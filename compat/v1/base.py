@@ -8,6 +8,7 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.requests import ApiRequest
 from conversations.api.authentication import WITH_CONVERSATION_KEY
 from lib import pages
 from lib.problems import Problem
@@ -22,24 +23,25 @@ class Unprocessable(Problem):
     code = "unprocessable"
 
 
-class V1View(GenericAPIView):
+class V1View(GenericAPIView[Any]):
     """A route of the V1 protocol: a cookie, an API key or a conversation key; bad input is 422."""
 
     authentication_classes = WITH_CONVERSATION_KEY
     pagination_class = None
+    request: ApiRequest
 
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, exceptions.ValidationError):
             return super().handle_exception(_unprocessable(exc))
         return super().handle_exception(exc)
 
-    def body(self, kind: type[serializers.Serializer]) -> dict[str, Any]:
+    def body(self, kind: type[serializers.Serializer[Any]]) -> dict[str, Any]:
         """The request's body, validated; what the shape does not know is ignored."""
         serializer = kind(data=self.request.data)
         serializer.is_valid(raise_exception=True)
         return dict(serializer.validated_data)
 
-    def query(self, kind: type[serializers.Serializer]) -> dict[str, Any]:
+    def query(self, kind: type[serializers.Serializer[Any]]) -> dict[str, Any]:
         """The request's query, validated; unknown parameters are ignored."""
         given = self.request.query_params
         serializer = kind(data={name: given[name] for name in given})
@@ -78,14 +80,14 @@ def as_id(text: str, name: str) -> UUID:
     return found
 
 
-class PageQuery(serializers.Serializer):
+class PageQuery(serializers.Serializer[Any]):
     """The part of a query that all lists share."""
 
     page_id = serializers.CharField(required=False, max_length=200)
     limit = serializers.IntegerField(required=False, default=100, min_value=1, max_value=100)
 
 
-class TimesQuery(serializers.Serializer):
+class TimesQuery(serializers.Serializer[Any]):
     """When rows were made."""
 
     created_at__gte = serializers.DateTimeField(required=False)

@@ -56,9 +56,7 @@ def page(rows: QuerySet[Event], query: dict[str, Any]) -> dict[str, Any]:
         rows = rows.filter(**{"pk__lt" if descending else "pk__gt": int(page_id)})
     limit = query["limit"]
     found = list(rows.order_by("-pk" if descending else "pk")[: limit + 1])
-    items = [
-        orjson.Fragment(translation.text_of(translation.logged(event))) for event in found[:limit]
-    ]
+    items = [orjson.Fragment(translation.text_of(event)) for event in found[:limit]]
     more = str(found[limit - 1].pk) if len(found) > limit else None
     return {"items": items, "next_page_id": more}
 
@@ -70,9 +68,7 @@ def by_ids(rows: QuerySet[Event], ids: list[str]) -> list[Any]:
     }
     found = {}
     for event in rows.filter(event_id__in=wanted):
-        found[wanted[event.event_id]] = orjson.Fragment(
-            translation.text_of(translation.logged(event))
-        )
+        found[wanted[event.event_id]] = orjson.Fragment(translation.text_of(event))
     return [found.get(one) for one in ids]
 
 

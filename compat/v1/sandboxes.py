@@ -10,6 +10,7 @@ from rest_framework.response import Response
 
 from accounts.active import active_organization
 from accounts.permissions import require
+from accounts.requests import ApiRequest
 from compat.v1 import responses, shapes
 from compat.v1.app_conversations import TAGS
 from compat.v1.base import MAX_IDS, PageQuery, Unprocessable, V1View, as_id, ids_of, page_of
@@ -55,7 +56,7 @@ class SandboxSearchView(V1View):
     serializer_class = shapes.V1SandboxPageSerializer
 
     @extend_schema(operation_id="v1_sandboxes_search", tags=TAGS, parameters=[PageQuery])
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """A page of the sandboxes of the caller's conversations."""
         query = self.query(PageQuery)
         rows, following = page_of(with_sandbox(request), query)
@@ -75,7 +76,7 @@ class SandboxesView(V1View):
         parameters=[OpenApiParameter("id", OpenApiTypes.UUID, many=True, required=True)],
         responses={(200, "application/json"): shapes.rows_or_null("V1Sandbox")},
     )
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """These sandboxes in this order, null for what is not there."""
         wanted = ids_of(request, "id")
         rows = with_sandbox(request).filter(sandbox_id__in=wanted).distinct()
@@ -88,7 +89,7 @@ class SandboxesView(V1View):
         request=None,
         parameters=[OpenApiParameter("sandbox_spec_id", str)],
     )
-    def post(self, request: Request) -> Response:
+    def post(self, request: ApiRequest) -> Response:
         """Start a sandbox, with an empty conversation in it for `POST /app-conversations` to use."""
         if request.query_params.get("sandbox_spec_id", responses.SPEC) != responses.SPEC:
             raise Unprocessable("sandbox_spec_id: there is no such specification.")

@@ -12,7 +12,7 @@ MAX_PARTS = 100
 MAX_IMAGES = 20
 
 
-class V1ContentSerializer(serializers.Serializer):
+class V1ContentSerializer(serializers.Serializer[Any]):
     """A part of a message: text, or images by data or https address (both forms in use)."""
 
     type = serializers.ChoiceField(choices=["text", "image", "image_url"])
@@ -31,11 +31,13 @@ def rows_or_null(name: str) -> dict[str, Any]:
     return {"type": "array", "items": row}
 
 
-class V1MessageSerializer(serializers.Serializer):
+class V1MessageSerializer(serializers.Serializer[Any]):
     """What somebody says to the agent."""
 
     role = serializers.ChoiceField(choices=["user"], default="user")
-    content = V1ContentSerializer(many=True, max_length=MAX_PARTS)  # type: ignore[call-arg]
+    content: serializers.ListSerializer[Any] = serializers.ListSerializer(
+        child=V1ContentSerializer(), max_length=MAX_PARTS
+    )
     run = serializers.BooleanField(required=False, default=False)
 
 
@@ -51,7 +53,7 @@ def spoken(message: dict[str, Any]) -> tuple[str, list[str]]:
     return "\n".join(texts), images
 
 
-class V1StartRequestSerializer(serializers.Serializer):
+class V1StartRequestSerializer(serializers.Serializer[Any]):
     """``AppConversationStartRequest``."""
 
     sandbox_id = serializers.CharField(required=False, allow_null=True, max_length=64)
@@ -74,7 +76,7 @@ class V1StartRequestSerializer(serializers.Serializer):
     )
 
 
-class V1StartTaskSerializer(serializers.Serializer):
+class V1StartTaskSerializer(serializers.Serializer[Any]):
     """``AppConversationStartTask``."""
 
     id = serializers.CharField()
@@ -92,7 +94,7 @@ class V1StartTaskSerializer(serializers.Serializer):
 PLACES = ["STARTING", "RUNNING", "PAUSED", "ERROR", "MISSING"]
 
 
-class AppConversationSerializer(serializers.Serializer):
+class AppConversationSerializer(serializers.Serializer[Any]):
     """``AppConversation``."""
 
     id = serializers.CharField()
@@ -116,12 +118,12 @@ class AppConversationSerializer(serializers.Serializer):
     session_api_key = serializers.CharField(allow_null=True)
 
 
-class AppConversationPageSerializer(serializers.Serializer):
+class AppConversationPageSerializer(serializers.Serializer[Any]):
     items = AppConversationSerializer(many=True)
     next_page_id = serializers.CharField(allow_null=True)
 
 
-class V1StartTaskPageSerializer(serializers.Serializer):
+class V1StartTaskPageSerializer(serializers.Serializer[Any]):
     items = V1StartTaskSerializer(many=True)
     next_page_id = serializers.CharField(allow_null=True)
 
@@ -137,7 +139,7 @@ class ConversationPageQuery(SearchQuery, PageQuery):
     """A page of them."""
 
 
-class StartQuery(serializers.Serializer):
+class StartQuery(serializers.Serializer[Any]):
     """Which starts."""
 
     conversation_id__eq = serializers.UUIDField(required=False)
@@ -152,13 +154,13 @@ class StartPageQuery(StartQuery, PageQuery):
     )
 
 
-class V1ExposedUrlSerializer(serializers.Serializer):
+class V1ExposedUrlSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     url = serializers.CharField()
     port = serializers.IntegerField()
 
 
-class V1SandboxSerializer(serializers.Serializer):
+class V1SandboxSerializer(serializers.Serializer[Any]):
     """``SandboxInfo``."""
 
     id = serializers.CharField()
@@ -170,12 +172,12 @@ class V1SandboxSerializer(serializers.Serializer):
     created_at = serializers.DateTimeField()
 
 
-class V1SandboxPageSerializer(serializers.Serializer):
+class V1SandboxPageSerializer(serializers.Serializer[Any]):
     items = V1SandboxSerializer(many=True)
     next_page_id = serializers.CharField(allow_null=True)
 
 
-class V1SandboxSpecSerializer(serializers.Serializer):
+class V1SandboxSpecSerializer(serializers.Serializer[Any]):
     """``SandboxSpecInfo``."""
 
     id = serializers.CharField()
@@ -185,12 +187,12 @@ class V1SandboxSpecSerializer(serializers.Serializer):
     working_dir = serializers.CharField()
 
 
-class V1SandboxSpecPageSerializer(serializers.Serializer):
+class V1SandboxSpecPageSerializer(serializers.Serializer[Any]):
     items = V1SandboxSpecSerializer(many=True)
     next_page_id = serializers.CharField(allow_null=True)
 
 
-class EventQuery(serializers.Serializer):
+class EventQuery(serializers.Serializer[Any]):
     """Which events."""
 
     conversation_id__eq = serializers.UUIDField(required=False)
@@ -207,10 +209,10 @@ class EventPageQuery(EventQuery, PageQuery):
     )
 
 
-class V1EventPageSerializer(serializers.Serializer):
+class V1EventPageSerializer(serializers.Serializer[Any]):
     items = serializers.ListField(child=serializers.DictField())
     next_page_id = serializers.CharField(allow_null=True)
 
 
-class V1SuccessSerializer(serializers.Serializer):
+class V1SuccessSerializer(serializers.Serializer[Any]):
     success = serializers.BooleanField()

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID, uuid4
 
-import orjson
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.db.models.functions import Coalesce
@@ -22,15 +21,17 @@ from billing import services as billing
 from compat.v1 import responses, shapes, translation
 from conversations import services
 from conversations.api.authentication import HEADER
-from conversations.models import Conversation, Event
+from conversations.models import Conversation, Event, LoggedEvent
+from conversations.realtime.frames import DeltaFrame, EventFrame, Frame, StatusFrame
 from conversations.realtime.hub import get_hub
-from conversations.realtime.reading import Frame
 from conversations.realtime.threads import run_in_thread
 from lib import limits
 from lib.api import strict_loads
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
+PROTOCOL = "V1"
+"""The name under which frames keep their V1 form."""
 AUTH_SECONDS = 10
 CLOSE_UNAUTHENTICATED = 4001
 CLOSE_UNKNOWN = 4004
@@ -235,26 +236,27 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
 
     async def _texts(self, frame: Frame) -> list[str]:
         """What a frame of the hub is in V1: at most an event and the state that it leads to."""
-        if frame.seq is None:
+        if not isinstance(frame, EventFrame):
             return await self._outside(frame)
-        if frame.v1 is None:
-            frame.v1 = await run_in_thread(_form, frame, self.conversation_id)
-        text, status = frame.v1
+        form = frame.form(PROTOCOL)
+        if form is None:
+            form = await run_in_thread(_form, frame.event, self.conversation_id)
+            frame.keep(PROTOCOL, form)
+        text, status = form
         texts = [text] if text else []
         self.told_status = status or self.told_status
-        if status in translation.SETTLED and frame.seq > self.begun_at:
+        if status in translation.SETTLED and frame.event.seq > self.begun_at:
             texts.append(await self._full_state(status))
         return texts
 
     async def _outside(self, frame: Frame) -> list[str]:
         """Deltas for those who follow live; a state that no event told."""
-        body = orjson.loads(frame.text)
-        if body.get("type") == "delta" and "resend_all" not in self.asked:
-            text = translation.delta_text(body)
+        if isinstance(frame, DeltaFrame) and "resend_all" not in self.asked:
+            text = translation.delta_text(frame.delta)
             return [text] if text else []
-        if body.get("type") != "status":
+        if not isinstance(frame, StatusFrame) or frame.record is None:
             return []
-        status = body["conversation"]["execution_status"]
+        status = frame.record["execution_status"]
         if status == self.told_status:
             return []
         self.told_status = status
@@ -340,9 +342,8 @@ def _id(text: str) -> UUID:
 _TRUE = ("true", "1", "yes", "on", "t", "y")
 
 
-def _form(frame: Frame, conversation_id: UUID) -> tuple[str, str]:
-    """A frame's event in V1 form, empty where it is not told, and the agent's state that it tells."""
-    event = translation.logged_in(frame)
+def _form(event: LoggedEvent, conversation_id: UUID) -> tuple[str, str]:
+    """Return an event in V1 form, empty for one that V1 clients are not sent, and the agent's state in it."""
     text = translation.text_of(event) if translation.is_told(event, conversation_id) else ""
     return text, translation.status_in(event)
 

@@ -1,15 +1,13 @@
 """Our log as V1 events: each thing once, and in shapes that do not break the clients that render them."""
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from conversations.models import Event, OutgoingMessage
-from conversations.realtime.reading import Frame
+from conversations.models import Event, LoggedEvent, OutgoingMessage
 
 NEVER = ("Unparseable", "Oversize", "Unknown", "UserConfirmation", "SandboxNotice")
 NOBODY = (Event.Source.SERVER, Event.Source.UNKNOWN)
@@ -18,36 +16,10 @@ OURS = {"UserMessage": "MessageEvent", "SandboxNotice": "ConversationErrorEvent"
 KINDS_OF = {told: (told, kind) for kind, told in OURS.items()}
 SETTLED = ("finished", "error", "stuck", "paused", "waiting_for_confirmation")
 """States in which a run has ended for now. Not ``idle``: the engine passes through it into a run."""
+Row: TypeAlias = Event | LoggedEvent
 DELTA_FIELDS = {"text": "content", "reasoning": "reasoning_content"}
 _SHELLS = ("TerminalObservation", "ExecuteBashObservation")
 _WITH_CONTENT = (*_SHELLS, "MCPToolObservation", "BrowserObservation")
-
-
-@dataclass(frozen=True, slots=True)
-class Logged:
-    """An event of the log as far as its V1 form depends on it; ``payload`` is JSON text."""
-
-    event_id: str
-    kind: str
-    source: str
-    payload: str
-    at: datetime
-
-
-def logged(event: Event) -> Logged:
-    """A row of the log."""
-    at = event.engine_time or event.received_at
-    return Logged(event.event_id, event.kind, event.source, event.payload, at)
-
-
-def logged_in(frame: Frame) -> Logged:
-    """The event of a hub's frame, its payload cut out of the text as it stands there."""
-    text = frame.text
-    start = text.index('"payload":') + 10
-    end = text.rindex(',"engine_time":')
-    known = json.loads(text[:start] + "null" + text[end:])["event"]
-    at = datetime.fromisoformat(known["engine_time"] or known["received_at"])
-    return Logged(known["event_id"], known["kind"], known["source"], text[start:end], at)
 
 
 def told(events: QuerySet[Event]) -> QuerySet[Event]:
@@ -63,7 +35,7 @@ def told(events: QuerySet[Event]) -> QuerySet[Event]:
     return found.exclude(Q(kind="MessageEvent", source=Event.Source.USER) & Exists(sent))
 
 
-def is_told(event: Logged, conversation_id: UUID) -> bool:
+def is_told(event: Row, conversation_id: UUID) -> bool:
     """Return whether ``told`` keeps an event; one query if it is the engine's copy of a user's message."""
     if event.source in NOBODY:
         return event.kind == "SandboxNotice" and event.source == Event.Source.SERVER
@@ -73,7 +45,7 @@ def is_told(event: Logged, conversation_id: UUID) -> bool:
     return event.kind not in NEVER
 
 
-def text_of(event: Logged) -> str:
+def text_of(event: Row) -> str:
     """An event that is told, as the JSON text of its V1 form."""
     try:
         value = json.loads(event.payload)
@@ -86,8 +58,8 @@ def text_of(event: Logged) -> str:
     return json.dumps(value) if _mend(event, value) else event.payload
 
 
-def _ours(event: Logged, held: dict[str, Any]) -> str:
-    common = {"id": event.event_id, "timestamp": stamp(event.at)}
+def _ours(event: Row, held: dict[str, Any]) -> str:
+    common = {"id": event.event_id, "timestamp": _stamp_of(event)}
     if event.kind == "UserMessage":
         content: list[dict[str, Any]] = [{"type": "text", "text": held.get("text", "")}]
         if images := held.get("images"):
@@ -107,14 +79,14 @@ def _ours(event: Logged, held: dict[str, Any]) -> str:
     return json.dumps(common | more | {"kind": OURS[event.kind]})
 
 
-def _mend(event: Logged, value: dict[str, Any]) -> bool:
+def _mend(event: Row, value: dict[str, Any]) -> bool:
     """Give an engine's event what clients cannot do without; whether anything was missing."""
     known = {"id": event.event_id, "kind": event.kind, "source": event.source}
     missing: dict[str, Any] = {
         name: good for name, good in known.items() if value.get(name) != good
     }
     if not (isinstance(value.get("timestamp"), str) and value["timestamp"]):
-        missing["timestamp"] = stamp(event.at)
+        missing["timestamp"] = _stamp_of(event)
     if event.kind == "ActionEvent":
         if not isinstance(value.get("thought"), list):
             missing["thought"] = []
@@ -149,6 +121,11 @@ def _kind_of(part: Any) -> str:
     return str(part.get("kind")) if isinstance(part, dict) else ""
 
 
+def _stamp_of(event: Row) -> str:
+    """The engine's time of an event, or when it arrived."""
+    return stamp(event.engine_time or event.received_at)
+
+
 def stamp(moment: datetime) -> str:
     """A time as the engine writes it: naive, UTC, always with microseconds, so that text sorts as time."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
@@ -179,7 +156,7 @@ def transient(kind: str, **fields: Any) -> str:
     return json.dumps(body, default=_plain)
 
 
-def status_in(event: Logged) -> str:
+def status_in(event: Row) -> str:
     """The agent's new state, where the event tells one."""
     if event.kind != "ConversationStateUpdateEvent" or '"execution_status"' not in event.payload:
         return ""

@@ -62,7 +62,7 @@ ANSWERS = {
 }
 
 
-class Doorbell(GenericAPIView):
+class Doorbell(GenericAPIView[Any]):
     """A call of a sandbox, which signs by its own key."""
 
     permission = PUBLIC

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import msgspec
 import orjson
@@ -24,6 +24,7 @@ MAX_DEPTH = 500
 """Nesting beyond this is kept as base64: common JSON readers give up at about 1,000."""
 MAX_SEQ = 2**63 - 1
 SOURCES = frozenset({"user", "agent", "environment", "hook"})
+T = TypeVar("T")
 _ID = re.compile(r"[\x21-\x7e]{1,80}")
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,79}")
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
@@ -130,9 +131,10 @@ class _Page(msgspec.Struct):
     next_page_id: str | None = None
 
 
-_frames = msgspec.json.Decoder(
+_WireFrame: TypeAlias = (
     _Durable | _Transient | Sync | ItemStarted | Delta | ItemAborted | EngineError
 )
+_frames: msgspec.json.Decoder[_WireFrame] = msgspec.json.Decoder(_WireFrame)
 _pages = msgspec.json.Decoder(_Page)
 
 
@@ -334,7 +336,7 @@ def _is_status(value: Any) -> bool:
     return isinstance(value, str) and value in _STATUSES
 
 
-def _from_state(event: EngineEvent, name: str, read: Callable[[Any], Any]) -> Any:
+def _from_state(event: EngineEvent, name: str, read: Callable[[Any], T | None]) -> T | None:
     update = state_update(event)
     if update is None:
         return None

@@ -17,7 +17,7 @@ from prometheus_client import Counter, Histogram
 
 from accounts import services as accounts
 from accounts.models import User
-from lib import acting
+from accounts.services import audit
 from lib.logs import request_id
 from lib.problems import Problem
 from lib.threads import DatabaseThreads
@@ -69,19 +69,19 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     actor = _actor(caller.get(None))
 
     def run() -> T:
-        with acting.acting(lambda: actor):
+        with audit.acting(lambda: actor):
             return function(*args, **kwargs)
 
     return await _threads.run(run)
 
 
-def _actor(who: Caller | None) -> acting.Actor:
+def _actor(who: Caller | None) -> audit.Actor:
     if who is None:
-        return acting.Actor("anonymous")
+        return audit.Actor("anonymous")
     is_program = who.user.is_service_account
     kind = "service_account" if is_program else "key"
     name = f"{who.key_prefix} of {who.user}"[:254]
-    return acting.Actor(kind, id=who.key_id, name=name, address=who.address[:45])
+    return audit.Actor(kind, id=who.key_id, name=name, address=who.address[:45])
 
 
 class Gate(grpc.aio.ServerInterceptor):

@@ -7,7 +7,6 @@ from typing import Any, Self
 from uuid import UUID
 
 import grpc
-import msgspec
 from django.conf import settings
 
 from accounts.models import Organization
@@ -17,8 +16,10 @@ from conversations.grpc.interceptors import Caller, Refused, caller, in_thread, 
 from conversations.grpc.v1 import events_pb2 as wire
 from conversations.grpc.v1.events_pb2_grpc import EventServiceServicer
 from conversations.models import Conversation
+from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusFrame
 from conversations.realtime.hub import get_hub
 from conversations.services.publications import BATCH_MAX
+from lib.api import dumps
 from lib.problems import Problem
 
 BATCHES_WAITING = 64
@@ -29,31 +30,6 @@ PERMISSIONS = {
     "GetLastSeq": "conversations.view",
 }
 """The permission that each method asks for, in the conversation's organization."""
-
-
-class _Event(msgspec.Struct):
-    seq: int
-    event_id: str
-    kind: str
-    source: str
-    payload: msgspec.Raw
-    received_at: str
-
-
-class _EventFrame(msgspec.Struct, tag="event"):
-    event: _Event
-
-
-class _StatusFrame(msgspec.Struct, tag="status"):
-    conversation: msgspec.Raw
-
-
-class _ResetFrame(msgspec.Struct, tag="reset"):
-    last_seq: int
-    epoch: int
-
-
-_frames = msgspec.json.Decoder(_EventFrame | _StatusFrame | _ResetFrame)
 
 
 class EventService(EventServiceServicer):
@@ -83,7 +59,7 @@ class EventService(EventServiceServicer):
         ):
             frames = subscription.frames()
             while (frame := await watch.or_end(anext(frames, None))) is not None:
-                if (answer := _answer(frame.text)) is not None:
+                if (answer := _answer(frame)) is not None:
                     yield answer
             if subscription.feed.is_gone:
                 raise Conversation.DoesNotExist
@@ -239,16 +215,14 @@ def _uuid(text: str) -> UUID:
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "An id is a UUID.") from error
 
 
-def _answer(text: str | bytes) -> wire.SubscribeResponse | None:
-    """A frame of the hub as gRPC has it; None for what is not of the log (deltas)."""
-    try:
-        frame = _frames.decode(text)
-    except msgspec.ValidationError:
+def _answer(frame: Frame) -> wire.SubscribeResponse | None:
+    """Return a frame as gRPC has it; None for deltas, which it does not have."""
+    if isinstance(frame, StatusFrame):
+        return wire.SubscribeResponse(status_json=dumps(frame.record))
+    if isinstance(frame, ResetFrame):
+        return wire.SubscribeResponse(reset=wire.Reset(last_seq=frame.reset_to, epoch=frame.epoch))
+    if not isinstance(frame, EventFrame):
         return None
-    if isinstance(frame, _StatusFrame):
-        return wire.SubscribeResponse(status_json=bytes(frame.conversation))
-    if isinstance(frame, _ResetFrame):
-        return wire.SubscribeResponse(reset=wire.Reset(last_seq=frame.last_seq, epoch=frame.epoch))
     event = frame.event
     answer = wire.SubscribeResponse(
         event=wire.Event(
@@ -256,8 +230,8 @@ def _answer(text: str | bytes) -> wire.SubscribeResponse | None:
             event_id=event.event_id,
             kind=event.kind,
             source=event.source,
-            payload=bytes(event.payload),
+            payload=event.payload.encode(),
         )
     )
-    answer.event.received_at.FromJsonString(event.received_at)
+    answer.event.received_at.FromDatetime(event.received_at)
     return answer

@@ -16,7 +16,7 @@ from django.db.models import F
 from billing.models import ConversationUsage
 from conversations.log.records import record_from
 from conversations.models import Conversation, Event, StartTask
-from conversations.models.event import WIRE
+from conversations.models.event import COLUMNS, LoggedEvent
 from lib import prepared
 from lib.compiled import Compiled, caller
 from lib.pages import Position
@@ -38,6 +38,7 @@ class _Columns:
         fields = model._meta.concrete_fields  # noqa: SLF001 - Django documents _meta
         self.names = [field.attname for field in fields]
         self.sql = ", ".join(f'{alias}."{field.column}"' for field in fields)
+        # mypy accepts only literal field names; these come from the model.
         self.row: Any = namedtuple(f"{model.__name__}Row", self.names)  # type: ignore[misc]  # noqa: PYI024
         self._json = [n for n, field in enumerate(fields) if isinstance(field, models.JSONField)]
 
@@ -175,13 +176,10 @@ def page(pk: UUID, *, after: int, before: int | None, kind: str | None, limit: i
     rows = prepared.fetch(_EVENTS.format(where=where, order=order), values)
     if before is not None:
         rows.reverse()
-    told = [dict(zip(WIRE, row, strict=True)) for row in rows]
-    for event in told:
-        event["payload"] = orjson.Fragment(event["payload"])
-    return told
+    return [LoggedEvent(*row).to_wire() for row in rows]
 
 
 _EVENTS = (
-    f"SELECT {', '.join(WIRE)} FROM {Event._meta.db_table} "  # noqa: S608, SLF001 - our own names
+    f"SELECT {', '.join(COLUMNS)} FROM {Event._meta.db_table} "  # noqa: S608, SLF001 - our own names
     "WHERE conversation_id = %(pk)s AND {where} ORDER BY {order} LIMIT %(limit)s"
 )

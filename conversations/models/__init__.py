@@ -2,7 +2,7 @@
 
 from conversations.models.append import NewEvent
 from conversations.models.conversation import Conversation, ConversationQuerySet
-from conversations.models.event import Event, EventQuerySet
+from conversations.models.event import Event, EventQuerySet, LoggedEvent
 from conversations.models.feedback import Feedback
 from conversations.models.leases import Lease, LiveManager
 from conversations.models.messages import OPEN_MESSAGES, OutgoingMessage
@@ -19,6 +19,7 @@ __all__ = [
     "Feedback",
     "Lease",
     "LiveManager",
+    "LoggedEvent",
     "NewEvent",
     "OutgoingMessage",
     "Sandbox",

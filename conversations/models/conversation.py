@@ -11,8 +11,7 @@ from uuid_utils.compat import uuid7
 from accounts.models import Membership
 from accounts.roles import ROLE_PERMISSIONS
 from accounts.settings.choices import ConfirmationPolicy
-from conversations.models.append import NewEvent, appending, columns_of
-from lib import prepared
+from conversations.models.append import NewEvent, append_locked
 
 if TYPE_CHECKING:
     from conversations.models.event import Event
@@ -215,38 +214,36 @@ class Conversation(models.Model):
 
         ``also_save`` names further changed fields of this row, to be written by the same statement.
         """
-        ids = self.append_rows(news, also_save=also_save)
-        first = self.last_seq - len(news) + 1
-        return [
+        events = [
             self.events.model(
-                id=pk,
                 conversation=self,
                 organization_id=self.organization_id,
-                seq=seq,
                 event_id=new.event_id,
                 kind=new.kind,
                 source=new.source,
                 payload=new.payload,
                 engine_seq=new.engine_seq,
                 engine_time=new.engine_time,
-                received_at=self.updated_at,
             )
-            for (seq, new), pk in zip(enumerate(news, start=first), ids, strict=True)
+            for new in news
         ]
+        ids = self.append_rows(news, also_save=also_save)
+        first = self.last_seq - len(news) + 1
+        for place, (event, pk) in enumerate(zip(events, ids, strict=True)):
+            event.pk, event.seq, event.received_at = pk, first + place, self.updated_at
+        return events
 
     def append_rows(
         self, news: Sequence[NewEvent], *, also_save: Sequence[str] = ()
     ) -> Sequence[int]:
-        """The same for many, in one statement and without an object each; gives their primary keys."""
-        self.updated_at = timezone.now()
+        """Add events like ``append``, without an object each; return their primary keys."""
         fields: list[Any] = [self._meta.get_field(name) for name in also_save]
-        values = [f.get_db_prep_save(getattr(self, f.attname), connection) for f in fields]
-        statement = appending(tuple(field.column for field in fields))
-        columns = columns_of(news)
-        rows = prepared.fetch(
-            statement, [self.pk, len(news), self.updated_at, *values, self.updated_at, *columns]
-        )
-        if not rows:
+        values = {
+            f.column: f.get_db_prep_save(getattr(self, f.attname), connection) for f in fields
+        }
+        self.updated_at = timezone.now()
+        appended = append_locked(self.pk, news, at=self.updated_at, values=values)
+        if appended is None:
             raise Conversation.DoesNotExist(f"{self.pk} is gone")
-        [(self.last_seq, ids)] = rows
-        return ids or ()
+        self.last_seq, ids = appended
+        return ids

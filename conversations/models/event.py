@@ -1,8 +1,9 @@
 """The event log."""
 
-from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, ClassVar
 
+import msgspec
 import orjson
 from django.db import models
 from django.utils import timezone
@@ -56,23 +57,27 @@ class Event(models.Model):
         return f"{self.seq} {self.kind}"
 
     def to_wire(self) -> dict[str, Any]:
-        """The event as REST and sockets give it; the payload is spliced in as it was stored."""
-        return wire_of([getattr(self, name) for name in WIRE])
+        """Return the event as REST and sockets give it."""
+        return LoggedEvent(*[getattr(self, name) for name in COLUMNS]).to_wire()
 
 
-def wire_of(columns: Sequence[Any]) -> dict[str, Any]:
-    """Return the wire form of an event from the columns in ``WIRE``."""
-    seq, event_id, kind, source, payload, engine_time, received_at = columns
-    return {
-        "seq": seq,
-        "event_id": event_id,
-        "kind": kind,
-        "source": source,
-        "payload": orjson.Fragment(payload),
-        "engine_time": engine_time,
-        "received_at": received_at,
-    }
+class LoggedEvent(msgspec.Struct, gc=False):
+    """A row of the log without a model instance: the columns that readers need, in the order of ``COLUMNS``."""
+
+    seq: int
+    event_id: str
+    kind: str
+    source: str
+    payload: str
+    engine_time: datetime | None
+    received_at: datetime
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the event as REST and sockets give it; the payload is spliced in as it was stored."""
+        wire = msgspec.structs.asdict(self)
+        wire["payload"] = orjson.Fragment(self.payload)
+        return wire
 
 
-WIRE = ("seq", "event_id", "kind", "source", "payload", "engine_time", "received_at")
-"""What is told of an event, in this order."""
+COLUMNS = LoggedEvent.__struct_fields__
+"""The columns that are read of an event, in this order."""

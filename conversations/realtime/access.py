@@ -16,8 +16,8 @@ from django.conf import settings
 from accounts.permissions import permissions_in
 from accounts.sign_in.authentication import user_of_scope
 from conversations.models import Conversation
+from conversations.realtime.frames import Frame
 from conversations.realtime.hub import get_hub
-from conversations.realtime.reading import Frame
 from conversations.realtime.subscription import Subscription
 from conversations.realtime.threads import run_in_thread
 

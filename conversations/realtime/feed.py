@@ -9,13 +9,8 @@ from uuid import UUID
 from django.conf import settings
 
 from conversations.realtime import threads
-from conversations.realtime.reading import (
-    Frame,
-    Reading,
-    read,
-    read_events,
-    reset_frame,
-)
+from conversations.realtime.frames import EventFrame, Frame
+from conversations.realtime.reading import Reading, read, read_events
 from conversations.realtime.subscription import Subscription
 
 PAGE = 200
@@ -40,7 +35,7 @@ class Feed:
         self.is_dirty = self.is_busy = False
         self.reads = 0
         self._queue = queue
-        self._ring: deque[Frame] = deque()
+        self._ring: deque[EventFrame] = deque()
         self._ring_bytes = 0
 
     async def start(self) -> None:
@@ -82,10 +77,10 @@ class Feed:
             for subscription in self.subscriptions:
                 subscription.wake()
             return []
-        news = list(reading.frames)
+        news: list[Frame] = list(reading.frames)
         self._remember(reading.frames)
         if self.epoch not in (0, reading.epoch) or reading.last_seq < self.seq:
-            news, self._ring, self._ring_bytes = [reset_frame(reading)], deque(), 0
+            news, self._ring, self._ring_bytes = [reading.reset], deque(), 0
             self.seq = reading.last_seq
         elif reading.frames:
             self.seq = reading.frames[-1].seq or self.seq
@@ -112,13 +107,16 @@ class Feed:
             if sent >= BURST:
                 sent = 0
                 await asyncio.sleep(0)
+        for frame in news:
+            if isinstance(frame, EventFrame):
+                frame.forget()  # the ring keeps events, and not each twice
 
     def pass_on(self, frames: list[Frame]) -> None:
         """Hand frames outside the log to every live socket."""
         for subscription in self.subscriptions:
             subscription.offer(frames)
 
-    def _remember(self, frames: list[Frame]) -> None:
+    def _remember(self, frames: list[EventFrame]) -> None:
         self._ring.extend(frames)
         self._ring_bytes += sum(frame.size for frame in frames)
         limit = settings.HUB_RING_BYTES

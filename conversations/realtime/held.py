@@ -9,6 +9,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,8 +17,8 @@ import msgspec
 from django.http import HttpRequest, HttpResponse
 
 from conversations.realtime.access import Watcher, watching
+from conversations.realtime.frames import PING, EventFrame, Frame, PingFrame
 from conversations.realtime.hub import get_hub
-from conversations.realtime.reading import Frame, event_of
 from conversations.realtime.subscription import Subscription
 from lib.problems import Problem
 
@@ -28,7 +29,7 @@ ANSWER_HEADER = "X-Held"
 _token = secrets.token_urlsafe(24)
 """By this a view knows that its answer reaches ``Held``, in this process."""
 RETRY = b"retry: 1000\n\n"
-PING = Frame(b"", piece={"type": "http.response.body", "body": b": ping\n\n", "more_body": True})
+PROTOCOL = "server-sent events"
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -147,7 +148,7 @@ async def _stream(
 
     async def push(frames: Sequence[Frame]) -> None:
         for frame in frames:
-            await send(frame.piece or piece_of(frame, subscription.feed.epoch))
+            await send(frame.encoded(PROTOCOL, partial(_piece, frame, subscription.feed.epoch)))
 
     await subscription.feed_to(push)
     with contextlib.suppress(Exception):
@@ -155,17 +156,18 @@ async def _stream(
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def piece_of(frame: Frame, epoch: int) -> dict[str, Any]:
-    """A frame as a server-sent event, made once for all streams; its id is ``<epoch>-<seq>``.
+def _piece(frame: Frame, epoch: int) -> dict[str, Any]:
+    """Return a frame as a server-sent event, whose id is ``<epoch>-<seq>``; a ping is a comment.
 
-    A payload is JSON as it came and may be broken into lines, which this format cannot hold otherwise.
+    A payload is JSON as it came and may be broken into lines, each of which needs its own ``data:`` in this format.
     """
+    if isinstance(frame, PingFrame):
+        return {"type": "http.response.body", "body": b": ping\n\n", "more_body": True}
     place = frame.seq if frame.reset_to is None else frame.reset_to
     head = "" if place is None else f"id: {epoch}-{place}\n"
     data = "".join(f"data: {line}\n" for line in _lines(frame.text))
     body = f"{head}{data}\n".encode()
-    frame.piece = {"type": "http.response.body", "body": body, "more_body": True}
-    return frame.piece
+    return {"type": "http.response.body", "body": body, "more_body": True}
 
 
 def _lines(text: str) -> list[str]:
@@ -174,19 +176,19 @@ def _lines(text: str) -> list[str]:
 
 async def _first_page(subscription: Subscription, *, wait: float, limit: int) -> bytes:
     """A page as REST gives it, as soon as there is an event, or empty after ``wait`` seconds."""
-    items: list[str] = []
+    items: list[bytes] = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(wait):
             async for frame in subscription.frames():
                 if frame.reset_to is not None:
                     break  # the page's ``epoch`` and ``last_seq`` say it
-                if frame.seq is not None:
-                    items.append(event_of(frame))
+                if isinstance(frame, EventFrame):
+                    items.append(frame.json())
                     if len(items) >= limit or not subscription.is_behind:
                         break
     feed = subscription.feed
-    body = f'{{"items":[{",".join(items)}],"last_seq":{feed.seq},"epoch":{feed.epoch}}}'
-    return body.encode()
+    end = f'],"last_seq":{feed.seq},"epoch":{feed.epoch}}}'
+    return b'{"items":[' + b",".join(items) + end.encode()
 
 
 def cursor_of(last_event_id: str) -> tuple[int, int] | None:

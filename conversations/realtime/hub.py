@@ -12,7 +12,6 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 from channels.layers import get_channel_layer
@@ -22,15 +21,10 @@ from accounts.services.sessions import access_group
 from conversations.announcing import group_for
 from conversations.realtime import threads
 from conversations.realtime.feed import PAGE, Feed
-from conversations.realtime.reading import (
-    Frame,
-    read,
-    read_moved,
-)
-from conversations.realtime.subscription import Subscription
+from conversations.realtime.frames import DeltaFrame
+from conversations.realtime.reading import read, read_moved
+from conversations.realtime.subscription import FollowedLog, Subscription
 from lib import bus
-from lib.api import dumps
-from lib.framing import framed
 
 log = logging.getLogger(__name__)
 READERS = 4
@@ -139,7 +133,7 @@ class Hub:
             raise
         return feed
 
-    async def _drop(self, feed: Feed) -> None:
+    async def _drop(self, feed: FollowedLog) -> None:
         if self.feeds.get(feed.conversation_id) is feed:
             del self.feeds[feed.conversation_id]
         with contextlib.suppress(Exception):
@@ -249,7 +243,7 @@ class Hub:
                     feed.wake()
             case bus.DeltaArrived(conversation=key, deltas=deltas):
                 if feed := self.feeds.get(key):
-                    feed.pass_on([_delta(delta) for delta in deltas])
+                    feed.pass_on([DeltaFrame(delta).sized() for delta in deltas])
             case bus.AccessChanged(user=user_id):
                 for woken in self._watchers.get(user_id, ()):
                     woken.set()
@@ -269,10 +263,6 @@ class Hub:
                 if not (feed.subscriptions or feed.conversation_id in self._starting):
                     await self._drop(feed)  # whoever asked for it went away before it had started
             await self._listen_again()
-
-
-def _delta(delta: dict[str, Any]) -> Frame:
-    return Frame(framed(dumps({"type": "delta"} | delta)))
 
 
 _hubs: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub]" = weakref.WeakKeyDictionary()

@@ -7,44 +7,19 @@ from functools import cache, cached_property
 from typing import Any
 from uuid import UUID
 
-import msgspec
 from django.db import connection, models
 
 from billing.models import ConversationUsage
 from conversations.log.records import record_from
 from conversations.models import Conversation, StartTask
-from conversations.models.event import WIRE, wire_of
-from lib import framing, prepared
-from lib.api import dumps
-from lib.framing import framed
+from conversations.models.event import COLUMNS, LoggedEvent
+from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusFrame, event_frame
+from lib import prepared
 
 PAGE_BYTES = 4 * 1_048_576
 """A page ends with the event that goes beyond so many bytes of payload."""
 PASSING = ("last_seq", "updated_at")
 """Fields of a record that move with every event, and are no news on their own."""
-
-
-class Frame(msgspec.Struct, gc=False):
-    """What every socket is sent, made once. Many are kept, and refer to nothing that could refer to them: no ``gc``."""
-
-    wire: bytes
-    """The WebSocket message, byte for byte, that all sockets share."""
-    seq: int | None = None
-    """None for frames outside the log."""
-    reset_to: int | None = None
-    piece: dict[str, Any] | None = None
-    """The same for server-sent events, once somebody needed it."""
-    v1: tuple[str, str] | None = None
-    """The same for V1 clients (``compat.v1.sockets``), made when the first of them wants it."""
-
-    @property
-    def size(self) -> int:
-        return len(self.wire)
-
-    @property
-    def text(self) -> str:
-        """The JSON, for whoever sends it in another form."""
-        return framing.body_of(self.wire).decode()
 
 
 @dataclass(frozen=True)
@@ -56,7 +31,7 @@ class Reading:
     horizon: int
     updated_at: datetime | None
     record: dict[str, Any] | None
-    frames: list[Frame]
+    frames: list[EventFrame]
 
     @property
     def is_gone(self) -> bool:
@@ -69,8 +44,13 @@ class Reading:
 
     @cached_property
     def status(self) -> Frame:
-        """The record as sockets get it."""
-        return Frame(framed(dumps({"type": "status", "conversation": self.record})))
+        """The record as readers receive it."""
+        return StatusFrame(self.record).sized()
+
+    @property
+    def reset(self) -> Frame:
+        """The frame that sends a reader to the end of this log."""
+        return ResetFrame(self.epoch, reset_to=self.last_seq).sized()
 
 
 def read(places: Mapping[UUID, int | None], page: int) -> dict[UUID, Reading]:
@@ -86,8 +66,8 @@ def read(places: Mapping[UUID, int | None], page: int) -> dict[UUID, Reading]:
 
 
 def read_events(conversation_id: UUID, after: int, page: int) -> list[Frame]:
-    """A page of event frames behind ``after``."""
-    return read({conversation_id: after}, page)[conversation_id].frames
+    """Return a page of event frames behind ``after``."""
+    return list(read({conversation_id: after}, page)[conversation_id].frames)
 
 
 def read_moved(known: dict[UUID, tuple[int, datetime | None]]) -> list[UUID]:
@@ -97,34 +77,17 @@ def read_moved(known: dict[UUID, tuple[int, datetime | None]]) -> list[UUID]:
     return [key for key, place in known.items() if found.get(key) != place]
 
 
-def reset_frame(reading: Reading) -> Frame:
-    """Says that cursors of before mean nothing: fetch the log anew over REST."""
-    body = {"type": "reset", "last_seq": reading.last_seq, "epoch": reading.epoch}
-    return Frame(framed(dumps(body)), reset_to=reading.last_seq)
-
-
-def event_of(frame: Frame) -> str:
-    """The event alone, as REST gives it, out of its frame."""
-    text = frame.text
-    return text[text.index('"event":{') + 8 : -1]
-
-
-def _frames(columns: Sequence[list[Any] | None]) -> list[Frame]:
-    """Frames of events that come as a list of each column of ``WIRE``, or None for no events."""
+def _frames(columns: Sequence[list[Any] | None]) -> list[EventFrame]:
+    """Return the frames of events that come as a list of each of ``COLUMNS``, or None for no events."""
     if columns[0] is None:
         return []
-    return [_frame(values) for values in zip(*columns, strict=True)]
-
-
-def _frame(values: Sequence[Any]) -> Frame:
-    seq = values[0]
-    return Frame(framed(dumps({"type": "event", "seq": seq, "event": wire_of(values)})), seq)
+    return [event_frame(LoggedEvent(*values)) for values in zip(*columns, strict=True)]
 
 
 def _reading(row: tuple | None, place: int | None) -> Reading:
     if row is None:
         return Reading(0, place or 0, 0, None, None, [])
-    head, frames = row[: -len(WIRE)], _frames(row[-len(WIRE) :])
+    head, frames = row[: -len(COLUMNS)], _frames(row[-len(COLUMNS) :])
     parts: list[Any] = []
     for kind, start, readers in _parts():
         values = list(head[start : start + len(readers)])
@@ -179,8 +142,8 @@ def _statement() -> str:
     """
     names = {"c": Conversation, "u": ConversationUsage, "s": StartTask}
     head = ", ".join(_column(alias, f) for alias, kind in names.items() for f in _fields(kind))
-    columns = ", ".join(f"array_agg(e.{name} ORDER BY e.seq) AS {name}" for name in WIRE)
-    events = ", ".join(f"events.{name}" for name in WIRE)
+    columns = ", ".join(f"array_agg(e.{name} ORDER BY e.seq) AS {name}" for name in COLUMNS)
+    events = ", ".join(f"events.{name}" for name in COLUMNS)
     return f"""
 WITH wanted AS MATERIALIZED (
     SELECT * FROM unnest(%s::uuid[], %s::bigint[]) AS wanted (id, place)

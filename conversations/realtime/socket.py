@@ -14,8 +14,8 @@ from uuid import UUID
 
 from conversations.realtime import access
 from conversations.realtime.access import Watcher
+from conversations.realtime.frames import PING, Frame
 from conversations.realtime.hub import get_hub
-from conversations.realtime.reading import Frame
 from conversations.realtime.subscription import Subscription
 from lib import framing
 
@@ -28,7 +28,6 @@ CLOSE_NOT_FOUND = 4404
 CLOSES = {401: CLOSE_UNAUTHENTICATED, 404: CLOSE_NOT_FOUND}
 CLOSE_SECONDS = 5.0
 MAX_DIGITS = 18
-PING = Frame(framing.framed(b'{"type":"ping"}'))
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
@@ -149,7 +148,8 @@ class ConversationConsumer:
             await get_hub().leave(self._subscription)
 
     def _push(self, frames: Sequence[Frame]) -> Coroutine[Any, Any, None]:
-        return self._send({"type": framing.READY, "frames": [frame.wire for frame in frames]})
+        ready = [frame.wire or frame.encode() for frame in frames]
+        return self._send({"type": framing.READY, "frames": ready})
 
     async def _push_each(self, frames: Sequence[Frame]) -> None:
         """The same for servers that frame messages themselves."""

@@ -12,18 +12,35 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+from uuid import UUID
 
 from django.conf import settings
 
-from conversations.realtime.reading import Frame, reset_frame
-
-if TYPE_CHECKING:
-    from conversations.realtime.feed import Feed
+from conversations.realtime.frames import Frame
+from conversations.realtime.reading import Reading
 
 Push = Callable[[Sequence[Frame]], Coroutine[Any, Any, None]]
 BATCH_BYTES = 65_536
 """Frames go to a client in batches that end beyond so many bytes: about what a server buffers before it has us wait."""
+
+
+class FollowedLog(Protocol):
+    """What a subscription needs of the log that its process follows (``feed.Feed``)."""
+
+    conversation_id: UUID
+    subscriptions: "set[Subscription]"
+    seq: int
+    epoch: int
+    horizon: int
+    reading: Reading | None
+    is_gone: bool
+
+    async def look(self) -> Reading: ...
+
+    async def page_behind(self, after: int) -> list[Frame]: ...
+
+    def recent(self, after: int) -> list[Frame] | None: ...
 
 
 class Subscription:
@@ -53,7 +70,7 @@ class Subscription:
         "is_live",
     )
 
-    def __init__(self, feed: "Feed", after: int, epoch: int | None) -> None:
+    def __init__(self, feed: FollowedLog, after: int, epoch: int | None) -> None:
         self.feed = feed
         self.cursor = after
         self.epoch = epoch
@@ -247,7 +264,7 @@ class Subscription:
         is_within = reading.horizon <= self.cursor <= reading.last_seq
         if reading.is_gone or (is_within and not is_of_another_epoch):
             return None
-        return reset_frame(reading)
+        return reading.reset
 
 
 async def _rest_of(step: Coroutine[Any, Any, None], waits_for: Any) -> None:

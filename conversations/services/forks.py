@@ -1,9 +1,10 @@
 """A second conversation that begins where another was after one of its turns."""
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from accounts.models import User
 from conversations.models import Conversation
+from conversations.models.append import copy_log
 from conversations.services.lifecycle import create_conversation
 from conversations.services.state import append_notice
 from conversations.services.turns import turns_of
@@ -16,14 +17,6 @@ class NothingToFork(Problem):
     status = 409
     code = "nothing-to-fork"
     sentence = "There is no complete turn up to here yet. Wait for the agent to finish one."
-
-
-_COPY = """
-INSERT INTO conversations_event
-  (organization_id, conversation_id, seq, event_id, kind, source, payload, engine_time, received_at)
-SELECT organization_id, %s, seq, gen_random_uuid()::text, kind, source, payload, engine_time, received_at
-FROM conversations_event WHERE conversation_id = %s AND seq <= %s
-"""
 
 
 @transaction.atomic
@@ -54,8 +47,7 @@ def fork_conversation(
         parent=conversation,
         tags=conversation.tags,
     )
-    with connection.cursor() as cursor:
-        cursor.execute(_COPY, [fork.pk, conversation.pk, end])
+    copy_log(conversation.pk, into=fork.pk, through_seq=end)
     fork.last_seq = fork.forked_seq = end
     fork.pruned_seq = conversation.pruned_seq
     fork.save(update_fields=["last_seq", "forked_seq", "pruned_seq"])

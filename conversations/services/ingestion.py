@@ -1,6 +1,5 @@
 """From the engine's log into ours: in order, once, fenced, and nothing changed on the way."""
 
-import contextlib
 import hashlib
 import itertools
 import logging
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from conversations import announcing, queue
@@ -24,12 +23,11 @@ from conversations.models import (
     Sandbox,
     StartTask,
 )
-from conversations.models.append import ADDING, columns_of
+from conversations.models.append import NewEvents, append_fenced
 from conversations.sandboxes.provider import State, get_provider
 from conversations.services import redaction
 from conversations.services.delivery import deliver_if_free, user_text
 from conversations.services.state import append_notice, change_fields, request_start
-from lib import prepared
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -106,28 +104,6 @@ def ingest_events(*, conversation_id: UUID, generation: int, frames: Sequence[Du
     return len(frames)
 
 
-AT_ONCE = f"""
-WITH held AS MATERIALIZED (
-    SELECT c.id, %s::bigint AS news, %s::bigint AS newest, %s::timestamptz AS at
-    FROM conversations_conversation AS c JOIN conversations_lease AS l ON l.conversation_id = c.id
-    WHERE c.id = %s AND c.deleted_at IS NULL AND l.generation = %s AND c.engine_seq = %s
-    FOR NO KEY UPDATE OF c FOR SHARE OF l
-),
-moved AS (
-    UPDATE conversations_conversation AS c
-    SET last_seq = c.last_seq + held.news, engine_seq = held.newest, updated_at = held.at
-    FROM held WHERE c.id = held.id
-    RETURNING c.id, c.organization_id, c.last_seq, c.sandbox_id, held.news
-),{ADDING}
-SELECT moved.sandbox_id, s.active_at
-FROM moved LEFT JOIN conversations_sandbox AS s ON s.id = moved.sandbox_id"""  # noqa: S608 - constants
-"""Fence, counter and rows in one statement, hence one round trip and one commit.
-
-The row that ``held`` locks is looked at again once the lock is had, so a lease or an index that moved while we
-waited gives no row, and then nothing is written.
-"""
-
-
 def _is_at_once(conversation_id: UUID, generation: int, frames: Sequence[Durable]) -> bool:
     """Append a batch that is nothing but news, without reading anything first; whether that could be done.
 
@@ -137,21 +113,13 @@ def _is_at_once(conversation_id: UUID, generation: int, frames: Sequence[Durable
     if not frames or not is_plain(frames):
         return False
     now = timezone.now()
-    first, newest = frames[0].seq, frames[-1].seq
-    held = (len(frames), newest, now, conversation_id, generation, first - 1)
     hide = redaction.hider(conversation_id)
-    columns = columns_of([_event_of(frame, frame.event.event_id, hide) for frame in frames])
-    # Alone, the statement is its own transaction; within one, a repeated id must not spoil what surrounds us.
-    is_within = transaction.get_connection().in_atomic_block
-    try:
-        with transaction.atomic() if is_within else contextlib.nullcontext():
-            rows = prepared.fetch(AT_ONCE, (*held, now, *columns))
-    except IntegrityError:
+    events = [new_event(frame, frame.event.event_id, hide) for frame in frames]
+    appended = append_fenced(NewEvents(conversation_id, generation, events), at=now)
+    if appended is None:
         return False
-    if not rows:
-        return False
-    [(sandbox_id, active_at)] = rows
-    if active_at is not None and now - active_at > timedelta(seconds=USE_SECONDS):
+    sandbox_id, active_at = appended
+    if sandbox_id and active_at and now - active_at > timedelta(seconds=USE_SECONDS):
         Sandbox.objects.filter(pk=sandbox_id).update(active_at=now)
     announcing.announce_on_commit(conversation_id)
     return True
@@ -170,7 +138,8 @@ def is_plain(frames: Sequence[Durable]) -> bool:
     )
 
 
-def _event_of(frame: Durable, event_id: str, hide: Callable[[str], str] | None) -> NewEvent:
+def new_event(frame: Durable, event_id: str, hide: Callable[[str], str] | None = None) -> NewEvent:
+    """Return what is stored of an engine's frame; ``hide`` takes secrets out of its payload."""
     event = frame.event
     payload = hide(event.payload) if hide else event.payload
     return NewEvent(event_id, event.kind, event.source, payload, frame.seq, event.time)
@@ -196,7 +165,7 @@ def _ingest_locked(conversation_id: UUID, generation: int, frames: Sequence[Dura
     for frame in fresh:
         event_id = _free_id(frame, taken)
         taken.add(event_id)
-        news.append(_event_of(frame, event_id, hide))
+        news.append(new_event(frame, event_id, hide))
     conversation.engine_seq = fresh[-1].seq
     status = _project(conversation, fresh)
     conversation.append_rows(news, also_save=("engine_seq", *(PROJECTED if status else ())))

@@ -9,7 +9,6 @@ new password, and for everybody when the generation is raised. It never opens mo
 import base64
 import binascii
 import hmac
-from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -17,7 +16,7 @@ from django.db.models import F
 
 from accounts import services as accounts
 from accounts.models import ApiKey, Membership, User, UserSession
-from accounts.services import audit, identity, sessions
+from accounts.services import audit, provider_sessions, sessions
 from conversations.models import Conversation
 from lib import crypto
 
@@ -128,15 +127,16 @@ def _read(token: str) -> tuple[bytes, UUID, UUID, str, str] | None:
 
 def _of_api_key(pk: UUID, address: str) -> User | None:
     try:
-        user: Any = accounts.reopen_api_key(pk, address=address).user
+        return accounts.reopen_api_key(pk, address=address).user
     except accounts.InvalidKey:
         return None
-    return user
 
 
 def _of_session(user: User, session_id: UUID) -> User | None:
     live = sessions.find_live_session(user=user, session_id=str(session_id))
-    if live is None or identity.keep_vouched_for(session=live) is not identity.Vouching.GOOD:
+    if live is None:
+        return None
+    if provider_sessions.keep_vouched_for(session=live) is not provider_sessions.Vouching.GOOD:
         return None
     user.came_by = live
     return user

@@ -1,12 +1,11 @@
 """Runs of agents that work elsewhere: their programs publish the events, this server keeps and shows them."""
 
-import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import Organization, User
@@ -15,9 +14,8 @@ from accounts.services import audit
 from conversations import announcing
 from conversations.engine.payloads import EngineEvent, execution_status, parse_event, tells_state
 from conversations.models import Conversation, Event, NewEvent
-from conversations.models.append import ADDING, columns_of
+from conversations.models.append import append_published
 from conversations.services.state import change_fields
-from lib import prepared
 from lib.problems import Problem
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -140,18 +138,6 @@ def publish_events(*, conversation_id: UUID, batches: Sequence[Sequence[bytes]])
     return answers
 
 
-AT_ONCE = f"""
-WITH news AS (SELECT %s::uuid AS id, %s::bigint AS count, %s::timestamptz AS at),
-moved AS (
-    UPDATE conversations_conversation AS c
-    SET last_seq = c.last_seq + news.count, updated_at = news.at
-    FROM news WHERE c.id = news.id AND c.is_external AND c.deleted_at IS NULL
-    RETURNING c.id, c.organization_id, c.last_seq, c.epoch, news.count AS news
-),{ADDING}
-SELECT last_seq, epoch FROM moved"""  # noqa: S608 - constants
-"""Counter and rows in one statement, so that senders of one log hold its row for one round trip each."""
-
-
 def _publish_at_once(
     conversation_id: UUID, batches: Sequence[Sequence[EngineEvent]]
 ) -> list[Published]:
@@ -160,18 +146,11 @@ def _publish_at_once(
     ids = {event.event_id for event in events}
     if not events or len(ids) < len(events) or any(tells_state(event) for event in events):
         return []
-    now = timezone.now()
-    news = [NewEvent(e.event_id, e.kind, e.source, e.payload, engine_time=e.time) for e in events]
-    is_within = transaction.get_connection().in_atomic_block
-    try:
-        with transaction.atomic() if is_within else contextlib.nullcontext():
-            parameters = (conversation_id, len(news), now, now, *columns_of(news))
-            rows = prepared.fetch(AT_ONCE, parameters)
-    except IntegrityError:
-        return []  # it names an id that the log has
-    if not rows:
+    news = [_new_event(event) for event in events]
+    appended = append_published(conversation_id, news, at=timezone.now())
+    if appended is None:
         return []
-    [(last, epoch)] = rows
+    last, epoch = appended
     announcing.announce_on_commit(conversation_id)
     seq, answers = last - len(news), []
     for batch in batches:
@@ -187,21 +166,16 @@ def _parsed(text: bytes) -> EngineEvent:
     return event
 
 
+def _new_event(event: EngineEvent) -> NewEvent:
+    return NewEvent(event.event_id, event.kind, event.source, event.payload, None, event.time)
+
+
 def _append(conversation: Conversation, events: Sequence[EngineEvent]) -> None:
     statuses = [status for event in events if (status := execution_status(event))]
     if statuses:
         conversation.execution_status = statuses[-1]
     conversation.append(
-        *(
-            NewEvent(
-                event_id=event.event_id,
-                kind=event.kind,
-                source=event.source,
-                payload=event.payload,
-                engine_time=event.time,
-            )
-            for event in events
-        ),
+        *map(_new_event, events),
         also_save=("execution_status",) if statuses else (),
     )
     announcing.announce_on_commit(conversation.pk)

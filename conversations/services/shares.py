@@ -9,7 +9,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from accounts.models import User
@@ -117,8 +117,8 @@ def create_share(
     return share, token
 
 
-def links_of(*, conversation: Conversation) -> Any:
-    """A conversation's links, ended ones included, newest first, as a queryset."""
+def links_of(*, conversation: Conversation) -> QuerySet[ShareLink]:
+    """A conversation's links, ended ones included, newest first."""
     return ShareLink.objects.filter(conversation=conversation).order_by("-created_at", "-pk")
 
 

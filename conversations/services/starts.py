@@ -277,7 +277,7 @@ def _phase(task: StartTask, phase: str) -> Iterator[None]:
 
 def _entry(
     phase: str, *, started: datetime, finished: datetime | None = None, detail: str = ""
-) -> dict:
+) -> dict[str, str | None]:
     return {
         "phase": str(phase),
         "started_at": started.isoformat(),

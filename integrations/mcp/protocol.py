@@ -22,16 +22,13 @@ def answered_by_tools(caller: Caller, scope: dict[str, Any], body: bytes) -> Ans
 
 def server_for(caller: Caller) -> Server[Any, Any]:
     """The SDK's server with our tools, on behalf of one caller."""
-    server: Server[Any, Any] = Server("agent-server", version="1")
 
-    @server.list_tools()
     async def list_tools() -> list[types.Tool]:
         return [
             types.Tool(name=tool.name, description=tool.description, inputSchema=tool.schema)
             for tool in TOOLS.values()
         ]
 
-    @server.call_tool()
     async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
         try:
             return await sync_to_async(call)(caller, name, arguments)
@@ -43,6 +40,9 @@ def server_for(caller: Caller) -> Server[Any, Any]:
             log.exception("the tool %s failed", name[:60])
             return _failed("The server could not do this. Try again.")
 
+    server: Server[Any, Any] = Server("agent-server", version="1")
+    server.list_tools()(list_tools)
+    server.call_tool()(call_tool)
     return server
 
 

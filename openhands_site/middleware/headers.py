@@ -6,6 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
+Send = Callable[[dict[str, Any]], Awaitable[None]]
 CONTENT_POLICY = "; ".join(
     (
         "default-src 'self'",
@@ -64,7 +65,7 @@ class SocketHeaders:
     def __init__(self, application: Any) -> None:
         self.application = application
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Callable) -> None:
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Send) -> None:
         # No coroutine of its own: this is between the hub and the server for every frame.
         def with_headers(message: dict[str, Any]) -> Awaitable[None]:
             if message["type"] == "websocket.accept":
@@ -73,7 +74,6 @@ class SocketHeaders:
                     age = f"max-age={settings.SECURE_HSTS_SECONDS}".encode()
                     headers.append((b"strict-transport-security", age))
                 message = message | {"headers": headers}
-            answer: Awaitable[None] = send(message)
-            return answer
+            return send(message)
 
         await self.application(scope, receive, with_headers)

@@ -1,11 +1,11 @@
 """Streams of views and of static files, handed out piece by piece under ASGI too."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 
 
 class PieceByPiece:
@@ -14,13 +14,17 @@ class PieceByPiece:
     Django's ASGI handler otherwise reads such a stream to its end, into memory, before it sends a byte.
     """
 
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
-    def __call__(self, request: HttpRequest) -> HttpResponse:
-        response: Any = self.get_response(request)
-        if response.streaming and not response.is_async and isinstance(request, ASGIRequest):
-            response.streaming_content = _pieces(iter(response.streaming_content))
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        if (
+            isinstance(response, StreamingHttpResponse)
+            and not response.is_async
+            and isinstance(request, ASGIRequest)
+        ):
+            response.streaming_content = _pieces(iter(response))
         return response
 
 

@@ -18,10 +18,14 @@ from lib import framing
 class LeanWebSocket(WebSocketsSansIOProtocol):
     """uvicorn's protocol that drops handshakes once they are done, and has no queues while nobody waits."""
 
+    # ``Inbox`` and ``LeanEvent`` do what uvicorn needs of asyncio's classes without inheriting from them.
+    queue: Any
+    writable: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.queue = Inbox()  # type: ignore[assignment]
-        self.writable = LeanEvent()  # type: ignore[assignment]
+        self.queue = Inbox()
+        self.writable = LeanEvent()
         self.writable.set()
 
     def run_asgi(self) -> Coroutine[Any, Any, None]:

@@ -8,7 +8,9 @@ from django.conf import settings
 
 Scope = dict[str, Any]
 KEY_LATER = "/sockets/"
-App = Callable[[Scope, Callable, Callable], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _KEYS = (b"authorization", b"x-api-key", b"x-session-api-key")
 _KEY_IN_QUERY = re.compile(rb"(?:\A|&)session_api_key=(?!null(?:&|\Z))[^&]")
 
@@ -23,7 +25,7 @@ class OriginGate:
     def __init__(self, application: App) -> None:
         self.application = application
 
-    async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
         if not origins:

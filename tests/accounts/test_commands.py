@@ -110,6 +110,20 @@ class TestCreateUser:
             run("create_user", "--email", "other@example.com")
 
     @pytest.mark.parametrize(
+        "command", [("create_user", "--administrator"), ("createsuperuser",)], ids=lambda c: c[0]
+    )
+    def test_administrator_has_an_organization_and_an_audit_entry(self, db, monkeypatch, command):
+        monkeypatch.setenv("OH_PASSWORD", "correct horse battery")
+
+        run(*command, "--email", "root@example.com")
+
+        user = User.objects.get()
+        assert (user.is_staff, user.is_superuser) == (True, True)
+        assert user.personal_organization.memberships.get().role == "owner"
+        entry = AuditEntry.objects.get(action="user.created")
+        assert entry.after == {"email": "root@example.com", "is_staff": True, "is_superuser": True}
+
+    @pytest.mark.parametrize(
         ("email", "password", "sentence"),
         [
             ("Alice@Example.com", "correct horse battery", "exists already"),

@@ -1,6 +1,8 @@
 """Signing in and out, the set-up link, the account and API keys, as pages."""
 
 import pytest
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY
 from django.test import Client
 from django.urls import reverse
 
@@ -8,6 +10,7 @@ from accounts import services
 from accounts.models import ApiKey, AuditEntry, User
 from accounts.roles import ROLE_PERMISSIONS
 from accounts.services import terms
+from accounts.sign_in import session_gate
 from accounts.web.pages import SCOPE_WORDS
 
 PASSWORD = "correct horse battery"
@@ -119,6 +122,17 @@ def test_signing_out_ends_the_session_and_is_a_post(client, alice):
     assert client.get("/sign-out").status_code == 405
     assert client.post("/sign-out").headers["Location"] == "/sign-in"
     assert client.get("/settings").status_code == 302
+
+
+@pytest.mark.parametrize("backend", session_gate.MOVED_BACKENDS)
+def test_session_of_a_moved_backend_stays_signed_in(client, alice, backend):
+    client.force_login(alice)
+    session = client.session
+    session[BACKEND_SESSION_KEY] = backend
+    session.save()
+
+    assert client.get("/settings").status_code == 200
+    assert client.session[BACKEND_SESSION_KEY] in settings.AUTHENTICATION_BACKENDS
 
 
 # --- Set-up -------------------------------------------------------------------------

@@ -16,3 +16,10 @@ def test_key_authenticates_its_owner(alice):
 def test_nonsense_opens_nothing(token, db):
     with pytest.raises(services.InvalidKey):
         services.authenticate_api_key(token)
+
+
+def test_malformed_address_is_refused_as_an_address(db):
+    with pytest.raises(services.NotAnAddress) as refused:
+        services.create_user(email="alice", password="correct horse battery")
+
+    assert (refused.value.status, refused.value.code) == (422, "not-an-address")

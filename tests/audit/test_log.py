@@ -11,10 +11,10 @@ from accounts import services
 from accounts.models import AuditEntry, AuditHead, Membership, User
 from accounts.models.audit import SITE
 from accounts.services import audit
+from accounts.services.audit import Actor, acting
 from billing import services as billing
 from conversations import services as conversations
 from conversations.models import Conversation
-from lib.acting import Actor, acting
 from tests.conftest import key_client
 from tests.factories.accounts import UserFactory
 from tests.fakes.stack import figure

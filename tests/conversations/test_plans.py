@@ -6,8 +6,8 @@ import pytest
 from django.db import connection
 
 from conversations.models import NewEvent
+from conversations.models.append import FENCED
 from conversations.realtime import reading
-from conversations.services.ingestion import AT_ONCE
 
 LOGS, LENGTH = 40, 250
 
@@ -53,7 +53,7 @@ def test_an_append_looks_nothing_up_in_the_log(many):
     empty = [["x"], ["Step"], ["agent"], ["{}"], [1], [None]]
     at = many.updated_at
 
-    plan = plan_of(AT_ONCE, [1, 0, at, str(many.pk), 1, -1, at, *empty])
+    plan = plan_of(FENCED, [1, 0, at, str(many.pk), 1, -1, at, *empty])
 
     assert [node["Node Type"] for node in on("conversations_event", plan)] == ["ModifyTable"]
 

@@ -38,7 +38,7 @@ def test_frames_carry_events_as_rest_gives_them(conversation):
     assert [frame.seq for frame in frames] == [1, 2, 3, 4]
     for frame, event in zip(frames, events, strict=True):
         body = dumps(event.to_wire()).decode()
-        assert reading.event_of(frame) == body
+        assert frame.json().decode() == body
         assert frame.text == f'{{"type":"event","seq":{event.seq},"event":{body}}}'
 
 

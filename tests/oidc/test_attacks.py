@@ -155,6 +155,19 @@ class TestCode:
 
         refuse(f"without {taken_out}", browser, browser.come_back(answer))
 
+    def test_in_the_query_of_the_password_page(self, browser, oidc, alice):
+        """The library's backend would take code and state from the query of any request."""
+        answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
+        query = f"/sign-in?code={answer['code']}&state={answer['state']}"
+        form = {"email": alice.email, "password": "wrong"}
+
+        response = browser.client.post(query, form)
+
+        assert response.status_code == 422
+        assert not browser.is_signed_in
+        assert answer["code"] in oidc.codes
+        REFUSED.append("code on the password page")
+
     @pytest.mark.parametrize("code", ["", "made-up", "a" * 4_000])
     def test_made_up(self, browser, oidc, code):
         answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))

@@ -4,7 +4,7 @@ import pytest
 from django.core import mail
 from django.test import Client
 
-from accounts.models import EmailChange, TermsAcceptance, User
+from accounts.models import EmailChange, OfflineToken, TermsAcceptance, User
 from tests.conftest import key_client
 from tests.oidc.conftest import Browser, make_row, path_of
 
@@ -68,17 +68,17 @@ class TestCallback:
         assert keycloak.client.get("/oauth/keycloak/callback").status_code == 400
         assert keycloak.client.get("/oauth/keycloak/offline/callback").status_code == 400
 
-    def test_offline_token_by_the_address_of_old(self, keycloak, oidc):
+    def test_offline_callback_finishes_no_flow_and_keeps_no_token(self, keycloak, oidc):
         person = oidc.add_person("ana")
         keycloak.sign_in(person)
         page = keycloak.client.post("/settings/sign-in/keycloak/connect", {"purpose": "offline"})
         answer = oidc.authorize(page.context["url"], person)
 
-        assert (
-            path_of(keycloak.client.get("/oauth/keycloak/offline/callback", answer))
-            == "/settings/sign-in"
-        )
-        assert User.objects.get().identities.get().offline_token.token
+        response = keycloak.client.get("/oauth/keycloak/offline/callback", answer)
+
+        assert "offline_access" not in page.context["url"]
+        assert response.status_code == 400
+        assert not OfflineToken.objects.exists()
 
     def test_without_a_provider_there_is_nothing(self, client, db):
         assert client.get("/oauth/keycloak/callback").status_code == 404

@@ -3,7 +3,7 @@
 import pytest
 
 from accounts.models import AuditEntry, IdentityProvider
-from accounts.services import identity, sessions
+from accounts.services import identities, sessions
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def acts(action):
 
 
 def test_link_and_unlink(alice, provider):
-    linked = identity.link_identity(user=alice, provider=provider, claims={"sub": "a"})
-    identity.unlink_identity(identity=linked)
+    linked = identities.link_identity(user=alice, provider=provider, claims={"sub": "a"})
+    identities.unlink_identity(identity=linked)
 
     assert acts("identity.linked") == [({}, {"provider": "company"}, "")]
     assert acts("identity.unlinked") == [({"provider": "company"}, {}, "")]

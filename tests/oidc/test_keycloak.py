@@ -31,10 +31,10 @@ django.setup()
 from django.core.management import call_command
 call_command("migrate", interactive=False, verbosity=0)
 from accounts.models import IdentityProvider, Organization
-from accounts.services import identity
+from accounts.services import identity_providers
 team = Organization.objects.create(name="The team")
 rule = {"claim": "realm_access.roles", "value": "team-admins", "organization": str(team.pk), "role": "admin"}
-identity.find_provider(slug="keycloak")
+identity_providers.find_provider(slug="keycloak")
 IdentityProvider.objects.update(claim_rules=[rule])
 """
 

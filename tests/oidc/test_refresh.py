@@ -10,8 +10,8 @@ from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
-from accounts.models import Membership, Organization, ProviderSession, User, UserSession
-from accounts.services import identity
+from accounts.models import Membership, Organization, ProviderSession, UserSession
+from accounts.services import provider_sessions
 from tests.oidc.conftest import Browser, make_row
 
 
@@ -84,7 +84,7 @@ def test_stale_row_in_hand_does_not_refresh_again(browser, oidc):
     assert browser.is_signed_in
     oidc.counts.clear()
 
-    assert identity.keep_vouched_for(session=stale) is identity.Vouching.GOOD
+    assert provider_sessions.keep_vouched_for(session=stale) is provider_sessions.Vouching.GOOD
     assert "token" not in oidc.counts
 
 
@@ -175,25 +175,3 @@ def test_refreshed_token_of_somebody_else_is_not_taken(browser, oidc):
 
     assert browser.is_signed_in  # as who it was
     assert ProviderSession.objects.get().generation == 1
-
-
-def test_offline_token_works_while_the_user_is_away(browser, oidc):
-    person = oidc.add_person("ana")
-    browser.sign_in(person)
-    page = browser.client.post("/settings/sign-in/acme/connect", {"purpose": "offline"})
-    assert "offline_access" in page.context["url"]
-    browser.come_back(oidc.authorize(page.context["url"], person))
-    user = User.objects.get()
-    mine = user.identities.get()
-    browser.client.post("/sign-out")
-
-    first = identity.offline_access_token(identity=mine)
-    second = identity.offline_access_token(identity=mine)
-
-    assert first.count(".") == second.count(".") == 2
-    mine.offline_token.refresh_from_db()
-    assert mine.offline_token.token.encode() not in bytes(mine.offline_token.sealed_token)
-    person.enabled = False
-    with pytest.raises(identity.SignInRefused):
-        identity.offline_access_token(identity=mine)
-    assert not type(mine.offline_token).objects.exists()

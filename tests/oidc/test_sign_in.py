@@ -2,9 +2,17 @@ import pytest
 from django.test import Client
 
 from accounts import services
-from accounts.models import Identity, Membership, Organization, ProviderSession, User, UserSession
-from accounts.oidc import claims, providers
-from accounts.services import identity
+from accounts.models import (
+    AuditEntry,
+    Identity,
+    Membership,
+    Organization,
+    ProviderSession,
+    User,
+    UserSession,
+)
+from accounts.oidc import providers
+from accounts.services import claimed_roles, identity_providers
 from lib import crypto
 from tests.oidc.conftest import Browser, make_row, path_of
 
@@ -98,6 +106,42 @@ def test_linking_ends_up_with_nobody_else(oidc, provider, alice, bob):
 
     assert response.status_code == 403
     assert not Identity.objects.exists()
+
+
+@pytest.mark.parametrize("purpose", ["link", "offline"])
+def test_flow_that_is_no_sign_in_signs_no_browser_in(oidc, provider, alice, purpose):
+    """A browser that signed out meanwhile, or whose flow began in a version that had another purpose."""
+    browser = Browser(oidc)
+    browser.client.force_login(alice)
+    url = browser.client.post("/settings/sign-in/acme/connect").context["url"]
+    kept = dict(browser.client.session.items())["oidc_states"]
+    next(iter(kept.values()))["purpose"] = purpose
+    browser.client.post("/sign-out")
+    browser.leave()
+    session = browser.client.session
+    session["oidc_states"] = kept
+    session.save()
+
+    response = browser.come_back(oidc.authorize(url, oidc.add_person("ana")))
+
+    assert response.status_code == {"link": 403, "offline": 400}[purpose]
+    assert not browser.is_signed_in
+    assert not Identity.objects.exists()
+
+
+def test_sign_in_is_recorded_as_an_act_of_its_user(browser, oidc):
+    browser.sign_in(oidc.add_person("ana"))
+
+    user = User.objects.get()
+    entry = AuditEntry.objects.get(action="sign_in.succeeded")
+    assert entry.chain == user.personal_organization.pk
+    assert (entry.actor_kind, entry.actor_id, entry.actor_name, entry.address) == (
+        "person",
+        str(user.pk),
+        "ana@example.org",
+        "127.0.0.1",
+    )
+    assert (entry.subject_id, entry.subject_name) == (str(user.pk), "ana@example.org")
 
 
 def test_an_account_of_somebody_else_is_not_taken_over(oidc, provider, alice):
@@ -236,12 +280,12 @@ def test_presets_of_the_environment_are_rows(db, settings, oidc):
         "client_secret": "client-secret",
     }
     settings.OIDC_PRESETS = [preset]
-    row = identity.find_provider(slug="keycloak")
+    row = identity_providers.find_provider(slug="keycloak")
     assert (row.is_preset, row.client_secret) == (True, "client-secret")
 
     settings.OIDC_PRESETS = [preset | {"name": "New", "client_secret": "other"}]
 
-    row = identity.find_provider(slug="keycloak")
+    row = identity_providers.find_provider(slug="keycloak")
     assert (row.name, row.client_secret) == ("New", "other")
 
 
@@ -318,8 +362,8 @@ class TestRoles:
         assert User.objects.get().is_staff
 
     def test_preview_changes_nothing(self, oidc, team, provider):
-        found = identity.preview_claims(
-            provider=provider, claims={"realm_access": {"roles": ["team", "x"]}}
+        found = claimed_roles.wanted(
+            provider.claim_rules, {"realm_access": {"roles": ["team", "x"]}}
         )
 
         assert (found.roles, found.is_staff, found.matched) == ({team.pk: "member"}, False, (1,))
@@ -344,14 +388,16 @@ class TestRoles:
         ],
     )
     def test_rules_that_mean_nothing_are_refused(self, rule):
-        with pytest.raises(claims.BadRule):
-            claims.wanted([rule], {})
+        with pytest.raises(claimed_roles.BadRule):
+            claimed_roles.wanted([rule], {})
 
     def test_claim_whose_name_has_dots(self):
         rule = {"claim": "https://example.com/roles", "value": "ops", "staff": True}
 
-        assert claims.wanted([rule], {"https://example.com/roles": ["ops"]}).is_staff
-        assert claims.wanted([rule], {"https://example": {"com/roles": "no"}}).is_staff is False
+        assert claimed_roles.wanted([rule], {"https://example.com/roles": ["ops"]}).is_staff
+        assert (
+            claimed_roles.wanted([rule], {"https://example": {"com/roles": "no"}}).is_staff is False
+        )
 
 
 class TestStaff:

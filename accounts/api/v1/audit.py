@@ -10,10 +10,11 @@ from rest_framework.response import Response
 
 from accounts.models import AuditEntry
 from accounts.permissions import require
+from accounts.requests import ApiRequest
 from lib.api import query_of
 
 
-class AuditQuery(serializers.Serializer):
+class AuditQuery(serializers.Serializer[Any]):
     """What to look for."""
 
     organization = serializers.UUIDField(required=False)
@@ -29,7 +30,7 @@ class AuditQuery(serializers.Serializer):
     until = serializers.DateTimeField(required=False)
 
 
-class AuditActorSerializer(serializers.Serializer):
+class AuditActorSerializer(serializers.Serializer[Any]):
     """Who acted, as it was called then."""
 
     kind = serializers.ChoiceField(AuditEntry.Kind.choices, source="actor_kind")
@@ -37,7 +38,7 @@ class AuditActorSerializer(serializers.Serializer):
     name = serializers.CharField(source="actor_name")
 
 
-class AuditSubjectSerializer(serializers.Serializer):
+class AuditSubjectSerializer(serializers.Serializer[Any]):
     """What was acted on, as it was called then."""
 
     kind = serializers.CharField(source="subject_kind")
@@ -45,7 +46,7 @@ class AuditSubjectSerializer(serializers.Serializer):
     name = serializers.CharField(source="subject_name")
 
 
-class AuditEntrySerializer(serializers.ModelSerializer):
+class AuditEntrySerializer(serializers.ModelSerializer[AuditEntry]):
     """One act, with what it changed."""
 
     organization = serializers.UUIDField(source="chain")
@@ -84,12 +85,13 @@ FILTERS = {
 
 
 @extend_schema(tags=["audit"])
-class AuditViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
+class AuditViewSet(mixins.ListModelMixin, viewsets.GenericViewSet[AuditEntry]):
     """Acts in the organizations whose log the caller may read, newest first."""
 
     queryset = AuditEntry.objects.none()
     serializer_class = AuditEntrySerializer
     permission = "audit.view"
+    request: ApiRequest
 
     def get_queryset(self) -> QuerySet[AuditEntry]:
         return AuditEntry.objects.visible_to(self.request.user)
@@ -98,9 +100,9 @@ class AuditViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """A page of the log. An organization that is named must be one whose log you may read."""
         query = query_of(AuditQuery, request, ignoring={"cursor", "limit"})
-        bound = request.user.bound_organization_id
+        bound = self.request.user.bound_organization_id
         if wanted := query.get("organization") or bound:
-            require(request.user, wanted, self.permission)
+            require(self.request.user, wanted, self.permission)
         rows = self.get_queryset()
         rows = rows.filter(**{FILTERS[name]: query[name] for name in FILTERS if name in query})
         if action := query.get("action"):

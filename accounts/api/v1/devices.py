@@ -1,6 +1,7 @@
 """Device sign-in over the API: a program asks for codes, then polls for its key (RFC 8628)."""
 
 import ipaddress
+from typing import Any
 from urllib.parse import urlencode
 
 from django.conf import settings
@@ -19,7 +20,7 @@ from accounts.api.permissions import PUBLIC
 from accounts.services import devices
 
 
-class NewDeviceSerializer(serializers.Serializer):
+class NewDeviceSerializer(serializers.Serializer[Any]):
     """What a program says about itself, and what it asks for."""
 
     client_name = serializers.RegexField(
@@ -41,7 +42,7 @@ class NewDeviceSerializer(serializers.Serializer):
         return name
 
 
-class DeviceCodesSerializer(serializers.Serializer):
+class DeviceCodesSerializer(serializers.Serializer[Any]):
     """The codes, where to enter the short one, and how to poll with the long one."""
 
     device_code = serializers.CharField()
@@ -52,13 +53,13 @@ class DeviceCodesSerializer(serializers.Serializer):
     interval = serializers.IntegerField(help_text="Seconds between two polls.")
 
 
-class DeviceCodeSerializer(serializers.Serializer):
+class DeviceCodeSerializer(serializers.Serializer[Any]):
     """The long code."""
 
     device_code = serializers.CharField(max_length=200)
 
 
-class DeviceTokenSerializer(serializers.Serializer):
+class DeviceTokenSerializer(serializers.Serializer[Any]):
     """The key. It is in this answer and in no other."""
 
     access_token = serializers.CharField()
@@ -67,7 +68,7 @@ class DeviceTokenSerializer(serializers.Serializer):
     scope = serializers.CharField(help_text="Permission names with spaces between.")
 
 
-class DevicePollRefusalSerializer(serializers.Serializer):
+class DevicePollRefusalSerializer(serializers.Serializer[Any]):
     """Problem details whose ``error`` is a word of RFC 8628 or RFC 6749."""
 
     type = serializers.CharField()
@@ -81,7 +82,7 @@ class DevicePollRefusalSerializer(serializers.Serializer):
     interval = serializers.IntegerField(required=False, help_text="Seconds between two polls.")
 
 
-class DeviceView(GenericAPIView):
+class DeviceView(GenericAPIView[Any]):
     """The beginning of a device sign-in."""
 
     permission = PUBLIC
@@ -113,7 +114,7 @@ class DeviceView(GenericAPIView):
         return Response(DeviceCodesSerializer(answer).data)
 
 
-class DeviceTokenView(GenericAPIView):
+class DeviceTokenView(GenericAPIView[Any]):
     """The end of a device sign-in."""
 
     permission = PUBLIC

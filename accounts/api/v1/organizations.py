@@ -17,6 +17,7 @@ from accounts.api.permissions import permission_of
 from accounts.api.v1 import serializers
 from accounts.models import ApiKey, Invitation, Membership, Organization, ServiceAccount
 from accounts.permissions import explain, require
+from accounts.requests import ApiRequest
 from accounts.roles import PERMISSIONS
 from accounts.services import organizations as verbs
 from accounts.services import revoke_api_key, service_accounts
@@ -31,8 +32,10 @@ class NeedsSession(Problem):
     sentence = "A key reaches one organization and joins no other. Do this signed in, on the pages."
 
 
-class OfOrganization(GenericAPIView):
+class OfOrganization(GenericAPIView[Any]):
     """A view of one organization, in which the caller holds the permission of this action."""
+
+    request: ApiRequest
 
     def organization(self) -> Organization:
         """The organization of the address; 404 for those who do not belong to it."""
@@ -41,7 +44,7 @@ class OfOrganization(GenericAPIView):
         require(self.request.user, found.pk, permission_of(self) or "")
         return found
 
-    def body(self, kind: type[fields.Serializer]) -> dict[str, Any]:
+    def body(self, kind: type[fields.Serializer[Any]]) -> dict[str, Any]:
         """The request's body, validated."""
         body = kind(data=self.request.data)
         body.is_valid(raise_exception=True)
@@ -54,7 +57,7 @@ class OfOrganization(GenericAPIView):
 
     def memberships(self) -> QuerySet[Membership]:
         """The caller's memberships; with an API key, only that in the key's organization."""
-        user: Any = self.request.user
+        user = self.request.user
         rows = Membership.objects.filter(user_id=user.pk).select_related("organization")
         bound = user.bound_organization_id
         return rows.filter(organization_id=bound) if bound else rows
@@ -87,14 +90,13 @@ class OrganizationsView(OfOrganization):
         request=serializers.OrganizationNameSerializer,
         responses={201: serializers.OrganizationSerializer},
     )
-    def post(self, request: Request) -> Response:
+    def post(self, request: ApiRequest) -> Response:
         """Make a team; the caller owns it."""
         if request.user.is_service_account:
             raise NeedsSession
         name = self.body(serializers.OrganizationNameSerializer)["name"]
         made = verbs.create_organization(user=request.user, name=name)
-        user: Any = request.user
-        own = Membership(organization=made, user=user, role=Membership.Role.OWNER)
+        own = Membership(organization=made, user=request.user, role=Membership.Role.OWNER)
         return Response(self.get_serializer(own).data, status=status.HTTP_201_CREATED)
 
 
@@ -132,7 +134,7 @@ class LeaveView(OfOrganization):
     serializer_class = None
 
     @extend_schema(operation_id="organizations_leave", request=None, responses={204: None})
-    def post(self, request: Request, **kwargs: Any) -> Response:
+    def post(self, request: ApiRequest, **kwargs: Any) -> Response:
         """Leave; the last owner cannot (409)."""
         verbs.leave_organization(organization=self.organization(), user=request.user)
         return Response(status=status.HTTP_204_NO_CONTENT)
@@ -146,7 +148,7 @@ class TransferView(OfOrganization):
     serializer_class = serializers.TransferSerializer
 
     @extend_schema(operation_id="organizations_transfer", responses={204: None})
-    def post(self, request: Request, **kwargs: Any) -> Response:
+    def post(self, request: ApiRequest, **kwargs: Any) -> Response:
         """Make another member the owner; the caller becomes an admin."""
         organization = self.organization()
         body = self.body(serializers.TransferSerializer)
@@ -180,7 +182,7 @@ class MemberView(OfOrganization):
     serializer_class = serializers.MemberSerializer
 
     @extend_schema(operation_id="organizations_members_update", request=serializers.RoleSerializer)
-    def patch(self, request: Request, **kwargs: Any) -> Response:
+    def patch(self, request: ApiRequest, **kwargs: Any) -> Response:
         """Give another role, not above one's own; an organization keeps an owner."""
         organization = self.organization()
         role = self.body(serializers.RoleSerializer)["role"]
@@ -190,7 +192,7 @@ class MemberView(OfOrganization):
         return Response(self.get_serializer(membership).data)
 
     @extend_schema(operation_id="organizations_members_destroy", responses={204: None})
-    def delete(self, request: Request, **kwargs: Any) -> Response:
+    def delete(self, request: ApiRequest, **kwargs: Any) -> Response:
         """Take a member out; the member's keys here are revoked and open sockets end."""
         verbs.remove_member(
             organization=self.organization(), by=request.user, user_id=kwargs["user_id"]
@@ -212,7 +214,7 @@ class InvitationsView(OfOrganization):
         operation_id="organizations_invitations_list",
         responses=serializers.InvitationSerializer(many=True),
     )
-    def get(self, request: Request, **kwargs: Any) -> Response:
+    def get(self, request: ApiRequest, **kwargs: Any) -> Response:
         """Invitations, the newest first, used and revoked ones included."""
         rows = Invitation.objects.visible_to(request.user)
         return self.listed(rows.filter(organization=self.organization()))
@@ -222,7 +224,7 @@ class InvitationsView(OfOrganization):
         request=serializers.NewInvitationSerializer,
         responses={201: serializers.IssuedInvitationSerializer},
     )
-    def post(self, request: Request, **kwargs: Any) -> Response:
+    def post(self, request: ApiRequest, **kwargs: Any) -> Response:
         """Invite by a link, or by e-mail. The link is in this answer and in no other."""
         organization = self.organization()
         body = self.body(serializers.NewInvitationSerializer)
@@ -240,7 +242,7 @@ class InvitationView(OfOrganization):
     serializer_class = None
 
     @extend_schema(operation_id="organizations_invitations_destroy", responses={204: None})
-    def delete(self, request: Request, **kwargs: Any) -> Response:
+    def delete(self, request: ApiRequest, **kwargs: Any) -> Response:
         """Take it back. Safe to repeat."""
         rows = Invitation.objects.visible_to(request.user).filter(organization=self.organization())
         invitation = get_object_or_404(
@@ -261,7 +263,7 @@ class AcceptView(OfOrganization):
         operation_id="invitations_accept",
         responses={200: serializers.OrganizationSerializer},
     )
-    def post(self, request: Request) -> Response:
+    def post(self, request: ApiRequest) -> Response:
         """Join the organization of an invitation. Needs a session: a key reaches one organization."""
         if request.user.bound_organization_id:
             raise NeedsSession
@@ -285,7 +287,7 @@ class ServiceAccountsView(OfOrganization):
         operation_id="organizations_service_accounts_list",
         responses=serializers.ServiceAccountSerializer(many=True),
     )
-    def get(self, request: Request, **kwargs: Any) -> Response:
+    def get(self, request: ApiRequest, **kwargs: Any) -> Response:
         """Service accounts, the newest first, revoked ones included."""
         rows = ServiceAccount.objects.visible_to(request.user)
         rows = rows.filter(organization=self.organization())
@@ -296,7 +298,7 @@ class ServiceAccountsView(OfOrganization):
         request=serializers.NewServiceAccountSerializer,
         responses={201: serializers.ServiceAccountSerializer},
     )
-    def post(self, request: Request, **kwargs: Any) -> Response:
+    def post(self, request: ApiRequest, **kwargs: Any) -> Response:
         """Make one, in a role that the caller covers wholly."""
         organization = self.organization()
         body = self.body(serializers.NewServiceAccountSerializer)
@@ -361,7 +363,7 @@ class ServiceAccountKeysView(OfServiceAccount):
         request=serializers.NewServiceAccountKeySerializer,
         responses={201: serializers.IssuedApiKeySerializer},
     )
-    def post(self, request: Request, **kwargs: Any) -> Response:
+    def post(self, request: ApiRequest, **kwargs: Any) -> Response:
         """Make a key of it. Its secret is in this answer and in no other."""
         account = self.account()
         body = self.body(serializers.NewServiceAccountKeySerializer)
@@ -390,7 +392,7 @@ class ServiceAccountKeyView(OfServiceAccount):
 
 
 @extend_schema(tags=["users"])
-class ExplainView(GenericAPIView):
+class ExplainView(GenericAPIView[Any]):
     """Why the caller may, or may not."""
 
     permission = "account.view"
@@ -398,7 +400,7 @@ class ExplainView(GenericAPIView):
     pagination_class = None
 
     @extend_schema(operation_id="permissions_explain", parameters=[serializers.ExplainQuery])
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """Whether the caller holds a permission in an organization, what decides it, what would change it."""
         query = serializers.ExplainQuery(data=request.query_params)
         query.is_valid(raise_exception=True)

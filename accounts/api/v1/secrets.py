@@ -13,13 +13,14 @@ from accounts.active import active_organization
 from accounts.api.permissions import permission_of
 from accounts.models import CustomSecret, CustomSecretUse
 from accounts.permissions import require
+from accounts.requests import ApiRequest
 from accounts.services import custom_secrets
 from lib.api import query_of
 
 SCOPES = ["user", "organization"]
 
 
-class SecretSerializer(serializers.ModelSerializer):
+class SecretSerializer(serializers.ModelSerializer[CustomSecret]):
     """A secret without its value."""
 
     scope = serializers.ChoiceField(SCOPES)
@@ -32,7 +33,7 @@ class SecretSerializer(serializers.ModelSerializer):
         )
 
 
-class NewSecretSerializer(serializers.Serializer):
+class NewSecretSerializer(serializers.Serializer[Any]):
     """A secret to keep; sandboxes get it as an environment variable of this name."""
 
     name = serializers.CharField(max_length=100)
@@ -46,7 +47,7 @@ class NewSecretSerializer(serializers.Serializer):
     organization = serializers.UUIDField(required=False)
 
 
-class SecretChangeSerializer(serializers.Serializer):
+class SecretChangeSerializer(serializers.Serializer[Any]):
     """What to change; what is absent stays."""
 
     name = serializers.CharField(max_length=100, required=False)
@@ -59,14 +60,14 @@ class SecretChangeSerializer(serializers.Serializer):
     description = serializers.CharField(max_length=500, required=False, allow_blank=True)
 
 
-class SecretsQuery(serializers.Serializer):
+class SecretsQuery(serializers.Serializer[Any]):
     """Which secrets to list."""
 
     organization = serializers.UUIDField(required=False)
     scope = serializers.ChoiceField(SCOPES, required=False)
 
 
-class SecretUseSerializer(serializers.ModelSerializer):
+class SecretUseSerializer(serializers.ModelSerializer[CustomSecretUse]):
     """One time that a secret was given to a conversation's sandbox."""
 
     conversation = serializers.UUIDField(source="conversation_id")
@@ -87,7 +88,7 @@ class SecretUseSerializer(serializers.ModelSerializer):
 class SecretViewSet(
     mixins.ListModelMixin,
     mixins.RetrieveModelMixin,
-    viewsets.GenericViewSet,
+    viewsets.GenericViewSet[CustomSecret],
 ):
     """Custom secrets."""
 
@@ -123,9 +124,9 @@ class SecretViewSet(
         return secret
 
     @extend_schema(request=NewSecretSerializer, responses={201: SecretSerializer})
-    def create(self, request: Request) -> Response:
+    def create(self, request: ApiRequest) -> Response:
         """Keep a secret of one's own, or of the organization. Its name is free there, or 409."""
-        user: Any = request.user
+        user = request.user
         wanted = NewSecretSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         fields = dict(wanted.validated_data)
@@ -159,5 +160,6 @@ class SecretViewSet(
     def uses(self, request: Request, pk: Any) -> Response:
         """When it was given to which conversation's sandbox, newest first."""
         self.page_field = "used_at"
-        page = self.paginate_queryset(self.get_object().uses.all())
+        rows: QuerySet[Any] = self.get_object().uses.all()
+        page = self.paginate_queryset(rows)
         return self.get_paginated_response(self.get_serializer(page, many=True).data)

@@ -11,7 +11,7 @@ from accounts.roles import PERMISSIONS, PRESETS
 from accounts.services.service_accounts import ROLES
 
 
-class MembershipSerializer(serializers.ModelSerializer):
+class MembershipSerializer(serializers.ModelSerializer[Membership]):
     """An organization from the view of one of its members."""
 
     id = serializers.UUIDField(source="organization.id")
@@ -32,7 +32,7 @@ class MembershipSerializer(serializers.ModelSerializer):
         return sorted(granted_by(membership.role, self.context["request"].user))
 
 
-class MeSerializer(serializers.Serializer):
+class MeSerializer(serializers.Serializer[Any]):
     """The caller."""
 
     id = serializers.UUIDField()
@@ -42,7 +42,7 @@ class MeSerializer(serializers.Serializer):
     organizations = MembershipSerializer(many=True)
 
 
-class ApiKeySerializer(serializers.ModelSerializer):
+class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
     """A key as it is seen after its creation: without its secret."""
 
     class Meta:
@@ -80,7 +80,7 @@ class IssuedApiKeySerializer(ApiKeySerializer):
         fields = (*ApiKeySerializer.Meta.fields, "key")
 
 
-class NewServiceAccountKeySerializer(serializers.Serializer):
+class NewServiceAccountKeySerializer(serializers.Serializer[Any]):
     """What a new key of a service account is to be."""
 
     name = serializers.CharField(max_length=80)
@@ -130,7 +130,7 @@ class NewApiKeySerializer(NewServiceAccountKeySerializer):
     )
 
 
-class RotationSerializer(serializers.Serializer):
+class RotationSerializer(serializers.Serializer[Any]):
     """How a key is to be replaced."""
 
     overlap_hours = serializers.IntegerField(
@@ -153,25 +153,25 @@ class OrganizationSerializer(MembershipSerializer):
         fields = (*MembershipSerializer.Meta.fields, "suspended_at", "created_at")
 
 
-class OrganizationNameSerializer(serializers.Serializer):
+class OrganizationNameSerializer(serializers.Serializer[Any]):
     """A name."""
 
     name = serializers.CharField(max_length=120)
 
 
-class TransferSerializer(serializers.Serializer):
+class TransferSerializer(serializers.Serializer[Any]):
     """Who is to own an organization."""
 
     user = serializers.UUIDField()
 
 
-class RoleSerializer(serializers.Serializer):
+class RoleSerializer(serializers.Serializer[Any]):
     """A role."""
 
     role = serializers.ChoiceField(choices=Membership.Role.choices)
 
 
-class MemberSerializer(serializers.ModelSerializer):
+class MemberSerializer(serializers.ModelSerializer[Membership]):
     """A member from the view of another."""
 
     id = serializers.UUIDField(source="user.id", help_text="The user's.")
@@ -186,7 +186,7 @@ class MemberSerializer(serializers.ModelSerializer):
         fields = ("id", "email", "name", "role", "is_active", "is_service_account", "joined_at")
 
 
-class InvitationSerializer(serializers.ModelSerializer):
+class InvitationSerializer(serializers.ModelSerializer[Invitation]):
     """An invitation as it is seen after its creation: without its link."""
 
     is_open = serializers.BooleanField(help_text="Whether it still lets somebody in.")
@@ -217,7 +217,7 @@ class IssuedInvitationSerializer(InvitationSerializer):
         fields = (*InvitationSerializer.Meta.fields, "link", "mailed")
 
 
-class NewInvitationSerializer(serializers.Serializer):
+class NewInvitationSerializer(serializers.Serializer[Any]):
     """Who may join as what."""
 
     role = serializers.ChoiceField(
@@ -230,13 +230,13 @@ class NewInvitationSerializer(serializers.Serializer):
     max_uses = serializers.IntegerField(default=1, min_value=1, max_value=500)
 
 
-class AcceptSerializer(serializers.Serializer):
+class AcceptSerializer(serializers.Serializer[Any]):
     """The last part of an invitation's link."""
 
     token = serializers.CharField(max_length=100)
 
 
-class ServiceAccountSerializer(serializers.ModelSerializer):
+class ServiceAccountSerializer(serializers.ModelSerializer[ServiceAccount]):
     """A program that belongs to an organization."""
 
     role = serializers.SerializerMethodField(help_text="Null once it is revoked.")
@@ -249,21 +249,21 @@ class ServiceAccountSerializer(serializers.ModelSerializer):
         return next((m.role for m in account.user.memberships.all()), None)
 
 
-class NewServiceAccountSerializer(serializers.Serializer):
+class NewServiceAccountSerializer(serializers.Serializer[Any]):
     """A name, and a role that the caller covers wholly."""
 
     name = serializers.CharField(max_length=80)
     role = serializers.ChoiceField(choices=ROLES, default=Membership.Role.MEMBER.value)
 
 
-class ExplainQuery(serializers.Serializer):
+class ExplainQuery(serializers.Serializer[Any]):
     """What is asked about."""
 
     permission = serializers.CharField(max_length=64)
     organization = serializers.UUIDField(required=False)
 
 
-class ExplanationSerializer(serializers.Serializer):
+class ExplanationSerializer(serializers.Serializer[Any]):
     """Why somebody may do something or not."""
 
     permission = serializers.CharField()
@@ -277,7 +277,7 @@ class ExplanationSerializer(serializers.Serializer):
     change = serializers.CharField(help_text="What would have to change; empty when allowed.")
 
 
-class SignInSerializer(serializers.Serializer):
+class SignInSerializer(serializers.Serializer[Any]):
     """An e-mail address and a password, and the code of the second factor where there is one."""
 
     email = serializers.CharField(max_length=254)
@@ -291,7 +291,7 @@ class SignInSerializer(serializers.Serializer):
     )
 
 
-class CsrfSerializer(serializers.Serializer):
+class CsrfSerializer(serializers.Serializer[Any]):
     """The token that goes with the cookie of the same request."""
 
     csrf_token = serializers.CharField()

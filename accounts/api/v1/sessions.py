@@ -1,15 +1,16 @@
 """Where the caller is signed in, and the end of it."""
 
 from typing import Any
+from uuid import UUID
 
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, serializers, viewsets
 from rest_framework.decorators import action
-from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.models import UserSession
+from accounts.requests import ApiRequest
 from accounts.services import sessions
 
 
@@ -34,13 +35,13 @@ class SessionSerializer(serializers.ModelSerializer[UserSession]):
         return session.pk == current(self.context["request"])
 
 
-class EndedSerializer(serializers.Serializer):
+class EndedSerializer(serializers.Serializer[Any]):
     """How many sessions ended."""
 
     ended = serializers.IntegerField()
 
 
-def current(request: Any) -> Any:
+def current(request: Any) -> UUID | None:
     """The id of the session that a request came with, if it came with one."""
     if request.auth is not None:
         return None
@@ -74,7 +75,7 @@ class SessionViewSet(
 
     @extend_schema(request=None, responses=EndedSerializer)
     @action(detail=False, methods=["post"], url_path="sign-out-everywhere", pagination_class=None)
-    def sign_out_everywhere(self, request: Request) -> Response:
+    def sign_out_everywhere(self, request: ApiRequest) -> Response:
         """End every session of the caller but the one of this request. Safe to repeat."""
         ended = sessions.end_sessions(
             user=request.user,

@@ -16,6 +16,7 @@ from accounts.api.permissions import PUBLIC, permission_of
 from accounts.api.v1.organizations import OfOrganization
 from accounts.models import Organization, OrganizationSettings
 from accounts.permissions import require
+from accounts.requests import ApiRequest
 from accounts.services import site, user_settings
 from accounts.settings.fields import AGENTS, ANALYZERS, FIELDS
 from lib.api import conditional
@@ -57,7 +58,7 @@ class VersionField(serializers.IntegerField):
         super().__init__(min_value=0, max_value=2**31 - 1, **options)
 
 
-class SettingsSerializer(serializers.Serializer):
+class SettingsSerializer(serializers.Serializer[Any]):
     """What is in force. Secrets are shown as a mask; sent back, the mask leaves them as they are."""
 
     organization = serializers.UUIDField()
@@ -66,7 +67,7 @@ class SettingsSerializer(serializers.Serializer):
     set_by = SetByField()
 
 
-class SettingsChangeSerializer(serializers.Serializer):
+class SettingsChangeSerializer(serializers.Serializer[Any]):
     """Some settings to change, all or none. Null takes a choice back; no mask is taken for a secret."""
 
     version = VersionField(
@@ -75,7 +76,7 @@ class SettingsChangeSerializer(serializers.Serializer):
     values = ValuesField()
 
 
-class OrganizationSettingsSerializer(serializers.Serializer):
+class OrganizationSettingsSerializer(serializers.Serializer[Any]):
     """What an organization sets for its members; null where it sets nothing."""
 
     version = VersionField()
@@ -83,7 +84,7 @@ class OrganizationSettingsSerializer(serializers.Serializer):
     enforced = serializers.ListField(child=serializers.CharField(max_length=60), max_length=100)
 
 
-class OrganizationSettingsChangeSerializer(serializers.Serializer):
+class OrganizationSettingsChangeSerializer(serializers.Serializer[Any]):
     """What to change of it; ``enforced``, where it is given, is the whole list of names."""
 
     version = VersionField(required=False)
@@ -93,8 +94,10 @@ class OrganizationSettingsChangeSerializer(serializers.Serializer):
     )
 
 
-class InActiveOrganization(GenericAPIView):
+class InActiveOrganization(GenericAPIView[Any]):
     """A view of what is the caller's in the organization that the request works in."""
+
+    request: ApiRequest
 
     def organization(self) -> Organization:
         """That organization, in which the caller holds the permission of this action."""
@@ -102,7 +105,7 @@ class InActiveOrganization(GenericAPIView):
         require(self.request.user, found.pk, permission_of(self) or "")
         return found
 
-    def body(self, kind: type[serializers.Serializer]) -> dict[str, Any]:
+    def body(self, kind: type[serializers.Serializer[Any]]) -> dict[str, Any]:
         """The request's body, validated."""
         body = kind(data=self.request.data)
         body.is_valid(raise_exception=True)
@@ -120,9 +123,9 @@ class SettingsView(InActiveOrganization):
     }
 
     @extend_schema(operation_id="settings_retrieve")
-    def get(self, request: Request) -> HttpResponse:
+    def get(self, request: ApiRequest) -> HttpResponse:
         """What is in force, and who set it: the default, the organization or the user; or it is enforced."""
-        user: Any = request.user
+        user = request.user
         place: Any = named_organization(request)
         found = user_settings.settings_by_key(user, place, permission_of(self) or "")
         if found is None:
@@ -135,9 +138,9 @@ class SettingsView(InActiveOrganization):
         request=SettingsChangeSerializer,
         responses=SettingsSerializer,
     )
-    def patch(self, request: Request) -> Response:
+    def patch(self, request: ApiRequest) -> Response:
         """Change some settings. Safe to repeat; with `version`, 409 when others were faster."""
-        user: Any = request.user
+        user = request.user
         organization = self.organization()
         changed = user_settings.change_settings(
             user=user, organization=organization, **self.body(SettingsChangeSerializer)
@@ -194,14 +197,14 @@ class OrganizationSettingsView(OfOrganization):
         )
 
 
-class OptionsSerializer(serializers.Serializer):
+class OptionsSerializer(serializers.Serializer[Any]):
     """What may be chosen."""
 
     items = serializers.ListField(child=serializers.CharField())
 
 
 @extend_schema(tags=["options"])
-class AgentsView(GenericAPIView):
+class AgentsView(GenericAPIView[Any]):
     """Agents that a setting may name."""
 
     permission = "account.view"
@@ -214,7 +217,7 @@ class AgentsView(GenericAPIView):
 
 
 @extend_schema(tags=["options"])
-class AnalyzersView(GenericAPIView):
+class AnalyzersView(GenericAPIView[Any]):
     """Security analyzers that a setting may name."""
 
     permission = "account.view"
@@ -226,7 +229,7 @@ class AnalyzersView(GenericAPIView):
         return Response(self.get_serializer({"items": ANALYZERS}).data)
 
 
-class SiteConfigSerializer(serializers.Serializer):
+class SiteConfigSerializer(serializers.Serializer[Any]):
     """What a client needs to know before anybody signs in."""
 
     app_mode = serializers.ChoiceField(["saas", "oss"])
@@ -237,7 +240,7 @@ class SiteConfigSerializer(serializers.Serializer):
 
 
 @extend_schema(tags=["options"])
-class SiteConfigView(GenericAPIView):
+class SiteConfigView(GenericAPIView[Any]):
     """What this installation is."""
 
     permission = PUBLIC

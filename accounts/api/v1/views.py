@@ -22,6 +22,7 @@ from accounts.api.permissions import PUBLIC
 from accounts.api.v1 import serializers
 from accounts.models import ApiKey, Organization, User
 from accounts.permissions import require
+from accounts.requests import ApiRequest
 from accounts.sign_in import second_step
 from lib.api import conditional
 from lib.problems import Problem
@@ -49,7 +50,7 @@ def described(user: Any) -> dict[str, Any]:
     }
 
 
-class MeView(GenericAPIView):
+class MeView(GenericAPIView[Any]):
     """The caller and the organizations the caller reaches."""
 
     permission = "account.view"
@@ -57,7 +58,7 @@ class MeView(GenericAPIView):
     pagination_class = None
 
     @extend_schema(operation_id="users_me_retrieve", tags=["users"])
-    def get(self, request: Request) -> HttpResponse:
+    def get(self, request: ApiRequest) -> HttpResponse:
         user = request.user
         told = {name: getattr(user, name) for name in ("id", "email", "name", "is_staff")}
         return conditional(request, told | {"organizations": services.reached_by(user)})
@@ -68,7 +69,7 @@ class ApiKeyViewSet(
     mixins.ListModelMixin,
     mixins.RetrieveModelMixin,
     mixins.DestroyModelMixin,
-    viewsets.GenericViewSet,
+    viewsets.GenericViewSet[ApiKey],
 ):
     """The caller's API keys, revoked ones included."""
 
@@ -90,7 +91,7 @@ class ApiKeyViewSet(
         request=serializers.NewApiKeySerializer,
         responses={201: serializers.IssuedApiKeySerializer},
     )
-    def create(self, request: Request) -> Response:
+    def create(self, request: ApiRequest) -> Response:
         """Make a key. Its secret is in this answer and in no other."""
         wanted = serializers.NewApiKeySerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
@@ -114,7 +115,7 @@ class ApiKeyViewSet(
         responses={201: serializers.IssuedApiKeySerializer},
     )
     @action(detail=True, methods=["post"])
-    def rotate(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+    def rotate(self, request: ApiRequest, *args: Any, **kwargs: Any) -> Response:
         """Make the key's successor: same name, scopes and networks. The old one works on for a while."""
         key = self.get_object()
         wanted = serializers.RotationSerializer(data=request.data)
@@ -134,7 +135,7 @@ class ApiKeyViewSet(
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-class CsrfView(GenericAPIView):
+class CsrfView(GenericAPIView[Any]):
     """The token for forms and for unsafe requests with a session cookie."""
 
     permission = PUBLIC
@@ -147,7 +148,7 @@ class CsrfView(GenericAPIView):
 
 
 @method_decorator(csrf_protect, name="dispatch")
-class SignInView(GenericAPIView):
+class SignInView(GenericAPIView[Any]):
     """A session for a front end of the same origin."""
 
     permission = PUBLIC
@@ -182,7 +183,7 @@ class SignInView(GenericAPIView):
         return Response(serializers.MeSerializer(described(user), context=context).data)
 
 
-class SignOutView(GenericAPIView):
+class SignOutView(GenericAPIView[Any]):
     """The end of a session."""
 
     permission = PUBLIC

@@ -8,8 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from accounts.models import Identity, Organization
-from accounts.oidc import claims as claim_rules
-from accounts.services import identity
+from accounts.services import claimed_roles, identity_providers
 from lib.problems import Problem
 
 
@@ -27,25 +26,23 @@ class Command(BaseCommand):
         self, *args: Any, provider: str, claims: str | None, dry_run: bool, **options: Any
     ) -> None:
         try:
-            row = identity.find_provider(slug=provider)
+            row = identity_providers.find_provider(slug=provider)
             if claims:
-                self._show(
-                    "these claims", identity.preview_claims(provider=row, claims=_read(claims))
-                )
+                self._show("these claims", claimed_roles.wanted(row.claim_rules, _read(claims)))
                 return
             found = Identity.objects.filter(provider=row).select_related("user", "provider")
             for one in found.iterator():
-                wanted = identity.preview_claims(provider=row, claims=one.last_claims)
+                wanted = claimed_roles.wanted(row.claim_rules, one.last_claims)
                 self._show(one.user.email, wanted)
                 if not dry_run:
-                    identity.apply_claims(identity=one, claims=one.last_claims)
+                    claimed_roles.apply_claims(identity=one, claims=one.last_claims)
         except Problem as error:
             raise CommandError(error.detail) from error
-        except claim_rules.BadRule as error:
+        except claimed_roles.BadRule as error:
             raise CommandError(f"A rule of {provider} is wrong: {error}") from error
         self.stdout.write(f"{'Would map' if dry_run else 'Mapped'} {found.count()} people.")
 
-    def _show(self, who: str, wanted: claim_rules.Wanted) -> None:
+    def _show(self, who: str, wanted: claimed_roles.Wanted) -> None:
         names = dict(Organization.objects.filter(pk__in=wanted.roles).values_list("pk", "name"))
         given = [
             f"{role} of {names.get(pk, f'{pk}, which does not exist')}"

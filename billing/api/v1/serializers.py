@@ -7,7 +7,7 @@ from rest_framework import serializers
 from billing.prices import MAX_PRICE_MICROS
 
 
-class ModelAccessSerializer(serializers.Serializer):
+class ModelAccessSerializer(serializers.Serializer[Any]):
     """The model server in force; with the demo model ``is_demo`` is true and ``base_url`` empty."""
 
     base_url = serializers.CharField()
@@ -23,7 +23,7 @@ def _price(**options: Any) -> serializers.IntegerField:
     return serializers.IntegerField(min_value=0, max_value=MAX_PRICE_MICROS, **options)
 
 
-class NewModelAccessSerializer(serializers.Serializer):
+class NewModelAccessSerializer(serializers.Serializer[Any]):
     """What may be set. Absent or null, ``api_key`` keeps the stored key; an empty text removes it."""
 
     base_url = serializers.CharField(max_length=500)
@@ -36,7 +36,7 @@ class NewModelAccessSerializer(serializers.Serializer):
     cached_micros_per_million = _price(required=False, help_text="Absent: what prompt tokens cost.")
 
 
-class ModelCheckSerializer(serializers.Serializer):
+class ModelCheckSerializer(serializers.Serializer[Any]):
     """What the model server did when it was tried."""
 
     detail = serializers.CharField()

@@ -13,6 +13,7 @@ from accounts.api.permissions import permission_of
 from accounts.api.v1.settings import OptionsSerializer
 from accounts.models import Organization
 from accounts.permissions import require
+from accounts.requests import ApiRequest
 from billing import services
 from billing.api.v1 import serializers
 from billing.gateway import checking, directory
@@ -25,7 +26,7 @@ IN_ORGANIZATION = OpenApiParameter(
 )
 
 
-class OrganizationQuery(fields.Serializer):
+class OrganizationQuery(fields.Serializer[Any]):
     """The query of the settings."""
 
     organization = fields.UUIDField(required=False)
@@ -47,12 +48,14 @@ def described(access: ModelAccess | None) -> dict[str, Any]:
     }
 
 
-class InOrganization(GenericAPIView):
+class InOrganization(GenericAPIView[Any]):
     """A view of the caller's settings in one organization."""
+
+    request: ApiRequest
 
     def organization(self) -> Organization:
         """The organization asked for, in which the caller holds the permission of this action."""
-        user: Any = self.request.user
+        user = self.request.user
         query = OrganizationQuery(data=self.request.query_params)
         query.is_valid(raise_exception=True)
         wanted = query.validated_data.get("organization") or user.bound_organization_id
@@ -95,9 +98,9 @@ class ModelAccessView(InOrganization):
         """Which model is in force. The key itself is never told."""
         return Response(self.get_serializer(described(self.access(self.organization()))).data)
 
-    def put(self, request: Request) -> Response:
+    def put(self, request: ApiRequest) -> Response:
         """Set the model server. Safe to repeat."""
-        user: Any = request.user
+        user = request.user
         organization = self.organization()
         wanted = serializers.NewModelAccessSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
@@ -106,9 +109,9 @@ class ModelAccessView(InOrganization):
         )
         return Response(self.get_serializer(described(access)).data)
 
-    def delete(self, request: Request) -> Response:
+    def delete(self, request: ApiRequest) -> Response:
         """Forget the model server and its key; conversations use the demo model. Safe to repeat."""
-        user: Any = request.user
+        user = request.user
         services.clear_model_access(organization_id=self.organization().pk, user_id=user.pk)
         return Response(status=status.HTTP_204_NO_CONTENT)
 

@@ -8,12 +8,12 @@ from conversations.api.v1.serializers import EventSerializer
 from conversations.services.exports import FORMATS
 
 
-class TrajectoryQuery(serializers.Serializer):
+class TrajectoryQuery(serializers.Serializer[Any]):
     format = serializers.ChoiceField(choices=list(FORMATS), default="json")
     through_seq = serializers.IntegerField(required=False, min_value=0, max_value=2**62)
 
 
-class NewFeedbackSerializer(serializers.Serializer):
+class NewFeedbackSerializer(serializers.Serializer[Any]):
     """What you think of an event; it replaces what you said before."""
 
     rating = serializers.IntegerField(min_value=1, max_value=5)
@@ -31,7 +31,7 @@ class NewFeedbackSerializer(serializers.Serializer):
         return value
 
 
-class FeedbackSerializer(serializers.Serializer):
+class FeedbackSerializer(serializers.Serializer[Any]):
     """Your word on one event; without a rating you said nothing."""
 
     seq = serializers.IntegerField()
@@ -42,11 +42,11 @@ class FeedbackSerializer(serializers.Serializer):
     updated_at = serializers.DateTimeField(allow_null=True)
 
 
-class FeedbackListSerializer(serializers.Serializer):
+class FeedbackListSerializer(serializers.Serializer[Any]):
     items = FeedbackSerializer(many=True)
 
 
-class NewShareSerializer(serializers.Serializer):
+class NewShareSerializer(serializers.Serializer[Any]):
     """A public link; it ends by itself and shows nothing behind ``through_seq``."""
 
     expires_at = serializers.DateTimeField(help_text="In the future, within a year.")
@@ -59,7 +59,7 @@ class NewShareSerializer(serializers.Serializer):
     )
 
 
-class ShareSerializer(serializers.Serializer):
+class ShareSerializer(serializers.Serializer[Any]):
     """A public link. Its address was shown once."""
 
     id = serializers.UUIDField()
@@ -78,22 +78,22 @@ class MadeShareSerializer(ShareSerializer):
     url = serializers.CharField()
 
 
-class ShareListSerializer(serializers.Serializer):
+class ShareListSerializer(serializers.Serializer[Any]):
     items = ShareSerializer(many=True)
 
 
-class ShareViewSerializer(serializers.Serializer):
+class ShareViewSerializer(serializers.Serializer[Any]):
     viewed_at = serializers.DateTimeField()
     network = serializers.CharField(
         allow_blank=True, help_text="The viewer's network, /24 or /48; never the address."
     )
 
 
-class ShareViewsSerializer(serializers.Serializer):
+class ShareViewsSerializer(serializers.Serializer[Any]):
     items = ShareViewSerializer(many=True)
 
 
-class SharedSerializer(serializers.Serializer):
+class SharedSerializer(serializers.Serializer[Any]):
     """What a link tells of its conversation."""
 
     title = serializers.CharField()
@@ -104,12 +104,12 @@ class SharedSerializer(serializers.Serializer):
     expires_at = serializers.DateTimeField()
 
 
-class SharedEventQuery(serializers.Serializer):
+class SharedEventQuery(serializers.Serializer[Any]):
     after = serializers.IntegerField(required=False, default=0, min_value=0, max_value=2**62)
     limit = serializers.IntegerField(required=False, default=100, min_value=1, max_value=500)
 
 
-class SharedEventsSerializer(serializers.Serializer):
+class SharedEventsSerializer(serializers.Serializer[Any]):
     items = EventSerializer(many=True)
     next = serializers.IntegerField(
         allow_null=True, help_text="Pass it as ``after`` for the next page."
@@ -117,7 +117,7 @@ class SharedEventsSerializer(serializers.Serializer):
     last_seq = serializers.IntegerField()
 
 
-class NewForkSerializer(serializers.Serializer):
+class NewForkSerializer(serializers.Serializer[Any]):
     """Where the fork begins: behind the last complete turn up to there, by default of all."""
 
     through_seq = serializers.IntegerField(
@@ -125,7 +125,7 @@ class NewForkSerializer(serializers.Serializer):
     )
 
 
-class TurnSerializer(serializers.Serializer):
+class TurnSerializer(serializers.Serializer[Any]):
     """What a person said and all that followed."""
 
     number = serializers.IntegerField()
@@ -136,11 +136,11 @@ class TurnSerializer(serializers.Serializer):
     started_at = serializers.DateTimeField()
 
 
-class TurnsSerializer(serializers.Serializer):
+class TurnsSerializer(serializers.Serializer[Any]):
     items = TurnSerializer(many=True)
 
 
-class TurnFileSerializer(serializers.Serializer):
+class TurnFileSerializer(serializers.Serializer[Any]):
     path = serializers.CharField()
     status = serializers.ChoiceField(choices=["ADDED", "UPDATED"])
     diff = serializers.CharField(
@@ -148,7 +148,7 @@ class TurnFileSerializer(serializers.Serializer):
     )
 
 
-class TurnDiffSerializer(serializers.Serializer):
+class TurnDiffSerializer(serializers.Serializer[Any]):
     """Files that the agent's editor changed in a turn."""
 
     turn = TurnSerializer()

@@ -15,6 +15,7 @@ from rest_framework.views import APIView
 
 from accounts.api.permissions import PUBLIC
 from accounts.permissions import require
+from accounts.requests import ApiRequest
 from conversations import services
 from conversations.api.v1 import part_serializers as shapes
 from conversations.api.v1.serializers import ConversationSerializer
@@ -94,7 +95,7 @@ class FeedbackListView(PartView):
     @extend_schema(
         operation_id="conversations_feedback_list", responses=shapes.FeedbackListSerializer
     )
-    def get(self, request: Request, pk: UUID) -> Response:
+    def get(self, request: ApiRequest, pk: UUID) -> Response:
         """All that you said of this conversation's events."""
         rows = services.feedback_of(user=request.user, conversation=self.conversation(pk))
         return Response({"items": shapes.FeedbackSerializer(rows, many=True).data})
@@ -104,7 +105,7 @@ class FeedbackView(PartView):
     permission = "conversations.view"
 
     @extend_schema(operation_id="conversations_feedback", responses=shapes.FeedbackSerializer)
-    def get(self, request: Request, pk: UUID, seq: int) -> Response:
+    def get(self, request: ApiRequest, pk: UUID, seq: int) -> Response:
         """What you said of one event; the rating is null when you said nothing."""
         rows = services.feedback_of(user=request.user, conversation=self.conversation(pk), seq=seq)
         nothing: dict[str, Any] = {"seq": seq, "rating": None, "reason": "", "metadata": {}}
@@ -116,7 +117,7 @@ class FeedbackView(PartView):
         request=shapes.NewFeedbackSerializer,
         responses=shapes.FeedbackSerializer,
     )
-    def put(self, request: Request, pk: UUID, seq: int) -> Response:
+    def put(self, request: ApiRequest, pk: UUID, seq: int) -> Response:
         """Rate an event from 1 to 5, once a person: the newest word counts."""
         conversation = self.conversation(pk)
         body = self.body(shapes.NewFeedbackSerializer, request)
@@ -126,7 +127,7 @@ class FeedbackView(PartView):
         return Response(shapes.FeedbackSerializer(feedback).data)
 
     @extend_schema(operation_id="conversations_feedback_take_back", responses={204: None})
-    def delete(self, request: Request, pk: UUID, seq: int) -> Response:
+    def delete(self, request: ApiRequest, pk: UUID, seq: int) -> Response:
         """Take it back."""
         services.take_back_feedback(user=request.user, conversation=self.conversation(pk), seq=seq)
         return Response(status=204)
@@ -146,7 +147,7 @@ class SharesView(PartView):
         request=shapes.NewShareSerializer,
         responses={201: shapes.MadeShareSerializer},
     )
-    def post(self, request: Request, pk: UUID) -> Response:
+    def post(self, request: ApiRequest, pk: UUID) -> Response:
         """Make a public link. Its token is shown this once; secrets are always taken out of what it shows."""
         conversation = self.conversation(pk)
         body = self.body(shapes.NewShareSerializer, request)
@@ -188,7 +189,7 @@ class ForkView(PartView):
         request=shapes.NewForkSerializer,
         responses={201: ConversationSerializer},
     )
-    def post(self, request: Request, pk: UUID) -> Response:
+    def post(self, request: ApiRequest, pk: UUID) -> Response:
         """A new conversation of your own that begins where this one was after a turn."""
         conversation = self.conversation(pk)
         body = self.body(shapes.NewForkSerializer, request)

@@ -17,7 +17,7 @@ _TAG = re.compile(r"\A[^\x00-\x1f\x7f,\ud800-\udfff]{1,50}\Z")
 _BRANCH = re.compile(r"\A(?!-)[A-Za-z0-9_./+@#-]{1,200}\Z")
 
 
-class RepositorySerializer(serializers.Serializer):
+class RepositorySerializer(serializers.Serializer[Any]):
     """A repository to clone into the workspace."""
 
     provider = serializers.ChoiceField(choices=["github", "gitlab", "bitbucket"])
@@ -25,20 +25,20 @@ class RepositorySerializer(serializers.Serializer):
     branch = serializers.RegexField(_BRANCH, required=False, allow_null=True)
 
 
-class TokensSerializer(serializers.Serializer):
+class TokensSerializer(serializers.Serializer[Any]):
     prompt = serializers.IntegerField()
     completion = serializers.IntegerField()
     cached = serializers.IntegerField()
 
 
-class PhaseSerializer(serializers.Serializer):
+class PhaseSerializer(serializers.Serializer[Any]):
     phase = serializers.ChoiceField(choices=StartTask.Phase.choices)
     started_at = serializers.DateTimeField()
     finished_at = serializers.DateTimeField(allow_null=True)
     detail = serializers.CharField(allow_blank=True)
 
 
-class StartTaskSerializer(serializers.Serializer):
+class StartTaskSerializer(serializers.Serializer[Any]):
     """One attempt to bring the sandbox up."""
 
     id = serializers.UUIDField()
@@ -53,7 +53,7 @@ class StartTaskSerializer(serializers.Serializer):
     finished_at = serializers.DateTimeField(allow_null=True)
 
 
-class ConversationSerializer(serializers.Serializer):
+class ConversationSerializer(serializers.Serializer[Any]):
     """A conversation's record."""
 
     id = serializers.UUIDField()
@@ -78,7 +78,7 @@ class ConversationSerializer(serializers.Serializer):
     trigger = serializers.ChoiceField(choices=Conversation.Trigger.choices)
     tags = serializers.ListField(child=serializers.CharField())
     archived_at = serializers.DateTimeField(allow_null=True)
-    parent = serializers.UUIDField(  # type: ignore[assignment]
+    parent: Any = serializers.UUIDField(  # Any: DRF's ``parent`` is a serializer
         allow_null=True, help_text="The conversation that this one came from."
     )
     forked_seq = serializers.IntegerField(
@@ -94,12 +94,12 @@ class ConversationSerializer(serializers.Serializer):
     updated_at = serializers.DateTimeField()
 
 
-class MatchPartSerializer(serializers.Serializer):
+class MatchPartSerializer(serializers.Serializer[Any]):
     text = serializers.CharField()
     is_hit = serializers.BooleanField()
 
 
-class MatchSerializer(serializers.Serializer):
+class MatchSerializer(serializers.Serializer[Any]):
     """Where a search found its words; ``seq`` 0 is the title. Texts are plain, not HTML."""
 
     seq = serializers.IntegerField()
@@ -132,7 +132,7 @@ class TitleField(serializers.CharField):
         return value
 
 
-class NewConversationSerializer(serializers.Serializer):
+class NewConversationSerializer(serializers.Serializer[Any]):
     """Everything is optional: an empty body makes an empty conversation with a running sandbox."""
 
     message = serializers.CharField(
@@ -162,7 +162,7 @@ class NewConversationSerializer(serializers.Serializer):
     )
 
 
-class ConversationPatchSerializer(serializers.Serializer):
+class ConversationPatchSerializer(serializers.Serializer[Any]):
     """What may be changed; give what should change."""
 
     title = TitleField(required=False)
@@ -184,7 +184,7 @@ class ConversationPatchSerializer(serializers.Serializer):
         return attrs
 
 
-class MessageSerializer(serializers.Serializer):
+class MessageSerializer(serializers.Serializer[Any]):
     """A message to the agent. ``message_id`` makes a repeat harmless."""
 
     text = serializers.CharField(max_length=TEXT_LENGTH, trim_whitespace=False)
@@ -199,34 +199,36 @@ class MessageSerializer(serializers.Serializer):
     )
 
 
-class AppendedSerializer(serializers.Serializer):
+class AppendedSerializer(serializers.Serializer[Any]):
     seq = serializers.IntegerField()
     event_id = serializers.CharField()
 
 
-class AnswerSerializer(serializers.Serializer):
+class AnswerSerializer(serializers.Serializer[Any]):
     accept = serializers.BooleanField()
     reason = serializers.CharField(required=False, allow_blank=True, max_length=4_000, default="")
     asked_seq = serializers.IntegerField(required=False, min_value=1, allow_null=True)
 
 
-class EventSerializer(serializers.Serializer):
+class EventSerializer(serializers.Serializer[Any]):
     seq = serializers.IntegerField()
     event_id = serializers.CharField()
     kind = serializers.CharField()
-    source = serializers.ChoiceField(choices=Event.Source.choices)  # type: ignore[assignment]
+    source: Any = serializers.ChoiceField(
+        choices=Event.Source.choices
+    )  # Any: DRF's ``source`` is a string
     payload = serializers.JSONField(help_text="The event as its origin wrote it.")
     engine_time = serializers.DateTimeField(allow_null=True)
     received_at = serializers.DateTimeField()
 
 
-class EventPageSerializer(serializers.Serializer):
+class EventPageSerializer(serializers.Serializer[Any]):
     items = EventSerializer(many=True)
     last_seq = serializers.IntegerField()
     epoch = serializers.IntegerField()
 
 
-class EventQuery(serializers.Serializer):
+class EventQuery(serializers.Serializer[Any]):
     """``after`` reads forward from a seq, ``before`` the page that ends right before one."""
 
     after = serializers.IntegerField(required=False, min_value=0, max_value=2**62)
@@ -249,14 +251,14 @@ class EventQuery(serializers.Serializer):
         return attrs
 
 
-class StreamQuery(serializers.Serializer):
+class StreamQuery(serializers.Serializer[Any]):
     """Where a stream begins; a ``Last-Event-ID`` header goes before it."""
 
     after = serializers.IntegerField(required=False, default=0, min_value=0, max_value=2**62)
     epoch = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
 
 
-class ConversationQuery(serializers.Serializer):
+class ConversationQuery(serializers.Serializer[Any]):
     status = serializers.ChoiceField(choices=Conversation.Status.choices, required=False)
     execution_status = serializers.ChoiceField(
         choices=Conversation.ExecutionStatus.choices, required=False
@@ -276,13 +278,13 @@ class ConversationQuery(serializers.Serializer):
     )
 
 
-class FileQuery(serializers.Serializer):
+class FileQuery(serializers.Serializer[Any]):
     path = serializers.CharField(
         required=False, allow_blank=True, default="", max_length=4_096, trim_whitespace=False
     )
 
 
-class FileEntrySerializer(serializers.Serializer):
+class FileEntrySerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     path = serializers.CharField()
     type = serializers.ChoiceField(choices=["file", "directory", "link"])
@@ -290,41 +292,41 @@ class FileEntrySerializer(serializers.Serializer):
     modified_at = serializers.DateTimeField()
 
 
-class FolderSerializer(serializers.Serializer):
+class FolderSerializer(serializers.Serializer[Any]):
     path = serializers.CharField(allow_blank=True)
     entries = FileEntrySerializer(many=True)
 
 
-class WrittenFileSerializer(serializers.Serializer):
+class WrittenFileSerializer(serializers.Serializer[Any]):
     path = serializers.CharField()
     size = serializers.IntegerField(help_text="Bytes.")
 
 
-class UploadSerializer(serializers.Serializer):
+class UploadSerializer(serializers.Serializer[Any]):
     file = serializers.FileField()
     path = serializers.CharField(
         required=False, allow_blank=True, max_length=4_096, help_text="A folder in the workspace."
     )
 
 
-class ArchiveQuery(serializers.Serializer):
+class ArchiveQuery(serializers.Serializer[Any]):
     format = serializers.ChoiceField(choices=["zip", "tar.gz"], default="zip")
 
 
-class GitChangeSerializer(serializers.Serializer):
+class GitChangeSerializer(serializers.Serializer[Any]):
     status = serializers.CharField()
     path = serializers.CharField()
 
 
-class GitChangesSerializer(serializers.Serializer):
+class GitChangesSerializer(serializers.Serializer[Any]):
     items = GitChangeSerializer(many=True)
 
 
-class GitDiffSerializer(serializers.Serializer):
+class GitDiffSerializer(serializers.Serializer[Any]):
     path = serializers.CharField()
     original = serializers.CharField(allow_null=True, allow_blank=True)
     modified = serializers.CharField(allow_null=True, allow_blank=True)
 
 
-class StartTasksSerializer(serializers.Serializer):
+class StartTasksSerializer(serializers.Serializer[Any]):
     items = StartTaskSerializer(many=True)

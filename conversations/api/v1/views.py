@@ -11,7 +11,7 @@ from django.db import transaction
 from django.http import Http404, HttpResponse, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
-from rest_framework import mixins, parsers, viewsets
+from rest_framework import parsers, viewsets
 from rest_framework.decorators import action
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
@@ -20,6 +20,7 @@ from rest_framework.response import Response
 from accounts.active import active_organization
 from accounts.models import Organization
 from accounts.permissions import require
+from accounts.requests import ApiRequest
 from conversations import services
 from conversations.api.v1 import serializers
 from conversations.api.v1.looking_up import PLACE, LookingUp
@@ -73,7 +74,7 @@ class RawParser(parsers.BaseParser):
         return stream
 
 
-class ConversationViewSet(LookingUp, mixins.ListModelMixin, viewsets.GenericViewSet):
+class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
     """Conversations that you may see: your own, and those shared with your organizations."""
 
     serializer_class = serializers.ConversationSerializer
@@ -108,7 +109,7 @@ class ConversationViewSet(LookingUp, mixins.ListModelMixin, viewsets.GenericView
         parameters=[serializers.ConversationQuery],
         responses=serializers.FoundConversationSerializer(many=True),
     )
-    def list(self, request: Request) -> HttpResponse:  # type: ignore[override]
+    def list(self, request: ApiRequest) -> HttpResponse:
         """Newest first, without what is archived. With ``q``, those whose title or messages match."""
         if request.query_params.keys() <= PLACE and lookups.can_look_up(request.user):
             return self.newest(request)
@@ -142,7 +143,7 @@ class ConversationViewSet(LookingUp, mixins.ListModelMixin, viewsets.GenericView
         responses={201: serializers.ConversationSerializer},
         parameters=[IDEMPOTENCY_KEY],
     )
-    def create(self, request: Request) -> Response:
+    def create(self, request: ApiRequest) -> Response:
         """Start a conversation; with an ``Idempotency-Key``, a repeat gives the same record."""
         body = self._body(serializers.NewConversationSerializer, request)
         organization = self._organization(request, body.pop("organization", None))
@@ -157,14 +158,14 @@ class ConversationViewSet(LookingUp, mixins.ListModelMixin, viewsets.GenericView
         )
         return Response(record_of(conversation), status=201)
 
-    def retrieve(self, request: Request, pk: UUID) -> HttpResponse:
+    def retrieve(self, request: ApiRequest, pk: UUID) -> HttpResponse:
         """One conversation's record."""
         if lookups.can_look_up(request.user):
             return self.one(request, pk)
         return conditional(request, record_of(self.get_object()))
 
     @extend_schema(request=serializers.ConversationPatchSerializer)
-    def partial_update(self, request: Request, pk: UUID) -> Response:
+    def partial_update(self, request: ApiRequest, pk: UUID) -> Response:
         """Rename, tag, archive, say when the agent asks; only its creator may share it."""
         conversation = self.get_object()
         body = self._body(serializers.ConversationPatchSerializer, request)
@@ -215,7 +216,7 @@ class ConversationViewSet(LookingUp, mixins.ListModelMixin, viewsets.GenericView
         filters=False,
     )
     @action(detail=True, methods=["get"], pagination_class=None)
-    def events(self, request: Request, pk: UUID) -> Response | HttpResponse:
+    def events(self, request: ApiRequest, pk: UUID) -> Response | HttpResponse:
         """A page of the log in order: behind ``after``, before ``before``, or from the start."""
         last_seq, epoch = self.log_end(request, pk)
         query = query_of(serializers.EventQuery, request)
@@ -250,7 +251,7 @@ class ConversationViewSet(LookingUp, mixins.ListModelMixin, viewsets.GenericView
         pagination_class=None,
         renderer_classes=[JSONRenderer, EventStreamRenderer],
     )
-    def stream_events(self, request: Request, pk: UUID) -> HttpResponse:
+    def stream_events(self, request: ApiRequest, pk: UUID) -> HttpResponse:
         """The log from a place on as server-sent events: the frames of the WebSocket, one a message.
 
         Each event's id is ``<epoch>-<seq>``; a client that comes back with it as ``Last-Event-ID`` goes on
@@ -390,10 +391,8 @@ class ConversationViewSet(LookingUp, mixins.ListModelMixin, viewsets.GenericView
     # --- Parts -------------------------------------------------------------------
 
     def get_parsers(self) -> Any:
-        if (
-            getattr(self, "action_map", {}).get(self.request.method.lower() if self.request else "")
-            == "write_file"
-        ):
+        method = (self.request.method or "").lower() if self.request else ""
+        if getattr(self, "action_map", {}).get(method) == "write_file":
             return [RawParser()]
         return super().get_parsers()
 

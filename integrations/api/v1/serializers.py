@@ -1,5 +1,7 @@
 """What the API takes and gives of Git hosts (records are made by ``integrations.provider``)."""
 
+from typing import Any
+
 from rest_framework import serializers
 
 PROVIDERS = ("github", "gitlab", "bitbucket", "azure_devops", "enterprise_sso")
@@ -7,7 +9,7 @@ TASKS = ("MERGE_CONFLICTS", "FAILING_CHECKS", "UNRESOLVED_COMMENTS", "OPEN_ISSUE
 PAGES_MAX = 10_000
 
 
-class ProviderTokenSerializer(serializers.Serializer):
+class ProviderTokenSerializer(serializers.Serializer[Any]):
     """A connected Git host; its token is never given back."""
 
     provider = serializers.ChoiceField(choices=PROVIDERS)
@@ -17,19 +19,19 @@ class ProviderTokenSerializer(serializers.Serializer):
     last_used_at = serializers.DateTimeField(allow_null=True)
 
 
-class ProviderTokenListSerializer(serializers.Serializer):
+class ProviderTokenListSerializer(serializers.Serializer[Any]):
     items = ProviderTokenSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
-class NewTokenSerializer(serializers.Serializer):
+class NewTokenSerializer(serializers.Serializer[Any]):
     """A token, which the Git host is asked about before it is kept."""
 
     token = serializers.CharField(max_length=4_000, write_only=True)
     host = serializers.CharField(max_length=255, required=False, allow_blank=True, allow_null=True)
 
 
-class GitUserSerializer(serializers.Serializer):
+class GitUserSerializer(serializers.Serializer[Any]):
     id = serializers.CharField()
     login = serializers.CharField()
     avatar_url = serializers.CharField(allow_blank=True)
@@ -42,7 +44,7 @@ class ConnectedSerializer(ProviderTokenSerializer):
     user = GitUserSerializer()
 
 
-class GitRepositorySerializer(serializers.Serializer):
+class GitRepositorySerializer(serializers.Serializer[Any]):
     id = serializers.CharField()
     full_name = serializers.CharField()
     git_provider = serializers.CharField()
@@ -53,14 +55,14 @@ class GitRepositorySerializer(serializers.Serializer):
     main_branch = serializers.CharField(allow_null=True)
 
 
-class BranchSerializer(serializers.Serializer):
+class BranchSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     commit_sha = serializers.CharField(allow_blank=True)
     protected = serializers.BooleanField()
     last_push_date = serializers.CharField(allow_null=True)
 
 
-class SuggestedTaskSerializer(serializers.Serializer):
+class SuggestedTaskSerializer(serializers.Serializer[Any]):
     git_provider = serializers.CharField()
     task_type = serializers.ChoiceField(choices=TASKS)
     repo = serializers.CharField()
@@ -68,45 +70,45 @@ class SuggestedTaskSerializer(serializers.Serializer):
     title = serializers.CharField(allow_blank=True)
 
 
-class MicroagentSerializer(serializers.Serializer):
+class MicroagentSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     path = serializers.CharField()
     created_at = serializers.CharField(allow_blank=True)
 
 
-class MicroagentContentSerializer(serializers.Serializer):
+class MicroagentContentSerializer(serializers.Serializer[Any]):
     content = serializers.CharField(allow_blank=True)
     path = serializers.CharField()
     triggers = serializers.ListField(child=serializers.CharField())
     git_provider = serializers.CharField()
 
 
-class NameListSerializer(serializers.Serializer):
+class NameListSerializer(serializers.Serializer[Any]):
     items = serializers.ListField(child=serializers.CharField())
     next = serializers.CharField(allow_null=True)
 
 
-class RepositoryListSerializer(serializers.Serializer):
+class RepositoryListSerializer(serializers.Serializer[Any]):
     items = GitRepositorySerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
-class BranchListSerializer(serializers.Serializer):
+class BranchListSerializer(serializers.Serializer[Any]):
     items = BranchSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
-class SuggestedTaskListSerializer(serializers.Serializer):
+class SuggestedTaskListSerializer(serializers.Serializer[Any]):
     items = SuggestedTaskSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
-class MicroagentListSerializer(serializers.Serializer):
+class MicroagentListSerializer(serializers.Serializer[Any]):
     items = MicroagentSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
-class NewPullRequestSerializer(serializers.Serializer):
+class NewPullRequestSerializer(serializers.Serializer[Any]):
     """A pull request from one branch of a repository into another."""
 
     repository = serializers.CharField(max_length=300)
@@ -125,12 +127,12 @@ class NewPullRequestSerializer(serializers.Serializer):
     )
 
 
-class PullRequestSerializer(serializers.Serializer):
+class PullRequestSerializer(serializers.Serializer[Any]):
     number = serializers.IntegerField()
     url = serializers.CharField()
 
 
-class PagedQuery(serializers.Serializer):
+class PagedQuery(serializers.Serializer[Any]):
     cursor = serializers.RegexField(r"\A[1-9][0-9]{0,3}\Z", required=False)
     limit = serializers.IntegerField(required=False, default=30, min_value=1, max_value=100)
 
@@ -150,7 +152,7 @@ class BranchQuery(PagedQuery):
     q = serializers.CharField(required=False, max_length=200)
 
 
-class RepositoryNameQuery(serializers.Serializer):
+class RepositoryNameQuery(serializers.Serializer[Any]):
     repository = serializers.CharField(max_length=300)
 
 

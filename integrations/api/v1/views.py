@@ -15,6 +15,7 @@ from accounts.active import active_organization
 from accounts.api.permissions import permission_of
 from accounts.models import Organization, ProviderToken
 from accounts.permissions import require
+from accounts.requests import ApiRequest
 from accounts.services import provider_tokens
 from conversations.models import Conversation
 from integrations import services
@@ -28,26 +29,26 @@ PROVIDER = OpenApiParameter(
 )
 
 
-class HostView(GenericAPIView):
+class HostView(GenericAPIView[Any]):
     """What all of them share: the organization, the caller's permission there, the Git host."""
 
     serializer_class: Any = drf.Serializer
     pagination_class = None
 
-    def organization(self, request: Request) -> Organization:
+    def organization(self, request: ApiRequest) -> Organization:
         """Where the request works, with the view's permission checked there."""
         organization = active_organization(request)
         require(request.user, organization.pk, permission_of(self) or "")
         return organization
 
-    def host(self, request: Request, provider: str) -> GitProvider:
+    def host(self, request: ApiRequest, provider: str) -> GitProvider:
         """The Git host with the caller's token."""
         organization = self.organization(request)
         return services.provider_for(
             user_id=request.user.pk, organization_id=organization.pk, provider=provider
         )
 
-    def query(self, kind: type[drf.Serializer], request: Request) -> dict[str, Any]:
+    def query(self, kind: type[drf.Serializer[Any]], request: Request) -> dict[str, Any]:
         return query_of(kind, request, ignoring={"organization"})
 
 
@@ -78,7 +79,7 @@ class ProviderTokensView(HostView):
     @extend_schema(
         operation_id="provider_tokens_list", responses=serializers.ProviderTokenListSerializer
     )
-    def get(self, request: Request) -> Response:
+    def get(self, request: ApiRequest) -> Response:
         """By provider; tokens are never given back."""
         organization = self.organization(request)
         rows = provider_tokens.provider_tokens(
@@ -95,7 +96,7 @@ class ProviderTokenView(HostView):
     serializer_class = serializers.NewTokenSerializer
 
     @extend_schema(operation_id="provider_tokens_put", responses=serializers.ConnectedSerializer)
-    def put(self, request: Request, provider: str) -> Response:
+    def put(self, request: ApiRequest, provider: str) -> Response:
         """Connect with a token, in place of an earlier one. The Git host is asked first whose it is."""
         organization = self.organization(request)
         wanted = self.get_serializer(data=request.data)
@@ -109,7 +110,7 @@ class ProviderTokenView(HostView):
         return Response(told(row) | {"user": asdict(owner)})
 
     @extend_schema(operation_id="provider_tokens_delete", responses={204: None})
-    def delete(self, request: Request, provider: str) -> Response:
+    def delete(self, request: ApiRequest, provider: str) -> Response:
         """Forget the token. Safe to repeat."""
         organization = self.organization(request)
         provider_tokens.remove_provider_token(
@@ -127,7 +128,7 @@ class GitUserView(HostView):
     permission = "integrations.view"
 
     @extend_schema(operation_id="integrations_user", responses=serializers.GitUserSerializer)
-    def get(self, request: Request, provider: str) -> Response:
+    def get(self, request: ApiRequest, provider: str) -> Response:
         """The account at the Git host."""
         return Response(asdict(self.host(request, provider).user()))
 
@@ -141,7 +142,7 @@ class InstallationsView(HostView):
     @extend_schema(
         operation_id="integrations_installations", responses=serializers.NameListSerializer
     )
-    def get(self, request: Request, provider: str) -> Response:
+    def get(self, request: ApiRequest, provider: str) -> Response:
         """Ids of app installations, or names of accounts where the token is a personal one."""
         return Response({"items": self.host(request, provider).installations(), "next": None})
 
@@ -157,7 +158,7 @@ class RepositoriesView(HostView):
         parameters=[serializers.RepositoryQuery],
         responses=serializers.RepositoryListSerializer,
     )
-    def get(self, request: Request, provider: str) -> Response:
+    def get(self, request: ApiRequest, provider: str) -> Response:
         """Recently pushed ones first; `q` searches, in one page."""
         query = self.query(serializers.RepositoryQuery, request)
         host = self.host(request, provider)
@@ -187,7 +188,7 @@ class BranchesView(HostView):
         parameters=[serializers.BranchQuery],
         responses=serializers.BranchListSerializer,
     )
-    def get(self, request: Request, provider: str) -> Response:
+    def get(self, request: ApiRequest, provider: str) -> Response:
         """In the Git host's order; `q` finds those whose name holds a text, in one page."""
         query = self.query(serializers.BranchQuery, request)
         host, repository = self.host(request, provider), query["repository"]
@@ -209,7 +210,7 @@ class SuggestedTasksView(HostView):
         operation_id="integrations_suggested_tasks",
         responses=serializers.SuggestedTaskListSerializer,
     )
-    def get(self, request: Request, provider: str) -> Response:
+    def get(self, request: ApiRequest, provider: str) -> Response:
         """Your open pull requests in trouble, then issues assigned to you."""
         return listed(self.host(request, provider).suggested_tasks())
 
@@ -225,7 +226,7 @@ class MicroagentsView(HostView):
         parameters=[serializers.RepositoryNameQuery],
         responses=serializers.MicroagentListSerializer,
     )
-    def get(self, request: Request, provider: str) -> Response:
+    def get(self, request: ApiRequest, provider: str) -> Response:
         """Those of its default branch."""
         query = self.query(serializers.RepositoryNameQuery, request)
         return listed(self.host(request, provider).microagents(repository=query["repository"]))
@@ -242,7 +243,7 @@ class MicroagentView(HostView):
         parameters=[serializers.FileOfRepositoryQuery],
         responses=serializers.MicroagentContentSerializer,
     )
-    def get(self, request: Request, provider: str) -> Response:
+    def get(self, request: ApiRequest, provider: str) -> Response:
         """Its text, and the words that call for it."""
         query = self.query(serializers.FileOfRepositoryQuery, request)
         found = self.host(request, provider).microagent(**query)
@@ -260,7 +261,7 @@ class PullRequestsView(HostView):
         operation_id="integrations_pull_requests_create",
         responses={201: serializers.PullRequestSerializer},
     )
-    def post(self, request: Request, provider: str) -> Response:
+    def post(self, request: ApiRequest, provider: str) -> Response:
         """Open one with your token; the conversation that it came of remembers its number."""
         organization = self.organization(request)
         wanted = self.get_serializer(data=request.data)

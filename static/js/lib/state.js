@@ -1,4 +1,4 @@
-// A conversation's state in words, from its record. Pure. The same words as `conversations/pages.py` has.
+// A conversation's state in words, from its record. Pure. The same words as `conversations/web/pages.py` has.
 
 const EXECUTION = {
   running: ["Running", "busy"],

@@ -1,18 +1,29 @@
 """A conversation as it was once recorded on the wire: the log with the real engine, and every frame a client got."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 from compat.v0.translate import Entry, Links, is_state, translate_all
+from conversations.models import LoggedEvent
 
 RECORDING = json.loads(
     (Path(__file__).resolve().parents[2] / "payloads/v0/recording.json").read_text()
 )
 
 
+def _logged(wire):
+    """Return the event whose wire form was recorded."""
+    times = {
+        name: wire[name] and datetime.fromisoformat(wire[name])
+        for name in ("engine_time", "received_at")
+    }
+    return LoggedEvent(**wire | times | {"payload": json.dumps(wire["payload"])})
+
+
 def test_the_log_becomes_the_frames_that_were_sent():
     links = Links(echoes=set(RECORDING["echoes"]))
-    told = translate_all([Entry.of_wire(event) for event in RECORDING["log"]], links)
+    told = translate_all([Entry.of_event(_logged(wire)) for wire in RECORDING["log"]], links)
     sent = [json.loads(frame[2:]) for frame in RECORDING["frames"] if frame.startswith("42")]
 
     events = [event for name, event in sent if "id" in event and "timestamp" in event]

@@ -1,0 +1,126 @@
+"""Forms of organizations: name, invitations, members, and the settings of their agents."""
+
+from typing import Any, ClassVar
+
+from django import forms
+
+from accounts.models import Membership
+from accounts.services.organizations import (
+    INVITATION_DAYS_MAX,
+    INVITATION_USES_MAX,
+    NAME_MAX,
+    BadName,
+)
+from accounts.services.user_settings import StaleSettings
+from accounts.settings.choices import SecurityAnalyzer
+from accounts.settings.fields import FIELDS
+from accounts.web.forms.settings import SEARCH_KEY_LENGTH, bounds
+from lib.forms import (
+    NUMBER_CODES,
+    TEXT_CODES,
+    IdField,
+    NumberField,
+    OptionField,
+    PageForm,
+    TextField,
+    TicksField,
+)
+
+YES_NO = [("yes", "Yes"), ("no", "No")]
+
+
+class OrganizationForm(PageForm):
+    """The name of an organization."""
+
+    refused_status = 400
+    name = TextField(
+        label="Name",
+        max_length=NAME_MAX,
+        error_messages=dict.fromkeys(TEXT_CODES, BadName.sentence),
+    )
+
+
+class MemberForm(PageForm):
+    """A member, by the id of the user."""
+
+    refused_status = 400
+    member = IdField()
+
+
+class RoleForm(MemberForm):
+    """A member and the role to give."""
+
+    role = OptionField(choices=Membership.Role.choices)
+
+
+class InviteForm(PageForm):
+    """A new invitation."""
+
+    refused_status = 400
+    email = TextField(label="E-mail", max_length=254, required=False)
+    role = OptionField(label="Role", choices=Membership.Role.choices, initial="member")
+    days = NumberField(
+        label="Valid for (days)", min_value=1, max_value=INVITATION_DAYS_MAX, initial=7
+    )
+    max_uses = NumberField(
+        label="For how many", min_value=1, max_value=INVITATION_USES_MAX, initial=1
+    )
+
+
+class InvitationForm(PageForm):
+    """An invitation to take back, by its id."""
+
+    refused_status = 400
+    invitation = IdField()
+
+
+class AgentDefaultsForm(PageForm):
+    """What an organization sets for its members' agents, and which of it they may not change.
+
+    Other settings, such as MCP servers, are left as they are: the API sets them.
+    """
+
+    refused_status = 400
+    CHOICES: ClassVar = {
+        "confirmation_mode": YES_NO,
+        "security_analyzer": SecurityAnalyzer.choices,
+        "enable_default_condenser": YES_NO,
+    }
+    NUMBERS = ("max_iterations", "condenser_max_size")
+    SECRET = "search_api_key"  # noqa: S105 - the name of a setting
+    ON_PAGE = (*CHOICES, *NUMBERS, SECRET)
+
+    version = NumberField(
+        required=False, error_messages=dict.fromkeys(NUMBER_CODES, StaleSettings.sentence)
+    )
+    confirmation_mode = OptionField(
+        label="Ask before what is risky", choices=YES_NO, required=False
+    )
+    security_analyzer = OptionField(
+        label="Who judges the risk", choices=SecurityAnalyzer.choices, required=False
+    )
+    enable_default_condenser = OptionField(
+        label="Summarize long histories", choices=YES_NO, required=False
+    )
+    max_iterations = NumberField(label="Steps before it stops", **bounds("max_iterations"))
+    condenser_max_size = NumberField(
+        label="Events before history is summarized", **bounds("condenser_max_size")
+    )
+    search_api_key = TextField(
+        label="Web search key (Tavily)", max_length=SEARCH_KEY_LENGTH, required=False
+    )
+    remove_search_api_key = forms.BooleanField(required=False)
+    enforced = TicksField(required=False, choices=[(name, name) for name in ON_PAGE])
+
+    def values(self) -> dict[str, Any]:
+        """Return the settings to change; None takes a value back."""
+        found: dict[str, Any] = {}
+        for name in (*self.CHOICES, *self.NUMBERS):
+            value = self.cleaned_data[name]
+            is_flag = FIELDS[name].schema["type"] == "boolean"
+            found[name] = value == "yes" if is_flag and value else value or None
+        if self.cleaned_data["remove_search_api_key"]:
+            found[self.SECRET] = None
+        elif key := self.cleaned_data[self.SECRET]:
+            found[self.SECRET] = key
+        return found

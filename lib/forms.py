@@ -1,0 +1,146 @@
+"""Forms of pages: fields whose errors name their label, and refusals of services shown as errors of a form."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.forms.utils import ErrorDict
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.safestring import SafeString
+
+from lib.problems import Problem
+
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""Characters that PostgreSQL cannot store or that UTF-8 cannot encode."""
+UNUSABLE_FORM = "This form cannot be used as it is. Load the page again."
+TEXT_CODES = ("required", "max_length", "null_characters_not_allowed")
+NUMBER_CODES = ("required", "invalid", "min_value", "max_value")
+_ARIA = SafeString(' aria-invalid="true" aria-describedby="why"')
+
+
+class PageField(forms.BoundField):
+    """A field on a page, whose value can always be written as UTF-8."""
+
+    def value(self) -> Any:
+        """Return the value to show: an empty text for None, U+FFFD in place of NUL and lone surrogates."""
+        found = super().value()
+        if isinstance(found, str):
+            return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", found)
+        return "" if found is None else found
+
+    @property
+    def aria(self) -> str:
+        """The HTML attributes that mark an invalid field and point to ``site/_errors.html``."""
+        return _ARIA if self.errors else ""
+
+
+class PageForm(forms.Form):
+    """A form of a page. ``refused_status`` is the HTTP status of the page that shows its errors."""
+
+    bound_field_class = PageField
+    refused_status = 422
+    retry_after: int | None = None
+    _errors: ErrorDict | None
+
+    @property
+    def sentences(self) -> list[str]:
+        """All error messages, each once."""
+        return list(dict.fromkeys(str(text) for texts in self.errors.values() for text in texts))
+
+    def refuse(self, problem: Problem) -> None:
+        """Add a service's refusal, on the field that it names, and take over its status and waiting time.
+
+        A form that was not validated yet shows the refusal alone. 401 becomes 422: it asks programs for
+        credentials, and a page asks by its form.
+        """
+        if self._errors is None:
+            self._errors, self.cleaned_data = ErrorDict(), {}
+        prefix, _, rest = problem.detail.partition(": ")
+        name = problem.extra.get("field", prefix)
+        name = name if name in self.fields else None
+        text = f"{self.fields[name].label}: {rest}" if name and name == prefix else problem.detail
+        self.add_error(name, text)
+        self.refused_status = 422 if problem.status == 401 else problem.status
+        self.retry_after = problem.extra.get("retry_after")
+
+
+def render_form(
+    request: HttpRequest,
+    template: str,
+    form: PageForm,
+    context: Mapping[str, Any] | None = None,
+    *,
+    status: int = 200,
+) -> HttpResponse:
+    """Render a page with its form as ``form``.
+
+    ``status`` is the HTTP status of a page without errors. ``Retry-After`` is set where a refusal names a time.
+    """
+    status = form.refused_status if form.errors else status
+    response = render(request, template, {"form": form, **(context or {})}, status=status)
+    if form.retry_after is not None:
+        response.headers["Retry-After"] = str(form.retry_after)
+    return response
+
+
+class TextField(forms.CharField):
+    """A text that can be stored. Without a label it is hidden, and people cannot correct it."""
+
+    def __init__(
+        self, *, label: str = "", error_messages: Mapping[str, str] | None = None, **options: Any
+    ) -> None:
+        told = dict.fromkeys(TEXT_CODES, UNUSABLE_FORM)
+        if label:
+            told = {
+                "required": f"Fill in “{label}”.",
+                "max_length": f"“{label}” has at most {options.get('max_length') or 0:,} characters.",
+                "null_characters_not_allowed": f"“{label}” has characters that cannot be stored. Remove them.",
+            }
+        super().__init__(label=label, error_messages=told | dict(error_messages or {}), **options)
+
+    def run_validators(self, value: str) -> None:
+        """Refuse lone surrogates under the code that Django has for NUL."""
+        if UNSTORABLE.search(value):
+            code = "null_characters_not_allowed"
+            raise ValidationError(self.error_messages[code], code=code)
+        super().run_validators(value)
+
+
+class NumberField(forms.IntegerField):
+    """A whole number within bounds."""
+
+    def __init__(self, *, label: str = "", **options: Any) -> None:
+        told = UNUSABLE_FORM
+        if label:
+            low, high = options.get("min_value"), options.get("max_value")
+            told = f"“{label}” is a whole number from {low} to {high}."
+        options.setdefault("error_messages", dict.fromkeys(NUMBER_CODES, told))
+        super().__init__(label=label, **options)
+
+
+class OptionField(forms.ChoiceField):
+    """One of several options."""
+
+    def __init__(self, *, label: str = "", **options: Any) -> None:
+        told = f"Choose one of the options of “{label}”." if label else UNUSABLE_FORM
+        options.setdefault("error_messages", dict.fromkeys(("required", "invalid_choice"), told))
+        super().__init__(label=label, **options)
+
+
+class TicksField(forms.MultipleChoiceField):
+    """Any of several options; values that are no options are dropped."""
+
+    def to_python(self, value: Any) -> list[str]:
+        """Keep the values that are options."""
+        return [item for item in super().to_python(value) if self.valid_value(item)]
+
+
+class IdField(forms.UUIDField):
+    """The id of a row, which the page itself fills in."""
+
+    def __init__(self, **options: Any) -> None:
+        told = dict.fromkeys(("required", "invalid"), UNUSABLE_FORM)
+        super().__init__(error_messages=told, **options)

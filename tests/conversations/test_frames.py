@@ -1,0 +1,77 @@
+"""Frames: their sizes, their forms, and how many are kept."""
+
+import gc
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from conversations.models import LoggedEvent
+from conversations.realtime.frames import (
+    PING,
+    DeltaFrame,
+    ResetFrame,
+    StatusFrame,
+    event_frame,
+)
+from lib.framing import framed
+
+AT = datetime(2026, 1, 2, 3, 4, 5, 120_000, tzinfo=UTC)
+
+
+def frame_of(payload="{}", seq=7):
+    return event_frame(LoggedEvent(seq, "e" * 36, "ActionEvent", "agent", payload, AT, AT))
+
+
+@pytest.mark.parametrize("text", ["", "x" * 100, "x" * 100_000, "é" * 5_000, "語😀" * 5_000])
+def test_size_of_an_event_is_close_to_its_message_before_that_is_made(text):
+    frame = frame_of(json.dumps({"text": text}, ensure_ascii=False))
+
+    assert frame.wire == b""
+    assert abs(frame.size - len(frame.encode())) < 64
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (PING, {"type": "ping"}),
+        (StatusFrame({"id": 1}), {"type": "status", "conversation": {"id": 1}}),
+        (ResetFrame(2, reset_to=9), {"type": "reset", "last_seq": 9, "epoch": 2}),
+        (DeltaFrame({"kind": "text", "content": "é"}), {"type": "delta", "kind": "text", "content": "é"}),
+    ],
+)  # fmt: skip
+def test_frame_outside_the_log_has_the_exact_size_of_its_message(frame, message):
+    assert json.loads(frame.sized().text) == message
+    assert frame.size == len(frame.wire)
+    assert frame.seq is None
+
+
+def test_message_is_made_once_and_again_after_it_was_dropped():
+    frame = frame_of()
+    first = frame.encode()
+
+    assert frame.encode() is first
+    frame.forget()
+    assert frame.wire == b""
+    assert frame.encode() == first == framed(frame.text.encode())
+
+
+def test_form_of_a_protocol_is_made_once_and_kept_apart_from_others():
+    frame, made = frame_of(), []
+
+    def make():
+        made.append(frame)
+        return f"form {len(made)}"
+
+    assert frame.form("a") is None
+    assert [frame.encoded("a", make), frame.encoded("a", make)] == ["form 1", "form 1"]
+    assert frame.keep("b", "other") == "other"
+    assert (frame.form("a"), frame.form("b"), frame.wire) == ("form 1", "other", b"")
+
+
+def test_kept_frames_stay_out_of_the_garbage_collector():
+    frame = frame_of()
+    frame.encode()
+
+    assert not gc.is_tracked(frame)
+    assert not gc.is_tracked(frame.event)
