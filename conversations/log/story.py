@@ -14,8 +14,8 @@ RAW_LENGTH = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One event for a reader; ``tone`` is user, agent, action, result, error or server."""
+class StoryEntry:
+    """An event in words; ``tone`` is user, agent, action, result, error or server."""
 
     seq: int
     who: str
@@ -25,10 +25,10 @@ class Told:
     risk: str = ""
 
 
-def tell(event: Event, payload: str | None = None) -> Told | None:
-    """The event in words, or None for one that says nothing to a reader.
+def entry_of(event: Event, payload: str | None = None) -> StoryEntry | None:
+    """Return an event in words, or None for one that says nothing to a reader.
 
-    ``payload`` replaces the event's own, as after secrets were taken out of it.
+    ``payload`` replaces the event's own, for example after secrets were removed from it.
     """
     raw = event.payload if payload is None else payload
     at = event.received_at
@@ -37,7 +37,7 @@ def tell(event: Event, payload: str | None = None) -> Told | None:
     except orjson.JSONDecodeError:  # a lone surrogate, say, which the log keeps as it came
         value = None
     if not isinstance(value, dict):
-        return Told(event.seq, event.kind, "server", raw[:RAW_LENGTH], at)
+        return StoryEntry(event.seq, event.kind, "server", raw[:RAW_LENGTH], at)
     read = _READERS.get(event.kind)
     if read is None or (event.kind == "MessageEvent" and event.source == Event.Source.USER):
         return None
@@ -46,7 +46,7 @@ def tell(event: Event, payload: str | None = None) -> Told | None:
         text = f"{text[:TEXT_LENGTH]}\n[… {len(text) - TEXT_LENGTH:,} more characters]"
     risk = value.get("security_risk")
     shown = risk if tone == "action" and risk in ("LOW", "MEDIUM", "HIGH") else ""
-    return Told(event.seq, who, tone, text, at, shown) if text else None
+    return StoryEntry(event.seq, who, tone, text, at, shown) if text else None
 
 
 def texts(content: Any) -> str:
@@ -99,5 +99,5 @@ _READERS: dict[str, Callable[[dict[str, Any]], tuple[str, str, str]]] = {
     "SandboxNotice": lambda payload: ("Server", "server", str(payload.get("message", ""))),
 }
 
-TOLD_KINDS = tuple(_READERS)
+STORY_KINDS = tuple(_READERS)
 """The kinds of events that say something to a reader; the others are the engine's housekeeping."""

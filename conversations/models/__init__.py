@@ -1,7 +1,7 @@
 """What conversations are made of: the log and its sandbox, and what people add to it."""
 
 from conversations.models.append import NewEvent
-from conversations.models.conversation import Conversation, ConversationQuerySet
+from conversations.models.conversation import BUSY_STATUSES, Conversation, ConversationQuerySet
 from conversations.models.event import Event, EventQuerySet, LoggedEvent
 from conversations.models.feedback import Feedback
 from conversations.models.leases import Lease, LiveManager
@@ -11,6 +11,7 @@ from conversations.models.search import SearchProgress, SearchText
 from conversations.models.sharing import ShareLink, ShareView
 
 __all__ = [
+    "BUSY_STATUSES",
     "OPEN_MESSAGES",
     "Conversation",
     "ConversationQuerySet",

@@ -240,3 +240,10 @@ class Conversation(models.Model):
             raise Conversation.DoesNotExist(f"{self.pk} is gone")
         self.last_seq, ids = appended
         return ids
+
+
+BUSY_STATUSES = (
+    Conversation.ExecutionStatus.RUNNING,
+    Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION,
+)
+"""What an agent is doing that is at work, or waits for an answer to its question."""

@@ -15,6 +15,7 @@ from conversations.engine.client import (
 )
 from conversations.engine.payloads import EngineEvent, message_text
 from conversations.models import (
+    BUSY_STATUSES,
     OPEN_MESSAGES,
     Conversation,
     Event,
@@ -26,10 +27,6 @@ from conversations.services.state import append_notice, is_up, request_start, se
 
 FOLLOWER_WAIT_SECONDS = 3.0
 SERVER_FAULT = 500
-BUSY = (
-    Conversation.ExecutionStatus.RUNNING,
-    Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION,
-)
 
 
 def deliver_messages(*, conversation_id: UUID) -> None:
@@ -99,7 +96,10 @@ def _must_hold(conversation: Conversation) -> bool:
     """
     if conversation.execution_status == Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION:
         return True
-    return conversation.confirmation_policy != "never" and conversation.execution_status in BUSY
+    return (
+        conversation.confirmation_policy != "never"
+        and conversation.execution_status in BUSY_STATUSES
+    )
 
 
 def take_for_busy(conversation: Conversation) -> None:
@@ -217,5 +217,8 @@ def user_text(event: EngineEvent) -> str | None:
 
 def deliver_if_free(conversation: Conversation) -> None:
     """Queue what waits for the agent when its new state lets it in; the caller holds the row's lock."""
-    if conversation.execution_status not in BUSY and _next_message(conversation.pk) is not None:
+    if (
+        conversation.execution_status not in BUSY_STATUSES
+        and _next_message(conversation.pk) is not None
+    ):
         queue.deliver_messages(conversation.pk)

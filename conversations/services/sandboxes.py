@@ -9,12 +9,18 @@ from django.utils import timezone
 
 from accounts.services import audit
 from conversations import announcing, queue
-from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, Sandbox, StartTask
+from conversations.models import (
+    BUSY_STATUSES,
+    OPEN_MESSAGES,
+    Conversation,
+    OutgoingMessage,
+    Sandbox,
+    StartTask,
+)
 from conversations.sandboxes.provider import (
     State,
     get_provider,
 )
-from conversations.services.delivery import BUSY
 from conversations.services.leases import live_owners, want_manager
 from conversations.services.starts import OCCUPYING
 from conversations.services.state import append_notice, is_up, request_start, set_status
@@ -168,7 +174,7 @@ def requeue_lost_work() -> int:
         created_at__lt=before,
         conversation__sandbox__observed=Sandbox.Observed.RUNNING,
         conversation__deleted_at=None,
-    ).exclude(conversation__execution_status__in=BUSY)
+    ).exclude(conversation__execution_status__in=BUSY_STATUSES)
     for conversation_id in waiting.values_list("conversation_id", flat=True).distinct()[:100]:
         if not queue.is_queued("deliver", conversation_id):
             queue.deliver_messages(conversation_id)

@@ -8,15 +8,11 @@ from typing import Any
 
 import orjson
 
-from conversations.models import Conversation, Event
+from conversations.models import BUSY_STATUSES, Conversation, Event
 from conversations.services.exports import walk_log
 from lib.problems import Problem
 
 ANSWERS = ("ObservationEvent", "UserRejectObservation", "AgentErrorEvent")
-BUSY = (
-    Conversation.ExecutionStatus.RUNNING,
-    Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION,
-)
 EDITS = {"create", "str_replace", "insert", "undo_edit"}
 DIFF_LENGTH = 200_000
 
@@ -97,7 +93,7 @@ def turns_of(*, conversation: Conversation) -> list[Turn]:
             starts.append((seq, at))
         else:
             open_actions = max(0, open_actions + (1 if kind == "ActionEvent" else -1))
-    rests = conversation.execution_status not in BUSY and open_actions == 0
+    rests = conversation.execution_status not in BUSY_STATUSES and open_actions == 0
     texts = _texts(conversation, [seq for seq, _ in starts])
     turns = []
     for number, (seq, at) in enumerate(starts, start=1):
