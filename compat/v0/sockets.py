@@ -6,18 +6,16 @@ end up in different processes (docs/adr/0024).
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final
-from uuid import UUID
 
 import socketio
-from django.conf import settings
-from socketio.exceptions import ConnectionRefusedError as Refusal
+from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
 
 from compat.v0 import callers, commands, log, states, translate
 from compat.v0.translate import Entry, Json, Links
+from conversations.realtime.access import Unpinged, Watcher, watching
 from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusFrame
 from conversations.realtime.hub import get_hub
 from conversations.realtime.subscription import Subscription
@@ -40,9 +38,9 @@ CURSOR_DIGITS: Final = 18
 class Follower:
     """One socket: its conversation, what it was sent last, and what it knows of earlier events."""
 
-    def __init__(self, sid: str, eio_sid: str, scope: Json, user_id: UUID, pk: UUID) -> None:
-        self.sid, self.eio_sid, self.scope = sid, eio_sid, scope
-        self.user_id, self.conversation_id = user_id, pk
+    def __init__(self, sid: str, eio_sid: str, watcher: Watcher, after: int) -> None:
+        self.sid, self.eio_sid, self.after = sid, eio_sid, after
+        self.watcher, self.conversation_id = watcher, watcher.conversation_id
         self.sent = 0
         self.state = ""
         self.status = ""
@@ -52,31 +50,33 @@ class Follower:
         self.held: Json | None = None
         self.is_replaying = True
         self.task: asyncio.Task | None = None
+        self.leaving: asyncio.Task | None = None
 
     async def run(self) -> None:
         """Replay what the client lacks, then follow; ends with the socket."""
-        keeper: asyncio.Task | None = None
         try:
             while not server.manager.is_connected(self.sid, "/"):  # noqa: ASYNC110 - no event tells
                 await asyncio.sleep(0.005)  # the client must hear of its connection first
-            keeper = asyncio.create_task(self._keep())
-            after, self.links = await run_in_thread(
-                log.place_at, self.conversation_id, cursor_of(self.scope)
-            )
-            async with get_hub().subscribe(self.conversation_id, after=after) as subscription:
-                async for frame in subscription.frames():
-                    await self._take(frame)
-                    await self._drain(subscription)
-                is_gone = subscription.feed.is_gone
+            async with watching(self.watcher, Unpinged(self._refused)):
+                is_gone = await self._follow()
             await (server.disconnect(self.sid) if is_gone else self._hang_up())
         except asyncio.CancelledError:
             raise
         except Exception:
             logger.exception("a V0 socket's feed failed; the client resumes")
             await self._hang_up()
-        finally:
-            if keeper:
-                keeper.cancel()
+
+    async def _follow(self) -> bool:
+        """Send the log from the client's place on until the subscription ends; whether the conversation is gone."""
+        after, self.links = await run_in_thread(log.place_at, self.conversation_id, self.after)
+        async with get_hub().subscribe(self.conversation_id, after=after) as subscription:
+            async for frame in subscription.frames():
+                await self._take(frame)
+                await self._drain(subscription)
+            return subscription.feed.is_gone
+
+    def _refused(self) -> None:
+        self.leaving = asyncio.create_task(server.disconnect(self.sid))
 
     async def _hang_up(self) -> None:
         """Close the transport: unlike a refusal, the client comes back by itself and resumes."""
@@ -90,23 +90,6 @@ class Follower:
             await asyncio.sleep(0)
             if not socket.queue.empty():
                 await asyncio.sleep(DRAIN_PAUSE)
-
-    async def _keep(self) -> None:
-        """Look again whether this person may still watch: now and then, and at once when told."""
-        async with get_hub().watch_access(self.user_id) as woken:
-            woken.set()  # listening began after the first look
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(settings.SOCKET_RECHECK_SECONDS):
-                        await woken.wait()
-                woken.clear()
-                try:
-                    await run_in_thread(callers.admit, self.scope)
-                except Refusal:
-                    await server.disconnect(self.sid)
-                    return
-                except Exception:  # noqa: BLE001 - the database away: ask again in the next round
-                    logger.warning("could not look whether a socket may stay open")
 
     # --- From the log ---
 
@@ -181,7 +164,7 @@ class Follower:
             await self.emit({"error": True, "message": sentence})
 
     def _carry_out(self, event: Any) -> None:
-        with callers.steering(self.scope, self.conversation_id):
+        with self.watcher.commanding():
             commands.carry_out(
                 conversation_id=self.conversation_id, event=event, asked_seq=self.asked_seq
             )
@@ -216,18 +199,18 @@ async def connect(sid: str, environ: Json, auth: Any = None) -> None:
         return
     scope = environ["asgi.scope"]
     try:
-        user, conversation_id = await run_in_thread(callers.admit, scope)
-    except Refusal:
+        watcher = await run_in_thread(callers.admit, scope)
+    except ConnectionRefused:
         scope["v0.refused"].set()
         raise
     except Exception as error:
         logger.exception("a V0 socket could not join")
         scope["v0.refused"].set()
         sentence = f"Failed to access conversation events: {type(error).__name__}"
-        raise Refusal(sentence) from error
+        raise ConnectionRefused(sentence) from error
     scope["v0.joined"].set()
     eio_sid = server.manager.eio_sid_from_sid(sid, "/")
-    follower = _followers[sid] = Follower(sid, eio_sid, scope, user.pk, conversation_id)
+    follower = _followers[sid] = Follower(sid, eio_sid, watcher, cursor_of(scope))
     follower.task = asyncio.create_task(follower.run())
 
 

@@ -1,8 +1,8 @@
 """``/sockets/events/{id}``: a conversation as V1 clients follow it, and in which they speak."""
 
 import asyncio
-import contextlib
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
@@ -11,21 +11,18 @@ from uuid import UUID, uuid4
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.db.models.functions import Coalesce
-from django.http import HttpRequest
 from django.utils.dateparse import parse_datetime
 
-from accounts import services as accounts
-from accounts.permissions import MissingPermission, permissions_in
-from accounts.sign_in.authentication import user_of_scope
+from accounts.permissions import MissingPermission
 from billing import services as billing
 from compat.v1 import responses, shapes, translation
 from conversations import services
 from conversations.api.authentication import HEADER
 from conversations.models import Conversation, Event, LoggedEvent
+from conversations.realtime import access
 from conversations.realtime.frames import DeltaFrame, EventFrame, Frame, StatusFrame
 from conversations.realtime.hub import get_hub
 from conversations.realtime.threads import run_in_thread
-from lib import limits
 from lib.api import strict_loads
 from lib.problems import Problem
 
@@ -37,6 +34,14 @@ CLOSE_UNAUTHENTICATED = 4001
 CLOSE_UNKNOWN = 4004
 CLOSE_OVERFLOW = 1013
 CLOSE_RESTART = 1012
+CLOSES = {
+    access.Refusal.UNAUTHENTICATED: CLOSE_UNAUTHENTICATED,
+    access.Refusal.NOT_PERMITTED: CLOSE_UNKNOWN,
+    access.Refusal.NOT_VISIBLE: CLOSE_UNKNOWN,
+}
+TOO_FAST = "Too many messages. Wait a moment, then send it again."
+NO_VIEW = "You may not see this conversation any more."
+NO_STEERING = "This needs the permission conversations.steer."
 MANY = 1_000
 """Messages that one socket may have waiting, and ``BODY_MAX_BYTES`` of them: more ends it."""
 
@@ -46,14 +51,6 @@ class BadFrame(Problem):
 
     code = "bad-frame"
     sentence = 'A frame is {"role": "user", "content": [{"type": "text", "text": …}]}.'
-
-
-class TooFast(Problem):
-    """More messages than the server takes of one caller."""
-
-    status = 429
-    code = "too-many-requests"
-    sentence = "Too many messages. Wait a moment, then send it again."
 
 
 class V1EventsConsumer(AsyncWebsocketConsumer):
@@ -67,33 +64,37 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     """
 
     channel_layer_alias = ""  # the hub listens for all sockets of the process
-    permission = "conversations.view"
+    permission = access.VIEW
 
     async def connect(self) -> None:
         self.tasks: list[asyncio.Task] = []
         self.conversation_id = _id(self.scope["url_route"]["kwargs"]["conversation_id"])
         given = self.scope.get("query_string", b"").decode("ascii", "replace")
         self.asked = {name: values[-1] for name, values in parse_qs(given).items()}
-        self.token = ""
         self.told_status = ""
         self.begun_at = 0
         self.is_open = False
         self.waiting: asyncio.Queue[str] = asyncio.Queue(MANY)
         self.waiting_size = 0
+        self.watcher: access.Watcher | None = None
         await self.accept()
-        code = await run_in_thread(self._refusal)
-        if code == CLOSE_UNAUTHENTICATED and self._may_say_later():
+        refusal = await self._admit(self._tokens())
+        if refusal is access.Refusal.UNAUTHENTICATED and self._may_say_later():
             self._spawn(self._await_auth())
-        elif code:
-            await self.close(code)
-        else:
-            self._begin()
+        elif refusal:
+            await self.close(CLOSES[refusal])
 
-    def _begin(self) -> None:
+    async def _admit(self, tokens: Sequence[str]) -> access.Refusal | None:
+        """Begin, if the caller may watch this conversation now; return why not otherwise."""
+        credentials = self._credentials(tokens)
+        self.watcher = access.Watcher(credentials, self.conversation_id, self.permission)
+        if refusal := await self.watcher.look():
+            return refusal
+        access.begin(self.watcher, access.Unpinged(self._refused))
         self.is_open = True
         self._spawn(self._tell())
-        self._spawn(self._keep())
         self._spawn(self._hear())
+        return None
 
     def _spawn(self, work: Any) -> None:
         self.tasks.append(asyncio.create_task(work))
@@ -101,6 +102,8 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     async def disconnect(self, code: int) -> None:
         for task in self.tasks:
             task.cancel()
+        if self.watcher is not None:
+            await access.end(self.watcher)
 
     # --- Who ---------------------------------------------------------------------
 
@@ -116,39 +119,17 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     def _tokens(self) -> list[str]:
         scheme, _, bearer = self._header("authorization").partition(" ")
         found = [
-            self.token,
             self._header(HEADER),
             self.asked.get("session_api_key", ""),
             bearer if scheme.lower() == "bearer" else "",
         ]
         return [token.strip() for token in found if token.strip() not in ("", "null", "undefined")]
 
-    def _user(self) -> Any:
-        """The user as of now, or None."""
-        address = (self.scope.get("client") or ("", 0))[0]
-        for token in self._tokens():
-            if token.startswith("oh_"):
-                with contextlib.suppress(accounts.InvalidKey):
-                    return accounts.authenticate_api_key(token, address=address).user
-            elif found := services.holder_of_key(token, address=address):
-                return found[0]
+    def _credentials(self, tokens: Sequence[str]) -> access.Credentials:
         # A cookie counts only for a page of ours: OriginGate let in no other origin.
-        if self._header("origin") or self._header("authorization") or self._header("x-api-key"):
-            user = user_of_scope(self.scope)
-            return user if user.is_authenticated else None
-        return None
-
-    def _refusal(self) -> int | None:
-        """The code to close with, or None for somebody who may watch this conversation now."""
-        user = self._user()
-        if user is None:
-            return CLOSE_UNAUTHENTICATED
-        self.user = user
-        found = Conversation.objects.visible_to(user).filter(pk=self.conversation_id).first()
-        if found is None or self.permission not in permissions_in(user, found.organization_id):
-            return CLOSE_UNKNOWN
-        self.organization_id = found.organization_id
-        return None
+        has_cookie = any(map(self._header, ("origin", "authorization", "x-api-key")))
+        scope = self.scope if has_cookie else self.scope | {"headers": []}
+        return access.Credentials.of_scope(scope, keys=tokens)
 
     async def _await_auth(self) -> None:
         """Wait for the first frame; close where it does not come, or says nothing that opens this."""
@@ -160,26 +141,14 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
             return
         said = _loads(text)
         token = said.get("session_api_key") if said and said.get("type") == "auth" else None
-        self.token = token if isinstance(token, str) else ""
-        code = await run_in_thread(self._refusal) if self.token else CLOSE_UNAUTHENTICATED
-        if code:
-            await self.close(code)
-        else:
-            self._begin()
+        refusal = await self._admit([token.strip()] if isinstance(token, str) else [])
+        if refusal:
+            await self.close(CLOSES[refusal])
 
-    async def _keep(self) -> None:
-        """Look again whether this person may still watch: now and then, and at once when told."""
-        async with get_hub().watch_access(self.user.pk) as woken:
-            woken.set()
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(settings.SOCKET_RECHECK_SECONDS):
-                        await woken.wait()
-                woken.clear()
-                with contextlib.suppress(Exception):  # the database away: ask in the next round
-                    if code := await run_in_thread(self._refusal):
-                        await self._end(code)
-                        return
+    def _refused(self) -> None:
+        assert self.watcher is not None
+        assert self.watcher.refusal is not None
+        self._spawn(self._end(CLOSES[self.watcher.refusal]))
 
     async def _end(self, code: int) -> None:
         self.is_open = False
@@ -294,6 +263,8 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
                 continue
             try:
                 await run_in_thread(self._post, said)
+            except access.TooManyCommands as refusal:
+                await self.send(text_data=translation.error_text(refusal.code, TOO_FAST))
             except Problem as refusal:
                 await self.send(text_data=translation.error_text(refusal.code, refusal.detail))
             except Exception:
@@ -306,29 +277,19 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         message = shapes.V1MessageSerializer(data=said if said is not None else {})
         if said is None or not message.is_valid():
             raise BadFrame
-        if code := self._refusal():
-            raise MissingPermission("You may not see this conversation any more.", code=code)
-        if "conversations.steer" not in permissions_in(self.user, self.organization_id):
-            raise MissingPermission("This needs the permission conversations.steer.")
-        self._count()
-        text, images = shapes.spoken(message.validated_data)
-        services.post_message(
-            conversation_id=self.conversation_id, text=text, images=images, message_id=str(uuid4())
-        )
-
-    def _count(self) -> None:
-        """Count against the rate of what spends money, as the same by REST is."""
-        rate = settings.RATE_LIMITS.get("spend") if settings.RATE_LIMITS else None
-        if rate is None:
-            return
+        assert self.watcher is not None
         try:
-            usage = limits.count(
-                HttpRequest(), group="spend|", value=f"user {self.user.pk}", rate=rate
-            )
-        except limits.NotCounted as error:
-            raise TooFast from error
-        if usage.is_over:
-            raise TooFast
+            with self.watcher.commanding():
+                text, images = shapes.spoken(message.validated_data)
+                services.post_message(
+                    conversation_id=self.conversation_id,
+                    text=text,
+                    images=images,
+                    message_id=str(uuid4()),
+                )
+        except access.MayNotSteer as error:
+            is_seen = error.extra["refusal"] is access.Refusal.NOT_PERMITTED
+            raise MissingPermission(NO_STEERING if is_seen else NO_VIEW) from error
 
 
 def _id(text: str) -> UUID:

@@ -18,6 +18,7 @@ from prometheus_client import Counter, Histogram
 from accounts import services as accounts
 from accounts.models import User
 from accounts.services import audit
+from conversations.realtime.access import Credentials, actor_of
 from lib.logs import request_id
 from lib.problems import Problem
 from lib.threads import DatabaseThreads
@@ -43,17 +44,14 @@ _threads = DatabaseThreads("grpc", 8)
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls. ``token`` and ``address`` are kept to look again while a stream lasts."""
+class RpcCaller:
+    """The user of a call, and the credentials to check again while a stream lasts."""
 
     user: User
-    token: str
-    address: str
-    key_id: str
-    key_prefix: str
+    credentials: Credentials
 
 
-caller: ContextVar[Caller] = ContextVar("grpc_caller")
+caller: ContextVar[RpcCaller] = ContextVar("grpc_caller")
 
 
 class Refused(Exception):
@@ -75,16 +73,11 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     return await _threads.run(run)
 
 
-def _actor(who: Caller | None) -> audit.Actor:
-    if who is None:
-        return audit.Actor("anonymous")
-    is_program = who.user.is_service_account
-    kind = "service_account" if is_program else "key"
-    name = f"{who.key_prefix} of {who.user}"[:254]
-    return audit.Actor(kind, id=who.key_id, name=name, address=who.address[:45])
+def _actor(who: RpcCaller | None) -> audit.Actor:
+    return actor_of(who.user, who.credentials.address) if who else audit.Actor("anonymous")
 
 
-class Gate(grpc.aio.ServerInterceptor):
+class CallInterceptor(grpc.aio.ServerInterceptor):
     """Authentication, deadlines, error statuses, metrics and the access log, for every method alike."""
 
     async def intercept_service(
@@ -178,18 +171,13 @@ def _status_of(error: BaseException | None) -> tuple[grpc.StatusCode, str]:
     return grpc.StatusCode.INTERNAL, reference
 
 
-def _authenticated(token: str, address: str) -> Caller:
-    """Who a key belongs to, now. Raises ``Refused``."""
-    try:
-        key = accounts.authenticate_api_key(token, address=address)
-    except accounts.InvalidKey as error:
-        raise Refused(grpc.StatusCode.UNAUTHENTICATED, error.detail) from error
-    return Caller(key.user, token, address, str(key.pk), key.prefix)
-
-
-def still_there(who: Caller) -> Caller:
-    """The same caller as of now: a key may be revoked while its stream is open. Raises ``Refused``."""
-    return _authenticated(who.token, who.address)
+def _authenticated(token: str, address: str) -> RpcCaller:
+    """Return the caller with this API key; nothing else opens a call. Raise ``Refused``."""
+    credentials = Credentials(keys=(token,) if token.startswith("oh_") else (), address=address)
+    user = credentials.user()
+    if user is None:
+        raise Refused(grpc.StatusCode.UNAUTHENTICATED, accounts.InvalidKey.sentence)
+    return RpcCaller(user, credentials)
 
 
 def _bearer(metadata: dict[str, Any]) -> str:

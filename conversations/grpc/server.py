@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from conversations.grpc.interceptors import Gate
+from conversations.grpc.interceptors import CallInterceptor
 from conversations.grpc.service import EventService
 from conversations.grpc.v1 import events_pb2
 from conversations.grpc.v1.events_pb2_grpc import add_EventServiceServicer_to_server
@@ -36,7 +36,7 @@ class Server:
     def __init__(self, *, address: str, certificate: Certificate | None = None) -> None:
         self.health = HealthServicer()
         self.server = grpc.aio.server(
-            interceptors=[Gate()],
+            interceptors=[CallInterceptor()],
             maximum_concurrent_rpcs=CALLS_MAX,
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_BYTES),

@@ -3,24 +3,23 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any, Self
 from uuid import UUID
 
 import grpc
-from django.conf import settings
 
+from accounts import services as accounts
 from accounts.models import Organization
-from accounts.permissions import require
+from accounts.permissions import MissingPermission, require
 from conversations import services
-from conversations.grpc.interceptors import Caller, Refused, caller, in_thread, still_there
+from conversations.grpc.interceptors import Refused, RpcCaller, caller, in_thread
 from conversations.grpc.v1 import events_pb2 as wire
 from conversations.grpc.v1.events_pb2_grpc import EventServiceServicer
 from conversations.models import Conversation
+from conversations.realtime.access import Refusal, Unpinged, Watcher, watching
 from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusFrame
 from conversations.realtime.hub import get_hub
 from conversations.services.publications import BATCH_MAX
 from lib.api import dumps
-from lib.problems import Problem
 
 BATCHES_WAITING = 64
 """Batches of one stream that are read ahead; beyond it, flow control makes the sender wait."""
@@ -51,16 +50,17 @@ class EventService(EventServiceServicer):
         who = caller.get()
         permission = PERMISSIONS["Subscribe"]
         found = await in_thread(_visible, who, request.conversation_id, permission)
+        watcher = _watcher(who, found.pk, permission)
         async with (
-            _Watch(who, request.conversation_id, permission) as watch,
             get_hub().subscribe(
                 found.pk, after=request.after_seq, epoch=request.epoch or None
             ) as subscription,
+            watching(watcher, Unpinged(subscription.end)),
         ):
-            frames = subscription.frames()
-            while (frame := await watch.or_end(anext(frames, None))) is not None:
+            async for frame in subscription.frames():
                 if (answer := _answer(frame)) is not None:
                     yield answer
+            _raise_refusal(watcher)
             if subscription.feed.is_gone:
                 raise Conversation.DoesNotExist
         raise Refused(
@@ -88,8 +88,10 @@ class EventService(EventServiceServicer):
         waiting: asyncio.Queue[wire.Batch | None] = asyncio.Queue(BATCHES_WAITING)
         reader = asyncio.create_task(_read_ahead(messages, waiting))
         try:
-            async with _Watch(who, str(run.pk), PERMISSIONS["Append"]) as watch:
-                while batches := await watch.or_end(_next_batches(waiting)):
+            watcher = _watcher(who, run.pk, PERMISSIONS["Append"])
+            async with watching(watcher, Unpinged(reader.cancel)):
+                while batches := await _next_batches(waiting):
+                    _raise_refusal(watcher)
                     stored = await in_thread(
                         services.publish_events,
                         conversation_id=run.pk,
@@ -104,6 +106,7 @@ class EventService(EventServiceServicer):
                                 known=answer.known,
                             )
                         )
+                _raise_refusal(watcher)
             await reader  # raises what was wrong with the stream
         finally:
             reader.cancel()
@@ -138,56 +141,25 @@ async def _next_batches(waiting: "asyncio.Queue[wire.Batch | None]") -> list[wir
     return batches
 
 
-class _Watch:
-    """Ends a stream whose caller may no longer have it: looks now and then, and at once when told."""
-
-    def __init__(self, who: Caller, conversation_id: str, permission: str) -> None:
-        self.who, self.conversation_id, self.permission = who, conversation_id, permission
-        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def __aenter__(self) -> Self:
-        self._keeper = asyncio.create_task(self._keep())
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        self._keeper.cancel()
-        self._ended.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._keeper
-
-    async def _keep(self) -> None:
-        async with get_hub().watch_access(self.who.user.pk) as woken:
-            woken.set()
-            while True:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(settings.SOCKET_RECHECK_SECONDS):
-                        await woken.wait()
-                woken.clear()
-                try:
-                    who = await in_thread(still_there, self.who)
-                    await in_thread(_visible, who, self.conversation_id, self.permission)
-                except (Refused, Problem, Conversation.DoesNotExist) as error:
-                    self._ended.set_exception(error)
-                    return
-                except Exception:  # noqa: BLE001, S112 - the database away: the next round asks again
-                    continue
-
-    async def or_end(self, work: Any) -> Any:
-        """What ``work`` gives, unless the caller's access ends first: then raises why."""
-        task = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({task, self._ended}, return_when=asyncio.FIRST_COMPLETED)
-            if self._ended.done():
-                self._ended.result()
-            return await task
-        finally:
-            if not task.done():
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+def _raise_refusal(watcher: Watcher) -> None:
+    """Raise why a stream's access has ended, if it has."""
+    match watcher.refusal:
+        case Refusal.UNAUTHENTICATED:
+            raise Refused(grpc.StatusCode.UNAUTHENTICATED, accounts.InvalidKey.sentence)
+        case Refusal.NOT_PERMITTED:
+            sentence = (
+                f"This needs the permission {watcher.permission}, which you do not have here."
+            )
+            raise MissingPermission(sentence, permission=watcher.permission)
+        case Refusal.NOT_VISIBLE:
+            raise Conversation.DoesNotExist
 
 
-def _open(who: Caller, request: wire.OpenRun) -> Conversation:
+def _watcher(who: RpcCaller, conversation_id: UUID, permission: str) -> Watcher:
+    return Watcher(who.credentials, conversation_id, permission, user_id=who.user.pk)
+
+
+def _open(who: RpcCaller, request: wire.OpenRun) -> Conversation:
     bound = who.user.bound_organization_id
     organization_id = _uuid(request.organization_id) if request.organization_id else bound
     found = Organization.objects.visible_to(who.user).filter(
@@ -202,7 +174,7 @@ def _open(who: Caller, request: wire.OpenRun) -> Conversation:
     )
 
 
-def _visible(who: Caller, conversation_id: str, permission: str) -> Conversation:
+def _visible(who: RpcCaller, conversation_id: str, permission: str) -> Conversation:
     found = Conversation.objects.visible_to(who.user).get(pk=_uuid(conversation_id))
     require(who.user, found.organization_id, permission)
     return found

@@ -15,7 +15,7 @@ RAW_LENGTH = 20_000
 
 @dataclass(frozen=True, slots=True)
 class StoryEntry:
-    """One event for a reader; ``tone`` is user, agent, action, result, error or server."""
+    """An event in words; ``tone`` is user, agent, action, result, error or server."""
 
     seq: int
     who: str
@@ -25,10 +25,10 @@ class StoryEntry:
     risk: str = ""
 
 
-def tell(event: Event, payload: str | None = None) -> StoryEntry | None:
-    """The event in words, or None for one that says nothing to a reader.
+def entry_of(event: Event, payload: str | None = None) -> StoryEntry | None:
+    """Return an event in words, or None for one that says nothing to a reader.
 
-    ``payload`` replaces the event's own, as after secrets were taken out of it.
+    ``payload`` replaces the event's own, for example after secrets were removed from it.
     """
     raw = event.payload if payload is None else payload
     at = event.received_at
@@ -99,5 +99,5 @@ _READERS: dict[str, Callable[[dict[str, Any]], tuple[str, str, str]]] = {
     "SandboxNotice": lambda payload: ("Server", "server", str(payload.get("message", ""))),
 }
 
-TOLD_KINDS = tuple(_READERS)
+STORY_KINDS = tuple(_READERS)
 """The kinds of events that say something to a reader; the others are the engine's housekeeping."""

@@ -12,12 +12,12 @@ from conversations.engine.payloads import Durable
 log = logging.getLogger(__name__)
 LANES = 2
 """Statements on their way at a time."""
-BATCH_SIZE = 100
-"""Conversations of one statement."""
+BATCHES_PER_STATEMENT = 100
+"""The most conversations that one statement stores events of."""
 LINGER_SECONDS = 0.02
 """Under load, how long a lane waits for more before its next statement."""
-LOAD_SIZE = 4
-"""A statement of so many conversations means load."""
+LOADED_FROM = 4
+"""A statement of at least so many conversations means load."""
 Call = Callable[..., Awaitable[Any]]
 
 
@@ -50,7 +50,10 @@ class Storing:
 
     async def _work(self) -> None:
         while self._waiting:
-            taken, self._waiting = self._waiting[:BATCH_SIZE], self._waiting[BATCH_SIZE:]
+            taken, self._waiting = (
+                self._waiting[:BATCHES_PER_STATEMENT],
+                self._waiting[BATCHES_PER_STATEMENT:],
+            )
             try:
                 _settle(
                     taken,
@@ -60,7 +63,7 @@ class Storing:
                 )
             except Exception as error:  # noqa: BLE001 - each follower hears it, and tries again
                 _settle(taken, error)
-            if len(taken) >= LOAD_SIZE:
+            if len(taken) >= LOADED_FROM:
                 await asyncio.sleep(LINGER_SECONDS)
 
 

@@ -16,14 +16,13 @@ from uuid import UUID
 import msgspec
 from django.http import HttpRequest, HttpResponse
 
-from conversations.realtime.access import Watcher, watching
-from conversations.realtime.frames import PING, EventFrame, Frame, PingFrame
+from conversations.realtime.access import Credentials, Watcher, watching
+from conversations.realtime.frames import EventFrame, Frame, PingFrame
 from conversations.realtime.hub import get_hub
 from conversations.realtime.subscription import Subscription
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
-PERMISSION = "conversations.view"
 REQUEST_HEADER = b"x-held-by"
 ANSWER_HEADER = "X-Held"
 _token = secrets.token_urlsafe(24)
@@ -120,12 +119,11 @@ async def _until_left(receive: Receive) -> None:
 
 
 async def _go_on(scope: Scope, send: Send, plan: Plan, headers: list[tuple[bytes, bytes]]) -> None:
-    watcher = Watcher(scope, plan.conversation, PERMISSION)
-    watcher.user_id = plan.user
+    watcher = Watcher(Credentials.of_scope(scope), plan.conversation, user_id=plan.user)
     hub = get_hub()
     async with (
         hub.subscribe(plan.conversation, after=plan.after, epoch=plan.epoch) as subscription,
-        watching(watcher, subscription, PING),
+        watching(watcher, subscription),
     ):
         if plan.wait is None:
             await _stream(send, subscription, headers)

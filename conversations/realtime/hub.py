@@ -29,8 +29,8 @@ from lib import bus
 log = logging.getLogger(__name__)
 READERS = 4
 """Readings of the database under way at a time in one process; each holds a connection."""
-TOGETHER = 32
-"""Conversations that one reading covers when so many moved at the same time; so many are listened to at once."""
+CONVERSATIONS_PER_READING = 32
+"""Conversations that one statement reads when many moved; also how many groups are joined at a time."""
 
 
 class Hub:
@@ -154,8 +154,12 @@ class Hub:
         asking = [partial(self._listen, feed) for feed in deaf]
         asking += [partial(self._hear_of, user_id) for user_id in self._unheard]
         random.shuffle(asking)
-        for start in range(0, len(asking), TOGETHER):
-            if not any(await asyncio.gather(*(ask() for ask in asking[start : start + TOGETHER]))):
+        for start in range(0, len(asking), CONVERSATIONS_PER_READING):
+            if not any(
+                await asyncio.gather(
+                    *(ask() for ask in asking[start : start + CONVERSATIONS_PER_READING])
+                )
+            ):
                 break
         for feed in deaf:
             if feed.is_subscribed:
@@ -202,7 +206,7 @@ class Hub:
                 self._has_dirty.clear()
                 await self._has_dirty.wait()
             feeds: dict[UUID, Feed] = {}
-            while self._dirty and len(feeds) < TOGETHER:
+            while self._dirty and len(feeds) < CONVERSATIONS_PER_READING:
                 feed = self._dirty.popleft()
                 feed.is_dirty, feed.is_busy = False, True
                 feeds[feed.conversation_id] = feed

@@ -13,8 +13,8 @@ from urllib.parse import parse_qs
 from uuid import UUID
 
 from conversations.realtime import access
-from conversations.realtime.access import Watcher
-from conversations.realtime.frames import PING, Frame
+from conversations.realtime.access import Credentials, Refusal, Watcher
+from conversations.realtime.frames import Frame
 from conversations.realtime.hub import get_hub
 from conversations.realtime.subscription import Subscription
 from lib import framing
@@ -25,7 +25,11 @@ CLOSE_BAD_REQUEST = 4400
 CLOSE_UNAUTHENTICATED = 4401
 CLOSE_GONE = 4403
 CLOSE_NOT_FOUND = 4404
-CLOSES = {401: CLOSE_UNAUTHENTICATED, 404: CLOSE_NOT_FOUND}
+CLOSES = {
+    Refusal.UNAUTHENTICATED: CLOSE_UNAUTHENTICATED,
+    Refusal.NOT_PERMITTED: CLOSE_NOT_FOUND,
+    Refusal.NOT_VISIBLE: CLOSE_NOT_FOUND,
+}
 CLOSE_SECONDS = 5.0
 MAX_DIGITS = 18
 Scope = dict[str, Any]
@@ -114,13 +118,14 @@ class ConversationConsumer:
         query = read_cursor(self.scope)
         if query is None:
             return CLOSE_BAD_REQUEST
-        watcher = Watcher(self.scope, self.conversation_id, self.permission)
+        credentials = Credentials.of_scope(self.scope)
+        watcher = Watcher(credentials, self.conversation_id, self.permission)
         if refusal := await watcher.look():
             return CLOSES[refusal]
         after, epoch = query
         hub = get_hub()
         self._subscription = await hub.join(self.conversation_id, after=after, epoch=epoch)
-        access.begin(watcher, self._subscription, PING)
+        access.begin(watcher, self._subscription)
         self._watcher = watcher
         takes_ready = framing.READY in self.scope.get("extensions", ())
         push = self._push if takes_ready else self._push_each
@@ -129,7 +134,7 @@ class ConversationConsumer:
 
     def _over(self) -> None:
         assert self._subscription is not None
-        is_refused = self._watcher is not None and self._watcher.is_refused
+        is_refused = self._watcher is not None and self._watcher.refusal is not None
         is_gone = is_refused or self._subscription.feed.is_gone
         self._end(CLOSE_GONE if is_gone else CLOSE_OVERFLOW)
 

@@ -13,7 +13,7 @@ from django.db import connection
 
 from accounts.services import custom_secrets
 from conversations.log import replay
-from conversations.log.story import StoryEntry, tell
+from conversations.log.story import StoryEntry, entry_of
 from conversations.models import Conversation, Event
 from lib.redaction import Redactor
 
@@ -100,11 +100,11 @@ def _json(conversation: Conversation, last: int, redactor: Redactor) -> Iterator
     yield "]}"
 
 
-def told_log(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[StoryEntry]:
+def story_of(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[StoryEntry]:
     """The events that say something to a reader, in words, with secrets taken out."""
     for event in walk_log(conversation_id=conversation.pk, through_seq=last):
-        if told := tell(event, redactor.json(event.payload)):
-            yield told
+        if entry := entry_of(event, redactor.json(event.payload)):
+            yield entry
 
 
 def _facts(conversation: Conversation) -> str:
@@ -118,16 +118,16 @@ def _markdown(conversation: Conversation, last: int, redactor: Redactor) -> Iter
     """Every text stands in a fence longer than any of its own, so that none of it is markup."""
     title = re.sub(r"([\\`*_{}\[\]<>#|!&])", r"\\\1", redactor.text(conversation.title))
     yield f"# {' '.join(title.split())}\n\n{_facts(conversation)}\n"
-    for told in told_log(conversation, last, redactor):
-        fence = "`" * max(3, 1 + max(map(len, _FENCE.findall(told.text)), default=0))
-        who = re.sub(r"[^\w .:-]", "", told.who)
-        risk = f", {told.risk.lower()} risk" if told.risk else ""
-        yield f"\n## {told.seq}. {who}{risk}\n\n{told.at:%Y-%m-%d %H:%M:%S} UTC\n\n"
-        yield f"{fence}text\n{told.text}\n{fence}\n"
+    for entry in story_of(conversation, last, redactor):
+        fence = "`" * max(3, 1 + max(map(len, _FENCE.findall(entry.text)), default=0))
+        who = re.sub(r"[^\w .:-]", "", entry.who)
+        risk = f", {entry.risk.lower()} risk" if entry.risk else ""
+        yield f"\n## {entry.seq}. {who}{risk}\n\n{entry.at:%Y-%m-%d %H:%M:%S} UTC\n\n"
+        yield f"{fence}text\n{entry.text}\n{fence}\n"
 
 
 def _html(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[str]:
     yield replay.head(title=redactor.text(conversation.title), facts=_facts(conversation))
-    for told in told_log(conversation, last, redactor):
-        yield replay.article(told)
+    for entry in story_of(conversation, last, redactor):
+        yield replay.article(entry)
     yield replay.tail()

@@ -4,7 +4,7 @@ from django.db import transaction
 
 from conversations.models import Conversation, Event, Sandbox
 from conversations.sandboxes.provider import get_provider
-from conversations.services.exports import redactor_of, told_log
+from conversations.services.exports import redactor_of, story_of
 from conversations.services.state import append_notice
 
 STORY_LENGTH = 60_000
@@ -49,7 +49,7 @@ def story_for_agent(conversation: Conversation, workspace: str) -> str:
     """The copied part of a fork's log in words, the newest kept where it is long; empty for no fork."""
     if conversation.forked_seq is None:
         return ""
-    told = told_log(conversation, conversation.forked_seq, redactor_of(conversation))
+    told = story_of(conversation, conversation.forked_seq, redactor_of(conversation))
     parts: list[str] = []
     for one in told:
         text = one.text

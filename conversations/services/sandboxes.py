@@ -9,7 +9,13 @@ from django.utils import timezone
 
 from accounts.services import audit
 from conversations import announcing, queue
-from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, Sandbox, StartTask
+from conversations.models import (
+    OPEN_MESSAGES,
+    Conversation,
+    OutgoingMessage,
+    Sandbox,
+    StartTask,
+)
 from conversations.sandboxes.provider import (
     State,
     get_provider,

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from accounts.services import audit
-from conversations.log.story import TOLD_KINDS
+from conversations.log.story import STORY_KINDS
 from conversations.models import Conversation, Event, ShareLink, ShareView
 from conversations.services.exports import described, redacted_wire, redactor_of
 from lib import crypto
@@ -209,7 +209,7 @@ def shared_events(*, opened: Opened, after: int, limit: int) -> list[dict[str, A
     """
     redactor = redactor_of(opened.conversation)
     rows = Event.objects.filter(
-        conversation=opened.conversation, seq__gt=after, kind__in=TOLD_KINDS
+        conversation=opened.conversation, seq__gt=after, kind__in=STORY_KINDS
     )
     rows = rows.filter(seq__lte=opened.last_seq).order_by("seq")[:limit]
     return [redacted_wire(event, redactor) for event in rows]

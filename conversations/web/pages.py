@@ -25,7 +25,7 @@ from accounts.settings.choices import ConfirmationPolicy
 from billing import services as billing
 from conversations import services
 from conversations.log import records
-from conversations.log.story import StoryEntry, tell
+from conversations.log.story import StoryEntry, entry_of
 from conversations.models import Conversation
 from lib.api import dumps
 from lib.pages import MalformedCursor, page, position_of
@@ -280,7 +280,7 @@ def _for_script(record: dict[str, Any], granted: frozenset[str]) -> dict[str, An
 def plain_story(found: Conversation) -> list[StoryEntry]:
     """The newest events as headings and texts, for browsers without scripts and for printing."""
     newest = found.events.order_by("-seq")[:PLAIN_EVENTS]
-    return [told for event in reversed(newest) if (told := tell(event))]
+    return [entry for event in reversed(newest) if (entry := entry_of(event))]
 
 
 # --- What a person does to a conversation, by plain forms --------------------------

@@ -49,18 +49,18 @@ def head(*, title: str, facts: str) -> str:
     )
 
 
-def article(told: StoryEntry) -> str:
+def article(entry: StoryEntry) -> str:
     """One event. All of its text is text."""
-    text, risk = clean(told.text), ""
-    if told.risk:
-        risk = f'<span class="risk {told.risk}">{told.risk.capitalize()} risk</span>'
-    lines = told.text.count("\n") + 1
+    text, risk = clean(entry.text), ""
+    if entry.risk:
+        risk = f'<span class="risk {entry.risk}">{entry.risk.capitalize()} risk</span>'
+    lines = entry.text.count("\n") + 1
     body = f"<pre>{text}</pre>"
     if lines > LONG_LINES:
         body = f"<details><summary>{lines:,} lines</summary>{body}</details>"
     return (
-        f'<article class="{told.tone}" id="e{told.seq}"><h2>{clean(told.who)}{risk}'
-        f'<a href="#e{told.seq}">{told.seq}</a>{_time(told.at)}</h2>{body}</article>\n'
+        f'<article class="{entry.tone}" id="e{entry.seq}"><h2>{clean(entry.who)}{risk}'
+        f'<a href="#e{entry.seq}">{entry.seq}</a>{_time(entry.at)}</h2>{body}</article>\n'
     )
 
 

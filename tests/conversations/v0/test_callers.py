@@ -3,10 +3,11 @@
 from urllib.parse import urlencode
 
 import pytest
-from socketio.exceptions import ConnectionRefusedError as Refusal
+from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
 
 from compat.v0 import callers
 from compat.v0.sockets import cursor_of
+from conversations.realtime.access import MayNotSteer
 from conversations.services import conversation_key
 from tests.factories.conversations import ConversationFactory
 
@@ -18,12 +19,17 @@ def scope(conversation, **query):
     return {"headers": [], "query_string": urlencode(query).encode(), "client": ("127.0.0.1", 1)}
 
 
+def admitted(scope):
+    watcher = callers.admit(scope)
+    return watcher.user_id, watcher.conversation_id
+
+
 def test_a_conversation_key_joins_its_conversation_and_no_other(alice, conversation):
     key = conversation_key(conversation=conversation, user=alice)
     other = ConversationFactory(created_by=alice)
 
-    assert callers.admit(scope(conversation, session_api_key=key)) == (alice, conversation.pk)
-    with pytest.raises(Refusal, match="is not allowed to join"):
+    assert admitted(scope(conversation, session_api_key=key)) == (alice.pk, conversation.pk)
+    with pytest.raises(ConnectionRefused, match="is not allowed to join"):
         callers.admit(scope(other, session_api_key=key))
 
 
@@ -35,8 +41,8 @@ def test_a_viewer_may_watch_and_not_steer(alice, bob, conversation):
         conversation, session_api_key=conversation_key(conversation=conversation, user=bob)
     )
 
-    assert callers.admit(watching) == (bob, conversation.pk)
-    with pytest.raises(callers.NotAllowed), callers.steering(watching, conversation.pk):
+    assert admitted(watching) == (bob.pk, conversation.pk)
+    with pytest.raises(MayNotSteer), callers.admit(watching).commanding():
         pytest.fail("a viewer steered")
 
 
