@@ -16,9 +16,11 @@ from django.views.decorators.http import require_GET, require_POST
 
 from accounts.models import Identity, IdentityProvider, ProviderSession, User, UserSession
 from accounts.oidc import providers, tokens
+from accounts.requests import AuthenticatedRequest
 from accounts.services import identity as identities
 from accounts.services import sessions, terms
 from accounts.sign_in import backend, flows
+from accounts.sign_in.forms import ConnectForm, EndSessionForm
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -142,7 +144,7 @@ def _existing_client(
 @login_required
 @never_cache
 @require_GET
-def connections(request: HttpRequest) -> HttpResponse:
+def connections(request: AuthenticatedRequest) -> HttpResponse:
     """Where one is signed in, and with which providers one may be."""
     mine = {row.provider_id: row for row in Identity.objects.visible_to(request.user)}
     offered = [(row, mine.get(row.pk)) for row in identities.enabled_providers()]
@@ -158,10 +160,14 @@ def connections(request: HttpRequest) -> HttpResponse:
 @login_required
 @never_cache
 @require_POST
-def connect(request: HttpRequest, slug: str) -> HttpResponse:
+def connect(request: AuthenticatedRequest, slug: str) -> HttpResponse:
     """Leave for a provider: to connect it to the account here, or for an offline token."""
     provider = _provider(slug)
-    purpose = "offline" if request.POST.get("purpose") == "offline" else "link"
+    form = ConnectForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, " ".join(form.sentences))
+        return redirect(SETTINGS_PAGE)
+    purpose = form.cleaned_data["purpose"] or "link"
     try:
         url = flows.begin(request, provider, purpose=purpose, target=SETTINGS_PAGE)
     except providers.ProviderUnavailable as error:
@@ -171,7 +177,7 @@ def connect(request: HttpRequest, slug: str) -> HttpResponse:
 
 @login_required
 @require_POST
-def disconnect(request: HttpRequest, slug: str) -> HttpResponse:
+def disconnect(request: AuthenticatedRequest, slug: str) -> HttpResponse:
     """Take a provider off the account."""
     identity = get_object_or_404(Identity.objects.visible_to(request.user), provider__slug=slug)
     try:
@@ -183,11 +189,12 @@ def disconnect(request: HttpRequest, slug: str) -> HttpResponse:
 
 @login_required
 @require_POST
-def end_session(request: HttpRequest, session_id: str) -> HttpResponse:
+def end_session(request: AuthenticatedRequest, session_id: str) -> HttpResponse:
     """Sign one's other browsers out, one of them or (``all``) everywhere."""
     mine = UserSession.objects.visible_to(request.user)
     session = get_object_or_404(mine, pk=session_id)
-    if request.POST.get("everywhere"):
+    form = EndSessionForm(request.POST)
+    if form.is_valid() and form.cleaned_data["everywhere"]:
         sessions.end_sessions(user=request.user, reason="signed out everywhere", keep=session.pk)
     else:
         sessions.end_session(session=session, reason="signed out elsewhere")
