@@ -14,10 +14,14 @@ from lib.admin import ReadOnlyAdmin
 from lib.problems import Problem
 
 
-class ReasonForm(ActionForm):
-    """The choice of an action, with why it is done."""
+class ReasonForm(forms.Form):
+    """Why an action is done."""
 
     reason = forms.CharField(required=False, max_length=300, label="Reason: ")
+
+
+class ReasonActionForm(ReasonForm, ActionForm):
+    """The choice of an action, with why it is done."""
 
 
 @admin.register(SecondFactor)
@@ -30,7 +34,7 @@ class SecondFactorAdmin(ReadOnlyAdmin):
     search_fields = ("user__email",)
     ordering = ("-created_at",)
     fields = ("user", "created_at", "confirmed_at")
-    action_form = ReasonForm
+    action_form = ReasonActionForm
     actions = ("reset",)
 
     def has_reset_permission(self, request: HttpRequest) -> bool:
@@ -51,6 +55,9 @@ class SecondFactorAdmin(ReadOnlyAdmin):
         self.message_user(request, f"Reset {done}.", messages.SUCCESS)
 
     def _reset(self, request: HttpRequest, factor: Any) -> None:
-        reason = request.POST.get("reason", "")
+        form = ReasonForm(request.POST)
+        if not form.is_valid():  # the admin has checked the same field before it calls an action
+            raise second_factor.ReasonNeeded
+        reason = form.cleaned_data["reason"]
         second_factor.reset_second_factor(user=factor.user, reason=reason)
         self.log_change(request, factor, "Reset")

@@ -10,6 +10,7 @@ from django.views.decorators.http import require_POST
 
 from accounts.oidc import providers, tokens
 from accounts.services import identity_providers, provider_sessions
+from accounts.sign_in.forms import LogoutTokenForm
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +25,10 @@ def back_channel_logout(request: HttpRequest, slug: str) -> JsonResponse:
         provider = identity_providers.find_provider(slug=slug)
     except identity_providers.UnknownProvider as error:
         raise Http404 from error
+    form = LogoutTokenForm(request.POST)
+    token = form.cleaned_data["logout_token"] if form.is_valid() else ""
     try:
-        ended = provider_sessions.end_by_logout_token(
-            provider=provider, token=request.POST.get("logout_token", "")
-        )
+        ended = provider_sessions.end_by_logout_token(provider=provider, token=token)
     except tokens.BadToken as error:
         log.warning("a logout token of %s is not believed: %s", slug, error)
         body = {"error": "invalid_request", "error_description": "The logout token is not valid."}

@@ -15,6 +15,7 @@ from accounts.oidc import providers
 from accounts.requests import AuthenticatedRequest
 from accounts.services import identities, identity_providers, sessions
 from accounts.sign_in import flows
+from accounts.sign_in.forms import EndSessionForm
 from lib.problems import Problem
 
 SETTINGS_PAGE = "/settings/sign-in"
@@ -23,7 +24,7 @@ SETTINGS_PAGE = "/settings/sign-in"
 @login_required
 @never_cache
 @require_GET
-def connections(request: HttpRequest) -> HttpResponse:
+def connections(request: AuthenticatedRequest) -> HttpResponse:
     """Where one is signed in, and with which providers one may be."""
     mine = {row.provider_id: row for row in Identity.objects.visible_to(request.user)}
     offered = [(row, mine.get(row.pk)) for row in identity_providers.enabled_providers()]
@@ -39,7 +40,7 @@ def connections(request: HttpRequest) -> HttpResponse:
 @login_required
 @never_cache
 @require_POST
-def connect(request: HttpRequest, slug: str) -> HttpResponse:
+def connect(request: AuthenticatedRequest, slug: str) -> HttpResponse:
     """Leave for a provider to connect it to the account here."""
     provider = flows.provider_or_404(slug)
     try:
@@ -51,7 +52,7 @@ def connect(request: HttpRequest, slug: str) -> HttpResponse:
 
 @login_required
 @require_POST
-def disconnect(request: HttpRequest, slug: str) -> HttpResponse:
+def disconnect(request: AuthenticatedRequest, slug: str) -> HttpResponse:
     """Take a provider off the account."""
     identity = get_object_or_404(Identity.objects.visible_to(request.user), provider__slug=slug)
     try:
@@ -67,7 +68,8 @@ def end_session(request: AuthenticatedRequest, session_id: str) -> HttpResponse:
     """Sign one's other browsers out, one of them or (``all``) everywhere."""
     mine = UserSession.objects.visible_to(request.user)
     session = get_object_or_404(mine, pk=session_id)
-    if request.POST.get("everywhere"):
+    form = EndSessionForm(request.POST)
+    if form.is_valid() and form.cleaned_data["everywhere"]:
         sessions.end_sessions(user=request.user, reason="signed out everywhere", keep=session.pk)
     else:
         sessions.end_session(session=session, reason="signed out elsewhere")

@@ -20,9 +20,11 @@ from rest_framework.response import Response
 
 from accounts.api.permissions import PUBLIC
 from accounts.models import ProviderSession, User
+from accounts.requests import AuthenticatedRequest
 from accounts.services import email, provider_sessions, terms
 from accounts.sign_in import flows
 from accounts.sign_in.authentication import SessionAuthentication
+from compat.accounts.forms import TermsForm
 from lib.problems import Problem
 
 MESSAGE = inline_serializer("Message", {"message": serializers.CharField()})
@@ -160,10 +162,10 @@ class EmailVerificationView(GenericAPIView[Any]):
 @login_required
 @never_cache
 @require_GET
-def verify_email(request: HttpRequest, link: str) -> HttpResponse:
+def verify_email(request: AuthenticatedRequest, link: str) -> HttpResponse:
     """The link in the mail."""
     try:
-        user = email.verify_email(user=_user(request), token=link)
+        user = email.verify_email(user=request.user, token=link)
     except Problem as refusal:
         messages.error(request, refusal.detail)
     else:
@@ -181,10 +183,11 @@ def email_verified(request: HttpRequest) -> HttpResponse:
 @login_required
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
-def accept_tos(request: HttpRequest) -> HttpResponse:
+def accept_tos(request: AuthenticatedRequest) -> HttpResponse:
     """The terms of service, to be accepted before anything else."""
-    target = flows.confined(request.POST.get("redirect_url", request.GET.get("redirect_url")))
+    form = TermsForm(request.POST if request.method == "POST" else request.GET)
+    target = flows.confined(form["redirect_url"].value())
     if request.method == "POST":
-        terms.accept_terms(user=_user(request), address=request.META.get("REMOTE_ADDR") or None)
+        terms.accept_terms(user=request.user, address=request.META.get("REMOTE_ADDR") or None)
         return redirect(target)
     return render(request, "accounts/accept_tos.html", {"target": target})

@@ -3,10 +3,9 @@
 Everything works by plain forms; the scripts add what is live. ``?plain=1`` shows the story without scripts.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
 import orjson
@@ -21,19 +20,27 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from accounts import permissions
 from accounts.active import active_organization
-from accounts.settings.choices import ConfirmationPolicy
+from accounts.requests import AuthenticatedRequest
 from billing import services as billing
 from conversations import services
 from conversations.log import records
 from conversations.log.story import StoryEntry, entry_of
 from conversations.models import Conversation
+from conversations.web.forms import (
+    AnswerForm,
+    FeedbackForm,
+    MessageForm,
+    PromptForm,
+    RenameForm,
+    SearchForm,
+)
 from lib.api import dumps
+from lib.forms import PageForm, render_form
 from lib.pages import MalformedCursor, page, position_of
 from lib.problems import Problem
 
 PAGE_SIZE = 20
 PLAIN_EVENTS = 500
-MESSAGE_LENGTH = 200_000
 EXAMPLES = [
     (
         "Say hello",
@@ -56,15 +63,6 @@ EXAMPLES = [
     ),
 ]
 """What to try first: a name, what it does, the prompt. The demo model carries all of them out."""
-HOSTS = {"github.com": "github", "gitlab.com": "gitlab", "bitbucket.org": "bitbucket"}
-_FULL_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)+")
-
-
-class IncompletePrompt(Problem):
-    """The form on the home page cannot be used as it is; ``detail`` says why."""
-
-    status = 422
-    code = "incomplete-prompt"
 
 
 # --- Home -----------------------------------------------------------------------
@@ -73,24 +71,19 @@ class IncompletePrompt(Problem):
 @login_required
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
-def home(request: HttpRequest) -> HttpResponse:
+def home(request: AuthenticatedRequest) -> HttpResponse:
     """The prompt box, what needs an answer, what runs, and what was done before."""
-    context: dict[str, Any] = {
-        "form": {"message": _example(request), "policy": ConfirmationPolicy.NEVER}
-    }
-    status = 200
-    if request.method == "POST":
+    form = PromptForm(
+        request.POST if request.method == "POST" else None, initial={"message": _example(request)}
+    )
+    if form.is_bound:
         try:
-            conversation = _create(request)
+            if conversation := _create(request, form):
+                return redirect("conversation", conversation_id=conversation.pk)
         except Problem as refusal:
-            context["error"], status = refusal.detail, refusal.status
-            context["form"] = {
-                name: request.POST.get(name, "") for name in ("message", "repository", "policy")
-            }
-        else:
-            return redirect("conversation", conversation_id=conversation.pk)
+            form.refuse(refusal)
     organization = active_organization(request)
-    context |= _lists(request) | {
+    context = _lists(request) | {
         "examples": EXAMPLES,
         "idempotency_key": uuid4(),
         "uses_demo": billing.model_access_of(
@@ -99,9 +92,9 @@ def home(request: HttpRequest) -> HttpResponse:
         is None,
     }
     template = "conversations/home.html"
-    if request.GET.get("part") == "lists" and status == 200:
+    if request.GET.get("part") == "lists" and not form.errors:
         template = "conversations/_lists.html"
-    response = render(request, template, context, status=status)
+    response = render_form(request, template, form, context)
     patch_vary_headers(response, ["Cookie"])
     return response
 
@@ -111,51 +104,23 @@ def _example(request: HttpRequest) -> str:
     return EXAMPLES[int(number)][2] if number in {"0", "1", "2"} else ""
 
 
-def _create(request: HttpRequest) -> Conversation:
+def _create(request: AuthenticatedRequest, form: PromptForm) -> Conversation | None:
+    """Start a conversation; None for a form with errors."""
     organization = active_organization(request)
     permissions.require(request.user, organization.pk, "conversations.create")
-    message = request.POST.get("message", "").strip()
-    if not message:
-        raise IncompletePrompt("Say what the agent should do.")
-    if len(message) > MESSAGE_LENGTH:
-        raise IncompletePrompt(f"A message has at most {MESSAGE_LENGTH:,} characters.")
-    policy = request.POST.get("policy", ConfirmationPolicy.NEVER)
-    if policy not in ConfirmationPolicy.values:
-        raise IncompletePrompt("There is no such way to ask for confirmation.")
+    if not form.is_valid():
+        return None
     return services.create_conversation(
         user=request.user,
         organization=organization,
-        message=message,
-        repository=repository_of(request.POST.get("repository", "")),
-        confirmation_policy=policy,
-        idempotency_key=request.POST.get("idempotency_key") or None,
+        message=form.cleaned_data["message"],
+        repository=form.cleaned_data["repository"],
+        confirmation_policy=form.cleaned_data["policy"] or "never",
+        idempotency_key=form.cleaned_data["idempotency_key"] or None,
     )
 
 
-def repository_of(text: str) -> dict[str, str] | None:
-    """The repository that a person named: ``owner/name``, ``owner/name@branch`` or its address.
-
-    An empty text is none. Raises ``IncompletePrompt`` for what is neither.
-    """
-    text = text.strip()
-    if not text:
-        return None
-    provider, name = "github", text
-    if "://" in text:
-        parts = urlsplit(text)
-        provider = HOSTS.get((parts.hostname or "").removeprefix("www."), "")
-        name = parts.path.strip("/")
-    name, _, branch = name.partition("@")
-    name = name.removesuffix(".git")
-    if not provider or not _FULL_NAME.fullmatch(name):
-        raise IncompletePrompt(
-            "Name the repository as owner/name, owner/name@branch or by its address."
-        )
-    found = {"provider": provider, "full_name": name}
-    return found | {"branch": branch} if branch else found
-
-
-def _lists(request: HttpRequest) -> dict[str, Any]:
+def _lists(request: AuthenticatedRequest) -> dict[str, Any]:
     """Conversations by what they want of their owner; the rest in pages, newest first."""
     visible, narrowing = _narrowed(request)
     words = narrowing.get("q", "")
@@ -189,15 +154,10 @@ def _lists(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-def _narrowed(request: HttpRequest) -> tuple[QuerySet[Conversation], dict[str, str]]:
+def _narrowed(request: AuthenticatedRequest) -> tuple[QuerySet[Conversation], dict[str, str]]:
     """The user's conversations, narrowed as the address says: ``q``, ``tag``, ``archived``."""
     rows = Conversation.objects.visible_to(request.user)
-    asked = {
-        name: request.GET.get(name, "").replace("\0", "").strip()[:200] for name in ("q", "tag")
-    }
-    narrowing = {name: value for name, value in asked.items() if value}
-    if request.GET.get("archived") == "1":
-        narrowing["archived"] = "1"
+    narrowing = SearchForm(request.GET).narrowing()
     if "tag" in narrowing:
         rows = rows.filter(tags__contains=[narrowing["tag"]])
     if "q" in narrowing:
@@ -233,7 +193,7 @@ def chip(record: dict[str, Any]) -> dict[str, str]:
 # --- One conversation -----------------------------------------------------------
 
 
-def _conversation(request: HttpRequest, conversation_id: UUID) -> Conversation:
+def _conversation(request: AuthenticatedRequest, conversation_id: UUID) -> Conversation:
     """The conversation if it exists for this user; 404 otherwise."""
     return get_object_or_404(Conversation.objects.visible_to(request.user), pk=conversation_id)
 
@@ -241,7 +201,7 @@ def _conversation(request: HttpRequest, conversation_id: UUID) -> Conversation:
 @login_required
 @never_cache
 @require_safe
-def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+def conversation(request: AuthenticatedRequest, conversation_id: UUID) -> HttpResponse:
     """The live story of one conversation."""
     found = _conversation(request, conversation_id)
     record = records.record_of(found)
@@ -288,104 +248,96 @@ def plain_story(found: Conversation) -> list[StoryEntry]:
 
 @login_required
 @require_POST
-def act(request: HttpRequest, conversation_id: UUID, action: str) -> HttpResponse:
+def act(request: AuthenticatedRequest, conversation_id: UUID, action: str) -> HttpResponse:
     """One command to a conversation, then back to its page with the outcome in words."""
     found = _conversation(request, conversation_id)
-    permission, carry_out = ACTIONS[action]
+    permission, form_class, carry_out = ACTIONS[action]
     permissions.require(request.user, found.organization_id, permission)
+    form = form_class(request.POST)
+    to = None
     try:
-        to = carry_out(request, found)
+        if form.is_valid():
+            to = carry_out(request, found, form.cleaned_data)
     except Problem as refusal:
-        messages.error(request, refusal.detail)
-        return redirect("conversation", conversation_id=conversation_id)
-    if action == "delete":
-        messages.success(request, f"“{found.title}” is deleted.")
-        return redirect("home")
-    if action == "archive":
-        messages.success(request, f"“{found.title}” is in the archive.")
+        form.refuse(refusal)
+    for sentence in form.sentences:
+        messages.error(request, sentence)
+    if action in GONE and not form.errors:
+        messages.success(request, f"“{found.title}” {GONE[action]}.")
         return redirect("home")
     return redirect("conversation", conversation_id=to or conversation_id)
 
 
-def _post_message(request: HttpRequest, found: Conversation) -> None:
-    text = request.POST.get("text", "").strip()
-    if not text:
-        raise IncompletePrompt("Write something first.")
-    if len(text) > MESSAGE_LENGTH:
-        raise IncompletePrompt(f"A message has at most {MESSAGE_LENGTH:,} characters.")
-    try:
-        message_id = UUID(request.POST.get("message_id", ""))
-    except ValueError:
-        message_id = uuid4()
-    services.post_message(
-        conversation_id=found.pk,
-        text=text,
-        message_id=str(message_id),
-    )
+Data = dict[str, Any]
+CarryOut = Callable[[AuthenticatedRequest, Conversation, Data], UUID | None]
+GONE = {"delete": "is deleted", "archive": "is in the archive"}
+"""Actions after which the list of home no longer has the conversation, in words."""
 
 
-def _answer(request: HttpRequest, found: Conversation) -> None:
-    asked_seq = request.POST.get("asked_seq", "")[:18]
+def _post_message(_request: AuthenticatedRequest, found: Conversation, data: Data) -> None:
+    message_id = data["message_id"] or uuid4()
+    services.post_message(conversation_id=found.pk, text=data["text"], message_id=str(message_id))
+
+
+def _answer(_request: AuthenticatedRequest, found: Conversation, data: Data) -> None:
     services.answer_confirmation(
         conversation_id=found.pk,
-        accept=request.POST.get("accept") == "yes",
-        reason=request.POST.get("reason", "").strip()[:2_000],
-        asked_seq=int(asked_seq) if asked_seq.isascii() and asked_seq.isdigit() else None,
+        accept=data["accept"] == "yes",
+        reason=data["reason"],
+        asked_seq=data["asked_seq"],
     )
 
 
-def _rename(request: HttpRequest, found: Conversation) -> None:
-    title = request.POST.get("title", "").strip()
-    if not title or len(title) > 200:
-        raise IncompletePrompt("A title has 1 to 200 characters.")
-    services.rename(conversation_id=found.pk, title=title)
+def _rename(_request: AuthenticatedRequest, found: Conversation, data: Data) -> None:
+    services.rename(conversation_id=found.pk, title=data["title"])
 
 
-def _fork(request: HttpRequest, found: Conversation) -> UUID:
+def _fork(request: AuthenticatedRequest, found: Conversation, _data: Data) -> UUID:
     permissions.require(request.user, found.organization_id, "conversations.create")
     fork = services.fork_conversation(user=request.user, conversation=found)
     return fork.pk
 
 
-def _archive(_request: HttpRequest, found: Conversation) -> None:
+def _archive(_request: AuthenticatedRequest, found: Conversation, _data: Data) -> None:
     services.set_archived(conversation_id=found.pk, archived=True)
 
 
-def _unarchive(_request: HttpRequest, found: Conversation) -> None:
+def _unarchive(_request: AuthenticatedRequest, found: Conversation, _data: Data) -> None:
     services.set_archived(conversation_id=found.pk, archived=False)
 
 
-def _feedback(request: HttpRequest, found: Conversation) -> None:
-    seq = request.POST.get("seq", "")[:18]
-    if not (seq.isascii() and seq.isdigit()):
-        raise IncompletePrompt("Say which event you mean.")
+def _stop(_request: AuthenticatedRequest, found: Conversation, _data: Data) -> None:
+    services.interrupt(conversation_id=found.pk)
+
+
+def _resume(_request: AuthenticatedRequest, found: Conversation, _data: Data) -> None:
+    services.resume(conversation_id=found.pk)
+
+
+def _delete(_request: AuthenticatedRequest, found: Conversation, _data: Data) -> None:
+    services.delete_conversation(conversation_id=found.pk)
+
+
+def _feedback(request: AuthenticatedRequest, found: Conversation, data: Data) -> None:
     services.give_feedback(
         user=request.user,
         conversation=found,
-        seq=int(seq),
-        rating=5 if request.POST.get("good") == "yes" else 1,
+        seq=data["seq"],
+        rating=5 if data["good"] == "yes" else 1,
     )
     messages.success(request, "Thank you, your word is kept.")
 
 
-ACTIONS: dict[str, tuple[str, Callable[[HttpRequest, Conversation], UUID | None]]] = {
-    "message": ("conversations.steer", _post_message),
-    "stop": (
-        "conversations.steer",
-        lambda _request, found: services.interrupt(conversation_id=found.pk),
-    ),
-    "resume": (
-        "conversations.steer",
-        lambda _request, found: services.resume(conversation_id=found.pk),
-    ),
-    "answer": ("conversations.steer", _answer),
-    "rename": ("conversations.steer", _rename),
-    "fork": ("conversations.create", _fork),
-    "archive": ("conversations.steer", _archive),
-    "unarchive": ("conversations.steer", _unarchive),
-    "feedback": ("conversations.view", _feedback),
-    "delete": (
-        "conversations.delete",
-        lambda _request, found: services.delete_conversation(conversation_id=found.pk),
-    ),
+ACTIONS: dict[str, tuple[str, type[PageForm], CarryOut]] = {
+    "message": ("conversations.steer", MessageForm, _post_message),
+    "stop": ("conversations.steer", PageForm, _stop),
+    "resume": ("conversations.steer", PageForm, _resume),
+    "answer": ("conversations.steer", AnswerForm, _answer),
+    "rename": ("conversations.steer", RenameForm, _rename),
+    "fork": ("conversations.create", PageForm, _fork),
+    "archive": ("conversations.steer", PageForm, _archive),
+    "unarchive": ("conversations.steer", PageForm, _unarchive),
+    "feedback": ("conversations.view", FeedbackForm, _feedback),
+    "delete": ("conversations.delete", PageForm, _delete),
 }
+"""What the plain forms do: the permission that an action needs, its form, and how it is done."""

@@ -4,7 +4,7 @@ import pytest
 
 from billing.gateway import checking
 from billing.models import ModelAccess
-from billing.web import model_access
+from billing.web import forms
 
 FORM = {
     "base_url": "https://models.example.com/v1",
@@ -88,8 +88,8 @@ def test_back_to_the_demo_model(page):
     ("text", "amount"), [("", 0), ("2.5", 2_500_000), (" $0.000001 ", 1), ("10", 10_000_000)]
 )
 def test_prices_are_exact(text, amount):
-    assert model_access.micros(text) == amount
-    assert model_access.micros(model_access.dollars(amount)) == amount
+    assert forms.micros(text) == amount
+    assert forms.micros(forms.dollars(amount)) == amount
 
 
 def test_a_refusal_names_the_field_as_the_form_does(client, alice):

@@ -7,7 +7,7 @@ import pytest
 
 from conversations import services
 from conversations.models import Conversation, Event
-from conversations.web import pages
+from conversations.web import forms, pages
 from tests.factories.conversations import ConversationFactory, EventFactory
 
 
@@ -81,7 +81,7 @@ def test_a_prompt_that_will_not_do_says_why_and_is_kept(page, change):
     ],
 )
 def test_repositories_are_named_as_people_name_them(text, found):
-    assert pages.repository_of(text) == found
+    assert forms.repository_of(text) == found
 
 
 def test_home_sorts_by_what_wants_its_owner(page, alice):
@@ -130,9 +130,10 @@ def test_home_asks_as_many_questions_for_twenty_as_for_two(
 
 def test_an_example_is_filled_in_without_a_script(page):
     assert (
-        pages.EXAMPLES[1][2].splitlines()[0] in page.get("/?example=1").context["form"]["message"]
+        pages.EXAMPLES[1][2].splitlines()[0]
+        in page.get("/?example=1").context["form"]["message"].value()
     )
-    assert page.get("/?example=9").context["form"]["message"] == ""
+    assert page.get("/?example=9").context["form"]["message"].value() == ""
 
 
 # --- One conversation -----------------------------------------------------------------
