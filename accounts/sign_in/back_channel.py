@@ -10,10 +10,12 @@ from django.views.decorators.http import require_POST
 
 from accounts.oidc import providers, tokens
 from accounts.services import identity
+from lib.routes import RouteFacts
 
 log = logging.getLogger(__name__)
 
 
+@RouteFacts(streams=True)
 @sensitive_post_parameters("logout_token")
 @csrf_exempt  # no browser and no cookie: the token is signed
 @never_cache

@@ -20,6 +20,7 @@ from accounts.services import identity as identities
 from accounts.services import sessions, terms
 from accounts.sign_in import backend, flows
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 log = logging.getLogger(__name__)
 SETTINGS_PAGE = "/settings/sign-in"
@@ -37,6 +38,7 @@ ERRORS = {
 REFUSED = (400, "{name} refused this sign-in. Begin again; if it stays so, tell an administrator.")
 
 
+@RouteFacts(streams=True)
 @never_cache
 @require_GET
 def sign_in(request: HttpRequest, slug: str) -> HttpResponse:
@@ -51,6 +53,7 @@ def sign_in(request: HttpRequest, slug: str) -> HttpResponse:
         return _failed(request, provider, 503, AWAY, error)
 
 
+@RouteFacts(streams=True)
 @never_cache
 @require_GET
 @sensitive_variables()

@@ -21,6 +21,7 @@ from accounts.services import passwords, terms
 from accounts.sign_in import provider_pages as oidc_pages
 from accounts.sign_in import second_step
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 BACKEND = settings.AUTHENTICATION_BACKENDS[0]
 SCOPE_WORDS = {
@@ -75,6 +76,7 @@ def safe_next(request: HttpRequest) -> str:
     return wanted if is_ours else resolve_url(settings.LOGIN_REDIRECT_URL)
 
 
+@RouteFacts(open_in_maintenance=True)
 @sensitive_post_parameters("password")
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -125,6 +127,7 @@ def _sign_in_again(
     return response
 
 
+@RouteFacts(open_in_maintenance=True)
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponse:
     """End the session, and the one at the provider that vouched for it."""
@@ -192,6 +195,7 @@ def _change_password(request: HttpRequest) -> None:
     messages.success(request, "Your password is changed. Your other browsers are signed out.")
 
 
+@RouteFacts(cost="keys")
 @login_required
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])

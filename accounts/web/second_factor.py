@@ -21,8 +21,10 @@ from accounts.services import terms
 from accounts.sign_in import second_step as steps
 from accounts.web.pages import safe_next
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 
+@RouteFacts(open_in_maintenance=True)
 @sensitive_post_parameters("code")
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])

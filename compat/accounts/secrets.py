@@ -12,6 +12,7 @@ from accounts.api.v1.settings import InActiveOrganization
 from accounts.models import CustomSecret
 from accounts.services import custom_secrets
 from compat.accounts.views import MESSAGE
+from lib.routes import RouteFacts
 
 
 class CompatSecretSerializer(serializers.Serializer):
@@ -72,6 +73,7 @@ class OwnSecrets(InActiveOrganization):
         return found
 
 
+@RouteFacts(replaced_by="/api/v1/secrets")
 @extend_schema(tags=["compat"])
 class CompatSecretsView(OwnSecrets):
     """The caller's secrets."""
@@ -110,6 +112,7 @@ class CompatSecretsView(OwnSecrets):
         return Response({"message": "Secret created"}, status=status.HTTP_201_CREATED)
 
 
+@RouteFacts(replaced_by="/api/v1/secrets/{}")
 @extend_schema(tags=["compat"])
 class CompatSecretView(OwnSecrets):
     """One of the caller's secrets, by its name."""

@@ -25,6 +25,7 @@ from accounts.sign_in import flows
 from accounts.sign_in.authentication import SessionAuthentication
 from accounts.sign_in.provider_pages import callback
 from lib.problems import Problem
+from lib.routes import NOTHING, RouteFacts
 
 MESSAGE = inline_serializer("Message", {"message": serializers.CharField()})
 REFUSAL = inline_serializer("PlainRefusal", {"error": serializers.CharField()})
@@ -36,6 +37,7 @@ def _user(request: HttpRequest | Request) -> User:
     return request.user
 
 
+@RouteFacts(streams=True)
 @never_cache
 @require_GET
 def keycloak_callback(request: HttpRequest) -> HttpResponse:
@@ -43,6 +45,7 @@ def keycloak_callback(request: HttpRequest) -> HttpResponse:
     return callback(request, flows.COMPAT_SLUG)
 
 
+@RouteFacts(streams=True)
 @never_cache
 @require_GET
 def github_callback(request: HttpRequest) -> HttpResponse:
@@ -57,6 +60,7 @@ class WithoutCsrf(SessionAuthentication):
         return
 
 
+@RouteFacts(replaced_by="/api/v1/users/me")
 class AuthenticateView(GenericAPIView):
     """Whether the caller is signed in."""
 
@@ -82,6 +86,7 @@ class AuthenticateView(GenericAPIView):
         return Response({"message": "User authenticated"})
 
 
+@RouteFacts(replaced_by="/api/v1/auth/sign-out")
 class LogoutView(GenericAPIView):
     """The end of a session, here and at the provider."""
 
@@ -106,6 +111,7 @@ class RedirectUrlSerializer(serializers.Serializer):
     redirect_url = serializers.CharField(required=False, allow_blank=True, allow_null=True)
 
 
+@RouteFacts(replaced_by=NOTHING)
 class AcceptTermsView(GenericAPIView):
     """Acceptance of the terms of service in force."""
 
@@ -128,6 +134,7 @@ class EmailSerializer(serializers.Serializer):
     email = serializers.EmailField(max_length=254)
 
 
+@RouteFacts(replaced_by=NOTHING)
 class EmailView(GenericAPIView):
     """The caller's e-mail address."""
 
@@ -143,6 +150,7 @@ class EmailView(GenericAPIView):
         return Response({"message": "A verification mail was sent"})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class EmailVerificationView(GenericAPIView):
     """The mail with the link."""
 

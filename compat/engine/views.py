@@ -22,6 +22,7 @@ from conversations.api.authentication import HEADER
 from conversations.models import Conversation, Event
 from conversations.services.keys import PREFIX
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 TAGS = ["compat"]
 ID = OpenApiParameter("id", str, OpenApiParameter.PATH)
@@ -145,6 +146,7 @@ class EngineEventsView(EngineView):
         return Response(DONE)
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/events")
 class EventSearchView(EngineView):
     """A conversation's events."""
 
@@ -161,6 +163,7 @@ class EventSearchView(EngineView):
         return Response(page(matching(self.events_of(pk), query), query))
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}")
 class EventCountView(EngineView):
     """How many events there are."""
 
@@ -179,6 +182,7 @@ class EventCountView(EngineView):
         return Response(matching(self.events_of(pk), query).count())
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/confirmation")
 class AnswerView(EngineView):
     """Yes or no."""
 
@@ -200,6 +204,7 @@ class AnswerView(EngineView):
         return Response(DONE)
 
 
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class RunView(EngineView):
     """The word to go on."""
 
@@ -217,6 +222,7 @@ class RunView(EngineView):
         return Response(DONE)
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class PauseView(EngineView):
     """The word to stop."""
 
@@ -229,6 +235,7 @@ class PauseView(EngineView):
         return Response(DONE)
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class InterruptView(PauseView):
     """The same by its other name."""
 

@@ -23,6 +23,7 @@ from integrations.api.v1 import serializers as shapes
 from integrations.api.v1.views import HostView
 from integrations.provider import GitProvider, NoSuchRepository, TokenRefused
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 MESSAGE = inline_serializer("GitMessage", {"message": serializers.CharField()})
 T = TypeVar("T")
@@ -94,6 +95,7 @@ def first_that_has(hosts: list[GitProvider], ask: Callable[[GitProvider], T]) ->
     return None
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/user")
 @extend_schema(tags=["compat"])
 class InfoView(CompatView):
     """Who the caller is at the first Git host that answers."""
@@ -114,6 +116,7 @@ class InfoView(CompatView):
         return Response(told | {"company": None, "name": user.name or None, "email": user.email})
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/installations")
 @extend_schema(tags=["compat"])
 class InstallationsView(CompatView):
     """What a Git host's repositories can be narrowed to."""
@@ -128,6 +131,7 @@ class InstallationsView(CompatView):
         return Response(hosts[0].installations() if hosts else [])
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/repositories")
 @extend_schema(tags=["compat"])
 class RepositoriesView(CompatView):
     """Repositories of one Git host, or of all."""
@@ -163,6 +167,7 @@ def _installation(text: str | None) -> str | None:
     return text if is_name and text is not None and text.isascii() else None
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/repositories")
 @extend_schema(tags=["compat"])
 class SearchRepositoriesView(CompatView):
     """Repositories by words."""
@@ -186,6 +191,7 @@ class SearchRepositoriesView(CompatView):
         return Response(found)
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/branches")
 @extend_schema(tags=["compat"])
 class SearchBranchesView(CompatView):
     """Branches by a part of their name."""
@@ -206,6 +212,7 @@ class SearchBranchesView(CompatView):
         return Response([asdict(row) for row in rows or []])
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/suggested-tasks")
 @extend_schema(tags=["compat"])
 class SuggestedTasksView(CompatView):
     """What waits for the caller."""
@@ -223,6 +230,7 @@ class SuggestedTasksView(CompatView):
         return Response(found)
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/branches")
 @extend_schema(tags=["compat"])
 class BranchesView(CompatView):
     """Branches of a repository, in pages."""
@@ -248,6 +256,7 @@ class BranchesView(CompatView):
         )
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/microagents")
 @extend_schema(tags=["compat"])
 class MicroagentsView(CompatView):
     """A repository's files of instructions for agents."""
@@ -261,6 +270,7 @@ class MicroagentsView(CompatView):
         return Response([asdict(row) for row in rows or []])
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/microagents/content")
 @extend_schema(tags=["compat"])
 class MicroagentView(CompatView):
     """One of them."""
@@ -302,6 +312,7 @@ class Unauthenticated(Problem):
     code = "provider-token-refused"
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/provider-tokens/{}")
 @extend_schema(tags=["compat"])
 class AddView(HostView):
     """Tokens for Git hosts, as existing clients send them."""
@@ -346,6 +357,7 @@ def _add(user: Any, organization: Organization, given: dict[str, dict[str, Any]]
             )
 
 
+@RouteFacts(replaced_by="/api/v1/provider-tokens/{}")
 @extend_schema(tags=["compat"])
 class UnsetView(HostView):
     """All tokens for Git hosts."""

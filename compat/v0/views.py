@@ -35,6 +35,7 @@ from conversations.api.authentication import WITH_CONVERSATION_KEY
 from conversations.api.v1.serializers import RepositorySerializer
 from conversations.models import Conversation
 from conversations.services.sandboxes import wake
+from lib.routes import NOTHING, RouteFacts
 
 VIEW, STEER = "conversations.view", "conversations.steer"
 PAGE_LIMIT = 100
@@ -103,6 +104,7 @@ def _answer(conversation: Conversation, message: str | None = None) -> Response:
 # --- The list and its members ---------------------------------------------------------
 
 
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations")
 class ConversationsView(V0View):
     """Conversations of both protocols."""
 
@@ -208,6 +210,7 @@ def _place(page_id: str) -> tuple[datetime, UUID]:
         raise Unprocessable("page_id: This is not a page that this list gave.") from error
 
 
+@RouteFacts(replaced_by="/api/v1/conversations")
 class MicroagentConversationsView(V0View):
     """Conversations that write down knowledge of a repository."""
 
@@ -225,6 +228,7 @@ class MicroagentConversationsView(V0View):
         return Response(_page(request, wanted, trigger=trigger))
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}")
 class ConversationView(V0View):
     """One conversation."""
 
@@ -262,6 +266,7 @@ class ConversationView(V0View):
 # --- Steering -------------------------------------------------------------------------
 
 
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class StartView(V0View):
     """Its sandbox, up."""
 
@@ -279,6 +284,7 @@ class StartView(V0View):
         return _answer(wake(conversation_id=conversation.pk))
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class StopView(V0View):
     """Its sandbox, asleep."""
 
@@ -297,6 +303,7 @@ class StopView(V0View):
         return _answer(conversation)
 
 
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/messages")
 class MessageView(V0View):
     """A message as a plain text."""
 
@@ -313,6 +320,7 @@ class MessageView(V0View):
         return Response({"success": True})
 
 
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/events")
 class EventsView(V0View):
     """The log in V0's events."""
 
@@ -362,6 +370,7 @@ def _event_query(request: Request) -> dict[str, Any]:
     return (body if isinstance(body, dict) else {}) | query
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/trajectory")
 class TrajectoryView(V0View):
     """The whole log."""
 
@@ -381,6 +390,7 @@ class TrajectoryView(V0View):
         )
 
 
+@RouteFacts(replaced_by=NOTHING)
 class RememberPromptView(V0View):
     """A prompt that has the agent keep what was learnt."""
 
@@ -413,6 +423,7 @@ class RememberPromptView(V0View):
 # --- What the place is ---------------------------------------------------------------------
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}")
 class ConfigView(V0View):
     """Names of the runtime and the session."""
 
@@ -434,6 +445,7 @@ class ConfigView(V0View):
         return Response({"runtime_id": sandbox, "session_id": conversation.pk.hex})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class VSCodeView(V0View):
     """An editor on the sandbox."""
 
@@ -451,6 +463,7 @@ class VSCodeView(V0View):
         return Response({"vscode_url": None})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class WebHostsView(V0View):
     """Addresses of what runs in the sandbox."""
 
@@ -466,6 +479,7 @@ class WebHostsView(V0View):
         return Response({"hosts": {}})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class MicroagentsView(V0View):
     """Knowledge that the agent was given."""
 
@@ -483,6 +497,7 @@ class MicroagentsView(V0View):
         return Response({"microagents": []})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class ExperimentView(V0View):
     """Experiments of the vendor."""
 

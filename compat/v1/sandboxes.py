@@ -16,6 +16,7 @@ from compat.v1.base import MAX_IDS, PageQuery, Pages, Unprocessable, V1View, as_
 from conversations import services
 from conversations.models import Conversation
 from lib.problems import Problem
+from lib.routes import NOTHING, RouteFacts
 
 ID = OpenApiParameter("id", str, OpenApiParameter.PATH)
 
@@ -48,6 +49,7 @@ def the_one(view: V1View, sandbox_id: str, permission: str) -> Conversation:
     return found
 
 
+@RouteFacts(replaced_by=NOTHING)
 class SandboxSearchView(V1View):
     """Sandboxes, newest first."""
 
@@ -65,6 +67,7 @@ class SandboxSearchView(V1View):
         return Response({"items": items, "next_page_id": following})
 
 
+@RouteFacts(cost="spend", replaced_by=NOTHING)
 class SandboxesView(V1View):
     """Sandboxes by id, and a new one."""
 
@@ -100,6 +103,7 @@ class SandboxesView(V1View):
         return Response(records.sandbox_info(made, request.user))
 
 
+@RouteFacts(replaced_by=NOTHING)
 class SandboxPauseView(V1View):
     """A sandbox's sleep."""
 
@@ -119,6 +123,7 @@ class SandboxPauseView(V1View):
         return Response({"success": True})
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/resume")
 class SandboxResumeView(V1View):
     """A sandbox's waking."""
 
@@ -138,6 +143,7 @@ class SandboxResumeView(V1View):
         return Response({"success": True})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class SandboxView(V1View):
     """One sandbox."""
 
@@ -169,6 +175,7 @@ def _spec() -> dict[str, Any]:
     }
 
 
+@RouteFacts(replaced_by=NOTHING)
 class SandboxSpecSearchView(V1View):
     """What sandboxes are made of."""
 
@@ -182,6 +189,7 @@ class SandboxSpecSearchView(V1View):
         return Response({"items": [_spec()], "next_page_id": None})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class SandboxSpecsView(V1View):
     """Specifications by id."""
 

@@ -29,6 +29,7 @@ from conversations.log.story import Told, tell
 from conversations.models import Conversation
 from lib.api import dumps
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 PAGE_SIZE = 20
 PLAIN_EVENTS = 500
@@ -69,6 +70,7 @@ class IncompletePrompt(Problem):
 # --- Home -----------------------------------------------------------------------
 
 
+@RouteFacts(cost="spend")
 @login_required
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -297,6 +299,7 @@ def plain_story(found: Conversation) -> list[Told]:
 # --- What a person does to a conversation, by plain forms --------------------------
 
 
+@RouteFacts(cost="spend")
 @login_required
 @require_POST
 def act(request: HttpRequest, conversation_id: UUID, action: str) -> HttpResponse:

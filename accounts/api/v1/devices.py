@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from accounts import limits
 from accounts.api.permissions import PUBLIC
 from accounts.services import devices
+from lib.routes import RouteFacts
 
 
 class NewDeviceSerializer(serializers.Serializer):
@@ -81,6 +82,7 @@ class DevicePollRefusalSerializer(serializers.Serializer):
     interval = serializers.IntegerField(required=False, help_text="Seconds between two polls.")
 
 
+@RouteFacts(open_in_maintenance=True)
 class DeviceView(GenericAPIView):
     """The beginning of a device sign-in."""
 
@@ -113,6 +115,7 @@ class DeviceView(GenericAPIView):
         return Response(DeviceCodesSerializer(answer).data)
 
 
+@RouteFacts(open_in_maintenance=True)
 class DeviceTokenView(GenericAPIView):
     """The end of a device sign-in."""
 

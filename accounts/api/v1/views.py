@@ -25,6 +25,7 @@ from accounts.permissions import require
 from accounts.sign_in import second_step
 from lib.api import conditional
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 
 class WrongCredentials(Problem):
@@ -86,6 +87,7 @@ class ApiKeyViewSet(
     def get_queryset(self) -> QuerySet[ApiKey]:
         return ApiKey.objects.visible_to(self.request.user)
 
+    @RouteFacts(cost="keys")
     @extend_schema(
         request=serializers.NewApiKeySerializer,
         responses={201: serializers.IssuedApiKeySerializer},
@@ -134,6 +136,7 @@ class ApiKeyViewSet(
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
+@RouteFacts(open_in_maintenance=True)
 class CsrfView(GenericAPIView):
     """The token for forms and for unsafe requests with a session cookie."""
 
@@ -146,6 +149,7 @@ class CsrfView(GenericAPIView):
         return Response(self.get_serializer(get_token(request)).data)
 
 
+@RouteFacts(open_in_maintenance=True)
 @method_decorator(csrf_protect, name="dispatch")
 class SignInView(GenericAPIView):
     """A session for a front end of the same origin."""
@@ -182,6 +186,7 @@ class SignInView(GenericAPIView):
         return Response(serializers.MeSerializer(described(user), context=context).data)
 
 
+@RouteFacts(open_in_maintenance=True)
 class SignOutView(GenericAPIView):
     """The end of a session."""
 
