@@ -123,7 +123,7 @@ class SandboxPauseView(V1View):
         return Response({"success": True})
 
 
-@RouteFacts(replaced_by="/api/v1/conversations/{}/resume")
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class SandboxResumeView(V1View):
     """A sandbox's waking."""
 

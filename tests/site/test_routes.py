@@ -1,5 +1,6 @@
 """Each consumer of the facts of routes sees them, for every route of the URL conf and for no other."""
 
+import inspect
 import re
 
 import pytest
@@ -7,7 +8,7 @@ from django.conf import settings
 from django.test import Client
 from django.urls import get_resolver
 
-from compat.deprecations import SUNSET
+from compat.deprecations import SUNSET, normal
 from conversations.web.pages import ACTIONS
 from lib import routes
 from lib.routes import facts_of
@@ -17,6 +18,8 @@ from openhands_site.routing import is_held
 from openhands_site.serving.bodies import limit_of
 
 SAMPLES = {"path": "a/b.c", "int": "7", "conversation_action": min(ACTIONS)}
+SERVICES = re.compile(r"\bservices\.(create_conversation|post_message|resume)\(")
+UNSAFE = ("post", "put", "patch", "delete")
 
 
 def address_of(route):
@@ -84,6 +87,41 @@ def test_uncounted_routes_have_no_rate():
 
 def gateway():
     return {route for route, *_ in ROUTES if route.startswith("api/llm/")}
+
+
+def handlers(view):
+    """The methods of a class-based view that change something, or the function."""
+    view_class = getattr(view, "cls", None)
+    if view_class is None:
+        return [view]
+    names = getattr(view, "actions", None) or {method: method for method in UNSAFE}
+    return [
+        getattr(view_class, names[method])
+        for method in UNSAFE
+        if method in names and hasattr(view_class, names[method])
+    ]
+
+
+def test_routes_whose_view_starts_runs_cost_spend():
+    starting = {
+        route
+        for route, _, view, _ in ROUTES
+        if any(SERVICES.search(inspect.getsource(handler)) for handler in handlers(view))
+    }
+
+    assert {"api/v1/conversations", "api/v1/conversations/<uuid:pk>/resume"} <= starting
+    assert starting <= routes_where(lambda *found: found[2].cost == "spend")
+
+
+def test_deprecated_routes_cost_what_their_successor_does():
+    spending = {normal(route) for route, _, _, facts in ROUTES if facts.cost == "spend"}
+    cheaper = {
+        route
+        for route, _, view, facts in ROUTES
+        if facts.replaced_by in spending and handlers(view) and normal(route) not in spending
+    }
+
+    assert cheaper == set()
 
 
 @pytest.mark.django_db
