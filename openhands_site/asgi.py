@@ -1,10 +1,9 @@
 """One port: plain HTTP by Django in a few threads, what streams or waits on the event loop, sockets by Channels.
 
-Where a request goes is decided by its path: ``MOUNTED``, then ``STREAMING_PATHS``, then the threads.
+The path decides where a request goes: ``MOUNTED``, then the routes that stream (``lib.routes``), then the threads.
 """
 
 import os
-import re
 from typing import Any
 
 from django.core.asgi import get_asgi_application
@@ -20,6 +19,7 @@ from django.utils.module_loading import import_string  # noqa: E402
 from compat.v0.sockets import SocketIO  # noqa: E402
 from conversations.realtime.held import Held  # noqa: E402
 from lib.connections import KeepsConnection  # noqa: E402
+from lib.routes import addresses  # noqa: E402
 from openhands_site.middleware.headers import SocketHeaders  # noqa: E402
 from openhands_site.routing import is_held, websocket_urlpatterns  # noqa: E402
 from openhands_site.serving.addresses import ClientAddress  # noqa: E402
@@ -31,22 +31,10 @@ MOUNTED: dict[str, str] = {
     "/socket.io": "compat.v0.sockets.polling",
 }
 """ASGI applications of their own below a path (``"/x": "module.attribute"``), imported at the first request."""
-STREAMING_PATHS = (
-    r"/api/llm/",  # models take minutes
-    r"/api/v1/conversations/[^/]+/(archive|files|git)\b",  # sandboxes take their time; downloads are long
-    r"/api/(file|git)/",  # the same for existing clients
-    r"/api/v1/app-conversations/stream-start$",  # tells a start as it goes on
-    r"/api/conversations/[^/]+/(list-files|select-file|zip-directory|git|upload-files|trajectory)\b",
-    r"/api/v1/settings/model-access/test$",  # asks somebody's model server
-    r"/api/(v1/integrations/|v1/provider-tokens/|user/|add-git-providers$)",  # ask Git hosts
-    r"/mcp\b",  # its tools do, too
-    r"/(oidc|oauth)/",  # ask identity providers
-)
-"""How addresses begin that stream or wait for others: they must not hold one of the few threads."""
-
 in_threads = Threads(KeepsConnection(WSGIHandler()), threads=settings.WEB_THREADS)
 held = Held(in_threads)
-_streaming = re.compile("|".join(STREAMING_PATHS))
+streaming = addresses(lambda facts: facts.streams)
+"""Routes that must not hold one of the few threads."""
 
 
 def application_of(path: str) -> Any:
@@ -54,7 +42,7 @@ def application_of(path: str) -> Any:
     for prefix, name in MOUNTED.items():
         if path == prefix or path.startswith(f"{prefix}/"):
             return import_string(name)
-    return on_loop if _streaming.match(path) else in_threads
+    return on_loop if streaming.fullmatch(path) else in_threads
 
 
 async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -14,6 +14,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.api.permissions import PUBLIC, HasPermission
+from lib.routes import RouteFacts
 from openhands_site.middleware.headers import CONTENT_POLICY
 
 PROBLEM = {
@@ -107,6 +108,7 @@ def document(form: str = "yaml") -> bytes:
     return made
 
 
+@RouteFacts(open_in_maintenance=True)
 class SchemaView(APIView):
     """The OpenAPI document: YAML, or JSON for those who accept only that."""
 
@@ -120,6 +122,7 @@ class SchemaView(APIView):
         return HttpResponse(document(form), content_type=renderer.media_type)
 
 
+@RouteFacts(open_in_maintenance=True)
 class DocsView(SpectacularSwaggerSplitView):
     """The document as a page; its script has an address of its own, so our content policy holds."""
 

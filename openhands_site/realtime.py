@@ -7,17 +7,18 @@ from typing import Any
 
 from lib.api import dumps
 from lib.problems import problem_body
+from lib.routes import addresses
 from openhands_site import asgi
 from openhands_site.routing import is_held
 
-OWN = {"/alive", "/ready", "/metrics"}
+probes = addresses(lambda facts: facts.called_by == "probe")
 
 
 async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Answer what belongs to this role; refuse the rest with 421, which a balancer's operator will notice."""
     path = scope["path"]
     is_ours = is_held(path, scope["query_string"])  # streams and long polls of events
-    if is_ours or path in OWN or asgi.application_of(path) is not asgi.in_threads:
+    if is_ours or probes.fullmatch(path) or asgi.application_of(path) is not asgi.in_threads:
         await asgi.http(scope, receive, send)
         return
     body = dumps(

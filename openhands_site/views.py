@@ -9,6 +9,7 @@ from django_prometheus.exports import ExportToDjangoView
 
 from lib import nodes
 from lib.api import problem
+from lib.routes import RouteFacts
 from openhands_site import health
 
 
@@ -24,11 +25,13 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     return render(request, "site/error.html", {"status": 403, "sentence": sentence}, status=403)
 
 
+@RouteFacts(cost="uncounted", called_by="probe")
 def alive(request: HttpRequest) -> HttpResponse:
     """The process answers."""
     return JsonResponse({"status": "ok"})
 
 
+@RouteFacts(cost="uncounted", called_by="probe")
 def ready(request: HttpRequest) -> HttpResponse:
     """Each dependency by name; 503 while one that requests need is missing, or this process is about to end."""
     checks = health.check()
@@ -40,6 +43,7 @@ def ready(request: HttpRequest) -> HttpResponse:
     return JsonResponse(body, status=200 if is_ready else 503)
 
 
+@RouteFacts(cost="uncounted", called_by="probe")
 def metrics(request: HttpRequest) -> HttpResponse:
     """Prometheus metrics, for whoever holds ``METRICS_TOKEN``; without one they do not exist."""
     expected = f"Bearer {settings.METRICS_TOKEN}"

@@ -11,10 +11,12 @@ from django.views.decorators.http import require_POST
 from accounts.oidc import providers, tokens
 from accounts.services import identity_providers, provider_sessions
 from accounts.sign_in.forms import LogoutTokenForm
+from lib.routes import RouteFacts
 
 log = logging.getLogger(__name__)
 
 
+@RouteFacts(streams=True)
 @sensitive_post_parameters("logout_token")
 @csrf_exempt  # no browser and no cookie: the token is signed
 @never_cache

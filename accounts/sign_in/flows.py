@@ -31,6 +31,7 @@ from accounts.requests import SessionRequest
 from accounts.services import identities, identity_providers, sessions
 from accounts.sign_in import backend, session_gate
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 log = logging.getLogger(__name__)
 STATES_KEY = "oidc_states"
@@ -68,6 +69,7 @@ class Flow:
     user_id: str = ""
 
 
+@RouteFacts(streams=True)
 @never_cache
 @require_GET
 def sign_in(request: HttpRequest, slug: str) -> HttpResponse:
@@ -82,6 +84,7 @@ def sign_in(request: HttpRequest, slug: str) -> HttpResponse:
         return failed_page(request, provider, 503, AWAY, error)
 
 
+@RouteFacts(streams=True)
 @never_cache
 @require_GET
 @sensitive_variables()

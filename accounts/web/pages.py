@@ -24,6 +24,7 @@ from accounts.web.forms.api_keys import KeyForm
 from accounts.web.forms.people import WRONG_PAIR, NextForm, PasswordForm, SetupForm, SignInForm
 from lib.forms import render_form
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 BACKEND = settings.AUTHENTICATION_BACKENDS[0]
 SCOPE_WORDS = {
@@ -78,6 +79,7 @@ def safe_next(request: HttpRequest, form: NextForm | None = None) -> str:
     return wanted if is_ours else resolve_url(settings.LOGIN_REDIRECT_URL)
 
 
+@RouteFacts(open_in_maintenance=True)
 @sensitive_post_parameters("password")
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -121,6 +123,7 @@ def _authenticated(request: HttpRequest, form: SignInForm) -> User | None:
     return None
 
 
+@RouteFacts(open_in_maintenance=True)
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponse:
     """End the session, and the one at the provider that vouched for it."""
@@ -174,6 +177,7 @@ def _change_password(request: AuthenticatedRequest, *, current: str, new: str) -
     messages.success(request, "Your password is changed. Your other browsers are signed out.")
 
 
+@RouteFacts(cost="keys")
 @login_required
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])

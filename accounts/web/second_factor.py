@@ -24,8 +24,10 @@ from accounts.web.forms.people import NextForm, SecondFactorForm, SecondStepForm
 from accounts.web.pages import safe_next
 from lib.forms import render_form
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 
+@RouteFacts(open_in_maintenance=True)
 @sensitive_post_parameters("code")
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])

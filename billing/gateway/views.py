@@ -26,6 +26,7 @@ from billing.gateway.upstream import UpstreamRefused
 from billing.models import GatewayToken, ModelAccess, ModelCall
 from billing.prices import Tokens
 from lib.api import strict_loads
+from lib.routes import RouteFacts
 from lib.threads import DatabaseThreads
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ _threads = DatabaseThreads("gateway", 8)
 _running: set[asyncio.Task[Any]] = set()  # the loop itself holds tasks only weakly
 
 
+@RouteFacts(streams=True, body_limit="GATEWAY_BODY_MAX_BYTES", cost="uncounted", called_by="agent")
 @csrf_exempt
 async def chat_completions(request: HttpRequest) -> HttpResponseBase:
     """``POST chat/completions``: forward to the model of the token's user and record what it used."""
@@ -70,6 +72,7 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
     return StreamingHttpResponse(relay, content_type="text/event-stream", headers=headers)
 
 
+@RouteFacts(streams=True, body_limit="GATEWAY_BODY_MAX_BYTES", cost="uncounted", called_by="agent")
 @csrf_exempt
 async def models(request: HttpRequest) -> HttpResponse:
     """``GET models``: the one model that the token reaches."""

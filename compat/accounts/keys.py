@@ -16,6 +16,7 @@ from accounts.models import ApiKey
 from accounts.requests import ApiRequest
 from compat.accounts.views import MESSAGE
 from lib.problems import Problem
+from lib.routes import NOTHING, RouteFacts
 
 
 class ExpiresInThePast(Problem):
@@ -66,6 +67,7 @@ class NewCompatKeySerializer(serializers.Serializer[Any]):
     expires_at = serializers.DateTimeField(required=False, allow_null=True)
 
 
+@RouteFacts(replaced_by="/api/v1/api-keys")
 @extend_schema(tags=["compat"])
 class CompatKeysView(InActiveOrganization):
     """The caller's usable keys in the organization that the request works in."""
@@ -104,6 +106,7 @@ class CompatKeysView(InActiveOrganization):
         return Response({**CompatKeySerializer(key).data, "key": plain})
 
 
+@RouteFacts(replaced_by="/api/v1/api-keys/{}")
 @extend_schema(tags=["compat"])
 class CompatKeyView(InActiveOrganization):
     """One of the caller's keys."""
@@ -119,6 +122,7 @@ class CompatKeyView(InActiveOrganization):
         return Response({"message": "API key deleted"})
 
 
+@RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"], responses={404: None})
 class ModelKeyView(InActiveOrganization):
     """The model key that clients ask for."""
@@ -132,6 +136,7 @@ class ModelKeyView(InActiveOrganization):
         raise NoModelKey
 
 
+@RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"], responses={404: None})
 class ModelKeyRefreshView(InActiveOrganization):
     """Another model key."""

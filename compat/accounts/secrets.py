@@ -13,6 +13,7 @@ from accounts.models import CustomSecret
 from accounts.requests import ApiRequest
 from accounts.services import custom_secrets
 from compat.accounts.views import MESSAGE
+from lib.routes import RouteFacts
 
 
 class CompatSecretSerializer(serializers.Serializer[Any]):
@@ -73,6 +74,7 @@ class OwnSecrets(InActiveOrganization):
         return found
 
 
+@RouteFacts(replaced_by="/api/v1/secrets")
 @extend_schema(tags=["compat"])
 class CompatSecretsView(OwnSecrets):
     """The caller's secrets."""
@@ -111,6 +113,7 @@ class CompatSecretsView(OwnSecrets):
         return Response({"message": "Secret created"}, status=status.HTTP_201_CREATED)
 
 
+@RouteFacts(replaced_by="/api/v1/secrets/{}")
 @extend_schema(tags=["compat"])
 class CompatSecretView(OwnSecrets):
     """One of the caller's secrets, by its name."""

@@ -15,6 +15,7 @@ from rest_framework.response import Response
 from accounts.api.permissions import PUBLIC
 from accounts.services import site
 from accounts.settings.fields import AGENTS, ANALYZERS
+from lib.routes import NOTHING, RouteFacts
 
 STARTED = time.monotonic()
 
@@ -42,6 +43,7 @@ class CompatConfigSerializer(serializers.Serializer[Any]):
     MAINTENANCE = serializers.DictField(child=serializers.CharField(), required=False)
 
 
+@RouteFacts(replaced_by="/api/v1/options/config")
 @extend_schema(tags=["compat"])
 class CompatConfigView(GenericAPIView[Any]):
     """The web client's configuration."""
@@ -75,6 +77,7 @@ class CompatConfigView(GenericAPIView[Any]):
 NAMES = {"type": "array", "items": {"type": "string"}}
 
 
+@RouteFacts(replaced_by="/api/v1/options/agents")
 @extend_schema(tags=["compat"])
 class CompatAgentsView(GenericAPIView[Any]):
     """Agents to choose from."""
@@ -88,6 +91,7 @@ class CompatAgentsView(GenericAPIView[Any]):
         return Response(sorted(AGENTS))
 
 
+@RouteFacts(replaced_by="/api/v1/options/security-analyzers")
 @extend_schema(tags=["compat"])
 class CompatAnalyzersView(GenericAPIView[Any]):
     """Security analyzers to choose from."""
@@ -101,6 +105,7 @@ class CompatAnalyzersView(GenericAPIView[Any]):
         return Response(sorted(ANALYZERS))
 
 
+@RouteFacts(replaced_by="/alive")
 @extend_schema(tags=["compat"])
 class HealthView(GenericAPIView[Any]):
     """Whether this process answers."""
@@ -114,6 +119,7 @@ class HealthView(GenericAPIView[Any]):
         return Response("OK")
 
 
+@RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"])
 class SaasView(GenericAPIView[Any]):
     """In which mode clients present themselves."""
@@ -130,6 +136,7 @@ class SaasView(GenericAPIView[Any]):
         return Response({"saas": settings.APP_MODE == "saas"})
 
 
+@RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"])
 class ServerInfoView(GenericAPIView[Any]):
     """What this process takes of its machine."""

@@ -26,6 +26,7 @@ from accounts.sign_in import flows
 from accounts.sign_in.authentication import SessionAuthentication
 from compat.accounts.forms import TermsForm
 from lib.problems import Problem
+from lib.routes import NOTHING, RouteFacts
 
 MESSAGE = inline_serializer("Message", {"message": serializers.CharField()})
 REFUSAL = inline_serializer("PlainRefusal", {"error": serializers.CharField()})
@@ -37,6 +38,7 @@ def _user(request: HttpRequest | Request) -> User:
     return request.user
 
 
+@RouteFacts(streams=True)
 @never_cache
 @require_GET
 def keycloak_callback(request: HttpRequest) -> HttpResponse:
@@ -44,6 +46,7 @@ def keycloak_callback(request: HttpRequest) -> HttpResponse:
     return flows.callback(request, flows.COMPAT_SLUG)
 
 
+@RouteFacts(streams=True)
 @never_cache
 @require_GET
 def github_callback(request: HttpRequest) -> HttpResponse:
@@ -58,6 +61,7 @@ class WithoutCsrf(SessionAuthentication):
         return
 
 
+@RouteFacts(replaced_by="/api/v1/users/me")
 class AuthenticateView(GenericAPIView[Any]):
     """Whether the caller is signed in."""
 
@@ -83,6 +87,7 @@ class AuthenticateView(GenericAPIView[Any]):
         return Response({"message": "User authenticated"})
 
 
+@RouteFacts(replaced_by="/api/v1/auth/sign-out")
 class LogoutView(GenericAPIView[Any]):
     """The end of a session, here and at the provider."""
 
@@ -107,6 +112,7 @@ class RedirectUrlSerializer(serializers.Serializer[Any]):
     redirect_url = serializers.CharField(required=False, allow_blank=True, allow_null=True)
 
 
+@RouteFacts(replaced_by=NOTHING)
 class AcceptTermsView(GenericAPIView[Any]):
     """Acceptance of the terms of service in force."""
 
@@ -129,6 +135,7 @@ class EmailSerializer(serializers.Serializer[Any]):
     email = serializers.EmailField(max_length=254)
 
 
+@RouteFacts(replaced_by=NOTHING)
 class EmailView(GenericAPIView[Any]):
     """The caller's e-mail address."""
 
@@ -144,6 +151,7 @@ class EmailView(GenericAPIView[Any]):
         return Response({"message": "A verification mail was sent"})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class EmailVerificationView(GenericAPIView[Any]):
     """The mail with the link."""
 

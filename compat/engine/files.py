@@ -17,6 +17,7 @@ from compat.v1.responses import WORKSPACE
 from conversations import services
 from conversations.api.authentication import ConversationKey
 from conversations.models import Conversation
+from lib.routes import RouteFacts
 
 PATH = OpenApiParameter("path", str, OpenApiParameter.PATH)
 PATH_QUERY = OpenApiParameter("path", str, required=True)
@@ -69,6 +70,9 @@ class WorkspaceView(V1View):
         return found
 
 
+@RouteFacts(
+    streams=True, body_limit="UPLOAD_MAX_BYTES", replaced_by="/api/v1/conversations/{}/files/upload"
+)
 class UploadView(WorkspaceView):
     """A file to be written."""
 
@@ -90,6 +94,9 @@ class UploadView(WorkspaceView):
         return Response({"success": True, "file_size": size})
 
 
+@RouteFacts(
+    streams=True, body_limit="UPLOAD_MAX_BYTES", replaced_by="/api/v1/conversations/{}/files/upload"
+)
 class UploadToView(UploadView):
     """A file to be written, with the path in the URL."""
 
@@ -104,6 +111,7 @@ class UploadToView(UploadView):
         return super().post(request, path)
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/files/content")
 class DownloadView(WorkspaceView):
     """A file to be read."""
 
@@ -124,6 +132,7 @@ class DownloadView(WorkspaceView):
         )
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/changes")
 class ChangesView(WorkspaceView):
     """What changed."""
 
@@ -141,6 +150,7 @@ class ChangesView(WorkspaceView):
         return Response(services.git_changes(conversation_id=self.the_one().pk))
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/changes")
 class ChangesOfView(ChangesView):
     """What changed, with the path in the URL."""
 
@@ -155,6 +165,7 @@ class ChangesOfView(ChangesView):
         return super().get(request, path)
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/diff")
 class DiffView(WorkspaceView):
     """A file before and after."""
 
@@ -169,6 +180,7 @@ class DiffView(WorkspaceView):
         return Response({"modified": diff["modified"], "original": diff["original"]})
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/diff")
 class DiffOfView(DiffView):
     """A file before and after, with the path in the URL."""
 

@@ -23,6 +23,7 @@ from conversations.api.authentication import HEADER
 from conversations.models import Conversation, Event
 from conversations.services.keys import PREFIX
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 TAGS = ["compat"]
 ID = OpenApiParameter("id", str, OpenApiParameter.PATH)
@@ -146,6 +147,7 @@ class EngineEventsView(EngineView):
         return Response(DONE)
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/events")
 class EventSearchView(EngineView):
     """A conversation's events."""
 
@@ -162,6 +164,7 @@ class EventSearchView(EngineView):
         return Response(page(matching(self.events_of(pk), query), query))
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}")
 class EventCountView(EngineView):
     """How many events there are."""
 
@@ -180,6 +183,7 @@ class EventCountView(EngineView):
         return Response(matching(self.events_of(pk), query).count())
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/confirmation")
 class AnswerView(EngineView):
     """Yes or no."""
 
@@ -201,6 +205,7 @@ class AnswerView(EngineView):
         return Response(DONE)
 
 
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class RunView(EngineView):
     """The word to go on."""
 
@@ -218,6 +223,7 @@ class RunView(EngineView):
         return Response(DONE)
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class PauseView(EngineView):
     """The word to stop."""
 
@@ -230,6 +236,7 @@ class PauseView(EngineView):
         return Response(DONE)
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class InterruptView(PauseView):
     """Pausing, under another name of the route."""
 

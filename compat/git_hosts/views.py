@@ -24,6 +24,7 @@ from integrations.api.v1 import serializers as shapes
 from integrations.api.v1.views import HostView
 from integrations.provider import GitProvider, NoSuchRepository, TokenRefused
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 MESSAGE = inline_serializer("GitMessage", {"message": serializers.CharField()})
 T = TypeVar("T")
@@ -95,6 +96,7 @@ def first_that_has(hosts: list[GitProvider], ask: Callable[[GitProvider], T]) ->
     return None
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/user")
 @extend_schema(tags=["compat"])
 class InfoView(CompatView):
     """Who the caller is at the first Git host that answers."""
@@ -115,6 +117,7 @@ class InfoView(CompatView):
         return Response(told | {"company": None, "name": user.name or None, "email": user.email})
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/installations")
 @extend_schema(tags=["compat"])
 class InstallationsView(CompatView):
     """What a Git host's repositories can be narrowed to."""
@@ -129,6 +132,7 @@ class InstallationsView(CompatView):
         return Response(hosts[0].installations() if hosts else [])
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/repositories")
 @extend_schema(tags=["compat"])
 class RepositoriesView(CompatView):
     """Repositories of one Git host, or of all."""
@@ -164,6 +168,7 @@ def _installation(text: str | None) -> str | None:
     return text if is_name and text is not None and text.isascii() else None
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/repositories")
 @extend_schema(tags=["compat"])
 class SearchRepositoriesView(CompatView):
     """Repositories by words."""
@@ -187,6 +192,7 @@ class SearchRepositoriesView(CompatView):
         return Response(found)
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/branches")
 @extend_schema(tags=["compat"])
 class SearchBranchesView(CompatView):
     """Branches by a part of their name."""
@@ -207,6 +213,7 @@ class SearchBranchesView(CompatView):
         return Response([asdict(row) for row in rows or []])
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/suggested-tasks")
 @extend_schema(tags=["compat"])
 class SuggestedTasksView(CompatView):
     """What waits for the caller."""
@@ -224,6 +231,7 @@ class SuggestedTasksView(CompatView):
         return Response(found)
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/branches")
 @extend_schema(tags=["compat"])
 class BranchesView(CompatView):
     """Branches of a repository, in pages."""
@@ -249,6 +257,7 @@ class BranchesView(CompatView):
         )
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/microagents")
 @extend_schema(tags=["compat"])
 class MicroagentsView(CompatView):
     """A repository's files of instructions for agents."""
@@ -262,6 +271,7 @@ class MicroagentsView(CompatView):
         return Response([asdict(row) for row in rows or []])
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/microagents/content")
 @extend_schema(tags=["compat"])
 class MicroagentView(CompatView):
     """One of them."""
@@ -303,6 +313,7 @@ class Unauthenticated(Problem):
     code = "provider-token-refused"
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/provider-tokens/{}")
 @extend_schema(tags=["compat"])
 class AddView(HostView):
     """Tokens for Git hosts, as existing clients send them."""
@@ -347,6 +358,7 @@ def _add(user: Any, organization: Organization, given: dict[str, dict[str, Any]]
             )
 
 
+@RouteFacts(replaced_by="/api/v1/provider-tokens/{}")
 @extend_schema(tags=["compat"])
 class UnsetView(HostView):
     """All tokens for Git hosts."""

@@ -25,6 +25,7 @@ from billing.gateway import directory
 from billing.models import ModelAccess
 from lib.masks import is_mask
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 MESSAGE = inline_serializer("SettingsMessage", {"message": serializers.CharField()})
 NO_SERVERS: dict[str, list[Any]] = {"sse_servers": [], "stdio_servers": [], "shttp_servers": []}
@@ -83,6 +84,7 @@ class CompatSettingsSerializer(serializers.Serializer[Any]):
     )
 
 
+@RouteFacts(replaced_by="/api/v1/settings")
 @extend_schema(tags=["compat"])
 class CompatSettingsView(InActiveOrganization):
     """The caller's settings."""
@@ -114,6 +116,7 @@ class CompatSettingsView(InActiveOrganization):
         return Response({"message": "Settings stored"})
 
 
+@RouteFacts(replaced_by="/api/v1/settings")
 @extend_schema(tags=["compat"])
 class CompatResetView(GenericAPIView[Any]):
     """An address that existing clients may still call."""
@@ -127,6 +130,7 @@ class CompatResetView(GenericAPIView[Any]):
         raise ResetGone
 
 
+@RouteFacts(replaced_by="/api/v1/options/models")
 @extend_schema(tags=["compat"])
 class CompatModelsView(InActiveOrganization):
     """Models to choose from."""

@@ -16,10 +16,12 @@ from compat.v0 import serializers
 from compat.v0.serializers import Unprocessable, checked
 from compat.v0.views import VIEW, V0View, schema
 from conversations.services.feedback import feedback_of, give_feedback
+from lib.routes import RouteFacts
 
 RATINGS = {"positive": 5, "negative": 1}
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/events/{}/feedback")
 class SubmitFeedbackView(V0View):
     """What somebody thinks of a whole conversation."""
 
@@ -48,6 +50,7 @@ class SubmitFeedbackView(V0View):
         return Response({"body": body})
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/events/{}/feedback")
 class FeedbackView(V0View):
     """What somebody thinks of one event."""
 
@@ -78,6 +81,7 @@ class FeedbackView(V0View):
         return Response({"status": "success", "message": "Your feedback was kept."}, status=201)
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/feedback")
 class FeedbackBatchView(V0View):
     """What the caller said of a conversation's events."""
 

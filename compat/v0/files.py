@@ -19,6 +19,7 @@ from compat.v0.views import V0View, schema
 from conversations import services
 from conversations.models import Conversation
 from lib.problems import Problem, TooLarge
+from lib.routes import RouteFacts
 
 SHOWN_BYTES = 2_097_152
 FILES = 100
@@ -42,6 +43,7 @@ def inside(conversation: Conversation, path: str) -> str:
     return path
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/files")
 class ListFilesView(V0View):
     """A folder."""
 
@@ -61,6 +63,7 @@ class ListFilesView(V0View):
         return Response([e.path + ("/" if e.type == "directory" else "") for e in kept])
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/files/content")
 class SelectFileView(V0View):
     """A file's text."""
 
@@ -91,6 +94,7 @@ class SelectFileView(V0View):
             raise NotText from error
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/archive")
 class ZipView(V0View):
     """The workspace."""
 
@@ -111,6 +115,7 @@ class ZipView(V0View):
         )
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/changes")
 class GitChangesView(V0View):
     """What changed."""
 
@@ -132,6 +137,7 @@ class GitChangesView(V0View):
         )
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/diff")
 class GitDiffView(V0View):
     """A file before and after."""
 
@@ -155,6 +161,9 @@ class GitDiffView(V0View):
         return Response({"modified": diff["modified"], "original": diff["original"]})
 
 
+@RouteFacts(
+    streams=True, body_limit="UPLOAD_MAX_BYTES", replaced_by="/api/v1/conversations/{}/files/upload"
+)
 class UploadFilesView(V0View):
     """Files into the workspace."""
 

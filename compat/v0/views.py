@@ -35,6 +35,7 @@ from conversations.api.v1.serializers import RepositorySerializer
 from conversations.models import Conversation
 from conversations.services.sandboxes import wake
 from lib import pages
+from lib.routes import NOTHING, RouteFacts
 
 VIEW, STEER = "conversations.view", "conversations.steer"
 PAGE_LIMIT = 100
@@ -104,6 +105,7 @@ def _answer(conversation: Conversation, message: str | None = None) -> Response:
 # --- The list and its members ---------------------------------------------------------
 
 
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations")
 class ConversationsView(V0View):
     """Conversations of both protocols."""
 
@@ -193,6 +195,7 @@ def _page(request: ApiRequest, wanted: dict[str, Any], **filters: Any) -> dict[s
     return {"results": infos_of(page, request.user), "next_page_id": following}
 
 
+@RouteFacts(replaced_by="/api/v1/conversations")
 class MicroagentConversationsView(V0View):
     """Conversations that write down knowledge of a repository."""
 
@@ -210,6 +213,7 @@ class MicroagentConversationsView(V0View):
         return Response(_page(request, wanted, trigger=trigger))
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}")
 class ConversationView(V0View):
     """One conversation."""
 
@@ -247,6 +251,7 @@ class ConversationView(V0View):
 # --- Steering -------------------------------------------------------------------------
 
 
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class StartView(V0View):
     """Its sandbox, up."""
 
@@ -264,6 +269,7 @@ class StartView(V0View):
         return _answer(wake(conversation_id=conversation.pk))
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class StopView(V0View):
     """Its sandbox, asleep."""
 
@@ -282,6 +288,7 @@ class StopView(V0View):
         return _answer(conversation)
 
 
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/messages")
 class MessageView(V0View):
     """A message as a plain text."""
 
@@ -298,6 +305,7 @@ class MessageView(V0View):
         return Response({"success": True})
 
 
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/events")
 class EventsView(V0View):
     """The log in V0's events."""
 
@@ -347,6 +355,7 @@ def _event_query(request: Request) -> dict[str, Any]:
     return (body if isinstance(body, dict) else {}) | query
 
 
+@RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/trajectory")
 class TrajectoryView(V0View):
     """The whole log."""
 
@@ -366,6 +375,7 @@ class TrajectoryView(V0View):
         )
 
 
+@RouteFacts(replaced_by=NOTHING)
 class RememberPromptView(V0View):
     """A prompt that has the agent keep what was learnt."""
 
@@ -398,6 +408,7 @@ class RememberPromptView(V0View):
 # --- What the place is ---------------------------------------------------------------------
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}")
 class ConfigView(V0View):
     """Names of the runtime and the session."""
 
@@ -419,6 +430,7 @@ class ConfigView(V0View):
         return Response({"runtime_id": sandbox, "session_id": conversation.pk.hex})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class VSCodeView(V0View):
     """An editor on the sandbox."""
 
@@ -436,6 +448,7 @@ class VSCodeView(V0View):
         return Response({"vscode_url": None})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class WebHostsView(V0View):
     """Addresses of what runs in the sandbox."""
 
@@ -451,6 +464,7 @@ class WebHostsView(V0View):
         return Response({"hosts": {}})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class MicroagentsView(V0View):
     """Knowledge that the agent was given."""
 
@@ -468,6 +482,7 @@ class MicroagentsView(V0View):
         return Response({"microagents": []})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class ExperimentView(V0View):
     """Experiments of the vendor."""
 

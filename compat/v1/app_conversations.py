@@ -22,6 +22,7 @@ from compat.v1.base import Unprocessable, V1View, as_id, filtered, ids_of, page_
 from conversations import services
 from conversations.api.v1.serializers import RepositorySerializer
 from conversations.models import Conversation, StartTask
+from lib.routes import RouteFacts
 
 TAGS = ["compat"]
 IDS = OpenApiParameter("ids", OpenApiTypes.UUID, many=True, required=True)
@@ -39,6 +40,7 @@ def found(request: Request, query: dict[str, Any]) -> Any:
     return rows if query["include_sub_conversations"] else rows.filter(parent=None)
 
 
+@RouteFacts(replaced_by="/api/v1/conversations")
 class AppConversationSearchView(V1View):
     """Conversations, newest first."""
 
@@ -58,6 +60,7 @@ class AppConversationSearchView(V1View):
         return Response({"items": items, "next_page_id": following})
 
 
+@RouteFacts(replaced_by="/api/v1/conversations")
 class AppConversationCountView(V1View):
     """How many conversations there are."""
 
@@ -74,6 +77,7 @@ class AppConversationCountView(V1View):
         return Response(found(request, self.query(shapes.SearchQuery)).count())
 
 
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations")
 class AppConversationsView(V1View):
     """Conversations by id, and the beginning of one."""
 
@@ -105,6 +109,7 @@ class AppConversationsView(V1View):
         return Response(responses.start_task(begin(self)))
 
 
+@RouteFacts(streams=True, cost="spend", replaced_by="/api/v1/conversations")
 class StreamStartView(V1View):
     """The beginning of a conversation, told as it goes on."""
 
@@ -138,6 +143,7 @@ def _changes(start_id: UUID) -> Iterator[bytes]:
     yield b"]" if last else b"[]"
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/start-tasks")
 class StartTaskSearchView(V1View):
     """Starts of conversations."""
 
@@ -161,6 +167,7 @@ class StartTaskSearchView(V1View):
         return Response({"items": items, "next_page_id": following})
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/start-tasks")
 class StartTaskCountView(V1View):
     """How many starts there are."""
 
@@ -177,6 +184,7 @@ class StartTaskCountView(V1View):
         return Response(_asked(request, self.query(shapes.StartQuery)).count())
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/start-tasks")
 class StartTasksView(V1View):
     """Starts by id."""
 

@@ -16,6 +16,7 @@ from compat.v1 import shapes, translation
 from compat.v1.app_conversations import TAGS
 from compat.v1.base import MAX_IDS, Unprocessable, V1View
 from conversations.models import Event
+from lib.routes import RouteFacts
 
 MAX_DIGITS = 18
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -79,6 +80,7 @@ def _spellings(text: str) -> set[str]:
         return {text}
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/events")
 class EventSearchView(V1View):
     """Events of conversations."""
 
@@ -96,6 +98,7 @@ class EventSearchView(V1View):
         return Response(page(matching(visible(request), query), query))
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}")
 class EventCountView(V1View):
     """How many events there are."""
 
@@ -112,6 +115,7 @@ class EventCountView(V1View):
         return Response(matching(visible(request), self.query(shapes.EventQuery)).count())
 
 
+@RouteFacts(replaced_by="/api/v1/conversations/{}/events")
 class EventsView(V1View):
     """Events by id."""
 

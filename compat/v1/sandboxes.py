@@ -17,6 +17,7 @@ from compat.v1.base import MAX_IDS, PageQuery, Unprocessable, V1View, as_id, ids
 from conversations import services
 from conversations.models import Conversation
 from lib.problems import Problem
+from lib.routes import NOTHING, RouteFacts
 
 ID = OpenApiParameter("id", str, OpenApiParameter.PATH)
 
@@ -49,6 +50,7 @@ def the_one(view: V1View, sandbox_id: str, permission: str) -> Conversation:
     return found
 
 
+@RouteFacts(replaced_by=NOTHING)
 class SandboxSearchView(V1View):
     """Sandboxes, newest first."""
 
@@ -64,6 +66,7 @@ class SandboxSearchView(V1View):
         return Response({"items": items, "next_page_id": following})
 
 
+@RouteFacts(cost="spend", replaced_by=NOTHING)
 class SandboxesView(V1View):
     """Sandboxes by id, and a new one."""
 
@@ -99,6 +102,7 @@ class SandboxesView(V1View):
         return Response(responses.sandbox_info(made, request.user))
 
 
+@RouteFacts(replaced_by=NOTHING)
 class SandboxPauseView(V1View):
     """A sandbox's sleep."""
 
@@ -118,6 +122,7 @@ class SandboxPauseView(V1View):
         return Response({"success": True})
 
 
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class SandboxResumeView(V1View):
     """A sandbox's waking."""
 
@@ -137,6 +142,7 @@ class SandboxResumeView(V1View):
         return Response({"success": True})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class SandboxView(V1View):
     """One sandbox."""
 
@@ -168,6 +174,7 @@ def _spec() -> dict[str, Any]:
     }
 
 
+@RouteFacts(replaced_by=NOTHING)
 class SandboxSpecSearchView(V1View):
     """What sandboxes are made of."""
 
@@ -181,6 +188,7 @@ class SandboxSpecSearchView(V1View):
         return Response({"items": [_spec()], "next_page_id": None})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class SandboxSpecsView(V1View):
     """Specifications by id."""
 

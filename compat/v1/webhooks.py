@@ -18,6 +18,7 @@ from conversations import services
 from conversations.api.authentication import HEADER
 from conversations.models import Conversation
 from lib.problems import Problem
+from lib.routes import NOTHING, RouteFacts
 
 SANDBOX_ID = OpenApiParameter("sandbox_id", str, OpenApiParameter.PATH)
 KEY = OpenApiParameter(HEADER, str, OpenApiParameter.HEADER, required=True)
@@ -71,6 +72,7 @@ class Doorbell(GenericAPIView[Any]):
     serializer_class = shapes.V1SuccessSerializer
 
 
+@RouteFacts(replaced_by=NOTHING)
 class ConversationsWebhook(Doorbell):
     """Something about the conversation changed."""
 
@@ -88,6 +90,7 @@ class ConversationsWebhook(Doorbell):
         return Response({"success": True})
 
 
+@RouteFacts(replaced_by=NOTHING)
 class EventsWebhook(Doorbell):
     """Something happened in the conversation."""
 

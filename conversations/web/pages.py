@@ -38,6 +38,7 @@ from lib.api import dumps
 from lib.forms import PageForm, render_form
 from lib.pages import MalformedCursor, page, position_of
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 PAGE_SIZE = 20
 PLAIN_EVENTS = 500
@@ -68,6 +69,7 @@ EXAMPLES = [
 # --- Home -----------------------------------------------------------------------
 
 
+@RouteFacts(cost="spend")
 @login_required
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -246,6 +248,7 @@ def plain_story(found: Conversation) -> list[StoryEntry]:
 # --- What a person does to a conversation, by plain forms --------------------------
 
 
+@RouteFacts(cost="spend")
 @login_required
 @require_POST
 def act(request: AuthenticatedRequest, conversation_id: UUID, action: str) -> HttpResponse:

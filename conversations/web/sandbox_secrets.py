@@ -11,8 +11,10 @@ from billing import services as billing
 from conversations import services
 from lib.api import problem
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 
+@RouteFacts(called_by="agent")
 @csrf_exempt
 @never_cache
 @require_GET

@@ -18,6 +18,7 @@ from accounts.sign_in.authentication import AccessTokenAuthentication, ApiKeyAut
 from conversations.api.authentication import ConversationKeyAuthentication
 from integrations.mcp.tools import Caller
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 CONVERSATION = "X-OpenHands-ServerConversation-ID"
 
@@ -37,6 +38,7 @@ class ForeignOrigin(Problem):
     sentence = "Pages of this origin may not call here."
 
 
+@RouteFacts(streams=True)
 class McpView(APIView):
     """The protocol's only address. Each tool asks for its own permission."""
 
@@ -87,6 +89,7 @@ class McpView(APIView):
         return response
 
 
+@RouteFacts(streams=True)
 @extend_schema_view(post=extend_schema(operation_id="compat_mcp"))
 class McpAliasView(McpView):
     """The address that existing clients have."""

@@ -4,15 +4,23 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from functools import cache
 from uuid import uuid4
 
 from django.http import HttpRequest, HttpResponse
 
 from lib.logs import request_id
+from lib.routes import addresses
 
 log = logging.getLogger("access")
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
-QUIET = ("/alive", "/ready", "/metrics", "/static/")
+STATIC = "/static/"
+
+
+@cache
+def probes() -> re.Pattern[str]:
+    """Return the addresses that orchestrators call every few seconds, which are not logged."""
+    return addresses(lambda facts: facts.called_by == "probe")
 
 
 class RequestId:
@@ -29,7 +37,7 @@ class RequestId:
         try:
             response = self.get_response(request)
             response.headers["X-Request-ID"] = value
-            if not request.path.startswith(QUIET):
+            if not (request.path.startswith(STATIC) or probes().fullmatch(request.path)):
                 self._log(request, response, time.monotonic() - started)
             return response
         finally:

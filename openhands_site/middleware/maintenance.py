@@ -1,18 +1,23 @@
 """Maintenance mode: 503 with ``Retry-After`` to everybody but staff."""
 
+import re
 from collections.abc import Callable
+from functools import cache
 
 from django.http import HttpRequest, HttpResponse
 
 from accounts.services import maintenance
+from lib.routes import addresses
 from openhands_site.middleware.rate_limits import answer
 
-OPEN = (
-    *("/alive", "/ready", "/metrics", "/static/", "/admin/", "/sign-in", "/sign-out"),
-    *("/api/llm/", "/api/sandbox/"),
-)
-"""Probes, the desk with its own sign-in, the ways in by which staff come, and calls of running agents."""
-OPEN_API = ("/api/v1/auth/", "/api/v1/schema", "/api/v1/docs")
+OPEN = ("/static/", "/admin/")
+"""Files, and the desk with its own sign-in."""
+
+
+@cache
+def open_routes() -> re.Pattern[str]:
+    """Return the addresses of probes and of running agents, and those by which staff sign in."""
+    return addresses(lambda facts: facts.called_by or facts.open_in_maintenance)
 
 
 class MaintenanceMode:
@@ -22,7 +27,7 @@ class MaintenanceMode:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if request.path.startswith(OPEN + OPEN_API):
+        if request.path.startswith(OPEN) or open_routes().fullmatch(request.path):
             return self.get_response(request)
         switch = maintenance.maintenance()
         if not switch.is_on or (request.user.is_authenticated and request.user.is_staff):

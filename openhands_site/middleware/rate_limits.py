@@ -1,7 +1,9 @@
 """How many requests an address, a user or a key may make: counted before the view, told in every answer."""
 
 import hashlib
+import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from django.conf import settings
@@ -12,31 +14,20 @@ from accounts.limits import client_network
 from accounts.sign_in.authentication import bearer_token
 from lib import limits
 from lib.api import problem
+from lib.routes import addresses, facts_of
 
-EXEMPT = ("/alive", "/ready", "/metrics", "/static/", "/api/llm/")
-"""Probes, files, and the model gateway, whose budget is money."""
-KEYS = {"v1:api-key-list", "api-keys"}
-SPENDING = {
-    "v1:conversation-list",
-    "v1:conversation-messages",
-    "v1:conversation-resume",
-    "v1:app-conversation-list",
-    "v1:app-conversation-stream-start",
-    "v1:sandbox-list",
-    "runtime-run",
-    "v1:model-access-test",
-    "home",
-    "conversation-act",
-    "v0-conversations",
-    "v0-start",
-    "v0-message",
-    "v0-events",
-}
 CLOSED = {"keys", "spend"}
 """What nobody may do while Redis cannot count; signing in counts for itself (``accounts.limits``)."""
 SAFE = ("GET", "HEAD", "OPTIONS")
+STATIC = "/static/"
 OURS = ("oh_", "ocs_")
 """API keys and conversation keys begin so; what follows up to the dot is no secret."""
+
+
+@cache
+def uncounted() -> re.Pattern[str]:
+    """Return the addresses of probes, and of the model gateway, whose budget is money."""
+    return addresses(lambda facts: facts.cost == "uncounted")
 
 
 class RateLimits:
@@ -46,7 +37,7 @@ class RateLimits:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if not settings.RATE_LIMITS or request.path.startswith(EXEMPT):
+        if not settings.RATE_LIMITS or _is_uncounted(request.path):
             return self.get_response(request)
         response = self._address(request) or self.get_response(request)
         usage: limits.Usage | None = getattr(request, "rate_usage", None)
@@ -58,10 +49,10 @@ class RateLimits:
     def process_view(
         self, request: HttpRequest, view: Any, args: Any, kwargs: Any
     ) -> HttpResponse | None:
-        if not settings.RATE_LIMITS or request.path.startswith(EXEMPT):
+        if not settings.RATE_LIMITS or _is_uncounted(request.path):
             return None
         match = request.resolver_match
-        name = class_of(request.method or "", match.view_name if match else "")
+        name = class_of(request.method or "", view)
         who = caller(request)
         route = f"{request.method} {match.route if match else ''}"
         return self._refusal(request, name, who) or self._refusal(request, route, who)
@@ -84,13 +75,13 @@ class RateLimits:
         return answer(request, 429, "too-many-requests", sentence, usage.headers())
 
 
-def class_of(method: str, view_name: str) -> str:
-    """Which rate a request counts against: ``keys``, ``spend``, ``write`` or ``read``."""
-    if method in SAFE:
-        return "read"
-    if view_name in KEYS:
-        return "keys"
-    return "spend" if view_name in SPENDING else "write"
+def _is_uncounted(path: str) -> bool:
+    return path.startswith(STATIC) or uncounted().fullmatch(path) is not None
+
+
+def class_of(method: str, view: Callable[..., Any]) -> str:
+    """Return the rate that a request counts against: ``keys``, ``spend``, ``write`` or ``read``."""
+    return "read" if method in SAFE else facts_of(view).cost or "write"
 
 
 def caller(request: HttpRequest) -> str:

@@ -5,7 +5,6 @@ with its length, because DRF takes a body of unknown length for an empty one.
 """
 
 import logging
-import re
 import tempfile
 from collections.abc import Awaitable, Callable
 from typing import IO, Any
@@ -15,6 +14,7 @@ from django.conf import settings
 
 from lib.api import dumps
 from lib.problems import problem_body
+from lib.routes import addresses
 from openhands_site.middleware.headers import HANDSHAKE_HEADERS
 
 Scope = dict[str, Any]
@@ -22,13 +22,9 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 MEMORY_BYTES = 1_048_576
 PIECE_BYTES = 65_536
-LARGE = (
-    (re.compile(r"/api/v1/conversations/[^/]+/files/(content|upload)"), "UPLOAD_MAX_BYTES"),
-    (re.compile(r"/api/file/upload.*"), "UPLOAD_MAX_BYTES"),
-    (re.compile(r"/api/conversations/[^/]+/upload-files"), "UPLOAD_MAX_BYTES"),
-    (re.compile(r"/api/llm/.*"), "GATEWAY_BODY_MAX_BYTES"),
-)
-"""Addresses that take more than ``BODY_MAX_BYTES``, with the setting that bounds them."""
+LARGE = addresses(lambda facts: facts.body_limit)
+"""Routes that take more than ``BODY_MAX_BYTES``."""
+UPLOADS = addresses(lambda facts: facts.body_limit == "UPLOAD_MAX_BYTES")
 log = logging.getLogger("access")
 
 
@@ -138,10 +134,10 @@ def _replay(body: IO[bytes], receive: Receive) -> Receive:
 
 def limit_of(path: str) -> int:
     """How many bytes the body of a request to an address may have."""
-    for pattern, name in LARGE:
-        if pattern.fullmatch(path):
-            return int(getattr(settings, name))
-    return int(settings.BODY_MAX_BYTES)
+    if not LARGE.fullmatch(path):
+        return int(settings.BODY_MAX_BYTES)
+    is_upload = UPLOADS.fullmatch(path)
+    return int(settings.UPLOAD_MAX_BYTES if is_upload else settings.GATEWAY_BODY_MAX_BYTES)
 
 
 def _head_too_large(scope: Scope) -> str:

@@ -12,7 +12,7 @@ import pytest
 from django.conf import settings
 
 from accounts import services
-from compat.deprecations import DEPRECATED, WITHOUT_SUCCESSOR, normal
+from compat.deprecations import normal, replacements
 from tests.middleware.test_processes import webs
 
 DOCUMENT = settings.BASE_DIR / "docs/openapi.yaml"
@@ -40,7 +40,7 @@ def generated():
         assert done.returncode == 0, done.stdout + done.stderr
         left_out = {normal(path) for path in re.findall(r"WARNING parsing \S+ (\S+)", done.stdout)}
         # Of the addresses of older clients it may have no words for a type of body.
-        assert left_out <= DEPRECATED.keys() | WITHOUT_SUCCESSOR, done.stdout
+        assert left_out <= replacements().keys(), done.stdout
         (folder / "done").touch()
     sys.path.insert(0, str(folder))
     yield lambda name: importlib.import_module(f"agent_server.{name}")

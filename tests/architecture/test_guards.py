@@ -132,6 +132,33 @@ def test_every_queued_task_exists():
     assert not [pair for pair in names if pair[1] not in app.tasks]
 
 
+ADDRESS = re.compile(r"\^?/?api/\S|\^?[/(]+(alive|ready|metrics|oidc|oauth)\b")
+CHECKED = {"openhands_site/settings.py"}
+"""SECURE_REDIRECT_EXEMPT, which cannot import the URL conf; tests/site/test_routes.py compares the two."""
+
+
+def listed_addresses(tree):
+    """Lines and texts of the addresses of routes that stand in collections, or are keys of dictionaries."""
+    for node in ast.walk(tree):
+        items = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
+        for item in items:
+            for part in ast.walk(item) if item else ():
+                if isinstance(part, ast.Constant) and ADDRESS.match(str(part.value)):
+                    yield part.lineno, part.value
+
+
+def test_no_module_lists_addresses_of_routes():
+    """A view declares how its route behaves (``lib.routes.RouteFacts``); ``lib.routes.addresses`` finds the routes."""
+    listed = {
+        (name_of(file), *found)
+        for file in SOURCES
+        if file.name != "urls.py" and name_of(file) not in CHECKED
+        for found in listed_addresses(ast.parse(file.read_text()))
+    }
+
+    assert listed == set()
+
+
 @pytest.mark.parametrize("file", SOURCES, ids=name_of)
 class TestFile:
     def test_says_what_lives_in_it(self, file):

@@ -204,16 +204,36 @@ def test_a_block_spares_redis(rates, monkeypatch):
     assert asked == [6, 6]
 
 
-def test_every_named_view_exists():
+def test_named_routes_count_against_these_rates():
     def names(resolver, before=""):
         for pattern in resolver.url_patterns:
             if hasattr(pattern, "url_patterns"):
                 inner = f"{before}{pattern.namespace}:" if pattern.namespace else before
                 yield from names(pattern, inner)
             elif pattern.name:
-                yield before + pattern.name
+                yield before + pattern.name, rate_limits.class_of("POST", pattern.callback)
 
-    assert set(names(get_resolver())) >= rate_limits.KEYS | rate_limits.SPENDING
+    rates = dict(names(get_resolver()))
+    assert {name for name, rate in rates.items() if rate == "keys"} == {
+        "v1:api-key-list",
+        "api-keys",
+    }
+    assert {name for name, rate in rates.items() if rate == "spend"} == {
+        "v1:conversation-list",
+        "v1:conversation-messages",
+        "v1:conversation-resume",
+        "v1:app-conversation-list",
+        "v1:app-conversation-stream-start",
+        "v1:sandbox-list",
+        "runtime-run",
+        "v1:model-access-test",
+        "home",
+        "conversation-act",
+        "v0-conversations",
+        "v0-start",
+        "v0-message",
+        "v0-events",
+    }
 
 
 @pytest.mark.parametrize(

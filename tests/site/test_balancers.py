@@ -17,7 +17,8 @@ from websockets.sync.client import connect
 from accounts import services as accounts
 from conversations import services
 from conversations.models import Event
-from openhands_site import asgi
+from lib.routes import addresses
+from openhands_site import asgi, routing
 from tests import prepare
 from tests.middleware.test_processes import database_url, wait
 
@@ -26,16 +27,25 @@ TEMPLATES = ("nginx.conf", "haproxy.cfg")
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_every_streaming_path_goes_to_realtime(name):
+def test_template_sends_exactly_the_streaming_routes_to_realtime(name):
     text = (FOLDER / name).read_text()
+    streaming = addresses(lambda facts: facts.streams or facts.held == "always").pattern
     pattern = re.compile(re.search(r"\^\((/ws/\|\S+)\)", text)[0])
+    expected = rf"^(/ws/|/sockets/|/socket\.io|{streaming}$)"
 
     for path in (*asgi.MOUNTED, "/ws/v1/conversations/1", "/sockets/events/1"):
         assert pattern.match(path), path
-    for streaming in asgi.STREAMING_PATHS:
-        assert f"|{streaming}" in pattern.pattern, streaming
+    assert pattern.pattern == expected, f"write this into deploy/{name}:\n{expected}"
     for plain in ("/", "/api/v1/conversations", "/api/v1/conversations/1/events", "/static/x.css"):
         assert not pattern.match(plain), plain
+
+
+def test_templates_send_long_polls_to_realtime():
+    nginx, haproxy = ((FOLDER / name).read_text() for name in TEMPLATES)
+    waiting = routing.held_with_wait.pattern
+
+    assert f'"~^{waiting} \\S"' in nginx
+    assert f"acl is_held path_reg ^{waiting}$\n" in haproxy
 
 
 def free_port():

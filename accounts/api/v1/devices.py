@@ -18,6 +18,7 @@ from rest_framework.response import Response
 from accounts import limits
 from accounts.api.permissions import PUBLIC
 from accounts.services import devices
+from lib.routes import RouteFacts
 
 
 class NewDeviceSerializer(serializers.Serializer[Any]):
@@ -82,6 +83,7 @@ class DevicePollRefusalSerializer(serializers.Serializer[Any]):
     interval = serializers.IntegerField(required=False, help_text="Seconds between two polls.")
 
 
+@RouteFacts(open_in_maintenance=True)
 class DeviceView(GenericAPIView[Any]):
     """The beginning of a device sign-in."""
 
@@ -114,6 +116,7 @@ class DeviceView(GenericAPIView[Any]):
         return Response(DeviceCodesSerializer(answer).data)
 
 
+@RouteFacts(open_in_maintenance=True)
 class DeviceTokenView(GenericAPIView[Any]):
     """The end of a device sign-in."""
 

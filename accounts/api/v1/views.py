@@ -26,6 +26,7 @@ from accounts.requests import ApiRequest
 from accounts.sign_in import second_step
 from lib.api import conditional
 from lib.problems import Problem
+from lib.routes import RouteFacts
 
 
 class WrongCredentials(Problem):
@@ -87,6 +88,7 @@ class ApiKeyViewSet(
     def get_queryset(self) -> QuerySet[ApiKey]:
         return ApiKey.objects.visible_to(self.request.user)
 
+    @RouteFacts(cost="keys")
     @extend_schema(
         request=serializers.NewApiKeySerializer,
         responses={201: serializers.IssuedApiKeySerializer},
@@ -135,6 +137,7 @@ class ApiKeyViewSet(
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
+@RouteFacts(open_in_maintenance=True)
 class CsrfView(GenericAPIView[Any]):
     """The token for forms and for unsafe requests with a session cookie."""
 
@@ -147,6 +150,7 @@ class CsrfView(GenericAPIView[Any]):
         return Response(self.get_serializer(get_token(request)).data)
 
 
+@RouteFacts(open_in_maintenance=True)
 @method_decorator(csrf_protect, name="dispatch")
 class SignInView(GenericAPIView[Any]):
     """A session for a front end of the same origin."""
@@ -183,6 +187,7 @@ class SignInView(GenericAPIView[Any]):
         return Response(serializers.MeSerializer(described(user), context=context).data)
 
 
+@RouteFacts(open_in_maintenance=True)
 class SignOutView(GenericAPIView[Any]):
     """The end of a session."""
 

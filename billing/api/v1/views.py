@@ -18,6 +18,7 @@ from billing import services
 from billing.api.v1 import serializers
 from billing.gateway import checking, directory
 from billing.models import ModelAccess
+from lib.routes import RouteFacts
 
 IN_ORGANIZATION = OpenApiParameter(
     "organization",
@@ -116,6 +117,7 @@ class ModelAccessView(InOrganization):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
+@RouteFacts(streams=True, cost="spend")
 @extend_schema(tags=["settings"], parameters=[IN_ORGANIZATION])
 class ModelAccessTestView(InOrganization):
     """A trial of the stored settings."""

@@ -30,6 +30,7 @@ from conversations.models import Conversation
 from conversations.realtime import held
 from lib.api import JSONRenderer, conditional, query_of
 from lib.problems import Problem, TooLarge
+from lib.routes import RouteFacts
 
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
@@ -138,6 +139,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
             rows = rows.filter(archived_at__isnull=query["archived"] == "false")
         return rows
 
+    @RouteFacts(cost="spend")
     @extend_schema(
         request=serializers.NewConversationSerializer,
         responses={201: serializers.ConversationSerializer},
@@ -194,6 +196,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         services.delete_conversation(conversation_id=self.get_object().pk)
         return Response(status=204)
 
+    @RouteFacts(cost="spend")
     @extend_schema(
         request=serializers.MessageSerializer, responses={202: serializers.AppendedSerializer}
     )
@@ -210,6 +213,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         )
         return _appended(event)
 
+    @RouteFacts(held="wait")
     @extend_schema(
         parameters=[serializers.EventQuery],
         responses=serializers.EventPageSerializer,
@@ -238,6 +242,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
             return held.hand_over(request._request, plan)  # noqa: SLF001
         return conditional(request, {"items": items, "last_seq": last_seq, "epoch": epoch})
 
+    @RouteFacts(held="always")
     @extend_schema(
         operation_id="conversations_events_stream",
         parameters=[serializers.StreamQuery, LAST_EVENT_ID],
@@ -276,6 +281,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         services.interrupt(conversation_id=conversation.pk)
         return Response(record_of(conversation), status=202)
 
+    @RouteFacts(cost="spend")
     @extend_schema(request=None, responses={202: serializers.ConversationSerializer})
     @action(detail=True, methods=["post"])
     def resume(self, request: Request, pk: UUID) -> Response:
@@ -304,6 +310,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
 
     # --- Files -------------------------------------------------------------------
 
+    @RouteFacts(streams=True)
     @extend_schema(parameters=[PATH], responses=serializers.FolderSerializer, filters=False)
     @action(detail=True, methods=["get"], pagination_class=None)
     def files(self, request: Request, pk: UUID) -> Response:
@@ -313,6 +320,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         entries = services.list_files(conversation_id=conversation.pk, path=path)
         return Response({"path": path, "entries": [entry.to_wire() for entry in entries]})
 
+    @RouteFacts(streams=True, body_limit="UPLOAD_MAX_BYTES")
     @extend_schema(
         operation_id="conversations_files_read",
         parameters=[PATH],
@@ -340,6 +348,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
             size = services.write_file(conversation_id=conversation.pk, path=path, content=content)
         return Response({"path": path, "size": size})
 
+    @RouteFacts(streams=True, body_limit="UPLOAD_MAX_BYTES")
     @extend_schema(
         request={"multipart/form-data": serializers.UploadSerializer},
         responses={201: serializers.WrittenFileSerializer},
@@ -361,6 +370,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         )
         return Response({"path": path, "size": size}, status=201)
 
+    @RouteFacts(streams=True)
     @extend_schema(
         parameters=[serializers.ArchiveQuery],
         responses={(200, "application/octet-stream"): OpenApiTypes.BINARY},
@@ -374,12 +384,14 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         chunks = services.download_archive(conversation_id=conversation.pk, format=kind)
         return _download(chunks, name=f"workspace-{conversation.pk.hex[:8]}.{kind}")
 
+    @RouteFacts(streams=True)
     @extend_schema(responses=serializers.GitChangesSerializer, filters=False)
     @action(detail=True, methods=["get"], url_path="git/changes", pagination_class=None)
     def git_changes(self, request: Request, pk: UUID) -> Response:
         """What changed in the workspace's repository."""
         return Response({"items": services.git_changes(conversation_id=self.get_object().pk)})
 
+    @RouteFacts(streams=True)
     @extend_schema(parameters=[PATH], responses=serializers.GitDiffSerializer, filters=False)
     @action(detail=True, methods=["get"], url_path="git/diff", pagination_class=None)
     def git_diff(self, request: Request, pk: UUID) -> Response:

@@ -22,6 +22,7 @@ from integrations import services
 from integrations.api.v1 import serializers
 from integrations.provider import GitProvider
 from lib.api import query_of
+from lib.routes import RouteFacts
 
 ORGANIZATION = OpenApiParameter("organization", UUID, description="Yours by default.")
 PROVIDER = OpenApiParameter(
@@ -88,6 +89,7 @@ class ProviderTokensView(HostView):
         return Response({"items": [told(row) for row in rows], "next": None})
 
 
+@RouteFacts(streams=True)
 @extend_schema(tags=["integrations"], parameters=[ORGANIZATION, PROVIDER])
 class ProviderTokenView(HostView):
     """One of them."""
@@ -121,6 +123,7 @@ class ProviderTokenView(HostView):
         return Response(status=204)
 
 
+@RouteFacts(streams=True)
 @extend_schema(tags=["integrations"], parameters=[ORGANIZATION, PROVIDER])
 class GitUserView(HostView):
     """Whose token it is."""
@@ -133,6 +136,7 @@ class GitUserView(HostView):
         return Response(asdict(self.host(request, provider).user()))
 
 
+@RouteFacts(streams=True)
 @extend_schema(tags=["integrations"], parameters=[ORGANIZATION, PROVIDER])
 class InstallationsView(HostView):
     """What repositories can be narrowed to."""
@@ -147,6 +151,7 @@ class InstallationsView(HostView):
         return Response({"items": self.host(request, provider).installations(), "next": None})
 
 
+@RouteFacts(streams=True)
 @extend_schema(tags=["integrations"], parameters=[ORGANIZATION, PROVIDER])
 class RepositoriesView(HostView):
     """Repositories that your token reads."""
@@ -177,6 +182,7 @@ class RepositoriesView(HostView):
         return listed(page.items, cursor=number + 1 if page.has_next else None)
 
 
+@RouteFacts(streams=True)
 @extend_schema(tags=["integrations"], parameters=[ORGANIZATION, PROVIDER])
 class BranchesView(HostView):
     """Branches of a repository."""
@@ -200,6 +206,7 @@ class BranchesView(HostView):
         return listed(page.items, cursor=number + 1 if page.has_next else None)
 
 
+@RouteFacts(streams=True)
 @extend_schema(tags=["integrations"], parameters=[ORGANIZATION, PROVIDER])
 class SuggestedTasksView(HostView):
     """What waits for you at the Git host."""
@@ -215,6 +222,7 @@ class SuggestedTasksView(HostView):
         return listed(self.host(request, provider).suggested_tasks())
 
 
+@RouteFacts(streams=True)
 @extend_schema(tags=["integrations"], parameters=[ORGANIZATION, PROVIDER])
 class MicroagentsView(HostView):
     """A repository's files of instructions for agents."""
@@ -232,6 +240,7 @@ class MicroagentsView(HostView):
         return listed(self.host(request, provider).microagents(repository=query["repository"]))
 
 
+@RouteFacts(streams=True)
 @extend_schema(tags=["integrations"], parameters=[ORGANIZATION, PROVIDER])
 class MicroagentView(HostView):
     """One of them."""
@@ -250,6 +259,7 @@ class MicroagentView(HostView):
         return Response(asdict(found))
 
 
+@RouteFacts(streams=True)
 @extend_schema(tags=["integrations"], parameters=[ORGANIZATION, PROVIDER])
 class PullRequestsView(HostView):
     """Pull requests that this server opens for you."""
