@@ -7,7 +7,7 @@ end up in different processes (docs/adr/0024).
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import socketio
@@ -23,6 +23,8 @@ from conversations.realtime.threads import run_in_thread
 from lib.problems import Problem
 from lib.threads import DatabaseThreads
 
+Receive = Callable[[], Awaitable[Json]]
+Send = Callable[[Json], Awaitable[None]]
 logger = logging.getLogger(__name__)
 _commands = DatabaseThreads("socket.io", 4)
 """Commands write and may wait for a lock, so they have threads of their own, apart from the hub's reads."""
@@ -49,8 +51,8 @@ class Follower:
         self.links = Links()
         self.held: Json | None = None
         self.is_replaying = True
-        self.task: asyncio.Task | None = None
-        self.leaving: asyncio.Task | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.leaving: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Replay what the client lacks, then follow; ends with the socket."""
@@ -233,7 +235,7 @@ async def oh_action(sid: str, event: Any = None, *_: Any) -> None:
     await oh_user_action(sid, event)
 
 
-async def polling(scope: Json, receive: Callable, send: Callable) -> None:
+async def polling(scope: Json, receive: Receive, send: Send) -> None:
     """ASGI: tells who asks for another transport than WebSocket that there is none."""
     await _engine(scope, receive, send)
 
@@ -244,7 +246,7 @@ class SocketIO:
     def __init__(self, application: Any) -> None:
         self.application = application
 
-    async def __call__(self, scope: Json, receive: Callable, send: Callable) -> None:
+    async def __call__(self, scope: Json, receive: Receive, send: Send) -> None:
         if scope["path"].rstrip("/") != PATH:
             await self.application(scope, receive, send)
             return
@@ -255,7 +257,7 @@ class SocketIO:
 class _Handshake:
     """Ends sockets that were refused, or that say nothing: the library leaves both open."""
 
-    def __init__(self, scope: Json, receive: Callable, send: Callable) -> None:
+    def __init__(self, scope: Json, receive: Receive, send: Send) -> None:
         self.scope, self._receive, self._send = scope, receive, send
 
     async def run(self) -> None:

@@ -67,7 +67,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     permission = access.VIEW
 
     async def connect(self) -> None:
-        self.tasks: list[asyncio.Task] = []
+        self.tasks: list[asyncio.Task[None]] = []
         self.conversation_id = _id(self.scope["url_route"]["kwargs"]["conversation_id"])
         given = self.scope.get("query_string", b"").decode("ascii", "replace")
         self.asked = {name: values[-1] for name, values in parse_qs(given).items()}

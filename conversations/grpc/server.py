@@ -56,9 +56,11 @@ class Server:
 
     def _bind(self, address: str, certificate: Certificate | None) -> int:
         if certificate is None:
-            return self.server.add_insecure_port(address)
+            port: int = self.server.add_insecure_port(address)
+            return port
         pair = (certificate.key.read_bytes(), certificate.chain.read_bytes())
-        return self.server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        port = self.server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        return port
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve; end in order once ``stopping`` is set."""

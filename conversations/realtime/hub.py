@@ -38,7 +38,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.feeds: dict[UUID, Feed] = {}
-        self._starting: dict[UUID, asyncio.Task] = {}
+        self._starting: dict[UUID, asyncio.Task[Feed]] = {}
         self._dirty: deque[Feed] = deque()
         self._has_dirty = asyncio.Event()
         self._watchers: dict[UUID, set[asyncio.Event]] = {}
@@ -47,7 +47,7 @@ class Hub:
         self._channel = ""
         self._opening = asyncio.Lock()
         self._has_channel = asyncio.Event()
-        self._tasks: list[asyncio.Task] = []
+        self._tasks: list[asyncio.Task[None]] = []
         self._joining: set[asyncio.Task[bool]] = set()
 
     @contextlib.asynccontextmanager

@@ -84,7 +84,7 @@ def _frames(columns: Sequence[list[Any] | None]) -> list[EventFrame]:
     return [event_frame(LoggedEvent(*values)) for values in zip(*columns, strict=True)]
 
 
-def _reading(row: tuple | None, place: int | None) -> Reading:
+def _reading(row: tuple[Any, ...] | None, place: int | None) -> Reading:
     if row is None:
         return Reading(0, place or 0, 0, None, None, [])
     head, frames = row[: -len(COLUMNS)], _frames(row[-len(COLUMNS) :])
@@ -170,6 +170,6 @@ CROSS JOIN LATERAL (
 ) AS events"""  # noqa: S608 - names of our own columns
 
 
-def _column(alias: str, field: models.Field) -> str:
+def _column(alias: str, field: models.Field[Any, Any]) -> str:
     """A column as Django's readers want it: JSON as text, which in binary the driver would parse itself."""
     return f"{alias}.{field.column}" + ("::text" if isinstance(field, models.JSONField) else "")

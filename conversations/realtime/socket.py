@@ -73,7 +73,7 @@ class ConversationConsumer:
         self._receive, self._send = receive, send
         self.conversation_id: UUID = scope["url_route"]["kwargs"]["conversation_id"]
         self._code: int | None = None
-        self._opening: asyncio.Task | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._subscription: Subscription | None = None
         self._watcher: Watcher | None = None
 

@@ -79,7 +79,7 @@ class Subscription:
         self.has_failed = False
         self.is_ended = False
         self._push: Push | None = None
-        self._sending: asyncio.Task | None = None
+        self._sending: asyncio.Task[None] | None = None
         self._waiting: deque[Frame] | None = None
         self._bytes = 0
         self._woken: asyncio.Event | None = None
@@ -226,7 +226,7 @@ class Subscription:
             return list(rest)
         return ()
 
-    def _has_sent(self, task: asyncio.Task) -> None:
+    def _has_sent(self, task: asyncio.Task[None]) -> None:
         self._sending = None
         if task.cancelled() or task.exception() is not None:
             self._fail()
