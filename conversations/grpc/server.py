@@ -56,11 +56,9 @@ class Server:
 
     def _bind(self, address: str, certificate: Certificate | None) -> int:
         if certificate is None:
-            port: int = self.server.add_insecure_port(address)
-            return port
+            return int(self.server.add_insecure_port(address))
         pair = (certificate.key.read_bytes(), certificate.chain.read_bytes())
-        port = self.server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
-        return port
+        return int(self.server.add_secure_port(address, grpc.ssl_server_credentials([pair])))
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve; end in order once ``stopping`` is set."""

@@ -39,7 +39,7 @@ class _Columns:
         self.names = [field.attname for field in fields]
         self.sql = ", ".join(f'{alias}."{field.column}"' for field in fields)
         # mypy accepts only literal field names; these come from the model.
-        self.row: Any = namedtuple(f"{model.__name__}Row", self.names)  # type: ignore[misc]  # noqa: PYI024
+        self.row: Any = namedtuple(f"{model.__name__}Row", self.names)  # type: ignore[misc]  # noqa: PYI024 - fields are known when it runs
         self._json = [n for n, field in enumerate(fields) if isinstance(field, models.JSONField)]
 
     def of(self, values: tuple[Any, ...]) -> Any:
