@@ -37,7 +37,8 @@ class RateLimits:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if not settings.RATE_LIMITS or _is_uncounted(request.path):
+        path = request.path
+        if not settings.RATE_LIMITS or path.startswith(STATIC) or uncounted().fullmatch(path):
             return self.get_response(request)
         response = self._address(request) or self.get_response(request)
         usage: limits.Usage | None = getattr(request, "rate_usage", None)
@@ -49,7 +50,7 @@ class RateLimits:
     def process_view(
         self, request: HttpRequest, view: Any, args: Any, kwargs: Any
     ) -> HttpResponse | None:
-        if not settings.RATE_LIMITS or _is_uncounted(request.path):
+        if not settings.RATE_LIMITS or facts_of(view).cost == "uncounted":
             return None
         match = request.resolver_match
         name = class_of(request.method or "", view)
@@ -73,10 +74,6 @@ class RateLimits:
             return None
         sentence = f"Too many requests. Try again in {usage.reset} seconds."
         return answer(request, 429, "too-many-requests", sentence, usage.headers())
-
-
-def _is_uncounted(path: str) -> bool:
-    return path.startswith(STATIC) or uncounted().fullmatch(path) is not None
 
 
 def class_of(method: str, view: Callable[..., Any]) -> str:
