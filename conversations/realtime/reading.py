@@ -170,6 +170,6 @@ CROSS JOIN LATERAL (
 ) AS events"""  # noqa: S608 - names of our own columns
 
 
-def _column(alias: str, field: models.Field[Any, Any]) -> str:
+def _column(alias: str, field: "models.Field[Any, Any]") -> str:
     """A column as Django's readers want it: JSON as text, which in binary the driver would parse itself."""
     return f"{alias}.{field.column}" + ("::text" if isinstance(field, models.JSONField) else "")
