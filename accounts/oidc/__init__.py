@@ -1,1 +1,1 @@
-"""OpenID Connect: providers, their tokens, signing in with them, and their word that somebody left."""
+"""The protocol of OpenID Connect: providers and their tokens."""
