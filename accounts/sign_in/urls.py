@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from accounts.sign_in import back_channel, flows, provider_pages
+from accounts.sign_in import back_channel, connections, flows
 
 urlpatterns = [
     path("oidc/<slug:slug>/sign-in", flows.sign_in, name="oidc-sign-in"),
@@ -12,10 +12,8 @@ urlpatterns = [
         back_channel.back_channel_logout,
         name="oidc-back-channel-logout",
     ),
-    path("settings/sign-in", provider_pages.connections, name="connections"),
-    path("settings/sign-in/<slug:slug>/connect", provider_pages.connect, name="oidc-connect"),
-    path(
-        "settings/sign-in/<slug:slug>/disconnect", provider_pages.disconnect, name="oidc-disconnect"
-    ),
-    path("settings/sessions/<uuid:session_id>/end", provider_pages.end_session, name="session-end"),
+    path("settings/sign-in", connections.connections, name="connections"),
+    path("settings/sign-in/<slug:slug>/connect", connections.connect, name="oidc-connect"),
+    path("settings/sign-in/<slug:slug>/disconnect", connections.disconnect, name="oidc-disconnect"),
+    path("settings/sessions/<uuid:session_id>/end", connections.end_session, name="session-end"),
 ]

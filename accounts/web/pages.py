@@ -18,7 +18,7 @@ from accounts.active import active_organization
 from accounts.models import ApiKey, User
 from accounts.requests import AuthenticatedRequest
 from accounts.services import passwords
-from accounts.sign_in import provider_pages as oidc_pages
+from accounts.sign_in import connections as oidc_pages
 from accounts.sign_in import second_step, session_gate
 from accounts.web.forms.api_keys import KeyForm
 from accounts.web.forms.people import WRONG_PAIR, NextForm, PasswordForm, SetupForm, SignInForm
