@@ -88,16 +88,8 @@ def create_conversation(
     ]
     digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
     with transaction.atomic():
-        if idempotency_key is not None:
-            # The user's row, not a probe of the index: two first uses of a key must meet each other.
-            User.objects.select_for_update().get(pk=user.pk)
-            earlier = Conversation.objects.filter(
-                created_by=user, idempotency_key=idempotency_key
-            ).first()
-            if earlier is not None:
-                if earlier.idempotency_digest != digest:
-                    raise IdempotencyConflict
-                return earlier
+        if idempotency_key is not None and (earlier := _repeated(user, idempotency_key, digest)):
+            return earlier
         if conversation_id and Conversation.objects.filter(pk=conversation_id).exists():
             raise IdTaken
         found = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
@@ -139,6 +131,16 @@ def create_conversation(
             },
         )
     return conversation
+
+
+def _repeated(user: User, idempotency_key: str, digest: str) -> Conversation | None:
+    """Return the conversation that an earlier request with this key created; raise ``IdempotencyConflict``."""
+    # Lock the user's row, not a probe of the index: two first uses of a key must meet each other.
+    User.objects.select_for_update().get(pk=user.pk)
+    earlier = Conversation.objects.filter(created_by=user, idempotency_key=idempotency_key).first()
+    if earlier is not None and earlier.idempotency_digest != digest:
+        raise IdempotencyConflict
+    return earlier
 
 
 def new_sandbox(organization: Organization) -> Sandbox:
