@@ -73,7 +73,8 @@ SCOPE_WORDS = {
 def safe_next(request: HttpRequest, form: NextForm | None = None) -> str:
     """Return the page to go on to: ``next`` of the form or the address if it is on this site, else home."""
     wanted = (form and form["next"].value()) or NextForm(request.GET)["next"].value()
-    is_ours = url_has_allowed_host_and_scheme(
+    # Without a slash, ``redirect`` would look for a view of this name.
+    is_ours = "/" in wanted and url_has_allowed_host_and_scheme(
         wanted, allowed_hosts={request.get_host()}, require_https=request.is_secure()
     )
     return wanted if is_ours else resolve_url(settings.LOGIN_REDIRECT_URL)

@@ -133,3 +133,11 @@ def test_codes_cannot_be_guessed_for_long(alice, charlie, codes):
     assert last.status_code == 429
     assert int(last.headers["Retry-After"]) > 0
     assert browser(charlie).get("/device", {"user_code": codes.user_code}).status_code == 200
+
+
+def test_decision_that_is_none_is_refused(alice, codes):
+    answer = decide(alice, codes, "perhaps")
+
+    assert answer.status_code == 422
+    assert 'role="alert"' in answer.text
+    assert status() == "pending"

@@ -75,6 +75,7 @@ def test_a_wrong_pair_gets_one_sentence(client, alice, email, password):
         "https://evil.example", "//evil.example", "///evil.example", "http:///evil.example", "javascript:alert(1)",
         "https:evil.example", "\\\\evil.example", "/\\evil.example", "http://testserver@evil.example", "\x08//evil.example",
         " //evil.example", "//evil.example\\@testserver", "data:text/html,x", "http://testserver.evil.example/",
+        "nowhere", "settings",
     ],
 )  # fmt: skip
 def test_next_leads_to_this_site_only(client, alice, hostile):
