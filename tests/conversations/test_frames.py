@@ -71,7 +71,7 @@ def test_form_of_a_protocol_is_made_once_and_kept_apart_from_others():
 
 def test_kept_frames_stay_out_of_the_garbage_collector():
     frame = frame_of()
-    frame.encode()
+    frame.keep("a", [[]])
 
     assert not gc.is_tracked(frame)
     assert not gc.is_tracked(frame.event)
