@@ -89,7 +89,6 @@ FORMS = {
         },
     ),
     "Git host": ("/settings/git-hosts", {"token": "ghp_1", "host": "ghe.example.com"}),
-    "connect provider": ("/settings/sign-in/acme/connect", {"purpose": "offline"}),
     "end session": ("/settings/sessions/{session}/end", {"everywhere": "1"}),
     "terms": ("/accept-tos", {"redirect_url": "/settings"}),
     "prompt": (
