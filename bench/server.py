@@ -79,6 +79,7 @@ def _serve(listener: socket.socket, pipe: Any) -> None:
 
     from openhands_site.asgi import application
     from openhands_site.management.commands.run_web import SOCKET_MESSAGE_BYTES
+    from openhands_site.serving.garbage import freeze_loaded
     from openhands_site.serving.lean_socket import LeanWebSocket
 
     rooms = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins="*", ping_interval=600)
@@ -113,6 +114,7 @@ def _serve(listener: socket.socket, pipe: Any) -> None:
         ws_ping_interval=None,  # the crowd answers none
         timeout_graceful_shutdown=1,
     )
+    freeze_loaded()  # as ``run_web`` does
     uvicorn_loop = config.get_loop_factory()
     with asyncio.Runner(loop_factory=uvicorn_loop) as runner:
         runner.run(run())

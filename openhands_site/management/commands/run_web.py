@@ -8,6 +8,7 @@ import uvicorn
 from django.core.management.base import BaseCommand, CommandParser
 
 from lib import nodes
+from openhands_site.serving.garbage import freeze_loaded
 from openhands_site.serving.lean_socket import LeanWebSocket
 
 SOCKET_MESSAGE_BYTES = 4_194_304
@@ -63,6 +64,11 @@ class Server(uvicorn.Server):
         connections = list(state.connections)
         sockets = sum("WebSocket" in type(one).__name__ for one in connections)
         return {"sockets": sockets, "connections": len(connections), "requests": len(state.tasks)}
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; by now the application is loaded."""
+        await super().startup(sockets)
+        freeze_loaded()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, answer what was accepted a moment ago, then end in order."""
