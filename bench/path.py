@@ -4,7 +4,7 @@ A file counts when it is first entered, a move is a call into another file than 
 return is a move to a file seen before. Only calls count: coming back to the caller is no move. Project files
 are the Python files of this repository, less its tests, benches and migrations.
 
-Three parts are told apart. *View* is what runs inside the callable that Django's resolver found. *DRF's hooks*
+The counts have three parts. *View* is what runs inside the callable that Django's resolver found. *DRF's hooks*
 are what REST framework calls by itself for such a view: authentication, permissions, negotiation, parsing,
 rendering, and turning exceptions into answers. *Middleware* is the rest. The request is made by Django's test
 client in this thread, so what stands before Django's handler (ASGI) and the thread that sends nudges are not

@@ -166,7 +166,7 @@ def words(files: list[File], tests: list[File]) -> dict[str, Any]:
 
 
 def checks(files: list[File], tests: list[File], root: Path) -> dict[str, Any]:
-    """Count what mypy and ruff are told to overlook, and name the contracts of import-linter."""
+    """Count the comments that silence mypy and ruff, and name the contracts of import-linter."""
     tools = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     mypy = tools.get("mypy", {})
     disabling = [one for one in mypy.get("overrides", []) if "disable_error_code" in one]

@@ -68,7 +68,7 @@ def _telling(
         headers["Link"] = '</api/v1/docs>; rel="deprecation"; type="text/html"'
 
     @wraps(view)
-    def told(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    def with_headers(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         calls.labels(route, client_of(request)).inc()
         response = view(request, *args, **kwargs)
         for name, value in headers.items():
@@ -77,7 +77,7 @@ def _telling(
             response[name] = value
         return response
 
-    return told
+    return with_headers
 
 
 def client_of(request: HttpRequest) -> str:

@@ -147,5 +147,5 @@ def end_at_provider(*, held: ProviderSession) -> bool:
         url = providers.metadata(provider).end_session_endpoint
         return bool(url) and providers.call("POST", url, data=form).status_code < 300
     except providers.ProviderUnavailable as error:
-        log.warning("a provider was not told of a sign-out: %s", error)
+        log.warning("a provider could not be asked to end a session: %s", error)
         return False

@@ -41,7 +41,9 @@ COMPAT_SLUG = "keycloak"
 COMPAT_CALLBACK = "/oauth/keycloak/callback"
 """Where existing installations have registered their Keycloak client to come back."""
 PURPOSES = ("sign-in", "link")
-AWAY = "{name} does not answer at the moment. Try again soon; whoever is signed in stays signed in."
+AWAY = (
+    "{name} does not answer at the moment. Try again soon. People who are signed in stay signed in."
+)
 STALE = "This sign-in was begun in another browser, took too long, or was finished already. Begin again."
 NOT_BELIEVED = "{name} gave an answer that cannot be trusted, so nobody was signed in. Begin again."
 ERRORS = {

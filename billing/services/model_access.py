@@ -52,8 +52,8 @@ def save_model_access(
 
     ``api_key`` None keeps the stored key, an empty text removes it. Prices are micro-dollars a million
     tokens; cached tokens cost what prompt tokens do unless said otherwise. Raises ``InvalidModelAccess``,
-    also when the address moves to another server while the stored key is kept: whoever may write settings
-    must not thereby learn a key that can only be written.
+    also when the address moves to another server while the stored key is kept: a person who may
+    write settings must not learn a key that can only be written.
     """
     base_url = _checked_base_url(base_url)
     model = _checked_model(model)
