@@ -278,7 +278,7 @@ NODE_ADDRESS: str = env.text("NODE_ADDRESS", "")
 """Where others reach this process, if not at the address it listens on."""
 CACHES = {
     "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "BACKEND": "lib.cache.CountedRedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "oh",
         "OPTIONS": {
@@ -438,6 +438,15 @@ RATE_LIMITS = env.rates(
 )
 """Requests of one address over all callers; of one key, user or address by kind; and of single routes."""
 METRICS_TOKEN: str = env.text("METRICS_TOKEN", "")
+"""The bearer token of `/metrics`. Without one there are no metrics, and requests are not counted."""
+if METRICS_TOKEN:
+    MIDDLEWARE = [
+        "openhands_site.middleware.metrics.RequestMetrics",
+        *MIDDLEWARE,
+        "openhands_site.middleware.metrics.ViewMetrics",
+    ]
+# Seconds. Each view and method has a series per bucket, so there are few; most requests take 2 to 50 ms.
+PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, float("inf"))
 PROMETHEUS_EXPORT_MIGRATIONS = False
 LOG_LEVEL = env.choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), "INFO")
 LOG_FORMAT = env.choice("LOG_FORMAT", ("json", "text"), "json")

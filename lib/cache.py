@@ -1,0 +1,36 @@
+"""The Redis cache with django-prometheus' counters.
+
+django-prometheus' own backend for Django's ``RedisCache`` stands in a module that imports
+django-redis, which this project does not use. So its counters are used without that module.
+"""
+
+from typing import Any
+
+from django.core.cache.backends.redis import RedisCache
+from django_prometheus.cache.metrics import (
+    django_cache_get_fail_total,
+    django_cache_get_total,
+    django_cache_hits_total,
+    django_cache_misses_total,
+)
+
+_MISSING = object()
+BACKEND = "redis"
+"""The value of the counters' label ``backend``."""
+
+
+class CountedRedisCache(RedisCache):
+    """Django's Redis cache; ``get`` counts hits, misses and failures."""
+
+    def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
+        django_cache_get_total.labels(backend=BACKEND).inc()
+        try:
+            value = super().get(key, default=_MISSING, version=version)
+        except Exception:
+            django_cache_get_fail_total.labels(backend=BACKEND).inc()
+            raise
+        if value is _MISSING:
+            django_cache_misses_total.labels(backend=BACKEND).inc()
+            return default
+        django_cache_hits_total.labels(backend=BACKEND).inc()
+        return value
