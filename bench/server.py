@@ -1,7 +1,7 @@
 """The server under measurement, in a process of its own: our application, and beside it what it is compared to.
 
-``/bare`` is a broadcaster in plain ASGI, ``/socket.io`` is python-socketio emitting to a room: both on the same
-uvicorn with the options of ``run_web``.
+``/bare`` is a broadcaster in plain ASGI, ``/socket.io`` is python-socketio emitting to a room, and ``/consumer`` is a
+Channels consumer that gets events from the channel layer: all on the same uvicorn with the options of ``run_web``.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Server:
         self.ask("wait")
 
     def ask(self, command: str, *arguments: Any, seconds: float = 120) -> Any:
-        """``cpu`` (seconds so far), ``memory`` (bytes resident), ``bare``, ``emit``, ``wait``."""
+        """``cpu`` (seconds so far), ``memory`` (bytes resident), ``bare``, ``emit``, ``group``, ``wait``."""
         self._pipe.send((command, arguments))
         if not self._pipe.poll(seconds):
             raise TimeoutError(f"the server does not answer {command}")
@@ -76,6 +76,8 @@ def _serve(listener: socket.socket, pipe: Any) -> None:
 
     django.setup()
     import socketio
+    from channels.generic.websocket import AsyncWebsocketConsumer
+    from channels.layers import get_channel_layer
 
     from openhands_site.asgi import application
     from openhands_site.management.commands.run_web import SOCKET_MESSAGE_BYTES
@@ -93,14 +95,35 @@ def _serve(listener: socket.socket, pipe: Any) -> None:
         for _ in range(events):
             await rooms.emit("event", data, room="room")
 
+    class Consumer(AsyncWebsocketConsumer):  # type: ignore[misc]
+        """The consumer of Channels' tutorial: a group per conversation, one send per event."""
+
+        async def connect(self) -> None:
+            await self.channel_layer.group_add("bench", self.channel_name)
+            await self.accept()
+
+        async def disconnect(self, code: int) -> None:
+            await self.channel_layer.group_discard("bench", self.channel_name)
+
+        async def event(self, message: dict[str, Any]) -> None:
+            await self.send(text_data=message["text"])
+
+    consumer = Consumer.as_asgi()
+
+    async def group(text: str, events: int) -> None:
+        layer = get_channel_layer()
+        for _ in range(events):
+            await layer.group_send("bench", {"type": "event", "text": text})
+
     async def route(scope: Any, receive: Any, send: Any) -> None:
         path = scope.get("path", "")
-        chosen = bare if path == "/bare" else peer if path.startswith("/socket.io") else application
+        fixed = {"/bare": bare, "/consumer": consumer}
+        chosen = fixed.get(path, peer if path.startswith("/socket.io") else application)
         await chosen(scope, receive, send)
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        threading.Thread(target=_obey, args=(pipe, loop, bare, emit), daemon=True).start()
+        threading.Thread(target=_obey, args=(pipe, loop, bare, emit, group), daemon=True).start()
         await uvicorn.Server(config).serve(sockets=[listener])
 
     config = uvicorn.Config(
@@ -120,13 +143,14 @@ def _serve(listener: socket.socket, pipe: Any) -> None:
         runner.run(run())
 
 
-def _obey(pipe: Any, loop: asyncio.AbstractEventLoop, bare: _Bare, emit: Any) -> None:
+def _obey(pipe: Any, loop: asyncio.AbstractEventLoop, bare: _Bare, emit: Any, group: Any) -> None:
     actions = {
         "wait": lambda: time.sleep(0.2),
         "cpu": time.process_time,
         "memory": lambda: psutil.Process().memory_info().rss,
         "bare": lambda *a: asyncio.run_coroutine_threadsafe(bare.broadcast(*a), loop).result(),
         "emit": lambda *a: asyncio.run_coroutine_threadsafe(emit(*a), loop).result(),
+        "group": lambda *a: asyncio.run_coroutine_threadsafe(group(*a), loop).result(),
     }
     while True:
         try:

@@ -13,7 +13,7 @@ from django.conf import settings
 
 from accounts import services
 from compat.deprecations import normal, replacements
-from tests.middleware.test_processes import webs
+from tests.fakes.processes import webs
 
 DOCUMENT = settings.BASE_DIR / "docs/openapi.yaml"
 pytestmark = [

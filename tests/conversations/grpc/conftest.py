@@ -12,7 +12,7 @@ import pytest
 from django.conf import settings
 
 from conversations.grpc.v1.events_pb2_grpc import EventServiceStub
-from tests.middleware.test_processes import database_url
+from tests.fakes.processes import database_url
 
 
 @contextlib.contextmanager

@@ -1,0 +1,114 @@
+"""Our own parts beside the packages that could do their work: the reasons in ADR 17, as figures.
+
+Each row compares a part of this server with the package's own way, on the same machine in the same run.
+"""
+
+import sys
+import time
+from typing import Any
+
+import psutil
+from django.core.cache import cache
+from django.test import RequestFactory
+
+from bench import load, logs, report
+from bench.fanout import EVENT, _ours, _rates
+from bench.idle import _grown
+from bench.server import Server
+from bench.sockets import Crowd, text_of_kilobyte
+from bench.webs import Web, web
+from lib import limits
+
+SOCKETS, EVENTS = 100, 300
+COUNTS = 600
+SECONDS = 1.5
+DAPHNE = (
+    sys.executable,
+    "-m",
+    "daphne",
+    "-v",
+    "0",
+    "--fd",
+    "{fd}",
+    "openhands_site.asgi:application",
+)
+
+
+def run() -> list[dict[str, Any]]:
+    """Sockets beside Channels consumers, uvicorn beside Daphne, counting in blocks beside django-ratelimit."""
+    return [*_consumers(), *_servers(), _counters()]
+
+
+def _consumers() -> list[dict[str, Any]]:
+    """Deliveries per CPU second to 100 sockets, and memory of 1,000 idle ones."""
+    server = Server()
+    try:
+        crowd = Crowd(server.port, ["/consumer"] * SOCKETS, EVENT)
+        theirs = _rates(server, crowd, SOCKETS, EVENTS, _group)
+        ours = _ours(server, 1, SOCKETS, EVENTS)
+    finally:
+        server.close()
+    user, header = logs.user_with_key()
+    paths = [f"/ws/v1/conversations/{logs.conversation(user).pk}" for _ in range(100)]
+    grown = []
+    for addresses, headers in ((paths, header), (["/consumer"], "")):
+        server = Server()
+        try:
+            grown.append(_grown(server, addresses, headers))
+        finally:
+            server.close()
+    return [
+        report.figure(
+            "packages", "sockets beside Channels consumers, 100 sockets",
+            ours[1], theirs[1], unit="deliveries/CPU s",
+        ),
+        report.figure(
+            "packages", "sockets beside Channels consumers, 1,000 idle", grown[0], grown[1], unit="MiB"
+        ),
+    ]  # fmt: skip
+
+
+def _group(server: Server, events: int) -> None:
+    server.ask("group", text_of_kilobyte(), events)
+
+
+def _servers() -> list[dict[str, Any]]:
+    """CPU time per request and resident memory of ``run_web`` beside Daphne with the same application."""
+    user, header = logs.user_with_key()
+    record = f"/api/v1/conversations/{logs.conversation(user).pk}"
+    headers = dict([header.split(": ", 1)])
+    with web() as ours, web(*DAPHNE) as theirs:
+        found = {
+            name: [_cpu(one, path, headers) for one in (ours, theirs)]
+            for name, path in (("/alive", "/alive"), ("record by key", record))
+        }
+        memory = [psutil.Process(one.pid).memory_info().rss / 1e6 for one in (ours, theirs)]
+    rows = [
+        report.figure("packages", f"uvicorn beside Daphne, {name}", *pair, unit="CPU ms a request")
+        for name, pair in found.items()
+    ]
+    return [*rows, report.figure("packages", "uvicorn beside Daphne, resident", *memory, unit="MB")]
+
+
+def _cpu(server: Web, path: str, headers: dict[str, str]) -> float:
+    load.run(server.pid, server.url + path, seconds=0.5, headers=headers)
+    return load.run(server.pid, server.url + path, seconds=SECONDS, headers=headers).cpu_ms
+
+
+def _counters() -> dict[str, Any]:
+    """Microseconds of wall time of counting one request: in blocks, and one by one."""
+    request = RequestFactory().get("/")
+    cache.clear()
+    took = {}
+    for name, count in (("blocks", limits.count_ahead), ("one by one", limits.count)):
+        started = time.perf_counter()
+        for _ in range(COUNTS):
+            count(request, group="bench", value=name, rate="120000/m")
+        took[name] = (time.perf_counter() - started) / COUNTS * 1e6
+    return report.figure(
+        "packages",
+        "counting in blocks beside django-ratelimit",
+        took["blocks"],
+        took["one by one"],
+        unit="us",
+    )
