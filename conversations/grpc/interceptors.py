@@ -18,7 +18,7 @@ from prometheus_client import Counter, Histogram
 from accounts import services as accounts
 from accounts.models import User
 from accounts.services import audit
-from conversations.realtime.access import Credentials, actor_of
+from conversations.realtime.access import Credentials, build_actor
 from lib.logs import request_id
 from lib.problems import Problem
 from lib.threads import DatabaseThreads
@@ -74,7 +74,7 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def _actor(who: RpcCaller | None) -> audit.Actor:
-    return actor_of(who.user, who.credentials.address) if who else audit.Actor("anonymous")
+    return build_actor(who.user, who.credentials.address) if who else audit.Actor("anonymous")
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):

@@ -15,7 +15,7 @@ from conversations.grpc.interceptors import Refused, RpcCaller, caller, in_threa
 from conversations.grpc.v1 import events_pb2 as wire
 from conversations.grpc.v1.events_pb2_grpc import EventServiceServicer
 from conversations.models import Conversation
-from conversations.realtime.access import Refusal, Unpinged, Watcher, watching
+from conversations.realtime.access import Refusal, UnpingedStream, Watcher, watching
 from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusFrame
 from conversations.realtime.hub import get_hub
 from conversations.services.publications import BATCH_MAX
@@ -55,7 +55,7 @@ class EventService(EventServiceServicer):
             get_hub().subscribe(
                 found.pk, after=request.after_seq, epoch=request.epoch or None
             ) as subscription,
-            watching(watcher, Unpinged(subscription.end)),
+            watching(watcher, UnpingedStream(subscription.end)),
         ):
             async for frame in subscription.frames():
                 if (answer := _answer(frame)) is not None:
@@ -89,7 +89,7 @@ class EventService(EventServiceServicer):
         reader = asyncio.create_task(_read_ahead(messages, waiting))
         try:
             watcher = _watcher(who, run.pk, PERMISSIONS["Append"])
-            async with watching(watcher, Unpinged(reader.cancel)):
+            async with watching(watcher, UnpingedStream(reader.cancel)):
                 while batches := await _next_batches(waiting):
                     _raise_refusal(watcher)
                     stored = await in_thread(
