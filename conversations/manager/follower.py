@@ -97,7 +97,7 @@ class Follower:
             # Fetch the large event by REST; the next connection continues after it.
             await self.manager.at_engine(services.read_log, client=client, **self._lease)
         except (EngineUnreachable, EngineMissing, EngineRefused, services.LogGap) as error:
-            log.info("socket of %s ended: %s", self.conversation_id, error)
+            log.info("the engine socket of %s ended: %s", self.conversation_id, error)
             return not await self.manager.at_engine(services.note_engine_lost, **self._lease)
         return True
 
@@ -134,6 +134,7 @@ class Follower:
     async def _handle(self, batch: list[Any], place: Place) -> None:
         self.active_at = time.monotonic()
         durable = [frame for frame in batch if isinstance(frame, Durable)]
+        # Store first: events that came before an error or the end of the replay belong to the log.
         if durable:
             await self.manager.storing.store(frames=durable, **self._lease)
         for frame in batch:
@@ -168,7 +169,7 @@ class Follower:
         target = {"conversation_id": self.conversation_id}
         for _ in range(OBSERVE_TRIES):
             as_of = await self.manager.in_database(services.standing, **target)
-            state = await self.manager.at_engine(client.conversation, **target)
+            state = await self.manager.at_engine(client.get_conversation, **target)
             status = (state or {}).get("execution_status")
             if not status or await self.manager.in_database(
                 services.observe_status, status=status, as_of=as_of, **self._lease

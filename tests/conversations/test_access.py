@@ -174,9 +174,11 @@ class TestWatching:
         self, alice, conversation, monkeypatch
     ):
         issued = await sync_to_async(accounts.issue_api_key)(user=alice, name="k")
-        looks, look = [], Watcher.look_now
+        looks, look = [], Watcher.check_access_now
         many = [await self.opened(issued, conversation) for _ in range(5)]
-        monkeypatch.setattr(Watcher, "look_now", lambda self: (looks.append(self), look(self))[1])
+        monkeypatch.setattr(
+            Watcher, "check_access_now", lambda self: (looks.append(self), look(self))[1]
+        )
         assert len({id(watcher.credentials) for watcher, _ in many}) == 1
 
         await sync_to_async(accounts.revoke_api_key)(key=issued[0])
