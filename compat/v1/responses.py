@@ -54,7 +54,7 @@ def app_conversations(rows: Iterable[Conversation], user: User) -> list[dict[str
     """Conversations (with ``sandbox`` loaded) in their order; a fixed number of queries."""
     found = list(rows)
     ids = [row.pk for row in found]
-    usage = billing.usage_of(ids)
+    usage = billing.get_usage(ids)
     children: dict[UUID, list[str]] = {}
     visible = Conversation.objects.visible_to(user).filter(parent_id__in=ids).order_by("created_at")
     for parent, child in visible.values_list("parent_id", "pk"):

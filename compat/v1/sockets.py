@@ -185,7 +185,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     def _state(self) -> tuple[dict[str, Any], int, str, int]:
         """The state now, where in the log to begin, the status that the state tells, and where the log ends."""
         row = Conversation.objects.select_related("sandbox").get(pk=self.conversation_id)
-        usage = billing.usage_of([row.pk]).get(row.pk)
+        usage = billing.get_usage([row.pk]).get(row.pk)
         is_asked = bool(responses.with_open_messages([row.pk]))
         state = responses.runtime_info(row, usage, is_asked=is_asked)
         return state, self._after(row), row.execution_status, row.last_seq

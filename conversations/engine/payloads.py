@@ -476,7 +476,7 @@ def build_start_request(
         "api_key": token,
         "usage_id": "agent",
         "stream": True,
-        # The engine's own waits are 8 to 64 s, and the gateway retries upstream by itself.
+        # Shorter than the engine's own waits of 8 to 64 s, so that a user sees a failure soon.
         "num_retries": 3,
         "retry_min_wait": 1,
         "retry_max_wait": 4,
