@@ -20,8 +20,10 @@ ABOUT = (
 )
 MAX_REQUEST = 600
 MAX_SHOWN = 1_500
+# The engine sends this as a user message after a reply without a tool call.
 _NUDGE = "Your last response did not include a function call"
 _EXTENSIONS = "py|sh|txt|md|json|csv|html|css|js|ts|yaml|yml|toml|ini|cfg|log|sql|xml"
+# A file name with a known extension, not part of a URL or of a longer path.
 _FILE = re.compile(
     rf"(?<![\w./\\:-])([\w./][\w./-]{{0,120}}\.(?:{_EXTENSIONS}))(?![\w/-])", re.IGNORECASE
 )
@@ -36,6 +38,7 @@ _LINK_WORDS = re.compile(
     r"(?: (?:in|into|to|as|from|using|with|inside|called|named|a|the|new|file|script))+$",
     re.IGNORECASE,
 )
+# Lines that the terminal tool adds to the output of a command.
 _METADATA = re.compile(
     r"\[(?:Current working directory|Python interpreter|Command finished with exit code|The command)\b"
 )
@@ -174,11 +177,11 @@ def _write_program(path: str, text: str) -> str:
 
 
 def _write_about(request: str) -> str:
-    shown = request[:MAX_REQUEST]
+    excerpt = request[:MAX_REQUEST]
     return (
         '"""Written by the built-in demo model: prints the request and some facts."""\n\n'
         "import os\nimport platform\nimport sys\n\n"
-        f"REQUEST = {shown!r}\n\n"
+        f"REQUEST = {excerpt!r}\n\n"
         'print("You asked:", REQUEST)\n'
         'print("That is", len(REQUEST.split()), "words and", len(REQUEST), "characters.")\n'
         'print("Python", platform.python_version(), "on", platform.system(), platform.machine())\n'
@@ -245,6 +248,7 @@ def _plan_steps(
         _call(f"Now I write `{job.path}`.", f"Write {job.path}", "file_editor", **write),
         _call("Then I run it.", f"Run {job.path}", "terminal", command=job.command()),
     ]
+    # 127: the shell did not find the command.
     if "[Command finished with exit code 127]" in results.get(len(steps) - 1, ""):
         command = job.command(python="python")
         text = "python3 is not installed, so I try python."
@@ -286,7 +290,7 @@ def _report(job: Job, command: str, result: str) -> str:
     """Return the final report, based on the terminal's output."""
     lines = result.splitlines()
     output = "\n".join(line for line in lines if not _METADATA.match(line)).strip()
-    shown = f", which printed:\n\n```\n{output[:MAX_SHOWN]}\n```\n\n" if output else ".\n\n"
+    printed = f", which printed:\n\n```\n{output[:MAX_SHOWN]}\n```\n\n" if output else ".\n\n"
     has_succeeded = "[Command finished with exit code 0]" in lines
     warning = "" if has_succeeded else "The command did not report success. "
-    return f"I wrote `{job.path}` and ran `{command}`{shown}{warning}{ABOUT}"
+    return f"I wrote `{job.path}` and ran `{command}`{printed}{warning}{ABOUT}"

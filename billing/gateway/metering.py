@@ -22,6 +22,7 @@ class Meter:
 
     def feed(self, piece: bytes) -> None:
         """Read a piece of a server-sent stream; pieces may be cut anywhere."""
+        # A line that is cut between two pieces is kept until its rest arrives.
         *lines, rest = (self._line + piece).split(b"\n")
         for line in lines:
             if not self._is_skipping and line.startswith(b"data:"):

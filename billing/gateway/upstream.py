@@ -80,6 +80,7 @@ def check(access: ModelAccess) -> str:
             raw = b""
             for piece in response.iter_bytes():
                 raw += piece
+                # A response that does not end: judge what has arrived.
                 if len(raw) > MAX_RESPONSE_BYTES:
                     break
     except (httpx2.HTTPError, httpx2.InvalidURL, url_guard.UnsafeUrl) as error:

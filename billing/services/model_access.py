@@ -123,11 +123,13 @@ def clear_model_access(*, organization_id: UUID, user_id: UUID) -> None:
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
+    # Scheme, host and port decide to which server the key is sent.
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port
 
 
 def _clean_base_url(base_url: str) -> str:
+    # Accept the address of the endpoint too.
     base_url = base_url.strip().rstrip("/").removesuffix("/chat/completions")
     try:
         url_guard.check_url(base_url)

@@ -414,6 +414,7 @@ class EngineClient:
         try:
             return self._once(method, path, read, request)
         except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
+            # Retry a reset, but not a refused connection: then the engine is down.
             if not repeatable or isinstance(error, httpx2.ConnectError):
                 raise _unreachable(error) from error
         except httpx2.RequestError as error:
@@ -484,7 +485,7 @@ async def follow(
     try:
         async with connect(
             url.replace("http", "ws", 1),
-            max_size=settings.EVENT_MAX_BYTES + 65_536,
+            max_size=settings.EVENT_MAX_BYTES + 65_536,  # room for the envelope
             open_timeout=READ_SECONDS,
             ping_interval=20,
             ping_timeout=30,
@@ -524,6 +525,7 @@ def _closed(closed: ConnectionClosed) -> Exception:
         return EngineMissing(reason or "not found")
     if code in (4001, 1008):
         return EngineRefused(code, reason or "not allowed")
+    # Either the engine refused to send the frame, or we refused to receive it (1009).
     if reason == "frame_too_large" or (sent and sent.code == 1009):
         return FrameTooLarge("the next event is too large for the socket")
     return EngineUnreachable(f"the socket was closed ({code} {reason})".rstrip())

@@ -22,7 +22,7 @@ from accounts.settings.choices import ConfirmationPolicy, SecurityAnalyzer
 
 MAX_DEPTH = 500
 """The deepest nesting stored as JSON; common parsers fail at about 1,000 levels. Deeper texts become base64."""
-MAX_SEQ = 2**63 - 1
+MAX_SEQ = 2**63 - 1  # the largest bigint of PostgreSQL
 SOURCES = frozenset({"user", "agent", "environment", "hook"})
 T = TypeVar("T")
 _ID = re.compile(r"[\x21-\x7e]{1,80}")
@@ -174,6 +174,7 @@ def parse_page(body: bytes) -> tuple[list[bytes], str | None]:
     return [bytes(item) for item in page.items], page.next_page_id
 
 
+# The parsed values are discarded, so numbers are only measured: int() would reject very long ones.
 _skip = json.JSONDecoder(parse_int=len, parse_float=len).raw_decode
 _PAGE_START = re.compile(r'\s*\{\s*"items"\s*:\s*\[\s*')
 _BETWEEN = re.compile(r"\s*(,\s*|(?=\]))")
@@ -263,6 +264,7 @@ def _parse_int(text: str) -> int | float:
 
 def _parse_strictly(text: str) -> Any:
     """Parse JSON as defined by RFC 8259: no NaN, and nesting up to ``MAX_DEPTH``. Numbers may lose precision."""
+    # A text that is shorter than all the brackets cannot nest too deeply.
     if len(text) > 2 * MAX_DEPTH and _is_deep(text):
         raise RecursionError
     try:
@@ -273,6 +275,7 @@ def _parse_strictly(text: str) -> Any:
 
 
 def _is_deep(text: str) -> bool:
+    # A cheap bound first: most texts have fewer brackets than the limit.
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return False
     depth = 0
@@ -379,6 +382,7 @@ def _sum_usage(stats: Any) -> TokenUsage | None:
             continue
         for index, name in enumerate(("prompt_tokens", "completion_tokens", "cache_read_tokens")):
             count = tokens.get(name)
+            # 2**53: larger numbers are not exact in JSON. ``type``, because a bool is an int.
             if type(count) is int and 0 <= count < 2**53:
                 totals[index] += count
     return TokenUsage(*totals)

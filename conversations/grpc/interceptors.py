@@ -133,9 +133,11 @@ class _Call:
             await self._admit()
         except Refused as refusal:
             self._record(refusal.code)
+            # abort() raises, so the method does not run.
             await self.context.abort(refusal.code, refusal.sentence)
 
     async def _admit(self) -> None:
+        # Without a deadline, the stream of a client that vanished could stay open forever.
         remaining = self.context.time_remaining()
         if remaining is None or remaining > DEADLINE_MAX_SECONDS:
             raise Refused(

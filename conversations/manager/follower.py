@@ -115,7 +115,7 @@ class Follower:
                 await self._handle(batch, place)
         finally:
             reader.cancel()
-            # Not ``await reader``: its CancelledError could not be told from a cancellation of ours.
+            # Not ``await reader``: its CancelledError would look like a cancellation of this task.
             await asyncio.wait([reader])
 
     async def _read(self, place: Place, frames: "asyncio.Queue[Frame | Exception]") -> None:

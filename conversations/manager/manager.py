@@ -161,6 +161,7 @@ class Manager:
         )
         for claim in claims:
             self._follow(claim)
+        # A full batch: there may be more to claim.
         if len(claims) == CLAIM_BATCH:
             self._woken.set()
 
@@ -175,6 +176,7 @@ class Manager:
         return (self.capacity if is_starved else census.share) - len(self.followers)
 
     def _follow(self, claim: services.Claim) -> None:
+        # A new claim replaces a follower of an older generation.
         log.info("following %s, generation %d", claim.conversation_id, claim.generation)
         self._stop_following(claim.conversation_id)
         follower = Follower(self, claim.conversation_id, claim.generation)
@@ -202,6 +204,7 @@ class Manager:
         Two rounds, because the counts of other managers lag by up to two seconds (ADR 34).
         """
         census = await self.in_database(services.take_census, capacity=self.capacity)
+        # A tenth above the share is tolerated, so that conversations do not move back and forth.
         excess = len(self.followers) - census.share - census.share // 10
         self._overloaded_rounds = self._overloaded_rounds + 1 if excess > 0 else 0
         if self._overloaded_rounds < 2:
@@ -315,6 +318,7 @@ class Keeper:
             connection.close()
             self._distrust()
             return
+        # If this renewal was slow, other managers may have been unable to renew.
         if time.monotonic() - started > settings.LEASE_SECONDS / 2:
             self._distrust()
         if self.is_registered and not was_registered:

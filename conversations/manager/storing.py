@@ -44,8 +44,8 @@ class Storing:
             lane = asyncio.create_task(self._run_lane())
             self._lanes.add(lane)
             lane.add_done_callback(self._lanes.discard)
-        # A batch that is not plain news, or whose lease is stale, takes the slower path, which explains
-        # a refusal by its exception.
+        # The common statement skips a batch that needs more than an append, or whose lease is stale.
+        # This slower call stores such a batch or raises the reason.
         if not await is_stored:
             await self._in_database(
                 services.ingest_events,

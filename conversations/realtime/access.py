@@ -89,6 +89,7 @@ class Credentials:
         A revoked key, an ended session and a changed password take effect at the next call.
         """
         for key in self.keys:
+            # API keys start with oh_; the other keys are conversation keys.
             if key.startswith("oh_"):
                 with contextlib.suppress(accounts.InvalidKey):
                     return accounts.authenticate_api_key(key, address=self.address).user
@@ -102,6 +103,7 @@ class Credentials:
 
 def build_actor(user: User, address: str) -> Actor:
     """Return the actor that the audit log records for a command over a stream opened by this user."""
+    # Names and addresses are cut to the lengths of the audit log's columns.
     key, address = user.came_by, address[:45]
     if isinstance(key, ApiKey):
         kind = "service_account" if user.is_service_account else "key"

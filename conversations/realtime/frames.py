@@ -138,6 +138,7 @@ PING = PingFrame().with_exact_size()
 def event_frame(event: LoggedEvent) -> EventFrame:
     """Return the frame of an event, not yet encoded for any protocol."""
     payload = event.payload
+    # In ASCII, the common case, characters are bytes, so nothing needs to be encoded to be counted.
     size = len(payload) if payload.isascii() else len(payload.encode())
     return EventFrame(event, seq=event.seq, size=size + ENVELOPE_BYTES)
 

@@ -28,6 +28,7 @@ REQUEST_HEADER = b"x-held-by"
 RESPONSE_HEADER = "X-Held"
 _token = secrets.token_urlsafe(24)
 """A random value that proves that the request came through ``HeldResponses`` in this process."""
+# Asks browsers to reconnect after this many milliseconds.
 RETRY = b"retry: 1000\n\n"
 PROTOCOL = "server-sent events"
 Scope = dict[str, Any]
@@ -115,6 +116,7 @@ class _HandoverDetector:
             for key, value in message["headers"]:
                 if key == name:
                     self.plan = msgspec.json.decode(value, type=Plan)
+            # Length and type belong to the empty placeholder response, not to the held one.
             dropped = (name, b"content-length", b"content-type")
             self.headers = [pair for pair in message["headers"] if pair[0] not in dropped]
         if self.plan is None:
@@ -153,7 +155,7 @@ async def _stream(
     Like a socket it ends on overflow or lost access; the client reconnects with its last event id.
     """
     headers.append((b"content-type", b"text/event-stream; charset=utf-8"))
-    headers.append((b"x-accel-buffering", b"no"))
+    headers.append((b"x-accel-buffering", b"no"))  # nginx would otherwise buffer the stream
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": RETRY, "more_body": True})
 

@@ -95,6 +95,7 @@ def _build_reading(row: tuple[Any, ...] | None, place: int | None) -> Reading:
     for kind, start, readers in _parts():
         values = list(head[start : start + len(readers)])
         for index, read_value in enumerate(readers):
+            # The conversions that the ORM applies before ``from_db``.
             for convert in read_value:
                 values[index] = convert(values[index], None, connection)
         has_row = values[0] is not None  # an outer join without a match has no primary key
@@ -140,7 +141,8 @@ def _statement() -> str:
     """Return the SQL statement: one row per conversation with its record, and its events as one array per column.
 
     One row per event would repeat the record's many columns, and parsing them costs as much as all the
-    events (ADR 31).
+    events (ADR 31). ``before`` is the size of the events before an event of the page, so a page has at
+    least one event, however large.
     """
     names = {"c": Conversation, "u": ConversationUsage, "s": StartTask}
     head = ", ".join(_column(alias, f) for alias, kind in names.items() for f in _fields(kind))

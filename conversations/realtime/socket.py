@@ -86,6 +86,7 @@ class ConversationConsumer:
         waiting by expiring its timeout.
         """
         await self._receive()
+        # Accept before the checks: browsers cannot read the close code of a refused handshake.
         await self._send({"type": "websocket.accept"})
         self._opening = asyncio.create_task(self._open())
         try:

@@ -135,6 +135,7 @@ class Subscription:
         self._waiting.extend(frames)
         self._bytes += sum(frame.size for frame in frames)
         if self._bytes > settings.SOCKET_BUFFER_BYTES:
+            # Dropping the queue loses nothing: the client resumes from its last seq.
             self.has_overflowed = True
             self._waiting = None
             self.wake()
@@ -149,6 +150,7 @@ class Subscription:
         """
         async for page in self._read_backlog():
             for batch in self._batches(page):
+                # Access may be lost while a long backlog is being sent.
                 if not self.is_ended:
                     await push(batch)
         self._push, self._when_over = push, when_over
@@ -216,6 +218,7 @@ class Subscription:
 
     def _start_live(self) -> None:
         self.is_live = not self.is_ended
+        # Every reader gets the current record when it goes live, then only changes.
         if self.feed.reading is not None and not self.feed.is_gone:
             self.offer([self.feed.reading.status])
 
@@ -236,6 +239,7 @@ class Subscription:
             except Exception:  # noqa: BLE001 - the client left; the server notices the disconnect by itself
                 self._fail()
                 return ()
+            # The socket's buffer is full: a task finishes the batch, so a slow client blocks no other.
             self._sending = asyncio.create_task(_finish(step, awaited))
             self._sending.add_done_callback(self._has_sent)
             return list(rest)
@@ -262,8 +266,9 @@ class Subscription:
             yield [reset]
         while self.cursor < self.feed.seq and not (self.feed.is_gone or self.is_ended):
             page = self.feed.recent_frames(self.cursor)
-            if page is None:
+            if page is None:  # the ring does not reach back to the cursor
                 page = await self.feed.read_page(self.cursor)
+            # No event is left there: the log was pruned or deleted meanwhile.
             if not page:
                 break
             yield page
