@@ -1,4 +1,4 @@
-"""The billing app."""
+"""The app configuration of billing."""
 
 from django.apps import AppConfig
 

@@ -1,4 +1,4 @@
-"""What a call costs: tokens times the prices of a million, in integer micro-dollars."""
+"""The cost of model calls: tokens times the price per million tokens, in integer micro-dollars."""
 
 from dataclasses import dataclass
 
@@ -6,21 +6,21 @@ from billing.models import ModelAccess
 
 MAX_TOKENS = 2**31 - 1
 MAX_PRICE_MICROS = 10**12
-"""A million dollars for a million tokens: beyond it a price is a slip, and a sum could overflow its column."""
+"""The highest price of a million tokens: a million dollars. Larger sums could overflow their column."""
 MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What one call used. ``cached`` is the part of ``prompt`` that the provider read from its cache."""
+    """The tokens of one call. ``cached`` is the part of ``prompt`` that the provider read from its cache."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
 
     @classmethod
-    def clamped(cls, *, prompt: int, completion: int, cached: int) -> "Tokens":
-        """Counts as an upstream told them, brought into the range that can be."""
+    def clamp(cls, *, prompt: int, completion: int, cached: int) -> "Tokens":
+        """Return the counts that a model server reported, limited to the valid range."""
         prompt = min(max(prompt, 0), MAX_TOKENS)
         return cls(
             prompt=prompt,
@@ -30,7 +30,7 @@ class Tokens:
 
 
 def cost_micros(tokens: Tokens, access: ModelAccess | None) -> int:
-    """The cost in micro-dollars, rounded half up once, over the sum; without access (the demo) nothing."""
+    """Return the cost in micro-dollars, rounded half up over the sum; 0 without access (the demo model)."""
     if access is None:
         return 0
     total = (

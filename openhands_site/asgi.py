@@ -17,7 +17,7 @@ from django.core.handlers.wsgi import WSGIHandler  # noqa: E402
 from django.utils.module_loading import import_string  # noqa: E402
 
 from compat.v0.sockets import SocketIO  # noqa: E402
-from conversations.realtime.held import Held  # noqa: E402
+from conversations.realtime.held import HeldResponses  # noqa: E402
 from lib.connections import KeepsConnection  # noqa: E402
 from lib.routes import addresses  # noqa: E402
 from openhands_site.middleware.headers import SocketHeaders  # noqa: E402
@@ -32,7 +32,7 @@ MOUNTED: dict[str, str] = {
 }
 """ASGI applications of their own below a path (``"/x": "module.attribute"``), imported at the first request."""
 in_threads = Threads(KeepsConnection(WSGIHandler()), threads=settings.WEB_THREADS)
-held = Held(in_threads)
+held = HeldResponses(in_threads)
 streaming = addresses(lambda facts: facts.streams)
 """Routes that must not hold one of the few threads."""
 

@@ -17,5 +17,5 @@ held_with_wait = addresses(lambda facts: facts.held == "wait")
 
 
 def is_held(path: str, query: bytes) -> bool:
-    """Whether a request may be held open, and so must come through ``held.Held``."""
+    """Whether a request may be held open, and so must come through ``held.HeldResponses``."""
     return bool(held.fullmatch(path) or (b"wait=" in query and held_with_wait.fullmatch(path)))

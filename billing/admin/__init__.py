@@ -1,4 +1,4 @@
-"""The staff desk's lists of model access, calls and usage; importing it registers them."""
+"""The admin pages of model access, model calls and usage; importing this package registers them."""
 
 from billing.admin import usage
 

@@ -1,4 +1,4 @@
-"""What staff see of billing: calls, sums, tokens and model access; services own every write."""
+"""Read-only admin pages of model calls, usage, gateway tokens and model access; services own all writes."""
 
 from django.contrib import admin
 
@@ -77,6 +77,6 @@ class ModelAccessAdmin(ReadOnlyAdmin):
         "updated_at",
     )
 
-    @admin.display(boolean=True, description="has a key")
+    @admin.display(boolean=True, description="has an API key")
     def has_api_key(self, access: ModelAccess) -> bool:
         return access.has_api_key

@@ -1,1 +1,1 @@
-"""The model gateway: OpenAI-compatible calls, metered by conversation token and sent upstream."""
+"""The model gateway: OpenAI-compatible calls that are authorized by gateway tokens, metered and sent upstream."""

@@ -1,26 +1,28 @@
-"""Test a model server by a tiny real call."""
+"""The test of a model server by a small real call."""
 
 from billing.models import ModelAccess
 from lib.problems import Problem
 
 
 class NoModelAccess(Problem):
-    """There is nothing to test: conversations use the demo model."""
+    """There is no model server to test because conversations use the demo model."""
 
     status = 409
     code = "no-model-access"
-    sentence = "No model is set: conversations use the built-in demo model, which needs no test."
+    sentence = (
+        "No model server is set. Conversations use the built-in demo model, which needs no test."
+    )
 
 
 class ModelCheckFailed(Problem):
-    """The model server did not answer a tiny call as it should; ``detail`` says what it did."""
+    """The model server failed the test call; ``detail`` describes the failure."""
 
     status = 502
     code = "model-check-failed"
 
 
 def check_model_access(access: ModelAccess | None) -> str:
-    """Make a tiny real call (a few tokens, which may cost) and return a sentence about its answer.
+    """Make a small real call, whose few tokens may cost money; return a sentence about the response.
 
     Raises ``NoModelAccess`` and ``ModelCheckFailed``.
     """

@@ -1,4 +1,4 @@
-"""Model servers that are known by the first part of a model's name (``openai/gpt-5.1``), as clients name models."""
+"""Known model servers, selected by the first part of a model's name as clients write it (``openai/gpt-5.1``)."""
 
 from urllib.parse import urlsplit
 
@@ -14,7 +14,7 @@ SERVERS = {
     "groq": "https://api.groq.com/openai/v1",
     "openrouter": "https://openrouter.ai/api/v1",
 }
-"""The OpenAI-compatible address of each."""
+"""The OpenAI-compatible address of each known server."""
 MODELS = (
     "anthropic/claude-haiku-4-5",
     "anthropic/claude-opus-4-1",
@@ -31,18 +31,18 @@ MODELS = (
     "openrouter/anthropic/claude-sonnet-4.5",
     "openrouter/qwen/qwen3-coder",
 )
-"""Offered in lists; any other model may be named too."""
-PLAIN = ("openai/", "litellm_proxy/")
-"""Prefixes that say only how a server of one's own is spoken to."""
+"""Models that are offered in lists; users may enter any other model too."""
+PROTOCOL_PREFIXES = ("openai/", "litellm_proxy/")
+"""Prefixes that only choose a client library's protocol; they are not part of the name at a server of one's own."""
 
 
-def located(model: str, base_url: str) -> tuple[str, str] | None:
-    """The model's name at its server, and the server's address; None where nothing says which server.
+def locate_model(model: str, base_url: str) -> tuple[str, str] | None:
+    """Return the model's name at its server, and the server's address; None if the server is unknown.
 
-    A given address wins; without one, the first part of the name must be known.
+    An explicit address wins. Without one, the first part of the name must be a known server.
     """
     if base_url:
-        for prefix in PLAIN:
+        for prefix in PROTOCOL_PREFIXES:
             if model.startswith(prefix) and base_url not in SERVERS.values():
                 return model.removeprefix(prefix), base_url
         return model, base_url
@@ -50,24 +50,24 @@ def located(model: str, base_url: str) -> tuple[str, str] | None:
     return (rest, SERVERS[first]) if rest and first in SERVERS else None
 
 
-def named(model: str, base_url: str) -> tuple[str, str]:
-    """The other way: how clients know a model, and its address, which is empty for a known server."""
+def format_model(model: str, base_url: str) -> tuple[str, str]:
+    """Return a model's name as clients write it, and its address, which is empty for a known server."""
     for first, address in SERVERS.items():
-        if _same(address, base_url):
+        if _is_same_address(address, base_url):
             return f"{first}/{model}", ""
     return model, base_url
 
 
-def named_access(access: ModelAccess | None) -> tuple[str, str]:
-    """How clients know the model in force, and its address; without model access it is the demo model."""
-    return named(access.model, access.base_url) if access else (DEMO, "")
+def format_access(access: ModelAccess | None) -> tuple[str, str]:
+    """Return the current model's name and address as clients write them; without model access, the demo model's."""
+    return format_model(access.model, access.base_url) if access else (DEMO, "")
 
 
-def models_for(access: ModelAccess | None) -> list[str]:
-    """The names of models that are offered: known ones, the one in force, and the demo model."""
-    return sorted({DEMO, *MODELS, named_access(access)[0]})
+def list_models(access: ModelAccess | None) -> list[str]:
+    """Return the offered model names: known models, the current model and the demo model."""
+    return sorted({DEMO, *MODELS, format_access(access)[0]})
 
 
-def _same(one: str, other: str) -> bool:
+def _is_same_address(one: str, other: str) -> bool:
     left, right = urlsplit(one), urlsplit(other)
     return (left.scheme, left.netloc, left.path) == (right.scheme, right.netloc, right.path)

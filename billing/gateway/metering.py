@@ -1,4 +1,4 @@
-"""Reads what a call used out of its answer while the bytes go by."""
+"""Metering: reads the token usage of a call from its response while the bytes are forwarded."""
 
 import json
 from typing import Any
@@ -12,43 +12,47 @@ CHARACTERS_PER_TOKEN = 4
 
 
 class Meter:
-    """Follows one answer: the usage it states, else an estimate from its characters."""
+    """The meter of one response: the usage that the response states, else an estimate from its characters."""
 
     def __init__(self) -> None:
         self._line = b""
         self._is_skipping = False
-        self._stated: Tokens | None = None
+        self._stated_tokens: Tokens | None = None
         self._characters = 0
 
     def feed(self, piece: bytes) -> None:
-        """Take a piece of a server-sent stream, cut anywhere."""
+        """Read a piece of a server-sent stream; pieces may be cut anywhere."""
+        # A line that is cut between two pieces is kept until its rest arrives.
         *lines, rest = (self._line + piece).split(b"\n")
         for line in lines:
             if not self._is_skipping and line.startswith(b"data:"):
-                self._event(line[5:].strip())
+                self._read_event(line[5:].strip())
             self._is_skipping = False
-        if len(rest) > MAX_LINE_BYTES:  # not worth keeping; it passes on all the same
+        if len(rest) > MAX_LINE_BYTES:  # too long to buffer; the bytes are forwarded anyway
             self._is_skipping, rest = True, b""
         self._line = rest
 
-    def take(self, completion: dict[str, Any]) -> None:
-        """Take a whole answer, or one chunk of a stream."""
-        self._stated = _tokens(completion.get("usage")) or self._stated
+    def add_completion(self, completion: dict[str, Any]) -> None:
+        """Read a complete response, or one chunk of a stream."""
+        self._stated_tokens = _parse_usage(completion.get("usage")) or self._stated_tokens
         for choice in completion.get("choices") or ():
             if isinstance(choice, dict):
-                self._characters += _characters(choice.get("delta") or choice.get("message"))
+                self._characters += _count_characters(choice.get("delta") or choice.get("message"))
 
     def tokens(self, messages: Any) -> Tokens:
-        """What was used; ``messages`` of the request give the prompt's estimate where none is stated."""
-        if self._stated is not None:
-            return self._stated
-        return Tokens.clamped(
+        """Return the tokens used.
+
+        If the response stated none, the prompt is estimated from the request's ``messages``.
+        """
+        if self._stated_tokens is not None:
+            return self._stated_tokens
+        return Tokens.clamp(
             prompt=len(json.dumps(messages)) // CHARACTERS_PER_TOKEN + 1,
             completion=-(-self._characters // CHARACTERS_PER_TOKEN),
             cached=0,
         )
 
-    def _event(self, data: bytes) -> None:
+    def _read_event(self, data: bytes) -> None:
         if data == b"[DONE]":
             return
         try:
@@ -56,11 +60,11 @@ class Meter:
         except orjson.JSONDecodeError:
             return
         if isinstance(chunk, dict):
-            self.take(chunk)
+            self.add_completion(chunk)
 
 
-def _tokens(usage: Any) -> Tokens | None:
-    """The counts of a ``usage`` object; None when it states none."""
+def _parse_usage(usage: Any) -> Tokens | None:
+    """Return the counts in a ``usage`` object, or None if it has none."""
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
@@ -68,19 +72,21 @@ def _tokens(usage: Any) -> Tokens | None:
         return None
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else 0
-    return Tokens.clamped(
+    return Tokens.clamp(
         prompt=prompt, completion=completion, cached=cached if isinstance(cached, int) else 0
     )
 
 
-def _characters(value: Any) -> int:
-    """The characters a model wrote: content, reasoning, tool arguments, in whatever shape."""
+def _count_characters(value: Any) -> int:
+    """Count the characters that a model wrote: content, reasoning and tool arguments, in any structure."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
         return sum(
-            _characters(part) for key, part in value.items() if key not in ("role", "id", "type")
+            _count_characters(part)
+            for key, part in value.items()
+            if key not in ("role", "id", "type")
         )
     if isinstance(value, list):
-        return sum(_characters(part) for part in value)
+        return sum(_count_characters(part) for part in value)
     return 0

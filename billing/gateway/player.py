@@ -1,4 +1,4 @@
-"""Plays the demo model's replies at a pace that one can watch, with the failures and pauses of its scripts."""
+"""The player of the demo model: sends its replies at a readable pace, with the failures and pauses of its scripts."""
 
 import asyncio
 import json
@@ -18,50 +18,54 @@ FAILURES_SECONDS = 3_600
 
 
 @asynccontextmanager
-async def answer(body: Json, *, conversation_id: UUID) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Answer a request from the demo model, with the interface of ``upstream.answer``."""
+async def open_response(
+    body: Json, *, conversation_id: UUID
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Yield the demo model's response to a request, with the interface of ``upstream.open_response``."""
     try:
         step = await asyncio.to_thread(demo.reply, body)
-        reply = script.completion_body(step, body)
+        reply = script.build_completion(step, body)
     except (LookupError, TypeError, AttributeError) as error:
         raise UpstreamRefused(
-            400, "The request is not a chat-completions request.", code="invalid_request_error"
+            400,
+            "The request body does not have the shape of a chat-completions request.",
+            code="invalid_request_error",
         ) from error
     await asyncio.sleep(step.delay or 0)
     if step.failure and await _is_due(step, f"{conversation_id}:{script.fingerprint(body)}"):
         status, message = step.failure.status or 502, step.failure.message
         code = script.ERROR_CODES.get(status, "server_error")
         raise UpstreamRefused(status, message, code=code)
-    yield _stream(step, reply) if body.get("stream") else _whole(reply)
+    yield _iter_stream(step, reply) if body.get("stream") else _iter_whole(reply)
 
 
 async def _is_due(step: Step, key: str) -> bool:
-    """Whether the step fails this time; the times are counted per request and conversation."""
+    """Return whether the step fails this time; failures are counted per request and conversation."""
     times = step.failure.times if step.failure else 0
     if times is None:
         return True
     try:
         return await asyncio.to_thread(_count, f"demo-failures:{key}") <= times
     except RedisError:
-        return True  # nobody counts while Redis is away; the script asked for a failure
+        return True  # Without Redis nothing is counted; fail, because the script asks for a failure
 
 
 def _count(key: str) -> int:
     cache.add(key, 0, timeout=FAILURES_SECONDS)
     try:
         return int(cache.incr(key))
-    except ValueError:  # it expired between the two
+    except ValueError:  # the counter expired between the two calls
         return 1
 
 
-async def _whole(reply: Json) -> AsyncIterator[bytes]:
+async def _iter_whole(reply: Json) -> AsyncIterator[bytes]:
     yield json.dumps(reply).encode()
 
 
-async def _stream(step: Step, reply: Json) -> AsyncIterator[bytes]:
+async def _iter_stream(step: Step, reply: Json) -> AsyncIterator[bytes]:
     pace = settings.DEMO_PIECE_MILLISECONDS / 1000 if step.chunk_delay is None else step.chunk_delay
-    for chunk in script.stream_chunks(reply, include_usage=True):
-        yield script.server_sent(chunk)
+    for chunk in script.iter_chunks(reply, include_usage=True):
+        yield script.encode_event(chunk)
         if pace:
             await asyncio.sleep(pace)
     yield script.STREAM_END

@@ -1,7 +1,8 @@
-"""The ``!directive`` language: a user message that says, step by step, what the model replies.
+"""The ``!directive`` language: a user message that scripts the model's replies step by step.
 
-A reply is a pure function of its request: the newest user message that holds directives is the script, and
-the assistant messages after it tell how far it has run. The directives stand at ``parse_script``.
+A reply is a pure function of its request: the newest user message with directives is the script, and the
+number of assistant messages after it is the position in the script. ``parse_script`` documents the
+directives.
 """
 
 import hashlib
@@ -36,12 +37,12 @@ ERROR_CODES = {
 
 
 class UnreadableScript(ValueError):
-    """The user message holds a directive that cannot be understood."""
+    """A directive in the user message cannot be parsed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An HTTP error instead of a reply: ``status`` 0 drops the connection, ``times`` None is always."""
+    """An HTTP error instead of a reply. ``status`` 0 drops the connection; ``times`` None means every time."""
 
     status: int
     times: int | None
@@ -50,7 +51,10 @@ class Failure:
 
 @dataclass(slots=True)
 class Step:
-    """One reply of the model: a text, tool calls as ``(name, arguments)``, and how it is sent."""
+    """One reply of the model: a text, tool calls as ``(name, arguments)``, and its failure and delays.
+
+    ``delay`` and ``chunk_delay`` are in seconds.
+    """
 
     index: int = 0
     text: str = ""
@@ -67,13 +71,13 @@ class Step:
 
 
 def parse_script(text: str) -> list[Step]:
-    """Turn the ``!directive`` lines of a message into the model's replies; other lines are ignored.
+    """Parse the ``!directive`` lines of a message into the model's replies; other lines are ignored.
 
     Replies: ``!run COMMAND``, ``!write PATH TEXT``, ``!replace PATH OLD NEW`` (shell quoting), ``!tool NAME
-    {JSON}``, ``!finish TEXT``, ``!say TEXT``; ``!also ACTION`` adds a call to the reply before it. The next
-    reply is shaped by ``!with TEXT``, ``!risk LOW|MEDIUM|HIGH``, ``!usage PROMPT COMPLETION [CACHED]``,
-    ``!sleep SECONDS [CHUNK_SECONDS]``, ``!fail STATUS|drop [TIMES|always] [MESSAGE]``. ``{cwd}`` in an argument is
-    the directory that the terminal reported last. Raises ``UnreadableScript``.
+    {JSON}``, ``!finish TEXT``, ``!say TEXT``. ``!also ACTION`` adds a call to the previous reply. These
+    directives modify the next reply: ``!with TEXT``, ``!risk LOW|MEDIUM|HIGH``, ``!usage PROMPT COMPLETION
+    [CACHED]``, ``!sleep SECONDS [CHUNK_SECONDS]``, ``!fail STATUS|drop [TIMES|always] [MESSAGE]``.
+    ``{cwd}`` in an argument is the directory that the terminal reported last. Raises ``UnreadableScript``.
     """
     steps: list[Step] = []
     pending = Step()
@@ -91,7 +95,7 @@ def parse_script(text: str) -> list[Step]:
                 steps.append(pending)
                 pending = Step()
         except (ValueError, IndexError, TypeError, RecursionError) as error:
-            raise UnreadableScript(f"cannot read '!{word} {rest}': {error}") from error
+            raise UnreadableScript(f"'!{word} {rest}': {error}") from error
     if pending != Step():  # modifiers only, for example just "!fail 500"
         pending.text = pending.text or SCRIPT_DONE
         steps.append(pending)
@@ -99,7 +103,7 @@ def parse_script(text: str) -> list[Step]:
 
 
 def _modify(step: Step, word: str, rest: str) -> bool:
-    """Apply a directive that shapes the next reply; False if it is not one."""
+    """Apply a directive that modifies the next reply; return False for other directives."""
     args = rest.split()
     match word:
         case "with":
@@ -122,7 +126,7 @@ def _modify(step: Step, word: str, rest: str) -> bool:
 def _failure(args: list[str]) -> Failure:
     status = 0 if args[0] == "drop" else int(args[0])
     if status and not 400 <= status <= 599:
-        raise ValueError("a failure has a status from 400 to 599, or is 'drop'")
+        raise ValueError("the status of a failure must be from 400 to 599, or 'drop'")
     times = None if args[1:2] in ([], ["always"]) else int(args[1])
     return Failure(status, times, " ".join(args[2:]) or f"scripted failure {args[0]}")
 
@@ -130,7 +134,7 @@ def _failure(args: list[str]) -> Failure:
 def _seconds(text: str) -> float:
     seconds = float(text)
     if not 0 <= seconds <= MAX_SLEEP_SECONDS:
-        raise ValueError(f"a sleep lasts from 0 to {MAX_SLEEP_SECONDS:g} seconds")
+        raise ValueError(f"the duration of a sleep must be from 0 to {MAX_SLEEP_SECONDS:g} seconds")
     return seconds
 
 
@@ -162,34 +166,34 @@ def _unescape(text: str) -> str:
 # --- From a request to a reply ------------------------------------------------------
 
 
-def text_parts(message: Json) -> list[str]:
-    """The texts of a message, whose content may be a text, a list of parts, or nothing."""
+def extract_texts(message: Json) -> list[str]:
+    """Return the texts of a message; its content may be a text, a list of parts, or missing."""
     content = message.get("content") or ""
     parts = [{"text": content}] if isinstance(content, str) else content
     return [part["text"] for part in parts if isinstance(part.get("text"), str)]
 
 
-def tools_of(request: Json) -> dict[str, Json]:
-    """The tools a request offers, by name."""
+def get_tools(request: Json) -> dict[str, Json]:
+    """Return the tools in a request by name."""
     return {tool["function"]["name"]: tool["function"] for tool in request.get("tools") or []}
 
 
 def choose_step(request: Json, default_script: str = DEFAULT_SCRIPT) -> Step:
-    """Decide the reply to a chat-completions request.
+    """Return the reply to a chat-completions request.
 
-    Without tools (titles, condensation) and to a later message without directives it is a plain text; a
-    script that is used up finishes. Raises ``LookupError``, ``TypeError`` or ``AttributeError`` when the
-    request is not of the API's shape.
+    The reply is plain text if the request has no tools (titles, condensation) or if a later message has no
+    directives. After its last step a script finishes. Raises ``LookupError``, ``TypeError`` or
+    ``AttributeError`` if the request does not have the API's shape.
     """
-    tools = tools_of(request)
+    tools = get_tools(request)
     if not tools:
         return Step(text=PLAIN_REPLY)
     messages: list[Json] = request["messages"]
     try:
-        steps, replies = _current_script(messages, default_script)
+        steps, replies = _find_script(messages, default_script)
     except UnreadableScript as error:
-        return Step(text=f"The script stops here: {error}")
-    index = next_index(replies)
+        return Step(text=f"The script cannot be read: {error}")
+    index = find_next_index(replies)
     if index < len(steps):
         step = steps[index]
     elif "finish" in tools and steps:
@@ -197,47 +201,50 @@ def choose_step(request: Json, default_script: str = DEFAULT_SCRIPT) -> Step:
     else:
         step = Step(text=SCRIPT_DONE if steps else PLAIN_REPLY)
     step.index = index
-    return filled(step, tools=tools, cwd=reported_cwd(messages))
+    return fill_step(step, tools=tools, cwd=find_reported_cwd(messages))
 
 
-def _current_script(messages: list[Json], default_script: str) -> tuple[list[Step], list[Json]]:
-    """The script that is in force, and the assistant's replies to it so far."""
-    # Agents merge unanswered user messages into one with several parts, and condensers add a summary after
-    # it: the newest part with directives counts.
+def _find_script(messages: list[Json], default_script: str) -> tuple[list[Step], list[Json]]:
+    """Return the current script's steps and the assistant's replies to it so far."""
+    # Agents merge unanswered user messages into one message with several parts, and condensers add
+    # a summary after it, so the newest part with directives counts.
     scripts = [
         (position, part)
         for position, message in enumerate(messages)
         if message["role"] == "user"
-        for part in text_parts(message)
+        for part in extract_texts(message)
         if DIRECTIVE.search(part)
     ]
     start, script = scripts[-1] if scripts else (0, default_script)
-    answered = any(message["role"] == "assistant" for message in messages)
-    if messages[-1]["role"] == "user" and start < len(messages) - 1 and answered:
+    has_reply = any(message["role"] == "assistant" for message in messages)
+    if messages[-1]["role"] == "user" and start < len(messages) - 1 and has_reply:
         return [], []  # a later message without directives
     replies = [message for message in messages[start:] if message["role"] == "assistant"]
     return parse_script(script), replies
 
 
-def next_index(replies: list[Json]) -> int:
-    """One past the newest step; call ids remember it when replies are condensed."""
+def find_next_index(replies: list[Json]) -> int:
+    """Return the index after the newest step; call ids hold the index in case replies were condensed."""
     calls = replies[-1].get("tool_calls") if replies else None
     match = _CALL_ID.match(calls[-1]["id"]) if calls else None
     return int(match[1]) + 1 if match else len(replies)
 
 
-def reported_cwd(messages: list[Json]) -> str:
-    """The working directory that the terminal tool reported last; ``.`` when it has not."""
+def find_reported_cwd(messages: list[Json]) -> str:
+    """Return the working directory that the terminal tool reported last, or ``.`` if it reported none."""
     for message in reversed(messages):
         if message["role"] == "tool":
-            found = _REPORTED_CWD.findall("\n".join(text_parts(message)))
-            if found:
-                return str(found[-1])
+            matches = _REPORTED_CWD.findall("\n".join(extract_texts(message)))
+            if matches:
+                return str(matches[-1])
     return "."
 
 
-def filled(step: Step, *, tools: dict[str, Json], cwd: str) -> Step:
-    """The step with ``{cwd}`` replaced and the bookkeeping arguments that agents add to their tools."""
+def fill_step(step: Step, *, tools: dict[str, Json], cwd: str) -> Step:
+    """Replace ``{cwd}`` in the step's tool calls and return the step.
+
+    Also adds the arguments ``security_risk`` and ``summary`` to tools that define them.
+    """
     step.calls = [
         (name, _fill_arguments(arguments, tools.get(name, {}), step, cwd))
         for name, arguments in step.calls
@@ -262,13 +269,13 @@ def _fill_arguments(arguments: Json, tool: Json, step: Step, cwd: str) -> Json:
 
 
 def fingerprint(request: Json) -> str:
-    """Identifies a request; ``prompt_cache_key`` keeps conversations apart."""
+    """Return a hash that identifies a request; ``prompt_cache_key`` separates conversations."""
     identity = [request["messages"], request.get("prompt_cache_key")]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def completion_body(step: Step, request: Json) -> Json:
-    """The reply as a ``chat.completion`` object."""
+def build_completion(step: Step, request: Json) -> Json:
+    """Return the reply as a ``chat.completion`` object."""
     identity = fingerprint(request)
     message: Json = {"role": "assistant", "content": step.text or None}
     if step.calls:
@@ -280,7 +287,7 @@ def completion_body(step: Step, request: Json) -> Json:
             }
             for number, (name, arguments) in enumerate(step.calls)
         ]
-    # Without !usage: one token per four characters.
+    # Without !usage, estimate one token per four characters.
     prompt, completion, cached = step.usage or (
         len(json.dumps(request["messages"])) // 4 + 1,
         len(json.dumps(message)) // 4 + 1,
@@ -302,8 +309,8 @@ def completion_body(step: Step, request: Json) -> Json:
     }
 
 
-def stream_chunks(body: Json, *, include_usage: bool) -> Iterator[Json]:
-    """Cut a finished completion into OpenAI streaming chunks."""
+def iter_chunks(body: Json, *, include_usage: bool) -> Iterator[Json]:
+    """Yield a finished completion as OpenAI streaming chunks."""
     choice = body["choices"][0]
     message = choice["message"]
     head = {key: body[key] for key in ("id", "created", "model")}
@@ -328,17 +335,17 @@ def stream_chunks(body: Json, *, include_usage: bool) -> Iterator[Json]:
         yield head | {"choices": [], "usage": body["usage"]}
 
 
-def server_sent(chunk: Json) -> bytes:
-    """One chunk as a server-sent event."""
+def encode_event(chunk: Json) -> bytes:
+    """Return a chunk as a server-sent event."""
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"
 
 
 STREAM_END = b"data: [DONE]\n\n"
 
 
-def error_body(
+def build_error(
     status: int, message: str, *, code: str | None = None, kind: str | None = None
 ) -> Json:
-    """An error in the API's shape."""
+    """Return an error in the API's shape."""
     code = code or ERROR_CODES.get(status, "server_error")
     return {"error": {"message": message, "type": kind or code, "param": None, "code": code}}

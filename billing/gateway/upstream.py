@@ -1,4 +1,4 @@
-"""The model server that a user set: the only caller of it, and its failures in one shape."""
+"""Calls to the model server that a user configured, with all failures as ``UpstreamRefused``."""
 
 import json
 import time
@@ -14,14 +14,14 @@ from lib import http, url_guard
 from lib.crypto import Undecryptable
 
 Json = dict[str, Any]
-MAX_ANSWER_BYTES = 33_554_432
+MAX_RESPONSE_BYTES = 33_554_432
 MAX_ERROR_BYTES = 65_536
 MAX_MESSAGE = 1_000
 CHECK_SECONDS = 30.0
 
 
 class UpstreamRefused(Exception):
-    """No answer, or no good one: the status and sentence for the caller, without the key."""
+    """The model server failed: the status and sentence for the caller, without the API key."""
 
     def __init__(
         self,
@@ -38,32 +38,32 @@ class UpstreamRefused(Exception):
 
 
 @asynccontextmanager
-async def answer(access: ModelAccess, body: Json) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Send a request and give the bytes of its answer as they arrive.
+async def open_response(access: ModelAccess, body: Json) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Send a request and yield an iterator over the response's bytes as they arrive.
 
-    Entering raises ``UpstreamRefused`` while nothing was answered yet; so does reading, midway. Leaving
-    closes the connection, by which the server learns that nobody listens any more.
+    Raises ``UpstreamRefused`` on entry if the server fails before its response, and during iteration if it
+    fails later. Leaving the block closes the connection, which stops the server's work.
     """
     key = _key(access)
     async with http.async_client(seconds=settings.GATEWAY_TIMEOUT_SECONDS) as client:
         request = client.build_request(
-            "POST", _address(access), content=_encoded(body), headers=_headers(key)
+            "POST", _address(access), content=_encode(body), headers=_headers(key)
         )
         try:
             response = await client.send(request, stream=True)
         except (httpx2.HTTPError, httpx2.InvalidURL, url_guard.UnsafeUrl) as error:
-            raise _explained(error) from error
+            raise _explain(error) from error
         try:
             if not response.is_success:
-                raise _refusal(response, await _beginning(response), key)
-            _ensure_kind(response, is_stream=bool(body.get("stream")))
-            yield _pieces(response)
+                raise _build_refusal(response, await _read_beginning(response), key)
+            _ensure_content_type(response, is_stream=bool(body.get("stream")))
+            yield _iter_pieces(response)
         finally:
             await response.aclose()
 
 
 def check(access: ModelAccess) -> str:
-    """A tiny real call: a sentence when the model answers. Raises ``UpstreamRefused``."""
+    """Make a small real call; return a sentence about the response. Raises ``UpstreamRefused``."""
     key = _key(access)
     body = {
         "model": access.model,
@@ -74,32 +74,33 @@ def check(access: ModelAccess) -> str:
         with (
             http.client(seconds=CHECK_SECONDS) as client,
             client.stream(
-                "POST", _address(access), content=_encoded(body), headers=_headers(key)
+                "POST", _address(access), content=_encode(body), headers=_headers(key)
             ) as response,
         ):
             raw = b""
             for piece in response.iter_bytes():
                 raw += piece
-                if len(raw) > MAX_ANSWER_BYTES:
+                # A response that does not end: judge what has arrived.
+                if len(raw) > MAX_RESPONSE_BYTES:
                     break
     except (httpx2.HTTPError, httpx2.InvalidURL, url_guard.UnsafeUrl) as error:
-        raise _explained(error) from error
+        raise _explain(error) from error
     if not response.is_success:
-        raise _refusal(response, raw[:MAX_ERROR_BYTES], key)
-    completion(raw)
+        raise _build_refusal(response, raw[:MAX_ERROR_BYTES], key)
+    parse_completion(raw)
     return f"{access.model} answered in {round((time.monotonic() - started) * 1000)} ms."
 
 
-def completion(raw: bytes) -> Json:
-    """The parsed body of an answer that is not streamed. Raises ``UpstreamRefused`` when it is none."""
+def parse_completion(raw: bytes) -> Json:
+    """Parse the body of a response that is not streamed. Raises ``UpstreamRefused`` if it is no chat completion."""
     try:
-        found = json.loads(raw)
-        if isinstance(found["choices"], list) and found["choices"]:
-            return dict(found)
+        body = json.loads(raw)
+        if isinstance(body["choices"], list) and body["choices"]:
+            return dict(body)
     except (ValueError, LookupError, TypeError, RecursionError):
         pass
     raise UpstreamRefused(
-        502, "The model server's answer is not a chat completion.", code="upstream_malformed"
+        502, "The model server's response is not a chat completion.", code="upstream_malformed"
     )
 
 
@@ -109,7 +110,7 @@ def _key(access: ModelAccess) -> str:
     except Undecryptable as error:
         raise UpstreamRefused(
             400,
-            "The stored key of the model server cannot be read any more; enter it again in Settings.",
+            "The stored API key of the model server cannot be decrypted. Enter it again in Settings.",
             code="upstream_key_unreadable",
         ) from error
 
@@ -118,27 +119,30 @@ def _address(access: ModelAccess) -> str:
     return f"{access.base_url.rstrip('/')}/chat/completions"
 
 
-def _encoded(body: Json) -> bytes:
-    """ASCII JSON: lone surrogates, which agents' outputs hold now and then, survive only as escapes."""
+def _encode(body: Json) -> bytes:
+    """Return the request body as ASCII JSON.
+
+    Agents' outputs sometimes contain lone surrogates, which can only be sent as escapes.
+    """
     return json.dumps(body).encode()
 
 
 def _headers(key: str) -> dict[str, str]:
-    # Uncompressed, so that each piece can go on the moment it arrives.
+    # No compression, so that each piece can be forwarded as soon as it arrives.
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
     return headers | ({"Authorization": f"Bearer {key}"} if key else {})
 
 
-async def _pieces(response: httpx2.Response) -> AsyncIterator[bytes]:
+async def _iter_pieces(response: httpx2.Response) -> AsyncIterator[bytes]:
     try:
         async for piece in response.aiter_bytes():
             yield piece
     except httpx2.HTTPError as error:
-        raise _explained(error) from error
+        raise _explain(error) from error
 
 
-async def _beginning(response: httpx2.Response) -> bytes:
-    """As much of an error's body as is worth reading."""
+async def _read_beginning(response: httpx2.Response) -> bytes:
+    """Read the beginning of an error's body, at most ``MAX_ERROR_BYTES``."""
     raw = b""
     try:
         async for piece in response.aiter_bytes():
@@ -146,55 +150,66 @@ async def _beginning(response: httpx2.Response) -> bytes:
             if len(raw) >= MAX_ERROR_BYTES:
                 break
     except httpx2.HTTPError:
-        pass  # the status alone says enough
+        pass  # the status is enough for an error message
     return raw[:MAX_ERROR_BYTES]
 
 
-def _ensure_kind(response: httpx2.Response, *, is_stream: bool) -> None:
+def _ensure_content_type(response: httpx2.Response, *, is_stream: bool) -> None:
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if is_stream and kind != "text/event-stream":
         raise UpstreamRefused(
             502,
-            f"The model server did not stream its answer (it sent {kind[:60] or 'no content type'}).",
+            f"The model server did not stream its response (content type: {kind[:60] or 'none'}).",
             code="upstream_malformed",
         )
 
 
-def _explained(error: Exception) -> UpstreamRefused:
-    """A failure of the transport as a sentence, which never quotes the request."""
+def _explain(error: Exception) -> UpstreamRefused:
+    """Return a transport failure as a sentence, which never quotes the request."""
     if isinstance(error, url_guard.UnsafeUrl):
-        return UpstreamRefused(400, f"Not called: {error}", code="upstream_address_refused")
+        return UpstreamRefused(
+            400, f"The model server was not called: {error}", code="upstream_address_refused"
+        )
     if isinstance(
         error, httpx2.InvalidURL | httpx2.UnsupportedProtocol | httpx2.LocalProtocolError
     ):
         return UpstreamRefused(
-            400, "The model server's address cannot be called.", code="upstream_address_refused"
+            400,
+            "The model server's address is not valid. Correct it in Settings.",
+            code="upstream_address_refused",
         )
     if isinstance(error, httpx2.ConnectTimeout | httpx2.ConnectError):
         return UpstreamRefused(
-            502, "The model server cannot be reached.", code="upstream_unreachable"
+            502,
+            "The model server cannot be reached. Check that it is running.",
+            code="upstream_unreachable",
         )
     if isinstance(error, httpx2.TimeoutException):
         return UpstreamRefused(
-            504, "The model server did not answer in time.", code="upstream_timeout"
+            504, "The model server did not respond in time. Try again.", code="upstream_timeout"
         )
     return UpstreamRefused(
-        502, "The connection to the model server broke.", code="upstream_disconnected"
+        502, "The connection to the model server was lost. Try again.", code="upstream_disconnected"
     )
 
 
-def _refusal(response: httpx2.Response, raw: bytes, key: str) -> UpstreamRefused:
-    """An answer that is an error: its own words, where it has some, without the key."""
+def _build_refusal(response: httpx2.Response, raw: bytes, key: str) -> UpstreamRefused:
+    """Return an error response as ``UpstreamRefused``.
+
+    It quotes the server's own message, if it has one, with the API key replaced.
+    """
     status = response.status_code
     if status < 400:
         return UpstreamRefused(
             502,
-            f"The model server answered {status}; redirects are not followed.",
+            f"The model server responded with status {status}. Redirects are not followed: "
+            "enter the final address in Settings.",
             code="upstream_malformed",
         )
-    message, kind, code = _own_words(raw)
-    message = message or f"The model server answered {status}."
+    message, kind, code = _parse_error(raw)
+    message = message or f"The model server responded with status {status}."
     if key:
+        # Some servers quote the rejected key in their message.
         message, kind, code = (word.replace(key, "[key]") for word in (message, kind, code))
     retry_after = response.headers.get("Retry-After", "")
     return UpstreamRefused(
@@ -206,8 +221,8 @@ def _refusal(response: httpx2.Response, raw: bytes, key: str) -> UpstreamRefused
     )
 
 
-def _own_words(raw: bytes) -> tuple[str, str, str]:
-    """Message, type and code of an error body in one of the shapes that servers use."""
+def _parse_error(raw: bytes) -> tuple[str, str, str]:
+    """Return message, type and code of an error body, in any of the shapes that servers use."""
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):
@@ -218,6 +233,6 @@ def _own_words(raw: bytes) -> tuple[str, str, str]:
     if not isinstance(error, dict):
         return "", "", ""
     message = error.get("message") or error.get("detail") or ""
-    words = (message, error.get("type"), error.get("code"))
-    found = [word if isinstance(word, str) else "" for word in words]
-    return found[0], found[1], found[2]
+    values = (message, error.get("type"), error.get("code"))
+    texts = [value if isinstance(value, str) else "" for value in values]
+    return texts[0], texts[1], texts[2]

@@ -1,4 +1,4 @@
-"""The gateway's addresses, under ``/api/llm/v1/``; not part of our OpenAPI: they follow OpenAI's."""
+"""The gateway's URLs under ``/api/llm/v1/``. They follow OpenAI's API and are not part of our OpenAPI document."""
 
 from django.urls import path
 

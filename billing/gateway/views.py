@@ -1,7 +1,7 @@
-"""The OpenAI-compatible model gateway: who calls, with which model, and what it used.
+"""The views of the OpenAI-compatible model gateway.
 
-Sandboxes call it with a token of their conversation; the real key stays here. A call runs in a task of its
-own, beside the request: whatever becomes of the caller, the call ends in one record.
+Sandboxes call it with their conversation's gateway token; the real API key stays on this server. A call
+runs in its own task beside the request, so it ends in exactly one record even if the caller disconnects.
 """
 
 import asyncio
@@ -32,22 +32,23 @@ from lib.threads import DatabaseThreads
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
 PIECES_AHEAD = 16
-"""How far an upstream may be ahead of its reader, in pieces; then it waits."""
+"""The most pieces that a model server may be ahead of the reader; then the gateway stops reading."""
 CLIENT_CLOSED = 499
 _threads = DatabaseThreads("gateway", 8)
-_running: set[asyncio.Task[Any]] = set()  # the loop itself holds tasks only weakly
+_running: set[asyncio.Task[Any]] = set()  # the event loop holds only weak references to tasks
 
 
 @RouteFacts(streams=True, body_limit="GATEWAY_BODY_MAX_BYTES", cost="uncounted", called_by="agent")
 @csrf_exempt
 async def chat_completions(request: HttpRequest) -> HttpResponseBase:
-    """``POST chat/completions``: forward to the model of the token's user and record what it used."""
+    """Handle ``POST chat/completions``: forward the request to the user's model server and record the usage."""
     if request.method != "POST":
         return _method_not_allowed("POST")
+    # One byte more than allowed, to detect a body that is too large.
     raw = request.read(settings.GATEWAY_BODY_MAX_BYTES + 1)
     try:
-        token, access = await _threads.run(_caller, bearer=bearer_token(request.headers))
-        body = await asyncio.to_thread(_body, raw)
+        token, access = await _threads.run(_authenticate, bearer=bearer_token(request.headers))
+        body = await asyncio.to_thread(_parse_body, raw)
     except services.InvalidGatewayToken as error:
         return _unauthorized(error)
     except UpstreamRefused as error:
@@ -55,16 +56,22 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
     except DatabaseError as error:
         return _unavailable(error)
     if body.get("stream") is True and not isinstance(request, ASGIRequest):
-        return _error(UpstreamRefused(501, "This process does not stream.", code="no_streaming"))
+        return _error(
+            UpstreamRefused(
+                501,
+                "This server process cannot stream. Send the request without stream.",
+                code="no_streaming",
+            )
+        )
     call = Call(token=token, access=access, body=body)
     relay = Relay(call)
     try:
-        refused = await call.begun()
+        failure = await call.wait_for_start()
     except asyncio.CancelledError:
         call.abandon()
         raise
-    if refused:
-        return _error(refused)
+    if failure:
+        return _error(failure)
     if not call.is_stream:
         content = b"".join([piece async for piece in relay])
         return HttpResponse(content, content_type="application/json")
@@ -75,11 +82,11 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
 @RouteFacts(streams=True, body_limit="GATEWAY_BODY_MAX_BYTES", cost="uncounted", called_by="agent")
 @csrf_exempt
 async def models(request: HttpRequest) -> HttpResponse:
-    """``GET models``: the one model that the token reaches."""
+    """Handle ``GET models``: list the one model that the token may use."""
     if request.method != "GET":
         return _method_not_allowed("GET")
     try:
-        _, access = await _threads.run(_caller, bearer=bearer_token(request.headers))
+        _, access = await _threads.run(_authenticate, bearer=bearer_token(request.headers))
     except services.InvalidGatewayToken as error:
         return _unauthorized(error)
     except DatabaseError as error:
@@ -94,69 +101,74 @@ async def models(request: HttpRequest) -> HttpResponse:
 
 
 class Call:
-    """One call of a model on its way, from the request to the record. Starts at once."""
+    """One model call, from the request to its record. It starts when it is created."""
 
     def __init__(self, *, token: GatewayToken, access: ModelAccess | None, body: Json) -> None:
         self._token, self._access = token, access
         self.is_stream = body.get("stream") is True
         self._body = body | {"model": access.model if access else services.DEMO_MODEL}
         if self.is_stream:
+            # Without this option most servers do not report the usage of a stream.
             options = body.get("stream_options")
-            asked = options if isinstance(options, dict) else {}
-            self._body["stream_options"] = asked | {"include_usage": True}
+            requested = options if isinstance(options, dict) else {}
+            self._body["stream_options"] = requested | {"include_usage": True}
         self._meter = Meter()
         self._has_begun = False
         self._started = time.monotonic()
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(PIECES_AHEAD)
         self._loop = asyncio.get_running_loop()
         self._head: asyncio.Future[UpstreamRefused | None] = self._loop.create_future()
-        self._task = _keep(self._run())
+        self._task = _start_task(self._run())
 
-    async def begun(self) -> UpstreamRefused | None:
-        """Wait until the first byte can go out; a refusal when there will be none."""
+    async def wait_for_start(self) -> UpstreamRefused | None:
+        """Wait until the first byte can be sent; return the failure if there will be no response."""
         return await asyncio.shield(self._head)
 
-    async def piece(self) -> bytes | None:
-        """The next bytes of the answer; None at its end."""
+    async def next_piece(self) -> bytes | None:
+        """Return the next bytes of the response; None at its end."""
         return await self._pieces.get()
 
     def abandon(self) -> None:
-        """Nobody reads any more: stop the upstream. From any thread, at any time, any number of times."""
+        """Stop the model server because the caller left. Thread-safe and safe to repeat."""
         if not self._task.done() and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._task.cancel)
 
     async def _run(self) -> None:
-        refused: UpstreamRefused | None = None
+        failure: UpstreamRefused | None = None
         outcome, status = ModelCall.Outcome.ANSWERED, 200
         try:
             await (self._stream() if self.is_stream else self._whole())
         except asyncio.CancelledError:
             outcome, status = ModelCall.Outcome.ABANDONED, CLIENT_CLOSED
         except UpstreamRefused as error:
-            refused = error
+            failure = error
         except Exception:
             log.exception("a model call failed")
-            refused = UpstreamRefused(500, "The gateway failed.", code="server_error")
-        if refused:
-            outcome, status = ModelCall.Outcome.FAILED, refused.status
-        # A cancellation must not reach the record: it runs in a task that nobody cancels.
-        await asyncio.shield(_keep(self._record(outcome, status)))
+            failure = UpstreamRefused(
+                500,
+                "The model gateway failed because of an internal error. Try again.",
+                code="server_error",
+            )
+        if failure:
+            outcome, status = ModelCall.Outcome.FAILED, failure.status
+        # A cancellation must not reach the record, so it runs in a task that is never cancelled.
+        await asyncio.shield(_start_task(self._record(outcome, status)))
         if outcome == ModelCall.Outcome.ABANDONED:
             self._head.cancel()
             return
         if not self._head.done():
-            self._head.set_result(refused)
-        elif refused:  # too late for a status: the stream says it
-            await self._pieces.put(script.server_sent(_error_body(refused)))
+            self._head.set_result(failure)
+        elif failure:  # the status line is already sent, so report the failure in the stream
+            await self._pieces.put(script.encode_event(_error_body(failure)))
         await self._pieces.put(None)
 
-    def _answer(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def _open_response(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         if self._access is None:
-            return player.answer(self._body, conversation_id=self._token.conversation_id)
-        return upstream.answer(self._access, self._body)
+            return player.open_response(self._body, conversation_id=self._token.conversation_id)
+        return upstream.open_response(self._access, self._body)
 
     async def _stream(self) -> None:
-        async with self._answer() as pieces:
+        async with self._open_response() as pieces:
             self._has_begun = True
             self._head.set_result(None)
             async for piece in pieces:
@@ -165,19 +177,19 @@ class Call:
 
     async def _whole(self) -> None:
         raw = bytearray()
-        async with self._answer() as pieces:
+        async with self._open_response() as pieces:
             self._has_begun = True
             async for piece in pieces:
                 raw += piece
-                if len(raw) > upstream.MAX_ANSWER_BYTES:
+                if len(raw) > upstream.MAX_RESPONSE_BYTES:
                     raise UpstreamRefused(
-                        502, "The answer is too large.", code="upstream_malformed"
+                        502, "The model server's response is too large.", code="upstream_malformed"
                     )
-        self._meter.take(upstream.completion(bytes(raw)))
+        self._meter.add_completion(upstream.parse_completion(bytes(raw)))
         self._pieces.put_nowait(bytes(raw))
 
     async def _record(self, outcome: str, status: int) -> None:
-        # A call refused before it began used nothing; one abandoned has sent its prompt all the same.
+        # A call that failed before its response used nothing; an abandoned call used its prompt.
         is_free = outcome == ModelCall.Outcome.FAILED and not self._has_begun
         tokens = Tokens() if is_free else self._meter.tokens(self._body.get("messages"))
         try:
@@ -199,7 +211,10 @@ class Call:
 
 
 class Relay:
-    """The reader's side of a call, as the content of a response; a call without its relay is abandoned."""
+    """The content of a response, which reads the pieces of a call.
+
+    The call is abandoned when its relay is closed or garbage-collected.
+    """
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -208,47 +223,50 @@ class Relay:
         return self
 
     async def __anext__(self) -> bytes:
-        piece = await self._call.piece()
+        piece = await self._call.next_piece()
         if piece is None:
             raise StopAsyncIteration
         return piece
 
     def close(self) -> None:
-        """Django calls this when the response is over, however it ended."""
+        """Abandon the call; Django calls this when the response ends, for whatever reason."""
         self._call.abandon()
 
     def __del__(self) -> None:
-        # A response that a disconnect keeps from ever being sent is not closed, only dropped.
+        # If the client disconnects before the response is sent, Django drops the response without
+        # closing it.
         self._call.abandon()
 
 
-# --- Small parts --------------------------------------------------------------------
+# --- Helpers ------------------------------------------------------------------------
 
 
-def _keep(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+def _start_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     task = asyncio.get_running_loop().create_task(work)
     _running.add(task)
     task.add_done_callback(_running.discard)
     return task
 
 
-def _caller(*, bearer: str) -> tuple[GatewayToken, ModelAccess | None]:
+def _authenticate(*, bearer: str) -> tuple[GatewayToken, ModelAccess | None]:
     token = services.authenticate_gateway_token(bearer)
-    access = services.model_access_of(organization_id=token.organization_id, user_id=token.user_id)
+    access = services.get_model_access(organization_id=token.organization_id, user_id=token.user_id)
     return token, access
 
 
-def _body(raw: bytes) -> Json:
+def _parse_body(raw: bytes) -> Json:
     limit = settings.GATEWAY_BODY_MAX_BYTES
     if len(raw) > limit:
         raise UpstreamRefused(
-            413, f"A request has at most {limit} bytes.", code="request_too_large"
+            413, f"The request body is larger than {limit} bytes.", code="request_too_large"
         )
     try:
         body = strict_loads(raw, max_depth=settings.JSON_MAX_DEPTH)
     except ValueError as error:
         raise UpstreamRefused(
-            400, f"The body is not the JSON we take: {error}.", code="invalid_request_error"
+            400,
+            f"The request body cannot be parsed as JSON: {error}.",
+            code="invalid_request_error",
         ) from error
     if (
         not isinstance(body, dict)
@@ -256,36 +274,43 @@ def _body(raw: bytes) -> Json:
         or not body["messages"]
     ):
         raise UpstreamRefused(
-            400, "The body is an object with a list of messages.", code="invalid_request_error"
+            400,
+            "The request body must be an object with a non-empty list of messages.",
+            code="invalid_request_error",
         )
     return body
 
 
-def _error_body(refused: UpstreamRefused) -> Json:
-    return script.error_body(refused.status, refused.message, code=refused.code, kind=refused.kind)
+def _error_body(failure: UpstreamRefused) -> Json:
+    return script.build_error(failure.status, failure.message, code=failure.code, kind=failure.kind)
 
 
-def _error(refused: UpstreamRefused) -> HttpResponse:
-    headers = {"Retry-After": refused.retry_after} if refused.retry_after else {}
-    return JsonResponse(_error_body(refused), status=refused.status, headers=headers)
+def _error(failure: UpstreamRefused) -> HttpResponse:
+    headers = {"Retry-After": failure.retry_after} if failure.retry_after else {}
+    return JsonResponse(_error_body(failure), status=failure.status, headers=headers)
 
 
 def _unauthorized(error: services.InvalidGatewayToken) -> HttpResponse:
-    body = script.error_body(
+    body = script.build_error(
         401, error.detail, code="invalid_gateway_token", kind="authentication_error"
     )
     return JsonResponse(body, status=401, headers={"WWW-Authenticate": 'Bearer realm="llm"'})
 
 
 def _unavailable(error: DatabaseError) -> HttpResponse:
-    log.error("the database does not answer the gateway", exc_info=error)
+    log.error("the model gateway cannot reach the database", exc_info=error)
     return _error(
         UpstreamRefused(
-            503, "The database does not answer; try again.", code="unavailable", retry_after="2"
+            503,
+            "The database is unreachable. Try again in a moment.",
+            code="unavailable",
+            retry_after="2",
         )
     )
 
 
 def _method_not_allowed(method: str) -> HttpResponse:
-    body = script.error_body(405, f"Use {method}.", code="method_not_allowed")
+    body = script.build_error(
+        405, f"This method is not allowed. Use {method}.", code="method_not_allowed"
+    )
     return JsonResponse(body, status=405, headers={"Allow": method})

@@ -1,6 +1,7 @@
-"""Rows about models and money: model access, gateway tokens, calls and their sums.
+"""Models of billing: model access, gateway tokens, model calls and usage per conversation.
 
-Billing stores a conversation's UUID and no foreign key: conversations are the app above.
+Billing stores a conversation's UUID instead of a foreign key because the conversations app is above billing
+in the import order.
 """
 
 from billing.models.access import ModelAccess, ModelAccessQuerySet

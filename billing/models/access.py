@@ -1,4 +1,4 @@
-"""The model servers that users connect."""
+"""Model access: the model servers that users connect."""
 
 from typing import Any, ClassVar
 
@@ -11,21 +11,27 @@ from lib import crypto
 
 class ModelAccessQuerySet(models.QuerySet["ModelAccess"]):
     def visible_to(self, user: Any) -> "ModelAccessQuerySet":
-        """A user's own settings, in organizations the user belongs to."""
+        """Return a user's own model access, in the organizations that the user belongs to."""
         if not user.is_authenticated:
             return self.none()
-        found = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
+        rows = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
         bound = getattr(user, "bound_organization_id", None)
-        return found.filter(organization_id=bound) if bound else found
+        # An API key may be bound to one organization.
+        return rows.filter(organization_id=bound) if bound else rows
 
 
 class ModelAccess(models.Model):
-    """The model server that one user's conversations in one organization use; no row means the demo model."""
+    """The model server that one user's conversations in one organization use.
+
+    Without a row, conversations use the demo model.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
     user = models.ForeignKey("accounts.User", models.CASCADE)
-    base_url = models.URLField(max_length=500, help_text="OpenAI-compatible, up to and with /v1.")
+    base_url = models.URLField(
+        max_length=500, help_text="Address of an OpenAI-compatible API, including /v1."
+    )
     model = models.CharField(max_length=200)
     sealed_api_key = models.BinaryField(null=True, editable=False)
     prompt_micros_per_million = models.PositiveBigIntegerField(
@@ -56,11 +62,11 @@ class ModelAccess(models.Model):
         return self.sealed_api_key is not None
 
     def set_api_key(self, plain: str) -> None:
-        """Seal a key for this row; an empty text removes it."""
+        """Encrypt and set the API key without saving; an empty text removes the key."""
         self.sealed_api_key = crypto.seal(plain, bound_to=self._binding) if plain else None
 
     def api_key(self) -> str:
-        """The plain key, for the gateway's call upstream only."""
+        """Return the decrypted API key, or an empty text. Only for the gateway's calls to the model server."""
         if self.sealed_api_key is None:
             return ""
         return crypto.open_sealed(self.sealed_api_key, bound_to=self._binding)

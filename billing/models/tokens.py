@@ -1,4 +1,4 @@
-"""Tokens that open the model gateway for one conversation."""
+"""Gateway tokens, which authorize model calls of one conversation."""
 
 from django.db import models
 from django.utils import timezone
@@ -6,9 +6,9 @@ from uuid_utils.compat import uuid7
 
 
 class GatewayToken(models.Model):
-    """What a sandbox holds instead of a model key: good for one conversation, for a short while.
+    """A token that a sandbox uses instead of a model key; valid for one conversation and a short time.
 
-    Its life is extended while the sandbox runs and ends with it.
+    Its expiry is extended while the sandbox runs; deleting the conversation revokes it.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)

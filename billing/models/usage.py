@@ -1,4 +1,4 @@
-"""Model calls, and their sums by conversation."""
+"""Model calls, and their sums per conversation."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 
 
 class ModelCall(models.Model):
-    """One call through the gateway: append-only, what it used and what it cost."""
+    """One model call through the gateway, with its tokens and cost. Rows are append-only."""
 
     class Outcome(models.TextChoices):
         ANSWERED = "answered"
@@ -20,9 +20,11 @@ class ModelCall(models.Model):
     user = models.ForeignKey("accounts.User", models.CASCADE)
     conversation_id = models.UUIDField()
     model = models.CharField(max_length=200)
-    upstream = models.CharField(max_length=500, help_text="The address asked, or `demo`.")
+    upstream = models.CharField(max_length=500, help_text="Address of the model server, or `demo`.")
     outcome = models.CharField(max_length=16, choices=Outcome)
-    status = models.PositiveSmallIntegerField(help_text="The HTTP status the caller got.")
+    status = models.PositiveSmallIntegerField(
+        help_text="HTTP status of the response to the caller."
+    )
     prompt_tokens = models.PositiveIntegerField(default=0)
     completion_tokens = models.PositiveIntegerField(default=0)
     cached_tokens = models.PositiveIntegerField(default=0)
@@ -41,7 +43,7 @@ class ModelCall(models.Model):
 
 
 class ConversationUsage(models.Model):
-    """The sums of a conversation's calls, kept in the transaction that records each call."""
+    """The sums of a conversation's model calls, updated in the transaction that records each call."""
 
     conversation_id = models.UUIDField(primary_key=True)
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)

@@ -1,4 +1,4 @@
-"""What callers of billing use, by name; each noun has a module of its own."""
+"""The services of billing; each submodule holds the functions for one noun."""
 
 from billing.services.gateway_tokens import (
     TOKEN_PREFIX,
@@ -12,11 +12,11 @@ from billing.services.model_access import (
     DEMO_MODEL,
     InvalidModelAccess,
     clear_model_access,
-    model_access_of,
-    model_name_for,
+    get_model_access,
+    get_model_name,
     save_model_access,
 )
-from billing.services.usage import record_call, usage_of
+from billing.services.usage import get_usage, record_call
 
 __all__ = [
     "DEMO_MODEL",
@@ -26,11 +26,11 @@ __all__ = [
     "authenticate_gateway_token",
     "clear_model_access",
     "extend_gateway_tokens",
+    "get_model_access",
+    "get_model_name",
+    "get_usage",
     "issue_gateway_token",
-    "model_access_of",
-    "model_name_for",
     "record_call",
     "revoke_gateway_tokens",
     "save_model_access",
-    "usage_of",
 ]

@@ -1,4 +1,4 @@
-"""Issue, extend, revoke and check tokens for the model gateway."""
+"""Issue, extend, revoke and authenticate tokens for the model gateway."""
 
 import re
 import secrets
@@ -14,23 +14,23 @@ from billing.models import GatewayToken
 from lib import crypto
 from lib.problems import Problem
 
-TOKEN_PURPOSE = "gateway-token"  # noqa: S105 - names what a digest is for
+TOKEN_PURPOSE = "gateway-token"  # noqa: S105 - the purpose of a digest
 TOKEN_PREFIX = "ogt_"  # noqa: S105
 _TOKEN_ID = re.compile(r"[0-9a-f]{16}")
 
 
 class InvalidGatewayToken(Problem):
-    """A token that opens nothing: unknown, wrong, expired, revoked, or its owner may not act."""
+    """The token is unknown, wrong, expired or revoked, or its user or organization lost access."""
 
     status = 401
     code = "invalid-gateway-token"
-    sentence = "This gateway token is not valid: it may be mistyped, expired or revoked."
+    sentence = "This gateway token is not valid. It may be mistyped, expired or revoked."
 
 
 def issue_gateway_token(*, organization_id: UUID, user_id: UUID, conversation_id: UUID) -> str:
-    """Make a token that opens the model gateway for one conversation; nobody can see it again.
+    """Create a token for the model gateway and one conversation; return its plain text, which is not stored.
 
-    It lives ``GATEWAY_TOKEN_SECONDS`` unless extended. Each call makes another token.
+    The token is valid for ``GATEWAY_TOKEN_SECONDS`` unless extended. Each call creates another token.
     """
     token_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
     pepper_id, digest = crypto.digest(f"{token_id}.{secret}", purpose=TOKEN_PURPOSE)
@@ -41,33 +41,34 @@ def issue_gateway_token(*, organization_id: UUID, user_id: UUID, conversation_id
         token_id=token_id,
         digest=digest,
         pepper_id=pepper_id,
-        expires_at=_token_end(),
+        expires_at=_compute_expiry(),
     )
     return f"{TOKEN_PREFIX}{token_id}.{secret}"
 
 
 def extend_gateway_tokens(*, conversation_ids: Iterable[UUID]) -> int:
-    """Let the unrevoked tokens of conversations live ``GATEWAY_TOKEN_SECONDS`` from now; their number.
+    """Make the unrevoked tokens of conversations valid for ``GATEWAY_TOKEN_SECONDS`` from now; return their number.
 
-    Safe to repeat. An expired token that nobody revoked comes back: its sandbox slept, it did not end.
+    Safe to repeat. A token that expired without being revoked becomes valid again: its sandbox was paused,
+    not deleted.
     """
     tokens = GatewayToken.objects.filter(
         conversation_id__in=list(conversation_ids), revoked_at=None
     )
-    return tokens.update(expires_at=_token_end())
+    return tokens.update(expires_at=_compute_expiry())
 
 
 def revoke_gateway_tokens(*, conversation_id: UUID) -> int:
-    """End the tokens of a conversation now; their number. Safe to repeat: the first time stays."""
+    """Revoke a conversation's tokens now; return their number. Safe to repeat: the first revocation time stays."""
     tokens = GatewayToken.objects.filter(conversation_id=conversation_id, revoked_at=None)
     return tokens.update(revoked_at=timezone.now())
 
 
 def authenticate_gateway_token(token: str) -> GatewayToken:
-    """The live token that a plain text belongs to, in two queries.
+    """Return the valid token with this plain text, in two queries.
 
-    Raises ``InvalidGatewayToken``, which does not say which of the reasons it was: besides the token's own
-    end, its user may be inactive or no longer a member, or its organization suspended.
+    Raises ``InvalidGatewayToken`` without a specific reason. Besides an expired or revoked token, the user
+    may be inactive or no longer a member, or the organization may be suspended.
     """
     plain = token.removeprefix(TOKEN_PREFIX)
     token_id = plain.partition(".")[0]
@@ -81,6 +82,7 @@ def authenticate_gateway_token(token: str) -> GatewayToken:
             organization__suspended_at=None,
         )
         row = live.first()
+    # Called without a row too, so that the response time does not reveal whether the id exists.
     row = crypto.owner(plain, row, purpose=TOKEN_PURPOSE)
     if row is None:
         raise InvalidGatewayToken
@@ -91,5 +93,5 @@ def authenticate_gateway_token(token: str) -> GatewayToken:
     return row
 
 
-def _token_end() -> datetime:
+def _compute_expiry() -> datetime:
     return timezone.now() + timedelta(seconds=settings.GATEWAY_TOKEN_SECONDS)

@@ -20,19 +20,19 @@ _KEY = re.compile(r"[\x21-\x7e]+")
 
 
 class InvalidModelAccess(Problem):
-    """Model settings that cannot work; ``detail`` says which and why."""
+    """The model settings are not valid; ``detail`` names the field and the reason."""
 
     code = "invalid-model-access"
 
 
-def model_access_of(*, organization_id: UUID, user_id: UUID) -> ModelAccess | None:
-    """The model server of a user's conversations in an organization; none means the demo model."""
+def get_model_access(*, organization_id: UUID, user_id: UUID) -> ModelAccess | None:
+    """Return the model access of a user in an organization; None means the demo model."""
     return ModelAccess.objects.filter(organization_id=organization_id, user_id=user_id).first()
 
 
-def model_name_for(*, organization_id: UUID, user_id: UUID) -> str:
-    """The name of the model that conversations use; ``demo`` where none is set."""
-    access = model_access_of(organization_id=organization_id, user_id=user_id)
+def get_model_name(*, organization_id: UUID, user_id: UUID) -> str:
+    """Return the name of the model that a user's conversations use; ``demo`` without model access."""
+    access = get_model_access(organization_id=organization_id, user_id=user_id)
     return access.model if access else DEMO_MODEL
 
 
@@ -50,29 +50,33 @@ def save_model_access(
 ) -> ModelAccess:
     """Set the model server of a user's conversations in an organization. Safe to repeat.
 
-    ``api_key`` None keeps the stored key, an empty text removes it. Prices are micro-dollars a million
-    tokens; cached tokens cost what prompt tokens do unless said otherwise. Raises ``InvalidModelAccess``,
-    also when the address moves to another server while the stored key is kept: a person who may
-    write settings must not learn a key that can only be written.
+    ``api_key`` None keeps the stored key, an empty text removes it. Prices are micro-dollars per million
+    tokens; without a price for cached tokens they cost as much as prompt tokens. Raises
+    ``InvalidModelAccess``, also if the address moves to another server while the stored key is kept:
+    otherwise a user who may edit the settings could send the key to a server of their own and read it
+    there.
     """
-    base_url = _checked_base_url(base_url)
-    model = _checked_model(model)
+    base_url = _clean_base_url(base_url)
+    model = _clean_model(model)
     prices = [prompt_micros_per_million, completion_micros_per_million]
     prices.append(prices[0] if cached_micros_per_million is None else cached_micros_per_million)
     if not all(0 <= price <= MAX_PRICE_MICROS for price in prices):
         raise InvalidModelAccess(
-            f"A price is a whole number of micro-dollars a million tokens, up to {MAX_PRICE_MICROS}."
+            "A price must be a whole number of micro-dollars per million tokens, "
+            f"from 0 to {MAX_PRICE_MICROS}."
         )
     if api_key is not None:
-        api_key = _checked_api_key(api_key)
-    Organization.objects.select_for_update().get(pk=organization.pk)  # two first saves at once
+        api_key = _clean_api_key(api_key)
+    # Serialize two concurrent first saves: there is no row of the model access to lock yet.
+    Organization.objects.select_for_update().get(pk=organization.pk)
     access = ModelAccess.objects.filter(organization=organization, user=user).first()
     access = access or ModelAccess(organization=organization, user=user)
     if api_key is None and access.has_api_key and _origin(access.base_url) != _origin(base_url):
         raise InvalidModelAccess(
-            "The stored API key belongs to another server. Give the key for this one, or an empty key."
+            "The stored API key belongs to another server. Enter the API key of this server, "
+            "or remove the stored key."
         )
-    before = _shown(access) if not access._state.adding else {}  # noqa: SLF001
+    before = _describe(access) if not access._state.adding else {}  # noqa: SLF001
     access.base_url, access.model = base_url, model
     access.prompt_micros_per_million = prices[0]
     access.completion_micros_per_million = prices[1]
@@ -80,7 +84,7 @@ def save_model_access(
     if api_key is not None:
         access.set_api_key(api_key)
     access.save()
-    old, new = audit.changes(before, _shown(access))
+    old, new = audit.changes(before, _describe(access))
     if api_key is not None:
         new["api_key"] = api_key
     if old or new:
@@ -94,7 +98,7 @@ def save_model_access(
     return access
 
 
-def _shown(access: ModelAccess) -> dict[str, Any]:
+def _describe(access: ModelAccess) -> dict[str, Any]:
     return {
         "base_url": access.base_url,
         "model": access.model,
@@ -106,51 +110,54 @@ def _shown(access: ModelAccess) -> dict[str, Any]:
 
 @transaction.atomic
 def clear_model_access(*, organization_id: UUID, user_id: UUID) -> None:
-    """Forget the model server and its key: conversations use the demo model. Safe to repeat."""
-    found = ModelAccess.objects.filter(organization_id=organization_id, user_id=user_id)
-    for access in found.select_for_update():
+    """Delete the model access with its key; conversations use the demo model. Safe to repeat."""
+    rows = ModelAccess.objects.filter(organization_id=organization_id, user_id=user_id)
+    for access in rows.select_for_update():
         audit.record(
             action="model_access.cleared",
             organization_id=organization_id,
             subject=access,
-            before=_shown(access),
+            before=_describe(access),
         )
         access.delete()
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
+    # Scheme, host and port decide to which server the key is sent.
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port
 
 
-def _checked_base_url(base_url: str) -> str:
+def _clean_base_url(base_url: str) -> str:
+    # Accept the address of the endpoint too.
     base_url = base_url.strip().rstrip("/").removesuffix("/chat/completions")
     try:
         url_guard.check_url(base_url)
     except url_guard.UnsafeUrl as error:
         raise InvalidModelAccess(f"base_url: {error}") from error
     if len(base_url) > 500:
-        raise InvalidModelAccess("base_url: it is longer than 500 characters.")
+        raise InvalidModelAccess("base_url: must not be longer than 500 characters.")
     if urlsplit(base_url).query or urlsplit(base_url).fragment:
-        raise InvalidModelAccess("base_url: it may not have a query or a fragment.")
+        raise InvalidModelAccess("base_url: must not contain a query or a fragment.")
     return base_url
 
 
-def _checked_model(model: str) -> str:
+def _clean_model(model: str) -> str:
     model = model.strip()
     if not model or len(model) > 200 or not model.isprintable():
-        raise InvalidModelAccess("model: a name of 1 to 200 printable characters is needed.")
+        raise InvalidModelAccess("model: must have 1 to 200 printable characters.")
     return model
 
 
-def _checked_api_key(api_key: str) -> str:
+def _clean_api_key(api_key: str) -> str:
     api_key = api_key.strip()
     if is_mask(api_key):
         raise InvalidModelAccess(
-            "api_key: this is a mask, not a key. Leave it out to keep the stored key."
+            "api_key: this is the mask that is displayed instead of a key. "
+            "Omit the key to keep the stored one."
         )
     if api_key and (len(api_key) > 2_000 or not _KEY.fullmatch(api_key)):
         raise InvalidModelAccess(
-            "api_key: a key has up to 2000 visible ASCII characters and no spaces."
+            "api_key: must have at most 2000 visible ASCII characters and no spaces."
         )
     return api_key

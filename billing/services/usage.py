@@ -1,4 +1,4 @@
-"""Record what model calls used."""
+"""Record and read the usage of model calls."""
 
 from collections.abc import Iterable
 from uuid import UUID
@@ -22,9 +22,9 @@ def record_call(
     tokens: Tokens,
     seconds: float,
 ) -> ModelCall:
-    """Write one call down, priced, and add it to its conversation's sums in the same transaction.
+    """Record one model call with its cost, and add it to its conversation's sums in the same transaction.
 
-    Not safe to repeat: every call of this is one call of a model. ``access`` is None for the demo model.
+    Not safe to repeat: each invocation counts as another model call. ``access`` is None for the demo model.
     """
     call = ModelCall.objects.create(
         organization_id=token.organization_id,
@@ -40,7 +40,8 @@ def record_call(
         cost_micros=cost_micros(tokens, access),
         seconds=seconds,
     )
-    # Insert-or-nothing, then add: two first calls at once must neither collide nor lose one of them.
+    # Insert a zero row if there is none, then add: two concurrent first calls must neither collide
+    # nor lose one of the two.
     first = ConversationUsage(
         conversation_id=token.conversation_id, organization_id=token.organization_id
     )
@@ -55,8 +56,8 @@ def record_call(
     return call
 
 
-def usage_of(conversation_ids: Iterable[UUID]) -> dict[UUID, ConversationUsage]:
-    """The sums of conversations by their id, in one query; one without calls has unsaved zeros."""
-    wanted = list(conversation_ids)
-    found = ConversationUsage.objects.in_bulk(wanted)
-    return {pk: found.get(pk) or ConversationUsage(conversation_id=pk) for pk in wanted}
+def get_usage(conversation_ids: Iterable[UUID]) -> dict[UUID, ConversationUsage]:
+    """Return usage by conversation id, in one query; a conversation without calls gets an unsaved row of zeros."""
+    requested_ids = list(conversation_ids)
+    rows = ConversationUsage.objects.in_bulk(requested_ids)
+    return {pk: rows.get(pk) or ConversationUsage(conversation_id=pk) for pk in requested_ids}

@@ -1,1 +1,1 @@
-"""Pages of billing."""
+"""The pages of billing."""

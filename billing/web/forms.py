@@ -1,4 +1,4 @@
-"""Forms of the model page: the model server with its prices, and the way back to the demo model."""
+"""The forms of the model page: the model server with its prices, and the return to the demo model."""
 
 from decimal import Decimal
 from typing import Any
@@ -12,21 +12,21 @@ MICROS = 1_000_000
 
 
 class PriceField(forms.Field):
-    """Dollars for a million tokens, read as micro-dollars; None where nothing is given."""
+    """A price in dollars per million tokens, converted to micro-dollars; None if the field is empty."""
 
     def to_python(self, value: Any) -> int | None:
         """Return micro-dollars or None."""
         text = str(value or "").strip()
         try:
-            return micros(text) if text else None
+            return to_micros(text) if text else None
         except ValueError as error:
             raise ValidationError(
-                "Prices are dollars for a million tokens, such as 2.50."
+                "Enter the price in dollars per million tokens, for example 2.50."
             ) from error
 
 
 class ModelAccessForm(PageForm):
-    """A model server. An empty key keeps the stored one."""
+    """The settings of a model server. An empty key keeps the stored key."""
 
     base_url = TextField(label="Address", max_length=500)
     model = TextField(label="Model", max_length=200)
@@ -37,8 +37,11 @@ class ModelAccessForm(PageForm):
     cached_price = PriceField(label="Cached prompt", required=False)
     intent = OptionField(choices=[("save", "Save"), ("test", "Save and test")], required=False)
 
-    def wanted(self) -> dict[str, Any]:
-        """Return the arguments of ``save_model_access``: a key of None keeps the stored one, "" removes it."""
+    def build_arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of ``save_model_access``.
+
+        An ``api_key`` of None keeps the stored key, and an empty text removes it.
+        """
         data = self.cleaned_data
         return {
             "base_url": data["base_url"],
@@ -51,26 +54,26 @@ class ModelAccessForm(PageForm):
 
 
 class DemoForm(PageForm):
-    """The button that goes back to the demo model."""
+    """The button that returns to the demo model."""
 
     intent = OptionField(choices=[("demo", "Use the demo model again")])
 
 
-def micros(text: str) -> int:
-    """Micro-dollars of an amount in dollars, exactly; an empty text is nothing.
+def to_micros(text: str) -> int:
+    """Return an amount in dollars as exact micro-dollars; an empty text is 0.
 
-    Raises ``ValueError``, also below a micro-dollar.
+    Raises ``ValueError`` if the text is no such amount, is negative, or has fractions of a micro-dollar.
     """
     try:
         amount = Decimal(text.strip().removeprefix("$") or "0") * MICROS
-    except ArithmeticError:  # not a number, or larger than any
+    except ArithmeticError:  # not a number, or outside Decimal's range
         amount = Decimal("NaN")
     if not amount.is_finite() or amount < 0 or amount != amount.to_integral_value():
         raise ValueError(text)
     return int(amount)
 
 
-def dollars(amount: int) -> str:
-    """An amount of micro-dollars in dollars, without needless zeros: ``2.5`` or ``0.000001``."""
+def to_dollars(amount: int) -> str:
+    """Return micro-dollars as dollars, without trailing zeros: ``2.5`` or ``0.000001``."""
     whole, part = divmod(amount, MICROS)
     return f"{whole}.{part:06d}".rstrip("0").rstrip(".")

@@ -1,4 +1,4 @@
-"""The page of billing: which model server a user's conversations use."""
+"""The page with the model server that a user's conversations use."""
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -15,7 +15,7 @@ from accounts.requests import AuthenticatedRequest
 from billing import services
 from billing.gateway import checking
 from billing.models import ModelAccess
-from billing.web.forms import DemoForm, ModelAccessForm, dollars
+from billing.web.forms import DemoForm, ModelAccessForm, to_dollars
 from lib.forms import render_form
 from lib.problems import Problem
 
@@ -32,10 +32,10 @@ PRESETS = [
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def model_settings(request: AuthenticatedRequest) -> HttpResponse:
-    """Address, name, key and prices of the model; a test call; and the way back to the demo model."""
+    """Edit address, model, key and prices of the model server; test it with one call; return to the demo model."""
     user, organization = request.user, active_organization(request)
     permissions.require(user, organization.pk, "model_access.view")
-    access = services.model_access_of(organization_id=organization.pk, user_id=user.pk)
+    access = services.get_model_access(organization_id=organization.pk, user_id=user.pk)
     form = ModelAccessForm(
         request.POST if request.method == "POST" else None, initial=_initial(access)
     )
@@ -45,7 +45,8 @@ def model_settings(request: AuthenticatedRequest) -> HttpResponse:
             if DemoForm(request.POST).is_valid():
                 services.clear_model_access(organization_id=organization.pk, user_id=user.pk)
                 messages.success(
-                    request, "Conversations use the demo model again; the key is gone."
+                    request,
+                    "Conversations use the demo model again. The address and the API key were deleted.",
                 )
                 return redirect("settings-model")
             if form.is_valid():
@@ -53,17 +54,19 @@ def model_settings(request: AuthenticatedRequest) -> HttpResponse:
                 if form.cleaned_data["intent"] == "test":
                     messages.success(request, checking.check_model_access(access))
                 else:
-                    messages.success(request, "Saved. New conversations use this model.")
+                    messages.success(request, "Saved. Conversations use this model from now on.")
                 return redirect("settings-model")
-        except Problem as refusal:
-            form.refuse(refusal)
+        except Problem as problem:
+            form.refuse(problem)
     return render_form(request, "billing/model.html", form, {"access": access, "presets": PRESETS})
 
 
 def _save(
     request: AuthenticatedRequest, organization: Organization, form: ModelAccessForm
 ) -> ModelAccess:
-    return services.save_model_access(organization=organization, user=request.user, **form.wanted())
+    return services.save_model_access(
+        organization=organization, user=request.user, **form.build_arguments()
+    )
 
 
 def _initial(access: ModelAccess | None) -> dict[str, str]:
@@ -72,7 +75,7 @@ def _initial(access: ModelAccess | None) -> dict[str, str]:
     return {
         "base_url": access.base_url,
         "model": access.model,
-        "prompt_price": dollars(access.prompt_micros_per_million),
-        "completion_price": dollars(access.completion_micros_per_million),
-        "cached_price": dollars(access.cached_micros_per_million),
+        "prompt_price": to_dollars(access.prompt_micros_per_million),
+        "completion_price": to_dollars(access.completion_micros_per_million),
+        "cached_price": to_dollars(access.cached_micros_per_million),
     }

@@ -1,4 +1,4 @@
-"""Addresses of the pages of billing."""
+"""The URLs of billing's pages."""
 
 from django.urls import path
 

@@ -7,9 +7,9 @@ from rest_framework import serializers
 from accounts.settings.choices import ConfirmationPolicy
 from compat.v1.base import PageQuery
 from compat.v1.shapes import V1MessageSerializer
-from conversations.engine.payloads import policy_body
+from conversations.engine.payloads import build_policy
 
-POLICIES = {policy_body(policy)["kind"]: policy.value for policy in ConfirmationPolicy}
+POLICIES = {build_policy(policy)["kind"]: policy.value for policy in ConfirmationPolicy}
 
 
 class RuntimeNewConversationSerializer(serializers.Serializer[Any]):

@@ -55,7 +55,7 @@ def speaks_engine(request: HttpRequest) -> bool:
 
 def info_of(conversation: Conversation) -> dict[str, Any]:
     """The engine's record of a conversation (with ``sandbox`` loaded), as of now."""
-    usage = billing.usage_of([conversation.pk]).get(conversation.pk)
+    usage = billing.get_usage([conversation.pk]).get(conversation.pk)
     is_asked = bool(responses.with_open_messages([conversation.pk]))
     return responses.runtime_info(conversation, usage, is_asked=is_asked)
 

@@ -71,7 +71,7 @@ def settings_of(*, user_id: UUID, organization_id: UUID) -> dict[str, Any]:
     own, shared, access = _ROWS.instances(row)
     found = user_settings.merged(own, shared)
     shown = found.shown()
-    model, base_url = directory.named_access(access)
+    model, base_url = directory.format_access(access)
     told = {name: field.outward(found.values[field.name]) for name, field in BY_COMPAT.items()}
     return (
         told

@@ -145,16 +145,16 @@ class CompatModelsView(InActiveOrganization):
     def get(self, request: ApiRequest) -> Response:
         """Their names, the caller's own among them."""
         organization = self.organization()
-        access = services.model_access_of(organization_id=organization.pk, user_id=request.user.pk)
-        return Response(directory.models_for(access))
+        access = services.get_model_access(organization_id=organization.pk, user_id=request.user.pk)
+        return Response(directory.list_models(access))
 
 
 def record(user: User, organization: Organization) -> dict[str, Any]:
     """The flat record that clients know; secrets are null, and MCP servers carry masks."""
     found = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
-    access = services.model_access_of(organization_id=organization.pk, user_id=user.pk)
+    access = services.get_model_access(organization_id=organization.pk, user_id=user.pk)
     told = {name: field.outward(found.values[field.name]) for name, field in BY_COMPAT.items()}
-    model, base_url = directory.named_access(access)
+    model, base_url = directory.format_access(access)
     return told | {
         "mcp_config": found.shown()["mcp_config"] or NO_SERVERS,
         "search_api_key": None,
@@ -190,8 +190,8 @@ def wanted(body: dict[str, Any]) -> dict[str, Any]:
 
 def change_model(user: User, organization: Organization, body: dict[str, Any]) -> None:
     """Take over the model, its address and key where they are named and other than they are."""
-    access = services.model_access_of(organization_id=organization.pk, user_id=user.pk)
-    model, base_url = directory.named_access(access)
+    access = services.get_model_access(organization_id=organization.pk, user_id=user.pk)
+    model, base_url = directory.format_access(access)
     key = body.get("llm_api_key")
     if key and is_mask(key):
         key = None
@@ -206,7 +206,7 @@ def change_model(user: User, organization: Organization, body: dict[str, Any]) -
         if access is not None:
             services.clear_model_access(organization_id=organization.pk, user_id=user.pk)
         return
-    place = directory.located(named, address)
+    place = directory.locate_model(named, address)
     if place is None:
         raise UnknownModelServer(
             f"Where is {named[:80]}? Give its base URL, or name it as one of: "

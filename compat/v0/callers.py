@@ -31,10 +31,10 @@ def credentials_of(scope: Scope) -> Credentials:
     """Return a key to one conversation, an API key wherever one is sent, else the session cookie."""
     key = conversation_key_of(scope)
     if not key.startswith("oh_"):
-        return Credentials.of_scope(scope, keys=[key] if key else [])
+        return Credentials.from_scope(scope, keys=[key] if key else [])
     kept = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
     shown = (b"authorization", f"Bearer {key}".encode("latin-1", "replace"))
-    return Credentials.of_scope(scope | {"headers": [*kept, shown]})
+    return Credentials.from_scope(scope | {"headers": [*kept, shown]})
 
 
 def admit(scope: Scope) -> Watcher:
@@ -43,7 +43,7 @@ def admit(scope: Scope) -> Watcher:
     if not wanted:
         raise ConnectionRefused("No conversation_id in query params")
     watcher = Watcher(credentials_of(scope), _uuid(wanted))
-    refusal = watcher.look_now()
+    refusal = watcher.check_access_now()
     if refusal is Refusal.UNAUTHENTICATED:
         if conversation_key_of(scope):
             raise ConnectionRefused("invalid_session_api_key")

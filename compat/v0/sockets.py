@@ -15,7 +15,7 @@ from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
 
 from compat.v0 import callers, commands, log, states, translate
 from compat.v0.translate import Entry, Json, Links
-from conversations.realtime.access import Unpinged, Watcher, watching
+from conversations.realtime.access import UnpingedStream, Watcher, watching
 from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusFrame
 from conversations.realtime.hub import get_hub
 from conversations.realtime.subscription import Subscription
@@ -59,7 +59,7 @@ class Follower:
         try:
             while not server.manager.is_connected(self.sid, "/"):  # noqa: ASYNC110 - no event tells
                 await asyncio.sleep(0.005)  # the client must hear of its connection first
-            async with watching(self.watcher, Unpinged(self._refused)):
+            async with watching(self.watcher, UnpingedStream(self._refused)):
                 is_gone = await self._follow()
             await (server.disconnect(self.sid) if is_gone else self._hang_up())
         except asyncio.CancelledError:
@@ -166,7 +166,7 @@ class Follower:
             await self.emit({"error": True, "message": sentence})
 
     def _carry_out(self, event: Any) -> None:
-        with self.watcher.commanding():
+        with self.watcher.authorized_command():
             commands.carry_out(
                 conversation_id=self.conversation_id, event=event, asked_seq=self.asked_seq
             )

@@ -12,7 +12,7 @@ from accounts.models import User
 from accounts.settings.choices import SecurityAnalyzer
 from billing import services as billing
 from compat.v1.translation import stamp
-from conversations.engine.payloads import analyzer_body, policy_body
+from conversations.engine.payloads import build_analyzer, build_policy
 from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, Sandbox, StartTask
 from conversations.services import conversation_key
 
@@ -54,7 +54,7 @@ def app_conversations(rows: Iterable[Conversation], user: User) -> list[dict[str
     """Conversations (with ``sandbox`` loaded) in their order; a fixed number of queries."""
     found = list(rows)
     ids = [row.pk for row in found]
-    usage = billing.usage_of(ids)
+    usage = billing.get_usage(ids)
     children: dict[UUID, list[str]] = {}
     visible = Conversation.objects.visible_to(user).filter(parent_id__in=ids).order_by("created_at")
     for parent, child in visible.values_list("parent_id", "pk"):
@@ -223,8 +223,8 @@ def runtime_info(conversation: Conversation, usage: Any, *, is_asked: bool) -> d
         "persistence_dir": None,
         "max_iterations": MAX_ITERATIONS,
         "stuck_detection": True,
-        "confirmation_policy": policy_body(conversation.confirmation_policy),
-        "security_analyzer": analyzer_body(SecurityAnalyzer.LLM) if is_judged_by_model else None,
+        "confirmation_policy": build_policy(conversation.confirmation_policy),
+        "security_analyzer": build_analyzer(SecurityAnalyzer.LLM) if is_judged_by_model else None,
         "activated_knowledge_skills": [],
         "invoked_skills": [],
         "blocked_actions": {},

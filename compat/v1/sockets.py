@@ -88,9 +88,9 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         """Begin, if the caller may watch this conversation now; return why not otherwise."""
         credentials = self._credentials(tokens)
         self.watcher = access.Watcher(credentials, self.conversation_id, self.permission)
-        if refusal := await self.watcher.look():
+        if refusal := await self.watcher.check_access():
             return refusal
-        access.begin(self.watcher, access.Unpinged(self._refused))
+        access.start_watching(self.watcher, access.UnpingedStream(self._refused))
         self.is_open = True
         self._spawn(self._tell())
         self._spawn(self._hear())
@@ -103,7 +103,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         for task in self.tasks:
             task.cancel()
         if self.watcher is not None:
-            await access.end(self.watcher)
+            await access.stop_watching(self.watcher)
 
     # --- Who ---------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         # A cookie counts only for a page of ours: OriginGate let in no other origin.
         has_cookie = any(map(self._header, ("origin", "authorization", "x-api-key")))
         scope = self.scope if has_cookie else self.scope | {"headers": []}
-        return access.Credentials.of_scope(scope, keys=tokens)
+        return access.Credentials.from_scope(scope, keys=tokens)
 
     async def _await_auth(self) -> None:
         """Wait for the first frame; close where it does not come, or says nothing that opens this."""
@@ -185,7 +185,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     def _state(self) -> tuple[dict[str, Any], int, str, int]:
         """The state now, where in the log to begin, the status that the state tells, and where the log ends."""
         row = Conversation.objects.select_related("sandbox").get(pk=self.conversation_id)
-        usage = billing.usage_of([row.pk]).get(row.pk)
+        usage = billing.get_usage([row.pk]).get(row.pk)
         is_asked = bool(responses.with_open_messages([row.pk]))
         state = responses.runtime_info(row, usage, is_asked=is_asked)
         return state, self._after(row), row.execution_status, row.last_seq
@@ -207,10 +207,10 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         """What a frame of the hub is in V1: at most an event and the state that it leads to."""
         if not isinstance(frame, EventFrame):
             return await self._outside(frame)
-        form = frame.form(PROTOCOL)
+        form = frame.cached_form(PROTOCOL)
         if form is None:
             form = await run_in_thread(_form, frame.event, self.conversation_id)
-            frame.keep(PROTOCOL, form)
+            frame.cache_form(PROTOCOL, form)
         text, status = form
         texts = [text] if text else []
         self.told_status = status or self.told_status
@@ -279,7 +279,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
             raise BadFrame
         assert self.watcher is not None
         try:
-            with self.watcher.commanding():
+            with self.watcher.authorized_command():
                 text, images = shapes.spoken(message.validated_data)
                 services.post_message(
                     conversation_id=self.conversation_id,

@@ -1,4 +1,4 @@
-"""The staff desk's lists of conversations; importing it registers them."""
+"""The admin pages of conversations; importing this package registers them."""
 
 from conversations.admin import conversations
 

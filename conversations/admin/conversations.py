@@ -1,4 +1,4 @@
-"""The admin pages of conversations: all of them are read; services own the writes."""
+"""Read-only admin pages of conversations; services own all writes."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ PAYLOAD_CHARACTERS = 20_000
 
 @admin.register(Conversation)
 class ConversationAdmin(ReadOnlyAdmin):
-    """Conversations, with the way to their events."""
+    """Conversations, each with a link to its events."""
 
     list_display = (
         "title",
@@ -56,9 +56,9 @@ class ConversationAdmin(ReadOnlyAdmin):
 
 @admin.register(Event)
 class EventAdmin(ReadOnlyAdmin):
-    """Events, newest first or one conversation's in order.
+    """Events: newest first, or in order for a single conversation.
 
-    The table is the largest of all: the list reads no payload, sorts and filters only along its indexes.
+    This is the largest table, so the list reads no payloads and sorts and filters only by indexed columns.
     """
 
     list_display = ("id", "conversation_id", "seq", "kind", "source", "received_at")
@@ -82,7 +82,7 @@ class EventAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Event]:
         return super().get_queryset(request).defer("payload")
 
-    @admin.display(description=f"payload (its first {PAYLOAD_CHARACTERS:,} characters)")
+    @admin.display(description=f"payload (first {PAYLOAD_CHARACTERS:,} characters)")
     def payload_start(self, event: Event) -> Any:
         start = Event.objects.filter(pk=event.pk).values_list(Left("payload", PAYLOAD_CHARACTERS))
         return start.get()[0]
@@ -90,7 +90,7 @@ class EventAdmin(ReadOnlyAdmin):
 
 @admin.register(OutgoingMessage)
 class OutgoingMessageAdmin(ReadOnlyAdmin):
-    """Messages on their way to the agent."""
+    """Messages that are queued for, or were delivered to, the agent."""
 
     list_display = (
         "id",
@@ -107,7 +107,7 @@ class OutgoingMessageAdmin(ReadOnlyAdmin):
 
 @admin.register(Sandbox)
 class SandboxAdmin(ReadOnlyAdmin):
-    """Sandboxes: what is wanted of them and what was last seen. Their keys are nowhere."""
+    """Sandboxes, with their desired and last observed states. Their keys are not shown."""
 
     list_display = ("id", "provider", "desired", "observed", "run", "created_at", "active_at")
     list_filter = ("provider", "desired", "observed")
@@ -117,7 +117,7 @@ class SandboxAdmin(ReadOnlyAdmin):
 
 @admin.register(StartTask)
 class StartTaskAdmin(ReadOnlyAdmin):
-    """Starts, with the times and causes of their phases."""
+    """Conversation starts, with the time and reason of each phase."""
 
     list_display = (
         "id",
@@ -134,7 +134,7 @@ class StartTaskAdmin(ReadOnlyAdmin):
 
 @admin.register(Lease)
 class LeaseAdmin(ReadOnlyAdmin):
-    """Which manager follows which conversation."""
+    """Leases: the manager that follows each conversation."""
 
     list_display = ("conversation_id", "owner", "generation", "is_wanted", "following_run")
     list_filter = ("is_wanted",)
@@ -144,7 +144,7 @@ class LeaseAdmin(ReadOnlyAdmin):
 
 @admin.register(LiveManager)
 class LiveManagerAdmin(ReadOnlyAdmin):
-    """The managers that are up, as claims see them: how much each follows and may follow."""
+    """Live conversation managers, with the number of conversations that each follows and its capacity."""
 
     list_display = ("owner", "followed", "capacity", "started_at", "expires_at")
     ordering = ("owner",)

@@ -1,1 +1,1 @@
-"""The agent engine as this server uses it: its REST client and the payloads that it writes."""
+"""The agent engine: its HTTP and socket client, and the payloads of its protocol."""

@@ -1,4 +1,4 @@
-"""The client of one sandbox's engine: the only place that speaks its HTTP and its session socket."""
+"""The client of a sandbox's engine. No other module uses the engine's HTTP API or its session socket."""
 
 import contextlib
 import json
@@ -23,13 +23,13 @@ from conversations.engine.payloads import Durable, Frame
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 TOOL_SECONDS = 600.0
-"""For calls that wait until the running tool ends; longer than a tool may run."""
+"""Timeout of calls that wait until the running tool ends; longer than a tool may run."""
 PAGE = 100
 BODY_MAX_BYTES = 64 * 1024 * 1024
 
 
 class EngineUnreachable(Exception):
-    """No answer. ``maybe_done`` tells whether the engine may have carried the request out all the same."""
+    """The engine did not respond. ``maybe_done`` is whether it may have carried out the request anyway."""
 
     def __init__(self, detail: str, *, maybe_done: bool = False) -> None:
         self.detail = detail
@@ -38,14 +38,14 @@ class EngineUnreachable(Exception):
 
 
 class FrameTooLarge(EngineUnreachable):
-    """The next event does not fit a socket frame (4 MiB at the engine): fetch it by ``EngineClient.events``.
+    """The next event exceeds the size of a socket frame (4 MiB at the engine).
 
-    Connecting again at the same place would end the same way.
+    Fetch it by ``EngineClient.iter_events``: another connection from the same place would end the same way.
     """
 
 
 class EngineRefused(Exception):
-    """The engine answered with an error; ``status`` is its HTTP status, or a WebSocket close code."""
+    """The engine responded with an error; ``status`` is its HTTP status or a WebSocket close code."""
 
     def __init__(self, status: int, detail: str) -> None:
         self.status = status
@@ -54,7 +54,7 @@ class EngineRefused(Exception):
 
 
 class EngineMissing(EngineRefused):
-    """The engine does not know what was asked for. One 404 never means that it was deleted."""
+    """The engine responded with 404. A single 404 does not prove that the resource was deleted."""
 
     def __init__(self, detail: str = "not found") -> None:
         super().__init__(404, detail)
@@ -62,7 +62,7 @@ class EngineMissing(EngineRefused):
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a command ended. ``timed_out``: it was killed and its output is lost."""
+    """The result of a command. ``timed_out`` means that the command was killed and its output is lost."""
 
     exit_code: int
     stdout: str
@@ -70,12 +70,16 @@ class CommandResult:
 
     @property
     def timed_out(self) -> bool:
+        """Whether the engine killed the command after its timeout."""
         return self.exit_code == -1
 
 
 @dataclass(frozen=True, slots=True)
 class GitChange:
-    """``status`` is ``ADDED``, ``UPDATED``, ``DELETED`` or ``MOVED``; ``path`` is relative to the repository."""
+    """A changed file; ``path`` is relative to the repository.
+
+    ``status`` is ``ADDED``, ``UPDATED``, ``DELETED`` or ``MOVED``.
+    """
 
     status: str
     path: str
@@ -83,14 +87,14 @@ class GitChange:
 
 @dataclass(frozen=True, slots=True)
 class FileDiff:
-    """A file's whole text before and after; None where there is none."""
+    """The whole text of a file before and after; None if the file does not exist on that side."""
 
     original: str | None
     modified: str | None
 
 
 class Download:
-    """A file on its way out of a sandbox: iterate over its chunks once, then it is closed."""
+    """A file that is streamed out of a sandbox: iterate over its chunks once, which also closes it."""
 
     def __init__(self, response: httpx2.Response, client: httpx2.Client) -> None:
         self._response, self._client = response, client
@@ -106,16 +110,16 @@ class Download:
             self.close()
 
     def close(self) -> None:
-        """Let go of the connection; harmless when repeated."""
+        """Close the connection; safe to repeat."""
         self._response.close()
         self._client.close()
 
 
 class EngineClient:
-    """Calls to one engine. Cheap to make; keeps no connection open; safe to use from several threads.
+    """The HTTP client of one engine. Cheap to create, keeps no connection open, and is thread-safe.
 
-    Every call may raise ``EngineUnreachable``, ``EngineRefused`` or ``EngineMissing``. Calls that may be
-    repeated are repeated once after a reset. Times are seconds.
+    Every call may raise ``EngineUnreachable``, ``EngineRefused`` or ``EngineMissing``. A call that is safe
+    to repeat is retried once after a connection reset. Times are in seconds.
     """
 
     def __init__(self, base_url: str, session_key: str) -> None:
@@ -124,30 +128,30 @@ class EngineClient:
 
     # --- The server ---
 
-    def ready(self) -> bool:
-        """Whether the engine answers and is ready."""
+    def is_ready(self) -> bool:
+        """Return whether the engine responds and is ready."""
         try:
             self._call("GET", "/ready", read=2.0)
         except (EngineUnreachable, EngineRefused):
             return False
         return True
 
-    def server_info(self) -> dict[str, Any]:
-        """Versions and capabilities (``version``, ``sdk_version``, ``tools_version``, …)."""
+    def get_server_info(self) -> dict[str, Any]:
+        """Return versions and capabilities (``version``, ``sdk_version``, ``tools_version``, …)."""
         return self._object("GET", "/server_info")
 
     # --- Conversations ---
 
     def start_conversation(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Create a conversation (``payloads.start_body``). Safe to repeat: an id that exists is returned.
+        """Create a conversation from ``payloads.build_start_request``. Safe to repeat: an existing id is returned.
 
-        After an ``EngineRefused`` of 500 and more a half-made conversation may exist: delete the id if it
-        was never started before.
+        After an ``EngineRefused`` with a status of 500 or more, a half-created conversation may exist:
+        delete the id if the conversation was never started before.
         """
         return self._object("POST", "/api/conversations", json=body, read=120.0)
 
-    def conversation(self, conversation_id: UUID) -> dict[str, Any] | None:
-        """What the engine knows of a conversation; None on 404, which alone does not mean deleted."""
+    def get_conversation(self, conversation_id: UUID) -> dict[str, Any] | None:
+        """Return the engine's record of a conversation; None on 404, which does not prove a deletion."""
         try:
             return self._object("GET", _conversation(conversation_id))
         except EngineMissing:
@@ -158,18 +162,18 @@ class EngineClient:
         self._call("POST", f"{_conversation(conversation_id)}/secrets", json={"secrets": secrets})
 
     def delete_conversation(self, conversation_id: UUID) -> None:
-        """Delete it; waits for a running tool; the workspace stays. Harmless when it is gone."""
+        """Delete a conversation after its running tool ends; the workspace stays. Safe to repeat."""
         with contextlib.suppress(EngineMissing):
             self._call("DELETE", _conversation(conversation_id), read=TOOL_SECONDS)
 
     def send_message(
         self, conversation_id: UUID, *, text: str, images: Iterable[str] = (), run: bool
     ) -> bool:
-        """Post a user's message; True if it runs, False if it is only saved (then call ``run``).
+        """Post a user's message; return whether the agent runs with it. False means saved only: call ``run``.
 
-        ``images`` are data URLs. Waits until a running step ends. NOT safe to repeat: after an
-        ``EngineUnreachable`` with ``maybe_done``, call ``barrier`` and look for the message first. With a
-        confirmation pending and ``run``, the engine takes it as a yes.
+        ``images`` are data URLs. The call waits until a running step ends. NOT safe to repeat: after an
+        ``EngineUnreachable`` with ``maybe_done``, call ``wait_for_messages`` and look for the message
+        first. While a confirmation is pending, a message with ``run`` approves it.
         """
         content: list[dict[str, Any]] = [{"type": "text", "text": text}]
         if urls := list(images):
@@ -181,25 +185,27 @@ class EngineClient:
         except EngineRefused as refusal:
             if refusal.status != 429:
                 raise
-            return False  # contract: the message is saved, every run slot is taken
+            # The engine saves the message before it responds that all run slots are taken.
+            return False
         return run
 
     def run(self, conversation_id: UUID) -> None:
-        """Let the agent work; harmless while it does. A pending confirmation is taken as a yes."""
+        """Let the agent run; safe while it runs already. Approves a pending confirmation."""
         try:
             self._call("POST", f"{_conversation(conversation_id)}/run", read=TOOL_SECONDS)
         except EngineRefused as refusal:
+            # 409: the agent runs already.
             if refusal.status != 409:
                 raise
 
     def interrupt(self, conversation_id: UUID) -> None:
-        """Stop the model call or tool that runs, at once. Safe to repeat."""
+        """Stop the running model call or tool immediately. Safe to repeat."""
         self._call("POST", f"{_conversation(conversation_id)}/interrupt")
 
     def answer_confirmation(self, conversation_id: UUID, *, accept: bool, reason: str = "") -> None:
-        """Answer all pending actions; after a rejection the agent idles until ``run``.
+        """Approve or reject all pending actions; after a rejection the agent is idle until ``run``.
 
-        Not safe to repeat: another question may have come up.
+        Not safe to repeat: a second call may answer the next question.
         """
         self._call(
             "POST",
@@ -210,34 +216,35 @@ class EngineClient:
         )
 
     def set_confirmation_policy(self, conversation_id: UUID, policy: str) -> None:
-        """Set the ``ConfirmationPolicy``. Waits until a running step ends. Repeatable."""
+        """Set the ``ConfirmationPolicy``. Waits until a running step ends. Safe to repeat."""
         self._call(
             "POST",
             f"{_conversation(conversation_id)}/confirmation_policy",
-            json={"policy": payloads.policy_body(policy)},
+            json={"policy": payloads.build_policy(policy)},
             read=TOOL_SECONDS,
         )
 
     def set_security_analyzer(self, conversation_id: UUID, analyzer: str) -> None:
-        """Set the ``SecurityAnalyzer``. Waits until a running step ends. Repeatable."""
+        """Set the ``SecurityAnalyzer``. Waits until a running step ends. Safe to repeat."""
         self._call(
             "POST",
             f"{_conversation(conversation_id)}/security_analyzer",
-            json={"security_analyzer": payloads.analyzer_body(analyzer)},
+            json={"security_analyzer": payloads.build_analyzer(analyzer)},
             read=TOOL_SECONDS,
         )
 
     def navigate(self, conversation_id: UUID, event_id: str) -> dict[str, Any]:
-        """Make an event the head of the conversation, which rebuilds what the model is told. Repeatable."""
+        """Make an event the head of the conversation; the engine rebuilds the model's context. Safe to repeat."""
         path = f"{_conversation(conversation_id)}/navigate"
         return self._object("POST", path, json={"event_id": event_id}, read=TOOL_SECONDS)
 
-    def barrier(self, conversation_id: UUID) -> None:
-        """Return when every message that the engine received before this call is in its log. Repeatable.
+    def wait_for_messages(self, conversation_id: UUID) -> None:
+        """Return when all messages that the engine received before this call are in its log. Safe to repeat.
 
-        The engine's lock on a conversation is first come, first served (``sdk/conversation/fifo_lock.py``), and
-        setting tags takes it; tags that do not change leave no event. A message takes the lock twice when
-        it wakes a conversation that is not loaded (``_ensure_agent_ready``, then ``send_message``), hence two rounds.
+        The engine's lock on a conversation is first come, first served (``sdk/conversation/fifo_lock.py``),
+        and setting tags takes it; unchanged tags create no event. A message that wakes an unloaded
+        conversation takes the lock twice (``_ensure_agent_ready``, then ``send_message``), hence two
+        rounds.
         """
         info = self._object("GET", _conversation(conversation_id))
         tags = info.get("tags") or {}
@@ -248,21 +255,21 @@ class EngineClient:
 
     # --- The log ---
 
-    def events(
+    def iter_events(
         self, conversation_id: UUID, *, after_id: str | None = None, after_seq: int = -1
     ) -> Iterator[Durable]:
-        """The engine's log after an event that we have (its id and index), in order, page by page.
+        """Yield the engine's log after a known event (its id and index), in order, page by page.
 
-        The engine answers an unknown id from the start: then the log is counted from its first event and
-        ``after_seq`` alone decides. Skip ids you know: an unreadable event is left out by the engine and
-        shifts the indices behind it (``count_events`` counts it).
+        If the engine does not know the id, it responds from the start; then events are counted from 0 and
+        ``after_seq`` alone decides. Skip known ids: the engine omits unreadable events, which shifts the
+        indices after them (``count_events`` counts them).
         """
         page_id = after_id
-        items, next_id = self._page(conversation_id, page_id)
-        found = bool(
+        items, next_id = self._read_page(conversation_id, page_id)
+        is_known = bool(
             page_id and items and payloads.parse_event(items[0], seq=after_seq).event_id == page_id
         )
-        seq = after_seq if found else 0
+        seq = after_seq if is_known else 0
         while True:
             for item in items:
                 if seq > after_seq:
@@ -270,10 +277,15 @@ class EngineClient:
                 seq += 1
             if not next_id or not items:
                 return
-            items, next_id = self._page(conversation_id, next_id)
+            items, next_id = self._read_page(conversation_id, next_id)
 
-    def _page(self, conversation_id: UUID, page_id: str | None) -> tuple[list[bytes], str | None]:
-        """A page, a smaller one where a full one is too large to read or to make."""
+    def _read_page(
+        self, conversation_id: UUID, page_id: str | None
+    ) -> tuple[list[bytes], str | None]:
+        """Return a page of events' texts and the id of the next page.
+
+        A page that is too large for the engine or for us is requested again with a tenth of its events.
+        """
         limit = PAGE
         path = f"{_conversation(conversation_id)}/events/search"
         while True:
@@ -291,16 +303,16 @@ class EngineClient:
             limit = max(1, limit // 10)
 
     def count_events(self, conversation_id: UUID) -> int:
-        """How many events the engine's log has, unreadable ones included."""
+        """Return the number of events in the engine's log, unreadable events included."""
         body = self._json("GET", f"{_conversation(conversation_id)}/events/count")
         if type(body) is not int:
-            raise EngineRefused(200, "the count of events is not a number")
+            raise EngineRefused(200, "the event count in the response is not a number")
         return body
 
     # --- The workspace ---
 
     def execute(self, command: str, *, cwd: str, timeout: int = 300) -> CommandResult:
-        """Run a shell command outside the agent's shell and wait for it. Not repeated by itself."""
+        """Run a shell command outside the agent's shell and wait for its end. Not retried."""
         body = self._object(
             "POST",
             "/api/bash/execute_bash_command",
@@ -316,7 +328,10 @@ class EngineClient:
         )
 
     def upload(self, path: str, content: bytes | IO[bytes]) -> int:
-        """Write a file at an absolute path, folders included; returns its size. An earlier one is replaced."""
+        """Write a file at an absolute path; return its size in bytes.
+
+        Missing folders are created, and an existing file is replaced.
+        """
         body = self._object(
             "POST",
             "/api/file/upload",
@@ -329,9 +344,9 @@ class EngineClient:
         return size if type(size) is int else 0
 
     def download(self, path: str) -> Download:
-        """A file by its absolute path, in chunks. The caller iterates or closes it.
+        """Return a file by its absolute path, as chunks. The caller must iterate over it or close it.
 
-        The engine gives any file that its user may read: check the path first.
+        The engine returns any file that its user may read: check the path first.
         """
         return self._stream("/api/file/download", {"path": path})
 
@@ -342,26 +357,26 @@ class EngineClient:
         format: str = "tar.gz",  # noqa: A002  (the engine's own word)
         everything: bool = False,
     ) -> Download:
-        """A folder as ``tar.gz``, or its changes as a ``git-delta`` patch, in chunks.
+        """Return a folder as ``tar.gz``, or its changes as a ``git-delta`` patch, as chunks.
 
-        Unless ``everything``, caches, dependencies and build outputs are left out.
+        Caches, dependencies and build outputs are skipped unless ``everything`` is set.
         """
         query = {"path": path, "format": format}
         return self._stream(
             "/api/file/archive", query | ({"use_default_excludes": "false"} if everything else {})
         )
 
-    def git_changes(self, path: str) -> list[GitChange]:
-        """What changed in a repository; empty where there is none."""
+    def list_git_changes(self, path: str) -> list[GitChange]:
+        """Return the changed files of a repository; empty if the path is not a repository."""
         body = self._json("GET", "/api/git/changes", params={"path": path}, read=60.0)
         return [
-            GitChange(status=str(one.get("status", "")), path=one["path"])
-            for one in (body if isinstance(body, list) else [])
-            if isinstance(one, dict) and isinstance(one.get("path"), str)
+            GitChange(status=str(item.get("status", "")), path=item["path"])
+            for item in (body if isinstance(body, list) else [])
+            if isinstance(item, dict) and isinstance(item.get("path"), str)
         ]
 
-    def git_diff(self, path: str) -> FileDiff:
-        """A file before and after, whole, by its absolute path."""
+    def get_git_diff(self, path: str) -> FileDiff:
+        """Return the whole text of a file before and after its changes, by its absolute path."""
         body = self._object("GET", "/api/git/diff", params={"path": path}, read=60.0)
         original, modified = body.get("original"), body.get("modified")
         return FileDiff(
@@ -372,8 +387,8 @@ class EngineClient:
     # --- HTTP ---
 
     def _client(self, read: float) -> httpx2.Client:
-        # A connection per call: after an unhandled error the engine drops a kept-alive one without saying so,
-        # and the next request on it, perhaps a message, would end in a reset.
+        # One connection per call: after an unhandled error the engine silently drops a keep-alive
+        # connection, and the next request on it, perhaps a message, would end in a reset.
         return httpx2.Client(
             base_url=self._base_url,
             headers={
@@ -399,6 +414,7 @@ class EngineClient:
         try:
             return self._once(method, path, read, request)
         except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
+            # Retry a reset, but not a refused connection: then the engine is down.
             if not repeatable or isinstance(error, httpx2.ConnectError):
                 raise _unreachable(error) from error
         except httpx2.RequestError as error:
@@ -413,10 +429,10 @@ class EngineClient:
             body, deadline = bytearray(), time.monotonic() + read + 60
             for chunk in response.iter_bytes():
                 body += chunk
-                if time.monotonic() > deadline:  # a byte now and then never times out by itself
-                    raise EngineUnreachable("the answer does not end", maybe_done=True)
+                if time.monotonic() > deadline:  # the read timeout restarts with every byte
+                    raise EngineUnreachable("the response did not end in time", maybe_done=True)
                 if len(body) > BODY_MAX_BYTES:
-                    raise EngineRefused(response.status_code, "the answer is too large")
+                    raise EngineRefused(response.status_code, "the response is too large")
             _raise_for_status(response.status_code, bytes(body))
             return bytes(body)
 
@@ -425,12 +441,12 @@ class EngineClient:
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise EngineRefused(200, "the answer is not JSON") from error
+            raise EngineRefused(200, "the response is not JSON") from error
 
     def _object(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         body = self._json(method, path, **request)
         if not isinstance(body, dict):
-            raise EngineRefused(200, "the answer is not an object")
+            raise EngineRefused(200, "the response is not a JSON object")
         return body
 
     def _stream(self, path: str, query: dict[str, Any]) -> Download:
@@ -451,44 +467,46 @@ class EngineClient:
 
 @cache
 def _authorities() -> ssl.SSLContext:
-    """Who is trusted to vouch for engines: read once, for it costs more than a call."""
+    """Return the TLS context with the trusted authorities; cached, because loading it costs more than a call."""
     return httpx2.create_ssl_context(trust_env=False)
 
 
 async def follow(
     base_url: str, session_key: str, conversation_id: UUID, after_seq: int
 ) -> AsyncGenerator[Frame, None]:
-    """Frames of a conversation's session socket: what came after index ``after_seq`` (-1: all), then live.
+    """Yield the frames of a conversation's session socket: the events after index ``after_seq`` (-1: all), then live.
 
-    Ends only by an exception: ``EngineUnreachable`` when the connection is lost or cannot be made (connect
-    again with the last index), ``FrameTooLarge``, ``EngineMissing`` (the engine does not know the conversation
-    now), ``EngineRefused`` (4001 or 403: the key is wrong). While a tool runs the first frame may take as long
+    Ends only by an exception: ``EngineUnreachable`` if the connection is lost or fails (reconnect with the
+    last index), ``FrameTooLarge``, ``EngineMissing`` (the engine does not know the conversation now),
+    ``EngineRefused`` (4001 or 403: the key is wrong). While a tool runs, the first frame may take as long
     as the tool. Close the generator (``aclose``) when done.
     """
     url = f"{base_url.rstrip('/')}/sockets/session/{conversation_id}?after_seq={after_seq}"
     try:
         async with connect(
             url.replace("http", "ws", 1),
-            max_size=settings.EVENT_MAX_BYTES + 65_536,
+            max_size=settings.EVENT_MAX_BYTES + 65_536,  # room for the envelope
             open_timeout=READ_SECONDS,
             ping_interval=20,
             ping_timeout=30,
             close_timeout=2,
             proxy=None,
         ) as socket:
-            # In the first frame: a key in the address would end up in access logs.
+            # The key goes into the first frame: in the address it would end up in access logs.
             await socket.send(
                 msgspec.json.encode({"type": "auth", "session_api_key": session_key}).decode()
             )
             while True:
-                # Bytes, because a text frame that is not UTF-8 would end the connection.
+                # Read bytes: decoding a text frame that is not UTF-8 would end the connection.
                 yield payloads.parse_frame(await socket.recv(decode=False))
     except ConnectionClosed as closed:
         raise _closed(closed) from closed
     except InvalidStatus as refused:
         status = refused.response.status_code
         raise (
-            EngineMissing() if status == 404 else EngineRefused(status, "no socket")
+            EngineMissing()
+            if status == 404
+            else EngineRefused(status, "the engine refused the socket")
         ) from refused
     except (
         OSError,
@@ -501,13 +519,14 @@ async def follow(
 
 
 def _closed(closed: ConnectionClosed) -> Exception:
-    theirs, ours = closed.rcvd, closed.sent
-    code, reason = (theirs.code, theirs.reason) if theirs else (1006, "")
+    received, sent = closed.rcvd, closed.sent
+    code, reason = (received.code, received.reason) if received else (1006, "")
     if code == 4004:
         return EngineMissing(reason or "not found")
     if code in (4001, 1008):
         return EngineRefused(code, reason or "not allowed")
-    if reason == "frame_too_large" or (ours and ours.code == 1009):
+    # Either the engine refused to send the frame, or we refused to receive it (1009).
+    if reason == "frame_too_large" or (sent and sent.code == 1009):
         return FrameTooLarge("the next event is too large for the socket")
     return EngineUnreachable(f"the socket was closed ({code} {reason})".rstrip())
 
@@ -534,10 +553,10 @@ def _raise_for_status(status: int, body: bytes) -> None:
 
 
 def _detail(body: bytes) -> str:
-    """The sentence of an error; a 5xx carries the exception's text beside ``detail``."""
+    """Return the error's text; for a 5xx the engine sends the exception's text beside ``detail``."""
     try:
         fields = json.loads(body)
-        found = fields.get("exception") or fields.get("detail")
-        return (found if isinstance(found, str) else json.dumps(found))[:2000]
+        text = fields.get("exception") or fields.get("detail")
+        return (text if isinstance(text, str) else json.dumps(text))[:2000]
     except (ValueError, AttributeError, RecursionError):
         return body[:500].decode("utf-8", "replace")

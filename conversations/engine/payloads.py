@@ -1,8 +1,8 @@
-"""What the engine says, as typed values: frames of its session socket, events, and readers of events.
+"""Typed payloads of the engine: frames of its session socket, events, parsers of events, and request bodies.
 
-A sandbox belongs to the people and the agent that use it, so everything here is hostile input. Parsing never
-raises and never loses a byte: the payload of an event is the exact JSON text that came over the wire, and what
-is not strict JSON is kept as base64.
+A sandbox is controlled by its users and its agent, so all of this is hostile input. Parsing never raises
+and never loses a byte: an event's payload is the exact JSON text that was received, and text that is not
+strict JSON is stored as base64.
 """
 
 import base64
@@ -21,14 +21,15 @@ from django.conf import settings
 from accounts.settings.choices import ConfirmationPolicy, SecurityAnalyzer
 
 MAX_DEPTH = 500
-"""Nesting beyond this is kept as base64: common JSON readers give up at about 1,000."""
-MAX_SEQ = 2**63 - 1
+"""The deepest nesting stored as JSON; common parsers fail at about 1,000 levels. Deeper texts become base64."""
+MAX_SEQ = 2**63 - 1  # the largest bigint of PostgreSQL
 SOURCES = frozenset({"user", "agent", "environment", "hook"})
 T = TypeVar("T")
 _ID = re.compile(r"[\x21-\x7e]{1,80}")
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,79}")
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
-# The engine writes the envelope's fields in this order. Used where msgspec refuses a frame because of its event.
+# Parses the envelope if msgspec rejects a frame because of its event. The engine always writes the
+# fields in this order.
 _ENVELOPE = re.compile(
     rb'\A\s*\{"type":"(?:(durable)","seq":(0|[1-9][0-9]{0,18})|(transient)"),"event":(.*)\}\s*\Z',
     re.DOTALL,
@@ -38,10 +39,10 @@ _ENVELOPE = re.compile(
 class EngineEvent(msgspec.Struct, frozen=True):
     """One event of the engine.
 
-    ``payload`` is the JSON text as it came. Special kinds: ``Unparseable`` (payload ``{"raw_base64", "reason"}``),
-    ``Oversize`` (payload ``{"size", "sha256", "limit", "kind"}``: the bytes are not kept), ``Unknown`` (no usable
-    kind). ``time`` is the engine's clock in UTC, never an order. An event without a usable id gets one made from
-    its place and text, beginning with ``x-``.
+    ``payload`` is the JSON text as received. Special kinds: ``Unparseable`` (payload ``{"raw_base64",
+    "reason"}``), ``Oversize`` (payload ``{"size", "sha256", "limit", "kind"}``; the bytes are dropped),
+    ``Unknown`` (no usable kind). ``time`` is the engine's clock in UTC and must not be used for ordering.
+    An event without a usable id gets an id derived from its index and text, with the prefix ``x-``.
     """
 
     event_id: str
@@ -52,7 +53,7 @@ class EngineEvent(msgspec.Struct, frozen=True):
 
 
 class Durable(msgspec.Struct, frozen=True):
-    """An event at its index in the engine's log, from 0."""
+    """An event with its index in the engine's log, counted from 0."""
 
     seq: int
     event: EngineEvent
@@ -60,20 +61,20 @@ class Durable(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Transient:
-    """An event that the engine never stores (``full_state``); it has no place in a log."""
+    """An event that the engine does not store (``full_state``), so it has no index."""
 
     event: EngineEvent
 
 
 class Sync(msgspec.Struct, frozen=True, tag="sync"):
-    """Sent once at the start: the range that is about to be replayed; ``None`` where there is nothing."""
+    """The first frame of a socket: the range of indices that will be replayed; None if nothing will be."""
 
     from_seq: int | None = None
     through_seq: int | None = None
 
 
 class ItemStarted(msgspec.Struct, frozen=True, tag="item_started"):
-    """The model begins to stream; ``item_id`` is the id of the event to come."""
+    """The model starts to stream; ``item_id`` is the id of the future event."""
 
     item_id: str
     attempt: int = 1
@@ -91,7 +92,7 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
 
 
 class ItemAborted(msgspec.Struct, frozen=True, tag="item_aborted"):
-    """The stream ended without an event."""
+    """A streamed item was aborted, so no event with its id will follow."""
 
     item_id: str
     reason: str
@@ -99,7 +100,7 @@ class ItemAborted(msgspec.Struct, frozen=True, tag="item_aborted"):
 
 
 class EngineError(msgspec.Struct, frozen=True, tag="error"):
-    """Something is wrong with the socket, not with the conversation."""
+    """An error of the socket itself, not of the conversation."""
 
     code: str
     detail: str
@@ -107,7 +108,7 @@ class EngineError(msgspec.Struct, frozen=True, tag="error"):
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A frame that is none of the others, as it came."""
+    """A frame of an unknown type, as received."""
 
     raw: bytes
 
@@ -139,7 +140,7 @@ _pages = msgspec.json.Decoder(_Page)
 
 
 def parse_frame(data: bytes | str) -> Frame:
-    """One frame of the session socket. Never raises."""
+    """Parse one frame of the session socket. Never raises: an unreadable frame becomes ``Unknown``."""
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     try:
         frame = _frames.decode(raw)
@@ -165,7 +166,7 @@ def _parse_envelope(raw: bytes) -> Frame:
 
 
 def parse_page(body: bytes) -> tuple[list[bytes], str | None]:
-    """The texts of a page of events and the id that the next page begins with. Raises ``ValueError``."""
+    """Return the JSON texts of a page of events, and the id at which the next page starts. Raises ``ValueError``."""
     try:
         page = _pages.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -173,6 +174,7 @@ def parse_page(body: bytes) -> tuple[list[bytes], str | None]:
     return [bytes(item) for item in page.items], page.next_page_id
 
 
+# The parsed values are discarded, so numbers are only measured: int() would reject very long ones.
 _skip = json.JSONDecoder(parse_int=len, parse_float=len).raw_decode
 _PAGE_START = re.compile(r'\s*\{\s*"items"\s*:\s*\[\s*')
 _BETWEEN = re.compile(r"\s*(,\s*|(?=\]))")
@@ -180,31 +182,31 @@ _PAGE_END = re.compile(r'\s*\]\s*,\s*"next_page_id"\s*:\s*(?:null|"([^"\\]*)")\s
 
 
 def _parse_page_slowly(body: bytes, cause: BaseException) -> tuple[list[bytes], str | None]:
-    """For what msgspec refuses and one event may hold all the same: lone surrogates, NaN, broken UTF-8.
+    """Parse a page that msgspec rejects because of an event: lone surrogates, NaN or broken UTF-8.
 
-    Cuts the page at its commas; each event is judged by itself later.
+    Cuts the page into the texts of its events; each event is parsed on its own later.
     """
     text = body.decode("utf-8", "surrogateescape")
     items: list[bytes] = []
     try:
-        place = _PAGE_START.match(text)
-        while place:
-            if end := _PAGE_END.match(text, place.end()):
+        match = _PAGE_START.match(text)
+        while match:
+            if end := _PAGE_END.match(text, match.end()):
                 return items, end[1]
-            _, stop = _skip(text, place.end())
-            items.append(text[place.end() : stop].encode("utf-8", "surrogateescape"))
-            place = _BETWEEN.match(text, stop)
+            _, stop = _skip(text, match.end())
+            items.append(text[match.end() : stop].encode("utf-8", "surrogateescape"))
+            match = _BETWEEN.match(text, stop)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not a page of events: {error}") from cause
     raise ValueError(f"not a page of events: {cause}") from cause
 
 
 def parse_event(raw: bytes, *, seq: int | None) -> EngineEvent:
-    """One event from its JSON text. Never raises; ``seq`` is its index in the engine's log, if it has one."""
+    """Parse one event from its JSON text. Never raises. ``seq`` is the event's index in the engine's log, if any."""
     try:
         text = raw.decode("utf-8")
-        value = _strict(text)
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are
+        value = _parse_strictly(text)
+    except ValueError as error:  # the base class of UnicodeDecodeError and JSONDecodeError
         return _unparseable(raw, seq=seq, reason=str(error))
     except RecursionError:
         return _unparseable(raw, seq=seq, reason=f"nested deeper than {MAX_DEPTH}")
@@ -214,28 +216,28 @@ def parse_event(raw: bytes, *, seq: int | None) -> EngineEvent:
     if not (isinstance(kind, str) and _KIND.fullmatch(kind)):
         kind = "Unknown"
     if not (isinstance(event_id, str) and _ID.fullmatch(event_id)):
-        event_id = _made_id(raw, seq)
+        event_id = _derive_id(raw, seq)
     if len(raw) > settings.EVENT_MAX_BYTES:
-        kind, text = "Oversize", _oversize(raw, kind)
+        kind, text = "Oversize", _describe_oversize(raw, kind)
     return EngineEvent(
         event_id=event_id,
         kind=kind,
         source=source if isinstance(source, str) and source in SOURCES else "unknown",
         payload=text,
-        time=_time(fields.get("timestamp")),
+        time=_parse_time(fields.get("timestamp")),
     )
 
 
 def _unparseable(raw: bytes, *, seq: int | None, reason: str) -> EngineEvent:
     if len(raw) > settings.EVENT_MAX_BYTES:
-        kind, payload = "Oversize", _oversize(raw, "Unparseable")
+        kind, payload = "Oversize", _describe_oversize(raw, "Unparseable")
     else:
         kind = "Unparseable"
         payload = json.dumps({"raw_base64": base64.b64encode(raw).decode(), "reason": reason[:300]})
-    return EngineEvent(_made_id(raw, seq), kind, "unknown", payload)
+    return EngineEvent(_derive_id(raw, seq), kind, "unknown", payload)
 
 
-def _oversize(raw: bytes, kind: str) -> str:
+def _describe_oversize(raw: bytes, kind: str) -> str:
     return json.dumps(
         {
             "size": len(raw),
@@ -246,32 +248,34 @@ def _oversize(raw: bytes, kind: str) -> str:
     )
 
 
-def _made_id(raw: bytes, seq: int | None) -> str:
-    place = b"" if seq is None else str(seq).encode()
-    return "x-" + hashlib.sha256(place + b"\0" + raw).hexdigest()
+def _derive_id(raw: bytes, seq: int | None) -> str:
+    index = b"" if seq is None else str(seq).encode()
+    return "x-" + hashlib.sha256(index + b"\0" + raw).hexdigest()
 
 
-def _refuse(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _number(text: str) -> int | float:
-    """Python refuses to make an int of more than 4,300 digits; such a number is read as a float."""
+def _parse_int(text: str) -> int | float:
+    """Parse an integer; more than 40 digits become a float because Python rejects more than 4,300 digits."""
     return int(text) if len(text) <= 40 else float(text)
 
 
-def _strict(text: str) -> Any:
-    """Read JSON as RFC 8259 has it: no NaN, bounded depth. Numbers are read as far as floats go."""
+def _parse_strictly(text: str) -> Any:
+    """Parse JSON as defined by RFC 8259: no NaN, and nesting up to ``MAX_DEPTH``. Numbers may lose precision."""
+    # A text that is shorter than all the brackets cannot nest too deeply.
     if len(text) > 2 * MAX_DEPTH and _is_deep(text):
         raise RecursionError
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        # Stricter than the RFC: it also refuses lone surrogates and numbers beyond a float.
-        return json.loads(text, parse_constant=_refuse, parse_int=_number)
+        # orjson is stricter: it also rejects lone surrogates and numbers beyond a float.
+        return json.loads(text, parse_constant=_reject_constant, parse_int=_parse_int)
 
 
 def _is_deep(text: str) -> bool:
+    # A cheap bound first: most texts have fewer brackets than the limit.
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return False
     depth = 0
@@ -286,7 +290,7 @@ def _is_deep(text: str) -> bool:
     return False
 
 
-def _time(value: Any) -> datetime | None:
+def _parse_time(value: Any) -> datetime | None:
     if not isinstance(value, str) or len(value) > 40:
         return None
     try:
@@ -296,28 +300,31 @@ def _time(value: Any) -> datetime | None:
         return None
 
 
-# --- Readers: what our projections need to know of an event ----------------------
+# --- Parsers of events ------------------------------------------------------------
 
 
-def value_of(event: EngineEvent) -> dict[str, Any]:
-    """The event as a dictionary; empty where it is not an object. Never raises."""
+def parse_payload(event: EngineEvent) -> dict[str, Any]:
+    """Return the event's payload as a dictionary; empty if it is not a JSON object. Never raises."""
     try:
-        value = _strict(event.payload)
+        value = _parse_strictly(event.payload)
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def tells_state(event: EngineEvent) -> bool:
-    """Whether the event may tell a state of the agent, to be read by ``state_update``."""
+def is_state_update(event: EngineEvent) -> bool:
+    """Return whether the event may report a state of the agent, which ``parse_state_update`` parses."""
     return event.kind == "ConversationStateUpdateEvent"
 
 
-def state_update(event: EngineEvent) -> tuple[str, Any] | None:
-    """Key and value of a ``ConversationStateUpdateEvent``; the value is None where the wire dropped it."""
-    if not tells_state(event):
+def parse_state_update(event: EngineEvent) -> tuple[str, Any] | None:
+    """Return key and value of a ``ConversationStateUpdateEvent``; None for other kinds.
+
+    The value is None if the engine omitted it.
+    """
+    if not is_state_update(event):
         return None
-    fields = value_of(event)
+    fields = parse_payload(event)
     key = fields.get("key")
     return (key, fields.get("value")) if isinstance(key, str) else None
 
@@ -327,17 +334,19 @@ _STATUSES = frozenset(
 )
 
 
-def execution_status(event: EngineEvent) -> str | None:
-    """What the agent does from this event on, where it says so (also a transient ``full_state``)."""
-    return _from_state(event, "execution_status", lambda v: v if _is_status(v) else None)
+def parse_execution_status(event: EngineEvent) -> str | None:
+    """Return the agent's execution status from this event on, or None if the event does not report it."""
+    return _read_state(
+        event, "execution_status", lambda value: value if _is_status(value) else None
+    )
 
 
 def _is_status(value: Any) -> bool:
     return isinstance(value, str) and value in _STATUSES
 
 
-def _from_state(event: EngineEvent, name: str, read: Callable[[Any], T | None]) -> T | None:
-    update = state_update(event)
+def _read_state(event: EngineEvent, name: str, read: Callable[[Any], T | None]) -> T | None:
+    update = parse_state_update(event)
     if update is None:
         return None
     key, value = update
@@ -350,39 +359,40 @@ def _from_state(event: EngineEvent, name: str, read: Callable[[Any], T | None]) 
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens of one conversation so far, in all its uses of models, as the engine counts them."""
+    """The tokens that a conversation has used so far with all of its models, as counted by the engine."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
 
 
-def usage(event: EngineEvent) -> TokenUsage | None:
-    """The running totals that a ``stats`` update (or ``full_state``) tells."""
-    return _from_state(event, "stats", _usage)
+def parse_token_usage(event: EngineEvent) -> TokenUsage | None:
+    """Return the running totals that a ``stats`` or ``full_state`` update reports, else None."""
+    return _read_state(event, "stats", _sum_usage)
 
 
-def _usage(stats: Any) -> TokenUsage | None:
+def _sum_usage(stats: Any) -> TokenUsage | None:
     metrics = stats.get("usage_to_metrics") if isinstance(stats, dict) else None
     if not isinstance(metrics, dict):
         return None
     totals = [0, 0, 0]
-    for one in metrics.values():
-        tokens = one.get("accumulated_token_usage") if isinstance(one, dict) else None
+    for metric in metrics.values():
+        tokens = metric.get("accumulated_token_usage") if isinstance(metric, dict) else None
         if not isinstance(tokens, dict):
             continue
-        for place, name in enumerate(("prompt_tokens", "completion_tokens", "cache_read_tokens")):
+        for index, name in enumerate(("prompt_tokens", "completion_tokens", "cache_read_tokens")):
             count = tokens.get(name)
+            # 2**53: larger numbers are not exact in JSON. ``type``, because a bool is an int.
             if type(count) is int and 0 <= count < 2**53:
-                totals[place] += count
+                totals[index] += count
     return TokenUsage(*totals)
 
 
-def message_text(event: EngineEvent) -> str | None:
-    """The text of a ``MessageEvent``, its parts joined as they are; None for other kinds."""
+def parse_message_text(event: EngineEvent) -> str | None:
+    """Return the text of a ``MessageEvent``, its parts concatenated; None for other kinds."""
     if event.kind != "MessageEvent":
         return None
-    message = value_of(event).get("llm_message")
+    message = parse_payload(event).get("llm_message")
     parts = message.get("content") if isinstance(message, dict) else None
     texts = [p.get("text") for p in parts if isinstance(p, dict)] if isinstance(parts, list) else []
     return "".join(text for text in texts if isinstance(text, str))
@@ -390,7 +400,7 @@ def message_text(event: EngineEvent) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class RunFailure:
-    """Why a run stopped. ``user_action`` is what helps: ``settings``, ``retry`` or ``none``."""
+    """The failure that stopped a run. ``user_action`` is the user's remedy: ``settings``, ``retry`` or ``none``."""
 
     code: str
     detail: str
@@ -398,23 +408,23 @@ class RunFailure:
     user_action: str
 
 
-def failure(event: EngineEvent) -> RunFailure | None:
-    """What a ``ConversationErrorEvent`` says; None for other kinds."""
+def parse_run_failure(event: EngineEvent) -> RunFailure | None:
+    """Return the failure that a ``ConversationErrorEvent`` reports; None for other kinds."""
     if event.kind != "ConversationErrorEvent":
         return None
-    fields = value_of(event)
-    how = fields.get("classification")
-    how = how if isinstance(how, dict) else {}
-    action = how.get("user_action")
+    fields = parse_payload(event)
+    classification = fields.get("classification")
+    classification = classification if isinstance(classification, dict) else {}
+    action = classification.get("user_action")
     return RunFailure(
         code=str(fields.get("code") or "")[:100],
         detail=str(fields.get("detail") or "")[:2000],
-        retryable=how.get("retryable") is True,
+        retryable=classification.get("retryable") is True,
         user_action=action if action in ("settings", "retry") else "none",
     )
 
 
-# --- What we say to the engine ---------------------------------------------------
+# --- Request bodies ----------------------------------------------------------------
 
 _POLICIES: dict[str, dict[str, Any]] = {
     ConfirmationPolicy.NEVER: {"kind": "NeverConfirm"},
@@ -432,17 +442,17 @@ _ANALYZERS: dict[str, dict[str, Any] | None] = {
 }
 
 
-def policy_body(name: str) -> dict[str, Any]:
+def build_policy(name: str) -> dict[str, Any]:
     """Return the engine's form of a ``ConfirmationPolicy``."""
     return _POLICIES[name]
 
 
-def analyzer_body(name: str) -> dict[str, Any] | None:
-    """Return the engine's form of a ``SecurityAnalyzer``; an empty name is the default, the model itself."""
+def build_analyzer(name: str) -> dict[str, Any] | None:
+    """Return the engine's form of a ``SecurityAnalyzer``; an empty name means the default, the model itself."""
     return _ANALYZERS[name or SecurityAnalyzer.LLM]
 
 
-def start_body(
+def build_start_request(
     *,
     conversation_id: Any,
     model: str,
@@ -459,10 +469,10 @@ def start_body(
     mcp_servers: dict[str, Any] | None = None,
     secrets: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The engine's ``StartConversationRequest``, without a first message: our delivery job sends that.
+    """Return the engine's ``StartConversationRequest``, without a first message: a delivery job sends that.
 
-    ``gateway_url`` is the OpenAI-compatible base that ends in ``/v1`` and ``token`` its key. Prices are in
-    dollars per token and only for the figure that the engine itself shows; we bill at the gateway.
+    ``gateway_url`` is the OpenAI-compatible base URL, ending in ``/v1``, and ``token`` its key. Prices are
+    in dollars per token and only used for the engine's own figure; billing happens at the gateway.
     """
     llm: dict[str, Any] = {
         "model": f"openai/{model}",
@@ -470,7 +480,7 @@ def start_body(
         "api_key": token,
         "usage_id": "agent",
         "stream": True,
-        # The engine's own waits are 8 to 64 s; the gateway retries upstream by itself.
+        # Shorter than the engine's own waits of 8 to 64 s, so that a user sees a failure soon.
         "num_retries": 3,
         "retry_min_wait": 1,
         "retry_max_wait": 4,
@@ -481,7 +491,7 @@ def start_body(
         llm["output_cost_per_token"] = completion_price
     context: dict[str, Any] = {
         "skills": [],
-        "load_public_skills": False,  # they would be cloned from the internet
+        "load_public_skills": False,  # the engine would clone them from the internet
         "load_user_skills": False,
     }
     condenser = {
@@ -503,8 +513,8 @@ def start_body(
             "mcp_config": mcp_servers or {},
         },
         "workspace": {"kind": "LocalWorkspace", "working_dir": workspace},
-        "confirmation_policy": policy_body(confirmation_policy),
-        "security_analyzer": analyzer_body(security_analyzer),
+        "confirmation_policy": build_policy(confirmation_policy),
+        "security_analyzer": build_analyzer(security_analyzer),
         "secrets": secrets or {},
         "max_iterations": max_iterations,
         "stuck_detection": True,

@@ -1,1 +1,1 @@
-"""gRPC for programs: events in and out of conversations, ``openhands.v1.EventService``."""
+"""The gRPC API ``openhands.v1.EventService``: programs publish and follow the events of conversations."""

@@ -1,4 +1,7 @@
-"""Around every call: who calls, until when, how it ended. Nothing is served without a key and a deadline."""
+"""The interceptor of all calls: authentication, deadlines, error statuses, metrics and the access log.
+
+Except for health checks and reflection, every call needs an API key and a deadline.
+"""
 
 import asyncio
 import logging
@@ -18,7 +21,7 @@ from prometheus_client import Counter, Histogram
 from accounts import services as accounts
 from accounts.models import User
 from accounts.services import audit
-from conversations.realtime.access import Credentials, actor_of
+from conversations.realtime.access import Credentials, build_actor
 from lib.logs import request_id
 from lib.problems import Problem
 from lib.threads import DatabaseThreads
@@ -26,7 +29,7 @@ from lib.threads import DatabaseThreads
 log = logging.getLogger("openhands_site.access")
 T = TypeVar("T")
 OPEN_TO_ALL = ("/grpc.health.v1.Health/", "/grpc.reflection.")
-"""Health and reflection say nothing of anybody's: load balancers and tools ask them without a key."""
+"""Health and reflection expose no user's data; load balancers and tools call them without a key."""
 DEADLINE_MAX_SECONDS = 24 * 3600
 STATUSES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -38,24 +41,28 @@ STATUSES = {
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
-handled = Counter("grpc_server_handled", "Calls by how they ended.", ["method", "code"])
-seconds = Histogram("grpc_server_handling_seconds", "How long calls took.", ["method"])
+handled = Counter(
+    "grpc_server_handled", "Completed calls by method and status code.", ["method", "code"]
+)
+seconds = Histogram(
+    "grpc_server_handling_seconds", "Duration of calls in seconds, by method.", ["method"]
+)
 _threads = DatabaseThreads("grpc", 8)
 
 
 @dataclass(frozen=True, slots=True)
 class RpcCaller:
-    """The user of a call, and the credentials to check again while a stream lasts."""
+    """The user of a call, and the credentials that are checked again while a stream is open."""
 
     user: User
     credentials: Credentials
 
 
-caller: ContextVar[RpcCaller] = ContextVar("grpc_caller")
+current_caller: ContextVar[RpcCaller] = ContextVar("grpc_caller")
 
 
 class Refused(Exception):
-    """A call that ends with this status and sentence."""
+    """The failure of a call with a gRPC status and a sentence for the caller."""
 
     def __init__(self, code: grpc.StatusCode, sentence: str) -> None:
         super().__init__(sentence)
@@ -63,8 +70,8 @@ class Refused(Exception):
 
 
 async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call ``function`` in one of a few threads, with the caller as the actor of the audit log."""
-    actor = _actor(caller.get(None))
+    """Call ``function`` in one of a few threads, with the caller as the actor in the audit log."""
+    actor = _actor(current_caller.get(None))
 
     def run() -> T:
         with audit.acting(lambda: actor):
@@ -73,12 +80,14 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     return await _threads.run(run)
 
 
-def _actor(who: RpcCaller | None) -> audit.Actor:
-    return actor_of(who.user, who.credentials.address) if who else audit.Actor("anonymous")
+def _actor(rpc_caller: RpcCaller | None) -> audit.Actor:
+    if rpc_caller is None:
+        return audit.Actor("anonymous")
+    return build_actor(rpc_caller.user, rpc_caller.credentials.address)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Authentication, deadlines, error statuses, metrics and the access log, for every method alike."""
+    """The interceptor that wraps every method in a ``_Call``."""
 
     async def intercept_service(
         self,
@@ -98,20 +107,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def stream(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             behaviour = handler.unary_stream or handler.stream_stream
             async with _Call(name, token, context):
-                async for answer in behaviour(message, context):
-                    yield answer
+                async for response in behaviour(message, context):
+                    yield response
 
-        made = {
+        factories = {
             (False, False): (grpc.unary_unary_rpc_method_handler, unary),
             (False, True): (grpc.unary_stream_rpc_method_handler, stream),
             (True, True): (grpc.stream_stream_rpc_method_handler, stream),
         }
-        make, behaviour = made[handler.request_streaming, handler.response_streaming]
+        make, behaviour = factories[handler.request_streaming, handler.response_streaming]
         return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
 
 class _Call:
-    """One call, from its first look at the caller to its line in the access log."""
+    """One call, from the check of its caller to its line in the access log."""
 
     def __init__(self, name: str, token: str, context: grpc.aio.ServicerContext) -> None:
         self.name, self.token, self.context = name, token, context
@@ -123,38 +132,41 @@ class _Call:
         try:
             await self._admit()
         except Refused as refusal:
-            self._tell(refusal.code)
+            self._record(refusal.code)
+            # abort() raises, so the method does not run.
             await self.context.abort(refusal.code, refusal.sentence)
 
     async def _admit(self) -> None:
-        left = self.context.time_remaining()
-        if left is None or left > DEADLINE_MAX_SECONDS:
+        # Without a deadline, the stream of a client that vanished could stay open forever.
+        remaining = self.context.time_remaining()
+        if remaining is None or remaining > DEADLINE_MAX_SECONDS:
             raise Refused(
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "Set a deadline of at most 24 hours on every call.",
             )
-        who = await in_thread(_authenticated, self.token, _address(self.context.peer()))
-        self.user_id = str(who.user.pk)
-        caller.set(who)
+        rpc_caller = await in_thread(_authenticate, self.token, _address(self.context.peer()))
+        self.user_id = str(rpc_caller.user.pk)
+        current_caller.set(rpc_caller)
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        code, sentence = _status_of(error)
-        self._tell(code)
+        code, sentence = _find_status(error)
+        self._record(code)
         if error is not None and not isinstance(error, asyncio.CancelledError | GeneratorExit):
             if code is grpc.StatusCode.INTERNAL:
                 log.error("%s failed", self.name, exc_info=error)
+            # The client may have ended the call meanwhile.
             with suppress(asyncio.InvalidStateError):
                 await self.context.abort(code, sentence)
 
-    def _tell(self, code: grpc.StatusCode) -> None:
-        took = time.monotonic() - self.started
+    def _record(self, code: grpc.StatusCode) -> None:
+        duration = time.monotonic() - self.started
         handled.labels(self.name, code.name).inc()
-        seconds.labels(self.name).observe(took)
-        line = {"method": self.name, "code": code.name, "ms": round(took * 1000, 1)}
+        seconds.labels(self.name).observe(duration)
+        line = {"method": self.name, "code": code.name, "ms": round(duration * 1000, 1)}
         log.info("grpc", extra=line | ({"user": self.user_id} if self.user_id else {}))
 
 
-def _status_of(error: BaseException | None) -> tuple[grpc.StatusCode, str]:
+def _find_status(error: BaseException | None) -> tuple[grpc.StatusCode, str]:
     if error is None:
         return grpc.StatusCode.OK, ""
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
@@ -164,15 +176,18 @@ def _status_of(error: BaseException | None) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, Problem):
         return STATUSES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), error.detail
     if isinstance(error, ObjectDoesNotExist):
-        return grpc.StatusCode.NOT_FOUND, "There is nothing here that you may see."
+        return (
+            grpc.StatusCode.NOT_FOUND,
+            "The conversation or organization does not exist, or you have no access to it.",
+        )
     if isinstance(error, OperationalError | InterfaceError):
-        return grpc.StatusCode.UNAVAILABLE, "The database does not answer; try again in a moment."
-    reference = f"The server failed. Quote {request_id.get()} when you report this."
-    return grpc.StatusCode.INTERNAL, reference
+        return grpc.StatusCode.UNAVAILABLE, "The database is unreachable. Try again in a moment."
+    sentence = f"The server failed. Report this with the request id {request_id.get()}."
+    return grpc.StatusCode.INTERNAL, sentence
 
 
-def _authenticated(token: str, address: str) -> RpcCaller:
-    """Return the caller with this API key; nothing else opens a call. Raise ``Refused``."""
+def _authenticate(token: str, address: str) -> RpcCaller:
+    """Return the caller with this API key. Raises ``Refused`` for any other token."""
     credentials = Credentials(keys=(token,) if token.startswith("oh_") else (), address=address)
     user = credentials.user()
     if user is None:
@@ -186,7 +201,7 @@ def _bearer(metadata: dict[str, Any]) -> str:
 
 
 def _address(peer: str) -> str:
-    """The caller's address out of gRPC's ``ipv4:1.2.3.4:5`` or ``ipv6:%5B::1%5D:5``."""
+    """Return the IP address in gRPC's peer name ``ipv4:1.2.3.4:5`` or ``ipv6:%5B::1%5D:5``, or an empty text."""
     family, _, rest = peer.partition(":")
     if family not in ("ipv4", "ipv6"):
         return ""

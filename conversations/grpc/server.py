@@ -1,4 +1,4 @@
-"""The gRPC server: the event service, health and reflection on one port, ended in order."""
+"""The gRPC server: the event service, health checks and reflection on one port, with a graceful shutdown."""
 
 import asyncio
 import logging
@@ -24,14 +24,17 @@ NAME = events_pb2.DESCRIPTOR.services_by_name["EventService"].full_name
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """PEM files of a TLS certificate with its chain, and of its key."""
+    """The PEM files of a TLS certificate (with its chain) and of its private key."""
 
     chain: Path
     key: Path
 
 
 class Server:
-    """Serves until it is told to stop; then open calls have ten seconds, and clients come back elsewhere."""
+    """A gRPC server that runs until ``stopping`` is set.
+
+    Then open calls get ten seconds to finish, and clients reconnect to another server.
+    """
 
     def __init__(self, *, address: str, certificate: Certificate | None = None) -> None:
         self.health = HealthServicer()
@@ -41,6 +44,7 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_BYTES),
                 ("grpc.max_send_message_length", 2 * MESSAGE_BYTES),
+                # Off, so that a second server on the same port fails instead of taking half of the calls.
                 ("grpc.so_reuseport", 0),
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
@@ -61,10 +65,11 @@ class Server:
         return int(self.server.add_secure_port(address, grpc.ssl_server_credentials([pair])))
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Serve; end in order once ``stopping`` is set."""
+        """Serve until ``stopping`` is set, then shut down gracefully."""
         await self.server.start()
         for name in ("", NAME):
             await self.health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await stopping.wait()
+        # Report NOT_SERVING first, so that load balancers send new calls elsewhere.
         await self.health.enter_graceful_shutdown()
         await self.server.stop(GRACE_SECONDS)

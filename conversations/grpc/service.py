@@ -1,4 +1,4 @@
-"""``openhands.v1.EventService``: parse, one service call, answer."""
+"""The implementation of ``openhands.v1.EventService``: each method parses, calls one service and responds."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,71 +11,76 @@ from accounts import services as accounts
 from accounts.models import Organization
 from accounts.permissions import MissingPermission, require
 from conversations import services
-from conversations.grpc.interceptors import Refused, RpcCaller, caller, in_thread
+from conversations.grpc.interceptors import Refused, RpcCaller, current_caller, in_thread
 from conversations.grpc.v1 import events_pb2 as wire
 from conversations.grpc.v1.events_pb2_grpc import EventServiceServicer
 from conversations.models import Conversation
-from conversations.realtime.access import Refusal, Unpinged, Watcher, watching
+from conversations.realtime.access import Refusal, UnpingedStream, Watcher, watching
 from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusFrame
 from conversations.realtime.hub import get_hub
 from conversations.services.publications import BATCH_MAX
 from lib.api import dumps
 
 BATCHES_WAITING = 64
-"""Batches of one stream that are read ahead; beyond it, flow control makes the sender wait."""
+"""Batches of a stream that are read ahead; when the queue is full, flow control makes the sender wait."""
 PERMISSIONS = {
     "Append": "events.publish",
     "Subscribe": "conversations.view",
     "GetLastSeq": "conversations.view",
 }
-"""The permission that each method asks for, in the conversation's organization."""
+"""The permission that each method requires in the conversation's organization."""
 
 
 class EventService(EventServiceServicer):
-    """Events in and out of conversations, for programs with an API key."""
+    """Publish and follow the events of conversations, for programs with an API key."""
 
     async def GetLastSeq(  # noqa: N802 - the name on the wire
         self, request: wire.GetLastSeqRequest, context: grpc.aio.ServicerContext
     ) -> wire.GetLastSeqResponse:
-        who = caller.get()
-        found = await in_thread(_visible, who, request.conversation_id, PERMISSIONS["GetLastSeq"])
-        newest = await in_thread(services.last_published_id, conversation_id=found.pk)
+        rpc_caller = current_caller.get()
+        permission = PERMISSIONS["GetLastSeq"]
+        conversation = await in_thread(
+            _get_visible, rpc_caller, request.conversation_id, permission
+        )
+        newest = await in_thread(services.last_published_id, conversation_id=conversation.pk)
         return wire.GetLastSeqResponse(
-            last_seq=found.last_seq, epoch=found.epoch, last_event_id=newest
+            last_seq=conversation.last_seq, epoch=conversation.epoch, last_event_id=newest
         )
 
     async def Subscribe(  # noqa: N802
         self, request: wire.SubscribeRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[wire.SubscribeResponse]:
-        who = caller.get()
+        rpc_caller = current_caller.get()
         permission = PERMISSIONS["Subscribe"]
-        found = await in_thread(_visible, who, request.conversation_id, permission)
-        watcher = _watcher(who, found.pk, permission)
+        conversation = await in_thread(
+            _get_visible, rpc_caller, request.conversation_id, permission
+        )
+        watcher = _watcher(rpc_caller, conversation.pk, permission)
         async with (
             get_hub().subscribe(
-                found.pk, after=request.after_seq, epoch=request.epoch or None
+                conversation.pk, after=request.after_seq, epoch=request.epoch or None
             ) as subscription,
-            watching(watcher, Unpinged(subscription.end)),
+            watching(watcher, UnpingedStream(subscription.end)),
         ):
             async for frame in subscription.frames():
-                if (answer := _answer(frame)) is not None:
-                    yield answer
+                if (response := _encode(frame)) is not None:
+                    yield response
             _raise_refusal(watcher)
             if subscription.feed.is_gone:
                 raise Conversation.DoesNotExist
         raise Refused(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
-            "You read too slowly. Subscribe again from your last seq.",
+            "The client read too slowly. Subscribe again from the last seq that you received.",
         )
 
     async def Append(  # noqa: N802
         self, messages: AsyncIterator[wire.AppendRequest], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[wire.AppendResponse]:
-        who = caller.get()
+        rpc_caller = current_caller.get()
         first = await anext(messages, None)
         if first is None or first.WhichOneof("message") != "open":
-            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "The first message opens the run.")
-        run = await in_thread(_open, who, first.open)
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "The first message must be an OpenRun.")
+        run = await in_thread(_open, rpc_caller, first.open)
         newest = await in_thread(services.last_published_id, conversation_id=run.pk)
         yield wire.AppendResponse(
             opened=wire.Opened(
@@ -88,8 +93,8 @@ class EventService(EventServiceServicer):
         waiting: asyncio.Queue[wire.Batch | None] = asyncio.Queue(BATCHES_WAITING)
         reader = asyncio.create_task(_read_ahead(messages, waiting))
         try:
-            watcher = _watcher(who, run.pk, PERMISSIONS["Append"])
-            async with watching(watcher, Unpinged(reader.cancel)):
+            watcher = _watcher(rpc_caller, run.pk, PERMISSIONS["Append"])
+            async with watching(watcher, UnpingedStream(reader.cancel)):
                 while batches := await _next_batches(waiting):
                     _raise_refusal(watcher)
                     stored = await in_thread(
@@ -97,19 +102,20 @@ class EventService(EventServiceServicer):
                         conversation_id=run.pk,
                         batches=[[event.json for event in batch.events] for batch in batches],
                     )
-                    for batch, answer in zip(batches, stored, strict=True):
+                    for batch, result in zip(batches, stored, strict=True):
                         yield wire.AppendResponse(
                             appended=wire.Appended(
                                 number=batch.number,
-                                last_seq=answer.last_seq,
-                                stored=answer.stored,
-                                known=answer.known,
+                                last_seq=result.last_seq,
+                                stored=result.stored,
+                                known=result.known,
                             )
                         )
                 _raise_refusal(watcher)
-            await reader  # raises what was wrong with the stream
+            await reader  # raises the exception of a faulty stream
         finally:
             reader.cancel()
+            # Shielded: the run must be closed even if the caller's disconnect cancels this method.
             await asyncio.shield(in_thread(services.close_run, conversation_id=run.pk))
 
 
@@ -120,16 +126,21 @@ async def _read_ahead(
         async for message in messages:
             if message.WhichOneof("message") != "batch":
                 raise Refused(
-                    grpc.StatusCode.INVALID_ARGUMENT, "A run is opened once; send batches."
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    "The run is already open. Send only Batch messages after the first message.",
                 )
             await waiting.put(message.batch)
     finally:
+        # None marks the end of the stream.
         with suppress(asyncio.CancelledError):
             await waiting.put(None)
 
 
 async def _next_batches(waiting: "asyncio.Queue[wire.Batch | None]") -> list[wire.Batch]:
-    """All that is there, at least one, as one transaction's worth; nothing at the stream's end."""
+    """Wait for a batch; return the waiting batches for one transaction, or an empty list at the stream's end.
+
+    Stops once the batches hold ``BATCH_MAX`` events or more.
+    """
     batches: list[wire.Batch] = []
     batch = await waiting.get()
     while batch is not None:
@@ -137,12 +148,12 @@ async def _next_batches(waiting: "asyncio.Queue[wire.Batch | None]") -> list[wir
         if waiting.empty() or sum(len(b.events) for b in batches) >= BATCH_MAX:
             return batches
         batch = waiting.get_nowait()
-    waiting.put_nowait(None)  # said again, behind what came before it
+    waiting.put_nowait(None)  # put the end marker back for the next call
     return batches
 
 
 def _raise_refusal(watcher: Watcher) -> None:
-    """Raise why a stream's access has ended, if it has."""
+    """Raise the exception for a stream whose caller has lost access; do nothing otherwise."""
     match watcher.refusal:
         case Refusal.UNAUTHENTICATED:
             raise Refused(grpc.StatusCode.UNAUTHENTICATED, accounts.InvalidKey.sentence)
@@ -155,40 +166,42 @@ def _raise_refusal(watcher: Watcher) -> None:
             raise Conversation.DoesNotExist
 
 
-def _watcher(who: RpcCaller, conversation_id: UUID, permission: str) -> Watcher:
-    return Watcher(who.credentials, conversation_id, permission, user_id=who.user.pk)
+def _watcher(rpc_caller: RpcCaller, conversation_id: UUID, permission: str) -> Watcher:
+    return Watcher(rpc_caller.credentials, conversation_id, permission, user_id=rpc_caller.user.pk)
 
 
-def _open(who: RpcCaller, request: wire.OpenRun) -> Conversation:
-    bound = who.user.bound_organization_id
-    organization_id = _uuid(request.organization_id) if request.organization_id else bound
-    found = Organization.objects.visible_to(who.user).filter(
-        pk=organization_id or who.user.personal_organization.pk
+def _open(rpc_caller: RpcCaller, request: wire.OpenRun) -> Conversation:
+    bound = rpc_caller.user.bound_organization_id
+    organization_id = _parse_uuid(request.organization_id) if request.organization_id else bound
+    organizations = Organization.objects.visible_to(rpc_caller.user).filter(
+        pk=organization_id or rpc_caller.user.personal_organization.pk
     )
     return services.open_run(
-        user=who.user,
-        conversation_id=_uuid(request.conversation_id),
-        organization=found.get(),
+        user=rpc_caller.user,
+        conversation_id=_parse_uuid(request.conversation_id),
+        organization=organizations.get(),
         title=request.title,
         model=request.model,
     )
 
 
-def _visible(who: RpcCaller, conversation_id: str, permission: str) -> Conversation:
-    found = Conversation.objects.visible_to(who.user).get(pk=_uuid(conversation_id))
-    require(who.user, found.organization_id, permission)
-    return found
+def _get_visible(rpc_caller: RpcCaller, conversation_id: str, permission: str) -> Conversation:
+    conversation = Conversation.objects.visible_to(rpc_caller.user).get(
+        pk=_parse_uuid(conversation_id)
+    )
+    require(rpc_caller.user, conversation.organization_id, permission)
+    return conversation
 
 
-def _uuid(text: str) -> UUID:
+def _parse_uuid(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError as error:
-        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "An id is a UUID.") from error
+        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "The id is not a valid UUID.") from error
 
 
-def _answer(frame: Frame) -> wire.SubscribeResponse | None:
-    """Return a frame as gRPC has it; None for deltas, which it does not have."""
+def _encode(frame: Frame) -> wire.SubscribeResponse | None:
+    """Return a frame as a gRPC message; None for deltas and pings, which this API does not send."""
     if isinstance(frame, StatusFrame):
         return wire.SubscribeResponse(status_json=dumps(frame.record))
     if isinstance(frame, ResetFrame):
@@ -196,7 +209,7 @@ def _answer(frame: Frame) -> wire.SubscribeResponse | None:
     if not isinstance(frame, EventFrame):
         return None
     event = frame.event
-    answer = wire.SubscribeResponse(
+    response = wire.SubscribeResponse(
         event=wire.Event(
             seq=event.seq,
             event_id=event.event_id,
@@ -205,5 +218,5 @@ def _answer(frame: Frame) -> wire.SubscribeResponse | None:
             payload=event.payload.encode(),
         )
     )
-    answer.event.received_at.FromDatetime(event.received_at)
-    return answer
+    response.event.received_at.FromDatetime(event.received_at)
+    return response

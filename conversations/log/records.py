@@ -18,7 +18,7 @@ def records_of(conversations: Iterable[Conversation]) -> list[dict[str, Any]]:
     """Conversations in their order; two further queries for all of them together."""
     rows = list(conversations)
     ids = [row.pk for row in rows]
-    usage = billing.usage_of(ids)
+    usage = billing.get_usage(ids)
     starts = _latest_starts(ids)
     return [record_from(row, usage.get(row.pk), starts.get(row.pk)) for row in rows]
 

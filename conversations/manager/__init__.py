@@ -1,1 +1,1 @@
-"""Follow live conversations: claim a share of them and store the events of their engines."""
+"""The conversation manager, which claims a share of the live conversations and stores their engines' events."""

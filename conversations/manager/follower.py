@@ -1,4 +1,4 @@
-"""Following one conversation: its engine's socket into our log, and what the agent is saying passed on."""
+"""Followers: each stores the events of one engine's session socket and forwards the text that the agent streams."""
 
 import asyncio
 import contextlib
@@ -26,36 +26,38 @@ from conversations.manager.storing import Storing
 log = logging.getLogger(__name__)
 Place = services.Place
 T = TypeVar("T")
+# Frames that one batch takes from the queue at most, and frames that the queue holds.
 BATCH = 200
 QUEUE_FRAMES = 1_000
+# The pause after a message with deltas, so that the next message gathers several.
 DELTA_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 5.0
 OBSERVE_TRIES = 5
-"""Events tell the state too; this only has to catch what they leave out."""
+"""Attempts to read the agent's state. Few are enough: events report the state too, except after a crash."""
 
 
 class Host(Protocol):
-    """What a follower has of its manager: where blocking calls are made, and who stores."""
+    """The interface of ``Manager`` that followers use: threads for blocking calls, and the event store."""
 
     storing: Storing
 
     async def in_database(self, function: Callable[..., T], **arguments: Any) -> T: ...
     async def at_engine(self, function: Callable[..., T], **arguments: Any) -> T: ...
-    async def give_back(self, conversation_id: UUID) -> None: ...
+    async def hand_back(self, conversation_id: UUID) -> None: ...
 
 
 class Follower:
-    """One claimed conversation: reads the engine's socket, appends its events, passes its deltas on."""
+    """The follower of one claimed conversation: appends its engine's events and forwards its deltas."""
 
     def __init__(self, manager: Host, conversation_id: UUID, generation: int) -> None:
         self.manager = manager
         self.conversation_id = conversation_id
         self.generation = generation
         self.active_at = time.monotonic()
-        self._named: dict[str, Any] = {"conversation_id": conversation_id, "generation": generation}
+        self._lease: dict[str, Any] = {"conversation_id": conversation_id, "generation": generation}
 
     async def run(self) -> None:
-        """Follow until the lease or the engine is gone; whatever else is lost is tried again."""
+        """Follow until the lease or the engine is lost; retry after any other failure, with back-off."""
         pause = 0.1
         try:
             while True:
@@ -65,54 +67,61 @@ class Follower:
                         break
                 except (services.StaleLease, asyncio.CancelledError):
                     raise
-                except DatabaseError as error:  # for all at once: a line each, and no more
+                # Every follower fails at the same time: one short line each, without a traceback.
+                except DatabaseError as error:
                     log.warning(
-                        "following %s waits: %s", self.conversation_id, type(error).__name__
+                        "following conversation %s paused, the database is unreachable: %s",
+                        self.conversation_id,
+                        type(error).__name__,
                     )
                     pause = max(pause, 1.0)
                 except Exception:
-                    log.exception("following %s failed; trying again", self.conversation_id)
+                    log.exception(
+                        "following conversation %s failed; retrying", self.conversation_id
+                    )
                     pause = max(pause, 1.0)
                 pause = 0.1 if time.monotonic() - started > MAX_PAUSE_SECONDS else pause * 2
                 pause = min(pause, MAX_PAUSE_SECONDS)
-                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - not all in step
+                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
         except services.StaleLease:
-            log.info("%s is followed by somebody else, or gone", self.conversation_id)
-        await self.manager.give_back(self.conversation_id)
+            log.info(
+                "conversation %s is followed by another manager, or was deleted",
+                self.conversation_id,
+            )
+        await self.manager.hand_back(self.conversation_id)
 
     async def _follow_once(self) -> bool:
-        """Follow over one connection until it ends; False when there is no engine to follow any more."""
-        place = await self.manager.in_database(services.place_to_follow, **self._named)
+        """Follow over one connection until it ends; return False if the engine is gone."""
+        place = await self.manager.in_database(services.place_to_follow, **self._lease)
         if place is None:
             return False
         try:
             await self._follow(place)
         except FrameTooLarge:
             client = EngineClient(place.base_url, place.session_key)
-            # Fetched by REST; the socket goes on behind it.
-            await self.manager.at_engine(services.read_log, client=client, **self._named)
+            # Fetch the large event by REST; the next connection continues after it.
+            await self.manager.at_engine(services.read_log, client=client, **self._lease)
         except (EngineUnreachable, EngineMissing, EngineRefused, services.LogGap) as error:
-            log.info("socket of %s ended: %s", self.conversation_id, error)
-            return not await self.manager.at_engine(services.note_engine_lost, **self._named)
+            log.info("the engine socket of conversation %s ended: %s", self.conversation_id, error)
+            return not await self.manager.at_engine(services.note_engine_lost, **self._lease)
         return True
 
     async def _follow(self, place: Place) -> None:
-        """One connection: a reader fills a bounded queue, this empties it in batches."""
+        """Follow over one connection: a task reads frames into a bounded queue, this loop stores batches of them."""
         frames: asyncio.Queue[Frame | Exception] = asyncio.Queue(QUEUE_FRAMES)
         reader = asyncio.create_task(self._read(place, frames))
-        self._behind: int | None = None
+        self._replay_end: int | None = None
         self._is_caught_up = False
         try:
             while True:
                 batch = [await frames.get()]
                 while len(batch) < BATCH and not frames.empty():
                     batch.append(frames.get_nowait())
-                await self._take(batch, place)
+                await self._handle(batch, place)
         finally:
             reader.cancel()
-            await asyncio.wait(
-                [reader]
-            )  # awaited itself, it would take a cancellation of ours for its own
+            # Not ``await reader``: its CancelledError would look like a cancellation of this task.
+            await asyncio.wait([reader])
 
     async def _read(self, place: Place, frames: "asyncio.Queue[Frame | Exception]") -> None:
         source = follow(place.base_url, place.session_key, self.conversation_id, place.after_seq)
@@ -121,58 +130,60 @@ class Follower:
                 await frames.put(frame)
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001 - raised by _take, behind the frames that came before it
+        except Exception as error:  # noqa: BLE001 - _handle raises it after the frames that came before it
             await frames.put(error)
         finally:
             with contextlib.suppress(Exception):
                 await source.aclose()
 
-    async def _take(self, batch: list[Any], place: Place) -> None:
+    async def _handle(self, batch: list[Any], place: Place) -> None:
         self.active_at = time.monotonic()
         durable = [frame for frame in batch if isinstance(frame, Durable)]
+        # Store first: events that came before an error or the end of the replay belong to the log.
         if durable:
-            await self.manager.storing.store(frames=durable, **self._named)
+            await self.manager.storing.store(frames=durable, **self._lease)
         for frame in batch:
             if isinstance(frame, Exception):
                 raise frame
             if isinstance(frame, Sync):
-                self._behind = -1 if frame.through_seq is None else frame.through_seq
+                self._replay_end = -1 if frame.through_seq is None else frame.through_seq
                 await self.manager.in_database(
-                    services.mark_following, run=place.run, **self._named
+                    services.mark_following, run=place.run, **self._lease
                 )
         await self._catch_up(durable[-1].seq if durable else place.after_seq, place)
-        deltas = joined([f for f in batch if isinstance(f, Delta | ItemAborted)])
+        deltas = merge_deltas([f for f in batch if isinstance(f, Delta | ItemAborted)])
         if deltas:
             await announcing.send_deltas(self.conversation_id, deltas)
-            await asyncio.sleep(DELTA_SECONDS)  # gathers what comes meanwhile into one message
+            # Gather the deltas that arrive meanwhile into one message.
+            await asyncio.sleep(DELTA_SECONDS)
 
     async def _catch_up(self, seq: int, place: Place) -> None:
-        """Once the replay is in, ask where the engine stands: after a crash no event tells (section 10)."""
-        if self._is_caught_up or self._behind is None or seq < self._behind:
+        """Once the replay is stored, ask the engine for its state: after a crash no event reports the state."""
+        if self._is_caught_up or self._replay_end is None or seq < self._replay_end:
             return
         self._is_caught_up = True
         await self._observe(place)
 
     async def _observe(self, place: Place) -> None:
-        """Ask the engine for the agent's state, and again if a person spoke or answered meanwhile.
+        """Ask the engine for the agent's state and store it; retry if a user wrote or answered meanwhile.
 
-        The states that frames carry without a place in the log are not taken: their changes are events too, and
-        one of before an answer would ask the person again.
+        States in frames without a place in the log are ignored: their changes are events too, and a state
+        from before a user's answer would ask the user again.
         """
         client = EngineClient(place.base_url, place.session_key)
-        named = {"conversation_id": self.conversation_id}
+        target = {"conversation_id": self.conversation_id}
         for _ in range(OBSERVE_TRIES):
-            as_of = await self.manager.in_database(services.standing, **named)
-            found = await self.manager.at_engine(client.conversation, **named)
-            status = (found or {}).get("execution_status")
+            as_of = await self.manager.in_database(services.standing, **target)
+            state = await self.manager.at_engine(client.get_conversation, **target)
+            status = (state or {}).get("execution_status")
             if not status or await self.manager.in_database(
-                services.observe_status, status=status, as_of=as_of, **self._named
+                services.observe_status, status=status, as_of=as_of, **self._lease
             ):
                 return
 
 
-def joined(frames: list[Delta | ItemAborted]) -> list[dict[str, Any]]:
-    """Deltas as sockets give them, consecutive pieces of one item joined into one."""
+def merge_deltas(frames: list[Delta | ItemAborted]) -> list[dict[str, Any]]:
+    """Return deltas in the sockets' form, with consecutive pieces of one item merged."""
     result: list[dict[str, Any]] = []
     for frame in frames:
         if isinstance(frame, ItemAborted):

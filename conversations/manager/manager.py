@@ -1,4 +1,4 @@
-"""The conversation manager: claims its share of the live conversations and follows each one's engine into our log."""
+"""The conversation manager: claims a share of the live conversations and follows each engine into the log."""
 
 import asyncio
 import contextlib
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 CLAIM_SECONDS = 1.0
 CLAIM_BATCH = 100
-"""Conversations that one claim takes at most: the engines' sockets are opened in portions."""
+"""The most conversations that one claim takes, so that engine sockets are opened in portions."""
 STARVED_SECONDS = 3.0
-"""After this long, what nobody's share covers is taken by whoever has room."""
+"""Seconds after which any manager with free capacity takes conversations that no share covers."""
 HANDOVER_BATCH = 10
-"""Conversations that are handed to others in one round, at least where a tenth of the share is less."""
+"""Conversations handed to other managers per round; a tenth of the share if that is more."""
 ORPHAN_SECONDS = 30.0
 GATEWAY_SECONDS = 60.0
 DATABASE_THREADS = 8
@@ -39,10 +39,11 @@ ENGINE_THREADS = 32
 
 
 class Manager:
-    """Follows conversations under leases until it is told to stop. Any number may run, on any machine.
+    """A process that follows conversations under leases until it is stopped. Any number may run, on any machines.
 
-    Each takes the share of all live conversations that its capacity is of all capacities. One that has more
-    hands some over in rounds; one that is gone has its own taken over; one that is told to stop hands back all.
+    Each manager takes the share of all live conversations that corresponds to its share of the total
+    capacity. A manager above its share hands conversations over in rounds. The conversations of a dead
+    manager are taken over, and a manager that is stopped hands all of its conversations back (ADR 34).
     """
 
     def __init__(self, owner: str) -> None:
@@ -50,40 +51,42 @@ class Manager:
         self.capacity = settings.MANAGER_MAX_CONVERSATIONS
         self.followers: dict[UUID, tuple[Follower, asyncio.Task[None]]] = {}
         self.stopping = asyncio.Event()
-        self.waiting = 0
+        self.unclaimed = 0
         self.handed_over = 0
         self.keeper = Keeper(self)
         self._woken = asyncio.Event()
         self._free_since: float | None = None
-        self._rounds_above = 0
+        self._overloaded_rounds = 0
         self._database = DatabaseThreads("manager-db", DATABASE_THREADS, keep_connections=True)
         self._engines = DatabaseThreads("manager-engine", ENGINE_THREADS)
         self.in_database = self._database.run
-        """For service calls: a few threads, each of which keeps a connection."""
+        """Run a service call in one of a few threads, each with a persistent database connection."""
         self.at_engine = self._engines.run
-        """For calls that ask an engine or a sandbox provider, which may take long."""
+        """Run a call to an engine or a sandbox provider, which may take long, in a thread of another pool."""
         self.storing = Storing(self.in_database)
 
     async def run(self) -> None:
-        """Claim, renew and follow until ``stopping``; then hand everything back at once."""
+        """Claim, renew and follow until ``stopping`` is set; then hand everything back immediately."""
         self.keeper.start(asyncio.get_running_loop())
-        chores = [
-            asyncio.create_task(self._claim_again_and_again()),
-            asyncio.create_task(self._listen()),
+        periodic_tasks = [
+            asyncio.create_task(self._keep_claiming()),
+            asyncio.create_task(self._receive_nudges()),
             asyncio.create_task(self._repeat(settings.LEASE_SECONDS / 3, self._balance)),
-            asyncio.create_task(self._repeat(ORPHAN_SECONDS, self._look_for_strays)),
+            asyncio.create_task(self._repeat(ORPHAN_SECONDS, self._reconcile_leases)),
             asyncio.create_task(self._repeat(GATEWAY_SECONDS, self._keep_gateway_open)),
         ]
         await self.stopping.wait()
         followers = [task for _, task in self.followers.values()]
-        ending = [*chores, *followers]
+        ending = [*periodic_tasks, *followers]
         for task in ending:
             task.cancel()
-        # Engines may take their time to part; what is still written meanwhile is fenced.
+        # Engines may be slow to close their sockets. Writes from here on are harmless: each one
+        # checks the lease.
         await asyncio.wait(ending, timeout=1)
         await asyncio.to_thread(self.keeper.stop)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):  # without a database they lapse by themselves
+            # If the database is unreachable, the leases expire by themselves.
+            async with asyncio.timeout(5):
                 count = await self.in_database(services.leave_managers, owner=self.owner)
                 log.info("handed back %d conversations", count)
         await asyncio.to_thread(bus.publisher.flush, 1.0)
@@ -92,39 +95,39 @@ class Manager:
         self._engines.shutdown()
 
     def figures(self) -> dict[str, float]:
-        """What this manager has to do, for the list of nodes."""
+        """Return this manager's load, for the list of nodes."""
         return {
             "conversations": len(self.followers),
             "capacity": self.capacity,
-            "waiting": self.waiting,
+            "waiting": self.unclaimed,
             "handed_over": self.handed_over,
         }
 
-    async def _repeat(self, seconds: float, chore: Callable[[], Any]) -> None:
+    async def _repeat(self, seconds: float, task: Callable[[], Any]) -> None:
         while True:
             try:
-                await chore()
+                await task()
             except Exception:
-                log.exception("a chore of the manager failed; trying again")
+                log.exception("a periodic task of the manager failed; retrying")
             await asyncio.sleep(seconds)
 
     # --- Claiming ---
 
-    async def _claim_again_and_again(self) -> None:
+    async def _keep_claiming(self) -> None:
         while True:
             self._woken.clear()
             try:
                 await self._claim()
             except Exception:
-                log.exception("claiming failed; trying again")
+                log.exception("claiming conversations failed; retrying")
                 await asyncio.sleep(CLAIM_SECONDS)
             with contextlib.suppress(TimeoutError):
-                # Not in step with the others; who is woken by a hand-over is all the same a moment apart.
+                # Jitter, so that managers do not claim at the same moment.
                 async with asyncio.timeout(CLAIM_SECONDS * random.uniform(0.6, 1)):  # noqa: S311
                     await self._woken.wait()
 
-    async def _listen(self) -> None:
-        """Be woken when there is something to claim. Without Redis the next look finds it."""
+    async def _receive_nudges(self) -> None:
+        """Receive nudges that conversations can be claimed. Without Redis, the periodic claim finds them."""
         layer: Any = get_channel_layer()
         channel = ""
         while True:
@@ -134,20 +137,23 @@ class Manager:
                     await layer.group_add(bus.MANAGERS, channel)
                 if isinstance(bus.decode(await layer.receive(channel)), bus.ManagerWake):
                     self._woken.set()
-            except Exception:  # noqa: BLE001 - Redis away, in whatever way
+            except Exception:  # noqa: BLE001 - any failure of Redis: reconnect
                 channel = ""
                 await asyncio.sleep(2)
 
     async def _claim(self) -> None:
-        if self.keeper.may_judge():
+        if self.keeper.may_declare_dead():
             freed = await self.in_database(services.take_from_dead, owner=self.owner)
             if freed:
-                log.warning("a manager is gone; its %d conversations are free", freed)
+                log.warning(
+                    "a manager stopped renewing its leases; %d conversations are free to claim",
+                    freed,
+                )
         if not self.keeper.is_registered:
             return
         census = await self.in_database(services.take_census, capacity=self.capacity)
-        self.waiting = census.free
-        limit = self._limit(census)
+        self.unclaimed = census.free
+        limit = self._count_claimable(census)
         if limit <= 0:
             return
         claims = await self.in_database(
@@ -155,11 +161,12 @@ class Manager:
         )
         for claim in claims:
             self._follow(claim)
+        # A full batch: there may be more to claim.
         if len(claims) == CLAIM_BATCH:
             self._woken.set()
 
-    def _limit(self, census: services.Census) -> int:
-        """How many to claim now: what the share lacks, or all there is room for when nobody else comes."""
+    def _count_claimable(self, census: services.Census) -> int:
+        """Return how many to claim now: up to the share, or up to the capacity if no other manager claims them."""
         now = time.monotonic()
         if not census.free:
             self._free_since = None
@@ -169,84 +176,104 @@ class Manager:
         return (self.capacity if is_starved else census.share) - len(self.followers)
 
     def _follow(self, claim: services.Claim) -> None:
-        log.info("following %s, generation %d", claim.conversation_id, claim.generation)
-        self._drop(claim.conversation_id)
+        # A new claim replaces a follower of an older generation.
+        log.info(
+            "started to follow conversation %s, lease generation %d",
+            claim.conversation_id,
+            claim.generation,
+        )
+        self._stop_following(claim.conversation_id)
         follower = Follower(self, claim.conversation_id, claim.generation)
         task = asyncio.create_task(follower.run())
         self.followers[claim.conversation_id] = (follower, task)
-        task.add_done_callback(partial(self._ended, claim.conversation_id))
+        task.add_done_callback(partial(self._forget, claim.conversation_id))
 
-    def _ended(self, conversation_id: UUID, task: "asyncio.Task[None]") -> None:
-        held = self.followers.get(conversation_id)
-        if held and held[1] is task:
+    def _forget(self, conversation_id: UUID, task: "asyncio.Task[None]") -> None:
+        entry = self.followers.get(conversation_id)
+        if entry and entry[1] is task:
             del self.followers[conversation_id]
 
-    def _drop(self, conversation_id: UUID) -> "asyncio.Task[None] | None":
-        held = self.followers.pop(conversation_id, None)
-        if held is None:
+    def _stop_following(self, conversation_id: UUID) -> "asyncio.Task[None] | None":
+        entry = self.followers.pop(conversation_id, None)
+        if entry is None:
             return None
-        held[1].cancel()
-        return held[1]
+        entry[1].cancel()
+        return entry[1]
 
-    # --- Giving up ---
+    # --- Handing back ---
 
     async def _balance(self) -> None:
-        """Hand a few to managers that have less, once it has been too much for two rounds; the quietest first."""
+        """Hand the quietest conversations to other managers after two rounds above the share.
+
+        Two rounds, because the counts of other managers lag by up to two seconds (ADR 34).
+        """
         census = await self.in_database(services.take_census, capacity=self.capacity)
+        # A tenth above the share is tolerated, so that conversations do not move back and forth.
         excess = len(self.followers) - census.share - census.share // 10
-        self._rounds_above = self._rounds_above + 1 if excess > 0 else 0
-        if self._rounds_above < 2:
+        self._overloaded_rounds = self._overloaded_rounds + 1 if excess > 0 else 0
+        if self._overloaded_rounds < 2:
             return
-        count = min(len(self.followers) - census.share, max(HANDOVER_BATCH, census.share // 10))
-        quietest = sorted(self.followers.values(), key=lambda held: held[0].active_at)
-        keys = [follower.conversation_id for follower, _ in quietest[:count]]
-        tasks = [task for key in keys if (task := self._drop(key))]
+        surplus = min(len(self.followers) - census.share, max(HANDOVER_BATCH, census.share // 10))
+        quietest = sorted(self.followers.values(), key=lambda entry: entry[0].active_at)
+        keys = [follower.conversation_id for follower, _ in quietest[:surplus]]
+        tasks = [task for key in keys if (task := self._stop_following(key))]
         await asyncio.gather(*tasks, return_exceptions=True)
-        given = await self.in_database(services.hand_back, owner=self.owner, conversation_ids=keys)
-        self.handed_over += given
-        log.info("handed %d conversations to managers that have less", given)
+        count = await self.in_database(services.hand_back, owner=self.owner, conversation_ids=keys)
+        self.handed_over += count
+        log.info("handed %d conversations over to other managers", count)
 
     def lose_all(self) -> None:
-        """Let go of everything: we were taken for dead, and others follow it now."""
+        """Stop following everything: other managers declared this one dead and took its conversations over."""
         for conversation_id in list(self.followers):
-            log.warning("lost the lease of %s", conversation_id)
-            self._drop(conversation_id)
+            log.warning("lost the lease of conversation %s", conversation_id)
+            self._stop_following(conversation_id)
 
-    async def give_back(self, conversation_id: UUID) -> None:
-        """Hand back what is not to be followed any more, if it is ours; what fails is a stray, looked for later."""
+    async def hand_back(self, conversation_id: UUID) -> None:
+        """Hand back a conversation that needs no follower any more, if this manager still holds its lease.
+
+        After a failure the lease stays and ``_reconcile_leases`` retries.
+        """
         try:
             await self.in_database(
                 services.hand_back, owner=self.owner, conversation_ids=[conversation_id]
             )
         except Exception:
-            log.exception("%s could not be handed back", conversation_id)
+            log.exception(
+                "the lease of conversation %s could not be handed back; retrying later",
+                conversation_id,
+            )
 
-    async def _look_for_strays(self) -> None:
-        """Leases of nobody that is known are freed; ours without a follower are handed back, and the reverse."""
+    async def _reconcile_leases(self) -> None:
+        """Repair differences between leases and followers.
+
+        Leases of unregistered managers are freed, leases without a follower are handed back, and followers
+        without a lease are stopped.
+        """
         await self.in_database(services.free_orphans)
+        # Followers that start or end during the query are left to the next round.
         known = set(self.followers)
-        held = await self.in_database(services.held_leases, owner=self.owner)
+        leases = await self.in_database(services.held_leases, owner=self.owner)
         for conversation_id, (follower, _) in list(self.followers.items()):
-            if conversation_id in known and held.get(conversation_id) != follower.generation:
-                log.warning("lost the lease of %s", conversation_id)
-                self._drop(conversation_id)
-        for conversation_id in held.keys() - known - self.followers.keys():
-            await self.give_back(conversation_id)
+            if conversation_id in known and leases.get(conversation_id) != follower.generation:
+                log.warning("lost the lease of conversation %s", conversation_id)
+                self._stop_following(conversation_id)
+        for conversation_id in leases.keys() - known - self.followers.keys():
+            await self.hand_back(conversation_id)
 
     async def _keep_gateway_open(self) -> None:
         await self.in_database(services.keep_gateway_open, owner=self.owner)
 
 
 class Keeper:
-    """Renews a manager's leases from a thread and a connection of its own, whatever the others wait for.
+    """The thread that renews a manager's leases, with its own database connection, so no other work delays it.
 
-    It does so only while the manager's loop turns: one that hangs must lose its conversations.
+    It renews only while the manager's event loop runs: a manager that hangs must lose its conversations.
     """
 
     def __init__(self, manager: Manager) -> None:
         self.manager = manager
         self.is_registered = False
-        self._turned_at = time.monotonic()
+        self._loop_ran_at = time.monotonic()
         self._trusted_from = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
@@ -256,14 +283,15 @@ class Keeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Renew no more; returns when the last renewal is over, or after some seconds."""
+        """Stop renewing; return when the last renewal is over, or after five seconds."""
         self._stopping.set()
         self._thread.join(5)
 
-    def may_judge(self) -> bool:
-        """Whether we may take silent managers for dead: not right after we were cut off ourselves.
+    def may_declare_dead(self) -> bool:
+        """Return whether this manager may declare silent managers dead; not shortly after an outage of its own.
 
-        When the database was away for all, nobody could renew, and the first one back would take everything.
+        When the database was unreachable for all managers, none could renew, and the first one back would
+        take over everything.
         """
         return self.is_registered and time.monotonic() >= self._trusted_from
 
@@ -280,34 +308,35 @@ class Keeper:
 
     def _renew(self) -> None:
         started = time.monotonic()
-        self._call_in_loop(self._note_turn)
-        if started - self._turned_at > settings.LEASE_SECONDS:
-            log.error("the manager's loop hangs; its leases are not renewed")
+        self._call_in_loop(self._note_loop_ran)
+        if started - self._loop_ran_at > settings.LEASE_SECONDS:
+            log.error("the manager's event loop hangs, so its leases are not renewed")
             return
         try:
-            was_known = services.renew_manager(
+            was_registered = services.renew_manager(
                 owner=self.manager.owner,
                 capacity=self.manager.capacity,
                 followed=len(self.manager.followers),
             )
-        except Exception as error:  # noqa: BLE001 - the database away, in whatever way
-            log.warning("leases could not be renewed: %s", type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - any failure of the database
+            log.warning("leases could not be renewed; retrying: %s", type(error).__name__)
             connection.close()
             self._distrust()
             return
+        # If this renewal was slow, other managers may have been unable to renew.
         if time.monotonic() - started > settings.LEASE_SECONDS / 2:
             self._distrust()
-        if self.is_registered and not was_known:
-            log.warning("we were taken for dead")
+        if self.is_registered and not was_registered:
+            log.warning("other managers declared this one dead; its conversations were taken over")
             self._call_in_loop(self.manager.lose_all)
         self.is_registered = True
 
     def _distrust(self) -> None:
         self._trusted_from = time.monotonic() + math.ceil(settings.LEASE_SECONDS * 1.5)
 
-    def _note_turn(self) -> None:
-        self._turned_at = time.monotonic()
+    def _note_loop_ran(self) -> None:
+        self._loop_ran_at = time.monotonic()
 
     def _call_in_loop(self, function: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is over
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(function)

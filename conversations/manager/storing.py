@@ -1,4 +1,4 @@
-"""What many followers of one process bring to be stored, gathered into few statements."""
+"""Storing events: the batches of many followers in one process, gathered into few SQL statements."""
 
 import asyncio
 import logging
@@ -11,18 +11,22 @@ from conversations.engine.payloads import Durable
 
 log = logging.getLogger(__name__)
 LANES = 2
-"""Statements on their way at a time."""
+"""Concurrent statements."""
 BATCHES_PER_STATEMENT = 100
-"""The most conversations that one statement stores events of."""
+"""The most conversations whose events one statement stores."""
 LINGER_SECONDS = 0.02
-"""Under load, how long a lane waits for more before its next statement."""
+"""How long a lane waits for more batches before its next statement, under load."""
 LOADED_FROM = 4
-"""A statement of at least so many conversations means load."""
+"""A statement of at least this many conversations counts as load."""
 Call = Callable[..., Awaitable[Any]]
 
 
 class Storing:
-    """Alone, a batch is stored at once; what comes while the lanes are busy goes together with the next."""
+    """Stores the batches of all followers, by a few workers (lanes).
+
+    A single batch is stored immediately. Batches that arrive while the lanes are busy are stored together
+    by the next statement (ADR 34).
+    """
 
     def __init__(self, in_database: Call) -> None:
         self._in_database = in_database
@@ -32,14 +36,16 @@ class Storing:
     async def store(
         self, *, conversation_id: UUID, generation: int, frames: Sequence[Durable]
     ) -> None:
-        """Append an engine's events. Raises ``StaleLease`` and ``LogGap``; safe to repeat."""
+        """Append an engine's events to the log. Safe to repeat. Raises ``StaleLease`` and ``LogGap``."""
         batch = services.Batch(conversation_id, generation, frames)
         is_stored = asyncio.get_running_loop().create_future()
         self._waiting.append((batch, is_stored))
         if len(self._lanes) < LANES:
-            lane = asyncio.create_task(self._work())
+            lane = asyncio.create_task(self._run_lane())
             self._lanes.add(lane)
             lane.add_done_callback(self._lanes.discard)
+        # The common statement skips a batch that needs more than an append, or whose lease is stale.
+        # This slower call stores such a batch or raises the reason.
         if not await is_stored:
             await self._in_database(
                 services.ingest_events,
@@ -48,32 +54,30 @@ class Storing:
                 frames=frames,
             )
 
-    async def _work(self) -> None:
+    async def _run_lane(self) -> None:
         while self._waiting:
-            taken, self._waiting = (
+            batches, self._waiting = (
                 self._waiting[:BATCHES_PER_STATEMENT],
                 self._waiting[BATCHES_PER_STATEMENT:],
             )
             try:
-                _settle(
-                    taken,
-                    await self._in_database(
-                        services.ingest_together, batches=[batch for batch, _ in taken]
-                    ),
+                stored_ids = await self._in_database(
+                    services.ingest_together, batches=[batch for batch, _ in batches]
                 )
-            except Exception as error:  # noqa: BLE001 - each follower hears it, and tries again
-                _settle(taken, error)
-            if len(taken) >= LOADED_FROM:
+                _settle(batches, stored_ids)
+            except Exception as error:  # noqa: BLE001 - each follower receives the error and retries
+                _settle(batches, error)
+            if len(batches) >= LOADED_FROM:
                 await asyncio.sleep(LINGER_SECONDS)
 
 
 def _settle(
-    taken: list[tuple[services.Batch, "asyncio.Future[bool]"]], stored: set[UUID] | Exception
+    batches: list[tuple[services.Batch, "asyncio.Future[bool]"]], result: set[UUID] | Exception
 ) -> None:
-    for batch, is_stored in taken:
-        if is_stored.done():  # its follower was stopped meanwhile
+    for batch, is_stored in batches:
+        if is_stored.done():  # the follower was cancelled meanwhile
             continue
-        if isinstance(stored, Exception):
-            is_stored.set_exception(stored)
+        if isinstance(result, Exception):
+            is_stored.set_exception(result)
         else:
-            is_stored.set_result(batch.conversation_id in stored)
+            is_stored.set_result(batch.conversation_id in result)

@@ -1,1 +1,1 @@
-"""Deliver the log to clients: one hub for a process, subscriptions, sockets and held requests."""
+"""Delivery of event logs to clients: one hub per process, subscriptions, sockets and held responses."""

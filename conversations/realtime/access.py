@@ -1,7 +1,7 @@
-"""Who opened a stream, whether they may still watch, and whom the commands that arrive by it count for.
+"""Access of streams: their credentials, the check whether they may still watch, and the actor of their commands.
 
-All protocols (WebSocket, server-sent events, V0, V1, gRPC) ask here, and translate the answer into their own codes.
-Streams with the same credentials on the same conversation share one check, however many they are.
+All protocols (WebSocket, server-sent events, V0, V1, gRPC) use this module and translate a refusal into
+their own codes. All streams with equal credentials on one conversation share one recurring check.
 """
 
 import asyncio
@@ -31,44 +31,44 @@ from lib import limits
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
-CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"cookie"})
+CREDENTIAL_HEADERS = frozenset({b"authorization", b"x-api-key", b"cookie"})
 VIEW, STEER = "conversations.view", "conversations.steer"
 
 
 class Refusal(enum.IntEnum):
-    """Why a stream may not be opened, or goes on no longer, as a status of HTTP."""
+    """The reason why a stream is refused or ended; the value is the matching HTTP status."""
 
     UNAUTHENTICATED = 401
     NOT_PERMITTED = 403
-    """The conversation is visible, but its log is not readable."""
+    """The conversation is visible, but the caller lacks the permission to read its log."""
     NOT_VISIBLE = 404
 
 
 class MayNotSteer(Problem):
-    """The caller may watch this conversation and not steer it."""
+    """The caller may watch this conversation but may not send commands to it."""
 
     status = 403
     code = "missing-permission"
-    sentence = "You may watch this conversation, not steer it."
+    sentence = "You may watch this conversation, but you may not send messages or commands to it."
 
 
 class TooManyCommands(Problem):
-    """The caller exceeded the ``spend`` rate limit by commands over a socket, or they could not be counted."""
+    """Commands over a socket exceeded the ``spend`` rate limit, or the limit could not be checked."""
 
     status = 429
     code = "too-many-requests"
-    sentence = "The server cannot count messages for a moment. Try again."
+    sentence = "The server cannot check the message rate limit right now. Try again in a moment."
 
 
-# --- Who it is ----------------------------------------------------------------------
+# --- Credentials --------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What somebody showed when they opened a stream: enough to find their user again while it is open.
+    """The credentials that opened a stream, kept to identify their user again while the stream is open.
 
-    ``keys`` are API keys and conversation keys, tried in order before the headers: an API key, an access token, or the
-    session cookie.
+    ``keys`` holds API keys and conversation keys. They are tried in order before the headers, which may
+    hold an API key, an access token or the session cookie.
     """
 
     headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -76,28 +76,34 @@ class Credentials:
     address: str = ""
 
     @classmethod
-    def of_scope(cls, scope: dict[str, Any], *, keys: Sequence[str] = ()) -> "Credentials":
-        """Return the credentials in a handshake, of which nothing else is kept."""
-        shown = sorted(pair for pair in scope["headers"] if pair[0] in CREDENTIALS)
+    def from_scope(cls, scope: dict[str, Any], *, keys: Sequence[str] = ()) -> "Credentials":
+        """Return the credentials in an ASGI scope; its other headers are not kept."""
+        # Sorted, so that equal credentials compare equal whatever the order of their headers.
+        headers = sorted(pair for pair in scope["headers"] if pair[0] in CREDENTIAL_HEADERS)
         address = (scope.get("client") or ("",))[0]
-        return cls(tuple((name, value) for name, value in shown), tuple(keys), address)
+        return cls(tuple((name, value) for name, value in headers), tuple(keys), address)
 
     def user(self) -> User | None:
-        """Return the user as of now: a revoked key, an ended session and a changed password count."""
+        """Return the user that the credentials identify now, or None.
+
+        A revoked key, an ended session and a changed password take effect at the next call.
+        """
         for key in self.keys:
+            # API keys start with oh_; the other keys are conversation keys.
             if key.startswith("oh_"):
                 with contextlib.suppress(accounts.InvalidKey):
                     return accounts.authenticate_api_key(key, address=self.address).user
-            elif found := services.holder_of_key(key, address=self.address):
-                return found[0]
+            elif holder := services.holder_of_key(key, address=self.address):
+                return holder[0]
         if not self.headers:
             return None
         user = user_of_scope({"headers": self.headers, "client": (self.address, 0)})
         return user if isinstance(user, User) and user.is_active else None
 
 
-def actor_of(user: User, address: str) -> Actor:
-    """Return who acts, for the audit log, when a command arrives by a stream that this user opened."""
+def build_actor(user: User, address: str) -> Actor:
+    """Return the actor that the audit log records for a command over a stream opened by this user."""
+    # Names and addresses are cut to the lengths of the audit log's columns.
     key, address = user.came_by, address[:45]
     if isinstance(key, ApiKey):
         kind = "service_account" if user.is_service_account else "key"
@@ -108,11 +114,11 @@ def actor_of(user: User, address: str) -> Actor:
     return Actor("person", id=str(user.pk), name=str(user)[:254], address=address)
 
 
-# --- Whether they may ---------------------------------------------------------------
+# --- Checking access ----------------------------------------------------------------
 
 
 class Watcher:
-    """Credentials that watch one conversation."""
+    """Credentials and the conversation that they watch; access is checked at the start and while a stream is open."""
 
     __slots__ = ("_group", "conversation_id", "credentials", "permission", "refusal", "user_id")
 
@@ -129,46 +135,53 @@ class Watcher:
         self.permission = permission
         self.user_id = user_id
         self.refusal: Refusal | None = None
-        """Why the stream was ended, once it was."""
-        self._group: _Group | None = None
+        """The reason why the stream was ended; None while access lasts."""
+        self._group: _WatchGroup | None = None
 
-    async def look(self) -> Refusal | None:
-        """Return None if the conversation may be watched now, else why not; learn whose credentials they are."""
-        return await run_in_thread(self.look_now)
+    async def check_access(self) -> Refusal | None:
+        """Return None if the conversation may be watched now, else the reason why not.
 
-    def look_now(self) -> Refusal | None:
-        """Look in the calling thread."""
+        Sets ``user_id`` if the credentials are valid.
+        """
+        return await run_in_thread(self.check_access_now)
+
+    def check_access_now(self) -> Refusal | None:
+        """Like ``check_access``, in the calling thread: it queries the database."""
         user = self.credentials.user()
         if user is None:
             return Refusal.UNAUTHENTICATED
         self.user_id = user.pk
-        return self._refusal_of(user, self.permission)
+        return self._find_refusal(user, self.permission)
 
     @contextlib.contextmanager
-    def commanding(self) -> Iterator[None]:
-        """Let the caller act for the length of the block, if they may steer, and count it as a command.
+    def authorized_command(self) -> Iterator[None]:
+        """Count one command of the caller and run the block with the caller as the audit log's actor.
 
-        Raise ``MayNotSteer`` with the ``refusal``, and ``TooManyCommands``.
+        Raises ``MayNotSteer`` (with its ``refusal``) if the caller may not steer the conversation, and
+        ``TooManyCommands``.
         """
         user = self.credentials.user()
-        refusal = self._refusal_of(user, STEER) if user else Refusal.UNAUTHENTICATED
+        refusal = self._find_refusal(user, STEER) if user else Refusal.UNAUTHENTICATED
         if user is None or refusal is not None:
             raise MayNotSteer(refusal=refusal)
         count_command(user)
-        with acting(lambda: actor_of(user, self.credentials.address)):
+        with acting(lambda: build_actor(user, self.credentials.address)):
             yield
 
-    def _refusal_of(self, user: User, permission: str) -> Refusal | None:
-        found = Conversation.objects.visible_to(user).filter(pk=self.conversation_id).first()
-        if found is None:
+    def _find_refusal(self, user: User, permission: str) -> Refusal | None:
+        conversation = Conversation.objects.visible_to(user).filter(pk=self.conversation_id).first()
+        if conversation is None:
             return Refusal.NOT_VISIBLE
-        if permission not in permissions_in(user, found.organization_id):
+        if permission not in permissions_in(user, conversation.organization_id):
             return Refusal.NOT_PERMITTED
         return None
 
 
 def count_command(user: User) -> None:
-    """Count a command that arrives by a socket against the ``spend`` rate, like those over REST."""
+    """Count a command over a socket against the user's ``spend`` rate limit, which REST requests share.
+
+    Raises ``TooManyCommands`` if the limit is exceeded or cannot be checked.
+    """
     rate = (settings.RATE_LIMITS or {}).get("spend")
     if rate is None:
         return
@@ -181,19 +194,19 @@ def count_command(user: User) -> None:
         raise TooManyCommands(f"Too many messages. Try again in {usage.reset} seconds.")
 
 
-# --- While it is open ---------------------------------------------------------------
+# --- Checking access again while a stream is open -----------------------------------
 
 
 class Stream(Protocol):
-    """What is kept alive while its watcher may watch (a ``Subscription``), and ended after that."""
+    """An open stream (a ``Subscription``), pinged while its watcher has access and ended when access is lost."""
 
     def offer(self, frames: Sequence[Frame]) -> None: ...
 
     def end(self) -> object: ...
 
 
-class Unpinged:
-    """A stream that keeps itself alive; ``end`` is called once its watcher may no longer watch."""
+class UnpingedStream:
+    """A stream whose protocol has its own keep-alive; ``end`` is called when its watcher loses access."""
 
     __slots__ = ("end",)
 
@@ -204,21 +217,22 @@ class Unpinged:
         """Ignore pings."""
 
 
-class _Group:
-    """Watchers with the same credentials: one task pings for all of them and looks for all of them."""
+class _WatchGroup:
+    """The watchers with equal credentials on one conversation: one task pings and re-checks access for all."""
 
     def __init__(self, key: tuple[Any, ...], watcher: Watcher) -> None:
         self.key = key
         self.watcher = watcher
         self.members: dict[Watcher, Stream] = {}
-        self.task = asyncio.create_task(self.keep())
+        self.task = asyncio.create_task(self._run())
 
-    async def keep(self) -> None:
-        """Ping, and look now and then, and at once when told; return when access has ended."""
+    async def _run(self) -> None:
+        """Ping the streams and re-check access, periodically and after each change; return when access is lost."""
         assert self.watcher.user_id is not None
         async with get_hub().watch_access(self.watcher.user_id) as woken:
-            woken.set()  # changes between the first look and now were not heard
-            looked_at = 0.0
+            # A change between the caller's check and this subscription was missed: check now.
+            woken.set()
+            checked_at = 0.0
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._pause()):
@@ -226,13 +240,13 @@ class _Group:
                 if not woken.is_set():
                     for stream in list(self.members.values()):
                         stream.offer([PING])
-                    if time.monotonic() - looked_at < settings.SOCKET_RECHECK_SECONDS:
+                    if time.monotonic() - checked_at < settings.SOCKET_RECHECK_SECONDS:
                         continue
                 woken.clear()
-                looked_at = time.monotonic()
-                # The database away: ask again in the next round.
+                checked_at = time.monotonic()
+                # If the database is unreachable, keep the streams and retry in the next round.
                 with contextlib.suppress(Exception):
-                    if refusal := await self.watcher.look():
+                    if refusal := await self.watcher.check_access():
                         self._refuse(refusal)
                         return
 
@@ -240,50 +254,51 @@ class _Group:
         return float(min(settings.SOCKET_PING_SECONDS, settings.SOCKET_RECHECK_SECONDS))
 
     def _refuse(self, refusal: Refusal) -> None:
-        self.forget()  # later watchers with these credentials are looked at anew
+        self.unregister()  # watchers that join from here on get a new group and check
         for watcher, stream in list(self.members.items()):
             watcher.refusal = refusal
             stream.end()
 
-    def forget(self) -> None:
+    def unregister(self) -> None:
         if _groups.get(self.key) is self:
             del _groups[self.key]
 
 
-_groups: dict[tuple[Any, ...], _Group] = {}
+_groups: dict[tuple[Any, ...], _WatchGroup] = {}
 
 
 @contextlib.asynccontextmanager
 async def watching(watcher: Watcher, stream: Stream) -> AsyncIterator[None]:
-    """Keep a stream alive by pings, and end it once its watcher may no longer watch.
+    """Ping a stream for the length of the block, and end the stream when its watcher loses access.
 
-    The watcher has looked: its ``user_id`` is known.
+    The watcher's ``user_id`` must be known, for example from ``check_access``.
     """
-    begin(watcher, stream)
+    start_watching(watcher, stream)
     try:
         yield
     finally:
-        await end(watcher)
+        await stop_watching(watcher)
 
 
-def begin(watcher: Watcher, stream: Stream) -> None:
-    """Begin what ``watching`` does; the caller must ``end`` it."""
+def start_watching(watcher: Watcher, stream: Stream) -> None:
+    """Start what ``watching`` does, without a block; the caller must call ``stop_watching``."""
+    # The hub's id separates event loops: a task of one loop must not serve another loop's streams.
     key = (id(get_hub()), watcher.conversation_id, watcher.permission, watcher.credentials)
     group = _groups.get(key)
     if group is None:
-        group = _groups[key] = _Group(key, watcher)
-    watcher.credentials = group.watcher.credentials  # equal to its own: one copy is enough
-    watcher._group = group  # noqa: SLF001 - the two belong together
+        group = _groups[key] = _WatchGroup(key, watcher)
+    watcher.credentials = group.watcher.credentials  # equal credentials: share one copy
+    watcher._group = group  # noqa: SLF001 - both are private to this module
     group.members[watcher] = stream
 
 
-async def end(watcher: Watcher) -> None:
-    """Stop watching; safe to repeat, and for one that never began."""
+async def stop_watching(watcher: Watcher) -> None:
+    """Stop pinging and checking for a watcher; safe to repeat, also for a watcher that never started."""
     group, watcher._group = watcher._group, None  # noqa: SLF001
     if group is None:
         return
     group.members.pop(watcher, None)
     if not group.members:
-        group.forget()
+        group.unregister()
         group.task.cancel()
         await asyncio.gather(group.task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""One conversation as one process follows it."""
+"""The feed of a conversation: its log as one process follows it for all its subscriptions."""
 
 import asyncio
 from collections import deque
@@ -14,13 +14,13 @@ from conversations.realtime.reading import Reading, read, read_events
 from conversations.realtime.subscription import Subscription
 
 PAGE = 200
-"""Events of one conversation read at a time."""
+"""The most events of one conversation that one read returns."""
 BURST = 1_000
-"""Frames sent to an audience before other tasks get their turn."""
+"""Frames sent to a feed's subscriptions before other tasks get a turn."""
 
 
 class Feed:
-    """One conversation as one process follows it: where it stands, and a ring of its recent frames."""
+    """A followed conversation: its position in the log, a ring buffer of recent frames, and its subscriptions."""
 
     def __init__(self, conversation_id: UUID, queue: Callable[["Feed"], None]) -> None:
         self.conversation_id = conversation_id
@@ -39,48 +39,53 @@ class Feed:
         self._ring_bytes = 0
 
     async def start(self) -> None:
-        """Learn where the log stands."""
+        """Read the log's head and record from the database."""
         self.is_busy = True
         try:
-            self.take(await self.look())
+            self.apply(await self.read_head())
         finally:
             self.is_busy = False
+        # A nudge during the read may announce events that the read did not see.
         if self.is_dirty:
             self._queue(self)
 
-    async def look(self) -> Reading:
-        """How the log and the record stand in the database, without events."""
+    async def read_head(self) -> Reading:
+        """Read the log's head and the conversation's record, without events."""
         key = self.conversation_id
         return (await threads.run_in_thread(read, {key: None}, PAGE))[key]
 
-    async def page_behind(self, after: int) -> list[Frame]:
-        """A page of the log from the database."""
+    async def read_page(self, after: int) -> list[Frame]:
+        """Read a page of events after the seq ``after`` from the database."""
         return await threads.run_in_thread(read_events, self.conversation_id, after, PAGE)
 
     def wake(self) -> None:
-        """Have the log read soon, unless that is queued already."""
+        """Queue a read of the log, unless one is queued already."""
         if not self.is_dirty:
             self.is_dirty = True
             if not self.is_busy:
                 self._queue(self)
 
-    def recent(self, after: int) -> list[Frame] | None:
-        """Frames behind ``after`` from the ring, or None when it does not reach back so far."""
+    def recent_frames(self, after: int) -> list[Frame] | None:
+        """Return the frames after ``after`` from the ring, or None if the ring does not reach back that far."""
         if not self._ring or (self._ring[0].seq or 0) > after + 1:
             return None
         return [frame for frame in self._ring if (frame.seq or 0) > after]
 
-    def take(self, reading: Reading) -> list[Frame]:
-        """Advance to what was read; gives what live sockets must be told. Nothing is awaited here."""
+    def apply(self, reading: Reading) -> list[Frame]:
+        """Advance to the state in ``reading``; return the frames for live sockets.
+
+        It awaits nothing, so a subscription cannot go live in the middle of an update.
+        """
         if reading.is_gone:
             self.is_gone = True
             for subscription in self.subscriptions:
                 subscription.wake()
             return []
-        news: list[Frame] = list(reading.frames)
+        updates: list[Frame] = list(reading.frames)
         self._remember(reading.frames)
+        # A new epoch or a shorter log means that the log was replaced: earlier frames are void.
         if self.epoch not in (0, reading.epoch) or reading.last_seq < self.seq:
-            news, self._ring, self._ring_bytes = [reading.reset], deque(), 0
+            updates, self._ring, self._ring_bytes = [reading.reset], deque(), 0
             self.seq = reading.last_seq
         elif reading.frames:
             self.seq = reading.frames[-1].seq or self.seq
@@ -91,28 +96,30 @@ class Feed:
         if reading.last_seq > self.seq:
             self.is_dirty = True  # the page was full: there is more
         before, self.reading = self.reading, reading
-        if before is None or reading.news != before.news:
-            news.append(reading.status)
-        return news
+        if before is None or reading.announced_fields != before.announced_fields:
+            updates.append(reading.status)
+        return updates
 
-    async def hand_out(self, news: Sequence[Frame]) -> None:
-        """Offer news to every socket that is live now; who joins meanwhile reads it from the ring.
+    async def broadcast(self, updates: Sequence[Frame]) -> None:
+        """Offer frames to every live subscription.
 
-        Now and then the loop is let go on, so that a large audience does not hold up the others.
+        A subscription that goes live meanwhile reads them from the ring. Other tasks get a turn after every
+        ``BURST`` frames, so a large audience does not delay other conversations.
         """
         sent = 0
-        for subscription in [one for one in self.subscriptions if one.is_live]:
-            subscription.offer(news)
-            sent += len(news)
+        for subscription in [each for each in self.subscriptions if each.is_live]:
+            subscription.offer(updates)
+            sent += len(updates)
             if sent >= BURST:
                 sent = 0
                 await asyncio.sleep(0)
-        for frame in news:
+        for frame in updates:
             if isinstance(frame, EventFrame):
-                frame.forget()  # the ring keeps events, and not each twice
+                # The ring keeps the event itself; an encoded copy would double its memory.
+                frame.drop_wire()
 
-    def pass_on(self, frames: list[Frame]) -> None:
-        """Hand frames outside the log to every live socket."""
+    def broadcast_deltas(self, frames: list[Frame]) -> None:
+        """Offer frames that are not in the log, such as deltas, to every live subscription."""
         for subscription in self.subscriptions:
             subscription.offer(frames)
 

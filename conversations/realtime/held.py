@@ -1,7 +1,8 @@
-"""HTTP that stays open: server-sent events, and pages that wait for their first event.
+"""HTTP responses that stay open: server-sent events, and pages that wait for their first event.
 
-The view decides in one of the few threads, as for any request (who, limits, headers), and hands over by a header
-of its answer. Then Django is done with it: what is held afterwards is a coroutine, no thread and no connection.
+The view checks access, rate limits and headers in a worker thread, as for any request, and hands the
+connection over by a response header. From then on the open response is a coroutine: it holds no thread and
+no database connection.
 """
 
 import asyncio
@@ -24,9 +25,10 @@ from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 REQUEST_HEADER = b"x-held-by"
-ANSWER_HEADER = "X-Held"
+RESPONSE_HEADER = "X-Held"
 _token = secrets.token_urlsafe(24)
-"""By this a view knows that its answer reaches ``Held``, in this process."""
+"""A random value that proves that the request came through ``HeldResponses`` in this process."""
+# Asks browsers to reconnect after this many milliseconds.
 RETRY = b"retry: 1000\n\n"
 PROTOCOL = "server-sent events"
 Scope = dict[str, Any]
@@ -35,15 +37,18 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Misdirected(Problem):
-    """A server that cannot hold connections was asked to."""
+    """The request needs a response that stays open, but reached a process without ``HeldResponses``."""
 
     status = 421
     code = "misdirected"
-    sentence = "This process answers plain requests only; send this address to a realtime process."
+    sentence = (
+        "This server process cannot keep responses open. "
+        "Route this address to a realtime process (see the deployment documentation)."
+    )
 
 
 class Plan(msgspec.Struct):
-    """What to go on with once Django has let go. ``wait`` is None for a stream, else seconds."""
+    """The held response that follows the view. ``wait`` is in seconds; None means an endless stream."""
 
     conversation: UUID
     user: UUID
@@ -54,47 +59,51 @@ class Plan(msgspec.Struct):
 
 
 def can_hold(request: HttpRequest) -> bool:
-    """Whether an answer to this request may be handed over."""
-    shown = request.META.get("HTTP_X_HELD_BY", "")
-    return secrets.compare_digest(shown.encode(), _token.encode())
+    """Return whether ``HeldResponses`` can continue the response to this request."""
+    token = request.META.get("HTTP_X_HELD_BY", "")
+    return secrets.compare_digest(token.encode(), _token.encode())
 
 
 def hand_over(request: HttpRequest, plan: Plan) -> HttpResponse:
-    """The answer that has ``Held`` go on. Raises ``Misdirected`` where nobody would."""
+    """Return the response that makes ``HeldResponses`` continue with ``plan``.
+
+    Raises ``Misdirected`` if this process cannot hold the connection.
+    """
     if not can_hold(request):
         raise Misdirected
-    return HttpResponse(headers={ANSWER_HEADER: msgspec.json.encode(plan).decode()})
+    return HttpResponse(headers={RESPONSE_HEADER: msgspec.json.encode(plan).decode()})
 
 
-class Held:
-    """ASGI: passes requests on, and goes on with those that are handed over."""
+class HeldResponses:
+    """ASGI middleware that passes requests on and continues the responses that a view hands over."""
 
     def __init__(self, application: Callable[..., Awaitable[None]]) -> None:
         self.application = application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Drop the header if the client sent it: only this middleware may set it.
         headers = [pair for pair in scope["headers"] if pair[0] != REQUEST_HEADER]
-        if scope["method"] == "GET":  # a HEAD has nothing to wait for
+        if scope["method"] == "GET":  # a HEAD response has no body to wait for
             headers.append((REQUEST_HEADER, _token.encode()))
         inner = scope | {"headers": headers}
-        opening = _Opening(send)
-        await self.application(inner, receive, opening.send)
-        if opening.plan is None:
+        detector = _HandoverDetector(send)
+        await self.application(inner, receive, detector.send)
+        if detector.plan is None:
             return
-        leaving = asyncio.create_task(_until_left(receive))
-        going_on = asyncio.create_task(_go_on(scope, send, opening.plan, opening.headers))
+        disconnect = asyncio.create_task(_wait_for_disconnect(receive))
+        response = asyncio.create_task(_respond(scope, send, detector.plan, detector.headers))
         try:
-            await asyncio.wait({leaving, going_on}, return_when=asyncio.FIRST_COMPLETED)
-            if going_on.done():
-                going_on.result()
+            await asyncio.wait({disconnect, response}, return_when=asyncio.FIRST_COMPLETED)
+            if response.done():
+                response.result()
         finally:
-            for task in (leaving, going_on):
+            for task in (disconnect, response):
                 task.cancel()
-            await asyncio.gather(leaving, going_on, return_exceptions=True)
+            await asyncio.gather(disconnect, response, return_exceptions=True)
 
 
-class _Opening:
-    """Passes an answer on, unless it hands over: then it keeps the headers and swallows the rest."""
+class _HandoverDetector:
+    """A send callable that passes a response on, or, if the view hands over, stores its headers and drops the rest."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -103,23 +112,26 @@ class _Opening:
 
     async def send(self, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            name = ANSWER_HEADER.lower().encode()
+            name = RESPONSE_HEADER.lower().encode()
             for key, value in message["headers"]:
                 if key == name:
                     self.plan = msgspec.json.decode(value, type=Plan)
+            # Length and type belong to the empty placeholder response, not to the held one.
             dropped = (name, b"content-length", b"content-type")
             self.headers = [pair for pair in message["headers"] if pair[0] not in dropped]
         if self.plan is None:
             await self._send(message)
 
 
-async def _until_left(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _go_on(scope: Scope, send: Send, plan: Plan, headers: list[tuple[bytes, bytes]]) -> None:
-    watcher = Watcher(Credentials.of_scope(scope), plan.conversation, user_id=plan.user)
+async def _respond(
+    scope: Scope, send: Send, plan: Plan, headers: list[tuple[bytes, bytes]]
+) -> None:
+    watcher = Watcher(Credentials.from_scope(scope), plan.conversation, user_id=plan.user)
     hub = get_hub()
     async with (
         hub.subscribe(plan.conversation, after=plan.after, epoch=plan.epoch) as subscription,
@@ -138,31 +150,37 @@ async def _go_on(scope: Scope, send: Send, plan: Plan, headers: list[tuple[bytes
 async def _stream(
     send: Send, subscription: Subscription, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    """Frames as server-sent events; it ends like a socket does, and the client comes back with its last id."""
+    """Send frames as server-sent events until the subscription ends.
+
+    Like a socket it ends on overflow or lost access; the client reconnects with its last event id.
+    """
     headers.append((b"content-type", b"text/event-stream; charset=utf-8"))
-    headers.append((b"x-accel-buffering", b"no"))
+    headers.append((b"x-accel-buffering", b"no"))  # nginx would otherwise buffer the stream
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": RETRY, "more_body": True})
 
     async def push(frames: Sequence[Frame]) -> None:
         for frame in frames:
-            await send(frame.encoded(PROTOCOL, partial(_piece, frame, subscription.feed.epoch)))
+            await send(
+                frame.form_for(PROTOCOL, partial(_encode_event, frame, subscription.feed.epoch))
+            )
 
-    await subscription.feed_to(push)
+    await subscription.send_until_over(push)
     with contextlib.suppress(Exception):
         async with asyncio.timeout(5):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _piece(frame: Frame, epoch: int) -> dict[str, Any]:
-    """Return a frame as a server-sent event, whose id is ``<epoch>-<seq>``; a ping is a comment.
+def _encode_event(frame: Frame, epoch: int) -> dict[str, Any]:
+    """Return the ASGI message with a frame as a server-sent event whose id is ``<epoch>-<seq>``.
 
-    A payload is JSON as it came and may be broken into lines, each of which needs its own ``data:`` in this format.
+    A ping becomes a comment. A payload is the sandbox's JSON text and may contain line breaks; in this
+    format each line needs its own ``data:`` prefix.
     """
     if isinstance(frame, PingFrame):
         return {"type": "http.response.body", "body": b": ping\n\n", "more_body": True}
-    place = frame.seq if frame.reset_to is None else frame.reset_to
-    head = "" if place is None else f"id: {epoch}-{place}\n"
+    seq = frame.seq if frame.reset_to is None else frame.reset_to
+    head = "" if seq is None else f"id: {epoch}-{seq}\n"
     data = "".join(f"data: {line}\n" for line in _lines(frame.text))
     body = f"{head}{data}\n".encode()
     return {"type": "http.response.body", "body": body, "more_body": True}
@@ -173,13 +191,14 @@ def _lines(text: str) -> list[str]:
 
 
 async def _first_page(subscription: Subscription, *, wait: float, limit: int) -> bytes:
-    """A page as REST gives it, as soon as there is an event, or empty after ``wait`` seconds."""
+    """Return a JSON page as REST does, as soon as there is an event, or an empty page after ``wait`` seconds."""
     items: list[bytes] = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(wait):
             async for frame in subscription.frames():
                 if frame.reset_to is not None:
-                    break  # the page's ``epoch`` and ``last_seq`` say it
+                    # ``epoch`` and ``last_seq`` of the page tell the client to read the log again.
+                    break
                 if isinstance(frame, EventFrame):
                     items.append(frame.json())
                     if len(items) >= limit or not subscription.is_behind:
@@ -189,8 +208,8 @@ async def _first_page(subscription: Subscription, *, wait: float, limit: int) ->
     return b'{"items":[' + b",".join(items) + end.encode()
 
 
-def cursor_of(last_event_id: str) -> tuple[int, int] | None:
-    """Epoch and seq of an id that a stream gave, or None for any other text."""
+def parse_event_id(last_event_id: str) -> tuple[int, int] | None:
+    """Return epoch and seq of a ``Last-Event-ID`` that a stream sent, or None for any other text."""
     epoch, _, seq = last_event_id.partition("-")
     if not all(part.isascii() and part.isdigit() and len(part) <= 18 for part in (epoch, seq)):
         return None

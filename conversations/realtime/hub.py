@@ -1,7 +1,7 @@
-"""The hub: read each log once for all sockets of a process.
+"""The hub: reads each log once for all sockets of a process.
 
-Delivery is reading the log. Redis carries "conversation X moved", never what happened, so a lost nudge
-costs the time to the next poll and nothing else.
+Events are delivered by reading the log. Redis carries only the nudge "conversation X advanced", without
+content, so a lost nudge costs only the time until the next poll.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ from conversations.announcing import group_for
 from conversations.realtime import threads
 from conversations.realtime.feed import PAGE, Feed
 from conversations.realtime.frames import DeltaFrame
-from conversations.realtime.reading import read, read_moved
+from conversations.realtime.reading import find_changed, read
 from conversations.realtime.subscription import FollowedLog, Subscription
 from lib import bus
 
 log = logging.getLogger(__name__)
 READERS = 4
-"""Readings of the database under way at a time in one process; each holds a connection."""
+"""Concurrent database reads per process; each uses a connection."""
 CONVERSATIONS_PER_READING = 32
-"""Conversations that one statement reads when many moved; also how many groups are joined at a time."""
+"""The most conversations that one statement reads, and the most groups that are joined at a time."""
 
 
 class Hub:
-    """What one process (one event loop) follows on behalf of all its sockets."""
+    """All conversations that one process (one event loop) follows for its sockets."""
 
     def __init__(self) -> None:
         self.feeds: dict[UUID, Feed] = {}
@@ -42,10 +42,10 @@ class Hub:
         self._dirty: deque[Feed] = deque()
         self._has_dirty = asyncio.Event()
         self._watchers: dict[UUID, set[asyncio.Event]] = {}
-        self._unheard: set[UUID] = set()
+        self._unsubscribed_users: set[UUID] = set()
         self._layer = get_channel_layer()
         self._channel = ""
-        self._opening = asyncio.Lock()
+        self._channel_lock = asyncio.Lock()
         self._has_channel = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._joining: set[asyncio.Task[bool]] = set()
@@ -54,7 +54,7 @@ class Hub:
     async def subscribe(
         self, conversation_id: UUID, *, after: int, epoch: int | None = None
     ) -> AsyncIterator[Subscription]:
-        """Follow a conversation from ``after``; leave it when the block ends."""
+        """Follow a conversation from the seq ``after`` for the length of the block."""
         subscription = await self.join(conversation_id, after=after, epoch=epoch)
         try:
             yield subscription
@@ -64,17 +64,17 @@ class Hub:
     async def join(
         self, conversation_id: UUID, *, after: int, epoch: int | None = None
     ) -> Subscription:
-        """The same without a block: whoever joins must ``leave``."""
+        """Return a subscription to a conversation from the seq ``after``; the caller must call ``leave``."""
         await self._ensure_running()
         feed = await self._feed(conversation_id)
-        while self.feeds.get(conversation_id) is not feed:  # its other sockets left while we waited
+        while self.feeds.get(conversation_id) is not feed:  # the feed was dropped while we waited
             feed = await self._feed(conversation_id)
         subscription = Subscription(feed, after, epoch)
         feed.subscriptions.add(subscription)
         return subscription
 
     async def leave(self, subscription: Subscription) -> None:
-        """Send nothing more to it; the last to leave ends the feed."""
+        """End a subscription; drop the feed when its last subscription leaves."""
         subscription.stop()
         feed = subscription.feed
         feed.subscriptions.discard(subscription)
@@ -83,11 +83,11 @@ class Hub:
 
     @contextlib.asynccontextmanager
     async def watch_access(self, user_id: UUID) -> AsyncIterator[asyncio.Event]:
-        """An event that is set whenever what this user may do could have changed: session, key, role."""
+        """Yield an event that is set whenever the user's access may have changed: session, key or role."""
         await self._ensure_running()
         woken = asyncio.Event()
         self._watchers.setdefault(user_id, set()).add(woken)
-        await self._hear_of(user_id)
+        await self._subscribe_user(user_id)
         try:
             yield woken
         finally:
@@ -95,26 +95,27 @@ class Hub:
             watchers.discard(woken)
             if not watchers:
                 self._watchers.pop(user_id, None)
-                self._unheard.discard(user_id)
+                self._unsubscribed_users.discard(user_id)
                 with contextlib.suppress(Exception):
                     await self._layer.group_discard(access_group(user_id), self._channel)
-                if user_id in self._watchers:  # another socket came while we left
-                    await self._hear_of(user_id)
+                if user_id in self._watchers:  # another watcher joined while we left the group
+                    await self._subscribe_user(user_id)
 
-    async def _hear_of(self, user_id: UUID) -> bool:
-        is_heard = await self._join(access_group(user_id))
-        if is_heard:
-            self._unheard.discard(user_id)
+    async def _subscribe_user(self, user_id: UUID) -> bool:
+        is_subscribed = await self._join(access_group(user_id))
+        if is_subscribed:
+            self._unsubscribed_users.discard(user_id)
         else:
-            self._unheard.add(user_id)
-        return is_heard
+            self._unsubscribed_users.add(user_id)
+        return is_subscribed
 
     async def _feed(self, conversation_id: UUID) -> Feed:
-        """The conversation's feed, made once however many sockets ask at the same time."""
+        """Return the conversation's feed, creating it once for all concurrent callers."""
         task = self._starting.get(conversation_id)
         if task is None:
-            # Only now: a feed that is starting stands in ``feeds`` too, and does not know its place yet. Who
-            # joined it there would go live at 0 and miss all that is in the log.
+            # Look at ``feeds`` only now: a feed that is starting is in ``feeds`` too, but does not
+            # know its position yet. A subscription that joined it would go live at 0 and miss the
+            # whole log.
             if feed := self.feeds.get(conversation_id):
                 return feed
             task = asyncio.create_task(self._open(conversation_id))
@@ -124,11 +125,13 @@ class Hub:
 
     async def _open(self, conversation_id: UUID) -> Feed:
         feed = Feed(conversation_id, queue=self.queue)
-        await self._listen(feed)  # first listen, then read: a nudge in between marks the feed dirty
+        # Subscribe first, then read: a nudge in between marks the feed dirty and is not lost.
+        await self._subscribe_feed(feed)
         self.feeds[conversation_id] = feed
         try:
             await feed.start()
         except BaseException:
+            # Also on cancellation: a feed that never started must not stay registered.
             await self._drop(feed)
             raise
         return feed
@@ -139,35 +142,35 @@ class Hub:
         with contextlib.suppress(Exception):
             await self._layer.group_discard(group_for(feed.conversation_id), self._channel)
 
-    async def _listen(self, feed: Feed) -> bool:
-        """Ask for the feed's wake-ups. Without Redis the poll carries on alone, and tries again."""
+    async def _subscribe_feed(self, feed: Feed) -> bool:
+        """Subscribe to the feed's nudges. Without Redis the poll delivers alone and retries the subscription."""
         feed.is_subscribed = await self._join(group_for(feed.conversation_id))
         return feed.is_subscribed
 
-    async def _listen_again(self) -> None:
-        """Ask for the wake-ups that we do not get, some at a time, until Redis gives none of them.
+    async def _retry_subscriptions(self) -> None:
+        """Retry missing subscriptions in batches; stop at the first batch in which all fail.
 
-        One that hangs is two seconds in refusing: one after the other, the poll would stand still meanwhile. In
-        no order, for one of several servers may be away.
+        A hanging Redis takes two seconds per attempt, and the poll would stand still during attempts in
+        sequence. The order is random because one of several Redis servers may be down.
         """
-        deaf = [feed for feed in self.feeds.values() if not feed.is_subscribed]
-        asking = [partial(self._listen, feed) for feed in deaf]
-        asking += [partial(self._hear_of, user_id) for user_id in self._unheard]
-        random.shuffle(asking)
-        for start in range(0, len(asking), CONVERSATIONS_PER_READING):
+        unsubscribed = [feed for feed in self.feeds.values() if not feed.is_subscribed]
+        attempts = [partial(self._subscribe_feed, feed) for feed in unsubscribed]
+        attempts += [partial(self._subscribe_user, user_id) for user_id in self._unsubscribed_users]
+        random.shuffle(attempts)
+        for start in range(0, len(attempts), CONVERSATIONS_PER_READING):
             if not any(
                 await asyncio.gather(
-                    *(ask() for ask in asking[start : start + CONVERSATIONS_PER_READING])
+                    *(attempt() for attempt in attempts[start : start + CONVERSATIONS_PER_READING])
                 )
             ):
                 break
-        for feed in deaf:
+        for feed in unsubscribed:
             if feed.is_subscribed:
-                feed.wake()  # what moved between the poll and now was announced to nobody
+                feed.wake()  # no nudge came for changes between the poll and the subscription
 
     async def _join(self, group: str) -> bool:
-        # In a task of its own: redis-py waits by ``asyncio.wait_for``, which on Python 3.11 may swallow the
-        # cancellation of who waits (cpython#86296), and a watcher would outlive its socket.
+        # In its own task: redis-py uses ``asyncio.wait_for``, which on Python 3.11 may swallow the
+        # cancellation of the caller (cpython#86296), and a watcher would outlive its socket.
         task = asyncio.create_task(self._join_now(group))
         self._joining.add(task)
         task.add_done_callback(self._joining.discard)
@@ -176,13 +179,17 @@ class Hub:
     async def _join_now(self, group: str) -> bool:
         try:
             async with asyncio.timeout(2):
-                async with self._opening:  # or two that begin at once listen on two channels
+                # Two concurrent first callers must not create two channels.
+                async with self._channel_lock:
                     if not self._channel:
                         self._channel = await self._layer.new_channel("hub")
                         self._has_channel.set()
                 await self._layer.group_add(group, self._channel)
-        except Exception as error:  # noqa: BLE001 - Redis away, in whatever way
-            log.warning("no wake-ups for now: %s", type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - any failure of Redis
+            log.warning(
+                "Redis sends no nudges; the poll continues alone and retries: %s",
+                type(error).__name__,
+            )
             return False
         return True
 
@@ -195,12 +202,12 @@ class Hub:
             ]
 
     def queue(self, feed: Feed) -> None:
-        """Have a feed read by whichever reader is free; those that wait are read together."""
+        """Queue a read of a feed; readers take waiting feeds together."""
         self._dirty.append(feed)
         self._has_dirty.set()
 
     async def _read(self) -> None:
-        """One of a few readers: the more feeds wait, the more of them a single statement reads."""
+        """Run one of the readers: the more feeds wait, the more of them one statement reads."""
         while True:
             while not self._dirty:
                 self._has_dirty.clear()
@@ -213,7 +220,7 @@ class Hub:
             try:
                 await self._read_into(feeds)
             except Exception:
-                log.exception("reading logs failed; trying again")
+                log.exception("reading logs failed; retrying in a second")
                 for feed in feeds.values():
                     feed.is_dirty = True
                 await asyncio.sleep(1)
@@ -228,7 +235,7 @@ class Hub:
         readings = await threads.run_in_thread(read, places, PAGE)
         for key, feed in feeds.items():
             feed.reads += 1
-            await feed.hand_out(feed.take(readings[key]))
+            await feed.broadcast(feed.apply(readings[key]))
 
     async def _receive(self) -> None:
         await self._has_channel.wait()
@@ -238,40 +245,42 @@ class Hub:
             except Exception:  # noqa: BLE001 - the layer is reconnecting
                 await asyncio.sleep(0.2)
                 continue
-            self._take_wakeup(bus.decode(message))
+            self._handle_wakeup(bus.decode(message))
 
-    def _take_wakeup(self, wakeup: bus.Wakeup | None) -> None:
+    def _handle_wakeup(self, wakeup: bus.Wakeup | None) -> None:
         match wakeup:
             case bus.LogAdvanced(conversation=key):
                 if feed := self.feeds.get(key):
                     feed.wake()
             case bus.DeltaArrived(conversation=key, deltas=deltas):
                 if feed := self.feeds.get(key):
-                    feed.pass_on([DeltaFrame(delta).sized() for delta in deltas])
+                    feed.broadcast_deltas([DeltaFrame(delta).with_exact_size() for delta in deltas])
             case bus.AccessChanged(user=user_id):
                 for woken in self._watchers.get(user_id, ()):
                     woken.set()
 
     async def _poll(self) -> None:
-        """Repair lost nudges: one query for all feeds; oftener while Redis gives us none."""
+        """Find changes whose nudges were lost, by one query for all feeds; more often while Redis is unreachable."""
         while True:
-            is_deaf = any(not feed.is_subscribed for feed in self.feeds.values())
-            pause = min(2, settings.HUB_POLL_SECONDS) if is_deaf else settings.HUB_POLL_SECONDS
+            lacks_nudges = any(not feed.is_subscribed for feed in self.feeds.values())
+            pause = min(2, settings.HUB_POLL_SECONDS) if lacks_nudges else settings.HUB_POLL_SECONDS
             await asyncio.sleep(pause)
             feeds = dict(self.feeds)
             known = {key: (feed.seq, feed.updated_at) for key, feed in feeds.items()}
-            with contextlib.suppress(Exception):  # the database away: the next round asks again
-                for conversation_id in await threads.run_in_thread(read_moved, known):
+            # If the database is unreachable, the next round retries.
+            with contextlib.suppress(Exception):
+                for conversation_id in await threads.run_in_thread(find_changed, known):
                     feeds[conversation_id].wake()
             for feed in feeds.values():
                 if not (feed.subscriptions or feed.conversation_id in self._starting):
-                    await self._drop(feed)  # whoever asked for it went away before it had started
-            await self._listen_again()
+                    # Its subscriber was cancelled before the feed had started.
+                    await self._drop(feed)
+            await self._retry_subscriptions()
 
 
 _hubs: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub]" = weakref.WeakKeyDictionary()
 
 
 def get_hub() -> Hub:
-    """The hub of the running event loop; a server process has one loop, hence one hub."""
+    """Return the hub of the running event loop; a server process has one loop, hence one hub."""
     return _hubs.setdefault(asyncio.get_running_loop(), Hub())

@@ -1,4 +1,4 @@
-"""What a log and its record look like now, for any number of conversations by one statement, ready to be sent."""
+"""Reading logs and records, for any number of conversations in one statement, as frames ready to send."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusF
 from lib import prepared
 
 PAGE_BYTES = 4 * 1_048_576
-"""A page ends with the event that goes beyond so many bytes of payload."""
-PASSING = ("last_seq", "updated_at")
-"""Fields of a record that move with every event, and are no news on their own."""
+"""A page ends with the event that exceeds this many bytes of payload."""
+UNANNOUNCED = ("last_seq", "updated_at")
+"""Fields of a record that change with every event and are not announced by themselves."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one look at a conversation gave; ``record`` is None for one that is gone."""
+    """The state of a conversation at one read; ``record`` is None if the conversation does not exist any more."""
 
     epoch: int
     last_seq: int
@@ -38,53 +38,56 @@ class Reading:
         return self.record is None
 
     @cached_property
-    def news(self) -> dict[str, Any]:
-        """What of the record is worth telling when it changes."""
-        return {key: value for key, value in (self.record or {}).items() if key not in PASSING}
+    def announced_fields(self) -> dict[str, Any]:
+        """The fields of the record whose changes are announced to readers."""
+        return {key: value for key, value in (self.record or {}).items() if key not in UNANNOUNCED}
 
     @cached_property
     def status(self) -> Frame:
-        """The record as readers receive it."""
-        return StatusFrame(self.record).sized()
+        """The frame with the record, as readers receive it."""
+        return StatusFrame(self.record).with_exact_size()
 
     @property
     def reset(self) -> Frame:
-        """The frame that sends a reader to the end of this log."""
-        return ResetFrame(self.epoch, reset_to=self.last_seq).sized()
+        """The frame that moves a reader's cursor to the end of this log."""
+        return ResetFrame(self.epoch, reset_to=self.last_seq).with_exact_size()
 
 
 def read(places: Mapping[UUID, int | None], page: int) -> dict[UUID, Reading]:
-    """Records, and the events behind each conversation's place: one statement for all of them.
+    """Read the records, and the events after each conversation's seq in ``places``, in one statement.
 
-    A place of None asks for no events. A page has at most ``page`` events and little more than
-    ``PAGE_BYTES``; ``last_seq`` says whether there are more.
+    A seq of None requests no events. A page has at most ``page`` events and little more than
+    ``PAGE_BYTES``; ``last_seq`` of the reading shows whether there are more.
     """
     parameters = [list(places), list(places.values()), page, PAGE_BYTES]
     rows = prepared.fetch(_statement(), parameters, is_binary=True)
-    found = {row[0]: row for row in rows}
-    return {key: _reading(found.get(key), place) for key, place in places.items()}
+    row_of = {row[0]: row for row in rows}
+    return {key: _build_reading(row_of.get(key), place) for key, place in places.items()}
 
 
 def read_events(conversation_id: UUID, after: int, page: int) -> list[Frame]:
-    """Return a page of event frames behind ``after``."""
+    """Return one page of event frames after the seq ``after``."""
     return list(read({conversation_id: after}, page)[conversation_id].frames)
 
 
-def read_moved(known: dict[UUID, tuple[int, datetime | None]]) -> list[UUID]:
-    """Which of the conversations are no longer as we know them."""
+def find_changed(known: dict[UUID, tuple[int, datetime | None]]) -> list[UUID]:
+    """Return the conversations whose ``last_seq`` or ``updated_at`` differ from the known values.
+
+    Deleted conversations count as changed.
+    """
     rows = Conversation.objects.filter(pk__in=known, deleted_at=None)
-    found = {pk: (seq, at) for pk, seq, at in rows.values_list("pk", "last_seq", "updated_at")}
-    return [key for key, place in known.items() if found.get(key) != place]
+    current = {pk: (seq, at) for pk, seq, at in rows.values_list("pk", "last_seq", "updated_at")}
+    return [key for key, place in known.items() if current.get(key) != place]
 
 
 def _frames(columns: Sequence[list[Any] | None]) -> list[EventFrame]:
-    """Return the frames of events that come as a list of each of ``COLUMNS``, or None for no events."""
+    """Return the frames of events, from one list for each of ``COLUMNS``; None lists mean no events."""
     if columns[0] is None:
         return []
     return [event_frame(LoggedEvent(*values)) for values in zip(*columns, strict=True)]
 
 
-def _reading(row: tuple[Any, ...] | None, place: int | None) -> Reading:
+def _build_reading(row: tuple[Any, ...] | None, place: int | None) -> Reading:
     if row is None:
         return Reading(0, place or 0, 0, None, None, [])
     head, frames = row[: -len(COLUMNS)], _frames(row[-len(COLUMNS) :])
@@ -92,13 +95,12 @@ def _reading(row: tuple[Any, ...] | None, place: int | None) -> Reading:
     for kind, start, readers in _parts():
         values = list(head[start : start + len(readers)])
         for index, read_value in enumerate(readers):
+            # The conversions that the ORM applies before ``from_db``.
             for convert in read_value:
                 values[index] = convert(values[index], None, connection)
-        is_there = values[0] is not None
+        has_row = values[0] is not None  # an outer join without a match has no primary key
         parts.append(
-            kind.from_db("default", [f.attname for f in _fields(kind)], values)
-            if is_there
-            else None
+            kind.from_db("default", [f.attname for f in _fields(kind)], values) if has_row else None
         )
     conversation, usage, start_task = parts
     return Reading(
@@ -117,14 +119,14 @@ Readers = list[list[Callable[..., Any]]]
 
 
 def _fields(kind: type[models.Model]) -> Sequence[Any]:
-    """A model's columns, its primary key first."""
-    fields = kind._meta.concrete_fields  # noqa: SLF001 - the documented way to them
+    """Return a model's columns, the primary key first."""
+    fields = kind._meta.concrete_fields  # noqa: SLF001 - Django documents ``_meta`` as public
     return sorted(fields, key=lambda field: not field.primary_key)
 
 
 @cache
 def _parts() -> list[tuple[type[models.Model], int, Readers]]:
-    """What stands in a head row behind the ids: which model, from where, and how its values are read."""
+    """Return the models in a result row, each with its first column and the converters of its columns."""
     parts: list[tuple[type[models.Model], int, Readers]] = []
     start = 0
     for kind in (Conversation, ConversationUsage, StartTask):
@@ -136,21 +138,23 @@ def _parts() -> list[tuple[type[models.Model], int, Readers]]:
 
 @cache
 def _statement() -> str:
-    """One row a conversation: its record, and its events as an array of each column.
+    """Return the SQL statement: one row per conversation with its record, and its events as one array per column.
 
-    A row an event would carry the record's many columns too, empty, and cost as much to take apart as all the rest.
+    One row per event would repeat the record's many columns, and parsing them costs as much as all the
+    events (ADR 31). ``before`` is the size of the events before an event of the page, so a page has at
+    least one event, however large.
     """
     names = {"c": Conversation, "u": ConversationUsage, "s": StartTask}
     head = ", ".join(_column(alias, f) for alias, kind in names.items() for f in _fields(kind))
     columns = ", ".join(f"array_agg(e.{name} ORDER BY e.seq) AS {name}" for name in COLUMNS)
     events = ", ".join(f"events.{name}" for name in COLUMNS)
     return f"""
-WITH wanted AS MATERIALIZED (
-    SELECT * FROM unnest(%s::uuid[], %s::bigint[]) AS wanted (id, place)
+WITH requested AS MATERIALIZED (
+    SELECT * FROM unnest(%s::uuid[], %s::bigint[]) AS requested (id, place)
 )
 SELECT {head}, {events}
-FROM wanted
-JOIN conversations_conversation AS c ON c.id = wanted.id AND c.deleted_at IS NULL
+FROM requested
+JOIN conversations_conversation AS c ON c.id = requested.id AND c.deleted_at IS NULL
 LEFT JOIN billing_conversationusage AS u ON u.conversation_id = c.id
 LEFT JOIN LATERAL (
     SELECT * FROM conversations_starttask AS started WHERE started.conversation_id = c.id
@@ -162,7 +166,7 @@ CROSS JOIN LATERAL (
         SELECT page.*, sum(octet_length(page.payload)) OVER (ORDER BY page.seq) - octet_length(page.payload) AS before
         FROM (
             SELECT * FROM conversations_event AS event
-            WHERE event.conversation_id = wanted.id AND event.seq > wanted.place
+            WHERE event.conversation_id = requested.id AND event.seq > requested.place
             ORDER BY event.seq LIMIT %s
         ) AS page
     ) AS e
@@ -171,5 +175,8 @@ CROSS JOIN LATERAL (
 
 
 def _column(alias: str, field: "models.Field[Any, Any]") -> str:
-    """A column as Django's readers want it: JSON as text, which in binary the driver would parse itself."""
+    """Return a column's SQL expression. JSON is selected as text because Django's converters expect text.
+
+    In a binary result the driver would decode JSON itself.
+    """
     return f"{alias}.{field.column}" + ("::text" if isinstance(field, models.JSONField) else "")

@@ -1,7 +1,7 @@
-"""Sockets: accept or refuse, then have the hub send what the browser lacks. News only; commands go by REST.
+"""WebSockets that send one conversation's log to a client; commands arrive over REST.
 
-Written straight on ASGI: a consumer class with its layers costs more per frame than the server's own sending
-(docs/adr/0031).
+Plain ASGI instead of a Channels consumer: the consumer's layers cost more per frame than the server's own
+sending (ADR 31).
 """
 
 import asyncio
@@ -27,6 +27,7 @@ CLOSE_GONE = 4403
 CLOSE_NOT_FOUND = 4404
 CLOSES = {
     Refusal.UNAUTHENTICATED: CLOSE_UNAUTHENTICATED,
+    # A conversation whose log the caller may not read must look like an unknown conversation.
     Refusal.NOT_PERMITTED: CLOSE_NOT_FOUND,
     Refusal.NOT_VISIBLE: CLOSE_NOT_FOUND,
 }
@@ -38,10 +39,11 @@ Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
 class ConversationConsumer:
-    """Send one conversation's log to one browser, in order, from where it left off.
+    """A WebSocket that sends one conversation's log to one browser, in order, from the client's cursor on.
 
-    ``/ws/v1/conversations/{id}?after=<seq>[&epoch=<epoch>]``. Close codes: 1013 too slow, resume from the
-    last seq; 4400 bad query; 4401 not signed in; 4403 access ended or conversation deleted; 4404 unknown.
+    Address: ``/ws/v1/conversations/{id}?after=<seq>[&epoch=<epoch>]``. Close codes: 1013 the client read
+    too slowly and may resume from its last seq; 4400 bad query; 4401 not signed in; 4403 access lost or
+    conversation deleted; 4404 unknown.
     """
 
     permission = "conversations.view"
@@ -49,9 +51,9 @@ class ConversationConsumer:
         "_code",
         "_opening",
         "_receive",
+        "_receiving",
         "_send",
         "_subscription",
-        "_until_over",
         "_watcher",
         "conversation_id",
         "scope",
@@ -61,9 +63,8 @@ class ConversationConsumer:
     def as_asgi(cls) -> Any:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             consumer = cls(scope, receive, send)
-            del (
-                scope
-            )  # a socket lives for hours: whatever is held by a frame below it is held so long
+            # A socket lives for hours, and a local variable would keep the scope alive as long.
+            del scope
             await consumer.run()
 
         return application
@@ -78,25 +79,25 @@ class ConversationConsumer:
         self._watcher: Watcher | None = None
 
     async def run(self) -> None:
-        """From the handshake to the end of the socket.
+        """Serve the socket from the handshake to its end.
 
-        An idle socket is the server's one task, waiting for what the client says (which is ignored: commands go
-        by REST). A second opens it and ends; what is over after that breaks off the waiting.
+        An idle socket costs only the server's task, which waits for messages of the client (they are
+        ignored). A second task opens the socket and ends. The end of the subscription interrupts the
+        waiting by expiring its timeout.
         """
         await self._receive()
+        # Accept before the checks: browsers cannot read the close code of a refused handshake.
         await self._send({"type": "websocket.accept"})
         self._opening = asyncio.create_task(self._open())
         try:
-            async with asyncio.timeout(None) as self._until_over:
+            async with asyncio.timeout(None) as self._receiving:
                 while (await self._receive())["type"] != "websocket.disconnect":
                     pass
         except TimeoutError:
             pass
         finally:
-            code, self._code = (
-                self._code,
-                CLOSE_GONE,
-            )  # what is over from here on breaks off nothing
+            # With a code set, _end() does nothing more: there is no waiting left to interrupt.
+            code, self._code = self._code, CLOSE_GONE
             await self._leave()
         if code is not None:
             await self._close(code)
@@ -105,7 +106,7 @@ class ConversationConsumer:
         try:
             code = await self._go_live()
         except Exception:
-            log.exception("a socket's feed failed; the client resumes")
+            log.exception("opening a socket failed; the client is asked to reconnect")
             code = CLOSE_OVERFLOW
         finally:
             self._opening = self.scope = None
@@ -113,26 +114,29 @@ class ConversationConsumer:
             self._end(code)
 
     async def _go_live(self) -> int | None:
-        """Send what the client lacks, and have the hub go on; the code to close with if that cannot be."""
+        """Send the frames that the client lacks, then let the hub send new ones.
+
+        Returns None once live, else the close code.
+        """
         assert self.scope is not None
         query = read_cursor(self.scope)
         if query is None:
             return CLOSE_BAD_REQUEST
-        credentials = Credentials.of_scope(self.scope)
+        credentials = Credentials.from_scope(self.scope)
         watcher = Watcher(credentials, self.conversation_id, self.permission)
-        if refusal := await watcher.look():
+        if refusal := await watcher.check_access():
             return CLOSES[refusal]
         after, epoch = query
         hub = get_hub()
         self._subscription = await hub.join(self.conversation_id, after=after, epoch=epoch)
-        access.begin(watcher, self._subscription)
+        access.start_watching(watcher, self._subscription)
         self._watcher = watcher
-        takes_ready = framing.READY in self.scope.get("extensions", ())
-        push = self._push if takes_ready else self._push_each
-        await self._subscription.go_live(push, self._over)
+        supports_ready_frames = framing.READY in self.scope.get("extensions", ())
+        push = self._push if supports_ready_frames else self._push_each
+        await self._subscription.go_live(push, self._handle_over)
         return None
 
-    def _over(self) -> None:
+    def _handle_over(self) -> None:
         assert self._subscription is not None
         is_refused = self._watcher is not None and self._watcher.refusal is not None
         is_gone = is_refused or self._subscription.feed.is_gone
@@ -141,14 +145,14 @@ class ConversationConsumer:
     def _end(self, code: int) -> None:
         if self._code is None:
             self._code = code
-            self._until_over.reschedule(asyncio.get_running_loop().time())
+            self._receiving.reschedule(asyncio.get_running_loop().time())
 
     async def _leave(self) -> None:
         if (opening := self._opening) is not None:
             opening.cancel()
             await asyncio.gather(opening, return_exceptions=True)
         if self._watcher is not None:
-            await access.end(self._watcher)
+            await access.stop_watching(self._watcher)
         if self._subscription is not None:
             await get_hub().leave(self._subscription)
 
@@ -157,19 +161,19 @@ class ConversationConsumer:
         return self._send({"type": framing.READY, "frames": ready})
 
     async def _push_each(self, frames: Sequence[Frame]) -> None:
-        """The same for servers that frame messages themselves."""
+        """Send frames as ordinary messages, for servers that do not support the ready-frames extension."""
         for frame in frames:
             await self._send({"type": "websocket.send", "text": frame.text})
 
     async def _close(self, code: int) -> None:
-        """Say goodbye; who does not take even that in time is cut off by the server."""
+        """Send the close code; the server cuts off a client that does not accept it in time."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._send({"type": "websocket.close", "code": code})
 
 
 def read_cursor(scope: Scope) -> tuple[int, int | None] | None:
-    """``after`` and ``epoch`` of a socket's query, or None when they are not whole numbers."""
+    """Return ``after`` and ``epoch`` of a socket's query, or None if they are not whole numbers."""
     query = parse_qs(scope.get("query_string", b"").decode("ascii", "replace"))
     numbers = []
     for name in ("after", "epoch"):

@@ -1,4 +1,4 @@
-"""One reader's place in a conversation's log, and how news is sent to it."""
+"""Subscriptions: a reader's cursor in a conversation's log, and the frames sent to that reader."""
 
 import asyncio
 import types
@@ -22,11 +22,14 @@ from conversations.realtime.reading import Reading
 
 Push = Callable[[Sequence[Frame]], Coroutine[Any, Any, None]]
 BATCH_BYTES = 65_536
-"""Frames go to a client in batches that end beyond so many bytes: about what a server buffers before it has us wait."""
+"""The size in bytes at which a batch of frames is sent to a client.
+
+About the amount that a server buffers before its ``send`` waits.
+"""
 
 
 class FollowedLog(Protocol):
-    """What a subscription needs of the log that its process follows (``feed.Feed``)."""
+    """The interface of ``feed.Feed`` that subscriptions use: the log as this process follows it."""
 
     conversation_id: UUID
     subscriptions: "set[Subscription]"
@@ -36,22 +39,23 @@ class FollowedLog(Protocol):
     reading: Reading | None
     is_gone: bool
 
-    async def look(self) -> Reading: ...
+    async def read_head(self) -> Reading: ...
 
-    async def page_behind(self, after: int) -> list[Frame]: ...
+    async def read_page(self, after: int) -> list[Frame]: ...
 
-    def recent(self, after: int) -> list[Frame] | None: ...
+    def recent_frames(self, after: int) -> list[Frame] | None: ...
 
 
 class Subscription:
-    """One socket's place in a conversation: its cursor, and what waits to be sent to it.
+    """A reader's cursor in a conversation's log, and the frames that wait to be sent to the reader.
 
-    It begins *behind*, and reads the log until the cursor meets the feed's. From that instant, in which
-    nothing is awaited, the feed offers it news, so nothing falls between reading and listening.
+    A subscription starts behind and reads the log until its cursor reaches the feed's. From that moment,
+    without an await in between, the feed offers new frames, so no frame is lost between reading and
+    listening.
 
-    With ``feed_to`` the hub sends news itself, and no task is woken per socket and event; what a client does
-    not take at once waits here. With ``frames`` whoever iterates gets them. Most of the many are idle, so what
-    only some need (a queue, an event to wait for) is made when it is needed.
+    With ``send_until_over`` or ``go_live`` the hub sends frames itself, without waking a task per socket
+    and event; frames that the client does not accept immediately wait here. With ``frames`` the caller
+    iterates. Most subscriptions are idle, so queues and events are created when they are needed.
     """
 
     __slots__ = (
@@ -87,34 +91,39 @@ class Subscription:
 
     @property
     def is_over(self) -> bool:
+        """Whether no more frames will be sent."""
         return self.is_ended or self.has_overflowed or self.has_failed or self.feed.is_gone
 
     @property
     def is_behind(self) -> bool:
-        """Whether there is more to be had without waiting for news."""
+        """Whether more frames are available without waiting for new events."""
         return bool(self._waiting) or self.cursor < self.feed.seq
 
     def wake(self) -> None:
-        """Tell whoever waits for frames, or for the end."""
+        """Wake the task that waits for frames, and call ``when_over`` if the subscription is over."""
         if self._woken is not None:
             self._woken.set()
         if self._when_over is not None and self.is_over:
             self._when_over()
 
     def end(self) -> None:
-        """Send nothing more: whoever it was for may not see it any longer."""
+        """End the subscription because its reader lost access: send nothing more."""
         self.is_ended, self.is_live = True, False
         self._waiting = None
         self.wake()
 
     def stop(self) -> None:
-        """Take nothing more and tell nobody: the reader is gone."""
+        """Stop sending because the reader is gone; ``when_over`` is not called."""
         self.is_live, self._when_over = False, None
         if self._sending is not None:
             self._sending.cancel()
 
     def offer(self, frames: Sequence[Frame]) -> None:
-        """Send or queue frames for a live socket; one that does not read is given up, to resume later."""
+        """Send or queue frames for a live socket.
+
+        A client that reads too slowly overflows its queue (``SOCKET_BUFFER_BYTES``); it is closed and
+        resumes from its cursor.
+        """
         if not self.is_live or self.has_overflowed or self.has_failed:
             return
         if self._push is not None and self._sending is None:
@@ -126,6 +135,7 @@ class Subscription:
         self._waiting.extend(frames)
         self._bytes += sum(frame.size for frame in frames)
         if self._bytes > settings.SOCKET_BUFFER_BYTES:
+            # Dropping the queue loses nothing: the client resumes from its last seq.
             self.has_overflowed = True
             self._waiting = None
             self.wake()
@@ -133,22 +143,23 @@ class Subscription:
             self.wake()
 
     async def go_live(self, push: Push, when_over: Callable[[], None]) -> None:
-        """Send everything from the cursor on to ``push``, each event once, in order; then let the hub go on.
+        """Send all frames from the cursor on to ``push``, in order, then let the hub send new frames.
 
-        It returns when the socket is live, and ``when_over`` is called once there is nothing more to come. A
-        thousand sockets that wait need no task each for this. Whoever calls it calls ``stop`` in the end.
+        Each event is sent once. Returns when the subscription is live; ``when_over`` is called when no more
+        frames will come. An idle socket needs no task this way. The caller must call ``stop`` in the end.
         """
-        async for page in self._backlog():
+        async for page in self._read_backlog():
             for batch in self._batches(page):
+                # Access may be lost while a long backlog is being sent.
                 if not self.is_ended:
                     await push(batch)
         self._push, self._when_over = push, when_over
-        self._begin()
+        self._start_live()
         if self.is_over:
             when_over()
 
-    async def feed_to(self, push: Push) -> None:
-        """The same, until it is all over."""
+    async def send_until_over(self, push: Push) -> None:
+        """Like ``go_live``, but return only when the subscription is over; ``stop`` is called."""
         over = asyncio.Event()
         try:
             await self.go_live(push, over.set)
@@ -157,13 +168,16 @@ class Subscription:
             self.stop()
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """Frames from the cursor on, each event once, in order; ends on overflow or when it is all gone."""
-        async for page in self._backlog():
+        """Yield the frames from the cursor on, each event once and in order.
+
+        Ends on overflow, lost access or a deleted conversation.
+        """
+        async for page in self._read_backlog():
             for frame in page:
-                if self._is_next(frame):
+                if self._advance(frame):
                     yield frame
         woken = self._woken = asyncio.Event()
-        self._begin()
+        self._start_live()
         while not self.is_over:
             if not self._waiting:
                 woken.clear()
@@ -171,11 +185,11 @@ class Subscription:
             while self._waiting and not self.has_overflowed:
                 frame = self._waiting.popleft()
                 self._bytes -= frame.size
-                if self._is_next(frame):
+                if self._advance(frame):
                     yield frame
 
-    def _is_next(self, frame: Frame) -> bool:
-        """Move the cursor over a frame; False for one that is behind it."""
+    def _advance(self, frame: Frame) -> bool:
+        """Move the cursor past a frame; return False if the frame is not ahead of the cursor."""
         if frame.reset_to is not None:
             self.cursor = frame.reset_to
         elif frame.seq is not None:
@@ -185,11 +199,14 @@ class Subscription:
         return True
 
     def _batches(self, frames: Iterable[Frame]) -> Iterator[list[Frame]]:
-        """Move the cursor over frames, and give those that the client lacks in batches; none is taken early."""
+        """Yield the frames that the client lacks in batches, moving the cursor past them.
+
+        Lazy: no frame is consumed before its batch is requested, so a caller that stops can queue the rest.
+        """
         batch: list[Frame] = []
         size = 0
         for frame in frames:
-            if not self._is_next(frame):
+            if not self._advance(frame):
                 continue
             batch.append(frame)
             size += frame.size
@@ -199,29 +216,31 @@ class Subscription:
         if batch:
             yield batch
 
-    def _begin(self) -> None:
+    def _start_live(self) -> None:
         self.is_live = not self.is_ended
+        # Every reader gets the current record when it goes live, then only changes.
         if self.feed.reading is not None and not self.feed.is_gone:
             self.offer([self.feed.reading.status])
 
     def _send_now(self, push: Push, frames: Sequence[Frame]) -> Sequence[Frame]:
-        """Send as far as the client takes it without waiting; gives what is left.
+        """Send as many frames as the client accepts without waiting; return the frames that are left.
 
-        A server's ``send`` waits only when the socket's buffer is full. So its coroutine is stepped once by
-        hand, which ends it in nearly all cases; one that waits goes on in a task of its own. A task woken for
-        each socket and event would cost as much as the sending (docs/adr/0031).
+        A server's ``send`` waits only if the socket's buffer is full. So its coroutine is stepped once by
+        hand, which finishes it in nearly all cases; a coroutine that waits continues in its own task. A
+        task per socket and event would cost as much as the sending (ADR 31).
         """
         rest = iter(frames)
         for batch in self._batches(rest):
             step = push(batch)
             try:
-                waits_for = step.send(None)
+                awaited = step.send(None)
             except StopIteration:
                 continue
-            except Exception:  # noqa: BLE001 - the client left; its server notices that by itself, too
+            except Exception:  # noqa: BLE001 - the client left; the server notices the disconnect by itself
                 self._fail()
                 return ()
-            self._sending = asyncio.create_task(_rest_of(step, waits_for))
+            # The socket's buffer is full: a task finishes the batch, so a slow client blocks no other.
+            self._sending = asyncio.create_task(_finish(step, awaited))
             self._sending.add_done_callback(self._has_sent)
             return list(rest)
         return ()
@@ -231,6 +250,7 @@ class Subscription:
         if task.cancelled() or task.exception() is not None:
             self._fail()
             return
+        # Frames that were queued while the batch was in flight; offer() sends or queues them again.
         waiting, self._waiting, self._bytes = self._waiting, None, 0
         if waiting:
             self.offer(list(waiting))
@@ -240,47 +260,49 @@ class Subscription:
         self._waiting = None
         self.wake()
 
-    async def _backlog(self) -> AsyncIterator[Sequence[Frame]]:
-        """Pages up to where the feed is, as the cursor is moved over them."""
-        if reset := await self._reset():
+    async def _read_backlog(self) -> AsyncIterator[Sequence[Frame]]:
+        """Yield pages of frames until the cursor, which the consumer moves, reaches the feed's position."""
+        if reset := await self._find_reset():
             yield [reset]
         while self.cursor < self.feed.seq and not (self.feed.is_gone or self.is_ended):
-            page = self.feed.recent(self.cursor)
-            if page is None:
-                page = await self.feed.page_behind(self.cursor)
+            page = self.feed.recent_frames(self.cursor)
+            if page is None:  # the ring does not reach back to the cursor
+                page = await self.feed.read_page(self.cursor)
+            # No event is left there: the log was pruned or deleted meanwhile.
             if not page:
                 break
             yield page
 
-    async def _reset(self) -> Frame | None:
-        """A reset frame when this cursor belongs to no log we have, or to a part that is no longer kept.
+    async def _find_reset(self) -> Frame | None:
+        """Return a reset frame if the cursor is not a place in this log any more, else None.
 
-        A cursor ahead of the feed may only be ahead of the last nudge, so the log itself is asked.
+        That is a cursor of another epoch, in a pruned part, or ahead of the log. A cursor ahead of the feed
+        may only be ahead of the last nudge, so the database is asked.
         """
         is_of_another_epoch = self.epoch not in (None, self.feed.epoch)
         if self.feed.horizon <= self.cursor <= self.feed.seq and not is_of_another_epoch:
             return None
-        reading = await self.feed.look()
+        reading = await self.feed.read_head()
         is_within = reading.horizon <= self.cursor <= reading.last_seq
         if reading.is_gone or (is_within and not is_of_another_epoch):
             return None
         return reading.reset
 
 
-async def _rest_of(step: Coroutine[Any, Any, None], waits_for: Any) -> None:
-    """What is left of a coroutine that was stepped once and waits for ``waits_for``."""
-    await _resumed(step, waits_for)
+async def _finish(step: Coroutine[Any, Any, None], awaited: Any) -> None:
+    """Run a coroutine to its end that was stepped once by hand and now waits for ``awaited``."""
+    await _resume(step, awaited)
 
 
 @types.coroutine
-def _resumed(step: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+def _resume(step: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
     try:
         while True:
             try:
-                came = yield waits_for
-            except BaseException as error:  # noqa: BLE001 - cancellation is the coroutine's to see
-                waits_for = step.throw(error)
+                result = yield awaited
+            except BaseException as error:  # noqa: BLE001 - pass everything on, also a cancellation
+                awaited = step.throw(error)
             else:
-                waits_for = step.send(came)
+                awaited = step.send(result)
     except StopIteration:
         return

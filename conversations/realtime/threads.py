@@ -1,4 +1,4 @@
-"""The few threads in which a process reads logs and checks access for all its sockets."""
+"""The small thread pool in which a process reads logs and checks access for all its sockets."""
 
 from lib.threads import DatabaseThreads
 

@@ -1,8 +1,9 @@
-"""Sandboxes that are plain processes of this machine: for development and tests, they isolate nothing.
+"""The process provider: sandboxes as plain processes of this machine, without isolation, for development and tests.
 
-Each has a folder under ``SANDBOX_DIR`` with its data, and beside the data ``run.json`` (the handle of the
-newest run), ``stopped`` (the run that was ended on purpose) and ``exit.json`` (how a run ended). Whatever the
-agent started carries ``OH_SANDBOX_ID`` in its environment, which is how it is found when it must end.
+Each sandbox has a folder under ``SANDBOX_DIR`` with its data, ``run.json`` (the handle of the newest run),
+``stopped`` (the run that was stopped on purpose) and ``exit.json`` (the exit status of a run). Every
+process that the agent starts inherits ``OH_SANDBOX_ID`` in its environment, by which it is found when the
+sandbox ends.
 """
 
 import contextlib
@@ -47,9 +48,9 @@ PROBE_SECONDS = 1.0
 LOG_MAX_BYTES, LOG_TAIL_BYTES = 20 * 1024 * 1024, 256 * 1024
 NEEDED_MEGABYTES = 100
 PORTS = range(20_000, 32_000)
-"""Below the ranges from which systems take the ports of outgoing connections."""
+"""Below the ranges from which operating systems take ports for outgoing connections."""
 SOCKET_PATH_MAX = 103
-"""Bytes of a Unix socket's path on macOS; Linux has four more."""
+"""The longest path of a Unix socket in bytes, on macOS; Linux allows four bytes more."""
 GIT_CONFIG = """\
 [user]
     name = Agent
@@ -58,14 +59,14 @@ GIT_CONFIG = """\
     defaultBranch = main
 """
 _FOLDERS = ("project", "home", "conversations", "bash_events", "worktrees")
-_MATTERS = re.compile(
+_TROUBLE = re.compile(
     r"error|exception|refused|killed|in use|no space|denied|no such", re.IGNORECASE
 )
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x1f\x7f]")
+_CONTROL_CHARACTERS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x1f\x7f]")
 
 
 class ProcessProvider:
-    """One engine process per sandbox, on a port of the loopback interface."""
+    """A provider that runs one engine process per sandbox, on a port of the loopback interface."""
 
     def start(self, spec: SandboxSpec) -> Handle:
         return self._start(spec, settings.SANDBOX_DIR / spec.sandbox_id.hex)
@@ -73,7 +74,10 @@ class ProcessProvider:
     def resume(self, spec: SandboxSpec, handle: Handle) -> Handle:
         folder = _folder(handle)
         if not folder or not (folder / "project").is_dir():
-            raise SandboxImpossible("The data of this sandbox is gone.")
+            raise SandboxImpossible(
+                "This sandbox's files were deleted, so it cannot be started again. "
+                "Start a new conversation."
+            )
         return self._start(spec, folder)
 
     def find(self, sandbox_id: UUID) -> Handle:
@@ -82,12 +86,12 @@ class ProcessProvider:
     def inspect(self, handle: Handle) -> Observed:
         folder = _folder(handle)
         if not folder or not (folder / "run.json").exists():
-            return Observed(State.MISSING, detail="The folder of this sandbox is gone.")
+            return Observed(State.MISSING, detail="This sandbox's files were deleted.")
         _trim_log(folder / "engine.log")
         workspace = str(folder / "project")
-        process = _alive(handle)
+        process = _find_engine(handle)
         if not process:
-            state, detail = _ending(folder, handle["run"])
+            state, detail = _describe_end(folder, handle["run"])
             return Observed(state, workspace=workspace, detail=detail)
         base_url = f"http://127.0.0.1:{handle['port']}"
         is_ready = _listens(process, handle["port"]) and _probe(base_url)
@@ -107,68 +111,79 @@ class ProcessProvider:
             self._end(folder, handle, 0)
             trash = folder.with_name(f"{folder.name}.removed")
             with contextlib.suppress(FileNotFoundError):
-                folder.rename(trash)  # so that nobody sees half a sandbox
+                folder.rename(trash)  # no other process sees a half-deleted sandbox
             for path in (trash, folder, Path(_tmux_folder(folder))):
                 _remove(path)
             lock.unlink(missing_ok=True)
 
     def copy_workspace(self, source: Handle, target: Handle) -> bool:
-        """Copy a sandbox's project into another's, over what is there; False where there is none.
+        """Copy a sandbox's project over another's; return False if the source has no project.
 
-        Links stay links; sockets and pipes are left out.
+        Symbolic links stay links; sockets and pipes are skipped.
         """
-        here, there = _folder(source), _folder(target)
-        if not here or not there or not (here / "project").is_dir():
+        source_folder, target_folder = _folder(source), _folder(target)
+        if not source_folder or not target_folder or not (source_folder / "project").is_dir():
             return False
         with contextlib.suppress(shutil.Error):
-            shutil.copytree(here / "project", there / "project", symlinks=True, dirs_exist_ok=True)
+            shutil.copytree(
+                source_folder / "project",
+                target_folder / "project",
+                symlinks=True,
+                dirs_exist_ok=True,
+            )
         return True
 
     def _start(self, spec: SandboxSpec, folder: Path) -> Handle:
         if not settings.ALLOW_PROCESS_SANDBOX:
             raise SandboxImpossible(
-                "Sandboxes that are plain processes isolate nothing and are not allowed here. Choose another "
-                "SANDBOX_PROVIDER, or set ALLOW_PROCESS_SANDBOX=true on a machine of your own."
+                "Process sandboxes do not isolate the agent from this machine, so they are disabled on this "
+                "server. Choose another SANDBOX_PROVIDER, or set ALLOW_PROCESS_SANDBOX=true on a machine "
+                "that only you use."
             )
-        if not (found := engine_home.status()).is_ready:
-            if found.state == "installing":
+        if not (engine := engine_home.status()).is_ready:
+            if engine.state == "installing":
                 raise SandboxNotYet(
-                    "The agent engine is being installed, once, for about a minute."
+                    "The agent engine is being installed. This happens once and takes about a minute."
                 )
-            raise SandboxImpossible(f"{found.detail} Run `manage.py install_engine`.")
+            raise SandboxImpossible(f"{engine.detail} Run `manage.py install_engine`.")
         try:
             with _lock(folder):
                 earlier = _read(folder / "run.json")
                 stopped = _read(folder / "stopped").get("run")
-                if earlier and earlier["run"] != stopped and _alive(earlier):
+                if earlier and earlier["run"] != stopped and _find_engine(earlier):
                     return earlier
                 _make_folders(folder)
                 self._end(folder, earlier, 0)
                 return _launch(spec, folder)
         except OSError as error:
-            raise _explained(error, folder) from error
+            raise _explain(error, folder) from error
 
     def _end(self, folder: Path, handle: Handle, grace_seconds: float) -> None:
-        """End the engine, then all that it left. The caller holds the folder's lock."""
+        """End the engine, then all remaining processes of the sandbox. The caller holds the folder's lock."""
         runs = [run for run in (_read(folder / "run.json"), handle) if run]
+        # Written first, so that inspect() reports the end of this run as a stop, not as a failure.
         for run in runs[:1]:
             with contextlib.suppress(FileNotFoundError):
                 _write(folder / "stopped", {"run": run["run"]})
-        engines = [process for run in runs if (process := _alive(run))]
+        engines = [process for run in runs if (process := _find_engine(run))]
+        # Collected before the engine ends: its children are found through it.
         members = _members(folder.name, engines)
         deadline = time.monotonic() + grace_seconds
         if grace_seconds:
             _signal(engines, signal.SIGTERM)
-        while time.monotonic() < deadline and any(_alive(run) for run in runs):
+        while time.monotonic() < deadline and any(_find_engine(run) for run in runs):
             time.sleep(0.05)
         _kill_tmux(_tmux_folder(folder))
+        # Repeated, because a process may start another one while it is being killed.
         for _ in range(20):
             members = {process for process in members if _runs(process)} | _members(folder.name, [])
             if not members:
                 return
             _signal(members, signal.SIGKILL)
             time.sleep(0.05)
-        raise SandboxUnavailable(f"{len(members)} processes of this sandbox do not end.")
+        raise SandboxUnavailable(
+            f"{len(members)} processes of this sandbox could not be ended. Try again."
+        )
 
 
 # --- Starting --------------------------------------------------------------------
@@ -179,15 +194,16 @@ def _launch(spec: SandboxSpec, folder: Path) -> Handle:
     if free < NEEDED_MEGABYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     tmux, run, port = _tmux_folder(folder), secrets.token_hex(8), _free_port()
-    _own_folder(Path(tmux))
+    _make_private_folder(Path(tmux))
     for name in ("exit.json", "stopped"):
         (folder / name).unlink(missing_ok=True)
     log = folder / "engine.log"
-    _trim_log(log, keep=True)
-    # By the interpreter and not by bin/agent-server: the first line of a script holds a path that may be
-    # too long for the system. -P keeps files of the project from hiding the engine's modules.
+    _trim_log(log, at_start=True)
+    # Started by the interpreter instead of bin/agent-server: the first line of that script holds a
+    # path that may be too long for the system. -P keeps files of the project from shadowing the
+    # engine's modules.
     command = [str(settings.ENGINE_DIR / "bin" / "python"), "-P", "-m", MODULE]
-    with open(log, "ab", opener=_private) as output:
+    with open(log, "ab", opener=_open_private) as output:
         child = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=folder,
@@ -218,14 +234,17 @@ def _launch(spec: SandboxSpec, folder: Path) -> Handle:
 
 
 def _reap(child: "subprocess.Popen[bytes]", folder: Path, run: str) -> None:
-    """Take in the child's status when it ends: no zombie stays, and every process learns how it ended."""
+    """Wait for the child's end and store its exit status, so no zombie stays and every server process can read it."""
     status = child.wait()
     with contextlib.suppress(OSError):
         _write(folder / "exit.json", {"run": run, "status": status})
 
 
 def _environment(spec: SandboxSpec, folder: Path, *, tmux: str, run: str) -> dict[str, str]:
-    """Made from nothing: no secret, proxy or setting of this server reaches the agent."""
+    """Return the environment of the engine.
+
+    Built from nothing, so that no secret, proxy or setting of this server reaches the agent.
+    """
     home = folder / "home"
     return {
         "OH_SANDBOX_ID": spec.sandbox_id.hex,
@@ -249,7 +268,7 @@ def _environment(spec: SandboxSpec, folder: Path, *, tmux: str, run: str) -> dic
         "LOGNAME": _user(),
         "TERM": "xterm-256color",
         "GIT_TERMINAL_PROMPT": "0",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else fetched from the internet
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # otherwise fetched from the internet
         "LOG_JSON": "1",
         "PYTHONUNBUFFERED": "1",
         "OPENHANDS_SUPPRESS_BANNER": "1",
@@ -261,34 +280,38 @@ def _environment(spec: SandboxSpec, folder: Path, *, tmux: str, run: str) -> dic
 def _user() -> str:
     try:
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container may run us as a number without a name
+    except KeyError:  # a container may use a user id without a name
         return str(os.getuid())
 
 
 def _search_path() -> str:
-    """This process's search path without our own environment, and where system tools are."""
-    ours = {str(Path(sys.prefix) / "bin"), str(Path(sys.executable).parent)}
-    theirs = [place for place in os.environ.get("PATH", "").split(os.pathsep) if place]
+    """Return this process's search path without our own virtual environment, and with the system's folders."""
+    own = {str(Path(sys.prefix) / "bin"), str(Path(sys.executable).parent)}
+    inherited = [path for path in os.environ.get("PATH", "").split(os.pathsep) if path]
     standard = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"]
-    return os.pathsep.join(dict.fromkeys(p for p in (*theirs, *standard) if p not in ours))
+    return os.pathsep.join(
+        dict.fromkeys(path for path in (*inherited, *standard) if path not in own)
+    )
 
 
 def _free_port() -> int:
-    """A port that nobody listens on. The engine cannot say which it took, so one is chosen for it.
+    """Return a free port. The engine cannot report a port that it chooses itself, so one is chosen for it.
 
-    Where somebody takes it before the engine does, the engine ends, ``inspect`` says so, and starting
-    again chooses another.
+    If another program takes the port before the engine does, the engine ends, ``inspect`` reports the
+    failure, and the next start chooses another port.
     """
     for port in random.sample(PORTS, 50):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise SandboxUnavailable("No free port was found on 127.0.0.1 for the engine.")
+    raise SandboxUnavailable(
+        f"No free port from {PORTS[0]} to {PORTS[-1]} was found on 127.0.0.1 for the engine. Try again."
+    )
 
 
 def _make_folders(folder: Path) -> None:
-    for place in (folder.parent, folder, *(folder / name for name in _FOLDERS)):
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in (folder.parent, folder, *(folder / name for name in _FOLDERS)):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     config = folder / "home" / ".gitconfig"
     if not config.exists():
@@ -296,7 +319,10 @@ def _make_folders(folder: Path) -> None:
 
 
 def _tmux_folder(folder: Path) -> str:
-    """Where the sandbox's terminals have their sockets: always the same, and short enough for a socket."""
+    """Return the folder of the terminals' sockets: the same in every run, and short enough for a socket's path.
+
+    That is the sandbox's own folder, or a folder in /tmp if the path would be too long.
+    """
     inside = folder / "tmux"
     longest = f"{os.path.realpath(inside)}/tmux-{os.getuid()}/openhands-{'0' * 32}"
     if len(os.fsencode(longest)) <= SOCKET_PATH_MAX:
@@ -304,36 +330,43 @@ def _tmux_folder(folder: Path) -> str:
     return f"/tmp/oh-{folder.name}"  # noqa: S108  (its owner and mode are checked)
 
 
-def _own_folder(path: Path) -> None:
+def _make_private_folder(path: Path) -> None:
     path.mkdir(mode=0o700, exist_ok=True)
-    found = path.lstat()  # in /tmp somebody may have put a link or a folder there before us
-    if path.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    # In /tmp, another user may have created a link or a folder of this name before us.
+    status = path.lstat()
+    if path.is_symlink() or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise SandboxUnavailable(
-            f"{path} belongs to somebody else. Set SANDBOX_DIR to a shorter path."
+            f"{path} exists but is not a private folder of the server's user. "
+            "Remove it, or set SANDBOX_DIR to a shorter path."
         )
 
 
-def _explained(error: OSError, folder: Path) -> SandboxUnavailable:
+def _explain(error: OSError, folder: Path) -> SandboxUnavailable:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SandboxUnavailable(
-            f"The disk of {folder.parent} is full. Free some space, or set SANDBOX_DIR."
+            f"The disk of {folder.parent} is full. Free some space, or set SANDBOX_DIR to another disk."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return SandboxUnavailable(
-            f"{error.filename or folder} cannot be written. Correct it or set SANDBOX_DIR."
+            f"The server may not write to {error.filename or folder}. "
+            "Correct its permissions, or set SANDBOX_DIR to another folder."
         )
     if error.errno in (errno.EAGAIN, errno.ENOMEM):
         return SandboxUnavailable(
-            "This machine has no memory or processes left for another sandbox."
+            "This machine has no memory or processes left for another sandbox. "
+            "Stop other conversations and try again."
         )
     return SandboxUnavailable(f"A sandbox cannot be started: {error}.")
 
 
-# --- Looking ---------------------------------------------------------------------
+# --- Inspecting ------------------------------------------------------------------
 
 
-def _alive(handle: Handle) -> psutil.Process | None:
-    """The engine of a run. A pid alone is no identity: it may be another process's by now."""
+def _find_engine(handle: Handle) -> psutil.Process | None:
+    """Return the engine process of a run, or None if it does not run.
+
+    The pid alone is not enough: it may belong to another process by now.
+    """
     try:
         process = psutil.Process(handle["pid"])
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -343,17 +376,17 @@ def _alive(handle: Handle) -> psutil.Process | None:
         except (psutil.AccessDenied, OSError):
             environment, command = {}, []
         if environment and command:
-            is_ours = environment.get("OH_SANDBOX_RUN") == handle["run"]
-            return process if is_ours and MODULE in command else None
-        # Not ours to read, or in the middle of an exec, when nothing is told. The start time is second best,
-        # for it is told by a clock that may be set.
+            is_same_run = environment.get("OH_SANDBOX_RUN") == handle["run"]
+            return process if is_same_run and MODULE in command else None
+        # The process is not readable for us, or in the middle of an exec, when nothing can be read.
+        # Its start time is only the second choice: it depends on a clock that may be changed.
         return process if abs(process.create_time() - handle["created"]) < 2 else None
     except (psutil.Error, KeyError):
         return None
 
 
 def _listens(process: psutil.Process, port: int) -> bool:
-    """Whether it is this process that listens: another one may have taken the port before it."""
+    """Return whether this process listens on the port: another program may have taken the port first."""
     try:
         sockets = process.net_connections("tcp")
         return any(s.laddr.port == port for s in sockets if s.status == psutil.CONN_LISTEN)
@@ -367,58 +400,58 @@ def _probe(base_url: str) -> bool:
     try:
         with httpx2.stream(
             "GET", f"{base_url}/ready", timeout=PROBE_SECONDS, trust_env=False
-        ) as answer:
-            return answer.status_code == 200
+        ) as response:
+            return response.status_code == 200
     except httpx2.RequestError:
         return False
 
 
-def _ending(folder: Path, run: str) -> tuple[State, str]:
+def _describe_end(folder: Path, run: str) -> tuple[State, str]:
     if _read(folder / "stopped").get("run") == run:
         return State.STOPPED, ""
     if _read(folder / "run.json").get("run") != run:
-        return State.STOPPED, "It was started again since."
+        return State.STOPPED, "The sandbox was started again after this run."
     status = _exit_status(folder, run)
     if status is None:
-        how = "The engine ended"
+        cause = "The engine ended"
     elif status < 0:
-        how = f"The engine was killed by {signal_name(-status)}"
+        cause = f"The engine was killed by {signal_name(-status)}"
         if status == -signal.SIGKILL:
-            how += " (the system does that when memory runs out)"
+            cause += " (usually because the machine ran out of memory)"
     else:
-        how = f"The engine ended with status {status}"
-    line = _last_words(folder / "engine.log")
-    return State.FAILED, f"{how}: {line}" if line and status != -signal.SIGKILL else f"{how}."
+        cause = f"The engine ended with status {status}"
+    line = _find_last_line(folder / "engine.log")
+    return State.FAILED, f"{cause}: {line}" if line and status != -signal.SIGKILL else f"{cause}."
 
 
 def _exit_status(folder: Path, run: str) -> int | None:
-    """How a run ended, where the process that started it lived to see it."""
+    """Return the exit status of a run; None if the server process that started it ended first."""
     for _ in range(10):
-        found = _read(folder / "exit.json")
-        if found.get("run") == run:
-            status = found.get("status")
+        ending = _read(folder / "exit.json")
+        if ending.get("run") == run:
+            status = ending.get("status")
             return status if isinstance(status, int) else None
-        time.sleep(0.03)  # the process is a zombie, its parent about to write this
+        time.sleep(0.03)  # the engine may be a zombie whose parent is about to write the file
     return None
 
 
-def _last_words(log: Path) -> str:
-    """The last line of the log that tells of trouble, else the last line."""
-    lines = [line for raw in _tail(log).splitlines() if (line := _message(raw))]
-    telling = [line for line in lines[-40:] if _MATTERS.search(line)]
-    return (telling or lines or [""])[-1][:300]
+def _find_last_line(log: Path) -> str:
+    """Return the last line of the log that looks like a problem, else the last line."""
+    lines = [line for raw in _read_tail(log).splitlines() if (line := _parse_line(raw))]
+    problems = [line for line in lines[-40:] if _TROUBLE.search(line)]
+    return (problems or lines or [""])[-1][:300]
 
 
-def _message(raw: bytes) -> str:
+def _parse_line(raw: bytes) -> str:
     text = raw.decode("utf-8", "replace").strip()
     with contextlib.suppress(ValueError, RecursionError):
         fields = json.loads(text)
         if isinstance(fields, dict):
             text = str(fields.get("message") or fields.get("msg") or "")
-    return _CONTROL.sub(" ", text).strip()
+    return _CONTROL_CHARACTERS.sub(" ", text).strip()
 
 
-def _tail(log: Path) -> bytes:
+def _read_tail(log: Path) -> bytes:
     try:
         with log.open("rb") as file:
             file.seek(-min(LOG_TAIL_BYTES, file.seek(0, os.SEEK_END)), os.SEEK_END)
@@ -427,15 +460,15 @@ def _tail(log: Path) -> bytes:
         return b""
 
 
-def _trim_log(log: Path, *, keep: bool = False) -> None:
-    """Cut a log that has grown to its tail; ``keep``: also where it is not large yet, as at a start.
+def _trim_log(log: Path, *, at_start: bool = False) -> None:
+    """Cut a large log down to its tail; with ``at_start`` any log that is longer than the tail.
 
-    The engine appends (O_APPEND), so it goes on at the new end.
+    The engine writes in append mode (O_APPEND), so it continues at the new end.
     """
     with contextlib.suppress(OSError):
         size = log.stat().st_size
-        if size > (LOG_TAIL_BYTES if keep else LOG_MAX_BYTES):
-            tail = _tail(log)
+        if size > (LOG_TAIL_BYTES if at_start else LOG_MAX_BYTES):
+            tail = _read_tail(log)
             with log.open("r+b") as file:
                 file.truncate(0)
                 file.write(tail)
@@ -445,23 +478,27 @@ def _trim_log(log: Path, *, keep: bool = False) -> None:
 
 
 def _members(name: str, engines: Iterable[psutil.Process]) -> set[psutil.Process]:
-    """All processes of a sandbox: its engines, who carries its mark, who shares their session, and all children."""
+    """Return all processes of a sandbox.
+
+    These are its engines, the processes with its ``OH_SANDBOX_ID`` or in an engine's session, and all their
+    children.
+    """
     roots = {process.pid for process in engines}
-    found: dict[int, psutil.Process] = {}
+    members: dict[int, psutil.Process] = {}
     children: dict[int, list[psutil.Process]] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
             children.setdefault(process.ppid(), []).append(process)
             if process.pid in roots or _is_marked(process, name) or os.getsid(process.pid) in roots:
-                found[process.pid] = process
-    queue = list(found)
+                members[process.pid] = process
+    queue = list(members)
     while queue:
         for child in children.get(queue.pop(), []):
-            if child.pid not in found:
-                found[child.pid] = child
+            if child.pid not in members:
+                members[child.pid] = child
                 queue.append(child.pid)
-    found.pop(os.getpid(), None)
-    return {process for process in found.values() if _runs(process)}
+    members.pop(os.getpid(), None)  # never end the server itself
+    return {process for process in members.values() if _runs(process)}
 
 
 def _is_marked(process: psutil.Process, name: str) -> bool:
@@ -485,7 +522,10 @@ def _signal(processes: Iterable[psutil.Process], number: int) -> None:
 
 
 def _kill_tmux(folder: str) -> None:
-    """Terminals are daemons that outlive the engine; a killed one leaves its socket."""
+    """End the sandbox's terminals and remove their sockets.
+
+    tmux servers are daemons that outlive the engine, and a killed server leaves its socket behind.
+    """
     tmux = shutil.which("tmux")
     for path in Path(folder).glob("tmux-*/*"):
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
@@ -497,52 +537,59 @@ def _kill_tmux(folder: str) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder, also one with folders that forbid it and with files that come while we are at it."""
+    """Remove a folder, also with unwritable folders in it.
+
+    Retried, because processes may still create files in it.
+    """
     for _ in range(5):
         shutil.rmtree(path, ignore_errors=True)
         if not os.path.lexists(path):
             return
         for parent, names, _files in os.walk(path):
-            for place in (Path(parent), *(Path(parent, name) for name in names)):
-                if not place.is_symlink():
+            for folder in (Path(parent), *(Path(parent, name) for name in names)):
+                if not folder.is_symlink():
                     with contextlib.suppress(OSError):
-                        place.chmod(0o700)
+                        folder.chmod(0o700)
         time.sleep(0.05)
-    raise SandboxUnavailable(f"{path} cannot be removed.")
+    raise SandboxUnavailable(f"{path} could not be removed. Check its permissions.")
 
 
 # --- Files -----------------------------------------------------------------------
 
 
 def _folder(handle: Handle) -> Path | None:
-    """The sandbox's folder; only a path that ends in the sandbox's own id, for it may come to be removed."""
-    name, place = handle.get("sandbox"), handle.get("dir")
+    """Return the sandbox's folder, or None if the handle names no valid folder.
+
+    The path must end in the sandbox's id, because the folder may be deleted.
+    """
+    name, path = handle.get("sandbox"), handle.get("dir")
     if (
         not isinstance(name, str)
         or not re.fullmatch(r"[0-9a-f]{32}", name)
-        or not isinstance(place, str)
+        or not isinstance(path, str)
     ):
         return None
-    folder = Path(place)
+    folder = Path(path)
     return folder if folder.is_absolute() and folder.name == name else None
 
 
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[Path]:
-    """One process at a time for one sandbox; let go by the system when its holder dies."""
+    """Lock a sandbox against other processes; the operating system releases the lock if its holder dies."""
     path = folder.parent / ".locks" / folder.name
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:
-        with open(path, "a", opener=_private) as file:
+        with open(path, "a", opener=_open_private) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # Whoever held it before may have removed it with the sandbox: then it locks nothing.
+            # The previous holder may have deleted the lock file with the sandbox; then this lock
+            # protects nothing, so try again.
             with contextlib.suppress(FileNotFoundError):
                 if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                     yield path
                     return
 
 
-def _private(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
@@ -555,6 +602,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
+    # Written aside and renamed, so that a reader never sees half a file.
     partial = path.with_name(f"{path.name}.{threading.get_ident()}.partial")
     partial.write_text(json.dumps(value))
     partial.replace(path)

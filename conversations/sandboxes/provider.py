@@ -1,7 +1,7 @@
-"""What the rest of the system knows about sandboxes: one interface, whatever runs them.
+"""The interface of sandbox providers, whatever technology runs the sandboxes.
 
-A provider never touches the database. It is given a ``SandboxSpec`` and answers with a ``Handle``, the JSON
-that we keep to find the sandbox again; ``inspect`` says what is there now.
+A provider never touches the database. It receives a ``SandboxSpec`` and returns a ``Handle``, the JSON that
+is stored to find the sandbox again; ``inspect`` returns the sandbox's current state.
 """
 
 import enum
@@ -13,11 +13,11 @@ from uuid import UUID
 from lib.problems import Problem
 
 Handle: TypeAlias = dict[str, Any]
-"""JSON that a provider needs to find a sandbox again; holds no secrets. Only the provider looks inside."""
+"""The JSON by which a provider finds a sandbox again. It holds no secrets, and only the provider reads it."""
 
 
 class State(str, enum.Enum):
-    """What a provider sees of a sandbox."""
+    """The state of a sandbox as a provider observes it."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -28,10 +28,11 @@ class State(str, enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """Everything a provider may know of a sandbox that it starts.
+    """The data that a provider receives about a sandbox that it starts.
 
-    ``session_key`` opens the engine's API, ``secret_key`` seals the engine's files and must be the same in
-    all its runs, ``gateway_url`` is where the sandbox reaches this server.
+    ``session_key`` authenticates calls to the engine's API. ``secret_key`` encrypts the engine's files and
+    must be the same for all runs of the sandbox. ``gateway_url`` is the address at which the sandbox
+    reaches this server.
     """
 
     sandbox_id: UUID
@@ -42,9 +43,10 @@ class SandboxSpec:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What is there now. ``base_url`` is empty unless an engine may answer there (starting, running).
+    """The current state of a sandbox. ``base_url`` is empty unless an engine may respond there (starting, running).
 
-    ``workspace`` is the project's folder as the engine sees it; ``detail`` a sentence for its owner.
+    ``workspace`` is the path of the project's folder inside the sandbox; ``detail`` is a sentence for the
+    sandbox's owner.
     """
 
     state: State
@@ -58,57 +60,57 @@ class SandboxUnavailable(Problem):
 
     status = 503
     code = "sandbox-unavailable"
-    sentence = "A sandbox cannot be started now."
+    sentence = "A sandbox cannot be started now. Try again later."
     is_permanent: ClassVar[bool] = False
-    """Whether a retry cannot help, because a person has to change something first."""
+    """Whether retries are useless because a person must change something first."""
 
 
 class SandboxImpossible(SandboxUnavailable):
-    """Something is missing or forbidden here, so starting this sandbox again cannot work either."""
+    """Sandboxes cannot be started until an operator changes something, so retries are useless."""
 
     code = "sandbox-impossible"
     is_permanent = True
 
 
 class SandboxNotYet(SandboxUnavailable):
-    """What sandboxes need is being made ready; asking again in a while will do."""
+    """A requirement of sandboxes, such as the engine, is being installed; a later retry will succeed."""
 
     code = "sandbox-not-yet"
 
 
 class SandboxProvider(Protocol):
-    """Starts, watches and ends sandboxes. Every call may be repeated, from any process of this server."""
+    """The interface of a provider. Every call is safe to repeat, from any process of this server."""
 
     def start(self, spec: SandboxSpec) -> Handle:
-        """Start a sandbox and return without waiting for its engine; ``inspect`` tells when it answers.
+        """Start a sandbox and return its handle without waiting for its engine; ``inspect`` shows when it is ready.
 
-        Idempotent per sandbox id: the handle of one that runs already is returned, also after a caller
-        that died before it could keep the first answer. Data of an earlier run is kept and used.
-        Raises ``SandboxUnavailable``.
+        Idempotent per sandbox id: the handle of a running sandbox is returned, also if an earlier caller
+        died before it could store the handle. Data of an earlier run is kept and used. Raises
+        ``SandboxUnavailable``.
         """
         ...
 
     def find(self, sandbox_id: UUID) -> Handle:
-        """The handle of a sandbox whose ``start`` was never recorded; ``{}`` where there is none."""
+        """Return the handle of a sandbox whose ``start`` was never recorded; ``{}`` if there is no such sandbox."""
         ...
 
     def inspect(self, handle: Handle) -> Observed:
-        """What is there now. Takes about a second at most; never raises for a sandbox that is gone."""
+        """Return the current state. Takes about a second at most; never raises for a sandbox that is gone."""
         ...
 
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
-        """End everything that runs in the sandbox and keep its data. Waits; harmless when it is stopped.
+        """End all processes of the sandbox, wait for their end, and keep the data. Safe to repeat.
 
-        The engine gets ``grace_seconds`` to finish (it waits for a running tool), then it is killed.
+        The engine gets ``grace_seconds`` to finish (it waits for a running tool) and is then killed.
         """
         ...
 
     def resume(self, spec: SandboxSpec, handle: Handle) -> Handle:
-        """Start it again with the data it has; the address may be another. Idempotent like ``start``."""
+        """Start a stopped sandbox again with its data; its address may change. Idempotent like ``start``."""
         ...
 
     def destroy(self, handle: Handle) -> None:
-        """End it and remove its data for good. Idempotent."""
+        """End the sandbox and delete its data permanently. Idempotent."""
         ...
 
 
@@ -117,10 +119,12 @@ _instances: dict[str, SandboxProvider] = {}
 
 
 def get_provider(name: str) -> SandboxProvider:
-    """Return the provider of that name. Raises ``SandboxImpossible`` where there is none."""
+    """Return the provider with this name. Raises ``SandboxImpossible`` if there is no such provider."""
     if name not in _instances:
         if name not in _PROVIDERS:
-            raise SandboxImpossible(f"There is no sandbox provider named {name}.")
+            raise SandboxImpossible(
+                f"There is no sandbox provider named {name}. Check SANDBOX_PROVIDER."
+            )
         module, _, factory = _PROVIDERS[name].partition(":")
         _instances[name] = getattr(import_module(module), factory)()
     return _instances[name]

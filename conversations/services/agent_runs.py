@@ -62,7 +62,7 @@ def run_agent(*, conversation_id: UUID, only_if_stopped: bool = True) -> None:
             return
         raise EngineUnreachable("the sandbox is not up yet")
     client = EngineClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
-    status = (client.conversation(conversation_id) or {}).get("execution_status")
+    status = (client.get_conversation(conversation_id) or {}).get("execution_status")
     if status in STOPPED_MIDWAY or (status == "idle" and not only_if_stopped):
         try:
             client.run(conversation_id)

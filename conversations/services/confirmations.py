@@ -85,7 +85,7 @@ def carry_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in_r
     if not is_up(conversation):
         raise EngineUnreachable("the sandbox is not up yet")
     client = EngineClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
-    found = client.conversation(conversation_id)
+    found = client.get_conversation(conversation_id)
     if found is None:  # one 404 never means deleted (contract, section 10)
         raise EngineUnreachable("the engine does not know the conversation yet")
     status = found.get("execution_status")
@@ -97,7 +97,7 @@ def carry_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in_r
     elif status != "idle":  # an idle one was refused by a job that was killed right behind that
         return
     if not is_of_this_run:
-        leaf = (client.conversation(conversation_id) or {}).get("leaf_event_id")
+        leaf = (client.get_conversation(conversation_id) or {}).get("leaf_event_id")
         if leaf:
             client.navigate(conversation_id, event_id=leaf)
     if (not is_of_this_run) if accept else reason:

@@ -13,7 +13,7 @@ from conversations.engine.client import (
     EngineRefused,
     EngineUnreachable,
 )
-from conversations.engine.payloads import EngineEvent, message_text
+from conversations.engine.payloads import EngineEvent, parse_message_text
 from conversations.models import (
     OPEN_MESSAGES,
     Conversation,
@@ -189,7 +189,7 @@ def _find_delivery(
     The engine has no idempotency key. A message that is still waiting for its state lock is not in the
     log yet, so first a call that takes the same lock, in turn, is let through.
     """
-    client.barrier(conversation.pk)
+    client.wait_for_messages(conversation.pk)
     mark = message.engine_mark if message.engine_mark is not None else -1
     known = Event.objects.filter(conversation=conversation, engine_seq=mark)
     taken = set(
@@ -198,7 +198,7 @@ def _find_delivery(
         .values_list("engine_event_id", flat=True)
     )
     mark_id = known.values_list("event_id", flat=True).first()
-    for frame in client.events(conversation.pk, after_id=mark_id, after_seq=mark):
+    for frame in client.iter_events(conversation.pk, after_id=mark_id, after_seq=mark):
         if frame.event.event_id not in taken and user_text(frame.event) == message.text:
             _mark_delivered(message, frame.event.event_id)
             return True
@@ -208,7 +208,7 @@ def _find_delivery(
 
 def user_text(event: EngineEvent) -> str | None:
     """The text of an engine's user message, or None for any other event."""
-    return message_text(event) if event.source == Event.Source.USER else None
+    return parse_message_text(event) if event.source == Event.Source.USER else None
 
 
 def deliver_if_free(conversation: Conversation) -> None:

@@ -69,7 +69,7 @@ def check_enforced(conversation: Conversation, changes: Mapping[str, Any]) -> No
 
 
 def start_options(found: user_settings.Effective) -> dict[str, Any]:
-    """What settings add to the engine's start request, as keywords of ``payloads.start_body``."""
+    """What settings add to the engine's start request, as keywords of ``payloads.build_start_request``."""
     values = found.values
     return {
         "max_iterations": values["max_iterations"],

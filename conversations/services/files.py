@@ -209,11 +209,11 @@ def _copy(source: tarfile.TarFile, member: tarfile.TarInfo, target: zipfile.ZipF
 def git_changes(*, conversation_id: UUID) -> list[dict[str, str]]:
     """What changed in the workspace's repository: ``[{"status", "path"}]``."""
     with _workspace(conversation_id) as (client, root):
-        return [{"status": c.status, "path": c.path} for c in client.git_changes(root)]
+        return [{"status": c.status, "path": c.path} for c in client.list_git_changes(root)]
 
 
 def git_diff(*, conversation_id: UUID, path: str) -> dict[str, Any]:
     """A file before and after: ``{"path", "original", "modified"}``, None where it did not exist."""
     with _workspace(conversation_id) as (client, root):
-        diff = client.git_diff(_resolve(client, root, path, must_exist=False))
+        diff = client.get_git_diff(_resolve(client, root, path, must_exist=False))
     return {"path": path, "original": diff.original, "modified": diff.modified}

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from conversations import announcing, queue
 from conversations.engine.client import EngineClient
-from conversations.engine.payloads import Durable, execution_status, tells_state
+from conversations.engine.payloads import Durable, is_state_update, parse_execution_status
 from conversations.models import (
     Conversation,
     Event,
@@ -133,7 +133,7 @@ def is_plain(frames: Sequence[Durable]) -> bool:
     return all(
         frame.seq == seq
         and frame.event.source != Event.Source.USER
-        and not tells_state(frame.event)
+        and not is_state_update(frame.event)
         for seq, frame in enumerate(frames, start=first)
     )
 
@@ -185,7 +185,7 @@ def read_log(*, conversation_id: UUID, generation: int, client: EngineClient) ->
     """
     conversation = Conversation.objects.get(pk=conversation_id)
     newest = Event.objects.filter(conversation=conversation, engine_seq=conversation.engine_seq)
-    news = client.events(
+    news = client.iter_events(
         conversation_id,
         after_id=newest.values_list("event_id", flat=True).first(),
         after_seq=conversation.engine_seq,
@@ -227,7 +227,7 @@ def _project(conversation: Conversation, frames: Sequence[Durable]) -> str | Non
     """Take the newest state that the frames tell over into the row; the caller saves ``PROJECTED``."""
     newest = None
     for seq, frame in enumerate(frames, start=conversation.last_seq + 1):
-        status = execution_status(frame.event)
+        status = parse_execution_status(frame.event)
         if status is not None and not _is_between(conversation, status):
             newest = status
             _take_status(conversation, status, seq)

@@ -103,7 +103,7 @@ def create_conversation(
             title=title or title_from(message),
             visibility=visibility,
             repository=repository,
-            model=model or billing.model_name_for(organization_id=organization.pk, user_id=user.pk),
+            model=model or billing.get_model_name(organization_id=organization.pk, user_id=user.pk),
             confirmation_policy=policy,
             security_analyzer=analyzer,
             trigger=trigger,

@@ -12,7 +12,12 @@ from accounts.models import Organization, User
 from accounts.permissions import require
 from accounts.services import audit
 from conversations import announcing
-from conversations.engine.payloads import EngineEvent, execution_status, parse_event, tells_state
+from conversations.engine.payloads import (
+    EngineEvent,
+    is_state_update,
+    parse_event,
+    parse_execution_status,
+)
 from conversations.models import Conversation, Event, NewEvent
 from conversations.models.append import append_published
 from conversations.services.state import change_fields
@@ -144,7 +149,7 @@ def _publish_at_once(
     """Append what is nothing but news without looking first; empty when that could not be done."""
     events = [event for batch in batches for event in batch]
     ids = {event.event_id for event in events}
-    if not events or len(ids) < len(events) or any(tells_state(event) for event in events):
+    if not events or len(ids) < len(events) or any(is_state_update(event) for event in events):
         return []
     news = [_new_event(event) for event in events]
     appended = append_published(conversation_id, news, at=timezone.now())
@@ -171,7 +176,7 @@ def _new_event(event: EngineEvent) -> NewEvent:
 
 
 def _append(conversation: Conversation, events: Sequence[EngineEvent]) -> None:
-    statuses = [status for event in events if (status := execution_status(event))]
+    statuses = [status for event in events if (status := parse_execution_status(event))]
     if statuses:
         conversation.execution_status = statuses[-1]
     conversation.append(

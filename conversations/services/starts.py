@@ -16,7 +16,7 @@ from accounts.models import Organization
 from billing import services as billing
 from conversations import announcing, queue
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
-from conversations.engine.payloads import analyzer_body, policy_body, start_body
+from conversations.engine.payloads import build_analyzer, build_policy, build_start_request
 from conversations.models import Conversation, Sandbox, StartTask
 from conversations.sandboxes.provider import (
     SandboxNotYet,
@@ -157,7 +157,7 @@ def _start_sandbox(sandbox: Sandbox) -> None:
     sandbox.base_url, sandbox.workspace = observed.base_url, observed.workspace
     sandbox.detail = ""
     sandbox.active_at = timezone.now()
-    info = EngineClient(sandbox.base_url, sandbox.session_key()).server_info()
+    info = EngineClient(sandbox.base_url, sandbox.session_key()).get_server_info()
     sandbox.engine_version = str(info.get("version", ""))[:40]
     sandbox.save(update_fields=["base_url", "workspace", "detail", "active_at", "engine_version"])
 
@@ -167,7 +167,7 @@ def _start_engine_conversation(
 ) -> None:
     """Make the conversation in the engine under our own id, unless it is there (creation is idempotent)."""
     if sandbox.conversation_started:
-        if (known := client.conversation(conversation.pk)) is None:
+        if (known := client.get_conversation(conversation.pk)) is None:
             raise StartFailed("The engine lost this conversation's files.")
         _tell_changed_policy(known, conversation, client)
         renew_secrets(conversation, client)
@@ -178,7 +178,7 @@ def _start_engine_conversation(
         user_id=conversation.created_by_id,
         conversation_id=conversation.pk,
     )
-    body = start_body(
+    body = build_start_request(
         conversation_id=conversation.pk,
         model=conversation.model,
         gateway_url=f"{settings.GATEWAY_URL}/api/llm/v1",
@@ -211,8 +211,8 @@ def _tell_changed_policy(
     has = (known.get("confirmation_policy"), known.get("security_analyzer"))
     kinds = tuple(one.get("kind") if isinstance(one, dict) else None for one in has)
     wanted = (
-        policy_body(conversation.confirmation_policy)["kind"],
-        (analyzer_body(conversation.security_analyzer) or {}).get("kind"),
+        build_policy(conversation.confirmation_policy)["kind"],
+        (build_analyzer(conversation.security_analyzer) or {}).get("kind"),
     )
     if kinds not in (wanted, (None, None)):
         tell_engine(client, conversation)

@@ -88,7 +88,7 @@ def home(request: AuthenticatedRequest) -> HttpResponse:
     context = _lists(request) | {
         "examples": EXAMPLES,
         "idempotency_key": uuid4(),
-        "uses_demo": billing.model_access_of(
+        "uses_demo": billing.get_model_access(
             organization_id=organization.pk, user_id=request.user.pk
         )
         is None,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from billing.gateway import script
-from billing.gateway.demo import ABOUT, SUMMARY_MARK, job_of, reply
+from billing.gateway.demo import ABOUT, SUMMARY_MARK, plan_job, reply
 from tests.billing.conftest import TOOLS, chat
 
 Messages = list[dict[str, Any]]
@@ -15,7 +15,7 @@ Messages = list[dict[str, Any]]
 def answer(messages: Messages, tools: Any = TOOLS) -> dict[str, Any]:
     """The assistant's message to a conversation."""
     request = {"messages": messages, "tools": tools}
-    message = script.completion_body(reply(request), request)["choices"][0]["message"]
+    message = script.build_completion(reply(request), request)["choices"][0]["message"]
     return dict(message)
 
 
@@ -240,14 +240,14 @@ class TestReadingARequest:
         ],
     )
     def test_takes_name_and_content(self, request_, path, content, command):
-        job = job_of(request_)
+        job = plan_job(request_)
         assert (job.path, job.content, job.command()) == (path, content, command)
 
     @pytest.mark.parametrize(
         "request_", ["fix it", "", "see https://example.com/a.txt", "use 3.11", '\0\ud800\'"""\\']
     )
     def test_else_a_program_about_the_request(self, request_):
-        job = job_of(request_)
+        job = plan_job(request_)
         assert job.path == "demo.py"
         names: dict[str, Any] = {}
         compile(job.content, job.path, "exec")

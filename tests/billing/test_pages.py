@@ -88,8 +88,8 @@ def test_back_to_the_demo_model(page):
     ("text", "amount"), [("", 0), ("2.5", 2_500_000), (" $0.000001 ", 1), ("10", 10_000_000)]
 )
 def test_prices_are_exact(text, amount):
-    assert forms.micros(text) == amount
-    assert forms.micros(forms.dollars(amount)) == amount
+    assert forms.to_micros(text) == amount
+    assert forms.to_micros(forms.to_dollars(amount)) == amount
 
 
 def test_a_refusal_names_the_field_as_the_form_does(client, alice):

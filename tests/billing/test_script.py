@@ -77,7 +77,7 @@ class TestChoosing:
         request = chat("!run one\n!run two")
         seen = []
         for _ in range(3):
-            body = script.completion_body(script.choose_step(request), request)
+            body = script.build_completion(script.choose_step(request), request)
             message = body["choices"][0]["message"]
             seen.append(json.loads(message["tool_calls"][0]["function"]["arguments"]))
             call_id = message["tool_calls"][0]["id"]
@@ -126,10 +126,10 @@ class TestChoosing:
 class TestOnTheWire:
     def test_a_stream_holds_what_the_whole_reply_holds(self):
         request = chat("!with Two words\n!write a.txt some text here\n!also run ls")
-        body = script.completion_body(script.choose_step(request), request)
+        body = script.build_completion(script.choose_step(request), request)
         message = body["choices"][0]["message"]
         text, calls = "", [{"id": "", "name": "", "arguments": ""} for _ in range(2)]
-        chunks = list(script.stream_chunks(body, include_usage=True))
+        chunks = list(script.iter_chunks(body, include_usage=True))
         for chunk in chunks[:-1]:
             delta = chunk["choices"][0]["delta"]
             text += delta.get("content") or ""
@@ -143,7 +143,7 @@ class TestOnTheWire:
         assert calls == [{"id": c["id"]} | c["function"] for c in message["tool_calls"]]
         assert chunks[-2]["choices"][0]["finish_reason"] == "tool_calls"
         assert chunks[-1]["usage"] == body["usage"]
-        assert len(list(script.stream_chunks(body, include_usage=False))) == len(chunks) - 1
+        assert len(list(script.iter_chunks(body, include_usage=False))) == len(chunks) - 1
 
     def test_fingerprints_tell_conversations_apart(self):
         request = chat("x")
@@ -153,5 +153,5 @@ class TestOnTheWire:
         assert prints[0] == prints[1] != prints[2]
 
     def test_tools_are_found_by_name(self):
-        assert set(script.tools_of({"tools": TOOLS})) >= {"terminal", "finish"}
-        assert script.tools_of({"tools": None}) == {}
+        assert set(script.get_tools({"tools": TOOLS})) >= {"terminal", "finish"}
+        assert script.get_tools({"tools": None}) == {}

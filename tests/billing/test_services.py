@@ -87,7 +87,7 @@ class TestRecordCall:
         access = ModelAccess(base_url="https://m.example/v1", prompt_micros_per_million=10**6)
         self.record(token)
         self.record(token, access=access, tokens=Tokens(prompt=7))
-        usage = services.usage_of([conversation_id])[conversation_id]
+        usage = services.get_usage([conversation_id])[conversation_id]
         assert (usage.calls, usage.prompt_tokens, usage.completion_tokens) == (2, 17, 5)
         assert (usage.cached_tokens, usage.cost_micros) == (2, 7)
 
@@ -121,13 +121,13 @@ class TestRecordCall:
         self.record(token)
         other = uuid4()
         with django_assert_num_queries(1):
-            found = services.usage_of([conversation_id, other])
+            found = services.get_usage([conversation_id, other])
         assert (found[conversation_id].calls, found[other].calls, found[other].cost_micros) == (
             1,
             0,
             0,
         )
-        assert services.usage_of([]) == {}
+        assert services.get_usage([]) == {}
 
 
 class TestPrices:
@@ -153,8 +153,8 @@ class TestPrices:
         assert cost_micros(tokens, None) == 0
 
     def test_counts_that_cannot_be_are_clamped(self):
-        assert Tokens.clamped(prompt=-5, completion=10**30, cached=9) == Tokens(0, MAX_TOKENS, 0)
-        assert Tokens.clamped(prompt=5, completion=1, cached=9) == Tokens(5, 1, 5)
+        assert Tokens.clamp(prompt=-5, completion=10**30, cached=9) == Tokens(0, MAX_TOKENS, 0)
+        assert Tokens.clamp(prompt=5, completion=1, cached=9) == Tokens(5, 1, 5)
 
 
 class TestMeter:
@@ -186,7 +186,7 @@ class TestMeter:
     )
     def test_usage_of_another_shape_is_none(self, usage):
         meter = Meter()
-        meter.take({"usage": usage, "choices": [5, {"message": {"content": "abcd"}}]})
+        meter.add_completion({"usage": usage, "choices": [5, {"message": {"content": "abcd"}}]})
         assert meter.tokens("").completion == 1
 
 
@@ -199,13 +199,13 @@ class TestModelAccess:
 
     def test_none_is_the_demo_model(self, alice):
         key = {"organization_id": alice.personal_organization.pk, "user_id": alice.pk}
-        assert services.model_access_of(**key) is None
-        assert services.model_name_for(**key) == "demo"
+        assert services.get_model_access(**key) is None
+        assert services.get_model_name(**key) == "demo"
         self.save(alice)
-        assert services.model_name_for(**key) == "gpt"
+        assert services.get_model_name(**key) == "gpt"
         services.clear_model_access(**key)
         services.clear_model_access(**key)
-        assert services.model_name_for(**key) == "demo"
+        assert services.get_model_name(**key) == "demo"
 
     def test_the_key_is_sealed_kept_and_removed(self, alice):
         access = self.save(alice)
@@ -275,13 +275,13 @@ class TestCheckModelAccess:
     @pytest.mark.parametrize(
         ("raw", "words"),
         [
-            ((500, "text/plain", b"x"), "answered 500"),
+            ((500, "text/plain", b"x"), "responded with status 500"),
             ((200, "text/html", b"<p>"), "not a chat completion"),
             (
                 (404, "application/json", b'{"error": {"message": "no such model"}}'),
                 "no such model",
             ),
-            ((301, "text/plain", b""), "redirects are not followed"),
+            ((301, "text/plain", b""), "Redirects are not followed"),
         ],
     )
     def test_says_why_it_failed(self, access, provider, raw, words):

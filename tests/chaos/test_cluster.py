@@ -223,7 +223,11 @@ def test_a_paused_manager_learns_that_it_lost_everything(cluster):
         cluster.until(lambda found: found["m1"] == everything)
     finally:
         os.kill(stack.pid("m2"), signal.SIGCONT)
-    cluster.until(lambda found: "we were taken for dead" in stack.log("m2") and sum(found.values()))
+    cluster.until(
+        lambda found: (
+            "other managers declared this one dead" in stack.log("m2") and sum(found.values())
+        )
+    )
     verdict = cluster.judge(keys, events=events)
     stack.remove("m2")
 

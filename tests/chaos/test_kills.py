@@ -175,7 +175,7 @@ def test_a_paused_manager_comes_back_and_writes_nothing(stack, talk):
 
 
 def _refusals(stack: Stack, name: str) -> list[str]:
-    said = ("is followed by somebody else", "lost the lease")
+    said = ("is followed by another manager", "lost the lease")
     return [line for line in stack.log(name).splitlines() if any(words in line for words in said)]
 
 

@@ -71,7 +71,7 @@ def everything(user):
     organization = user.personal_organization
     in_force = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
     row = UserSettings.objects.get(user=user)
-    access = services.model_access_of(organization_id=organization.pk, user_id=user.pk)
+    access = services.get_model_access(organization_id=organization.pk, user_id=user.pk)
     token = provider_tokens.token_for(
         user_id=user.pk, organization_id=organization.pk, provider="github"
     )

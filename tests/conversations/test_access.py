@@ -15,7 +15,7 @@ from conversations.realtime.access import (
     MayNotSteer,
     Refusal,
     TooManyCommands,
-    Unpinged,
+    UnpingedStream,
     Watcher,
 )
 from conversations.services import conversation_key, rotate_keys
@@ -47,24 +47,24 @@ class TestCredentials:
             scope(cookie=cookie_of(alice)),
         ]
 
-        assert [Credentials.of_scope(one).user() for one in shown] == [alice] * 3
+        assert [Credentials.from_scope(one).user() for one in shown] == [alice] * 3
 
     def test_keys_are_tried_before_the_headers(self, alice, bob, conversation):
         key = conversation_key(conversation=conversation, user=alice)
         shown = scope(authorization=f"Bearer {api_key(bob)}")
 
-        assert Credentials.of_scope(shown, keys=[key]).user() == alice
-        assert Credentials.of_scope(shown, keys=["oh_x.y", "ocs_x.y"]).user() == bob
+        assert Credentials.from_scope(shown, keys=[key]).user() == alice
+        assert Credentials.from_scope(shown, keys=["oh_x.y", "ocs_x.y"]).user() == bob
 
     @pytest.mark.parametrize(
         "credentials",
-        [Credentials(), Credentials(keys=("oh_x.y", "?")), Credentials.of_scope(scope(cookie="a=b"))],
+        [Credentials(), Credentials(keys=("oh_x.y", "?")), Credentials.from_scope(scope(cookie="a=b"))],
     )  # fmt: skip
     def test_nothing_valid_opens_as_nobody(self, credentials):
         assert credentials.user() is None
 
     def test_only_credentials_are_kept_of_a_handshake(self):
-        kept = Credentials.of_scope(scope(origin="http://x", cookie="a=b"))
+        kept = Credentials.from_scope(scope(origin="http://x", cookie="a=b"))
 
         assert kept == Credentials(((b"cookie", b"a=b"),), address="127.0.0.1")
 
@@ -86,7 +86,7 @@ class TestLook:
         def look(user, permission=access.VIEW):
             here = conversation.organization if user in (alice, bob) else None
             keys = (api_key(user, organization=here),) if user else ()
-            return Watcher(Credentials(keys=keys), conversation.pk, permission).look_now()
+            return Watcher(Credentials(keys=keys), conversation.pk, permission).check_access_now()
 
         bob.memberships.update(role="viewer")
         assert look(alice) is None
@@ -99,7 +99,7 @@ class TestLook:
 @pytest.mark.django_db
 class TestCommanding:
     def watcher(self, conversation, *keys, headers=None):
-        credentials = Credentials.of_scope(headers or scope(), keys=keys)
+        credentials = Credentials.from_scope(headers or scope(), keys=keys)
         return Watcher(credentials, conversation.pk)
 
     def test_audit_actor_is_the_key_or_the_person(self, alice, conversation):
@@ -112,7 +112,7 @@ class TestCommanding:
             self.watcher(conversation, conversation_key(conversation=conversation, user=alice)),
             self.watcher(conversation, headers=scope(cookie=cookie_of(alice))),
         ):
-            with watcher.commanding():
+            with watcher.authorized_command():
                 actors.append(audit.current_actor())
 
         assert [(actor.kind, actor.id) for actor in actors] == [
@@ -129,7 +129,7 @@ class TestCommanding:
         ):
             with (
                 pytest.raises(MayNotSteer) as refused,
-                self.watcher(conversation, *keys).commanding(),
+                self.watcher(conversation, *keys).authorized_command(),
             ):
                 pytest.fail("somebody steered")
             assert refused.value.extra["refusal"] is refusal
@@ -140,17 +140,17 @@ class TestCommanding:
         settings.RATE_LIMITS = {"spend": "2/m"}
         watcher = self.watcher(conversation, api_key(alice))
         for _ in range(2):
-            with watcher.commanding():
+            with watcher.authorized_command():
                 pass
 
-        with pytest.raises(TooManyCommands, match="Try again in"), watcher.commanding():
+        with pytest.raises(TooManyCommands, match="Try again in"), watcher.authorized_command():
             pytest.fail("the third passed")
 
         def away(*args, **kwargs):
             raise limits.NotCounted
 
         monkeypatch.setattr(limits, "count", away)
-        with pytest.raises(TooManyCommands, match="cannot count"), watcher.commanding():
+        with pytest.raises(TooManyCommands, match="cannot check"), watcher.authorized_command():
             pytest.fail("uncounted passed")
 
 
@@ -165,18 +165,20 @@ class TestWatching:
 
     async def opened(self, row_and_key, conversation):
         watcher = Watcher(Credentials(keys=(row_and_key[1],)), conversation.pk)
-        assert await watcher.look() is None
+        assert await watcher.check_access() is None
         ended = asyncio.Event()
-        access.begin(watcher, Unpinged(ended.set))
+        access.start_watching(watcher, UnpingedStream(ended.set))
         return watcher, ended
 
     async def test_equal_credentials_share_one_look_and_end_together(
         self, alice, conversation, monkeypatch
     ):
         issued = await sync_to_async(accounts.issue_api_key)(user=alice, name="k")
-        looks, look = [], Watcher.look_now
+        looks, look = [], Watcher.check_access_now
         many = [await self.opened(issued, conversation) for _ in range(5)]
-        monkeypatch.setattr(Watcher, "look_now", lambda self: (looks.append(self), look(self))[1])
+        monkeypatch.setattr(
+            Watcher, "check_access_now", lambda self: (looks.append(self), look(self))[1]
+        )
         assert len({id(watcher.credentials) for watcher, _ in many}) == 1
 
         await sync_to_async(accounts.revoke_api_key)(key=issued[0])
@@ -186,22 +188,22 @@ class TestWatching:
         assert len(set(looks)) == 1
         assert {watcher.refusal for watcher, _ in many} == {Refusal.UNAUTHENTICATED}
         for watcher, _ in many:
-            await access.end(watcher)
-            await access.end(watcher)
+            await access.stop_watching(watcher)
+            await access.stop_watching(watcher)
 
     async def test_watcher_that_joins_after_access_ended_is_checked_anew(self, alice, conversation):
         """It looked before the change, and joins when the others with its credentials were refused already."""
         issued = await sync_to_async(accounts.issue_api_key)(user=alice, name="k")
         first, ended = await self.opened(issued, conversation)
         late = Watcher(Credentials(keys=(issued[1],)), conversation.pk)
-        assert await late.look() is None
+        assert await late.check_access() is None
         await sync_to_async(accounts.revoke_api_key)(key=issued[0])
         await asyncio.wait_for(ended.wait(), 10)
 
         late_ended = asyncio.Event()
-        access.begin(late, Unpinged(late_ended.set))
+        access.start_watching(late, UnpingedStream(late_ended.set))
 
         await asyncio.wait_for(late_ended.wait(), 10)
         assert late.refusal is Refusal.UNAUTHENTICATED
-        await access.end(first)
-        await access.end(late)
+        await access.stop_watching(first)
+        await access.stop_watching(late)

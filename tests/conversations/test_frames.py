@@ -41,7 +41,7 @@ def test_size_of_an_event_is_close_to_its_message_before_that_is_made(text):
     ],
 )  # fmt: skip
 def test_frame_outside_the_log_has_the_exact_size_of_its_message(frame, message):
-    assert json.loads(frame.sized().text) == message
+    assert json.loads(frame.with_exact_size().text) == message
     assert frame.size == len(frame.wire)
     assert frame.seq is None
 
@@ -51,7 +51,7 @@ def test_message_is_made_once_and_again_after_it_was_dropped():
     first = frame.encode()
 
     assert frame.encode() is first
-    frame.forget()
+    frame.drop_wire()
     assert frame.wire == b""
     assert frame.encode() == first == framed(frame.text.encode())
 
@@ -63,15 +63,15 @@ def test_form_of_a_protocol_is_made_once_and_kept_apart_from_others():
         made.append(frame)
         return f"form {len(made)}"
 
-    assert frame.form("a") is None
-    assert [frame.encoded("a", make), frame.encoded("a", make)] == ["form 1", "form 1"]
-    assert frame.keep("b", "other") == "other"
-    assert (frame.form("a"), frame.form("b"), frame.wire) == ("form 1", "other", b"")
+    assert frame.cached_form("a") is None
+    assert [frame.form_for("a", make), frame.form_for("a", make)] == ["form 1", "form 1"]
+    assert frame.cache_form("b", "other") == "other"
+    assert (frame.cached_form("a"), frame.cached_form("b"), frame.wire) == ("form 1", "other", b"")
 
 
 def test_kept_frames_stay_out_of_the_garbage_collector():
     frame = frame_of()
-    frame.keep("a", [[]])
+    frame.cache_form("a", [[]])
 
     assert not gc.is_tracked(frame)
     assert not gc.is_tracked(frame.event)

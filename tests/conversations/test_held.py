@@ -13,7 +13,7 @@ from accounts import services as accounts
 from conversations import services
 from conversations.models import Conversation, Lease
 from conversations.realtime import threads
-from conversations.realtime.held import Held, cursor_of
+from conversations.realtime.held import HeldResponses, parse_event_id
 from conversations.realtime.hub import get_hub
 from openhands_site import asgi
 from tests.conversations.conftest import frame
@@ -163,7 +163,7 @@ async def test_place_before_what_is_kept_is_reset(conversation, alice):
 
 @pytest.mark.parametrize("last", ["x", "1", "1-", "-1", "1-x", "1-" + "9" * 19, "\xb9-1"])
 async def test_odd_id_is_refused(conversation, alice, last):
-    assert cursor_of(last) is None
+    assert parse_event_id(last) is None
     _, token = await key(alice)
     if last.isascii():
         assert await stream_of(conversation, token, last_event_id=last).start() == 400
@@ -246,7 +246,9 @@ async def test_many_waiting_hold_no_thread_and_no_connection(conversation, alice
 def test_plain_server_says_that_it_cannot_hold(conversation, api):
     path = f"/api/v1/conversations/{conversation.pk}/events"
 
-    refused = api.get(f"{path}/stream", headers={"Accept": "text/event-stream", "X-Held-By": "me"})
+    refused = api.get(
+        f"{path}/stream", headers={"Accept": "text/event-stream", "X-HeldResponses-By": "me"}
+    )
 
     assert (refused.status_code, refused.json()["code"]) == (421, "misdirected")
     assert api.get(f"{path}?wait=30").json()["items"] == []
@@ -262,8 +264,8 @@ async def test_caller_cannot_pass_for_the_holder(conversation, alice):
         seen.update(headers=[pair for pair in scope["headers"] if pair[0] == b"x-held-by"])
 
     shown = {"method": "GET", "headers": [(b"x-held-by", b"me")]}
-    await Held(inner)(shown, None, None)
+    await HeldResponses(inner)(shown, None, None)
     assert [value != b"me" for _, value in seen["headers"]] == [True]
 
-    await Held(inner)(shown | {"method": "HEAD"}, None, None)
+    await HeldResponses(inner)(shown | {"method": "HEAD"}, None, None)
     assert seen["headers"] == []

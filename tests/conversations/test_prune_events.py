@@ -35,17 +35,17 @@ def seqs(conversation):
 
 
 def test_old_events_go_and_the_horizon_says_so(rested):
-    assert prune() == "8 events of 1 conversations removed"
+    assert prune() == "Removed 8 event(s) from 1 conversation(s)."
 
     rested.refresh_from_db()
     assert (seqs(rested), rested.pruned_seq, rested.last_seq) == ([9, 10], 8, 10)
     entry = AuditEntry.objects.get(action="events.pruned")
     assert (entry.reason, entry.after) == ("disk", {"conversations": 1, "events": 8})
-    assert prune() == "0 events of 0 conversations removed"
+    assert prune() == "Removed 0 event(s) from 0 conversation(s)."
 
 
 def test_dry_run_counts_and_removes_nothing(rested):
-    assert prune("--dry-run") == "8 events of 1 conversations would be removed"
+    assert prune("--dry-run") == "Would remove 8 event(s) from 1 conversation(s)."
 
     assert len(seqs(rested)) == 10
     assert Conversation.objects.get(pk=rested.pk).pruned_seq == 0
@@ -62,11 +62,11 @@ def test_newest_events_stay_however_old(rested, monkeypatch):
 def test_log_of_a_running_sandbox_stays_whole(rested):
     Conversation.objects.update(status="running")
 
-    assert prune() == "0 events of 0 conversations removed"
+    assert prune() == "Removed 0 event(s) from 0 conversation(s)."
 
 
 def test_large_logs_go_in_steps(rested, monkeypatch):
     monkeypatch.setattr(retention, "AT_A_TIME", 3)
 
-    assert prune() == "8 events of 1 conversations removed"
+    assert prune() == "Removed 8 event(s) from 1 conversation(s)."
     assert seqs(rested) == [9, 10]

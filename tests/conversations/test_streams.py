@@ -142,7 +142,7 @@ async def test_what_moves_before_a_feed_is_heard_again_is_read(conversation, set
 
     async def then_it_answers(function, *args):
         found = await original(function, *args)
-        if function is reading.read_moved and not hanging.answers.is_set():
+        if function is reading.find_changed and not hanging.answers.is_set():
             await append(conversation, 0)
             await asyncio.sleep(0.3)  # its nudge is over
             settings.HUB_POLL_SECONDS = 300
@@ -306,7 +306,7 @@ async def until(condition, seconds=20):
 @contextlib.asynccontextmanager
 async def fed(conversation, client, after=0):
     async with get_hub().subscribe(conversation.pk, after=after) as subscription:
-        task = asyncio.create_task(subscription.feed_to(client.push))
+        task = asyncio.create_task(subscription.send_until_over(client.push))
         await until(lambda: subscription.is_live)
         try:
             yield subscription, task

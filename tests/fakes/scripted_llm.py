@@ -101,12 +101,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_error(failure.status, failure.message)
         elif request.get("stream"):
             options = request.get("stream_options") or {}
-            body = script.completion_body(step, request)
-            chunks = script.stream_chunks(body, include_usage=bool(options.get("include_usage")))
+            body = script.build_completion(step, request)
+            chunks = script.iter_chunks(body, include_usage=bool(options.get("include_usage")))
             pause = self.server.chunk_delay if step.chunk_delay is None else step.chunk_delay
             self._send_stream(chunks, pause)
         else:
-            self._send_json(200, script.completion_body(step, request))
+            self._send_json(200, script.build_completion(step, request))
 
     def _note(self, request: Json, step: script.Step, *, key: str, failed: bool) -> None:
         self.server.requests.append(
@@ -127,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         try:
             for chunk in chunks:
-                self._write_chunk(script.server_sent(chunk))
+                self._write_chunk(script.encode_event(chunk))
                 time.sleep(pause)
             self._write_chunk(script.STREAM_END)
             self._write_chunk(b"")
@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _send_error(self, status: int, message: str) -> None:
-        self._send_json(status, script.error_body(status, message))
+        self._send_json(status, script.build_error(status, message))
 
     def _send_json(self, status: int, body: Json) -> None:
         self._send(status, "application/json", json.dumps(body).encode())

@@ -244,7 +244,7 @@ class Talk:
 
     def engine_log(self) -> list[Durable]:
         """The engine's own log, from its first event."""
-        return list(self.engine().events(self.id))
+        return list(self.engine().iter_events(self.id))
 
     def engine_pid(self) -> int:
         return self.sandbox()["handle"]["pid"]

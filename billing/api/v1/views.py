@@ -142,5 +142,5 @@ class ModelsView(InOrganization):
     @extend_schema(operation_id="options_models")
     def get(self, request: Request) -> Response:
         """The names of models that are offered, the caller's own among them; others may be named too."""
-        found = directory.models_for(self.access(self.organization()))
+        found = directory.list_models(self.access(self.organization()))
         return Response(self.get_serializer({"items": found}).data)

@@ -266,7 +266,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         query = query_of(serializers.StreamQuery, request)
         after, epoch = query["after"], query.get("epoch")
         if last := request.headers.get("Last-Event-ID"):
-            place = held.cursor_of(last)
+            place = held.parse_event_id(last)
             if place is None:
                 raise ValidationError({"Last-Event-ID": ["This is not an id that a stream gave."]})
             epoch, after = place

@@ -1,1 +1,1 @@
-"""Generated from the protos by `manage.py grpc_stubs --write`; not edited by hand."""
+"""Code that `manage.py grpc_stubs --write` generates from the .proto files; do not edit it by hand."""

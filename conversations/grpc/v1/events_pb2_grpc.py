@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class EventServiceStub:
-    """Events in and out of conversations, for programs.
+    """Publishes and follows the events of conversations, for programs.
 
-    Every call names an API key in its metadata (`authorization: Bearer oh_...`) and has a deadline.
+    Every call needs an API key in its metadata (`authorization: Bearer oh_...`) and a deadline.
     """
 
     def __init__(self, channel):
@@ -55,29 +55,30 @@ class EventServiceStub:
 
 
 class EventServiceServicer:
-    """Events in and out of conversations, for programs.
+    """Publishes and follows the events of conversations, for programs.
 
-    Every call names an API key in its metadata (`authorization: Bearer oh_...`) and has a deadline.
+    Every call needs an API key in its metadata (`authorization: Bearer oh_...`) and a deadline.
     """
 
     def Append(self, request_iterator, context):
-        """Publishes the run of an agent that works elsewhere. The first message opens it; each batch that follows is
-        answered by an Appended once it is stored. Nothing acknowledged is lost. After a broken stream, open the
-        same run and send again what was not acknowledged: an event id is stored once.
+        """Publishes the run of an agent that works outside this server. The first message opens the run. Each batch
+        after it is acknowledged by an Appended message when the batch is stored; an acknowledged batch is never
+        lost. After a broken stream, open the same run and send the unacknowledged batches again: an event id is
+        stored only once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Subscribe(self, request, context):
-        """Sends a conversation's events from a cursor on, then what is new, until the deadline.
+        """Sends a conversation's events after a cursor, then new events, until the deadline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLastSeq(self, request, context):
-        """Where a conversation's log stands.
+        """Returns the last seq and the epoch of a conversation's log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,9 +111,9 @@ def add_EventServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EventService:
-    """Events in and out of conversations, for programs.
+    """Publishes and follows the events of conversations, for programs.
 
-    Every call names an API key in its metadata (`authorization: Bearer oh_...`) and has a deadline.
+    Every call needs an API key in its metadata (`authorization: Bearer oh_...`) and a deadline.
     """
 
     @staticmethod

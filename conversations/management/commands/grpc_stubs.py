@@ -1,4 +1,4 @@
-"""Builds the gRPC code from its ``.proto``, and checks that what is committed is what it builds."""
+"""Generate the gRPC code from its ``.proto`` file, or check that the committed code is up to date."""
 
 import tempfile
 from importlib import resources
@@ -15,32 +15,36 @@ NAMES = ("events_pb2.py", "events_pb2.pyi", "events_pb2_grpc.py")
 
 
 class Command(BaseCommand):
-    help = "Build the gRPC code from conversations/grpc/protos (needs grpcio-tools)."
+    help = "Generate the gRPC code from conversations/grpc/protos. Requires grpcio-tools."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        chosen = parser.add_mutually_exclusive_group(required=True)
-        chosen.add_argument("--write", action="store_true", help="replace the committed code")
-        chosen.add_argument("--check", action="store_true", help="fail where it differs")
+        mode = parser.add_mutually_exclusive_group(required=True)
+        mode.add_argument("--write", action="store_true", help="Replace the committed code.")
+        mode.add_argument(
+            "--check", action="store_true", help="Fail if the committed code is outdated."
+        )
 
     def handle(self, *args: Any, write: bool, check: bool, **options: Any) -> None:
-        built = build()
+        generated = build()
         if write:
-            for name, text in built.items():
+            for name, text in generated.items():
                 (FOLDER / "v1" / name).write_text(text)
-            self.stdout.write(f"{len(built)} files written")
-        elif changed := [n for n, text in built.items() if (FOLDER / "v1" / n).read_text() != text]:
+            self.stdout.write(f"Wrote {len(generated)} files.")
+        elif outdated := [
+            n for n, text in generated.items() if (FOLDER / "v1" / n).read_text() != text
+        ]:
             raise CommandError(
-                f"{', '.join(changed)}: not what the .proto gives. Run manage.py grpc_stubs --write."
+                f"{', '.join(outdated)} is not up to date with the .proto file. Run manage.py grpc_stubs --write."
             )
 
 
 def build() -> dict[str, str]:
-    """The generated files by name. Raises ``CommandError`` where the compiler refuses the ``.proto``."""
+    """Return the text of each generated file by name. Raises ``CommandError`` if the ``.proto`` file is invalid."""
     try:
         from grpc_tools import protoc
     except ImportError as error:
-        raise CommandError("grpcio-tools is missing; run make setup.") from error
+        raise CommandError("grpcio-tools is not installed. Run make setup.") from error
     with tempfile.TemporaryDirectory() as folder:
         status = protoc.main(
             [
@@ -54,10 +58,10 @@ def build() -> dict[str, str]:
             ]
         )
         if status:
-            raise CommandError("the .proto does not compile")
-        made = Path(folder, PROTO).parent
+            raise CommandError("The .proto file does not compile. See the compiler's output above.")
+        output = Path(folder, PROTO).parent
         return {
-            name: (made / name)
+            name: (output / name)
             .read_text()
             .replace("from openhands.v1 import", "from conversations.grpc.v1 import")
             for name in NAMES

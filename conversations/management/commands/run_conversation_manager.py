@@ -1,4 +1,4 @@
-"""Runs a conversation manager until it is told to stop."""
+"""Run a conversation manager until SIGTERM or SIGINT."""
 
 import asyncio
 import signal
@@ -11,8 +11,8 @@ from lib import nodes
 
 class Command(BaseCommand):
     help = (
-        "Follow live conversations: claim them by lease and read their engines' events into the log. "
-        "SIGTERM hands them back at once."
+        "Run a conversation manager, which claims live conversations and stores their engines' events. "
+        "On SIGTERM it hands its conversations back immediately."
     )
 
     def handle(self, **options: object) -> None:
@@ -29,5 +29,5 @@ class Command(BaseCommand):
             loop = asyncio.get_running_loop()
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, stop)
-            self.stdout.write(f"conversation manager {manager.owner} is running")
+            self.stdout.write(f"Conversation manager {manager.owner} is running.")
             await manager.run()

@@ -1,4 +1,4 @@
-"""Serves gRPC until it is told to stop: the ``grpc`` role."""
+"""Serve gRPC until SIGTERM or SIGINT: the ``grpc`` role."""
 
 import asyncio
 import ipaddress
@@ -14,23 +14,25 @@ from lib import nodes
 
 
 class Command(BaseCommand):
-    help = "Serve openhands.v1.EventService: programs publish and follow runs with an API key."
+    help = (
+        "Serve the gRPC API openhands.v1.EventService, by which programs publish and follow runs."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--host", default="127.0.0.1")
-        parser.add_argument("--port", type=int, default=50051, help="0 takes a free one")
+        parser.add_argument("--host", default="127.0.0.1", help="Address to listen on.")
+        parser.add_argument("--port", type=int, default=50051, help="Port; 0 chooses a free port.")
         parser.add_argument(
-            "--tls-cert", type=Path, help="PEM file of the certificate and its chain"
+            "--tls-cert", type=Path, help="PEM file with the certificate and its chain."
         )
-        parser.add_argument("--tls-key", type=Path, help="PEM file of its key")
+        parser.add_argument("--tls-key", type=Path, help="PEM file with the private key.")
         parser.add_argument(
             "--behind-proxy",
             action="store_true",
-            help="serve without TLS beyond this machine, because a proxy in front has it",
+            help="Serve without TLS on other addresses than localhost; a proxy in front provides TLS.",
         )
 
         parser.add_argument(
-            "--metrics-port", type=int, help="figures for Prometheus, for this machine only"
+            "--metrics-port", type=int, help="Serve Prometheus metrics on this port of 127.0.0.1."
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -48,18 +50,19 @@ class Command(BaseCommand):
     ) -> None:
         certificate = Certificate(tls_cert, tls_key) if tls_cert and tls_key else None
         if (tls_cert is None) != (tls_key is None):
-            raise CommandError("--tls-cert and --tls-key go together.")
+            raise CommandError("Set both --tls-cert and --tls-key, or neither.")
         if certificate is None and not behind_proxy and not _is_loopback(host):
             raise CommandError(
-                f"Keys would travel in clear text to {host}. Give --tls-cert and --tls-key, "
-                "or --behind-proxy when a proxy with TLS is in front."
+                f"Without TLS, API keys would be sent to {host} unencrypted. Set --tls-cert and --tls-key, "
+                "or --behind-proxy if a proxy in front provides TLS."
             )
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             server = Server(address=address, certificate=certificate)
         except (OSError, RuntimeError) as error:
             raise CommandError(
-                f"{address} cannot be served ({error}). Is the port taken? Choose another by --port."
+                f"The server cannot listen on {address} ({error}). "
+                "If the port is in use, choose another one with --port."
             ) from error
         if metrics_port is not None:
             start_http_server(metrics_port, addr="127.0.0.1")
@@ -72,7 +75,7 @@ class Command(BaseCommand):
 
             for name in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(name, stop)
-            self.stdout.write(f"gRPC is served on port {server.port}")
+            self.stdout.write(f"The gRPC server listens on port {server.port}.")
             self.stdout.flush()
             await server.run(stopping)
 

@@ -42,7 +42,7 @@ def test_a_viewer_may_watch_and_not_steer(alice, bob, conversation):
     )
 
     assert admitted(watching) == (bob.pk, conversation.pk)
-    with pytest.raises(MayNotSteer), callers.admit(watching).commanding():
+    with pytest.raises(MayNotSteer), callers.admit(watching).authorized_command():
         pytest.fail("a viewer steered")
 
 

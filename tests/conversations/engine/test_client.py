@@ -96,7 +96,7 @@ def engine(*answers: Answer) -> Iterator[Server]:
 class TestResets:
     def test_a_call_that_may_be_repeated_is_repeated_once(self):
         with engine(None, http(200, {"id": "c"})) as server:
-            assert server.client.conversation(ID) == {"id": "c"}
+            assert server.client.get_conversation(ID) == {"id": "c"}
 
         assert server.asked == [f"GET /api/conversations/{ID}"] * 2
 
@@ -155,14 +155,14 @@ class TestAnswers:
     )
     def test_errors_of_any_shape(self, body):
         with engine(http(400, body)) as server, pytest.raises(EngineRefused) as caught:
-            server.client.conversation(ID)
+            server.client.get_conversation(ID)
 
         assert caught.value.status == 400
 
     @pytest.mark.parametrize("body", [b"", b"<html>", b"[1]", b"1", b"[" * 100_000, b"\xff"])
     def test_answers_of_the_wrong_shape_are_refused(self, body):
         with engine(http(200, body)) as server, pytest.raises(EngineRefused):
-            server.client.conversation(ID)
+            server.client.get_conversation(ID)
 
     def test_an_answer_without_end_is_cut(self, monkeypatch):
         monkeypatch.setattr(client_module, "BODY_MAX_BYTES", 100_000)
@@ -174,19 +174,19 @@ class TestAnswers:
                     connection.sendall(b"x" * 65_536)
 
         with engine(pour) as server, pytest.raises(EngineRefused, match="too large"):
-            server.client.server_info()
+            server.client.get_server_info()
 
     def test_broken_compression(self):
         answer = http(200, b"not gzip", **{"content-encoding": "gzip"})
         with engine(answer, answer) as server:
             with pytest.raises(EngineUnreachable):
-                server.client.server_info()
-            assert not server.client.ready()
+                server.client.get_server_info()
+            assert not server.client.is_ready()
 
     def test_odd_lists_of_changes(self):
         body = [{"status": "ADDED", "path": "a"}, {"path": 1}, 7, {"status": None, "path": "b"}]
         with engine(http(200, body)) as server:
-            assert [one.path for one in server.client.git_changes("/p")] == ["a", "b"]
+            assert [one.path for one in server.client.list_git_changes("/p")] == ["a", "b"]
 
 
 class TestPages:
@@ -194,7 +194,7 @@ class TestPages:
         one = {"items": [{"id": "a", "kind": "K"}], "next_page_id": "b"}
         two = {"items": [{"id": "b", "kind": "K"}], "next_page_id": None}
         with engine(http(500), http(500), http(200, one), http(200, two)) as server:
-            log = list(server.client.events(ID))
+            log = list(server.client.iter_events(ID))
 
         assert [(d.seq, d.event.event_id) for d in log] == [(0, "a"), (1, "b")]
         assert [asked.partition("?")[2] for asked in server.asked] == [
@@ -206,19 +206,19 @@ class TestPages:
 
     def test_one_that_never_can_is_refused(self):
         with engine(http(500), http(500), http(500)) as server, pytest.raises(EngineRefused):
-            list(server.client.events(ID))
+            list(server.client.iter_events(ID))
 
     def test_nonsense_is_refused(self):
         with engine(*[http(200, b"[]")] * 3) as server, pytest.raises(EngineRefused):
-            list(server.client.events(ID))
+            list(server.client.iter_events(ID))
 
     def test_a_page_that_leads_nowhere_ends(self):
         with engine(http(200, {"items": [], "next_page_id": "a"})) as server:
-            assert list(server.client.events(ID)) == []
+            assert list(server.client.iter_events(ID)) == []
 
     def test_404_is_not_asked_again(self):
         with engine(http(404, {"detail": "no"})) as server, pytest.raises(EngineMissing):
-            list(server.client.events(ID))
+            list(server.client.iter_events(ID))
 
 
 async def frames(*messages: bytes | str, code: int = 1000, reason: str = "") -> list[object]:

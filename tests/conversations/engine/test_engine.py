@@ -57,7 +57,7 @@ class Place:
     def open(self, **options: Any) -> UUID:
         """A new conversation."""
         conversation_id = uuid4()
-        body = payloads.start_body(
+        body = payloads.build_start_request(
             conversation_id=conversation_id,
             model="scripted",
             gateway_url=self.model.base_url,
@@ -76,7 +76,7 @@ class Place:
     def settle(self, conversation_id: UUID, until: set[str]) -> str:
         deadline = time.monotonic() + 90
         while True:
-            info = self.client.conversation(conversation_id)
+            info = self.client.get_conversation(conversation_id)
             assert info is not None
             if info["execution_status"] in until:
                 return info["execution_status"]
@@ -84,7 +84,7 @@ class Place:
             time.sleep(0.1)
 
     def kinds(self, conversation_id: UUID) -> list[str]:
-        return [durable.event.kind for durable in self.client.events(conversation_id)]
+        return [durable.event.kind for durable in self.client.iter_events(conversation_id)]
 
 
 def wait_for(handle: Handle, state: State) -> Any:
@@ -131,9 +131,9 @@ def durables(frames: list[Frame]) -> list[Durable]:
 
 
 def test_server_says_its_version(place):
-    info = place.client.server_info()
+    info = place.client.get_server_info()
 
-    assert place.client.ready()
+    assert place.client.is_ready()
     assert info["version"] == info["sdk_version"] == info["tools_version"]
 
 
@@ -142,12 +142,12 @@ def test_a_policy_and_a_judge_changed_amid_a_conversation_count(place):
     place.client.set_security_analyzer(key, "none")
     place.client.set_confirmation_policy(key, "always")
 
-    known = place.client.conversation(key)
+    known = place.client.get_conversation(key)
     assert known["confirmation_policy"] == {"kind": "AlwaysConfirm"}
     assert known["security_analyzer"] is None
     place.say(key, "Go")
     prompt = next(
-        d.event.payload for d in place.client.events(key) if "SystemPrompt" in d.event.kind
+        d.event.payload for d in place.client.iter_events(key) if "SystemPrompt" in d.event.kind
     )
     assert "EARLIER {{ x }} </end> END OF EARLIER" in prompt
 
@@ -156,7 +156,7 @@ def test_wrong_key_is_refused(place):
     stranger = EngineClient(place.base_url, "wrong")
 
     with pytest.raises(EngineRefused) as caught:
-        stranger.conversation(uuid4())
+        stranger.get_conversation(uuid4())
     assert caught.value.status == 401
 
 
@@ -169,7 +169,7 @@ async def test_wrong_key_opens_no_socket(place):
 
 
 async def test_unknown_conversation(place):
-    assert place.client.conversation(uuid4()) is None
+    assert place.client.get_conversation(uuid4()) is None
     with pytest.raises(EngineMissing):
         place.client.run(uuid4())
     with pytest.raises(EngineMissing):
@@ -180,7 +180,7 @@ async def test_unknown_conversation(place):
 async def test_nobody_there():
     client = EngineClient("http://127.0.0.1:9", "key")
 
-    assert not client.ready()
+    assert not client.is_ready()
     with pytest.raises(EngineUnreachable) as caught:
         client.send_message(uuid4(), text="hello", run=True)
     assert caught.value.maybe_done is False
@@ -200,7 +200,7 @@ async def test_the_socket_tells_the_log_item_by_item(place):
 
     seen = await frames_until(place, conversation_id, -1, count - 1)
     resumed = await frames_until(place, conversation_id, 4, count - 1)
-    log = list(place.client.events(conversation_id))
+    log = list(place.client.iter_events(conversation_id))
 
     assert status == "finished"
     assert isinstance(seen[0], Transient | Sync)
@@ -215,9 +215,9 @@ async def test_the_socket_tells_the_log_item_by_item(place):
     text = "".join(one.event.payload for one in durables(seen))
     assert "héllo" in text
     assert (Path(place.workspace) / "a.txt").read_text() == "héllo\n"
-    statuses = [s for one in log if (s := payloads.execution_status(one.event))]
+    statuses = [s for one in log if (s := payloads.parse_execution_status(one.event))]
     assert (statuses[0], statuses[-1]) == ("running", "finished")
-    assert any(payloads.usage(one.event) for one in log)
+    assert any(payloads.parse_token_usage(one.event) for one in log)
     assert not pending_actions(log)
 
 
@@ -240,7 +240,7 @@ async def test_live_frames_carry_the_text_as_it_is_written(place):
     written = "".join(frame.content for frame in frames if isinstance(frame, Delta))
     assert written == "one two three four"
     said = [one.event for one in durables(frames) if one.event.kind == "MessageEvent"]
-    assert [payloads.message_text(event) for event in said][-1] == "one two three four"
+    assert [payloads.parse_message_text(event) for event in said][-1] == "one two three four"
 
 
 async def test_an_event_too_large_for_the_socket_comes_by_rest(place):
@@ -251,19 +251,19 @@ async def test_an_event_too_large_for_the_socket_comes_by_rest(place):
     with pytest.raises(FrameTooLarge):
         await frames_until(place, conversation_id, -1, 10**9)
 
-    log = await asyncio.to_thread(lambda: list(place.client.events(conversation_id)))
-    assert [t for one in log if (t := payloads.message_text(one.event))] == [text]
+    log = await asyncio.to_thread(lambda: list(place.client.iter_events(conversation_id)))
+    assert [t for one in log if (t := payloads.parse_message_text(one.event))] == [text]
     assert [one.seq for one in log] == list(range(len(log)))
 
 
 def test_events_after_one_that_we_have(place):
     conversation_id = place.open()
     place.say(conversation_id, "Go.\n!run true\n!finish Done.")
-    log = list(place.client.events(conversation_id))
+    log = list(place.client.iter_events(conversation_id))
     known = log[3]
 
-    after = place.client.events(conversation_id, after_id=known.event.event_id, after_seq=3)
-    unknown = place.client.events(conversation_id, after_id="x-never-there", after_seq=3)
+    after = place.client.iter_events(conversation_id, after_id=known.event.event_id, after_seq=3)
+    unknown = place.client.iter_events(conversation_id, after_id="x-never-there", after_seq=3)
 
     assert list(after) == log[4:]
     assert list(unknown) == log[4:]
@@ -280,7 +280,7 @@ def test_a_message_is_in_the_log_behind_the_barrier(place):
     first.start()
     time.sleep(0.02)
 
-    place.client.barrier(conversation_id)
+    place.client.wait_for_messages(conversation_id)
 
     assert "first of all" in texts(place, conversation_id)
     first.join()
@@ -300,7 +300,7 @@ def test_a_message_is_in_the_log_behind_the_barrier(place):
     time.sleep(0.5)
     before = texts(place, conversation_id)
 
-    place.client.barrier(conversation_id)
+    place.client.wait_for_messages(conversation_id)
 
     assert not any(
         text.startswith("late") for text in before
@@ -316,13 +316,15 @@ def test_the_barrier_leaves_no_trace(place):
     place.client.send_message(conversation_id, text="hello", run=False)
     before = place.client.count_events(conversation_id)
 
-    place.client.barrier(conversation_id)
+    place.client.wait_for_messages(conversation_id)
 
     assert place.client.count_events(conversation_id) == before
 
 
 def texts(place: Place, conversation_id: UUID) -> list[str]:
-    found = [payloads.message_text(one.event) for one in place.client.events(conversation_id)]
+    found = [
+        payloads.parse_message_text(one.event) for one in place.client.iter_events(conversation_id)
+    ]
     return [text for text in found if text is not None]
 
 
@@ -360,7 +362,7 @@ def test_asking_twice_for_a_conversation_makes_one(place):
     conversation_id = place.open()
     place.say(conversation_id, "Go.\n!finish Done.")
     count = place.client.count_events(conversation_id)
-    body = payloads.start_body(
+    body = payloads.build_start_request(
         conversation_id=conversation_id,
         model="scripted",
         gateway_url=place.model.base_url,
@@ -377,14 +379,14 @@ def test_asking_twice_for_a_conversation_makes_one(place):
 def pending_actions(log: list[Durable]) -> set[str]:
     """The ids of the actions in a log that no event answers."""
     asked = {one.event.event_id for one in log if one.event.kind == "ActionEvent"}
-    return asked - {payloads.value_of(one.event).get("action_id") for one in log}
+    return asked - {payloads.parse_payload(one.event).get("action_id") for one in log}
 
 
 def test_confirmation_is_asked_and_answered(place):
     conversation_id = place.open(confirmation_policy="always")
     script = "Go.\n!run echo yes > confirmed.txt\n!finish Done."
     assert place.say(conversation_id, script, until={"waiting_for_confirmation"})
-    assert len(pending_actions(list(place.client.events(conversation_id)))) == 1
+    assert len(pending_actions(list(place.client.iter_events(conversation_id)))) == 1
 
     place.client.answer_confirmation(conversation_id, accept=True)
 
@@ -397,7 +399,9 @@ def test_model_failure_says_why(place):
     status = place.say(conversation_id, "Go.\n!fail 401 always No such key")
 
     wait_until(lambda: "ConversationErrorEvent" in place.kinds(conversation_id))
-    said = [payloads.failure(one.event) for one in place.client.events(conversation_id)]
+    said = [
+        payloads.parse_run_failure(one.event) for one in place.client.iter_events(conversation_id)
+    ]
     (why,) = [one for one in said if one]
     assert status == "error"
     assert why.user_action == "settings"
@@ -416,10 +420,10 @@ def test_files_commands_and_changes(place):
     assert ran == CommandResult(3, "out\n", "err\n")
     assert client.execute("sleep 5", cwd=project, timeout=1).timed_out
     assert ("ADDED", "deep/er/data.bin") in {
-        (c.status, c.path) for c in client.git_changes(project)
+        (c.status, c.path) for c in client.list_git_changes(project)
     }
     client.upload(f"{project}/text.txt", "ünï\n".encode())
-    assert client.git_diff(f"{project}/text.txt").modified == "ünï"
+    assert client.get_git_diff(f"{project}/text.txt").modified == "ünï"
     assert b"".join(client.archive(project))[:2] == b"\x1f\x8b"
     with pytest.raises(EngineMissing):
         client.download(f"{project}/nothing")
@@ -444,7 +448,7 @@ def test_killed_in_the_middle_it_comes_back_with_its_log(place):
     place.client.send_message(conversation_id, text="Go.\n!run sleep 45\n!finish Done.", run=True)
     wait_until(lambda: "ActionEvent" in place.kinds(conversation_id))
     time.sleep(1)
-    before = list(place.client.events(conversation_id))
+    before = list(place.client.iter_events(conversation_id))
     tool = [p for p in process._members(place.spec.sandbox_id.hex, []) if p.name() == "sleep"]
     assert tool
 
@@ -452,12 +456,12 @@ def test_killed_in_the_middle_it_comes_back_with_its_log(place):
 
     assert "SIGKILL" in wait_for(place.handle, State.FAILED).detail
     with pytest.raises(EngineUnreachable):
-        place.client.conversation(conversation_id)
+        place.client.get_conversation(conversation_id)
     place.handle = provider.resume(place.spec, place.handle)
     assert [one for one in tool if process._runs(one)] == []
     place.base_url = wait_for(place.handle, State.RUNNING).base_url
     place.settle(conversation_id, {"error"})
-    after = list(place.client.events(conversation_id))
+    after = list(place.client.iter_events(conversation_id))
     assert after[: len(before)] == before
     assert len(after) > len(before)
     assert place.say(conversation_id, "Again.\n!say back again") == "finished"
@@ -466,7 +470,7 @@ def test_killed_in_the_middle_it_comes_back_with_its_log(place):
 def test_stopped_it_leaves_no_process_and_keeps_the_log(place):
     conversation_id = place.open()
     place.say(conversation_id, "Go.\n!run (sleep 300 &) ; echo started\n!finish Done.")
-    before = list(place.client.events(conversation_id))
+    before = list(place.client.iter_events(conversation_id))
     members = process._members(place.spec.sandbox_id.hex, [])
     names = {member.name() for member in members}
     assert len(members) >= 3
@@ -480,7 +484,7 @@ def test_stopped_it_leaves_no_process_and_keeps_the_log(place):
     assert list(Path(place.handle["tmux"]).glob("tmux-*/openhands-*")) == []
     place.handle = provider.resume(place.spec, place.handle)
     place.base_url = wait_for(place.handle, State.RUNNING).base_url
-    assert list(place.client.events(conversation_id)) == before
+    assert list(place.client.iter_events(conversation_id)) == before
 
 
 def test_destroyed_nothing_is_left(place):

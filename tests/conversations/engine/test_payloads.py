@@ -126,7 +126,9 @@ def test_the_quick_reader_takes_nothing_that_the_strict_one_refuses(text):
     except orjson.JSONDecodeError:
         return  # the strict one has its turn
 
-    strict = json.loads(text, parse_constant=payloads._refuse, parse_int=payloads._number)
+    strict = json.loads(
+        text, parse_constant=payloads._reject_constant, parse_int=payloads._parse_int
+    )
 
     assert quick == strict
 
@@ -252,27 +254,31 @@ class TestReaders:
     def test_no_event_makes_them_raise(self, name):
         parsed = parse_event(EVENTS[name], seq=1)
 
-        payloads.execution_status(parsed)
-        payloads.usage(parsed)
-        payloads.message_text(parsed)
-        payloads.failure(parsed)
+        payloads.parse_execution_status(parsed)
+        payloads.parse_token_usage(parsed)
+        payloads.parse_message_text(parsed)
+        payloads.parse_run_failure(parsed)
 
     def test_status_comes_from_its_update_and_from_the_full_state(self):
         update = {"kind": "ConversationStateUpdateEvent"}
         full = {"key": "full_state", "value": {"execution_status": "paused"}}
 
         assert (
-            payloads.execution_status(event(**update, key="execution_status", value="running"))
+            payloads.parse_execution_status(
+                event(**update, key="execution_status", value="running")
+            )
             == "running"
         )
-        assert payloads.execution_status(event(**update, **full)) == "paused"
+        assert payloads.parse_execution_status(event(**update, **full)) == "paused"
         assert (
-            payloads.execution_status(event(**update, key="execution_status", value="dancing"))
+            payloads.parse_execution_status(
+                event(**update, key="execution_status", value="dancing")
+            )
             is None
         )
-        assert payloads.execution_status(event(**update, key="tags")) is None
+        assert payloads.parse_execution_status(event(**update, key="tags")) is None
         assert (
-            payloads.execution_status(
+            payloads.parse_execution_status(
                 event(kind="MessageEvent", key="execution_status", value="running")
             )
             is None
@@ -290,7 +296,9 @@ class TestReaders:
 
         stats = {"usage_to_metrics": {"agent": tokens(10, 2, 1), "condenser": tokens(5, 1, 0)}}
 
-        read = payloads.usage(event(kind="ConversationStateUpdateEvent", key="stats", value=stats))
+        read = payloads.parse_token_usage(
+            event(kind="ConversationStateUpdateEvent", key="stats", value=stats)
+        )
 
         assert read == payloads.TokenUsage(15, 3, 1)
 
@@ -302,14 +310,16 @@ class TestReaders:
         ]
 
         assert (
-            payloads.message_text(event(kind="MessageEvent", llm_message={"content": content}))
+            payloads.parse_message_text(
+                event(kind="MessageEvent", llm_message={"content": content})
+            )
             == "a\0b"
         )
 
     def test_failure_says_what_helps(self):
         classified = {"kind": "auth", "retryable": False, "user_action": "settings"}
 
-        read = payloads.failure(
+        read = payloads.parse_run_failure(
             event(
                 kind="ConversationErrorEvent", code="X", detail="No key.", classification=classified
             )
@@ -319,7 +329,7 @@ class TestReaders:
 
 
 def test_start_body_carries_no_message_and_one_key():
-    body = payloads.start_body(
+    body = payloads.build_start_request(
         conversation_id="c1",
         model="demo",
         gateway_url="http://127.0.0.1:1/v1",

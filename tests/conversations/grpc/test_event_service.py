@@ -365,7 +365,7 @@ class TestServer:
         )
 
         assert done.returncode == 1
-        assert "clear text" in done.stderr
+        assert "unencrypted" in done.stderr
 
 
 def test_a_program_publishes_through_a_killed_server(alice, tmp_path):

@@ -185,7 +185,7 @@ class TestRefusals:
     def test_where_it_is_not_allowed(self, spec, settings):
         settings.ALLOW_PROCESS_SANDBOX = False
 
-        with pytest.raises(SandboxUnavailable, match="isolate nothing") as caught:
+        with pytest.raises(SandboxUnavailable, match="do not isolate") as caught:
             provider.start(spec)
         assert caught.value.status == 503
 
@@ -219,7 +219,7 @@ class TestRefusals:
         handle = provider.start(spec)
         provider.destroy(handle)
 
-        with pytest.raises(SandboxUnavailable, match="data of this sandbox is gone"):
+        with pytest.raises(SandboxUnavailable, match="files were deleted"):
             provider.resume(spec, handle)
 
 
@@ -339,7 +339,10 @@ class TestStop:
         assert [pid for pid in left if is_alive(pid)] == []
         assert second["run"] != first["run"]
         assert provider.inspect(first) == Observed(
-            State.STOPPED, "", str(folder(spec) / "project"), "It was started again since."
+            State.STOPPED,
+            "",
+            str(folder(spec) / "project"),
+            "The sandbox was started again after this run.",
         )
         assert (folder(spec) / "project" / "work.txt").read_text() == "kept"
 
