@@ -41,6 +41,7 @@ class NoModelKey(Problem):
 class CompatKeySerializer(serializers.ModelSerializer[ApiKey]):
     """An API key without its secret."""
 
+    # The web client shows the prefix. OpenHands' own server returns none.
     prefix = serializers.CharField(read_only=True)
 
     class Meta:

@@ -110,6 +110,7 @@ class CompatSecretsView(OwnSecrets):
             )
         except custom_secrets.SecretExists as refusal:
             return name_taken_response(refusal)
+        # The web client expects 201 here, and 200 for changes and deletions.
         return Response({"message": "Secret created"}, status=status.HTTP_201_CREATED)
 
 

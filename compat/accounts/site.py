@@ -71,6 +71,7 @@ class CompatConfigView(GenericAPIView[Any]):
                 for name, is_on in ((n.upper(), is_on) for n, is_on in site_config.features.items())
             },
         }
+        # The web client builds the address of Keycloak from it, always with https://.
         if site_config.auth_url:
             config["AUTH_URL"] = site_config.auth_url
         if site_config.maintenance_at:

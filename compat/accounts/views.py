@@ -107,9 +107,9 @@ class LogoutView(GenericAPIView[Any]):
         """End the cookie's session, and the session at the identity provider if it supports that. Safe to repeat."""
         session = getattr(request._request, "user_session", None)  # noqa: SLF001 - the pages' request
         if request.auth is None and session is not None:
-            # Read the provider's session first: signing out deletes the row.
             provider_session = ProviderSession.objects.filter(session=session).first()
             auth.logout(request._request)  # noqa: SLF001
+            # Without this, the provider would sign the user in again without asking for a password.
             if provider_session:
                 provider_sessions.end_at_provider(held=provider_session)
         return Response({"message": "User logged out"})
@@ -134,6 +134,7 @@ class AcceptTermsView(GenericAPIView[Any]):
         body = self.get_serializer(data=request.data)
         body.is_valid(raise_exception=True)
         terms.accept_terms(user=_user(request), address=request.META.get("REMOTE_ADDR") or None)
+        # The web client follows an absolute address without a check, so it must be one of this site.
         target = flows.confined(body.validated_data.get("redirect_url"))
         return Response({"redirect_url": target})
 

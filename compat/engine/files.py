@@ -69,7 +69,7 @@ class WorkspaceView(V1View):
         return row
 
     def path(self, path: str | None) -> str:
-        """Return the path in the address, else the one in the query. Raise ``Unprocessable`` if both lack it."""
+        """Return the path in the address, else the path in the query. Raise ``Unprocessable`` without either."""
         path = path if path is not None else self.request.query_params.get("path")
         if path is None:
             raise Unprocessable("path: This parameter is required.")
@@ -103,7 +103,7 @@ class UploadView(WorkspaceView):
 @RouteFacts(
     streams=True, body_limit="UPLOAD_MAX_BYTES", replaced_by="/api/v1/conversations/{}/files/upload"
 )
-class UploadToView(UploadView):
+class UploadAtPathView(UploadView):
     """Uploads into the workspace, with the path in the URL."""
 
     @extend_schema(
@@ -159,7 +159,7 @@ class ChangesView(WorkspaceView):
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/changes")
-class ChangesOfView(ChangesView):
+class ChangesAtPathView(ChangesView):
     """The changes in the workspace's repository, with the path in the URL."""
 
     @extend_schema(
@@ -189,7 +189,7 @@ class DiffView(WorkspaceView):
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/diff")
-class DiffOfView(DiffView):
+class DiffAtPathView(DiffView):
     """The texts of a changed file, with the path in the URL."""
 
     @extend_schema(operation_id="runtime_git_diff_of", tags=TAGS, parameters=[PATH])

@@ -23,7 +23,7 @@ class RuntimeNewConversationSerializer(serializers.Serializer[Any]):
     confirmation_policy = serializers.DictField(required=False, allow_null=True)
 
 
-def policy_of(body: dict[str, Any]) -> str:
+def parse_policy(body: dict[str, Any]) -> str:
     """Return the ``ConfirmationPolicy`` in a body, or ``NEVER`` if it has none or an unknown one."""
     kind = str((body.get("confirmation_policy") or {}).get("kind"))
     return POLICIES.get(kind, ConfirmationPolicy.NEVER.value)

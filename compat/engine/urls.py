@@ -13,10 +13,10 @@ urlpatterns = [
     path(f"{DETAIL}/events/count", views.EventCountView.as_view()),
     path(f"{DETAIL}/events/respond_to_confirmation", views.AnswerView.as_view()),
     path("api/file/upload", files.UploadView.as_view()),
-    path("api/file/upload/<path:path>", files.UploadToView.as_view()),
+    path("api/file/upload/<path:path>", files.UploadAtPathView.as_view()),
     path("api/file/download", files.DownloadView.as_view()),
     path("api/git/changes", files.ChangesView.as_view()),
-    path("api/git/changes/<path:path>", files.ChangesOfView.as_view()),
+    path("api/git/changes/<path:path>", files.ChangesAtPathView.as_view()),
     path("api/git/diff", files.DiffView.as_view()),
-    path("api/git/diff/<path:path>", files.DiffOfView.as_view()),
+    path("api/git/diff/<path:path>", files.DiffAtPathView.as_view()),
 ]

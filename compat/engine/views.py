@@ -45,10 +45,10 @@ class AlreadyRunning(Problem):
 
 
 def is_engine_request(request: HttpRequest) -> bool:
-    """Return whether a request at an address of both protocols is meant for the engine's API rather than V0.
+    """Return whether a request at an address of both V0 and the engine's API is meant for the engine's API.
 
-    A conversation key in ``X-Session-API-Key`` is the engine's form. An API key there is used by clients of both, so
-    a POST counts as the engine's only if its body has a field of the engine, and any other request always does.
+    A conversation key in ``X-Session-API-Key`` means the engine's API. With an API key in that header, a POST means
+    the engine's API only if its body has a field of the engine; other methods always do.
     """
     key = request.headers.get(HEADER, "")
     if key.startswith(PREFIX):
@@ -113,7 +113,7 @@ class EngineConversationsView(V1View):
             organization=organization,
             message=text,
             images=images,
-            confirmation_policy=serializers.policy_of(body),
+            confirmation_policy=serializers.parse_policy(body),
             trigger=Conversation.Trigger.API,
             conversation_id=requested_id,
         )
@@ -232,7 +232,8 @@ class RunView(EngineView):
 
         Respond with 409 if the agent is already running.
         """
-        # The engine takes this call as an approval if it waits for a confirmation. Here only a confirmation is one.
+        # While the engine waits for a confirmation, it takes this call as approval. This server does not: only
+        # an answer to the confirmation approves the actions.
         row = self.get_conversation(pk)
         if services.run_held(conversation_id=row.pk):
             return Response(SUCCESS)
@@ -251,13 +252,14 @@ class PauseView(EngineView):
     @extend_schema(operation_id="runtime_pause", tags=TAGS, parameters=[ID], request=None)
     def post(self, request: Request, pk: str) -> Response:
         """Stop the agent, including its current tool or model call. Safe to repeat."""
+        # The engine's own pause waits for the current tool call. An interruption does not.
         services.interrupt(conversation_id=self.get_conversation(pk).pk)
         return Response(SUCCESS)
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class InterruptView(PauseView):
-    """The stop of an agent's run. Here it does what a pause does."""
+    """The interruption of an agent's run. On this server it equals a pause."""
 
     @extend_schema(operation_id="runtime_interrupt", tags=TAGS, parameters=[ID], request=None)
     def post(self, request: Request, pk: str) -> Response:

@@ -138,6 +138,7 @@ class InstallationsView(CompatView):
     def get(self, request: ApiRequest) -> Response:
         """Return the ids of installations, or the names of accounts, depending on the Git host."""
         hosts = self.hosts(request, require_text(request, "provider"))
+        # The web client then asks for the repositories of the first installation.
         return Response(hosts[0].installations() if hosts else [])
 
 
@@ -168,6 +169,7 @@ class RepositoriesView(CompatView):
                     installation=_parse_installation(params.get("installation_id")),
                 )
             except Problem as refusal:
+                # One failing host must not hide the repositories of the others.
                 refusals.append(refusal)
                 continue
             repositories += [asdict(row) | {"link_header": page.link_header} for row in page.items]
@@ -252,7 +254,7 @@ class BranchesView(CompatView):
 
     @extend_schema(operation_id="compat_user_branches", responses=BranchPageSerializer)
     def get(self, request: ApiRequest) -> Response:
-        """Return a page of branches. `total_count` is always null: Git hosts do not report it."""
+        """Return a page of branches. `total_count` is always null."""
         repository = require_text(request, "repository")
         current = parse_number(request, "page", default=1, most=git_serializers.PAGES_MAX)
         size = parse_number(request, "per_page", default=30, most=100)

@@ -77,7 +77,7 @@ def serialize_settings(*, user_id: UUID, organization_id: UUID) -> dict[str, Any
     [row] = _SETTINGS.rows(user=user_id, organization=organization_id)
     own, shared, access = _ROWS.instances(row)
     effective = user_settings.merged(own, shared)
-    shown = effective.shown()
+    masked = effective.shown()
     model, base_url = directory.named_access(access)
     values = {
         name: field.outward(effective.values[field.name])
@@ -87,8 +87,8 @@ def serialize_settings(*, user_id: UUID, organization_id: UUID) -> dict[str, Any
         values
         | ABSENT
         | {
-            "mcp_config": shown["mcp_config"] or NO_SERVERS,
-            "search_api_key": shown["search_api_key"],
+            "mcp_config": masked["mcp_config"] or NO_SERVERS,
+            "search_api_key": masked["search_api_key"],
             "llm_model": model,
             "llm_base_url": base_url,
             "llm_api_key": MASK if access is not None and access.has_api_key else None,

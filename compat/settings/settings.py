@@ -194,7 +194,7 @@ def parse_settings(body: dict[str, Any]) -> dict[str, Any]:
         # Clients receive "no servers" as three empty lists and send them back.
         if name == "mcp_config" and isinstance(value, dict) and not any(value.values()):
             value = None
-        if name == "user_consents_to_analytics" and value is None:
+        if name == "user_consents_to_analytics" and value is None:  # the user has not decided
             continue
         values[field.name] = field.inward(value)
     return values

@@ -155,6 +155,7 @@ def _render_think(action: Fields) -> Rendering:
 
 def _render_finish(action: Fields) -> Rendering:
     message = as_text(action.get("message"))
+    # The web client shows ``final_thought`` as the agent's last message.
     return Rendering("finish", message or "Done.", {"final_thought": message, "outputs": {}})
 
 
@@ -197,7 +198,7 @@ def _text_or_none(value: Any) -> str | None:
 
 ACTIONS: Final[dict[str, Callable[[Fields], Rendering]]] = {
     "TerminalAction": _render_run,
-    "ExecuteBashAction": _render_run,
+    "ExecuteBashAction": _render_run,  # the engine's earlier name of TerminalAction
     "FileEditorAction": _render_file_action,
     "StrReplaceEditorAction": _render_file_action,
     "PlanningFileEditorAction": _render_file_action,

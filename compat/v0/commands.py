@@ -89,4 +89,7 @@ def change_agent_state(
             asked_seq=asked_seq,
         )
     else:
-        raise NotAnAction("The agent cannot be put into that state.")
+        raise NotAnAction(
+            "This state cannot be requested. "
+            "Use running, paused, stopped, user_confirmed or user_rejected."
+        )

@@ -27,7 +27,7 @@ def walk(
     """
     # Translation needs facts from earlier rows. Forward, they carry over from page to page. In reverse each
     # page is translated forward by itself, so its facts are loaded again.
-    links = log.links_at(conversation.pk, max(first - 1, 0)) if not reverse else None
+    links = log.load_links_at(conversation.pk, max(first - 1, 0)) if not reverse else None
     rows = conversation.events.filter(seq__gte=first)
     if last is not None:
         rows = rows.filter(seq__lte=last)
@@ -38,7 +38,7 @@ def walk(
         last_read = page[-1].seq
         if reverse:
             page.reverse()
-        page_links = links or log.links_at(conversation.pk, page[0].seq - 1)
+        page_links = links or log.load_links_at(conversation.pk, page[0].seq - 1)
         translated = log.translate_rows(conversation.pk, page, page_links)
         events = [event for event in translated if not is_null(event)]
         yield from reversed(events) if reverse else events

@@ -71,7 +71,7 @@ class FeedbackView(V0View):
             201: inline_serializer(
                 "V0RatedEvent", {"status": fields.CharField(), "message": fields.CharField()}
             ),
-            404: OpenApiResponse(description="There is no such conversation or event."),
+            404: OpenApiResponse(description="The conversation or event does not exist."),
         },
     )
     def post(self, request: ApiRequest) -> Response:

@@ -24,6 +24,7 @@ from lib.routes import RouteFacts
 VIEW_MAX_BYTES = 2_097_152
 UPLOAD_FILES_MAX = 100
 HIDDEN_NAMES = {".git", ".DS_Store", "node_modules", "__pycache__", "lost+found", ".vscode"}
+# The engine reports words, V0 clients expect the letters of ``git status``.
 STATUSES = {"ADDED": "A", "UPDATED": "M", "DELETED": "D", "MOVED": "R"}
 
 

@@ -23,6 +23,7 @@ def read_conversation_key(scope: Scope) -> str:
     """Return the key in the header ``X-Session-API-Key``, else the key in the query, else ``""``."""
     headers = dict(scope["headers"])
     key = headers.get(b"x-session-api-key", b"").decode("latin-1").strip()
+    # A browser cannot set headers on a WebSocket, so the web client sends the key in the query.
     key = key or parse_query(scope).get("session_api_key", "").strip()
     return "" if key in EMPTY_KEYS else key
 

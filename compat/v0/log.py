@@ -8,8 +8,8 @@ from compat.v0.translation import (
     Entry,
     Json,
     Links,
+    extract_metrics,
     is_user_message,
-    metrics_of,
     referenced_ids,
     translate_events,
 )
@@ -48,17 +48,17 @@ def needs_lookup(entry: Entry, links: Links) -> bool:
     return is_user_message(entry) or bool(referenced_ids(entry) - links.seqs.keys())
 
 
-def resume_position(conversation_id: UUID, seq: int) -> tuple[int, Links]:
+def find_resume_position(conversation_id: UUID, seq: int) -> tuple[int, Links]:
     """Return the ``seq`` after which a reader that has all events up to ``seq`` continues, and its links.
 
     The position is later than ``seq`` if the retention period has removed the events between.
     """
     rows = Conversation.objects.filter(pk=conversation_id).values_list("pruned_seq", flat=True)
     position = max(seq, rows.first() or 0)
-    return position, links_at(conversation_id, position)
+    return position, load_links_at(conversation_id, position)
 
 
-def links_at(conversation_id: UUID, seq: int) -> Links:
+def load_links_at(conversation_id: UUID, seq: int) -> Links:
     """Return the links of a reader that starts after ``seq``: the totals of tokens and cost at that position."""
     if not seq:
         return Links()
@@ -66,7 +66,7 @@ def links_at(conversation_id: UUID, seq: int) -> Links:
         conversation_id=conversation_id, kind="ConversationStateUpdateEvent", seq__lte=seq
     )
     for event in rows.order_by("-seq")[:STATES_SEARCHED]:
-        if (metrics := metrics_of(Entry.of_event(event))) is not None:
+        if (metrics := extract_metrics(Entry.of_event(event))) is not None:
             return Links(metrics=metrics)
     return Links()
 

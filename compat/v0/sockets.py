@@ -78,7 +78,7 @@ class Follower:
     async def _follow(self) -> bool:
         """Send events until the subscription ends. Return whether the conversation was deleted."""
         after, self.links = await run_in_thread(
-            log.resume_position, self.conversation_id, self.after
+            log.find_resume_position, self.conversation_id, self.after
         )
         async with get_hub().subscribe(self.conversation_id, after=after) as subscription:
             async for frame in subscription.frames():
@@ -96,7 +96,7 @@ class Follower:
     async def _drain(self, subscription: Subscription) -> None:
         """Wait until the library has sent the queued packets.
 
-        The library's queue has no limit. Waiting here leaves the backlog to the subscription, whose buffer has one.
+        The library's queue has no limit. While this waits, the backlog stays in the subscription, which has a limit.
         """
         while (socket := server.eio.sockets.get(self.eio_sid)) and not socket.queue.empty():
             if subscription.has_overflowed or socket.closed:
@@ -209,6 +209,7 @@ server = socketio.AsyncServer(
 )
 _socketio_app = socketio.ASGIApp(server, socketio_path=PATH)
 _followers: dict[str, Follower] = {}
+"""Followers by Socket.IO session. The web client opens two sockets per page and keeps both open."""
 
 
 @server.event

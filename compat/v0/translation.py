@@ -33,6 +33,7 @@ AGENT_STATES: Final = {
     "stuck": "error",
     "deleting": "stopped",
 }
+# The web client shows the reason of the state ``error`` in a banner.
 REASONS: Final = {
     "error": "The agent stopped with an error.",
     "stuck": "The agent repeated the same steps and was stopped.",
@@ -102,7 +103,7 @@ def translate_event(entry: Entry, links: Links) -> Json | None:
     if entry.kind == "ActionEvent":
         links.actions[entry.event_id] = entry.value
     links.seqs[entry.event_id] = entry.seq
-    if (metrics := metrics_of(entry)) is not None:
+    if (metrics := extract_metrics(entry)) is not None:
         links.metrics = metrics
     translator = KINDS.get(entry.kind)
     if translator is None:
@@ -133,6 +134,7 @@ def is_hidden(event: Json) -> bool:
 
 
 def _base_fields(entry: Entry, source: str, message: str) -> Json:
+    # The web client ignores an event unless it has all four fields and the id is a number.
     return {"id": entry.seq, "timestamp": entry.at, "source": source, "message": message}
 
 
@@ -189,10 +191,12 @@ def _build_message(entry: Entry, content: str, images: list[str], *, waits: bool
         "wait_for_response": waits,
         "security_risk": RISKS["UNKNOWN"],
     }
+    # The web client shows ``args.content`` of the user's messages, but the top-level ``message`` of the agent's.
     return _build_action(entry, "message", content, args)
 
 
 def _translate_user_message(entry: Entry, links: Links) -> Json:
+    # The web client shows nothing at all until it has received an event of the user.
     images = [url for url in as_list(entry.value.get("images")) if isinstance(url, str)]
     return _build_message(entry, as_text(entry.value.get("text")), images)
 
@@ -257,6 +261,7 @@ def _action_id(entry: Entry) -> str:
 
 
 def _cause_field(entry: Entry, links: Links) -> Json:
+    # V0's cause is a number, the ``id`` of the action's event. The engine's ``action_id`` is a UUID.
     seq = links.seqs.get(_action_id(entry))
     return {} if seq is None else {"cause": seq}
 
@@ -280,7 +285,7 @@ def _llm_metrics(entry: Entry, links: Links) -> Json:
     return {"llm_metrics": links.metrics} if links.metrics and _is_agent(entry) else {}
 
 
-def metrics_of(entry: Entry) -> Json | None:
+def extract_metrics(entry: Entry) -> Json | None:
     """Return the totals in a ``stats`` update as V0's ``llm_metrics``, or None for any other event."""
     if entry.kind != "ConversationStateUpdateEvent":
         return None
@@ -294,7 +299,7 @@ def metrics_of(entry: Entry) -> Json | None:
         return None
     usage: Json = {"model": "", "response_id": ""} | dict.fromkeys(_TOKENS, 0)
     cost, budget = 0.0, None
-    # The engine counts the agent and the condenser apart. V0 has one total.
+    # The engine counts the agent and the condenser separately. V0 has one total for both.
     for use in map(as_dict, uses.values()):
         cost += as_number(use.get("accumulated_cost"))
         budget = use.get("max_budget_per_task") if budget is None else budget

@@ -29,7 +29,7 @@ def visible_events(request: Request) -> QuerySet[Event]:
 
 
 def filter_events(rows: QuerySet[Event], query: dict[str, Any]) -> QuerySet[Event]:
-    """Filter events by a query. The times are the engine's, or ours for events that the engine gave no time."""
+    """Filter events by a query. The times are the engine's, or ours if the engine sent no time."""
     if conversation_id := query.get("conversation_id__eq"):
         rows = rows.filter(conversation_id=conversation_id)
     if kind := query.get("kind__eq"):
@@ -122,7 +122,7 @@ class EventCountView(V1View):
         """Return the number of events that a search would return.
 
         It counts only events that the socket sends. The web client hides all messages until as many frames have
-        arrived, so a larger number would hide them for ever.
+        arrived, so a larger number would hide them permanently.
         """
         return Response(
             filter_events(visible_events(request), self.query(serializers.EventQuery)).count()

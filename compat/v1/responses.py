@@ -171,6 +171,7 @@ def serialize_sandbox(conversation: Conversation, user: User) -> dict[str, Any]:
         "session_api_key": conversation_key(conversation=conversation, user=user)
         if is_running
         else None,
+        # The web client also looks for VSCODE and WORKER_* here. This server exposes neither.
         "exposed_urls": [
             {"name": "AGENT_SERVER", "url": settings.PUBLIC_URL, "port": _public_port()}
         ]
@@ -193,6 +194,7 @@ def serialize_start(start: StartTask) -> dict[str, Any]:
         "id": start.pk.hex,
         "created_by_user_id": str(row.created_by_id),
         "status": start.phase,
+        # With the status ERROR the web client shows this text.
         "detail": start.error or _describe_queue(start),
         "app_conversation_id": row.pk.hex if is_ready else None,
         "sandbox_id": row.sandbox_id.hex if row.sandbox_id else None,

@@ -92,6 +92,7 @@ class SandboxesView(V1View):
     )
     def get(self, request: ApiRequest) -> Response:
         """Return the sandboxes with these ids, in order, null for each id without a sandbox."""
+        # V1 names this parameter ``id``, but ``ids`` for conversations.
         ids = parse_ids(request, "id")
         rows = conversations_with_sandbox(request).filter(sandbox_id__in=ids).distinct()
         by_id = {row.sandbox_id: responses.serialize_sandbox(row, request.user) for row in rows}

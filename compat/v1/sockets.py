@@ -35,6 +35,7 @@ CLOSE_UNAUTHENTICATED = 4001
 CLOSE_UNKNOWN = 4004
 CLOSE_OVERFLOW = 1013
 CLOSE_RESTART = 1012
+# The codes are those of the engine's own socket. A conversation that the caller may not see counts as unknown.
 CLOSE_CODES = {
     access.Refusal.UNAUTHENTICATED: CLOSE_UNAUTHENTICATED,
     access.Refusal.NOT_PERMITTED: CLOSE_UNKNOWN,
@@ -169,6 +170,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         try:
             state, after, self.sent_status, self.start_seq = await run_in_thread(self._load_state)
             async with get_hub().subscribe(self.conversation_id, after=after) as subscription:
+                # The web client disables its input until it has received a state.
                 await self.send(text_data=translation.encode_state("full_state", state))
                 async for frame in subscription.frames():
                     if frame.reset_to is not None:
@@ -195,6 +197,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         return state, self._resume_position(row), row.execution_status, row.last_seq
 
     def _resume_position(self, row: Conversation) -> int:
+        # The web client of 2025 sends ``resend_all=true`` with every connection, also after a reconnect.
         mode = self.query.get("resend_mode", "")
         if mode == "all" or (not mode and self.query.get("resend_all", "").lower() in _TRUE):
             return row.pruned_seq

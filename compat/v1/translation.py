@@ -42,7 +42,7 @@ def filter_for_v1(events: QuerySet[Event]) -> QuerySet[Event]:
 
 
 def is_sent_to_v1(event: Row, conversation_id: UUID) -> bool:
-    """Return whether ``filter_for_v1`` keeps an event. Run a query only for the engine's messages of users."""
+    """Return whether ``filter_for_v1`` keeps an event. Run one query if it is a message in the engine's log."""
     if event.source in HIDDEN_SOURCES:
         return event.kind == "SandboxNotice" and event.source == Event.Source.SERVER
     if event.kind == "MessageEvent" and event.source == Event.Source.USER:
@@ -98,6 +98,7 @@ def _repair(event: Row, value: dict[str, Any]) -> bool:
         # The web client fails to render an action without ``thought``; an empty list is enough.
         if not isinstance(value.get("thought"), list):
             missing["thought"] = []
+        # It shows the message of this action as the agent's last message.
         action = value.get("action")
         if isinstance(action, dict) and _kind_of(action) == "FinishAction":
             missing |= (
