@@ -1,1 +1,4 @@
-"""The OpenHands protocols: translate a request, call a service or queryset, translate the response."""
+"""The protocols of existing OpenHands clients, over this server's services.
+
+Each view translates the request, calls one service or queryset, and translates the response.
+"""

@@ -1,4 +1,4 @@
-"""The compat app. It has no models."""
+"""The configuration of the compat app, which has no models."""
 
 from django.apps import AppConfig
 

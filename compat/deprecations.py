@@ -1,7 +1,7 @@
-"""Addresses that existing clients use and new ones should not: each view declares what replaces it (``lib.routes``).
+"""Deprecated addresses, which only existing clients should use. Each view declares its successor (``lib.routes``).
 
-From a declaration come the ``Deprecation`` (RFC 9745), ``Sunset`` (RFC 8594) and ``Link`` headers of every
-answer, the mark in the OpenAPI document, and the metric ``deprecated_requests`` that says who still calls.
+The declaration produces the ``Deprecation`` (RFC 9745), ``Sunset`` (RFC 8594) and ``Link`` headers of every
+response, the mark in the OpenAPI document, and the metric ``deprecated_requests``, which counts the calls by client.
 """
 
 import re
@@ -19,9 +19,9 @@ from lib import routes
 
 SINCE = datetime(2026, 11, 23, tzinfo=UTC)
 SUNSET = datetime(2028, 1, 1, tzinfo=UTC)
-"""Not removed before; at least a year after they were declared."""
+"""The earliest date of their removal, at least a year after the deprecation."""
 CLIENTS_MAX = 50
-"""Names of clients that the metric tells apart; who comes later is counted as ``other``."""
+"""The number of different client names in the metric. Further names are counted as ``other``."""
 
 calls = Counter(
     "deprecated_requests", "Requests to addresses with a successor.", ["route", "client"]
@@ -29,39 +29,39 @@ calls = Counter(
 _clients: set[str] = set()
 
 
-def normal(route: str) -> str:
+def normalize_route(route: str) -> str:
     """Return a route of the URL conf or of the OpenAPI document with ``{}`` for each parameter."""
     return "/" + re.sub(r"<[^>]+>|\{[^}]+\}", "{}", route).lstrip("/")
 
 
 def replacements() -> dict[str, str]:
-    """Return the routes of existing clients, as ``normal`` writes them, each with its successor or ``NOTHING``."""
+    """Return the deprecated routes, normalized, each with its successor or ``NOTHING``."""
     return {
-        normal(route): facts.replaced_by
+        normalize_route(route): facts.replaced_by
         for route, facts in routes.declared()
         if facts.replaced_by is not None
     }
 
 
-def declared(patterns: list[Any], before: str = "") -> list[Any]:
-    """Wrap the views of deprecated routes so that their responses say so; return the URL patterns."""
+def add_deprecation_headers(patterns: list[Any], before: str = "") -> list[Any]:
+    """Wrap the views of deprecated routes so that their responses have the headers. Return the URL patterns."""
     for pattern in patterns:
         route = before + str(pattern.pattern)
         if isinstance(pattern, URLResolver):
-            declared(pattern.url_patterns, route)
+            add_deprecation_headers(pattern.url_patterns, route)
         elif successor := routes.facts_of(pattern.callback).replaced_by:
-            pattern.callback = _telling(pattern.callback, normal(route), successor)
+            pattern.callback = _with_headers(pattern.callback, normalize_route(route), successor)
     return patterns
 
 
-def _telling(
+def _with_headers(
     view: Callable[..., HttpResponseBase], route: str, successor: str
 ) -> Callable[..., HttpResponseBase]:
     headers = {
         "Deprecation": f"@{int(SINCE.timestamp())}",
         "Sunset": http_date(SUNSET.timestamp()),
     }
-    # A template is no address: a successor with parameters is described, not linked to.
+    # A route with parameters is no address that a client could follow, so link to the documentation instead.
     if "{" not in successor:
         headers["Link"] = f'<{successor}>; rel="successor-version"'
     else:
@@ -69,7 +69,7 @@ def _telling(
 
     @wraps(view)
     def with_headers(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        calls.labels(route, client_of(request)).inc()
+        calls.labels(route, client_name(request)).inc()
         response = view(request, *args, **kwargs)
         for name, value in headers.items():
             if name == "Link" and response.has_header(name):
@@ -80,21 +80,26 @@ def _telling(
     return with_headers
 
 
-def client_of(request: HttpRequest) -> str:
-    """The product at the head of a caller's ``User-Agent``: a word of bounded number for a metric."""
-    found = re.match(r"[A-Za-z][A-Za-z0-9_.-]{0,39}", request.headers.get("User-Agent", ""))
-    name = found[0] if found else "unnamed"
+def client_name(request: HttpRequest) -> str:
+    """Return the product name in a request's ``User-Agent``, as a label for the metric.
+
+    The number of different names is limited, because every value of a label costs memory.
+    """
+    match = re.match(r"[A-Za-z][A-Za-z0-9_.-]{0,39}", request.headers.get("User-Agent", ""))
+    name = match[0] if match else "unnamed"
     if name not in _clients and len(_clients) >= CLIENTS_MAX:
         return "other"
     _clients.add(name)
     return name
 
 
-def mark(*, result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
+def mark_deprecated_operations(
+    *, result: dict[str, Any], generator: Any, request: Any, public: bool
+) -> dict[str, Any]:
     """Mark the operations of deprecated routes in the OpenAPI document."""
     for operation, successor in _operations(result):
         operation["deprecated"] = True
-        note = f"Deprecated: use `{successor}`. Served until {SUNSET:%Y-%m-%d} at least."
+        note = f"Deprecated: use `{successor}`. This route works until {SUNSET:%Y-%m-%d} at least."
         operation["description"] = "\n\n".join(filter(None, [operation.get("description"), note]))
     return result
 
@@ -102,7 +107,7 @@ def mark(*, result: dict[str, Any], generator: Any, request: Any, public: bool) 
 def _operations(result: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     successors = replacements()
     for path, operations in result["paths"].items():
-        if successor := successors.get(normal(path)):
+        if successor := successors.get(normalize_route(path)):
             for operation in operations.values():
                 if isinstance(operation, dict):
                     yield operation, successor

@@ -1,4 +1,4 @@
-"""Every address of the OpenHands protocols."""
+"""All addresses of the OpenHands protocols."""
 
 from django.urls import include, path
 

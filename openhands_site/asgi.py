@@ -28,7 +28,7 @@ from openhands_site.serving.origins import OriginGate  # noqa: E402
 from openhands_site.serving.threads import Threads  # noqa: E402
 
 MOUNTED: dict[str, str] = {
-    "/socket.io": "compat.v0.sockets.polling",
+    "/socket.io": "compat.v0.sockets.refuse_polling",
 }
 """ASGI applications of their own below a path (``"/x": "module.attribute"``), imported at the first request."""
 in_threads = Threads(KeepsConnection(WSGIHandler()), threads=settings.WEB_THREADS)

@@ -360,7 +360,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "openhands_site.openapi.add_problems",
-        "compat.deprecations.mark",
+        "compat.deprecations.mark_deprecated_operations",
     ],
     "ENUM_NAME_OVERRIDES": {
         "AppMode": ["saas", "oss"],
@@ -369,7 +369,7 @@ SPECTACULAR_SETTINGS = {
         "GitProvider": "integrations.api.v1.serializers.PROVIDERS",
         "ConversationStatus": "conversations.models.Conversation.Status",
         "StartPhase": "conversations.models.StartTask.Phase",
-        "V1SandboxStatus": "compat.v1.shapes.PLACES",
+        "V1SandboxStatus": "compat.v1.serializers.SANDBOX_STATUSES",
         "ExecutionStatus": "conversations.models.Conversation.ExecutionStatus",
         "V0ConversationStatus": "compat.v0.serializers.STATUSES",
     },

@@ -37,4 +37,4 @@ _patterns = [
     path("", include("integrations.web.urls")),
     path("", include("integrations.mcp.urls")),
 ]
-urlpatterns = deprecations.declared(_patterns)
+urlpatterns = deprecations.add_deprecation_headers(_patterns)

@@ -152,7 +152,7 @@ def plan_job(request: str, *, number: int = 1) -> Job:
 
 
 def _make_relative(path: str) -> str:
-    """Return a path inside the working directory; an absolute path, or a path with ``..``, is cut to the file's name."""
+    """Return a path inside the working directory; reduce an absolute path or one with ``..`` to its file name."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     return parts[-1] if ".." in parts or path.startswith("/") else "/".join(parts)
 

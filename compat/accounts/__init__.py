@@ -1,1 +1,1 @@
-"""The sign-in routes that existing clients call; they translate, and the services decide."""
+"""The routes for sign-in, accounts, keys and secrets that existing OpenHands clients call."""

@@ -1,4 +1,4 @@
-"""The form of the page of terms."""
+"""The form of the page with the terms of service."""
 
 from django import forms
 
@@ -6,6 +6,9 @@ from lib.forms import PageForm
 
 
 class TermsForm(PageForm):
-    """The page to go on to; the view confines it to this site, so no value makes the form invalid."""
+    """The form with the page to show after the terms are accepted.
+
+    The view replaces addresses on other sites, so every value is valid.
+    """
 
     redirect_url = forms.Field(required=False)

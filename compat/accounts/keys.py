@@ -1,4 +1,4 @@
-"""``/api/keys``: API keys as existing clients know them; and the model key, which there is not."""
+"""``/api/keys``: the API keys of existing clients, and the model key, which this server does not have."""
 
 from typing import Any
 from uuid import UUID
@@ -20,29 +20,28 @@ from lib.routes import NOTHING, RouteFacts
 
 
 class ExpiresInThePast(Problem):
-    """A key that would have ended already."""
+    """The requested expiry of a key is in the past."""
 
     status = 422
     code = "expires-in-the-past"
-    sentence = "expires_at lies in the past."
+    sentence = "expires_at is in the past. Choose a later time."
 
 
 class NoModelKey(Problem):
-    """There is no model key that a person could take away: the gateway's are bound to one conversation.
+    """This server issues no model keys to users, because a key of its model gateway belongs to one conversation.
 
-    Clients hide the part of their page that would show it.
+    On this response the web client hides the section of its page that shows the key.
     """
 
     status = 404
     code = "no-model-key"
-    sentence = (
-        "This server gives no model keys away: its gateway's keys belong to one conversation."
-    )
+    sentence = "This server does not issue model keys to users."
 
 
 class CompatKeySerializer(serializers.ModelSerializer[ApiKey]):
-    """A key without its secret."""
+    """An API key without its secret."""
 
+    # The web client shows the prefix. OpenHands' own server returns none.
     prefix = serializers.CharField(read_only=True)
 
     class Meta:
@@ -50,8 +49,8 @@ class CompatKeySerializer(serializers.ModelSerializer[ApiKey]):
         fields = ("id", "name", "prefix", "created_at", "last_used_at", "expires_at")
 
 
-class MadeCompatKeySerializer(CompatKeySerializer):
-    """A new key with its secret, once."""
+class CreatedCompatKeySerializer(CompatKeySerializer):
+    """A new API key with its secret, which is returned only once."""
 
     key = serializers.CharField(read_only=True)
 
@@ -61,7 +60,7 @@ class MadeCompatKeySerializer(CompatKeySerializer):
 
 
 class NewCompatKeySerializer(serializers.Serializer[Any]):
-    """A key to make."""
+    """The name and the expiry of a new API key."""
 
     name = serializers.CharField(max_length=80, required=False, allow_null=True)
     expires_at = serializers.DateTimeField(required=False, allow_null=True)
@@ -70,7 +69,7 @@ class NewCompatKeySerializer(serializers.Serializer[Any]):
 @RouteFacts(replaced_by="/api/v1/api-keys")
 @extend_schema(tags=["compat"])
 class CompatKeysView(InActiveOrganization):
-    """The caller's usable keys in the organization that the request works in."""
+    """The caller's usable API keys in the active organization."""
 
     serializer_class = CompatKeySerializer
     pagination_class = None
@@ -78,7 +77,7 @@ class CompatKeysView(InActiveOrganization):
 
     @extend_schema(operation_id="compat_keys_list", responses=CompatKeySerializer(many=True))
     def get(self, request: ApiRequest) -> Response:
-        """The keys, newest first."""
+        """Return the keys, newest first."""
         rows = ApiKey.objects.visible_to(request.user).usable()
         rows = rows.filter(organization=self.organization()).order_by("-created_at")
         return Response(self.get_serializer(rows, many=True).data)
@@ -86,22 +85,25 @@ class CompatKeysView(InActiveOrganization):
     @extend_schema(
         operation_id="compat_keys_create",
         request=NewCompatKeySerializer,
-        responses=MadeCompatKeySerializer,
+        responses=CreatedCompatKeySerializer,
     )
     def post(self, request: ApiRequest) -> Response:
-        """Make a key; `key` is shown this once."""
+        """Create a key. `key` is returned only in this response.
+
+        A key that is created with an API key expires with that key at the latest.
+        """
         user = request.user
         organization = self.organization()
-        wanted = self.body(NewCompatKeySerializer)
-        ends = wanted.get("expires_at")
-        if ends is not None and ends <= timezone.now():
+        body = self.body(NewCompatKeySerializer)
+        expires_at = body.get("expires_at")
+        if expires_at is not None and expires_at <= timezone.now():
             raise ExpiresInThePast
-        held = request.auth.expires_at if isinstance(request.auth, ApiKey) else None
+        own_expiry = request.auth.expires_at if isinstance(request.auth, ApiKey) else None
         key, plain = services.issue_api_key(
             user=user,
             organization=organization,
-            name=wanted.get("name") or "API key",
-            not_after=min(filter(None, (ends, held)), default=None),
+            name=body.get("name") or "API key",
+            not_after=min(filter(None, (expires_at, own_expiry)), default=None),
         )
         return Response({**CompatKeySerializer(key).data, "key": plain})
 
@@ -109,14 +111,14 @@ class CompatKeysView(InActiveOrganization):
 @RouteFacts(replaced_by="/api/v1/api-keys/{}")
 @extend_schema(tags=["compat"])
 class CompatKeyView(InActiveOrganization):
-    """One of the caller's keys."""
+    """The revocation of an API key."""
 
     permission = "api_keys.edit"
     serializer_class = None
 
     @extend_schema(operation_id="compat_keys_destroy", responses=MESSAGE)
     def delete(self, request: ApiRequest, pk: UUID) -> Response:
-        """Revoke it."""
+        """Revoke the key."""
         rows = ApiKey.objects.visible_to(request.user).filter(organization=self.organization())
         services.revoke_api_key(key=get_object_or_404(rows, pk=pk))
         return Response({"message": "API key deleted"})
@@ -125,26 +127,26 @@ class CompatKeyView(InActiveOrganization):
 @RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"], responses={404: None})
 class ModelKeyView(InActiveOrganization):
-    """The model key that clients ask for."""
+    """The model key, which this server does not have."""
 
     permission = "api_keys.view"
     serializer_class = None
 
     @extend_schema(operation_id="compat_model_key_retrieve")
     def get(self, request: Request) -> Response:
-        """There is none: always 404."""
+        """Respond with 404: this server issues no model keys to users."""
         raise NoModelKey
 
 
 @RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"], responses={404: None})
 class ModelKeyRefreshView(InActiveOrganization):
-    """Another model key."""
+    """A new model key, which this server does not have."""
 
     permission = "api_keys.edit"
     serializer_class = None
 
     @extend_schema(operation_id="compat_model_key_refresh", request=None)
     def post(self, request: Request) -> Response:
-        """There is none: always 404."""
+        """Respond with 404: this server issues no model keys to users."""
         raise NoModelKey

@@ -1,4 +1,4 @@
-"""``/api/secrets``: the caller's own custom secrets, addressed by name as existing clients do."""
+"""``/api/secrets``: the caller's own custom secrets. Existing clients address a secret by its name."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from lib.routes import RouteFacts
 
 
 class CompatSecretSerializer(serializers.Serializer[Any]):
-    """What is told of a secret."""
+    """A secret without its value."""
 
     name = serializers.CharField()
     description = serializers.CharField()
@@ -30,7 +30,7 @@ class CompatSecretsSerializer(serializers.Serializer[Any]):
 
 
 class NewCompatSecretSerializer(serializers.Serializer[Any]):
-    """A secret to keep."""
+    """A new secret."""
 
     name = serializers.CharField(max_length=100)
     value = serializers.CharField(
@@ -42,7 +42,7 @@ class NewCompatSecretSerializer(serializers.Serializer[Any]):
 
 
 class CompatSecretChangeSerializer(serializers.Serializer[Any]):
-    """Another name or description; the value stays."""
+    """A new name or description of a secret. The value is unchanged."""
 
     name = serializers.CharField(max_length=100)
     description = serializers.CharField(
@@ -50,28 +50,28 @@ class CompatSecretChangeSerializer(serializers.Serializer[Any]):
     )
 
 
-TAKEN = inline_serializer(
+NAME_TAKEN = inline_serializer(
     "SecretNameTaken", {"message": serializers.CharField(), "error": serializers.CharField()}
 )
 
 
-def taken(refusal: custom_secrets.SecretExists) -> Response:
-    """The answer to a name that is taken, as existing clients know it."""
+def name_taken_response(refusal: custom_secrets.SecretExists) -> Response:
+    """Return the response to a name that is already in use: 400, with the text in ``message`` as clients expect."""
     body = {"message": refusal.detail, "error": refusal.detail}
     return Response(body, status=status.HTTP_400_BAD_REQUEST)
 
 
 class OwnSecrets(InActiveOrganization):
-    """A view of the caller's own secrets in the organization that the request works in."""
+    """The base of routes for the caller's own secrets in the active organization."""
 
-    def named(self, name: str) -> CustomSecret:
-        """One of them; 404 without it."""
+    def find(self, name: str) -> CustomSecret:
+        """Return the secret with this name. Raise ``Http404`` if the caller has none."""
         user = self.request.user
         rows = CustomSecret.objects.visible_to(user)
-        found: CustomSecret = get_object_or_404(
+        secret: CustomSecret = get_object_or_404(
             rows, user=user, organization=self.organization(), name=name
         )
-        return found
+        return secret
 
 
 @RouteFacts(replaced_by="/api/v1/secrets")
@@ -84,7 +84,7 @@ class CompatSecretsView(OwnSecrets):
 
     @extend_schema(operation_id="compat_secrets_list")
     def get(self, request: ApiRequest) -> Response:
-        """Names and descriptions; values are never told."""
+        """Return names and descriptions. Values are never returned."""
         user = request.user
         organization = self.organization()
         rows = CustomSecret.objects.visible_to(user).filter(user=user, organization=organization)
@@ -93,30 +93,31 @@ class CompatSecretsView(OwnSecrets):
     @extend_schema(
         operation_id="compat_secrets_create",
         request=NewCompatSecretSerializer,
-        responses={201: MESSAGE, 400: TAKEN},
+        responses={201: MESSAGE, 400: NAME_TAKEN},
     )
     def post(self, request: ApiRequest) -> Response:
-        """Keep a secret; 400 when its name is taken."""
+        """Create a secret. Respond with 400 if the caller already has a secret of this name."""
         user = request.user
         organization = self.organization()
-        wanted = self.body(NewCompatSecretSerializer)
+        body = self.body(NewCompatSecretSerializer)
         try:
             custom_secrets.create_secret(
                 organization=organization,
                 by=user,
-                name=wanted["name"],
-                value=wanted["value"],
-                description=wanted.get("description") or "",
+                name=body["name"],
+                value=body["value"],
+                description=body.get("description") or "",
             )
         except custom_secrets.SecretExists as refusal:
-            return taken(refusal)
+            return name_taken_response(refusal)
+        # The web client expects 201 here, and 200 for changes and deletions.
         return Response({"message": "Secret created"}, status=status.HTTP_201_CREATED)
 
 
 @RouteFacts(replaced_by="/api/v1/secrets/{}")
 @extend_schema(tags=["compat"])
 class CompatSecretView(OwnSecrets):
-    """One of the caller's secrets, by its name."""
+    """A secret, by its name."""
 
     permission = "secrets.edit"
     serializer_class = None
@@ -124,24 +125,24 @@ class CompatSecretView(OwnSecrets):
     @extend_schema(
         operation_id="compat_secrets_update",
         request=CompatSecretChangeSerializer,
-        responses={200: MESSAGE, 400: TAKEN},
+        responses={200: MESSAGE, 400: NAME_TAKEN},
     )
     def put(self, request: Request, name: str) -> Response:
-        """Rename or describe it. Safe to repeat under the new name."""
-        secret = self.named(name)
-        wanted = self.body(CompatSecretChangeSerializer)
+        """Change the name and the description. Safe to repeat with the new name in the address."""
+        secret = self.find(name)
+        body = self.body(CompatSecretChangeSerializer)
         try:
             custom_secrets.change_secret(
                 secret=secret,
-                name=wanted["name"],
-                description=(wanted["description"] or "") if "description" in wanted else None,
+                name=body["name"],
+                description=(body["description"] or "") if "description" in body else None,
             )
         except custom_secrets.SecretExists as refusal:
-            return taken(refusal)
+            return name_taken_response(refusal)
         return Response({"message": "Secret updated"})
 
     @extend_schema(operation_id="compat_secrets_destroy", responses={200: MESSAGE})
     def delete(self, request: Request, name: str) -> Response:
-        """Forget it."""
-        custom_secrets.delete_secret(secret=self.named(name))
+        """Delete the secret."""
+        custom_secrets.delete_secret(secret=self.find(name))
         return Response({"message": "Secret deleted"})

@@ -1,4 +1,4 @@
-"""``/api/options/…``, ``/health``, ``/server_info`` and ``/saas``: what clients ask of the installation itself."""
+"""``/api/options/…``, ``/health``, ``/server_info`` and ``/saas``: facts about the installation."""
 
 import time
 from typing import Any
@@ -21,7 +21,7 @@ STARTED = time.monotonic()
 
 
 class FeatureFlagsSerializer(serializers.Serializer[Any]):
-    """What parts of the client have something behind them."""
+    """The parts of the web client that this server supports."""
 
     ENABLE_BILLING = serializers.BooleanField()
     HIDE_LLM_SETTINGS = serializers.BooleanField()
@@ -31,7 +31,7 @@ class FeatureFlagsSerializer(serializers.Serializer[Any]):
 
 
 class CompatConfigSerializer(serializers.Serializer[Any]):
-    """What the web client needs to know before anybody signs in; absent keys do not apply."""
+    """The configuration that the web client reads before a user signs in."""
 
     APP_MODE = serializers.ChoiceField(["saas", "oss"])
     APP_SLUG = serializers.CharField(allow_null=True)
@@ -53,25 +53,30 @@ class CompatConfigView(GenericAPIView[Any]):
 
     @extend_schema(operation_id="compat_options_config")
     def get(self, request: Request) -> Response:
-        """The first call of the web client; sets the cookie `XSRF-TOKEN`, which it sends back by itself."""
+        """Return the web client's configuration, and set the cookie `XSRF-TOKEN`.
+
+        This is the web client's first request. Its HTTP library sends the cookie back as a header with every later
+        request, which protects the requests that change something.
+        """
         get_token(request._request)  # noqa: SLF001 - Django's own functions refuse DRF's wrapper
-        found = site.site_config()
-        told: dict[str, Any] = {
-            "APP_MODE": found.app_mode,
+        site_config = site.site_config()
+        config: dict[str, Any] = {
+            "APP_MODE": site_config.app_mode,
             "APP_SLUG": None,
             "GITHUB_CLIENT_ID": "",
-            "POSTHOG_CLIENT_KEY": "",
-            "PROVIDERS_CONFIGURED": found.providers,
+            "POSTHOG_CLIENT_KEY": "",  # empty: the web client sends no analytics
+            "PROVIDERS_CONFIGURED": site_config.providers,
             "FEATURE_FLAGS": {
                 name if name == "HIDE_LLM_SETTINGS" else f"ENABLE_{name}": is_on
-                for name, is_on in ((n.upper(), is_on) for n, is_on in found.features.items())
+                for name, is_on in ((n.upper(), is_on) for n, is_on in site_config.features.items())
             },
         }
-        if found.auth_url:
-            told["AUTH_URL"] = found.auth_url
-        if found.maintenance_at:
-            told["MAINTENANCE"] = {"startTime": found.maintenance_at.isoformat()}
-        return Response(told)
+        # The web client builds the address of Keycloak from it, always with https://.
+        if site_config.auth_url:
+            config["AUTH_URL"] = site_config.auth_url
+        if site_config.maintenance_at:
+            config["MAINTENANCE"] = {"startTime": site_config.maintenance_at.isoformat()}
+        return Response(config)
 
 
 NAMES = {"type": "array", "items": {"type": "string"}}
@@ -80,49 +85,49 @@ NAMES = {"type": "array", "items": {"type": "string"}}
 @RouteFacts(replaced_by="/api/v1/options/agents")
 @extend_schema(tags=["compat"])
 class CompatAgentsView(GenericAPIView[Any]):
-    """Agents to choose from."""
+    """The names of agents to choose from."""
 
     permission = "account.view"
     serializer_class = None
 
     @extend_schema(operation_id="compat_options_agents", responses={200: NAMES})
     def get(self, request: Request) -> Response:
-        """Their names."""
+        """Return the names of the agents."""
         return Response(sorted(AGENTS))
 
 
 @RouteFacts(replaced_by="/api/v1/options/security-analyzers")
 @extend_schema(tags=["compat"])
 class CompatAnalyzersView(GenericAPIView[Any]):
-    """Security analyzers to choose from."""
+    """The names of security analyzers to choose from."""
 
     permission = "account.view"
     serializer_class = None
 
     @extend_schema(operation_id="compat_options_analyzers", responses={200: NAMES})
     def get(self, request: Request) -> Response:
-        """Their names."""
+        """Return the names of the security analyzers."""
         return Response(sorted(ANALYZERS))
 
 
 @RouteFacts(replaced_by="/alive")
 @extend_schema(tags=["compat"])
 class HealthView(GenericAPIView[Any]):
-    """Whether this process answers."""
+    """Whether this process responds to requests."""
 
     permission = PUBLIC
     serializer_class = None
 
     @extend_schema(operation_id="compat_health", responses={200: {"type": "string"}})
     def get(self, request: Request) -> Response:
-        """Always `"OK"`; `/ready` says whether what it needs answers too."""
+        """Return `"OK"`. `/ready` also checks the services that this process depends on."""
         return Response("OK")
 
 
 @RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"])
 class SaasView(GenericAPIView[Any]):
-    """In which mode clients present themselves."""
+    """Whether the web client runs in its SaaS mode."""
 
     permission = PUBLIC
     serializer_class = None
@@ -132,14 +137,14 @@ class SaasView(GenericAPIView[Any]):
         responses={200: {"type": "object", "properties": {"saas": {"type": "boolean"}}}},
     )
     def get(self, request: Request) -> Response:
-        """Whether people sign in to it as to a service."""
+        """Return whether `APP_MODE` is `saas`, in which users sign in."""
         return Response({"saas": settings.APP_MODE == "saas"})
 
 
 @RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"])
 class ServerInfoView(GenericAPIView[Any]):
-    """What this process takes of its machine."""
+    """The uptime and the resource use of this process."""
 
     permission = PUBLIC
     serializer_class = None
@@ -149,7 +154,10 @@ class ServerInfoView(GenericAPIView[Any]):
         responses={200: {"type": "object", "additionalProperties": {}}},
     )
     def get(self, request: Request) -> Response:
-        """Seconds since its start, and its own share of the machine; it is never idle while it answers this."""
+        """Return the uptime in seconds and this process's use of CPU, memory and I/O.
+
+        `idle_time` is always 0, as the process is busy with this request.
+        """
         process = psutil.Process()
         with process.oneshot():
             memory, reads = process.memory_info(), _io(process)
@@ -163,7 +171,7 @@ class ServerInfoView(GenericAPIView[Any]):
                 "resources": {
                     "cpu_percent": round(100 * (spent.user + spent.system) / max(uptime, 1), 1),
                     "memory": {"rss": memory.rss, "vms": memory.vms, "percent": share},
-                    "disk": {},  # the machine's, which are nobody's business out there
+                    "disk": {},  # figures of the whole machine are not public
                     "io": reads,
                 },
             }
@@ -175,7 +183,7 @@ def _io(process: psutil.Process) -> dict[str, int]:
     if counters is None:
         return {}
     try:
-        found = counters()
+        io = counters()
     except psutil.Error:
         return {}
-    return {"read_bytes": found.read_bytes, "write_bytes": found.write_bytes}
+    return {"read_bytes": io.read_bytes, "write_bytes": io.write_bytes}

@@ -1,4 +1,4 @@
-"""Addresses that existing clients know."""
+"""Addresses of the routes for sign-in, accounts, keys, secrets and options."""
 
 from django.urls import path
 

@@ -1,7 +1,7 @@
 """``/oauth/keycloak/…``, ``/api/authenticate``, ``/api/logout``, ``/api/accept_tos`` and ``/api/email``.
 
-Their faults are mended on the way: return addresses stay on this site, an address counts only once it is
-verified, tokens never reach the browser, and accepting the terms answers after it is written.
+These faults of OpenHands' own server are fixed here: it redirects to addresses on other sites, it uses an e-mail
+address before its verification, its cookie holds Keycloak's tokens, and accepting the terms responds with 500.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ REFUSAL = inline_serializer("PlainRefusal", {"error": serializers.CharField()})
 
 
 def _user(request: HttpRequest | Request) -> User:
-    """The caller, whom a permission or ``login_required`` has made sure of."""
+    """Return the caller. The view's permission or ``login_required`` ensures that the caller is a user."""
     assert isinstance(request.user, User)
     return request.user
 
@@ -42,7 +42,7 @@ def _user(request: HttpRequest | Request) -> User:
 @never_cache
 @require_GET
 def keycloak_callback(request: HttpRequest) -> HttpResponse:
-    """Where existing installations have registered their Keycloak client to come back."""
+    """Complete a sign-in at Keycloak. Existing installations have registered this address in their Keycloak client."""
     return flows.callback(request, flows.COMPAT_SLUG)
 
 
@@ -50,12 +50,15 @@ def keycloak_callback(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_GET
 def github_callback(request: HttpRequest) -> HttpResponse:
-    """An address that existing GitHub apps name; nothing happens there."""
+    """Redirect to the home page. Existing GitHub apps are registered with this address; it has no other function."""
     return redirect("home")
 
 
 class WithoutCsrf(SessionAuthentication):
-    """For a call that changes nothing, which existing clients make before they have a token."""
+    """Session authentication without the CSRF check, for a request that changes nothing.
+
+    The web client may send it before it has the CSRF token.
+    """
 
     def enforce_csrf(self, request: Request) -> None:
         return
@@ -69,8 +72,10 @@ class AuthenticateView(GenericAPIView[Any]):
     serializer_class = None
 
     def get_authenticators(self) -> list[Any]:
-        own = [a for a in super().get_authenticators() if not isinstance(a, SessionAuthentication)]
-        return [*own, WithoutCsrf()]
+        others = [
+            a for a in super().get_authenticators() if not isinstance(a, SessionAuthentication)
+        ]
+        return [*others, WithoutCsrf()]
 
     @extend_schema(
         operation_id="compat_authenticate",
@@ -79,7 +84,10 @@ class AuthenticateView(GenericAPIView[Any]):
         responses={200: MESSAGE, 401: REFUSAL},
     )
     def post(self, request: Request) -> Response:
-        """200 for somebody who is signed in, else 401, exactly."""
+        """Respond with 200 if the caller is signed in and has accepted the terms, else with 401.
+
+        The web client shows its login dialog only for 401. Any other error leaves its page unusable.
+        """
         if not request.user.is_authenticated:
             return Response({"error": "User is not authenticated"}, status=401)
         if not terms.has_accepted_terms(user=_user(request)):
@@ -89,25 +97,26 @@ class AuthenticateView(GenericAPIView[Any]):
 
 @RouteFacts(replaced_by="/api/v1/auth/sign-out")
 class LogoutView(GenericAPIView[Any]):
-    """The end of a session, here and at the provider."""
+    """The sign-out, here and at the identity provider."""
 
     permission = PUBLIC
     serializer_class = None
 
     @extend_schema(operation_id="compat_logout", tags=["compat"], request=None, responses=MESSAGE)
     def post(self, request: Request) -> Response:
-        """End the session of the cookie, and the provider's with it where it can be told. Safe to repeat."""
+        """End the cookie's session, and the session at the identity provider if it supports that. Safe to repeat."""
         session = getattr(request._request, "user_session", None)  # noqa: SLF001 - the pages' request
         if request.auth is None and session is not None:
-            held = ProviderSession.objects.filter(session=session).first()
+            provider_session = ProviderSession.objects.filter(session=session).first()
             auth.logout(request._request)  # noqa: SLF001
-            if held:
-                provider_sessions.end_at_provider(held=held)
+            # Without this, the provider would sign the user in again without asking for a password.
+            if provider_session:
+                provider_sessions.end_at_provider(held=provider_session)
         return Response({"message": "User logged out"})
 
 
 class RedirectUrlSerializer(serializers.Serializer[Any]):
-    """Where to go on to."""
+    """The page to show next."""
 
     redirect_url = serializers.CharField(required=False, allow_blank=True, allow_null=True)
 
@@ -121,16 +130,17 @@ class AcceptTermsView(GenericAPIView[Any]):
 
     @extend_schema(operation_id="compat_accept_tos", tags=["compat"])
     def post(self, request: Request) -> Response:
-        """Accept the terms; `redirect_url` comes back confined to this site. Safe to repeat."""
-        wanted = self.get_serializer(data=request.data)
-        wanted.is_valid(raise_exception=True)
+        """Accept the terms. Return `redirect_url`, or the home page if it is on another site. Safe to repeat."""
+        body = self.get_serializer(data=request.data)
+        body.is_valid(raise_exception=True)
         terms.accept_terms(user=_user(request), address=request.META.get("REMOTE_ADDR") or None)
-        target = flows.confined(wanted.validated_data.get("redirect_url"))
+        # The web client follows an absolute address without a check, so it must be one of this site.
+        target = flows.confined(body.validated_data.get("redirect_url"))
         return Response({"redirect_url": target})
 
 
 class EmailSerializer(serializers.Serializer[Any]):
-    """A new address."""
+    """A new e-mail address."""
 
     email = serializers.EmailField(max_length=254)
 
@@ -144,16 +154,16 @@ class EmailView(GenericAPIView[Any]):
 
     @extend_schema(operation_id="compat_email_change", tags=["compat"], responses=MESSAGE)
     def post(self, request: Request) -> Response:
-        """Ask for a new address; it counts when the link in the mail is opened."""
-        wanted = self.get_serializer(data=request.data)
-        wanted.is_valid(raise_exception=True)
-        email.change_email(user=_user(request), email=wanted.validated_data["email"])
+        """Request a new address. It replaces the current one when the user opens the link in the e-mail."""
+        body = self.get_serializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        email.change_email(user=_user(request), email=body.validated_data["email"])
         return Response({"message": "A verification mail was sent"})
 
 
 @RouteFacts(replaced_by=NOTHING)
 class EmailVerificationView(GenericAPIView[Any]):
-    """The mail with the link."""
+    """The e-mail with the verification link."""
 
     permission = "account.view"
     serializer_class = None
@@ -162,7 +172,7 @@ class EmailVerificationView(GenericAPIView[Any]):
         operation_id="compat_email_verify", tags=["compat"], request=None, responses=MESSAGE
     )
     def put(self, request: Request) -> Response:
-        """Send the mail again; the earlier link stops."""
+        """Send the verification e-mail again. The link in the earlier e-mail stops working."""
         email.resend_verification(user=_user(request))
         return Response({"message": "A verification mail was sent"})
 
@@ -171,20 +181,20 @@ class EmailVerificationView(GenericAPIView[Any]):
 @never_cache
 @require_GET
 def verify_email(request: AuthenticatedRequest, link: str) -> HttpResponse:
-    """The link in the mail."""
+    """Verify a new e-mail address by the link in the e-mail."""
     try:
         user = email.verify_email(user=request.user, token=link)
     except Problem as refusal:
         messages.error(request, refusal.detail)
     else:
-        messages.success(request, f"Your e-mail address is {user.email} now.")
+        messages.success(request, f"Your e-mail address is now {user.email}.")
     return redirect("settings")
 
 
 @never_cache
 @require_GET
 def email_verified(request: HttpRequest) -> HttpResponse:
-    """Where existing clients send people after the link in the mail."""
+    """Redirect to the settings. OpenHands' own server sends users here after the link in its e-mail."""
     return redirect("settings")
 
 
@@ -192,7 +202,7 @@ def email_verified(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def accept_tos(request: AuthenticatedRequest) -> HttpResponse:
-    """The terms of service, to be accepted before anything else."""
+    """Show the terms of service, or accept them and redirect to the next page."""
     form = TermsForm(request.POST if request.method == "POST" else request.GET)
     target = flows.confined(form["redirect_url"].value())
     if request.method == "POST":

@@ -1,18 +1,18 @@
-"""The engine's own API, as its clients call it on a conversation's host: here, that is us.
+"""The engine's own API at a conversation's address. This server implements it, so clients never reach a sandbox.
 
-Some addresses mean something else in the V0 protocol. Those views ask ``speaks_engine`` and hand over.
+Some addresses also belong to the V0 protocol. The V0 views call ``is_engine_request`` and pass such requests on.
 """
 
 from compat.engine.views import (
     EngineConversationsView,
     EngineConversationView,
     EngineEventsView,
-    speaks_engine,
+    is_engine_request,
 )
 
 __all__ = [
     "EngineConversationView",
     "EngineConversationsView",
     "EngineEventsView",
-    "speaks_engine",
+    "is_engine_request",
 ]

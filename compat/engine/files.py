@@ -1,4 +1,4 @@
-"""``/api/file…`` and ``/api/git…`` as the engine serves them: of the conversation whose key the caller has."""
+"""The engine's ``/api/file…`` and ``/api/git…``, for the conversation whose key the request carries."""
 
 import posixpath
 from typing import Any
@@ -10,7 +10,7 @@ from rest_framework import parsers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from compat.engine import shapes
+from compat.engine import serializers
 from compat.engine.views import TAGS
 from compat.v1.base import Unprocessable, V1View
 from compat.v1.responses import WORKSPACE
@@ -21,40 +21,46 @@ from lib.routes import RouteFacts
 
 PATH = OpenApiParameter("path", str, OpenApiParameter.PATH)
 PATH_QUERY = OpenApiParameter("path", str, required=True)
-SAVED_NEVER_SHOWN = {
+# The files come from a sandbox, so browsers must save them and never run them as pages of this server.
+DOWNLOAD_HEADERS = {
     "Content-Disposition": "attachment",
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "sandbox; default-src 'none'",
 }
 
 
-def relative(path: str, conversation: Conversation) -> str:
-    """A path as clients know it, relative to the workspace.
+def workspace_path(path: str, conversation: Conversation) -> str:
+    """Return a client's path relative to the workspace.
 
-    They know the workspace by the sandbox's own name for it or as ``/workspace/project``, and its repository
-    as a folder in that; uploads go to ``/workspace``. What is none of these is left for the service to refuse.
+    Clients address the workspace by the sandbox's own path or as ``/workspace/project``. The web client adds the
+    repository's name to the latter, and uploads to ``/workspace``. The service rejects any other absolute path.
     """
     root = conversation.sandbox.workspace if conversation.sandbox else ""
     path = "/" + path.lstrip("/") if path.startswith("/") else path
-    for known in (root, WORKSPACE, posixpath.dirname(WORKSPACE)):
-        if known and (path == known or path.startswith(known.rstrip("/") + "/")):
-            path = path[len(known) :].strip("/")
+    for prefix in (root, WORKSPACE, posixpath.dirname(WORKSPACE)):
+        if prefix and (path == prefix or path.startswith(prefix.rstrip("/") + "/")):
+            path = path[len(prefix) :].strip("/")
             name = str((conversation.repository or {}).get("full_name", "")).rpartition("/")[2]
-            if name and known != root and (path == name or path.startswith(name + "/")):
+            if name and prefix != root and (path == name or path.startswith(name + "/")):
                 path = path[len(name) :].strip("/")
             break
     return path
 
 
 class WorkspaceView(V1View):
-    """A call about the workspace of the key's conversation."""
+    """The base of routes for the workspace of a conversation, which the request's key identifies."""
 
-    serializer_class: Any = shapes.RuntimeUploadedSerializer
+    serializer_class: Any = serializers.RuntimeUploadedSerializer
 
-    def the_one(self) -> Conversation:
-        """The conversation of the key; 422 for a caller who came by something else."""
+    def get_conversation(self) -> Conversation:
+        """Return the conversation of the request's key, after checking the view's permission.
+
+        Raise ``Unprocessable`` if the request has other credentials: the address does not name a conversation.
+        """
         if not isinstance(self.request.auth, ConversationKey):
-            raise Unprocessable("This address needs a conversation's session_api_key.")
+            raise Unprocessable(
+                "Send a conversation's session_api_key in the header X-Session-API-Key."
+            )
         rows = Conversation.objects.visible_to(self.request.user).select_related("sandbox")
         row: Conversation | None = rows.filter(pk=self.request.auth.conversation.pk).first()
         if row is None:
@@ -62,19 +68,19 @@ class WorkspaceView(V1View):
         self.check_object_permissions(self.request, row)
         return row
 
-    def path(self, given: str | None) -> str:
-        """The path of the address, or of the query."""
-        found = given if given is not None else self.request.query_params.get("path")
-        if found is None:
-            raise Unprocessable("path: this is required.")
-        return found
+    def path(self, path: str | None) -> str:
+        """Return the path in the address, else the path in the query. Raise ``Unprocessable`` without either."""
+        path = path if path is not None else self.request.query_params.get("path")
+        if path is None:
+            raise Unprocessable("path: This parameter is required.")
+        return path
 
 
 @RouteFacts(
     streams=True, body_limit="UPLOAD_MAX_BYTES", replaced_by="/api/v1/conversations/{}/files/upload"
 )
 class UploadView(WorkspaceView):
-    """A file to be written."""
+    """Uploads into the workspace."""
 
     permission = "files.edit"
     parser_classes = [parsers.MultiPartParser]  # noqa: RUF012 - DRF's own form
@@ -83,37 +89,37 @@ class UploadView(WorkspaceView):
         operation_id="runtime_file_upload",
         tags=TAGS,
         parameters=[PATH_QUERY],
-        request={"multipart/form-data": shapes.RuntimeUploadSerializer},
+        request={"multipart/form-data": serializers.RuntimeUploadSerializer},
     )
     def post(self, request: Request, path: str | None = None) -> Response:
-        """Write a file of the workspace, its folders included."""
-        row = self.the_one()
-        content = self.body(shapes.RuntimeUploadSerializer)["file"].file
-        where = relative(self.path(path), row)
-        size = services.write_file(conversation_id=row.pk, path=where, content=content)
+        """Write a file into the workspace. Missing folders are created."""
+        row = self.get_conversation()
+        content = self.body(serializers.RuntimeUploadSerializer)["file"].file
+        target = workspace_path(self.path(path), row)
+        size = services.write_file(conversation_id=row.pk, path=target, content=content)
         return Response({"success": True, "file_size": size})
 
 
 @RouteFacts(
     streams=True, body_limit="UPLOAD_MAX_BYTES", replaced_by="/api/v1/conversations/{}/files/upload"
 )
-class UploadToView(UploadView):
-    """A file to be written, with the path in the URL."""
+class UploadAtPathView(UploadView):
+    """Uploads into the workspace, with the path in the URL."""
 
     @extend_schema(
         operation_id="runtime_file_upload_to",
         tags=TAGS,
         parameters=[PATH],
-        request={"multipart/form-data": shapes.RuntimeUploadSerializer},
+        request={"multipart/form-data": serializers.RuntimeUploadSerializer},
     )
     def post(self, request: Request, path: str | None = None) -> Response:
-        """Write a file of the workspace, its folders included."""
+        """Write a file into the workspace. Missing folders are created."""
         return super().post(request, path)
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/files/content")
 class DownloadView(WorkspaceView):
-    """A file to be read."""
+    """Downloads from the workspace."""
 
     permission = "files.view"
 
@@ -124,67 +130,69 @@ class DownloadView(WorkspaceView):
         responses={(200, "application/octet-stream"): OpenApiTypes.BINARY},
     )
     def get(self, request: Request, path: str | None = None) -> StreamingHttpResponse:
-        """A file's bytes."""
-        row = self.the_one()
-        chunks = services.read_file(conversation_id=row.pk, path=relative(self.path(path), row))
+        """Return the content of a file."""
+        row = self.get_conversation()
+        chunks = services.read_file(
+            conversation_id=row.pk, path=workspace_path(self.path(path), row)
+        )
         return StreamingHttpResponse(
-            chunks, content_type="application/octet-stream", headers=SAVED_NEVER_SHOWN
+            chunks, content_type="application/octet-stream", headers=DOWNLOAD_HEADERS
         )
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/changes")
 class ChangesView(WorkspaceView):
-    """What changed."""
+    """The changes in the workspace's repository."""
 
     permission = "files.view"
-    serializer_class = shapes.RuntimeChangeSerializer
+    serializer_class = serializers.RuntimeChangeSerializer
 
     @extend_schema(
         operation_id="runtime_git_changes",
         tags=TAGS,
         parameters=[PATH_QUERY],
-        responses=shapes.RuntimeChangeSerializer(many=True),
+        responses=serializers.RuntimeChangeSerializer(many=True),
     )
     def get(self, request: Request, path: str | None = None) -> Response:
-        """What changed in the workspace's repository."""
-        return Response(services.git_changes(conversation_id=self.the_one().pk))
+        """Return the files that changed in the workspace's repository, with a status for each."""
+        return Response(services.git_changes(conversation_id=self.get_conversation().pk))
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/changes")
-class ChangesOfView(ChangesView):
-    """What changed, with the path in the URL."""
+class ChangesAtPathView(ChangesView):
+    """The changes in the workspace's repository, with the path in the URL."""
 
     @extend_schema(
         operation_id="runtime_git_changes_of",
         tags=TAGS,
         parameters=[PATH],
-        responses=shapes.RuntimeChangeSerializer(many=True),
+        responses=serializers.RuntimeChangeSerializer(many=True),
     )
     def get(self, request: Request, path: str | None = None) -> Response:
-        """What changed in the workspace's repository."""
+        """Return the files that changed in the workspace's repository, with a status for each."""
         return super().get(request, path)
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/diff")
 class DiffView(WorkspaceView):
-    """A file before and after."""
+    """The texts of a changed file."""
 
     permission = "files.view"
-    serializer_class = shapes.RuntimeDiffSerializer
+    serializer_class = serializers.RuntimeDiffSerializer
 
     @extend_schema(operation_id="runtime_git_diff", tags=TAGS, parameters=[PATH_QUERY])
     def get(self, request: Request, path: str | None = None) -> Response:
-        """Both texts, null where there is none."""
-        row = self.the_one()
-        diff = services.git_diff(conversation_id=row.pk, path=relative(self.path(path), row))
+        """Return the file's text after and before the change, each null if the file did not exist."""
+        row = self.get_conversation()
+        diff = services.git_diff(conversation_id=row.pk, path=workspace_path(self.path(path), row))
         return Response({"modified": diff["modified"], "original": diff["original"]})
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/diff")
-class DiffOfView(DiffView):
-    """A file before and after, with the path in the URL."""
+class DiffAtPathView(DiffView):
+    """The texts of a changed file, with the path in the URL."""
 
     @extend_schema(operation_id="runtime_git_diff_of", tags=TAGS, parameters=[PATH])
     def get(self, request: Request, path: str | None = None) -> Response:
-        """Both texts, null where there is none."""
+        """Return the file's text after and before the change, each null if the file did not exist."""
         return super().get(request, path)

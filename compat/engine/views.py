@@ -1,4 +1,4 @@
-"""``/api/conversations/{id}/…`` as the engine serves it, over this server's own log and services."""
+"""The engine's ``/api/conversations/{id}/…``, over this server's log and services."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,11 +13,16 @@ from accounts.active import active_organization
 from accounts.permissions import require
 from accounts.requests import ApiRequest
 from billing import services as billing
-from compat.engine import shapes
+from compat.engine import serializers
 from compat.v1 import responses, translation
-from compat.v1.base import MAX_IDS, Unprocessable, V1View, as_id
-from compat.v1.events import by_ids, matching, page
-from compat.v1.shapes import V1EventPageSerializer, V1MessageSerializer, V1SuccessSerializer, spoken
+from compat.v1.base import MAX_IDS, Unprocessable, V1View, parse_id
+from compat.v1.events import fetch_by_ids, fetch_page, filter_events
+from compat.v1.serializers import (
+    V1EventPageSerializer,
+    V1MessageSerializer,
+    V1SuccessSerializer,
+    split_message,
+)
 from conversations import services
 from conversations.api.authentication import HEADER
 from conversations.models import Conversation, Event
@@ -27,116 +32,124 @@ from lib.routes import RouteFacts
 
 TAGS = ["compat"]
 ID = OpenApiParameter("id", str, OpenApiParameter.PATH)
-DONE = {"success": True}
-ENGINE_WORDS = (b'"agent"', b'"agent_settings"', b'"workspace"', b'"role"')
+SUCCESS = {"success": True}
+ENGINE_FIELDS = (b'"agent"', b'"agent_settings"', b'"workspace"', b'"role"')
 
 
 class AlreadyRunning(Problem):
-    """The agent is at work."""
+    """The agent is already running."""
 
     status = 409
     code = "already-running"
-    sentence = "The agent is running already."
+    sentence = "The agent is already running."
 
 
-def speaks_engine(request: HttpRequest) -> bool:
-    """Whether a call of an address that two protocols share is meant in the engine's.
+def is_engine_request(request: HttpRequest) -> bool:
+    """Return whether a request at an address of both V0 and the engine's API is meant for the engine's API.
 
-    Who comes with a conversation key is its client. With an API key in the header of such keys, the body
-    tells, and without a body the header does.
+    A conversation key in ``X-Session-API-Key`` means the engine's API. With an API key in that header, a POST means
+    the engine's API only if its body has a field of the engine; other methods always do.
     """
     key = request.headers.get(HEADER, "")
     if key.startswith(PREFIX):
         return True
     if not key.startswith("oh_"):
         return False
-    return request.method != "POST" or any(word in request.body for word in ENGINE_WORDS)
+    return request.method != "POST" or any(field in request.body for field in ENGINE_FIELDS)
 
 
-def info_of(conversation: Conversation) -> dict[str, Any]:
-    """The engine's record of a conversation (with ``sandbox`` loaded), as of now."""
+def build_info(conversation: Conversation) -> dict[str, Any]:
+    """Return the engine's ``ConversationInfo`` for a conversation with ``sandbox`` loaded."""
     usage = billing.get_usage([conversation.pk]).get(conversation.pk)
-    is_asked = bool(responses.with_open_messages([conversation.pk]))
-    return responses.runtime_info(conversation, usage, is_asked=is_asked)
+    has_open_messages = bool(responses.conversations_with_open_messages([conversation.pk]))
+    return responses.serialize_runtime_info(
+        conversation, usage, has_open_messages=has_open_messages
+    )
 
 
 class EngineView(V1View):
-    """A call about one conversation, named in the address."""
+    """The base of routes for one conversation, whose id is in the address."""
 
     serializer_class: Any = V1SuccessSerializer
 
-    def the_one(self, pk: str) -> Conversation:
-        """The conversation; 404 for what the caller may not see, 403 for what the caller may not do."""
+    def get_conversation(self, pk: str) -> Conversation:
+        """Return a conversation that the caller may see, else raise ``Http404``. Check the view's permission."""
         try:
-            found_id = as_id(pk, "id")
+            conversation_id = parse_id(pk, "id")
         except Unprocessable as error:
             raise Http404 from error
         rows = Conversation.objects.visible_to(self.request.user).select_related("sandbox")
-        row: Conversation | None = rows.filter(pk=found_id).first()
+        row: Conversation | None = rows.filter(pk=conversation_id).first()
         if row is None:
             raise Http404
         self.check_object_permissions(self.request, row)
         return row
 
-    def events_of(self, pk: str) -> Any:
-        return translation.told(Event.objects.filter(conversation=self.the_one(pk)))
+    def visible_events(self, pk: str) -> Any:
+        return translation.filter_for_v1(
+            Event.objects.filter(conversation=self.get_conversation(pk))
+        )
 
 
 class EngineConversationsView(V1View):
-    """``POST /api/conversations`` in the engine's form. Reached by way of the V0 route."""
+    """The engine's ``POST /api/conversations``. The V0 view at this address calls it."""
 
     permission = "conversations.create"
 
     def post(self, request: ApiRequest) -> Response:
-        """Create a conversation, 201, or give the one of that id, 200, as it is."""
-        body = self.body(shapes.RuntimeNewConversationSerializer)
-        wanted: UUID | None = body.get("conversation_id")
+        """Create a conversation (201), or return the existing one with the requested id unchanged (200)."""
+        body = self.body(serializers.RuntimeNewConversationSerializer)
+        requested_id: UUID | None = body.get("conversation_id")
         rows = Conversation.objects.visible_to(request.user).select_related("sandbox")
-        if wanted and (earlier := rows.filter(pk=wanted).first()):
-            return Response(info_of(earlier))
+        # Like in the engine, a repeated request has no effect: its first message is not posted again.
+        if requested_id and (existing := rows.filter(pk=requested_id).first()):
+            return Response(build_info(existing))
         organization = active_organization(request._request)  # noqa: SLF001
         require(request.user, organization.pk, "conversations.create")
         message = body.get("initial_message")
-        text, images = spoken(message) if message else (None, [])
-        made = services.create_conversation(
+        text, images = split_message(message) if message else (None, [])
+        conversation = services.create_conversation(
             user=request.user,
             organization=organization,
             message=text,
             images=images,
-            confirmation_policy=shapes.policy_of(body),
+            confirmation_policy=serializers.parse_policy(body),
             trigger=Conversation.Trigger.API,
-            conversation_id=wanted,
+            conversation_id=requested_id,
         )
-        return Response(info_of(made), status=201)
+        return Response(build_info(conversation), status=201)
 
 
 class EngineConversationView(EngineView):
-    """``GET /api/conversations/{id}`` in the engine's form. Reached by way of the V0 route."""
+    """The engine's ``GET /api/conversations/{id}``. The V0 view at this address calls it."""
 
     permission = "conversations.view"
 
     def get(self, request: Request, pk: str) -> Response:
-        return Response(info_of(self.the_one(pk)))
+        return Response(build_info(self.get_conversation(pk)))
 
 
 class EngineEventsView(EngineView):
-    """``/api/conversations/{id}/events`` in the engine's form. Reached by way of the V0 route."""
+    """The engine's ``/api/conversations/{id}/events``. The V0 view at this address calls it."""
 
     permissions_by_action = {"get": "conversations.view", "post": "conversations.steer"}  # noqa: RUF012 - read by HasPermission
 
     def get(self, request: Request, pk: str) -> Response:
-        """Events by id: a list of ids as the body, as the engine has it, or as ``id`` parameters."""
-        rows = self.events_of(pk)
+        """Return events by id, null for each id without an event.
+
+        The ids are ``id`` parameters or, as in the engine, a JSON list in the body of the GET request.
+        """
+        rows = self.visible_events(pk)
         ids = request.query_params.getlist("id") or request.data
         if not isinstance(ids, list) or len(ids) > MAX_IDS:
-            raise Unprocessable(f"Give at most {MAX_IDS} ids as a list.")
-        return Response(by_ids(rows, [str(one) for one in ids]))
+            raise Unprocessable(f"Send a list of at most {MAX_IDS} ids.")
+        return Response(fetch_by_ids(rows, [str(event_id) for event_id in ids]))
 
     def post(self, request: Request, pk: str) -> Response:
-        """Say something; it is in the log when this answers. Without ``run`` the agent is not set to work."""
-        row = self.the_one(pk)
+        """Post a message. It is in the log when the response arrives. Without ``run`` the agent does not start."""
+        row = self.get_conversation(pk)
         body = self.body(V1MessageSerializer)
-        text, images = spoken(body)
+        text, images = split_message(body)
         services.post_message(
             conversation_id=row.pk,
             text=text,
@@ -144,48 +157,50 @@ class EngineEventsView(EngineView):
             message_id=str(uuid4()),
             run=body["run"],
         )
-        return Response(DONE)
+        return Response(SUCCESS)
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/events")
 class EventSearchView(EngineView):
-    """A conversation's events."""
+    """A search for a conversation's events."""
 
     permission = "conversations.view"
     serializer_class = V1EventPageSerializer
 
     @extend_schema(
-        operation_id="runtime_events_search", tags=TAGS, parameters=[ID, shapes.EventSearchQuery]
+        operation_id="runtime_events_search",
+        tags=TAGS,
+        parameters=[ID, serializers.EventSearchQuery],
     )
     def get(self, request: Request, pk: str) -> Response:
-        """A page of them, oldest first unless asked otherwise."""
-        query = self.query(shapes.EventSearchQuery)
+        """Return a page of events, oldest first by default."""
+        query = self.query(serializers.EventSearchQuery)
         query["kind__eq"] = query.pop("kind", None)
-        return Response(page(matching(self.events_of(pk), query), query))
+        return Response(fetch_page(filter_events(self.visible_events(pk), query), query))
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}")
 class EventCountView(EngineView):
-    """How many events there are."""
+    """The number of a conversation's events."""
 
     permission = "conversations.view"
 
     @extend_schema(
         operation_id="runtime_events_count",
         tags=TAGS,
-        parameters=[ID, shapes.EventSearchQuery],
+        parameters=[ID, serializers.EventSearchQuery],
         responses=OpenApiTypes.INT,
     )
     def get(self, request: Request, pk: str) -> Response:
-        """How many a search would find."""
-        query = self.query(shapes.EventSearchQuery)
+        """Return the number of events that a search would return."""
+        query = self.query(serializers.EventSearchQuery)
         query["kind__eq"] = query.pop("kind", None)
-        return Response(matching(self.events_of(pk), query).count())
+        return Response(filter_events(self.visible_events(pk), query).count())
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/confirmation")
 class AnswerView(EngineView):
-    """Yes or no."""
+    """Answers to the agent's requests for confirmation."""
 
     permission = "conversations.steer"
 
@@ -193,54 +208,60 @@ class AnswerView(EngineView):
         operation_id="runtime_respond_to_confirmation",
         tags=TAGS,
         parameters=[ID],
-        request=shapes.RuntimeAnswerSerializer,
+        request=serializers.RuntimeAnswerSerializer,
     )
     def post(self, request: Request, pk: str) -> Response:
-        """Answer the agent's open question; 409 when it is not open any more."""
-        row = self.the_one(pk)
-        body = self.body(shapes.RuntimeAnswerSerializer)
+        """Accept or reject the agent's pending actions. Respond with 409 if the agent waits for no confirmation."""
+        row = self.get_conversation(pk)
+        body = self.body(serializers.RuntimeAnswerSerializer)
         services.answer_confirmation(
             conversation_id=row.pk, accept=body["accept"], reason=body["reason"]
         )
-        return Response(DONE)
+        return Response(SUCCESS)
 
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class RunView(EngineView):
-    """The word to go on."""
+    """The start of an agent's run."""
 
     permission = "conversations.steer"
 
     @extend_schema(operation_id="runtime_run", tags=TAGS, parameters=[ID], request=None)
     def post(self, request: Request, pk: str) -> Response:
-        """Send what was said without ``run``, or let a stopped agent go on. It is no yes to a question."""
-        row = self.the_one(pk)
+        """Deliver the messages that were posted without ``run``, or resume a stopped agent.
+
+        Respond with 409 if the agent is already running.
+        """
+        # While the engine waits for a confirmation, it takes this call as approval. This server does not: only
+        # an answer to the confirmation approves the actions.
+        row = self.get_conversation(pk)
         if services.run_held(conversation_id=row.pk):
-            return Response(DONE)
+            return Response(SUCCESS)
         if row.execution_status == Conversation.ExecutionStatus.RUNNING:
             raise AlreadyRunning
         services.resume(conversation_id=row.pk)
-        return Response(DONE)
+        return Response(SUCCESS)
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class PauseView(EngineView):
-    """The word to stop."""
+    """The stop of an agent's run."""
 
     permission = "conversations.steer"
 
     @extend_schema(operation_id="runtime_pause", tags=TAGS, parameters=[ID], request=None)
     def post(self, request: Request, pk: str) -> Response:
-        """Stop the agent now. Safe to repeat."""
-        services.interrupt(conversation_id=self.the_one(pk).pk)
-        return Response(DONE)
+        """Stop the agent, including its current tool or model call. Safe to repeat."""
+        # The engine's own pause waits for the current tool call. An interruption does not.
+        services.interrupt(conversation_id=self.get_conversation(pk).pk)
+        return Response(SUCCESS)
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class InterruptView(PauseView):
-    """Pausing, under another name of the route."""
+    """The interruption of an agent's run. On this server it equals a pause."""
 
     @extend_schema(operation_id="runtime_interrupt", tags=TAGS, parameters=[ID], request=None)
     def post(self, request: Request, pk: str) -> Response:
-        """Stop the agent now. Safe to repeat."""
+        """Stop the agent, including its current tool or model call. Safe to repeat."""
         return super().post(request, pk)

@@ -1,1 +1,1 @@
-"""The routes of Git hosts that existing clients call; they translate, and the services decide."""
+"""The routes for Git hosts that existing OpenHands clients call."""

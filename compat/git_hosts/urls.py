@@ -1,4 +1,4 @@
-"""Addresses that existing clients know."""
+"""Addresses of the routes for Git hosts."""
 
 from django.urls import path
 

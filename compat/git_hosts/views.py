@@ -1,8 +1,10 @@
 """``/api/user/…``, ``/api/add-git-providers`` and ``/api/unset-provider-tokens``.
 
-Their faults are mended on the way: a missing page is the first, every token is looked at and not only the last,
-a host that is away costs nobody the token, and 401 means the caller alone: who has connected nothing gets
-empty lists, and a token that the host refuses any more is 409 with a sentence.
+These faults of OpenHands' own server are fixed here: a request without ``page`` fails, only the last of several tokens
+is checked, and the user's token is deleted when a Git host is unreachable.
+
+The web client takes a 401 for the end of its session. So users without a connected Git host get empty lists, and a
+token that the host no longer accepts is a 409. Only a new token that the host rejects is a 401.
 """
 
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from accounts.models import Organization
 from accounts.requests import ApiRequest
 from accounts.services import provider_tokens
 from integrations import registry, services
-from integrations.api.v1 import serializers as shapes
+from integrations.api.v1 import serializers as git_serializers
 from integrations.api.v1.views import HostView
 from integrations.provider import GitProvider, NoSuchRepository, TokenRefused
 from lib.problems import Problem
@@ -31,12 +33,16 @@ T = TypeVar("T")
 DIGITS = 18
 
 
-class CompatRepositorySerializer(shapes.GitRepositorySerializer):
+class CompatRepositorySerializer(git_serializers.GitRepositorySerializer):
+    """A repository with the ``Link`` header of its page."""
+
     link_header = serializers.CharField(allow_null=True)
 
 
 class BranchPageSerializer(serializers.Serializer[Any]):
-    branches = shapes.BranchSerializer(many=True)
+    """A page of branches."""
+
+    branches = git_serializers.BranchSerializer(many=True)
     has_next_page = serializers.BooleanField()
     current_page = serializers.IntegerField()
     per_page = serializers.IntegerField()
@@ -44,47 +50,50 @@ class BranchPageSerializer(serializers.Serializer[Any]):
 
 
 class BadQuery(Problem):
-    """A parameter that cannot be; the sentence names it."""
+    """A parameter of the query is missing or not valid. The detail names the parameter."""
 
     code = "bad-query"
 
 
 class CompatView(HostView):
-    """Their common reading of the query, which ignores what it does not know."""
+    """The base of routes that read from Git hosts. Unknown parameters are ignored."""
 
     permission = "integrations.view"
 
-    def hosts(self, request: ApiRequest, wanted: str | None = None) -> list[GitProvider]:
-        """The connected Git hosts, or the one wanted; none where nothing is connected."""
+    def hosts(self, request: ApiRequest, provider: str | None = None) -> list[GitProvider]:
+        """Return the caller's connected Git hosts, or only a provider's. Raise ``BadQuery`` if it is unknown."""
         organization = self.organization(request)
-        if wanted and wanted not in shapes.PROVIDERS:
-            raise BadQuery(f"There is no provider {wanted[:40]!r}.")
+        if provider and provider not in git_serializers.PROVIDERS:
+            raise BadQuery(f"The provider {provider[:40]!r} is unknown.")
         user = request.user
         names = services.connected(user_id=user.pk, organization_id=organization.pk)
         return [
             services.provider_for(user_id=user.pk, organization_id=organization.pk, provider=name)
             for name in names
-            if not wanted or name == wanted
+            if not provider or name == provider
         ]
 
 
-def number(request: Request, name: str, *, default: int, most: int) -> int:
-    """A whole number of the query from 1 to ``most``; ``default`` where it is missing or none."""
+def parse_number(request: Request, name: str, *, default: int, most: int) -> int:
+    """Return a positive integer from the query, at most ``most``. Return ``default`` for anything else."""
     text = request.query_params.get(name, "")
     is_number = text.isascii() and text.isdecimal() and len(text) <= DIGITS
     return min(int(text), most) if is_number and int(text) else default
 
 
-def required(request: Request, name: str) -> str:
-    """A text of the query. Raises ``BadQuery`` where it is missing."""
+def require_text(request: Request, name: str) -> str:
+    """Return a text from the query. Raise ``BadQuery`` if it is empty or longer than 1,000 characters."""
     text: str = request.query_params.get(name, "").strip()
     if not text or len(text) > 1_000:
-        raise BadQuery(f"The parameter {name} is missing.")
+        raise BadQuery(f"The parameter {name} is missing or longer than 1,000 characters.")
     return text
 
 
-def first_that_has(hosts: list[GitProvider], ask: Callable[[GitProvider], T]) -> T | None:
-    """The first host's answer that has the repository; None where there is no host."""
+def ask_first_host(hosts: list[GitProvider], ask: Callable[[GitProvider], T]) -> T | None:
+    """Return the result of the first Git host that has the repository, or None without any host.
+
+    Existing clients do not always name the provider. Raise ``NoSuchRepository`` if no host has the repository.
+    """
     missing: NoSuchRepository | None = None
     for host in hosts:
         try:
@@ -99,11 +108,11 @@ def first_that_has(hosts: list[GitProvider], ask: Callable[[GitProvider], T]) ->
 @RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/user")
 @extend_schema(tags=["compat"])
 class InfoView(CompatView):
-    """Who the caller is at the first Git host that answers."""
+    """The caller's account at a Git host."""
 
-    @extend_schema(operation_id="compat_user_info", responses=shapes.GitUserSerializer)
+    @extend_schema(operation_id="compat_user_info", responses=git_serializers.GitUserSerializer)
     def get(self, request: ApiRequest) -> Response:
-        """The account at the Git host, or the one here."""
+        """Return the account at the first Git host that responds, or the account here without a connected host."""
         refusal: Problem | None = None
         for host in self.hosts(request):
             try:
@@ -113,57 +122,63 @@ class InfoView(CompatView):
         if refusal:
             raise refusal
         user = request.user
-        told = {"id": str(user.pk), "login": user.email.partition("@")[0], "avatar_url": ""}
-        return Response(told | {"company": None, "name": user.name or None, "email": user.email})
+        account = {"id": str(user.pk), "login": user.email.partition("@")[0], "avatar_url": ""}
+        return Response(account | {"company": None, "name": user.name or None, "email": user.email})
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/installations")
 @extend_schema(tags=["compat"])
 class InstallationsView(CompatView):
-    """What a Git host's repositories can be narrowed to."""
+    """The installations or accounts by which a Git host's repositories can be filtered."""
 
     @extend_schema(
         operation_id="compat_user_installations",
         responses=serializers.ListSerializer(child=serializers.CharField()),
     )
     def get(self, request: ApiRequest) -> Response:
-        """Ids of installations or names of accounts."""
-        hosts = self.hosts(request, required(request, "provider"))
+        """Return the ids of installations, or the names of accounts, depending on the Git host."""
+        hosts = self.hosts(request, require_text(request, "provider"))
+        # The web client then asks for the repositories of the first installation.
         return Response(hosts[0].installations() if hosts else [])
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/repositories")
 @extend_schema(tags=["compat"])
 class RepositoriesView(CompatView):
-    """Repositories of one Git host, or of all."""
+    """The repositories at one Git host, or at all."""
 
     @extend_schema(
         operation_id="compat_user_repositories", responses=CompatRepositorySerializer(many=True)
     )
     def get(self, request: ApiRequest) -> Response:
-        """A page; the first row's `link_header` names the next."""
+        """Return a page of repositories. Each row repeats the `link_header` of its host's page.
+
+        The web client finds the next page by the `link_header` of the first row. A Git host that fails is left out
+        unless all fail.
+        """
         params = request.query_params
-        found: list[dict[str, Any]] = []
+        repositories: list[dict[str, Any]] = []
         hosts = self.hosts(request, params.get("selected_provider"))
         refusals: list[Problem] = []
         for host in hosts:
             try:
                 page = host.repositories(
-                    page=number(request, "page", default=1, most=shapes.PAGES_MAX),
-                    per_page=number(request, "per_page", default=30, most=100),
+                    page=parse_number(request, "page", default=1, most=git_serializers.PAGES_MAX),
+                    per_page=parse_number(request, "per_page", default=30, most=100),
                     sort=params.get("sort", "pushed"),
-                    installation=_installation(params.get("installation_id")),
+                    installation=_parse_installation(params.get("installation_id")),
                 )
             except Problem as refusal:
+                # One failing host must not hide the repositories of the others.
                 refusals.append(refusal)
                 continue
-            found += [asdict(row) | {"link_header": page.link_header} for row in page.items]
+            repositories += [asdict(row) | {"link_header": page.link_header} for row in page.items]
         if refusals and len(refusals) == len(hosts):
             raise refusals[0]
-        return Response(found)
+        return Response(repositories)
 
 
-def _installation(text: str | None) -> str | None:
+def _parse_installation(text: str | None) -> str | None:
     is_name = text and len(text) <= 100 and text.replace("-", "").replace("_", "").isalnum()
     return text if is_name and text is not None and text.isascii() else None
 
@@ -171,42 +186,43 @@ def _installation(text: str | None) -> str | None:
 @RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/repositories")
 @extend_schema(tags=["compat"])
 class SearchRepositoriesView(CompatView):
-    """Repositories by words."""
+    """A search for repositories."""
 
     @extend_schema(
         operation_id="compat_user_search_repositories",
         responses=CompatRepositorySerializer(many=True),
     )
     def get(self, request: ApiRequest) -> Response:
-        """By words, by `owner/name` or by address."""
+        """Search repositories by words, by `owner/name` or by address."""
         params = request.query_params
-        found: list[dict[str, Any]] = []
+        repositories: list[dict[str, Any]] = []
         for host in self.hosts(request, params.get("selected_provider")):
             rows = host.search_repositories(
                 query=params.get("query", "")[:200],
-                per_page=number(request, "per_page", default=5, most=100),
+                per_page=parse_number(request, "per_page", default=5, most=100),
                 sort=params.get("sort", "stars"),
                 order=params.get("order", "desc"),
             )
-            found += [asdict(row) | {"link_header": None} for row in rows]
-        return Response(found)
+            repositories += [asdict(row) | {"link_header": None} for row in rows]
+        return Response(repositories)
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/branches")
 @extend_schema(tags=["compat"])
 class SearchBranchesView(CompatView):
-    """Branches by a part of their name."""
+    """A search for branches."""
 
     @extend_schema(
-        operation_id="compat_user_search_branches", responses=shapes.BranchSerializer(many=True)
+        operation_id="compat_user_search_branches",
+        responses=git_serializers.BranchSerializer(many=True),
     )
     def get(self, request: ApiRequest) -> Response:
-        """Of one repository."""
-        repository = required(request, "repository")
+        """Search the branches of a repository by a part of their name."""
+        repository = require_text(request, "repository")
         words = request.query_params.get("query", "")[:200]
-        size = number(request, "per_page", default=30, most=100)
+        size = parse_number(request, "per_page", default=30, most=100)
         hosts = self.hosts(request, request.query_params.get("selected_provider"))
-        rows = first_that_has(
+        rows = ask_first_host(
             hosts,
             lambda host: host.search_branches(repository=repository, query=words, per_page=size),
         )
@@ -216,33 +232,33 @@ class SearchBranchesView(CompatView):
 @RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/suggested-tasks")
 @extend_schema(tags=["compat"])
 class SuggestedTasksView(CompatView):
-    """What waits for the caller."""
+    """Suggested tasks: pull requests and issues that wait for the caller."""
 
     @extend_schema(
         operation_id="compat_user_suggested_tasks",
-        responses=shapes.SuggestedTaskSerializer(many=True),
+        responses=git_serializers.SuggestedTaskSerializer(many=True),
     )
     def get(self, request: ApiRequest) -> Response:
-        """At all connected Git hosts; one that is away is left out."""
-        found: list[dict[str, Any]] = []
+        """Return the tasks at all connected Git hosts. A host that fails is left out."""
+        tasks: list[dict[str, Any]] = []
         for host in self.hosts(request):
             with suppress(Problem):
-                found += [asdict(task) for task in host.suggested_tasks()]
-        return Response(found)
+                tasks += [asdict(task) for task in host.suggested_tasks()]
+        return Response(tasks)
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/branches")
 @extend_schema(tags=["compat"])
 class BranchesView(CompatView):
-    """Branches of a repository, in pages."""
+    """The branches of a repository."""
 
     @extend_schema(operation_id="compat_user_branches", responses=BranchPageSerializer)
     def get(self, request: ApiRequest) -> Response:
-        """A page of them."""
-        repository = required(request, "repository")
-        current = number(request, "page", default=1, most=shapes.PAGES_MAX)
-        size = number(request, "per_page", default=30, most=100)
-        page = first_that_has(
+        """Return a page of branches. `total_count` is always null."""
+        repository = require_text(request, "repository")
+        current = parse_number(request, "page", default=1, most=git_serializers.PAGES_MAX)
+        size = parse_number(request, "per_page", default=30, most=100)
+        page = ask_first_host(
             self.hosts(request),
             lambda host: host.branches(repository=repository, page=current, per_page=size),
         )
@@ -260,54 +276,57 @@ class BranchesView(CompatView):
 @RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/microagents")
 @extend_schema(tags=["compat"])
 class MicroagentsView(CompatView):
-    """A repository's files of instructions for agents."""
+    """The microagents in a repository: files with instructions for agents."""
 
     @extend_schema(
-        operation_id="compat_user_microagents", responses=shapes.MicroagentSerializer(many=True)
+        operation_id="compat_user_microagents",
+        responses=git_serializers.MicroagentSerializer(many=True),
     )
     def get(self, request: ApiRequest, name: str) -> Response:
-        """Those of its default branch."""
-        rows = first_that_has(self.hosts(request), lambda host: host.microagents(repository=name))
+        """Return the microagents on the repository's default branch."""
+        rows = ask_first_host(self.hosts(request), lambda host: host.microagents(repository=name))
         return Response([asdict(row) for row in rows or []])
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/microagents/content")
 @extend_schema(tags=["compat"])
 class MicroagentView(CompatView):
-    """One of them."""
+    """A microagent in a repository."""
 
     @extend_schema(
-        operation_id="compat_user_microagent", responses=shapes.MicroagentContentSerializer
+        operation_id="compat_user_microagent", responses=git_serializers.MicroagentContentSerializer
     )
     def get(self, request: ApiRequest, name: str) -> Response:
-        """Its text and triggers."""
-        path = required(request, "file_path")
-        found = first_that_has(
+        """Return the microagent's text and triggers."""
+        path = require_text(request, "file_path")
+        microagent = ask_first_host(
             self.hosts(request), lambda host: host.microagent(repository=name, path=path)
         )
-        if found is None:
+        if microagent is None:
             raise NoSuchRepository
-        return Response(asdict(found))
+        return Response(asdict(microagent))
 
 
 # --- Tokens ---------------------------------------------------------------------
 
 
-class GivenTokenSerializer(serializers.Serializer[Any]):
+class ProviderTokenInputSerializer(serializers.Serializer[Any]):
+    """A new token for a Git host."""
+
     token = serializers.CharField(
         required=False, allow_blank=True, allow_null=True, max_length=4_000
     )
     host = serializers.CharField(required=False, allow_blank=True, allow_null=True, max_length=255)
 
 
-class GivenTokensSerializer(serializers.Serializer[Any]):
-    """Tokens by provider; an empty one leaves what is there."""
+class ProviderTokensInputSerializer(serializers.Serializer[Any]):
+    """Tokens by provider. The web client always sends all providers; an empty token keeps the stored one."""
 
-    provider_tokens = serializers.DictField(child=GivenTokenSerializer())
+    provider_tokens = serializers.DictField(child=ProviderTokenInputSerializer())
 
 
 class Unauthenticated(Problem):
-    """The Git host does not know the token; this status is what existing clients expect."""
+    """The Git host rejected a new token. Existing clients expect the status 401."""
 
     status = 401
     code = "provider-token-refused"
@@ -316,32 +335,33 @@ class Unauthenticated(Problem):
 @RouteFacts(streams=True, replaced_by="/api/v1/provider-tokens/{}")
 @extend_schema(tags=["compat"])
 class AddView(HostView):
-    """Tokens for Git hosts, as existing clients send them."""
+    """New tokens for Git hosts."""
 
     permission = "integrations.edit"
-    serializer_class = GivenTokensSerializer
+    serializer_class = ProviderTokensInputSerializer
 
     @extend_schema(operation_id="compat_add_git_providers", responses=MESSAGE)
     def post(self, request: ApiRequest) -> Response:
-        """Connect all that are given or, when a Git host refuses one, none."""
+        """Check and store every token in the request, or store none if a Git host rejects one."""
         organization = self.organization(request)
         body = self.get_serializer(data=request.data)
         body.is_valid(raise_exception=True)
-        given = {
-            name: one
-            for name, one in body.validated_data["provider_tokens"].items()
-            if (one.get("token") or "").strip()
+        tokens = {
+            name: entry
+            for name, entry in body.validated_data["provider_tokens"].items()
+            if (entry.get("token") or "").strip()
         }
-        _add(request.user, organization, given)
+        _store_tokens(request.user, organization, tokens)
         return Response({"message": "Git providers are connected"})
 
 
-def _add(user: Any, organization: Organization, given: dict[str, dict[str, Any]]) -> None:
+def _store_tokens(user: Any, organization: Organization, tokens: dict[str, dict[str, Any]]) -> None:
+    # Ask the Git hosts before the transaction, which must not wait for other servers.
     hosts = {}
-    for name, one in given.items():
+    for name, entry in tokens.items():
         try:
             hosts[name], _ = services.check_token(
-                provider=name, token=one["token"], host=one.get("host")
+                provider=name, token=entry["token"], host=entry.get("host")
             )
         except TokenRefused as error:
             raise Unauthenticated(f"{name}: {error.detail}") from error
@@ -353,7 +373,7 @@ def _add(user: Any, organization: Organization, given: dict[str, dict[str, Any]]
                 user=user,
                 organization=organization,
                 provider=name,
-                token=given[name]["token"],
+                token=tokens[name]["token"],
                 host=host,
             )
 
@@ -361,14 +381,14 @@ def _add(user: Any, organization: Organization, given: dict[str, dict[str, Any]]
 @RouteFacts(replaced_by="/api/v1/provider-tokens/{}")
 @extend_schema(tags=["compat"])
 class UnsetView(HostView):
-    """All tokens for Git hosts."""
+    """The removal of all tokens for Git hosts."""
 
     permission = "integrations.edit"
     serializer_class = None
 
     @extend_schema(operation_id="compat_unset_provider_tokens", request=None, responses=MESSAGE)
     def post(self, request: ApiRequest) -> Response:
-        """Forget them. Safe to repeat."""
+        """Delete the caller's tokens for all Git hosts. Safe to repeat."""
         organization = self.organization(request)
         user = request.user
         rows = provider_tokens.provider_tokens(user_id=user.pk, organization_id=organization.pk)

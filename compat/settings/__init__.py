@@ -1,0 +1,1 @@
+"""The settings routes of existing OpenHands clients."""

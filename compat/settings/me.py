@@ -1,4 +1,4 @@
-"""``GET /api/v1/users/me`` with the settings fields that existing clients look for in it."""
+"""``GET /api/v1/users/me`` with the settings fields that existing clients read from it."""
 
 from typing import Any
 from uuid import UUID
@@ -15,12 +15,12 @@ from accounts.requests import ApiRequest
 from accounts.services import user_settings
 from billing.gateway import directory
 from billing.models import ModelAccess
-from compat.settings.settings import BY_COMPAT, NO_SERVERS, RECORD
+from compat.settings.settings import FIELDS_BY_COMPAT_NAME, NO_SERVERS, RECORD
 from lib.api import conditional
 from lib.compiled import Compiled, Rows
 from lib.masks import MASK
 
-NEEDED = {"settings.view", "model_access.view"}
+REQUIRED_PERMISSIONS = {"settings.view", "model_access.view"}
 ABSENT: dict[str, Any] = {
     "sandbox_api_key": None,
     "sandbox_base_container_image": None,
@@ -28,15 +28,17 @@ ABSENT: dict[str, Any] = {
     "secrets_store": {},
     "v1_enabled": True,
 }
-"""What this server has no settings for, as clients that look for it read it."""
+"""OpenHands settings that this server does not have, with the values that clients receive."""
 _PROPERTIES: Any = RECORD["properties"]
-_TOLD = {n: s for n, s in _PROPERTIES.items() if n != "email" and not n.endswith("_set")}
+_SETTINGS_PROPERTIES = {
+    n: s for n, s in _PROPERTIES.items() if n != "email" and not n.endswith("_set")
+}
 SCHEMA = {
     "allOf": [
         {"$ref": "#/components/schemas/Me"},
         {
             "type": "object",
-            "properties": _TOLD
+            "properties": _SETTINGS_PROPERTIES
             | {name: {"type": "string", "nullable": True} for name in list(ABSENT)[:3]}
             | {"secrets_store": {"type": "object"}, "v1_enabled": {"type": "boolean"}}
             | {"search_api_key": {"type": "string", "nullable": True}},
@@ -46,39 +48,47 @@ SCHEMA = {
 
 
 class WholeMeView(MeView):
-    """The caller, and the caller's settings where the request works, if these may be seen."""
+    """The caller, with the caller's settings in the active organization."""
 
     @extend_schema(operation_id="users_me_retrieve", tags=["users"], responses={200: SCHEMA})
     def get(self, request: ApiRequest) -> HttpResponse:
-        """Who asks and which organizations that reaches; the settings in force, with masks for secrets."""
+        """Return the caller, the organizations that the credentials reach, and the effective settings.
+
+        Secrets are masks. The settings are left out without the permissions `settings.view` and `model_access.view`.
+        """
         user = request.user
-        told = {name: getattr(user, name) for name in ("id", "email", "name", "is_staff")}
-        reached = services.reached_by(user)
+        account = {name: getattr(user, name) for name in ("id", "email", "name", "is_staff")}
+        organizations = services.reached_by(user)
         try:
-            place = user.bound_organization_id or active_organization(request).pk
-        except Http404:  # who one is does not depend on the place that the request names
-            place = None
-        held: Any = next((one["permissions"] for one in reached if one["id"] == place), [])
+            active_id = user.bound_organization_id or active_organization(request).pk
+        except Http404:  # an unknown organization in the request does not hide the caller's account
+            active_id = None
+        permissions: Any = next(
+            (row["permissions"] for row in organizations if row["id"] == active_id), []
+        )
         settings: dict[str, Any] = {}
-        if place is not None and {*held} >= NEEDED:
-            settings = settings_of(user_id=user.pk, organization_id=place)
-        return conditional(request, settings | told | {"organizations": reached})
+        if active_id is not None and {*permissions} >= REQUIRED_PERMISSIONS:
+            settings = serialize_settings(user_id=user.pk, organization_id=active_id)
+        return conditional(request, settings | account | {"organizations": organizations})
 
 
-def settings_of(*, user_id: UUID, organization_id: UUID) -> dict[str, Any]:
-    """The settings as clients name them; secrets are masks. One query."""
+def serialize_settings(*, user_id: UUID, organization_id: UUID) -> dict[str, Any]:
+    """Return the settings by the clients' names, with masks for secrets. Run one query."""
     [row] = _SETTINGS.rows(user=user_id, organization=organization_id)
     own, shared, access = _ROWS.instances(row)
-    found = user_settings.merged(own, shared)
-    shown = found.shown()
+    effective = user_settings.merged(own, shared)
+    masked = effective.shown()
     model, base_url = directory.format_access(access)
-    told = {name: field.outward(found.values[field.name]) for name, field in BY_COMPAT.items()}
+    values = {
+        name: field.outward(effective.values[field.name])
+        for name, field in FIELDS_BY_COMPAT_NAME.items()
+    }
     return (
-        told
+        values
         | ABSENT
         | {
-            "mcp_config": shown["mcp_config"] or NO_SERVERS,
-            "search_api_key": shown["search_api_key"],
+            "mcp_config": masked["mcp_config"] or NO_SERVERS,
+            "search_api_key": masked["search_api_key"],
             "llm_model": model,
             "llm_base_url": base_url,
             "llm_api_key": MASK if access is not None and access.has_api_key else None,
@@ -90,10 +100,10 @@ def settings_of(*, user_id: UUID, organization_id: UUID) -> dict[str, Any]:
 _ROWS = Rows(**user_settings.ROWS, access=ModelAccess)
 
 
-def _settings(user: UUID, organization: UUID) -> Any:
-    found = user_settings.beside_own(Organization.objects.filter(pk=organization), user)
-    mine = FilteredRelation("modelaccess", condition=Q(modelaccess__user_id=user))
-    return found.annotate(access=mine).values_list(*_ROWS.columns)
+def _settings_query(user: UUID, organization: UUID) -> Any:
+    rows = user_settings.beside_own(Organization.objects.filter(pk=organization), user)
+    own_access = FilteredRelation("modelaccess", condition=Q(modelaccess__user_id=user))
+    return rows.annotate(access=own_access).values_list(*_ROWS.columns)
 
 
-_SETTINGS = Compiled(_settings, user=UUID(int=1), organization=UUID(int=2))
+_SETTINGS = Compiled(_settings_query, user=UUID(int=1), organization=UUID(int=2))

@@ -1,7 +1,7 @@
-"""``/api/settings`` as existing clients know it: one flat record of settings and the model together.
+"""``/api/settings`` of existing clients: one flat record with the settings and the access to a model.
 
-It stands here and not in accounts because the model belongs to billing. A post changes what it names and
-leaves the rest; a secret that comes back as it was shown, or is not named, stays.
+A POST changes only the fields in its body, because the web client's page for MCP servers sends one field only.
+OpenHands' own server resets the others. A secret keeps its value if the body has its mask or leaves it out.
 """
 
 from typing import Any
@@ -29,22 +29,22 @@ from lib.routes import RouteFacts
 
 MESSAGE = inline_serializer("SettingsMessage", {"message": serializers.CharField()})
 NO_SERVERS: dict[str, list[Any]] = {"sse_servers": [], "stdio_servers": [], "shttp_servers": []}
-BY_COMPAT = {field.compat or field.name: field for field in FIELDS.values()}
+FIELDS_BY_COMPAT_NAME = {field.compat or field.name: field for field in FIELDS.values()}
 PRICES = ("prompt", "completion", "cached")
 
 
 class UnknownModelServer(Problem):
-    """A model without an address whose name does not say where it is."""
+    """The model has no base URL, and its name has no prefix that identifies its server."""
 
     code = "unknown-model-server"
 
 
 class ResetGone(Problem):
-    """What clients used to call to forget everything."""
+    """The route to reset all settings was removed. OpenHands' own server responds with 410 too."""
 
     status = 410
     code = "gone"
-    sentence = "Settings are not reset as a whole any more. Set those that should be others."
+    sentence = "Settings can no longer be reset as a whole. Change the individual settings instead."
 
 
 RECORD = {
@@ -52,7 +52,7 @@ RECORD = {
     "properties": {
         **{
             name: (field.schema if not field.compat else {"type": "number"}) | {"nullable": True}
-            for name, field in BY_COMPAT.items()
+            for name, field in FIELDS_BY_COMPAT_NAME.items()
         },
         "llm_model": {"type": "string"},
         "llm_base_url": {"type": "string"},
@@ -71,7 +71,7 @@ RECORD = {
 
 
 class CompatSettingsSerializer(serializers.Serializer[Any]):
-    """Texts of the model; everything else is checked by the table of fields."""
+    """The fields for the access to a model. ``FIELDS`` validates all other fields."""
 
     llm_model = serializers.CharField(
         max_length=250, required=False, allow_null=True, allow_blank=True
@@ -87,15 +87,17 @@ class CompatSettingsSerializer(serializers.Serializer[Any]):
 @RouteFacts(replaced_by="/api/v1/settings")
 @extend_schema(tags=["compat"])
 class CompatSettingsView(InActiveOrganization):
-    """The caller's settings."""
+    """The caller's settings and access to a model, as one flat record."""
 
     serializer_class = CompatSettingsSerializer
     permissions_by_action = {"get": "settings.view", "post": "settings.edit"}  # noqa: RUF012
 
     @extend_schema(operation_id="compat_settings_retrieve", responses={200: RECORD})
     def get(self, request: ApiRequest) -> Response:
-        """What is in force. There is always a record; keys of secrets are null and say whether they are set."""
-        return Response(record(request.user, self.organization()))
+        """Return the effective settings. Secrets are null; the fields `…_set` report whether they are set."""
+        # The web client takes a 404 for the first use of the server and may block the whole page, so there is
+        # always a record.
+        return Response(serialize_settings(request.user, self.organization()))
 
     @extend_schema(
         operation_id="compat_settings_update",
@@ -103,11 +105,14 @@ class CompatSettingsView(InActiveOrganization):
         responses=MESSAGE,
     )
     def post(self, request: ApiRequest) -> Response:
-        """Change what is named. An empty `llm_api_key` clears it; an empty `search_api_key` keeps it."""
+        """Change the settings in the body.
+
+        An empty `llm_api_key` removes the key. An empty `search_api_key` keeps the key.
+        """
         user = request.user
         organization = self.organization()
         model = self.body(CompatSettingsSerializer)
-        values = wanted(dict(request.data))
+        values = parse_settings(dict(request.data))
         with transaction.atomic():
             user_settings.change_settings(
                 user=user, organization=organization, values=values, only_news=True
@@ -119,21 +124,21 @@ class CompatSettingsView(InActiveOrganization):
 @RouteFacts(replaced_by="/api/v1/settings")
 @extend_schema(tags=["compat"])
 class CompatResetView(GenericAPIView[Any]):
-    """An address that existing clients may still call."""
+    """The removed route to reset all settings."""
 
     permission = PUBLIC
     serializer_class = None
 
     @extend_schema(operation_id="compat_settings_reset", request=None, responses={410: None})
     def post(self, request: Request) -> Response:
-        """Gone: always 410."""
+        """Respond with 410."""
         raise ResetGone
 
 
 @RouteFacts(replaced_by="/api/v1/options/models")
 @extend_schema(tags=["compat"])
 class CompatModelsView(InActiveOrganization):
-    """Models to choose from."""
+    """The names of models to choose from."""
 
     permission = "model_access.view"
     serializer_class = None
@@ -143,22 +148,25 @@ class CompatModelsView(InActiveOrganization):
         responses={200: {"type": "array", "items": {"type": "string"}}},
     )
     def get(self, request: ApiRequest) -> Response:
-        """Their names, the caller's own among them."""
+        """Return the names of the models, including the caller's own."""
         organization = self.organization()
         access = services.get_model_access(organization_id=organization.pk, user_id=request.user.pk)
         return Response(directory.list_models(access))
 
 
-def record(user: User, organization: Organization) -> dict[str, Any]:
-    """The flat record that clients know; secrets are null, and MCP servers carry masks."""
-    found = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
+def serialize_settings(user: User, organization: Organization) -> dict[str, Any]:
+    """Return the flat record of settings. Secrets are null, and the keys of MCP servers are masks."""
+    effective = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
     access = services.get_model_access(organization_id=organization.pk, user_id=user.pk)
-    told = {name: field.outward(found.values[field.name]) for name, field in BY_COMPAT.items()}
+    values = {
+        name: field.outward(effective.values[field.name])
+        for name, field in FIELDS_BY_COMPAT_NAME.items()
+    }
     model, base_url = directory.format_access(access)
-    return told | {
-        "mcp_config": found.shown()["mcp_config"] or NO_SERVERS,
+    return values | {
+        "mcp_config": effective.shown()["mcp_config"] or NO_SERVERS,
         "search_api_key": None,
-        "search_api_key_set": found.values["search_api_key"] is not None,
+        "search_api_key_set": effective.values["search_api_key"] is not None,
         "llm_model": model,
         "llm_base_url": base_url,
         "llm_api_key": None,
@@ -167,53 +175,60 @@ def record(user: User, organization: Organization) -> dict[str, Any]:
             user_id=user.pk, organization_id=organization.pk
         ),
         "email": user.email,
-        "email_verified": True,  # an address counts here from its verification on
+        "email_verified": True,  # an address is stored only after its verification
     }
 
 
-def wanted(body: dict[str, Any]) -> dict[str, Any]:
-    """The settings that a client's record names, without what only says back what it was shown."""
+def parse_settings(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings to change, by our names, from a client's record.
+
+    Leave out values that only repeat what the client received, such as masks.
+    """
     values: dict[str, Any] = {}
-    for name, field in BY_COMPAT.items():
+    for name, field in FIELDS_BY_COMPAT_NAME.items():
         if name not in body:
             continue
         value = body[name]
         if name == "search_api_key" and (not value or is_mask(str(value))):
-            continue  # sent empty on every save of any page
+            continue  # the web client sends it empty with every save of any page
+        # Clients receive "no servers" as three empty lists and send them back.
         if name == "mcp_config" and isinstance(value, dict) and not any(value.values()):
             value = None
-        if name == "user_consents_to_analytics" and value is None:
+        if name == "user_consents_to_analytics" and value is None:  # the user has not decided
             continue
         values[field.name] = field.inward(value)
     return values
 
 
 def change_model(user: User, organization: Organization, body: dict[str, Any]) -> None:
-    """Take over the model, its address and key where they are named and other than they are."""
+    """Change the caller's access to a model if the body differs from it.
+
+    Choosing the demo model removes the access. Raise ``UnknownModelServer`` or ``MissingPermission``.
+    """
     access = services.get_model_access(organization_id=organization.pk, user_id=user.pk)
     model, base_url = directory.format_access(access)
     key = body.get("llm_api_key")
     if key and is_mask(key):
         key = None
-    named = body.get("llm_model") or model
+    name = body.get("llm_model") or model
     address = body.get("llm_base_url", base_url) or ""
-    if (named, address) == (model, base_url) and (
-        key is None or (not key and not _has_key(access))
-    ):
+    # Most requests change another setting and repeat the model. They need no permission for the model.
+    if (name, address) == (model, base_url) and (key is None or (not key and not _has_key(access))):
         return
     require(user, organization.pk, "model_access.edit")
-    if named == services.DEMO_MODEL and not address:
+    if name == services.DEMO_MODEL and not address:
         if access is not None:
             services.clear_model_access(organization_id=organization.pk, user_id=user.pk)
         return
-    place = directory.locate_model(named, address)
-    if place is None:
+    location = directory.locate_model(name, address)
+    if location is None:
         raise UnknownModelServer(
-            f"Where is {named[:80]}? Give its base URL, or name it as one of: "
-            + ", ".join(f"{first}/…" for first in directory.SERVERS)
+            f"The server of the model {name[:80]} is unknown. Enter its base URL, or use a name that starts with "
+            + ", ".join(f"{prefix}/" for prefix in directory.SERVERS)
             + "."
         )
-    is_same = access is not None and (access.model, access.base_url) == place
+    # Prices belong to a model at an address. Keep them only if neither changes.
+    is_same = access is not None and (access.model, access.base_url) == location
     prices = {
         f"{price}_micros_per_million": getattr(access, f"{price}_micros_per_million")
         for price in (PRICES if is_same else ())
@@ -221,8 +236,8 @@ def change_model(user: User, organization: Organization, body: dict[str, Any]) -
     services.save_model_access(
         organization=organization,
         user=user,
-        model=place[0],
-        base_url=place[1],
+        model=location[0],
+        base_url=location[1],
         api_key=key,
         **prices,
     )

@@ -1,4 +1,4 @@
-"""Addresses of settings that existing clients know; ``api_v1`` stands below ``/api/v1``."""
+"""Addresses of the settings routes of existing clients. Those in ``api_v1`` are below ``/api/v1``."""
 
 from django.urls import path
 

@@ -1,1 +1,1 @@
-"""The V0 protocol of existing OpenHands clients: unversioned REST and Socket.IO, over the same services and log."""
+"""OpenHands' V0 protocol, unversioned REST routes and Socket.IO, over this server's services and log."""

@@ -1,6 +1,7 @@
-"""What the agent does and sees, from the engine's kinds to V0's: one table of actions, one of observations.
+"""Translation of the engine's actions and observations to V0's, by one table for each.
 
-Pure functions over hostile values. A kind that no table knows is shown as a call of the tool that it names.
+The payloads come from sandboxes and are not trusted, so every value is converted by ``compat.v0.values``.
+A kind without a row in its table becomes a call of an MCP tool, or that tool's result.
 """
 
 import difflib
@@ -9,23 +10,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from compat.v0.values import listing, mapping, parts_images, parts_text, text, whole
+from compat.v0.values import as_dict, as_int, as_list, as_text, join_text_parts, list_image_urls
 
 RISKS: Final = {"UNKNOWN": -1, "LOW": 0, "MEDIUM": 1, "HIGH": 2}
 OUTPUT_LENGTH: Final = 30_000
+"""Characters of a command's output in a V0 event. OpenHands' own server cuts at the same length."""
 DIFF_LENGTH: Final = 200_000
-"""Beyond this many characters no diff is made: the contents are there, and difflib is not linear."""
+"""Make no diff of longer texts (old and new together, in characters): difflib's time is not linear.
+
+Clients still receive both texts and can compare them themselves.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """One V0 action or observation: its name, the sentence about it, its fields and its content."""
+    """The parts of a V0 action or observation that depend on the engine's kind."""
 
     name: str
-    sentence: str
+    """The value of ``action`` or ``observation``."""
+    message: str
     fields: dict[str, Any]
+    """``args`` of an action, ``extras`` of an observation."""
     content: str = ""
     more: dict[str, Any] | None = None
+    """Further top-level keys, such as ``timeout`` or ``success``."""
 
 
 # --- Actions ----------------------------------------------------------------------
@@ -33,23 +41,29 @@ class Rendering:
 Fields = dict[str, Any]
 
 
-def action_of(event: Fields) -> Rendering:
-    """The V0 action of an ``ActionEvent``'s payload."""
-    action = mapping(event.get("action"))
-    kind = text(action.get("kind"))
-    thought = parts_text(event.get("thought"))
-    risk = RISKS.get(text(event.get("security_risk")), -1)
-    make = ACTIONS.get(kind) or (_browse_interactive if kind.startswith("Browser") else None)
-    told = make(action) if make else _tool_call(event, action)
-    common = {"thought": thought} | ({"security_risk": risk} if told.name not in RISKLESS else {})
-    return Rendering(told.name, told.sentence, common | told.fields, more=told.more)
+def render_action(event: Fields) -> Rendering:
+    """Return the V0 action for the payload of an ``ActionEvent``."""
+    action = as_dict(event.get("action"))
+    kind = as_text(action.get("kind"))
+    thought = join_text_parts(event.get("thought"))
+    risk = RISKS.get(as_text(event.get("security_risk")), -1)
+    render = ACTIONS.get(kind) or (
+        _render_browse_interactive if kind.startswith("Browser") else None
+    )
+    rendering = render(action) if render else _render_tool_call(event, action)
+    common: Fields = {"thought": thought}
+    if rendering.name not in WITHOUT_RISK:
+        common["security_risk"] = risk
+    fields = common | rendering.fields
+    return Rendering(rendering.name, rendering.message, fields, more=rendering.more)
 
 
-RISKLESS: Final = {"think", "finish", "delegate", "task_tracking"}
+WITHOUT_RISK: Final = {"think", "finish", "delegate", "task_tracking"}
+"""V0's classes of these actions have no ``security_risk``."""
 
 
-def _run(action: Fields) -> Rendering:
-    command = text(action.get("command"))
+def _render_run(action: Fields) -> Rendering:
+    command = as_text(action.get("command"))
     fields = {
         "command": command,
         "is_input": action.get("is_input") is True,
@@ -64,16 +78,16 @@ def _run(action: Fields) -> Rendering:
     return Rendering("run", f"Runs: {command}", fields, more=more)
 
 
-def _file(action: Fields) -> Rendering:
-    path, command = text(action.get("path")), text(action.get("command"))
+def _render_file_action(action: Fields) -> Rendering:
+    path, command = as_text(action.get("path")), as_text(action.get("command"))
     if command == "view":
-        return _read(path, action.get("view_range"))
+        return _render_read(path, action.get("view_range"))
     fields = {
         "path": path,
         "command": command,
-        "file_text": _optional(action.get("file_text")),
-        "old_str": _optional(action.get("old_str")),
-        "new_str": _optional(action.get("new_str")),
+        "file_text": _text_or_none(action.get("file_text")),
+        "old_str": _text_or_none(action.get("old_str")),
+        "new_str": _text_or_none(action.get("new_str")),
         "insert_line": line if type(line := action.get("insert_line")) is int else None,
         "content": "",
         "start": 1,
@@ -83,8 +97,8 @@ def _file(action: Fields) -> Rendering:
     return Rendering("edit", f"Edits {path} ({command})", fields)
 
 
-def _read(path: str, view_range: Any = None) -> Rendering:
-    lines = [n for n in listing(view_range) if type(n) is int]
+def _render_read(path: str, view_range: Any = None) -> Rendering:
+    lines = [n for n in as_list(view_range) if type(n) is int]
     fields = {
         "path": path,
         "start": 0,
@@ -95,16 +109,16 @@ def _read(path: str, view_range: Any = None) -> Rendering:
     return Rendering("read", f"Reads {path}", fields)
 
 
-def _write(action: Fields) -> Rendering:
-    path = text(action.get("file_path"))
-    content = text(action.get("content"))
+def _render_write(action: Fields) -> Rendering:
+    path = as_text(action.get("file_path"))
+    content = as_text(action.get("content"))
     return Rendering(
         "write", f"Writes {path}", {"path": path, "content": content, "start": 0, "end": -1}
     )
 
 
-def _replace(action: Fields) -> Rendering:
-    return _file(
+def _render_replace(action: Fields) -> Rendering:
+    return _render_file_action(
         {
             "path": action.get("file_path"),
             "command": "str_replace",
@@ -114,57 +128,61 @@ def _replace(action: Fields) -> Rendering:
     )
 
 
-def _tasks(action: Fields) -> Rendering:
-    command = text(action.get("command")) or "view"
-    tasks = task_list(action.get("task_list"))
-    sentence = f"Plans {len(tasks)} tasks" if command == "plan" else "Looks at the tasks"
-    return Rendering("task_tracking", sentence, {"command": command, "task_list": tasks})
+def _render_tasks(action: Fields) -> Rendering:
+    command = as_text(action.get("command")) or "view"
+    tasks = serialize_tasks(action.get("task_list"))
+    message = f"Plans {len(tasks)} tasks" if command == "plan" else "Looks at the tasks"
+    return Rendering("task_tracking", message, {"command": command, "task_list": tasks})
 
 
-def task_list(value: Any) -> list[Fields]:
-    """Tasks with the id that V0 wants: their place, from 1."""
+def serialize_tasks(value: Any) -> list[Fields]:
+    """Return V0's task list. V0 requires an id, which the engine's tasks lack: use the position, from 1."""
     return [
         {
-            "id": str(place),
-            "title": text(task.get("title")),
-            "notes": text(task.get("notes")),
-            "status": text(task.get("status")) or "todo",
+            "id": str(position),
+            "title": as_text(task.get("title")),
+            "notes": as_text(task.get("notes")),
+            "status": as_text(task.get("status")) or "todo",
         }
-        for place, task in enumerate((mapping(one) for one in listing(value)), start=1)
+        for position, task in enumerate((as_dict(item) for item in as_list(value)), start=1)
     ]
 
 
-def _think(action: Fields) -> Rendering:
-    thought = text(action.get("thought"))
+def _render_think(action: Fields) -> Rendering:
+    thought = as_text(action.get("thought"))
     return Rendering("think", f"Thinks: {thought}", {"thought": thought})
 
 
-def _finish(action: Fields) -> Rendering:
-    message = text(action.get("message"))
+def _render_finish(action: Fields) -> Rendering:
+    message = as_text(action.get("message"))
+    # The web client shows ``final_thought`` as the agent's last message.
     return Rendering("finish", message or "Done.", {"final_thought": message, "outputs": {}})
 
 
-def _browse(action: Fields) -> Rendering:
-    url = text(action.get("url"))
+def _render_browse(action: Fields) -> Rendering:
+    url = as_text(action.get("url"))
     return Rendering("browse", f"Opens {url}", {"url": url, "return_axtree": False})
 
 
-def _browse_interactive(action: Fields) -> Rendering:
-    name = text(action.get("kind")).removeprefix("Browser").removesuffix("Action")
-    given = {key: value for key, value in action.items() if key not in ("kind", "thought")}
-    call = f"{name}({', '.join(f'{key}={text(value)}' for key, value in given.items())})"
+def _render_browse_interactive(action: Fields) -> Rendering:
+    name = as_text(action.get("kind")).removeprefix("Browser").removesuffix("Action")
+    arguments = [
+        f"{key}={as_text(value)}" for key, value in action.items() if key not in ("kind", "thought")
+    ]
+    # V0's browser actions are source code. Clients display it and do not run it.
+    call = f"{name}({', '.join(arguments)})"
     fields = {"browser_actions": call, "browsergym_send_msg_to_user": "", "return_axtree": False}
     return Rendering("browse_interactive", f"In the browser: {call}", fields)
 
 
-def _delegate(action: Fields) -> Rendering:
-    agent = text(action.get("agent")) or text(action.get("subagent_type")) or "agent"
+def _render_delegate(action: Fields) -> Rendering:
+    agent = as_text(action.get("agent")) or as_text(action.get("subagent_type")) or "agent"
     inputs = {key: value for key, value in action.items() if key != "kind"}
     return Rendering("delegate", f"Asks {agent}", {"agent": agent, "inputs": inputs})
 
 
-def _tool_call(event: Fields, action: Fields) -> Rendering:
-    name = text(event.get("tool_name")) or text(action.get("kind"))
+def _render_tool_call(event: Fields, action: Fields) -> Rendering:
+    name = as_text(event.get("tool_name")) or as_text(action.get("kind"))
     data = action.get("data")
     arguments = (
         data
@@ -174,99 +192,104 @@ def _tool_call(event: Fields, action: Fields) -> Rendering:
     return Rendering("call_tool_mcp", f"Calls {name}", {"name": name, "arguments": arguments})
 
 
-def _optional(value: Any) -> str | None:
-    return None if value is None else text(value)
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else as_text(value)
 
 
 ACTIONS: Final[dict[str, Callable[[Fields], Rendering]]] = {
-    "TerminalAction": _run,
-    "ExecuteBashAction": _run,
-    "FileEditorAction": _file,
-    "StrReplaceEditorAction": _file,
-    "PlanningFileEditorAction": _file,
-    "ReadFileAction": lambda action: _read(text(action.get("file_path"))),
-    "WriteFileAction": _write,
-    "EditAction": _replace,
-    "TaskTrackerAction": _tasks,
-    "ThinkAction": _think,
-    "FinishAction": _finish,
-    "BrowserNavigateAction": _browse,
-    "DelegateAction": _delegate,
-    "TaskAction": _delegate,
+    "TerminalAction": _render_run,
+    "ExecuteBashAction": _render_run,  # the engine's earlier name of TerminalAction
+    "FileEditorAction": _render_file_action,
+    "StrReplaceEditorAction": _render_file_action,
+    "PlanningFileEditorAction": _render_file_action,
+    "ReadFileAction": lambda action: _render_read(as_text(action.get("file_path"))),
+    "WriteFileAction": _render_write,
+    "EditAction": _render_replace,
+    "TaskTrackerAction": _render_tasks,
+    "ThinkAction": _render_think,
+    "FinishAction": _render_finish,
+    "BrowserNavigateAction": _render_browse,
+    "DelegateAction": _render_delegate,
+    "TaskAction": _render_delegate,
 }
 
 # --- Observations -----------------------------------------------------------------
 
 
-def observation_of(event: Fields, action: Fields) -> Rendering | None:
-    """The V0 observation of an ``ObservationEvent``'s payload; ``action`` is the payload that it answers.
+def render_observation(event: Fields, action_event: Fields) -> Rendering | None:
+    """Return the V0 observation for the payload of an ``ObservationEvent``, or None if V0 has none.
 
-    None for what V0 has no observation of.
+    ``action_event`` is the payload of the ``ActionEvent`` that caused it, ``{}`` if the log lacks it.
     """
-    observation = mapping(event.get("observation"))
-    kind = text(observation.get("kind"))
+    observation = as_dict(event.get("observation"))
+    kind = as_text(observation.get("kind"))
+    # V0's ``finish`` action is complete by itself.
     if kind == "FinishObservation":
         return None
-    asked = mapping(action.get("action"))
-    make = OBSERVATIONS.get(kind) or (_browsed if kind.startswith("Browser") else None)
-    return make(observation, asked) if make else _tool_result(event, observation, asked)
+    action = as_dict(action_event.get("action"))
+    render = OBSERVATIONS.get(kind) or (
+        _render_browser_result if kind.startswith("Browser") else None
+    )
+    return (
+        render(observation, action) if render else _render_tool_result(event, observation, action)
+    )
 
 
-def _ran(observation: Fields, asked: Fields) -> Rendering:
-    found = mapping(observation.get("metadata"))
-    code = found.get("exit_code", observation.get("exit_code"))
-    code = whole(code, -1)
+def _render_run_result(observation: Fields, action: Fields) -> Rendering:
+    reported = as_dict(observation.get("metadata"))
+    code = as_int(reported.get("exit_code", observation.get("exit_code")), -1)
     metadata = {
         "exit_code": code,
-        "pid": whole(found.get("pid"), -1),
-        "username": _optional(found.get("username")),
-        "hostname": _optional(found.get("hostname")),
-        "working_dir": _optional(found.get("working_dir")),
-        "py_interpreter_path": _optional(found.get("py_interpreter_path")),
-        "prefix": text(found.get("prefix")),
-        "suffix": text(found.get("suffix")),
+        "pid": as_int(reported.get("pid"), -1),
+        "username": _text_or_none(reported.get("username")),
+        "hostname": _text_or_none(reported.get("hostname")),
+        "working_dir": _text_or_none(reported.get("working_dir")),
+        "py_interpreter_path": _text_or_none(reported.get("py_interpreter_path")),
+        "prefix": as_text(reported.get("prefix")),
+        "suffix": as_text(reported.get("suffix")),
     }
-    command = text(observation.get("command") or asked.get("command"))
-    output = shortened(_content(observation))
+    command = as_text(observation.get("command") or action.get("command"))
+    output = shorten_output(_content_text(observation))
     fields = {"command": command, "metadata": metadata, "hidden": False}
-    sentence = f"Ran: {command} (exit {code})"
-    is_good = code == 0 and observation.get("is_error") is not True
-    return Rendering("run", sentence, fields, output, {"success": is_good})
+    message = f"Ran: {command} (exit {code})"
+    is_success = code == 0 and observation.get("is_error") is not True
+    return Rendering("run", message, fields, output, {"success": is_success})
 
 
-def shortened(output: str) -> str:
-    """An output cut in its middle to V0's length."""
+def shorten_output(output: str) -> str:
+    """Cut the middle out of an output that is longer than ``OUTPUT_LENGTH``."""
     if len(output) <= OUTPUT_LENGTH:
         return output
     half = OUTPUT_LENGTH // 2 - 40
-    left_out = len(output) - 2 * half
-    return f"{output[:half]}\n[… {left_out} characters left out …]\n{output[-half:]}"
+    omitted = len(output) - 2 * half
+    return f"{output[:half]}\n[… {omitted} characters left out …]\n{output[-half:]}"
 
 
-def _edited(observation: Fields, asked: Fields) -> Rendering:
-    path = text(observation.get("path") or asked.get("path") or asked.get("file_path"))
-    command = text(observation.get("command") or asked.get("command"))
-    content = _content(observation)
+def _render_edit_result(observation: Fields, action: Fields) -> Rendering:
+    path = as_text(observation.get("path") or action.get("path") or action.get("file_path"))
+    command = as_text(observation.get("command") or action.get("command"))
+    content = _content_text(observation)
     if observation.get("is_error") is True or observation.get("error"):
         return Rendering(
-            "error", content, {"error_id": ""}, content or text(observation.get("error"))
+            "error", content, {"error_id": ""}, content or as_text(observation.get("error"))
         )
     if command == "view":
         return Rendering("read", f"Read {path}", {"path": path, "impl_source": "oh_aci"}, content)
-    old, new = _optional(observation.get("old_content")), _optional(observation.get("new_content"))
+    old = _text_or_none(observation.get("old_content"))
+    new = _text_or_none(observation.get("new_content"))
     fields = {
         "path": path,
         "prev_exist": observation.get("prev_exist") is True,
         "old_content": old,
         "new_content": new,
         "impl_source": "oh_aci",
-        "diff": diff(path, old or "", new or ""),
+        "diff": make_diff(path, old or "", new or ""),
     }
     return Rendering("edit", f"Edited {path}", fields, content)
 
 
-def diff(path: str, old: str, new: str) -> str:
-    """A unified diff, or nothing where the texts are too long to compare in passing."""
+def make_diff(path: str, old: str, new: str) -> str:
+    """Return a unified diff, or ``""`` if the texts together are longer than ``DIFF_LENGTH``."""
     if len(old) + len(new) > DIFF_LENGTH:
         return ""
     name = posixpath.basename(path) or "file"
@@ -274,95 +297,95 @@ def diff(path: str, old: str, new: str) -> str:
     return "\n".join(lines)
 
 
-def _file_read(observation: Fields, asked: Fields) -> Rendering:
-    return _edited(observation | {"command": "view"}, asked)
+def _render_read_result(observation: Fields, action: Fields) -> Rendering:
+    return _render_edit_result(observation | {"command": "view"}, action)
 
 
-def _file_written(observation: Fields, asked: Fields) -> Rendering:
-    path = text(observation.get("file_path") or asked.get("file_path"))
-    return Rendering("write", f"Wrote {path}", {"path": path}, _content(observation))
+def _render_write_result(observation: Fields, action: Fields) -> Rendering:
+    path = as_text(observation.get("file_path") or action.get("file_path"))
+    return Rendering("write", f"Wrote {path}", {"path": path}, _content_text(observation))
 
 
-def _tracked(observation: Fields, asked: Fields) -> Rendering:
-    command = text(observation.get("command") or asked.get("command")) or "view"
-    fields = {"command": command, "task_list": task_list(observation.get("task_list"))}
-    return Rendering("task_tracking", "The tasks", fields, _content(observation))
+def _render_tasks_result(observation: Fields, action: Fields) -> Rendering:
+    command = as_text(observation.get("command") or action.get("command")) or "view"
+    fields = {"command": command, "task_list": serialize_tasks(observation.get("task_list"))}
+    return Rendering("task_tracking", "The tasks", fields, _content_text(observation))
 
 
-def _thought(observation: Fields, asked: Fields) -> Rendering:
-    return Rendering("think", "Noted.", {}, _content(observation))
+def _render_think_result(observation: Fields, action: Fields) -> Rendering:
+    return Rendering("think", "Noted.", {}, _content_text(observation))
 
 
-def _called(observation: Fields, asked: Fields) -> Rendering:
-    name = text(observation.get("tool_name"))
-    arguments = mapping(asked.get("data"))
-    content = _content(observation)
+def _render_mcp_result(observation: Fields, action: Fields) -> Rendering:
+    name = as_text(observation.get("tool_name"))
+    arguments = as_dict(action.get("data"))
+    content = _content_text(observation)
     return Rendering("mcp", f"{name} answered", {"name": name, "arguments": arguments}, content)
 
 
-def _browsed(observation: Fields, asked: Fields) -> Rendering:
-    failed = observation.get("is_error") is True
-    content = _content(observation)
+def _render_browser_result(observation: Fields, action: Fields) -> Rendering:
+    is_error = observation.get("is_error") is True
+    content = _content_text(observation)
     data = observation.get("screenshot_data")
-    images = parts_images(observation.get("content"))
+    images = list_image_urls(observation.get("content"))
     screenshot = f"data:image/png;base64,{data}" if isinstance(data, str) and data else ""
-    if screenshot.startswith("data:image/png;base64,data:"):
-        screenshot = text(data)
-    url = text(asked.get("url"))
+    if screenshot.startswith("data:image/png;base64,data:"):  # it already was a data URL
+        screenshot = as_text(data)
+    url = as_text(action.get("url"))
     fields: Fields = {
         "url": url,
-        "trigger_by_action": text(asked.get("kind")),
+        "trigger_by_action": as_text(action.get("kind")),
         "screenshot": screenshot or (images[0] if images else ""),
         "screenshot_path": None,
         "set_of_marks": "",
-        "error": failed,
+        "error": is_error,
         "goal_image_urls": [],
         "open_pages_urls": [url] if url else [],
         "active_page_index": -1,
         "dom_object": {},
         "axtree_object": {},
         "extra_element_properties": {},
-        "last_browser_action": text(asked.get("kind")),
-        "last_browser_action_error": content if failed else "",
+        "last_browser_action": as_text(action.get("kind")),
+        "last_browser_action_error": content if is_error else "",
         "focused_element_bid": "",
         "filter_visible_only": False,
     }
     return Rendering("browse", f"Saw {url}" if url else "Saw the page", fields, content)
 
 
-def _delegated(observation: Fields, asked: Fields) -> Rendering:
-    content = _content(observation)
+def _render_delegate_result(observation: Fields, action: Fields) -> Rendering:
+    content = _content_text(observation)
     return Rendering(
         "delegate", "The other agent answered", {"outputs": {"content": content}}, content
     )
 
 
-def _tool_result(event: Fields, observation: Fields, asked: Fields) -> Rendering:
-    name = text(event.get("tool_name")) or text(observation.get("kind"))
-    arguments = {key: value for key, value in asked.items() if key != "kind"}
+def _render_tool_result(event: Fields, observation: Fields, action: Fields) -> Rendering:
+    name = as_text(event.get("tool_name")) or as_text(observation.get("kind"))
+    arguments = {key: value for key, value in action.items() if key != "kind"}
     fields = {"name": name, "arguments": arguments}
-    return Rendering("mcp", f"{name} answered", fields, _content(observation))
+    return Rendering("mcp", f"{name} answered", fields, _content_text(observation))
 
 
-def _content(observation: Fields) -> str:
-    """The text of an observation, in any of the shapes that the engine's versions have."""
-    return parts_text(observation.get("content")) or text(
+def _content_text(observation: Fields) -> str:
+    """Return an observation's text, from the field that the engine's version uses."""
+    return join_text_parts(observation.get("content")) or as_text(
         observation.get("output") or observation.get("error")
     )
 
 
 OBSERVATIONS: Final[dict[str, Callable[[Fields, Fields], Rendering]]] = {
-    "TerminalObservation": _ran,
-    "ExecuteBashObservation": _ran,
-    "FileEditorObservation": _edited,
-    "StrReplaceEditorObservation": _edited,
-    "PlanningFileEditorObservation": _edited,
-    "EditObservation": _edited,
-    "ReadFileObservation": _file_read,
-    "WriteFileObservation": _file_written,
-    "TaskTrackerObservation": _tracked,
-    "ThinkObservation": _thought,
-    "MCPToolObservation": _called,
-    "DelegateObservation": _delegated,
-    "TaskObservation": _delegated,
+    "TerminalObservation": _render_run_result,
+    "ExecuteBashObservation": _render_run_result,
+    "FileEditorObservation": _render_edit_result,
+    "StrReplaceEditorObservation": _render_edit_result,
+    "PlanningFileEditorObservation": _render_edit_result,
+    "EditObservation": _render_edit_result,
+    "ReadFileObservation": _render_read_result,
+    "WriteFileObservation": _render_write_result,
+    "TaskTrackerObservation": _render_tasks_result,
+    "ThinkObservation": _render_think_result,
+    "MCPToolObservation": _render_mcp_result,
+    "DelegateObservation": _render_delegate_result,
+    "TaskObservation": _render_delegate_result,
 }

@@ -1,77 +1,82 @@
-"""What V0 clients do by sending an event: each is one call of a service."""
+"""The actions that V0 clients send: messages and changes of the agent's state. Each calls one service."""
 
 import re
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from compat.v0.values import listing, mapping, text
+from compat.v0.values import as_dict, as_list, as_text
 from conversations import services
 from lib.problems import Problem
 
 MESSAGE_LENGTH: Final = 200_000
-IMAGES: Final = 8
+IMAGES_MAX: Final = 8
 IMAGE_LENGTH: Final = 2_000_000
+"""Characters of an image's URL. A data URL holds the whole image in base64."""
 _IMAGE: Final = re.compile(r"(?:https://|data:image/(?:png|jpeg|gif|webp);base64,)[\x21-\x7e]*")
 
 
 class NotAnAction(Problem):
-    """Something that clients do not do here: the agent acts, people speak and steer."""
+    """The client sent an action that only the agent may take, or a malformed message."""
 
     code = "not-an-action"
     sentence = "Only messages and changes of the agent's state can be sent here."
 
 
-def carry_out(*, conversation_id: UUID, event: Any, asked_seq: int | None = None) -> None:
-    """Do what a V0 action says. ``asked_seq`` is the question that the sender was shown, if one was.
+def execute(*, conversation_id: UUID, event: Any, asked_seq: int | None = None) -> None:
+    """Execute a V0 action. ``asked_seq`` is the ``seq`` of the question that the client last received, if any.
 
-    Raises ``NotAnAction`` and whatever the service refuses with.
+    Raise ``NotAnAction`` for any other action, and the exceptions of the services.
     """
-    event = mapping(event)
-    args = mapping(event.get("args"))
+    event = as_dict(event)
+    args = as_dict(event.get("args"))
     if event.get("action") == "message":
-        say(conversation_id=conversation_id, args=args)
+        post_message(conversation_id=conversation_id, args=args)
     elif event.get("action") == "change_agent_state":
-        change_state(
+        change_agent_state(
             conversation_id=conversation_id,
-            state=text(args.get("agent_state")),
-            reason=text(args.get("thought")),
+            state=as_text(args.get("agent_state")),
+            reason=as_text(args.get("thought")),
             asked_seq=asked_seq,
         )
     else:
         raise NotAnAction
 
 
-def say(*, conversation_id: UUID, args: dict[str, Any]) -> int:
-    """Post a message of V0's shape; its seq."""
-    said = text(args.get("content"))
-    files = [url for url in listing(args.get("file_urls")) if isinstance(url, str) and url]
-    pictures = checked_images(args.get("image_urls") or args.get("images_urls"))
+def post_message(*, conversation_id: UUID, args: dict[str, Any]) -> int:
+    """Post the message in the ``args`` of a V0 action; return its ``seq``. Raise ``NotAnAction``."""
+    content = as_text(args.get("content"))
+    files = [url for url in as_list(args.get("file_urls")) if isinstance(url, str) and url]
+    # Older clients misspell the field as ``images_urls``.
+    images = validate_images(args.get("image_urls") or args.get("images_urls"))
     if files:
-        said = f"{said}\n\nFiles in the workspace: {', '.join(files)}".strip()
-    if not said.strip() and not pictures:
+        content = f"{content}\n\nFiles in the workspace: {', '.join(files)}".strip()
+    if not content.strip() and not images:
         raise NotAnAction("A message needs text or an image.")
-    if len(said) > MESSAGE_LENGTH:
-        raise NotAnAction(f"A message has at most {MESSAGE_LENGTH:,} characters.")
+    if len(content) > MESSAGE_LENGTH:
+        raise NotAnAction(f"A message may have at most {MESSAGE_LENGTH:,} characters.")
+    # V0 has no id for messages, so a message that is sent twice is posted twice.
     event = services.post_message(
-        conversation_id=conversation_id, text=said, message_id=str(uuid4()), images=pictures
+        conversation_id=conversation_id, text=content, message_id=str(uuid4()), images=images
     )
     return event.seq
 
 
-def checked_images(images: Any) -> list[str]:
-    """The images of a message. Raises ``NotAnAction`` for what is none."""
-    found = [url for url in listing(images) if isinstance(url, str) and url]
-    if len(found) > IMAGES:
-        raise NotAnAction(f"A message has at most {IMAGES} images.")
-    if not all(len(url) <= IMAGE_LENGTH and _IMAGE.fullmatch(url) for url in found):
-        raise NotAnAction("Images are https addresses or data URLs of PNG, JPEG, GIF or WebP.")
-    return found
+def validate_images(images: Any) -> list[str]:
+    """Return the image URLs of a message. Raise ``NotAnAction`` for too many, too long or other URLs."""
+    urls = [url for url in as_list(images) if isinstance(url, str) and url]
+    if len(urls) > IMAGES_MAX:
+        raise NotAnAction(f"A message may have at most {IMAGES_MAX} images.")
+    if not all(len(url) <= IMAGE_LENGTH and _IMAGE.fullmatch(url) for url in urls):
+        raise NotAnAction(
+            "Each image must be an https:// address or a data URL of a PNG, JPEG, GIF or WebP image."
+        )
+    return urls
 
 
-def change_state(
+def change_agent_state(
     *, conversation_id: UUID, state: str, reason: str = "", asked_seq: int | None = None
 ) -> None:
-    """Stop the agent, let it go on, or answer its question. Raises ``NotWaiting`` and ``NotAnAction``."""
+    """Stop or resume the agent, or answer its open question. Raise ``NotWaiting`` or ``NotAnAction``."""
     if state in ("stopped", "paused"):
         services.interrupt(conversation_id=conversation_id)
     elif state == "running":
@@ -84,4 +89,7 @@ def change_state(
             asked_seq=asked_seq,
         )
     else:
-        raise NotAnAction("The agent cannot be put into that state.")
+        raise NotAnAction(
+            "This state cannot be requested. "
+            "Use running, paused, stopped, user_confirmed or user_rejected."
+        )

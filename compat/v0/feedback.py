@@ -1,6 +1,7 @@
-"""What people think of a conversation and its events: kept here, and never sent anywhere.
+"""V0's feedback about conversations and events.
 
-The peer posts whole trajectories to an address of its vendor, and takes ratings from anybody. Neither is done here.
+Feedback is stored in our database and sent to no other server, and only users who may see a conversation can give
+feedback. OpenHands' own server uploads the whole conversation to its vendor, and accepts ratings without a sign-in.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ from rest_framework.response import Response
 
 from accounts.requests import ApiRequest
 from compat.v0 import serializers
-from compat.v0.serializers import Unprocessable, checked
+from compat.v0.serializers import Unprocessable, validate
 from compat.v0.views import VIEW, V0View, schema
 from conversations.services.feedback import feedback_of, give_feedback
 from lib.routes import RouteFacts
@@ -23,36 +24,43 @@ RATINGS = {"positive": 5, "negative": 1}
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/events/{}/feedback")
 class SubmitFeedbackView(V0View):
-    """What somebody thinks of a whole conversation."""
+    """Feedback about a whole conversation."""
 
     permission = VIEW
 
     @schema(
         "conversation_feedback",
         request=serializers.V0SubmitFeedbackSerializer,
-        responses=inline_serializer("V0FeedbackKept", {"body": fields.DictField()}),
+        responses=inline_serializer("V0SubmittedFeedback", {"body": fields.DictField()}),
     )
     def post(self, request: ApiRequest, pk: UUID) -> Response:
-        """Keep it with the conversation, at its newest event."""
+        """Store the feedback as a rating of the conversation's newest event."""
         conversation = self.find(pk)
-        said = checked(serializers.V0SubmitFeedbackSerializer, request.data)
+        submitted = validate(serializers.V0SubmitFeedbackSerializer, request.data)
         if not conversation.last_seq:
-            raise Unprocessable("There is nothing in this conversation yet.")
-        kept = give_feedback(
+            raise Unprocessable(
+                "This conversation has no events yet. Give feedback after the first message."
+            )
+        feedback = give_feedback(
             user=request.user,
             conversation=conversation,
             seq=conversation.last_seq,
-            rating=RATINGS[said["polarity"]],
-            reason=said.get("feedback") or "",
-            metadata={"of": "conversation", "permissions": said["permissions"]},
+            rating=RATINGS[submitted["polarity"]],
+            reason=submitted.get("feedback") or "",
+            metadata={"of": "conversation", "permissions": submitted["permissions"]},
         )
-        body = {"message": "Your feedback was kept.", "feedback_id": str(kept.pk), "password": ""}
+        # The web client reads all three fields. OpenHands' vendor issues the password; here there is none.
+        body = {
+            "message": "Thanks for your feedback.",
+            "feedback_id": str(feedback.pk),
+            "password": "",
+        }
         return Response({"body": body})
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/events/{}/feedback")
 class FeedbackView(V0View):
-    """What somebody thinks of one event."""
+    """Feedback about one event."""
 
     permission = VIEW
 
@@ -61,39 +69,38 @@ class FeedbackView(V0View):
         request=serializers.V0FeedbackSerializer,
         responses={
             201: inline_serializer(
-                "V0FeedbackGiven", {"status": fields.CharField(), "message": fields.CharField()}
+                "V0RatedEvent", {"status": fields.CharField(), "message": fields.CharField()}
             ),
-            404: OpenApiResponse(description="There is no such conversation or event."),
+            404: OpenApiResponse(description="The conversation or event does not exist."),
         },
     )
     def post(self, request: ApiRequest) -> Response:
-        """A rating from 1 to 5; the newest word of a person counts."""
-        said = checked(serializers.V0FeedbackSerializer, request.data)
-        conversation = self.find(said["conversation_id"])
+        """Store a rating from 1 to 5, replacing the caller's earlier rating of the event."""
+        submitted = validate(serializers.V0FeedbackSerializer, request.data)
+        conversation = self.find(submitted["conversation_id"])
         give_feedback(
             user=request.user,
             conversation=conversation,
-            seq=said.get("event_id") or conversation.last_seq,
-            rating=said["rating"],
-            reason=said.get("reason") or "",
-            metadata=said.get("metadata") or {},
+            seq=submitted.get("event_id") or conversation.last_seq,
+            rating=submitted["rating"],
+            reason=submitted.get("reason") or "",
+            metadata=submitted.get("metadata") or {},
         )
-        return Response({"status": "success", "message": "Your feedback was kept."}, status=201)
+        return Response({"status": "success", "message": "Thanks for your feedback."}, status=201)
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/feedback")
 class FeedbackBatchView(V0View):
-    """What the caller said of a conversation's events."""
+    """The caller's ratings of a conversation's events."""
 
     permission = VIEW
 
     @schema("feedback_batch", responses=OpenApiTypes.OBJECT)
     def get(self, request: ApiRequest, pk: UUID) -> Response:
-        """By event id: `{exists, rating, reason}`, or `{exists: false}` for the agent's events without a word."""
+        """Return by event id `{exists, rating, reason}`, or `{exists: false}` for agent events without a rating."""
         conversation = self.find(pk)
         rows = conversation.events.filter(source="agent").values_list("seq", flat=True)
-        found: dict[str, Any] = {str(seq): {"exists": False} for seq in rows}
-        for one in feedback_of(user=request.user, conversation=conversation):
-            said = {"exists": True, "rating": one.rating, "reason": one.reason}
-            found[str(one.seq)] = said
-        return Response(found)
+        ratings: dict[str, Any] = {str(seq): {"exists": False} for seq in rows}
+        for row in feedback_of(user=request.user, conversation=conversation):
+            ratings[str(row.seq)] = {"exists": True, "rating": row.rating, "reason": row.reason}
+        return Response(ratings)

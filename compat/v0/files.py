@@ -1,4 +1,4 @@
-"""V0's files of the workspace, by the services that the API has."""
+"""V0's routes for the files of a workspace: list, show, download, changes, and uploads."""
 
 import posixpath
 from typing import Any
@@ -14,29 +14,32 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from compat.v0 import serializers
-from compat.v0.serializers import Unprocessable, checked
+from compat.v0.serializers import Unprocessable, validate
 from compat.v0.views import V0View, schema
 from conversations import services
 from conversations.models import Conversation
 from lib.problems import Problem, TooLarge
 from lib.routes import RouteFacts
 
-SHOWN_BYTES = 2_097_152
-FILES = 100
-LEFT_OUT = {".git", ".DS_Store", "node_modules", "__pycache__", "lost+found", ".vscode"}
+VIEW_MAX_BYTES = 2_097_152
+UPLOAD_FILES_MAX = 100
+HIDDEN_NAMES = {".git", ".DS_Store", "node_modules", "__pycache__", "lost+found", ".vscode"}
+# The engine reports words, V0 clients expect the letters of ``git status``.
 STATUSES = {"ADDED": "A", "UPDATED": "M", "DELETED": "D", "MOVED": "R"}
 
 
 class NotText(Problem):
-    """A file that cannot be shown as text."""
+    """The file's content is not UTF-8 text."""
 
     status = 415
     code = "binary-file"
-    sentence = "This file is not text and cannot be shown."
+    sentence = (
+        "This file is not a text file, so it cannot be shown. Download the workspace instead."
+    )
 
 
-def inside(conversation: Conversation, path: str) -> str:
-    """A path relative to the workspace; V0's clients also send the absolute ones that they were told."""
+def workspace_path(conversation: Conversation, path: str) -> str:
+    """Return a path relative to the workspace. V0 clients also send absolute paths, which they know from uploads."""
     root = conversation.sandbox.workspace if conversation.sandbox else ""
     if root and (path == root or path.startswith(root.rstrip("/") + "/")):
         return path[len(root) :].lstrip("/")
@@ -45,7 +48,7 @@ def inside(conversation: Conversation, path: str) -> str:
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/files")
 class ListFilesView(V0View):
-    """A folder."""
+    """The contents of a folder."""
 
     permission = "files.view"
 
@@ -55,17 +58,17 @@ class ListFilesView(V0View):
         responses={200: {"type": "array", "items": {"type": "string"}}},
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Names relative to the workspace, folders with a slash behind them, without caches and version control."""
+        """Return paths relative to the workspace. Folders end with a slash; version control and caches are left out."""
         conversation = self.find(pk)
-        path = inside(conversation, request.query_params.get("path", ""))
+        path = workspace_path(conversation, request.query_params.get("path", ""))
         entries = services.list_files(conversation_id=conversation.pk, path=path)
-        kept = [entry for entry in entries if entry.name not in LEFT_OUT]
-        return Response([e.path + ("/" if e.type == "directory" else "") for e in kept])
+        shown = [entry for entry in entries if entry.name not in HIDDEN_NAMES]
+        return Response([e.path + ("/" if e.type == "directory" else "") for e in shown])
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/files/content")
 class SelectFileView(V0View):
-    """A file's text."""
+    """The text of a file."""
 
     permission = "files.view"
 
@@ -75,17 +78,21 @@ class SelectFileView(V0View):
         responses=inline_serializer("V0File", {"code": fields.CharField()}),
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Its content as UTF-8; 415 for anything else."""
+        """Return the file's content. Respond with 415 if it is not UTF-8 text, and 413 above 2 MiB."""
         conversation = self.find(pk)
-        path = inside(conversation, _required(request, "file"))
+        path = workspace_path(conversation, _required_parameter(request, "file"))
         content = bytearray()
         chunks = services.read_file(conversation_id=conversation.pk, path=path)
         for chunk in chunks:
             content += chunk
-            if len(content) > SHOWN_BYTES:
+            if len(content) > VIEW_MAX_BYTES:
+                # End the request to the sandbox, which would send the rest of the file.
                 if close := getattr(chunks, "close", None):
                     close()
-                raise TooLarge(f"A file of more than {SHOWN_BYTES} bytes is not shown.")
+                raise TooLarge(
+                    f"This file is larger than {VIEW_MAX_BYTES} bytes and cannot be shown. "
+                    "Download the workspace instead."
+                )
         try:
             if b"\0" in content:
                 raise NotText
@@ -96,13 +103,13 @@ class SelectFileView(V0View):
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/archive")
 class ZipView(V0View):
-    """The workspace."""
+    """The workspace as an archive."""
 
     permission = "files.view"
 
     @schema("files_zip", responses={(200, "application/zip"): OpenApiTypes.BINARY})
     def get(self, request: Request, pk: UUID) -> StreamingHttpResponse:
-        """All of it in one file."""
+        """Return a ZIP archive of the workspace."""
         conversation = self.find(pk)
         chunks = services.download_archive(conversation_id=conversation.pk, format="zip")
         return StreamingHttpResponse(
@@ -117,7 +124,7 @@ class ZipView(V0View):
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/changes")
 class GitChangesView(V0View):
-    """What changed."""
+    """The changes in the workspace's repository."""
 
     permission = "files.view"
 
@@ -130,16 +137,16 @@ class GitChangesView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """`M`, `A`, `D`, `R` or `U` and the path."""
-        found = services.git_changes(conversation_id=self.find(pk).pk)
+        """Return the changed files: status `M`, `A`, `D`, `R` or `U`, and path."""
+        changes = services.git_changes(conversation_id=self.find(pk).pk)
         return Response(
-            [{"status": STATUSES.get(c["status"], "U"), "path": c["path"]} for c in found]
+            [{"status": STATUSES.get(c["status"], "U"), "path": c["path"]} for c in changes]
         )
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/diff")
 class GitDiffView(V0View):
-    """A file before and after."""
+    """The texts of a changed file."""
 
     permission = "files.view"
 
@@ -155,8 +162,9 @@ class GitDiffView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> Response:
+        """Return the file's text after and before the change, each null if the file did not exist."""
         conversation = self.find(pk)
-        path = inside(conversation, _required(request, "path"))
+        path = workspace_path(conversation, _required_parameter(request, "path"))
         diff = services.git_diff(conversation_id=conversation.pk, path=path)
         return Response({"modified": diff["modified"], "original": diff["original"]})
 
@@ -165,7 +173,7 @@ class GitDiffView(V0View):
     streams=True, body_limit="UPLOAD_MAX_BYTES", replaced_by="/api/v1/conversations/{}/files/upload"
 )
 class UploadFilesView(V0View):
-    """Files into the workspace."""
+    """Uploads into the workspace."""
 
     permission = "files.edit"
     parser_classes = (parsers.MultiPartParser,)
@@ -187,16 +195,17 @@ class UploadFilesView(V0View):
         ),
     )
     def post(self, request: Request, pk: UUID) -> Response:
-        """Write them byte by byte; a file that was not written is told under `skipped_files`, with the reason."""
+        """Write the files into the workspace. List each file that was not written in `skipped_files`, with a reason."""
         conversation = self.find(pk)
+        # The web client names the field ``files``, the reference of OpenHands' server ``files[]``.
         files = [*request.FILES.getlist("files"), *request.FILES.getlist("files[]")]
         if not files:
             raise Unprocessable("files: Send at least one file.")
         uploaded, skipped = [], []
         root = conversation.sandbox.workspace if conversation.sandbox else ""
-        for place, file in enumerate(files):
+        for position, file in enumerate(files):
             name = posixpath.basename(file.name or "")
-            reason = _reason_to_skip(file, name, place)
+            reason = _find_reason_to_skip(file, name, position)
             if not reason:
                 try:
                     services.write_file(
@@ -212,19 +221,19 @@ class UploadFilesView(V0View):
         return Response({"uploaded_files": uploaded, "skipped_files": skipped})
 
 
-def _reason_to_skip(file: Any, name: str, place: int) -> str:
-    if place >= FILES:
-        return f"At most {FILES} files are taken at a time."
+def _find_reason_to_skip(file: Any, name: str, position: int) -> str:
+    if position >= UPLOAD_FILES_MAX:
+        return f"At most {UPLOAD_FILES_MAX} files can be uploaded at a time."
     if file.size > settings.UPLOAD_MAX_BYTES:
         return f"A file may have at most {settings.UPLOAD_MAX_BYTES} bytes."
-    return "" if name.strip(". ") else "The file has no name."
+    return "" if name.strip(". ") else "The file has no valid name."
 
 
-def _required(request: Request, name: str) -> str:
+def _required_parameter(request: Request, name: str) -> str:
     kind = type(
         "Query",
         (fields.Serializer,),
         {name: fields.CharField(max_length=4_096, trim_whitespace=False)},
     )
-    found: str = checked(kind, {name: request.query_params.get(name)})[name]
-    return found
+    value: str = validate(kind, {name: request.query_params.get(name)})[name]
+    return value

@@ -1,73 +1,78 @@
-"""Our log as V0 reads it: rows, and what their translation must know of other rows."""
+"""Database reads for the translation of our log to V0: rows, and the facts about earlier rows in ``Links``."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from compat.v0.translate import (
+from compat.v0.translation import (
     Entry,
     Json,
     Links,
+    extract_metrics,
     is_user_message,
-    metrics_of,
-    translate_all,
-    wanted_ids,
+    referenced_ids,
+    translate_events,
 )
 from compat.v0.values import loads
 from conversations.models import Conversation, Event, OutgoingMessage
 
-KEPT = 500
-"""How many events' links one reader remembers; older ones are looked up again."""
-STATES_LOOKED_AT = 100
+LINKS_MAX = 500
+"""Events that one reader's ``Links`` holds before it is emptied. Older events are read from the database again."""
+STATES_SEARCHED = 100
+"""State updates, newest first, in which the totals are searched."""
 
 
-def prepare(conversation_id: UUID, entries: Sequence[Entry], links: Links) -> None:
-    """Look up what the entries refer to and ``links`` does not hold: at most two queries."""
-    if len(links.places) > KEPT:
-        links.places.clear()
+def load_links(conversation_id: UUID, entries: Sequence[Entry], links: Links) -> None:
+    """Look up the events that entries refer to and add them to ``links``. Run at most two queries."""
+    if len(links.seqs) > LINKS_MAX:
+        links.seqs.clear()
         links.actions.clear()
-    ours = {entry.event_id for entry in entries}
-    wanted = set().union(*(wanted_ids(entry) for entry in entries)) - links.places.keys() - ours
-    if wanted:
-        rows = Event.objects.filter(conversation_id=conversation_id, event_id__in=wanted)
+    # The translation records these entries itself, each before the entries that refer to it.
+    known = {entry.event_id for entry in entries} | links.seqs.keys()
+    missing = set().union(*(referenced_ids(entry) for entry in entries)) - known
+    if missing:
+        rows = Event.objects.filter(conversation_id=conversation_id, event_id__in=missing)
         for event_id, seq, kind, payload in rows.values_list("event_id", "seq", "kind", "payload"):
-            links.places[event_id] = seq
+            links.seqs[event_id] = seq
             if kind == "ActionEvent":
                 links.actions[event_id] = loads(payload)
-    if said := {entry.event_id for entry in entries if is_user_message(entry)}:
+    if message_ids := {entry.event_id for entry in entries if is_user_message(entry)}:
         echoes = OutgoingMessage.objects.filter(
-            conversation_id=conversation_id, engine_event_id__in=said
+            conversation_id=conversation_id, engine_event_id__in=message_ids
         )
         links.echoes = set(echoes.values_list("engine_event_id", flat=True))
 
 
-def must_look_up(entry: Entry, links: Links) -> bool:
-    """Whether ``prepare`` would ask the database anything for this one."""
-    return is_user_message(entry) or bool(wanted_ids(entry) - links.places.keys())
+def needs_lookup(entry: Entry, links: Links) -> bool:
+    """Return whether ``load_links`` would query the database for this entry."""
+    return is_user_message(entry) or bool(referenced_ids(entry) - links.seqs.keys())
 
 
-def place_at(conversation_id: UUID, seq: int) -> tuple[int, Links]:
-    """Where a reader begins who has everything up to ``seq``: there, or where the kept part of the log begins."""
+def find_resume_position(conversation_id: UUID, seq: int) -> tuple[int, Links]:
+    """Return the ``seq`` after which a reader that has all events up to ``seq`` continues, and its links.
+
+    The position is later than ``seq`` if the retention period has removed the events between.
+    """
     rows = Conversation.objects.filter(pk=conversation_id).values_list("pruned_seq", flat=True)
-    at = max(seq, rows.first() or 0)
-    return at, links_at(conversation_id, at)
+    position = max(seq, rows.first() or 0)
+    return position, load_links_at(conversation_id, position)
 
 
-def links_at(conversation_id: UUID, seq: int) -> Links:
-    """What a reader that begins behind ``seq`` must know: the running totals as of there."""
+def load_links_at(conversation_id: UUID, seq: int) -> Links:
+    """Return the links of a reader that starts after ``seq``: the totals of tokens and cost at that position."""
     if not seq:
         return Links()
     rows = Event.objects.filter(
         conversation_id=conversation_id, kind="ConversationStateUpdateEvent", seq__lte=seq
     )
-    for event in rows.order_by("-seq")[:STATES_LOOKED_AT]:
-        if (metrics := metrics_of(Entry.of_event(event))) is not None:
+    for event in rows.order_by("-seq")[:STATES_SEARCHED]:
+        if (metrics := extract_metrics(Entry.of_event(event))) is not None:
             return Links(metrics=metrics)
     return Links()
 
 
-def translated(conversation_id: UUID, events: Iterable[Any], links: Links) -> list[Json]:
-    """The V0 events of consecutive rows."""
+def translate_rows(conversation_id: UUID, events: Iterable[Any], links: Links) -> list[Json]:
+    """Return the V0 events of consecutive rows of the log."""
     entries = [Entry.of_event(event) for event in events]
-    prepare(conversation_id, entries, links)
-    return translate_all(entries, links)
+    load_links(conversation_id, entries, links)
+    return translate_events(entries, links)

@@ -1,39 +1,45 @@
-"""A conversation in V0's shape, complete enough for a client to open it from a list row."""
+"""Conversations as V0's ``ConversationInfo``.
+
+Rows of a list are as complete as single conversations: the web client opens a conversation from the row, without
+a further request for the conversation.
+"""
 
 from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
 from accounts.models import User
-from compat.v0.states import STATUSES, runtime_status
+from compat.v0.states import STATUSES, map_runtime_status
 from conversations.log.records import records_of
 from conversations.models import Conversation
 from conversations.services import conversation_key
 
 
-def infos_of(conversations: Iterable[Conversation], user: User) -> list[dict[str, Any]]:
-    """``ConversationInfo`` of conversations in their order; three queries for all of them together."""
+def serialize_conversations(
+    conversations: Iterable[Conversation], user: User
+) -> list[dict[str, Any]]:
+    """Return the ``ConversationInfo`` of each conversation, in order. The number of queries is fixed."""
     rows = list(conversations)
-    children = _children([row.pk for row in rows], user)
+    children = _child_ids([row.pk for row in rows], user)
     return [
-        _info(row, record, children.get(row.pk, []), user)
+        _serialize(row, record, children.get(row.pk, []), user)
         for row, record in zip(rows, records_of(rows), strict=True)
     ]
 
 
-def info_of(conversation: Conversation, user: User) -> dict[str, Any]:
-    return infos_of([conversation], user)[0]
+def serialize_conversation(conversation: Conversation, user: User) -> dict[str, Any]:
+    return serialize_conversations([conversation], user)[0]
 
 
-def _children(ids: list[UUID], user: User) -> dict[UUID, list[str]]:
-    found: dict[UUID, list[str]] = {}
+def _child_ids(ids: list[UUID], user: User) -> dict[UUID, list[str]]:
+    children: dict[UUID, list[str]] = {}
     visible = Conversation.objects.visible_to(user).filter(parent_id__in=ids).order_by("created_at")
     for parent, child in visible.values_list("parent_id", "pk"):
-        found.setdefault(parent, []).append(child.hex)
-    return found
+        children.setdefault(parent, []).append(child.hex)
+    return children
 
 
-def _info(
+def _serialize(
     row: Conversation, record: dict[str, Any], children: list[str], user: User
 ) -> dict[str, Any]:
     repository = row.repository if isinstance(row.repository, dict) else {}
@@ -41,23 +47,25 @@ def _info(
         "conversation_id": row.pk.hex,
         "title": row.title,
         "last_updated_at": row.updated_at,
-        "status": status_of(row),
-        "runtime_status": runtime_status(record),
+        "status": map_status(row),
+        "runtime_status": map_runtime_status(record),
         "selected_repository": repository.get("full_name"),
         "selected_branch": repository.get("branch"),
         "git_provider": repository.get("provider"),
         "trigger": row.trigger,
-        "num_connections": 0,
+        "num_connections": 0,  # OpenHands' own server reports 0 too; sockets are counted per process
+        # The web client opens no V1 socket while this is null. A relative address means its own host.
         "url": f"/api/conversations/{row.pk.hex}",
         "session_api_key": conversation_key(conversation=row, user=user),
         "created_at": row.created_at,
-        "pr_number": [one for one in row.pull_requests if type(one) is int],
+        "pr_number": [number for number in row.pull_requests if type(number) is int],
+        # The web client chooses its protocol by this: Socket.IO for "V0", the V1 socket for "V1".
         "conversation_version": row.wire_version,
         "sub_conversation_ids": children,
     }
 
 
-def status_of(row: Conversation) -> str:
-    """V0's word for the state of the place; ``ARCHIVED`` for what is put away and asleep."""
+def map_status(row: Conversation) -> str:
+    """Return V0's ``status``. An archived conversation is ``ARCHIVED`` only while its sandbox is stopped."""
     status = STATUSES.get(row.status, "STOPPED")
     return "ARCHIVED" if row.archived_at and status == "STOPPED" else status

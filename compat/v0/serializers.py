@@ -1,4 +1,7 @@
-"""Shapes of V0's requests and answers. Fields that a request does not have are refused, as V0 does."""
+"""Serializers of V0's requests and responses.
+
+OpenHands' own server rejects unknown fields in some request bodies; ``StrictSerializer`` does the same.
+"""
 
 from typing import Any
 
@@ -12,55 +15,57 @@ STATUSES = ("STARTING", "RUNNING", "STOPPED", "ARCHIVED", "ERROR")
 
 
 class Unprocessable(Problem):
-    """A body or query that V0's own validation answers 422 for."""
+    """The body or query failed validation. OpenHands' own server responds with 422 too."""
 
     status = 422
     code = "invalid"
-    sentence = "The request does not have the shape that this route takes."
+    sentence = "The request is not valid for this route."
 
 
-class Strict(serializers.Serializer[Any]):
-    """Unknown fields are errors."""
+class StrictSerializer(serializers.Serializer[Any]):
+    """A serializer that rejects fields it does not know."""
 
     def to_internal_value(self, data: Any) -> Any:
         unknown = set(data) - set(self.fields) if isinstance(data, dict) else set()
         if unknown:
             raise serializers.ValidationError(
-                {str(name)[:80]: ["This route has no such field."] for name in unknown}
+                {str(name)[:80]: ["This route does not have this field."] for name in unknown}
             )
         return super().to_internal_value(data)
 
 
-def checked(kind: type[serializers.Serializer[Any]], data: Any) -> dict[str, Any]:
-    """Validated data. Raises ``Unprocessable`` with the fields under ``errors``."""
-    found = kind(data=data)
-    if found.is_valid():
-        return dict(found.validated_data)
-    errors = found.errors if isinstance(found.errors, dict) else {"non_field_errors": found.errors}
+def validate(kind: type[serializers.Serializer[Any]], data: Any) -> dict[str, Any]:
+    """Return the data as validated by a serializer. Raise ``Unprocessable`` with every field's errors."""
+    serializer = kind(data=data)
+    if serializer.is_valid():
+        return dict(serializer.validated_data)
+    errors: Any = serializer.errors
+    if not isinstance(errors, dict):
+        errors = {"non_field_errors": errors}
     name, first = next(iter(errors.items()))
-    said = first[0] if isinstance(first, list) and first else first
-    raise Unprocessable(f"{name}: {said}", errors=errors)
+    message = first[0] if isinstance(first, list) and first else first
+    raise Unprocessable(f"{name}: {message}", errors=errors)
 
 
-class Text(serializers.CharField):
-    """A text as it was written."""
+class TextField(serializers.CharField):
+    """A text field that keeps whitespace and accepts only JSON strings."""
 
     def __init__(self, **options: Any) -> None:
         defaults = {"trim_whitespace": False, "allow_blank": True, "max_length": TEXT_LENGTH}
         super().__init__(**defaults | options)
 
     def to_internal_value(self, data: Any) -> str:
-        if not isinstance(data, str):  # DRF would take a number for its digits
+        if not isinstance(data, str):  # DRF would accept a number and convert it to a string
             self.fail("invalid")
         return super().to_internal_value(data)
 
 
-def optional(**options: Any) -> Text:
-    return Text(required=False, allow_null=True, **options)
+def optional_text(**options: Any) -> TextField:
+    return TextField(required=False, allow_null=True, **options)
 
 
 class SuggestedTaskSerializer(serializers.Serializer[Any]):
-    """A task as the list of suggestions gives it."""
+    """A suggested task, as ``GET /api/user/suggested-tasks`` lists it."""
 
     git_provider = serializers.CharField(max_length=40)
     task_type = serializers.CharField(max_length=40)
@@ -70,32 +75,32 @@ class SuggestedTaskSerializer(serializers.Serializer[Any]):
 
 
 class CreateMicroagentSerializer(serializers.Serializer[Any]):
-    """What a piece of knowledge is to be made for."""
+    """The repository and topic of a new microagent."""
 
     repo = serializers.CharField(max_length=300)
     git_provider = serializers.CharField(max_length=40, required=False, allow_null=True)
     title = serializers.CharField(max_length=200, required=False, allow_null=True)
 
 
-class V0ConversationCreateSerializer(Strict):
-    """A new conversation."""
+class V0ConversationCreateSerializer(StrictSerializer):
+    """The fields of a new conversation."""
 
-    repository = optional(max_length=300)
-    git_provider = optional(max_length=40)
-    selected_branch = optional(max_length=250)
-    initial_user_msg = optional()
+    repository = optional_text(max_length=300)
+    git_provider = optional_text(max_length=40)
+    selected_branch = optional_text(max_length=250)
+    initial_user_msg = optional_text()
     image_urls = serializers.ListField(
         child=serializers.CharField(max_length=2_000_000), required=False, allow_null=True
     )
-    replay_json = optional(max_length=None)
+    replay_json = optional_text(max_length=None)
     suggested_task = SuggestedTaskSerializer(required=False, allow_null=True)
     create_microagent = CreateMicroagentSerializer(required=False, allow_null=True)
-    conversation_instructions = optional()
+    conversation_instructions = optional_text()
     mcp_config = serializers.DictField(required=False, allow_null=True)
 
 
 class V0ListQuery(serializers.Serializer[Any]):
-    """The list's page and filters."""
+    """The page and the filters of a list of conversations."""
 
     page_id = serializers.CharField(required=False, max_length=300)
     limit = serializers.IntegerField(required=False, default=20, min_value=1, max_value=100)
@@ -107,7 +112,7 @@ class V0ListQuery(serializers.Serializer[Any]):
 
 
 class V0EventQuery(serializers.Serializer[Any]):
-    """Which events; the filters may come in the query or, as V0 has it, in the body of the GET."""
+    """The filters of a list of events. They come in the query or, as in V0, in the body of the GET request."""
 
     start_id = serializers.IntegerField(required=False, default=0, min_value=0, max_value=2**62)
     end_id = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=2**62)
@@ -128,55 +133,65 @@ class V0EventQuery(serializers.Serializer[Any]):
     end_date = serializers.DateTimeField(required=False, allow_null=True)
 
 
-class V0TitleSerializer(Strict):
+class V0TitleSerializer(StrictSerializer):
+    """The new title of a conversation."""
+
     title = serializers.CharField(min_length=1, max_length=200)
 
 
 class V0StartSerializer(serializers.Serializer[Any]):
+    """The body of a start request. ``providers_set`` is accepted and ignored."""
+
     providers_set = serializers.ListField(
         child=serializers.CharField(max_length=40), required=False, allow_null=True
     )
 
 
-class V0MessageSerializer(Strict):
-    message = Text(allow_blank=False)
+class V0MessageSerializer(StrictSerializer):
+    """A message for the agent."""
+
+    message = TextField(allow_blank=False)
 
 
 class V0ExperimentSerializer(serializers.Serializer[Any]):
+    """The body of an experiment request. It is accepted and ignored."""
+
     config = serializers.DictField(required=False, allow_null=True)
 
 
 class V0UploadSerializer(serializers.Serializer[Any]):
+    """Files to upload into the workspace."""
+
     files = serializers.ListField(child=serializers.FileField())
 
 
 class V0SubmitFeedbackSerializer(serializers.Serializer[Any]):
-    """What somebody thinks of a whole conversation."""
+    """Feedback about a whole conversation."""
 
     email = serializers.CharField(max_length=254, required=False, allow_blank=True)
     version = serializers.CharField(max_length=40, required=False, allow_blank=True)
     permissions = serializers.ChoiceField(choices=["public", "private"], default="private")
     polarity = serializers.ChoiceField(choices=["positive", "negative"])
-    feedback = Text(required=False, allow_null=True, max_length=10_000)
+    feedback = TextField(required=False, allow_null=True, max_length=10_000)
 
 
 class V0FeedbackSerializer(serializers.Serializer[Any]):
-    """What somebody thinks of one event."""
+    """A rating of one event."""
 
     conversation_id = serializers.UUIDField()
     event_id = serializers.IntegerField(
         required=False, allow_null=True, min_value=0, max_value=2**62
     )
     rating = serializers.IntegerField(min_value=1, max_value=5)
-    reason = Text(required=False, allow_null=True, max_length=10_000)
+    reason = TextField(required=False, allow_null=True, max_length=10_000)
     metadata = serializers.DictField(required=False, allow_null=True)
 
 
-# --- Answers ------------------------------------------------------------------------
+# --- Responses ------------------------------------------------------------------------
 
 
 class V0ConversationSerializer(serializers.Serializer[Any]):
-    """``ConversationInfo``."""
+    """A conversation, as OpenHands' ``ConversationInfo``."""
 
     conversation_id = serializers.CharField()
     title = serializers.CharField(allow_blank=True)
@@ -197,11 +212,15 @@ class V0ConversationSerializer(serializers.Serializer[Any]):
 
 
 class V0ConversationsSerializer(serializers.Serializer[Any]):
+    """A page of conversations."""
+
     results = V0ConversationSerializer(many=True)
     next_page_id = serializers.CharField(allow_null=True)
 
 
 class V0ConversationResponseSerializer(serializers.Serializer[Any]):
+    """The state of a conversation after it was created, started or stopped."""
+
     status = serializers.CharField()
     conversation_id = serializers.CharField()
     conversation_status = serializers.ChoiceField(choices=STATUSES)
@@ -209,5 +228,7 @@ class V0ConversationResponseSerializer(serializers.Serializer[Any]):
 
 
 class V0EventsSerializer(serializers.Serializer[Any]):
+    """A page of events."""
+
     events = serializers.ListField(child=serializers.DictField())
     has_more = serializers.BooleanField()

@@ -1,8 +1,8 @@
-"""What V0 is told of a conversation's state: one table from our record, for REST rows and for the socket."""
+"""The mapping of a conversation's state to V0's states, for REST responses and the socket."""
 
 from typing import Any, Final
 
-from compat.v0.translate import AGENT_STATES
+from compat.v0.translation import AGENT_STATES
 
 STATUSES: Final = {
     "starting": "STARTING",
@@ -11,7 +11,7 @@ STATUSES: Final = {
     "stopped": "STOPPED",
     "failed": "ERROR",
 }
-_PLACES: Final = {
+_SANDBOX_STATES: Final = {
     "starting": "loading",
     "paused": "stopped",
     "stopped": "stopped",
@@ -28,14 +28,18 @@ _PHASES: Final = {
 }
 
 
-def agent_state(record: dict[str, Any]) -> str:
-    """The agent's state in V0's words, of a record (``conversations.log.records``)."""
-    place = _PLACES.get(record["status"])
-    return place or AGENT_STATES.get(record["execution_status"], "loading")
+def map_agent_state(record: dict[str, Any]) -> str:
+    """Return V0's ``agent_state`` for a conversation's record (``conversations.log.records``)."""
+    # While the sandbox does not run, the agent's last state is out of date.
+    sandbox_state = _SANDBOX_STATES.get(record["status"])
+    return sandbox_state or AGENT_STATES.get(record["execution_status"], "loading")
 
 
-def runtime_status(record: dict[str, Any]) -> str:
-    """The state of the place in V0's words."""
+def map_runtime_status(record: dict[str, Any]) -> str:
+    """Return V0's ``runtime_status`` for a conversation's record.
+
+    The web client opens its V0 socket only if ``status`` is ``RUNNING`` and this is not ``STATUS$STOPPED``.
+    """
     status = record["status"]
     if status == "starting":
         phase = (record.get("start_task") or {}).get("phase", "")

@@ -1,4 +1,4 @@
-"""V0's unversioned addresses. Ids are 32 hexadecimal digits, with dashes or without."""
+"""Unversioned addresses of the V0 protocol."""
 
 from uuid import UUID
 
@@ -8,7 +8,7 @@ from compat.v0 import feedback, files, views
 
 
 class HexId:
-    """A UUID, dashed or not; addresses that are made here have no dashes."""
+    """A path converter for UUIDs with or without dashes, because existing clients send both."""
 
     regex = "[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
@@ -21,8 +21,8 @@ class HexId:
 
 register_converter(HexId, "hexid")
 BASE = "api/conversations"
-ONE = f"{BASE}/<hexid:pk>"
-MEMBERS = {
+DETAIL = f"{BASE}/<hexid:pk>"
+DETAIL_VIEWS = {
     "start": views.StartView,
     "stop": views.StopView,
     "message": views.MessageView,
@@ -44,10 +44,10 @@ MEMBERS = {
 }
 urlpatterns = [
     path(BASE, views.ConversationsView.as_view(), name="v0-conversations"),
-    path(ONE, views.ConversationView.as_view(), name="v0-conversation"),
+    path(DETAIL, views.ConversationView.as_view(), name="v0-conversation"),
     *(
-        path(f"{ONE}/{name}", view.as_view(), name=f"v0-{name.replace('/', '-')}")
-        for name, view in MEMBERS.items()
+        path(f"{DETAIL}/{name}", view.as_view(), name=f"v0-{name.replace('/', '-')}")
+        for name, view in DETAIL_VIEWS.items()
     ),
     path(
         "api/microagent-management/conversations",

@@ -1,31 +1,36 @@
-"""Readers of hostile JSON values: what is not of the wanted type is nothing, and nothing here raises."""
+"""Conversions of untrusted JSON values: a value of another type becomes an empty value. None of them raises."""
 
 import json
 import math
 from typing import Any
 
 LONG_NUMBER = 40
-"""Digits beyond which a whole number is read as a float, because Python refuses more than 4,300."""
+"""Parse integers with more digits than this as floats: ``int`` raises above 4,300 digits."""
 
 
 def loads(raw: str) -> dict[str, Any]:
-    """A JSON object; empty for whatever else. Numbers that no client could read come as their text."""
+    """Parse a JSON object; return ``{}`` for anything else.
+
+    NaN, Infinity and numbers beyond the range of a float become strings: JavaScript clients cannot parse them.
+    """
     try:
-        value = json.loads(raw, parse_float=_number, parse_int=_number, parse_constant=str)
+        value = json.loads(
+            raw, parse_float=_parse_number, parse_int=_parse_number, parse_constant=str
+        )
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def _number(digits: str) -> Any:
+def _parse_number(digits: str) -> Any:
     if len(digits) <= LONG_NUMBER and digits.lstrip("-").isdigit():
         return int(digits)
     value = float(digits)
     return value if math.isfinite(value) else digits
 
 
-def text(value: Any) -> str:
-    """A string as it is, nothing for null, and JSON text for whatever else stands in its place."""
+def as_text(value: Any) -> str:
+    """Return a string unchanged, ``""`` for null, and the JSON text of any other value."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -36,36 +41,36 @@ def text(value: Any) -> str:
         return ""
 
 
-def mapping(value: Any) -> dict[str, Any]:
+def as_dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def listing(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def whole(value: Any, default: int) -> int:
+def as_int(value: Any, default: int) -> int:
     return value if type(value) is int else default
 
 
-def number(value: Any) -> float:
-    """A finite number that is not negative, else 0."""
+def as_number(value: Any) -> float:
+    """Return a number from 0 to 2**53, or 0 for any other value."""
     is_number = type(value) in (int, float) and 0 <= value < 2**53
     return value if is_number else 0
 
 
-def parts_text(content: Any) -> str:
-    """The text of a content: a string, or parts of which the textual ones count, joined by new lines."""
+def join_text_parts(content: Any) -> str:
+    """Return the text of a message's content: the string itself, or its text parts joined by newlines."""
     if isinstance(content, str):
         return content
-    parts = [text(part.get("text")) for part in listing(content) if isinstance(part, dict)]
+    parts = [as_text(part.get("text")) for part in as_list(content) if isinstance(part, dict)]
     return "\n".join(part for part in parts if part)
 
 
-def parts_images(content: Any) -> list[str]:
-    """The addresses of a content's images (data URLs as a rule)."""
-    found: list[str] = []
-    for part in listing(content):
-        urls = listing(mapping(part).get("image_urls"))
-        found += [url for url in urls if isinstance(url, str)]
-    return found
+def list_image_urls(content: Any) -> list[str]:
+    """Return the URLs of the images in a message's content. Most are data URLs."""
+    urls: list[str] = []
+    for part in as_list(content):
+        candidates = as_list(as_dict(part).get("image_urls"))
+        urls += [url for url in candidates if isinstance(url, str)]
+    return urls

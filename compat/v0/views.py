@@ -1,7 +1,7 @@
-"""V0's conversations over REST: translate, one service call or queryset, translate back.
+"""V0's REST routes for conversations: translate the request, call one service or queryset, translate the response.
 
-Mended on the way: one list with one cursor for both kinds of conversations, filters before the page is cut, rows
-complete, ownership asked everywhere, what one may not see is 404, titles and events written once.
+These faults of OpenHands' own server are fixed here: its list skips and repeats conversations, because it merges two
+lists and filters after cutting the page; some routes check no owner; a conversation that does not exist is `null`.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,11 @@ from compat.engine import (
     EngineConversationsView,
     EngineConversationView,
     EngineEventsView,
-    speaks_engine,
+    is_engine_request,
 )
 from compat.v0 import commands, event_pages, prompts, serializers
-from compat.v0.responses import info_of, infos_of, status_of
-from compat.v0.serializers import Unprocessable, checked
+from compat.v0.responses import map_status, serialize_conversation, serialize_conversations
+from compat.v0.serializers import Unprocessable, validate
 from compat.v0.values import loads
 from conversations import services
 from conversations.api.authentication import WITH_CONVERSATION_KEY
@@ -44,70 +44,71 @@ SUCCESS = inline_serializer("V0Success", {"success": fields.BooleanField()})
 
 
 class InvalidLimit(Unprocessable):
-    """V0's own answer to a page size that it does not take."""
+    """The page size is out of range. OpenHands' own server uses this status and this text."""
 
     status = 400
     sentence = "Invalid limit"
 
 
 class Unsupported(Unprocessable):
-    """Something that V0's request may hold and this server does not do."""
+    """The request uses a field of V0 that this server does not support."""
 
     code = "unsupported"
 
 
 def schema(name: str, **options: Any) -> Callable[[Method], Method]:
-    """How the OpenAPI document tells a route of V0."""
+    """Return a decorator that describes a V0 route in the OpenAPI document."""
     return extend_schema(operation_id=f"v0_{name}", tags=["compat"], **options)
 
 
 class V0View(GenericAPIView[Any]):
-    """A route of V0; API keys, conversation keys and cookies open it."""
+    """The base of V0 routes. They accept API keys, conversation keys and the session cookie."""
 
     authentication_classes = WITH_CONVERSATION_KEY
     pagination_class = None
     serializer_class = None
     queryset = Conversation.objects.none()
     engine: Any = None
-    """The view of the engine's own API at this address, for those who speak that."""
+    """The view of the engine's API at the same address, if there is one."""
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        # Clients of the engine's API use the same addresses, because the server is their runtime's host.
         if hasattr(self.engine, request.method.lower()) and self.is_for_engine(request):
-            named = {name: str(value) for name, value in kwargs.items()}
-            return self.engine.as_view()(request, *args, **named)
+            texts = {name: str(value) for name, value in kwargs.items()}
+            return self.engine.as_view()(request, *args, **texts)
         return super().dispatch(request, *args, **kwargs)
 
     def is_for_engine(self, request: HttpRequest) -> bool:
-        """Whether this call of an address that two protocols share is meant in the engine's."""
-        return speaks_engine(request)
+        """Return whether a request is meant for the engine's API rather than V0."""
+        return is_engine_request(request)
 
     def find(self, pk: UUID) -> Conversation:
-        """The conversation, if the caller may do with it what this route does; else 404, or 403."""
+        """Return a conversation that the caller may see, else raise ``Http404``. Check the view's permission."""
         rows = Conversation.objects.visible_to(self.request.user).select_related("sandbox")
-        found = rows.filter(pk=pk).first()
-        if found is None:
+        row = rows.filter(pk=pk).first()
+        if row is None:
             raise Http404
-        self.check_object_permissions(self.request, found)
-        return found
+        self.check_object_permissions(self.request, row)
+        return row
 
 
-def _answer(conversation: Conversation, message: str | None = None) -> Response:
+def _state_response(conversation: Conversation, message: str | None = None) -> Response:
     return Response(
         {
             "status": "ok",
             "conversation_id": conversation.pk.hex,
-            "conversation_status": status_of(conversation),
+            "conversation_status": map_status(conversation),
             "message": message,
         }
     )
 
 
-# --- The list and its members ---------------------------------------------------------
+# --- Conversations ---------------------------------------------------------
 
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations")
 class ConversationsView(V0View):
-    """Conversations of both protocols."""
+    """The conversations of both protocols, V0 and V1."""
 
     engine = EngineConversationsView
     permissions_by_action = {"get": VIEW, "post": "conversations.create"}  # noqa: RUF012
@@ -118,9 +119,9 @@ class ConversationsView(V0View):
         responses=serializers.V0ConversationsSerializer,
     )
     def get(self, request: ApiRequest) -> Response:
-        """Newest first; `next_page_id` of one page is `page_id` of the next."""
-        wanted = checked(serializers.V0ListQuery, request.query_params.dict())
-        return Response(_page(request, wanted))
+        """Return a page of conversations, newest first. Send `next_page_id` as `page_id` for the next page."""
+        query = validate(serializers.V0ListQuery, request.query_params.dict())
+        return Response(_list_conversations(request, query))
 
     @schema(
         "conversations_create",
@@ -129,34 +130,36 @@ class ConversationsView(V0View):
     )
     def post(self, request: ApiRequest) -> Response:
         """Start a conversation."""
-        body = checked(serializers.V0ConversationCreateSerializer, request.data)
+        body = validate(serializers.V0ConversationCreateSerializer, request.data)
         organization = active_organization(request)
         require(request.user, organization.pk, "conversations.create")
         for name in ("replay_json", "mcp_config"):
             if body.get(name):
-                raise Unsupported(f"{name} is not supported when a conversation is created.")
+                raise Unsupported(f"This server does not support {name} for new conversations.")
         conversation = services.create_conversation(
             user=request.user,
             organization=organization,
-            message=_first_message(body),
-            images=commands.checked_images(body.get("image_urls")),
-            repository=_repository(body),
-            trigger=_trigger(request, body),
+            message=_build_first_message(body),
+            images=commands.validate_images(body.get("image_urls")),
+            repository=_parse_repository(body),
+            trigger=_choose_trigger(request, body),
             wire_version=Conversation.WireVersion.V0,
         )
-        return _answer(conversation)
+        return _state_response(conversation)
 
 
-def _first_message(body: dict[str, Any]) -> str | None:
+def _build_first_message(body: dict[str, Any]) -> str | None:
     message = body.get("initial_user_msg") or ""
     if not message and (task := body.get("suggested_task")):
-        message = prompts.of_task(task)
-    if not message and (wanted := body.get("create_microagent")):
-        message = prompts.of_microagent(wanted)
-    return prompts.with_instructions(message, body.get("conversation_instructions") or "") or None
+        message = prompts.build_task_message(task)
+    if not message and (microagent := body.get("create_microagent")):
+        message = prompts.build_microagent_message(microagent)
+    return (
+        prompts.prepend_instructions(message, body.get("conversation_instructions") or "") or None
+    )
 
 
-def _repository(body: dict[str, Any]) -> dict[str, Any] | None:
+def _parse_repository(body: dict[str, Any]) -> dict[str, Any] | None:
     task, microagent = body.get("suggested_task") or {}, body.get("create_microagent") or {}
     name = body.get("repository") or task.get("repo") or microagent.get("repo")
     if not name:
@@ -165,11 +168,12 @@ def _repository(body: dict[str, Any]) -> dict[str, Any] | None:
         body.get("git_provider") or task.get("git_provider") or microagent.get("git_provider")
     )
     branch = body.get("selected_branch")
-    found = {"provider": provider or "github", "full_name": name}
-    return checked(RepositorySerializer, found | ({"branch": branch} if branch else {}))
+    repository = {"provider": provider or "github", "full_name": name}
+    return validate(RepositorySerializer, repository | ({"branch": branch} if branch else {}))
 
 
-def _trigger(request: Request, body: dict[str, Any]) -> str:
+def _choose_trigger(request: Request, body: dict[str, Any]) -> str:
+    # As in OpenHands' own server, a key decides before anything in the body.
     if request.auth is not None:
         return Conversation.Trigger.API
     if body.get("create_microagent"):
@@ -179,25 +183,27 @@ def _trigger(request: Request, body: dict[str, Any]) -> str:
     return Conversation.Trigger.GUI
 
 
-def _page(request: ApiRequest, wanted: dict[str, Any], **filters: Any) -> dict[str, Any]:
+def _list_conversations(
+    request: ApiRequest, query: dict[str, Any], **filters: Any
+) -> dict[str, Any]:
     rows = Conversation.objects.visible_to(request.user).filter(**filters)
-    if repository := wanted.get("selected_repository"):
+    if repository := query.get("selected_repository"):
         rows = rows.filter(repository__full_name=repository)
-    if trigger := wanted.get("conversation_trigger"):
+    if trigger := query.get("conversation_trigger"):
         rows = rows.filter(trigger=trigger)
-    if not wanted.get("include_sub_conversations"):
+    if not query.get("include_sub_conversations"):
         rows = rows.filter(parent=None)
     try:
-        after = pages.position_of(wanted["page_id"]) if wanted.get("page_id") else None
+        after = pages.position_of(query["page_id"]) if query.get("page_id") else None
     except pages.MalformedCursor as error:
-        raise Unprocessable("page_id: This is not a page that this list gave.") from error
-    page, following = pages.page(rows, limit=wanted["limit"], after=after)
-    return {"results": infos_of(page, request.user), "next_page_id": following}
+        raise Unprocessable("page_id: Use the next_page_id of an earlier page.") from error
+    page, next_page_id = pages.page(rows, limit=query["limit"], after=after)
+    return {"results": serialize_conversations(page, request.user), "next_page_id": next_page_id}
 
 
 @RouteFacts(replaced_by="/api/v1/conversations")
 class MicroagentConversationsView(V0View):
-    """Conversations that write down knowledge of a repository."""
+    """Conversations that create microagents for a repository."""
 
     permission = VIEW
 
@@ -207,10 +213,10 @@ class MicroagentConversationsView(V0View):
         responses=serializers.V0ConversationsSerializer,
     )
     def get(self, request: ApiRequest) -> Response:
-        """Newest first."""
-        wanted = checked(serializers.V0ListQuery, request.query_params.dict())
+        """Return a page of conversations, newest first."""
+        query = validate(serializers.V0ListQuery, request.query_params.dict())
         trigger = Conversation.Trigger.MICROAGENT_MANAGEMENT
-        return Response(_page(request, wanted, trigger=trigger))
+        return Response(_list_conversations(request, query, trigger=trigger))
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}")
@@ -226,8 +232,8 @@ class ConversationView(V0View):
 
     @schema("conversation", responses=serializers.V0ConversationSerializer)
     def get(self, request: ApiRequest, pk: UUID) -> Response:
-        """Its record."""
-        return Response(info_of(self.find(pk), request.user))
+        """Return the conversation's record."""
+        return Response(serialize_conversation(self.find(pk), request.user))
 
     @schema(
         "conversation_rename",
@@ -235,15 +241,15 @@ class ConversationView(V0View):
         responses=OpenApiTypes.BOOL,
     )
     def patch(self, request: Request, pk: UUID) -> Response:
-        """Give it another title."""
+        """Change the title."""
         conversation = self.find(pk)
-        title = checked(serializers.V0TitleSerializer, request.data)["title"]
+        title = validate(serializers.V0TitleSerializer, request.data)["title"]
         services.rename(conversation_id=conversation.pk, title=title)
         return Response(True)
 
     @schema("conversation_delete", responses={200: OpenApiTypes.BOOL})
     def delete(self, request: Request, pk: UUID) -> Response:
-        """Delete it for good, with its sandbox, events and files."""
+        """Delete the conversation permanently, with its sandbox, events and files."""
         services.delete_conversation(conversation_id=self.find(pk).pk)
         return Response(True)
 
@@ -253,7 +259,7 @@ class ConversationView(V0View):
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class StartView(V0View):
-    """Its sandbox, up."""
+    """The start of a conversation's sandbox."""
 
     permission = STEER
 
@@ -263,15 +269,15 @@ class StartView(V0View):
         responses=serializers.V0ConversationResponseSerializer,
     )
     def post(self, request: Request, pk: UUID) -> Response:
-        """Wake its sandbox; the agent goes on only when it is told to."""
+        """Start the sandbox. A stopped agent stays stopped until a message or a `running` state arrives."""
         conversation = self.find(pk)
-        checked(serializers.V0StartSerializer, request.data or {})
-        return _answer(wake(conversation_id=conversation.pk))
+        validate(serializers.V0StartSerializer, request.data or {})
+        return _state_response(wake(conversation_id=conversation.pk))
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class StopView(V0View):
-    """Its sandbox, asleep."""
+    """The stop of a conversation's sandbox."""
 
     permission = STEER
 
@@ -281,24 +287,24 @@ class StopView(V0View):
         responses=serializers.V0ConversationResponseSerializer,
     )
     def post(self, request: Request, pk: UUID) -> Response:
-        """Stop the agent and put its sandbox to sleep; a message or a start wakes it."""
+        """Stop the agent and pause the sandbox. A message or a start request resumes the sandbox."""
         conversation = self.find(pk)
         services.pause_sandbox(conversation_id=conversation.pk)
         conversation.refresh_from_db()
-        return _answer(conversation)
+        return _state_response(conversation)
 
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/messages")
 class MessageView(V0View):
-    """A message as a plain text."""
+    """Messages in plain text."""
 
     permission = STEER
 
     @schema("conversation_message", request=serializers.V0MessageSerializer, responses=SUCCESS)
     def post(self, request: Request, pk: UUID) -> Response:
-        """Say something to the agent."""
+        """Send a message to the agent."""
         conversation = self.find(pk)
-        message = checked(serializers.V0MessageSerializer, request.data)["message"]
+        message = validate(serializers.V0MessageSerializer, request.data)["message"]
         services.post_message(
             conversation_id=conversation.pk, text=message, message_id=str(uuid4())
         )
@@ -307,13 +313,17 @@ class MessageView(V0View):
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/events")
 class EventsView(V0View):
-    """The log in V0's events."""
+    """A conversation's log as V0 events."""
 
     engine = EngineEventsView
 
     def is_for_engine(self, request: HttpRequest) -> bool:
-        """Also V0's clients come with conversation keys: what they ask for tells."""
-        if not speaks_engine(request):
+        """Return whether a request has the form of the engine's API.
+
+        The web client sends conversation keys over V0 too, so the key alone does not decide. The engine's clients
+        read events by `id` parameters or by a list in the body, and post messages without V0's `action`.
+        """
+        if not is_engine_request(request):
             return False
         body = loads(request.body.decode("utf-8", "replace"))
         if request.method == "GET":
@@ -328,36 +338,39 @@ class EventsView(V0View):
         responses=serializers.V0EventsSerializer,
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """A page of events, whether or not the sandbox runs."""
+        """Return a page of events, also while the sandbox does not run."""
         conversation = self.find(pk)
-        wanted = checked(serializers.V0EventQuery, _event_query(request))
-        if not 0 <= wanted["limit"] <= PAGE_LIMIT:
+        query = validate(serializers.V0EventQuery, _read_event_query(request))
+        if not 0 <= query["limit"] <= PAGE_LIMIT:
             raise InvalidLimit
-        events, has_more = event_pages.page_of(conversation, wanted)
+        events, has_more = event_pages.fetch_page(conversation, query)
         return Response({"events": [event_pages.fragment(e) for e in events], "has_more": has_more})
 
     @schema("conversation_event_add", request=OpenApiTypes.OBJECT, responses=SUCCESS)
     def post(self, request: Request, pk: UUID) -> Response:
-        """Send a message, or a change of the agent's state, as V0's event."""
+        """Send a message, or change the agent's state, by a V0 event."""
         conversation = self.find(pk)
-        commands.carry_out(conversation_id=conversation.pk, event=request.data)
+        commands.execute(conversation_id=conversation.pk, event=request.data)
         return Response({"success": True})
 
 
-def _event_query(request: Request) -> dict[str, Any]:
-    """The filter from the query and, where a GET has one, from its body."""
+def _read_event_query(request: Request) -> dict[str, Any]:
+    """Return the filters in the query, and in the body of the GET request if it has one.
+
+    OpenHands' own server reads the filters from the body of the GET request only. The query takes precedence.
+    """
     lists = ("include_types", "exclude_types")
     query: dict[str, Any] = {k: v for k, v in request.query_params.items() if k not in lists}
     for name in lists:
         if values := request.query_params.getlist(name):
-            query[name] = [one for value in values for one in value.split(",") if one]
+            query[name] = [kind for value in values for kind in value.split(",") if kind]
     body = request.data if request.headers.get("Content-Length", "0") not in ("", "0") else {}
     return (body if isinstance(body, dict) else {}) | query
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/trajectory")
 class TrajectoryView(V0View):
-    """The whole log."""
+    """A conversation's whole log."""
 
     permission = VIEW
 
@@ -368,16 +381,16 @@ class TrajectoryView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> StreamingHttpResponse:
-        """All events but hidden ones, without screenshots."""
+        """Stream all events except hidden ones, without screenshots."""
         conversation = self.find(pk)
         return StreamingHttpResponse(
-            event_pages.trajectory(conversation), content_type="application/json"
+            event_pages.stream_trajectory(conversation), content_type="application/json"
         )
 
 
 @RouteFacts(replaced_by=NOTHING)
 class RememberPromptView(V0View):
-    """A prompt that has the agent keep what was learnt."""
+    """A prompt that asks the agent to record the lessons of a conversation."""
 
     permission = VIEW
 
@@ -389,28 +402,28 @@ class RememberPromptView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Made of what was said up to the event; no model is asked."""
+        """Return a prompt that quotes the last messages up to the event. No model is called."""
         conversation = self.find(pk)
-        kind = type(
+        query_serializer = type(
             "Query",
             (fields.Serializer,),
             {"event_id": fields.IntegerField(min_value=0, max_value=2**62)},
         )
-        last = checked(kind, request.query_params.dict())["event_id"]
-        said = [
+        last = validate(query_serializer, request.query_params.dict())["event_id"]
+        events = [
             event
             for event in event_pages.walk(conversation, last=last)
             if event.get("action") in ("message", "finish")
         ]
-        return Response({"status": "success", "prompt": prompts.to_remember(said)})
+        return Response({"status": "success", "prompt": prompts.build_remember_prompt(events)})
 
 
-# --- What the place is ---------------------------------------------------------------------
+# --- The runtime ---------------------------------------------------------------------
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}")
 class ConfigView(V0View):
-    """Names of the runtime and the session."""
+    """The ids of a conversation's runtime and session."""
 
     permission = VIEW
 
@@ -425,6 +438,7 @@ class ConfigView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> Response:
+        """Return the sandbox's id as `runtime_id`, and the conversation's id as `session_id`."""
         conversation = self.find(pk)
         sandbox = conversation.sandbox_id.hex if conversation.sandbox_id else None
         return Response({"runtime_id": sandbox, "session_id": conversation.pk.hex})
@@ -432,7 +446,7 @@ class ConfigView(V0View):
 
 @RouteFacts(replaced_by=NOTHING)
 class VSCodeView(V0View):
-    """An editor on the sandbox."""
+    """The address of an editor in the sandbox."""
 
     permission = VIEW
 
@@ -443,14 +457,14 @@ class VSCodeView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Null: sandboxes of this server run no editor."""
+        """Return null: this server's sandboxes run no editor."""
         self.find(pk)
         return Response({"vscode_url": None})
 
 
 @RouteFacts(replaced_by=NOTHING)
 class WebHostsView(V0View):
-    """Addresses of what runs in the sandbox."""
+    """The addresses of web servers in the sandbox."""
 
     permission = VIEW
 
@@ -459,14 +473,14 @@ class WebHostsView(V0View):
         responses=inline_serializer("V0WebHosts", {"hosts": fields.DictField()}),
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Empty: ports of sandboxes are not passed on."""
+        """Return no addresses: this server does not expose the ports of sandboxes."""
         self.find(pk)
         return Response({"hosts": {}})
 
 
 @RouteFacts(replaced_by=NOTHING)
 class MicroagentsView(V0View):
-    """Knowledge that the agent was given."""
+    """The microagents that a conversation loaded."""
 
     permission = VIEW
 
@@ -477,14 +491,14 @@ class MicroagentsView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Empty: the agent is started without any."""
+        """Return an empty list: this server starts the agent without microagents."""
         self.find(pk)
         return Response({"microagents": []})
 
 
 @RouteFacts(replaced_by=NOTHING)
 class ExperimentView(V0View):
-    """Experiments of the vendor."""
+    """The settings of OpenHands' experiments."""
 
     permission = STEER
 
@@ -494,7 +508,7 @@ class ExperimentView(V0View):
         responses=OpenApiTypes.BOOL,
     )
     def post(self, request: Request, pk: UUID) -> Response:
-        """False: there are no experiments here, and nothing is written."""
+        """Return false: this server runs no experiments, and stores nothing."""
         self.find(pk)
-        checked(serializers.V0ExperimentSerializer, request.data or {})
+        validate(serializers.V0ExperimentSerializer, request.data or {})
         return Response(False)

@@ -1,4 +1,4 @@
-"""``/api/v1/app-conversations…``: find, start, and watch a start."""
+"""``/api/v1/app-conversations…``: search and start conversations, and follow their start tasks."""
 
 import time
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from accounts.active import active_organization
 from accounts.models import ApiKey
 from accounts.permissions import require
 from accounts.requests import ApiRequest
-from compat.v1 import responses, shapes
-from compat.v1.base import Unprocessable, V1View, as_id, filtered, ids_of, page_of
+from compat.v1 import responses, serializers
+from compat.v1.base import Unprocessable, V1View, fetch_page, filter_by, parse_id, parse_ids
 from conversations import services
 from conversations.api.v1.serializers import RepositorySerializer
 from conversations.models import Conversation, StartTask
@@ -27,116 +27,121 @@ from lib.routes import RouteFacts
 TAGS = ["compat"]
 IDS = OpenApiParameter("ids", OpenApiTypes.UUID, many=True, required=True)
 STREAM_SECONDS = 150
+"""The longest time that a stream of changes stays open. The client then polls."""
 STREAM_PAUSE = 0.5
+"""Seconds between two looks at a start task."""
 TIMES = ("created_at__gte", "created_at__lt", "updated_at__gte", "updated_at__lt")
 
 
-def found(request: Request, query: dict[str, Any]) -> Any:
-    """The caller's conversations that a query asks for."""
+def search(request: Request, query: dict[str, Any]) -> Any:
+    """Return the conversations that the caller may see and that match a query."""
     rows = Conversation.objects.visible_to(request.user).select_related("sandbox")
-    rows = filtered(rows, query, *TIMES)
+    rows = filter_by(rows, query, *TIMES)
     if "title__contains" in query:
+        # PostgreSQL refuses NUL characters. No title contains one.
         rows = rows.filter(title__icontains=query["title__contains"].replace("\0", ""))
     return rows if query["include_sub_conversations"] else rows.filter(parent=None)
 
 
 @RouteFacts(replaced_by="/api/v1/conversations")
 class AppConversationSearchView(V1View):
-    """Conversations, newest first."""
+    """The caller's conversations, newest first."""
 
     permission = "conversations.view"
-    serializer_class = shapes.AppConversationPageSerializer
+    serializer_class = serializers.AppConversationPageSerializer
 
     @extend_schema(
         operation_id="v1_app_conversations_search",
         tags=TAGS,
-        parameters=[shapes.ConversationPageQuery],
+        parameters=[serializers.ConversationPageQuery],
     )
     def get(self, request: ApiRequest) -> Response:
-        """A page of the caller's conversations."""
-        query = self.query(shapes.ConversationPageQuery)
-        rows, following = page_of(found(request, query), query)
-        items = responses.app_conversations(rows, request.user)
-        return Response({"items": items, "next_page_id": following})
+        """Return a page of the caller's conversations."""
+        query = self.query(serializers.ConversationPageQuery)
+        rows, next_page_id = fetch_page(search(request, query), query)
+        items = responses.serialize_conversations(rows, request.user)
+        return Response({"items": items, "next_page_id": next_page_id})
 
 
 @RouteFacts(replaced_by="/api/v1/conversations")
 class AppConversationCountView(V1View):
-    """How many conversations there are."""
+    """The number of conversations."""
 
     permission = "conversations.view"
 
     @extend_schema(
         operation_id="v1_app_conversations_count",
         tags=TAGS,
-        parameters=[shapes.SearchQuery],
+        parameters=[serializers.SearchQuery],
         responses=OpenApiTypes.INT,
     )
     def get(self, request: Request) -> Response:
-        """How many of the caller's conversations a search would find."""
-        return Response(found(request, self.query(shapes.SearchQuery)).count())
+        """Return the number of conversations that a search would return."""
+        return Response(search(request, self.query(serializers.SearchQuery)).count())
 
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations")
 class AppConversationsView(V1View):
-    """Conversations by id, and the beginning of one."""
+    """Conversations by id, and new conversations."""
 
     permissions_by_action = {"get": "conversations.view", "post": "conversations.create"}  # noqa: RUF012 - read by HasPermission
-    serializer_class = shapes.AppConversationSerializer
+    serializer_class = serializers.AppConversationSerializer
 
     @extend_schema(
         operation_id="v1_app_conversations_list",
         tags=TAGS,
         parameters=[IDS],
-        responses={(200, "application/json"): shapes.rows_or_null("AppConversation")},
+        responses={(200, "application/json"): serializers.nullable_rows_schema("AppConversation")},
     )
     def get(self, request: ApiRequest) -> Response:
-        """These conversations in this order, null for what is not there."""
-        wanted = ids_of(request, "ids")
+        """Return the conversations with these ids, in order, null for each id without a conversation."""
+        ids = parse_ids(request, "ids")
         rows = Conversation.objects.visible_to(request.user).select_related("sandbox")
-        told = responses.app_conversations(rows.filter(pk__in=wanted).distinct(), request.user)
-        by_id = {one["id"]: one for one in told}
-        return Response([by_id.get(pk.hex) for pk in wanted])
+        items = responses.serialize_conversations(rows.filter(pk__in=ids).distinct(), request.user)
+        by_id = {item["id"]: item for item in items}
+        return Response([by_id.get(pk.hex) for pk in ids])
 
     @extend_schema(
         operation_id="v1_app_conversations_create",
         tags=TAGS,
-        request=shapes.V1StartRequestSerializer,
-        responses=shapes.V1StartTaskSerializer,
+        request=serializers.V1StartRequestSerializer,
+        responses=serializers.V1StartTaskSerializer,
     )
     def post(self, request: Request) -> Response:
-        """Start a conversation; watch its start by the id that comes back."""
-        return Response(responses.start_task(begin(self)))
+        """Start a conversation. Follow its start task by the id in the response."""
+        return Response(responses.serialize_start(start_conversation(self)))
 
 
 @RouteFacts(streams=True, cost="spend", replaced_by="/api/v1/conversations")
 class StreamStartView(V1View):
-    """The beginning of a conversation, told as it goes on."""
+    """New conversations, with the changes of the start task as a stream."""
 
     permission = "conversations.create"
 
     @extend_schema(
         operation_id="v1_app_conversations_stream_start",
         tags=TAGS,
-        request=shapes.V1StartRequestSerializer,
-        responses={200: shapes.V1StartTaskSerializer(many=True)},
+        request=serializers.V1StartRequestSerializer,
+        responses={200: serializers.V1StartTaskSerializer(many=True)},
     )
     def post(self, request: Request) -> StreamingHttpResponse:
-        """Start a conversation; the answer is an array to which every change of the start is added."""
-        return StreamingHttpResponse(_changes(begin(self).pk), content_type="application/json")
+        """Start a conversation. The response is an array that grows by each change of the start task."""
+        return StreamingHttpResponse(
+            _stream_changes(start_conversation(self).pk), content_type="application/json"
+        )
 
 
-def _changes(start_id: UUID) -> Iterator[bytes]:
-    """The array's text, piece by piece, until the start has ended or for as long as such requests may last."""
+def _stream_changes(start_id: UUID) -> Iterator[bytes]:
+    """Yield the text of the array in pieces, until the start has ended or ``STREAM_SECONDS`` have passed."""
     deadline, last, opening = time.monotonic() + STREAM_SECONDS, None, b"["
     while time.monotonic() < deadline:
         start = _starts().filter(pk=start_id).first()
         if start is None:
             break
-        told = responses.start_task(start)
-        if told != last:
-            yield opening + orjson.dumps(told)
-            last, opening = told, b",\n"
+        item = responses.serialize_start(start)
+        if item != last:
+            yield opening + orjson.dumps(item)
+            last, opening = item, b",\n"
         if start.phase in (StartTask.Phase.READY, StartTask.Phase.ERROR):
             break
         time.sleep(STREAM_PAUSE)
@@ -145,48 +150,48 @@ def _changes(start_id: UUID) -> Iterator[bytes]:
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/start-tasks")
 class StartTaskSearchView(V1View):
-    """Starts of conversations."""
+    """Start tasks of conversations."""
 
     permission = "conversations.view"
-    serializer_class = shapes.V1StartTaskPageSerializer
+    serializer_class = serializers.V1StartTaskPageSerializer
 
     @extend_schema(
         operation_id="v1_start_tasks_search",
         tags=TAGS,
-        parameters=[shapes.StartPageQuery],
+        parameters=[serializers.StartPageQuery],
     )
     def get(self, request: Request) -> Response:
-        """A page of the first starts of the caller's conversations."""
-        query = self.query(shapes.StartPageQuery)
-        rows, following = page_of(
-            _asked(request, query),
+        """Return a page of start tasks: the first of each of the caller's conversations."""
+        query = self.query(serializers.StartPageQuery)
+        rows, next_page_id = fetch_page(
+            _first_starts(request, query),
             query,
             is_descending=query["sort_order"] == "CREATED_AT_DESC",
         )
-        items = [responses.start_task(row) for row in rows]
-        return Response({"items": items, "next_page_id": following})
+        items = [responses.serialize_start(row) for row in rows]
+        return Response({"items": items, "next_page_id": next_page_id})
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/start-tasks")
 class StartTaskCountView(V1View):
-    """How many starts there are."""
+    """The number of start tasks."""
 
     permission = "conversations.view"
 
     @extend_schema(
         operation_id="v1_start_tasks_count",
         tags=TAGS,
-        parameters=[shapes.StartQuery],
+        parameters=[serializers.StartQuery],
         responses=OpenApiTypes.INT,
     )
     def get(self, request: Request) -> Response:
-        """How many a search would find."""
-        return Response(_asked(request, self.query(shapes.StartQuery)).count())
+        """Return the number of start tasks that a search would return."""
+        return Response(_first_starts(request, self.query(serializers.StartQuery)).count())
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/start-tasks")
 class StartTasksView(V1View):
-    """Starts by id."""
+    """Start tasks by id."""
 
     permission = "conversations.view"
 
@@ -194,84 +199,96 @@ class StartTasksView(V1View):
         operation_id="v1_start_tasks_list",
         tags=TAGS,
         parameters=[IDS],
-        responses={(200, "application/json"): shapes.rows_or_null("V1StartTask")},
+        responses={(200, "application/json"): serializers.nullable_rows_schema("V1StartTask")},
     )
     def get(self, request: ApiRequest) -> Response:
-        """These starts in this order, null for what is not there."""
-        wanted = ids_of(request, "ids")
+        """Return the start tasks with these ids, in order, null for each id without a task.
+
+        The web client polls this every 3 seconds until the task is ready. A null ends its polling.
+        """
+        ids = parse_ids(request, "ids")
         rows = _starts().filter(conversation__in=Conversation.objects.visible_to(request.user))
-        by_id = {row.pk: responses.start_task(row) for row in rows.filter(pk__in=wanted)}
-        return Response([by_id.get(pk) for pk in wanted])
+        by_id = {row.pk: responses.serialize_start(row) for row in rows.filter(pk__in=ids)}
+        return Response([by_id.get(pk) for pk in ids])
 
 
 def _starts() -> Any:
     return StartTask.objects.select_related("conversation")
 
 
-def _asked(request: Request, query: dict[str, Any]) -> Any:
-    """First starts only: a sandbox that wakes again is no conversation that begins."""
+def _first_starts(request: Request, query: dict[str, Any]) -> Any:
+    """Return the first start task of each conversation that matches a query.
+
+    In V1 a start task creates a conversation. Ours also records later starts of the sandbox, which are left out.
+    """
     earlier = StartTask.objects.filter(
         conversation=OuterRef("conversation"), created_at__lt=OuterRef("created_at")
     )
     rows = _starts().filter(conversation__in=Conversation.objects.visible_to(request.user))
-    rows = filtered(rows.exclude(Exists(earlier)), query, "created_at__gte")
-    wanted = query.get("conversation_id__eq")
-    return rows.filter(conversation_id=wanted) if wanted else rows
+    rows = filter_by(rows.exclude(Exists(earlier)), query, "created_at__gte")
+    conversation_id = query.get("conversation_id__eq")
+    return rows.filter(conversation_id=conversation_id) if conversation_id else rows
 
 
-# --- Beginning ------------------------------------------------------------------
+# --- Starting ------------------------------------------------------------------
 
 
-def begin(view: V1View) -> StartTask:
-    """Start what the body asks for; the start that clients then poll."""
+def start_conversation(view: V1View) -> StartTask:
+    """Start the conversation that the request's body describes. Return the start task that clients poll."""
     request = view.request
-    body = view.body(shapes.V1StartRequestSerializer)
+    body = view.body(serializers.V1StartRequestSerializer)
     for name, sentence in (
-        ("processors", "Callback processors are not taken from clients; use webhooks."),
-        ("system_message_suffix", "Put instructions into the first message."),
+        (
+            "processors",
+            "Clients cannot set callback processors on this server. Use webhooks instead.",
+        ),
+        (
+            "system_message_suffix",
+            "This field is not supported. Put the instructions into the first message.",
+        ),
     ):
         if body.get(name):
             raise Unprocessable(f"{name}: {sentence}")
     if body.get("agent_type") == "plan":
-        raise Unprocessable("agent_type: there is no planning agent on this server.")
+        raise Unprocessable("agent_type: This server has no planning agent. Use the default agent.")
     message = body.get("initial_message")
-    text, images = shapes.spoken(message) if message else (None, [])
+    text, images = serializers.split_message(message) if message else (None, [])
     if body.get("sandbox_id"):
-        return _in_sandbox(request, body, text, images)
-    parent = _parent(request, body.get("parent_conversation_id"))
+        return _start_in_sandbox(request, body, text, images)
+    parent = _get_parent(request, body.get("parent_conversation_id"))
     organization = parent.organization if parent else active_organization(request._request)  # noqa: SLF001
     require(request.user, organization.pk, "conversations.create")
     conversation = services.create_conversation(
         user=request.user,
         organization=organization,
         title=body.get("title") or None,
-        repository=parent.repository if parent else _repository(body),
+        repository=parent.repository if parent else _parse_repository(body),
         model=body.get("llm_model") or (parent.model if parent else None),
-        trigger=body.get("trigger") or _trigger(request),
+        trigger=body.get("trigger") or _choose_trigger(request),
         parent=parent,
         conversation_id=body.get("conversation_id"),
         message=text,
         images=images,
     )
-    return _first_start(conversation)
+    return _get_first_start(conversation)
 
 
-def _trigger(request: Request) -> str:
-    is_program = isinstance(request.auth, ApiKey)
-    return Conversation.Trigger.API if is_program else Conversation.Trigger.GUI
+def _choose_trigger(request: Request) -> str:
+    has_api_key = isinstance(request.auth, ApiKey)
+    return Conversation.Trigger.API if has_api_key else Conversation.Trigger.GUI
 
 
-def _parent(request: Request, wanted: UUID | None) -> Conversation | None:
-    if wanted is None:
+def _get_parent(request: Request, parent_id: UUID | None) -> Conversation | None:
+    if parent_id is None:
         return None
     rows = Conversation.objects.visible_to(request.user).select_related("organization")
-    parent = rows.filter(pk=wanted).first()
+    parent = rows.filter(pk=parent_id).first()
     if parent is None:
         raise Http404
     return parent
 
 
-def _repository(body: dict[str, Any]) -> dict[str, Any] | None:
+def _parse_repository(body: dict[str, Any]) -> dict[str, Any] | None:
     if not body.get("selected_repository"):
         return None
     repository = RepositorySerializer(
@@ -285,17 +302,22 @@ def _repository(body: dict[str, Any]) -> dict[str, Any] | None:
     return dict(repository.validated_data)
 
 
-def _in_sandbox(
+def _start_in_sandbox(
     request: Request, body: dict[str, Any], text: str | None, images: list[str]
 ) -> StartTask:
-    """Use a sandbox that ``POST /sandboxes`` made: the conversation that it holds, while that is empty."""
+    """Start the empty conversation of a sandbox that ``POST /sandboxes`` created.
+
+    Every sandbox here belongs to one conversation, so raise ``Unprocessable`` once that conversation has a message.
+    """
     rows = Conversation.objects.visible_to(request.user)
-    conversation = rows.filter(sandbox_id=as_id(body["sandbox_id"], "sandbox_id")).first()
+    conversation = rows.filter(sandbox_id=parse_id(body["sandbox_id"], "sandbox_id")).first()
     if conversation is None:
         raise Http404
     require(request.user, conversation.organization_id, "conversations.steer")
     if conversation.events.filter(kind="UserMessage").exists():
-        raise Unprocessable("sandbox_id: it holds a conversation; each has a sandbox of its own.")
+        raise Unprocessable(
+            "sandbox_id: This sandbox already holds a conversation. Leave sandbox_id out to use a new sandbox."
+        )
     if body.get("title") or text:
         services.rename(
             conversation_id=conversation.pk, title=body.get("title") or services.title_from(text)
@@ -305,11 +327,11 @@ def _in_sandbox(
             conversation_id=conversation.pk,
             text=text,
             images=images,
-            message_id=f"first-{conversation.pk.hex}",
+            message_id=f"first-{conversation.pk.hex}",  # a repeated request posts it only once
         )
-    return _first_start(conversation)
+    return _get_first_start(conversation)
 
 
-def _first_start(conversation: Conversation) -> StartTask:
+def _get_first_start(conversation: Conversation) -> StartTask:
     start: StartTask = _starts().filter(conversation=conversation).order_by("created_at").first()
     return start

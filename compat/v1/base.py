@@ -1,4 +1,4 @@
-"""What the V1 routes share: 422 for bad input, lists by ``page_id``, ids that come as hex or dashed."""
+"""The common parts of V1 routes: the base view, paging by ``page_id``, and ids with or without dashes."""
 
 from typing import Any
 from uuid import UUID
@@ -17,14 +17,17 @@ MAX_IDS = 100
 
 
 class Unprocessable(Problem):
-    """Something that these routes do not take, told as they tell it."""
+    """The request is not valid for this route. OpenHands' own server responds with 422 too."""
 
     status = 422
     code = "unprocessable"
 
 
 class V1View(GenericAPIView[Any]):
-    """A route of the V1 protocol: a cookie, an API key or a conversation key; bad input is 422."""
+    """The base of V1 routes. They accept the session cookie, API keys and conversation keys.
+
+    Invalid input is answered with 422.
+    """
 
     authentication_classes = WITH_CONVERSATION_KEY
     pagination_class = None
@@ -36,20 +39,21 @@ class V1View(GenericAPIView[Any]):
         return super().handle_exception(exc)
 
     def body(self, kind: type[serializers.Serializer[Any]]) -> dict[str, Any]:
-        """The request's body, validated; what the shape does not know is ignored."""
+        """Return the validated body. Fields that the serializer does not know are ignored."""
         serializer = kind(data=self.request.data)
         serializer.is_valid(raise_exception=True)
         return dict(serializer.validated_data)
 
     def query(self, kind: type[serializers.Serializer[Any]]) -> dict[str, Any]:
-        """The request's query, validated; unknown parameters are ignored."""
-        given = self.request.query_params
-        serializer = kind(data={name: given[name] for name in given})
+        """Return the validated query. Parameters that the serializer does not know are ignored."""
+        params = self.request.query_params
+        serializer = kind(data={name: params[name] for name in params})
         serializer.is_valid(raise_exception=True)
         return dict(serializer.validated_data)
 
 
 def _unprocessable(error: exceptions.ValidationError) -> Unprocessable:
+    # The web client shows one sentence, so find the first one in the nested errors.
     detail: Any = error.detail
     while not isinstance(detail, str):
         if isinstance(detail, dict):
@@ -61,34 +65,35 @@ def _unprocessable(error: exceptions.ValidationError) -> Unprocessable:
     return Unprocessable(str(detail), errors=error.detail)
 
 
-def ids_of(request: Request, name: str) -> list[UUID]:
-    """The repeated parameter's ids, 1 to 100 of them, in their order. Raises ``Unprocessable``."""
-    given = request.query_params.getlist(name)
-    if not 0 < len(given) <= MAX_IDS:
-        raise Unprocessable(f"{name}: give 1 to {MAX_IDS} of them.")
-    return [as_id(text, name) for text in given]
+def parse_ids(request: Request, name: str) -> list[UUID]:
+    """Return the ids in a repeated parameter, in order. Raise ``Unprocessable`` unless there are 1 to 100."""
+    texts = request.query_params.getlist(name)
+    if not 0 < len(texts) <= MAX_IDS:
+        raise Unprocessable(f"{name}: Send 1 to {MAX_IDS} ids.")
+    return [parse_id(text, name) for text in texts]
 
 
-def as_id(text: str, name: str) -> UUID:
-    """A UUID with or without its dashes. Raises ``Unprocessable``."""
+def parse_id(text: str, name: str) -> UUID:
+    """Return the UUID in a text, with or without dashes. Raise ``Unprocessable`` for any other text."""
     try:
-        found = UUID(text)
+        value = UUID(text)
     except ValueError:
-        found = None
-    if found is None or text.lower() not in (found.hex, str(found)):
-        raise Unprocessable(f"{name}: this is not a UUID.")
-    return found
+        value = None
+    # ``UUID`` also accepts braces and "urn:uuid:", which no client sends.
+    if value is None or text.lower() not in (value.hex, str(value)):
+        raise Unprocessable(f"{name}: This is not a UUID.")
+    return value
 
 
 class PageQuery(serializers.Serializer[Any]):
-    """The part of a query that all lists share."""
+    """The page parameters of every list."""
 
     page_id = serializers.CharField(required=False, max_length=200)
     limit = serializers.IntegerField(required=False, default=100, min_value=1, max_value=100)
 
 
 class TimesQuery(serializers.Serializer[Any]):
-    """When rows were made."""
+    """Limits for the times at which rows were created and updated."""
 
     created_at__gte = serializers.DateTimeField(required=False)
     created_at__lt = serializers.DateTimeField(required=False)
@@ -96,20 +101,20 @@ class TimesQuery(serializers.Serializer[Any]):
     updated_at__lt = serializers.DateTimeField(required=False)
 
 
-def page_of(
+def fetch_page(
     rows: Any, query: dict[str, Any], *, is_descending: bool = True
 ) -> tuple[list[Any], str | None]:
-    """Return the page of ``rows`` that a query's ``page_id`` names, and the id of the next page.
+    """Return the page of ``rows`` for a query's ``page_id``, and the id of the next page or None.
 
-    Raises ``Unprocessable`` for an id that no list gave.
+    Raise ``Unprocessable`` if ``page_id`` is malformed.
     """
     try:
         after = pages.position_of(query["page_id"]) if query.get("page_id") else None
     except pages.MalformedCursor as error:
-        raise Unprocessable("page_id: this list gave no such page.") from error
+        raise Unprocessable("page_id: Use the next_page_id of an earlier page.") from error
     return pages.page(rows, limit=query["limit"], after=after, is_descending=is_descending)
 
 
-def filtered(rows: Any, query: dict[str, Any], *names: str) -> Any:
-    """Rows narrowed by those parameters that were given; a parameter is named like the lookup it makes."""
+def filter_by(rows: Any, query: dict[str, Any], *names: str) -> Any:
+    """Filter rows by the query parameters in ``names`` that the request has. Their names are Django lookups."""
     return rows.filter(**{name: query[name] for name in names if query.get(name) is not None})

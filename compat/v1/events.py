@@ -1,4 +1,4 @@
-"""``/api/v1/events…``, and the pages of events that both APIs of V1 clients share."""
+"""``/api/v1/events…``, and pages of events for these routes and the engine's API."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from compat.v1 import shapes, translation
+from compat.v1 import serializers, translation
 from compat.v1.app_conversations import TAGS
 from compat.v1.base import MAX_IDS, Unprocessable, V1View
 from conversations.models import Event
@@ -20,20 +20,22 @@ from lib.routes import RouteFacts
 
 MAX_DIGITS = 18
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""Characters that a query to PostgreSQL cannot contain."""
 
 
-def visible(request: Request) -> QuerySet[Event]:
-    """The events that a V1 client of this caller is told."""
-    return translation.told(Event.objects.visible_to(request.user))
+def visible_events(request: Request) -> QuerySet[Event]:
+    """Return the events that the caller may see and V1 clients receive."""
+    return translation.filter_for_v1(Event.objects.visible_to(request.user))
 
 
-def matching(rows: QuerySet[Event], query: dict[str, Any]) -> QuerySet[Event]:
-    """Events narrowed by a query; times are the engine's where it gave one."""
-    if wanted := query.get("conversation_id__eq"):
-        rows = rows.filter(conversation_id=wanted)
+def filter_events(rows: QuerySet[Event], query: dict[str, Any]) -> QuerySet[Event]:
+    """Filter events by a query. The times are the engine's, or ours if the engine sent no time."""
+    if conversation_id := query.get("conversation_id__eq"):
+        rows = rows.filter(conversation_id=conversation_id)
     if kind := query.get("kind__eq"):
+        # The engine's clients send the class name with its module path.
         name = kind.rpartition(".")[2]
-        rows = rows.filter(kind__in=translation.KINDS_OF.get(name, (name,)))
+        rows = rows.filter(kind__in=translation.STORED_KINDS.get(name, (name,)))
     if source := query.get("source"):
         rows = rows.filter(source=source)
     if "timestamp__gte" in query or "timestamp__lt" in query:
@@ -45,32 +47,38 @@ def matching(rows: QuerySet[Event], query: dict[str, Any]) -> QuerySet[Event]:
     return rows
 
 
-def page(rows: QuerySet[Event], query: dict[str, Any]) -> dict[str, Any]:
-    """``{"items", "next_page_id"}`` in the log's order or its reverse.
+def fetch_page(rows: QuerySet[Event], query: dict[str, Any]) -> dict[str, Any]:
+    """Return ``{"items", "next_page_id"}``, in the order of the log or its reverse.
 
-    A page's id is the key of the last event before it, so none is skipped or told twice while the log grows.
+    ``next_page_id`` is the key of the page's last event, so while the log grows no event is skipped or repeated.
     """
     descending = query["sort_order"] == "TIMESTAMP_DESC"
     if page_id := query.get("page_id"):
         if not (page_id.isascii() and page_id.isdigit() and len(page_id) <= MAX_DIGITS):
-            raise Unprocessable("page_id: this list gave no such page.")
+            raise Unprocessable("page_id: Use the next_page_id of an earlier page.")
         rows = rows.filter(**{"pk__lt" if descending else "pk__gt": int(page_id)})
     limit = query["limit"]
-    found = list(rows.order_by("-pk" if descending else "pk")[: limit + 1])
-    items = [orjson.Fragment(translation.text_of(event)) for event in found[:limit]]
-    more = str(found[limit - 1].pk) if len(found) > limit else None
-    return {"items": items, "next_page_id": more}
+    page = list(rows.order_by("-pk" if descending else "pk")[: limit + 1])
+    items = [orjson.Fragment(translation.encode_event(event)) for event in page[:limit]]
+    next_page_id = str(page[limit - 1].pk) if len(page) > limit else None
+    return {"items": items, "next_page_id": next_page_id}
 
 
-def by_ids(rows: QuerySet[Event], ids: list[str]) -> list[Any]:
-    """These events in this order, null for what is not there."""
-    wanted = {
-        spelling: one for one in ids if not _UNSTORABLE.search(one) for spelling in _spellings(one)
+def fetch_by_ids(rows: QuerySet[Event], ids: list[str]) -> list[Any]:
+    """Return the events with these ids, in order, None for each id without an event.
+
+    An id that is a UUID may have dashes or not, whichever form the log holds.
+    """
+    requested = {
+        spelling: text
+        for text in ids
+        if not _UNSTORABLE.search(text)
+        for spelling in _spellings(text)
     }
-    found = {}
-    for event in rows.filter(event_id__in=wanted):
-        found[wanted[event.event_id]] = orjson.Fragment(translation.text_of(event))
-    return [found.get(one) for one in ids]
+    events = {}
+    for event in rows.filter(event_id__in=requested):
+        events[requested[event.event_id]] = orjson.Fragment(translation.encode_event(event))
+    return [events.get(text) for text in ids]
 
 
 def _spellings(text: str) -> set[str]:
@@ -82,37 +90,43 @@ def _spellings(text: str) -> set[str]:
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/events")
 class EventSearchView(V1View):
-    """Events of conversations."""
+    """Events of the caller's conversations."""
 
     permission = "conversations.view"
-    serializer_class = shapes.V1EventPageSerializer
+    serializer_class = serializers.V1EventPageSerializer
 
     @extend_schema(
         operation_id="v1_events_search",
         tags=TAGS,
-        parameters=[shapes.EventPageQuery],
+        parameters=[serializers.EventPageQuery],
     )
     def get(self, request: Request) -> Response:
-        """A page of events, oldest first unless asked otherwise."""
-        query = self.query(shapes.EventPageQuery)
-        return Response(page(matching(visible(request), query), query))
+        """Return a page of events, oldest first by default."""
+        query = self.query(serializers.EventPageQuery)
+        return Response(fetch_page(filter_events(visible_events(request), query), query))
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}")
 class EventCountView(V1View):
-    """How many events there are."""
+    """The number of events."""
 
     permission = "conversations.view"
 
     @extend_schema(
         operation_id="v1_events_count",
         tags=TAGS,
-        parameters=[shapes.EventQuery],
+        parameters=[serializers.EventQuery],
         responses=OpenApiTypes.INT,
     )
     def get(self, request: Request) -> Response:
-        """How many events a search would find: never more than the socket resends."""
-        return Response(matching(visible(request), self.query(shapes.EventQuery)).count())
+        """Return the number of events that a search would return.
+
+        It counts only events that the socket sends. The web client hides all messages until as many frames have
+        arrived, so a larger number would hide them permanently.
+        """
+        return Response(
+            filter_events(visible_events(request), self.query(serializers.EventQuery)).count()
+        )
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/events")
@@ -128,8 +142,8 @@ class EventsView(V1View):
         responses=OpenApiTypes.ANY,
     )
     def get(self, request: Request) -> Response:
-        """These events in this order, null for what is not there."""
+        """Return the events with these ids, in order, null for each id without an event."""
         ids = request.query_params.getlist("id")
         if not 0 < len(ids) <= MAX_IDS:
-            raise Unprocessable(f"id: give 1 to {MAX_IDS} of them.")
-        return Response(by_ids(visible(request), ids))
+            raise Unprocessable(f"id: Send 1 to {MAX_IDS} ids.")
+        return Response(fetch_by_ids(visible_events(request), ids))

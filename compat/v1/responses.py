@@ -1,4 +1,4 @@
-"""Conversations, starts and sandboxes in the shapes of V1 clients. Ids are hex, times RFC 3339."""
+"""Conversations, start tasks and sandboxes as V1 responses. Ids are hexadecimal without dashes; times are RFC 3339."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -11,13 +11,13 @@ from django.conf import settings
 from accounts.models import User
 from accounts.settings.choices import SecurityAnalyzer
 from billing import services as billing
-from compat.v1.translation import stamp
+from compat.v1.translation import format_timestamp
 from conversations.engine.payloads import build_analyzer, build_policy
 from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, Sandbox, StartTask
 from conversations.services import conversation_key
 
 MICROS = 1_000_000
-PLACES = {
+SANDBOX_STATUSES = {
     Conversation.Status.STARTING: "STARTING",
     Conversation.Status.RUNNING: "RUNNING",
     Conversation.Status.PAUSED: "PAUSED",
@@ -27,46 +27,54 @@ PLACES = {
 MISSING = "MISSING"
 SPEC = "agent-server"
 WORKSPACE = "/workspace/project"
-PAUSED_BY_NOBODY = ("idle", "finished", "paused", "error", "stuck")
+RESTARTABLE_STATES = ("idle", "finished", "paused", "error", "stuck")
 MAX_ITERATIONS = 500
 TOOLS = {
     "terminal": "openhands.tools.terminal.definition",
     "file_editor": "openhands.tools.file_editor.definition",
     "task_tracker": "openhands.tools.task_tracker.definition",
 }
-"""The agent's tools, and where the engine's clients find the shapes of their events."""
+"""The agent's tools, with the modules in which the engine's Python clients find the classes of their events."""
 
 
-def place_of(conversation: Conversation) -> str:
-    """``sandbox_status``: what a V1 client can expect of the sandbox."""
+def sandbox_status(conversation: Conversation) -> str:
+    """Return V1's ``sandbox_status`` of a conversation."""
     sandbox = conversation.sandbox
     if sandbox is None or sandbox.observed == Sandbox.Observed.MISSING:
         return MISSING
-    return PLACES[Conversation.Status(conversation.status)]
+    return SANDBOX_STATUSES[Conversation.Status(conversation.status)]
 
 
-def url_of(conversation: Conversation) -> str:
-    """Where clients find the conversation's runtime: here, never at the sandbox itself."""
+def conversation_url(conversation: Conversation) -> str:
+    """Return the address of a conversation's runtime, which is on this server.
+
+    Clients never reach a sandbox directly. The web client uses only the host and port of this address.
+    """
     return f"{settings.PUBLIC_URL.rstrip('/')}/api/conversations/{conversation.pk.hex}"
 
 
-def app_conversations(rows: Iterable[Conversation], user: User) -> list[dict[str, Any]]:
-    """Conversations (with ``sandbox`` loaded) in their order; a fixed number of queries."""
-    found = list(rows)
-    ids = [row.pk for row in found]
+def serialize_conversations(rows: Iterable[Conversation], user: User) -> list[dict[str, Any]]:
+    """Return ``AppConversation`` objects for rows with ``sandbox`` loaded, in order.
+
+    The number of queries is fixed.
+    """
+    rows = list(rows)
+    ids = [row.pk for row in rows]
     usage = billing.get_usage(ids)
     children: dict[UUID, list[str]] = {}
     visible = Conversation.objects.visible_to(user).filter(parent_id__in=ids).order_by("created_at")
     for parent, child in visible.values_list("parent_id", "pk"):
         children.setdefault(parent, []).append(child.hex)
-    busy = with_open_messages(ids)
+    busy = conversations_with_open_messages(ids)
     return [
-        _app_conversation(row, user, usage.get(row.pk), children.get(row.pk, []), row.pk in busy)
-        for row in found
+        _serialize_conversation(
+            row, user, usage.get(row.pk), children.get(row.pk, []), row.pk in busy
+        )
+        for row in rows
     ]
 
 
-def _description(row: Conversation) -> dict[str, Any]:
+def _serialize_description(row: Conversation) -> dict[str, Any]:
     repository = row.repository or {}
     return {
         "selected_repository": repository.get("full_name"),
@@ -78,50 +86,56 @@ def _description(row: Conversation) -> dict[str, Any]:
     }
 
 
-def _app_conversation(
+def _serialize_conversation(
     row: Conversation,
     user: User,
     usage: Any,
     children: list[str],
-    is_asked: bool,  # noqa: FBT001
+    has_open_messages: bool,  # noqa: FBT001
 ) -> dict[str, Any]:
-    place = place_of(row)
-    is_there = place != MISSING
+    status = sandbox_status(row)
+    exists = status != MISSING
     return {
         "id": row.pk.hex,
         "created_by_user_id": str(row.created_by_id),
         "sandbox_id": row.sandbox_id.hex if row.sandbox_id else "",
-        **_description(row),
+        **_serialize_description(row),
         "llm_model": row.model,
-        "metrics": metrics(row.model, usage),
+        "metrics": serialize_metrics(row.model, usage),
         "parent_conversation_id": row.parent_id.hex if row.parent_id else None,
         "sub_conversation_ids": children,
-        "created_at": rfc3339(row.created_at),
-        "updated_at": rfc3339(row.updated_at),
-        "sandbox_status": place,
-        "execution_status": execution_status(row, is_asked=is_asked) if is_there else None,
-        "conversation_url": url_of(row) if is_there else None,
-        "session_api_key": conversation_key(conversation=row, user=user) if is_there else None,
+        "created_at": format_rfc3339(row.created_at),
+        "updated_at": format_rfc3339(row.updated_at),
+        "sandbox_status": status,
+        "execution_status": execution_status(row, has_open_messages=has_open_messages)
+        if exists
+        else None,
+        "conversation_url": conversation_url(row) if exists else None,
+        "session_api_key": conversation_key(conversation=row, user=user) if exists else None,
     }
 
 
-def with_open_messages(ids: list[UUID]) -> set[UUID]:
-    """Of conversations, those with messages on their way to the agent."""
+def conversations_with_open_messages(ids: list[UUID]) -> set[UUID]:
+    """Return the ids of the conversations with messages that the agent has not received yet."""
     rows = OutgoingMessage.objects.filter(conversation_id__in=ids, status__in=OPEN_MESSAGES)
     return set(rows.values_list("conversation_id", flat=True))
 
 
-def execution_status(row: Conversation, *, is_asked: bool) -> str:
-    """What the agent does; ``running`` from the moment a message is on its way that will run it."""
-    if is_asked and row.execution_status in PAUSED_BY_NOBODY and row.status != "failed":
+def execution_status(row: Conversation, *, has_open_messages: bool) -> str:
+    """Return V1's ``execution_status``.
+
+    It is ``running`` from the moment when a message waits for delivery, because the message will start a run.
+    Otherwise a client that polls after sending a message would see the end of the previous run.
+    """
+    if has_open_messages and row.execution_status in RESTARTABLE_STATES and row.status != "failed":
         return "running"
     if row.status in ("paused", "stopped") and row.execution_status == "running":
-        return "paused"  # its engine was stopped under it
+        return "paused"  # the sandbox stopped before the engine could report the end of the run
     return row.execution_status
 
 
-def metrics(model: str, usage: Any) -> dict[str, Any]:
-    """A ``MetricsSnapshot``: dollars and tokens so far."""
+def serialize_metrics(model: str, usage: Any) -> dict[str, Any]:
+    """Return a ``MetricsSnapshot``: the cost in dollars and the tokens so far."""
     return {
         "model_name": model,
         "accumulated_cost": (usage.cost_micros if usage else 0) / MICROS,
@@ -140,41 +154,48 @@ def metrics(model: str, usage: Any) -> dict[str, Any]:
     }
 
 
-def sandbox_info(conversation: Conversation, user: User) -> dict[str, Any]:
-    """A conversation's sandbox; its key is ours, and opens that conversation only."""
-    sandbox, place = conversation.sandbox, place_of(conversation)
+def serialize_sandbox(conversation: Conversation, user: User) -> dict[str, Any]:
+    """Return V1's ``SandboxInfo`` of a conversation's sandbox.
+
+    ``session_api_key`` is our key to this conversation, not the engine's key. It is null unless the sandbox runs.
+    """
+    sandbox, status = conversation.sandbox, sandbox_status(conversation)
     if sandbox is None:
-        raise ValueError("a conversation without a sandbox has no sandbox to tell of")
-    is_up = place == "RUNNING"
+        raise ValueError("The conversation has no sandbox.")
+    is_running = status == "RUNNING"
     return {
         "id": sandbox.pk.hex,
         "created_by_user_id": str(conversation.created_by_id),
         "sandbox_spec_id": SPEC,
-        "status": place,
+        "status": status,
         "session_api_key": conversation_key(conversation=conversation, user=user)
-        if is_up
+        if is_running
         else None,
-        "exposed_urls": [{"name": "AGENT_SERVER", "url": settings.PUBLIC_URL, "port": _port()}]
-        if is_up
+        # The web client also looks for VSCODE and WORKER_* here. This server exposes neither.
+        "exposed_urls": [
+            {"name": "AGENT_SERVER", "url": settings.PUBLIC_URL, "port": _public_port()}
+        ]
+        if is_running
         else None,
-        "created_at": rfc3339(sandbox.created_at),
+        "created_at": format_rfc3339(sandbox.created_at),
     }
 
 
-def _port() -> int:
+def _public_port() -> int:
     parts = urlsplit(settings.PUBLIC_URL)
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
-def start_task(start: StartTask) -> dict[str, Any]:
-    """A start as clients poll it; the conversation's id comes with ``READY``."""
+def serialize_start(start: StartTask) -> dict[str, Any]:
+    """Return a start task as clients poll it. ``app_conversation_id`` is null until the status is ``READY``."""
     row = start.conversation
     is_ready = start.phase == StartTask.Phase.READY
     return {
         "id": start.pk.hex,
         "created_by_user_id": str(row.created_by_id),
         "status": start.phase,
-        "detail": start.error or _waits(start),
+        # With the status ERROR the web client shows this text.
+        "detail": start.error or _describe_queue(start),
         "app_conversation_id": row.pk.hex if is_ready else None,
         "sandbox_id": row.sandbox_id.hex if row.sandbox_id else None,
         "agent_server_url": settings.PUBLIC_URL if is_ready else None,
@@ -185,32 +206,37 @@ def start_task(start: StartTask) -> dict[str, Any]:
             "system_message_suffix": None,
             "processors": [],
             "llm_model": row.model,
-            **_description(row),
+            **_serialize_description(row),
             "parent_conversation_id": row.parent_id.hex if row.parent_id else None,
             "agent_type": "default",
         },
-        "created_at": rfc3339(start.created_at),
-        "updated_at": rfc3339(start.updated_at),
+        "created_at": format_rfc3339(start.created_at),
+        "updated_at": format_rfc3339(start.updated_at),
     }
 
 
-def _waits(start: StartTask) -> str | None:
+def _describe_queue(start: StartTask) -> str | None:
     if start.queue_position is None:
         return None
-    return f"Waiting for a sandbox: number {start.queue_position} in line."
+    return f"Waiting for a sandbox: number {start.queue_position} in the queue."
 
 
-def runtime_info(conversation: Conversation, usage: Any, *, is_asked: bool) -> dict[str, Any]:
-    """The engine's ``ConversationInfo``, as its own clients read it, without secrets or addresses."""
+def serialize_runtime_info(
+    conversation: Conversation, usage: Any, *, has_open_messages: bool
+) -> dict[str, Any]:
+    """Return the engine's ``ConversationInfo``, as the engine's clients read it.
+
+    It has every field that they require, without secrets and without the addresses of the sandbox.
+    """
     sandbox = conversation.sandbox
     model = {"model": f"openai/{conversation.model}", "usage_id": "agent", "stream": True}
     is_judged_by_model = conversation.security_analyzer == SecurityAnalyzer.LLM
     return {
         "id": str(conversation.pk),
         "title": conversation.title,
-        "created_at": stamp(conversation.created_at),
-        "updated_at": stamp(conversation.updated_at),
-        "execution_status": execution_status(conversation, is_asked=is_asked),
+        "created_at": format_timestamp(conversation.created_at),
+        "updated_at": format_timestamp(conversation.updated_at),
+        "execution_status": execution_status(conversation, has_open_messages=has_open_messages),
         "agent": {
             "kind": "Agent",
             "llm": model,
@@ -229,8 +255,8 @@ def runtime_info(conversation: Conversation, usage: Any, *, is_asked: bool) -> d
         "invoked_skills": [],
         "blocked_actions": {},
         "blocked_messages": {},
-        "stats": {"usage_to_metrics": {"agent": metrics(conversation.model, usage)}},
-        "metrics": metrics(conversation.model, usage),
+        "stats": {"usage_to_metrics": {"agent": serialize_metrics(conversation.model, usage)}},
+        "metrics": serialize_metrics(conversation.model, usage),
         "secret_registry": {"secret_sources": {}},
         "tags": {},
         "client_tools": [],
@@ -238,5 +264,5 @@ def runtime_info(conversation: Conversation, usage: Any, *, is_asked: bool) -> d
     }
 
 
-def rfc3339(moment: datetime) -> str:
+def format_rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""``/api/v1/sandboxes…`` and ``/api/v1/sandbox-specs…``. Every sandbox here is one conversation's."""
+"""``/api/v1/sandboxes…`` and ``/api/v1/sandbox-specs…``. On this server every sandbox belongs to one conversation."""
 
 from typing import Any
 
@@ -11,9 +11,17 @@ from rest_framework.response import Response
 from accounts.active import active_organization
 from accounts.permissions import require
 from accounts.requests import ApiRequest
-from compat.v1 import responses, shapes
+from compat.v1 import responses, serializers
 from compat.v1.app_conversations import TAGS
-from compat.v1.base import MAX_IDS, PageQuery, Unprocessable, V1View, as_id, ids_of, page_of
+from compat.v1.base import (
+    MAX_IDS,
+    PageQuery,
+    Unprocessable,
+    V1View,
+    fetch_page,
+    parse_id,
+    parse_ids,
+)
 from conversations import services
 from conversations.models import Conversation
 from lib.problems import Problem
@@ -23,68 +31,72 @@ ID = OpenApiParameter("id", str, OpenApiParameter.PATH)
 
 
 class SandboxInUse(Problem):
-    """A sandbox that goes only with the conversation that it holds."""
+    """The sandbox holds a conversation, so it is deleted only together with the conversation."""
 
     status = 409
     code = "sandbox-in-use"
     sentence = "This sandbox holds a conversation's files. Delete the conversation instead."
 
 
-def with_sandbox(request: Request) -> Any:
-    """The caller's conversations that have a sandbox."""
+def conversations_with_sandbox(request: Request) -> Any:
+    """Return the conversations with a sandbox that the caller may see."""
     rows = Conversation.objects.visible_to(request.user).exclude(sandbox=None)
     return rows.select_related("sandbox")
 
 
-def the_one(view: V1View, sandbox_id: str, permission: str) -> Conversation:
-    """The conversation whose sandbox this is; 404 for what the caller may not see."""
+def get_sandbox_conversation(view: V1View, sandbox_id: str, permission: str) -> Conversation:
+    """Return the conversation of a sandbox, after checking the caller's permission for it.
+
+    Raise ``Http404`` if the id is malformed or the caller may not see the conversation.
+    """
     try:
-        pk = as_id(sandbox_id, "sandbox_id")
+        pk = parse_id(sandbox_id, "sandbox_id")
     except Unprocessable as error:
         raise Http404 from error
-    row = with_sandbox(view.request).filter(sandbox_id=pk).first()
+    row = conversations_with_sandbox(view.request).filter(sandbox_id=pk).first()
     if row is None:
         raise Http404
     require(view.request.user, row.organization_id, permission)
-    found: Conversation = row
-    return found
+    conversation: Conversation = row
+    return conversation
 
 
 @RouteFacts(replaced_by=NOTHING)
 class SandboxSearchView(V1View):
-    """Sandboxes, newest first."""
+    """The sandboxes of the caller's conversations, newest first."""
 
     permission = "conversations.view"
-    serializer_class = shapes.V1SandboxPageSerializer
+    serializer_class = serializers.V1SandboxPageSerializer
 
     @extend_schema(operation_id="v1_sandboxes_search", tags=TAGS, parameters=[PageQuery])
     def get(self, request: ApiRequest) -> Response:
-        """A page of the sandboxes of the caller's conversations."""
+        """Return a page of the sandboxes of the caller's conversations."""
         query = self.query(PageQuery)
-        rows, following = page_of(with_sandbox(request), query)
-        items = [responses.sandbox_info(row, request.user) for row in rows]
-        return Response({"items": items, "next_page_id": following})
+        rows, next_page_id = fetch_page(conversations_with_sandbox(request), query)
+        items = [responses.serialize_sandbox(row, request.user) for row in rows]
+        return Response({"items": items, "next_page_id": next_page_id})
 
 
 @RouteFacts(cost="spend", replaced_by=NOTHING)
 class SandboxesView(V1View):
-    """Sandboxes by id, and a new one."""
+    """Sandboxes by id, and new sandboxes."""
 
     permissions_by_action = {"get": "conversations.view", "post": "conversations.create"}  # noqa: RUF012 - read by HasPermission
-    serializer_class = shapes.V1SandboxSerializer
+    serializer_class = serializers.V1SandboxSerializer
 
     @extend_schema(
         operation_id="v1_sandboxes_list",
         tags=TAGS,
         parameters=[OpenApiParameter("id", OpenApiTypes.UUID, many=True, required=True)],
-        responses={(200, "application/json"): shapes.rows_or_null("V1Sandbox")},
+        responses={(200, "application/json"): serializers.nullable_rows_schema("V1Sandbox")},
     )
     def get(self, request: ApiRequest) -> Response:
-        """These sandboxes in this order, null for what is not there."""
-        wanted = ids_of(request, "id")
-        rows = with_sandbox(request).filter(sandbox_id__in=wanted).distinct()
-        by_id = {row.sandbox_id: responses.sandbox_info(row, request.user) for row in rows}
-        return Response([by_id.get(pk) for pk in wanted])
+        """Return the sandboxes with these ids, in order, null for each id without a sandbox."""
+        # V1 names this parameter ``id``, but ``ids`` for conversations.
+        ids = parse_ids(request, "id")
+        rows = conversations_with_sandbox(request).filter(sandbox_id__in=ids).distinct()
+        by_id = {row.sandbox_id: responses.serialize_sandbox(row, request.user) for row in rows}
+        return Response([by_id.get(pk) for pk in ids])
 
     @extend_schema(
         operation_id="v1_sandboxes_create",
@@ -93,21 +105,23 @@ class SandboxesView(V1View):
         parameters=[OpenApiParameter("sandbox_spec_id", str)],
     )
     def post(self, request: ApiRequest) -> Response:
-        """Start a sandbox, with an empty conversation in it for `POST /app-conversations` to use."""
+        """Start a sandbox with an empty conversation, which `POST /app-conversations` can use."""
         if request.query_params.get("sandbox_spec_id", responses.SPEC) != responses.SPEC:
-            raise Unprocessable("sandbox_spec_id: there is no such specification.")
+            raise Unprocessable(
+                f"sandbox_spec_id: This specification does not exist. Use {responses.SPEC}."
+            )
         organization = active_organization(request._request)  # noqa: SLF001
         require(request.user, organization.pk, "conversations.create")
-        made = services.create_conversation(user=request.user, organization=organization)
-        return Response(responses.sandbox_info(made, request.user))
+        conversation = services.create_conversation(user=request.user, organization=organization)
+        return Response(responses.serialize_sandbox(conversation, request.user))
 
 
 @RouteFacts(replaced_by=NOTHING)
 class SandboxPauseView(V1View):
-    """A sandbox's sleep."""
+    """The pause of a sandbox."""
 
     permission = "conversations.steer"
-    serializer_class = shapes.V1SuccessSerializer
+    serializer_class = serializers.V1SuccessSerializer
 
     @extend_schema(
         operation_id="v1_sandboxes_pause",
@@ -116,18 +130,18 @@ class SandboxPauseView(V1View):
         parameters=[ID],
     )
     def post(self, request: Request, pk: str) -> Response:
-        """Put it to sleep; its files stay. Safe to repeat."""
-        row = the_one(self, pk, self.permission)
+        """Pause the sandbox. Its files are kept. Safe to repeat."""
+        row = get_sandbox_conversation(self, pk, self.permission)
         services.pause_sandbox(conversation_id=row.pk)
         return Response({"success": True})
 
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class SandboxResumeView(V1View):
-    """A sandbox's waking."""
+    """The resumption of a sandbox."""
 
     permission = "conversations.steer"
-    serializer_class = shapes.V1SuccessSerializer
+    serializer_class = serializers.V1SuccessSerializer
 
     @extend_schema(
         operation_id="v1_sandboxes_resume",
@@ -136,35 +150,38 @@ class SandboxResumeView(V1View):
         parameters=[ID],
     )
     def post(self, request: Request, pk: str) -> Response:
-        """Wake it. Safe to repeat."""
-        row = the_one(self, pk, self.permission)
+        """Start a paused sandbox, and let a stopped agent continue. Safe to repeat."""
+        row = get_sandbox_conversation(self, pk, self.permission)
         services.resume(conversation_id=row.pk)
         return Response({"success": True})
 
 
 @RouteFacts(replaced_by=NOTHING)
 class SandboxView(V1View):
-    """One sandbox."""
+    """The deletion of a sandbox."""
 
     permission = "conversations.delete"
-    serializer_class = shapes.V1SuccessSerializer
+    serializer_class = serializers.V1SuccessSerializer
 
     @extend_schema(
         operation_id="v1_sandboxes_destroy",
         tags=TAGS,
         parameters=[ID, OpenApiParameter("sandbox_id", str)],
-        responses={200: shapes.V1SuccessSerializer},
+        responses={200: serializers.V1SuccessSerializer},
     )
     def delete(self, request: Request, pk: str) -> Response:
-        """Remove a sandbox that was never talked to; 409 for one that holds somebody's work."""
-        row = the_one(self, request.query_params.get("sandbox_id") or pk, self.permission)
+        """Delete a sandbox without messages. Respond with 409 if its conversation has messages."""
+        # OpenHands' own server reads the id from the query and ignores the path, so clients send both.
+        row = get_sandbox_conversation(
+            self, request.query_params.get("sandbox_id") or pk, self.permission
+        )
         if row.events.filter(kind="UserMessage").exists():
             raise SandboxInUse
         services.delete_conversation(conversation_id=row.pk)
         return Response({"success": True})
 
 
-def _spec() -> dict[str, Any]:
+def _serialize_spec() -> dict[str, Any]:
     return {
         "id": responses.SPEC,
         "command": None,
@@ -176,21 +193,21 @@ def _spec() -> dict[str, Any]:
 
 @RouteFacts(replaced_by=NOTHING)
 class SandboxSpecSearchView(V1View):
-    """What sandboxes are made of."""
+    """The sandbox specifications of this server."""
 
     permission = "conversations.view"
-    serializer_class = shapes.V1SandboxSpecPageSerializer
+    serializer_class = serializers.V1SandboxSpecPageSerializer
 
     @extend_schema(operation_id="v1_sandbox_specs_search", tags=TAGS, parameters=[PageQuery])
     def get(self, request: Request) -> Response:
-        """The one specification of this server; no environment is shown."""
+        """Return the only specification of this server. Its environment is never returned."""
         self.query(PageQuery)
-        return Response({"items": [_spec()], "next_page_id": None})
+        return Response({"items": [_serialize_spec()], "next_page_id": None})
 
 
 @RouteFacts(replaced_by=NOTHING)
 class SandboxSpecsView(V1View):
-    """Specifications by id."""
+    """Sandbox specifications by id."""
 
     permission = "conversations.view"
 
@@ -198,11 +215,11 @@ class SandboxSpecsView(V1View):
         operation_id="v1_sandbox_specs_list",
         tags=TAGS,
         parameters=[OpenApiParameter("id", str, many=True, required=True)],
-        responses={(200, "application/json"): shapes.rows_or_null("V1SandboxSpec")},
+        responses={(200, "application/json"): serializers.nullable_rows_schema("V1SandboxSpec")},
     )
     def get(self, request: Request) -> Response:
-        """These specifications in this order, null for what is not there."""
-        wanted = request.query_params.getlist("id")
-        if not 0 < len(wanted) <= MAX_IDS:
-            raise Unprocessable(f"id: give 1 to {MAX_IDS} of them.")
-        return Response([_spec() if one == responses.SPEC else None for one in wanted])
+        """Return the specifications with these ids, in order, null for each unknown id."""
+        ids = request.query_params.getlist("id")
+        if not 0 < len(ids) <= MAX_IDS:
+            raise Unprocessable(f"id: Send 1 to {MAX_IDS} ids.")
+        return Response([_serialize_spec() if pk == responses.SPEC else None for pk in ids])

@@ -1,4 +1,4 @@
-"""``/sockets/events/{id}``: a conversation as V1 clients follow it, and in which they speak."""
+"""``/sockets/events/{id}``: the socket over which V1 clients follow a conversation and send messages."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from django.utils.dateparse import parse_datetime
 
 from accounts.permissions import MissingPermission
 from billing import services as billing
-from compat.v1 import responses, shapes, translation
+from compat.v1 import responses, serializers, translation
 from conversations import services
 from conversations.api.authentication import HEADER
 from conversations.models import Conversation, Event, LoggedEvent
@@ -28,72 +28,75 @@ from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 PROTOCOL = "V1"
-"""The name under which frames keep their V1 form."""
+"""The name under which a frame stores its V1 form for further sockets."""
 AUTH_SECONDS = 10
+"""Seconds in which the first frame must arrive. The engine's own socket has the same limit."""
 CLOSE_UNAUTHENTICATED = 4001
 CLOSE_UNKNOWN = 4004
 CLOSE_OVERFLOW = 1013
 CLOSE_RESTART = 1012
-CLOSES = {
+# The codes are those of the engine's own socket. A conversation that the caller may not see counts as unknown.
+CLOSE_CODES = {
     access.Refusal.UNAUTHENTICATED: CLOSE_UNAUTHENTICATED,
     access.Refusal.NOT_PERMITTED: CLOSE_UNKNOWN,
     access.Refusal.NOT_VISIBLE: CLOSE_UNKNOWN,
 }
-TOO_FAST = "Too many messages. Wait a moment, then send it again."
-NO_VIEW = "You may not see this conversation any more."
-NO_STEERING = "This needs the permission conversations.steer."
-MANY = 1_000
-"""Messages that one socket may have waiting, and ``BODY_MAX_BYTES`` of them: more ends it."""
+TOO_FAST = "You sent too many messages. Wait a moment, then send this message again."
+NO_VIEW = "You no longer have access to this conversation."
+NO_STEERING = "You need the permission conversations.steer to send messages."
+INBOX_MAX = 1_000
+"""Messages of one socket that may wait, with at most ``BODY_MAX_BYTES`` characters. The socket closes above that."""
 
 
 class BadFrame(Problem):
-    """A frame that is no message."""
+    """The client's frame is not a valid message."""
 
     code = "bad-frame"
-    sentence = 'A frame is {"role": "user", "content": [{"type": "text", "text": …}]}.'
+    sentence = 'This frame is not a message. Send {"role": "user", "content": [{"type": "text", "text": …}]}.'
 
 
 class V1EventsConsumer(AsyncWebsocketConsumer):
-    """Send one conversation's log in V1 form, after its state; take messages for the agent.
+    """A WebSocket that sends a conversation's state, then its log as V1 events, and accepts messages for the agent.
 
-    Who it is: a key in ``X-Session-API-Key``, ``Authorization`` or ``session_api_key=``, else our cookie where the
-    browser names its origin, else a first frame ``{"type": "auth", "session_api_key"}`` within ten seconds.
-    ``resend_all=true`` (or ``resend_mode=all``) tells the log from its start, ``resend_mode=since`` from
-    ``after_timestamp`` on, else only what is new. Close codes: 4001 not authenticated, or no more; 4004 unknown;
-    1013 too slow; 1012 the log was restored, begin again.
+    Credentials: a key in ``X-Session-API-Key``, ``Authorization`` or ``session_api_key=``; else the session cookie, if
+    the request has an ``Origin``; else a first frame ``{"type": "auth", "session_api_key": …}`` within ten seconds.
+    ``resend_all=true`` or ``resend_mode=all`` sends the log from its start, ``resend_mode=since`` from
+    ``after_timestamp``; otherwise only new events are sent. Close codes: 4001 not authenticated or access ended,
+    4004 unknown conversation, 1013 the client is too slow, 1012 the log was restored and the client must reconnect.
     """
 
-    channel_layer_alias = ""  # the hub listens for all sockets of the process
+    channel_layer_alias = ""  # unused: the hub subscribes once for all sockets
     permission = access.VIEW
 
     async def connect(self) -> None:
         self.tasks: list[asyncio.Task[None]] = []
-        self.conversation_id = _id(self.scope["url_route"]["kwargs"]["conversation_id"])
-        given = self.scope.get("query_string", b"").decode("ascii", "replace")
-        self.asked = {name: values[-1] for name, values in parse_qs(given).items()}
-        self.told_status = ""
-        self.begun_at = 0
+        self.conversation_id = _parse_id(self.scope["url_route"]["kwargs"]["conversation_id"])
+        query = self.scope.get("query_string", b"").decode("ascii", "replace")
+        self.query = {name: values[-1] for name, values in parse_qs(query).items()}
+        self.sent_status = ""
+        self.start_seq = 0
         self.is_open = False
-        self.waiting: asyncio.Queue[str] = asyncio.Queue(MANY)
-        self.waiting_size = 0
+        self.inbox: asyncio.Queue[str] = asyncio.Queue(INBOX_MAX)
+        self.inbox_size = 0
         self.watcher: access.Watcher | None = None
+        # Accept first: only an open socket has close codes. A refused handshake is an HTTP 403 without a reason.
         await self.accept()
         refusal = await self._admit(self._tokens())
-        if refusal is access.Refusal.UNAUTHENTICATED and self._may_say_later():
+        if refusal is access.Refusal.UNAUTHENTICATED and self._may_authenticate_later():
             self._spawn(self._await_auth())
         elif refusal:
-            await self.close(CLOSES[refusal])
+            await self.close(CLOSE_CODES[refusal])
 
     async def _admit(self, tokens: Sequence[str]) -> access.Refusal | None:
-        """Begin, if the caller may watch this conversation now; return why not otherwise."""
+        """Start sending and receiving if the caller may watch this conversation, else return the refusal."""
         credentials = self._credentials(tokens)
         self.watcher = access.Watcher(credentials, self.conversation_id, self.permission)
         if refusal := await self.watcher.check_access():
             return refusal
-        access.start_watching(self.watcher, access.UnpingedStream(self._refused))
+        access.start_watching(self.watcher, access.UnpingedStream(self._end_access))
         self.is_open = True
-        self._spawn(self._tell())
-        self._spawn(self._hear())
+        self._spawn(self._send_frames())
+        self._spawn(self._process_inbox())
         return None
 
     def _spawn(self, work: Any) -> None:
@@ -105,96 +108,100 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         if self.watcher is not None:
             await access.stop_watching(self.watcher)
 
-    # --- Who ---------------------------------------------------------------------
+    # --- Credentials ---------------------------------------------------------------------
 
-    def _may_say_later(self) -> bool:
-        """Whether nothing was said yet about who this is: then a first frame may say it."""
+    def _may_authenticate_later(self) -> bool:
+        """Return whether the handshake had no credentials, so that a first frame may bring them."""
         return not self._tokens() and not (self._header("cookie") and self._header("origin"))
 
     def _header(self, name: str) -> str:
-        wanted = name.lower().encode()
-        found = [value for key, value in self.scope["headers"] if key == wanted]
-        return found[-1].decode("latin-1") if found else ""
+        key = name.lower().encode()
+        values = [value for other, value in self.scope["headers"] if other == key]
+        return values[-1].decode("latin-1") if values else ""
 
     def _tokens(self) -> list[str]:
         scheme, _, bearer = self._header("authorization").partition(" ")
-        found = [
+        tokens = [
             self._header(HEADER),
-            self.asked.get("session_api_key", ""),
+            self.query.get("session_api_key", ""),
             bearer if scheme.lower() == "bearer" else "",
         ]
-        return [token.strip() for token in found if token.strip() not in ("", "null", "undefined")]
+        # Clients that have no key put JavaScript's null or undefined into the query as text.
+        return [token.strip() for token in tokens if token.strip() not in ("", "null", "undefined")]
 
     def _credentials(self, tokens: Sequence[str]) -> access.Credentials:
-        # A cookie counts only for a page of ours: OriginGate let in no other origin.
-        has_cookie = any(map(self._header, ("origin", "authorization", "x-api-key")))
-        scope = self.scope if has_cookie else self.scope | {"headers": []}
+        # The cookie counts only together with an Origin, which OriginGate has compared with ours: then the
+        # request comes from a page of this server.
+        keeps_headers = any(map(self._header, ("origin", "authorization", "x-api-key")))
+        scope = self.scope if keeps_headers else self.scope | {"headers": []}
         return access.Credentials.from_scope(scope, keys=tokens)
 
     async def _await_auth(self) -> None:
-        """Wait for the first frame; close where it does not come, or says nothing that opens this."""
+        """Wait for the first frame. Close the socket if it does not arrive or its key is not valid."""
         try:
             async with asyncio.timeout(AUTH_SECONDS):
-                text = await self._next()
+                text = await self._next_message()
         except TimeoutError:
             await self.close(CLOSE_UNAUTHENTICATED)
             return
-        said = _loads(text)
-        token = said.get("session_api_key") if said and said.get("type") == "auth" else None
+        frame = _parse_object(text)
+        token = frame.get("session_api_key") if frame and frame.get("type") == "auth" else None
         refusal = await self._admit([token.strip()] if isinstance(token, str) else [])
         if refusal:
-            await self.close(CLOSES[refusal])
+            await self.close(CLOSE_CODES[refusal])
 
-    def _refused(self) -> None:
+    def _end_access(self) -> None:
         assert self.watcher is not None
         assert self.watcher.refusal is not None
-        self._spawn(self._end(CLOSES[self.watcher.refusal]))
+        self._spawn(self._end(CLOSE_CODES[self.watcher.refusal]))
 
     async def _end(self, code: int) -> None:
         self.is_open = False
-        mine = asyncio.current_task()
+        current = asyncio.current_task()
         for task in self.tasks:
-            if task is not mine:
+            if task is not current:
                 task.cancel()
         await self.close(code)
 
-    # --- Out ---------------------------------------------------------------------
+    # --- To the client ---------------------------------------------------------------------
 
-    async def _tell(self) -> None:
+    async def _send_frames(self) -> None:
         code = CLOSE_OVERFLOW
         try:
-            state, after, self.told_status, self.begun_at = await run_in_thread(self._state)
+            state, after, self.sent_status, self.start_seq = await run_in_thread(self._load_state)
             async with get_hub().subscribe(self.conversation_id, after=after) as subscription:
-                await self.send(text_data=translation.state_text("full_state", state))
+                # The web client disables its input until it has received a state.
+                await self.send(text_data=translation.encode_state("full_state", state))
                 async for frame in subscription.frames():
                     if frame.reset_to is not None:
                         code = CLOSE_RESTART
                         break
-                    for text in await self._texts(frame):
+                    for text in await self._encode_frame(frame):
                         await self.send(text_data=text)
                 if subscription.feed.is_gone:
                     code = CLOSE_UNKNOWN
         except asyncio.CancelledError:
             raise
         except OSError:
-            return  # the client left; its server says so to whoever still sends
+            return  # the client has disconnected
         except Exception:
-            log.exception("a V1 socket's feed failed; the client comes again")
+            log.exception("The feed of a V1 socket failed; the client will reconnect.")
         await self._end(code)
 
-    def _state(self) -> tuple[dict[str, Any], int, str, int]:
-        """The state now, where in the log to begin, the status that the state tells, and where the log ends."""
+    def _load_state(self) -> tuple[dict[str, Any], int, str, int]:
+        """Return the conversation's state, the ``seq`` to send events after, its status, and its last ``seq``."""
         row = Conversation.objects.select_related("sandbox").get(pk=self.conversation_id)
         usage = billing.get_usage([row.pk]).get(row.pk)
-        is_asked = bool(responses.with_open_messages([row.pk]))
-        state = responses.runtime_info(row, usage, is_asked=is_asked)
-        return state, self._after(row), row.execution_status, row.last_seq
+        has_open_messages = bool(responses.conversations_with_open_messages([row.pk]))
+        state = responses.serialize_runtime_info(row, usage, has_open_messages=has_open_messages)
+        return state, self._resume_position(row), row.execution_status, row.last_seq
 
-    def _after(self, row: Conversation) -> int:
-        mode = self.asked.get("resend_mode", "")
-        if mode == "all" or (not mode and self.asked.get("resend_all", "").lower() in _TRUE):
+    def _resume_position(self, row: Conversation) -> int:
+        # The web client of 2025 sends ``resend_all=true`` with every connection, also after a reconnect.
+        mode = self.query.get("resend_mode", "")
+        if mode == "all" or (not mode and self.query.get("resend_all", "").lower() in _TRUE):
             return row.pruned_seq
-        since = _moment(self.asked.get("after_timestamp", "")) if mode == "since" else None
+        since = _parse_time(self.query.get("after_timestamp", "")) if mode == "since" else None
         if since is None:
             return row.last_seq
         times = Event.objects.filter(conversation=row).annotate(
@@ -203,84 +210,93 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         first = times.filter(at__gte=since).order_by("seq").values_list("seq", flat=True).first()
         return row.last_seq if first is None else max(first - 1, row.pruned_seq)
 
-    async def _texts(self, frame: Frame) -> list[str]:
-        """What a frame of the hub is in V1: at most an event and the state that it leads to."""
+    async def _encode_frame(self, frame: Frame) -> list[str]:
+        """Return the V1 texts of a frame of the hub: at most an event, and the full state if it ends a run.
+
+        The engine's own socket also sends the full state at the end of a run.
+        """
         if not isinstance(frame, EventFrame):
-            return await self._outside(frame)
+            return await self._encode_other_frame(frame)
+        # The first socket of this process that needs the V1 form makes it for the others.
         form = frame.cached_form(PROTOCOL)
         if form is None:
-            form = await run_in_thread(_form, frame.event, self.conversation_id)
+            form = await run_in_thread(_encode_event, frame.event, self.conversation_id)
             frame.cache_form(PROTOCOL, form)
         text, status = form
         texts = [text] if text else []
-        self.told_status = status or self.told_status
-        if status in translation.SETTLED and frame.event.seq > self.begun_at:
-            texts.append(await self._full_state(status))
+        self.sent_status = status or self.sent_status
+        # Past runs, which are only resent, have no full state.
+        if status in translation.ENDED_STATES and frame.event.seq > self.start_seq:
+            texts.append(await self._encode_full_state(status))
         return texts
 
-    async def _outside(self, frame: Frame) -> list[str]:
-        """Deltas for those who follow live; a state that no event told."""
-        if isinstance(frame, DeltaFrame) and "resend_all" not in self.asked:
-            text = translation.delta_text(frame.delta)
+    async def _encode_other_frame(self, frame: Frame) -> list[str]:
+        """Return the V1 texts of a frame outside the log: a delta, or a status that no event reported."""
+        # The web client always sends ``resend_all``. It counts every frame as history and renders no deltas.
+        if isinstance(frame, DeltaFrame) and "resend_all" not in self.query:
+            text = translation.encode_delta(frame.delta)
             return [text] if text else []
         if not isinstance(frame, StatusFrame) or frame.record is None:
             return []
         status = frame.record["execution_status"]
-        if status == self.told_status:
+        if status == self.sent_status:
             return []
-        self.told_status = status
-        texts = [translation.state_text("execution_status", status)]
-        if status in translation.SETTLED:
-            texts.append(await self._full_state(status))
+        self.sent_status = status
+        texts = [translation.encode_state("execution_status", status)]
+        if status in translation.ENDED_STATES:
+            texts.append(await self._encode_full_state(status))
         return texts
 
-    async def _full_state(self, status: str) -> str:
-        state, *_ = await run_in_thread(self._state)
-        return translation.state_text("full_state", state | {"execution_status": status})
+    async def _encode_full_state(self, status: str) -> str:
+        state, *_ = await run_in_thread(self._load_state)
+        return translation.encode_state("full_state", state | {"execution_status": status})
 
-    # --- In ----------------------------------------------------------------------
+    # --- From the client ----------------------------------------------------------------------
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        """Keep a frame for its turn; close where too many, or too much, wait for theirs."""
+        """Queue a frame. Close the socket if too many frames, or too much text, are queued."""
         text = text_data or ""
-        self.waiting_size += len(text)
-        if self.waiting_size > settings.BODY_MAX_BYTES or self.waiting.full():
+        self.inbox_size += len(text)
+        if self.inbox_size > settings.BODY_MAX_BYTES or self.inbox.full():
             await self._end(CLOSE_OVERFLOW)
         else:
-            self.waiting.put_nowait(text)
+            self.inbox.put_nowait(text)
 
-    async def _next(self) -> str:
-        text = await self.waiting.get()
-        self.waiting_size -= len(text)
+    async def _next_message(self) -> str:
+        text = await self.inbox.get()
+        self.inbox_size -= len(text)
         return text
 
-    async def _hear(self) -> None:
-        """Carry out what the client says, one frame after the other."""
+    async def _process_inbox(self) -> None:
+        """Post the client's messages in the order of arrival, and report errors to the client as events."""
         while True:
-            text = await self._next()
-            said = _loads(text)
-            if said is not None and said.get("type") == "auth":
+            text = await self._next_message()
+            frame = _parse_object(text)
+            # Clients that authenticated in the handshake may still send the frame for it.
+            if frame is not None and frame.get("type") == "auth":
                 continue
             try:
-                await run_in_thread(self._post, said)
+                await run_in_thread(self._post, frame)
             except access.TooManyCommands as refusal:
-                await self.send(text_data=translation.error_text(refusal.code, TOO_FAST))
+                await self.send(text_data=translation.encode_error(refusal.code, TOO_FAST))
             except Problem as refusal:
-                await self.send(text_data=translation.error_text(refusal.code, refusal.detail))
+                await self.send(text_data=translation.encode_error(refusal.code, refusal.detail))
             except Exception:
-                log.exception("a message of a V1 socket was not taken")
-                sentence = "The server could not take this message. Send it again."
-                await self.send(text_data=translation.error_text("not-taken", sentence))
+                log.exception("A message of a V1 socket could not be posted.")
+                detail = (
+                    "The server could not post this message because of an error. Send it again."
+                )
+                await self.send(text_data=translation.encode_error("not-taken", detail))
 
-    def _post(self, said: dict[str, Any] | None) -> None:
-        """Post a frame's message. A question that is open stays open: it is answered by REST only."""
-        message = shapes.V1MessageSerializer(data=said if said is not None else {})
-        if said is None or not message.is_valid():
+    def _post(self, frame: dict[str, Any] | None) -> None:
+        """Post the message in a frame. It does not answer an open question; only a REST request does."""
+        message = serializers.V1MessageSerializer(data=frame if frame is not None else {})
+        if frame is None or not message.is_valid():
             raise BadFrame
         assert self.watcher is not None
         try:
             with self.watcher.authorized_command():
-                text, images = shapes.spoken(message.validated_data)
+                text, images = serializers.split_message(message.validated_data)
                 services.post_message(
                     conversation_id=self.conversation_id,
                     text=text,
@@ -288,12 +304,12 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
                     message_id=str(uuid4()),
                 )
         except access.MayNotSteer as error:
-            is_seen = error.extra["refusal"] is access.Refusal.NOT_PERMITTED
-            raise MissingPermission(NO_STEERING if is_seen else NO_VIEW) from error
+            is_visible = error.extra["refusal"] is access.Refusal.NOT_PERMITTED
+            raise MissingPermission(NO_STEERING if is_visible else NO_VIEW) from error
 
 
-def _id(text: str) -> UUID:
-    """The id in an address; one that cannot be is one that is not there."""
+def _parse_id(text: str) -> UUID:
+    """Return the id in an address, or the nil UUID, which no conversation has, if it is malformed."""
     try:
         return UUID(text)
     except ValueError:
@@ -303,14 +319,16 @@ def _id(text: str) -> UUID:
 _TRUE = ("true", "1", "yes", "on", "t", "y")
 
 
-def _form(event: LoggedEvent, conversation_id: UUID) -> tuple[str, str]:
-    """Return an event in V1 form, empty for one that V1 clients are not sent, and the agent's state in it."""
-    text = translation.text_of(event) if translation.is_told(event, conversation_id) else ""
-    return text, translation.status_in(event)
+def _encode_event(event: LoggedEvent, conversation_id: UUID) -> tuple[str, str]:
+    """Return an event's V1 text, ``""`` if V1 clients do not receive it, and the agent's state in it."""
+    text = (
+        translation.encode_event(event) if translation.is_sent_to_v1(event, conversation_id) else ""
+    )
+    return text, translation.read_status(event)
 
 
-def _loads(text: str) -> dict[str, Any] | None:
-    """A frame's object, or None for what is none."""
+def _parse_object(text: str) -> dict[str, Any] | None:
+    """Return the JSON object in a frame, or None if it holds none or is too large."""
     if len(text) > settings.BODY_MAX_BYTES:
         return None
     try:
@@ -320,10 +338,10 @@ def _loads(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _moment(text: str) -> datetime | None:
-    """A time of a query; one without a zone is UTC."""
+def _parse_time(text: str) -> datetime | None:
+    """Return a time in the query, in UTC if it has no offset, or None if it is malformed."""
     try:
-        found = parse_datetime(text)
+        moment = parse_datetime(text)
     except ValueError:
         return None
-    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment

@@ -1,4 +1,8 @@
-"""Our log as V1 events: each thing once, and in shapes that do not break the clients that render them."""
+"""Translation of our log to V1 events.
+
+The engine's events already are V1 events. They are sent unchanged, except that missing fields are added without which
+existing clients fail. The log holds a user's message twice (ADR 3); clients receive it once.
+"""
 
 import json
 from datetime import UTC, datetime
@@ -9,60 +13,62 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from conversations.models import Event, LoggedEvent, OutgoingMessage
 
-NEVER = ("Unparseable", "Oversize", "Unknown", "UserConfirmation", "SandboxNotice")
-NOBODY = (Event.Source.SERVER, Event.Source.UNKNOWN)
-OURS = {"UserMessage": "MessageEvent", "SandboxNotice": "ConversationErrorEvent"}
-"""Kinds of this server that have a V1 form; the others are not told."""
-KINDS_OF = {told: (told, kind) for kind, told in OURS.items()}
-SETTLED = ("finished", "error", "stuck", "paused", "waiting_for_confirmation")
-"""States in which a run has ended for now. Not ``idle``: the engine passes through it into a run."""
+HIDDEN_KINDS = ("Unparseable", "Oversize", "Unknown", "UserConfirmation", "SandboxNotice")
+HIDDEN_SOURCES = (Event.Source.SERVER, Event.Source.UNKNOWN)
+SERVER_KINDS = {"UserMessage": "MessageEvent", "SandboxNotice": "ConversationErrorEvent"}
+"""The V1 kinds of events that this server appends itself."""
+STORED_KINDS = {v1_kind: (v1_kind, kind) for kind, v1_kind in SERVER_KINDS.items()}
+"""The kinds in the log that become a V1 kind."""
+ENDED_STATES = ("finished", "error", "stuck", "paused", "waiting_for_confirmation")
+"""States in which a run has ended. Without ``idle``, through which the engine passes when a run starts."""
 Row: TypeAlias = Event | LoggedEvent
 DELTA_FIELDS = {"text": "content", "reasoning": "reasoning_content"}
 _SHELLS = ("TerminalObservation", "ExecuteBashObservation")
 _WITH_CONTENT = (*_SHELLS, "MCPToolObservation", "BrowserObservation")
 
 
-def told(events: QuerySet[Event]) -> QuerySet[Event]:
-    """Of events, those that V1 clients are told.
+def filter_for_v1(events: QuerySet[Event]) -> QuerySet[Event]:
+    """Return the events that V1 clients receive.
 
-    A user's message stands in the log twice, as ours and as the engine's echo of it; ours is told.
+    Of the two events of a user's message this keeps ``UserMessage`` and drops the engine's copy (ADR 3).
     """
     sent = OutgoingMessage.objects.filter(
         conversation_id=OuterRef("conversation_id"), engine_event_id=OuterRef("event_id")
     )
-    found = events.exclude(kind__in=NEVER).exclude(source__in=NOBODY)
-    found |= events.filter(kind="SandboxNotice", source=Event.Source.SERVER)
-    return found.exclude(Q(kind="MessageEvent", source=Event.Source.USER) & Exists(sent))
+    rows = events.exclude(kind__in=HIDDEN_KINDS).exclude(source__in=HIDDEN_SOURCES)
+    # A sandbox could write this kind too, so only those that this server wrote are sent.
+    rows |= events.filter(kind="SandboxNotice", source=Event.Source.SERVER)
+    return rows.exclude(Q(kind="MessageEvent", source=Event.Source.USER) & Exists(sent))
 
 
-def is_told(event: Row, conversation_id: UUID) -> bool:
-    """Return whether ``told`` keeps an event; one query if it is the engine's copy of a user's message."""
-    if event.source in NOBODY:
+def is_sent_to_v1(event: Row, conversation_id: UUID) -> bool:
+    """Return whether ``filter_for_v1`` keeps an event. Run one query if it is a message in the engine's log."""
+    if event.source in HIDDEN_SOURCES:
         return event.kind == "SandboxNotice" and event.source == Event.Source.SERVER
     if event.kind == "MessageEvent" and event.source == Event.Source.USER:
         sent = OutgoingMessage.objects.filter(conversation_id=conversation_id)
         return not sent.filter(engine_event_id=event.event_id).exists()
-    return event.kind not in NEVER
+    return event.kind not in HIDDEN_KINDS
 
 
-def text_of(event: Row) -> str:
-    """An event that is told, as the JSON text of its V1 form."""
+def encode_event(event: Row) -> str:
+    """Return the V1 JSON text of an event that V1 clients receive."""
     try:
         value = json.loads(event.payload)
     except (ValueError, RecursionError):
         value = {}
     if not isinstance(value, dict):
         value = {}
-    if event.kind in OURS:
-        return _ours(event, value)
-    return json.dumps(value) if _mend(event, value) else event.payload
+    if event.kind in SERVER_KINDS:
+        return _encode_server_event(event, value)
+    return json.dumps(value) if _repair(event, value) else event.payload
 
 
-def _ours(event: Row, held: dict[str, Any]) -> str:
-    common = {"id": event.event_id, "timestamp": _stamp_of(event)}
+def _encode_server_event(event: Row, payload: dict[str, Any]) -> str:
+    common = {"id": event.event_id, "timestamp": _timestamp_of(event)}
     if event.kind == "UserMessage":
-        content: list[dict[str, Any]] = [{"type": "text", "text": held.get("text", "")}]
-        if images := held.get("images"):
+        content: list[dict[str, Any]] = [{"type": "text", "text": payload.get("text", "")}]
+        if images := payload.get("images"):
             content.append({"type": "image", "image_urls": images})
         more = {
             "source": "user",
@@ -73,23 +79,26 @@ def _ours(event: Row, held: dict[str, Any]) -> str:
     else:
         more = {
             "source": "environment",
-            "code": held.get("code", ""),
-            "detail": held.get("message", ""),
+            "code": payload.get("code", ""),
+            "detail": payload.get("message", ""),
         }
-    return json.dumps(common | more | {"kind": OURS[event.kind]})
+    return json.dumps(common | more | {"kind": SERVER_KINDS[event.kind]})
 
 
-def _mend(event: Row, value: dict[str, Any]) -> bool:
-    """Give an engine's event what clients cannot do without; whether anything was missing."""
+def _repair(event: Row, value: dict[str, Any]) -> bool:
+    """Add to an engine's event the fields without which existing clients fail. Return whether any was missing."""
+    # Clients drop events without these fields. The columns of our log replace values in the payload that differ.
     known = {"id": event.event_id, "kind": event.kind, "source": event.source}
     missing: dict[str, Any] = {
-        name: good for name, good in known.items() if value.get(name) != good
+        name: column for name, column in known.items() if value.get(name) != column
     }
     if not (isinstance(value.get("timestamp"), str) and value["timestamp"]):
-        missing["timestamp"] = _stamp_of(event)
+        missing["timestamp"] = _timestamp_of(event)
     if event.kind == "ActionEvent":
+        # The web client fails to render an action without ``thought``; an empty list is enough.
         if not isinstance(value.get("thought"), list):
             missing["thought"] = []
+        # It shows the message of this action as the agent's last message.
         action = value.get("action")
         if isinstance(action, dict) and _kind_of(action) == "FinishAction":
             missing |= (
@@ -97,23 +106,23 @@ def _mend(event: Row, value: dict[str, Any]) -> bool:
                 if isinstance(action.get("message"), str)
                 else {"action": action | {"message": ""}}
             )
-    if event.kind == "ObservationEvent" and (more := _lacks(value.get("observation"))):
+    if event.kind == "ObservationEvent" and (more := _missing_fields(value.get("observation"))):
         missing["observation"] = value["observation"] | more
     value |= missing
     return bool(missing)
 
 
-def _lacks(observation: Any) -> dict[str, Any]:
+def _missing_fields(observation: Any) -> dict[str, Any]:
     kind = _kind_of(observation)
     missing: dict[str, Any] = {}
     if kind in _WITH_CONTENT and not isinstance(observation.get("content"), list):
         missing["content"] = []
     if kind in _SHELLS and not isinstance(observation.get("metadata"), dict):
-        missing["metadata"] = {"exit_code": _whole(observation.get("exit_code"))}
+        missing["metadata"] = {"exit_code": _exit_code(observation.get("exit_code"))}
     return missing
 
 
-def _whole(value: Any) -> int:
+def _exit_code(value: Any) -> int:
     return value if type(value) is int else -1
 
 
@@ -121,43 +130,49 @@ def _kind_of(part: Any) -> str:
     return str(part.get("kind")) if isinstance(part, dict) else ""
 
 
-def _stamp_of(event: Row) -> str:
-    """The engine's time of an event, or when it arrived."""
-    return stamp(event.engine_time or event.received_at)
+def _timestamp_of(event: Row) -> str:
+    """Return the engine's time of an event, or the time when we stored it if the engine sent none."""
+    return format_timestamp(event.engine_time or event.received_at)
 
 
-def stamp(moment: datetime) -> str:
-    """A time as the engine writes it: naive, UTC, always with microseconds, so that text sorts as time."""
+def format_timestamp(moment: datetime) -> str:
+    """Return a time in the engine's format: UTC without an offset, always with microseconds.
+
+    With a fixed number of digits the texts sort in the order of the times.
+    """
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
 
 
-def state_text(key: str, value: Any) -> str:
-    """A state update that is not in the log."""
-    return transient("ConversationStateUpdateEvent", source="environment", key=key, value=value)
+def encode_state(key: str, value: Any) -> str:
+    """Return the JSON text of a state update that is not in the log."""
+    return encode_transient(
+        "ConversationStateUpdateEvent", source="environment", key=key, value=value
+    )
 
 
-def error_text(code: str, detail: str) -> str:
-    """A fault of the socket itself."""
-    return transient("ServerErrorEvent", source="environment", code=code, detail=detail)
+def encode_error(code: str, detail: str) -> str:
+    """Return the JSON text of an error on the socket, such as a malformed frame."""
+    return encode_transient("ServerErrorEvent", source="environment", code=code, detail=detail)
 
 
-def delta_text(delta: dict[str, Any]) -> str | None:
-    """A piece of what the agent is saying, or None for what V1 has no form of."""
+def encode_delta(delta: dict[str, Any]) -> str | None:
+    """Return the JSON text of a piece of the agent's output, or None if V1 has no event for its kind."""
     field = DELTA_FIELDS.get(str(delta.get("kind")))
     if field is None or not delta.get("content"):
         return None
-    return transient("StreamingDeltaEvent", source="agent", **{field: delta["content"]})
+    return encode_transient("StreamingDeltaEvent", source="agent", **{field: delta["content"]})
 
 
-def transient(kind: str, **fields: Any) -> str:
-    """An event outside the log, with an id of its own."""
-    now = stamp(datetime.now(UTC))
+def encode_transient(kind: str, **fields: Any) -> str:
+    """Return the JSON text of an event that is not in the log, with a new id and the current time."""
+    now = format_timestamp(datetime.now(UTC))
     body = {"id": str(uuid4()), "timestamp": now} | fields | {"kind": kind}
-    return json.dumps(body, default=_plain)
+    return json.dumps(body, default=_encode_value)
 
 
-def status_in(event: Row) -> str:
-    """The agent's new state, where the event tells one."""
+def read_status(event: Row) -> str:
+    """Return the agent's new state if the event reports one, else ``""``."""
+    # The search in the text saves parsing most payloads.
     if event.kind != "ConversationStateUpdateEvent" or '"execution_status"' not in event.payload:
         return ""
     try:
@@ -165,13 +180,13 @@ def status_in(event: Row) -> str:
     except (ValueError, RecursionError):
         return ""
     is_status = isinstance(value, dict) and value.get("key") == "execution_status"
-    found = value.get("value") if is_status else None
-    return found if isinstance(found, str) else ""
+    status = value.get("value") if is_status else None
+    return status if isinstance(status, str) else ""
 
 
-def _plain(value: Any) -> Any:
+def _encode_value(value: Any) -> Any:
     if isinstance(value, datetime):
-        return stamp(value)
+        return format_timestamp(value)
     if isinstance(value, UUID):
         return str(value)
     raise TypeError(type(value).__name__)

@@ -1,4 +1,8 @@
-"""``/api/v1/webhooks/{sandbox_id}/…``: a sandbox's doorbell. What it says is not believed, only that it says it."""
+"""``/api/v1/webhooks/{sandbox_id}/…``: the webhooks that an engine calls when something happened.
+
+The body is ignored: a sandbox is not trusted, and the engine loses queued webhooks when it is killed. A call only makes
+the server read the engine's log.
+"""
 
 import hmac
 from typing import Any
@@ -12,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.api.permissions import PUBLIC
-from compat.v1 import shapes
+from compat.v1 import serializers
 from compat.v1.app_conversations import TAGS
 from conversations import services
 from conversations.api.authentication import HEADER
@@ -25,15 +29,15 @@ KEY = OpenApiParameter(HEADER, str, OpenApiParameter.HEADER, required=True)
 
 
 class NotThisSandbox(Problem):
-    """No key, another sandbox's, or a conversation that is not in it."""
+    """The request has no key, the key of another sandbox, or the id of another sandbox's conversation."""
 
     status = 401
     code = "not-this-sandbox"
-    sentence = "This needs the session key of that sandbox."
+    sentence = "Send the session key of this sandbox in the header X-Session-API-Key."
 
 
 class AnyBodyParser(parsers.BaseParser):
-    """Reads nothing: the body is not used."""
+    """A parser that accepts any body and reads none of it."""
 
     media_type = "*/*"
 
@@ -41,58 +45,61 @@ class AnyBodyParser(parsers.BaseParser):
         return {}
 
 
-def conversation_in(request: Request, sandbox_id: str) -> Conversation:
-    """The conversation of the sandbox whose key the request carries; the same refusal for every other."""
+def authenticate_sandbox(request: Request, sandbox_id: str) -> Conversation:
+    """Return the conversation of a sandbox. Raise ``NotThisSandbox`` unless the request has its session key.
+
+    The error does not depend on whether the sandbox exists.
+    """
     try:
         pk = UUID(sandbox_id)
     except ValueError as error:
         raise NotThisSandbox from error
     rows = Conversation.objects.select_related("sandbox")
     row = rows.filter(sandbox_id=pk, deleted_at=None).first()
-    given = request.headers.get(HEADER, "").encode(errors="surrogateescape")
-    if row is None or row.sandbox is None or not given:
+    key = request.headers.get(HEADER, "").encode(errors="surrogateescape")
+    if row is None or row.sandbox is None or not key:
         raise NotThisSandbox
-    if not hmac.compare_digest(given, row.sandbox.session_key().encode()):
+    if not hmac.compare_digest(key, row.sandbox.session_key().encode()):
         raise NotThisSandbox
     return row
 
 
-ANSWERS = {
-    200: shapes.V1SuccessSerializer,
-    401: OpenApiResponse(description="This is not the key of this sandbox."),
+RESPONSES = {
+    200: serializers.V1SuccessSerializer,
+    401: OpenApiResponse(description="The key is missing or belongs to another sandbox."),
 }
 
 
-class Doorbell(GenericAPIView[Any]):
-    """A call of a sandbox, which signs by its own key."""
+class WebhookView(GenericAPIView[Any]):
+    """The base of webhooks. The sandbox's session key authenticates a call."""
 
     permission = PUBLIC
     authentication_classes: Any = ()
     parser_classes = [AnyBodyParser]  # noqa: RUF012 - DRF's own form
-    serializer_class = shapes.V1SuccessSerializer
+    serializer_class = serializers.V1SuccessSerializer
 
 
 @RouteFacts(replaced_by=NOTHING)
-class ConversationsWebhook(Doorbell):
-    """Something about the conversation changed."""
+class ConversationsWebhook(WebhookView):
+    """The webhook for changes of a conversation."""
 
     @extend_schema(
         operation_id="v1_webhooks_conversations",
         tags=TAGS,
         parameters=[SANDBOX_ID, KEY],
         request=OpenApiTypes.OBJECT,
-        responses=ANSWERS,
+        responses=RESPONSES,
         auth=[],
     )
     def post(self, request: Request, sandbox_id: str) -> Response:
-        """Have it looked at. Safe to repeat."""
-        services.ring(conversation_id=conversation_in(request, sandbox_id).pk)
+        """Notify the readers of the conversation that it may have changed. Safe to repeat."""
+        services.ring(conversation_id=authenticate_sandbox(request, sandbox_id).pk)
         return Response({"success": True})
 
 
 @RouteFacts(replaced_by=NOTHING)
-class EventsWebhook(Doorbell):
-    """Something happened in the conversation."""
+class EventsWebhook(WebhookView):
+    """The webhook for new events of a conversation."""
 
     @extend_schema(
         operation_id="v1_webhooks_events",
@@ -103,12 +110,12 @@ class EventsWebhook(Doorbell):
             OpenApiParameter("conversation_id", str, OpenApiParameter.PATH),
         ],
         request=OpenApiTypes.OBJECT,
-        responses=ANSWERS,
+        responses=RESPONSES,
         auth=[],
     )
     def post(self, request: Request, sandbox_id: str, conversation_id: str) -> Response:
-        """Have the log looked at. Safe to repeat."""
-        row = conversation_in(request, sandbox_id)
+        """Notify the readers of the conversation that its log may have grown. Safe to repeat."""
+        row = authenticate_sandbox(request, sandbox_id)
         if conversation_id.replace("-", "") != row.pk.hex:
             raise NotThisSandbox
         services.ring(conversation_id=row.pk)

@@ -8,16 +8,16 @@ from django.urls import get_resolver
 from prometheus_client import REGISTRY
 
 from compat import deprecations
-from compat.deprecations import CLIENTS_MAX, SINCE, SUNSET, normal, replacements
+from compat.deprecations import CLIENTS_MAX, SINCE, SUNSET, normalize_route, replacements
 from tests.architecture.routes import http_routes
 
 DOCUMENT = yaml.safe_load((settings.BASE_DIR / "docs/openapi.yaml").read_text())
-PATHS = {normal(path): operations for path, operations in DOCUMENT["paths"].items()}
+PATHS = {normalize_route(path): operations for path, operations in DOCUMENT["paths"].items()}
 DEPRECATED = {route: successor for route, successor in replacements().items() if successor}
 WITHOUT_SUCCESSOR = replacements().keys() - DEPRECATED.keys()
 CANONICAL = {"/api/v1/users/me"}
 """Canonical, with the fields that existing clients look for beside its own."""
-ROUTES = {normal(route.path) for route in http_routes()}
+ROUTES = {normalize_route(route.path) for route in http_routes()}
 
 
 def test_lives_at_least_a_year():
@@ -29,13 +29,13 @@ def test_it_and_its_successor_are_served_and_the_successor_is_not_deprecated(rou
     successor = DEPRECATED[route]
 
     assert route in ROUTES
-    assert normal(successor) in ROUTES
-    assert normal(successor) not in DEPRECATED
+    assert normalize_route(successor) in ROUTES
+    assert normalize_route(successor) not in DEPRECATED
 
 
 def test_every_address_of_existing_clients_is_declared_or_said_to_stay():
     compat = {
-        normal(route.path)
+        normalize_route(route.path)
         for route in http_routes()
         if route.is_drf and route.view.cls.__module__.startswith("compat.")
     } - CANONICAL
@@ -89,5 +89,5 @@ def test_views_keep_what_guards_look_at():
     """A wrapped view is still found by its class, actions and exemptions."""
     for pattern in get_resolver().url_patterns:
         view = getattr(pattern, "callback", None)
-        if view is not None and normal(str(pattern.pattern)) in DEPRECATED:
+        if view is not None and normalize_route(str(pattern.pattern)) in DEPRECATED:
             assert re.match("[A-Z]", view.cls.__name__)

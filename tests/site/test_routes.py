@@ -8,7 +8,7 @@ from django.conf import settings
 from django.test import Client
 from django.urls import get_resolver
 
-from compat.deprecations import SUNSET, normal
+from compat.deprecations import SUNSET, normalize_route
 from conversations.web.pages import ACTIONS
 from lib import routes
 from lib.routes import facts_of
@@ -114,11 +114,13 @@ def test_routes_whose_view_starts_runs_cost_spend():
 
 
 def test_deprecated_routes_cost_what_their_successor_does():
-    spending = {normal(route) for route, _, _, facts in ROUTES if facts.cost == "spend"}
+    spending = {normalize_route(route) for route, _, _, facts in ROUTES if facts.cost == "spend"}
     cheaper = {
         route
         for route, _, view, facts in ROUTES
-        if facts.replaced_by in spending and handlers(view) and normal(route) not in spending
+        if facts.replaced_by in spending
+        and handlers(view)
+        and normalize_route(route) not in spending
     }
 
     assert cheaper == set()

@@ -4,7 +4,7 @@ import json
 from datetime import datetime
 from pathlib import Path
 
-from compat.v0.translate import Entry, Links, is_state, translate_all
+from compat.v0.translation import Entry, Links, is_state_change, translate_events
 from conversations.models import LoggedEvent
 
 RECORDING = json.loads(
@@ -23,14 +23,16 @@ def _logged(wire):
 
 def test_the_log_becomes_the_frames_that_were_sent():
     links = Links(echoes=set(RECORDING["echoes"]))
-    told = translate_all([Entry.of_event(_logged(wire)) for wire in RECORDING["log"]], links)
+    told = translate_events([Entry.of_event(_logged(wire)) for wire in RECORDING["log"]], links)
     sent = [json.loads(frame[2:]) for frame in RECORDING["frames"] if frame.startswith("42")]
 
     events = [event for name, event in sent if "id" in event and "timestamp" in event]
     assert {name for name, _ in sent} == {"oh_event"}
     assert events == told
     assert [event["id"] for event in events] == sorted({event["id"] for event in events})
-    assert [event["extras"]["agent_state"] for event in events if is_state(event)][-1] == "finished"
+    assert [event["extras"]["agent_state"] for event in events if is_state_change(event)][
+        -1
+    ] == "finished"
 
 
 def test_the_client_hears_of_its_connection_before_anything_else():

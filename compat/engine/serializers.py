@@ -1,4 +1,4 @@
-"""Bodies and answers of the engine's API."""
+"""Serializers of the engine's API."""
 
 from typing import Any
 
@@ -6,35 +6,38 @@ from rest_framework import serializers
 
 from accounts.settings.choices import ConfirmationPolicy
 from compat.v1.base import PageQuery
-from compat.v1.shapes import V1MessageSerializer
+from compat.v1.serializers import V1MessageSerializer
 from conversations.engine.payloads import build_policy
 
 POLICIES = {build_policy(policy)["kind"]: policy.value for policy in ConfirmationPolicy}
 
 
 class RuntimeNewConversationSerializer(serializers.Serializer[Any]):
-    """``StartConversationRequest``; the agent, its model and its tools are this server's affair."""
+    """A new conversation, the engine's ``StartConversationRequest``.
+
+    The server chooses the agent, its model and its tools. The request's fields for them are ignored.
+    """
 
     conversation_id = serializers.UUIDField(required=False, allow_null=True)
     initial_message = V1MessageSerializer(required=False, allow_null=True)
     confirmation_policy = serializers.DictField(required=False, allow_null=True)
 
 
-def policy_of(body: dict[str, Any]) -> str:
-    """Return the ``ConfirmationPolicy`` that a body asks for; never to ask if it names no known one."""
+def parse_policy(body: dict[str, Any]) -> str:
+    """Return the ``ConfirmationPolicy`` in a body, or ``NEVER`` if it has none or an unknown one."""
     kind = str((body.get("confirmation_policy") or {}).get("kind"))
     return POLICIES.get(kind, ConfirmationPolicy.NEVER.value)
 
 
 class RuntimeAnswerSerializer(serializers.Serializer[Any]):
-    """Yes or no to what the agent asked."""
+    """The answer to the agent's request for confirmation."""
 
     accept = serializers.BooleanField()
     reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=2_000)
 
 
 class EventSearchQuery(PageQuery):
-    """Which events of a conversation."""
+    """The filters, the order and the page of a search for events."""
 
     kind = serializers.CharField(required=False, max_length=80)
     source: Any = serializers.CharField(
@@ -48,19 +51,27 @@ class EventSearchQuery(PageQuery):
 
 
 class RuntimeUploadSerializer(serializers.Serializer[Any]):
+    """A file to upload."""
+
     file = serializers.FileField(max_length=255)
 
 
 class RuntimeUploadedSerializer(serializers.Serializer[Any]):
+    """The result of an upload. ``file_size`` is in bytes."""
+
     success = serializers.BooleanField()
     file_size = serializers.IntegerField()
 
 
 class RuntimeChangeSerializer(serializers.Serializer[Any]):
+    """A changed file."""
+
     status = serializers.ChoiceField(choices=["ADDED", "UPDATED", "DELETED", "MOVED"])
     path = serializers.CharField()
 
 
 class RuntimeDiffSerializer(serializers.Serializer[Any]):
+    """The texts of a changed file."""
+
     modified = serializers.CharField(allow_null=True)
     original = serializers.CharField(allow_null=True)

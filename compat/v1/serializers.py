@@ -1,4 +1,4 @@
-"""The bodies and answers of V1 routes, for reading requests and for the OpenAPI document."""
+"""Serializers of V1 requests and responses. Those of responses only describe them in the OpenAPI document."""
 
 from typing import Any
 
@@ -13,7 +13,10 @@ MAX_IMAGES = 20
 
 
 class V1ContentSerializer(serializers.Serializer[Any]):
-    """A part of a message: text, or images by data or https address (both forms in use)."""
+    """A part of a message: text, or images as data URLs or https addresses.
+
+    The engine's form is ``image`` with ``image_urls``. The web client sends ``image_url`` over its socket.
+    """
 
     type = serializers.ChoiceField(choices=["text", "image", "image_url"])
     text = serializers.CharField(
@@ -25,14 +28,14 @@ class V1ContentSerializer(serializers.Serializer[Any]):
     image_url = serializers.DictField(required=False)
 
 
-def rows_or_null(name: str) -> dict[str, Any]:
-    """The schema of an array of components in the order asked for, null where there is none."""
+def nullable_rows_schema(name: str) -> dict[str, Any]:
+    """Return the OpenAPI schema of an array whose items are a component or null."""
     row = {"allOf": [{"$ref": f"#/components/schemas/{name}"}], "nullable": True}
     return {"type": "array", "items": row}
 
 
 class V1MessageSerializer(serializers.Serializer[Any]):
-    """What somebody says to the agent."""
+    """A message for the agent."""
 
     role = serializers.ChoiceField(choices=["user"], default="user")
     content: serializers.ListSerializer[Any] = serializers.ListSerializer(
@@ -41,8 +44,8 @@ class V1MessageSerializer(serializers.Serializer[Any]):
     run = serializers.BooleanField(required=False, default=False)
 
 
-def spoken(message: dict[str, Any]) -> tuple[str, list[str]]:
-    """The text and the images of a validated message."""
+def split_message(message: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return the text and the image URLs of a validated message."""
     parts = message["content"]
     texts = [part.get("text", "") for part in parts if part["type"] == "text"]
     images: list[str] = []
@@ -54,7 +57,7 @@ def spoken(message: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 class V1StartRequestSerializer(serializers.Serializer[Any]):
-    """``AppConversationStartRequest``."""
+    """A request for a new conversation, OpenHands' ``AppConversationStartRequest``."""
 
     sandbox_id = serializers.CharField(required=False, allow_null=True, max_length=64)
     conversation_id = serializers.UUIDField(required=False, allow_null=True)
@@ -77,7 +80,7 @@ class V1StartRequestSerializer(serializers.Serializer[Any]):
 
 
 class V1StartTaskSerializer(serializers.Serializer[Any]):
-    """``AppConversationStartTask``."""
+    """The start of a conversation, OpenHands' ``AppConversationStartTask``."""
 
     id = serializers.CharField()
     created_by_user_id = serializers.CharField()
@@ -91,11 +94,11 @@ class V1StartTaskSerializer(serializers.Serializer[Any]):
     updated_at = serializers.DateTimeField()
 
 
-PLACES = ["STARTING", "RUNNING", "PAUSED", "ERROR", "MISSING"]
+SANDBOX_STATUSES = ["STARTING", "RUNNING", "PAUSED", "ERROR", "MISSING"]
 
 
 class AppConversationSerializer(serializers.Serializer[Any]):
-    """``AppConversation``."""
+    """A conversation, OpenHands' ``AppConversation``."""
 
     id = serializers.CharField()
     created_by_user_id = serializers.CharField()
@@ -112,42 +115,46 @@ class AppConversationSerializer(serializers.Serializer[Any]):
     sub_conversation_ids = serializers.ListField(child=serializers.CharField())
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
-    sandbox_status = serializers.ChoiceField(choices=PLACES)
+    sandbox_status = serializers.ChoiceField(choices=SANDBOX_STATUSES)
     execution_status = serializers.CharField(allow_null=True)
     conversation_url = serializers.CharField(allow_null=True)
     session_api_key = serializers.CharField(allow_null=True)
 
 
 class AppConversationPageSerializer(serializers.Serializer[Any]):
+    """A page of conversations."""
+
     items = AppConversationSerializer(many=True)
     next_page_id = serializers.CharField(allow_null=True)
 
 
 class V1StartTaskPageSerializer(serializers.Serializer[Any]):
+    """A page of start tasks."""
+
     items = V1StartTaskSerializer(many=True)
     next_page_id = serializers.CharField(allow_null=True)
 
 
 class SearchQuery(TimesQuery):
-    """Which conversations."""
+    """The filters of a search for conversations."""
 
     title__contains = serializers.CharField(required=False, max_length=200)
     include_sub_conversations = serializers.BooleanField(required=False, default=False)
 
 
 class ConversationPageQuery(SearchQuery, PageQuery):
-    """A page of them."""
+    """The filters and the page of a search for conversations."""
 
 
 class StartQuery(serializers.Serializer[Any]):
-    """Which starts."""
+    """The filters of a search for start tasks."""
 
     conversation_id__eq = serializers.UUIDField(required=False)
     created_at__gte = serializers.DateTimeField(required=False)
 
 
 class StartPageQuery(StartQuery, PageQuery):
-    """A page of them."""
+    """The filters, the order and the page of a search for start tasks."""
 
     sort_order = serializers.ChoiceField(
         choices=["CREATED_AT", "CREATED_AT_DESC"], required=False, default="CREATED_AT_DESC"
@@ -155,30 +162,34 @@ class StartPageQuery(StartQuery, PageQuery):
 
 
 class V1ExposedUrlSerializer(serializers.Serializer[Any]):
+    """An address at which a sandbox is reached."""
+
     name = serializers.CharField()
     url = serializers.CharField()
     port = serializers.IntegerField()
 
 
 class V1SandboxSerializer(serializers.Serializer[Any]):
-    """``SandboxInfo``."""
+    """A sandbox, OpenHands' ``SandboxInfo``."""
 
     id = serializers.CharField()
     created_by_user_id = serializers.CharField()
     sandbox_spec_id = serializers.CharField()
-    status = serializers.ChoiceField(choices=PLACES)
+    status = serializers.ChoiceField(choices=SANDBOX_STATUSES)
     session_api_key = serializers.CharField(allow_null=True)
     exposed_urls = V1ExposedUrlSerializer(many=True, allow_null=True)
     created_at = serializers.DateTimeField()
 
 
 class V1SandboxPageSerializer(serializers.Serializer[Any]):
+    """A page of sandboxes."""
+
     items = V1SandboxSerializer(many=True)
     next_page_id = serializers.CharField(allow_null=True)
 
 
 class V1SandboxSpecSerializer(serializers.Serializer[Any]):
-    """``SandboxSpecInfo``."""
+    """A sandbox specification, OpenHands' ``SandboxSpecInfo``."""
 
     id = serializers.CharField()
     command = serializers.ListField(child=serializers.CharField(), allow_null=True)
@@ -188,12 +199,14 @@ class V1SandboxSpecSerializer(serializers.Serializer[Any]):
 
 
 class V1SandboxSpecPageSerializer(serializers.Serializer[Any]):
+    """A page of sandbox specifications."""
+
     items = V1SandboxSpecSerializer(many=True)
     next_page_id = serializers.CharField(allow_null=True)
 
 
 class EventQuery(serializers.Serializer[Any]):
-    """Which events."""
+    """The filters of a search for events."""
 
     conversation_id__eq = serializers.UUIDField(required=False)
     kind__eq = serializers.CharField(required=False, max_length=80)
@@ -202,7 +215,7 @@ class EventQuery(serializers.Serializer[Any]):
 
 
 class EventPageQuery(EventQuery, PageQuery):
-    """A page of them."""
+    """The filters, the order and the page of a search for events."""
 
     sort_order = serializers.ChoiceField(
         choices=["TIMESTAMP", "TIMESTAMP_DESC"], required=False, default="TIMESTAMP"
@@ -210,9 +223,13 @@ class EventPageQuery(EventQuery, PageQuery):
 
 
 class V1EventPageSerializer(serializers.Serializer[Any]):
+    """A page of events."""
+
     items = serializers.ListField(child=serializers.DictField())
     next_page_id = serializers.CharField(allow_null=True)
 
 
 class V1SuccessSerializer(serializers.Serializer[Any]):
+    """The response to a request that returns no data."""
+
     success = serializers.BooleanField()

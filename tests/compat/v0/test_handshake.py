@@ -5,8 +5,8 @@ from urllib.parse import urlencode
 import pytest
 from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
 
-from compat.v0 import callers
-from compat.v0.sockets import cursor_of
+from compat.v0 import handshake
+from compat.v0.sockets import parse_cursor
 from conversations.realtime.access import MayNotSteer
 from conversations.services import conversation_key
 from tests.factories.conversations import ConversationFactory
@@ -20,7 +20,7 @@ def scope(conversation, **query):
 
 
 def admitted(scope):
-    watcher = callers.admit(scope)
+    watcher = handshake.admit(scope)
     return watcher.user_id, watcher.conversation_id
 
 
@@ -30,7 +30,7 @@ def test_a_conversation_key_joins_its_conversation_and_no_other(alice, conversat
 
     assert admitted(scope(conversation, session_api_key=key)) == (alice.pk, conversation.pk)
     with pytest.raises(ConnectionRefused, match="is not allowed to join"):
-        callers.admit(scope(other, session_api_key=key))
+        handshake.admit(scope(other, session_api_key=key))
 
 
 def test_a_viewer_may_watch_and_not_steer(alice, bob, conversation):
@@ -42,7 +42,7 @@ def test_a_viewer_may_watch_and_not_steer(alice, bob, conversation):
     )
 
     assert admitted(watching) == (bob.pk, conversation.pk)
-    with pytest.raises(MayNotSteer), callers.admit(watching).authorized_command():
+    with pytest.raises(MayNotSteer), handshake.admit(watching).authorized_command():
         pytest.fail("a viewer steered")
 
 
@@ -52,6 +52,8 @@ def test_a_viewer_may_watch_and_not_steer(alice, bob, conversation):
 )
 def test_where_a_client_resumes(given, after):
     assert (
-        cursor_of({"headers": [], "query_string": urlencode({"latest_event_id": given}).encode()})
+        parse_cursor(
+            {"headers": [], "query_string": urlencode({"latest_event_id": given}).encode()}
+        )
         == after
     )

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from compat.v0 import actions, translate
-from compat.v0.translate import Entry, Links
+from compat.v0 import actions, translation
+from compat.v0.translation import Entry, Links
 from compat.v0.values import loads
 from tests.hostile import EVENTS
 
@@ -29,7 +29,7 @@ def entry(kind, source="agent", *, seq=7, event_id="e7", **value):
 
 
 def told(kind, source="agent", links=None, **value):
-    return translate.translate(entry(kind, source, **value), links or Links())
+    return translation.translate_event(entry(kind, source, **value), links or Links())
 
 
 def base(source, message, **more):
@@ -49,7 +49,7 @@ def action(kind, **fields):
 
 def observation(kind, asked=None, tool="terminal", **fields):
     """An ObservationEvent's V0 observation, answering the action at seq 5."""
-    links = Links(actions={"a5": {"action": asked or {}}}, places={"a5": 5})
+    links = Links(actions={"a5": {"action": asked or {}}}, seqs={"a5": 5})
     value = {"observation": {"kind": kind} | fields, "action_id": "a5", "tool_call_id": "call_1"}
     return told("ObservationEvent", "environment", links, tool_name=tool, **value)
 
@@ -520,11 +520,11 @@ def test_an_observation_of_an_unknown_action_has_no_cause():
 
 
 def test_texts_too_long_to_compare_have_no_diff():
-    assert actions.diff("a", "x\n" * 100_000, "y\n" * 100_000) == ""
+    assert actions.make_diff("a", "x\n" * 100_000, "y\n" * 100_000) == ""
 
 
 def test_a_rejection():
-    links = Links(places={"a5": 5})
+    links = Links(seqs={"a5": 5})
     found = told(
         "UserRejectObservation", "environment", links, action_id="a5", rejection_reason="no", **CALL
     )
@@ -553,7 +553,7 @@ def test_a_state(status, key):
     value = status if key == "execution_status" else {"execution_status": status}
     found = told("ConversationStateUpdateEvent", "environment", key=key, value=value)
 
-    extras = {"agent_state": STATES[status], "reason": translate.REASONS.get(status, "")}
+    extras = {"agent_state": STATES[status], "reason": translation.REASONS.get(status, "")}
     shape = {"observation": "agent_state_changed", "content": "", "extras": extras}
     assert found == base("environment", "", **shape)
 
@@ -732,7 +732,7 @@ def test_a_refusal_and_a_silent_hook():
 
 
 def test_a_condensation_names_places_in_the_log():
-    links = Links(places={"a": 3, "b": 2})
+    links = Links(seqs={"a": 3, "b": 2})
     found = told(
         "Condensation",
         "environment",
@@ -762,7 +762,7 @@ def test_every_kind_of_the_table_is_tested():
         ),
     }
 
-    assert set(translate.KINDS) == (set(OTHERS) & set(translate.KINDS)) | elsewhere
+    assert set(translation.KINDS) == (set(OTHERS) & set(translation.KINDS)) | elsewhere
 
 
 # --- Hostile input ------------------------------------------------------------------
@@ -839,7 +839,7 @@ INNER = (
 )
 
 
-@pytest.mark.parametrize("kind", [*translate.KINDS, "SomethingNewEvent"])
+@pytest.mark.parametrize("kind", [*translation.KINDS, "SomethingNewEvent"])
 def test_no_field_of_another_type_breaks_a_kind(kind):
     for odd in ODD:
         for name in FIELDS:
@@ -870,6 +870,6 @@ def test_no_inner_field_of_another_type_breaks_a_tool(kind):
 def test_hostile_payloads_become_json_that_any_client_reads(name):
     raw = EVENTS[name].decode("utf-8", "replace")
     for kind in ("MessageEvent", "ActionEvent", "SomethingNewEvent"):
-        found = translate.translate(Entry(1, "e", kind, "user", loads(raw), AT), Links())
+        found = translation.translate_event(Entry(1, "e", kind, "user", loads(raw), AT), Links())
 
         json.loads(json.dumps(found, allow_nan=False))

@@ -1,0 +1,69 @@
+"""The handshake of a V0 socket: its query, its credentials, and whether the caller may watch the conversation."""
+
+from typing import Any, Final
+from urllib.parse import parse_qs
+from uuid import UUID
+
+from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
+
+from conversations.realtime.access import Credentials, Refusal, Watcher
+
+Scope = dict[str, Any]
+EMPTY_KEYS: Final = ("", "null", "undefined", "None")
+"""Values of ``session_api_key`` that mean no key: the web client writes its null as the text ``null``."""
+
+
+def parse_query(scope: Scope) -> dict[str, str]:
+    """Return the parameters of the handshake. A repeated parameter has its last value."""
+    query = parse_qs(scope.get("query_string", b"").decode("utf-8", "replace"))
+    return {name: values[-1] for name, values in query.items()}
+
+
+def read_conversation_key(scope: Scope) -> str:
+    """Return the key in the header ``X-Session-API-Key``, else the key in the query, else ``""``."""
+    headers = dict(scope["headers"])
+    key = headers.get(b"x-session-api-key", b"").decode("latin-1").strip()
+    # A browser cannot set headers on a WebSocket, so the web client sends the key in the query.
+    key = key or parse_query(scope).get("session_api_key", "").strip()
+    return "" if key in EMPTY_KEYS else key
+
+
+def read_credentials(scope: Scope) -> Credentials:
+    """Return the caller's credentials: a conversation key, an API key, or the session cookie.
+
+    Clients may send an API key (``oh_…``) where a conversation key belongs. It replaces ``Authorization``.
+    """
+    key = read_conversation_key(scope)
+    if not key.startswith("oh_"):
+        return Credentials.from_scope(scope, keys=[key] if key else [])
+    headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
+    headers.append((b"authorization", f"Bearer {key}".encode("latin-1", "replace")))
+    return Credentials.from_scope(scope | {"headers": headers})
+
+
+def admit(scope: Scope) -> Watcher:
+    """Return the watcher of the conversation in the query. Raise ``ConnectionRefused`` if it may not watch.
+
+    The messages of the refusals are those of OpenHands' own server, which clients receive as ``connect_error``.
+    """
+    requested_id = parse_query(scope).get("conversation_id", "")
+    if not requested_id:
+        raise ConnectionRefused("No conversation_id in query params")
+    watcher = Watcher(read_credentials(scope), _parse_id(requested_id))
+    refusal = watcher.check_access_now()
+    if refusal is Refusal.UNAUTHENTICATED:
+        if read_conversation_key(scope):
+            raise ConnectionRefused("invalid_session_api_key")
+        raise ConnectionRefused("No keycloak_auth cookie or valid Authorization header")
+    if refusal is not None:
+        message = f"User {watcher.user_id} is not allowed to join conversation {requested_id[:100]}"
+        raise ConnectionRefused(message)
+    return watcher
+
+
+def _parse_id(text: str) -> UUID:
+    """Return the UUID in a text. Return the nil UUID, which no conversation has, for any other text."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return UUID(int=0)

@@ -1,0 +1,463 @@
+"""Translation of events of our log to events of V0, by a table of the events' kinds.
+
+An event of the log becomes at most one V0 event, and the V0 event's ``id`` is the ``seq`` in the log, which never
+changes. Kinds without an equivalent in V0 are skipped. An unknown kind becomes V0's ``null``, which clients ignore.
+The payloads come from sandboxes and are not trusted, so no function here raises for a malformed payload.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from compat.v0 import actions
+from compat.v0.actions import RISKS
+from compat.v0.values import (
+    as_dict,
+    as_int,
+    as_list,
+    as_number,
+    as_text,
+    join_text_parts,
+    list_image_urls,
+    loads,
+)
+
+Json = dict[str, Any]
+AGENT_STATES: Final = {
+    "idle": "awaiting_user_input",
+    "running": "running",
+    "paused": "paused",
+    "waiting_for_confirmation": "awaiting_user_confirmation",
+    "finished": "finished",
+    "error": "error",
+    "stuck": "error",
+    "deleting": "stopped",
+}
+# The web client shows the reason of the state ``error`` in a banner.
+REASONS: Final = {
+    "error": "The agent stopped with an error.",
+    "stuck": "The agent repeated the same steps and was stopped.",
+}
+SOURCES: Final = {"user": "user", "agent": "agent"}
+ERROR_IDS: Final = {
+    "LLMAuthenticationError": "STATUS$ERROR_LLM_AUTHENTICATION",
+    "LLMServiceUnavailableError": "STATUS$ERROR_LLM_SERVICE_UNAVAILABLE",
+    "LLMRateLimitError": "STATUS$LLM_RETRY",
+    "LLMContextWindowExceedError": "STATUS$ERROR_LLM_INTERNAL_SERVER_ERROR",
+    "LLMBadRequestError": "STATUS$ERROR_LLM_INTERNAL_SERVER_ERROR",
+    "LLMContentPolicyViolationError": "STATUS$ERROR_LLM_CONTENT_POLICY_VIOLATION",
+}
+_OUT_OF_CREDITS: Final = ("budget has been exceeded", "out of credits", "out of funds")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event of our log, prepared for translation. ``value`` is the payload, ``{}`` if it is no JSON object."""
+
+    seq: int
+    event_id: str
+    kind: str
+    source: str
+    value: Json
+    at: str
+
+    @classmethod
+    def of_event(cls, event: Any) -> "Entry":
+        """Return the entry of a row of the log (``Event`` or ``LoggedEvent``)."""
+        at = event.received_at.isoformat()
+        return cls(event.seq, event.event_id, event.kind, event.source, loads(event.payload), at)
+
+
+@dataclass(slots=True)
+class Links:
+    """The facts about earlier events that a translation needs. Ids are the engine's event ids."""
+
+    actions: dict[str, Json] = field(default_factory=dict)
+    """Payloads of actions, by id."""
+    seqs: dict[str, int] = field(default_factory=dict)
+    """The ``seq`` of events, by id."""
+    echoes: set[str] = field(default_factory=set)
+    """Ids of the engine's copies of messages that the log also holds as ``UserMessage`` (ADR 3)."""
+    metrics: Json | None = None
+    """The newest totals of tokens and cost, in V0's form."""
+
+
+def referenced_ids(entry: Entry) -> set[str]:
+    """Return the ids of the events that ``Links`` must hold before this entry is translated."""
+    if entry.kind in ("ObservationEvent", "UserRejectObservation", "HookExecutionEvent"):
+        ids = [entry.value.get("action_id")]
+    elif entry.kind == "Condensation":
+        ids = as_list(entry.value.get("forgotten_event_ids"))
+    else:
+        ids = []
+    return {event_id for event_id in ids if isinstance(event_id, str) and event_id}
+
+
+def is_user_message(entry: Entry) -> bool:
+    """Return whether an entry is the engine's copy of a user's message."""
+    return entry.kind == "MessageEvent" and entry.source == "user"
+
+
+def translate_event(entry: Entry, links: Links) -> Json | None:
+    """Return the V0 event of an entry, or None if V0 has none. Record the entry in ``links``."""
+    if entry.kind == "ActionEvent":
+        links.actions[entry.event_id] = entry.value
+    links.seqs[entry.event_id] = entry.seq
+    if (metrics := extract_metrics(entry)) is not None:
+        links.metrics = metrics
+    translator = KINDS.get(entry.kind)
+    if translator is None:
+        return _build_observation(entry, "null", "", {}, entry.kind)
+    return translator(entry, links)
+
+
+def translate_events(entries: Iterable[Entry], links: Links) -> list[Json]:
+    """Return the V0 events of consecutive entries, in the order of the log."""
+    return [event for entry in entries if (event := translate_event(entry, links)) is not None]
+
+
+def is_state_change(event: Json) -> bool:
+    return event.get("observation") == "agent_state_changed"
+
+
+def is_null(event: Json) -> bool:
+    return "null" in (event.get("action"), event.get("observation"))
+
+
+def is_hidden(event: Json) -> bool:
+    """Return whether an event has V0's mark ``hidden``."""
+    fields = event.get("args") or event.get("extras") or {}
+    return fields.get("hidden") is True
+
+
+# --- The two shapes -----------------------------------------------------------------
+
+
+def _base_fields(entry: Entry, source: str, message: str) -> Json:
+    # The web client ignores an event unless it has all four fields and the id is a number.
+    return {"id": entry.seq, "timestamp": entry.at, "source": source, "message": message}
+
+
+def _build_action(
+    entry: Entry,
+    name: str,
+    message: str,
+    args: Json,
+    *,
+    source: str | None = None,
+    more: Json | None = None,
+) -> Json:
+    base = _base_fields(entry, source or _v0_source(entry), message)
+    return base | {"action": name, "args": args} | (more or {})
+
+
+def _build_observation(
+    entry: Entry,
+    name: str,
+    message: str,
+    extras: Json,
+    content: str,
+    *,
+    more: Json | None = None,
+    source: str = "environment",
+) -> Json:
+    base = _base_fields(entry, source, message)
+    return base | {"observation": name, "content": content, "extras": extras} | (more or {})
+
+
+def _v0_source(entry: Entry) -> str:
+    return SOURCES.get(entry.source, "environment")
+
+
+def build_state_frame(state: str, *, reason: str = "") -> Json:
+    """Return the V0 event of a state that is not in the log. It has no ``id``, so clients cannot resume from it."""
+    return {
+        "source": "environment",
+        "message": "",
+        "observation": "agent_state_changed",
+        "content": "",
+        "extras": {"agent_state": state, "reason": reason},
+    }
+
+
+# --- Messages -----------------------------------------------------------------------
+
+
+def _build_message(entry: Entry, content: str, images: list[str], *, waits: bool = False) -> Json:
+    args = {
+        "content": content,
+        "file_urls": [],
+        "image_urls": images,
+        "wait_for_response": waits,
+        "security_risk": RISKS["UNKNOWN"],
+    }
+    # The web client shows ``args.content`` of the user's messages, but the top-level ``message`` of the agent's.
+    return _build_action(entry, "message", content, args)
+
+
+def _translate_user_message(entry: Entry, links: Links) -> Json:
+    # The web client shows nothing at all until it has received an event of the user.
+    images = [url for url in as_list(entry.value.get("images")) if isinstance(url, str)]
+    return _build_message(entry, as_text(entry.value.get("text")), images)
+
+
+def _translate_engine_message(entry: Entry, links: Links) -> Json | None:
+    if entry.event_id in links.echoes:  # clients received our ``UserMessage`` instead
+        return None
+    message = as_dict(entry.value.get("llm_message"))
+    content = message.get("content")
+    event = _build_message(
+        entry, join_text_parts(content), list_image_urls(content), waits=_is_agent(entry)
+    )
+    return event | _llm_metrics(entry, links)
+
+
+def _is_agent(entry: Entry) -> bool:
+    return entry.source == "agent"
+
+
+def _translate_system_prompt(entry: Entry, links: Links) -> Json:
+    prompt = entry.value.get("system_prompt")
+    content = as_text(as_dict(prompt).get("text")) if isinstance(prompt, dict) else as_text(prompt)
+    args = {
+        "content": content,
+        "tools": as_list(entry.value.get("tools")),
+        "openhands_version": None,
+        "agent_class": None,
+    }
+    return _build_action(entry, "system", content, args, source="agent")
+
+
+# --- Work -----------------------------------------------------------------------------
+
+
+def _translate_action(entry: Entry, links: Links) -> Json:
+    action = actions.render_action(entry.value)
+    more = _tool_call_metadata(entry) | _llm_metrics(entry, links) | (action.more or {})
+    return _build_action(
+        entry, action.name, action.message, action.fields, source="agent", more=more
+    )
+
+
+def _translate_observation(entry: Entry, links: Links) -> Json | None:
+    result = actions.render_observation(entry.value, links.actions.get(_action_id(entry), {}))
+    if result is None:
+        return None
+    more = _cause_field(entry, links) | _tool_call_metadata(entry) | (result.more or {})
+    # In V0 a tool's result has the source of its caller, the agent. The engine says "environment".
+    return _build_observation(
+        entry, result.name, result.message, result.fields, result.content, more=more, source="agent"
+    )
+
+
+def _translate_rejection(entry: Entry, links: Links) -> Json:
+    reason = as_text(entry.value.get("rejection_reason"))
+    more = _cause_field(entry, links) | _tool_call_metadata(entry)
+    return _build_observation(entry, "user_rejected", reason, {}, reason, more=more, source="user")
+
+
+def _action_id(entry: Entry) -> str:
+    return as_text(entry.value.get("action_id"))
+
+
+def _cause_field(entry: Entry, links: Links) -> Json:
+    # V0's cause is a number, the ``id`` of the action's event. The engine's ``action_id`` is a UUID.
+    seq = links.seqs.get(_action_id(entry))
+    return {} if seq is None else {"cause": seq}
+
+
+def _tool_call_metadata(entry: Entry) -> Json:
+    name, call = entry.value.get("tool_name"), entry.value.get("tool_call_id")
+    if not (isinstance(name, str) and isinstance(call, str)):
+        return {}
+    answer = {"id": as_text(entry.value.get("llm_response_id"))}
+    return {
+        "tool_call_metadata": {
+            "function_name": name,
+            "tool_call_id": call,
+            "model_response": answer,
+            "total_calls_in_response": 1,
+        }
+    }
+
+
+def _llm_metrics(entry: Entry, links: Links) -> Json:
+    return {"llm_metrics": links.metrics} if links.metrics and _is_agent(entry) else {}
+
+
+def extract_metrics(entry: Entry) -> Json | None:
+    """Return the totals in a ``stats`` update as V0's ``llm_metrics``, or None for any other event."""
+    if entry.kind != "ConversationStateUpdateEvent":
+        return None
+    value = entry.value.get("value")
+    if entry.value.get("key") == "full_state":
+        value = as_dict(value).get("stats")
+    elif entry.value.get("key") != "stats":
+        return None
+    uses = as_dict(as_dict(value).get("usage_to_metrics"))
+    if not uses:
+        return None
+    usage: Json = {"model": "", "response_id": ""} | dict.fromkeys(_TOKENS, 0)
+    cost, budget = 0.0, None
+    # The engine counts the agent and the condenser separately. V0 has one total for both.
+    for use in map(as_dict, uses.values()):
+        cost += as_number(use.get("accumulated_cost"))
+        budget = use.get("max_budget_per_task") if budget is None else budget
+        tokens = as_dict(use.get("accumulated_token_usage"))
+        for name in _TOKENS:
+            usage[name] += as_int(tokens.get(name), 0)
+        usage["model"] = usage["model"] or as_text(use.get("model_name"))
+    return {
+        "accumulated_cost": cost,
+        "max_budget_per_task": budget if type(budget) in (int, float) else None,
+        "accumulated_token_usage": usage,
+        "costs": [],
+        "response_latencies": [],
+        "token_usages": [],
+    }
+
+
+_TOKENS: Final = (
+    *("prompt_tokens", "completion_tokens", "cache_read_tokens", "cache_write_tokens"),
+    *("context_window", "per_turn_token"),
+)
+
+# --- States, errors and the rest --------------------------------------------------------
+
+
+def _translate_state(entry: Entry, links: Links) -> Json | None:
+    value = entry.value.get("value")
+    if entry.value.get("key") == "full_state":
+        value = as_dict(value).get("execution_status")
+    elif entry.value.get("key") != "execution_status":
+        return None
+    state = AGENT_STATES.get(value) if isinstance(value, str) else None
+    if state is None:
+        return None
+    extras = {"agent_state": state, "reason": REASONS.get(as_text(value), "")}
+    return _build_observation(entry, "agent_state_changed", "", extras, "")
+
+
+def _build_error(entry: Entry, content: str, error_id: str = "", more: Json | None = None) -> Json:
+    extras = {"error_id": error_id}
+    return _build_observation(
+        entry, "error", content, extras, content, more=more, source=_v0_source(entry)
+    )
+
+
+def _translate_agent_error(entry: Entry, links: Links) -> Json:
+    return _build_error(entry, as_text(entry.value.get("error")), more=_tool_call_metadata(entry))
+
+
+def _translate_run_error(entry: Entry, links: Links) -> Json:
+    code, detail = as_text(entry.value.get("code")), as_text(entry.value.get("detail"))
+    return _build_error(entry, detail or code, error_id_for(code, detail))
+
+
+def error_id_for(code: str, detail: str = "") -> str:
+    """Return V0's status for the engine's error code, or ``STATUS$ERROR`` if V0 has no status for it.
+
+    The web client shows a link to the billing page for ``STATUS$ERROR_LLM_OUT_OF_CREDITS``. The engine reports
+    an exceeded budget as a plain bad request, so only the text of ``detail`` identifies it.
+    """
+    if any(words in detail.lower() for words in _OUT_OF_CREDITS):
+        return "STATUS$ERROR_LLM_OUT_OF_CREDITS"
+    return ERROR_IDS.get(code, "STATUS$ERROR")
+
+
+def _translate_notice(entry: Entry, links: Links) -> Json:
+    message, detail = as_text(entry.value.get("message")), as_text(entry.value.get("detail"))
+    content = f"{message}\n{detail}" if detail else message
+    is_connection_lost = as_text(entry.value.get("code")).startswith("engine_")
+    status = "STATUS$ERROR_RUNTIME_DISCONNECTED" if is_connection_lost else "STATUS$ERROR"
+    return _build_error(entry, content, status)
+
+
+def _translate_hook(entry: Entry, links: Links) -> Json | None:
+    value = entry.value
+    if value.get("success") is True and value.get("blocked") is not True:
+        return None
+    reason = value.get("reason") or value.get("error") or value.get("stderr")
+    content = f"A hook ({as_text(value.get('hook_event_type'))}) failed: {as_text(reason)}"
+    return _build_error(entry, content, more=_cause_field(entry, links))
+
+
+def _translate_acp_call(entry: Entry, links: Links) -> Json:
+    arguments = as_dict(entry.value.get("raw_input"))
+    name = as_text(entry.value.get("title"))
+    fields = {"name": name, "arguments": arguments}
+    content = join_text_parts(entry.value.get("content")) or as_text(entry.value.get("raw_output"))
+    return _build_observation(entry, "mcp", name, fields, content, source="agent")
+
+
+def _translate_condensation(entry: Entry, links: Links) -> Json:
+    forgotten = sorted(links.seqs[i] for i in referenced_ids(entry) if i in links.seqs)
+    summary, offset = entry.value.get("summary"), entry.value.get("summary_offset")
+    # V0 requires the summary and its offset together, or neither.
+    is_complete = isinstance(summary, str) and type(offset) is int
+    args = {
+        "forgotten_event_ids": forgotten,
+        "forgotten_events_start_id": None,
+        "forgotten_events_end_id": None,
+        "summary": summary if is_complete else None,
+        "summary_offset": offset if is_complete else None,
+    }
+    return _build_action(entry, "condensation", as_text(summary), args, source="agent")
+
+
+def _translate_condensation_request(entry: Entry, links: Links) -> Json:
+    return _build_action(entry, "condensation_request", "", {})
+
+
+def _translate_condensation_summary(entry: Entry, links: Links) -> Json:
+    return _build_observation(entry, "condense", "", {}, as_text(entry.value.get("summary")))
+
+
+def _request_state(state: str) -> "Translator":
+    def translate(entry: Entry, links: Links) -> Json:
+        return _build_action(
+            entry, "change_agent_state", "", {"agent_state": state, "thought": ""}, source="user"
+        )
+
+    return translate
+
+
+def _translate_confirmation(entry: Entry, links: Links) -> Json:
+    state = "user_confirmed" if entry.value.get("accept") is True else "user_rejected"
+    args = {"agent_state": state, "thought": as_text(entry.value.get("reason"))}
+    return _build_action(entry, "change_agent_state", "", args, source="user")
+
+
+def _skip(entry: Entry, links: Links) -> None:
+    return None
+
+
+Translator = Callable[[Entry, Links], Json | None]
+KINDS: Final[dict[str, Translator]] = {
+    # Kinds that this server appends
+    "UserMessage": _translate_user_message,
+    "UserConfirmation": _translate_confirmation,
+    "SandboxNotice": _translate_notice,
+    # Kinds of the engine
+    "SystemPromptEvent": _translate_system_prompt,
+    "MessageEvent": _translate_engine_message,
+    "ActionEvent": _translate_action,
+    "ObservationEvent": _translate_observation,
+    "UserRejectObservation": _translate_rejection,
+    "AgentErrorEvent": _translate_agent_error,
+    "ConversationStateUpdateEvent": _translate_state,
+    "ConversationErrorEvent": _translate_run_error,
+    "ServerErrorEvent": _translate_run_error,
+    "Condensation": _translate_condensation,
+    "CondensationRequest": _translate_condensation_request,
+    "CondensationSummaryEvent": _translate_condensation_summary,
+    "PauseEvent": _request_state("paused"),
+    "InterruptEvent": _request_state("paused"),
+    "HookExecutionEvent": _translate_hook,
+    "ACPToolCallEvent": _translate_acp_call,
+    # Kinds without an equivalent in V0
+    "SecurityAnalysisEvent": _skip,
+    "TokenEvent": _skip,
+    "LLMCompletionLogEvent": _skip,
+    "StreamingDeltaEvent": _skip,
+}
