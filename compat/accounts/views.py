@@ -125,7 +125,7 @@ class AcceptTermsView(GenericAPIView[Any]):
         wanted = self.get_serializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         terms.accept_terms(user=_user(request), address=request.META.get("REMOTE_ADDR") or None)
-        target = flows.confined(wanted.validated_data.get("redirect_url"))
+        target = flows.confine_to_site(wanted.validated_data.get("redirect_url"))
         return Response({"redirect_url": target})
 
 
@@ -194,7 +194,7 @@ def email_verified(request: HttpRequest) -> HttpResponse:
 def accept_tos(request: AuthenticatedRequest) -> HttpResponse:
     """The terms of service, to be accepted before anything else."""
     form = TermsForm(request.POST if request.method == "POST" else request.GET)
-    target = flows.confined(form["redirect_url"].value())
+    target = flows.confine_to_site(form["redirect_url"].value())
     if request.method == "POST":
         terms.accept_terms(user=request.user, address=request.META.get("REMOTE_ADDR") or None)
         return redirect(target)
