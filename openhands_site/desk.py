@@ -29,7 +29,7 @@ class Desk(AdminSite):
                 second_step,  # models are not loaded when Django makes the site
             )
 
-            if self.has_permission(request) and not second_step.opens_desk(request):
+            if self.has_permission(request) and not second_step.allows_admin_site(request):
                 has_one = second_step.is_needed(request.user)
                 page = "sign-in-second-factor" if has_one else "second-factor"
                 target = request.get_full_path() if request.method == "GET" else request.path

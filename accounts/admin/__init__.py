@@ -1,4 +1,4 @@
-"""The staff desk's lists of people, organizations, keys and identity providers; importing it registers them."""
+"""The admin pages of accounts. Importing this package registers them with Django's admin site."""
 
 from accounts.admin import audit, identity, people, second_factor, settings
 

@@ -1,4 +1,4 @@
-"""The admin pages of the audit log and of maintenance: read, never written."""
+"""Read-only admin pages of the audit log and of maintenance mode."""
 
 from django.contrib import admin
 
@@ -8,7 +8,7 @@ from lib.admin import ReadOnlyAdmin
 
 @admin.register(AuditEntry)
 class AuditEntryAdmin(ReadOnlyAdmin):
-    """Who did what; `manage.py verify_audit_chain` says whether anything was changed since."""
+    """Entries of the audit log. `manage.py verify_audit_chain` detects entries that were changed later."""
 
     list_display = ("created_at", "action", "actor_kind", "actor_name", "subject_name", "address")
     list_filter = ("actor_kind",)
@@ -18,7 +18,7 @@ class AuditEntryAdmin(ReadOnlyAdmin):
 
 @admin.register(AuditHead)
 class AuditHeadAdmin(ReadOnlyAdmin):
-    """Where each chain ends."""
+    """The last entry of each audit chain: its position and its hash."""
 
     list_display = ("chain", "count", "hash")
     fields = ("chain", "count", "hash")
@@ -26,6 +26,6 @@ class AuditHeadAdmin(ReadOnlyAdmin):
 
 @admin.register(Maintenance)
 class MaintenanceAdmin(ReadOnlyAdmin):
-    """The switch; `manage.py maintenance on|off` turns it."""
+    """The state of maintenance mode. `manage.py maintenance on|off` changes it."""
 
     list_display = ("is_on", "sentence", "retry_after", "changed_at")

@@ -1,4 +1,4 @@
-"""The admin pages of identity: providers, what people are called there, sessions, accepted terms."""
+"""Admin pages of identity providers, linked accounts, browser sessions and accepted terms."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import pluralize
 
 from accounts.models import Identity, IdentityProvider, TermsAcceptance, UserSession
 from accounts.oidc import providers
@@ -15,17 +16,19 @@ from lib.admin import ModelAdmin, ModelForm, ReadOnlyAdmin
 
 
 class ProviderForm(ModelForm):
-    """A provider; its secret is written and never shown."""
+    """The form of an identity provider. The client secret can be replaced but is never shown."""
 
     new_client_secret = forms.CharField(
         required=False,
         strip=True,
         widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
-        help_text="Leave empty to keep the one there is.",
+        help_text="Leave empty to keep the stored secret.",
     )
 
     issuer = forms.URLField(
-        max_length=400, assume_scheme="https", help_text="Exactly as its tokens say it (iss)."
+        max_length=400,
+        assume_scheme="https",
+        help_text="Exactly the value of the iss claim in the provider's tokens.",
     )
 
     class Meta:
@@ -51,20 +54,20 @@ class ProviderForm(ModelForm):
         return rules if isinstance(rules, list) else [rules]
 
     def clean_bearer_clients(self) -> Any:
-        listed = self.cleaned_data["bearer_clients"] or []
-        if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-            raise ValidationError("A list of client ids.")
-        return listed
+        client_ids = self.cleaned_data["bearer_clients"] or []
+        if not isinstance(client_ids, list) or not all(isinstance(id_, str) for id_ in client_ids):
+            raise ValidationError('Enter a JSON list of client ids, such as ["my-client"].')
+        return client_ids
 
 
 @admin.register(IdentityProvider)
 class IdentityProviderAdmin(ModelAdmin):
-    """Ways to sign in. One that people came by is switched off, not deleted."""
+    """Identity providers. A provider with linked accounts can be disabled but not deleted."""
 
     form = ProviderForm
     list_display = ("name", "slug", "kind", "issuer", "is_enabled", "is_preset")
     ordering = ("name",)
-    actions = ("ask",)
+    actions = ("check_connection",)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         is_used = obj is not None and obj.identities.exists()
@@ -75,21 +78,21 @@ class IdentityProviderAdmin(ModelAdmin):
             obj.client_secret = secret
         super().save_model(request, obj, form, change)
 
-    @admin.action(description="Ask whether it answers", permissions=["change"])
-    def ask(self, request: HttpRequest, rows: QuerySet[IdentityProvider]) -> None:
-        providers.forget()
+    @admin.action(description="Check the connection", permissions=["change"])
+    def check_connection(self, request: HttpRequest, rows: QuerySet[IdentityProvider]) -> None:
+        providers.clear_caches()  # a cached document would hide an outage
         for row in rows:
             try:
-                providers.metadata(row)
+                providers.get_metadata(row)
             except providers.ProviderUnavailable as error:
-                self.message_user(request, f"{row}: {error}.", messages.ERROR)
+                self.message_user(request, f"{row} cannot be used: {error}.", messages.ERROR)
             else:
-                self.message_user(request, f"{row} answers.", messages.SUCCESS)
+                self.message_user(request, f"{row} can be reached.", messages.SUCCESS)
 
 
 @admin.register(Identity)
 class IdentityAdmin(ReadOnlyAdmin):
-    """Who is called what at which provider."""
+    """Accounts at identity providers that are linked to users."""
 
     list_display = ("user", "provider", "sub", "email", "last_seen_at")
     list_select_related = ("user", "provider")
@@ -99,7 +102,7 @@ class IdentityAdmin(ReadOnlyAdmin):
 
 @admin.register(UserSession)
 class UserSessionAdmin(ReadOnlyAdmin):
-    """Where people are signed in."""
+    """Browser sessions of users, open and ended."""
 
     list_display = ("user", "address", "user_agent", "last_seen_at", "ended_at", "end_reason")
     list_select_related = ("user",)
@@ -110,15 +113,15 @@ class UserSessionAdmin(ReadOnlyAdmin):
     def has_end_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("accounts.change_usersession")
 
-    @admin.action(description="End now, with its sockets", permissions=["end"])
+    @admin.action(description="Sign out and close open sockets", permissions=["end"])
     def end(self, request: HttpRequest, rows: QuerySet[UserSession]) -> None:
         ended = sum(sessions.end_session(session=row, reason="ended by staff") for row in rows)
-        self.message_user(request, f"Ended {ended}.", messages.SUCCESS)
+        self.message_user(request, f"Ended {ended} session{pluralize(ended)}.", messages.SUCCESS)
 
 
 @admin.register(TermsAcceptance)
 class TermsAcceptanceAdmin(ReadOnlyAdmin):
-    """Who accepted which terms."""
+    """Versions of the terms of service that users accepted."""
 
     list_display = ("user", "version", "accepted_at", "address")
     list_select_related = ("user",)

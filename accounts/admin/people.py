@@ -1,4 +1,4 @@
-"""The admin pages of accounts: people, organizations, keys and setup links."""
+"""Admin pages of users, organizations, API keys and setup links, and the admin site's sign-in form."""
 
 from typing import Any
 
@@ -9,22 +9,23 @@ from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import pluralize
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.http import urlencode
 
 from accounts import limits, services
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
-from accounts.services import organizations as organization_verbs
+from accounts.services import organizations as organization_services
 from accounts.sign_in import second_step
 from lib.admin import InlineFormSet, ModelAdmin, ModelForm, ReadOnlyAdmin, TabularInline
 from lib.problems import Problem
 
 
 class SignInForm(AdminAuthenticationForm):
-    """Sign-in to the admin desk by e-mail address, counted together with the other sign-ins."""
+    """The sign-in form of the admin site. Attempts count towards the same rate limit as other sign-ins."""
 
-    request: HttpRequest  # always passed by the admin site
+    request: HttpRequest  # Django allows None; the admin site always passes a request
 
     def clean(self) -> dict[str, Any]:
         try:
@@ -36,19 +37,21 @@ class SignInForm(AdminAuthenticationForm):
             page = f"{reverse('sign-in')}?{urlencode({'next': reverse('admin:index')})}"
             raise ValidationError(
                 format_html(
-                    'This account has a second factor: <a href="{}">sign in here</a>.', page
+                    'This account uses a second factor, which this form cannot check. <a href="{}">Sign in '
+                    "on the sign-in page</a> instead.",
+                    page,
                 )
             )
         return cleaned
 
 
 admin.site.site_header = admin.site.site_title = "Agent Server"
-admin.site.index_title = "Admin desk"
+admin.site.index_title = "Admin site"
 admin.site.login_form = SignInForm
 
 
 class NewUserForm(ModelForm):
-    """A new user; without a password somebody can sign in only by other means."""
+    """The form of a new user. A user without a password can sign in only with an identity provider."""
 
     password = forms.CharField(
         required=False,
@@ -68,9 +71,9 @@ class NewUserForm(ModelForm):
 
 @admin.register(User)
 class UserAdmin(ModelAdmin):
-    """People. They are suspended, not deleted: what they did keeps its author.
+    """Users. They can be suspended but not deleted, so that conversations and audit entries still name them.
 
-    Only a superuser hands out staff and superuser rights, and only a superuser touches a superuser.
+    Only superusers can grant staff or superuser rights, and only superusers can change a superuser.
     """
 
     list_display = ("email", "name", "is_active", "is_staff", "is_superuser", "created_at")
@@ -96,8 +99,8 @@ class UserAdmin(ModelAdmin):
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        may = super().has_change_permission(request, obj)
-        return may and (obj is None or not obj.is_superuser or request.user.is_superuser)
+        is_allowed = super().has_change_permission(request, obj)
+        return is_allowed and (obj is None or not obj.is_superuser or request.user.is_superuser)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         rights = ("is_staff", "is_superuser", "groups", "user_permissions")
@@ -119,54 +122,61 @@ class UserAdmin(ModelAdmin):
         if change:
             super().save_model(request, obj, form, change)
             return
-        made = services.create_user(
+        # The service creates the row together with the personal organization and the audit entry.
+        user = services.create_user(
             email=obj.email,
             name=obj.name,
             password=form.cleaned_data["password"],
             is_staff=obj.is_staff,
         )
-        obj.pk = made.pk
+        obj.pk = user.pk
         obj.refresh_from_db()
 
-    @admin.action(description="Suspend: no sign-in, no key works", permissions=["change"])
+    @admin.action(description="Suspend users and disable their API keys", permissions=["change"])
     def suspend(self, request: HttpRequest, users: QuerySet[User]) -> None:
-        self._each(request, users, services.suspend_user, "Suspended")
+        self._apply_to_each(request, users, services.suspend_user, "Suspended")
 
-    @admin.action(description="Let in again", permissions=["change"])
+    @admin.action(description="Reactivate suspended users", permissions=["change"])
     def activate(self, request: HttpRequest, users: QuerySet[User]) -> None:
-        self._each(request, users, services.activate_user, "Let in again")
+        self._apply_to_each(request, users, services.activate_user, "Reactivated")
 
-    def _each(self, request: HttpRequest, users: QuerySet[User], verb: Any, done: str) -> None:
+    def _apply_to_each(
+        self, request: HttpRequest, users: QuerySet[User], service: Any, result: str
+    ) -> None:
         for user in users:
             if not self.has_change_permission(request, user):
-                sentence = f"{user}: only a superuser may do this to a superuser."
+                sentence = f"{user} was not changed: only a superuser can change a superuser."
                 self.message_user(request, sentence, messages.ERROR)
                 continue
             try:
-                verb(user=user)
+                service(user=user)
             except Problem as error:
-                self.message_user(request, f"{user}: {error.detail}", messages.ERROR)
+                message = f"{user} was not changed. {error.detail}"
+                self.message_user(request, message, messages.ERROR)
             else:
-                self.log_change(request, user, done)
-                self.message_user(request, f"{done}: {user}.", messages.SUCCESS)
+                self.log_change(request, user, result)
+                self.message_user(request, f"{result}: {user}.", messages.SUCCESS)
 
 
 class MembershipFormSet(InlineFormSet):
-    """Keeps an owner in every organization, and a row to one user."""
+    """The members of an organization. Rejects a change of a row's user and an organization without an owner."""
 
     def clean(self) -> None:
         super().clean()
         for form in self.initial_forms:
             if "user" in form.changed_data and not form.cleaned_data.get("DELETE"):
-                raise ValidationError("Remove this member and add the other one.")
-        kept = [form.cleaned_data for form in self.forms if form.is_valid()]
-        roles = {row.get("role") for row in kept if row and not row.get("DELETE")}
+                raise ValidationError(
+                    "The user of a membership cannot be changed. Remove this member and add the other "
+                    "user as a new member."
+                )
+        rows = [form.cleaned_data for form in self.forms if form.is_valid()]
+        roles = {row.get("role") for row in rows if row and not row.get("DELETE")}
         if not any(self.errors) and Membership.Role.OWNER not in roles:
-            raise ValidationError("An organization needs an owner.")
+            raise ValidationError("An organization needs at least one owner.")
 
 
 class MembershipInline(TabularInline):
-    """Who belongs to an organization, and as what."""
+    """The members of an organization and their roles."""
 
     model = Membership
     formset = MembershipFormSet
@@ -176,13 +186,13 @@ class MembershipInline(TabularInline):
     extra = 0
 
 
-def _not_owner(row: Membership) -> bool:
+def _is_not_owner(row: Membership) -> bool:
     return row.role != Membership.Role.OWNER
 
 
 @admin.register(Organization)
 class OrganizationAdmin(ModelAdmin):
-    """Tenants. They are suspended, not deleted."""
+    """Organizations, the tenants of the server. They can be suspended but not deleted."""
 
     list_display = ("name", "personal_of", "suspended_at", "created_at")
     list_filter = (("suspended_at", admin.EmptyFieldListFilter),)
@@ -198,48 +208,54 @@ class OrganizationAdmin(ModelAdmin):
         return False
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
-        """Members by the verbs, so that keys, open windows and the audit log follow.
-
-        Whoever becomes an owner comes first: handing over to another in one form leaves an owner at each step.
-        """
-        formset.save(commit=False)  # fills the lists below, from which the history is told too
+        """Save members through the services, which revoke keys, close sockets and write the audit log."""
+        # Without a commit, this only fills the three lists below. Django's history reads them too.
+        formset.save(commit=False)
         organization = form.instance
-        changed = sorted((row for row, _ in formset.changed_objects), key=_not_owner)
+        # New owners come first, so that one form can replace the owner: there is an owner at each step.
+        changed = sorted((row for row, _ in formset.changed_objects), key=_is_not_owner)
         for row in formset.new_objects:
-            added = {"user": row.user, "role": row.role}
-            self._try(request, organization_verbs.add_member, organization=organization, **added)
-        verb: Any = organization_verbs.change_role
+            member = {"user": row.user, "role": row.role}
+            self._try(
+                request, organization_services.add_member, organization=organization, **member
+            )
+        service: Any = organization_services.change_role
         for row in changed:
-            wanted = {"by": None, "user_id": row.user_id, "role": row.role}
-            self._try(request, verb, organization=organization, **wanted)
-        verb = organization_verbs.remove_member
+            change_of_role = {"by": None, "user_id": row.user_id, "role": row.role}
+            self._try(request, service, organization=organization, **change_of_role)
+        service = organization_services.remove_member
         for row in formset.deleted_objects:
-            self._try(request, verb, organization=organization, by=None, user_id=row.user_id)
+            self._try(request, service, organization=organization, by=None, user_id=row.user_id)
 
-    def _try(self, request: HttpRequest, verb: Any, **wanted: Any) -> None:
+    def _try(self, request: HttpRequest, service: Any, **arguments: Any) -> None:
+        """Call a service; show the sentence of a ``Problem`` that it raises."""
         try:
-            verb(**wanted)
+            service(**arguments)
         except Problem as refusal:
             self.message_user(request, refusal.detail, messages.ERROR)
 
-    @admin.action(description="Suspend: nobody works here, no key works", permissions=["change"])
+    @admin.action(
+        description="Suspend organizations and disable their API keys", permissions=["change"]
+    )
     def suspend(self, request: HttpRequest, organizations: QuerySet[Organization]) -> None:
         for organization in organizations:
-            organization_verbs.suspend_organization(organization=organization)
+            organization_services.suspend_organization(organization=organization)
             self.log_change(request, organization, "Suspended")
-        self.message_user(request, f"Suspended {len(organizations)}.", messages.SUCCESS)
+        message = f"Suspended {len(organizations)} organization{pluralize(organizations)}."
+        self.message_user(request, message, messages.SUCCESS)
 
-    @admin.action(description="Open again", permissions=["change"])
+    @admin.action(description="Reactivate suspended organizations", permissions=["change"])
     def activate(self, request: HttpRequest, organizations: QuerySet[Organization]) -> None:
         for organization in organizations:
-            organization_verbs.activate_organization(organization=organization)
-            self.log_change(request, organization, "Opened again")
-        self.message_user(request, f"Opened {len(organizations)} again.", messages.SUCCESS)
+            organization_services.activate_organization(organization=organization)
+            self.log_change(request, organization, "Reactivated")
+        message = f"Reactivated {len(organizations)} organization{pluralize(organizations)}."
+        self.message_user(request, message, messages.SUCCESS)
 
 
 @admin.register(ApiKey)
 class ApiKeyAdmin(ReadOnlyAdmin):
-    """Keys by their prefix; the secret is nowhere."""
+    """API keys, shown by their prefix. The server stores only a hash of the secret part."""
 
     list_display = (
         "prefix",
@@ -270,17 +286,19 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("accounts.change_apikey")
 
-    @admin.action(description="Revoke", permissions=["revoke"])
+    @admin.action(description="Revoke API keys", permissions=["revoke"])
     def revoke(self, request: HttpRequest, keys: QuerySet[ApiKey]) -> None:
         for key in keys:
             services.revoke_api_key(key=key)
             self.log_change(request, key, "Revoked")
-        self.message_user(request, f"Revoked {len(keys)}.", messages.SUCCESS)
+        self.message_user(
+            request, f"Revoked {len(keys)} API key{pluralize(keys)}.", messages.SUCCESS
+        )
 
 
 @admin.register(SetupLink)
 class SetupLinkAdmin(ReadOnlyAdmin):
-    """Setup links that were made, and who used them."""
+    """Setup links, and the administrators that were created with them."""
 
     list_display = ("created_at", "email", "expires_at", "used_at", "used_by")
     list_select_related = ("used_by",)

@@ -1,4 +1,4 @@
-"""The admin page of second factors: who has one, and its reset for a reason."""
+"""The admin page of second factors, with an action that resets them and requires a reason."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import pluralize
 
 from accounts.models import SecondFactor
 from accounts.services import second_factor
@@ -15,18 +16,21 @@ from lib.problems import Problem
 
 
 class ReasonForm(forms.Form):
-    """Why an action is done."""
+    """The reason of an admin action, for the audit log."""
 
     reason = forms.CharField(required=False, max_length=300, label="Reason: ")
 
 
 class ReasonActionForm(ReasonForm, ActionForm):
-    """The choice of an action, with why it is done."""
+    """Django's form that selects an admin action, with a field for the reason."""
 
 
 @admin.register(SecondFactor)
 class SecondFactorAdmin(ReadOnlyAdmin):
-    """Who has a second factor; secrets and codes are nowhere. Only a superuser resets a superuser's."""
+    """Users with a second factor. Secrets and recovery codes are not shown.
+
+    Only superusers can reset the second factor of a superuser.
+    """
 
     list_display = ("user", "created_at", "confirmed_at")
     list_select_related = ("user",)
@@ -40,23 +44,28 @@ class SecondFactorAdmin(ReadOnlyAdmin):
     def has_reset_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("accounts.delete_secondfactor")
 
-    @admin.action(description="Reset, and sign out everywhere", permissions=["reset"])
+    @admin.action(
+        description="Reset second factors and sign the users out everywhere", permissions=["reset"]
+    )
     def reset(self, request: HttpRequest, factors: QuerySet[SecondFactor]) -> None:
-        done = 0
+        reset = 0
         for factor in factors.select_related("user"):
             if factor.user.is_superuser and not request.user.is_superuser:
-                self.message_user(request, "Only a superuser resets a superuser.", messages.ERROR)
+                message = f"{factor.user} was not changed: only a superuser can reset a superuser."
+                self.message_user(request, message, messages.ERROR)
                 continue
             try:
                 self._reset(request, factor)
-                done += 1
+                reset += 1
             except Problem as refusal:
                 self.message_user(request, refusal.detail, messages.ERROR)
-        self.message_user(request, f"Reset {done}.", messages.SUCCESS)
+        self.message_user(
+            request, f"Reset {reset} second factor{pluralize(reset)}.", messages.SUCCESS
+        )
 
     def _reset(self, request: HttpRequest, factor: Any) -> None:
         form = ReasonForm(request.POST)
-        if not form.is_valid():  # the admin has checked the same field before it calls an action
+        if not form.is_valid():  # the admin site has validated this field before it calls an action
             raise second_factor.ReasonNeeded
         reason = form.cleaned_data["reason"]
         second_factor.reset_second_factor(user=factor.user, reason=reason)

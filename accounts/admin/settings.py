@@ -1,4 +1,4 @@
-"""The admin pages of settings, secrets and provider tokens: what there is, never its secret parts."""
+"""Read-only admin pages of settings, secrets and Git host tokens. Secret values are never shown."""
 
 from django.contrib import admin
 
@@ -14,7 +14,7 @@ from lib.admin import ReadOnlyAdmin
 
 @admin.register(UserSettings)
 class UserSettingsAdmin(ReadOnlyAdmin):
-    """What people chose."""
+    """Settings that users chose for their agents."""
 
     list_display = ("user", "organization", "version", "updated_at")
     list_select_related = ("user", "organization")
@@ -25,7 +25,7 @@ class UserSettingsAdmin(ReadOnlyAdmin):
 
 @admin.register(OrganizationSettings)
 class OrganizationSettingsAdmin(ReadOnlyAdmin):
-    """What organizations chose for their members."""
+    """Settings that organizations chose for the agents of their members."""
 
     list_display = ("organization", "version", "enforced", "updated_at")
     list_select_related = ("organization",)
@@ -35,7 +35,7 @@ class OrganizationSettingsAdmin(ReadOnlyAdmin):
 
 @admin.register(CustomSecret)
 class CustomSecretAdmin(ReadOnlyAdmin):
-    """Secrets by their name."""
+    """Custom secrets of users and organizations, without their values."""
 
     list_display = ("name", "organization", "user", "updated_at")
     list_select_related = ("organization", "user")
@@ -49,7 +49,7 @@ class CustomSecretAdmin(ReadOnlyAdmin):
 
 @admin.register(CustomSecretUse)
 class CustomSecretUseAdmin(ReadOnlyAdmin):
-    """When secrets were given to sandboxes."""
+    """The log of secrets that sandboxes fetched."""
 
     list_display = ("used_at", "secret", "conversation_id", "organization")
     list_select_related = ("secret", "organization")
@@ -60,7 +60,7 @@ class CustomSecretUseAdmin(ReadOnlyAdmin):
 
 @admin.register(ProviderToken)
 class ProviderTokenAdmin(ReadOnlyAdmin):
-    """Tokens at Git hosts by whose they are."""
+    """Access tokens for Git hosts, by user and organization."""
 
     list_display = ("provider", "user", "organization", "host", "updated_at", "last_used_at")
     list_select_related = ("user", "organization")

@@ -1,1 +1,1 @@
-"""The protocol of OpenID Connect: providers and their tokens."""
+"""The OpenID Connect protocol: requests to identity providers and checks of their tokens."""

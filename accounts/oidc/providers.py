@@ -1,7 +1,7 @@
-"""What a provider publishes about itself: its addresses (discovery) and its keys (JWKS), cached.
+"""Requests to identity providers, with cached endpoints (discovery document) and signing keys (JWKS).
 
-Both caches live in the process and keep the last good answer: while a provider is away, tokens that it made
-can still be checked.
+Both caches live in the process. They keep the last valid response, so that tokens can still be checked while a
+provider is unreachable.
 """
 
 import threading
@@ -20,16 +20,17 @@ T = TypeVar("T")
 METADATA_SECONDS = 3_600.0
 KEYS_SECONDS = 600.0
 REFETCH_PAUSE_SECONDS = 10.0
-"""Unknown key ids ask the provider again at most this often, whoever sends them."""
+"""Shortest time between two fetches of the keys. Any caller can send a token with an unknown key id, so without
+a pause such tokens would make us flood the provider."""
 ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 
 
 class ProviderUnavailable(Exception):
-    """The provider does not answer, or answers what cannot be understood: nothing is known for now."""
+    """The provider did not respond, or its response cannot be used. The request may succeed later."""
 
 
 class ProviderRefused(Exception):
-    """The provider answered with an OAuth error; ``code`` is its ``error``."""
+    """The provider responded with an OAuth error. ``code`` is the value of its ``error`` field."""
 
     def __init__(self, code: str, description: str = "") -> None:
         self.code, self.description = code, description
@@ -38,7 +39,7 @@ class ProviderRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """The part of a discovery document that is used here."""
+    """The endpoints that we use from a provider's discovery document; optional ones may be empty."""
 
     authorization_endpoint: str
     token_endpoint: str
@@ -58,85 +59,91 @@ _metadata: dict[str, _Cached[Metadata]] = {}
 _keys: dict[str, _Cached[list[jwt.PyJWK]]] = {}
 
 
-def forget() -> None:
+def clear_caches() -> None:
     """Empty the caches of this process. Safe to repeat."""
     with _lock:
         _metadata.clear()
         _keys.clear()
 
 
-def metadata(provider: IdentityProvider) -> Metadata:
-    """The provider's addresses; a document that names another issuer is not believed.
+def get_metadata(provider: IdentityProvider) -> Metadata:
+    """Return the provider's endpoints, cached for an hour.
 
-    Raises ``ProviderUnavailable`` when there has never been a good answer.
+    While the provider is unreachable, return the cached endpoints whatever their age. Raise
+    ``ProviderUnavailable`` if nothing is cached.
     """
     cached = _metadata.get(provider.issuer)
     if cached and time.monotonic() - cached.fetched_at < METADATA_SECONDS:
         return cached.value
     try:
-        found = _discover(provider)
+        fresh = _discover(provider)
     except ProviderUnavailable:
         if cached:
             return cached.value
         raise
     with _lock:
-        _metadata[provider.issuer] = _Cached(found, time.monotonic())
-    return found
+        _metadata[provider.issuer] = _Cached(fresh, time.monotonic())
+    return fresh
 
 
 def _discover(provider: IdentityProvider) -> Metadata:
     url = provider.issuer.rstrip("/") + "/.well-known/openid-configuration"
-    document = _json(call("GET", url))
+    document = _json(send_request("GET", url))
+    # Discovery 4.3 requires the exact issuer, so that one provider cannot impersonate another.
     if document.get("issuer") != provider.issuer:
         raise ProviderUnavailable("the discovery document names another issuer")
     fields = {name: document.get(name) or "" for name in Metadata.__slots__}
-    is_plain_allowed = provider.issuer.startswith("http://")
+    # Plain HTTP is for providers on a development machine, whose issuer says so itself.
+    is_http_allowed = provider.issuer.startswith("http://")
+    schemes = ("https://", "http://") if is_http_allowed else ("https://",)
     for name, value in fields.items():
-        wanted = ("https://", "http://") if is_plain_allowed else ("https://",)
-        missing = name in ENDPOINTS and not value
-        if missing or (value and not str(value).startswith(wanted)):
+        is_missing = name in ENDPOINTS and not value
+        if is_missing or (value and not str(value).startswith(schemes)):
             raise ProviderUnavailable(f"the discovery document has no usable {name}")
     return Metadata(**fields)
 
 
-def signing_key(provider: IdentityProvider, *, key_id: str | None) -> jwt.PyJWK:
-    """The provider's key of an id; an unknown id fetches the keys once more, for they rotate.
+def get_signing_key(provider: IdentityProvider, *, key_id: str | None) -> jwt.PyJWK:
+    """Return the provider's public key with this id, from a cache of ten minutes.
 
-    A token without an id is taken only where there is a single key. Raises ``ProviderUnavailable`` and
-    ``KeyError`` (the provider has no such key).
+    Without an id, return the provider's only key. Raise ``KeyError`` if the provider has no such key, and
+    ``ProviderUnavailable`` if no keys are cached and none can be fetched.
     """
     cached = _keys.get(provider.issuer)
     age = time.monotonic() - cached.fetched_at if cached else KEYS_SECONDS
     if cached is None or age >= KEYS_SECONDS:
         cached = _fetch_keys(provider, cached)
-    found = _pick(cached.value, key_id)
-    if found is None and time.monotonic() - cached.fetched_at >= REFETCH_PAUSE_SECONDS:
-        found = _pick(_fetch_keys(provider, cached).value, key_id)
-    if found is None:
+    key = _select_key(cached.value, key_id)
+    # Providers rotate their keys: an unknown id may belong to a key that is newer than the cache.
+    if key is None and time.monotonic() - cached.fetched_at >= REFETCH_PAUSE_SECONDS:
+        key = _select_key(_fetch_keys(provider, cached).value, key_id)
+    if key is None:
         raise KeyError("the provider has no such key")
-    return found
+    return key
 
 
 def _fetch_keys(
     provider: IdentityProvider, cached: _Cached[list[jwt.PyJWK]] | None
 ) -> _Cached[list[jwt.PyJWK]]:
     try:
-        document = _json(call("GET", metadata(provider).jwks_uri))
-        listed = document.get("keys")
-        entries = listed if isinstance(listed, list) else []
-        keys = [key for key in map(_usable, entries) if key is not None]
+        document = _json(send_request("GET", get_metadata(provider).jwks_uri))
+        entries = document.get("keys")
+        parsed = map(_parse_key, entries if isinstance(entries, list) else [])
+        keys = [key for key in parsed if key is not None]
     except ProviderUnavailable:
         if cached is None:
             raise
-        keys = cached.value
+        keys = (
+            cached.value
+        )  # stored as fresh, so that the next requests do not wait for a timeout too
     fresh = _Cached(keys, time.monotonic())
     with _lock:
         _keys[provider.issuer] = fresh
     return fresh
 
 
-def _usable(entry: Any) -> jwt.PyJWK | None:
-    """A public signature key, or None for keys to encrypt with, secrets, and kinds unknown here."""
+def _parse_key(entry: Any) -> jwt.PyJWK | None:
+    """Return a public signing key. Return None for encryption keys, symmetric keys and unknown key types."""
     if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or entry.get("kty") == "oct":
         return None
     try:
@@ -145,15 +152,16 @@ def _usable(entry: Any) -> jwt.PyJWK | None:
         return None
 
 
-def _pick(keys: list[jwt.PyJWK], key_id: str | None) -> jwt.PyJWK | None:
+def _select_key(keys: list[jwt.PyJWK], key_id: str | None) -> jwt.PyJWK | None:
     if key_id is None:
         return keys[0] if len(keys) == 1 else None
     return next((key for key in keys if key.key_id == key_id), None)
 
 
-def call(method: str, url: str, **request: Any) -> httpx2.Response:
-    """One request to a provider. Raises ``ProviderUnavailable`` where none or a 5xx came back."""
+def send_request(method: str, url: str, **request: Any) -> httpx2.Response:
+    """Send a request to a provider. Raise ``ProviderUnavailable`` if there is no response, a 5xx or a 429."""
     try:
+        # Not guarded against internal addresses: staff configure providers, often on an internal network.
         with http.client(seconds=settings.OIDC_TIMEOUT_SECONDS, guarded=False) as client:
             response = client.request(method, url, **request)
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
@@ -163,26 +171,30 @@ def call(method: str, url: str, **request: Any) -> httpx2.Response:
     return response
 
 
-def token_request(provider: IdentityProvider, **form: str) -> dict[str, Any]:
-    """Ask the token endpoint as this client. Raises ``ProviderRefused`` and ``ProviderUnavailable``."""
+def request_tokens(provider: IdentityProvider, **form: str) -> dict[str, Any]:
+    """Send a form with our client id and secret to the token endpoint; return the JSON of the response.
+
+    Raise ``ProviderRefused`` and ``ProviderUnavailable``.
+    """
     form |= {"client_id": provider.client_id}
     if secret := provider.client_secret:
         form["client_secret"] = secret
-    response = call("POST", metadata(provider).token_endpoint, data=form)
+    response = send_request("POST", get_metadata(provider).token_endpoint, data=form)
     if response.status_code != 200:
-        raise _refused(response)
+        raise _parse_refusal(response)
     return _json(response)
 
 
-def userinfo(provider: IdentityProvider, access_token: str) -> Any:
-    """Fetch the JSON that the userinfo endpoint returns, unchecked; None if there is no such endpoint or no JSON.
+def fetch_userinfo(provider: IdentityProvider, access_token: str) -> Any:
+    """Return the JSON of the userinfo endpoint, not validated. Return None without an endpoint or valid JSON.
 
-    Raises ``ProviderUnavailable``.
+    Raise ``ProviderUnavailable`` if the provider does not respond.
     """
-    url = metadata(provider).userinfo_endpoint
+    url = get_metadata(provider).userinfo_endpoint
     if not url or not access_token:
         return None
-    response = call("GET", url, headers={"Authorization": f"Bearer {access_token}"})
+    response = send_request("GET", url, headers={"Authorization": f"Bearer {access_token}"})
+    # Some providers respond with a signed JWT (application/jwt), which we did not ask for.
     is_json = response.headers.get("content-type", "").startswith("application/json")
     if response.status_code != 200 or not is_json:
         return None
@@ -192,7 +204,7 @@ def userinfo(provider: IdentityProvider, access_token: str) -> Any:
         return None
 
 
-def _refused(response: httpx2.Response) -> ProviderRefused:
+def _parse_refusal(response: httpx2.Response) -> ProviderRefused:
     try:
         body = response.json()
     except ValueError:
@@ -208,7 +220,7 @@ def _json(response: httpx2.Response) -> dict[str, Any]:
     try:
         body = response.json()
     except ValueError as error:
-        raise ProviderUnavailable("an answer that is not JSON") from error
+        raise ProviderUnavailable("the response is not JSON") from error
     if not isinstance(body, dict):
-        raise ProviderUnavailable("an answer that is not a JSON object")
+        raise ProviderUnavailable("the response is not a JSON object")
     return body

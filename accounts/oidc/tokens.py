@@ -1,7 +1,8 @@
-"""The tokens of a provider: fetched, and checked in full (signature, issuer, audience, party, times, kind).
+"""Tokens of identity providers: fetch them, and check their signature, issuer, audience, times and type.
 
-OpenID Connect Core 3.1.3.7 (ID tokens), Back-Channel Logout 2.6 (logout tokens), RFC 9068 and Keycloak's
-``typ`` claim (access tokens). Only asymmetric algorithms count, so a public key cannot be used as a secret.
+The checks follow OpenID Connect Core 3.1.3.7 (ID tokens), Back-Channel Logout 2.6 (logout tokens), and RFC 9068
+with Keycloak's ``typ`` claim (access tokens). Only asymmetric algorithms are accepted: otherwise an attacker could
+sign a token with HMAC and the provider's public key as the secret.
 """
 
 import hashlib
@@ -27,18 +28,19 @@ LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 TOKEN_MAX_BYTES = 32_768
 ACCESS_KINDS = ("Bearer", None)
 ROLE_CLAIMS = ("realm_access", "resource_access")
-"""Claims that hold Keycloak's roles, by default in the access token only."""
+"""Claims with the roles of Keycloak. By default Keycloak puts them into the access token only."""
 
 
 class BadToken(Exception):
-    """A token that is not believed; the text says why, for the log, and holds nothing of the token."""
+    """A token failed a check. The text is the reason, for the log, and contains no part of the token."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSet:
-    """The response of a token endpoint, checked.
+    """Tokens from a token endpoint, after all checks. Missing tokens are empty; ``expires_in`` is in seconds.
 
-    ``claims`` are those of the ID token, the userinfo endpoint and, with Keycloak, the access token's roles.
+    ``claims`` joins the claims of the ID token and of the userinfo endpoint; for Keycloak it adds the roles of
+    the access token.
     """
 
     claims: dict[str, Any]
@@ -57,11 +59,12 @@ def exchange(
     redirect_uri: str,
     authenticated_after: float | None = None,
 ) -> TokenSet:
-    """Exchange an authorization code for tokens, and check them.
+    """Exchange an authorization code for tokens and check them. A code works once.
 
-    A code works once. Raises ``ProviderUnavailable``, ``ProviderRefused`` and ``BadToken``.
+    ``authenticated_after`` (seconds since 1970) requires that the person signed in at the provider after this
+    time. Raise ``ProviderUnavailable``, ``ProviderRefused`` and ``BadToken``.
     """
-    response = providers.token_request(
+    response = providers.request_tokens(
         provider,
         grant_type="authorization_code",
         code=code,
@@ -71,21 +74,21 @@ def exchange(
     claims = check_id_token(
         provider, response.get("id_token"), nonce=nonce, authenticated_after=authenticated_after
     )
-    added = providers.userinfo(provider, str(response.get("access_token") or ""))
-    if added is not None:
-        if not isinstance(added, dict) or added.get("sub") != claims["sub"]:  # Core 5.3.2
-            raise BadToken("the userinfo is somebody else's")
-        claims = added | claims
+    userinfo = providers.fetch_userinfo(provider, str(response.get("access_token") or ""))
+    if userinfo is not None:
+        # Core 5.3.2: userinfo is not signed, so its sub must equal the sub of the ID token.
+        if not isinstance(userinfo, dict) or userinfo.get("sub") != claims["sub"]:
+            raise BadToken("the userinfo belongs to another user")
+        claims = userinfo | claims
     return _token_set(provider, response, claims, sub=claims["sub"])
 
 
 def refresh(provider: IdentityProvider, *, refresh_token: str, sub: str) -> TokenSet:
-    """Exchange the refresh token of the person ``sub`` for new tokens, and check them.
+    """Exchange the refresh token of the user ``sub`` for new tokens and check them.
 
-    A token that the provider does not send is empty. Raises ``ProviderUnavailable``, ``ProviderRefused`` and
-    ``BadToken``.
+    Raise ``ProviderUnavailable``, ``ProviderRefused`` and ``BadToken``.
     """
-    response = providers.token_request(
+    response = providers.request_tokens(
         provider, grant_type="refresh_token", refresh_token=refresh_token
     )
     id_token = response.get("id_token")
@@ -98,10 +101,11 @@ def _token_set(
 ) -> TokenSet:
     access_token = str(response.get("access_token") or "")
     if provider.kind == IdentityProvider.Kind.KEYCLOAK:
-        own = check_own_access_token(provider, access_token, sub=sub)
+        access_claims = check_own_access_token(provider, access_token, sub=sub)
         for name in ROLE_CLAIMS:
-            if name in own:
-                claims[name] = own[name]
+            if name in access_claims:
+                claims[name] = access_claims[name]
+    # RFC 6749 only recommends expires_in. Without a plausible value, refresh after five minutes.
     expires_in = response.get("expires_in")
     if not (isinstance(expires_in, int) and 0 < expires_in <= 86_400):
         expires_in = 300
@@ -114,15 +118,16 @@ def _token_set(
     )
 
 
-def spend(*, what: str, seconds: int) -> bool:
-    """Mark a one-time value, such as a state or the id of a logout token, as used for this many seconds.
+def spend(*, value: str, seconds: int) -> bool:
+    """Mark a one-time value, such as a state or the id of a logout token, as used.
 
-    Return False if it was used before, in this process or another.
+    Return False if a process marked the same value in the last ``seconds`` seconds.
     """
     now = timezone.now()
     SpentToken.objects.filter(expires_at__lt=now).delete()
-    digest = hashlib.sha256(what.encode(errors="surrogatepass")).hexdigest()
+    digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
     try:
+        # The unique constraint decides, so of two concurrent requests only one gets True.
         with transaction.atomic():
             SpentToken.objects.create(digest=digest, expires_at=now + timedelta(seconds=seconds))
     except IntegrityError:
@@ -133,76 +138,87 @@ def spend(*, what: str, seconds: int) -> bool:
 def check_id_token(
     provider: IdentityProvider, token: Any, *, nonce: str, authenticated_after: float | None = None
 ) -> dict[str, Any]:
-    """The claims of an ID token for this client and this very sign-in.
+    """Return the claims of an ID token that was issued to this client for the sign-in with this nonce.
 
-    ``authenticated_after`` (epoch seconds) asks for a sign-in at the provider since then (``auth_time``).
-    Raises ``BadToken`` and ``providers.ProviderUnavailable``.
+    ``authenticated_after`` (seconds since 1970) requires a sign-in at the provider after this time, by the claim
+    ``auth_time``. Raise ``BadToken`` and ``providers.ProviderUnavailable``.
     """
     claims = _decode(provider, token, audience=provider.client_id, party=provider.client_id)
     if not nonce or claims.get("nonce") != nonce:
-        raise BadToken("its nonce is not the one of this sign-in")
+        raise BadToken("its nonce belongs to another sign-in")
     if "events" in claims:
         raise BadToken("it is a logout token")
     if authenticated_after is not None:
         at = claims.get("auth_time")
         if not isinstance(at, int) or at < authenticated_after - LEEWAY_SECONDS:
-            raise BadToken("its sign-in at the provider is older than was asked for")
+            raise BadToken("its auth_time is missing or older than required")
     return claims
 
 
 def check_refreshed_id_token(provider: IdentityProvider, token: Any, *, sub: str) -> dict[str, Any]:
-    """The claims of an ID token that came with a refresh (Core 12.2): the same person as before."""
+    """Return the claims of an ID token from a refresh response (Core 12.2).
+
+    Raise ``BadToken``, also if its ``sub`` is not ``sub``, and ``providers.ProviderUnavailable``.
+    """
     claims = _decode(provider, token, audience=provider.client_id, party=provider.client_id)
     if claims["sub"] != sub:
-        raise BadToken("it is somebody else's")
+        raise BadToken("it belongs to another user")
     return claims
 
 
 def check_access_token(provider: IdentityProvider, token: str) -> dict[str, Any]:
-    """The claims of an access token that a program brings to the API.
+    """Return the claims of an access token that a client sent to the API.
 
-    It must be meant for us (``aud``) and made for a client that the provider's row lists (``azp``).
-    Raises ``BadToken`` and ``providers.ProviderUnavailable``.
+    The token must have us as its audience (``aud``) and must be issued to one of the provider's
+    ``bearer_clients`` (``azp``). Raise ``BadToken`` and ``providers.ProviderUnavailable``.
     """
     claims = _decode(provider, token, audience=provider.audience or provider.client_id)
+    # An ID token or a logout token can have the right signature and audience; reject both here.
     if claims.get("typ") not in ACCESS_KINDS or {"nonce", "at_hash", "events"} & claims.keys():
-        raise BadToken("it is no access token")
+        raise BadToken("it is not an access token")
     if claims.get("azp", claims.get("client_id")) not in provider.bearer_clients:
-        raise BadToken("it was made for another client")
+        raise BadToken("it was issued to another client")
     return claims
 
 
 def check_own_access_token(provider: IdentityProvider, token: str, *, sub: str) -> dict[str, Any]:
-    """The claims of an access token that the provider just gave us, for the roles that are only in there."""
+    """Return the claims of an access token from our own token request, which contains the roles of Keycloak.
+
+    The audience is not checked: the token came directly from the provider. Raise ``BadToken`` if it belongs to
+    another user than ``sub``, and ``providers.ProviderUnavailable``.
+    """
     claims = _decode(provider, token, audience=None)
     if claims["sub"] != sub:
-        raise BadToken("it is somebody else's")
+        raise BadToken("it belongs to another user")
     return claims
 
 
 def check_logout_token(provider: IdentityProvider, token: str) -> dict[str, Any]:
-    """The claims of a logout token: the event, no nonce, a ``sub`` or ``sid``, made just now.
+    """Return the claims of a logout token, issued in the last five minutes, with a ``sub`` or a ``sid``.
 
-    The caller spends its ``jti``. Raises ``BadToken`` and
+    The caller must spend its ``jti`` to reject repeated tokens. Raise ``BadToken`` and
     ``providers.ProviderUnavailable``.
     """
     claims = _decode(provider, token, audience=provider.client_id, needs=("iat", "exp", "jti"))
     events = claims.get("events")
     if not isinstance(events, dict) or not isinstance(events.get(LOGOUT_EVENT), dict):
-        raise BadToken("it is no logout token")
-    if "nonce" in claims:
-        raise BadToken("a logout token has no nonce")
+        raise BadToken("it is not a logout token")
+    if "nonce" in claims:  # forbidden, so that an ID token cannot pass as a logout token
+        raise BadToken("it has a nonce")
     if not all(isinstance(claims[name], str) for name in ("sub", "sid", "jti") if name in claims):
         raise BadToken("its claims are malformed")
     if not claims.get("sub") and not claims.get("sid"):
-        raise BadToken("it names nobody")
+        raise BadToken("it has neither a sub nor a sid")
     if claims["iat"] < time.time() - LOGOUT_MAX_AGE_SECONDS:
-        raise BadToken("it is old")
+        raise BadToken("it is too old")
     return claims
 
 
-def issuer_of(token: str) -> str:
-    """What a token says of its issuer, unchecked: to find whose keys to check it with. Raises ``BadToken``."""
+def read_issuer(token: str) -> str:
+    """Return the issuer that a token names, without any check, to select the keys for the check.
+
+    Raise ``BadToken`` for a text that is not a JWT.
+    """
     if len(token) > TOKEN_MAX_BYTES or token.count(".") != 2:
         raise BadToken("it is not a signed token")
     try:
@@ -221,14 +237,14 @@ def _decode(
     needs: tuple[str, ...] = ("iat", "exp", "sub"),
 ) -> dict[str, Any]:
     if not isinstance(token, str) or len(token) > TOKEN_MAX_BYTES:
-        raise BadToken("there is none")
+        raise BadToken("it is missing or too long")
     try:
         header = jwt.get_unverified_header(token)
         if header.get("alg") not in ALGORITHMS:
-            raise BadToken("its algorithm is not taken")
-        if "crit" in header:
-            raise BadToken("its header asks for what is not understood")
-        key = providers.signing_key(provider, key_id=header.get("kid"))
+            raise BadToken("its algorithm is not accepted")
+        if "crit" in header:  # RFC 7515 4.1.11: reject critical extensions that we do not implement
+            raise BadToken("its header has critical extensions")
+        key = providers.get_signing_key(provider, key_id=header.get("kid"))
         claims = jwt.decode(
             token,
             key,
@@ -242,10 +258,11 @@ def _decode(
         raise BadToken(type(error).__name__) from error
     if "sub" in needs and not (isinstance(claims["sub"], str) and 0 < len(claims["sub"]) <= 255):
         raise BadToken("its sub is malformed")
+    # Core 3.1.3.7: azp names the client that the token was issued to, and must be ours.
     if party is not None:
         audiences = claims.get("aud")
         if isinstance(audiences, list) and len(audiences) > 1 and "azp" not in claims:
-            raise BadToken("it has several audiences and names no party")
+            raise BadToken("it has several audiences and no azp")
         if claims.get("azp", party) != party:
-            raise BadToken("it was made for another client")
+            raise BadToken("it was issued to another client")
     return claims

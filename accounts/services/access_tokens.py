@@ -16,7 +16,7 @@ def authenticate_access_token(token: str) -> tuple[User, dict[str, Any]]:
     address. The token gives no more than the user's roles. Raises ``tokens.BadToken`` and
     ``providers.ProviderUnavailable``.
     """
-    issuer = tokens.issuer_of(token)
+    issuer = tokens.read_issuer(token)
     found = [row for row in enabled_providers() if row.issuer == issuer and row.bearer_clients]
     if not found:
         raise tokens.BadToken("its issuer is not one of ours")

@@ -122,7 +122,7 @@ def end_by_logout_token(*, provider: IdentityProvider, token: str) -> int:
     Raises ``tokens.BadToken``, also for a token that was used before.
     """
     claims = tokens.check_logout_token(provider, token)
-    if not tokens.spend(what=f"logout {provider.issuer} {claims['jti']}", seconds=3_600):
+    if not tokens.spend(value=f"logout {provider.issuer} {claims['jti']}", seconds=3_600):
         raise tokens.BadToken("it was used before")
     found = UserSession.objects.filter(
         ended_at=None, provider_session__identity__issuer=provider.issuer
@@ -144,8 +144,8 @@ def end_at_provider(*, held: ProviderSession) -> bool:
     if secret := provider.client_secret:
         form["client_secret"] = secret
     try:
-        url = providers.metadata(provider).end_session_endpoint
-        return bool(url) and providers.call("POST", url, data=form).status_code < 300
+        url = providers.get_metadata(provider).end_session_endpoint
+        return bool(url) and providers.send_request("POST", url, data=form).status_code < 300
     except providers.ProviderUnavailable as error:
         log.warning("a provider could not be asked to end a session: %s", error)
         return False

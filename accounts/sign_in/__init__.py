@@ -1,1 +1,1 @@
-"""The HTTP edge of signing in: authentication of requests, sessions, second factors and identity providers."""
+"""HTTP code for signing in: authentication of requests, browser sessions, second factors, identity providers."""

@@ -1,4 +1,4 @@
-"""Failed sign-ins in the audit log. Sessions record the sign-ins that succeed, and sign-outs."""
+"""The receiver that records failed sign-ins. ``services.sessions`` records successful sign-ins and sign-outs."""
 
 from typing import Any
 
@@ -10,9 +10,10 @@ from accounts.services import sessions
 
 
 @receiver(signals.user_login_failed)
-def note_failure(credentials: dict[str, Any], **_: Any) -> None:
-    """Record an attempt to sign in; the entry names the address that was given, known here or not."""
+def record_failed_sign_in(credentials: dict[str, Any], **_: Any) -> None:
+    """Record a failed sign-in in the audit log, with the submitted e-mail address even if no user has it."""
     email = str(credentials.get("username") or credentials.get("email") or "")[:254]
+    # PostgreSQL cannot store NUL characters, and UTF-8 cannot encode lone surrogates.
     safe = email.replace("\0", "").encode(errors="replace").decode()
     user = User.objects.filter(email__iexact=safe).first()
     sessions.record_sign_in(action="sign_in.failed", user=user, email=email)

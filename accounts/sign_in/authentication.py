@@ -1,4 +1,4 @@
-"""How a request says who it is: the session cookie, an API key, an e-mail and password."""
+"""Authentication of requests and sockets: session cookies, API keys, access tokens, e-mail and password."""
 
 import logging
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ from accounts import limits, services
 from accounts.models import ApiKey, User
 from accounts.oidc import providers, tokens
 from accounts.services import access_tokens
-from accounts.sign_in import session_gate
+from accounts.sign_in import browser_sessions
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 
 
 class EmailBackend(ModelBackend):
-    """Local accounts by e-mail, in any case, and password."""
+    """Authentication of local accounts by e-mail address (case-insensitive) and password."""
 
     def authenticate(
         self,
@@ -37,23 +37,27 @@ class EmailBackend(ModelBackend):
             return None
         user = User.objects.filter(email__iexact=email).first()
         if user is None:
-            User().set_password(password)  # the same time as for somebody who exists
+            # Hash anyway: a faster response would reveal that no user has this address.
+            User().set_password(password)
             return None
         return user if user.check_password(password) and self.user_can_authenticate(user) else None
 
 
 class SessionAuthentication(authentication.SessionAuthentication):
-    """The cookie of the pages, with CSRF; callers without one get 401, not 403."""
+    """Authentication by the session cookie of the pages, with a CSRF check.
+
+    Unauthenticated requests get 401 instead of 403, because this class sends a ``WWW-Authenticate`` header.
+    """
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="api"'
 
 
 class ApiKeyAuthentication(authentication.BaseAuthentication):
-    """``Authorization: Bearer oh_<key>.<secret>`` or ``X-API-Key``."""
+    """Authentication by API key: ``Authorization: Bearer oh_<key>.<secret>`` or ``X-API-Key: oh_<key>.<secret>``."""
 
     def authenticate(self, request: Request) -> tuple[User, ApiKey] | None:
-        token = bearer_token(request.headers)
+        token = read_bearer_token(request.headers)
         if not token:
             return None
         try:
@@ -70,42 +74,42 @@ class ApiKeyAuthentication(authentication.BaseAuthentication):
 
 
 class AccessTokenAuthentication(authentication.BaseAuthentication):
-    """``Authorization: Bearer <JWT>``: an access token of an identity provider.
+    """Authentication by an access token of an identity provider: ``Authorization: Bearer <JWT>``.
 
-    Its user has what their role gives and no more; it is bound to no organization.
+    The request has all permissions of the user's roles and, unlike an API key, is not bound to an organization.
     """
 
     def authenticate(self, request: Request) -> tuple[User, dict[str, Any]] | None:
-        token = bearer_token(request.headers)
+        token = read_bearer_token(request.headers)
         if token.startswith("oh_") or token.count(".") != 2:
             return None
         try:
             return access_tokens.authenticate_access_token(token)
         except tokens.BadToken as error:
-            log.info("an access token is not believed: %s", error)
+            log.info("rejected an access token: %s", error)
             raise exceptions.AuthenticationFailed("This access token is not valid.") from error
         except providers.ProviderUnavailable as error:
-            raise ProviderAway(retry_after=10) from error
+            raise ProviderUnreachable(retry_after=10) from error
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="api"'
 
 
-class ProviderAway(Problem):
-    """The provider's keys have not been seen yet, and it does not answer."""
+class ProviderUnreachable(Problem):
+    """The identity provider does not respond, and its keys are not cached, so its tokens cannot be checked."""
 
     status = 503
     code = "provider-away"
-    sentence = "The identity provider does not answer, so this token cannot be checked. Try again."
+    sentence = "The token cannot be checked because the identity provider does not respond. Try again in a few seconds."
 
 
-def user_of_scope(scope: dict[str, Any]) -> User | AnonymousUser:
-    """Who opened a socket, as of now: by API key in a header, else by the session cookie.
+def authenticate_scope(scope: dict[str, Any]) -> User | AnonymousUser:
+    """Return the user of an ASGI scope: by API key or access token in its headers, else by session cookie.
 
-    Asked again while the socket is open, so a revoked key, an ended session or a changed password count.
+    Call it again while the socket is open to detect revoked keys, ended sessions and changed passwords.
     """
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-    if token := bearer_token(
+    if token := read_bearer_token(
         {
             "Authorization": headers.get("authorization", ""),
             "X-API-Key": headers.get("x-api-key", ""),
@@ -122,11 +126,11 @@ def user_of_scope(scope: dict[str, Any]) -> User | AnonymousUser:
     cookies = parse_cookie(headers.get("cookie", ""))
     engine = import_module(settings.SESSION_ENGINE)
     request.session = engine.SessionStore(cookies.get(settings.SESSION_COOKIE_NAME))
-    return session_gate.user_of(request)
+    return browser_sessions.get_session_user(request)
 
 
-def bearer_token(headers: Mapping[str, str]) -> str:
-    """The token of a request's ``Authorization: Bearer`` or ``X-API-Key`` header, or nothing."""
+def read_bearer_token(headers: Mapping[str, str]) -> str:
+    """Return the token of the ``Authorization: Bearer`` or else the ``X-API-Key`` header, or an empty string."""
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()

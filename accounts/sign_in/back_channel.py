@@ -1,4 +1,4 @@
-"""Where a provider says, without a browser, that somebody left (OpenID Connect Back-Channel Logout 1.0)."""
+"""The endpoint for sign-outs at an identity provider (OpenID Connect Back-Channel Logout 1.0)."""
 
 import logging
 
@@ -18,11 +18,15 @@ log = logging.getLogger(__name__)
 
 @RouteFacts(streams=True)
 @sensitive_post_parameters("logout_token")
-@csrf_exempt  # no browser and no cookie: the token is signed
+@csrf_exempt  # the provider sends a signed token; there is no browser and no cookie
 @never_cache
 @require_POST
 def back_channel_logout(request: HttpRequest, slug: str) -> JsonResponse:
-    """End the sessions that the token names. 200 also when there are none (2.8); 400 for a bad token."""
+    """End the sessions that a logout token names.
+
+    Respond 200 even if there are none (section 2.8), 400 to an invalid token, 404 to an unknown provider and 503
+    if the provider's keys cannot be fetched.
+    """
     try:
         provider = identity_providers.find_provider(slug=slug)
     except identity_providers.UnknownProvider as error:
@@ -32,11 +36,11 @@ def back_channel_logout(request: HttpRequest, slug: str) -> JsonResponse:
     try:
         ended = provider_sessions.end_by_logout_token(provider=provider, token=token)
     except tokens.BadToken as error:
-        log.warning("a logout token of %s is not believed: %s", slug, error)
+        log.warning("rejected a logout token of %s: %s", slug, error)
         body = {"error": "invalid_request", "error_description": "The logout token is not valid."}
         return JsonResponse(body, status=400)
     except providers.ProviderUnavailable as error:
-        log.warning("a logout token of %s cannot be checked: %s", slug, error)
+        log.warning("cannot check a logout token of %s: %s", slug, error)
         return JsonResponse({"error": "temporarily_unavailable"}, status=503)
-    log.info("%s ended %s sessions", slug, ended)
+    log.info("a logout token of %s ended %s sessions", slug, ended)
     return JsonResponse({}, status=200)

@@ -1,4 +1,4 @@
-"""The Django backend of sessions that began at an identity provider."""
+"""The authentication backend of sessions that began at an identity provider."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ PATH = "accounts.sign_in.backend.ProviderBackend"
 
 
 class ProviderBackend(OIDCAuthenticationBackend):
-    """Return the users of sessions that began at a provider. ``flows.callback`` begins such sessions.
+    """The backend that loads the users of sessions begun by ``flows.callback``.
 
-    The library exchanges codes for the one provider of its settings, and finds people by e-mail address
-    (``docs/adr/0010-oidc.md``).
+    We do not use the sign-in of mozilla-django-oidc: it supports only one provider, from the settings, and
+    matches users by e-mail address (ADR 10).
     """
 
     def __init__(self) -> None:
-        # The library's own reads its provider from the settings; ours are rows.
+        # Skip the library's __init__, which requires a provider in the settings. Our providers are rows.
         self.UserModel = get_user_model()
 
     def authenticate(self, request: HttpRequest | None, **credentials: Any) -> None:
-        """Return nobody: no credentials sign in here, also none in the query of another page."""
+        """Return None. The library's method would accept a code in the query of any page that signs a user in."""
 
     def get_user(self, user_id: Any) -> User | None:
-        """Return the user of a session, asked at every request; None for a suspended one."""
+        """Return the user of a session, or None for a suspended user. Django calls this on every request."""
         user = super().get_user(user_id)
         return user if user is not None and self.user_can_authenticate(user) else None

@@ -1,4 +1,4 @@
-"""The settings page of sign-ins: connected providers and open sessions; and the sign-out at a provider."""
+"""The settings page for sign-in (connected providers, open sessions), and the sign-out at a provider."""
 
 from django.conf import settings
 from django.contrib import auth, messages
@@ -25,7 +25,7 @@ SETTINGS_PAGE = "/settings/sign-in"
 @never_cache
 @require_GET
 def connections(request: AuthenticatedRequest) -> HttpResponse:
-    """Where one is signed in, and with which providers one may be."""
+    """Show the user's open sessions, and the providers with the accounts that the user has connected."""
     mine = {row.provider_id: row for row in Identity.objects.visible_to(request.user)}
     offered = [(row, mine.get(row.pk)) for row in identity_providers.enabled_providers()]
     live = UserSession.objects.visible_to(request.user).live().order_by("-last_seen_at")[:100]
@@ -41,19 +41,19 @@ def connections(request: AuthenticatedRequest) -> HttpResponse:
 @never_cache
 @require_POST
 def connect(request: AuthenticatedRequest, slug: str) -> HttpResponse:
-    """Leave for a provider to connect it to the account here."""
+    """Send the browser to a provider, to connect an account there to the user's account here."""
     provider = flows.provider_or_404(slug)
     try:
-        url = flows.begin(request, provider, purpose="link", target=SETTINGS_PAGE)
+        url = flows.begin_flow(request, provider, purpose="link", target=SETTINGS_PAGE)
     except providers.ProviderUnavailable as error:
-        return flows.failed_page(request, provider, 503, flows.AWAY, error)
-    return onward(request, url, provider)
+        return flows.render_failure(request, provider, 503, flows.UNREACHABLE, error)
+    return render_forward(request, url, provider)
 
 
 @login_required
 @require_POST
 def disconnect(request: AuthenticatedRequest, slug: str) -> HttpResponse:
-    """Take a provider off the account."""
+    """Disconnect a provider from the user's account."""
     identity = get_object_or_404(Identity.objects.visible_to(request.user), provider__slug=slug)
     try:
         identities.unlink_identity(identity=identity)
@@ -65,7 +65,7 @@ def disconnect(request: AuthenticatedRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def end_session(request: AuthenticatedRequest, session_id: str) -> HttpResponse:
-    """Sign one's other browsers out, one of them or (``all``) everywhere."""
+    """Sign out the browser of a session or, with ``everywhere``, all browsers except that one."""
     mine = UserSession.objects.visible_to(request.user)
     session = get_object_or_404(mine, pk=session_id)
     form = EndSessionForm(request.POST)
@@ -76,33 +76,35 @@ def end_session(request: AuthenticatedRequest, session_id: str) -> HttpResponse:
     return redirect(SETTINGS_PAGE)
 
 
-def onward(request: HttpRequest, url: str, provider: IdentityProvider) -> HttpResponse:
-    """A page that goes on to a provider by itself.
-
-    Not a redirect: browsers hold redirects after a form to the form-action of the content policy.
-    """
-    return render(request, "accounts/onward.html", {"url": url, "provider": provider})
+def render_forward(request: HttpRequest, url: str, provider: IdentityProvider) -> HttpResponse:
+    """Render a page that forwards the browser to a provider."""
+    # A redirect would be blocked: browsers apply the form-action directive of our Content Security Policy to
+    # redirects after a form was submitted, too.
+    return render(request, "accounts/forward.html", {"url": url, "provider": provider})
 
 
 def sign_out(request: HttpRequest) -> HttpResponse:
-    """End the session here, then at the provider that vouched for it (RP-Initiated Logout 1.0)."""
+    """End the session here, then at the identity provider where it began (RP-Initiated Logout 1.0)."""
     session = getattr(request, "user_session", None) if request.user.is_authenticated else None
-    held = ProviderSession.objects.filter(session=session).first() if session else None
+    provider_session = ProviderSession.objects.filter(session=session).first() if session else None
     auth.logout(request)
-    url = _end_session_url(held) if held else ""
-    return onward(request, url, held.identity.provider) if held and url else redirect("sign-in")
+    url = _end_session_url(provider_session) if provider_session else ""
+    if provider_session and url:
+        return render_forward(request, url, provider_session.identity.provider)
+    return redirect("sign-in")
 
 
-def _end_session_url(held: ProviderSession) -> str:
-    provider = held.identity.provider
+def _end_session_url(session: ProviderSession) -> str:
+    """Return the address at the provider that ends the session there; empty if there is no such endpoint."""
+    provider = session.identity.provider
     try:
-        endpoint = providers.metadata(provider).end_session_endpoint
+        endpoint = providers.get_metadata(provider).end_session_endpoint
     except providers.ProviderUnavailable:
         return ""
     if not endpoint:
         return ""
     query = {
-        "id_token_hint": held.id_token,
+        "id_token_hint": session.id_token,
         "client_id": provider.client_id,
         "post_logout_redirect_uri": settings.PUBLIC_URL + reverse("sign-in"),
     }

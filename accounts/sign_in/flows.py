@@ -1,7 +1,7 @@
-"""The sign-in with a provider: the page that leaves for it, the callback, and the flow that connects the two.
+"""Sign-in with an identity provider: the redirect to the provider, and the callback that completes the flow.
 
-State, nonce and PKCE verifier are mozilla-django-oidc's, kept in the session of the browser that started, so
-an answer that reaches another browser finds nothing. A state counts once, in whatever process it arrives.
+mozilla-django-oidc stores the state, nonce and PKCE verifier of each flow in the browser's session, so a callback
+works only in the browser where the flow began. A state can be used once, whichever process receives the callback.
 """
 
 import logging
@@ -29,7 +29,7 @@ from accounts.models import IdentityProvider, User
 from accounts.oidc import providers, tokens
 from accounts.requests import SessionRequest
 from accounts.services import identities, identity_providers, sessions
-from accounts.sign_in import backend, session_gate
+from accounts.sign_in import backend, browser_sessions
 from lib.problems import Problem
 from lib.routes import RouteFacts
 
@@ -39,51 +39,70 @@ FLOW_SECONDS = 600
 VERIFIER_LENGTH = 64
 COMPAT_SLUG = "keycloak"
 COMPAT_CALLBACK = "/oauth/keycloak/callback"
-"""Where existing installations have registered their Keycloak client to come back."""
+"""The redirect URI that existing OpenHands installations have registered for their Keycloak client."""
 PURPOSES = ("sign-in", "link")
-AWAY = (
-    "{name} does not answer at the moment. Try again soon. People who are signed in stay signed in."
+UNREACHABLE = "{name} is not responding. Try again in a few minutes."
+STALE = (
+    "This sign-in cannot be completed: it was started in another browser, took more than 10 minutes, or was "
+    "already completed. Start again."
 )
-STALE = "This sign-in was begun in another browser, took too long, or was finished already. Begin again."
-NOT_BELIEVED = "{name} gave an answer that cannot be trusted, so nobody was signed in. Begin again."
+UNTRUSTED = (
+    "The response from {name} failed a security check, so you were not signed in. Start again. If the problem "
+    "continues, contact your administrator."
+)
 ERRORS = {
-    "access_denied": (403, "{name} did not let you in, or you turned it down there."),
-    "login_required": (403, "{name} wants you to sign in there first."),
-    "consent_required": (403, "{name} wants your consent first."),
-    "interaction_required": (403, "{name} wants something from you first. Begin again."),
-    "temporarily_unavailable": (503, AWAY),
-    "server_error": (503, AWAY),
+    "access_denied": (403, "{name} denied access, or you cancelled the sign-in there."),
+    "login_required": (
+        403,
+        "{name} requires you to sign in there first. Sign in there, then start again.",
+    ),
+    "consent_required": (
+        403,
+        "{name} requires your consent. Start again and give your consent there.",
+    ),
+    "interaction_required": (
+        403,
+        "{name} requires another step from you. Start again and complete it there.",
+    ),
+    "temporarily_unavailable": (503, UNREACHABLE),
+    "server_error": (503, UNREACHABLE),
 }
-REFUSED = (400, "{name} refused this sign-in. Begin again; if it stays so, tell an administrator.")
+REFUSED = (
+    400,
+    "{name} rejected this sign-in. Start again. If the problem continues, contact your administrator.",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What was asked for when the browser left."""
+    """A sign-in or account link that began in a browser, as stored in its session."""
 
     purpose: str
     """One of ``PURPOSES``."""
     next: str
+    """Path to open afterwards."""
     nonce: str
     code_verifier: str
     redirect_path: str
     started_at: float
+    """Seconds since 1970."""
     user_id: str = ""
+    """The signed-in user who links an account; empty for a sign-in."""
 
 
 @RouteFacts(streams=True)
 @never_cache
 @require_GET
 def sign_in(request: HttpRequest, slug: str) -> HttpResponse:
-    """Send the browser to a provider; if its user is signed in already, send it to ``next``."""
+    """Redirect the browser to a provider; redirect a user who is already signed in to ``next``."""
     provider = provider_or_404(slug)
-    target = confined(request.GET.get("next"))
+    target = confine_to_site(request.GET.get("next"))
     if request.user.is_authenticated:
         return redirect(target)
     try:
-        return redirect(begin(request, provider, purpose="sign-in", target=target))
+        return redirect(begin_flow(request, provider, purpose="sign-in", target=target))
     except providers.ProviderUnavailable as error:
-        return failed_page(request, provider, 503, AWAY, error)
+        return render_failure(request, provider, 503, UNREACHABLE, error)
 
 
 @RouteFacts(streams=True)
@@ -91,73 +110,75 @@ def sign_in(request: HttpRequest, slug: str) -> HttpResponse:
 @require_GET
 @sensitive_variables()
 def callback(request: HttpRequest, slug: str) -> HttpResponse:
-    """Finish a sign-in when the browser comes back from a provider. A fault becomes a page, never a 500."""
+    """Complete a flow when a provider redirects the browser back to us. Show a page for any expected error."""
     provider = provider_or_404(slug)
     state = request.GET.get("state", "")
-    flow = take(request, provider, state)
+    flow = take_flow(request, provider, state)
     if flow is None:
-        if slug == COMPAT_SLUG and (answer := _existing_client(request, provider, state)):
-            return answer
-        return failed_page(request, provider, 400, STALE, "unknown state")
+        if slug == COMPAT_SLUG and (response := _answer_existing_client(request, provider, state)):
+            return response
+        return render_failure(request, provider, 400, STALE, "unknown state")
     if error := request.GET.get("error"):
         status, sentence = ERRORS.get(error, REFUSED)
-        return failed_page(request, provider, status, sentence, error[:80])
+        return render_failure(request, provider, status, sentence, error[:80])
     if not request.GET.get("code"):
-        return failed_page(request, provider, *REFUSED, "no code")
+        return render_failure(request, provider, *REFUSED, "no code")
     try:
-        return _finish(request, provider, flow)
+        return _complete_flow(request, provider, flow)
     except providers.ProviderUnavailable as error:
-        return failed_page(request, provider, 503, AWAY, error)
+        return render_failure(request, provider, 503, UNREACHABLE, error)
     except providers.ProviderRefused as error:
-        return failed_page(request, provider, *REFUSED, error.code)
+        return render_failure(request, provider, *REFUSED, error.code)
     except tokens.BadToken as error:
-        return failed_page(request, provider, 400, NOT_BELIEVED, error)
+        return render_failure(request, provider, 400, UNTRUSTED, error)
     except Problem as error:
-        return failed_page(request, provider, error.status, error.detail, error.code)
+        return render_failure(request, provider, error.status, error.detail, error.code)
 
 
-def _linking_user(request: HttpRequest, flow: Flow) -> User:
-    """Return the user who began to connect the provider; raise ``SignInRefused`` for anybody else."""
+def _require_linking_user(request: HttpRequest, flow: Flow) -> User:
+    """Return the user who started this account link. Raise ``SignInRefused`` if another user is signed in."""
     user = request.user
     if user.is_authenticated and str(user.pk) == flow.user_id:
         return user
     raise identities.SignInRefused(
-        "Sign in to the account that you want to connect, then begin again."
+        "You are no longer signed in as the user who started this. Sign in to the account that you want to connect, "
+        "then start again."
     )
 
 
-def _finish(request: HttpRequest, provider: IdentityProvider, flow: Flow) -> HttpResponse:
-    linking = _linking_user(request, flow) if flow.purpose == "link" else None
-    found = tokens.exchange(
+def _complete_flow(request: HttpRequest, provider: IdentityProvider, flow: Flow) -> HttpResponse:
+    linking_user = _require_linking_user(request, flow) if flow.purpose == "link" else None
+    token_set = tokens.exchange(
         provider,
         code=request.GET["code"],
         code_verifier=flow.code_verifier,
         nonce=flow.nonce,
         redirect_uri=settings.PUBLIC_URL + flow.redirect_path,
-        authenticated_after=flow.started_at if linking else None,
+        authenticated_after=flow.started_at if linking_user else None,
     )
-    if linking:
-        identities.link_identity(user=linking, provider=provider, claims=found.claims)
-        messages.success(request, f"{provider.name} is connected: you can sign in with it.")
+    if linking_user:
+        identities.link_identity(user=linking_user, provider=provider, claims=token_set.claims)
+        messages.success(request, f"{provider.name} is connected. You can now sign in with it.")
         return redirect(flow.next)
-    identity = identities.sign_in_identity(provider=provider, claims=found.claims)
+    identity = identities.sign_in_identity(provider=provider, claims=token_set.claims)
     auth.login(request, identity.user, backend=backend.PATH)
-    session = cast("SessionRequest", request).user_session  # set by session_gate.begin
-    sessions.hold_provider_session(session=session, identity=identity, found=found)
-    return redirect(session_gate.target_after_sign_in(identity.user, flow.next))
+    session = cast("SessionRequest", request).user_session  # set by the receiver of user_logged_in
+    sessions.hold_provider_session(session=session, identity=identity, found=token_set)
+    return redirect(browser_sessions.target_after_sign_in(identity.user, flow.next))
 
 
-def _existing_client(
+def _answer_existing_client(
     request: HttpRequest, provider: IdentityProvider, state: str
 ) -> HttpResponse | None:
-    """Respond to a front end that sent the browser to Keycloak itself, with a return address as state.
+    """Respond to a callback for an OpenHands front end, which sends the browser to Keycloak by itself.
 
-    Nothing ties such an answer to this browser, so its code is not used: the sign-in begins anew with state,
-    nonce and PKCE. Keycloak knows the browser by now and asks nothing, so people see one more redirect.
+    Such front ends use the address of a page as the state. Return None for any other state.
     """
+    # Nothing ties this callback to the browser, so we ignore its code and start our own flow with state, nonce
+    # and PKCE. Keycloak already has a session with the browser, so the user only sees one more redirect.
     if not state.startswith(("http://", "https://", "/")):
         return None
-    target = confined(state)
+    target = confine_to_site(state)
     if request.GET.get("error"):
         is_expired = request.GET.get("error_description") == "authentication_expired"
         if request.GET["error"] == "temporarily_unavailable" and is_expired:
@@ -171,18 +192,18 @@ def _existing_client(
 
 
 def provider_or_404(slug: str) -> IdentityProvider:
-    """Return the enabled provider of a name, or raise ``Http404``."""
+    """Return the enabled provider with this slug. Raise ``Http404`` if there is none."""
     try:
         return identity_providers.find_provider(slug=slug)
     except identity_providers.UnknownProvider as error:
         raise Http404 from error
 
 
-def failed_page(
-    request: HttpRequest, provider: IdentityProvider, status: int, sentence: str, why: object
+def render_failure(
+    request: HttpRequest, provider: IdentityProvider, status: int, sentence: str, reason: object
 ) -> HttpResponse:
-    """Render the page of a sign-in that failed, and log ``why``."""
-    log.warning("a sign-in with %s failed: %s", provider.slug, why)
+    """Log the reason of a failed sign-in and render the page that shows the sentence."""
+    log.warning("a sign-in with %s failed: %s", provider.slug, reason)
     context = {"sentence": sentence.format(name=provider.name), "provider": provider}
     response = render(request, "accounts/sign_in_failed.html", context, status=status)
     if status == 503:
@@ -190,13 +211,14 @@ def failed_page(
     return response
 
 
-def begin(request: HttpRequest, provider: IdentityProvider, *, purpose: str, target: str) -> str:
-    """Store a new flow in the browser's session; return the address of the provider to go to.
+def begin_flow(
+    request: HttpRequest, provider: IdentityProvider, *, purpose: str, target: str
+) -> str:
+    """Store a new flow in the browser's session; return the URL at the provider to send the browser to.
 
-    Linking asks the provider for a new sign-in, so that the person agrees to it. Raises
-    ``ProviderUnavailable``.
+    ``purpose`` is one of ``PURPOSES``; ``target`` is the path to open afterwards. Raise ``ProviderUnavailable``.
     """
-    endpoint = providers.metadata(provider).authorization_endpoint
+    endpoint = providers.get_metadata(provider).authorization_endpoint
     state, verifier = get_random_string(43), get_random_string(VERIFIER_LENGTH)
     is_compat = provider.slug == COMPAT_SLUG
     path = COMPAT_CALLBACK if is_compat else f"/oidc/{provider.slug}/callback"
@@ -211,6 +233,7 @@ def begin(request: HttpRequest, provider: IdentityProvider, *, purpose: str, tar
         "code_challenge_method": "S256",
     }
     if purpose == "link":
+        # Require a new sign-in at the provider, so that a link needs the person's consent there.
         params |= {"prompt": "login", "max_age": "0"}
     add_state_and_verifier_and_nonce_to_session(request, state, params, verifier)
     request.session[STATES_KEY][state] |= {
@@ -225,41 +248,50 @@ def begin(request: HttpRequest, provider: IdentityProvider, *, purpose: str, tar
     return endpoint + ("&" if "?" in endpoint else "?") + urlencode(params)
 
 
-def take(request: HttpRequest, provider: IdentityProvider, state: str) -> Flow | None:
-    """Return the flow of a state and spend the state; None if this browser did not start it, or too long ago."""
+def take_flow(request: HttpRequest, provider: IdentityProvider, state: str) -> Flow | None:
+    """Return the flow with this state and spend the state.
+
+    Return None if the flow began in another browser or for another provider, has expired, or was used before.
+    """
     states: dict[str, Any] = request.session.get(STATES_KEY, {})
-    kept = states.pop(state, None)
-    if kept is None:
+    data = states.pop(state, None)
+    if data is None:
         return None
     request.session.modified = True
     request.session.save()
-    is_ours = kept.get("provider") == provider.slug and kept.get("redirect_path") == request.path
-    is_ours = is_ours and kept.get("purpose") in PURPOSES
-    is_fresh = time.time() - kept.get("started_at", 0) <= FLOW_SECONDS
-    if not (is_ours and is_fresh and tokens.spend(what=f"state {state}", seconds=FLOW_SECONDS)):
+    is_match = data.get("provider") == provider.slug and data.get("redirect_path") == request.path
+    is_match = is_match and data.get("purpose") in PURPOSES
+    is_fresh = time.time() - data.get("started_at", 0) <= FLOW_SECONDS
+    # The session alone is not enough: of two concurrent requests, both can read the state before one removes it.
+    if not (is_match and is_fresh and tokens.spend(value=f"state {state}", seconds=FLOW_SECONDS)):
         return None
     return Flow(
-        purpose=kept["purpose"],
-        next=kept["next"],
-        nonce=kept["nonce"],
-        code_verifier=kept["code_verifier"],
-        redirect_path=kept["redirect_path"],
-        started_at=kept["started_at"],
-        user_id=kept["user_id"],
+        purpose=data["purpose"],
+        next=data["next"],
+        nonce=data["nonce"],
+        code_verifier=data["code_verifier"],
+        redirect_path=data["redirect_path"],
+        started_at=data["started_at"],
+        user_id=data["user_id"],
     )
 
 
-def confined(wanted: Any, *, otherwise: str | None = None) -> str:
-    """Return the path of an address on this site; ``otherwise`` or home for any other."""
-    home = otherwise or resolve_url(settings.LOGIN_REDIRECT_URL)
-    if not isinstance(wanted, str) or not wanted or len(wanted) > 2_000 or not wanted.isprintable():
+def confine_to_site(address: Any, *, default: str | None = None) -> str:
+    """Return the path and query of an address on this site.
+
+    Return ``default``, or the home page without a default, for an address on another site and for invalid input.
+    """
+    home = default or resolve_url(settings.LOGIN_REDIRECT_URL)
+    is_text = isinstance(address, str) and 0 < len(address) <= 2_000 and address.isprintable()
+    if not is_text:
         return home
     site = urlsplit(settings.PUBLIC_URL)
     if not url_has_allowed_host_and_scheme(
-        wanted, allowed_hosts={site.netloc}, require_https=site.scheme == "https"
+        address, allowed_hosts={site.netloc}, require_https=site.scheme == "https"
     ):
         return home
-    parts = urlsplit(wanted)
+    parts = urlsplit(address)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
+    # Browsers treat "//host", "/\host" and backslashes as the start of another host.
     is_path = path.startswith("/") and not path.startswith(("//", "/\\"))
     return path if is_path and "\\" not in path and "://" not in parts.path else home

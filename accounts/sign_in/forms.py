@@ -1,4 +1,4 @@
-"""Forms of the pages of signing in with a provider, and the message of a back-channel logout."""
+"""Forms for ending sessions, and the request body of a back-channel logout."""
 
 from django import forms
 
@@ -6,7 +6,7 @@ from lib.forms import PageForm, TextField
 
 
 class EndSessionForm(PageForm):
-    """Whether to end all other sessions instead of the one that the address names."""
+    """The form that ends a session. ``everywhere`` keeps the session in the URL and ends all others instead."""
 
     everywhere = forms.BooleanField(required=False)
 

@@ -1,4 +1,4 @@
-"""The second step of a sign-in by password, at the edge: who waits for it, and which sessions took it."""
+"""The second step of a sign-in by password: pending sign-ins, checks of codes, and sessions that passed."""
 
 import time
 from typing import Any
@@ -14,22 +14,25 @@ from accounts.services import second_factor as verbs
 from accounts.services import sessions
 
 BACKEND = settings.AUTHENTICATION_BACKENDS[0]
-WAITING_KEY = "second_step"
-"""Where a browser's session says whose password was right; nobody is signed in by it."""
+PENDING_KEY = "second_step"
+"""Session key of a pending sign-in: the password was correct, but the user is not signed in yet."""
 USED_KEY = "second_factor_used"
-"""Where a browser's session names the ``UserSession`` in which a second factor was used."""
-WAITING_SECONDS = 300
+"""Session key of the id of the ``UserSession`` in which the second factor was used."""
+PENDING_SECONDS = 300
 
 
 def is_needed(user: Any) -> bool:
-    """Whether a right password alone does not sign this user in."""
+    """Return whether this user needs a code in addition to the password."""
     return isinstance(user, User) and verbs.has_second_factor(user=user)
 
 
-def wait(request: HttpRequest, user: Any, *, target: str) -> None:
-    """Remember that the password was right, for ``WAITING_SECONDS``, under a new session id."""
-    request.session.cycle_key()
-    request.session[WAITING_KEY] = {
+def begin(request: HttpRequest, user: Any, *, target: str) -> None:
+    """Store a pending sign-in for five minutes, after the user sent the correct password.
+
+    ``target`` is the path to open after the second step.
+    """
+    request.session.cycle_key()  # against session fixation, as Django's login() does
+    request.session[PENDING_KEY] = {
         "user": str(user.pk),
         "password": user.get_session_auth_hash(),
         "target": target,
@@ -37,30 +40,33 @@ def wait(request: HttpRequest, user: Any, *, target: str) -> None:
     }
 
 
-def waiting(request: HttpRequest) -> tuple[User, str] | None:
-    """Who waits in this browser, and where to go on to; None when it took too long or the password changed."""
-    kept = request.session.get(WAITING_KEY)
-    if not kept or not 0 <= time.time() - kept["at"] <= WAITING_SECONDS:
+def find_pending(request: HttpRequest) -> tuple[User, str] | None:
+    """Return the user and the target of this browser's pending sign-in.
+
+    Return None if there is none, if it has expired, or if the password changed meanwhile.
+    """
+    pending = request.session.get(PENDING_KEY)
+    if not pending or not 0 <= time.time() - pending["at"] <= PENDING_SECONDS:
         return None
-    user = User.objects.filter(pk=kept["user"], is_active=True).first()
-    if user is None or not constant_time_compare(kept["password"], user.get_session_auth_hash()):
+    user = User.objects.filter(pk=pending["user"], is_active=True).first()
+    if user is None or not constant_time_compare(pending["password"], user.get_session_auth_hash()):
         return None
-    return user, kept["target"]
+    return user, pending["target"]
 
 
-def check(request: HttpRequest, user: User, code: str) -> None:
-    """Count an attempt, then take the code. Raises ``TooManyAttempts`` and ``WrongCode``."""
-    count(request, user, code)
+def check_code(request: HttpRequest, user: User, code: str) -> None:
+    """Count an attempt and verify a code. Raise ``TooManyAttempts`` and ``WrongCode``."""
+    count_attempt(request, user, code)
     verbs.pass_second_factor(user=user, code=code)
 
 
-def count(request: HttpRequest, user: User, code: str) -> None:
-    """Count an attempt at a code. Raises ``TooManyAttempts``."""
+def count_attempt(request: HttpRequest, user: User, code: str) -> None:
+    """Count an attempt to enter a code. Raise ``TooManyAttempts`` above the limit."""
     address = limits.client_address(request)
-    # Sessions note REMOTE_ADDR: where that is a proxy, it says nothing about who is behind it.
-    is_telling = address == request.META.get("REMOTE_ADDR")
+    # Sessions store REMOTE_ADDR. Behind a proxy this is the proxy's address, which all clients share.
+    is_direct = address == request.META.get("REMOTE_ADDR")
     is_trusted = verbs.is_recovery_code(code) or (
-        is_telling
+        is_direct
         and limits.client_network(request) != "unknown"
         and verbs.is_from_known_address(user=user, address=address)
     )
@@ -68,41 +74,42 @@ def count(request: HttpRequest, user: User, code: str) -> None:
 
 
 def sign_in(request: HttpRequest, user: User, *, code: str) -> None:
-    """Sign in whose password was right, by a code where one is needed.
+    """Complete a sign-in after the password check; verify the second factor if the user has one.
 
-    Raises ``SecondFactorNeeded``, ``WrongCode`` and ``TooManyAttempts``.
+    Raise ``SecondFactorNeeded``, ``WrongCode`` and ``TooManyAttempts``.
     """
-    is_asked = is_needed(user)
-    if is_asked:
+    needs_code = is_needed(user)
+    if needs_code:
         if not code.strip():
             raise verbs.SecondFactorNeeded
-        check(request, user, code)
-    request.session.pop(WAITING_KEY, None)
+        check_code(request, user, code)
+    request.session.pop(PENDING_KEY, None)
     login(request, user, backend=BACKEND)
-    if is_asked:
+    if needs_code:
         mark_used(request)
 
 
 def mark_used(request: HttpRequest) -> None:
-    """Note that the second factor was used in the session of this request."""
+    """Record in the session of this request that the second factor was used."""
     request.session[USED_KEY] = request.session[sessions.SESSION_KEY]
 
 
 def was_used(request: HttpRequest) -> bool:
-    """Whether the second factor was used in the session of this request."""
-    named = request.session.get(sessions.SESSION_KEY)
-    return bool(named) and request.session.get(USED_KEY) == named
+    """Return whether the second factor was used in the session of this request."""
+    session_id = request.session.get(sessions.SESSION_KEY)
+    return bool(session_id) and request.session.get(USED_KEY) == session_id
 
 
-def opens_desk(request: HttpRequest) -> bool:
-    """Whether this session may open the admin desk as far as second factors go.
+def allows_admin_site(request: HttpRequest) -> bool:
+    """Return whether this session meets the admin site's requirement of a second factor.
 
-    It may when none is asked for, when one was used in it, or when an identity provider vouched for it, whose
-    duty the second factor is then. One that was reset since does not count.
+    The user's permissions are not checked here.
     """
     if not settings.STAFF_SECOND_FACTOR:
         return True
     session = getattr(request, "user_session", None)
+    # Sessions of an identity provider are exempt: the provider decides whether to require a second factor.
     if session and ProviderSession.objects.filter(session=session).exists():
         return True
+    # A second factor that was reset after this sign-in no longer counts.
     return was_used(request) and is_needed(request.user)

@@ -1,4 +1,4 @@
-"""Addresses of signing in with a provider."""
+"""URL patterns for signing in with an identity provider."""
 
 from django.urls import path
 

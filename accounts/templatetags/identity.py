@@ -1,4 +1,4 @@
-"""What templates ask of identity."""
+"""Template tags for user agents and identity providers."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from django import template
 from accounts.services import identity_providers
 
 register = template.Library()
-# In this order: most browsers name others too.
+# The order matters: Edge and Opera also name Chrome and Safari, and Chrome also names Safari.
 BROWSERS = (
     ("Edg", "Edge"),
     ("OPR/", "Opera"),
@@ -29,10 +29,13 @@ SYSTEMS = (
 
 @register.filter
 def browser(user_agent: str) -> str:
-    """What a user agent calls itself, as people do: "Firefox on Linux"; its own words where they are unknown."""
+    """Return a short name of a user agent, such as "Firefox on Linux".
+
+    Return the first 60 characters of an unknown user agent.
+    """
     name, system = (
-        next((word for mark, word in known if mark in user_agent), "")
-        for known in (BROWSERS, SYSTEMS)
+        next((label for mark, label in labels if mark in user_agent), "")
+        for labels in (BROWSERS, SYSTEMS)
     )
     if not name:
         return user_agent[:60] or "Unknown browser"
@@ -41,5 +44,5 @@ def browser(user_agent: str) -> str:
 
 @register.inclusion_tag("accounts/_providers.html")
 def provider_buttons(target: str = "") -> dict[str, Any]:
-    """A button for each provider that one may sign in with."""
+    """Render a sign-in button for each enabled identity provider. ``target`` is the page to open afterwards."""
     return {"providers": identity_providers.enabled_providers(), "next": target}

@@ -1,1 +1,1 @@
-"""Pages of accounts."""
+"""The HTML pages of accounts: sign-in, settings, organizations, API keys and devices."""

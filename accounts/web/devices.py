@@ -1,4 +1,4 @@
-"""The page on which a person approves or denies a program that asks for a key."""
+"""The page on which a user approves or denies a device that requests an API key (RFC 8628)."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from accounts.permissions import permissions_in
 from accounts.requests import AuthenticatedRequest
 from accounts.services import devices
 from accounts.web.forms.people import DeviceForm, UserCodeForm
-from accounts.web.pages import SCOPE_WORDS
+from accounts.web.pages import SCOPE_LABELS
 from lib.forms import render_form
 from lib.problems import Problem
 
@@ -23,7 +23,10 @@ from lib.problems import Problem
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def device(request: AuthenticatedRequest) -> HttpResponse:
-    """Enter a code, see who asks for what, approve or deny by a button; opening the page approves nothing."""
+    """Show a form for the device's code, then the request of that device, and approve or deny it.
+
+    Only a POST approves: opening an address with a code shows the request.
+    """
     form: UserCodeForm
     if request.method == "POST":
         form = DeviceForm(request.POST)
@@ -39,13 +42,16 @@ def device(request: AuthenticatedRequest) -> HttpResponse:
 
 
 def _decide(request: AuthenticatedRequest, data: dict[str, Any], context: dict[str, Any]) -> None:
-    """Carry out the decision and add the page's context, also that of a decision which is refused."""
+    """Carry out the decision and add its result to the template context.
+
+    Before a decision, and if the approval fails, the context describes the device's request.
+    """
     code, decision = data["user_code"], data.get("decision")
     limits.check_user_code(request, str(request.user.pk))
     if decision == "deny":
         context["denied"] = devices.deny_device(user_code=code, user=request.user)
         return
-    context |= _question(request, devices.find_device_grant(code), code)
+    context |= _describe_request(request, devices.find_device_grant(code), code)
     if decision == "approve":
         organization = active_organization(request, data["organization"])
         context["approved"] = devices.approve_device(
@@ -53,8 +59,10 @@ def _decide(request: AuthenticatedRequest, data: dict[str, Any], context: dict[s
         )
 
 
-def _question(request: AuthenticatedRequest, grant: DeviceGrant, code: str) -> dict[str, Any]:
-    """What is asked, and in which organizations the person may say yes."""
+def _describe_request(
+    request: AuthenticatedRequest, grant: DeviceGrant, code: str
+) -> dict[str, Any]:
+    """Return the context of a device's request, with the organizations in which the user may approve it."""
     visible = Organization.objects.visible_to(request.user).filter(suspended_at=None)
     choices = [
         row
@@ -66,6 +74,6 @@ def _question(request: AuthenticatedRequest, grant: DeviceGrant, code: str) -> d
         "code": code,
         "organizations": choices,
         "chosen": active_organization(request),
-        "scopes": [(name, SCOPE_WORDS.get(name, name)) for name in grant.scopes],
+        "scopes": [(name, SCOPE_LABELS.get(name, name)) for name in grant.scopes],
         "days": devices.KEY_DAYS,
     }

@@ -1,4 +1,4 @@
-"""The page of what an organization sets for its members' agents, and what of it they may not change."""
+"""The page of the agent settings that an organization sets or enforces for its members."""
 
 from typing import Any
 from uuid import UUID
@@ -28,12 +28,15 @@ SECRET = AgentDefaultsForm.SECRET
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def defaults(request: AuthenticatedRequest, organization_id: UUID) -> HttpResponse:
-    """Values for members who chose none; what is enforced counts for all. Admins change it."""
+    """Show and save an organization's agent settings, which apply to members without their own value.
+
+    Enforced settings apply to all members.
+    """
     visible = Organization.objects.visible_to(request.user)
     organization = get_object_or_404(visible, pk=organization_id)
     require(request.user, organization.pk, "organization_settings.view")
     row = user_settings.organization_settings(organization_id=organization.pk)
-    values = {name: _text(value) for name, value in user_settings.shown_values(row).items()}
+    values = {name: _format_value(value) for name, value in user_settings.shown_values(row).items()}
     initial = values | {"enforced": row.enforced}
     form = AgentDefaultsForm(request.POST if request.method == "POST" else None, initial=initial)
     if form.is_bound:
@@ -41,7 +44,9 @@ def defaults(request: AuthenticatedRequest, organization_id: UUID) -> HttpRespon
             require(request.user, organization.pk, "organization_settings.edit")
             if form.is_valid():
                 _save(form, row, organization)
-                messages.success(request, "Saved. New conversations of all members follow it.")
+                messages.success(
+                    request, "Saved. New conversations of all members use these settings."
+                )
                 return redirect("organization-agents", organization_id=organization.pk)
         except Problem as refusal:
             form.refuse(refusal)
@@ -49,7 +54,7 @@ def defaults(request: AuthenticatedRequest, organization_id: UUID) -> HttpRespon
         "organization": organization,
         "version": row.version,
         "may_edit": "organization_settings.edit" in permissions_in(request.user, organization.pk),
-        "choices": [(form[name], _default(form, name)) for name in form.CHOICES],
+        "choices": [(form[name], _default_label(form, name)) for name in form.CHOICES],
         "numbers": [(form[name], FIELDS[name].default) for name in form.NUMBERS],
         "enforced": form["enforced"].value() or (),
         "has_search_key": bool(values[SECRET]),
@@ -57,25 +62,28 @@ def defaults(request: AuthenticatedRequest, organization_id: UUID) -> HttpRespon
     return render_form(request, "accounts/organization_agents.html", form, context)
 
 
-def _default(form: AgentDefaultsForm, name: str) -> str:
-    """Return the words for what counts where an organization sets nothing."""
-    default = _text(FIELDS[name].default)
-    words: dict[str, str] = dict(form.CHOICES[name])
-    return words.get(default, default)
+def _default_label(form: AgentDefaultsForm, name: str) -> str:
+    """Return the label of a setting's default, which applies if the organization sets no value."""
+    default = _format_value(FIELDS[name].default)
+    labels: dict[str, str] = dict(form.CHOICES[name])
+    return labels.get(default, default)
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
+    """Return the text of a value in the form: "yes" or "no" for a boolean, empty for None."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "" if value is None else str(value)
 
 
 def _save(form: AgentDefaultsForm, row: OrganizationSettings, organization: Organization) -> None:
-    elsewhere = [name for name in row.enforced if name not in form.ON_PAGE]
+    # The page does not show all settings: keep the enforcement of the others.
+    api_only = [name for name in row.enforced if name not in form.ON_PAGE]
     version = form.cleaned_data["version"]
     user_settings.change_organization_settings(
         organization=organization,
         values=form.values(),
-        enforced=[*elsewhere, *form.cleaned_data["enforced"]],
+        enforced=[*api_only, *form.cleaned_data["enforced"]],
+        # -1 matches no row: a form without its version must not overwrite newer settings.
         version=-1 if version is None else version,
     )

@@ -1,4 +1,4 @@
-"""The pages of organizations: the list, one with its members and invitations, and joining by a link."""
+"""The pages of organizations: the list, an organization with its members and invitations, and invitations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from accounts.models import Invitation, Membership, Organization, ServiceAccount
 from accounts.permissions import permissions_in, require
 from accounts.requests import AuthenticatedRequest
 from accounts.roles import RANKS
-from accounts.services import organizations as verbs
+from accounts.services import organizations as services
 from accounts.web.forms.organizations import (
     InvitationForm,
     InviteForm,
@@ -27,20 +27,21 @@ from accounts.web.forms.organizations import (
 from lib.forms import PageForm, render_form
 from lib.problems import Problem
 
-LISTED = 500
+ROWS_MAX = 500
+"""Members, invitations or service accounts that a page lists at most."""
 
 
 @login_required
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def organizations(request: AuthenticatedRequest) -> HttpResponse:
-    """The organizations one belongs to, which of them one works in, and a form for another."""
+    """List the user's organizations, mark the active one, and create an organization."""
     form = OrganizationForm(request.POST if request.method == "POST" else None)
     if form.is_valid():
         try:
-            made = verbs.create_organization(user=request.user, name=form.cleaned_data["name"])
-            messages.success(request, f"“{made.name}” is made. You own it.")
-            return redirect("organization", organization_id=made.pk)
+            new = services.create_organization(user=request.user, name=form.cleaned_data["name"])
+            messages.success(request, f"Created the organization “{new.name}”. You are its owner.")
+            return redirect("organization", organization_id=new.pk)
         except Problem as refusal:
             form.refuse(refusal)
     rows = request.user.memberships.select_related("organization").order_by("created_at")
@@ -52,153 +53,160 @@ def organizations(request: AuthenticatedRequest) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD"])
 def organization(request: AuthenticatedRequest, organization_id: UUID) -> HttpResponse:
-    """One organization: who belongs to it, who is invited, and what one may do about it."""
-    return _shown(request, _found(request, organization_id), PageForm())
+    """Show an organization with its members, invitations and service accounts, as the user's role allows."""
+    return _render(request, _get_organization(request, organization_id), PageForm())
 
 
 @login_required
 @never_cache
 @require_POST
 def act(request: AuthenticatedRequest, organization_id: UUID, action: str) -> HttpResponse:
-    """Carry out one of ``ACTIONS``; a refusal shows the page again with its sentence."""
-    found = _found(request, organization_id)
+    """Carry out one of ``ACTIONS``; after an error, show the page again with its sentence."""
+    organization = _get_organization(request, organization_id)
     if action not in ACTIONS:
         raise Http404
     permission, form_class, carry_out = ACTIONS[action]
     form = form_class(request.POST)
     try:
-        require(request.user, found.pk, permission)
+        require(request.user, organization.pk, permission)
         if form.is_valid():
-            answer = carry_out(request, found, form.cleaned_data)
-            return answer or redirect("organization", organization_id=found.pk)
+            response = carry_out(request, organization, form.cleaned_data)
+            return response or redirect("organization", organization_id=organization.pk)
     except Problem as refusal:
         form.refuse(refusal)
-    return _shown(request, found, form)
+    return _render(request, organization, form)
 
 
 @login_required
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def invitation(request: AuthenticatedRequest, link: str) -> HttpResponse:
-    """What an invitation's link leads to; the button joins, opening the page does not."""
+    """Show the invitation of a link and, on POST, join the organization. Opening the page does not join."""
     try:
-        found = verbs.find_invitation(link)
+        row = services.find_invitation(link)
         if request.method == "POST":
-            own = verbs.accept_invitation(token=link, user=request.user)
-            active.choose(request, own.organization)
-            messages.success(request, f"You belong to “{own.organization.name}” now.")
-            return redirect("organization", organization_id=own.organization_id)
+            membership = services.accept_invitation(token=link, user=request.user)
+            active.choose(request, membership.organization)
+            messages.success(request, f"You are now a member of “{membership.organization.name}”.")
+            return redirect("organization", organization_id=membership.organization_id)
     except Problem as refusal:
         context = {"sentence": refusal.detail}
         return render(request, "accounts/invitation_used.html", context, status=refusal.status)
-    return render(request, "accounts/invitation.html", {"invitation": found})
+    return render(request, "accounts/invitation.html", {"invitation": row})
 
 
-def _found(request: AuthenticatedRequest, organization_id: UUID) -> Organization:
+def _get_organization(request: AuthenticatedRequest, organization_id: UUID) -> Organization:
     return get_object_or_404(Organization.objects.visible_to(request.user), pk=organization_id)
 
 
-def _shown(
+def _render(
     request: AuthenticatedRequest,
-    found: Organization,
+    organization: Organization,
     form: PageForm,
     *,
     status: int = 200,
     **context: Any,
 ) -> HttpResponse:
-    """Render the page; ``form`` is the one that was sent, whose errors and values are shown."""
-    held = permissions_in(request.user, found.pk)
-    own = Membership.objects.filter(organization=found, user_id=request.user.pk).first()
+    """Render the page of an organization. ``form`` is the submitted form, which keeps its values and errors."""
+    allowed = permissions_in(request.user, organization.pk)
+    own = Membership.objects.filter(organization=organization, user_id=request.user.pk).first()
     is_rename, is_invite = isinstance(form, OrganizationForm), isinstance(form, InviteForm)
     context |= {
-        "organization": found,
+        "organization": organization,
         "own": own,
-        "may": {name.replace(".", "_") for name in held},
+        "may": {name.replace(".", "_") for name in allowed},
         "roles": _roles_up_to(own),
-        "is_active": active.active_organization(request).pk == found.pk,
-        "rename": form if is_rename else OrganizationForm(initial={"name": found.name}),
+        "is_active": active.active_organization(request).pk == organization.pk,
+        "rename": form if is_rename else OrganizationForm(initial={"name": organization.name}),
         "invite": form if is_invite else InviteForm(),
     }
-    if "members.view" in held:
-        members = found.memberships.select_related("user", "user__service_account")
-        context["members"] = members.order_by("created_at")[:LISTED]
-    if "invitations.view" in held:
-        rows = Invitation.objects.visible_to(request.user).filter(organization=found).open()
-        context["invitations"] = rows.order_by("-created_at")[:LISTED]
-    if "service_accounts.view" in held:
-        programs = ServiceAccount.objects.visible_to(request.user).filter(organization=found)
-        context["programs"] = programs.filter(revoked_at=None).order_by("-created_at")[:LISTED]
+    if "members.view" in allowed:
+        members = organization.memberships.select_related("user", "user__service_account")
+        context["members"] = members.order_by("created_at")[:ROWS_MAX]
+    if "invitations.view" in allowed:
+        rows = Invitation.objects.visible_to(request.user).filter(organization=organization).open()
+        context["invitations"] = rows.order_by("-created_at")[:ROWS_MAX]
+    if "service_accounts.view" in allowed:
+        programs = ServiceAccount.objects.visible_to(request.user).filter(organization=organization)
+        context["programs"] = programs.filter(revoked_at=None).order_by("-created_at")[:ROWS_MAX]
     return render_form(request, "accounts/organization.html", form, context, status=status)
 
 
 def _roles_up_to(own: Membership | None) -> list[tuple[str, str]]:
-    """The roles that a member may give."""
+    """Return the roles that a member may give, as pairs of value and label: all up to the member's own."""
     rank = RANKS[own.role] if own else -1
     return [(str(role), role.label) for role in Membership.Role if RANKS[role] <= rank]
 
 
-# --- What the forms do --------------------------------------------------------------
+# --- Actions of the forms -----------------------------------------------------------
 
 
 Data = dict[str, Any]
 
 
-def _rename(request: AuthenticatedRequest, found: Organization, data: Data) -> None:
-    verbs.rename_organization(organization=found, name=data["name"])
-    messages.success(request, "Renamed.")
+def _rename(request: AuthenticatedRequest, organization: Organization, data: Data) -> None:
+    services.rename_organization(organization=organization, name=data["name"])
+    messages.success(request, "The organization was renamed.")
 
 
-def _switch(request: AuthenticatedRequest, found: Organization, _data: Data) -> HttpResponse:
-    active.choose(request, found)
-    messages.success(request, f"You work in “{found.name}” now.")
+def _switch(request: AuthenticatedRequest, organization: Organization, _data: Data) -> HttpResponse:
+    active.choose(request, organization)
+    messages.success(request, f"You now work in “{organization.name}”.")
     return redirect("organizations")
 
 
-def _invite(request: AuthenticatedRequest, found: Organization, data: Data) -> HttpResponse:
-    made, link = verbs.invite(organization=found, by=request.user, **data)
-    mailed = verbs.mail_invitation(invitation=made, link=link)
-    return _shown(request, found, PageForm(), status=201, made=made, link=link, mailed=mailed)
+def _invite(request: AuthenticatedRequest, organization: Organization, data: Data) -> HttpResponse:
+    row, link = services.invite(organization=organization, by=request.user, **data)
+    context = {"new": row, "link": link}
+    context["is_mailed"] = services.mail_invitation(invitation=row, link=link)
+    # Not a redirect: this response is the only page that can show the link.
+    return _render(request, organization, PageForm(), status=201, **context)
 
 
-def _take_back(request: AuthenticatedRequest, found: Organization, data: Data) -> None:
-    rows = Invitation.objects.visible_to(request.user).filter(organization=found)
+def _revoke(request: AuthenticatedRequest, organization: Organization, data: Data) -> None:
+    rows = Invitation.objects.visible_to(request.user).filter(organization=organization)
     row = get_object_or_404(rows.select_related("organization"), pk=data["invitation"])
-    verbs.revoke_invitation(invitation=row)
-    messages.success(request, "The invitation is taken back.")
+    services.revoke_invitation(invitation=row)
+    messages.success(request, "The invitation was revoked. Its link no longer works.")
 
 
-def _role(request: AuthenticatedRequest, found: Organization, data: Data) -> None:
-    verbs.change_role(
-        organization=found, by=request.user, user_id=data["member"], role=data["role"]
+def _change_role(request: AuthenticatedRequest, organization: Organization, data: Data) -> None:
+    services.change_role(
+        organization=organization, by=request.user, user_id=data["member"], role=data["role"]
     )
-    messages.success(request, "The role is changed.")
+    messages.success(request, "The role was changed.")
 
 
-def _remove(request: AuthenticatedRequest, found: Organization, data: Data) -> None:
-    verbs.remove_member(organization=found, by=request.user, user_id=data["member"])
-    messages.success(request, "Removed. Keys and open windows of this member stopped working here.")
+def _remove(request: AuthenticatedRequest, organization: Organization, data: Data) -> None:
+    services.remove_member(organization=organization, by=request.user, user_id=data["member"])
+    messages.success(
+        request,
+        "The member was removed, and the member's API keys for this organization were revoked.",
+    )
 
 
-def _leave(request: AuthenticatedRequest, found: Organization, _data: Data) -> HttpResponse:
-    verbs.leave_organization(organization=found, user=request.user)
-    messages.success(request, f"You left “{found.name}”.")
+def _leave(request: AuthenticatedRequest, organization: Organization, _data: Data) -> HttpResponse:
+    services.leave_organization(organization=organization, user=request.user)
+    messages.success(request, f"You left “{organization.name}”.")
     return redirect("organizations")
 
 
-def _transfer(request: AuthenticatedRequest, found: Organization, data: Data) -> None:
-    verbs.transfer_organization(organization=found, by=request.user, user_id=data["member"])
-    messages.success(request, "Handed over. You are an admin now.")
+def _transfer(request: AuthenticatedRequest, organization: Organization, data: Data) -> None:
+    services.transfer_organization(
+        organization=organization, by=request.user, user_id=data["member"]
+    )
+    messages.success(request, "Ownership was transferred. You are now an admin.")
 
 
-Act = Callable[[AuthenticatedRequest, Organization, Data], HttpResponse | None]
-ACTIONS: dict[str, tuple[str, type[PageForm], Act]] = {
+Action = Callable[[AuthenticatedRequest, Organization, Data], HttpResponse | None]
+ACTIONS: dict[str, tuple[str, type[PageForm], Action]] = {
     "rename": ("organization.edit", OrganizationForm, _rename),
     "switch": ("organization.view", PageForm, _switch),
     "invite": ("invitations.edit", InviteForm, _invite),
-    "take-back": ("invitations.edit", InvitationForm, _take_back),
-    "role": ("members.edit", RoleForm, _role),
+    "take-back": ("invitations.edit", InvitationForm, _revoke),
+    "role": ("members.edit", RoleForm, _change_role),
     "remove": ("members.edit", MemberForm, _remove),
     "leave": ("organization.leave", PageForm, _leave),
     "transfer": ("organization.transfer", MemberForm, _transfer),
 }
-"""What the page's forms do: the permission that an action needs, its form, and how it is done."""
+"""The actions of the page by name: the required permission, the form, and the function that carries it out."""

@@ -1,4 +1,4 @@
-"""The pages of accounts: signing in and out, setting up the first administrator, the account, API keys."""
+"""Pages for sign-in and sign-out, setup of the first administrator, the user's account, and API keys."""
 
 from typing import Any
 
@@ -18,66 +18,72 @@ from accounts.active import active_organization
 from accounts.models import ApiKey, User
 from accounts.requests import AuthenticatedRequest
 from accounts.services import passwords
-from accounts.sign_in import connections as oidc_pages
-from accounts.sign_in import second_step, session_gate
+from accounts.sign_in import browser_sessions, second_step
+from accounts.sign_in import connections as provider_pages
 from accounts.web.forms.api_keys import KeyForm
-from accounts.web.forms.people import WRONG_PAIR, NextForm, PasswordForm, SetupForm, SignInForm
+from accounts.web.forms.people import (
+    WRONG_CREDENTIALS,
+    NextForm,
+    PasswordForm,
+    SetupForm,
+    SignInForm,
+)
 from lib.forms import render_form
 from lib.problems import Problem
 from lib.routes import RouteFacts
 
 BACKEND = settings.AUTHENTICATION_BACKENDS[0]
-SCOPE_WORDS = {
-    "account.view": "See who you are",
+SCOPE_LABELS = {
+    "account.view": "View your account",
     "api_keys.view": "List API keys",
-    "api_keys.edit": "Make and revoke API keys",
+    "api_keys.edit": "Create and revoke API keys",
     "conversations.view": "Read conversations",
     "conversations.create": "Start conversations",
-    "conversations.steer": "Send messages, stop, approve",
+    "conversations.steer": "Send messages, stop agents, approve actions",
     "conversations.delete": "Delete conversations",
-    "conversations.share": "Make public links to conversations",
-    "events.publish": "Publish runs of other programs",
-    "files.view": "Read files of workspaces",
-    "files.edit": "Change files of workspaces",
-    "model_access.view": "See the model settings",
+    "conversations.share": "Create public links to conversations",
+    "events.publish": "Publish events of agents that run elsewhere",
+    "files.view": "Read files in workspaces",
+    "files.edit": "Change files in workspaces",
+    "model_access.view": "View the model settings",
     "model_access.edit": "Change the model settings",
-    "integrations.view": "See your repositories at Git hosts",
+    "integrations.view": "List your repositories on Git hosts",
     "integrations.edit": "Connect and disconnect Git hosts",
     "pull_requests.create": "Open pull requests",
-    "usage.view": "See tokens and cost",
-    "settings.view": "See how your agents work",
-    "settings.edit": "Change how your agents work",
+    "usage.view": "View token usage and cost",
+    "settings.view": "View your agent settings",
+    "settings.edit": "Change your agent settings",
     "secrets.view": "List secrets, without their values",
-    "secrets.edit": "Save and delete your secrets",
-    "organization_settings.view": "See how the organization's agents work",
-    "organization_settings.edit": "Change how the organization's agents work",
-    "organization_secrets.edit": "Save and delete the organization's secrets",
-    "sessions.view": "See where you are signed in",
-    "sessions.edit": "Sign your browsers out",
-    "organization.view": "See your organizations",
-    "organization.create": "Make organizations",
+    "secrets.edit": "Create, change and delete your secrets",
+    "organization_settings.view": "View the organization's agent settings",
+    "organization_settings.edit": "Change the organization's agent settings",
+    "organization_secrets.edit": "Create, change and delete the organization's secrets",
+    "sessions.view": "List the browsers where you are signed in",
+    "sessions.edit": "Sign out your browsers",
+    "organization.view": "List your organizations",
+    "organization.create": "Create organizations",
     "organization.edit": "Rename the organization",
-    "organization.transfer": "Hand the organization over",
+    "organization.transfer": "Transfer ownership of the organization",
     "organization.join": "Accept invitations",
     "organization.leave": "Leave the organization",
-    "members.view": "See members",
-    "members.edit": "Change roles, remove members",
-    "invitations.view": "See invitations",
-    "invitations.edit": "Invite, take invitations back",
-    "service_accounts.view": "See service accounts",
-    "service_accounts.edit": "Make and revoke service accounts",
+    "members.view": "List members",
+    "members.edit": "Change roles and remove members",
+    "invitations.view": "List invitations",
+    "invitations.edit": "Create and revoke invitations",
+    "service_accounts.view": "List service accounts",
+    "service_accounts.edit": "Create and revoke service accounts",
     "audit.view": "Read the audit log",
 }
 
 
 def safe_next(request: HttpRequest, form: NextForm | None = None) -> str:
-    """Return the page to go on to: ``next`` of the form or the address if it is on this site, else home."""
-    wanted = (form and form["next"].value()) or NextForm(request.GET)["next"].value()
-    # Without a slash, ``redirect`` would look for a view of this name.
-    is_ours = "/" in wanted and url_has_allowed_host_and_scheme(
-        wanted, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    """Return the page to open next: ``next`` of the form or the query if it is on this site, else home."""
+    target = (form and form["next"].value()) or NextForm(request.GET)["next"].value()
+    # Without a slash, ``redirect`` would interpret the text as the name of a view.
+    is_on_site = "/" in target and url_has_allowed_host_and_scheme(
+        target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
     )
-    return wanted if is_ours else resolve_url(settings.LOGIN_REDIRECT_URL)
+    return target if is_on_site else resolve_url(settings.LOGIN_REDIRECT_URL)
 
 
 @RouteFacts(open_in_maintenance=True)
@@ -85,7 +91,7 @@ def safe_next(request: HttpRequest, form: NextForm | None = None) -> str:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def sign_in(request: HttpRequest) -> HttpResponse:
-    """Sign in by e-mail address and password; the session gets a new id."""
+    """Show the sign-in page, and sign a user in by e-mail address and password."""
     form = SignInForm(request.POST if request.method == "POST" else None)
     target = safe_next(request, form)
     if not form.is_bound:
@@ -93,22 +99,22 @@ def sign_in(request: HttpRequest) -> HttpResponse:
             return redirect(target)
         context = {
             "next": target,
-            "nobody_yet": not services.has_administrator(),
+            "needs_setup": not services.has_administrator(),
             "is_invited": "/invitations/" in target,
         }
         return render_form(request, "accounts/sign_in.html", form, context)
-    user = _authenticated(request, form)
+    user = _authenticate(request, form)
     if user is None:
         return render_form(request, "accounts/sign_in.html", form, {"next": target})
     if second_step.is_needed(user):
-        second_step.wait(request, user, target=target)
+        second_step.begin(request, user, target=target)
         return redirect("sign-in-second-factor")
     login(request, user)
-    return redirect(session_gate.target_after_sign_in(user, target))
+    return redirect(browser_sessions.target_after_sign_in(user, target))
 
 
-def _authenticated(request: HttpRequest, form: SignInForm) -> User | None:
-    """Return the user whose password this is; otherwise add the reason to the form."""
+def _authenticate(request: HttpRequest, form: SignInForm) -> User | None:
+    """Return the user with the submitted e-mail address and password, or add an error to the form."""
     if not form.is_valid():
         return None
     email, password = form.cleaned_data["email"], form.cleaned_data["password"]
@@ -120,22 +126,22 @@ def _authenticated(request: HttpRequest, form: SignInForm) -> User | None:
     user = authenticate(request, username=email, password=password)
     if isinstance(user, User):
         return user
-    form.add_error(None, WRONG_PAIR)
+    form.add_error(None, WRONG_CREDENTIALS)
     return None
 
 
 @RouteFacts(open_in_maintenance=True)
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponse:
-    """End the session, and the one at the provider that vouched for it."""
-    return oidc_pages.sign_out(request)
+    """End the session, and the user's session at the identity provider if the session began there."""
+    return provider_pages.sign_out(request)
 
 
 @sensitive_post_parameters("password")
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def setup(request: HttpRequest, token: str) -> HttpResponse:
-    """The one-time link by which the first administrator makes an account and is signed in."""
+    """Create an administrator's account by a one-time setup link, and sign the administrator in."""
     try:
         link = services.find_setup_link(token)
         form = SetupForm(
@@ -158,7 +164,7 @@ def setup(request: HttpRequest, token: str) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def account(request: AuthenticatedRequest) -> HttpResponse:
-    """Who is signed in, how the pages look, and a new password."""
+    """Show the user's account and the theme of the pages, and change the password."""
     form = PasswordForm(request.POST if request.method == "POST" else None)
     if form.is_valid():
         try:
@@ -175,7 +181,7 @@ def _change_password(request: AuthenticatedRequest, *, current: str, new: str) -
     keep = getattr(getattr(request, "user_session", None), "pk", None)
     passwords.change_password(user=request.user, current=current, new=new, keep=keep)
     update_session_auth_hash(request, request.user)
-    messages.success(request, "Your password is changed. Your other browsers are signed out.")
+    messages.success(request, "Your password was changed, and your other browsers were signed out.")
 
 
 @RouteFacts(cost="keys")
@@ -183,11 +189,14 @@ def _change_password(request: AuthenticatedRequest, *, current: str, new: str) -
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def api_keys(request: AuthenticatedRequest) -> HttpResponse:
-    """The user's keys; the page that answers the form is the only one that shows a new key."""
+    """List the user's API keys and create a key.
+
+    Only the response to the form shows the new key.
+    """
     organization = active_organization(request)
     allowed = permissions.permissions_in(request.user, organization.pk)
     permissions.require(request.user, organization.pk, "api_keys.view")
-    scopes = [(name, SCOPE_WORDS.get(name, name)) for name in sorted(allowed)]
+    scopes = [(name, SCOPE_LABELS.get(name, name)) for name in sorted(allowed)]
     form = KeyForm(request.POST if request.method == "POST" else None, scopes=scopes)
     context: dict[str, Any] = {}
     status = 200
@@ -200,7 +209,7 @@ def api_keys(request: AuthenticatedRequest) -> HttpResponse:
                     organization=organization,
                     name=form.cleaned_data["name"],
                     days=form.cleaned_data["days"],
-                    scopes=form.wanted_scopes(),
+                    scopes=form.selected_scopes(),
                 )
                 form, status = KeyForm(scopes=scopes), 201
         except Problem as refusal:
@@ -213,9 +222,9 @@ def api_keys(request: AuthenticatedRequest) -> HttpResponse:
 @login_required
 @require_POST
 def revoke_api_key(request: AuthenticatedRequest, key_id: str) -> HttpResponse:
-    """End one of the user's keys."""
+    """Revoke an API key of the user."""
     key = get_object_or_404(ApiKey.objects.visible_to(request.user), pk=key_id)
     permissions.require(request.user, key.organization_id, "api_keys.edit")
     services.revoke_api_key(key=key)
-    messages.success(request, f"The key “{key.name}” is revoked: it opens nothing any more.")
+    messages.success(request, f"The key “{key.name}” was revoked and no longer works.")
     return redirect("api-keys")

@@ -1,4 +1,4 @@
-"""The pages of second factors: setting one up under the settings, and the second step of signing in."""
+"""Pages of second factors: setup in the settings, and the second step of a sign-in."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ from django.views.decorators.http import require_http_methods
 from accounts import limits
 from accounts.models import SecondFactor, User
 from accounts.requests import AuthenticatedRequest
-from accounts.services import second_factor as verbs
+from accounts.services import second_factor as services
+from accounts.sign_in import browser_sessions
 from accounts.sign_in import second_step as steps
-from accounts.sign_in import session_gate
 from accounts.web.forms.people import NextForm, SecondFactorForm, SecondStepForm
 from accounts.web.pages import safe_next
 from lib.forms import render_form
@@ -32,34 +32,37 @@ from lib.routes import RouteFacts
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def second_step(request: HttpRequest) -> HttpResponse:
-    """The code after a right password; or, in a session without one, before the admin desk."""
+    """Ask for the code of a second factor.
+
+    It completes a sign-in by password, or it opens the admin site in a session without a second factor.
+    """
     form = SecondStepForm(request.POST if request.method == "POST" else None)
-    held = steps.waiting(request)
-    if held:
-        user, target = held
+    pending = steps.find_pending(request)
+    if pending:
+        user, target = pending
     elif steps.is_needed(request.user):
         user, target = _user(request), safe_next(request, form)
     else:
         return redirect(safe_next(request, form) if request.user.is_authenticated else "sign-in")
     if form.is_valid():
         try:
-            _check(request, user, form.cleaned_data["code"], is_waiting=bool(held))
-            return redirect(session_gate.target_after_sign_in(user, target))
+            _check(request, user, form.cleaned_data["code"], is_pending=bool(pending))
+            return redirect(browser_sessions.target_after_sign_in(user, target))
         except Problem as refusal:
             form.refuse(refusal)
     context = {"next": target, "email": user.email}
     return render_form(request, "accounts/second_step.html", form, context)
 
 
-def _check(request: HttpRequest, user: User, code: str, *, is_waiting: bool) -> None:
-    """Take the code: to sign in a user who waits for it, or to mark the session of one who is signed in."""
-    if not is_waiting:
-        steps.check(request, user, code)
+def _check(request: HttpRequest, user: User, code: str, *, is_pending: bool) -> None:
+    """Verify the code, then complete a pending sign-in or mark the session of a signed-in user."""
+    if not is_pending:
+        steps.check_code(request, user, code)
         steps.mark_used(request)
         return
     try:
-        steps.sign_in(request, user, code=code or "-")
-    except verbs.WrongCode:
+        steps.sign_in(request, user, code=code or "-")  # an empty code counts as a wrong one
+    except services.WrongCode:
         user_login_failed.send(__name__, credentials={"username": user.email}, request=request)
         raise
 
@@ -69,11 +72,14 @@ def _check(request: HttpRequest, user: User, code: str, *, is_waiting: bool) -> 
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def second_factor(request: AuthenticatedRequest) -> HttpResponse:
-    """Set up a second factor, or take it away; only the page after turning it on shows the recovery codes."""
+    """Set up, confirm or remove the user's second factor.
+
+    Only the response that turns it on shows the recovery codes.
+    """
     form = SecondFactorForm(request.POST if request.method == "POST" else None)
     if form.is_valid():
         try:
-            codes = _act(request, **form.cleaned_data)
+            codes = _carry_out(request, **form.cleaned_data)
         except Problem as refusal:
             form.refuse(refusal)
         else:
@@ -86,21 +92,25 @@ def second_factor(request: AuthenticatedRequest) -> HttpResponse:
     return render_form(request, "accounts/second_factor.html", form, _context(request))
 
 
-def _act(request: AuthenticatedRequest, *, act: str, password: str, code: str) -> list[str] | None:
-    """Carry out one step; return the recovery codes of a second factor that is turned on."""
+def _carry_out(
+    request: AuthenticatedRequest, *, act: str, password: str, code: str
+) -> list[str] | None:
+    """Carry out the action ``act``; return the recovery codes if it turned the second factor on."""
     user = request.user
     if act == "begin":
         limits.check_sign_in(request, user.email)
-        verbs.begin_second_factor(user=user, password=password)
+        services.begin_second_factor(user=user, password=password)
     elif act == "confirm":
-        steps.count(request, user, "")
-        codes = verbs.confirm_second_factor(user=user, code=code)
+        steps.count_attempt(request, user, "")
+        codes = services.confirm_second_factor(user=user, code=code)
         steps.mark_used(request)
         return codes
     else:
-        steps.count(request, user, code)
-        verbs.remove_second_factor(user=user, code=code)
-        messages.success(request, "Your second factor is off: the password alone signs you in.")
+        steps.count_attempt(request, user, code)
+        services.remove_second_factor(user=user, code=code)
+        messages.success(
+            request, "Your second factor is off. You can now sign in with your password alone."
+        )
     return None
 
 
@@ -111,14 +121,14 @@ def _context(request: AuthenticatedRequest) -> dict[str, Any]:
     context = {
         "is_on": is_on,
         "is_required": settings.STAFF_SECOND_FACTOR and user.is_staff and not is_on,
-        "codes_left": verbs.recovery_codes_left(user=user),
+        "codes_left": services.recovery_codes_left(user=user),
         "has_password": user.has_usable_password(),
         "next": safe_next(request) if NextForm(request.GET)["next"].value() else "",
     }
     if factor and not is_on:
-        uri = verbs.enrolment_uri(factor=factor, account=user.email)
+        uri = services.enrolment_uri(factor=factor, account=user.email)
         picture = segno.make(uri, error="m").svg_inline(scale=4, border=4, light="#fff")
-        # segno draws modules as numbers: nothing of the address or the secret is text in it.
+        # Safe: segno writes the QR code as numbers, so the image contains no text of the account or the secret.
         context |= {"qr": mark_safe(picture), "secret": factor.secret}  # noqa: S308
     return context
 

@@ -1,4 +1,4 @@
-"""The pages of settings and secrets."""
+"""The pages of a user's agent settings and secrets."""
 
 from uuid import UUID
 
@@ -26,12 +26,12 @@ from lib.problems import Problem
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def agent_settings(request: AuthenticatedRequest) -> HttpResponse:
-    """How agents work for the user; what the organization enforces is shown and cannot be changed."""
+    """Show and save the user's agent settings. Settings that the organization enforces are read-only."""
     user, organization = request.user, active_organization(request)
     permissions.require(user, organization.pk, "settings.view")
-    found = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
-    values = found.shown()
-    locked = [name for name, who in found.set_by.items() if who == user_settings.ENFORCED]
+    effective = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
+    values = effective.shown()
+    locked = [name for name, source in effective.set_by.items() if source == user_settings.ENFORCED]
     form = AgentSettingsForm(
         request.POST if request.method == "POST" else None, initial=values, locked=locked
     )
@@ -42,11 +42,11 @@ def agent_settings(request: AuthenticatedRequest) -> HttpResponse:
                 user_settings.change_settings(
                     user=user, organization=organization, values=form.values(), only_news=True
                 )
-                messages.success(request, "Saved. New conversations follow it.")
+                messages.success(request, "Saved. New conversations use these settings.")
                 return redirect("settings-agent")
         except Problem as refusal:
             form.refuse(refusal)
-    context = {"values": values, "locked": locked, "set_by": found.set_by}
+    context = {"values": values, "locked": locked, "set_by": effective.set_by}
     return render_form(request, "accounts/agent_settings.html", form, context)
 
 
@@ -55,7 +55,7 @@ def agent_settings(request: AuthenticatedRequest) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def secrets(request: AuthenticatedRequest) -> HttpResponse:
-    """What agents may use by name: one's own secrets and the organization's."""
+    """List, create and delete the secrets of the user and of the organization. Values are never shown."""
     user, organization = request.user, active_organization(request)
     permissions.require(user, organization.pk, "secrets.view")
     rows = CustomSecret.objects.visible_to(user).filter(organization=organization)
@@ -87,19 +87,19 @@ def _delete(
     rows: QuerySet[CustomSecret],
     secret_id: UUID,
 ) -> None:
-    found = get_object_or_404(rows, pk=secret_id)
-    if found.user_id is None:
+    secret = get_object_or_404(rows, pk=secret_id)
+    if secret.user_id is None:  # a secret of the organization
         permissions.require(request.user, organization.pk, "organization_secrets.edit")
-    custom_secrets.delete_secret(secret=found)
-    messages.success(request, f"{found.name} is gone; agents get it no more.")
+    custom_secrets.delete_secret(secret=secret)
+    messages.success(request, f"The secret {secret.name} was deleted. Agents can no longer use it.")
 
 
 def _create(
-    request: AuthenticatedRequest, organization: Organization, *, scope: str, **wanted: str
+    request: AuthenticatedRequest, organization: Organization, *, scope: str, **values: str
 ) -> None:
     if scope:
         permissions.require(request.user, organization.pk, "organization_secrets.edit")
-    made = custom_secrets.create_secret(
-        organization=organization, by=request.user, is_shared=bool(scope), **wanted
+    secret = custom_secrets.create_secret(
+        organization=organization, by=request.user, is_shared=bool(scope), **values
     )
-    messages.success(request, f"{made.name} is kept. Conversations that start now may use it.")
+    messages.success(request, f"The secret {secret.name} was saved. New conversations can use it.")

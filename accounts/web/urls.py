@@ -1,4 +1,4 @@
-"""Addresses of the pages of accounts."""
+"""URL patterns of the pages of accounts."""
 
 from django.urls import include, path
 

@@ -18,7 +18,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import csrf_exempt
 
-from accounts.sign_in.authentication import bearer_token
+from accounts.sign_in.authentication import read_bearer_token
 from billing import services
 from billing.gateway import player, script, upstream
 from billing.gateway.metering import Meter
@@ -47,7 +47,7 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
     # One byte more than allowed, to detect a body that is too large.
     raw = request.read(settings.GATEWAY_BODY_MAX_BYTES + 1)
     try:
-        token, access = await _threads.run(_authenticate, bearer=bearer_token(request.headers))
+        token, access = await _threads.run(_authenticate, bearer=read_bearer_token(request.headers))
         body = await asyncio.to_thread(_parse_body, raw)
     except services.InvalidGatewayToken as error:
         return _unauthorized(error)
@@ -86,7 +86,7 @@ async def models(request: HttpRequest) -> HttpResponse:
     if request.method != "GET":
         return _method_not_allowed("GET")
     try:
-        _, access = await _threads.run(_authenticate, bearer=bearer_token(request.headers))
+        _, access = await _threads.run(_authenticate, bearer=read_bearer_token(request.headers))
     except services.InvalidGatewayToken as error:
         return _unauthorized(error)
     except DatabaseError as error:

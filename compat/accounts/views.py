@@ -135,7 +135,7 @@ class AcceptTermsView(GenericAPIView[Any]):
         body.is_valid(raise_exception=True)
         terms.accept_terms(user=_user(request), address=request.META.get("REMOTE_ADDR") or None)
         # The web client follows an absolute address without a check, so it must be one of this site.
-        target = flows.confined(body.validated_data.get("redirect_url"))
+        target = flows.confine_to_site(body.validated_data.get("redirect_url"))
         return Response({"redirect_url": target})
 
 
@@ -204,7 +204,7 @@ def email_verified(request: HttpRequest) -> HttpResponse:
 def accept_tos(request: AuthenticatedRequest) -> HttpResponse:
     """Show the terms of service, or accept them and redirect to the next page."""
     form = TermsForm(request.POST if request.method == "POST" else request.GET)
-    target = flows.confined(form["redirect_url"].value())
+    target = flows.confine_to_site(form["redirect_url"].value())
     if request.method == "POST":
         terms.accept_terms(user=request.user, address=request.META.get("REMOTE_ADDR") or None)
         return redirect(target)

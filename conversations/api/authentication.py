@@ -11,7 +11,7 @@ from rest_framework.settings import api_settings
 from accounts import limits
 from accounts import services as accounts
 from accounts.models import ApiKey, User
-from accounts.sign_in.authentication import bearer_token
+from accounts.sign_in.authentication import read_bearer_token
 from conversations import services
 from conversations.models import Conversation
 
@@ -46,7 +46,7 @@ class ConversationKeyAuthentication(authentication.BaseAuthentication):
             except accounts.InvalidKey:
                 return None
             return key.user, key
-        found = services.holder_of_key(token or bearer_token(request.headers), address=address)
+        found = services.holder_of_key(token or read_bearer_token(request.headers), address=address)
         return (found[0], ConversationKey(found[1])) if found else None
 
     def authenticate_header(self, request: Request) -> str:

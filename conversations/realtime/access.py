@@ -21,7 +21,7 @@ from accounts import services as accounts
 from accounts.models import ApiKey, User
 from accounts.permissions import permissions_in
 from accounts.services.audit import Actor, acting
-from accounts.sign_in.authentication import user_of_scope
+from accounts.sign_in.authentication import authenticate_scope
 from conversations import services
 from conversations.models import Conversation
 from conversations.realtime.frames import PING, Frame
@@ -97,7 +97,7 @@ class Credentials:
                 return holder[0]
         if not self.headers:
             return None
-        user = user_of_scope({"headers": self.headers, "client": (self.address, 0)})
+        user = authenticate_scope({"headers": self.headers, "client": (self.address, 0)})
         return user if isinstance(user, User) and user.is_active else None
 
 

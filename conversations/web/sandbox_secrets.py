@@ -6,7 +6,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_GET
 
-from accounts.sign_in.authentication import bearer_token
+from accounts.sign_in.authentication import read_bearer_token
 from billing import services as billing
 from conversations import services
 from lib.api import problem
@@ -22,7 +22,7 @@ from lib.routes import RouteFacts
 def secret(request: HttpRequest, name: str) -> HttpResponse:
     """The plain value of one secret of the token's conversation; each answer is a use in its log."""
     try:
-        token = billing.authenticate_gateway_token(bearer_token(request.headers))
+        token = billing.authenticate_gateway_token(read_bearer_token(request.headers))
         value = services.hand_out(token=token, name=name)
     except Problem as refusal:
         return problem(status=refusal.status, code=refusal.code, detail=refusal.detail)

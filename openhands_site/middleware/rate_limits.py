@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from accounts.limits import client_network
-from accounts.sign_in.authentication import bearer_token
+from accounts.sign_in.authentication import read_bearer_token
 from lib import limits
 from lib.api import problem
 from lib.routes import addresses, facts_of
@@ -87,7 +87,7 @@ def caller(request: HttpRequest) -> str:
     A key is told by its public part, unchecked: whoever invents keys is held by the limit of the address.
     """
     carried = request.headers.get("X-Session-API-Key", "")
-    if token := bearer_token(request.headers) or (carried if carried.startswith(OURS) else ""):
+    if token := read_bearer_token(request.headers) or (carried if carried.startswith(OURS) else ""):
         public = token.partition(".")[0] if token.startswith(OURS) else token
         return "key " + hashlib.sha256(public.encode(errors="replace")).hexdigest()
     user = getattr(request, "user", None)

@@ -1,4 +1,4 @@
-// What every page does: theme, menus, relative times, copy buttons, questions before final acts.
+// Code for every page: theme, menus, relative times, copy buttons, and confirmation before destructive actions.
 
 import { ask, copy, grow } from "./lib/dom.js";
 import { ago, count, money } from "./lib/format.js";
@@ -6,7 +6,7 @@ import { ago, count, money } from "./lib/format.js";
 function theme() {
   try {
     const chosen = localStorage.getItem("theme");
-    return ["light", "dark"].includes(chosen) ? chosen : "system"; // the admin desk writes "auto"
+    return ["light", "dark"].includes(chosen) ? chosen : "system"; // the admin site stores "auto"
   } catch {
     return "system";
   }
@@ -18,7 +18,7 @@ function showTheme() {
   }
 }
 
-/** Fill in what the server cannot know: how long ago, and amounts as people read them. */
+/** Replace times with relative times in the browser's time zone, and format costs and token counts. */
 export function humanise(root = document) {
   for (const time of root.querySelectorAll("time[data-ago]")) {
     const date = new Date(time.dateTime);
@@ -47,7 +47,7 @@ document.addEventListener("click", (event) => {
       if (to === "system") localStorage.removeItem("theme");
       else localStorage.setItem("theme", to);
     } catch {
-      // Without storage the choice lasts as long as the page.
+      // Without storage, the choice is lost when the page closes.
     }
     if (to === "system") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = to;

@@ -1,4 +1,4 @@
-// One conversation, live: fetches the story, follows the feed, and sends what the person does.
+// The page of a conversation: fetch the story, follow the live feed, and send messages and commands.
 
 import { call, json } from "./lib/api.js";
 import { copy, grow, h, icon, toast } from "./lib/dom.js";
@@ -29,7 +29,7 @@ let stream = null;
 let linkState = "connecting";
 let openFrom = 0;
 
-// --- Paths and cards that stay as people left them ----------------------------------
+// --- Paths, ratings and expanded cards ------------------------------------------------
 
 let root = null;
 function shortPath(path) {
@@ -64,14 +64,14 @@ const context = {
 
 // --- Drawing ------------------------------------------------------------------------
 
-let drawWanted = false;
+let isDrawQueued = false;
 function draw() {
-  if (drawWanted) return;
-  drawWanted = true;
-  // A hidden page gets no animation frames; its story goes on nevertheless.
+  if (isDrawQueued) return;
+  isDrawQueued = true;
+  // Browsers stop animation frames on hidden pages, but the story must stay complete.
   const soon = document.hidden ? (run) => setTimeout(run, 50) : requestAnimationFrame;
   soon(() => {
-    drawWanted = false;
+    isDrawQueued = false;
     const wasAtEnd = isAtEnd();
     drawRows();
     drawStreams();
@@ -166,12 +166,12 @@ function drawStartBox() {
   const phases = phasesOf(task);
   if (failed && !task?.error) return box.replaceChildren(failedBox());
   const place = task?.queue_position;
-  const word = failed ? "The start failed" : place ? `Waiting for a free sandbox: number ${place} in line` : story.rows.length > 2 ? "Waking the sandbox" : "Starting";
+  const word = failed ? "The start failed" : place ? `Waiting for a free sandbox, position ${place} in the queue` : story.rows.length > 2 ? "Starting the sandbox again" : "Starting";
   box.replaceChildren(drawStart(phases, failed ? task : null, word), ...(failed ? [failedBox()] : []));
 }
 
 function failedBox() {
-  return h("div", { class: "item" }, h("div", { class: "trouble", role: "alert" }, h("p", { class: "trouble-head" }, icon("alert"), "This conversation cannot go on as it is"), record.status_detail ? h("p", { class: "trouble-text" }, record.status_detail) : null, may.steer ? h("p", { class: "trouble-hint" }, "“Try again” starts its sandbox anew; the history stays.") : null));
+  return h("div", { class: "item" }, h("div", { class: "trouble", role: "alert" }, h("p", { class: "trouble-head" }, icon("alert"), "This conversation cannot continue"), record.status_detail ? h("p", { class: "trouble-text" }, record.status_detail) : null, may.steer ? h("p", { class: "trouble-hint" }, "Press “Try again” to start its sandbox again. The history is kept.") : null));
 }
 
 let approvalFor = null;
@@ -201,13 +201,13 @@ function drawApproval() {
   box.replaceChildren(
     h(
       "section",
-      { class: "approval", "aria-label": "The agent asks" },
-      h("h2", {}, icon("shield"), pending.length > 1 ? `May the agent do these ${pending.length} things?` : "May the agent do this?"),
+      { class: "approval", "aria-label": "The agent asks for approval" },
+      h("h2", {}, icon("shield"), pending.length > 1 ? `Allow these ${pending.length} actions?` : "Allow this action?"),
       h("ul", {}, pending.map((row) => h("li", {}, h("code", {}, inOneLine(row, context)), row.risk ? h("span", { class: `risk ${row.risk}` }, riskWord(row.risk)) : null))),
       h("div", { class: "buttons" }, h("button", { type: "button", class: "button primary", onclick: () => answer(true) }, icon("check"), "Approve"), h("button", { type: "button", class: "button", onclick: () => answer(false) }, icon("x"), "Reject"), reason),
     ),
   );
-  announce("The agent waits for your answer.");
+  announce("The agent is waiting for your approval.");
 }
 
 function riskWord(risk) {
@@ -219,11 +219,11 @@ let hintShown = "";
 function drawHint() {
   if (!may.steer) return;
   let text = "";
-  if (linkState === "gone" || linkState === "signed-out") text = linkState === "gone" ? "This conversation is gone or no longer open to you." : "You are signed out. Reload the page to sign in again.";
-  else if (record.execution_status === "waiting_for_confirmation") text = asksNow(record) ? "The agent waits for your answer above; messages reach it after that." : "Your answer is on its way.";
-  else if (record.status === "starting") text = "Messages are kept and delivered when the agent is up.";
-  else if (["paused", "stopped"].includes(record.status)) text = "The sandbox sleeps; a message wakes it.";
-  else if (record.status === "failed") text = "Messages are kept; the agent gets them once the sandbox runs again.";
+  if (linkState === "gone" || linkState === "signed-out") text = linkState === "gone" ? "This conversation was deleted, or you no longer have access to it." : "You are signed out. Reload the page to sign in again.";
+  else if (record.execution_status === "waiting_for_confirmation") text = asksNow(record) ? "The agent is waiting for your approval. It receives new messages after you approve or reject." : "Your decision was sent. The agent continues in a moment.";
+  else if (record.status === "starting") text = "The agent is starting. It receives your messages when it is ready.";
+  else if (["paused", "stopped"].includes(record.status)) text = "The sandbox is stopped. Send a message to start it again.";
+  else if (record.status === "failed") text = "The sandbox is not running. The agent receives your messages after you press “Try again”.";
   const ended = ["gone", "signed-out"].includes(linkState);
   $("#text").disabled = ended;
   $(".send").disabled = ended || !$("#text").value.trim();
@@ -247,17 +247,17 @@ function tick() {
   const started = story.runStartedAt ? Date.parse(story.runStartedAt) : null;
   if (isRunning && started) {
     element.hidden = false;
-    element.title = "Time of this run";
+    element.title = "Duration of this run";
     element.textContent = clock((Date.now() + clockSkew - started) / 1000);
   } else if (started && story.runEndedAt) {
     element.hidden = false;
-    element.title = "Time of the last run";
+    element.title = "Duration of the last run";
     element.textContent = duration((Date.parse(story.runEndedAt) - started) / 1000);
   } else element.hidden = true;
   if (record.status === "starting") drawStartBox();
 }
 
-// --- Following the end ----------------------------------------------------------------
+// --- Scrolling to the end -------------------------------------------------------------
 
 function isAtEnd() {
   return scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
@@ -281,7 +281,7 @@ new ResizeObserver(() => {
 let followed = true;
 scroller.addEventListener("scroll", () => (followed = isAtEnd()), { passive: true });
 
-// --- What is read out -----------------------------------------------------------------
+// --- Announcements for screen readers -------------------------------------------------
 
 function announce(text) {
   const box = $("[data-announce]");
@@ -381,7 +381,7 @@ function follow({ after, epoch }) {
       onState(state) {
         linkState = state;
         const element = $("[data-link]");
-        const words = { reconnecting: "Reconnecting…", polling: "Live by polling", gone: "Gone", "signed-out": "Signed out", bad: "Feed refused" };
+        const words = { reconnecting: "Reconnecting…", polling: "Updating every 2 seconds", gone: "Not available", "signed-out": "Signed out", bad: "Live updates stopped. Reload the page." };
         element.textContent = words[state] ?? "";
         element.hidden = !words[state];
         if (state === "gone" || state === "signed-out") streaming.clear();
@@ -397,7 +397,7 @@ async function reload() {
     await refreshRecord();
     const place = await load();
     stream.restart(place.after, place.epoch);
-    toast("The history was restored; this is its newest state.");
+    toast("The history changed on the server, so it was loaded again.");
   } catch {
     setTimeout(reload, 3000);
   }
@@ -436,14 +436,14 @@ try {
   area.value = area.value || (sessionStorage.getItem(draftKey) ?? "");
   fit();
 } catch {
-  // Without storage a draft is lost with the page.
+  // Without storage, a draft is lost when the page closes.
 }
 
 area.addEventListener("input", () => {
   try {
     sessionStorage.setItem(draftKey, area.value);
   } catch {
-    // The same.
+    // Without storage, the draft is not saved.
   }
   $(".send").disabled = !area.value.trim();
 });
@@ -468,7 +468,7 @@ composer.addEventListener("submit", (event) => {
   requestAnimationFrame(toEnd);
 });
 
-/** A random UUID where the page is not a secure context (plain http on a name of the network). */
+/** Return a random UUID. `crypto.randomUUID` exists only in secure contexts, not on plain http in a local network. */
 function uuid() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = (bytes[6] & 0x0f) | 0x40;
@@ -477,7 +477,7 @@ function uuid() {
   return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
 }
 
-/** Send a message until the server has it; the id makes a repeat harmless. */
+/** Send a message, with up to four retries. The id makes a repeated request harmless. */
 async function deliver(id, text, attempt = 0) {
   try {
     const { seq } = await json("POST", `${base}/messages`, { body: { text, message_id: id } });
@@ -501,7 +501,7 @@ async function deliver(id, text, attempt = 0) {
   }
 }
 
-/** The event normally comes by the feed; while that is down, say at least that the server has the message. */
+/** Mark a message as stored if its event has not arrived by the live feed, which may be down. */
 function fetchMissing(id, seq) {
   const row = outbox.get(id);
   if (!row) return;
@@ -528,10 +528,10 @@ function command(form, path, done) {
   });
 }
 command($("[data-stop]"), "interrupt", "Stopping");
-command($("[data-resume]"), "resume", "Going on");
+command($("[data-resume]"), "resume", "Resuming");
 
 $("[data-copy-link]").addEventListener("click", () => {
-  copy(location.origin + location.pathname, "The link is copied");
+  copy(location.origin + location.pathname, "Link copied");
   $("[data-strip] details[data-menu]").open = false;
 });
 
@@ -542,13 +542,13 @@ $("[data-rename]")?.addEventListener("click", () => {
   const finish = async (save) => {
     if (isDone) return;
     isDone = true;
-    const wanted = input.value.trim();
+    const newTitle = input.value.trim();
     title.textContent = record.title;
     $("[data-rename]").hidden = false;
-    if (save && wanted && wanted !== record.title) {
-      title.textContent = wanted;
+    if (save && newTitle && newTitle !== record.title) {
+      title.textContent = newTitle;
       try {
-        takeRecord({ ...record, ...(await json("PATCH", base, { body: { title: wanted } })) });
+        takeRecord({ ...record, ...(await json("PATCH", base, { body: { title: newTitle } })) });
       } catch (problem) {
         title.textContent = record.title;
         toast(problem.message);
@@ -557,7 +557,7 @@ $("[data-rename]")?.addEventListener("click", () => {
   };
   input.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" && event.key !== "Escape") return;
-    event.preventDefault(); // or the same key presses the button that gets the focus
+    event.preventDefault(); // otherwise this key press also activates the button that gets the focus
     finish(event.key === "Enter");
     $("[data-rename]").focus();
   });
@@ -598,10 +598,10 @@ function show(tab) {
     return;
   }
   for (const button of document.querySelectorAll(".panel-tabs button")) {
-    const isIt = button.dataset.tabTo === tab;
-    button.setAttribute("aria-selected", String(isIt));
-    button.tabIndex = isIt ? 0 : -1;
-    $(`#${button.getAttribute("aria-controls")}`).hidden = !isIt;
+    const isSelected = button.dataset.tabTo === tab;
+    button.setAttribute("aria-selected", String(isSelected));
+    button.tabIndex = isSelected ? 0 : -1;
+    $(`#${button.getAttribute("aria-controls")}`).hidden = !isSelected;
   }
   if (tab === "files") files.refresh(isUp());
   if (tab === "changes") changes.refresh(isUp() && may.files);
@@ -623,13 +623,13 @@ $("[data-panel-toggle]").addEventListener("click", (event) => {
   event.currentTarget.setAttribute("aria-expanded", String(isClosed));
 });
 
-// --- Go -------------------------------------------------------------------------------
+// --- Start ----------------------------------------------------------------------------
 
 async function begin() {
   drawState();
   try {
     const { items } = await json("GET", `${base}/feedback`);
-    for (const given of items) ratings.set(given.seq, given.rating);
+    for (const item of items) ratings.set(item.seq, item.rating);
     const place = await load();
     follow(place);
     changes.refresh(isUp() && may.files);
@@ -640,7 +640,7 @@ async function begin() {
     });
   } catch (problem) {
     $("[data-link]").hidden = false;
-    $("[data-link]").textContent = "The story cannot be fetched; trying again…";
+    $("[data-link]").textContent = "The conversation cannot be loaded. Trying again…";
     if (problem.status === 401) location.assign(`/sign-in?next=${encodeURIComponent(location.pathname)}`);
     else setTimeout(begin, 3000);
   }

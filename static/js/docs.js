@@ -1,4 +1,4 @@
-// The API reader goes light or dark with the rest; it is told before it draws.
+// Apply the theme of the other pages to Swagger UI. This runs before Swagger UI draws, so the colors do not flash.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 

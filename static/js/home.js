@@ -1,4 +1,4 @@
-// The home page: send by keyboard, fill in examples, keep the lists fresh, load more without a new page.
+// The home page: send by keyboard, fill in examples, refresh the lists, and load more rows in place.
 
 import { humanise } from "./common.js";
 
@@ -30,7 +30,7 @@ lists.addEventListener("click", async (event) => {
   }
 });
 
-/** The box that starts a conversation; pages of found ones have none. */
+/** Set up the form that starts a conversation. Pages of search results have no such form. */
 function ready() {
   const area = form.querySelector("textarea");
   const send = form.querySelector("[data-send]");
@@ -44,7 +44,7 @@ function ready() {
     }
   });
 
-  // The hidden idempotency key makes a second click harmless; this only says that something happens.
+  // The hidden idempotency key makes a second click harmless, so the button only shows that work is in progress.
   form.addEventListener("submit", () => {
     send.setAttribute("aria-busy", "true");
     send.firstChild.textContent = "Starting…";
@@ -67,7 +67,7 @@ function ready() {
 let hasMore = new URLSearchParams(location.search).has("before");
 let latest = lists.innerHTML;
 
-/** Fetch the lists anew; not once somebody has loaded older pages, which a fresh first page would take away. */
+/** Fetch the lists again. Skip this after older rows were loaded, because a new first page would remove them. */
 async function refresh() {
   if (document.hidden || hasMore) return;
   try {
@@ -82,7 +82,7 @@ async function refresh() {
     humanise(lists);
     if (focused) lists.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   } catch {
-    // The next round tries again.
+    // The next refresh tries again.
   }
 }
 

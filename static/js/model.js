@@ -1,4 +1,4 @@
-// The model settings: fill in the address and model of a known kind of server.
+// The model settings: fill in the address and model of a known provider.
 
 const form = document.querySelector("[data-model-form]");
 const presets = form.querySelector("[data-presets]");

@@ -1,24 +1,24 @@
-// The repository field of the home page offers what the connected Git host has; without one it stays a plain field.
+// Suggest repositories of the connected Git host in the repository field of the home page.
 
 const field = document.querySelector("input[name=repository]");
 const list = document.createElement("datalist");
 list.id = "repositories";
 
-let asked = null;
+let lastQuery = null;
 let timer;
 
-/** Fill the list with repositories, recently pushed ones or those that the typed words find. */
+/** Fill the list with the repositories that match the text, or with recently pushed ones for an empty text. */
 async function offer(words) {
-  if (words === asked) return;
-  asked = words;
+  if (words === lastQuery) return;
+  lastQuery = words;
   const query = new URLSearchParams(words ? { q: words, limit: 10 } : { limit: 30 });
   try {
     const response = await fetch(`/api/v1/integrations/github/repositories?${query}`, { credentials: "same-origin" });
-    if (!response.ok || asked !== words) return;
+    if (!response.ok || lastQuery !== words) return;
     const { items } = await response.json();
     list.replaceChildren(...items.map(({ full_name }) => Object.assign(document.createElement("option"), { value: full_name })));
   } catch {
-    // A Git host that is away leaves the field as it is.
+    // Without suggestions, the field still accepts any text.
   }
 }
 

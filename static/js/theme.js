@@ -1,8 +1,8 @@
-// Runs before the page is painted, so that nobody who chose a theme sees the other one flash.
+// Runs before the first paint, so that the page never flashes in the wrong theme.
 document.documentElement.dataset.js = "yes";
 try {
   const theme = localStorage.getItem("theme");
   if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
 } catch {
-  // Storage may be switched off; the system's theme it is.
+  // Storage may be disabled. The page then uses the theme of the system.
 }

@@ -68,7 +68,7 @@ def test_approving_in_a_chosen_organization(alice, codes):
     page = decide(alice, codes, "approve", organization=str(team.pk))
 
     grant = DeviceGrant.objects.get()
-    assert "is approved" in page.text
+    assert "Approved “" in page.text
     assert (grant.status, grant.user, grant.organization) == ("approved", alice, team)
     entry = AuditEntry.objects.get(action="device.approved")
     assert (entry.chain, entry.actor_id) == (team.pk, str(alice.pk))

@@ -162,12 +162,12 @@ def test_members_of_a_suspended_one_hear_why(alice, team):
 def test_the_way_to_an_invitation_says_that_it_takes_an_account(client, alice, team):
     _, path = invite(alice, team)
 
-    assert "You are invited." in client.get(path, follow=True).text
-    assert "You are invited." not in client.get("/sign-in").text
+    assert "You have an invitation." in client.get(path, follow=True).text
+    assert "You have an invitation." not in client.get("/sign-in").text
 
 
 def test_one_goes_to_work_in_it_from_its_page(alice, team):
     shown = browser(alice).get(f"/settings/organizations/{team.pk}").text
 
-    assert "Work here" in shown
-    assert "nobody else can join" not in shown
+    assert "Switch to this organization" in shown
+    assert "other people cannot join" not in shown

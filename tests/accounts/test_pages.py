@@ -10,8 +10,8 @@ from accounts import services
 from accounts.models import ApiKey, AuditEntry, User
 from accounts.roles import ROLE_PERMISSIONS
 from accounts.services import terms
-from accounts.sign_in import session_gate
-from accounts.web.pages import SCOPE_WORDS
+from accounts.sign_in import browser_sessions
+from accounts.web.pages import SCOPE_LABELS
 
 PASSWORD = "correct horse battery"
 
@@ -65,7 +65,7 @@ def test_a_wrong_pair_gets_one_sentence(client, alice, email, password):
     response = sign_in(client, email=email, password=password)
 
     assert response.status_code == 422
-    assert "do not belong together" in response.text
+    assert "The e-mail address or the password is wrong." in response.text
     assert "_auth_user_id" not in client.session
 
 
@@ -125,7 +125,7 @@ def test_signing_out_ends_the_session_and_is_a_post(client, alice):
     assert client.get("/settings").status_code == 302
 
 
-@pytest.mark.parametrize("backend", session_gate.MOVED_BACKENDS)
+@pytest.mark.parametrize("backend", browser_sessions.MOVED_BACKENDS)
 def test_session_of_a_moved_backend_stays_signed_in(client, alice, backend):
     client.force_login(alice)
     session = client.session
@@ -305,7 +305,7 @@ def test_who_has_no_password_is_offered_none(client, alice):
 
 
 def test_every_permission_of_a_key_has_words():
-    assert frozenset().union(*ROLE_PERMISSIONS.values()) == SCOPE_WORDS.keys()
+    assert frozenset().union(*ROLE_PERMISSIONS.values()) == SCOPE_LABELS.keys()
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_the_command_resets_with_a_reason_and_signs_out(alice, client, still):
 
 
 def attempt(user, code="000000", address="192.0.2.1"):
-    second_step.count(RequestFactory().post("/", REMOTE_ADDR=address), user, code)
+    second_step.count_attempt(RequestFactory().post("/", REMOTE_ADDR=address), user, code)
 
 
 def test_one_address_has_twenty_codes_an_hour(alice, still):

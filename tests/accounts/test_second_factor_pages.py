@@ -216,7 +216,7 @@ def test_staff_without_one_are_sent_to_set_one_up_and_then_let_in(client, root):
     give_password(client, email=root.email)
     sent = client.get("/admin/")
     assert sent.headers["Location"] == f"{PAGE}?next=%2Fadmin%2F"
-    assert "opens for staff with a second factor only" in client.get(sent.headers["Location"]).text
+    assert "The admin site requires a second factor" in client.get(sent.headers["Location"]).text
 
     client.post(PAGE, {"act": "begin", "password": PASSWORD})
     client.post(PAGE, {"act": "confirm", "code": code_of(root)})

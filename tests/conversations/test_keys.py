@@ -6,7 +6,7 @@ from django.test import Client
 from accounts import services as accounts
 from accounts.models import UserSession
 from accounts.services import organizations, sessions
-from accounts.sign_in.session_gate import user_of
+from accounts.sign_in.browser_sessions import get_session_user
 from conversations import services
 from conversations.models import Conversation
 from conversations.services.keys import SCOPES
@@ -33,7 +33,7 @@ def known_by_session(rf, user):
     client.force_login(user)
     request = rf.get("/")
     request.session = client.session
-    return user_of(request)
+    return get_session_user(request)
 
 
 def holder(token):

@@ -199,7 +199,7 @@ def test_the_agent_asks_and_is_answered(asking, open_page):
     say(page, "Go\n!risk HIGH\n!run echo first\n!run echo second > second.txt\n!finish Done")
 
     chip(page, "Waiting for you")
-    question = page.get_by_label("The agent asks")
+    question = page.get_by_label("The agent asks for approval")
     expect(question).to_contain_text("echo first")
     expect(question).to_contain_text("High risk")
     question.get_by_label("Reason for a rejection").fill("Not that one")
@@ -253,7 +253,7 @@ def test_where_sockets_are_refused_it_polls(talk, open_page):
         "window.WebSocket = class { constructor() { setTimeout(() => this.onclose({ code: 1006 })) } close() {} }"
     )
     visit(page, talk)
-    expect(page.locator("[data-link]")).to_have_text("Live by polling", timeout=30_000)
+    expect(page.locator("[data-link]")).to_have_text("Updating every 2 seconds", timeout=30_000)
     say(page, "Go\n!run echo by polling\n!finish Polled")
     expect(page.locator(".finish").last).to_contain_text("Polled")
     expect(page.locator(".terminal pre").last).to_contain_text("by polling")
@@ -307,7 +307,9 @@ def test_the_log_restored_from_a_backup_is_drawn_anew(fresh, open_page):
         fresh.id,
     )
     fresh.stack.kill("web")
-    expect(page.locator("[data-toasts]")).to_contain_text("history was restored", timeout=60_000)
+    expect(page.locator("[data-toasts]")).to_contain_text(
+        "history changed on the server", timeout=60_000
+    )
     expect(page.locator(".said-agent")).to_have_count(1)
 
 

@@ -80,15 +80,15 @@ def test_rotation_moves_everything_and_says_so(db, settings):
     rows = [access(f"sk-{n}") for n in range(7)]
     settings.ENCRYPTION_KEYS = ring("new") | old
 
-    assert "billing_modelaccess.sealed_api_key: 7 to do" in rotate(dry_run=True)
+    assert "billing_modelaccess.sealed_api_key: 7 to encrypt" in rotate(dry_run=True)
     assert resealing.count_old(resealing.Column(ModelAccess, "sealed_api_key")) == 7
-    assert rotate(batch=3).endswith("0 left on older keys.\n")
+    assert rotate(batch=3).endswith("0 secrets are left on older keys.\n")
 
     del settings.ENCRYPTION_KEYS["old"]
     for n, row in enumerate(rows):
         row.refresh_from_db()
         assert row.api_key() == f"sk-{n}"
-    assert "0 to do" in rotate()
+    assert "0 to encrypt" in rotate()
 
 
 def test_what_does_not_open_is_left_named_and_reported(db, settings):
@@ -187,7 +187,7 @@ def test_killed_ten_times_midway_everything_stays_readable(settings):
     assert left[-1] > 0, "killed only after the end"
     said = rotate(batch=50)
 
-    assert said.endswith("0 left on older keys.\n")
+    assert said.endswith("0 secrets are left on older keys.\n")
     settings.ENCRYPTION_KEYS = {"new": both["new"]}
     rows = list(Sandbox.objects.order_by("created_at", "pk"))
     assert sorted(row.session_key() for row in rows) == sorted(f"session-{n}" for n in range(total))

@@ -232,7 +232,7 @@ def test_the_order_of_the_pipeline():
             "corsheaders.middleware.CorsMiddleware",
             "openhands_site.middleware.headers.CacheControl",
             "django.contrib.sessions.middleware.SessionMiddleware",
-            "accounts.sign_in.session_gate.SessionUserMiddleware",
+            "accounts.sign_in.browser_sessions.SessionUserMiddleware",
             "openhands_site.middleware.maintenance.MaintenanceMode",
             "openhands_site.middleware.rate_limits.RateLimits",
         )

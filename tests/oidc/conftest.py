@@ -32,9 +32,9 @@ def oidc(_running_provider):
     )
     running.bend = lambda claims: None
     running.keys = running.keys[:1]
-    providers.forget()
+    providers.clear_caches()
     yield running
-    providers.forget()
+    providers.clear_caches()
 
 
 @pytest.fixture

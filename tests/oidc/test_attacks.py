@@ -410,7 +410,7 @@ class TestRedirects:
         """Each variant through the one function that all addresses pass; a browser's reading decides."""
         variants = self.variants()
         for wanted in variants:
-            found = flows.confined(wanted)
+            found = flows.confine_to_site(wanted)
             assert leads_home(found), (wanted, found)
         assert len(variants) >= 200
         REFUSED.extend(f"redirect {wanted!r}" for wanted in variants)
@@ -447,7 +447,7 @@ class TestRedirects:
             ("", "/"),
             (None, "/"),
         ):
-            assert flows.confined(wanted) == expected
+            assert flows.confine_to_site(wanted) == expected
 
 
 def path_of_location(response):

@@ -260,7 +260,7 @@ class TestSignOut:
 
         browser.sign_in(oidc.add_person("ana"))
         oidc.is_down = True
-        providers.forget()
+        providers.clear_caches()
 
         assert browser.client.post("/sign-out").status_code == 302
         assert not browser.is_signed_in
@@ -349,5 +349,5 @@ class TestBearer:
         assert client.get("/api/v1/users/me", headers=headers).status_code == 200
         oidc.is_down = True
         assert client.get("/api/v1/users/me", headers=headers).status_code == 200
-        providers.forget()
+        providers.clear_caches()
         assert client.get("/api/v1/users/me", headers=headers).status_code == 503

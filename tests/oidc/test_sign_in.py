@@ -233,7 +233,7 @@ def test_provider_that_is_away_is_a_page(browser, oidc):
     response = browser.come_back(answer)
 
     assert (response.status_code, response.headers["Retry-After"]) == (503, "10")
-    providers.forget()
+    providers.clear_caches()
     assert browser.client.get("/oidc/acme/sign-in").status_code == 503
 
 
@@ -424,8 +424,8 @@ class TestStaff:
         call_command("map_oidc_claims", "acme")
 
         said = capsys.readouterr().out
-        assert "these claims: admin of team\n" in said
-        assert said.endswith("ana@example.org: admin of team\nMapped 1 people.\n")
+        assert "these claims: admin in team\n" in said
+        assert said.endswith("ana@example.org: admin in team\nApplied the rules to 1 user.\n")
         assert Membership.objects.get(organization=team).role == "admin"
         with pytest.raises(CommandError):
             call_command("map_oidc_claims", "nobody")

@@ -1,25 +1,30 @@
-"""``manage.py audit_encrypted_fields``: which stored secrets do not open, and which keys are in use."""
+"""``manage.py audit_encrypted_fields``: find stored secrets that cannot be decrypted; count the keys in use."""
 
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.template.defaultfilters import pluralize
 
 from lib import resealing
 
 
 class Command(BaseCommand):
     help = (
-        "Open every stored secret, without showing it; name those that do not open (exit code 1)."
+        "Decrypt every stored secret without showing it. Print how many secrets each key encrypts, and list the "
+        "secrets that cannot be decrypted (exit code 1)."
     )
 
     def handle(self, **options: Any) -> None:
-        broken = 0
+        failures = 0
         for column in resealing.columns():
-            keys, bad = resealing.audit(column)
+            keys, failed_rows = resealing.audit(column)
             used = ", ".join(f"{key}: {number}" for key, number in sorted(keys.items())) or "none"
             self.stdout.write(f"{column}: {used}")
-            for place in bad:
-                self.stdout.write(f"  {place} does not open")
-            broken += len(bad)
-        if broken:
-            raise CommandError(f"{broken} secrets do not open.")
+            for row in failed_rows:
+                self.stdout.write(f"  {row} cannot be decrypted")
+            failures += len(failed_rows)
+        if failures:
+            raise CommandError(
+                f"{failures} secret{pluralize(failures)} cannot be decrypted. Add the missing keys to ENCRYPTION_KEYS, or enter the "
+                "secrets again."
+            )

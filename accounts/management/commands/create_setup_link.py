@@ -1,4 +1,4 @@
-"""``manage.py create_setup_link``: the way in for the first administrator, or for another one."""
+"""``manage.py create_setup_link``: create a one-time link on which a person creates an administrator account."""
 
 from argparse import ArgumentParser
 from typing import Any
@@ -12,10 +12,14 @@ from accounts import services
 
 
 class Command(BaseCommand):
-    help = "Print an address under which somebody becomes an administrator, once."
+    help = "Print a one-time link. The person who opens it creates an administrator account."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--email", default="", help="fills in the form; may be changed there")
+        parser.add_argument(
+            "--email",
+            default="",
+            help="address to fill in on the page; the person can change it there",
+        )
 
     def handle(self, **options: Any) -> None:
         email = options["email"].strip()
@@ -23,5 +27,5 @@ class Command(BaseCommand):
             if email:
                 validate_email(email)
         except ValidationError as error:
-            raise CommandError(f"{email!r} is not an e-mail address.") from error
+            raise CommandError(f"--email must be an e-mail address, not {email!r}.") from error
         self.stdout.write(settings.PUBLIC_URL + services.create_setup_link(email=email))

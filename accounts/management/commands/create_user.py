@@ -1,4 +1,4 @@
-"""``manage.py create_user``: somebody who can sign in."""
+"""``manage.py create_user``: create a user, a staff user or an administrator."""
 
 import getpass
 import os
@@ -14,16 +14,16 @@ from lib.problems import Problem
 
 class Command(BaseCommand):
     help = (
-        "Create a user. The password comes from OH_PASSWORD or is asked for at a terminal; without either, "
-        "the user cannot sign in by password."
+        "Create a user. The password is read from the environment variable OH_PASSWORD or from the terminal. "
+        "Without a password, the user can sign in only with an identity provider."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--email", required=True)
         parser.add_argument("--name", default="")
-        parser.add_argument("--staff", action="store_true", help="may open the admin desk")
+        parser.add_argument("--staff", action="store_true", help="allow access to the admin site")
         parser.add_argument(
-            "--administrator", action="store_true", help="may do everything on the admin desk"
+            "--administrator", action="store_true", help="grant all permissions on the admin site"
         )
 
     def handle(self, **options: Any) -> None:
@@ -37,14 +37,14 @@ class Command(BaseCommand):
             )
         except Problem as error:
             raise CommandError(error.detail) from error
-        self.stdout.write(f"{user.email} was created.")
+        self.stdout.write(f"Created the user {user.email}.")
 
     def _password(self) -> str | None:
-        if given := os.environ.get("OH_PASSWORD"):
-            return given
+        if password := os.environ.get("OH_PASSWORD"):
+            return password
         if not sys.stdin.isatty():
             return None
-        first = getpass.getpass("Password (empty for none): ")
-        if first and getpass.getpass("Once more: ") != first:
-            raise CommandError("The two passwords differ.")
-        return first or None
+        password = getpass.getpass("Password (leave empty for none): ")
+        if password and getpass.getpass("Repeat the password: ") != password:
+            raise CommandError("The two passwords are different. Run the command again.")
+        return password or None

@@ -1,4 +1,4 @@
-"""``manage.py createsuperuser``: Django's name for creating an administrator."""
+"""``manage.py createsuperuser``: create an administrator; replaces Django's command of this name."""
 
 from argparse import ArgumentParser
 
@@ -7,8 +7,8 @@ from accounts.management.commands import create_user
 
 class Command(create_user.Command):
     help = (
-        "Create an administrator, as `create_user --administrator` does. Django's own command would create a user "
-        "without a personal organization and without an entry in the audit log."
+        "Create an administrator, like `create_user --administrator`. This replaces Django's command, which would "
+        "create a user without a personal organization and without an entry in the audit log."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Shows what a provider's claim rules give, and applies them anew to the claims last seen."""
+"""``manage.py map_oidc_claims``: preview an identity provider's claim rules, or apply them to all its users."""
 
 import json
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.template.defaultfilters import pluralize
 
 from accounts.models import Identity, Organization
 from accounts.services import claimed_roles, identity_providers
@@ -13,14 +14,20 @@ from lib.problems import Problem
 
 
 class Command(BaseCommand):
-    help = "Preview a provider's claim rules on given claims, or apply them to everybody's last claims."
+    help = (
+        "Apply a provider's claim rules to the latest stored claims of each user, or preview them. Run it after a "
+        "change of the rules; otherwise a user's roles change at the next sign-in."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("provider", help="the provider's slug")
+        parser.add_argument("provider", help="slug of the identity provider")
         parser.add_argument(
-            "--claims", help="a file of claims as JSON (- for standard input): show, change nothing"
+            "--claims",
+            help="JSON file of claims (- for standard input): print the roles that they give; change nothing",
         )
-        parser.add_argument("--dry-run", action="store_true", help="show what everybody would get")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="print the roles of each user; change nothing"
+        )
 
     def handle(
         self, *args: Any, provider: str, claims: str | None, dry_run: bool, **options: Any
@@ -28,35 +35,37 @@ class Command(BaseCommand):
         try:
             row = identity_providers.find_provider(slug=provider)
             if claims:
-                self._show("these claims", claimed_roles.wanted(row.claim_rules, _read(claims)))
+                grant = claimed_roles.wanted(row.claim_rules, _read_claims(claims))
+                self._print("these claims", grant)
                 return
-            found = Identity.objects.filter(provider=row).select_related("user", "provider")
-            for one in found.iterator():
-                wanted = claimed_roles.wanted(row.claim_rules, one.last_claims)
-                self._show(one.user.email, wanted)
+            identities = Identity.objects.filter(provider=row).select_related("user", "provider")
+            for identity in identities.iterator():
+                grant = claimed_roles.wanted(row.claim_rules, identity.last_claims)
+                self._print(identity.user.email, grant)
                 if not dry_run:
-                    claimed_roles.apply_claims(identity=one, claims=one.last_claims)
+                    claimed_roles.apply_claims(identity=identity, claims=identity.last_claims)
         except Problem as error:
             raise CommandError(error.detail) from error
         except claimed_roles.BadRule as error:
-            raise CommandError(f"A rule of {provider} is wrong: {error}") from error
-        self.stdout.write(f"{'Would map' if dry_run else 'Mapped'} {found.count()} people.")
+            raise CommandError(f"A claim rule of {provider} is invalid: {error}") from error
+        verb, count = "Would apply" if dry_run else "Applied", identities.count()
+        self.stdout.write(f"{verb} the rules to {count} user{pluralize(count)}.")
 
-    def _show(self, who: str, wanted: claimed_roles.Wanted) -> None:
-        names = dict(Organization.objects.filter(pk__in=wanted.roles).values_list("pk", "name"))
-        given = [
-            f"{role} of {names.get(pk, f'{pk}, which does not exist')}"
-            for pk, role in wanted.roles.items()
+    def _print(self, name: str, grant: claimed_roles.Wanted) -> None:
+        names = dict(Organization.objects.filter(pk__in=grant.roles).values_list("pk", "name"))
+        roles = [
+            f"{role} in {names.get(pk, f'{pk} (no such organization)')}"
+            for pk, role in grant.roles.items()
         ]
-        given += ["staff"] if wanted.is_staff else []
-        self.stdout.write(f"{who}: {', '.join(given) or 'nothing'}")
+        roles += ["staff"] if grant.is_staff else []
+        self.stdout.write(f"{name}: {', '.join(roles) or 'no roles'}")
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read_claims(name: str) -> dict[str, Any]:
     try:
         claims = json.loads(sys.stdin.read() if name == "-" else Path(name).read_text())
     except (OSError, ValueError) as error:
-        raise CommandError(f"{name} holds no claims: {error}") from error
+        raise CommandError(f"The claims cannot be read from {name}: {error}") from error
     if not isinstance(claims, dict):
-        raise CommandError(f"{name} holds no JSON object.")
+        raise CommandError(f"The claims in {name} must be a JSON object.")
     return claims

@@ -1,4 +1,4 @@
-"""``manage.py reset_second_factor``: for somebody who lost the app and the recovery codes."""
+"""``manage.py reset_second_factor``: remove the second factor of a user who lost the app and the recovery codes."""
 
 from argparse import ArgumentParser
 from typing import Any
@@ -12,13 +12,13 @@ from lib.problems import Problem
 
 class Command(BaseCommand):
     help = (
-        "Take somebody's second factor away and sign them out everywhere. Make sure who asks: until another is "
-        "set up, the password alone signs in."
+        "Remove a user's second factor and sign the user out everywhere. Verify the identity of the person who asks: "
+        "until the user sets up a new second factor, the password alone is enough to sign in."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--email", required=True)
-        parser.add_argument("--reason", required=True, help="kept in the audit log")
+        parser.add_argument("--email", required=True, help="e-mail address of the user")
+        parser.add_argument("--reason", required=True, help="reason to record in the audit log")
 
     def handle(self, *, email: str, reason: str, **options: Any) -> None:
         try:
@@ -26,4 +26,4 @@ class Command(BaseCommand):
             second_factor.reset_second_factor(user=user, reason=reason)
         except Problem as error:
             raise CommandError(error.detail) from error
-        self.stdout.write(f"The second factor of {user.email} is reset.")
+        self.stdout.write(f"Removed the second factor of {user.email}.")

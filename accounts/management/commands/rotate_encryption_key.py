@@ -1,40 +1,50 @@
-"""``manage.py rotate_encryption_key``: seal every secret with the ring's first key, while the server runs."""
+"""``manage.py rotate_encryption_key``: encrypt all stored secrets again, with the first of ``ENCRYPTION_KEYS``."""
 
 import time
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.template.defaultfilters import pluralize
 
 from lib import resealing
 
 
 class Command(BaseCommand):
     help = (
-        "Seal every stored secret with the first key of ENCRYPTION_KEYS. Put the new key in front and restart "
-        "all processes first; stop and start this as you like; take the old key away when it says 0 are left."
+        "Encrypt every stored secret again, with the first key of ENCRYPTION_KEYS. Before you run it, put the new key "
+        "first in ENCRYPTION_KEYS and restart all processes. The server keeps running meanwhile, and you can stop "
+        "and repeat the command at any time. Remove the old key when the command reports that 0 secrets are left."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--batch", type=int, default=200, help="rows of one transaction")
-        parser.add_argument("--pause", type=float, default=0.0, help="seconds between batches")
-        parser.add_argument("--dry-run", action="store_true", help="count, change nothing")
+        parser.add_argument(
+            "--batch", type=int, default=200, help="rows per transaction (default: 200)"
+        )
+        parser.add_argument(
+            "--pause", type=float, default=0.0, help="seconds to wait between batches (default: 0)"
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="count the secrets; change nothing"
+        )
 
     def handle(self, *, batch: int, pause: float, dry_run: bool, **options: Any) -> None:
-        broken = 0
+        failures = 0
         for column in resealing.columns():
             left = resealing.count_old(column)
-            self.stdout.write(f"{column}: {left} to do")
+            self.stdout.write(f"{column}: {left} to encrypt")
             if dry_run:
                 continue
-            for done in resealing.reseal(column, batch=max(1, batch)):
-                broken += len(done.broken)
-                for place in done.broken:
-                    self.stderr.write(f"{place} does not open; it stays as it is.")
-                self.stdout.write(f"{column}: {done.resealed} resealed")
+            for result in resealing.reseal(column, batch=max(1, batch)):
+                failures += len(result.broken)
+                for row in result.broken:
+                    self.stderr.write(f"{row} cannot be decrypted and was not changed.")
+                self.stdout.write(f"{column}: {result.resealed} encrypted")
                 self.stdout.flush()
                 time.sleep(pause)
         left = sum(resealing.count_old(column) for column in resealing.columns())
-        self.stdout.write(f"{left} left on older keys.")
-        if broken:
-            raise CommandError(f"{broken} secrets do not open; audit_encrypted_fields lists them.")
+        self.stdout.write(f"{left} secret{pluralize(left, ' is,s are')} left on older keys.")
+        if failures:
+            raise CommandError(
+                f"{failures} secret{pluralize(failures)} cannot be decrypted. Run audit_encrypted_fields to list them."
+            )

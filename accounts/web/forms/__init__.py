@@ -1,1 +1,1 @@
-"""The forms of the pages of accounts."""
+"""Forms of the pages of accounts."""

@@ -17,16 +17,22 @@ from lib.forms import (
     TicksField,
 )
 
-NAME = "Give the key a name of up to 80 characters, so that you know it again."
+NAME_ERROR = "Enter a name of 1 to 80 printable characters."
 
 
 class KeyForm(PageForm):
-    """Name, lifetime and permissions. ``scopes`` are those that the user may give, each with its words."""
+    """The name, lifetime (days) and permissions of a new API key.
 
-    name = TextField(label="Name", max_length=80, error_messages=dict.fromkeys(TEXT_CODES, NAME))
+    ``scopes`` are the permissions that the user may grant, as pairs of name and label.
+    """
+
+    name = TextField(
+        label="Name", max_length=80, error_messages=dict.fromkeys(TEXT_CODES, NAME_ERROR)
+    )
     days = NumberField(label="Valid for (days)")
     access = OptionField(
-        label="What it may do", choices=[("full", "All"), ("read", "Read"), ("custom", "Chosen")]
+        label="Permissions",
+        choices=[("full", "All"), ("read", "Read only"), ("custom", "Selected permissions")],
     )
     scope = TicksField(required=False)
 
@@ -38,25 +44,27 @@ class KeyForm(PageForm):
             label=str(self.fields["days"].label),
             min_value=1,
             max_value=longest,
-            error_messages=dict.fromkeys(NUMBER_CODES, f"A key lives 1 to {longest} days."),
+            error_messages=dict.fromkeys(
+                NUMBER_CODES, f"An API key can be valid for 1 to {longest} days."
+            ),
         )
         self.fields["scope"] = TicksField(choices=scopes, required=False)
         self.allowed = {scope for scope, _ in scopes}
 
     def clean_name(self) -> str:
-        """Refuse a name that cannot be printed."""
+        """Reject a name with unprintable characters."""
         name: str = self.cleaned_data["name"]
         if not name.isprintable():
-            raise ValidationError(NAME)
+            raise ValidationError(NAME_ERROR)
         return name
 
     def clean(self) -> None:
-        """Refuse a key of chosen permissions without any."""
+        """Reject selected permissions if none is selected."""
         if self.cleaned_data.get("access") == "custom" and not self.cleaned_data.get("scope"):
-            self.add_error("scope", "Choose at least one thing that the key may do.")
+            self.add_error("scope", "Select at least one permission for the key.")
 
-    def wanted_scopes(self) -> list[str]:
-        """Return the scopes of the key; none for a key that may do all."""
+    def selected_scopes(self) -> list[str]:
+        """Return the names of the key's permissions; an empty list means all permissions of the user."""
         if self.cleaned_data["access"] == "read":
             return sorted(READING & self.allowed)
         if self.cleaned_data["access"] == "custom":

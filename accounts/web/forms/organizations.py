@@ -1,4 +1,4 @@
-"""Forms of organizations: name, invitations, members, and the settings of their agents."""
+"""Forms of organizations: name, members, invitations and agent settings."""
 
 from typing import Any, ClassVar
 
@@ -41,20 +41,20 @@ class OrganizationForm(PageForm):
 
 
 class MemberForm(PageForm):
-    """A member, by the id of the user."""
+    """The id of the user of a membership."""
 
     refused_status = 400
     member = IdField()
 
 
 class RoleForm(MemberForm):
-    """A member and the role to give."""
+    """A member and the new role."""
 
     role = OptionField(choices=Membership.Role.choices)
 
 
 class InviteForm(PageForm):
-    """A new invitation."""
+    """A new invitation link: its role, lifetime (days), number of uses and, optionally, its recipient."""
 
     refused_status = 400
     email = TextField(label="E-mail", max_length=254, required=False)
@@ -63,21 +63,21 @@ class InviteForm(PageForm):
         label="Valid for (days)", min_value=1, max_value=INVITATION_DAYS_MAX, initial=7
     )
     max_uses = NumberField(
-        label="For how many", min_value=1, max_value=INVITATION_USES_MAX, initial=1
+        label="Number of uses", min_value=1, max_value=INVITATION_USES_MAX, initial=1
     )
 
 
 class InvitationForm(PageForm):
-    """An invitation to take back, by its id."""
+    """The id of an invitation to revoke."""
 
     refused_status = 400
     invitation = IdField()
 
 
 class AgentDefaultsForm(PageForm):
-    """What an organization sets for its members' agents, and which of it they may not change.
+    """Agent settings that an organization sets for its members, and the settings that members cannot change.
 
-    Other settings, such as MCP servers, are left as they are: the API sets them.
+    Settings that are only in the API, such as MCP servers, stay unchanged.
     """
 
     refused_status = 400
@@ -94,17 +94,17 @@ class AgentDefaultsForm(PageForm):
         required=False, error_messages=dict.fromkeys(NUMBER_CODES, StaleSettings.sentence)
     )
     confirmation_mode = OptionField(
-        label="Ask before what is risky", choices=YES_NO, required=False
+        label="Ask before risky actions", choices=YES_NO, required=False
     )
     security_analyzer = OptionField(
-        label="Who judges the risk", choices=SecurityAnalyzer.choices, required=False
+        label="How risk is assessed", choices=SecurityAnalyzer.choices, required=False
     )
     enable_default_condenser = OptionField(
         label="Summarize long histories", choices=YES_NO, required=False
     )
-    max_iterations = NumberField(label="Steps before it stops", **bounds("max_iterations"))
+    max_iterations = NumberField(label="Maximum steps per run", **bounds("max_iterations"))
     condenser_max_size = NumberField(
-        label="Events before history is summarized", **bounds("condenser_max_size")
+        label="Summarize after (events)", **bounds("condenser_max_size")
     )
     search_api_key = TextField(
         label="Web search key (Tavily)", max_length=SEARCH_KEY_LENGTH, required=False
@@ -113,14 +113,14 @@ class AgentDefaultsForm(PageForm):
     enforced = TicksField(required=False, choices=[(name, name) for name in ON_PAGE])
 
     def values(self) -> dict[str, Any]:
-        """Return the settings to change; None takes a value back."""
-        found: dict[str, Any] = {}
+        """Return the settings to change by name; None removes the organization's value."""
+        values: dict[str, Any] = {}
         for name in (*self.CHOICES, *self.NUMBERS):
             value = self.cleaned_data[name]
             is_flag = FIELDS[name].schema["type"] == "boolean"
-            found[name] = value == "yes" if is_flag and value else value or None
+            values[name] = value == "yes" if is_flag and value else value or None
         if self.cleaned_data["remove_search_api_key"]:
-            found[self.SECRET] = None
+            values[self.SECRET] = None
         elif key := self.cleaned_data[self.SECRET]:
-            found[self.SECRET] = key
-        return found
+            values[self.SECRET] = key
+        return values

@@ -1,28 +1,28 @@
-"""Forms of a person's own account: signing in, setting up, the password, the second factor, devices."""
+"""Forms of a user's own account: sign-in, setup, password, second factor and devices."""
 
 from django import forms
 
 from lib.forms import TEXT_CODES, IdField, OptionField, PageForm, TextField
 
-WRONG_PAIR = "This e-mail address and password do not belong together."
-_WRONG_PAIR = dict.fromkeys(TEXT_CODES, WRONG_PAIR)
+WRONG_CREDENTIALS = "The e-mail address or the password is wrong."
+_WRONG_CREDENTIALS = dict.fromkeys(TEXT_CODES, WRONG_CREDENTIALS)
 EMAIL_LENGTH = 254
 PASSWORD_LENGTH = 1_000
 CODE_LENGTH = 40
 
 
 class NextForm(PageForm):
-    """The page to go on to; the view confines it to this site, so no value makes the form invalid."""
+    """The page to open afterwards. Every value is valid, because the view replaces pages of other sites."""
 
     next = forms.Field(required=False)
 
 
 class SignInForm(NextForm):
-    """E-mail address and password. Every error is the same sentence, which says nothing about the account."""
+    """E-mail address and password. All errors have one text, which does not reveal whether the account exists."""
 
-    email = TextField(label="E-mail", max_length=EMAIL_LENGTH, error_messages=_WRONG_PAIR)
+    email = TextField(label="E-mail", max_length=EMAIL_LENGTH, error_messages=_WRONG_CREDENTIALS)
     password = TextField(
-        label="Password", max_length=PASSWORD_LENGTH, strip=False, error_messages=_WRONG_PAIR
+        label="Password", max_length=PASSWORD_LENGTH, strip=False, error_messages=_WRONG_CREDENTIALS
     )
 
 
@@ -36,36 +36,36 @@ class SetupForm(PageForm):
 
 
 class PasswordForm(PageForm):
-    """A new password, with the present one."""
+    """The current password and a new password."""
 
-    current = TextField(label="Present password", max_length=PASSWORD_LENGTH, strip=False)
+    current = TextField(label="Current password", max_length=PASSWORD_LENGTH, strip=False)
     new = TextField(label="New password", max_length=PASSWORD_LENGTH, strip=False)
 
 
 class SecondStepForm(NextForm):
-    """The code of a second factor. An empty code is a wrong one, which is counted and noted."""
+    """The code of a second factor. An empty code is valid here, so that the view counts it as a wrong code."""
 
     code = TextField(label="Code", max_length=CODE_LENGTH, required=False, strip=False)
 
 
 class SecondFactorForm(PageForm):
-    """One step of setting up or removing a second factor. The services refuse empty passwords and codes."""
+    """A step of turning a second factor on or off. The services reject empty passwords and codes."""
 
     act = OptionField(choices=[("begin", "Set up"), ("confirm", "Turn on"), ("remove", "Turn off")])
     password = TextField(
-        label="Your password, once more", max_length=PASSWORD_LENGTH, required=False, strip=False
+        label="Your password", max_length=PASSWORD_LENGTH, required=False, strip=False
     )
     code = TextField(label="Code", max_length=CODE_LENGTH, required=False, strip=False)
 
 
 class UserCodeForm(PageForm):
-    """The code that a device shows, typed or from the address."""
+    """The code that a device shows, entered by the user or taken from the URL."""
 
-    user_code = TextField(label="The code that your device shows", max_length=40)
+    user_code = TextField(label="Code shown on your device", max_length=40)
 
 
 class DeviceForm(UserCodeForm):
-    """The answer to a device; without a decision the page asks for one."""
+    """The decision about a device's request. Without a decision, the page shows the request."""
 
     decision = OptionField(choices=[("approve", "Approve"), ("deny", "Deny")], required=False)
     organization = IdField(required=False)

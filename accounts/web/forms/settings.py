@@ -1,4 +1,4 @@
-"""Forms of a user's settings and secrets."""
+"""Forms of a user's agent settings and secrets."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ SEARCH_KEY_LENGTH = 2_000
 
 
 def bounds(name: str) -> dict[str, Any]:
-    """Return the arguments of an optional number field for the setting of this name."""
+    """Return the keyword arguments of an optional number field for the setting ``name``."""
     schema = FIELDS[name].schema
     return {
         "min_value": schema["minimum"],
@@ -24,10 +24,10 @@ def bounds(name: str) -> dict[str, Any]:
 
 
 class AgentSettingsForm(PageForm):
-    """How agents work for a user. ``field`` names the settings that the page sent; others stay as they are.
+    """Agent settings of a user. ``field`` lists the settings that the page sent; other settings stay unchanged.
 
-    ``locked`` are the settings that the organization enforces. They show what is in force and the page does
-    not send them; the service refuses to change one that is sent anyway.
+    ``locked`` are the names of the settings that the organization enforces. The page shows their values but does
+    not send them, and the service rejects a change.
     """
 
     refused_status = 400
@@ -42,17 +42,17 @@ class AgentSettingsForm(PageForm):
     )
 
     field = TicksField(required=False, choices=[(name, name) for name in NAMES])
-    confirmation_mode = forms.BooleanField(label="Ask before what is risky", required=False)
+    confirmation_mode = forms.BooleanField(label="Ask before risky actions", required=False)
     security_analyzer = OptionField(
-        label="Who judges the risk", choices=SecurityAnalyzer.choices, required=False
+        label="How risk is assessed", choices=SecurityAnalyzer.choices, required=False
     )
-    max_iterations = NumberField(label="Steps before it stops", **bounds("max_iterations"))
+    max_iterations = NumberField(label="Maximum steps per run", **bounds("max_iterations"))
     condenser_max_size = NumberField(
-        label="Events before history is summarized", **bounds("condenser_max_size")
+        label="Summarize after (events)", **bounds("condenser_max_size")
     )
     enable_default_condenser = forms.BooleanField(label="Summarize long histories", required=False)
-    git_user_name = TextField(label="Name in commits", max_length=120, required=False)
-    git_user_email = TextField(label="E-mail in commits", max_length=254, required=False)
+    git_user_name = TextField(label="Git author name", max_length=120, required=False)
+    git_user_email = TextField(label="Git author e-mail", max_length=254, required=False)
     search_api_key = TextField(
         label="Web search key (Tavily)", max_length=SEARCH_KEY_LENGTH, required=False
     )
@@ -60,31 +60,33 @@ class AgentSettingsForm(PageForm):
 
     def __init__(self, *args: Any, locked: Iterable[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # A forged request can send a locked setting. Leave it enabled: the service then rejects it with a
+        # sentence, where a disabled field would ignore it silently.
         sent = set(self["field"].value() or ())
         for name in set(locked) & set(self.NAMES) - sent:
             self.fields[name].disabled = True
 
     def values(self) -> dict[str, Any]:
-        """Return the settings to change; None takes the user's choice back."""
-        found = {name: self.cleaned_data[name] for name in self.cleaned_data["field"]}
+        """Return the settings to change by name; None removes the user's value."""
+        values = {name: self.cleaned_data[name] for name in self.cleaned_data["field"]}
         if self.cleaned_data["remove_search_api_key"]:
-            found["search_api_key"] = None
+            values["search_api_key"] = None
         elif key := self.cleaned_data["search_api_key"]:
-            found["search_api_key"] = key
-        return found
+            values["search_api_key"] = key
+        return values
 
 
 class SecretForm(PageForm):
-    """A new secret. Its value is kept as it was typed, spaces included."""
+    """A new secret. Spaces at the start and end of its value are kept."""
 
     refused_status = 400
     name = TextField(label="Name", max_length=100)
-    description = TextField(label="What it is for", max_length=500, required=False)
+    description = TextField(label="Description", max_length=500, required=False)
     value = TextField(label="Value", max_length=VALUE_MAX, strip=False)
-    scope = OptionField(choices=[("organization", "For everybody here")], required=False)
+    scope = OptionField(choices=[("organization", "All members")], required=False)
 
 
 class SecretIdForm(PageForm):
-    """A secret to delete, by its id."""
+    """The id of a secret to delete."""
 
     secret = IdField()

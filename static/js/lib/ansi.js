@@ -1,4 +1,4 @@
-// Terminal output as runs of styled text: colours and weights (SGR), carriage returns, backspaces, tabs,
+// Convert terminal output to runs of styled text: colors and weights (SGR), carriage returns, backspaces, tabs,
 // erase-in-line and moves within the current line. Other control sequences are dropped. Pure; no DOM.
 
 const BASE = [
@@ -6,7 +6,7 @@ const BASE = [
   "#757a88", "#ff9d9d", "#93e6bd", "#f6d98c", "#a5c1ff", "#e6bcfa", "#93e4ea", "#ffffff",
 ];
 
-/** The CSS colour of one of the 256: 16 named, a 6x6x6 cube, 24 greys. */
+/** Return the CSS color of an index from 0 to 255: 16 named colors, a 6x6x6 cube, 24 grays. */
 export function indexedColour(index) {
   if (index < 16) return BASE[index];
   if (index >= 232) {
@@ -20,7 +20,7 @@ export function indexedColour(index) {
 
 const PLAIN = Object.freeze({});
 
-/** The style after one SGR sequence's numbers, from the style before. Unknown numbers change nothing. */
+/** Return the style after applying the numbers of an SGR sequence to a style. Ignore unknown numbers. */
 export function applySgr(style, parameters) {
   let next = { ...style };
   const numbers = parameters.length ? parameters : [0];
@@ -66,9 +66,9 @@ const CONTROL = /\x1b\[([0-9;:?<=>]*)[ -/]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1
 const MAX_COLUMN = 4096;
 
 /**
- * Lines of runs `{text, style}` that a terminal would show after all of `text`.
+ * Return the lines that a terminal shows after printing `text`, each as a list of runs `{text, style}`.
  *
- * Styles are compared by identity within a line, so runs are as long as they can be.
+ * Adjacent characters with the same style object form one run.
  */
 export function renderAnsi(text) {
   const lines = [];
@@ -128,7 +128,7 @@ export function renderAnsi(text) {
   return lines;
 }
 
-/** The inline CSS of a run's style. Every value comes from this module, never from the text. */
+/** Return the inline CSS of a run's style. All values come from this module, never from the output, so they are safe. */
 export function styleToCss(style) {
   let { color, background } = style;
   if (style.inverse) [color, background] = [background ?? "var(--term)", color ?? "var(--term-ink)"];

@@ -1,4 +1,4 @@
-// Calls of our own API with the page's session: JSON in and out, refusals as `ApiProblem` with a sentence.
+// Call this server's API with the session of the page. Errors become `ApiProblem`, whose message is a sentence for users.
 
 export class ApiProblem extends Error {
   constructor(status, code, sentence) {
@@ -9,11 +9,11 @@ export class ApiProblem extends Error {
 }
 
 function csrfToken() {
-  const found = document.cookie.split("; ").find((part) => part.startsWith("XSRF-TOKEN="));
-  return found ? decodeURIComponent(found.slice("XSRF-TOKEN=".length)) : (document.querySelector("[name=csrfmiddlewaretoken]")?.value ?? "");
+  const cookie = document.cookie.split("; ").find((part) => part.startsWith("XSRF-TOKEN="));
+  return cookie ? decodeURIComponent(cookie.slice("XSRF-TOKEN=".length)) : (document.querySelector("[name=csrfmiddlewaretoken]")?.value ?? "");
 }
 
-/** The response of a call; raises `ApiProblem` for a refusal, with status 0 when the server was not reached. */
+/** Send a request and return the response. Throw `ApiProblem` for an error status, or with status 0 without a response. */
 export async function call(method, path, { body, headers = {}, signal } = {}) {
   const isForm = body instanceof FormData || body instanceof Blob;
   let response;
@@ -32,19 +32,19 @@ export async function call(method, path, { body, headers = {}, signal } = {}) {
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiProblem(0, "unreachable", "The server cannot be reached. Check the connection.");
+    throw new ApiProblem(0, "unreachable", "The server cannot be reached. Check your network connection and try again.");
   }
   if (response.ok) return response;
   let details = {};
   try {
     details = await response.json();
   } catch {
-    // A proxy's own page, say: the status has to do.
+    // The body may be the HTML page of a proxy. The status is then all we know.
   }
-  throw new ApiProblem(response.status, details.code ?? "", details.error ?? details.detail ?? `The server answered ${response.status}.`);
+  throw new ApiProblem(response.status, details.code ?? "", details.error ?? details.detail ?? `The server responded with an error (HTTP ${response.status}). Try again later.`);
 }
 
-/** The JSON answer of a call, or null where there is none. */
+/** Send a request and return the JSON of the response, or null if its body is empty. */
 export async function json(method, path, options) {
   const response = await call(method, path, options);
   const text = await response.text();

@@ -1,8 +1,8 @@
 // Line differences (Myers, 1986) and unified hunks with line numbers. Pure; no DOM.
 
-const MAX_DISTANCE = 2000; // beyond this many differing lines a shorter edit is not worth the time it takes
+const MAX_DISTANCE = 2000; // above this many changed lines, finding the shortest edit takes too long
 
-/** The lines of a text; a last line without an end is a line, an empty text has none. */
+/** Return the lines of a text. A last line without a line break counts; an empty text has no lines. */
 export function linesOf(text) {
   if (!text) return [];
   const lines = text.split(/\r\n|\n/);
@@ -11,10 +11,11 @@ export function linesOf(text) {
 }
 
 /**
- * The edit from `before` to `after` as `{type: "same"|"del"|"add", text, old, new}` in order, with line numbers from 1.
+ * Return the edit from `before` to `after` as a list of `{type: "same"|"del"|"add", text, old, new}`, where `old` and
+ * `new` are line numbers from 1 or null.
  *
- * Common lines at both ends are set aside first. A middle part that differs in more than MAX_DISTANCE lines is
- * told as removed and added whole.
+ * Common lines at both ends are skipped first. If the rest differs in more than MAX_DISTANCE lines, the edit removes all
+ * old lines and adds all new lines.
  */
 export function diffLines(before, after) {
   const a = linesOf(before);
@@ -69,7 +70,7 @@ function walkBack(trace, lengthA, lengthB, distance) {
   let x = lengthA;
   let y = lengthB;
   for (let d = distance; d > 0; d--) {
-    const v = trace[d]; // holds diagonals -d-1 … d+1 as they were before round d
+    const v = trace[d]; // diagonals -d-1 … d+1, from before round d
     const at = (k) => v[k + d + 1];
     const k = x - y;
     const down = k === -d || (k !== d && at(k - 1) < at(k + 1));
@@ -85,7 +86,7 @@ function walkBack(trace, lengthA, lengthB, distance) {
   return script.reverse();
 }
 
-/** How many lines an edit adds and removes. */
+/** Count the lines that an edit adds and removes. */
 export function tally(edit) {
   let added = 0;
   let removed = 0;
@@ -96,7 +97,7 @@ export function tally(edit) {
   return { added, removed };
 }
 
-/** The changed stretches of an edit, each with `context` unchanged lines around it. */
+/** Return the hunks of an edit: its changes, each with up to `context` unchanged lines before and after. */
 export function hunks(edit, context = 3) {
   const found = [];
   let current = null;

@@ -1,8 +1,8 @@
-// Making elements. Text is always set as text: nothing here turns a string into markup.
+// Create elements. Strings are always set as text and never parsed as HTML, so output of agents cannot inject markup.
 
 const sprite = () => document.body.dataset.icons;
 
-/** An element: properties that begin with "on" are listeners, `dataset` and `style` are objects, null is left out. */
+/** Create an element. Properties that begin with "on" are listeners; `dataset` and `style` are objects; null is skipped. */
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties ?? {})) {
@@ -27,7 +27,7 @@ function append(element, children) {
   }
 }
 
-/** One of our icons. */
+/** Create an icon from `static/img/icons.svg`. Without a label, screen readers skip it. */
 export function icon(name, label = null) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("class", "icon");
@@ -41,7 +41,7 @@ export function icon(name, label = null) {
   return svg;
 }
 
-/** A sentence that shows itself for a few seconds and is read out. */
+/** Show a sentence for six seconds. Screen readers announce it. */
 export function toast(sentence) {
   const box = document.querySelector("[data-toasts]");
   const note = h("div", { class: "toast" }, sentence);
@@ -49,7 +49,7 @@ export function toast(sentence) {
   setTimeout(() => note.remove(), 6000);
 }
 
-/** Ask before something final; resolves to whether the person said yes. */
+/** Show a confirmation dialog; resolve to true if the user confirms. */
 export function ask(question, word = "Continue") {
   return new Promise((resolve) => {
     const dialog = h(
@@ -72,7 +72,7 @@ export function ask(question, word = "Continue") {
   });
 }
 
-/** Copy a text and say so; false when the browser refuses. */
+/** Copy a text to the clipboard and show a message. Return false if the browser does not allow it. */
 export async function copy(text, sentence = "Copied") {
   try {
     await navigator.clipboard.writeText(text);
@@ -84,7 +84,7 @@ export async function copy(text, sentence = "Copied") {
     const done = document.execCommand("copy");
     area.remove();
     if (!done) {
-      toast("The browser did not allow copying.");
+      toast("The browser did not allow copying. Select the text and copy it yourself.");
       return false;
     }
   }
@@ -92,7 +92,7 @@ export async function copy(text, sentence = "Copied") {
   return true;
 }
 
-/** Let a text box grow with its text, to the most that its style allows. */
+/** Make a text area grow with its text, up to the maximum height of its style. */
 export function grow(area) {
   const fit = () => {
     area.style.height = "auto";

@@ -1,6 +1,6 @@
-// Numbers and times as people read them. Pure: every function takes what it needs.
+// Format numbers and times for users. Pure functions.
 
-/** Dollars of an amount in micro-dollars: "$0.0046", "$1.20"; "" for nothing. */
+/** Format an amount of micro-dollars: "$0.0046", "$1.20"; "" for 0. */
 export function money(micros) {
   if (!micros) return "";
   const dollars = micros / 1e6;
@@ -9,7 +9,7 @@ export function money(micros) {
   return `$${dollars.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`;
 }
 
-/** A count in few characters: 950, 12.3k, 4.1M. */
+/** Format a count: 950, 12.3k, 4.1M. */
 export function count(number) {
   if (number < 1000) return String(number);
   const [size, letter] = number < 999_950 ? [1e3, "k"] : [1e6, "M"];
@@ -17,7 +17,7 @@ export function count(number) {
   return `${value < 99.95 ? Number(value.toFixed(1)) : Math.round(value)}${letter}`;
 }
 
-/** A length of time in seconds: "0.4 s", "12 s", "3 min 05 s", "2 h 04 min". */
+/** Format a duration in seconds: "0.4 s", "12 s", "3 min 05 s", "2 h 04 min". */
 export function duration(seconds) {
   if (!Number.isFinite(seconds) || seconds < 0) return "";
   if (seconds < 9.95) return `${Number(seconds.toFixed(1))} s`;
@@ -28,7 +28,7 @@ export function duration(seconds) {
   return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
 }
 
-/** Whole seconds for a ticking clock: "0:07", "12:30", "1:02:03". */
+/** Format whole seconds as a clock: "0:07", "12:30", "1:02:03". */
 export function clock(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   const two = (number) => String(number).padStart(2, "0");
@@ -36,7 +36,7 @@ export function clock(seconds) {
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
 
-/** How long before `now` something was: "just now", "5 min ago", "3 h ago", else its date. */
+/** Format a date relative to `now`: "just now", "5 min ago", "3 h ago", "2 d ago"; after a week, the date. */
 export function ago(date, now = new Date()) {
   const seconds = (now - date) / 1000;
   if (seconds < 45) return "just now";
@@ -47,7 +47,7 @@ export function ago(date, now = new Date()) {
   return date.toLocaleDateString("en-GB", { day: "numeric", month: "short", ...(sameYear ? {} : { year: "numeric" }) });
 }
 
-/** A size in bytes: "312 B", "4.1 kB", "2.0 MB". */
+/** Format a size in bytes: "312 B", "4.1 kB", "2.0 MB". */
 export function bytes(size) {
   if (!Number.isFinite(size)) return "";
   if (size < 1000) return `${size} B`;

@@ -1,5 +1,5 @@
-// The part of Markdown that agents write, as a tree of plain objects. Nothing here makes HTML: whoever draws the
-// tree sets text as text, so a message cannot become markup. Links are http(s) only. Pure; no DOM.
+// Parse the subset of Markdown that agents write into a tree of plain objects. No HTML is produced: `views/parts.js` sets
+// all text as text, so a message cannot inject markup. Links are http(s) only. Pure; no DOM.
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^\s`]*)[^`]*$/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/;
@@ -9,7 +9,7 @@ const RULE = /^ {0,3}(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,})$/;
 const QUOTE = /^ {0,3}> ?(.*)$/;
 const MAX_DEPTH = 6;
 
-/** Blocks: paragraph, heading, code, list, quote, rule. Inline content is in `children`. */
+/** Parse a text into blocks: paragraph, heading, code, list, quote, rule. Inline content is in `children`. */
 export function parseMarkdown(source, depth = 0) {
   const lines = source.replace(/\r\n?/g, "\n").split("\n");
   const blocks = [];
@@ -27,7 +27,7 @@ export function parseMarkdown(source, depth = 0) {
       i++;
       const close = new RegExp(`^ {0,3}\\${fence[1][0]}{${fence[1].length},}\\s*$`);
       while (i < lines.length && !close.test(lines[i])) body.push(lines[i++]);
-      i++; // the closing fence, or the end of a text that is still being written
+      i++; // skip the closing fence, which is missing while the text is still streaming
       blocks.push({ type: "code", language: fence[2], text: body.join("\n") });
       continue;
     }
@@ -89,7 +89,7 @@ function parseList(lines, start, depth) {
   return [{ type: "list", ordered, start: number, items: items.map((body) => parseMarkdown(body.join("\n"), depth + 1)) }, i];
 }
 
-/** A link's address if it is one that a page may lead to, else null. */
+/** Return the address of a link if it is a valid http(s) address, else null. */
 export function safeLink(address) {
   try {
     const url = new URL(address);
@@ -99,10 +99,10 @@ export function safeLink(address) {
   }
 }
 
-// Code first, because nothing inside it means anything; then links, bold, struck and slanted text.
+// Code comes first, because no other markup counts inside it. Then links, bold, strikethrough and italic.
 const INLINE = /(`+)([\s\S]*?[^`])\1(?!`)|\[([^\]\n]{1,1000})\]\((https?:\/\/[^\s()<>]{1,2000}(?:\([^\s()<>]{0,500}\)[^\s()<>]{0,500})?)\)|\*\*(?=\S)([\s\S]{0,5000}?\S)\*\*|~~(?=\S)([\s\S]{0,2000}?\S)~~|(?<![\w*])\*(?=[^\s*])([^*\n]{1,2000}?[^\s*]|[^\s*])\*(?![\w*])|(?<![\w_])_(?=[^\s_])([^_\n]{1,2000}?[^\s_]|[^\s_])_(?![\w_])|(https?:\/\/[^\s<>"'`\])]{1,2000})/g;
 
-/** Inline nodes: text, code, strong, em, del, link. */
+/** Parse a line into inline nodes: text, code, strong, em, del, link. */
 export function parseInline(text, depth = 0) {
   const nodes = [];
   const push = (value) => {

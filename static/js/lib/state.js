@@ -1,4 +1,5 @@
-// A conversation's state in words, from its record. Pure. The same words as `conversations/web/pages.py` has.
+// Describe the state of a conversation from its record. Pure; no DOM. Keep the labels equal to those in
+// `conversations/web/pages.py`.
 
 const EXECUTION = {
   running: ["Running", "busy"],
@@ -10,7 +11,7 @@ const EXECUTION = {
 };
 
 export const PHASES = {
-  WORKING: "Getting ready",
+  WORKING: "Preparing",
   WAITING_FOR_SANDBOX: "Starting a sandbox",
   PREPARING_REPOSITORY: "Fetching the repository",
   RUNNING_SETUP_SCRIPT: "Running the setup script",
@@ -21,7 +22,7 @@ export const PHASES = {
   ERROR: "Failed",
 };
 
-/** `{label, tone, detail}` of the chip. */
+/** Return `{label, tone, detail}` for the state chip. */
 export function chipOf(record) {
   const task = record.start_task;
   if (record.status === "starting") {
@@ -30,12 +31,12 @@ export function chipOf(record) {
   }
   if (record.status === "failed") return { label: "Failed", tone: "bad", detail: record.status_detail };
   const asleep = ["paused", "stopped"].includes(record.status) && ["running", "idle"].includes(record.execution_status);
-  if (asleep) return { label: "Asleep", tone: "quiet", detail: "A message wakes it." };
+  if (asleep) return { label: "Asleep", tone: "quiet", detail: "Send a message to start the sandbox again." };
   const [label, tone] = EXECUTION[record.execution_status] ?? ["Ready", "quiet"];
   return { label, tone, detail: record.status_detail ?? "" };
 }
 
-/** What the person may do next: `{canStop, resume}`; `resume` is the word on the button, or null. */
+/** Return the commands that apply now: `{canStop, resume}`. `resume` is the label of the button, or null. */
 export function commandsOf(record) {
   const live = record.status === "running";
   const canStop = live && record.execution_status === "running";
@@ -48,12 +49,12 @@ export function commandsOf(record) {
   return { canStop, resume };
 }
 
-/** Whether the agent waits for an answer that nobody has given yet. */
+/** Return whether the agent waits for an approval that is still open. */
 export function asksNow(record) {
   return record.execution_status === "waiting_for_confirmation" && record.status !== "failed" && record.asked_seq !== null;
 }
 
-/** A start's phases in order with their seconds so far: `{name, label, state: done|now|failed, seconds, detail}`. */
+/** Return the phases of a start in order, each as `{name, label, state: done|now|failed, seconds, detail}`. */
 export function phasesOf(task, now = Date.now()) {
   if (!task) return [];
   return (task.phases ?? [])
@@ -61,13 +62,13 @@ export function phasesOf(task, now = Date.now()) {
     .map((phase, index, all) => {
       const isLast = index === all.length - 1;
       const failed = isLast && task.phase === "ERROR";
-      // Between two tries of a phase its entry is closed, but the start goes on.
-      const goesOn = isLast && !task.finished_at && !failed;
-      const end = goesOn ? now : Date.parse(phase.finished_at ?? all[index + 1]?.started_at ?? task.finished_at);
+      // Between two attempts at a phase, its entry is finished, but the start continues.
+      const isRunning = isLast && !task.finished_at && !failed;
+      const end = isRunning ? now : Date.parse(phase.finished_at ?? all[index + 1]?.started_at ?? task.finished_at);
       return {
         name: phase.phase,
         label: PHASES[phase.phase] ?? phase.phase,
-        state: failed ? "failed" : goesOn ? "now" : "done",
+        state: failed ? "failed" : isRunning ? "now" : "done",
         seconds: Math.max(0, (end - Date.parse(phase.started_at)) / 1000),
         detail: phase.detail ?? "",
       };

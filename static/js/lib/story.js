@@ -1,7 +1,7 @@
-// From a log of events to the rows that people read. Pure: events in, rows out; drawing is elsewhere.
+// Convert the log of events to the rows of the page. Pure: `views/rows.js` draws the rows.
 //
-// A row keeps its `key`; `version` rises whenever it changed and must be drawn again. An action and what came of
-// it are one row. The log may arrive in pieces, twice, and its beginning last: each event counts once, by `seq`.
+// The `key` of a row never changes; its `version` increases when it must be drawn again. An action and its result share
+// a row. Events may arrive in any order and more than once: each counts once, by `seq`.
 
 const SILENT = new Set(["TokenEvent", "LLMCompletionLogEvent", "StreamingDeltaEvent", "CondensationRequest", "ConversationStateUpdateEvent"]);
 const BUSY = new Set(["running"]);
@@ -10,14 +10,14 @@ const isObject = (value) => typeof value === "object" && value !== null && !Arra
 const object = (value) => (isObject(value) ? value : {});
 const string = (value) => (typeof value === "string" ? value : value === undefined || value === null ? "" : JSON.stringify(value));
 
-/** The text of an engine's content: a string, or a list of parts of which the text ones count. */
+/** Return the text of the engine's message content, which is a string or a list of parts. Skip parts without text. */
 export function textOf(content) {
   if (typeof content === "string") return content;
   if (!Array.isArray(content)) return "";
   return content.map((part) => (typeof part === "string" ? part : string(object(part).text))).filter(Boolean).join("\n");
 }
 
-/** Which tool an action is for, in one of the words that have a drawing of their own. */
+/** Return the kind of tool of an action: terminal, file, tasks, think, finish or other. */
 export function toolOf(action, toolName) {
   const kind = string(action.kind) || string(toolName);
   if (/terminal|bash/i.test(kind)) return "terminal";
@@ -28,7 +28,7 @@ export function toolOf(action, toolName) {
   return "other";
 }
 
-/** What a file step changed: `{path, before, after, isNew, isView}`, as the result tells it, else as it was asked. */
+/** Return the change of a file step, `{path, before, after, isNew, isView}`: from the result, or else from the action. */
 export function fileChange(action, observation) {
   const path = string(observation?.path ?? action.path);
   const command = string(observation?.command ?? action.command);
@@ -58,7 +58,7 @@ export class Story {
     this.runEndedAt = null;
   }
 
-  /** Forget everything, as after a `reset`. */
+  /** Delete all events and rows, for example after a `reset` frame. */
   reset() {
     this.events.clear();
     this.clear();
@@ -72,7 +72,7 @@ export class Story {
     return this.lastApplied;
   }
 
-  /** Take events in any order; those known already are skipped. Returns whether rows were built anew. */
+  /** Add events in any order, skipping known ones. Return whether all rows were rebuilt. */
   add(events) {
     const fresh = events.filter((event) => Number.isInteger(event.seq) && !this.events.has(event.seq)).sort((a, b) => a.seq - b.seq);
     for (const event of fresh) this.events.set(event.seq, event);
@@ -88,12 +88,12 @@ export class Story {
     return false;
   }
 
-  /** Actions that have no result yet, oldest first: what an open question is about. */
+  /** Return the actions without a result, oldest first. An open request for approval is about these. */
   pending() {
     return this.rows.filter((row) => row.type === "tool" && !row.observation && (row.state === "waiting" || row.state === "running"));
   }
 
-  /** Each file that the agent wrote, from its first known content to its last. */
+  /** Return the net change of each file that the agent wrote, from its first known content to its latest. */
   fileChanges() {
     const found = new Map();
     for (const row of this.rows) {
@@ -213,7 +213,7 @@ const HANDLERS = {
   },
 
   ConversationErrorEvent(story, event, payload) {
-    story.push({ type: "trouble", event, title: "The run stopped", code: string(payload.code), detail: string(payload.detail), classification: object(payload.classification) });
+    story.push({ type: "trouble", event, title: "The agent stopped with an error", code: string(payload.code), detail: string(payload.detail), classification: object(payload.classification) });
   },
 
   SandboxNotice(story, event, payload) {
@@ -239,7 +239,7 @@ const HANDLERS = {
   },
 
   Condensation(story, event, payload) {
-    story.push({ type: "divider", event, icon: "book", text: "Earlier steps were summed up to save room", detail: string(payload.summary) });
+    story.push({ type: "divider", event, icon: "book", text: "Earlier steps were summarized to shorten the history", detail: string(payload.summary) });
   },
 
   CondensationSummaryEvent(story, event, payload) {
@@ -258,13 +258,13 @@ const HANDLERS = {
   },
 };
 
-/** What the agent is saying right now, put together from deltas; the durable event takes its place. */
+/** The text that the agent is writing now, joined from deltas. A stored event replaces it. */
 export class Streaming {
   constructor() {
     this.items = new Map();
   }
 
-  /** Add one delta. A first `order` again is the agent beginning anew. */
+  /** Add a delta. A repeated `order` of 0 means that the agent started the text again. */
   add({ item_id: id, kind, content, order }) {
     let item = this.items.get(id);
     if (!item || (Number.isInteger(order) && order <= item.order && order === 0)) {
@@ -279,7 +279,7 @@ export class Streaming {
     else if (kind === "reasoning") item.reasoning += content ?? "";
   }
 
-  /** Drop what a durable event supersedes. Returns whether anything went. */
+  /** Drop the text that a stored event replaces. Return whether any text was dropped. */
   supersede(event) {
     const speaks = event.source === "agent" && ["MessageEvent", "ActionEvent", "AgentErrorEvent"].includes(event.kind);
     const ends = event.kind === "ConversationErrorEvent" || event.kind === "InterruptEvent" || event.kind === "PauseEvent";

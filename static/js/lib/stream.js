@@ -1,16 +1,16 @@
-// The live feed of one conversation: a socket that resumes after the last seq seen, and polling where sockets fail.
+// The live feed of a conversation: a socket that resumes after the last received seq, or polling if sockets fail.
 //
-// Each event is handed over once and in order, whatever the connection does. Everything outside (sockets, fetching,
-// time, chance) comes in by the constructor, so that tests can play it.
+// Each event is delivered once and in order. Sockets, fetching, time and randomness are arguments of the constructor, so
+// that tests can replace them.
 
 const LONGEST_WAIT = 10_000;
 const POLL_EVERY = 2_000;
-const SILENCE = 60_000; // the server pings every 20 s; three missed pings are a dead line that nobody closed
+const SILENCE = 60_000; // the server pings every 20 s; after three missed pings we treat the connection as dead
 const SOCKET_AGAIN = 30_000;
 const PAGE = 500;
 const GONE = new Map([[4400, "bad"], [4401, "signed-out"], [4403, "gone"], [4404, "gone"]]);
 
-/** How long to wait before attempt `n` (from 0): doubling from half a second to ten, with chance in it. */
+/** Return the milliseconds to wait before an attempt (from 0): doubling from 0.5 s to 10 s, with jitter. */
 export function backoff(attempt, random = Math.random) {
   const full = Math.min(LONGEST_WAIT, 500 * 2 ** Math.min(attempt, 10));
   return full / 2 + (full / 2) * random();
@@ -18,7 +18,7 @@ export function backoff(attempt, random = Math.random) {
 
 export class EventStream {
   /**
-   * `openSocket(after, epoch)` gives a WebSocket; `fetchEvents(after, limit)` resolves to `{items, last_seq, epoch}`;
+   * `openSocket(after, epoch)` returns a WebSocket; `fetchEvents(after, limit)` resolves to `{items, last_seq, epoch}`;
    * `handlers`: onEvents(events), onDelta, onStatus(record), onReset(frame), onState(name), onOpen(), onPoll().
    */
   constructor({ after, epoch, openSocket, fetchEvents, handlers, timers = globalThis, random = Math.random, now = Date.now }) {
@@ -48,7 +48,7 @@ export class EventStream {
     socket?.close();
   }
 
-  /** Go on from another place, after the story was fetched anew. */
+  /** Continue after another seq, when the story was fetched again. */
   restart(after, epoch) {
     this.seq = after;
     this.epoch = epoch;
@@ -58,7 +58,7 @@ export class EventStream {
     if (!this.isPolling) this.connect();
   }
 
-  /** Try now instead of later: the network is back, or somebody looks at the page again. */
+  /** Connect without waiting, because the network is back or the page is visible again. */
   nudge() {
     if (this.isEnded || this.state === "live" || this.isPolling || this.socket) return;
     this.timers.clearTimeout(this.timer);
@@ -118,7 +118,7 @@ export class EventStream {
   takeEvent(event, seq) {
     if (seq <= this.seq) return;
     if (seq > this.seq + 1) {
-      // Cannot happen by contract. Ask again from what we have rather than show a story with a hole.
+      // The server promises no gaps. If one occurs, reconnect after the last seq instead of showing an incomplete story.
       const socket = this.socket;
       this.socket = null;
       socket?.close();

@@ -1,4 +1,4 @@
-// The workspace beside the story: what changed, the files, and the facts.
+// The panel beside the story: changes, files and details.
 
 import { call, json } from "../lib/api.js";
 import { h, icon, toast } from "../lib/dom.js";
@@ -20,7 +20,7 @@ function splitPath(path) {
   return [at ? h("span", {}, path.slice(0, at)) : null, path.slice(at)];
 }
 
-/** Changes of the workspace's repository; where it cannot be asked, what the agent reported to have written. */
+/** The changes in the workspace's repository, or the changes that the agent reported if the sandbox is not running. */
 export class Changes {
   constructor(pane, counter, { base, story, shortPath }) {
     Object.assign(this, { pane, counter, base, story, shortPath });
@@ -40,13 +40,13 @@ export class Changes {
     if (items?.length) this.draw(items.map((item) => ({ ...item, load: () => this.load(item) })), null);
     else {
       const reported = this.story.fileChanges().map((change) => ({ path: this.shortPath(change.path), status: change.isNew ? "ADDED" : "UPDATED", load: async () => diffView(change.before, change.after).element, mark: `${change.after.length}` }));
-      this.draw(reported, reported.length ? "As the agent reported them." : null);
+      this.draw(reported, reported.length ? "as reported by the agent" : null);
     }
   }
 
   async load(item) {
-    const found = await json("GET", `${this.base}/git/diff?path=${encodeURIComponent(item.path)}`);
-    return diffView(found.original ?? "", found.modified ?? "").element;
+    const diff = await json("GET", `${this.base}/git/diff?path=${encodeURIComponent(item.path)}`);
+    return diffView(diff.original ?? "", diff.modified ?? "").element;
   }
 
   draw(items, note) {
@@ -54,7 +54,7 @@ export class Changes {
     this.counter.textContent = String(items.length);
     const open = [...this.pane.querySelectorAll("details[open]")].map((details) => details.dataset.path);
     this.pane.replaceChildren(
-      items.length ? h("div", { class: "pane-bar" }, h("span", { class: "grow" }, `${items.length} ${items.length === 1 ? "file" : "files"}`, note ? h("span", { class: "faint" }, ` · ${note}`) : null)) : empty("No file has changed yet."),
+      items.length ? h("div", { class: "pane-bar" }, h("span", { class: "grow" }, `${items.length} ${items.length === 1 ? "file" : "files"}`, note ? h("span", { class: "faint" }, ` · ${note}`) : null)) : empty("No files have changed yet."),
       ...items.map((item) => this.row(item, open.includes(item.path) || items.length === 1)),
     );
   }
@@ -82,7 +82,7 @@ export class Changes {
   }
 }
 
-/** The workspace as a tree; folders load when they are opened. */
+/** The tree of files in the workspace. Folders load when they are opened. */
 export class Files {
   constructor(pane, { base, may }) {
     Object.assign(this, { pane, base, may });
@@ -105,7 +105,7 @@ export class Files {
   async refresh(isUp) {
     if (this.viewed) return;
     if (!isUp) {
-      this.pane.replaceChildren(empty("The sandbox is not running, so its files cannot be shown. A message to the agent wakes it."));
+      this.pane.replaceChildren(empty("The sandbox is not running, so its files cannot be shown. Send a message to the agent to start it."));
       return;
     }
     const tree = h("ul", { class: "tree", role: "list" });
@@ -184,7 +184,7 @@ export class Files {
     this.pane.querySelector("button").focus();
     const type = IMAGES[entry.name.split(".").pop().toLowerCase()];
     if (!type && entry.size > VIEWED_BYTES) {
-      content.replaceChildren(empty(`This file has ${bytes(entry.size)}. Download it to look at it.`));
+      content.replaceChildren(empty(`This file is too large to show (${bytes(entry.size)}). Download it instead.`));
       return;
     }
     try {
@@ -195,7 +195,7 @@ export class Files {
         return;
       }
       const isBinary = new Uint8Array(raw, 0, Math.min(raw.byteLength, 8000)).includes(0);
-      content.replaceChildren(isBinary ? empty("This file is not text. Download it to look at it.") : sourceView(new TextDecoder().decode(raw), { capped: false }));
+      content.replaceChildren(isBinary ? empty("This file is not a text file. Download it instead.") : sourceView(new TextDecoder().decode(raw), { capped: false }));
     } catch (problem) {
       content.replaceChildren(empty(problem.message));
     }
@@ -207,9 +207,9 @@ export class Files {
       body.append("file", file);
       try {
         await json("POST", `${this.base}/files/upload`, { body });
-        toast(`${file.name} is in the workspace.`);
+        toast(`${file.name} was uploaded to the workspace.`);
       } catch (problem) {
-        toast(`${file.name}: ${problem.message}`);
+        toast(`${file.name} was not uploaded. ${problem.message}`);
       }
     }
     this.viewed = null;
@@ -217,7 +217,7 @@ export class Files {
   }
 }
 
-/** Facts and start phases of a conversation. */
+/** Draw the details of a conversation and the phases of its last start. */
 export function drawDetails(pane, record, link) {
   const fact = (name, ...value) => (value.some(Boolean) ? h("div", {}, h("dt", {}, name), h("dd", {}, ...value)) : null);
   const time = (text) => (text ? new Date(text).toLocaleString() : "");
@@ -233,16 +233,16 @@ export function drawDetails(pane, record, link) {
       h("section", {}, h("h2", {}, "Run"), h("dl", { class: "facts" },
         fact("Model", record.model),
         fact("Tokens", `${count(tokens.prompt)} in, ${count(tokens.completion)} out${tokens.cached ? `, ${count(tokens.cached)} cached` : ""}`),
-        fact("Cost", money(record.cost_micros) || "nothing"),
-        fact("Asks first", policy),
+        fact("Cost", money(record.cost_micros) || "none"),
+        fact("Asks for approval", policy),
         fact("Repository", record.repository?.full_name, record.repository?.branch ? ` at ${record.repository.branch}` : ""),
         fact("State", record.status_detail),
       )),
-      phases.length ? h("section", {}, h("h2", {}, "Last start"), h("ol", { class: "phases" }, phases.map((phase) => h("li", { class: phase.state }, h("span", { class: `step-state${phase.state === "failed" ? " bad" : ""}` }, phase.state === "now" ? h("span", { class: "spinner" }) : icon(phase.state === "failed" ? "x" : "check")), h("span", {}, phase.label), h("span", { class: "secs" }, duration(phase.seconds)), phase.detail ? h("small", {}, phase.detail) : null))), total === null ? null : h("p", { class: "hint" }, `${duration(total)} in all`)) : null,
+      phases.length ? h("section", {}, h("h2", {}, "Last start"), h("ol", { class: "phases" }, phases.map((phase) => h("li", { class: phase.state }, h("span", { class: `step-state${phase.state === "failed" ? " bad" : ""}` }, phase.state === "now" ? h("span", { class: "spinner" }) : icon(phase.state === "failed" ? "x" : "check")), h("span", {}, phase.label), h("span", { class: "secs" }, duration(phase.seconds)), phase.detail ? h("small", {}, phase.detail) : null))), total === null ? null : h("p", { class: "hint" }, `${duration(total)} in total`)) : null,
       h("section", {}, h("h2", {}, "Log"), h("dl", { class: "facts" },
         fact("Id", h("code", {}, record.id)),
         fact("Events", String(record.last_seq)),
-        fact("Live feed", { live: "Connected", polling: "By polling", reconnecting: "Reconnecting" }[link] ?? link),
+        fact("Live feed", { live: "Connected", polling: "Polling", reconnecting: "Reconnecting" }[link] ?? link),
         fact("Started", time(record.created_at)),
         fact("Last change", time(record.updated_at)),
       )),

@@ -1,4 +1,4 @@
-// Drawings that rows and panels share: Markdown, terminal output, diffs, file text.
+// Elements that rows and panels share: Markdown, terminal output, diffs, file contents.
 
 import { renderAnsi, styleToCss } from "../lib/ansi.js";
 import { diffLines, hunks, linesOf, tally } from "../lib/diff.js";
@@ -68,7 +68,7 @@ export function codeBlock(text, language = "") {
 const COLLAPSED_LINES = 16;
 const MOST_LINES = 5000;
 
-/** Output as a terminal would show it; long output is folded until somebody asks for all of it. */
+/** Draw output as a terminal shows it. Long output is collapsed until the user expands it. */
 export function terminalOutput(text, { isOpen, onOpen }) {
   const lines = renderAnsi(text.replace(/\n+$/, ""));
   const pre = h("pre", { tabindex: "0", "aria-label": "Output" });
@@ -96,18 +96,18 @@ export function terminalOutput(text, { isOpen, onOpen }) {
 
 // --- Diffs and files ------------------------------------------------------------
 
-/** `{element, added, removed}` of a change between two texts. */
+/** Draw the difference between two texts; return `{element, added, removed}`, with null counts if it is too large. */
 export function diffView(before, after) {
   if (linesOf(before).length + linesOf(after).length > DIFF_LINES) {
-    return { element: h("p", { class: "diff-note" }, "This file is too large to compare here."), added: null, removed: null };
+    return { element: h("p", { class: "diff-note" }, "This file is too large to compare."), added: null, removed: null };
   }
   const edit = diffLines(before, after);
   const { added, removed } = tally(edit);
   const body = h("tbody");
   let shown = 0;
   let previousEnd = 0;
-  const found = hunks(edit);
-  for (const hunk of found) {
+  const parts = hunks(edit);
+  for (const hunk of parts) {
     const skipped = hunk.from - previousEnd;
     if (skipped > 0) body.append(gap(skipped));
     for (const line of hunk.lines) {
@@ -116,14 +116,14 @@ export function diffView(before, after) {
     }
     previousEnd = hunk.from + hunk.lines.length;
   }
-  if (found.length && previousEnd < edit.length) body.append(gap(edit.length - previousEnd));
+  if (parts.length && previousEnd < edit.length) body.append(gap(edit.length - previousEnd));
   const notes = [];
   if (shown > SHOWN_LINES) notes.push(`Only the first ${SHOWN_LINES} lines of the change are shown.`);
-  if (!found.length) notes.push(before === after ? "Nothing changed." : "Only line endings changed.");
+  if (!parts.length) notes.push(before === after ? "Nothing changed." : "Only line endings changed.");
   const element = h(
     "div",
     {},
-    found.length ? h("div", { class: "diff capped", tabindex: "0", role: "region", "aria-label": "Change" }, h("table", {}, body)) : null,
+    parts.length ? h("div", { class: "diff capped", tabindex: "0", role: "region", "aria-label": "Change" }, h("table", {}, body)) : null,
     notes.map((note) => h("p", { class: "diff-note" }, note)),
   );
   return { element, added, removed };
@@ -146,7 +146,7 @@ function diffLine(line) {
   );
 }
 
-/** A file's text with line numbers. */
+/** Draw a file's text with line numbers. */
 export function sourceView(text, { capped = true } = {}) {
   const lines = linesOf(text);
   const body = h("tbody");
@@ -160,7 +160,7 @@ export function sourceView(text, { capped = true } = {}) {
   );
 }
 
-/** Any value as indented JSON, behind a disclosure. */
+/** Draw any value as indented JSON, collapsed by default. */
 export function rawJson(value, label = "Raw event") {
   let text;
   try {

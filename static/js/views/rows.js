@@ -1,4 +1,4 @@
-// Rows of the story as elements: what people and the agent said, and what the agent did.
+// Draw the rows of the story: messages of the user and the agent, and the actions of the agent.
 
 import { h, icon } from "../lib/dom.js";
 import { clock, duration } from "../lib/format.js";
@@ -7,10 +7,10 @@ import { chevron, diffView, prose, rawJson, sourceView, terminalOutput } from ".
 
 const HINTS = {
   settings: "Check the model's address, name and key in the settings.",
-  retry: "Press Retry: this kind of error often passes.",
+  retry: "This kind of error is often temporary. Press Retry.",
 };
 
-/** One row as an element. `context`: `{isOpen(key, byDefault), setOpen(key, open), shortPath(path)}`. */
+/** Draw a row. `context`: `{isOpen(key, byDefault), setOpen(key, open), shortPath(path)}`. */
 export function drawRow(row, context) {
   const element = DRAW[row.type]?.(row, context) ?? unknown(row, context);
   element.classList.add("item");
@@ -83,8 +83,8 @@ const DRAW = {
 
 function thumbs(row, context) {
   if (!row.seq || !context.rate) return null;
-  const given = context.ratings.get(row.seq);
-  const thumb = (rating, sign, label) => h("button", { type: "button", class: "icon-button", "aria-label": label, title: label, "aria-pressed": String(given === rating), onclick: (event) => context.rate(row, rating, event.currentTarget) }, sign);
+  const current = context.ratings.get(row.seq);
+  const thumb = (rating, sign, label) => h("button", { type: "button", class: "icon-button", "aria-label": label, title: label, "aria-pressed": String(current === rating), onclick: (event) => context.rate(row, rating, event.currentTarget) }, sign);
   return h("div", { class: "thumbs" }, thumb(5, icon("thumb-up"), "Good answer"), thumb(1, icon("thumb-down"), "Bad answer"));
 }
 
@@ -95,13 +95,13 @@ function unknown(row) {
 
 function title(row) {
   const names = {
-    LLMAuthenticationError: "The model server refused the key",
-    LLMRateLimitError: "The model server asks to slow down",
+    LLMAuthenticationError: "The model server rejected the API key",
+    LLMRateLimitError: "The rate limit of the model server was reached",
     LLMServiceUnavailableError: "The model server is not available",
-    LLMBadRequestError: "The model server refused the request",
+    LLMBadRequestError: "The model server rejected the request",
     LLMContextWindowExceedError: "The conversation is too long for the model",
-    MaxIterationsReached: "The agent used all the steps it may take",
-    NotFoundError: "The model server does not know this address or model",
+    MaxIterationsReached: "The agent reached its maximum number of steps",
+    NotFoundError: "The model server has no such address or model",
   };
   return names[row.code] ?? (row.code ? `${row.title}: ${row.code}` : row.title);
 }
@@ -129,7 +129,7 @@ const TOOLS = { terminal: terminalStep, file: fileStep, tasks: tasksStep, think:
 function card(row, context) {
   const { icon: name, title: heading, note, body, openByDefault, failed = false } = TOOLS[row.tool](row, context);
   const isOpen = context.isOpen(row.key, openByDefault && context.opensSteps(row));
-  const refused = row.state === "rejected" ? h("p", { class: "pad" }, h("strong", {}, row.byPerson ? "You rejected this." : "This was not allowed."), row.reason ? ` ${row.reason}` : "") : null;
+  const refused = row.state === "rejected" ? h("p", { class: "pad" }, h("strong", {}, row.byPerson ? "You rejected this action." : "A hook rejected this action."), row.reason ? ` ${row.reason}` : "") : null;
   const error = row.error ? h("p", { class: "pad trouble-text" }, row.error) : null;
   return h(
     "details",
@@ -148,11 +148,11 @@ function card(row, context) {
   );
 }
 
-function stateMark(state, says = null) {
-  const marks = { done: ["check", "Done", ""], error: ["x", "Failed", " bad"], rejected: ["x", "Rejected", " quiet"], waiting: ["clock", "Waits for you", " attention"], stopped: ["stop", "Stopped", " quiet"] };
+function stateMark(state, description = null) {
+  const marks = { done: ["check", "Done", ""], error: ["x", "Failed", " bad"], rejected: ["x", "Rejected", " quiet"], waiting: ["clock", "Waiting for you", " attention"], stopped: ["stop", "Stopped", " quiet"] };
   if (state === "running") return h("span", { class: "step-state", role: "img", "aria-label": "Running" }, h("span", { class: "spinner" }));
   const [name, label, tone] = marks[state] ?? marks.done;
-  return h("span", { class: `step-state${tone}` }, icon(name, says ?? label));
+  return h("span", { class: `step-state${tone}` }, icon(name, description ?? label));
 }
 
 function seconds(row) {
@@ -166,7 +166,7 @@ function terminalStep(row, context) {
   const seen = row.observation && row.state !== "rejected" && !row.error ? row.observation : null;
   const output = seen ? textOf(seen.content) : "";
   const exitCode = seen?.exit_code ?? seen?.metadata?.exit_code ?? null;
-  const body = h("div", { class: "terminal" }, h("div", { class: "terminal-line" }, h("span", { class: "dollar", "aria-hidden": "true" }, row.action.is_input ? "›" : "$"), h("code", {}, command || (row.action.reset ? "(new shell)" : "(looks at the output)"))));
+  const body = h("div", { class: "terminal" }, h("div", { class: "terminal-line" }, h("span", { class: "dollar", "aria-hidden": "true" }, row.action.is_input ? "›" : "$"), h("code", {}, command || (row.action.reset ? "(new shell)" : "(reads the output)"))));
   const foot = h("div", { class: "terminal-foot" });
   if (seen) {
     if (output.trim()) {
@@ -219,7 +219,7 @@ function fileStep(row, context) {
   }
   const { element, added, removed } = diffView(change.before, change.after);
   const note = added === null ? null : [h("span", { class: "plus" }, `+${added}`), " ", h("span", { class: "minus" }, `−${removed}`)];
-  const partial = change.isPart && !seen ? h("p", { class: "diff-note" }, "Line numbers count within the changed part.") : null;
+  const partial = change.isPart && !seen ? h("p", { class: "diff-note" }, "Line numbers start at the changed part.") : null;
   return { icon: "pencil", title: [h("b", {}, "Edit "), path], note, body: h("div", {}, element, partial), openByDefault: true };
 }
 
@@ -234,7 +234,7 @@ function tasksStep(row) {
   });
   const isView = row.action.command === "view";
   const body = items.length ? h("ul", { class: "plan" }, items) : h("p", { class: "pad faint" }, textOf(row.observation?.content) || "No tasks.");
-  return { icon: "tasks", title: [h("b", {}, isView ? "Looked at the plan" : "Plan")], note: tasks.length ? `${done} of ${tasks.length} done` : null, body, openByDefault: !isView };
+  return { icon: "tasks", title: [h("b", {}, isView ? "Read the plan" : "Plan")], note: tasks.length ? `${done} of ${tasks.length} done` : null, body, openByDefault: !isView };
 }
 
 function thinkStep(row) {
@@ -245,30 +245,30 @@ function thinkStep(row) {
 function otherStep(row) {
   const name = row.toolName || String(row.action.kind ?? "Step").replace(/Action$/, "");
   const output = row.observation && row.state !== "rejected" && !row.error ? textOf(row.observation.content) : "";
-  const asked = Object.fromEntries(Object.entries(row.action).filter(([key]) => key !== "kind"));
+  const args = Object.fromEntries(Object.entries(row.action).filter(([key]) => key !== "kind"));
   return {
     icon: "braces",
     title: [h("b", {}, name.replace(/_/g, " ")), row.summary ? ` ${row.summary}` : ""],
     note: seconds(row),
-    body: h("div", {}, Object.keys(asked).length ? h("pre", { class: "raw" }, JSON.stringify(asked, null, 2)) : null, output ? h("pre", { class: "raw" }, output) : null),
+    body: h("div", {}, Object.keys(args).length ? h("pre", { class: "raw" }, JSON.stringify(args, null, 2)) : null, output ? h("pre", { class: "raw" }, output) : null),
     openByDefault: false,
   };
 }
 
-/** An action in one line, for the question whether it may be carried out. */
+/** Describe an action in one line, for a request for approval. */
 export function inOneLine(row, context) {
   if (row.tool === "terminal") return String(row.action.command ?? "");
   if (row.tool === "file") return `${row.action.command ?? "edit"} ${context.shortPath(String(row.action.path ?? ""))}`;
-  if (row.tool === "tasks") return row.action.command === "view" ? "Look at the plan" : "Write down the plan";
+  if (row.tool === "tasks") return row.action.command === "view" ? "Read the plan" : "Update the plan";
   return `${row.toolName || row.action.kind || "step"} ${row.summary ?? ""}`.trim();
 }
 
-/** What the agent says at this moment. */
+/** Draw the text that the agent is writing now. */
 export function drawStreaming(item) {
   return h("div", { class: "item streaming" }, item.reasoning && !item.text ? h("div", { class: "reasoning" }, h("div", {}, item.reasoning.slice(-600))) : null, item.text ? prose(item.text) : null);
 }
 
-/** The phases of a start, while it lasts or when it failed. */
+/** Draw the phases of a start that is in progress or has failed. */
 export function drawStart(phases, task, word) {
   return h(
     "section",

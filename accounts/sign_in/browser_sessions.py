@@ -1,8 +1,8 @@
-"""The gate of browser sessions: the user of each request and socket, and the beginning and end of sessions.
+"""Browser sessions: the user of each request and socket, the start and end of sessions, the audit actor.
 
-Django's own check (user active, password unchanged) comes first. Then the ``UserSession`` that the session
-names must not have ended, and a session that an identity provider vouched for must still be vouched for.
-The database is asked at every request and by every open socket.
+A session is valid if Django's own checks pass (active user, unchanged password), if its ``UserSession`` row has
+not ended, and, if it began at an identity provider, if the provider still confirms it. These checks read the
+database on every request and on every recheck of an open socket.
 """
 
 import ipaddress
@@ -33,21 +33,25 @@ MOVED_BACKENDS = {
     "accounts.authentication.EmailBackend": "accounts.sign_in.authentication.EmailBackend",
     "accounts.oidc.backend.ProviderBackend": "accounts.sign_in.backend.ProviderBackend",
 }
-"""Earlier paths of our authentication backends: a session keeps the path from the time it began."""
+"""Former import paths of our authentication backends. A session stores the path that was valid when it began."""
 
 
-def user_of(request: HttpRequest) -> User | AnonymousUser:
-    """The user of a request's session, or nobody. A session that has ended is emptied."""
+def get_session_user(request: HttpRequest) -> User | AnonymousUser:
+    """Return the user of a request's session, or an anonymous user.
+
+    Clear the session if it has ended here or at its identity provider.
+    """
     if moved := MOVED_BACKENDS.get(request.session.get(BACKEND_SESSION_KEY, "")):
         request.session[BACKEND_SESSION_KEY] = moved
     user = get_user(request)
     if not isinstance(user, User):
         return AnonymousUser()
-    named = request.session.get(sessions.SESSION_KEY)
-    session = sessions.find_live_session(user=user, session_id=named)
+    session_id = request.session.get(sessions.SESSION_KEY)
+    session = sessions.find_live_session(user=user, session_id=session_id)
     if session is None:
         request.session.flush()
         return AnonymousUser()
+    # If the provider does not respond, keep the session: it works again when the provider does.
     state = provider_sessions.keep_vouched_for(session=session)
     if state is not provider_sessions.Vouching.GOOD:
         if state is provider_sessions.Vouching.ENDED:
@@ -58,41 +62,40 @@ def user_of(request: HttpRequest) -> User | AnonymousUser:
     return user
 
 
-def _cached_user(request: HttpRequest) -> User | AnonymousUser:
-    found = cast("SessionRequest", request)
-    if not hasattr(found, "session_user"):
-        found.session_user = user_of(found)
-    return found.session_user
+def _get_cached_user(request: HttpRequest) -> User | AnonymousUser:
+    session_request = cast("SessionRequest", request)
+    if not hasattr(session_request, "session_user"):
+        session_request.session_user = get_session_user(session_request)
+    return session_request.session_user
 
 
-_cached_user_from_async = sync_to_async(_cached_user)
+_aget_cached_user = sync_to_async(_get_cached_user)
 
 
 class SessionUserMiddleware(AuthenticationMiddleware):
-    """``request.user`` as ``user_of`` has it, looked up when it is first asked for."""
+    """Middleware that sets ``request.user`` to the result of ``get_session_user``, evaluated at first use."""
 
     def process_request(self, request: HttpRequest) -> None:
-        request.user = cast("User", SimpleLazyObject(partial(_cached_user, request)))
-        request.auser = partial(_cached_user_from_async, request)
+        request.user = cast("User", SimpleLazyObject(partial(_get_cached_user, request)))
+        request.auser = partial(_aget_cached_user, request)
 
 
-class Acting:
-    """Middleware that names the audit log's actor for the length of a request."""
+class AuditActorMiddleware:
+    """Middleware that makes the caller of a request the actor of its audit entries."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         address = limits.client_address(request)[:45]
-        with acting(partial(_actor_of, request, address)):
+        with acting(partial(_build_actor, request, address)):
             return self.get_response(request)
 
 
-def _actor_of(request: HttpRequest, address: str) -> Actor:
-    """Return the person, key or service account that a request was authenticated as by now.
-
-    DRF puts the user and the key that it finds on Django's request too.
-    """
+def _build_actor(request: HttpRequest, address: str) -> Actor:
+    """Return the actor of a request: a person, an API key or a service account, or ``anonymous``."""
+    # Called late, when an entry is written: DRF authenticates after the middleware, and then sets the user and
+    # the key on Django's request too.
     user: Any = getattr(request, "user", None)
     if user is None or not user.is_authenticated:
         return Actor("anonymous", address=address)
@@ -105,17 +108,17 @@ def _actor_of(request: HttpRequest, address: str) -> Actor:
 
 
 def target_after_sign_in(user: User, target: str) -> str:
-    """Return the path to go to after a sign-in: the terms first, if there are any that are not accepted."""
+    """Return the path to open after a sign-in: ``target``, or first the terms that the user must accept."""
     if not settings.TERMS_VERSION or terms.has_accepted_terms(user=user):
         return target
     return f"{reverse('accept-tos')}?{urlencode({'redirect_url': target})}"
 
 
 @receiver(user_logged_in)
-def begin(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
-    """Begin the row of every sign-in, and end the one that this browser had before."""
-    if _end_named(request, "signed in again"):
-        request.session.cycle_key()  # Django keeps the id where the same person signs in anew
+def begin_user_session(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
+    """Create the ``UserSession`` of a sign-in, and end the previous one of this browser."""
+    if _end_user_session(request, "signed in again"):
+        request.session.cycle_key()  # Django keeps the session id if the same user signs in again
     session = sessions.begin_session(
         user=user,
         address=_address(request),
@@ -126,23 +129,27 @@ def begin(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
 
 
 @receiver(user_logged_out)
-def end(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
-    """End the row of a session that is signed out, and with it copies of the cookie and the sockets."""
-    _end_named(request, "signed out")
+def end_user_session(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
+    """End the ``UserSession`` of a sign-out. This closes its sockets and disables copies of its cookie."""
+    _end_user_session(request, "signed out")
     if isinstance(user, User):
         sessions.record_sign_in(action="sign_in.ended", user=user)
 
 
 @receiver(post_save, sender=User)
-def wake_on_new_password(sender: Any, instance: User, created: bool, **kwargs: Any) -> None:  # noqa: FBT001
-    """Wake the sockets of a user whose password changed; Django's own check ends the other sessions."""
+def recheck_sockets(sender: Any, instance: User, created: bool, **kwargs: Any) -> None:  # noqa: FBT001
+    """Make open sockets check their access again when a user's password changed.
+
+    Django's own check ends the user's other sessions.
+    """
     if not created and getattr(instance, "_password", None) is not None:  # set until save() returns
         sessions.announce_access_change(user_id=instance.pk)
 
 
-def _end_named(request: HttpRequest, reason: str) -> bool:
-    named = request.session.get(sessions.SESSION_KEY) if hasattr(request, "session") else None
-    session = UserSession.objects.filter(pk=named).first() if named else None
+def _end_user_session(request: HttpRequest, reason: str) -> bool:
+    """End the ``UserSession`` of a request's session; return False if there is none or it had ended."""
+    session_id = request.session.get(sessions.SESSION_KEY) if hasattr(request, "session") else None
+    session = UserSession.objects.filter(pk=session_id).first() if session_id else None
     return sessions.end_session(session=session, reason=reason) if session else False
 
 
