@@ -38,7 +38,7 @@ def replacements() -> dict[str, str]:
     """Return the routes of existing clients, as ``normal`` writes them, each with its successor or ``NOTHING``."""
     return {
         normal(route): facts.replaced_by
-        for route, facts in routes.declared()
+        for route, facts in routes.routes_with_facts()
         if facts.replaced_by is not None
     }
 

@@ -81,7 +81,7 @@ def authenticate_gateway_token(token: str) -> GatewayToken:
             organization__suspended_at=None,
         )
         row = live.first()
-    row = crypto.owner(plain, row, purpose=TOKEN_PURPOSE)
+    row = crypto.verify_row(plain, row, purpose=TOKEN_PURPOSE)
     if row is None:
         raise InvalidGatewayToken
     if not Membership.objects.filter(

@@ -16,7 +16,7 @@ from accounts.services import user_settings
 from billing.gateway import directory
 from billing.models import ModelAccess
 from compat.settings.settings import BY_COMPAT, NO_SERVERS, RECORD
-from lib.api import conditional
+from lib.api import conditional_response
 from lib.compiled import Compiled, Rows
 from lib.masks import MASK
 
@@ -62,7 +62,7 @@ class WholeMeView(MeView):
         settings: dict[str, Any] = {}
         if place is not None and {*held} >= NEEDED:
             settings = settings_of(user_id=user.pk, organization_id=place)
-        return conditional(request, settings | told | {"organizations": reached})
+        return conditional_response(request, settings | told | {"organizations": reached})
 
 
 def settings_of(*, user_id: UUID, organization_id: UUID) -> dict[str, Any]:

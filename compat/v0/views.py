@@ -188,7 +188,7 @@ def _page(request: ApiRequest, wanted: dict[str, Any], **filters: Any) -> dict[s
     if not wanted.get("include_sub_conversations"):
         rows = rows.filter(parent=None)
     try:
-        after = pages.position_of(wanted["page_id"]) if wanted.get("page_id") else None
+        after = pages.parse_cursor(wanted["page_id"]) if wanted.get("page_id") else None
     except pages.MalformedCursor as error:
         raise Unprocessable("page_id: This is not a page that this list gave.") from error
     page, following = pages.page(rows, limit=wanted["limit"], after=after)

@@ -104,7 +104,7 @@ def page_of(
     Raises ``Unprocessable`` for an id that no list gave.
     """
     try:
-        after = pages.position_of(query["page_id"]) if query.get("page_id") else None
+        after = pages.parse_cursor(query["page_id"]) if query.get("page_id") else None
     except pages.MalformedCursor as error:
         raise Unprocessable("page_id: this list gave no such page.") from error
     return pages.page(rows, limit=query["limit"], after=after, is_descending=is_descending)

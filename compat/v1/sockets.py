@@ -126,7 +126,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         return [token.strip() for token in found if token.strip() not in ("", "null", "undefined")]
 
     def _credentials(self, tokens: Sequence[str]) -> access.Credentials:
-        # A cookie counts only for a page of ours: OriginGate let in no other origin.
+        # A cookie counts only for a page of ours: OriginCheck let in no other origin.
         has_cookie = any(map(self._header, ("origin", "authorization", "x-api-key")))
         scope = self.scope if has_cookie else self.scope | {"headers": []}
         return access.Credentials.of_scope(scope, keys=tokens)

@@ -39,7 +39,7 @@ class Frame(msgspec.Struct, gc=False, kw_only=True):
     def encode(self) -> bytes:
         """Return the WebSocket message, and keep it."""
         if not self.wire:
-            self.wire = framing.framed(dumps(self.body()))
+            self.wire = framing.encode_frame(dumps(self.body()))
         return self.wire
 
     def sized(self) -> Self:
@@ -50,7 +50,7 @@ class Frame(msgspec.Struct, gc=False, kw_only=True):
     @property
     def text(self) -> str:
         """The JSON text of the message, for protocols that frame it in another way."""
-        return framing.body_of(self.encode()).decode()
+        return framing.decode_frame(self.encode()).decode()
 
     def form(self, protocol: str) -> Any:
         """Return the form that a protocol keeps beside this frame, or None."""
@@ -79,7 +79,7 @@ class EventFrame(Frame):
 
     def encode(self) -> bytes:
         if not self.wire:
-            self.wire = framing.framed(_dumps(self.body()))
+            self.wire = framing.encode_frame(_dumps(self.body()))
         return self.wire
 
     def json(self) -> bytes:

@@ -3,7 +3,7 @@
 import pytest
 from django.test import RequestFactory
 
-from lib.forms import NumberField, OptionField, PageForm, TextField, TicksField, render_form
+from lib.forms import CheckboxesField, NumberField, OptionField, PageForm, TextField, render_form
 from lib.problems import Problem
 
 
@@ -16,7 +16,7 @@ class NoteForm(PageForm):
     title = TextField(label="Title", max_length=5)
     number = NumberField(label="Number", min_value=1, max_value=9, required=False)
     colour = OptionField(label="Colour", choices=[("red", "Red")], required=False)
-    marks = TicksField(choices=[("a", "A"), ("b", "B")], required=False)
+    marks = CheckboxesField(choices=[("a", "A"), ("b", "B")], required=False)
     hidden = TextField(required=False)
 
 

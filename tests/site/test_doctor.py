@@ -22,7 +22,7 @@ def healthy(settings):
 
 
 def found() -> dict[str, doctor.Check]:
-    return {check.name: check for check in doctor.examine()}
+    return {check.name: check for check in doctor.run_checks()}
 
 
 def test_a_sound_installation():

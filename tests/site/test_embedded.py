@@ -129,9 +129,9 @@ def test_server_that_was_killed_with_its_owner_unaware_is_revived(run, tmp_path)
         service.process.kill()
         service.process.wait()
 
-    assert services.revive() == ["PostgreSQL", "Redis"]
+    assert services.restart_stopped() == ["PostgreSQL", "Redis"]
     assert ask(services, "SELECT answer FROM kept") == 42
-    assert services.revive() == []
+    assert services.restart_stopped() == []
 
 
 def test_stale_pid_file_that_names_another_program_is_not_believed(run, tmp_path):
@@ -195,4 +195,4 @@ class TestRefusals:
         ],
     )
     def test_what_programs_say_becomes_a_sentence(self, tmp_path, output, expected):
-        assert expected in embedded.sentence(output, tmp_path)
+        assert expected in embedded.explain_error(output, tmp_path)

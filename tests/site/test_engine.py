@@ -11,7 +11,7 @@ import pytest
 
 from lib import engine_home, processes
 
-VERSION = engine_home.wanted()[engine_home.PACKAGE]
+VERSION = engine_home.required_versions()[engine_home.PACKAGE]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ class TestStatus:
     def test_one_that_is_being_installed(self, folder):
         fake_install(folder)
 
-        with processes.hold(folder.parent / "engine.lock"):
+        with processes.acquire_lock(folder.parent / "engine.lock"):
             assert engine_home.status().state == "installing"
         assert engine_home.status().is_ready
 

@@ -10,11 +10,11 @@ from accounts.roles import READING
 from lib.forms import (
     NUMBER_CODES,
     TEXT_CODES,
+    CheckboxesField,
     NumberField,
     OptionField,
     PageForm,
     TextField,
-    TicksField,
 )
 
 NAME = "Give the key a name of up to 80 characters, so that you know it again."
@@ -28,7 +28,7 @@ class KeyForm(PageForm):
     access = OptionField(
         label="What it may do", choices=[("full", "All"), ("read", "Read"), ("custom", "Chosen")]
     )
-    scope = TicksField(required=False)
+    scope = CheckboxesField(required=False)
 
     def __init__(self, *args: Any, scopes: Sequence[tuple[str, str]], **kwargs: Any) -> None:
         kwargs["initial"] = {"days": 90, "access": "full"}
@@ -40,7 +40,7 @@ class KeyForm(PageForm):
             max_value=longest,
             error_messages=dict.fromkeys(NUMBER_CODES, f"A key lives 1 to {longest} days."),
         )
-        self.fields["scope"] = TicksField(choices=scopes, required=False)
+        self.fields["scope"] = CheckboxesField(choices=scopes, required=False)
         self.allowed = {scope for scope, _ in scopes}
 
     def clean_name(self) -> str:
