@@ -60,7 +60,7 @@ class CompatView(HostView):
         if wanted and wanted not in shapes.PROVIDERS:
             raise BadQuery(f"There is no provider {wanted[:40]!r}.")
         user = request.user
-        names = services.connected(user_id=user.pk, organization_id=organization.pk)
+        names = services.connected_providers(user_id=user.pk, organization_id=organization.pk)
         return [
             services.provider_for(user_id=user.pk, organization_id=organization.pk, provider=name)
             for name in names
