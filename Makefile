@@ -1,4 +1,4 @@
-# Needs make and Python 3.11 or newer; the rest is installed into .venv.
+# Requirements: make and Python 3.11 or newer. Everything else is installed into .venv.
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,51 +17,51 @@ COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --gene
 .DEFAULT_GOAL := help
 .PHONY: help run setup test test-again test-slow lint format bench chaos lock
 
-help: ## list these targets
+help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-run: $(VENV)/.runtime ## start everything on this machine (HOST, PORT, DATA_DIR, ADMIN_EMAIL, ARGS)
+run: $(VENV)/.runtime ## start the server with PostgreSQL and Redis (options: HOST, PORT, DATA_DIR, ADMIN_EMAIL, ARGS)
 	@exec $(BIN)/python manage.py quickstart $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") \
 		$(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(ADMIN_EMAIL),--admin-email "$(ADMIN_EMAIL)") $(ARGS)
 
-setup: $(VENV)/.development ## install what developing and testing need
+setup: $(VENV)/.development ## install the packages for development and tests
 
-test: $(VENV)/.development ## run the tests (JOBS, ARGS); REQUIRE_ALL=1 makes a skipped test a failure
+test: $(VENV)/.development ## run the tests (options: JOBS, ARGS); REQUIRE_ALL=1 fails if a test is skipped
 	@$(BIN)/python -m tests.prepare
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not siege" $(ARGS)
 
-test-again: $(VENV)/.development ## one more try, alone, for at most three tests that just failed; CI's last resort
+test-again: $(VENV)/.development ## run the tests that failed again, one at a time, if at most three failed (for CI)
 	@$(BIN)/python -m tests.again
 
-test-slow: $(VENV)/.development ## run the tests that take long; CI runs them after the others
+test-slow: $(VENV)/.development ## run the slow tests (CI runs them after the other tests)
 	@$(BIN)/python -m tests.prepare
 	@$(BIN)/python -m pytest -q -m "slow and not siege" $(ARGS)
 
-lint: $(VENV)/.development ## check style, types and which way imports go
+lint: $(VENV)/.development ## check style, types, import directions and migrations
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/python -W ignore manage.py makemigrations --check --dry-run --settings tests.check_settings
 
-format: $(VENV)/.development ## put the code into the one style
+format: $(VENV)/.development ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.development ## measure (ARGS names a bench)
+bench: $(VENV)/.development ## run the benchmarks (ARGS="rest idle" runs only these)
 	$(BIN)/python -m bench $(ARGS)
 
-chaos: $(VENV)/.development ## kill processes, see what is lost, and write a report (ARGS="--size 0.1")
+chaos: $(VENV)/.development ## kill processes under load, check that no event is lost, write a report (ARGS="--size 0.1")
 	@$(BIN)/python -m tests.prepare
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-lock: ## resolve pyproject.toml anew (needs uv)
+lock: ## update the requirements files from pyproject.toml (needs uv)
 	$(COMPILE) -o requirements.lock
 	$(COMPILE) --group dev -o requirements-dev.lock
 
 $(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "This needs Python 3.11 or newer, and python3 is" \
-		"$$(python3 --version 2>&1 || echo missing). Install one, or name one: make PYTHON=/path/to/python3." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required, but python3 is" \
+		"$$(python3 --version 2>&1 || echo missing). Install a newer Python, or set PYTHON: make PYTHON=/path/to/python3." >&2; exit 1; }
 	@if command -v uv >/dev/null; then uv venv --quiet --seed --python "$(PYTHON)" $(VENV); \
 	else "$(PYTHON)" -m venv $(VENV); fi || { rm -rf $(VENV); exit 1; }
 
@@ -73,7 +73,7 @@ $(VENV)/.development: requirements-dev.lock | $(VENV)/bin/python
 	@$(call install,requirements-dev.lock)
 	@touch $@ $(VENV)/.runtime
 
-# uv reads other settings than pip about where packages come from: what it cannot reach, pip may.
+# uv ignores pip's configuration files, so pip may reach a package index that uv does not.
 define install
 	echo "Installing the packages of $(1) into $(VENV) …"; \
 	{ command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python -r $(1); } || \

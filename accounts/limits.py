@@ -7,7 +7,7 @@ from django.conf import settings
 from django.http import HttpRequest
 
 from lib import limits
-from lib.addresses import address_of
+from lib.addresses import parse_address
 from lib.problems import Problem
 
 ADDRESS_FACTOR = 5
@@ -83,7 +83,7 @@ def check_code(request: HttpRequest, account: str, *, is_trusted: bool) -> None:
 
 def client_network(request: HttpRequest) -> str:
     """The caller's IPv4 address or IPv6 /64 network, of which one machine has 2^64 addresses."""
-    address = address_of(client_address(request))
+    address = parse_address(client_address(request))
     if address is None:
         return "unknown"  # a Unix socket without a proxy's header: everybody shares one budget
     if address.version == 4:

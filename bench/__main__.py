@@ -1,7 +1,7 @@
-"""`python -m bench [name …]`: runs the benches, prints a table of figures and writes them to a JSON file.
+"""`python -m bench [name …]`: run benchmarks, print a table of figures and write them to a JSON file.
 
-Each figure stands beside the reference that it is a ratio to, taken in the same run. ``--full`` fills the tables of
-``rest`` up to 100,000 conversations and 1,000,000 events, and that of ``table`` up to 10,000,000.
+Each figure is shown with its reference, measured in the same run, and their ratio. ``--full`` uses larger tables: up to
+100,000 conversations and 1,000,000 events in ``rest``, and up to 10,000,000 events in ``table``.
 """
 
 import os
@@ -21,7 +21,9 @@ NAMES = (
 def main() -> None:
     names = [name for name in sys.argv[1:] if not name.startswith("-")] or list(NAMES)
     if unknown := set(names) - set(NAMES):
-        sys.exit(f"There is no bench {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.")
+        sys.exit(
+            f"Unknown benchmark: {', '.join(sorted(unknown))}. Choose from {', '.join(NAMES)}."
+        )
     with tempfile.TemporaryDirectory(prefix="oh-bench-") as folder:
         services = embedded.start(Path(folder) / "services", durable=True)
         try:
@@ -31,7 +33,7 @@ def main() -> None:
             services.stop()
     print(report.table(results))
     report.save(results)
-    print(f"\nwritten to {report.RESULTS}")
+    print(f"\nThe figures were written to {report.RESULTS}.")
 
 
 def _prepare(folder: str, services: embedded.Embedded) -> None:
@@ -62,5 +64,7 @@ def _run(name: str) -> list[dict]:
     return import_module(f"bench.{name}").run()
 
 
-if __name__ == "__main__":  # the server and the sockets are processes that import this module anew
+if (
+    __name__ == "__main__"
+):  # the processes of the server and of the sockets import this module again
     main()

@@ -1,7 +1,7 @@
-"""Durable appends through ``services.ingest_events``, beside the same SQL by bare psycopg in the same run.
+"""The benchmark of durable appends: ``services.ingest_events``, compared with the same SQL in psycopg alone.
 
-One request is one call and one commit. The engine's frames are parsed anew in each, as they come from its socket;
-the reference gets its parameters ready made, and a connection of its own.
+One request is one call and one commit. The requests include the parsing of the engine's frames. The reference uses
+prepared parameters and a connection of its own.
 """
 
 import threading
@@ -31,7 +31,7 @@ SENDERS = 8
 
 
 def run() -> list[dict[str, Any]]:
-    """One figure a batch size, and one for a hot conversation: events a second."""
+    """Return events per second for each batch size, and for several senders to one conversation."""
     user, _ = logs.user_with_key()
     nudge, publisher.nudge = publisher.nudge, lambda *_: None
     try:
@@ -41,7 +41,7 @@ def run() -> list[dict[str, Any]]:
 
 
 def _size(user: Any, size: int, reach: str) -> dict[str, Any]:
-    """Takes of the two alternate, so that a busy moment meets both."""
+    """Measure both in alternation, so that other load on the machine affects both."""
     ours, bare = [], []
     for _ in range(TAKES):
         pk, other = logs.conversation(user).pk, logs.conversation(user).pk
@@ -51,8 +51,8 @@ def _size(user: Any, size: int, reach: str) -> dict[str, Any]:
     return report.figure(
         "append",
         f"{size} a request",
-        report.best_of(ours),
-        report.best_of(bare),
+        report.typical(ours),
+        report.typical(bare),
         unit="events/s",
         reach=reach,
     )
@@ -69,7 +69,7 @@ def _rate(size: int, batch: Callable[[int], None]) -> float:
 
 
 def bare_connection() -> psycopg.Connection:
-    """Psycopg alone, with the parameters of our connections."""
+    """Return a psycopg connection with the parameters of Django's connections."""
     known = connection.get_connection_params()
     names = ("dbname", "user", "host", "port", "password", "options")
     params = {name: known[name] for name in names if known.get(name) is not None}
@@ -94,7 +94,7 @@ def _bare(link: psycopg.Connection, pk: UUID, size: int) -> Callable[[int], None
     return batch
 
 
-# --- One hot conversation -----------------------------------------------------------
+# --- Several senders to one conversation ----------------------------------------------
 
 
 def _hot(user: Any) -> dict[str, Any]:
@@ -105,8 +105,8 @@ def _hot(user: Any) -> dict[str, Any]:
     return report.figure(
         "append",
         f"one conversation, {SENDERS} senders",
-        report.best_of(ours),
-        report.best_of(bare),
+        report.typical(ours),
+        report.typical(bare),
         unit="events/s",
         reach=">= 0.8 of bare SQL",
     )
@@ -126,7 +126,7 @@ def _together(sender: Callable[[threading.Event], int]) -> float:
 
 
 def _our_sender(pk: UUID) -> Callable[[threading.Event], int]:
-    """Programs that publish into the same run, each event durable before the next."""
+    """Return a sender that publishes events to an external run, each one stored before the next."""
 
     def send(stop: threading.Event) -> int:
         count = 0
@@ -158,6 +158,7 @@ def _new() -> NewEvent:
 
 
 def external(user: Any) -> UUID:
-    made = logs.conversation(user)
-    Conversation.objects.filter(pk=made.pk).update(is_external=True)
-    return made.pk
+    """Create a conversation of an external run, to which programs publish, and return its id."""
+    conversation = logs.conversation(user)
+    Conversation.objects.filter(pk=conversation.pk).update(is_external=True)
+    return conversation.pk

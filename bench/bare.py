@@ -1,4 +1,4 @@
-"""What REST is measured against: a plain Django view that runs the same SQL and writes the rows by orjson."""
+"""The reference of the ``rest`` benchmark: a plain Django view that runs the same SQL and writes rows with orjson."""
 
 import json
 import os
@@ -17,14 +17,14 @@ QUERIES: dict[str, list[str]] = (
 
 
 def rows(request: HttpRequest, name: str) -> HttpResponse:
-    """Each query's rows as objects."""
-    found = []
+    """Return the rows of the named queries as JSON objects."""
+    objects = []
     with connection.cursor() as cursor:
         for query in QUERIES[name]:
             cursor.execute(query)
             columns = [column.name for column in cursor.description]
-            found += [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
-    return HttpResponse(orjson.dumps(found, default=str), content_type="application/json")
+            objects += [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+    return HttpResponse(orjson.dumps(objects, default=str), content_type="application/json")
 
 
 def alive(request: HttpRequest) -> HttpResponse:

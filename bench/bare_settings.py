@@ -1,6 +1,6 @@
-"""The same server with nothing of ours in it: one view, no middleware, no authentication."""
+"""Settings of a reference server with one view, no middleware and no authentication."""
 
-from openhands_site.settings import *  # noqa: F403, TID251 - these are settings too
+from openhands_site.settings import *  # noqa: F403, TID251 - this is a settings module too
 
 MIDDLEWARE: list[str] = []
 ROOT_URLCONF = "bench.bare"

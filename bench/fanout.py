@@ -1,7 +1,7 @@
-"""Fan-out of 1 KB events: our hub beside a bare ASGI broadcaster and python-socketio, on the same uvicorn.
+"""The benchmark of fan-out: the hub, compared with a minimal ASGI broadcaster and python-socketio on one uvicorn.
 
-The events are in the log before the clock starts; then one nudge a conversation goes through Redis, and the clock
-stops when the last client has its last frame. So reading, serialising and sending count, appending does not.
+The 1 KB events are in the log before the time starts. Then one nudge per conversation is sent through Redis, and the
+time ends when the last client has its last frame. It includes reading, serializing and sending, but not appending.
 """
 
 import time
@@ -18,11 +18,11 @@ TAKES = 3
 EVENT = '{"type":"event"'
 HELLO_PATH = "/socket.io/?EIO=4&transport=websocket"
 SHAPES = ((1, 100, 500), (1, 500, 120), (100, 1, 300))
-"""Conversations, sockets of each, events of each."""
+"""Numbers of conversations, of sockets per conversation and of events per conversation."""
 
 
 def run() -> list[dict[str, Any]]:
-    """Rates, by the wall and by the server's CPU; then the time from commit to the last client at half load."""
+    """Return deliveries per second and per CPU second, and the delay from commit to the last client at half load."""
     figures: list[dict[str, Any]] = []
     server = Server()
     try:
@@ -71,7 +71,7 @@ def _emit(server: Server, events: int) -> None:
 def _rates(
     server: Server, crowd: Crowd, sockets: int, events: int, send: Callable[[Server, int], None]
 ) -> tuple[float, float]:
-    """Deliveries a second, and a second of the server's CPU: the middle of some takes."""
+    """Return deliveries per second and per CPU second of the server: the medians of several measurements."""
     wall, cpu = [], []
     try:
         crowd.ready()
@@ -86,7 +86,7 @@ def _rates(
             _settle(crowd)
     finally:
         crowd.close()
-    return report.best_of(wall), report.best_of(cpu)
+    return report.typical(wall), report.typical(cpu)
 
 
 def _settle(crowd: Crowd) -> None:
@@ -127,11 +127,11 @@ def _ours(server: Server, rooms: int, each: int, events: int) -> tuple[float, fl
     finally:
         publisher.nudge = nudge
         crowd.close()
-    return report.best_of(wall), report.best_of(cpu)
+    return report.typical(wall), report.typical(cpu)
 
 
 def _latency(server: Server, *, events_per_second: float) -> dict[str, Any]:
-    """Single events appended at half of what 100 sockets can take; commit to the last of them."""
+    """Append single events at half the capacity of 100 sockets; return the delay from commit to the last client."""
     user, header = logs.user_with_key()
     pk = logs.conversation(user).pk
     events = int(events_per_second * 5)

@@ -1,7 +1,7 @@
-"""What following costs a manager: CPU for conversations whose engines say something once a second.
+"""The benchmark of a conversation manager: CPU and memory for conversations with one event per second each.
 
-The manager and the engines are processes of their own, and only the manager's CPU is counted. Beside it a bare
-program does the least there is to do: it reads the same sockets, and stores each event by psycopg.
+The manager and the engines run in separate processes, and only the manager's CPU is counted. The reference is a minimal
+program that reads the same sockets and stores each event with psycopg.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ BARE_CONNECTIONS = 8
 
 
 def run() -> list[dict[str, Any]]:
-    """Cores and memory of a manager that follows ``COUNT`` conversations, beside the reference's."""
+    """Return the cores and memory of a manager that follows ``COUNT`` conversations, and those of the reference."""
     port = _free_port()
     keys = _conversations(f"http://127.0.0.1:{port}", COUNT)
     with _engines(port) as began:
         ours = _measure(_manager_command(), keys, began)
-    Event.objects.all()._raw_delete("default")  # noqa: SLF001 - nothing hangs on these
+    Event.objects.all()._raw_delete("default")  # noqa: SLF001 - no other rows refer to these events
     Conversation.objects.filter(pk__in=keys).update(engine_seq=-1, last_seq=0)
     with _engines(port) as began:
         bare = _measure([sys.executable, "-c", _BARE, str(port)], keys, None)
@@ -57,7 +57,7 @@ def run() -> list[dict[str, Any]]:
             "followed",
             what,
             ours["cores"],
-            reference,  # the CPU of as many events
+            reference,  # scaled to the same number of events per second
             unit="cores",
             reach="≤ 1 core",
             **measured,
@@ -74,7 +74,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _engines(port: int) -> Iterator[float]:
-    """The engines, from now on; when their first second began."""
+    """Run the engines during the block; yield the Unix time of their first second."""
     options = {"interval": 1.0, "port": port, "began": time.time() + 1}
     command = [sys.executable, "-m", "tests.fakes.engine_sockets", json.dumps(options)]
     process = subprocess.Popen(command, cwd=BASE_DIR, stdout=subprocess.PIPE, text=True)
@@ -104,14 +104,15 @@ def _conversations(url: str, count: int) -> list[UUID]:
     for sandbox in sandboxes:
         sandbox.set_keys(session="session", secret="secret")
     Sandbox.objects.bulk_create(sandboxes)
-    made = Conversation.objects.bulk_create(
+    conversations = Conversation.objects.bulk_create(
         Conversation(organization=organization, created_by=user, sandbox=sandbox, model="demo")
         for sandbox in sandboxes
     )
     Lease.objects.bulk_create(
-        Lease(conversation=one, organization=organization, is_wanted=True) for one in made
+        Lease(conversation=conversation, organization=organization, is_wanted=True)
+        for conversation in conversations
     )
-    return [one.pk for one in made]
+    return [conversation.pk for conversation in conversations]
 
 
 def _manager_command() -> list[str]:
@@ -119,15 +120,19 @@ def _manager_command() -> list[str]:
 
 
 def _measure(command: list[str], keys: list[UUID], began: float | None) -> dict[str, Any]:
-    """Of a process that follows: its figures once it has caught up with what began then (None: at once)."""
+    """Run a process that follows the conversations, and return its figures.
+
+    The measurement starts when the process has stored all events since ``began``. With None, it starts when 100
+    conversations have stored events.
+    """
     environment = os.environ | {"MANAGER_MAX_CONVERSATIONS": str(2 * COUNT)}
     started = time.monotonic()
     process = psutil.Popen(command, cwd=BASE_DIR, env=environment)
 
-    def wait(is_so: Callable[[], bool]) -> float:
-        while not is_so():
+    def wait(is_done: Callable[[], bool]) -> float:
+        while not is_done():
             if time.monotonic() - started > 300 or process.poll() is not None:
-                raise RuntimeError("it does not keep up, or has ended")
+                raise RuntimeError("the process ended or did not keep up within 300 s")
             time.sleep(0.2)
         return round(time.monotonic() - started, 1)
 
@@ -157,7 +162,7 @@ def _cpu(process: psutil.Process) -> float:
 
 
 def _stored(keys: list[UUID]) -> tuple[int, int]:
-    """Events of engines in all logs, and the logs that have any."""
+    """Return the number of stored engine events, and the number of conversations with such events."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT coalesce(sum(engine_seq + 1), 0), count(*) FILTER (WHERE engine_seq >= 0)"
@@ -169,7 +174,7 @@ def _stored(keys: list[UUID]) -> tuple[int, int]:
 
 
 def _lateness(since: Any) -> dict[str, int]:
-    """From an event's happening to its being stored, by the payload's own time."""
+    """Return the delays in milliseconds from an event's time in its payload until it was stored (p50 and p99)."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY"
@@ -177,8 +182,8 @@ def _lateness(since: Any) -> dict[str, int]:
             " FROM conversations_event WHERE received_at > %s AND engine_seq IS NOT NULL",
             [since],
         )
-        found = cursor.fetchone()[0] or (0, 0)
-    return {"p50": round(found[0] * 1000), "p99": round(found[1] * 1000)}
+        p50, p99 = cursor.fetchone()[0] or (0, 0)
+    return {"p50": round(p50 * 1000), "p99": round(p99 * 1000)}
 
 
 # --- The reference --------------------------------------------------------------
@@ -195,7 +200,7 @@ _INSERT = (
 
 
 def be_bare(port: int) -> None:
-    """Read the sockets and store each event: nothing is parsed, one transaction an event."""
+    """Run the reference: read the sockets and store each event unparsed in a transaction of its own."""
     rows = Conversation.objects.filter(sandbox__observed="running")
     pairs = list(rows.values_list("pk", "organization_id"))
     names = ("dbname", "user", "host", "port", "password")

@@ -1,4 +1,4 @@
-"""Whether cost grows with size: logs of 10^3 to 10^6 events, and audiences of 1 to 2,000 sockets."""
+"""The benchmark of growth: the cost for logs of 10^3 to 10^6 events, and for 1 to 2,000 sockets per conversation."""
 
 import time
 from collections.abc import Callable
@@ -27,7 +27,7 @@ FROM generate_series(1, %s) AS n"""
 
 
 def run() -> list[dict[str, Any]]:
-    """Milliseconds beside the same at the smallest size; deliveries a second by audience."""
+    """Return milliseconds by log size, compared with the smallest, and deliveries per second by number of sockets."""
     return [*_by_length(), *_by_audience()]
 
 
@@ -65,22 +65,23 @@ def _by_length() -> list[dict[str, Any]]:
 
 
 def _times(act: Callable[[UUID, int, int], Any], pks: dict[int, UUID]) -> dict[int, float]:
-    """The middle of many, taken in turn from all the logs, so that a busy moment meets all of them."""
-    taken: dict[int, list[float]] = {length: [] for length in pks}
+    """Return the median time by log size. The logs are measured in turn, so that other load affects all of them."""
+    milliseconds: dict[int, list[float]] = {length: [] for length in pks}
     for n in range(120):
         for length, pk in pks.items():
             started = time.perf_counter()
             act(pk, length, n)
-            taken[length].append((time.perf_counter() - started) * 1000)
-    return {length: report.best_of(values[20:]) for length, values in taken.items()}
+            milliseconds[length].append((time.perf_counter() - started) * 1000)
+    return {length: report.typical(values[20:]) for length, values in milliseconds.items()}
 
 
 def _filled(user: Any, length: int) -> UUID:
-    made = logs.conversation(user)
+    conversation = logs.conversation(user)
     with connection.cursor() as cursor:
-        cursor.execute(FILL, (made.organization_id, made.pk, length))
-    Conversation.objects.filter(pk=made.pk).update(last_seq=length, engine_seq=length - 1)
-    return made.pk
+        cursor.execute(FILL, (conversation.organization_id, conversation.pk, length))
+    rows = Conversation.objects.filter(pk=conversation.pk)
+    rows.update(last_seq=length, engine_seq=length - 1)
+    return conversation.pk
 
 
 def _by_audience() -> list[dict[str, Any]]:

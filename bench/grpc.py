@@ -1,7 +1,7 @@
-"""Events published over gRPC to a process of the ``grpc`` role, beside the same SQL by bare psycopg.
+"""The benchmark of publishing over gRPC to a process of the ``grpc`` role, compared with the same SQL in psycopg.
 
-One stream, batches of 20 events, sixteen batches under way: a publisher that does not wait for each answer.
-The client shares this machine's processors with the server and the database.
+The client uses one stream with batches of 20 events, of which up to 16 are unacknowledged. It shares the processors of
+this machine with the server and the database.
 """
 
 import os
@@ -31,7 +31,7 @@ SIZE, WINDOW = 20, 16
 
 
 def run() -> list[dict[str, Any]]:
-    """Events a second, each acknowledged once it is durable."""
+    """Return the number of stored and acknowledged events per second."""
     user, header = logs.user_with_key()
     token = header.strip().rpartition(" ")[2]
     log = Path(settings.DATA_DIR) / "grpc.log"
@@ -57,8 +57,8 @@ def run() -> list[dict[str, Any]]:
         report.figure(
             "grpc",
             f"append, {SIZE} a batch, {WINDOW} under way",
-            report.best_of(ours),
-            report.best_of(bare),
+            report.typical(ours),
+            report.typical(bare),
             unit="events/s",
         )
     ]

@@ -1,4 +1,4 @@
-"""Load for a server under measurement: keep-alive connections in one thread, and the server's processor time."""
+"""A load generator: keep-alive connections in one thread, and the measurement of the server's processor time."""
 
 import selectors
 import socket
@@ -11,7 +11,7 @@ import psutil
 
 @dataclass(frozen=True)
 class Load:
-    """What a run cost: ``cpu_ms`` is the server's processor time per request, whatever else the machine did."""
+    """The result of a run. ``cpu_ms`` is the server's processor time per request, independent of other load."""
 
     requests: int
     seconds: float
@@ -23,7 +23,7 @@ class Load:
 
     @property
     def per_core(self) -> float:
-        """Requests per second that one fully used core of the web process answers."""
+        """The number of requests per second that the web process handles with one fully used core."""
         return self.requests / self.cpu_seconds
 
     @property
@@ -44,7 +44,7 @@ class _Connection:
         self.socket.sendall(self.request)
 
     def is_answered(self) -> bool:
-        """Take what has come; whether it is the whole answer."""
+        """Read available data; return whether the response is complete."""
         piece = self.socket.recv(262_144)
         if not piece:
             raise ConnectionError("the server closed a connection under load")
@@ -68,7 +68,7 @@ def run(
     headers: dict[str, str] | None = None,
     status: int = 200,
 ) -> Load:
-    """Ask for ``url`` over so many connections for so long; any other status is an error."""
+    """Request a URL repeatedly for ``seconds`` over several connections. Raise if another status is returned."""
     parts = urlsplit(url)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     lines = [f"GET {target} HTTP/1.1", f"Host: {parts.netloc}"]
@@ -95,7 +95,7 @@ def run(
 
 
 def _cpu(process: psutil.Process) -> float:
-    """Processor seconds of a process and its children so far."""
+    """Return the processor seconds that a process and its descendants have used."""
     total = 0.0
     for one in (process, *process.children(recursive=True)):
         times = one.cpu_times()

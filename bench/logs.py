@@ -1,4 +1,4 @@
-"""Conversations to measure with, and events of about 1 KB in them."""
+"""Test data of the benchmarks: users, conversations and events of about 1 KB."""
 
 import json
 import time
@@ -15,28 +15,28 @@ PAYLOAD = json.dumps({"kind": "ObservationEvent", "source": "environment", "text
 
 
 def user_with_key() -> tuple[Any, str]:
-    """A new user and the header that signs them in."""
+    """Create a user; return it with the Authorization header of its API key."""
     user = accounts.create_user(email=f"bench-{time.time_ns()}@example.com")
     _, token = accounts.issue_api_key(user=user, name="bench")
     return user, f"Authorization: Bearer {token}\r\n"
 
 
 def conversation(user: Any) -> Conversation:
-    """An empty log that is followed under generation 1."""
-    made = services.create_conversation(user=user)
-    Lease.objects.filter(conversation=made).update(generation=1)
-    return made
+    """Create a conversation with an empty log and a lease of generation 1."""
+    row = services.create_conversation(user=user)
+    Lease.objects.filter(conversation=row).update(generation=1)
+    return row
 
 
 def frames(first: int, count: int) -> Sequence[Durable]:
-    """Events as the engine's socket gives them, parsed."""
-    found = []
+    """Return parsed events like those of an engine's socket, with sequence numbers from ``first``."""
+    events = []
     for seq in range(first, first + count):
         raw = PAYLOAD.replace("{", f'{{"id":"e{seq}",', 1).encode()
-        found.append(Durable(seq, parse_event(raw, seq=seq)))
-    return found
+        events.append(Durable(seq, parse_event(raw, seq=seq)))
+    return events
 
 
 def append(pk: UUID, first: int, count: int) -> None:
-    """One request: so many events, durable when it returns, and announced."""
+    """Store ``count`` events in one transaction and announce them."""
     services.ingest_events(conversation_id=pk, generation=1, frames=frames(first, count))

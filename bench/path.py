@@ -1,18 +1,17 @@
-"""Follow one request through the project's files: a user's message to its nudge, a sign-in to its redirect.
+"""The path of a request through the project's files: a message up to its nudge, and a sign-in up to its redirect.
 
-A file counts when it is first entered, a move is a call into another file than the call before it, and a
-return is a move to a file seen before. Only calls count: coming back to the caller is no move. Project files
-are the Python files of this repository, less its tests, benches and migrations.
+The benchmark traces function calls. *Files* is the number of different files entered, a *move* is a call into another
+file than that of the previous call, and a *return* is a move to a file entered before. Returning from a call is not a
+move. Project files are the Python files of this repository except tests, benchmarks and migrations.
 
-The counts have three parts. *View* is what runs inside the callable that Django's resolver found. *DRF's hooks*
-are what REST framework calls by itself for such a view: authentication, permissions, negotiation, parsing,
-rendering, and turning exceptions into answers. *Middleware* is the rest. The request is made by Django's test
-client in this thread, so what stands before Django's handler (ASGI) and the thread that sends nudges are not
-in it. Each request is made once before it is followed, so that imports and caches do not count; the log level
-is that of a server, and rate limits are off.
+The calls are counted in three parts. *View* is everything inside the view that Django's resolver returns. *DRF's hooks*
+are the calls that REST framework makes for a view: authentication, permissions, negotiation, parsing, rendering and
+exception handling. *Middleware* is the rest. Django's test client makes the requests in this thread, so ASGI and the
+thread that sends nudges are not included. Each request is made once before it is traced, so that imports and caches do
+not count. The log level is that of a server, and rate limits are off.
 
-To follow the code of another commit, copy this file into its ``bench/`` and run ``python -m bench.path`` there.
-``--moves`` prints every move of the view.
+To trace another commit, copy this file into its ``bench/`` folder and run ``python -m bench.path`` there. ``--moves``
+prints every move of the view.
 """
 
 import enum
@@ -33,19 +32,19 @@ from bench import report
 
 ROOT = Path(__file__).resolve().parent.parent
 APART = {"tests", "bench", "data"}
-"""Folders at the root whose files are not followed; those whose names begin with a dot are not either."""
+"""Top-level folders whose files are not traced. Hidden folders are not traced either."""
 DRF_HOOKS = {
     *("initialize_request", "initial", "check_object_permissions"),
     *("handle_exception", "finalize_response"),  # those five of its views
     *("_authenticate", "_parse"),  # of its request
     "rendered_content",  # of its response
 }
-"""Methods by which REST framework calls what a project gave it."""
+"""Methods in which REST framework calls the classes that a project configures."""
 WITH_MOVES = "--moves" in sys.argv
 
 
 class Part(enum.StrEnum):
-    """Whose work a call is."""
+    """The part of a request that a call belongs to."""
 
     MIDDLEWARE = "middleware"
     HOOK = "DRF's hooks"
@@ -54,7 +53,7 @@ class Part(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a project's function, or a generator that goes on."""
+    """A call of a function of the project, or the continuation of a generator."""
 
     file: str
     function: str
@@ -65,7 +64,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Count:
-    """Of a sequence of calls."""
+    """The counts of a sequence of calls."""
 
     files: int
     moves: int
@@ -74,18 +73,18 @@ class Count:
 
 @dataclass(frozen=True)
 class Way:
-    """One followed request, and how few files and returns its view should come to."""
+    """A traced request, and the goals for the files and returns of its view."""
 
     name: str
     request: str
     calls: Sequence[Call]
     end: str
-    """What the view leads to: ``nudge`` ends with what runs after the commit, others with the view."""
+    """The result of the view. With ``nudge`` the calls after the commit are included, otherwise only the view."""
     max_files: int
     max_returns: int | None = None
 
     def counts(self) -> dict[str, Count]:
-        """The counts, by what they are of."""
+        """Return the counts of each part of the request, by name."""
         parts = {
             "everything": self.calls,
             "middleware": _of(self.calls, Part.MIDDLEWARE),
@@ -102,11 +101,11 @@ class Way:
         return {name: count(calls) for name, calls in parts.items()}
 
     def view(self) -> Sequence[Call]:
-        """The calls that the goal is about."""
+        """Return the calls that the goal applies to."""
         return _of(self._to_end(), Part.VIEW)
 
     def reach(self) -> str:
-        """The goal in words."""
+        """Return the goal as a text."""
         returns = "" if self.max_returns is None else f", returns <= {self.max_returns}"
         return f"<= {self.max_files}{returns}"
 
@@ -121,7 +120,7 @@ class Way:
 
 
 def run() -> list[dict[str, Any]]:
-    """Print the ways; one figure a count, whose number is that of the files."""
+    """Print the traced requests. Return one figure per count; its value is the number of files."""
     figures = []
     for way in (_message(), *_sign_in()):
         _print(way)
@@ -144,7 +143,7 @@ def run() -> list[dict[str, Any]]:
 
 
 def _message() -> Way:
-    """Say something by an API key in a conversation where something was said before."""
+    """Trace a message that is posted with an API key to a conversation that has a message already."""
     from accounts import services
 
     user = services.create_user(email=f"path-{time.time_ns()}@example.com")
@@ -154,10 +153,10 @@ def _message() -> Way:
     def post(path: str, **body: str) -> Any:
         return browser.post(path, data=body, content_type="application/json")
 
-    made = post("/api/v1/conversations")
-    assert made.status_code == 201, made.content
-    path = f"/api/v1/conversations/{made.json()['id']}/messages"
-    for _ in range(2):  # the second time is the one that counts
+    created = post("/api/v1/conversations")
+    assert created.status_code == 201, created.content
+    path = f"/api/v1/conversations/{created.json()['id']}/messages"
+    for _ in range(2):  # the second request is the one that counts
         with _followed(path) as calls:
             answer = post(path, text="Hello")
         assert answer.status_code == 202, answer.content
@@ -166,7 +165,7 @@ def _message() -> Way:
 
 
 def _sign_in() -> Sequence[Way]:
-    """Sign in with a provider as somebody who did so before: both requests, and the second alone."""
+    """Trace a returning user's sign-in with a provider: both requests together, and the second alone."""
     from accounts.models import IdentityProvider
     from tests.fakes.oidc_provider import OidcProvider
 
@@ -182,7 +181,7 @@ def _sign_in() -> Sequence[Way]:
         row.save()
         person = provider.add_person(f"path-{time.time_ns()}")
         leave, come_back = f"/oidc/{row.slug}/sign-in", f"/oidc/{row.slug}/callback"
-        for _ in range(2):  # the second time is the one that counts
+        for _ in range(2):  # the second sign-in is the one that counts
             browser = _browser()
             with _followed(leave) as leaving:
                 left = browser.get(leave)
@@ -213,7 +212,7 @@ def _browser(**headers: str) -> Any:
 
 @contextmanager
 def _followed(path: str) -> Iterator[list[Call]]:
-    """Note the project's calls in this thread while a request is made for ``path``."""
+    """Record the project's calls in this thread while a request is made for ``path``."""
     from django.core.handlers.base import BaseHandler
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.urls import resolve
@@ -249,7 +248,7 @@ def _followed(path: str) -> Iterator[list[Call]]:
 
 @contextmanager
 def _log_like_a_server() -> Iterator[None]:
-    """Log at a server's usual level, to nowhere."""
+    """Log at a server's usual level and discard the output."""
     root = logging.getLogger()
     level, handlers = root.level, [h for h in root.handlers if hasattr(h, "setStream")]
     streams = [handler.setStream(io.StringIO()) for handler in handlers]
@@ -264,7 +263,7 @@ def _log_like_a_server() -> Iterator[None]:
 
 @cache
 def _project_file(name: str) -> str:
-    """The path of a project file below the root; nothing for any other."""
+    """Return the path of a project file relative to the root; "" for all other files."""
     path = Path(name)
     if not path.is_relative_to(ROOT):
         return ""
@@ -289,7 +288,7 @@ def count(calls: Iterable[Call]) -> Count:
 
 
 def _moves(calls: Iterable[Call]) -> list[Call]:
-    """The first call, and every call into another file than the call before it."""
+    """Return the first call, and every call into another file than that of the previous call."""
     walked: list[Call] = []
     for call in calls:
         if not walked or walked[-1].file != call.file:
@@ -337,7 +336,9 @@ def _print_list(title: str, calls: Iterable[Call]) -> None:
     print("\n".join(["", f"{title}: {'' if lines else 'nothing'}".rstrip(), *lines]))
 
 
-if __name__ == "__main__":  # also on a commit whose list of benches does not have this one
+if (
+    __name__ == "__main__"
+):  # works also in a commit whose list of benchmarks does not contain this one
     from bench import __main__ as benches
 
     benches.NAMES = ("path",)

@@ -1,4 +1,4 @@
-"""What all benches share: a figure is a measurement beside its reference, taken in the same run."""
+"""The report of the benchmarks. A figure is a measurement with its reference from the same run."""
 
 import json
 import os
@@ -21,7 +21,10 @@ def figure(
     reach: str = "",
     **more: Any,
 ) -> dict[str, Any]:
-    """One row. ``ratio`` is ours to the reference's; ``reach`` is what it should come to, in words."""
+    """Print and return one row of the report.
+
+    ``ratio`` is ``ours`` divided by ``reference``. ``reach`` is the goal as a text.
+    """
     row: dict[str, Any] = {"bench": bench, "what": what, "ours": _short(ours), "unit": unit}
     if reference is not None:
         row |= {
@@ -33,13 +36,13 @@ def figure(
     return row
 
 
-def best_of(rates: Sequence[float]) -> float:
-    """The middle of several takes: one slow take on a busy machine must not decide."""
+def typical(rates: Sequence[float]) -> float:
+    """Return the median of several measurements, so that one slow measurement does not count."""
     return median(rates)
 
 
 def table(figures: Iterable[dict[str, Any]]) -> str:
-    """The figures for people."""
+    """Return the figures as a table for people."""
     names = ("bench", "what", "ours", "reference", "ratio", "unit", "reach")
     rows = [names, *(tuple(_cell(figure.get(name)) for name in names) for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
@@ -51,7 +54,7 @@ def table(figures: Iterable[dict[str, Any]]) -> str:
 
 
 def save(figures: list[dict[str, Any]], path: Path = RESULTS) -> None:
-    """The figures for programs, with the machine they were taken on."""
+    """Write the figures and a description of this machine to a JSON file."""
     machine = {
         "cores": os.cpu_count(),
         "load": [round(value, 2) for value in os.getloadavg()],

@@ -1,4 +1,4 @@
-"""REST reads by API key beside a bare Django view that runs the same SQL on the same server, over growing tables."""
+"""The benchmark of REST reads with an API key, compared with a minimal Django view that runs the same SQL."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from conversations.models import Conversation
 from lib import prepared
 
 IS_FULL = "--full" in sys.argv
-"""Tables as large as they are to be flat for; without it what fits into a minute."""
+"""Whether to use tables of the full size. Otherwise the benchmark takes about a minute."""
 SIZES = (100, 1_000, 10_000, 100_000) if IS_FULL else (1_000, 20_000)
 LOGS = (1_000, 10_000, 100_000, 1_000_000) if IS_FULL else (1_000, 100_000)
 ROUNDS, SECONDS = (3, 1.0) if IS_FULL else (3, 0.7)
@@ -34,12 +34,12 @@ REACH = {"list": ">= 0.6", "events": ">= 0.6"} | dict.fromkeys(
 
 
 def run() -> list[dict]:
-    """One figure a route and size: processor time per request, ours and bare, and bare's share of ours."""
+    """Return one figure per route and size: the requests per second of one core, ours and of the reference."""
     return compare(filled())
 
 
 def filled() -> list[Route]:
-    """Fill the tables; what to ask for then: name, path, API key."""
+    """Fill the tables and return the routes to measure: name, path and API key."""
     owners = [_owner(size) for size in SIZES]
     user, key = owners[0]
     logs = [(_log(user, size), size) for size in LOGS]
@@ -59,7 +59,7 @@ def filled() -> list[Route]:
 
 
 def compare(routes: list[Route]) -> list[dict[str, Any]]:
-    """Measure each route beside its bare view."""
+    """Measure each route and its reference."""
     with tempfile.TemporaryDirectory() as folder:
         queries = Path(folder) / "queries.json"
         captured = {name.replace("/", "-"): _queries(url, key) for name, url, key in routes}
@@ -86,7 +86,7 @@ def _measure(ours: Web, bare: Web, route: Route, queries: int) -> dict[str, Any]
     load.run(ours.pid, ours.url + url, seconds=0.3, headers=headers)
     load.run(bare.pid, reference, seconds=0.3)
     mine, theirs = [], []
-    for _ in range(ROUNDS):  # in turns, so that a busy moment of the machine meets both
+    for _ in range(ROUNDS):  # in alternation, so that other load on the machine affects both
         mine.append(load.run(ours.pid, ours.url + url, seconds=SECONDS, headers=headers))
         theirs.append(load.run(bare.pid, reference, seconds=SECONDS))
     own = statistics.median(found.cpu_ms for found in mine)
@@ -108,7 +108,7 @@ def _measure(ours: Web, bare: Web, route: Route, queries: int) -> dict[str, Any]
 
 
 def _flatness(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adds how much dearer each size is than a thousand rows."""
+    """Add the cost of each size relative to a thousand rows."""
     thousand = {
         f["what"].partition("/")[0]: f["cpu_ms"] for f in figures if f["what"].endswith("/1000")
     }
@@ -120,36 +120,35 @@ def _flatness(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _queries(url: str, key: str) -> list[str]:
-    """The statements of a request as text, in their order; the first one is that of the API key."""
+    """Return the SQL statements of a request in their order. The first one looks up the API key."""
     client = APIClient(headers={"Authorization": f"Bearer {key}", "Host": "127.0.0.1"})
-    found: list[str] = []
+    statements: list[str] = []
     fetch = prepared.fetch
 
-    def noted(statement: str, parameters: Any, **options: Any) -> Any:
+    def record_fetch(statement: str, parameters: Any, **options: Any) -> Any:
         connection.ensure_connection()
         with psycopg.ClientCursor(connection.connection) as cursor:
-            found.append(cursor.mogrify(statement, parameters))
+            statements.append(cursor.mogrify(statement, parameters))
         return fetch(statement, parameters, **options)
 
-    def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:  # noqa: FBT001
+    def record(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:  # noqa: FBT001
         with psycopg.ClientCursor(connection.connection) as cursor:
-            found.append(cursor.mogrify(sql, params))
+            statements.append(cursor.mogrify(sql, params))
         return execute(sql, params, many, context)
 
-    with mock.patch.object(prepared, "fetch", noted), connection.execute_wrapper(note):
+    with mock.patch.object(prepared, "fetch", record_fetch), connection.execute_wrapper(record):
         tries = []
-        for _ in range(
-            3
-        ):  # the first one notes the key's use; one in some seconds reads the maintenance switch
-            found.clear()
-            answer = client.get(url)
-            assert answer.status_code == 200, answer.content
-            tries.append(list(found))
+        # The first request also stores the last use of the key, and one every few seconds reads the maintenance switch.
+        for _ in range(3):
+            statements.clear()
+            response = client.get(url)
+            assert response.status_code == 200, response.content
+            tries.append(list(statements))
     return min(tries, key=len)
 
 
 def _owner(size: int) -> tuple[User, str]:
-    """A user with so many conversations, each with its usage and a finished start, and a key."""
+    """Create a user with ``size`` conversations, each with usage and a finished start; return it with an API key."""
     user = accounts.create_user(email=f"rest-{time.time_ns()}@example.com")
     _, key = accounts.issue_api_key(user=user, name="bench")
     organization = user.personal_organization.pk
@@ -193,7 +192,7 @@ def _owner(size: int) -> tuple[User, str]:
 
 
 def _chooser() -> str:
-    """The key of somebody with settings of their own, secrets among them, and some that the organization sets."""
+    """Return the API key of a user with settings of their own, including secrets, and settings of the organization."""
     user = accounts.create_user(email=f"rest-{time.time_ns()}@example.com")
     organization = user.personal_organization
     user_settings.change_organization_settings(
@@ -216,7 +215,7 @@ def _chooser() -> str:
 
 
 def _log(user: User, size: int) -> Any:
-    """A conversation with so many events of about a kilobyte."""
+    """Create a conversation with ``size`` events of about 400 bytes; return its id."""
     conversation = Conversation.objects.create(
         organization=user.personal_organization,
         created_by=user,

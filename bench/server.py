@@ -1,4 +1,4 @@
-"""The server under measurement, in a process of its own: our application, and beside it what it is compared to.
+"""The measured server in a separate process: this project's application and three references on the same uvicorn.
 
 ``/bare`` is a broadcaster in plain ASGI, ``/socket.io`` is python-socketio emitting to a room, and ``/consumer`` is a
 Channels consumer that gets events from the channel layer: all on the same uvicorn with the options of ``run_web``.
@@ -17,7 +17,7 @@ BURST = 1_000
 
 
 class Server:
-    """Runs until ``close``; ``ask`` calls one of its commands and gives the answer."""
+    """A server process that runs until ``close``."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -29,10 +29,14 @@ class Server:
         self.ask("wait")
 
     def ask(self, command: str, *arguments: Any, seconds: float = 120) -> Any:
-        """``cpu`` (seconds so far), ``memory`` (bytes resident), ``bare``, ``emit``, ``group``, ``wait``."""
+        """Run a command in the server process and return its result.
+
+        ``cpu`` returns the used CPU seconds, ``memory`` the resident bytes. ``bare``, ``emit`` and ``group`` broadcast
+        with the references, and ``wait`` waits until the server has started.
+        """
         self._pipe.send((command, arguments))
         if not self._pipe.poll(seconds):
-            raise TimeoutError(f"the server does not answer {command}")
+            raise TimeoutError(f"the server did not finish the command {command} in {seconds} s")
         return self._pipe.recv()
 
     def close(self) -> None:
@@ -45,7 +49,7 @@ class Server:
 
 
 class _Bare:
-    """The least there is: one ready message, handed to each socket's ``send`` in turn."""
+    """The minimal broadcaster: it passes one message to the ``send`` of each socket in turn."""
 
     def __init__(self) -> None:
         self.sends: list[Any] = []
@@ -65,7 +69,7 @@ class _Bare:
             for send in list(self.sends):
                 await send(message)
             sent += len(self.sends)
-            if sent >= BURST:  # as often as our hub
+            if sent >= BURST:  # the hub yields to the event loop equally often
                 sent = 0
                 await asyncio.sleep(0)
 
@@ -134,7 +138,7 @@ def _serve(listener: socket.socket, pipe: Any) -> None:
         ws=LeanWebSocket,
         ws_max_size=SOCKET_MESSAGE_BYTES,
         ws_per_message_deflate=False,
-        ws_ping_interval=None,  # the crowd answers none
+        ws_ping_interval=None,  # the clients of ``bench.sockets`` do not respond to pings
         timeout_graceful_shutdown=1,
     )
     freeze_loaded()  # as ``run_web`` does

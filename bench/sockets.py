@@ -1,4 +1,4 @@
-"""A crowd of plain WebSocket clients in one process, cheap enough not to be what is measured."""
+"""Many plain WebSocket clients in one process, cheap enough not to influence the measurement."""
 
 import json
 import multiprocessing
@@ -16,7 +16,10 @@ HANDSHAKE = (
 
 
 class Crowd:
-    """``paths`` are opened at once; then frames whose text begins with ``mark`` are counted on each."""
+    """A process with one socket per path in ``paths``. It counts the frames whose text begins with ``mark``.
+
+    ``hello`` is a text that each client sends after the handshake.
+    """
 
     def __init__(
         self, port: int, paths: Sequence[str], mark: str, *, headers: str = "", hello: str = ""
@@ -35,11 +38,14 @@ class Crowd:
         self._expect("ready", seconds)
 
     def expect(self, each: int) -> None:
-        """Begin to count up to so many frames on each socket."""
+        """Start to count up to ``each`` frames on each socket."""
         self._pipe.send(each)
 
     def counted(self, seconds: float = 60) -> tuple[float, list[float]]:
-        """When the last frame came, by ``time.time``, and the moment of the last arrival of each number."""
+        """Wait for all expected frames. Return the time of the last frame, and of the last arrival of each number.
+
+        Times are Unix times.
+        """
         return self._expect("counted", seconds)
 
     def close(self) -> None:
@@ -48,10 +54,10 @@ class Crowd:
 
     def _expect(self, word: str, seconds: float) -> Any:
         if not self._pipe.poll(seconds):
-            raise TimeoutError(f"the sockets are not {word} after {seconds} s")
-        said, value = self._pipe.recv()
-        if said != word:
-            raise RuntimeError(f"the sockets say {said}: {value}")
+            raise TimeoutError(f"the sockets did not report {word!r} within {seconds} s")
+        reported, value = self._pipe.recv()
+        if reported != word:
+            raise RuntimeError(f"the sockets reported {reported!r}: {value}")
         return value
 
 
@@ -82,7 +88,7 @@ def _run(pipe: Any, port: int, paths: list[str], mark: bytes, words: tuple[str, 
             pipe.send(("counted", counted))
     except (EOFError, BrokenPipeError):
         return
-    except Exception as error:  # noqa: BLE001 - told to the parent
+    except Exception as error:  # noqa: BLE001 - reported to the parent process
         pipe.send(("failed", repr(error)))
 
 
@@ -102,12 +108,12 @@ def _open(port: int, path: str, headers: str) -> _Client:
 
 
 def _masked(text: bytes) -> bytes:
-    """A short text frame of a client; the mask is nought."""
+    """Return a short text frame of a client with a mask of zeros."""
     return bytes((0x81, 0x80 | len(text), 0, 0, 0, 0)) + text
 
 
 def _drain(selector: selectors.BaseSelector, clients: list[_Client], mark: bytes) -> None:
-    """Read what came with joining, and begin to count at nought."""
+    """Read the frames that arrive after joining, and reset the counters to zero."""
     until = time.time() + 0.3
     while time.time() < until:
         _poll(selector, mark, 0.05)
@@ -153,8 +159,8 @@ def _poll(
 
 
 def _take(buffer: bytearray, mark: bytes) -> int:
-    """Whole frames off the buffer; how many carry the mark."""
-    at, found, size = 0, 0, len(buffer)
+    """Remove complete frames from the buffer; return how many of them begin with the mark."""
+    at, count, size = 0, 0, len(buffer)
     while size - at >= 2:
         length, head = buffer[at + 1] & 127, 2
         if length == 126:
@@ -167,14 +173,14 @@ def _take(buffer: bytearray, mark: bytes) -> int:
             length, head = struct.unpack_from(">Q", buffer, at + 2)[0], 10
         if size - at - head < length:
             break
-        found += buffer.startswith(mark, at + head)
+        count += buffer.startswith(mark, at + head)
         at += head + length
     del buffer[:at]
-    return found
+    return count
 
 
 def text_of_kilobyte() -> str:
-    """An event of about 1 KB, as sockets get it."""
+    """Return an event of about 1 KB in the form that sockets receive."""
     return json.dumps(
         {"type": "event", "seq": 1, "event": {"text": "x" * 950}}, separators=(",", ":")
     )

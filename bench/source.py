@@ -1,4 +1,4 @@
-"""A source tree read as text: its files, which module imports which, and the cycles in that. Imports none of it."""
+"""The analysis of a source tree without importing it: its files, its imports and the import cycles."""
 
 import ast
 import io
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 KINDS = ("import", "deferred", "typing")
-"""Of imports, the strongest first: when the module loads, inside a function, under `if TYPE_CHECKING`."""
+"""Kinds of imports, strongest first: at module load, inside a function, and under `if TYPE_CHECKING`."""
 
 
 class File:
-    """One Python file; ``path`` is relative to the tree."""
+    """A Python file. ``path`` is relative to the root of the tree."""
 
     def __init__(self, root: Path, path: Path) -> None:
         self.path, self.text = path, (root / path).read_text(encoding="utf-8")
@@ -35,14 +35,14 @@ class File:
 
     @cached_property
     def docstring_lines(self) -> int:
-        """Of docstrings, and of strings that stand below what they explain."""
+        """The number of lines of docstrings, and of strings below the variables they document."""
         nodes = (node.value for node in ast.walk(self.tree) if isinstance(node, ast.Expr))
         values = (node.value for node in nodes if isinstance(node, ast.Constant))
         return sum(_filled(value) for value in values if isinstance(value, str))
 
 
 class Import(NamedTuple):
-    """One module imports another; ``kind`` is the strongest of its ways to do so."""
+    """An import of one module by another. ``kind`` is the strongest kind if there are several."""
 
     importer: str
     imported: str
@@ -54,18 +54,21 @@ class Import(NamedTuple):
 
 
 def read(root: Path, folder: str) -> list[File]:
-    """Read every Python file below a folder of the tree, hidden folders aside."""
+    """Read every Python file below a folder of the tree, except in hidden folders."""
     paths = (path.relative_to(root) for path in sorted((root / folder).rglob("*.py")))
     return [File(root, p) for p in paths if not any(part.startswith(".") for part in p.parts)]
 
 
 def is_written(path: Path) -> bool:
-    """Tell source that people write from migrations and generated code."""
+    """Return whether people write a file, as opposed to migrations and generated code."""
     return "migrations" not in path.parts and "_pb2" not in path.name
 
 
 def imports_of(files: list[File]) -> list[Import]:
-    """Resolve imports among the files as import-linter does, one a pair: a module, not the package around it."""
+    """Return the imports among the files, one per pair of modules.
+
+    As in import-linter, ``from package import module`` is an import of the module, not of the package.
+    """
     modules = {file.module for file in files}
     kinds: dict[tuple[str, str], str] = {}
     for file in files:
@@ -78,7 +81,7 @@ def imports_of(files: list[File]) -> list[Import]:
 
 
 def _statements(nodes: Iterable[ast.AST], kind: str) -> Iterator[tuple[str, str]]:
-    """Walk to what is imported, by kind. Relative imports do not occur: the linter bans them."""
+    """Yield the imported names with their kind. Relative imports are not handled, because ruff bans them."""
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((name.name, kind) for name in node.names)
@@ -96,7 +99,7 @@ def _statements(nodes: Iterable[ast.AST], kind: str) -> Iterator[tuple[str, str]
 
 
 def cycles(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """Find the strongly connected components of more than one node, largest first."""
+    """Return the strongly connected components with more than one node, largest first."""
     ahead: dict[str, set[str]] = defaultdict(set)
     for importer, imported in pairs:
         if importer != imported:
@@ -114,10 +117,13 @@ def cycles(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
 
 
 def sibling_cycles(imports: list[Import]) -> dict[str, list[list[str]]]:
-    """Squash each child of a package with all below it, then find the cycles among children; ``.`` is the tree."""
+    """Return the cycles among the children of each package, where a child includes all modules below it.
+
+    The package ``.`` is the root of the tree.
+    """
     pairs: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for found in imports:
-        here, there = found.importer.split("."), found.imported.split(".")
+    for edge in imports:
+        here, there = edge.importer.split("."), edge.imported.split(".")
         for depth, children in enumerate(zip(here, there, strict=False)):
             if children[0] != children[1]:
                 pairs[".".join(here[:depth]) or "."].add(children)

@@ -1,4 +1,4 @@
-"""What a web process costs before it does anything: time to the first answer, and memory."""
+"""The benchmark of a web process's start: the time until the first response, and the memory of an idle process."""
 
 import statistics
 
@@ -11,7 +11,7 @@ STARTS = 3
 
 
 def run() -> list[dict]:
-    """Seconds and megabytes, each beside the same server with one bare view."""
+    """Return seconds and megabytes, compared with a server that has one minimal view."""
     own = [_start() for _ in range(STARTS)]
     bare = [_start(settings="bench.bare_settings") for _ in range(STARTS)]
     seconds, megabytes = (statistics.median(column) for column in zip(*own, strict=True))
@@ -27,9 +27,9 @@ def run() -> list[dict]:
 
 
 def _start(**options: str) -> tuple[float, float]:
-    with web(**options) as found:
-        return found.first_seconds, _megabytes(found)
+    with web(**options) as process:
+        return process.first_seconds, _megabytes(process)
 
 
-def _megabytes(found: Web) -> float:
-    return psutil.Process(found.pid).memory_info().rss / 1_000_000
+def _megabytes(process: Web) -> float:
+    return psutil.Process(process.pid).memory_info().rss / 1_000_000

@@ -1,10 +1,10 @@
-"""`python -m bench.structure [TREE] [--json]`: measures the shape of a source tree, to compare two checkouts by.
+"""`python -m bench.structure [TREE] [--json]`: measure the structure of a source tree, to compare two checkouts.
 
-Reads files and imports nothing of the project, so TREE may have another layout than this one. Knows two: packages
-with ``openhands_site/lib`` and a ``compat`` in each app, and packages with ``lib`` and ``compat`` beside the apps.
+The script reads files and imports nothing of the project. TREE may have one of two layouts: with
+``openhands_site/lib`` and a ``compat`` package in each app, or with ``lib`` and ``compat`` beside the apps.
 
-Source is the Python of the top-level packages but tests, benches and examples. Sizes leave out migrations and
-generated code. A code line is one that is neither blank nor a comment alone, so the lines of docstrings are among them.
+Source is the Python code of the top-level packages except tests, benchmarks and examples. Sizes exclude migrations and
+generated code. A code line is a line that is neither blank nor only a comment; it may be part of a docstring.
 """
 
 import argparse
@@ -23,24 +23,24 @@ from bench.source import KINDS, File, Import, cycles, imports_of, is_written, re
 
 NOT_SOURCE = {"tests", "bench", "examples", "docs", "deploy"}
 APPS = ("lib", "accounts", "billing", "conversations", "integrations", "compat", "openhands_site")
-"""Lowest first. ``openhands_site.lib`` is ``lib`` in either layout."""
+"""The apps in import order, lowest first. ``openhands_site.lib`` counts as ``lib``."""
 EDGES = (
     *("api", "web", "pages", "page", "views", "urls", "admin", "tasks", "webhooks", "management"),
     *("consumers", "sockets", "realtime", "routing", "grpc", "sign_in", "manager"),
 )
 LAYERS = {"models": 0, "queue": 1, "services": 2, **dict.fromkeys(EDGES, 3), "compat": 4}
-"""Of an app, lowest first. The first part of a module's name that is one of these, or has one as a word, decides."""
+"""The layers inside an app, lowest first. The first part of a module's name that is or contains a key decides."""
 LARGE_FILE = 400
 
 
 def app_of(module: str) -> str:
-    """Name the app of a module, the same in both layouts."""
+    """Return the app of a module, independent of the layout."""
     parts = module.split(".")
     return "lib" if parts[:2] == ["openhands_site", "lib"] else parts[0]
 
 
 def layer_of(module: str) -> int | None:
-    """Tell the layer of a module inside its app; None where no part of its name says one."""
+    """Return the layer of a module inside its app, or None if no part of its name is a layer."""
     for part in module.split(".")[1:]:
         for word in (part, part.removesuffix("s"), *part.split("_")):
             if word in LAYERS:
@@ -49,21 +49,21 @@ def layer_of(module: str) -> int | None:
 
 
 def upward(files: list[File], imports: list[Import]) -> dict[str, Any]:
-    """List the imports against the order, between apps and between the layers of one app."""
+    """Return the imports that violate the order, between apps and between the layers of one app."""
     between, inside = [], []
-    for found in imports:
-        low, high = app_of(found.importer), app_of(found.imported)
-        layers = layer_of(found.importer), layer_of(found.imported)
+    for edge in imports:
+        low, high = app_of(edge.importer), app_of(edge.imported)
+        layers = layer_of(edge.importer), layer_of(edge.imported)
         if low == high and None not in layers and layers[0] < layers[1]:
-            inside.append(found)
+            inside.append(edge)
         elif {low, high} <= set(APPS) and APPS.index(low) < APPS.index(high):
-            between.append(found)
-    pairs = Counter(f"{app_of(found.importer)} -> {app_of(found.imported)}" for found in between)
+            between.append(edge)
+    pairs = Counter(f"{app_of(edge.importer)} -> {app_of(edge.imported)}" for edge in between)
     report: dict[str, Any] = {}
-    for name, some in (("between apps", between), ("inside an app", inside)):
-        kinds = Counter(found.kind for found in some)
-        report[name] = {"but typing": len(some) - kinds["typing"]} | {k: kinds[k] for k in KINDS}
-        report[f"{name}, each"] = [str(found) for found in some]
+    for name, edges in (("between apps", between), ("inside an app", inside)):
+        kinds = Counter(edge.kind for edge in edges)
+        report[name] = {"but typing": len(edges) - kinds["typing"]} | {k: kinds[k] for k in KINDS}
+        report[f"{name}, each"] = [str(edge) for edge in edges]
     return report | {
         "between apps, by pair": dict(pairs.most_common()),
         "modules": len(files),
@@ -73,13 +73,13 @@ def upward(files: list[File], imports: list[Import]) -> dict[str, Any]:
 
 
 def all_cycles(imports: list[Import]) -> dict[str, Any]:
-    """Find cycles of modules, of apps and of siblings, with and without imports inside functions."""
+    """Return the cycles of modules, of apps and of siblings, with and without imports inside functions."""
     report: dict[str, Any] = {}
     for name, kinds in (("with deferred", KINDS[:2]), ("without deferred", KINDS[:1])):
-        some = [found for found in imports if found.kind in kinds]
-        modules = cycles((found.importer, found.imported) for found in some)
-        apps = cycles((app_of(found.importer), app_of(found.imported)) for found in some)
-        siblings = [(p, ring) for p, rings in sibling_cycles(some).items() for ring in rings]
+        edges = [edge for edge in imports if edge.kind in kinds]
+        modules = cycles((edge.importer, edge.imported) for edge in edges)
+        apps = cycles((app_of(edge.importer), app_of(edge.imported)) for edge in edges)
+        siblings = [(p, ring) for p, rings in sibling_cycles(edges).items() for ring in rings]
         report |= {
             f"of modules, {name}": {"cycles": len(modules), "modules": sum(map(len, modules))},
             f"of modules, {name}, each": [_ring(nodes) for nodes in modules],
@@ -94,17 +94,20 @@ def all_cycles(imports: list[Import]) -> dict[str, Any]:
     return report
 
 
-def rooms(files: list[File]) -> dict[str, Any]:
-    """Measure apps, groups (an app's packages, and its loose modules) and rooms (folders that hold Python directly)."""
+def folder_sizes(files: list[File]) -> dict[str, Any]:
+    """Return the sizes of apps, groups and rooms.
+
+    A group is a package of an app, or the modules directly in the app. A room is a folder that contains Python files.
+    """
     total = sum(file.code_lines for file in files)
 
     def shares(name_of: Callable[[File], str]) -> dict[str, dict[str, float]]:
         lines: Counter[str] = Counter()
         for file in files:
             lines[name_of(file)] += file.code_lines
-        held = Counter(map(name_of, files))
+        numbers = Counter(map(name_of, files))
         return {
-            name: {"lines": count, "percent": round(100 * count / total, 1), "files": held[name]}
+            name: {"lines": count, "percent": round(100 * count / total, 1), "files": numbers[name]}
             for name, count in lines.most_common()
         }
 
@@ -123,7 +126,7 @@ def rooms(files: list[File]) -> dict[str, Any]:
 
 
 def sizes(files: list[File]) -> dict[str, Any]:
-    """Measure functions from `def` to their end and files that are not empty, in lines; name loose modules."""
+    """Return the lengths in lines of functions and of non-empty files, and the modules directly in an app."""
     functions = sorted(
         ((node.end_lineno or 0) - node.lineno + 1, f"{file.path}:{node.name}")
         for file in files
@@ -148,7 +151,7 @@ def sizes(files: list[File]) -> dict[str, Any]:
 
 
 def words(files: list[File], tests: list[File]) -> dict[str, Any]:
-    """Count comments and docstrings beside the code, and tests beside the source."""
+    """Return the number of comments and docstrings per code line, and the ratio of tests to source."""
     report: dict[str, Any] = {}
     for name in ("comment_lines", "docstring_lines"):
         count = sum(getattr(file, name) for file in files)
@@ -166,10 +169,10 @@ def words(files: list[File], tests: list[File]) -> dict[str, Any]:
 
 
 def checks(files: list[File], tests: list[File], root: Path) -> dict[str, Any]:
-    """Count the comments that silence mypy and ruff, and name the contracts of import-linter."""
+    """Return the number of comments that silence mypy and ruff, and the contracts of import-linter."""
     tools = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     mypy = tools.get("mypy", {})
-    disabling = [one for one in mypy.get("overrides", []) if "disable_error_code" in one]
+    disabling = [entry for entry in mypy.get("overrides", []) if "disable_error_code" in entry]
     report: dict[str, Any] = {}
     for name, some in (("source", files), ("tests", tests)):
         comments = [token.string for file in some for token in file.comments]
@@ -182,7 +185,7 @@ def checks(files: list[File], tests: list[File], root: Path) -> dict[str, Any]:
         "mypy is strict": mypy.get("strict", False),
         "mypy overrides with disable_error_code": len(disabling),
         "mypy overrides with disable_error_code, each": [
-            f"{' '.join(one['disable_error_code'])}: {one['module']}" for one in disabling
+            f"{' '.join(entry['disable_error_code'])}: {entry['module']}" for entry in disabling
         ],
         "contracts of import-linter": [
             f"{contract['type']}: {contract['name']}"
@@ -192,9 +195,9 @@ def checks(files: list[File], tests: list[File], root: Path) -> dict[str, Any]:
 
 
 def repeats(root: Path) -> dict[str, Any]:
-    """Ask the command `duplicates` for runs of repeated lines. It lists 200 pairs at most, boilerplate last."""
+    """Return the counts of repeated lines from the command `duplicates`, which lists at most 200 pairs."""
     if not shutil.which("duplicates"):
-        return {"not measured": "there is no command `duplicates` on PATH"}
+        return {"not measured": "the command `duplicates` is not on PATH"}
     command = ["duplicates", "--most", "200", "--seconds", "120", "--repo", str(root)]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     listed = ("rows listed", "rows outside tests and bench", "rows outside generated code too")
@@ -213,7 +216,7 @@ def repeats(root: Path) -> dict[str, Any]:
 
 
 def measure(root: Path) -> dict[str, Any]:
-    """Measure everything."""
+    """Return all figures of a tree, by section."""
     packages = {path.parent.name for path in root.glob("*/__init__.py")} - NOT_SOURCE
     everything = [file for package in sorted(packages) for file in read(root, package)]
     files = [file for file in everything if is_written(file.path)]
@@ -221,7 +224,7 @@ def measure(root: Path) -> dict[str, Any]:
     return {
         "upward imports": upward(files, imports),
         "import cycles": all_cycles(imports),
-        "rooms": rooms(files),
+        "rooms": folder_sizes(files),
         "sizes in lines": sizes(files),
         "words and tests": words(files, tests),
         "checks": checks(files, tests, root),
@@ -230,7 +233,7 @@ def measure(root: Path) -> dict[str, Any]:
 
 
 def table(name: str, value: Any, indent: str = "") -> Iterator[str]:
-    """Lay figures out for people: a figure a row, what belongs to it below."""
+    """Yield the rows of a table for people: one row per figure, with its details below."""
     label = f"{indent}{name}".ljust(50)
     if isinstance(value, list):
         yield f"{label}{'' if value else 'none'}"
@@ -246,9 +249,18 @@ def table(name: str, value: Any, indent: str = "") -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m bench.structure", description="Measure a tree.")
-    parser.add_argument("tree", nargs="?", default=".", type=Path, metavar="TREE")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser = argparse.ArgumentParser(
+        "python -m bench.structure", description="Measure the structure of a source tree."
+    )
+    parser.add_argument(
+        "tree",
+        nargs="?",
+        default=".",
+        type=Path,
+        metavar="TREE",
+        help="folder of a checkout (default: the current folder)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args()
     report = measure(args.tree.resolve())
     rows = (row.rstrip() for name, figures in report.items() for row in table(name, figures))
@@ -260,7 +272,7 @@ def _ring(nodes: list[str]) -> str:
 
 
 def _spread(values: list[int], **percents: int) -> dict[str, int]:
-    """Take percentiles of ordered values, each a value that occurs."""
+    """Return percentiles of sorted values. Each percentile is one of the values."""
     named = {name: values[ceil(p * len(values) / 100) - 1] for name, p in percents.items()}
     return {"number": len(values)} | named | {"max": values[-1]}
 

@@ -1,6 +1,6 @@
-"""What the table of events costs as it grows: many logs that grow side by side, the worst locality there is.
+"""The benchmark of the table of events at growing sizes, with many logs that grow in parallel (the worst locality).
 
-With ``--full`` up to 10,000,000 rows, which take 7 GB and a quarter of an hour.
+``--full`` measures up to 10,000,000 rows, which take 7 GB and a quarter of an hour.
 """
 
 import random
@@ -21,7 +21,7 @@ from lib.bus import publisher
 SIZES = (200_000, 2_000_000, 10_000_000) if "--full" in sys.argv else (100_000, 500_000)
 LOGS = 20_000
 PAGE = SIZES[0] // LOGS
-"""Events of a page: what the shortest logs have."""
+"""The number of events of a page: the length of a log at the smallest size."""
 CHUNK = 250_000
 TAKES = 400
 INDEXES = ("event_seq_unique", "event_id_unique", "conversations_event_pkey")
@@ -36,7 +36,7 @@ ORDER BY n"""
 
 
 def run() -> list[dict[str, Any]]:
-    """Milliseconds of each act at each size, beside the same at the smallest; then what the table takes."""
+    """Return the milliseconds of each operation by size, compared with the smallest size, and the table's size."""
     user, _ = logs.user_with_key()
     pks = _conversations(user)
     figures: list[dict[str, Any]] = []
@@ -69,21 +69,21 @@ def run() -> list[dict[str, Any]]:
 
 
 def _conversations(user: Any) -> list[UUID]:
-    """Logs of runs from elsewhere: to those anybody may add."""
+    """Create conversations of external runs, to which events can be published, and return their ids."""
     fields = {"organization": user.personal_organization, "created_by": user, "is_external": True}
-    made = Conversation.objects.bulk_create(
+    rows = Conversation.objects.bulk_create(
         [Conversation(**fields, title="One of many", model="elsewhere") for _ in range(LOGS)],
         batch_size=2_000,
     )
-    return [conversation.pk for conversation in made]
+    return [conversation.pk for conversation in rows]
 
 
 def _fill(user: Any, pks: Sequence[UUID], first: int, last: int) -> None:
     organization = user.personal_organization.pk
     with connection.cursor() as cursor:
-        # What was appended while the size before was measured.
+        # Remove the events that were appended while the previous size was measured.
         cursor.execute("DELETE FROM conversations_event WHERE seq > %s", [first // LOGS])
-        # No look at each row's foreign keys.
+        # Skip the checks of foreign keys, which take most of the time.
         cursor.execute("SET session_replication_role = replica")
         for start in range(first, last, CHUNK):
             stop = min(start + CHUNK, last) - 1
@@ -112,14 +112,14 @@ def _append(pk: UUID) -> None:
 
 
 def _times(act: Callable[[UUID], Any], pks: Sequence[UUID]) -> tuple[float, float]:
-    """Middle and 95th percentile, each on another log: most of what is touched is not in memory's caches."""
-    taken = []
+    """Return the median and the 95th percentile in milliseconds, measured on different logs to avoid cached pages."""
+    milliseconds = []
     for pk in random.sample(pks, TAKES):
         started = time.perf_counter()
         act(pk)
-        taken.append((time.perf_counter() - started) * 1000)
-    taken.sort()
-    return report.best_of(taken), taken[int(len(taken) * 0.95)]
+        milliseconds.append((time.perf_counter() - started) * 1000)
+    milliseconds.sort()
+    return report.typical(milliseconds), milliseconds[int(len(milliseconds) * 0.95)]
 
 
 def _sizes(size: int, rate: float) -> dict[str, Any]:

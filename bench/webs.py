@@ -1,4 +1,4 @@
-"""Web processes under measurement."""
+"""The start of web processes for measurements."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Web:
-    """A process and where it answers; ``first_seconds`` is the time from its start to the first 200."""
+    """A web process and its URL. ``first_seconds`` is the time from its start to its first response with 200."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", url: str, first_seconds: float) -> None:
         self.process, self.url, self.first_seconds = process, url, first_seconds
@@ -26,13 +26,16 @@ class Web:
 
 @contextlib.contextmanager
 def web(*command: str, settings: str = "", **environment: str) -> Iterator[Web]:
-    """``run_web`` (or ``command``, in which ``{fd}`` and ``{port}`` stand for where to listen)."""
+    """Run a web process during the block.
+
+    It is ``run_web``, or ``command`` with ``{fd}`` or ``{port}`` as placeholders for the socket to listen on.
+    """
     listener = socket.create_server(("127.0.0.1", 0), backlog=256)
     port = listener.getsockname()[1]
     os.set_inheritable(listener.fileno(), True)
     words = command or (sys.executable, str(ROOT / "manage.py"), "run_web", "--fd", "{fd}")
     if not any("{fd}" in word for word in words):
-        listener.close()  # it listens by itself
+        listener.close()  # the command opens the port itself
     fd = listener.fileno()
     words = tuple(word.format(fd=fd, port=port) for word in words)
     variables = os.environ | environment
@@ -63,4 +66,4 @@ def _first_answer(url: str, started: float, process: "subprocess.Popen[bytes]") 
             if answer.status == 200:
                 return time.perf_counter() - started
         time.sleep(0.01)
-    raise RuntimeError(f"{url} does not answer")
+    raise RuntimeError(f"{url} did not respond within 60 s")

@@ -38,7 +38,7 @@ def replacements() -> dict[str, str]:
     """Return the deprecated routes, normalized, each with its successor or ``NOTHING``."""
     return {
         normalize_route(route): facts.replaced_by
-        for route, facts in routes.declared()
+        for route, facts in routes.routes_with_facts()
         if facts.replaced_by is not None
     }
 

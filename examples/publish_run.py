@@ -1,13 +1,14 @@
-"""Publishes the run of an agent that works elsewhere: JSON lines on standard input become a conversation.
+"""Publish the events of an agent that runs elsewhere: JSON lines on standard input become a conversation.
 
     my-agent --json | python examples/publish_run.py --server localhost:50051 --title "Nightly repair"
 
-Each line is one event as the agent engine writes it: ``{"id", "kind", "source", "timestamp", ...}``. The key is
-read from ``OH_API_KEY``; it needs the scope ``events.publish``. What was acknowledged is stored; after a broken
-connection the rest is sent again, and an event that arrives twice is stored once. Prints the conversation's id.
+Each line is one event in the format of the agent engine: ``{"id", "kind", "source", "timestamp", ...}``. The API key
+is read from ``OH_API_KEY`` and needs the scope ``events.publish``. Acknowledged events are stored. After a lost
+connection, all other events are sent again, and an event that arrives twice is stored once. The script prints the id
+of the conversation.
 
-The stubs are built from ``conversations/grpc/protos/openhands/v1/events.proto``; build your own from it for use
-outside this repository.
+The gRPC stubs are built from ``conversations/grpc/protos/openhands/v1/events.proto``. Build your own from that file to
+use this script outside the repository.
 """
 
 import argparse
@@ -27,12 +28,14 @@ from conversations.grpc.v1 import events_pb2 as wire
 from conversations.grpc.v1.events_pb2_grpc import EventServiceStub
 
 HOUR = 3_600
-AHEAD = 1_000
-PATIENCE_SECONDS = 60
+MAX_UNREAD = 1_000
+"""How many lines are read ahead of the connection."""
+RETRY_SECONDS = 60
+"""How long to retry without success before giving up."""
 
 
 class Publisher:
-    """Sends batches, keeps those that are not acknowledged, and sends them again on the next connection."""
+    """A publisher that sends batches and repeats unacknowledged batches on the next connection."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -43,10 +46,10 @@ class Publisher:
         self.changed = threading.Condition()
 
     def read(self, lines: Iterable[bytes]) -> None:
-        """Take the input in, a bounded number of lines ahead. For a thread of its own: it may wait for long."""
+        """Read the input, at most ``MAX_UNREAD`` lines ahead. Call it in a separate thread, because it blocks."""
         for line in lines:
             with self.changed:
-                self.changed.wait_for(lambda: len(self.unread) < AHEAD)
+                self.changed.wait_for(lambda: len(self.unread) < MAX_UNREAD)
                 self.unread.append(line)
                 self.changed.notify_all()
         with self.changed:
@@ -54,7 +57,7 @@ class Publisher:
             self.changed.notify_all()
 
     def run(self) -> None:
-        """Publish until the input ends and all of it is acknowledged; gives up after a minute of failures."""
+        """Publish until all input is acknowledged. Raise ``SystemExit`` after ``RETRY_SECONDS`` of failures."""
         failing_since = None
         while not self.is_read or self.unread or self.unacknowledged:
             before = self.number
@@ -66,8 +69,8 @@ class Publisher:
                     raise SystemExit(f"{error.code().name}: {error.details()}") from error
                 if failing_since is None or self.number > before:
                     failing_since = time.monotonic()
-                if time.monotonic() - failing_since > PATIENCE_SECONDS:
-                    raise SystemExit(f"The server is away: {error.details()}") from error
+                if time.monotonic() - failing_since > RETRY_SECONDS:
+                    raise SystemExit(f"The server cannot be reached: {error.details()}") from error
                 time.sleep(0.5)
 
     def connect(self) -> None:
@@ -75,18 +78,21 @@ class Publisher:
         metadata = [("authorization", f"Bearer {os.environ['OH_API_KEY']}")]
         with self.channel() as channel:
             try:
-                answers = EventServiceStub(channel).Append(
+                responses = EventServiceStub(channel).Append(
                     self.messages(over), metadata=metadata, timeout=HOUR
                 )
-                for answer in answers:
-                    if answer.WhichOneof("message") == "appended":
-                        self.forget(answer.appended.number)
+                for response in responses:
+                    if response.WhichOneof("message") == "appended":
+                        self.acknowledge(response.appended.number)
             finally:
-                with self.changed:  # the call's own thread must not take a line that it cannot send
+                with (
+                    self.changed
+                ):  # so that gRPC's sending thread does not take a line that it cannot send
                     over.set()
                     self.changed.notify_all()
 
-    def forget(self, number: int) -> None:
+    def acknowledge(self, number: int) -> None:
+        """Drop the batches up to a number, which the server has stored."""
         with self.changed:
             while self.unacknowledged and self.unacknowledged[0].number <= number:
                 self.unacknowledged.popleft()
@@ -98,14 +104,17 @@ class Publisher:
         )
         yield wire.AppendRequest(open=opening)
         with self.changed:
-            again = list(self.unacknowledged)
-        for batch in again:
+            repeated = list(self.unacknowledged)
+        for batch in repeated:
             yield wire.AppendRequest(batch=batch)
         while batch := self.next_batch(over):
             yield wire.AppendRequest(batch=batch)
 
     def next_batch(self, over: threading.Event) -> wire.Batch | None:
-        """The next line as a batch that is kept until it is acknowledged; None when there is no more."""
+        """Return the next line as a batch, which is kept until it is acknowledged. Return None at the end.
+
+        ``over`` is set when the connection has ended.
+        """
         with self.changed:
             self.changed.wait_for(lambda: self.unread or self.is_read or over.is_set())
             if over.is_set() or not self.unread:
@@ -126,13 +135,15 @@ class Publisher:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--server", required=True, help="host:port of the gRPC role")
+    parser.add_argument("--server", required=True, help="host:port of the server's gRPC role")
     parser.add_argument(
-        "--id", default=str(uuid4()), help="the run's UUID; the same one resumes it"
+        "--id",
+        default=str(uuid4()),
+        help="UUID of the conversation; repeat it to resume (default: a new one)",
     )
-    parser.add_argument("--title", default="")
-    parser.add_argument("--model", default="")
-    parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--title", default="", help="title of the conversation")
+    parser.add_argument("--model", default="", help="name of the agent's model")
+    parser.add_argument("--tls", action="store_true", help="connect with TLS")
     arguments = parser.parse_args()
     print(arguments.id, flush=True)
     publisher = Publisher(arguments)
@@ -140,9 +151,9 @@ def main() -> None:
     threading.Thread(target=publisher.read, args=(lines,), daemon=True).start()
     try:
         publisher.run()
-    except SystemExit as refusal:
-        print(refusal, file=sys.stderr, flush=True)
-        os._exit(1)  # not in order: Python would wait for the thread that waits for input
+    except SystemExit as error:
+        print(error, file=sys.stderr, flush=True)
+        os._exit(1)  # a normal exit would wait for the thread that reads the input
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The integrations app."""
+"""The Django app of integrations with Git hosts, and of this server's MCP tools."""
 
 from django.apps import AppConfig
 
@@ -7,6 +7,7 @@ class IntegrationsConfig(AppConfig):
     name = "integrations"
 
     def ready(self) -> None:
+        # conversations may not import integrations, so it receives the function here.
         from conversations import repositories
         from integrations import services
 

@@ -1,7 +1,7 @@
-"""Where Git hosts are reached."""
+"""The URLs of Git hosts."""
 
 
 def web_url(host: str) -> str:
-    """Where a host is reached: by https, and on this machine itself by http."""
+    """Return the base URL of a Git host: ``https://``, or ``http://`` for the loopback address of this machine."""
     name = host.partition(":")[0]
     return f"{'http' if name in ('127.0.0.1', 'localhost') else 'https'}://{host}"

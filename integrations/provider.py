@@ -1,7 +1,7 @@
-"""What the rest of the system knows about Git hosts: one interface, whatever host it is.
+"""The common interface of Git hosts, with its records and exceptions.
 
-A provider never touches the database. It is made of a host and a token (``registry``), answers in the frozen
-records of this module, and refuses with the problems of this module.
+``registry`` creates a provider from a host and a token. A provider does not use the database. It returns the frozen
+dataclasses of this module and raises the problems of this module.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class GitUser:
-    """Whose token it is."""
+    """The Git host account that a token belongs to."""
 
     id: str
     login: str
@@ -30,7 +30,7 @@ class GitUser:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository that the token reads; ``pushed_at`` is RFC 3339, as the host wrote it."""
+    """A repository that the token can read. ``pushed_at`` is an RFC 3339 text from the host."""
 
     id: str
     full_name: str
@@ -44,7 +44,7 @@ class Repository:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A branch and its newest commit."""
+    """A branch with its newest commit. ``last_push_date`` is an RFC 3339 text from the host."""
 
     name: str
     commit_sha: str
@@ -54,7 +54,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """One page of a list. ``link_header`` is the host's own, for clients that read it."""
+    """One page of a list. ``link_header`` is the ``Link`` header of the host, for clients that read it."""
 
     items: list[Item]
     has_next: bool
@@ -63,7 +63,7 @@ class Page(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Microagent:
-    """A file of instructions for agents that a repository carries; ``created_at`` of its newest commit."""
+    """A file with instructions for agents in a repository. ``created_at`` is the date of its newest commit."""
 
     name: str
     path: str
@@ -72,7 +72,7 @@ class Microagent:
 
 @dataclass(frozen=True, slots=True)
 class MicroagentContent:
-    """Such a file's text, and the words that call for it."""
+    """The text of a file with instructions for agents, and the words that trigger its use."""
 
     content: str
     path: str
@@ -82,7 +82,7 @@ class MicroagentContent:
 
 @dataclass(frozen=True, slots=True)
 class SuggestedTask:
-    """Something that waits for the token's owner: a pull request in trouble or an assigned issue."""
+    """A task for the token's owner: an own pull request with a problem, or an assigned issue."""
 
     git_provider: str
     task_type: TaskType
@@ -93,108 +93,112 @@ class SuggestedTask:
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """A pull request that was opened."""
+    """A newly opened pull request."""
 
     number: int
     url: str
 
 
 class GitHostTrouble(Problem):
-    """The host answered with something that asking again will not change."""
+    """The Git host returned an invalid response. A retry will not help."""
 
     status = 502
     code = "git-host-trouble"
-    sentence = "The Git host did not answer as it should."
+    sentence = "The Git host returned an unexpected response. Check the host name."
 
 
 class GitHostAway(Problem):
-    """The host did not answer, or asked us to come back later. Asking again may do."""
+    """The Git host is unreachable, fails, or limits requests. A later retry may succeed."""
 
     status = 503
     code = "git-host-away"
-    sentence = "The Git host does not answer. Try again in a while."
+    sentence = "The Git host does not respond. Try again later."
 
 
 class TokenRefused(Problem):
-    """The host does not accept the token any more, or never did."""
+    """The Git host does not accept the token: it is invalid, expired or revoked."""
 
     status = 409
     code = "provider-token-refused"
-    sentence = "The Git host refused this token. Make a new one and connect again."
+    sentence = "The Git host rejected this token. Create a new token and connect again."
 
 
 class NotAllowed(Problem):
-    """The host knows the token, which lacks what this takes."""
+    """The token lacks a permission for the request."""
 
     status = 409
     code = "provider-token-lacks"
-    sentence = "The token may not do this. Give it the permission at the Git host."
+    sentence = "Your token lacks the permission for this. Add the permission at the Git host."
 
 
 class NoSuchRepository(Problem):
-    """There is none, or none that the token reads: hosts do not tell the two apart."""
+    """The repository, branch or file does not exist, or the token cannot read it.
+
+    Git hosts return the same status in both cases.
+    """
 
     status = 404
     code = "no-such-repository"
-    sentence = "There is no such repository, branch or file, or none that your token reads."
+    sentence = "The repository, branch or file does not exist, or your token has no access to it."
 
 
 class NotAccepted(Problem):
-    """The host refuses what was sent; its own words say why."""
+    """The Git host rejected the content of a request. The detail repeats its message."""
 
     status = 422
     code = "git-host-refused"
-    sentence = "The Git host did not accept this."
+    sentence = "The Git host rejected this request."
 
 
 class GitProvider(Protocol):
-    """One Git host on behalf of one token.
+    """A Git host, called with one token.
 
-    Every call may raise ``GitHostAway`` (transient), ``TokenRefused``, ``NotAllowed``, ``NoSuchRepository``,
-    ``NotAccepted`` or ``GitHostTrouble``. Reading may be repeated. Pages count from 1.
+    Every method except ``clone_source`` may raise ``GitHostAway`` (transient), ``TokenRefused``, ``NotAllowed``,
+    ``NoSuchRepository``, ``NotAccepted`` or ``GitHostTrouble``. Methods that read are safe to repeat. Page numbers
+    start at 1.
     """
 
     name: str
     host: str
 
     def user(self) -> GitUser:
-        """Whose token it is; the way to find out whether the token is good."""
+        """Return the owner of the token. Raise ``TokenRefused`` if the token is not valid."""
         ...
 
     def installations(self) -> list[str]:
-        """What repositories can be narrowed to: ids of app installations, or names of accounts."""
+        """Return the possible values of ``installation``: ids of app installations, or names of accounts."""
         ...
 
     def repositories(
         self, *, page: int, per_page: int, sort: str, installation: str | None
     ) -> Page[Repository]:
-        """Repositories that the token's owner may push to or reads as a member."""
+        """Return a page of the owner's repositories, or of the repositories of one ``installation``."""
         ...
 
     def search_repositories(
         self, *, query: str, per_page: int, sort: str, order: str
     ) -> list[Repository]:
-        """Repositories by words, by ``owner/name`` or by address."""
+        """Return the repositories that match words, ``owner/name`` or a URL."""
         ...
 
     def branches(self, *, repository: str, page: int, per_page: int) -> Page[Branch]:
-        """Branches in the host's order."""
+        """Return a page of branches in the order of the host."""
         ...
 
     def search_branches(self, *, repository: str, query: str, per_page: int) -> list[Branch]:
-        """Branches whose name holds a text."""
+        """Return the branches whose name contains a text."""
         ...
 
     def microagents(self, *, repository: str) -> list[Microagent]:
-        """The repository's files of instructions for agents; none is an empty list."""
+        """Return the repository's files with instructions for agents; an empty list if it has none."""
         ...
 
     def microagent(self, *, repository: str, path: str) -> MicroagentContent:
-        """One of them."""
+        """Return the content of one file with instructions for agents."""
         ...
 
     def suggested_tasks(self) -> list[SuggestedTask]:
-        """What waits for the token's owner, pull requests first."""
+        """Return the tasks of the token's owner, pull requests first."""
         ...
 
     def create_pull_request(
@@ -208,9 +212,9 @@ class GitProvider(Protocol):
         draft: bool,
         labels: list[str],
     ) -> PullRequest:
-        """Open a pull request. A repeat is refused by the host (``NotAccepted``)."""
+        """Open a pull request from ``source`` to ``target``. The host rejects a repetition (``NotAccepted``)."""
         ...
 
     def clone_source(self, *, repository: str) -> CloneSource:
-        """How the repository is cloned with this token. Asks nobody."""
+        """Return the URL and credentials for cloning a repository, without calling the host."""
         ...

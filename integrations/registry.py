@@ -1,4 +1,4 @@
-"""Which Git hosts this server knows, and what makes a provider of a host and a token."""
+"""The supported Git hosts, the creation of providers, and the validation of host names."""
 
 import re
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ from lib import url_guard
 from lib.problems import Problem
 
 PROVIDERS: dict[str, str] = {"github": "integrations.github.provider.GitHubProvider"}
-"""Each Git host's provider class by its path, so that the vendor packages do not import each other."""
+"""The provider class of each Git host, as a dotted path, so that this module imports no vendor package."""
 DEFAULT_HOSTS = {
     "github": "github.com",
     "gitlab": "gitlab.com",
@@ -21,35 +21,36 @@ _HOST = re.compile(r"[A-Za-z0-9.-]+(?::\d{1,5})?")
 
 
 class UnknownProvider(Problem):
-    """No such Git host is built into this server."""
+    """A request names a Git host that this server does not support."""
 
     status = 404
     code = "unknown-provider"
-    sentence = "This server does not speak to that Git host."
+    sentence = "This server does not support this Git host."
 
 
 class BadHost(Problem):
-    """What was given as the host's name is none."""
+    """The name of a Git host is not valid or not allowed."""
 
     status = 422
     code = "bad-host"
-    sentence = "Name the Git host as in git.example.com, without a path."
+    sentence = "Enter the host name of the Git host without a path, for example git.example.com."
 
 
 def get_provider(name: str, *, host: str, token: str) -> GitProvider:
-    """A provider for one token. Raises ``UnknownProvider``."""
+    """Return a provider for a token; an empty ``host`` means the default host. Raise ``UnknownProvider``."""
     if name not in PROVIDERS:
         raise UnknownProvider
-    found: GitProvider = import_string(PROVIDERS[name])(
+    provider: GitProvider = import_string(PROVIDERS[name])(
         host=host or DEFAULT_HOSTS[name], token=token
     )
-    return found
+    return provider
 
 
-def normal_host(name: str, host: str | None) -> str:
-    """The host as it is kept: a name in lower case, empty for the provider's own.
+def normalize_host(name: str, host: str | None) -> str:
+    """Return a host as it is stored: in lower case, and empty for the provider's default host.
 
-    Hosts are reached by https; only this machine's loopback, where it may be called, by http. Raises ``BadHost``.
+    Only ``https://`` is allowed, except for the loopback address of this machine (``http://``, and only if private
+    addresses are allowed). Raise ``BadHost`` if the host is not valid.
     """
     text = (host or "").strip().lower().rstrip("/")
     scheme, separator, rest = text.rpartition("://")
@@ -59,9 +60,9 @@ def normal_host(name: str, host: str | None) -> str:
     if scheme not in ("", "http", "https") or not _HOST.fullmatch(rest):
         raise BadHost
     if separator and scheme != urlsplit(web_url(rest)).scheme:
-        raise BadHost("A Git host is reached by https.")
+        raise BadHost("Enter an address that starts with https://.")
     try:
         url_guard.check_url(web_url(rest))
     except url_guard.UnsafeUrl as error:
-        raise BadHost(f"This host is not called: {error}") from error
+        raise BadHost(f"This host is not allowed: {error}") from error
     return rest

@@ -1,1 +1,1 @@
-"""Code shared by all apps. It has no models and imports nothing else of this project."""
+"""Code shared by all apps. It contains no models and imports no other package of this project."""

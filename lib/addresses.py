@@ -1,12 +1,15 @@
-"""IP addresses as texts."""
+"""The parser for IP addresses."""
 
 import ipaddress
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def address_of(text: str) -> Address | None:
-    """Return the address that a text names, an IPv4-mapped IPv6 address as IPv4; None for any other text."""
+def parse_address(text: str) -> Address | None:
+    """Parse an IP address. Return None if the text is not an address.
+
+    An IPv4-mapped IPv6 address is returned as its IPv4 address.
+    """
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

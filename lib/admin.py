@@ -1,4 +1,4 @@
-"""What the admin pages share: tables that are read and never written, and lists that never count them whole."""
+"""Base classes of admin pages: read-only pages without secret columns, and lists that count only some rows."""
 
 import re
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django.utils.functional import cached_property
 
 SECRET = re.compile(r"digest|pepper|sealed|secret|password|(^|_)token$")
+"""Names of columns that are never shown."""
 COUNTED_ROWS = 2_000
 
 if TYPE_CHECKING:  # Django's classes are generic only in their stubs
@@ -28,20 +29,20 @@ else:
 
 
 class CappedPaginator(Paginator):
-    """Pages of the first rows only: a count of a large table costs a scan of it."""
+    """A paginator of the first ``COUNTED_ROWS`` rows only, because counting a large table scans all of it."""
 
     @cached_property
     def count(self) -> int:
-        """How many rows there are, at most ``COUNTED_ROWS``."""
+        """The number of rows, at most ``COUNTED_ROWS``."""
         rows: Any = self.object_list
-        found: int = rows.order_by()[:COUNTED_ROWS].count()
-        return found
+        count: int = rows.order_by()[:COUNTED_ROWS].count()
+        return count
 
 
 class ReadOnlyAdmin(ModelAdmin):
-    """Shows rows to staff with the view permission; services own the writes.
+    """Read-only admin pages for staff with the view permission.
 
-    Columns that hold secrets, by type (binary) or by name, are left out of every page.
+    Columns with secrets are not shown. They are recognized by their type (binary) or name.
     """
 
     paginator = CappedPaginator
@@ -58,7 +59,7 @@ class ReadOnlyAdmin(ModelAdmin):
         return False
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """All columns but the secret ones, then ``readonly_fields`` that are not columns."""
+        """Return all columns except secret columns, then the ``readonly_fields`` that are not columns."""
         own = [field for field in self.opts.concrete_fields if not is_secret(field)]
         names = [field.name for field in own]
         shown = list(self.fields or names)
@@ -69,7 +70,7 @@ class ReadOnlyAdmin(ModelAdmin):
 
 
 def is_secret(field: Any) -> bool:
-    """Whether a column must not be shown to anybody."""
+    """Return whether a column contains a secret and must not be shown."""
     if field.is_relation:
         return False
     return isinstance(field, models.BinaryField) or bool(SECRET.search(field.name))

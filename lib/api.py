@@ -1,4 +1,4 @@
-"""What every API view shares: a strict JSON parser, a fast renderer, checked queries and problem details."""
+"""The common parts of API views: a strict JSON parser, a fast renderer, query validation and problem details."""
 
 import hashlib
 import json
@@ -23,7 +23,8 @@ from rest_framework.response import Response
 from lib.problems import Problem, TooLarge, problem_body
 
 log = logging.getLogger(__name__)
-# A string that never closes runs to the end, so that hostile quotes cost one pass, not one pass each.
+# An unclosed string matches up to the end of the text. Otherwise, each quote of a malicious body would start another
+# pass over the rest.
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_STEPS = bytes(set(range(256)) - set(b"[{]}"))
@@ -32,7 +33,7 @@ _NO_STEPS = bytes(set(range(256)) - set(b"[{]}"))
 def problem(
     *, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **extra: Any
 ) -> HttpResponse:
-    """Return a problem (RFC 9457) as a plain Django response, for code outside DRF."""
+    """Return problem details (RFC 9457) as a Django response, for code outside DRF."""
     body = problem_body(status=status, code=code, detail=detail, **extra)
     return HttpResponse(
         orjson.dumps(body), status=status, content_type="application/problem+json", headers=headers
@@ -40,8 +41,11 @@ def problem(
 
 
 def problem_response(error: Exception, context: dict[str, Any]) -> Response | None:
-    """DRF's exception handler: the one place where domain exceptions become HTTP."""
-    # Not above: the class body of that module reads settings that name this one.
+    """Return the problem response for an exception of an API view; None for unexpected exceptions.
+
+    This is DRF's exception handler, and the only place that maps exceptions of services to HTTP responses.
+    """
+    # Not at the top: importing that module reads settings that refer to this module.
     from rest_framework.views import set_rollback
 
     headers: dict[str, str] = {}
@@ -51,13 +55,15 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
         if "retry_after" in extra:
             headers["Retry-After"] = str(extra["retry_after"])
     elif isinstance(error, Http404):
-        status, code, detail = 404, "not-found", "There is nothing here that you may see."
+        status, code = 404, "not-found"
+        detail = "This does not exist, or you have no access to it."
     elif isinstance(error, PermissionDenied):
-        status, code, detail = 403, "forbidden", str(error) or "You may not do this."
+        status, code = 403, "forbidden"
+        detail = str(error) or "You do not have permission to do this."
     elif isinstance(error, OperationalError):
         log.error("database unavailable", exc_info=error)
         status, code, headers = 503, "unavailable", {"Retry-After": "2"}
-        detail = "The database does not answer; try again in a moment."
+        detail = "The database is unavailable. Try again in a few seconds."
     elif isinstance(error, exceptions.ValidationError):
         status, code, extra = 400, "invalid", {"errors": error.detail}
         detail = _first_sentence(error.detail)
@@ -76,7 +82,7 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
 
 
 def _first_sentence(detail: Any, name: str = "") -> str:
-    """The first message of DRF's nested error detail, with the field it belongs to."""
+    """Return the first message of DRF's nested error detail, with the name of its field."""
     if isinstance(detail, Mapping):
         key, value = next(iter(detail.items()), ("", "Invalid."))
         return _first_sentence(value, "" if key in ("non_field_errors", "detail") else str(key))
@@ -89,46 +95,47 @@ def _first_sentence(detail: Any, name: str = "") -> str:
 
 
 def _refuse_constant(word: str) -> Any:
-    raise ValueError(f"{word} is not JSON")
+    raise ValueError(f"{word} is not valid JSON")
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     number = float(text)
     if number in (float("inf"), float("-inf")):
         raise ValueError("a number is too large")
     return number
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("an object has a key twice")
-    return found
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("an object contains the same key twice")
+    return result
 
 
 def nesting(raw: bytes) -> int:
-    """How deep the arrays and objects of a JSON text go, without parsing it."""
+    """Return the nesting depth of the arrays and objects in a JSON text, without parsing it."""
     brackets = _STRING.sub(b"", raw).translate(_STEPS, _NO_STEPS)
     return max(accumulate(array("b", brackets), initial=0))
 
 
 def strict_loads(raw: bytes, *, max_depth: int) -> Any:
-    """JSON that means one thing only: UTF-8, no NaN, no infinities, no repeated keys, bounded depth.
+    """Parse unambiguous JSON: UTF-8, no NaN or infinity, no repeated keys, and at most ``max_depth`` levels.
 
-    Raises ``ValueError`` with a sentence for the sender.
+    Raise ``ValueError`` with a message for the client.
     """
+    # Before parsing, because deep nesting exhausts the parser's stack.
     if nesting(raw) > max_depth:
-        raise ValueError(f"it is nested deeper than {max_depth} levels")
+        raise ValueError(f"it has more than {max_depth} levels of nesting")
     return json.loads(
         raw.decode("utf-8"),
         parse_constant=_refuse_constant,
-        parse_float=_finite,
-        object_pairs_hook=_without_repeats,
+        parse_float=_parse_finite,
+        object_pairs_hook=_build_object,
     )
 
 
 class StrictJSONParser(parsers.BaseParser):
-    """Bodies that are one unambiguous JSON value; anything else is 400 with the reason."""
+    """A parser of JSON bodies. Malformed and ambiguous JSON is rejected with 400 and the reason."""
 
     media_type = "application/json"
 
@@ -141,11 +148,14 @@ class StrictJSONParser(parsers.BaseParser):
         except UnicodeDecodeError as error:
             raise exceptions.ParseError("The body is not UTF-8.") from error
         except ValueError as error:
-            raise exceptions.ParseError(f"The body is not the JSON we take: {error}.") from error
+            raise exceptions.ParseError(f"The body is not valid JSON: {error}.") from error
 
 
 class JSONRenderer(renderers.BaseRenderer):
-    """orjson: UTF-8, datetimes as RFC 3339 in UTC, UUIDs as text. ``orjson.Fragment`` passes through."""
+    """A renderer that uses orjson: UTF-8, datetimes as RFC 3339 in UTC, UUIDs as text.
+
+    ``orjson.Fragment`` is written unchanged.
+    """
 
     media_type = "application/json"
     format = "json"
@@ -160,7 +170,7 @@ class JSONRenderer(renderers.BaseRenderer):
 
 
 class Negotiation(DefaultContentNegotiation):
-    """DRF's, which parses and ranks nothing for the many who take anything or ask for what comes first."""
+    """DRF's content negotiation, skipped for the frequent ``Accept`` values ``*/*`` and the default media type."""
 
     def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> Any:
         first, accepted = renderers[0], request.META.get("HTTP_ACCEPT", "*/*")
@@ -180,14 +190,14 @@ def _plain(value: Any) -> Any:
 
 
 def dumps(data: Any) -> bytes:
-    """JSON bytes for a response."""
+    """Return the JSON bytes of a response."""
     return orjson.dumps(data, default=_plain, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
 
 
-def conditional(request: Request, data: Any) -> HttpResponse:
-    """The answer to a read, with a weak ``ETag`` of its bytes; 304 without them for who has them already.
+def conditional_response(request: Request, data: Any) -> HttpResponse:
+    """Return a response with a weak ``ETag``, or 304 if the request's ``If-None-Match`` contains that tag.
 
-    The tag is of what this caller would get, so it never matches across users or permissions.
+    The tag is a digest of the response for this user, so it never matches across users or permissions.
     """
     body = dumps(data)
     tag = f'W/"{hashlib.sha256(body).hexdigest()[:24]}"'
@@ -202,18 +212,21 @@ def conditional(request: Request, data: Any) -> HttpResponse:
 # --- Queries ---------------------------------------------------------------------
 
 
-def query_of(
+def parse_query(
     kind: type[serializers.Serializer[Any]],
     request: Request,
     *,
     ignoring: frozenset[str] | set[str] = frozenset(),
 ) -> dict[str, Any]:
-    """A request's query, validated; a parameter that the route does not know is 400, not ignored."""
+    """Validate a request's query with a serializer and return the validated data.
+
+    Raise ``ValidationError`` (400) for a parameter that neither the serializer nor ``ignoring`` contains.
+    """
     known = kind._declared_fields  # noqa: SLF001 - DRF's own list; instances copy every field
     unknown = request.query_params.keys() - known.keys() - ignoring
     if unknown:
         name = min(unknown)
-        raise exceptions.ValidationError({name[:80]: ["This route has no such parameter."]})
+        raise exceptions.ValidationError({name[:80]: ["This parameter is not supported here."]})
     query = kind(data={key: request.query_params[key] for key in request.query_params})
     query.__dict__["fields"] = _fields_of(kind)
     query.is_valid(raise_exception=True)
@@ -222,8 +235,9 @@ def query_of(
 
 @cache
 def _fields_of(kind: type[serializers.Serializer[Any]]) -> Any:
-    """The fields of a query, copied and bound once: DRF does it for every instance, which costs more than to use them.
+    """Return the bound fields of a query serializer, created once.
 
-    Fields keep nothing of what they validate.
+    DRF copies them for every instance, which takes longer than the validation. Sharing them is safe because fields
+    store no values.
     """
     return kind().fields

@@ -1,8 +1,8 @@
 """Wake-ups between processes over the channel layer, sent from any thread without waiting for Redis.
 
-A wake-up may be lost: whoever receives them also polls. So sending never blocks a request, never fails it,
-and several wake-ups of the same kind for the same group are sent as one. What a process does not know (a newer
-version runs beside it) it ignores.
+A wake-up may be lost, so receivers also poll. Sending therefore never blocks or fails a request, and several waiting
+wake-ups of one type for one group are sent as one. Processes ignore types that they do not know, because another
+process may run a newer version.
 """
 
 import asyncio
@@ -24,55 +24,55 @@ MANAGERS = "managers"
 
 
 class LogAdvanced(msgspec.Struct, frozen=True, tag="log.advanced"):
-    """A conversation's log or record moved: read it."""
+    """A conversation's log or record has changed. Receivers read it again."""
 
     conversation: UUID
 
 
 class DeltaArrived(msgspec.Struct, frozen=True, tag="delta.arrived"):
-    """What an agent is saying right now; never stored, and superseded by an event."""
+    """Pieces of the message that an agent is writing. They are never stored; a later event has the whole message."""
 
     conversation: UUID
     deltas: list[dict[str, Any]]
 
 
 class AccessChanged(msgspec.Struct, frozen=True, tag="access.changed"):
-    """What a user may do could have changed: a session, key or role. Sockets ask again."""
+    """A session, key or role of a user may have changed. Sockets check the user's access again."""
 
     user: UUID
 
 
 class ManagerWake(msgspec.Struct, frozen=True, tag="manager.wake"):
-    """A conversation is there to be claimed: one became live, or was handed back."""
+    """A conversation can be claimed by a manager, because it became active or its lease was released."""
 
 
 Wakeup: TypeAlias = LogAdvanced | DeltaArrived | AccessChanged | ManagerWake
 
 
 def encode(wakeup: Wakeup) -> dict[str, Any]:
-    """A wake-up as the channel layer carries it: a dictionary with its ``type``."""
+    """Return a wake-up as a message for the channel layer: a dictionary with ``type``."""
     message: dict[str, Any] = msgspec.to_builtins(wakeup)
     return message
 
 
 def decode(message: Any) -> Wakeup | None:
-    """The wake-up that a message is, or None for one that this version does not know. Never raises."""
+    """Return the wake-up of a message; None if this version does not know its type. Never raises."""
     try:
-        found: Wakeup = msgspec.convert(message, Wakeup)
-        return found
+        wakeup: Wakeup = msgspec.convert(message, Wakeup)
+        return wakeup
     except (msgspec.MsgspecError, ValueError, TypeError):
         return None
 
 
 async def send(group: str, wakeup: Wakeup, *, seconds: float) -> None:
-    """Send one wake-up from the running loop; drop it when Redis takes longer than ``seconds`` or refuses."""
+    """Send one wake-up from the running event loop. Drop it if Redis fails or takes longer than ``seconds``."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(seconds):
             await get_channel_layer().group_send(group, encode(wakeup))
 
 
 class Publisher:
-    """A daemon thread with an event loop of its own that sends the wake-ups handed to ``nudge``."""
+    """A daemon thread with its own event loop that sends the wake-ups passed to ``nudge``."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -82,7 +82,10 @@ class Publisher:
         self._lost_in_a_row = 0
 
     def nudge(self, group: str, wakeup: Wakeup) -> None:
-        """Send a wake-up to ``group`` soon; a waiting one of the same type is replaced."""
+        """Queue a wake-up for ``group``. It replaces a waiting wake-up of the same type for the group.
+
+        Above ``MAX_WAITING`` waiting wake-ups it is dropped.
+        """
         with self._lock:
             if len(self._nudges) < MAX_WAITING:
                 self._nudges[group, type(wakeup)] = wakeup
@@ -90,7 +93,7 @@ class Publisher:
         loop.call_soon_threadsafe(self._start_sending)
 
     def flush(self, seconds: float) -> None:
-        """Wait until what was handed over is sent, for so long at most: before the process ends."""
+        """Wait until all queued wake-ups are sent, at most ``seconds``. Call it before the process ends."""
         deadline = time.monotonic() + seconds
         while (self._nudges or self._is_sending) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -123,13 +126,17 @@ class Publisher:
     async def _send(self, layer: Any, group: str, message: dict[str, Any]) -> None:
         try:
             await asyncio.wait_for(layer.group_send(group, message), SEND_SECONDS)
-        except Exception as error:  # noqa: BLE001 - Redis away, in whatever way: the poll repairs it
+        except Exception as error:  # noqa: BLE001 - receivers poll, so any failure is harmless
             self._lost_in_a_row += 1
+            # One line per power of 100, so that an outage of Redis does not flood the log.
             if self._lost_in_a_row in (1, 100, 10_000):
-                log.warning("wake-ups are being lost: %s", type(error).__name__)
+                log.warning(
+                    "wake-ups are lost (%s); clients get new events by polling",
+                    type(error).__name__,
+                )
         else:
             self._lost_in_a_row = 0
 
 
 publisher = Publisher()
-"""The one of this process."""
+"""The publisher of this process."""

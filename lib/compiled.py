@@ -1,6 +1,6 @@
-"""Querysets whose SQL is made once: compiling one costs more processor time than running it.
+"""Querysets whose SQL is compiled only once, because compiling takes more processor time than running the query.
 
-The queryset stays the one definition of what is read, ``visible_to`` included; only its values change.
+The queryset, with ``visible_to``, remains the only definition of the rows. Only the values in its SQL change.
 """
 
 import json
@@ -16,19 +16,22 @@ from lib import prepared
 
 
 class Compiled:
-    """The SQL of ``build(**examples)``, run with other values in the places of the examples.
+    """A queryset compiled once. ``build(**examples)`` returns it, and ``rows`` replaces the examples by values.
 
-    Every example has to be a value that nothing else in the query has: a random UUID, an odd text.
+    Each example must occur nowhere else in the query, for example a random UUID or an unusual text.
     """
 
     def __init__(
         self, build: Callable[..., models.QuerySet[Any, Any]], wrap: str = "{}", **examples: Any
     ) -> None:
-        """``wrap`` is SQL around the queryset's own, with ``%(name)s`` for further values."""
+        """Prepare a compiled queryset.
+
+        ``wrap`` is SQL around the queryset's SQL (``{}``). It may contain ``%(name)s`` for more values.
+        """
         self._build, self._wrap, self._examples = build, wrap, examples
 
     def rows(self, **values: Any) -> list[tuple[Any, ...]]:
-        """One query; the values by the names of the examples."""
+        """Run the query with values for the names of the examples, and return its rows."""
         sql, constants = self._compiled
         return prepared.fetch(sql, values | constants)
 
@@ -51,10 +54,10 @@ class Compiled:
 
 
 class Rows:
-    """Makes instances of such rows as if the ORM had read them; JSON comes as text.
+    """A converter of rows of ``Compiled`` queries into model instances, as the ORM would make them.
 
-    A row holds the ``columns`` of the model that is read, if any, then those of the ``related`` ones by the relation
-    that leads there.
+    A row contains the columns of ``model``, if any, then the columns of each ``related`` model, named by the relation.
+    ``columns`` lists their names for ``values_list``. JSON columns arrive as text.
     """
 
     def __init__(
@@ -69,34 +72,36 @@ class Rows:
         ]
 
     def instances(self, row: Sequence[Any]) -> list[Any]:
-        """One of each model, in their order; None where an outer join found none."""
-        found, start = [], 0
+        """Return one instance per model, in their order; None if an outer join has no row for a model."""
+        instances, start = [], 0
         for kind in self._kinds:
             end = start + len(kind.names)
-            found.append(kind.instance(row[start:end]) if row[start] is not None else None)
+            instances.append(kind.instance(row[start:end]) if row[start] is not None else None)
             start = end
-        return found
+        return instances
 
 
 class _Kind:
-    """A model's part of a row; its id comes first."""
+    """The part of a row that belongs to one model. Its primary key comes first."""
 
     def __init__(self, model: type[models.Model]) -> None:
         self.model = model
         fields = model._meta.concrete_fields  # noqa: SLF001 - Django documents _meta
         self.names = [field.attname for field in fields]
-        self._json = [n for n, field in enumerate(fields) if isinstance(field, models.JSONField)]
+        self._json_places = [
+            place for place, field in enumerate(fields) if isinstance(field, models.JSONField)
+        ]
 
     def instance(self, row: Sequence[Any]) -> Any:
         values = list(row)
-        for place in self._json:
+        for place in self._json_places:
             if values[place] is not None:
                 values[place] = json.loads(values[place])
         return self.model.from_db("default", self.names, values)
 
 
 def caller(user: UUID, organization: UUID | None = None) -> Any:
-    """Somebody to build a queryset for: with a key of one organization, or not."""
+    """Return a stand-in for a user, for building a queryset. ``organization`` is set for an organization's key."""
     return SimpleNamespace(
         pk=user, is_authenticated=True, is_active=True, bound_organization_id=organization
     )

@@ -1,4 +1,4 @@
-"""Database connections of threads that live as long as their process: one each, kept between requests."""
+"""Database connections that a long-lived thread keeps between requests."""
 
 import select
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from django.conf import settings
 from django.db import connection
 
 
-class KeepsConnection:
-    """WSGI: the thread that answers keeps a connection of its own, for ``DATABASE_KEEP_SECONDS`` at most.
+class PersistentConnection:
+    """WSGI middleware by which each thread keeps its own connection for at most ``DATABASE_KEEP_SECONDS``.
 
-    That costs nothing per request, where the pool costs a loan and a return. A connection that PostgreSQL
-    ended meanwhile is noticed without a query, by its socket being readable, and made anew.
+    This saves taking a connection from the pool for each request. If PostgreSQL has closed a connection, its socket
+    is readable. The connection is then opened again, and no query is needed to notice it.
     """
 
     def __init__(self, application: Callable[..., Any]) -> None:
@@ -20,29 +20,32 @@ class KeepsConnection:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         if settings.DATABASE_KEEP_SECONDS:
-            _keep()
+            _prepare_connection()
         return self.application(environ, start_response)
 
 
 def keep_own_connection(seconds: int | None = None) -> None:
-    """Give the calling thread a connection outside of the pool, kept for so long (None: until it fails)."""
+    """Make the calling thread use a connection outside the pool, and keep it.
+
+    ``seconds`` is the maximum age of the connection. With None it is kept until it fails.
+    """
     connection.close()
-    known = connection.settings_dict
-    # The dictionary is shared by the wrappers of all threads; this one gets its own.
-    options = {name: value for name, value in known["OPTIONS"].items() if name != "pool"}
-    connection.settings_dict = known | {"CONN_MAX_AGE": seconds, "OPTIONS": options}
+    shared = connection.settings_dict
+    # The wrappers of all threads share this dictionary, so this thread's wrapper gets a copy.
+    options = {name: value for name, value in shared["OPTIONS"].items() if name != "pool"}
+    connection.settings_dict = shared | {"CONN_MAX_AGE": seconds, "OPTIONS": options}
 
 
-def _keep() -> None:
+def _prepare_connection() -> None:
     if connection.settings_dict["CONN_MAX_AGE"] != settings.DATABASE_KEEP_SECONDS:
         keep_own_connection(settings.DATABASE_KEEP_SECONDS)
-    elif connection.connection is not None and _was_ended(connection.connection):
+    elif connection.connection is not None and _was_closed(connection.connection):
         connection.close()
 
 
-def _was_ended(found: Any) -> bool:
-    if found.closed:
+def _was_closed(link: Any) -> bool:
+    if link.closed:
         return True
-    readable = select.poll()
-    readable.register(found.fileno(), select.POLLIN | select.POLLHUP)
-    return bool(readable.poll(0))
+    poll = select.poll()
+    poll.register(link.fileno(), select.POLLIN | select.POLLHUP)
+    return bool(poll.poll(0))

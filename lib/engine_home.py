@@ -1,8 +1,8 @@
-"""The agent engine's own Python environment: find an interpreter for it, install it, tell its state.
+"""The virtual environment of the agent engine: its state, its installation and the search for a Python interpreter.
 
-The engine needs a newer Python than this server and some two hundred packages, so it lives apart, in
-``ENGINE_DIR``. Its ``bin/agent-server`` appears last and ``installed.json`` after it: what is there before
-is not an engine yet.
+The engine needs a newer Python than this server and about two hundred packages, so it has a virtual environment of
+its own in ``ENGINE_DIR``. The installation writes ``bin/agent-server`` near its end and ``installed.json`` last, so
+an interrupted installation is recognized.
 """
 
 import contextlib
@@ -31,27 +31,27 @@ NEEDED_MEGABYTES = 1_200
 STAMP, MARKER = "installed.json", "installing.json"
 _NAMES = ("python3.13", "python3.12", "python3.14", "python3")
 NO_PYTHON = (
-    "The agent engine needs Python 3.12 or newer and none was found. Get one (`apt install python3.12 "
-    "python3.12-venv`, `brew install python@3.13`, `uv python install 3.13` or `pyenv install 3.13`), or name "
-    "one by OH_ENGINE_PYTHON=/path/to/python. Until then everything works, but agents do not start."
+    "The agent engine needs Python 3.12 or newer, which was not found. Install it (`apt install python3.12 "
+    "python3.12-venv`, `brew install python@3.13`, `uv python install 3.13` or `pyenv install 3.13`), or set "
+    "OH_ENGINE_PYTHON=/path/to/python. Until then the server works, but agents cannot start."
 )
 
 
 class NoPython(Exception):
-    """No interpreter on this machine can run the engine; the text says how to get one."""
+    """This machine has no Python interpreter for the engine. The message says how to install one."""
 
 
 class InstallFailed(Exception):
-    """The engine could not be installed; the text is a sentence."""
+    """The installation of the engine failed. The message is a sentence for operators."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """What ``ENGINE_DIR`` holds; ``state`` is ready, installing, unfinished, outdated or missing."""
+    """The state of ``ENGINE_DIR``: ``ready``, ``installing``, ``unfinished``, ``outdated`` or ``missing``."""
 
     state: str
     version: str
-    """Of the engine found, else of the one wanted."""
+    """The version of the installed engine, or the required version if none is installed."""
     folder: str
     detail: str
 
@@ -62,7 +62,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an installation is; ``phase`` is fetching or installing."""
+    """The progress of an installation. ``phase`` is ``fetching`` or ``installing``."""
 
     phase: str
     done: int
@@ -75,8 +75,8 @@ class Progress:
         return f"{self.phase} {packages}, {self.megabytes} MB, {self.seconds} s"
 
 
-def wanted() -> dict[str, str]:
-    """``{package: version}`` of the constraints."""
+def required_versions() -> dict[str, str]:
+    """Return ``{package: version}`` of the constraints file."""
     pins = re.findall(
         r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;]+)", CONSTRAINTS.read_text(), re.MULTILINE
     )
@@ -84,84 +84,95 @@ def wanted() -> dict[str, str]:
 
 
 def status() -> Status:
-    """Look at ``ENGINE_DIR``; cheap enough to call before every start of a sandbox."""
+    """Return the state of ``ENGINE_DIR``. Fast enough to call before every start of a sandbox."""
     folder = settings.ENGINE_DIR
-    if processes.is_held(_lock_of(folder)):
+    if processes.is_locked(_lock_path(folder)):
         detail = f"The agent engine is being installed in {folder}."
-        return Status("installing", wanted()[PACKAGE], str(folder), detail)
-    return _look(folder)
+        return Status("installing", required_versions()[PACKAGE], str(folder), detail)
+    return _inspect(folder)
 
 
-def _look(folder: Path) -> Status:
-    version = wanted()[PACKAGE]
+def _inspect(folder: Path) -> Status:
+    required = required_versions()[PACKAGE]
 
-    def say(state: str, detail: str, found: str = version) -> Status:
-        return Status(state, found, str(folder), detail)
+    def result(state: str, detail: str, version: str = required) -> Status:
+        return Status(state, version, str(folder), detail)
 
     if not folder.exists() or not any(folder.iterdir()):
-        return say("missing", f"The agent engine is not installed in {folder}.")
-    found = _installed_version(folder)
+        return result("missing", f"The agent engine is not installed in {folder}.")
+    installed = _installed_version(folder)
     if (
         (folder / MARKER).exists()
-        or not found
+        or not installed
         or not os.access(folder / "bin" / "agent-server", os.X_OK)
     ):
-        return say(
-            "unfinished", f"The installation of the agent engine in {folder} was not finished."
+        return result(
+            "unfinished", f"The installation of the agent engine in {folder} was not completed."
         )
     stamp = _read_json(folder / STAMP)
-    # Without a stamp somebody else installed it: what counts is the version of the engine itself.
-    if found != version or (stamp and stamp["constraints"] != _fingerprint()):
-        return say(
-            "outdated", f"{folder} holds engine {found}; this server goes with {version}.", found
+    # An engine without a stamp was not installed by this server, for example by an image. Only its version counts.
+    if installed != required or (stamp and stamp["constraints"] != _fingerprint()):
+        return result(
+            "outdated",
+            f"{folder} contains engine {installed}, but this server needs version {required} with the packages of "
+            "its constraints file.",
+            installed,
         )
+    # Scripts of a virtual environment contain its absolute path.
     if stamp and stamp["folder"] != str(folder):
-        return say("outdated", f"{folder} was moved after its installation.", found)
-    return say("ready", f"Agent engine {version} in {folder}.")
+        return result(
+            "outdated",
+            f"{folder} was moved after the engine was installed, so it must be installed again.",
+            installed,
+        )
+    return result("ready", f"Agent engine {required} in {folder}.")
 
 
 def install(*, progress: Callable[[Progress], None] = lambda _: None) -> Status:
-    """Install what the constraints say, unless that is there. Safe to repeat and to interrupt.
+    """Install the engine with the packages of the constraints file, unless it is ready.
 
-    Waits while another process installs into the same folder. Raises ``NoPython``, ``InstallFailed``.
+    Safe to repeat and to interrupt. Wait while another process installs into the same folder. Raise ``NoPython`` or
+    ``InstallFailed``.
     """
     folder = settings.ENGINE_DIR
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        if (found := _look(folder)).is_ready:
-            return found
+    with _exclusive(folder):
+        if (current := _inspect(folder)).is_ready:
+            return current
         python = find_python()
         _clear(folder)
         free = shutil.disk_usage(folder.parent).free // 1_000_000
         if free < NEEDED_MEGABYTES:
             raise InstallFailed(
-                f"The engine takes about {NEEDED_MEGABYTES} MB and the disk of {folder} has {free} MB left. "
-                "Free some, or name a folder on another disk by ENGINE_DIR."
+                f"The agent engine needs about {NEEDED_MEGABYTES} MB, but the disk of {folder} has only {free} MB "
+                "free. Free some space, or set ENGINE_DIR to a folder on another disk."
             )
         try:
             _build(folder, python, progress)
         except OSError as error:
             raise InstallFailed(
-                f"{error.strerror}: {error.filename}. Set ENGINE_DIR elsewhere?"
+                f"The agent engine could not be installed: {error.strerror}: {error.filename}. Correct the "
+                "permissions, or set ENGINE_DIR to another folder."
             ) from error
-        return _look(folder)
+        return _inspect(folder)
 
 
 def find_python() -> Path:
-    """The first interpreter that runs, is new enough and can make environments. Raises ``NoPython``.
+    """Return the first suitable Python interpreter: new enough, and able to create virtual environments.
 
-    Each candidate is run: the shims of pyenv are on ``PATH`` for versions that then refuse.
+    Each candidate is run, because pyenv has shims on ``PATH`` for versions that are not active. Raise ``NoPython`` if
+    there is none.
     """
-    if named := settings.ENGINE_PYTHON:
-        if found := _try(shutil.which(named) or named):
-            return found
+    if name := settings.ENGINE_PYTHON:
+        if python := _try(shutil.which(name) or name):
+            return python
         raise NoPython(
-            f"OH_ENGINE_PYTHON (or AGENT_PYTHON) names {named}, which is not a Python 3.12 or newer with the "
-            "module venv. Correct it, or unset it to have one looked for."
+            f"OH_ENGINE_PYTHON (or AGENT_PYTHON) is {name}, which is not Python 3.12 or newer with the venv module. "
+            "Correct it, or unset it to search for a suitable Python."
         )
     for candidate in _candidates():
-        if found := _try(candidate):
-            return found
+        if python := _try(candidate):
+            return python
     raise NoPython(NO_PYTHON)
 
 
@@ -170,8 +181,8 @@ def _candidates() -> Iterator[str]:
         if path := shutil.which(name):
             yield path
     root = os.environ.get("PYENV_ROOT", str(Path.home() / ".pyenv"))
-    # This glob passes over folders that it may not read. The engine's compiled packages reach the newest
-    # Python last, so 3.13 comes first.
+    # Unlike Path.glob, this function skips folders that are not readable. 3.13 comes first, because compiled packages
+    # support a newer Python only some time after its release.
     versions = glob.glob(f"{glob.escape(root)}/versions/3.1[2-9]*/bin/python")  # noqa: PTH207
     yield from sorted(sorted(versions, reverse=True), key=lambda path: "/3.13" not in path)
     if uv := shutil.which("uv"):
@@ -180,7 +191,7 @@ def _candidates() -> Iterator[str]:
 
 
 def _try(python: str) -> Path | None:
-    """The interpreter's real path when it will do."""
+    """Run an interpreter and return its real path if it is suitable, else None."""
     code = "import sys, venv, ensurepip; print(*sys.version_info[:2]); print(sys.executable)"
     version, _, path = _output([python, "-I", "-c", code]).strip().partition("\n")
     if not path or tuple(map(int, version.split())) < OLDEST_PYTHON:
@@ -219,8 +230,9 @@ def _build(folder: Path, python: Path, progress: Callable[[Progress], None]) -> 
     own = str(folder / "bin" / "python")
     uv = shutil.which("uv")
     with log.open("w") as output:
-        made = [str(python), "-I", "-m", "venv", str(folder)]
-        _run(made, environment, output, log, watch)
+        create = [str(python), "-I", "-m", "venv", str(folder)]
+        _run(create, environment, output, log, watch)
+        # The engine itself comes last, so that its bin/agent-server appears only after all other packages.
         for arguments in (["-r", str(rest)], ["-r", str(CONSTRAINTS)]):
             pip = [
                 own,
@@ -238,9 +250,10 @@ def _build(folder: Path, python: Path, progress: Callable[[Progress], None]) -> 
                     _run(fast, _for_uv(environment), output, log, watch)
                     continue
                 except InstallFailed:
-                    pass  # uv reads other settings than pip: what pip can reach, it may not
+                    pass  # uv ignores pip's configuration files, so pip may reach an index that uv does not
             _run(pip, environment, output, log, watch)
-    stamp = {"constraints": _fingerprint(), "folder": str(folder), "version": wanted()[PACKAGE]}
+    version = required_versions()[PACKAGE]
+    stamp = {"constraints": _fingerprint(), "folder": str(folder), "version": version}
     (folder / STAMP).write_text(json.dumps(stamp | {"python": str(python)}))
     (folder / MARKER).unlink()
 
@@ -260,7 +273,7 @@ def _run(
         while process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)
-            watch.look()
+            watch.report()
     finally:
         if process.poll() is None:
             process.terminate()
@@ -269,46 +282,46 @@ def _run(
         tail = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in tail if "error" in line.lower()] or tail or ["no output"]
         raise InstallFailed(
-            f"The agent engine could not be installed: {errors[-1].strip()} See {log}."
+            f"The agent engine could not be installed: {errors[-1].strip()} See the log in {log}."
         )
 
 
 def _for_uv(environment: dict[str, str]) -> dict[str, str]:
-    """What pip was told about where packages come from, in uv's words."""
-    words = {
+    """Return the environment with pip's settings for package indexes as uv's variables."""
+    names = {
         "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
         "PIP_EXTRA_INDEX_URL": "UV_INDEX",
         "PIP_FIND_LINKS": "UV_FIND_LINKS",
         "PIP_CERT": "SSL_CERT_FILE",
         "PIP_NO_INDEX": "UV_NO_INDEX",
     }
-    told = {uv: environment[pip] for pip, uv in words.items() if pip in environment}
-    return told | environment | {"UV_NO_PROGRESS": "1"}
+    settings_for_uv = {uv: environment[pip] for pip, uv in names.items() if pip in environment}
+    return settings_for_uv | environment | {"UV_NO_PROGRESS": "1"}
 
 
 class _Watch:
-    """Tells how far pip is, at most every two seconds: by its log first, then by what lies in place."""
+    """A reporter of pip's progress, at most every two seconds, from pip's log and from the installed packages."""
 
-    def __init__(self, folder: Path, log: Path, tell: Callable[[Progress], None]) -> None:
-        self.folder, self.log, self.tell = folder, log, tell
-        self.total = len(wanted())
-        self.began = self.looked = time.monotonic()
+    def __init__(self, folder: Path, log: Path, progress: Callable[[Progress], None]) -> None:
+        self.folder, self.log, self.progress = folder, log, progress
+        self.total = len(required_versions())
+        self.began = self.reported_at = time.monotonic()
 
-    def look(self) -> None:
+    def report(self) -> None:
         now = time.monotonic()
-        if now - self.looked < 2:
+        if now - self.reported_at < 2:
             return
-        said = self.log.read_text(errors="replace")
+        output = self.log.read_text(errors="replace")
         done = len(list(self.folder.glob("lib/python3*/site-packages/*.dist-info")))
-        if done > 1 or "Installing collected" in said:  # the first one is pip itself
+        if done > 1 or "Installing collected" in output:  # the first package is pip itself
             phase, size = "installing", _size(self.folder) // 1_000_000
         else:
-            sizes = re.findall(r"^ +Downloading .*\(([\d.]+) (kB|MB)\)", said, re.MULTILINE)
+            sizes = re.findall(r"^ +Downloading .*\(([\d.]+) (kB|MB)\)", output, re.MULTILINE)
             size = int(sum(float(n) * (1 if unit == "MB" else 0.001) for n, unit in sizes))
-            phase, done = "fetching", len(re.findall("^Collecting ", said, re.MULTILINE))
-        self.looked = time.monotonic()
+            phase, done = "fetching", len(re.findall("^Collecting ", output, re.MULTILINE))
+        self.reported_at = time.monotonic()
         seconds = int(now - self.began)
-        self.tell(Progress(phase, min(done, self.total), self.total, size, seconds))
+        self.progress(Progress(phase, min(done, self.total), self.total, size, seconds))
 
 
 def _size(folder: Path) -> int:
@@ -323,20 +336,20 @@ def _size(folder: Path) -> int:
 
 
 def _clear(folder: Path) -> None:
-    """Remove an unfinished or outdated environment; nothing else."""
+    """Remove an unfinished or outdated virtual environment. Raise ``InstallFailed`` for any other folder."""
     if not folder.exists():
         return
-    is_ours = (folder / "pyvenv.cfg").exists() or (folder / MARKER).exists()
-    if any(folder.iterdir()) and not is_ours:
+    is_environment = (folder / "pyvenv.cfg").exists() or (folder / MARKER).exists()
+    if any(folder.iterdir()) and not is_environment:
         raise InstallFailed(
-            f"ENGINE_DIR is {folder}, which holds other things. Name an empty folder."
+            f"ENGINE_DIR is {folder}, which contains other files. Set it to an empty folder."
         )
     shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    while (lock := processes.hold(_lock_of(folder))) is None:
+def _exclusive(folder: Path) -> Iterator[None]:
+    while (lock := processes.acquire_lock(_lock_path(folder))) is None:
         time.sleep(0.5)
     try:
         yield
@@ -344,14 +357,14 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.close()
 
 
-def _lock_of(folder: Path) -> Path:
+def _lock_path(folder: Path) -> Path:
     return folder.parent / f"{folder.name}.lock"
 
 
 def _installed_version(folder: Path) -> str:
     stem = PACKAGE.replace("-", "_")
-    found = list(folder.glob(f"lib/python3*/site-packages/{stem}-*.dist-info"))
-    return found[0].name.removesuffix(".dist-info").rpartition("-")[2] if found else ""
+    folders = list(folder.glob(f"lib/python3*/site-packages/{stem}-*.dist-info"))
+    return folders[0].name.removesuffix(".dist-info").rpartition("-")[2] if folders else ""
 
 
 def _fingerprint() -> str:
@@ -360,7 +373,7 @@ def _fingerprint() -> str:
 
 def _read_json(path: Path) -> dict[str, str]:
     try:
-        found: dict[str, str] = json.loads(path.read_text())
+        content: dict[str, str] = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return found
+    return content

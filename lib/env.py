@@ -1,9 +1,9 @@
-"""Readers for the environment: the only place that looks at ``os.environ`` for settings.
+"""Readers of settings in the environment.
 
-Every reader refuses what it does not understand and says which values it takes. ``NAME_FILE`` may name a
-file that holds the value, so that secrets can be mounted. Two files fill gaps, never overrule: ``.env`` in
-the project and ``server.env`` in the data folder, which ``quickstart`` writes so that other commands find
-the database it started.
+Every reader raises ``ImproperlyConfigured`` for a malformed value and says which values are valid. ``NAME_FILE`` may
+name a file with the value of ``NAME``, for mounted secrets. Variables that are not set may come from two files:
+``.env`` in the project, and ``server.env`` in the data folder. ``quickstart`` writes ``server.env``, so that other
+commands find its database.
 """
 
 import ipaddress
@@ -21,12 +21,15 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 _LINE = re.compile(r"^\s*(?:export\s+)?([A-Z][A-Z0-9_]*)\s*=\s*(.*?)\s*$")
 T = TypeVar("T")
 REQUIRED: Any = object()
-"""Marks a setting without a default."""
+"""The default of a setting that must be set."""
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
 def load_file(path: Path) -> None:
-    """Take ``NAME=value`` lines of a file for names that the environment leaves unset."""
+    """Set the environment variables in a file of ``NAME=value`` lines, except those already set.
+
+    A missing or unreadable file is ignored.
+    """
     try:
         lines = path.read_text().splitlines()
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -40,12 +43,12 @@ def load_file(path: Path) -> None:
 
 
 def project_version() -> str:
-    """The version in ``pyproject.toml``, or ``unknown`` where it was not shipped."""
+    """Return the version in ``pyproject.toml``, or ``unknown`` if the file is missing."""
     try:
-        found = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())["project"]["version"]
+        version = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())["project"]["version"]
     except (OSError, KeyError, tomllib.TOMLDecodeError):
         return "unknown"
-    return str(found)
+    return str(version)
 
 
 def _is_set(name: str) -> bool:
@@ -55,29 +58,34 @@ def _is_set(name: str) -> bool:
 def _raw(name: str) -> str | None:
     file = os.environ.get(f"{name}_FILE")
     if file and name in os.environ:
-        raise ImproperlyConfigured(f"{name} and {name}_FILE are both set; keep one of them.")
+        raise ImproperlyConfigured(f"{name} and {name}_FILE are both set. Remove one of them.")
     if file:
         try:
             return Path(file).read_text().rstrip("\r\n")
         except OSError as error:
             raise ImproperlyConfigured(
-                f"{name}_FILE names {file}, which cannot be read: {error.strerror}."
+                f"The file {file} of {name}_FILE cannot be read: {error.strerror}."
             ) from error
     return os.environ.get(name)
 
 
-def _read(name: str, default: Any, parse: Callable[[str], T], takes: str) -> T:
+def _read(name: str, default: Any, parse: Callable[[str], T], expected: str) -> T:
+    """Return the parsed value of a variable, or its default. ``expected`` describes the valid values."""
     value = _raw(name)
     if value is None or value == "":
         if default is REQUIRED:
-            raise ImproperlyConfigured(f"{name} is not set; it takes {takes}. See .env.example.")
+            raise ImproperlyConfigured(
+                f"{name} is not set. Set it to {expected}. See .env.example."
+            )
         result: T = default
         return result
     try:
         return parse(value)
     except ValueError:
-        shown = "its value" if _is_secret(name) else repr(value)
-        raise ImproperlyConfigured(f"{name} takes {takes}; {shown} is not.") from None
+        shown = "" if _is_secret(name) else f" ({value!r})"
+        raise ImproperlyConfigured(
+            f"The value of {name} is not valid{shown}. Set it to {expected}."
+        ) from None
 
 
 def _is_secret(name: str) -> bool:
@@ -85,12 +93,12 @@ def _is_secret(name: str) -> bool:
 
 
 def text(name: str, default: Any = REQUIRED) -> str:
-    """Any non-empty text."""
+    """Read a text."""
     return _read(name, default, str, "a text")
 
 
 def boolean(name: str, default: Any = REQUIRED) -> bool:
-    """``1 true yes on`` or ``0 false no off``."""
+    """Read a boolean: ``1``, ``true``, ``yes`` or ``on``, or ``0``, ``false``, ``no`` or ``off``."""
 
     def parse(value: str) -> bool:
         if value.lower() in _TRUE | _FALSE:
@@ -101,7 +109,7 @@ def boolean(name: str, default: Any = REQUIRED) -> bool:
 
 
 def integer(name: str, default: Any = REQUIRED, *, low: int = 0, high: int = 2**31 - 1) -> int:
-    """A whole number between ``low`` and ``high``, both included."""
+    """Read a whole number from ``low`` to ``high``, both inclusive."""
 
     def parse(value: str) -> int:
         number = int(value)
@@ -113,44 +121,52 @@ def integer(name: str, default: Any = REQUIRED, *, low: int = 0, high: int = 2**
 
 
 def listing(name: str, default: Any = REQUIRED) -> list[str]:
-    """Values separated by commas; empty ones are dropped."""
-    return _read(name, default, lambda v: [w.strip() for w in v.split(",") if w.strip()], "a list")
+    """Read a list of texts separated by commas. Empty texts are dropped."""
+
+    def parse(value: str) -> list[str]:
+        return [entry.strip() for entry in value.split(",") if entry.strip()]
+
+    return _read(name, default, parse, "a list separated by commas")
 
 
 def networks(name: str, default: Any = REQUIRED) -> list[str]:
-    """IP addresses and networks separated by commas; ``unix`` stands for a local socket."""
+    """Read IP addresses and networks separated by commas. ``unix`` stands for a Unix socket."""
 
     def parse(value: str) -> list[str]:
-        found = [entry.strip() for entry in value.split(",") if entry.strip()]
-        for entry in found:
+        entries = [entry.strip() for entry in value.split(",") if entry.strip()]
+        for entry in entries:
             if entry != "unix":
                 ipaddress.ip_network(entry, strict=False)
-        return found
+        return entries
 
     return _read(name, default, parse, "addresses and networks such as 10.0.0.0/8, or unix")
 
 
 def rates(name: str, default: dict[str, str]) -> dict[str, str]:
-    """``kind=10/m`` pairs separated by commas that change the defaults; ``off`` alone ends them all."""
+    """Read rates: ``kind=10/m`` pairs separated by commas that override the defaults.
+
+    ``kind=off`` removes one rate, and ``off`` alone removes all rates.
+    """
 
     def parse(value: str) -> dict[str, str]:
         if value == "off":
             return {}
-        found = dict(default)
+        result = dict(default)
         for entry in filter(None, (part.strip() for part in value.split(","))):
             kind, _, rate = (part.strip() for part in entry.rpartition("="))
             if rate != "off" and not re.fullmatch(r"[1-9]\d{0,8}/[1-9]?\d{0,3}[smhd]", rate):
                 raise ValueError
             if kind not in default and not re.match(r"(GET|POST|PUT|PATCH|DELETE) ", kind):
                 raise ValueError
-            found[kind] = rate
-        return {kind: rate for kind, rate in found.items() if rate != "off"}
+            result[kind] = rate
+        return {kind: rate for kind, rate in result.items() if rate != "off"}
 
-    return _read(name, default, parse, f"off, or pairs such as read=600/m of {', '.join(default)}")
+    kinds = ", ".join(default)
+    return _read(name, default, parse, f"off, or to pairs such as read=600/m for {kinds}")
 
 
 def choice(name: str, options: tuple[str, ...], default: Any = REQUIRED) -> str:
-    """One of the options."""
+    """Read one of the options."""
 
     def parse(value: str) -> str:
         if value not in options:
@@ -161,12 +177,12 @@ def choice(name: str, options: tuple[str, ...], default: Any = REQUIRED) -> str:
 
 
 def path(name: str, default: Any = REQUIRED) -> Path:
-    """A file or folder; ``~`` is expanded, a relative one is taken from the project."""
+    """Read the path of a file or folder. ``~`` is expanded; a relative path is relative to the project."""
     return _read(name, default, lambda v: (BASE_DIR / Path(v).expanduser()).resolve(), "a path")
 
 
 def http_url(name: str, default: Any = REQUIRED) -> str:
-    """An ``http(s)://host[:port][/path]`` without a slash at its end."""
+    """Read an ``http(s)://host[:port][/path]`` URL. Trailing slashes are removed."""
 
     def parse(value: str) -> str:
         parts = urlsplit(value)
@@ -178,27 +194,33 @@ def http_url(name: str, default: Any = REQUIRED) -> str:
 
 
 def keyring(name: str, default: Any = REQUIRED) -> dict[str, bytes]:
-    """``id:hex`` pairs separated by commas, each key 32 bytes; the first one seals, all of them open."""
+    """Read ``id:hex`` pairs separated by commas, each with a key of 32 bytes, newest first.
+
+    The first key encrypts new values; all keys decrypt.
+    """
 
     def parse(value: str) -> dict[str, bytes]:
         pairs = [entry.strip().split(":", 1) for entry in value.split(",") if entry.strip()]
         ring = {key_id: bytes.fromhex(key) for key_id, key in pairs}
-        good = all(
+        is_valid = all(
             re.fullmatch(r"[A-Za-z0-9_-]{1,16}", k) and len(v) == 32 for k, v in ring.items()
         )
-        if not ring or not good or len(ring) != len(pairs):
+        if not ring or not is_valid or len(ring) != len(pairs):
             raise ValueError
         return ring
 
     return _read(
-        name, default, parse, "id:key pairs (64 hexadecimal digits a key), the newest first"
+        name,
+        default,
+        parse,
+        "id:key pairs separated by commas, newest first, each key with 64 hexadecimal digits",
     )
 
 
 def database(name: str = "DATABASE_URL") -> dict[str, Any]:
-    """``postgresql://user:password@host:port/name`` as Django's connection fields.
+    """Read a ``postgresql://user:password@host:port/name`` URL as Django's connection settings.
 
-    ``?host=/folder`` names a Unix socket's folder, as libpq has it.
+    As in libpq, ``?host=/folder`` names the folder of a Unix socket.
     """
     from urllib.parse import parse_qs, unquote
 

@@ -1,4 +1,4 @@
-"""Forms of pages: fields whose errors name their label, and refusals of services shown as errors of a form."""
+"""Base classes of forms on pages: fields whose errors name their label, and forms that show a service's error."""
 
 import re
 from collections.abc import Mapping
@@ -15,30 +15,31 @@ from lib.problems import Problem
 
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 """Characters that PostgreSQL cannot store or that UTF-8 cannot encode."""
-UNUSABLE_FORM = "This form cannot be used as it is. Load the page again."
+UNUSABLE_FORM = "The form is incomplete or outdated. Reload the page and try again."
+"""The error of hidden fields, which users cannot correct."""
 TEXT_CODES = ("required", "max_length", "null_characters_not_allowed")
 NUMBER_CODES = ("required", "invalid", "min_value", "max_value")
 _ARIA = SafeString(' aria-invalid="true" aria-describedby="why"')
 
 
 class PageField(forms.BoundField):
-    """A field on a page, whose value can always be written as UTF-8."""
+    """A bound field on a page. Its value can always be encoded as UTF-8."""
 
     def value(self) -> Any:
-        """Return the value to show: an empty text for None, U+FFFD in place of NUL and lone surrogates."""
-        found = super().value()
-        if isinstance(found, str):
-            return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", found)
-        return "" if found is None else found
+        """Return the value to show: "" for None, and U+FFFD in place of NUL and lone surrogates."""
+        value = super().value()
+        if isinstance(value, str):
+            return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+        return "" if value is None else value
 
     @property
     def aria(self) -> str:
-        """The HTML attributes that mark an invalid field and point to ``site/_errors.html``."""
+        """The HTML attributes that mark an invalid field and refer to the errors of ``site/_errors.html``."""
         return _ARIA if self.errors else ""
 
 
 class PageForm(forms.Form):
-    """A form of a page. ``refused_status`` is the HTTP status of the page that shows its errors."""
+    """A form on a page. ``refused_status`` is the HTTP status of the page that shows its errors."""
 
     bound_field_class = PageField
     refused_status = 422
@@ -51,10 +52,10 @@ class PageForm(forms.Form):
         return list(dict.fromkeys(str(text) for texts in self.errors.values() for text in texts))
 
     def refuse(self, problem: Problem) -> None:
-        """Add a service's refusal, on the field that it names, and take over its status and waiting time.
+        """Add the error of a service to the field that it names, and use its status and ``retry_after``.
 
-        A form that was not validated yet shows the refusal alone. 401 becomes 422: it asks programs for
-        credentials, and a page asks by its form.
+        A form that is not validated yet shows only this error. Status 401 becomes 422, because 401 asks programs for
+        credentials, while a page asks with its form.
         """
         if self._errors is None:
             self._errors, self.cleaned_data = ErrorDict(), {}
@@ -77,7 +78,7 @@ def render_form(
 ) -> HttpResponse:
     """Render a page with its form as ``form``.
 
-    ``status`` is the HTTP status of a page without errors. ``Retry-After`` is set where a refusal names a time.
+    ``status`` is the HTTP status of a page without errors. ``Retry-After`` is set if the form's error names a time.
     """
     status = form.refused_status if form.errors else status
     response = render(request, template, {"form": form, **(context or {})}, status=status)
@@ -87,22 +88,24 @@ def render_form(
 
 
 class TextField(forms.CharField):
-    """A text that can be stored. Without a label it is hidden, and people cannot correct it."""
+    """A text that can be stored. Without a label it is a hidden field, which users cannot correct."""
 
     def __init__(
         self, *, label: str = "", error_messages: Mapping[str, str] | None = None, **options: Any
     ) -> None:
-        told = dict.fromkeys(TEXT_CODES, UNUSABLE_FORM)
+        messages = dict.fromkeys(TEXT_CODES, UNUSABLE_FORM)
         if label:
-            told = {
+            messages = {
                 "required": f"Fill in “{label}”.",
-                "max_length": f"“{label}” has at most {options.get('max_length') or 0:,} characters.",
-                "null_characters_not_allowed": f"“{label}” has characters that cannot be stored. Remove them.",
+                "max_length": f"“{label}” may have at most {options.get('max_length') or 0:,} characters.",
+                "null_characters_not_allowed": f"“{label}” contains characters that cannot be stored. Remove them.",
             }
-        super().__init__(label=label, error_messages=told | dict(error_messages or {}), **options)
+        super().__init__(
+            label=label, error_messages=messages | dict(error_messages or {}), **options
+        )
 
     def run_validators(self, value: str) -> None:
-        """Refuse lone surrogates under the code that Django has for NUL."""
+        """Reject lone surrogates with Django's error code for NUL characters."""
         if UNSTORABLE.search(value):
             code = "null_characters_not_allowed"
             raise ValidationError(self.error_messages[code], code=code)
@@ -113,11 +116,11 @@ class NumberField(forms.IntegerField):
     """A whole number within bounds."""
 
     def __init__(self, *, label: str = "", **options: Any) -> None:
-        told = UNUSABLE_FORM
+        message = UNUSABLE_FORM
         if label:
             low, high = options.get("min_value"), options.get("max_value")
-            told = f"“{label}” is a whole number from {low} to {high}."
-        options.setdefault("error_messages", dict.fromkeys(NUMBER_CODES, told))
+            message = f"“{label}” must be a whole number from {low} to {high}."
+        options.setdefault("error_messages", dict.fromkeys(NUMBER_CODES, message))
         super().__init__(label=label, **options)
 
 
@@ -125,16 +128,16 @@ class OptionField(forms.ChoiceField):
     """One of several options."""
 
     def __init__(self, *, label: str = "", **options: Any) -> None:
-        told = f"Choose one of the options of “{label}”." if label else UNUSABLE_FORM
-        options.setdefault("error_messages", dict.fromkeys(("required", "invalid_choice"), told))
+        message = f"Choose one of the options of “{label}”." if label else UNUSABLE_FORM
+        options.setdefault("error_messages", dict.fromkeys(("required", "invalid_choice"), message))
         super().__init__(label=label, **options)
 
 
-class TicksField(forms.MultipleChoiceField):
-    """Any of several options; values that are no options are dropped."""
+class CheckboxesField(forms.MultipleChoiceField):
+    """Any number of several options. Values that are not options are dropped."""
 
     def to_python(self, value: Any) -> list[str]:
-        """Keep the values that are options."""
+        """Return the values that are options."""
         return [item for item in super().to_python(value) if self.valid_value(item)]
 
 
@@ -142,5 +145,5 @@ class IdField(forms.UUIDField):
     """The id of a row, which the page itself fills in."""
 
     def __init__(self, **options: Any) -> None:
-        told = dict.fromkeys(("required", "invalid"), UNUSABLE_FORM)
-        super().__init__(error_messages=told, **options)
+        messages = dict.fromkeys(("required", "invalid"), UNUSABLE_FORM)
+        super().__init__(error_messages=messages, **options)

@@ -1,15 +1,15 @@
-"""WebSocket text messages as they go over the wire: one frame, not masked, not compressed (RFC 6455, section 5.2)."""
+"""The encoding of WebSocket text messages as one unmasked, uncompressed frame (RFC 6455, section 5.2)."""
 
 import struct
 
 READY = "openhands.ready_frames"
-"""ASGI extension of a server that takes messages of this type, with ``frames``: each is written as it is."""
+"""An ASGI extension and message type: the server writes each of the message's ``frames`` unchanged."""
 _TEXT = 0x81
 _short, _middle, _long = struct.Struct(">BB"), struct.Struct(">BBH"), struct.Struct(">BBQ")
 
 
-def framed(body: bytes) -> bytes:
-    """The message that carries ``body``, which is UTF-8. It is the same for every client."""
+def encode_frame(body: bytes) -> bytes:
+    """Return the frame of a text message; ``body`` is UTF-8. A frame can be sent to any number of clients."""
     size = len(body)
     if size < 126:
         return _short.pack(_TEXT, size) + body
@@ -18,7 +18,7 @@ def framed(body: bytes) -> bytes:
     return _long.pack(_TEXT, 127, size) + body
 
 
-def body_of(message: bytes) -> bytes:
-    """What a message of ``framed`` carries."""
-    head = {126: _middle.size, 127: _long.size}.get(message[1], _short.size)
-    return message[head:]
+def decode_frame(frame: bytes) -> bytes:
+    """Return the body of a frame made by ``encode_frame``."""
+    head = {126: _middle.size, 127: _long.size}.get(frame[1], _short.size)
+    return frame[head:]

@@ -1,8 +1,8 @@
-"""HTTP clients for calls to the outside: always with timeouts and limits, guarded where a user gave the address.
+"""HTTP clients for calls to other servers, with timeouts and limits, and with a check of user-supplied addresses.
 
-Clients are made per task and closed with it (``with client(...)``): a connection then never carries two
-tenants' requests, and an asyncio client never outlives its loop. They follow no redirects and read no proxy
-settings, because both would go round the guard.
+Create a client per task and close it afterwards (``with client(...)``), so that no connection is shared by two
+tenants and no asyncio client outlives its event loop. Clients follow no redirects and ignore proxy settings, because
+both would bypass the check of addresses.
 """
 
 import asyncio
@@ -25,9 +25,10 @@ def client(
     resolver: url_guard.Resolver = url_guard.resolve,
     **options: Any,
 ) -> httpx2.Client:
-    """A client whose every read and write may take ``seconds``.
+    """Return an HTTP client whose reads and writes may each take ``seconds``.
 
-    ``guarded`` (for user-supplied addresses) refuses non-public ones with ``url_guard.UnsafeUrl``.
+    With ``guarded`` (for user-supplied addresses), calls to addresses that are not allowed raise
+    ``url_guard.UnsafeUrl``.
     """
     plain = httpx2.HTTPTransport(verify=_tls(), trust_env=False, limits=LIMITS)
     transport = GuardedTransport(plain, resolver=resolver) if guarded else plain
@@ -54,12 +55,12 @@ def _options(seconds: float) -> dict[str, Any]:
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """One context for all clients: reading the trust store costs more than a call on a local network."""
+    """Return the TLS context of all clients. Cached, because loading the trust store takes long."""
     return httpx2.create_ssl_context()
 
 
 class GuardedTransport(httpx2.BaseTransport):
-    """Resolves and checks the host, then connects to the checked address under the original name."""
+    """A transport that resolves and checks the host, then connects to a checked address under the original name."""
 
     def __init__(self, inner: httpx2.BaseTransport, *, resolver: url_guard.Resolver) -> None:
         self._inner, self._resolver = inner, resolver
@@ -69,7 +70,7 @@ class GuardedTransport(httpx2.BaseTransport):
         try:
             addresses = url_guard.checked_addresses(host, port, resolver=self._resolver)
         except OSError as error:
-            raise httpx2.ConnectError(f"{host} cannot be found", request=request) from error
+            raise httpx2.ConnectError(f"{host} cannot be resolved", request=request) from error
         for address in addresses[:-1]:
             try:
                 return self._inner.handle_request(_to(request, host, address))
@@ -82,7 +83,7 @@ class GuardedTransport(httpx2.BaseTransport):
 
 
 class AsyncGuardedTransport(httpx2.AsyncBaseTransport):
-    """The ``GuardedTransport`` for asyncio; the lookup runs in a thread."""
+    """A ``GuardedTransport`` for asyncio. It resolves names in a thread."""
 
     def __init__(self, inner: httpx2.AsyncBaseTransport, *, resolver: url_guard.Resolver) -> None:
         self._inner, self._resolver = inner, resolver
@@ -93,9 +94,11 @@ class AsyncGuardedTransport(httpx2.AsyncBaseTransport):
         try:
             addresses = await asyncio.wait_for(lookup, CONNECT_SECONDS)
         except TimeoutError as error:
-            raise httpx2.ConnectTimeout(f"{host} cannot be looked up", request=request) from error
+            raise httpx2.ConnectTimeout(
+                f"the name {host} was not resolved in time", request=request
+            ) from error
         except OSError as error:
-            raise httpx2.ConnectError(f"{host} cannot be found", request=request) from error
+            raise httpx2.ConnectError(f"{host} cannot be resolved", request=request) from error
         for address in addresses[:-1]:
             try:
                 return await self._inner.handle_async_request(_to(request, host, address))
@@ -108,15 +111,15 @@ class AsyncGuardedTransport(httpx2.AsyncBaseTransport):
 
 
 def _target(request: httpx2.Request) -> tuple[str, int]:
-    """Host and port as the client itself read them, so that no second parser can differ."""
+    """Return the host and port as the client parsed them. A second parser might disagree and miss an address."""
     url = request.url
     if url.scheme not in ("http", "https"):
-        raise url_guard.UnsafeUrl("only http:// and https:// addresses are called.")
+        raise url_guard.UnsafeUrl("only http:// and https:// addresses are allowed.")
     return url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80)
 
 
 def _to(request: httpx2.Request, host: str, address: str) -> httpx2.Request:
-    """The request aimed at an address; the ``Host`` header and the certificate's name stay the original's."""
+    """Return the request with its URL's host replaced by an address. ``Host`` and the TLS name stay unchanged."""
     return httpx2.Request(
         request.method,
         request.url.copy_with(host=address),

@@ -1,4 +1,4 @@
-"""Counting of requests in Redis, over all processes: exactly by ``django-ratelimit``, or in small blocks."""
+"""Counters of requests in Redis, shared by all processes: exact (``django-ratelimit``), or in small blocks."""
 
 import hashlib
 import logging
@@ -14,22 +14,22 @@ from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
-"""After Redis failed, requests that may pass uncounted do not wait for it during this time."""
+"""For this time after a failure of Redis, requests that need no exact count do not wait for Redis."""
 BLOCKS = 200
-"""A process reserves this part of a limit at a time: a limit of 1,200 costs one call to Redis for six requests."""
-REMEMBERED = 20_000
-"""Counters of which a process keeps its reserved part."""
+"""A process reserves 1/``BLOCKS`` of a limit at a time. A limit of 1,200 needs one call to Redis per six requests."""
+MAX_BLOCKS = 20_000
+"""The maximum number of counters for which a process keeps a block."""
 _PERIODS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 """Seconds of the units that a rate names, as in ``10/m``."""
 
 
 class NotCounted(Exception):
-    """Redis did not answer: whether the limit is reached is unknown."""
+    """Redis did not respond, so it is unknown whether the limit is reached."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """How far a limit is used up; ``reset`` is in seconds from now."""
+    """The usage of a limit. ``reset`` is the number of seconds until the counter starts at 0 again."""
 
     limit: int
     count: int
@@ -44,50 +44,54 @@ class Usage:
         return max(0, self.limit - self.count)
 
     def headers(self) -> dict[str, str]:
-        """The three headers that tell a client, and ``Retry-After`` when it has to wait."""
-        told = {
+        """Return the ``X-RateLimit-…`` headers, and ``Retry-After`` if the limit is exceeded."""
+        headers = {
             "X-RateLimit-Limit": str(self.limit),
             "X-RateLimit-Remaining": str(self.remaining),
             "X-RateLimit-Reset": str(self.reset),
         }
-        return told | {"Retry-After": str(self.reset)} if self.is_over else told
+        return headers | {"Retry-After": str(self.reset)} if self.is_over else headers
 
 
 class _Breaker:
-    """When Redis may be asked again on behalf of requests that do not depend on it."""
+    """A circuit breaker: until ``open_until``, requests that need no exact count skip Redis."""
 
-    closed_until = 0.0
+    open_until = 0.0
 
 
-def may_ask() -> bool:
-    """Return whether Redis is worth asking: it did not fail within the last ``RETRY_SECONDS``."""
-    return time.monotonic() >= _Breaker.closed_until
+def is_redis_available() -> bool:
+    """Return whether Redis has not failed within the last ``RETRY_SECONDS``."""
+    return time.monotonic() >= _Breaker.open_until
 
 
 def count(request: HttpRequest, *, group: str, value: str, rate: str) -> Usage:
-    """Count one more use of ``value`` in ``group`` against a rate such as ``10/m``.
+    """Count one use of ``value`` in ``group`` against a rate such as ``10/m``, and return the usage.
 
-    Not safe to repeat. The request remembers its tightest usage for the answer's headers. Raises
-    ``NotCounted``.
+    Not safe to repeat: each call counts. The usage is stored on the request for the response's headers. Raise
+    ``NotCounted`` if Redis does not respond.
     """
     try:
-        found = get_usage(
+        result = get_usage(
             request, group=group, key=lambda _group, _request: value, rate=rate, increment=True
         )
     except (RedisError, OSError) as error:
-        _Breaker.closed_until = time.monotonic() + RETRY_SECONDS
-        log.warning("requests are not counted: %s", type(error).__name__)
+        _Breaker.open_until = time.monotonic() + RETRY_SECONDS
+        log.warning("rate limits cannot be checked because Redis failed: %s", type(error).__name__)
         raise NotCounted from error
-    if found is None or found["time_left"] < 0:
+    if result is None or result["time_left"] < 0:
         raise NotCounted
-    usage = Usage(found["limit"], found["count"], found["time_left"] + 1)
+    usage = Usage(result["limit"], result["count"], result["time_left"] + 1)
     remember(request, usage)
     return usage
 
 
 @dataclass(slots=True)
 class _Block:
-    """What this process has taken of one counter: ``free`` uses up to the ``top``-th; ended at ``until``."""
+    """The uses of one counter that this process has reserved.
+
+    The block ends with the ``top``-th use of the counter, ``free`` uses of it are left, and it expires at ``until``
+    (Unix time).
+    """
 
     until: int
     top: int = 0
@@ -95,33 +99,33 @@ class _Block:
 
 
 _blocks: dict[str, _Block] = {}
-_taking = threading.Lock()
+_blocks_lock = threading.Lock()
 
 
-def forget() -> None:
-    """Ask Redis anew about every counter."""
-    with _taking:
+def drop_blocks() -> None:
+    """Drop the reserved blocks of this process, so that the next request of every counter calls Redis."""
+    with _blocks_lock:
         _blocks.clear()
 
 
-def count_ahead(request: HttpRequest, *, group: str, value: str, rate: str) -> Usage:
-    """Like ``count``, but uses are taken from Redis in blocks of a two-hundredth of the limit.
+def count_in_blocks(request: HttpRequest, *, group: str, value: str, rate: str) -> Usage:
+    """Count one use like ``count``, but reserve uses in Redis in blocks of 1/``BLOCKS`` of the limit.
 
-    Never more than the limit passes, over all processes. What a process took and did not use is lost to the
-    others until the window ends, so up to half a percent less passes for each of them. Raises ``NotCounted``.
+    All processes together never exceed the limit. Uses that a process reserved but did not need are lost until the
+    window ends, so each process may lower the limit by up to 0.5 %. Raise ``NotCounted`` if Redis does not respond.
     """
     amount, _, period = rate.partition("/")
     limit, seconds = int(amount), _PERIODS[period[-1]] * int(period[:-1] or 1)
     key = f"{group}{rate}|{value}"
-    usage = _taken(key, limit) or _from_redis(key, limit, seconds)
+    usage = _count_in_block(key, limit) or _reserve_block(key, limit, seconds)
     remember(request, usage)
     return usage
 
 
-def _taken(key: str, limit: int) -> Usage | None:
-    """One use of the block that is at hand, if there is one."""
+def _count_in_block(key: str, limit: int) -> Usage | None:
+    """Take one use from the counter's block; return None if no use is left."""
     now = time.time()
-    with _taking:
+    with _blocks_lock:
         block = _blocks.get(key)
         if block is None or block.until <= now:
             return None
@@ -131,24 +135,29 @@ def _taken(key: str, limit: int) -> Usage | None:
         return Usage(limit, block.top - block.free, int(block.until - now) + 1)
 
 
-def _from_redis(key: str, limit: int, seconds: int) -> Usage:
+def _reserve_block(key: str, limit: int, seconds: int) -> Usage:
+    """Reserve a block of a counter in Redis and take one use from it."""
     now = time.time()
     name = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:32]
-    offset = int(name[:8], 16) % seconds  # windows of different callers do not end all at once
+    offset = int(name[:8], 16) % seconds  # so that the windows of all callers do not end together
     until = int(now) - (int(now) - offset) % seconds + seconds
     size = max(1, limit // BLOCKS)
     try:
         cache.add(f"limit|{name}|{until}", 0, seconds + 5)
         top = cache.incr(f"limit|{name}|{until}", size)
-    except (RedisError, OSError, ValueError) as error:  # ValueError: it lapsed between the two
-        _Breaker.closed_until = time.monotonic() + RETRY_SECONDS
-        log.warning("requests are not counted: %s", type(error).__name__)
+    except (
+        RedisError,
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: the key expired between the calls
+        _Breaker.open_until = time.monotonic() + RETRY_SECONDS
+        log.warning("rate limits cannot be checked because Redis failed: %s", type(error).__name__)
         raise NotCounted from error
     usable = min(size, limit - (top - size))
     reset = int(until - now) + 1
-    with _taking:
-        if len(_blocks) >= REMEMBERED:
-            _drop_ended(now)
+    with _blocks_lock:
+        if len(_blocks) >= MAX_BLOCKS:
+            _drop_expired_blocks(now)
         block = _blocks.get(key)
         if block is None or block.until != until:
             block = _blocks[key] = _Block(until)
@@ -159,15 +168,19 @@ def _from_redis(key: str, limit: int, seconds: int) -> Usage:
         return Usage(limit, block.top - block.free, reset)
 
 
-def _drop_ended(now: float) -> None:
-    kept = {key: block for key, block in _blocks.items() if block.until > now}
+def _drop_expired_blocks(now: float) -> None:
+    current = {key: block for key, block in _blocks.items() if block.until > now}
     _blocks.clear()
-    if len(kept) < REMEMBERED:  # else somebody invents callers: their blocks are small
-        _blocks.update(kept)
+    # If still too many are left, drop all: memory stays bounded, and only their unused uses are lost.
+    if len(current) < MAX_BLOCKS:
+        _blocks.update(current)
 
 
 def remember(request: Any, usage: Usage) -> None:
-    """Keep the usage on Django's request (under DRF's, if need be) if it is the tightest so far."""
+    """Store a usage on the request if it leaves fewer uses than the stored usage.
+
+    Accepts Django's request and DRF's wrapper of it.
+    """
     request = getattr(request, "_request", request)
     earlier: Usage | None = getattr(request, "rate_usage", None)
     if earlier is None or (usage.remaining, -usage.reset) < (earlier.remaining, -earlier.reset):

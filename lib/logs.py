@@ -1,4 +1,4 @@
-"""Log lines as JSON objects, one a line, with the id of the request they belong to."""
+"""Log formatting: one JSON object per line with the id of its request, and without one-time tokens."""
 
 import logging
 import re
@@ -12,11 +12,11 @@ _PLAIN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskN
 
 
 class WithoutTokens(logging.Filter):
-    """Takes one-time tokens out of the addresses that Django's own lines quote."""
+    """A filter that removes one-time tokens and conversation keys from log messages that quote a URL."""
 
     _TOKEN = re.compile(
         r"(/(?:setup|invitations?|verify-email|shared)/|[?&]session_api_key=)[^\s/?&'\"]+"
-        r"|(?<=ocs_)[A-Za-z0-9_-]{40,}\.[0-9a-f]{32,}"  # such a key by whatever name
+        r"|(?<=ocs_)[A-Za-z0-9_-]{40,}\.[0-9a-f]{32,}"  # a conversation key anywhere
     )
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -27,7 +27,7 @@ class WithoutTokens(logging.Filter):
 
 
 class JSONFormatter(logging.Formatter):
-    """``{"time", "level", "logger", "message", "request_id"?, …extra, "exception"?}``."""
+    """A formatter for JSON: ``{"time", "level", "logger", "message", "request_id"?, …extra, "exception"?}``."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {

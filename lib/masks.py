@@ -1,4 +1,4 @@
-"""The mask that is shown in place of a secret, and the detection of masks in values that clients send back."""
+"""The mask shown in place of a secret, and the detection of masks in values that clients send back."""
 
 import re
 
@@ -7,5 +7,5 @@ _MASKED = re.compile(r"\*{3,}|[•●]|…|\.{4,}|<secret[_-]hidden>|<redacted>"
 
 
 def is_mask(text: str) -> bool:
-    """Return whether a text is a mask, ours or another program's, or contains one."""
+    """Return whether a text is or contains a mask, of this server or of another program."""
     return bool(_MASKED.search(text))

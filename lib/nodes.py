@@ -1,7 +1,7 @@
-"""The fleet: each process announces itself in Redis with a time to live, and whoever asks reads who is there.
+"""The list of nodes: each process of the server announces itself in Redis with a time to live.
 
-Only for looking at: claims, jobs, the log and delivery need none of it. While Redis is away there is nothing to
-see; when it comes back, empty or not, the next announcements fill it again.
+The list is for operators only. Leases, jobs, the event log and delivery do not depend on it. While Redis is
+unavailable the list cannot be read. Afterwards the next announcements fill it again, even if Redis lost its data.
 """
 
 import contextlib
@@ -23,24 +23,25 @@ from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 INDEX = "oh:{nodes}"
-"""Ids by the time of their last announcement. The braces keep all keys in one slot of a Redis Cluster."""
+"""The sorted set of node ids, by time of last announcement. The braces keep all keys in one Redis Cluster slot."""
 MAX_NODES = 1_000
 Figures = Callable[[], dict[str, float]]
 
 
 class RegistryUnavailable(Problem):
-    """Redis does not answer, so who is there cannot be said. Nothing else depends on it."""
+    """Redis does not respond, so the list of nodes cannot be read."""
 
     status = 503
     code = "registry-unavailable"
-    sentence = "The list of nodes is kept in Redis, which does not answer. Everything else goes on."
+    sentence = "The list of nodes cannot be read because Redis does not respond. The processes themselves keep running."
 
 
 class Node(msgspec.Struct, frozen=True):
-    """One process as it last announced itself.
+    """A process of the server, as in its last announcement.
 
-    ``load`` are figures by name: ``cpu_percent`` (100 is one core), ``memory_bytes``, and the role's own, such as
-    ``sockets``, ``conversations``, ``jobs``. ``address`` is where it listens, empty where it does not.
+    ``address`` is the address it listens on, empty if it does not listen. ``load`` contains figures by name:
+    ``cpu_percent`` (100 is one core), ``memory_bytes``, and figures of the role such as ``sockets``,
+    ``conversations`` and ``jobs``.
     """
 
     id: str
@@ -56,7 +57,7 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Announcement:
-    """This process's entry: a daemon thread tells it every third of ``NODE_TTL_SECONDS``, at the cost of one call."""
+    """The announcement of this process. A daemon thread sends it three times per ``NODE_TTL_SECONDS``."""
 
     def __init__(self, role: str, *, address: str = "", node_id: str = "", load: Figures) -> None:
         self.id = node_id or new_id()
@@ -66,8 +67,8 @@ class Announcement:
         self._load = load
         self._started_at = datetime.now(UTC)
         self._process = psutil.Process()
-        self._process.cpu_percent()  # the first call only begins the measuring
-        self._told = threading.Event()
+        self._process.cpu_percent()  # psutil measures from one call to the next
+        self._wake = threading.Event()
         self._ended = False
         self._failures = 0
         self._client = client()
@@ -77,14 +78,14 @@ class Announcement:
         self._thread.start()
 
     def drain(self) -> None:
-        """Say at once that this process takes no more work and is about to end. Safe to repeat."""
+        """Announce immediately that this process is stopping and accepts no new work. Safe to repeat."""
         self.is_draining = True
-        self._told.set()
+        self._wake.set()
 
     def end(self) -> None:
-        """Take the entry out; without Redis it lapses by itself. Safe to repeat."""
+        """Remove this process from the list. If Redis is unavailable, the entry expires. Safe to repeat."""
         self._ended = True
-        self._told.set()
+        self._wake.set()
         self._thread.join(3)
         with contextlib.suppress(redis.RedisError, OSError):
             pipeline = self._client.pipeline(transaction=False)
@@ -95,11 +96,11 @@ class Announcement:
 
     def _run(self) -> None:
         while not self._ended:
-            self._told.clear()
-            self._tell()
-            self._told.wait(settings.NODE_TTL_SECONDS / 3)
+            self._wake.clear()
+            self._send()
+            self._wake.wait(settings.NODE_TTL_SECONDS / 3)
 
-    def _tell(self) -> None:
+    def _send(self) -> None:
         try:
             pipeline = self._client.pipeline(transaction=False)
             pipeline.set(
@@ -112,14 +113,17 @@ class Announcement:
         except (redis.RedisError, OSError) as error:
             self._failures += 1
             if self._failures in (1, 100, 10_000):
-                log.warning("this node cannot announce itself: %s", type(error).__name__)
+                log.warning(
+                    "this process is missing in the list of nodes because Redis failed: %s",
+                    type(error).__name__,
+                )
         else:
             if self._failures:
-                log.info("this node is announced again")
+                log.info("this process is in the list of nodes again")
             self._failures = 0
 
     def node(self) -> Node:
-        """The entry as of now."""
+        """Return the current announcement."""
         with self._process.oneshot():
             own = {
                 "cpu_percent": self._process.cpu_percent(),
@@ -139,19 +143,21 @@ class Announcement:
         )
 
 
-class _Here:
+class _Current:
+    """The announcement of this process while ``announce`` runs."""
+
     announcement: Announcement | None = None
 
 
 @contextlib.contextmanager
-def announced(
+def announce(
     role: str, *, address: str = "", node_id: str = "", load: Figures = dict
 ) -> Iterator[Announcement]:
-    """Announce this process for as long as the block runs.
+    """Announce this process in the list of nodes until the block ends.
 
-    ``load`` gives the role's own figures; it is called from another thread, must be quick and must not fail.
+    ``load`` returns the figures of the role. It is called in another thread, so it must be fast and must not raise.
     """
-    _Here.announcement = announcement = Announcement(
+    _Current.announcement = announcement = Announcement(
         role, address=address, node_id=node_id, load=load
     )
     announcement.start()
@@ -159,44 +165,49 @@ def announced(
         yield announcement
     finally:
         announcement.end()
-        _Here.announcement = None
+        _Current.announcement = None
 
 
 def is_draining() -> bool:
-    """Whether this process was told to end: a load balancer must send it nothing more."""
-    return _Here.announcement is not None and _Here.announcement.is_draining
+    """Return whether this process is stopping, so that a load balancer must send it no new requests."""
+    return _Current.announcement is not None and _Current.announcement.is_draining
 
 
-def fleet() -> list[Node]:
-    """Who is there, by role, host and age: at most ``MAX_NODES``, in two calls. Raises ``RegistryUnavailable``."""
+def list_nodes() -> list[Node]:
+    """Return the running processes by role, host and start time, at most ``MAX_NODES``.
+
+    Takes two calls to Redis. Raise ``RegistryUnavailable`` if Redis does not respond.
+    """
     try:
         with client() as connection:
             ids = [key.decode() for key in connection.zrevrange(INDEX, 0, MAX_NODES - 1)]
-            told = connection.mget([_key(one) for one in ids]) if ids else []
-            if gone := [one for one, text in zip(ids, told, strict=True) if text is None]:
-                connection.zrem(INDEX, *gone)
+            texts = connection.mget([_key(node_id) for node_id in ids]) if ids else []
+            expired = [node_id for node_id, text in zip(ids, texts, strict=True) if text is None]
+            if expired:
+                connection.zrem(INDEX, *expired)
     except (redis.RedisError, OSError) as error:
         raise RegistryUnavailable(retry_after=5) from error
-    found = []
-    for text in told:
-        with contextlib.suppress(msgspec.MsgspecError):  # of a version that tells it otherwise
+    nodes = []
+    for text in texts:
+        # Skip announcements of another version with different fields.
+        with contextlib.suppress(msgspec.MsgspecError):
             if text is not None:
-                found.append(msgspec.json.decode(text, type=Node))
-    return sorted(found, key=lambda node: (node.role, node.host, node.started_at, node.id))
+                nodes.append(msgspec.json.decode(text, type=Node))
+    return sorted(nodes, key=lambda node: (node.role, node.host, node.started_at, node.id))
 
 
 def new_id() -> str:
-    """A name for this process that no other has had."""
+    """Return a unique id for this process: ``host:process id:random``."""
     return f"{socket.gethostname()[:60]}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 def client() -> redis.Redis:
-    """A connection to the registry's Redis, patient for ``REDIS_TIMEOUT_MS``."""
-    patience = settings.REDIS_TIMEOUT_MS / 1000
-    found: redis.Redis = redis.Redis.from_url(
-        settings.REDIS_URL, socket_timeout=patience, socket_connect_timeout=patience
+    """Return a Redis client with the timeout ``REDIS_TIMEOUT_MS``."""
+    seconds = settings.REDIS_TIMEOUT_MS / 1000
+    connection: redis.Redis = redis.Redis.from_url(
+        settings.REDIS_URL, socket_timeout=seconds, socket_connect_timeout=seconds
     )
-    return found
+    return connection
 
 
 def _key(node_id: str) -> str:

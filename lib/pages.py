@@ -1,4 +1,4 @@
-"""Pages of a list ordered by a time and the primary key, and the cursors that name positions in it."""
+"""Pagination of lists ordered by a time and the primary key, with cursors that name positions in the list."""
 
 import base64
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from rest_framework.response import Response
 
 
 class MalformedCursor(ValueError):
-    """The text is not a cursor of ``Position.cursor``."""
+    """A text is not a cursor made by ``Position.cursor``."""
 
 
 class Position(NamedTuple):
@@ -25,13 +25,13 @@ class Position(NamedTuple):
 
     @property
     def cursor(self) -> str:
-        """An opaque text for clients, which ``position_of`` reads."""
+        """The position as an opaque text for clients, which ``parse_cursor`` reads."""
         text = f"{self.at.isoformat()}|{self.pk}"
         return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def position_of(cursor: str) -> Position:
-    """Return the position that a cursor names. Raises ``MalformedCursor``."""
+def parse_cursor(cursor: str) -> Position:
+    """Return the position that a cursor names. Raise ``MalformedCursor`` if the text is not a cursor."""
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         at, _, pk = text.partition("|")
@@ -48,40 +48,47 @@ def page(
     field: str = "created_at",
     is_descending: bool = True,
 ) -> tuple[list[Any], str | None]:
-    """Return up to ``limit`` rows behind a position, and the cursor of the next page; None after the last page."""
-    way, sign = ("lt", "-") if is_descending else ("gt", "")
+    """Return up to ``limit`` rows after a position, and the cursor of the next page (None on the last page).
+
+    Rows are ordered by the time in ``field``, then by primary key.
+    """
+    comparison, sign = ("lt", "-") if is_descending else ("gt", "")
     if after:
-        same_time = Q(**{field: after.at, f"pk__{way}": after.pk})
-        rows = rows.filter(Q(**{f"{field}__{way}": after.at}) | same_time)
-    found = list(rows.order_by(f"{sign}{field}", f"{sign}pk")[: limit + 1])
-    return cut(found, limit, lambda row: Position(getattr(row, field), row.pk))
+        same_time = Q(**{field: after.at, f"pk__{comparison}": after.pk})
+        rows = rows.filter(Q(**{f"{field}__{comparison}": after.at}) | same_time)
+    # One row more than the page shows whether another page follows.
+    page_rows = list(rows.order_by(f"{sign}{field}", f"{sign}pk")[: limit + 1])
+    return cut_page(page_rows, limit, lambda row: Position(getattr(row, field), row.pk))
 
 
-def cut(
+def cut_page(
     rows: list[Any], limit: int, position: Callable[[Any], Position]
 ) -> tuple[list[Any], str | None]:
-    """Return the first ``limit`` rows, and the cursor of the last of them if more rows follow."""
+    """Return the first ``limit`` rows, and the cursor of the last one if more rows follow, else None."""
     following = position(rows[limit - 1]).cursor if len(rows) > limit else None
     return rows[:limit], following
 
 
 class CursorPages(BasePagination):
-    """``{"items": […], "next": cursor|null}``, newest first by ``(ordering field, id)``.
+    """DRF pagination with cursors: ``{"items": […], "next": cursor|null}``, newest first.
 
-    The cursor is opaque to clients and names the last row seen, so rows that come or go between two
-    requests neither repeat nor hide others. Views may set ``page_field`` (default ``created_at``).
+    Rows are ordered by the view's ``page_field`` (default ``created_at``), then by id. A cursor names the last row of
+    a page, so rows that are added or deleted between two requests cause no repeated or missing rows.
     """
 
     max_limit = 100
 
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
-        limit, after = self.asked(request)
+        limit, after = self.parse_page_query(request)
         field = getattr(view, "page_field", "created_at")
         rows, self.next = page(queryset, limit=limit, after=after, field=field)
         return rows
 
-    def asked(self, request: Request) -> tuple[int, Position | None]:
-        """Return how many rows a request asks for, and the position behind which they begin."""
+    def parse_page_query(self, request: Request) -> tuple[int, Position | None]:
+        """Return the ``limit`` of a request, and the position of its ``cursor`` or None.
+
+        Raise ``ValidationError`` (400) if a parameter is not valid.
+        """
         params = request.query_params
         if "cursor" not in params and (limit := _plain_limit(params)):
             return limit, None
@@ -89,10 +96,10 @@ class CursorPages(BasePagination):
         query.is_valid(raise_exception=True)
         limit, cursor = query.validated_data["limit"], query.validated_data.get("cursor")
         try:
-            return limit, position_of(cursor) if cursor else None
+            return limit, parse_cursor(cursor) if cursor else None
         except MalformedCursor as error:
             raise exceptions.ValidationError(
-                {"cursor": ["This is not a cursor that this list gave."]}
+                {"cursor": ["The cursor is not valid. Use `next` of a previous response."]}
             ) from error
 
     def get_paginated_response(self, data: Any) -> Response:
@@ -121,14 +128,14 @@ class CursorPages(BasePagination):
 
 
 def _plain_limit(params: Any) -> int:
-    """Return the limit of a query that needs no serializer to be understood, else 0."""
+    """Return the limit of a simple query without running a serializer, or 0 if it needs validation."""
     text = params.get("limit", "20")
     is_plain = text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= 100
     return int(text) if is_plain else 0
 
 
 class CursorQuery(serializers.Serializer[Any]):
-    """The query of a list."""
+    """The query parameters of a list."""
 
     cursor = serializers.CharField(required=False, max_length=200)
     limit = serializers.IntegerField(required=False, default=20, min_value=1, max_value=100)

@@ -1,7 +1,7 @@
-"""The few hot statements, sent past Django's cursor: parameters travel in binary and the plan is kept.
+"""Execution of frequent SQL statements without Django's cursor, with server-side parameters and cached plans.
 
-Django writes parameters into the text of a statement. For a hundred events that costs seven times the CPU of
-binary arrays, and the server parses and plans it anew each time (docs/adr/0030). Everything else stays with Django.
+Django inserts parameters into the text of a statement, so PostgreSQL parses and plans each statement again. For a
+hundred events this takes seven times the CPU of binary arrays (docs/adr/0030). All other statements use Django.
 """
 
 import re
@@ -20,10 +20,10 @@ _PLACEHOLDER = re.compile(r"%%|%\((\w+)\)s")
 def fetch(
     statement: str, parameters: Sequence[Any] | Mapping[str, Any], *, is_binary: bool = False
 ) -> list[tuple[Any, ...]]:
-    """Run one statement on this thread's connection, inside its transaction if there is one; its rows.
+    """Run one statement on this thread's connection, in its current transaction if any, and return its rows.
 
-    Placeholders are psycopg's: ``%s`` or ``%(name)s``, and ``%b`` for binary. Raises Django's database errors. With
-    ``is_binary`` the rows come in binary too.
+    Placeholders are those of psycopg: ``%s`` or ``%(name)s``, and ``%b`` for binary. With ``is_binary`` the rows are
+    transferred in binary too. Raise Django's database errors.
     """
     kind: type[psycopg.Cursor] = psycopg.Cursor
     text = statement
@@ -37,29 +37,30 @@ def fetch(
         connection.wrap_database_errors,
         kind(connection.connection) as cursor,
     ):
-        # Django's own loader of timestamps is Python around the driver's: a third of what a page of events costs.
+        # Django's loader of timestamps wraps the driver's loader in Python, which is a third of the cost of a page.
         cursor.adapters.register_loader("timestamptz", TimestamptzLoader)
         cursor.execute(text, parameters, binary=is_binary)
         rows = cursor.fetchall()
     if connection.queries_logged:
-        taken = f"{time.perf_counter() - started:.3f}"
-        connection.queries_log.append({"sql": statement, "time": taken})
+        seconds = f"{time.perf_counter() - started:.3f}"
+        connection.queries_log.append({"sql": statement, "time": seconds})
     return rows
 
 
 @lru_cache(maxsize=256)
 def _numbered(statement: str) -> tuple[str, list[str]]:
-    """A statement with PostgreSQL's own ``$1``, and the names for them in order.
+    """Return a statement with PostgreSQL's placeholders (``$1``), and the names of the parameters in their order.
 
-    The driver would take one of more than 4,096 characters apart anew each time, which costs as much as a small query.
+    psycopg does not cache the conversion of statements above 4,096 characters, and converting one takes as long as a
+    small query.
     """
     names: list[str] = []
 
-    def place(found: re.Match[str]) -> str:
-        if found[0] == "%%":
+    def replace(match: re.Match[str]) -> str:
+        if match[0] == "%%":
             return "%"
-        if found[1] not in names:
-            names.append(found[1])
-        return f"${names.index(found[1]) + 1}"
+        if match[1] not in names:
+            names.append(match[1])
+        return f"${names.index(match[1]) + 1}"
 
-    return _PLACEHOLDER.sub(place, statement), names
+    return _PLACEHOLDER.sub(replace, statement), names

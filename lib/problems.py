@@ -1,4 +1,4 @@
-"""Refusals: what services raise when they will not do something, told to callers as problem details."""
+"""The base class of exceptions that services raise for clients, and their form as RFC 9457 problem details."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from lib.logs import request_id
 
 
 class Problem(Exception):
-    """A refusal with a status and a sentence for the caller; the API turns it into problem details.
+    """An exception with an HTTP status and a sentence for users, which the API returns as problem details.
 
-    Domain exceptions of the apps inherit from it and set ``status``, ``code`` and, as the default for
-    ``detail``, ``sentence``.
+    The exceptions of services inherit from this class and set ``status``, ``code`` and ``sentence`` (the default of
+    ``detail``).
     """
 
     status = 400
@@ -23,7 +23,7 @@ class Problem(Exception):
 
 
 def problem_body(*, status: int, code: str, detail: str, **extra: Any) -> dict[str, Any]:
-    """RFC 9457 problem details, plus ``error``: the sentence that existing clients show."""
+    """Return RFC 9457 problem details. ``error`` repeats the detail for existing OpenHands clients."""
     body = {
         "type": f"about:blank#{code}",
         "title": code.replace("-", " ").capitalize(),
@@ -42,4 +42,4 @@ class TooLarge(Problem):
 
     status = 413
     code = "too-large"
-    sentence = "This is larger than the server takes."
+    sentence = "The body or file exceeds the size limit of this server."

@@ -1,4 +1,4 @@
-"""Child processes that do not outlive their owner, and locks that do not either."""
+"""Child processes and file locks that end with the process that owns them."""
 
 import contextlib
 import ctypes
@@ -16,10 +16,10 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def hold(path: Path) -> IO[str] | None:
-    """Take a lock that ends with this process at the latest; None when another process has it.
+def acquire_lock(path: Path) -> IO[str] | None:
+    """Lock a file and write this process's id into it. Return None if another process holds the lock.
 
-    The file then holds our process id; closing it lets go.
+    Close the returned file to release the lock. The end of this process releases it too.
     """
     file = path.open("a+")
     try:
@@ -33,10 +33,11 @@ def hold(path: Path) -> IO[str] | None:
     return file
 
 
-def is_held(path: Path) -> bool:
-    """Whether a process holds the lock. Asks for a shared one: two who ask do not see each other."""
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock of a file."""
     try:
         with path.open() as file:
+            # A shared lock, so that two processes that check at the same time do not see each other's lock.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -46,31 +47,31 @@ def is_held(path: Path) -> bool:
 
 
 def die_with_parent(stop_signal: int) -> Callable[[], None] | None:
-    """A ``preexec_fn`` after which the child gets ``stop_signal`` when its parent dies (Linux only).
+    """Return a ``preexec_fn`` that makes the child receive ``stop_signal`` when its parent dies (Linux only).
 
-    "Parent" is the thread that started it (prctl(2), PR_SET_PDEATHSIG), so start such children in the main
-    thread.
+    The parent is the thread that starts the child (prctl(2), PR_SET_PDEATHSIG), so start these children in the main
+    thread. Return None on other systems.
     """
     if _libc is None:
         return None
     libc, parent = _libc, os.getpid()
 
-    def ask() -> None:
+    def request_signal() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, stop_signal, 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # the parent died before the call, so no signal will come
             os._exit(1)
 
-    return ask
+    return request_signal
 
 
 def adopt_orphans() -> None:
-    """Become the parent of what our children leave behind (Linux only), so that it can be found and ended."""
+    """Make this process the parent of its descendants whose own parent ends (Linux only), so it can end them."""
     if _libc is not None:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def reap_orphans(known: set[int]) -> None:
-    """Collect the exit of adopted children; those in ``known`` have somebody who waits for them."""
+    """Collect the exit status of adopted children. Skip the process ids in ``known``, whose owner collects it."""
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
             if child.pid not in known and child.status() == psutil.STATUS_ZOMBIE:
@@ -78,7 +79,7 @@ def reap_orphans(known: set[int]) -> None:
 
 
 def end(process: psutil.Process, *steps: tuple[int, float]) -> None:
-    """Send each signal in turn until the process is gone, each with its seconds; at last SIGKILL."""
+    """Send each signal in turn and wait that many seconds, until the process has ended; finally send SIGKILL."""
     for number, seconds in (*steps, (signal.SIGKILL, 10)):
         try:
             process.send_signal(number)

@@ -1,18 +1,18 @@
-"""Taking secrets out of texts that leave the people they belong to: known values, and shapes of well-known keys."""
+"""Redaction of secrets in texts that leave their organization: known values and the formats of well-known keys."""
 
 import json
 import re
 from collections.abc import Iterable
 
 HIDDEN = "[redacted]"
-LEAST_LENGTH = 6
-"""Shorter values are words: taking them out would say where they stand and ruin the text."""
+MIN_LENGTH = 6
+"""Shorter values are not redacted: they are often ordinary words, and their redaction would damage the text."""
 _SHAPES = re.compile(
     "|".join(
         (
-            r"oh_[A-Za-z0-9]{6,}\.[A-Za-z0-9_-]{16,}",  # this server's own keys
-            r"ocs_[A-Za-z0-9_-]{40,}\.[0-9a-f]{32,}",  # and its keys to one conversation
-            r"sk-[A-Za-z0-9_-]{16,}",  # OpenAI, Anthropic and those that took their shape
+            r"oh_[A-Za-z0-9]{6,}\.[A-Za-z0-9_-]{16,}",  # this server's API keys
+            r"ocs_[A-Za-z0-9_-]{40,}\.[0-9a-f]{32,}",  # this server's conversation keys
+            r"sk-[A-Za-z0-9_-]{16,}",  # OpenAI, Anthropic and vendors with the same format
             r"(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{16,}",  # Stripe
             r"whsec_[A-Za-z0-9+/]{16,}",
             r"gh[pousr]_[A-Za-z0-9]{20,}",  # GitHub
@@ -30,22 +30,22 @@ _SHAPES = re.compile(
             r"pypi-[A-Za-z0-9_-]{30,}",
             r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",  # JSON Web Tokens
             r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:(?!-----END)[^\"]){0,20000}(?:-----END [A-Z ]*PRIVATE KEY-----)?",
-            r"(?<=://)[^/\s:@\"'\\]{1,200}:[^/\s@\"'\\]{3,400}(?=@)",  # a password in an address
+            r"(?<=://)[^/\s:@\"'\\]{1,200}:[^/\s@\"'\\]{3,400}(?=@)",  # a password in a URL
         )
     ),
     re.DOTALL,
 )
-# An escape that writes a plain ASCII character the long way could hide a key from the shapes.
-_LONG_WAY = re.compile(r"\\u00[0-7]|\\/")
+# A JSON escape of an ASCII character could hide a key from the patterns.
+_ASCII_ESCAPE = re.compile(r"\\u00[0-7]|\\/")
 
 
 class Redactor:
-    """Takes secrets out of texts. ``values`` are secrets that are known, found wherever they stand."""
+    """A redactor of texts. It replaces the known secrets in ``values`` and all keys of well-known formats."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         forms: set[str] = set()
         for value in values:
-            if len(value) >= LEAST_LENGTH:
+            if len(value) >= MIN_LENGTH:
                 forms |= {
                     value,
                     json.dumps(value)[1:-1],
@@ -55,16 +55,20 @@ class Redactor:
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
 
     def text(self, text: str) -> str:
-        """The text with ``[redacted]`` in place of secrets."""
+        """Return a text with ``[redacted]`` in place of secrets."""
         if self._known is not None:
             text = self._known.sub(HIDDEN, text)
         return _SHAPES.sub(HIDDEN, text)
 
     def json(self, payload: str) -> str:
-        """Redact JSON text, which stays JSON: no secret holds a bare quote or ends in half an escape."""
-        if _LONG_WAY.search(payload):
+        """Return a redacted JSON text. It stays valid JSON, since no pattern matches a quote or part of an escape."""
+        if _ASCII_ESCAPE.search(payload):
             try:
                 payload = json.dumps(json.loads(payload), ensure_ascii=True)
             except (ValueError, RecursionError):
-                return json.dumps({"redacted": "This event could not be read to take secrets out."})
+                return json.dumps(
+                    {
+                        "redacted": "This event is hidden because it could not be checked for secrets."
+                    }
+                )
         return self.text(payload)

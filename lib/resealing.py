@@ -1,7 +1,7 @@
-"""Sealed columns of all models, and how their values move to a new key while the server runs.
+"""The encrypted columns of all models, and their re-encryption with a new key while the server runs.
 
-A sealed column is a ``BinaryField`` named ``sealed_…``. Its values are bound to ``table.column:row id``; a model
-whose rows were bound in another way says so in ``SEALED_AS = {column: template with {pk}}``.
+An encrypted column is a ``BinaryField`` named ``sealed_…``. Its values are bound to ``table.column:row id``. A model
+with another binding declares it in ``SEALED_AS = {column: template with {pk}}``.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from lib import crypto
 
 @dataclass(frozen=True)
 class Column:
-    """One sealed column of one model."""
+    """An encrypted column of a model."""
 
     model: type[models.Model]
     name: str
@@ -27,43 +27,43 @@ class Column:
         return f"{self.model._meta.db_table}.{self.name}"  # noqa: SLF001 - Django documents _meta
 
     def binding(self, pk: Any) -> str:
-        """What a row's value is bound to."""
+        """Return the ``bound_to`` of a row's value (see ``lib.crypto``)."""
         template = getattr(self.model, "SEALED_AS", {}).get(self.name)
         return template.format(pk=pk) if template else f"{self}:{pk}"
 
 
 @dataclass
-class Done:
-    """What one batch came to: rows resealed, and the places whose values do not open."""
+class BatchResult:
+    """The result of a batch: the number of re-encrypted rows, and the bindings of values that cannot be decrypted."""
 
     resealed: int = 0
     broken: list[str] = field(default_factory=list)
 
 
 def columns() -> list[Column]:
-    """Every sealed column, in a fixed order."""
-    found = [
+    """Return every encrypted column, in a fixed order."""
+    sealed = [
         Column(model, field.name)
         for model in apps.get_models()
         for field in model._meta.concrete_fields  # noqa: SLF001
         if isinstance(field, models.BinaryField) and field.name.startswith("sealed_")
     ]
-    return sorted(found, key=str)
+    return sorted(sealed, key=str)
 
 
 def count_old(column: Column) -> int:
-    """How many values are sealed with another key than the ring's first."""
+    """Return the number of values that are encrypted with another key than the first of the ring."""
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT count(*) FROM {_old(column)}", _head())  # noqa: S608 - our own names
         return int(cursor.fetchone()[0])
 
 
-def reseal(column: Column, *, batch: int) -> Iterator[Done]:
-    """Move a column's values to the ring's first key, ``batch`` rows a transaction.
+def reseal(column: Column, *, batch: int) -> Iterator[BatchResult]:
+    """Re-encrypt a column's values with the first key of the ring, ``batch`` rows per transaction.
 
-    Online and resumable: a value says itself which key sealed it, so nothing else is remembered, and a kill
-    loses one batch at most. Rows are locked while they are resealed and written only if they are as they were
-    read: a concurrent write comes before or after, and is never overwritten. Values that do not open stay.
+    The server may run meanwhile: rows are locked and updated only if they are unchanged, so no concurrent write is
+    lost. Safe to interrupt and repeat, because each value names its key. Values that cannot be decrypted stay
+    unchanged.
     """
     quote = connection.ops.quote_name
     meta = column.model._meta  # noqa: SLF001
@@ -75,32 +75,33 @@ def reseal(column: Column, *, batch: int) -> Iterator[Done]:
     update = f"UPDATE {table} SET {name} = %s WHERE {pk} = %s AND {name} = %s"  # noqa: S608
     last: str | None = None
     while True:
-        done = Done()
+        result = BatchResult()
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(select, [*_head(), last, last, batch])
             rows = cursor.fetchall()
             for row_id, sealed in rows:
-                place = column.binding(row_id)
+                binding = column.binding(row_id)
                 try:
-                    plain = crypto.open_sealed(bytes(sealed), bound_to=place)
+                    plain = crypto.open_sealed(bytes(sealed), bound_to=binding)
                 except crypto.Undecryptable:
-                    done.broken.append(place)
+                    result.broken.append(binding)
                     continue
-                cursor.execute(update, [crypto.seal(plain, bound_to=place), row_id, bytes(sealed)])
-                done.resealed += cursor.rowcount
+                new = crypto.seal(plain, bound_to=binding)
+                cursor.execute(update, [new, row_id, bytes(sealed)])
+                result.resealed += cursor.rowcount
         if not rows:
             return
         last = str(rows[-1][0])
-        yield done
+        yield result
 
 
 def audit(column: Column) -> tuple[Counter[str], list[str]]:
-    """How many values each key seals, and the places whose values do not open."""
+    """Return the number of values per key id, and the bindings of values that cannot be decrypted."""
     keys: Counter[str] = Counter()
     broken = []
     rows = column.model._default_manager.exclude(**{column.name: None})  # noqa: SLF001
     for pk, sealed in rows.values_list("pk", column.name).iterator(chunk_size=500):
-        keys[crypto.key_id_of(bytes(sealed))] += 1
+        keys[crypto.read_key_id(bytes(sealed))] += 1
         try:
             crypto.open_sealed(bytes(sealed), bound_to=column.binding(pk))
         except crypto.Undecryptable:
@@ -109,6 +110,7 @@ def audit(column: Column) -> tuple[Counter[str], list[str]]:
 
 
 def _old(column: Column) -> str:
+    # A sealed value starts with the id of its key, so SQL can compare it without decryption.
     quote = connection.ops.quote_name
     name = quote(column.name)
     return (

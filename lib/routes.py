@@ -1,6 +1,7 @@
-"""How a route behaves: facts declared on its view, and the addresses of the routes that share a fact.
+"""Facts about the behavior of routes, declared on their views, and patterns of the URLs that share a fact.
 
-A view says what it does; the dispatcher, the limits, the deprecation headers and the balancers read it from here.
+A view declares, for example, that it streams. The ASGI application, the size and rate limits, the deprecation headers
+and the tests of the load balancer files read the facts from this module.
 """
 
 import re
@@ -14,30 +15,30 @@ from django.urls import URLResolver, get_resolver
 
 View = TypeVar("View", bound=Callable[..., Any])
 NOTHING = ""
-"""``replaced_by`` of a route of existing clients that the canonical API does not need; it stays."""
+"""The ``replaced_by`` of a compatibility route that has no counterpart in the canonical API. It stays supported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RouteFacts:
-    """The facts of a route; an instance is the decorator that declares them on a view or on a viewset's action.
+    """The facts of a route. An instance is used as a decorator of a view or of a viewset's action.
 
-    A subclass of a view inherits its facts, or declares all of its own.
+    A subclass of a view inherits its facts unless it declares its own, which replace all inherited facts.
     """
 
     streams: bool = False
-    """Streams its answer or waits for other servers: served on the event loop, by ``realtime`` processes."""
+    """Whether the route streams or waits for other servers. It then runs on the event loop of ``realtime``."""
     held: Literal["", "always", "wait"] = ""
-    """Is held open by ``conversations.realtime.held``: always, or with ``wait=`` in the query."""
+    """Whether ``conversations.realtime.held`` holds the request open: always, or with ``wait=`` in the query."""
     body_limit: Literal["", "UPLOAD_MAX_BYTES", "GATEWAY_BODY_MAX_BYTES"] = ""
-    """The setting that bounds the body instead of ``BODY_MAX_BYTES``."""
+    """The setting with the size limit of the body, if it is not ``BODY_MAX_BYTES``."""
     cost: Literal["", "spend", "keys", "uncounted"] = ""
-    """The rate that methods other than GET count against, instead of ``write``; or no rate for any method."""
+    """The rate limit of methods other than GET, if it is not ``write``. ``uncounted`` means no limit at all."""
     replaced_by: str | None = None
-    """The canonical route, with ``{}`` for each parameter, that replaces this deprecated one; or ``NOTHING``."""
+    """The canonical route that replaces this compatibility route, with ``{}`` per parameter; or ``NOTHING``."""
     called_by: Literal["", "probe", "agent"] = ""
-    """Programs of the installation: orchestrators and scrapers, or agents that run."""
+    """The program that calls the route: an orchestrator or metrics scraper (``probe``), or a running agent."""
     open_in_maintenance: bool = False
-    """Stays open to people during maintenance, so that staff can sign in."""
+    """Whether the route stays open during maintenance, for example so that staff can sign in."""
 
     def __call__(self, view: View) -> View:
         """Declare these facts on a view."""
@@ -47,28 +48,30 @@ class RouteFacts:
 
 @cache
 def facts_of(view: Callable[..., Any]) -> RouteFacts:
-    """Return what the view of a URL pattern declares; in a viewset, an action's facts replace those of the class.
+    """Return the facts of a URL pattern's view. In a viewset, the facts of an action replace those of the class.
 
-    The actions that share an address share its facts, so one of them declares them. Raises
-    ``ImproperlyConfigured`` if two differ.
+    Actions at one URL share their facts, so only one of them declares them. Raise ``ImproperlyConfigured`` if two
+    actions declare different facts.
     """
     view_class = getattr(view, "cls", view)
     actions = getattr(view, "actions", None) or {}
     methods = [getattr(view_class, name) for name in actions.values()]
-    found = {method.route_facts for method in methods if hasattr(method, "route_facts")}
-    if len(found) > 1:
-        raise ImproperlyConfigured(f"Actions of {view_class} differ in their facts: {actions}.")
+    declared = {method.route_facts for method in methods if hasattr(method, "route_facts")}
+    if len(declared) > 1:
+        raise ImproperlyConfigured(
+            f"The actions of {view_class} at one URL declare different facts: {actions}."
+        )
     default: RouteFacts = getattr(view_class, "route_facts", RouteFacts())
-    return found.pop() if found else default
+    return declared.pop() if declared else default
 
 
-def declared() -> tuple[tuple[str, RouteFacts], ...]:
-    """Return the routes of the URL conf that declare facts, as the URL conf writes them, with their facts."""
-    return _declared(get_resolver())
+def routes_with_facts() -> tuple[tuple[str, RouteFacts], ...]:
+    """Return the patterns of the URL configuration whose views declare facts, each with its facts."""
+    return _routes_with_facts(get_resolver())
 
 
 @cache
-def _declared(resolver: URLResolver) -> tuple[tuple[str, RouteFacts], ...]:
+def _routes_with_facts(resolver: URLResolver) -> tuple[tuple[str, RouteFacts], ...]:
     return tuple(
         (route, facts)
         for route, view in _views(resolver.url_patterns)
@@ -76,33 +79,33 @@ def _declared(resolver: URLResolver) -> tuple[tuple[str, RouteFacts], ...]:
     )
 
 
-def _views(patterns: list[Any], before: str = "") -> Iterator[tuple[str, Callable[..., Any]]]:
+def _views(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, Callable[..., Any]]]:
     for pattern in patterns:
-        route = before + str(pattern.pattern)
+        route = prefix + str(pattern.pattern)
         if isinstance(pattern, URLResolver):
             yield from _views(pattern.url_patterns, route)
         else:
             yield route, pattern.callback
 
 
-def addresses(where: Callable[[RouteFacts], object]) -> re.Pattern[str]:
-    """Return an expression for ``fullmatch`` with the addresses of the routes whose facts satisfy ``where``.
+def url_pattern(where: Callable[[RouteFacts], object]) -> re.Pattern[str]:
+    """Return a pattern for ``fullmatch`` of the URL paths of the routes whose facts satisfy ``where``.
 
-    It takes anything for a parameter, so it may match more than its routes, and it is written in the dialect
-    that Python, nginx and HAProxy share. Walks the URL conf: call it once, not for each request.
+    The pattern accepts any text for a parameter, so it may match more than its routes. Its syntax is valid in Python,
+    nginx and HAProxy. The function reads the whole URL configuration, so call it once, not per request.
     """
-    return re.compile(expression(route for route, facts in declared() if where(facts)))
+    return re.compile(expression(route for route, facts in routes_with_facts() if where(facts)))
 
 
 def expression(routes: Iterator[str]) -> str:
-    """Return one regular expression for the addresses of all routes, with common beginnings written once."""
+    """Return one regular expression for the URL paths of all routes; common prefixes occur only once."""
     tree: dict[str | None, Any] = {}
     for route in routes:
         branch = tree
         for part in route.split("/"):
             branch = branch.setdefault(_part(part), {})
         branch[None] = {}  # a route ends here
-    return _joined(tree) or "(?!)"
+    return _join(tree) or "(?!)"  # an expression that matches nothing
 
 
 def _part(text: str) -> str:
@@ -111,8 +114,8 @@ def _part(text: str) -> str:
     return re.sub(r"<[^>]+>", "[^/]+", text)
 
 
-def _joined(tree: dict[str | None, Any]) -> str:
-    parts = [f"{part}{_joined(below)}" for part, below in tree.items() if part is not None]
+def _join(tree: dict[str | None, Any]) -> str:
+    parts = [f"{part}{_join(branch)}" for part, branch in tree.items() if part is not None]
     if not parts:
         return ""
     joined = f"/({'|'.join(parts)})" if len(parts) > 1 else f"/{parts[0]}"

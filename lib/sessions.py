@@ -1,6 +1,6 @@
-"""Browser sessions whose cookies nobody can read out of PostgreSQL or Redis: both hold digests of them.
+"""Browser sessions that are stored under digests of their cookies in PostgreSQL and Redis.
 
-Django keeps the cookie's value itself as the row's key, so a copy of the table would be everybody's sign-in.
+Django stores the value of the cookie itself, so a copy of the table would allow signing in as any user.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ from redis.exceptions import RedisError
 log = logging.getLogger(__name__)
 
 
-def kept(session_key: str) -> str:
-    """What is stored instead of a cookie's value: as much of its SHA-256 as the column holds (160 bits)."""
+def digest_key(session_key: str) -> str:
+    """Return the stored digest of a cookie's value: the first 160 bits of its SHA-256, which fit the column."""
     return hashlib.sha256(session_key.encode()).hexdigest()[:40]
 
 
 class SessionStore(cached_db.SessionStore):
-    """Django's ``cached_db`` sessions, found by the digest of the cookie."""
+    """Django's ``cached_db`` sessions, stored under the digest of the cookie's value."""
 
     # Attributes of Django's class that its stubs omit or declare as ``Any``.
     cache_key_prefix: str
@@ -33,18 +33,20 @@ class SessionStore(cached_db.SessionStore):
 
     @property
     def cache_key(self) -> str:
-        return self.cache_key_prefix + kept(self._get_or_create_session_key())
+        return self.cache_key_prefix + digest_key(self._get_or_create_session_key())
 
     async def acache_key(self) -> str:
         key = await self._aget_or_create_session_key()
-        return self.cache_key_prefix + kept(key)
+        return self.cache_key_prefix + digest_key(key)
 
     def load(self) -> dict[str, Any]:
-        """The session's data; from PostgreSQL alone while Redis is away, where Django's own load fails."""
+        """Return the session's data. While Redis is unavailable, read it from PostgreSQL only."""
         try:
             return super().load()
         except (RedisError, OSError) as error:
-            log.warning("a session is read without the cache: %s", type(error).__name__)
+            log.warning(
+                "a session was read from PostgreSQL because Redis failed: %s", type(error).__name__
+            )
         row = self._get_session_from_db() if self.session_key else None
         return self.decode(row.session_data) if row else {}
 
@@ -52,28 +54,28 @@ class SessionStore(cached_db.SessionStore):
         return await sync_to_async(self.load)()
 
     def _get_session_from_db(self) -> Any:
-        found = self.model.objects.filter(
-            session_key=kept(self.session_key or ""), expire_date__gt=timezone.now()
+        row = self.model.objects.filter(
+            session_key=digest_key(self.session_key or ""), expire_date__gt=timezone.now()
         ).first()
-        if found is None:
+        if row is None:
             self._session_key = None
-        return found
+        return row
 
     async def _aget_session_from_db(self) -> Any:
         return await sync_to_async(self._get_session_from_db)()
 
     def create_model_instance(self, data: dict[str, Any]) -> Any:
         row = super().create_model_instance(data)
-        row.session_key = kept(row.session_key)
+        row.session_key = digest_key(row.session_key)
         return row
 
     async def acreate_model_instance(self, data: dict[str, Any]) -> Any:
         row = await super().acreate_model_instance(data)
-        row.session_key = kept(row.session_key)
+        row.session_key = digest_key(row.session_key)
         return row
 
     def exists(self, session_key: str) -> bool:
-        return self.model.objects.filter(session_key=kept(session_key)).exists()
+        return self.model.objects.filter(session_key=digest_key(session_key)).exists()
 
     async def aexists(self, session_key: str) -> bool:
         return await sync_to_async(self.exists)(session_key)
@@ -81,8 +83,8 @@ class SessionStore(cached_db.SessionStore):
     def delete(self, session_key: str | None = None) -> None:
         session_key = session_key or self.session_key
         if session_key is not None:
-            self.model.objects.filter(session_key=kept(session_key)).delete()
-            self._cache.delete(self.cache_key_prefix + kept(session_key))
+            self.model.objects.filter(session_key=digest_key(session_key)).delete()
+            self._cache.delete(self.cache_key_prefix + digest_key(session_key))
 
     async def adelete(self, session_key: str | None = None) -> None:
         await sync_to_async(self.delete)(session_key)

@@ -1,4 +1,4 @@
-"""Run the database work of coroutines in a few threads."""
+"""A thread pool for the database work of coroutines."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class DatabaseThreads:
-    """A pool of ``size`` threads whose calls give their database connection back when they return.
+    """A pool of ``size`` threads. Each call releases its database connection when it returns.
 
-    With ``keep_connections`` each thread keeps a connection of its own, outside of Django's pool, until that
-    connection fails: cheaper for a process that calls all the time.
+    With ``keep_connections``, each thread instead keeps its own connection outside Django's pool until the connection
+    fails. This is faster for a process that calls frequently.
     """
 
     def __init__(self, name: str, size: int, *, keep_connections: bool = False) -> None:
@@ -28,12 +28,12 @@ class DatabaseThreads:
         self._release = close_old_connections if keep_connections else connections.close_all
 
     async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call ``function`` in one of the threads, in the context of the caller."""
+        """Call ``function`` in one of the threads, with the caller's context variables, and return its result."""
         call = partial(copy_context().run, self._call, function, args, kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def shutdown(self) -> None:
-        """Drop the calls that wait; those that run are not interrupted. Safe to repeat."""
+        """Drop waiting calls without interrupting running calls. Safe to repeat."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _call(self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:

@@ -1,8 +1,8 @@
-"""Which addresses of the network this server may call for a user: public ones, checked as they are dialled.
+"""Protection against server-side request forgery: the check of user-supplied URLs and of the addresses they name.
 
-A user-supplied URL can name anything that this machine reaches: its own services, the cloud's metadata
-address, the database. So a name is resolved once, every address it has is checked, and the connection goes
-to a checked address (``lib.http``): a second lookup could give another answer (DNS rebinding).
+A user-supplied URL may name any server that this machine can reach: its own services, the cloud's metadata address or
+the database. A name is therefore resolved once, all its addresses are checked, and ``lib.http`` connects to a checked
+address. A second lookup could return another address (DNS rebinding).
 """
 
 import ipaddress
@@ -20,33 +20,34 @@ _LOCAL_NAMES = re.compile(r"(?:.*\.)?(?:localhost|localdomain|local|internal)\.?
 
 
 class UnsafeUrl(Exception):
-    """An address that this server does not call; the text is a sentence for the person who gave it."""
+    """This server does not call an address. The message is a clause for users that ends with a period."""
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a name as the system sees them. Raises ``OSError`` when there are none."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    """Return the addresses of a host name from the system's resolver. Raise ``OSError`` if it has none."""
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 def check_url(url: str, *, allow_private: bool | None = None) -> None:
-    """Refuse what can be refused without a lookup: scheme, credentials, odd ports, private addresses.
+    """Raise ``UnsafeUrl`` for a URL that is not allowed, as far as can be checked without resolving its name.
 
-    ``allow_private`` defaults to ``UPSTREAM_ALLOW_PRIVATE``. Raises ``UnsafeUrl``.
+    Checked are the scheme, credentials, the port and private addresses. ``allow_private`` defaults to
+    ``UPSTREAM_ALLOW_PRIVATE``.
     """
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
-        raise UnsafeUrl("write the address in plain ASCII, without spaces.")
+        raise UnsafeUrl("it may contain only ASCII characters, without spaces and backslashes.")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise UnsafeUrl("this is not an address.") from error
+        raise UnsafeUrl("it is not a valid address.") from error
     if parts.scheme not in ("http", "https"):
-        raise UnsafeUrl("only http:// and https:// addresses are called.")
+        raise UnsafeUrl("only http:// and https:// addresses are allowed.")
     if not host or port == 0:
-        raise UnsafeUrl("the address names no host.")
+        raise UnsafeUrl("it has no host name, or its port is 0.")
     if parts.username is not None or parts.password is not None:
-        raise UnsafeUrl("an address may not hold a user name or password.")
+        raise UnsafeUrl("it may not contain a user name or password.")
     if (literal := literal_address(host)) is not None:
         check_address(literal, host=host, allow_private=allow_private)
     elif not _may_be_private(allow_private) and _LOCAL_NAMES.fullmatch(host):
@@ -56,9 +57,9 @@ def check_url(url: str, *, allow_private: bool | None = None) -> None:
 def checked_addresses(
     host: str, port: int, *, resolver: Resolver = resolve, allow_private: bool | None = None
 ) -> list[str]:
-    """Look a name up once and return its addresses, all of them checked, in the resolver's order.
+    """Resolve a host once and return its addresses, all checked, in the resolver's order.
 
-    One bad address refuses the name. Raises ``UnsafeUrl`` and ``OSError`` (the name has no address).
+    Raise ``UnsafeUrl`` if any of its addresses is not allowed, and ``OSError`` if it has no address.
     """
     literal = literal_address(host)
     if literal is None and not _may_be_private(allow_private) and _LOCAL_NAMES.fullmatch(host):
@@ -72,7 +73,10 @@ def checked_addresses(
 
 
 def literal_address(host: str) -> Address | None:
-    """The address that a host text is, in any spelling the system takes: ``127.1``, ``0x7f000001``, ``017…``."""
+    """Return the address that a host text spells, or None for a name.
+
+    All spellings that the operating system accepts are recognized, such as ``127.1``, ``0x7f000001`` and ``017…``.
+    """
     try:
         return ipaddress.ip_address(host.strip("[]"))
     except ValueError:
@@ -86,12 +90,12 @@ def literal_address(host: str) -> Address | None:
 def check_address(address: Address, *, host: str, allow_private: bool | None = None) -> None:
     """Raise ``UnsafeUrl`` for an address outside the public internet.
 
-    Private and loopback addresses may be allowed; link-local ones (where clouds keep machine credentials),
-    multicast and the unspecified address never are.
+    ``allow_private`` allows private and loopback addresses. Link-local addresses (where clouds serve the credentials
+    of machines), multicast addresses and the unspecified address are never allowed.
     """
     inner = _embedded(address)
     if inner.is_link_local or inner.is_multicast or inner.is_unspecified or _is_metadata(inner):
-        raise UnsafeUrl(f"{host} is an address that no model server has.")
+        raise UnsafeUrl(f"{host} is a reserved network address, which this server never calls.")
     if _may_be_private(allow_private):
         return
     if not inner.is_global or inner.is_reserved or getattr(inner, "is_site_local", False):
@@ -99,7 +103,7 @@ def check_address(address: Address, *, host: str, allow_private: bool | None = N
 
 
 def _embedded(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one carries (mapped, compatible, 6to4, NAT64), else the address itself."""
+    """Return the IPv4 address in an IPv6 address (mapped, compatible, 6to4 or NAT64), else the address itself."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address.ipv4_mapped:
@@ -115,12 +119,12 @@ def _is_metadata(address: Address) -> bool:
     return str(address) in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")
 
 
-def _may_be_private(allow_private: bool | None) -> bool:  # noqa: FBT001 - hands its caller's on
+def _may_be_private(allow_private: bool | None) -> bool:  # noqa: FBT001 - the argument of the caller
     return bool(settings.UPSTREAM_ALLOW_PRIVATE if allow_private is None else allow_private)
 
 
 def _private(host: str) -> str:
     return (
-        f"{host} is not on the public internet, and this server calls private addresses only when "
-        "its operator sets UPSTREAM_ALLOW_PRIVATE."
+        f"{host} is a private address. The operator of this server can allow private addresses with "
+        "UPSTREAM_ALLOW_PRIVATE."
     )

@@ -1,4 +1,4 @@
-"""The site itself: settings, addresses, health and the first-run commands. It has no models."""
+"""The Django app of the project itself: settings, URLs, health checks and setup commands. It has no models."""
 
 from django.apps import AppConfig
 

@@ -1,6 +1,8 @@
-"""One port: plain HTTP by Django in a few threads, what streams or waits on the event loop, sockets by Channels.
+"""The ASGI application, which serves everything on one port.
 
-The path decides where a request goes: ``MOUNTED``, then the routes that stream (``lib.routes``), then the threads.
+Plain HTTP requests run in a few threads, routes that stream or wait run on the event loop, and Channels handles
+WebSockets. The path selects the handler: first ``MOUNTED``, then the streaming routes (``lib.routes``), then the
+threads.
 """
 
 import os
@@ -18,27 +20,27 @@ from django.utils.module_loading import import_string  # noqa: E402
 
 from compat.v0.sockets import SocketIO  # noqa: E402
 from conversations.realtime.held import HeldResponses  # noqa: E402
-from lib.connections import KeepsConnection  # noqa: E402
-from lib.routes import addresses  # noqa: E402
+from lib.connections import PersistentConnection  # noqa: E402
+from lib.routes import url_pattern  # noqa: E402
 from openhands_site.middleware.headers import SocketHeaders  # noqa: E402
 from openhands_site.routing import is_held, websocket_urlpatterns  # noqa: E402
 from openhands_site.serving.addresses import ClientAddress  # noqa: E402
 from openhands_site.serving.bodies import BodyLimit  # noqa: E402
-from openhands_site.serving.origins import OriginGate  # noqa: E402
+from openhands_site.serving.origins import OriginCheck  # noqa: E402
 from openhands_site.serving.threads import Threads  # noqa: E402
 
 MOUNTED: dict[str, str] = {
     "/socket.io": "compat.v0.sockets.refuse_polling",
 }
-"""ASGI applications of their own below a path (``"/x": "module.attribute"``), imported at the first request."""
-in_threads = Threads(KeepsConnection(WSGIHandler()), threads=settings.WEB_THREADS)
+"""Separate ASGI applications by path prefix (``"/x": "module.attribute"``), imported at the first request."""
+in_threads = Threads(PersistentConnection(WSGIHandler()), threads=settings.WEB_THREADS)
 held = HeldResponses(in_threads)
-streaming = addresses(lambda facts: facts.streams)
-"""Routes that must not hold one of the few threads."""
+streaming = url_pattern(lambda facts: facts.streams)
+"""Routes that must not occupy one of the few threads."""
 
 
-def application_of(path: str) -> Any:
-    """Who answers an address."""
+def application_for(path: str) -> Any:
+    """Return the ASGI application that serves a path."""
     for prefix, name in MOUNTED.items():
         if path == prefix or path.startswith(f"{prefix}/"):
             return import_string(name)
@@ -46,23 +48,23 @@ def application_of(path: str) -> Any:
 
 
 async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Pass a request on to whoever answers its address."""
+    """Pass an HTTP request to the application that serves its path."""
     if is_held(scope["path"], scope["query_string"]):
         await held(scope, receive, send)
         return
-    await application_of(scope["path"])(scope, receive, send)
+    await application_for(scope["path"])(scope, receive, send)
 
 
-# Existing clients' Socket.IO beside Channels: what is not below /socket.io passes through.
-sockets = SocketHeaders(OriginGate(SocketIO(URLRouter(websocket_urlpatterns))))
+# SocketIO handles the paths below /socket.io and passes all other sockets on to Channels.
+sockets = SocketHeaders(OriginCheck(SocketIO(URLRouter(websocket_urlpatterns))))
 
 
 def protocols(http: Any) -> ProtocolTypeRouter:
-    """Everything around HTTP that roles have in common: sockets, limits, the caller's address."""
+    """Wrap a role's HTTP application with what all roles share: sockets, size limits and the client's address."""
     return ProtocolTypeRouter(
         {"http": ClientAddress(BodyLimit(http)), "websocket": ClientAddress(BodyLimit(sockets))}
     )
 
 
 application = protocols(http)
-"""Every address of the server."""
+"""The application of the ``web`` role, which serves every URL."""

@@ -1,4 +1,4 @@
-"""Whether the things this process depends on answer, each by name and in bounded time."""
+"""Health checks of the services that this process depends on. Each check takes bounded time."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from django.db import connection
 
 
 def check() -> dict[str, dict[str, Any]]:
-    """``{name: {"ok", "required", "milliseconds", "detail"?}}``; never raises, at most a second or so."""
+    """Check PostgreSQL and Redis; return ``{name: {"ok", "required", "milliseconds", "detail"?}}``. Never raises."""
     return {
         "postgresql": _timed(_postgresql, required=True),
         "redis": _timed(_redis, required=False),
@@ -22,7 +22,7 @@ def _timed(probe: Callable[[], None], *, required: bool) -> dict[str, Any]:
     try:
         probe()
         result: dict[str, Any] = {"ok": True}
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is why the dependency is not ready
+    except Exception as error:  # noqa: BLE001 - any error means that the dependency is not ready
         result = {"ok": False, "detail": type(error).__name__}
     return result | {
         "required": required,

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what is added to every operation, the view that serves it, and its reader's page."""
+"""The OpenAPI document: the problem responses added to every operation, and the views that serve the document."""
 
 from collections.abc import Callable
 from functools import cache
@@ -25,36 +25,43 @@ PROBLEM = {
         "type": {"type": "string", "example": "about:blank#not-found"},
         "title": {"type": "string"},
         "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "A sentence for a person."},
+        "detail": {"type": "string", "description": "A sentence for people."},
         "error": {"type": "string"},
-        "code": {"type": "string", "description": "A word for programs; it does not change."},
-        "request_id": {"type": "string", "description": "Quote it when you report a fault."},
+        "code": {"type": "string", "description": "A stable identifier for programs."},
+        "request_id": {
+            "type": "string",
+            "description": "The id of the request. Include it when you report a problem.",
+        },
         "errors": {
-            "description": "What is wrong with each field of the body or query, with status 400.",
+            "description": "The error messages of each invalid field of the body or query (status 400 only).",
             "type": "object",
             "additionalProperties": {},
         },
     },
     "additionalProperties": {},
 }
-ANSWERS = {
-    "400": ("BadRequest", "The request is malformed; `errors` names the fields."),
-    "401": ("NotSignedIn", "No session and no key, or a key that is not valid."),
+PROBLEM_RESPONSES = {
+    "400": ("BadRequest", "The request is malformed. `errors` names the invalid fields."),
+    "401": ("NotSignedIn", "The request has no session or key, or its key is not valid."),
     "403": ("Forbidden", "A permission or the CSRF token is missing."),
-    "404": ("NotFound", "There is nothing here that you may see."),
-    "409": ("Conflict", "The state of things does not allow it; `code` says which."),
-    "413": ("TooLarge", "The body is larger than the server takes."),
-    "415": ("WrongType", "The body's type is not one that this takes."),
+    "404": ("NotFound", "The object does not exist, or you have no access to it."),
+    "409": (
+        "Conflict",
+        "The current state does not allow this request. `code` names the reason.",
+    ),
+    "413": ("TooLarge", "The body exceeds the size limit of this route."),
+    "415": ("WrongType", "The route does not accept this content type."),
     "422": (
         "Unprocessable",
-        "Not of the shape that existing clients send; `errors` names the fields.",
+        "The body does not match the schema of the OpenHands API. `errors` names the invalid fields.",
     ),
-    "429": ("TooMany", "Too many requests; `Retry-After` says when to come back."),
+    "429": ("TooMany", "Too many requests. `Retry-After` is the number of seconds to wait."),
     "503": (
         "Unavailable",
-        "Something needed does not answer; `Retry-After` says when to come back.",
+        "A required service is unavailable. `Retry-After` is the number of seconds to wait.",
     ),
 }
+"""Component name and description of each problem response, by HTTP status."""
 PROBLEM_CONTENT = {"schema": {"$ref": "#/components/schemas/Problem"}}
 _METHODS = {"get", "put", "post", "delete", "patch"}
 
@@ -62,17 +69,20 @@ _METHODS = {"get", "put", "post", "delete", "patch"}
 def add_problems(
     *, result: dict[str, Any], generator: Any, request: Any, public: bool
 ) -> dict[str, Any]:
-    """Give every operation the problem answers it can make, without touching those it documents itself."""
+    """Add the problem responses that each operation can return; keep responses that it documents itself.
+
+    A postprocessing hook of drf-spectacular.
+    """
     components = result["components"]
     components.setdefault("schemas", {})["Problem"] = PROBLEM
     components.setdefault("responses", {}).update(
-        {name: _answer(sentence) for name, sentence in ANSWERS.values()}
+        {name: _problem_response(sentence) for name, sentence in PROBLEM_RESPONSES.values()}
     )
     for path, operations in result["paths"].items():
         for method in _METHODS & operations.keys():
             operation = operations[method]
-            for status in _possible(path, method, operation):
-                reference = {"$ref": f"#/components/responses/{ANSWERS[status][0]}"}
+            for status in _possible_statuses(path, method, operation):
+                reference = {"$ref": f"#/components/responses/{PROBLEM_RESPONSES[status][0]}"}
                 own = operation["responses"].setdefault(status, reference)
                 if own is not reference and "$ref" not in own:
                     own.setdefault("content", {}).setdefault(
@@ -82,10 +92,11 @@ def add_problems(
     return result
 
 
-def _possible(path: str, method: str, operation: dict[str, Any]) -> list[str]:
+def _possible_statuses(path: str, method: str, operation: dict[str, Any]) -> list[str]:
     statuses = ["400", "429", "503"] + (["403", "409"] if method != "get" else [])
     if {} not in operation.get("security", [{}]):
-        statuses += ["401", "403", "404"]  # an organization that is named may not be there
+        # 404: the request may name an organization that does not exist.
+        statuses += ["401", "403", "404"]
     if "{" in path:
         statuses += ["404", "409"]
     if "requestBody" in operation:
@@ -95,22 +106,22 @@ def _possible(path: str, method: str, operation: dict[str, Any]) -> list[str]:
     return statuses
 
 
-def _answer(sentence: str) -> dict[str, Any]:
+def _problem_response(sentence: str) -> dict[str, Any]:
     return {"description": sentence, "content": {"application/problem+json": PROBLEM_CONTENT}}
 
 
 @cache
 def document(form: str = "yaml") -> bytes:
-    """The document as ``yaml`` or ``json``: the same for everybody, so a process makes it once."""
+    """Return the OpenAPI document as ``yaml`` or ``json``. Cached, since it is equal for all users."""
     schema = SchemaGenerator().get_schema(request=None, public=True)
     renderer = OpenApiJsonRenderer() if form == "json" else OpenApiYamlRenderer()
-    made: bytes = renderer.render(schema, renderer_context={})
-    return made
+    content: bytes = renderer.render(schema, renderer_context={})
+    return content
 
 
 @RouteFacts(open_in_maintenance=True)
 class SchemaView(APIView):
-    """The OpenAPI document: YAML, or JSON for those who accept only that."""
+    """The OpenAPI document as YAML, or as JSON for clients that accept only JSON."""
 
     permission = PUBLIC
     renderer_classes = (OpenApiYamlRenderer, OpenApiJsonRenderer)
@@ -124,7 +135,10 @@ class SchemaView(APIView):
 
 @RouteFacts(open_in_maintenance=True)
 class DocsView(SpectacularSwaggerSplitView):
-    """The document as a page; its script has an address of its own, so our content policy holds."""
+    """The OpenAPI document as a page (Swagger UI).
+
+    The page loads its script from a URL of its own, because the content security policy forbids inline scripts.
+    """
 
     permission = PUBLIC
     permission_classes = (HasPermission,)
@@ -134,7 +148,7 @@ class DocsView(SpectacularSwaggerSplitView):
 
     @extend_schema(exclude=True)
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """The page, or its script; the reader styles its elements itself, which no other page may."""
+        """Return the page or its script. Swagger UI sets inline styles, so this page alone allows them."""
         page: Callable[..., Response] = super().get
         response = page(request, *args, **kwargs)
         response.headers["Content-Security-Policy"] = CONTENT_POLICY.replace(

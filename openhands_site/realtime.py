@@ -1,32 +1,36 @@
-"""The ``realtime`` role: sockets, and the addresses that stream or wait. The rest of HTTP belongs to ``web``.
+"""The ASGI application of the ``realtime`` role: WebSockets, and the HTTP routes that stream or wait.
 
-The same code and settings as ``asgi``; which address belongs where is said there, once.
+All other HTTP routes belong to the ``web`` role. ``asgi`` decides which route belongs to which role.
 """
 
 from typing import Any
 
 from lib.api import dumps
 from lib.problems import problem_body
-from lib.routes import addresses
+from lib.routes import url_pattern
 from openhands_site import asgi
 from openhands_site.routing import is_held
 
-probes = addresses(lambda facts: facts.called_by == "probe")
+probes = url_pattern(lambda facts: facts.called_by == "probe")
 
 
 async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Answer what belongs to this role; refuse the rest with 421, which a balancer's operator will notice."""
+    """Serve the routes of this role; answer 421 to all others, so that a wrong load balancer setup is noticed."""
     path = scope["path"]
-    is_ours = is_held(path, scope["query_string"])  # streams and long polls of events
-    if is_ours or probes.fullmatch(path) or asgi.application_of(path) is not asgi.in_threads:
+    is_event_stream = is_held(path, scope["query_string"])  # streams and long polls of events
+    if (
+        is_event_stream
+        or probes.fullmatch(path)
+        or asgi.application_for(path) is not asgi.in_threads
+    ):
         await asgi.http(scope, receive, send)
         return
     body = dumps(
         problem_body(
             status=421,
             code="misdirected",
-            detail="This process serves sockets and streams only. The balancer in front should send "
-            "this address to web.",
+            detail="This process serves only WebSockets and streams. Configure the load balancer to send "
+            "this path to a web process.",
         )
     )
     headers = [
@@ -39,4 +43,4 @@ async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 application = asgi.protocols(http)
-"""Every address of this role."""
+"""The application of the ``realtime`` role."""

@@ -1,6 +1,6 @@
-"""All settings, read once through ``env``; every name stands in ``.env.example`` with its meaning.
+"""The Django settings, read from the environment through ``lib.env``. ``.env.example`` documents every variable.
 
-There is one module for every installation: what differs between a laptop and a cluster is the environment.
+All installations share this one module. A laptop and a cluster differ only in their environment variables.
 """
 
 import os
@@ -27,7 +27,7 @@ ALLOWED_HOSTS = env.listing("ALLOWED_HOSTS", [_public.hostname])
 ALLOWED_ORIGINS: list[str] = env.listing(
     "ALLOWED_ORIGINS", [f"{_public.scheme}://{_public.netloc}"]
 )
-"""Exact origins (scheme, host, port) that may open sockets and send forms."""
+"""Exact origins (scheme, host and port) whose pages may open WebSockets and submit forms."""
 CSRF_TRUSTED_ORIGINS = ALLOWED_ORIGINS
 IS_HTTPS = _public.scheme == "https"
 
@@ -35,13 +35,13 @@ ENCRYPTION_KEYS: dict[str, bytes] = env.keyring("ENCRYPTION_KEYS")
 TOKEN_PEPPERS: dict[str, bytes] = env.keyring("TOKEN_PEPPERS")
 
 VERSION: str = env.text("OH_VERSION", env.project_version())
-"""Of this build, as the fleet shows it."""
+"""The version of this build, shown in the list of nodes."""
 
 ROOT_URLCONF = "openhands_site.urls"
 ASGI_APPLICATION = "openhands_site.asgi.application"
 WEB_CLIENT_DIR: Path | None = env.path("OH_WEB_CLIENT_DIR", None)
-"""The built single-page client of existing users, to be served in place of our own pages."""
-# Twisted, which Daphne loads at once, would cost every process 15 MB and time to start.
+"""The folder of a built OpenHands web client that is served in place of this server's own pages."""
+# Only `runserver` needs Daphne. It imports Twisted, which costs every process 15 MB and slows its start.
 _runs_daphne = "runserver" in sys.argv[1:2]
 INSTALLED_APPS = [
     *(["daphne"] if _runs_daphne else []),
@@ -51,7 +51,7 @@ INSTALLED_APPS = [
     "conversations",
     "integrations",
     "compat",
-    "openhands_site.desk.DeskConfig",
+    "openhands_site.admin_site.SecondFactorAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -121,16 +121,17 @@ SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_HSTS_SECONDS = env.integer("HSTS_SECONDS", 31_536_000 if IS_HTTPS else 0)
 SECURE_HSTS_INCLUDE_SUBDOMAINS = IS_HTTPS
 SECURE_HSTS_PRELOAD = IS_HTTPS
-_knows_scheme = env.boolean("TRUST_X_FORWARDED_PROTO", False)
-if _knows_scheme:
+_trusts_proto_header = env.boolean("TRUST_X_FORWARDED_PROTO", False)
+if _trusts_proto_header:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-# Who cannot tell https from http must not redirect: the proxy that terminates TLS does it.
-SECURE_SSL_REDIRECT = IS_HTTPS and _knows_scheme
+# Without that header every request looks like plain HTTP, and a redirect to HTTPS would loop. The proxy that
+# terminates TLS must then redirect.
+SECURE_SSL_REDIRECT = IS_HTTPS and _trusts_proto_header
 SECURE_REDIRECT_EXEMPT = [r"^(alive|ready|metrics)$", r"^api/(llm|sandbox)/"]
 TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", [])
-"""Addresses and networks of our own proxies, whose ``X-Forwarded-For`` is believed."""
+"""Addresses and networks of the proxies whose ``X-Forwarded-For`` header is trusted."""
 CORS_ALLOWED_ORIGINS = env.listing("CORS_ORIGINS", [])
-"""Exact origins whose pages may call the API with a key; cookies are never theirs to send."""
+"""Exact origins whose pages may call the API with an API key. Their requests never carry cookies."""
 CORS_URLS_REGEX = r"^/api/"
 CORS_ALLOW_CREDENTIALS = False
 CORS_ALLOW_HEADERS = (
@@ -159,12 +160,12 @@ CSRF_COOKIE_NAME = "XSRF-TOKEN"
 CSRF_HEADER_NAME = "HTTP_X_XSRF_TOKEN"
 CSRF_FAILURE_VIEW = "openhands_site.views.csrf_failure"
 
-# --- Who people are -------------------------------------------------------------
+# --- Users and sign-in ----------------------------------------------------------
 
 AUTH_USER_MODEL = "accounts.User"
 SILENCED_SYSTEM_CHECKS = [
-    "auth.W004",  # the e-mail is unique in any case, by a constraint
-    "security.W008",  # SECURE_SSL_REDIRECT follows TRUST_X_FORWARDED_PROTO; else the proxy redirects
+    "auth.W004",  # a constraint makes the e-mail address unique, ignoring case
+    "security.W008",  # without TRUST_X_FORWARDED_PROTO the proxy redirects, not SECURE_SSL_REDIRECT
 ]
 AUTHENTICATION_BACKENDS = [
     "accounts.sign_in.authentication.EmailBackend",
@@ -188,19 +189,19 @@ LOGOUT_REDIRECT_URL = "sign-in"
 SETUP_LINK_SECONDS = env.integer("SETUP_LINK_SECONDS", 24 * 3_600, low=60)
 API_KEY_MAX_DAYS = env.integer("API_KEY_MAX_DAYS", 365, low=1)
 API_KEYS_PER_USER = env.integer("API_KEYS_PER_USER", 100, low=1)
-"""Usable API keys that one user may have."""
+"""The maximum number of active API keys per user."""
 ORGANIZATIONS_PER_USER = env.integer("ORGANIZATIONS_PER_USER", 50, low=0)
-"""Teams that one user may own."""
+"""The maximum number of team organizations that one user may own."""
 STAFF_SECOND_FACTOR = env.boolean("STAFF_SECOND_FACTOR", IS_HTTPS)
-"""Whether the admin desk opens only in sessions that used a second factor, or a provider vouched for."""
+"""Whether the admin site requires a session with a second factor or with a sign-in by an identity provider."""
 
 APP_MODE = env.choice("OH_APP_MODE", ("saas", "oss"), "saas")
-"""How existing web clients present themselves: with signing in and organizations, or for one person."""
+"""The mode of the OpenHands web client: ``saas`` has sign-in and organizations, ``oss`` is for a single user."""
 KEYCLOAK_IDP_HINTS: list[str] = env.listing("KEYCLOAK_IDP_HINTS", ["enterprise_sso"])
-"""The sign-in buttons of existing web clients; each names an identity provider of the Keycloak realm."""
+"""The sign-in buttons of the OpenHands web client. Each names an identity provider of the Keycloak realm."""
 OIDC_TIMEOUT_SECONDS = env.integer("OIDC_TIMEOUT_SECONDS", 5, low=1, high=30)
 OIDC_GRACE_SECONDS = env.integer("OIDC_GRACE_SECONDS", 3_600, low=600)
-"""How long a provider may be away before the sessions it vouched for pause."""
+"""How long an identity provider may be unreachable before the sessions of its users are paused."""
 _keycloak = {
     "slug": "keycloak",
     "kind": "keycloak",
@@ -215,21 +216,21 @@ _generic = {
     "slug": "oidc",
     "kind": "generic",
     "name": env.text("OIDC_NAME", "Single sign-on"),
-    "issuer": env.text("OIDC_ISSUER", ""),  # as its tokens say it: a slash at its end counts
+    "issuer": env.text("OIDC_ISSUER", ""),  # compared exactly: the slash counts
     "client_id": env.text("OIDC_CLIENT_ID", ""),
     "client_secret": env.text("OIDC_CLIENT_SECRET", ""),
 }
 OIDC_PRESETS: list[dict[str, Any]] = [
     preset for preset in (_keycloak, _generic) if preset["issuer"]
 ]
-"""Identity providers of the environment; further ones are rows of the admin desk."""
+"""Identity providers configured in the environment. More can be added on the admin site."""
 TERMS_VERSION: str = env.text("TERMS_VERSION", "")
-"""The terms of service that people must have accepted; empty for none."""
+"""The version of the terms of service that users must accept. Empty if there are no terms."""
 
 # --- Mail -----------------------------------------------------------------------
 
 EMAIL_HOST: str = env.text("EMAIL_HOST", "")
-"""The mail server; without one no mail is sent, and links are shown instead."""
+"""The mail server. If it is empty, no mail is sent and links are shown to the user who creates them."""
 EMAIL_PORT = env.integer("EMAIL_PORT", 587, low=1, high=65_535)
 EMAIL_HOST_USER = env.text("EMAIL_HOST_USER", "")
 EMAIL_HOST_PASSWORD = env.text("EMAIL_HOST_PASSWORD", "")
@@ -240,11 +241,11 @@ DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", f"no-reply@{_public.hostname
 # --- PostgreSQL and Redis -------------------------------------------------------
 
 DATABASE_POOL_SIZE = env.integer("DATABASE_POOL_SIZE", 10, low=0, high=500)
-"""Connections of one process; 0 turns the pool off."""
+"""The size of each process's connection pool. 0 disables the pool."""
 DATABASE_KEEP_SECONDS = env.integer("DATABASE_KEEP_SECONDS", 300)
-"""How long a thread that answers HTTP keeps a connection of its own, beside the pool; 0 borrows per request."""
+"""How long a web thread keeps a database connection of its own. 0 takes one from the pool for each request."""
 WEB_THREADS = env.integer("WEB_THREADS", 8, low=1, high=200)
-"""Plain requests that one process answers at a time."""
+"""The number of plain requests that one process handles in parallel."""
 _database = env.database()
 _database["OPTIONS"] |= {
     "application_name": os.environ.get("OH_ROLE", Path(sys.argv[0]).name)[:60],
@@ -257,7 +258,8 @@ _database["OPTIONS"] |= {
         )
     ),
 }
-# Prepared statements, of hot paths only; a pooler that swaps connections between transactions may refuse them.
+# Only lib.prepared uses prepared statements: Django's own cursors bind parameters on the client. psycopg prepares
+# a statement after two executions. A pooler that switches connections between transactions may not support it.
 _database["OPTIONS"]["prepare_threshold"] = 2 if env.boolean("DATABASE_PREPARE", True) else None
 if DATABASE_POOL_SIZE:
     _database["OPTIONS"]["pool"] = {
@@ -272,23 +274,23 @@ DATABASES: dict[str, Any] = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 REDIS_URL: str = env.text("REDIS_URL")
 REDIS_TIMEOUT_MS: int = env.integer("REDIS_TIMEOUT_MS", 500, low=50, high=10_000)
-_redis_patience = REDIS_TIMEOUT_MS / 1000
+_redis_timeout_seconds = REDIS_TIMEOUT_MS / 1000
 NODE_TTL_SECONDS: int = env.integer("NODE_TTL_SECONDS", 15, low=3, high=300)
 NODE_ADDRESS: str = env.text("NODE_ADDRESS", "")
-"""Where others reach this process, if not at the address it listens on."""
+"""The address shown for this process in the list of nodes, if it differs from the address it listens on."""
 CACHES = {
     "default": {
         "BACKEND": "lib.cache.CountedRedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "oh",
         "OPTIONS": {
-            "socket_timeout": _redis_patience,
-            "socket_connect_timeout": _redis_patience,
+            "socket_timeout": _redis_timeout_seconds,
+            "socket_connect_timeout": _redis_timeout_seconds,
         },
     }
 }
 REDIS_SHARDS: list[str] = env.listing("REDIS_SHARDS", [REDIS_URL])
-"""Where wake-ups go, each group to one of them by its name; the same list, in one order, for every process."""
+"""Redis servers for wake-ups. A group's name selects its server, so all processes need the same list and order."""
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
@@ -297,7 +299,7 @@ CHANNEL_LAYERS = {
 }
 
 WORKER_STALLED_SECONDS = env.integer("WORKER_STALLED_SECONDS", 8, low=4, high=600)
-"""A worker that is silent for so long is taken for dead, and its jobs are done again."""
+"""After this time without a heartbeat a worker counts as dead, and its jobs run again."""
 PROCRASTINATE_WORKER_DEFAULTS = {
     "concurrency": env.integer("WORKER_CONCURRENCY", 16, low=1, high=200),
     "update_heartbeat_interval": 2.0,
@@ -328,7 +330,7 @@ REST_FRAMEWORK = {
 SPECTACULAR_SETTINGS = {
     "TITLE": "Agent Server",
     "VERSION": "1",
-    "DESCRIPTION": "Conversations with coding agents: start, watch, steer, read back.",
+    "DESCRIPTION": "Start conversations with coding agents, follow them, steer them and read their history.",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SCHEMA_PATH_PREFIX": r"/api/v1",
@@ -340,20 +342,29 @@ SPECTACULAR_SETTINGS = {
         "defaultModelsExpandDepth": -1,
     },
     "TAGS": [
-        {"name": "conversations", "description": "Start, watch, steer, search, fork and share."},
-        {"name": "options", "description": "What a conversation may be started with."},
-        {"name": "api-keys", "description": "Keys for programs."},
-        {"name": "secrets", "description": "Values that agents use and nobody reads back."},
-        {"name": "settings", "description": "How your agents work, and the model they use."},
-        {"name": "users", "description": "Who you are, and what you may do."},
-        {"name": "organizations", "description": "Members, invitations, service accounts."},
+        {
+            "name": "conversations",
+            "description": "Start, follow, steer, search, fork and share conversations.",
+        },
+        {"name": "options", "description": "Models and other options for a new conversation."},
+        {"name": "api-keys", "description": "API keys for programs."},
+        {
+            "name": "secrets",
+            "description": "Secret values for agents. Their values are never returned.",
+        },
+        {"name": "settings", "description": "Settings of your agents and of the model they use."},
+        {"name": "users", "description": "Your account and your permissions."},
+        {
+            "name": "organizations",
+            "description": "Organizations, members, invitations and service accounts.",
+        },
         {"name": "integrations", "description": "Git hosts and repositories."},
-        {"name": "mcp", "description": "This server's tools for other agents."},
-        {"name": "auth", "description": "Signing in, sessions, devices."},
-        {"name": "audit", "description": "Who did what."},
-        {"name": "operation", "description": "The processes of this installation."},
-        {"name": "shared", "description": "What a public link shows."},
-        {"name": "compat", "description": "The addresses that OpenHands clients know."},
+        {"name": "mcp", "description": "This server's MCP tools for other agents."},
+        {"name": "auth", "description": "Sign-in, sessions and devices."},
+        {"name": "audit", "description": "The audit log."},
+        {"name": "operation", "description": "The running processes of this installation."},
+        {"name": "shared", "description": "Conversations shared by a public link."},
+        {"name": "compat", "description": "Routes for existing OpenHands clients."},
     ],
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
@@ -392,18 +403,18 @@ SOCKET_RECHECK_SECONDS = env.integer("SOCKET_RECHECK_SECONDS", 30, low=1, high=6
 SOCKET_PING_SECONDS = env.integer("SOCKET_PING_SECONDS", 20, low=1, high=45)
 
 PUBLIC_LINKS = env.boolean("PUBLIC_LINKS", True)
-"""Whether people may show a conversation to anybody who has its link; off, links that exist end too."""
+"""Whether users may share conversations by public link. If it is off, existing links do not work either."""
 
 # --- Sandboxes and the conversation manager -------------------------------------
 
 SANDBOX_PROVIDER = env.choice("SANDBOX_PROVIDER", ("process",), "process")
 ALLOW_PROCESS_SANDBOX = env.boolean("ALLOW_PROCESS_SANDBOX", DEBUG)
-"""The process provider isolates nothing; outside development it runs only when asked for by name."""
+"""The process provider does not isolate agents, so outside development it must be allowed explicitly."""
 SANDBOX_DIR: Path = env.path("SANDBOX_DIR", DATA_DIR / "sandboxes")
 SANDBOX_START_SECONDS = env.integer("SANDBOX_START_SECONDS", 120, low=5, high=3_600)
 SANDBOX_IDLE_SECONDS = env.integer("SANDBOX_IDLE_SECONDS", 1_800, low=60)
 SANDBOX_MAX_RUNNING = env.integer("SANDBOX_MAX_RUNNING", 8, low=1)
-"""Sandboxes that one organization may have running; further starts wait their turn."""
+"""The maximum number of running sandboxes per organization. Further starts wait."""
 ENGINE_DIR: Path = env.path("ENGINE_DIR", DATA_DIR / "engine")
 """The engine's own virtual environment."""
 ENGINE_PYTHON: str = env.text("OH_ENGINE_PYTHON", os.environ.get("AGENT_PYTHON", ""))
@@ -413,15 +424,15 @@ MANAGER_MAX_CONVERSATIONS = env.integer("MANAGER_MAX_CONVERSATIONS", 1_000, low=
 # --- Models ---------------------------------------------------------------------
 
 GATEWAY_URL: str = env.http_url("GATEWAY_URL", PUBLIC_URL)
-"""Where sandboxes reach this server."""
+"""The URL at which sandboxes reach this server."""
 GATEWAY_TOKEN_SECONDS = env.integer("GATEWAY_TOKEN_SECONDS", 3_600, low=60)
 GATEWAY_TIMEOUT_SECONDS = env.integer("GATEWAY_TIMEOUT_SECONDS", 600, low=5)
 GATEWAY_BODY_MAX_BYTES = env.integer("GATEWAY_BODY_MAX_BYTES", 33_554_432, low=65_536)
-"""Requests to models carry whole histories and images."""
+"""Requests to models are large because they contain the whole history and images."""
 DEMO_PIECE_MILLISECONDS = env.integer("DEMO_PIECE_MILLISECONDS", 20, high=1_000)
-"""The demo model's pause between words."""
+"""The pause of the demo model between the pieces of its response."""
 UPSTREAM_ALLOW_PRIVATE = env.boolean("UPSTREAM_ALLOW_PRIVATE", DEBUG)
-"""Whether people may name model servers on private addresses (an Ollama on this machine, say)."""
+"""Whether users may configure model servers at private addresses, such as an Ollama on this machine."""
 
 # --- Limits, metrics, logs ------------------------------------------------------
 
@@ -436,7 +447,10 @@ RATE_LIMITS = env.rates(
         "spend": "60/m",
     },
 )
-"""Requests of one address over all callers; of one key, user or address by kind; and of single routes."""
+"""Rates such as ``60/m``: ``address`` per network address; ``read``, ``write``, ``keys`` and ``spend`` per caller.
+
+A caller is an API key, a user or, without both, a network address. A route may have a rate of its own.
+"""
 METRICS_TOKEN: str = env.text("METRICS_TOKEN", "")
 """The bearer token of `/metrics`. Without one there are no metrics, and requests are not counted."""
 if METRICS_TOKEN:
@@ -468,18 +482,15 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         "procrastinate": {"level": "WARNING"},
-        "channels_redis": {
-            "level": "CRITICAL"
-        },  # a traceback a second while Redis is away; we say it once
+        # It logs a traceback every second while Redis is unavailable; lib.bus logs one line instead.
+        "channels_redis": {"level": "CRITICAL"},
         "httpx2": {"level": "WARNING"},
         "mcp": {"level": "WARNING"},
         "uvicorn.access": {"level": "WARNING"},
         "django.server": {"level": "WARNING"},
-        "django.template": {
-            "level": "INFO"
-        },  # its DEBUG lines quote whole contexts, secrets included
-        "django.request": {
-            "level": "ERROR"
-        },  # the access log has the others, without tokens in paths
+        # Its DEBUG lines contain whole template contexts, including secrets.
+        "django.template": {"level": "INFO"},
+        # The access log has the warnings too, without the tokens in paths.
+        "django.request": {"level": "ERROR"},
     },
 }

@@ -1,4 +1,4 @@
-"""Every address of the server."""
+"""The root URL configuration."""
 
 from django.contrib import admin
 from django.urls import include, path
@@ -12,7 +12,8 @@ from integrations.api.v1 import urls as integrations_api
 from openhands_site import openapi, views
 from openhands_site.operating import node_views
 
-api_v1 = [  # tried in their order: what is asked for most comes first
+# Django tries patterns in order, so the most frequent routes come first.
+api_v1 = [
     *conversations_api.urlpatterns,
     *compat.api_v1,
     *billing_api.urlpatterns,

@@ -1,4 +1,4 @@
-"""Answers that belong to no app: a failed CSRF check, liveness, readiness, metrics."""
+"""Views that belong to no app: failed CSRF checks, liveness, readiness and metrics."""
 
 import hmac
 
@@ -14,26 +14,26 @@ from openhands_site import health
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    """A form or API call whose CSRF token is missing or old."""
-    sentence = "This page was open too long or came from elsewhere. Reload it and try again."
+    """Return 403 for a form or API call with a missing or outdated CSRF token."""
+    sentence = "This page was open too long or came from another site. Reload it and try again."
     if request.path.startswith(("/api/", "/mcp")):
         return problem(
             status=403,
             code="csrf",
-            detail=f"{reason} Send the XSRF-TOKEN cookie as the header X-XSRF-TOKEN.",
+            detail=f"{reason} Send the value of the XSRF-TOKEN cookie in the X-XSRF-TOKEN header.",
         )
     return render(request, "site/error.html", {"status": 403, "sentence": sentence}, status=403)
 
 
 @RouteFacts(cost="uncounted", called_by="probe")
 def alive(request: HttpRequest) -> HttpResponse:
-    """The process answers."""
+    """Return 200 while the process is running. Checks no dependency."""
     return JsonResponse({"status": "ok"})
 
 
 @RouteFacts(cost="uncounted", called_by="probe")
 def ready(request: HttpRequest) -> HttpResponse:
-    """Each dependency by name; 503 while one that requests need is missing, or this process is about to end."""
+    """Return the state of each dependency; 503 while a required dependency fails or this process is stopping."""
     checks = health.check()
     is_ready = all(check["ok"] for check in checks.values() if check["required"])
     is_draining = nodes.is_draining()
@@ -45,10 +45,11 @@ def ready(request: HttpRequest) -> HttpResponse:
 
 @RouteFacts(cost="uncounted", called_by="probe")
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Prometheus metrics, for whoever holds ``METRICS_TOKEN``; without one they do not exist."""
+    """Return Prometheus metrics to a client that sends ``METRICS_TOKEN``; 404 for all others, or if it is unset."""
     expected = f"Bearer {settings.METRICS_TOKEN}"
-    given = request.headers.get("Authorization", "")
-    if not settings.METRICS_TOKEN or not hmac.compare_digest(given.encode(), expected.encode()):
+    header = request.headers.get("Authorization", "")
+    # 404 rather than 401, so that the route is not visible from outside.
+    if not settings.METRICS_TOKEN or not hmac.compare_digest(header.encode(), expected.encode()):
         return HttpResponse(status=404)
     exported: HttpResponse = ExportToDjangoView(request)
     return exported

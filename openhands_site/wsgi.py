@@ -1,6 +1,7 @@
-"""HTTP alone, for the ``web`` role at scale: any threaded WSGI server, several times cheaper per request.
+"""The WSGI application: plain HTTP only, for large installations that run a threaded WSGI server.
 
-Sockets and what streams belong to ``realtime``: the balancer in front splits by path (``deploy/``).
+A WSGI server needs much less processor time per request than ASGI. WebSockets and streaming routes then run in
+``realtime`` processes, and a load balancer splits the traffic by path (see ``deploy/``).
 """
 
 import os
@@ -10,8 +11,8 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "openhands_site.settings")
 django_application = get_wsgi_application()
 
-from lib.connections import KeepsConnection  # noqa: E402 - settings need the set-up above
+from lib.connections import PersistentConnection  # noqa: E402 - settings need the set-up above
 from openhands_site.serving.addresses import ClientAddressOfEnviron  # noqa: E402
 from openhands_site.serving.bodies import BodyLimitOfEnviron  # noqa: E402
 
-application = ClientAddressOfEnviron(BodyLimitOfEnviron(KeepsConnection(django_application)))
+application = ClientAddressOfEnviron(BodyLimitOfEnviron(PersistentConnection(django_application)))

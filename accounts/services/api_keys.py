@@ -16,7 +16,7 @@ from accounts.permissions import permissions_in
 from accounts.roles import PERMISSIONS
 from accounts.services import audit, sessions
 from lib import crypto
-from lib.addresses import address_of
+from lib.addresses import parse_address
 from lib.compiled import Compiled, Rows
 from lib.problems import Problem
 
@@ -219,7 +219,7 @@ def authenticate_api_key(token: str, *, address: str = "") -> ApiKey:
     key = None
     if head.startswith("oh_") and key_id.isalnum() and key_id.isascii():
         key = _usable_key(key_id[:17])
-    key = crypto.owner(token.removeprefix("oh_"), key, purpose=KEY_PURPOSE)
+    key = crypto.verify_row(token.removeprefix("oh_"), key, purpose=KEY_PURPOSE)
     if key is None:
         raise InvalidKey
     return _admitted(key, address)
@@ -258,7 +258,7 @@ def reopen_api_key(key_pk: UUID, *, address: str = "") -> ApiKey:
 def _admitted(key: ApiKey, address: str) -> ApiKey:
     if not key.user.is_active or key.organization.suspended_at:
         raise InvalidKey
-    place = address_of(address)
+    place = parse_address(address)
     if key.allowed_networks and not _is_within(place, key.allowed_networks):
         raise InvalidKey
     key.user.bound_organization_id = key.organization_id

@@ -99,7 +99,7 @@ def _send(user: User, email: str) -> None:
 def verify_email(*, user: User, token: str) -> User:
     """Make the waiting address the user's. Raises ``InvalidEmailLink`` and ``EmailTaken``."""
     found = EmailChange.objects.select_for_update().filter(user=user)
-    waiting = crypto.owner(
+    waiting = crypto.verify_row(
         token, found.filter(expires_at__gt=timezone.now()).first(), purpose=PURPOSE
     )
     if waiting is None:

@@ -371,7 +371,7 @@ def find_invitation(token: str) -> Invitation:
         raise InvalidInvitation from error
     found = Invitation.objects.open().filter(pk=invitation_id, organization__suspended_at=None)
     invitation = found.select_related("organization", "created_by").first()
-    invitation = crypto.owner(token, invitation, purpose=INVITATION_PURPOSE)
+    invitation = crypto.verify_row(token, invitation, purpose=INVITATION_PURPOSE)
     if invitation is None:
         raise InvalidInvitation
     return invitation

@@ -83,7 +83,7 @@ def authenticate_gateway_token(token: str) -> GatewayToken:
         )
         row = live.first()
     # Called without a row too, so that the response time does not reveal whether the id exists.
-    row = crypto.owner(plain, row, purpose=TOKEN_PURPOSE)
+    row = crypto.verify_row(plain, row, purpose=TOKEN_PURPOSE)
     if row is None:
         raise InvalidGatewayToken
     if not Membership.objects.filter(

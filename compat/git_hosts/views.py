@@ -66,7 +66,7 @@ class CompatView(HostView):
         if provider and provider not in git_serializers.PROVIDERS:
             raise BadQuery(f"The provider {provider[:40]!r} is unknown.")
         user = request.user
-        names = services.connected(user_id=user.pk, organization_id=organization.pk)
+        names = services.connected_providers(user_id=user.pk, organization_id=organization.pk)
         return [
             services.provider_for(user_id=user.pk, organization_id=organization.pk, provider=name)
             for name in names

@@ -16,7 +16,7 @@ from accounts.services import user_settings
 from billing.gateway import directory
 from billing.models import ModelAccess
 from compat.settings.settings import FIELDS_BY_COMPAT_NAME, NO_SERVERS, RECORD
-from lib.api import conditional
+from lib.api import conditional_response
 from lib.compiled import Compiled, Rows
 from lib.masks import MASK
 
@@ -69,7 +69,7 @@ class WholeMeView(MeView):
         settings: dict[str, Any] = {}
         if active_id is not None and {*permissions} >= REQUIRED_PERMISSIONS:
             settings = serialize_settings(user_id=user.pk, organization_id=active_id)
-        return conditional(request, settings | account | {"organizations": organizations})
+        return conditional_response(request, settings | account | {"organizations": organizations})
 
 
 def serialize_settings(*, user_id: UUID, organization_id: UUID) -> dict[str, Any]:

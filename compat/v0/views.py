@@ -194,7 +194,7 @@ def _list_conversations(
     if not query.get("include_sub_conversations"):
         rows = rows.filter(parent=None)
     try:
-        after = pages.position_of(query["page_id"]) if query.get("page_id") else None
+        after = pages.parse_cursor(query["page_id"]) if query.get("page_id") else None
     except pages.MalformedCursor as error:
         raise Unprocessable("page_id: Use the next_page_id of an earlier page.") from error
     page, next_page_id = pages.page(rows, limit=query["limit"], after=after)

@@ -130,7 +130,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         return [token.strip() for token in tokens if token.strip() not in ("", "null", "undefined")]
 
     def _credentials(self, tokens: Sequence[str]) -> access.Credentials:
-        # The cookie counts only together with an Origin, which OriginGate has compared with ours: then the
+        # The cookie counts only together with an Origin, which OriginCheck has compared with ours: then the
         # request comes from a page of this server.
         keeps_headers = any(map(self._header, ("origin", "authorization", "x-api-key")))
         scope = self.scope if keeps_headers else self.scope | {"headers": []}

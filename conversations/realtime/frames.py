@@ -43,7 +43,7 @@ class Frame(msgspec.Struct, gc=False, kw_only=True):
     def encode(self) -> bytes:
         """Return the WebSocket message; it is encoded once and cached."""
         if not self.wire:
-            self.wire = framing.framed(dumps(self.body()))
+            self.wire = framing.encode_frame(dumps(self.body()))
         return self.wire
 
     def with_exact_size(self) -> Self:
@@ -57,7 +57,7 @@ class Frame(msgspec.Struct, gc=False, kw_only=True):
     @property
     def text(self) -> str:
         """The JSON text of the message, for protocols that do not use the shared WebSocket frame."""
-        return framing.body_of(self.encode()).decode()
+        return framing.decode_frame(self.encode()).decode()
 
     def cached_form(self, protocol: str) -> Any:
         """Return the cached encoded form for a protocol, or None."""
@@ -86,7 +86,7 @@ class EventFrame(Frame):
 
     def encode(self) -> bytes:
         if not self.wire:
-            self.wire = framing.framed(_dumps(self.body()))
+            self.wire = framing.encode_frame(_dumps(self.body()))
         return self.wire
 
     def json(self) -> bytes:

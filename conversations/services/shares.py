@@ -18,7 +18,7 @@ from conversations.log.story import STORY_KINDS
 from conversations.models import Conversation, Event, ShareLink, ShareView
 from conversations.services.exports import described, redacted_wire, redactor_of
 from lib import crypto
-from lib.addresses import address_of
+from lib.addresses import parse_address
 from lib.problems import Problem
 
 PURPOSE = "share-link"
@@ -186,7 +186,7 @@ def count_view(*, share: ShareLink, address: str) -> None:
 
 def network_of(address: str) -> str:
     """The network of an address, which names no person: /24 of IPv4, /48 of IPv6; empty if it is none."""
-    found = address_of(address.partition("%")[0])
+    found = parse_address(address.partition("%")[0])
     if found is None:
         return ""
     bits = 24 if found.version == 4 else 48

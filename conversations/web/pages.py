@@ -36,7 +36,7 @@ from conversations.web.forms import (
 )
 from lib.api import dumps
 from lib.forms import PageForm, render_form
-from lib.pages import MalformedCursor, page, position_of
+from lib.pages import MalformedCursor, page, parse_cursor
 from lib.problems import Problem
 from lib.routes import RouteFacts
 
@@ -137,7 +137,7 @@ def _lists(request: AuthenticatedRequest) -> dict[str, Any]:
     # A narrowed list is one list, whatever the state of its conversations.
     rest = visible if narrowing else visible.exclude(waiting | busy)
     try:
-        after = position_of(before) if before else None
+        after = parse_cursor(before) if before else None
     except MalformedCursor as error:
         raise Http404 from error
     recent, more = page(rest, limit=PAGE_SIZE, after=after)

@@ -1,1 +1,1 @@
-"""GitHub and GitHub Enterprise Server, by personal token."""
+"""The integration with GitHub and GitHub Enterprise Server through personal access tokens."""

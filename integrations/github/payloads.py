@@ -1,4 +1,4 @@
-"""GitHub's JSON into the records of ``integrations.provider``; what is malformed is left out, not trusted."""
+"""The conversion of GitHub's JSON into the records of ``integrations.provider``. Malformed items are skipped."""
 
 import base64
 import binascii
@@ -52,9 +52,9 @@ query SearchBranches($owner: String!, $name: String!, $query: String!, $first: I
 
 
 def user(body: Any) -> GitUser:
-    """Of ``GET /user``; raises ``GitHostTrouble`` for an answer that names nobody."""
+    """Convert the response of ``GET /user``. Raise ``GitHostTrouble`` if it contains no user."""
     if not isinstance(body, dict) or not isinstance(body.get("login"), str):
-        raise GitHostTrouble("The Git host does not say whose token this is.")
+        raise GitHostTrouble("The response of the Git host does not name the owner of the token.")
     return GitUser(
         id=str(body.get("id", "")),
         login=body["login"],
@@ -66,14 +66,14 @@ def user(body: Any) -> GitUser:
 
 
 def repositories(body: Any) -> list[Repository]:
-    """Of a list of repositories, of a search, or of an installation's repositories."""
+    """Convert a list of repositories, the result of a search, or the repositories of an installation."""
     if isinstance(body, dict):
         body = body.get("items") or body.get("repositories")
-    return [repository(one) for one in _objects(body) if _text(one, "full_name")]
+    return [repository(item) for item in _objects(body) if _text(item, "full_name")]
 
 
 def repository(body: dict[str, Any]) -> Repository:
-    """Of one repository."""
+    """Convert one repository."""
     owner = body.get("owner")
     kind = owner.get("type") if isinstance(owner, dict) else None
     stars = body.get("stargazers_count")
@@ -90,46 +90,46 @@ def repository(body: dict[str, Any]) -> Repository:
 
 
 def branches(body: Any) -> list[Branch]:
-    """Of ``GET /repos/{owner}/{name}/branches``, which does not date them."""
+    """Convert the response of ``GET /repos/{owner}/{name}/branches``, which contains no dates."""
     return [
         Branch(
-            name=one["name"],
-            commit_sha=str((one.get("commit") or {}).get("sha", "")),
-            protected=one.get("protected") is True,
+            name=item["name"],
+            commit_sha=str((item.get("commit") or {}).get("sha", "")),
+            protected=item.get("protected") is True,
         )
-        for one in _objects(body)
-        if _text(one, "name")
+        for item in _objects(body)
+        if _text(item, "name")
     ]
 
 
-def found_branches(data: dict[str, Any]) -> list[Branch]:
-    """Of ``SEARCH_BRANCHES``."""
+def searched_branches(data: dict[str, Any]) -> list[Branch]:
+    """Convert the data of ``SEARCH_BRANCHES``."""
     nodes = _in(data, "repository", "refs", "nodes")
     return [
         Branch(
-            name=one["name"],
-            commit_sha=str(_in(one, "target", "oid") or ""),
-            protected=one.get("branchProtectionRule") is not None,
-            last_push_date=_in(one, "target", "committedDate"),
+            name=node["name"],
+            commit_sha=str(_in(node, "target", "oid") or ""),
+            protected=node.get("branchProtectionRule") is not None,
+            last_push_date=_in(node, "target", "committedDate"),
         )
-        for one in _objects(nodes)
-        if _text(one, "name")
+        for node in _objects(nodes)
+        if _text(node, "name")
     ]
 
 
 def suggested_tasks(data: dict[str, Any]) -> list[SuggestedTask]:
-    """Of ``SUGGESTED_TASKS``: one task for a pull request in trouble, one for an assigned issue."""
-    found = []
-    for one in _objects(_in(data, "viewer", "pullRequests", "nodes")):
-        kind = _trouble(one)
-        if kind is not None and _in(one, "repository", "isArchived") is not True:
-            found += _task(one, kind)
-    for one in _objects(_in(data, "search", "nodes")):
-        found += _task(one, "OPEN_ISSUE")
-    return found
+    """Convert the data of ``SUGGESTED_TASKS``: a task per pull request with a problem and per assigned issue."""
+    tasks = []
+    for pull in _objects(_in(data, "viewer", "pullRequests", "nodes")):
+        kind = _pull_request_task(pull)
+        if kind is not None and _in(pull, "repository", "isArchived") is not True:
+            tasks += _task(pull, kind)
+    for issue in _objects(_in(data, "search", "nodes")):
+        tasks += _task(issue, "OPEN_ISSUE")
+    return tasks
 
 
-def _trouble(pull: dict[str, Any]) -> TaskType | None:
+def _pull_request_task(pull: dict[str, Any]) -> TaskType | None:
     if pull.get("mergeable") == "CONFLICTING":
         return "MERGE_CONFLICTS"
     commits = list(_objects(_in(pull, "commits", "nodes")))
@@ -143,65 +143,69 @@ def _trouble(pull: dict[str, Any]) -> TaskType | None:
     return None
 
 
-def _task(one: dict[str, Any], kind: TaskType) -> list[SuggestedTask]:
-    repo, number = _in(one, "repository", "nameWithOwner"), one.get("number")
+def _task(item: dict[str, Any], kind: TaskType) -> list[SuggestedTask]:
+    """Return the task of a pull request or issue in a list, which is empty if the item is malformed."""
+    repo, number = _in(item, "repository", "nameWithOwner"), item.get("number")
     if not isinstance(repo, str) or type(number) is not int:
         return []
-    title = str(one.get("title") or "")
+    title = str(item.get("title") or "")
     return [SuggestedTask(PROVIDER, kind, repo, number, title)]
 
 
 def file_dates_query(paths: list[str]) -> tuple[str, dict[str, str]]:
-    """A query for the newest commit of each path on the default branch, and its variables."""
+    """Return a GraphQL query for the newest commit of each path on the default branch, and its variables."""
     names = [f"p{number}" for number in range(len(paths))]
-    declared = "".join(f", ${name}: String!" for name in names)
-    asked = " ".join(
+    declarations = "".join(f", ${name}: String!" for name in names)
+    fields = " ".join(
         f"{name}: history(first: 1, path: ${name}) {{ nodes {{ committedDate }} }}"
         for name in names
     )
     query = (
-        f"query FileDates($owner: String!, $name: String!{declared}) {{ repository(owner: $owner, name: $name) "
-        f"{{ defaultBranchRef {{ target {{ ... on Commit {{ {asked} }} }} }} }} }}"
+        f"query FileDates($owner: String!, $name: String!{declarations}) "
+        f"{{ repository(owner: $owner, name: $name) "
+        f"{{ defaultBranchRef {{ target {{ ... on Commit {{ {fields} }} }} }} }} }}"
     )
     return query, dict(zip(names, paths, strict=True))
 
 
 def file_dates(data: dict[str, Any], paths: list[str]) -> dict[str, str]:
-    """Of ``file_dates_query``: RFC 3339 by path."""
+    """Return the dates in the data of ``file_dates_query``: RFC 3339 texts by path."""
     commit = _in(data, "repository", "defaultBranchRef", "target")
-    found = {}
+    dates = {}
     for number, path in enumerate(paths):
         nodes = list(_objects(_in(commit, f"p{number}", "nodes")))
         date = nodes[0].get("committedDate") if nodes else None
         if isinstance(date, str):
-            found[path] = date
-    return found
+            dates[path] = date
+    return dates
 
 
 def markdown_files(body: Any) -> list[str]:
-    """The paths of the Markdown files in a folder's listing, without the read-me."""
+    """Return the paths of the Markdown files in a folder's listing, except ``README.md``."""
     return [
-        one["path"]
-        for one in _objects(body)
-        if one.get("type") == "file"
-        and str(one.get("name", "")).lower().endswith(".md")
-        and str(one["name"]).lower() != "readme.md"
-        and _text(one, "path")
+        item["path"]
+        for item in _objects(body)
+        if item.get("type") == "file"
+        and str(item.get("name", "")).lower().endswith(".md")
+        and str(item["name"]).lower() != "readme.md"
+        and _text(item, "path")
     ]
 
 
 def microagent(body: Any, path: str) -> MicroagentContent:
-    """Of a file's content; ``triggers`` come from the YAML between the first two lines of ``---``."""
+    """Convert a file with instructions for agents. Its triggers are in the YAML front matter."""
     try:
         raw = base64.b64decode(body["content"])
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise GitHostTrouble("The Git host does not give this file's text.") from error
+        raise GitHostTrouble(
+            "The response of the Git host does not contain this file's text."
+        ) from error
     text = raw.decode("utf-8", "replace")
-    return MicroagentContent(text, path, triggers_of(text), PROVIDER)
+    return MicroagentContent(text, path, parse_triggers(text), PROVIDER)
 
 
-def triggers_of(text: str) -> list[str]:
-    """The words that call for a file of instructions; malformed front matter has none."""
+def parse_triggers(text: str) -> list[str]:
+    """Return the ``triggers`` of the YAML front matter (between two ``---`` lines); [] if it is malformed."""
     lines = text.splitlines()
     if (
         not lines
@@ -213,19 +217,21 @@ def triggers_of(text: str) -> list[str]:
         front = yaml.safe_load("\n".join(lines[1 : rest.index("---") + 1]))
     except (yaml.YAMLError, RecursionError, ValueError):
         return []
-    named = front.get("triggers") if isinstance(front, dict) else None
-    return [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
+    words = front.get("triggers") if isinstance(front, dict) else None
+    return [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
 
 
 def pull_request(body: Any) -> PullRequest:
-    """Of a pull request that was opened."""
+    """Convert a newly opened pull request. Raise ``GitHostTrouble`` if it has no number."""
     if not isinstance(body, dict) or type(body.get("number")) is not int:
-        raise GitHostTrouble("The Git host does not say which pull request it opened.")
+        raise GitHostTrouble(
+            "The response of the Git host does not contain the pull request's number."
+        )
     return PullRequest(number=body["number"], url=_text(body, "html_url") or "")
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    return (one for one in (value if isinstance(value, list) else []) if isinstance(one, dict))
+    return (item for item in (value if isinstance(value, list) else []) if isinstance(item, dict))
 
 
 def _text(body: dict[str, Any], name: str) -> str | None:

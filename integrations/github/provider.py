@@ -1,4 +1,4 @@
-"""GitHub as a ``GitProvider``."""
+"""The ``GitProvider`` for GitHub."""
 
 import re
 from typing import Any
@@ -24,12 +24,12 @@ _FULL_NAME = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 _SORTS = {"pushed", "created", "updated", "full_name"}
 _SEARCH_SORTS = {"stars", "forks", "updated"}
 PAGE_MAX = 100
-OWN_REPOSITORIES = {"openhands-config", ".openhands"}
-"""Repositories that hold nothing but settings: their instructions lie at the top."""
+CONFIG_REPOSITORIES = {"openhands-config", ".openhands"}
+"""Names of repositories that contain only OpenHands settings. Their ``microagents`` folder is at the top level."""
 
 
 class GitHubProvider:
-    """One GitHub host on behalf of one personal token (or a user's token of a GitHub App)."""
+    """A GitHub host, called with a personal access token or with a user token of a GitHub App."""
 
     name = payloads.PROVIDER
 
@@ -42,22 +42,22 @@ class GitHubProvider:
         return payloads.user(self._client.get("/user")[0])
 
     def installations(self) -> list[str]:
-        """Ids of the installations of the token's app; a personal token has its accounts instead.
+        """Return the ids of the GitHub App's installations, or the names of the accounts of a personal token.
 
-        GitHub answers 403 to a personal token here.
+        GitHub returns 403 for a personal token here.
         """
         try:
             body, _ = self._client.get("/user/installations", per_page=PAGE_MAX)
         except (NotAllowed, NoSuchRepository):
             return self._accounts()
         rows = body.get("installations") if isinstance(body, dict) else None
-        return [str(one["id"]) for one in rows or [] if isinstance(one, dict) and "id" in one]
+        return [str(row["id"]) for row in rows or [] if isinstance(row, dict) and "id" in row]
 
     def _accounts(self) -> list[str]:
         body, _ = self._client.get("/user/orgs", per_page=PAGE_MAX)
         rows = body if isinstance(body, list) else []
-        teams = [one["login"] for one in rows if isinstance(one, dict) and one.get("login")]
-        return [self.user().login, *teams]
+        organizations = [row["login"] for row in rows if isinstance(row, dict) and row.get("login")]
+        return [self.user().login, *organizations]
 
     def repositories(
         self, *, page: int, per_page: int, sort: str, installation: str | None
@@ -76,7 +76,7 @@ class GitHubProvider:
     def search_repositories(
         self, *, query: str, per_page: int, sort: str, order: str
     ) -> list[Repository]:
-        """By words; a full name or an address finds that repository first, whoever owns it."""
+        """Search by words. For a full name or a URL, that repository comes first, even if another user owns it."""
         name = self._full_name(query)
         exact = self._repository(name) if name else []
         words = name.partition("/")[2] + f" user:{name.partition('/')[0]}" if name else query
@@ -92,16 +92,16 @@ class GitHubProvider:
             )
         except NoSuchRepository:
             return exact
-        known = {one.id for one in exact}
+        known = {repository.id for repository in exact}
         return (exact + [r for r in payloads.repositories(body) if r.id not in known])[:per_page]
 
     def _full_name(self, query: str) -> str:
-        """``owner/name`` of a text that is one, or that is an address on this host."""
+        """Return ``owner/name`` if the query is a full name or a URL on this host, else ""."""
         text = query.strip()
         if "://" in text:
             parts = urlsplit(text)
-            here = urlsplit(self._client.web_url)
-            if (parts.hostname or "").removeprefix("www.") != here.hostname:
+            host = urlsplit(self._client.web_url).hostname
+            if (parts.hostname or "").removeprefix("www.") != host:
                 return ""
             text = "/".join(parts.path.strip("/").split("/")[:2])
         text = text.removesuffix(".git")
@@ -129,15 +129,16 @@ class GitHubProvider:
         )
         if data.get("repository") is None:
             raise NoSuchRepository
-        return payloads.found_branches(data)
+        return payloads.searched_branches(data)
 
     def microagents(self, *, repository: str) -> list[Microagent]:
         owner, name = _owner_and_name(repository)
-        folder = "microagents" if name in OWN_REPOSITORIES else ".openhands/microagents"
+        folder = "microagents" if name in CONFIG_REPOSITORIES else ".openhands/microagents"
         try:
             body, _ = self._client.get(f"/repos/{_path(repository)}/contents/{folder}")
         except NoSuchRepository:
-            self._client.get(f"/repos/{_path(repository)}")  # a missing folder is no trouble
+            # A missing folder is fine, but a missing repository must raise.
+            self._client.get(f"/repos/{_path(repository)}")
             return []
         paths = payloads.markdown_files(body)[:PAGE_MAX]
         if not paths:
@@ -181,7 +182,7 @@ class GitHubProvider:
                 {"title": title, "head": source, "base": target, "body": body, "draft": draft},
             )
         )
-        if labels:  # GitHub takes none with the pull request itself
+        if labels:  # GitHub does not accept labels in the request that opens the pull request
             self._client.post(
                 f"/repos/{_path(repository)}/issues/{opened.number}/labels", {"labels": labels}
             )
@@ -193,7 +194,7 @@ class GitHubProvider:
 
 
 def has_next(link_header: str | None) -> bool:
-    """Whether a ``Link`` header (RFC 8288) names a next page."""
+    """Return whether a ``Link`` header (RFC 8288) names a next page."""
     return bool(link_header) and 'rel="next"' in str(link_header)
 
 
@@ -203,7 +204,7 @@ def _path(full_name: str) -> str:
 
 
 def _owner_and_name(full_name: str) -> tuple[Any, Any]:
-    """The two halves, safe in a path; raises ``NoSuchRepository`` for what no GitHub repository is called."""
+    """Split a full name into owner and name, both safe in a URL path. Raise ``NoSuchRepository`` if invalid."""
     if not _FULL_NAME.fullmatch(full_name) or {".", ".."} & set(full_name.split("/")):
         raise NoSuchRepository
     owner, _, name = full_name.partition("/")

@@ -1,4 +1,4 @@
-"""The protocol as the MCP SDK speaks it, with our tools."""
+"""The Model Context Protocol, implemented by the MCP SDK with this server's tools."""
 
 import logging
 from typing import Any
@@ -13,15 +13,16 @@ from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 Answer = tuple[int, list[tuple[str, str]], bytes]
+"""The status, headers and body of a response."""
 
 
-def answered_by_tools(caller: Caller, scope: dict[str, Any], body: bytes) -> Answer:
-    """The status, headers and body that answer one request of a caller; ``scope`` is ASGI's."""
-    return async_to_sync(_answer)(server_for(caller), scope, body)
+def handle_request(caller: Caller, scope: dict[str, Any], body: bytes) -> Answer:
+    """Return the status, headers and body of the response to a caller's request. ``scope`` is an ASGI scope."""
+    return async_to_sync(_handle)(build_server(caller), scope, body)
 
 
-def server_for(caller: Caller) -> Server[Any, Any]:
-    """The SDK's server with our tools, on behalf of one caller."""
+def build_server(caller: Caller) -> Server[Any, Any]:
+    """Return a server of the SDK whose tools act on behalf of a caller."""
 
     async def list_tools() -> list[types.Tool]:
         return [
@@ -32,13 +33,12 @@ def server_for(caller: Caller) -> Server[Any, Any]:
     async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
         try:
             return await sync_to_async(call)(caller, name, arguments)
-        except Problem as refusal:
-            return _failed(refusal.detail)
-        except (
-            Exception
-        ):  # the SDK would tell the caller what it says: statements, addresses, values
+        except Problem as problem:
+            return _failed(problem.detail)
+        # The SDK would return the exception's text to the client, which may contain SQL, addresses and values.
+        except Exception:
             log.exception("the tool %s failed", name[:60])
-            return _failed("The server could not do this. Try again.")
+            return _failed("An unexpected error occurred on the server. Try again later.")
 
     server: Server[Any, Any] = Server("agent-server", version="1")
     server.list_tools()(list_tools)
@@ -52,8 +52,8 @@ def _failed(sentence: str) -> types.CallToolResult:
     )
 
 
-async def _answer(server: Server[Any, Any], scope: dict[str, Any], body: bytes) -> Answer:
-    """One request through the SDK's transport, which is made for it and ends with it."""
+async def _handle(server: Server[Any, Any], scope: dict[str, Any], body: bytes) -> Answer:
+    """Handle one request with a transport of the SDK that is created for it."""
     manager = StreamableHTTPSessionManager(server, json_response=True, stateless=True)
     status, headers, pieces, is_read = 500, [], [], False
 

@@ -1,4 +1,4 @@
-"""The tools: what each takes, which permission it needs, and the one service call behind it."""
+"""The MCP tools: their arguments, their permissions and their service calls."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,52 +23,56 @@ ID = {"type": "string", "format": "uuid", "description": "The conversation's id.
 
 
 class NoSuchConversation(Problem):
-    """There is none that the caller may see."""
+    """The conversation does not exist or is not visible to the caller."""
 
     status = 404
     code = "not-found"
-    sentence = "There is no such conversation."
+    sentence = "The conversation does not exist, or you have no access to it."
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls, where they work, and the conversation that the request names as its own."""
+    """The user and organization of a request, and the id of the conversation it comes from, if any."""
 
     user: Any
     organization: Organization
     conversation_id: str = ""
 
-    def conversation(self, given: str, permission: str) -> Conversation:
-        """A conversation that the caller sees, with the permission there. Raises ``NoSuchConversation``."""
+    def get_conversation(self, text: str, permission: str) -> Conversation:
+        """Return a conversation by its id, which comes from the client.
+
+        Raise ``NoSuchConversation`` if it is not visible to the caller, and ``MissingPermission`` if the caller lacks
+        the permission in its organization.
+        """
         try:
-            wanted = UUID(given)
+            conversation_id = UUID(text)
         except ValueError as error:
             raise NoSuchConversation from error
-        found = Conversation.objects.visible_to(self.user).filter(pk=wanted).first()
-        if found is None:
+        row = Conversation.objects.visible_to(self.user).filter(pk=conversation_id).first()
+        if row is None:
             raise NoSuchConversation
-        self.may(permission, found.organization_id)
-        return found
+        self.require(permission, row.organization_id)
+        return row
 
-    def may(self, permission: str, organization_id: UUID) -> None:
-        """Raise ``MissingPermission`` where the user or the key lacks it."""
+    def require(self, permission: str, organization_id: UUID) -> None:
+        """Raise ``MissingPermission`` if the user or the API key lacks a permission."""
         scopes = getattr(self.user, "key_scopes", None)
         if scopes is not None and permission not in scopes:
             raise MissingPermission(
-                f"This key lacks the scope {permission}.", permission=permission
+                f"This API key lacks the scope {permission}.", permission=permission
             )
         require(self.user, organization_id, permission)
 
 
 @dataclass(frozen=True)
 class Tool:
-    """One tool; ``carry_out`` is safe to call in any thread that may use the database."""
+    """A tool. ``run`` receives the caller and the arguments, and uses the database synchronously."""
 
     name: str
     description: str
     properties: dict[str, Any]
     required: list[str]
-    carry_out: Callable[..., Any]
+    run: Callable[..., Any]
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -85,8 +89,8 @@ def _plain(value: Any) -> Any:
 
 
 def list_conversations(caller: Caller, *, limit: int = 20, q: str = "") -> dict[str, Any]:
-    """Newest first."""
-    caller.may("conversations.view", caller.organization.pk)
+    """List visible conversations, newest first. ``q`` contains words of the title."""
+    caller.require("conversations.view", caller.organization.pk)
     rows = Conversation.objects.visible_to(caller.user).order_by("-created_at", "-pk")
     for word in q.split():
         rows = rows.filter(title__icontains=word)
@@ -102,41 +106,43 @@ def start_conversation(
     branch: str | None = None,
     provider: str = "github",
 ) -> Any:
-    """One with a first message, in its own sandbox."""
-    caller.may("conversations.create", caller.organization.pk)
-    wanted = {"provider": provider, "full_name": repository} if repository else None
-    if wanted and branch:
-        wanted["branch"] = branch
-    made = conversations.create_conversation(
+    """Start a conversation with a first message, in a sandbox of its own."""
+    caller.require("conversations.create", caller.organization.pk)
+    source = {"provider": provider, "full_name": repository} if repository else None
+    if source and branch:
+        source["branch"] = branch
+    conversation = conversations.create_conversation(
         user=caller.user,
         organization=caller.organization,
         message=message,
         title=title,
-        repository=wanted,
+        repository=source,
         trigger=Conversation.Trigger.API,
     )
-    return record_of(made)
+    return record_of(conversation)
 
 
 def send_message(caller: Caller, *, conversation_id: str, text: str) -> dict[str, Any]:
-    """It is in the log when this answers."""
-    found = caller.conversation(conversation_id, "conversations.steer")
-    event = conversations.post_message(conversation_id=found.pk, text=text, message_id=str(uuid4()))
+    """Append a message to the log and queue it for the agent. Return its ``seq`` and event id."""
+    conversation = caller.get_conversation(conversation_id, "conversations.steer")
+    event = conversations.post_message(
+        conversation_id=conversation.pk, text=text, message_id=str(uuid4())
+    )
     return {"seq": event.seq, "event_id": event.event_id}
 
 
 def interrupt(caller: Caller, *, conversation_id: str) -> dict[str, Any]:
-    """Stops what runs now."""
-    found = caller.conversation(conversation_id, "conversations.steer")
-    conversations.interrupt(conversation_id=found.pk)
-    return {"interrupted": str(found.pk)}
+    """Stop the current work of a conversation's agent."""
+    conversation = caller.get_conversation(conversation_id, "conversations.steer")
+    conversations.interrupt(conversation_id=conversation.pk)
+    return {"interrupted": str(conversation.pk)}
 
 
 def get_conversation(caller: Caller, *, conversation_id: str, events: int = 20) -> dict[str, Any]:
-    """The record, and its newest events in order; long payloads are cut."""
-    found = caller.conversation(conversation_id, "conversations.view")
-    newest = reversed(found.events.order_by("-seq")[:events])
-    told = [
+    """Return a conversation's record and its newest events in order. Long payloads are truncated."""
+    conversation = caller.get_conversation(conversation_id, "conversations.view")
+    newest = reversed(conversation.events.order_by("-seq")[:events])
+    items = [
         {
             "seq": event.seq,
             "kind": event.kind,
@@ -146,7 +152,7 @@ def get_conversation(caller: Caller, *, conversation_id: str, events: int = 20) 
         }
         for event in newest
     ]
-    return {"conversation": record_of(found), "events": told}
+    return {"conversation": record_of(conversation), "events": items}
 
 
 def create_pr(
@@ -160,11 +166,11 @@ def create_pr(
     draft: bool = True,
     labels: list[str] | None = None,
 ) -> dict[str, Any]:
-    """At GitHub, with the caller's token; the conversation of the request remembers it."""
-    caller.may("pull_requests.create", caller.organization.pk)
+    """Open a pull request on GitHub with the caller's token, and store it on the request's conversation, if any."""
+    caller.require("pull_requests.create", caller.organization.pk)
     conversation, organization = None, caller.organization
     if caller.conversation_id:
-        conversation = caller.conversation(caller.conversation_id, "conversations.steer")
+        conversation = caller.get_conversation(caller.conversation_id, "conversations.steer")
         organization = conversation.organization
     opened = services.open_pull_request(
         user=caller.user,
@@ -190,16 +196,20 @@ TOOLS = {
             "List conversations with coding agents, newest first.",
             {
                 "limit": {"type": "integer", "minimum": 1, "maximum": 100},
-                "q": {"type": "string", "maxLength": 200, "description": "Words of the title."},
+                "q": {
+                    "type": "string",
+                    "maxLength": 200,
+                    "description": "Words that the title contains.",
+                },
             },
             [],
             list_conversations,
         ),
         Tool(
             "start_conversation",
-            "Start a coding agent on a task in a sandbox of its own, in a clone of a repository if one is named.",
+            "Start a coding agent on a task in a new sandbox, in a clone of the repository if one is named.",
             {
-                "message": TEXT | {"description": "What the agent should do."},
+                "message": TEXT | {"description": "The task for the agent."},
                 "title": {"type": "string", "minLength": 1, "maxLength": 200},
                 "repository": {
                     "type": "string",
@@ -213,21 +223,21 @@ TOOLS = {
         ),
         Tool(
             "send_message",
-            "Say something to a conversation's agent.",
+            "Send a message to the agent of a conversation.",
             {"conversation_id": ID, "text": TEXT},
             ["conversation_id", "text"],
             send_message,
         ),
         Tool(
             "interrupt",
-            "Stop what a conversation's agent is doing now.",
+            "Stop the current work of a conversation's agent.",
             {"conversation_id": ID},
             ["conversation_id"],
             interrupt,
         ),
         Tool(
             "get_conversation",
-            "A conversation's state and its newest events.",
+            "Get the state of a conversation and its newest events.",
             {
                 "conversation_id": ID,
                 "events": {"type": "integer", "minimum": 0, "maximum": EVENTS_MAX},
@@ -237,7 +247,7 @@ TOOLS = {
         ),
         Tool(
             "create_pr",
-            "Open a pull request at GitHub from a branch that is pushed already.",
+            "Open a pull request on GitHub from a branch that is already pushed.",
             {
                 "repo_name": NAME | {"description": "owner/name"},
                 "source_branch": NAME,
@@ -255,15 +265,17 @@ TOOLS = {
 
 
 def call(caller: Caller, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Carry a tool out; its answer as plain JSON values. Raises ``Problem`` with a sentence for the agent."""
+    """Run a tool and return its result as plain JSON values. Raise ``Problem`` with a sentence for the agent."""
     tool = TOOLS.get(name)
     if tool is None:
-        raise NoSuchTool(f"There is no tool named {name[:60]!r}.")
-    answer: dict[str, Any] = _plain(tool.carry_out(caller, **arguments))
-    return answer
+        raise NoSuchTool(
+            f"There is no tool named {name[:60]!r}. List the tools to see their names."
+        )
+    result: dict[str, Any] = _plain(tool.run(caller, **arguments))
+    return result
 
 
 class NoSuchTool(Problem):
-    """A tool that this server does not have."""
+    """A client calls a tool that this server does not have."""
 
     code = "no-such-tool"

@@ -1,4 +1,4 @@
-"""Addresses of this server's MCP tools."""
+"""URLs of this server's MCP tools."""
 
 from django.urls import path
 

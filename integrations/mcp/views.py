@@ -1,7 +1,7 @@
-"""``POST /mcp``: one request of the protocol, one JSON answer; no session is kept.
+"""The MCP endpoint ``POST /mcp``: one request and one JSON response, without sessions.
 
-A Django view and not an application of its own beside Django: so that authentication, limits, request ids,
-maintenance and the access log are those of every other address. The protocol itself is the MCP SDK's.
+It is a Django view, not a separate ASGI application, so that authentication, limits, request ids, maintenance mode and
+the access log work as on all other routes. The MCP SDK implements the protocol.
 """
 
 from typing import Any
@@ -23,24 +23,30 @@ from lib.routes import RouteFacts
 CONVERSATION = "X-OpenHands-ServerConversation-ID"
 
 
-class NotSpoken(Problem):
-    """Not a message of the protocol."""
+class NotMcp(Problem):
+    """The request is not a valid MCP message."""
 
     code = "not-mcp"
-    sentence = "Send a JSON-RPC message as application/json, and accept application/json and text/event-stream."
+    sentence = (
+        "Send a JSON-RPC message with the content type application/json, and an Accept header with application/json "
+        "and text/event-stream."
+    )
 
 
 class ForeignOrigin(Problem):
-    """A page of another site calls; the protocol asks servers to refuse that (DNS rebinding)."""
+    """The request comes from a page of another origin.
+
+    The protocol requires servers to reject these requests (DNS rebinding).
+    """
 
     status = 403
     code = "foreign-origin"
-    sentence = "Pages of this origin may not call here."
+    sentence = "Pages of this origin may not call this route. An operator can add the origin to CORS_ORIGINS."
 
 
 @RouteFacts(streams=True)
 class McpView(APIView):
-    """The protocol's only address. Each tool asks for its own permission."""
+    """The MCP endpoint. Each tool checks its own permission."""
 
     permission = "conversations.view"
     authentication_classes = (
@@ -61,29 +67,29 @@ class McpView(APIView):
         },
     )
     def post(self, request: Request) -> HttpResponse:
-        """A JSON-RPC request or notification."""
+        """Handle a JSON-RPC request or notification of the Model Context Protocol."""
         origin = request.headers.get("Origin")
         if origin and origin not in {*settings.ALLOWED_ORIGINS, *settings.CORS_ALLOWED_ORIGINS}:
             raise ForeignOrigin
         caller = Caller(
             request.user, active_organization(request), request.headers.get(CONVERSATION, "")
         )
-        raw: Any = request._request  # noqa: SLF001 - the bytes, which the SDK parses
+        raw: Any = request._request  # noqa: SLF001 - for the raw body, which the SDK parses
         headers = [
             (name.lower().encode(), value.encode("latin-1", "replace"))
             for name, value in request.headers.items()
         ]
         scope: dict[str, Any] = {"type": "http", "method": "POST", "path": request.path}
         scope |= {"headers": headers, "query_string": b"", "http_version": "1.1", "scheme": "http"}
-        # Not above: the SDK is a third of what a web process imports, and most never need it.
-        from integrations.mcp.protocol import answered_by_tools
+        # Not at the top: the SDK is a third of the modules of a web process, and most processes never need it.
+        from integrations.mcp.protocol import handle_request
 
-        status, answered, body = answered_by_tools(caller, scope, raw.body)
-        if status >= 400 and "content-type" not in {name.lower() for name, _ in answered}:
-            raise NotSpoken  # the SDK answers some of these with a bare word
+        status, response_headers, body = handle_request(caller, scope, raw.body)
+        if status >= 400 and "content-type" not in {name.lower() for name, _ in response_headers}:
+            raise NotMcp  # the SDK returns plain text for some malformed requests
         response = HttpResponse(body, status=status)
         del response["Content-Type"]
-        for name, value in answered:
+        for name, value in response_headers:
             if name != "content-length":
                 response[name] = value
         return response
@@ -92,4 +98,4 @@ class McpView(APIView):
 @RouteFacts(streams=True)
 @extend_schema_view(post=extend_schema(operation_id="compat_mcp"))
 class McpAliasView(McpView):
-    """The address that existing clients have."""
+    """The MCP endpoint at the URL of existing OpenHands clients."""

@@ -1,11 +1,11 @@
-"""What callers of integrations use, by name; each noun has a module of its own."""
+"""The public functions of the integrations services, re-exported from one module per noun."""
 
 from integrations.services.git_hosts import (
     NotConnected,
     check_token,
     clone_source,
     connect,
-    connected,
+    connected_providers,
     open_pull_request,
     provider_for,
 )
@@ -15,7 +15,7 @@ __all__ = [
     "check_token",
     "clone_source",
     "connect",
-    "connected",
+    "connected_providers",
     "open_pull_request",
     "provider_for",
 ]

@@ -1,4 +1,4 @@
-"""Connect a Git host, act there on behalf of a user, clone with the token of that user."""
+"""Connections to Git hosts: connect with a token, act on behalf of a user, and clone with the user's token."""
 
 from typing import Any
 from uuid import UUID
@@ -14,20 +14,20 @@ from lib.problems import Problem
 
 
 class NotConnected(Problem):
-    """The user has given no token for this Git host."""
+    """The user has no token for a Git host."""
 
     status = 409
     code = "provider-not-connected"
-    sentence = "No token for this Git host is connected. Connect it under Settings → Git hosts."
+    sentence = "You have not connected this Git host. Connect it under Settings → Git hosts."
 
 
 def connect(
     *, user: User, organization: Organization, provider: str, token: str, host: str | None = None
 ) -> tuple[ProviderToken, GitUser]:
-    """Ask the host whose token it is, then keep it in place of an earlier one. Safe to repeat.
+    """Check a token at its Git host and store it, replacing an earlier token. Safe to repeat.
 
-    Raises what ``GitProvider`` raises, ``UnknownProvider``, ``BadHost``, ``InvalidProviderToken``; then nothing
-    is kept.
+    Return the stored row and the owner of the token. Raise the problems of ``GitProvider``, ``UnknownProvider``,
+    ``BadHost`` or ``InvalidProviderToken``; the token is then not stored.
     """
     host, owner = check_token(provider=provider, token=token, host=host)
     row = provider_tokens.set_provider_token(
@@ -37,29 +37,32 @@ def connect(
 
 
 def check_token(*, provider: str, token: str, host: str | None = None) -> tuple[str, GitUser]:
-    """The host as it is kept, and whose token it is. Raises like ``connect``; keeps nothing."""
+    """Check a token at its Git host without storing it; return the normalized host and the token's owner.
+
+    Raise the exceptions of ``connect``.
+    """
     if provider not in registry.PROVIDERS:
         raise registry.UnknownProvider
-    kept = registry.normal_host(provider, host)
+    host = registry.normalize_host(provider, host)
     plain = provider_tokens.checked_token(token)
-    return kept, registry.get_provider(provider, host=kept, token=plain).user()
+    return host, registry.get_provider(provider, host=host, token=plain).user()
 
 
 def provider_for(*, user_id: UUID, organization_id: UUID, provider: str) -> GitProvider:
-    """The Git host on a user's behalf. Raises ``NotConnected`` and ``UnknownProvider``."""
+    """Return the provider for a user's connected Git host. Raise ``NotConnected`` or ``UnknownProvider``."""
     if provider not in registry.PROVIDERS:
         raise registry.UnknownProvider
     try:
-        found = provider_tokens.token_for(
+        row = provider_tokens.token_for(
             user_id=user_id, organization_id=organization_id, provider=provider
         )
     except provider_tokens.NoProviderToken as error:
         raise NotConnected from error
-    return registry.get_provider(provider, host=found.host, token=found.token)
+    return registry.get_provider(provider, host=row.host, token=row.token)
 
 
-def connected(*, user_id: UUID, organization_id: UUID) -> list[str]:
-    """The names of the Git hosts that a user has connected and this server speaks to."""
+def connected_providers(*, user_id: UUID, organization_id: UUID) -> list[str]:
+    """Return the names of the supported Git hosts that a user has connected."""
     rows = provider_tokens.provider_tokens(user_id=user_id, organization_id=organization_id)
     return [row.provider for row in rows if row.provider in registry.PROVIDERS]
 
@@ -67,7 +70,7 @@ def connected(*, user_id: UUID, organization_id: UUID) -> list[str]:
 def clone_source(
     *, repository: dict[str, Any], user_id: UUID, organization_id: UUID
 ) -> CloneSource:
-    """Where a repository is cloned from: at the connected host with the user's token, else publicly."""
+    """Return the clone source of a repository: with the user's token if its host is connected, else the public URL."""
     try:
         host = provider_for(
             user_id=user_id, organization_id=organization_id, provider=repository["provider"]
@@ -93,9 +96,9 @@ def open_pull_request(
     labels: list[str] | None = None,
     conversation: Conversation | None = None,
 ) -> PullRequest:
-    """Open a pull request with the user's token; ``conversation`` remembers its number.
+    """Open a pull request with the user's token, and store its number on ``conversation`` if given.
 
-    Repeating it is refused by the host (``NotAccepted``).
+    Not safe to repeat: the host rejects a second pull request for the same branches (``NotAccepted``).
     """
     host = provider_for(user_id=user.pk, organization_id=organization.pk, provider=provider)
     opened = host.create_pull_request(

@@ -1,1 +1,1 @@
-"""Pages of integrations."""
+"""Pages for Git hosts."""

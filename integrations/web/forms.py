@@ -1,16 +1,16 @@
-"""Forms of the page of Git hosts."""
+"""Forms on the page "Git hosts"."""
 
 from lib.forms import OptionField, PageForm, TextField
 
 
 class ConnectForm(PageForm):
-    """A personal access token and, for GitHub Enterprise, the host."""
+    """The form for a personal access token and, for GitHub Enterprise Server, its host."""
 
     token = TextField(label="Token", max_length=4_000, strip=False)
     host = TextField(label="Host", max_length=255, required=False)
 
 
 class DisconnectForm(PageForm):
-    """The button that forgets the token."""
+    """The button that deletes the stored token."""
 
     intent = OptionField(choices=[("disconnect", "Disconnect")])

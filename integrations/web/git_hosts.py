@@ -1,4 +1,4 @@
-"""The page of Git hosts: connect GitHub with a token, and disconnect it."""
+"""The page "Git hosts", where a user connects and disconnects GitHub."""
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -23,7 +23,7 @@ from lib.problems import Problem
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def git_hosts(request: AuthenticatedRequest) -> HttpResponse:
-    """What is connected, and the form for a token."""
+    """Show the connected Git host and the form for a token; process the form."""
     user, organization = request.user, active_organization(request)
     permissions.require(user, organization.pk, "integrations.view")
     form = ConnectForm(request.POST if request.method == "POST" else None)
@@ -34,7 +34,7 @@ def git_hosts(request: AuthenticatedRequest) -> HttpResponse:
                 provider_tokens.remove_provider_token(
                     user=user, organization=organization, provider="github"
                 )
-                messages.success(request, "GitHub is disconnected; the token is forgotten.")
+                messages.success(request, "GitHub is disconnected, and the token is deleted.")
                 return redirect("git-hosts")
             if form.is_valid():
                 _, owner = services.connect(
@@ -42,8 +42,8 @@ def git_hosts(request: AuthenticatedRequest) -> HttpResponse:
                 )
                 messages.success(request, f"GitHub is connected as {owner.login}.")
                 return redirect("git-hosts")
-        except Problem as refusal:
-            form.refuse(refusal)
+        except Problem as problem:
+            form.refuse(problem)
     rows = provider_tokens.provider_tokens(user_id=user.pk, organization_id=organization.pk)
     context = {"token": next((row for row in rows if row.provider == "github"), None)}
     return render_form(request, "integrations/git_hosts.html", form, context)

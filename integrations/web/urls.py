@@ -1,4 +1,4 @@
-"""Addresses of the pages of Git hosts."""
+"""URLs of the page "Git hosts"."""
 
 from django.urls import path
 

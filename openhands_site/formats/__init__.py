@@ -1,1 +1,1 @@
-"""How the admin desk writes times: as logs do, so that they sort and can be searched for."""
+"""Date formats of the admin site: the format of log lines, which sorts and can be searched for."""

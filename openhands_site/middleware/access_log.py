@@ -1,4 +1,4 @@
-"""A request id for every request, and one JSON log line when it is answered."""
+"""Middleware that gives every request an id and writes one log line per request."""
 
 import logging
 import re
@@ -10,28 +10,31 @@ from uuid import uuid4
 from django.http import HttpRequest, HttpResponse
 
 from lib.logs import request_id
-from lib.routes import addresses
+from lib.routes import url_pattern
 
 log = logging.getLogger("access")
-_GOOD_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+_VALID_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 STATIC = "/static/"
 
 
 @cache
 def probes() -> re.Pattern[str]:
-    """Return the addresses that orchestrators call every few seconds, which are not logged."""
-    return addresses(lambda facts: facts.called_by == "probe")
+    """Return a pattern of the URLs that orchestrators call every few seconds. They are not logged."""
+    return url_pattern(lambda facts: facts.called_by == "probe")
 
 
 class RequestId:
-    """Takes a well-formed ``X-Request-ID`` or makes one, returns it, logs the request without its query."""
+    """Middleware that sets a request's id, returns it in ``X-Request-ID`` and logs the request without its query.
+
+    The id comes from the request's own ``X-Request-ID`` header if it is well-formed; otherwise it is random.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        given = request.headers.get("X-Request-ID", "")
-        value = given if _GOOD_ID.fullmatch(given) else uuid4().hex
+        header = request.headers.get("X-Request-ID", "")
+        value = header if _VALID_ID.fullmatch(header) else uuid4().hex
         token = request_id.set(value)
         started = time.monotonic()
         try:
@@ -47,7 +50,7 @@ class RequestId:
         match = request.resolver_match
         user = getattr(request, "user", None)
         organization = getattr(user, "bound_organization_id", None)
-        # A path may hold a one-time token; such a request is told by its route alone.
+        # A path may contain a one-time token. Log the route's pattern instead of such a path.
         has_token = match is not None and "token" in match.kwargs
         log.info(
             "%s %s %d",

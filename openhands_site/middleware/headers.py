@@ -1,4 +1,4 @@
-"""Security headers of every answer: a content policy that runs only our own scripts, and no kept copies."""
+"""Middleware for security headers: a content policy that allows only this server's scripts, and no caching."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -26,11 +26,11 @@ HANDSHAKE_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-"""What answers carry that Django does not make: socket handshakes, and refusals before it."""
+"""Headers of responses that Django does not make: socket handshakes, and errors before Django is called."""
 
 
 class SecurityHeaders:
-    """Adds the content policy and the permissions policy unless the view set its own."""
+    """Middleware that adds the content security policy and the permissions policy unless the view set its own."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -45,9 +45,9 @@ class SecurityHeaders:
 
 
 class CacheControl:
-    """Nothing that a view made is kept by browsers or proxies, unless the view says otherwise.
+    """Middleware that forbids caching of responses unless the view set its own ``Cache-Control``.
 
-    Files under ``STATIC_URL`` never come here: WhiteNoise answers them with their own lifetimes.
+    Requests for static files do not reach this middleware: WhiteNoise serves them with their own lifetimes.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -60,13 +60,13 @@ class CacheControl:
 
 
 class SocketHeaders:
-    """ASGI: the same care for the handshake of sockets."""
+    """ASGI middleware that adds the security headers to WebSocket handshakes."""
 
     def __init__(self, application: Any) -> None:
         self.application = application
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Send) -> None:
-        # No coroutine of its own: this is between the hub and the server for every frame.
+        # A plain function, not a coroutine: it is called for every frame that a socket sends.
         def with_headers(message: dict[str, Any]) -> Awaitable[None]:
             if message["type"] == "websocket.accept":
                 headers = [*message.get("headers", ()), *HANDSHAKE_HEADERS]

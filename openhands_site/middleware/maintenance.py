@@ -1,4 +1,4 @@
-"""Maintenance mode: 503 with ``Retry-After`` to everybody but staff."""
+"""Maintenance mode: middleware that returns 503 with ``Retry-After`` to all users except staff."""
 
 import re
 from collections.abc import Callable
@@ -7,21 +7,21 @@ from functools import cache
 from django.http import HttpRequest, HttpResponse
 
 from accounts.services import maintenance
-from lib.routes import addresses
-from openhands_site.middleware.rate_limits import answer
+from lib.routes import url_pattern
+from openhands_site.middleware.rate_limits import refuse
 
 OPEN = ("/static/", "/admin/")
-"""Files, and the desk with its own sign-in."""
+"""Path prefixes that stay open: static files, and the admin site, which has its own sign-in."""
 
 
 @cache
 def open_routes() -> re.Pattern[str]:
-    """Return the addresses of probes and of running agents, and those by which staff sign in."""
-    return addresses(lambda facts: facts.called_by or facts.open_in_maintenance)
+    """Return a pattern of the URLs that stay open: probes, running agents, and the pages where staff sign in."""
+    return url_pattern(lambda facts: facts.called_by or facts.open_in_maintenance)
 
 
 class MaintenanceMode:
-    """Problem details to the API, a page to people; staff pass, and agents that run finish."""
+    """Middleware that returns 503 during maintenance. Staff can still work, and running agents can finish."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -34,4 +34,4 @@ class MaintenanceMode:
             return self.get_response(request)
         headers = {"Retry-After": str(switch.retry_after)}
         sentence = switch.sentence or maintenance.SENTENCE
-        return answer(request, 503, "maintenance", sentence, headers)
+        return refuse(request, 503, "maintenance", sentence, headers)

@@ -1,4 +1,4 @@
-"""How many requests an address, a user or a key may make: counted before the view, told in every answer."""
+"""Middleware that limits the requests of each network address, user and key, and reports the limit in headers."""
 
 import hashlib
 import re
@@ -14,24 +14,27 @@ from accounts.limits import client_network
 from accounts.sign_in.authentication import read_bearer_token
 from lib import limits
 from lib.api import problem
-from lib.routes import addresses, facts_of
+from lib.routes import facts_of, url_pattern
 
-CLOSED = {"keys", "spend"}
-"""What nobody may do while Redis cannot count; signing in counts for itself (``accounts.limits``)."""
+FAIL_CLOSED = {"keys", "spend"}
+"""Rates whose requests are refused while Redis cannot count. Sign-ins have their own (``accounts.limits``)."""
 SAFE = ("GET", "HEAD", "OPTIONS")
 STATIC = "/static/"
-OURS = ("oh_", "ocs_")
-"""API keys and conversation keys begin so; what follows up to the dot is no secret."""
+KEY_PREFIXES = ("oh_", "ocs_")
+"""Prefixes of API keys and conversation keys. The part of a key before its dot is public."""
 
 
 @cache
 def uncounted() -> re.Pattern[str]:
-    """Return the addresses of probes, and of the model gateway, whose budget is money."""
-    return addresses(lambda facts: facts.cost == "uncounted")
+    """Return a pattern of the URLs without a limit: probes, and the model gateway, which is limited by funds."""
+    return url_pattern(lambda facts: facts.cost == "uncounted")
 
 
 class RateLimits:
-    """429 beyond a rate of ``RATE_LIMITS``; 503 where uncounted use would be unlimited use."""
+    """Middleware that returns 429 to requests beyond a rate of ``RATE_LIMITS``.
+
+    While Redis is unavailable, it returns 503 to requests of the ``FAIL_CLOSED`` rates and lets all others pass.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -40,7 +43,7 @@ class RateLimits:
         path = request.path
         if not settings.RATE_LIMITS or path.startswith(STATIC) or uncounted().fullmatch(path):
             return self.get_response(request)
-        response = self._address(request) or self.get_response(request)
+        response = self._refuse_address(request) or self.get_response(request)
         usage: limits.Usage | None = getattr(request, "rate_usage", None)
         if usage is not None:
             for name, value in usage.headers().items():
@@ -53,42 +56,46 @@ class RateLimits:
         if not settings.RATE_LIMITS or facts_of(view).cost == "uncounted":
             return None
         match = request.resolver_match
-        name = class_of(request.method or "", view)
-        who = caller(request)
+        name = select_rate(request.method or "", view)
+        caller = identify_caller(request)
         route = f"{request.method} {match.route if match else ''}"
-        return self._refusal(request, name, who) or self._refusal(request, route, who)
+        return self._refuse_over(request, name, caller) or self._refuse_over(request, route, caller)
 
-    def _address(self, request: HttpRequest) -> HttpResponse | None:
-        return self._refusal(request, "address", client_network(request))
+    def _refuse_address(self, request: HttpRequest) -> HttpResponse | None:
+        return self._refuse_over(request, "address", client_network(request))
 
-    def _refusal(self, request: HttpRequest, group: str, value: str) -> HttpResponse | None:
+    def _refuse_over(self, request: HttpRequest, group: str, value: str) -> HttpResponse | None:
         rate = settings.RATE_LIMITS.get(group)
-        if rate is None or (group not in CLOSED and not limits.may_ask()):
+        if rate is None or (group not in FAIL_CLOSED and not limits.is_redis_available()):
             return None
         try:
-            count = limits.count if group in CLOSED else limits.count_ahead
+            # Limits that protect money or keys must be exact; the others save calls to Redis by blocks.
+            count = limits.count if group in FAIL_CLOSED else limits.count_in_blocks
             usage = count(request, group=f"{group}|", value=value, rate=rate)
         except limits.NotCounted:
-            return _closed(request) if group in CLOSED else None
+            return _refuse_uncounted(request) if group in FAIL_CLOSED else None
         if not usage.is_over:
             return None
         sentence = f"Too many requests. Try again in {usage.reset} seconds."
-        return answer(request, 429, "too-many-requests", sentence, usage.headers())
+        return refuse(request, 429, "too-many-requests", sentence, usage.headers())
 
 
-def class_of(method: str, view: Callable[..., Any]) -> str:
+def select_rate(method: str, view: Callable[..., Any]) -> str:
     """Return the rate that a request counts against: ``keys``, ``spend``, ``write`` or ``read``."""
     return "read" if method in SAFE else facts_of(view).cost or "write"
 
 
-def caller(request: HttpRequest) -> str:
-    """The key, user or address that a request is counted for.
+def identify_caller(request: HttpRequest) -> str:
+    """Return the key, user or network address that a request is counted for.
 
-    A key is told by its public part, unchecked: whoever invents keys is held by the limit of the address.
+    A key is identified by its public part without verification. A client that invents keys is limited by its
+    network address.
     """
-    carried = request.headers.get("X-Session-API-Key", "")
-    if token := read_bearer_token(request.headers) or (carried if carried.startswith(OURS) else ""):
-        public = token.partition(".")[0] if token.startswith(OURS) else token
+    header = request.headers.get("X-Session-API-Key", "")
+    if token := read_bearer_token(request.headers) or (
+        header if header.startswith(KEY_PREFIXES) else ""
+    ):
+        public = token.partition(".")[0] if token.startswith(KEY_PREFIXES) else token
         return "key " + hashlib.sha256(public.encode(errors="replace")).hexdigest()
     user = getattr(request, "user", None)
     if user is not None and user.is_authenticated:
@@ -96,15 +103,17 @@ def caller(request: HttpRequest) -> str:
     return client_network(request)
 
 
-def _closed(request: HttpRequest) -> HttpResponse:
-    sentence = "This is closed for a moment: the server cannot count requests. Try again soon."
-    return answer(request, 503, "requests-not-counted", sentence, {"Retry-After": "5"})
+def _refuse_uncounted(request: HttpRequest) -> HttpResponse:
+    sentence = (
+        "The rate limit cannot be checked because Redis is unavailable. Try again in a few seconds."
+    )
+    return refuse(request, 503, "requests-not-counted", sentence, {"Retry-After": "5"})
 
 
-def answer(
+def refuse(
     request: HttpRequest, status: int, code: str, sentence: str, headers: dict[str, str]
 ) -> HttpResponse:
-    """A refusal before the view: problem details to the API, a page to people."""
+    """Return an error response without calling the view: problem details for the API, otherwise a page."""
     if request.path.startswith(("/api/", "/mcp")):
         return problem(status=status, code=code, detail=sentence, headers=headers)
     page = render(

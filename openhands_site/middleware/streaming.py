@@ -1,4 +1,4 @@
-"""Streams of views and of static files, handed out piece by piece under ASGI too."""
+"""Middleware that sends streaming responses in pieces under ASGI too."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -9,9 +9,9 @@ from django.http.response import HttpResponseBase
 
 
 class PieceByPiece:
-    """Turns a synchronous stream into an asynchronous one.
+    """Middleware that turns the synchronous stream of a response into an asynchronous stream.
 
-    Django's ASGI handler otherwise reads such a stream to its end, into memory, before it sends a byte.
+    Without this, Django's ASGI handler reads the whole stream into memory before it sends the first byte.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
@@ -32,5 +32,5 @@ async def _pieces(stream: Iterator[bytes]) -> AsyncIterator[bytes]:
     def piece() -> bytes | None:
         return next(stream, None)
 
-    while (found := await sync_to_async(piece, thread_sensitive=False)()) is not None:
-        yield found
+    while (content := await sync_to_async(piece, thread_sensitive=False)()) is not None:
+        yield content

@@ -1,6 +1,7 @@
-"""The single-page client of others on our origin, when ``OH_WEB_CLIENT_DIR`` names its built folder.
+"""Middleware that serves the single-page web client of OpenHands from the folder ``OH_WEB_CLIENT_DIR``.
 
-Its files and its routes win; our own pages move below ``/desk``. Without the setting nothing here is in the way.
+The files and routes of the client take precedence, and this server's own pages move below ``/desk``. Without the
+setting, the middleware does nothing.
 """
 
 import base64
@@ -16,13 +17,13 @@ from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBas
 from django.http.response import Http404
 from django.urls import Resolver404, get_script_prefix, resolve, set_script_prefix
 
-DESK = "/desk"
+PAGES_PREFIX = "/desk"
 ROUTES = re.compile(
     r"/(?:accept-tos|conversations(?:/.*)?|microagent-management|launch"
     r"|settings(?:/(?:mcp|user|integrations|app|billing|secrets|api-keys))?)?"
 )
-"""Addresses that the client answers although we have pages there."""
-NEVER = (
+"""Paths where this server has pages of its own but the client is served."""
+NOT_CLIENT = (
     "/api/",
     "/assets/",
     "/static/",
@@ -35,13 +36,13 @@ NEVER = (
     "/sockets/",
     "/ws/",
 )
-"""Where an address that nobody knows is 404 and not the client."""
-FOREVER = "public, max-age=31536000, immutable"
+"""Path prefixes where an unknown path returns 404 instead of the client."""
+IMMUTABLE = "public, max-age=31536000, immutable"
 _INLINE = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)
 
 
 class WebClient:
-    """Answers the client's addresses with its files, and ours below ``/desk``."""
+    """Middleware that serves the client's files at the client's paths, and this server's pages below ``/desk``."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -50,29 +51,29 @@ class WebClient:
         if not settings.WEB_CLIENT_DIR:
             return self.get_response(request)
         path = request.path_info
-        if path == DESK or path.startswith(f"{DESK}/"):
-            return self._desk(request)
+        if path == PAGES_PREFIX or path.startswith(f"{PAGES_PREFIX}/"):
+            return self._serve_own_page(request)
         if request.method in ("GET", "HEAD"):
-            client = client_in(settings.WEB_CLIENT_DIR)
+            client = read_client_files(settings.WEB_CLIENT_DIR)
             if file := client.get(path):
-                return _file(path, file)
+                return _serve_file(path, file)
             if ROUTES.fullmatch(path) or _is_unknown(path):
-                return _index(client["/index.html"])
+                return _serve_index(client["/index.html"])
         return self.get_response(request)
 
-    def _desk(self, request: HttpRequest) -> HttpResponseBase:
-        """One of our own pages; addresses that it links to stay below the desk."""
-        before = get_script_prefix()
-        request.path_info = request.path_info.removeprefix(DESK) or "/"
-        set_script_prefix(f"{DESK}/")
+    def _serve_own_page(self, request: HttpRequest) -> HttpResponseBase:
+        """Serve a page of this server below ``PAGES_PREFIX``; its links get the same prefix."""
+        previous = get_script_prefix()
+        request.path_info = request.path_info.removeprefix(PAGES_PREFIX) or "/"
+        set_script_prefix(f"{PAGES_PREFIX}/")
         try:
             return self.get_response(request)
         finally:
-            set_script_prefix(before)
+            set_script_prefix(previous)
 
 
 def _is_unknown(path: str) -> bool:
-    if path.startswith(NEVER):
+    if path.startswith(NOT_CLIENT):
         return False
     try:
         resolve(path)
@@ -82,41 +83,44 @@ def _is_unknown(path: str) -> bool:
 
 
 @cache
-def client_in(folder: Path) -> dict[str, Path]:
-    """The client's files by address. Only what is listed here is ever served: no address reaches past it.
+def read_client_files(folder: Path) -> dict[str, Path]:
+    """Return the client's files by URL path. Raise ``FileNotFoundError`` if there is no ``index.html``.
 
-    Read once a process: a new build is served after a restart.
+    The list is read once per process, so a new build is served after a restart. Only listed files are served, so
+    a path with ``..`` or a symbolic link cannot reach other files.
     """
     root = folder.resolve()
-    found = {}
+    files = {}
     for file in root.rglob("*"):
         if file.is_file() and file.resolve().is_relative_to(root):
-            found[f"/{file.relative_to(root).as_posix()}"] = file
-    if "/index.html" not in found:
-        raise FileNotFoundError(f"OH_WEB_CLIENT_DIR={folder} holds no index.html")
-    return found
+            files[f"/{file.relative_to(root).as_posix()}"] = file
+    if "/index.html" not in files:
+        raise FileNotFoundError(
+            f"OH_WEB_CLIENT_DIR={folder} does not contain index.html. Set it to the folder of a built client."
+        )
+    return files
 
 
-def _file(path: str, file: Path) -> HttpResponseBase:
+def _serve_file(path: str, file: Path) -> HttpResponseBase:
     if path == "/index.html":
-        return _index(file)
+        return _serve_index(file)
     kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     response = FileResponse(file.open("rb"), content_type=kind)
-    is_hashed = path.startswith("/assets/")
-    response.headers["Cache-Control"] = FOREVER if is_hashed else "no-cache"
+    is_hashed = path.startswith("/assets/")  # the build puts a hash of the content into these names
+    response.headers["Cache-Control"] = IMMUTABLE if is_hashed else "no-cache"
     return response
 
 
-def _index(file: Path) -> HttpResponse:
+def _serve_index(file: Path) -> HttpResponse:
     page = file.read_bytes()
     response = HttpResponse(page, content_type="text/html; charset=utf-8")
-    response.headers["Content-Security-Policy"] = policy_of(page)
+    response.headers["Content-Security-Policy"] = build_content_policy(page)
     return response
 
 
 @cache
-def policy_of(page: bytes) -> str:
-    """A content policy that lets a client's page work: its own inline scripts, by hash, and nobody else's."""
+def build_content_policy(page: bytes) -> str:
+    """Return a content security policy that allows the inline scripts of a page, by hash, and no others."""
     hashes = [
         f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'"
         for script in _INLINE.findall(page)

@@ -1,1 +1,1 @@
-"""Operate the server: services beside it, the supervisor of its processes, restarts, the list of nodes."""
+"""Operation of the server: embedded services, the process supervisor, rolling restarts and the list of nodes."""

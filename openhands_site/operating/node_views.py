@@ -1,4 +1,4 @@
-"""The fleet for operators: the API, the page of the admin desk, and the figures of Prometheus."""
+"""The list of nodes (running processes) in the API, on the admin site and in the Prometheus metrics."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -24,48 +24,55 @@ PERMISSION = "nodes.view"
 
 
 class NodeSerializer(serializers.Serializer[Any]):
-    """One process."""
+    """A running process of this installation."""
 
     id = serializers.CharField()
-    role = serializers.CharField(help_text="web, realtime, worker, manager or grpc.")
+    role = serializers.CharField(help_text="`web`, `realtime`, `worker`, `manager` or `grpc`.")
     version = serializers.CharField()
     host = serializers.CharField()
-    address = serializers.CharField(help_text="Where it listens; empty where it does not.")
+    address = serializers.CharField(
+        help_text="The address that the process listens on. Empty if it does not listen."
+    )
     pid = serializers.IntegerField()
     started_at = serializers.DateTimeField()
-    seen_at = serializers.DateTimeField(help_text="Its last announcement, by its own clock.")
-    is_draining = serializers.BooleanField(help_text="It was told to end and takes nothing new.")
+    seen_at = serializers.DateTimeField(
+        help_text="The time of the last announcement, by the clock of the process's machine."
+    )
+    is_draining = serializers.BooleanField(
+        help_text="Whether the process is stopping and accepts no new work."
+    )
     load = serializers.DictField(
         child=serializers.FloatField(),
-        help_text="Figures by name: cpu_percent (100 is one core), memory_bytes, and the role's own.",
+        help_text="Load figures by name: `cpu_percent` (100 is one core), `memory_bytes`, and figures of the role, "
+        "such as `sockets`.",
     )
 
 
 class NodesSerializer(serializers.Serializer[Any]):
-    """The fleet."""
+    """The running processes of this installation."""
 
     items = NodeSerializer(many=True)
 
 
 class NodesView(APIView):
-    """The processes of this installation that are up now. For staff who may see leases."""
+    """The running processes of this installation, for staff with the permission to view leases."""
 
     permission = PERMISSION
 
     @extend_schema(operation_id="nodes_list", tags=["operation"], responses=NodesSerializer)
     def get(self, request: Request) -> Response:
-        """Who is there, by role and host; 503 `registry-unavailable` while Redis is away."""
-        return Response(NodesSerializer({"items": nodes.fleet()}).data)
+        """List the running processes by role and host. 503 `registry-unavailable` while Redis is unavailable."""
+        return Response(NodesSerializer({"items": nodes.list_nodes()}).data)
 
 
 def page(request: HttpRequest) -> HttpResponse:
-    """The fleet at the admin desk."""
+    """Render the list of nodes on the admin site. Raise ``PermissionDenied`` without the permission."""
     if not may_operate(request.user, PERMISSION):
         raise PermissionDenied
     try:
-        found, problem = nodes.fleet(), ""
+        fleet, problem = nodes.list_nodes(), ""
     except nodes.RegistryUnavailable as error:
-        found, problem = [], str(error.detail)
+        fleet, problem = [], str(error.detail)
     now = timezone.now()
     rows = [
         {
@@ -79,9 +86,9 @@ def page(request: HttpRequest) -> HttpResponse:
                 if name not in ("cpu_percent", "memory_bytes")
             },
         }
-        for node in found
+        for node in fleet
     ]
-    versions = sorted({node.version for node in found})
+    versions = sorted({node.version for node in fleet})
     context = admin.site.each_context(request) | {
         "title": "Nodes",
         "rows": rows,
@@ -92,16 +99,16 @@ def page(request: HttpRequest) -> HttpResponse:
 
 
 class FleetCollector(Collector):
-    """The registry as Prometheus reads it: also of processes that no scrape reaches."""
+    """A Prometheus collector of the list of nodes, including processes that Prometheus cannot scrape."""
 
     def describe(self) -> list[Any]:
-        return []  # asked without Redis, when it is registered
+        return []  # called at registration, when Redis must not be needed
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Gauges of the fleet; ``oh_node_registry_up`` alone says so while Redis is away."""
+        """Yield the gauges of all nodes. While Redis is unavailable, yield only ``oh_node_registry_up`` with 0."""
         is_up = GaugeMetricFamily("oh_node_registry_up", "Whether the list of nodes can be read.")
         try:
-            found = nodes.fleet()
+            fleet = nodes.list_nodes()
         except nodes.RegistryUnavailable:
             is_up.add_metric([], 0)
             yield is_up
@@ -110,13 +117,13 @@ class FleetCollector(Collector):
         yield is_up
         labels = ["role", "host", "pid"]
         count = GaugeMetricFamily(
-            "oh_nodes", "Processes that are up.", labels=["role", "version", "draining"]
+            "oh_nodes", "Number of running processes.", labels=["role", "version", "draining"]
         )
         counts: dict[tuple[str, str, str], int] = {}
         load = GaugeMetricFamily(
-            "oh_node_load", "What a process has to do.", labels=[*labels, "figure"]
+            "oh_node_load", "Load figures of a process.", labels=[*labels, "figure"]
         )
-        for node in found:
+        for node in fleet:
             key = (node.role, node.version, str(node.is_draining).lower())
             counts[key] = counts.get(key, 0) + 1
             for name, value in node.load.items():

@@ -1,7 +1,7 @@
-"""A rolling restart: the processes of this machine one after the other, each replaced before the next ends.
+"""Rolling restarts: end this machine's processes one by one, each after the previous one has been replaced.
 
-Whatever supervises them (systemd, quickstart, a container runtime) starts them again; here they are asked to end
-and their successors waited for, by the list of nodes.
+This module only sends SIGTERM and waits until the new process appears in the list of nodes. A supervisor (systemd,
+quickstart or a container runtime) must start the new processes.
 """
 
 import http.client
@@ -20,18 +20,19 @@ from lib import nodes
 from lib.nodes import Node
 
 ORDER = ("manager", "worker", "grpc", "realtime", "web")
-"""Who depends on nobody's requests first."""
+"""The order of the restart. Roles that serve no requests come first."""
 LISTENING = ("realtime", "web")
-LOOK_SECONDS = 0.1
+"""Roles whose new process must respond at ``/ready`` before the restart continues."""
+CHECK_SECONDS = 0.1
 
 
 class NotReplaced(Exception):
-    """A process did not end, or none came in its place: the restart stops here, the others go on serving."""
+    """A process did not end or was not replaced. The restart stops, and the remaining processes keep running."""
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """One process and its successor, and the seconds from asking the one to the other being ready."""
+    """A process and its replacement. ``seconds`` is the time from SIGTERM until the new process was ready."""
 
     before: Node
     after: Node
@@ -39,9 +40,12 @@ class Replaced:
 
 
 def plan(roles: Collection[str]) -> list[Node]:
-    """The processes of this machine to be restarted, in order. Raises ``RegistryUnavailable``."""
+    """Return this machine's processes of the given roles in the order of their restart.
+
+    Raise ``RegistryUnavailable`` if Redis does not respond.
+    """
     here = socket.gethostname()
-    own = [node for node in nodes.fleet() if node.host == here and _process(node)]
+    own = [node for node in nodes.list_nodes() if node.host == here and _process(node)]
     return sorted(
         (node for node in own if node.role in roles), key=lambda node: ORDER.index(node.role)
     )
@@ -50,51 +54,63 @@ def plan(roles: Collection[str]) -> list[Node]:
 def restart(
     planned: list[Node], *, seconds: float, say: Callable[[str], None]
 ) -> Iterator[Replaced]:
-    """End one after the other by SIGTERM, each once the one before is replaced and ready.
+    """End the processes one by one with SIGTERM; yield each when its replacement is ready.
 
-    ``seconds`` is how long each may take. Raises ``NotReplaced`` and ``RegistryUnavailable``.
+    ``seconds`` is the time limit for each process, and ``say`` receives messages for the operator. Raise
+    ``NotReplaced`` if the limit is exceeded, and ``RegistryUnavailable`` if Redis does not respond.
     """
     for node in planned:
         started = time.monotonic()
-        known = {one.id for one in nodes.fleet()}
+        known = {existing.id for existing in nodes.list_nodes()}
         process = _process(node)
         if process is None:
-            say(f"{node.role} {node.pid} is gone already")
+            say(f"{node.role} {node.pid} has already ended")
             continue
         os.kill(node.pid, signal.SIGTERM)
-        after = _successor(node, process, known, deadline=started + seconds)
+        after = _wait_for_replacement(node, process, known, deadline=started + seconds)
         yield Replaced(node, after, round(time.monotonic() - started, 1))
 
 
-def _successor(node: Node, process: psutil.Process, known: set[str], *, deadline: float) -> Node:
+def _wait_for_replacement(
+    node: Node, process: psutil.Process, known: set[str], *, deadline: float
+) -> Node:
     while True:
-        ended = not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-        fresh = [
-            one
-            for one in nodes.fleet()
-            if one.role == node.role and one.host == node.host and one.id not in known
+        has_ended = not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        new = [
+            other
+            for other in nodes.list_nodes()
+            if other.role == node.role and other.host == node.host and other.id not in known
         ]
-        if ended and fresh and (node.role not in LISTENING or _is_ready(fresh[0].address)):
-            return fresh[0]
+        if has_ended and new and (node.role not in LISTENING or _is_ready(new[0].address)):
+            return new[0]
         if time.monotonic() > deadline:
-            reason = "nothing came in its place" if ended else "it does not end"
-            raise NotReplaced(f"{node.role} {node.pid}: {reason}. The others were left alone.")
-        time.sleep(LOOK_SECONDS)
+            reason = (
+                "it ended, but no ready process has replaced it. Check that its supervisor starts a new process"
+                if has_ended
+                else "it did not end after SIGTERM"
+            )
+            raise NotReplaced(
+                f"{node.role} {node.pid}: {reason}. The remaining processes were not restarted."
+            )
+        time.sleep(CHECK_SECONDS)
 
 
 def _process(node: Node) -> psutil.Process | None:
-    """The process of an entry, if it is still that one and not another that was given its number."""
+    """Return the operating system's process of a node; None if it has ended.
+
+    The start time is compared, because the process id may belong to another program by now.
+    """
     try:
         process = psutil.Process(node.pid)
-        is_it = process.create_time() <= node.started_at.timestamp() + 1
+        is_same = process.create_time() <= node.started_at.timestamp() + 1
     except psutil.Error:
         return None
-    return process if is_it else None
+    return process if is_same else None
 
 
 def _is_ready(address: str) -> bool:
     host, _, port = address.rpartition(":")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where it listens
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     connection = http.client.HTTPConnection(host, int(port), timeout=5)
     try:
         connection.request("GET", "/ready", headers={"Host": urlsplit(settings.PUBLIC_URL).netloc})

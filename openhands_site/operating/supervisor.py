@@ -1,7 +1,7 @@
-"""Runs the roles as child processes in one terminal: prefixed output, restarts, an orderly end.
+"""The supervisor of ``quickstart``: runs the roles as child processes, prefixes their output and restarts them.
 
-One thread and one loop. On Linux the children end when this process is killed; everywhere a list of them in
-``running.json`` lets the next start end what was left.
+It uses one thread and one loop. On Linux the children end when this process is killed. Everywhere, the children are
+listed in ``running.json``, so that the next start can end processes that are still running.
 """
 
 import contextlib
@@ -24,16 +24,18 @@ import psutil
 from lib import processes
 
 GRACE_SECONDS = 15
+"""How long roles may take to end after SIGTERM."""
 BACKOFF_SECONDS = (1, 2, 5, 10, 30)
+"""The delays before the first, second and later restarts of a role that keeps exiting."""
 STEADY_SECONDS = 60
-"""After running this long, a role that exits is restarted as if for the first time."""
+"""A role that exits after running this long is restarted after the first delay again."""
 LINE_BYTES = 64 * 1024
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
 
 
 @dataclass
 class ProcessRole:
-    """One kind of process. ``once`` is for one that has done its work when it exits with 0."""
+    """A role and its process. A role with ``once`` runs to its end and is not restarted."""
 
     name: str
     command: Sequence[str]
@@ -59,7 +61,7 @@ class ProcessRole:
 
 
 class Supervisor:
-    """Keeps roles running until ``stop_requested``, then stops them."""
+    """A supervisor that keeps roles running. The caller calls ``turn`` until ``stop_requested``, then ``stop``."""
 
     def __init__(
         self,
@@ -69,7 +71,11 @@ class Supervisor:
         say: Callable[[str, str], None],
         record: Path,
     ) -> None:
-        """``say`` takes a role's name and a line; ``record`` is where running children are noted."""
+        """Prepare a supervisor.
+
+        ``say`` receives the name of a role and a line of its output. ``record`` is the file that lists the running
+        children.
+        """
         self.roles = roles
         self.environment = environment
         self.say = say
@@ -84,19 +90,19 @@ class Supervisor:
         return self.interrupts > 0
 
     def watch_signals(self) -> None:
-        """Ctrl-C and SIGTERM ask for an orderly end; a second Ctrl-C ends the waiting."""
+        """Request a stop on Ctrl-C, SIGTERM and SIGHUP. A second Ctrl-C kills the roles without further waiting."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._interrupt)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        # A terminal and `make` may both pass one Ctrl-C on: the same instant counts once.
+        # The terminal and `make` may both forward one Ctrl-C, so signals within half a second count once.
         if self.interrupts == 0 or (number == signal.SIGINT and now - self._last_interrupt > 0.5):
             self.interrupts += 1
             self._last_interrupt = now
 
     def turn(self, seconds: float = 0.2) -> None:
-        """One round: start what is due, pass output on, notice who has exited."""
+        """Start the roles that are due, forward output, and handle exited roles. Wait ``seconds`` for output."""
         for role in self.roles:
             due = role.start_again_at is not None and time.monotonic() >= role.start_again_at
             if role.process is None and due and not self.stop_requested:
@@ -110,7 +116,7 @@ class Supervisor:
             processes.reap_orphans({r.process.pid for r in self.roles if r.process})
 
     def stop(self) -> None:
-        """Ask every role to finish, wait ``GRACE_SECONDS`` at most, then end them."""
+        """Send SIGTERM to every role, wait at most ``GRACE_SECONDS``, then kill the roles that still run."""
         for role in self.roles:
             if role.process is not None and role.is_running:
                 role.process.terminate()
@@ -122,7 +128,7 @@ class Supervisor:
         for role in self.roles:
             if role.process is not None:
                 if role.is_running:
-                    self.say(role.name, "does not stop by itself; ended")
+                    self.say(role.name, "did not stop in time and was killed")
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(role.process.pid, signal.SIGKILL)
                 role.process.wait()
@@ -130,7 +136,7 @@ class Supervisor:
         self._write_record()
 
     def end_descendants(self) -> int:
-        """Kill what is left below us, for when everything else has been stopped; give the number."""
+        """Kill all remaining descendants of this process and return their number. Call it last."""
         ended = 0
         for child in psutil.Process().children():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -149,8 +155,8 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             env=self.environment | {"OH_ROLE": role.name, "PYTHONUNBUFFERED": "1"},
             pass_fds=role.pass_fds,
-            start_new_session=True,  # Ctrl-C reaches us alone; we stop the roles in order
-            # Not asked to finish: the database they would finish their work in goes at the same moment.
+            start_new_session=True,  # so that Ctrl-C does not reach the role and `stop` decides the order
+            # SIGKILL, not SIGTERM: if this process dies, the database stops too, so a role cannot finish its work.
             preexec_fn=processes.die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - one system call
         )
         role.started_at, role.start_again_at, role.rest = time.monotonic(), None, b""
@@ -164,18 +170,22 @@ class Supervisor:
         code = role.process.returncode
         self._pump(role)
         self._close(role)
-        lived = time.monotonic() - role.started_at
+        lifetime = time.monotonic() - role.started_at
         role.process = None
         self._write_record()
         if role.once:
             role.failures = code
             return
-        role.failures = 0 if lived > STEADY_SECONDS else role.failures
+        role.failures = 0 if lifetime > STEADY_SECONDS else role.failures
         wait = BACKOFF_SECONDS[min(role.failures, len(BACKOFF_SECONDS) - 1)]
         role.failures += 1
         role.start_again_at = time.monotonic() + wait
-        how = f"was ended by {processes.signal_name(-code)}" if code < 0 else f"exited with {code}"
-        self.say(role.name, f"{how}; starting it again in {wait} s")
+        reason = (
+            f"was ended by {processes.signal_name(-code)}"
+            if code < 0
+            else f"exited with status {code}"
+        )
+        self.say(role.name, f"{reason}; restarting in {wait} s")
 
     def _close(self, role: ProcessRole) -> None:
         if role.process is not None and role.process.stdout is not None:
@@ -188,11 +198,11 @@ class Supervisor:
             time.sleep(seconds)
             return
         for key, _ in self._selector.select(seconds):
-            if self._pump(key.data) == 0:  # closed its output; how it exited is seen elsewhere
+            if self._pump(key.data) == 0:  # it closed its output; ``turn`` handles its exit
                 self._selector.unregister(key.fileobj)
 
     def _pump(self, role: ProcessRole) -> int:
-        """Pass a role's complete lines on; 0 at the end of its output."""
+        """Forward the complete lines of a role's output. Return 0 at the end of the output."""
         assert role.process is not None
         assert role.process.stdout is not None
         try:
@@ -200,12 +210,12 @@ class Supervisor:
         except (BlockingIOError, ValueError):
             return 1
         *lines, role.rest = (role.rest + data).split(b"\n")
-        if not data and role.rest:  # it died in the middle of a line
+        if not data and role.rest:  # the process ended in the middle of a line
             lines, role.rest = [role.rest], b""
         if len(role.rest) > LINE_BYTES:
             lines, role.rest = [*lines, role.rest], b""
         for line in lines:
-            # What agents and people write ends up in logs: it must not steer the terminal.
+            # Logs may contain text of users and agents, which must not send control codes to the terminal.
             self.say(role.name, _CONTROL.sub("", line.decode(errors="replace")))
         return len(data)
 
@@ -218,23 +228,24 @@ class Supervisor:
 
 
 def end_leftovers(record: Path) -> int:
-    """End the roles of an earlier run that was killed, and give their number."""
+    """End the roles of an earlier run that was killed, and return their number."""
     try:
-        noted = json.loads(record.read_text()).values()
+        entries = json.loads(record.read_text()).values()
     except (OSError, ValueError, AttributeError):
         return 0
-    left = [process for pid, began in noted if (process := _find(pid, began))]
+    leftovers = [process for pid, began in entries if (process := _find(pid, began))]
     for step in (psutil.Process.terminate, psutil.Process.kill):
-        for process in left:
+        for process in leftovers:
             with contextlib.suppress(psutil.NoSuchProcess):
                 step(process)
-        _, left_now = psutil.wait_procs(left, timeout=GRACE_SECONDS)
-        if not left_now:
+        _, alive = psutil.wait_procs(leftovers, timeout=GRACE_SECONDS)
+        if not alive:
             break
-    return len(left)
+    return len(leftovers)
 
 
 def _identity(pid: int) -> tuple[int, float] | None:
+    """Return a process's id and start time. Together they identify it, because ids are reused."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return pid, psutil.Process(pid).create_time()
     return None
@@ -249,7 +260,7 @@ def _find(pid: int, began: float) -> psutil.Process | None:
 
 
 class Console:
-    """Prefixed lines, coloured on a terminal unless ``NO_COLOR`` is set."""
+    """The output of ``quickstart``: prefixed lines, coloured on a terminal unless ``NO_COLOR`` is set."""
 
     COLOURS: ClassVar = {"web": 36, "worker": 33, "manager": 35, "engine": 34, "services": 31}
 
@@ -258,18 +269,18 @@ class Console:
         self.has_colour = self.stream.isatty() and not os.environ.get("NO_COLOR")
 
     def say(self, text: str) -> None:
-        """Print a line; a reader that has gone away does not stop the server."""
+        """Print a line. Continue without output if the reader of a pipe has closed it."""
         try:
             print(text, file=self.stream, flush=True)
         except OSError:
             self.stream = Path(os.devnull).open("w")  # noqa: SIM115 - lives as long as we do
 
     def step(self, name: str, text: str) -> None:
-        """One line of the preparations."""
-        self.say(f"{name:<12} {text}")
+        """Print a line about a step of the startup."""
+        self.say(f"{name:<13} {text}")
 
     def role(self, name: str, line: str) -> None:
-        """One line of a role."""
+        """Print a line of a role's output."""
         prefix = f"{name:<8} |"
         if self.has_colour:
             prefix = f"\x1b[{self.COLOURS.get(name, 37)}m{prefix}\x1b[0m"

@@ -1,1 +1,1 @@
-"""The path from bytes to Django: threads, bodies, addresses, origins, sockets."""
+"""ASGI and WSGI wrappers around Django: worker threads, body limits, client addresses, origins and sockets."""

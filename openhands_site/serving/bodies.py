@@ -1,7 +1,7 @@
-"""The bounds on requests before Django: its ASGI handler spools a whole body to disk, then looks.
+"""Size limits of requests, checked before Django: its ASGI handler writes a whole body to disk before any check.
 
-Bytes are counted as they come, whatever length was stated. A chunked body is collected first and handed on
-with its length, because DRF takes a body of unknown length for an empty one.
+Bytes are counted as they arrive, independent of the ``Content-Length``. A chunked body is collected first and passed
+on with its length, because DRF treats a body of unknown length as empty.
 """
 
 import logging
@@ -14,7 +14,7 @@ from django.conf import settings
 
 from lib.api import dumps
 from lib.problems import problem_body
-from lib.routes import addresses
+from lib.routes import url_pattern
 from openhands_site.middleware.headers import HANDSHAKE_HEADERS
 
 Scope = dict[str, Any]
@@ -22,14 +22,14 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 MEMORY_BYTES = 1_048_576
 PIECE_BYTES = 65_536
-LARGE = addresses(lambda facts: facts.body_limit)
-"""Routes that take more than ``BODY_MAX_BYTES``."""
-UPLOADS = addresses(lambda facts: facts.body_limit == "UPLOAD_MAX_BYTES")
+LARGE = url_pattern(lambda facts: facts.body_limit)
+"""A pattern of the routes with a higher limit than ``BODY_MAX_BYTES``."""
+UPLOADS = url_pattern(lambda facts: facts.body_limit == "UPLOAD_MAX_BYTES")
 log = logging.getLogger("access")
 
 
 class BodyLimit:
-    """ASGI: refuses heads beyond ``HEADER_MAX_*`` (431) and bodies beyond their route's limit (413)."""
+    """ASGI middleware that returns 431 for heads beyond ``HEADER_MAX_*`` and 413 for bodies beyond the limit."""
 
     def __init__(self, application: Any) -> None:
         self.application = application
@@ -41,17 +41,17 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.application(scope, receive, send)
             return
-        limit = limit_of(scope["path"])
+        limit = body_limit(scope["path"])
         headers = dict(scope["headers"])
         if not _fits(headers.get(b"content-length", b""), limit):
             await _refuse(scope, send, 413, "too-large", _sentence(limit))
         elif b"transfer-encoding" in headers:
-            await self._collected(scope, receive, send, limit)
+            await self._collect_body(scope, receive, send, limit)
         else:
             counted = _Counted(scope, receive, send, limit)
             await self.application(scope, counted.receive, counted.send)
 
-    async def _collected(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+    async def _collect_body(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         with tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES) as body:
             size, is_more = 0, True
             while is_more:
@@ -66,22 +66,23 @@ class BodyLimit:
                 body.write(piece)
                 is_more = message.get("more_body", False)
             body.seek(0)
-            kept = [pair for pair in scope["headers"] if pair[0] not in _LENGTHS]
-            kept.append((b"content-length", str(size).encode()))
-            await self.application(scope | {"headers": kept}, _replay(body, receive), send)
+            headers = [pair for pair in scope["headers"] if pair[0] not in _LENGTHS]
+            headers.append((b"content-length", str(size).encode()))
+            await self.application(scope | {"headers": headers}, _replay(body, receive), send)
 
 
 class BodyLimitOfEnviron:
-    """WSGI: the same bounds, by the stated length; one that is not stated is refused (411) behind this.
+    """WSGI middleware that returns 413 if the ``Content-Length`` exceeds the limit of the route.
 
-    Heads are bounded by the server (gunicorn ``--limit-request-fields``) and the balancer.
+    The middleware ``ProblemDetails`` returns 411 to bodies without a length. The WSGI server (gunicorn's
+    ``--limit-request-fields``) and the load balancer limit the size of heads.
     """
 
     def __init__(self, application: Callable[..., Any]) -> None:
         self.application = application
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        limit = limit_of(environ.get("PATH_INFO", ""))
+        limit = body_limit(environ.get("PATH_INFO", ""))
         if _fits(environ.get("CONTENT_LENGTH", "").encode("latin-1"), limit):
             return self.application(environ, start_response)
         problem = problem_body(status=413, code="too-large", detail=_sentence(limit))
@@ -95,7 +96,10 @@ _LENGTHS = (b"transfer-encoding", b"content-length")
 
 
 class _Counted:
-    """Counts what arrives; beyond the limit it answers 413 and tells the application that the client left."""
+    """The ``receive`` and ``send`` of a request whose body is counted.
+
+    Beyond the limit, the client receives 413 and the application receives a disconnect.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         self.scope, self._receive, self._send, self.limit = scope, receive, send, limit
@@ -132,8 +136,8 @@ def _replay(body: IO[bytes], receive: Receive) -> Receive:
     return replay
 
 
-def limit_of(path: str) -> int:
-    """How many bytes the body of a request to an address may have."""
+def body_limit(path: str) -> int:
+    """Return the maximum size of a request body for a path, in bytes."""
     if not LARGE.fullmatch(path):
         return int(settings.BODY_MAX_BYTES)
     is_upload = UPLOADS.fullmatch(path)
@@ -147,18 +151,19 @@ def _head_too_large(scope: Scope) -> str:
     size = sum(len(name) + len(value) for name, value in headers)
     size += len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
     if size > settings.HEADER_MAX_BYTES:
-        return f"The head of a request may have at most {settings.HEADER_MAX_BYTES} bytes."
+        return f"The address and headers of a request may have at most {settings.HEADER_MAX_BYTES} bytes."
     return ""
 
 
 def _fits(length: bytes, limit: int) -> bool:
     if not length:
         return True
+    # Bounded before ``int``, which takes long for a text of many digits.
     return length.isdigit() and len(length) < 20 and int(length) <= limit
 
 
 def _sentence(limit: int) -> str:
-    return f"A body may have at most {limit} bytes here."
+    return f"The body of this request may have at most {limit} bytes."
 
 
 async def _refuse(scope: Scope, send: Send, status: int, code: str, sentence: str) -> None:

@@ -1,14 +1,14 @@
-"""Keep what a server process has loaded out of the garbage collector's rounds."""
+"""Exclusion of a server process's loaded modules from garbage collection."""
 
 import gc
 
 
 def freeze_loaded() -> None:
-    """Collect once, then leave everything that is loaded now out of all later collections. Safe to repeat.
+    """Collect garbage once, then exclude all objects that exist now from later collections. Safe to repeat.
 
-    A process loads some 200,000 objects that live as long as it does: modules, classes, the URL conf. A full
-    collection walks all of them, which stops the event loop for 100 ms and was one wait in a hundred when
-    events were sent to 100 sockets (docs/benchmarks.md).
+    A process loads about 200,000 objects that live until its end: modules, classes, the URL configuration. A full
+    collection visits all of them and stops the event loop for about 100 ms, which delayed one in a hundred events
+    for 100 sockets (docs/benchmarks.md).
     """
     gc.collect()
     gc.freeze()

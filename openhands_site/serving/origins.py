@@ -1,4 +1,4 @@
-"""The gate before every socket: where it was opened from."""
+"""The check of the ``Origin`` header of every WebSocket handshake."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,8 @@ from typing import Any
 from django.conf import settings
 
 Scope = dict[str, Any]
-KEY_LATER = "/sockets/"
+KEY_IN_FRAME = "/sockets/"
+"""The path prefix of sockets whose client may send its key in the first frame."""
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -15,11 +16,11 @@ _KEYS = (b"authorization", b"x-api-key", b"x-session-api-key")
 _KEY_IN_QUERY = re.compile(rb"(?:\A|&)session_api_key=(?!null(?:&|\Z))[^&]")
 
 
-class OriginGate:
-    """Refuses (403) a socket whose ``Origin`` is not exactly ours: scheme, host and port.
+class OriginCheck:
+    """ASGI middleware that refuses (403) a socket whose ``Origin`` is not one of ``ALLOWED_ORIGINS``.
 
-    Browsers always send one; a program that sends none must bring a key, and its cookie does not count. Below
-    ``/sockets/`` the key may come later, in a first frame.
+    Browsers always send an ``Origin``. A handshake without it needs an API key, and its cookie is ignored. Below
+    ``/sockets/`` the key may follow in the first frame.
     """
 
     def __init__(self, application: App) -> None:
@@ -32,10 +33,10 @@ class OriginGate:
             is_allowed = (
                 any(name in headers for name in _KEYS)
                 or _KEY_IN_QUERY.search(scope.get("query_string", b""))
-                or scope["path"].startswith(KEY_LATER)
+                or scope["path"].startswith(KEY_IN_FRAME)
             )
-            kept = [pair for pair in scope["headers"] if pair[0] != b"cookie"]
-            scope = scope | {"headers": kept}
+            without_cookie = [pair for pair in scope["headers"] if pair[0] != b"cookie"]
+            scope = scope | {"headers": without_cookie}
         else:
             is_allowed = len(origins) == 1 and origins[0] in settings.ALLOWED_ORIGINS
         if is_allowed:

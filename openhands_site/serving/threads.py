@@ -1,7 +1,7 @@
-"""Django's WSGI handler on an ASGI server: requests answered by a bounded number of long-lived threads.
+"""A WSGI application on an ASGI server: a fixed number of long-lived threads handle the requests.
 
-A thread is taken when the whole body is here and given back before the answer is sent, so a client that
-sends or reads slowly holds memory, never a thread. Such threads also keep their database connections.
+A thread is used only after the whole body has arrived and is released before the response is sent. A client that
+sends or reads slowly thus occupies memory but no thread. Long-lived threads can also keep database connections.
 """
 
 import asyncio
@@ -17,14 +17,16 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Answer = tuple[dict[str, Any], bytes, Iterator[bytes] | None]
+"""The ASGI start message of a response, its content, and its iterator if it is a stream."""
 MEMORY_BYTES = 1_048_576
+"""A body above this size is written to a temporary file."""
 _END = object()
 
 
 class Threads:
-    """ASGI: calls a WSGI application for each request, ``threads`` at a time; further requests wait.
+    """An ASGI application that calls a WSGI application in at most ``threads`` threads. Further requests wait.
 
-    Not for what waits long for others or streams for minutes: that would hold a thread all the while.
+    Do not use it for views that wait long or stream for minutes, because each of them occupies a thread.
     """
 
     def __init__(self, application: Callable[..., Any], *, threads: int) -> None:
@@ -32,11 +34,11 @@ class Threads:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="web")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _body_of(scope, receive)
+        body = await _read_body(scope, receive)
         if body is None:
             return
         with body:
-            environ = environ_of(scope, body)
+            environ = build_environ(scope, body)
             start, content, pieces = await self._run(self._answer, environ)
         await send(start)
         if pieces is None:
@@ -48,7 +50,7 @@ class Threads:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
     def _answer(self, environ: dict[str, Any]) -> Answer:
-        """The whole of an ordinary answer, made and closed in one thread; the pieces of a stream follow."""
+        """Call the WSGI application. The content of an ordinary response is read and closed in the same thread."""
         start: dict[str, Any] = {"type": "http.response.start"}
 
         def start_response(status: str, headers: list[tuple[str, str]], error: Any = None) -> None:
@@ -71,28 +73,31 @@ class Threads:
                 close()
 
     async def _stream(self, result: Any, receive: Receive, send: Send) -> None:
-        """Fetch a piece, send it, and stop when the reader is gone; each piece takes a thread for itself."""
-        left = asyncio.create_task(_gone(receive))
+        """Send the pieces of a stream until its end or until the client disconnects.
+
+        A thread is used only while a piece is read.
+        """
+        disconnect = asyncio.create_task(_wait_for_disconnect(receive))
         pieces = iter(result)
         try:
-            while not left.done():
+            while not disconnect.done():
                 piece = await self._run(partial(next, pieces, _END))
                 if piece is _END:
                     await send({"type": "http.response.body", "body": b""})
                     break
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         finally:
-            left.cancel()
+            disconnect.cancel()
             await self._run(result.close)
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _body_of(scope: Scope, receive: Receive) -> IO[bytes] | None:
-    """A request's body, collected; None when the client left before its end."""
+async def _read_body(scope: Scope, receive: Receive) -> IO[bytes] | None:
+    """Read a request's whole body; return None if the client disconnects before its end."""
     names = {name for name, _ in scope["headers"]}
     if not names & {b"content-length", b"transfer-encoding"}:
         return io.BytesIO()
@@ -108,11 +113,11 @@ async def _body_of(scope: Scope, receive: Receive) -> IO[bytes] | None:
             return body
 
 
-def environ_of(scope: Scope, body: IO[bytes]) -> dict[str, Any]:
-    """PEP 3333's environment for an ASGI scope.
+def build_environ(scope: Scope, body: IO[bytes]) -> dict[str, Any]:
+    """Return the WSGI environment (PEP 3333) of an ASGI scope.
 
-    A header whose name has an underscore is dropped, as web servers do: it would become the same variable as
-    the one with a hyphen, and so pass for a header that only our proxy may set.
+    Headers with an underscore in their name are dropped, as web servers do. They would become the same variable as
+    the header with a hyphen, so a client could forge a header that only a proxy may set.
     """
     host, port = scope.get("server") or ("localhost", 80)
     environ: dict[str, Any] = {

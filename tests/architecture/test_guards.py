@@ -148,7 +148,7 @@ def listed_addresses(tree):
 
 
 def test_no_module_lists_addresses_of_routes():
-    """A view declares how its route behaves (``lib.routes.RouteFacts``); ``lib.routes.addresses`` finds the routes."""
+    """A view declares how its route behaves (``lib.routes.RouteFacts``); ``lib.routes.url_pattern`` finds the routes."""
     listed = {
         (name_of(file), *found)
         for file in SOURCES

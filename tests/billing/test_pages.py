@@ -97,4 +97,7 @@ def test_a_refusal_names_the_field_as_the_form_does(client, alice):
 
     answer = client.post("/settings/model", {"base_url": "http://169.254.169.254/v1", "model": "m"})
 
-    assert "Address: 169.254.169.254 is an address that no model server has." in answer.text
+    assert (
+        "Address: 169.254.169.254 is a reserved network address, which this server never calls."
+        in answer.text
+    )

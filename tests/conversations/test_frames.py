@@ -14,7 +14,7 @@ from conversations.realtime.frames import (
     StatusFrame,
     event_frame,
 )
-from lib.framing import framed
+from lib.framing import encode_frame
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 120_000, tzinfo=UTC)
 
@@ -53,7 +53,7 @@ def test_message_is_made_once_and_again_after_it_was_dropped():
     assert frame.encode() is first
     frame.drop_wire()
     assert frame.wire == b""
-    assert frame.encode() == first == framed(frame.text.encode())
+    assert frame.encode() == first == encode_frame(frame.text.encode())
 
 
 def test_form_of_a_protocol_is_made_once_and_kept_apart_from_others():

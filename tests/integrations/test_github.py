@@ -249,7 +249,7 @@ class TestTrouble:
 
     def test_private_hosts_are_not_called_unless_allowed(self, fake, settings):
         settings.UPSTREAM_ALLOW_PRIVATE = False
-        with pytest.raises(NotAccepted, match="not called"):
+        with pytest.raises(NotAccepted, match="not allowed"):
             by(fake, TOKEN).user()
         assert fake.requests == []
 
@@ -275,7 +275,7 @@ class TestHosts:
     )
     def test_normal(self, given, kept, settings):
         settings.UPSTREAM_ALLOW_PRIVATE = False
-        assert registry.normal_host("github", given) == kept
+        assert registry.normalize_host("github", given) == kept
 
     @pytest.mark.parametrize(
         "given",
@@ -293,7 +293,7 @@ class TestHosts:
     def test_refused(self, given, settings):
         settings.UPSTREAM_ALLOW_PRIVATE = False
         with pytest.raises(registry.BadHost):
-            registry.normal_host("github", given)
+            registry.normalize_host("github", given)
 
     def test_roots(self):
         assert client.api_url("github.com") == "https://api.github.com"
@@ -305,7 +305,7 @@ class TestHosts:
     "text", ["", "plain", "---\ntriggers: [a", "---\n- a\n---\n", "---\ntriggers: a\n---\n"]
 )
 def test_odd_front_matter_has_no_triggers(text):
-    assert payloads.triggers_of(text) == []
+    assert payloads.parse_triggers(text) == []
 
 
 def test_has_next():

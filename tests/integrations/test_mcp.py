@@ -87,7 +87,7 @@ def test_start_steer_and_inspect(alice, charlie):
     assert [event["kind"] for event in got.structuredContent["events"]] == ["UserMessage"] * 2
     assert not stopped.isError
     assert hidden.isError
-    assert hidden.content[0].text == "There is no such conversation."
+    assert hidden.content[0].text == "The conversation does not exist, or you have no access to it."
     assert wrong.isError
     assert missing.isError
 
@@ -160,7 +160,7 @@ def test_what_fails_inside_is_not_told(alice, monkeypatch):
         _, [failed] = ask(url, key_of(alice), ("start_conversation", {"message": "x"}))
 
     assert failed.isError
-    assert failed.content[0].text == "The server could not do this. Try again."
+    assert failed.content[0].text == "An unexpected error occurred on the server. Try again later."
 
 
 @pytest.mark.parametrize(

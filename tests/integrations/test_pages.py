@@ -15,7 +15,7 @@ def test_connect_and_disconnect(client, alice, fake):
     assert fake.host in made.content.decode()
 
     gone = client.post(PAGE, {"intent": "disconnect"}, follow=True)
-    assert "the token is forgotten" in gone.content.decode()
+    assert "the token is deleted" in gone.content.decode()
     assert not ProviderToken.objects.exists()
 
 

@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from lib.addresses import address_of
+from lib.addresses import parse_address
 
 
 @pytest.mark.parametrize(
@@ -16,9 +16,9 @@ from lib.addresses import address_of
     ],
 )
 def test_text_of_an_address_is_read_and_a_mapped_one_is_ipv4(text, address):
-    assert address_of(text) == ipaddress.ip_address(address)
+    assert parse_address(text) == ipaddress.ip_address(address)
 
 
 @pytest.mark.parametrize("text", ["", "unix:", "192.0.2", "192.0.2.1:80", "example.com", "\0"])
 def test_other_text_is_no_address(text):
-    assert address_of(text) is None
+    assert parse_address(text) is None

@@ -6,7 +6,7 @@ import pytest
 from django.core.signals import request_finished
 from django.db import connection, connections
 
-from lib.connections import KeepsConnection
+from lib.connections import PersistentConnection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -27,7 +27,7 @@ def backend(environ, start_response):
 
 
 def ask(thread):
-    return thread.submit(KeepsConnection(backend), {}, None).result(30)
+    return thread.submit(PersistentConnection(backend), {}, None).result(30)
 
 
 def test_is_kept_between_requests(thread, settings):

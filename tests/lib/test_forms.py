@@ -3,7 +3,7 @@
 import pytest
 from django.test import RequestFactory
 
-from lib.forms import NumberField, OptionField, PageForm, TextField, TicksField, render_form
+from lib.forms import CheckboxesField, NumberField, OptionField, PageForm, TextField, render_form
 from lib.problems import Problem
 
 
@@ -16,7 +16,7 @@ class NoteForm(PageForm):
     title = TextField(label="Title", max_length=5)
     number = NumberField(label="Number", min_value=1, max_value=9, required=False)
     colour = OptionField(label="Colour", choices=[("red", "Red")], required=False)
-    marks = TicksField(choices=[("a", "A"), ("b", "B")], required=False)
+    marks = CheckboxesField(choices=[("a", "A"), ("b", "B")], required=False)
     hidden = TextField(required=False)
 
 
@@ -30,14 +30,14 @@ def filled(**data):
     ("data", "sentence"),
     [
         ({"title": " "}, "Fill in “Title”."),
-        ({"title": "x" * 6}, "“Title” has at most 5 characters."),
-        ({"title": "a\0b"}, "“Title” has characters that cannot be stored. Remove them."),
-        ({"title": "a\ud800"}, "“Title” has characters that cannot be stored. Remove them."),
-        ({"number": "0"}, "“Number” is a whole number from 1 to 9."),
-        ({"number": "²"}, "“Number” is a whole number from 1 to 9."),
-        ({"number": "9" * 5_000}, "“Number” is a whole number from 1 to 9."),
+        ({"title": "x" * 6}, "“Title” may have at most 5 characters."),
+        ({"title": "a\0b"}, "“Title” contains characters that cannot be stored. Remove them."),
+        ({"title": "a\ud800"}, "“Title” contains characters that cannot be stored. Remove them."),
+        ({"number": "0"}, "“Number” must be a whole number from 1 to 9."),
+        ({"number": "²"}, "“Number” must be a whole number from 1 to 9."),
+        ({"number": "9" * 5_000}, "“Number” must be a whole number from 1 to 9."),
         ({"colour": "\ud800"}, "Choose one of the options of “Colour”."),
-        ({"hidden": "\0"}, "This form cannot be used as it is. Load the page again."),
+        ({"hidden": "\0"}, "The form is incomplete or outdated. Reload the page and try again."),
     ],
 )
 def test_field_error_is_a_sentence_that_names_the_field(data, sentence):

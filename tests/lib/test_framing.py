@@ -12,7 +12,7 @@ SIZES = (0, 1, 125, 126, 127, 65_535, 65_536, 200_000)
 def test_bytes_on_the_wire(size):
     body = b"x" * size
 
-    message = framing.framed(body)
+    message = framing.encode_frame(body)
 
     assert message == Frame(Opcode.TEXT, body).serialize(mask=False)
-    assert framing.body_of(message) == body
+    assert framing.decode_frame(message) == body

@@ -7,20 +7,20 @@ from uuid import UUID
 import pytest
 
 from accounts.models import Organization
-from lib.pages import MalformedCursor, Position, cut, page, position_of
+from lib.pages import MalformedCursor, Position, cut_page, page, parse_cursor
 
 NOON = datetime(2026, 11, 29, 12, 0, 0, 123456, tzinfo=UTC)
 POSITIONS = [Position(NOON, UUID(int=number)) for number in range(5)]
 
 
 def test_cursor_names_its_position():
-    assert position_of(POSITIONS[3].cursor) == POSITIONS[3]
+    assert parse_cursor(POSITIONS[3].cursor) == POSITIONS[3]
 
 
 def test_cursor_of_another_time_zone_names_the_same_moment():
     there = NOON.astimezone(timezone(timedelta(hours=9)))
 
-    assert position_of(Position(there, UUID(int=1)).cursor) == Position(NOON, UUID(int=1))
+    assert parse_cursor(Position(there, UUID(int=1)).cursor) == Position(NOON, UUID(int=1))
 
 
 @pytest.mark.parametrize(
@@ -37,18 +37,18 @@ def test_cursor_of_another_time_zone_names_the_same_moment():
 )
 def test_other_text_is_a_malformed_cursor(text):
     with pytest.raises(MalformedCursor):
-        position_of(base64.urlsafe_b64encode(text.encode()).decode())
+        parse_cursor(base64.urlsafe_b64encode(text.encode()).decode())
 
 
 @pytest.mark.parametrize("cursor", ["A", "\0", "é", "____"])
 def test_text_that_is_not_base64_of_utf8_is_a_malformed_cursor(cursor):
     with pytest.raises(MalformedCursor):
-        position_of(cursor)
+        parse_cursor(cursor)
 
 
 def test_cut_gives_a_cursor_only_if_rows_follow():
-    assert cut(POSITIONS, 5, lambda position: position) == (POSITIONS, None)
-    assert cut(POSITIONS, 2, lambda position: position) == (POSITIONS[:2], POSITIONS[1].cursor)
+    assert cut_page(POSITIONS, 5, lambda position: position) == (POSITIONS, None)
+    assert cut_page(POSITIONS, 2, lambda position: position) == (POSITIONS[:2], POSITIONS[1].cursor)
 
 
 @pytest.mark.django_db
@@ -62,7 +62,7 @@ def test_pages_of_rows_with_equal_times_have_no_gaps(is_descending):
     found, following = page(rows, limit=2, is_descending=is_descending)
     while following:
         more, following = page(
-            rows, limit=2, after=position_of(following), is_descending=is_descending
+            rows, limit=2, after=parse_cursor(following), is_descending=is_descending
         )
         found += more
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from openhands_site.serving.bodies import BodyLimit, limit_of
+from openhands_site.serving.bodies import BodyLimit, body_limit
 
 
 async def ask(*headers, pieces=(), kind="http", path="/api/v1/x", **scope):
@@ -102,7 +102,7 @@ async def test_more_bytes_than_stated_are_not_handed_on():
     ],
 )
 async def test_each_address_has_its_limit(path, limit):
-    assert limit_of(path) == limit
+    assert body_limit(path) == limit
     assert (await ask((b"content-length", b"%d" % limit), path=path))[0] == 200
     assert (await ask((b"content-length", b"%d" % (limit + 1)), path=path))[0] == 413
 

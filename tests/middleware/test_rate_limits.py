@@ -16,11 +16,11 @@ from tests.conftest import key_client
 @pytest.fixture(autouse=True)
 def clean():
     cache.clear()
-    limits.forget()
-    limits._Breaker.closed_until = 0.0
+    limits.drop_blocks()
+    limits._Breaker.open_until = 0.0
     with time_machine.travel("2026-01-01T00:00:10Z", tick=False):
         yield
-    limits._Breaker.closed_until = 0.0
+    limits._Breaker.open_until = 0.0
 
 
 @pytest.fixture
@@ -173,8 +173,8 @@ def test_without_redis_reading_is_open_and_what_costs_is_closed(
 def test_one_failure_spares_the_next_reader_the_wait(rates, no_redis, api, monkeypatch):
     rates(read="100/m")
     asked = []
-    monkeypatch.setattr(limits, "count_ahead", lambda *a, **k: asked.append(1))
-    limits._Breaker.closed_until = float("inf")
+    monkeypatch.setattr(limits, "count_in_blocks", lambda *a, **k: asked.append(1))
+    limits._Breaker.open_until = float("inf")
 
     assert api.get("/api/v1/users/me").status_code == 200
     assert not asked
@@ -186,7 +186,7 @@ def test_blocks_of_two_processes_never_let_more_than_the_limit_pass(rates, api, 
     passed, remaining = 0, []
     for n in range(402):
         monkeypatch.setattr(limits, "_blocks", processes[n % 7 == 0])
-        usage = limits.count_ahead(HttpRequest(), group="read|", value="somebody", rate="400/m")
+        usage = limits.count_in_blocks(HttpRequest(), group="read|", value="somebody", rate="400/m")
         passed += not usage.is_over
         remaining.append(usage.remaining)
 
@@ -199,7 +199,7 @@ def test_a_block_spares_redis(rates, monkeypatch):
     asked = []
     monkeypatch.setattr(cache, "incr", lambda name, size: asked.append(size) or sum(asked))
     for _ in range(12):
-        limits.count_ahead(HttpRequest(), group="read|", value="somebody", rate="1200/m")
+        limits.count_in_blocks(HttpRequest(), group="read|", value="somebody", rate="1200/m")
 
     assert asked == [6, 6]
 
@@ -211,7 +211,7 @@ def test_named_routes_count_against_these_rates():
                 inner = f"{before}{pattern.namespace}:" if pattern.namespace else before
                 yield from names(pattern, inner)
             elif pattern.name:
-                yield before + pattern.name, rate_limits.class_of("POST", pattern.callback)
+                yield before + pattern.name, rate_limits.select_rate("POST", pattern.callback)
 
     rates = dict(names(get_resolver()))
     assert {name for name, rate in rates.items() if rate == "keys"} == {

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 from accounts import services as accounts
 from conversations import services
 from conversations.models import Event
-from lib.routes import addresses
+from lib.routes import url_pattern
 from openhands_site import asgi, routing
 from tests import prepare
 from tests.fakes.processes import database_url, wait
@@ -29,7 +29,7 @@ TEMPLATES = ("nginx.conf", "haproxy.cfg")
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_template_sends_exactly_the_streaming_routes_to_realtime(name):
     text = (FOLDER / name).read_text()
-    streaming = addresses(lambda facts: facts.streams or facts.held == "always").pattern
+    streaming = url_pattern(lambda facts: facts.streams or facts.held == "always").pattern
     pattern = re.compile(re.search(r"\^\((/ws/\|\S+)\)", text)[0])
     expected = rf"^(/ws/|/sockets/|/socket\.io|{streaming}$)"
 

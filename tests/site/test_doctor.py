@@ -22,7 +22,7 @@ def healthy(settings):
 
 
 def found() -> dict[str, doctor.Check]:
-    return {check.name: check for check in doctor.examine()}
+    return {check.name: check for check in doctor.run_checks()}
 
 
 def test_a_sound_installation():
@@ -51,13 +51,19 @@ def test_a_sound_installation():
     ("setting", "value", "check", "state", "words"),
     [
         ("SECRET_KEY", "secret", "Keys", "failed", "SECRET_KEY is weak"),
-        ("ENCRYPTION_KEYS", {"k1": b"a" * 32}, "Keys", "failed", "k1 is not random"),
+        (
+            "ENCRYPTION_KEYS",
+            {"k1": b"a" * 32},
+            "Keys",
+            "failed",
+            "k1 of ENCRYPTION_KEYS is not random",
+        ),
         ("REDIS_URL", "redis://127.0.0.1:1/0", "Redis", "failed", "correct REDIS_URL"),
-        ("DEBUG", True, "Debug", "warning", "Unset it"),
-        ("ALLOW_PROCESS_SANDBOX", False, "Process sandbox", "failed", "agents do not start"),
-        ("ALLOW_PROCESS_SANDBOX", True, "Process sandbox", "warning", "isolates nothing"),
-        ("PUBLIC_URL", "http://site.invalid", "HTTPS", "warning", "in the clear"),
-        ("PUBLIC_URL", "http://site.invalid", "Server", "warning", "does not answer"),
+        ("DEBUG", True, "Debug", "warning", "Turn it off"),
+        ("ALLOW_PROCESS_SANDBOX", False, "Process sandbox", "failed", "agents cannot start"),
+        ("ALLOW_PROCESS_SANDBOX", True, "Process sandbox", "warning", "agents are not isolated"),
+        ("PUBLIC_URL", "http://site.invalid", "HTTPS", "warning", "without encryption"),
+        ("PUBLIC_URL", "http://site.invalid", "Server", "warning", "does not respond"),
     ],
 )
 def test_what_is_wrong(settings, setting, value, check, state, words):

@@ -129,9 +129,9 @@ def test_server_that_was_killed_with_its_owner_unaware_is_revived(run, tmp_path)
         service.process.kill()
         service.process.wait()
 
-    assert services.revive() == ["PostgreSQL", "Redis"]
+    assert services.restart_stopped() == ["PostgreSQL", "Redis"]
     assert ask(services, "SELECT answer FROM kept") == 42
-    assert services.revive() == []
+    assert services.restart_stopped() == []
 
 
 def test_stale_pid_file_that_names_another_program_is_not_believed(run, tmp_path):
@@ -172,7 +172,10 @@ class TestRefusals:
         (tmp_path / "postgresql").mkdir()
         (tmp_path / "postgresql" / "PG_VERSION").write_text("12\n")
 
-        with pytest.raises(embedded.CannotStart, match="made by PostgreSQL 12, and this is 18"):
+        with pytest.raises(
+            embedded.CannotStart,
+            match="created by PostgreSQL 12, but this server includes version 18",
+        ):
             embedded.start(tmp_path)
 
     @pytest.mark.parametrize(
@@ -186,13 +189,13 @@ class TestRefusals:
             ("FATAL:  could not write lock file: Disk quota exceeded", "is full. Free"),
             (
                 'initdb: error: could not create directory "/x": Permission denied',
-                "cannot be written",
+                "is not writable",
             ),
-            ("Read-only file system: /x/services.lock", "cannot be written"),
-            ("Not a directory: /etc/passwd/x", "or is no folder (Not a directory"),
-            ("File exists: /etc/passwd", "Name another: make run DATA_DIR="),
+            ("Read-only file system: /x/services.lock", "is not writable"),
+            ("Not a directory: /etc/passwd/x", "or is not a folder (Not a directory"),
+            ("File exists: /etc/passwd", "Choose another folder: make run DATA_DIR="),
             ("LOG:  a\nFATAL:  something new\nLOG:  b", "FATAL:  something new"),
         ],
     )
     def test_what_programs_say_becomes_a_sentence(self, tmp_path, output, expected):
-        assert expected in embedded.sentence(output, tmp_path)
+        assert expected in embedded.explain_error(output, tmp_path)

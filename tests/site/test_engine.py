@@ -11,7 +11,7 @@ import pytest
 
 from lib import engine_home, processes
 
-VERSION = engine_home.wanted()[engine_home.PACKAGE]
+VERSION = engine_home.required_versions()[engine_home.PACKAGE]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ class TestStatus:
     def test_one_that_is_being_installed(self, folder):
         fake_install(folder)
 
-        with processes.hold(folder.parent / "engine.lock"):
+        with processes.acquire_lock(folder.parent / "engine.lock"):
             assert engine_home.status().state == "installing"
         assert engine_home.status().is_ready
 
@@ -135,9 +135,7 @@ class TestPython:
         self.answering(place / "bin" / "python3.13", "3 13")
         settings.ENGINE_PYTHON = "/nowhere/python"
 
-        with pytest.raises(
-            engine_home.NoPython, match=r"OH_ENGINE_PYTHON .* names /nowhere/python"
-        ):
+        with pytest.raises(engine_home.NoPython, match=r"OH_ENGINE_PYTHON .* is /nowhere/python"):
             engine_home.find_python()
 
 
@@ -202,7 +200,7 @@ class TestInstall:
 
         with pytest.raises(
             engine_home.InstallFailed,
-            match=r"could not be installed: .*absent==1.* See .*engine\.log",
+            match=r"could not be installed: .*absent==1.* See the log in .*engine\.log",
         ):
             engine_home.install()
         assert engine_home.status().state == "unfinished"
@@ -211,6 +209,6 @@ class TestInstall:
         folder.mkdir()
         (folder / "thesis.txt").write_text("precious")
 
-        with pytest.raises(engine_home.InstallFailed, match="holds other things"):
+        with pytest.raises(engine_home.InstallFailed, match="contains other files"):
             engine_home.install()
         assert (folder / "thesis.txt").read_text() == "precious"

@@ -8,7 +8,7 @@ import uvicorn
 import websockets
 from uvicorn.protocols.utils import ClientDisconnected
 
-from lib.framing import READY, framed
+from lib.framing import READY, encode_frame
 from openhands_site.serving.lean_socket import Inbox, LeanEvent, LeanWebSocket
 
 
@@ -30,7 +30,7 @@ class Told:
             pass
 
     async def send_ready(self, *texts):
-        await self.send({"type": READY, "frames": [framed(text.encode()) for text in texts]})
+        await self.send({"type": READY, "frames": [encode_frame(text.encode()) for text in texts]})
 
 
 class Server:

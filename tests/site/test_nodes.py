@@ -39,12 +39,12 @@ def until(look, seconds=20):
 
 
 def roles():
-    return [node.role for node in nodes.fleet()]
+    return [node.role for node in nodes.list_nodes()]
 
 
 def test_a_node_is_seen_while_it_is_up():
-    with nodes.announced("web", address="here:8000", load=lambda: {"sockets": 3.0}) as own:
-        [node] = until(nodes.fleet)
+    with nodes.announce("web", address="here:8000", load=lambda: {"sockets": 3.0}) as own:
+        [node] = until(nodes.list_nodes)
         assert (node.id, node.role, node.address) == (own.id, "web", "here:8000")
         assert node.version == settings.VERSION
         assert node.load["sockets"] == 3
@@ -53,21 +53,21 @@ def test_a_node_is_seen_while_it_is_up():
 
         own.drain()
 
-        assert until(lambda: nodes.fleet()[0].is_draining)
+        assert until(lambda: nodes.list_nodes()[0].is_draining)
         assert nodes.is_draining()
-    assert nodes.fleet() == []
+    assert nodes.list_nodes() == []
     assert not nodes.is_draining()
 
 
 def test_a_node_that_dies_lapses(settings):
     settings.NODE_TTL_SECONDS = 1
-    with nodes.announced("manager") as own:
-        until(nodes.fleet)
+    with nodes.announce("manager") as own:
+        until(nodes.list_nodes)
         own._ended = True  # as if it were killed: nothing is taken out
         own._told.set()
         own._thread.join()
 
-        until(lambda: not nodes.fleet())
+        until(lambda: not nodes.list_nodes())
 
 
 def test_the_list_is_bounded(monkeypatch):
@@ -76,7 +76,7 @@ def test_the_list_is_bounded(monkeypatch):
     for one in announcements:
         one._tell()
 
-    assert len(nodes.fleet()) == 3
+    assert len(nodes.list_nodes()) == 3
     with nodes.client() as client:
         assert client.zcard(nodes.INDEX) == 3
     for one in announcements:
@@ -84,8 +84,8 @@ def test_the_list_is_bounded(monkeypatch):
 
 
 def test_an_entry_of_another_version_is_left_out():
-    with nodes.announced("web"), nodes.client() as client:
-        until(nodes.fleet)
+    with nodes.announce("web"), nodes.client() as client:
+        until(nodes.list_nodes)
         client.set(nodes._key("odd"), '{"id": 7}')
         client.zadd(nodes.INDEX, {"odd": time.time()})
 
@@ -99,11 +99,11 @@ def test_redis_may_die_and_come_back(tmp_path, settings):
     service.start()
     settings.REDIS_URL, settings.NODE_TTL_SECONDS = service.url, 1
     try:
-        with nodes.announced("web"):
-            until(nodes.fleet)
+        with nodes.announce("web"):
+            until(nodes.list_nodes)
             service.stop()
             with pytest.raises(nodes.RegistryUnavailable):
-                nodes.fleet()
+                nodes.list_nodes()
             time.sleep(0.5)
 
             service.start()
@@ -116,7 +116,7 @@ def test_redis_may_die_and_come_back(tmp_path, settings):
 
 def test_a_process_that_is_told_to_end_is_not_ready(client, db):
     assert client.get("/ready").json()["status"] == "ready"
-    with nodes.announced("web") as own:
+    with nodes.announce("web") as own:
         own.drain()
 
         answer = client.get("/ready")
@@ -128,8 +128,8 @@ class TestApi:
     def test_operators_see_the_fleet(self, staff):
         client = APIClient()
         client.force_login(staff)
-        with nodes.announced("realtime", load=lambda: {"sockets": 1.5}):
-            until(nodes.fleet)
+        with nodes.announce("realtime", load=lambda: {"sockets": 1.5}):
+            until(nodes.list_nodes)
             answer = client.get("/api/v1/nodes")
 
         assert answer.status_code == 200
@@ -155,10 +155,10 @@ class TestApi:
 class TestDesk:
     def test_shows_the_fleet(self, client, staff):
         client.force_login(staff)
-        with nodes.announced("manager", load=lambda: {"conversations": 12}) as own:
-            until(nodes.fleet)
+        with nodes.announce("manager", load=lambda: {"conversations": 12}) as own:
+            until(nodes.list_nodes)
             own.drain()
-            until(lambda: nodes.fleet()[0].is_draining)
+            until(lambda: nodes.list_nodes()[0].is_draining)
             page = client.get("/admin/nodes").content.decode()
 
         assert "manager" in page
@@ -174,8 +174,8 @@ class TestDesk:
 
 def test_metrics(client, settings):
     settings.METRICS_TOKEN = "m"
-    with nodes.announced("web", load=lambda: {"sockets": 7}):
-        until(nodes.fleet)
+    with nodes.announce("web", load=lambda: {"sockets": 7}):
+        until(nodes.list_nodes)
         text = client.get("/metrics", headers={"Authorization": "Bearer m"}).content.decode()
 
     assert "oh_node_registry_up 1.0" in text

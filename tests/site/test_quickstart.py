@@ -136,7 +136,7 @@ def test_from_nothing_to_a_server_and_back(run):
     grpc_port = free_port()
     first = run("--grpc-port", grpc_port)
     link = first.wait_for(r"http://127\.0\.0\.1:\d+(/setup/\S+)")[1]
-    assert first.wait_for(r"^Ready (\S+)")[1] == f"http://127.0.0.1:{first.port}"
+    assert first.wait_for(r"^Ready at (\S+)")[1] == f"http://127.0.0.1:{first.port}"
     assert first.get("/ready") == 200
     assert first.get(link) == 200
     assert (first.folder / "server.env").stat().st_mode & 0o777 == 0o600
@@ -145,7 +145,7 @@ def test_from_nothing_to_a_server_and_back(run):
     second.process.wait(30)
     assert second.process.returncode == 1
     assert (
-        f"already running in {first.folder} (process {first.process.pid})"
+        f"already running with the data folder {first.folder} (process {first.process.pid})"
         in second.process.stdout.read().decode()
     )
 
@@ -171,7 +171,7 @@ def test_from_nothing_to_a_server_and_back(run):
     assert health.status == health_pb2.HealthCheckResponse.SERVING
 
     first.role("web").kill()
-    first.wait_for(r"web +\| was ended by SIGKILL; starting it again in 1 s")
+    first.wait_for(r"web +\| was ended by SIGKILL; restarting in 1 s")
     assert first.get("/ready") == 200, "what comes meanwhile waits at the open port"
 
     assert first.stop() == 0
@@ -216,7 +216,7 @@ class TestRefusals:
             number = listener.getsockname()[1]
             told = self.refused("--data-dir", tmp_path, "--port", number)
 
-        assert told.startswith(f"Port {number} is taken by ")
+        assert told.startswith(f"Port {number} is in use by ")
         assert told.endswith(f"choose another port: make run PORT={number + 1}.")
         assert not (tmp_path / "postgresql").exists()
 
@@ -227,7 +227,7 @@ class TestRefusals:
                 "--data-dir", tmp_path, "--port", free_port(), "--grpc-port", number
             )
 
-        assert told.startswith(f"Port {number} is taken by ")
+        assert told.startswith(f"Port {number} is in use by ")
         assert told.endswith("--grpc-port.")
 
     def test_address_of_another_machine(self, tmp_path):
@@ -242,8 +242,8 @@ class TestRefusals:
             REDIS_URL="redis://127.0.0.1:1/0",
         )
 
-        assert "The PostgreSQL of DATABASE_URL cannot be reached" in told
-        assert "unset DATABASE_URL" in told
+        assert "The PostgreSQL server of DATABASE_URL cannot be reached" in told
+        assert "unset it to start a PostgreSQL server" in told
         assert processes_in(tmp_path) == []
 
     def test_unreachable_redis(self, tmp_path):
@@ -251,13 +251,15 @@ class TestRefusals:
             "--data-dir", tmp_path, "--port", free_port(), REDIS_URL="redis://127.0.0.1:1/0"
         )
 
-        assert "The Redis of REDIS_URL cannot be reached" in told
+        assert "The Redis server of REDIS_URL cannot be reached" in told
         assert processes_in(tmp_path) == []
 
     def test_odd_setting(self, tmp_path):
         told = self.refused("--data-dir", tmp_path, "--port", free_port(), LEASE_SECONDS="soon")
 
-        assert told == "LEASE_SECONDS takes a whole number from 2 to 60; 'soon' is not."
+        assert told == (
+            "The value of LEASE_SECONDS is not valid ('soon'). Set it to a whole number from 2 to 60."
+        )
 
     def test_weak_password(self, tmp_path):
         told = self.refused(

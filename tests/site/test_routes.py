@@ -15,7 +15,7 @@ from lib.routes import facts_of
 from openhands_site import asgi, realtime
 from openhands_site.middleware import access_log, maintenance, rate_limits
 from openhands_site.routing import is_held
-from openhands_site.serving.bodies import limit_of
+from openhands_site.serving.bodies import body_limit
 
 SAMPLES = {"path": "a/b.c", "int": "7", "conversation_action": min(ACTIONS)}
 SERVICES = re.compile(r"\bservices\.(create_conversation|post_message|resume)\(")
@@ -45,7 +45,7 @@ def test_addresses_made_up_here_are_those_of_their_routes():
 
 
 def test_routes_that_stream_are_served_on_the_loop():
-    on_loop = routes_where(lambda address, *_: asgi.application_of(address) is asgi.on_loop)
+    on_loop = routes_where(lambda address, *_: asgi.application_for(address) is asgi.on_loop)
 
     assert on_loop
     assert on_loop == routes_where(lambda *found: found[2].streams)
@@ -62,7 +62,7 @@ def test_held_routes_go_through_held(query, kinds):
 @pytest.mark.parametrize("name", ["UPLOAD_MAX_BYTES", "GATEWAY_BODY_MAX_BYTES"])
 def test_body_limit_is_the_setting_that_the_route_names(settings, name):
     settings.BODY_MAX_BYTES, settings.UPLOAD_MAX_BYTES, settings.GATEWAY_BODY_MAX_BYTES = 1, 2, 3
-    limited = routes_where(lambda address, *_: limit_of(address) == getattr(settings, name))
+    limited = routes_where(lambda address, *_: body_limit(address) == getattr(settings, name))
 
     assert limited
     assert limited == routes_where(lambda *found: found[2].body_limit == name)
@@ -70,12 +70,12 @@ def test_body_limit_is_the_setting_that_the_route_names(settings, name):
 
 @pytest.mark.parametrize("cost", ["spend", "keys"])
 def test_cost_is_the_rate_that_changes_count_against(cost):
-    counted = routes_where(lambda _, view, __: rate_limits.class_of("POST", view) == cost)
+    counted = routes_where(lambda _, view, __: rate_limits.select_rate("POST", view) == cost)
 
     assert counted
     assert counted == routes_where(lambda *found: found[2].cost == cost)
     for _, _, view, _ in ROUTES:
-        assert rate_limits.class_of("GET", view) == "read"
+        assert rate_limits.select_rate("GET", view) == "read"
 
 
 def test_uncounted_routes_have_no_rate():

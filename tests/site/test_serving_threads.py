@@ -6,7 +6,7 @@ import threading
 import pytest
 from django.http import StreamingHttpResponse
 
-from openhands_site.serving.threads import Threads, environ_of
+from openhands_site.serving.threads import Threads, build_environ
 
 
 def echo(environ, start_response):
@@ -146,7 +146,7 @@ def test_headers_become_variables_and_none_passes_for_another():
         "headers": headers,
     }
 
-    environ = environ_of(scope, None)
+    environ = build_environ(scope, None)
 
     assert environ["HTTP_X_FORWARDED_FOR"] == "192.0.2.7"
     assert (environ["HTTP_COOKIE"], environ["HTTP_ACCEPT"]) == ("a=1; b=2", "x,y")

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from accounts.models import AuditEntry
 from accounts.permissions import require
 from accounts.requests import ApiRequest
-from lib.api import query_of
+from lib.api import parse_query
 
 
 class AuditQuery(serializers.Serializer[Any]):
@@ -99,7 +99,7 @@ class AuditViewSet(mixins.ListModelMixin, viewsets.GenericViewSet[AuditEntry]):
     @extend_schema(parameters=[AuditQuery])
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """A page of the log. An organization that is named must be one whose log you may read."""
-        query = query_of(AuditQuery, request, ignoring={"cursor", "limit"})
+        query = parse_query(AuditQuery, request, ignoring={"cursor", "limit"})
         bound = self.request.user.bound_organization_id
         if wanted := query.get("organization") or bound:
             require(self.request.user, wanted, self.permission)

@@ -15,7 +15,7 @@ from accounts.models import CustomSecret, CustomSecretUse
 from accounts.permissions import require
 from accounts.requests import ApiRequest
 from accounts.services import custom_secrets
-from lib.api import query_of
+from lib.api import parse_query
 
 SCOPES = ["user", "organization"]
 
@@ -107,7 +107,7 @@ class SecretViewSet(
         rows = CustomSecret.objects.visible_to(self.request.user)
         if self.action != "list":
             return rows
-        query = query_of(SecretsQuery, self.request, ignoring={"cursor", "limit"})
+        query = parse_query(SecretsQuery, self.request, ignoring={"cursor", "limit"})
         organization = active_organization(self.request, query.get("organization"))
         require(self.request.user, organization.pk, permission_of(self) or "")
         rows = rows.filter(organization=organization)

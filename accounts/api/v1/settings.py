@@ -19,7 +19,7 @@ from accounts.permissions import require
 from accounts.requests import ApiRequest
 from accounts.services import site, user_settings
 from accounts.settings.fields import AGENTS, ANALYZERS, FIELDS
-from lib.api import conditional
+from lib.api import conditional_response
 
 IN_ORGANIZATION = OpenApiParameter(
     "organization",
@@ -131,7 +131,7 @@ class SettingsView(InActiveOrganization):
         if found is None:
             place = self.organization().pk
             found = user_settings.effective_settings(user_id=user.pk, organization_id=place)
-        return conditional(request, _told(place, found))
+        return conditional_response(request, _told(place, found))
 
     @extend_schema(
         operation_id="settings_partial_update",

@@ -24,7 +24,7 @@ from accounts.models import ApiKey, Organization, User
 from accounts.permissions import require
 from accounts.requests import ApiRequest
 from accounts.sign_in import second_step
-from lib.api import conditional
+from lib.api import conditional_response
 from lib.problems import Problem
 from lib.routes import RouteFacts
 
@@ -62,7 +62,7 @@ class MeView(GenericAPIView[Any]):
     def get(self, request: ApiRequest) -> HttpResponse:
         user = request.user
         told = {name: getattr(user, name) for name in ("id", "email", "name", "is_staff")}
-        return conditional(request, told | {"organizations": services.reached_by(user)})
+        return conditional_response(request, told | {"organizations": services.reached_by(user)})
 
 
 @extend_schema(tags=["api-keys"])

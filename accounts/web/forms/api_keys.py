@@ -10,11 +10,11 @@ from accounts.roles import READING
 from lib.forms import (
     NUMBER_CODES,
     TEXT_CODES,
+    CheckboxesField,
     NumberField,
     OptionField,
     PageForm,
     TextField,
-    TicksField,
 )
 
 NAME_ERROR = "Enter a name of 1 to 80 printable characters."
@@ -34,7 +34,7 @@ class KeyForm(PageForm):
         label="Permissions",
         choices=[("full", "All"), ("read", "Read only"), ("custom", "Selected permissions")],
     )
-    scope = TicksField(required=False)
+    scope = CheckboxesField(required=False)
 
     def __init__(self, *args: Any, scopes: Sequence[tuple[str, str]], **kwargs: Any) -> None:
         kwargs["initial"] = {"days": 90, "access": "full"}
@@ -48,7 +48,7 @@ class KeyForm(PageForm):
                 NUMBER_CODES, f"An API key can be valid for 1 to {longest} days."
             ),
         )
-        self.fields["scope"] = TicksField(choices=scopes, required=False)
+        self.fields["scope"] = CheckboxesField(choices=scopes, required=False)
         self.allowed = {scope for scope, _ in scopes}
 
     def clean_name(self) -> str:

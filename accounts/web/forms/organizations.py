@@ -18,12 +18,12 @@ from accounts.web.forms.settings import SEARCH_KEY_LENGTH, bounds
 from lib.forms import (
     NUMBER_CODES,
     TEXT_CODES,
+    CheckboxesField,
     IdField,
     NumberField,
     OptionField,
     PageForm,
     TextField,
-    TicksField,
 )
 
 YES_NO = [("yes", "Yes"), ("no", "No")]
@@ -110,7 +110,7 @@ class AgentDefaultsForm(PageForm):
         label="Web search key (Tavily)", max_length=SEARCH_KEY_LENGTH, required=False
     )
     remove_search_api_key = forms.BooleanField(required=False)
-    enforced = TicksField(required=False, choices=[(name, name) for name in ON_PAGE])
+    enforced = CheckboxesField(required=False, choices=[(name, name) for name in ON_PAGE])
 
     def values(self) -> dict[str, Any]:
         """Return the settings to change by name; None removes the organization's value."""

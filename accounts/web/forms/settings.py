@@ -8,7 +8,7 @@ from django import forms
 from accounts.services.custom_secrets import VALUE_MAX
 from accounts.settings.choices import SecurityAnalyzer
 from accounts.settings.fields import FIELDS
-from lib.forms import IdField, NumberField, OptionField, PageForm, TextField, TicksField
+from lib.forms import CheckboxesField, IdField, NumberField, OptionField, PageForm, TextField
 
 SEARCH_KEY_LENGTH = 2_000
 
@@ -41,7 +41,7 @@ class AgentSettingsForm(PageForm):
         "git_user_email",
     )
 
-    field = TicksField(required=False, choices=[(name, name) for name in NAMES])
+    field = CheckboxesField(required=False, choices=[(name, name) for name in NAMES])
     confirmation_mode = forms.BooleanField(label="Ask before risky actions", required=False)
     security_analyzer = OptionField(
         label="How risk is assessed", choices=SecurityAnalyzer.choices, required=False

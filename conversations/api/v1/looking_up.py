@@ -8,8 +8,8 @@ from rest_framework.request import Request
 
 from accounts.permissions import MissingPermission, granted_by
 from conversations.log import lookups
-from lib.api import conditional
-from lib.pages import CursorPages, Position, cut
+from lib.api import conditional_response
+from lib.pages import CursorPages, Position, cut_page
 
 PLACE = frozenset({"cursor", "limit"})
 """Parameters that every list has."""
@@ -25,10 +25,12 @@ class LookingUp:
     def newest(self, request: Request) -> HttpResponse:
         """A page of the list when nothing is filtered, which is nearly always."""
         pages: CursorPages = self.paginator
-        limit, after = pages.asked(request)
+        limit, after = pages.parse_page_query(request)
         found = lookups.newest(request.user, limit=limit + 1, after=after)
-        items, following = cut(found, limit, lambda row: Position(row["created_at"], row["id"]))
-        return conditional(request, {"items": items, "next": following})
+        items, following = cut_page(
+            found, limit, lambda row: Position(row["created_at"], row["id"])
+        )
+        return conditional_response(request, {"items": items, "next": following})
 
     def one(self, request: Request, pk: UUID) -> HttpResponse:
         """A record."""
@@ -37,7 +39,7 @@ class LookingUp:
             raise Http404
         record, role = found
         _ensure(request, role)
-        return conditional(request, record)
+        return conditional_response(request, record)
 
     def log_end(self, request: Request, pk: UUID) -> tuple[int, int]:
         """``(last_seq, epoch)`` of a conversation whose log may be read."""

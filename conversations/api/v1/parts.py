@@ -23,7 +23,7 @@ from conversations.log import replay
 from conversations.log.records import record_of
 from conversations.models import Conversation
 from conversations.services.exports import FORMATS
-from lib.api import query_of
+from lib.api import parse_query
 
 PRIVATE_HEADERS = {
     "X-Robots-Tag": "noindex, nofollow",
@@ -65,7 +65,7 @@ class TrajectoryView(PartView):
     def get(self, request: Request, pk: UUID) -> StreamingHttpResponse:
         """The whole log as a file, secrets taken out: JSON, Markdown, or one HTML file that replays it."""
         conversation = self.conversation(pk)
-        query = query_of(shapes.TrajectoryQuery, request)
+        query = parse_query(shapes.TrajectoryQuery, request)
         media_type, suffix = FORMATS[query["format"]]
         pieces = services.export_trajectory(
             conversation=conversation,
@@ -252,7 +252,7 @@ class SharedEventsView(APIView):
     def get(self, request: Request, token: str) -> Response:
         """A page of the events behind ``after``, up to the pinned one, with secrets taken out."""
         opened = services.open_share(token=token)
-        query = query_of(shapes.SharedEventQuery, request)
+        query = parse_query(shapes.SharedEventQuery, request)
         items = services.shared_events(opened=opened, **query)
         is_more = len(items) == query["limit"]
         body = {

@@ -28,7 +28,7 @@ from conversations.log import lookups
 from conversations.log.records import record_of, records_of, start_record
 from conversations.models import Conversation
 from conversations.realtime import held
-from lib.api import JSONRenderer, conditional, query_of
+from lib.api import JSONRenderer, conditional_response, parse_query
 from lib.problems import Problem, TooLarge
 from lib.routes import RouteFacts
 
@@ -114,7 +114,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         """Newest first, without what is archived. With ``q``, those whose title or messages match."""
         if request.query_params.keys() <= PLACE and lookups.can_look_up(request.user):
             return self.newest(request)
-        query = query_of(serializers.ConversationQuery, request, ignoring=PLACE)
+        query = parse_query(serializers.ConversationQuery, request, ignoring=PLACE)
         words = query.get("q", "")
         rows = self._filtered(query)
         if words:
@@ -124,7 +124,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         if words:
             found = services.snippets_of(page, words)
             items = [item | {"match": found.get(item["id"])} for item in items]
-        return conditional(request, self.get_paginated_response(items).data)
+        return conditional_response(request, self.get_paginated_response(items).data)
 
     def _filtered(self, query: dict[str, Any]) -> Any:
         rows = self.get_queryset()
@@ -164,7 +164,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         """One conversation's record."""
         if lookups.can_look_up(request.user):
             return self.one(request, pk)
-        return conditional(request, record_of(self.get_object()))
+        return conditional_response(request, record_of(self.get_object()))
 
     @extend_schema(request=serializers.ConversationPatchSerializer)
     def partial_update(self, request: ApiRequest, pk: UUID) -> Response:
@@ -223,7 +223,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
     def events(self, request: ApiRequest, pk: UUID) -> Response | HttpResponse:
         """A page of the log in order: behind ``after``, before ``before``, or from the start."""
         last_seq, epoch = self.log_end(request, pk)
-        query = query_of(serializers.EventQuery, request)
+        query = parse_query(serializers.EventQuery, request)
         items = lookups.page(
             pk,
             after=query.get("after", 0),
@@ -240,7 +240,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
                 limit=query["limit"],
             )
             return held.hand_over(request._request, plan)  # noqa: SLF001
-        return conditional(request, {"items": items, "last_seq": last_seq, "epoch": epoch})
+        return conditional_response(request, {"items": items, "last_seq": last_seq, "epoch": epoch})
 
     @RouteFacts(held="always")
     @extend_schema(
@@ -263,7 +263,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         right behind it, or is told ``reset``. A comment every few seconds keeps it alive.
         """
         conversation = self.get_object()
-        query = query_of(serializers.StreamQuery, request)
+        query = parse_query(serializers.StreamQuery, request)
         after, epoch = query["after"], query.get("epoch")
         if last := request.headers.get("Last-Event-ID"):
             place = held.parse_event_id(last)
@@ -316,7 +316,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
     def files(self, request: Request, pk: UUID) -> Response:
         """A folder of the workspace."""
         conversation = self.get_object()
-        path = query_of(serializers.FileQuery, request)["path"]
+        path = parse_query(serializers.FileQuery, request)["path"]
         entries = services.list_files(conversation_id=conversation.pk, path=path)
         return Response({"path": path, "entries": [entry.to_wire() for entry in entries]})
 
@@ -330,7 +330,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
     def read_file(self, request: Request, pk: UUID) -> StreamingHttpResponse:
         """A file's bytes."""
         conversation = self.get_object()
-        path = query_of(serializers.FileQuery, request)["path"]
+        path = parse_query(serializers.FileQuery, request)["path"]
         return _download(services.read_file(conversation_id=conversation.pk, path=path))
 
     @extend_schema(
@@ -343,7 +343,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
     def write_file(self, request: Request, pk: UUID) -> Response:
         """Write a file, its folders included."""
         conversation = self.get_object()
-        path = query_of(serializers.FileQuery, request)["path"]
+        path = parse_query(serializers.FileQuery, request)["path"]
         with _spooled(request.stream) as content:
             size = services.write_file(conversation_id=conversation.pk, path=path, content=content)
         return Response({"path": path, "size": size})
@@ -380,7 +380,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
     def archive(self, request: Request, pk: UUID) -> StreamingHttpResponse:
         """The whole workspace in one file."""
         conversation = self.get_object()
-        kind = query_of(serializers.ArchiveQuery, request)["format"]
+        kind = parse_query(serializers.ArchiveQuery, request)["format"]
         chunks = services.download_archive(conversation_id=conversation.pk, format=kind)
         return _download(chunks, name=f"workspace-{conversation.pk.hex[:8]}.{kind}")
 
@@ -397,7 +397,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
     def git_diff(self, request: Request, pk: UUID) -> Response:
         """A file before and after."""
         conversation = self.get_object()
-        path = query_of(serializers.FileQuery, request)["path"]
+        path = parse_query(serializers.FileQuery, request)["path"]
         return Response(services.git_diff(conversation_id=conversation.pk, path=path))
 
     # --- Parts -------------------------------------------------------------------

@@ -20,7 +20,7 @@ class Command(BaseCommand):
 
     async def _run(self) -> None:
         manager = Manager(nodes.new_id())
-        with nodes.announced("manager", node_id=manager.owner, load=manager.figures) as node:
+        with nodes.announce("manager", node_id=manager.owner, load=manager.figures) as node:
 
             def stop() -> None:
                 node.drain()

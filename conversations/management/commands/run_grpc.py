@@ -67,7 +67,7 @@ class Command(BaseCommand):
         if metrics_port is not None:
             start_http_server(metrics_port, addr="127.0.0.1")
         stopping = asyncio.Event()
-        with nodes.announced("grpc", address=f"{address.rpartition(':')[0]}:{server.port}") as node:
+        with nodes.announce("grpc", address=f"{address.rpartition(':')[0]}:{server.port}") as node:
 
             def stop() -> None:
                 node.drain()

@@ -21,7 +21,7 @@ from conversations.models import Conversation
 from integrations import services
 from integrations.api.v1 import serializers
 from integrations.provider import GitProvider
-from lib.api import query_of
+from lib.api import parse_query
 from lib.routes import RouteFacts
 
 ORGANIZATION = OpenApiParameter("organization", UUID, description="Yours by default.")
@@ -50,7 +50,7 @@ class HostView(GenericAPIView[Any]):
         )
 
     def query(self, kind: type[drf.Serializer[Any]], request: Request) -> dict[str, Any]:
-        return query_of(kind, request, ignoring={"organization"})
+        return parse_query(kind, request, ignoring={"organization"})
 
 
 def listed(rows: list[Any], *, cursor: int | None = None) -> Response:

@@ -1,4 +1,4 @@
-"""Times of the admin desk, in UTC."""
+"""Formats of dates and times (UTC) on the admin site."""
 
 DATE_FORMAT = "Y-m-d"
 DATETIME_FORMAT = "Y-m-d H:i:s"

@@ -1,6 +1,6 @@
-"""Says what is missing, unsafe or unreachable, one line each, and what to do about it.
+"""The ``doctor`` command: check the installation and print one line per check, with the fix if it fails.
 
-``manage.py`` runs this before there are settings, so that it can explain why there are none.
+``manage.py`` runs it without loading the settings first, so that it can also report invalid settings.
 """
 
 import http.client
@@ -19,14 +19,15 @@ import psutil
 from django.core.management.base import BaseCommand, CommandParser
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
-LOW_MEGABYTES, FAR_TOO_LOW_MEGABYTES = 2_000, 300
+LOW_MEGABYTES, CRITICAL_MEGABYTES = 2_000, 300
 CLOCK_SECONDS = 5
-Found = tuple[str, str]
+Result = tuple[str, str]
+"""The state and the detail of a check."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report."""
+    """The result of one check: one line of the report."""
 
     name: str
     state: str
@@ -34,15 +35,20 @@ class Check:
 
 
 class Command(BaseCommand):
-    help = "Check settings, database, Redis, storage, engine and safety; exits with 1 when something failed."
+    help = (
+        "Check settings, database, Redis, storage, the agent engine and security. The exit status is 1 if a check "
+        "fails."
+    )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--json", action="store_true", help="the report as one JSON object")
+        parser.add_argument(
+            "--json", action="store_true", help="print the report as one JSON object"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         checks = []
-        for check in examine():
+        for check in run_checks():
             checks.append(check)
             if not options["json"]:
                 self.stdout.write(self._line(check))
@@ -63,8 +69,11 @@ class Command(BaseCommand):
         return f"{paint[check.state](f'{check.state:<8}')} {check.name:<16} {check.detail}"
 
 
-def examine() -> Iterator[Check]:
-    """Every check in turn; none of them raises. What needs settings is left out without them."""
+def run_checks() -> Iterator[Check]:
+    """Run every check in order and yield its result. Never raises.
+
+    Without a suitable Python and valid settings, the checks that need them are skipped.
+    """
     checks = [_python, _settings]
     for probe in checks:
         check = _run(probe)
@@ -77,24 +86,24 @@ def examine() -> Iterator[Check]:
         yield _run(probe)
 
 
-def _run(probe: Callable[[], Found]) -> Check:
+def _run(probe: Callable[[], Result]) -> Check:
     name = probe.__name__.strip("_").replace("_", " ").capitalize()
     name = {"Https": "HTTPS", "Git": "git", "Tmux": "tmux"}.get(name, name)
     try:
         return Check(name, *probe())
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is what the report has to say
+    except Exception as error:  # noqa: BLE001 - an unexpected error is the result of its check
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return Check(name, FAILED, lines[-1])
 
 
-def _python() -> Found:
+def _python() -> Result:
     version = sys.version.split()[0]
-    if sys.version_info < (3, 11):  # noqa: UP036 - whoever has an older one is told by this
-        return FAILED, f"{version}; this server needs 3.11 or newer."
+    if sys.version_info < (3, 11):  # noqa: UP036 - this line is for users of an older version
+        return FAILED, f"Python {version} is too old. Install Python 3.11 or newer."
     return OK, version
 
 
-def _settings() -> Found:
+def _settings() -> Result:
     import django
     from django.conf import settings
     from django.core.exceptions import ImproperlyConfigured
@@ -104,13 +113,13 @@ def _settings() -> Found:
         django.setup()
     except ImproperlyConfigured as error:
         return FAILED, (
-            f"{error} `make run` makes settings of its own in the data folder; point DATA_DIR at it if it is "
-            "not `data`."
+            f"{error} `make run` creates the required settings in its data folder. If that folder is not `data`, "
+            "set DATA_DIR to it."
         )
-    return OK, f"read; the data folder is {settings.DATA_DIR}"
+    return OK, f"valid; the data folder is {settings.DATA_DIR}"
 
 
-def _database() -> Found:
+def _database() -> Result:
     from django.db import Error, connection
 
     try:
@@ -118,44 +127,47 @@ def _database() -> Found:
             cursor.execute("SHOW server_version")
             version = cursor.fetchone()[0].split()[0]
     except Error as error:
-        reason = (str(error).strip().splitlines() or ["no answer"])[-1]
+        reason = (str(error).strip().splitlines() or ["no response"])[-1]
         return (
             FAILED,
-            f"cannot be reached ({reason}). Start the server by `make run`, or correct DATABASE_URL.",
+            f"cannot be reached ({reason}). Start the server with `make run`, or correct DATABASE_URL.",
         )
     if int(version.split(".")[0]) < 14:
-        return FAILED, f"PostgreSQL {version} is too old; Django 5.2 needs 14."
+        return FAILED, f"PostgreSQL {version} is too old. Upgrade to PostgreSQL 14 or newer."
     return OK, f"PostgreSQL {version}"
 
 
-def _migrations() -> Found:
+def _migrations() -> Result:
     from django.db import connection
     from django.db.migrations.executor import MigrationExecutor
 
     executor = MigrationExecutor(connection)
     missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if missing:
-        return FAILED, f"{len(missing)} are not applied. Run `manage.py migrate`."
+        return FAILED, f"{len(missing)} not applied. Run `manage.py migrate`."
     return OK, "all applied"
 
 
-def _clock() -> Found:
+def _clock() -> Result:
     from django.db import connection
     from django.utils import timezone
 
     with connection.cursor() as cursor:
         before = timezone.now()
         cursor.execute("SELECT clock_timestamp()")
-        apart = abs((cursor.fetchone()[0] - before).total_seconds())
-    if apart > CLOCK_SECONDS:
+        difference = abs((cursor.fetchone()[0] - before).total_seconds())
+    if difference > CLOCK_SECONDS:
         return (
             WARNING,
-            f"{apart:.0f} s apart from the database's. Keep both by NTP: sessions and keys expire by it.",
+            (
+                f"differs from the database server's by {difference:.0f} s, so sessions and keys expire at the "
+                "wrong time. Synchronize both clocks with NTP."
+            ),
         )
-    return OK, f"{apart * 1000:.0f} ms from the database's"
+    return OK, f"differs from the database server's by {difference * 1000:.0f} ms"
 
 
-def _redis() -> Found:
+def _redis() -> Result:
     import redis
     from django.conf import settings
 
@@ -167,70 +179,73 @@ def _redis() -> Found:
     except (redis.RedisError, ValueError) as error:
         return (
             FAILED,
-            f"cannot be reached ({error}). Start the server by `make run`, or correct REDIS_URL.",
+            f"cannot be reached ({error}). Start the server with `make run`, or correct REDIS_URL.",
         )
     return OK, f"Redis {version}"
 
 
-def _data_folder() -> Found:
+def _data_folder() -> Result:
     from django.conf import settings
 
     folder: Path = settings.DATA_DIR
     if not folder.is_dir():
-        return FAILED, f"{folder} does not exist. `make run` makes it; otherwise set DATA_DIR."
+        return (
+            FAILED,
+            f"{folder} does not exist. Create it with `make run`, or set DATA_DIR to another folder.",
+        )
     try:
         with tempfile.NamedTemporaryFile(dir=folder):
             pass
     except OSError as error:
         return (
             FAILED,
-            f"{folder} cannot be written ({error.strerror}). Correct its owner, or set DATA_DIR.",
+            f"{folder} is not writable ({error.strerror}). Correct its owner, or set DATA_DIR to another folder.",
         )
     return OK, str(folder)
 
 
-def _space() -> Found:
+def _space() -> Result:
     from django.conf import settings
 
     folder: Path = settings.DATA_DIR
     while not folder.exists():
         folder = folder.parent
     free = psutil.disk_usage(str(folder)).free // 1_000_000
-    if free < FAR_TOO_LOW_MEGABYTES:
-        return FAILED, f"{free} MB free. PostgreSQL stops when the disk is full: free some now."
+    if free < CRITICAL_MEGABYTES:
+        return FAILED, f"{free} MB free. PostgreSQL stops when the disk is full. Free some space."
     if free < LOW_MEGABYTES:
-        return WARNING, f"{free} MB free; a sandbox alone may need more. Free some."
+        return WARNING, f"{free} MB free. A single sandbox may need more. Free some space."
     return OK, f"{free} MB free"
 
 
-def _engine() -> Found:
+def _engine() -> Result:
     from lib import engine_home
 
-    found = engine_home.status()
-    if found.is_ready:
-        return OK, found.detail
-    if found.state == "installing":
-        return WARNING, found.detail
-    return FAILED, f"{found.detail} Run `manage.py install_engine`; agents do not start without it."
-
-
-def _git() -> Found:
-    return _program("git", "conversations cannot work on repositories, nor show what changed")
-
-
-def _tmux() -> Found:
-    return _program(
-        "tmux", "terminals of agents work without it, but forget their state more often"
+    status = engine_home.status()
+    if status.is_ready:
+        return OK, status.detail
+    if status.state == "installing":
+        return WARNING, status.detail
+    return FAILED, (
+        f"{status.detail} Agents cannot start without it. Run `manage.py install_engine`."
     )
 
 
-def _program(name: str, loss: str) -> Found:
+def _git() -> Result:
+    return _program("git", "Conversations cannot use repositories or show changed files without it")
+
+
+def _tmux() -> Result:
+    return _program("tmux", "Without it, the terminals of agents lose their state more often")
+
+
+def _program(name: str, loss: str) -> Result:
     if path := shutil.which(name):
         return OK, path
-    return WARNING, f"not found: {loss}. Install it by the system's package manager."
+    return WARNING, f"not found. {loss}. Install it with the system's package manager."
 
 
-def _server() -> Found:
+def _server() -> Result:
     from django.conf import settings
 
     url = urlsplit(settings.PUBLIC_URL)
@@ -239,58 +254,68 @@ def _server() -> Found:
     connection = connect(url.hostname or "", url.port, timeout=3)
     try:
         connection.request("GET", f"{url.path}/ready")
-        answer = connection.getresponse()
-        body = json.loads(answer.read(65_536))
+        response = connection.getresponse()
+        body = json.loads(response.read(65_536))
         checks = body["checks"]
     except OSError as error:
         return (
             WARNING,
-            f"{settings.PUBLIC_URL} does not answer ({error}). Is it running, and PUBLIC_URL right?",
+            f"{settings.PUBLIC_URL} does not respond ({error}). Start the server, or correct PUBLIC_URL.",
         )
     except (http.client.HTTPException, ValueError, LookupError, TypeError):
         return (
             FAILED,
-            f"something else answers at {settings.PUBLIC_URL}. Correct PUBLIC_URL, or free the port.",
+            f"another program responds at {settings.PUBLIC_URL}. Stop it, or correct PUBLIC_URL.",
         )
     finally:
         connection.close()
-    if answer.status != 200:
-        missing = ", ".join(name for name, check in checks.items() if not check["ok"])
-        return FAILED, f"{settings.PUBLIC_URL} is not ready: {missing}."
+    if response.status != 200:
+        failed = ", ".join(name for name, check in checks.items() if not check["ok"])
+        reason = f"{failed} failed" if failed else f"its status is {body.get('status')}"
+        return FAILED, f"{settings.PUBLIC_URL} is not ready: {reason}."
     return OK, f"{settings.PUBLIC_URL} is ready"
 
 
-def _keys() -> Found:
+def _keys() -> Result:
     from django.conf import settings
 
     secret = settings.SECRET_KEY
     if len(secret) < 32 or len(set(secret)) < 8 or secret.startswith("django-insecure"):
-        return FAILED, "SECRET_KEY is weak. Set 50 random characters: `openssl rand -base64 48`."
+        return (
+            FAILED,
+            "SECRET_KEY is weak. Set it to 50 random characters: `openssl rand -base64 48`.",
+        )
     for name in ("ENCRYPTION_KEYS", "TOKEN_PEPPERS"):
         for key_id, key in getattr(settings, name).items():
             if len(set(key)) < 12:
                 return (
                     FAILED,
-                    f"{name}: the key {key_id} is not random. Put `openssl rand -hex 32` in its place.",
+                    (
+                        f"the key {key_id} of {name} is not random. Replace it with the output of "
+                        "`openssl rand -hex 32`."
+                    ),
                 )
     both = set(settings.ENCRYPTION_KEYS.values()) & set(settings.TOKEN_PEPPERS.values())
     if both:
-        return WARNING, "ENCRYPTION_KEYS and TOKEN_PEPPERS share a key. Give each its own."
+        return WARNING, "ENCRYPTION_KEYS and TOKEN_PEPPERS share a key. Use different keys."
     return OK, "long and random"
 
 
-def _debug() -> Found:
+def _debug() -> Result:
     from django.conf import settings
 
     if settings.DEBUG:
         return (
             WARNING,
-            "DEBUG is on: error pages show settings and source. Unset it where others can reach it.",
+            (
+                "DEBUG is on, so error pages show settings and source code. Turn it off if others can reach "
+                "this server."
+            ),
         )
     return OK, "off"
 
 
-def _https() -> Found:
+def _https() -> Result:
     from django.conf import settings
 
     host = urlsplit(settings.PUBLIC_URL).hostname
@@ -298,29 +323,32 @@ def _https() -> Found:
         return OK, settings.PUBLIC_URL
     return (
         WARNING,
-        f"{settings.PUBLIC_URL} sends passwords in the clear. Put a proxy with TLS in front.",
+        f"browsers send passwords to {settings.PUBLIC_URL} without encryption. Put a proxy with TLS in front.",
     )
 
 
-def _process_sandbox() -> Found:
+def _process_sandbox() -> Result:
     from django.conf import settings
 
     if settings.SANDBOX_PROVIDER != "process":
-        return OK, f"not used; sandboxes come from {settings.SANDBOX_PROVIDER}"
+        return OK, f"not used; the sandbox provider is {settings.SANDBOX_PROVIDER}"
     if not settings.ALLOW_PROCESS_SANDBOX:
         return FAILED, (
-            "SANDBOX_PROVIDER is process, which ALLOW_PROCESS_SANDBOX does not allow, so agents do not start. "
-            "Set it to true if everybody who signs in may do on this machine what this user can."
+            "SANDBOX_PROVIDER is `process`, but ALLOW_PROCESS_SANDBOX is false, so agents cannot start. Set it to "
+            "true only if you trust every user: agents then run with all rights of this system user."
         )
     return (
         WARNING,
-        "isolates nothing: agents can do on this machine what this user can. Admit only people you trust.",
+        (
+            "agents are not isolated: they run with all rights of this system user. Give accounts only to people "
+            "you trust."
+        ),
     )
 
 
-def _administrator() -> Found:
+def _administrator() -> Result:
     from accounts import services as accounts
 
     if accounts.has_administrator():
-        return OK, "there is one"
-    return WARNING, "there is none. `make run` prints a link for the first."
+        return OK, "an administrator exists"
+    return WARNING, "no administrator exists. Run `make run`: it prints a link to create the first."

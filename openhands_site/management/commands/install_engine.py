@@ -1,4 +1,4 @@
-"""Installs the agent engine into its own environment."""
+"""The ``install_engine`` command: install the agent engine into a virtual environment of its own."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from lib import engine_home
 
 
 class Command(BaseCommand):
-    help = "Install the agent engine into ENGINE_DIR, unless the right one is there."
+    help = "Install the agent engine into ENGINE_DIR, unless the required version is already installed."
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.stdout.write("Looking for the agent engine …")
+        self.stdout.write("Checking the agent engine …")
         try:
-            found = engine_home.install(progress=lambda progress: self.stdout.write(str(progress)))
+            status = engine_home.install(progress=lambda progress: self.stdout.write(str(progress)))
         except (engine_home.NoPython, engine_home.InstallFailed) as error:
             raise SystemExit(str(error)) from None
-        self.stdout.write(found.detail)
+        self.stdout.write(status.detail)

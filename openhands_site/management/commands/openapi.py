@@ -1,4 +1,4 @@
-"""``manage.py openapi``: keep docs/openapi.yaml equal to the code."""
+"""The ``openapi`` command: check or write docs/openapi.yaml."""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -12,22 +12,28 @@ from openhands_site.openapi import document
 
 
 class Command(BaseCommand):
-    help = "Compare docs/openapi.yaml with the code, or write it."
+    help = "Check that docs/openapi.yaml matches the code, or write it."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        what = parser.add_mutually_exclusive_group(required=True)
-        what.add_argument("--check", action="store_true", help="fail when the file is out of date")
-        what.add_argument("--write", action="store_true", help="write the file")
+        action = parser.add_mutually_exclusive_group(required=True)
+        action.add_argument(
+            "--check", action="store_true", help="fail if the file does not match the code"
+        )
+        action.add_argument("--write", action="store_true", help="write the file")
         default = Path(settings.BASE_DIR) / "docs" / "openapi.yaml"
-        parser.add_argument("--file", type=Path, default=default)
+        parser.add_argument(
+            "--file", type=Path, default=default, help="another file than docs/openapi.yaml"
+        )
 
     def handle(self, **options: Any) -> None:
-        made = document()
+        content = document()
         if GENERATOR_STATS:
             GENERATOR_STATS.emit_summary()
-            raise CommandError("drf-spectacular could not describe everything; see its warnings.")
+            raise CommandError(
+                "drf-spectacular could not describe every route. Fix the warnings above."
+            )
         file: Path = options["file"]
         if options["write"]:
-            file.write_bytes(made)
-        elif not file.is_file() or file.read_bytes() != made:
-            raise CommandError(f"{file.name} is out of date: run `manage.py openapi --write`.")
+            file.write_bytes(content)
+        elif not file.is_file() or file.read_bytes() != content:
+            raise CommandError(f"{file.name} is out of date. Run `manage.py openapi --write`.")

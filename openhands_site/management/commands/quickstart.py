@@ -1,6 +1,6 @@
-"""One command to a running server: services, keys, tables, engine and every role in one terminal.
+"""The ``quickstart`` command: start PostgreSQL, Redis and every role of the server in one terminal.
 
-``manage.py`` runs this before there are settings: it makes the environment that they are read from.
+``manage.py`` runs it without loading the settings first, because it creates the environment they are read from.
 """
 
 import argparse
@@ -26,35 +26,48 @@ from lib import env, processes
 from openhands_site.operating import embedded, supervisor
 from openhands_site.operating.embedded import CannotStart
 
-SPARE_MEGABYTES = 300
+REQUIRED_MEGABYTES = 300
 KEYS = ("SECRET_KEY", "ENCRYPTION_KEYS", "TOKEN_PEPPERS")
-LOOK_SECONDS = 0.3
+CHECK_SECONDS = 0.3
+"""How often the services are checked, and the roles until they are ready."""
 
 
 class Command(BaseCommand):
     help = (
-        "Start everything on this machine: PostgreSQL, Redis, the tables, the engine and all roles."
+        "Start the server and all it needs on this machine: PostgreSQL, Redis, database tables, the agent engine "
+        "and all roles."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--host", default="127.0.0.1", help="address to listen on (%(default)s)"
+            "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
         )
-        parser.add_argument("--port", type=port, default=8000, help="port (%(default)s)")
         parser.add_argument(
-            "--data-dir", type=Path, help="where everything is kept (DATA_DIR, or data)"
+            "--port", type=port, default=8000, help="port to listen on (default: %(default)s)"
+        )
+        parser.add_argument(
+            "--data-dir",
+            type=Path,
+            help="folder for all data (default: DATA_DIR, else `data` in the project)",
         )
         parser.add_argument(
             "--admin-email",
             default="",
-            help="the first administrator; with OH_ADMIN_PASSWORD set no link is needed",
+            help="e-mail address of the first administrator; set OH_ADMIN_PASSWORD to create the account without "
+            "a setup link",
         )
         parser.add_argument(
-            "--grpc-port", type=port, help="serve gRPC too, on this port of this machine"
+            "--grpc-port", type=port, help="also serve gRPC, on this port of the loopback address"
         )
-        parser.add_argument("--json", action="store_true", help="JSON lines on standard output")
-        parser.add_argument("--no-engine", action="store_true", help="leave the agent engine alone")
+        parser.add_argument(
+            "--json",
+            action="store_true",
+            help="print a JSON object on standard output when the server is ready, and all else on standard error",
+        )
+        parser.add_argument(
+            "--no-engine", action="store_true", help="do not install the agent engine"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         start = Quickstart(
@@ -71,21 +84,22 @@ class Command(BaseCommand):
         except CannotStart as refusal:
             sys.exit(f"\n{refusal}")
         except OSError as error:
-            sys.exit(f"\n{embedded.sentence(f'{error.strerror}: {error.filename}', start.folder)}")
+            output = f"{error.strerror}: {error.filename}"
+            sys.exit(f"\n{embedded.explain_error(output, start.folder)}")
         except KeyboardInterrupt:
-            sys.exit("\nInterrupted before everything was up; nothing was left running.")
+            sys.exit("\nInterrupted during startup. All processes were stopped.")
 
 
 def port(text: str) -> int:
-    """A TCP port for ``argparse``."""
+    """Parse a TCP port for ``argparse``. Raise ``ArgumentTypeError`` if it is not valid."""
     if not text.isdigit() or not 1 <= int(text) <= 65_535:
-        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535; {text!r} is not")
+        raise argparse.ArgumentTypeError(f"enter a port from 1 to 65535, not {text!r}")
     return int(text)
 
 
 @dataclass
 class Quickstart:
-    """One run, from the folder to the last process ended."""
+    """One run of the server, from the preparation of the data folder to the end of the last process."""
 
     host: str
     port: int
@@ -98,79 +112,81 @@ class Quickstart:
     began: float = field(default_factory=time.monotonic, init=False)
 
     def run(self) -> None:
-        """Start, serve until asked to stop, stop. Raises ``CannotStart``."""
+        """Start the server, wait for a signal, and stop everything. Raise ``CannotStart`` if a step fails."""
         self.console = supervisor.Console(sys.stderr if self.is_json else sys.stdout)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._data_folder())
             listener = stack.enter_context(self._listen())
-            self._look_at_grpc_port()
-            self._settle_environment()
+            self._check_grpc_port()
+            self._prepare_environment()
             stack.callback(self._stop_services)
             self._start_services()
             self._write_environment()
             self._migrate()
-            link = self._first_administrator()
+            link = self._create_administrator()
             self._supervise(listener, link)
 
     # --- Preparations -----------------------------------------------------------
 
     @property
     def folder(self) -> Path:
-        """The data folder: option, ``DATA_DIR``, or ``data`` in the project."""
+        """The data folder: the option, else ``DATA_DIR``, else ``data`` in the project."""
         if self.data_dir is not None:
             return self.data_dir.expanduser().resolve()
-        found: Path = env.path("DATA_DIR", env.BASE_DIR / "data").resolve()
-        return found
+        folder: Path = env.path("DATA_DIR", env.BASE_DIR / "data").resolve()
+        return folder
 
     @contextlib.contextmanager
     def _data_folder(self) -> Iterator[None]:
         env.load_file(env.BASE_DIR / ".env")
         folder = self.folder
-        with embedded.explained(folder):
+        with embedded.explain_errors(folder):
             embedded.make_private(folder)
-            lock = processes.hold(folder / "quickstart.lock")
+            lock = processes.acquire_lock(folder / "quickstart.lock")
         if lock is None:
-            raise embedded.AlreadyRunning(self._running_already())
+            raise embedded.AlreadyRunning(self._already_running_message())
         with lock:
             free = psutil.disk_usage(str(folder)).free // 1_000_000
-            if free < SPARE_MEGABYTES:
+            if free < REQUIRED_MEGABYTES:
                 raise CannotStart(
-                    f"The disk that holds {folder} has {free} MB left and the server needs "
-                    f"{SPARE_MEGABYTES} MB to start. Free some, or name a folder on another disk: "
-                    "make run DATA_DIR=/path/to/folder."
+                    f"The disk of {folder} has only {free} MB free, but the server needs {REQUIRED_MEGABYTES} MB "
+                    "to start. Free some space, or choose a folder on another disk: make run "
+                    "DATA_DIR=/path/to/folder."
                 )
             self.console.step("Data folder", str(folder))
             if ended := supervisor.end_leftovers(folder / "running.json"):
-                self.console.step("Left over", f"ended {ended} processes of a run that was killed")
+                self.console.step("Cleanup", f"ended {ended} processes of an earlier run")
             yield
 
-    def _running_already(self) -> str:
+    def _already_running_message(self) -> str:
         with contextlib.suppress(OSError):
             pid = (self.folder / "quickstart.lock").read_text().strip()
             return (
-                f"The server is already running in {self.folder} (process {pid}). Stop it by Ctrl-C in its "
-                f"terminal or `kill {pid}`, or start another in its own folder: make run DATA_DIR=/other PORT=8001."
+                f"A server is already running with the data folder {self.folder} (process {pid}). Stop it with "
+                f"Ctrl-C in its terminal or with `kill {pid}`, or start a second server with another folder and "
+                "port: make run DATA_DIR=/other PORT=8001."
             )
-        return f"The server is already running in {self.folder}."
+        return f"A server is already running with the data folder {self.folder}."
 
     def _listen(self) -> socket.socket:
-        """Take the port now: a server that cannot have it should not start a database first."""
+        """Open the server's port first, so that a port in use is reported before a database starts."""
         try:
             family = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0][0]
             listener = socket.create_server((self.host, self.port), family=family, backlog=2048)
         except socket.gaierror as error:
             raise CannotStart(
-                f"{self.host} is not an address of this machine ({error.strerror})."
+                f"{self.host} is not an address of this machine ({error.strerror}). Choose another one: "
+                "make run HOST=127.0.0.1."
             ) from error
         except PermissionError as error:
             raise CannotStart(
-                f"Port {self.port} is reserved for the system. Choose one above 1023: make run PORT=8000."
+                f"Port {self.port} is reserved for the system. Choose a port above 1023: make run PORT=8000."
             ) from error
         except OSError as error:
             if error.errno == 98 or "in use" in str(error):
                 raise CannotStart(
-                    f"Port {self.port} is taken{_by_whom(self.port)}. Stop what uses it, or choose another "
-                    f"port: make run PORT={self.port % 65_535 + 1}."
+                    f"Port {self.port} is in use{_describe_user(self.port)}. Stop that program, or choose "
+                    f"another port: make run PORT={self.port % 65_535 + 1}."
                 ) from error
             raise CannotStart(
                 f"Cannot listen on {self.host}:{self.port}: {error.strerror}."
@@ -178,29 +194,33 @@ class Quickstart:
         listener.set_inheritable(True)
         return listener
 
-    def _look_at_grpc_port(self) -> None:
+    def _check_grpc_port(self) -> None:
         if self.grpc_port is not None and self._grpc_listens():
             raise CannotStart(
-                f"Port {self.grpc_port} is taken{_by_whom(self.grpc_port)}. Choose another one for gRPC by --grpc-port."
+                f"Port {self.grpc_port} is in use{_describe_user(self.grpc_port)}. Choose another port for gRPC "
+                "with --grpc-port."
             )
 
-    def _settle_environment(self) -> None:
-        """Fill what the environment leaves open; what it says wins over ``server.env``."""
-        kept = _read_file(self.folder / "server.env")
+    def _prepare_environment(self) -> None:
+        """Set ``self.own`` to values for the required settings.
+
+        Keys in ``server.env`` are used again. Values of the environment override these values later.
+        """
+        stored = _read_file(self.folder / "server.env")
         url = f"http://127.0.0.1:{self.port}"
         public = urlsplit(os.environ.get("PUBLIC_URL") or url)
-        named = ["127.0.0.1", "localhost", *self._own_names(), public.hostname or ""]
+        names = ["127.0.0.1", "localhost", *self._own_names(), public.hostname or ""]
         hosts = [
-            f"[{name}]" if ":" in name else name for name in dict.fromkeys(filter(None, named))
+            f"[{name}]" if ":" in name else name for name in dict.fromkeys(filter(None, names))
         ]
         origins = [
             f"{public.scheme}://{public.netloc}",
             *(f"http://{h}:{self.port}" for h in hosts),
         ]
         self.own = {
-            "SECRET_KEY": kept.get("SECRET_KEY") or secrets.token_urlsafe(48),
-            "ENCRYPTION_KEYS": kept.get("ENCRYPTION_KEYS") or f"k1:{secrets.token_hex(32)}",
-            "TOKEN_PEPPERS": kept.get("TOKEN_PEPPERS") or f"p1:{secrets.token_hex(32)}",
+            "SECRET_KEY": stored.get("SECRET_KEY") or secrets.token_urlsafe(48),
+            "ENCRYPTION_KEYS": stored.get("ENCRYPTION_KEYS") or f"k1:{secrets.token_hex(32)}",
+            "TOKEN_PEPPERS": stored.get("TOKEN_PEPPERS") or f"p1:{secrets.token_hex(32)}",
             "PUBLIC_URL": url,
             "GATEWAY_URL": url,
             "ALLOWED_HOSTS": ",".join(hosts),
@@ -208,28 +228,30 @@ class Quickstart:
             "ALLOW_PROCESS_SANDBOX": "true",
             "UPSTREAM_ALLOW_PRIVATE": "true",
         }
-        is_new = not any(name in kept for name in KEYS)
+        is_new = not any(name in stored for name in KEYS)
         if is_new and (self.folder / "postgresql").exists():
             self.console.step(
-                "Keys", "server.env is gone: API keys and secrets of before do not open any more"
+                "Keys",
+                "server.env is missing, so new keys were created. Existing API keys and stored secrets cannot be "
+                "used any more. To keep them, stop the server and restore server.env from a backup.",
             )
         elif is_new:
-            self.console.step("Keys", f"made, kept in {self.folder / 'server.env'}")
+            self.console.step("Keys", f"created in {self.folder / 'server.env'}")
         os.environ["DATA_DIR"] = str(self.folder)
 
     def _own_names(self) -> list[str]:
-        """What people may call this machine by when it listens on every address."""
+        """Return the host names and addresses of this machine at which the server can be reached."""
         if self.host not in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
             return [self.host]
-        found = [socket.gethostname()]
+        names = [socket.gethostname()]
         for addresses in psutil.net_if_addrs().values():
             for address in addresses:
                 with contextlib.suppress(ValueError):
-                    found.append(str(ipaddress.ip_address(address.address.partition("%")[0])))
-        return found
+                    names.append(str(ipaddress.ip_address(address.address.partition("%")[0])))
+        return names
 
     def _start_services(self) -> None:
-        needs_database, needs_redis = not _given("DATABASE_URL"), not _given("REDIS_URL")
+        needs_database, needs_redis = not _is_set("DATABASE_URL"), not _is_set("REDIS_URL")
         if needs_database or needs_redis:
             self.services = embedded.start(self.folder)
             for note in self.services.notes:
@@ -238,8 +260,11 @@ class Quickstart:
                 self.own["DATABASE_URL"] = self.services.database_url
             if needs_redis:
                 self.own["REDIS_URL"] = self.services.redis_url
-        for name, is_ours in (("PostgreSQL", needs_database), ("Redis", needs_redis)):
-            self.console.step(name, "running" if is_ours else "given by the environment")
+        for name, variable, is_embedded in (
+            ("PostgreSQL", "DATABASE_URL", needs_database),
+            ("Redis", "REDIS_URL", needs_redis),
+        ):
+            self.console.step(name, "started" if is_embedded else f"using {variable}")
 
     def _stop_services(self) -> None:
         if self.services is not None:
@@ -247,13 +272,19 @@ class Quickstart:
             self.services = None
 
     def _write_environment(self) -> None:
-        """Keep what other commands need, readable for us alone, whole at every moment."""
-        self.own = {name: value for name, value in self.own.items() if not _given(name)}
+        """Write the settings to ``server.env``, where other commands read them; only its owner can read it.
+
+        The file is replaced atomically, so no command ever reads half of it.
+        """
+        self.own = {name: value for name, value in self.own.items() if not _is_set(name)}
         path = self.folder / "server.env"
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
         lines = [
-            "# Written by `manage.py quickstart`. The three keys are as precious as the data: back them up."
+            (
+                "# Written by `manage.py quickstart`. Back up SECRET_KEY, ENCRYPTION_KEYS and TOKEN_PEPPERS: without "
+                "them, stored secrets and API keys cannot be used."
+            )
         ]
         lines += [f"{name}='{value}'" for name, value in (_keys_of(path) | self.own).items()]
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -269,7 +300,7 @@ class Quickstart:
         from django.core.exceptions import ImproperlyConfigured
         from django.core.management import call_command
 
-        # No pool in this process: its threads do not go well with starting children.
+        # No connection pool in this process: its threads would make starting child processes unsafe.
         pool_size = os.environ.get("DATABASE_POOL_SIZE")
         os.environ["DATABASE_POOL_SIZE"] = "0"
         os.environ.setdefault("LOG_FORMAT", "text")
@@ -282,15 +313,15 @@ class Quickstart:
             os.environ.pop("DATABASE_POOL_SIZE")
             if pool_size is not None:
                 os.environ["DATABASE_POOL_SIZE"] = pool_size
-        self._reach()
+        self._check_services()
         began = time.monotonic()
         call_command("migrate", interactive=False, verbosity=0)
-        settings.STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns of a folder that is not there
+        settings.STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns if this folder is missing
         self.console.step("Tables", f"up to date ({time.monotonic() - began:.1f} s)")
         self.engine_dir = settings.ENGINE_DIR
 
-    def _reach(self) -> None:
-        """Whether PostgreSQL and Redis answer, with a sentence when they do not."""
+    def _check_services(self) -> None:
+        """Raise ``CannotStart`` if PostgreSQL or Redis does not respond."""
         import redis
         from django.conf import settings
         from django.db import Error, connection
@@ -301,20 +332,23 @@ class Quickstart:
         except Error as error:
             reason = str(error).strip().splitlines()[-1]
             raise CannotStart(
-                f"The PostgreSQL of DATABASE_URL cannot be reached: {reason}. Correct it, or unset "
-                "DATABASE_URL to have one started."
+                f"The PostgreSQL server of DATABASE_URL cannot be reached: {reason}. Correct DATABASE_URL, or unset "
+                "it to start a PostgreSQL server in the data folder."
             ) from error
         try:
             with redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=3) as client:
                 client.ping()
         except (redis.RedisError, ValueError) as error:
             raise CannotStart(
-                f"The Redis of REDIS_URL cannot be reached: {error} Correct it, or unset REDIS_URL to have "
-                "one started."
+                f"The Redis server of REDIS_URL cannot be reached: {error} Correct REDIS_URL, or unset it to start "
+                "a Redis server in the data folder."
             ) from error
 
-    def _first_administrator(self) -> str:
-        """The address of a one-time link while there is no administrator, else nothing."""
+    def _create_administrator(self) -> str:
+        """Return the URL of a one-time setup link if no administrator exists, else an empty string.
+
+        With ``--admin-email`` and ``OH_ADMIN_PASSWORD``, create the administrator instead.
+        """
         from accounts import services as accounts
         from lib.problems import Problem
 
@@ -326,11 +360,11 @@ class Quickstart:
                 accounts.create_user(
                     email=self.admin_email, password=password, is_staff=True, is_superuser=True
                 )
-            except Problem as refusal:
+            except Problem as problem:
                 raise CannotStart(
-                    f"The administrator {self.admin_email} cannot be made: {refusal}"
-                ) from refusal
-            self.console.step("Admin", f"{self.admin_email} may sign in")
+                    f"The administrator {self.admin_email} cannot be created: {problem}"
+                ) from problem
+            self.console.step("Administrator", f"created {self.admin_email}")
             return ""
         return self._public_url + accounts.create_setup_link(email=self.admin_email)
 
@@ -366,38 +400,38 @@ class Quickstart:
             record=self.folder / "running.json",
         )
         runner.watch_signals()
-        is_ready, looked_at = False, 0.0
+        is_ready, checked_at = False, 0.0
         try:
             while not runner.stop_requested:
                 runner.turn()
-                if time.monotonic() - looked_at < LOOK_SECONDS or runner.stop_requested:
+                if time.monotonic() - checked_at < CHECK_SECONDS or runner.stop_requested:
                     continue
-                looked_at = time.monotonic()
-                self._revive()
+                checked_at = time.monotonic()
+                self._restart_services()
                 if not is_ready and self._is_ready(runner):
                     is_ready = True
-                    self._announce(runner, link)
+                    self._print_ready(runner, link)
         finally:
             self.console.say("\nStopping …")
             self._stop(runner)
 
-    def _revive(self) -> None:
+    def _restart_services(self) -> None:
         if self.services is None:
             return
         try:
-            for name in self.services.revive():
-                self.console.role("services", f"{name} had died and was started again")
-        except CannotStart as refusal:
-            self.console.role("services", str(refusal))
+            for name in self.services.restart_stopped():
+                self.console.role("services", f"{name} stopped unexpectedly and was restarted")
+        except CannotStart as error:
+            self.console.role("services", str(error))
             time.sleep(1)
 
     def _is_ready(self, runner: supervisor.Supervisor) -> bool:
-        lasting = [role for role in runner.roles if not role.once]
-        if not all(role.is_running for role in lasting) or not self._web_answers():
+        permanent = [role for role in runner.roles if not role.once]
+        if not all(role.is_running for role in permanent) or not self._web_answers():
             return False
         if self.grpc_port is not None and not self._grpc_listens():
             return False
-        return all(self._is_up(role) for role in lasting if role.name not in ("web", "grpc"))
+        return all(self._is_up(role) for role in permanent if role.name not in ("web", "grpc"))
 
     def _web_answers(self) -> bool:
         connection = http.client.HTTPConnection(self._own_address(), self.port, timeout=1)
@@ -418,62 +452,72 @@ class Quickstart:
         return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
 
     def _is_up(self, role: supervisor.ProcessRole) -> bool:
-        """Whether a role has opened the database since it was started; settings name it there."""
+        """Return whether a role has connected to the database since it was started.
+
+        The settings use the role's name as the ``application_name`` of its connections.
+        """
         from django.db import Error, connection
 
-        question = (
+        query = (
             "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s "
             "AND backend_start > clock_timestamp() - make_interval(secs => %s)"
         )
         try:
             with connection.cursor() as cursor:
-                cursor.execute(question, [role.name, role.age_seconds + 1])
+                cursor.execute(query, [role.name, role.age_seconds + 1])
                 return bool(cursor.fetchone()[0])
         except Error:
             return False
         finally:
             connection.close()
 
-    def _announce(self, runner: supervisor.Supervisor, link: str) -> None:
+    def _print_ready(self, runner: supervisor.Supervisor, link: str) -> None:
         seconds = round(time.monotonic() - self.began, 1)
         url = self._public_url
         self.console.say("")
         if link:
-            self.console.say(f"Set up the first administrator (this link works once):\n  {link}\n")
+            self.console.say(
+                f"Open this link to create the first administrator (it works once):\n  {link}\n"
+            )
         if self.host not in ("127.0.0.1", "localhost", "::1"):
             self.console.say(
-                "Others can reach this server, and its agents can do what you can on this machine."
+                "Warning: other machines may reach this server, and its agents are not isolated: they run with all "
+                "your rights on this machine."
             )
-        self.console.say(f"Ready {url} ({seconds} s). Ctrl-C stops everything.")
+        self.console.say(f"Ready at {url} (started in {seconds} s). Press Ctrl-C to stop.")
         if self.is_json:
             pids = {role.name: role.process.pid for role in runner.roles if role.process}
-            told: dict[str, Any] = {
+            report: dict[str, Any] = {
                 "event": "ready",
                 "url": url,
                 "setup_url": link or None,
                 "seconds": seconds,
+                "data_dir": str(self.folder),
+                "engine_dir": str(self.engine_dir),
+                "pids": pids,
             }
-            told |= {"data_dir": str(self.folder), "engine_dir": str(self.engine_dir), "pids": pids}
-            print(json.dumps(told), flush=True)
+            print(json.dumps(report), flush=True)
 
     def _stop(self, runner: supervisor.Supervisor) -> None:
         runner.stop()
         self._stop_sandboxes()
         self._stop_services()
         runner.end_descendants()
-        self.console.say("Stopped. The data is kept.")
+        self.console.say(f"Stopped. The data is in {self.folder}.")
 
     def _stop_sandboxes(self) -> None:
         from conversations import services as conversations
 
         try:
             conversations.stop_all_sandboxes()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the services still have to be stopped
-            self.console.role("services", f"sandboxes were not stopped in order: {error}")
+        except Exception as error:  # noqa: BLE001 - the services must be stopped after any error
+            self.console.role(
+                "services", f"Stopping the sandboxes failed: {error}. They are killed instead."
+            )
 
 
-def _given(name: str) -> bool:
-    """Whether the environment (or ``.env``) sets it, directly or by a file."""
+def _is_set(name: str) -> bool:
+    """Return whether the environment or ``.env`` sets a variable, directly or through ``NAME_FILE``."""
     return bool(os.environ.get(name) or os.environ.get(f"{name}_FILE"))
 
 
@@ -492,11 +536,12 @@ def _lines(path: Path) -> list[str]:
 
 
 def _keys_of(path: Path) -> dict[str, str]:
-    """The keys on file stay there even in a run whose environment brings others."""
+    """Return the keys in ``server.env``. They stay there even if the environment of this run sets others."""
     return {name: value for name, value in _read_file(path).items() if name in KEYS}
 
 
-def _by_whom(number: int) -> str:
+def _describe_user(number: int) -> str:
+    """Return " by NAME (process PID)" for the program that listens on a port, or "" if it is not visible."""
     with contextlib.suppress(psutil.Error, OSError):
         for found in psutil.net_connections("tcp"):
             if (

@@ -1,4 +1,4 @@
-"""Restarts the processes of this machine one after the other, without an interruption."""
+"""The ``rolling_restart`` command: restart this machine's processes one by one without an interruption."""
 
 import json
 from typing import Any
@@ -11,20 +11,28 @@ from openhands_site.operating import restarting
 
 class Command(BaseCommand):
     help = (
-        "Restart the processes of this machine one after the other: each is asked to end (SIGTERM), and the next "
-        "follows when a new one has taken its place. Whatever supervises them has to start them again."
+        "Restart the processes of this machine one by one. Each process receives SIGTERM, and the next one follows "
+        "when a new process has replaced it. A supervisor such as systemd must start the new processes."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--role", action="append", choices=restarting.ORDER, help="only these; may be repeated"
+            "--role",
+            action="append",
+            choices=restarting.ORDER,
+            help="restart only processes of this role; may be repeated",
         )
         parser.add_argument(
-            "--timeout", type=float, default=90, help="seconds for each (%(default)s)"
+            "--timeout",
+            type=float,
+            default=90,
+            help="seconds to wait for each process to be replaced (default: %(default)s)",
         )
-        parser.add_argument("--dry-run", action="store_true", help="say what would be restarted")
-        parser.add_argument("--json", action="store_true", help="one JSON object a process")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="list the processes without restarting them"
+        )
+        parser.add_argument("--json", action="store_true", help="print one JSON object per process")
 
     def handle(self, *args: Any, **options: Any) -> None:
         self.is_json = options["json"]
@@ -32,24 +40,25 @@ class Command(BaseCommand):
             planned = restarting.plan(options["role"] or restarting.ORDER)
             if options["dry_run"]:
                 for node in planned:
-                    self._say(f"{node.role} {node.pid}", role=node.role, pid=node.pid)
+                    self._print(f"{node.role} {node.pid}", role=node.role, pid=node.pid)
                 return
-            done = 0
-            for one in restarting.restart(
+            count = 0
+            for replaced in restarting.restart(
                 planned, seconds=options["timeout"], say=self.stderr.write
             ):
-                done += 1
-                self._say(
-                    f"{one.before.role} {one.before.pid} -> {one.after.pid} ({one.seconds} s)",
-                    role=one.before.role,
-                    pid=one.before.pid,
-                    successor=one.after.pid,
-                    seconds=one.seconds,
+                count += 1
+                before, after = replaced.before, replaced.after
+                self._print(
+                    f"{before.role} {before.pid} -> {after.pid} ({replaced.seconds} s)",
+                    role=before.role,
+                    pid=before.pid,
+                    successor=after.pid,
+                    seconds=replaced.seconds,
                 )
-        except (restarting.NotReplaced, nodes.RegistryUnavailable) as refusal:
-            raise CommandError(str(refusal)) from refusal
+        except (restarting.NotReplaced, nodes.RegistryUnavailable) as error:
+            raise CommandError(str(error)) from error
         if not self.is_json:
-            self.stdout.write(f"{done} processes restarted")
+            self.stdout.write(f"{count} processes restarted.")
 
-    def _say(self, text: str, **values: Any) -> None:
+    def _print(self, text: str, **values: Any) -> None:
         self.stdout.write(json.dumps(values) if self.is_json else text)

@@ -1,4 +1,4 @@
-"""Serves HTTP and sockets: the ``web`` role."""
+"""The ``run_web`` command: a process of the ``web`` role, which serves HTTP and WebSockets."""
 
 import asyncio
 import socket
@@ -13,20 +13,31 @@ from openhands_site.serving.lean_socket import LeanWebSocket
 
 SOCKET_MESSAGE_BYTES = 4_194_304
 DRAIN_SECONDS = 10
+"""How long running requests may take to finish after SIGTERM."""
 ACCEPTED_SECONDS = 0.5
+"""How long a connection that was accepted just before SIGTERM has to send its first request."""
 
 
 class Command(BaseCommand):
-    help = "Serve HTTP and WebSockets. SIGTERM finishes requests and closes sockets with 1012."
+    help = (
+        "Serve HTTP and WebSockets. On SIGTERM, running requests are finished and WebSockets are closed with code "
+        "1012."
+    )
     requires_system_checks = ()
     role = "web"
     application = "openhands_site.asgi:application"
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--host", default="127.0.0.1")
-        parser.add_argument("--port", type=int, default=8000)
         parser.add_argument(
-            "--fd", type=int, help="a listening socket to use instead of host and port"
+            "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+        )
+        parser.add_argument(
+            "--port", type=int, default=8000, help="port to listen on (default: %(default)s)"
+        )
+        parser.add_argument(
+            "--fd",
+            type=int,
+            help="file descriptor of a listening socket to use instead of --host and --port",
         )
 
     def handle(self, *args: Any, host: str, port: int, fd: int | None, **options: Any) -> None:
@@ -38,48 +49,52 @@ class Command(BaseCommand):
             log_config=None,
             access_log=False,
             server_header=False,
-            # TRUST_X_FORWARDED_PROTO says whether a proxy is in front, not the headers themselves.
+            # uvicorn would trust forwarding headers by itself. The settings decide whether to trust them.
             proxy_headers=False,
             ws=LeanWebSocket,
             ws_max_size=SOCKET_MESSAGE_BYTES,
             ws_per_message_deflate=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-        # A socket that our parent holds keeps connections waiting, not refused, while we are restarted.
+        # With a listening socket of the parent process, new connections wait during a restart instead of failing.
         sockets = None if fd is None else [socket.socket(fileno=fd)]
         server = Server(config)
-        address = f"{host}:{port}" if sockets is None else _name(sockets[0])
-        with nodes.announced(self.role, address=address, load=server.figures) as server.node:
+        address = f"{host}:{port}" if sockets is None else _address(sockets[0])
+        with nodes.announce(self.role, address=address, load=server.load_figures) as server.node:
             server.run(sockets=sockets)
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which on its own ends connections whose first request is still on its way."""
+    """A uvicorn server that, when it stops, still serves the connections accepted shortly before.
+
+    uvicorn itself closes a connection whose first request has not arrived yet.
+    """
 
     node: nodes.Announcement
 
-    def figures(self) -> dict[str, float]:
-        """What this process has to do, for the list of nodes."""
+    def load_figures(self) -> dict[str, float]:
+        """Return the numbers of open sockets, connections and running requests, for the list of nodes."""
         state = self.server_state
         connections = list(state.connections)
-        sockets = sum("WebSocket" in type(one).__name__ for one in connections)
+        sockets = sum("WebSocket" in type(protocol).__name__ for protocol in connections)
         return {"sockets": sockets, "connections": len(connections), "requests": len(state.tasks)}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen; by now the application is loaded."""
+        """Start to listen, then exclude the objects loaded so far from garbage collection."""
         await super().startup(sockets)
-        freeze_loaded()
+        freeze_loaded()  # uvicorn has loaded the application by now
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting, answer what was accepted a moment ago, then end in order."""
+        """Stop accepting connections, serve those accepted shortly before, then shut down."""
         self.node.drain()
         for server in self.servers:
             server.close()
         await asyncio.sleep(ACCEPTED_SECONDS)
         await super().shutdown(sockets)
-        await asyncio.to_thread(self.node.end)  # uvicorn ends the process by the signal it was sent
+        # Now, because uvicorn raises the received signal again, which ends the process without further clean-up.
+        await asyncio.to_thread(self.node.end)
 
 
-def _name(listener: socket.socket) -> str:
+def _address(listener: socket.socket) -> str:
     host, port, *_ = listener.getsockname()
     return f"{host}:{port}"

@@ -1,4 +1,4 @@
-"""Carries out jobs until it is told to stop: the ``worker`` role."""
+"""The ``run_worker`` command: a process of the ``worker`` role, which runs background jobs."""
 
 import asyncio
 import contextlib
@@ -16,14 +16,17 @@ from lib import nodes
 
 
 class Command(BaseCommand):
-    help = "Carry out jobs. SIGTERM takes no new ones and lets those under way finish; a second one ends it."
+    help = (
+        "Run background jobs. After SIGTERM, no new job is started and running jobs may finish. A second SIGTERM "
+        "ends the process immediately."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--grace",
             type=float,
             default=15.0,
-            help="seconds that jobs get to finish (%(default)s)",
+            help="seconds that running jobs have to finish (default: %(default)s)",
         )
 
     def handle(self, *args: Any, grace: float, **options: Any) -> None:
@@ -45,11 +48,11 @@ class Command(BaseCommand):
             )
         )
         loop = asyncio.get_running_loop()
-        with nodes.announced("worker", load=self._figures) as node:
+        with nodes.announce("worker", load=self._figures) as node:
 
             def stop() -> None:
                 node.drain()
-                work.cancel()  # which lets jobs finish
+                work.cancel()  # procrastinate then stops fetching jobs and waits for running ones
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.remove_signal_handler(number)
 

@@ -1,4 +1,4 @@
-"""The admin desk: Django's, and for staff with a second factor where the settings ask for one."""
+"""The admin site: Django's own, which also requires a second factor if ``STAFF_SECOND_FACTOR`` is set."""
 
 from collections.abc import Callable
 from functools import update_wrapper
@@ -12,29 +12,30 @@ from django.urls import reverse
 from django.utils.http import urlencode
 
 
-class DeskConfig(AdminConfig):
-    """Django's admin with our site in the place of its own."""
+class SecondFactorAdminConfig(AdminConfig):
+    """The configuration of Django's admin app with ``SecondFactorAdminSite`` as its site."""
 
-    default_site = "openhands_site.desk.Desk"
+    default_site = "openhands_site.admin_site.SecondFactorAdminSite"
 
 
-class Desk(AdminSite):
-    """Sends staff whose session lacks a second factor to the page that asks for it."""
+class SecondFactorAdminSite(AdminSite):
+    """An admin site that redirects staff without a second factor in their session to the page that asks for it."""
 
     def admin_view(self, view: Callable[..., Any], cacheable: bool = False) -> Any:  # noqa: FBT001, FBT002 - Django's signature
         inner = super().admin_view(view, cacheable)
 
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             from accounts.sign_in import (
-                second_step,  # models are not loaded when Django makes the site
+                second_step,  # not at the top: models are not loaded when Django makes the site
             )
 
             if self.has_permission(request) and not second_step.allows_admin_site(request):
-                has_one = second_step.is_needed(request.user)
-                page = "sign-in-second-factor" if has_one else "second-factor"
+                has_second_factor = second_step.is_needed(request.user)
+                page = "sign-in-second-factor" if has_second_factor else "second-factor"
+                # Only a GET can be repeated after the redirect. Other methods return to the same page.
                 target = request.get_full_path() if request.method == "GET" else request.path
                 return redirect(f"{reverse(page)}?{urlencode({'next': target})}")
-            answer: HttpResponse = inner(request, *args, **kwargs)
-            return answer
+            response: HttpResponse = inner(request, *args, **kwargs)
+            return response
 
         return update_wrapper(guarded, inner)
