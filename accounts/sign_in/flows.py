@@ -143,7 +143,7 @@ def _finish(request: HttpRequest, provider: IdentityProvider, flow: Flow) -> Htt
     identity = identities.sign_in_identity(provider=provider, claims=found.claims)
     auth.login(request, identity.user, backend=backend.PATH)
     session = cast("SessionRequest", request).user_session  # set by session_gate.begin
-    sessions.hold_provider_session(session=session, identity=identity, found=found)
+    sessions.store_provider_session(session=session, identity=identity, token_set=found)
     return redirect(session_gate.target_after_sign_in(identity.user, flow.next))
 
 

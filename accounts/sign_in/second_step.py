@@ -51,7 +51,7 @@ def waiting(request: HttpRequest) -> tuple[User, str] | None:
 def check(request: HttpRequest, user: User, code: str) -> None:
     """Count an attempt, then take the code. Raises ``TooManyAttempts`` and ``WrongCode``."""
     count(request, user, code)
-    verbs.pass_second_factor(user=user, code=code)
+    verbs.verify_second_factor(user=user, code=code)
 
 
 def count(request: HttpRequest, user: User, code: str) -> None:

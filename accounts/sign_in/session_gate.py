@@ -48,13 +48,13 @@ def user_of(request: HttpRequest) -> User | AnonymousUser:
     if session is None:
         request.session.flush()
         return AnonymousUser()
-    state = provider_sessions.keep_vouched_for(session=session)
-    if state is not provider_sessions.Vouching.GOOD:
-        if state is provider_sessions.Vouching.ENDED:
+    state = provider_sessions.check_provider_session(session=session)
+    if state is not provider_sessions.ProviderSessionState.VALID:
+        if state is provider_sessions.ProviderSessionState.ENDED:
             request.session.flush()
         return AnonymousUser()
     cast("SessionRequest", request).user_session = session
-    user.came_by = session
+    user.credential = session
     return user
 
 

@@ -30,7 +30,7 @@ def agent_settings(request: AuthenticatedRequest) -> HttpResponse:
     user, organization = request.user, active_organization(request)
     permissions.require(user, organization.pk, "settings.view")
     found = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
-    values = found.shown()
+    values = found.masked_values()
     locked = [name for name, who in found.set_by.items() if who == user_settings.ENFORCED]
     form = AgentSettingsForm(
         request.POST if request.method == "POST" else None, initial=values, locked=locked
@@ -40,7 +40,7 @@ def agent_settings(request: AuthenticatedRequest) -> HttpResponse:
             permissions.require(user, organization.pk, "settings.edit")
             if form.is_valid():
                 user_settings.change_settings(
-                    user=user, organization=organization, values=form.values(), only_news=True
+                    user=user, organization=organization, values=form.values(), skip_effective=True
                 )
                 messages.success(request, "Saved. New conversations follow it.")
                 return redirect("settings-agent")

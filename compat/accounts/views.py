@@ -102,7 +102,7 @@ class LogoutView(GenericAPIView[Any]):
             held = ProviderSession.objects.filter(session=session).first()
             auth.logout(request._request)  # noqa: SLF001
             if held:
-                provider_sessions.end_at_provider(held=held)
+                provider_sessions.end_at_provider(provider_session=held)
         return Response({"message": "User logged out"})
 
 

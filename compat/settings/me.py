@@ -53,7 +53,7 @@ class WholeMeView(MeView):
         """Who asks and which organizations that reaches; the settings in force, with masks for secrets."""
         user = request.user
         told = {name: getattr(user, name) for name in ("id", "email", "name", "is_staff")}
-        reached = services.reached_by(user)
+        reached = services.reachable_organizations(user)
         try:
             place = user.bound_organization_id or active_organization(request).pk
         except Http404:  # who one is does not depend on the place that the request names
@@ -69,10 +69,10 @@ def settings_of(*, user_id: UUID, organization_id: UUID) -> dict[str, Any]:
     """The settings as clients name them; secrets are masks. One query."""
     [row] = _SETTINGS.rows(user=user_id, organization=organization_id)
     own, shared, access = _ROWS.instances(row)
-    found = user_settings.merged(own, shared)
-    shown = found.shown()
+    found = user_settings.merge_settings(own, shared)
+    shown = found.masked_values()
     model, base_url = directory.named_access(access)
-    told = {name: field.outward(found.values[field.name]) for name, field in BY_COMPAT.items()}
+    told = {name: field.to_compat(found.values[field.name]) for name, field in BY_COMPAT.items()}
     return (
         told
         | ABSENT
@@ -87,11 +87,11 @@ def settings_of(*, user_id: UUID, organization_id: UUID) -> dict[str, Any]:
     )
 
 
-_ROWS = Rows(**user_settings.ROWS, access=ModelAccess)
+_ROWS = Rows(**user_settings.SETTINGS_RELATIONS, access=ModelAccess)
 
 
 def _settings(user: UUID, organization: UUID) -> Any:
-    found = user_settings.beside_own(Organization.objects.filter(pk=organization), user)
+    found = user_settings.with_own_settings(Organization.objects.filter(pk=organization), user)
     mine = FilteredRelation("modelaccess", condition=Q(modelaccess__user_id=user))
     return found.annotate(access=mine).values_list(*_ROWS.columns)
 

@@ -110,7 +110,7 @@ class CompatSettingsView(InActiveOrganization):
         values = wanted(dict(request.data))
         with transaction.atomic():
             user_settings.change_settings(
-                user=user, organization=organization, values=values, only_news=True
+                user=user, organization=organization, values=values, skip_effective=True
             )
             change_model(user, organization, model)
         return Response({"message": "Settings stored"})
@@ -153,17 +153,17 @@ def record(user: User, organization: Organization) -> dict[str, Any]:
     """The flat record that clients know; secrets are null, and MCP servers carry masks."""
     found = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
     access = services.model_access_of(organization_id=organization.pk, user_id=user.pk)
-    told = {name: field.outward(found.values[field.name]) for name, field in BY_COMPAT.items()}
+    told = {name: field.to_compat(found.values[field.name]) for name, field in BY_COMPAT.items()}
     model, base_url = directory.named_access(access)
     return told | {
-        "mcp_config": found.shown()["mcp_config"] or NO_SERVERS,
+        "mcp_config": found.masked_values()["mcp_config"] or NO_SERVERS,
         "search_api_key": None,
         "search_api_key_set": found.values["search_api_key"] is not None,
         "llm_model": model,
         "llm_base_url": base_url,
         "llm_api_key": None,
         "llm_api_key_set": access is not None and access.has_api_key,
-        "provider_tokens_set": provider_tokens.provider_tokens_set(
+        "provider_tokens_set": provider_tokens.provider_hosts(
             user_id=user.pk, organization_id=organization.pk
         ),
         "email": user.email,
@@ -184,7 +184,7 @@ def wanted(body: dict[str, Any]) -> dict[str, Any]:
             value = None
         if name == "user_consents_to_analytics" and value is None:
             continue
-        values[field.name] = field.inward(value)
+        values[field.name] = field.from_compat(value)
     return values
 
 

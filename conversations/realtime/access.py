@@ -98,7 +98,7 @@ class Credentials:
 
 def actor_of(user: User, address: str) -> Actor:
     """Return who acts, for the audit log, when a command arrives by a stream that this user opened."""
-    key, address = user.came_by, address[:45]
+    key, address = user.credential, address[:45]
     if isinstance(key, ApiKey):
         kind = "service_account" if user.is_service_account else "key"
         return Actor(kind, id=str(key.pk), name=f"{key.prefix} of {user}"[:254], address=address)

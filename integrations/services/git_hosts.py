@@ -41,7 +41,7 @@ def check_token(*, provider: str, token: str, host: str | None = None) -> tuple[
     if provider not in registry.PROVIDERS:
         raise registry.UnknownProvider
     kept = registry.normal_host(provider, host)
-    plain = provider_tokens.checked_token(token)
+    plain = provider_tokens.clean_token(token)
     return kept, registry.get_provider(provider, host=kept, token=plain).user()
 
 
@@ -50,7 +50,7 @@ def provider_for(*, user_id: UUID, organization_id: UUID, provider: str) -> GitP
     if provider not in registry.PROVIDERS:
         raise registry.UnknownProvider
     try:
-        found = provider_tokens.token_for(
+        found = provider_tokens.use_token(
             user_id=user_id, organization_id=organization_id, provider=provider
         )
     except provider_tokens.NoProviderToken as error:

@@ -93,7 +93,7 @@ def test_a_refusal_shows_its_sentence(alice, charlie, team):
     lacking = act(charlie, team, "rename", name="Mine")
 
     assert (last.status_code, lacking.status_code) == (409, 403)
-    assert "This is the last owner" in last.text
+    assert "this is the last owner" in last.text
     assert "organization.edit" in lacking.text
 
 

@@ -72,7 +72,7 @@ def everything(user):
     in_force = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
     row = UserSettings.objects.get(user=user)
     access = services.model_access_of(organization_id=organization.pk, user_id=user.pk)
-    token = provider_tokens.token_for(
+    token = provider_tokens.use_token(
         user_id=user.pk, organization_id=organization.pk, provider="github"
     )
     return (plain(row.secrets), access.api_key().encode(), token.token.encode(), in_force.values)

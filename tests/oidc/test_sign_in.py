@@ -362,7 +362,7 @@ class TestRoles:
         assert User.objects.get().is_staff
 
     def test_preview_changes_nothing(self, oidc, team, provider):
-        found = claimed_roles.wanted(
+        found = claimed_roles.evaluate_rules(
             provider.claim_rules, {"realm_access": {"roles": ["team", "x"]}}
         )
 
@@ -389,14 +389,15 @@ class TestRoles:
     )
     def test_rules_that_mean_nothing_are_refused(self, rule):
         with pytest.raises(claimed_roles.BadRule):
-            claimed_roles.wanted([rule], {})
+            claimed_roles.evaluate_rules([rule], {})
 
     def test_claim_whose_name_has_dots(self):
         rule = {"claim": "https://example.com/roles", "value": "ops", "staff": True}
 
-        assert claimed_roles.wanted([rule], {"https://example.com/roles": ["ops"]}).is_staff
+        assert claimed_roles.evaluate_rules([rule], {"https://example.com/roles": ["ops"]}).is_staff
         assert (
-            claimed_roles.wanted([rule], {"https://example": {"com/roles": "no"}}).is_staff is False
+            claimed_roles.evaluate_rules([rule], {"https://example": {"com/roles": "no"}}).is_staff
+            is False
         )
 
 

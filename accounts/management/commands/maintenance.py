@@ -43,7 +43,7 @@ class Command(BaseCommand):
                 retry_after=max(1, options["retry_after"]),
                 reason=options["reason"],
             )
-        maintenance.forget()
+        maintenance.clear_cache()
         switch = maintenance.maintenance()
         self.stdout.write(f"Maintenance is {switch}.")
         if switch.planned_for:

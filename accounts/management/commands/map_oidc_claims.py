@@ -28,11 +28,13 @@ class Command(BaseCommand):
         try:
             row = identity_providers.find_provider(slug=provider)
             if claims:
-                self._show("these claims", claimed_roles.wanted(row.claim_rules, _read(claims)))
+                self._show(
+                    "these claims", claimed_roles.evaluate_rules(row.claim_rules, _read(claims))
+                )
                 return
             found = Identity.objects.filter(provider=row).select_related("user", "provider")
             for one in found.iterator():
-                wanted = claimed_roles.wanted(row.claim_rules, one.last_claims)
+                wanted = claimed_roles.evaluate_rules(row.claim_rules, one.last_claims)
                 self._show(one.user.email, wanted)
                 if not dry_run:
                     claimed_roles.apply_claims(identity=one, claims=one.last_claims)
@@ -42,7 +44,7 @@ class Command(BaseCommand):
             raise CommandError(f"A rule of {provider} is wrong: {error}") from error
         self.stdout.write(f"{'Would map' if dry_run else 'Mapped'} {found.count()} people.")
 
-    def _show(self, who: str, wanted: claimed_roles.Wanted) -> None:
+    def _show(self, who: str, wanted: claimed_roles.RuleResult) -> None:
         names = dict(Organization.objects.filter(pk__in=wanted.roles).values_list("pk", "name"))
         given = [
             f"{role} of {names.get(pk, f'{pk}, which does not exist')}"
