@@ -108,6 +108,7 @@ def explain(user: Any, organization_id: UUID, permission: str) -> Explanation:
     ) -> Explanation:
         return Explanation(permission, organization_id, allowed, decided_by, role, sentence, change)
 
+    # The checks follow the order of permissions_in, so that the explanation matches its decision.
     role = None
     bound = getattr(user, "bound_organization_id", None)
     if bound and bound != organization_id:

@@ -88,6 +88,7 @@ class AuditEntry(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["chain", "position"], name="audit_position_unique")
         ]
+        # For the logs of an organization, of the whole site, of a subject and of an actor, newest first.
         indexes: ClassVar = [
             models.Index(fields=["chain", "-created_at"]),
             models.Index(fields=["-created_at"]),

@@ -37,7 +37,6 @@ class DeviceGrant(models.Model):
     user = models.ForeignKey(
         "accounts.User", models.CASCADE, null=True, related_name="device_grants"
     )
-
     organization = models.ForeignKey(
         "accounts.Organization", models.CASCADE, null=True, related_name="device_grants"
     )

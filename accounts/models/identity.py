@@ -207,6 +207,7 @@ class SpentToken(models.Model):
     """The hash of a value that was used and must not be used again, such as a logout token's ``jti``."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    # The unique constraint decides which of two concurrent requests uses the value.
     digest = models.CharField(max_length=64, unique=True)
     expires_at = models.DateTimeField(db_index=True)
 

@@ -143,15 +143,18 @@ class Membership(models.Model):
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def visible_to(self, user: Any) -> "ApiKeyQuerySet":
-        """A user's own keys; a key sees only keys of its organization."""
+        """Return the user's own keys in the user's organizations; with an API key, in the key's only."""
         if not user.is_authenticated:
             return self.none()
-        found = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
+        rows = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
         bound = getattr(user, "bound_organization_id", None)
-        return found.filter(organization_id=bound) if bound else found
+        return rows.filter(organization_id=bound) if bound else rows
 
     def usable(self, *, now: datetime | None = None) -> "ApiKeyQuerySet":
-        """Keys that still open something."""
+        """Return the keys that are neither revoked nor expired at the time ``now``, by default the present.
+
+        The parameter is for compiled queries, which replace the time at each run.
+        """
         return self.filter(
             models.Q(expires_at__isnull=True) | models.Q(expires_at__gt=now or timezone.now()),
             revoked_at__isnull=True,

@@ -103,7 +103,7 @@ def issue_api_key(
     organization = organization or user.personal_organization
     if not Membership.objects.filter(user=user, organization=organization).exists():
         raise NotAMember
-    _check_scopes(scopes, held=permissions_in(user, organization.pk))
+    _check_scopes(scopes, allowed=permissions_in(user, organization.pk))
     # Without the lock, two concurrent requests could both create the last allowed key.
     User.objects.select_for_update().get(pk=user.pk)
     if user.api_keys.usable().count() >= settings.API_KEYS_PER_USER:
@@ -214,13 +214,13 @@ def _clean_networks(networks: Sequence[str], *, within: Sequence[str] = ()) -> l
     return [str(network) for network in parsed or bounds]
 
 
-def _check_scopes(scopes: Sequence[str], *, held: Collection[str]) -> None:
+def _check_scopes(scopes: Sequence[str], *, allowed: Collection[str]) -> None:
     if unknown := sorted(set(scopes) - PERMISSIONS):
         raise UnknownScope(
             f"There is no permission {unknown[0]!r}. "
             f"The permissions are: {', '.join(sorted(PERMISSIONS))}."
         )
-    if missing := sorted(set(scopes) - set(held)):
+    if missing := sorted(set(scopes) - set(allowed)):
         raise ScopeNotHeld(
             f"You cannot create a key with the scope {missing[0]}, because you do not have this "
             "permission in this organization."

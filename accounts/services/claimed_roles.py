@@ -47,6 +47,7 @@ def evaluate_rules(rules: Iterable[Any], claims: dict[str, Any]) -> RuleResult:
     for position, rule in enumerate(rules):
         check_rule(rule)
         is_match = _matches(rule, claims)
+        # With a rule about staff, no match means False: staff status from earlier claims is removed.
         if "staff" in rule:
             is_staff = bool(is_staff) or is_match
         if not is_match:
@@ -209,6 +210,6 @@ def _claims_to_store(claims: dict[str, Any], rules: Iterable[Any]) -> dict[str, 
 
 
 def _claim_names(rule: dict[str, Any]) -> set[str]:
-
+    """Return the claim of a rule and the first name of its path; the stored claims contain one of them."""
     claim = str(rule.get("claim", ""))
     return {claim, claim.partition(".")[0]}

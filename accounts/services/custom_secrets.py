@@ -157,6 +157,7 @@ def values_to_hide(*, user_id: UUID, organization_id: UUID) -> list[str]:
 
     These are the user's secrets and provider tokens and the organization's shared secrets. Two queries.
     """
+    # A sealed value is bound to its row, so opening it needs the primary key too.
     secrets = CustomSecret.objects.filter(
         Q(user_id=user_id) | Q(user=None), organization_id=organization_id
     ).only("pk", "sealed_value")

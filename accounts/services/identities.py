@@ -114,6 +114,7 @@ def _connect(user: User, provider: IdentityProvider, claims: dict[str, Any]) -> 
 
 def _name(claims: dict[str, Any]) -> str:
     name = claims.get("name") or claims.get("preferred_username") or ""
+    # A provider may send control characters, which cannot be displayed.
     return "".join(letter for letter in str(name) if letter.isprintable())[:120]
 
 

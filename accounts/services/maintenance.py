@@ -28,6 +28,7 @@ def set_maintenance(
 
     ``sentence`` is the message for users, ``retry_after`` the delay in seconds for clients.
     """
+    # Create the only row at the first use; a concurrent insert is not an error.
     Maintenance.objects.bulk_create([Maintenance()], ignore_conflicts=True)
     row = Maintenance.objects.select_for_update().get(pk=1)
     before = {"is_on": row.is_on, "sentence": row.sentence, "retry_after": row.retry_after}

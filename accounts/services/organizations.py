@@ -141,6 +141,7 @@ def create_organization(*, user: User, name: str) -> Organization:
     name = clean_name(name)
     # Without the lock, concurrent requests could exceed the limit.
     User.objects.select_for_update().get(pk=user.pk)
+    # Personal organizations do not count towards the limit.
     owned = user.memberships.filter(role=Membership.Role.OWNER, organization__personal_of=None)
     if owned.count() >= settings.ORGANIZATIONS_PER_USER:
         raise TooManyOrganizations
@@ -333,6 +334,7 @@ def invite(
     check_rank(_lock_members(organization), by=by, roles=(role,))
     email = email.strip()
     if email:
+        # A mailed invitation is for one person.
         max_uses = 1
         try:
             validate_email(email)
@@ -345,6 +347,7 @@ def invite(
             f"An invitation must be valid for 1 to {INVITATION_DAYS_MAX} days "
             f"and for 1 to {INVITATION_USES_MAX} people."
         )
+    # The token contains the id, so that the row is found without knowing its pepper.
     invitation_id, secret = uuid7(), secrets.token_urlsafe(24)
     token = f"{invitation_id.hex}.{secret}"
     pepper_id, digest = crypto.digest(token, purpose=INVITATION_PURPOSE)
@@ -500,6 +503,7 @@ def _refuse_last_owner(members: Iterable[Membership], leaving: Membership) -> No
 
 
 def _end_membership(membership: Membership) -> None:
+    # Revoke the keys: otherwise they would work again if the user joined the organization later.
     keys = ApiKey.objects.filter(
         user_id=membership.user_id, organization_id=membership.organization_id, revoked_at=None
     )

@@ -66,6 +66,7 @@ def create_user(
     _check_email(user.email)
     if password is not None:
         _check_password(password, user)
+    # For None, Django stores an unusable password.
     user.set_password(password)
     if User.objects.filter(email__iexact=user.email).exists():
         raise EmailTaken

@@ -138,6 +138,7 @@ def verify_second_factor(*, user: User, code: str) -> None:
 
     The caller counts the attempt before (``limits.check_code``). A wrong code is recorded in the audit log.
     """
+    # Not atomic: the audit entry of a wrong code must stay when WrongCode is raised.
     factor = SecondFactor.objects.filter(user=user, confirmed_at__isnull=False).first()
     if factor is not None:
         if is_recovery_code(code):

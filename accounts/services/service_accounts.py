@@ -62,6 +62,7 @@ def create_service_account(
         raise PersonalOrganization
     if role == Membership.Role.OWNER:
         raise OwnerByProgram
+    # Compare permissions and not ranks, which also covers an API key with few scopes.
     if ROLE_PERMISSIONS[role] - permissions_in(by, organization.pk):
         raise RoleAboveYours
     # Without the lock, concurrent requests could exceed the limit.
@@ -102,10 +103,10 @@ def issue_service_account_key(
     """
     if account.revoked_at is not None:
         raise RevokedServiceAccount
-    held = permissions_in(by, account.organization_id)
+    allowed = permissions_in(by, account.organization_id)
     # A key without scopes has all permissions of the service account's role.
     requested = set(scopes) or permissions_in(account.user, account.organization_id)
-    if missing := sorted(requested - held):
+    if missing := sorted(requested - allowed):
         raise ScopeNotHeld(
             f"You cannot create a key with the scope {missing[0]}, because you do not have this "
             "permission in this organization."
@@ -130,6 +131,7 @@ def revoke_service_account(*, account: ServiceAccount) -> None:
     now = timezone.now()
     if not ServiceAccount.objects.filter(pk=account.pk, revoked_at=None).update(revoked_at=now):
         return
+    # An inactive user also stops the credentials that were derived from the keys.
     User.objects.filter(pk=account.user_id).update(is_active=False)
     ApiKey.objects.filter(user_id=account.user_id, revoked_at=None).update(revoked_at=now)
     Membership.objects.filter(user_id=account.user_id).delete()

@@ -88,6 +88,7 @@ def end_sessions(*, user: User, reason: str, keep: Any = None) -> int:
 
 @transaction.atomic
 def _end(rows: Any, reason: str) -> int:
+    # Lock the rows, so that concurrent calls count and record each session once.
     live = list(rows.filter(ended_at=None).select_for_update().values_list("pk", "user_id"))
     UserSession.objects.filter(pk__in=[pk for pk, _ in live]).update(
         ended_at=timezone.now(), end_reason=reason

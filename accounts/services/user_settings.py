@@ -97,6 +97,7 @@ _ROWS = Rows(**SETTINGS_RELATIONS)
 
 
 def _by_key(user: UUID, organization: UUID) -> Any:
+    # visible_to with a stand-in for the user keeps the access rule in one place.
     rows = Organization.objects.visible_to(caller(user, organization)).filter(suspended_at=None)
     return with_own_settings(rows, user).values_list("memberships__role", *_ROWS.columns)
 
@@ -167,6 +168,7 @@ def change_settings(
         new_values[name] = cleaned
     if _write(own, stored, new_values):
         _record("settings.changed", own, new_values, organization)
+    # Version 0 is a row that was never saved.
     return merge_settings(own if own.version else None, shared)
 
 
@@ -234,17 +236,17 @@ def merge_settings(
     An enforced value of the organization takes precedence, then the user's value, the organization's value and
     the default.
     """
-    mine = _stored_values(own) if own else {}
-    theirs = _stored_values(shared) if shared else {}
+    own_values = _stored_values(own) if own else {}
+    shared_values = _stored_values(shared) if shared else {}
     enforced = set(shared.enforced) if shared else set()
     values, set_by = {}, {}
     for name, field in FIELDS.items():
         if name in enforced:
-            values[name], set_by[name] = theirs.get(name, field.default), ENFORCED
-        elif name in mine:
-            values[name], set_by[name] = mine[name], USER
-        elif name in theirs:
-            values[name], set_by[name] = theirs[name], ORGANIZATION
+            values[name], set_by[name] = shared_values.get(name, field.default), ENFORCED
+        elif name in own_values:
+            values[name], set_by[name] = own_values[name], USER
+        elif name in shared_values:
+            values[name], set_by[name] = shared_values[name], ORGANIZATION
         else:
             values[name], set_by[name] = field.default, DEFAULT
     return EffectiveSettings(values, set_by, own.version if own else 0)

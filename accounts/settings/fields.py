@@ -116,6 +116,7 @@ def _secret(value: Any) -> str:
 
 def _email(value: Any) -> str:
     text = _text(254)(value)
+    # These characters would break the author line of a Git commit.
     if text and ("@" not in text or any(c in text for c in ' <>"')):
         raise ValueError("enter an e-mail address.")
     return text
