@@ -1,4 +1,8 @@
-"""In which organization a request works: named by it, else its key's, else chosen in the session, else one's own."""
+"""Selection of the organization that a request works in.
+
+The order is: an organization named by the request, the API key's organization, the organization chosen in the
+session, the user's personal organization.
+"""
 
 from typing import Any
 from uuid import UUID
@@ -11,42 +15,47 @@ SESSION_KEY = "organization"
 HEADER = "X-Organization"
 
 
-def active_organization(request: Any, wanted: Any = None) -> Organization:
-    """The organization that ``wanted``, ``?organization=`` or ``X-Organization`` names, among the caller's.
+def active_organization(request: Any, requested_id: Any = None) -> Organization:
+    """Return the organization that a request works in.
 
-    None of them: that of the API key, else the one chosen on the pages, else the personal one. A choice of
-    which one is no member any more is forgotten. Raises ``Http404`` for one that the caller may not see.
+    ``requested_id``, the query parameter ``organization`` and the header ``X-Organization`` name it, in this
+    order. Without them, use the API key's organization, then the session's, then the user's personal one.
+    Raise ``Http404`` if the caller may not see the named organization or if its id is not a UUID.
     """
     user: Any = request.user
     visible = Organization.objects.visible_to(user)
-    if named := named_organization(request, wanted):
-        found = visible.filter(pk=named).first()
-        if found is None:
+    if organization_id := requested_organization_id(request, requested_id):
+        organization = visible.filter(pk=organization_id).first()
+        if organization is None:
             raise Http404
-        return found
+        return organization
     session = getattr(request, "session", {})
-    if chosen := session.get(SESSION_KEY):
-        found = visible.filter(pk=chosen, suspended_at=None).first()
-        if found is not None:
-            return found
+    if chosen_id := session.get(SESSION_KEY):
+        organization = visible.filter(pk=chosen_id, suspended_at=None).first()
+        if organization is not None:
+            return organization
+        # The user left the organization, or it was suspended: fall back to the personal one.
         del session[SESSION_KEY]
-    own: Organization = user.personal_organization
-    return own
+    personal: Organization = user.personal_organization
+    return personal
 
 
-def named_organization(request: Any, wanted: Any = None) -> UUID | None:
-    """The one that ``wanted``, the request or else its key names, seen or not. Raises ``Http404`` for what is no id."""
-    named = wanted or request.GET.get("organization") or request.headers.get(HEADER)
-    named = named or request.user.bound_organization_id
-    return _uuid(named) if named else None
+def requested_organization_id(request: Any, requested_id: Any = None) -> UUID | None:
+    """Return the organization id named by the argument, the request or the API key; None if there is no id.
+
+    Does not check whether the caller may see the organization. Raise ``Http404`` if the id is not a UUID.
+    """
+    text = requested_id or request.GET.get("organization") or request.headers.get(HEADER)
+    text = text or request.user.bound_organization_id
+    return _parse_id(text) if text else None
 
 
 def choose(request: HttpRequest, organization: Organization) -> None:
-    """Remember in the session where the pages work from now on. Safe to repeat."""
+    """Store in the session the organization that pages work in from now on. Safe to repeat."""
     request.session[SESSION_KEY] = str(organization.pk)
 
 
-def _uuid(text: Any) -> UUID:
+def _parse_id(text: Any) -> UUID:
     try:
         return text if isinstance(text, UUID) else UUID(str(text))
     except ValueError as error:

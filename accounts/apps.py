@@ -1,4 +1,4 @@
-"""The accounts app."""
+"""The configuration of the accounts app."""
 
 from django.apps import AppConfig
 
@@ -7,5 +7,5 @@ class AccountsConfig(AppConfig):
     name = "accounts"
 
     def ready(self) -> None:
-        from accounts.api import schemes  # noqa: F401 - registers itself with drf-spectacular
-        from accounts.sign_in import audit_log  # noqa: F401 - listens for failed sign-ins
+        from accounts.api import schemes  # noqa: F401 - importing it registers the authentication schemes with drf-spectacular
+        from accounts.sign_in import audit_log  # noqa: F401 - importing it connects the receiver of failed sign-ins

@@ -1,4 +1,4 @@
-"""How often somebody may try: counted in Redis, exactly, and closed when Redis cannot count."""
+"""Rate limits of sign-in attempts, counted exactly in Redis. Without Redis every attempt is refused."""
 
 import hashlib
 import ipaddress
@@ -11,44 +11,46 @@ from lib.addresses import parse_address
 from lib.problems import Problem
 
 ADDRESS_FACTOR = 5
-"""An address may try this many times ``SIGN_IN_RATE`` over all accounts: an office shares one."""
+"""An address gets this multiple of ``SIGN_IN_RATE`` over all accounts, because an office shares one address."""
 ACCOUNT_FACTOR = 20
-"""An account may be tried this many times ``SIGN_IN_RATE`` from everywhere: high enough that a stranger at
-one address cannot lock its owner out, low enough that many addresses cannot guess."""
+"""An account gets this multiple of ``SIGN_IN_RATE`` over all addresses: high enough that a stranger at one
+address cannot lock the owner out, low enough that many addresses together cannot guess a password."""
 
 CODE_RATE = "20/h"
-"""Second-factor codes that one address may try on one account: a code is one of a million, three are right."""
+"""Second-factor codes that one address may try on one account. Of a million codes, three are valid at a time."""
 CODE_ACCOUNT_RATE = "60/h"
-"""App codes that an account may be tried with from networks its owner has not signed in from. Who tries them
-knows the password. The owner is not locked out: known networks and recovery codes are not counted here."""
+"""App codes that all unknown networks together may try on one account. Such a client knows the password already.
+The owner is not locked out: known networks and recovery codes are not counted here."""
 
 
 class TooManyAttempts(Problem):
-    """The limit of attempts is reached; ``extra["retry_after"]`` says in how many seconds it opens again."""
+    """The rate limit of attempts is exceeded; ``extra["retry_after"]`` is the time to wait in seconds."""
 
     status = 429
     code = "too-many-attempts"
-    sentence = "Too many attempts. Wait a minute, then try again."
+    sentence = "Too many attempts. Wait a few minutes, then try again."
 
 
 class AttemptsNotCounted(TooManyAttempts):
-    """Redis does not answer, so nobody may try: an uncounted attempt would be an unlimited one."""
+    """Redis does not answer, so the attempt is refused: uncounted attempts would have no limit."""
 
     status = 503
     code = "attempts-not-counted"
     sentence = (
-        "Signing in is closed for a moment: the server cannot count attempts. Try again soon."
+        "The server cannot count sign-in attempts right now, so it accepts none. "
+        "Try again in a few seconds."
     )
 
 
 def check_sign_in(request: HttpRequest, email: str) -> None:
-    """Count one attempt to sign in; call it before the password is looked at.
+    """Count one attempt to sign in; call this before the password is checked.
 
-    ``SIGN_IN_RATE`` (``10/m``) bounds one address on one account; an address over all accounts, and an
-    account over all addresses, have multiples of it. Not safe to repeat: every call is an attempt. Raises
-    ``TooManyAttempts``, with ``AttemptsNotCounted`` as the form of it that means Redis is away.
+    ``SIGN_IN_RATE`` (``10/m``) limits one address on one account. The limits of an address over all accounts
+    and of an account over all addresses are multiples of ``SIGN_IN_RATE``. Not safe to repeat: every call
+    counts. Raise ``TooManyAttempts``, or its subclass ``AttemptsNotCounted`` if Redis is unreachable.
     """
     address = client_network(request)
+    # The counter's key is a hash, so that Redis stores no e-mail addresses.
     account = hashlib.sha256(email.strip().lower().encode(errors="surrogatepass")).hexdigest()
     _count(request, "sign-in", f"{address} {account}", 1)
     _count(request, "sign-in-address", address, ADDRESS_FACTOR)
@@ -56,25 +58,30 @@ def check_sign_in(request: HttpRequest, email: str) -> None:
 
 
 def check_device_start(request: HttpRequest) -> None:
-    """Count one beginning of a device sign-in against its address. Not safe to repeat; raises the same."""
+    """Count one start of a device sign-in against the client's address.
+
+    Not safe to repeat: every call counts. Raise ``TooManyAttempts`` or ``AttemptsNotCounted``.
+    """
     _count(request, "device-start", client_network(request), ADDRESS_FACTOR)
 
 
 def check_user_code(request: HttpRequest, user_id: str) -> None:
-    """Count one user code that somebody enters; call it before the code is looked up.
+    """Count one user code that a person enters; call this before the code is looked up.
 
-    ``SIGN_IN_RATE`` bounds a user, a multiple of it an address, so that nobody guesses what others wait for.
-    Not safe to repeat; raises the same.
+    ``SIGN_IN_RATE`` is the limit of a user, and a multiple of ``SIGN_IN_RATE`` is the limit of an address. The
+    limits prevent a user from guessing the code of another person's device. Not safe to repeat. Raise
+    ``TooManyAttempts`` or ``AttemptsNotCounted``.
     """
     _count(request, "device-code", user_id, 1)
     _count(request, "device-code-address", client_network(request), ADDRESS_FACTOR)
 
 
 def check_code(request: HttpRequest, account: str, *, is_trusted: bool) -> None:
-    """Count one attempt at an account's second factor; call it after the password and before the code.
+    """Count one attempt at an account's second factor; call this after the password and before the code check.
 
-    ``is_trusted`` is for a network that the owner is known to sign in from, and for recovery codes, which
-    cannot be guessed: only the address is counted. Not safe to repeat. Raises as ``check_sign_in`` does.
+    Pass ``is_trusted`` for a network that the owner has signed in from, and for recovery codes, which cannot be
+    guessed: then only the limit per address applies. Not safe to repeat. Raise ``TooManyAttempts`` or
+    ``AttemptsNotCounted``.
     """
     _count_at(request, "second-factor", f"{client_network(request)} {account}", CODE_RATE)
     if not is_trusted:
@@ -82,25 +89,28 @@ def check_code(request: HttpRequest, account: str, *, is_trusted: bool) -> None:
 
 
 def client_network(request: HttpRequest) -> str:
-    """The caller's IPv4 address or IPv6 /64 network, of which one machine has 2^64 addresses."""
+    """Return the client's IPv4 address or IPv6 /64 network, or ``unknown``.
+
+    One machine usually owns a whole /64, so counting single IPv6 addresses would limit nothing.
+    """
     address = parse_address(client_address(request))
     if address is None:
-        return "unknown"  # a Unix socket without a proxy's header: everybody shares one budget
+        return "unknown"  # a Unix socket without a proxy's header: all clients share one counter
     if address.version == 4:
         return str(address)
     return str(ipaddress.ip_network(f"{address}/64", strict=False))
 
 
 def client_address(request: HttpRequest) -> str:
-    """The caller's address as the server knows it, past ``TRUSTED_PROXIES`` (``ClientAddress``).
+    """Return the client's address; the middleware ``ClientAddress`` has resolved ``TRUSTED_PROXIES`` before.
 
-    Behind a proxy that is trusted with the scheme only (``TRUST_X_FORWARDED_PROTO``) it is the last of
-    ``X-Forwarded-For``: the one the proxy saw itself, where those before it are the caller's own words.
+    Behind a proxy that is trusted for the scheme only (``TRUST_X_FORWARDED_PROTO``), return the last address
+    of ``X-Forwarded-For``: the proxy added it, while a client can forge the addresses before it.
     """
-    found = str(request.META.get("REMOTE_ADDR") or "")
+    address = str(request.META.get("REMOTE_ADDR") or "")
     if getattr(settings, "SECURE_PROXY_SSL_HEADER", None) and not settings.TRUSTED_PROXIES:
-        return request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip() or found
-    return found
+        return request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip() or address
+    return address
 
 
 def _count(request: HttpRequest, group: str, value: str, factor: int) -> None:

@@ -1,7 +1,7 @@
-"""Decide what a user, or the API key that a request came with, may do in an organization.
+"""Permission checks for users and API keys in an organization.
 
-A permission is a name. A role is a set of names (``accounts.roles``). An API key's scopes are names, and a key
-never exceeds its owner: the intersection counts.
+A permission is a name, and a role is a set of permission names (``accounts.roles``). The scopes of an API key
+are permission names too. A key can do only what both its scopes and its owner's role allow.
 """
 
 from dataclasses import dataclass
@@ -14,22 +14,25 @@ from lib.problems import Problem
 
 
 class MissingPermission(Problem):
-    """The caller may see this, but lacks the named permission for it."""
+    """The caller may see the object, but lacks the named permission."""
 
     status = 403
     code = "missing-permission"
 
 
 class OrganizationSuspended(Problem):
-    """The organization is closed by whoever runs the server."""
+    """An administrator of the server has suspended the organization."""
 
     status = 403
     code = "organization-suspended"
-    sentence = "This organization is suspended. Ask whoever runs this server."
+    sentence = "This organization is suspended. Ask an administrator of this server."
 
 
 def permissions_in(user: Any, organization_id: UUID) -> frozenset[str]:
-    """The permission names a user (or the key a request came with) holds in an organization."""
+    """Return the permission names that a user, limited by the request's API key, has in an organization.
+
+    Return an empty set for non-members, inactive users and suspended organizations.
+    """
     if not user.is_authenticated or not user.is_active:
         return frozenset()
     bound = getattr(user, "bound_organization_id", None)
@@ -38,18 +41,23 @@ def permissions_in(user: Any, organization_id: UUID) -> frozenset[str]:
     membership = Membership.objects.filter(
         user_id=user.pk, organization_id=organization_id, organization__suspended_at=None
     ).first()
-    return granted_by(membership.role, user) if membership else frozenset()
+    return granted_permissions(membership.role, user) if membership else frozenset()
 
 
-def granted_by(role: str, user: Any) -> frozenset[str]:
-    """What a role allows, less what the key that the user came with leaves out."""
-    granted = ROLE_PERMISSIONS.get(role, frozenset())
+def granted_permissions(role: str, user: Any) -> frozenset[str]:
+    """Return the permission names of a role, limited to the scopes of the API key that the user sent."""
+    names = ROLE_PERMISSIONS.get(role, frozenset())
+    # None means no limit: the user signed in with a browser, or with a key without scopes.
     scopes = getattr(user, "key_scopes", None)
-    return granted & scopes if scopes is not None else granted
+    return names & scopes if scopes is not None else names
 
 
 def may_operate(user: Any, permission: str) -> bool:
-    """Whether somebody holds a permission of ``OPERATING``. A key must have been given it, or be unlimited."""
+    """Return whether a user has a permission of ``OPERATING``.
+
+    The user must be staff with the matching Django permission. An API key needs the scope or has no scopes at
+    all.
+    """
     scopes = getattr(user, "key_scopes", None)
     is_staff = user.is_authenticated and user.is_active and user.is_staff
     has_scope = scopes is None or permission in scopes
@@ -57,20 +65,28 @@ def may_operate(user: Any, permission: str) -> bool:
 
 
 def require(user: Any, organization_id: UUID, permission: str) -> None:
-    """Raise ``MissingPermission`` naming what is missing, or ``OrganizationSuspended``."""
+    """Raise ``MissingPermission`` if a user lacks a permission in an organization.
+
+    Raise ``OrganizationSuspended`` instead if the user is a member and the organization is suspended.
+    """
     if permission not in permissions_in(user, organization_id):
-        closed = Organization.objects.visible_to(user).exclude(suspended_at=None)
-        if closed.filter(pk=organization_id).exists():
+        suspended = Organization.objects.visible_to(user).exclude(suspended_at=None)
+        if suspended.filter(pk=organization_id).exists():
             raise OrganizationSuspended(permission=permission)
         raise MissingPermission(
-            f"This needs the permission {permission}, which you do not have here.",
+            f"This action needs the permission {permission}, which you do not have in this "
+            "organization.",
             permission=permission,
         )
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why somebody may do something or not; ``decided_by`` is a word for programs, the rest sentences."""
+    """The reason why a user has or lacks a permission.
+
+    ``decided_by`` is a word for programs. ``sentence`` gives the reason and ``change`` the way to get the
+    permission, both for people.
+    """
 
     permission: str
     organization: UUID
@@ -82,56 +98,57 @@ class Explanation:
 
 
 def explain(user: Any, organization_id: UUID, permission: str) -> Explanation:
-    """Whether a user (or key) holds a permission in an organization, what decides it, what would change it.
+    """Explain whether a user, limited by the API key, has a permission in an organization, and why.
 
-    Whether an organization of which the caller is no member exists is not told.
+    The explanation is identical for an organization that does not exist and for one without this member.
     """
 
-    def because(
+    def explanation(
         decided_by: str, sentence: str, change: str = "", *, allowed: bool = False
     ) -> Explanation:
         return Explanation(permission, organization_id, allowed, decided_by, role, sentence, change)
 
+    # The checks follow the order of permissions_in, so that the explanation matches its decision.
     role = None
     bound = getattr(user, "bound_organization_id", None)
     if bound and bound != organization_id:
-        return because(
+        return explanation(
             "key-organization",
-            "This key reaches one organization, and it is not this one.",
-            "Use a key that was made in that organization.",
+            "This API key belongs to another organization.",
+            "Use a key that was created in this organization.",
         )
-    membership = Membership.objects.filter(user_id=user.pk, organization_id=organization_id)
-    found = membership.select_related("organization").first()
-    if found is None:
-        return because(
+    rows = Membership.objects.filter(user_id=user.pk, organization_id=organization_id)
+    membership = rows.select_related("organization").first()
+    if membership is None:
+        return explanation(
             "membership",
-            "You are not a member of this organization, or there is none.",
-            "Ask one of its owners or admins for an invitation.",
+            "You are not a member of this organization, or it does not exist.",
+            "Ask an owner or admin of the organization for an invitation.",
         )
-    role = found.role
-    if found.organization.suspended_at:
-        return because(
+    role = membership.role
+    if membership.organization.suspended_at:
+        return explanation(
             "suspension",
             OrganizationSuspended.sentence,
-            "Whoever runs this server can open it again.",
+            "An administrator of this server can activate the organization again.",
         )
     if permission not in ROLE_PERMISSIONS[role]:
-        givers = sorted(name for name, held in ROLE_PERMISSIONS.items() if permission in held)
-        return because(
+        roles = sorted(name for name, names in ROLE_PERMISSIONS.items() if permission in names)
+        return explanation(
             "role",
-            f"Your role here is {role}, which does not have {permission}.",
-            f"An owner or admin can give you a role that has it: {', '.join(givers)}.",
+            f"Your role in this organization is {role}, which does not include {permission}.",
+            f"An owner or admin can give you a role that includes it: {', '.join(roles)}.",
         )
     scopes = getattr(user, "key_scopes", None)
     if scopes is not None and permission not in scopes:
-        return because(
+        return explanation(
             "key-scope",
-            f"Your role here, {role}, has {permission}, but this key was not given that scope.",
-            f"Make a key with the scope {permission}.",
+            f"Your role {role} includes {permission}, but the scopes of this key do not.",
+            f"Create a key with the scope {permission}.",
         )
-    source = "role and the scopes of this key have" if scopes is not None else "role has"
-    return because(
+    includes = "and the scopes of this key include" if scopes is not None else "includes"
+    return explanation(
         "key-scope" if scopes is not None else "role",
-        f"You may: your {source} {permission} ({role}).",
+        f"You have this permission: your role {role} {includes} {permission}.",
         allowed=True,
     )

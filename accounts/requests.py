@@ -1,4 +1,4 @@
-"""Types of requests, for what middleware and permission classes add to Django's and DRF's."""
+"""Request types that declare the attributes added by middleware and permission classes."""
 
 from django.contrib.auth.models import AnonymousUser
 from django.http import HttpRequest
@@ -8,15 +8,15 @@ from accounts.models import User, UserSession
 
 
 class SessionRequest(HttpRequest):
-    """A request whose session the session gate has checked, or just begun."""
+    """A request with a valid session, checked or just started by ``accounts.sign_in.session_gate``."""
 
     user_session: UserSession
     session_user: User | AnonymousUser
-    """The user of the session, cached."""
+    """The session's user, cached for the length of the request."""
 
 
 class AuthenticatedRequest(HttpRequest):
-    """A page's request behind ``login_required``."""
+    """The request of a page behind ``login_required``."""
 
     user: User
 

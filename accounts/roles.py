@@ -1,10 +1,10 @@
-"""The roles, and the permission names that each of them holds. This module reads no row."""
+"""The roles of members and the permission names of each role. This module does not query the database."""
 
 from django.db import models
 
 
 class Role(models.TextChoices):
-    """What a member may do in an organization."""
+    """The role of a member in an organization."""
 
     OWNER = "owner"
     ADMIN = "admin"
@@ -15,7 +15,7 @@ class Role(models.TextChoices):
 
 
 OWN = {"sessions.view", "sessions.edit", "settings.view", "settings.edit"}
-"""What everybody may do with what is theirs."""
+"""Permissions for a member's own sign-in sessions and settings."""
 READING = {
     "conversations.view",
     "files.view",
@@ -32,7 +32,7 @@ RUNNING = READING | {
     "pull_requests.create",
 }
 PUBLISHING = {"conversations.view", "events.publish"}
-"""For programs that publish runs of agents which work elsewhere."""
+"""Permissions for programs that publish the runs of agents outside this server."""
 WORKING = READING | {
     "events.publish",
     "conversations.create",
@@ -55,7 +55,7 @@ BELONGING = OWN | {
     "organization.leave",
     "members.view",
 }
-"""What comes with being somebody's member, in whatever role."""
+"""Permissions that every member has, whatever the role."""
 ADMINISTERING = {
     "organization.edit",
     "members.edit",
@@ -85,9 +85,9 @@ RANKS: dict[str, int] = {
     Role.AUDITOR: 1,
     Role.VIEWER: 0,
 }
-"""Who may give and take which role: nobody one above their own."""
+"""The rank of each role. A member cannot give, change or remove a role with a higher rank than their own."""
 OPERATING: dict[str, str] = {"nodes.view": "conversations.view_lease"}
-"""What concerns the installation and no organization: for staff who hold the named permission of the desk."""
+"""Permissions about the whole installation, by name, with the Django permission that staff need for each."""
 PERMISSIONS = frozenset(OPERATING).union(*ROLE_PERMISSIONS.values())
 PRESETS: dict[str, frozenset[str]] = {
     "read": frozenset(READING),
@@ -98,4 +98,4 @@ PRESETS: dict[str, frozenset[str]] = {
         | {"files.view"}
     ),
 }
-"""Scopes of keys by what the key is for."""
+"""Scopes of API keys by the purpose of the key."""

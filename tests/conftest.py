@@ -40,8 +40,8 @@ def _quick_passwords(settings) -> None:
 @pytest.fixture(autouse=True)
 def _open(monkeypatch) -> None:
     """The server is open and knows it, so that queries can be counted; maintenance's own tests ask anew."""
-    monkeypatch.setattr(maintenance._Memory, "row", Maintenance())
-    monkeypatch.setattr(maintenance._Memory, "until", float("inf"))
+    monkeypatch.setattr(maintenance._Cache, "row", Maintenance())
+    monkeypatch.setattr(maintenance._Cache, "until", float("inf"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Rows of accounts, a module for each subject."""
+"""The models of the accounts app."""
 
 from accounts.models.audit import AuditEntry, AuditHead
 from accounts.models.device import DeviceGrant

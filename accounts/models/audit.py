@@ -1,4 +1,4 @@
-"""The audit log: who did what, in chains of rows that cannot be changed without its showing."""
+"""The audit log: entries in hash chains, so that a later change or deletion of an entry is detected."""
 
 from typing import Any, ClassVar
 from uuid import UUID
@@ -7,14 +7,14 @@ from django.db import models
 from django.utils import timezone
 
 SITE = UUID(int=0)
-"""The chain of what belongs to no organization."""
+"""The id of the chain for actions that belong to no organization."""
 
 
 class AuditHead(models.Model):
-    """The end of one organization's chain: how many rows it has and the hash of the last.
+    """The end of one organization's chain: the number of its entries and the hash of the last entry.
 
-    Its row lock orders the appends. ``seal`` is an HMAC under a token pepper, so that somebody with the
-    database alone cannot write a chain anew from its beginning.
+    Writers lock this row, so appends happen one after the other. ``seal`` is an HMAC under a token pepper, so
+    that an attacker with only the database cannot rewrite the whole chain.
     """
 
     chain = models.UUIDField(primary_key=True, editable=False)
@@ -29,7 +29,10 @@ class AuditHead(models.Model):
 
 class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
     def visible_to(self, user: Any) -> "AuditEntryQuerySet":
-        """Acts in the organizations where the user may read the log; with a key, in the key's own."""
+        """Return the entries of the organizations whose log the user may read.
+
+        With an API key, return only the entries of the key's organization.
+        """
         from accounts.models.people import Membership
         from accounts.roles import ROLE_PERMISSIONS
 
@@ -45,9 +48,10 @@ class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
 
 
 class AuditEntry(models.Model):
-    """One act. A trigger refuses changes and deletions; organizations and users may go, this stays.
+    """One recorded action. A database trigger refuses updates and deletions.
 
-    ``chain`` is the organization's id, or ``SITE``. ``before`` and ``after`` hold what changed, never secrets.
+    An entry stays when its organization or user is deleted. ``chain`` is the organization's id, or ``SITE``.
+    ``before`` and ``after`` contain the changed fields without secrets.
     """
 
     class Kind(models.TextChoices):
@@ -84,6 +88,7 @@ class AuditEntry(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["chain", "position"], name="audit_position_unique")
         ]
+        # For the logs of an organization, of the whole site, of a subject and of an actor, newest first.
         indexes: ClassVar = [
             models.Index(fields=["chain", "-created_at"]),
             models.Index(fields=["-created_at"]),

@@ -1,4 +1,4 @@
-"""How a program without a browser gets a key: a code that somebody approves elsewhere (RFC 8628)."""
+"""Device sign-in (RFC 8628): a program gets an API key after a person approves its code in a browser."""
 
 from typing import ClassVar
 
@@ -9,9 +9,9 @@ from uuid_utils.compat import uuid7
 
 
 class DeviceGrant(models.Model):
-    """One request of a program for a key; of both codes only an HMAC is kept.
+    """One request of a program for an API key. Only HMACs of its two codes are stored.
 
-    It belongs to nobody until ``user`` answers it, and to no organization until it is approved for one.
+    ``user`` is empty until a person approves or denies the request, ``organization`` until it is approved.
     """
 
     class Status(models.TextChoices):
@@ -26,10 +26,14 @@ class DeviceGrant(models.Model):
     pepper_id = models.CharField(max_length=16, editable=False)
     client_name = models.CharField(max_length=80)
     scopes = models.JSONField(
-        default=list, help_text="Permission names it asked for; empty means all of the approver's."
+        default=list,
+        help_text="Names of the requested permissions; empty for all that the approving user has.",
     )
-    address = models.GenericIPAddressField(null=True, help_text="Where it was asked from.")
+    address = models.GenericIPAddressField(
+        null=True, help_text="The IP address of the program that made the request."
+    )
     status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
+    # The check constraints below guarantee that an approved grant has a user and an organization.
     user = models.ForeignKey(
         "accounts.User", models.CASCADE, null=True, related_name="device_grants"
     )
@@ -38,7 +42,7 @@ class DeviceGrant(models.Model):
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     expires_at = models.DateTimeField(db_index=True)
-    interval = models.PositiveSmallIntegerField(help_text="Seconds between two polls.")
+    interval = models.PositiveSmallIntegerField(help_text="Minimum seconds between two polls.")
     last_polled_at = models.DateTimeField(null=True)
 
     class Meta:

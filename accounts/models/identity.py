@@ -1,4 +1,4 @@
-"""Who vouches for people: identity providers, what they said, signed-in sessions, accepted terms."""
+"""Identity providers, users' identities there, sign-in sessions, accepted terms and e-mail changes."""
 
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ from lib import crypto
 
 
 class IdentityProvider(models.Model):
-    """An OpenID Connect provider that people may sign in with. Belongs to the installation."""
+    """An OpenID Connect provider for signing in. It belongs to the installation, not to an organization."""
 
     class Kind(models.TextChoices):
         KEYCLOAK = "keycloak"
@@ -22,38 +22,41 @@ class IdentityProvider(models.Model):
         unique=True,
         help_text="Part of the addresses /oidc/<slug>/callback and /oidc/<slug>/back-channel-logout.",
     )
-    name = models.CharField(max_length=80, help_text="What the sign-in button says.")
+    name = models.CharField(max_length=80, help_text="The name on the sign-in button.")
     kind = models.CharField(max_length=16, choices=Kind, default=Kind.GENERIC)
-    issuer = models.URLField(max_length=400, help_text="Exactly as its tokens say it (iss).")
+    issuer = models.URLField(max_length=400, help_text="Exactly as in its tokens (iss).")
     client_id = models.CharField(max_length=200)
     sealed_client_secret = models.BinaryField(null=True, editable=False)
     client_secret = crypto.Sealed()
     scopes = models.CharField(max_length=400, default="openid email profile")
     is_enabled = models.BooleanField(default=True)
     creates_users = models.BooleanField(
-        default=True, help_text="Whether somebody unknown gets an account at the first sign-in."
+        default=True, help_text="Whether the first sign-in of an unknown person creates an account."
     )
     requires_verified_email = models.BooleanField(default=True)
     audience = models.CharField(
         max_length=200,
         blank=True,
-        help_text="The aud that access tokens on the API must carry; empty for the client id.",
+        help_text="The required audience (aud) of access tokens on the API; empty for the client id.",
     )
     bearer_clients = models.JSONField(
         default=list,
         blank=True,
-        help_text="Client ids whose access tokens are taken on the API (azp); empty for none.",
+        help_text="Client ids (azp) whose access tokens the API accepts; empty for none.",
     )
     claim_rules = models.JSONField(
         default=list,
         blank=True,
         help_text=(
-            'A list: {"claim": "realm_access.roles", "value": "team-admins", "organization": "<id>", '
-            '"role": "admin"}, or {"claim": …, "value": …, "staff": true}.'
+            "A list of rules. A rule gives a role in an organization: "
+            '{"claim": "realm_access.roles", "value": "team-admins", "organization": "<id>", '
+            '"role": "admin"}, or staff status: {"claim": …, "value": …, "staff": true}.'
         ),
     )
     is_preset = models.BooleanField(
-        default=False, editable=False, help_text="Kept equal to the environment's settings."
+        default=False,
+        editable=False,
+        help_text="Whether the environment's settings define this provider and overwrite changes.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -63,12 +66,12 @@ class IdentityProvider(models.Model):
 
 class IdentityQuerySet(models.QuerySet["Identity"]):
     def visible_to(self, user: Any) -> "IdentityQuerySet":
-        """A user's own identities."""
+        """Return the user's own identities."""
         return self.filter(user_id=user.pk) if user.is_authenticated else self.none()
 
 
 class Identity(models.Model):
-    """What one user is called at one provider: the pair (issuer, sub), never the e-mail address."""
+    """One user's account at one provider, identified by the pair (issuer, sub), never by the e-mail address."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     user = models.ForeignKey("accounts.User", models.CASCADE, related_name="identities")
@@ -97,7 +100,10 @@ class Identity(models.Model):
 
 
 class ClaimedRole(models.Model):
-    """A membership that a provider's claims gave, and may hence change and take back."""
+    """The mark of a membership that a provider's claims created.
+
+    Later claims may change or remove a marked membership, and never a membership without this mark.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
@@ -108,21 +114,24 @@ class ClaimedRole(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     def __str__(self) -> str:
-        return f"{self.membership_id} by {self.identity_id}"
+        return f"membership {self.membership_id} claimed by identity {self.identity_id}"
 
 
 class UserSessionQuerySet(models.QuerySet["UserSession"]):
     def visible_to(self, user: Any) -> "UserSessionQuerySet":
-        """A user's own sessions."""
+        """Return the user's own sessions."""
         return self.filter(user_id=user.pk) if user.is_authenticated else self.none()
 
     def live(self) -> "UserSessionQuerySet":
-        """Sessions that still open something."""
+        """Return the sessions that have neither ended nor expired."""
         return self.filter(ended_at=None, expires_at__gt=timezone.now())
 
 
 class UserSession(models.Model):
-    """One sign-in of one browser. The cookie's session names this row and is worth what the row says."""
+    """One sign-in of one browser. The browser's Django session stores the id of this row.
+
+    The Django session is valid only while this row is live, so ending the row signs the browser out.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     user = models.ForeignKey("accounts.User", models.CASCADE, related_name="user_sessions")
@@ -135,7 +144,7 @@ class UserSession(models.Model):
     end_reason = models.CharField(max_length=40, blank=True)
 
     is_personal = True
-    """Belongs to its user, and to no organization."""
+    """The row belongs to a user and to no organization."""
 
     objects = UserSessionQuerySet.as_manager()
 
@@ -147,9 +156,10 @@ class UserSession(models.Model):
 
 
 class ProviderSession(models.Model):
-    """The provider's side of a session: its ``sid`` and tokens, which never leave the server.
+    """The provider's data of a session: its ``sid`` and its tokens, which never leave the server.
 
-    ``generation`` rises with every refresh; ``refresh_until`` is the claim of whoever refreshes now.
+    ``generation`` rises with every refresh. ``refresh_until`` is the time until which one request has claimed
+    the refresh.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -174,9 +184,9 @@ class ProviderSession(models.Model):
 
 
 class OfflineToken(models.Model):
-    """A provider's long-lived refresh token, for work that goes on while its user is away.
+    """A provider's long-lived refresh token, stored by earlier versions of this server.
 
-    Nothing stores or reads these tokens now; rows of earlier versions stay until their identity is unlinked.
+    Nothing writes or reads these tokens now. A row is deleted when its identity is unlinked.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -194,9 +204,10 @@ class OfflineToken(models.Model):
 
 
 class SpentToken(models.Model):
-    """Something that counts once and was seen: a logout token's ``jti``, a sign-in's ``state``."""
+    """The hash of a value that was used and must not be used again, such as a logout token's ``jti``."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    # The unique constraint decides which of two concurrent requests uses the value.
     digest = models.CharField(max_length=64, unique=True)
     expires_at = models.DateTimeField(db_index=True)
 
@@ -205,7 +216,7 @@ class SpentToken(models.Model):
 
 
 class TermsAcceptance(models.Model):
-    """One user agreed to one version of the terms of service."""
+    """One user's acceptance of one version of the terms of service."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     user = models.ForeignKey("accounts.User", models.CASCADE, related_name="accepted_terms")
@@ -223,7 +234,7 @@ class TermsAcceptance(models.Model):
 
 
 class EmailChange(models.Model):
-    """A new e-mail address that waits for the click on the link in the mail; only its HMAC is kept."""
+    """A new e-mail address that the user has not verified yet. Only an HMAC of the mailed link's token is stored."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     user = models.OneToOneField("accounts.User", models.CASCADE, related_name="email_change")

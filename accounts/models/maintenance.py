@@ -1,17 +1,19 @@
-"""Whether the server is closed for maintenance: one row."""
+"""The state of maintenance mode, stored in one row."""
 
 from django.db import models
 
 
 class Maintenance(models.Model):
-    """The switch, the sentence that people are shown, and when to come back (seconds)."""
+    """The maintenance mode of the server: the switch, the message for users, and the retry delay in seconds."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
     is_on = models.BooleanField(default=False)
     sentence = models.CharField(max_length=300, blank=True)
     retry_after = models.PositiveIntegerField(default=300)
     planned_for = models.DateTimeField(
-        null=True, blank=True, help_text="When it will be closed; clients announce it."
+        null=True,
+        blank=True,
+        help_text="When the next maintenance begins. Clients announce it; the server does not close by itself.",
     )
     changed_at = models.DateTimeField(auto_now=True)
 

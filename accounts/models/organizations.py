@@ -1,4 +1,4 @@
-"""How people and programs come into an organization: invitations and service accounts."""
+"""Invitations, which let people join an organization, and service accounts, which let programs act in it."""
 
 from typing import Any, ClassVar
 
@@ -12,22 +12,22 @@ from accounts.models.people import Membership
 
 class InvitationQuerySet(models.QuerySet["Invitation"]):
     def visible_to(self, user: Any) -> "InvitationQuerySet":
-        """Invitations of the organizations a user belongs to; a key sees only its own organization's."""
+        """Return the invitations of the user's organizations; with an API key, of the key's organization only."""
         if not user.is_authenticated:
             return self.none()
-        found = self.filter(organization__memberships__user_id=user.pk)
+        rows = self.filter(organization__memberships__user_id=user.pk)
         bound = getattr(user, "bound_organization_id", None)
-        return found.filter(organization_id=bound) if bound else found
+        return rows.filter(organization_id=bound) if bound else rows
 
     def open(self) -> "InvitationQuerySet":
-        """Invitations that still let somebody in."""
+        """Return the invitations that can still be accepted."""
         return self.filter(revoked_at=None, expires_at__gt=timezone.now(), uses__lt=F("max_uses"))
 
 
 class Invitation(models.Model):
-    """A link that makes whoever opens it a member; only its HMAC is kept.
+    """A link by which users join an organization. Only an HMAC of its token is stored.
 
-    With ``email``, only the user with that address may use it.
+    With ``email``, only the user with that address can accept the invitation.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -68,18 +68,18 @@ class Invitation(models.Model):
 
 class ServiceAccountQuerySet(models.QuerySet["ServiceAccount"]):
     def visible_to(self, user: Any) -> "ServiceAccountQuerySet":
-        """Service accounts of the organizations a user belongs to; a key sees only its own's."""
+        """Return the service accounts of the user's organizations; with an API key, of the key's only."""
         if not user.is_authenticated:
             return self.none()
-        found = self.filter(organization__memberships__user_id=user.pk)
+        rows = self.filter(organization__memberships__user_id=user.pk)
         bound = getattr(user, "bound_organization_id", None)
-        return found.filter(organization_id=bound) if bound else found
+        return rows.filter(organization_id=bound) if bound else rows
 
 
 class ServiceAccount(models.Model):
-    """A principal that is a program: a member of one organization, with keys and no way to sign in.
+    """An account for a program: a member of one organization that has API keys and cannot sign in.
 
-    ``user`` is what it acts as; it stays when the person who made it leaves.
+    The program acts as ``user``. The account stays when the person who created it leaves the organization.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)

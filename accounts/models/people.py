@@ -1,4 +1,4 @@
-"""Who there is: users, organizations, memberships with roles, API keys and setup links."""
+"""Users, organizations, memberships with roles, API keys and setup links."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,22 +17,24 @@ if TYPE_CHECKING:
 
 
 class UserManager(BaseUserManager["User"]):
-    """Finds users by e-mail in any case. ``accounts.services.create_user`` creates them."""
+    """A manager that finds users by e-mail, ignoring case. ``accounts.services.create_user`` creates users."""
 
     def get_by_natural_key(self, username: str | None) -> "User":
         return self.get(email__iexact=username)
 
 
 class User(AbstractBaseUser, PermissionsMixin):
-    """A person who can sign in, known by one e-mail address in whatever case."""
+    """A person or a service account. The e-mail address is unique, ignoring case."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     email = models.EmailField(max_length=254)
     name = models.CharField(max_length=120, blank=True)
     is_active = models.BooleanField(default=True)
-    is_staff = models.BooleanField(default=False, help_text="May open the admin desk.")
+    is_staff = models.BooleanField(default=False, help_text="May open the admin site.")
     is_service_account = models.BooleanField(
-        default=False, editable=False, help_text="A program of one organization; it cannot sign in."
+        default=False,
+        editable=False,
+        help_text="A program of one organization, which cannot sign in.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -41,22 +43,25 @@ class User(AbstractBaseUser, PermissionsMixin):
     objects = UserManager()
 
     bound_organization_id: UUID | None = None
-    """Set on a request made with an API key: the only organization that the key reaches."""
+    """The only organization that the request's API key or conversation key may access; None without a key."""
     key_scopes: frozenset[str] | None = None
-    """Set on a request made with an API key: the permissions that the key was given."""
+    """The only permissions that the request's API key or conversation key has; None if the key has no limit."""
     key_networks: tuple[str, ...] = ()
-    """Set on a request made with an API key: the networks that the key works from, if not from all."""
+    """The networks from which the request's API key works; empty if it works from everywhere."""
     bound_conversation_id: UUID | None = None
-    """Set on a request made with a conversation key: the only conversation that the key reaches."""
-    came_by: "ApiKey | UserSession | None" = None
-    """Set on a request: the key or the sign-in that its user was known by. What is derived ends with it."""
+    """The only conversation that the request's conversation key may access; None without such a key."""
+    credential: "ApiKey | UserSession | None" = None
+    """The API key or session that authenticated the request.
+
+    A conversation key is derived from this credential and stops working when the credential ends.
+    """
 
     class Meta:
         constraints: ClassVar = [
             models.UniqueConstraint(
                 Lower("email"),
                 name="user_email_unique",
-                violation_error_message="Somebody with this e-mail address exists already.",
+                violation_error_message="An account with this e-mail address already exists.",
             ),
             models.CheckConstraint(
                 condition=models.Q(is_service_account=False)
@@ -77,16 +82,16 @@ class User(AbstractBaseUser, PermissionsMixin):
 
 class OrganizationQuerySet(models.QuerySet["Organization"]):
     def visible_to(self, user: Any) -> "OrganizationQuerySet":
-        """Organizations the user is a member of; with an API key, only the key's own."""
+        """Return the organizations that the user is a member of; with an API key, only the key's own."""
         if not user.is_authenticated:
             return self.none()
-        found = self.filter(memberships__user_id=user.pk)
+        rows = self.filter(memberships__user_id=user.pk)
         bound = getattr(user, "bound_organization_id", None)
-        return found.filter(pk=bound) if bound else found
+        return rows.filter(pk=bound) if bound else rows
 
 
 class Organization(models.Model):
-    """A tenant: what belongs to a customer belongs to exactly one of these."""
+    """A tenant. Every customer object belongs to exactly one organization."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     name = models.CharField(max_length=120)
@@ -96,7 +101,7 @@ class Organization(models.Model):
         null=True,
         blank=True,
         related_name="personal_organization",
-        help_text="The user whose own space this is; empty for a team.",
+        help_text="The user of this personal organization; empty for a team.",
     )
     suspended_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -138,15 +143,18 @@ class Membership(models.Model):
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def visible_to(self, user: Any) -> "ApiKeyQuerySet":
-        """A user's own keys; a key sees only keys of its organization."""
+        """Return the user's own keys in the user's organizations; with an API key, in the key's only."""
         if not user.is_authenticated:
             return self.none()
-        found = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
+        rows = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
         bound = getattr(user, "bound_organization_id", None)
-        return found.filter(organization_id=bound) if bound else found
+        return rows.filter(organization_id=bound) if bound else rows
 
     def usable(self, *, now: datetime | None = None) -> "ApiKeyQuerySet":
-        """Keys that still open something."""
+        """Return the keys that are neither revoked nor expired at the time ``now``, by default the present.
+
+        The parameter is for compiled queries, which replace the time at each run.
+        """
         return self.filter(
             models.Q(expires_at__isnull=True) | models.Q(expires_at__gt=now or timezone.now()),
             revoked_at__isnull=True,
@@ -154,9 +162,9 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
 
 
 class ApiKey(models.Model):
-    """A long-lived secret for programs: acts as its owner, within one organization and its scopes.
+    """A long-lived secret for a program, which acts as the key's owner in one organization within the scopes.
 
-    Only an HMAC of the secret is kept; ``prefix`` (``oh_<key>``) tells keys apart afterwards.
+    Only an HMAC of the secret is stored. ``prefix`` (``oh_<key id>``) identifies the key in lists.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -169,7 +177,9 @@ class ApiKey(models.Model):
     digest = models.CharField(max_length=64, editable=False)
     pepper_id = models.CharField(max_length=16, editable=False)
     scopes = models.JSONField(
-        default=list, blank=True, help_text="Permission names; empty means all that the owner has."
+        default=list,
+        blank=True,
+        help_text="Names of the permissions; empty for all that the owner has.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -177,7 +187,9 @@ class ApiKey(models.Model):
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_address = models.GenericIPAddressField(null=True, blank=True, editable=False)
     allowed_networks = models.JSONField(
-        default=list, blank=True, help_text="Networks (CIDR) it works from; empty means everywhere."
+        default=list,
+        blank=True,
+        help_text="Networks (CIDR) from which the key works; empty for all networks.",
     )
     replaces = models.OneToOneField(
         "self",
@@ -186,7 +198,7 @@ class ApiKey(models.Model):
         blank=True,
         editable=False,
         related_name="replaced_by",
-        help_text="The key that this one was made from by rotation.",
+        help_text="The previous key, if rotation created this key.",
     )
 
     objects = ApiKeyQuerySet.as_manager()
@@ -209,7 +221,7 @@ class ApiKey(models.Model):
 
 
 class SetupLink(models.Model):
-    """A one-time link by which somebody becomes the first administrator; only its HMAC is kept."""
+    """A one-time link for creating the first administrator. Only an HMAC of its token is stored."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     digest = models.CharField(max_length=64, unique=True, editable=False)

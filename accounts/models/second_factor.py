@@ -1,4 +1,4 @@
-"""The second step of signing in with a password: a secret shared with an app, and codes for when it is lost."""
+"""The second factor for signing in with a password: a secret for an authenticator app, and recovery codes."""
 
 from typing import ClassVar
 
@@ -10,9 +10,10 @@ from lib import crypto
 
 
 class SecondFactor(models.Model):
-    """One user's TOTP secret. It counts from ``confirmed_at`` on.
+    """One user's TOTP secret. Sign-in asks for its codes once ``confirmed_at`` is set.
 
-    ``last_used_step`` is the newest time step (30 s since 1970) whose code was taken: no code counts twice.
+    ``last_used_step`` is the latest time step (30 seconds, counted from 1970) with a used code. Codes of this
+    step and of earlier steps are refused, so no code works twice.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -23,14 +24,14 @@ class SecondFactor(models.Model):
     confirmed_at = models.DateTimeField(null=True, editable=False)
 
     is_personal = True
-    """Belongs to its user, and to no organization."""
+    """The row belongs to a user and to no organization."""
 
     def __str__(self) -> str:
         return f"second factor of {self.user_id}"
 
     @property
     def secret(self) -> str:
-        """The secret in Base32, as apps take it."""
+        """The plain secret in Base32, the form that authenticator apps read."""
         return crypto.open_sealed(self.sealed_secret, bound_to=self._binding)
 
     @secret.setter
@@ -43,7 +44,7 @@ class SecondFactor(models.Model):
 
 
 class RecoveryCode(models.Model):
-    """A code that stands in for the app once; only its HMAC is kept."""
+    """A single-use code that replaces a code of the authenticator app. Only its HMAC is stored."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     factor = models.ForeignKey(

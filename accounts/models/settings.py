@@ -1,4 +1,4 @@
-"""What people set for their work, and what they entrust to it: settings, custom secrets, provider tokens."""
+"""Settings, custom secrets and provider tokens of users and organizations."""
 
 from typing import Any, ClassVar
 
@@ -10,14 +10,15 @@ from uuid_utils.compat import uuid7
 from lib import crypto
 
 
-def _place(row: models.Model, column: str) -> str:
+def _binding(row: models.Model, column: str) -> str:
+    """Return the text that binds a sealed value to its column and row; elsewhere it cannot be opened."""
     return f"{row._meta.db_table}.{column}:{row.pk}"  # noqa: SLF001 - Django documents _meta
 
 
-class Chosen(models.Model):
-    """Values of fields by name (``accounts.settings.fields``); a name that is absent was not chosen.
+class StoredSettings(models.Model):
+    """Values of settings by name (``accounts.settings.fields``). An absent name has no value in this row.
 
-    ``version`` counts the changes, so that a writer can say which state it has seen.
+    ``version`` counts the changes. A writer sends the version it has read, so that a conflict is detected.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -32,23 +33,23 @@ class Chosen(models.Model):
 
     @property
     def secrets(self) -> dict[str, Any]:
-        """The plain values of secret fields by name."""
+        """The plain values of the secret settings, by name."""
         if self.sealed_secrets is None:
             return {}
-        plain = crypto.open_sealed(self.sealed_secrets, bound_to=_place(self, "sealed_secrets"))
-        found: dict[str, Any] = orjson.loads(plain)
-        return found
+        plain = crypto.open_sealed(self.sealed_secrets, bound_to=_binding(self, "sealed_secrets"))
+        values: dict[str, Any] = orjson.loads(plain)
+        return values
 
     @secrets.setter
     def secrets(self, plain: dict[str, Any]) -> None:
         text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode()
         self.sealed_secrets = (
-            crypto.seal(text, bound_to=_place(self, "sealed_secrets")) if plain else None
+            crypto.seal(text, bound_to=_binding(self, "sealed_secrets")) if plain else None
         )
 
 
-class UserSettings(Chosen):
-    """What one user chose for work in one organization."""
+class UserSettings(StoredSettings):
+    """The settings that one user has changed for work in one organization."""
 
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
     user = models.ForeignKey("accounts.User", models.CASCADE)
@@ -63,8 +64,8 @@ class UserSettings(Chosen):
         return f"settings of {self.user_id} in {self.organization_id}"
 
 
-class OrganizationSettings(Chosen):
-    """What an organization chose for its members; the fields in ``enforced`` are not theirs to change."""
+class OrganizationSettings(StoredSettings):
+    """The settings that an organization has set for its members. Members cannot change those in ``enforced``."""
 
     organization = models.OneToOneField("accounts.Organization", models.CASCADE)
     enforced = models.JSONField(default=list, blank=True)
@@ -78,26 +79,32 @@ class OrganizationSettings(Chosen):
 
 class CustomSecretQuerySet(models.QuerySet["CustomSecret"]):
     def visible_to(self, user: Any) -> "CustomSecretQuerySet":
-        """A user's own secrets, and the shared ones of the organizations that the user belongs to."""
+        """Return the user's own secrets and the shared secrets of the user's organizations.
+
+        With an API key, return only the secrets in the key's organization.
+        """
         if not user.is_authenticated:
             return self.none()
-        found = self.filter(
+        rows = self.filter(
             models.Q(user_id=user.pk) | models.Q(user=None),
             organization__memberships__user_id=user.pk,
         )
         bound = getattr(user, "bound_organization_id", None)
-        return found.filter(organization_id=bound) if bound else found
+        return rows.filter(organization_id=bound) if bound else rows
 
 
 class CustomSecret(models.Model):
-    """A value that agents may use by its name and that nobody can read back. Without ``user`` it is shared."""
+    """A secret that agents use by its name and that users cannot read back.
+
+    A secret without ``user`` is shared with all members of the organization.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
     user = models.ForeignKey(
         "accounts.User", models.CASCADE, null=True, blank=True, related_name="custom_secrets"
     )
-    name = models.CharField(max_length=100, help_text="The environment variable it is given as.")
+    name = models.CharField(max_length=100, help_text="The name of the environment variable.")
     description = models.CharField(max_length=500, blank=True)
     sealed_value = models.BinaryField(editable=False)
     created_by = models.ForeignKey(
@@ -131,15 +138,18 @@ class CustomSecret(models.Model):
 
     @property
     def value(self) -> str:
-        return crypto.open_sealed(self.sealed_value, bound_to=_place(self, "sealed_value"))
+        return crypto.open_sealed(self.sealed_value, bound_to=_binding(self, "sealed_value"))
 
     @value.setter
     def value(self, plain: str) -> None:
-        self.sealed_value = crypto.seal(plain, bound_to=_place(self, "sealed_value"))
+        self.sealed_value = crypto.seal(plain, bound_to=_binding(self, "sealed_value"))
 
 
 class CustomSecretUse(models.Model):
-    """One time that a secret was given to the sandbox of a conversation, which is known by its UUID only."""
+    """One use of a secret by a conversation's sandbox.
+
+    There is no foreign key to the conversation, because accounts may not depend on the conversations app.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
@@ -156,16 +166,16 @@ class CustomSecretUse(models.Model):
 
 class ProviderTokenQuerySet(models.QuerySet["ProviderToken"]):
     def visible_to(self, user: Any) -> "ProviderTokenQuerySet":
-        """A user's own tokens in the organizations that the user belongs to."""
+        """Return the user's own tokens in the user's organizations; with an API key, in the key's only."""
         if not user.is_authenticated:
             return self.none()
-        found = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
+        rows = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
         bound = getattr(user, "bound_organization_id", None)
-        return found.filter(organization_id=bound) if bound else found
+        return rows.filter(organization_id=bound) if bound else rows
 
 
 class ProviderToken(models.Model):
-    """A token of one user's own at a Git host, for the work in one organization; it is written only."""
+    """One user's own token at a Git host, for work in one organization. Users cannot read it back."""
 
     class Provider(models.TextChoices):
         GITHUB = "github", "GitHub"
@@ -179,7 +189,9 @@ class ProviderToken(models.Model):
     user = models.ForeignKey("accounts.User", models.CASCADE, related_name="provider_tokens")
     provider = models.CharField(max_length=20, choices=Provider)
     host = models.CharField(
-        max_length=255, blank=True, help_text="The host's name; empty for the provider's own."
+        max_length=255,
+        blank=True,
+        help_text="The name of the host; empty for the provider's public host.",
     )
     sealed_token = models.BinaryField(editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -200,8 +212,8 @@ class ProviderToken(models.Model):
 
     @property
     def token(self) -> str:
-        return crypto.open_sealed(self.sealed_token, bound_to=_place(self, "sealed_token"))
+        return crypto.open_sealed(self.sealed_token, bound_to=_binding(self, "sealed_token"))
 
     @token.setter
     def token(self, plain: str) -> None:
-        self.sealed_token = crypto.seal(plain, bound_to=_place(self, "sealed_token"))
+        self.sealed_token = crypto.seal(plain, bound_to=_binding(self, "sealed_token"))

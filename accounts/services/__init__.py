@@ -1,4 +1,4 @@
-"""What callers of accounts use most, by name; each noun has a module of its own."""
+"""The services of the accounts app, one module for each noun. The most used functions are exported here."""
 
 from accounts.services.api_keys import (
     KEY_NAME_MAX,
@@ -12,12 +12,12 @@ from accounts.services.api_keys import (
     UnknownScope,
     authenticate_api_key,
     issue_api_key,
-    reopen_api_key,
+    load_api_key,
     revoke_api_key,
     revoke_api_keys,
     rotate_api_key,
 )
-from accounts.services.memberships import reached_by
+from accounts.services.memberships import reachable_organizations
 from accounts.services.people import (
     EmailTaken,
     LastAdministrator,
@@ -61,8 +61,8 @@ __all__ = [
     "find_user",
     "has_administrator",
     "issue_api_key",
-    "reached_by",
-    "reopen_api_key",
+    "load_api_key",
+    "reachable_organizations",
     "revoke_api_key",
     "revoke_api_keys",
     "rotate_api_key",

@@ -1,4 +1,4 @@
-"""Issue, check, rotate and revoke API keys."""
+"""Services for API keys: issue, authenticate, rotate and revoke."""
 
 import ipaddress
 import secrets
@@ -26,7 +26,7 @@ NETWORKS_MAX = 20
 
 
 class InvalidKey(Problem):
-    """A key that opens nothing: unknown, wrong, expired, revoked, or its owner may not act."""
+    """The key is unknown, wrong, expired or revoked, or its owner, organization or network is not allowed."""
 
     status = 401
     code = "invalid-key"
@@ -42,38 +42,38 @@ class NotAMember(Problem):
 
 
 class UnknownScope(Problem):
-    """A scope that is no permission's name."""
+    """A scope is not the name of a permission."""
 
     code = "unknown-scope"
 
 
 class ScopeNotHeld(Problem):
-    """A scope that the maker of the key lacks."""
+    """The user who creates a key does not have the permission of a requested scope."""
 
     status = 403
     code = "scope-not-held"
 
 
 class BadNetwork(Problem):
-    """Something that is no network, or one that the maker's key does not reach."""
+    """A value is not a network, or the network is outside those of the API key that sent the request."""
 
     code = "bad-network"
 
 
 class KeyEnded(Problem):
-    """A key that cannot be rotated: it has ended, or was rotated already."""
+    """The key cannot be rotated because it is expired or revoked, or was already rotated."""
 
     status = 409
     code = "key-ended"
-    sentence = "This key has ended or was rotated already. Make a new one."
+    sentence = "This key is no longer valid or was already rotated. Create a new key."
 
 
 class TooManyKeys(Problem):
-    """The user has as many usable keys as one may have."""
+    """The user has the maximum number of usable keys (``API_KEYS_PER_USER``)."""
 
     status = 409
     code = "too-many-keys"
-    sentence = "You have as many API keys as one may have. Revoke those you no longer use."
+    sentence = "The maximum number of API keys is reached. Revoke a key that is no longer used."
 
 
 @transaction.atomic
@@ -88,30 +88,33 @@ def issue_api_key(
     allowed_networks: Sequence[str] = (),
     within_networks: Sequence[str] = (),
 ) -> tuple[ApiKey, str]:
-    """Make an API key and return it with its plain text, which nobody can see again.
+    """Create an API key; return it with its plain text, which cannot be read again.
 
-    ``scopes`` are permission names that the user holds in the organization; none means all of them, or all
-    those of the key that the user came with. ``days`` until it expires; none means the longest that
-    ``API_KEY_MAX_DAYS`` allows, and ``not_after`` bounds both. The key works from ``allowed_networks`` (CIDR)
-    only, none meaning everywhere; they lie ``within_networks``, those of the key that the user came with.
-    Each call makes another key. Raises ``NotAMember``, ``UnknownScope``, ``ScopeNotHeld``, ``BadNetwork``,
-    ``TooManyKeys``.
+    - ``scopes``: permission names that the user has in the organization. Empty for no limit, or for the scopes
+      of the API key that sent the request.
+    - ``days``: the lifetime in days. ``API_KEY_MAX_DAYS`` is the maximum and the default.
+    - ``not_after``: the latest time at which the key may expire.
+    - ``allowed_networks``: networks (CIDR) from which the key works; empty for all. They must be inside
+      ``within_networks``, by default the networks of the API key that sent the request.
+
+    Not safe to repeat: each call creates a key. Raise ``NotAMember``, ``UnknownScope``, ``ScopeNotHeld``,
+    ``BadNetwork`` or ``TooManyKeys``.
     """
     organization = organization or user.personal_organization
     if not Membership.objects.filter(user=user, organization=organization).exists():
         raise NotAMember
-    _check_scopes(scopes, held=permissions_in(user, organization.pk))
-    User.objects.select_for_update().get(
-        pk=user.pk
-    )  # or two requests both find room for the last key
+    _check_scopes(scopes, allowed=permissions_in(user, organization.pk))
+    # Without the lock, two concurrent requests could both create the last allowed key.
+    User.objects.select_for_update().get(pk=user.pk)
     if user.api_keys.usable().count() >= settings.API_KEYS_PER_USER:
         raise TooManyKeys
+    # An empty list would mean no limit, so that a limited key could create an unlimited key.
     if not scopes and user.key_scopes is not None:
         scopes = sorted(user.key_scopes)
-    networks = _checked_networks(allowed_networks, within=within_networks or user.key_networks)
+    networks = _clean_networks(allowed_networks, within=within_networks or user.key_networks)
     days = min(days or settings.API_KEY_MAX_DAYS, settings.API_KEY_MAX_DAYS)
     expires_at = timezone.now() + timedelta(days=days)
-    key, plain = _make_key(
+    key, plain = _create_key(
         organization=organization,
         user=user,
         name=name,
@@ -119,7 +122,7 @@ def issue_api_key(
         allowed_networks=networks,
         expires_at=min(expires_at, not_after) if not_after else expires_at,
     )
-    _note_key("api_key.created", key)
+    _record_key_action("api_key.created", key)
     return key, plain
 
 
@@ -127,46 +130,55 @@ def issue_api_key(
 def rotate_api_key(
     *, key: ApiKey, by: User, overlap_hours: int = 24, not_after: datetime | None = None
 ) -> tuple[ApiKey, str]:
-    """Replace a key by one of the same name, scopes and networks; the old one works for ``overlap_hours`` more.
+    """Replace a key by a new key with the same name, scopes and networks; return the new key and its plain text.
 
-    The new one lives as long as the old one was made to live, at most until ``not_after``. A key rotates no
-    key that may do more than itself. Not safe to repeat: a second call raises ``KeyEnded``. Raises
-    ``ScopeNotHeld`` and ``BadNetwork`` too.
+    The old key works for another ``overlap_hours``. The new key has the original lifetime of the old key and
+    expires at ``not_after`` at the latest. Not safe to repeat: a second call raises ``KeyEnded``. Raise
+    ``ScopeNotHeld`` or ``BadNetwork`` if the old key may do more than the API key that sent the request.
     """
     old = ApiKey.objects.select_for_update(of=("self",)).select_related("user", "organization")
     key = old.get(pk=key.pk)
     if not key.is_usable or ApiKey.objects.filter(replaces=key).exists():
         raise KeyEnded
+    # A key without scopes has all permissions of its owner, so no limited key may rotate it.
     if by.key_scopes is not None and (not key.scopes or set(key.scopes) - by.key_scopes):
-        raise ScopeNotHeld("A key cannot rotate one that may do more than itself.")
-    networks = _checked_networks(key.allowed_networks, within=by.key_networks)
+        raise ScopeNotHeld(
+            "This key has more permissions than the API key that sent the request. "
+            "Rotate it with a browser session or with an API key that has the same permissions."
+        )
+    networks = _clean_networks(key.allowed_networks, within=by.key_networks)
     now = timezone.now()
-    longest = timedelta(days=settings.API_KEY_MAX_DAYS)
-    lives = min(key.expires_at - key.created_at, longest) if key.expires_at else longest
-    new, plain = _make_key(
+    max_lifetime = timedelta(days=settings.API_KEY_MAX_DAYS)
+    lifetime = (
+        min(key.expires_at - key.created_at, max_lifetime) if key.expires_at else max_lifetime
+    )
+    new, plain = _create_key(
         organization=key.organization,
         user=key.user,
         name=key.name,
         scopes=key.scopes,
         allowed_networks=networks,
-        expires_at=min(now + lives, not_after) if not_after else now + lives,
+        expires_at=min(now + lifetime, not_after) if not_after else now + lifetime,
         replaces=key,
     )
-    ends = now + timedelta(hours=overlap_hours)
-    key.expires_at = min(key.expires_at, ends) if key.expires_at else ends
+    overlap_end = now + timedelta(hours=overlap_hours)
+    key.expires_at = min(key.expires_at, overlap_end) if key.expires_at else overlap_end
     key.save(update_fields=["expires_at"])
-    _note_key("api_key.rotated", new, before={"prefix": key.prefix, "works_until": key.expires_at})
+    _record_key_action(
+        "api_key.rotated", new, before={"prefix": key.prefix, "works_until": key.expires_at}
+    )
     return new, plain
 
 
-def _make_key(**fields: Any) -> tuple[ApiKey, str]:
+def _create_key(**fields: Any) -> tuple[ApiKey, str]:
+    # The key id is public: it finds the row, so that only one digest must be compared.
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     pepper_id, digest = crypto.digest(f"{key_id}.{secret}", purpose=KEY_PURPOSE)
     key = ApiKey.objects.create(key_id=key_id, digest=digest, pepper_id=pepper_id, **fields)
     return key, f"{key.prefix}.{secret}"
 
 
-def _note_key(action: str, key: ApiKey, **more: Any) -> None:
+def _record_key_action(action: str, key: ApiKey, **more: Any) -> None:
     after = {"name": key.name, "scopes": key.scopes, "expires_at": key.expires_at}
     after["networks"] = key.allowed_networks
     audit.record(
@@ -178,60 +190,72 @@ def _note_key(action: str, key: ApiKey, **more: Any) -> None:
     )
 
 
-def _checked_networks(wanted: Sequence[str], *, within: Sequence[str] = ()) -> list[str]:
-    if len(wanted) > NETWORKS_MAX:
+def _clean_networks(networks: Sequence[str], *, within: Sequence[str] = ()) -> list[str]:
+    """Return the networks in normal form; ``within`` if there are none. Raise ``BadNetwork``."""
+    if len(networks) > NETWORKS_MAX:
         raise BadNetwork(f"A key has at most {NETWORKS_MAX} networks.")
     bounds = [ipaddress.ip_network(text) for text in within]
-    found: list[Any] = []
-    for text in wanted:
+    parsed: list[Any] = []
+    for text in networks:
         try:
             network: Any = ipaddress.ip_network(text.strip(), strict=False)
         except ValueError as error:
-            raise BadNetwork(f"{text[:60]!r} is no network, such as 192.0.2.0/24.") from error
+            raise BadNetwork(
+                f"{text[:60]!r} is not a network. Enter a network such as 192.0.2.0/24."
+            ) from error
         if bounds and not any(
             bound.version == network.version and network.subnet_of(bound) for bound in bounds
         ):
-            raise BadNetwork(f"{network} is outside the networks of the key that asks.")
-        found.append(network)
-    return [str(network) for network in found or bounds]
+            raise BadNetwork(
+                f"The network {network} is outside the networks of the API key that sent the "
+                "request."
+            )
+        parsed.append(network)
+    return [str(network) for network in parsed or bounds]
 
 
-def _check_scopes(scopes: Sequence[str], *, held: Collection[str]) -> None:
+def _check_scopes(scopes: Sequence[str], *, allowed: Collection[str]) -> None:
     if unknown := sorted(set(scopes) - PERMISSIONS):
         raise UnknownScope(
-            f"There is no permission {unknown[0]!r}. There are: {', '.join(sorted(PERMISSIONS))}."
+            f"There is no permission {unknown[0]!r}. "
+            f"The permissions are: {', '.join(sorted(PERMISSIONS))}."
         )
-    if missing := sorted(set(scopes) - set(held)):
+    if missing := sorted(set(scopes) - set(allowed)):
         raise ScopeNotHeld(
-            f"A key cannot be given {missing[0]}, which its maker does not have here."
+            f"You cannot create a key with the scope {missing[0]}, because you do not have this "
+            "permission in this organization."
         )
 
 
 def authenticate_api_key(token: str, *, address: str = "") -> ApiKey:
-    """The usable key that a plain text belongs to, its ``user`` limited to what the key may do.
+    """Return the usable key of a plain text; its ``user`` is limited to the key's organization and scopes.
 
-    ``address`` is where the caller is; a key with networks works from nowhere else.
-
-    Raises ``InvalidKey``, which does not say which of the reasons it was.
+    ``address`` is the client's IP address, for keys that work from some networks only. Raise ``InvalidKey``,
+    which does not say the reason.
     """
     head, _, _ = token.partition(".")
     key_id = head.removeprefix("oh_")
     key = None
     if head.startswith("oh_") and key_id.isalnum() and key_id.isascii():
+        # The cut bounds the query's parameter. A cut id cannot match, because ids have up to 16 characters.
         key = _usable_key(key_id[:17])
+    # Also runs for an unknown key, so that the response time does not show whether the key exists.
     key = crypto.verify_row(token.removeprefix("oh_"), key, purpose=KEY_PURPOSE)
     if key is None:
         raise InvalidKey
-    return _admitted(key, address)
+    return _limit_user(key, address)
 
 
 def _usable_key(key_id: str) -> ApiKey | None:
-    """A key with its user and organization; one query, without the ORM's work on it: every request asks."""
-    found = _KEY_BY_ID.rows(key_id=key_id, now=timezone.now())
-    if not found:
+    """Return a usable key with its user and organization; None if there is no such key. One query.
+
+    Every API request calls this function, so the SQL is compiled once.
+    """
+    rows = _KEY_BY_ID.rows(key_id=key_id, now=timezone.now())
+    if not rows:
         return None
     key: ApiKey
-    key, user, organization = _KEYS.instances(found[0])
+    key, user, organization = _KEYS.instances(rows[0])
     key.user, key.organization = user, organization
     return key
 
@@ -246,26 +270,34 @@ _KEY_BY_ID = Compiled(
 )
 
 
-def reopen_api_key(key_pk: UUID, *, address: str = "") -> ApiKey:
-    """The usable key of that id, for what was derived from it and proves itself; as ``authenticate_api_key``."""
-    found = ApiKey.objects.usable().filter(pk=key_pk)
-    key = found.select_related("user", "organization").first()
+def load_api_key(key_pk: UUID, *, address: str = "") -> ApiKey:
+    """Return the usable key with a primary key; its ``user`` is limited as in ``authenticate_api_key``.
+
+    Does not check a secret: the caller has verified a credential that was derived from this key, such as a
+    conversation key. Raise ``InvalidKey``.
+    """
+    rows = ApiKey.objects.usable().filter(pk=key_pk)
+    key = rows.select_related("user", "organization").first()
     if key is None:
         raise InvalidKey
-    return _admitted(key, address)
+    return _limit_user(key, address)
 
 
-def _admitted(key: ApiKey, address: str) -> ApiKey:
+def _limit_user(key: ApiKey, address: str) -> ApiKey:
+    """Limit ``key.user`` to the key's organization, scopes and networks; update the key's last use.
+
+    Raise ``InvalidKey`` for a suspended user or organization, or a client outside the key's networks.
+    """
     if not key.user.is_active or key.organization.suspended_at:
         raise InvalidKey
-    place = parse_address(address)
-    if key.allowed_networks and not _is_within(place, key.allowed_networks):
+    client_ip = parse_address(address)
+    if key.allowed_networks and not _is_within(client_ip, key.allowed_networks):
         raise InvalidKey
     key.user.bound_organization_id = key.organization_id
     key.user.key_scopes = frozenset(key.scopes) if key.scopes else None
     key.user.key_networks = tuple(key.allowed_networks)
-    key.user.came_by = key
-    _note_use(key, str(place) if place else None)
+    key.user.credential = key
+    _update_last_use(key, str(client_ip) if client_ip else None)
     return key
 
 
@@ -273,31 +305,32 @@ def _is_within(address: Any, networks: Iterable[str]) -> bool:
     return address is not None and any(address in ipaddress.ip_network(n) for n in networks)
 
 
-def _note_use(key: ApiKey, address: str | None) -> None:
-    """Last use, at most once a minute, so that a busy key does not write on every request."""
+def _update_last_use(key: ApiKey, address: str | None) -> None:
     now = timezone.now()
+    # At most one write per minute, so that a busy key does not write on every request.
     if key.last_used_at is None or now - key.last_used_at > timedelta(minutes=1):
         ApiKey.objects.filter(pk=key.pk).update(last_used_at=now, last_used_address=address)
 
 
 def revoke_api_key(*, key: ApiKey) -> None:
-    """End a key now. Safe to repeat: the first time stays."""
+    """Revoke a key. Safe to repeat: ``revoked_at`` keeps the time of the first call."""
     with transaction.atomic():
-        found = ApiKey.objects.filter(pk=key.pk, revoked_at=None)
-        if found.update(revoked_at=timezone.now()):
-            _note_key("api_key.revoked", key)
+        rows = ApiKey.objects.filter(pk=key.pk, revoked_at=None)
+        if rows.update(revoked_at=timezone.now()):
+            _record_key_action("api_key.revoked", key)
     sessions.announce_access_change(user_id=key.user_id)
 
 
 def revoke_api_keys(*, keys: Iterable[ApiKey]) -> int:
-    """End every usable key of these now, each with its audit entry; gives how many. Safe to repeat."""
-    wanted = [key.pk for key in keys]
+    """Revoke the usable keys among ``keys``, with an audit entry for each; return their number. Safe to repeat."""
+    key_pks = [key.pk for key in keys]
     with transaction.atomic():
-        usable = ApiKey.objects.usable().filter(pk__in=wanted).order_by("pk")
-        found = list(usable.select_for_update(of=("self",)).select_related("user"))
-        ApiKey.objects.filter(pk__in=[key.pk for key in found]).update(revoked_at=timezone.now())
-        for key in sorted(found, key=lambda key: (key.organization_id, key.pk)):
-            _note_key("api_key.revoked", key)
-    for user_id in {key.user_id for key in found}:
+        rows = ApiKey.objects.usable().filter(pk__in=key_pks).order_by("pk")
+        usable = list(rows.select_for_update(of=("self",)).select_related("user"))
+        ApiKey.objects.filter(pk__in=[key.pk for key in usable]).update(revoked_at=timezone.now())
+        # Each audit entry locks its organization's chain: a fixed order prevents deadlocks.
+        for key in sorted(usable, key=lambda key: (key.organization_id, key.pk)):
+            _record_key_action("api_key.revoked", key)
+    for user_id in {key.user_id for key in usable}:
         sessions.announce_access_change(user_id=user_id)
-    return len(found)
+    return len(usable)

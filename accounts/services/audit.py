@@ -1,7 +1,7 @@
-"""The audit log: who acts, entries written in the transaction of the act, and the check of the chains.
+"""The audit log: the current actor, entries in the transaction of an action, and verification of the chains.
 
-Services never see a request. The edge (a request, a command, a job) passes ``acting`` a function that finds the
-actor; ``record`` calls it when the act is recorded, because the API authenticates after the middleware has run.
+Services never see a request. The middleware, a command or a job passes ``acting`` a function that returns the
+actor. ``record`` calls this function late, because the API authenticates a request after the middleware has run.
 """
 
 import getpass
@@ -55,12 +55,12 @@ SERVING_COMMANDS = (
     *("run_web", "run_realtime", "run_worker", "run_conversation_manager", "run_grpc"),
     *("procrastinate", "quickstart", "runserver"),
 )
-"""Commands whose own acts are those of the system."""
+"""Commands that run the server: their actions are recorded for the actor ``system``."""
 
 
 @dataclass(frozen=True)
 class Actor:
-    """The one who acts; ``kind`` is one of person, key, service_account, command, system, anonymous."""
+    """The author of an action. ``kind`` is person, key, service_account, command, system or anonymous."""
 
     kind: str
     id: str = ""
@@ -69,29 +69,29 @@ class Actor:
     reason: str = ""
 
 
-_find: ContextVar[Callable[[], Actor] | None] = ContextVar("actor", default=None)
+_find_actor: ContextVar[Callable[[], Actor] | None] = ContextVar("actor", default=None)
 
 
 def current_actor() -> Actor:
-    """Return the actor that the edge finds, else the command that runs, else the system."""
-    find = _find.get()
-    return find() if find else _of_process()
+    """Return the actor of the enclosing ``acting`` block, else the running command, else the system."""
+    find_actor = _find_actor.get()
+    return find_actor() if find_actor else _process_actor()
 
 
 @contextmanager
-def acting(find: Callable[[], Actor]) -> Iterator[None]:
-    """Find the actor by ``find`` for the length of the block."""
-    token = _find.set(find)
+def acting(find_actor: Callable[[], Actor]) -> Iterator[None]:
+    """Record the actions inside the block for the actor that ``find_actor`` returns."""
+    token = _find_actor.set(find_actor)
     try:
         yield
     finally:
-        _find.reset(token)
+        _find_actor.reset(token)
 
 
-def _of_process() -> Actor:
-    words = [*sys.argv, ""]
-    if Path(words[0]).name in ("manage.py", "__main__.py") and words[1] not in SERVING_COMMANDS:
-        return Actor("command", id=f"cli:{_os_user()}", name=words[1][:60])
+def _process_actor() -> Actor:
+    argv = [*sys.argv, ""]
+    if Path(argv[0]).name in ("manage.py", "__main__.py") and argv[1] not in SERVING_COMMANDS:
+        return Actor("command", id=f"cli:{_os_user()}", name=argv[1][:60])
     return Actor("system", id="system", name=os.environ.get("OH_ROLE", ""))
 
 
@@ -113,14 +113,15 @@ def record(
     after: Mapping[str, Any] | None = None,
     reason: str = "",
 ) -> AuditEntry:
-    """Append an act to its organization's chain (the site's without one); call it where the act is done.
+    """Append an action to the chain of its organization, or to the site's chain if there is none.
 
-    It joins the caller's transaction: the act and its entry are kept together or not at all. Call it as the
-    last step, for the chain's head stays locked until the commit. ``before`` and ``after`` are shown to
-    auditors; values of fields named like secrets are replaced by "set". Each call is another entry.
+    Joins the caller's transaction, so the action and its entry are stored together or not at all. Call this as
+    the last step: the chain's head stays locked until the commit. Auditors see ``before`` and ``after``; values
+    of fields with a secret's name are replaced by "set" or "not set". Not safe to repeat: each call appends.
     """
     actor = current_actor()
     chain = organization_id or SITE
+    # Create the head for the first entry of a chain. A concurrent insert of the head is not an error.
     AuditHead.objects.bulk_create([AuditHead(chain=chain)], ignore_conflicts=True)
     head = AuditHead.objects.select_for_update().get(pk=chain)
     entry = AuditEntry(
@@ -137,14 +138,14 @@ def record(
         subject_name=_text(
             str(subject) if subject and subject_name is None else subject_name or "", 254
         ),
-        before=_shown(before),
-        after=_shown(after),
+        before=_redact(before),
+        after=_redact(after),
         reason=_text(reason or actor.reason, TEXT_MAX),
         request_id=request_id.get()[:64],
         address=actor.address,
         previous=head.hash,
     )
-    entry.hash = hash_of(entry)
+    entry.hash = compute_hash(entry)
     entry.save(force_insert=True)
     head.count, head.hash = entry.position, entry.hash
     head.pepper_id, head.seal = crypto.digest(_anchor(head), purpose=PURPOSE)
@@ -155,7 +156,7 @@ def record(
 def changes(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two sides of what differs between two states, as ``record`` takes them."""
+    """Return the fields that differ between two states: their old values and their new values."""
     names = [n for n in {**before, **after} if before.get(n) != after.get(n)]
     return (
         {n: before[n] for n in names if n in before},
@@ -163,16 +164,16 @@ def changes(
     )
 
 
-def hash_of(entry: AuditEntry) -> str:
-    """SHA-256 over an entry's columns and the hash before it."""
-    columns = {name: _plain(getattr(entry, name)) for name in HASHED}
+def compute_hash(entry: AuditEntry) -> str:
+    """Return the SHA-256 (hex) of an entry's columns, which include the hash of the previous entry."""
+    columns = {name: _to_json(getattr(entry, name)) for name in HASHED}
     return hashlib.sha256(orjson.dumps(columns, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def verify_chains(*, chain: UUID | None = None) -> Iterator[str]:
-    """A sentence for each fault of the chains: a row changed, removed, put in, or a head that does not fit.
+    """Yield a sentence for each fault: a changed, missing or inserted entry, or a head that does not match.
 
-    Reads the rows in order, whatever their number; changes nothing. What is appended meanwhile is not read.
+    Reads all entries in order and changes nothing. Skips entries that are appended during the check.
     """
     heads = AuditHead.objects.order_by("pk")
     chains = AuditEntry.objects.values_list("chain", flat=True).distinct()
@@ -180,65 +181,73 @@ def verify_chains(*, chain: UUID | None = None) -> Iterator[str]:
         heads, chains = heads.filter(pk=chain), chains.filter(chain=chain)
     known = list(heads)
     for missing in sorted(set(chains) - {head.pk for head in known}):
-        yield f"{missing}: the chain has rows and no head"
+        yield f"{missing}: the chain has entries but no head"
     for head in known:
         yield from _verify(head)
 
 
 def _verify(head: AuditHead) -> Iterator[str]:
-    place = "site" if head.pk == SITE else str(head.pk)
+    chain = "site" if head.pk == SITE else str(head.pk)
     if not crypto.matches(
         _anchor(head), purpose=PURPOSE, pepper_id=head.pepper_id, expected=head.seal
     ):
-        yield f"{place}: the head is not sealed by this server (or its pepper {head.pepper_id!r} is gone)"
+        yield (
+            f"{chain}: the seal of the head is wrong, or its pepper {head.pepper_id!r} is no longer "
+            "configured"
+        )
     position, previous = 0, ""
+    # Later positions are entries that were appended after this head was read.
     rows = AuditEntry.objects.filter(chain=head.pk, position__lte=head.count).order_by("position")
     for entry in rows.iterator(chunk_size=1_000):
         if entry.position != position + 1:
-            yield f"{place}: rows {position + 1} to {entry.position - 1} are missing"
+            yield f"{chain}: entries {position + 1} to {entry.position - 1} are missing"
         elif entry.previous != previous:
-            yield f"{place}: row {entry.position} does not follow the row before it"
-        if hash_of(entry) != entry.hash:
-            yield f"{place}: row {entry.position} ({entry.action}, {entry.id}) was changed"
+            yield f"{chain}: entry {entry.position} does not contain the hash of the entry before it"
+        if compute_hash(entry) != entry.hash:
+            yield f"{chain}: entry {entry.position} ({entry.action}, {entry.id}) was changed"
         position, previous = entry.position, entry.hash
     if position < head.count:
-        yield f"{place}: rows {position + 1} to {head.count} are missing"
+        yield f"{chain}: entries {position + 1} to {head.count} are missing"
     elif previous != head.hash:
-        yield f"{place}: the last row is not the one that the head names"
+        yield f"{chain}: the hash of the last entry does not match the head"
 
 
 def _anchor(head: AuditHead) -> str:
+    # The number of entries is part of the seal, so that removing the newest entries is detected.
     return f"{head.pk} {head.count} {head.hash}"
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, datetime):
+        # One fixed form, so that the hash does not depend on the time zone of the process.
         return value.astimezone(UTC).isoformat(timespec="microseconds")
     return str(value) if isinstance(value, UUID) else value
 
 
-def _shown(values: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {name: _safe(name, value) for name, value in (values or {}).items()}
+def _redact(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the values in a form that JSON can store, without secrets and without long texts."""
+    return {name: _redact_value(name, value) for name, value in (values or {}).items()}
 
 
-def _safe(name: str, value: Any) -> Any:
+def _redact_value(name: str, value: Any) -> Any:
     if SECRET.search(name):
         return "set" if value else "not set"
     if value is None or isinstance(value, bool):
         return value
+    # orjson cannot serialize integers beyond 64 bits; they become text below.
     if isinstance(value, int) and abs(value) < 2**63:
         return value
     if isinstance(value, list | tuple | set | frozenset):
         return [
-            _safe("", item)
+            _redact_value("", item)
             for item in (sorted(value) if isinstance(value, set | frozenset) else value)
         ]
     if isinstance(value, Mapping):
-        return {str(k): _safe(str(k), v) for k, v in value.items()}
-    return _text(_plain(value), TEXT_MAX)
+        return {str(k): _redact_value(str(k), v) for k, v in value.items()}
+    return _text(_to_json(value), TEXT_MAX)
 
 
 def _text(value: Any, longest: int) -> str:
-    """Text that PostgreSQL and JSON can hold, bounded."""
+    """Return text that PostgreSQL and JSON can store, cut to ``longest`` characters."""
     text = str(value).replace("\0", "").encode(errors="replace").decode()
     return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,4 +1,4 @@
-"""Roles that a provider's claims give: the rules that turn claims into roles, and the roles they gave."""
+"""Roles and staff status from a provider's claims: evaluation of claim rules, and their application to a user."""
 
 import json
 import logging
@@ -16,20 +16,23 @@ from accounts.services.audit import record
 
 log = logging.getLogger(__name__)
 RANK = ("viewer", "auditor", "billing", "member", "admin", "owner")
-"""Roles from low to high: of several rules for one organization, the highest role counts."""
-KEPT = (
+"""Roles from low to high. If several rules match for one organization, the highest role applies."""
+STORED_CLAIMS = (
     *("sub", "email", "email_verified", "name", "preferred_username", "given_name", "family_name"),
     *("realm_access", "resource_access", "groups", "roles"),
 )
 
 
 class BadRule(Exception):
-    """A claim rule that cannot be understood; the text is a sentence for its author."""
+    """A claim rule is not valid; the message is a sentence for the author of the rule."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What claims give a person. ``is_staff`` is None if no rule is about staff."""
+class RuleResult:
+    """The roles by organization id, and the staff status, that claim rules give a person.
+
+    ``is_staff`` is None if no rule is about staff.
+    """
 
     roles: dict[UUID, str] = field(default_factory=dict)
     is_staff: bool | None = None
@@ -37,13 +40,14 @@ class Wanted:
     """Positions of the rules that matched, from 0."""
 
 
-def wanted(rules: Iterable[Any], claims: dict[str, Any]) -> Wanted:
-    """Return what rules give for claims, and change nothing. Raises ``BadRule``."""
+def evaluate_rules(rules: Iterable[Any], claims: dict[str, Any]) -> RuleResult:
+    """Return the result of claim rules for a person's claims; change nothing. Raise ``BadRule``."""
     roles: dict[UUID, str] = {}
     is_staff, matched = None, []
     for position, rule in enumerate(rules):
         check_rule(rule)
         is_match = _matches(rule, claims)
+        # With a rule about staff, no match means False: staff status from earlier claims is removed.
         if "staff" in rule:
             is_staff = bool(is_staff) or is_match
         if not is_match:
@@ -52,74 +56,76 @@ def wanted(rules: Iterable[Any], claims: dict[str, Any]) -> Wanted:
         if "organization" in rule:
             organization, role = UUID(rule["organization"]), rule["role"]
             roles[organization] = max(roles.get(organization, role), role, key=RANK.index)
-    return Wanted(roles, is_staff, tuple(matched))
+    return RuleResult(roles, is_staff, tuple(matched))
 
 
 def check_rule(rule: Any) -> None:
-    """Raise ``BadRule`` for a rule that cannot mean anything."""
+    """Raise ``BadRule`` if a claim rule is not valid."""
     if not isinstance(rule, dict):
-        raise BadRule("A rule is an object with claim, value and what it gives.")
+        raise BadRule(
+            "A rule must be an object with claim, value, and either organization and role, or staff."
+        )
     if unknown := set(rule) - {"claim", "value", "organization", "role", "staff"}:
-        raise BadRule(f"A rule has no {min(unknown)!r}.")
+        raise BadRule(f"A rule cannot contain {min(unknown)!r}.")
     for name in ("claim", "value"):
         if not isinstance(rule.get(name), str) or not rule[name]:
-            raise BadRule(f"A rule needs a text as its {name}.")
+            raise BadRule(f"The {name} of a rule must be a text that is not empty.")
     if ("staff" in rule) == ("organization" in rule):
-        raise BadRule("A rule gives either a role in an organization or staff.")
+        raise BadRule("A rule must contain either organization and role, or staff.")
     if "staff" in rule and rule["staff"] is not True:
-        raise BadRule("staff is true or left out.")
+        raise BadRule("staff must be true. Leave it out for a rule about a role.")
     if "organization" in rule:
         try:
             UUID(rule["organization"])
         except (ValueError, AttributeError, TypeError) as error:
-            raise BadRule("organization is an organization's id.") from error
+            raise BadRule("organization must be the id of an organization.") from error
         if rule.get("role") not in Membership.Role.values:
-            raise BadRule(f"role is one of {', '.join(Membership.Role.values)}.")
+            raise BadRule(f"role must be one of {', '.join(Membership.Role.values)}.")
 
 
 def _matches(rule: dict[str, Any], claims: dict[str, Any]) -> bool:
-    """Return whether the claim at the rule's path is its value, or a list that contains it.
-
-    A claim whose very name has dots (``https://example.com/roles``) is found before the path is split.
-    """
-    found: Any = claims.get(rule["claim"])
-    if found is None:
-        found = claims
+    """Return whether the claim at the rule's path equals the rule's value, or is a list that contains it."""
+    # The name of a claim may contain dots (``https://example.com/roles``): try the whole name first.
+    value: Any = claims.get(rule["claim"])
+    if value is None:
+        value = claims
         for name in rule["claim"].split("."):
-            found = found.get(name) if isinstance(found, dict) else None
-    return rule["value"] in found if isinstance(found, list) else found == rule["value"]
+            value = value.get(name) if isinstance(value, dict) else None
+    return rule["value"] in value if isinstance(value, list) else value == rule["value"]
 
 
 @transaction.atomic
 def apply_claims(*, identity: Identity, claims: dict[str, Any]) -> None:
-    """Update the roles that earlier claims gave to those that these claims give. Safe to repeat.
+    """Give a user the roles and staff status of the claims, and remove those of earlier claims. Safe to repeat.
 
-    Memberships that a person gave do not change, and the last owner of an organization stays its owner.
+    Memberships that a person created do not change, and the last owner of an organization stays an owner.
     """
     provider = identity.provider
     identity = Identity.objects.select_for_update().get(pk=identity.pk)
     try:
-        given = wanted(provider.claim_rules, claims)
+        result = evaluate_rules(provider.claim_rules, claims)
     except BadRule as error:
+        # A mistake in a rule must not lock people out: sign-in continues with the present roles.
         log.error("claim rules of %s are not applied: %s", provider.slug, error)  # noqa: TRY400
     else:
-        changed = _apply_roles(identity, given.roles)
-        changed |= _apply_staff(identity, given.is_staff)
+        changed = _apply_roles(identity, result.roles)
+        changed |= _apply_staff(identity, result.is_staff)
         if changed:
             sessions.announce_access_change(user_id=identity.user_id)
     identity.email = str(claims.get("email") or identity.email)[:254].replace("\0", "")
-    identity.last_claims = _kept(claims, provider.claim_rules)
+    identity.last_claims = _claims_to_store(claims, provider.claim_rules)
     identity.last_seen_at = timezone.now()
     identity.save(update_fields=["email", "last_claims", "last_seen_at", "is_staff_by_claims"])
 
 
 def _apply_roles(identity: Identity, roles: dict[UUID, str]) -> bool:
-    given = {
+    """Update the memberships from claims; return whether any membership changed."""
+    claimed = {
         row.organization_id: row.membership
         for row in identity.claimed_roles.select_related("membership")
     }
     changed: dict[UUID, tuple[str | None, str | None]] = {}
-    for organization_id, membership in given.items():
+    for organization_id, membership in claimed.items():
         role = roles.get(organization_id)
         if role == membership.role or _is_last_owner(membership):
             continue
@@ -128,18 +134,20 @@ def _apply_roles(identity: Identity, roles: dict[UUID, str]) -> bool:
             Membership.objects.filter(pk=membership.pk).delete()
         else:
             Membership.objects.filter(pk=membership.pk).update(role=role)
-    for organization in Organization.objects.filter(pk__in=roles.keys() - given.keys()):
+    for organization in Organization.objects.filter(pk__in=roles.keys() - claimed.keys()):
         membership, is_new = Membership.objects.get_or_create(
             organization=organization,
             user_id=identity.user_id,
             defaults={"role": roles[organization.pk]},
         )
+        # A membership that a person created stays without a ClaimedRole, so claims never change it.
         if is_new:
             ClaimedRole.objects.create(
                 identity=identity, organization=organization, membership=membership
             )
             changed[organization.pk] = (None, membership.role)
-    for organization_id in sorted(changed):  # lock the audit chains in one order: no deadlocks
+    # Each audit entry locks its organization's chain: a fixed order prevents deadlocks.
+    for organization_id in sorted(changed):
         _record_role(identity, organization_id, *changed[organization_id])
     return bool(changed)
 
@@ -166,7 +174,10 @@ def _is_last_owner(membership: Membership) -> bool:
 
 
 def _apply_staff(identity: Identity, is_staff: bool | None) -> bool:  # noqa: FBT001 - one of three
-    """Set or take back staff by claims; staff that an administrator gave does not change."""
+    """Set or remove the staff status; return whether it changed.
+
+    Staff status that an administrator gave is never removed.
+    """
     user = identity.user
     if is_staff and not user.is_staff:
         identity.is_staff_by_claims = True
@@ -185,18 +196,20 @@ def _apply_staff(identity: Identity, is_staff: bool | None) -> bool:  # noqa: FB
     return True
 
 
-def _kept(claims: dict[str, Any], rules: Iterable[Any]) -> dict[str, Any]:
-    """Return the claims worth storing: the person's, and those that rules look at.
+def _claims_to_store(claims: dict[str, Any], rules: Iterable[Any]) -> dict[str, Any]:
+    """Return the standard claims about a person and the claims used by rules; only ``sub`` if that fails.
 
-    PostgreSQL's JSON cannot hold NUL or lone surrogates, which a claim may contain.
+    PostgreSQL's JSON cannot store NUL or lone surrogates, and more than 64 KiB are not worth storing.
     """
-    looked_at = {name for rule in rules if isinstance(rule, dict) for name in _names(rule)}
-    kept = {name: value for name, value in claims.items() if name in KEPT or name in looked_at}
-    text = json.dumps(kept)
-    is_odd = "\\u0000" in text or "\\ud8" in text.lower() or len(text) > 65_536
-    return {"sub": str(claims.get("sub", ""))[:255]} if is_odd else kept
+    rule_claims = {name for rule in rules if isinstance(rule, dict) for name in _claim_names(rule)}
+    names = rule_claims.union(STORED_CLAIMS)
+    stored = {name: value for name, value in claims.items() if name in names}
+    text = json.dumps(stored)
+    cannot_store = "\\u0000" in text or "\\ud8" in text.lower() or len(text) > 65_536
+    return {"sub": str(claims.get("sub", ""))[:255]} if cannot_store else stored
 
 
-def _names(rule: dict[str, Any]) -> set[str]:
+def _claim_names(rule: dict[str, Any]) -> set[str]:
+    """Return the claim of a rule and the first name of its path; the stored claims contain one of them."""
     claim = str(rule.get("claim", ""))
     return {claim, claim.partition(".")[0]}

@@ -1,4 +1,4 @@
-"""The verbs of custom secrets: values that agents use by name and that nobody reads back."""
+"""Services for custom secrets: values that agents use by name and that users cannot read back."""
 
 import re
 from typing import Any
@@ -13,41 +13,44 @@ from lib.masks import is_mask
 from lib.problems import Problem
 
 SECRETS_MAX = 200
-"""Of one user in one organization, and shared ones of one organization."""
+"""The maximum number of secrets of one user in one organization, and of shared secrets of an organization."""
 VALUE_MAX = 50_000
-HIDDEN_FROM = 6
-"""Shorter values are not searched for in events: they would be found everywhere."""
+REDACTED_LENGTH_MIN = 6
+"""Shorter values are not redacted in events, because they match too much ordinary text."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+# Variables that control the sandbox's shell, dynamic loader and Python, and this server's own OH_ variables.
 _RESERVED = re.compile(r"(?i:PATH|HOME|SHELL|IFS|ENV|BASH_ENV|PS4|LD_\w+|PYTHON\w*|OH_\w+)")
 
 
 class SecretExists(Problem):
-    """There is a secret of this name in this scope."""
+    """A secret with this name already exists in this scope."""
 
     status = 409
     code = "secret-exists"
 
 
 class InvalidSecret(Problem):
-    """A name, description or value that a secret cannot have; ``detail`` says which and why."""
+    """The name, description or value is not valid; ``field`` names it and ``detail`` is the reason."""
 
     code = "invalid-secret"
 
 
 class TooManySecrets(Problem):
-    """There are as many secrets as there may be."""
+    """The scope contains the maximum number of secrets."""
 
     status = 409
     code = "too-many-secrets"
-    sentence = f"There are {SECRETS_MAX} secrets already. Delete those no longer used."
+    sentence = (
+        f"The limit of {SECRETS_MAX} secrets is reached. Delete secrets that you no longer use."
+    )
 
 
 class UnknownSecret(Problem):
-    """The conversation has no secret of this name."""
+    """The conversation has no secret with this name."""
 
     status = 404
     code = "unknown-secret"
-    sentence = "There is no secret of this name here."
+    sentence = "This conversation has no secret with this name."
 
 
 @transaction.atomic
@@ -60,23 +63,24 @@ def create_secret(
     description: str = "",
     is_shared: bool = False,
 ) -> CustomSecret:
-    """Keep a secret of one's own or, with ``is_shared``, of the organization. Not safe to repeat.
+    """Create a secret of the user ``by``, or a secret of the organization if ``is_shared``.
 
-    Raises ``SecretExists``, ``InvalidSecret``, ``TooManySecrets``.
+    Not safe to repeat: a second call raises ``SecretExists``. Raise ``InvalidSecret`` or ``TooManySecrets``.
     """
     secret = CustomSecret(
         organization=organization,
         user=None if is_shared else by,
-        name=_checked_name(name),
-        description=_checked_description(description),
+        name=_clean_name(name),
+        description=_clean_description(description),
         created_by=by,
     )
-    secret.value = _checked_value(value)
-    Organization.objects.select_for_update().get(pk=organization.pk)  # two at once
+    secret.value = _clean_value(value)
+    # Without the lock, concurrent requests could exceed the limit.
+    Organization.objects.select_for_update().get(pk=organization.pk)
     if _scope(secret).count() >= SECRETS_MAX:
         raise TooManySecrets
     _save(secret)
-    _note("secret.created", secret, after={"name": secret.name, "scope": secret.scope})
+    _record("secret.created", secret, after={"name": secret.name, "scope": secret.scope})
     return secret
 
 
@@ -88,52 +92,56 @@ def change_secret(
     description: str | None = None,
     value: str | None = None,
 ) -> CustomSecret:
-    """Give a secret another name, description or value; None leaves it. Safe to repeat.
+    """Change a secret's name, description or value; None means no change. Safe to repeat.
 
-    Sandboxes that run get a new value at their next use of it. Raises ``SecretExists``, ``InvalidSecret``.
+    Running sandboxes get a new value at their next use of the secret. Raise ``SecretExists`` or
+    ``InvalidSecret``.
     """
     secret = CustomSecret.objects.select_for_update().get(pk=secret.pk)
     before = {"name": secret.name, "description": secret.description}
     if name is not None:
-        secret.name = _checked_name(name)
+        secret.name = _clean_name(name)
     if description is not None:
-        secret.description = _checked_description(description)
+        secret.description = _clean_description(description)
     if value is not None:
-        secret.value = _checked_value(value)
+        secret.value = _clean_value(value)
     _save(secret)
     old, new = audit.changes(before, {"name": secret.name, "description": secret.description})
     if value is not None:
         new["value_replaced"] = True
     if old or new:
-        _note("secret.changed", secret, before=old, after=new)
+        _record("secret.changed", secret, before=old, after=new)
     return secret
 
 
 @transaction.atomic
 def delete_secret(*, secret: CustomSecret) -> None:
-    """Forget a secret and the log of its uses; sandboxes get it no more. Safe to repeat."""
-    found = CustomSecret.objects.select_for_update().filter(pk=secret.pk).first()
-    if found is not None:
-        _note("secret.deleted", found, before={"name": found.name, "scope": found.scope})
-        found.delete()
+    """Delete a secret and the list of its uses. Sandboxes can no longer read the value. Safe to repeat."""
+    row = CustomSecret.objects.select_for_update().filter(pk=secret.pk).first()
+    if row is not None:
+        _record("secret.deleted", row, before={"name": row.name, "scope": row.scope})
+        row.delete()
 
 
 def secrets_for_conversation(*, user_id: UUID, organization_id: UUID) -> dict[str, CustomSecret]:
-    """The secrets that a user's conversation in an organization has, by name: one's own before shared ones."""
+    """Return the secrets of a user's conversations in an organization, by name.
+
+    A user's own secret takes precedence over a shared secret with the same name.
+    """
     rows = CustomSecret.objects.filter(
         Q(user_id=user_id) | Q(user=None), organization_id=organization_id
     )
-    found: dict[str, CustomSecret] = {}
+    by_name: dict[str, CustomSecret] = {}
     for secret in rows.order_by("name"):
-        if secret.user_id is not None or secret.name not in found:
-            found[secret.name] = secret
-    return found
+        if secret.user_id is not None or secret.name not in by_name:
+            by_name[secret.name] = secret
+    return by_name
 
 
 def use_secret(*, user_id: UUID, organization_id: UUID, conversation_id: UUID, name: str) -> str:
-    """The value of a conversation's secret, the use written down. Each call is another use.
+    """Return the value of a conversation's secret and record the use. Each call records another use.
 
-    Raises ``UnknownSecret``.
+    Raise ``UnknownSecret`` if the conversation has no secret with this name.
     """
     secret = secrets_for_conversation(user_id=user_id, organization_id=organization_id).get(name)
     if secret is None:
@@ -145,70 +153,78 @@ def use_secret(*, user_id: UUID, organization_id: UUID, conversation_id: UUID, n
 
 
 def values_to_hide(*, user_id: UUID, organization_id: UUID) -> list[str]:
-    """Plain values that may stand in what a user's sandbox writes and that nobody should read there.
+    """Return the plain values that must be redacted in the output of a user's sandbox, sorted.
 
-    Custom secrets of the user and the organization, and the user's provider tokens; two queries.
+    These are the user's secrets and provider tokens and the organization's shared secrets. Two queries.
     """
+    # A sealed value is bound to its row, so opening it needs the primary key too.
     secrets = CustomSecret.objects.filter(
         Q(user_id=user_id) | Q(user=None), organization_id=organization_id
     ).only("pk", "sealed_value")
     tokens = ProviderToken.objects.filter(user_id=user_id, organization_id=organization_id)
-    found = {row.value for row in secrets} | {
+    values = {row.value for row in secrets} | {
         row.token for row in tokens.only("pk", "sealed_token")
     }
-    return sorted(value for value in found if len(value) >= HIDDEN_FROM)
+    return sorted(value for value in values if len(value) >= REDACTED_LENGTH_MIN)
 
 
 def _scope(secret: CustomSecret) -> QuerySet[CustomSecret]:
-    found = CustomSecret.objects.filter(organization_id=secret.organization_id)
+    """Return the secrets among which a secret's name must be unique."""
+    rows = CustomSecret.objects.filter(organization_id=secret.organization_id)
     if secret.user_id is None:
-        return found.filter(user=None)
-    return found.filter(user_id=secret.user_id)
+        return rows.filter(user=None)
+    return rows.filter(user_id=secret.user_id)
 
 
 def _save(secret: CustomSecret) -> None:
     if _scope(secret).filter(name=secret.name).exclude(pk=secret.pk).exists():
-        raise SecretExists(f"There is a secret {secret.name} already.")
+        raise SecretExists(f"A secret with the name {secret.name} already exists.")
+    # A concurrent request may use the name after the check: the unique constraint decides.
     try:
         with transaction.atomic():
             secret.save()
     except IntegrityError as error:
-        raise SecretExists(f"There is a secret {secret.name} already.") from error
+        raise SecretExists(f"A secret with the name {secret.name} already exists.") from error
 
 
-def _checked_name(name: str) -> str:
+def _clean_name(name: str) -> str:
     name = name.strip()
     if not _NAME.fullmatch(name):
         raise InvalidSecret(
-            "A name has letters, digits and _, up to 100, and does not begin with a digit: "
-            "agents get it as an environment variable.",
+            "Enter a name of up to 100 letters, digits and underscores that does not begin with a "
+            "digit. Agents use it as the name of an environment variable.",
             field="name",
         )
     if _RESERVED.fullmatch(name):
-        raise InvalidSecret(f"{name} means something to the sandbox itself.", field="name")
+        raise InvalidSecret(
+            f"The name {name} is reserved for the sandbox. Choose another name.", field="name"
+        )
     return name
 
 
-def _checked_description(text: str) -> str:
+def _clean_description(text: str) -> str:
     text = " ".join(text.split())
     if len(text) > 500 or not text.isprintable():
         raise InvalidSecret(
-            "A description has up to 500 printable characters.", field="description"
+            "Enter a description of up to 500 printable characters.", field="description"
         )
     return text
 
 
-def _checked_value(value: str) -> str:
+def _clean_value(value: str) -> str:
     if is_mask(value):
-        raise InvalidSecret("This is a mask, not a secret.", field="value")
+        raise InvalidSecret("This is a mask, not a secret. Enter the secret itself.", field="value")
     if not value or len(value) > VALUE_MAX:
-        raise InvalidSecret(f"A value has 1 to {VALUE_MAX} characters.", field="value")
+        raise InvalidSecret(f"Enter a value of 1 to {VALUE_MAX} characters.", field="value")
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise InvalidSecret("A value is text without NUL.", field="value")
+        raise InvalidSecret(
+            "Enter a value without NUL characters and without unpaired Unicode surrogates.",
+            field="value",
+        )
     return value
 
 
-def _note(action: str, secret: CustomSecret, **more: Any) -> None:
+def _record(action: str, secret: CustomSecret, **more: Any) -> None:
     audit.record(
         action=action,
         organization_id=secret.organization_id,

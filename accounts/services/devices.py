@@ -1,4 +1,7 @@
-"""The verbs of device sign-in (RFC 8628): a program asks, a person answers, the program fetches its key."""
+"""Services for device sign-in (RFC 8628).
+
+A program requests an API key, a person approves or denies the request, and the program fetches its key.
+"""
 
 import secrets
 from collections.abc import Sequence
@@ -23,77 +26,76 @@ from lib.problems import Problem
 DEVICE_PURPOSE = "device-code"
 USER_PURPOSE = "device-user-code"
 LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
-"""Of user codes: no vowels, which make words, and nothing that looks like another or like a digit."""
+"""The letters of user codes. There are no vowels, so codes are not words (RFC 8628 section 6.1)."""
 CODE_LETTERS = 8
 LIFETIME = timedelta(minutes=10)
-KEPT = timedelta(days=1)
+RETENTION = timedelta(days=1)
+"""The time that an expired grant stays in the database."""
 INTERVAL_SECONDS = 5
 INTERVAL_MAX = 60
-EARLY = timedelta(seconds=0.5)
-"""A poll may come this much before its time: networks do not keep an even pace."""
+EARLY_TOLERANCE = timedelta(seconds=0.5)
+"""A poll may arrive this much too early, because network delays vary."""
 KEY_DAYS = 90
 PERMISSION = "api_keys.edit"
 
 
 class DeviceRefusal(Problem):
-    """An answer to a poll that is no key; ``error`` is the word that RFC 8628 or RFC 6749 has for it."""
+    """The response to a poll without a key; ``error`` is the error code of RFC 8628 or RFC 6749."""
 
     code = "invalid-grant"
-    sentence = "This device code is unknown, or its key was fetched already. Start again."
+    sentence = "This device code is unknown, or its key was already fetched. Start again."
 
     def __init__(self, detail: str | None = None, **extra: Any) -> None:
         super().__init__(detail, error=self.code.replace("-", "_"), **extra)
 
 
 class AuthorizationPending(DeviceRefusal):
-    """Nobody has answered yet."""
+    """No user has approved or denied the request yet."""
 
     code = "authorization-pending"
-    sentence = "Nobody has approved this sign-in yet. Ask again after the interval."
+    sentence = "This sign-in is not approved yet. Ask again after the interval."
 
 
 class SlowDown(DeviceRefusal):
-    """The program asks faster than it was told to; ``interval`` (seconds) is longer from now on."""
+    """The program polls too often. ``interval`` is the new, longer time between two polls, in seconds."""
 
     code = "slow-down"
-    sentence = "You ask too often. Wait for the interval before you ask again."
+    sentence = "This program polls too often. Wait for the interval before the next request."
 
 
 class AccessDenied(DeviceRefusal):
-    """Somebody said no, or who said yes may not do it any more."""
+    """A user denied the request, or the user who approved it has lost the permission."""
 
     code = "access-denied"
     sentence = "This sign-in was denied."
 
 
 class ExpiredToken(DeviceRefusal):
-    """Nobody answered, or the program did not fetch the key, in time."""
+    """The device code expired before a user approved it and the program fetched the key."""
 
     code = "expired-token"
     sentence = "This device code has expired. Start again."
 
 
 class UnknownUserCode(Problem):
-    """A user code that was answered, has expired, or never was."""
+    """The user code does not exist, has expired, or was already approved or denied."""
 
     status = 404
     code = "unknown-user-code"
-    sentence = (
-        "There is no sign-in waiting with this code. Check it, or start again on your device."
-    )
+    sentence = "No device waits for this code. Check the code, or start again on your device."
 
 
 class NothingToGive(Problem):
-    """The person holds none of the permissions that the program asks for."""
+    """The user has none of the permissions that the program requests."""
 
     status = 403
     code = "nothing-to-give"
-    sentence = "You have none of the permissions that it asks for in this organization."
+    sentence = "You have none of the requested permissions in this organization. Choose another organization."
 
 
 @dataclass(frozen=True)
 class Codes:
-    """The two codes of a new grant, which nobody can see again."""
+    """A new grant and its two codes, which cannot be read again."""
 
     device_code: str
     user_code: str
@@ -102,7 +104,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class DeviceKey:
-    """What an approved program gets: its key in plain, once, and what the key may do."""
+    """The new API key of an approved program, its plain text, and the names of its permissions."""
 
     key: ApiKey
     plain: str
@@ -113,16 +115,20 @@ class DeviceKey:
 def start_device_sign_in(
     *, client_name: str, scopes: Sequence[str] = (), address: str | None = None
 ) -> Codes:
-    """Note that a program wants a key, and make the codes for it and for the person who approves it.
+    """Create a grant for a program that requests an API key; return the device code and the user code.
 
-    No ``scopes`` asks for all that the person may do. Each call makes another grant; grants that ended a day
-    ago go. Raises ``UnknownScope``.
+    Empty ``scopes`` request all permissions of the approving user. Not safe to repeat: each call creates a
+    grant. Deletes grants that expired more than a day ago. Raise ``UnknownScope``.
     """
     if unknown := sorted(set(scopes) - PERMISSIONS):
-        raise api_keys.UnknownScope(f"There is no permission {unknown[0]!r}.")
+        raise api_keys.UnknownScope(
+            f"There is no permission {unknown[0]!r}. Remove it from the requested scopes."
+        )
     now = timezone.now()
-    DeviceGrant.objects.filter(expires_at__lt=now - KEPT).delete()
+    # Deleting expired grants here needs no periodic task.
+    DeviceGrant.objects.filter(expires_at__lt=now - RETENTION).delete()
     grant_id = uuid7()
+    # The code contains the grant's id, so that a poll finds the row without knowing its pepper.
     device_code = f"{grant_id.hex}.{secrets.token_urlsafe(32)}"
     letters = "".join(secrets.choice(LETTERS) for _ in range(CODE_LETTERS))
     pepper_id, device_digest = crypto.digest(device_code, purpose=DEVICE_PURPOSE)
@@ -141,57 +147,58 @@ def start_device_sign_in(
 
 
 def find_device_grant(user_code: str) -> DeviceGrant:
-    """The grant that waits for an answer under a user code, in any case and with any dashes or spaces.
+    """Return the pending grant of a user code; ignore case, dashes and spaces in the code.
 
-    Count the attempt first (``limits.check_user_code``). Raises ``UnknownUserCode``.
+    The caller counts the attempt before (``limits.check_user_code``). Raise ``UnknownUserCode``.
     """
-    return _waiting(user_code, lock=False)
+    return _pending_grant(user_code, lock=False)
 
 
 @transaction.atomic
 def approve_device(*, user_code: str, user: User, organization: Organization) -> DeviceGrant:
-    """Let a program have a key of ``user`` in an organization, with those of its scopes that the user holds.
+    """Allow a program to fetch a key of ``user``, limited to the requested scopes that the user has.
 
-    Raises ``UnknownUserCode`` (also on a repeat), ``MissingPermission``, ``OrganizationSuspended``,
-    ``NothingToGive``, ``TooManyKeys``.
+    Not safe to repeat: a second call raises ``UnknownUserCode``. Raise ``UnknownUserCode``,
+    ``MissingPermission``, ``OrganizationSuspended``, ``NothingToGive`` or ``TooManyKeys``.
     """
-    grant = _waiting(user_code, lock=True)
+    grant = _pending_grant(user_code, lock=True)
     require(user, organization.pk, PERMISSION)
-    if grant.scopes and not _given(grant, user, organization.pk):
+    if grant.scopes and not _allowed_scopes(grant, user, organization.pk):
         raise NothingToGive
     if user.api_keys.usable().count() >= settings.API_KEYS_PER_USER:
         raise api_keys.TooManyKeys
     grant.status, grant.user, grant.organization = grant.Status.APPROVED, user, organization
     grant.save(update_fields=["status", "user", "organization"])
-    _note("device.approved", grant, organization.pk)
+    _record("device.approved", grant, organization.pk)
     return grant
 
 
 @transaction.atomic
 def deny_device(*, user_code: str, user: User) -> DeviceGrant:
-    """Refuse a program its key, for good. Raises ``UnknownUserCode`` (also on a repeat)."""
-    grant = _waiting(user_code, lock=True)
+    """Deny a program its key permanently. Raise ``UnknownUserCode``, also on a second call."""
+    grant = _pending_grant(user_code, lock=True)
     grant.status, grant.user = grant.Status.DENIED, user
     grant.save(update_fields=["status", "user"])
-    _note("device.denied", grant, user.personal_organization.pk)
+    _record("device.denied", grant, user.personal_organization.pk)
     return grant
 
 
 def fetch_device_key(*, device_code: str) -> DeviceKey:
-    """The key of an approved grant, made now and given this once.
+    """Create and return the API key of an approved grant.
 
-    Not safe to repeat: a second call raises ``DeviceRefusal`` (invalid_grant). Raises
-    ``AuthorizationPending``, ``SlowDown`` (the interval has grown), ``AccessDenied``, ``ExpiredToken``.
+    Not safe to repeat: a second call raises ``DeviceRefusal`` (invalid_grant). Raise
+    ``AuthorizationPending``, ``SlowDown`` with a longer interval, ``AccessDenied`` or ``ExpiredToken``.
     """
     with transaction.atomic():
-        outcome = _fetch(device_code)
-    if isinstance(outcome, DeviceRefusal):  # raised inside, it would undo what the poll wrote
-        raise outcome
-    return outcome
+        result = _fetch(device_code)
+    # Raised inside the transaction, the refusal would roll back the poll's time and interval.
+    if isinstance(result, DeviceRefusal):
+        raise result
+    return result
 
 
 def _fetch(device_code: str) -> DeviceKey | DeviceRefusal:
-    grant = _of_device(device_code)
+    grant = _lock_grant(device_code)
     if grant is None or grant.status == DeviceGrant.Status.USED:
         return DeviceRefusal()
     now = timezone.now()
@@ -200,20 +207,24 @@ def _fetch(device_code: str) -> DeviceKey | DeviceRefusal:
     if grant.expires_at <= now:
         return ExpiredToken()
     if grant.status == DeviceGrant.Status.PENDING:
-        return _wait(grant, now)
+        return _record_poll(grant, now)
     try:
-        made = _make_key(grant)
+        device_key = _create_key(grant)
     except Problem as refusal:
+        # The user lost the permission after the approval. This refusal is final, so polling ends.
         grant.status = DeviceGrant.Status.DENIED
         grant.save(update_fields=["status"])
         return AccessDenied(refusal.detail)
     grant.status, grant.last_polled_at = DeviceGrant.Status.USED, now
     grant.save(update_fields=["status", "last_polled_at"])
-    return made
+    return device_key
 
 
-def _of_device(device_code: str) -> DeviceGrant | None:
-    """The grant under its row lock: of two polls at once, one makes the key and one finds it made."""
+def _lock_grant(device_code: str) -> DeviceGrant | None:
+    """Lock and return the grant of a device code; None if the code is wrong.
+
+    Of two concurrent polls, the first creates the key and the second sees the status ``used``.
+    """
     try:
         pk = UUID(device_code.partition(".")[0])
     except ValueError:
@@ -228,9 +239,10 @@ def _of_device(device_code: str) -> DeviceGrant | None:
     return grant if is_right else None
 
 
-def _wait(grant: DeviceGrant, now: datetime) -> DeviceRefusal:
-    pace = timedelta(seconds=grant.interval) - EARLY
-    is_early = grant.last_polled_at is not None and now - grant.last_polled_at < pace
+def _record_poll(grant: DeviceGrant, now: datetime) -> DeviceRefusal:
+    """Store the time of a poll of a pending grant; return the refusal for the program."""
+    min_pause = timedelta(seconds=grant.interval) - EARLY_TOLERANCE
+    is_early = grant.last_polled_at is not None and now - grant.last_polled_at < min_pause
     if is_early:
         grant.interval = min(grant.interval + INTERVAL_SECONDS, INTERVAL_MAX)
     grant.last_polled_at = now
@@ -239,17 +251,21 @@ def _wait(grant: DeviceGrant, now: datetime) -> DeviceRefusal:
     return kind(interval=grant.interval, retry_after=grant.interval)
 
 
-def _make_key(grant: DeviceGrant) -> DeviceKey:
-    """The key, within what the approver may do now: roles change between an approval and a poll."""
+def _create_key(grant: DeviceGrant) -> DeviceKey:
+    """Create the key with the present permissions of the user who approved the grant.
+
+    The user's role may have changed between the approval and the poll.
+    """
     user, organization = grant.user, grant.organization
     assert user is not None
     assert organization is not None
     require(user, organization.pk, PERMISSION)
-    scopes = _given(grant, user, organization.pk)
+    scopes = _allowed_scopes(grant, user, organization.pk)
     if grant.scopes and not scopes:
         raise NothingToGive
     address = current_actor().address
 
+    # The poll has no signed-in user, so the audit log names the user who approved the key.
     def approver() -> Actor:
         reason = f"device sign-in {grant.pk}"
         return Actor("person", str(user.pk), str(user)[:254], address, reason)
@@ -265,11 +281,11 @@ def _make_key(grant: DeviceGrant) -> DeviceKey:
     return DeviceKey(key, plain, scopes or sorted(permissions_in(user, organization.pk)))
 
 
-def _given(grant: DeviceGrant, user: User, organization_id: UUID) -> list[str]:
+def _allowed_scopes(grant: DeviceGrant, user: User, organization_id: UUID) -> list[str]:
     return sorted(set(grant.scopes) & permissions_in(user, organization_id))
 
 
-def _waiting(user_code: str, *, lock: bool) -> DeviceGrant:
+def _pending_grant(user_code: str, *, lock: bool) -> DeviceGrant:
     letters = "".join(letter for letter in user_code[:40].upper() if letter not in "- ")
     rows = DeviceGrant.objects.select_for_update() if lock else DeviceGrant.objects.all()
     grant = rows.filter(
@@ -282,6 +298,6 @@ def _waiting(user_code: str, *, lock: bool) -> DeviceGrant:
     return grant
 
 
-def _note(action: str, grant: DeviceGrant, organization_id: UUID) -> None:
+def _record(action: str, grant: DeviceGrant, organization_id: UUID) -> None:
     after = {"client": grant.client_name, "scopes": grant.scopes, "asked_from": grant.address}
     record(action=action, organization_id=organization_id, subject=grant, after=after)

@@ -1,4 +1,4 @@
-"""The verbs of a new e-mail address: ask for it, prove it by the link in a mail."""
+"""Services for changing a user's e-mail address, verified by a mailed link."""
 
 import secrets
 from datetime import timedelta
@@ -19,45 +19,49 @@ from lib.problems import Problem
 PURPOSE = "email-change"
 LINK_HOURS = 24
 MAIL = """\
-Somebody, probably you, wants to use this address for {public_url}.
+You or another person entered this e-mail address for an account on {public_url}.
 
-Open this link within {hours} hours while you are signed in to make it so:
+To confirm the address, sign in and open this link within {hours} hours:
 
 {public_url}/settings/email/{token}
 
-If it was not you, ignore this mail: nothing changes.
+If you did not request this change, ignore this mail. Nothing will change.
 """
 
 
 class NothingToVerify(Problem):
-    """No new address waits for its link."""
+    """The user has no unverified e-mail address."""
 
     status = 409
     code = "nothing-to-verify"
-    sentence = "There is no new e-mail address that waits to be verified."
+    sentence = "You have no new e-mail address to verify. Enter a new address first."
 
 
 class InvalidEmailLink(Problem):
-    """A link that was used, has expired, is somebody else's, or never was."""
+    """The link does not exist, was already used, has expired, or belongs to another user."""
 
     status = 404
     code = "invalid-email-link"
-    sentence = "This link was used already, has expired, or belongs to another account."
+    sentence = (
+        "This link was already used, has expired, or belongs to another account. "
+        "Request a new link in your settings."
+    )
 
 
 class MailNotSent(Problem):
-    """The mail server did not take the mail; the change waits, and may be asked for again."""
+    """The mail server did not accept the mail. The new address stays stored, so the mail can be sent again."""
 
     status = 503
     code = "mail-not-sent"
-    sentence = "The mail could not be sent. Try again soon."
+    sentence = "The mail could not be sent. Try again in a few minutes."
 
 
 def change_email(*, user: User, email: str) -> None:
-    """Ask for a new address; it counts only when its link is opened, and the old one until then.
+    """Store a new e-mail address and mail a link to it. The old address stays until the link is opened.
 
-    A second call replaces the first. Whether the address is taken is not told before the link is opened.
-    Raises ``NotAnAddress`` and ``MailNotSent``.
+    A second call replaces the first. The function does not check whether another account has the address:
+    only the owner of the address may learn that, by opening the link. Raise ``NotAnAddress`` or
+    ``MailNotSent``.
     """
     email = email.strip()
     try:
@@ -68,16 +72,20 @@ def change_email(*, user: User, email: str) -> None:
 
 
 def resend_verification(*, user: User) -> None:
-    """Send a new link for the address that waits; the earlier link stops. Raises ``NothingToVerify``."""
-    waiting = EmailChange.objects.filter(user=user).first()
-    if waiting is None:
+    """Send a new link to the unverified address; the previous link stops working.
+
+    Raise ``NothingToVerify`` or ``MailNotSent``.
+    """
+    change = EmailChange.objects.filter(user=user).first()
+    if change is None:
         raise NothingToVerify
-    _send(user, waiting.email)
+    _send(user, change.email)
 
 
 def _send(user: User, email: str) -> None:
     token = secrets.token_urlsafe(32)
     pepper_id, digest = crypto.digest(token, purpose=PURPOSE)
+    # A user has one unverified address at most: a new link replaces the previous link.
     EmailChange.objects.update_or_create(
         user=user,
         defaults={
@@ -97,23 +105,27 @@ def _send(user: User, email: str) -> None:
 
 @transaction.atomic
 def verify_email(*, user: User, token: str) -> User:
-    """Make the waiting address the user's. Raises ``InvalidEmailLink`` and ``EmailTaken``."""
-    found = EmailChange.objects.select_for_update().filter(user=user)
-    waiting = crypto.verify_row(
-        token, found.filter(expires_at__gt=timezone.now()).first(), purpose=PURPOSE
+    """Set the user's e-mail address to the new address of a link's token.
+
+    Raise ``InvalidEmailLink`` or ``EmailTaken``.
+    """
+    rows = EmailChange.objects.select_for_update().filter(user=user)
+    change = crypto.verify_row(
+        token, rows.filter(expires_at__gt=timezone.now()).first(), purpose=PURPOSE
     )
-    if waiting is None:
+    if change is None:
         raise InvalidEmailLink
-    others = User.objects.filter(email__iexact=waiting.email).exclude(pk=user.pk)
+    others = User.objects.filter(email__iexact=change.email).exclude(pk=user.pk)
     if others.exists():
         raise EmailTaken
-    before, user.email = user.email, waiting.email
+    before, user.email = user.email, change.email
+    # Another user may take the address after the check: the unique constraint decides.
     try:
         with transaction.atomic():
             user.save(update_fields=["email"])
     except IntegrityError as error:
         raise EmailTaken from error
-    waiting.delete()
+    change.delete()
     record(
         action="user.email_changed",
         subject=user,

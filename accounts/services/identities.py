@@ -1,4 +1,4 @@
-"""Identities, which connect a user to an account at a provider: sign in, link, unlink."""
+"""Services for identities, which connect a user to an account at a provider: sign in, link, unlink."""
 
 from typing import Any
 
@@ -12,34 +12,40 @@ from lib.problems import Problem
 
 
 class SignInRefused(Problem):
-    """The provider's claims do not let this person in; ``detail`` is a sentence for them."""
+    """The person cannot sign in with the provider's claims; ``detail`` is a sentence for the person."""
 
     status = 403
     code = "sign-in-refused"
-    sentence = "You cannot sign in this way."
+    sentence = "You cannot sign in with this provider."
 
 
 class AccountExists(SignInRefused):
-    """A local account has this e-mail address, and an e-mail address alone never links."""
+    """Another account has the person's e-mail address.
+
+    An e-mail address alone never links accounts: a provider could claim any address.
+    """
 
     status = 409
     code = "account-exists"
     sentence = (
-        "An account with your e-mail address exists here already. Sign in to it as you always do, then "
-        "connect this provider under Settings, Sign-in."
+        "An account with your e-mail address already exists. Sign in to that account the usual way, "
+        "then connect this provider under Settings, Sign-in."
     )
 
 
 class IdentityTaken(Problem):
-    """The provider's account is linked to another user, or the user has linked another account of it."""
+    """The provider's account is linked to another user, or the user has linked another account there."""
 
     status = 409
     code = "identity-taken"
-    sentence = "That account is connected to another user here."
+    sentence = (
+        "This account at the provider is already connected to another user of this server. "
+        "Sign in as that user to disconnect it."
+    )
 
 
 class LastWayIn(Problem):
-    """Without this identity, its user would have no way to sign in."""
+    """The identity is the user's only way to sign in."""
 
     status = 409
     code = "last-way-in"
@@ -48,17 +54,17 @@ class LastWayIn(Problem):
 
 @transaction.atomic
 def sign_in_identity(*, provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
-    """Return the identity that checked claims name, with its user; create an account if the provider may.
+    """Return the identity of verified claims, with its user; create an account if the provider creates users.
 
-    Match by (issuer, sub) alone, and apply the claims to roles. Safe to repeat. Raises ``SignInRefused`` and
-    its subclass ``AccountExists``.
+    Finds the identity by (issuer, sub) only, and updates the user's roles from the claims. Safe to repeat.
+    Raise ``SignInRefused`` or its subclass ``AccountExists``.
     """
     known = Identity.objects.select_related("user", "provider").filter(
         issuer=provider.issuer, sub=claims["sub"]
     )
     identity = known.first() or _create_user(provider, claims)
     if not identity.user.is_active:
-        raise SignInRefused("Your account here is suspended. Ask an administrator.")
+        raise SignInRefused("Your account is suspended. Ask an administrator of this server.")
     apply_claims(identity=identity, claims=claims)
     return identity
 
@@ -66,14 +72,19 @@ def sign_in_identity(*, provider: IdentityProvider, claims: dict[str, Any]) -> I
 def _create_user(provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
     if not provider.creates_users:
         raise SignInRefused(
-            "You have no account here, and this provider makes none. Ask for an invitation."
+            "You have no account on this server, and signing in with this provider does not create "
+            "one. Ask an administrator of this server for an account."
         )
     email = claims.get("email")
     if not isinstance(email, str) or not email or "\0" in email:
-        raise SignInRefused("The provider did not say your e-mail address, which an account needs.")
+        raise SignInRefused(
+            "An account needs an e-mail address, but the provider did not send yours. "
+            "Add an address to your account at the provider, then sign in again."
+        )
+    # An unverified address could belong to another person.
     if provider.requires_verified_email and claims.get("email_verified") is not True:
         raise SignInRefused(
-            "The provider has not verified your e-mail address. Verify it there first."
+            "The provider has not verified your e-mail address. Verify it there, then sign in again."
         )
     try:
         with transaction.atomic():
@@ -82,8 +93,12 @@ def _create_user(provider: IdentityProvider, claims: dict[str, Any]) -> Identity
     except people.EmailTaken as error:
         raise AccountExists from error
     except people.NotAnAddress as error:
-        raise SignInRefused("The provider's e-mail address for you is not one.") from error
-    except IntegrityError:  # two first sign-ins of one person at once
+        raise SignInRefused(
+            "The provider sent an e-mail address that is not valid. "
+            "Correct it in your account at the provider, then sign in again."
+        ) from error
+    except IntegrityError:
+        # A concurrent first sign-in of this person has created the identity.
         return Identity.objects.select_related("user", "provider").get(
             issuer=provider.issuer, sub=claims["sub"]
         )
@@ -99,37 +114,40 @@ def _connect(user: User, provider: IdentityProvider, claims: dict[str, Any]) -> 
 
 def _name(claims: dict[str, Any]) -> str:
     name = claims.get("name") or claims.get("preferred_username") or ""
+    # A provider may send control characters, which cannot be displayed.
     return "".join(letter for letter in str(name) if letter.isprintable())[:120]
 
 
 @transaction.atomic
 def link_identity(*, user: User, provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
-    """Link a provider's account to a signed-in user who has just agreed to it there.
+    """Link a signed-in user to the provider's account in ``claims``; the user has just signed in there.
 
-    Safe to repeat. Raises ``IdentityTaken``.
+    Safe to repeat. Raise ``IdentityTaken``.
     """
-    found = Identity.objects.filter(issuer=provider.issuer, sub=claims["sub"]).first()
-    if found and found.user_id != user.pk:
+    identity = Identity.objects.filter(issuer=provider.issuer, sub=claims["sub"]).first()
+    if identity and identity.user_id != user.pk:
         raise IdentityTaken
-    if not found:
+    if not identity:
         if user.identities.filter(provider=provider).exists():
-            raise IdentityTaken("You have connected another account of this provider already.")
+            raise IdentityTaken(
+                "You have already connected another account at this provider. Disconnect it first."
+            )
         try:
             with transaction.atomic():
-                found = _connect(user, provider, claims)
+                identity = _connect(user, provider, claims)
         except IntegrityError as error:
             raise IdentityTaken from error
-    apply_claims(identity=found, claims=claims)
-    return found
+    apply_claims(identity=identity, claims=claims)
+    return identity
 
 
 @transaction.atomic
 def unlink_identity(*, identity: Identity) -> None:
-    """Unlink a provider's account from its user; end the sessions and take back the roles that it gave.
+    """Unlink a provider's account from its user; end its sessions, and remove its roles and staff status.
 
-    Raises ``LastWayIn``.
+    Raise ``LastWayIn`` if the user has no password and no other identity.
     """
-    # Lock this row before the audit chain, as apply_claims does.
+    # Lock this row before the audit chain, in the order of apply_claims, to prevent deadlocks.
     identity = Identity.objects.select_for_update().get(pk=identity.pk)
     user = User.objects.select_for_update().get(pk=identity.user_id)
     if not user.has_usable_password() and user.identities.count() == 1:

@@ -1,4 +1,4 @@
-"""Identity providers that people may sign in with: rows, and presets from the environment."""
+"""Services for identity providers: rows in the database, and presets from the environment."""
 
 from typing import Any
 
@@ -10,16 +10,17 @@ from lib.problems import Problem
 
 
 class UnknownProvider(Problem):
-    """No provider of this name is enabled."""
+    """There is no enabled provider with this slug."""
 
     status = 404
     code = "unknown-provider"
-    sentence = "There is no such way to sign in here."
+    sentence = "This server has no such identity provider. Choose one on the sign-in page."
 
 
 def enabled_providers() -> list[IdentityProvider]:
-    """Return the providers that people may sign in with, by name, after writing the presets to their rows."""
+    """Return the enabled providers ordered by name. First update the rows of presets that differ from them."""
     rows = {row.slug: row for row in IdentityProvider.objects.order_by("name")}
+    # Writing on read applies a changed environment without a command at deployment.
     for preset in settings.OIDC_PRESETS:
         row = rows.get(preset["slug"])
         if row is None or not _equals(row, preset):
@@ -33,6 +34,7 @@ def _equals(row: IdentityProvider, preset: dict[str, Any]) -> bool:
 
 @transaction.atomic
 def _write_preset(preset: dict[str, Any]) -> IdentityProvider:
+    # Several processes may see a new preset at the same time: get_or_create, then lock.
     row, _ = IdentityProvider.objects.get_or_create(
         slug=preset["slug"], defaults={"issuer": preset["issuer"]}
     )
@@ -45,8 +47,8 @@ def _write_preset(preset: dict[str, Any]) -> IdentityProvider:
 
 
 def find_provider(*, slug: str) -> IdentityProvider:
-    """Return the enabled provider of a name. Raises ``UnknownProvider``."""
-    found = next((row for row in enabled_providers() if row.slug == slug), None)
-    if found is None:
+    """Return the enabled provider with a slug. Raise ``UnknownProvider``."""
+    provider = next((row for row in enabled_providers() if row.slug == slug), None)
+    if provider is None:
         raise UnknownProvider
-    return found
+    return provider

@@ -1,4 +1,4 @@
-"""The verbs of maintenance mode: close and open the server, and ask whether it is closed."""
+"""Services for maintenance mode: close, open and plan, and read the present state."""
 
 import time
 from datetime import datetime
@@ -8,12 +8,13 @@ from django.db import DatabaseError, transaction
 from accounts.models.maintenance import Maintenance
 from accounts.services import audit
 
-REMEMBERED_SECONDS = 1.0
+CACHE_SECONDS = 1.0
+"""Every request reads the state, so each process caches it for this time."""
 SENTENCE = "The server is closed for maintenance. Please come back in a few minutes."
 
 
-class _Memory:
-    """What this process read last, and until when it holds."""
+class _Cache:
+    """The state that this process read last; valid until ``time.monotonic()`` reaches ``until``."""
 
     row = Maintenance()
     until = 0.0
@@ -23,10 +24,11 @@ class _Memory:
 def set_maintenance(
     *, is_on: bool, sentence: str = "", retry_after: int = 300, reason: str = ""
 ) -> Maintenance:
-    """Close or open the server; every process knows within a second. Safe to repeat.
+    """Close or open the server. Every process notices the change within a second. Safe to repeat.
 
-    ``retry_after`` in seconds tells callers when to come back.
+    ``sentence`` is the message for users, ``retry_after`` the delay in seconds for clients.
     """
+    # Create the only row at the first use; a concurrent insert is not an error.
     Maintenance.objects.bulk_create([Maintenance()], ignore_conflicts=True)
     row = Maintenance.objects.select_for_update().get(pk=1)
     before = {"is_on": row.is_on, "sentence": row.sentence, "retry_after": row.retry_after}
@@ -43,13 +45,16 @@ def set_maintenance(
             after=new,
             reason=reason,
         )
-    _Memory.until = 0.0
+    _Cache.until = 0.0
     return row
 
 
 @transaction.atomic
 def plan_maintenance(*, at: datetime | None, reason: str = "") -> Maintenance:
-    """Have clients announce when the server will be closed, or not any more; it closes nothing. Safe to repeat."""
+    """Set the time of the next maintenance, which clients announce; None removes it. Safe to repeat.
+
+    The server does not close by itself at this time.
+    """
     Maintenance.objects.bulk_create([Maintenance()], ignore_conflicts=True)
     row = Maintenance.objects.select_for_update().get(pk=1)
     before, row.planned_for = row.planned_for, at
@@ -63,21 +68,22 @@ def plan_maintenance(*, at: datetime | None, reason: str = "") -> Maintenance:
             after={"planned_for": at},
             reason=reason,
         )
-    _Memory.until = 0.0
+    _Cache.until = 0.0
     return row
 
 
 def maintenance() -> Maintenance:
-    """The switch as it was at most a second ago; off while the database cannot say."""
-    if time.monotonic() >= _Memory.until:
+    """Return the present state, at most a second old. Return the state "off" if the database is unreachable."""
+    if time.monotonic() >= _Cache.until:
         try:
-            _Memory.row = Maintenance.objects.filter(pk=1).first() or Maintenance()
+            _Cache.row = Maintenance.objects.filter(pk=1).first() or Maintenance()
         except DatabaseError:
+            # Not cached, so the next call asks the database again.
             return Maintenance()
-        _Memory.until = time.monotonic() + REMEMBERED_SECONDS
-    return _Memory.row
+        _Cache.until = time.monotonic() + CACHE_SECONDS
+    return _Cache.row
 
 
-def forget() -> None:
-    """Read the switch anew at the next question."""
-    _Memory.until = 0.0
+def clear_cache() -> None:
+    """Make the next call of ``maintenance`` read the database."""
+    _Cache.until = 0.0

@@ -1,17 +1,17 @@
-"""The organizations that a user, or the key of a request, reaches."""
+"""The list of a user's organizations, limited by the request's API key."""
 
 from typing import Any
 from uuid import UUID
 
 from accounts.models import Membership
-from accounts.permissions import granted_by
+from accounts.permissions import granted_permissions
 from lib.compiled import Compiled
 
 
-def reached_by(user: Any) -> list[dict[str, Any]]:
-    """The organizations that a user (or the key a request came with) reaches, eldest membership first.
+def reachable_organizations(user: Any) -> list[dict[str, Any]]:
+    """Return a user's organizations, limited by the request's API key, with the oldest membership first.
 
-    Each with the role and the permission names there, none in a suspended one; one query.
+    Each has the user's role and permission names, which are empty for a suspended organization. One query.
     """
     bound = user.bound_organization_id
     values = {"user": user.pk} | ({"organization": bound} if bound else {})
@@ -21,14 +21,15 @@ def reached_by(user: Any) -> list[dict[str, Any]]:
             "name": name,
             "role": role,
             "is_personal": personal_of is not None,
-            "permissions": sorted(granted_by(role, user)) if suspended_at is None else [],
+            "permissions": sorted(granted_permissions(role, user)) if suspended_at is None else [],
         }
-        for pk, name, role, personal_of, suspended_at in _REACHED[bound is not None].rows(**values)
+        for pk, name, role, personal_of, suspended_at in _QUERIES[bound is not None].rows(**values)
     ]
 
 
-_PERSON, _PLACE = UUID(int=1), UUID(int=2)
-_REACHED_AS = (
+# Example values: ``Compiled`` replaces them in the SQL, so they only have to differ.
+_USER, _ORGANIZATION = UUID(int=1), UUID(int=2)
+_COLUMNS = (
     "organization_id",
     "organization__name",
     "role",
@@ -38,11 +39,11 @@ _REACHED_AS = (
 
 
 def _memberships(user: UUID, **only: UUID) -> Any:
-    found = Membership.objects.filter(user_id=user, **{f"{k}_id": v for k, v in only.items()})
-    return found.order_by("created_at", "pk").values_list(*_REACHED_AS)
+    rows = Membership.objects.filter(user_id=user, **{f"{k}_id": v for k, v in only.items()})
+    return rows.order_by("created_at", "pk").values_list(*_COLUMNS)
 
 
-_REACHED = {
-    False: Compiled(_memberships, user=_PERSON),
-    True: Compiled(_memberships, user=_PERSON, organization=_PLACE),
+_QUERIES = {
+    False: Compiled(_memberships, user=_USER),
+    True: Compiled(_memberships, user=_USER, organization=_ORGANIZATION),
 }

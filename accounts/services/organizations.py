@@ -1,4 +1,4 @@
-"""The verbs of organizations: make and rename teams, invite, give roles, remove, leave, hand over, suspend."""
+"""Services for organizations: create, rename, suspend, members and their roles, ownership, invitations."""
 
 import secrets
 from collections.abc import Iterable
@@ -27,53 +27,65 @@ INVITATION_DAYS_MAX = 30
 INVITATION_USES_MAX = 500
 NAME_MAX = 120
 MAIL = """\
-{inviter} invites you to the organization “{organization}” on {public_url}, as {role}.
+{inviter} invites you to the organization “{organization}” on {public_url}. Your role: {role}.
 
-Open this link until {until:%d %B %Y} to join:
+To join, open this link before {until:%d %B %Y %H:%M} UTC:
 
 {link}
 
-If you expected no invitation, ignore this mail.
+If you did not expect this invitation, ignore this mail.
 """
 
 
 class BadName(Problem):
-    """No name, or one that cannot be shown."""
+    """The name is empty, too long, or has characters that cannot be printed."""
 
     code = "bad-name"
-    sentence = f"A name has 1 to {NAME_MAX} characters that can be printed."
+    sentence = f"Enter a name of 1 to {NAME_MAX} printable characters."
 
 
 class TooManyOrganizations(Problem):
-    """The user owns as many organizations as one may own."""
+    """The user owns the maximum number of organizations (``ORGANIZATIONS_PER_USER``)."""
 
     status = 409
     code = "too-many-organizations"
-    sentence = "You own as many organizations as one may own here."
+    sentence = (
+        "You own the maximum number of organizations. Transfer an organization to another member, "
+        "or ask an administrator of this server to raise the limit."
+    )
 
 
 class PersonalOrganization(Problem):
-    """A personal organization has one member for ever."""
+    """The action is not possible in a personal organization, which always has exactly one member."""
 
     status = 409
     code = "personal-organization"
-    sentence = "This is somebody's personal organization: make a team to work with others."
+    sentence = (
+        "This is a personal organization, which has only one member. "
+        "Create an organization to work with others."
+    )
 
 
 class RoleAboveYours(Problem):
-    """Nobody gives a role above their own, nor touches somebody who holds one."""
+    """The user gives a role above their own, or changes or removes a member with a role above their own."""
 
     status = 403
     code = "role-above-yours"
-    sentence = "You cannot give or change a role above your own."
+    sentence = (
+        "You cannot give, change or remove a role above your own. "
+        "Ask a member with a higher role to do it."
+    )
 
 
 class LastOwner(Problem):
-    """What would leave an organization without an owner."""
+    """The action would leave the organization without an owner."""
 
     status = 409
     code = "last-owner"
-    sentence = "This is the last owner. Make somebody else an owner first, or transfer ownership."
+    sentence = (
+        "An organization needs an owner, and this is the last owner. "
+        "Make another member an owner first, or transfer the ownership."
+    )
 
 
 class UnknownMember(Problem):
@@ -81,29 +93,29 @@ class UnknownMember(Problem):
 
     status = 404
     code = "unknown-member"
-    sentence = "There is no such member here."
+    sentence = "This user is not a member of the organization."
 
 
 class IsServiceAccount(Problem):
-    """Service accounts are changed and revoked as such."""
+    """The member is a service account, which has actions of its own."""
 
     status = 409
     code = "is-service-account"
-    sentence = "This is a service account: change or revoke it under service accounts."
+    sentence = "This member is a service account. Manage it under Service accounts."
 
 
 class BadInvitation(Problem):
-    """An invitation that cannot be made; ``detail`` says why."""
+    """The invitation cannot be created; ``detail`` is the reason."""
 
     code = "bad-invitation"
 
 
 class InvalidInvitation(Problem):
-    """A link that was used up, has expired, was revoked, or never was."""
+    """The link does not exist, has no uses left, has expired, or was revoked."""
 
     status = 404
     code = "invalid-invitation"
-    sentence = "This invitation was used, has expired or was taken back. Ask for another."
+    sentence = "This invitation was already used, has expired or was revoked. Ask for a new one."
 
 
 class OthersInvitation(Problem):
@@ -111,56 +123,64 @@ class OthersInvitation(Problem):
 
     status = 403
     code = "others-invitation"
-    sentence = "This invitation is for another e-mail address. Sign in as the one it was sent to."
+    sentence = (
+        "This invitation is for another e-mail address. "
+        "Sign in with the account that has this address, or ask for a new invitation."
+    )
 
 
-# --- The organization itself --------------------------------------------------------
+# --- Organizations ------------------------------------------------------------------
 
 
 @transaction.atomic
 def create_organization(*, user: User, name: str) -> Organization:
-    """Make a team that the user owns. Each call makes another. Raises ``TooManyOrganizations``."""
-    name = checked_name(name)
-    User.objects.select_for_update().get(pk=user.pk)  # or two requests both find room for the last
+    """Create an organization with the user as its owner. Not safe to repeat: each call creates another.
+
+    Raise ``BadName`` or ``TooManyOrganizations``.
+    """
+    name = clean_name(name)
+    # Without the lock, concurrent requests could exceed the limit.
+    User.objects.select_for_update().get(pk=user.pk)
+    # Personal organizations do not count towards the limit.
     owned = user.memberships.filter(role=Membership.Role.OWNER, organization__personal_of=None)
     if owned.count() >= settings.ORGANIZATIONS_PER_USER:
         raise TooManyOrganizations
     organization = Organization.objects.create(name=name)
     Membership.objects.create(organization=organization, user=user, role=Membership.Role.OWNER)
-    _note("organization.created", organization, after={"name": name})
+    _record("organization.created", organization, after={"name": name})
     return organization
 
 
 @transaction.atomic
 def rename_organization(*, organization: Organization, name: str) -> Organization:
-    """Give an organization another name. Safe to repeat. Raises ``BadName``."""
-    name = checked_name(name)
+    """Change the name of an organization. Safe to repeat. Raise ``BadName``."""
+    name = clean_name(name)
     organization = Organization.objects.select_for_update().get(pk=organization.pk)
     before, organization.name = organization.name, name
     if before != name:
         organization.save(update_fields=["name"])
-        _note("organization.renamed", organization, before={"name": before}, after={"name": name})
+        _record("organization.renamed", organization, before={"name": before}, after={"name": name})
     return organization
 
 
 @transaction.atomic
 def suspend_organization(*, organization: Organization, reason: str = "") -> None:
-    """Close an organization: its keys and tokens stop, its members can do nothing, sockets end.
+    """Suspend an organization: API keys stop working, members have no permissions, open sockets close.
 
-    Safe to repeat: the first time stays.
+    Safe to repeat: ``suspended_at`` keeps the time of the first call.
     """
-    found = Organization.objects.filter(pk=organization.pk, suspended_at=None)
-    if found.update(suspended_at=timezone.now()):
+    rows = Organization.objects.filter(pk=organization.pk, suspended_at=None)
+    if rows.update(suspended_at=timezone.now()):
         _announce(organization)
-        _note("organization.suspended", organization, reason=reason)
+        _record("organization.suspended", organization, reason=reason)
 
 
 @transaction.atomic
 def activate_organization(*, organization: Organization, reason: str = "") -> None:
-    """Open a suspended organization again. Safe to repeat."""
-    found = Organization.objects.filter(pk=organization.pk).exclude(suspended_at=None)
-    if found.update(suspended_at=None):
-        _note("organization.activated", organization, reason=reason)
+    """Activate a suspended organization again. Safe to repeat."""
+    rows = Organization.objects.filter(pk=organization.pk).exclude(suspended_at=None)
+    if rows.update(suspended_at=None):
+        _record("organization.activated", organization, reason=reason)
 
 
 # --- Members ------------------------------------------------------------------------
@@ -168,18 +188,19 @@ def activate_organization(*, organization: Organization, reason: str = "") -> No
 
 @transaction.atomic
 def add_member(*, organization: Organization, user: User, role: str) -> Membership:
-    """Make somebody a member without an invitation: for whoever runs the server.
+    """Add a user to an organization without an invitation, on behalf of a server administrator.
 
-    Who is a member already stays what they are. Raises ``PersonalOrganization``, ``IsServiceAccount``.
+    Safe to repeat: the role of an existing member does not change. Raise ``PersonalOrganization`` or
+    ``IsServiceAccount``.
     """
     _refuse_personal(organization)
     if user.is_service_account:
         raise IsServiceAccount
-    members = _locked_members(organization)
-    if mine := next((member for member in members if member.user_id == user.pk), None):
-        return mine
+    members = _lock_members(organization)
+    if existing := next((member for member in members if member.user_id == user.pk), None):
+        return existing
     membership = Membership.objects.create(organization=organization, user=user, role=role)
-    _note("member.added", organization, subject=user, after={"role": role})
+    _record("member.added", organization, subject=user, after={"role": role})
     return membership
 
 
@@ -187,12 +208,13 @@ def add_member(*, organization: Organization, user: User, role: str) -> Membersh
 def change_role(
     *, organization: Organization, by: User | None, user_id: UUID, role: str
 ) -> Membership:
-    """Give a member another role. Safe to repeat. ``by`` is None for whoever runs the server.
+    """Change the role of a member. Safe to repeat. ``by`` is None for an administrator on the admin site.
 
-    Raises ``UnknownMember``, ``RoleAboveYours``, ``LastOwner``, ``PersonalOrganization``.
+    Raise ``UnknownMember``, ``RoleAboveYours``, ``LastOwner``, ``PersonalOrganization`` or
+    ``IsServiceAccount``.
     """
     _refuse_personal(organization)
-    members = _locked_members(organization)
+    members = _lock_members(organization)
     membership = _member(members, user_id)
     if membership.user.is_service_account:
         raise IsServiceAccount
@@ -205,7 +227,7 @@ def change_role(
     membership.role = role
     membership.save(update_fields=["role"])
     announce_access_change(user_id=user_id)
-    _note(
+    _record(
         "member.role_changed",
         organization,
         subject=membership.user,
@@ -219,12 +241,13 @@ def change_role(
 def remove_member(
     *, organization: Organization, by: User | None, user_id: UUID, reason: str = ""
 ) -> None:
-    """Take a member out, and revoke the keys the member had here. ``by`` as in ``change_role``.
+    """Remove a member and revoke the member's API keys in the organization.
 
-    Raises ``UnknownMember`` (also on a repeat), ``RoleAboveYours``, ``LastOwner``, ``PersonalOrganization``.
+    ``by`` is None for an administrator on the admin site. Raise ``UnknownMember`` (also on a second call),
+    ``RoleAboveYours``, ``LastOwner``, ``PersonalOrganization`` or ``IsServiceAccount``.
     """
     _refuse_personal(organization)
-    members = _locked_members(organization)
+    members = _lock_members(organization)
     membership = _member(members, user_id)
     if membership.user.is_service_account:
         raise IsServiceAccount
@@ -232,7 +255,7 @@ def remove_member(
     if membership.role == Membership.Role.OWNER:
         _refuse_last_owner(members, membership)
     _end_membership(membership)
-    _note(
+    _record(
         "member.removed",
         organization,
         subject=membership.user,
@@ -243,43 +266,48 @@ def remove_member(
 
 @transaction.atomic
 def leave_organization(*, organization: Organization, user: User) -> None:
-    """Give up one's own membership. Raises ``LastOwner``, ``UnknownMember``, ``PersonalOrganization``."""
+    """End the user's own membership and revoke the user's API keys in the organization.
+
+    Raise ``LastOwner``, ``UnknownMember`` (also on a second call), ``PersonalOrganization`` or
+    ``IsServiceAccount``.
+    """
     _refuse_personal(organization)
-    members = _locked_members(organization)
+    members = _lock_members(organization)
     membership = _member(members, user.pk)
     if membership.user.is_service_account:
         raise IsServiceAccount
     if membership.role == Membership.Role.OWNER:
         _refuse_last_owner(members, membership)
     _end_membership(membership)
-    _note("member.left", organization, subject=user, before={"role": membership.role})
+    _record("member.left", organization, subject=user, before={"role": membership.role})
 
 
 @transaction.atomic
 def transfer_organization(*, organization: Organization, by: User, user_id: UUID) -> None:
-    """Make another member the owner and the giver an admin, in one step.
+    """Transfer the ownership: make another member an owner and ``by`` an admin, in one transaction.
 
-    Raises ``UnknownMember``, ``RoleAboveYours`` when the giver is no owner, ``PersonalOrganization``.
+    Raise ``RoleAboveYours`` if ``by`` is not an owner, ``UnknownMember``, ``PersonalOrganization`` or
+    ``IsServiceAccount``.
     """
     _refuse_personal(organization)
-    members = _locked_members(organization)
-    giver, taker = _member(members, by.pk), _member(members, user_id)
-    if taker.user.is_service_account:
+    members = _lock_members(organization)
+    old_owner, new_owner = _member(members, by.pk), _member(members, user_id)
+    if new_owner.user.is_service_account:
         raise IsServiceAccount
-    if giver.role != Membership.Role.OWNER:
+    if old_owner.role != Membership.Role.OWNER:
         raise RoleAboveYours
-    if giver.pk == taker.pk:
+    if old_owner.pk == new_owner.pk:
         return
-    taker.role, giver.role = Membership.Role.OWNER, Membership.Role.ADMIN
-    Membership.objects.bulk_update([taker, giver], ["role"])
-    for user in (taker.user_id, giver.user_id):
-        announce_access_change(user_id=user)
-    _note(
+    new_owner.role, old_owner.role = Membership.Role.OWNER, Membership.Role.ADMIN
+    Membership.objects.bulk_update([new_owner, old_owner], ["role"])
+    for changed_id in (new_owner.user_id, old_owner.user_id):
+        announce_access_change(user_id=changed_id)
+    _record(
         "organization.transferred",
         organization,
-        subject=taker.user,
+        subject=new_owner.user,
         before={"owner": str(by)},
-        after={"owner": str(taker.user)},
+        after={"owner": str(new_owner.user)},
     )
 
 
@@ -296,26 +324,30 @@ def invite(
     days: int = 7,
     max_uses: int = 1,
 ) -> tuple[Invitation, str]:
-    """Make an invitation and the address of its link, which nobody can see again.
+    """Create an invitation; return it with the URL of its link, which cannot be read again.
 
-    With ``email`` the link is for that address only, once, and is mailed to it after the commit; a mail that
-    cannot be sent is no error, for whoever invites has the link. Raises ``RoleAboveYours``, ``BadInvitation``,
-    ``PersonalOrganization``.
+    With ``email`` only the user with that address can accept it, once. Sends no mail: call
+    ``mail_invitation`` after the commit. Not safe to repeat: each call creates an invitation. Raise
+    ``RoleAboveYours``, ``BadInvitation`` or ``PersonalOrganization``.
     """
     _refuse_personal(organization)
-    check_rank(_locked_members(organization), by=by, roles=(role,))
+    check_rank(_lock_members(organization), by=by, roles=(role,))
     email = email.strip()
     if email:
+        # A mailed invitation is for one person.
         max_uses = 1
         try:
             validate_email(email)
         except ValidationError as error:
-            raise BadInvitation("This is not an e-mail address.") from error
+            raise BadInvitation(
+                "This is not an e-mail address. Check it for typing errors."
+            ) from error
     if not 1 <= days <= INVITATION_DAYS_MAX or not 1 <= max_uses <= INVITATION_USES_MAX:
         raise BadInvitation(
-            f"An invitation lives 1 to {INVITATION_DAYS_MAX} days "
-            f"and lets in 1 to {INVITATION_USES_MAX} people."
+            f"An invitation must be valid for 1 to {INVITATION_DAYS_MAX} days "
+            f"and for 1 to {INVITATION_USES_MAX} people."
         )
+    # The token contains the id, so that the row is found without knowing its pepper.
     invitation_id, secret = uuid7(), secrets.token_urlsafe(24)
     token = f"{invitation_id.hex}.{secret}"
     pepper_id, digest = crypto.digest(token, purpose=INVITATION_PURPOSE)
@@ -337,19 +369,20 @@ def invite(
         "max_uses": max_uses,
         "expires_at": invitation.expires_at,
     }
-    _note("invitation.created", organization, subject=invitation, after=after)
+    _record("invitation.created", organization, subject=invitation, after=after)
     return invitation, link
 
 
 def mail_invitation(*, invitation: Invitation, link: str) -> bool:
-    """Send the link of an invitation to its address; whether the mail server took it.
+    """Mail the link of an invitation to its address; return whether the mail server accepted the mail.
 
-    Call it after the commit: a mail server may take its time. Each call sends another mail.
+    Returns False without an address or a configured mail server. Call this after the commit, because a slow
+    mail server would hold the transaction's locks. Each call sends another mail.
     """
     if not invitation.email or not settings.EMAIL_HOST:
         return False
     text = MAIL.format(
-        inviter=invitation.created_by or "Somebody",
+        inviter=invitation.created_by or "A member",
         organization=invitation.organization.name,
         public_url=settings.PUBLIC_URL,
         role=invitation.get_role_display().lower(),
@@ -357,20 +390,20 @@ def mail_invitation(*, invitation: Invitation, link: str) -> bool:
         link=link,
     )
     try:
-        sent = send_mail("An invitation", text, None, [invitation.email])
+        sent = send_mail("Invitation to an organization", text, None, [invitation.email])
     except OSError:  # refused, unreachable, timed out: smtplib's errors are OSErrors
         return False
     return bool(sent)
 
 
 def find_invitation(token: str) -> Invitation:
-    """The open invitation of a token. Raises ``InvalidInvitation``."""
+    """Return the open invitation of a token. Raise ``InvalidInvitation``."""
     try:
         invitation_id = UUID(token.partition(".")[0])
     except ValueError as error:
         raise InvalidInvitation from error
-    found = Invitation.objects.open().filter(pk=invitation_id, organization__suspended_at=None)
-    invitation = found.select_related("organization", "created_by").first()
+    rows = Invitation.objects.open().filter(pk=invitation_id, organization__suspended_at=None)
+    invitation = rows.select_related("organization", "created_by").first()
     invitation = crypto.verify_row(token, invitation, purpose=INVITATION_PURPOSE)
     if invitation is None:
         raise InvalidInvitation
@@ -379,45 +412,47 @@ def find_invitation(token: str) -> Invitation:
 
 @transaction.atomic
 def accept_invitation(*, token: str, user: User) -> Membership:
-    """Join an organization by its link. Who is a member already stays what they are and uses nothing up.
+    """Make the user a member of the organization by the token of an invitation link.
 
-    The role that the inviter may no longer give is not given. Raises ``InvalidInvitation``,
+    Safe to repeat: an existing member keeps the present role, and the invitation keeps its number of uses.
+    Raise ``InvalidInvitation``, also if the inviting member may no longer give the role, or
     ``OthersInvitation``.
     """
     invitation = find_invitation(token)
     if invitation.email and invitation.email.lower() != user.email.lower():
         raise OthersInvitation
     organization = invitation.organization
-    members = _locked_members(organization)
-    if mine := next((member for member in members if member.user_id == user.pk), None):
-        return mine
-    giver = next((m for m in members if m.user_id == invitation.created_by_id), None)
-    if giver is None or RANKS[invitation.role] > RANKS[giver.role]:
+    members = _lock_members(organization)
+    if existing := next((member for member in members if member.user_id == user.pk), None):
+        return existing
+    inviter = next((m for m in members if m.user_id == invitation.created_by_id), None)
+    if inviter is None or RANKS[invitation.role] > RANKS[inviter.role]:
         raise InvalidInvitation
-    used = Invitation.objects.open().filter(pk=invitation.pk).update(uses=F("uses") + 1)
-    if not used:  # another request took the last place since it was found
+    # A concurrent request may have taken the last use: the conditional update decides.
+    is_counted = Invitation.objects.open().filter(pk=invitation.pk).update(uses=F("uses") + 1)
+    if not is_counted:
         raise InvalidInvitation
     membership = Membership.objects.create(
         organization=organization, user=user, role=invitation.role
     )
     after = {"role": invitation.role, "invitation": str(invitation.pk)}
-    _note("member.joined", organization, subject=user, after=after)
+    _record("member.joined", organization, subject=user, after=after)
     return membership
 
 
 @transaction.atomic
 def revoke_invitation(*, invitation: Invitation) -> None:
-    """Take an invitation back. Safe to repeat: the first time stays."""
-    found = Invitation.objects.filter(pk=invitation.pk, revoked_at=None)
-    if found.update(revoked_at=timezone.now()):
-        _note("invitation.revoked", invitation.organization, subject=invitation)
+    """Revoke an invitation. Safe to repeat: ``revoked_at`` keeps the time of the first call."""
+    rows = Invitation.objects.filter(pk=invitation.pk, revoked_at=None)
+    if rows.update(revoked_at=timezone.now()):
+        _record("invitation.revoked", invitation.organization, subject=invitation)
 
 
-# --- What the verbs share -----------------------------------------------------------
+# --- Shared checks ------------------------------------------------------------------
 
 
-def checked_name(name: str) -> str:
-    """A name without space around it. Raises ``BadName``."""
+def clean_name(name: str) -> str:
+    """Return a name without surrounding white space. Raise ``BadName`` if the name is not valid."""
     name = name.strip()
     if not name or len(name) > NAME_MAX or not name.isprintable():
         raise BadName
@@ -425,19 +460,23 @@ def checked_name(name: str) -> str:
 
 
 def check_rank(members: Iterable[Membership], *, by: User | None, roles: Iterable[str]) -> None:
-    """Raise ``RoleAboveYours`` unless ``by`` is a member whose rank reaches all of the roles.
+    """Raise ``RoleAboveYours`` unless ``by`` is a member and no role in ``roles`` ranks above the member's own.
 
-    None is whoever runs the server, in the admin desk, whose own permissions were asked there.
+    ``by`` is None for an administrator on the admin site, which has checked the permissions before.
     """
     if by is None:
         return
-    mine = next((member.role for member in members if member.user_id == by.pk), None)
-    if mine is None or any(RANKS[role] > RANKS[mine] for role in roles):
+    own_role = next((member.role for member in members if member.user_id == by.pk), None)
+    if own_role is None or any(RANKS[role] > RANKS[own_role] for role in roles):
         raise RoleAboveYours
 
 
-def _locked_members(organization: Organization) -> list[Membership]:
-    """All members, under the organization's row lock: two owners who leave at once leave one behind."""
+def _lock_members(organization: Organization) -> list[Membership]:
+    """Lock the organization's row and return all its members.
+
+    Without the lock, two owners who leave concurrently could leave the organization without an owner.
+    """
+    # no_key: other transactions may still insert rows that reference the organization.
     Organization.objects.select_for_update(no_key=True).get(pk=organization.pk)
     return list(organization.memberships.select_related("user").order_by("pk"))
 
@@ -455,7 +494,7 @@ def _refuse_personal(organization: Organization) -> None:
 
 
 def _refuse_last_owner(members: Iterable[Membership], leaving: Membership) -> None:
-    """Somebody who can act must stay an owner: suspended people and programs do not count."""
+    """Raise ``LastOwner`` unless another active person is an owner; suspended users do not count."""
     for other in members:
         is_person = other.user.is_active and not other.user.is_service_account
         if other.role == Membership.Role.OWNER and is_person and other.pk != leaving.pk:
@@ -464,6 +503,7 @@ def _refuse_last_owner(members: Iterable[Membership], leaving: Membership) -> No
 
 
 def _end_membership(membership: Membership) -> None:
+    # Revoke the keys: otherwise they would work again if the user joined the organization later.
     keys = ApiKey.objects.filter(
         user_id=membership.user_id, organization_id=membership.organization_id, revoked_at=None
     )
@@ -477,5 +517,5 @@ def _announce(organization: Organization) -> None:
         announce_access_change(user_id=user_id)
 
 
-def _note(action: str, organization: Organization, *, subject: Any = None, **more: Any) -> None:
+def _record(action: str, organization: Organization, *, subject: Any = None, **more: Any) -> None:
     record(action=action, organization_id=organization.pk, subject=subject or organization, **more)

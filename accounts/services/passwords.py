@@ -1,4 +1,4 @@
-"""The verb of passwords: people change their own."""
+"""The service that changes a user's own password."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ from lib.problems import Problem
 
 
 class WrongPassword(Problem):
-    """The present password that was given is not the user's, or the user has none."""
+    """The current password is wrong, or the user has no password."""
 
     status = 422
     code = "wrong-password"
-    sentence = "That is not your present password."
+    sentence = "The current password is wrong. Enter it again."
 
 
 @transaction.atomic
 def change_password(*, user: User, current: str, new: str, keep: Any = None) -> None:
-    """Set a new password and sign the user's other browsers out, all but the session ``keep`` (its id).
+    """Set a new password and end all sessions of the user, except the session with the id ``keep``.
 
-    API keys stay as they are. Raises ``WrongPassword``, ``WeakPassword``.
+    API keys keep working. Raise ``WrongPassword`` or ``WeakPassword``.
     """
     locked = User.objects.select_for_update().get(pk=user.pk)
     if not locked.has_usable_password() or not locked.check_password(current):
@@ -35,8 +35,10 @@ def change_password(*, user: User, current: str, new: str, keep: Any = None) -> 
         raise WeakPassword(" ".join(error.messages)) from error
     user.set_password(new)
     user.save(update_fields=["password"])
-    home = Organization.objects.filter(personal_of=user).first()
+    personal = Organization.objects.filter(personal_of=user).first()
     audit.record(
-        action="user.password_changed", organization_id=home.pk if home else None, subject=user
+        action="user.password_changed",
+        organization_id=personal.pk if personal else None,
+        subject=user,
     )
     sessions.end_sessions(user=user, reason="password changed", keep=keep)

@@ -1,4 +1,4 @@
-"""Create, find, suspend and activate users."""
+"""Services for users: create, find, suspend and activate."""
 
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
@@ -11,19 +11,19 @@ from lib.problems import Problem
 
 
 class EmailTaken(Problem):
-    """Somebody with this address exists."""
+    """Another account has this e-mail address."""
 
     status = 409
     code = "email-taken"
-    sentence = "Somebody with this e-mail address exists already."
+    sentence = "An account with this e-mail address already exists."
 
 
 class LastAdministrator(Problem):
-    """What would leave nobody who can open the admin desk."""
+    """The action would leave the server without an active administrator."""
 
     status = 409
     code = "last-administrator"
-    sentence = "This is the last active administrator. Make somebody else one first."
+    sentence = "This is the last active administrator. Make another user an administrator first."
 
 
 class NotAnAddress(Problem):
@@ -31,19 +31,19 @@ class NotAnAddress(Problem):
 
     status = 422
     code = "not-an-address"
-    sentence = "This is not an e-mail address."
+    sentence = "This is not an e-mail address. Check it for typing errors."
 
 
 class UnknownUser(Problem):
-    """Nobody has this e-mail address."""
+    """There is no user with this e-mail address."""
 
     status = 404
     code = "unknown-user"
-    sentence = "Nobody here has this e-mail address."
+    sentence = "There is no user with this e-mail address."
 
 
 class WeakPassword(Problem):
-    """The password does not pass the validators; ``detail`` says why."""
+    """The password does not pass the validators; ``detail`` lists the reasons."""
 
     code = "weak-password"
 
@@ -57,17 +57,20 @@ def create_user(
     is_staff: bool = False,
     is_superuser: bool = False,
 ) -> User:
-    """Create a user with a personal organization that the user owns.
+    """Create a user, and a personal organization that the user owns.
 
-    Without a password nobody can sign in by password. Raises ``NotAnAddress``, ``EmailTaken``, ``WeakPassword``.
+    Without ``password`` the user cannot sign in by password. Raise ``NotAnAddress``, ``EmailTaken`` or
+    ``WeakPassword``.
     """
     user = User(email=email.strip(), name=name, is_staff=is_staff, is_superuser=is_superuser)
     _check_email(user.email)
     if password is not None:
         _check_password(password, user)
+    # For None, Django stores an unusable password.
     user.set_password(password)
     if User.objects.filter(email__iexact=user.email).exists():
         raise EmailTaken
+    # A concurrent request may create the user after the check: the unique constraint decides.
     try:
         with transaction.atomic():
             user.save()
@@ -101,40 +104,41 @@ def _check_password(password: str, user: User) -> None:
 
 
 def find_user(*, email: str) -> User:
-    """The user with an e-mail address, in any case. Raises ``UnknownUser``."""
-    found = User.objects.filter(email__iexact=email.strip()).first()
-    if found is None:
-        raise UnknownUser(f"Nobody here has the e-mail address {email}.")
-    return found
+    """Return the user with an e-mail address, ignoring case. Raise ``UnknownUser``."""
+    user = User.objects.filter(email__iexact=email.strip()).first()
+    if user is None:
+        raise UnknownUser(f"There is no user with the e-mail address {email}.")
+    return user
 
 
 @transaction.atomic
 def suspend_user(*, user: User) -> None:
-    """Keep somebody out: no sign-in, no key works, open sessions end. Safe to repeat.
+    """Suspend a user: end all sessions, refuse sign-ins and API keys, close open sockets. Safe to repeat.
 
-    Open sockets are woken to ask whether they may go on. Raises ``LastAdministrator``.
+    Raise ``LastAdministrator``.
     """
+    # exists() locks one remaining administrator, whom a concurrent request then cannot suspend.
     others = User.objects.select_for_update().filter(is_superuser=True, is_active=True)
     if user.is_superuser and not others.exclude(pk=user.pk).exists():
         raise LastAdministrator
     if User.objects.filter(pk=user.pk, is_active=True).update(is_active=False):
-        _note_user("user.suspended", user, is_active=False)
+        _record_user_action("user.suspended", user, is_active=False)
     sessions.end_sessions(user=user, reason="suspended")
     sessions.announce_access_change(user_id=user.pk)
 
 
 @transaction.atomic
 def activate_user(*, user: User) -> None:
-    """Let a suspended user in again; keys that were not revoked work again. Safe to repeat."""
+    """Activate a suspended user again. API keys that were not revoked work again. Safe to repeat."""
     if User.objects.filter(pk=user.pk, is_active=False).update(is_active=True):
-        _note_user("user.activated", user, is_active=True)
+        _record_user_action("user.activated", user, is_active=True)
 
 
-def _note_user(action: str, user: User, *, is_active: bool) -> None:
-    home = Organization.objects.filter(personal_of=user).first()
+def _record_user_action(action: str, user: User, *, is_active: bool) -> None:
+    personal = Organization.objects.filter(personal_of=user).first()
     audit.record(
         action=action,
-        organization_id=home.pk if home else None,
+        organization_id=personal.pk if personal else None,
         subject=user,
         before={"is_active": not is_active},
         after={"is_active": is_active},
@@ -142,5 +146,5 @@ def _note_user(action: str, user: User, *, is_active: bool) -> None:
 
 
 def has_administrator() -> bool:
-    """Whether somebody can already open the admin desk."""
+    """Return whether there is an active administrator, who can open the admin site."""
     return User.objects.filter(is_superuser=True, is_active=True).exists()

@@ -1,8 +1,11 @@
-"""Sessions that began at a provider: refresh its tokens, end them at its request, and end its own session."""
+"""Services for sessions that began at an identity provider.
+
+Refresh the provider's tokens, end sessions when the provider requests it, and end the session at the provider.
+"""
 
 import enum
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
@@ -16,136 +19,163 @@ from accounts.services.claimed_roles import apply_claims
 
 log = logging.getLogger(__name__)
 RETRY_AFTER = timedelta(seconds=10)
-"""Pause after a provider did not answer, so that only one request in ten seconds waits for its timeout."""
+"""Pause after a failed refresh, so that at most one request in ten seconds waits for the provider's timeout."""
 ENDING_CODES = {"invalid_grant", "invalid_token"}
+"""Error codes by which a provider says that the person's session has ended."""
 
 
-class Vouching(enum.Enum):
-    """Whether the provider of a session still vouches for it."""
+class ProviderSessionState(enum.Enum):
+    """The validity of a session according to its provider."""
 
-    GOOD = "good"
+    VALID = "valid"
     ENDED = "ended"
     UNKNOWN = "unknown"
-    """The provider has not answered for ``OIDC_GRACE_SECONDS``: the session pauses."""
+    """The provider has not confirmed the session for ``OIDC_GRACE_SECONDS``; requests are refused until it does."""
 
 
-def keep_vouched_for(*, session: UserSession) -> Vouching:
-    """Refresh the tokens of a session whose access token has expired; at most one request does so at a time.
+def check_provider_session(*, session: UserSession) -> ProviderSessionState:
+    """Return whether a session is still valid at its provider; refresh its tokens if they have expired.
 
-    A local session is always good. The request that finds an expired access token claims the refresh by a
-    conditional update. The others go on meanwhile, so parallel and late requests never sign anybody out. Only
-    a refusal about the person ends the session; no answer is tolerated for ``OIDC_GRACE_SECONDS``.
+    A session without a provider is always valid. Only an answer about the person ends a session. If the
+    provider is unreachable, the session stays valid for ``OIDC_GRACE_SECONDS``.
     """
-    held = getattr(session, "provider_session", None)
-    if held is None:
-        return Vouching.GOOD
+    provider_session = getattr(session, "provider_session", None)
+    if provider_session is None:
+        return ProviderSessionState.VALID
     now = timezone.now()
-    if now < held.access_expires_at:
-        return Vouching.GOOD
-    is_claimed = _claim_refresh(held)
-    if is_claimed and not held.refresh_token:
-        return _without_refresh(session, held)
+    if now < provider_session.access_expires_at:
+        return ProviderSessionState.VALID
+    # One request claims the refresh. Parallel requests continue with the old tokens: a provider that rotates
+    # refresh tokens refuses a second refresh with the same token, which would end the session here.
+    is_claimed = _claim_refresh(provider_session)
+    if is_claimed and not provider_session.refresh_token:
+        return _trust_until_expiry(session, provider_session)
     if is_claimed:
         try:
-            refresh_session(held=held)
+            refresh_session(provider_session=provider_session)
         except providers.ProviderRefused as error:
-            return _refused(session, held, error)
+            return _handle_refusal(session, provider_session, error)
         except (providers.ProviderUnavailable, tokens.BadToken) as error:
             log.warning("a session's tokens were not refreshed: %s", error)
-            _release(held)
+            _release_claim(provider_session)
         else:
-            return Vouching.GOOD
+            return ProviderSessionState.VALID
+    return _unconfirmed_state(provider_session, at=now)
+
+
+def _unconfirmed_state(provider_session: ProviderSession, *, at: datetime) -> ProviderSessionState:
+    """Return the state of a session that the provider has not confirmed: valid during the grace period."""
     grace = timedelta(seconds=settings.OIDC_GRACE_SECONDS)
-    return Vouching.GOOD if now < held.access_expires_at + grace else Vouching.UNKNOWN
+    is_in_grace = at < provider_session.access_expires_at + grace
+    return ProviderSessionState.VALID if is_in_grace else ProviderSessionState.UNKNOWN
 
 
-def _claim_refresh(held: ProviderSession) -> bool:
+def _claim_refresh(provider_session: ProviderSession) -> bool:
+    """Claim the refresh by a conditional update; return False if another request has done so."""
     now = timezone.now()
-    lasts = timedelta(seconds=settings.OIDC_TIMEOUT_SECONDS * 3 + 5)
-    free = Q(refresh_until=None) | Q(refresh_until__lt=now)
-    found = ProviderSession.objects.filter(free, pk=held.pk, generation=held.generation)
-    return bool(found.update(refresh_until=now + lasts))
+    # A refresh calls the provider up to three times. The claim outlasts these calls, and it expires in case
+    # the process dies.
+    duration = timedelta(seconds=settings.OIDC_TIMEOUT_SECONDS * 3 + 5)
+    is_free = Q(refresh_until=None) | Q(refresh_until__lt=now)
+    rows = ProviderSession.objects.filter(
+        is_free, pk=provider_session.pk, generation=provider_session.generation
+    )
+    return bool(rows.update(refresh_until=now + duration))
 
 
-def _release(held: ProviderSession) -> None:
-    """Release the claim, and let no request try again before ``RETRY_AFTER``."""
-    found = ProviderSession.objects.filter(pk=held.pk, generation=held.generation)
-    found.update(refresh_until=timezone.now() + RETRY_AFTER)
+def _release_claim(provider_session: ProviderSession) -> None:
+    """Release the claim; the next request may try again after ``RETRY_AFTER``."""
+    rows = ProviderSession.objects.filter(
+        pk=provider_session.pk, generation=provider_session.generation
+    )
+    rows.update(refresh_until=timezone.now() + RETRY_AFTER)
 
 
-def _without_refresh(session: UserSession, held: ProviderSession) -> Vouching:
-    """Trust a provider that gives no refresh tokens until our own session expires."""
-    far = session.expires_at
-    ProviderSession.objects.filter(pk=held.pk).update(access_expires_at=far, refresh_until=None)
-    return Vouching.GOOD
+def _trust_until_expiry(
+    session: UserSession, provider_session: ProviderSession
+) -> ProviderSessionState:
+    """Keep a session valid until it expires here, for a provider that issues no refresh tokens."""
+    ProviderSession.objects.filter(pk=provider_session.pk).update(
+        access_expires_at=session.expires_at, refresh_until=None
+    )
+    return ProviderSessionState.VALID
 
 
-def _refused(
-    session: UserSession, held: ProviderSession, error: providers.ProviderRefused
-) -> Vouching:
+def _handle_refusal(
+    session: UserSession, provider_session: ProviderSession, error: providers.ProviderRefused
+) -> ProviderSessionState:
     if error.code not in ENDING_CODES:
         # A wrong client secret or a closed endpoint says nothing about the person.
         log.error("a provider refused a refresh: %s", error.code)
-        _release(held)
-        grace = held.access_expires_at + timedelta(seconds=settings.OIDC_GRACE_SECONDS)
-        return Vouching.GOOD if timezone.now() < grace else Vouching.UNKNOWN
+        _release_claim(provider_session)
+        return _unconfirmed_state(provider_session, at=timezone.now())
     sessions.end_session(session=session, reason="ended at the provider")
-    return Vouching.ENDED
+    return ProviderSessionState.ENDED
 
 
-def refresh_session(*, held: ProviderSession) -> None:
-    """Fetch new tokens for a session whose refresh the caller has claimed, and apply the new claims.
+def refresh_session(*, provider_session: ProviderSession) -> None:
+    """Fetch new tokens and apply the new claims. The caller has claimed the refresh.
 
-    Raises ``ProviderRefused``, ``ProviderUnavailable`` and ``BadToken``, and then keeps the old tokens.
+    Raise ``ProviderRefused``, ``ProviderUnavailable`` or ``BadToken``; the old tokens then stay stored.
     """
-    identity = held.identity
-    found = tokens.refresh(identity.provider, refresh_token=held.refresh_token, sub=identity.sub)
+    identity = provider_session.identity
+    token_set = tokens.refresh(
+        identity.provider, refresh_token=provider_session.refresh_token, sub=identity.sub
+    )
     with transaction.atomic():
-        row = ProviderSession.objects.select_for_update().get(pk=held.pk)
-        if row.generation != held.generation:
+        row = ProviderSession.objects.select_for_update().get(pk=provider_session.pk)
+        # The claim expired during the call, and another request has stored newer tokens.
+        if row.generation != provider_session.generation:
             return
-        row.access_token = found.access_token
-        row.refresh_token = found.refresh_token or held.refresh_token
-        row.id_token = found.id_token or row.id_token
-        row.access_expires_at = timezone.now() + timedelta(seconds=found.expires_in)
+        row.access_token = token_set.access_token
+        # Providers without rotation send no new refresh token: keep the old one.
+        row.refresh_token = token_set.refresh_token or provider_session.refresh_token
+        row.id_token = token_set.id_token or row.id_token
+        row.access_expires_at = timezone.now() + timedelta(seconds=token_set.expires_in)
         row.generation += 1
         row.refresh_until = None
         row.save()
-        if found.claims:
-            apply_claims(identity=identity, claims=identity.last_claims | found.claims)
+        if token_set.claims:
+            apply_claims(identity=identity, claims=identity.last_claims | token_set.claims)
 
 
 @transaction.atomic
 def end_by_logout_token(*, provider: IdentityProvider, token: str) -> int:
-    """End the sessions that a back-channel logout token names; return how many.
+    """End the sessions of a back-channel logout token; return their number.
 
-    Raises ``tokens.BadToken``, also for a token that was used before.
+    Raise ``tokens.BadToken``, also for a token that was used before.
     """
     claims = tokens.check_logout_token(provider, token)
     if not tokens.spend(value=f"logout {provider.issuer} {claims['jti']}", seconds=3_600):
         raise tokens.BadToken("it was used before")
-    found = UserSession.objects.filter(
+    rows = UserSession.objects.filter(
         ended_at=None, provider_session__identity__issuer=provider.issuer
     )
+    # A token contains sub, sid or both (OpenID Connect Back-Channel Logout 1.0, section 2.4).
     if sub := claims.get("sub"):
-        found = found.filter(provider_session__identity__sub=sub)
+        rows = rows.filter(provider_session__identity__sub=sub)
     if sid := claims.get("sid"):
-        found = found.filter(provider_session__sid=sid)
-    ended = [sessions.end_session(session=s, reason="signed out at the provider") for s in found]
+        rows = rows.filter(provider_session__sid=sid)
+    ended = [sessions.end_session(session=s, reason="signed out at the provider") for s in rows]
     return sum(ended)
 
 
-def end_at_provider(*, held: ProviderSession) -> bool:
-    """End a session at Keycloak by its refresh token; return False if Keycloak was not reached or refused."""
-    provider = held.identity.provider
-    if provider.kind != IdentityProvider.Kind.KEYCLOAK or not held.refresh_token:
+def end_at_provider(*, provider_session: ProviderSession) -> bool:
+    """End a session at Keycloak by its refresh token; return whether Keycloak confirmed it.
+
+    Return False for other providers and for a session without a refresh token.
+    """
+    provider = provider_session.identity.provider
+    if provider.kind != IdentityProvider.Kind.KEYCLOAK or not provider_session.refresh_token:
         return False
-    form = {"client_id": provider.client_id, "refresh_token": held.refresh_token}
+    form = {"client_id": provider.client_id, "refresh_token": provider_session.refresh_token}
+
     if secret := provider.client_secret:
         form["client_secret"] = secret
     try:
         url = providers.get_metadata(provider).end_session_endpoint
         return bool(url) and providers.send_request("POST", url, data=form).status_code < 300
     except providers.ProviderUnavailable as error:
-        log.warning("a provider could not be asked to end a session: %s", error)
+        log.warning("a session was not ended at its provider: %s", error)
+
         return False

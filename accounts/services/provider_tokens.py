@@ -1,4 +1,7 @@
-"""The verbs of provider tokens: people's own tokens at Git hosts. Whether one works is asked above accounts."""
+"""Services for provider tokens, the users' own tokens at Git hosts.
+
+This module does not call Git hosts; ``integrations`` checks whether a token works.
+"""
 
 import re
 from dataclasses import dataclass
@@ -21,26 +24,31 @@ SECRET_NAMES = {
     "bitbucket": "BITBUCKET_TOKEN",
     "azure_devops": "AZURE_DEVOPS_TOKEN",
 }
-"""What agents call a token by, where existing clients and programs expect it."""
+"""The environment variable in which agents and existing programs expect the token of each provider."""
 
 
 class InvalidProviderToken(Problem):
-    """A provider, host or token that cannot be; ``detail`` says which and why."""
+    """The provider, host or token is not valid; ``field`` names it and ``detail`` is the reason."""
 
     code = "invalid-provider-token"
 
 
 class NoProviderToken(Problem):
-    """The user has given no token for this provider."""
+    """The user has no token for this provider in the organization."""
 
     status = 404
     code = "no-provider-token"
-    sentence = "You have given no token for this provider here."
+    sentence = (
+        "You have not connected this Git host in this organization. Add a token in your settings."
+    )
 
 
 @dataclass(frozen=True, repr=False)
 class Credential:
-    """A plain token and where it belongs; ``host`` is empty for the provider's own. Not for logs."""
+    """A plain token with its provider and host; ``host`` is empty for the provider's public host.
+
+    ``repr()`` is disabled, so that the token does not appear in logs.
+    """
 
     provider: str
     host: str
@@ -51,73 +59,83 @@ class Credential:
 def set_provider_token(
     *, user: User, organization: Organization, provider: str, token: str, host: str = ""
 ) -> ProviderToken:
-    """Keep a token for the user's work in an organization, in place of an earlier one. Safe to repeat.
+    """Store a token for the user's work in an organization, replacing an earlier token. Safe to repeat.
 
-    ``host`` is a host name with or without ``https://``. Raises ``InvalidProviderToken``.
+    ``host`` is a host name with or without ``https://``; empty for the provider's public host. Raise
+    ``InvalidProviderToken``.
     """
     if provider not in ProviderToken.Provider.values:
-        raise InvalidProviderToken(f"There is no provider {provider[:40]!r}.", field="provider")
-    host, token = checked_host(host), checked_token(token)
-    Organization.objects.select_for_update().get(pk=organization.pk)  # two first ones at once
-    found = ProviderToken.objects.filter(user=user, organization=organization, provider=provider)
-    row = found.first() or ProviderToken(user=user, organization=organization, provider=provider)
+        raise InvalidProviderToken(
+            f"There is no provider {provider[:40]!r}. "
+            f"The providers are: {', '.join(ProviderToken.Provider.values)}.",
+            field="provider",
+        )
+    host, token = clean_host(host), clean_token(token)
+    # Without the lock, two concurrent first requests would both insert a row.
+    Organization.objects.select_for_update().get(pk=organization.pk)
+    rows = ProviderToken.objects.filter(user=user, organization=organization, provider=provider)
+    row = rows.first() or ProviderToken(user=user, organization=organization, provider=provider)
     row.host, row.token, row.last_used_at = host, token, None
     row.save()
-    _note("provider_token.set", row, after={"provider": provider, "host": host, "token": token})
+    _record("provider_token.set", row, after={"provider": provider, "host": host, "token": token})
     return row
 
 
 @transaction.atomic
 def remove_provider_token(*, user: User, organization: Organization, provider: str) -> None:
-    """Forget a token. Safe to repeat."""
-    found = ProviderToken.objects.filter(user=user, organization=organization, provider=provider)
-    for row in found.select_for_update():
-        _note("provider_token.removed", row, before={"provider": provider, "host": row.host})
+    """Delete the user's token for a provider in an organization. Safe to repeat."""
+    rows = ProviderToken.objects.filter(user=user, organization=organization, provider=provider)
+    for row in rows.select_for_update():
+        _record("provider_token.removed", row, before={"provider": provider, "host": row.host})
         row.delete()
 
 
 def provider_tokens(*, user_id: UUID, organization_id: UUID) -> list[ProviderToken]:
-    """The tokens that a user has given in an organization, by provider; one query."""
-    found = ProviderToken.objects.filter(user_id=user_id, organization_id=organization_id)
-    return list(found.order_by("provider"))
+    """Return the user's tokens in an organization, ordered by provider. One query."""
+    rows = ProviderToken.objects.filter(user_id=user_id, organization_id=organization_id)
+    return list(rows.order_by("provider"))
 
 
-def provider_tokens_set(*, user_id: UUID, organization_id: UUID) -> dict[str, str | None]:
-    """Which providers have a token, with their host; None for the provider's own."""
+def provider_hosts(*, user_id: UUID, organization_id: UUID) -> dict[str, str | None]:
+    """Return the host of each provider with a token; None for the provider's public host."""
     rows = provider_tokens(user_id=user_id, organization_id=organization_id)
     return {row.provider: row.host or None for row in rows}
 
 
-def token_for(*, user_id: UUID, organization_id: UUID, provider: str) -> Credential:
-    """The plain token, its use noted on its row. Raises ``NoProviderToken``."""
-    found = ProviderToken.objects.filter(
+def use_token(*, user_id: UUID, organization_id: UUID, provider: str) -> Credential:
+    """Return the user's plain token for a provider, and store the time of its use.
+
+    Raise ``NoProviderToken`` if the user has no token.
+    """
+    rows = ProviderToken.objects.filter(
         user_id=user_id, organization_id=organization_id, provider=provider
     )
-    row = found.first()
+    row = rows.first()
     if row is None:
         raise NoProviderToken
-    found.update(last_used_at=timezone.now())
+    rows.update(last_used_at=timezone.now())
     return Credential(row.provider, row.host, row.token)
 
 
 def secret_name(*, user_id: UUID, organization_id: UUID, provider: str) -> str | None:
-    """What a conversation at a provider calls its creator's token; None without one. One query."""
+    """Return the name of the environment variable for the user's token; None if there is no token. One query."""
     name = SECRET_NAMES.get(provider)
-    found = ProviderToken.objects.filter(
+    rows = ProviderToken.objects.filter(
         user_id=user_id, organization_id=organization_id, provider=provider
     )
-    return name if name is not None and found.exists() else None
+    return name if name is not None and rows.exists() else None
 
 
 @transaction.atomic
 def use_in_sandbox(
     *, user_id: UUID, organization_id: UUID, conversation_id: UUID, provider: str
 ) -> str:
-    """The plain token for the sandbox of a conversation, in the audit log. Each call is another use.
+    """Return the plain token for a conversation's sandbox, and record the use in the audit log.
 
-    Raises ``NoProviderToken``.
+    Each call records another use. Raise ``NoProviderToken`` if the user has no token.
     """
-    found = token_for(user_id=user_id, organization_id=organization_id, provider=provider)
+    credential = use_token(user_id=user_id, organization_id=organization_id, provider=provider)
+    # A sandbox's request has no signed-in user, so the audit log names the sandbox as the actor.
     sandbox = audit.Actor(
         "system", id="sandbox", name="sandbox", address=audit.current_actor().address
     )
@@ -126,30 +144,35 @@ def use_in_sandbox(
             action="provider_token.used",
             organization_id=organization_id,
             subject_name=provider,
-            after={"conversation": conversation_id, "user": user_id, "host": found.host},
+            after={"conversation": conversation_id, "user": user_id, "host": credential.host},
         )
-    return found.token
+    return credential.token
 
 
-def checked_host(host: str) -> str:
-    """A host's name in lower case. Raises ``InvalidProviderToken``."""
+def clean_host(host: str) -> str:
+    """Return a host name in lower case without ``https://``. Raise ``InvalidProviderToken``."""
     name = host.strip().removeprefix("https://").removesuffix("/").lower()
     if name and not _HOST.fullmatch(name):
-        raise InvalidProviderToken("A host is a name such as git.example.com.", field="host")
+        raise InvalidProviderToken("Enter a host name such as git.example.com.", field="host")
     return name
 
 
-def checked_token(token: str) -> str:
-    """A token that may be kept. Raises ``InvalidProviderToken``."""
+def clean_token(token: str) -> str:
+    """Return a token without surrounding white space. Raise ``InvalidProviderToken`` if it is not valid."""
     token = token.strip()
     if is_mask(token):
-        raise InvalidProviderToken("This is a mask, not a token.", field="token")
+        raise InvalidProviderToken(
+            "This is a mask, not a token. Enter the token itself.", field="token"
+        )
     if not _TOKEN.fullmatch(token):
-        raise InvalidProviderToken("A token has visible characters and no spaces.", field="token")
+        raise InvalidProviderToken(
+            "A token has 1 to 4000 visible ASCII characters and no spaces. Copy it again.",
+            field="token",
+        )
     return token
 
 
-def _note(action: str, row: ProviderToken, **more: Any) -> None:
+def _record(action: str, row: ProviderToken, **more: Any) -> None:
     audit.record(
         action=action,
         organization_id=row.organization_id,

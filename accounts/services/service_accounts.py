@@ -1,4 +1,4 @@
-"""The verbs of service accounts: programs that are members of one organization, with keys and no sign-in."""
+"""Services for service accounts: programs that are members of one organization and have keys but no sign-in."""
 
 from collections.abc import Sequence
 
@@ -11,58 +11,65 @@ from accounts.permissions import permissions_in
 from accounts.roles import ROLE_PERMISSIONS
 from accounts.services.api_keys import ScopeNotHeld, issue_api_key
 from accounts.services.audit import record
-from accounts.services.organizations import PersonalOrganization, RoleAboveYours, checked_name
+from accounts.services.organizations import PersonalOrganization, RoleAboveYours, clean_name
 from accounts.services.sessions import announce_access_change
 from lib.problems import Problem
 
 ACCOUNTS_MAX = 200
-"""Service accounts of one organization that are not revoked."""
+"""The maximum number of service accounts of one organization, without revoked accounts."""
 ROLES = [choice for choice in Membership.Role.choices if choice[0] != Membership.Role.OWNER]
-"""What a service account may be."""
+"""The roles that a service account can have, with their labels."""
 
 
 class TooManyServiceAccounts(Problem):
-    """The organization has as many service accounts as one may have."""
+    """The organization has the maximum number of service accounts."""
 
     status = 409
     code = "too-many-service-accounts"
-    sentence = "There are as many service accounts here as there may be. Revoke those not in use."
+    sentence = (
+        "This organization has the maximum number of service accounts. "
+        "Revoke an account that is no longer used."
+    )
 
 
 class RevokedServiceAccount(Problem):
-    """The service account was revoked; that is for ever."""
+    """The service account is permanently revoked."""
 
     status = 409
     code = "revoked-service-account"
-    sentence = "This service account is revoked. Make another."
+    sentence = "This service account is revoked permanently. Create a new service account."
 
 
 class OwnerByProgram(Problem):
-    """No program owns an organization."""
+    """The role of a new service account is "owner", which is for people only."""
 
     code = "owner-by-program"
-    sentence = "A service account cannot be an owner."
+    sentence = "A service account cannot be an owner. Choose another role."
 
 
 @transaction.atomic
 def create_service_account(
     *, organization: Organization, by: User, name: str, role: str
 ) -> ServiceAccount:
-    """Make a program a member in a role that ``by`` (or the key that ``by`` came with) covers wholly.
+    """Create a service account with a role in an organization. Not safe to repeat: each call creates another.
 
-    Each call makes another. Raises ``RoleAboveYours``, ``OwnerByProgram``, ``BadName``,
-    ``PersonalOrganization``, ``TooManyServiceAccounts``.
+    The role must not have permissions that ``by``, limited by the request's API key, does not have. Raise
+    ``RoleAboveYours``, ``OwnerByProgram``, ``BadName``, ``PersonalOrganization`` or
+    ``TooManyServiceAccounts``.
     """
-    name = checked_name(name)[:80]
+    name = clean_name(name)[:80]
     if organization.personal_of_id is not None:
         raise PersonalOrganization
     if role == Membership.Role.OWNER:
         raise OwnerByProgram
+    # Compare permissions and not ranks, which also covers an API key with few scopes.
     if ROLE_PERMISSIONS[role] - permissions_in(by, organization.pk):
         raise RoleAboveYours
+    # Without the lock, concurrent requests could exceed the limit.
     Organization.objects.select_for_update(no_key=True).get(pk=organization.pk)
     if organization.service_accounts.filter(revoked_at=None).count() >= ACCOUNTS_MAX:
         raise TooManyServiceAccounts
+    # RFC 2606 reserves .invalid: no person can own this address.
     user = User(email=f"{uuid7().hex}@service.invalid", name=name, is_service_account=True)
     user.set_unusable_password()
     user.save()
@@ -89,17 +96,20 @@ def issue_service_account_key(
     days: int | None = None,
     allowed_networks: Sequence[str] = (),
 ) -> tuple[ApiKey, str]:
-    """Make a key of a service account; what it may do must be within what ``by`` may do now.
+    """Create an API key of a service account; return it with its plain text, which cannot be read again.
 
-    Each call makes another. Raises ``RevokedServiceAccount`` and what ``issue_api_key`` raises.
+    The key must not have permissions that ``by`` does not have. Not safe to repeat: each call creates a key.
+    Raise ``RevokedServiceAccount`` and the exceptions of ``issue_api_key``.
     """
     if account.revoked_at is not None:
         raise RevokedServiceAccount
-    held = permissions_in(by, account.organization_id)
-    wanted = set(scopes) or permissions_in(account.user, account.organization_id)
-    if missing := sorted(wanted - held):
+    allowed = permissions_in(by, account.organization_id)
+    # A key without scopes has all permissions of the service account's role.
+    requested = set(scopes) or permissions_in(account.user, account.organization_id)
+    if missing := sorted(requested - allowed):
         raise ScopeNotHeld(
-            f"A key cannot be given {missing[0]}, which its maker does not have here."
+            f"You cannot create a key with the scope {missing[0]}, because you do not have this "
+            "permission in this organization."
         )
     return issue_api_key(
         user=account.user,
@@ -114,10 +124,14 @@ def issue_service_account_key(
 
 @transaction.atomic
 def revoke_service_account(*, account: ServiceAccount) -> None:
-    """End a service account, its keys and its sockets for ever. Safe to repeat: the first time stays."""
+    """Revoke a service account and its keys permanently, and close its sockets.
+
+    Safe to repeat: ``revoked_at`` keeps the time of the first call.
+    """
     now = timezone.now()
     if not ServiceAccount.objects.filter(pk=account.pk, revoked_at=None).update(revoked_at=now):
         return
+    # An inactive user also stops the credentials that were derived from the keys.
     User.objects.filter(pk=account.user_id).update(is_active=False)
     ApiKey.objects.filter(user_id=account.user_id, revoked_at=None).update(revoked_at=now)
     Membership.objects.filter(user_id=account.user_id).delete()

@@ -1,4 +1,4 @@
-"""Sessions: begin, find and end them, and wake the open sockets of a user whose access changed."""
+"""Services for sessions: begin, find and end them, and notify a user's open sockets of a change of access."""
 
 import logging
 from datetime import timedelta
@@ -16,13 +16,14 @@ from lib.bus import AccessChanged, publisher
 
 log = logging.getLogger(__name__)
 SESSION_KEY = "sign_in"
-"""Where a browser's session names its ``UserSession``."""
-SEEN_EVERY = timedelta(minutes=1)
+"""The key in a browser's Django session for the id of its ``UserSession``."""
+LAST_SEEN_INTERVAL = timedelta(minutes=1)
+"""The minimum time between two updates of ``last_seen_at``, so that not every request writes."""
 
 
 @transaction.atomic
 def begin_session(*, user: User, address: str | None, user_agent: str) -> UserSession:
-    """Begin a session of a user who signed in. Each call begins another session."""
+    """Create a session for a user who has signed in. Not safe to repeat: each call creates a session."""
     expires_at = timezone.now() + timedelta(seconds=settings.SESSION_COOKIE_AGE)
     session = UserSession.objects.create(
         user=user, address=address, user_agent=user_agent[:300], expires_at=expires_at
@@ -32,81 +33,84 @@ def begin_session(*, user: User, address: str | None, user_agent: str) -> UserSe
 
 
 def record_sign_in(*, action: str, user: User | None, email: str | None = None) -> None:
-    """Record a sign-in, an attempt or a sign-out in the chain of the user's own organization.
+    """Record a sign-in, a failed attempt or a sign-out in the audit chain of the user's personal organization.
 
-    ``email`` is the address that was tried, if it differs from the user's.
+    ``email`` is the entered address, if it differs from the user's.
     """
-    home = Organization.objects.filter(personal_of=user).first() if user else None
+    personal = Organization.objects.filter(personal_of=user).first() if user else None
     name = user.email if user and email is None else email
     record(
         action=action,
-        organization_id=home.pk if home else None,
+        organization_id=personal.pk if personal else None,
         subject=user,
         subject_name=name,
     )
 
 
-def hold_provider_session(
-    *, session: UserSession, identity: Identity, found: TokenSet
+def store_provider_session(
+    *, session: UserSession, identity: Identity, token_set: TokenSet
 ) -> ProviderSession:
-    """Store the provider's tokens of a session that just began, encrypted."""
-    held = ProviderSession(
+    """Store the provider's tokens of a new session, encrypted."""
+    provider_session = ProviderSession(
         session=session,
         identity=identity,
-        sid=str(found.claims.get("sid") or "")[:255],
-        access_expires_at=timezone.now() + timedelta(seconds=found.expires_in),
+        sid=str(token_set.claims.get("sid") or "")[:255],
+        access_expires_at=timezone.now() + timedelta(seconds=token_set.expires_in),
     )
-    held.access_token, held.id_token = found.access_token, found.id_token
-    held.refresh_token = found.refresh_token
-    held.save()
-    return held
+    provider_session.access_token = token_set.access_token
+    provider_session.id_token = token_set.id_token
+    provider_session.refresh_token = token_set.refresh_token
+    provider_session.save()
+    return provider_session
 
 
 def find_live_session(*, user: User, session_id: str | None) -> UserSession | None:
-    """The session that a browser names, if it is this user's and has not ended; notes that it was seen."""
+    """Return the user's live session with an id, and update ``last_seen_at``; None if there is no such session."""
     if not session_id:
         return None
-    found = UserSession.objects.live().filter(pk=session_id, user_id=user.pk)
-    session = found.select_related("provider_session").first()
-    if session and timezone.now() - session.last_seen_at > SEEN_EVERY:
+    rows = UserSession.objects.live().filter(pk=session_id, user_id=user.pk)
+    session = rows.select_related("provider_session").first()
+    if session and timezone.now() - session.last_seen_at > LAST_SEEN_INTERVAL:
         UserSession.objects.filter(pk=session.pk).update(last_seen_at=timezone.now())
     return session
 
 
 def end_session(*, session: UserSession, reason: str) -> bool:
-    """End one session now, with its sockets; False when it had ended already."""
+    """End a session and close its sockets; return False if the session had already ended."""
     return bool(_end(UserSession.objects.filter(pk=session.pk), reason))
 
 
 def end_sessions(*, user: User, reason: str, keep: Any = None) -> int:
-    """End a user's sessions now, but ``keep`` (a session's id); gives how many. Safe to repeat."""
-    found = UserSession.objects.filter(user_id=user.pk)
-    return _end(found.exclude(pk=keep) if keep else found, reason)
+    """End the user's sessions, except the session with the id ``keep``; return their number. Safe to repeat."""
+    rows = UserSession.objects.filter(user_id=user.pk)
+    return _end(rows.exclude(pk=keep) if keep else rows, reason)
 
 
 @transaction.atomic
-def _end(found: Any, reason: str) -> int:
-    open_ones = list(found.filter(ended_at=None).select_for_update().values_list("pk", "user_id"))
-    UserSession.objects.filter(pk__in=[pk for pk, _ in open_ones]).update(
+def _end(rows: Any, reason: str) -> int:
+    # Lock the rows, so that concurrent calls count and record each session once.
+    live = list(rows.filter(ended_at=None).select_for_update().values_list("pk", "user_id"))
+    UserSession.objects.filter(pk__in=[pk for pk, _ in live]).update(
         ended_at=timezone.now(), end_reason=reason
     )
-    for user_id in {user_id for _, user_id in open_ones}:
+    for user_id in {user_id for _, user_id in live}:
         announce_access_change(user_id=user_id)
-    for user in User.objects.filter(pk__in={user_id for _, user_id in open_ones}):
-        count = sum(user_id == user.pk for _, user_id in open_ones)
+    for user in User.objects.filter(pk__in={user_id for _, user_id in live}):
+        count = sum(user_id == user.pk for _, user_id in live)
         record(action="sessions.ended", subject=user, after={"sessions": count}, reason=reason)
-    return len(open_ones)
+    return len(live)
 
 
 def announce_access_change(*, user_id: UUID) -> None:
-    """Wake this user's open sockets in every process, once it is committed, to ask whether they may go on.
+    """Notify the user's open sockets in every process after the commit, so that they check their access again.
 
-    A wake-up that is lost costs ``SOCKET_RECHECK_SECONDS``. Safe to repeat.
+    If the notification is lost, a socket checks its access after ``SOCKET_RECHECK_SECONDS``. Safe to repeat.
     """
     wakeup = AccessChanged(user_id)
+    # robust: a failed notification must not fail the request, because sockets also check regularly.
     transaction.on_commit(lambda: publisher.nudge(access_group(user_id), wakeup), robust=True)
 
 
 def access_group(user_id: UUID) -> str:
-    """The channel-layer group of one user's sockets."""
+    """Return the name of the channel-layer group of a user's sockets."""
     return f"user.{user_id.hex}"

@@ -1,4 +1,4 @@
-"""One-time links that create the first administrator."""
+"""Services for setup links: one-time links that create the first administrator."""
 
 import secrets
 from datetime import timedelta
@@ -17,18 +17,19 @@ SETUP_PURPOSE = "setup-link"
 
 
 class InvalidSetupLink(Problem):
-    """A setup link that was used, has expired, or never was."""
+    """The setup link does not exist, was already used, or has expired."""
 
     status = 404
     code = "invalid-setup-link"
     sentence = (
-        "This link was used already or has expired. Run `manage.py create_setup_link` for another."
+        "This link was already used or has expired. "
+        "Run `manage.py create_setup_link` on the server to create a new link."
     )
 
 
 @transaction.atomic
 def create_setup_link(*, email: str = "") -> str:
-    """A path under which the first administrator sets up an account, once."""
+    """Create a setup link; return its path, which cannot be read again. Each call creates another link."""
     token = secrets.token_urlsafe(32)
     pepper_id, digest = crypto.digest(token, purpose=SETUP_PURPOSE)
     link = SetupLink.objects.create(
@@ -42,9 +43,9 @@ def create_setup_link(*, email: str = "") -> str:
 
 
 def find_setup_link(token: str) -> SetupLink:
-    """The unused, unexpired link of a token. Raises ``InvalidSetupLink``."""
-    found = SetupLink.objects.filter(used_at=None, expires_at__gt=timezone.now())
-    for link in found:  # there are a handful at most, and the pepper may have been rotated since
+    """Return the unused, unexpired link of a token. Raise ``InvalidSetupLink``."""
+    # There are only a few such links, and the pepper may have changed since they were created.
+    for link in SetupLink.objects.filter(used_at=None, expires_at__gt=timezone.now()):
         if crypto.matches(
             token, purpose=SETUP_PURPOSE, pepper_id=link.pepper_id, expected=link.digest
         ):
@@ -54,10 +55,11 @@ def find_setup_link(token: str) -> SetupLink:
 
 @transaction.atomic
 def use_setup_link(*, token: str, email: str, password: str, name: str = "") -> User:
-    """Create an administrator by a setup link, and use the link up.
+    """Create an administrator by the token of a setup link, and mark the link as used.
 
-    Raises ``InvalidSetupLink``, ``NotAnAddress``, ``EmailTaken``, ``WeakPassword``; the link stays usable then.
+    Raise ``InvalidSetupLink``, ``NotAnAddress``, ``EmailTaken`` or ``WeakPassword``; the link then stays unused.
     """
+    # Lock the row and check it again: of two concurrent requests, only one may create a user.
     link = SetupLink.objects.select_for_update().get(pk=find_setup_link(token).pk)
     if link.used_at:
         raise InvalidSetupLink

@@ -1,4 +1,4 @@
-"""What clients are told about this installation before anybody signs in."""
+"""The public configuration of this installation, which clients read before sign-in."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,12 +17,16 @@ FEATURES = {
     "jira_dc": False,
     "linear": False,
 }
-"""What parts of clients have something behind them here."""
+"""Optional features of clients, and whether this server supports them."""
 
 
 @dataclass(frozen=True)
 class SiteConfig:
-    """``providers`` are buttons to sign in with, in the words of clients; ``auth_url`` is their Keycloak."""
+    """The public configuration of this installation.
+
+    ``providers`` are the names of the sign-in buttons that clients display. ``auth_url`` is the origin of the
+    Keycloak server. Both are empty if no Keycloak provider is enabled.
+    """
 
     app_mode: str
     providers: list[str]
@@ -32,7 +36,7 @@ class SiteConfig:
 
 
 def site_config() -> SiteConfig:
-    """The configuration of clients; one query."""
+    """Return the public configuration of this installation."""
     keycloaks = IdentityProvider.objects.filter(is_enabled=True, kind="keycloak")
     issuer = keycloaks.order_by("-is_preset", "slug").values_list("issuer", flat=True).first()
     parts = urlsplit(issuer or "")

@@ -1,4 +1,4 @@
-"""The verbs of the terms of service, of which people accept each version once."""
+"""Services for the terms of service. Users accept each version once."""
 
 from django.conf import settings
 
@@ -6,13 +6,13 @@ from accounts.models import TermsAcceptance, User
 
 
 def has_accepted_terms(*, user: User) -> bool:
-    """Whether nothing stands between the user and the server: no terms are set, or they are accepted."""
+    """Return whether the user has accepted the current terms, or ``TERMS_VERSION`` is not set."""
     version = settings.TERMS_VERSION
     return not version or user.accepted_terms.filter(version=version).exists()
 
 
 def accept_terms(*, user: User, address: str | None) -> None:
-    """Note that the user accepts the version in force. Safe to repeat: the first time stays."""
+    """Store that the user accepts the current terms. Safe to repeat: the first acceptance stays."""
     if version := settings.TERMS_VERSION:
         TermsAcceptance.objects.get_or_create(
             user=user, version=version, defaults={"address": address}

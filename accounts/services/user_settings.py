@@ -1,4 +1,4 @@
-"""The verbs of settings: what is in force for a user in an organization, who set it, and how it is changed."""
+"""Services for settings: read the effective settings of a user in an organization, and change them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,97 +9,112 @@ from django.db import transaction
 from django.db.models import FilteredRelation, Model, Q
 
 from accounts.models import Organization, OrganizationSettings, User, UserSettings
-from accounts.permissions import granted_by
+from accounts.permissions import granted_permissions
 from accounts.services import audit
-from accounts.settings.fields import FIELDS, Field, field_of
+from accounts.settings.fields import FIELDS, Field, get_field
 from lib.compiled import Compiled, Rows, caller
 from lib.masks import MASK
 from lib.problems import Problem
 
 DEFAULT, ORGANIZATION, USER, ENFORCED = "default", "organization", "user", "enforced"
 SETTERS = (DEFAULT, ORGANIZATION, USER, ENFORCED)
+"""The possible values of ``EffectiveSettings.set_by``."""
 
 
 class StaleSettings(Problem):
-    """The settings changed since the writer read them."""
+    """The settings have changed since the client read them."""
 
     status = 409
     code = "stale-settings"
-    sentence = "The settings were changed meanwhile. Read them again, then change them."
+    sentence = "The settings have changed since you read them. Read them again, then change them."
 
 
 class EnforcedSetting(Problem):
-    """A setting that the organization keeps to itself."""
+    """The organization enforces the setting, so a user cannot change it."""
 
     status = 403
     code = "enforced-setting"
 
 
 @dataclass(frozen=True)
-class Effective:
-    """What is in force for one user in one organization: plain values, and who set each.
+class EffectiveSettings:
+    """The settings that apply to one user in one organization, with plain secrets.
 
-    ``set_by`` is ``default``, ``organization``, ``user`` or ``enforced`` (the organization, and the user may
-    not change it). ``version`` counts the changes of the user's own row; 0 while there is none.
+    ``set_by`` is ``default``, ``organization``, ``user`` or ``enforced`` for each setting. An enforced setting
+    is set by the organization, and the user cannot change it. ``version`` counts the changes of the user's own
+    row; it is 0 without a row.
     """
 
     values: dict[str, Any]
     set_by: dict[str, str]
     version: int
 
-    def shown(self) -> dict[str, Any]:
-        """The values with masks in place of secrets."""
-        return {name: FIELDS[name].shown(value) for name, value in self.values.items()}
+    def masked_values(self) -> dict[str, Any]:
+        """Return the values for responses, with secrets replaced by a mask."""
+        return {name: FIELDS[name].mask(value) for name, value in self.values.items()}
 
 
-def effective_settings(*, user_id: UUID, organization_id: UUID) -> Effective:
-    """What is in force, plain secrets included; two queries. For outside, ``Effective.shown``."""
+def effective_settings(*, user_id: UUID, organization_id: UUID) -> EffectiveSettings:
+    """Return the settings that apply to a user in an organization. Two queries.
+
+    The result contains plain secrets: responses must use ``EffectiveSettings.masked_values``.
+    """
     own = UserSettings.objects.filter(user_id=user_id, organization_id=organization_id).first()
     shared = OrganizationSettings.objects.filter(organization_id=organization_id).first()
-    return merged(own, shared)
+    return merge_settings(own, shared)
 
 
-def settings_by_key(user: Any, organization_id: UUID | None, permission: str) -> Effective | None:
-    """Return the settings in force for a caller with a key of this organization and the permission; one query.
+def effective_settings_for_key(
+    user: Any, organization_id: UUID | None, permission: str
+) -> EffectiveSettings | None:
+    """Return the effective settings for a request with an API key of this organization; one query.
 
-    None for all other callers: ``effective_settings`` and the permission checks serve them.
+    Return None without such a key or without the permission. The caller then uses ``effective_settings`` and
+    the usual permission checks, which also raise the right error.
     """
     if organization_id is None or organization_id != user.bound_organization_id:
         return None
     for role, *rows in _BY_KEY.rows(user=user.pk, organization=organization_id):
-        if permission in granted_by(role, user):
-            return merged(*_ROWS.instances(rows))
+        if permission in granted_permissions(role, user):
+            return merge_settings(*_ROWS.instances(rows))
     return None
 
 
-def beside_own(organizations: Any, user_id: UUID) -> Any:
-    """Organizations from which the relations of ``ROWS`` lead to their settings and to the user's there."""
+def with_own_settings(organizations: Any, user_id: UUID) -> Any:
+    """Return the organizations with the relation ``own`` to the user's settings row in each organization.
+
+    The relations of ``SETTINGS_RELATIONS`` then work in ``values_list`` of the queryset.
+    """
     own = FilteredRelation("usersettings", condition=Q(usersettings__user_id=user_id))
     return organizations.annotate(own=own)
 
 
-ROWS: dict[str, type[Model]] = {"own": UserSettings, "organizationsettings": OrganizationSettings}
-_ROWS = Rows(**ROWS)
+SETTINGS_RELATIONS: dict[str, type[Model]] = {
+    "own": UserSettings,
+    "organizationsettings": OrganizationSettings,
+}
+_ROWS = Rows(**SETTINGS_RELATIONS)
 
 
 def _by_key(user: UUID, organization: UUID) -> Any:
-    found = Organization.objects.visible_to(caller(user, organization)).filter(suspended_at=None)
-    return beside_own(found, user).values_list("memberships__role", *_ROWS.columns)
+    # visible_to with a stand-in for the user keeps the access rule in one place.
+    rows = Organization.objects.visible_to(caller(user, organization)).filter(suspended_at=None)
+    return with_own_settings(rows, user).values_list("memberships__role", *_ROWS.columns)
 
 
 _BY_KEY = Compiled(_by_key, user=UUID(int=1), organization=UUID(int=2))
 
 
 def organization_settings(*, organization_id: UUID) -> OrganizationSettings:
-    """An organization's row; unsaved with version 0 where nothing was set."""
-    found = OrganizationSettings.objects.filter(organization_id=organization_id).first()
-    return found or OrganizationSettings(organization_id=organization_id, version=0)
+    """Return an organization's settings row; an unsaved row with version 0 if there is none."""
+    row = OrganizationSettings.objects.filter(organization_id=organization_id).first()
+    return row or OrganizationSettings(organization_id=organization_id, version=0)
 
 
-def shown_values(row: OrganizationSettings) -> dict[str, Any]:
-    """What a row sets, with masks in place of secrets; None where it sets nothing."""
-    held = _held(row)
-    return {name: field.shown(held.get(name)) for name, field in FIELDS.items()}
+def masked_values(row: OrganizationSettings) -> dict[str, Any]:
+    """Return the values of a row by setting, with secrets replaced by a mask; None for a setting without a value."""
+    stored = _stored_values(row)
+    return {name: field.mask(stored.get(name)) for name, field in FIELDS.items()}
 
 
 @transaction.atomic
@@ -109,39 +124,52 @@ def change_settings(
     organization: Organization,
     values: Mapping[str, Any],
     version: int | None = None,
-    only_news: bool = False,
-) -> Effective:
-    """Change some of a user's settings, all or none; gives what is in force then. Safe to repeat.
+    skip_effective: bool = False,
+) -> EffectiveSettings:
+    """Change some of a user's settings, all or none; return the effective settings. Safe to repeat.
 
-    None takes the user's choice back. A secret given as the mask that it is shown as stays as it is; any
-    other mask is refused. ``version`` is the one that the writer has seen. ``only_news`` passes over values
-    that are in force anyway, as forms send them that always send everything; otherwise they become the
-    user's choice. Raises ``StaleSettings``, ``EnforcedSetting``, ``InvalidSetting``, ``UnknownSetting``.
+    - ``values``: the new values by setting. None removes the user's value. A secret that is sent as its mask
+      stays unchanged; another mask is refused.
+    - ``version``: the version that the client has read; None skips this check.
+    - ``skip_effective``: skip values that already apply. Use it for forms that send all settings, because a
+      stored value no longer follows the organization's value.
+
+    Raise ``StaleSettings``, ``EnforcedSetting``, ``InvalidSetting`` or ``UnknownSetting``.
     """
-    Organization.objects.select_for_update().get(pk=organization.pk)  # two first changes at once
+    # Without the lock, two concurrent first changes would both insert a row.
+    Organization.objects.select_for_update().get(pk=organization.pk)
     own = UserSettings.objects.filter(user=user, organization=organization).first()
     shared = OrganizationSettings.objects.filter(organization=organization).first()
-    before = merged(own, shared)
+    before = merge_settings(own, shared)
     if version is not None and version != before.version:
         raise StaleSettings(version=before.version)
     own = own or UserSettings(user=user, organization=organization, version=0)
-    held = _held(own)
-    wanted: dict[str, Any] = {}
+    stored = _stored_values(own)
+    new_values: dict[str, Any] = {}
     for name, value in values.items():
-        field = field_of(name)
-        if _is_echo(field, value, before.values[name], before.set_by[name], only_news=only_news):
+        field = get_field(name)
+        if _is_unchanged(
+            field, value, before.values[name], before.set_by[name], skip_effective=skip_effective
+        ):
             continue
         if before.set_by[name] == ENFORCED:
+            # Clients may send all settings back: an unchanged enforced value is not an error.
             if value == before.values[name]:
                 continue
-            raise EnforcedSetting(f"{name} is set by the organization.", field=name)
-        checked = None if value is None else field.checked(value, stored=held.get(name))
-        if only_news and checked == before.values[name]:
+            raise EnforcedSetting(
+                f"The organization sets {name} for all members, so you cannot change it. "
+                "Ask an owner or admin of the organization.",
+                field=name,
+            )
+        cleaned = None if value is None else field.clean(value, stored=stored.get(name))
+        # Cleaning may change a value into the effective value, for example by removing white space.
+        if skip_effective and cleaned == before.values[name]:
             continue
-        wanted[name] = checked
-    if _write(own, held, wanted):
-        _note("settings.changed", own, wanted, organization)
-    return merged(own if own.version else None, shared)
+        new_values[name] = cleaned
+    if _write(own, stored, new_values):
+        _record("settings.changed", own, new_values, organization)
+    # Version 0 is a row that was never saved.
+    return merge_settings(own if own.version else None, shared)
 
 
 @transaction.atomic
@@ -152,118 +180,138 @@ def change_organization_settings(
     enforced: Iterable[str] | None = None,
     version: int | None = None,
 ) -> OrganizationSettings:
-    """Change what an organization sets for its members, and which of it they may not change. Safe to repeat.
+    """Change the settings of an organization and the list of enforced settings. Safe to repeat.
 
-    None takes a value back; ``enforced`` None leaves the list as it is. A field without a value is enforced
-    at its default. Raises what ``change_settings`` does, but ``EnforcedSetting``.
+    A value of None removes the organization's value. ``enforced`` replaces the list of enforced settings; None
+    leaves it unchanged. An enforced setting without a value applies with its default. Raise
+    ``StaleSettings``, ``InvalidSetting`` or ``UnknownSetting``.
     """
     Organization.objects.select_for_update().get(pk=organization.pk)
     row = organization_settings(organization_id=organization.pk)
     if version is not None and version != row.version:
         raise StaleSettings(version=row.version)
-    held = _held(row)
-    wanted: dict[str, Any] = {}
+    stored = _stored_values(row)
+    new_values: dict[str, Any] = {}
     for name, value in values.items():
-        field = field_of(name)
-        if field.is_secret and value is not None and value == field.shown(held.get(name)):
+        field = get_field(name)
+        # A client that sends the mask of a secret does not change the secret.
+        if field.is_secret and value is not None and value == field.mask(stored.get(name)):
             continue
-        wanted[name] = None if value is None else field.checked(value, stored=held.get(name))
-    names = row.enforced if enforced is None else sorted({field_of(n).name for n in enforced})
-    is_other, before, row.enforced = names != row.enforced, row.enforced, names
-    if _write(row, held, wanted, is_other=is_other):
-        _note("organization_settings.changed", row, wanted, organization, enforced=(before, names))
+        new_values[name] = None if value is None else field.clean(value, stored=stored.get(name))
+    names = row.enforced if enforced is None else sorted({get_field(n).name for n in enforced})
+    enforced_changed, before, row.enforced = names != row.enforced, row.enforced, names
+    if _write(row, stored, new_values, enforced_changed=enforced_changed):
+        _record(
+            "organization_settings.changed",
+            row,
+            new_values,
+            organization,
+            enforced=(before, names),
+        )
     return row
 
 
-def _is_echo(field: Field, value: Any, in_force: Any, set_by: str, *, only_news: bool) -> bool:
-    """Whether a value only says back what was shown."""
+def _is_unchanged(
+    field: Field, value: Any, effective: Any, set_by: str, *, skip_effective: bool
+) -> bool:
+    """Return whether a client only sends back the value that a response contained."""
     if value is None:
-        return only_news and in_force is None
+        return skip_effective and effective is None
     if field.is_secret:
-        return bool(value == field.shown(in_force))
-    return value == in_force and type(value) is type(in_force) and (only_news or set_by == USER)
+        return bool(value == field.mask(effective))
+    # Python says True == 1: compare the types too.
+    is_equal = value == effective and type(value) is type(effective)
+    return is_equal and (skip_effective or set_by == USER)
 
 
-def _held(row: UserSettings | OrganizationSettings) -> dict[str, Any]:
+def _stored_values(row: UserSettings | OrganizationSettings) -> dict[str, Any]:
     return {**row.values, **row.secrets}
 
 
-def merged(own: UserSettings | None, shared: OrganizationSettings | None) -> Effective:
-    """What two rows, or their absence, come to."""
-    mine = _held(own) if own else {}
-    theirs = _held(shared) if shared else {}
+def merge_settings(
+    own: UserSettings | None, shared: OrganizationSettings | None
+) -> EffectiveSettings:
+    """Return the effective settings for the rows of a user and an organization, either of which may be None.
+
+    An enforced value of the organization takes precedence, then the user's value, the organization's value and
+    the default.
+    """
+    own_values = _stored_values(own) if own else {}
+    shared_values = _stored_values(shared) if shared else {}
     enforced = set(shared.enforced) if shared else set()
     values, set_by = {}, {}
     for name, field in FIELDS.items():
         if name in enforced:
-            values[name], set_by[name] = theirs.get(name, field.default), ENFORCED
-        elif name in mine:
-            values[name], set_by[name] = mine[name], USER
-        elif name in theirs:
-            values[name], set_by[name] = theirs[name], ORGANIZATION
+            values[name], set_by[name] = shared_values.get(name, field.default), ENFORCED
+        elif name in own_values:
+            values[name], set_by[name] = own_values[name], USER
+        elif name in shared_values:
+            values[name], set_by[name] = shared_values[name], ORGANIZATION
         else:
             values[name], set_by[name] = field.default, DEFAULT
-    return Effective(values, set_by, own.version if own else 0)
+    return EffectiveSettings(values, set_by, own.version if own else 0)
 
 
 def _write(
     row: UserSettings | OrganizationSettings,
-    held: dict[str, Any],
-    wanted: dict[str, Any],
+    stored: dict[str, Any],
+    new_values: dict[str, Any],
     *,
-    is_other: bool = False,
+    enforced_changed: bool = False,
 ) -> bool:
-    """Put the changes into a row and save it, unless nothing is other than it was."""
-    news = {name: value for name, value in wanted.items() if value != held.get(name)}
-    if not news and not is_other:
+    """Write the new values into a row and save it; return False without saving if nothing changed."""
+    changed = {name: value for name, value in new_values.items() if value != stored.get(name)}
+    if not changed and not enforced_changed:
         return False
-    whole = {name: value for name, value in (held | news).items() if value is not None}
-    row.values = {name: value for name, value in whole.items() if not FIELDS[name].is_secret}
-    if any(FIELDS[name].is_secret for name in news):
-        row.secrets = {name: value for name, value in whole.items() if FIELDS[name].is_secret}
+    result = {name: value for name, value in (stored | changed).items() if value is not None}
+    row.values = {name: value for name, value in result.items() if not FIELDS[name].is_secret}
+    # Encrypt again only if a secret changed.
+    if any(FIELDS[name].is_secret for name in changed):
+        row.secrets = {name: value for name, value in result.items() if FIELDS[name].is_secret}
     row.version += 1
     row.save()
     return True
 
 
-def _note(
+def _record(
     action: str,
     row: UserSettings | OrganizationSettings,
-    wanted: dict[str, Any],
+    new_values: dict[str, Any],
     organization: Organization,
     **more: tuple[list[str], list[str]],
 ) -> None:
-    told = {
+    """Record a change in the audit log; for a secret, only whether it is set."""
+    after = {
         name: (value is not None) if FIELDS[name].is_secret else value
-        for name, value in wanted.items()
+        for name, value in new_values.items()
     }
     before: dict[str, Any] = {}
     for name, (old, new) in more.items():
         if old != new:
-            before[name], told[name] = old, new
+            before[name], after[name] = old, new
     audit.record(
         action=action,
         organization_id=organization.pk,
         subject=row,
         subject_name="settings",
         before=before,
-        after=told | {"version": row.version},
+        after=after | {"version": row.version},
     )
 
 
 __all__ = [
     "MASK",
-    "ROWS",
     "SETTERS",
-    "Effective",
+    "SETTINGS_RELATIONS",
+    "EffectiveSettings",
     "EnforcedSetting",
     "StaleSettings",
-    "beside_own",
     "change_organization_settings",
     "change_settings",
     "effective_settings",
-    "merged",
+    "effective_settings_for_key",
+    "masked_values",
+    "merge_settings",
     "organization_settings",
-    "settings_by_key",
-    "shown_values",
+    "with_own_settings",
 ]

@@ -1,1 +1,1 @@
-"""The settings that people and organizations have: their fields and MCP servers."""
+"""Definitions of the settings that users and organizations can change."""

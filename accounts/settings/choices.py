@@ -1,10 +1,10 @@
-"""The values of settings that conversations have too."""
+"""Choices that settings and conversations share."""
 
 from django.db.models import TextChoices
 
 
 class ConfirmationPolicy(TextChoices):
-    """When an agent asks before it acts."""
+    """When an agent asks the user to confirm an action."""
 
     NEVER = "never", "Never ask"
     ALWAYS = "always", "Always ask"
@@ -12,8 +12,8 @@ class ConfirmationPolicy(TextChoices):
 
 
 class SecurityAnalyzer(TextChoices):
-    """How the risk of an action is judged: by the model itself, by a list of patterns, or not at all."""
+    """How the risk of an action is rated: by the model, by a list of patterns, or not at all."""
 
     LLM = "llm", "The model"
     PATTERN = "pattern", "A list of patterns"
-    NONE = "none", "Nobody: it asks before everything"
+    NONE = "none", "None: the agent asks before every action"

@@ -1,7 +1,7 @@
-"""The settings there are: one table from which storage, checks, the API and the compatible edges follow.
+"""The table of all settings, used by storage, validation, the API and the compatibility endpoints.
 
-A field has a name, a kind, a default and a check. Values are JSON values; None is never stored and means
-"not chosen". Secret fields are sealed, shown as a mask and never accepted as one.
+A setting has a name, a default, a check and a JSON Schema. Values are JSON values. None is never stored: it
+means that no value is set. Secret settings are encrypted in the database and replaced by a mask in responses.
 """
 
 from collections.abc import Callable
@@ -14,30 +14,31 @@ from lib.masks import MASK, is_mask
 from lib.problems import Problem
 
 AGENTS = ("CodeActAgent",)
-"""The engine has one agent; this is what existing clients call it."""
+"""The engine has one agent; existing clients know it by this name."""
 ANALYZERS = (SecurityAnalyzer.LLM.value, SecurityAnalyzer.PATTERN.value)
-"""What clients are offered; not to judge risks is no choice of theirs, but an empty value."""
+"""The analyzers that existing clients can choose. They send an empty value for no analyzer."""
 MICROS = 1_000_000
 
 
 class InvalidSetting(Problem):
-    """A value that a setting does not take; ``field`` and ``detail`` say which and why."""
+    """The value is not valid for the setting; ``field`` names the setting and ``detail`` the reason."""
 
     code = "invalid-setting"
 
 
 class UnknownSetting(Problem):
-    """There is no setting of this name."""
+    """There is no setting with this name."""
 
     code = "unknown-setting"
 
 
 @dataclass(frozen=True)
 class Field:
-    """One setting. ``check`` returns the value to store, or raises ``ValueError`` with a sentence.
+    """The definition of one setting.
 
-    ``compat`` is the name in the records of existing clients where it is another; ``inward`` and
-    ``outward`` translate its value from there and to there. ``schema`` describes the value in JSON Schema.
+    ``check`` returns the value to store, or raises ``ValueError`` with a message for the user. ``schema`` is
+    the JSON Schema of the value. ``compat`` is the setting's name in existing clients, if that name differs;
+    ``from_compat`` and ``to_compat`` convert the value from and to their format.
     """
 
     name: str
@@ -47,38 +48,38 @@ class Field:
     help: str
     is_secret: bool = False
     compat: str = ""
-    inward: Callable[[Any], Any] = lambda value: value
-    outward: Callable[[Any], Any] = lambda value: value
+    from_compat: Callable[[Any], Any] = lambda value: value
+    to_compat: Callable[[Any], Any] = lambda value: value
 
-    def checked(self, value: Any, *, stored: Any = None) -> Any:
-        """The value to store. ``stored`` is what parts that come masked are taken from.
+    def clean(self, value: Any, *, stored: Any = None) -> Any:
+        """Return the value to store. Masked parts of ``mcp_config`` are replaced from the ``stored`` value.
 
-        Raises ``InvalidSetting``.
+        Raise ``InvalidSetting`` if the value is not valid.
         """
         try:
             if self.name == "mcp_config":
-                value = mcp_servers.unmasked(value, stored=stored)
+                value = mcp_servers.unmask(value, stored=stored)
             return self.check(value)
         except ValueError as error:
             raise InvalidSetting(f"{self.name}: {error}", field=self.name) from error
 
-    def shown(self, value: Any) -> Any:
-        """The value as it may be told."""
+    def mask(self, value: Any) -> Any:
+        """Return the value for responses, with secrets replaced by a mask."""
         if not self.is_secret or value is None:
             return value
-        return mcp_servers.masked(value) if self.name == "mcp_config" else MASK
+        return mcp_servers.mask(value) if self.name == "mcp_config" else MASK
 
 
 def _boolean(value: Any) -> bool:
     if value is True or value is False:
         return bool(value)
-    raise ValueError("true or false")
+    raise ValueError("enter true or false.")
 
 
 def _text(longest: int) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if not isinstance(value, str) or len(value) > longest or not value.isprintable():
-            raise ValueError(f"up to {longest} printable characters")
+            raise ValueError(f"enter up to {longest} printable characters.")
         return value.strip()
 
     return check
@@ -87,7 +88,7 @@ def _text(longest: int) -> Callable[[Any], str]:
 def _one_of(*options: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in options:
-            raise ValueError("one of " + ", ".join(options))
+            raise ValueError(f"enter one of {', '.join(options)}.")
         return str(value)
 
     return check
@@ -95,10 +96,11 @@ def _one_of(*options: str) -> Callable[[Any], str]:
 
 def _number(low: int, high: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
+        # JSON has one number type: some clients send 500.0 for 500. type() also refuses booleans.
         if type(value) is float and value.is_integer():
             value = int(value)
         if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
+            raise ValueError(f"enter a whole number from {low} to {high}.")
         return value
 
     return check
@@ -106,22 +108,23 @@ def _number(low: int, high: int) -> Callable[[Any], int]:
 
 def _secret(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 2_000 or not value.isprintable():
-        raise ValueError("up to 2000 printable characters")
+        raise ValueError("enter up to 2000 printable characters.")
     if is_mask(value):
-        raise ValueError("this is a mask, not a secret. Leave it out to keep the stored one")
+        raise ValueError("this is a mask, not a secret. Leave it out to keep the stored secret.")
     return value.strip()
 
 
 def _email(value: Any) -> str:
     text = _text(254)(value)
+    # These characters would break the author line of a Git commit.
     if text and ("@" not in text or any(c in text for c in ' <>"')):
-        raise ValueError("an e-mail address")
+        raise ValueError("enter an e-mail address.")
     return text
 
 
 def _micros(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-        return value  # the check refuses it
+        return value  # not an amount in dollars: the setting's check raises the error
     return round(value * MICROS)
 
 
@@ -142,31 +145,31 @@ def _choice(*options: str) -> dict[str, Any]:
 
 _analyzers = (SecurityAnalyzer.NONE.value, *ANALYZERS)
 _FIELDS = (
-    Field("language", "en", _text(20), _string(20), "Of the pages, as a language tag."),
-    Field("agent", AGENTS[0], _one_of(*AGENTS), _choice(*AGENTS), "Which agent works."),
+    Field("language", "en", _text(20), _string(20), "Language of the pages, as a language tag."),
+    Field("agent", AGENTS[0], _one_of(*AGENTS), _choice(*AGENTS), "Name of the agent."),
     Field(
         "max_iterations",
         500,
         _number(1, 10_000),
         _integer(1, 10_000),
-        "Steps that the agent of a new conversation takes before it stops.",
+        "Maximum number of steps of the agent in a new conversation.",
     ),
     Field(
         "confirmation_mode",
         False,
         _boolean,
         BOOLEAN,
-        "Whether the agent of a new conversation asks before it acts: before what the analyzer finds "
-        "risky, or before everything without one.",
+        "Whether the agent of a new conversation asks the user to confirm actions: risky actions only, or "
+        "every action if there is no security analyzer.",
     ),
     Field(
         "security_analyzer",
         SecurityAnalyzer.LLM.value,
         _one_of(*_analyzers),
         _choice(*_analyzers),
-        "Who judges the risk of actions in new conversations.",
-        inward=lambda value: value or SecurityAnalyzer.NONE.value,
-        outward=lambda value: None if value == SecurityAnalyzer.NONE else value,
+        "How the risk of actions in new conversations is rated.",
+        from_compat=lambda value: value or SecurityAnalyzer.NONE.value,
+        to_compat=lambda value: None if value == SecurityAnalyzer.NONE else value,
     ),
     Field(
         "enable_default_condenser",
@@ -180,38 +183,63 @@ _FIELDS = (
         80,
         _number(20, 10_000),
         _integer(20, 10_000),
-        "Events in the history before it is summarized.",
+        "Number of events in the history before it is summarized.",
     ),
     Field(
         "max_budget_per_task_micros",
         None,
         _number(1, 10**15),
         _integer(1, 10**15),
-        "What one conversation may cost in micro-dollars; null for no limit.",
+        "Maximum cost of one conversation in micro-dollars; null for no limit.",
         compat="max_budget_per_task",
-        inward=_micros,
-        outward=lambda value: None if value is None else value / MICROS,
+        from_compat=_micros,
+        to_compat=lambda value: None if value is None else value / MICROS,
     ),
-    Field("git_user_name", "", _text(120), _string(120), "Who commits; empty: the user's name."),
-    Field("git_user_email", "", _email, _string(254), "Their address; empty: the user's."),
+    Field(
+        "git_user_name",
+        "",
+        _text(120),
+        _string(120),
+        "Author name of the agent's commits; empty for the user's name.",
+    ),
+    Field(
+        "git_user_email",
+        "",
+        _email,
+        _string(254),
+        "Author e-mail address of the agent's commits; empty for the user's address.",
+    ),
     Field(
         "remote_runtime_resource_factor",
         1,
         _number(1, 8),
         _integer(1, 8),
-        "Kept for clients that show it; sandboxes here have one size.",
+        "Stored for clients that display it. It has no effect: all sandboxes have the same size.",
     ),
-    Field("enable_sound_notifications", False, _boolean, BOOLEAN, "Kept for clients with sounds."),
+    Field(
+        "enable_sound_notifications",
+        False,
+        _boolean,
+        BOOLEAN,
+        "Whether clients play sounds. Stored for clients; it has no effect on the server.",
+    ),
     Field(
         "enable_proactive_conversation_starters",
         True,
         _boolean,
         BOOLEAN,
-        "Kept for clients that show it.",
+        "Stored for clients that display it. It has no effect on the server.",
     ),
-    Field("enable_solvability_analysis", True, _boolean, BOOLEAN, "Kept for clients that show it."),
     Field(
-        # False and not "never asked": clients ask by a dialog in the way, and nothing is collected here.
+        "enable_solvability_analysis",
+        True,
+        _boolean,
+        BOOLEAN,
+        "Stored for clients that display it. It has no effect on the server.",
+    ),
+    Field(
+        # The default is False and not null: for null, clients open a consent dialog, and this server
+        # collects no analytics.
         "user_consents_to_analytics",
         False,
         _boolean,
@@ -223,23 +251,23 @@ _FIELDS = (
         None,
         _secret,
         _string(2_000),
-        "Key of the web search (Tavily) that the agent may use.",
+        "API key for the agent's web search (Tavily).",
         is_secret=True,
     ),
     Field(
         "mcp_config",
         None,
-        mcp_servers.checked,
+        mcp_servers.clean,
         mcp_servers.SCHEMA,
-        "MCP servers that the agent may use.",
+        "MCP servers that the agent can use.",
         is_secret=True,
     ),
 )
 FIELDS: dict[str, Field] = {field.name: field for field in _FIELDS}
 
 
-def field_of(name: str) -> Field:
-    """The field of a name. Raises ``UnknownSetting``."""
+def get_field(name: str) -> Field:
+    """Return the setting with a name. Raise ``UnknownSetting`` if there is no such setting."""
     if name not in FIELDS:
-        raise UnknownSetting(f"There is no setting {name[:60]!r}.", field=name[:60])
+        raise UnknownSetting(f"There is no setting with the name {name[:60]!r}.", field=name[:60])
     return FIELDS[name]

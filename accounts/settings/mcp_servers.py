@@ -1,8 +1,8 @@
-"""The shape of the setting ``mcp_config``: which servers, and which of their parts are secret.
+"""Validation and masking of the setting ``mcp_config``, the agent's MCP servers.
 
-``{"sse_servers": […], "shttp_servers": […], "stdio_servers": […]}``: the first two hold addresses, or objects
-``{"url", "api_key"?, "timeout"?}``; the last ``{"name", "command", "args"?, "env"?}``. Keys and the values of
-``env`` are secret.
+The value is ``{"sse_servers": […], "shttp_servers": […], "stdio_servers": […]}``. The first two lists contain
+addresses or objects ``{"url", "api_key"?, "timeout"?}``, the last objects ``{"name", "command", "args"?,
+"env"?}``. The API keys and the values in ``env`` are secret.
 """
 
 import re
@@ -56,39 +56,49 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def checked(config: Any) -> dict[str, list[Any]]:
-    """The configuration with all three lists. Raises ``ValueError`` with a sentence."""
+def clean(config: Any) -> dict[str, list[Any]]:
+    """Return the validated configuration with all three lists.
+
+    Raise ``ValueError`` with a message for the user if the configuration is not valid.
+    """
     if not isinstance(config, dict) or set(config) - set(KINDS):
-        raise ValueError("an object with the lists " + ", ".join(KINDS))
-    found = {kind: config.get(kind) or [] for kind in KINDS}
-    if not all(isinstance(servers, list) for servers in found.values()):
-        raise ValueError("servers are lists")
-    if sum(map(len, found.values())) > SERVERS_MAX:
-        raise ValueError(f"at most {SERVERS_MAX} servers")
-    checks = {"sse_servers": _remote, "shttp_servers": _remote, "stdio_servers": _stdio}
-    found = {kind: [checks[kind](server) for server in servers] for kind, servers in found.items()}
-    names = [server["name"] for server in found["stdio_servers"]]
+        raise ValueError(f"enter an object with the lists {', '.join(KINDS)}.")
+    by_kind = {kind: config.get(kind) or [] for kind in KINDS}
+    if not all(isinstance(servers, list) for servers in by_kind.values()):
+        raise ValueError(f"each of {', '.join(KINDS)} must be a list.")
+    if sum(map(len, by_kind.values())) > SERVERS_MAX:
+        raise ValueError(f"enter at most {SERVERS_MAX} servers.")
+    cleaners = {
+        "sse_servers": _clean_remote,
+        "shttp_servers": _clean_remote,
+        "stdio_servers": _clean_stdio,
+    }
+    by_kind = {
+        kind: [cleaners[kind](server) for server in servers] for kind, servers in by_kind.items()
+    }
+    names = [server["name"] for server in by_kind["stdio_servers"]]
     if len(set(names)) != len(names):
-        raise ValueError("two stdio servers have one name")
-    return found
+        raise ValueError("two stdio servers have the same name. Rename one of them.")
+    return by_kind
 
 
-def masked(config: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """The configuration as it may be told: every secret part is a mask."""
-    return {kind: [_masked(server) for server in servers] for kind, servers in config.items()}
+def mask(config: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return the configuration for responses, with every secret replaced by a mask."""
+    return {kind: [_mask_server(server) for server in servers] for kind, servers in config.items()}
 
 
-def unmasked(config: Any, *, stored: dict[str, list[Any]] | None) -> Any:
-    """The configuration with masks replaced by the stored secrets of the same server.
+def unmask(config: Any, *, stored: dict[str, list[Any]] | None) -> Any:
+    """Return the configuration with each mask replaced by the stored secret of the unchanged server.
 
-    The same server has the same address, or the same name, command and arguments: whoever may write settings
-    must not send a stored key elsewhere. Masks without such a server stay, and ``checked`` refuses them.
+    A mask in a new or changed server stays, and ``clean`` raises an error for the mask.
     """
     if not isinstance(config, dict) or not stored:
         return config
+    # A remote server is identified by its address, a stdio server by its name, command and arguments.
+    # Otherwise a user who cannot read a stored key could send the key to a server of their own.
     known = {_identity(server): server for servers in stored.values() for server in servers}
     return {
-        kind: [_unmasked(server, known) for server in servers]
+        kind: [_unmask_server(server, known) for server in servers]
         if isinstance(servers, list)
         else servers
         for kind, servers in config.items()
@@ -104,98 +114,99 @@ def _identity(server: Any) -> tuple[str, ...]:
     return ("stdio", str(server.get("name")), *program)
 
 
-def _masked(server: Any) -> Any:
+def _mask_server(server: Any) -> Any:
     if isinstance(server, str):
         return server
-    shown = dict(server)
-    if shown.get("api_key"):
-        shown["api_key"] = MASK
-    if shown.get("env"):
-        shown["env"] = dict.fromkeys(shown["env"], MASK)
-    return shown
+    masked = dict(server)
+    if masked.get("api_key"):
+        masked["api_key"] = MASK
+    if masked.get("env"):
+        masked["env"] = dict.fromkeys(masked["env"], MASK)
+    return masked
 
 
-def _unmasked(server: Any, known: dict[tuple[str, ...], Any]) -> Any:
+def _unmask_server(server: Any, known: dict[tuple[str, ...], Any]) -> Any:
     if not isinstance(server, dict):
         return server
-    before = known.get(_identity(server))
-    if not isinstance(before, dict):
+    stored = known.get(_identity(server))
+    if not isinstance(stored, dict):
         return server
-    whole = dict(server)
-    if whole.get("api_key") == MASK and before.get("api_key"):
-        whole["api_key"] = before["api_key"]
-    if isinstance(whole.get("env"), dict):
-        held = before.get("env") or {}
-        whole["env"] = {
-            name: held.get(name, value) if value == MASK else value
-            for name, value in whole["env"].items()
+    result = dict(server)
+    if result.get("api_key") == MASK and stored.get("api_key"):
+        result["api_key"] = stored["api_key"]
+    if isinstance(result.get("env"), dict):
+        stored_env = stored.get("env") or {}
+        result["env"] = {
+            name: stored_env.get(name, value) if value == MASK else value
+            for name, value in result["env"].items()
         }
-    return whole
+    return result
 
 
-def _remote(server: Any) -> Any:
+def _clean_remote(server: Any) -> Any:
     is_bare = isinstance(server, str)
     fields = {"url": server} if is_bare else server
     if not isinstance(fields, dict) or set(fields) - {"url", "api_key", "timeout"}:
-        raise ValueError("a server is an address, or an object with url, api_key and timeout")
+        raise ValueError("a server must be an address or an object with url, api_key and timeout.")
     url, key, timeout = fields.get("url"), fields.get("api_key"), fields.get("timeout")
     if not isinstance(url, str) or len(url) > 2_000 or not url.isprintable():
-        raise ValueError("a server needs an address")
+        raise ValueError("a server needs an address of up to 2000 printable characters.")
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise ValueError("a server needs an http:// or https:// address") from error
+        raise ValueError("a server needs an http:// or https:// address.") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("a server needs an http:// or https:// address")
+        raise ValueError("a server needs an http:// or https:// address.")
+    # Addresses are not masked in responses, so a password in an address would be readable.
     if parts.username or parts.password:
-        raise ValueError("an address holds no password; give it as api_key")
+        raise ValueError("an address must not contain a password. Enter the password as api_key.")
     if is_bare:
         return url
-    found: dict[str, Any] = {"url": url}
+    result: dict[str, Any] = {"url": url}
     if key:
         if not isinstance(key, str) or len(key) > 2_000 or not key.isprintable():
-            raise ValueError("an api_key has up to 2000 printable characters")
-        found["api_key"] = _no_mask(key, "api_key")
+            raise ValueError("an api_key must have up to 2000 printable characters.")
+        result["api_key"] = _refuse_mask(key, "api_key")
     if timeout is not None:
         if type(timeout) is not int or not 1 <= timeout <= 3_600:
-            raise ValueError("a timeout is a whole number of seconds from 1 to 3600")
-        found["timeout"] = timeout
-    return found
+            raise ValueError("a timeout must be a whole number of seconds from 1 to 3600.")
+        result["timeout"] = timeout
+    return result
 
 
-def _stdio(server: Any) -> dict[str, Any]:
+def _clean_stdio(server: Any) -> dict[str, Any]:
     if not isinstance(server, dict) or set(server) - {"name", "command", "args", "env"}:
-        raise ValueError("a stdio server is an object with name, command, args and env")
+        raise ValueError("a stdio server must be an object with name, command, args and env.")
     name, command = server.get("name"), server.get("command")
     args, env = server.get("args") or [], server.get("env") or {}
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError("a stdio server's name has letters, digits, - and _, up to 64")
+        raise ValueError("the name of a stdio server must have 1 to 64 letters, digits, - and _.")
     if not isinstance(command, str) or not _is_text(command, 500) or not command.strip():
-        raise ValueError("a stdio server needs a command of up to 500 characters")
+        raise ValueError("a stdio server needs a command of up to 500 characters.")
     if not isinstance(args, list) or not all(_is_text(a, 2_000) for a in args):
-        raise ValueError("args is a list of texts")
+        raise ValueError("args must be a list of texts of up to 2000 characters.")
     if not isinstance(env, dict) or len(env) > 100:
-        raise ValueError("env is an object")
+        raise ValueError("env must be an object with up to 100 variables.")
     for variable, value in env.items():
         if not _VARIABLE.fullmatch(variable) or not _is_text(value, 4_000):
-            raise ValueError("env has names of variables and texts")
-        _no_mask(value, f"env {variable}")
-    found: dict[str, Any] = {"name": name, "command": command}
+            raise ValueError("env must map variable names to texts of up to 4000 characters.")
+        _refuse_mask(value, f"env {variable}")
+    result: dict[str, Any] = {"name": name, "command": command}
     if args:
-        found["args"] = args
+        result["args"] = args
     if env:
-        found["env"] = env
-    return found
+        result["env"] = env
+    return result
 
 
 def _is_text(value: Any, longest: int) -> bool:
-    """Whether this can be sealed and given to a program: no NUL, no lone surrogate."""
+    """Return whether a value is text that can be encrypted and passed to a program: no NUL, no lone surrogate."""
     if not isinstance(value, str) or len(value) > longest or "\0" in value:
         return False
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
-def _no_mask(text: str, name: str) -> str:
+def _refuse_mask(text: str, name: str) -> str:
     if is_mask(text):
-        raise ValueError(f"{name} is a mask, not a secret. Give the secret again")
+        raise ValueError(f"{name} is a mask, not a secret. Enter the secret again.")
     return text

@@ -52,13 +52,13 @@ def get_session_user(request: HttpRequest) -> User | AnonymousUser:
         request.session.flush()
         return AnonymousUser()
     # If the provider does not respond, keep the session: it works again when the provider does.
-    state = provider_sessions.keep_vouched_for(session=session)
-    if state is not provider_sessions.Vouching.GOOD:
-        if state is provider_sessions.Vouching.ENDED:
+    state = provider_sessions.check_provider_session(session=session)
+    if state is not provider_sessions.ProviderSessionState.VALID:
+        if state is provider_sessions.ProviderSessionState.ENDED:
             request.session.flush()
         return AnonymousUser()
     cast("SessionRequest", request).user_session = session
-    user.came_by = session
+    user.credential = session
     return user
 
 

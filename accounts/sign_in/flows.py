@@ -163,7 +163,7 @@ def _complete_flow(request: HttpRequest, provider: IdentityProvider, flow: Flow)
     identity = identities.sign_in_identity(provider=provider, claims=token_set.claims)
     auth.login(request, identity.user, backend=backend.PATH)
     session = cast("SessionRequest", request).user_session  # set by the receiver of user_logged_in
-    sessions.hold_provider_session(session=session, identity=identity, found=token_set)
+    sessions.store_provider_session(session=session, identity=identity, token_set=token_set)
     return redirect(browser_sessions.target_after_sign_in(identity.user, flow.next))
 
 

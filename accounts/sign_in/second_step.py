@@ -57,7 +57,7 @@ def find_pending(request: HttpRequest) -> tuple[User, str] | None:
 def check_code(request: HttpRequest, user: User, code: str) -> None:
     """Count an attempt and verify a code. Raise ``TooManyAttempts`` and ``WrongCode``."""
     count_attempt(request, user, code)
-    verbs.pass_second_factor(user=user, code=code)
+    verbs.verify_second_factor(user=user, code=code)
 
 
 def count_attempt(request: HttpRequest, user: User, code: str) -> None:

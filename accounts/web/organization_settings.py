@@ -36,7 +36,9 @@ def defaults(request: AuthenticatedRequest, organization_id: UUID) -> HttpRespon
     organization = get_object_or_404(visible, pk=organization_id)
     require(request.user, organization.pk, "organization_settings.view")
     row = user_settings.organization_settings(organization_id=organization.pk)
-    values = {name: _format_value(value) for name, value in user_settings.shown_values(row).items()}
+    values = {
+        name: _format_value(value) for name, value in user_settings.masked_values(row).items()
+    }
     initial = values | {"enforced": row.enforced}
     form = AgentDefaultsForm(request.POST if request.method == "POST" else None, initial=initial)
     if form.is_bound:

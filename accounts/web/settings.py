@@ -30,7 +30,7 @@ def agent_settings(request: AuthenticatedRequest) -> HttpResponse:
     user, organization = request.user, active_organization(request)
     permissions.require(user, organization.pk, "settings.view")
     effective = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
-    values = effective.shown()
+    values = effective.masked_values()
     locked = [name for name, source in effective.set_by.items() if source == user_settings.ENFORCED]
     form = AgentSettingsForm(
         request.POST if request.method == "POST" else None, initial=values, locked=locked
@@ -40,7 +40,7 @@ def agent_settings(request: AuthenticatedRequest) -> HttpResponse:
             permissions.require(user, organization.pk, "settings.edit")
             if form.is_valid():
                 user_settings.change_settings(
-                    user=user, organization=organization, values=form.values(), only_news=True
+                    user=user, organization=organization, values=form.values(), skip_effective=True
                 )
                 messages.success(request, "Saved. New conversations use these settings.")
                 return redirect("settings-agent")

@@ -111,7 +111,7 @@ class LogoutView(GenericAPIView[Any]):
             auth.logout(request._request)  # noqa: SLF001
             # Without this, the provider would sign the user in again without asking for a password.
             if provider_session:
-                provider_sessions.end_at_provider(held=provider_session)
+                provider_sessions.end_at_provider(provider_session=provider_session)
         return Response({"message": "User logged out"})
 
 

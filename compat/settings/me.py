@@ -58,7 +58,7 @@ class WholeMeView(MeView):
         """
         user = request.user
         account = {name: getattr(user, name) for name in ("id", "email", "name", "is_staff")}
-        organizations = services.reached_by(user)
+        organizations = services.reachable_organizations(user)
         try:
             active_id = user.bound_organization_id or active_organization(request).pk
         except Http404:  # an unknown organization in the request does not hide the caller's account
@@ -76,11 +76,11 @@ def serialize_settings(*, user_id: UUID, organization_id: UUID) -> dict[str, Any
     """Return the settings by the clients' names, with masks for secrets. Run one query."""
     [row] = _SETTINGS.rows(user=user_id, organization=organization_id)
     own, shared, access = _ROWS.instances(row)
-    effective = user_settings.merged(own, shared)
-    masked = effective.shown()
+    effective = user_settings.merge_settings(own, shared)
+    masked = effective.masked_values()
     model, base_url = directory.format_access(access)
     values = {
-        name: field.outward(effective.values[field.name])
+        name: field.to_compat(effective.values[field.name])
         for name, field in FIELDS_BY_COMPAT_NAME.items()
     }
     return (
@@ -97,11 +97,11 @@ def serialize_settings(*, user_id: UUID, organization_id: UUID) -> dict[str, Any
     )
 
 
-_ROWS = Rows(**user_settings.ROWS, access=ModelAccess)
+_ROWS = Rows(**user_settings.SETTINGS_RELATIONS, access=ModelAccess)
 
 
 def _settings_query(user: UUID, organization: UUID) -> Any:
-    rows = user_settings.beside_own(Organization.objects.filter(pk=organization), user)
+    rows = user_settings.with_own_settings(Organization.objects.filter(pk=organization), user)
     own_access = FilteredRelation("modelaccess", condition=Q(modelaccess__user_id=user))
     return rows.annotate(access=own_access).values_list(*_ROWS.columns)
 

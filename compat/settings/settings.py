@@ -115,7 +115,7 @@ class CompatSettingsView(InActiveOrganization):
         values = parse_settings(dict(request.data))
         with transaction.atomic():
             user_settings.change_settings(
-                user=user, organization=organization, values=values, only_news=True
+                user=user, organization=organization, values=values, skip_effective=True
             )
             change_model(user, organization, model)
         return Response({"message": "Settings stored"})
@@ -159,19 +159,19 @@ def serialize_settings(user: User, organization: Organization) -> dict[str, Any]
     effective = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
     access = services.get_model_access(organization_id=organization.pk, user_id=user.pk)
     values = {
-        name: field.outward(effective.values[field.name])
+        name: field.to_compat(effective.values[field.name])
         for name, field in FIELDS_BY_COMPAT_NAME.items()
     }
     model, base_url = directory.format_access(access)
     return values | {
-        "mcp_config": effective.shown()["mcp_config"] or NO_SERVERS,
+        "mcp_config": effective.masked_values()["mcp_config"] or NO_SERVERS,
         "search_api_key": None,
         "search_api_key_set": effective.values["search_api_key"] is not None,
         "llm_model": model,
         "llm_base_url": base_url,
         "llm_api_key": None,
         "llm_api_key_set": access is not None and access.has_api_key,
-        "provider_tokens_set": provider_tokens.provider_tokens_set(
+        "provider_tokens_set": provider_tokens.provider_hosts(
             user_id=user.pk, organization_id=organization.pk
         ),
         "email": user.email,
@@ -196,7 +196,7 @@ def parse_settings(body: dict[str, Any]) -> dict[str, Any]:
             value = None
         if name == "user_consents_to_analytics" and value is None:  # the user has not decided
             continue
-        values[field.name] = field.inward(value)
+        values[field.name] = field.from_compat(value)
     return values
 
 

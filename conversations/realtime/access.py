@@ -104,7 +104,7 @@ class Credentials:
 def build_actor(user: User, address: str) -> Actor:
     """Return the actor that the audit log records for a command over a stream opened by this user."""
     # Names and addresses are cut to the lengths of the audit log's columns.
-    key, address = user.came_by, address[:45]
+    key, address = user.credential, address[:45]
     if isinstance(key, ApiKey):
         kind = "service_account" if user.is_service_account else "key"
         return Actor(kind, id=str(key.pk), name=f"{key.prefix} of {user}"[:254], address=address)

@@ -26,7 +26,7 @@ HOW_TO_PUSH = (
 """Told to the agent. The engine gives a command what it names, so the name stands in the command itself."""
 
 
-def settings_of(conversation: Conversation) -> user_settings.Effective:
+def settings_of(conversation: Conversation) -> user_settings.EffectiveSettings:
     """The settings in force for whoever started a conversation, where it was started; two queries."""
     return user_settings.effective_settings(
         user_id=conversation.created_by_id, organization_id=conversation.organization_id
@@ -34,7 +34,7 @@ def settings_of(conversation: Conversation) -> user_settings.Effective:
 
 
 def confirmation_for(
-    found: user_settings.Effective, *, asked: str | None, analyzer: str | None
+    found: user_settings.EffectiveSettings, *, asked: str | None, analyzer: str | None
 ) -> tuple[str, str]:
     """The confirmation policy and the analyzer of a new conversation.
 
@@ -68,7 +68,7 @@ def check_enforced(conversation: Conversation, changes: Mapping[str, Any]) -> No
         raise user_settings.EnforcedSetting("The organization says who judges risks.")
 
 
-def start_options(found: user_settings.Effective) -> dict[str, Any]:
+def start_options(found: user_settings.EffectiveSettings) -> dict[str, Any]:
     """What settings add to the engine's start request, as keywords of ``payloads.build_start_request``."""
     values = found.values
     return {
@@ -188,7 +188,7 @@ def hand_out(*, token: GatewayToken, name: str) -> str:
 
 
 def introduce(
-    found: user_settings.Effective, user: User, sandbox: Sandbox, client: EngineClient
+    found: user_settings.EffectiveSettings, user: User, sandbox: Sandbox, client: EngineClient
 ) -> None:
     """Tell the workspace's repository who commits; without one, or an engine that refuses, nothing happens."""
     name = found.values["git_user_name"] or user.name or user.get_short_name()

@@ -30,11 +30,11 @@ BY_SESSION, BY_API_KEY, BY_USER = b"s", b"k", b"u"
 
 def conversation_key(*, conversation: Conversation, user: User) -> str:
     """The key of this user to this conversation. No query; the same every time until something ends it."""
-    came_by = user.came_by
-    if isinstance(came_by, ApiKey):
-        kind, pk, stamp = BY_API_KEY, came_by.pk, ""
-    elif isinstance(came_by, UserSession):
-        kind, pk, stamp = BY_SESSION, came_by.pk, user.get_session_auth_hash()
+    credential = user.credential
+    if isinstance(credential, ApiKey):
+        kind, pk, stamp = BY_API_KEY, credential.pk, ""
+    elif isinstance(credential, UserSession):
+        kind, pk, stamp = BY_SESSION, credential.pk, user.get_session_auth_hash()
     else:
         kind, pk, stamp = BY_USER, user.pk, user.get_session_auth_hash()
     head = base64.urlsafe_b64encode(kind + conversation.pk.bytes + pk.bytes).decode()
@@ -127,7 +127,7 @@ def _read(token: str) -> tuple[bytes, UUID, UUID, str, str] | None:
 
 def _of_api_key(pk: UUID, address: str) -> User | None:
     try:
-        return accounts.reopen_api_key(pk, address=address).user
+        return accounts.load_api_key(pk, address=address).user
     except accounts.InvalidKey:
         return None
 
@@ -136,7 +136,10 @@ def _of_session(user: User, session_id: UUID) -> User | None:
     live = sessions.find_live_session(user=user, session_id=str(session_id))
     if live is None:
         return None
-    if provider_sessions.keep_vouched_for(session=live) is not provider_sessions.Vouching.GOOD:
+    if (
+        provider_sessions.check_provider_session(session=live)
+        is not provider_sessions.ProviderSessionState.VALID
+    ):
         return None
-    user.came_by = live
+    user.credential = live
     return user

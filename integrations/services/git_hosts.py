@@ -44,7 +44,7 @@ def check_token(*, provider: str, token: str, host: str | None = None) -> tuple[
     if provider not in registry.PROVIDERS:
         raise registry.UnknownProvider
     host = registry.normalize_host(provider, host)
-    plain = provider_tokens.checked_token(token)
+    plain = provider_tokens.clean_token(token)
     return host, registry.get_provider(provider, host=host, token=plain).user()
 
 
@@ -53,7 +53,7 @@ def provider_for(*, user_id: UUID, organization_id: UUID, provider: str) -> GitP
     if provider not in registry.PROVIDERS:
         raise registry.UnknownProvider
     try:
-        row = provider_tokens.token_for(
+        row = provider_tokens.use_token(
             user_id=user_id, organization_id=organization_id, provider=provider
         )
     except provider_tokens.NoProviderToken as error:

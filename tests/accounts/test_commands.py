@@ -58,7 +58,7 @@ class TestCreateApiKey:
         [
             (
                 ["--email", "no@example.com", "--name", "x"],
-                "Nobody here has the e-mail address no@example.com",
+                "There is no user with the e-mail address no@example.com",
             ),
             (
                 ["--email", "alice@example.com", "--name", "x", "--scope", "fly"],
@@ -126,7 +126,7 @@ class TestCreateUser:
     @pytest.mark.parametrize(
         ("email", "password", "sentence"),
         [
-            ("Alice@Example.com", "correct horse battery", "exists already"),
+            ("Alice@Example.com", "correct horse battery", "already exists"),
             ("x", "correct horse battery", "not an e-mail address"),
             ("new@example.com", "short", "too short"),
         ],

@@ -141,11 +141,11 @@ class TestProviderTokens:
                 token="ghp_Secret123", host=host,
             )  # fmt: skip
 
-        assert provider_tokens.provider_tokens_set(**of(alice)) == {"github": "github.example.com"}
+        assert provider_tokens.provider_hosts(**of(alice)) == {"github": "github.example.com"}
         [row] = provider_tokens.provider_tokens(**of(alice))
         assert b"ghp_" not in bytes(row.sealed_token)
         assert row.last_used_at is None
-        credential = provider_tokens.token_for(**of(alice), provider="github")
+        credential = provider_tokens.use_token(**of(alice), provider="github")
         assert (credential.token, credential.host) == ("ghp_Secret123", "github.example.com")
         assert "ghp_" not in repr(credential)
         row.refresh_from_db()
@@ -153,9 +153,9 @@ class TestProviderTokens:
         provider_tokens.remove_provider_token(
             user=alice, organization=alice.personal_organization, provider="github"
         )
-        assert provider_tokens.provider_tokens_set(**of(alice)) == {}
+        assert provider_tokens.provider_hosts(**of(alice)) == {}
         with pytest.raises(provider_tokens.NoProviderToken):
-            provider_tokens.token_for(**of(alice), provider="github")
+            provider_tokens.use_token(**of(alice), provider="github")
 
     @pytest.mark.parametrize(
         "bad",

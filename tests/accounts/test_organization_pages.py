@@ -51,7 +51,7 @@ def test_a_bad_name_is_said_on_the_form(alice):
     answer = browser(alice).post("/settings/organizations", {"name": " "})
 
     assert answer.status_code == 400
-    assert "A name has 1 to 120 characters" in answer.text
+    assert "Enter a name of 1 to 120 printable characters" in answer.text
 
 
 def test_a_link_is_shown_once_and_joins_by_the_button(alice, charlie, team):
@@ -93,7 +93,7 @@ def test_a_refusal_shows_its_sentence(alice, charlie, team):
     lacking = act(charlie, team, "rename", name="Mine")
 
     assert (last.status_code, lacking.status_code) == (409, 403)
-    assert "This is the last owner" in last.text
+    assert "this is the last owner" in last.text
     assert "organization.edit" in lacking.text
 
 

@@ -78,8 +78,8 @@ def test_the_search_key_is_never_shown(alice, path):
     [
         ({"max_iterations": "0"}, 400, "max_iterations"),
         ({"security_analyzer": "x"}, 400, "security_analyzer"),
-        ({"version": "7"}, 409, "changed meanwhile"),
-        ({"version": ""}, 409, "changed meanwhile"),
+        ({"version": "7"}, 409, "changed since you read them"),
+        ({"version": ""}, 409, "changed since you read them"),
     ],
 )
 def test_a_refusal_says_why_and_keeps_the_form(alice, path, change, status, said):

@@ -315,7 +315,7 @@ class TestSuspension:
         answer = signed_in(alice).get(f"/api/v1/organizations/{team.pk}/members")
 
         assert (answer.status_code, answer.json()["code"]) == (403, "organization-suspended")
-        assert "Ask whoever runs this server" in answer.json()["detail"]
+        assert "Ask an administrator of this server" in answer.json()["detail"]
         assert client.get("/api/v1/users/me").status_code == 401
         assert AuditEntry.objects.get(action="organization.suspended").reason == "unpaid"
 
@@ -349,8 +349,8 @@ class TestExplain:
             "allowed": False,
             "decided_by": "role",
             "role": "viewer",
-            "sentence": "Your role here is viewer, which does not have members.edit.",
-            "change": "An owner or admin can give you a role that has it: admin, owner.",
+            "sentence": "Your role in this organization is viewer, which does not include members.edit.",
+            "change": "An owner or admin can give you a role that includes it: admin, owner.",
         }
 
     def test_a_key_without_the_scope(self, alice, team):

@@ -69,22 +69,22 @@ def test_clocks_may_be_one_step_off(alice, still, steps, is_taken):
     enrol(alice)
 
     if is_taken:
-        verbs.pass_second_factor(user=alice, code=code_of(alice, steps=steps))
+        verbs.verify_second_factor(user=alice, code=code_of(alice, steps=steps))
     else:
         with pytest.raises(verbs.WrongCode):
-            verbs.pass_second_factor(user=alice, code=code_of(alice, steps=steps))
+            verbs.verify_second_factor(user=alice, code=code_of(alice, steps=steps))
 
 
 def test_a_code_counts_once_and_so_do_those_before_it(alice, still):
     enrol(alice)
-    verbs.pass_second_factor(user=alice, code=code_of(alice))
+    verbs.verify_second_factor(user=alice, code=code_of(alice))
 
     for steps in (0, -1):
         with pytest.raises(verbs.WrongCode):
-            verbs.pass_second_factor(user=alice, code=code_of(alice, steps=steps))
+            verbs.verify_second_factor(user=alice, code=code_of(alice, steps=steps))
 
     still.shift(30)
-    verbs.pass_second_factor(user=alice, code=code_of(alice))
+    verbs.verify_second_factor(user=alice, code=code_of(alice))
     assert last("second_factor.refused").subject_id == str(alice.pk)
 
 
@@ -94,7 +94,7 @@ def test_the_code_that_confirms_does_not_sign_in(alice, still):
     verbs.confirm_second_factor(user=alice, code=code)
 
     with pytest.raises(verbs.WrongCode):
-        verbs.pass_second_factor(user=alice, code=code)
+        verbs.verify_second_factor(user=alice, code=code)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -104,7 +104,7 @@ def test_of_parallel_requests_with_one_code_one_passes(alice, still):
 
     def attempt(code):
         try:
-            verbs.pass_second_factor(user=alice, code=code)
+            verbs.verify_second_factor(user=alice, code=code)
             passed.append(code)
         except verbs.WrongCode:
             pass
@@ -127,7 +127,7 @@ def test_nonsense_is_refused(alice, still, code):
     assert code_of(alice) != "000000"
 
     with pytest.raises(verbs.WrongCode):
-        verbs.pass_second_factor(user=alice, code=code)
+        verbs.verify_second_factor(user=alice, code=code)
 
 
 def test_recovery_codes_count_once_in_any_writing_and_are_not_stored(alice, still):
@@ -135,9 +135,9 @@ def test_recovery_codes_count_once_in_any_writing_and_are_not_stored(alice, stil
     assert len(set(codes)) == 10
     assert not set(codes) & set(RecoveryCode.objects.values_list("digest", flat=True))
 
-    verbs.pass_second_factor(user=alice, code=codes[3].upper().replace("-", " "))
+    verbs.verify_second_factor(user=alice, code=codes[3].upper().replace("-", " "))
     with pytest.raises(verbs.WrongCode):
-        verbs.pass_second_factor(user=alice, code=codes[3])
+        verbs.verify_second_factor(user=alice, code=codes[3])
 
     assert verbs.recovery_codes_left(user=alice) == 9
     assert last("second_factor.recovery_code_used").after == {"recovery_codes": 9}
@@ -148,7 +148,7 @@ def test_recovery_codes_are_ones_own(alice, charlie, still):
     enrol(charlie)
 
     with pytest.raises(verbs.WrongCode):
-        verbs.pass_second_factor(user=charlie, code=codes[0])
+        verbs.verify_second_factor(user=charlie, code=codes[0])
 
 
 def test_what_is_not_confirmed_does_not_count(alice, still):
@@ -158,7 +158,7 @@ def test_what_is_not_confirmed_does_not_count(alice, still):
     with pytest.raises(verbs.WrongCode):
         verbs.confirm_second_factor(user=alice, code=code_of(alice, steps=5))
     with pytest.raises(verbs.WrongCode):
-        verbs.pass_second_factor(user=alice, code=code_of(alice))
+        verbs.verify_second_factor(user=alice, code=code_of(alice))
 
 
 def test_beginning_needs_the_password_and_no_confirmed_one(alice, still):
@@ -215,7 +215,7 @@ def test_the_command_resets_with_a_reason_and_signs_out(alice, client, still):
     enrol(alice)
     client.force_login(alice)
 
-    with pytest.raises(CommandError, match="Say why"):
+    with pytest.raises(CommandError, match="Enter the reason"):
         call_command("reset_second_factor", email=alice.email, reason=" ")
     call_command(
         "reset_second_factor", email="ALICE@example.com", reason="lost phone", stdout=io.StringIO()

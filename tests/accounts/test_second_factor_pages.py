@@ -92,7 +92,7 @@ def test_a_wrong_code_is_refused_and_noted(client, alice, code):
     answer = client.post(STEP, {"code": code})
 
     assert answer.status_code == 422
-    assert "wrong or was used already" in answer.text
+    assert "wrong or was already used" in answer.text
     assert not is_signed_in(client)
     assert AuditEntry.objects.filter(action="sign_in.failed").count() == 1
 
@@ -297,7 +297,7 @@ def test_staff_reset_with_a_reason(client, root, alice, settings):
     form = {"action": "reset", "_selected_action": str(SecondFactor.objects.get().pk)}
     path = "/admin/accounts/secondfactor/"
 
-    assert "Say why" in client.post(path, form, follow=True).text
+    assert "Enter the reason" in client.post(path, form, follow=True).text
     assert verbs.has_second_factor(user=alice)
     client.post(path, form | {"reason": "lost phone"})
 

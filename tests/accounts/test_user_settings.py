@@ -88,7 +88,7 @@ class TestEffectiveSettings:
 class TestSettingsByKey:
     def by_key(self, key, organization):
         user = accounts.authenticate_api_key(key).user
-        return lambda: verbs.settings_by_key(user, organization.pk, "settings.view")
+        return lambda: verbs.effective_settings_for_key(user, organization.pk, "settings.view")
 
     def test_is_what_is_in_force(self, alice):
         enforce(alice, "language", language="fr", search_api_key="tvly-Shared-1")
@@ -104,7 +104,7 @@ class TestSettingsByKey:
 
         assert found() is not None
         assert self.by_key(key, bob.personal_organization)() is None
-        assert verbs.settings_by_key(bob, shared.pk, "settings.view") is None
+        assert verbs.effective_settings_for_key(bob, shared.pk, "settings.view") is None
         Organization.objects.update(suspended_at=timezone.now())
         assert found() is None
 
@@ -195,7 +195,7 @@ class TestSecretFields:
         sealed = UserSettings.objects.get().sealed_secrets
 
         after = verbs.change_settings(
-            user=alice, organization=alice.personal_organization, values=before.shown()
+            user=alice, organization=alice.personal_organization, values=before.masked_values()
         )
 
         assert after.values["search_api_key"] == "tvly-Real-1"
@@ -238,7 +238,7 @@ class TestSecretFields:
 
 class TestMcpServers:
     def test_is_shown_without_its_secrets(self, alice):
-        shown = change(alice, mcp_config=MCP).shown()["mcp_config"]
+        shown = change(alice, mcp_config=MCP).masked_values()["mcp_config"]
 
         assert shown == {
             "sse_servers": ["https://sse.example.com"],
@@ -247,7 +247,7 @@ class TestMcpServers:
         }
 
     def test_a_server_more_keeps_the_secrets_of_the_others(self, alice):
-        shown = change(alice, mcp_config=MCP).shown()["mcp_config"]
+        shown = change(alice, mcp_config=MCP).masked_values()["mcp_config"]
         shown["sse_servers"].append("https://two.example.com")
         shown["shttp_servers"][0]["timeout"] = 30
 
@@ -278,7 +278,7 @@ class TestMcpServers:
 
     def test_the_organizations_secrets_do_not_become_the_users(self, alice):
         enforce(alice, mcp_config=MCP)
-        shown = in_force(alice).shown()["mcp_config"]
+        shown = in_force(alice).masked_values()["mcp_config"]
 
         assert change(alice, mcp_config=shown).set_by["mcp_config"] == "organization"
         with pytest.raises(InvalidSetting):
@@ -290,7 +290,7 @@ class TestOrganizationSettings:
         enforce(alice, "language", language="fr", search_api_key="tvly-Shared-1")
         row = OrganizationSettings.objects.get()
 
-        shown = verbs.shown_values(row)
+        shown = verbs.masked_values(row)
 
         assert (shown["language"], shown["search_api_key"], shown["agent"]) == ("fr", MASK, None)
         again = verbs.change_organization_settings(

@@ -113,7 +113,7 @@ def test_a_changed_row_is_found(chain, column, value, position):
 
     faults, _ = verify()
 
-    assert any(f"row {position} " in fault for fault in faults)
+    assert any(f"entry {position} " in fault for fault in faults)
 
 
 @pytest.mark.parametrize("position", ["first", "middle", "last"])
@@ -126,8 +126,8 @@ def test_a_removed_row_is_found(chain, position):
 
     faults, _ = verify()
 
-    assert faults == [f"{chain}: rows {number} to {number} are missing"] or (
-        position != "last" and f"rows {number} to {number} are missing" in faults[0]
+    assert faults == [f"{chain}: entries {number} to {number} are missing"] or (
+        position != "last" and f"entries {number} to {number} are missing" in faults[0]
     )
     figure("audit", removed=position, found=faults)
 
@@ -141,13 +141,13 @@ def test_a_chain_cut_short_with_its_head_is_found(chain):
         "UPDATE accounts_audithead SET count = count - 1, hash = %s WHERE chain = %s", before, chain
     )
 
-    assert "not sealed by this server" in verify()[0][0]
+    assert "the seal of the head is wrong" in verify()[0][0]
 
 
 def test_a_chain_without_its_head_is_found(chain):
     as_superuser("DELETE FROM accounts_audithead WHERE chain = %s", chain)
 
-    assert verify()[0] == [f"{chain}: the chain has rows and no head"]
+    assert verify()[0] == [f"{chain}: the chain has entries but no head"]
 
 
 def test_a_row_written_anew_with_its_hash_is_found(chain):
@@ -156,10 +156,10 @@ def test_a_row_written_anew_with_its_hash_is_found(chain):
     entry.action = "other.act"
     as_superuser(
         "UPDATE accounts_auditentry SET action = 'other.act', hash = %s WHERE chain = %s AND position = 3",
-        audit.hash_of(entry), chain,
+        audit.compute_hash(entry), chain,
     )  # fmt: skip
 
-    assert verify()[0] == [f"{chain}: row 4 does not follow the row before it"]
+    assert verify()[0] == [f"{chain}: entry 4 does not contain the hash of the entry before it"]
 
 
 def test_the_entry_goes_with_the_act(home):

@@ -32,7 +32,7 @@ def test_list(api, alice, token):
 def test_a_taken_name_is_400_with_a_message(api, token):
     response = api.post(URL, {"name": "TOKEN", "value": "other"}, format="json")
 
-    sentence = "There is a secret TOKEN already."
+    sentence = "A secret with the name TOKEN already exists."
     assert response.status_code == 400
     assert response.json() == {"message": sentence, "error": sentence}
     token.refresh_from_db()

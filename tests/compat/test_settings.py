@@ -72,7 +72,7 @@ def everything(user):
     in_force = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
     row = UserSettings.objects.get(user=user)
     access = services.get_model_access(organization_id=organization.pk, user_id=user.pk)
-    token = provider_tokens.token_for(
+    token = provider_tokens.use_token(
         user_id=user.pk, organization_id=organization.pk, provider="github"
     )
     return (plain(row.secrets), access.api_key().encode(), token.token.encode(), in_force.values)
@@ -255,7 +255,7 @@ class TestPost:
 
     def test_what_is_not_ones_to_set_is_ignored(self, api):
         told = post(
-            api, email="other@example.com", email_verified=False, provider_tokens_set={"gitlab": "x"},
+            api, email="other@example.com", email_verified=False, provider_hosts={"gitlab": "x"},
             sandbox_base_container_image="evil", secrets_store={"provider_tokens": {}}, anything=[1],
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ ADD = "/api/add-git-providers"
 
 
 def kept(user):
-    return provider_tokens.token_for(
+    return provider_tokens.use_token(
         user_id=user.pk, organization_id=user.personal_organization.pk, provider="github"
     ).token
 

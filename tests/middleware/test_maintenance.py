@@ -83,11 +83,11 @@ def test_the_command_closes_opens_and_says(db, client):
 
 def test_another_process_is_heard_within_a_second(db, client):
     """By the row alone: what this process remembers runs out."""
-    maintenance.forget()
+    maintenance.clear_cache()
     assert client.get("/").status_code == 302
     Maintenance.objects.update_or_create(pk=1, defaults={"is_on": True})
-    assert maintenance._Memory.until - __import__("time").monotonic() <= 1.0
+    assert maintenance._Cache.until - __import__("time").monotonic() <= 1.0
 
-    maintenance.forget()
+    maintenance.clear_cache()
 
     assert client.get("/").status_code == 503

@@ -84,7 +84,10 @@ def test_stale_row_in_hand_does_not_refresh_again(browser, oidc):
     assert browser.is_signed_in
     oidc.counts.clear()
 
-    assert provider_sessions.keep_vouched_for(session=stale) is provider_sessions.Vouching.GOOD
+    assert (
+        provider_sessions.check_provider_session(session=stale)
+        is provider_sessions.ProviderSessionState.VALID
+    )
     assert "token" not in oidc.counts
 
 

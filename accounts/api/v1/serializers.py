@@ -6,7 +6,7 @@ from django.conf import settings
 from rest_framework import serializers
 
 from accounts.models import ApiKey, Invitation, Membership, ServiceAccount
-from accounts.permissions import granted_by
+from accounts.permissions import granted_permissions
 from accounts.roles import PERMISSIONS, PRESETS
 from accounts.services.service_accounts import ROLES
 
@@ -29,7 +29,7 @@ class MembershipSerializer(serializers.ModelSerializer[Membership]):
     def get_permissions(self, membership: Membership) -> list[str]:
         if membership.organization.suspended_at:
             return []
-        return sorted(granted_by(membership.role, self.context["request"].user))
+        return sorted(granted_permissions(membership.role, self.context["request"].user))
 
 
 class MeSerializer(serializers.Serializer[Any]):

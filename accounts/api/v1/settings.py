@@ -11,7 +11,7 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts.active import active_organization, named_organization
+from accounts.active import active_organization, requested_organization_id
 from accounts.api.permissions import PUBLIC, permission_of
 from accounts.api.v1.organizations import OfOrganization
 from accounts.models import Organization, OrganizationSettings
@@ -126,8 +126,8 @@ class SettingsView(InActiveOrganization):
     def get(self, request: ApiRequest) -> HttpResponse:
         """What is in force, and who set it: the default, the organization or the user; or it is enforced."""
         user = request.user
-        place: Any = named_organization(request)
-        found = user_settings.settings_by_key(user, place, permission_of(self) or "")
+        place: Any = requested_organization_id(request)
+        found = user_settings.effective_settings_for_key(user, place, permission_of(self) or "")
         if found is None:
             place = self.organization().pk
             found = user_settings.effective_settings(user_id=user.pk, organization_id=place)
@@ -148,11 +148,11 @@ class SettingsView(InActiveOrganization):
         return Response(_told(organization.pk, changed))
 
 
-def _told(organization_id: UUID, found: user_settings.Effective) -> dict[str, Any]:
+def _told(organization_id: UUID, found: user_settings.EffectiveSettings) -> dict[str, Any]:
     return {
         "organization": organization_id,
         "version": found.version,
-        "values": found.shown(),
+        "values": found.masked_values(),
         "set_by": found.set_by,
     }
 
@@ -190,7 +190,7 @@ class OrganizationSettingsView(OfOrganization):
             self.get_serializer(
                 {
                     "version": row.version,
-                    "values": user_settings.shown_values(row),
+                    "values": user_settings.masked_values(row),
                     "enforced": row.enforced,
                 }
             ).data

@@ -62,7 +62,9 @@ class MeView(GenericAPIView[Any]):
     def get(self, request: ApiRequest) -> HttpResponse:
         user = request.user
         told = {name: getattr(user, name) for name in ("id", "email", "name", "is_staff")}
-        return conditional_response(request, told | {"organizations": services.reached_by(user)})
+        return conditional_response(
+            request, told | {"organizations": services.reachable_organizations(user)}
+        )
 
 
 @extend_schema(tags=["api-keys"])

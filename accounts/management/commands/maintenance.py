@@ -51,7 +51,7 @@ class Command(BaseCommand):
                 retry_after=max(1, options["retry_after"]),
                 reason=options["reason"],
             )
-        maintenance.forget()  # print the new state, not the cached one
+        maintenance.clear_cache()  # print the new state, not the cached one
         state = maintenance.maintenance()
         self.stdout.write(f"Maintenance is {state}.")
         if state.planned_for:

@@ -35,12 +35,12 @@ class Command(BaseCommand):
         try:
             row = identity_providers.find_provider(slug=provider)
             if claims:
-                grant = claimed_roles.wanted(row.claim_rules, _read_claims(claims))
+                grant = claimed_roles.evaluate_rules(row.claim_rules, _read_claims(claims))
                 self._print("these claims", grant)
                 return
             identities = Identity.objects.filter(provider=row).select_related("user", "provider")
             for identity in identities.iterator():
-                grant = claimed_roles.wanted(row.claim_rules, identity.last_claims)
+                grant = claimed_roles.evaluate_rules(row.claim_rules, identity.last_claims)
                 self._print(identity.user.email, grant)
                 if not dry_run:
                     claimed_roles.apply_claims(identity=identity, claims=identity.last_claims)
@@ -51,7 +51,7 @@ class Command(BaseCommand):
         verb, count = "Would apply" if dry_run else "Applied", identities.count()
         self.stdout.write(f"{verb} the rules to {count} user{pluralize(count)}.")
 
-    def _print(self, name: str, grant: claimed_roles.Wanted) -> None:
+    def _print(self, name: str, grant: claimed_roles.RuleResult) -> None:
         names = dict(Organization.objects.filter(pk__in=grant.roles).values_list("pk", "name"))
         roles = [
             f"{role} in {names.get(pk, f'{pk} (no such organization)')}"

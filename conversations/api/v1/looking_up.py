@@ -6,7 +6,7 @@ from uuid import UUID
 from django.http import Http404, HttpResponse
 from rest_framework.request import Request
 
-from accounts.permissions import MissingPermission, granted_by
+from accounts.permissions import MissingPermission, granted_permissions
 from conversations.log import lookups
 from lib.api import conditional_response
 from lib.pages import CursorPages, Position, cut_page
@@ -55,7 +55,7 @@ class LookingUp:
 
 
 def _ensure(request: Request, role: str) -> None:
-    if VIEW not in granted_by(role, request.user):
+    if VIEW not in granted_permissions(role, request.user):
         raise MissingPermission(
             f"This needs the permission {VIEW}, which you do not have here.", permission=VIEW
         )
