@@ -50,7 +50,7 @@ _END = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The job that a request is reduced to: a file, its content, and the command that runs or shows the file."""
+    """The work that the demo model does for a request: a file, its content, and the command that runs or shows it."""
 
     path: str
     content: str
@@ -152,7 +152,10 @@ def plan_job(request: str, *, number: int = 1) -> Job:
 
 
 def _make_relative(path: str) -> str:
-    """Return a path inside the working directory, whatever path the request names."""
+    """Return a path inside the working directory.
+
+    An absolute path, or a path with ``..``, is cut to the file's name.
+    """
     parts = [part for part in path.split("/") if part not in ("", ".")]
     return parts[-1] if ".." in parts or path.startswith("/") else "/".join(parts)
 

@@ -59,7 +59,7 @@ def format_model(model: str, base_url: str) -> tuple[str, str]:
 
 
 def format_access(access: ModelAccess | None) -> tuple[str, str]:
-    """Return name and address of the current model as clients write them; without model access, the demo model."""
+    """Return the current model's name and address as clients write them; without model access, the demo model's."""
     return format_model(access.model, access.base_url) if access else (DEMO, "")
 
 

@@ -27,7 +27,9 @@ async def open_response(
         reply = script.build_completion(step, body)
     except (LookupError, TypeError, AttributeError) as error:
         raise UpstreamRefused(
-            400, "The request is not a chat-completions request.", code="invalid_request_error"
+            400,
+            "The request body does not have the shape of a chat-completions request.",
+            code="invalid_request_error",
         ) from error
     await asyncio.sleep(step.delay or 0)
     if step.failure and await _is_due(step, f"{conversation_id}:{script.fingerprint(body)}"):

@@ -241,7 +241,10 @@ def find_reported_cwd(messages: list[Json]) -> str:
 
 
 def fill_step(step: Step, *, tools: dict[str, Json], cwd: str) -> Step:
-    """Replace ``{cwd}`` and add the extra arguments that agents define for their tools; return the step."""
+    """Replace ``{cwd}`` in the step's tool calls and return the step.
+
+    Also adds the arguments ``security_risk`` and ``summary`` to tools that define them.
+    """
     step.calls = [
         (name, _fill_arguments(arguments, tools.get(name, {}), step, cwd))
         for name, arguments in step.calls

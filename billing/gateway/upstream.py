@@ -120,7 +120,10 @@ def _address(access: ModelAccess) -> str:
 
 
 def _encode(body: Json) -> bytes:
-    """Return ASCII JSON: lone surrogates, which agents' outputs sometimes contain, are only valid as escapes."""
+    """Return the request body as ASCII JSON.
+
+    Agents' outputs sometimes contain lone surrogates, which can only be sent as escapes.
+    """
     return json.dumps(body).encode()
 
 

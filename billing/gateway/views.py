@@ -58,7 +58,9 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
     if body.get("stream") is True and not isinstance(request, ASGIRequest):
         return _error(
             UpstreamRefused(
-                501, "This server process cannot stream responses.", code="no_streaming"
+                501,
+                "This server process cannot stream. Send the request without stream.",
+                code="no_streaming",
             )
         )
     call = Call(token=token, access=access, body=body)

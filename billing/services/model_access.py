@@ -158,6 +158,6 @@ def _clean_api_key(api_key: str) -> str:
         )
     if api_key and (len(api_key) > 2_000 or not _KEY.fullmatch(api_key)):
         raise InvalidModelAccess(
-            "api_key: must consist of up to 2000 visible ASCII characters without spaces."
+            "api_key: must have at most 2000 visible ASCII characters and no spaces."
         )
     return api_key

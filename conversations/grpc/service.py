@@ -137,9 +137,9 @@ async def _read_ahead(
 
 
 async def _next_batches(waiting: "asyncio.Queue[wire.Batch | None]") -> list[wire.Batch]:
-    """Return the waiting batches, up to ``BATCH_MAX`` events for one transaction; an empty list at the stream's end.
+    """Wait for a batch; return the waiting batches for one transaction, or an empty list at the stream's end.
 
-    Waits for the first batch.
+    Stops once the batches hold ``BATCH_MAX`` events or more.
     """
     batches: list[wire.Batch] = []
     batch = await waiting.get()

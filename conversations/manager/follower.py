@@ -1,4 +1,4 @@
-"""Followers: each copies one engine's session socket into the conversation's log and forwards its deltas."""
+"""Followers: each stores the events of one engine's session socket and forwards the text that the agent streams."""
 
 import asyncio
 import contextlib
@@ -70,19 +70,24 @@ class Follower:
                 # Every follower fails at the same time: one short line each, without a traceback.
                 except DatabaseError as error:
                     log.warning(
-                        "following %s paused, the database is unreachable: %s",
+                        "following conversation %s paused, the database is unreachable: %s",
                         self.conversation_id,
                         type(error).__name__,
                     )
                     pause = max(pause, 1.0)
                 except Exception:
-                    log.exception("following %s failed; retrying", self.conversation_id)
+                    log.exception(
+                        "following conversation %s failed; retrying", self.conversation_id
+                    )
                     pause = max(pause, 1.0)
                 pause = 0.1 if time.monotonic() - started > MAX_PAUSE_SECONDS else pause * 2
                 pause = min(pause, MAX_PAUSE_SECONDS)
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
         except services.StaleLease:
-            log.info("%s is followed by another manager, or was deleted", self.conversation_id)
+            log.info(
+                "conversation %s is followed by another manager, or was deleted",
+                self.conversation_id,
+            )
         await self.manager.hand_back(self.conversation_id)
 
     async def _follow_once(self) -> bool:
@@ -97,7 +102,7 @@ class Follower:
             # Fetch the large event by REST; the next connection continues after it.
             await self.manager.at_engine(services.read_log, client=client, **self._lease)
         except (EngineUnreachable, EngineMissing, EngineRefused, services.LogGap) as error:
-            log.info("the engine socket of %s ended: %s", self.conversation_id, error)
+            log.info("the engine socket of conversation %s ended: %s", self.conversation_id, error)
             return not await self.manager.at_engine(services.note_engine_lost, **self._lease)
         return True
 

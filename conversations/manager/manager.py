@@ -177,7 +177,11 @@ class Manager:
 
     def _follow(self, claim: services.Claim) -> None:
         # A new claim replaces a follower of an older generation.
-        log.info("following %s, generation %d", claim.conversation_id, claim.generation)
+        log.info(
+            "started to follow conversation %s, lease generation %d",
+            claim.conversation_id,
+            claim.generation,
+        )
         self._stop_following(claim.conversation_id)
         follower = Follower(self, claim.conversation_id, claim.generation)
         task = asyncio.create_task(follower.run())
@@ -221,7 +225,7 @@ class Manager:
     def lose_all(self) -> None:
         """Stop following everything: other managers declared this one dead and took its conversations over."""
         for conversation_id in list(self.followers):
-            log.warning("lost the lease of %s", conversation_id)
+            log.warning("lost the lease of conversation %s", conversation_id)
             self._stop_following(conversation_id)
 
     async def hand_back(self, conversation_id: UUID) -> None:
@@ -235,7 +239,8 @@ class Manager:
             )
         except Exception:
             log.exception(
-                "the lease of %s could not be handed back; retrying later", conversation_id
+                "the lease of conversation %s could not be handed back; retrying later",
+                conversation_id,
             )
 
     async def _reconcile_leases(self) -> None:
@@ -250,7 +255,7 @@ class Manager:
         leases = await self.in_database(services.held_leases, owner=self.owner)
         for conversation_id, (follower, _) in list(self.followers.items()):
             if conversation_id in known and leases.get(conversation_id) != follower.generation:
-                log.warning("lost the lease of %s", conversation_id)
+                log.warning("lost the lease of conversation %s", conversation_id)
                 self._stop_following(conversation_id)
         for conversation_id in leases.keys() - known - self.followers.keys():
             await self.hand_back(conversation_id)

@@ -101,10 +101,10 @@ class Feed:
         return updates
 
     async def broadcast(self, updates: Sequence[Frame]) -> None:
-        """Offer frames to every live subscription; one that goes live meanwhile reads them from the ring.
+        """Offer frames to every live subscription.
 
-        Other tasks get a turn after every ``BURST`` frames, so a large audience does not delay other
-        conversations.
+        A subscription that goes live meanwhile reads them from the ring. Other tasks get a turn after every
+        ``BURST`` frames, so a large audience does not delay other conversations.
         """
         sent = 0
         for subscription in [each for each in self.subscriptions if each.is_live]:

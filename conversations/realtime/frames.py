@@ -60,18 +60,18 @@ class Frame(msgspec.Struct, gc=False, kw_only=True):
         return framing.body_of(self.encode()).decode()
 
     def cached_form(self, protocol: str) -> Any:
-        """Return the cached form for a protocol, or None."""
+        """Return the cached encoded form for a protocol, or None."""
         return None if self.forms is None else self.forms.get(protocol)
 
     def cache_form(self, protocol: str, form: T) -> T:
-        """Cache a protocol's form of this frame for its other readers; return the form."""
+        """Cache this frame's encoded form for a protocol; return the form."""
         if self.forms is None:
             self.forms = {}
         self.forms[protocol] = form
         return form
 
     def form_for(self, protocol: str, make: Callable[[], T]) -> T:
-        """Return a protocol's form of this frame; ``make`` is called once to create it."""
+        """Return this frame's encoded form for a protocol; ``make`` is called once to create it."""
         form: T | None = self.cached_form(protocol)
         return self.cache_form(protocol, make()) if form is None else form
 

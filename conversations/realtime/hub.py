@@ -260,7 +260,7 @@ class Hub:
                     woken.set()
 
     async def _poll(self) -> None:
-        """Catch up on lost nudges by one query for all feeds, more often while Redis is unreachable."""
+        """Find changes whose nudges were lost, by one query for all feeds; more often while Redis is unreachable."""
         while True:
             lacks_nudges = any(not feed.is_subscribed for feed in self.feeds.values())
             pause = min(2, settings.HUB_POLL_SECONDS) if lacks_nudges else settings.HUB_POLL_SECONDS
