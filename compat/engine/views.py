@@ -215,7 +215,7 @@ class RunView(EngineView):
     def post(self, request: Request, pk: str) -> Response:
         """Send what was said without ``run``, or let a stopped agent go on. It is no yes to a question."""
         row = self.the_one(pk)
-        if services.run_held(conversation_id=row.pk):
+        if services.send_held_messages(conversation_id=row.pk):
             return Response(DONE)
         if row.execution_status == Conversation.ExecutionStatus.RUNNING:
             raise AlreadyRunning

@@ -15,7 +15,7 @@ from accounts.requests import ApiRequest
 from compat.v0 import serializers
 from compat.v0.serializers import Unprocessable, checked
 from compat.v0.views import VIEW, V0View, schema
-from conversations.services.feedback import feedback_of, give_feedback
+from conversations.services.feedback import list_feedback, save_feedback
 from lib.routes import RouteFacts
 
 RATINGS = {"positive": 5, "negative": 1}
@@ -38,7 +38,7 @@ class SubmitFeedbackView(V0View):
         said = checked(serializers.V0SubmitFeedbackSerializer, request.data)
         if not conversation.last_seq:
             raise Unprocessable("There is nothing in this conversation yet.")
-        kept = give_feedback(
+        kept = save_feedback(
             user=request.user,
             conversation=conversation,
             seq=conversation.last_seq,
@@ -70,7 +70,7 @@ class FeedbackView(V0View):
         """A rating from 1 to 5; the newest word of a person counts."""
         said = checked(serializers.V0FeedbackSerializer, request.data)
         conversation = self.find(said["conversation_id"])
-        give_feedback(
+        save_feedback(
             user=request.user,
             conversation=conversation,
             seq=said.get("event_id") or conversation.last_seq,
@@ -93,7 +93,7 @@ class FeedbackBatchView(V0View):
         conversation = self.find(pk)
         rows = conversation.events.filter(source="agent").values_list("seq", flat=True)
         found: dict[str, Any] = {str(seq): {"exists": False} for seq in rows}
-        for one in feedback_of(user=request.user, conversation=conversation):
+        for one in list_feedback(user=request.user, conversation=conversation):
             said = {"exists": True, "rating": one.rating, "reason": one.reason}
             found[str(one.seq)] = said
         return Response(found)

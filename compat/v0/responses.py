@@ -6,7 +6,7 @@ from uuid import UUID
 
 from accounts.models import User
 from compat.v0.states import STATUSES, runtime_status
-from conversations.log.records import records_of
+from conversations.log.records import build_records
 from conversations.models import Conversation
 from conversations.services import conversation_key
 
@@ -17,7 +17,7 @@ def infos_of(conversations: Iterable[Conversation], user: User) -> list[dict[str
     children = _children([row.pk for row in rows], user)
     return [
         _info(row, record, children.get(row.pk, []), user)
-        for row, record in zip(rows, records_of(rows), strict=True)
+        for row, record in zip(rows, build_records(rows), strict=True)
     ]
 
 

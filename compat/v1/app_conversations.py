@@ -298,7 +298,7 @@ def _in_sandbox(
         raise Unprocessable("sandbox_id: it holds a conversation; each has a sandbox of its own.")
     if body.get("title") or text:
         services.rename(
-            conversation_id=conversation.pk, title=body.get("title") or services.title_from(text)
+            conversation_id=conversation.pk, title=body.get("title") or services.make_title(text)
         )
     if text is not None:
         services.post_message(

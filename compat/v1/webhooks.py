@@ -86,7 +86,7 @@ class ConversationsWebhook(Doorbell):
     )
     def post(self, request: Request, sandbox_id: str) -> Response:
         """Have it looked at. Safe to repeat."""
-        services.ring(conversation_id=conversation_in(request, sandbox_id).pk)
+        services.nudge_followers(conversation_id=conversation_in(request, sandbox_id).pk)
         return Response({"success": True})
 
 
@@ -111,5 +111,5 @@ class EventsWebhook(Doorbell):
         row = conversation_in(request, sandbox_id)
         if conversation_id.replace("-", "") != row.pk.hex:
             raise NotThisSandbox
-        services.ring(conversation_id=row.pk)
+        services.nudge_followers(conversation_id=row.pk)
         return Response({"success": True})

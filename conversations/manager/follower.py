@@ -24,7 +24,7 @@ from conversations.engine.payloads import Delta, Durable, Frame, ItemAborted, Sy
 from conversations.manager.storing import Storing
 
 log = logging.getLogger(__name__)
-Place = services.Place
+Place = services.EngineTarget
 T = TypeVar("T")
 BATCH = 200
 QUEUE_FRAMES = 1_000
@@ -82,7 +82,7 @@ class Follower:
 
     async def _follow_once(self) -> bool:
         """Follow over one connection until it ends; False when there is no engine to follow any more."""
-        place = await self.manager.in_database(services.place_to_follow, **self._named)
+        place = await self.manager.in_database(services.find_engine, **self._named)
         if place is None:
             return False
         try:
@@ -93,7 +93,9 @@ class Follower:
             await self.manager.at_engine(services.read_log, client=client, **self._named)
         except (EngineUnreachable, EngineMissing, EngineRefused, services.LogGap) as error:
             log.info("socket of %s ended: %s", self.conversation_id, error)
-            return not await self.manager.at_engine(services.note_engine_lost, **self._named)
+            return not await self.manager.at_engine(
+                services.handle_unreachable_engine, **self._named
+            )
         return True
 
     async def _follow(self, place: Place) -> None:
@@ -162,7 +164,7 @@ class Follower:
         client = EngineClient(place.base_url, place.session_key)
         named = {"conversation_id": self.conversation_id}
         for _ in range(OBSERVE_TRIES):
-            as_of = await self.manager.in_database(services.standing, **named)
+            as_of = await self.manager.in_database(services.snapshot_state, **named)
             found = await self.manager.at_engine(client.conversation, **named)
             status = (found or {}).get("execution_status")
             if not status or await self.manager.in_database(

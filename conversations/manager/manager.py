@@ -84,7 +84,7 @@ class Manager:
         await asyncio.to_thread(self.keeper.stop)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):  # without a database they lapse by themselves
-                count = await self.in_database(services.leave_managers, owner=self.owner)
+                count = await self.in_database(services.unregister_manager, owner=self.owner)
                 log.info("handed back %d conversations", count)
         await asyncio.to_thread(bus.publisher.flush, 1.0)
         await asyncio.wait(ending, timeout=4)
@@ -140,7 +140,7 @@ class Manager:
 
     async def _claim(self) -> None:
         if self.keeper.may_judge():
-            freed = await self.in_database(services.take_from_dead, owner=self.owner)
+            freed = await self.in_database(services.free_expired_leases, owner=self.owner)
             if freed:
                 log.warning("a manager is gone; its %d conversations are free", freed)
         if not self.keeper.is_registered:
@@ -202,7 +202,9 @@ class Manager:
         keys = [follower.conversation_id for follower, _ in quietest[:count]]
         tasks = [task for key in keys if (task := self._drop(key))]
         await asyncio.gather(*tasks, return_exceptions=True)
-        given = await self.in_database(services.hand_back, owner=self.owner, conversation_ids=keys)
+        given = await self.in_database(
+            services.release_leases, owner=self.owner, conversation_ids=keys
+        )
         self.handed_over += given
         log.info("handed %d conversations to managers that have less", given)
 
@@ -216,14 +218,14 @@ class Manager:
         """Hand back what is not to be followed any more, if it is ours; what fails is a stray, looked for later."""
         try:
             await self.in_database(
-                services.hand_back, owner=self.owner, conversation_ids=[conversation_id]
+                services.release_leases, owner=self.owner, conversation_ids=[conversation_id]
             )
         except Exception:
             log.exception("%s could not be handed back", conversation_id)
 
     async def _look_for_strays(self) -> None:
         """Leases of nobody that is known are freed; ours without a follower are handed back, and the reverse."""
-        await self.in_database(services.free_orphans)
+        await self.in_database(services.free_orphaned_leases)
         known = set(self.followers)
         held = await self.in_database(services.held_leases, owner=self.owner)
         for conversation_id, (follower, _) in list(self.followers.items()):
@@ -234,7 +236,7 @@ class Manager:
             await self.give_back(conversation_id)
 
     async def _keep_gateway_open(self) -> None:
-        await self.in_database(services.keep_gateway_open, owner=self.owner)
+        await self.in_database(services.extend_gateway_tokens, owner=self.owner)
 
 
 class Keeper:

@@ -88,7 +88,7 @@ class Credentials:
             if key.startswith("oh_"):
                 with contextlib.suppress(accounts.InvalidKey):
                     return accounts.authenticate_api_key(key, address=self.address).user
-            elif found := services.holder_of_key(key, address=self.address):
+            elif found := services.authenticate_conversation_key(key, address=self.address):
                 return found[0]
         if not self.headers:
             return None

@@ -164,7 +164,7 @@ def test_networks_name_no_person(address, network):
 
 
 def test_old_views_make_room(api, story, link, monkeypatch):
-    monkeypatch.setattr("conversations.services.shares.KEPT_VIEWS", 5)
+    monkeypatch.setattr("conversations.services.shares.MAX_VIEWS", 5)
     share = ShareLink.objects.get()
     for _ in range(8):
         services.count_view(share=share, address="")
