@@ -12,13 +12,15 @@ from conversations.engine.client import EngineRefused, EngineUnreachable
 PATIENT = RetryStrategy(
     max_attempts=40, linear_wait=2, wait=1, retry_exceptions=(EngineUnreachable,)
 )
+"""Retry for about 27 minutes, because a sandbox may need long to start."""
 UNTIL_STARTED = RetryStrategy(
     max_attempts=20, linear_wait=1, wait=1, retry_exceptions=(EngineUnreachable, EngineRefused)
 )
-"""Retry for over three minutes, because an answer must not be lost while its engine starts."""
+"""Retry for more than three minutes, because an answer must not be lost while its engine starts."""
 QUICK = RetryStrategy(
     max_attempts=10, linear_wait=1, wait=1, retry_exceptions=(EngineUnreachable, EngineRefused)
 )
+"""Retry for about a minute. After that, the change is no longer of use."""
 
 
 @app.task(name="conversations.tasks.deliver_messages", retry=PATIENT)

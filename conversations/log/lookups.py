@@ -21,6 +21,7 @@ from lib import prepared
 from lib.compiled import Compiled, caller
 from lib.pages import Position
 
+# Example values, in whose place `Compiled` sends the real values of each query.
 _ANY = SimpleNamespace(user=UUID(int=1), organization=UUID(int=2), pk=UUID(int=3))
 _FIRST = ("infinity", UUID(int=2**128 - 1))
 

@@ -11,6 +11,7 @@ from conversations.models import Event
 
 TEXT_LENGTH = 100_000
 RAW_LENGTH = 20_000
+"""The limits of one entry's text, and of a payload that is not a JSON object, in characters."""
 
 
 @dataclass(frozen=True, slots=True)

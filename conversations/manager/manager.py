@@ -227,7 +227,7 @@ class Manager:
         """Leases of nobody that is known are freed; ours without a follower are handed back, and the reverse."""
         await self.in_database(services.free_orphaned_leases)
         known = set(self.followers)
-        held = await self.in_database(services.held_leases, owner=self.owner)
+        held = await self.in_database(services.list_leases, owner=self.owner)
         for conversation_id, (follower, _) in list(self.followers.items()):
             if conversation_id in known and held.get(conversation_id) != follower.generation:
                 log.warning("lost the lease of %s", conversation_id)

@@ -43,7 +43,7 @@ def append_locked(
 
     Return the new ``last_seq`` and the primary keys of the new rows, or None if the conversation does not exist.
     """
-    parameters = [conversation_id, len(events), at, *values.values(), at, *columns_of(events)]
+    parameters = [conversation_id, len(events), at, *values.values(), at, *build_columns(events)]
     rows = prepared.fetch(_locked(tuple(values)), parameters)
     return (rows[0][0], rows[0][1] or ()) if rows else None
 
@@ -57,7 +57,7 @@ def append_fenced(new: NewEvents, *, at: datetime) -> tuple[UUID | None, datetim
     first, newest = new.events[0].engine_seq, new.events[-1].engine_seq
     assert first is not None
     fence = (new.conversation_id, new.generation, first - 1)
-    parameters = (len(new.events), newest, at, *fence, at, *columns_of(new.events))
+    parameters = (len(new.events), newest, at, *fence, at, *build_columns(new.events))
     return next(iter(_fetch_unless_repeated(FENCED, parameters)), None)
 
 
@@ -76,7 +76,7 @@ def append_fenced_together(batches: Sequence[NewEvents], *, at: datetime) -> lis
     ]
     keys = [batch.conversation_id for batch in batches for _ in batch.events]
     places = [place for batch in batches for place in range(1, len(batch.events) + 1)]
-    columns = columns_of([event for batch in batches for event in batch.events])
+    columns = build_columns([event for batch in batches for event in batch.events])
     return prepared.fetch(FENCED_TOGETHER, [*heads, at, at, keys, places, *columns])
 
 
@@ -88,7 +88,7 @@ def append_published(
     Return None and store nothing if the conversation is not an external run, or if its log already contains one of
     the event ids.
     """
-    parameters = (conversation_id, len(events), at, at, *columns_of(events))
+    parameters = (conversation_id, len(events), at, at, *build_columns(events))
     return next(iter(_fetch_unless_repeated(PUBLISHED, parameters)), None)
 
 
@@ -101,7 +101,7 @@ def copy_log(conversation_id: UUID, *, into: UUID, through_seq: int) -> None:
         cursor.execute(_COPY, [into, conversation_id, through_seq])
 
 
-def columns_of(events: Sequence[NewEvent]) -> list[Any]:
+def build_columns(events: Sequence[NewEvent]) -> list[Any]:
     """Return the events as the array parameters of a statement, one list for each column."""
     return [
         [event.event_id for event in events],

@@ -158,7 +158,9 @@ class Conversation(models.Model):
         help_text="Raised when the log is restored from a backup, which invalidates all earlier cursors.",
     )
     engine_seq = models.BigIntegerField(
-        default=-1, editable=False, help_text="Index of the newest engine event in this log."
+        default=-1,
+        editable=False,
+        help_text="The index of the newest engine event in this log, from 0; -1 without events.",
     )
     asked_seq = models.PositiveBigIntegerField(
         null=True,

@@ -85,6 +85,8 @@ class Sandbox(models.Model):
         return crypto.open_sealed(self.sealed_secret_key, bound_to=f"sandbox.secret:{self.pk}")
 
     def set_keys(self, *, session: str, secret: str) -> None:
+        """Encrypt and set both keys. The caller saves the row."""
+        # Each value is bound to its row and column, so a copy in another place cannot be decrypted.
         self.sealed_session_key = crypto.seal(session, bound_to=f"sandbox.session:{self.pk}")
         self.sealed_secret_key = crypto.seal(secret, bound_to=f"sandbox.secret:{self.pk}")
 

@@ -9,7 +9,7 @@ from conversations.engine.client import EngineClient, EngineRefused, EngineUnrea
 from conversations.models import (
     Conversation,
 )
-from conversations.services.delivery import keep_running, locked_conversation
+from conversations.services.delivery import keep_running, lock_conversation
 from conversations.services.state import is_up, request_start, require_agent
 
 NO_SLOT = 429
@@ -31,7 +31,7 @@ def interrupt(*, conversation_id: UUID) -> None:
 def interrupt_agent(*, conversation_id: UUID) -> None:
     """Interrupt the agent in its engine. Do nothing if the engine is not running.
 
-    Raise ``EngineUnreachable`` so that the job is retried.
+    Raise ``EngineUnreachable`` if the engine does not answer, so that the job is retried.
     """
     conversation = Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
     if conversation is None or not is_up(conversation) or conversation.sandbox is None:
@@ -43,7 +43,7 @@ def interrupt_agent(*, conversation_id: UUID) -> None:
 @transaction.atomic
 def resume(*, conversation_id: UUID) -> None:
     """Wake a sleeping sandbox and queue a run of an agent that was stopped or failed. Safe to repeat."""
-    conversation = locked_conversation(conversation_id)
+    conversation = lock_conversation(conversation_id)
     if conversation is None:
         return
     if not is_up(conversation):

@@ -13,7 +13,7 @@ from conversations.engine.payloads import Durable
 from conversations.models import Sandbox
 from conversations.models.append import NewEvents, append_fenced_together
 from conversations.services import redaction
-from conversations.services.ingestion import USE_SECONDS, is_plain, new_event
+from conversations.services.ingestion import USE_SECONDS, build_event, is_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def ingest_together(*, batches: Sequence[Batch]) -> set[UUID]:
         for batch in batches
         if batch.frames
         and is_plain(batch.frames)
-        and redaction.payload_redactor(batch.conversation_id) is None
+        and redaction.build_payload_redactor(batch.conversation_id) is None
     ]
     if not plain:
         return set()
@@ -46,7 +46,7 @@ def ingest_together(*, batches: Sequence[Batch]) -> set[UUID]:
         NewEvents(
             batch.conversation_id,
             batch.generation,
-            [new_event(frame, frame.event.event_id) for frame in batch.frames],
+            [build_event(frame, frame.event.event_id) for frame in batch.frames],
         )
         for batch in plain
     ]

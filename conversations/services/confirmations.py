@@ -81,7 +81,7 @@ def deliver_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in
     """Send an answer to the engine if it still waits for it. Safe to repeat.
 
     If the engine was restarted since it asked, send an approval as a rejection, so that the agent asks again. Raise
-    ``EngineUnreachable`` so that the job is retried.
+    ``EngineUnreachable`` if the engine does not answer or is still starting, so that the job is retried.
     """
     conversation = Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
     if conversation is None or conversation.sandbox is None or conversation.deleted_at:

@@ -32,12 +32,12 @@ def deliver_messages(*, conversation_id: UUID) -> None:
     """Send the conversation's open messages to its agent, oldest first. Safe to repeat, and safe to kill at any point.
 
     Return with messages still open when a later event queues the delivery again: the end of a start, the answer to
-    a confirmation question, or the end of a run under a confirmation policy. Raise ``EngineUnreachable`` so that the
-    job is retried.
+    a confirmation question, or the end of a run under a confirmation policy. Raise ``EngineUnreachable`` if the engine
+    does not answer, so that the job is retried.
     """
     while True:
         with transaction.atomic():
-            conversation = locked_conversation(conversation_id)
+            conversation = lock_conversation(conversation_id)
             message = _next_message(conversation_id)
             if conversation is None or message is None:
                 return
@@ -64,7 +64,7 @@ def deliver_messages(*, conversation_id: UUID) -> None:
             _send(client, conversation_id, message)
 
 
-def locked_conversation(conversation_id: UUID) -> Conversation | None:
+def lock_conversation(conversation_id: UUID) -> Conversation | None:
     """Lock a conversation's row and return it with its sandbox, or None if the conversation was deleted."""
     rows = Conversation.objects.select_for_update(of=("self",)).select_related("sandbox")
     return rows.filter(pk=conversation_id, deleted_at=None).first()
@@ -152,7 +152,7 @@ def _send(client: EngineClient, conversation_id: UUID, message: OutgoingMessage)
 @transaction.atomic
 def _reopen(message: OutgoingMessage) -> None:
     """Set a message that did not reach the engine back to pending."""
-    conversation = locked_conversation(message.conversation_id)
+    conversation = lock_conversation(message.conversation_id)
     OutgoingMessage.objects.filter(pk=message.pk, status=OutgoingMessage.Status.SENDING).update(
         status=OutgoingMessage.Status.PENDING
     )
@@ -172,7 +172,7 @@ def _fail(message: OutgoingMessage, error: str) -> None:
     OutgoingMessage.objects.filter(pk=message.pk).update(
         status=OutgoingMessage.Status.FAILED, error=error
     )
-    conversation = locked_conversation(message.conversation_id)
+    conversation = lock_conversation(message.conversation_id)
     if conversation is not None:
         clear_agent_busy(conversation)
         append_notice(

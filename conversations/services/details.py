@@ -81,8 +81,8 @@ def set_confirmation(
 def send_confirmation_settings(*, conversation_id: UUID) -> None:
     """Send the conversation's confirmation policy and security analyzer to its engine. Safe to repeat.
 
-    Do nothing if the engine sleeps, because it gets both when it wakes. Raise ``EngineUnreachable`` so that the job
-    is retried.
+    Do nothing if the engine sleeps, because it gets both when it wakes. Raise ``EngineUnreachable`` if the engine does
+    not answer, so that the job is retried.
     """
     conversation = Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
     if conversation is None or conversation.deleted_at or conversation.sandbox is None:

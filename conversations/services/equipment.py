@@ -27,7 +27,7 @@ PUSH_INSTRUCTIONS = (
 command contains its name, so the example command contains the name."""
 
 
-def creator_settings(conversation: Conversation) -> user_settings.Effective:
+def get_creator_settings(conversation: Conversation) -> user_settings.Effective:
     """Return the effective settings of a conversation's creator in its organization. Two queries."""
     return user_settings.effective_settings(
         user_id=conversation.created_by_id, organization_id=conversation.organization_id
@@ -57,7 +57,7 @@ def choose_confirmation(
 
 def check_enforced(conversation: Conversation, changes: Mapping[str, Any]) -> None:
     """Raise ``EnforcedSetting`` if a changed policy or analyzer differs from a value that the organization enforces."""
-    effective = creator_settings(conversation)
+    effective = get_creator_settings(conversation)
     is_mode_enforced = effective.set_by["confirmation_mode"] == user_settings.ENFORCED
     if (
         is_mode_enforced
@@ -133,7 +133,7 @@ def build_secret_sources(conversation: Conversation) -> dict[str, Any]:
         user_id=conversation.created_by_id, organization_id=conversation.organization_id
     )
     descriptions = {name: secret.description for name, secret in secrets.items()}
-    if (name := _git_token_name(conversation)) is not None:
+    if (name := _find_git_token_name(conversation)) is not None:
         descriptions.setdefault(name, PUSH_INSTRUCTIONS.format(name=name))
     if not descriptions:
         return {}
@@ -153,7 +153,7 @@ def build_secret_sources(conversation: Conversation) -> dict[str, Any]:
     }
 
 
-def _git_token_name(conversation: Conversation) -> str | None:
+def _find_git_token_name(conversation: Conversation) -> str | None:
     """Return the secret name of the creator's token for the repository's Git host.
 
     Return None without a repository or a token.
@@ -193,7 +193,9 @@ def reveal_secret(*, token: GatewayToken, name: str) -> str:
         return custom_secrets.use_secret(**owner, name=name)
     except custom_secrets.UnknownSecret:
         # A Git host's token is personal: never give it to a conversation that another user created.
-        if conversation.created_by_id != token.user_id or name != _git_token_name(conversation):
+        if conversation.created_by_id != token.user_id or name != _find_git_token_name(
+            conversation
+        ):
             raise
         provider = (conversation.repository or {})["provider"]
         return provider_tokens.use_in_sandbox(**owner, provider=provider)
@@ -212,6 +214,7 @@ def set_git_author(
         f"[ -d .git ] && git config user.name {shlex.quote(name)} "
         f"&& git config user.email {shlex.quote(email)}"
     )
+    # A missing author affects only later commits, so it must not make the start fail.
     with contextlib.suppress(EngineRefused, EngineUnreachable):
         client.execute(command, cwd=sandbox.workspace, timeout=30)
 

@@ -18,6 +18,7 @@ from conversations.models import Conversation, Event
 from lib.redaction import Redactor
 
 PAGE = 50
+"""The number of events read at a time. A payload can have several megabytes."""
 FORMATS = {
     "json": ("application/json", "json"),
     "markdown": ("text/markdown; charset=utf-8", "md"),

@@ -94,7 +94,7 @@ def _workspace(conversation_id: UUID) -> Iterator[tuple[EngineClient, str]]:
         raise SandboxTrouble(f"The sandbox returned an error: {error.detail[:300]}") from error
 
 
-def inside(root: str, path: str) -> str:
+def resolve_path(root: str, path: str) -> str:
     """Return the absolute path of a path relative to ``root``. Raise ``PathOutside`` if it leaves ``root``."""
     if "\0" in path or path.startswith(("/", "~")) or len(path) > 4_096:
         raise PathOutside
@@ -107,7 +107,7 @@ def inside(root: str, path: str) -> str:
 def _resolve(client: EngineClient, root: str, path: str, *, must_exist: bool) -> str:
     """Return the absolute path with symbolic links resolved. Raise ``PathOutside`` if it leaves the workspace."""
     # Only the sandbox can resolve its links; checking the text of the path is not enough.
-    full = inside(root, path)
+    full = resolve_path(root, path)
     command = _INSIDE.format(
         path=shlex.quote(full), root=shlex.quote(root), flag="-e" if must_exist else "-m"
     )
@@ -138,7 +138,7 @@ def list_files(*, conversation_id: UUID, path: str = "") -> list[DirectoryEntry]
     Raise ``NoSuchFile``, ``PathOutside``, ``SandboxNotRunning`` or ``SandboxTrouble``.
     """
     with _workspace(conversation_id) as (client, root):
-        full = inside(root, path)
+        full = resolve_path(root, path)
         command = _LIST.format(path=shlex.quote(full), root=shlex.quote(root), limit=MAX_ENTRIES)
         result = client.execute(command, cwd=root, timeout=30)
         _raise_for(result.exit_code, result.stderr)

@@ -121,8 +121,8 @@ def _append_in_one_statement(
     if not frames or not is_plain(frames):
         return False
     now = timezone.now()
-    redact = redaction.payload_redactor(conversation_id)
-    events = [new_event(frame, frame.event.event_id, redact) for frame in frames]
+    redact = redaction.build_payload_redactor(conversation_id)
+    events = [build_event(frame, frame.event.event_id, redact) for frame in frames]
     appended = append_fenced(NewEvents(conversation_id, generation, events), at=now)
     if appended is None:
         return False
@@ -149,7 +149,7 @@ def is_plain(frames: Sequence[Durable]) -> bool:
     )
 
 
-def new_event(
+def build_event(
     frame: Durable, event_id: str, redact: Callable[[str], str] | None = None
 ) -> NewEvent:
     """Return the event to store for an engine's frame. ``redact`` removes secrets from its payload."""
@@ -174,11 +174,11 @@ def _append_under_lock(conversation_id: UUID, generation: int, frames: Sequence[
         ).values_list("event_id", flat=True)
     )
     news = []
-    redact = redaction.payload_redactor(conversation_id)
+    redact = redaction.build_payload_redactor(conversation_id)
     for frame in fresh:
         event_id = _unused_id(frame, used_ids)
         used_ids.add(event_id)
-        news.append(new_event(frame, event_id, redact))
+        news.append(build_event(frame, event_id, redact))
     conversation.engine_seq = fresh[-1].seq
     # Before the rows are appended: `_project` counts the events' `seq` from the old `last_seq`.
     status = _project(conversation, fresh)

@@ -79,9 +79,9 @@ def authenticate_conversation_key(
         return None
     # Use the credential only after the MAC is verified: its use may refresh a session at its identity provider.
     if kind == BY_API_KEY:
-        user = _user_of_api_key(pk, address)
+        user = _load_api_key_user(pk, address)
     elif kind == BY_SESSION and user is not None:
-        user = _user_of_session(user, pk)
+        user = _load_session_user(user, pk)
     if (
         user is None
         or not Conversation.objects.visible_to(user).filter(pk=conversation.pk).exists()
@@ -136,14 +136,14 @@ def _parse(token: str) -> tuple[bytes, UUID, UUID, str, str] | None:
     return raw[:1], UUID(bytes=raw[1:17]), UUID(bytes=raw[17:]), head, mac
 
 
-def _user_of_api_key(pk: UUID, address: str) -> User | None:
+def _load_api_key_user(pk: UUID, address: str) -> User | None:
     try:
         return accounts.reopen_api_key(pk, address=address).user
     except accounts.InvalidKey:
         return None
 
 
-def _user_of_session(user: User, session_id: UUID) -> User | None:
+def _load_session_user(user: User, session_id: UUID) -> User | None:
     session = sessions.find_live_session(user=user, session_id=str(session_id))
     if session is None:
         return None

@@ -133,7 +133,7 @@ def free_orphaned_leases() -> int:
     return orphans.update(owner="", following_run=None)
 
 
-def held_leases(*, owner: str) -> dict[UUID, int]:
+def list_leases(*, owner: str) -> dict[UUID, int]:
     """Return the generations of a manager's leases by conversation id."""
     leases = Lease.objects.filter(owner=owner, is_wanted=True)
     return dict(leases.values_list("conversation_id", "generation"))
@@ -183,7 +183,7 @@ def request_manager(*, conversation_id: UUID) -> None:
     announcing.wake_managers_on_commit()
 
 
-def live_owners() -> set[str]:
+def list_live_owners() -> set[str]:
     """Return the owners of all live managers."""
     return set(LiveManager.objects.alive().values_list("owner", flat=True))
 
@@ -200,4 +200,4 @@ def mark_following(*, conversation_id: UUID, generation: int, run: int | None) -
 
 def extend_gateway_tokens(*, owner: str) -> int:
     """Extend the model gateway tokens of the conversations that a manager follows and return their number."""
-    return billing.extend_gateway_tokens(conversation_ids=list(held_leases(owner=owner)))
+    return billing.extend_gateway_tokens(conversation_ids=list(list_leases(owner=owner)))

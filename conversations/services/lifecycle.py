@@ -73,6 +73,7 @@ def create_conversation(
     already exists, and ``UnsendableText`` for a message that cannot be stored.
     """
     organization = organization or user.personal_organization
+    # The digest of this list is stored, so changing its items or their order makes repeats of old requests fail.
     content = [
         str(organization.pk),
         message,
@@ -87,7 +88,9 @@ def create_conversation(
     ]
     digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
     with transaction.atomic():
-        if idempotency_key is not None and (earlier := _repeated(user, idempotency_key, digest)):
+        if idempotency_key is not None and (
+            earlier := _find_repeated(user, idempotency_key, digest)
+        ):
             return earlier
         if conversation_id and Conversation.objects.filter(pk=conversation_id).exists():
             raise IdTaken
@@ -140,7 +143,7 @@ def _save_new(conversation: Conversation) -> None:
     )
 
 
-def _repeated(user: User, idempotency_key: str, digest: str) -> Conversation | None:
+def _find_repeated(user: User, idempotency_key: str, digest: str) -> Conversation | None:
     """Return the conversation that an earlier request with this key created, or None.
 
     Raise ``IdempotencyConflict`` if the earlier request had different content.
@@ -215,6 +218,7 @@ def delete_conversation(*, conversation_id: UUID) -> None:
     if conversation.deleted_at:
         return
     Sandbox.objects.filter(conversation=conversation).update(desired=Sandbox.Desired.DESTROYED)
+    # The sandbox may run until the job destroys it, so take away its access to models now.
     billing.revoke_gateway_tokens(conversation_id=conversation_id)
     change_fields(conversation, deleted_at=timezone.now())
     queue.destroy_conversation(conversation_id)

@@ -18,6 +18,7 @@ from conversations.models.append import append_published
 from conversations.services.state import change_fields
 from lib.problems import Problem
 
+# PostgreSQL cannot store NUL, and UTF-8 cannot encode lone surrogates.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 BATCH_MAX = 500
 MODEL = "elsewhere"

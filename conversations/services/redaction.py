@@ -23,7 +23,7 @@ _owners: dict[UUID, tuple[UUID, UUID]] = {}
 _no_secrets_until: dict[tuple[UUID, UUID], float] = {}
 
 
-def payload_redactor(conversation_id: UUID) -> Callable[[str], str] | None:
+def build_payload_redactor(conversation_id: UUID) -> Callable[[str], str] | None:
     """Return a function that removes a conversation's secrets from JSON text, or None if there are no secrets.
 
     Two queries. The result None is cached for two seconds.

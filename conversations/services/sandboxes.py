@@ -20,7 +20,7 @@ from conversations.sandboxes.provider import (
     State,
     get_provider,
 )
-from conversations.services.leases import live_owners, request_manager
+from conversations.services.leases import list_live_owners, request_manager
 from conversations.services.starts import OCCUPYING
 from conversations.services.state import append_notice, change_fields, is_up, request_start
 from lib.problems import Problem
@@ -117,7 +117,7 @@ def reconcile_sandboxes() -> int:
         Sandbox.objects.filter(conversation=conversation).update(desired=Sandbox.Desired.STOPPED)
         queue.stop_sandbox(conversation.pk)
         changed += 1
-    owners = live_owners()
+    owners = list_live_owners()
     for conversation in rows.filter(sandbox__observed=Sandbox.Observed.RUNNING, deleted_at=None):
         changed += _reconcile(conversation, owners)
     # After five minutes the job that the deletion queued has used up its retries.

@@ -86,6 +86,7 @@ def create_share(
     """
     if not settings.PUBLIC_LINKS:
         raise SharingForbidden
+    # Lock the row, so that concurrent calls cannot exceed the maximum number of links.
     conversation = Conversation.objects.select_for_update().get(pk=conversation.pk)
     if conversation.created_by_id != user.pk:
         raise NotTheCreator
@@ -186,7 +187,7 @@ def count_view(*, share: ShareLink, address: str) -> None:
     """
     ShareLink.objects.filter(pk=share.pk).update(view_count=F("view_count") + 1)
     ShareView.objects.create(
-        organization_id=share.organization_id, share=share, network=network_of(address)
+        organization_id=share.organization_id, share=share, network=mask_address(address)
     )
     # Remove old views only at every hundredth view: it costs more than recording the view.
     if share.view_count and share.view_count % 100 == 0:
@@ -194,7 +195,7 @@ def count_view(*, share: ShareLink, address: str) -> None:
         ShareView.objects.filter(share=share).exclude(pk__in=newest.values("pk")).delete()
 
 
-def network_of(address: str) -> str:
+def mask_address(address: str) -> str:
     """Return the network of an IP address (/24 for IPv4, /48 for IPv6), or "" for an invalid address."""
     # A network of this size does not identify a person.
     ip = address_of(address.partition("%")[0])

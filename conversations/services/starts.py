@@ -28,7 +28,7 @@ from conversations.services.details import apply_confirmation
 from conversations.services.equipment import (
     build_secret_sources,
     build_start_options,
-    creator_settings,
+    get_creator_settings,
     renew_secrets,
     set_git_author,
 )
@@ -150,6 +150,7 @@ def _start_sandbox(sandbox: Sandbox) -> None:
         sandbox.run += 1
         sandbox.started_at = timezone.now()
     sandbox.observed, sandbox.stopped_at = Sandbox.Observed.STARTING, None
+    # Store the handle before waiting, so that a retry finds the sandbox if this worker is killed.
     sandbox.save(update_fields=["handle", "run", "started_at", "observed", "stopped_at"])
     deadline = time.monotonic() + settings.SANDBOX_START_SECONDS
     while True:
@@ -187,7 +188,7 @@ def _start_engine_conversation(
         _update_confirmation(state, conversation, client)
         renew_secrets(conversation, client)
         return
-    effective = creator_settings(conversation)
+    effective = get_creator_settings(conversation)
     token = billing.issue_gateway_token(
         organization_id=conversation.organization_id,
         user_id=conversation.created_by_id,
@@ -216,7 +217,7 @@ def _start_engine_conversation(
     set_git_author(effective, conversation.created_by, sandbox, client)
 
 
-def _confirmation_of(conversation: Conversation) -> tuple[str, str]:
+def _confirmation_values(conversation: Conversation) -> tuple[str, str]:
     return conversation.confirmation_policy, conversation.security_analyzer
 
 
@@ -239,7 +240,7 @@ def _finish(task: StartTask, started: Conversation, sandbox: Sandbox) -> None:
     with transaction.atomic():
         conversation = Conversation.objects.select_for_update().get(pk=started.pk)
         # The policy may have changed during the start, after it was sent to the engine.
-        if _confirmation_of(conversation) != _confirmation_of(started):
+        if _confirmation_values(conversation) != _confirmation_values(started):
             queue.send_confirmation_settings(conversation.pk)
         sandbox.observed, sandbox.conversation_started = Sandbox.Observed.RUNNING, True
         sandbox.save(update_fields=["observed", "conversation_started"])
@@ -248,6 +249,7 @@ def _finish(task: StartTask, started: Conversation, sandbox: Sandbox) -> None:
         task.phases.append(_entry(Phase.READY, started=now, finished=now))
         _update(task, phase=Phase.READY, phases=task.phases, finished_at=now)
         change_fields(conversation, status=Conversation.Status.RUNNING, status_detail="")
+        # Messages that were posted during the start are still open.
         queue.deliver_messages(conversation.pk)
 
 

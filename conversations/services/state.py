@@ -34,6 +34,7 @@ def request_start(conversation: Conversation, *, reason: str) -> None:
     The caller holds the row's lock. Raise ``PublishedElsewhere`` if another program runs the agent.
     """
     require_agent(conversation)
+    # The row lock makes this check safe. A unique constraint also allows only one open task.
     open_task = StartTask.objects.filter(conversation=conversation, finished_at=None).exists()
     if not open_task:
         StartTask.objects.create(

@@ -72,6 +72,8 @@ def _clone(
 ) -> None:
     branch_option = f"--branch {shlex.quote(branch)} " if branch else ""
     with _credentials(source, workspace, client) as options:
+        # Remove the remains of an interrupted clone first: git clones only into an empty folder. Without
+        # GIT_TERMINAL_PROMPT=0, git would wait for a password until the timeout.
         result = client.execute(
             f"[ -f {CLONE_MARKER} ] || {{ find . -mindepth 1 -delete && GIT_TERMINAL_PROMPT=0 "
             f"git {options}clone {branch_option}-- {shlex.quote(source.url)} . && touch {CLONE_MARKER}; }}",

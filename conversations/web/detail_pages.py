@@ -38,6 +38,7 @@ def shared(request: HttpRequest, token: str) -> StreamingHttpResponse:
         opened = services.open_share(token=token)
     except NoSuchShare as error:
         raise Http404 from error
+    # A HEAD request returns no content, so it is not a view.
     if request.method == "GET":
         services.count_view(share=opened.share, address=request.META.get("REMOTE_ADDR", ""))
     pieces = services.export_trajectory(

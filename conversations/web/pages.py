@@ -93,6 +93,7 @@ def home(request: AuthenticatedRequest) -> HttpResponse:
         )
         is None,
     }
+    # `home.js` refreshes only the lists.
     template = "conversations/home.html"
     if request.GET.get("part") == "lists" and not form.errors:
         template = "conversations/_lists.html"
@@ -174,10 +175,10 @@ def _narrow(request: AuthenticatedRequest) -> tuple[QuerySet[Conversation], dict
 
 
 def _records_with_chips(rows: Iterable[Conversation]) -> list[dict[str, Any]]:
-    return [record | state_chip(record) for record in records.build_records(rows)]
+    return [record | build_state_chip(record) for record in records.build_records(rows)]
 
 
-def state_chip(record: dict[str, Any]) -> dict[str, str]:
+def build_state_chip(record: dict[str, Any]) -> dict[str, str]:
     """Return the label and the tone (the CSS class of the colour) of a conversation's state.
 
     ``state.js`` computes the same for live updates; change both together.
@@ -223,12 +224,12 @@ def conversation(request: AuthenticatedRequest, conversation_id: UUID) -> HttpRe
         granted -= {"conversations.steer", "files.view", "files.edit"}
     context: dict[str, Any] = {
         "conversation": row,
-        "record": record | state_chip(record),
+        "record": record | build_state_chip(record),
         "message_id": uuid4(),
         "may_steer": "conversations.steer" in granted,
         "may_delete": "conversations.delete" in granted,
         "may_create": "conversations.create" in granted,
-        "page": _for_script(record, granted),
+        "page": _build_script_data(record, granted),
     }
     if request.GET.get("plain"):
         context["story"] = build_plain_story(row)
@@ -236,7 +237,7 @@ def conversation(request: AuthenticatedRequest, conversation_id: UUID) -> HttpRe
     return render(request, "conversations/conversation.html", context)
 
 
-def _for_script(record: dict[str, Any], granted: frozenset[str]) -> dict[str, Any]:
+def _build_script_data(record: dict[str, Any], granted: frozenset[str]) -> dict[str, Any]:
     """Return the initial data of ``conversation.js`` as JSON values."""
     return {
         "record": orjson.loads(dumps(record)),

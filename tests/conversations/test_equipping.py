@@ -292,7 +292,7 @@ class TestPushing:
         conversation, _ = started(alice, engine, repository=self.repository)
 
         redaction.clear_cache()
-        hide = redaction.payload_redactor(conversation.pk)
+        hide = redaction.build_payload_redactor(conversation.pk)
 
         assert hide is not None
         assert hide(f'{{"text": "is {self.plain}."}}') == '{"text": "is <secret_hidden>."}'

@@ -94,7 +94,7 @@ def test_status_is_projected_with_the_events(running):
 def test_number_of_queries_does_not_depend_on_the_number_of_events(
     running, django_assert_num_queries
 ):
-    redaction.payload_redactor(
+    redaction.build_payload_redactor(
         running.pk
     )  # which asks again only after a while that there is nothing to hide
     with django_assert_num_queries(QUERIES):

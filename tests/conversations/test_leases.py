@@ -76,7 +76,7 @@ class TestTakeover:
 
         [theirs] = claim("b")
         assert theirs.generation == 2
-        assert services.held_leases(owner="a") == {}
+        assert services.list_leases(owner="a") == {}
         with pytest.raises(services.StaleLease):
             services.find_engine(conversation_id=free.pk, generation=1)
 
@@ -84,7 +84,7 @@ class TestTakeover:
         claim("a")
 
         assert services.free_expired_leases(owner="b") == 0
-        assert services.held_leases(owner="a") == {free.pk: 1}
+        assert services.list_leases(owner="a") == {free.pk: 1}
 
     def test_one_that_was_late_and_not_yet_buried_goes_on(self, free):
         claim("a")
@@ -126,7 +126,7 @@ class TestHandingBack:
         claim("a")
 
         assert services.release_leases(owner="b", conversation_ids=[free.pk]) == 0
-        assert services.held_leases(owner="a") == {free.pk: 1}
+        assert services.list_leases(owner="a") == {free.pk: 1}
 
     def test_a_manager_that_leaves_hands_all_back_and_is_not_counted(self, free):
         claim("a")

@@ -139,9 +139,9 @@ class TestIngest:
         self, running, alice, django_assert_num_queries
     ):
         redaction.clear_cache()
-        assert redaction.payload_redactor(running.pk) is None
+        assert redaction.build_payload_redactor(running.pk) is None
         with django_assert_num_queries(0):
-            assert redaction.payload_redactor(running.pk) is None
+            assert redaction.build_payload_redactor(running.pk) is None
 
     def test_others_secrets_are_not_looked_for(self, running, charlie):
         custom_secrets.create_secret(
