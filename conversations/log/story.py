@@ -23,7 +23,7 @@ class StoryEntry:
     """
 
     seq: int
-    who: str
+    author: str
     tone: str
     text: str
     at: datetime
@@ -47,13 +47,13 @@ def build_entry(event: Event, payload: str | None = None) -> StoryEntry | None:
     # The engine's echo of a user's message repeats our own `UserMessage` event (ADR 3).
     if read is None or (event.kind == "MessageEvent" and event.source == Event.Source.USER):
         return None
-    who, tone, text = read(value)
+    author, tone, text = read(value)
     if len(text) > TEXT_LENGTH:
         text = f"{text[:TEXT_LENGTH]}\n[… {len(text) - TEXT_LENGTH:,} more characters]"
     risk = value.get("security_risk")
     if tone != "action" or risk not in ("LOW", "MEDIUM", "HIGH"):
         risk = ""
-    return StoryEntry(event.seq, who, tone, text, at, risk) if text else None
+    return StoryEntry(event.seq, author, tone, text, at, risk) if text else None
 
 
 def extract_text(content: Any) -> str:

@@ -51,7 +51,7 @@ class Lease(models.Model):
         default=False, help_text="Whether the conversation has a running engine to follow."
     )
     following_run = models.PositiveIntegerField(
-        null=True, help_text="The run of the sandbox to whose engine the owner is connected."
+        null=True, help_text="The run of the engine that the owner is connected to."
     )
 
     class Meta:

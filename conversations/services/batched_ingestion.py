@@ -63,6 +63,6 @@ def ingest_together(*, batches: Sequence[Batch]) -> set[UUID]:
             if used:
                 Sandbox.objects.filter(pk__in=used).update(active_at=now)
     except IntegrityError:
-        # One log already contains an event id. The statement does not say which, so every batch goes the slow way.
+        # One log already contains an event id. PostgreSQL does not say which, so no batch is stored here.
         return set()
     return {key for key, *_ in stored}

@@ -1,4 +1,4 @@
-"""Answers to the agent's confirmation questions. Each question is answered once, by the user who saw that question."""
+"""Answers to the agent's confirmation questions. An answer applies once, and only to the question that was shown."""
 
 import logging
 from uuid import UUID, uuid4

@@ -119,9 +119,9 @@ def _markdown(conversation: Conversation, last: int, redactor: Redactor) -> Iter
     yield f"# {' '.join(title.split())}\n\n{_facts(conversation)}\n"
     for entry in walk_story(conversation, last, redactor):
         fence = "`" * max(3, 1 + max(map(len, _FENCE.findall(entry.text)), default=0))
-        who = re.sub(r"[^\w .:-]", "", entry.who)
+        author = re.sub(r"[^\w .:-]", "", entry.author)
         risk = f", {entry.risk.lower()} risk" if entry.risk else ""
-        yield f"\n## {entry.seq}. {who}{risk}\n\n{entry.at:%Y-%m-%d %H:%M:%S} UTC\n\n"
+        yield f"\n## {entry.seq}. {author}{risk}\n\n{entry.at:%Y-%m-%d %H:%M:%S} UTC\n\n"
         yield f"{fence}text\n{entry.text}\n{fence}\n"
 
 

@@ -65,7 +65,7 @@ def build_story(conversation: Conversation, workspace: str) -> str:
         text = entry.text
         if len(text) > EVENT_LENGTH:
             text = f"{text[: EVENT_LENGTH // 2]}\n[…]\n{text[-EVENT_LENGTH // 2 :]}"
-        parts.append(f"{entry.who}: {text}")
+        parts.append(f"{entry.author}: {text}")
     newest_first: list[str] = []
     remaining = STORY_LENGTH
     for part in reversed(parts):

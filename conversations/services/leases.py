@@ -72,8 +72,8 @@ def fair_share(*, total: int, capacity: int, all_capacity: int) -> int:
 def renew_manager(*, owner: str, capacity: int, followed: int) -> bool:
     """Register a manager, or extend its registration and with it all of its leases, for ``LEASE_SECONDS``.
 
-    Return whether it was already registered. A manager that was registered earlier and now gets False had expired
-    and has lost all of its leases.
+    Return whether it was already registered. If a manager that has registered before gets False, its registration
+    expired and it lost all of its leases.
     """
     lease = timedelta(seconds=settings.LEASE_SECONDS)
     values: dict[str, Any] = {

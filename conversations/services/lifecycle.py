@@ -218,7 +218,7 @@ def delete_conversation(*, conversation_id: UUID) -> None:
     if conversation.deleted_at:
         return
     Sandbox.objects.filter(conversation=conversation).update(desired=Sandbox.Desired.DESTROYED)
-    # The sandbox may run until the job destroys it, so take away its access to models now.
+    # The sandbox may run until the job destroys it, so revoke its access to models now.
     billing.revoke_gateway_tokens(conversation_id=conversation_id)
     change_fields(conversation, deleted_at=timezone.now())
     queue.destroy_conversation(conversation_id)

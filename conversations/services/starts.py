@@ -231,7 +231,7 @@ def _update_confirmation(
         policy_body(conversation.confirmation_policy)["kind"],
         (analyzer_body(conversation.security_analyzer) or {}).get("kind"),
     )
-    # An engine whose state contains neither of the two reports nothing to compare.
+    # If the engine reports neither value, there is nothing to compare, so leave it unchanged.
     if current not in (desired, (None, None)):
         apply_confirmation(client, conversation)
 

@@ -1,4 +1,4 @@
-"""The turns of a conversation, and the files that a turn changed. A turn is a user's message and what follows it."""
+"""The turns of a conversation (a user's message and the events after it), and the files that a turn changed."""
 
 import difflib
 from collections.abc import Iterable, Iterator

@@ -15,8 +15,7 @@ Phase = StartTask.Phase
 CLONE_SECONDS = 600
 SETUP_SECONDS = 600
 CLONE_MARKER = ".git/cloned-by-server"
-"""A file that is created after a complete clone. Without it, an interrupted clone could not be told from a complete
-one."""
+"""A file that is created after a complete clone, to distinguish it from an interrupted clone."""
 
 
 class PreparationFailed(Problem):

@@ -194,7 +194,7 @@ def test_the_plain_story_tells_what_happened(page, conversation):
     event("ActionEvent", '{"action": 7, "thought": "x"}')
     response = page.get(f"/conversations/{conversation.pk}?plain=1")
 
-    told = [(part.who, part.text) for part in response.context["story"]]
+    told = [(part.author, part.text) for part in response.context["story"]]
     assert told == [
         ("You", "<b>Go</b>"),
         ("Agent: terminal", "Look\nls -l"),

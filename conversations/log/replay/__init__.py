@@ -60,7 +60,7 @@ def render_entry(entry: StoryEntry) -> str:
     if lines > LONG_LINES:
         body = f"<details><summary>{lines:,} lines</summary>{body}</details>"
     return (
-        f'<article class="{entry.tone}" id="e{entry.seq}"><h2>{escape_text(entry.who)}{risk}'
+        f'<article class="{entry.tone}" id="e{entry.seq}"><h2>{escape_text(entry.author)}{risk}'
         f'<a href="#e{entry.seq}">{entry.seq}</a>{_time(entry.at)}</h2>{body}</article>\n'
     )
 
