@@ -17,7 +17,7 @@ from django.utils import timezone
 from bench import logs, report
 from conversations import services
 from conversations.models import Conversation, NewEvent
-from conversations.models.append import FENCED, PUBLISHED, columns_of
+from conversations.models.append import FENCED, PUBLISHED, build_columns
 from lib.bus import publisher
 
 SECONDS = 0.8
@@ -80,7 +80,7 @@ def _bare(link: psycopg.Connection, pk: UUID, size: int) -> Callable[[int], None
     def batch(number: int) -> None:
         first, now = number * size, timezone.now()
         ids = [f"e{seq}" for seq in range(first, first + size)]
-        news = columns_of(
+        news = build_columns(
             [
                 NewEvent(i, "ObservationEvent", "environment", logs.PAYLOAD, n)
                 for n, i in enumerate(ids)
@@ -145,7 +145,7 @@ def _bare_sender(pk: UUID) -> Callable[[threading.Event], int]:
         count = 0
         with bare_connection() as link:
             while not stop.is_set():
-                now, columns = timezone.now(), columns_of([_new()])
+                now, columns = timezone.now(), build_columns([_new()])
                 link.execute(PUBLISHED, (pk, 1, now, now, *columns)).fetchall()
                 count += 1
         return count

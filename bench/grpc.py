@@ -23,7 +23,7 @@ from bench import append, logs, report
 from conversations.grpc.v1 import events_pb2 as wire
 from conversations.grpc.v1.events_pb2_grpc import EventServiceStub
 from conversations.models import NewEvent
-from conversations.models.append import PUBLISHED, columns_of
+from conversations.models.append import PUBLISHED, build_columns
 
 SECONDS = 2.0
 TAKES = 3
@@ -111,6 +111,6 @@ def _bare(user: Any) -> float:
                 for _ in range(SIZE)
             ]
             now = timezone.now()
-            link.execute(PUBLISHED, (pk, SIZE, now, now, *columns_of(news))).fetchall()
+            link.execute(PUBLISHED, (pk, SIZE, now, now, *build_columns(news))).fetchall()
             stored += SIZE
     return stored / (time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Tells every process that a conversation moved: the nudge after a commit, and what an agent is saying right now."""
+"""Nudges to other processes that a conversation changed, and the text that an agent is streaming."""
 
 from typing import Any
 from uuid import UUID
@@ -10,28 +10,32 @@ from lib.bus import publisher
 
 
 def group_for(conversation_id: UUID) -> str:
-    """The channel-layer group of one conversation."""
+    """Return the name of a conversation's channel-layer group."""
     return f"conversation.{conversation_id.hex}"
 
 
 def announce_on_commit(conversation_id: UUID) -> None:
-    """Nudge every process that follows this conversation, once the change is visible to it."""
+    """Nudge every process that follows this conversation after the transaction commits."""
+    # Robust: the change is committed by then, and a follower that misses a nudge polls.
     transaction.on_commit(lambda: announce(conversation_id), robust=True)
 
 
 def announce(conversation_id: UUID) -> None:
-    """Nudge now; for changes that are committed already."""
+    """Nudge every process that follows this conversation now. The change must be committed already."""
     publisher.nudge(group_for(conversation_id), bus.LogAdvanced(conversation_id))
 
 
 def wake_managers_on_commit() -> None:
-    """Tell all managers that there is something to claim; who does not hear looks by itself soon."""
+    """Nudge all managers after commit to claim conversations. A manager that misses the nudge polls anyway."""
     transaction.on_commit(lambda: publisher.nudge(bus.MANAGERS, bus.ManagerWake()), robust=True)
 
 
 async def send_deltas(conversation_id: UUID, deltas: list[dict[str, Any]]) -> None:
-    """Pass on what the agent is saying right now. Unnumbered and never stored: the event supersedes it."""
-    # Ephemeral: not worth a retry, nor the wait for a Redis that hangs.
+    """Send pieces of streamed text to the conversation's group.
+
+    They have no ``seq`` and are never stored. The final event replaces them.
+    """
+    # A lost delta is harmless, so do not retry, and do not wait long for a Redis server that hangs.
     await bus.send(
         group_for(conversation_id), bus.DeltaArrived(conversation_id, deltas), seconds=0.5
     )

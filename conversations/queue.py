@@ -1,6 +1,7 @@
-"""Tells workers: defers a task by name, so that the arrow of imports points down only.
+"""Functions that defer the conversation tasks.
 
-A deferred job is a row of the surrounding transaction: it commits or vanishes with the change.
+Tasks are deferred by name, because this module must not import ``tasks``. A deferred job is a row in the current
+transaction: it is committed or rolled back together with the change.
 """
 
 from uuid import UUID
@@ -10,13 +11,13 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 
 
 def is_queued(subject: str, conversation_id: UUID) -> bool:
-    """Whether a job of that lock (``deliver``, ``start``, …) waits or runs."""
+    """Return whether a job of the conversation waits or runs under the lock ``subject`` (``deliver``, ``start``, …)."""
     jobs = ProcrastinateJob.objects.filter(lock=f"{subject}:{conversation_id}")
     return jobs.filter(status__in=["todo", "doing"]).exists()
 
 
 def deliver_messages(conversation_id: UUID) -> None:
-    """Have the conversation's open messages sent to its agent, one job at a time, in order."""
+    """Queue the delivery of the conversation's open messages. Jobs of a conversation run in order."""
     job = app.configure_task(
         "conversations.tasks.deliver_messages", lock=f"deliver:{conversation_id}"
     )
@@ -24,7 +25,8 @@ def deliver_messages(conversation_id: UUID) -> None:
 
 
 def start_conversation(conversation_id: UUID, *, in_seconds: int = 0) -> None:
-    """Have the conversation's sandbox and engine brought up."""
+    """Queue the start of the conversation's sandbox and engine, optionally after a delay."""
+    # Starting, stopping and destroying share one lock, so that they never overlap in one conversation.
     job = app.configure_task(
         "conversations.tasks.start_conversation",
         lock=f"start:{conversation_id}",
@@ -34,13 +36,13 @@ def start_conversation(conversation_id: UUID, *, in_seconds: int = 0) -> None:
 
 
 def stop_sandbox(conversation_id: UUID) -> None:
-    """Have the conversation's sandbox stopped; its data stays."""
+    """Queue a stop of the conversation's sandbox. Its data is kept."""
     job = app.configure_task("conversations.tasks.stop_sandbox", lock=f"start:{conversation_id}")
     job.defer(conversation_id=str(conversation_id))
 
 
 def destroy_conversation(conversation_id: UUID) -> None:
-    """Have a deleted conversation's sandbox and rows removed."""
+    """Queue the removal of a deleted conversation's sandbox and rows."""
     job = app.configure_task(
         "conversations.tasks.destroy_conversation", lock=f"start:{conversation_id}"
     )
@@ -48,23 +50,22 @@ def destroy_conversation(conversation_id: UUID) -> None:
 
 
 def interrupt_agent(conversation_id: UUID) -> None:
-    """Have the agent stopped now; this does not wait behind a message that is being delivered."""
+    """Queue an interruption of the agent."""
+    # No lock: Stop must not wait behind the delivery that it interrupts (ADR 4).
     job = app.configure_task("conversations.tasks.interrupt_agent")
     job.defer(conversation_id=str(conversation_id))
 
 
 def run_agent(conversation_id: UUID, *, only_if_stopped: bool = True) -> None:
-    """Have the agent go on where it stopped.
-
-    Not under the lock of messages: a job waits behind every earlier one of its lock, also one that waits to
-    be tried again.
-    """
+    """Queue a run of the agent. By default it only continues an agent that stopped in the middle of its work."""
+    # Not under the lock of deliveries: a job also waits behind an earlier job that is scheduled for a retry,
+    # and that retry may wait for this run (ADR 4).
     job = app.configure_task("conversations.tasks.run_agent", lock=f"run:{conversation_id}")
     job.defer(conversation_id=str(conversation_id), only_if_stopped=only_if_stopped)
 
 
 def answer_agent(conversation_id: UUID, *, accept: bool, reason: str, asked_in_run: int) -> None:
-    """Have an answer to the agent's question carried to it."""
+    """Queue the user's answer to the agent's question for delivery to the engine."""
     job = app.configure_task("conversations.tasks.answer_agent", lock=f"answer:{conversation_id}")
     job.defer(
         conversation_id=str(conversation_id),
@@ -74,8 +75,8 @@ def answer_agent(conversation_id: UUID, *, accept: bool, reason: str, asked_in_r
     )
 
 
-def carry_confirmation(conversation_id: UUID) -> None:
-    """Have a changed confirmation policy or analyzer carried to the engine."""
+def send_confirmation_settings(conversation_id: UUID) -> None:
+    """Queue an update of the engine's confirmation policy and security analyzer."""
     job = app.configure_task(
         "conversations.tasks.carry_confirmation", lock=f"confirmation:{conversation_id}"
     )

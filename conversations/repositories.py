@@ -1,7 +1,7 @@
-"""Where a conversation's repository is cloned from: known to whoever speaks to Git hosts, above this app.
+"""The clone address and credentials of a conversation's repository.
 
-``integrations`` puts its own finder here when Django starts; until then, and for hosts that it does not know,
-repositories are cloned from the public hosts as anybody.
+Git hosts are configured in ``integrations``, which this app must not import. It registers its own resolver here when
+Django starts. Without a resolver, repositories are cloned from the public hosts without credentials.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ PUBLIC_HOSTS = {
 
 @dataclass(frozen=True, slots=True)
 class CloneSource:
-    """An address, and as whom to ask for it; without a secret as anybody."""
+    """The address of a repository and the credentials to clone it. An empty ``secret`` means an anonymous clone."""
 
     url: str
     username: str = ""
@@ -28,22 +28,25 @@ class CloneSource:
 def public_source(
     *, repository: dict[str, Any], user_id: UUID, organization_id: UUID
 ) -> CloneSource:
-    """The repository on its public host."""
+    """Return the repository's address on its public host, without credentials."""
     return CloneSource(f"{PUBLIC_HOSTS[repository['provider']]}/{repository['full_name']}.git")
 
 
-Finder = Callable[..., CloneSource]
-_finder: Finder = public_source
+Resolver = Callable[..., CloneSource]
+_resolver: Resolver = public_source
 
 
-def use(finder: Finder) -> None:
-    """Ask ``finder`` from now on; it takes what ``clone_source`` takes."""
-    global _finder  # noqa: PLW0603 - one per process, set when Django starts
-    _finder = finder
+def set_resolver(resolver: Resolver) -> None:
+    """Use ``resolver`` for all later calls of ``clone_source``. It takes the same arguments."""
+    global _resolver  # noqa: PLW0603 - one per process, set when Django starts
+    _resolver = resolver
 
 
 def clone_source(
     *, repository: dict[str, Any], user_id: UUID, organization_id: UUID
 ) -> CloneSource:
-    """Where a repository is cloned from on a user's behalf. May raise a ``Problem``."""
-    return _finder(repository=repository, user_id=user_id, organization_id=organization_id)
+    """Return the source from which to clone a repository on a user's behalf.
+
+    The resolver may raise a ``Problem``.
+    """
+    return _resolver(repository=repository, user_id=user_id, organization_id=organization_id)

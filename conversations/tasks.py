@@ -1,4 +1,4 @@
-"""What workers do for conversations: load by id, one service call, a retry policy."""
+"""Background tasks of conversations. Each task makes one service call and has a retry policy."""
 
 from uuid import UUID
 
@@ -12,13 +12,15 @@ from conversations.engine.client import EngineRefused, EngineUnreachable
 PATIENT = RetryStrategy(
     max_attempts=40, linear_wait=2, wait=1, retry_exceptions=(EngineUnreachable,)
 )
+"""Retry for about 27 minutes, because a sandbox may need long to start."""
 UNTIL_STARTED = RetryStrategy(
     max_attempts=20, linear_wait=1, wait=1, retry_exceptions=(EngineUnreachable, EngineRefused)
 )
-"""Over three minutes: an answer given while its engine comes up must not be lost."""
+"""Retry for more than three minutes, because an answer must not be lost while its engine starts."""
 QUICK = RetryStrategy(
     max_attempts=10, linear_wait=1, wait=1, retry_exceptions=(EngineUnreachable, EngineRefused)
 )
+"""Retry for about a minute. After that, the change is no longer of use."""
 
 
 @app.task(name="conversations.tasks.deliver_messages", retry=PATIENT)
@@ -33,7 +35,7 @@ def start_conversation(conversation_id: str) -> None:
 
 @app.task(name="conversations.tasks.stop_sandbox")
 def stop_sandbox(conversation_id: str) -> None:
-    services.stop_sandbox(conversation_id=UUID(conversation_id), unless_wanted=True)
+    services.stop_sandbox(conversation_id=UUID(conversation_id), unless_in_use=True)
 
 
 @app.task(
@@ -55,7 +57,7 @@ def run_agent(conversation_id: str, only_if_stopped: bool = True) -> None:  # no
 
 @app.task(name="conversations.tasks.answer_agent", retry=UNTIL_STARTED)
 def answer_agent(conversation_id: str, accept: bool, reason: str, asked_in_run: int) -> None:  # noqa: FBT001
-    services.carry_answer(
+    services.deliver_answer(
         conversation_id=UUID(conversation_id),
         accept=accept,
         reason=reason,
@@ -65,7 +67,7 @@ def answer_agent(conversation_id: str, accept: bool, reason: str, asked_in_run: 
 
 @app.task(name="conversations.tasks.carry_confirmation", retry=QUICK)
 def carry_confirmation(conversation_id: str) -> None:
-    services.carry_confirmation(conversation_id=UUID(conversation_id))
+    services.send_confirmation_settings(conversation_id=UUID(conversation_id))
 
 
 @app.periodic(cron="* * * * *")
@@ -89,7 +91,7 @@ def requeue_lost_work(timestamp: int) -> None:
 @app.periodic(cron="* * * * * */2")
 @app.task(name="conversations.tasks.retry_stalled_jobs", queueing_lock="retry_stalled_jobs")
 async def retry_stalled_jobs(timestamp: int) -> None:
-    """Jobs of workers that were killed: every job of ours is safe to do again."""
+    """Retry the jobs of workers that were killed. Every task of this server is safe to repeat."""
     manager = app.job_manager
     for job in await manager.get_stalled_jobs(
         seconds_since_heartbeat=settings.WORKER_STALLED_SECONDS

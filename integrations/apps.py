@@ -11,4 +11,4 @@ class IntegrationsConfig(AppConfig):
         from conversations import repositories
         from integrations import services
 
-        repositories.use(services.clone_source)
+        repositories.set_resolver(services.clone_source)

@@ -235,7 +235,7 @@ class RunView(EngineView):
         # While the engine waits for a confirmation, it takes this call as approval. This server does not: only
         # an answer to the confirmation approves the actions.
         row = self.get_conversation(pk)
-        if services.run_held(conversation_id=row.pk):
+        if services.send_held_messages(conversation_id=row.pk):
             return Response(SUCCESS)
         if row.execution_status == Conversation.ExecutionStatus.RUNNING:
             raise AlreadyRunning

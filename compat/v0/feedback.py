@@ -16,7 +16,7 @@ from accounts.requests import ApiRequest
 from compat.v0 import serializers
 from compat.v0.serializers import Unprocessable, validate
 from compat.v0.views import VIEW, V0View, schema
-from conversations.services.feedback import feedback_of, give_feedback
+from conversations.services.feedback import list_feedback, save_feedback
 from lib.routes import RouteFacts
 
 RATINGS = {"positive": 5, "negative": 1}
@@ -41,7 +41,7 @@ class SubmitFeedbackView(V0View):
             raise Unprocessable(
                 "This conversation has no events yet. Give feedback after the first message."
             )
-        feedback = give_feedback(
+        feedback = save_feedback(
             user=request.user,
             conversation=conversation,
             seq=conversation.last_seq,
@@ -78,7 +78,7 @@ class FeedbackView(V0View):
         """Store a rating from 1 to 5, replacing the caller's earlier rating of the event."""
         submitted = validate(serializers.V0FeedbackSerializer, request.data)
         conversation = self.find(submitted["conversation_id"])
-        give_feedback(
+        save_feedback(
             user=request.user,
             conversation=conversation,
             seq=submitted.get("event_id") or conversation.last_seq,
@@ -101,6 +101,6 @@ class FeedbackBatchView(V0View):
         conversation = self.find(pk)
         rows = conversation.events.filter(source="agent").values_list("seq", flat=True)
         ratings: dict[str, Any] = {str(seq): {"exists": False} for seq in rows}
-        for row in feedback_of(user=request.user, conversation=conversation):
+        for row in list_feedback(user=request.user, conversation=conversation):
             ratings[str(row.seq)] = {"exists": True, "rating": row.rating, "reason": row.reason}
         return Response(ratings)

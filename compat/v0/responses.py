@@ -10,7 +10,7 @@ from uuid import UUID
 
 from accounts.models import User
 from compat.v0.states import STATUSES, map_runtime_status
-from conversations.log.records import records_of
+from conversations.log.records import build_records
 from conversations.models import Conversation
 from conversations.services import conversation_key
 
@@ -23,7 +23,7 @@ def serialize_conversations(
     children = _child_ids([row.pk for row in rows], user)
     return [
         _serialize(row, record, children.get(row.pk, []), user)
-        for row, record in zip(rows, records_of(rows), strict=True)
+        for row, record in zip(rows, build_records(rows), strict=True)
     ]
 
 

@@ -320,7 +320,7 @@ def _start_in_sandbox(
         )
     if body.get("title") or text:
         services.rename(
-            conversation_id=conversation.pk, title=body.get("title") or services.title_from(text)
+            conversation_id=conversation.pk, title=body.get("title") or services.make_title(text)
         )
     if text is not None:
         services.post_message(

@@ -93,7 +93,7 @@ class ConversationsWebhook(WebhookView):
     )
     def post(self, request: Request, sandbox_id: str) -> Response:
         """Notify the readers of the conversation that it may have changed. Safe to repeat."""
-        services.ring(conversation_id=authenticate_sandbox(request, sandbox_id).pk)
+        services.nudge_followers(conversation_id=authenticate_sandbox(request, sandbox_id).pk)
         return Response({"success": True})
 
 
@@ -118,5 +118,5 @@ class EventsWebhook(WebhookView):
         row = authenticate_sandbox(request, sandbox_id)
         if conversation_id.replace("-", "") != row.pk.hex:
             raise NotThisSandbox
-        services.ring(conversation_id=row.pk)
+        services.nudge_followers(conversation_id=row.pk)
         return Response({"success": True})

@@ -46,7 +46,9 @@ class ConversationKeyAuthentication(authentication.BaseAuthentication):
             except accounts.InvalidKey:
                 return None
             return key.user, key
-        found = services.holder_of_key(token or read_bearer_token(request.headers), address=address)
+        found = services.authenticate_conversation_key(
+            token or read_bearer_token(request.headers), address=address
+        )
         return (found[0], ConversationKey(found[1])) if found else None
 
     def authenticate_header(self, request: Request) -> str:

@@ -1,1 +1,1 @@
-"""Read the event log: the statements, the records, and events in words."""
+"""Reading of conversations and their logs: fast queries, records, and events as readable text."""

@@ -1,7 +1,7 @@
-"""The reads that are asked for most, by one statement each and without model instances.
+"""The most frequent reads, with one statement each and without model instances.
 
-What may be read is decided by ``visible_to`` here too: its SQL is part of each statement. Shapes are those of
-``records``.
+The SQL of ``ConversationQuerySet.visible_to`` is part of each statement, so access is decided in one place. The results
+have the same form as those of ``records``.
 """
 
 from collections import namedtuple
@@ -14,25 +14,26 @@ from django.db import models
 from django.db.models import F
 
 from billing.models import ConversationUsage
-from conversations.log.records import record_from
+from conversations.log.records import serialize_record
 from conversations.models import Conversation, Event, StartTask
 from conversations.models.event import COLUMNS, LoggedEvent
 from lib import prepared
 from lib.compiled import Compiled, caller
 from lib.pages import Position
 
+# Example values, in whose place `Compiled` sends the real values of each query.
 _ANY = SimpleNamespace(user=UUID(int=1), organization=UUID(int=2), pk=UUID(int=3))
 _FIRST = ("infinity", UUID(int=2**128 - 1))
 
 
 def can_look_up(user: Any) -> bool:
-    """Whether these statements fit the caller; who reaches one conversation only goes by the ORM."""
-    is_one = getattr(user, "bound_conversation_id", None) is not None
-    return bool(user.is_authenticated and user.is_active and not is_one)
+    """Return whether these statements support the user. A key to a single conversation needs the ORM instead."""
+    has_conversation_key = getattr(user, "bound_conversation_id", None) is not None
+    return bool(user.is_authenticated and user.is_active and not has_conversation_key)
 
 
 class _Columns:
-    """A model's columns as a light row; JSON columns are spliced into the answer as PostgreSQL gives them."""
+    """A model's columns as SQL and as a named tuple. JSON columns stay text and are copied into the response."""
 
     def __init__(self, model: type[models.Model], alias: str) -> None:
         fields = model._meta.concrete_fields  # noqa: SLF001 - Django documents _meta
@@ -42,12 +43,12 @@ class _Columns:
         self.row: Any = namedtuple(f"{model.__name__}Row", self.names)  # type: ignore[misc]  # noqa: PYI024 - fields are known when it runs
         self._json = [n for n, field in enumerate(fields) if isinstance(field, models.JSONField)]
 
-    def of(self, values: tuple[Any, ...]) -> Any:
-        found = list(values)
-        for place in self._json:
-            if found[place] is not None:
-                found[place] = orjson.Fragment(found[place])
-        return self.row(*found)
+    def build_row(self, values: tuple[Any, ...]) -> Any:
+        fields = list(values)
+        for index in self._json:
+            if fields[index] is not None:
+                fields[index] = orjson.Fragment(fields[index])
+        return self.row(*fields)
 
 
 _CONVERSATION = _Columns(Conversation, "c")
@@ -55,7 +56,7 @@ _USAGE = _Columns(ConversationUsage, "u")
 _START = _Columns(StartTask, "s")
 _U = len(_CONVERSATION.names) + 1
 _S = _U + len(_USAGE.names)
-_AFTER_ALL = f"""
+_JOINS = f"""
 LEFT JOIN {ConversationUsage._meta.db_table} u ON u.conversation_id = c.id
 LEFT JOIN LATERAL (
     SELECT * FROM {StartTask._meta.db_table} t WHERE t.conversation_id = c.id
@@ -63,23 +64,24 @@ LEFT JOIN LATERAL (
 ) s ON TRUE
 """  # noqa: S608, SLF001 - our own names
 _SELECT = f"SELECT {_CONVERSATION.sql}, c.caller_role, {_USAGE.sql}, {_START.sql}"
-# The newest of each organization that the caller is in, by index; the door then decides about these few.
+# Read the newest conversations of each of the user's organizations from the partial indexes first. `visible_to` then
+# filters only these few rows, so a list costs the same for any number of conversations.
 _NEWEST = """
-WITH room AS MATERIALIZED (
+WITH team AS MATERIALIZED (
     SELECT m.organization_id, m.user_id
     FROM accounts_membership m JOIN accounts_organization o ON o.id = m.organization_id
     WHERE m.user_id = %(user)s AND o.suspended_at IS NULL {bound}
 ), newest AS MATERIALIZED (
-    SELECT own.id FROM room CROSS JOIN LATERAL (
+    SELECT own.id FROM team CROSS JOIN LATERAL (
         SELECT id FROM conversations_conversation
-        WHERE organization_id = room.organization_id AND created_by_id = room.user_id
+        WHERE organization_id = team.organization_id AND created_by_id = team.user_id
           AND deleted_at IS NULL AND archived_at IS NULL AND (created_at, id) < (%(at)s, %(before)s)
         ORDER BY created_at DESC, id DESC LIMIT %(limit)s
     ) own
     UNION
-    SELECT shared.id FROM room CROSS JOIN LATERAL (
+    SELECT shared.id FROM team CROSS JOIN LATERAL (
         SELECT id FROM conversations_conversation
-        WHERE organization_id = room.organization_id AND visibility = 'organization'
+        WHERE organization_id = team.organization_id AND visibility = 'organization'
           AND deleted_at IS NULL AND archived_at IS NULL AND (created_at, id) < (%(at)s, %(before)s)
         ORDER BY created_at DESC, id DESC LIMIT %(limit)s
     ) shared
@@ -88,9 +90,10 @@ WITH room AS MATERIALIZED (
 
 
 def _visible(*, is_bound: bool) -> Any:
-    somebody = caller(_ANY.user, _ANY.organization if is_bound else None)
-    found = Conversation.objects.visible_to(somebody)
-    return found.annotate(caller_role=F("organization__memberships__role"))
+    user = caller(_ANY.user, _ANY.organization if is_bound else None)
+    return Conversation.objects.visible_to(user).annotate(
+        caller_role=F("organization__memberships__role")
+    )
 
 
 def _compiled(kind: str, *, is_bound: bool) -> Compiled:
@@ -100,7 +103,7 @@ def _compiled(kind: str, *, is_bound: bool) -> Compiled:
         newest = _NEWEST.format(bound="AND o.id = %(organization)s" if is_bound else "")
         return Compiled(
             lambda **_: _visible(is_bound=is_bound).filter(archived_at=None).values_list(*columns),
-            f"{newest} {_SELECT} FROM newest JOIN ({{}}) c ON c.id = newest.id {_AFTER_ALL} "
+            f"{newest} {_SELECT} FROM newest JOIN ({{}}) c ON c.id = newest.id {_JOINS} "
             "ORDER BY c.created_at DESC, c.id DESC LIMIT %(limit)s",
             user=_ANY.user,
             **bound,
@@ -108,7 +111,7 @@ def _compiled(kind: str, *, is_bound: bool) -> Compiled:
     if kind == "head":
         columns, wrap = ("organization_id", "last_seq", "epoch", "caller_role"), "{}"
     else:
-        wrap = f"{_SELECT} FROM ({{}}) c {_AFTER_ALL}"
+        wrap = f"{_SELECT} FROM ({{}}) c {_JOINS}"
     return Compiled(
         lambda pk, **_: _visible(is_bound=is_bound).filter(pk=pk).values_list(*columns),
         wrap,
@@ -132,40 +135,44 @@ def _rows(kind: str, user: Any, **values: Any) -> list[tuple[Any, ...]]:
     return _COMPILED[kind, bound is not None].rows(user=user.pk, **values)
 
 
-def _told(row: tuple[Any, ...]) -> dict[str, Any]:
+def _build_record(row: tuple[Any, ...]) -> dict[str, Any]:
+    # The primary key of a left-joined row is None if there is no such row.
     usage, start = row[_U:_S], row[_S:]
-    return record_from(
-        _CONVERSATION.of(row[: _U - 1]),
-        _USAGE.of(usage) if usage[0] else None,
-        _START.of(start) if start[0] else None,
+    return serialize_record(
+        _CONVERSATION.build_row(row[: _U - 1]),
+        _USAGE.build_row(usage) if usage[0] else None,
+        _START.build_row(start) if start[0] else None,
     )
 
 
-def newest(user: Any, *, limit: int, after: Position | None = None) -> list[Any]:
-    """Return the records of the newest conversations that a user may see, behind a position in the list.
+def list_newest(user: Any, *, limit: int, after: Position | None = None) -> list[Any]:
+    """Return the records of the newest conversations that a user may see, after a position in the list.
 
     Archived conversations are left out. One query, whatever the number of conversations.
     """
     at, pk = after or _FIRST
-    return [_told(row) for row in _rows("list", user, limit=limit, at=at, before=pk)]
+    return [_build_record(row) for row in _rows("list", user, limit=limit, at=at, before=pk)]
 
 
-def one(user: Any, pk: UUID) -> tuple[dict[str, Any], str] | None:
-    """A conversation's record and the caller's role in its organization; None for what one may not see."""
-    found = _rows("record", user, pk=pk)
-    return (_told(found[0]), found[0][_U - 1]) if found else None
+def get_record(user: Any, pk: UUID) -> tuple[dict[str, Any], str] | None:
+    """Return a conversation's record and the user's role in its organization, or None if the user may not see it."""
+    rows = _rows("record", user, pk=pk)
+    return (_build_record(rows[0]), rows[0][_U - 1]) if rows else None
 
 
-def head(user: Any, pk: UUID) -> tuple[int, int, str] | None:
-    """``(last_seq, epoch, the caller's role)`` of a conversation; None for what one may not see."""
-    found = _rows("head", user, pk=pk)
-    return found[0][1:] if found else None
+def get_head(user: Any, pk: UUID) -> tuple[int, int, str] | None:
+    """Return a conversation's ``last_seq``, its epoch and the user's role, or None if the user may not see it."""
+    rows = _rows("head", user, pk=pk)
+    return rows[0][1:] if rows else None
 
 
-def page(pk: UUID, *, after: int, before: int | None, kind: str | None, limit: int) -> list[Any]:
-    """Events in order as the wire has them: behind ``after``, or the last ones before ``before``. One query.
+def list_events(
+    pk: UUID, *, after: int, before: int | None, kind: str | None, limit: int
+) -> list[Any]:
+    """Return events of a log in order, in the form that REST sends. One query.
 
-    Whether the caller may see them is asked by ``head``.
+    They are the first events after ``after`` or, if ``before`` is set, the last events before ``before``. This
+    function does not check access: call ``get_head`` first.
     """
     where, order = "seq > %(after)s", "seq"
     if before is not None:

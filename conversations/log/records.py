@@ -1,4 +1,4 @@
-"""The one shape in which a conversation is told, by REST, by sockets and on pages."""
+"""Records: the JSON form of a conversation that REST, sockets and pages use."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,18 +9,18 @@ from billing import services as billing
 from conversations.models import Conversation, StartTask
 
 
-def record_of(conversation: Conversation) -> dict[str, Any]:
-    """One conversation; three queries."""
-    return records_of([conversation])[0]
+def build_record(conversation: Conversation) -> dict[str, Any]:
+    """Return the record of a conversation. Two queries."""
+    return build_records([conversation])[0]
 
 
-def records_of(conversations: Iterable[Conversation]) -> list[dict[str, Any]]:
-    """Conversations in their order; two further queries for all of them together."""
+def build_records(conversations: Iterable[Conversation]) -> list[dict[str, Any]]:
+    """Return the records of conversations in the same order. Two queries, and one to read a queryset."""
     rows = list(conversations)
     ids = [row.pk for row in rows]
     usage = billing.get_usage(ids)
     starts = _latest_starts(ids)
-    return [record_from(row, usage.get(row.pk), starts.get(row.pk)) for row in rows]
+    return [serialize_record(row, usage.get(row.pk), starts.get(row.pk)) for row in rows]
 
 
 def _latest_starts(ids: list[UUID]) -> dict[UUID, StartTask]:
@@ -29,8 +29,11 @@ def _latest_starts(ids: list[UUID]) -> dict[UUID, StartTask]:
     return {start.conversation_id: start for start in newest}
 
 
-def record_from(row: Any, usage: Any, start: Any) -> dict[str, Any]:
-    """Return the record of a conversation; the arguments are models, or rows with their column names."""
+def serialize_record(row: Any, usage: Any, start: Any) -> dict[str, Any]:
+    """Return the record of a conversation, its usage and its newest start task.
+
+    The arguments are model instances or named tuples with the same column names. ``usage`` and ``start`` may be None.
+    """
     return {
         "id": row.id,
         "title": row.title,
@@ -58,7 +61,7 @@ def record_from(row: Any, usage: Any, start: Any) -> dict[str, Any]:
             "completion": usage.completion_tokens if usage else 0,
             "cached": usage.cached_tokens if usage else 0,
         },
-        "start_task": start_record(start) if start else None,
+        "start_task": serialize_start_task(start) if start else None,
         "organization": row.organization_id,
         "created_by": row.created_by_id,
         "created_at": row.created_at,
@@ -66,8 +69,8 @@ def record_from(row: Any, usage: Any, start: Any) -> dict[str, Any]:
     }
 
 
-def start_record(start: Any) -> dict[str, Any]:
-    """A start task with its phases."""
+def serialize_start_task(start: Any) -> dict[str, Any]:
+    """Return the JSON form of a start task with its phases."""
     return {
         "id": start.id,
         "phase": start.phase,

@@ -1,4 +1,4 @@
-"""An event in words: who did what, for pages without scripts, exports and public replays."""
+"""Events as readable text, for pages without JavaScript, exports and public replays."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,46 +11,53 @@ from conversations.models import Event
 
 TEXT_LENGTH = 100_000
 RAW_LENGTH = 20_000
+"""The limits of one entry's text, and of a payload that is not a JSON object, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoryEntry:
-    """An event in words; ``tone`` is user, agent, action, result, error or server."""
+    """An event as readable text, with the name of its author.
+
+    ``tone`` is ``user``, ``agent``, ``action``, ``result``, ``error`` or ``server``. ``risk`` is ``LOW``, ``MEDIUM``,
+    ``HIGH`` or empty.
+    """
 
     seq: int
-    who: str
+    author: str
     tone: str
     text: str
     at: datetime
     risk: str = ""
 
 
-def entry_of(event: Event, payload: str | None = None) -> StoryEntry | None:
-    """Return an event in words, or None for one that says nothing to a reader.
+def build_entry(event: Event, payload: str | None = None) -> StoryEntry | None:
+    """Return an event as readable text, or None if it contains nothing for a reader.
 
-    ``payload`` replaces the event's own, for example after secrets were removed from it.
+    ``payload`` replaces the event's own payload, for example after secrets were removed from it.
     """
     raw = event.payload if payload is None else payload
     at = event.received_at
     try:
         value = orjson.loads(raw)
-    except orjson.JSONDecodeError:  # a lone surrogate, say, which the log keeps as it came
+    except orjson.JSONDecodeError:  # for example a lone surrogate, which the log stores unchanged
         value = None
     if not isinstance(value, dict):
         return StoryEntry(event.seq, event.kind, "server", raw[:RAW_LENGTH], at)
     read = _READERS.get(event.kind)
+    # The engine's echo of a user's message repeats our own `UserMessage` event (ADR 3).
     if read is None or (event.kind == "MessageEvent" and event.source == Event.Source.USER):
         return None
-    who, tone, text = read(value)
+    author, tone, text = read(value)
     if len(text) > TEXT_LENGTH:
         text = f"{text[:TEXT_LENGTH]}\n[… {len(text) - TEXT_LENGTH:,} more characters]"
     risk = value.get("security_risk")
-    shown = risk if tone == "action" and risk in ("LOW", "MEDIUM", "HIGH") else ""
-    return StoryEntry(event.seq, who, tone, text, at, shown) if text else None
+    if tone != "action" or risk not in ("LOW", "MEDIUM", "HIGH"):
+        risk = ""
+    return StoryEntry(event.seq, author, tone, text, at, risk) if text else None
 
 
-def texts(content: Any) -> str:
-    """The texts of an engine's list of contents."""
+def extract_text(content: Any) -> str:
+    """Return the texts in an engine's list of content parts, joined by line breaks."""
     parts = content if isinstance(content, list) else []
     return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
 
@@ -63,16 +70,16 @@ def _part(payload: dict[str, Any], name: str) -> dict[str, Any]:
 def _action(payload: dict[str, Any]) -> tuple[str, str, str]:
     action = _part(payload, "action")
     names = ("command", "path", "file_text", "old_str", "new_str", "thought", "message")
-    told = [action[name] for name in names if isinstance(action.get(name), str)]
-    words = filter(None, [texts(payload.get("thought")), *told])
+    arguments = [action[name] for name in names if isinstance(action.get(name), str)]
+    lines = filter(None, [extract_text(payload.get("thought")), *arguments])
     if action.get("kind") == "FinishAction":
-        return "Agent", "agent", "\n".join(words)
-    return f"Agent: {payload.get('tool_name') or 'action'}"[:100], "action", "\n".join(words)
+        return "Agent", "agent", "\n".join(lines)
+    return f"Agent: {payload.get('tool_name') or 'action'}"[:100], "action", "\n".join(lines)
 
 
 def _confirmation(payload: dict[str, Any]) -> tuple[str, str, str]:
-    says = "Approved" if payload.get("accept") is True else "Rejected"
-    return "You", "user", f"{says}. {payload.get('reason') or ''}".strip()
+    answer = "Approved" if payload.get("accept") is True else "Rejected"
+    return "You", "user", f"{answer}. {payload.get('reason') or ''}".strip()
 
 
 _READERS: dict[str, Callable[[dict[str, Any]], tuple[str, str, str]]] = {
@@ -81,13 +88,13 @@ _READERS: dict[str, Callable[[dict[str, Any]], tuple[str, str, str]]] = {
     "MessageEvent": lambda payload: (
         "Agent",
         "agent",
-        texts(_part(payload, "llm_message").get("content")),
+        extract_text(_part(payload, "llm_message").get("content")),
     ),
     "ActionEvent": _action,
     "ObservationEvent": lambda payload: (
         "Result",
         "result",
-        texts(_part(payload, "observation").get("content")),
+        extract_text(_part(payload, "observation").get("content")),
     ),
     "UserRejectObservation": lambda payload: (
         "Rejected",
@@ -100,4 +107,4 @@ _READERS: dict[str, Callable[[dict[str, Any]], tuple[str, str, str]]] = {
 }
 
 STORY_KINDS = tuple(_READERS)
-"""The kinds of events that say something to a reader; the others are the engine's housekeeping."""
+"""The kinds of events that contain text for a reader. All other kinds are internal to the engine."""

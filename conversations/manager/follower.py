@@ -24,7 +24,7 @@ from conversations.engine.payloads import Delta, Durable, Frame, ItemAborted, Sy
 from conversations.manager.storing import Storing
 
 log = logging.getLogger(__name__)
-Place = services.Place
+Place = services.EngineTarget
 T = TypeVar("T")
 # Frames that one batch takes from the queue at most, and frames that the queue holds.
 BATCH = 200
@@ -92,7 +92,7 @@ class Follower:
 
     async def _follow_once(self) -> bool:
         """Follow over one connection until it ends; return False if the engine is gone."""
-        place = await self.manager.in_database(services.place_to_follow, **self._lease)
+        place = await self.manager.in_database(services.find_engine, **self._lease)
         if place is None:
             return False
         try:
@@ -103,7 +103,9 @@ class Follower:
             await self.manager.at_engine(services.read_log, client=client, **self._lease)
         except (EngineUnreachable, EngineMissing, EngineRefused, services.LogGap) as error:
             log.info("the engine socket of conversation %s ended: %s", self.conversation_id, error)
-            return not await self.manager.at_engine(services.note_engine_lost, **self._lease)
+            return not await self.manager.at_engine(
+                services.handle_unreachable_engine, **self._lease
+            )
         return True
 
     async def _follow(self, place: Place) -> None:
@@ -173,7 +175,7 @@ class Follower:
         client = EngineClient(place.base_url, place.session_key)
         target = {"conversation_id": self.conversation_id}
         for _ in range(OBSERVE_TRIES):
-            as_of = await self.manager.in_database(services.standing, **target)
+            as_of = await self.manager.in_database(services.snapshot_state, **target)
             state = await self.manager.at_engine(client.get_conversation, **target)
             status = (state or {}).get("execution_status")
             if not status or await self.manager.in_database(

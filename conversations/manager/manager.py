@@ -87,7 +87,7 @@ class Manager:
         with contextlib.suppress(TimeoutError):
             # If the database is unreachable, the leases expire by themselves.
             async with asyncio.timeout(5):
-                count = await self.in_database(services.leave_managers, owner=self.owner)
+                count = await self.in_database(services.unregister_manager, owner=self.owner)
                 log.info("handed back %d conversations", count)
         await asyncio.to_thread(bus.publisher.flush, 1.0)
         await asyncio.wait(ending, timeout=4)
@@ -143,7 +143,7 @@ class Manager:
 
     async def _claim(self) -> None:
         if self.keeper.may_declare_dead():
-            freed = await self.in_database(services.take_from_dead, owner=self.owner)
+            freed = await self.in_database(services.free_expired_leases, owner=self.owner)
             if freed:
                 log.warning(
                     "a manager stopped renewing its leases; %d conversations are free to claim",
@@ -218,7 +218,9 @@ class Manager:
         keys = [follower.conversation_id for follower, _ in quietest[:surplus]]
         tasks = [task for key in keys if (task := self._stop_following(key))]
         await asyncio.gather(*tasks, return_exceptions=True)
-        count = await self.in_database(services.hand_back, owner=self.owner, conversation_ids=keys)
+        count = await self.in_database(
+            services.release_leases, owner=self.owner, conversation_ids=keys
+        )
         self.handed_over += count
         log.info("handed %d conversations over to other managers", count)
 
@@ -235,7 +237,7 @@ class Manager:
         """
         try:
             await self.in_database(
-                services.hand_back, owner=self.owner, conversation_ids=[conversation_id]
+                services.release_leases, owner=self.owner, conversation_ids=[conversation_id]
             )
         except Exception:
             log.exception(
@@ -249,10 +251,10 @@ class Manager:
         Leases of unregistered managers are freed, leases without a follower are handed back, and followers
         without a lease are stopped.
         """
-        await self.in_database(services.free_orphans)
+        await self.in_database(services.free_orphaned_leases)
         # Followers that start or end during the query are left to the next round.
         known = set(self.followers)
-        leases = await self.in_database(services.held_leases, owner=self.owner)
+        leases = await self.in_database(services.list_leases, owner=self.owner)
         for conversation_id, (follower, _) in list(self.followers.items()):
             if conversation_id in known and leases.get(conversation_id) != follower.generation:
                 log.warning("lost the lease of conversation %s", conversation_id)
@@ -261,7 +263,7 @@ class Manager:
             await self.hand_back(conversation_id)
 
     async def _keep_gateway_open(self) -> None:
-        await self.in_database(services.keep_gateway_open, owner=self.owner)
+        await self.in_database(services.extend_gateway_tokens, owner=self.owner)
 
 
 class Keeper:

@@ -1,4 +1,4 @@
-"""What conversations are made of: the log and its sandbox, and what people add to it."""
+"""The models of conversations: event logs, sandboxes, leases, messages, share links, feedback and search texts."""
 
 from conversations.models.append import NewEvent
 from conversations.models.conversation import Conversation, ConversationQuerySet

@@ -1,7 +1,7 @@
-"""Append events to logs: all statements that insert into the table of events.
+"""All SQL statements that insert events into logs.
 
-Each moves the counter of its conversation and adds the rows in one statement, hence in one round trip. Parameters
-travel in binary, by one array a column (docs/adr/0030).
+Each statement advances the conversation's ``last_seq`` and inserts the rows in one round trip. Its parameters are
+binary arrays, one for each column, which cost far less CPU than text parameters (ADR 30).
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from lib import prepared
 
 
 class NewEvent(msgspec.Struct, frozen=True):
-    """An event that is about to get its place in a log. ``payload`` is JSON text, kept as it came."""
+    """An event to append. ``payload`` is JSON text, stored byte for byte."""
 
     event_id: str
     kind: str
@@ -29,7 +29,7 @@ class NewEvent(msgspec.Struct, frozen=True):
 
 
 class NewEvents(NamedTuple):
-    """Events of one conversation's engine, and the generation of the lease under which they were read."""
+    """Events of one conversation's engine, with the generation of the lease under which they were read."""
 
     conversation_id: UUID
     generation: int
@@ -39,34 +39,34 @@ class NewEvents(NamedTuple):
 def append_locked(
     conversation_id: UUID, events: Sequence[NewEvent], *, at: datetime, values: Mapping[str, Any]
 ) -> tuple[int, Sequence[int]] | None:
-    """Append to a conversation whose row the caller has locked, and write ``values`` into its columns.
+    """Append events to a conversation whose row the caller has locked, and write ``values`` into its columns.
 
-    Return the log's new end and the rows' primary keys, or None for a conversation that is gone.
+    Return the new ``last_seq`` and the primary keys of the new rows, or None if the conversation does not exist.
     """
-    parameters = [conversation_id, len(events), at, *values.values(), at, *columns_of(events)]
+    parameters = [conversation_id, len(events), at, *values.values(), at, *build_columns(events)]
     rows = prepared.fetch(_locked(tuple(values)), parameters)
     return (rows[0][0], rows[0][1] or ()) if rows else None
 
 
 def append_fenced(new: NewEvents, *, at: datetime) -> tuple[UUID | None, datetime | None] | None:
-    """Append what an engine said next, if the lease and the engine's index are still as the reader knew them.
+    """Append an engine's next events if the lease's generation is current and the events continue the log.
 
-    Return the sandbox and the time of its last use. Return None, having stored nothing, if they are not, or if the
-    log has one of the ids.
+    Return the sandbox's id and the time of its last use. Return None and store nothing if the generation is
+    stale, the events do not continue the log, or the log already contains one of the event ids.
     """
     first, newest = new.events[0].engine_seq, new.events[-1].engine_seq
     assert first is not None
     fence = (new.conversation_id, new.generation, first - 1)
-    parameters = (len(new.events), newest, at, *fence, at, *columns_of(new.events))
+    parameters = (len(new.events), newest, at, *fence, at, *build_columns(new.events))
     return next(iter(_fetch_unless_repeated(FENCED, parameters)), None)
 
 
 def append_fenced_together(batches: Sequence[NewEvents], *, at: datetime) -> list[tuple[Any, ...]]:
-    """Append like ``append_fenced`` for many conversations, in the caller's transaction.
+    """Append the next events of many conversations under their leases, in the caller's transaction.
 
-    Return the conversation, its sandbox and the time of its last use for each batch that was stored. Skip
-    conversations that another transaction has locked, so that we never wait while holding locks. Raise
-    ``IntegrityError`` if a log has one of the ids.
+    Return the ids of the conversation and its sandbox and the time of its last use, for each batch that was stored.
+    Skip conversations that another transaction has locked, so that we never wait while holding locks. Raise
+    ``IntegrityError`` if a log already contains one of the event ids.
     """
     heads = [
         [batch.conversation_id for batch in batches],
@@ -76,29 +76,33 @@ def append_fenced_together(batches: Sequence[NewEvents], *, at: datetime) -> lis
     ]
     keys = [batch.conversation_id for batch in batches for _ in batch.events]
     places = [place for batch in batches for place in range(1, len(batch.events) + 1)]
-    columns = columns_of([event for batch in batches for event in batch.events])
+    columns = build_columns([event for batch in batches for event in batch.events])
     return prepared.fetch(FENCED_TOGETHER, [*heads, at, at, keys, places, *columns])
 
 
 def append_published(
     conversation_id: UUID, events: Sequence[NewEvent], *, at: datetime
 ) -> tuple[int, int] | None:
-    """Append to a run that another program publishes; return the log's new end and its epoch.
+    """Append events to a run that another program publishes; return the new ``last_seq`` and the epoch.
 
-    Return None, having stored nothing, if it is no such run, or if the log has one of the ids.
+    Return None and store nothing if the conversation is not an external run, or if its log already contains one of
+    the event ids.
     """
-    parameters = (conversation_id, len(events), at, at, *columns_of(events))
+    parameters = (conversation_id, len(events), at, at, *build_columns(events))
     return next(iter(_fetch_unless_repeated(PUBLISHED, parameters)), None)
 
 
 def copy_log(conversation_id: UUID, *, into: UUID, through_seq: int) -> None:
-    """Copy the events up to ``through_seq`` into another, empty log, under new ids and without engine indexes."""
+    """Copy the events up to ``through_seq`` into another, empty log.
+
+    The copies get new event ids and no engine index.
+    """
     with transaction.get_connection().cursor() as cursor:
         cursor.execute(_COPY, [into, conversation_id, through_seq])
 
 
-def columns_of(events: Sequence[NewEvent]) -> list[Any]:
-    """Return the parameters of a statement that hold the events."""
+def build_columns(events: Sequence[NewEvent]) -> list[Any]:
+    """Return the events as the array parameters of a statement, one list for each column."""
     return [
         [event.event_id for event in events],
         [event.kind for event in events],
@@ -110,8 +114,9 @@ def columns_of(events: Sequence[NewEvent]) -> list[Any]:
 
 
 def _fetch_unless_repeated(statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Run a statement that appends without looking first; return no rows if the log has one of the ids."""
-    # Alone, the statement is its own transaction. Inside one, a repeated id must not break what surrounds us.
+    """Run an appending statement; return no rows if the log already contains one of the event ids."""
+    # Outside a transaction the statement is its own transaction. Inside one, a savepoint keeps a repeated id
+    # from aborting the caller's transaction.
     is_within = transaction.get_connection().in_atomic_block
     try:
         with transaction.atomic() if is_within else contextlib.nullcontext():
@@ -122,6 +127,7 @@ def _fetch_unless_repeated(statement: str, parameters: Sequence[Any]) -> list[tu
 
 # --- The statements -----------------------------------------------------------------
 
+# In each statement, `moved` advances the counter under the row lock, so that `seq` follows commit order.
 _ROWS = """
     INSERT INTO conversations_event (organization_id, conversation_id, seq, event_id, kind, source,
         payload, engine_seq, engine_time, received_at)
@@ -164,8 +170,8 @@ moved AS (
 ),{_ADDED}
 SELECT moved.sandbox_id, s.active_at
 FROM moved LEFT JOIN conversations_sandbox AS s ON s.id = moved.sandbox_id"""  # noqa: S608 - constants
-"""PostgreSQL checks the row that ``held`` locks again once it has the lock. So a lease or an index that moved while we
-waited gives no row, and then nothing is written."""
+"""PostgreSQL evaluates the conditions of ``held`` again after it waited for a lock. So a lease or an index that changed
+in the meantime yields no row, and nothing is written."""
 
 FENCED_TOGETHER = f"""
 WITH batch AS (

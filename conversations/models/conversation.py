@@ -1,4 +1,4 @@
-"""Conversations, each the head of an event log."""
+"""The conversation model. Its row is the head of an event log."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,38 +19,41 @@ if TYPE_CHECKING:
 
 class ConversationQuerySet(models.QuerySet["Conversation"]):
     def visible_to(self, user: Any) -> "ConversationQuerySet":
-        """The only door to conversations for code that acts on a user's behalf.
+        """Return the conversations that a user may see. Code that acts on a user's behalf reads them only this way.
 
-        A user sees, in the organizations the user belongs to, what the user started and what is shared
-        with the organization.
+        A user sees the conversations they created and those shared with an organization, in the organizations
+        they belong to. A user who signed in with a limited key sees only what that key covers.
         """
         if not user.is_authenticated or not user.is_active:
             return self.none()
-        found = self.filter(
+        visible = self.filter(
             models.Q(created_by_id=user.pk)
             | models.Q(visibility=Conversation.Visibility.ORGANIZATION),
             organization__memberships__user_id=user.pk,
             organization__suspended_at=None,
             deleted_at=None,
         )
-        if bound := getattr(user, "bound_organization_id", None):
-            found = found.filter(organization_id=bound)
-        if only := getattr(user, "bound_conversation_id", None):
-            found = found.filter(pk=only)
-        return found
+        if organization_id := getattr(user, "bound_organization_id", None):
+            visible = visible.filter(organization_id=organization_id)
+        if conversation_id := getattr(user, "bound_conversation_id", None):
+            visible = visible.filter(pk=conversation_id)
+        return visible
 
     def readable_by(self, user: Any) -> "ConversationQuerySet":
-        """Those of ``visible_to`` whose log the user may read: some roles see only that a shared one is there."""
+        """Return the visible conversations whose log the user may read.
+
+        Some roles see that a shared conversation exists but may not read its events.
+        """
         roles = [r for r, names in ROLE_PERMISSIONS.items() if "conversations.view" in names]
         readers = Membership.objects.filter(user_id=user.pk, role__in=roles)
         return self.visible_to(user).filter(organization__in=readers.values("organization_id"))
 
 
 class Conversation(models.Model):
-    """One person's work with one agent, and the head of its event log."""
+    """A user's work with an agent, and the head of its event log."""
 
     class Status(models.TextChoices):
-        """The state of the place the agent works in."""
+        """The state of the agent's sandbox."""
 
         STARTING = "starting"
         RUNNING = "running"
@@ -59,7 +62,7 @@ class Conversation(models.Model):
         FAILED = "failed"
 
     class ExecutionStatus(models.TextChoices):
-        """What the agent is doing, in the engine's words."""
+        """The state of the agent, with the engine's own values."""
 
         IDLE = "idle"
         RUNNING = "running"
@@ -70,14 +73,14 @@ class Conversation(models.Model):
         STUCK = "stuck"
 
     BUSY = (ExecutionStatus.RUNNING, ExecutionStatus.WAITING_FOR_CONFIRMATION)
-    """The agent works, or waits for an answer to go on."""
+    """The agent works, or waits for an answer before it continues."""
 
     class Visibility(models.TextChoices):
         PRIVATE = "private"
         ORGANIZATION = "organization"
 
     class Trigger(models.TextChoices):
-        """What asked for it, in the words of existing clients."""
+        """The origin of the conversation, with the values that existing clients use."""
 
         GUI = "gui"
         API = "openhands_api", "API"
@@ -91,7 +94,7 @@ class Conversation(models.Model):
         BITBUCKET = "bitbucket"
 
     class WireVersion(models.TextChoices):
-        """The protocol that existing clients follow it by; both read the same log."""
+        """The protocol by which existing clients follow the conversation. Both protocols read the same log."""
 
         V0 = "V0", "V0 (Socket.IO)"
         V1 = "V1", "V1 (WebSocket)"
@@ -106,7 +109,8 @@ class Conversation(models.Model):
         max_length=32, choices=ExecutionStatus, default=ExecutionStatus.IDLE
     )
     status_detail = models.TextField(
-        blank=True, help_text="Why it failed, stopped or waits; a sentence for its owner."
+        blank=True,
+        help_text="A sentence for the owner: why the conversation failed, stopped or waits.",
     )
     model = models.CharField(max_length=200)
     repository = models.JSONField(null=True, blank=True)
@@ -116,7 +120,7 @@ class Conversation(models.Model):
     security_analyzer = models.CharField(
         max_length=40,
         blank=True,
-        help_text="Who judges the risk of actions: llm, or none; empty for the usual one (llm).",
+        help_text="The analyzer that rates the risk of actions: llm, pattern or none. Empty means llm.",
     )
     trigger = models.CharField(max_length=32, choices=Trigger, default=Trigger.GUI)
     wire_version = models.CharField(
@@ -128,17 +132,17 @@ class Conversation(models.Model):
     forked_seq = models.PositiveBigIntegerField(
         null=True,
         editable=False,
-        help_text="How many events of the parent's log this one began with.",
+        help_text="The number of events copied from the parent's log.",
     )
     pull_requests = models.JSONField(
-        default=list, blank=True, help_text="Numbers of the pull requests that came of it."
+        default=list, blank=True, help_text="Numbers of the pull requests it opened."
     )
     tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)
     archived_at = models.DateTimeField(null=True, blank=True)
     is_external = models.BooleanField(
         default=False,
         editable=False,
-        help_text="Its agent runs elsewhere and publishes its events; nothing can be asked of it here.",
+        help_text="The agent runs in another program that publishes its events. It cannot be steered here.",
     )
     sandbox = models.OneToOneField(
         "conversations.Sandbox", models.SET_NULL, null=True, blank=True, related_name="conversation"
@@ -147,24 +151,29 @@ class Conversation(models.Model):
     pruned_seq = models.PositiveBigIntegerField(
         default=0,
         editable=False,
-        help_text="Events up to here are no longer kept; readers behind it are reset.",
+        help_text="Events up to this seq were removed. Readers with an older cursor are reset.",
     )
     epoch = models.PositiveIntegerField(
-        default=1, help_text="Raised when the log was restored: cursors of before mean nothing."
+        default=1,
+        help_text="Raised when the log is restored from a backup, which invalidates all earlier cursors.",
     )
     engine_seq = models.BigIntegerField(
-        default=-1, editable=False, help_text="Index of the newest engine event in this log."
+        default=-1,
+        editable=False,
+        help_text="The index of the newest engine event in this log, from 0; -1 without events.",
     )
     asked_seq = models.PositiveBigIntegerField(
         null=True,
         editable=False,
-        help_text="Where in the log the open question to confirm was asked.",
+        help_text="The seq of the event that asked the open confirmation question.",
     )
     asked_in_run = models.PositiveIntegerField(
-        null=True, editable=False, help_text="The sandbox's run in which it was asked."
+        null=True,
+        editable=False,
+        help_text="The run of the sandbox in which the open question was asked.",
     )
     key_generation = models.PositiveIntegerField(
-        default=1, editable=False, help_text="Raised to end every key to this conversation."
+        default=1, editable=False, help_text="Raised to revoke every key to this conversation."
     )
     idempotency_key = models.CharField(max_length=255, null=True, blank=True, editable=False)
     idempotency_digest = models.CharField(max_length=64, blank=True, editable=False)
@@ -185,7 +194,8 @@ class Conversation(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["organization", "-created_at", "-id"]),
             models.Index(fields=["created_by", "-created_at", "-id"]),
-            # A list takes the newest of each organization from these two, however many there are.
+            # `log.lookups` reads the newest conversations of each organization from these two partial indexes,
+            # so the cost of a list does not depend on how many conversations there are.
             models.Index(
                 fields=["organization", "created_by", "-created_at", "-id"],
                 condition=models.Q(deleted_at=None, archived_at=None),
@@ -210,9 +220,9 @@ class Conversation(models.Model):
         return self.confirmation_policy != ConfirmationPolicy.NEVER
 
     def append(self, *news: NewEvent, also_save: Sequence[str] = ()) -> list["Event"]:
-        """Add events at the end of the log. The caller holds this row's lock: seq follows commit order.
+        """Append events to the log and return them. The caller holds this row's lock, so seq follows commit order.
 
-        ``also_save`` names further changed fields of this row, to be written by the same statement.
+        ``also_save`` names other changed fields of this row; the same statement writes them.
         """
         events = [
             self.events.model(
@@ -236,7 +246,10 @@ class Conversation(models.Model):
     def append_rows(
         self, news: Sequence[NewEvent], *, also_save: Sequence[str] = ()
     ) -> Sequence[int]:
-        """Add events like ``append``, without an object each; return their primary keys."""
+        """Append events without creating model instances; return their primary keys.
+
+        The caller holds this row's lock. ``also_save`` names other changed fields of this row to write.
+        """
         fields: list[Any] = [self._meta.get_field(name) for name in also_save]
         values = {
             f.column: f.get_db_prep_save(getattr(self, f.attname), connection) for f in fields
@@ -244,6 +257,6 @@ class Conversation(models.Model):
         self.updated_at = timezone.now()
         appended = append_locked(self.pk, news, at=self.updated_at, values=values)
         if appended is None:
-            raise Conversation.DoesNotExist(f"{self.pk} is gone")
+            raise Conversation.DoesNotExist(f"conversation {self.pk} does not exist")
         self.last_seq, ids = appended
         return ids

@@ -1,4 +1,4 @@
-"""The event log."""
+"""The events of conversation logs, as model instances and as plain rows."""
 
 from datetime import datetime
 from typing import Any, ClassVar
@@ -13,15 +13,15 @@ from conversations.models.conversation import Conversation
 
 class EventQuerySet(models.QuerySet["Event"]):
     def visible_to(self, user: Any) -> "EventQuerySet":
-        """Events of the conversations whose log the user may read."""
+        """Return the events of the conversations whose log the user may read."""
         return self.filter(conversation__in=Conversation.objects.readable_by(user))
 
 
 class Event(models.Model):
-    """One thing that happened, at its place in a conversation's log. Never changed, never removed alone.
+    """An entry of a conversation's log at position ``seq``. It is never changed, and never removed individually.
 
-    ``payload`` is JSON text and not ``jsonb``: PostgreSQL's jsonb refuses NUL and lone surrogates and
-    reorders and rounds what it takes, and this log loses nothing (docs/adr/0002).
+    ``payload`` is JSON text and not ``jsonb``, because ``jsonb`` rejects NUL and lone surrogates, reorders keys and
+    rounds numbers, and this log must store every payload unchanged (ADR 2).
     """
 
     class Source(models.TextChoices):
@@ -57,12 +57,12 @@ class Event(models.Model):
         return f"{self.seq} {self.kind}"
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the event as REST and sockets give it."""
+        """Return the event in the form that REST and sockets send."""
         return LoggedEvent(*[getattr(self, name) for name in COLUMNS]).to_wire()
 
 
 class LoggedEvent(msgspec.Struct, gc=False):
-    """A row of the log without a model instance: the columns that readers need, in the order of ``COLUMNS``."""
+    """The columns of an event that readers need, without a model instance, in the order of ``COLUMNS``."""
 
     seq: int
     event_id: str
@@ -73,11 +73,12 @@ class LoggedEvent(msgspec.Struct, gc=False):
     received_at: datetime
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the event as REST and sockets give it; the payload is spliced in as it was stored."""
+        """Return the event in the form that REST and sockets send."""
         wire = msgspec.structs.asdict(self)
+        # A fragment is copied into the response byte for byte, so a payload is never parsed again.
         wire["payload"] = orjson.Fragment(self.payload)
         return wire
 
 
 COLUMNS = LoggedEvent.__struct_fields__
-"""The columns that are read of an event, in this order."""
+"""The columns that a query for ``LoggedEvent`` selects, in this order."""

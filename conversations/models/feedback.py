@@ -1,4 +1,4 @@
-"""What people think of events."""
+"""Users' ratings of events."""
 
 from typing import ClassVar
 
@@ -9,14 +9,14 @@ from uuid_utils.compat import uuid7
 
 
 class Feedback(models.Model):
-    """What one user thinks of one event of a log; the newest word counts."""
+    """One user's rating of one event. A later rating replaces it."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
     conversation = models.ForeignKey(
         "conversations.Conversation", models.CASCADE, related_name="feedback", db_index=False
     )
-    seq = models.PositiveBigIntegerField(help_text="The event's place in the log.")
+    seq = models.PositiveBigIntegerField(help_text="The seq of the rated event.")
     user = models.ForeignKey("accounts.User", models.CASCADE, related_name="+")
     rating = models.PositiveSmallIntegerField(
         validators=[MinValueValidator(1), MaxValueValidator(5)]

@@ -1,4 +1,4 @@
-"""Messages on their way to the agent."""
+"""Messages that users send to agents, and the state of their delivery."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -11,27 +11,31 @@ from conversations.models.conversation import Conversation
 
 
 class OutgoingMessage(models.Model):
-    """A user's message on its way to the agent: at most one delivery, found again after a crash."""
+    """A user's message and its delivery to the engine.
+
+    The row allows a worker to continue after a crash without delivering the message twice.
+    """
 
     class Status(models.TextChoices):
         PENDING = "pending"
         SENDING = "sending", "Sent at least once, not confirmed"
         DELIVERED = "delivered"
         FAILED = "failed"
-        HELD = "held", "Waits for the word to run"
+        HELD = "held", "Held until the agent is run"
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
     conversation = models.ForeignKey(
         Conversation, models.CASCADE, related_name="outgoing_messages", db_index=False
     )
-    seq = models.PositiveBigIntegerField(help_text="The user's event in our log.")
+    seq = models.PositiveBigIntegerField(help_text="The seq of the message's event in the log.")
     text = models.TextField()
     images = models.JSONField(default=list, blank=True)
     status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
     attempts = models.PositiveIntegerField(default=0)
     engine_mark = models.BigIntegerField(
-        null=True, help_text="Newest engine event known when it was first sent."
+        null=True,
+        help_text="The index of the newest known engine event when the message was first sent.",
     )
     engine_event_id = models.CharField(max_length=80, blank=True)
     error = models.TextField(blank=True)

@@ -12,12 +12,12 @@ from lib import crypto
 
 class SandboxQuerySet(models.QuerySet["Sandbox"]):
     def visible_to(self, user: Any) -> "SandboxQuerySet":
-        """Sandboxes of the conversations that the user may see."""
+        """Return the sandboxes of the conversations that the user may see."""
         return self.filter(conversation__in=Conversation.objects.visible_to(user))
 
 
 class Sandbox(models.Model):
-    """The place an agent works in: what we want of it, and what its provider last reported."""
+    """The isolated environment in which an agent works, with its desired state and its last observed state."""
 
     class Desired(models.TextChoices):
         RUNNING = "running"
@@ -39,17 +39,18 @@ class Sandbox(models.Model):
     observed = models.CharField(max_length=16, choices=Observed, default=Observed.PENDING)
     detail = models.TextField(blank=True)
     handle = models.JSONField(
-        default=dict, blank=True, help_text="What the provider needs to find it again."
+        default=dict, blank=True, help_text="JSON by which the provider finds the sandbox again."
     )
     base_url = models.CharField(max_length=300, blank=True)
     workspace = models.CharField(
-        max_length=300, blank=True, help_text="The agent's working folder, as the sandbox sees it."
+        max_length=300, blank=True, help_text="The agent's working folder inside the sandbox."
     )
     run = models.PositiveIntegerField(
-        default=0, help_text="How often its engine was started; questions belong to one run."
+        default=0,
+        help_text="The number of times the engine was started. A confirmation question belongs to one run.",
     )
     conversation_started = models.BooleanField(
-        default=False, help_text="Whether the engine knows the conversation."
+        default=False, help_text="Whether the conversation was created in the engine."
     )
     engine_version = models.CharField(max_length=40, blank=True)
     sealed_session_key = models.BinaryField(editable=False)
@@ -57,7 +58,9 @@ class Sandbox(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     started_at = models.DateTimeField(null=True, blank=True)
     stopped_at = models.DateTimeField(null=True, blank=True)
-    active_at = models.DateTimeField(default=timezone.now, help_text="Last sign of use.")
+    active_at = models.DateTimeField(
+        default=timezone.now, help_text="The time of the last recorded use."
+    )
 
     objects = SandboxQuerySet.as_manager()
 
@@ -74,20 +77,22 @@ class Sandbox(models.Model):
     }
 
     def session_key(self) -> str:
-        """What opens this sandbox's engine, and nothing else."""
+        """Return the API key of this sandbox's engine."""
         return crypto.open_sealed(self.sealed_session_key, bound_to=f"sandbox.session:{self.pk}")
 
     def secret_key(self) -> str:
-        """What the engine seals its own files with; the same over all its runs."""
+        """Return the key with which the engine encrypts its files. It stays the same across all runs."""
         return crypto.open_sealed(self.sealed_secret_key, bound_to=f"sandbox.secret:{self.pk}")
 
     def set_keys(self, *, session: str, secret: str) -> None:
+        """Encrypt and set both keys. The caller saves the row."""
+        # Each value is bound to its row and column, so a copy in another place cannot be decrypted.
         self.sealed_session_key = crypto.seal(session, bound_to=f"sandbox.session:{self.pk}")
         self.sealed_secret_key = crypto.seal(secret, bound_to=f"sandbox.secret:{self.pk}")
 
 
 class StartTask(models.Model):
-    """One attempt to bring a conversation's sandbox and engine up, with the times of its phases."""
+    """A request to start a conversation's sandbox and engine, with the times of its phases."""
 
     class Phase(models.TextChoices):
         WORKING = "WORKING"
@@ -108,15 +113,15 @@ class StartTask(models.Model):
     phase = models.CharField(max_length=32, choices=Phase, default=Phase.WORKING)
     phases = models.JSONField(
         default=list,
-        help_text='The phases so far: {"phase", "started_at", "finished_at", "detail"}, times in RFC 3339.',
+        help_text='A list of {"phase", "started_at", "finished_at", "detail"}, with times in RFC 3339.',
     )
-    reason = models.CharField(max_length=200, help_text="What asked for it.")
+    reason = models.CharField(max_length=200, help_text="The cause of the start.")
     error = models.TextField(blank=True)
     attempts = models.PositiveIntegerField(default=0)
     queue_position = models.PositiveIntegerField(
         null=True,
         blank=True,
-        help_text="Place in the line for a sandbox, from 1; empty when not waiting.",
+        help_text="The position in the organization's queue for a sandbox, from 1. Empty when not waiting.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(default=timezone.now)
@@ -129,7 +134,7 @@ class StartTask(models.Model):
                 fields=["conversation"],
                 condition=models.Q(finished_at=None),
                 name="one_open_start",
-                violation_error_message="This conversation is being started already.",
+                violation_error_message="This conversation is already starting.",
             )
         ]
 

@@ -1,4 +1,4 @@
-"""The texts that people search in."""
+"""The indexed texts of conversations, for the full-text search."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from django.db import models
 
 
 class SearchText(models.Model):
-    """A title (at 0) or a message's text (at its seq), with the words that searches look for."""
+    """The searchable text of a message at its ``seq``, or of the title at ``seq`` 0."""
 
     organization = models.ForeignKey("accounts.Organization", models.CASCADE, db_index=False)
     conversation = models.ForeignKey(
@@ -33,7 +33,7 @@ class SearchText(models.Model):
 
 
 class SearchProgress(models.Model):
-    """How far a conversation's log and title have been taken into the search."""
+    """How far the log and the title of a conversation have been indexed for the search."""
 
     conversation = models.OneToOneField(
         "conversations.Conversation",

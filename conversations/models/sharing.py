@@ -1,4 +1,4 @@
-"""Public links to conversations, and their views."""
+"""Public links to conversations, and the record of their views."""
 
 from typing import ClassVar
 
@@ -8,9 +8,9 @@ from uuid_utils.compat import uuid7
 
 
 class ShareLink(models.Model):
-    """A public address that replays a conversation up to one event, until it expires or is revoked.
+    """A public link that replays a conversation up to one event, until it expires or is revoked.
 
-    The token itself is shown once and kept nowhere: ``digest`` is its HMAC.
+    The token is shown once and never stored. ``digest`` is its HMAC.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -21,7 +21,7 @@ class ShareLink(models.Model):
     created_by = models.ForeignKey("accounts.User", models.CASCADE, related_name="+")
     pepper_id = models.CharField(max_length=40, editable=False)
     digest = models.CharField(max_length=64, unique=True, editable=False)
-    through_seq = models.PositiveBigIntegerField(help_text="The last event that it shows.")
+    through_seq = models.PositiveBigIntegerField(help_text="The seq of the last event shown.")
     view_count = models.PositiveBigIntegerField(default=0)
     expires_at = models.DateTimeField()
     revoked_at = models.DateTimeField(null=True, blank=True)
@@ -32,7 +32,7 @@ class ShareLink(models.Model):
 
 
 class ShareView(models.Model):
-    """One opening of a public link: when, and from which network, never the whole address."""
+    """One view of a public link, with its time and the viewer's network. The full IP address is not stored."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
@@ -44,4 +44,4 @@ class ShareView(models.Model):
         indexes: ClassVar = [models.Index(fields=["share", "-viewed_at"])]
 
     def __str__(self) -> str:
-        return f"view from {self.network or 'somewhere'}"
+        return f"view from {self.network or 'an unknown network'}"

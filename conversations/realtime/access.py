@@ -93,7 +93,7 @@ class Credentials:
             if key.startswith("oh_"):
                 with contextlib.suppress(accounts.InvalidKey):
                     return accounts.authenticate_api_key(key, address=self.address).user
-            elif holder := services.holder_of_key(key, address=self.address):
+            elif holder := services.authenticate_conversation_key(key, address=self.address):
                 return holder[0]
         if not self.headers:
             return None

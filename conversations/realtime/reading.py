@@ -10,7 +10,7 @@ from uuid import UUID
 from django.db import connection, models
 
 from billing.models import ConversationUsage
-from conversations.log.records import record_from
+from conversations.log.records import serialize_record
 from conversations.models import Conversation, StartTask
 from conversations.models.event import COLUMNS, LoggedEvent
 from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusFrame, event_frame
@@ -108,7 +108,7 @@ def _build_reading(row: tuple[Any, ...] | None, place: int | None) -> Reading:
         last_seq=conversation.last_seq,
         horizon=conversation.pruned_seq,
         updated_at=conversation.updated_at,
-        record=record_from(conversation, usage, start_task),
+        record=serialize_record(conversation, usage, start_task),
         frames=frames,
     )
 

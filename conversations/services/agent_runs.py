@@ -1,4 +1,4 @@
-"""Interrupt the agent, and let it go on."""
+"""Interrupt and resume the agent's work."""
 
 from uuid import UUID
 
@@ -9,25 +9,30 @@ from conversations.engine.client import EngineClient, EngineRefused, EngineUnrea
 from conversations.models import (
     Conversation,
 )
-from conversations.services.delivery import locked_conversation, want_running
+from conversations.services.delivery import keep_running, lock_conversation
 from conversations.services.state import is_up, request_start, require_agent
 
 NO_SLOT = 429
+"""The status with which the engine refuses a run when all of its run slots are taken."""
 STOPPED_MIDWAY = ("paused", "error", "stuck")
+"""The engine's states of an agent that has unfinished work."""
 
 
 @transaction.atomic
 def interrupt(*, conversation_id: UUID) -> None:
-    """Stop the agent now: the tool or model call it is in is cancelled. Safe to repeat.
+    """Queue an interruption of the agent, which cancels its current tool or model call. Safe to repeat.
 
-    Raises ``PublishedElsewhere``.
+    Raise ``PublishedElsewhere`` if another program runs the agent.
     """
     require_agent(Conversation.objects.select_for_update().get(pk=conversation_id))
     queue.interrupt_agent(conversation_id)
 
 
 def interrupt_agent(*, conversation_id: UUID) -> None:
-    """Carry the stop to the engine. Raises ``EngineUnreachable`` for the job to be tried again."""
+    """Interrupt the agent in its engine. Do nothing if the engine is not running.
+
+    Raise ``EngineUnreachable`` if the engine does not answer, so that the job is retried.
+    """
     conversation = Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
     if conversation is None or not is_up(conversation) or conversation.sandbox is None:
         return
@@ -37,22 +42,22 @@ def interrupt_agent(*, conversation_id: UUID) -> None:
 
 @transaction.atomic
 def resume(*, conversation_id: UUID) -> None:
-    """Wake a sleeping sandbox, and let an agent that was stopped or failed go on. Safe to repeat."""
-    conversation = locked_conversation(conversation_id)
+    """Wake a sleeping sandbox and queue a run of an agent that was stopped or failed. Safe to repeat."""
+    conversation = lock_conversation(conversation_id)
     if conversation is None:
         return
     if not is_up(conversation):
         request_start(conversation, reason="resume")
     elif conversation.sandbox is not None:
-        want_running(conversation.sandbox)
+        keep_running(conversation.sandbox)
     queue.run_agent(conversation_id)
 
 
 def run_agent(*, conversation_id: UUID, only_if_stopped: bool = True) -> None:
-    """Have the engine go on: by default only if it stopped in the middle of something.
+    """Run the agent in its engine, by default only if it stopped in the middle of its work.
 
-    Raises ``EngineUnreachable`` for the job to be tried again while the sandbox comes up or no run slot is
-    free. A pending question is never taken for a yes.
+    Do nothing while a confirmation question is open. Raise ``EngineUnreachable``, so that the job is retried, while
+    the sandbox is starting or the engine has no free run slot.
     """
     conversation = Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
     if conversation is None or conversation.deleted_at or conversation.sandbox is None:
@@ -62,6 +67,7 @@ def run_agent(*, conversation_id: UUID, only_if_stopped: bool = True) -> None:
             return
         raise EngineUnreachable("the sandbox is not up yet")
     client = EngineClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
+    # Ask the engine, not our row: running an agent that waits for confirmation would approve its action.
     status = (client.get_conversation(conversation_id) or {}).get("execution_status")
     if status in STOPPED_MIDWAY or (status == "idle" and not only_if_stopped):
         try:

@@ -1,4 +1,4 @@
-"""Events of many conversations appended together: else a manager of a thousand commits a thousand times a second."""
+"""Append the events of many conversations in one statement, so that a busy manager commits less often."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from conversations.engine.payloads import Durable
 from conversations.models import Sandbox
 from conversations.models.append import NewEvents, append_fenced_together
 from conversations.services import redaction
-from conversations.services.ingestion import USE_SECONDS, is_plain, new_event
+from conversations.services.ingestion import USE_SECONDS, build_event, is_plain
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one conversation's engine said, in its order, and the generation of who heard it."""
+    """Frames of one conversation's engine in order, with the generation of the lease under which they were read."""
 
     conversation_id: UUID
     generation: int
@@ -26,17 +26,18 @@ class Batch:
 
 
 def ingest_together(*, batches: Sequence[Batch]) -> set[UUID]:
-    """Append what is nothing but news, of one batch a conversation, in one statement; whose was appended.
+    """Append the batches that contain only new events in one statement; return the ids of the conversations stored.
 
-    Of the others nothing was stored, for whatever reason: ``ingest_events`` says it, or takes the long way.
+    At most one batch for each conversation. Nothing is stored of any other batch: pass it to ``ingest_events``, which
+    stores it or raises an error that says why it cannot be stored.
     """
-    # Where there are secrets to take out of events, ``ingest_events`` does it.
+    # Only `ingest_events` removes secrets from events, so batches of conversations with secrets go there.
     plain = [
         batch
         for batch in batches
         if batch.frames
         and is_plain(batch.frames)
-        and redaction.hider(batch.conversation_id) is None
+        and redaction.build_payload_redactor(batch.conversation_id) is None
     ]
     if not plain:
         return set()
@@ -45,7 +46,7 @@ def ingest_together(*, batches: Sequence[Batch]) -> set[UUID]:
         NewEvents(
             batch.conversation_id,
             batch.generation,
-            [new_event(frame, frame.event.event_id) for frame in batch.frames],
+            [build_event(frame, frame.event.event_id) for frame in batch.frames],
         )
         for batch in plain
     ]
@@ -62,5 +63,6 @@ def ingest_together(*, batches: Sequence[Batch]) -> set[UUID]:
             if used:
                 Sandbox.objects.filter(pk__in=used).update(active_at=now)
     except IntegrityError:
-        return set()  # one of them names an id that its log has
+        # One log already contains an event id. PostgreSQL does not say which, so no batch is stored here.
+        return set()
     return {key for key, *_ in stored}

@@ -1,4 +1,4 @@
-"""Answers to the agent's questions: each question is answered once, and only the one that was shown."""
+"""Answers to the agent's confirmation questions. An answer applies once, and only to the question that was shown."""
 
 import logging
 from uuid import UUID, uuid4
@@ -10,32 +10,36 @@ from accounts.services import audit
 from conversations import announcing, queue
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation, Event, NewEvent
-from conversations.services.delivery import take_back_busy, take_for_busy
+from conversations.services.delivery import clear_agent_busy, mark_agent_busy
 from conversations.services.state import is_up
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
-HEALED_REASON = (
-    "The sandbox was restarted while this waited for an answer. Ask again if you still want it."
+RESTARTED_REASON = (
+    "The sandbox was restarted while this action waited for approval. "
+    "Request the action again if it is still needed."
 )
+"""Sent to the agent in place of an approval that came after a restart."""
 
 
 class NotWaiting(Problem):
-    """The agent is not waiting for an answer, or for another one than this."""
+    """The agent waits for no answer, or it waits for the answer to a different question."""
 
     status = 409
     code = "not-waiting"
-    sentence = "The agent is not waiting for an answer any more. Reload to see what it is doing."
+    sentence = (
+        "The agent is no longer waiting for this answer. Reload the page to see its current state."
+    )
 
 
 @transaction.atomic
 def answer_confirmation(
     *, conversation_id: UUID, accept: bool, reason: str = "", asked_seq: int | None = None
 ) -> Event:
-    """Record the answer to the open question and have it carried to the agent; returns its event.
+    """Record the user's answer to the open question, queue it for the engine and return its event.
 
-    ``asked_seq`` (the record's field) names the question that was shown. Raises ``NotWaiting`` when it was
-    answered already or another one is open; so a double click approves once, and never the next action.
+    ``asked_seq`` (a field of the record) names the question that the user saw. Raise ``NotWaiting`` if that question
+    was already answered or a different one is open. So a double click approves one action and never the next.
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     is_waiting = (
@@ -59,8 +63,9 @@ def answer_confirmation(
     )
     conversation.asked_seq = conversation.asked_in_run = None
     conversation.save(update_fields=["asked_seq", "asked_in_run"])
+    # An approval, or a rejection with a reason, makes the agent run again.
     if accept or reason:
-        take_for_busy(conversation)
+        mark_agent_busy(conversation)
     announcing.announce_on_commit(conversation_id)
     audit.record(
         action="confirmation.accepted" if accept else "confirmation.rejected",
@@ -72,12 +77,11 @@ def answer_confirmation(
     return event
 
 
-def carry_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in_run: int) -> None:
-    """Give an answer to the engine, if it still waits. Safe to repeat.
+def deliver_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in_run: int) -> None:
+    """Send an answer to the engine if it still waits for it. Safe to repeat.
 
-    An engine that was restarted since it asked loses the question's place in the model's history when the
-    answer is yes (contract, section 9); there the answer becomes a refusal, the history is rebuilt and the
-    agent asks again. Raises ``EngineUnreachable`` for the job to be tried again.
+    If the engine was restarted since it asked, send an approval as a rejection, so that the agent asks again. Raise
+    ``EngineUnreachable`` if the engine does not answer or is still starting, so that the job is retried.
     """
     conversation = Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
     if conversation is None or conversation.sandbox is None or conversation.deleted_at:
@@ -85,33 +89,42 @@ def carry_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in_r
     if not is_up(conversation):
         raise EngineUnreachable("the sandbox is not up yet")
     client = EngineClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
-    found = client.get_conversation(conversation_id)
-    if found is None:  # one 404 never means deleted (contract, section 10)
+    state = client.get_conversation(conversation_id)
+    if (
+        state is None
+    ):  # a single 404 from the engine does not mean that the conversation was deleted
         raise EngineUnreachable("the engine does not know the conversation yet")
-    status = found.get("execution_status")
-    is_of_this_run = conversation.sandbox.run == asked_in_run
+    status = state.get("execution_status")
+    is_same_run = conversation.sandbox.run == asked_in_run
     if status == "waiting_for_confirmation":
-        says_yes = accept and is_of_this_run
-        told = HEALED_REASON if accept and not is_of_this_run else reason or _default(accept=accept)
-        client.answer_confirmation(conversation_id, accept=says_yes, reason=told)
-    elif status != "idle":  # an idle one was refused by a job that was killed right behind that
+        reason_sent = reason or _default_reason(accept=accept)
+        # A restarted engine that gets an approval puts the action at the wrong place in the model's history.
+        if accept and not is_same_run:
+            reason_sent = RESTARTED_REASON
+        client.answer_confirmation(
+            conversation_id, accept=accept and is_same_run, reason=reason_sent
+        )
+    elif status != "idle":
+        # `idle` means that an earlier attempt of this job was killed after it rejected the action.
         return
-    if not is_of_this_run:
+    if not is_same_run:
+        # Selecting the last event rebuilds the model's history after the restart.
         leaf = (client.get_conversation(conversation_id) or {}).get("leaf_event_id")
         if leaf:
             client.navigate(conversation_id, event_id=leaf)
-    if (not is_of_this_run) if accept else reason:
-        _go_on(client, conversation_id)
+    # The engine runs by itself after an approval and stays idle after a rejection.
+    if (not is_same_run) if accept else reason:
+        _run_agent(client, conversation_id)
 
 
-def _go_on(client: EngineClient, conversation_id: UUID) -> None:
+def _run_agent(client: EngineClient, conversation_id: UUID) -> None:
     try:
         client.run(conversation_id)
     except EngineRefused:
-        log.warning("the agent did not go on after an answer", exc_info=True)
+        log.warning("The engine refused to run the agent after an answer", exc_info=True)
         with transaction.atomic():
-            take_back_busy(Conversation.objects.select_for_update().get(pk=conversation_id))
+            clear_agent_busy(Conversation.objects.select_for_update().get(pk=conversation_id))
 
 
-def _default(*, accept: bool) -> str:
+def _default_reason(*, accept: bool) -> str:
     return "Approved by the user." if accept else "Rejected by the user."

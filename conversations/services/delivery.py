@@ -1,4 +1,4 @@
-"""Deliver messages to the agent, in order and at most once. Runs in a worker."""
+"""Delivery of messages to the agent, in order and at most once. It runs in a worker."""
 
 import time
 from uuid import UUID
@@ -25,19 +25,19 @@ from conversations.models import (
 from conversations.services.state import append_notice, change_fields, is_up, request_start
 
 FOLLOWER_WAIT_SECONDS = 3.0
-SERVER_FAULT = 500
+SERVER_ERROR = 500
 
 
 def deliver_messages(*, conversation_id: UUID) -> None:
-    """Send the conversation's open messages to its agent, oldest first. Safe to repeat and to kill.
+    """Send the conversation's open messages to its agent, oldest first. Safe to repeat, and safe to kill at any point.
 
-    Returns early, leaving messages open, when something else will queue this again: a start under way, a
-    question that must be answered first, an agent at work under a confirmation policy. Raises
-    ``EngineUnreachable`` for the job to be tried again.
+    Return with messages still open when a later event queues the delivery again: the end of a start, the answer to
+    a confirmation question, or the end of a run under a confirmation policy. Raise ``EngineUnreachable`` if the engine
+    does not answer, so that the job is retried.
     """
     while True:
         with transaction.atomic():
-            conversation = locked_conversation(conversation_id)
+            conversation = lock_conversation(conversation_id)
             message = _next_message(conversation_id)
             if conversation is None or message is None:
                 return
@@ -49,22 +49,23 @@ def deliver_messages(*, conversation_id: UUID) -> None:
             if not was_sent_before:
                 if _must_hold(conversation):
                     return
+                # Commit the attempt before sending. A worker that finds `SENDING` looks for the message first.
                 message.status = OutgoingMessage.Status.SENDING
                 message.engine_mark = conversation.engine_seq
                 message.attempts += 1
                 message.save(update_fields=["status", "engine_mark", "attempts"])
-                take_for_busy(conversation)
-            want_running(sandbox)
+                mark_agent_busy(conversation)
+            keep_running(sandbox)
         _await_follower(conversation_id, sandbox.run)
         client = EngineClient(sandbox.base_url, sandbox.session_key())
         if was_sent_before:
-            _find_delivery(client, conversation, message)
-        elif _is_mine(message):
+            _confirm_delivery(client, conversation, message)
+        elif _is_current_attempt(message):
             _send(client, conversation_id, message)
 
 
-def locked_conversation(conversation_id: UUID) -> Conversation | None:
-    """Lock a conversation's row and return it with its sandbox; None for one that is deleted."""
+def lock_conversation(conversation_id: UUID) -> Conversation | None:
+    """Lock a conversation's row and return it with its sandbox, or None if the conversation was deleted."""
     rows = Conversation.objects.select_for_update(of=("self",)).select_related("sandbox")
     return rows.filter(pk=conversation_id, deleted_at=None).first()
 
@@ -74,49 +75,50 @@ def _next_message(conversation_id: UUID) -> OutgoingMessage | None:
     return rows.order_by("seq").first()
 
 
-def want_running(sandbox: Sandbox) -> None:
-    """Note a use, and call off a stop for idleness that is queued."""
+def keep_running(sandbox: Sandbox) -> None:
+    """Record that the sandbox is in use and cancel a stop that was queued because it was idle."""
     Sandbox.objects.filter(pk=sandbox.pk).update(
         desired=Sandbox.Desired.RUNNING, active_at=timezone.now()
     )
 
 
-def _is_mine(message: OutgoingMessage) -> bool:
-    """Whether this attempt still counts: a worker that stood still is taken for dead, and replaced."""
-    mine = OutgoingMessage.objects.filter(pk=message.pk, attempts=message.attempts)
-    return mine.filter(status=OutgoingMessage.Status.SENDING).exists()
+def _is_current_attempt(message: OutgoingMessage) -> bool:
+    """Return whether no other worker took over the delivery, as happens if this worker was stalled for too long."""
+    rows = OutgoingMessage.objects.filter(pk=message.pk, attempts=message.attempts)
+    return rows.filter(status=OutgoingMessage.Status.SENDING).exists()
 
 
 def _must_hold(conversation: Conversation) -> bool:
-    """Whether sending now could approve an action that nobody approved.
-
-    The engine takes a message with ``run`` as a yes to whatever it asked (contract, section 9). While it
-    works under a confirmation policy it may ask at any moment, so messages wait for the end of the run.
-    """
+    """Return whether sending a message now could approve an action without the user's consent."""
+    # The engine treats a message with `run` as the approval of its open question. Under a confirmation policy a
+    # busy agent may ask at any moment, so messages wait for the end of its run.
     if conversation.execution_status == Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION:
         return True
     return conversation.may_ask and conversation.execution_status in Conversation.BUSY
 
 
-def take_for_busy(conversation: Conversation) -> None:
-    """Under a confirmation policy, take the agent for at work from the moment something is sent to it.
+def mark_agent_busy(conversation: Conversation) -> None:
+    """Set the agent's status to running, under a confirmation policy, before something is sent to the engine.
 
-    The engine says so a little later. Until then a further message would slip in, and be a yes to the
-    question that the first one leads to. The caller holds the row's lock.
+    The caller holds the row's lock.
     """
+    # The engine reports the new status a little later. Without this, a second message could be sent in the
+    # meantime and approve the question that the first message leads to.
     if conversation.may_ask:
         change_fields(conversation, execution_status=Conversation.ExecutionStatus.RUNNING)
 
 
-def take_back_busy(conversation: Conversation) -> None:
-    """What was sent did not reach the engine, so the agent is not at work. The caller holds the row's lock."""
-    is_taken = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
-    if conversation.may_ask and is_taken:
+def clear_agent_busy(conversation: Conversation) -> None:
+    """Undo ``mark_agent_busy`` after the engine did not get the message. The caller holds the row's lock."""
+    is_marked = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
+    if conversation.may_ask and is_marked:
         change_fields(conversation, execution_status=Conversation.ExecutionStatus.IDLE)
 
 
 def _await_follower(conversation_id: UUID, run: int) -> None:
-    """Give a manager a moment to open the engine's socket: opening it later waits for a step to end."""
+    """Wait up to three seconds until a manager follows this run of the engine."""
+    # A new socket gets its first frame only when the agent's current step ends. So the manager must connect
+    # before the message is sent, or the first step is not shown live.
     deadline = time.monotonic() + FOLLOWER_WAIT_SECONDS
     while time.monotonic() < deadline:
         if Lease.objects.filter(conversation_id=conversation_id, following_run=run).exists():
@@ -133,11 +135,12 @@ def _send(client: EngineClient, conversation_id: UUID, message: OutgoingMessage)
         if not error.maybe_done:
             _reopen(message)
         raise
-    except EngineMissing as error:  # one 404 never means deleted (contract, section 10)
+    except EngineMissing as error:  # a single 404 does not mean that the conversation was deleted
         _reopen(message)
         raise EngineUnreachable(str(error)) from error
     except EngineRefused as error:
-        if error.status >= SERVER_FAULT:
+        # After a server error the engine may have stored the message, so the next attempt looks for it first.
+        if error.status >= SERVER_ERROR:
             raise EngineUnreachable(str(error), maybe_done=True) from error
         _fail(message, error.detail)
         return
@@ -148,13 +151,13 @@ def _send(client: EngineClient, conversation_id: UUID, message: OutgoingMessage)
 
 @transaction.atomic
 def _reopen(message: OutgoingMessage) -> None:
-    """The engine does not have it: it waits again."""
-    conversation = locked_conversation(message.conversation_id)
+    """Set a message that did not reach the engine back to pending."""
+    conversation = lock_conversation(message.conversation_id)
     OutgoingMessage.objects.filter(pk=message.pk, status=OutgoingMessage.Status.SENDING).update(
         status=OutgoingMessage.Status.PENDING
     )
     if conversation is not None:
-        take_back_busy(conversation)
+        clear_agent_busy(conversation)
 
 
 def _mark_delivered(message: OutgoingMessage, engine_event_id: str = "") -> None:
@@ -169,50 +172,47 @@ def _fail(message: OutgoingMessage, error: str) -> None:
     OutgoingMessage.objects.filter(pk=message.pk).update(
         status=OutgoingMessage.Status.FAILED, error=error
     )
-    conversation = locked_conversation(message.conversation_id)
+    conversation = lock_conversation(message.conversation_id)
     if conversation is not None:
-        take_back_busy(conversation)
+        clear_agent_busy(conversation)
         append_notice(
             conversation,
             code="message_refused",
-            message="The agent's engine refused this message.",
+            message="The agent's engine rejected this message. The agent did not receive it.",
             detail=error,
             seq=message.seq,
         )
 
 
-def _find_delivery(
+def _confirm_delivery(
     client: EngineClient, conversation: Conversation, message: OutgoingMessage
-) -> bool:
-    """Whether a message that was sent with unknown outcome reached the engine's log; marks it, or reopens it.
-
-    The engine has no idempotency key. A message that is still waiting for its state lock is not in the
-    log yet, so first a call that takes the same lock, in turn, is let through.
-    """
+) -> None:
+    """Look for a message with an unknown outcome in the engine's log. Mark it as delivered, or reopen it."""
+    # The engine has no idempotency key, so the log decides. A message that still waits for the engine's lock is
+    # not in the log yet. `barrier` waits for the same first-come-first-served lock (ADR 3).
     client.wait_for_messages(conversation.pk)
     mark = message.engine_mark if message.engine_mark is not None else -1
-    known = Event.objects.filter(conversation=conversation, engine_seq=mark)
-    taken = set(
+    newest_known = Event.objects.filter(conversation=conversation, engine_seq=mark)
+    matched_ids = set(
         OutgoingMessage.objects.filter(conversation=conversation)
         .exclude(engine_event_id="")
         .values_list("engine_event_id", flat=True)
     )
-    mark_id = known.values_list("event_id", flat=True).first()
+    mark_id = newest_known.values_list("event_id", flat=True).first()
     for frame in client.iter_events(conversation.pk, after_id=mark_id, after_seq=mark):
-        if frame.event.event_id not in taken and user_text(frame.event) == message.text:
+        if frame.event.event_id not in matched_ids and user_text(frame.event) == message.text:
             _mark_delivered(message, frame.event.event_id)
-            return True
+            return
     _reopen(message)
-    return False
 
 
 def user_text(event: EngineEvent) -> str | None:
-    """The text of an engine's user message, or None for any other event."""
+    """Return the text of a user message in the engine's log, or None for any other event."""
     return parse_message_text(event) if event.source == Event.Source.USER else None
 
 
 def deliver_if_free(conversation: Conversation) -> None:
-    """Queue what waits for the agent when its new state lets it in; the caller holds the row's lock."""
+    """Queue the delivery of open messages if the agent is not busy. The caller holds the row's lock."""
     if (
         conversation.execution_status not in Conversation.BUSY
         and _next_message(conversation.pk) is not None

@@ -1,4 +1,4 @@
-"""How a conversation is filed and watched: tags, the archive, when its agent asks and who judges risks."""
+"""Changes to a conversation's tags, archive state, confirmation policy and security analyzer."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -16,7 +16,7 @@ from conversations.services.state import change_fields, is_up
 
 @transaction.atomic
 def set_tags(*, conversation_id: UUID, tags: Sequence[str]) -> Conversation:
-    """File a conversation under these tags instead of its earlier ones, each once. Safe to repeat."""
+    """Replace a conversation's tags, dropping duplicates. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     change_fields(conversation, tags=sorted(set(tags)))
     return conversation
@@ -24,9 +24,9 @@ def set_tags(*, conversation_id: UUID, tags: Sequence[str]) -> Conversation:
 
 @transaction.atomic
 def set_archived(*, conversation_id: UUID, archived: bool) -> Conversation:
-    """Put a conversation away, out of the default list, or take it out again. Safe to repeat.
+    """Move a conversation into the archive or out of it. Safe to repeat.
 
-    It stays what it is: its agent, sandbox and links go on.
+    The default list leaves out archived conversations. Their agents, sandboxes and links keep working.
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     if archived != (conversation.archived_at is not None):
@@ -46,27 +46,28 @@ def set_confirmation(
     confirmation_policy: str | None = None,
     security_analyzer: str | None = None,
 ) -> Conversation:
-    """Change when the agent asks, and who judges the risk, also while it works. Safe to repeat.
+    """Change the confirmation policy and the security analyzer, even while the agent works. Safe to repeat.
 
-    The row changes first, so that messages are held back as under the new policy from now on; a job carries
-    it to the engine, and a sleeping engine takes it when it wakes. A question that is open stays open.
-    Raises ``EnforcedSetting``.
+    None leaves a value unchanged. A job sends the new values to a running engine; a sleeping engine gets them when
+    it wakes. A question that is already open stays open. Raise ``EnforcedSetting`` if the organization enforces a
+    different value.
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
-    wanted = {
+    requested = {
         "confirmation_policy": confirmation_policy,
         "security_analyzer": security_analyzer,
     }
     changed = {
         name: value
-        for name, value in wanted.items()
+        for name, value in requested.items()
         if value is not None and getattr(conversation, name) != value
     }
     if not changed:
         return conversation
     check_enforced(conversation, changed)
+    # Change the row before the engine: delivery decides by the row whether a message must wait.
     before = change_fields(conversation, **changed)
-    queue.carry_confirmation(conversation_id)
+    queue.send_confirmation_settings(conversation_id)
     audit.record(
         action="conversation.confirmation_changed",
         organization_id=conversation.organization_id,
@@ -77,10 +78,11 @@ def set_confirmation(
     return conversation
 
 
-def carry_confirmation(*, conversation_id: UUID) -> None:
-    """Give the engine the policy and analyzer that the row has. Safe to repeat.
+def send_confirmation_settings(*, conversation_id: UUID) -> None:
+    """Send the conversation's confirmation policy and security analyzer to its engine. Safe to repeat.
 
-    Raises ``EngineUnreachable`` for the job to be tried again; an engine that sleeps is told when it wakes.
+    Do nothing if the engine sleeps, because it gets both when it wakes. Raise ``EngineUnreachable`` if the engine does
+    not answer, so that the job is retried.
     """
     conversation = Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
     if conversation is None or conversation.deleted_at or conversation.sandbox is None:
@@ -88,13 +90,16 @@ def carry_confirmation(*, conversation_id: UUID) -> None:
     if not is_up(conversation):
         return
     client = EngineClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
-    tell_engine(client, conversation)
+    apply_confirmation(client, conversation)
 
 
-def tell_engine(client: EngineClient, conversation: Conversation) -> None:
-    """Set both in an engine that is up. Raises ``EngineUnreachable``."""
+def apply_confirmation(client: EngineClient, conversation: Conversation) -> None:
+    """Set the confirmation policy and the security analyzer in a running engine.
+
+    Raise ``EngineUnreachable`` if the engine does not answer or refuses a value.
+    """
     try:
         client.set_security_analyzer(conversation.pk, conversation.security_analyzer)
         client.set_confirmation_policy(conversation.pk, conversation.confirmation_policy)
     except EngineRefused as error:
-        raise EngineUnreachable(f"the engine did not take the policy: {error}") from error
+        raise EngineUnreachable(f"the engine refused the confirmation policy: {error}") from error

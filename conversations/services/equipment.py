@@ -1,4 +1,4 @@
-"""What an agent is given besides its task: what settings say, MCP servers, secrets by reference, a name for commits."""
+"""The settings, MCP servers, secrets and Git author that an agent gets in addition to its task."""
 
 import contextlib
 import shlex
@@ -18,59 +18,66 @@ from conversations.engine.client import EngineClient, EngineRefused, EngineUnrea
 from conversations.models import Conversation, Sandbox
 
 SEARCH_URL = "https://mcp.tavily.com/mcp/"
-HOW_TO_PUSH = (
+PUSH_INSTRUCTIONS = (
     "Token of the Git host of this workspace's repository. To push, and to leave the token nowhere: "
     "git -c credential.helper= -c credential.helper='!f() {{ echo username=x-access-token; "
     'echo "password=${name}"; }}; f\' push origin HEAD'
 )
-"""Told to the agent. The engine gives a command what it names, so the name stands in the command itself."""
+"""The description of the Git host's token, which the agent reads. The engine passes a secret to a command only if the
+command contains its name, so the example command contains the name."""
 
 
-def settings_of(conversation: Conversation) -> user_settings.EffectiveSettings:
-    """The settings in force for whoever started a conversation, where it was started; two queries."""
+def get_creator_settings(conversation: Conversation) -> user_settings.EffectiveSettings:
+    """Return the effective settings of a conversation's creator in its organization. Two queries."""
     return user_settings.effective_settings(
         user_id=conversation.created_by_id, organization_id=conversation.organization_id
     )
 
 
-def confirmation_for(
-    found: user_settings.EffectiveSettings, *, asked: str | None, analyzer: str | None
+def choose_confirmation(
+    effective: user_settings.EffectiveSettings, *, policy: str | None, analyzer: str | None
 ) -> tuple[str, str]:
-    """The confirmation policy and the analyzer of a new conversation.
+    """Return the confirmation policy and the security analyzer of a new conversation.
 
-    What was asked for counts, else what settings say; but nobody asks less than the organization enforces.
+    The arguments are the requested values. None selects the value from the settings. A value that the organization
+    enforces overrides the request.
     """
-    if analyzer is None or found.set_by["security_analyzer"] == user_settings.ENFORCED:
-        analyzer = found.values["security_analyzer"]
-    policy: str = ConfirmationPolicy.NEVER
-    if found.values["confirmation_mode"]:
-        is_unjudged = analyzer == SecurityAnalyzer.NONE
-        policy = ConfirmationPolicy.ALWAYS if is_unjudged else ConfirmationPolicy.RISKY
-    is_enforced = found.set_by["confirmation_mode"] == user_settings.ENFORCED
-    if asked is not None and not (is_enforced and asked == ConfirmationPolicy.NEVER):
-        policy = asked
-    return policy, analyzer
+    if analyzer is None or effective.set_by["security_analyzer"] == user_settings.ENFORCED:
+        analyzer = effective.values["security_analyzer"]
+    chosen: str = ConfirmationPolicy.NEVER
+    if effective.values["confirmation_mode"]:
+        # Without an analyzer no action has a risk rating, so ask about every action.
+        has_no_ratings = analyzer == SecurityAnalyzer.NONE
+        chosen = ConfirmationPolicy.ALWAYS if has_no_ratings else ConfirmationPolicy.RISKY
+    is_enforced = effective.set_by["confirmation_mode"] == user_settings.ENFORCED
+    if policy is not None and not (is_enforced and policy == ConfirmationPolicy.NEVER):
+        chosen = policy
+    return chosen, analyzer
 
 
 def check_enforced(conversation: Conversation, changes: Mapping[str, Any]) -> None:
-    """Refuse a policy or analyzer that the organization does not leave to people. Raises ``EnforcedSetting``."""
-    found = settings_of(conversation)
-    is_asked = found.set_by["confirmation_mode"] == user_settings.ENFORCED
+    """Raise ``EnforcedSetting`` if a changed policy or analyzer differs from a value that the organization enforces."""
+    effective = get_creator_settings(conversation)
+    is_mode_enforced = effective.set_by["confirmation_mode"] == user_settings.ENFORCED
     if (
-        is_asked
-        and found.values["confirmation_mode"]
+        is_mode_enforced
+        and effective.values["confirmation_mode"]
         and changes.get("confirmation_policy") == ConfirmationPolicy.NEVER
     ):
-        raise user_settings.EnforcedSetting("The organization wants agents to ask.")
-    is_judged = found.set_by["security_analyzer"] == user_settings.ENFORCED
+        raise user_settings.EnforcedSetting(
+            "Your organization requires agents to ask for confirmation. Choose another policy."
+        )
+    is_analyzer_enforced = effective.set_by["security_analyzer"] == user_settings.ENFORCED
     analyzer = changes.get("security_analyzer")
-    if is_judged and analyzer not in (None, found.values["security_analyzer"]):
-        raise user_settings.EnforcedSetting("The organization says who judges risks.")
+    if is_analyzer_enforced and analyzer not in (None, effective.values["security_analyzer"]):
+        raise user_settings.EnforcedSetting(
+            "Your organization sets the security analyzer, so it cannot be changed here."
+        )
 
 
-def start_options(found: user_settings.EffectiveSettings) -> dict[str, Any]:
-    """What settings add to the engine's start request, as keywords of ``payloads.build_start_request``."""
-    values = found.values
+def build_start_options(effective: user_settings.EffectiveSettings) -> dict[str, Any]:
+    """Return the settings for the engine's start request, as keyword arguments of ``payloads.build_start_request``."""
+    values = effective.values
     return {
         "max_iterations": values["max_iterations"],
         "condenser_max_size": values["condenser_max_size"]
@@ -81,53 +88,54 @@ def start_options(found: user_settings.EffectiveSettings) -> dict[str, Any]:
 
 
 def _mcp_servers(config: dict[str, list[Any]], search_api_key: str | None) -> dict[str, Any]:
-    """The servers as the engine names them, each under a name of its own."""
-    found: dict[str, Any] = {}
+    """Return the MCP servers in the engine's form, by unique name."""
+    servers: dict[str, Any] = {}
     for server in config.get("stdio_servers", []):
-        found[server["name"]] = {k: v for k, v in server.items() if k != "name"}
+        servers[server["name"]] = {k: v for k, v in server.items() if k != "name"}
     for kind, transport in (("sse_servers", "sse"), ("shttp_servers", "http")):
         for server in config.get(kind, []):
             fields = {"url": server} if isinstance(server, str) else server
             entry: dict[str, Any] = {"url": fields["url"], "transport": transport}
             if key := fields.get("api_key"):
                 entry["headers"] = {"Authorization": f"Bearer {key}"}
+            # Our settings store seconds; the engine expects milliseconds.
             if seconds := fields.get("timeout"):
                 entry["timeout"] = seconds * 1000
-            found[_free_name(found, fields["url"])] = entry
+            servers[_unused_name(servers, fields["url"])] = entry
     if search_api_key:
-        found[_free_name(found, SEARCH_URL)] = {
+        servers[_unused_name(servers, SEARCH_URL)] = {
             "url": SEARCH_URL,
             "transport": "http",
             "headers": {"Authorization": f"Bearer {search_api_key}"},
         }
-    return found
+    return servers
 
 
-def _free_name(taken: dict[str, Any], url: str) -> str:
+def _unused_name(servers: dict[str, Any], url: str) -> str:
     host = "".join(c if c.isalnum() else "_" for c in urlsplit(url).hostname or "server")
     name, number = host, 1
-    while name in taken:
+    while name in servers:
         number += 1
         name = f"{host}_{number}"
     return name
 
 
-def secret_sources(conversation: Conversation) -> dict[str, Any]:
-    """References to the conversation's secrets, as the engine takes them; no value leaves by this.
+def build_secret_sources(conversation: Conversation) -> dict[str, Any]:
+    """Return references to the conversation's secrets in the engine's form, by name. They contain no secret values.
 
-    With a repository, the creator's token at its Git host is one of them, so that the agent can push; a custom
-    secret of that name counts before it.
-
-    The sandbox asks for a value at each use, with a token of its conversation: so a new value counts at once,
-    a deleted secret is gone, and each use is written down. Each call makes another token, if there are any.
+    If the conversation has a repository, the creator's token for its Git host is included, so that the agent can
+    push. A custom secret with the name of that token replaces it. Each call issues a new gateway token, unless there
+    are no secrets.
     """
+    # The sandbox fetches a value at each use, so that changed and deleted secrets take effect immediately and
+    # every use is audited.
     secrets = custom_secrets.secrets_for_conversation(
         user_id=conversation.created_by_id, organization_id=conversation.organization_id
     )
-    told = {name: secret.description for name, secret in secrets.items()}
-    if (name := _push_secret(conversation)) is not None:
-        told.setdefault(name, HOW_TO_PUSH.format(name=name))
-    if not told:
+    descriptions = {name: secret.description for name, secret in secrets.items()}
+    if (name := _find_git_token_name(conversation)) is not None:
+        descriptions.setdefault(name, PUSH_INSTRUCTIONS.format(name=name))
+    if not descriptions:
         return {}
     token = billing.issue_gateway_token(
         organization_id=conversation.organization_id,
@@ -141,12 +149,15 @@ def secret_sources(conversation: Conversation) -> dict[str, Any]:
             "headers": {"Authorization": f"Bearer {token}"},
             "description": description or None,
         }
-        for name, description in told.items()
+        for name, description in descriptions.items()
     }
 
 
-def _push_secret(conversation: Conversation) -> str | None:
-    """The name of the creator's token at the Git host of the conversation's repository, if there are both."""
+def _find_git_token_name(conversation: Conversation) -> str | None:
+    """Return the secret name of the creator's token for the repository's Git host.
+
+    Return None without a repository or a token.
+    """
     if not conversation.repository:
         return None
     return provider_tokens.secret_name(
@@ -157,51 +168,58 @@ def _push_secret(conversation: Conversation) -> str | None:
 
 
 def renew_secrets(conversation: Conversation, client: EngineClient) -> None:
-    """Tell a woken engine the conversation's secrets of today. Safe to repeat."""
-    if sources := secret_sources(conversation):
+    """Send the current references to the conversation's secrets to an engine that woke up. Safe to repeat."""
+    if sources := build_secret_sources(conversation):
         client.set_secrets(conversation.pk, sources)
 
 
-def hand_out(*, token: GatewayToken, name: str) -> str:
-    """The value of a secret for the sandbox that holds a conversation's token; the use is written down.
+def reveal_secret(*, token: GatewayToken, name: str) -> str:
+    """Return the value of a secret to the sandbox that sent its conversation's token, and record the use.
 
-    A custom secret comes before the token of the repository's Git host, which only its owner's conversations
-    get. Raises ``UnknownSecret``, also once the conversation is gone or its sandbox is wanted no more.
+    Look for a custom secret first, then for the creator's token for the repository's Git host. Raise
+    ``UnknownSecret`` if there is neither, if the conversation was deleted, or if its sandbox should not be running.
     """
     conversation = Conversation.objects.filter(
         pk=token.conversation_id, deleted_at=None, sandbox__desired=Sandbox.Desired.RUNNING
     ).first()
     if conversation is None:
         raise custom_secrets.UnknownSecret
-    place: dict[str, UUID] = {
+    owner: dict[str, UUID] = {
         "user_id": token.user_id,
         "organization_id": token.organization_id,
         "conversation_id": token.conversation_id,
     }
     try:
-        return custom_secrets.use_secret(**place, name=name)
+        return custom_secrets.use_secret(**owner, name=name)
     except custom_secrets.UnknownSecret:
-        if conversation.created_by_id != token.user_id or name != _push_secret(conversation):
+        # A Git host's token is personal: never give it to a conversation that another user created.
+        if conversation.created_by_id != token.user_id or name != _find_git_token_name(
+            conversation
+        ):
             raise
         provider = (conversation.repository or {})["provider"]
-        return provider_tokens.use_in_sandbox(**place, provider=provider)
+        return provider_tokens.use_in_sandbox(**owner, provider=provider)
 
 
-def introduce(
-    found: user_settings.EffectiveSettings, user: User, sandbox: Sandbox, client: EngineClient
+def set_git_author(
+    effective: user_settings.EffectiveSettings, user: User, sandbox: Sandbox, client: EngineClient
 ) -> None:
-    """Tell the workspace's repository who commits; without one, or an engine that refuses, nothing happens."""
-    name = found.values["git_user_name"] or user.name or user.get_short_name()
-    email = found.values["git_user_email"] or user.email
+    """Set the user's name and e-mail address in the workspace's Git configuration.
+
+    Do nothing if the workspace has no repository. Ignore errors of the engine.
+    """
+    name = effective.values["git_user_name"] or user.name or user.get_short_name()
+    email = effective.values["git_user_email"] or user.email
     command = (
         f"[ -d .git ] && git config user.name {shlex.quote(name)} "
         f"&& git config user.email {shlex.quote(email)}"
     )
+    # A missing author affects only later commits, so it must not make the start fail.
     with contextlib.suppress(EngineRefused, EngineUnreachable):
         client.execute(command, cwd=sandbox.workspace, timeout=30)
 
 
-def owner_of(conversation_id: UUID) -> tuple[UUID, UUID] | None:
-    """Whose conversation it is: user and organization. They never change."""
+def find_owner(conversation_id: UUID) -> tuple[UUID, UUID] | None:
+    """Return the ids of the conversation's creator and organization, which never change, or None without a row."""
     rows = Conversation.objects.filter(pk=conversation_id)
     return rows.values_list("created_by_id", "organization_id").first()

@@ -1,6 +1,6 @@
-"""A conversation's log for taking away: JSON, Markdown, or one HTML file that replays it.
+"""Exports of a conversation's log as JSON, Markdown, or an HTML file that replays it.
 
-Read page by page and given piece by piece: a log of any length takes a page of memory.
+Logs are read in pages and exports are streamed, so that an export holds one page of events in memory.
 """
 
 import re
@@ -13,24 +13,25 @@ from django.db import connection
 
 from accounts.services import custom_secrets
 from conversations.log import replay
-from conversations.log.story import StoryEntry, entry_of
+from conversations.log.story import StoryEntry, build_entry
 from conversations.models import Conversation, Event
 from lib.redaction import Redactor
 
 PAGE = 50
+"""The number of events read at a time. A payload can have several megabytes."""
 FORMATS = {
     "json": ("application/json", "json"),
     "markdown": ("text/markdown; charset=utf-8", "md"),
     "html": ("text/html; charset=utf-8", "html"),
 }
-"""Media type and suffix of each format."""
+"""The media type and the file extension of each format."""
 _FENCE = re.compile(r"`{3,}")
 
 
-def redactor_of(conversation: Conversation) -> Redactor:
-    """What takes secrets out of whatever of this conversation leaves its people.
+def build_redactor(conversation: Conversation) -> Redactor:
+    """Return the redactor for texts of a conversation that people outside of it will read.
 
-    Its creator's own, and everything that has the shape of a well-known key.
+    It removes the secrets of its creator and organization, and everything in the form of a well-known kind of key.
     """
     return Redactor(
         custom_secrets.values_to_hide(
@@ -40,41 +41,39 @@ def redactor_of(conversation: Conversation) -> Redactor:
 
 
 def walk_log(*, conversation_id: UUID, through_seq: int, after: int = 0) -> Iterator[Event]:
-    """The events behind ``after`` up to ``through_seq``, in order, read in pages.
-
-    Streams run in threads that nobody tidies up: the connection is given back after every page.
-    """
-    place = after
+    """Yield the events after ``after`` up to and including ``through_seq``, in order. They are read in pages."""
+    last_seq = after
     while True:
-        rows = Event.objects.filter(conversation_id=conversation_id, seq__gt=place)
+        rows = Event.objects.filter(conversation_id=conversation_id, seq__gt=last_seq)
         page = list(rows.filter(seq__lte=through_seq).order_by("seq")[:PAGE])
+        # Django does not close connections in the threads of streaming responses, so close it here.
         if not connection.in_atomic_block:
             connection.close()
         yield from page
         if len(page) < PAGE:
             return
-        place = page[-1].seq
+        last_seq = page[-1].seq
 
 
 def export_trajectory(
     *,
     conversation: Conversation,
-    format: str,  # noqa: A002  (the word of the API)
+    format: str,  # noqa: A002  (the API's parameter name)
     through_seq: int | None = None,
 ) -> Iterator[bytes]:
-    """The whole log, or up to ``through_seq``, with secrets taken out, as pieces of one file.
+    """Return the chunks of a file with the log up to ``through_seq`` (default: all), with secrets removed.
 
-    ``format`` is json (everything, payloads included), markdown or html (what a reader wants to know).
-    Safe to repeat; what is appended while it runs is left out.
+    ``format`` is ``json`` (all events with their payloads), ``markdown`` or ``html`` (readable texts only). Events
+    that are appended during the export are left out.
     """
     last = conversation.last_seq if through_seq is None else through_seq
-    redactor = redactor_of(conversation)
+    redactor = build_redactor(conversation)
     writer = {"json": _json, "markdown": _markdown, "html": _html}[format]
     return (piece.encode("utf-8", "replace") for piece in writer(conversation, last, redactor))
 
 
-def described(conversation: Conversation, redactor: Redactor) -> dict[str, Any]:
-    """What an export or a public link tells of the conversation itself."""
+def describe_conversation(conversation: Conversation, redactor: Redactor) -> dict[str, Any]:
+    """Return the public facts of a conversation for exports and share links, with secrets removed from the title."""
     repository = conversation.repository
     return {
         "id": str(conversation.pk),
@@ -85,25 +84,25 @@ def described(conversation: Conversation, redactor: Redactor) -> dict[str, Any]:
     }
 
 
-def redacted_wire(event: Event, redactor: Redactor) -> dict[str, Any]:
-    """``Event.to_wire`` with secrets taken out of the payload."""
+def redact_event(event: Event, redactor: Redactor) -> dict[str, Any]:
+    """Return the event in the form that REST and sockets send, with secrets removed from its payload."""
     return event.to_wire() | {"payload": orjson.Fragment(redactor.json(event.payload))}
 
 
 def _json(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[str]:
-    about = orjson.dumps(described(conversation, redactor)).decode()
+    about = orjson.dumps(describe_conversation(conversation, redactor)).decode()
     yield f'{{"conversation":{about},"through_seq":{last},"events":['
-    before = ""
+    separator = ""
     for event in walk_log(conversation_id=conversation.pk, through_seq=last):
-        yield before + orjson.dumps(redacted_wire(event, redactor)).decode()
-        before = ","
+        yield separator + orjson.dumps(redact_event(event, redactor)).decode()
+        separator = ","
     yield "]}"
 
 
-def story_of(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[StoryEntry]:
-    """The events that say something to a reader, in words, with secrets taken out."""
+def walk_story(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[StoryEntry]:
+    """Yield the log up to and including ``last`` as readable entries, with secrets removed."""
     for event in walk_log(conversation_id=conversation.pk, through_seq=last):
-        if entry := entry_of(event, redactor.json(event.payload)):
+        if entry := build_entry(event, redactor.json(event.payload)):
             yield entry
 
 
@@ -115,19 +114,19 @@ def _facts(conversation: Conversation) -> str:
 
 
 def _markdown(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[str]:
-    """Every text stands in a fence longer than any of its own, so that none of it is markup."""
+    # A text cannot contain a fence longer than its own longest one, so no text is rendered as markup.
     title = re.sub(r"([\\`*_{}\[\]<>#|!&])", r"\\\1", redactor.text(conversation.title))
     yield f"# {' '.join(title.split())}\n\n{_facts(conversation)}\n"
-    for entry in story_of(conversation, last, redactor):
+    for entry in walk_story(conversation, last, redactor):
         fence = "`" * max(3, 1 + max(map(len, _FENCE.findall(entry.text)), default=0))
-        who = re.sub(r"[^\w .:-]", "", entry.who)
+        author = re.sub(r"[^\w .:-]", "", entry.author)
         risk = f", {entry.risk.lower()} risk" if entry.risk else ""
-        yield f"\n## {entry.seq}. {who}{risk}\n\n{entry.at:%Y-%m-%d %H:%M:%S} UTC\n\n"
+        yield f"\n## {entry.seq}. {author}{risk}\n\n{entry.at:%Y-%m-%d %H:%M:%S} UTC\n\n"
         yield f"{fence}text\n{entry.text}\n{fence}\n"
 
 
 def _html(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[str]:
-    yield replay.head(title=redactor.text(conversation.title), facts=_facts(conversation))
-    for entry in story_of(conversation, last, redactor):
-        yield replay.article(entry)
-    yield replay.tail()
+    yield replay.render_head(title=redactor.text(conversation.title), facts=_facts(conversation))
+    for entry in walk_story(conversation, last, redactor):
+        yield replay.render_entry(entry)
+    yield replay.render_tail()

@@ -1,4 +1,4 @@
-"""What people think of single events: one word a person and event, the newest counts."""
+"""Users' ratings of events. Each user has at most one rating for an event."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +11,14 @@ from lib.problems import Problem
 
 
 class NoSuchEvent(Problem):
-    """The conversation's log has no event at that place."""
+    """The conversation has no event with the requested ``seq``."""
 
     status = 404
     code = "no-such-event"
     sentence = "This conversation has no event with that seq."
 
 
-def give_feedback(
+def save_feedback(
     *,
     user: User,
     conversation: Conversation,
@@ -27,14 +27,14 @@ def give_feedback(
     reason: str = "",
     metadata: Mapping[str, Any] | None = None,
 ) -> Feedback:
-    """Keep a user's rating (1 to 5) of an event; an earlier one of the same user is replaced.
+    """Store a user's rating (1 to 5) of an event, replacing the user's earlier rating. Safe to repeat.
 
-    Safe to repeat. Raises ``NoSuchEvent``.
+    Raise ``NoSuchEvent`` if the conversation has no event with this ``seq``.
     """
     if not Event.objects.filter(conversation=conversation, seq=seq).exists():
         raise NoSuchEvent
     now = timezone.now()
-    said = {
+    values = {
         "rating": rating,
         "reason": reason,
         "metadata": dict(metadata or {}),
@@ -44,18 +44,19 @@ def give_feedback(
         conversation=conversation,
         seq=seq,
         user=user,
-        defaults=said,
-        create_defaults=said | {"organization_id": conversation.organization_id, "created_at": now},
+        defaults=values,
+        create_defaults=values
+        | {"organization_id": conversation.organization_id, "created_at": now},
     )
     return feedback
 
 
-def feedback_of(
+def list_feedback(
     *, user: User, conversation: Conversation, seq: int | None = None
 ) -> list[Feedback]:
-    """What a user said of a conversation's events, in the log's order; of one event with ``seq``.
+    """Return a user's ratings of a conversation's events in the log's order, or of the event ``seq`` only.
 
-    Raises ``NoSuchEvent`` for a ``seq`` that the log does not have.
+    Raise ``NoSuchEvent`` if the conversation has no event with this ``seq``.
     """
     if seq is not None and not Event.objects.filter(conversation=conversation, seq=seq).exists():
         raise NoSuchEvent
@@ -63,6 +64,6 @@ def feedback_of(
     return list(rows if seq is None else rows.filter(seq=seq))
 
 
-def take_back_feedback(*, user: User, conversation: Conversation, seq: int) -> None:
-    """Forget what a user said of an event. Safe to repeat."""
+def delete_feedback(*, user: User, conversation: Conversation, seq: int) -> None:
+    """Delete a user's rating of an event. Safe to repeat."""
     Feedback.objects.filter(conversation=conversation, user=user, seq=seq).delete()

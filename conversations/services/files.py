@@ -1,4 +1,4 @@
-"""The workspace's files, by way of the sandbox's engine; nothing outside the workspace is reached."""
+"""Access to the workspace's files through the sandbox's engine. Paths outside the workspace are rejected."""
 
 import base64
 import io
@@ -23,7 +23,8 @@ from conversations.services.state import is_up
 from lib.problems import Problem, TooLarge
 
 MAX_ENTRIES = 2_000
-# Names may hold anything but NUL and "/", so fields end in NUL; base64, because the answer is JSON text.
+# File names may contain everything but NUL and "/", so records end in NUL. The output is sent as base64, because the
+# engine returns it as JSON text.
 _LIST = (
     'set -e; p=$(realpath -e -- {path}); case "$p/" in {root}/*) ;; *) exit 3;; esac; '
     '[ -d "$p" ] || exit 4; cd -- "$p"; '
@@ -37,14 +38,14 @@ _OUTSIDE, _MISSING = 3, 4
 
 
 class PathOutside(Problem):
-    """A path that is no path inside the workspace."""
+    """A path leads outside of the workspace or is malformed."""
 
     code = "path-outside"
-    sentence = "The path must lie inside the workspace: relative, without leaving it."
+    sentence = "The path must be relative and must stay inside the workspace."
 
 
 class NoSuchFile(Problem):
-    """There is no such file or folder."""
+    """The requested file or folder does not exist."""
 
     status = 404
     code = "no-such-file"
@@ -52,16 +53,16 @@ class NoSuchFile(Problem):
 
 
 class SandboxTrouble(Problem):
-    """The sandbox did not do it; the sentence says what it said."""
+    """The sandbox failed to carry out a file operation. The detail contains its error message."""
 
     status = 502
     code = "sandbox-trouble"
-    sentence = "The sandbox did not answer as it should. Try again."
+    sentence = "The sandbox returned an error. Try again."
 
 
 @dataclass(frozen=True, slots=True)
 class DirectoryEntry:
-    """One name in a folder; ``size`` in bytes."""
+    """An entry of a folder. ``size`` is in bytes; ``path`` is relative to the workspace."""
 
     name: str
     path: str
@@ -75,7 +76,10 @@ class DirectoryEntry:
 
 @contextmanager
 def _workspace(conversation_id: UUID) -> Iterator[tuple[EngineClient, str]]:
-    """The client and the root of a running sandbox. Raises ``SandboxNotRunning``, ``SandboxTrouble``."""
+    """Yield the engine's client and the workspace's root of a running sandbox.
+
+    Translate the engine's errors into ``SandboxNotRunning``, ``NoSuchFile`` or ``SandboxTrouble``.
+    """
     conversation = Conversation.objects.select_related("sandbox").get(pk=conversation_id)
     sandbox = conversation.sandbox
     if sandbox is None or not is_up(conversation):
@@ -87,11 +91,11 @@ def _workspace(conversation_id: UUID) -> Iterator[tuple[EngineClient, str]]:
     except EngineRefused as error:
         if error.status == 404:
             raise NoSuchFile from error
-        raise SandboxTrouble(f"The sandbox refused: {error.detail[:300]}") from error
+        raise SandboxTrouble(f"The sandbox returned an error: {error.detail[:300]}") from error
 
 
-def inside(root: str, path: str) -> str:
-    """The absolute path of a workspace-relative one. Raises ``PathOutside``."""
+def resolve_path(root: str, path: str) -> str:
+    """Return the absolute path of a path relative to ``root``. Raise ``PathOutside`` if it leaves ``root``."""
     if "\0" in path or path.startswith(("/", "~")) or len(path) > 4_096:
         raise PathOutside
     full = posixpath.normpath(posixpath.join(root, path))
@@ -101,8 +105,9 @@ def inside(root: str, path: str) -> str:
 
 
 def _resolve(client: EngineClient, root: str, path: str, *, must_exist: bool) -> str:
-    """Return the absolute path with symbolic links resolved in the sandbox, so that none leads out of the workspace."""
-    full = inside(root, path)
+    """Return the absolute path with symbolic links resolved. Raise ``PathOutside`` if it leaves the workspace."""
+    # Only the sandbox can resolve its links; checking the text of the path is not enough.
+    full = resolve_path(root, path)
     command = _INSIDE.format(
         path=shlex.quote(full), root=shlex.quote(root), flag="-e" if must_exist else "-m"
     )
@@ -110,23 +115,30 @@ def _resolve(client: EngineClient, root: str, path: str, *, must_exist: bool) ->
     _raise_for(result.exit_code, result.stderr)
     try:
         return base64.b64decode(result.stdout).decode()
-    except UnicodeDecodeError as error:  # no address of the engine can hold it
-        raise NoSuchFile("This leads to a file whose name is not UTF-8.") from error
+    except UnicodeDecodeError as error:  # the engine's URLs cannot contain such a name
+        raise NoSuchFile(
+            "The file's name is not valid UTF-8, so it cannot be opened here."
+        ) from error
 
 
 def _raise_for(code: int, detail: str) -> None:
     if code == _OUTSIDE:
         raise PathOutside
-    if code in (_MISSING, 1):
+    if code in (_MISSING, 1):  # `realpath` exits with 1 for a missing path
         raise NoSuchFile
     if code:
-        raise SandboxTrouble(f"The sandbox could not look: {detail[:200] or f'exit {code}'}")
+        raise SandboxTrouble(
+            f"The sandbox could not read the path: {detail[:200] or f'exit code {code}'}"
+        )
 
 
 def list_files(*, conversation_id: UUID, path: str = "") -> list[DirectoryEntry]:
-    """A folder's entries, folders first, at most 2,000. Raises ``NoSuchFile``, ``PathOutside``."""
+    """Return the entries of a folder, at most 2,000, subfolders first.
+
+    Raise ``NoSuchFile``, ``PathOutside``, ``SandboxNotRunning`` or ``SandboxTrouble``.
+    """
     with _workspace(conversation_id) as (client, root):
-        full = inside(root, path)
+        full = resolve_path(root, path)
         command = _LIST.format(path=shlex.quote(full), root=shlex.quote(root), limit=MAX_ENTRIES)
         result = client.execute(command, cwd=root, timeout=30)
         _raise_for(result.exit_code, result.stderr)
@@ -137,10 +149,10 @@ def list_files(*, conversation_id: UUID, path: str = "") -> list[DirectoryEntry]
 
 def _entry(line: bytes, folder: str, root: str) -> DirectoryEntry:
     kind, size, changed, name = line.split(b"\t", 3)
-    shown = name.decode(errors="replace")
-    full = posixpath.join(folder, shown)
+    text = name.decode(errors="replace")
+    full = posixpath.join(folder, text)
     return DirectoryEntry(
-        name=shown,
+        name=text,
         path=posixpath.relpath(full, root),
         type={b"d": "directory", b"l": "link"}.get(kind, "file"),
         size=int(size),
@@ -149,36 +161,47 @@ def _entry(line: bytes, folder: str, root: str) -> DirectoryEntry:
 
 
 def read_file(*, conversation_id: UUID, path: str) -> Iterator[bytes]:
-    """A file's bytes, in chunks. Raises before the first chunk."""
+    """Return an iterator over a file's bytes in chunks.
+
+    Raise ``NoSuchFile``, ``PathOutside``, ``SandboxNotRunning`` or ``SandboxTrouble`` before it is returned.
+    """
     with _workspace(conversation_id) as (client, root):
         chunks = client.download(_resolve(client, root, path, must_exist=True))
     return iter(chunks)
 
 
 def write_file(*, conversation_id: UUID, path: str, content: bytes | IO[bytes]) -> int:
-    """Write a file, its folders included; its size in bytes. Safe to repeat."""
+    """Write a file, creating missing folders, and return its size in bytes. Safe to repeat.
+
+    Raise ``PathOutside``, ``SandboxNotRunning`` or ``SandboxTrouble``.
+    """
     with _workspace(conversation_id) as (client, root):
         full = _resolve(client, root, path, must_exist=False)
         if full == root:
-            raise PathOutside("Name a file, not the workspace itself.")
+            raise PathOutside("The path is the workspace itself. Enter the path of a file in it.")
         return client.upload(full, content)
 
 
 def download_archive(*, conversation_id: UUID, format: str) -> Iterator[bytes]:  # noqa: A002
-    """The whole workspace as ``tar.gz`` or ``zip``, in chunks."""
+    """Return the chunks of an archive of the whole workspace. ``format`` is ``tar.gz`` or ``zip``.
+
+    Raise ``SandboxNotRunning`` or ``SandboxTrouble``. A zip also raises ``TooLarge`` while it is read.
+    """
     with _workspace(conversation_id) as (client, root):
         chunks = iter(client.archive(root))
     return _as_zip(chunks) if format == "zip" else chunks
 
 
 def _as_zip(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Turn a tar.gz into a zip by way of temporary files: neither is held in memory."""
+    """Yield the chunks of a zip file with the contents of a tar.gz. Both are kept in temporary files, not in memory."""
     with tempfile.TemporaryFile() as packed, tempfile.TemporaryFile() as result:
         size = 0
         for chunk in chunks:
             size += len(chunk)
             if size > settings.ARCHIVE_MAX_BYTES:
-                raise TooLarge("The workspace is too large to download as one file.")
+                raise TooLarge(
+                    "The workspace is too large to download as a zip file. Download single files instead."
+                )
             packed.write(chunk)
         packed.seek(0)
         with (
@@ -194,8 +217,10 @@ def _as_zip(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 def _copy(source: tarfile.TarFile, member: tarfile.TarInfo, target: zipfile.ZipFile) -> None:
     name = posixpath.normpath(member.name).lstrip("/")
+    # Links and special files are left out: they could lead outside the folder into which a zip is unpacked.
     if name.startswith("..") or not member.isfile():
         return
+    # 315,532,800 is the start of 1980, the earliest time that a zip file can store.
     stamp = datetime.fromtimestamp(max(member.mtime, 315_532_800), UTC).timetuple()[:6]
     info = zipfile.ZipInfo(name.encode("utf-8", "replace").decode(), stamp)
     info.external_attr = (member.mode & 0o777) << 16
@@ -207,13 +232,19 @@ def _copy(source: tarfile.TarFile, member: tarfile.TarInfo, target: zipfile.ZipF
 
 
 def git_changes(*, conversation_id: UUID) -> list[dict[str, str]]:
-    """What changed in the workspace's repository: ``[{"status", "path"}]``."""
+    """Return the changed files of the workspace's repository as ``[{"status", "path"}]``.
+
+    Raise ``SandboxNotRunning`` or ``SandboxTrouble``.
+    """
     with _workspace(conversation_id) as (client, root):
         return [{"status": c.status, "path": c.path} for c in client.list_git_changes(root)]
 
 
 def git_diff(*, conversation_id: UUID, path: str) -> dict[str, Any]:
-    """A file before and after: ``{"path", "original", "modified"}``, None where it did not exist."""
+    """Return a file's text before and after its changes as ``{"path", "original", "modified"}``.
+
+    A text is None if the file did not exist. Raise ``PathOutside``, ``SandboxNotRunning`` or ``SandboxTrouble``.
+    """
     with _workspace(conversation_id) as (client, root):
         diff = client.get_git_diff(_resolve(client, root, path, must_exist=False))
     return {"path": path, "original": diff.original, "modified": diff.modified}

@@ -1,4 +1,4 @@
-"""A second conversation that begins where another was after one of its turns."""
+"""Forks: new conversations that begin with a copy of another conversation's log."""
 
 from django.db import transaction
 
@@ -7,30 +7,34 @@ from conversations.models import Conversation
 from conversations.models.append import copy_log
 from conversations.services.lifecycle import create_conversation
 from conversations.services.state import append_notice
-from conversations.services.turns import turns_of
+from conversations.services.turns import list_turns
 from lib.problems import Problem
 
 
 class NothingToFork(Problem):
-    """No turn of the conversation is complete up to the place that was named."""
+    """The conversation has no complete turn up to the requested event."""
 
     status = 409
     code = "nothing-to-fork"
-    sentence = "There is no complete turn up to here yet. Wait for the agent to finish one."
+    sentence = (
+        "The agent has not completed a turn up to this event. Wait until it finishes, then fork."
+    )
 
 
 @transaction.atomic
 def fork_conversation(
     *, user: User, conversation: Conversation, through_seq: int | None = None
 ) -> Conversation:
-    """Start a conversation of the user's own from a copy of another's log, repository and settings.
+    """Create a conversation that belongs to the user and begins with a copy of another one.
 
-    The copy ends with the last complete turn up to ``through_seq``, by default of all. The workspace's files come
-    along as they are now, not as they were then, where the sandbox provider can copy them; the new agent
-    is told the earlier story (docs/adr/0021). Each call makes another. Raises ``NothingToFork``.
+    The log is copied up to the last complete turn that ends at or before ``through_seq`` (default: the whole log). The
+    start of the fork's sandbox copies the current files, if the provider supports it. Each call creates another fork.
+    Raise ``NothingToFork`` if there is no complete turn.
     """
+    # The engine can fork only inside one sandbox. A fork gets its own sandbox instead, and its agent gets the
+    # earlier events as text (ADR 21).
     last = conversation.last_seq if through_seq is None else through_seq
-    ends = [t.through_seq for t in turns_of(conversation=conversation) if t.is_complete]
+    ends = [t.through_seq for t in list_turns(conversation=conversation) if t.is_complete]
     end = max((seq for seq in ends if seq <= last), default=None)
     if end is None:
         raise NothingToFork
@@ -54,7 +58,8 @@ def fork_conversation(
     append_notice(
         fork,
         code="forked",
-        message=f"Forked from “{conversation.title}” after event {end}. What follows is new.",
+        message=f"This conversation was forked from “{conversation.title}” after event {end}. "
+        "The events above are a copy.",
         parent=str(conversation.pk),
         seq=end,
     )

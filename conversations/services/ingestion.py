@@ -1,4 +1,4 @@
-"""From the engine's log into ours: in order, once, fenced, and nothing changed on the way."""
+"""Ingestion of the engine's events into our log: in order, exactly once, and fenced by the manager's lease."""
 
 import hashlib
 import itertools
@@ -37,11 +37,13 @@ CRASHES_BEFORE_GIVING_UP = 3
 CRASH_WINDOW_SECONDS = 600
 READ_PAGE = 50
 USE_SECONDS = 10
+"""The least time between two updates of a sandbox's last use. Idle time is counted in minutes."""
 PROJECTED = ("execution_status", "asked_seq", "asked_in_run")
+"""The fields of a conversation that follow from its events."""
 
 
 class StaleLease(Problem):
-    """A manager writes under a generation that is no longer the newest: somebody else follows now."""
+    """A manager wrote under a lease that it has lost, or the conversation was deleted."""
 
     status = 409
     code = "stale-lease"
@@ -49,12 +51,12 @@ class StaleLease(Problem):
 
 
 class LogGap(Exception):
-    """Frames do not continue the log: the reader must begin again behind what is stored."""
+    """The frames do not continue the log. The reader must connect again and read after the last stored event."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where to follow an engine's log, and from where."""
+class EngineTarget:
+    """The engine to follow: its address and key, its run, and the index after which to read."""
 
     base_url: str
     session_key: str
@@ -62,59 +64,65 @@ class Place:
     after_seq: int
 
 
-def place_to_follow(*, conversation_id: UUID, generation: int) -> Place | None:
-    """Where a conversation's engine is now, or None while there is none. Raises ``StaleLease``."""
+def find_engine(*, conversation_id: UUID, generation: int) -> EngineTarget | None:
+    """Return a conversation's running engine, or None if there is none.
+
+    Raise ``StaleLease`` if the generation is not current.
+    """
     conversation = (
         Conversation.objects.select_related("sandbox")
         .filter(pk=conversation_id, deleted_at=None)
         .first()
     )
-    held = Lease.objects.filter(conversation_id=conversation_id, generation=generation)
-    if conversation is None or not held.exists():
+    lease = Lease.objects.filter(conversation_id=conversation_id, generation=generation)
+    if conversation is None or not lease.exists():
         raise StaleLease
     sandbox = conversation.sandbox
     if sandbox is None or sandbox.observed != Sandbox.Observed.RUNNING:
         return None
-    return Place(sandbox.base_url, sandbox.session_key(), sandbox.run, conversation.engine_seq)
-
-
-def _locked_under(conversation_id: UUID, generation: int) -> Conversation:
-    """The conversation, locked, if this generation is still the newest; else ``StaleLease``.
-
-    The lease is locked with it, so that nobody takes it over between this look and our commit.
-    """
-    rows = Conversation.objects.select_for_update(of=("self", "lease"))
-    found = rows.select_related("lease", "sandbox").filter(
-        pk=conversation_id, deleted_at=None, lease__generation=generation
+    return EngineTarget(
+        sandbox.base_url, sandbox.session_key(), sandbox.run, conversation.engine_seq
     )
-    conversation = found.first()
+
+
+def _lock_under_lease(conversation_id: UUID, generation: int) -> Conversation:
+    """Lock a conversation and return it. Raise ``StaleLease`` if the generation is not current."""
+    # Lock the lease too, so that no other manager claims it between this check and our commit.
+    rows = Conversation.objects.select_for_update(of=("self", "lease"))
+    conversation = (
+        rows.select_related("lease", "sandbox")
+        .filter(pk=conversation_id, deleted_at=None, lease__generation=generation)
+        .first()
+    )
     if conversation is None:
         raise StaleLease
     return conversation
 
 
 def ingest_events(*, conversation_id: UUID, generation: int, frames: Sequence[Durable]) -> int:
-    """Append the engine's events behind what is stored; how many were new.
+    """Append the engine's events and return how many were new.
 
-    Safe to repeat: what is stored already is skipped by its index. Raises ``StaleLease`` and ``LogGap``,
-    and then nothing of the batch is stored.
+    Safe to repeat: events that are already stored are skipped by their index. Raise ``StaleLease`` if the generation
+    is not current and ``LogGap`` if the frames do not continue the log; then nothing of the batch is stored.
     """
-    if not _is_at_once(conversation_id, generation, frames):
-        return _ingest_locked(conversation_id, generation, frames)
-    return len(frames)
+    if _append_in_one_statement(conversation_id, generation, frames):
+        return len(frames)
+    return _append_under_lock(conversation_id, generation, frames)
 
 
-def _is_at_once(conversation_id: UUID, generation: int, frames: Sequence[Durable]) -> bool:
-    """Append a batch that is nothing but news, without reading anything first; whether that could be done.
+def _append_in_one_statement(
+    conversation_id: UUID, generation: int, frames: Sequence[Durable]
+) -> bool:
+    """Append a batch of new, plain events without reading first; return whether it was stored.
 
-    Not when the batch tells a state, echoes a message, repeats something or leaves a gap, and not when it
-    names an id that the log has: all that is for the way that looks first.
+    Nothing is stored if the batch changes more than the log, repeats an event, leaves a gap, or contains an event id
+    of the log.
     """
     if not frames or not is_plain(frames):
         return False
     now = timezone.now()
-    hide = redaction.hider(conversation_id)
-    events = [new_event(frame, frame.event.event_id, hide) for frame in frames]
+    redact = redaction.build_payload_redactor(conversation_id)
+    events = [build_event(frame, frame.event.event_id, redact) for frame in frames]
     appended = append_fenced(NewEvents(conversation_id, generation, events), at=now)
     if appended is None:
         return False
@@ -126,7 +134,10 @@ def _is_at_once(conversation_id: UUID, generation: int, frames: Sequence[Durable
 
 
 def is_plain(frames: Sequence[Durable]) -> bool:
-    """Whether frames follow each other, each with an id of its own, and change nothing but the log."""
+    """Return whether the frames are consecutive, have distinct event ids and change nothing but the log.
+
+    Events that report the agent's state and echoes of user messages change other rows too.
+    """
     first = frames[0].seq
     if len({frame.event.event_id for frame in frames}) < len(frames):
         return False
@@ -138,39 +149,42 @@ def is_plain(frames: Sequence[Durable]) -> bool:
     )
 
 
-def new_event(frame: Durable, event_id: str, hide: Callable[[str], str] | None = None) -> NewEvent:
-    """Return what is stored of an engine's frame; ``hide`` takes secrets out of its payload."""
+def build_event(
+    frame: Durable, event_id: str, redact: Callable[[str], str] | None = None
+) -> NewEvent:
+    """Return the event to store for an engine's frame. ``redact`` removes secrets from its payload."""
     event = frame.event
-    payload = hide(event.payload) if hide else event.payload
+    payload = redact(event.payload) if redact else event.payload
     return NewEvent(event_id, event.kind, event.source, payload, frame.seq, event.time)
 
 
 @transaction.atomic
-def _ingest_locked(conversation_id: UUID, generation: int, frames: Sequence[Durable]) -> int:
-    """Lock, look, then append: for batches that change more than the log, and for repeats."""
-    conversation = _locked_under(conversation_id, generation)
+def _append_under_lock(conversation_id: UUID, generation: int, frames: Sequence[Durable]) -> int:
+    """Append the new events of a batch of any kind under the row lock; return how many there were."""
+    conversation = _lock_under_lease(conversation_id, generation)
     fresh = [frame for frame in frames if frame.seq > conversation.engine_seq]
     if not fresh:
         return 0
     expected = range(conversation.engine_seq + 1, conversation.engine_seq + 1 + len(fresh))
     if [frame.seq for frame in fresh] != list(expected):
         raise LogGap(f"{conversation_id}: {fresh[0].seq} does not follow {conversation.engine_seq}")
-    taken = set(
+    used_ids = set(
         Event.objects.filter(
             conversation_id=conversation_id, event_id__in=[f.event.event_id for f in fresh]
         ).values_list("event_id", flat=True)
     )
     news = []
-    hide = redaction.hider(conversation_id)
+    redact = redaction.build_payload_redactor(conversation_id)
     for frame in fresh:
-        event_id = _free_id(frame, taken)
-        taken.add(event_id)
-        news.append(new_event(frame, event_id, hide))
+        event_id = _unused_id(frame, used_ids)
+        used_ids.add(event_id)
+        news.append(build_event(frame, event_id, redact))
     conversation.engine_seq = fresh[-1].seq
+    # Before the rows are appended: `_project` counts the events' `seq` from the old `last_seq`.
     status = _project(conversation, fresh)
     conversation.append_rows(news, also_save=("engine_seq", *(PROJECTED if status else ())))
     _match_messages(conversation, fresh, news)
-    _note_use(conversation)
+    _record_use(conversation)
     if status:
         deliver_if_free(conversation)
     announcing.announce_on_commit(conversation_id)
@@ -178,9 +192,9 @@ def _ingest_locked(conversation_id: UUID, generation: int, frames: Sequence[Dura
 
 
 def read_log(*, conversation_id: UUID, generation: int, client: EngineClient) -> int:
-    """Append what the engine's log has behind ours, page by page over REST; how many were new.
+    """Append the engine's newer events, read in pages over REST, and return how many were new. Safe to repeat.
 
-    For what its socket cannot carry. Safe to repeat. Raises ``StaleLease``, ``LogGap``,
+    This is for events that are too large for the engine's socket. Raise ``StaleLease``, ``LogGap`` or
     ``EngineUnreachable``.
     """
     conversation = Conversation.objects.get(pk=conversation_id)
@@ -196,10 +210,11 @@ def read_log(*, conversation_id: UUID, generation: int, client: EngineClient) ->
     return count
 
 
-def _free_id(frame: Durable, taken: set[str]) -> str:
-    """The engine's id, unless the log has it at another place: a sandbox may say anything, twice."""
-    if frame.event.event_id not in taken:
+def _unused_id(frame: Durable, used_ids: set[str]) -> str:
+    """Return the engine's event id, or a derived id if the log already contains it."""
+    if frame.event.event_id not in used_ids:
         return frame.event.event_id
+    # A sandbox is not trusted and may send one id twice. Both events are kept.
     name = f"{frame.seq}:{frame.event.event_id}"
     return "x-" + hashlib.sha256(name.encode()).hexdigest()
 
@@ -207,7 +222,8 @@ def _free_id(frame: Durable, taken: set[str]) -> str:
 def _match_messages(
     conversation: Conversation, frames: Sequence[Durable], events: Sequence[NewEvent]
 ) -> None:
-    """Mark messages delivered by their echo in the engine's log."""
+    """Mark messages as delivered when the engine's log contains their text."""
+    # The engine does not return our message id, so match the oldest sent message with the same text (ADR 3).
     for frame, event in zip(frames, events, strict=True):
         text = user_text(frame.event)
         if text is None:
@@ -224,69 +240,76 @@ def _match_messages(
 
 
 def _project(conversation: Conversation, frames: Sequence[Durable]) -> str | None:
-    """Take the newest state that the frames tell over into the row; the caller saves ``PROJECTED``."""
+    """Set the row's fields to the newest agent state in the frames and return that state, or None without a state.
+
+    The caller saves the fields ``PROJECTED``.
+    """
     newest = None
     for seq, frame in enumerate(frames, start=conversation.last_seq + 1):
         status = parse_execution_status(frame.event)
-        if status is not None and not _is_between(conversation, status):
+        if status is not None and not _is_transient_idle(conversation, status):
             newest = status
-            _take_status(conversation, status, seq)
+            _set_status(conversation, status, seq)
     return newest
 
 
-def _is_between(conversation: Conversation, status: str) -> bool:
-    """Whether this is the engine's ``idle`` on its way from one state into a run that we asked for.
-
-    Taking it over would let the next message in before the run, and its question, has begun: see
-    ``take_for_busy``. No run ends idle.
-    """
-    is_taken = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
-    return status == IDLE and is_taken and conversation.may_ask
+def _is_transient_idle(conversation: Conversation, status: str) -> bool:
+    """Return whether the status is the ``idle`` that the engine reports shortly before a requested run begins."""
+    # Storing it would release the next message before the run could ask its question (see `mark_agent_busy`).
+    # A run never ends with `idle`, so no real change is lost.
+    is_marked_busy = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
+    return status == IDLE and is_marked_busy and conversation.may_ask
 
 
-def _take_status(conversation: Conversation, status: str, seq: int) -> None:
+def _set_status(conversation: Conversation, status: str, seq: int) -> None:
     sandbox = conversation.sandbox
-    asks = status == WAITING and sandbox is not None
+    is_question = status == WAITING and sandbox is not None
     conversation.execution_status = status
-    conversation.asked_seq = seq if asks else None
-    conversation.asked_in_run = sandbox.run if asks and sandbox else None
+    conversation.asked_seq = seq if is_question else None
+    conversation.asked_in_run = sandbox.run if is_question and sandbox else None
 
 
-def _note_use(conversation: Conversation) -> None:
-    """The sandbox's last use, at most every few seconds: idleness is counted in minutes."""
+def _record_use(conversation: Conversation) -> None:
+    """Store the time of the sandbox's last use, at most once in ``USE_SECONDS``."""
     sandbox, now = conversation.sandbox, timezone.now()
     if sandbox is not None and now - sandbox.active_at > timedelta(seconds=USE_SECONDS):
         Sandbox.objects.filter(pk=sandbox.pk).update(active_at=now)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How a conversation stood before its engine was asked for the agent's state."""
+class StateSnapshot:
+    """The state of a conversation before its engine is asked for the agent's state."""
 
     last_seq: int
     execution_status: str
     is_answered: bool
-    """An answer to the agent's question is on its way to the engine."""
+    """Whether an answer to the agent's question is queued for the engine."""
 
 
-def standing(*, conversation_id: UUID) -> Standing:
-    """To be taken before the engine is asked, for ``observe_status``."""
+def snapshot_state(*, conversation_id: UUID) -> StateSnapshot:
+    """Return a conversation's current state for ``observe_status``. Call it before the engine is asked.
+
+    Raise ``StaleLease`` if the conversation does not exist.
+    """
     rows = Conversation.objects.filter(pk=conversation_id)
     row = rows.values_list("last_seq", "execution_status").first()
     if row is None:
         raise StaleLease
-    # In this order: an answer that comes in between moves the log on from what was read.
-    return Standing(*row, is_answered=queue.is_queued("answer", conversation_id))
+    # Read the row before the queue: an answer that is given in between advances the log past `last_seq`.
+    return StateSnapshot(*row, is_answered=queue.is_queued("answer", conversation_id))
 
 
 @transaction.atomic
-def observe_status(*, conversation_id: UUID, generation: int, status: str, as_of: Standing) -> bool:
-    """Take over a state that the engine told when asked, without an event, as after its restart.
+def observe_status(
+    *, conversation_id: UUID, generation: int, status: str, as_of: StateSnapshot
+) -> bool:
+    """Store a state that the engine returned to a request, for a change without an event, as after a restart.
 
-    ``as_of`` is how the conversation stood before that. Returns False when something was said or answered
-    in between, so that the state may be of before it: ask again. Raises ``StaleLease``.
+    ``as_of`` is the conversation's state before the request. Return False if the conversation changed since then:
+    the engine's state may be older than the change, so ask again. Raise ``StaleLease`` if the generation is not
+    current.
     """
-    conversation = _locked_under(conversation_id, generation)
+    conversation = _lock_under_lease(conversation_id, generation)
     if (conversation.last_seq, conversation.execution_status) != (
         as_of.last_seq,
         as_of.execution_status,
@@ -294,13 +317,16 @@ def observe_status(*, conversation_id: UUID, generation: int, status: str, as_of
         return False
     if status not in Conversation.ExecutionStatus.values or status == conversation.execution_status:
         return True
-    if _is_between(conversation, status) and _is_something_on_its_way(conversation):
+    if _is_transient_idle(conversation, status) and _is_message_unechoed(conversation):
         return True
+    # The engine restarted with a question whose answer is queued but not delivered yet.
     if status == WAITING and as_of.is_answered:
-        return True  # the engine came back with a question that has its answer, only not yet there
-    _take_status(conversation, status, conversation.last_seq)
+        return True
+    _set_status(conversation, status, conversation.last_seq)
     if status == WAITING:
-        conversation.asked_in_run = 0  # asked in a run of before: a yes must take the long way
+        # The question was asked in an earlier run. Run 0 never matches, so `deliver_answer` handles an approval
+        # as one that comes after a restart.
+        conversation.asked_in_run = 0
     conversation.updated_at = timezone.now()
     conversation.save(update_fields=[*PROJECTED, "updated_at"])
     announcing.announce_on_commit(conversation_id)
@@ -308,19 +334,20 @@ def observe_status(*, conversation_id: UUID, generation: int, status: str, as_of
     return True
 
 
-def _is_something_on_its_way(conversation: Conversation) -> bool:
-    """Whether a message was sent to the engine whose echo its log, as far as we have it, does not hold."""
-    sent = (OutgoingMessage.Status.SENDING, OutgoingMessage.Status.DELIVERED)
+def _is_message_unechoed(conversation: Conversation) -> bool:
+    """Return whether a message was sent to the engine but is not yet in the part of its log that we have."""
+    statuses = (OutgoingMessage.Status.SENDING, OutgoingMessage.Status.DELIVERED)
     return OutgoingMessage.objects.filter(
-        conversation=conversation, status__in=sent, engine_event_id=""
+        conversation=conversation, status__in=statuses, engine_event_id=""
     ).exists()
 
 
-def note_engine_lost(*, conversation_id: UUID, generation: int) -> bool:
-    """Look why an engine does not answer. If it is gone, say so in the log and bring it back.
+def handle_unreachable_engine(*, conversation_id: UUID, generation: int) -> bool:
+    """Check an engine that does not answer. If it stopped, append a notice to the log and restart it if needed.
 
-    Returns whether it is gone. A busy agent's engine is restarted at once, an idle one with the next
-    message; one that dies again and again is given up. Raises ``StaleLease``.
+    Return whether it stopped. The engine of a busy agent is restarted immediately, the engine of an idle agent with
+    the next message. After three crashes within ten minutes it is not restarted. Raise ``StaleLease`` if the
+    generation is not current.
     """
     conversation = Conversation.objects.select_related("sandbox").get(pk=conversation_id)
     sandbox = conversation.sandbox
@@ -330,22 +357,26 @@ def note_engine_lost(*, conversation_id: UUID, generation: int) -> bool:
     if observed.state in (State.RUNNING, State.STARTING):
         return False
     with transaction.atomic():
-        conversation = _locked_under(conversation_id, generation)
-        return _take_loss(conversation, run=sandbox.run, detail=observed.detail)
+        conversation = _lock_under_lease(conversation_id, generation)
+        return _handle_stopped_engine(conversation, run=sandbox.run, detail=observed.detail)
 
 
-def _take_loss(conversation: Conversation, *, run: int, detail: str) -> bool:
+def _handle_stopped_engine(conversation: Conversation, *, run: int, detail: str) -> bool:
     sandbox = conversation.sandbox
+    # Another worker restarted or stopped the engine while the provider was asked.
     if sandbox is None or sandbox.run != run or sandbox.observed != Sandbox.Observed.RUNNING:
         return True
-    if sandbox.desired != Sandbox.Desired.RUNNING:
-        return True  # it was stopped on purpose
+    if sandbox.desired != Sandbox.Desired.RUNNING:  # the engine was stopped on purpose
+        return True
     sandbox.observed, sandbox.detail = Sandbox.Observed.FAILED, detail
     sandbox.stopped_at = timezone.now()
     sandbox.save(update_fields=["observed", "detail", "stopped_at"])
     was_busy = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
-    if _crashes_lately(conversation) >= CRASHES_BEFORE_GIVING_UP:
-        message = "The agent's engine stopped several times in a row and is not restarted again by itself."
+    if _count_recent_crashes(conversation) >= CRASHES_BEFORE_GIVING_UP:
+        message = (
+            "The agent's engine stopped several times in a row, so it is not restarted automatically. "
+            "Send a message to start it again."
+        )
         append_notice(conversation, code="engine_gave_up", message=message, detail=detail)
         change_fields(
             conversation,
@@ -357,8 +388,12 @@ def _take_loss(conversation: Conversation, *, run: int, detail: str) -> bool:
     append_notice(
         conversation,
         code="engine_stopped",
-        message="The agent's engine stopped unexpectedly. Files and history are safe; "
-        + ("it is being restarted." if was_busy else "it restarts with the next message."),
+        message="The agent's engine stopped unexpectedly. Your files and the history are safe. "
+        + (
+            "The engine is restarting."
+            if was_busy
+            else "The engine restarts with the next message."
+        ),
         detail=detail,
     )
     if was_busy or conversation.execution_status == WAITING:
@@ -370,7 +405,7 @@ def _take_loss(conversation: Conversation, *, run: int, detail: str) -> bool:
     return True
 
 
-def _crashes_lately(conversation: Conversation) -> int:
+def _count_recent_crashes(conversation: Conversation) -> int:
     since = timezone.now() - timedelta(seconds=CRASH_WINDOW_SECONDS)
     return StartTask.objects.filter(
         conversation=conversation, reason="the engine stopped", created_at__gt=since

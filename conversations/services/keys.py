@@ -1,9 +1,9 @@
-"""Keys to one conversation, which existing clients carry: derived, never stored, so every list row can show one.
+"""Keys to single conversations, for existing clients. Keys are derived and never stored.
 
-A key is ``ocs_<head>.<mac>``. The head names the conversation and how its user was known when the key was
-shown: a sign-in, an API key, or a provider's token (the user alone). The MAC binds the head to the conversation's key
-generation and, for people, to their password. So a key ends with the sign-in or API key behind it, with a
-new password, and for everybody when the generation is raised. It never opens more than what it came from.
+A key is ``ocs_<head>.<mac>``. The head contains the conversation and the credential with which the user requested the
+key: a session, an API key, or only the user for an identity provider's token. The MAC covers the head, the
+conversation's key generation and, except for API keys, a hash of the user's password. So a key becomes invalid with its
+session or API key, with a new password, or when the generation is raised. A key never permits more than its credential.
 """
 
 import base64
@@ -23,41 +23,47 @@ from lib import crypto
 PREFIX = "ocs_"
 PURPOSE = "conversation-key"
 SCOPES = frozenset({"conversations.view", "conversations.steer", "files.view", "files.edit"})
-"""All that a key may open, and less where its user, or the API key behind it, may do less."""
+"""The most that a key permits. The permissions of its user and API key limit it further."""
 HEAD_BYTES = 33
+"""One byte for the kind of credential, and two UUIDs."""
 BY_SESSION, BY_API_KEY, BY_USER = b"s", b"k", b"u"
 
 
 def conversation_key(*, conversation: Conversation, user: User) -> str:
-    """The key of this user to this conversation. No query; the same every time until something ends it."""
+    """Return the user's key to a conversation, without a query.
+
+    It is the same on every call until the session, API key, password or key generation changes.
+    """
     credential = user.credential
     if isinstance(credential, ApiKey):
-        kind, pk, stamp = BY_API_KEY, credential.pk, ""
+        kind, pk, password_hash = BY_API_KEY, credential.pk, ""
     elif isinstance(credential, UserSession):
-        kind, pk, stamp = BY_SESSION, credential.pk, user.get_session_auth_hash()
+        kind, pk, password_hash = BY_SESSION, credential.pk, user.get_session_auth_hash()
     else:
-        kind, pk, stamp = BY_USER, user.pk, user.get_session_auth_hash()
+        kind, pk, password_hash = BY_USER, user.pk, user.get_session_auth_hash()
     head = base64.urlsafe_b64encode(kind + conversation.pk.bytes + pk.bytes).decode()
-    _, mac = crypto.digest(_signed(head, conversation, stamp), purpose=PURPOSE)
+    _, mac = crypto.digest(_signed_text(head, conversation, password_hash), purpose=PURPOSE)
     return f"{PREFIX}{head}.{mac}"
 
 
-def holder_of_key(token: str, *, address: str = "") -> tuple[User, Conversation] | None:
-    """Whose key this is and to what, as of now, or None where it opens nothing.
+def authenticate_conversation_key(
+    token: str, *, address: str = ""
+) -> tuple[User, Conversation] | None:
+    """Return the user and the conversation of a key, or None if the key is not valid.
 
-    The user is limited to that conversation and to ``SCOPES``; what they may do in it is still asked by the
-    edges. ``address`` is where the caller is, for API keys that work from some networks only.
+    The returned user is limited to this conversation and to ``SCOPES``; the caller still checks permissions.
+    ``address`` is the client's IP address, for API keys that are limited to some networks.
     """
-    named = _read(token)
-    if named is None:
+    parts = _parse(token)
+    if parts is None:
         return None
-    kind, conversation_id, pk, head, mac = named
+    kind, conversation_id, pk, head, mac = parts
     conversation = Conversation.objects.filter(pk=conversation_id).first()
     if conversation is None:
         return None
     session = None
     user: User | None = None
-    stamp = ""
+    password_hash = ""
     if kind == BY_SESSION:
         session = UserSession.objects.filter(pk=pk).select_related("user").first()
         user = session.user if session else None
@@ -66,14 +72,16 @@ def holder_of_key(token: str, *, address: str = "") -> tuple[User, Conversation]
     if kind != BY_API_KEY:
         if user is None:
             return None
-        stamp = user.get_session_auth_hash()
-    expected = crypto.digests(_signed(head, conversation, stamp), purpose=PURPOSE)
-    if not any(hmac.compare_digest(mac, one) for one in expected):
+        password_hash = user.get_session_auth_hash()
+    # `crypto.digests` has a digest for each accepted pepper, so keys survive a rotation.
+    digests = crypto.digests(_signed_text(head, conversation, password_hash), purpose=PURPOSE)
+    if not any(hmac.compare_digest(mac, digest) for digest in digests):
         return None
+    # Use the credential only after the MAC is verified: its use may refresh a session at its identity provider.
     if kind == BY_API_KEY:
-        user = _of_api_key(pk, address)
+        user = _load_api_key_user(pk, address)
     elif kind == BY_SESSION and user is not None:
-        user = _of_session(user, pk)
+        user = _load_session_user(user, pk)
     if (
         user is None
         or not Conversation.objects.visible_to(user).filter(pk=conversation.pk).exists()
@@ -87,9 +95,9 @@ def holder_of_key(token: str, *, address: str = "") -> tuple[User, Conversation]
 
 @transaction.atomic
 def rotate_keys(*, conversation_id: UUID) -> Conversation:
-    """End every key to this conversation that was ever shown. Each call does so anew."""
+    """Revoke all existing keys to a conversation and return it. A repeated call also revokes newer keys."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
-    end_keys(conversation)
+    revoke_keys(conversation)
     audit.record(
         action="conversation.keys_ended",
         organization_id=conversation.organization_id,
@@ -98,8 +106,11 @@ def rotate_keys(*, conversation_id: UUID) -> Conversation:
     return conversation
 
 
-def end_keys(conversation: Conversation) -> None:
-    """End every key to a conversation whose row the caller has locked; open sockets check their access at once."""
+def revoke_keys(conversation: Conversation) -> None:
+    """Revoke all keys to a conversation and make its open sockets check their access again.
+
+    The caller holds the row's lock.
+    """
     Conversation.objects.filter(pk=conversation.pk).update(key_generation=F("key_generation") + 1)
     conversation.refresh_from_db(fields=["key_generation"])
     members = Membership.objects.filter(organization_id=conversation.organization_id)
@@ -107,12 +118,12 @@ def end_keys(conversation: Conversation) -> None:
         sessions.announce_access_change(user_id=user_id)
 
 
-def _signed(head: str, conversation: Conversation, stamp: str) -> str:
-    return f"{head} {conversation.key_generation} {stamp}"
+def _signed_text(head: str, conversation: Conversation, password_hash: str) -> str:
+    return f"{head} {conversation.key_generation} {password_hash}"
 
 
-def _read(token: str) -> tuple[bytes, UUID, UUID, str, str] | None:
-    """Kind, conversation, holder, head and MAC of a token of the right shape."""
+def _parse(token: str) -> tuple[bytes, UUID, UUID, str, str] | None:
+    """Return the kind, conversation id, credential id, head and MAC of a token, or None if it is malformed."""
     head, _, mac = token.removeprefix(PREFIX).partition(".")
     if not (token.startswith(PREFIX) and token.isascii()):
         return None
@@ -125,21 +136,21 @@ def _read(token: str) -> tuple[bytes, UUID, UUID, str, str] | None:
     return raw[:1], UUID(bytes=raw[1:17]), UUID(bytes=raw[17:]), head, mac
 
 
-def _of_api_key(pk: UUID, address: str) -> User | None:
+def _load_api_key_user(pk: UUID, address: str) -> User | None:
     try:
         return accounts.load_api_key(pk, address=address).user
     except accounts.InvalidKey:
         return None
 
 
-def _of_session(user: User, session_id: UUID) -> User | None:
-    live = sessions.find_live_session(user=user, session_id=str(session_id))
-    if live is None:
+def _load_session_user(user: User, session_id: UUID) -> User | None:
+    session = sessions.find_live_session(user=user, session_id=str(session_id))
+    if session is None:
         return None
     if (
-        provider_sessions.check_provider_session(session=live)
+        provider_sessions.check_provider_session(session=session)
         is not provider_sessions.ProviderSessionState.VALID
     ):
         return None
-    user.credential = live
+    user.credential = session
     return user

@@ -1,7 +1,7 @@
-"""Leases: which manager follows which conversation, fenced by a generation.
+"""Leases, which assign each live conversation to one manager and fence its writes by a generation.
 
-A lease lasts as long as its owner's ``LiveManager`` row, so keeping a thousand of them costs one small update.
-All times are the database's, for managers' clocks differ. Nothing here needs Redis.
+A lease lasts as long as its owner's ``LiveManager`` row, so that renewing a thousand leases is one small update
+(ADR 34). All times come from the database, because the clocks of managers differ. Leases do not depend on Redis.
 """
 
 import math
@@ -19,7 +19,7 @@ from billing import services as billing
 from conversations import announcing
 from conversations.models import Conversation, Lease, LiveManager, Sandbox
 
-# `xmax` is 0 in a row that was inserted, not updated.
+# PostgreSQL sets `xmax` to 0 in a row that was inserted and not updated.
 _RENEW = """
 INSERT INTO conversations_livemanager (owner, capacity, followed, started_at, expires_at)
 VALUES (%(owner)s, %(capacity)s, %(followed)s, now(), now() + %(lease)s)
@@ -27,6 +27,7 @@ ON CONFLICT (owner) DO UPDATE SET
     capacity = excluded.capacity, followed = excluded.followed, expires_at = excluded.expires_at
 RETURNING xmax <> 0
 """
+# Skip locked rows, so that managers that claim at the same time get different leases without waiting.
 _CLAIM = """
 UPDATE conversations_lease
 SET owner = %(owner)s, generation = generation + 1, following_run = NULL
@@ -36,18 +37,18 @@ WHERE conversation_id IN (
 )
 RETURNING conversation_id, generation
 """
-_TAKE_FROM_DEAD = """
-WITH dead AS (
+_FREE_EXPIRED = """
+WITH expired AS (
     DELETE FROM conversations_livemanager WHERE expires_at <= now() AND owner <> %(owner)s RETURNING owner
 )
 UPDATE conversations_lease AS lease SET owner = '', following_run = NULL
-FROM dead WHERE lease.is_wanted AND lease.owner = dead.owner
+FROM expired WHERE lease.is_wanted AND lease.owner = expired.owner
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A conversation that one manager follows until its lease is lost."""
+    """A conversation that a manager has claimed, with the generation of its lease."""
 
     conversation_id: UUID
     generation: int
@@ -55,7 +56,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """How many managers are up, what they follow, what is free, and the share of the one that asks."""
+    """Counts of live managers, followed and free conversations, and the calling manager's fair share."""
 
     managers: int
     followed: int
@@ -64,15 +65,15 @@ class Census:
 
 
 def fair_share(*, total: int, capacity: int, all_capacity: int) -> int:
-    """How many of ``total`` conversations a manager should follow: in proportion, and no more than it can."""
+    """Return the number of conversations that a manager should follow: in proportion to its capacity, and no more."""
     return min(capacity, math.ceil(total * capacity / max(all_capacity, capacity, 1)))
 
 
 def renew_manager(*, owner: str, capacity: int, followed: int) -> bool:
-    """Stay among the living for ``LEASE_SECONDS`` more: one small statement for however many leases.
+    """Register a manager, or extend its registration and with it all of its leases, for ``LEASE_SECONDS``.
 
-    Returns whether the manager was known. If not, it is registered anew; one that had been known before was
-    taken for dead and has lost all its leases.
+    Return whether it was already registered. If a manager that has registered before gets False, its registration
+    expired and it lost all of its leases.
     """
     lease = timedelta(seconds=settings.LEASE_SECONDS)
     values: dict[str, Any] = {
@@ -87,106 +88,116 @@ def renew_manager(*, owner: str, capacity: int, followed: int) -> bool:
 
 
 def take_census(*, capacity: int) -> Census:
-    """Count managers and conversations, for a manager of this capacity; a few rows of two small indexes."""
-    living = LiveManager.objects.alive().aggregate(
+    """Count the live managers and conversations, and compute the share of a manager with this capacity."""
+    # Managers store how many conversations they follow, so a census reads no lease that is held.
+    totals = LiveManager.objects.alive().aggregate(
         managers=Count("owner"), capacity=Sum("capacity"), followed=Sum("followed")
     )
-    followed = living["followed"] or 0
+    followed = totals["followed"] or 0
     free = Lease.objects.filter(is_wanted=True, owner="").count()
     share = fair_share(
-        total=followed + free, capacity=capacity, all_capacity=living["capacity"] or 0
+        total=followed + free, capacity=capacity, all_capacity=totals["capacity"] or 0
     )
-    return Census(living["managers"], followed, free, share)
+    return Census(totals["managers"], followed, free, share)
 
 
 @transaction.atomic
 def claim_conversations(*, owner: str, limit: int) -> list[Claim]:
-    """Take conversations with a running engine that nobody follows; each claim has a new generation.
+    """Claim up to ``limit`` conversations that have a running engine and no manager. Each claim gets a new generation.
 
-    Managers that claim at the same time get different ones. One that is not registered, or was taken for
-    dead, gets none.
+    Concurrent claims get different conversations. Return nothing if the manager is not registered or has expired.
     """
-    me = LiveManager.objects.alive().select_for_update().filter(owner=owner).first()
-    if me is None or limit <= 0:
+    manager = LiveManager.objects.alive().select_for_update().filter(owner=owner).first()
+    if manager is None or limit <= 0:
         return []
     with connection.cursor() as cursor:
         cursor.execute(_CLAIM, {"owner": owner, "limit": limit})
         claims = [Claim(key, generation) for key, generation in cursor.fetchall()]
-    if claims:  # so that the census of the others is right before our next renewal
-        LiveManager.objects.filter(owner=owner).update(followed=me.followed + len(claims))
+    if claims:
+        # Update the count now, so that other managers' censuses are right before our next renewal.
+        LiveManager.objects.filter(owner=owner).update(followed=manager.followed + len(claims))
     return claims
 
 
-def take_from_dead(*, owner: str) -> int:
-    """Free the leases of managers whose time has run out, but ``owner``'s; how many. Safe to repeat."""
+def free_expired_leases(*, owner: str) -> int:
+    """Free the leases of expired managers other than ``owner`` and return their number. Safe to repeat."""
     with connection.cursor() as cursor:
-        cursor.execute(_TAKE_FROM_DEAD, {"owner": owner})
+        cursor.execute(_FREE_EXPIRED, {"owner": owner})
         return int(cursor.rowcount)
 
 
-def free_orphans() -> int:
-    """Free leases whose owner is not registered at all, such as after a restore; how many. Safe to repeat."""
-    known = LiveManager.objects.filter(owner=OuterRef("owner"))
-    orphans = Lease.objects.filter(is_wanted=True).exclude(owner="").exclude(Exists(known))
+def free_orphaned_leases() -> int:
+    """Free the leases of owners that are not registered, as after a restore; return their number. Safe to repeat."""
+    managers = LiveManager.objects.filter(owner=OuterRef("owner"))
+    orphans = Lease.objects.filter(is_wanted=True).exclude(owner="").exclude(Exists(managers))
     return orphans.update(owner="", following_run=None)
 
 
-def held_leases(*, owner: str) -> dict[UUID, int]:
-    """What a manager holds: conversation to generation."""
-    held = Lease.objects.filter(owner=owner, is_wanted=True)
-    return dict(held.values_list("conversation_id", "generation"))
+def list_leases(*, owner: str) -> dict[UUID, int]:
+    """Return the generations of a manager's leases by conversation id."""
+    leases = Lease.objects.filter(owner=owner, is_wanted=True)
+    return dict(leases.values_list("conversation_id", "generation"))
 
 
 @transaction.atomic
-def hand_back(*, owner: str, conversation_ids: Sequence[UUID]) -> int:
-    """Give conversations back for others to claim at once; how many were still held. Safe to repeat.
+def release_leases(*, owner: str, conversation_ids: Sequence[UUID]) -> int:
+    """Release a manager's leases, so that other managers can claim the conversations, and return their number.
 
-    One whose engine does not run any more is not wanted until it does.
+    A conversation without a running engine is not claimed again until its engine runs. Safe to repeat.
     """
-    held = Lease.objects.select_for_update().filter(owner=owner, pk__in=conversation_ids)
-    keys = list(held.order_by("pk").values_list("pk", flat=True))
-    # A new statement sees what was committed while we waited for the lock: a start sets `is_wanted` under it.
+    leases = Lease.objects.select_for_update().filter(owner=owner, pk__in=conversation_ids)
+    # Lock in the order of the keys, so that concurrent calls cannot deadlock.
+    keys = list(leases.order_by("pk").values_list("pk", flat=True))
+    # Check the engines in a second statement: it sees what was committed while we waited for the locks, such as a
+    # start that set `is_wanted`.
     engines = Conversation.objects.filter(
         pk=OuterRef("pk"),
         deleted_at=None,
         sandbox__observed=Sandbox.Observed.RUNNING,
         sandbox__conversation_started=True,
     )
-    found = Lease.objects.filter(pk__in=keys)
-    found.update(owner="", following_run=None, is_wanted=Exists(engines))
+    Lease.objects.filter(pk__in=keys).update(
+        owner="", following_run=None, is_wanted=Exists(engines)
+    )
     if keys:
         announcing.wake_managers_on_commit()
     return len(keys)
 
 
 @transaction.atomic
-def leave_managers(*, owner: str) -> int:
-    """Hand everything back and stop being counted, as a manager that ends in order; how many. Safe to repeat."""
+def unregister_manager(*, owner: str) -> int:
+    """Unregister a manager that shuts down, release all of its leases and return their number. Safe to repeat."""
     LiveManager.objects.filter(owner=owner).delete()
-    held = Lease.objects.filter(owner=owner, is_wanted=True)
-    count = held.update(owner="", following_run=None)
+    leases = Lease.objects.filter(owner=owner, is_wanted=True)
+    count = leases.update(owner="", following_run=None)
     announcing.wake_managers_on_commit()
     return count
 
 
-def want_manager(*, conversation_id: UUID) -> None:
-    """Ask for a manager: the engine runs. In the transaction that says so. Safe to repeat."""
+def request_manager(*, conversation_id: UUID) -> None:
+    """Mark a conversation as one that a manager should follow.
+
+    Call this in the transaction that marks its engine as running. Safe to repeat.
+    """
     Lease.objects.filter(conversation_id=conversation_id).update(is_wanted=True)
     announcing.wake_managers_on_commit()
 
 
-def live_owners() -> set[str]:
-    """The managers that are up; a lease of any other is nobody's."""
+def list_live_owners() -> set[str]:
+    """Return the owners of all live managers."""
     return set(LiveManager.objects.alive().values_list("owner", flat=True))
 
 
 def mark_following(*, conversation_id: UUID, generation: int, run: int | None) -> None:
-    """Note that the engine's socket of a run is open (or, with None, no longer)."""
+    """Record the run of the engine to whose socket the manager is connected, or None after it disconnected.
+
+    Do nothing if the generation is not current.
+    """
     Lease.objects.filter(conversation_id=conversation_id, generation=generation).update(
         following_run=run
     )
 
 
-def keep_gateway_open(*, owner: str) -> int:
-    """Extend the model tokens of the conversations that the owner follows; how many."""
-    return billing.extend_gateway_tokens(conversation_ids=list(held_leases(owner=owner)))
+def extend_gateway_tokens(*, owner: str) -> int:
+    """Extend the model gateway tokens of the conversations that a manager follows and return their number."""
+    return billing.extend_gateway_tokens(conversation_ids=list(list_leases(owner=owner)))

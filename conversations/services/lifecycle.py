@@ -1,4 +1,4 @@
-"""Making conversations, naming them, ending them."""
+"""Creating, renaming, sharing and deleting conversations."""
 
 import hashlib
 import logging
@@ -19,8 +19,8 @@ from billing import services as billing
 from conversations import announcing, queue
 from conversations.models import Conversation, Event, Lease, Sandbox, StartTask
 from conversations.sandboxes.provider import get_provider
-from conversations.services.equipment import confirmation_for
-from conversations.services.keys import end_keys
+from conversations.services.equipment import choose_confirmation
+from conversations.services.keys import revoke_keys
 from conversations.services.messages import add_message
 from conversations.services.state import change_fields, request_start
 from lib.problems import Problem
@@ -30,19 +30,19 @@ TITLE_LENGTH = 80
 
 
 class IdempotencyConflict(Problem):
-    """An ``Idempotency-Key`` comes again with another body."""
+    """An ``Idempotency-Key`` was sent again with a different body."""
 
     status = 409
     code = "idempotency-conflict"
-    sentence = "This Idempotency-Key was used for a request with another body. Use a new key."
+    sentence = "This Idempotency-Key was already used with a different request body. Use a new key."
 
 
 class IdTaken(Problem):
-    """A conversation of that id exists, whoever's it is."""
+    """A conversation with the requested id already exists, possibly of another user."""
 
     status = 409
     code = "id-taken"
-    sentence = "There is a conversation of this id already. Choose another."
+    sentence = "A conversation with this id already exists. Choose another id."
 
 
 def create_conversation(
@@ -65,15 +65,15 @@ def create_conversation(
     conversation_id: UUID | None = None,
     images: Sequence[str] = (),
 ) -> Conversation:
-    """Create a conversation, post its first message if there is one, and ask for its sandbox.
+    """Create a conversation, post its first message if there is one, and request its sandbox, in one transaction.
 
-    ``conversation_id`` is for clients that choose it; an id that is taken raises ``IdTaken``.
-
-    All of it is one transaction. With ``idempotency_key``, a repeat by the same user with the same content
-    returns the first conversation; with other content it raises ``IdempotencyConflict``. Without a policy or
-    an analyzer the user's settings say it; what the organization enforces counts in any case.
+    With ``idempotency_key``, a repeat by the same user with the same content returns the first conversation; with
+    different content it raises ``IdempotencyConflict``. Without a confirmation policy or an analyzer, the user's
+    settings apply. Values that the organization enforces override both. Raise ``IdTaken`` if ``conversation_id``
+    already exists, and ``UnsendableText`` for a message that cannot be stored.
     """
     organization = organization or user.personal_organization
+    # The digest of this list is stored, so changing its items or their order makes repeats of old requests fail.
     content = [
         str(organization.pk),
         message,
@@ -88,19 +88,23 @@ def create_conversation(
     ]
     digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
     with transaction.atomic():
-        if idempotency_key is not None and (earlier := _repeated(user, idempotency_key, digest)):
+        if idempotency_key is not None and (
+            earlier := _find_repeated(user, idempotency_key, digest)
+        ):
             return earlier
         if conversation_id and Conversation.objects.filter(pk=conversation_id).exists():
             raise IdTaken
-        found = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
-        policy, analyzer = confirmation_for(
-            found, asked=confirmation_policy, analyzer=security_analyzer
+        effective = user_settings.effective_settings(
+            user_id=user.pk, organization_id=organization.pk
         )
-        conversation = Conversation.objects.create(
+        policy, analyzer = choose_confirmation(
+            effective, policy=confirmation_policy, analyzer=security_analyzer
+        )
+        conversation = Conversation(
             id=conversation_id or uuid7(),
             organization=organization,
             created_by=user,
-            title=title or title_from(message),
+            title=title or make_title(message),
             visibility=visibility,
             repository=repository,
             model=model or billing.get_model_name(organization_id=organization.pk, user_id=user.pk),
@@ -110,32 +114,42 @@ def create_conversation(
             wire_version=wire_version,
             parent=parent,
             tags=sorted(tags),
-            sandbox=new_sandbox(organization),
             idempotency_key=idempotency_key,
             idempotency_digest=digest if idempotency_key is not None else "",
         )
-        Lease.objects.create(conversation=conversation, organization=organization)
+        _save_new(conversation)
         if message is not None:
             add_message(
                 conversation, text=message, message_id=message_id or str(uuid4()), images=images
             )
         request_start(conversation, reason="a new conversation")
-        audit.record(
-            action="conversation.created",
-            organization_id=organization.pk,
-            subject=conversation,
-            after={
-                "model": conversation.model,
-                "visibility": visibility,
-                "confirmation_policy": policy,
-            },
-        )
     return conversation
 
 
-def _repeated(user: User, idempotency_key: str, digest: str) -> Conversation | None:
-    """Return the conversation that an earlier request with this key created; raise ``IdempotencyConflict``."""
-    # Lock the user's row, not a probe of the index: two first uses of a key must meet each other.
+def _save_new(conversation: Conversation) -> None:
+    """Insert a conversation with a sandbox and a lease, and record its creation in the audit log."""
+    conversation.sandbox = create_sandbox(conversation.organization)
+    conversation.save(force_insert=True)
+    Lease.objects.create(conversation=conversation, organization=conversation.organization)
+    audit.record(
+        action="conversation.created",
+        organization_id=conversation.organization_id,
+        subject=conversation,
+        after={
+            "model": conversation.model,
+            "visibility": conversation.visibility,
+            "confirmation_policy": conversation.confirmation_policy,
+        },
+    )
+
+
+def _find_repeated(user: User, idempotency_key: str, digest: str) -> Conversation | None:
+    """Return the conversation that an earlier request with this key created, or None.
+
+    Raise ``IdempotencyConflict`` if the earlier request had different content.
+    """
+    # Lock the user's row: two concurrent first requests with one key must wait for each other, and there is no
+    # conversation yet that they could lock.
     User.objects.select_for_update().get(pk=user.pk)
     earlier = Conversation.objects.filter(created_by=user, idempotency_key=idempotency_key).first()
     if earlier is not None and earlier.idempotency_digest != digest:
@@ -143,21 +157,21 @@ def _repeated(user: User, idempotency_key: str, digest: str) -> Conversation | N
     return earlier
 
 
-def new_sandbox(organization: Organization) -> Sandbox:
-    """A sandbox that is wanted and not started, its keys committed before anything runs under them."""
+def create_sandbox(organization: Organization) -> Sandbox:
+    """Create a sandbox row that is not started yet, with new keys."""
+    # The keys are committed before a process uses them, so a crash cannot leave an engine with unknown keys.
     sandbox = Sandbox(organization=organization, provider=settings.SANDBOX_PROVIDER)
     sandbox.set_keys(session=secrets.token_urlsafe(32), secret=secrets.token_urlsafe(32))
     sandbox.save()
     return sandbox
 
 
-def title_from(message: str | None) -> str:
-    """A title made of a message's first line that says something."""
-    lines = (line.strip() for line in (message or "").splitlines())
-    first = next((line for line in lines if line and not line.startswith("!")), "")
-    first = first or next(
-        (line.strip() for line in (message or "").splitlines() if line.strip()), ""
-    )
+def make_title(message: str | None) -> str:
+    """Return a title made from a message's first meaningful line, or a default title for an empty message."""
+    # Lines that begin with "!" are directives of the scripted model, so prefer other lines.
+    lines = [line.strip() for line in (message or "").splitlines() if line.strip()]
+    first = next((line for line in lines if not line.startswith("!")), "")
+    first = first or next(iter(lines), "")
     if len(first) > TITLE_LENGTH:
         first = first[: TITLE_LENGTH - 1].rsplit(" ", 1)[0].rstrip(",.;:") + "…"
     return first or "New conversation"
@@ -165,7 +179,7 @@ def title_from(message: str | None) -> str:
 
 @transaction.atomic
 def rename(*, conversation_id: UUID, title: str) -> Conversation:
-    """Give a conversation another title. Safe to repeat."""
+    """Change a conversation's title. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     if before := change_fields(conversation, title=title):
         audit.record(
@@ -179,11 +193,14 @@ def rename(*, conversation_id: UUID, title: str) -> Conversation:
 
 
 @transaction.atomic
-def share(*, conversation_id: UUID, visibility: str) -> Conversation:
-    """Show a conversation to its organization, or keep it to its creator again. Safe to repeat."""
+def set_visibility(*, conversation_id: UUID, visibility: str) -> Conversation:
+    """Share a conversation with its organization or make it private again. Safe to repeat.
+
+    A change revokes all keys to the conversation.
+    """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     if before := change_fields(conversation, visibility=visibility):
-        end_keys(conversation)
+        revoke_keys(conversation)
         audit.record(
             action="conversation.shared",
             organization_id=conversation.organization_id,
@@ -196,14 +213,12 @@ def share(*, conversation_id: UUID, visibility: str) -> Conversation:
 
 @transaction.atomic
 def delete_conversation(*, conversation_id: UUID) -> None:
-    """End a conversation: from now on it does not exist for anybody; a job removes what is left of it.
-
-    Safe to repeat.
-    """
+    """Delete a conversation for all users immediately. A job removes its sandbox and rows. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     if conversation.deleted_at:
         return
     Sandbox.objects.filter(conversation=conversation).update(desired=Sandbox.Desired.DESTROYED)
+    # The sandbox may run until the job destroys it, so revoke its access to models now.
     billing.revoke_gateway_tokens(conversation_id=conversation_id)
     change_fields(conversation, deleted_at=timezone.now())
     queue.destroy_conversation(conversation_id)
@@ -215,7 +230,7 @@ def delete_conversation(*, conversation_id: UUID) -> None:
 
 
 def destroy_conversation(*, conversation_id: UUID) -> None:
-    """Remove a deleted conversation's sandbox with its data, then its rows. Safe to repeat."""
+    """Remove the sandbox and its data, then the rows, of a conversation that was deleted. Safe to repeat."""
     conversation = (
         Conversation.objects.filter(pk=conversation_id)
         .exclude(deleted_at=None)
@@ -226,13 +241,14 @@ def destroy_conversation(*, conversation_id: UUID) -> None:
         return
     if sandbox := conversation.sandbox:
         provider = get_provider(sandbox.provider)
-        # A worker that was killed between starting it and noting its handle left it to be found.
+        # A worker may have been killed after it started the sandbox and before it stored the handle.
         if handle := sandbox.handle or provider.find(sandbox.pk):
             provider.destroy(handle)
         Sandbox.objects.filter(pk=sandbox.pk).update(
             observed=Sandbox.Observed.MISSING, stopped_at=timezone.now()
         )
     with transaction.atomic():
+        # Django's own delete would load every event first. No row refers to events.
         Event.objects.filter(conversation_id=conversation_id)._raw_delete("default")  # noqa: SLF001
         StartTask.objects.filter(conversation_id=conversation_id).delete()
         conversation.delete()

@@ -1,4 +1,4 @@
-"""Messages on their way to the agent: posted once, delivered in order and at most once."""
+"""Posting messages to the agent. A job delivers them in order and at most once."""
 
 import logging
 import re
@@ -25,10 +25,13 @@ UNSENDABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class UnsendableText(Problem):
-    """A text that cannot be said to a model: UTF-8 has no lone surrogates, and PostgreSQL no NUL."""
+    """A message contains NUL, which PostgreSQL cannot store, or a lone surrogate, which UTF-8 cannot encode."""
 
     code = "unsendable-text"
-    sentence = "The text holds NUL or half of a surrogate pair, which no model can be sent."
+    sentence = (
+        "The text contains a NUL character or half of a surrogate pair, which cannot be sent. "
+        "Remove it and try again."
+    )
 
 
 @transaction.atomic
@@ -40,12 +43,11 @@ def post_message(
     images: Sequence[str] = (),
     run: bool = True,
 ) -> Event:
-    """Append a user's message and queue it for the agent; a sleeping sandbox is woken.
+    """Append a user's message to the log, queue its delivery and return its event. A sleeping sandbox is woken.
 
-    Without ``run`` it is kept until ``run_held``, or until a message comes that runs.
-
-    Safe to repeat: a second call with the same ``message_id`` returns the first event. Raises
-    ``UnsendableText``, ``PublishedElsewhere``.
+    With ``run=False`` the message is held until ``send_held_messages`` is called or a later message is posted with
+    ``run=True``. Safe to repeat: a second call with the same ``message_id`` returns the first event. Raise
+    ``UnsendableText``, or ``PublishedElsewhere`` if another program runs the agent.
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     return add_message(conversation, text=text, message_id=message_id, images=images, run=run)
@@ -59,7 +61,7 @@ def add_message(
     images: Sequence[str] = (),
     run: bool = True,
 ) -> Event:
-    """Append a user's message to a conversation whose row the caller has locked; see ``post_message``."""
+    """Append a user's message to a conversation whose row the caller has locked. See ``post_message``."""
     require_agent(conversation)
     if UNSENDABLE.search(text):
         raise UnsendableText
@@ -74,6 +76,7 @@ def add_message(
             payload=orjson.dumps(payload).decode(),
         )
     )
+    # Create every message as held: `_release` then sends this one together with those that were held before.
     OutgoingMessage.objects.create(
         organization_id=conversation.organization_id,
         conversation=conversation,
@@ -89,17 +92,17 @@ def add_message(
 
 
 @transaction.atomic
-def run_held(*, conversation_id: UUID) -> bool:
-    """Send what was posted without ``run``, which runs the agent; whether there was anything. Safe to repeat."""
+def send_held_messages(*, conversation_id: UUID) -> bool:
+    """Queue the delivery of held messages, which runs the agent; return whether there were any. Safe to repeat."""
     Conversation.objects.select_for_update().get(pk=conversation_id)
     return _release(conversation_id)
 
 
 def _release(conversation_id: UUID) -> bool:
-    held = OutgoingMessage.objects.filter(
+    held_messages = OutgoingMessage.objects.filter(
         conversation_id=conversation_id, status=OutgoingMessage.Status.HELD
     )
-    if not held.update(status=OutgoingMessage.Status.PENDING):
+    if not held_messages.update(status=OutgoingMessage.Status.PENDING):
         return False
     queue.deliver_messages(conversation_id)
     return True

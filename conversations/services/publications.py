@@ -1,4 +1,4 @@
-"""Runs of agents that work elsewhere: their programs publish the events, this server keeps and shows them."""
+"""External runs: agents that work in other programs, which publish their events to this server."""
 
 import re
 from collections.abc import Sequence
@@ -23,32 +23,36 @@ from conversations.models.append import append_published
 from conversations.services.state import change_fields
 from lib.problems import Problem
 
+# PostgreSQL cannot store NUL, and UTF-8 cannot encode lone surrogates.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 BATCH_MAX = 500
 MODEL = "elsewhere"
 
 
 class NotPublished(Problem):
-    """The conversation has an agent of this server's: only its engine adds to its log."""
+    """The agent of the conversation runs on this server, so other programs cannot publish its events."""
 
     status = 409
     code = "not-published"
-    sentence = "This conversation's agent runs on this server; nobody else adds to its log."
+    sentence = (
+        "This conversation's agent runs on this server, so no other program can add events to it. "
+        "Publish under another conversation id."
+    )
 
 
 class BadEvent(Problem):
-    """An event that cannot be told from another when it comes again: it is no JSON object with an id."""
+    """A published event has no usable id, by which a repeat could be recognized, or a batch is too large."""
 
     code = "bad-event"
     sentence = (
-        'Every event is a JSON object with an "id" of 1 to 80 visible ASCII characters that does not begin with '
-        '"x-", and at most 500 go in one batch.'
+        'Each event must be a JSON object with an "id" of 1 to 80 visible ASCII characters that does not begin with '
+        '"x-". A batch may contain at most 500 events.'
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """Where the log stands after a batch; ``known`` events were there before."""
+class PublishedBatch:
+    """The end of the log after a batch, and how many of its events were new (``stored``) and repeated (``known``)."""
 
     last_seq: int
     epoch: int
@@ -64,10 +68,11 @@ def open_run(
     title: str = "",
     model: str = "",
 ) -> Conversation:
-    """Begin to publish a run under an id of the publisher's choice, or go on with it.
+    """Create an external run under an id that the publisher chooses, or continue an existing run.
 
-    Safe to repeat: the same id by somebody who may publish in its organization gives the same conversation.
-    Raises ``MissingPermission`` (``events.publish``), ``NotPublished``.
+    Safe to repeat: the same id returns the same conversation. Raise ``MissingPermission`` (``events.publish``),
+    ``NotPublished`` for a conversation that this server runs, and ``Conversation.DoesNotExist`` if the user may not
+    see the conversation.
     """
     require(user, organization.pk, "events.publish")
     with transaction.atomic():
@@ -76,7 +81,7 @@ def open_run(
             defaults={
                 "organization": organization,
                 "created_by": user,
-                "title": _UNSTORABLE.sub("", title)[:200] or "A run from elsewhere",
+                "title": _UNSTORABLE.sub("", title)[:200] or "External run",
                 "model": _UNSTORABLE.sub("", model)[:200] or MODEL,
                 "trigger": Conversation.Trigger.API,
                 "status": Conversation.Status.RUNNING,
@@ -90,6 +95,7 @@ def open_run(
                 subject=conversation,
                 after={"title": conversation.title, "model": conversation.model},
             )
+    # The id may belong to another user's conversation, so check access after the row is known.
     if not Conversation.objects.visible_to(user).filter(pk=conversation.pk).exists():
         raise Conversation.DoesNotExist
     require(user, conversation.organization_id, "events.publish")
@@ -102,23 +108,25 @@ def open_run(
 
 
 def last_published_id(*, conversation_id: UUID) -> str:
-    """The id of the newest event that came from outside; empty when there is none."""
+    """Return the id of an external run's newest event, or "" if there is none. A publisher continues after it."""
     events = Event.objects.filter(conversation_id=conversation_id, conversation__is_external=True)
     return events.order_by("-seq").values_list("event_id", flat=True).first() or ""
 
 
-def publish_events(*, conversation_id: UUID, batches: Sequence[Sequence[bytes]]) -> list[Published]:
-    """Append batches of events, each the JSON text of one event as an agent engine writes it, kept as it came.
+def publish_events(
+    *, conversation_id: UUID, batches: Sequence[Sequence[bytes]]
+) -> list[PublishedBatch]:
+    """Append batches of events, all or none, and return a result for each batch.
 
-    All of it or nothing, in one transaction; one answer a batch. Safe to repeat: an event whose id is in the
-    log is not stored again. The newest state that the events tell becomes the conversation's. Raises
-    ``BadEvent``, ``NotPublished``, ``Conversation.DoesNotExist``.
+    Each event is the JSON text that an agent engine writes, stored unchanged. The newest agent state in the events
+    becomes the conversation's. Safe to repeat: events whose id is in the log are skipped. Raise ``BadEvent``,
+    ``NotPublished`` or ``Conversation.DoesNotExist``.
     """
-    parsed = [[_parsed(text) for text in batch] for batch in batches]
+    parsed = [[_parse(text) for text in batch] for batch in batches]
     if any(len(batch) > BATCH_MAX for batch in batches):
         raise BadEvent
-    if answers := _publish_at_once(conversation_id, parsed):
-        return answers
+    if results := _append_in_one_statement(conversation_id, parsed):
+        return results
     ids = [event.event_id for batch in parsed for event in batch]
     with transaction.atomic():
         conversation = Conversation.objects.select_for_update().get(
@@ -127,26 +135,29 @@ def publish_events(*, conversation_id: UUID, batches: Sequence[Sequence[bytes]])
         if not conversation.is_external:
             raise NotPublished
         rows = Event.objects.filter(conversation_id=conversation_id, event_id__in=ids)
-        taken = set(rows.values_list("event_id", flat=True))
+        used_ids = set(rows.values_list("event_id", flat=True))
         seq = conversation.last_seq
-        answers = []
+        results = []
         fresh: list[EngineEvent] = []
         for batch in parsed:
-            news = {event.event_id: event for event in batch if event.event_id not in taken}
-            taken |= news.keys()
+            news = {event.event_id: event for event in batch if event.event_id not in used_ids}
+            used_ids |= news.keys()
             fresh += news.values()
             seq += len(news)
             known = len(batch) - len(news)
-            answers.append(Published(seq, conversation.epoch, len(news), known))
+            results.append(PublishedBatch(seq, conversation.epoch, len(news), known))
         if fresh:
             _append(conversation, fresh)
-    return answers
+    return results
 
 
-def _publish_at_once(
+def _append_in_one_statement(
     conversation_id: UUID, batches: Sequence[Sequence[EngineEvent]]
-) -> list[Published]:
-    """Append what is nothing but news without looking first; empty when that could not be done."""
+) -> list[PublishedBatch]:
+    """Append batches of new events without reading first; return their results.
+
+    Store nothing and return an empty list if an event is a repeat or reports the agent's state.
+    """
     events = [event for batch in batches for event in batch]
     ids = {event.event_id for event in events}
     if not events or len(ids) < len(events) or any(is_state_update(event) for event in events):
@@ -157,15 +168,17 @@ def _publish_at_once(
         return []
     last, epoch = appended
     announcing.announce_on_commit(conversation_id)
-    seq, answers = last - len(news), []
+    seq, results = last - len(news), []
     for batch in batches:
         seq += len(batch)
-        answers.append(Published(seq, epoch, len(batch), 0))
-    return answers
+        results.append(PublishedBatch(seq, epoch, len(batch), 0))
+    return results
 
 
-def _parsed(text: bytes) -> EngineEvent:
+def _parse(text: bytes) -> EngineEvent:
     event = parse_event(text, seq=None)
+    # The parser derives an id with this prefix from the bytes of an event that has no usable id. Two equal events
+    # would get one id, and the second would be skipped as a repeat.
     if event.event_id.startswith("x-"):
         raise BadEvent
     return event
@@ -188,7 +201,7 @@ def _append(conversation: Conversation, events: Sequence[EngineEvent]) -> None:
 
 @transaction.atomic
 def close_run(*, conversation_id: UUID) -> None:
-    """Say that nobody publishes any more: the run is shown as stopped. Safe to repeat."""
+    """Mark an external run as stopped after its publisher disconnected. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().filter(pk=conversation_id).first()
     if conversation is not None and conversation.is_external:
         change_fields(conversation, status=Conversation.Status.STOPPED)

@@ -1,4 +1,4 @@
-"""Secrets out of events: what a sandbox was given comes back in what it writes, and must not be kept there."""
+"""Removal of secrets from the events that a sandbox writes, before they are stored."""
 
 import base64
 import json
@@ -13,82 +13,88 @@ from accounts.services import custom_secrets
 from conversations.services import equipment
 
 HIDDEN = "<secret_hidden>"
-SHORTEST = 6
-NOTHING_SECONDS = 2.0
-"""How long "there is nothing to hide" is believed: less than a sandbox needs to learn of a first secret."""
-OWNERS_MAX = 10_000
+MIN_LENGTH = 6
+"""Shorter forms of a secret are not removed, because they would match ordinary text."""
+NO_SECRETS_SECONDS = 2.0
+"""How long the result "no secrets" is cached. A sandbox needs more time than this to get its first secret."""
+CACHE_MAX = 10_000
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _owners: dict[UUID, tuple[UUID, UUID]] = {}
-_nothing: dict[tuple[UUID, UUID], float] = {}
+_no_secrets_until: dict[tuple[UUID, UUID], float] = {}
 
 
-def hider(conversation_id: UUID) -> Callable[[str], str] | None:
-    """What takes a conversation's secrets out of a payload's JSON text; None while it has none.
+def build_payload_redactor(conversation_id: UUID) -> Callable[[str], str] | None:
+    """Return a function that removes a conversation's secrets from JSON text, or None if there are no secrets.
 
-    Two queries a call, and none for two seconds after there was nothing to hide.
+    Two queries. The result None is cached for two seconds.
     """
-    owner = _owners.get(conversation_id) or equipment.owner_of(conversation_id)
+    owner = _owners.get(conversation_id) or equipment.find_owner(conversation_id)
     if owner is None:
         return None
-    if len(_owners) >= OWNERS_MAX:
+    if len(_owners) >= CACHE_MAX:
         _owners.clear()
     _owners[conversation_id] = owner
-    if time.monotonic() < _nothing.get(owner, 0.0):
+    if time.monotonic() < _no_secrets_until.get(owner, 0.0):
         return None
     values = custom_secrets.values_to_hide(user_id=owner[0], organization_id=owner[1])
     if not values:
-        if len(_nothing) >= OWNERS_MAX:
-            _nothing.clear()
-        _nothing[owner] = time.monotonic() + NOTHING_SECONDS
+        if len(_no_secrets_until) >= CACHE_MAX:
+            _no_secrets_until.clear()
+        _no_secrets_until[owner] = time.monotonic() + NO_SECRETS_SECONDS
         return None
     needles, as_json = _needles(tuple(values))
     return lambda payload: redact(payload, needles, as_json)
 
 
-def forget() -> None:
-    """Look anew at the next call."""
+def clear_cache() -> None:
+    """Clear the cached owners and the cached results "no secrets"."""
     _owners.clear()
-    _nothing.clear()
+    _no_secrets_until.clear()
 
 
 def redact(payload: str, needles: tuple[str, ...], as_json: tuple[str, ...]) -> str:
-    """JSON text with ``<secret_hidden>`` in place of the needles within its strings; the rest stays to the byte.
+    """Return JSON text with ``<secret_hidden>`` in place of every needle in its strings.
 
-    Only strings are touched, each read and written whole, so what was JSON stays JSON.
+    ``as_json`` are the forms that the needles take in JSON text. Everything outside of the changed strings stays
+    byte for byte the same, and the result is valid JSON if the payload was.
     """
+    # A plain search is much cheaper than reading the strings, and most payloads contain no secret.
     if not any(needle in payload for needle in as_json):
         return payload
     pattern = re.compile("|".join(map(re.escape, needles)))
 
     def clean(match: re.Match[str]) -> str:
         text = json.loads(match[0], strict=False)
-        found = pattern.sub(HIDDEN, text)
-        if found == text:
+        redacted = pattern.sub(HIDDEN, text)
+        if redacted == text:
             return match[0]
-        is_plain = not any("\ud800" <= character <= "\udfff" for character in found)
-        return json.dumps(found, ensure_ascii=not is_plain)
+        # A lone surrogate can be stored only as an escape.
+        has_surrogate = any("\ud800" <= character <= "\udfff" for character in redacted)
+        return json.dumps(redacted, ensure_ascii=has_surrogate)
 
     return _STRING.sub(clean, payload)
 
 
 @lru_cache(maxsize=256)
 def _needles(values: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What to look for within a read string, longest first, and how that may stand in JSON text."""
-    found: set[str] = set()
+    """Return the forms of secret values to search for, longest first, and their escaped forms in JSON text."""
+    forms: set[str] = set()
     for value in values:
-        found |= _forms(value)
+        forms |= _forms(value)
         lines = value.splitlines()
-        if len(lines) > 1:  # terminals and indentation break a key into its lines
-            found |= {
+        # Terminals and indentation split a key into its lines, so each line is hidden too.
+        if len(lines) > 1:
+            forms |= {
                 form for line in lines if len(line.strip()) >= 12 for form in _forms(line.strip())
             }
-    needles = sorted((form for form in found if len(form) >= SHORTEST), key=len, reverse=True)
+    # Longest first: a shorter form inside a longer one would leave the rest of the longer one visible.
+    needles = sorted((form for form in forms if len(form) >= MIN_LENGTH), key=len, reverse=True)
     as_json = {form for needle in needles for form in _escaped(needle)}
     return tuple(needles), tuple(as_json)
 
 
 def _forms(value: str) -> set[str]:
-    """A value as it stands, within JSON once and twice, in an address, in hexadecimal and within base64."""
+    """Return a value unchanged, escaped once and twice as JSON, URL-quoted, in hexadecimal and in base64."""
     raw = value.encode()
     once = _escaped(value)
     twice = {form for text in once for form in _escaped(text)}
@@ -108,12 +114,15 @@ def _escaped(text: str) -> set[str]:
 
 
 def _base64(raw: bytes) -> set[str]:
-    """The part of its base64 that does not depend on what stands before and after it, for each alignment."""
-    found = set()
+    """Return the characters of the value's base64 form that do not depend on the bytes around it.
+
+    There is one result for each of the three positions in a group of three bytes, in both base64 alphabets.
+    """
+    forms = set()
     for before in range(3):
         text = base64.b64encode(b"\0" * before + raw).decode()
-        whole = (before + len(raw)) * 8 // 6
-        inner = text[-(-before * 8 // 6) : whole]
-        if len(inner) >= SHORTEST + 2:
-            found |= {inner, inner.replace("+", "-").replace("/", "_")}
-    return found
+        end = (before + len(raw)) * 8 // 6
+        inner = text[-(-before * 8 // 6) : end]
+        if len(inner) >= MIN_LENGTH + 2:
+            forms |= {inner, inner.replace("+", "-").replace("/", "_")}
+    return forms

@@ -1,4 +1,4 @@
-"""Retention: the oldest events of logs that rest, removed by an operator's word and never by itself."""
+"""Removal of old events from inactive logs. Only an operator's command removes events, never a schedule."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +13,11 @@ from conversations import announcing
 from conversations.models import Conversation, Event
 
 KEEP_EVENTS = 100
-"""The newest of each log stay, however old: what follows an engine begins at them."""
-AT_A_TIME = 10_000
-RESTING = (
+"""The number of newest events that every log keeps, whatever their age. A manager continues to read the engine's log
+after the newest of them."""
+BATCH = 10_000
+"""The largest number of events that one transaction removes."""
+INACTIVE = (
     Conversation.Status.PAUSED,
     Conversation.Status.STOPPED,
     Conversation.Status.FAILED,
@@ -23,30 +25,30 @@ RESTING = (
 
 
 @dataclass(slots=True)
-class Pruned:
-    """What was removed, or would be."""
+class PruneResult:
+    """How many events were removed, and from how many conversations. In a dry run: would be removed."""
 
     conversations: int = 0
     events: int = 0
 
 
-def prune_events(*, before: datetime, reason: str, dry_run: bool = False) -> Pruned:
-    """Remove the events received before a moment from logs whose sandbox does not run.
+def prune_events(*, before: datetime, reason: str, dry_run: bool = False) -> PruneResult:
+    """Remove events that were received before a time, from logs whose sandbox does not run.
 
-    Readers with a cursor behind what is left are told ``reset``. Safe to repeat and to kill: each step moves
-    the log's horizon and removes what is behind it in one transaction.
+    Readers whose cursor points to a removed event get ``reset``. ``reason`` is written to the audit log. Safe to
+    repeat, and safe to kill at any point.
     """
-    found = Pruned()
+    result = PruneResult()
     for pk in _candidates(before):
         if dry_run:
-            upto, horizon = _horizon(pk, before)
-            removed = max(0, upto - horizon)
+            end, start = _prunable_range(pk, before)
+            removed = max(0, end - start)
         else:
             removed = sum(_prune(pk, before))
-        found.events += removed
-        found.conversations += bool(removed)
-    if found.events and not dry_run:
-        after = {"conversations": found.conversations, "events": found.events}
+        result.events += removed
+        result.conversations += bool(removed)
+    if result.events and not dry_run:
+        after = {"conversations": result.conversations, "events": result.events}
         with transaction.atomic():
             audit.record(
                 action="events.pruned",
@@ -54,26 +56,26 @@ def prune_events(*, before: datetime, reason: str, dry_run: bool = False) -> Pru
                 after=after,
                 reason=reason,
             )
-    return found
+    return result
 
 
 def _candidates(before: datetime) -> list[UUID]:
-    rows = Conversation.objects.filter(created_at__lt=before, status__in=RESTING)
+    rows = Conversation.objects.filter(created_at__lt=before, status__in=INACTIVE)
     rows = rows.filter(last_seq__gt=F("pruned_seq") + KEEP_EVENTS)
     return list(rows.order_by("created_at").values_list("pk", flat=True))
 
 
-def _horizon(pk: UUID, before: datetime, at_most: int | None = None) -> tuple[int, int]:
-    """Up to where a log may go, and up to where it went."""
-    known = Conversation.objects.filter(pk=pk, status__in=RESTING)
-    place = known.values_list("last_seq", "pruned_seq").first()
-    if place is None:
+def _prunable_range(pk: UUID, before: datetime, limit: int | None = None) -> tuple[int, int]:
+    """Return the last ``seq`` that may be removed and the last ``seq`` that was removed."""
+    rows = Conversation.objects.filter(pk=pk, status__in=INACTIVE)
+    row = rows.values_list("last_seq", "pruned_seq").first()
+    if row is None:
         return 0, 0
-    last, pruned = place
-    end = last - KEEP_EVENTS if at_most is None else min(last - KEEP_EVENTS, pruned + at_most)
-    old = Event.objects.filter(conversation_id=pk, seq__gt=pruned, seq__lte=end)
-    upto = old.filter(received_at__lt=before).aggregate(upto=Max("seq"))["upto"]
-    return upto or pruned, pruned
+    last, pruned = row
+    end = last - KEEP_EVENTS if limit is None else min(last - KEEP_EVENTS, pruned + limit)
+    events = Event.objects.filter(conversation_id=pk, seq__gt=pruned, seq__lte=end)
+    newest = events.filter(received_at__lt=before).aggregate(newest=Max("seq"))["newest"]
+    return newest or pruned, pruned
 
 
 def _prune(pk: UUID, before: datetime) -> Iterator[int]:
@@ -81,11 +83,12 @@ def _prune(pk: UUID, before: datetime) -> Iterator[int]:
         with transaction.atomic():
             if not Conversation.objects.select_for_update().filter(pk=pk).exists():
                 return
-            upto, pruned = _horizon(pk, before, AT_A_TIME)
-            if upto <= pruned:
+            end, pruned = _prunable_range(pk, before, BATCH)
+            if end <= pruned:
                 return
-            Conversation.objects.filter(pk=pk).update(pruned_seq=upto)
-            old = Event.objects.filter(conversation_id=pk, seq__lte=upto)
-            removed = old._raw_delete("default")  # noqa: SLF001 - nothing points at events
+            # Move the horizon in the same transaction, so that no reader sees a gap in the log.
+            Conversation.objects.filter(pk=pk).update(pruned_seq=end)
+            events = Event.objects.filter(conversation_id=pk, seq__lte=end)
+            removed = events._raw_delete("default")  # noqa: SLF001 - no row refers to events
             announcing.announce_on_commit(pk)
         yield removed

@@ -1,4 +1,4 @@
-"""Pause, wake, stop and reconcile sandboxes: from the desired to the observed state."""
+"""Pausing, waking, stopping and reconciling sandboxes."""
 
 from datetime import timedelta
 from uuid import UUID
@@ -20,21 +20,22 @@ from conversations.sandboxes.provider import (
     State,
     get_provider,
 )
-from conversations.services.leases import live_owners, want_manager
+from conversations.services.leases import list_live_owners, request_manager
 from conversations.services.starts import OCCUPYING
 from conversations.services.state import append_notice, change_fields, is_up, request_start
 from lib.problems import Problem
 
 STOP_GRACE_SECONDS = 10.0
 LOST_SECONDS = 10
+"""The age after which work without a queued job counts as lost."""
 AWAKE = (Conversation.Status.RUNNING, Conversation.Status.STARTING)
 
 
 @transaction.atomic
 def pause_sandbox(*, conversation_id: UUID) -> None:
-    """Stop the conversation's sandbox, its agent included; files stay, a message or resume wakes it.
+    """Queue a stop of the conversation's sandbox and its agent. The files are kept. A message or a resume wakes it.
 
-    Safe to repeat. One that is asleep, or failed, stays as it is.
+    Do nothing if the sandbox is asleep or failed. Safe to repeat.
     """
     rows = Conversation.objects.select_for_update(of=("self",)).select_related("sandbox")
     conversation = rows.get(pk=conversation_id)
@@ -50,26 +51,24 @@ def pause_sandbox(*, conversation_id: UUID) -> None:
     )
 
 
-def ring(*, conversation_id: UUID) -> None:
-    """Have everybody who follows this conversation look again: its sandbox says that something happened.
-
-    Safe to repeat at any rate: it is a nudge, and what is told is read from the engine's log by the manager.
-    """
+def nudge_followers(*, conversation_id: UUID) -> None:
+    """Nudge all processes that follow a conversation, after its sandbox reported new events. Safe to repeat."""
+    # The report's contents are ignored: the manager reads events only from the engine's own log.
     announcing.announce(conversation_id)
 
 
 class SandboxNotRunning(Problem):
-    """The sandbox sleeps or is not up yet, and what was asked needs it."""
+    """The requested operation needs a running sandbox, and the sandbox is asleep or still starting."""
 
     status = 409
     code = "sandbox-not-running"
     sentence = "The sandbox is not running. Resume the conversation and try again."
 
 
-def stop_sandbox(*, conversation_id: UUID, unless_wanted: bool = False) -> None:
+def stop_sandbox(*, conversation_id: UUID, unless_in_use: bool = False) -> None:
     """Stop a conversation's sandbox and keep its data. Safe to repeat.
 
-    ``unless_wanted``: it was idle when this was queued; nothing is done if it has come into use since.
+    With ``unless_in_use``, do nothing if the sandbox came into use after the stop was queued.
     """
     with transaction.atomic():
         rows = Conversation.objects.select_for_update(of=("self",)).select_related("sandbox")
@@ -77,10 +76,10 @@ def stop_sandbox(*, conversation_id: UUID, unless_wanted: bool = False) -> None:
         sandbox = conversation.sandbox if conversation else None
         if conversation is None or sandbox is None:
             return
-        if unless_wanted and sandbox.desired != Sandbox.Desired.STOPPED:
+        if unless_in_use and sandbox.desired != Sandbox.Desired.STOPPED:
             return
-        # First in the books: a message that comes now asks for a start, which waits its turn behind this job.
-        # The other way round it would go to an engine that is about to end.
+        # Store the new state before stopping: a message that arrives now requests a start, which waits behind this
+        # job. In the other order the message would be sent to an engine that is about to end.
         sandbox.desired, sandbox.observed = Sandbox.Desired.STOPPED, Sandbox.Observed.STOPPED
         sandbox.stopped_at = timezone.now()
         sandbox.save(update_fields=["desired", "observed", "stopped_at"])
@@ -92,7 +91,7 @@ def stop_sandbox(*, conversation_id: UUID, unless_wanted: bool = False) -> None:
 
 
 def stop_all_sandboxes() -> int:
-    """Stop every sandbox of the process provider, as when this machine's server ends; how many."""
+    """Stop all sandboxes of the process provider, for example when the server shuts down; return their number."""
     running = Sandbox.objects.filter(provider="process", observed__in=OCCUPYING)
     ids = list(Conversation.objects.filter(sandbox__in=running).values_list("pk", flat=True))
     for conversation_id in ids:
@@ -101,38 +100,41 @@ def stop_all_sandboxes() -> int:
 
 
 def reconcile_sandboxes() -> int:
-    """Mend what differs between desired and observed state, and put idle sandboxes to sleep; how many.
+    """Bring sandboxes to their desired state and queue a stop of idle sandboxes; return the number of changes.
 
-    Safe to run at any time, in any number.
+    Safe to run at any time and concurrently.
     """
     changed = 0
-    quiet_since = timezone.now() - timedelta(seconds=settings.SANDBOX_IDLE_SECONDS)
+    idle_since = timezone.now() - timedelta(seconds=settings.SANDBOX_IDLE_SECONDS)
     rows = Conversation.objects.select_related("sandbox").filter(sandbox__isnull=False)
     idle = rows.filter(
         sandbox__observed=Sandbox.Observed.RUNNING,
-        sandbox__active_at__lt=quiet_since,
+        sandbox__active_at__lt=idle_since,
         deleted_at=None,
     ).exclude(execution_status=Conversation.ExecutionStatus.RUNNING)
+    # A sandbox with open messages is about to be used.
     for conversation in idle.exclude(outgoing_messages__status__in=OPEN_MESSAGES):
         Sandbox.objects.filter(conversation=conversation).update(desired=Sandbox.Desired.STOPPED)
         queue.stop_sandbox(conversation.pk)
         changed += 1
-    live = live_owners()
+    owners = list_live_owners()
     for conversation in rows.filter(sandbox__observed=Sandbox.Observed.RUNNING, deleted_at=None):
-        changed += _reconcile_one(conversation, live)
+        changed += _reconcile(conversation, owners)
+    # After five minutes the job that the deletion queued has used up its retries.
     for conversation in rows.filter(deleted_at__lt=timezone.now() - timedelta(minutes=5)):
         queue.destroy_conversation(conversation.pk)
         changed += 1
     return changed
 
 
-def _reconcile_one(conversation: Conversation, live: set[str]) -> int:
-    """A sandbox that nobody follows may have gone unnoticed: its manager would have told."""
+def _reconcile(conversation: Conversation, owners: set[str]) -> int:
+    """Mark a sandbox as stopped if its engine ended while no manager followed it; return the number of changes."""
     lease = getattr(conversation, "lease", None)
-    if lease is not None and lease.owner in live:
+    # A live manager notices the end of its engines itself.
+    if lease is not None and lease.owner in owners:
         return 0
     if lease is not None and not lease.is_wanted:
-        want_manager(conversation_id=conversation.pk)
+        request_manager(conversation_id=conversation.pk)
     sandbox = conversation.sandbox
     if sandbox is None:
         return 0
@@ -141,10 +143,11 @@ def _reconcile_one(conversation: Conversation, live: set[str]) -> int:
         return 0
     with transaction.atomic():
         locked = Conversation.objects.select_for_update().get(pk=conversation.pk)
-        found = Sandbox.objects.filter(
+        # The condition on the run makes this a no-op if the engine was restarted in the meantime.
+        rows = Sandbox.objects.filter(
             pk=sandbox.pk, observed=Sandbox.Observed.RUNNING, run=sandbox.run
         )
-        if found.update(observed=Sandbox.Observed.STOPPED, detail=observed.detail):
+        if rows.update(observed=Sandbox.Observed.STOPPED, detail=observed.detail):
             append_notice(
                 locked,
                 code="engine_stopped",
@@ -157,9 +160,9 @@ def _reconcile_one(conversation: Conversation, live: set[str]) -> int:
 
 
 def requeue_lost_work() -> int:
-    """Queue again what a killed worker left: starts and messages that nothing works on; how many.
+    """Queue unfinished starts and open messages that have no job, and return the number of new jobs.
 
-    Jobs are safe to repeat, so one too many would do no harm.
+    They are left behind by killed workers. Jobs are safe to repeat, so a superfluous job is harmless.
     """
     before = timezone.now() - timedelta(seconds=LOST_SECONDS)
     lost = StartTask.objects.filter(finished_at=None, updated_at__lt=before)
@@ -183,11 +186,11 @@ def requeue_lost_work() -> int:
 
 @transaction.atomic
 def wake(*, conversation_id: UUID) -> Conversation:
-    """Ask for the conversation's sandbox; an agent that was stopped stays stopped. Safe to repeat."""
+    """Request a start of the conversation's sandbox without running its agent, and return it. Safe to repeat."""
     rows = Conversation.objects.select_for_update(of=("self",)).select_related("sandbox")
     conversation = rows.get(pk=conversation_id)
     sandbox = conversation.sandbox
-    is_wanted = sandbox is not None and sandbox.desired == Sandbox.Desired.RUNNING
-    if not (is_wanted and is_up(conversation)):
+    is_desired = sandbox is not None and sandbox.desired == Sandbox.Desired.RUNNING
+    if not (is_desired and is_up(conversation)):
         request_start(conversation, reason="opened")
     return conversation

@@ -1,7 +1,7 @@
-"""Finding conversations by words of their titles and messages, with PostgreSQL's full text.
+"""Full-text search in the titles and messages of conversations, with PostgreSQL.
 
-Texts are taken into the search by a job, and for the searcher's newest conversations right before a search:
-nothing is added to the way of an event (docs/adr/0020).
+A job indexes new texts. A search first indexes the most recently changed conversations of its user. Storing an event
+does not update the index, because a GIN index would make every insert slower (ADR 20).
 """
 
 import re
@@ -14,24 +14,26 @@ from django.contrib.postgres.search import SearchHeadline, SearchQuery
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
-from conversations.log.story import texts
+from conversations.log.story import extract_text
 from conversations.models import Conversation, Event, SearchProgress, SearchText
 
 TEXT_LENGTH = 20_000
 BATCH = 500
 FRESH_BEFORE_SEARCH = 30
-"""How many conversations a search itself brings up to date; the job does the rest."""
+"""The number of conversations that a search indexes itself. The job indexes the others."""
 ON, OFF = "\x02", "\x03"
+"""Marks around the hits in a headline. They cannot occur in the texts, from which control characters are removed."""
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff]")
 _BEHIND = Q(search_progress=None) | ~Q(
     search_progress__indexed_seq=F("last_seq"), search_progress__indexed_title=F("title")
 )
 
 
-def matching(rows: QuerySet[Conversation], words: str) -> QuerySet[Conversation]:
-    """Those of ``rows`` whose title or messages have the words, in the way of web searches.
+def search_conversations(rows: QuerySet[Conversation], words: str) -> QuerySet[Conversation]:
+    """Return the conversations in ``rows`` whose title or messages match the words.
 
-    ``"a phrase"``, ``or`` and ``-not`` work; no text is an error. ``rows`` is what the searcher may see.
+    The words are a web search query: ``"a phrase"``, ``or`` and ``-not`` work, and no text is an error. ``rows``
+    must contain only conversations that the user may read.
     """
     for pk in (
         rows.filter(_BEHIND)
@@ -39,17 +41,18 @@ def matching(rows: QuerySet[Conversation], words: str) -> QuerySet[Conversation]
         .values_list("pk", flat=True)[:FRESH_BEFORE_SEARCH]
     ):
         index_conversation(conversation_id=pk)
+    # The full-text index matches only whole words. Titles match on parts of words too.
     in_title = Q()
     for word in words.split():
         in_title &= Q(title__icontains=word)
-    found = SearchText.objects.filter(words=_query(words)).values("conversation_id")
-    return rows.filter(Q(pk__in=found) | in_title)
+    matches = SearchText.objects.filter(words=_query(words)).values("conversation_id")
+    return rows.filter(Q(pk__in=matches) | in_title)
 
 
-def snippets_of(conversations: Iterable[Conversation], words: str) -> dict[UUID, dict[str, Any]]:
-    """Where the words stand: ``{"seq", "parts": [{"text", "is_hit"}]}`` by id; seq 0 is the title.
+def find_snippets(conversations: Iterable[Conversation], words: str) -> dict[UUID, dict[str, Any]]:
+    """Return the first match in each conversation as ``{"seq", "parts": [{"text", "is_hit"}]}``, by conversation id.
 
-    The first place of each conversation. Texts are texts, not HTML.
+    ``seq`` 0 is the title. The texts are not escaped for HTML.
     """
     query = _query(words)
     rows = (
@@ -84,7 +87,7 @@ def _parts(headline: str) -> list[dict[str, Any]]:
 
 
 def index_texts(*, limit: int = BATCH) -> int:
-    """Take what is new in titles and messages into the search; how many conversations were behind."""
+    """Index the new titles and messages of up to ``limit`` conversations, and return the number of conversations."""
     rows = Conversation.objects.filter(_BEHIND, deleted_at=None).order_by("-updated_at")
     behind = list(rows.values_list("pk", flat=True)[:limit])
     for pk in behind:
@@ -94,7 +97,7 @@ def index_texts(*, limit: int = BATCH) -> int:
 
 @transaction.atomic
 def index_conversation(*, conversation_id: UUID) -> None:
-    """Bring one conversation's title and messages up to date in the search. Safe to repeat, and at once."""
+    """Index the new messages and the current title of one conversation. Safe to repeat and to run concurrently."""
     conversation = Conversation.objects.filter(pk=conversation_id).first()
     if conversation is None:
         return
@@ -106,16 +109,17 @@ def index_conversation(*, conversation_id: UUID) -> None:
         seq__gt=progress.indexed_seq,
         seq__lte=conversation.last_seq,
     )
-    said = rows.filter(
+    messages = rows.filter(
         Q(kind="UserMessage")
         | Q(kind="MessageEvent", source=Event.Source.AGENT)
         | Q(kind="ActionEvent", payload__contains='FinishAction"')
     )
     news = [
         _row(conversation, event.seq, text)
-        for event in said.order_by("seq").iterator(50)
-        if (text := _said(event))
+        for event in messages.order_by("seq").iterator(50)
+        if (text := _message_text(event))
     ]
+    # The job and a search may index one conversation at the same time. A text never changes, so ignore conflicts.
     SearchText.objects.bulk_create(news, ignore_conflicts=True, batch_size=100)
     SearchText.objects.bulk_create(
         [_row(conversation, 0, conversation.title)],
@@ -123,6 +127,7 @@ def index_conversation(*, conversation_id: UUID) -> None:
         unique_fields=["conversation", "seq"],
         update_fields=["text"],
     )
+    # The condition keeps a slower run from moving the progress back.
     SearchProgress.objects.filter(pk=progress.pk, indexed_seq__lte=conversation.last_seq).update(
         indexed_seq=conversation.last_seq, indexed_title=conversation.title
     )
@@ -137,7 +142,7 @@ def _row(conversation: Conversation, seq: int, text: str) -> SearchText:
     )
 
 
-def _said(event: Event) -> str:
+def _message_text(event: Event) -> str:
     try:
         payload = orjson.loads(event.payload)
     except orjson.JSONDecodeError:
@@ -150,4 +155,4 @@ def _said(event: Event) -> str:
         action = payload.get("action")
         return str(action.get("message") or "") if isinstance(action, dict) else ""
     message = payload.get("llm_message")
-    return texts(message.get("content")) if isinstance(message, dict) else ""
+    return extract_text(message.get("content")) if isinstance(message, dict) else ""

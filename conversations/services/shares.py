@@ -1,4 +1,4 @@
-"""Public links: made and revoked by people, opened by anybody who has the token, until they end."""
+"""Public links to conversations: creating, listing and revoking them, and the pages that they show."""
 
 import ipaddress
 import secrets
@@ -16,58 +16,58 @@ from accounts.models import User
 from accounts.services import audit
 from conversations.log.story import STORY_KINDS
 from conversations.models import Conversation, Event, ShareLink, ShareView
-from conversations.services.exports import described, redacted_wire, redactor_of
+from conversations.services.exports import build_redactor, describe_conversation, redact_event
 from lib import crypto
 from lib.addresses import parse_address
 from lib.problems import Problem
 
 PURPOSE = "share-link"
 TOKEN_BYTES = 32
-MOST_LINKS = 100
-KEPT_VIEWS = 1_000
-LONGEST = timedelta(days=366)
+MAX_LINKS = 100
+MAX_VIEWS = 1_000
+MAX_LIFETIME = timedelta(days=366)
 
 
 class SharingForbidden(Problem):
-    """Whoever runs the server does not want public links."""
+    """Public links are disabled in the settings of this server."""
 
     status = 403
     code = "sharing-forbidden"
-    sentence = "Public links are switched off on this server."
+    sentence = "Public links are disabled on this server."
 
 
 class CannotShare(Problem):
-    """The link that was asked for makes no sense; the sentence says why."""
+    """The values for a new link are not valid. The detail says why."""
 
     code = "cannot-share"
 
 
 class NoSuchShare(Problem):
-    """There is no such link, or no more. Which of the two is not told."""
+    """The link does not exist, has expired or was revoked. The response does not say which."""
 
     status = 404
     code = "no-such-share"
-    sentence = "There is nothing here. The link may have ended."
+    sentence = "This link does not exist, or it has expired."
 
 
 class NotTheCreator(Problem):
-    """Something that only the conversation's creator may do."""
+    """Only the creator of the conversation may carry out the operation."""
 
     status = 403
     code = "not-yours"
-    sentence = "Only who started this conversation may make public links to it."
+    sentence = "Only the creator of this conversation can create public links to it."
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A link that holds, with the conversation it shows."""
+class OpenedShare:
+    """A valid public link and its conversation."""
 
     share: ShareLink
     conversation: Conversation
 
     @property
     def last_seq(self) -> int:
-        """The last event that may be shown."""
+        """The ``seq`` of the last event that may be shown."""
         return min(self.share.through_seq, self.conversation.last_seq)
 
 
@@ -79,24 +79,27 @@ def create_share(
     expires_at: datetime,
     through_seq: int | None = None,
 ) -> tuple[ShareLink, str]:
-    """Make a public link up to ``through_seq`` (by default the newest event), and its token, shown once.
+    """Create a public link and return it with its token, which is not stored and must be shown now.
 
-    What comes later in the log is never shown by it. Each call makes another. Raises ``SharingForbidden``,
-    ``NotTheCreator``, ``CannotShare``.
+    The link shows the log up to ``through_seq`` (default: the newest event) and never any later event. Each call
+    creates another link. Raise ``SharingForbidden``, ``NotTheCreator`` or ``CannotShare``.
     """
     if not settings.PUBLIC_LINKS:
         raise SharingForbidden
+    # Lock the row, so that concurrent calls cannot exceed the maximum number of links.
     conversation = Conversation.objects.select_for_update().get(pk=conversation.pk)
     if conversation.created_by_id != user.pk:
         raise NotTheCreator
     now = timezone.now()
-    if not now < expires_at <= now + LONGEST:
-        raise CannotShare("A link must end in the future, within a year.")
+    if not now < expires_at <= now + MAX_LIFETIME:
+        raise CannotShare("Choose an expiry time in the future, at most one year from now.")
     last = conversation.last_seq if through_seq is None else through_seq
     if not 1 <= last <= conversation.last_seq:
-        raise CannotShare("There is no such event to show up to.")
-    if links_of(conversation=conversation).filter(revoked_at=None).count() >= MOST_LINKS:
-        raise CannotShare(f"A conversation has at most {MOST_LINKS} links; revoke some first.")
+        raise CannotShare("The conversation has no event with that seq.")
+    if list_shares(conversation=conversation).filter(revoked_at=None).count() >= MAX_LINKS:
+        raise CannotShare(
+            f"A conversation can have at most {MAX_LINKS} public links. Revoke a link, then try again."
+        )
     token = secrets.token_urlsafe(TOKEN_BYTES)
     pepper_id, digest = crypto.digest(token, purpose=PURPOSE)
     share = ShareLink.objects.create(
@@ -117,15 +120,15 @@ def create_share(
     return share, token
 
 
-def links_of(*, conversation: Conversation) -> QuerySet[ShareLink]:
-    """A conversation's links, ended ones included, newest first."""
+def list_shares(*, conversation: Conversation) -> QuerySet[ShareLink]:
+    """Return a conversation's public links, newest first, including those that expired or were revoked."""
     return ShareLink.objects.filter(conversation=conversation).order_by("-created_at", "-pk")
 
 
 @transaction.atomic
 def revoke_share(*, conversation: Conversation, share_id: UUID) -> ShareLink:
-    """End a link now. Safe to repeat. Raises ``NoSuchShare``."""
-    share = links_of(conversation=conversation).select_for_update().filter(pk=share_id).first()
+    """Revoke a public link and return it. Safe to repeat. Raise ``NoSuchShare`` if it does not exist."""
+    share = list_shares(conversation=conversation).select_for_update().filter(pk=share_id).first()
     if share is None:
         raise NoSuchShare
     if share.revoked_at is None:
@@ -140,19 +143,23 @@ def revoke_share(*, conversation: Conversation, share_id: UUID) -> ShareLink:
     return share
 
 
-def views_of(*, conversation: Conversation, share_id: UUID) -> list[ShareView]:
-    """The newest hundred openings of a link. Raises ``NoSuchShare``."""
-    if not links_of(conversation=conversation).filter(pk=share_id).exists():
+def list_share_views(*, conversation: Conversation, share_id: UUID) -> list[ShareView]:
+    """Return the newest hundred views of a public link. Raise ``NoSuchShare`` if the link does not exist."""
+    if not list_shares(conversation=conversation).filter(pk=share_id).exists():
         raise NoSuchShare
     rows = ShareView.objects.filter(share_id=share_id, share__conversation=conversation)
     return list(rows.order_by("-viewed_at", "-pk")[:100])
 
 
-# --- Opened by anybody --------------------------------------------------------------
+# --- Access with a token, without an account -------------------------------------------
 
 
-def open_share(*, token: str) -> Opened:
-    """The link of a token. Raises ``NoSuchShare`` for one that is unknown, over, revoked or orphaned."""
+def open_share(*, token: str) -> OpenedShare:
+    """Return the public link of a token, with its conversation.
+
+    Raise ``NoSuchShare`` if the link is unknown, expired or revoked, if its conversation was deleted, or if its
+    creator is no longer an active member of the organization.
+    """
     if not settings.PUBLIC_LINKS or not token.isascii() or len(token) > 100:
         raise NoSuchShare
     share = (
@@ -170,46 +177,52 @@ def open_share(*, token: str) -> Opened:
     )
     if share is None:
         raise NoSuchShare
-    return Opened(share, share.conversation)
+    return OpenedShare(share, share.conversation)
 
 
 def count_view(*, share: ShareLink, address: str) -> None:
-    """Note that a link was opened: when, and from which network. The newest thousand are kept."""
+    """Record a view of a public link with its time and the viewer's network.
+
+    The newest 1,000 views of a link are kept.
+    """
     ShareLink.objects.filter(pk=share.pk).update(view_count=F("view_count") + 1)
     ShareView.objects.create(
-        organization_id=share.organization_id, share=share, network=network_of(address)
+        organization_id=share.organization_id, share=share, network=mask_address(address)
     )
+    # Remove old views only at every hundredth view: it costs more than recording the view.
     if share.view_count and share.view_count % 100 == 0:
-        kept = ShareView.objects.filter(share=share).order_by("-viewed_at")[:KEPT_VIEWS]
-        ShareView.objects.filter(share=share).exclude(pk__in=kept.values("pk")).delete()
+        newest = ShareView.objects.filter(share=share).order_by("-viewed_at")[:MAX_VIEWS]
+        ShareView.objects.filter(share=share).exclude(pk__in=newest.values("pk")).delete()
 
 
-def network_of(address: str) -> str:
-    """The network of an address, which names no person: /24 of IPv4, /48 of IPv6; empty if it is none."""
-    found = parse_address(address.partition("%")[0])
-    if found is None:
+def mask_address(address: str) -> str:
+    """Return the network of an IP address (/24 for IPv4, /48 for IPv6), or "" for an invalid address."""
+    # A network of this size does not identify a person.
+    ip = parse_address(address.partition("%")[0])
+    if ip is None:
         return ""
-    bits = 24 if found.version == 4 else 48
-    return str(ipaddress.ip_network(f"{found}/{bits}", strict=False))
+    bits = 24 if ip.version == 4 else 48
+    return str(ipaddress.ip_network(f"{ip}/{bits}", strict=False))
 
 
-def shared_record(opened: Opened) -> dict[str, Any]:
-    """What a link tells of its conversation, secrets taken out: no person, no organization, no cost."""
-    told = described(opened.conversation, redactor_of(opened.conversation))
-    return {name: told[name] for name in ("title", "model", "repository", "created_at")} | {
+def build_shared_record(opened: OpenedShare) -> dict[str, Any]:
+    """Return the facts of a conversation that its public link shows, with secrets removed from the title.
+
+    They contain no user, no organization and no cost.
+    """
+    facts = describe_conversation(opened.conversation, build_redactor(opened.conversation))
+    return {name: facts[name] for name in ("title", "model", "repository", "created_at")} | {
         "last_seq": opened.last_seq,
         "expires_at": opened.share.expires_at,
     }
 
 
-def shared_events(*, opened: Opened, after: int, limit: int) -> list[dict[str, Any]]:
-    """A page of the log behind ``after``, never beyond the pinned event, secrets taken out.
-
-    Only what is told to readers: the engine's housekeeping names addresses and settings of this server.
-    """
-    redactor = redactor_of(opened.conversation)
+def list_shared_events(*, opened: OpenedShare, after: int, limit: int) -> list[dict[str, Any]]:
+    """Return up to ``limit`` events after ``after`` that a public link shows, with secrets removed."""
+    redactor = build_redactor(opened.conversation)
+    # The engine's internal events are left out: they contain addresses and settings of this server.
     rows = Event.objects.filter(
         conversation=opened.conversation, seq__gt=after, kind__in=STORY_KINDS
     )
     rows = rows.filter(seq__lte=opened.last_seq).order_by("seq")[:limit]
-    return [redacted_wire(event, redactor) for event in rows]
+    return [redact_event(event, redactor) for event in rows]

@@ -1,4 +1,4 @@
-"""Bringing sandboxes up, and down: desired state into observed state, phase by phase."""
+"""Starting a conversation's sandbox and engine, phase by phase."""
 
 import contextlib
 import logging
@@ -24,16 +24,16 @@ from conversations.sandboxes.provider import (
     State,
     get_provider,
 )
-from conversations.services.details import tell_engine
+from conversations.services.details import apply_confirmation
 from conversations.services.equipment import (
-    introduce,
+    build_secret_sources,
+    build_start_options,
+    get_creator_settings,
     renew_secrets,
-    secret_sources,
-    settings_of,
-    start_options,
+    set_git_author,
 )
-from conversations.services.inheritance import bring_files, story_for_agent
-from conversations.services.leases import want_manager
+from conversations.services.inheritance import build_story, copy_parent_files
+from conversations.services.leases import request_manager
 from conversations.services.state import append_notice, change_fields
 from conversations.services.workspaces import prepare_workspace
 from lib.problems import Problem
@@ -46,14 +46,14 @@ OCCUPYING = (Sandbox.Observed.STARTING, Sandbox.Observed.RUNNING)
 
 
 class StartFailed(Exception):
-    """A phase failed for good; the text is for the conversation's owner."""
+    """A phase of the start failed. The text is shown to the conversation's owner."""
 
 
 def start_conversation(*, conversation_id: UUID) -> None:
-    """Bring a conversation's sandbox and engine up, as its open start task asks.
+    """Start the sandbox and engine of a conversation that has an open start task.
 
-    Safe to repeat and to kill: every phase finds what an earlier attempt left. Waits its turn when the
-    organization has ``SANDBOX_MAX_RUNNING`` sandboxes running, by queueing itself again.
+    Safe to repeat, and safe to kill at any point: every phase continues from the state that an earlier attempt left.
+    If the organization already has ``SANDBOX_MAX_RUNNING`` running sandboxes, queue this job again and return.
     """
     conversation = (
         Conversation.objects.select_related("sandbox", "organization")
@@ -67,30 +67,31 @@ def start_conversation(*, conversation_id: UUID) -> None:
     task.attempts += 1
     sandbox = conversation.sandbox
     try:
+        # A sandbox that slept for long has an expired model token.
         with _phase(task, Phase.WORKING):
             billing.extend_gateway_tokens(conversation_ids=[conversation_id])
-        if not _take_turn(task, sandbox):
+        if not _claim_slot(task, sandbox):
             queue.start_conversation(conversation_id, in_seconds=QUEUE_SECONDS)
             return
         with _phase(task, Phase.WAITING_FOR_SANDBOX):
             _start_sandbox(sandbox)
         client = EngineClient(sandbox.base_url, sandbox.session_key())
         if not sandbox.conversation_started:
-            bring_files(conversation, sandbox)
+            copy_parent_files(conversation, sandbox)
             prepare_workspace(conversation, sandbox, client, lambda phase: _phase(task, phase))
         with _phase(task, Phase.STARTING_CONVERSATION):
             _start_engine_conversation(conversation, sandbox, client)
     except SandboxNotYet as error:
-        _wait(task, str(error.detail))
+        _postpone(task, str(error.detail))
         return
     except (Problem, StartFailed, EngineUnreachable, EngineRefused) as error:
-        _note_failure(task, conversation, error)
+        _record_failure(task, conversation, error)
         return
     _finish(task, conversation, sandbox)
 
 
-def _wait(task: StartTask, reason: str) -> None:
-    """Try again soon, without counting it as an attempt; the owner sees what it waits for."""
+def _postpone(task: StartTask, reason: str) -> None:
+    """Queue the start again without counting an attempt. ``reason`` is shown to the owner."""
     with transaction.atomic():
         Sandbox.objects.filter(conversation=task.conversation_id).update(
             observed=Sandbox.Observed.PENDING, detail=reason
@@ -99,9 +100,13 @@ def _wait(task: StartTask, reason: str) -> None:
         queue.start_conversation(task.conversation_id, in_seconds=QUEUE_SECONDS)
 
 
-def _take_turn(task: StartTask, sandbox: Sandbox) -> bool:
-    """Occupy a place among the organization's running sandboxes, or note the position in the line."""
+def _claim_slot(task: StartTask, sandbox: Sandbox) -> bool:
+    """Claim one of the organization's slots for running sandboxes; return whether one was free.
+
+    If none was free, store the task's position in the queue.
+    """
     with transaction.atomic():
+        # Lock the organization's row, so that two starts cannot claim the last slot.
         Organization.objects.select_for_update().get(pk=task.organization_id)
         sandbox.refresh_from_db()
         if sandbox.observed not in OCCUPYING:
@@ -109,13 +114,13 @@ def _take_turn(task: StartTask, sandbox: Sandbox) -> bool:
                 organization_id=task.organization_id, observed__in=OCCUPYING
             ).count()
             if occupied >= settings.SANDBOX_MAX_RUNNING:
-                before = StartTask.objects.filter(
+                earlier = StartTask.objects.filter(
                     organization_id=task.organization_id,
                     finished_at=None,
                     queue_position__isnull=False,
                     created_at__lt=task.created_at,
                 )
-                _update(task, queue_position=before.count() + 1, phase=Phase.WAITING_FOR_SANDBOX)
+                _update(task, queue_position=earlier.count() + 1, phase=Phase.WAITING_FOR_SANDBOX)
                 return False
             sandbox.observed = Sandbox.Observed.STARTING
             sandbox.save(update_fields=["observed"])
@@ -125,7 +130,10 @@ def _take_turn(task: StartTask, sandbox: Sandbox) -> bool:
 
 
 def _start_sandbox(sandbox: Sandbox) -> None:
-    """Start the provider's side and wait until the engine answers."""
+    """Start or resume the sandbox at its provider and wait until its engine answers.
+
+    Raise ``StartFailed`` if it stops or does not answer within ``SANDBOX_START_SECONDS``.
+    """
     provider = get_provider(sandbox.provider)
     spec = SandboxSpec(
         sandbox_id=sandbox.pk,
@@ -133,14 +141,16 @@ def _start_sandbox(sandbox: Sandbox) -> None:
         secret_key=sandbox.secret_key(),
         gateway_url=settings.GATEWAY_URL,
     )
-    before = provider.inspect(sandbox.handle) if sandbox.handle else None
-    is_new_run = before is None or before.state not in (State.RUNNING, State.STARTING)
+    # A retry may meet an engine that an earlier attempt started: it continues the same run.
+    earlier = provider.inspect(sandbox.handle) if sandbox.handle else None
+    is_new_run = earlier is None or earlier.state not in (State.RUNNING, State.STARTING)
     handle = provider.resume(spec, sandbox.handle) if sandbox.handle else provider.start(spec)
     sandbox.handle = handle
     if is_new_run:
         sandbox.run += 1
         sandbox.started_at = timezone.now()
     sandbox.observed, sandbox.stopped_at = Sandbox.Observed.STARTING, None
+    # Store the handle before waiting, so that a retry finds the sandbox if this worker is killed.
     sandbox.save(update_fields=["handle", "run", "started_at", "observed", "stopped_at"])
     deadline = time.monotonic() + settings.SANDBOX_START_SECONDS
     while True:
@@ -148,10 +158,13 @@ def _start_sandbox(sandbox: Sandbox) -> None:
         if observed.state == State.RUNNING:
             break
         if observed.state != State.STARTING:
-            raise StartFailed(observed.detail or f"The sandbox is {observed.state.value}.")
+            raise StartFailed(
+                observed.detail
+                or f"The sandbox did not start. Its state is {observed.state.value}."
+            )
         if time.monotonic() > deadline:
             raise StartFailed(
-                f"The engine did not answer within {settings.SANDBOX_START_SECONDS} s. {observed.detail}"
+                f"The engine did not answer within {settings.SANDBOX_START_SECONDS} seconds. {observed.detail}"
             )
         time.sleep(0.25)
     sandbox.base_url, sandbox.workspace = observed.base_url, observed.workspace
@@ -165,14 +178,17 @@ def _start_sandbox(sandbox: Sandbox) -> None:
 def _start_engine_conversation(
     conversation: Conversation, sandbox: Sandbox, client: EngineClient
 ) -> None:
-    """Make the conversation in the engine under our own id, unless it is there (creation is idempotent)."""
+    """Create the conversation in a new engine under the same id, or update it in an engine that wakes."""
     if sandbox.conversation_started:
-        if (known := client.get_conversation(conversation.pk)) is None:
-            raise StartFailed("The engine lost this conversation's files.")
-        _tell_changed_policy(known, conversation, client)
+        if (state := client.get_conversation(conversation.pk)) is None:
+            raise StartFailed(
+                "The engine no longer has this conversation's files, so it cannot continue. "
+                "Start a new conversation."
+            )
+        _update_confirmation(state, conversation, client)
         renew_secrets(conversation, client)
         return
-    found = settings_of(conversation)
+    effective = get_creator_settings(conversation)
     token = billing.issue_gateway_token(
         organization_id=conversation.organization_id,
         user_id=conversation.created_by_id,
@@ -186,58 +202,62 @@ def _start_engine_conversation(
         workspace=sandbox.workspace,
         confirmation_policy=conversation.confirmation_policy,
         security_analyzer=conversation.security_analyzer,
-        system_suffix=story_for_agent(conversation, sandbox.workspace),
-        secrets=secret_sources(conversation),
-        **start_options(found),
+        system_suffix=build_story(conversation, sandbox.workspace),
+        secrets=build_secret_sources(conversation),
+        **build_start_options(effective),
     )
     try:
         client.start_conversation(body)
     except EngineRefused as error:
+        # After a server error the engine may have a half-created conversation, which the retry would get back.
         if error.status >= 500:
             with contextlib.suppress(EngineRefused, EngineUnreachable):
                 client.delete_conversation(conversation.pk)
         raise
-    introduce(found, conversation.created_by, sandbox, client)
+    set_git_author(effective, conversation.created_by, sandbox, client)
 
 
-def _asks_as(conversation: Conversation) -> tuple[str, str]:
+def _confirmation_values(conversation: Conversation) -> tuple[str, str]:
     return conversation.confirmation_policy, conversation.security_analyzer
 
 
-def _tell_changed_policy(
-    known: dict[str, Any], conversation: Conversation, client: EngineClient
+def _update_confirmation(
+    state: dict[str, Any], conversation: Conversation, client: EngineClient
 ) -> None:
-    """Have an engine that wakes take over what was changed while it slept."""
-    has = (known.get("confirmation_policy"), known.get("security_analyzer"))
-    kinds = tuple(one.get("kind") if isinstance(one, dict) else None for one in has)
-    wanted = (
+    """Send the confirmation policy and the analyzer to an engine that wakes, if they changed while it slept."""
+    objects = (state.get("confirmation_policy"), state.get("security_analyzer"))
+    current = tuple(value.get("kind") if isinstance(value, dict) else None for value in objects)
+    desired = (
         build_policy(conversation.confirmation_policy)["kind"],
         (build_analyzer(conversation.security_analyzer) or {}).get("kind"),
     )
-    if kinds not in (wanted, (None, None)):
-        tell_engine(client, conversation)
+    # If the engine reports neither value, there is nothing to compare, so leave it unchanged.
+    if current not in (desired, (None, None)):
+        apply_confirmation(client, conversation)
 
 
 def _finish(task: StartTask, started: Conversation, sandbox: Sandbox) -> None:
     with transaction.atomic():
         conversation = Conversation.objects.select_for_update().get(pk=started.pk)
-        if _asks_as(conversation) != _asks_as(started):  # changed while it was being started
-            queue.carry_confirmation(conversation.pk)
+        # The policy may have changed during the start, after it was sent to the engine.
+        if _confirmation_values(conversation) != _confirmation_values(started):
+            queue.send_confirmation_settings(conversation.pk)
         sandbox.observed, sandbox.conversation_started = Sandbox.Observed.RUNNING, True
         sandbox.save(update_fields=["observed", "conversation_started"])
-        want_manager(conversation_id=conversation.pk)
+        request_manager(conversation_id=conversation.pk)
         now = timezone.now()
         task.phases.append(_entry(Phase.READY, started=now, finished=now))
         _update(task, phase=Phase.READY, phases=task.phases, finished_at=now)
         change_fields(conversation, status=Conversation.Status.RUNNING, status_detail="")
+        # Messages that were posted during the start are still open.
         queue.deliver_messages(conversation.pk)
 
 
-def _note_failure(task: StartTask, conversation: Conversation, failure: Exception) -> None:
-    """Queue another attempt; after ``MAX_ATTEMPTS``, or a permanent failure, say what failed."""
+def _record_failure(task: StartTask, conversation: Conversation, failure: Exception) -> None:
+    """Queue another attempt, or mark the start as failed after ``MAX_ATTEMPTS`` or a permanent failure."""
     error = str(getattr(failure, "detail", "") or failure)
     is_permanent = getattr(failure, "is_permanent", False)
-    log.warning("start of %s failed: %s", conversation.pk, error)
+    log.warning("The start of conversation %s failed: %s", conversation.pk, error)
     with transaction.atomic():
         conversation = Conversation.objects.select_for_update().get(pk=conversation.pk)
         Sandbox.objects.filter(conversation=conversation).update(
@@ -252,7 +272,7 @@ def _note_failure(task: StartTask, conversation: Conversation, failure: Exceptio
         append_notice(
             conversation,
             code="start_failed",
-            message="The sandbox could not be started. Your messages are kept. "
+            message="The sandbox could not be started. Your messages are saved. "
             "Fix the cause below, then choose “Try again”.",
             detail=error,
         )
@@ -261,7 +281,7 @@ def _note_failure(task: StartTask, conversation: Conversation, failure: Exceptio
 
 @contextlib.contextmanager
 def _phase(task: StartTask, phase: str) -> Iterator[None]:
-    """Record one phase with its times and, when it fails, its cause."""
+    """Record a phase with its start and end times and, if it fails, the error."""
     entry = _entry(phase, started=timezone.now())
     task.phases = [e for e in task.phases if e["phase"] != phase] + [entry]
     _update(task, phase=phase, phases=task.phases)
@@ -291,9 +311,7 @@ def _update(task: StartTask, **fields: object) -> None:
         setattr(task, name, value)
     task.updated_at = timezone.now()
     task.save(update_fields=[*fields, "updated_at"])
-    # The record carries the start task: touch the row, so that a lost nudge is noticed by the poll too.
+    # A conversation's record contains its start task. Update the conversation's time too, so that the followers' poll
+    # notices the change even if the nudge is lost.
     Conversation.objects.filter(pk=task.conversation_id).update(updated_at=task.updated_at)
     announcing.announce_on_commit(task.conversation_id)
-
-
-# --- Driving one to the other -----------------------------------------------------

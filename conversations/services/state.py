@@ -1,4 +1,4 @@
-"""Steps that services share, on a conversation whose row is locked: start its sandbox, change fields, add a notice."""
+"""Steps that several services share. The caller holds the lock of the conversation's row."""
 
 import logging
 from typing import Any
@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 
 
 class PublishedElsewhere(Problem):
-    """The agent of this conversation runs somewhere else and takes no orders from here."""
+    """The agent of the conversation runs in another program, so this server cannot steer it."""
 
     status = 409
     code = "published-elsewhere"
-    sentence = "This run is published by another program. It can be watched here, not steered."
+    sentence = "Another program runs this agent. You can watch it here but not control it."
 
 
 def require_agent(conversation: Conversation) -> None:
@@ -29,11 +29,12 @@ def require_agent(conversation: Conversation) -> None:
 
 
 def request_start(conversation: Conversation, *, reason: str) -> None:
-    """Ask for the conversation's sandbox to be brought up, unless that is under way.
+    """Queue a start of the conversation's sandbox, unless a start is already open. Safe to repeat.
 
-    The caller holds the conversation's row lock. Safe to repeat. Raises ``PublishedElsewhere``.
+    The caller holds the row's lock. Raise ``PublishedElsewhere`` if another program runs the agent.
     """
     require_agent(conversation)
+    # The row lock makes this check safe. A unique constraint also allows only one open task.
     open_task = StartTask.objects.filter(conversation=conversation, finished_at=None).exists()
     if not open_task:
         StartTask.objects.create(
@@ -48,9 +49,9 @@ def request_start(conversation: Conversation, *, reason: str) -> None:
 
 
 def change_fields(conversation: Conversation, **fields: Any) -> dict[str, Any]:
-    """Save those fields that differ, announce the conversation, and return the old values of these fields.
+    """Save the fields that differ, nudge the conversation's followers, and return the old values of these fields.
 
-    The caller holds the row lock. Safe to repeat: nothing happens if no field differs.
+    The caller holds the row's lock. Safe to repeat: nothing happens if no field differs.
     """
     before = {name: old for name in fields if (old := getattr(conversation, name)) != fields[name]}
     if not before:
@@ -64,7 +65,10 @@ def change_fields(conversation: Conversation, **fields: Any) -> dict[str, Any]:
 
 
 def append_notice(conversation: Conversation, *, code: str, message: str, **more: Any) -> Event:
-    """Append a notice of this server to the log. The caller holds the row lock."""
+    """Append a notice from this server to the log and return its event. The caller holds the row's lock.
+
+    ``more`` are further fields of the event's payload.
+    """
     payload = orjson.dumps({"code": code, "message": message} | more).decode()
     [event] = conversation.append(
         NewEvent(
@@ -79,7 +83,7 @@ def append_notice(conversation: Conversation, *, code: str, message: str, **more
 
 
 def is_up(conversation: Conversation) -> bool:
-    """Whether the engine is there and knows the conversation, as far as we last saw."""
+    """Return whether the engine was last seen running and has the conversation."""
     sandbox = conversation.sandbox
     return (
         sandbox is not None

@@ -1,4 +1,4 @@
-"""Turns: what a person said and all that followed, and which files it changed, as far as the log knows."""
+"""The turns of a conversation (a user's message and the events after it), and the files that a turn changed."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -18,16 +18,19 @@ DIFF_LENGTH = 200_000
 
 
 class NoSuchTurn(Problem):
-    """The conversation has no turn of that number."""
+    """The conversation has no turn with the requested number."""
 
     status = 404
     code = "no-such-turn"
-    sentence = "This conversation has no turn of that number."
+    sentence = "This conversation has no turn with that number."
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A stretch of the log from a user's message to the next; both ends belong to it. Counted from 1."""
+    """The events from a user's message (``from_seq``) up to the one before the next message (``through_seq``).
+
+    ``number`` counts from 1. ``text`` is the beginning of the message.
+    """
 
     number: int
     from_seq: int
@@ -39,28 +42,31 @@ class Turn:
 
 @dataclass(slots=True)
 class FileChange:
-    """One file before and after a turn; None where it did not exist or the log does not say."""
+    """The text of a file before and after a turn.
+
+    A text is None if the file did not exist or the log does not contain the text.
+    """
 
     path: str
     before: str | None
     after: str | None
-    was_there: bool = True
+    existed: bool = True
 
     def to_wire(self) -> dict[str, Any]:
-        """The change with a unified diff, cut at 200,000 characters; None where a side is unknown."""
+        """Return the change with a unified diff of at most 200,000 characters, or None as diff if a text is unknown."""
         return {
             "path": self.path,
-            "status": "UPDATED" if self.was_there else "ADDED",
+            "status": "UPDATED" if self.existed else "ADDED",
             "diff": self._diff(),
         }
 
     def _diff(self) -> str | None:
-        if self.after is None or (self.before is None and self.was_there):
+        if self.after is None or (self.before is None and self.existed):
             return None
         lines = difflib.unified_diff(
             (self.before or "").splitlines(),
             self.after.splitlines(),
-            f"a/{self.path}" if self.was_there else "/dev/null",
+            f"a/{self.path}" if self.existed else "/dev/null",
             f"b/{self.path}",
             lineterm="",
         )
@@ -69,58 +75,60 @@ class FileChange:
 
 @dataclass(slots=True)
 class TurnChanges:
-    """What a turn did to files. ``ran_commands``: it ran commands, which may have changed more."""
+    """The files that a turn changed. ``ran_commands`` says whether it ran commands, which may change other files."""
 
     turn: Turn
     files: list[FileChange] = field(default_factory=list)
     ran_commands: bool = False
 
 
-def turns_of(*, conversation: Conversation) -> list[Turn]:
-    """All turns, oldest first. The last is complete once the agent rests and every action has its result.
+def list_turns(*, conversation: Conversation) -> list[Turn]:
+    """Return all turns of a conversation, oldest first.
 
-    Messages that were posted while the agent worked begin turns of their own, which the turn before it is not
-    complete without: see ``is_complete``.
+    A turn is complete if every action up to its end has a result. The last turn also needs at least one event after
+    the message and an agent that is not busy. A message that was posted while the agent worked begins a new turn.
     """
     kinds = ("UserMessage", "ActionEvent", *ANSWERS)
     rows = Event.objects.filter(conversation=conversation, kind__in=kinds).order_by("seq")
     starts: list[tuple[int, datetime]] = []
-    whole_at: dict[int, bool] = {}
+    complete_at: dict[int, bool] = {}
     open_actions = 0
     for seq, kind, at in rows.values_list("seq", "kind", "received_at").iterator(1_000):
         if kind == "UserMessage":
-            whole_at[seq - 1] = open_actions == 0
+            complete_at[seq - 1] = open_actions == 0
             starts.append((seq, at))
         else:
+            # Errors also occur without an action, so the count must not become negative.
             open_actions = max(0, open_actions + (1 if kind == "ActionEvent" else -1))
-    rests = conversation.execution_status not in Conversation.BUSY and open_actions == 0
-    texts = _texts(conversation, [seq for seq, _ in starts])
+    is_idle = conversation.execution_status not in Conversation.BUSY and open_actions == 0
+    texts = _message_texts(conversation, [seq for seq, _ in starts])
     turns = []
     for number, (seq, at) in enumerate(starts, start=1):
         is_last = number == len(starts)
         end = conversation.last_seq if is_last else starts[number][0] - 1
-        whole = rests and end > seq if is_last else whole_at[end]
-        turns.append(Turn(number, seq, end, whole, texts.get(seq, ""), at))
+        is_complete = is_idle and end > seq if is_last else complete_at[end]
+        turns.append(Turn(number, seq, end, is_complete, texts.get(seq, ""), at))
     return turns
 
 
-def _texts(conversation: Conversation, seqs: list[int]) -> dict[int, str]:
-    found = {}
+def _message_texts(conversation: Conversation, seqs: list[int]) -> dict[int, str]:
+    """Return the first 200 characters of messages on one line, by ``seq``."""
+    texts = {}
     for seq, payload in Event.objects.filter(conversation=conversation, seq__in=seqs).values_list(
         "seq", "payload"
     ):
-        text = _object(payload).get("text")
-        found[seq] = " ".join(str(text or "").split())[:200]
-    return found
+        text = _parse_object(payload).get("text")
+        texts[seq] = " ".join(str(text or "").split())[:200]
+    return texts
 
 
-def changes_of_turn(*, conversation: Conversation, number: int) -> TurnChanges:
-    """Which files a turn changed by the agent's file editor, with their diffs. Raises ``NoSuchTurn``.
+def find_turn_changes(*, conversation: Conversation, number: int) -> TurnChanges:
+    """Return the files that the agent's file editor changed in a turn, with their texts before and after.
 
-    The log holds what the editor did, whole texts before and after. What commands did to files it does not
-    know: ``ran_commands`` says that there may be more, and the workspace's git that there is.
+    The log does not contain the changes that commands made; ``ran_commands`` says whether there were commands. Raise
+    ``NoSuchTurn`` if the conversation has no turn with this number.
     """
-    turn = next((t for t in turns_of(conversation=conversation) if t.number == number), None)
+    turn = next((t for t in list_turns(conversation=conversation) if t.number == number), None)
     if turn is None:
         raise NoSuchTurn
     changes = TurnChanges(turn)
@@ -130,7 +138,7 @@ def changes_of_turn(*, conversation: Conversation, number: int) -> TurnChanges:
     )
     for observation in _observations(events):
         if observation.get("kind") == "FileEditorObservation":
-            _take_edit(files, observation)
+            _add_edit(files, observation)
         elif observation.get("kind") in ("TerminalObservation", "ExecuteBashObservation"):
             changes.ran_commands = True
     changes.files = [files[path] for path in sorted(files)]
@@ -140,28 +148,29 @@ def changes_of_turn(*, conversation: Conversation, number: int) -> TurnChanges:
 def _observations(events: Iterable[Event]) -> Iterator[dict[str, Any]]:
     for event in events:
         if event.kind == "ObservationEvent":
-            observation = _object(event.payload).get("observation")
+            observation = _parse_object(event.payload).get("observation")
             if isinstance(observation, dict):
                 yield observation
 
 
-def _take_edit(files: dict[str, FileChange], observation: dict[str, Any]) -> None:
+def _add_edit(files: dict[str, FileChange], observation: dict[str, Any]) -> None:
+    """Add an edit to the changes of its file: keep the text before the first edit and the text after the last."""
     path, command = observation.get("path"), observation.get("command")
     if not isinstance(path, str) or command not in EDITS or observation.get("is_error"):
         return
     before, after = observation.get("old_content"), observation.get("new_content")
-    known = files.get(path)
-    if known is None:
-        known = files[path] = FileChange(
+    change = files.get(path)
+    if change is None:
+        change = files[path] = FileChange(
             path,
             before if isinstance(before, str) else None,
             None,
-            was_there=observation.get("prev_exist") is not False,
+            existed=observation.get("prev_exist") is not False,
         )
-    known.after = after if isinstance(after, str) else None
+    change.after = after if isinstance(after, str) else None
 
 
-def _object(payload: str) -> dict[str, Any]:
+def _parse_object(payload: str) -> dict[str, Any]:
     try:
         value = orjson.loads(payload)
     except orjson.JSONDecodeError:

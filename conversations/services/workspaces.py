@@ -1,4 +1,4 @@
-"""What happens in a fresh sandbox before the agent starts: the repository, its set-up script and hooks."""
+"""Preparation of a new sandbox's workspace before the agent starts: the repository, its setup script and its hooks."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -14,12 +14,12 @@ from lib.problems import Problem
 Phase = StartTask.Phase
 CLONE_SECONDS = 600
 SETUP_SECONDS = 600
-CLONED = ".git/cloned-by-server"
-"""Made after a clone: one that was interrupted looks like a repository whose files were deleted."""
+CLONE_MARKER = ".git/cloned-by-server"
+"""A file that is created after a complete clone, to distinguish it from an interrupted clone."""
 
 
 class PreparationFailed(Problem):
-    """The workspace could not be prepared; the sentence tells the command's own words."""
+    """The workspace could not be prepared. The detail contains the output of the command that failed."""
 
     status = 502
     code = "preparation-failed"
@@ -31,9 +31,10 @@ def prepare_workspace(
     client: EngineClient,
     phase: Callable[[str], AbstractContextManager[Any]],
 ) -> None:
-    """Clone the repository, run ``.openhands/setup.sh``, install ``.openhands/pre-commit.sh``.
+    """Clone the repository, run its ``.openhands/setup.sh`` and install its ``.openhands/pre-commit.sh``.
 
-    Safe to repeat: a clone that is there is kept. Raises ``PreparationFailed``.
+    ``phase`` returns a context manager that records a phase of the start. Safe to repeat: a complete clone is kept.
+    Raise ``PreparationFailed`` if a command fails.
     """
     if not conversation.repository:
         return
@@ -51,7 +52,7 @@ def prepare_workspace(
                 cwd=sandbox.workspace,
                 timeout=SETUP_SECONDS,
             ),
-            "The repository's set-up script failed",
+            "The repository's setup script failed",
         )
     with phase(Phase.SETTING_UP_GIT_HOOKS):
         _check(
@@ -68,33 +69,38 @@ def prepare_workspace(
 def _clone(
     source: repositories.CloneSource, branch: str | None, workspace: str, client: EngineClient
 ) -> None:
-    at = f"--branch {shlex.quote(branch)} " if branch else ""
+    branch_option = f"--branch {shlex.quote(branch)} " if branch else ""
     with _credentials(source, workspace, client) as options:
+        # Remove the remains of an interrupted clone first: git clones only into an empty folder. Without
+        # GIT_TERMINAL_PROMPT=0, git would wait for a password until the timeout.
         result = client.execute(
-            f"[ -f {CLONED} ] || {{ find . -mindepth 1 -delete && GIT_TERMINAL_PROMPT=0 "
-            f"git {options}clone {at}-- {shlex.quote(source.url)} . && touch {CLONED}; }}",
+            f"[ -f {CLONE_MARKER} ] || {{ find . -mindepth 1 -delete && GIT_TERMINAL_PROMPT=0 "
+            f"git {options}clone {branch_option}-- {shlex.quote(source.url)} . && touch {CLONE_MARKER}; }}",
             cwd=workspace,
             timeout=CLONE_SECONDS,
         )
-    hint = "" if source.secret else " as anybody; connect the Git host if it is private"
-    _check(result, f"The repository could not be cloned{hint}")
+    advice = ""
+    if not source.secret:
+        advice = " If the repository is private, connect its Git host under Settings."
+    _check(result, "The repository could not be cloned", advice)
 
 
 @contextmanager
 def _credentials(
     source: repositories.CloneSource, workspace: str, client: EngineClient
 ) -> Iterator[str]:
-    """Git's options to ask as somebody, for one command.
+    """Yield the options with which a Git command uses the source's credentials.
 
-    The secret is in a file outside the workspace while the command runs: it is in no command line, which the
-    engine keeps in its log, nor in the repository's own settings.
+    Without a secret, the options disable all credential helpers.
     """
+    # The secret is stored in a temporary file outside the workspace while the command runs. A command line would
+    # appear in the engine's log, and the repository's configuration is readable by the agent.
     if not source.secret:
         yield "-c credential.helper= "
         return
-    made = client.execute("umask 077 && mktemp -d", cwd=workspace, timeout=30)
-    _check(made, "The repository's credentials could not be handed over")
-    folder = made.stdout.strip()
+    result = client.execute("umask 077 && mktemp -d", cwd=workspace, timeout=30)
+    _check(result, "The credentials could not be copied into the sandbox")
+    folder = result.stdout.strip()
     file = f"{folder}/credentials"
     parts = urlsplit(source.url)
     login = f"{quote(source.username, safe='')}:{quote(source.secret, safe='')}"
@@ -106,9 +112,10 @@ def _credentials(
         client.execute(f"rm -rf -- {shlex.quote(folder)}", cwd=workspace, timeout=30)
 
 
-def _check(result: CommandResult, sentence: str) -> None:
+def _check(result: CommandResult, sentence: str, advice: str = "") -> None:
     if result.timed_out:
-        raise PreparationFailed(f"{sentence}: it took too long")
+        raise PreparationFailed(f"{sentence}: the command took too long.")
     if result.exit_code != 0:
-        words = (result.stderr or result.stdout).strip().splitlines()[-3:]
-        raise PreparationFailed(f"{sentence}: {' '.join(words)[:400] or 'no output'}")
+        lines = (result.stderr or result.stdout).strip().splitlines()[-3:]
+        output = " ".join(lines)[:400].rstrip(".") or "the command printed no output"
+        raise PreparationFailed(f"{sentence}: {output}.{advice}")

@@ -1,1 +1,1 @@
-"""Pages of conversations."""
+"""The web pages of conversations."""

@@ -1,4 +1,4 @@
-"""A conversation's own settings on a page (tags, when its agent asks, public links), and what links show."""
+"""The settings page of one conversation (tags, confirmation, public links), and the page of a public link."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -33,11 +33,12 @@ from lib.problems import Problem
 
 @require_safe
 def shared(request: HttpRequest, token: str) -> StreamingHttpResponse:
-    """The replay of a public link, up to its pinned event. 404 once it has ended, whatever the reason."""
+    """Return the replay of a public link up to its last event, or 404 if the link is not valid."""
     try:
         opened = services.open_share(token=token)
     except NoSuchShare as error:
         raise Http404 from error
+    # A HEAD request returns no content, so it is not a view.
     if request.method == "GET":
         services.count_view(share=opened.share, address=request.META.get("REMOTE_ADDR", ""))
     pieces = services.export_trajectory(
@@ -59,24 +60,25 @@ def shared(request: HttpRequest, token: str) -> StreamingHttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def details(request: AuthenticatedRequest, conversation_id: UUID) -> HttpResponse:
-    """Tags, confirmation and public links of one conversation, by plain forms."""
+    """Show and change the tags, the confirmation settings and the public links of one conversation."""
     rows = Conversation.objects.visible_to(request.user)
-    found = get_object_or_404(rows, pk=conversation_id)
-    permissions.require(request.user, found.organization_id, "conversations.view")
-    made, sent = None, {}
+    row = get_object_or_404(rows, pk=conversation_id)
+    permissions.require(request.user, row.organization_id, "conversations.view")
+    link, submitted = None, {}
     if request.method == "POST":
-        intent = _intent(request)
-        permission, form_class, carry_out = INTENTS[intent]
-        permissions.require(request.user, found.organization_id, permission)
+        intent = _parse_intent(request)
+        permission, form_class, handler = INTENTS[intent]
+        permissions.require(request.user, row.organization_id, permission)
         form = form_class(request.POST)
-        made = _carried_out(request, found, form, carry_out)
-        if made is None and not form.errors:
+        link = _handle(request, row, form, handler)
+        # A new link is shown only once, so its page is the response to the POST instead of a redirect.
+        if link is None and not form.errors:
             return redirect("conversation-details", conversation_id=conversation_id)
-        sent = {intent: form}
-    return _shown(request, found, sent, made)
+        submitted = {intent: form}
+    return _render_page(request, row, submitted, link)
 
 
-def _intent(request: AuthenticatedRequest) -> str:
+def _parse_intent(request: AuthenticatedRequest) -> str:
     form = IntentForm(request.POST)
     if not form.is_valid():
         raise Http404
@@ -84,84 +86,84 @@ def _intent(request: AuthenticatedRequest) -> str:
     return intent
 
 
-def _carried_out(
-    request: AuthenticatedRequest, found: Conversation, form: PageForm, carry_out: "CarryOut"
+def _handle(
+    request: AuthenticatedRequest, row: Conversation, form: PageForm, handler: "Handler"
 ) -> str | None:
-    """Carry out what a form asks for; return the address of a link that it made."""
+    """Call the handler if the form is valid; return the URL of a new public link, or None."""
     try:
-        return carry_out(request, found, form.cleaned_data) if form.is_valid() else None
+        return handler(request, row, form.cleaned_data) if form.is_valid() else None
     except Problem as refusal:
         form.refuse(refusal)
         return None
 
 
-def _shown(
+def _render_page(
     request: AuthenticatedRequest,
-    found: Conversation,
-    sent: dict[str, PageForm],
-    made: str | None,
+    row: Conversation,
+    submitted: dict[str, PageForm],
+    link: str | None,
 ) -> HttpResponse:
-    """Render the page; ``sent`` is the form that was sent, by its intent, whose errors and values are shown."""
-    granted = permissions.permissions_in(request.user, found.organization_id)
+    """Render the page with the values and errors of the submitted form (by its intent), and with a new link."""
+    granted = permissions.permissions_in(request.user, row.organization_id)
     may_share = "conversations.share" in granted
-    record = records.record_of(found)
+    record = records.build_record(row)
     initial = {"policy": record["confirmation_policy"], "analyzer": record["security_analyzer"]}
-    unsent: dict[str, PageForm] = {
+    forms: dict[str, PageForm] = {
         "tags": TagsForm(initial={"tags": ", ".join(record["tags"])}),
         "confirmation": ConfirmationForm(initial=initial),
         "share": ShareForm(),
     }
     context: dict[str, Any] = {
         "record": record,
-        "forms": unsent if made else unsent | sent,
+        "forms": forms if link else forms | submitted,
         "may_steer": "conversations.steer" in granted,
         "may_share": may_share,
-        "is_creator": found.created_by_id == request.user.pk,
+        "is_creator": row.created_by_id == request.user.pk,
         "links_allowed": settings.PUBLIC_LINKS,
-        "links": services.links_of(conversation=found)[:50] if may_share else [],
+        "links": services.list_shares(conversation=row)[:50] if may_share else [],
         "now": timezone.now(),
-        "made": made,
+        "new_link": link,
     }
-    form = next(iter(sent.values()), PageForm())
+    form = next(iter(submitted.values()), PageForm())
     return render_form(request, "conversations/details.html", form, context)
 
 
 Data = dict[str, Any]
-CarryOut = Callable[[AuthenticatedRequest, Conversation, Data], str | None]
+Handler = Callable[[AuthenticatedRequest, Conversation, Data], str | None]
 
 
-def _tags(request: AuthenticatedRequest, found: Conversation, data: Data) -> None:
-    services.set_tags(conversation_id=found.pk, tags=data["tags"])
-    messages.success(request, "The tags are kept.")
+def _set_tags(request: AuthenticatedRequest, row: Conversation, data: Data) -> None:
+    services.set_tags(conversation_id=row.pk, tags=data["tags"])
+    messages.success(request, "The tags were saved.")
 
 
-def _confirmation(request: AuthenticatedRequest, found: Conversation, data: Data) -> None:
+def _set_confirmation(request: AuthenticatedRequest, row: Conversation, data: Data) -> None:
     services.set_confirmation(
-        conversation_id=found.pk,
+        conversation_id=row.pk,
         confirmation_policy=data["policy"],
         security_analyzer=data["analyzer"],
     )
-    messages.success(request, "The agent is told.")
+    messages.success(request, "The confirmation settings were saved.")
 
 
-def _share(request: AuthenticatedRequest, found: Conversation, data: Data) -> str:
+def _create_share(request: AuthenticatedRequest, row: Conversation, data: Data) -> str:
     _, token = services.create_share(
         user=request.user,
-        conversation=found,
+        conversation=row,
         expires_at=timezone.now() + timedelta(days=int(data["days"])),
     )
     return f"{settings.PUBLIC_URL}/shared/{token}"
 
 
-def _revoke(request: AuthenticatedRequest, found: Conversation, data: Data) -> None:
-    services.revoke_share(conversation=found, share_id=data["share"])
-    messages.success(request, "The link is revoked.")
+def _revoke_share(request: AuthenticatedRequest, row: Conversation, data: Data) -> None:
+    services.revoke_share(conversation=row, share_id=data["share"])
+    messages.success(request, "The link was revoked.")
 
 
-INTENTS: dict[str, tuple[str, type[PageForm], CarryOut]] = {
-    "tags": ("conversations.steer", TagsForm, _tags),
-    "confirmation": ("conversations.steer", ConfirmationForm, _confirmation),
-    "share": ("conversations.share", ShareForm, _share),
-    "revoke": ("conversations.share", RevokeForm, _revoke),
+INTENTS: dict[str, tuple[str, type[PageForm], Handler]] = {
+    "tags": ("conversations.steer", TagsForm, _set_tags),
+    "confirmation": ("conversations.steer", ConfirmationForm, _set_confirmation),
+    "share": ("conversations.share", ShareForm, _create_share),
+    "revoke": ("conversations.share", RevokeForm, _revoke_share),
 }
-"""What the page's forms do: the permission that an intent needs, its form, and how it is done."""
+"""The forms of the page by intent: the required permission, the form, and the handler."""

@@ -1,4 +1,4 @@
-"""Forms of the pages of conversations: the prompt and the search of home, commands, tags, links."""
+"""The forms of the conversation pages: prompt, search, actions, tags, confirmation and public links."""
 
 import re
 from typing import Any
@@ -28,34 +28,36 @@ POLICIES = [
     (ConfirmationPolicy.RISKY, "Ask me about risky actions"),
     (ConfirmationPolicy.ALWAYS, "Ask me about every action"),
 ]
-LIFETIMES = [("1", "a day"), ("7", "a week"), ("30", "a month"), ("365", "a year")]
+LIFETIMES = [("1", "1 day"), ("7", "1 week"), ("30", "1 month"), ("365", "1 year")]
 YES_NO = [("yes", "Yes"), ("no", "No")]
 HOSTS = {"github.com": "github", "gitlab.com": "gitlab", "bitbucket.org": "bitbucket"}
 _FULL_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)+")
-_TITLE = "A title has 1 to 200 characters."
-_TAGS = "At most 20 tags of at most 50 characters, with commas between them."
+_TITLE = "Enter a title of 1 to 200 characters."
+_TAGS = "Enter at most 20 tags of up to 50 characters each, separated by commas."
+_MESSAGE_TOO_LONG = f"The message is too long. Shorten it to {MESSAGE_LENGTH:,} characters."
 
 
 # --- Home -----------------------------------------------------------------------
 
 
 class RepositoryField(TextField):
-    """A repository as people name it."""
+    """A repository, entered as its name or its URL."""
 
     def clean(self, value: Any) -> dict[str, str] | None:
-        """Return the repository of the text, None for an empty one."""
+        """Return the repository as ``{"provider", "full_name", "branch"}``, or None for an empty text."""
         try:
-            return repository_of(super().clean(value))
+            return parse_repository(super().clean(value))
         except ValueError as error:
             raise ValidationError(
-                "Name the repository as owner/name, owner/name@branch or by its address."
+                "Enter the repository as owner/name, owner/name@branch, or its URL."
             ) from error
 
 
-def repository_of(text: str) -> dict[str, str] | None:
-    """Return the repository of ``owner/name``, ``owner/name@branch`` or its address; None for an empty text.
+def parse_repository(text: str) -> dict[str, str] | None:
+    """Parse ``owner/name``, ``owner/name@branch`` or a repository's URL; return None for an empty text.
 
-    Raises ``ValueError`` for what is neither.
+    The result is ``{"provider", "full_name", "branch"}``, without ``branch`` if the text names none. Raise
+    ``ValueError`` for any other text.
     """
     text = text.strip()
     if not text:
@@ -69,8 +71,8 @@ def repository_of(text: str) -> dict[str, str] | None:
     name = name.removesuffix(".git")
     if not provider or not _FULL_NAME.fullmatch(name):
         raise ValueError(text)
-    found = {"provider": provider, "full_name": name}
-    return found | {"branch": branch} if branch else found
+    repository = {"provider": provider, "full_name": name}
+    return repository | {"branch": branch} if branch else repository
 
 
 class PromptForm(PageForm):
@@ -80,8 +82,8 @@ class PromptForm(PageForm):
         label="Your request",
         max_length=MESSAGE_LENGTH,
         error_messages={
-            "required": "Say what the agent should do.",
-            "max_length": f"A message has at most {MESSAGE_LENGTH:,} characters.",
+            "required": "Describe what the agent should do.",
+            "max_length": _MESSAGE_TOO_LONG,
         },
     )
     repository = RepositoryField(label="Repository", max_length=400, required=False)
@@ -95,56 +97,57 @@ class PromptForm(PageForm):
 
 
 class SearchField(forms.CharField):
-    """Words to search for. What cannot be stored is dropped and long texts are cut: a search never fails."""
+    """The words of a search. Every text is valid: invalid characters are removed and long texts are shortened."""
 
     def to_python(self, value: Any) -> str:
-        """Return the usable part of the text."""
+        """Return the text without invalid characters, shortened to 200 characters."""
         text = super().to_python(UNSTORABLE.sub("", value or "")) or ""
         return text[:SEARCH_LENGTH]
 
 
 class SearchForm(PageForm):
-    """What the address of the home page narrows the list to."""
+    """The query parameters that filter the list on the home page."""
 
     q = SearchField(required=False)
     tag = SearchField(required=False)
     archived = forms.ChoiceField(choices=[("1", "Archive")], required=False)
 
     def narrowing(self) -> dict[str, str]:
-        """Return the fields that narrow the list, as they stand in addresses; unknown values are dropped."""
+        """Return the query parameters that filter the list. Parameters with invalid values are dropped."""
         self.full_clean()
         return {name: value for name, value in self.cleaned_data.items() if value}
 
 
-# --- Commands to one conversation --------------------------------------------------
+# --- Actions on one conversation ---------------------------------------------------
 
 
 class MessageForm(PageForm):
-    """A message to the agent; the page gives it an id, so that a repeat is sent once."""
+    """A message to the agent. The page contains its id, so that a form that is submitted twice sends one message."""
 
     text = TextField(
         label="Message to the agent",
         max_length=MESSAGE_LENGTH,
         error_messages={
-            "required": "Write something first.",
-            "max_length": f"A message has at most {MESSAGE_LENGTH:,} characters.",
+            "required": "Enter a message.",
+            "max_length": _MESSAGE_TOO_LONG,
         },
     )
     message_id = IdField(required=False)
 
 
 class AnswerForm(PageForm):
-    """The answer to the question that was shown; for one that is no event, no question is open."""
+    """The user's answer to a confirmation question."""
 
     accept = OptionField(choices=YES_NO)
     reason = TextField(label="Reason for a rejection", max_length=2_000, required=False)
+    # A number that cannot be an event's `seq` is the same to a user as a question that is no longer open.
     asked_seq = NumberField(
         required=False, error_messages=dict.fromkeys(NUMBER_CODES, NotWaiting.sentence)
     )
 
 
 class RenameForm(PageForm):
-    """Another title."""
+    """The new title of a conversation."""
 
     title = TextField(
         label="Title", max_length=200, error_messages={"required": _TITLE, "max_length": _TITLE}
@@ -152,21 +155,23 @@ class RenameForm(PageForm):
 
 
 class FeedbackForm(PageForm):
-    """Whether one event is a good answer."""
+    """A user's rating of one event as good or bad."""
 
     seq = NumberField(
         min_value=0,
         max_value=SEQ_MAX,
-        error_messages=dict.fromkeys(NUMBER_CODES, "Say which event you mean."),
+        error_messages=dict.fromkeys(
+            NUMBER_CODES, "The rated event is not valid. Reload the page and try again."
+        ),
     )
     good = OptionField(choices=YES_NO)
 
 
-# --- A conversation's own settings ------------------------------------------------
+# --- Settings of one conversation --------------------------------------------------
 
 
 class TagsForm(PageForm):
-    """Tags with commas between them."""
+    """The tags of a conversation, separated by commas."""
 
     tags = TextField(
         label="Tags",
@@ -176,7 +181,7 @@ class TagsForm(PageForm):
     )
 
     def clean_tags(self) -> list[str]:
-        """Return the tags."""
+        """Return the list of tags."""
         tags = [part.strip() for part in self.cleaned_data["tags"].split(",") if part.strip()]
         if len(tags) > 20 or any(len(tag) > 50 or not tag.isprintable() for tag in tags):
             raise ValidationError(_TAGS)
@@ -184,26 +189,26 @@ class TagsForm(PageForm):
 
 
 class ConfirmationForm(PageForm):
-    """When the agent asks, and who judges the risk."""
+    """The confirmation policy and the security analyzer of a conversation."""
 
     policy = OptionField(label="Before the agent acts", choices=POLICIES)
-    analyzer = OptionField(label="Who judges the risk", choices=SecurityAnalyzer.choices)
+    analyzer = OptionField(label="Risk is assessed by", choices=SecurityAnalyzer.choices)
 
 
 class ShareForm(PageForm):
     """The lifetime of a new public link, in days."""
 
-    days = OptionField(label="A link that holds for", choices=LIFETIMES, initial="7")
+    days = OptionField(label="The link expires after", choices=LIFETIMES, initial="7")
 
 
 class RevokeForm(PageForm):
-    """A public link to end, by its id."""
+    """The id of a public link to revoke."""
 
     share = IdField()
 
 
 class IntentForm(PageForm):
-    """Which of the page's forms was sent."""
+    """The name of the form that was submitted."""
 
     intent = OptionField(
         choices=[(name, name) for name in ("tags", "confirmation", "share", "revoke")]

@@ -1,9 +1,9 @@
-"""The pages of conversations: home with its prompt box and lists, and one conversation's live story.
+"""The home page with its prompt and lists, and the page of one conversation.
 
-Everything works by plain forms; the scripts add what is live. ``?plain=1`` shows the story without scripts.
+All actions work with plain HTML forms. JavaScript adds live updates, and ``?plain=1`` shows a conversation without it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
@@ -24,7 +24,7 @@ from accounts.requests import AuthenticatedRequest
 from billing import services as billing
 from conversations import services
 from conversations.log import records
-from conversations.log.story import StoryEntry, entry_of
+from conversations.log.story import StoryEntry, build_entry
 from conversations.models import Conversation
 from conversations.web.forms import (
     AnswerForm,
@@ -59,11 +59,11 @@ EXAMPLES = [
     ),
     (
         "Take a note",
-        "Keep a text in a Markdown file and read it back.",
+        "Write a text to a Markdown file and read it back.",
         'Write notes.md that says "Three ideas to try next week" and show it.',
     ),
 ]
-"""What to try first: a name, what it does, the prompt. The demo model carries all of them out."""
+"""Example prompts: a name, a description and the prompt. The demo model can carry out all of them."""
 
 
 # --- Home -----------------------------------------------------------------------
@@ -74,7 +74,7 @@ EXAMPLES = [
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def home(request: AuthenticatedRequest) -> HttpResponse:
-    """The prompt box, what needs an answer, what runs, and what was done before."""
+    """Show the prompt and the lists of conversations, or start a conversation from the prompt."""
     form = PromptForm(
         request.POST if request.method == "POST" else None, initial={"message": _example(request)}
     )
@@ -93,6 +93,7 @@ def home(request: AuthenticatedRequest) -> HttpResponse:
         )
         is None,
     }
+    # `home.js` refreshes only the lists.
     template = "conversations/home.html"
     if request.GET.get("part") == "lists" and not form.errors:
         template = "conversations/_lists.html"
@@ -107,7 +108,7 @@ def _example(request: HttpRequest) -> str:
 
 
 def _create(request: AuthenticatedRequest, form: PromptForm) -> Conversation | None:
-    """Start a conversation; None for a form with errors."""
+    """Create a conversation from the prompt and return it, or None if the form has errors."""
     organization = active_organization(request)
     permissions.require(request.user, organization.pk, "conversations.create")
     if not form.is_valid():
@@ -123,8 +124,8 @@ def _create(request: AuthenticatedRequest, form: PromptForm) -> Conversation | N
 
 
 def _lists(request: AuthenticatedRequest) -> dict[str, Any]:
-    """Conversations by what they want of their owner; the rest in pages, newest first."""
-    visible, narrowing = _narrowed(request)
+    """Return the template context of the lists: waiting, busy and other conversations, newest first, in pages."""
+    visible, narrowing = _narrow(request)
     words = narrowing.get("q", "")
     before = request.GET.get("before", "")
     waiting = Q(execution_status=Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION) & ~Q(
@@ -134,7 +135,7 @@ def _lists(request: AuthenticatedRequest) -> dict[str, Any]:
         status=Conversation.Status.RUNNING,
         execution_status=Conversation.ExecutionStatus.RUNNING,
     )
-    # A narrowed list is one list, whatever the state of its conversations.
+    # Search results, a tag and the archive are one list that includes waiting and busy conversations.
     rest = visible if narrowing else visible.exclude(waiting | busy)
     try:
         after = parse_cursor(before) if before else None
@@ -143,36 +144,45 @@ def _lists(request: AuthenticatedRequest) -> dict[str, Any]:
     recent, more = page(rest, limit=PAGE_SIZE, after=after)
     newest_first = ("-created_at", "-pk")
     first_page = not before and not narrowing
-    found = services.snippets_of(recent, words) if words else {}
-    return {
+    snippets = services.find_snippets(recent, words) if words else {}
+    sections: dict[str, list[dict[str, Any]]] = {"waiting": [], "busy": []}
+    if first_page:
+        for name, condition in (("waiting", waiting), ("busy", busy)):
+            rows = visible.filter(condition).order_by(*newest_first)[:PAGE_SIZE]
+            sections[name] = _records_with_chips(rows)
+    return sections | {
         "words": words,
         "tag": narrowing.get("tag"),
         "archived": "archived" in narrowing,
         "narrowed": urlencode(narrowing),
-        "waiting": _told(visible.filter(waiting).order_by(*newest_first)[:PAGE_SIZE], first_page),
-        "busy": _told(visible.filter(busy).order_by(*newest_first)[:PAGE_SIZE], first_page),
-        "recent": [row | {"match": found.get(row["id"])} for row in _told(recent)],
+        "recent": [
+            record | {"match": snippets.get(record["id"])} for record in _records_with_chips(recent)
+        ],
         "more": more,
     }
 
 
-def _narrowed(request: AuthenticatedRequest) -> tuple[QuerySet[Conversation], dict[str, str]]:
-    """The user's conversations, narrowed as the address says: ``q``, ``tag``, ``archived``."""
+def _narrow(request: AuthenticatedRequest) -> tuple[QuerySet[Conversation], dict[str, str]]:
+    """Return the user's conversations filtered by the query parameters ``q``, ``tag`` and ``archived``, and those."""
     rows = Conversation.objects.visible_to(request.user)
     narrowing = SearchForm(request.GET).narrowing()
     if "tag" in narrowing:
         rows = rows.filter(tags__contains=[narrowing["tag"]])
     if "q" in narrowing:
-        return services.matching(rows.readable_by(request.user), narrowing["q"]), narrowing
+        rows = rows.readable_by(request.user)
+        return services.search_conversations(rows, narrowing["q"]), narrowing
     return rows.filter(archived_at__isnull="archived" not in narrowing), narrowing
 
 
-def _told(rows: Any, wanted: bool = True) -> list[dict[str, Any]]:  # noqa: FBT001, FBT002
-    return [dict(record, **chip(record)) for record in records.records_of(rows)] if wanted else []
+def _records_with_chips(rows: Iterable[Conversation]) -> list[dict[str, Any]]:
+    return [record | build_state_chip(record) for record in records.build_records(rows)]
 
 
-def chip(record: dict[str, Any]) -> dict[str, str]:
-    """The one word and colour by which people know a conversation's state; as ``state.js`` says it."""
+def build_state_chip(record: dict[str, Any]) -> dict[str, str]:
+    """Return the label and the tone (the CSS class of the colour) of a conversation's state.
+
+    ``state.js`` computes the same for live updates; change both together.
+    """
     status, execution = record["status"], record["execution_status"]
     by_status = {"starting": ("Starting", "busy"), "failed": ("Failed", "bad")}
     by_execution = {
@@ -195,8 +205,8 @@ def chip(record: dict[str, Any]) -> dict[str, str]:
 # --- One conversation -----------------------------------------------------------
 
 
-def _conversation(request: AuthenticatedRequest, conversation_id: UUID) -> Conversation:
-    """The conversation if it exists for this user; 404 otherwise."""
+def _get_conversation(request: AuthenticatedRequest, conversation_id: UUID) -> Conversation:
+    """Return a conversation that the user may see. Raise ``Http404`` otherwise."""
     return get_object_or_404(Conversation.objects.visible_to(request.user), pk=conversation_id)
 
 
@@ -204,30 +214,31 @@ def _conversation(request: AuthenticatedRequest, conversation_id: UUID) -> Conve
 @never_cache
 @require_safe
 def conversation(request: AuthenticatedRequest, conversation_id: UUID) -> HttpResponse:
-    """The live story of one conversation."""
-    found = _conversation(request, conversation_id)
-    record = records.record_of(found)
-    granted = permissions.permissions_in(request.user, found.organization_id)
-    permissions.require(request.user, found.organization_id, "conversations.view")
-    if found.is_external:  # watched here, not steered
+    """Show the live page of one conversation, or its plain page with ``?plain=1``."""
+    row = _get_conversation(request, conversation_id)
+    record = records.build_record(row)
+    granted = permissions.permissions_in(request.user, row.organization_id)
+    permissions.require(request.user, row.organization_id, "conversations.view")
+    # The agent of an external run cannot be steered from here, and its files are elsewhere.
+    if row.is_external:
         granted -= {"conversations.steer", "files.view", "files.edit"}
     context: dict[str, Any] = {
-        "conversation": found,
-        "record": record | chip(record),
+        "conversation": row,
+        "record": record | build_state_chip(record),
         "message_id": uuid4(),
         "may_steer": "conversations.steer" in granted,
         "may_delete": "conversations.delete" in granted,
         "may_create": "conversations.create" in granted,
-        "page": _for_script(record, granted),
+        "page": _build_script_data(record, granted),
     }
     if request.GET.get("plain"):
-        context["story"] = plain_story(found)
+        context["story"] = build_plain_story(row)
         return render(request, "conversations/plain.html", context)
     return render(request, "conversations/conversation.html", context)
 
 
-def _for_script(record: dict[str, Any], granted: frozenset[str]) -> dict[str, Any]:
-    """What ``conversation.js`` starts from, as plain JSON values."""
+def _build_script_data(record: dict[str, Any], granted: frozenset[str]) -> dict[str, Any]:
+    """Return the initial data of ``conversation.js`` as JSON values."""
     return {
         "record": orjson.loads(dumps(record)),
         "may": {
@@ -239,99 +250,99 @@ def _for_script(record: dict[str, Any], granted: frozenset[str]) -> dict[str, An
     }
 
 
-def plain_story(found: Conversation) -> list[StoryEntry]:
-    """The newest events as headings and texts, for browsers without scripts and for printing."""
-    newest = found.events.order_by("-seq")[:PLAIN_EVENTS]
-    return [entry for event in reversed(newest) if (entry := entry_of(event))]
+def build_plain_story(row: Conversation) -> list[StoryEntry]:
+    """Return the newest 500 events as readable text, for browsers without JavaScript and for printing."""
+    newest = row.events.order_by("-seq")[:PLAIN_EVENTS]
+    return [entry for event in reversed(newest) if (entry := build_entry(event))]
 
 
-# --- What a person does to a conversation, by plain forms --------------------------
+# --- Actions of the plain forms ----------------------------------------------------
 
 
 @RouteFacts(cost="spend")
 @login_required
 @require_POST
 def act(request: AuthenticatedRequest, conversation_id: UUID, action: str) -> HttpResponse:
-    """One command to a conversation, then back to its page with the outcome in words."""
-    found = _conversation(request, conversation_id)
-    permission, form_class, carry_out = ACTIONS[action]
-    permissions.require(request.user, found.organization_id, permission)
+    """Carry out an action on a conversation and redirect to its page, with a message if it failed."""
+    row = _get_conversation(request, conversation_id)
+    permission, form_class, handler = ACTIONS[action]
+    permissions.require(request.user, row.organization_id, permission)
     form = form_class(request.POST)
-    to = None
+    new_id = None
     try:
         if form.is_valid():
-            to = carry_out(request, found, form.cleaned_data)
+            new_id = handler(request, row, form.cleaned_data)
     except Problem as refusal:
         form.refuse(refusal)
     for sentence in form.sentences:
         messages.error(request, sentence)
-    if action in GONE and not form.errors:
-        messages.success(request, f"“{found.title}” {GONE[action]}.")
+    if action in REMOVED and not form.errors:
+        messages.success(request, f"“{row.title}” {REMOVED[action]}.")
         return redirect("home")
-    return redirect("conversation", conversation_id=to or conversation_id)
+    return redirect("conversation", conversation_id=new_id or conversation_id)
 
 
 Data = dict[str, Any]
-CarryOut = Callable[[AuthenticatedRequest, Conversation, Data], UUID | None]
-GONE = {"delete": "is deleted", "archive": "is in the archive"}
-"""Actions after which the list of home no longer has the conversation, in words."""
+Handler = Callable[[AuthenticatedRequest, Conversation, Data], UUID | None]
+REMOVED = {"delete": "was deleted", "archive": "was moved to the archive"}
+"""Actions that remove a conversation from the home page's list, with the end of their success message."""
 
 
-def _post_message(_request: AuthenticatedRequest, found: Conversation, data: Data) -> None:
+def _post_message(_request: AuthenticatedRequest, row: Conversation, data: Data) -> None:
     message_id = data["message_id"] or uuid4()
-    services.post_message(conversation_id=found.pk, text=data["text"], message_id=str(message_id))
+    services.post_message(conversation_id=row.pk, text=data["text"], message_id=str(message_id))
 
 
-def _answer(_request: AuthenticatedRequest, found: Conversation, data: Data) -> None:
+def _answer(_request: AuthenticatedRequest, row: Conversation, data: Data) -> None:
     services.answer_confirmation(
-        conversation_id=found.pk,
+        conversation_id=row.pk,
         accept=data["accept"] == "yes",
         reason=data["reason"],
         asked_seq=data["asked_seq"],
     )
 
 
-def _rename(_request: AuthenticatedRequest, found: Conversation, data: Data) -> None:
-    services.rename(conversation_id=found.pk, title=data["title"])
+def _rename(_request: AuthenticatedRequest, row: Conversation, data: Data) -> None:
+    services.rename(conversation_id=row.pk, title=data["title"])
 
 
-def _fork(request: AuthenticatedRequest, found: Conversation, _data: Data) -> UUID:
-    permissions.require(request.user, found.organization_id, "conversations.create")
-    fork = services.fork_conversation(user=request.user, conversation=found)
+def _fork(request: AuthenticatedRequest, row: Conversation, _data: Data) -> UUID:
+    permissions.require(request.user, row.organization_id, "conversations.create")
+    fork = services.fork_conversation(user=request.user, conversation=row)
     return fork.pk
 
 
-def _archive(_request: AuthenticatedRequest, found: Conversation, _data: Data) -> None:
-    services.set_archived(conversation_id=found.pk, archived=True)
+def _archive(_request: AuthenticatedRequest, row: Conversation, _data: Data) -> None:
+    services.set_archived(conversation_id=row.pk, archived=True)
 
 
-def _unarchive(_request: AuthenticatedRequest, found: Conversation, _data: Data) -> None:
-    services.set_archived(conversation_id=found.pk, archived=False)
+def _unarchive(_request: AuthenticatedRequest, row: Conversation, _data: Data) -> None:
+    services.set_archived(conversation_id=row.pk, archived=False)
 
 
-def _stop(_request: AuthenticatedRequest, found: Conversation, _data: Data) -> None:
-    services.interrupt(conversation_id=found.pk)
+def _stop(_request: AuthenticatedRequest, row: Conversation, _data: Data) -> None:
+    services.interrupt(conversation_id=row.pk)
 
 
-def _resume(_request: AuthenticatedRequest, found: Conversation, _data: Data) -> None:
-    services.resume(conversation_id=found.pk)
+def _resume(_request: AuthenticatedRequest, row: Conversation, _data: Data) -> None:
+    services.resume(conversation_id=row.pk)
 
 
-def _delete(_request: AuthenticatedRequest, found: Conversation, _data: Data) -> None:
-    services.delete_conversation(conversation_id=found.pk)
+def _delete(_request: AuthenticatedRequest, row: Conversation, _data: Data) -> None:
+    services.delete_conversation(conversation_id=row.pk)
 
 
-def _feedback(request: AuthenticatedRequest, found: Conversation, data: Data) -> None:
-    services.give_feedback(
+def _save_feedback(request: AuthenticatedRequest, row: Conversation, data: Data) -> None:
+    services.save_feedback(
         user=request.user,
-        conversation=found,
+        conversation=row,
         seq=data["seq"],
         rating=5 if data["good"] == "yes" else 1,
     )
-    messages.success(request, "Thank you, your word is kept.")
+    messages.success(request, "Thanks for your feedback.")
 
 
-ACTIONS: dict[str, tuple[str, type[PageForm], CarryOut]] = {
+ACTIONS: dict[str, tuple[str, type[PageForm], Handler]] = {
     "message": ("conversations.steer", MessageForm, _post_message),
     "stop": ("conversations.steer", PageForm, _stop),
     "resume": ("conversations.steer", PageForm, _resume),
@@ -340,7 +351,7 @@ ACTIONS: dict[str, tuple[str, type[PageForm], CarryOut]] = {
     "fork": ("conversations.create", PageForm, _fork),
     "archive": ("conversations.steer", PageForm, _archive),
     "unarchive": ("conversations.steer", PageForm, _unarchive),
-    "feedback": ("conversations.view", FeedbackForm, _feedback),
+    "feedback": ("conversations.view", FeedbackForm, _save_feedback),
     "delete": ("conversations.delete", PageForm, _delete),
 }
-"""What the plain forms do: the permission that an action needs, its form, and how it is done."""
+"""The actions of the plain forms: the required permission, the form, and the handler."""

@@ -1,4 +1,4 @@
-"""Where sandboxes ask for the values of secrets, each with the token of its conversation."""
+"""The endpoint from which sandboxes fetch the values of secrets, with the token of their conversation."""
 
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
@@ -20,10 +20,10 @@ from lib.routes import RouteFacts
 @require_GET
 @sensitive_variables("value")
 def secret(request: HttpRequest, name: str) -> HttpResponse:
-    """The plain value of one secret of the token's conversation; each answer is a use in its log."""
+    """Return the value of a secret of the token's conversation as plain text, and record the use in the audit log."""
     try:
         token = billing.authenticate_gateway_token(read_bearer_token(request.headers))
-        value = services.hand_out(token=token, name=name)
+        value = services.reveal_secret(token=token, name=name)
     except Problem as refusal:
         return problem(status=refusal.status, code=refusal.code, detail=refusal.detail)
     return HttpResponse(value, content_type="text/plain; charset=utf-8")

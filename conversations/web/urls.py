@@ -1,4 +1,4 @@
-"""Addresses of the pages of conversations."""
+"""The URLs of the conversation pages."""
 
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
@@ -7,7 +7,7 @@ from conversations.web import detail_pages, pages, sandbox_secrets
 
 
 class ActionConverter(StringConverter):
-    """The name of something a person does to a conversation."""
+    """A URL part with the name of an action on a conversation."""
 
     regex = "|".join(pages.ACTIONS)
 

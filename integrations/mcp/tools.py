@@ -10,7 +10,7 @@ import orjson
 from accounts.models import Organization
 from accounts.permissions import MissingPermission, require
 from conversations import services as conversations
-from conversations.log.records import record_of, records_of
+from conversations.log.records import build_record, build_records
 from conversations.models import Conversation
 from integrations import services
 from lib.api import dumps
@@ -94,7 +94,7 @@ def list_conversations(caller: Caller, *, limit: int = 20, q: str = "") -> dict[
     rows = Conversation.objects.visible_to(caller.user).order_by("-created_at", "-pk")
     for word in q.split():
         rows = rows.filter(title__icontains=word)
-    return {"items": records_of(list(rows[:limit]))}
+    return {"items": build_records(list(rows[:limit]))}
 
 
 def start_conversation(
@@ -119,7 +119,7 @@ def start_conversation(
         repository=source,
         trigger=Conversation.Trigger.API,
     )
-    return record_of(conversation)
+    return build_record(conversation)
 
 
 def send_message(caller: Caller, *, conversation_id: str, text: str) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def get_conversation(caller: Caller, *, conversation_id: str, events: int = 20) 
         }
         for event in newest
     ]
-    return {"conversation": record_of(conversation), "events": items}
+    return {"conversation": build_record(conversation), "events": items}
 
 
 def create_pr(

@@ -7,7 +7,7 @@ from accounts.models import Organization, ProviderToken, User
 from accounts.services import audit, provider_tokens
 from conversations.models import Conversation
 from conversations.repositories import CloneSource, public_source
-from conversations.services.pull_requests import note_pull_request
+from conversations.services.pull_requests import record_pull_request
 from integrations import registry
 from integrations.provider import GitProvider, GitUser, PullRequest
 from lib.problems import Problem
@@ -111,7 +111,7 @@ def open_pull_request(
         labels=labels or [],
     )
     if conversation is not None:
-        note_pull_request(conversation_id=conversation.pk, number=opened.number)
+        record_pull_request(conversation_id=conversation.pk, number=opened.number)
     audit.record(
         action="pull_request.opened",
         organization_id=organization.pk,

@@ -130,7 +130,7 @@ def _events(planted, conversation):
     """What an agent writes of what it was given."""
     text = " ".join([planted["secret of user"], planted["provider token, github"]])
     Lease.objects.filter(conversation=conversation).update(owner="m", generation=1, following_run=1)
-    redaction.forget()
+    redaction.clear_cache()
     assert ingest(conversation, frame(0, text=text)) == 1
     assert "<secret_hidden>" in json.dumps([row.payload for row in Event.objects.all()])
 

@@ -369,7 +369,7 @@ class TestConfirmation:
         assert self.answer(api, running, accept=True).status_code == 409
 
     def carry(self, running, *, accept, reason="", asked_in_run=1):
-        services.carry_answer(
+        services.deliver_answer(
             conversation_id=running.pk, accept=accept, reason=reason, asked_in_run=asked_in_run
         )
 

@@ -208,7 +208,7 @@ class TestPushing:
     @pytest.fixture(autouse=True)
     def cloned(self, engine, monkeypatch):
         """The engine clones, as anybody; ``tests/flows/test_repository.py`` clones and pushes in earnest."""
-        monkeypatch.setattr(repositories, "_finder", repositories.public_source)
+        monkeypatch.setattr(repositories, "_resolver", repositories.public_source)
         done = {"exit_code": 0, "stdout": "", "stderr": ""}
         engine.answers["POST /api/bash/execute_bash_command"] = (200, done)
 
@@ -291,8 +291,8 @@ class TestPushing:
         self.connect(alice)
         conversation, _ = started(alice, engine, repository=self.repository)
 
-        redaction.forget()
-        hide = redaction.hider(conversation.pk)
+        redaction.clear_cache()
+        hide = redaction.build_payload_redactor(conversation.pk)
 
         assert hide is not None
         assert hide(f'{{"text": "is {self.plain}."}}') == '{"text": "is <secret_hidden>."}'

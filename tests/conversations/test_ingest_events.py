@@ -94,7 +94,9 @@ def test_status_is_projected_with_the_events(running):
 def test_number_of_queries_does_not_depend_on_the_number_of_events(
     running, django_assert_num_queries
 ):
-    redaction.hider(running.pk)  # which asks again only after a while that there is nothing to hide
+    redaction.build_payload_redactor(
+        running.pk
+    )  # which asks again only after a while that there is nothing to hide
     with django_assert_num_queries(QUERIES):
         ingest(running, frame(0))
     with django_assert_num_queries(QUERIES):
@@ -131,7 +133,7 @@ def test_parallel_writers_leave_no_gap_and_no_repeat(alice, sandboxes):
 class TestEngineLost:
     def lose(self, conversation, sandboxes):
         sandboxes.state = State.FAILED
-        return services.note_engine_lost(conversation_id=conversation.pk, generation=1)
+        return services.handle_unreachable_engine(conversation_id=conversation.pk, generation=1)
 
     def test_busy_engine_is_restarted_and_the_log_says_why(self, running, sandboxes):
         ingest(running, status_frame(0, "running"))
@@ -155,7 +157,7 @@ class TestEngineLost:
         assert len(queued("start_conversation")) == before
 
     def test_living_engine_is_left_alone(self, running, sandboxes):
-        assert not services.note_engine_lost(conversation_id=running.pk, generation=1)
+        assert not services.handle_unreachable_engine(conversation_id=running.pk, generation=1)
 
         assert running.events.count() == 0
 

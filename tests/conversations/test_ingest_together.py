@@ -45,7 +45,7 @@ def test_all_are_stored_by_one_statement(db, django_assert_num_queries):
     one, other = live(2)
     Conversation.objects.filter(pk=other.pk).update(last_seq=5)
     for conversation in (one, other):
-        redaction.hider(conversation.pk)  # which asks again only after a while
+        redaction.build_payload_redactor(conversation.pk)  # which asks again only after a while
 
     with django_assert_num_queries(3):  # it, within a savepoint
         stored = services.ingest_together(

@@ -37,7 +37,7 @@ def known_by_session(rf, user):
 
 
 def holder(token):
-    found = services.holder_of_key(token)
+    found = services.authenticate_conversation_key(token)
     return found and (found[0].pk, found[1].pk)
 
 
@@ -53,7 +53,7 @@ def test_a_key_names_its_user_and_conversation_and_is_the_same_every_time(conver
 def test_a_key_shows_one_conversation_and_may_do_four_things(conversation, alice):
     ConversationFactory(created_by=alice)
 
-    user, _ = services.holder_of_key(
+    user, _ = services.authenticate_conversation_key(
         services.conversation_key(conversation=conversation, user=alice)
     )
 
@@ -64,7 +64,7 @@ def test_a_key_shows_one_conversation_and_may_do_four_things(conversation, alice
 def test_a_key_shown_to_an_api_key_may_do_no_more_than_it(conversation, alice):
     program, _ = known_by_key(alice, scopes=["conversations.view"])
 
-    user, _ = services.holder_of_key(
+    user, _ = services.authenticate_conversation_key(
         services.conversation_key(conversation=conversation, user=program)
     )
 
@@ -76,9 +76,9 @@ def test_a_key_shown_to_an_api_key_works_from_its_networks_only(conversation, al
     program = accounts.authenticate_api_key(token, address="10.1.1.1").user
     key = services.conversation_key(conversation=conversation, user=program)
 
-    assert services.holder_of_key(key, address="10.2.2.2")
-    assert services.holder_of_key(key, address="192.0.2.1") is None
-    assert services.holder_of_key(key) is None
+    assert services.authenticate_conversation_key(key, address="10.2.2.2")
+    assert services.authenticate_conversation_key(key, address="192.0.2.1") is None
+    assert services.authenticate_conversation_key(key) is None
 
 
 def test_no_other_text_is_a_key(conversation, alice):
@@ -102,7 +102,7 @@ def test_no_other_text_is_a_key(conversation, alice):
         "ocs_" + "é" * 44 + "." + mac,
         "\0",
     ):
-        assert services.holder_of_key(odd) is None, odd
+        assert services.authenticate_conversation_key(odd) is None, odd
 
 
 class TestEnds:
@@ -146,7 +146,7 @@ class TestEnds:
     def test_with_a_change_of_who_may_see_it(self, conversation, alice):
         key = services.conversation_key(conversation=conversation, user=alice)
 
-        services.share(conversation_id=conversation.pk, visibility="organization")
+        services.set_visibility(conversation_id=conversation.pk, visibility="organization")
 
         assert holder(key) is None
 

@@ -42,9 +42,9 @@ class TestClaiming:
     def test_sleeping_conversations_are_not_claimed(self, free):
         services.stop_sandbox(conversation_id=free.pk)
         [mine] = claim("a")
-        assert services.place_to_follow(conversation_id=free.pk, generation=1) is None
+        assert services.find_engine(conversation_id=free.pk, generation=1) is None
 
-        services.hand_back(owner="a", conversation_ids=[mine.conversation_id])
+        services.release_leases(owner="a", conversation_ids=[mine.conversation_id])
 
         assert not Lease.objects.get().is_wanted
         assert claim("a") == []
@@ -53,7 +53,7 @@ class TestClaiming:
         claim("a")
         services.delete_conversation(conversation_id=free.pk)
 
-        services.hand_back(owner="a", conversation_ids=[free.pk])
+        services.release_leases(owner="a", conversation_ids=[free.pk])
 
         assert claim("b") == []
 
@@ -72,19 +72,19 @@ class TestTakeover:
         claim("a")
         die("a")
 
-        assert services.take_from_dead(owner="b") == 1
+        assert services.free_expired_leases(owner="b") == 1
 
         [theirs] = claim("b")
         assert theirs.generation == 2
-        assert services.held_leases(owner="a") == {}
+        assert services.list_leases(owner="a") == {}
         with pytest.raises(services.StaleLease):
-            services.place_to_follow(conversation_id=free.pk, generation=1)
+            services.find_engine(conversation_id=free.pk, generation=1)
 
     def test_nothing_is_taken_from_the_living(self, free):
         claim("a")
 
-        assert services.take_from_dead(owner="b") == 0
-        assert services.held_leases(owner="a") == {free.pk: 1}
+        assert services.free_expired_leases(owner="b") == 0
+        assert services.list_leases(owner="a") == {free.pk: 1}
 
     def test_one_that_was_late_and_not_yet_buried_goes_on(self, free):
         claim("a")
@@ -92,46 +92,46 @@ class TestTakeover:
 
         assert services.renew_manager(owner="a", capacity=100, followed=1)
 
-        assert services.take_from_dead(owner="b") == 0
+        assert services.free_expired_leases(owner="b") == 0
 
     def test_one_that_was_buried_learns_it(self, free):
         claim("a")
         die("a")
-        services.take_from_dead(owner="b")
+        services.free_expired_leases(owner="b")
 
         assert not services.renew_manager(owner="a", capacity=100, followed=1)
 
     def test_leases_of_nobody_known_are_freed(self, free):
         Lease.objects.update(owner="of a backup")
 
-        assert services.free_orphans() == 1
+        assert services.free_orphaned_leases() == 1
         assert len(claim("a")) == 1
 
     def test_nobody_judges_itself(self, free):
         claim("a")
         die("a")
 
-        assert services.take_from_dead(owner="a") == 0
+        assert services.free_expired_leases(owner="a") == 0
 
 
 class TestHandingBack:
     def test_it_is_free_at_once(self, free):
         claim("a")
 
-        assert services.hand_back(owner="a", conversation_ids=[free.pk]) == 1
+        assert services.release_leases(owner="a", conversation_ids=[free.pk]) == 1
 
         assert len(claim("b")) == 1
 
     def test_what_somebody_else_holds_stays(self, free):
         claim("a")
 
-        assert services.hand_back(owner="b", conversation_ids=[free.pk]) == 0
-        assert services.held_leases(owner="a") == {free.pk: 1}
+        assert services.release_leases(owner="b", conversation_ids=[free.pk]) == 0
+        assert services.list_leases(owner="a") == {free.pk: 1}
 
     def test_a_manager_that_leaves_hands_all_back_and_is_not_counted(self, free):
         claim("a")
 
-        assert services.leave_managers(owner="a") == 1
+        assert services.unregister_manager(owner="a") == 1
 
         assert not LiveManager.objects.exists()
         assert len(claim("b")) == 1
@@ -187,7 +187,7 @@ def test_following_keeps_the_gateway_open(free):
     claim("a")
     GatewayToken.objects.update(expires_at=timezone.now())
 
-    assert services.keep_gateway_open(owner="a") == 1
+    assert services.extend_gateway_tokens(owner="a") == 1
 
     assert GatewayToken.objects.get().expires_at > timezone.now()
 
@@ -195,7 +195,7 @@ def test_following_keeps_the_gateway_open(free):
 def test_place_to_follow(free, engine):
     claim("a")
 
-    place = services.place_to_follow(conversation_id=free.pk, generation=1)
+    place = services.find_engine(conversation_id=free.pk, generation=1)
 
     assert (place.base_url, place.run, place.after_seq) == (engine.url, 1, -1)
     assert place.session_key

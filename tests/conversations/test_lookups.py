@@ -9,7 +9,7 @@ from accounts import services as accounts
 from accounts.models import Membership, Organization
 from conversations import services
 from conversations.log import lookups
-from conversations.log.records import record_of
+from conversations.log.records import build_record
 from conversations.models import Conversation
 from lib.api import dumps
 from lib.pages import Position
@@ -68,7 +68,7 @@ def test_lists_what_the_door_lets_through_page_by_page(conversations, alice, bob
         wanted = wanted.order_by("-created_at", "-pk")
 
         found, place = [], None
-        while rows := lookups.newest(caller, limit=3, after=place):
+        while rows := lookups.list_newest(caller, limit=3, after=place):
             found += rows
             place = Position(rows[-1]["created_at"], rows[-1]["id"])
 
@@ -80,19 +80,19 @@ def test_reads_the_same_record_or_nothing(conversations, alice, bob, charlie, te
     for caller in callers(alice, bob, charlie, team):
         visible = set(Conversation.objects.visible_to(caller).values_list("pk", flat=True))
         for conversation in conversations:
-            found = lookups.one(caller, conversation.pk)
+            found = lookups.get_record(caller, conversation.pk)
             assert (found is not None) == (conversation.pk in visible)
-            assert (lookups.head(caller, conversation.pk) is not None) == (found is not None)
+            assert (lookups.get_head(caller, conversation.pk) is not None) == (found is not None)
             if found:
-                assert told(found[0]) == told(record_of(conversation))
+                assert told(found[0]) == told(build_record(conversation))
 
 
 def test_a_started_one_is_told_with_its_start(alice):
     conversation = services.create_conversation(user=alice)
 
-    found, role = lookups.one(alice, conversation.pk)
+    found, role = lookups.get_record(alice, conversation.pk)
 
-    assert told(found) == told(record_of(conversation))
+    assert told(found) == told(build_record(conversation))
     assert found["start_task"]["phase"] == "WORKING"
     assert role == "owner"
 

@@ -24,8 +24,8 @@ def observe(conversation, status, as_of) -> bool:
     )
 
 
-def standing(conversation) -> services.Standing:
-    return services.standing(conversation_id=conversation.pk)
+def standing(conversation) -> services.StateSnapshot:
+    return services.snapshot_state(conversation_id=conversation.pk)
 
 
 def answer(conversation) -> None:
@@ -105,7 +105,7 @@ def test_an_engine_that_does_not_know_the_conversation_yet_gets_the_answer_later
     engine.conversations.clear()
 
     with pytest.raises(EngineUnreachable):
-        services.carry_answer(
+        services.deliver_answer(
             conversation_id=asking.pk, accept=True, reason="", asked_in_run=asking.asked_in_run
         )
 

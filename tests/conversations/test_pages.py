@@ -81,7 +81,7 @@ def test_a_prompt_that_will_not_do_says_why_and_is_kept(page, change):
     ],
 )
 def test_repositories_are_named_as_people_name_them(text, found):
-    assert forms.repository_of(text) == found
+    assert forms.parse_repository(text) == found
 
 
 def test_home_sorts_by_what_wants_its_owner(page, alice):
@@ -194,7 +194,7 @@ def test_the_plain_story_tells_what_happened(page, conversation):
     event("ActionEvent", '{"action": 7, "thought": "x"}')
     response = page.get(f"/conversations/{conversation.pk}?plain=1")
 
-    told = [(part.who, part.text) for part in response.context["story"]]
+    told = [(part.author, part.text) for part in response.context["story"]]
     assert told == [
         ("You", "<b>Go</b>"),
         ("Agent: terminal", "Look\nls -l"),
@@ -215,8 +215,8 @@ def test_plain_forms_carry_messages_and_say_what_went_wrong(page, conversation):
 
     assert sent.headers["Location"] == address
     assert Event.objects.filter(conversation=conversation, event_id=message_id).count() == 1
-    assert "Write something first" in empty.text
-    assert "not waiting for an answer" in answer.text
+    assert "Enter a message" in empty.text
+    assert "no longer waiting for this answer" in answer.text
 
 
 def test_renaming_and_deleting(page, conversation):
@@ -226,7 +226,7 @@ def test_renaming_and_deleting(page, conversation):
     assert "1 to 200 characters" in page.post(f"{address}/rename", {"title": ""}, follow=True).text
 
     deleted = page.post(f"{address}/delete", follow=True)
-    assert "is deleted" in deleted.text
+    assert "was deleted" in deleted.text
     assert page.get(address).status_code == 404
 
 
@@ -243,7 +243,7 @@ def test_somebody_who_may_only_read_gets_no_commands(client, alice, bob, convers
 
     assert "data-stop" not in text
     assert "data-rename" not in text
-    assert "not steer it" in text
+    assert "but not send messages" in text
     assert (
         client.post(f"/conversations/{conversation.pk}/message", {"text": "x"}).status_code == 403
     )

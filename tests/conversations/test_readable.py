@@ -56,7 +56,7 @@ def test_keys_that_end_wake_the_sockets_of_the_organization(
     )
 
     with django_capture_on_commit_callbacks(execute=True):
-        services.share(conversation_id=shared.pk, visibility="private")
+        services.set_visibility(conversation_id=shared.pk, visibility="private")
 
     assert {f"user.{user.pk.hex}" for user in (alice, bob)} <= set(woken)
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from billing.models import ConversationUsage
-from conversations.log.records import record_of
+from conversations.log.records import build_record
 from conversations.models import Conversation, NewEvent
 from conversations.realtime import reading
 from lib.api import dumps
@@ -55,7 +55,7 @@ def test_a_record_is_read_as_its_models_read_it(conversation):
 
     found = reading.read({conversation.pk: None}, 200)[conversation.pk]
 
-    assert found.record == record_of(Conversation.objects.get(pk=conversation.pk))
+    assert found.record == build_record(Conversation.objects.get(pk=conversation.pk))
     assert found.frames == []
 
 

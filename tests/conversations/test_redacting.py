@@ -21,7 +21,7 @@ def cleaned(payload, *values):
 
 @pytest.fixture
 def secret(alice, running):
-    redaction.forget()
+    redaction.clear_cache()
     provider_tokens.set_provider_token(
         user=alice, organization=alice.personal_organization, provider="github", token="ghp_Sec1"
     )
@@ -138,10 +138,10 @@ class TestIngest:
     def test_costs_no_query_while_there_is_nothing_to_hide(
         self, running, alice, django_assert_num_queries
     ):
-        redaction.forget()
-        assert redaction.hider(running.pk) is None
+        redaction.clear_cache()
+        assert redaction.build_payload_redactor(running.pk) is None
         with django_assert_num_queries(0):
-            assert redaction.hider(running.pk) is None
+            assert redaction.build_payload_redactor(running.pk) is None
 
     def test_others_secrets_are_not_looked_for(self, running, charlie):
         custom_secrets.create_secret(
@@ -150,7 +150,7 @@ class TestIngest:
             name="TOKEN",
             value="Charlies-one",
         )
-        redaction.forget()
+        redaction.clear_cache()
 
         ingest(running, frame(0, text="Charlies-one"))
 

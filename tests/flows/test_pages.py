@@ -342,7 +342,7 @@ def test_renaming_in_place_and_deleting(fresh, open_page):
     page.get_by_role("button", name="Delete…").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     page.wait_for_url(f"{fresh.stack.url}/")
-    expect(page.get_by_role("status")).to_contain_text(["is deleted"])
+    expect(page.get_by_role("status")).to_contain_text(["was deleted"])
     assert fresh.owner.call("GET", fresh.path).status_code == 404
 
 

@@ -26,7 +26,7 @@ class LookingUp:
         """A page of the list when nothing is filtered, which is nearly always."""
         pages: CursorPages = self.paginator
         limit, after = pages.parse_page_query(request)
-        found = lookups.newest(request.user, limit=limit + 1, after=after)
+        found = lookups.list_newest(request.user, limit=limit + 1, after=after)
         items, following = cut_page(
             found, limit, lambda row: Position(row["created_at"], row["id"])
         )
@@ -34,7 +34,7 @@ class LookingUp:
 
     def one(self, request: Request, pk: UUID) -> HttpResponse:
         """A record."""
-        found = lookups.one(request.user, pk)
+        found = lookups.get_record(request.user, pk)
         if found is None:
             raise Http404
         record, role = found
@@ -46,7 +46,7 @@ class LookingUp:
         if not lookups.can_look_up(request.user):
             conversation = self.get_object()
             return conversation.last_seq, conversation.epoch
-        found = lookups.head(request.user, pk)
+        found = lookups.get_head(request.user, pk)
         if found is None:
             raise Http404
         last_seq, epoch, role = found

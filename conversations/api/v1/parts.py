@@ -20,7 +20,7 @@ from conversations import services
 from conversations.api.v1 import part_serializers as shapes
 from conversations.api.v1.serializers import ConversationSerializer
 from conversations.log import replay
-from conversations.log.records import record_of
+from conversations.log.records import build_record
 from conversations.models import Conversation
 from conversations.services.exports import FORMATS
 from lib.api import parse_query
@@ -97,7 +97,7 @@ class FeedbackListView(PartView):
     )
     def get(self, request: ApiRequest, pk: UUID) -> Response:
         """All that you said of this conversation's events."""
-        rows = services.feedback_of(user=request.user, conversation=self.conversation(pk))
+        rows = services.list_feedback(user=request.user, conversation=self.conversation(pk))
         return Response({"items": shapes.FeedbackSerializer(rows, many=True).data})
 
 
@@ -107,7 +107,9 @@ class FeedbackView(PartView):
     @extend_schema(operation_id="conversations_feedback", responses=shapes.FeedbackSerializer)
     def get(self, request: ApiRequest, pk: UUID, seq: int) -> Response:
         """What you said of one event; the rating is null when you said nothing."""
-        rows = services.feedback_of(user=request.user, conversation=self.conversation(pk), seq=seq)
+        rows = services.list_feedback(
+            user=request.user, conversation=self.conversation(pk), seq=seq
+        )
         nothing: dict[str, Any] = {"seq": seq, "rating": None, "reason": "", "metadata": {}}
         nothing |= {"created_at": None, "updated_at": None}
         return Response(shapes.FeedbackSerializer(rows[0] if rows else nothing).data)
@@ -121,7 +123,7 @@ class FeedbackView(PartView):
         """Rate an event from 1 to 5, once a person: the newest word counts."""
         conversation = self.conversation(pk)
         body = self.body(shapes.NewFeedbackSerializer, request)
-        feedback = services.give_feedback(
+        feedback = services.save_feedback(
             user=request.user, conversation=conversation, seq=seq, **body
         )
         return Response(shapes.FeedbackSerializer(feedback).data)
@@ -129,7 +131,7 @@ class FeedbackView(PartView):
     @extend_schema(operation_id="conversations_feedback_take_back", responses={204: None})
     def delete(self, request: ApiRequest, pk: UUID, seq: int) -> Response:
         """Take it back."""
-        services.take_back_feedback(user=request.user, conversation=self.conversation(pk), seq=seq)
+        services.delete_feedback(user=request.user, conversation=self.conversation(pk), seq=seq)
         return Response(status=204)
 
 
@@ -139,7 +141,7 @@ class SharesView(PartView):
     @extend_schema(operation_id="conversations_shares_list", responses=shapes.ShareListSerializer)
     def get(self, request: Request, pk: UUID) -> Response:
         """The conversation's public links, ended ones included, newest first."""
-        rows = services.links_of(conversation=self.conversation(pk))
+        rows = services.list_shares(conversation=self.conversation(pk))
         return Response({"items": shapes.ShareSerializer(rows, many=True).data})
 
     @extend_schema(
@@ -177,7 +179,7 @@ class ShareViewsView(PartView):
     @extend_schema(operation_id="conversations_shares_views", responses=shapes.ShareViewsSerializer)
     def get(self, request: Request, pk: UUID, share_id: UUID) -> Response:
         """The newest hundred openings: when, and from which network."""
-        rows = services.views_of(conversation=self.conversation(pk), share_id=share_id)
+        rows = services.list_share_views(conversation=self.conversation(pk), share_id=share_id)
         return Response({"items": shapes.ShareViewSerializer(rows, many=True).data})
 
 
@@ -195,7 +197,7 @@ class ForkView(PartView):
         body = self.body(shapes.NewForkSerializer, request)
         require(request.user, conversation.organization_id, "conversations.create")
         fork = services.fork_conversation(user=request.user, conversation=conversation, **body)
-        return Response(record_of(fork), status=201)
+        return Response(build_record(fork), status=201)
 
 
 class TurnsView(PartView):
@@ -204,7 +206,7 @@ class TurnsView(PartView):
     @extend_schema(operation_id="conversations_turns", responses=shapes.TurnsSerializer)
     def get(self, request: Request, pk: UUID) -> Response:
         """The conversation's turns, oldest first."""
-        turns = services.turns_of(conversation=self.conversation(pk))
+        turns = services.list_turns(conversation=self.conversation(pk))
         return Response({"items": [asdict(turn) for turn in turns]})
 
 
@@ -214,7 +216,7 @@ class TurnDiffView(PartView):
     @extend_schema(operation_id="conversations_turns_diff", responses=shapes.TurnDiffSerializer)
     def get(self, request: Request, pk: UUID, number: int) -> Response:
         """Which files the agent's editor changed in a turn, from the log; no sandbox is needed."""
-        changes = services.changes_of_turn(conversation=self.conversation(pk), number=number)
+        changes = services.find_turn_changes(conversation=self.conversation(pk), number=number)
         return Response(
             {
                 "turn": asdict(changes.turn),
@@ -236,7 +238,7 @@ class SharedView(APIView):
         """What a public link shows: its conversation's title and how far it may be read."""
         opened = services.open_share(token=token)
         services.count_view(share=opened.share, address=request.META.get("REMOTE_ADDR", ""))
-        return Response(services.shared_record(opened), headers=PRIVATE_HEADERS)
+        return Response(services.build_shared_record(opened), headers=PRIVATE_HEADERS)
 
 
 class SharedEventsView(APIView):
@@ -253,7 +255,7 @@ class SharedEventsView(APIView):
         """A page of the events behind ``after``, up to the pinned one, with secrets taken out."""
         opened = services.open_share(token=token)
         query = parse_query(shapes.SharedEventQuery, request)
-        items = services.shared_events(opened=opened, **query)
+        items = services.list_shared_events(opened=opened, **query)
         is_more = len(items) == query["limit"]
         body = {
             "items": items,

@@ -25,7 +25,7 @@ from conversations import services
 from conversations.api.v1 import serializers
 from conversations.api.v1.looking_up import PLACE, LookingUp
 from conversations.log import lookups
-from conversations.log.records import record_of, records_of, start_record
+from conversations.log.records import build_record, build_records, serialize_start_task
 from conversations.models import Conversation
 from conversations.realtime import held
 from lib.api import JSONRenderer, conditional_response, parse_query
@@ -118,11 +118,11 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         words = query.get("q", "")
         rows = self._filtered(query)
         if words:
-            rows = services.matching(rows.readable_by(request.user), words)
+            rows = services.search_conversations(rows.readable_by(request.user), words)
         page = self.paginate_queryset(rows) or []
-        items = records_of(page)
+        items = build_records(page)
         if words:
-            found = services.snippets_of(page, words)
+            found = services.find_snippets(page, words)
             items = [item | {"match": found.get(item["id"])} for item in items]
         return conditional_response(request, self.get_paginated_response(items).data)
 
@@ -158,13 +158,13 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
             idempotency_key=_idempotency_key(request),
             **body,
         )
-        return Response(record_of(conversation), status=201)
+        return Response(build_record(conversation), status=201)
 
     def retrieve(self, request: ApiRequest, pk: UUID) -> HttpResponse:
         """One conversation's record."""
         if lookups.can_look_up(request.user):
             return self.one(request, pk)
-        return conditional_response(request, record_of(self.get_object()))
+        return conditional_response(request, build_record(self.get_object()))
 
     @extend_schema(request=serializers.ConversationPatchSerializer)
     def partial_update(self, request: ApiRequest, pk: UUID) -> Response:
@@ -176,7 +176,9 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
             if "visibility" in body:
                 if conversation.created_by_id != request.user.pk:
                     raise NotYours
-                conversation = services.share(conversation_id=key, visibility=body["visibility"])
+                conversation = services.set_visibility(
+                    conversation_id=key, visibility=body["visibility"]
+                )
             if "title" in body:
                 conversation = services.rename(conversation_id=key, title=body["title"])
             if "tags" in body:
@@ -188,7 +190,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
                 conversation = services.set_confirmation(
                     conversation_id=key, confirmation_policy=policy, security_analyzer=analyzer
                 )
-        return Response(record_of(conversation))
+        return Response(build_record(conversation))
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, pk: UUID) -> Response:
@@ -224,7 +226,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         """A page of the log in order: behind ``after``, before ``before``, or from the start."""
         last_seq, epoch = self.log_end(request, pk)
         query = parse_query(serializers.EventQuery, request)
-        items = lookups.page(
+        items = lookups.list_events(
             pk,
             after=query.get("after", 0),
             before=query.get("before"),
@@ -279,7 +281,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         """Stop the agent now."""
         conversation = self.get_object()
         services.interrupt(conversation_id=conversation.pk)
-        return Response(record_of(conversation), status=202)
+        return Response(build_record(conversation), status=202)
 
     @RouteFacts(cost="spend")
     @extend_schema(request=None, responses={202: serializers.ConversationSerializer})
@@ -289,7 +291,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
         conversation = self.get_object()
         services.resume(conversation_id=conversation.pk)
         conversation.refresh_from_db()
-        return Response(record_of(conversation), status=202)
+        return Response(build_record(conversation), status=202)
 
     @extend_schema(
         request=serializers.AnswerSerializer, responses={202: serializers.AppendedSerializer}
@@ -306,7 +308,7 @@ class ConversationViewSet(LookingUp, viewsets.GenericViewSet[Conversation]):
     def start_tasks(self, request: Request, pk: UUID) -> Response:
         """The last twenty attempts to bring the sandbox up, newest first."""
         rows = self.get_object().start_tasks.order_by("-created_at")[:20]
-        return Response({"items": [start_record(row) for row in rows]})
+        return Response({"items": [serialize_start_task(row) for row in rows]})
 
     # --- Files -------------------------------------------------------------------
 

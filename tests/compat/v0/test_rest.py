@@ -382,7 +382,7 @@ class TestSteering:
         assert events[1][1]["text"] == "Hi\n\nFiles in the workspace: /w/a.txt"
 
     def test_a_viewer_may_watch_and_not_steer(self, alice, bob, conversation):
-        services.share(conversation_id=conversation.pk, visibility="organization")
+        services.set_visibility(conversation_id=conversation.pk, visibility="organization")
         bob.memberships.filter(organization=alice.personal_organization).update(role="viewer")
         viewer = key_client(bob, organization=alice.personal_organization)
 

@@ -63,7 +63,7 @@ def app_conversation(row, key, **changes):
     } | changes
 
 
-def start_record(row, **changes):
+def serialize_start_task(row, **changes):
     start = row.start_tasks.get()
     return {
         "id": start.pk.hex,
@@ -160,7 +160,9 @@ class TestStart:
 
         row = Conversation.objects.get()
         assert answer.status_code == 200
-        assert answer.json() == start_record(row, request=start_record(row)["request"])
+        assert answer.json() == serialize_start_task(
+            row, request=serialize_start_task(row)["request"]
+        )
         assert (row.title, row.trigger) == ("Say hi", "openhands_api")
         assert row.events.get().payload == '{"text":"Say hi"}'
         assert len(queued("deliver_messages")) == 1
@@ -288,7 +290,7 @@ class TestSandboxes:
         for _ in range(2):
             assert api.post(f"{url}/pause").json() == {"success": True}
         assert len(queued("stop_sandbox")) == 1
-        services.stop_sandbox(conversation_id=running.pk, unless_wanted=True)
+        services.stop_sandbox(conversation_id=running.pk, unless_in_use=True)
         [paused] = api.get(f"{URL}?ids={running.pk}").json()
         assert paused["sandbox_status"] == "PAUSED"
         assert api.post(f"{url}/resume").json() == {"success": True}
@@ -489,10 +491,10 @@ class TestRuntime:
         services.post_message(conversation_id=running.pk, text="hi", message_id="m", run=False)
         assert len(queued("deliver_messages")) == before
 
-        assert services.run_held(conversation_id=running.pk)
+        assert services.send_held_messages(conversation_id=running.pk)
 
         assert len(queued("deliver_messages")) == before + 1
-        assert not services.run_held(conversation_id=running.pk)
+        assert not services.send_held_messages(conversation_id=running.pk)
 
     def test_files_need_the_conversations_key(self, api, running, alice):
         assert api.get("/api/git/changes/x").status_code == 422

@@ -67,9 +67,9 @@ def test_the_home_page_finds_and_marks(page, story):
     found = page.get("/", {"q": "begun"})
     nothing = page.get("/", {"q": "<b>zebra"})
 
-    assert "Found for “&lt;b&gt;zebra”" in nothing.text
+    assert "Results for “&lt;b&gt;zebra”" in nothing.text
     assert "<mark>begun</mark>" in found.text
-    assert "No title and no message has “&lt;b&gt;zebra”." in nothing.text
+    assert "No conversation matches “&lt;b&gt;zebra”." in nothing.text
     assert "data-prompt" not in nothing.text
 
 
@@ -80,7 +80,7 @@ def test_a_teammate_sees_no_form_that_makes_links(client, bob, story, details):
 
     assert "Create link" not in client.get(details).text
     assert (
-        "Only who started"
+        "Only the creator"
         in client.post(details, {"intent": "share", "days": "1"}, follow=True).text
     )
     assert not ShareLink.objects.exists()

@@ -66,7 +66,7 @@ def test_a_changed_policy_counts_at_once_and_is_carried_to_the_engine(api, runni
         "none",
     )
     [job] = queued("carry_confirmation")
-    services.carry_confirmation(**job)
+    services.send_confirmation_settings(**job)
     assert told(engine) == {
         "/confirmation_policy": {
             "policy": {"kind": "ConfirmRisky", "threshold": "HIGH", "confirm_unknown": True}
@@ -86,7 +86,7 @@ def test_an_engine_that_refuses_is_asked_again(running, engine):
     services.set_confirmation(conversation_id=running.pk, confirmation_policy="always")
 
     with pytest.raises(EngineUnreachable):
-        services.carry_confirmation(conversation_id=running.pk)
+        services.send_confirmation_settings(conversation_id=running.pk)
 
 
 def test_an_engine_that_slept_is_told_when_it_wakes(running, engine, sandboxes):
@@ -95,7 +95,7 @@ def test_an_engine_that_slept_is_told_when_it_wakes(running, engine, sandboxes):
     known["security_analyzer"] = {"kind": "LLMSecurityAnalyzer"}
     services.stop_sandbox(conversation_id=running.pk)
     services.set_confirmation(conversation_id=running.pk, confirmation_policy="always")
-    services.carry_confirmation(conversation_id=running.pk)
+    services.send_confirmation_settings(conversation_id=running.pk)
     assert told(engine) == {}
 
     services.resume(conversation_id=running.pk)

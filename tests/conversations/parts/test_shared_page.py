@@ -56,9 +56,9 @@ def test_a_link_shows_up_to_its_event_and_then_nothing(live_server, made, story,
         assert "Later" not in page.content()
         assert page.title() == story.title
         assert page.locator("main img, main script").count() == 0
-        page.get_by_role("button", name="One step back").click()
+        page.get_by_role("button", name="Previous event").click()
         expect(steps.nth(7)).to_be_hidden()
-        page.get_by_role("button", name="One step on").click()
+        page.get_by_role("button", name="Next event").click()
         expect(steps.nth(7)).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         if folder := os.environ.get("OH_SHOTS"):

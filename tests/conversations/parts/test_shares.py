@@ -8,7 +8,7 @@ from rest_framework.test import APIClient
 from accounts.models import Organization
 from conversations import services
 from conversations.models import ShareLink, ShareView
-from conversations.services.shares import network_of
+from conversations.services.shares import mask_address
 from lib.redaction import HIDDEN
 from tests.conftest import key_client
 from tests.conversations.parts.conftest import KEY, answer
@@ -160,11 +160,11 @@ def test_views_are_counted_by_network(api, anybody, story, link):
     [("::ffff:192.0.2.9", "192.0.2.0/24"), ("fe80::1%eth0", "fe80::/48"), ("", ""), ("unix", "")],
 )
 def test_networks_name_no_person(address, network):
-    assert network_of(address) == network
+    assert mask_address(address) == network
 
 
 def test_old_views_make_room(api, story, link, monkeypatch):
-    monkeypatch.setattr("conversations.services.shares.KEPT_VIEWS", 5)
+    monkeypatch.setattr("conversations.services.shares.MAX_VIEWS", 5)
     share = ShareLink.objects.get()
     for _ in range(8):
         services.count_view(share=share, address="")
