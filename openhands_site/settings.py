@@ -350,6 +350,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "integrations", "description": "Git hosts and repositories."},
         {"name": "mcp", "description": "This server's tools for other agents."},
         {"name": "auth", "description": "Signing in, sessions, devices."},
+        {"name": "usage", "description": "Model calls, and what they cost."},
         {"name": "audit", "description": "Who did what."},
         {"name": "operation", "description": "The processes of this installation."},
         {"name": "shared", "description": "What a public link shows."},

@@ -45,6 +45,7 @@ SCOPE_WORDS = {
     "integrations.edit": "Connect and disconnect Git hosts",
     "pull_requests.create": "Open pull requests",
     "usage.view": "See tokens and cost",
+    "usage.view_all": "See the tokens and cost of every member",
     "settings.view": "See how your agents work",
     "settings.edit": "Change how your agents work",
     "secrets.view": "List secrets, without their values",

@@ -16,11 +16,12 @@ from billing.services.model_access import (
     model_name_for,
     save_model_access,
 )
-from billing.services.usage import record_call, usage_of
+from billing.services.usage import CallTotals, record_call, totals_of_calls, usage_of
 
 __all__ = [
     "DEMO_MODEL",
     "TOKEN_PREFIX",
+    "CallTotals",
     "InvalidGatewayToken",
     "InvalidModelAccess",
     "authenticate_gateway_token",
@@ -32,5 +33,6 @@ __all__ = [
     "record_call",
     "revoke_gateway_tokens",
     "save_model_access",
+    "totals_of_calls",
     "usage_of",
 ]
