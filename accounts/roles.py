@@ -67,8 +67,9 @@ ADMINISTERING = {
     "organization_settings.edit",
     "organization_secrets.edit",
     "audit.view",
+    "usage.view_all",
 }
-OVERSEEING = BELONGING | {"usage.view", "account.view", "api_keys.view"}
+OVERSEEING = BELONGING | {"usage.view", "usage.view_all", "account.view", "api_keys.view"}
 ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
     Role.OWNER: frozenset(WORKING | BELONGING | ADMINISTERING | {"organization.transfer"}),
     Role.ADMIN: frozenset(WORKING | BELONGING | ADMINISTERING),

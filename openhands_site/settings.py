@@ -361,6 +361,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "integrations", "description": "Git hosts and repositories."},
         {"name": "mcp", "description": "This server's MCP tools for other agents."},
         {"name": "auth", "description": "Sign-in, sessions and devices."},
+        {"name": "usage", "description": "Model calls and their cost."},
         {"name": "audit", "description": "The audit log."},
         {"name": "operation", "description": "The running processes of this installation."},
         {"name": "shared", "description": "Conversations shared by a public link."},

@@ -1,4 +1,4 @@
-"""The DRF permission class: every view names the permission that it asks for."""
+"""The DRF permission class of every view, and the permission that an action needs."""
 
 from typing import Any
 
@@ -10,15 +10,16 @@ from accounts.permissions import MissingPermission, may_operate, require
 from accounts.roles import OPERATING
 
 PUBLIC = "public"
-"""The ``permission`` of a view that anybody may call."""
+"""The value of ``permission`` for a view without a permission check."""
 
 
 class HasPermission(BasePermission):
-    """Asks for the permission that the view names for its action.
+    """Check the permission that a view declares for the requested action.
 
-    A view states ``permission = "name"`` or ``permissions_by_action = {"action": "name"}``; one that states
-    neither does not start (a guard test) and is refused here. Objects are checked against their own
-    organization, creations against the organization they are made in.
+    A view declares ``permission = "name"`` or ``permissions_by_action = {"action": "name"}``. A view that
+    declares neither fails a guard test and refuses every request. ``has_object_permission`` checks the
+    permission in the organization of the object; views check creations themselves, in the organization of
+    the new object.
     """
 
     def has_permission(self, request: Request, view: Any) -> bool:
@@ -33,17 +34,20 @@ class HasPermission(BasePermission):
             return False
         scopes = getattr(request.user, "key_scopes", None)
         if scopes is not None and name not in scopes:
-            raise MissingPermission(f"This key lacks the scope {name}.", permission=name)
+            raise MissingPermission(
+                f"This API key does not have the scope {name}.", permission=name
+            )
         if name in OPERATING and not may_operate(request.user, name):
             raise MissingPermission(
-                "This is for those who run the server.",
+                "Only staff who operate this server can do this.",
                 permission=name,
             )
         return True
 
     def has_object_permission(self, request: Request, view: Any, obj: Any) -> bool:
         name = permission_of(view)
-        if getattr(obj, "is_personal", False):  # nobody's but its user's, in whatever organization
+        # A personal row belongs to its user alone: no role in the organization gives access to it.
+        if getattr(obj, "is_personal", False):
             return bool(obj.user_id == request.user.pk)
         if name not in (None, PUBLIC):
             require(request.user, obj.organization_id, name)
@@ -51,7 +55,7 @@ class HasPermission(BasePermission):
 
 
 def permission_of(view: Any) -> str | None:
-    """The permission name that a view asks for the action it is about to carry out."""
+    """Return the name of the permission that the requested action of a view needs, or None."""
     by_action = getattr(view, "permissions_by_action", {})
     method = getattr(view.request, "method", "").lower()
     action = getattr(view, "action", None) or ("get" if method == "head" else method)

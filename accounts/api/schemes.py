@@ -1,4 +1,4 @@
-"""How the OpenAPI document describes signing requests."""
+"""Descriptions of the authentication methods for the OpenAPI document."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):
-    """The API key as a bearer token."""
+    """Authentication by an API key as a bearer token."""
 
     target_class = "accounts.sign_in.authentication.ApiKeyAuthentication"
     name = "apiKey"
@@ -16,12 +16,12 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):
         return {
             "type": "http",
             "scheme": "bearer",
-            "description": "An API key, `oh_<key>.<secret>`. The header `X-API-Key` takes it as well.",
+            "description": "An API key, `oh_<key>.<secret>`. It is also accepted in the header `X-API-Key`.",
         }
 
 
 class SessionScheme(OpenApiAuthenticationExtension):
-    """The cookie of the pages."""
+    """Authentication by the session cookie of the pages."""
 
     target_class = "accounts.sign_in.authentication.SessionAuthentication"
     name = "session"
@@ -37,7 +37,7 @@ class SessionScheme(OpenApiAuthenticationExtension):
 
 
 class AccessTokenScheme(OpenApiAuthenticationExtension):
-    """An access token of an identity provider."""
+    """Authentication by an access token of an identity provider."""
 
     target_class = "accounts.sign_in.authentication.AccessTokenAuthentication"
     name = "accessToken"
@@ -47,12 +47,12 @@ class AccessTokenScheme(OpenApiAuthenticationExtension):
             "type": "http",
             "scheme": "bearer",
             "bearerFormat": "JWT",
-            "description": "An access token of a configured identity provider (Keycloak, say).",
+            "description": "An access token of a configured identity provider (for example Keycloak).",
         }
 
 
 class SessionWithoutTokenScheme(SessionScheme):
-    """The cookie alone, where nothing is changed."""
+    """Authentication by the session cookie without a CSRF token, for routes that change nothing."""
 
     target_class = "compat.accounts.views.WithoutCsrf"
     name = "sessionAlone"

@@ -51,6 +51,7 @@ SCOPE_LABELS = {
     "integrations.edit": "Connect and disconnect Git hosts",
     "pull_requests.create": "Open pull requests",
     "usage.view": "View token usage and cost",
+    "usage.view_all": "View the token usage and cost of every member",
     "settings.view": "View your agent settings",
     "settings.edit": "Change your agent settings",
     "secrets.view": "List secrets, without their values",

@@ -6,12 +6,21 @@ in the import order.
 
 from billing.models.access import ModelAccess, ModelAccessQuerySet
 from billing.models.tokens import GatewayToken
-from billing.models.usage import ConversationUsage, ModelCall
+from billing.models.usage import (
+    SUMMED,
+    ConversationUsage,
+    ConversationUsageQuerySet,
+    ModelCall,
+    ModelCallQuerySet,
+)
 
 __all__ = [
+    "SUMMED",
     "ConversationUsage",
+    "ConversationUsageQuerySet",
     "GatewayToken",
     "ModelAccess",
     "ModelAccessQuerySet",
     "ModelCall",
+    "ModelCallQuerySet",
 ]

@@ -1,10 +1,56 @@
 """Model calls, and their sums per conversation."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db import models
+from django.db.models import Count, Q, Sum
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 from uuid_utils.compat import uuid7
+
+from accounts.models import Membership
+from accounts.permissions import granted_permissions
+from accounts.roles import ROLE_PERMISSIONS
+
+SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_micros")
+"""The columns that model calls and their sums share. ``cost_micros`` is in micro-dollars."""
+_SUMS: dict[str, Any] = {name: Coalesce(Sum(name), 0) for name in SUMMED}
+
+
+def organizations_with(user: Any, permission: str) -> models.QuerySet[Membership, Any]:
+    """Return the ids of the organizations in which a user, or the user's API key, holds a permission."""
+    roles = [role for role in ROLE_PERMISSIONS if permission in granted_permissions(role, user)]
+    rows = Membership.objects.filter(
+        user_id=user.pk, role__in=roles, organization__suspended_at=None
+    )
+    if bound := getattr(user, "bound_organization_id", None):
+        rows = rows.filter(organization_id=bound)
+    return rows.values("organization_id")
+
+
+class ModelCallQuerySet(models.QuerySet["ModelCall"]):
+    def visible_to(self, user: Any) -> "ModelCallQuerySet":
+        """Return the calls that a user can see.
+
+        ``usage.view`` shows the user's own calls in an organization, ``usage.view_all`` also the calls of all
+        other members.
+        """
+        if not user.is_authenticated or not user.is_active:
+            return self.none()
+        return self.filter(
+            Q(organization__in=organizations_with(user, "usage.view_all"))
+            | Q(organization__in=organizations_with(user, "usage.view"), user_id=user.pk)
+        )
+
+    def totals(self) -> dict[str, int]:
+        """Return the number of calls, and the sums of their tokens and of their cost in micro-dollars."""
+        return self.aggregate(calls=Count("pk"), **_SUMS)
+
+    def totals_by(self, column: str) -> models.QuerySet[Any, dict[str, Any]]:
+        """Return the keys of ``totals()`` and the column for each value of the column, without an order."""
+        rows: models.QuerySet[Any, dict[str, Any]] = self.order_by().values(column)
+        groups: models.QuerySet[Any, dict[str, Any]] = rows.annotate(calls=Count("pk"), **_SUMS)
+        return groups
 
 
 class ModelCall(models.Model):
@@ -32,14 +78,39 @@ class ModelCall(models.Model):
     seconds = models.FloatField(default=0)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
+    objects = ModelCallQuerySet.as_manager()
+
     class Meta:
         indexes: ClassVar = [
             models.Index(fields=["conversation_id", "created_at"]),
             models.Index(fields=["organization", "created_at"]),
+            models.Index(fields=["organization", "user", "created_at"]),
         ]
 
     def __str__(self) -> str:
         return f"{self.model} {self.created_at:%Y-%m-%d %H:%M:%S}"
+
+
+class ConversationUsageQuerySet(models.QuerySet["ConversationUsage"]):
+    def visible_to(self, user: Any) -> "ConversationUsageQuerySet":
+        """Return the sums that a user can see.
+
+        ``usage.view`` shows the sums of conversations with calls of the user, ``usage.view_all`` those of all
+        conversations of an organization. Only the user who started a conversation makes calls in it.
+        """
+        if not user.is_authenticated or not user.is_active:
+            return self.none()
+        own = ModelCall.objects.filter(
+            conversation_id=models.OuterRef("conversation_id"), user_id=user.pk
+        )
+        return self.filter(
+            Q(organization__in=organizations_with(user, "usage.view_all"))
+            | Q(models.Exists(own), organization__in=organizations_with(user, "usage.view"))
+        )
+
+    def totals(self) -> dict[str, int]:
+        """Return the number of calls, and the sums of their tokens and of their cost in micro-dollars."""
+        return self.aggregate(calls=Coalesce(Sum("calls"), 0), **_SUMS)
 
 
 class ConversationUsage(models.Model):
@@ -53,8 +124,11 @@ class ConversationUsage(models.Model):
     cached_tokens = models.PositiveBigIntegerField(default=0)
     cost_micros = models.PositiveBigIntegerField(default=0)
 
+    objects = ConversationUsageQuerySet.as_manager()
+
     class Meta:
         verbose_name_plural = "conversation usage"
+        indexes: ClassVar = [models.Index(fields=["organization", "conversation_id"])]
 
     def __str__(self) -> str:
         return f"usage of {self.conversation_id}"

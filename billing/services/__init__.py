@@ -16,11 +16,12 @@ from billing.services.model_access import (
     get_model_name,
     save_model_access,
 )
-from billing.services.usage import get_usage, record_call
+from billing.services.usage import CallTotals, get_usage, record_call, totals_of_calls
 
 __all__ = [
     "DEMO_MODEL",
     "TOKEN_PREFIX",
+    "CallTotals",
     "InvalidGatewayToken",
     "InvalidModelAccess",
     "authenticate_gateway_token",
@@ -33,4 +34,5 @@ __all__ = [
     "record_call",
     "revoke_gateway_tokens",
     "save_model_access",
+    "totals_of_calls",
 ]

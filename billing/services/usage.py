@@ -1,14 +1,29 @@
-"""Record and read the usage of model calls."""
+"""Record and sum the usage of model calls."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
 from django.db.models import F
+from django.db.models.functions import TruncDate
 
-from billing.models import ConversationUsage, GatewayToken, ModelAccess, ModelCall
+from accounts.models import User
+from billing.models import (
+    SUMMED,
+    ConversationUsage,
+    GatewayToken,
+    ModelAccess,
+    ModelCall,
+    ModelCallQuerySet,
+)
 from billing.prices import Tokens, cost_micros
 from billing.services.model_access import DEMO_MODEL
+
+GROUPS_MAX = 100
+"""The number of models or users that ``totals_of_calls`` returns."""
 
 
 @transaction.atomic
@@ -61,3 +76,45 @@ def get_usage(conversation_ids: Iterable[UUID]) -> dict[UUID, ConversationUsage]
     requested_ids = list(conversation_ids)
     rows = ConversationUsage.objects.in_bulk(requested_ids)
     return {pk: rows.get(pk) or ConversationUsage(conversation_id=pk) for pk in requested_ids}
+
+
+@dataclass(frozen=True)
+class CallTotals:
+    """Sums of model calls, as a whole and by group.
+
+    ``totals`` has the keys ``calls``, ``prompt_tokens``, ``completion_tokens``, ``cached_tokens`` and
+    ``cost_micros`` (micro-dollars). Each of ``items`` has these keys and ``day``, ``model`` and ``user``, of
+    which two are None. ``is_complete`` is False if groups with a lower cost are left out of ``items``.
+    """
+
+    totals: dict[str, int]
+    items: list[dict[str, Any]]
+    is_complete: bool
+
+
+def totals_of_calls(*, calls: ModelCallQuerySet, by: str) -> CallTotals:
+    """Sum model calls by ``day`` (UTC, oldest first), ``model`` or ``user`` (highest cost first).
+
+    At most ``GROUPS_MAX`` models or users are returned. The caller limits the period and so the number of days.
+    """
+    if by == "day":
+        dated = calls.annotate(day=TruncDate("created_at", tzinfo=UTC))
+        rows = list(dated.totals_by("day").order_by("day"))
+        is_complete = True
+    else:
+        column = {"model": "model", "user": "user_id"}[by]
+        groups = calls.totals_by(column).order_by("-cost_micros", "-calls", column)
+        rows = list(groups[: GROUPS_MAX + 1])
+        is_complete = len(rows) <= GROUPS_MAX
+        rows = rows[:GROUPS_MAX]
+    # Complete groups add up to the totals, which saves a second pass over the calls.
+    totals = (
+        {name: sum(row[name] for row in rows) for name in ("calls", *SUMMED)}
+        if is_complete
+        else calls.totals()
+    )
+    users = User.objects.in_bulk([row["user_id"] for row in rows]) if by == "user" else {}
+    items = [
+        {"day": None, "model": None, "user": users.get(row.get("user_id"))} | row for row in rows
+    ]
+    return CallTotals(totals, items, is_complete)

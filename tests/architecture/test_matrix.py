@@ -35,6 +35,9 @@ IN_TEAM_BY_BODY = {
     "GET /api/v1/audit",
     "POST /api/v1/api-keys",
     "POST /api/v1/conversations",
+    "GET /api/v1/model-calls",
+    "GET /api/v1/usage",
+    "GET /api/v1/usage/totals",
     "GET /api/v1/settings/model-access",
     "PUT /api/v1/settings/model-access",
     "DELETE /api/v1/settings/model-access",
@@ -69,6 +72,9 @@ def expected(row, identity, *, is_private):
             )
     if "/llm/byor" in row or "/api/secrets/{name}" in row or "/api/keys/{id}" in row:
         return _of_existing_clients(row, identity, is_alice=is_alice)
+    if row in ("GET /api/v1/model-calls/{id}", "GET /api/v1/usage/{conversation_id}"):
+        sees = is_alice or "usage.view_all" in held(identity)
+        return None if sees else 404
     if any(own in row for own in ("/api-keys/{id}", "/sessions/{id}", "/secrets/{id}")):
         return None if is_alice else _others(name, identity)
     if "{id}" in row or row in IN_TEAM_BY_BODY:

@@ -19,6 +19,7 @@ from billing.services import issue_gateway_token
 from conversations.models import Conversation
 from conversations.services import create_share
 from tests.factories.accounts import UserFactory
+from tests.factories.billing import ConversationUsageFactory, ModelCallFactory
 from tests.factories.conversations import ConversationFactory, EventFactory, SandboxFactory
 
 CANARY = "canary-of-alice"
@@ -98,6 +99,8 @@ class World:
         if path.startswith(("/api/secrets/", "/api/keys/")):
             path += f"?organization={self.team.pk}"
         if "/settings/" in path or path.endswith("/audit"):
+            path += f"?organization={self.team.pk}"
+        if path.endswith(("/model-calls", "/usage", "/usage/totals")):
             path += f"?organization={self.team.pk}"
         if path.endswith("/permissions/explain"):
             path += f"?permission=files.view&organization={self.team.pk}"
@@ -222,10 +225,16 @@ def build() -> World:
     )
     organizations.remove_member(organization=team, by=alice, user_id=users["removed member"].pk)
     services.suspend_user(user=users["suspended user"])
+    call = ModelCallFactory(
+        user=alice, organization=team, conversation_id=shared.pk, model=f"{CANARY} model"
+    )
+    ConversationUsageFactory(conversation_id=shared.pk, organization=team, calls=1)
     session = UserSession.objects.filter(user=alice).first()
     own = {
         "api-keys": key.pk,
         "keys": key.pk,
+        "conversation_id": shared.pk,
+        "model-calls": call.pk,
         "name": secret.name,
         "secrets": secret.pk,
         "sandboxes": shared.sandbox_id,

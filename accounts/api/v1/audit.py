@@ -1,4 +1,4 @@
-"""The audit log over REST, for owners, admins and auditors of an organization."""
+"""API endpoints for the audit log of an organization."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ from lib.api import parse_query
 
 
 class AuditQuery(serializers.Serializer[Any]):
-    """What to look for."""
+    """Filters of the audit log."""
 
     organization = serializers.UUIDField(required=False)
     action = serializers.RegexField(
         r"^[a-z_.]{1,60}$",
         required=False,
-        help_text="A whole action (api_key.revoked), or its beginning with a dot (api_key.).",
+        help_text="An action (api_key.revoked), or a prefix that ends with a dot (api_key.).",
     )
     actor = serializers.CharField(required=False, max_length=64, help_text="The actor's id.")
     subject = serializers.CharField(required=False, max_length=64, help_text="The subject's id.")
@@ -31,7 +31,7 @@ class AuditQuery(serializers.Serializer[Any]):
 
 
 class AuditActorSerializer(serializers.Serializer[Any]):
-    """Who acted, as it was called then."""
+    """The user or program that acted, with its name at that time."""
 
     kind = serializers.ChoiceField(AuditEntry.Kind.choices, source="actor_kind")
     id = serializers.CharField(source="actor_id")
@@ -39,7 +39,7 @@ class AuditActorSerializer(serializers.Serializer[Any]):
 
 
 class AuditSubjectSerializer(serializers.Serializer[Any]):
-    """What was acted on, as it was called then."""
+    """The object of the action, with its name at that time."""
 
     kind = serializers.CharField(source="subject_kind")
     id = serializers.CharField(source="subject_id")
@@ -47,7 +47,7 @@ class AuditSubjectSerializer(serializers.Serializer[Any]):
 
 
 class AuditEntrySerializer(serializers.ModelSerializer[AuditEntry]):
-    """One act, with what it changed."""
+    """An entry of the audit log: one action and the values that it changed."""
 
     organization = serializers.UUIDField(source="chain")
     actor = AuditActorSerializer(source="*")
@@ -86,7 +86,7 @@ FILTERS = {
 
 @extend_schema(tags=["audit"])
 class AuditViewSet(mixins.ListModelMixin, viewsets.GenericViewSet[AuditEntry]):
-    """Acts in the organizations whose log the caller may read, newest first."""
+    """Entries of the audit logs that the caller can read, newest first."""
 
     queryset = AuditEntry.objects.none()
     serializer_class = AuditEntrySerializer
@@ -98,11 +98,14 @@ class AuditViewSet(mixins.ListModelMixin, viewsets.GenericViewSet[AuditEntry]):
 
     @extend_schema(parameters=[AuditQuery])
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """A page of the log. An organization that is named must be one whose log you may read."""
+        """Return a page of the audit log.
+
+        With `organization`, respond 403 if the caller cannot read the log of that organization.
+        """
         query = parse_query(AuditQuery, request, ignoring={"cursor", "limit"})
         bound = self.request.user.bound_organization_id
-        if wanted := query.get("organization") or bound:
-            require(self.request.user, wanted, self.permission)
+        if organization_id := query.get("organization") or bound:
+            require(self.request.user, organization_id, self.permission)
         rows = self.get_queryset()
         rows = rows.filter(**{FILTERS[name]: query[name] for name in FILTERS if name in query})
         if action := query.get("action"):

@@ -1,4 +1,7 @@
-"""Device sign-in over the API: a program asks for codes, then polls for its key (RFC 8628)."""
+"""API endpoints of device sign-in (RFC 8628): a program requests codes, then polls for its API key.
+
+No viewsets: the request and response bodies are those of the RFC, and no URL names a stored grant.
+"""
 
 import ipaddress
 from typing import Any
@@ -22,32 +25,32 @@ from lib.routes import RouteFacts
 
 
 class NewDeviceSerializer(serializers.Serializer[Any]):
-    """What a program says about itself, and what it asks for."""
+    """The name of a program and the permissions that it requests."""
 
     client_name = serializers.RegexField(
         r"^[^\x00-\x1f\x7f]+$",
         max_length=80,
         default="Command line",
-        help_text="Shown to whoever approves, and the name of the key.",
+        help_text="Shown to the person who approves; also the name of the API key.",
     )
     scope = serializers.CharField(
         required=False,
         allow_blank=True,
         max_length=2_000,
-        help_text="Permission names with spaces between; empty asks for all of the approver's.",
+        help_text="Permission names separated by spaces; empty requests all of the approver's.",
     )
 
     def validate_client_name(self, name: str) -> str:
         if not name.isprintable():
-            raise serializers.ValidationError("A name has characters that can be printed.")
+            raise serializers.ValidationError("Use only printable characters in the name.")
         return name
 
 
 class DeviceCodesSerializer(serializers.Serializer[Any]):
-    """The codes, where to enter the short one, and how to poll with the long one."""
+    """The two codes, the page for the user code, and the polling interval for the device code."""
 
     device_code = serializers.CharField()
-    user_code = serializers.CharField(help_text="XXXX-XXXX, for a person to enter or compare.")
+    user_code = serializers.CharField(help_text="XXXX-XXXX; a person enters or compares it.")
     verification_uri = serializers.URLField()
     verification_uri_complete = serializers.URLField()
     expires_in = serializers.IntegerField(help_text="Seconds.")
@@ -55,22 +58,22 @@ class DeviceCodesSerializer(serializers.Serializer[Any]):
 
 
 class DeviceCodeSerializer(serializers.Serializer[Any]):
-    """The long code."""
+    """The device code, with which a program polls."""
 
     device_code = serializers.CharField(max_length=200)
 
 
 class DeviceTokenSerializer(serializers.Serializer[Any]):
-    """The key. It is in this answer and in no other."""
+    """The API key. Only this response contains it."""
 
     access_token = serializers.CharField()
     token_type = serializers.CharField()
     expires_in = serializers.IntegerField(help_text="Seconds.")
-    scope = serializers.CharField(help_text="Permission names with spaces between.")
+    scope = serializers.CharField(help_text="Permission names separated by spaces.")
 
 
 class DevicePollRefusalSerializer(serializers.Serializer[Any]):
-    """Problem details whose ``error`` is a word of RFC 8628 or RFC 6749."""
+    """Problem details; ``error`` is an error code of RFC 8628 or RFC 6749."""
 
     type = serializers.CharField()
     title = serializers.CharField()
@@ -85,7 +88,7 @@ class DevicePollRefusalSerializer(serializers.Serializer[Any]):
 
 @RouteFacts(open_in_maintenance=True)
 class DeviceView(GenericAPIView[Any]):
-    """The beginning of a device sign-in."""
+    """The start of a device sign-in."""
 
     permission = PUBLIC
     authentication_classes = ()
@@ -95,17 +98,20 @@ class DeviceView(GenericAPIView[Any]):
         operation_id="auth_device", tags=["auth"], responses={200: DeviceCodesSerializer}
     )
     def post(self, request: Request) -> Response:
-        """Ask for a key. Show the user code and the address to a person, then poll. Limited by address."""
-        wanted = self.get_serializer(data=request.data)
-        wanted.is_valid(raise_exception=True)
+        """Request an API key. Show the user code and the page's URL to a person, then poll.
+
+        Requests are rate limited by client address.
+        """
+        body = self.get_serializer(data=request.data)
+        body.is_valid(raise_exception=True)
         limits.check_device_start(request)
         codes = devices.start_device_sign_in(
-            client_name=wanted.validated_data["client_name"],
-            scopes=wanted.validated_data.get("scope", "").split(),
+            client_name=body.validated_data["client_name"],
+            scopes=body.validated_data.get("scope", "").split(),
             address=_address(request),
         )
         page = settings.PUBLIC_URL + reverse("device")
-        answer = {
+        response = {
             "device_code": codes.device_code,
             "user_code": codes.user_code,
             "verification_uri": page,
@@ -113,7 +119,7 @@ class DeviceView(GenericAPIView[Any]):
             "expires_in": int(devices.LIFETIME.total_seconds()),
             "interval": codes.grant.interval,
         }
-        return Response(DeviceCodesSerializer(answer).data)
+        return Response(DeviceCodesSerializer(response).data)
 
 
 @RouteFacts(open_in_maintenance=True)
@@ -129,24 +135,24 @@ class DeviceTokenView(GenericAPIView[Any]):
         tags=["auth"],
         responses={200: DeviceTokenSerializer, 400: DevicePollRefusalSerializer},
     )
-    @method_decorator(sensitive_variables("wanted", "made", "answer"))
+    @method_decorator(sensitive_variables("body", "issued", "response"))
     def post(self, request: Request) -> Response:
-        """Poll for the key of a device code; an approved code gives one key, once."""
-        wanted = self.get_serializer(data=request.data)
-        wanted.is_valid(raise_exception=True)
-        made = devices.fetch_device_key(device_code=wanted.validated_data["device_code"])
-        assert made.key.expires_at is not None
-        answer = {
-            "access_token": made.plain,
+        """Poll for the API key of a device code. An approved code returns one key, once."""
+        body = self.get_serializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        issued = devices.fetch_device_key(device_code=body.validated_data["device_code"])
+        assert issued.key.expires_at is not None
+        response = {
+            "access_token": issued.plain,
             "token_type": "Bearer",
-            "expires_in": round((made.key.expires_at - timezone.now()).total_seconds()),
-            "scope": " ".join(made.scopes),
+            "expires_in": round((issued.key.expires_at - timezone.now()).total_seconds()),
+            "scope": " ".join(issued.scopes),
         }
-        return Response(DeviceTokenSerializer(answer).data)
+        return Response(DeviceTokenSerializer(response).data)
 
 
 def _address(request: Request) -> str | None:
     try:
         return str(ipaddress.ip_address(limits.client_address(request)))
     except ValueError:
-        return None  # a Unix socket without a proxy's header
+        return None  # A Unix socket without a proxy's header has no client address.

@@ -1,4 +1,4 @@
-"""The secrets API: custom secrets of one's own and of an organization. Values go in and never out."""
+"""API endpoints for custom secrets of a user or of an organization. No response contains a value."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.active import active_organization
+from accounts.api.bodies import parse_body
 from accounts.api.permissions import permission_of
 from accounts.models import CustomSecret, CustomSecretUse
 from accounts.permissions import require
@@ -34,7 +35,7 @@ class SecretSerializer(serializers.ModelSerializer[CustomSecret]):
 
 
 class NewSecretSerializer(serializers.Serializer[Any]):
-    """A secret to keep; sandboxes get it as an environment variable of this name."""
+    """A secret to store. Sandboxes get it as an environment variable of this name."""
 
     name = serializers.CharField(max_length=100)
     value = serializers.CharField(
@@ -48,7 +49,7 @@ class NewSecretSerializer(serializers.Serializer[Any]):
 
 
 class SecretChangeSerializer(serializers.Serializer[Any]):
-    """What to change; what is absent stays."""
+    """Fields of a secret to change; absent fields stay unchanged."""
 
     name = serializers.CharField(max_length=100, required=False)
     value = serializers.CharField(
@@ -61,14 +62,14 @@ class SecretChangeSerializer(serializers.Serializer[Any]):
 
 
 class SecretsQuery(serializers.Serializer[Any]):
-    """Which secrets to list."""
+    """Filters of the list of secrets."""
 
     organization = serializers.UUIDField(required=False)
     scope = serializers.ChoiceField(SCOPES, required=False)
 
 
 class SecretUseSerializer(serializers.ModelSerializer[CustomSecretUse]):
-    """One time that a secret was given to a conversation's sandbox."""
+    """One use of a secret by the sandbox of a conversation."""
 
     conversation = serializers.UUIDField(source="conversation_id")
 
@@ -81,13 +82,15 @@ class SecretUseSerializer(serializers.ModelSerializer[CustomSecretUse]):
 @extend_schema_view(
     list=extend_schema(
         parameters=[SecretsQuery],
-        description="One's own secrets and the shared ones, newest first.",
+        description="Return the caller's secrets and those of the organization, newest first.",
     ),
-    retrieve=extend_schema(description="One secret; its value is never told."),
+    retrieve=extend_schema(description="Return one secret, without its value."),
+    destroy=extend_schema(description="Delete a secret and the log of its uses."),
 )
 class SecretViewSet(
     mixins.ListModelMixin,
     mixins.RetrieveModelMixin,
+    mixins.DestroyModelMixin,
     viewsets.GenericViewSet[CustomSecret],
 ):
     """Custom secrets."""
@@ -116,20 +119,18 @@ class SecretViewSet(
         return rows
 
     def get_object(self) -> CustomSecret:
-        """The secret; for a shared one, whoever writes must be allowed to."""
+        """Return the secret. Changing a secret of the organization needs `organization_secrets.edit`."""
         secret: CustomSecret = super().get_object()
-        writes = permission_of(self) == "secrets.edit"
-        if writes and secret.user_id is None:
+        is_write = permission_of(self) == "secrets.edit"
+        if is_write and secret.user_id is None:
             require(self.request.user, secret.organization_id, "organization_secrets.edit")
         return secret
 
     @extend_schema(request=NewSecretSerializer, responses={201: SecretSerializer})
     def create(self, request: ApiRequest) -> Response:
-        """Keep a secret of one's own, or of the organization. Its name is free there, or 409."""
+        """Store a secret of the caller or of the organization. Respond 409 if the name is taken there."""
         user = request.user
-        wanted = NewSecretSerializer(data=request.data)
-        wanted.is_valid(raise_exception=True)
-        fields = dict(wanted.validated_data)
+        fields = parse_body(NewSecretSerializer, request)
         organization = active_organization(request, fields.pop("organization", None))
         is_shared = fields.pop("scope") == "organization"
         require(user, organization.pk, "secrets.edit")
@@ -142,23 +143,20 @@ class SecretViewSet(
 
     @extend_schema(request=SecretChangeSerializer, responses=SecretSerializer)
     def partial_update(self, request: Request, pk: Any) -> Response:
-        """Rename it, describe it, or replace its value. Safe to repeat."""
+        """Rename a secret, change its description, or replace its value. Safe to repeat."""
         secret = self.get_object()
-        wanted = SecretChangeSerializer(data=request.data)
-        wanted.is_valid(raise_exception=True)
-        changed = custom_secrets.change_secret(secret=secret, **wanted.validated_data)
+        changed = custom_secrets.change_secret(
+            secret=secret, **parse_body(SecretChangeSerializer, request)
+        )
         return Response(self.get_serializer(changed).data)
 
-    @extend_schema(responses={204: None})
-    def destroy(self, request: Request, pk: Any) -> Response:
-        """Forget it, and the log of its uses."""
-        custom_secrets.delete_secret(secret=self.get_object())
-        return Response(status=status.HTTP_204_NO_CONTENT)
+    def perform_destroy(self, instance: CustomSecret) -> None:
+        custom_secrets.delete_secret(secret=instance)
 
     @extend_schema(responses=SecretUseSerializer(many=True))
     @action(detail=True, methods=["get"], serializer_class=SecretUseSerializer)
     def uses(self, request: Request, pk: Any) -> Response:
-        """When it was given to which conversation's sandbox, newest first."""
+        """Return the uses of a secret by the sandboxes of conversations, newest first."""
         self.page_field = "used_at"
         rows: QuerySet[Any] = self.get_object().uses.all()
         page = self.paginate_queryset(rows)

@@ -1,4 +1,4 @@
-"""What the accounts API takes and gives."""
+"""Request and response bodies of the accounts API."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from accounts.services.service_accounts import ROLES
 
 
 class MembershipSerializer(serializers.ModelSerializer[Membership]):
-    """An organization from the view of one of its members."""
+    """An organization with the role and permissions of the caller in it."""
 
     id = serializers.UUIDField(source="organization.id")
     name = serializers.CharField(source="organization.name")
@@ -33,7 +33,7 @@ class MembershipSerializer(serializers.ModelSerializer[Membership]):
 
 
 class MeSerializer(serializers.Serializer[Any]):
-    """The caller."""
+    """The caller and the organizations that the caller can work in."""
 
     id = serializers.UUIDField()
     email = serializers.EmailField()
@@ -43,7 +43,7 @@ class MeSerializer(serializers.Serializer[Any]):
 
 
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
-    """A key as it is seen after its creation: without its secret."""
+    """An API key without its secret."""
 
     class Meta:
         model = ApiKey
@@ -62,53 +62,57 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
             "replaces",
         )
 
-    prefix = serializers.CharField(help_text="Tells keys apart; opens nothing.")
+    prefix = serializers.CharField(help_text="The public part of the key, which identifies it.")
     scopes = serializers.ListField(
-        child=serializers.CharField(), help_text="Empty: all that the owner may do."
+        child=serializers.CharField(),
+        help_text="Permission names; empty means all permissions of the owner.",
     )
     allowed_networks = serializers.ListField(
-        child=serializers.CharField(), help_text="Empty: it works from everywhere."
+        child=serializers.CharField(),
+        help_text="Networks (CIDR) from which the key works; empty means every address.",
     )
 
 
 class IssuedApiKeySerializer(ApiKeySerializer):
-    """A key at the moment of its creation."""
+    """An API key with its secret, as returned on creation."""
 
-    key = serializers.CharField(help_text="The secret. It is shown this once.")
+    key = serializers.CharField(help_text="The API key. Only this response contains it.")
 
     class Meta(ApiKeySerializer.Meta):
         fields = (*ApiKeySerializer.Meta.fields, "key")
 
 
 class NewServiceAccountKeySerializer(serializers.Serializer[Any]):
-    """What a new key of a service account is to be."""
+    """Properties of a new API key of a service account."""
 
     name = serializers.CharField(max_length=80)
     days = serializers.IntegerField(
-        required=False, min_value=1, help_text="Until it expires; the server has a maximum."
+        required=False,
+        min_value=1,
+        help_text="Days until the key expires; the server has a maximum.",
     )
     scopes = serializers.ListField(
         child=serializers.CharField(max_length=64),
         required=False,
         max_length=len(PERMISSIONS),
-        help_text="Permission names among your own; empty means all of yours.",
+        help_text="Permission names that the owner holds; empty means all permissions of the owner.",
     )
     preset = serializers.ChoiceField(
         choices=sorted(PRESETS),
         required=False,
-        help_text="Scopes by what the key is for, in place of `scopes`.",
+        help_text="A named set of scopes, instead of `scopes`.",
     )
     allowed_networks = serializers.ListField(
         child=serializers.CharField(max_length=60),
         required=False,
         max_length=20,
-        help_text="Networks such as 192.0.2.0/24 that it works from; empty means everywhere.",
+        help_text="Networks such as 192.0.2.0/24 from which the key works; empty means every address.",
     )
 
     def validate_days(self, days: int) -> int:
         if days > settings.API_KEY_MAX_DAYS:
             raise serializers.ValidationError(
-                f"A key lives at most {settings.API_KEY_MAX_DAYS} days here."
+                f"An API key is valid for at most {settings.API_KEY_MAX_DAYS} days. Enter a smaller number."
             )
         return days
 
@@ -116,25 +120,29 @@ class NewServiceAccountKeySerializer(serializers.Serializer[Any]):
         if preset := attrs.pop("preset", None):
             if attrs.get("scopes"):
                 raise serializers.ValidationError(
-                    {"preset": ["Give a preset or scopes, not both."]}
+                    {"preset": ["Send either a preset or scopes, not both."]}
                 )
             attrs["scopes"] = sorted(PRESETS[preset])
         return attrs
 
 
 class NewApiKeySerializer(NewServiceAccountKeySerializer):
-    """What a new key is to be."""
+    """Properties of a new API key of the caller."""
 
     organization = serializers.UUIDField(
-        required=False, help_text="The only one the key reaches; your personal one by default."
+        required=False,
+        help_text="The only organization in which the key works; by default the active organization.",
     )
 
 
 class RotationSerializer(serializers.Serializer[Any]):
-    """How a key is to be replaced."""
+    """Options for the rotation of an API key."""
 
     overlap_hours = serializers.IntegerField(
-        default=24, min_value=0, max_value=168, help_text="For so long the old key works too."
+        default=24,
+        min_value=0,
+        max_value=168,
+        help_text="Hours for which the old key keeps working.",
     )
 
 
@@ -142,10 +150,12 @@ class RotationSerializer(serializers.Serializer[Any]):
 
 
 class OrganizationSerializer(MembershipSerializer):
-    """An organization and the caller's place in it."""
+    """An organization with the role and permissions of the caller, and when it was suspended."""
 
     suspended_at = serializers.DateTimeField(
-        source="organization.suspended_at", allow_null=True, help_text="Since then it is closed."
+        source="organization.suspended_at",
+        allow_null=True,
+        help_text="When it was suspended; null if it is not.",
     )
     created_at = serializers.DateTimeField(source="organization.created_at")
 
@@ -154,27 +164,27 @@ class OrganizationSerializer(MembershipSerializer):
 
 
 class OrganizationNameSerializer(serializers.Serializer[Any]):
-    """A name."""
+    """The name of an organization."""
 
     name = serializers.CharField(max_length=120)
 
 
 class TransferSerializer(serializers.Serializer[Any]):
-    """Who is to own an organization."""
+    """The new owner of an organization."""
 
     user = serializers.UUIDField()
 
 
 class RoleSerializer(serializers.Serializer[Any]):
-    """A role."""
+    """The new role of a member."""
 
     role = serializers.ChoiceField(choices=Membership.Role.choices)
 
 
 class MemberSerializer(serializers.ModelSerializer[Membership]):
-    """A member from the view of another."""
+    """A member of an organization."""
 
-    id = serializers.UUIDField(source="user.id", help_text="The user's.")
+    id = serializers.UUIDField(source="user.id", help_text="The id of the user.")
     email = serializers.CharField(source="user.email")
     name = serializers.CharField(source="user.name")
     is_active = serializers.BooleanField(source="user.is_active")
@@ -187,9 +197,9 @@ class MemberSerializer(serializers.ModelSerializer[Membership]):
 
 
 class InvitationSerializer(serializers.ModelSerializer[Invitation]):
-    """An invitation as it is seen after its creation: without its link."""
+    """An invitation without its link."""
 
-    is_open = serializers.BooleanField(help_text="Whether it still lets somebody in.")
+    is_open = serializers.BooleanField(help_text="Whether the invitation can still be accepted.")
 
     class Meta:
         model = Invitation
@@ -208,38 +218,42 @@ class InvitationSerializer(serializers.ModelSerializer[Invitation]):
 
 
 class IssuedInvitationSerializer(InvitationSerializer):
-    """An invitation at the moment of its creation."""
+    """An invitation with its link, as returned on creation."""
 
-    link = serializers.CharField(help_text="What to hand on. It is shown this once.")
-    mailed = serializers.BooleanField(help_text="Whether the mail server took it.")
+    link = serializers.CharField(
+        help_text="The link for the invited user. Only this response contains it."
+    )
+    mailed = serializers.BooleanField(help_text="Whether the mail server accepted the message.")
 
     class Meta(InvitationSerializer.Meta):
         fields = (*InvitationSerializer.Meta.fields, "link", "mailed")
 
 
 class NewInvitationSerializer(serializers.Serializer[Any]):
-    """Who may join as what."""
+    """Properties of a new invitation."""
 
     role = serializers.ChoiceField(
         choices=Membership.Role.choices, default=Membership.Role.MEMBER.value
     )
     email = serializers.CharField(
-        max_length=254, required=False, help_text="Only this address may use it, once."
+        max_length=254,
+        required=False,
+        help_text="Only the user with this e-mail address can accept, once.",
     )
     days = serializers.IntegerField(default=7, min_value=1, max_value=30)
     max_uses = serializers.IntegerField(default=1, min_value=1, max_value=500)
 
 
 class AcceptSerializer(serializers.Serializer[Any]):
-    """The last part of an invitation's link."""
+    """The token of an invitation, which is the last part of its link."""
 
     token = serializers.CharField(max_length=100)
 
 
 class ServiceAccountSerializer(serializers.ModelSerializer[ServiceAccount]):
-    """A program that belongs to an organization."""
+    """A service account: a program that is a member of one organization."""
 
-    role = serializers.SerializerMethodField(help_text="Null once it is revoked.")
+    role = serializers.SerializerMethodField(help_text="Null after the service account is revoked.")
 
     class Meta:
         model = ServiceAccount
@@ -250,21 +264,21 @@ class ServiceAccountSerializer(serializers.ModelSerializer[ServiceAccount]):
 
 
 class NewServiceAccountSerializer(serializers.Serializer[Any]):
-    """A name, and a role that the caller covers wholly."""
+    """The name and the role of a new service account."""
 
     name = serializers.CharField(max_length=80)
     role = serializers.ChoiceField(choices=ROLES, default=Membership.Role.MEMBER.value)
 
 
 class ExplainQuery(serializers.Serializer[Any]):
-    """What is asked about."""
+    """The permission and the organization to explain."""
 
     permission = serializers.CharField(max_length=64)
     organization = serializers.UUIDField(required=False)
 
 
 class ExplanationSerializer(serializers.Serializer[Any]):
-    """Why somebody may do something or not."""
+    """The reason why the caller has a permission or lacks it."""
 
     permission = serializers.CharField()
     organization = serializers.UUIDField()
@@ -274,11 +288,13 @@ class ExplanationSerializer(serializers.Serializer[Any]):
     )
     role = serializers.CharField(allow_null=True)
     sentence = serializers.CharField()
-    change = serializers.CharField(help_text="What would have to change; empty when allowed.")
+    change = serializers.CharField(
+        help_text="What the caller can change; empty if the permission is held."
+    )
 
 
 class SignInSerializer(serializers.Serializer[Any]):
-    """An e-mail address and a password, and the code of the second factor where there is one."""
+    """Credentials: an e-mail address, a password, and the code of the second factor if there is one."""
 
     email = serializers.CharField(max_length=254)
     password = serializers.CharField(max_length=1024, trim_whitespace=False, write_only=True)
@@ -287,12 +303,12 @@ class SignInSerializer(serializers.Serializer[Any]):
         required=False,
         allow_blank=True,
         write_only=True,
-        help_text="Six digits of the app, or a recovery code.",
+        help_text="The six digits of the authenticator app, or a recovery code.",
     )
 
 
 class CsrfSerializer(serializers.Serializer[Any]):
-    """The token that goes with the cookie of the same request."""
+    """The CSRF token of the cookie that the response sets."""
 
     csrf_token = serializers.CharField()
 

@@ -1,10 +1,10 @@
-"""Where the caller is signed in, and the end of it."""
+"""API endpoints for the browser sessions in which the caller is signed in."""
 
 from typing import Any
 from uuid import UUID
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import mixins, serializers, viewsets
 from rest_framework.decorators import action
 from rest_framework.response import Response
@@ -15,7 +15,7 @@ from accounts.services import sessions
 
 
 class SessionSerializer(serializers.ModelSerializer[UserSession]):
-    """One browser in which the caller is signed in."""
+    """A browser session in which the caller is signed in."""
 
     is_current = serializers.SerializerMethodField()
 
@@ -32,23 +32,30 @@ class SessionSerializer(serializers.ModelSerializer[UserSession]):
         )
 
     def get_is_current(self, session: UserSession) -> bool:
-        return session.pk == current(self.context["request"])
+        return session.pk == current_session_id(self.context["request"])
 
 
 class EndedSerializer(serializers.Serializer[Any]):
-    """How many sessions ended."""
+    """The number of sessions that were ended."""
 
     ended = serializers.IntegerField()
 
 
-def current(request: Any) -> UUID | None:
-    """The id of the session that a request came with, if it came with one."""
+def current_session_id(request: Any) -> UUID | None:
+    """Return the id of the request's own session, or None for a request with an API key."""
     if request.auth is not None:
         return None
     return getattr(getattr(request._request, "user_session", None), "pk", None)  # noqa: SLF001
 
 
 @extend_schema(tags=["auth"])
+@extend_schema_view(
+    list=extend_schema(description="Return the caller's live sessions, newest first."),
+    retrieve=extend_schema(description="Return one of the caller's live sessions."),
+    destroy=extend_schema(
+        description="End one of the caller's sessions. Its browser is signed out."
+    ),
+)
 class SessionViewSet(
     mixins.ListModelMixin,
     mixins.RetrieveModelMixin,
@@ -76,10 +83,10 @@ class SessionViewSet(
     @extend_schema(request=None, responses=EndedSerializer)
     @action(detail=False, methods=["post"], url_path="sign-out-everywhere", pagination_class=None)
     def sign_out_everywhere(self, request: ApiRequest) -> Response:
-        """End every session of the caller but the one of this request. Safe to repeat."""
+        """End every session of the caller except the session of this request. Safe to repeat."""
         ended = sessions.end_sessions(
             user=request.user,
             reason="signed out everywhere",
-            keep=current(request),
+            keep=current_session_id(request),
         )
         return Response({"ended": ended})

@@ -1,4 +1,7 @@
-"""The settings API: what is in force for the caller, what an organization sets, and what may be chosen."""
+"""API endpoints for the caller's settings and for the values that clients can offer.
+
+The settings of an organization are actions of ``OrganizationViewSet``.
+"""
 
 from typing import Any
 from uuid import UUID
@@ -12,9 +15,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.active import active_organization, requested_organization_id
+from accounts.api.bodies import parse_body
 from accounts.api.permissions import PUBLIC, permission_of
-from accounts.api.v1.organizations import OfOrganization
-from accounts.models import Organization, OrganizationSettings
+from accounts.models import Organization
 from accounts.permissions import require
 from accounts.requests import ApiRequest
 from accounts.services import site, user_settings
@@ -24,7 +27,8 @@ from lib.api import conditional_response
 IN_ORGANIZATION = OpenApiParameter(
     "organization",
     type={"type": "string", "format": "uuid"},
-    description="Absent: the organization of the API key, else the one chosen, else the caller's own.",
+    description="If absent: the organization of the API key, else the organization chosen on the pages, "
+    "else the caller's personal organization.",
 )
 
 
@@ -38,7 +42,7 @@ IN_ORGANIZATION = OpenApiParameter(
     }
 )
 class ValuesField(serializers.DictField):
-    """Values of settings by name; the table of fields checks them."""
+    """Values of settings by name. ``accounts.settings.fields`` validates them."""
 
 
 @extend_schema_field(
@@ -48,18 +52,18 @@ class ValuesField(serializers.DictField):
     }
 )
 class SetByField(serializers.DictField):
-    """Who set each value."""
+    """The level that set each value, by name."""
 
 
 class VersionField(serializers.IntegerField):
-    """The version that a writer has seen."""
+    """The version of the settings that a client has read."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(min_value=0, max_value=2**31 - 1, **options)
 
 
 class SettingsSerializer(serializers.Serializer[Any]):
-    """What is in force. Secrets are shown as a mask; sent back, the mask leaves them as they are."""
+    """The settings in force. Secrets are masked; sending the mask back leaves the secret unchanged."""
 
     organization = serializers.UUIDField()
     version = VersionField()
@@ -68,16 +72,17 @@ class SettingsSerializer(serializers.Serializer[Any]):
 
 
 class SettingsChangeSerializer(serializers.Serializer[Any]):
-    """Some settings to change, all or none. Null takes a choice back; no mask is taken for a secret."""
+    """Settings to change, all of them or none. Null removes the caller's value."""
 
     version = VersionField(
-        required=False, help_text="The version read; 409 if it is not the newest."
+        required=False,
+        help_text="The version that the client has read; 409 if a newer version exists.",
     )
     values = ValuesField()
 
 
 class OrganizationSettingsSerializer(serializers.Serializer[Any]):
-    """What an organization sets for its members; null where it sets nothing."""
+    """The values that an organization sets for its members; null if it sets none."""
 
     version = VersionField()
     values = ValuesField()
@@ -85,7 +90,7 @@ class OrganizationSettingsSerializer(serializers.Serializer[Any]):
 
 
 class OrganizationSettingsChangeSerializer(serializers.Serializer[Any]):
-    """What to change of it; ``enforced``, where it is given, is the whole list of names."""
+    """Settings of an organization to change. ``enforced`` replaces the whole list of enforced names."""
 
     version = VersionField(required=False)
     values = ValuesField(required=False, default=dict)
@@ -95,26 +100,28 @@ class OrganizationSettingsChangeSerializer(serializers.Serializer[Any]):
 
 
 class InActiveOrganization(GenericAPIView[Any]):
-    """A view of what is the caller's in the organization that the request works in."""
+    """Base class of views for the caller's own things in the active organization of the request."""
 
     request: ApiRequest
 
     def organization(self) -> Organization:
-        """That organization, in which the caller holds the permission of this action."""
-        found = active_organization(self.request)
-        require(self.request.user, found.pk, permission_of(self) or "")
-        return found
+        """Return the active organization. Raise if the caller lacks the permission of this action there."""
+        organization = active_organization(self.request)
+        require(self.request.user, organization.pk, permission_of(self) or "")
+        return organization
 
     def body(self, kind: type[serializers.Serializer[Any]]) -> dict[str, Any]:
-        """The request's body, validated."""
-        body = kind(data=self.request.data)
-        body.is_valid(raise_exception=True)
-        return dict(body.validated_data)
+        """Return the validated body of the request."""
+        return parse_body(kind, self.request)
 
 
 @extend_schema(tags=["settings"], parameters=[IN_ORGANIZATION])
 class SettingsView(InActiveOrganization):
-    """The caller's settings in an organization."""
+    """The caller's settings in an organization.
+
+    No viewset: the URL has no collection, and ``bench rest`` measures this route, which skips DRF's
+    serializer and renderer.
+    """
 
     serializer_class = SettingsSerializer
     permissions_by_action = {  # noqa: RUF012 - a view's table, like DRF's own
@@ -124,14 +131,19 @@ class SettingsView(InActiveOrganization):
 
     @extend_schema(operation_id="settings_retrieve")
     def get(self, request: ApiRequest) -> HttpResponse:
-        """What is in force, and who set it: the default, the organization or the user; or it is enforced."""
+        """Return the settings in force and the level that set each: default, organization, user or enforced."""
         user = request.user
-        place: Any = requested_organization_id(request)
-        found = user_settings.effective_settings_for_key(user, place, permission_of(self) or "")
-        if found is None:
-            place = self.organization().pk
-            found = user_settings.effective_settings(user_id=user.pk, organization_id=place)
-        return conditional_response(request, _told(place, found))
+        organization_id: Any = requested_organization_id(request)
+        # One query for a request with an API key; None for any other request.
+        effective = user_settings.effective_settings_for_key(
+            user, organization_id, permission_of(self) or ""
+        )
+        if effective is None:
+            organization_id = self.organization().pk
+            effective = user_settings.effective_settings(
+                user_id=user.pk, organization_id=organization_id
+            )
+        return conditional_response(request, serialize_effective(organization_id, effective))
 
     @extend_schema(
         operation_id="settings_partial_update",
@@ -139,98 +151,70 @@ class SettingsView(InActiveOrganization):
         responses=SettingsSerializer,
     )
     def patch(self, request: ApiRequest) -> Response:
-        """Change some settings. Safe to repeat; with `version`, 409 when others were faster."""
+        """Change some of the caller's settings. Safe to repeat.
+
+        With `version`, respond 409 if another request changed the settings after that version.
+        """
         user = request.user
         organization = self.organization()
         changed = user_settings.change_settings(
             user=user, organization=organization, **self.body(SettingsChangeSerializer)
         )
-        return Response(_told(organization.pk, changed))
+        return Response(serialize_effective(organization.pk, changed))
 
 
-def _told(organization_id: UUID, found: user_settings.EffectiveSettings) -> dict[str, Any]:
+def serialize_effective(
+    organization_id: UUID, effective: user_settings.EffectiveSettings
+) -> dict[str, Any]:
+    """Return the response for the settings in force, with masks in place of secrets."""
     return {
         "organization": organization_id,
-        "version": found.version,
-        "values": found.masked_values(),
-        "set_by": found.set_by,
+        "version": effective.version,
+        "values": effective.masked_values(),
+        "set_by": effective.set_by,
     }
-
-
-@extend_schema(tags=["organizations"])
-class OrganizationSettingsView(OfOrganization):
-    """What an organization sets for its members."""
-
-    serializer_class = OrganizationSettingsSerializer
-    permissions_by_action = {  # noqa: RUF012
-        "get": "organization_settings.view",
-        "patch": "organization_settings.edit",
-    }
-
-    @extend_schema(operation_id="organizations_settings_retrieve")
-    def get(self, request: Request, pk: Any) -> Response:
-        """The organization's own values, and the names of those that members may not change."""
-        row = user_settings.organization_settings(organization_id=self.organization().pk)
-        return self._told(row)
-
-    @extend_schema(
-        operation_id="organizations_settings_partial_update",
-        request=OrganizationSettingsChangeSerializer,
-        responses=OrganizationSettingsSerializer,
-    )
-    def patch(self, request: Request, pk: Any) -> Response:
-        """Change some of them. Safe to repeat; with `version`, 409 when others were faster."""
-        row = user_settings.change_organization_settings(
-            organization=self.organization(), **self.body(OrganizationSettingsChangeSerializer)
-        )
-        return self._told(row)
-
-    def _told(self, row: OrganizationSettings) -> Response:
-        return Response(
-            self.get_serializer(
-                {
-                    "version": row.version,
-                    "values": user_settings.masked_values(row),
-                    "enforced": row.enforced,
-                }
-            ).data
-        )
 
 
 class OptionsSerializer(serializers.Serializer[Any]):
-    """What may be chosen."""
+    """The values that a setting can have."""
 
     items = serializers.ListField(child=serializers.CharField())
 
 
 @extend_schema(tags=["options"])
 class AgentsView(GenericAPIView[Any]):
-    """Agents that a setting may name."""
+    """The agents that the setting `agent` can name.
+
+    No viewset: the list is a constant of the server, without rows, ids or pages.
+    """
 
     permission = "account.view"
     serializer_class = OptionsSerializer
 
     @extend_schema(operation_id="options_agents")
     def get(self, request: Request) -> Response:
-        """The agents there are."""
+        """Return the names of the agents."""
         return Response(self.get_serializer({"items": AGENTS}).data)
 
 
 @extend_schema(tags=["options"])
 class AnalyzersView(GenericAPIView[Any]):
-    """Security analyzers that a setting may name."""
+    """The security analyzers that the setting `security_analyzer` can name.
+
+    No viewset: the list is a constant of the server, without rows, ids or pages.
+    """
 
     permission = "account.view"
     serializer_class = OptionsSerializer
 
     @extend_schema(operation_id="options_security_analyzers")
     def get(self, request: Request) -> Response:
-        """The analyzers there are."""
+        """Return the names of the security analyzers."""
         return Response(self.get_serializer({"items": ANALYZERS}).data)
 
 
 class SiteConfigSerializer(serializers.Serializer[Any]):
-    """What a client needs to know before anybody signs in."""
+    """The configuration that a client needs before a user signs in."""
 
     app_mode = serializers.ChoiceField(["saas", "oss"])
     providers = serializers.ListField(child=serializers.CharField())
@@ -241,13 +225,16 @@ class SiteConfigSerializer(serializers.Serializer[Any]):
 
 @extend_schema(tags=["options"])
 class SiteConfigView(GenericAPIView[Any]):
-    """What this installation is."""
+    """The configuration of this installation.
+
+    No viewset: the installation is not a row, and the response also sets a cookie.
+    """
 
     permission = PUBLIC
     serializer_class = SiteConfigSerializer
 
     @extend_schema(operation_id="options_config")
     def get(self, request: Request) -> Response:
-        """The configuration of clients; sets the cookie `XSRF-TOKEN` too."""
+        """Return the configuration for clients, and set the cookie `XSRF-TOKEN`."""
         get_token(request._request)  # noqa: SLF001 - Django's own functions refuse DRF's wrapper
         return Response(self.get_serializer(site.site_config()).data)

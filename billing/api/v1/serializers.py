@@ -1,14 +1,24 @@
-"""Shapes of the billing API."""
+"""Request and response bodies of the billing API."""
 
+from datetime import datetime, timedelta
 from typing import Any
 
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
 
+from accounts.models import User
+from billing.models import ConversationUsage, ModelCall
 from billing.prices import MAX_PRICE_MICROS
+
+PERIOD = timedelta(days=30)
+"""The period of totals if the query names no beginning."""
+LONGEST_PERIOD = timedelta(days=366)
+"""The longest period of totals, which bounds the rows that one request reads."""
 
 
 class ModelAccessSerializer(serializers.Serializer[Any]):
-    """The model server in force; with the demo model ``is_demo`` is true and ``base_url`` empty."""
+    """The model server in force. For the demo model, ``is_demo`` is true and ``base_url`` is empty."""
 
     base_url = serializers.CharField()
     model = serializers.CharField()
@@ -24,7 +34,7 @@ def _price(**options: Any) -> serializers.IntegerField:
 
 
 class NewModelAccessSerializer(serializers.Serializer[Any]):
-    """What may be set. Absent or null, ``api_key`` keeps the stored key; an empty text removes it."""
+    """The new model server. If ``api_key`` is absent or null, the stored key stays; "" removes it."""
 
     base_url = serializers.CharField(max_length=500)
     model = serializers.CharField(max_length=200)
@@ -33,10 +43,160 @@ class NewModelAccessSerializer(serializers.Serializer[Any]):
     )
     prompt_micros_per_million = _price(default=0)
     completion_micros_per_million = _price(default=0)
-    cached_micros_per_million = _price(required=False, help_text="Absent: what prompt tokens cost.")
+    cached_micros_per_million = _price(
+        required=False, help_text="If absent: the price of prompt tokens."
+    )
 
 
 class ModelCheckSerializer(serializers.Serializer[Any]):
-    """What the model server did when it was tried."""
+    """The result of a test call to the model server."""
 
     detail = serializers.CharField()
+
+
+# --- Calls and their cost -------------------------------------------------------------
+
+
+class PeriodQuery(serializers.Serializer[Any]):
+    """A period of time in a query."""
+
+    since = serializers.DateTimeField(required=False, help_text="The first moment of the period.")
+    until = serializers.DateTimeField(
+        required=False, help_text="The end of the period, which is not part of it."
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "since" in attrs and "until" in attrs and attrs["since"] >= attrs["until"]:
+            raise serializers.ValidationError(
+                {"until": ["The end of the period must be later than its beginning."]}
+            )
+        return attrs
+
+
+class ModelCallQuery(PeriodQuery):
+    """Filters of the list of model calls."""
+
+    organization = serializers.UUIDField(
+        required=False, help_text="If absent: the active organization of the caller."
+    )
+    conversation = serializers.UUIDField(required=False)
+    user = serializers.UUIDField(
+        required=False, help_text="Other users' calls need the permission usage.view_all."
+    )
+    model = serializers.CharField(required=False, max_length=200)
+    outcome = serializers.ChoiceField(ModelCall.Outcome.choices, required=False)
+
+
+class ModelCallSerializer(serializers.ModelSerializer[ModelCall]):
+    """One model call: its tokens, its cost in micro-dollars and its duration in seconds."""
+
+    conversation = serializers.UUIDField(source="conversation_id")
+
+    class Meta:
+        model = ModelCall
+        fields = (
+            *("id", "organization", "user", "conversation", "model", "outcome", "status"),
+            *("prompt_tokens", "completion_tokens", "cached_tokens", "cost_micros"),
+            *("seconds", "created_at"),
+        )
+
+
+class TotalsSerializer(serializers.Serializer[Any]):
+    """The number of model calls, and the sums of their tokens and of their cost in micro-dollars."""
+
+    calls = serializers.IntegerField()
+    prompt_tokens = serializers.IntegerField()
+    completion_tokens = serializers.IntegerField()
+    cached_tokens = serializers.IntegerField(help_text="Part of the prompt tokens.")
+    cost_micros = serializers.IntegerField(help_text="Micro-dollars.")
+
+
+class UsageQuery(serializers.Serializer[Any]):
+    """Filters of the list of sums by conversation."""
+
+    organization = serializers.UUIDField(
+        required=False, help_text="If absent: the active organization of the caller."
+    )
+
+
+class ConversationUsageSerializer(serializers.ModelSerializer[ConversationUsage]):
+    """The sums of the model calls of one conversation."""
+
+    conversation = serializers.UUIDField(source="conversation_id")
+
+    class Meta:
+        model = ConversationUsage
+        fields = (
+            *("conversation", "organization", "calls"),
+            *("prompt_tokens", "completion_tokens", "cached_tokens", "cost_micros"),
+        )
+
+
+@extend_schema_serializer(many=False)
+class UsagePageSerializer(serializers.Serializer[Any]):
+    """A page of sums by conversation, and the totals of all conversations on the first page."""
+
+    items = ConversationUsageSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+    totals = TotalsSerializer(allow_null=True, help_text="Null on every page but the first.")
+
+
+class TotalsQuery(PeriodQuery):
+    """The period and the grouping of totals."""
+
+    organization = serializers.UUIDField(
+        required=False, help_text="If absent: the active organization of the caller."
+    )
+    by = serializers.ChoiceField(["day", "model", "user"], default="day")
+    since = serializers.DateTimeField(
+        required=False,
+        help_text="The first moment of the period. If absent: 30 days before its end.",
+    )
+    until = serializers.DateTimeField(
+        required=False,
+        help_text="The end of the period, which is not part of it. If absent: the time of the request.",
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        until: datetime = attrs.setdefault("until", timezone.now())
+        try:
+            attrs.setdefault("since", until - PERIOD)
+        except OverflowError as error:
+            raise serializers.ValidationError({"until": ["This date is too early."]}) from error
+        attrs = super().validate(attrs)
+        if until - attrs["since"] > LONGEST_PERIOD:
+            raise serializers.ValidationError(
+                {"since": [f"A period has at most {LONGEST_PERIOD.days} days. Choose a later one."]}
+            )
+        return attrs
+
+
+class SpenderSerializer(serializers.ModelSerializer[User]):
+    """The user of a group of model calls."""
+
+    class Meta:
+        model = User
+        fields = ("id", "email", "name")
+
+
+class GroupSerializer(TotalsSerializer):
+    """The totals of one day, one model or one user. The two other fields are null."""
+
+    day = serializers.DateField(allow_null=True, help_text="A day in UTC.")
+    model = serializers.CharField(allow_null=True)
+    user = SpenderSerializer(allow_null=True)
+
+
+@extend_schema_serializer(many=False)
+class PeriodTotalsSerializer(serializers.Serializer[Any]):
+    """The totals of the model calls in a period, as a whole and by group."""
+
+    organization = serializers.UUIDField()
+    since = serializers.DateTimeField()
+    until = serializers.DateTimeField()
+    by = serializers.ChoiceField(["day", "model", "user"])
+    totals = TotalsSerializer()
+    items = GroupSerializer(many=True)
+    is_complete = serializers.BooleanField(
+        help_text="False if `items` contains only the groups with the highest cost."
+    )

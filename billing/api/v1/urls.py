@@ -1,13 +1,22 @@
-"""Addresses of the billing API, below ``/api/v1/``."""
+"""URLs of the billing API, below ``/api/v1/``."""
 
 from django.urls import path
+from rest_framework.routers import SimpleRouter
 
 from billing.api.v1 import views
+from billing.api.v1.model_access import ModelAccessViewSet
+from billing.api.v1.model_calls import ModelCallViewSet
+from billing.api.v1.usage import UsageViewSet
+from lib.routers import SingletonRouter
+
+singletons = SingletonRouter(trailing_slash=False, use_regex_path=False)
+singletons.register("settings/model-access", ModelAccessViewSet, basename="model-access")
+router = SimpleRouter(trailing_slash=False, use_regex_path=False)
+router.register("model-calls", ModelCallViewSet, basename="model-call")
+router.register("usage", UsageViewSet, basename="usage")
 
 urlpatterns = [
     path("options/models", views.ModelsView.as_view(), name="options-models"),
-    path("settings/model-access", views.ModelAccessView.as_view(), name="model-access"),
-    path(
-        "settings/model-access/test", views.ModelAccessTestView.as_view(), name="model-access-test"
-    ),
+    *singletons.urls,
+    *router.urls,
 ]

@@ -1,0 +1,64 @@
+"""API endpoints for the members of an organization."""
+
+from uuid import UUID
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework import mixins, status
+from rest_framework.response import Response
+
+from accounts.api.bodies import parse_body
+from accounts.api.v1 import serializers
+from accounts.api.v1.nested import NestedViewSet
+from accounts.models import Membership
+from accounts.requests import ApiRequest
+from accounts.services import organizations
+
+
+@extend_schema(tags=["organizations"])
+@extend_schema_view(
+    list=extend_schema(
+        description="Return the members, newest membership first, service accounts included."
+    )
+)
+class MemberViewSet(mixins.ListModelMixin, NestedViewSet[Membership]):
+    """The members of an organization."""
+
+    queryset = Membership.objects.none()
+    serializer_class = serializers.MemberSerializer
+    lookup_field = "user_id"
+    permissions_by_action = {  # noqa: RUF012 - a view's table, like DRF's own
+        "list": "members.view",
+        "partial_update": "members.edit",
+        "destroy": "members.edit",
+    }
+
+    def get_queryset(self) -> QuerySet[Membership]:
+        return self.organization.memberships.select_related("user")
+
+    # The services find the member themselves, because they lock all members of the organization first.
+    @extend_schema(
+        operation_id="organizations_members_update",
+        request=serializers.RoleSerializer,
+        responses=serializers.MemberSerializer,
+    )
+    def partial_update(self, request: ApiRequest, pk: UUID, user_id: UUID) -> Response:
+        """Change a member's role. Safe to repeat.
+
+        Nobody can give a role above their own (403), and an organization always keeps an owner (409).
+        """
+        membership = organizations.change_role(
+            organization=self.organization,
+            by=request.user,
+            user_id=user_id,
+            **parse_body(serializers.RoleSerializer, request),
+        )
+        return Response(self.get_serializer(membership).data)
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: ApiRequest, pk: UUID, user_id: UUID) -> Response:
+        """Remove a member. The member's API keys here are revoked and open sockets close."""
+        organizations.remove_member(
+            organization=self.organization, by=request.user, user_id=user_id
+        )
+        return Response(status=status.HTTP_204_NO_CONTENT)

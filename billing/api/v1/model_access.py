@@ -1,0 +1,89 @@
+"""API endpoints for the model server of the caller's conversations."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework import status, viewsets
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.api.bodies import parse_body
+from accounts.requests import ApiRequest
+from billing import services
+from billing.api.v1 import serializers
+from billing.api.v1.places import IN_ORGANIZATION, InOrganization
+from billing.gateway import checking
+from billing.models import ModelAccess
+from lib.routes import RouteFacts
+
+
+@extend_schema(tags=["settings"], parameters=[IN_ORGANIZATION])
+@extend_schema_view(
+    retrieve=extend_schema(operation_id="settings_model_access_retrieve"),
+    update=extend_schema(
+        operation_id="settings_model_access_update",
+        request=serializers.NewModelAccessSerializer,
+        responses=serializers.ModelAccessSerializer,
+    ),
+    destroy=extend_schema(operation_id="settings_model_access_destroy", responses={204: None}),
+)
+class ModelAccessViewSet(InOrganization, viewsets.GenericViewSet[ModelAccess]):
+    """The caller's model server in an organization: at most one row, so the URL has no id."""
+
+    queryset = ModelAccess.objects.none()
+    serializer_class = serializers.ModelAccessSerializer
+    permissions_by_action = {  # noqa: RUF012 - a view's table, like DRF's own
+        "retrieve": "model_access.view",
+        "update": "model_access.edit",
+        "destroy": "model_access.edit",
+        "test": "model_access.edit",
+    }
+
+    def retrieve(self, request: Request) -> Response:
+        """Return the model server in force, without its API key."""
+        access = self.access(self.organization())
+        return Response(self.get_serializer(serialize_access(access)).data)
+
+    def update(self, request: ApiRequest) -> Response:
+        """Set the model server. Safe to repeat."""
+        organization = self.organization()
+        access = services.save_model_access(
+            organization=organization,
+            user=request.user,
+            **parse_body(serializers.NewModelAccessSerializer, request),
+        )
+        return Response(self.get_serializer(serialize_access(access)).data)
+
+    def destroy(self, request: ApiRequest) -> Response:
+        """Delete the model server and its API key. Conversations then use the demo model. Safe to repeat."""
+        services.clear_model_access(organization_id=self.organization().pk, user_id=request.user.pk)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    # Streams, because it waits for the model server: a process that serves on threads would block.
+    @RouteFacts(streams=True, cost="spend")
+    @extend_schema(operation_id="settings_model_access_test", request=None)
+    @action(detail=True, methods=["post"], serializer_class=serializers.ModelCheckSerializer)
+    def test(self, request: Request) -> Response:
+        """Make a short model call with the stored settings. It can cost a few tokens.
+
+        Respond 502 with the reason if the call fails.
+        """
+        sentence = checking.check_model_access(self.access(self.organization()))
+        return Response(self.get_serializer({"detail": sentence}).data)
+
+
+def serialize_access(access: ModelAccess | None) -> dict[str, Any]:
+    """Return model access as the input of ``ModelAccessSerializer``. None means the demo model."""
+    shown = access or ModelAccess(base_url="", model=services.DEMO_MODEL)
+    prices = ("prompt", "completion", "cached")
+    return {
+        "base_url": shown.base_url,
+        "model": shown.model,
+        "has_api_key": shown.has_api_key,
+        **{
+            f"{price}_micros_per_million": getattr(shown, f"{price}_micros_per_million")
+            for price in prices
+        },
+        "is_demo": access is None,
+    }

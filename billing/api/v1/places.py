@@ -1,0 +1,79 @@
+"""The organization that a request about models and their cost works in."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework import serializers
+from rest_framework.generics import GenericAPIView, get_object_or_404
+
+from accounts.active import active_organization
+from accounts.api.permissions import permission_of
+from accounts.models import Organization
+from accounts.permissions import permissions_in, require
+from accounts.requests import ApiRequest
+from billing.models import ModelAccess
+
+IN_ORGANIZATION = OpenApiParameter(
+    "organization",
+    type={"type": "string", "format": "uuid"},
+    description="If absent: the organization of the API key, else the caller's personal organization.",
+)
+
+
+class OrganizationQuery(serializers.Serializer[Any]):
+    """The organization in the query of a request."""
+
+    organization = serializers.UUIDField(required=False)
+
+
+class InOrganization(GenericAPIView[Any]):
+    """Base class of views for the caller's model access in one organization."""
+
+    request: ApiRequest
+
+    def organization(self) -> Organization:
+        """Return the organization of the request.
+
+        Raise ``Http404`` if the caller is not a member, and ``MissingPermission`` if the caller lacks the
+        permission of the requested action there.
+        """
+        user = self.request.user
+        query = OrganizationQuery(data=self.request.query_params)
+        query.is_valid(raise_exception=True)
+        requested_id = query.validated_data.get("organization") or user.bound_organization_id
+        visible = Organization.objects.visible_to(user)
+        organization = (
+            get_object_or_404(visible, pk=requested_id)
+            if requested_id
+            else get_object_or_404(visible, personal_of=user)
+        )
+        require(user, organization.pk, permission_of(self) or "")
+        return organization
+
+    def access(self, organization: Organization) -> ModelAccess | None:
+        """Return the caller's model access in an organization; None means the demo model."""
+        visible = ModelAccess.objects.visible_to(self.request.user)
+        return visible.filter(organization=organization).first()
+
+
+@dataclass(frozen=True)
+class UsageScope:
+    """The organization of a request about usage, and whose calls in it the caller can see."""
+
+    organization: Organization
+    sees_all: bool
+    """Whether the caller sees the calls of all members, and not only their own."""
+
+
+def usage_scope(request: ApiRequest, requested_id: UUID | None) -> UsageScope:
+    """Return the scope of a request about usage, in the requested or else in the active organization.
+
+    Raise ``Http404`` if the caller is not a member, and ``MissingPermission`` without ``usage.view``.
+    """
+    organization = active_organization(request, requested_id)
+    held = permissions_in(request.user, organization.pk)
+    if "usage.view" not in held:
+        require(request.user, organization.pk, "usage.view")
+    return UsageScope(organization, sees_all="usage.view_all" in held)
