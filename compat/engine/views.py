@@ -183,7 +183,7 @@ class EventCountView(EngineView):
         return Response(matching(self.events_of(pk), query).count())
 
 
-@RouteFacts(replaced_by="/api/v1/conversations/{}/confirmation")
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/confirmation")
 class AnswerView(EngineView):
     """Yes or no."""
 

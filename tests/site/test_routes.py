@@ -18,7 +18,9 @@ from openhands_site.routing import is_held
 from openhands_site.serving.bodies import limit_of
 
 SAMPLES = {"path": "a/b.c", "int": "7", "conversation_action": min(ACTIONS)}
-SERVICES = re.compile(r"\bservices\.(create_conversation|post_message|resume)\(")
+SERVICES = re.compile(
+    r"\bservices\.(create_conversation|fork_conversation|post_message|resume|wake|answer_confirmation)\("
+)
 UNSAFE = ("post", "put", "patch", "delete")
 
 
