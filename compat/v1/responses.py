@@ -13,8 +13,8 @@ from accounts.settings.choices import SecurityAnalyzer
 from billing import services as billing
 from compat.v1.translation import stamp
 from conversations.engine.payloads import analyzer_body, policy_body
-from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, Sandbox, StartTask
-from conversations.services import conversation_key
+from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, StartTask
+from conversations.services import SandboxStatus, conversation_key, sandbox_status
 
 MICROS = 1_000_000
 PLACES = {
@@ -39,10 +39,8 @@ TOOLS = {
 
 def place_of(conversation: Conversation) -> str:
     """``sandbox_status``: what a V1 client can expect of the sandbox."""
-    sandbox = conversation.sandbox
-    if sandbox is None or sandbox.observed == Sandbox.Observed.MISSING:
-        return MISSING
-    return PLACES[Conversation.Status(conversation.status)]
+    status = sandbox_status(conversation)
+    return MISSING if status == SandboxStatus.MISSING else PLACES[Conversation.Status(status)]
 
 
 def url_of(conversation: Conversation) -> str:

@@ -76,6 +76,12 @@ from conversations.services.publications import (
     publish_events,
 )
 from conversations.services.retention import Pruned, prune_events
+from conversations.services.sandbox_states import (
+    NoSandbox,
+    SandboxStatus,
+    describe_sandbox,
+    sandbox_status,
+)
 from conversations.services.sandboxes import (
     SandboxNotRunning,
     pause_sandbox,
@@ -84,6 +90,7 @@ from conversations.services.sandboxes import (
     ring,
     stop_all_sandboxes,
     stop_sandbox,
+    wake,
 )
 from conversations.services.search import index_conversation, index_texts, matching, snippets_of
 from conversations.services.shares import (
@@ -108,6 +115,7 @@ __all__ = [
     "IdTaken",
     "IdempotencyConflict",
     "LogGap",
+    "NoSandbox",
     "NotPublished",
     "NotWaiting",
     "PathOutside",
@@ -116,6 +124,7 @@ __all__ = [
     "Published",
     "PublishedElsewhere",
     "SandboxNotRunning",
+    "SandboxStatus",
     "StaleLease",
     "Standing",
     "UnsendableText",
@@ -131,6 +140,7 @@ __all__ = [
     "create_share",
     "delete_conversation",
     "deliver_messages",
+    "describe_sandbox",
     "destroy_conversation",
     "download_archive",
     "export_trajectory",
@@ -180,6 +190,7 @@ __all__ = [
     "rotate_keys",
     "run_agent",
     "run_held",
+    "sandbox_status",
     "set_archived",
     "set_confirmation",
     "set_tags",
@@ -197,6 +208,7 @@ __all__ = [
     "title_from",
     "turns_of",
     "views_of",
+    "wake",
     "walk_log",
     "write_file",
 ]

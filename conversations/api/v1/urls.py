@@ -4,6 +4,7 @@ from conversations.api.v1.conversations import ConversationViewSet
 from conversations.api.v1.events import EventViewSet
 from conversations.api.v1.feedback import EventFeedbackViewSet, FeedbackViewSet
 from conversations.api.v1.messages import MessageViewSet
+from conversations.api.v1.sandboxes import SandboxViewSet
 from conversations.api.v1.shared import SharedViewSet
 from conversations.api.v1.shares import ShareViewSet
 from conversations.api.v1.turns import TurnViewSet
@@ -21,6 +22,7 @@ router.register(f"{ONE}/turns", TurnViewSet, basename="turn")
 router.register(f"{ONE}/messages", MessageViewSet, basename="message")
 router.register(ONE, WorkspaceViewSet, basename="workspace")
 singletons = SingletonRouter()
+singletons.register(f"{ONE}/sandbox", SandboxViewSet, basename="sandbox")
 singletons.register(f"{ONE}/files/content", FileContentViewSet, basename="conversation-read-file")
 singletons.register(f"{ONE}/events/<int:seq>/feedback", EventFeedbackViewSet, basename="feedback")
 singletons.register("shared/<str:token>", SharedViewSet, basename="shared")
