@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from django.db import transaction
 from drf_spectacular.utils import extend_schema, inline_serializer
 from rest_framework import serializers
+from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -21,7 +22,7 @@ from accounts.requests import ApiRequest
 from accounts.services import provider_tokens
 from integrations import registry, services
 from integrations.api.v1 import serializers as shapes
-from integrations.api.v1.views import HostView
+from integrations.api.v1.mixins import GitHostMixin
 from integrations.provider import GitProvider, NoSuchRepository, TokenRefused
 from lib.problems import Problem
 from lib.routes import RouteFacts
@@ -49,14 +50,16 @@ class BadQuery(Problem):
     code = "bad-query"
 
 
-class CompatView(HostView):
+class CompatView(GitHostMixin, GenericAPIView[Any]):
     """Their common reading of the query, which ignores what it does not know."""
 
     permission = "integrations.view"
+    serializer_class: Any = serializers.Serializer
+    pagination_class = None
 
     def hosts(self, request: ApiRequest, wanted: str | None = None) -> list[GitProvider]:
         """The connected Git hosts, or the one wanted; none where nothing is connected."""
-        organization = self.organization(request)
+        organization = self.get_organization(request)
         if wanted and wanted not in shapes.PROVIDERS:
             raise BadQuery(f"There is no provider {wanted[:40]!r}.")
         user = request.user
@@ -315,7 +318,7 @@ class Unauthenticated(Problem):
 
 @RouteFacts(streams=True, replaced_by="/api/v1/provider-tokens/{}")
 @extend_schema(tags=["compat"])
-class AddView(HostView):
+class AddView(GitHostMixin, GenericAPIView[Any]):
     """Tokens for Git hosts, as existing clients send them."""
 
     permission = "integrations.edit"
@@ -324,7 +327,7 @@ class AddView(HostView):
     @extend_schema(operation_id="compat_add_git_providers", responses=MESSAGE)
     def post(self, request: ApiRequest) -> Response:
         """Connect all that are given or, when a Git host refuses one, none."""
-        organization = self.organization(request)
+        organization = self.get_organization(request)
         body = self.get_serializer(data=request.data)
         body.is_valid(raise_exception=True)
         given = {
@@ -360,7 +363,7 @@ def _add(user: Any, organization: Organization, given: dict[str, dict[str, Any]]
 
 @RouteFacts(replaced_by="/api/v1/provider-tokens/{}")
 @extend_schema(tags=["compat"])
-class UnsetView(HostView):
+class UnsetView(GitHostMixin, GenericAPIView[Any]):
     """All tokens for Git hosts."""
 
     permission = "integrations.edit"
@@ -369,7 +372,7 @@ class UnsetView(HostView):
     @extend_schema(operation_id="compat_unset_provider_tokens", request=None, responses=MESSAGE)
     def post(self, request: ApiRequest) -> Response:
         """Forget them. Safe to repeat."""
-        organization = self.organization(request)
+        organization = self.get_organization(request)
         user = request.user
         rows = provider_tokens.provider_tokens(user_id=user.pk, organization_id=organization.pk)
         for row in rows:

@@ -220,6 +220,8 @@ POLICY: dict[str, str] = {
     "GET /api/v1/provider-tokens": "integrations.view",
     "PUT /api/v1/provider-tokens/{provider}": "integrations.edit",
     "DELETE /api/v1/provider-tokens/{provider}": "integrations.edit",
+    "GET /api/v1/integrations": "integrations.view",
+    "GET /api/v1/integrations/{provider}": "integrations.view",
     "GET /api/v1/integrations/{provider}/user": "integrations.view",
     "GET /api/v1/integrations/{provider}/installations": "integrations.view",
     "GET /api/v1/integrations/{provider}/repositories": "integrations.view",
