@@ -41,7 +41,7 @@ class SandboxLimits:
     start_seconds: int
     """A start fails if the engine does not answer within this time."""
     max_running: int
-    """Sandboxes of an organization that may run at the same time."""
+    """The number of an organization's sandboxes that may run at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class SandboxState:
     engine_version: str
     """Empty until the engine has answered for the first time."""
     runs: int
-    """How often the engine was started."""
+    """How many times the engine was started."""
     created_at: datetime
     started_at: datetime | None
     stopped_at: datetime | None

@@ -27,7 +27,7 @@ class SandboxLimitsSerializer(serializers.Serializer[Any]):
         help_text="A start fails if the engine does not answer within this time."
     )
     max_running = serializers.IntegerField(
-        help_text="Sandboxes of an organization that may run at the same time."
+        help_text="The number of an organization's sandboxes that may run at the same time."
     )
 
 
@@ -47,7 +47,7 @@ class SandboxSerializer(serializers.Serializer[Any]):
     engine_version = serializers.CharField(
         allow_blank=True, help_text="Empty until the engine has answered for the first time."
     )
-    runs = serializers.IntegerField(help_text="How often the engine was started.")
+    runs = serializers.IntegerField(help_text="How many times the engine was started.")
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(
         allow_null=True, help_text="When the engine was last started."

@@ -344,7 +344,7 @@ class TrajectoryQuery(serializers.Serializer[Any]):
 
 
 class NewForkSerializer(serializers.Serializer[Any]):
-    """The point at which a fork begins: the end of the last complete turn up to ``through_seq``, by default of all."""
+    """The events to copy: all complete turns up to ``through_seq``, by default up to the newest event."""
 
     through_seq = serializers.IntegerField(
         required=False, allow_null=True, min_value=1, max_value=2**62

@@ -1,4 +1,4 @@
-"""The API of Git hosts: what the caller has there, by the caller's own token."""
+"""The API of Git hosts: the caller's account, repositories, branches, tasks and pull requests."""
 
 from dataclasses import asdict
 from typing import Any
