@@ -1,20 +1,42 @@
-"""A router for resources with exactly one row for each caller."""
+"""Routers of the REST API: addresses without a trailing slash, path converters, and URL names chosen by viewsets."""
+
+from typing import Any
 
 from rest_framework.routers import DynamicRoute, Route, SimpleRouter
 
 
-class SingletonRouter(SimpleRouter):
-    """Route viewsets of resources that need no id in the URL, such as the caller's model access.
+class Router(SimpleRouter):
+    """A router for viewsets with a list and details.
 
-    The prefix itself is the URL of the resource and ``basename`` is its name. Actions with ``detail=True`` are
-    below it.
+    A viewset may set ``url_names = {"action": "name"}`` to replace the name that DRF derives from the basename.
+    A prefix may contain converters, such as ``conversations/<uuid:pk>/shares``.
     """
 
-    routes = [  # noqa: RUF012 - DRF's routers declare their routes in a list
+    def __init__(self) -> None:
+        super().__init__(trailing_slash=False, use_regex_path=False)
+
+    def get_urls(self) -> list[Any]:
+        patterns: list[Any] = super().get_urls()
+        for pattern in patterns:
+            view: Any = pattern.callback
+            names: dict[str, str] = getattr(view.cls, "url_names", {})
+            actions = view.actions.values()
+            pattern.name = next((names[name] for name in actions if name in names), pattern.name)
+        return patterns
+
+
+class SingletonRouter(Router):
+    """A router for resources of which the parent has exactly one, such as a conversation's sandbox.
+
+    The prefix is the address of the resource, and the basename is its URL name.
+    """
+
+    routes = [  # noqa: RUF012 - DRF's own declaration
         Route(
-            url="{prefix}{trailing_slash}",
+            url="{prefix}",
             mapping={
                 "get": "retrieve",
+                "post": "create",
                 "put": "update",
                 "patch": "partial_update",
                 "delete": "destroy",
@@ -24,9 +46,6 @@ class SingletonRouter(SimpleRouter):
             initkwargs={},
         ),
         DynamicRoute(
-            url="{prefix}/{url_path}{trailing_slash}",
-            name="{basename}-{url_name}",
-            detail=True,
-            initkwargs={},
+            url="{prefix}/{url_path}", name="{basename}-{url_name}", detail=True, initkwargs={}
         ),
     ]

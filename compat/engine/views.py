@@ -198,7 +198,7 @@ class EventCountView(EngineView):
         return Response(filter_events(self.visible_events(pk), query).count())
 
 
-@RouteFacts(replaced_by="/api/v1/conversations/{}/confirmation")
+@RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/confirmation")
 class AnswerView(EngineView):
     """Answers to the agent's requests for confirmation."""
 

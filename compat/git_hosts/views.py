@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from django.db import transaction
 from drf_spectacular.utils import extend_schema, inline_serializer
 from rest_framework import serializers
+from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -23,7 +24,7 @@ from accounts.requests import ApiRequest
 from accounts.services import provider_tokens
 from integrations import registry, services
 from integrations.api.v1 import serializers as git_serializers
-from integrations.api.v1.views import HostView
+from integrations.api.v1.mixins import GitHostMixin
 from integrations.provider import GitProvider, NoSuchRepository, TokenRefused
 from lib.problems import Problem
 from lib.routes import RouteFacts
@@ -55,14 +56,16 @@ class BadQuery(Problem):
     code = "bad-query"
 
 
-class CompatView(HostView):
+class CompatView(GitHostMixin, GenericAPIView[Any]):
     """The base of routes that read from Git hosts. Unknown parameters are ignored."""
 
     permission = "integrations.view"
+    serializer_class: Any = serializers.Serializer
+    pagination_class = None
 
     def hosts(self, request: ApiRequest, provider: str | None = None) -> list[GitProvider]:
         """Return the caller's connected Git hosts, or only a provider's. Raise ``BadQuery`` if it is unknown."""
-        organization = self.organization(request)
+        organization = self.get_organization(request)
         if provider and provider not in git_serializers.PROVIDERS:
             raise BadQuery(f"The provider {provider[:40]!r} is unknown.")
         user = request.user
@@ -334,7 +337,7 @@ class Unauthenticated(Problem):
 
 @RouteFacts(streams=True, replaced_by="/api/v1/provider-tokens/{}")
 @extend_schema(tags=["compat"])
-class AddView(HostView):
+class AddView(GitHostMixin, GenericAPIView[Any]):
     """New tokens for Git hosts."""
 
     permission = "integrations.edit"
@@ -343,7 +346,7 @@ class AddView(HostView):
     @extend_schema(operation_id="compat_add_git_providers", responses=MESSAGE)
     def post(self, request: ApiRequest) -> Response:
         """Check and store every token in the request, or store none if a Git host rejects one."""
-        organization = self.organization(request)
+        organization = self.get_organization(request)
         body = self.get_serializer(data=request.data)
         body.is_valid(raise_exception=True)
         tokens = {
@@ -380,7 +383,7 @@ def _store_tokens(user: Any, organization: Organization, tokens: dict[str, dict[
 
 @RouteFacts(replaced_by="/api/v1/provider-tokens/{}")
 @extend_schema(tags=["compat"])
-class UnsetView(HostView):
+class UnsetView(GitHostMixin, GenericAPIView[Any]):
     """The removal of all tokens for Git hosts."""
 
     permission = "integrations.edit"
@@ -389,7 +392,7 @@ class UnsetView(HostView):
     @extend_schema(operation_id="compat_unset_provider_tokens", request=None, responses=MESSAGE)
     def post(self, request: ApiRequest) -> Response:
         """Delete the caller's tokens for all Git hosts. Safe to repeat."""
-        organization = self.organization(request)
+        organization = self.get_organization(request)
         user = request.user
         rows = provider_tokens.provider_tokens(user_id=user.pk, organization_id=organization.pk)
         for row in rows:

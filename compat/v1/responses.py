@@ -13,8 +13,8 @@ from accounts.settings.choices import SecurityAnalyzer
 from billing import services as billing
 from compat.v1.translation import format_timestamp
 from conversations.engine.payloads import build_analyzer, build_policy
-from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, Sandbox, StartTask
-from conversations.services import conversation_key
+from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, StartTask
+from conversations.services import SandboxStatus, conversation_key, sandbox_status
 
 MICROS = 1_000_000
 SANDBOX_STATUSES = {
@@ -37,12 +37,12 @@ TOOLS = {
 """The agent's tools, with the modules in which the engine's Python clients find the classes of their events."""
 
 
-def sandbox_status(conversation: Conversation) -> str:
+def map_sandbox_status(conversation: Conversation) -> str:
     """Return V1's ``sandbox_status`` of a conversation."""
-    sandbox = conversation.sandbox
-    if sandbox is None or sandbox.observed == Sandbox.Observed.MISSING:
+    status = sandbox_status(conversation)
+    if status == SandboxStatus.MISSING:
         return MISSING
-    return SANDBOX_STATUSES[Conversation.Status(conversation.status)]
+    return SANDBOX_STATUSES[Conversation.Status(status)]
 
 
 def conversation_url(conversation: Conversation) -> str:
@@ -93,7 +93,7 @@ def _serialize_conversation(
     children: list[str],
     has_open_messages: bool,  # noqa: FBT001
 ) -> dict[str, Any]:
-    status = sandbox_status(row)
+    status = map_sandbox_status(row)
     exists = status != MISSING
     return {
         "id": row.pk.hex,
@@ -159,7 +159,7 @@ def serialize_sandbox(conversation: Conversation, user: User) -> dict[str, Any]:
 
     ``session_api_key`` is our key to this conversation, not the engine's key. It is null unless the sandbox runs.
     """
-    sandbox, status = conversation.sandbox, sandbox_status(conversation)
+    sandbox, status = conversation.sandbox, map_sandbox_status(conversation)
     if sandbox is None:
         raise ValueError("The conversation has no sandbox.")
     is_running = status == "RUNNING"

@@ -1,4 +1,4 @@
-"""Who a request is by a conversation key: for the routes that existing clients call with one."""
+"""Authentication by a conversation key, for the routes that existing clients call with such a key."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ HEADER = "X-Session-API-Key"
 
 @dataclass(frozen=True, slots=True)
 class ConversationKey:
-    """What a request was let in by; the audit log tells it by its prefix."""
+    """The key of an authenticated request, as ``request.auth``. The audit log shows its ``prefix``."""
 
     conversation: Conversation
     prefix: str = "a conversation key"
@@ -31,10 +31,11 @@ class ConversationKey:
 
 
 class ConversationKeyAuthentication(authentication.BaseAuthentication):
-    """``X-Session-API-Key`` (or ``Authorization: Bearer``) with a key to one conversation.
+    """Authentication by a conversation key in ``X-Session-API-Key`` or ``Authorization: Bearer``.
 
-    The user can see that conversation and no other. The header takes an API key as well, as existing clients
-    send it. A key that opens nothing is as good as none, so that a browser with an old one still has its cookie.
+    The user of the request can see only the conversation of the key. The header also accepts an API key, because
+    existing clients send API keys in it. An invalid key is ignored, so that a browser with an expired key is
+    authenticated by its session cookie.
     """
 
     def authenticate(self, request: Request) -> tuple[User, ConversationKey | ApiKey] | None:
@@ -46,10 +47,13 @@ class ConversationKeyAuthentication(authentication.BaseAuthentication):
             except accounts.InvalidKey:
                 return None
             return key.user, key
-        found = services.authenticate_conversation_key(
+        holder = services.authenticate_conversation_key(
             token or read_bearer_token(request.headers), address=address
         )
-        return (found[0], ConversationKey(found[1])) if found else None
+        if holder is None:
+            return None
+        user, conversation = holder
+        return user, ConversationKey(conversation)
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="api"'
@@ -59,11 +63,11 @@ WITH_CONVERSATION_KEY: list[Any] = [
     ConversationKeyAuthentication,
     *api_settings.DEFAULT_AUTHENTICATION_CLASSES,
 ]
-"""``authentication_classes`` of views that also take conversation keys."""
+"""The ``authentication_classes`` of views that also accept conversation keys."""
 
 
 class ConversationKeyScheme(OpenApiAuthenticationExtension):
-    """How the OpenAPI document describes it."""
+    """The security scheme of conversation keys in the OpenAPI document."""
 
     target_class = ConversationKeyAuthentication
     name = "conversationKey"

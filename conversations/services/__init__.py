@@ -76,6 +76,12 @@ from conversations.services.publications import (
     publish_events,
 )
 from conversations.services.retention import PruneResult, prune_events
+from conversations.services.sandbox_states import (
+    NoSandbox,
+    SandboxStatus,
+    describe_sandbox,
+    sandbox_status,
+)
 from conversations.services.sandboxes import (
     SandboxNotRunning,
     nudge_followers,
@@ -84,6 +90,7 @@ from conversations.services.sandboxes import (
     requeue_lost_work,
     stop_all_sandboxes,
     stop_sandbox,
+    wake,
 )
 from conversations.services.search import (
     find_snippets,
@@ -114,6 +121,7 @@ __all__ = [
     "IdTaken",
     "IdempotencyConflict",
     "LogGap",
+    "NoSandbox",
     "NotPublished",
     "NotWaiting",
     "PathOutside",
@@ -121,6 +129,7 @@ __all__ = [
     "PublishedBatch",
     "PublishedElsewhere",
     "SandboxNotRunning",
+    "SandboxStatus",
     "StaleLease",
     "StateSnapshot",
     "UnsendableText",
@@ -137,6 +146,7 @@ __all__ = [
     "delete_feedback",
     "deliver_answer",
     "deliver_messages",
+    "describe_sandbox",
     "destroy_conversation",
     "download_archive",
     "export_trajectory",
@@ -188,6 +198,7 @@ __all__ = [
     "revoke_share",
     "rotate_keys",
     "run_agent",
+    "sandbox_status",
     "save_feedback",
     "search_conversations",
     "send_confirmation_settings",
@@ -202,6 +213,7 @@ __all__ = [
     "stop_sandbox",
     "take_census",
     "unregister_manager",
+    "wake",
     "walk_log",
     "write_file",
 ]

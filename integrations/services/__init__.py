@@ -1,5 +1,6 @@
 """The public functions of the integrations services, re-exported from one module per noun."""
 
+from integrations.services.connections import Connection, get_connection, list_connections
 from integrations.services.git_hosts import (
     NotConnected,
     check_token,
@@ -11,11 +12,14 @@ from integrations.services.git_hosts import (
 )
 
 __all__ = [
+    "Connection",
     "NotConnected",
     "check_token",
     "clone_source",
     "connect",
     "connected_providers",
+    "get_connection",
+    "list_connections",
     "open_pull_request",
     "provider_for",
 ]

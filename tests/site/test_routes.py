@@ -18,18 +18,20 @@ from openhands_site.routing import is_held
 from openhands_site.serving.bodies import body_limit
 
 SAMPLES = {"path": "a/b.c", "int": "7", "conversation_action": min(ACTIONS)}
-SERVICES = re.compile(r"\bservices\.(create_conversation|post_message|resume)\(")
+SERVICES = re.compile(
+    r"\bservices\.(create_conversation|fork_conversation|post_message|resume|wake|answer_confirmation)\("
+)
 UNSAFE = ("post", "put", "patch", "delete")
 
 
-def address_of(route):
+def parse_address(route):
     """An address of a route, with made-up values for its parameters."""
     uuid = "0b5b4e4e-1111-4222-8333-123456789abc"
     return "/" + re.sub(r"<(?:(\w+):)?\w+>", lambda found: SAMPLES.get(found[1], uuid), route)
 
 
 ROUTES = [
-    (route, address_of(route), view, facts_of(view))
+    (route, parse_address(route), view, facts_of(view))
     for route, view in routes._views(get_resolver().url_patterns)
     if not route.startswith("admin/")
 ]

@@ -3,7 +3,6 @@
 from typing import Any
 
 from django.urls import path
-from rest_framework.routers import SimpleRouter
 
 from accounts.api.v1 import devices, settings, views
 from accounts.api.v1.api_keys import ApiKeyViewSet
@@ -14,6 +13,7 @@ from accounts.api.v1.organizations import OrganizationViewSet
 from accounts.api.v1.secrets import SecretViewSet
 from accounts.api.v1.service_accounts import ServiceAccountKeyViewSet, ServiceAccountViewSet
 from accounts.api.v1.sessions import SessionViewSet
+from lib.routers import Router
 
 ORGANIZATION = "organizations/<uuid:pk>"
 ACCOUNT = f"{ORGANIZATION}/service-accounts/<uuid:account_id>"
@@ -30,7 +30,7 @@ STABLE_NAMES = {
 }
 """The router's name of a URL, and the name that code reverses. Names of URLs do not change within v1."""
 
-router = SimpleRouter(trailing_slash=False, use_regex_path=False)
+router = Router()
 router.register("api-keys", ApiKeyViewSet, basename="api-key")
 router.register("audit", AuditViewSet, basename="audit")
 router.register("secrets", SecretViewSet, basename="secret")

@@ -1,17 +1,16 @@
 """URLs of the billing API, below ``/api/v1/``."""
 
 from django.urls import path
-from rest_framework.routers import SimpleRouter
 
 from billing.api.v1 import views
 from billing.api.v1.model_access import ModelAccessViewSet
 from billing.api.v1.model_calls import ModelCallViewSet
 from billing.api.v1.usage import UsageViewSet
-from lib.routers import SingletonRouter
+from lib.routers import Router, SingletonRouter
 
-singletons = SingletonRouter(trailing_slash=False, use_regex_path=False)
+singletons = SingletonRouter()
 singletons.register("settings/model-access", ModelAccessViewSet, basename="model-access")
-router = SimpleRouter(trailing_slash=False, use_regex_path=False)
+router = Router()
 router.register("model-calls", ModelCallViewSet, basename="model-call")
 router.register("usage", UsageViewSet, basename="usage")
 

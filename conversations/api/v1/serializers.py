@@ -1,15 +1,20 @@
-"""What the API takes, and the shapes it gives (for the OpenAPI document; records are made in ``records``)."""
+"""The request bodies, queries and responses of conversations, events and files.
+
+Records are built by ``conversations.log.records``; their serializers only describe them in the OpenAPI document.
+"""
 
 import re
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
 
 from accounts.settings.choices import ConfirmationPolicy, SecurityAnalyzer
 from conversations.models import Conversation, Event, StartTask
+from conversations.services.exports import FORMATS
 
 TEXT_LENGTH = 1_000_000
-# Anchored by hand: the field searches, it does not match.
+# The anchors are needed: `RegexField` searches for the pattern, so it would accept a match inside the text.
 _FULL_NAME = re.compile(
     r"\A(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)+\Z"
 )
@@ -39,7 +44,7 @@ class PhaseSerializer(serializers.Serializer[Any]):
 
 
 class StartTaskSerializer(serializers.Serializer[Any]):
-    """One attempt to bring the sandbox up."""
+    """An attempt to start the sandbox."""
 
     id = serializers.UUIDField()
     phase = serializers.ChoiceField(choices=StartTask.Phase.choices)
@@ -66,23 +71,23 @@ class ConversationSerializer(serializers.Serializer[Any]):
     security_analyzer = serializers.ChoiceField(choices=SecurityAnalyzer.values)
     asked_seq = serializers.IntegerField(
         allow_null=True,
-        help_text="The open question's place in the log; send it back with the answer.",
+        help_text="The seq of the open question. Send it with the answer.",
     )
     last_seq = serializers.IntegerField()
     epoch = serializers.IntegerField()
     model = serializers.CharField()
     repository = RepositorySerializer(allow_null=True)
     is_external = serializers.BooleanField(
-        help_text="Its agent runs elsewhere and publishes its events; it takes no orders from here."
+        help_text="Whether another program runs the agent and publishes its events. Such a conversation is read-only."
     )
     trigger = serializers.ChoiceField(choices=Conversation.Trigger.choices)
     tags = serializers.ListField(child=serializers.CharField())
     archived_at = serializers.DateTimeField(allow_null=True)
     parent: Any = serializers.UUIDField(  # Any: DRF's ``parent`` is a serializer
-        allow_null=True, help_text="The conversation that this one came from."
+        allow_null=True, help_text="The conversation that this conversation was forked from."
     )
     forked_seq = serializers.IntegerField(
-        allow_null=True, help_text="How many events of the parent's log it began with."
+        allow_null=True, help_text="The number of events that were copied from the parent's log."
     )
     pull_requests = serializers.ListField(child=serializers.IntegerField())
     cost_micros = serializers.IntegerField(help_text="Micro-dollars.")
@@ -100,27 +105,27 @@ class MatchPartSerializer(serializers.Serializer[Any]):
 
 
 class MatchSerializer(serializers.Serializer[Any]):
-    """Where a search found its words; ``seq`` 0 is the title. Texts are plain, not HTML."""
+    """The part of a conversation that matches a search. ``seq`` is 0 for the title. Texts are plain, not HTML."""
 
     seq = serializers.IntegerField()
     parts = MatchPartSerializer(many=True)
 
 
 class FoundConversationSerializer(ConversationSerializer):
-    """A record in a list; with ``q`` it says where the words stand."""
+    """A record in a list, with the match if the request has ``q``."""
 
     match = MatchSerializer(required=False, allow_null=True)
 
 
 class TagField(serializers.RegexField):
-    """Up to 50 characters without control characters or commas."""
+    """A tag: up to 50 characters without control characters or commas."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(_TAG, max_length=50, **options)
 
 
 class TitleField(serializers.CharField):
-    """Up to 200 characters, kept as they come, not all of them blank."""
+    """A title: up to 200 characters that are not all blank. Surrounding spaces are kept."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(max_length=200, trim_whitespace=False, **options)
@@ -133,7 +138,7 @@ class TitleField(serializers.CharField):
 
 
 class NewConversationSerializer(serializers.Serializer[Any]):
-    """Everything is optional: an empty body makes an empty conversation with a running sandbox."""
+    """A new conversation. Every field is optional; without a message the sandbox starts and the agent waits."""
 
     message = serializers.CharField(
         required=False, max_length=TEXT_LENGTH, trim_whitespace=False, allow_null=True
@@ -148,44 +153,44 @@ class NewConversationSerializer(serializers.Serializer[Any]):
     confirmation_policy = serializers.ChoiceField(
         choices=ConfirmationPolicy.values,
         required=False,
-        help_text="Absent: what your settings say. Nobody asks less than the organization enforces.",
+        help_text="By default the policy of your settings, and never less strict than the organization's policy.",
     )
     security_analyzer = serializers.ChoiceField(
         choices=SecurityAnalyzer.values,
         required=False,
-        help_text="Absent: what your settings say.",
+        help_text="By default the analyzer of your settings.",
     )
     tags = serializers.ListField(child=TagField(), max_length=20, default=list)
     organization = serializers.UUIDField(
         required=False,
-        help_text="Where it belongs; by default the key's organization, or your own.",
+        help_text="The organization of the conversation; by default the organization of the API key, else your own.",
     )
 
 
 class ConversationPatchSerializer(serializers.Serializer[Any]):
-    """What may be changed; give what should change."""
+    """The fields to change. At least one is required."""
 
     title = TitleField(required=False)
     visibility = serializers.ChoiceField(choices=Conversation.Visibility.choices, required=False)
     tags = serializers.ListField(child=TagField(), max_length=20, required=False)
     archived = serializers.BooleanField(
-        required=False, help_text="Put away, out of the default list."
+        required=False, help_text="Whether the conversation is left out of the default list."
     )
     confirmation_policy = serializers.ChoiceField(choices=ConfirmationPolicy.values, required=False)
     security_analyzer = serializers.ChoiceField(
         choices=SecurityAnalyzer.values,
         required=False,
-        help_text="Who judges the risk of actions.",
+        help_text="What rates the risk of actions.",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if not attrs:
-            raise serializers.ValidationError("Give at least one thing to change.")
+            raise serializers.ValidationError("Send at least one field to change.")
         return attrs
 
 
 class MessageSerializer(serializers.Serializer[Any]):
-    """A message to the agent. ``message_id`` makes a repeat harmless."""
+    """A message to the agent. A repeated request with the same ``message_id`` adds no second message."""
 
     text = serializers.CharField(max_length=TEXT_LENGTH, trim_whitespace=False)
     message_id = serializers.UUIDField(required=False)
@@ -195,7 +200,7 @@ class MessageSerializer(serializers.Serializer[Any]):
         ),
         required=False,
         max_length=8,
-        help_text="https addresses or data URLs.",
+        help_text="Addresses that start with https://, or data URLs of images.",
     )
 
 
@@ -217,11 +222,12 @@ class EventSerializer(serializers.Serializer[Any]):
     source: Any = serializers.ChoiceField(
         choices=Event.Source.choices
     )  # Any: DRF's ``source`` is a string
-    payload = serializers.JSONField(help_text="The event as its origin wrote it.")
+    payload = serializers.JSONField(help_text="The event as its source wrote it.")
     engine_time = serializers.DateTimeField(allow_null=True)
     received_at = serializers.DateTimeField()
 
 
+@extend_schema_serializer(many=False)  # the response of a `list` action, but not a list
 class EventPageSerializer(serializers.Serializer[Any]):
     items = EventSerializer(many=True)
     last_seq = serializers.IntegerField()
@@ -229,7 +235,7 @@ class EventPageSerializer(serializers.Serializer[Any]):
 
 
 class EventQuery(serializers.Serializer[Any]):
-    """``after`` reads forward from a seq, ``before`` the page that ends right before one."""
+    """The query of a page: the events after the seq ``after``, or the last events before the seq ``before``."""
 
     after = serializers.IntegerField(required=False, min_value=0, max_value=2**62)
     before = serializers.IntegerField(required=False, min_value=1, max_value=2**62)
@@ -240,19 +246,19 @@ class EventQuery(serializers.Serializer[Any]):
         default=0,
         min_value=0,
         max_value=30,
-        help_text="Seconds to wait for the first event when there is none behind ``after``.",
+        help_text="Seconds to wait for the first event if there is no event after ``after``.",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if "after" in attrs and "before" in attrs:
-            raise serializers.ValidationError("Give after or before, not both.")
+            raise serializers.ValidationError("Use after or before, not both.")
         if attrs["wait"] and ("before" in attrs or "kind" in attrs):
-            raise serializers.ValidationError("Only a page behind after can be waited for.")
+            raise serializers.ValidationError("Use wait only with after, without before and kind.")
         return attrs
 
 
 class StreamQuery(serializers.Serializer[Any]):
-    """Where a stream begins; a ``Last-Event-ID`` header goes before it."""
+    """The position at which a stream begins. A ``Last-Event-ID`` header takes precedence."""
 
     after = serializers.IntegerField(required=False, default=0, min_value=0, max_value=2**62)
     epoch = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
@@ -266,12 +272,12 @@ class ConversationQuery(serializers.Serializer[Any]):
     q = serializers.CharField(
         required=False,
         max_length=200,
-        help_text='Words of titles and messages; "a phrase", or, -not.',
+        help_text='Words in titles and messages. Supports "a phrase", or, -excluded.',
     )
     tag = TagField(required=False)
     trigger = serializers.ChoiceField(choices=Conversation.Trigger.choices, required=False)
     repository = serializers.CharField(
-        required=False, max_length=200, help_text="Its full name: owner/name."
+        required=False, max_length=200, help_text="The full name of the repository: owner/name."
     )
     archived = serializers.ChoiceField(
         choices=["true", "false", "any"], required=False, default="false"
@@ -330,3 +336,16 @@ class GitDiffSerializer(serializers.Serializer[Any]):
 
 class StartTasksSerializer(serializers.Serializer[Any]):
     items = StartTaskSerializer(many=True)
+
+
+class TrajectoryQuery(serializers.Serializer[Any]):
+    format = serializers.ChoiceField(choices=list(FORMATS), default="json")
+    through_seq = serializers.IntegerField(required=False, min_value=0, max_value=2**62)
+
+
+class NewForkSerializer(serializers.Serializer[Any]):
+    """The events to copy: all complete turns up to ``through_seq``, by default up to the newest event."""
+
+    through_seq = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=2**62
+    )

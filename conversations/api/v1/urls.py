@@ -1,25 +1,29 @@
-"""REST addresses of conversations."""
+"""Addresses of the conversations API, below ``/api/v1/``."""
 
-from django.urls import path
-from rest_framework.routers import SimpleRouter
-
-from conversations.api.v1 import parts
-from conversations.api.v1.views import ConversationViewSet
+from conversations.api.v1.conversations import ConversationViewSet
+from conversations.api.v1.events import EventViewSet
+from conversations.api.v1.feedback import EventFeedbackViewSet, FeedbackViewSet
+from conversations.api.v1.messages import MessageViewSet
+from conversations.api.v1.sandboxes import SandboxViewSet
+from conversations.api.v1.shared import SharedViewSet
+from conversations.api.v1.shares import ShareViewSet
+from conversations.api.v1.turns import TurnViewSet
+from conversations.api.v1.workspaces import FileContentViewSet, WorkspaceViewSet
+from lib.routers import Router, SingletonRouter
 
 ONE = "conversations/<uuid:pk>"
-router = SimpleRouter(trailing_slash=False, use_regex_path=False)
+# Django tries patterns in their order, so the events, which clients poll, come first.
+router = Router()
+router.register(f"{ONE}/events", EventViewSet, basename="event")
 router.register("conversations", ConversationViewSet, basename="conversation")
-urlpatterns = [
-    *router.urls,
-    path(f"{ONE}/trajectory", parts.TrajectoryView.as_view(), name="trajectory"),
-    path(f"{ONE}/feedback", parts.FeedbackListView.as_view(), name="feedback-list"),
-    path(f"{ONE}/events/<int:seq>/feedback", parts.FeedbackView.as_view(), name="feedback"),
-    path(f"{ONE}/shares", parts.SharesView.as_view(), name="share-list"),
-    path(f"{ONE}/shares/<uuid:share_id>", parts.ShareView.as_view(), name="share"),
-    path(f"{ONE}/shares/<uuid:share_id>/views", parts.ShareViewsView.as_view(), name="share-views"),
-    path(f"{ONE}/fork", parts.ForkView.as_view(), name="fork"),
-    path(f"{ONE}/turns", parts.TurnsView.as_view(), name="turn-list"),
-    path(f"{ONE}/turns/<int:number>/diff", parts.TurnDiffView.as_view(), name="turn-diff"),
-    path("shared/<str:token>", parts.SharedView.as_view(), name="shared"),
-    path("shared/<str:token>/events", parts.SharedEventsView.as_view(), name="shared-events"),
-]
+router.register(f"{ONE}/feedback", FeedbackViewSet, basename="feedback")
+router.register(f"{ONE}/shares", ShareViewSet, basename="share")
+router.register(f"{ONE}/turns", TurnViewSet, basename="turn")
+router.register(f"{ONE}/messages", MessageViewSet, basename="message")
+router.register(ONE, WorkspaceViewSet, basename="workspace")
+singletons = SingletonRouter()
+singletons.register(f"{ONE}/sandbox", SandboxViewSet, basename="sandbox")
+singletons.register(f"{ONE}/files/content", FileContentViewSet, basename="conversation-read-file")
+singletons.register(f"{ONE}/events/<int:seq>/feedback", EventFeedbackViewSet, basename="feedback")
+singletons.register("shared/<str:token>", SharedViewSet, basename="shared")
+urlpatterns = [*router.urls, *singletons.urls]

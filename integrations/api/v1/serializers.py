@@ -1,7 +1,12 @@
-"""What the API takes and gives of Git hosts (records are made by ``integrations.provider``)."""
+"""The request bodies, queries and responses of the API of Git hosts.
+
+The records of Git hosts are dataclasses of ``integrations.provider``; their serializers only describe them in the
+OpenAPI document.
+"""
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
 
 PROVIDERS = ("github", "gitlab", "bitbucket", "azure_devops", "enterprise_sso")
@@ -10,22 +15,43 @@ PAGES_MAX = 10_000
 
 
 class ProviderTokenSerializer(serializers.Serializer[Any]):
-    """A connected Git host; its token is never given back."""
+    """A connected Git host. Its token is never returned."""
 
     provider = serializers.ChoiceField(choices=PROVIDERS)
-    host = serializers.CharField(allow_blank=True, help_text="Empty for the provider's own.")
+    host = serializers.CharField(allow_blank=True, help_text="Empty for the provider's own host.")
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
     last_used_at = serializers.DateTimeField(allow_null=True)
 
 
+@extend_schema_serializer(many=False)  # the response of a `list` action, but not a list
 class ProviderTokenListSerializer(serializers.Serializer[Any]):
     items = ProviderTokenSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
+class IntegrationSerializer(serializers.Serializer[Any]):
+    """A Git host that this server supports, and whether you have connected it in the organization."""
+
+    provider = serializers.ChoiceField(choices=PROVIDERS)
+    host = serializers.CharField(
+        help_text="The host that your token is for, else the provider's own host."
+    )
+    is_connected = serializers.BooleanField(help_text="Whether you have stored a token.")
+    connected_at = serializers.DateTimeField(allow_null=True)
+    last_used_at = serializers.DateTimeField(
+        allow_null=True, help_text="When your token was last used."
+    )
+
+
+@extend_schema_serializer(many=False)
+class IntegrationListSerializer(serializers.Serializer[Any]):
+    items = IntegrationSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
 class NewTokenSerializer(serializers.Serializer[Any]):
-    """A token, which the Git host is asked about before it is kept."""
+    """A token for a Git host. It is stored only if the Git host accepts it."""
 
     token = serializers.CharField(max_length=4_000, write_only=True)
     host = serializers.CharField(max_length=255, required=False, allow_blank=True, allow_null=True)
@@ -123,7 +149,7 @@ class NewPullRequestSerializer(serializers.Serializer[Any]):
         child=serializers.CharField(max_length=100), max_length=20, required=False
     )
     conversation = serializers.UUIDField(
-        required=False, allow_null=True, help_text="The conversation it came of."
+        required=False, allow_null=True, help_text="The conversation in which the change was made."
     )
 
 
@@ -132,13 +158,17 @@ class PullRequestSerializer(serializers.Serializer[Any]):
     url = serializers.CharField()
 
 
+class OrganizationQuery(serializers.Serializer[Any]):
+    """The query of a route whose only parameter is ``organization``, which ``GitHostMixin`` reads."""
+
+
 class PagedQuery(serializers.Serializer[Any]):
     cursor = serializers.RegexField(r"\A[1-9][0-9]{0,3}\Z", required=False)
     limit = serializers.IntegerField(required=False, default=30, min_value=1, max_value=100)
 
 
 class RepositoryQuery(PagedQuery):
-    """All that the token reads, or with ``q`` those that words, a full name or an address find."""
+    """The query of repositories. ``q`` takes words, a full name or an address."""
 
     q = serializers.CharField(required=False, max_length=200)
     sort = serializers.ChoiceField(

@@ -1,0 +1,100 @@
+"""Mixins of the viewsets of conversations: bodies, the parent conversation, and fast reads."""
+
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.http import Http404, HttpResponse
+from django.shortcuts import get_object_or_404
+from rest_framework import serializers
+
+from accounts.permissions import MissingPermission, granted_permissions
+from conversations.log import lookups
+from conversations.models import Conversation
+from lib.api import conditional_response
+from lib.pages import CursorPages, Position, cut_page
+
+PAGE_PARAMETERS = frozenset({"cursor", "limit"})
+"""Query parameters of every paginated list."""
+VIEW = "conversations.view"
+
+
+class BodyMixin:
+    """Validation of request bodies."""
+
+    request: Any
+
+    def validate_body(self, kind: type[serializers.Serializer[Any]]) -> dict[str, Any]:
+        """Return the validated body. Raise ``ValidationError`` (400) if a field is invalid."""
+        serializer = kind(data=self.request.data)
+        serializer.is_valid(raise_exception=True)
+        return dict(serializer.validated_data)
+
+
+class NestedMixin(BodyMixin):
+    """Access to the parent conversation, for viewsets below ``conversations/<uuid:pk>``."""
+
+    kwargs: dict[str, Any]
+    check_object_permissions: Any
+
+    def get_conversations(self) -> QuerySet[Conversation]:
+        """Return the conversations that the caller may see."""
+        return Conversation.objects.visible_to(self.request.user)
+
+    def get_conversation(self) -> Conversation:
+        """Return the parent conversation.
+
+        Raise ``Http404`` if the user may not see it, and ``MissingPermission`` if the user lacks the permission of
+        the action in the conversation's organization.
+        """
+        conversation = get_object_or_404(self.get_conversations(), pk=self.kwargs["pk"])
+        self.check_object_permissions(self.request, conversation)
+        return conversation
+
+
+class FastReadMixin:
+    """Reads of the list, of a record and of a log's end by one prepared statement each (``lookups``).
+
+    Clients request these three routes most. Through the ORM a request takes four to six times the processor time
+    (list 12 ms instead of 2.3 ms); ``python -m bench rest`` measures ``list``, ``record`` and ``events``. Access is
+    checked as by ``get_object``: the statements contain ``visible_to``, and the role that they return is checked here.
+    """
+
+    request: Any
+    paginator: Any
+
+    def can_read_fast(self) -> bool:
+        """Whether the statements support this caller. A key to one conversation goes through the ORM."""
+        return lookups.can_look_up(self.request.user)
+
+    def read_newest(self) -> HttpResponse:
+        """Return a page of the list without filters."""
+        pages: CursorPages = self.paginator
+        limit, after = pages.parse_page_query(self.request)
+        records = lookups.list_newest(self.request.user, limit=limit + 1, after=after)
+        items, cursor = cut_page(records, limit, lambda row: Position(row["created_at"], row["id"]))
+        return conditional_response(self.request, {"items": items, "next": cursor})
+
+    def read_record(self, pk: UUID) -> HttpResponse:
+        """Return a conversation's record. Raise ``Http404`` or ``MissingPermission``."""
+        row = lookups.get_record(self.request.user, pk)
+        if row is None:
+            raise Http404
+        record, role = row
+        self._require_view(role)
+        return conditional_response(self.request, record)
+
+    def read_log_end(self, pk: UUID) -> tuple[int, int]:
+        """Return ``(last_seq, epoch)`` of a conversation. Raise ``Http404`` or ``MissingPermission``."""
+        row = lookups.get_head(self.request.user, pk)
+        if row is None:
+            raise Http404
+        last_seq, epoch, role = row
+        self._require_view(role)
+        return last_seq, epoch
+
+    def _require_view(self, role: str) -> None:
+        if VIEW not in granted_permissions(role, self.request.user):
+            raise MissingPermission(
+                f"This needs the permission {VIEW}, which you do not have here.", permission=VIEW
+            )

@@ -1,0 +1,145 @@
+"""The API of a conversation's sandbox: its state, and the commands that start and pause it."""
+
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers, viewsets
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from conversations import services
+from conversations.api.v1.mixins import NestedMixin
+from conversations.models import Conversation
+from lib.api import parse_query
+from lib.routes import RouteFacts
+
+
+class SandboxLimitsSerializer(serializers.Serializer[Any]):
+    """The limits of every sandbox on this server."""
+
+    idle_seconds = serializers.IntegerField(
+        help_text="A sandbox that is unused for this long is stopped; its files stay."
+    )
+    start_seconds = serializers.IntegerField(
+        help_text="A start fails if the engine does not answer within this time."
+    )
+    max_running = serializers.IntegerField(
+        help_text="The number of an organization's sandboxes that may run at the same time."
+    )
+
+
+class SandboxSerializer(serializers.Serializer[Any]):
+    """The sandbox of a conversation. If it failed, the conversation's ``status_detail`` says why."""
+
+    id = serializers.UUIDField()
+    status = serializers.ChoiceField(choices=[status.value for status in services.SandboxStatus])
+    since = serializers.DateTimeField(
+        allow_null=True, help_text="When the status began; null if this was not recorded."
+    )
+    queue_position = serializers.IntegerField(
+        allow_null=True,
+        help_text="The place in the organization's queue for a sandbox, from 1; null if the sandbox does not wait.",
+    )
+    provider = serializers.CharField()
+    engine_version = serializers.CharField(
+        allow_blank=True, help_text="Empty until the engine has answered for the first time."
+    )
+    runs = serializers.IntegerField(help_text="How many times the engine was started.")
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(
+        allow_null=True, help_text="When the engine was last started."
+    )
+    stopped_at = serializers.DateTimeField(
+        allow_null=True, help_text="When the sandbox was stopped; null while it runs."
+    )
+    last_used_at = serializers.DateTimeField()
+    limits = SandboxLimitsSerializer()
+
+
+class NoQuery(serializers.Serializer[Any]):
+    """The query of a route without parameters."""
+
+
+class SandboxViewSet(NestedMixin, viewsets.ViewSet):
+    """The sandbox that the agent of a conversation works in."""
+
+    permissions_by_action = {  # noqa: RUF012 - read by HasPermission
+        "retrieve": "conversations.view",
+        "start": "conversations.steer",
+        "resume": "conversations.steer",
+        "pause": "conversations.steer",
+    }
+
+    def get_conversations(self) -> QuerySet[Conversation]:
+        return super().get_conversations().select_related("sandbox")
+
+    @extend_schema(operation_id="conversations_sandbox_retrieve", responses=SandboxSerializer)
+    def retrieve(self, request: Request, pk: UUID) -> Response:
+        """Return the state of the sandbox."""
+        conversation = self.get_conversation()
+        parse_query(NoQuery, request)
+        return self._respond(conversation)
+
+    @RouteFacts(cost="spend")
+    @extend_schema(
+        operation_id="conversations_sandbox_start",
+        request=None,
+        responses={202: SandboxSerializer},
+    )
+    @action(detail=True, methods=["post"])
+    def start(self, request: Request, pk: UUID) -> Response:
+        """Start the sandbox if it is not running. An agent that was stopped stays stopped.
+
+        Repeating the request is safe.
+        """
+        conversation = self._get_conversation_with_sandbox()
+        services.wake(conversation_id=conversation.pk)
+        return self._respond_changed(conversation)
+
+    @RouteFacts(cost="spend")
+    @extend_schema(
+        operation_id="conversations_sandbox_resume",
+        request=None,
+        responses={202: SandboxSerializer},
+    )
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, pk: UUID) -> Response:
+        """Start the sandbox if it is not running, and let an agent that was stopped or failed continue.
+
+        Repeating the request is safe.
+        """
+        conversation = self._get_conversation_with_sandbox()
+        services.resume(conversation_id=conversation.pk)
+        return self._respond_changed(conversation)
+
+    @extend_schema(
+        operation_id="conversations_sandbox_pause",
+        request=None,
+        responses={202: SandboxSerializer},
+    )
+    @action(detail=True, methods=["post"])
+    def pause(self, request: Request, pk: UUID) -> Response:
+        """Stop the sandbox and its agent. Files stay, and the next message or start wakes the sandbox.
+
+        Repeating the request is safe.
+        """
+        conversation = self._get_conversation_with_sandbox()
+        services.pause_sandbox(conversation_id=conversation.pk)
+        return self._respond_changed(conversation)
+
+    def _get_conversation_with_sandbox(self) -> Conversation:
+        conversation = self.get_conversation()
+        if conversation.sandbox is None:
+            raise services.NoSandbox
+        return conversation
+
+    def _respond(self, conversation: Conversation, status: int = 200) -> Response:
+        state = services.describe_sandbox(conversation=conversation)
+        return Response(SandboxSerializer(state).data, status=status)
+
+    def _respond_changed(self, conversation: Conversation) -> Response:
+        conversation.refresh_from_db()
+        return self._respond(conversation, status=202)
