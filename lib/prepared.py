@@ -1,7 +1,7 @@
 """Execution of frequent SQL statements without Django's cursor, with server-side parameters and cached plans.
 
 Django inserts parameters into the text of a statement, so PostgreSQL parses and plans each statement again. For a
-hundred events this takes seven times the CPU of binary arrays (docs/adr/0030). All other statements use Django.
+hundred events this takes seven times the CPU of binary arrays (docs/adr/0011). All other statements use Django.
 """
 
 import re

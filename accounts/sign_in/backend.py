@@ -15,7 +15,7 @@ class ProviderBackend(OIDCAuthenticationBackend):
     """The backend that loads the users of sessions begun by ``flows.callback``.
 
     We do not use the sign-in of mozilla-django-oidc: it supports only one provider, from the settings, and
-    matches users by e-mail address (ADR 10).
+    matches users by e-mail address (ADR 5).
     """
 
     def __init__(self) -> None:

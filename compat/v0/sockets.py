@@ -2,7 +2,7 @@
 
 Every process reads the log through its hub and sends only to its own sockets, so there is no Redis manager and there
 are no rooms. The only transport is WebSocket: requests of the polling transport would need the process that holds their
-session, and nothing routes them there (ADR 24). The web client uses WebSocket only.
+session, and nothing routes them there (ADR 10). The web client uses WebSocket only.
 """
 
 import asyncio

@@ -43,7 +43,7 @@ class Manager:
 
     Each manager takes the share of all live conversations that corresponds to its share of the total
     capacity. A manager above its share hands conversations over in rounds. The conversations of a dead
-    manager are taken over, and a manager that is stopped hands all of its conversations back (ADR 34).
+    manager are taken over, and a manager that is stopped hands all of its conversations back (ADR 15).
     """
 
     def __init__(self, owner: str) -> None:
@@ -205,7 +205,7 @@ class Manager:
     async def _balance(self) -> None:
         """Hand the quietest conversations to other managers after two rounds above the share.
 
-        Two rounds, because the counts of other managers lag by up to two seconds (ADR 34).
+        Two rounds, because the counts of other managers lag by up to two seconds (ADR 15).
         """
         census = await self.in_database(services.take_census, capacity=self.capacity)
         # A tenth above the share is tolerated, so that conversations do not move back and forth.

@@ -25,7 +25,7 @@ class Storing:
     """Stores the batches of all followers, by a few workers (lanes).
 
     A single batch is stored immediately. Batches that arrive while the lanes are busy are stored together
-    by the next statement (ADR 34).
+    by the next statement (ADR 15).
     """
 
     def __init__(self, in_database: Call) -> None:

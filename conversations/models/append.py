@@ -1,7 +1,7 @@
 """All SQL statements that insert events into logs.
 
 Each statement advances the conversation's ``last_seq`` and inserts the rows in one round trip. Its parameters are
-binary arrays, one for each column, which cost far less CPU than text parameters (ADR 30).
+binary arrays, one for each column, which cost far less CPU than text parameters (ADR 11).
 """
 
 import contextlib

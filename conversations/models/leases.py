@@ -38,7 +38,7 @@ class Lease(models.Model):
     """The right of one manager to follow a conversation. Writes under an older ``generation`` are rejected.
 
     A lease has no expiry of its own. It lasts as long as its owner's ``LiveManager`` row, so that renewing a thousand
-    leases updates one row (ADR 34).
+    leases updates one row (ADR 15).
     """
 
     conversation = models.OneToOneField(

@@ -141,7 +141,7 @@ def _statement() -> str:
     """Return the SQL statement: one row per conversation with its record, and its events as one array per column.
 
     One row per event would repeat the record's many columns, and parsing them costs as much as all the
-    events (ADR 31). ``before`` is the size of the events before an event of the page, so a page has at
+    events (ADR 12). ``before`` is the size of the events before an event of the page, so a page has at
     least one event, however large.
     """
     names = {"c": Conversation, "u": ConversationUsage, "s": StartTask}

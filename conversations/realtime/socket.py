@@ -1,7 +1,7 @@
 """WebSockets that send one conversation's log to a client; commands arrive over REST.
 
 Plain ASGI instead of a Channels consumer: the consumer's layers cost more per frame than the server's own
-sending (ADR 31).
+sending (ADR 12).
 """
 
 import asyncio

@@ -227,7 +227,7 @@ class Subscription:
 
         A server's ``send`` waits only if the socket's buffer is full. So its coroutine is stepped once by
         hand, which finishes it in nearly all cases; a coroutine that waits continues in its own task. A
-        task per socket and event would cost as much as the sending (ADR 31).
+        task per socket and event would cost as much as the sending (ADR 12).
         """
         rest = iter(frames)
         for batch in self._batches(rest):

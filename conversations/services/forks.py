@@ -32,7 +32,7 @@ def fork_conversation(
     Raise ``NothingToFork`` if there is no complete turn.
     """
     # The engine can fork only inside one sandbox. A fork gets its own sandbox instead, and its agent gets the
-    # earlier events as text (ADR 21).
+    # earlier events as text (ADR 9).
     last = conversation.last_seq if through_seq is None else through_seq
     ends = [t.through_seq for t in list_turns(conversation=conversation) if t.is_complete]
     end = max((seq for seq in ends if seq <= last), default=None)

@@ -1,7 +1,7 @@
 """Leases, which assign each live conversation to one manager and fence its writes by a generation.
 
 A lease lasts as long as its owner's ``LiveManager`` row, so that renewing a thousand leases is one small update
-(ADR 34). All times come from the database, because the clocks of managers differ. Leases do not depend on Redis.
+(ADR 15). All times come from the database, because the clocks of managers differ. Leases do not depend on Redis.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Full-text search in the titles and messages of conversations, with PostgreSQL.
 
 A job indexes new texts. A search first indexes the most recently changed conversations of its user. Storing an event
-does not update the index, because a GIN index would make every insert slower (ADR 20).
+does not update the index, because a GIN index would make every insert slower (ADR 8).
 """
 
 import re

@@ -1,7 +1,7 @@
 """uvicorn's WebSocket protocol with less memory per open socket.
 
 An idle socket of uvicorn takes 18 KB. Of these, 4 KB are empty queues of asyncio objects and 4 KB are the headers of
-the handshake. Sockets stay open for hours, so this module drops both (docs/adr/0031).
+the handshake. Sockets stay open for hours, so this module drops both (docs/adr/0012).
 """
 
 import asyncio

@@ -30,6 +30,7 @@ class InvitationViewSet(mixins.ListModelMixin, mixins.DestroyModelMixin, NestedV
     queryset = Invitation.objects.none()
     serializer_class = serializers.InvitationSerializer
     lookup_url_kwarg = "invitation_id"
+    url_names = {"destroy": "invitation"}  # noqa: RUF012 - read by Router
     permissions_by_action = {  # noqa: RUF012 - a view's table, like DRF's own
         "list": "invitations.view",
         "create": "invitations.edit",
@@ -70,6 +71,7 @@ class ReceivedInvitationViewSet(viewsets.GenericViewSet[Invitation]):
 
     queryset = Invitation.objects.none()
     serializer_class = serializers.AcceptSerializer
+    url_names = {"accept": "invitation-accept"}  # noqa: RUF012 - read by Router
     permissions_by_action = {"accept": "organization.join"}  # noqa: RUF012
 
     @extend_schema(

@@ -27,6 +27,7 @@ class MemberViewSet(mixins.ListModelMixin, NestedViewSet[Membership]):
     queryset = Membership.objects.none()
     serializer_class = serializers.MemberSerializer
     lookup_field = "user_id"
+    url_names = {"list": "members", "partial_update": "member"}  # noqa: RUF012 - read by Router
     permissions_by_action = {  # noqa: RUF012 - a view's table, like DRF's own
         "list": "members.view",
         "partial_update": "members.edit",

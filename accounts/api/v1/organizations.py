@@ -56,6 +56,7 @@ class OrganizationViewSet(
     lookup_field = "organization_id"
     lookup_url_kwarg = "pk"
     lookup_value_converter = "uuid"
+    url_names = {"leave": "leave", "transfer": "transfer"}  # noqa: RUF012 - read by Router
     permissions_by_action = {  # noqa: RUF012 - a view's table, like DRF's own
         "list": "organization.view",
         "retrieve": "organization.view",

@@ -39,6 +39,7 @@ class ServiceAccountViewSet(
     queryset = ServiceAccount.objects.none()
     serializer_class = serializers.ServiceAccountSerializer
     lookup_url_kwarg = "account_id"
+    url_names = {"destroy": "service-account"}  # noqa: RUF012 - read by Router
     permissions_by_action = {  # noqa: RUF012 - a view's table, like DRF's own
         "list": "service_accounts.view",
         "retrieve": "service_accounts.view",
@@ -86,6 +87,7 @@ class ServiceAccountKeyViewSet(
     serializer_class = serializers.ApiKeySerializer
     account: ServiceAccount
     lookup_url_kwarg = "key_id"
+    url_names = {"list": "service-account-keys", "destroy": "service-account-key"}  # noqa: RUF012 - read by Router
     permissions_by_action = {  # noqa: RUF012 - a view's table, like DRF's own
         "list": "service_accounts.view",
         "create": "service_accounts.edit",

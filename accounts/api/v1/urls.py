@@ -1,7 +1,5 @@
 """URLs of the accounts API, below ``/api/v1/``."""
 
-from typing import Any
-
 from django.urls import path
 
 from accounts.api.v1 import devices, settings, views
@@ -17,19 +15,6 @@ from lib.routers import Router
 
 ORGANIZATION = "organizations/<uuid:pk>"
 ACCOUNT = f"{ORGANIZATION}/service-accounts/<uuid:account_id>"
-STABLE_NAMES = {
-    "organization-leave": "leave",
-    "organization-transfer": "transfer",
-    "member-list": "members",
-    "member-detail": "member",
-    "invitation-detail": "invitation",
-    "received-invitation-accept": "invitation-accept",
-    "service-account-detail": "service-account",
-    "service-account-key-list": "service-account-keys",
-    "service-account-key-detail": "service-account-key",
-}
-"""The router's name of a URL, and the name that code reverses. Names of URLs do not change within v1."""
-
 router = Router()
 router.register("api-keys", ApiKeyViewSet, basename="api-key")
 router.register("audit", AuditViewSet, basename="audit")
@@ -44,13 +29,6 @@ router.register(
 )
 router.register(f"{ACCOUNT}/keys", ServiceAccountKeyViewSet, basename="service-account-key")
 
-
-def _with_stable_names(urls: list[Any]) -> list[Any]:
-    for url in urls:
-        url.name = STABLE_NAMES.get(url.name, url.name)
-    return urls
-
-
 urlpatterns = [
     path("settings", settings.SettingsView.as_view(), name="settings"),
     path("auth/csrf", views.CsrfView.as_view(), name="csrf"),
@@ -62,5 +40,5 @@ urlpatterns = [
     path("options/security-analyzers", settings.AnalyzersView.as_view(), name="options-analyzers"),
     path("options/config", settings.SiteConfigView.as_view(), name="options-config"),
     path("permissions/explain", views.ExplainView.as_view(), name="explain"),
-    *_with_stable_names(router.urls),
+    *router.urls,
 ]

@@ -1,0 +1,28 @@
+"""The waiting helpers of the tests."""
+
+import pytest
+
+from tests.waiting import wait_until, wait_until_async
+
+
+def test_wait_until_returns_the_first_true_result():
+    results = iter([0, None, "there"])
+
+    assert wait_until(lambda: next(results), "the result", pause=0) == "there"
+
+
+def test_wait_until_fails_with_a_sentence():
+    with pytest.raises(pytest.fail.Exception) as failure:
+        wait_until(lambda: 0, "the engine to start", seconds=0)
+
+    assert str(failure.value) == "Waited 0 s for the engine to start; the last result was 0."
+
+
+async def test_wait_until_async_takes_functions_and_coroutine_functions():
+    async def found():
+        return 2
+
+    assert await wait_until_async(lambda: 1, "a number") == 1
+    assert await wait_until_async(found, "a number") == 2
+    with pytest.raises(pytest.fail.Exception, match="Waited 0 s for nothing"):
+        await wait_until_async(lambda: None, "nothing", seconds=0)
