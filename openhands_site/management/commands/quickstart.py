@@ -300,6 +300,8 @@ class Quickstart:
         from django.core.exceptions import ImproperlyConfigured
         from django.core.management import call_command
 
+        from openhands_site.operating import tables
+
         # No connection pool in this process: its threads would make starting child processes unsafe.
         pool_size = os.environ.get("DATABASE_POOL_SIZE")
         os.environ["DATABASE_POOL_SIZE"] = "0"
@@ -315,6 +317,10 @@ class Quickstart:
                 os.environ["DATABASE_POOL_SIZE"] = pool_size
         self._check_services()
         began = time.monotonic()
+        try:
+            tables.check_tables()
+        except tables.OldTables as error:
+            raise CannotStart(str(error)) from error
         call_command("migrate", interactive=False, verbosity=0)
         settings.STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns if this folder is missing
         self.console.step("Tables", f"up to date ({time.monotonic() - began:.1f} s)")
