@@ -25,6 +25,6 @@ class Command(BaseCommand):
             failures += len(failed_rows)
         if failures:
             raise CommandError(
-                f"{failures} secret{pluralize(failures)} cannot be decrypted. Add the missing keys to ENCRYPTION_KEYS, or enter the "
-                "secrets again."
+                f"{failures} secret{pluralize(failures)} cannot be decrypted. Add the missing keys to "
+                "ENCRYPTION_KEYS, or enter the secrets again."
             )
