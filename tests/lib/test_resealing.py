@@ -173,7 +173,7 @@ def test_killed_ten_times_midway_everything_stays_readable(settings):
         )  # fmt: skip
         batches = 0
         for line in process.stdout:
-            batches += "resealed" in line
+            batches += line.endswith(" encrypted\n")
             if batches >= 4:
                 process.kill()
                 kills += 1
