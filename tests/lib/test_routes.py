@@ -72,7 +72,7 @@ def test_actions_share_the_facts_of_their_address_and_replace_those_of_the_class
 
 
 def test_actions_that_differ_are_refused():
-    with pytest.raises(ImproperlyConfigured, match="differ in their facts"):
+    with pytest.raises(ImproperlyConfigured, match="declare different facts"):
         facts_of(ThingViewSet.as_view({"put": "update", "delete": "destroy"}))
 
 
@@ -87,7 +87,7 @@ def test_routers_and_includes_are_walked():
 
     included = path("in/", include([path("page/<int:n>", page), *router.urls[:1]]))
 
-    assert routes._declared(included) == (
+    assert routes._routes_with_facts(included) == (
         ("page/<int:n>", RouteFacts(held="wait")),
         ("things", RouteFacts(cost="spend")),
     )

@@ -146,7 +146,7 @@ class TestFiles:
         monkeypatch.setenv("X_FILE", str(tmp_path / "absent"))
 
         with pytest.raises(
-            ImproperlyConfigured, match=r"X_FILE names .*absent, which cannot be read"
+            ImproperlyConfigured, match=r"The file .*absent of X_FILE cannot be read"
         ):
             env.text("X")
 

@@ -64,7 +64,7 @@ def test_a_node_that_dies_lapses(settings):
     with nodes.announce("manager") as own:
         until(nodes.list_nodes)
         own._ended = True  # as if it were killed: nothing is taken out
-        own._told.set()
+        own._wake.set()
         own._thread.join()
 
         until(lambda: not nodes.list_nodes())
@@ -74,7 +74,7 @@ def test_the_list_is_bounded(monkeypatch):
     monkeypatch.setattr(nodes, "MAX_NODES", 3)
     announcements = [nodes.Announcement("worker", load=dict) for _ in range(5)]
     for one in announcements:
-        one._tell()
+        one._send()
 
     assert len(nodes.list_nodes()) == 3
     with nodes.client() as client:

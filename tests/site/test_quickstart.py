@@ -267,7 +267,7 @@ class TestRefusals:
             OH_ADMIN_PASSWORD="password",
         )
 
-        assert told.startswith("The administrator a@example.com cannot be made: ")
+        assert told.startswith("The administrator a@example.com cannot be created: ")
         assert processes_in(tmp_path) == []
 
     def test_folder_that_is_a_file(self, tmp_path):
@@ -281,17 +281,18 @@ class TestRefusals:
             assert "belongs to user 12345" in self.refused("--data-dir", tmp_path)
         else:
             tmp_path.chmod(0o500)
-            assert "cannot be written" in self.refused("--data-dir", tmp_path)
+            assert "is not writable" in self.refused("--data-dir", tmp_path)
             tmp_path.chmod(0o700)
 
     def test_disk_without_room(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(quickstart, "SPARE_MEGABYTES", 10**9)
+        monkeypatch.setattr(quickstart, "REQUIRED_MEGABYTES", 10**9)
         start = quickstart.Quickstart(
             "127.0.0.1", free_port(), tmp_path, "", is_json=False, wants_engine=False
         )
 
         with pytest.raises(
-            quickstart.CannotStart, match=r"has \d+ MB left and the server needs 1000000000 MB"
+            quickstart.CannotStart,
+            match=r"has only \d+ MB free, but the server needs 1000000000 MB",
         ):
             start.run()
 
@@ -300,4 +301,4 @@ class TestRefusals:
         done = manage("quickstart", "--port", number)
 
         assert done.returncode == 2
-        assert "a port is a number from 1 to 65535" in done.stderr
+        assert "enter a port from 1 to 65535" in done.stderr

@@ -357,4 +357,4 @@ def _administrator() -> Result:
 
     if accounts.has_administrator():
         return OK, "an administrator exists"
-    return WARNING, "no administrator exists. Run `make run`: it prints a link to create the first."
+    return WARNING, "no administrator exists. `make run` prints a link to create the first one."

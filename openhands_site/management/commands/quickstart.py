@@ -549,12 +549,12 @@ def _keys_of(path: Path) -> dict[str, str]:
 def _describe_user(number: int) -> str:
     """Return " by NAME (process PID)" for the program that listens on a port, or "" if it is not visible."""
     with contextlib.suppress(psutil.Error, OSError):
-        for found in psutil.net_connections("tcp"):
+        for connection in psutil.net_connections("tcp"):
             if (
-                found.laddr
-                and found.laddr.port == number
-                and found.status == "LISTEN"
-                and found.pid
+                connection.laddr
+                and connection.laddr.port == number
+                and connection.status == "LISTEN"
+                and connection.pid
             ):
-                return f" by {psutil.Process(found.pid).name()} (process {found.pid})"
+                return f" by {psutil.Process(connection.pid).name()} (process {connection.pid})"
     return ""
