@@ -280,7 +280,7 @@ NODE_ADDRESS: str = env.text("NODE_ADDRESS", "")
 """The address shown for this process in the list of nodes, if it differs from the address it listens on."""
 CACHES = {
     "default": {
-        "BACKEND": "lib.cache.CountedRedisCache",
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "oh",
         "OPTIONS": {
@@ -460,6 +460,7 @@ if METRICS_TOKEN:
         *MIDDLEWARE,
         "openhands_site.middleware.metrics.ViewMetrics",
     ]
+    CACHES["default"]["BACKEND"] = "lib.cache.CountedRedisCache"
 # Seconds. Each view and method has a series per bucket, so there are few; most requests take 2 to 50 ms.
 PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, float("inf"))
 PROMETHEUS_EXPORT_MIGRATIONS = False

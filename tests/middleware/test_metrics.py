@@ -24,10 +24,11 @@ def sample(name, **labels):
     return REGISTRY.get_sample_value(name, labels) or 0
 
 
-def middleware_with(token):
+def settings_with(token):
     environment = os.environ | {"METRICS_TOKEN": token}
     program = (
-        "import json; from openhands_site import settings; print(json.dumps(settings.MIDDLEWARE))"
+        "import json; from openhands_site import settings as s;"
+        " print(json.dumps([s.MIDDLEWARE, s.CACHES['default']['BACKEND']]))"
     )
     printed = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
@@ -37,10 +38,13 @@ def middleware_with(token):
 
 
 def test_requests_are_counted_only_with_a_metrics_token():
-    with_token, without = middleware_with("m"), middleware_with("")
+    with_token, counted_cache = settings_with("m")
+    without, plain_cache = settings_with("")
 
     assert with_token == [OUTERMOST, *without, INNERMOST]
     assert OUTERMOST not in without
+    assert counted_cache == "lib.cache.CountedRedisCache"
+    assert plain_cache == "django.core.cache.backends.redis.RedisCache"
 
 
 def test_request_is_counted_under_the_name_of_its_route(client, metered):
@@ -98,7 +102,10 @@ async def test_request_on_the_event_loop_is_counted_once(metered):
     assert sample(views, **labels) == answered + 1
 
 
-def test_cache_counts_hits_and_misses():
+def test_cache_counts_hits_and_misses(settings):
+    settings.CACHES = {
+        "default": settings.CACHES["default"] | {"BACKEND": "lib.cache.CountedRedisCache"}
+    }
     hits, misses = "django_cache_get_hits_total", "django_cache_get_misses_total"
     hit, missed = sample(hits, backend="redis"), sample(misses, backend="redis")
 
