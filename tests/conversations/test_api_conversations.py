@@ -5,7 +5,7 @@ import pytest
 from conversations import services
 from conversations.models import Conversation
 from tests.conftest import key_client
-from tests.conversations.conftest import frame, ingest, queued, status_frame
+from tests.conversations.conftest import ingest, list_queued_jobs, make_frame, make_status_frame
 
 URL = "/api/v1/conversations"
 
@@ -63,7 +63,11 @@ class TestCreate:
         conversation = Conversation.objects.get()
         assert response.json() == record(conversation, title="Fix the bug", last_seq=1)
         assert conversation.events.get().payload == '{"text":"Fix the bug\\nplease"}'
-        assert len(queued("start_conversation")) == len(queued("deliver_messages")) == 1
+        assert (
+            len(list_queued_jobs("start_conversation"))
+            == len(list_queued_jobs("deliver_messages"))
+            == 1
+        )
 
     def test_repeat_with_the_same_key_gives_the_same_record(self, api):
         first = api.post(URL, {"message": "x"}, format="json", headers={"Idempotency-Key": "k"})
@@ -247,7 +251,7 @@ class TestOne:
         assert (response.status_code, response.json()["code"]) == (403, "not-yours")
 
     def test_deleted_it_does_not_exist(self, api, running, sandboxes):
-        ingest(running, frame(0))
+        ingest(running, make_frame(0))
         assert api.delete(f"{URL}/{running.pk}").status_code == 204
         assert api.get(f"{URL}/{running.pk}").status_code == 404
         assert api.get(URL).json() == {"items": [], "next": None}
@@ -288,7 +292,7 @@ class TestMessages:
 
 class TestEvents:
     def test_pages_both_ways(self, api, running):
-        ingest(running, *[frame(n) for n in range(10)])
+        ingest(running, *[make_frame(n) for n in range(10)])
         url = f"{URL}/{running.pk}/events"
 
         def seqs(**query):
@@ -301,7 +305,7 @@ class TestEvents:
         assert seqs(kind="Nothing") == []
 
     def test_whole_body(self, api, running):
-        ingest(running, frame(0, timestamp="2026-11-22T10:00:00.5", n=1))
+        ingest(running, make_frame(0, timestamp="2026-11-22T10:00:00.5", n=1))
         event = running.events.get()
 
         body = api.get(f"{URL}/{running.pk}/events").json()
@@ -346,7 +350,11 @@ class TestEvents:
 
 class TestConfirmation:
     def ask(self, running):
-        ingest(running, status_frame(0, "running"), status_frame(1, "waiting_for_confirmation"))
+        ingest(
+            running,
+            make_status_frame(0, "running"),
+            make_status_frame(1, "waiting_for_confirmation"),
+        )
 
     def answer(self, api, running, **body):
         return api.post(f"{URL}/{running.pk}/confirmation", body, format="json")
@@ -358,7 +366,7 @@ class TestConfirmation:
         second = self.answer(api, running, accept=True, asked_seq=2)
 
         assert (first.status_code, second.status_code) == (202, 409)
-        assert len(queued("answer_agent")) == 1
+        assert len(list_queued_jobs("answer_agent")) == 1
 
     def test_answer_to_another_question_is_refused(self, api, running):
         self.ask(running)

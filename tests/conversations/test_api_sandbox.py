@@ -7,7 +7,7 @@ from accounts.models import AuditEntry, Organization
 from conversations import services
 from conversations.models import Conversation, Sandbox
 from tests.conftest import key_client
-from tests.conversations.conftest import queued
+from tests.conversations.conftest import list_queued_jobs
 from tests.factories.conversations import ConversationFactory
 
 VERBS = ("start", "resume", "pause")
@@ -149,31 +149,31 @@ class TestVerbs:
 
         assert (first.status_code, first.json()["status"]) == (202, "paused")
         assert (second.status_code, second.json()) == (202, first.json())
-        assert queued("stop_sandbox") == [{"conversation_id": str(running.pk)}]
+        assert list_queued_jobs("stop_sandbox") == [{"conversation_id": str(running.pk)}]
         assert AuditEntry.objects.filter(action="sandbox.paused").count() == 1
 
     @pytest.mark.parametrize(("verb", "runs"), [("start", 0), ("resume", 1)])
     def test_stopped_sandbox_is_started_once(self, api, running, verb, runs):
         services.stop_sandbox(conversation_id=running.pk)
-        jobs = len(queued("start_conversation"))
+        jobs = len(list_queued_jobs("start_conversation"))
 
         first, second = (api.post(url(running, verb)) for _ in range(2))
 
         assert (first.status_code, first.json()["status"]) == (202, "starting")
         assert (second.status_code, second.json()["status"]) == (202, "starting")
         assert first.json()["since"] == second.json()["since"]
-        assert len(queued("start_conversation")) == jobs + 1
+        assert len(list_queued_jobs("start_conversation")) == jobs + 1
         assert Sandbox.objects.get().desired == "running"
         # Only `resume` lets an agent that was stopped continue.
-        assert bool(queued("run_agent")) == bool(runs)
+        assert bool(list_queued_jobs("run_agent")) == bool(runs)
 
     def test_running_sandbox_is_not_started_again(self, api, running):
-        jobs = len(queued("start_conversation"))
+        jobs = len(list_queued_jobs("start_conversation"))
 
         response = api.post(url(running, "start"))
 
         assert (response.status_code, response.json()["status"]) == (202, "running")
-        assert len(queued("start_conversation")) == jobs
+        assert len(list_queued_jobs("start_conversation")) == jobs
 
     def test_get_is_not_a_verb(self, api, conversation):
         for verb in VERBS:
@@ -188,7 +188,12 @@ class TestAccess:
         for response in calls(api, published):
             assert (response.status_code, response.json()["code"]) == (404, "no-sandbox")
             assert "another program" in response.json()["error"]
-        assert queued("start_conversation") == queued("run_agent") == queued("stop_sandbox") == []
+        assert (
+            list_queued_jobs("start_conversation")
+            == list_queued_jobs("run_agent")
+            == list_queued_jobs("stop_sandbox")
+            == []
+        )
 
     def test_anonymous_caller_is_unauthorized(self, conversation):
         assert {response.status_code for response in calls(APIClient(), conversation)} == {401}

@@ -4,7 +4,7 @@ from conversations import services
 from conversations.engine.client import EngineUnreachable
 from conversations.models import OutgoingMessage
 from conversations.sandboxes.provider import State
-from tests.conversations.conftest import frame, ingest, queued, status_frame
+from tests.conversations.conftest import ingest, list_queued_jobs, make_frame, make_status_frame
 
 
 def post(conversation, text, **more):
@@ -63,7 +63,7 @@ def test_same_text_twice_is_two_messages(running, engine):
     with pytest.raises(EngineUnreachable):
         deliver(running)
     [first, _] = engine.logs[str(running.pk)]
-    ingest(running, frame(0, **first))
+    ingest(running, make_frame(0, **first))
 
     engine.drop_after.clear()
     deliver(running)
@@ -91,7 +91,9 @@ def test_full_engine_keeps_the_message_and_runs_later(running, engine):
     deliver(running)
 
     assert statuses() == ["delivered"]
-    assert queued("run_agent") == [{"conversation_id": str(running.pk), "only_if_stopped": False}]
+    assert list_queued_jobs("run_agent") == [
+        {"conversation_id": str(running.pk), "only_if_stopped": False}
+    ]
 
 
 def test_message_wakes_a_sleeping_sandbox(running, sandboxes, engine):
@@ -109,14 +111,14 @@ def test_message_wakes_a_sleeping_sandbox(running, sandboxes, engine):
 
 
 def test_message_never_answers_a_question(running, engine):
-    ingest(running, status_frame(0, "waiting_for_confirmation"))
+    ingest(running, make_status_frame(0, "waiting_for_confirmation"))
     post(running, "careful")
 
     deliver(running)
 
     assert engine.user_texts(str(running.pk)) == []
-    ingest(running, status_frame(1, "idle"))
-    assert {"conversation_id": str(running.pk)} in queued("deliver_messages")
+    ingest(running, make_status_frame(1, "idle"))
+    assert {"conversation_id": str(running.pk)} in list_queued_jobs("deliver_messages")
     deliver(running)
     assert engine.user_texts(str(running.pk)) == ["careful"]
 
@@ -126,7 +128,7 @@ def test_while_the_agent_may_ask_messages_wait_for_the_end_of_its_run(
     running, engine, policy, sent
 ):
     type(running).objects.update(confirmation_policy=policy)
-    ingest(running, status_frame(0, "running"))
+    ingest(running, make_status_frame(0, "running"))
     post(running, "now")
 
     deliver(running)
@@ -139,7 +141,7 @@ def test_echo_in_the_engines_log_confirms_delivery(running):
     OutgoingMessage.objects.update(status="sending", attempts=1)
     content = [{"type": "text", "text": "echo"}]
 
-    ingest(running, frame(0, source="user", llm_message={"role": "user", "content": content}))
+    ingest(running, make_frame(0, source="user", llm_message={"role": "user", "content": content}))
 
     assert OutgoingMessage.objects.values_list("status", "engine_event_id").get() == (
         "delivered",

@@ -16,7 +16,7 @@ from conversations.realtime import threads
 from conversations.realtime.held import HeldResponses, parse_event_id
 from conversations.realtime.hub import get_hub
 from openhands_site import asgi
-from tests.conversations.conftest import frame
+from tests.conversations.conftest import make_frame
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -43,7 +43,7 @@ def key(user):
 
 async def append(conversation, *seqs):
     await sync_to_async(services.ingest_events)(
-        conversation_id=conversation.pk, generation=1, frames=[frame(n) for n in seqs]
+        conversation_id=conversation.pk, generation=1, frames=[make_frame(n) for n in seqs]
     )
 
 

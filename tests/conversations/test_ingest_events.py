@@ -9,7 +9,7 @@ from conversations.engine.payloads import Durable, parse_event
 from conversations.models import Conversation, Event, Lease
 from conversations.sandboxes.provider import State
 from conversations.services import redaction
-from tests.conversations.conftest import frame, ingest, queued, status_frame
+from tests.conversations.conftest import ingest, list_queued_jobs, make_frame, make_status_frame
 from tests.hostile import EVENTS
 
 QUERIES = 3
@@ -23,22 +23,22 @@ def log_of(conversation):
 
 
 def test_events_are_stored_in_order(running):
-    assert ingest(running, frame(0), frame(1)) == 2
+    assert ingest(running, make_frame(0), make_frame(1)) == 2
 
     assert log_of(running) == [(1, 0, "event-0"), (2, 1, "event-1")]
 
 
 def test_what_is_known_is_skipped(running):
-    ingest(running, frame(0), frame(1))
+    ingest(running, make_frame(0), make_frame(1))
 
-    assert ingest(running, frame(0), frame(1), frame(2)) == 1
-    assert ingest(running, frame(1)) == 0
+    assert ingest(running, make_frame(0), make_frame(1), make_frame(2)) == 1
+    assert ingest(running, make_frame(1)) == 0
     assert len(log_of(running)) == 3
 
 
 def test_gap_stores_nothing(running):
     with pytest.raises(services.LogGap):
-        ingest(running, frame(0), frame(2))
+        ingest(running, make_frame(0), make_frame(2))
 
     assert log_of(running) == []
 
@@ -47,15 +47,15 @@ def test_stale_generation_is_refused(running):
     Lease.objects.filter(conversation=running).update(generation=2)
 
     with pytest.raises(services.StaleLease):
-        ingest(running, frame(0))
+        ingest(running, make_frame(0))
 
     assert log_of(running) == []
 
 
 def test_id_that_is_taken_at_another_place_is_kept_under_another(running):
-    ingest(running, frame(0, id="same"))
+    ingest(running, make_frame(0, id="same"))
 
-    ingest(running, frame(1, id="same"))
+    ingest(running, make_frame(1, id="same"))
 
     [first, second] = running.events.order_by("seq")
     assert (first.event_id, second.event_id[:2]) == ("same", "x-")
@@ -66,7 +66,7 @@ def test_id_that_is_taken_at_another_place_is_kept_under_another(running):
 def test_hostile_event_reads_back_as_it_came(running, api, name):
     event = parse_event(EVENTS[name], seq=0)
 
-    ingest(running, Durable(0, event), frame(1))
+    ingest(running, Durable(0, event), make_frame(1))
 
     stored = Event.objects.get(conversation=running, engine_seq=0)
     assert stored.payload == event.payload
@@ -77,11 +77,11 @@ def test_hostile_event_reads_back_as_it_came(running, api, name):
 
 
 def test_status_is_projected_with_the_events(running):
-    ingest(running, status_frame(0, "running"))
+    ingest(running, make_status_frame(0, "running"))
     running.refresh_from_db()
     assert running.execution_status == "running"
 
-    ingest(running, frame(1), status_frame(2, "waiting_for_confirmation"))
+    ingest(running, make_frame(1), make_status_frame(2, "waiting_for_confirmation"))
 
     running.refresh_from_db()
     assert (running.execution_status, running.asked_seq, running.asked_in_run) == (
@@ -98,11 +98,11 @@ def test_number_of_queries_does_not_depend_on_the_number_of_events(
         running.pk
     )  # which asks again only after a while that there is nothing to hide
     with django_assert_num_queries(QUERIES):
-        ingest(running, frame(0))
+        ingest(running, make_frame(0))
     with django_assert_num_queries(QUERIES):
-        ingest(running, *[frame(n) for n in range(1, 150)])
+        ingest(running, *[make_frame(n) for n in range(1, 150)])
     with django_assert_num_queries(LOCKED_QUERIES):
-        ingest(running, *[frame(n) for n in range(100, 250)], status_frame(250, "idle"))
+        ingest(running, *[make_frame(n) for n in range(100, 250)], make_status_frame(250, "idle"))
 
 
 @pytest.mark.django_db(transaction=True)
@@ -136,7 +136,7 @@ class TestEngineLost:
         return services.handle_unreachable_engine(conversation_id=conversation.pk, generation=1)
 
     def test_busy_engine_is_restarted_and_the_log_says_why(self, running, sandboxes):
-        ingest(running, status_frame(0, "running"))
+        ingest(running, make_status_frame(0, "running"))
 
         assert self.lose(running, sandboxes)
 
@@ -145,16 +145,16 @@ class TestEngineLost:
         notice = json.loads(running.events.get(kind="SandboxNotice").payload)
         assert notice["code"] == "engine_stopped"
         assert notice["detail"] == "killed by signal 9"
-        assert {"conversation_id": str(running.pk)} in queued("start_conversation")
+        assert {"conversation_id": str(running.pk)} in list_queued_jobs("start_conversation")
 
     def test_idle_engine_sleeps_until_it_is_needed(self, running, sandboxes):
-        before = len(queued("start_conversation"))
+        before = len(list_queued_jobs("start_conversation"))
 
         assert self.lose(running, sandboxes)
 
         running.refresh_from_db()
         assert running.status == "stopped"
-        assert len(queued("start_conversation")) == before
+        assert len(list_queued_jobs("start_conversation")) == before
 
     def test_living_engine_is_left_alone(self, running, sandboxes):
         assert not services.handle_unreachable_engine(conversation_id=running.pk, generation=1)
@@ -164,7 +164,7 @@ class TestEngineLost:
     def test_engine_that_dies_again_and_again_is_given_up(self, running, sandboxes):
         for _ in range(4):
             running.refresh_from_db()
-            ingest(running, status_frame(running.engine_seq + 1, "running"))
+            ingest(running, make_status_frame(running.engine_seq + 1, "running"))
             self.lose(running, sandboxes)
             services.start_conversation(conversation_id=running.pk)
 

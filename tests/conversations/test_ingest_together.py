@@ -11,7 +11,7 @@ from conversations import services
 from conversations.manager.storing import Storing
 from conversations.models import Conversation, Event, Lease
 from conversations.services import redaction
-from tests.conversations.conftest import frame, status_frame
+from tests.conversations.conftest import make_frame, make_status_frame
 from tests.factories.conversations import ConversationFactory, LeaseFactory
 
 
@@ -37,7 +37,9 @@ def test_where_there_are_secrets_the_way_that_hides_them_is_taken(db):
         organization=one.organization, by=one.created_by, name="TOKEN", value="Sec-value-1"
     )
 
-    assert services.ingest_together(batches=[batch(one, frame(0, text="Sec-value-1"))]) == set()
+    assert (
+        services.ingest_together(batches=[batch(one, make_frame(0, text="Sec-value-1"))]) == set()
+    )
     assert log_of(one) == []
 
 
@@ -49,7 +51,7 @@ def test_all_are_stored_by_one_statement(db, django_assert_num_queries):
 
     with django_assert_num_queries(3):  # it, within a savepoint
         stored = services.ingest_together(
-            batches=[batch(one, frame(0), frame(1)), batch(other, frame(0))]
+            batches=[batch(one, make_frame(0), make_frame(1)), batch(other, make_frame(0))]
         )
 
     assert stored == {one.pk, other.pk}
@@ -57,18 +59,18 @@ def test_all_are_stored_by_one_statement(db, django_assert_num_queries):
     assert log_of(other) == [(6, "event-0", 0)]
     one.refresh_from_db()
     assert (one.last_seq, one.engine_seq) == (2, 1)
-    assert Event.objects.get(conversation=other).payload == frame(0).event.payload
+    assert Event.objects.get(conversation=other).payload == make_frame(0).event.payload
 
 
 @pytest.mark.parametrize(
     "odd",
     [
-        lambda other: batch(other, frame(0), generation=2),
-        lambda other: batch(other, frame(1)),
-        lambda other: batch(other, frame(0), frame(2)),
-        lambda other: batch(other, status_frame(0, "running")),
-        lambda other: batch(other, frame(0, source="user")),
-        lambda other: batch(other, frame(0), frame(1, id="event-0")),
+        lambda other: batch(other, make_frame(0), generation=2),
+        lambda other: batch(other, make_frame(1)),
+        lambda other: batch(other, make_frame(0), make_frame(2)),
+        lambda other: batch(other, make_status_frame(0, "running")),
+        lambda other: batch(other, make_frame(0, source="user")),
+        lambda other: batch(other, make_frame(0), make_frame(1, id="event-0")),
         batch,
     ],
     ids=["stale", "gap", "gap within", "state", "echo", "id twice", "empty"],
@@ -76,7 +78,7 @@ def test_all_are_stored_by_one_statement(db, django_assert_num_queries):
 def test_what_is_not_plain_is_left_out_and_does_not_hold_up_the_others(db, odd):
     one, other = live(2)
 
-    stored = services.ingest_together(batches=[odd(other), batch(one, frame(0))])
+    stored = services.ingest_together(batches=[odd(other), batch(one, make_frame(0))])
 
     assert stored == {one.pk}
     assert log_of(other) == []
@@ -86,10 +88,10 @@ def test_what_is_not_plain_is_left_out_and_does_not_hold_up_the_others(db, odd):
 
 def test_an_id_that_a_log_has_stores_nothing_of_all(db):
     one, other = live(2)
-    services.ingest_together(batches=[batch(other, frame(0))])
+    services.ingest_together(batches=[batch(other, make_frame(0))])
 
     stored = services.ingest_together(
-        batches=[batch(one, frame(0)), batch(other, frame(1, id="event-0"))]
+        batches=[batch(one, make_frame(0)), batch(other, make_frame(1, id="event-0"))]
     )
 
     assert stored == set()
@@ -100,7 +102,7 @@ def test_deleted_ones_get_nothing(db):
     [one] = live(1)
     services.delete_conversation(conversation_id=one.pk)
 
-    assert services.ingest_together(batches=[batch(one, frame(0))]) == set()
+    assert services.ingest_together(batches=[batch(one, make_frame(0))]) == set()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -125,10 +127,10 @@ async def test_followers_store_at_the_same_time_and_each_hears_its_own_refusal()
 
     outcomes = await asyncio.gather(
         *(
-            storing.store(conversation_id=c.pk, generation=1, frames=[frame(0), frame(1)])
+            storing.store(conversation_id=c.pk, generation=1, frames=[make_frame(0), make_frame(1)])
             for c in made
         ),
-        storing.store(conversation_id=made[0].pk, generation=1, frames=[frame(5)]),
+        storing.store(conversation_id=made[0].pk, generation=1, frames=[make_frame(5)]),
         return_exceptions=True,
     )
 

@@ -5,7 +5,7 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 
 from conversations import queue, services
 from conversations.engine.client import EngineUnreachable
-from tests.conversations.conftest import ingest, queued, status_frame
+from tests.conversations.conftest import ingest, list_queued_jobs, make_status_frame
 
 WAITING = "waiting_for_confirmation"
 
@@ -13,7 +13,7 @@ WAITING = "waiting_for_confirmation"
 @pytest.fixture
 def asking(running):
     """An agent that asked, and waits for the answer."""
-    ingest(running, status_frame(0, "running"), status_frame(1, WAITING))
+    ingest(running, make_status_frame(0, "running"), make_status_frame(1, WAITING))
     running.refresh_from_db()
     return running
 
@@ -109,4 +109,4 @@ def test_an_engine_that_does_not_know_the_conversation_yet_gets_the_answer_later
             conversation_id=asking.pk, accept=True, reason="", asked_in_run=asking.asked_in_run
         )
 
-    assert queued("answer_agent") == []
+    assert list_queued_jobs("answer_agent") == []

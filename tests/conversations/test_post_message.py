@@ -4,7 +4,7 @@ from django.db import transaction
 from conversations import services
 from conversations.models import Conversation, OutgoingMessage
 from lib.bus import LogAdvanced, publisher
-from tests.conversations.conftest import queued
+from tests.conversations.conftest import list_queued_jobs
 
 
 def post(conversation, text="hi", message_id="m1", **more):
@@ -23,7 +23,7 @@ def test_repeated_message_is_posted_once(conversation):
     first, second = post(conversation), post(conversation)
 
     assert first == second
-    assert queued("deliver_messages") == [{"conversation_id": str(conversation.pk)}]
+    assert list_queued_jobs("deliver_messages") == [{"conversation_id": str(conversation.pk)}]
     assert OutgoingMessage.objects.count() == 1
 
 
@@ -43,7 +43,7 @@ def test_nothing_remains_of_a_rolled_back_post(conversation):
     with pytest.raises(ZeroDivisionError):
         post_and_fail(conversation)
 
-    assert queued("deliver_messages") == []
+    assert list_queued_jobs("deliver_messages") == []
     assert Conversation.objects.get().last_seq == 0
 
 

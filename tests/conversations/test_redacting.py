@@ -8,7 +8,7 @@ import pytest
 
 from accounts.services import custom_secrets, provider_tokens
 from conversations.services import redaction
-from tests.conversations.conftest import frame, ingest, status_frame
+from tests.conversations.conftest import ingest, make_frame, make_status_frame
 
 VALUE = 'pa"ss\\wörd/+ 1=?'
 HIDDEN = redaction.HIDDEN
@@ -114,8 +114,8 @@ class TestIngest:
         """By both ways into the log, and nothing else is changed."""
         plain = {"text": f"it is {VALUE}, or ghp_Sec1", "kept": "é"}
 
-        ingest(running, frame(0, **plain))
-        ingest(running, frame(1, **plain), status_frame(2, "running"))
+        ingest(running, make_frame(0, **plain))
+        ingest(running, make_frame(1, **plain), make_status_frame(2, "running"))
 
         for event in running.events.filter(engine_seq__in=[0, 1]):
             assert json.loads(event.payload) == {
@@ -128,10 +128,10 @@ class TestIngest:
         assert running.events.count() == 3
 
     def test_a_value_replaced_is_hidden_from_then_on(self, secret, running):
-        ingest(running, frame(0))
+        ingest(running, make_frame(0))
         custom_secrets.change_secret(secret=secret, value="Another-one")
 
-        ingest(running, frame(1, text="Another-one"))
+        ingest(running, make_frame(1, text="Another-one"))
 
         assert "Another-one" not in running.events.get(engine_seq=1).payload
 
@@ -152,6 +152,6 @@ class TestIngest:
         )
         redaction.clear_cache()
 
-        ingest(running, frame(0, text="Charlies-one"))
+        ingest(running, make_frame(0, text="Charlies-one"))
 
         assert "Charlies-one" in running.events.get().payload

@@ -6,7 +6,7 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 
 from conversations import services
 from conversations.models import OutgoingMessage, StartTask
-from tests.conversations.conftest import queued
+from tests.conversations.conftest import list_queued_jobs
 
 OLD = timedelta(minutes=5)
 
@@ -29,7 +29,7 @@ def test_start_that_nothing_works_on_is_queued_again_once(conversation, forgotte
 
     assert services.requeue_lost_work() == 1
     assert services.requeue_lost_work() == 0
-    assert queued("start_conversation") == [{"conversation_id": str(conversation.pk)}]
+    assert list_queued_jobs("start_conversation") == [{"conversation_id": str(conversation.pk)}]
 
 
 def test_message_that_nothing_works_on_is_queued_again_once(running, forgotten):
@@ -38,7 +38,7 @@ def test_message_that_nothing_works_on_is_queued_again_once(running, forgotten):
 
     assert services.requeue_lost_work() == 1
     assert services.requeue_lost_work() == 0
-    assert queued("deliver_messages") == [{"conversation_id": str(running.pk)}]
+    assert list_queued_jobs("deliver_messages") == [{"conversation_id": str(running.pk)}]
 
 
 def test_message_that_is_held_back_is_left_alone(running, forgotten):

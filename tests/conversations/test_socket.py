@@ -19,7 +19,7 @@ from conversations.realtime import threads
 from conversations.realtime.hub import get_hub
 from openhands_site.asgi import application
 from openhands_site.serving.lean_socket import LeanWebSocket
-from tests.conversations.conftest import frame
+from tests.conversations.conftest import make_frame
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -58,7 +58,9 @@ def open_socket(pk, query="", **headers):
 
 async def append(conversation, *seqs, **fields):
     await sync_to_async(services.ingest_events)(
-        conversation_id=conversation.pk, generation=1, frames=[frame(n, **fields) for n in seqs]
+        conversation_id=conversation.pk,
+        generation=1,
+        frames=[make_frame(n, **fields) for n in seqs],
     )
 
 

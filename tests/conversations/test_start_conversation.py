@@ -10,7 +10,7 @@ from conversations.sandboxes.provider import (
     SandboxUnavailable,
     State,
 )
-from tests.conversations.conftest import queued
+from tests.conversations.conftest import list_queued_jobs
 
 
 def start(conversation):
@@ -176,7 +176,7 @@ def test_organization_with_all_its_sandboxes_running_waits_its_turn(alice, sandb
     assert [c.status for c in (first, second, third)] == ["running", "starting", "starting"]
     positions = [c.start_tasks.get().queue_position for c in (second, third)]
     assert positions == [1, 2]
-    assert {"conversation_id": str(second.pk)} in queued("start_conversation")
+    assert {"conversation_id": str(second.pk)} in list_queued_jobs("start_conversation")
 
     services.stop_sandbox(conversation_id=first.pk)
     start(second)
@@ -204,7 +204,7 @@ class TestDown:
         Conversation.objects.update(execution_status="finished")
 
         assert services.reconcile_sandboxes() == 1
-        assert queued("stop_sandbox") == [{"conversation_id": str(running.pk)}]
+        assert list_queued_jobs("stop_sandbox") == [{"conversation_id": str(running.pk)}]
 
     def test_engine_that_vanished_unwatched_is_noticed(self, running, sandboxes):
         sandboxes.state = State.MISSING
@@ -239,7 +239,7 @@ def test_going_on_never_answers_a_question(running, engine, status, runs):
 
 def test_interrupt_reaches_the_engine(running, engine):
     services.interrupt(conversation_id=running.pk)
-    assert queued("interrupt_agent") == [{"conversation_id": str(running.pk)}]
+    assert list_queued_jobs("interrupt_agent") == [{"conversation_id": str(running.pk)}]
 
     services.interrupt_agent(conversation_id=running.pk)
 

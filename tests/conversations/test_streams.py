@@ -16,7 +16,7 @@ from conversations.realtime import reading, threads
 from conversations.realtime import subscription as subscriptions
 from conversations.realtime.hub import get_hub
 from lib.bus import publisher
-from tests.conversations.conftest import frame
+from tests.conversations.conftest import make_frame
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,7 +38,9 @@ async def conversation(alice):
 
 async def append(conversation, *seqs, **fields):
     await sync_to_async(services.ingest_events)(
-        conversation_id=conversation.pk, generation=1, frames=[frame(n, **fields) for n in seqs]
+        conversation_id=conversation.pk,
+        generation=1,
+        frames=[make_frame(n, **fields) for n in seqs],
     )
 
 

@@ -4,7 +4,7 @@ from conversations import services
 from conversations.models import Conversation
 from conversations.sandboxes.process import ProcessProvider
 from tests.conftest import key_client
-from tests.conversations.conftest import queued
+from tests.conversations.conftest import list_queued_jobs
 from tests.conversations.parts.conftest import KEY, add, answer, say
 
 
@@ -25,7 +25,7 @@ def test_the_log_comes_along_up_to_a_complete_turn(api, story):
     ids = made.events.values_list("event_id", flat=True)
     assert len(set(ids)) == 9
     assert not set(ids) & set(story.events.values_list("event_id", flat=True))
-    assert queued("start_conversation")[-1] == {"conversation_id": str(made.pk)}
+    assert list_queued_jobs("start_conversation")[-1] == {"conversation_id": str(made.pk)}
 
 
 def test_settings_come_along(api, story):

@@ -3,7 +3,7 @@ import pytest
 from accounts.models import AuditEntry
 from conversations import services
 from conversations.engine.client import EngineUnreachable
-from tests.conversations.conftest import queued
+from tests.conversations.conftest import list_queued_jobs
 
 
 def patch(api, conversation, **body):
@@ -65,7 +65,7 @@ def test_a_changed_policy_counts_at_once_and_is_carried_to_the_engine(api, runni
         "risky",
         "none",
     )
-    [job] = queued("carry_confirmation")
+    [job] = list_queued_jobs("carry_confirmation")
     services.send_confirmation_settings(**job)
     assert told(engine) == {
         "/confirmation_policy": {
@@ -78,7 +78,7 @@ def test_a_changed_policy_counts_at_once_and_is_carried_to_the_engine(api, runni
 def test_what_does_not_change_is_not_carried(api, running):
     patch(api, running, confirmation_policy="never")
 
-    assert queued("carry_confirmation") == []
+    assert list_queued_jobs("carry_confirmation") == []
 
 
 def test_an_engine_that_refuses_is_asked_again(running, engine):
@@ -116,4 +116,4 @@ def test_a_change_amid_the_start_is_carried_after_it(conversation, engine, sandb
     monkeypatch.setattr(starts, "_start_engine_conversation", change)
     services.start_conversation(conversation_id=conversation.pk)
 
-    assert len(queued("carry_confirmation")) == 2
+    assert len(list_queued_jobs("carry_confirmation")) == 2
