@@ -10,7 +10,7 @@ from accounts.models import ProviderToken
 from accounts.services import provider_tokens
 from conversations.models import Event, Lease
 from conversations.services import keys, redaction
-from tests.conversations.conftest import frame, ingest
+from tests.conversations.conftest import ingest, make_frame
 
 JSON = {"format": "json"}
 
@@ -131,7 +131,7 @@ def _events(planted, conversation):
     text = " ".join([planted["secret of user"], planted["provider token, github"]])
     Lease.objects.filter(conversation=conversation).update(owner="m", generation=1, following_run=1)
     redaction.clear_cache()
-    assert ingest(conversation, frame(0, text=text)) == 1
+    assert ingest(conversation, make_frame(0, text=text)) == 1
     assert "<secret_hidden>" in json.dumps([row.payload for row in Event.objects.all()])
 
 

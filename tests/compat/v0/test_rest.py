@@ -13,7 +13,7 @@ from conversations import services
 from conversations.models import Conversation, Event, NewEvent
 from conversations.services import conversation_key
 from tests.conftest import key_client
-from tests.conversations.conftest import frame, ingest, queued, status_frame
+from tests.conversations.conftest import ingest, list_queued_jobs, make_frame, make_status_frame
 from tests.factories.conversations import ConversationFactory
 
 pytestmark = pytest.mark.django_db
@@ -339,7 +339,7 @@ class TestSteering:
         )
         assert again.json() == stopped.json()
         assert started.json()["conversation_status"] in ("STARTING", "RUNNING")
-        assert queued("run_agent") == []
+        assert list_queued_jobs("run_agent") == []
 
     def test_message(self, api, conversation):
         answer = api.post(address(conversation, "/message"), {"message": "Hi"}, format="json")
@@ -348,7 +348,11 @@ class TestSteering:
         assert json.loads(conversation.events.get().payload) == {"text": "Hi"}
 
     def test_events_are_actions_of_people(self, api, running):
-        ingest(running, status_frame(0, "running"), status_frame(1, "waiting_for_confirmation"))
+        ingest(
+            running,
+            make_status_frame(0, "running"),
+            make_status_frame(1, "waiting_for_confirmation"),
+        )
 
         def send(action, **args):
             return api.post(
@@ -373,7 +377,7 @@ class TestSteering:
         ]
         assert said.json() == {"success": True}
         assert [one.status_code for one in refused] == [400, 400, 400]
-        assert queued("interrupt_agent")
+        assert list_queued_jobs("interrupt_agent")
         events = [
             (e.kind, json.loads(e.payload))
             for e in running.events.filter(source="user").order_by("seq")
@@ -497,8 +501,8 @@ class TestEvents:
         message = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
         ingest(
             running,
-            frame(0, source="user", llm_message=message),
-            frame(1, source="user", llm_message=message),
+            make_frame(0, source="user", llm_message=message),
+            make_frame(1, source="user", llm_message=message),
         )
 
         body = self.get(api, running)
@@ -587,7 +591,7 @@ class TestPlace:
 
 class TestFeedback:
     def test_of_an_event(self, api, running):
-        ingest(running, frame(0), frame(1))
+        ingest(running, make_frame(0), make_frame(1))
         body = {
             "conversation_id": running.pk.hex,
             "event_id": 1,

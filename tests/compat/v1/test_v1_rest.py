@@ -8,7 +8,7 @@ from rest_framework.test import APIClient
 from conversations import services
 from conversations.models import Conversation
 from tests.conftest import key_client
-from tests.conversations.conftest import frame, ingest, queued, status_frame
+from tests.conversations.conftest import ingest, list_queued_jobs, make_frame, make_status_frame
 
 URL = "/api/v1/app-conversations"
 
@@ -165,7 +165,7 @@ class TestStart:
         )
         assert (row.title, row.trigger) == ("Say hi", "openhands_api")
         assert row.events.get().payload == '{"text":"Say hi"}'
-        assert len(queued("deliver_messages")) == 1
+        assert len(list_queued_jobs("deliver_messages")) == 1
 
         services.start_conversation(conversation_id=row.pk)
 
@@ -289,7 +289,7 @@ class TestSandboxes:
 
         for _ in range(2):
             assert api.post(f"{url}/pause").json() == {"success": True}
-        assert len(queued("stop_sandbox")) == 1
+        assert len(list_queued_jobs("stop_sandbox")) == 1
         services.stop_sandbox(conversation_id=running.pk, unless_in_use=True)
         [paused] = api.get(f"{URL}?ids={running.pk}").json()
         assert paused["sandbox_status"] == "PAUSED"
@@ -344,13 +344,13 @@ class TestEvents:
         services.deliver_messages(conversation_id=running.pk)
         ingest(
             running,
-            frame(
+            make_frame(
                 0,
                 source="user",
                 llm_message={"role": "user", "content": [{"type": "text", "text": "hi"}]},
             ),
-            frame(1, kind="ActionEvent", action={"kind": "FinishAction"}, tool_name="finish"),
-            status_frame(2, "finished"),
+            make_frame(1, kind="ActionEvent", action={"kind": "FinishAction"}, tool_name="finish"),
+            make_status_frame(2, "finished"),
         )
         return running
 
@@ -455,23 +455,23 @@ class TestRuntime:
         assert client.post(self.url(running, "pause"), {}, format="json").json() == {
             "success": True
         }
-        assert len(queued("interrupt_agent")) == 1
+        assert len(list_queued_jobs("interrupt_agent")) == 1
         assert client.post(self.url(running, "run"), {}, format="json").json() == {"success": True}
-        assert len(queued("run_agent")) == 1
-        ingest(running, status_frame(0, "running"))
+        assert len(list_queued_jobs("run_agent")) == 1
+        ingest(running, make_status_frame(0, "running"))
         assert client.post(self.url(running, "run"), {}, format="json").status_code == 409
 
     def test_a_question_is_answered_once_and_by_no_message(self, running, alice):
-        ingest(running, status_frame(0, "waiting_for_confirmation"))
+        ingest(running, make_status_frame(0, "waiting_for_confirmation"))
         client = with_key(running, alice)
         url = self.url(running, "events/respond_to_confirmation")
 
         services.post_message(conversation_id=running.pk, text="go on", message_id="m")
         services.deliver_messages(conversation_id=running.pk)
         assert client.post(self.url(running, "run"), {}, format="json").status_code == 200
-        assert not queued("answer_agent")
+        assert not list_queued_jobs("answer_agent")
         assert client.post(url, {"accept": True}, format="json").json() == {"success": True}
-        assert len(queued("answer_agent")) == 1
+        assert len(list_queued_jobs("answer_agent")) == 1
         assert client.post(url, {"accept": True}, format="json").status_code == 409
         assert client.post(url, {}, format="json").status_code == 422
 
@@ -487,13 +487,13 @@ class TestRuntime:
         assert APIClient().post(self.url(running, "run")).status_code == 401
 
     def test_held_messages_wait_for_the_word(self, running):
-        before = len(queued("deliver_messages"))
+        before = len(list_queued_jobs("deliver_messages"))
         services.post_message(conversation_id=running.pk, text="hi", message_id="m", run=False)
-        assert len(queued("deliver_messages")) == before
+        assert len(list_queued_jobs("deliver_messages")) == before
 
         assert services.send_held_messages(conversation_id=running.pk)
 
-        assert len(queued("deliver_messages")) == before + 1
+        assert len(list_queued_jobs("deliver_messages")) == before + 1
         assert not services.send_held_messages(conversation_id=running.pk)
 
     def test_files_need_the_conversations_key(self, api, running, alice):
