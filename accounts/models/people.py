@@ -204,6 +204,7 @@ class ApiKey(models.Model):
     objects = ApiKeyQuerySet.as_manager()
 
     class Meta:
+        verbose_name = "API key"
         indexes: ClassVar = [models.Index(fields=["user", "-created_at"])]
 
     def __str__(self) -> str:
