@@ -112,7 +112,8 @@ def apply_claims(*, identity: Identity, claims: dict[str, Any]) -> None:
         changed |= _apply_staff(identity, result.is_staff)
         if changed:
             sessions.announce_access_change(user_id=identity.user_id)
-    identity.email = str(claims.get("email") or identity.email)[:254].replace("\0", "")
+    email = str(claims.get("email") or identity.email)[:254].replace("\0", "")
+    identity.email = email if _is_encodable(email) else identity.email
     identity.last_claims = _claims_to_store(claims, provider.claim_rules)
     identity.last_seen_at = timezone.now()
     identity.save(update_fields=["email", "last_claims", "last_seen_at", "is_staff_by_claims"])
@@ -204,9 +205,15 @@ def _claims_to_store(claims: dict[str, Any], rules: Iterable[Any]) -> dict[str, 
     rule_claims = {name for rule in rules if isinstance(rule, dict) for name in _claim_names(rule)}
     names = rule_claims.union(STORED_CLAIMS)
     stored = {name: value for name, value in claims.items() if name in names}
-    text = json.dumps(stored)
-    cannot_store = "\\u0000" in text or "\\ud8" in text.lower() or len(text) > 65_536
+    # NUL stays escaped in this text, a lone surrogate does not and cannot be encoded.
+    text = json.dumps(stored, ensure_ascii=False)
+    cannot_store = "\\u0000" in text or not _is_encodable(text) or len(text.encode()) > 65_536
     return {"sub": str(claims.get("sub", ""))[:255]} if cannot_store else stored
+
+
+def _is_encodable(text: str) -> bool:
+    """Return whether a text has no lone surrogates, which UTF-8 cannot encode."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _claim_names(rule: dict[str, Any]) -> set[str]:
