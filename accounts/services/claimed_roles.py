@@ -128,7 +128,7 @@ def _apply_roles(identity: Identity, roles: dict[UUID, str]) -> bool:
     changed: dict[UUID, tuple[str | None, str | None]] = {}
     for organization_id, membership in claimed.items():
         role = roles.get(organization_id)
-        if role == membership.role or _is_last_owner(membership):
+        if role == membership.role or is_last_owner(membership):
             continue
         changed[organization_id] = (membership.role, role)
         if role is None:
@@ -166,7 +166,8 @@ def _record_role(
     )
 
 
-def _is_last_owner(membership: Membership) -> bool:
+def is_last_owner(membership: Membership) -> bool:
+    """Return whether the organization of a membership would have no owner without it."""
     owners = Membership.objects.filter(
         organization_id=membership.organization_id, role=Membership.Role.OWNER
     )
