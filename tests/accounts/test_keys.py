@@ -10,6 +10,7 @@ from rest_framework.test import APIClient
 from accounts import services
 from accounts.models import ApiKey, AuditEntry
 from accounts.roles import PRESETS, ROLE_PERMISSIONS
+from accounts.services import api_keys
 from tests.conftest import key_client
 
 
@@ -95,6 +96,49 @@ def test_use_stores_the_time_and_the_address(alice):
     assert timezone.now() - key.last_used_at < timedelta(minutes=1)
 
 
+def test_21_networks_are_refused(api):
+    networks = [f"192.0.2.{number}" for number in range(21)]
+
+    response = api.post("/api/v1/api-keys", {"name": "x", "allowed_networks": networks}, "json")
+
+    assert response.status_code == 400
+    assert ApiKey.objects.count() == 1  # the key of ``api``
+
+
+def test_key_for_an_organization_without_membership_raises_not_a_member(alice, charlie):
+    with pytest.raises(api_keys.NotAMember):
+        services.issue_api_key(user=alice, name="x", organization=charlie.personal_organization)
+
+    assert not ApiKey.objects.exists()
+
+
+class TestLoadApiKey:
+    """The lookup of a key for credentials that were derived from it."""
+
+    def test_user_is_limited_to_organization_and_scopes(self, alice):
+        key, _ = services.issue_api_key(user=alice, name="x", scopes=["files.view"])
+
+        user = api_keys.load_api_key(key.pk).user
+
+        assert (user, user.key_scopes) == (alice, {"files.view"})
+        assert user.bound_organization_id == alice.personal_organization.pk
+
+    @pytest.mark.parametrize("change", ["revoked", "expired", "suspended", "other network"])
+    def test_unusable_key_raises_invalid_key(self, alice, change):
+        key, _ = services.issue_api_key(user=alice, name="x", allowed_networks=["192.0.2.1"])
+        assert api_keys.load_api_key(key.pk, address="192.0.2.1").pk == key.pk
+        if change == "revoked":
+            services.revoke_api_key(key=key)
+        elif change == "expired":
+            ApiKey.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
+        elif change == "suspended":
+            services.suspend_user(user=alice)
+        address = "192.0.2.2" if change == "other network" else "192.0.2.1"
+
+        with pytest.raises(services.InvalidKey):
+            api_keys.load_api_key(key.pk, address=address)
+
+
 class TestRotation:
     def rotate(self, client, key, **body):
         return client.post(f"/api/v1/api-keys/{key.pk}/rotate", body, "json")
@@ -154,6 +198,30 @@ class TestRotation:
 
         assert self.rotate(client, wide).json()["code"] == "scope-not-held"
         assert not ApiKey.objects.filter(replaces=wide).exists()
+
+    @pytest.mark.parametrize("change", ["revoked", "expired"])
+    def test_ended_key_is_409_and_gets_no_successor(self, api, alice, change):
+        key, _ = services.issue_api_key(user=alice, name="ci")
+        if change == "revoked":
+            services.revoke_api_key(key=key)
+        else:
+            ApiKey.objects.filter(pk=key.pk).update(expires_at=timezone.now())
+
+        response = self.rotate(api, key)
+
+        assert (response.status_code, response.json()["code"]) == (409, "key-ended")
+        assert not ApiKey.objects.filter(replaces=key).exists()
+
+    def test_successor_of_a_key_without_expiry_has_the_maximum_lifetime(self, api, alice, settings):
+        key, _ = services.issue_api_key(user=alice, name="ci")
+        ApiKey.objects.filter(pk=key.pk).update(expires_at=None)
+
+        successor = ApiKey.objects.get(pk=self.rotate(api, key).json()["id"])
+
+        lifetime = successor.expires_at - successor.created_at
+        assert abs(lifetime - timedelta(days=settings.API_KEY_MAX_DAYS)) < timedelta(seconds=5)
+        key.refresh_from_db()
+        assert key.expires_at < timezone.now() + timedelta(hours=25)
 
     def test_successor_expires_no_later_than_the_key_that_rotated(self, alice):
         _, token = services.issue_api_key(user=alice, name="short", days=2)

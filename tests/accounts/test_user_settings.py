@@ -179,6 +179,12 @@ class TestChangeSettings:
         with pytest.raises(InvalidSetting):
             change_settings(alice, **{name: value})
 
+    def test_whole_float_is_stored_as_an_integer(self, alice):
+        effective = change_settings(alice, max_iterations=60.0)
+
+        assert effective.values["max_iterations"] == 60
+        assert type(effective.values["max_iterations"]) is int
+
     def test_unknown_name_raises_unknown_setting(self, alice):
         with pytest.raises(UnknownSetting):
             change_settings(alice, llm_model="x")
@@ -245,6 +251,33 @@ class TestSecretFields:
 
 
 class TestMcpServers:
+    @pytest.mark.parametrize(
+        ("config", "sentence"),
+        [
+            ({"sse_servers": "x"}, "must be a list"),
+            ({"sse_servers": ["https://x.example.com"] * 51}, "enter at most 50 servers"),
+            ({"sse_servers": [5]}, "an address or an object with url, api_key and timeout"),
+            ({"sse_servers": [{"url": "https://x.example.com", "other": 1}]}, "an address or"),
+            ({"sse_servers": [{"url": 5}]}, "needs an address of up to 2000"),
+            ({"sse_servers": ["https://[x"]}, "needs an http:// or https:// address"),
+            ({"shttp_servers": [{"url": "https://x.example.com", "api_key": 5}]}, "an api_key"),
+            ({"shttp_servers": [{"url": "https://x.example.com", "timeout": 0}]}, "a timeout"),
+            ({"shttp_servers": [{"url": "https://x.example.com", "timeout": True}]}, "a timeout"),
+            ({"stdio_servers": ["uvx"]}, "an object with name, command, args and env"),
+            ({"stdio_servers": [{"name": "a b", "command": "x"}]}, "the name of a stdio server"),
+            ({"stdio_servers": [{"name": "a", "command": " "}]}, "needs a command"),
+            ({"stdio_servers": [{"name": "a", "command": "x", "args": [1]}]}, "args must be"),
+            ({"stdio_servers": [{"name": "a", "command": "x", "env": [1]}]}, "env must be"),
+            ({"stdio_servers": [{"name": "a", "command": "x", "env": {"1": "y"}}]}, "env must map"),
+        ],
+    )
+    def test_invalid_server_is_refused_with_the_reason(self, alice, config, sentence):
+        with pytest.raises(InvalidSetting) as error:
+            change_settings(alice, mcp_config=config)
+
+        assert sentence in error.value.detail
+        assert error.value.extra == {"field": "mcp_config"}
+
     def test_masked_values_hide_the_secrets_of_servers(self, alice):
         masked = change_settings(alice, mcp_config=MCP).masked_values()["mcp_config"]
 
