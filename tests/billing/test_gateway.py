@@ -9,12 +9,14 @@ from uuid import UUID, uuid4
 import httpx2
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
 from pytest_django.fixtures import Settings
+from redis.exceptions import RedisError
 
 from accounts.models import Membership, Organization, User
 from billing import services
+from billing.gateway import player, upstream
 from billing.models import ConversationUsage, GatewayToken, ModelAccess, ModelCall
 from tests.billing.conftest import (
     CHAT,
@@ -368,6 +370,97 @@ class TestUpstreamFailures:
         settings.ENCRYPTION_KEYS = {"k2": bytes(32)}
         response = await live.post(CHAT, json=chat("!say x"), headers=bearer(token))
         assert response.json()["error"]["code"] == "upstream_key_unreadable"
+
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            (b'{"error": "Overloaded"}', "Overloaded"),
+            (b'{"error": {"detail": "Overloaded"}}', "Overloaded"),
+            (b'{"message": "Overloaded"}', "Overloaded"),
+            (b'{"error": {"message": 5}}', "The model server responded with status 529."),
+            (b"[1]", "The model server responded with status 529."),
+        ],
+    )
+    async def test_message_is_read_from_every_known_shape_of_an_error(
+        self, live, token, access, provider, body, message
+    ):
+        provider.raw = (529, "application/json", body)
+        response = await live.post(CHAT, json=chat("!say x"), headers=bearer(token))
+        assert response.status_code == 529
+        assert response.json()["error"]["message"] == message
+
+    async def test_response_beyond_the_maximum_is_502(
+        self, live, token, access, conversation_id, monkeypatch
+    ):
+        monkeypatch.setattr(upstream, "MAX_RESPONSE_BYTES", 10)
+        response = await live.post(CHAT, json=chat("!say x"), headers=bearer(token))
+        assert response.status_code == 502
+        assert response.json()["error"]["message"] == "The model server's response is too large."
+        (call,) = await wait_for_calls(conversation_id)
+        assert (call.outcome, call.status) == ("failed", 502)
+
+
+class TestOwnFailures:
+    @pytest.mark.parametrize("path", [CHAT, "/api/llm/v1/models"])
+    async def test_unreachable_database_is_503_with_retry_after(
+        self, live, token, monkeypatch, path
+    ):
+        def fail(_token):
+            raise OperationalError
+
+        monkeypatch.setattr(services, "authenticate_gateway_token", fail)
+        method = "POST" if path == CHAT else "GET"
+        response = await live.request(
+            method, path, json=chat("!say x") if path == CHAT else None, headers=bearer(token)
+        )
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
+        assert response.json()["error"]["code"] == "unavailable"
+
+    async def test_unexpected_error_is_500_without_details_and_recorded(
+        self, live, token, access, conversation_id, monkeypatch
+    ):
+        def fail(*_args):
+            raise RuntimeError("internal-detail")
+
+        monkeypatch.setattr(upstream, "open_response", fail)
+        response = await live.post(CHAT, json=chat("!say x"), headers=bearer(token))
+        assert response.status_code == 500
+        assert response.json()["error"]["code"] == "server_error"
+        assert "internal-detail" not in response.text
+        (call,) = await wait_for_calls(conversation_id)
+        assert (call.outcome, call.status, call.cost_micros) == ("failed", 500, 0)
+
+    async def test_call_that_cannot_be_recorded_is_answered_and_logged(
+        self, live, token, monkeypatch, caplog
+    ):
+        def fail(**_fields):
+            raise OperationalError
+
+        monkeypatch.setattr(services, "record_call", fail)
+        response = await live.post(CHAT, json=chat("!say hi"), headers=bearer(token))
+        assert response.status_code == 200
+        assert response.json()["choices"][0]["message"]["content"] == "hi"
+        assert "a model call could not be recorded" in caplog.text
+
+    async def test_scripted_failure_occurs_although_redis_is_unreachable(
+        self, live, token, monkeypatch
+    ):
+        def fail(_key):
+            raise RedisError
+
+        monkeypatch.setattr(player, "_count", fail)
+        response = await live.post(CHAT, json=chat("!fail 503 1\n!say x"), headers=bearer(token))
+        assert response.status_code == 503
+
+    def test_stream_in_a_process_that_cannot_stream_is_501(self, client, token):
+        response = client.post(
+            CHAT,
+            chat("!say hi", stream=True),
+            content_type="application/json",
+            headers=bearer(token),
+        )
+        assert (response.status_code, response.json()["error"]["code"]) == (501, "no_streaming")
+        assert not ModelCall.objects.exists()
 
 
 class TestClientDisconnects:

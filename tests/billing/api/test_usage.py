@@ -333,7 +333,7 @@ class TestTotals:
                 "A period has at most 366 days. Choose a later one.",
             ),
             ("until=0001-01-01T00:00:00Z", "until", "This date is too early."),
-            ("limit=5", "limit", "This route has no such parameter."),
+            ("limit=5", "limit", "This parameter is not supported here."),
         ],
     )
     def test_bad_query_is_400_with_a_sentence(self, alice, query, field, sentence):
