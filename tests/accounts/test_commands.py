@@ -186,6 +186,6 @@ class TestRevokeApiKeys:
         "args", [["--prefix", "oh_0"], ["--prefix", ""], ["--email", "no@example.com"]]
     )
     def test_unknown_prefix_or_user_is_an_error_and_revokes_no_key(self, keys, args):
-        with pytest.raises(CommandError, match=r"There is no key|There is no user"):
+        with pytest.raises(CommandError, match=r"There is no API key|There is no user"):
             run_command("revoke_api_keys", *args)
         assert self.revoked_names() == set()
