@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from accounts.models import Membership, Organization, ProviderSession
 from accounts.oidc import providers
+from tests.fakes.oidc_provider import Key
 from tests.oidc.conftest import Browser, create_provider
 
 
@@ -99,7 +100,7 @@ class TestKeys:
         "entry",
         [
             {"kty": "oct", "k": "c2VjcmV0", "alg": "HS256"},
-            {"kty": "RSA", "use": "enc", "n": "AQAB", "e": "AQAB"},
+            Key().jwk() | {"use": "enc"},
             {"kty": "unknown"},
             "text",
         ],
