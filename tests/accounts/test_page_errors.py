@@ -119,6 +119,7 @@ class TestOrganizations:
 
         assert page.status_code == 409
         assert "You own the maximum number of organizations." in page.text
+        assert 'value="Second"' in page.text
 
     def test_transfer_makes_the_member_owner_and_redirects(self, alice, team):
         user = organizations.add_member(organization=team, user=UserFactory(), role="viewer").user
@@ -183,6 +184,7 @@ class TestSignIn:
 
         assert page.status_code == 409
         assert "An account with this e-mail address already exists." in page.text
+        assert f'value="{alice.email}"' in page.text
         assert client.get(path).status_code == 200
 
 

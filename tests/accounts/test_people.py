@@ -20,7 +20,7 @@ def read_token():
 
 
 class TestCreateUser:
-    def test_address_of_another_user_in_other_case_raises_email_taken(self, alice):
+    def test_address_of_another_user_in_other_case_is_409(self, alice):
         with pytest.raises(people.EmailTaken) as error:
             services.create_user(email=" ALICE@example.com")
 

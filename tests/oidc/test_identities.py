@@ -104,7 +104,7 @@ class TestSignIn:
 
 
 class TestLink:
-    def test_second_account_at_the_same_provider_raises_identity_taken(self, alice, provider):
+    def test_second_account_at_the_same_provider_is_refused(self, alice, provider):
         identities.link_identity(user=alice, provider=provider, claims={"sub": "a"})
 
         with pytest.raises(identities.IdentityTaken, match="Disconnect it first"):
