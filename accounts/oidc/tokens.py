@@ -6,6 +6,7 @@ sign a token with HMAC and the provider's public key as the secret.
 """
 
 import hashlib
+import re
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +28,8 @@ LOGOUT_MAX_AGE_SECONDS = 300
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 TOKEN_MAX_BYTES = 32_768
 ACCESS_KINDS = ("Bearer", None)
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""Characters that PostgreSQL cannot store or search for."""
 ROLE_CLAIMS = ("realm_access", "resource_access")
 """Claims with the roles of Keycloak. By default Keycloak puts them into the access token only."""
 
@@ -258,6 +261,10 @@ def _decode(
         raise BadToken(type(error).__name__) from error
     if "sub" in needs and not (isinstance(claims["sub"], str) and 0 < len(claims["sub"]) <= 255):
         raise BadToken("its sub is malformed")
+    # The database is searched for both claims, and such a search would fail.
+    for name in ("sub", "sid"):
+        if isinstance(value := claims.get(name), str) and UNSTORABLE.search(value):
+            raise BadToken(f"its {name} is malformed")
     # Core 3.1.3.7: azp names the client that the token was issued to, and must be ours.
     if party is not None:
         audiences = claims.get("aud")

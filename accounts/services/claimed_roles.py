@@ -112,7 +112,8 @@ def apply_claims(*, identity: Identity, claims: dict[str, Any]) -> None:
         changed |= _apply_staff(identity, result.is_staff)
         if changed:
             sessions.announce_access_change(user_id=identity.user_id)
-    identity.email = str(claims.get("email") or identity.email)[:254].replace("\0", "")
+    email = str(claims.get("email") or identity.email)[:254].replace("\0", "")
+    identity.email = email if _is_encodable(email) else identity.email
     identity.last_claims = _claims_to_store(claims, provider.claim_rules)
     identity.last_seen_at = timezone.now()
     identity.save(update_fields=["email", "last_claims", "last_seen_at", "is_staff_by_claims"])
@@ -127,7 +128,7 @@ def _apply_roles(identity: Identity, roles: dict[UUID, str]) -> bool:
     changed: dict[UUID, tuple[str | None, str | None]] = {}
     for organization_id, membership in claimed.items():
         role = roles.get(organization_id)
-        if role == membership.role or _is_last_owner(membership):
+        if role == membership.role or is_last_owner(membership):
             continue
         changed[organization_id] = (membership.role, role)
         if role is None:
@@ -165,7 +166,8 @@ def _record_role(
     )
 
 
-def _is_last_owner(membership: Membership) -> bool:
+def is_last_owner(membership: Membership) -> bool:
+    """Return whether the organization of a membership would have no owner without it."""
     owners = Membership.objects.filter(
         organization_id=membership.organization_id, role=Membership.Role.OWNER
     )
@@ -204,9 +206,15 @@ def _claims_to_store(claims: dict[str, Any], rules: Iterable[Any]) -> dict[str, 
     rule_claims = {name for rule in rules if isinstance(rule, dict) for name in _claim_names(rule)}
     names = rule_claims.union(STORED_CLAIMS)
     stored = {name: value for name, value in claims.items() if name in names}
-    text = json.dumps(stored)
-    cannot_store = "\\u0000" in text or "\\ud8" in text.lower() or len(text) > 65_536
+    # NUL stays escaped in this text, a lone surrogate does not and cannot be encoded.
+    text = json.dumps(stored, ensure_ascii=False)
+    cannot_store = "\\u0000" in text or not _is_encodable(text) or len(text.encode()) > 65_536
     return {"sub": str(claims.get("sub", ""))[:255]} if cannot_store else stored
+
+
+def _is_encodable(text: str) -> bool:
+    """Return whether a text has no lone surrogates, which UTF-8 cannot encode."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _claim_names(rule: dict[str, Any]) -> set[str]:

@@ -7,7 +7,7 @@ from django.db import IntegrityError, transaction
 from accounts.models import Identity, IdentityProvider, Membership, User, UserSession
 from accounts.services import people, sessions
 from accounts.services.audit import record
-from accounts.services.claimed_roles import apply_claims
+from accounts.services.claimed_roles import apply_claims, is_last_owner
 from lib.problems import Problem
 
 
@@ -145,6 +145,7 @@ def link_identity(*, user: User, provider: IdentityProvider, claims: dict[str, A
 def unlink_identity(*, identity: Identity) -> None:
     """Unlink a provider's account from its user; end its sessions, and remove its roles and staff status.
 
+    The last owner of an organization stays an owner.
     Raise ``LastWayIn`` if the user has no password and no other identity.
     """
     # Lock this row before the audit chain, in the order of apply_claims, to prevent deadlocks.
@@ -154,7 +155,10 @@ def unlink_identity(*, identity: Identity) -> None:
         raise LastWayIn
     for session in UserSession.objects.filter(provider_session__identity=identity):
         sessions.end_session(session=session, reason="provider disconnected")
-    Membership.objects.filter(claimed_role__identity=identity).delete()
+    for membership in Membership.objects.filter(claimed_role__identity=identity):
+        # As in apply_claims, the last owner of an organization stays an owner.
+        if not is_last_owner(membership):
+            membership.delete()
     if identity.is_staff_by_claims:
         User.objects.filter(pk=user.pk).update(is_staff=False)
     provider = identity.provider.slug
