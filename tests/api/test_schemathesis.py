@@ -142,7 +142,7 @@ def is_uuid(value):
         return False
 
 
-def test_a_case_each(callers):
+def test_one_generated_case_per_operation_and_caller_conforms(callers):
     tally = play(callers, 1)
 
     assert not tally.failures, tally.report()
@@ -151,7 +151,7 @@ def test_a_case_each(callers):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_thousands(callers):
+def test_thousands_of_generated_cases_conform(callers):
     number = len(operations()) * len(CALLERS)
     tally = play(callers, -(-CASES // number))
 
@@ -160,7 +160,7 @@ def test_thousands(callers):
     assert not tally.failures, tally.report()
 
 
-def test_a_broken_promise_is_seen(callers, monkeypatch):
+def test_response_that_violates_the_document_is_reported(callers, monkeypatch):
     """The control: an answer that is not as the document has it is a failure here."""
     monkeypatch.setattr(JSONRenderer, "render", lambda *_, **__: b'{"items": 7}')
     only = [one for one in operations() if one.label == "GET /api/v1/conversations"]

@@ -49,7 +49,7 @@ def generated():
     sys.path.remove(str(folder))
 
 
-def test_it_starts_steers_and_reads_a_conversation(generated, alice, tmp_path):
+def test_generated_client_starts_steers_and_reads_a_conversation(generated, alice, tmp_path):
     _, token = services.issue_api_key(user=alice, name="typed")
     models = generated("models")
     conversations = "api.conversations.conversations"

@@ -20,12 +20,12 @@ CANONICAL = {"/api/v1/users/me"}
 ROUTES = {normalize_route(route.path) for route in http_routes()}
 
 
-def test_lives_at_least_a_year():
+def test_deprecated_routes_are_served_for_at_least_a_year():
     assert timedelta(days=365) <= SUNSET - SINCE
 
 
 @pytest.mark.parametrize("route", DEPRECATED)
-def test_it_and_its_successor_are_served_and_the_successor_is_not_deprecated(route):
+def test_deprecated_route_and_its_successor_are_served_and_the_successor_is_current(route):
     successor = DEPRECATED[route]
 
     assert route in ROUTES
@@ -33,7 +33,7 @@ def test_it_and_its_successor_are_served_and_the_successor_is_not_deprecated(rou
     assert normalize_route(successor) not in DEPRECATED
 
 
-def test_every_address_of_existing_clients_is_declared_or_said_to_stay():
+def test_every_compat_route_is_listed_with_or_without_a_successor():
     compat = {
         normalize_route(route.path)
         for route in http_routes()
@@ -46,7 +46,7 @@ def test_every_address_of_existing_clients_is_declared_or_said_to_stay():
     assert not WITHOUT_SUCCESSOR & DEPRECATED.keys()
 
 
-def test_the_document_marks_exactly_these():
+def test_openapi_document_marks_exactly_the_routes_with_a_successor_as_deprecated():
     marked = {
         path
         for path, operations in PATHS.items()
@@ -56,7 +56,7 @@ def test_the_document_marks_exactly_these():
     assert marked == DEPRECATED.keys() & PATHS.keys()
 
 
-def test_answers_tell(client, db):
+def test_deprecated_route_sends_deprecation_sunset_and_link_headers(client, db):
     response = client.post("/api/authenticate", headers={"User-Agent": "OldClient/1.2 (x)"})
 
     assert response.headers["Deprecation"] == f"@{int(SINCE.timestamp())}"
@@ -64,11 +64,11 @@ def test_answers_tell(client, db):
     assert response.headers["Link"] == '</api/v1/users/me>; rel="successor-version"'
 
 
-def test_others_do_not(client, db):
+def test_current_route_sends_no_deprecation_header(client, db):
     assert "Deprecation" not in client.get("/api/v1/users/me").headers
 
 
-def test_the_metric_says_who_still_calls(client, db, monkeypatch):
+def test_metric_counts_requests_to_deprecated_routes_by_client(client, db, monkeypatch):
     monkeypatch.setattr(deprecations, "_clients", set())
 
     def count(name):
@@ -85,7 +85,7 @@ def test_the_metric_says_who_still_calls(client, db, monkeypatch):
     assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1, 5]
 
 
-def test_views_keep_what_guards_look_at():
+def test_deprecated_view_still_exposes_its_class():
     """A wrapped view is still found by its class, actions and exemptions."""
     for pattern in get_resolver().url_patterns:
         view = getattr(pattern, "callback", None)

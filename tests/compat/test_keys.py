@@ -10,7 +10,7 @@ from tests.conftest import key_client
 URL = "/api/keys"
 
 
-def test_make_list_and_delete(client, alice):
+def test_key_is_created_listed_and_deleted(client, alice):
     client.force_login(alice)
 
     made = client.post(URL, {"name": "ci"}, content_type="application/json")
@@ -34,7 +34,7 @@ def test_make_list_and_delete(client, alice):
     assert client.get(URL).json() == []
 
 
-def test_without_a_name_and_with_an_end(api):
+def test_key_without_a_name_gets_the_default_name_and_keeps_its_expiry(api):
     ends = (timezone.now() + timedelta(days=3)).replace(microsecond=0)
 
     made = api.post(URL, {"expires_at": ends.isoformat()}, format="json").json()
@@ -43,14 +43,14 @@ def test_without_a_name_and_with_an_end(api):
     assert made["expires_at"] == ends.isoformat().replace("+00:00", "Z")
 
 
-def test_an_end_in_the_past_is_422(api):
+def test_expiry_in_the_past_is_422(api):
     response = api.post(URL, {"name": "x", "expires_at": "2020-01-01T00:00:00Z"}, format="json")
 
     assert response.status_code == 422
     assert response.json()["error"]
 
 
-def test_somebody_elses_key_is_not_there(api, alice, charlie):
+def test_other_users_key_is_404_and_stays_usable(api, alice, charlie):
     key = ApiKey.objects.get(user=alice)
 
     assert key_client(charlie).delete(f"{URL}/{key.pk}").status_code == 404
@@ -58,7 +58,7 @@ def test_somebody_elses_key_is_not_there(api, alice, charlie):
     assert key.is_usable
 
 
-def test_there_is_no_model_key(api):
+def test_model_key_routes_are_404_with_code_no_model_key(api):
     """404 is what makes clients hide that block."""
     assert api.get(f"{URL}/llm/byor").json()["code"] == "no-model-key"
     assert api.get(f"{URL}/llm/byor").status_code == 404

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.django_db
 ME = "/api/v1/users/me"
 
 
-def test_the_settings_in_force_with_masks(api, alice, bob, django_assert_max_num_queries):
+def test_profile_shows_effective_settings_with_masked_secrets(api, alice, bob, django_assert_max_num_queries):
     place = {"organization": alice.personal_organization}
     mcp = {"shttp_servers": [{"url": "https://m.example.com/x", "api_key": "mcp-Sec-1"}]}
     values = {"max_iterations": 7, "search_api_key": "tvly-Sec-1", "mcp_config": mcp}
@@ -39,7 +39,7 @@ def test_the_settings_in_force_with_masks(api, alice, bob, django_assert_max_num
     assert {n for n in flat if not n.endswith("_set")} <= set(body)
 
 
-def test_defaults_and_a_key_that_may_not_see_settings(api, alice):
+def test_profile_hides_settings_from_a_key_without_the_settings_scope(api, alice):
     assert api.get(ME).json()["max_iterations"] == 500
     body = key_client(alice, scopes=["account.view"]).get(ME).json()
     assert set(body) == {"id", "email", "name", "is_staff", "organizations"}

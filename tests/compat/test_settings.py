@@ -92,14 +92,14 @@ def full(alice, api):
     return api
 
 
-class TestGet:
-    def test_there_is_a_record_from_the_first_moment(self, api):
+class TestReadSettings:
+    def test_new_user_gets_the_default_settings(self, api):
         response = api.get(URL)
 
         assert response.status_code == 200
         assert response.json() == FIRST
 
-    def test_tells_what_is_set_and_no_secret(self, full):
+    def test_stored_secrets_are_shown_as_flags_and_masks(self, full):
         response = full.get(URL)
 
         assert response.json() == FIRST | {
@@ -122,7 +122,7 @@ class TestGet:
             assert secret not in response.content.decode()
 
 
-class TestUnchanged:
+class TestEchoedSettings:
     """Must-show 6: what was read, sent back by every client's shape, leaves every secret as it was."""
 
     def canonical(self, client):
@@ -156,7 +156,7 @@ class TestUnchanged:
         "shape",
         ["canonical", "canonical_model", "saas_form", "oss_record", "oss_masks", "mcp_only"],
     )
-    def test_leaves_every_secret_as_it_was(self, full, alice, shape):
+    def test_settings_sent_back_by_any_client_keep_every_secret(self, full, alice, shape):
         before = everything(alice)
         sealed = [bytes(UserSettings.objects.get().sealed_secrets)]
         sealed.append(bytes(ModelAccess.objects.get().sealed_api_key))
@@ -173,15 +173,15 @@ class TestUnchanged:
         ]
         assert full.get(URL).json() == record
 
-    def test_a_first_record_sent_back_chooses_nothing(self, api):
+    def test_default_settings_sent_back_store_nothing(self, api):
         self.oss_record(api)
 
         assert not UserSettings.objects.exists()
         assert not ModelAccess.objects.exists()
 
 
-class TestPost:
-    def test_merges(self, full):
+class TestPostSettings:
+    def test_partial_post_keeps_the_other_settings(self, full):
         told = post(full, language="de")
 
         assert (told["language"], told["llm_model"], told["search_api_key_set"]) == (
@@ -190,7 +190,7 @@ class TestPost:
             True,
         )
 
-    def test_keys_absent_empty_and_new(self, full, alice):
+    def test_absent_key_is_kept_new_key_is_stored_and_empty_model_key_is_deleted(self, full, alice):
         assert post(full, llm_model="openai/gpt-5")["llm_api_key_set"] is True
         assert post(full, llm_api_key="sk-Sec-2")["llm_api_key_set"] is True
         assert ModelAccess.objects.get().api_key() == "sk-Sec-2"
@@ -199,7 +199,7 @@ class TestPost:
         post(full, search_api_key="tvly-Sec-2")
         assert UserSettings.objects.get().secrets["search_api_key"] == "tvly-Sec-2"
 
-    def test_mcp_alone_changes_mcp_alone(self, full):
+    def test_post_of_mcp_config_changes_only_mcp_config(self, full):
         before = full.get(URL).json()
         more = before["mcp_config"] | {"sse_servers": ["https://sse.example.com"]}
 
@@ -210,7 +210,7 @@ class TestPost:
         assert secrets["mcp_config"]["stdio_servers"] == MCP["stdio_servers"]
         assert post(full, mcp_config=FIRST["mcp_config"])["mcp_config"] == FIRST["mcp_config"]
 
-    def test_prices_stay_when_the_model_does(self, full, alice):
+    def test_model_prices_are_kept_with_the_model_and_reset_for_another_model(self, full, alice):
         ModelAccess.objects.update(prompt_micros_per_million=7)
 
         post(full, llm_api_key="sk-Sec-2")
@@ -218,7 +218,7 @@ class TestPost:
         post(full, llm_model="openai/gpt-5")
         assert ModelAccess.objects.get().prompt_micros_per_million == 0
 
-    def test_a_server_of_ones_own(self, api):
+    def test_own_model_server_is_stored_without_the_proxy_prefix(self, api):
         told = post(
             api, llm_model="litellm_proxy/big", llm_base_url="https://models.example.com/v1",
             llm_api_key="sk-x",
@@ -227,7 +227,7 @@ class TestPost:
         assert (told["llm_model"], told["llm_base_url"]) == ("big", "https://models.example.com/v1")
         assert post(api, **told) == told
 
-    def test_a_stored_key_does_not_go_to_another_server(self, full):
+    def test_stored_key_with_another_server_is_400(self, full):
         refused = full.post(
             URL, {"llm_model": "x", "llm_base_url": "https://evil.example.com/v1"}, format="json"
         )
@@ -236,13 +236,13 @@ class TestPost:
         assert "another server" in refused.json()["error"]
         assert full.get(URL).json()["llm_model"] == "openai/gpt-5.1"
 
-    def test_a_model_that_is_nowhere(self, api):
+    def test_unknown_model_without_a_server_is_400_and_changes_nothing(self, api):
         refused = api.post(URL, {"llm_model": "mystery", "language": "de"}, format="json")
 
         assert (refused.status_code, refused.json()["code"]) == (400, "unknown-model-server")
         assert api.get(URL).json()["language"] == "en"
 
-    def test_back_to_the_demo_model(self, full):
+    def test_demo_model_deletes_the_stored_key(self, full):
         told = post(full, llm_model="demo", llm_base_url="")
 
         assert (told["llm_model"], told["llm_api_key_set"]) == ("demo", False)
@@ -250,10 +250,10 @@ class TestPost:
     @pytest.mark.parametrize(
         ("sent", "kept"), [(None, None), ("", None), ("pattern", "pattern"), ("llm", "llm")]
     )
-    def test_analyzers(self, api, sent, kept):
+    def test_empty_security_analyzer_becomes_null(self, api, sent, kept):
         assert post(api, security_analyzer=sent)["security_analyzer"] == kept
 
-    def test_what_is_not_ones_to_set_is_ignored(self, api):
+    def test_read_only_and_unknown_fields_are_ignored(self, api):
         told = post(
             api, email="other@example.com", email_verified=False, provider_hosts={"gitlab": "x"},
             sandbox_base_container_image="evil", secrets_store={"provider_tokens": {}}, anything=[1],
@@ -265,13 +265,13 @@ class TestPost:
         "body", [{"agent": "Other"}, {"condenser_max_size": 5}, {"confirmation_mode": "x"},
                  {"llm_base_url": "ftp://x"}, {"max_budget_per_task": -1}, {"max_budget_per_task": "x"}]
     )  # fmt: skip
-    def test_a_bad_value_says_why(self, api, body):
+    def test_invalid_setting_is_400_with_a_sentence(self, api, body):
         response = api.post(URL, body, format="json")
 
         assert response.status_code == 400
         assert response.json()["error"]
 
-    def test_an_enforced_one_is_refused_and_echoed_in_peace(self, api, alice):
+    def test_enforced_setting_can_be_sent_back_but_not_changed(self, api, alice):
         user_settings.change_organization_settings(
             organization=alice.personal_organization,
             values={"confirmation_mode": True},
@@ -283,19 +283,19 @@ class TestPost:
         assert post(api, **told) == told
         assert api.post(URL, {"confirmation_mode": False}, format="json").status_code == 403
 
-    def test_needs_somebody(self, db, client):
+    def test_anonymous_caller_is_401(self, db, client):
         assert client.get(URL).status_code == 401
         assert client.post(URL, {}, content_type="application/json").status_code == 401
 
 
-def test_reset_is_gone(db, client):
+def test_reset_settings_is_410(db, client):
     response = client.post("/api/reset-settings")
 
     assert response.status_code == 410
     assert response.json()["error"]
 
 
-def test_models(full):
+def test_model_list_is_sorted_and_includes_the_demo_and_the_chosen_model(full):
     post(full, llm_model="mistral/new-one", llm_api_key="sk-2", llm_base_url="")
 
     models = full.get("/api/options/models").json()

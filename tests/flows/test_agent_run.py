@@ -41,7 +41,7 @@ def routes(conversation_id: UUID) -> list[tuple[str, str]]:
     return found
 
 
-def test_a_request_is_carried_out_and_our_log_is_the_engines(talk):
+def test_agent_runs_a_request_and_our_log_equals_the_engines(talk):
     before = talk.record()["last_seq"]
     with talk.owner.socket(talk.id, after=before) as socket:
         began = time.monotonic()
@@ -91,7 +91,7 @@ def test_a_request_is_carried_out_and_our_log_is_the_engines(talk):
     )
 
 
-def test_for_a_stranger_there_is_no_such_conversation(stack, talk):
+def test_other_user_gets_404_for_every_route_of_a_conversation(stack, talk):
     stranger, secret = stack.stranger, "hello from here"
 
     answers = {route: stranger.call(*route, json={}) for route in routes(talk.id)}
@@ -107,7 +107,7 @@ def test_for_a_stranger_there_is_no_such_conversation(stack, talk):
     figure("a stranger looks", routes=len(answers), found=0)
 
 
-def test_stop_ends_a_long_command_and_resume_goes_on(talk):
+def test_interrupt_pauses_a_long_command_and_resume_continues(talk):
     said = talk.say("!run echo begun && sleep 30\n!run echo went on\n!finish Done.")
     deadline = time.monotonic() + 60
     while not any(event["kind"] == "ActionEvent" for event in talk.events(after=said["seq"])):
@@ -134,7 +134,7 @@ def test_stop_ends_a_long_command_and_resume_goes_on(talk):
     figure("stop", seconds_to_paused=seconds)
 
 
-def test_a_message_wakes_a_sandbox_that_went_to_sleep(stack, talk):
+def test_message_starts_an_idle_sandbox_again(stack, talk):
     pid = talk.engine_pid()
     stack.sql("UPDATE conversations_sandbox SET active_at = now() - interval '1 day'")
     stack.python(  # the worker does the same each minute, and may just have done it
@@ -158,7 +158,7 @@ def test_a_message_wakes_a_sandbox_that_went_to_sleep(stack, talk):
     figure("a sleeping sandbox is woken", seconds_to_finished=round(time.monotonic() - began, 1))
 
 
-def test_deleting_removes_the_process_and_its_files(talk):
+def test_deleted_conversation_loses_its_process_files_and_rows(talk):
     row = talk.sandbox()
     folder, pid = Path(row["handle"]["dir"]), row["handle"]["pid"]
     assert (folder / "project" / "hello.py").exists()
@@ -184,7 +184,7 @@ def test_deleting_removes_the_process_and_its_files(talk):
     assert not talk.stack.sql("SELECT 1 FROM conversations_sandbox WHERE id = %s", row["id"])
 
 
-def test_a_repeated_creation_makes_one_conversation(stack):
+def test_repeated_creation_with_one_idempotency_key_creates_one_conversation(stack):
     key = {"Idempotency-Key": str(uuid4())}
     body = {"title": "Once"}
 

@@ -42,7 +42,7 @@ def rejections(talk: Talk) -> list[str]:
     ]
 
 
-def test_messages_wait_and_approve_nothing_and_a_double_click_approves_once(talk):
+def test_message_approves_nothing_and_five_clicks_approve_once(talk):
     record = ask(talk, "!run touch one.txt\n!finish Done.")
     talk.say("!say I heard you.")
     time.sleep(2)
@@ -70,7 +70,7 @@ def test_messages_wait_and_approve_nothing_and_a_double_click_approves_once(talk
     figure("five clicks", approvals=answers.count(202), refused=answers.count(409))
 
 
-def test_a_rejection_tells_the_agent_why(talk):
+def test_rejection_reason_reaches_the_agent(talk):
     record = ask(talk, "!run touch two.txt\n!finish Done.")
 
     talk.post("confirmation", accept=False, reason="not that one", asked_seq=record["asked_seq"])
@@ -85,7 +85,7 @@ def test_a_rejection_tells_the_agent_why(talk):
     talk.compare_logs()
 
 
-def test_a_second_message_right_behind_the_first_is_no_approval(talk):
+def test_second_message_sent_before_the_question_is_not_an_approval(talk):
     """The first is on its way and its question not asked yet when the second arrives."""
     for number in range(3):
         name = f"sneaky{number}.txt"
@@ -108,7 +108,7 @@ def test_a_second_message_right_behind_the_first_is_no_approval(talk):
     figure("messages behind a message", tries=3, implicit_approvals=0)
 
 
-def test_a_yes_after_a_restart_of_the_engine_makes_the_agent_ask_again(talk):
+def test_approval_after_an_engine_restart_makes_the_agent_ask_again(talk):
     script = "!run touch three.txt\n!run touch three.txt\n!finish Done."
     record = ask(talk, script)
     run = talk.sandbox()["run"]

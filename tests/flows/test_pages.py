@@ -147,7 +147,7 @@ def assert_whole(page: Page, talk: Talk) -> None:
     )
 
 
-def test_from_the_setup_link_to_a_finished_run(browser, stack):
+def test_setup_link_leads_to_a_finished_run(browser, stack):
     path = stack.python(_SETUP_LINK).strip()
     context = browser.new_context()
     page = context.new_page()
@@ -193,7 +193,7 @@ def test_from_the_setup_link_to_a_finished_run(browser, stack):
     context.close()
 
 
-def test_the_agent_asks_and_is_answered(asking, open_page):
+def test_action_is_rejected_and_approved_on_the_page(asking, open_page):
     page = open_page()
     visit(page, asking)
     say(page, "Go\n!risk HIGH\n!run echo first\n!run echo second > second.txt\n!finish Done")
@@ -212,7 +212,7 @@ def test_the_agent_asks_and_is_answered(asking, open_page):
     assert "first" not in " ".join(page.locator(".terminal pre").all_inner_texts())
 
 
-def test_stopping_and_going_on(talk, open_page):
+def test_agent_is_stopped_and_continues_after_a_message(talk, open_page):
     page = open_page()
     visit(page, talk)
     say(page, "Go\n!run sleep 60\n!finish Done")
@@ -226,7 +226,7 @@ def test_stopping_and_going_on(talk, open_page):
     expect(page.locator(".said-agent").last).to_contain_text("Here I am again")
 
 
-def test_a_killed_server_costs_no_row_and_no_reload(fresh, open_page):
+def test_page_loses_no_row_and_needs_no_reload_when_web_is_killed(fresh, open_page):
     page = open_page()
     visit(page, fresh)
     page.evaluate("window.marker = 'the same page'")
@@ -246,7 +246,7 @@ def test_a_killed_server_costs_no_row_and_no_reload(fresh, open_page):
     assert_whole(page, fresh)
 
 
-def test_where_sockets_are_refused_it_polls(talk, open_page):
+def test_page_polls_when_sockets_are_refused(talk, open_page):
     page = open_page()
     page.route_web_socket(re.compile("/ws/"), lambda socket: socket.close())
     page.add_init_script(
@@ -259,7 +259,7 @@ def test_where_sockets_are_refused_it_polls(talk, open_page):
     expect(page.locator(".terminal pre").last).to_contain_text("by polling")
 
 
-def test_a_message_that_is_not_sent_can_be_sent_again(talk, open_page):
+def test_failed_message_can_be_sent_again(talk, open_page):
     page = open_page()
     visit(page, talk)
     page.route(
@@ -277,7 +277,7 @@ def test_a_message_that_is_not_sent_can_be_sent_again(talk, open_page):
     expect(page.locator(".said-user", has_text="Thank you")).to_have_count(1)
 
 
-def test_hostile_text_stays_text(talk, open_page):
+def test_html_in_messages_is_shown_as_text(talk, open_page):
     page = open_page()
     visit(page, talk)
     hostile = (
@@ -297,7 +297,7 @@ def test_hostile_text_stays_text(talk, open_page):
     assert "owned" not in page.title()
 
 
-def test_the_log_restored_from_a_backup_is_drawn_anew(fresh, open_page):
+def test_page_draws_the_log_again_after_a_restore(fresh, open_page):
     page = open_page()
     visit(page, fresh)
     fresh.do("Go\n!say Before the restore")
@@ -313,7 +313,7 @@ def test_the_log_restored_from_a_backup_is_drawn_anew(fresh, open_page):
     expect(page.locator(".said-agent")).to_have_count(1)
 
 
-def test_files_are_uploaded_seen_and_fetched(talk, open_page):
+def test_file_is_uploaded_viewed_and_downloaded(talk, open_page):
     page = open_page()
     visit(page, talk)
     page.get_by_role("tab", name="Files").click()
@@ -327,7 +327,7 @@ def test_files_are_uploaded_seen_and_fetched(talk, open_page):
     assert download.value.path().read_bytes() == b"kept\nas it came\n"
 
 
-def test_renaming_in_place_and_deleting(fresh, open_page):
+def test_conversation_is_renamed_and_deleted_on_its_page(fresh, open_page):
     page = open_page()
     visit(page, fresh)
     page.get_by_role("button", name="Rename").click()
@@ -346,7 +346,7 @@ def test_renaming_in_place_and_deleting(fresh, open_page):
     assert fresh.owner.call("GET", fresh.path).status_code == 404
 
 
-def test_everything_fits_a_phone_and_a_finger(talk, open_page):
+def test_pages_fit_a_phone_and_controls_fit_a_finger(talk, open_page):
     page = open_page(viewport=PHONE, has_touch=True, is_mobile=True)
     talk.do(
         "Go\n!run printf '%s ' $(seq 1 200)\n!finish A `long_name_without_any_space_in_it_that_goes_on_and_on_and_on_and_on_and_on` here"
@@ -378,7 +378,7 @@ def test_everything_fits_a_phone_and_a_finger(talk, open_page):
     expect(page.get_by_label("Message to the agent")).to_be_hidden()
 
 
-def test_the_keyboard_is_enough(stack, open_page):
+def test_keyboard_reaches_every_control_with_visible_focus(stack, open_page):
     page = open_page()
     page.goto(f"{stack.url}/settings")
     page.keyboard.press("Tab")
@@ -400,7 +400,7 @@ def test_the_keyboard_is_enough(stack, open_page):
     assert not [one for one in unseen if one["name"]], unseen
 
 
-def test_the_theme_is_kept(stack, open_page):
+def test_chosen_theme_is_kept_on_other_pages(stack, open_page):
     page = open_page(color_scheme="light")
     page.goto(f"{stack.url}/settings")
     background = "getComputedStyle(document.body).backgroundColor"
@@ -412,7 +412,7 @@ def test_the_theme_is_kept(stack, open_page):
     assert page.evaluate(background) == dark
 
 
-def test_without_scripts_people_still_get_on(stack, open_page):
+def test_conversation_is_started_and_read_without_scripts(stack, open_page):
     page = open_page(java_script_enabled=False)
     page.goto(stack.url)
     page.get_by_label("Your request").fill("!say Hello without scripts")
@@ -427,7 +427,7 @@ def test_without_scripts_people_still_get_on(stack, open_page):
     expect(page.get_by_text("Hello without scripts", exact=True)).to_be_visible()
 
 
-def test_contrast_of_the_tokens_is_enough():
+def test_text_contrast_of_colour_tokens_meets_wcag_aa():
     """WCAG AA: 4.5 to 1 for text, each pair in light and in dark."""
     css = (prepare.ROOT / "static" / "css" / "tokens.css").read_text()
     found = dict(re.findall(r"--([\w-]+): light-dark\((#\w{6}, #\w{6})\)", css))

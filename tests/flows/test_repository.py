@@ -31,7 +31,7 @@ def owner(stack: Stack, host):
     stack.owner.call("DELETE", "provider-tokens/github", expect=204)
 
 
-def test_a_private_repository_is_cloned_and_the_token_stays_nowhere(owner):
+def test_private_repository_is_cloned_and_the_token_is_stored_nowhere(owner):
     repository = {"provider": "github", "full_name": "octo/private", "branch": "feat/one+two"}
     talk = owner.converse(title="Clone", repository=repository)
     record = talk.wait_ready()
@@ -59,7 +59,7 @@ def test_a_private_repository_is_cloned_and_the_token_stays_nowhere(owner):
     assert github.TOKEN not in json.dumps([record, talk.events()])
 
 
-def test_the_agent_pushes_and_the_token_stays_nowhere(owner, host):
+def test_agent_pushes_and_the_token_is_stored_nowhere(owner, host):
     repository = {"provider": "github", "full_name": "octo/private", "branch": "main"}
     talk = owner.converse(title="Push", repository=repository)
     before = talk.wait_ready()["last_seq"]
@@ -84,7 +84,7 @@ def test_the_agent_pushes_and_the_token_stays_nowhere(owner, host):
     assert [path for path in files if github.TOKEN.encode() in path.read_bytes()] == []
 
 
-def test_a_clone_that_fails_says_why(owner):
+def test_failed_clone_reports_its_cause(owner):
     missing = {"provider": "github", "full_name": "octo/missing"}
     branch = {"provider": "github", "full_name": "octo/private", "branch": "no-such-branch"}
     talks = [owner.converse(title="Clone", repository=wanted) for wanted in (missing, branch)]

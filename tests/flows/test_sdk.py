@@ -38,7 +38,7 @@ def drive(stack: Stack, key: str, wanted: str) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def test_sdk_attaches_by_a_conversation_key_runs_to_the_end_and_reads_files_back(stack):
+def test_sdk_with_a_conversation_key_runs_the_agent_and_reads_files_back(stack):
     talk = stack.owner.converse(title="SDK")
     [record] = stack.owner.get("app-conversations", ids=str(talk.id))
     talk.wait_ready()
@@ -63,7 +63,7 @@ def test_sdk_attaches_by_a_conversation_key_runs_to_the_end_and_reads_files_back
 
 
 @pytest.mark.slow
-def test_sdk_creates_by_an_api_key_and_others_keys_open_nothing(stack):
+def test_sdk_with_an_api_key_creates_a_conversation_that_other_users_cannot_see(stack):
     told = drive(stack, stack.owner.key, "new")
 
     assert (told["after"], told["second"]) == ("finished", "finished")

@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 VALUE = "Sec-value-of-the-flow-0123"
 
 
-def test_a_secret_is_used_and_never_stored(stack: Stack):
+def test_secret_is_used_in_the_sandbox_and_hidden_in_the_log(stack: Stack):
     secret = {"name": "FLOW_TOKEN", "value": VALUE}
     made = stack.owner.call("POST", "secrets", json=secret, expect=201).json()
     talk = stack.owner.converse(title="Secrets")

@@ -32,7 +32,7 @@ def spent(talk: Talk) -> tuple[int, dict[str, int]]:
     return record["cost_micros"], record["tokens"]
 
 
-def test_tokens_and_cost_are_the_sums_of_what_the_model_said(talk):
+def test_tokens_and_cost_are_the_sums_of_the_models_usage(talk):
     talk.do("!usage 1000 50 400\n!run echo hi\n!usage 2000 60\n!finish Done.")
 
     cost, tokens = spent(talk)
@@ -47,7 +47,7 @@ def test_tokens_and_cost_are_the_sums_of_what_the_model_said(talk):
     figure("cost is summed", calls=len(calls), cost_micros=cost, tokens=tokens)
 
 
-def test_a_refused_key_is_said_plainly_and_a_retry_goes_on(talk):
+def test_refused_model_key_ends_the_run_with_one_error_and_resume_continues(talk):
     said = talk.say("!fail 401 1 No such key\n!run echo after all\n!finish Done.")
     talk.wait_run(said["seq"])
     record = talk.wait_status("error")
@@ -70,7 +70,7 @@ def test_a_refused_key_is_said_plainly_and_a_retry_goes_on(talk):
 
 
 @pytest.mark.parametrize("failure", ["500 1", "429 1", "drop 1"])
-def test_a_passing_failure_of_the_model_is_not_seen(talk, failure):
+def test_transient_model_failure_causes_no_error_event(talk, failure):
     said = talk.say(f"!fail {failure}\n!run echo survived {failure}\n!finish Done.")
     talk.wait_run(said["seq"])
     talk.wait_status("finished", "error")
@@ -82,7 +82,7 @@ def test_a_passing_failure_of_the_model_is_not_seen(talk, failure):
     assert not [e for e in events if e["kind"] == "ConversationErrorEvent"]
 
 
-def test_the_upstream_key_never_reaches_the_sandbox(talk):
+def test_upstream_key_is_absent_from_the_sandbox(talk):
     row = talk.sandbox()
     found = talk.engine().execute(
         f"grep -rlF {KEY} {row['handle']['dir']} || true", cwd=row["workspace"]

@@ -23,7 +23,7 @@ def talk(stack: Stack) -> Talk:
     return stack.owner.converse(title="V0", confirmation_policy="always")
 
 
-def test_a_v0_client_from_start_to_reconnect(talk: Talk):
+def test_v0_client_confirms_rejects_stops_and_reconnects_without_repeated_events(talk: Talk):
     with join(talk) as client:
         client.wait_state("awaiting_user_input", seconds=150)
         client.say("!run echo first > one.txt\n!finish Done.")
@@ -90,7 +90,7 @@ def refusal_of(talk: Talk, **more) -> str:
     return refused.value.args[0]["message"]
 
 
-def test_who_is_refused_and_with_which_words(talk: Talk):
+def test_refused_connection_names_the_reason(talk: Talk):
     url, owner, stranger = talk.stack.url, talk.owner, talk.stack.stranger
     cookieless = {"Origin": url}
     of_owner = {"Authorization": f"Bearer {owner.key}"}
@@ -119,7 +119,7 @@ def test_who_is_refused_and_with_which_words(talk: Talk):
 
 
 @pytest.mark.parametrize("headers", [{}, {"Origin": "http://evil.example"}, {"Origin": "null"}])
-def test_a_socket_from_elsewhere_is_not_opened(talk: Talk, headers):
+def test_socket_without_own_origin_is_403(talk: Talk, headers):
     with (
         pytest.raises(InvalidStatus) as refused,
         V0Client(talk.stack.url, talk.id.hex, headers=headers),
@@ -129,7 +129,7 @@ def test_a_socket_from_elsewhere_is_not_opened(talk: Talk, headers):
     assert refused.value.response.status_code == 403
 
 
-def test_polling_is_told_that_there_is_none(talk: Talk):
+def test_polling_transport_is_400_invalid_transport(talk: Talk):
     answer = httpx2.get(
         f"{talk.stack.url}/socket.io/",
         params={"EIO": "4", "transport": "polling", "conversation_id": talk.id.hex},
@@ -139,7 +139,7 @@ def test_polling_is_told_that_there_is_none(talk: Talk):
     assert (answer.status_code, answer.json()) == (400, "Invalid transport")
 
 
-def test_a_conversation_key_opens_its_conversation_and_ends_with_what_it_came_from(talk: Talk):
+def test_revoked_api_key_disconnects_sockets_of_its_conversation_keys(talk: Talk):
     stack = talk.stack
     made = stack.owner.call("POST", "api-keys", expect=201, json={"name": "soon revoked"}).json()
     answer = httpx2.get(
@@ -164,7 +164,7 @@ def test_a_conversation_key_opens_its_conversation_and_ends_with_what_it_came_fr
     figure("V0 socket after its key was revoked", seconds=round(seconds, 2))
 
 
-def test_refusals_of_actions_are_told_and_harm_nobody(talk: Talk):
+def test_refused_action_gets_an_error_event_and_the_socket_stays_usable(talk: Talk):
     with join(talk) as client:
         client.wait(state_of)
         for odd in (
@@ -191,7 +191,7 @@ def test_refusals_of_actions_are_told_and_harm_nobody(talk: Talk):
     assert (said["args"]["content"], said["source"]) == ("!say by the older name", "user")
 
 
-def test_a_deleted_conversation_ends_its_sockets(talk: Talk):
+def test_deleted_conversation_disconnects_its_sockets(talk: Talk):
     with join(talk) as client:
         client.wait(state_of)
         talk.owner.call("DELETE", talk.path, expect=204)

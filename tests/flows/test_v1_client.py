@@ -93,7 +93,7 @@ def client(stack: Stack, theirs: Talk) -> V1Client:
     return V1Client(stack, record["id"], record["session_api_key"])
 
 
-def test_chat_stop_and_reconnect(stack, client):
+def test_v1_client_chats_pauses_and_reconnects_without_lost_events(stack, client):
     with client.socket() as socket:
         first = json.loads(socket.recv(timeout=SECONDS))
         assert (first["kind"], first["key"]) == ("ConversationStateUpdateEvent", "full_state")
@@ -129,7 +129,7 @@ def test_chat_stop_and_reconnect(stack, client):
     assert "!say Hello." not in texts(late)
 
 
-def test_a_question_is_answered_by_rest_and_not_by_a_message(stack):
+def test_confirmation_is_answered_by_rest_and_not_by_a_message(stack):
     talk: Talk = stack.owner.converse(title="Careful", confirmation_policy="always")
     talk.wait_ready()
     [record] = stack.owner.get("app-conversations", ids=str(talk.id))
@@ -155,7 +155,7 @@ def test_a_question_is_answered_by_rest_and_not_by_a_message(stack):
     assert (Path(talk.sandbox()["workspace"]) / "one.txt").exists()
 
 
-def test_others_are_turned_away(stack, client, theirs):
+def test_socket_with_a_wrong_or_foreign_key_is_closed(stack, client, theirs):
     theirs.wait_ready()
     url = f"{stack.url.replace('http', 'ws', 1)}/sockets/events/{client.id}"
     [record] = stack.stranger.get("app-conversations", ids=str(theirs.id))

@@ -33,8 +33,8 @@ def record(repo, **more):
     } | more
 
 
-class TestCanonical:
-    def test_user_and_installations(self, api, connected, fake):
+class TestV1Routes:
+    def test_user_and_installations_of_the_git_host_are_returned(self, api, connected, fake):
         fake.add("acme/x")
         assert api.get(f"{V1}/user").json() == {
             "id": "583231",
@@ -46,7 +46,7 @@ class TestCanonical:
         }
         assert api.get(f"{V1}/installations").json() == {"items": [LOGIN, "acme"], "next": None}
 
-    def test_repositories_in_pages_and_by_words(self, api, connected, fake, repo):
+    def test_repositories_are_paged_and_searched(self, api, connected, fake, repo):
         fake.add("octo/second")
 
         first = api.get(f"{V1}/repositories?limit=1").json()
@@ -60,7 +60,7 @@ class TestCanonical:
             "next": None,
         }
 
-    def test_branches(self, api, connected, repo):
+    def test_branches_are_paged_and_searched(self, api, connected, repo):
         page = api.get(f"{V1}/branches?repository=octo/r&limit=2").json()
         found = api.get(f"{V1}/branches?repository=octo/r&q=ne").json()
 
@@ -68,7 +68,7 @@ class TestCanonical:
         assert page["next"] == "2"
         assert [row["name"] for row in found["items"]] == ["next"]
 
-    def test_suggested_tasks_and_microagents(self, api, connected, repo):
+    def test_suggested_tasks_and_microagents_are_returned(self, api, connected, repo):
         repo.issues = [{"number": 9, "title": "bug"}]
         path = ".openhands/microagents/flask.md"
 
@@ -91,7 +91,7 @@ class TestCanonical:
             "git_provider": "github",
         }
 
-    def test_pull_request_is_remembered_by_its_conversation(self, api, alice, connected, repo):
+    def test_pull_request_number_is_stored_in_its_conversation(self, api, alice, connected, repo):
         conversation = conversations.create_conversation(user=alice, title="Work")
         body = {
             "repository": "octo/r",
@@ -111,7 +111,7 @@ class TestCanonical:
         conversation.refresh_from_db()
         assert conversation.pull_requests == [7]
 
-    def test_a_strangers_conversation_is_not_there(self, api, charlie, connected, repo):
+    def test_pull_request_for_another_users_conversation_is_404_and_not_opened(self, api, charlie, connected, repo):
         theirs = conversations.create_conversation(user=charlie, title="Private")
         body = {
             "repository": "octo/r",
@@ -125,7 +125,7 @@ class TestCanonical:
         assert answer.status_code == 404
         assert repo.pulls == []
 
-    def test_refusals(self, api, alice, fake):
+    def test_unconnected_unknown_and_invalid_requests_are_refused(self, api, alice, fake):
         assert api.get(f"{V1}/user").json()["code"] == "provider-not-connected"
         assert api.get("/api/v1/integrations/gitlab/user").json()["code"] == "unknown-provider"
         assert api.get(f"{V1}/branches").status_code == 400
@@ -135,8 +135,8 @@ class TestCanonical:
         assert key.post(f"{V1}/pull-requests", {}, format="json").status_code == 403
 
 
-class TestCompat:
-    def test_info_repositories_and_search(self, api, connected, fake, repo):
+class TestOpenHandsRoutes:
+    def test_user_repositories_and_search_have_openhands_bodies(self, api, connected, fake, repo):
         fake.add("octo/second")
 
         info = api.get(f"{USER}/info").json()
@@ -156,11 +156,11 @@ class TestCompat:
         "query",
         ["", "?selected_provider=github", "?page=&per_page=x", "?page=-1&per_page=0", "?page=²"],
     )
-    def test_a_missing_page_is_the_first(self, api, connected, repo, query):
+    def test_missing_or_invalid_page_is_the_first(self, api, connected, repo, query):
         answer = api.get(f"{USER}/repositories{query}")
         assert [row["full_name"] for row in answer.json()] == ["octo/r"]
 
-    def test_branches(self, api, connected, repo):
+    def test_branches_and_branch_search_have_openhands_bodies(self, api, connected, repo):
         page = api.get(f"{USER}/repository/branches?repository=octo/r&page=1&per_page=2").json()
         found = api.get(f"{USER}/search/branches?repository=octo/r&query=ne&per_page=30").json()
 
@@ -179,7 +179,7 @@ class TestCompat:
         }
         assert [row["name"] for row in found] == ["next"]
 
-    def test_suggested_tasks_and_microagents(self, api, connected, repo):
+    def test_suggested_tasks_and_microagents_have_openhands_bodies(self, api, connected, repo):
         repo.issues = [{"number": 9, "title": "bug"}]
         path = ".openhands/microagents/flask.md"
 
@@ -190,7 +190,7 @@ class TestCompat:
         assert [row["path"] for row in api.get(here).json()] == [path]
         assert api.get(f"{here}/content?file_path={path}").json()["triggers"] == ["flask"]
 
-    def test_who_has_connected_nothing_gets_empty_lists(self, api, alice):
+    def test_user_without_a_git_host_gets_empty_lists(self, api, alice):
         for path in (
             "installations?provider=github",
             "repositories",
@@ -224,27 +224,27 @@ class TestCompat:
             ("repository/octo/r/microagents/content", 400),
         ],
     )
-    def test_refusals_say_why(self, api, connected, repo, path, status):
+    def test_invalid_request_is_refused_with_a_sentence(self, api, connected, repo, path, status):
         answer = api.get(f"{USER}/{path}")
         assert answer.status_code == status
         assert answer.json()["error"]
 
-    def test_a_host_that_is_away(self, api, connected, fake):
+    def test_unreachable_host_gives_no_suggested_tasks_and_503_for_repositories(self, api, connected, fake):
         fake.trouble = exhausted
         assert api.get(f"{USER}/suggested-tasks").json() == []
         assert api.get(f"{USER}/repositories").status_code == 503
 
-    def test_a_token_that_died_is_not_a_401(self, api, connected, fake):
+    def test_token_refused_by_the_host_is_409(self, api, connected, fake):
         fake.trouble = lambda _: (401, {}, {"message": "Bad credentials"})
         answer = api.get(f"{USER}/info")
         assert answer.status_code == 409
         assert "refused this token" in answer.json()["error"]
 
-    def test_nobody(self, client, db):
+    def test_anonymous_caller_is_401(self, client, db):
         assert client.get(f"{USER}/info").status_code == 401
 
 
-def test_a_page_of_thousands_of_digits_is_the_first(api, connected, repo):
+def test_page_number_with_thousands_of_digits_is_the_first_page(api, connected, repo):
     answer = api.get(f"{USER}/repositories", {"page": "9" * 5_000})
 
     assert (answer.status_code, len(answer.json())) == (200, 1)

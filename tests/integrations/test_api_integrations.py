@@ -46,7 +46,7 @@ def test_connected_host_is_shown_without_its_token(api, alice, connected):
     assert TOKEN not in listed.text + one.text
 
 
-def test_token_for_the_providers_own_host_shows_that_host(api, alice):
+def test_token_for_the_default_host_shows_that_host(api, alice):
     provider_tokens.set_provider_token(
         user=alice, organization=alice.personal_organization, provider="github", token="x"
     )
@@ -85,14 +85,14 @@ def test_anonymous_caller_is_unauthorized(client, db):
     assert [client.get(path).status_code for path in BOTH] == [401, 401]
 
 
-def test_key_without_the_scope_is_told_which(alice):
+def test_key_without_the_scope_is_403_naming_the_scope(alice):
     client = key_client(alice, scopes=["account.view"])
     for path in BOTH:
         response = client.get(path)
         assert (response.status_code, response.json()["permission"]) == (403, "integrations.view")
 
 
-def test_role_without_the_permission_is_told_which(alice, bob):
+def test_role_without_the_permission_is_403_naming_the_permission(alice, bob):
     bob.memberships.filter(organization=alice.personal_organization).update(role="billing")
     client = key_client(bob, organization=alice.personal_organization)
     for path in BOTH:
@@ -100,7 +100,7 @@ def test_role_without_the_permission_is_told_which(alice, bob):
         assert (response.status_code, response.json()["permission"]) == (403, "integrations.view")
 
 
-def test_teammates_token_is_not_shown_and_a_stranger_gets_404(connected, alice, bob, charlie):
+def test_teammate_sees_no_connection_and_outsider_gets_404(connected, alice, bob, charlie):
     for person, status in ((alice, 200), (bob, 200), (charlie, 404)):
         client = APIClient()
         client.force_authenticate(person)

@@ -37,7 +37,7 @@ def listing(github, **more):
 
 
 class TestReading:
-    def test_user(self, github, fake):
+    def test_user_of_the_token_is_returned(self, github, fake):
         assert github.user() == GitUser(
             id="583231",
             login=LOGIN,
@@ -47,7 +47,7 @@ class TestReading:
             email=None,
         )
 
-    def test_pages_of_repositories_follow_the_hosts_link_header(self, github, fake):
+    def test_repository_pages_follow_the_link_header(self, github, fake):
         for number in range(3):
             fake.add(f"octo/r{number}", private=number == 1, stars=number)
 
@@ -62,7 +62,7 @@ class TestReading:
         assert first.items[0].owner_type == "user"
         assert first.items[0].main_branch == "main"
 
-    def test_a_personal_token_has_accounts_where_an_app_has_installations(self, github, fake):
+    def test_installations_are_accounts_for_a_personal_token_and_ids_for_an_app_token(self, github, fake):
         fake.add("octo/own")
         fake.add("acme/theirs")
 
@@ -74,7 +74,7 @@ class TestReading:
         assert github.installations() == ["4242"]
         assert len(listing(github, installation="4242").items) == 2
 
-    def test_search_finds_words_full_names_and_addresses(self, github, fake):
+    def test_search_accepts_words_full_names_and_addresses(self, github, fake):
         fake.add("acme/tool", stars=1)
         fake.add("octo/tool-box", stars=5)
 
@@ -88,7 +88,7 @@ class TestReading:
         assert found("nobody/nothing") == []
         assert found("  ") == []
 
-    def test_a_renamed_repository_is_followed_on_the_same_host_only(self, github, fake):
+    def test_redirect_is_followed_to_the_same_host_only(self, github, fake):
         fake.add("octo/new")
         fake.moved["octo/old"] = "octo/new"
 
@@ -100,7 +100,7 @@ class TestReading:
         with pytest.raises(GitHostTrouble):
             github.user()
 
-    def test_branches_and_their_search(self, github, fake):
+    def test_branches_are_paged_and_searched(self, github, fake):
         fake.add("octo/r", branches=("fix/one", "fix/two"))
 
         page = github.branches(repository="octo/r", page=1, per_page=2)
@@ -120,7 +120,7 @@ class TestReading:
         with pytest.raises(NoSuchRepository):
             github.search_branches(repository="octo/none", query="x", per_page=3)
 
-    def test_microagents(self, github, fake):
+    def test_microagents_are_listed_and_read(self, github, fake):
         text = "---\nname: flask\ntriggers:\n- flask\n- 7\n---\n# Flask\n"
         fake.add(
             "octo/r",
@@ -147,7 +147,7 @@ class TestReading:
             with pytest.raises(NoSuchRepository):
                 github.microagent(repository="octo/r", path=path)
 
-    def test_suggested_tasks(self, github, fake):
+    def test_suggested_tasks_name_the_problem_of_each_pull_request_and_issue(self, github, fake):
         repo = fake.add("octo/r")
         repo.pulls = [
             {"number": 1, "title": "a", "mergeable": "CONFLICTING", "checks": "FAILURE"},
@@ -179,7 +179,7 @@ class TestPullRequests:
         "labels": ["bot"],
     }
 
-    def test_opened_once_with_labels(self, github, fake):
+    def test_pull_request_is_opened_once_with_its_labels(self, github, fake):
         repo = fake.add("octo/r", branches=("fix",))
 
         opened = github.create_pull_request(repository="octo/r", source="fix", **self.WANTED)
@@ -201,7 +201,7 @@ class TestPullRequests:
         with pytest.raises(NotAccepted, match="head is invalid"):
             github.create_pull_request(repository="octo/r", source="none", **self.WANTED)
 
-    def test_a_token_without_the_permission_is_told_so(self, fake):
+    def test_read_only_token_may_not_open_a_pull_request(self, fake):
         fake.add("octo/r", branches=("fix",))
         with pytest.raises(NotAllowed, match="not accessible by personal access token"):
             by(fake, READ_ONLY).create_pull_request(
@@ -210,12 +210,12 @@ class TestPullRequests:
 
 
 class TestTrouble:
-    def test_a_bad_token(self, fake):
+    def test_invalid_token_is_refused_and_not_shown_in_the_error(self, fake):
         with pytest.raises(TokenRefused) as caught:
             by(fake, "ghp_bad").user()
         assert "ghp_bad" not in repr(caught.value)
 
-    def test_limits_say_how_long_to_wait(self, github, fake):
+    def test_rate_limit_error_has_the_seconds_to_wait(self, github, fake):
         fake.trouble = exhausted
         with pytest.raises(GitHostAway) as caught:
             github.user()
@@ -237,12 +237,12 @@ class TestTrouble:
             ((403, {}, {"message": "Must have admin rights"}), NotAllowed),
         ],
     )
-    def test_odd_answers(self, github, fake, answer, problem):
+    def test_unexpected_response_raises_the_matching_error(self, github, fake, answer, problem):
         fake.trouble = lambda _: answer
         with pytest.raises(problem):
             github.user()
 
-    def test_nobody_listens(self, settings):
+    def test_closed_port_raises_git_host_away(self, settings):
         settings.UPSTREAM_ALLOW_PRIVATE = True
         with pytest.raises(GitHostAway):
             registry.get_provider("github", host="127.0.0.1:9", token=TOKEN).user()
@@ -256,7 +256,7 @@ class TestTrouble:
     @pytest.mark.parametrize(
         "name", ["octo", "octo/r/x", "../user", "octo/..", "octo/r?x", "octo/r#x", ""]
     )
-    def test_odd_names_reach_no_address(self, github, fake, name):
+    def test_invalid_repository_name_is_refused_without_a_request(self, github, fake, name):
         with pytest.raises(NoSuchRepository):
             github.branches(repository=name, page=1, per_page=1)
         assert fake.requests == []
@@ -273,7 +273,7 @@ class TestHosts:
             ("https://ghe.example.com:8443", "ghe.example.com:8443"),
         ],
     )
-    def test_normal(self, given, kept, settings):
+    def test_valid_host_is_normalized(self, given, kept, settings):
         settings.UPSTREAM_ALLOW_PRIVATE = False
         assert registry.normalize_host("github", given) == kept
 
@@ -290,12 +290,12 @@ class TestHosts:
             "x:y",
         ],
     )
-    def test_refused(self, given, settings):
+    def test_invalid_or_private_host_is_refused(self, given, settings):
         settings.UPSTREAM_ALLOW_PRIVATE = False
         with pytest.raises(registry.BadHost):
             registry.normalize_host("github", given)
 
-    def test_roots(self):
+    def test_api_address_of_each_kind_of_host(self):
         assert client.api_url("github.com") == "https://api.github.com"
         assert client.api_url("ghe.example.com") == "https://ghe.example.com/api/v3"
         assert client.api_url("acme.ghe.com") == "https://api.acme.ghe.com"
@@ -304,11 +304,11 @@ class TestHosts:
 @pytest.mark.parametrize(
     "text", ["", "plain", "---\ntriggers: [a", "---\n- a\n---\n", "---\ntriggers: a\n---\n"]
 )
-def test_odd_front_matter_has_no_triggers(text):
+def test_invalid_front_matter_has_no_triggers(text):
     assert payloads.parse_triggers(text) == []
 
 
-def test_has_next():
+def test_link_header_with_rel_next_has_a_next_page():
     assert has_next('<https://x?page=2>; rel="next"')
     assert not has_next('<https://x?page=1>; rel="prev"')
     assert not has_next(None)
@@ -316,7 +316,7 @@ def test_has_next():
 
 if token := os.environ.get("GITHUB_TEST_TOKEN"):
 
-    def test_the_real_one_answers_alike():
+    def test_real_github_accepts_the_same_requests():
         real = registry.get_provider("github", host="github.com", token=token)
         assert real.user().login
         assert listing(real, per_page=2).items

@@ -61,7 +61,7 @@ def key_of(user, **more):
     return accounts.issue_api_key(user=user, name="mcp", **more)[1]
 
 
-def test_start_steer_and_inspect(alice, charlie):
+def test_tools_start_steer_and_read_own_conversations_only(alice, charlie):
     theirs = conversations.create_conversation(user=charlie, title="Private")
     with serving() as url:
         names, [made] = ask(url, key_of(alice), ("start_conversation", {"message": "Say hi"}))
@@ -92,7 +92,7 @@ def test_start_steer_and_inspect(alice, charlie):
     assert missing.isError
 
 
-def test_pull_request_belongs_to_the_conversation_of_the_header(alice, connected, fake):
+def test_pull_request_is_stored_in_the_conversation_of_the_header(alice, connected, fake):
     fake.add("octo/r", branches=("fix",))
     conversation = conversations.create_conversation(user=alice, title="Work")
     body = {"repo_name": "octo/r", "source_branch": "fix", "target_branch": "main", "title": "Fix"}
@@ -108,7 +108,7 @@ def test_pull_request_belongs_to_the_conversation_of_the_header(alice, connected
     assert conversation.pull_requests == [7]
 
 
-def test_scopes_hold(alice):
+def test_key_without_the_create_scope_starts_no_conversation(alice):
     with serving() as url:
         _, [listed, refused] = ask(
             url,
@@ -121,37 +121,37 @@ def test_scopes_hold(alice):
     assert not Conversation.objects.exists()
 
 
-class TestEdge:
+class TestTransport:
     def post(self, **headers):
         return APIClient().post("/mcp", PING, format="json", headers=ACCEPT | headers)
 
-    def test_nobody(self, db):
+    def test_anonymous_request_is_401_with_a_problem_body(self, db):
         answer = self.post()
         assert answer.status_code == 401
         assert answer.headers["Content-Type"] == "application/problem+json"
 
-    def test_either_header(self, alice):
+    def test_key_is_accepted_in_either_header(self, alice):
         key = key_of(alice)
         for headers in ({"Authorization": f"Bearer {key}"}, {"X-Session-API-Key": key}):
             answer = self.post(**headers)
             assert answer.json() == {"jsonrpc": "2.0", "id": 1, "result": {}}
 
-    def test_a_session_is_not_enough(self, alice, client):
+    def test_session_cookie_alone_is_401(self, alice, client):
         client.force_login(alice)
         assert client.post("/mcp", PING, "application/json", headers=ACCEPT).status_code == 401
 
-    def test_pages_of_other_sites(self, alice):
+    def test_request_from_another_origin_is_403(self, alice):
         answer = self.post(Authorization=f"Bearer {key_of(alice)}", Origin="https://evil.example")
         assert answer.status_code == 403
 
-    def test_no_stream_and_no_json(self, alice):
+    def test_get_is_405_and_invalid_json_is_400(self, alice):
         client = APIClient(headers={"Authorization": f"Bearer {key_of(alice)}"} | ACCEPT)
         assert client.get("/mcp").status_code == 405
         broken = client.post("/mcp", b"{", content_type="application/json")
         assert broken.status_code == 400
 
 
-def test_what_fails_inside_is_not_told(alice, monkeypatch):
+def test_internal_error_is_reported_without_its_text(alice, monkeypatch):
     def broken(**_):
         raise RuntimeError("SELECT secret FROM vault")
 
@@ -166,7 +166,7 @@ def test_what_fails_inside_is_not_told(alice, monkeypatch):
 @pytest.mark.parametrize(
     ("repository", "fits"), [("octo/r", True), ("octo/r\n", False), ("octo/../r", False)]
 )
-def test_repositories_of_the_schema(repository, fits):
+def test_schema_accepts_only_well_formed_repository_names(repository, fits):
     schema = TOOLS["start_conversation"].schema
     wanted = {"message": "x", "repository": repository}
 

@@ -6,7 +6,7 @@ from tests.fakes.github import LOGIN, TOKEN
 PAGE = "/settings/git-hosts"
 
 
-def test_connect_and_disconnect(client, alice, fake):
+def test_github_is_connected_and_disconnected_on_the_page(client, alice, fake):
     client.force_login(alice)
 
     made = client.post(PAGE, {"intent": "connect", "token": TOKEN, "host": fake.host}, follow=True)
@@ -19,7 +19,7 @@ def test_connect_and_disconnect(client, alice, fake):
     assert not ProviderToken.objects.exists()
 
 
-def test_a_refused_token_says_so_and_is_not_echoed(client, alice, fake):
+def test_refused_token_shows_the_error_and_not_the_token(client, alice, fake):
     client.force_login(alice)
     answer = client.post(PAGE, {"intent": "connect", "token": "ghp_no", "host": fake.host})
     assert answer.status_code == 409

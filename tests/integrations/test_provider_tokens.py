@@ -20,8 +20,8 @@ def kept(user):
     ).token
 
 
-class TestCanonical:
-    def test_connect_list_disconnect(self, api, alice, fake):
+class TestV1Routes:
+    def test_token_is_connected_listed_and_disconnected(self, api, alice, fake):
         made = api.put(f"{TOKENS}/github", {"token": TOKEN, "host": fake.host}, format="json")
         listed = api.get(TOKENS).json()
         row = ProviderToken.objects.get()
@@ -58,7 +58,7 @@ class TestCanonical:
             ("nothing", {"token": "x"}, 404, "unknown-provider"),
         ],
     )
-    def test_refused_and_nothing_kept(
+    def test_refused_token_keeps_the_stored_token(
         self, api, fake, connected, alice, provider, body, status, code
     ):
         if "host" not in body and "token" in body:
@@ -68,7 +68,7 @@ class TestCanonical:
         assert (answer.status_code, answer.json()["code"]) == (status, code)
         assert kept(alice) == TOKEN
 
-    def test_a_host_that_is_away_keeps_the_old_token(self, api, fake, connected, alice):
+    def test_unreachable_host_is_503_and_keeps_the_stored_token(self, api, fake, connected, alice):
         fake.trouble = exhausted
         answer = api.put(f"{TOKENS}/github", {"token": "new", "host": fake.host}, format="json")
 
@@ -76,14 +76,14 @@ class TestCanonical:
         assert int(answer.headers["Retry-After"]) > 100
         assert kept(alice) == TOKEN
 
-    def test_a_key_needs_the_scope(self, alice, fake):
+    def test_key_without_the_manage_scope_lists_but_does_not_connect(self, alice, fake):
         client = key_client(alice, scopes=["integrations.view"])
         assert client.get(TOKENS).status_code == 200
         answer = client.put(f"{TOKENS}/github", {"token": TOKEN, "host": fake.host}, format="json")
         assert answer.status_code == 403
         assert fake.requests == []
 
-    def test_a_teammate_has_none_of_it(self, connected, alice, bob, charlie):
+    def test_teammate_sees_no_token_and_outsider_gets_404(self, connected, alice, bob, charlie):
         for person, status in ((alice, 200), (bob, 200), (charlie, 404)):
             client = APIClient()
             client.force_authenticate(person)
@@ -92,8 +92,8 @@ class TestCanonical:
             assert len(answer.json().get("items", [])) == (person == alice)
 
 
-class TestCompat:
-    def test_all_four_are_sent_and_empty_ones_left_alone(self, api, fake, alice):
+class TestOpenHandsRoutes:
+    def test_empty_tokens_of_the_form_are_skipped(self, api, fake, alice):
         def send(token, host=fake.host):
             tokens = {
                 name: {"token": "", "host": ""} for name in ("gitlab", "bitbucket", "azure_devops")
@@ -110,7 +110,7 @@ class TestCompat:
         assert "refused this token" in refused.json()["error"]
         assert kept(alice) == TOKEN
 
-    def test_one_that_is_refused_keeps_all_out(self, api, fake):
+    def test_one_unsupported_provider_stores_no_token(self, api, fake):
         tokens = {"github": {"token": TOKEN, "host": fake.host}, "gitlab": {"token": "x"}}
         answer = api.post(ADD, {"provider_tokens": tokens}, format="json")
 
@@ -121,12 +121,12 @@ class TestCompat:
     @pytest.mark.parametrize(
         "body", [{}, {"provider_tokens": []}, {"provider_tokens": {"github": 1}}]
     )
-    def test_odd_bodies(self, api, body):
+    def test_invalid_body_is_400_with_a_sentence(self, api, body):
         answer = api.post(ADD, body, format="json")
         assert answer.status_code == 400
         assert answer.json()["error"]
 
-    def test_unset(self, api, connected):
+    def test_unset_route_deletes_every_token_and_is_repeatable(self, api, connected):
         assert api.post("/api/unset-provider-tokens").status_code == 200
         assert api.post("/api/unset-provider-tokens").status_code == 200
         assert not ProviderToken.objects.exists()

@@ -24,7 +24,7 @@ def admitted(scope):
     return watcher.user_id, watcher.conversation_id
 
 
-def test_a_conversation_key_joins_its_conversation_and_no_other(alice, conversation):
+def test_conversation_key_joins_its_own_conversation_only(alice, conversation):
     key = conversation_key(conversation=conversation, user=alice)
     other = ConversationFactory(created_by=alice)
 
@@ -33,7 +33,7 @@ def test_a_conversation_key_joins_its_conversation_and_no_other(alice, conversat
         handshake.admit(scope(other, session_api_key=key))
 
 
-def test_a_viewer_may_watch_and_not_steer(alice, bob, conversation):
+def test_viewer_joins_but_is_refused_commands(alice, bob, conversation):
     conversation.visibility = "organization"
     conversation.save()
     bob.memberships.update(role="viewer")
@@ -50,7 +50,7 @@ def test_a_viewer_may_watch_and_not_steer(alice, bob, conversation):
     ("given", "after"),
     [("-1", 0), ("7", 7), ("", 0), ("x", 0), ("1.5", 0), ("9" * 30, 0), ("²", 0)],
 )
-def test_where_a_client_resumes(given, after):
+def test_invalid_latest_event_id_resumes_from_the_start(given, after):
     assert (
         parse_cursor(
             {"headers": [], "query_string": urlencode({"latest_event_id": given}).encode()}

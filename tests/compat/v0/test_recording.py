@@ -21,7 +21,7 @@ def _logged(wire):
     return LoggedEvent(**wire | times | {"payload": json.dumps(wire["payload"])})
 
 
-def test_the_log_becomes_the_frames_that_were_sent():
+def test_recorded_log_translates_to_the_recorded_frames():
     links = Links(echoes=set(RECORDING["echoes"]))
     told = translate_events([Entry.of_event(_logged(wire)) for wire in RECORDING["log"]], links)
     sent = [json.loads(frame[2:]) for frame in RECORDING["frames"] if frame.startswith("42")]
@@ -35,7 +35,7 @@ def test_the_log_becomes_the_frames_that_were_sent():
     ] == "finished"
 
 
-def test_the_client_hears_of_its_connection_before_anything_else():
+def test_connect_packet_precedes_every_recorded_event():
     first, *rest = RECORDING["frames"]
 
     assert first == '40{"sid":"…"}'

@@ -35,8 +35,8 @@ def stamp(moment):
     return moment.isoformat().replace("+00:00", "Z")
 
 
-class TestRecord:
-    def test_a_record_is_complete(self, api, alice, conversation):
+class TestConversationRecord:
+    def test_conversation_record_has_every_v0_field(self, api, alice, conversation):
         Conversation.objects.filter(pk=conversation.pk).update(
             repository={"provider": "github", "full_name": "a/b", "branch": "main"},
             pull_requests=[7],
@@ -72,24 +72,24 @@ class TestRecord:
         assert opened.status_code == 200
 
     @pytest.mark.parametrize("form", ["hex", "__str__"])
-    def test_ids_come_with_dashes_or_without(self, api, conversation, form):
+    def test_conversation_id_works_with_and_without_dashes(self, api, conversation, form):
         shown = conversation.pk.hex if form == "hex" else str(conversation.pk)
 
         assert api.get(f"/api/conversations/{shown}").status_code == 200
 
     @pytest.mark.parametrize("shown", ["0" * 32, "x", "..", "a" * 200])
-    def test_what_is_not_there_is_404_with_a_sentence(self, api, shown):
+    def test_unknown_or_malformed_id_is_404_with_a_sentence(self, api, shown):
         answer = api.get(f"/api/conversations/{shown}")
 
         assert answer.status_code == 404
         assert isinstance(answer.json()["error"], str)
 
-    def test_nobody_is_401(self, client, conversation):
+    def test_anonymous_caller_is_401(self, client, conversation):
         answer = client.get(address(conversation))
 
         assert (answer.status_code, "error" in answer.json()) == (401, True)
 
-    def test_a_key_to_one_conversation_opens_no_other(self, alice, conversation):
+    def test_conversation_key_gets_404_for_another_conversation(self, alice, conversation):
         other = ConversationFactory(created_by=alice)
         key = conversation_key(conversation=conversation, user=alice)
         holder = APIClient(headers={"X-Session-API-Key": key})
@@ -97,7 +97,7 @@ class TestRecord:
         assert holder.get(address(conversation, "/events")).status_code == 200
         assert holder.get(address(other, "/events")).status_code == 404
 
-    def test_a_conversation_key_speaks_the_engines_protocol_where_addresses_are_shared(
+    def test_conversation_key_gets_engine_bodies_on_routes_shared_with_v0(
         self, alice, talk
     ):
         key = conversation_key(conversation=talk, user=alice)
@@ -128,7 +128,7 @@ class TestRecord:
             ("failed", "error", "ERROR", "STATUS$ERROR"),
         ],
     )
-    def test_states(self, api, conversation, status, execution, shown, runtime):
+    def test_conversation_state_maps_to_v0_status_and_runtime_status(self, api, conversation, status, execution, shown, runtime):
         Conversation.objects.update(status=status, execution_status=execution)
 
         body = api.get(address(conversation)).json()
@@ -136,8 +136,8 @@ class TestRecord:
         assert (body["status"], body["runtime_status"]) == (shown, runtime)
 
 
-class TestList:
-    def test_pages_hold_every_conversation_of_both_kinds_once(self, api, alice):
+class TestConversationList:
+    def test_pages_list_v0_and_v1_conversations_once_each(self, api, alice):
         now = timezone.now()
         rows = [
             ConversationFactory(
@@ -165,7 +165,7 @@ class TestList:
         )
         assert {one["conversation_version"] for one in seen} == {"V0", "V1"}
 
-    def test_filters_come_before_the_page_is_cut(self, api, alice):
+    def test_filters_apply_before_the_page_limit(self, api, alice):
         wanted = ConversationFactory(
             created_by=alice, repository={"full_name": "a/b"}, trigger="slack"
         )
@@ -181,7 +181,7 @@ class TestList:
             assert [one["conversation_id"] for one in body["results"]] == [wanted.pk.hex]
             assert body["next_page_id"] is None
 
-    def test_the_number_of_queries_does_not_grow(self, api, alice, django_assert_max_num_queries):
+    def test_list_of_twenty_conversations_uses_at_most_nine_queries(self, api, alice, django_assert_max_num_queries):
         for _ in range(20):
             ConversationFactory(created_by=alice)
         with django_assert_max_num_queries(9):
@@ -191,12 +191,12 @@ class TestList:
         "query",
         ["limit=0", "limit=101", "limit=x", "page_id=x", "page_id=!!", "conversation_trigger=x"],
     )
-    def test_odd_queries_are_422(self, api, query):
+    def test_invalid_list_query_is_422(self, api, query):
         answer = api.get(f"/api/conversations?{query}")
 
         assert (answer.status_code, "error" in answer.json()) == (422, True)
 
-    def test_microagents_have_a_list_of_their_own(self, api, alice):
+    def test_microagent_conversations_are_listed_by_repository(self, api, alice):
         ConversationFactory(created_by=alice)
         one = ConversationFactory(
             created_by=alice, trigger="microagent_management", repository={"full_name": "a/b"}
@@ -208,7 +208,7 @@ class TestList:
 
 
 class TestCreate:
-    def test_with_a_message_and_a_repository(self, api):
+    def test_create_with_message_and_repository_stores_both(self, api):
         answer = api.post(
             "/api/conversations",
             {
@@ -234,7 +234,7 @@ class TestCreate:
         assert row.repository == {"provider": "gitlab", "full_name": "a/b", "branch": "dev"}
         assert json.loads(row.events.get().payload) == {"text": "Fix it"}
 
-    def test_from_scratch_with_a_cookie(self, client, alice):
+    def test_create_with_a_session_and_no_message_has_trigger_gui(self, client, alice):
         client.force_login(alice)
 
         answer = client.post("/api/conversations", {}, content_type="application/json")
@@ -242,7 +242,7 @@ class TestCreate:
         row = Conversation.objects.get()
         assert (answer.status_code, row.trigger, row.events.count()) == (200, "gui", 0)
 
-    def test_with_images(self, api):
+    def test_create_stores_images_of_the_first_message(self, api):
         image = "data:image/png;base64,AAAA"
         api.post(
             "/api/conversations", {"initial_user_msg": "Look", "image_urls": [image]}, format="json"
@@ -254,7 +254,7 @@ class TestCreate:
         ("task", "said"),
         [("OPEN_ISSUE", "issue #5 (Broken) in a/b"), ("SOMETHING", "#5 (Broken) in a/b")],
     )
-    def test_a_suggested_task_becomes_a_message(self, client, alice, task, said):
+    def test_suggested_task_becomes_the_first_message(self, client, alice, task, said):
         client.force_login(alice)
         body = {
             "git_provider": "github",
@@ -271,7 +271,7 @@ class TestCreate:
         assert row.repository == {"provider": "github", "full_name": "a/b"}
         assert said in json.loads(row.events.get().payload)["text"]
 
-    def test_instructions_stand_before_the_message(self, client, alice):
+    def test_conversation_instructions_precede_the_first_message(self, client, alice):
         client.force_login(alice)
         body = {
             "create_microagent": {"repo": "a/b", "title": "tests"},
@@ -298,13 +298,13 @@ class TestCreate:
             [],
         ],
     )
-    def test_what_is_not_taken_is_422_and_makes_nothing(self, api, body):
+    def test_invalid_creation_is_422_and_creates_no_conversation(self, api, body):
         answer = api.post("/api/conversations", body, format="json")
 
         assert (answer.status_code, "error" in answer.json()) == (422, True)
         assert not Conversation.objects.exists()
 
-    def test_a_bad_image_makes_nothing(self, api):
+    def test_invalid_image_is_400_and_creates_no_conversation(self, api):
         answer = api.post(
             "/api/conversations",
             {"initial_user_msg": "Look", "image_urls": ["file:///etc/passwd"]},
@@ -316,7 +316,7 @@ class TestCreate:
 
 
 class TestSteering:
-    def test_rename_and_delete(self, api, conversation):
+    def test_conversation_is_renamed_and_deleted(self, api, conversation):
         renamed = api.patch(address(conversation), {"title": "New"}, format="json")
         empty = api.patch(address(conversation), {"title": ""}, format="json")
         conversation.refresh_from_db()
@@ -327,7 +327,7 @@ class TestSteering:
         assert (deleted.status_code, deleted.json()) == (200, True)
         assert api.get(address(conversation)).status_code == 404
 
-    def test_stop_and_start(self, api, running):
+    def test_conversation_is_stopped_twice_and_started_again(self, api, running):
         stopped = api.post(address(running, "/stop"))
         again = api.post(address(running, "/stop"))
         started = api.post(address(running, "/start"), {"providers_set": ["github"]}, format="json")
@@ -341,13 +341,13 @@ class TestSteering:
         assert started.json()["conversation_status"] in ("STARTING", "RUNNING")
         assert queued("run_agent") == []
 
-    def test_message(self, api, conversation):
+    def test_message_route_appends_a_user_message(self, api, conversation):
         answer = api.post(address(conversation, "/message"), {"message": "Hi"}, format="json")
 
         assert (answer.status_code, answer.json()) == (200, {"success": True})
         assert json.loads(conversation.events.get().payload) == {"text": "Hi"}
 
-    def test_events_are_actions_of_people(self, api, running):
+    def test_event_route_accepts_user_actions_and_refuses_agent_actions(self, api, running):
         ingest(running, status_frame(0, "running"), status_frame(1, "waiting_for_confirmation"))
 
         def send(action, **args):
@@ -381,7 +381,7 @@ class TestSteering:
         assert [kind for kind, _ in events] == ["UserConfirmation", "UserMessage"]
         assert events[1][1]["text"] == "Hi\n\nFiles in the workspace: /w/a.txt"
 
-    def test_a_viewer_may_watch_and_not_steer(self, alice, bob, conversation):
+    def test_viewer_reads_events_but_gets_403_for_a_message(self, alice, bob, conversation):
         services.set_visibility(conversation_id=conversation.pk, visibility="organization")
         bob.memberships.filter(organization=alice.personal_organization).update(role="viewer")
         viewer = key_client(bob, organization=alice.personal_organization)
@@ -424,7 +424,7 @@ class TestEvents:
     def ids(self, body):
         return [event["id"] for event in body["events"]]
 
-    def test_one_event(self, api, talk):
+    def test_user_message_is_shown_in_v0_form(self, api, talk):
         event = talk.events.get()
 
         assert self.get(api, talk) == {
@@ -474,22 +474,22 @@ class TestEvents:
             ("reverse=true&limit=2", [30, 29]),
         ],
     )
-    def test_filters(self, api, long, query, found):
+    def test_event_filters_select_matching_ids(self, api, long, query, found):
         assert self.ids(self.get(api, long, query)) == found
 
-    def test_filters_in_the_body_of_the_get(self, api, long):
+    def test_event_filters_are_read_from_the_body_of_a_get(self, api, long):
         body = json.dumps({"source": "environment"})
         answer = api.generic("GET", address(long, "/events"), body, content_type="application/json")
 
         assert self.ids(answer.json()) == [10]
 
     @pytest.mark.parametrize("limit", [-1, 101])
-    def test_an_odd_limit_is_400(self, api, long, limit):
+    def test_limit_outside_0_to_100_is_400(self, api, long, limit):
         answer = api.get(address(long, f"/events?limit={limit}"))
 
         assert (answer.status_code, answer.json()["error"]) == (400, "Invalid limit")
 
-    def test_the_echo_of_a_message_is_not_told_twice(self, api, running):
+    def test_engine_echo_of_a_sent_message_is_left_out(self, api, running):
         said = services.post_message(
             conversation_id=running.pk, text="Hello", message_id=str(uuid4())
         )
@@ -505,7 +505,7 @@ class TestEvents:
 
         assert self.ids(body) == [said.seq, said.seq + 2]  # the second is nobody's echo
 
-    def test_what_no_writer_of_json_takes_is_told_all_the_same(self, api, conversation):
+    def test_event_with_lone_surrogate_and_infinite_number_is_still_shown(self, api, conversation):
         conversation.append(
             NewEvent(
                 event_id="e",
@@ -518,13 +518,13 @@ class TestEvents:
 
         assert body["events"][0]["message"] == "\ud800\0"
 
-    def test_trajectory(self, api, long):
+    def test_trajectory_holds_every_event_in_order(self, api, long):
         answer = api.get(address(long, "/trajectory"))
 
         body = json.loads(b"".join(answer))
         assert [event["id"] for event in body["trajectory"]] == list(range(1, 31))
 
-    def test_remember_prompt(self, api, long):
+    def test_remember_prompt_ends_with_the_conversation_up_to_the_event(self, api, long):
         answer = api.get(address(long, "/remember-prompt?event_id=2"))
 
         body = answer.json()
@@ -533,8 +533,8 @@ class TestEvents:
         assert api.get(address(long, "/remember-prompt")).status_code == 422
 
 
-class TestPlace:
-    def test_honest_answers(self, api, conversation):
+class TestSandboxRoutes:
+    def test_sandbox_routes_without_data_return_empty_bodies(self, api, conversation):
         def get(name):
             answer = api.get(address(conversation, f"/{name}"))
             assert answer.status_code == 200
@@ -550,7 +550,7 @@ class TestPlace:
         written = api.post(address(conversation, "/exp-config"), {"config": {}}, format="json")
         assert (written.status_code, written.json()) == (200, False)
 
-    def test_files_need_a_running_sandbox(self, api, conversation):
+    def test_file_routes_without_a_running_sandbox_are_409(self, api, conversation):
         for name in (
             "list-files",
             "select-file?file=a",
@@ -561,7 +561,7 @@ class TestPlace:
             answer = api.get(address(conversation, f"/{name}"))
             assert (answer.status_code, answer.json()["code"]) == (409, "sandbox-not-running"), name
 
-    def test_upload_says_what_it_skipped(self, api, running, monkeypatch, settings):
+    def test_upload_lists_stored_and_skipped_files_with_reasons(self, api, running, monkeypatch, settings):
         settings.UPLOAD_MAX_BYTES = 5
         written = {}
 
@@ -586,7 +586,7 @@ class TestPlace:
 
 
 class TestFeedback:
-    def test_of_an_event(self, api, running):
+    def test_event_rating_is_stored_and_listed_in_the_batch(self, api, running):
         ingest(running, frame(0), frame(1))
         body = {
             "conversation_id": running.pk.hex,
@@ -606,7 +606,7 @@ class TestFeedback:
         }
         assert running.feedback.get().metadata == {"a": 1}
 
-    def test_of_a_conversation(self, api, talk):
+    def test_negative_feedback_on_a_conversation_is_stored_as_rating_1(self, api, talk):
         body = {
             "email": "",
             "version": "1.0",
@@ -626,7 +626,7 @@ class TestFeedback:
         }
         assert (kept.rating, kept.reason) == (1, "No.")
 
-    def test_needs_somebody_who_may_see_it(self, client, charlie, talk):
+    def test_feedback_is_401_for_anonymous_and_404_for_other_users(self, client, charlie, talk):
         body = {"conversation_id": talk.pk.hex, "rating": 1}
 
         assert (

@@ -71,7 +71,7 @@ def message_args(content, images=(), *, waits=False):
     }
 
 
-def test_our_message():
+def test_user_message_becomes_a_message_action():
     found = told("UserMessage", "user", text="Hello", images=["data:image/png;base64,AA"])
 
     assert found == base(
@@ -79,7 +79,7 @@ def test_our_message():
     )
 
 
-def test_its_echo_is_the_same_message_and_comes_once():
+def test_echo_of_a_sent_message_is_dropped_and_another_user_message_is_kept():
     links = Links(echoes={"e7"})
     message = {"llm_message": {"role": "user", "content": text("Hello")}}
 
@@ -89,7 +89,7 @@ def test_its_echo_is_the_same_message_and_comes_once():
     )
 
 
-def test_the_agents_message():
+def test_agent_message_joins_text_parts_and_waits_for_a_response():
     content = [*text("One", "Two"), {"type": "image", "image_urls": ["https://x/y.png"]}]
     found = told("MessageEvent", llm_message={"role": "assistant", "content": content})
 
@@ -97,7 +97,7 @@ def test_the_agents_message():
     assert found == base("agent", "One\nTwo", action="message", args=args)
 
 
-def test_the_system_prompt():
+def test_system_prompt_becomes_a_system_action():
     found = told("SystemPromptEvent", system_prompt={"text": "Be good"}, tools=[{"title": "t"}])
 
     args = {"content": "Be good", "tools": [{"title": "t"}]}
@@ -113,7 +113,7 @@ EDIT = {"start": 1, "end": -1, "content": "", "impl_source": "oh_aci", "insert_l
 
 
 @pytest.mark.parametrize("kind", ["TerminalAction", "ExecuteBashAction"])
-def test_a_command(kind):
+def test_terminal_action_becomes_a_run_action(kind):
     found = action(kind, command="ls", is_input=True, timeout=5.0)
 
     args = {
@@ -258,7 +258,7 @@ ACTIONS = {
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_an_action(name):
+def test_action_event_becomes_its_v0_action(name):
     fields, (action_name, message), args = ACTIONS[name]
 
     found = action(name.partition(" ")[0], **fields)
@@ -266,13 +266,13 @@ def test_an_action(name):
     assert found == base("agent", message, action=action_name, args=args, **METADATA)
 
 
-def test_every_action_of_the_table_is_tested():
+def test_every_action_kind_of_the_table_has_a_case():
     tried = {name.partition(" ")[0] for name in ACTIONS} | {"TerminalAction", "ExecuteBashAction"}
 
     assert set(actions.ACTIONS) <= tried
 
 
-def test_an_action_without_thought_or_body():
+def test_unreadable_tool_call_becomes_an_mcp_action_without_arguments():
     """The engine could not read the model's call: the call is shown, its error follows."""
     found = told("ActionEvent", **CALL)
 
@@ -283,7 +283,7 @@ def test_an_action_without_thought_or_body():
 # --- Observations -----------------------------------------------------------------
 
 
-def test_a_commands_output():
+def test_terminal_observation_becomes_a_run_observation():
     found = observation(
         "TerminalObservation",
         content=text("hello"),
@@ -321,14 +321,14 @@ def test_a_commands_output():
     )
 
 
-def test_a_command_without_metadata_and_with_a_null_exit_code():
+def test_terminal_observation_without_exit_code_shows_minus_one_and_no_success():
     found = observation("ExecuteBashObservation", {"command": "ls"}, output="x", exit_code=None)
 
     assert found["extras"]["metadata"]["exit_code"] == -1
     assert (found["extras"]["command"], found["content"], found["success"]) == ("ls", "x", False)
 
 
-def test_a_long_output_is_cut_in_its_middle():
+def test_long_output_is_cut_in_the_middle():
     output = "a" * 40_000 + "b" * 40_000
     found = observation("TerminalObservation", content=text(output))["content"]
 
@@ -494,7 +494,7 @@ OBSERVATIONS = {
 
 
 @pytest.mark.parametrize("name", OBSERVATIONS)
-def test_an_observation(name):
+def test_observation_event_becomes_its_v0_observation(name):
     fields, asked, (observed, message, content), extras = OBSERVATIONS[name]
 
     found = observation(name.partition(" ")[0], asked, **fields)
@@ -503,27 +503,27 @@ def test_an_observation(name):
     assert found == base("agent", message, **shape, **RESULT_METADATA)
 
 
-def test_every_observation_of_the_table_is_tested():
+def test_every_observation_kind_of_the_table_has_a_case():
     tried = {name.partition(" ")[0] for name in OBSERVATIONS}
 
     assert set(actions.OBSERVATIONS) <= tried | {"TerminalObservation", "ExecuteBashObservation"}
 
 
-def test_the_agents_own_finish_has_no_observation():
+def test_finish_observation_is_dropped():
     assert observation("FinishObservation", message="Done") is None
 
 
-def test_an_observation_of_an_unknown_action_has_no_cause():
+def test_observation_of_an_unknown_action_has_no_cause():
     found = told("ObservationEvent", "environment", observation={"kind": "ThinkObservation"})
 
     assert found == base("agent", "Noted.", observation="think", content="", extras={})
 
 
-def test_texts_too_long_to_compare_have_no_diff():
+def test_diff_of_very_long_texts_is_empty():
     assert actions.make_diff("a", "x\n" * 100_000, "y\n" * 100_000) == ""
 
 
-def test_a_rejection():
+def test_rejection_becomes_a_user_rejected_observation():
     links = Links(seqs={"a5": 5})
     found = told(
         "UserRejectObservation", "environment", links, action_id="a5", rejection_reason="no", **CALL
@@ -549,7 +549,7 @@ STATES = {
 
 @pytest.mark.parametrize("key", ["execution_status", "full_state"])
 @pytest.mark.parametrize("status", STATES)
-def test_a_state(status, key):
+def test_execution_status_becomes_an_agent_state(status, key):
     value = status if key == "execution_status" else {"execution_status": status}
     found = told("ConversationStateUpdateEvent", "environment", key=key, value=value)
 
@@ -568,11 +568,11 @@ def test_a_state(status, key):
         (None, 1),
     ],
 )
-def test_other_updates_are_no_states(key, value):
+def test_update_without_a_known_status_is_dropped(key, value):
     assert told("ConversationStateUpdateEvent", "environment", key=key, value=value) is None
 
 
-def test_running_totals_come_with_what_the_agent_does_next():
+def test_usage_totals_are_added_to_the_next_action():
     links = Links()
     use = {
         "model_name": "m",
@@ -628,7 +628,7 @@ def error_of(source, content, error_id="", **more):
         ("MaxIterationsReached", "500", "STATUS$ERROR"),
     ],
 )
-def test_the_end_of_a_run(code, detail, status):
+def test_conversation_error_becomes_an_error_with_its_v0_status(code, detail, status):
     found = told("ConversationErrorEvent", "environment", code=code, detail=detail)
 
     assert found == error_of("environment", detail, status)
@@ -718,20 +718,20 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_another_kind(kind):
+def test_event_of_another_kind_becomes_its_v0_event(kind):
     source, value, wanted = OTHERS[kind]
 
     assert told(kind, source, **value) == wanted
 
 
-def test_a_refusal_and_a_silent_hook():
+def test_refused_confirmation_keeps_its_reason_and_successful_hook_is_dropped():
     refused = told("UserConfirmation", "user", accept=False, reason="not that one")
 
     assert refused["args"] == {"agent_state": "user_rejected", "thought": "not that one"}
     assert told("HookExecutionEvent", "hook", success=True) is None
 
 
-def test_a_condensation_names_places_in_the_log():
+def test_condensation_lists_the_ids_of_forgotten_events():
     links = Links(seqs={"a": 3, "b": 2})
     found = told(
         "Condensation",
@@ -751,7 +751,7 @@ def test_a_condensation_names_places_in_the_log():
     assert found == base("agent", "s", action="condensation", args=args | summary)
 
 
-def test_every_kind_of_the_table_is_tested():
+def test_every_event_kind_of_the_table_has_a_case():
     elsewhere = {
         *("UserMessage", "SystemPromptEvent", "MessageEvent", "ActionEvent", "ObservationEvent"),
         *(
@@ -840,7 +840,7 @@ INNER = (
 
 
 @pytest.mark.parametrize("kind", [*translation.KINDS, "SomethingNewEvent"])
-def test_no_field_of_another_type_breaks_a_kind(kind):
+def test_field_of_an_unexpected_type_still_translates_to_json(kind):
     for odd in ODD:
         for name in FIELDS:
             json.dumps(told(kind, "user", **{name: odd}), allow_nan=False)
@@ -859,7 +859,7 @@ def test_no_field_of_another_type_breaks_a_kind(kind):
 
 
 @pytest.mark.parametrize("kind", [*actions.ACTIONS, *actions.OBSERVATIONS, "BrowserX", "Odd"])
-def test_no_inner_field_of_another_type_breaks_a_tool(kind):
+def test_tool_field_of_an_unexpected_type_still_translates_to_json(kind):
     for odd in ODD:
         for name in INNER:
             json.dumps(action(kind, **{name: odd}), allow_nan=False)
@@ -867,7 +867,7 @@ def test_no_inner_field_of_another_type_breaks_a_tool(kind):
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_hostile_payloads_become_json_that_any_client_reads(name):
+def test_hostile_payload_translates_to_strict_json(name):
     raw = EVENTS[name].decode("utf-8", "replace")
     for kind in ("MessageEvent", "ActionEvent", "SomethingNewEvent"):
         found = translation.translate_event(Entry(1, "e", kind, "user", loads(raw), AT), Links())

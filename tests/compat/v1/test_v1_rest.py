@@ -95,7 +95,7 @@ def serialize_start_task(row, **changes):
 
 
 class TestAppConversations:
-    def test_by_ids_in_their_order_null_for_what_is_missing(self, running, alice):
+    def test_lookup_keeps_the_order_of_ids_with_null_for_unknown_ids(self, running, alice):
         client = with_key(running, alice)
 
         answer = client.get(f"{URL}?ids={uuid4()}&ids={running.pk}&ids={running.pk.hex}")
@@ -104,7 +104,7 @@ class TestAppConversations:
         whole = app_conversation(running, key)
         assert answer.json() == [None, whole, whole]
 
-    def test_search_pages_without_gaps_and_count_agrees(self, api, alice):
+    def test_search_pages_hold_every_conversation_and_match_the_count(self, api, alice):
         made = [services.create_conversation(user=alice, title=f"no {n}") for n in range(5)]
         child = services.create_conversation(user=alice, title="child", parent=made[0])
 
@@ -121,7 +121,7 @@ class TestAppConversations:
         assert api.get(f"{URL}/count?title__contains=%25").json() == 0
 
     @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "page_id=nonsense"])
-    def test_bad_pages_are_422(self, api, query):
+    def test_invalid_page_query_is_422(self, api, query):
         answer = api.get(f"{URL}/search?{query}")
 
         assert answer.status_code == 422
@@ -130,16 +130,16 @@ class TestAppConversations:
     @pytest.mark.parametrize(
         "query", ["", "?ids=x", "?" + "&".join(f"ids={uuid4()}" for _ in range(101))]
     )
-    def test_bad_ids_are_422(self, api, query):
+    def test_invalid_ids_query_is_422(self, api, query):
         assert api.get(URL + query).status_code == 422
 
-    def test_strangers_find_nothing(self, conversation, charlie):
+    def test_other_user_gets_null_and_an_empty_page(self, conversation, charlie):
         client = key_client(charlie)
 
         assert client.get(f"{URL}?ids={conversation.pk}").json() == [None]
         assert client.get(f"{URL}/search").json() == {"items": [], "next_page_id": None}
 
-    def test_a_key_finds_its_conversation_only(self, conversation, alice):
+    def test_conversation_key_finds_its_own_conversation_only(self, conversation, alice):
         other = services.create_conversation(user=alice)
         client = with_key(conversation, alice)
 
@@ -150,7 +150,7 @@ class TestAppConversations:
 
 
 class TestStart:
-    def test_a_start_is_told_and_polled(self, api, sandboxes):
+    def test_start_returns_a_start_task_that_becomes_ready(self, api, sandboxes):
         body = {
             "parent_conversation_id": None,
             "initial_message": {"role": "user", "content": [{"type": "text", "text": "Say hi"}]},
@@ -180,14 +180,14 @@ class TestStart:
         }
         assert api.get(f"{url}/count").json() == 1
 
-    def test_waking_up_is_no_start(self, api, running):
+    def test_resumed_conversation_adds_no_visible_start_task(self, api, running):
         services.stop_sandbox(conversation_id=running.pk)
         services.resume(conversation_id=running.pk)
 
         assert running.start_tasks.count() == 2
         assert api.get(f"{URL}/start-tasks/count").json() == 1
 
-    def test_stream_start_is_one_array(self, api, sandboxes, monkeypatch):
+    def test_stream_start_sends_one_json_array_of_start_tasks(self, api, sandboxes, monkeypatch):
         from compat.v1 import app_conversations
 
         monkeypatch.setattr(app_conversations, "STREAM_PAUSE", 0)
@@ -204,7 +204,7 @@ class TestStart:
         starts = json.loads(b"".join(told))
         assert [start["status"] for start in starts] == ["WORKING", "READY"]
 
-    def test_a_child_inherits(self, api, alice):
+    def test_child_conversation_inherits_repository_and_model(self, api, alice):
         repository = {"provider": "github", "full_name": "a/b", "branch": "main"}
         parent = services.create_conversation(user=alice, repository=repository, model="m")
 
@@ -213,7 +213,7 @@ class TestStart:
         child = parent.children.get()
         assert (child.repository, child.model) == (repository, "m")
 
-    def test_a_repository_and_an_id_are_taken(self, api):
+    def test_start_uses_the_requested_repository_and_id_once(self, api):
         wanted = uuid4()
         body = {
             "selected_repository": "owner/name",
@@ -246,14 +246,14 @@ class TestStart:
             [],
         ],
     )
-    def test_what_is_not_taken_is_422_with_a_reason(self, api, body):
+    def test_invalid_start_is_422_and_creates_no_conversation(self, api, body):
         answer = api.post(URL, body, format="json")
 
         assert answer.status_code == 422
         assert answer.json()["error"]
         assert not Conversation.objects.exists()
 
-    def test_unknown_parent_is_404(self, api):
+    def test_start_with_an_unknown_parent_is_404(self, api):
         body = {"parent_conversation_id": str(uuid4())}
 
         assert api.post(URL, body, format="json").status_code == 404
@@ -262,7 +262,7 @@ class TestStart:
 class TestSandboxes:
     URL = "/api/v1/sandboxes"
 
-    def test_record(self, running, alice):
+    def test_sandbox_record_has_every_v1_field(self, running, alice):
         client = with_key(running, alice)
 
         told = client.get(f"{self.URL}?id={running.sandbox_id}&id={uuid4()}").json()
@@ -284,7 +284,7 @@ class TestSandboxes:
             "next_page_id": None,
         }
 
-    def test_pause_and_resume(self, api, running):
+    def test_sandbox_is_paused_and_resumed(self, api, running):
         url = f"{self.URL}/{running.sandbox_id.hex}"
 
         for _ in range(2):
@@ -299,7 +299,7 @@ class TestSandboxes:
         assert api.post(f"{self.URL}/{uuid4()}/pause").status_code == 404
         assert api.post(f"{self.URL}/x/pause").status_code == 404
 
-    def test_a_sandbox_of_its_own_takes_one_conversation(self, api):
+    def test_sandbox_created_alone_accepts_one_conversation(self, api):
         made = api.post(self.URL).json()
         assert (made["status"], made["session_api_key"]) == ("STARTING", None)
         message = {"role": "user", "content": [{"type": "text", "text": "Say hi"}]}
@@ -312,14 +312,14 @@ class TestSandboxes:
         assert api.delete(f"{self.URL}/{made['id']}").status_code == 409
 
     @pytest.mark.parametrize("place", ["path", "query"])
-    def test_an_unused_one_is_removed(self, api, place):
+    def test_unused_sandbox_is_deleted(self, api, place):
         made = api.post(self.URL).json()["id"]
         path = made if place == "path" else f"x?sandbox_id={made}"
 
         assert api.delete(f"{self.URL}/{path}").json() == {"success": True}
         assert api.get(f"{self.URL}/search").json()["items"] == []
 
-    def test_the_specification_shows_no_environment(self, api, client):
+    def test_sandbox_specification_has_an_empty_environment(self, api, client):
         spec = {
             "id": "agent-server",
             "command": None,
@@ -354,7 +354,7 @@ class TestEvents:
         )
         return running
 
-    def test_the_log_as_v1_tells_it(self, api, told):
+    def test_search_returns_events_in_v1_form(self, api, told):
         sent = told.events.get(event_id="m1")
 
         body = api.get(f"{self.URL}/search?conversation_id__eq={told.pk}").json()
@@ -379,7 +379,7 @@ class TestEvents:
         assert body["next_page_id"] is None
         assert api.get(f"{self.URL}/count?conversation_id__eq={told.pk}").json() == 3
 
-    def test_pages_skip_and_repeat_nothing(self, api, told):
+    def test_event_pages_hold_each_event_once_in_both_orders(self, api, told):
         for order in ("TIMESTAMP", "TIMESTAMP_DESC"):
             found, page_id = [], ""
             while page_id is not None:
@@ -390,7 +390,7 @@ class TestEvents:
             expected = ["m1", "event-1", "event-2"]
             assert found == (expected if order == "TIMESTAMP" else expected[::-1])
 
-    def test_filters(self, api, told):
+    def test_event_filters_count_matching_events(self, api, told):
         def count(query):
             return api.get(f"{self.URL}/count?{query}").json()
 
@@ -401,7 +401,7 @@ class TestEvents:
         assert api.get(f"{self.URL}/search?page_id=x").status_code == 422
         assert api.get(f"{self.URL}/search?limit=0").status_code == 422
 
-    def test_by_ids(self, api, told, charlie):
+    def test_events_are_found_by_ids_with_null_for_unknown_and_foreign_ids(self, api, told, charlie):
         url = f"{self.URL}?id=event-1&id=nothing&id=event-0"
 
         assert [e and e["id"] for e in api.get(url).json()] == ["event-1", None, None]
@@ -413,7 +413,7 @@ class TestWebhooks:
     def url(self, row, what="conversations"):
         return f"/api/v1/webhooks/{row.sandbox_id}/{what}"
 
-    def test_the_sandbox_rings_and_is_not_believed(self, running, client):
+    def test_webhook_is_accepted_and_its_events_are_not_stored(self, running, client):
         headers = {"X-Session-API-Key": running.sandbox.session_key()}
 
         for what in ("conversations", f"events/{running.pk.hex}", f"events/{running.pk}"):
@@ -426,7 +426,7 @@ class TestWebhooks:
             assert (answer.status_code, answer.json()) == (200, {"success": True})
         assert not running.events.exists()
 
-    def test_no_other_key_opens_it(self, running, alice, client):
+    def test_webhook_with_another_key_is_401(self, running, alice, client):
         other = services.create_conversation(user=alice)
         keys = [
             "",
@@ -445,11 +445,11 @@ class TestWebhooks:
         assert client.post("/api/v1/webhooks/x/conversations", headers=right).status_code == 401
 
 
-class TestRuntime:
+class TestEngineRoutes:
     def url(self, row, what):
         return f"/api/conversations/{row.pk.hex}/{what}"
 
-    def test_pause_and_run(self, running, alice):
+    def test_conversation_key_pauses_and_runs_the_agent_once(self, running, alice):
         client = with_key(running, alice)
 
         assert client.post(self.url(running, "pause"), {}, format="json").json() == {
@@ -461,7 +461,7 @@ class TestRuntime:
         ingest(running, status_frame(0, "running"))
         assert client.post(self.url(running, "run"), {}, format="json").status_code == 409
 
-    def test_a_question_is_answered_once_and_by_no_message(self, running, alice):
+    def test_confirmation_is_answered_once_and_by_neither_message_nor_run(self, running, alice):
         ingest(running, status_frame(0, "waiting_for_confirmation"))
         client = with_key(running, alice)
         url = self.url(running, "events/respond_to_confirmation")
@@ -475,7 +475,7 @@ class TestRuntime:
         assert client.post(url, {"accept": True}, format="json").status_code == 409
         assert client.post(url, {}, format="json").status_code == 422
 
-    def test_another_conversations_key_finds_nothing(self, running, alice):
+    def test_key_of_another_conversation_is_404(self, running, alice):
         other = services.create_conversation(user=alice)
         client = with_key(other, alice)
 
@@ -486,7 +486,7 @@ class TestRuntime:
         assert client.post(self.url(running, "run"), headers={"X-Session-API-Key": "x"})
         assert APIClient().post(self.url(running, "run")).status_code == 401
 
-    def test_held_messages_wait_for_the_word(self, running):
+    def test_held_message_is_queued_only_after_the_run_command(self, running):
         before = len(queued("deliver_messages"))
         services.post_message(conversation_id=running.pk, text="hi", message_id="m", run=False)
         assert len(queued("deliver_messages")) == before
@@ -496,7 +496,7 @@ class TestRuntime:
         assert len(queued("deliver_messages")) == before + 1
         assert not services.send_held_messages(conversation_id=running.pk)
 
-    def test_files_need_the_conversations_key(self, api, running, alice):
+    def test_file_routes_need_a_conversation_key_and_a_workspace_path(self, api, running, alice):
         assert api.get("/api/git/changes/x").status_code == 422
         assert APIClient().get("/api/git/changes/x").status_code == 401
         reader = APIClient(
