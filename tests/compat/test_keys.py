@@ -1,4 +1,4 @@
-"""``/api/keys`` as existing clients use it."""
+"""``/api/keys``: the API key routes of OpenHands' clients."""
 
 from datetime import timedelta
 
@@ -13,12 +13,12 @@ URL = "/api/keys"
 def test_key_is_created_listed_and_deleted(client, alice):
     client.force_login(alice)
 
-    made = client.post(URL, {"name": "ci"}, content_type="application/json")
+    response = client.post(URL, {"name": "ci"}, content_type="application/json")
 
-    assert made.status_code == 200
-    body = made.json()
+    assert response.status_code == 200
+    body = response.json()
     row = ApiKey.objects.get()
-    told = {
+    record = {
         "id": str(row.pk),
         "name": "ci",
         "prefix": row.prefix,
@@ -26,21 +26,21 @@ def test_key_is_created_listed_and_deleted(client, alice):
         "last_used_at": None,
         "expires_at": body["expires_at"],
     }
-    assert body == told | {"key": body["key"]}
+    assert body == record | {"key": body["key"]}
     assert client.get("/api/v1/users/me", headers={"X-API-Key": body["key"]}).status_code == 200
-    [listed] = client.get(URL).json()
-    assert listed == told | {"last_used_at": listed["last_used_at"]}
+    [listed_key] = client.get(URL).json()
+    assert listed_key == record | {"last_used_at": listed_key["last_used_at"]}
     assert client.delete(f"{URL}/{row.pk}").json() == {"message": "API key deleted"}
     assert client.get(URL).json() == []
 
 
 def test_key_without_a_name_gets_the_default_name_and_keeps_its_expiry(api):
-    ends = (timezone.now() + timedelta(days=3)).replace(microsecond=0)
+    expires_at = (timezone.now() + timedelta(days=3)).replace(microsecond=0)
 
-    made = api.post(URL, {"expires_at": ends.isoformat()}, format="json").json()
+    key = api.post(URL, {"expires_at": expires_at.isoformat()}, format="json").json()
 
-    assert made["name"] == "API key"
-    assert made["expires_at"] == ends.isoformat().replace("+00:00", "Z")
+    assert key["name"] == "API key"
+    assert key["expires_at"] == expires_at.isoformat().replace("+00:00", "Z")
 
 
 def test_expiry_in_the_past_is_422(api):
@@ -59,7 +59,7 @@ def test_other_users_key_is_404_and_stays_usable(api, alice, charlie):
 
 
 def test_model_key_routes_are_404_with_code_no_model_key(api):
-    """404 is what makes clients hide that block."""
+    """The 404 makes clients hide the section about model keys."""
     assert api.get(f"{URL}/llm/byor").json()["code"] == "no-model-key"
     assert api.get(f"{URL}/llm/byor").status_code == 404
     assert api.post(f"{URL}/llm/byor/refresh").status_code == 404

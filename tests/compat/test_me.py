@@ -1,4 +1,4 @@
-"""``GET /api/v1/users/me`` tells the settings too, as existing clients look for them."""
+"""The settings that ``GET /api/v1/users/me`` adds to the profile for OpenHands' clients."""
 
 import pytest
 
@@ -10,28 +10,30 @@ pytestmark = pytest.mark.django_db
 ME = "/api/v1/users/me"
 
 
-def test_profile_shows_effective_settings_with_masked_secrets(api, alice, bob, django_assert_max_num_queries):
-    place = {"organization": alice.personal_organization}
+def test_profile_shows_effective_settings_with_masked_secrets(
+    api, alice, bob, django_assert_max_num_queries
+):
+    scope = {"organization": alice.personal_organization}
     mcp = {"shttp_servers": [{"url": "https://m.example.com/x", "api_key": "mcp-Sec-1"}]}
     values = {"max_iterations": 7, "search_api_key": "tvly-Sec-1", "mcp_config": mcp}
-    user_settings.change_settings(user=alice, **place, values=values)
-    user_settings.change_settings(user=bob, **place, values={"max_iterations": 9})
-    user_settings.change_organization_settings(**place, values={"condenser_max_size": 33})
+    user_settings.change_settings(user=alice, **scope, values=values)
+    user_settings.change_settings(user=bob, **scope, values={"max_iterations": 9})
+    user_settings.change_organization_settings(**scope, values={"condenser_max_size": 33})
     services.save_model_access(
-        user=alice, **place, model="m", base_url="https://m.example.com/v1", api_key="llm-Sec-1"
+        user=alice, **scope, model="m", base_url="https://m.example.com/v1", api_key="llm-Sec-1"
     )
     api.get(ME)
 
     with django_assert_max_num_queries(3):
-        answer = api.get(ME)
+        response = api.get(ME)
 
-    body = answer.json()
+    body = response.json()
     assert (body["id"], body["email"], body["email_verified"]) == (
         str(alice.pk), "alice@example.com", True,
     )  # fmt: skip
     assert (body["max_iterations"], body["condenser_max_size"]) == (7, 33)
     assert body["llm_base_url"] == "https://m.example.com/v1"
-    assert "Sec-" not in answer.content.decode()
+    assert "Sec-" not in response.content.decode()
     for mask in (body["llm_api_key"], body["search_api_key"]):
         assert set(mask) == {"*"}
     assert set(body["mcp_config"]["shttp_servers"][0]["api_key"]) == {"*"}

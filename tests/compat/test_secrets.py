@@ -1,4 +1,4 @@
-"""``/api/secrets`` as existing clients use it."""
+"""``/api/secrets``: the routes of OpenHands' clients for custom secrets."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""``/api/options/…``, ``/health``, ``/server_info`` and ``/saas``."""
+"""``/api/options/…``, ``/health``, ``/server_info`` and ``/saas``: site routes of OpenHands' clients."""
 
 from datetime import timedelta
 
@@ -32,14 +32,14 @@ class TestConfig:
         assert response.json() == CONFIG
 
     def test_config_sets_the_csrf_cookie_that_a_write_needs(self, alice):
-        """The web client sends the readable cookie back as a header by itself, and nothing else."""
+        """The web client copies this cookie into a header and has no other source for the token."""
         client = APIClient(enforce_csrf_checks=True)
         client.force_login(alice)
         refused = client.post("/api/settings", {"language": "de"}, format="json")
         client.get("/api/options/config")
         cookie = client.cookies["XSRF-TOKEN"]
 
-        taken = client.post(
+        accepted = client.post(
             "/api/settings",
             {"language": "de"},
             format="json",
@@ -47,7 +47,7 @@ class TestConfig:
         )
 
         assert not cookie["httponly"]
-        assert (refused.status_code, taken.status_code) == (403, 200)
+        assert (refused.status_code, accepted.status_code) == (403, 200)
 
     def test_config_shows_keycloak_maintenance_and_app_mode(self, db, client, settings):
         settings.APP_MODE = "oss"
@@ -59,14 +59,14 @@ class TestConfig:
             client_id="c",
             issuer="https://id.example.com/realms/x",
         )
-        at = timezone.now() + timedelta(hours=1)
-        maintenance.plan_maintenance(at=at)
+        starts_at = timezone.now() + timedelta(hours=1)
+        maintenance.plan_maintenance(at=starts_at)
 
         assert client.get("/api/options/config").json() == CONFIG | {
             "APP_MODE": "oss",
             "PROVIDERS_CONFIGURED": ["github", "enterprise_sso"],
             "AUTH_URL": "https://id.example.com",
-            "MAINTENANCE": {"startTime": at.isoformat()},
+            "MAINTENANCE": {"startTime": starts_at.isoformat()},
         }
         assert client.get("/saas").json() == {"saas": False}
 
@@ -87,9 +87,9 @@ def test_health_and_saas_need_no_sign_in(db, client):
 
 
 def test_server_info_reports_uptime_and_resources(db, client):
-    told = client.get("/server_info").json()
+    info = client.get("/server_info").json()
 
-    assert told["uptime"] > 0
-    assert set(told) == {"uptime", "idle_time", "resources"}
-    assert told["resources"]["memory"]["rss"] > 0
-    assert set(told["resources"]) == {"cpu_percent", "memory", "disk", "io"}
+    assert info["uptime"] > 0
+    assert set(info) == {"uptime", "idle_time", "resources"}
+    assert info["resources"]["memory"]["rss"] > 0
+    assert set(info["resources"]) == {"cpu_percent", "memory", "disk", "io"}

@@ -111,7 +111,9 @@ class TestV1Routes:
         conversation.refresh_from_db()
         assert conversation.pull_requests == [7]
 
-    def test_pull_request_for_another_users_conversation_is_404_and_not_opened(self, api, charlie, connected, repo):
+    def test_pull_request_for_another_users_conversation_is_404_and_not_opened(
+        self, api, charlie, connected, repo
+    ):
         theirs = conversations.create_conversation(user=charlie, title="Private")
         body = {
             "repository": "octo/r",
@@ -229,7 +231,9 @@ class TestOpenHandsRoutes:
         assert answer.status_code == status
         assert answer.json()["error"]
 
-    def test_unreachable_host_gives_no_suggested_tasks_and_503_for_repositories(self, api, connected, fake):
+    def test_unreachable_host_gives_no_suggested_tasks_and_503_for_repositories(
+        self, api, connected, fake
+    ):
         fake.trouble = exhausted
         assert api.get(f"{USER}/suggested-tasks").json() == []
         assert api.get(f"{USER}/repositories").status_code == 503

@@ -62,7 +62,9 @@ class TestReading:
         assert first.items[0].owner_type == "user"
         assert first.items[0].main_branch == "main"
 
-    def test_installations_are_accounts_for_a_personal_token_and_ids_for_an_app_token(self, github, fake):
+    def test_installations_are_accounts_for_a_personal_token_and_ids_for_an_app_token(
+        self, github, fake
+    ):
         fake.add("octo/own")
         fake.add("acme/theirs")
 

@@ -1,5 +1,6 @@
-"""The V1 protocol's REST, field for field and status for status."""
+"""The REST routes of the V1 protocol: status codes and full bodies."""
 
+import json
 from uuid import uuid4
 
 import pytest
@@ -13,18 +14,18 @@ from tests.conversations.conftest import frame, ingest, queued, status_frame
 URL = "/api/v1/app-conversations"
 
 
-def time(moment):
+def format_time(moment):
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def with_key(conversation, user):
-    """A client that has the conversation's key and nothing else."""
+def create_key_client(conversation, user):
+    """Return a client with a user's key to this conversation as its only credential."""
     key = services.conversation_key(conversation=conversation, user=user)
     return APIClient(headers={"X-Session-API-Key": key})
 
 
-def app_conversation(row, key, **changes):
-    """The whole record of a conversation that is up and was not talked to."""
+def serialize_conversation(row, key, **changes):
+    """Return the V1 record of a running conversation without messages, with ``changes`` applied."""
     return {
         "id": row.pk.hex,
         "created_by_user_id": str(row.created_by_id),
@@ -54,8 +55,8 @@ def app_conversation(row, key, **changes):
         },
         "parent_conversation_id": None,
         "sub_conversation_ids": [],
-        "created_at": time(row.created_at),
-        "updated_at": time(row.updated_at),
+        "created_at": format_time(row.created_at),
+        "updated_at": format_time(row.updated_at),
         "sandbox_status": "RUNNING",
         "execution_status": "idle",
         "conversation_url": f"http://testserver/api/conversations/{row.pk.hex}",
@@ -89,30 +90,30 @@ def serialize_start_task(row, **changes):
             "parent_conversation_id": None,
             "agent_type": "default",
         },
-        "created_at": time(start.created_at),
-        "updated_at": time(start.updated_at),
+        "created_at": format_time(start.created_at),
+        "updated_at": format_time(start.updated_at),
     } | changes
 
 
 class TestAppConversations:
     def test_lookup_keeps_the_order_of_ids_with_null_for_unknown_ids(self, running, alice):
-        client = with_key(running, alice)
+        client = create_key_client(running, alice)
 
         answer = client.get(f"{URL}?ids={uuid4()}&ids={running.pk}&ids={running.pk.hex}")
 
         key = services.conversation_key(conversation=running, user=alice)
-        whole = app_conversation(running, key)
+        whole = serialize_conversation(running, key)
         assert answer.json() == [None, whole, whole]
 
     def test_search_pages_hold_every_conversation_and_match_the_count(self, api, alice):
-        made = [services.create_conversation(user=alice, title=f"no {n}") for n in range(5)]
-        child = services.create_conversation(user=alice, title="child", parent=made[0])
+        rows = [services.create_conversation(user=alice, title=f"no {n}") for n in range(5)]
+        child = services.create_conversation(user=alice, title="child", parent=rows[0])
 
         first = api.get(f"{URL}/search?limit=3").json()
         rest = api.get(f"{URL}/search?limit=3&page_id={first['next_page_id']}").json()
 
-        found = [item["id"] for item in first["items"] + rest["items"]]
-        assert found == [row.pk.hex for row in reversed(made)]
+        ids = [item["id"] for item in first["items"] + rest["items"]]
+        assert ids == [row.pk.hex for row in reversed(rows)]
         assert rest["next_page_id"] is None
         assert rest["items"][-1]["sub_conversation_ids"] == [child.pk.hex]
         assert api.get(f"{URL}/count").json() == 5
@@ -141,11 +142,11 @@ class TestAppConversations:
 
     def test_conversation_key_finds_its_own_conversation_only(self, conversation, alice):
         other = services.create_conversation(user=alice)
-        client = with_key(conversation, alice)
+        client = create_key_client(conversation, alice)
 
         assert client.get(f"{URL}?ids={other.pk}").json() == [None]
-        found = client.get(f"{URL}/search").json()["items"]
-        assert [item["id"] for item in found] == [conversation.pk.hex]
+        items = client.get(f"{URL}/search").json()["items"]
+        assert [item["id"] for item in items] == [conversation.pk.hex]
         assert client.post(URL, {}, format="json").status_code == 403
 
 
@@ -197,11 +198,9 @@ class TestStart:
             lambda _: services.start_conversation(conversation_id=Conversation.objects.get().pk),
         )
 
-        told = api.post(f"{URL}/stream-start", {}, format="json")
+        response = api.post(f"{URL}/stream-start", {}, format="json")
 
-        import json
-
-        starts = json.loads(b"".join(told))
+        starts = json.loads(b"".join(response))
         assert [start["status"] for start in starts] == ["WORKING", "READY"]
 
     def test_child_conversation_inherits_repository_and_model(self, api, alice):
@@ -214,18 +213,18 @@ class TestStart:
         assert (child.repository, child.model) == (repository, "m")
 
     def test_start_uses_the_requested_repository_and_id_once(self, api):
-        wanted = uuid4()
+        conversation_id = uuid4()
         body = {
             "selected_repository": "owner/name",
             "selected_branch": "main",
             "git_provider": "gitlab",
-            "conversation_id": str(wanted),
+            "conversation_id": str(conversation_id),
         }
 
         assert api.post(URL, body, format="json").status_code == 200
 
         row = Conversation.objects.get()
-        assert row.pk == wanted
+        assert row.pk == conversation_id
         assert row.repository == {
             "provider": "gitlab",
             "full_name": "owner/name",
@@ -263,11 +262,11 @@ class TestSandboxes:
     URL = "/api/v1/sandboxes"
 
     def test_sandbox_record_has_every_v1_field(self, running, alice):
-        client = with_key(running, alice)
+        client = create_key_client(running, alice)
 
-        told = client.get(f"{self.URL}?id={running.sandbox_id}&id={uuid4()}").json()
+        records = client.get(f"{self.URL}?id={running.sandbox_id}&id={uuid4()}").json()
 
-        assert told == [
+        assert records == [
             {
                 "id": running.sandbox_id.hex,
                 "created_by_user_id": str(alice.pk),
@@ -275,12 +274,12 @@ class TestSandboxes:
                 "status": "RUNNING",
                 "session_api_key": services.conversation_key(conversation=running, user=alice),
                 "exposed_urls": [{"name": "AGENT_SERVER", "url": "http://testserver", "port": 80}],
-                "created_at": time(running.sandbox.created_at),
+                "created_at": format_time(running.sandbox.created_at),
             },
             None,
         ]
         assert client.get(f"{self.URL}/search").json() == {
-            "items": told[:1],
+            "items": records[:1],
             "next_page_id": None,
         }
 
@@ -300,21 +299,21 @@ class TestSandboxes:
         assert api.post(f"{self.URL}/x/pause").status_code == 404
 
     def test_sandbox_created_alone_accepts_one_conversation(self, api):
-        made = api.post(self.URL).json()
-        assert (made["status"], made["session_api_key"]) == ("STARTING", None)
+        sandbox = api.post(self.URL).json()
+        assert (sandbox["status"], sandbox["session_api_key"]) == ("STARTING", None)
         message = {"role": "user", "content": [{"type": "text", "text": "Say hi"}]}
-        body = {"sandbox_id": made["id"], "initial_message": message}
+        body = {"sandbox_id": sandbox["id"], "initial_message": message}
 
         assert api.post(URL, body, format="json").status_code == 200
         row = Conversation.objects.get()
         assert (row.title, row.events.count()) == ("Say hi", 1)
         assert api.post(URL, body, format="json").status_code == 422
-        assert api.delete(f"{self.URL}/{made['id']}").status_code == 409
+        assert api.delete(f"{self.URL}/{sandbox['id']}").status_code == 409
 
     @pytest.mark.parametrize("place", ["path", "query"])
     def test_unused_sandbox_is_deleted(self, api, place):
-        made = api.post(self.URL).json()["id"]
-        path = made if place == "path" else f"x?sandbox_id={made}"
+        sandbox_id = api.post(self.URL).json()["id"]
+        path = sandbox_id if place == "path" else f"x?sandbox_id={sandbox_id}"
 
         assert api.delete(f"{self.URL}/{path}").json() == {"success": True}
         assert api.get(f"{self.URL}/search").json()["items"] == []
@@ -338,8 +337,8 @@ class TestEvents:
     URL = "/api/v1/events"
 
     @pytest.fixture
-    def told(self, running):
-        """A message, the engine's echo of it, an action with less than clients need, and what they must not see."""
+    def log(self, running):
+        """A log with a sent message, the engine's echo, an action with missing fields, and a state change."""
         services.post_message(conversation_id=running.pk, text="hi", message_id="m1")
         services.deliver_messages(conversation_id=running.pk)
         ingest(
@@ -354,10 +353,10 @@ class TestEvents:
         )
         return running
 
-    def test_search_returns_events_in_v1_form(self, api, told):
-        sent = told.events.get(event_id="m1")
+    def test_search_returns_events_in_v1_form(self, api, log):
+        sent = log.events.get(event_id="m1")
 
-        body = api.get(f"{self.URL}/search?conversation_id__eq={told.pk}").json()
+        body = api.get(f"{self.URL}/search?conversation_id__eq={log.pk}").json()
 
         stamp = sent.received_at.replace(tzinfo=None).isoformat(timespec="microseconds")
         message, action, status = body["items"]
@@ -377,20 +376,20 @@ class TestEvents:
         assert action["timestamp"]
         assert (status["id"], status["value"]) == ("event-2", "finished")
         assert body["next_page_id"] is None
-        assert api.get(f"{self.URL}/count?conversation_id__eq={told.pk}").json() == 3
+        assert api.get(f"{self.URL}/count?conversation_id__eq={log.pk}").json() == 3
 
-    def test_event_pages_hold_each_event_once_in_both_orders(self, api, told):
+    def test_event_pages_hold_each_event_once_in_both_orders(self, api, log):
         for order in ("TIMESTAMP", "TIMESTAMP_DESC"):
-            found, page_id = [], ""
+            ids, page_id = [], ""
             while page_id is not None:
                 query = f"limit=1&sort_order={order}" + (f"&page_id={page_id}" if page_id else "")
                 body = api.get(f"{self.URL}/search?{query}").json()
-                found += [event["id"] for event in body["items"]]
+                ids += [event["id"] for event in body["items"]]
                 page_id = body["next_page_id"]
             expected = ["m1", "event-1", "event-2"]
-            assert found == (expected if order == "TIMESTAMP" else expected[::-1])
+            assert ids == (expected if order == "TIMESTAMP" else expected[::-1])
 
-    def test_event_filters_count_matching_events(self, api, told):
+    def test_event_filters_count_matching_events(self, api, log):
         def count(query):
             return api.get(f"{self.URL}/count?{query}").json()
 
@@ -401,7 +400,7 @@ class TestEvents:
         assert api.get(f"{self.URL}/search?page_id=x").status_code == 422
         assert api.get(f"{self.URL}/search?limit=0").status_code == 422
 
-    def test_events_are_found_by_ids_with_null_for_unknown_and_foreign_ids(self, api, told, charlie):
+    def test_events_are_found_by_ids_with_null_for_unknown_and_foreign_ids(self, api, log, charlie):
         url = f"{self.URL}?id=event-1&id=nothing&id=event-0"
 
         assert [e and e["id"] for e in api.get(url).json()] == ["event-1", None, None]
@@ -450,7 +449,7 @@ class TestEngineRoutes:
         return f"/api/conversations/{row.pk.hex}/{what}"
 
     def test_conversation_key_pauses_and_runs_the_agent_once(self, running, alice):
-        client = with_key(running, alice)
+        client = create_key_client(running, alice)
 
         assert client.post(self.url(running, "pause"), {}, format="json").json() == {
             "success": True
@@ -463,7 +462,7 @@ class TestEngineRoutes:
 
     def test_confirmation_is_answered_once_and_by_neither_message_nor_run(self, running, alice):
         ingest(running, status_frame(0, "waiting_for_confirmation"))
-        client = with_key(running, alice)
+        client = create_key_client(running, alice)
         url = self.url(running, "events/respond_to_confirmation")
 
         services.post_message(conversation_id=running.pk, text="go on", message_id="m")
@@ -477,7 +476,7 @@ class TestEngineRoutes:
 
     def test_key_of_another_conversation_is_404(self, running, alice):
         other = services.create_conversation(user=alice)
-        client = with_key(other, alice)
+        client = create_key_client(other, alice)
 
         for what in ("run", "pause", "events/respond_to_confirmation"):
             body = {"accept": True}
