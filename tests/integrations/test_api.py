@@ -1,4 +1,4 @@
-"""Reading a Git host through ``/api/v1/integrations`` and through the routes of existing clients."""
+"""Reading a Git host through ``/api/v1/integrations`` and through the routes of OpenHands' clients."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def repo(fake):
     )
 
 
-def record(repo, **more):
+def repository_record(repo, **more):
     return {
         "id": str(repo.id),
         "full_name": "octo/r",
@@ -52,21 +52,21 @@ class TestV1Routes:
         first = api.get(f"{V1}/repositories?limit=1").json()
         second = api.get(f"{V1}/repositories?limit=1&cursor={first['next']}").json()
 
-        assert first == {"items": [record(repo)], "next": "2"}
+        assert first == {"items": [repository_record(repo)], "next": "2"}
         assert [row["full_name"] for row in second["items"]] == ["octo/second"]
         assert second["next"] is None
         assert api.get(f"{V1}/repositories?q=octo/r").json() == {
-            "items": [record(repo)],
+            "items": [repository_record(repo)],
             "next": None,
         }
 
     def test_branches_are_paged_and_searched(self, api, connected, repo):
         page = api.get(f"{V1}/branches?repository=octo/r&limit=2").json()
-        found = api.get(f"{V1}/branches?repository=octo/r&q=ne").json()
+        matches = api.get(f"{V1}/branches?repository=octo/r&q=ne").json()
 
         assert [row["name"] for row in page["items"]] == ["fix", "main"]
         assert page["next"] == "2"
-        assert [row["name"] for row in found["items"]] == ["next"]
+        assert [row["name"] for row in matches["items"]] == ["next"]
 
     def test_suggested_tasks_and_microagents_are_returned(self, api, connected, repo):
         repo.issues = [{"number": 9, "title": "bug"}]
@@ -101,20 +101,20 @@ class TestV1Routes:
             "conversation": str(conversation.pk),
         }
 
-        made = api.post(f"{V1}/pull-requests", body, format="json")
-        again = api.post(f"{V1}/pull-requests", body, format="json")
+        created = api.post(f"{V1}/pull-requests", body, format="json")
+        repeated = api.post(f"{V1}/pull-requests", body, format="json")
 
-        assert made.status_code == 201
-        assert made.json()["number"] == 7
+        assert created.status_code == 201
+        assert created.json()["number"] == 7
         assert repo.pulls[0]["draft"] is True
-        assert (again.status_code, again.json()["code"]) == (422, "git-host-refused")
+        assert (repeated.status_code, repeated.json()["code"]) == (422, "git-host-refused")
         conversation.refresh_from_db()
         assert conversation.pull_requests == [7]
 
     def test_pull_request_for_another_users_conversation_is_404_and_not_opened(
         self, api, charlie, connected, repo
     ):
-        theirs = conversations.create_conversation(user=charlie, title="Private")
+        foreign = conversations.create_conversation(user=charlie, title="Private")
         body = {
             "repository": "octo/r",
             "source_branch": "fix",
@@ -122,7 +122,7 @@ class TestV1Routes:
             "title": "x",
         }
         answer = api.post(
-            f"{V1}/pull-requests", body | {"conversation": str(theirs.pk)}, format="json"
+            f"{V1}/pull-requests", body | {"conversation": str(foreign.pk)}, format="json"
         )
         assert answer.status_code == 404
         assert repo.pulls == []
@@ -145,13 +145,13 @@ class TestOpenHandsRoutes:
         page = api.get(
             f"{USER}/repositories?selected_provider=github&sort=pushed&page=1&per_page=1"
         )
-        found = api.get(f"{USER}/search/repositories?query=r&per_page=5&selected_provider=github")
+        matches = api.get(f"{USER}/search/repositories?query=r&per_page=5&selected_provider=github")
 
         assert set(info) == {"id", "login", "avatar_url", "company", "name", "email"}
         [row] = page.json()
         assert 'page=2&per_page=1>; rel="next"' in row["link_header"]
-        assert row == record(repo, link_header=row["link_header"])
-        assert found.json()[0] == record(repo, link_header=None)
+        assert row == repository_record(repo, link_header=row["link_header"])
+        assert matches.json()[0] == repository_record(repo, link_header=None)
         assert api.get(f"{USER}/installations?provider=github").json() == [LOGIN]
 
     @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ class TestOpenHandsRoutes:
 
     def test_branches_and_branch_search_have_openhands_bodies(self, api, connected, repo):
         page = api.get(f"{USER}/repository/branches?repository=octo/r&page=1&per_page=2").json()
-        found = api.get(f"{USER}/search/branches?repository=octo/r&query=ne&per_page=30").json()
+        matches = api.get(f"{USER}/search/branches?repository=octo/r&query=ne&per_page=30").json()
 
         names = [row.pop("name") for row in page["branches"]]
         assert names == ["fix", "main"]
@@ -179,18 +179,18 @@ class TestOpenHandsRoutes:
             "per_page": 2,
             "total_count": None,
         }
-        assert [row["name"] for row in found] == ["next"]
+        assert [row["name"] for row in matches] == ["next"]
 
     def test_suggested_tasks_and_microagents_have_openhands_bodies(self, api, connected, repo):
         repo.issues = [{"number": 9, "title": "bug"}]
-        path = ".openhands/microagents/flask.md"
+        file_path = ".openhands/microagents/flask.md"
 
         assert [task["task_type"] for task in api.get(f"{USER}/suggested-tasks").json()] == [
             "OPEN_ISSUE"
         ]
-        here = f"{USER}/repository/octo/r/microagents"
-        assert [row["path"] for row in api.get(here).json()] == [path]
-        assert api.get(f"{here}/content?file_path={path}").json()["triggers"] == ["flask"]
+        path = f"{USER}/repository/octo/r/microagents"
+        assert [row["path"] for row in api.get(path).json()] == [file_path]
+        assert api.get(f"{path}/content?file_path={file_path}").json()["triggers"] == ["flask"]
 
     def test_user_without_a_git_host_gets_empty_lists(self, api, alice):
         for path in (

@@ -10,8 +10,8 @@ from tests.conftest import key_client
 from tests.fakes.github import TOKEN
 
 LIST = "/api/v1/integrations"
-ONE = f"{LIST}/github"
-BOTH = (LIST, ONE)
+DETAIL = f"{LIST}/github"
+BOTH = (LIST, DETAIL)
 NOT_CONNECTED = {
     "provider": "github",
     "host": "github.com",
@@ -23,7 +23,7 @@ NOT_CONNECTED = {
 
 def test_host_without_a_token_is_not_connected(api):
     assert api.get(LIST).json() == {"items": [NOT_CONNECTED], "next": None}
-    assert api.get(ONE).json() == NOT_CONNECTED
+    assert api.get(DETAIL).json() == NOT_CONNECTED
 
 
 def test_connected_host_is_shown_without_its_token(api, alice, connected):
@@ -39,11 +39,11 @@ def test_connected_host_is_shown_without_its_token(api, alice, connected):
         "last_used_at": row.last_used_at.isoformat().replace("+00:00", "Z"),
     }
 
-    listed, one = api.get(LIST), api.get(ONE)
+    list_response, detail = api.get(LIST), api.get(DETAIL)
 
-    assert listed.json() == {"items": [record], "next": None}
-    assert one.json() == record
-    assert TOKEN not in listed.text + one.text
+    assert list_response.json() == {"items": [record], "next": None}
+    assert detail.json() == record
+    assert TOKEN not in list_response.text + detail.text
 
 
 def test_token_for_the_default_host_shows_that_host(api, alice):
@@ -51,8 +51,8 @@ def test_token_for_the_default_host_shows_that_host(api, alice):
         user=alice, organization=alice.personal_organization, provider="github", token="x"
     )
 
-    assert api.get(ONE).json()["host"] == "github.com"
-    assert api.get(ONE).json()["is_connected"] is True
+    assert api.get(DETAIL).json()["host"] == "github.com"
+    assert api.get(DETAIL).json()["is_connected"] is True
 
 
 def test_hosts_are_listed_by_name(api, monkeypatch):
@@ -118,7 +118,7 @@ def test_bound_key_works_in_its_own_organization_only(connected, alice):
     client = key_client(alice, organization=other)
 
     assert [client.get(path).status_code for path in BOTH] == [200, 200]
-    assert client.get(ONE).json() == NOT_CONNECTED
+    assert client.get(DETAIL).json() == NOT_CONNECTED
     for path in BOTH:
         response = client.get(path, {"organization": str(connected.organization_id)})
         assert response.status_code == 404

@@ -27,16 +27,16 @@ def github(fake):
     return registry.get_provider("github", host=fake.host, token=TOKEN)
 
 
-def by(fake, token):
+def connect(fake, token):
     return registry.get_provider("github", host=fake.host, token=token)
 
 
-def listing(github, **more):
-    wanted = {"page": 1, "per_page": 30, "sort": "pushed", "installation": None}
-    return github.repositories(**wanted | more)
+def list_repositories(github, **more):
+    parameters = {"page": 1, "per_page": 30, "sort": "pushed", "installation": None}
+    return github.repositories(**parameters | more)
 
 
-class TestReading:
+class TestReads:
     def test_user_of_the_token_is_returned(self, github, fake):
         assert github.user() == GitUser(
             id="583231",
@@ -51,7 +51,10 @@ class TestReading:
         for number in range(3):
             fake.add(f"octo/r{number}", private=number == 1, stars=number)
 
-        first, second = listing(github, per_page=2), listing(github, per_page=2, page=2)
+        first, second = (
+            list_repositories(github, per_page=2),
+            list_repositories(github, per_page=2, page=2),
+        )
 
         assert [r.full_name for r in first.items] == ["octo/r0", "octo/r1"]
         assert [r.is_public for r in first.items] == [True, False]
@@ -69,26 +72,30 @@ class TestReading:
         fake.add("acme/theirs")
 
         assert github.installations() == [LOGIN, "acme"]
-        assert [r.full_name for r in listing(github, installation="acme").items] == ["acme/theirs"]
-        assert [r.full_name for r in listing(github, installation=LOGIN).items] == ["octo/own"]
+        assert [r.full_name for r in list_repositories(github, installation="acme").items] == [
+            "acme/theirs"
+        ]
+        assert [r.full_name for r in list_repositories(github, installation=LOGIN).items] == [
+            "octo/own"
+        ]
 
         fake.is_app_token = True
         assert github.installations() == ["4242"]
-        assert len(listing(github, installation="4242").items) == 2
+        assert len(list_repositories(github, installation="4242").items) == 2
 
     def test_search_accepts_words_full_names_and_addresses(self, github, fake):
         fake.add("acme/tool", stars=1)
         fake.add("octo/tool-box", stars=5)
 
-        def found(query):
+        def find_names(query):
             rows = github.search_repositories(query=query, per_page=5, sort="stars", order="desc")
             return [row.full_name for row in rows]
 
-        assert found("tool") == ["octo/tool-box", "acme/tool"]
-        assert found("acme/tool") == ["acme/tool"]
-        assert found(f"{fake.url}/acme/tool/pull/3") == ["acme/tool"]
-        assert found("nobody/nothing") == []
-        assert found("  ") == []
+        assert find_names("tool") == ["octo/tool-box", "acme/tool"]
+        assert find_names("acme/tool") == ["acme/tool"]
+        assert find_names(f"{fake.url}/acme/tool/pull/3") == ["acme/tool"]
+        assert find_names("nobody/nothing") == []
+        assert find_names("  ") == []
 
     def test_redirect_is_followed_to_the_same_host_only(self, github, fake):
         fake.add("octo/new")
@@ -97,8 +104,8 @@ class TestReading:
         rows = github.search_repositories(query="octo/old", per_page=5, sort="", order="")
         assert [row.full_name for row in rows] == ["octo/new"]
 
-        away = (301, {"Location": "http://elsewhere.example/user"}, {})
-        fake.trouble = lambda path: away if path.endswith("/user") else None
+        redirect = (301, {"Location": "http://elsewhere.example/user"}, {})
+        fake.trouble = lambda path: redirect if path.endswith("/user") else None
         with pytest.raises(GitHostTrouble):
             github.user()
 
@@ -106,7 +113,7 @@ class TestReading:
         fake.add("octo/r", branches=("fix/one", "fix/two"))
 
         page = github.branches(repository="octo/r", page=1, per_page=2)
-        found = github.search_branches(repository="octo/r", query="FIX", per_page=30)
+        matches = github.search_branches(repository="octo/r", query="FIX", per_page=30)
 
         assert [(b.name, b.protected) for b in page.items] == [
             ("fix/one", False),
@@ -115,7 +122,7 @@ class TestReading:
         assert page.has_next
         sha = page.items[0].commit_sha
         assert len(sha) == 40
-        assert found == [
+        assert matches == [
             Branch("fix/one", sha, protected=False, last_push_date="2026-11-20T10:00:00Z"),
             Branch("fix/two", sha, protected=False, last_push_date="2026-11-20T10:00:00Z"),
         ]
@@ -135,11 +142,11 @@ class TestReading:
         fake.add("octo/bare")
         fake.add("octo/.openhands", {"microagents/all.md": "Be kind.\n"})
 
-        [found] = github.microagents(repository="octo/r")
-        content = github.microagent(repository="octo/r", path=found.path)
+        [microagent] = github.microagents(repository="octo/r")
+        content = github.microagent(repository="octo/r", path=microagent.path)
 
-        assert (found.name, found.path) == ("flask", ".openhands/microagents/flask.md")
-        assert found.created_at == "2026-11-19T08:00:00Z"
+        assert (microagent.name, microagent.path) == ("flask", ".openhands/microagents/flask.md")
+        assert microagent.created_at == "2026-11-19T08:00:00Z"
         assert (content.content, content.triggers) == (text, ["flask"])
         assert github.microagents(repository="octo/bare") == []
         assert [m.path for m in github.microagents(repository="octo/.openhands")] == [
@@ -173,7 +180,7 @@ class TestReading:
 
 
 class TestPullRequests:
-    WANTED: ClassVar = {
+    FIELDS: ClassVar = {
         "target": "main",
         "title": "Fix",
         "body": "So.",
@@ -184,7 +191,7 @@ class TestPullRequests:
     def test_pull_request_is_opened_once_with_its_labels(self, github, fake):
         repo = fake.add("octo/r", branches=("fix",))
 
-        opened = github.create_pull_request(repository="octo/r", source="fix", **self.WANTED)
+        opened = github.create_pull_request(repository="octo/r", source="fix", **self.FIELDS)
 
         assert (opened.number, opened.url) == (7, f"{fake.url}/octo/r/pull/7")
         assert repo.pulls == [
@@ -199,22 +206,22 @@ class TestPullRequests:
         ]
         assert repo.labels == {7: ["bot"]}
         with pytest.raises(NotAccepted, match="already exists"):
-            github.create_pull_request(repository="octo/r", source="fix", **self.WANTED)
+            github.create_pull_request(repository="octo/r", source="fix", **self.FIELDS)
         with pytest.raises(NotAccepted, match="head is invalid"):
-            github.create_pull_request(repository="octo/r", source="none", **self.WANTED)
+            github.create_pull_request(repository="octo/r", source="none", **self.FIELDS)
 
     def test_read_only_token_may_not_open_a_pull_request(self, fake):
         fake.add("octo/r", branches=("fix",))
         with pytest.raises(NotAllowed, match="not accessible by personal access token"):
-            by(fake, READ_ONLY).create_pull_request(
-                repository="octo/r", source="fix", **self.WANTED
+            connect(fake, READ_ONLY).create_pull_request(
+                repository="octo/r", source="fix", **self.FIELDS
             )
 
 
-class TestTrouble:
+class TestErrors:
     def test_invalid_token_is_refused_and_not_shown_in_the_error(self, fake):
         with pytest.raises(TokenRefused) as caught:
-            by(fake, "ghp_bad").user()
+            connect(fake, "ghp_bad").user()
         assert "ghp_bad" not in repr(caught.value)
 
     def test_rate_limit_error_has_the_seconds_to_wait(self, github, fake):
@@ -229,7 +236,7 @@ class TestTrouble:
         assert caught.value.extra["retry_after"] == 7
 
     @pytest.mark.parametrize(
-        ("answer", "problem"),
+        ("response", "error"),
         [
             ((200, {}, b"<html>a login page</html>"), GitHostTrouble),
             ((200, {}, {"message": "hello"}), GitHostTrouble),
@@ -239,9 +246,9 @@ class TestTrouble:
             ((403, {}, {"message": "Must have admin rights"}), NotAllowed),
         ],
     )
-    def test_unexpected_response_raises_the_matching_error(self, github, fake, answer, problem):
-        fake.trouble = lambda _: answer
-        with pytest.raises(problem):
+    def test_unexpected_response_raises_the_matching_error(self, github, fake, response, error):
+        fake.trouble = lambda _: response
+        with pytest.raises(error):
             github.user()
 
     def test_closed_port_raises_git_host_away(self, settings):
@@ -252,7 +259,7 @@ class TestTrouble:
     def test_private_hosts_are_not_called_unless_allowed(self, fake, settings):
         settings.UPSTREAM_ALLOW_PRIVATE = False
         with pytest.raises(NotAccepted, match="not allowed"):
-            by(fake, TOKEN).user()
+            connect(fake, TOKEN).user()
         assert fake.requests == []
 
     @pytest.mark.parametrize(
@@ -266,7 +273,7 @@ class TestTrouble:
 
 class TestHosts:
     @pytest.mark.parametrize(
-        ("given", "kept"),
+        ("host", "stored"),
         [
             ("", ""),
             (None, ""),
@@ -275,12 +282,12 @@ class TestHosts:
             ("https://ghe.example.com:8443", "ghe.example.com:8443"),
         ],
     )
-    def test_valid_host_is_normalized(self, given, kept, settings):
+    def test_valid_host_is_normalized(self, host, stored, settings):
         settings.UPSTREAM_ALLOW_PRIVATE = False
-        assert registry.normalize_host("github", given) == kept
+        assert registry.normalize_host("github", host) == stored
 
     @pytest.mark.parametrize(
-        "given",
+        "host",
         [
             "http://ghe.example.com",
             "ftp://x",
@@ -292,10 +299,10 @@ class TestHosts:
             "x:y",
         ],
     )
-    def test_invalid_or_private_host_is_refused(self, given, settings):
+    def test_invalid_or_private_host_is_refused(self, host, settings):
         settings.UPSTREAM_ALLOW_PRIVATE = False
         with pytest.raises(registry.BadHost):
-            registry.normalize_host("github", given)
+            registry.normalize_host("github", host)
 
     def test_api_address_of_each_kind_of_host(self):
         assert client.api_url("github.com") == "https://api.github.com"
@@ -321,7 +328,7 @@ if token := os.environ.get("GITHUB_TEST_TOKEN"):
     def test_real_github_accepts_the_same_requests():
         real = registry.get_provider("github", host="github.com", token=token)
         assert real.user().login
-        assert listing(real, per_page=2).items
+        assert list_repositories(real, per_page=2).items
         assert real.installations()
         assert real.search_branches(repository="octocat/Hello-World", query="test", per_page=3)
         assert real.branches(repository="octocat/Hello-World", page=1, per_page=1).has_next

@@ -1,4 +1,4 @@
-"""Connecting GitHub on its page."""
+"""The settings page on which a user connects GitHub."""
 
 from accounts.models import ProviderToken
 from tests.fakes.github import LOGIN, TOKEN
@@ -9,13 +9,15 @@ PAGE = "/settings/git-hosts"
 def test_github_is_connected_and_disconnected_on_the_page(client, alice, fake):
     client.force_login(alice)
 
-    made = client.post(PAGE, {"intent": "connect", "token": TOKEN, "host": fake.host}, follow=True)
-    assert f"GitHub is connected as {LOGIN}." in made.content.decode()
-    assert TOKEN not in made.content.decode()
-    assert fake.host in made.content.decode()
+    connected = client.post(
+        PAGE, {"intent": "connect", "token": TOKEN, "host": fake.host}, follow=True
+    )
+    assert f"GitHub is connected as {LOGIN}." in connected.content.decode()
+    assert TOKEN not in connected.content.decode()
+    assert fake.host in connected.content.decode()
 
-    gone = client.post(PAGE, {"intent": "disconnect"}, follow=True)
-    assert "the token is deleted" in gone.content.decode()
+    disconnected = client.post(PAGE, {"intent": "disconnect"}, follow=True)
+    assert "the token is deleted" in disconnected.content.decode()
     assert not ProviderToken.objects.exists()
 
 

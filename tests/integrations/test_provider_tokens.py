@@ -1,4 +1,4 @@
-"""Connecting Git hosts: canonical ``/api/v1/provider-tokens`` and what existing clients call."""
+"""Connecting Git hosts through ``/api/v1/provider-tokens`` and through the routes of OpenHands' clients."""
 
 import json
 
@@ -14,7 +14,7 @@ TOKENS = "/api/v1/provider-tokens"
 ADD = "/api/add-git-providers"
 
 
-def kept(user):
+def stored_token(user):
     return provider_tokens.use_token(
         user_id=user.pk, organization_id=user.personal_organization.pk, provider="github"
     ).token
@@ -22,13 +22,13 @@ def kept(user):
 
 class TestV1Routes:
     def test_token_is_connected_listed_and_disconnected(self, api, alice, fake):
-        made = api.put(f"{TOKENS}/github", {"token": TOKEN, "host": fake.host}, format="json")
-        listed = api.get(TOKENS).json()
+        connected = api.put(f"{TOKENS}/github", {"token": TOKEN, "host": fake.host}, format="json")
+        body = api.get(TOKENS).json()
         row = ProviderToken.objects.get()
 
-        assert made.status_code == 200
-        assert made.json()["user"]["login"] == LOGIN
-        assert listed == {
+        assert connected.status_code == 200
+        assert connected.json()["user"]["login"] == LOGIN
+        assert body == {
             "items": [
                 {
                     "provider": "github",
@@ -40,9 +40,9 @@ class TestV1Routes:
             ],
             "next": None,
         }
-        assert TOKEN not in made.content.decode()
+        assert TOKEN not in connected.content.decode()
         assert TOKEN not in json.dumps(list(AuditEntry.objects.values("before", "after")))
-        assert kept(alice) == TOKEN
+        assert stored_token(alice) == TOKEN
 
         assert [api.delete(f"{TOKENS}/github").status_code for _ in range(2)] == [204, 204]
         assert api.get(TOKENS).json() == {"items": [], "next": None}
@@ -66,7 +66,7 @@ class TestV1Routes:
         answer = api.put(f"{TOKENS}/{provider}", body, format="json")
 
         assert (answer.status_code, answer.json()["code"]) == (status, code)
-        assert kept(alice) == TOKEN
+        assert stored_token(alice) == TOKEN
 
     def test_unreachable_host_is_503_and_keeps_the_stored_token(self, api, fake, connected, alice):
         fake.trouble = exhausted
@@ -74,7 +74,7 @@ class TestV1Routes:
 
         assert answer.status_code == 503
         assert int(answer.headers["Retry-After"]) > 100
-        assert kept(alice) == TOKEN
+        assert stored_token(alice) == TOKEN
 
     def test_key_without_the_manage_scope_lists_but_does_not_connect(self, alice, fake):
         client = key_client(alice, scopes=["integrations.view"])
@@ -103,12 +103,12 @@ class TestOpenHandsRoutes:
 
         assert send(TOKEN).status_code == 200
         assert send("").status_code == 200
-        assert kept(alice) == TOKEN
+        assert stored_token(alice) == TOKEN
 
         refused = send("ghp_bad")
         assert refused.status_code == 401
         assert "refused this token" in refused.json()["error"]
-        assert kept(alice) == TOKEN
+        assert stored_token(alice) == TOKEN
 
     def test_one_unsupported_provider_stores_no_token(self, api, fake):
         tokens = {"github": {"token": TOKEN, "host": fake.host}, "gitlab": {"token": "x"}}
