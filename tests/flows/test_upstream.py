@@ -1,4 +1,4 @@
-"""A model server of one's own behind the gateway: what is counted, and what its failures look like."""
+"""A user's own model server behind the gateway: tokens, cost, failures and its key."""
 
 import json
 
@@ -27,7 +27,7 @@ def talk(stack: Stack):
             stack.owner.call("DELETE", "settings/model-access", expect=204)
 
 
-def spent(talk: Talk) -> tuple[int, dict[str, int]]:
+def read_usage(talk: Talk) -> tuple[int, dict[str, int]]:
     record = talk.record()
     return record["cost_micros"], record["tokens"]
 
@@ -35,7 +35,7 @@ def spent(talk: Talk) -> tuple[int, dict[str, int]]:
 def test_tokens_and_cost_are_the_sums_of_the_models_usage(talk):
     talk.do("!usage 1000 50 400\n!run echo hi\n!usage 2000 60\n!finish Done.")
 
-    cost, tokens = spent(talk)
+    cost, tokens = read_usage(talk)
     calls = talk.stack.sql(
         "SELECT * FROM billing_modelcall WHERE conversation_id = %s ORDER BY id", talk.id
     )
@@ -48,12 +48,12 @@ def test_tokens_and_cost_are_the_sums_of_the_models_usage(talk):
 
 
 def test_refused_model_key_ends_the_run_with_one_error_and_resume_continues(talk):
-    said = talk.say("!fail 401 1 No such key\n!run echo after all\n!finish Done.")
-    talk.wait_run(said["seq"])
+    message = talk.say("!fail 401 1 No such key\n!run echo after all\n!finish Done.")
+    talk.wait_run(message["seq"])
     record = talk.wait_status("error")
     errors = [
         e["payload"]
-        for e in talk.events(after=said["seq"])
+        for e in talk.events(after=message["seq"])
         if e["kind"] == "ConversationErrorEvent"
     ]
 
@@ -71,11 +71,11 @@ def test_refused_model_key_ends_the_run_with_one_error_and_resume_continues(talk
 
 @pytest.mark.parametrize("failure", ["500 1", "429 1", "drop 1"])
 def test_transient_model_failure_causes_no_error_event(talk, failure):
-    said = talk.say(f"!fail {failure}\n!run echo survived {failure}\n!finish Done.")
-    talk.wait_run(said["seq"])
+    message = talk.say(f"!fail {failure}\n!run echo survived {failure}\n!finish Done.")
+    talk.wait_run(message["seq"])
     talk.wait_status("finished", "error")
 
-    events = talk.events(after=said["seq"])
+    events = talk.events(after=message["seq"])
     assert f"survived {failure}" in json.dumps(
         [e for e in events if e["kind"] == "ObservationEvent"]
     )

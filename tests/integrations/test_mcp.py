@@ -18,6 +18,7 @@ from conversations import services as conversations
 from conversations.models import Conversation
 from integrations.mcp.tools import TOOLS
 from openhands_site.asgi import application
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
@@ -31,8 +32,7 @@ def serve_web():
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        thread.join(0.02)
+    wait_until(lambda: server.started, "the web server to start", pause=0.02)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:

@@ -482,7 +482,8 @@ class TestEngineRoutes:
             body = {"accept": True}
             assert client.post(self.url(running, what), body, format="json").status_code == 404
         assert client.get(self.url(running, "events/search")).status_code == 404
-        assert client.post(self.url(running, "run"), headers={"X-Session-API-Key": "x"})
+        unknown_key = {"X-Session-API-Key": "x"}
+        assert client.post(self.url(running, "run"), headers=unknown_key).status_code == 401
         assert APIClient().post(self.url(running, "run")).status_code == 401
 
     def test_held_message_is_queued_only_after_the_run_command(self, running):
