@@ -242,7 +242,7 @@ class TestOpenHandsRoutes:
         fake.trouble = lambda _: (401, {}, {"message": "Bad credentials"})
         answer = api.get(f"{USER}/info")
         assert answer.status_code == 409
-        assert "refused this token" in answer.json()["error"]
+        assert "rejected this token" in answer.json()["error"]
 
     def test_anonymous_caller_is_401(self, client, db):
         assert client.get(f"{USER}/info").status_code == 401

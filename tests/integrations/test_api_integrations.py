@@ -129,4 +129,4 @@ def test_unknown_parameter_is_refused_with_a_sentence(api, path):
     response = api.get(path, {"colour": "red"})
 
     assert response.status_code == 400
-    assert response.json()["error"] == "colour: This route has no such parameter."
+    assert response.json()["error"] == "colour: This parameter is not supported here."

@@ -25,5 +25,5 @@ def test_refused_token_shows_the_error_and_not_the_token(client, alice, fake):
     client.force_login(alice)
     answer = client.post(PAGE, {"intent": "connect", "token": "ghp_no", "host": fake.host})
     assert answer.status_code == 409
-    assert "refused this token" in answer.content.decode()
+    assert "rejected this token" in answer.content.decode()
     assert "ghp_no" not in answer.content.decode()

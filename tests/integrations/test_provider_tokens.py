@@ -107,7 +107,7 @@ class TestOpenHandsRoutes:
 
         refused = send("ghp_bad")
         assert refused.status_code == 401
-        assert "refused this token" in refused.json()["error"]
+        assert "rejected this token" in refused.json()["error"]
         assert stored_token(alice) == TOKEN
 
     def test_one_unsupported_provider_stores_no_token(self, api, fake):
