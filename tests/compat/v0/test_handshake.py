@@ -5,6 +5,7 @@ from urllib.parse import urlencode
 import pytest
 from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
 
+from accounts import services as accounts
 from compat.v0 import handshake
 from compat.v0.sockets import parse_cursor
 from conversations.realtime.access import MayNotSteer
@@ -60,3 +61,55 @@ def test_invalid_latest_event_id_resumes_from_the_start(latest_event_id, after):
         )
         == after
     )
+
+
+@pytest.mark.parametrize("query", [{}, {"conversation_id": ""}])
+def test_missing_conversation_id_is_refused_with_openhands_message(query):
+    scope = {"headers": [], "query_string": urlencode(query).encode()}
+
+    with pytest.raises(ConnectionRefused) as refused:
+        handshake.admit(scope)
+    assert refused.value.error_args == {"message": "No conversation_id in query params"}
+
+
+@pytest.mark.parametrize("key", ["", "null", "undefined", "None", " "])
+def test_empty_key_counts_as_no_credentials(conversation, key):
+    with pytest.raises(ConnectionRefused, match="No keycloak_auth cookie"):
+        handshake.admit(build_scope(conversation, session_api_key=key))
+
+
+@pytest.mark.parametrize("key", ["ocs_x.y", "oh_x.y", "x"])
+def test_invalid_key_is_refused_with_openhands_code(conversation, key):
+    with pytest.raises(ConnectionRefused) as refused:
+        handshake.admit(build_scope(conversation, session_api_key=key))
+    assert refused.value.error_args == {"message": "invalid_session_api_key"}
+
+
+def test_api_key_in_the_query_joins_like_a_conversation_key(alice, conversation):
+    _, key = accounts.issue_api_key(user=alice, name="v0")
+
+    assert admit(build_scope(conversation, session_api_key=key)) == (alice.pk, conversation.pk)
+
+
+def test_key_in_the_header_precedes_the_key_in_the_query(alice, conversation):
+    key = conversation_key(conversation=conversation, user=alice)
+    scope = build_scope(conversation, session_api_key="x")
+
+    assert admit(scope | {"headers": [(b"x-session-api-key", key.encode())]})[0] == alice.pk
+
+
+@pytest.mark.parametrize("conversation_id", ["x", "0" * 32, "y" * 300])
+def test_unknown_or_malformed_id_is_refused_and_named(alice, conversation, conversation_id):
+    _, key = accounts.issue_api_key(user=alice, name="v0")
+    scope = build_scope(conversation, conversation_id=conversation_id, session_api_key=key)
+
+    with pytest.raises(ConnectionRefused) as refused:
+        handshake.admit(scope)
+    sentence = f"User {alice.pk} is not allowed to join conversation {conversation_id[:100]}"
+    assert refused.value.error_args == {"message": sentence}
+
+
+def test_last_of_repeated_parameters_counts():
+    scope = {"query_string": b"a=1&a=2&b=%C3%A9&c=%ff"}
+
+    assert handshake.parse_query(scope) == {"a": "2", "b": "é", "c": "\ufffd"}
