@@ -428,7 +428,7 @@ def test_conversation_is_started_and_read_without_scripts(stack, open_page):
         seconds=90,
         pause=0.3,
     )
-    page.get_by_role("link", name="Read the story as plain text").click()
+    page.get_by_role("link", name="Read the conversation as plain text").click()
     expect(page.get_by_text("Hello without scripts", exact=True)).to_be_visible()
 
 

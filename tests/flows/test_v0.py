@@ -194,7 +194,7 @@ def test_refused_action_gets_an_error_event_and_the_socket_stays_usable(talk: Ta
         client.say("!say still here")
         client.wait(lambda event: event.get("message") == "!say still here")
 
-    assert "not waiting" in refusal["message"]
+    assert "no longer waiting" in refusal["message"]
     assert (message["args"]["content"], message["source"]) == ("!say by the older name", "user")
 
 
