@@ -1,6 +1,7 @@
 """The settings that ``GET /api/v1/users/me`` adds to the profile for OpenHands' clients."""
 
 import pytest
+from rest_framework.test import APIClient
 
 from accounts.services import user_settings
 from billing import services
@@ -45,3 +46,15 @@ def test_profile_hides_settings_from_a_key_without_the_settings_scope(api, alice
     assert api.get(ME).json()["max_iterations"] == 500
     body = key_client(alice, scopes=["account.view"]).get(ME).json()
     assert set(body) == {"id", "email", "name", "is_staff", "organizations"}
+
+
+@pytest.mark.parametrize("organization", ["00000000-0000-0000-0000-000000000000", "x"])
+def test_unknown_organization_hides_the_settings_and_shows_the_account(alice, organization):
+    client = APIClient()
+    client.force_authenticate(alice)
+    assert "max_iterations" in client.get(ME).json()
+
+    response = client.get(ME, headers={"X-Organization": organization})
+
+    assert response.status_code == 200
+    assert set(response.json()) == {"id", "email", "name", "is_staff", "organizations"}

@@ -9,6 +9,7 @@ from accounts.services import provider_tokens, user_settings
 from billing import services
 from billing.models import ModelAccess
 from lib.masks import MASK
+from tests.conftest import key_client
 
 URL = "/api/settings"
 MCP = {
@@ -325,3 +326,47 @@ def test_model_list_is_sorted_and_includes_the_demo_and_the_chosen_model(configu
     assert models == sorted(models)
     assert {"demo", "openai/gpt-5.1", "mistral/new-one"} <= set(models)
     assert configured.get("/api/v1/options/models").json() == {"items": models}
+
+
+class TestOddValues:
+    """Values that old clients send and that must not change a setting."""
+
+    def test_undecided_analytics_consent_is_not_stored(self, api):
+        settings = post_settings(api, user_consents_to_analytics=True)
+        assert settings["user_consents_to_analytics"] is True
+
+        settings = post_settings(api, user_consents_to_analytics=None, language="de")
+
+        assert (settings["user_consents_to_analytics"], settings["language"]) == (True, "de")
+
+    @pytest.mark.parametrize("mask", [MASK, "****", ""])
+    def test_masked_or_empty_search_key_keeps_the_stored_key(self, configured, mask):
+        assert post_settings(configured, search_api_key=mask)["search_api_key_set"] is True
+        assert UserSettings.objects.get().secrets["search_api_key"] == "tvly-Sec-1"
+
+    def test_masked_model_key_of_the_demo_model_stores_no_access(self, api):
+        assert post_settings(api, llm_api_key=MASK)["llm_api_key_set"] is False
+        assert not ModelAccess.objects.exists()
+
+    def test_empty_mcp_config_removes_the_servers(self, configured):
+        assert UserSettings.objects.get().secrets["mcp_config"] == MCP
+
+        settings = post_settings(configured, mcp_config=DEFAULTS["mcp_config"])
+
+        assert settings["mcp_config"] == DEFAULTS["mcp_config"]
+        assert "mcp_config" not in UserSettings.objects.get().secrets
+
+    @pytest.mark.parametrize("body", [[], "x", 7], ids=["list", "text", "number"])
+    def test_body_that_is_no_object_is_400_and_changes_nothing(self, api, body):
+        response = api.post(URL, body, format="json")
+
+        assert response.status_code == 400
+        assert response.json()["error"]
+        assert api.get(URL).json() == DEFAULTS
+
+    def test_key_without_the_model_scope_changes_other_settings_only(self, alice):
+        client = key_client(alice, scopes=["settings.view", "settings.edit", "model_access.view"])
+
+        assert post_settings(client, language="de", llm_model="demo")["language"] == "de"
+        refused = client.post(URL, {"llm_model": "openai/gpt-5"}, format="json")
+        assert (refused.status_code, refused.json()["permission"]) == (403, "model_access.edit")

@@ -1,5 +1,6 @@
 """The V0 socket ``/socket.io``: replayed events, resume position, states, actions and the end of a socket."""
 
+import asyncio
 import json
 
 import pytest
@@ -41,14 +42,20 @@ def append(conversation, *frames):
 
 async def join(conversation, user, **query):
     """Open a socket with the user's key, send the connect packet, and read its confirmation."""
+    socket = await open_socket(conversation, user, **query)
+    await socket.send_to(text_data="40")
+    return socket, (await read_text(socket, "4"))[1:]
+
+
+async def open_socket(conversation, user, **query):
+    """Open a socket with the user's key, without the connect packet."""
     key = await sync_to_async(services.conversation_key)(conversation=conversation, user=user)
     values = {"conversation_id": conversation.pk.hex, "session_api_key": key} | query
     pairs = "&".join(f"{name}={value}" for name, value in values.items())
     path = f"/socket.io/?EIO=4&transport=websocket&{pairs}"
     socket = WebsocketCommunicator(application, path, headers=UPGRADE)
     assert (await socket.connect())[0]
-    await socket.send_to(text_data="40")
-    return socket, (await read_text(socket, "4"))[1:]
+    return socket
 
 
 async def read_text(socket, prefix):
@@ -187,19 +194,14 @@ async def test_refused_join_names_the_reason_and_closes(conversation, alice):
     socket, packet = await join(conversation, alice, session_api_key="ocs_x.y")
 
     assert packet == '4{"message":"invalid_session_api_key"}'
-    await socket.wait(10)
-    assert socket.future.done()
+    await asyncio.wait_for(asyncio.shield(socket.future), 15)
 
 
-async def test_socket_that_never_joins_is_closed(conversation, monkeypatch):
+async def test_socket_that_never_joins_is_closed(conversation, alice, monkeypatch):
     monkeypatch.setattr(sockets, "JOIN_SECONDS", 2)
-    path = f"/socket.io/?EIO=4&transport=websocket&conversation_id={conversation.pk.hex}"
-    socket = WebsocketCommunicator(application, path, headers=UPGRADE)
-    assert (await socket.connect())[0]
+    socket = await open_socket(conversation, alice)
 
-    await socket.wait(10)
-
-    assert socket.future.done()
+    await asyncio.wait_for(asyncio.shield(socket.future), 15)
 
 
 async def test_revoked_keys_disconnect_the_client(conversation, alice):
