@@ -202,8 +202,8 @@ class Talk:
 
     def do(self, text: str, *statuses: str, seconds: float = 90) -> dict[str, Any]:
         """Post a message and wait until its run ends in one of the states (by default ``finished``)."""
-        said = self.say(text)
-        self.wait_run(said["seq"], seconds=seconds)
+        message = self.say(text)
+        self.wait_run(message["seq"], seconds=seconds)
         return self.wait_status(*(statuses or ("finished",)), seconds=seconds)
 
     def wait_run(self, after: int, *, seconds: float = 90) -> None:
@@ -383,9 +383,9 @@ class Stack:
         return self.people["stranger"]
 
     def _environment(self) -> dict[str, str]:
-        kept = ("PATH", "HOME", "LANG", "TMPDIR", "USER", "XDG_RUNTIME_DIR")
+        inherited = ("PATH", "HOME", "LANG", "TMPDIR", "USER", "XDG_RUNTIME_DIR")
         return (
-            {name: os.environ[name] for name in kept if name in os.environ}
+            {name: os.environ[name] for name in inherited if name in os.environ}
             | {name: os.environ[name] for name in KEYS}
             | {
                 "DJANGO_SETTINGS_MODULE": "openhands_site.settings",

@@ -18,11 +18,11 @@ from openhands.tools import file_editor, task_tracker, terminal  # noqa: E402, F
 
 host, key, conversation_id = sys.argv[1:4]
 workspace = RemoteWorkspace(host=host, api_key=key, working_dir="/workspace/project")
-seen = []
+received = []
 
 
 def record_event(event):
-    seen.append((event.id, event.kind))
+    received.append((event.id, event.kind))
 
 
 if conversation_id == "new":
@@ -40,7 +40,7 @@ conversation.send_message("Please write hello.py that prints 'hello from here' a
 conversation.run(timeout=180)
 result["after"] = conversation.state.execution_status.value
 result["events"] = [[event.id, event.kind, event.source] for event in conversation.state.events]
-result["seen"] = seen
+result["seen"] = received
 result["cost"] = conversation.conversation_stats.get_combined_metrics().accumulated_cost
 result["prompt_tokens"] = (
     conversation.conversation_stats.get_combined_metrics().accumulated_token_usage.prompt_tokens

@@ -90,9 +90,11 @@ def test_second_message_sent_before_the_question_is_not_an_approval(talk):
     for number in range(3):
         name = f"sneaky{number}.txt"
         before = len(talk.deliveries())
-        said = talk.say(f"!sleep 0.7\n!run touch {name}\n!finish Done.")
+        message = talk.say(f"!sleep 0.7\n!run touch {name}\n!finish Done.")
         talk.say("!say And this?")
-        record = talk.wait(lambda record, said=said: (record["asked_seq"] or 0) > said["seq"])
+        record = talk.wait(
+            lambda record, message=message: (record["asked_seq"] or 0) > message["seq"]
+        )
         time.sleep(1.5)
 
         assert not (get_workspace(talk) / name).exists(), "a message approved an action"

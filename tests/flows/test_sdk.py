@@ -67,5 +67,5 @@ def test_sdk_with_an_api_key_creates_a_conversation_that_other_users_cannot_see(
     result = run_client(stack, stack.owner.key, "new")
 
     assert (result["after"], result["second"]) == ("finished", "finished")
-    answer = stack.stranger.call("GET", f"app-conversations?ids={result['id']}", expect=200)
-    assert answer.json() == [None]
+    response = stack.stranger.call("GET", f"app-conversations?ids={result['id']}", expect=200)
+    assert response.json() == [None]

@@ -1,6 +1,7 @@
 """A user's own model server behind the gateway: tokens, cost, failures and its key."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -84,15 +85,17 @@ def test_transient_model_failure_causes_no_error_event(talk, failure):
 
 def test_upstream_key_is_absent_from_the_sandbox(talk):
     row = talk.sandbox()
-    found = talk.engine().execute(
-        f"grep -rlF {KEY} {row['handle']['dir']} || true", cwd=row["workspace"]
+    # The file control.txt shows that the search works.
+    search = talk.engine().execute(
+        f"echo {KEY} > control.txt; grep -rlF {KEY} {row['handle']['dir']}; rm control.txt",
+        cwd=row["workspace"],
     )
     environment = talk.engine().execute(
         "tr '\\0' '\\n' < /proc/$PPID/environ", cwd=row["workspace"]
     )
 
-    hits = [line for line in found.stdout.splitlines() if "bash_events" not in line]
-    assert hits == []
+    hits = [line for line in search.stdout.splitlines() if "bash_events" not in line]
+    assert [Path(hit).name for hit in hits] == ["control.txt"]
     assert "OH_SANDBOX_ID" in environment.stdout
     assert KEY not in environment.stdout
     talk.owner.call("DELETE", talk.path, expect=204)

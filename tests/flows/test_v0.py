@@ -137,24 +137,24 @@ def test_socket_without_own_origin_is_403(talk: Talk, headers):
 
 
 def test_polling_transport_is_400_invalid_transport(talk: Talk):
-    answer = httpx2.get(
+    response = httpx2.get(
         f"{talk.stack.url}/socket.io/",
         params={"EIO": "4", "transport": "polling", "conversation_id": talk.id.hex},
         trust_env=False,
     )
 
-    assert (answer.status_code, answer.json()) == (400, "Invalid transport")
+    assert (response.status_code, response.json()) == (400, "Invalid transport")
 
 
 def test_revoked_api_key_disconnects_sockets_of_its_conversation_keys(talk: Talk):
     stack = talk.stack
     created = stack.owner.call("POST", "api-keys", expect=201, json={"name": "soon revoked"}).json()
-    answer = httpx2.get(
+    response = httpx2.get(
         f"{stack.url}/api/conversations/{talk.id.hex}",
         headers={"Authorization": f"Bearer {created['key']}"},
         trust_env=False,
     )
-    key = answer.json()["session_api_key"]
+    key = response.json()["session_api_key"]
 
     with V0Client(stack.url, talk.id.hex, session_api_key=key) as client:
         client.wait(state_of)

@@ -31,14 +31,14 @@ class V1Client:
 
     def post(self, what: str, **body: Any) -> int:
         """Send a POST with the conversation's key as its only credential. Return the status."""
-        answer = httpx2.post(
+        response = httpx2.post(
             f"{self.stack.url}/api/conversations/{self.id}/{what}",
             headers={"X-Session-API-Key": self.key},
             json=body,
             timeout=30,
             trust_env=False,
         )
-        return answer.status_code
+        return response.status_code
 
 
 def say(socket: Any, text: str) -> None:

@@ -121,10 +121,10 @@ class TestV1Routes:
             "target_branch": "main",
             "title": "x",
         }
-        answer = api.post(
+        response = api.post(
             f"{V1}/pull-requests", body | {"conversation": str(foreign.pk)}, format="json"
         )
-        assert answer.status_code == 404
+        assert response.status_code == 404
         assert repo.pulls == []
 
     def test_unconnected_unknown_and_invalid_requests_are_refused(self, api, alice, fake):
@@ -159,8 +159,8 @@ class TestOpenHandsRoutes:
         ["", "?selected_provider=github", "?page=&per_page=x", "?page=-1&per_page=0", "?page=²"],
     )
     def test_missing_or_invalid_page_is_the_first(self, api, connected, repo, query):
-        answer = api.get(f"{USER}/repositories{query}")
-        assert [row["full_name"] for row in answer.json()] == ["octo/r"]
+        response = api.get(f"{USER}/repositories{query}")
+        assert [row["full_name"] for row in response.json()] == ["octo/r"]
 
     def test_branches_and_branch_search_have_openhands_bodies(self, api, connected, repo):
         page = api.get(f"{USER}/repository/branches?repository=octo/r&page=1&per_page=2").json()
@@ -201,8 +201,8 @@ class TestOpenHandsRoutes:
             "suggested-tasks",
             "repository/a/b/microagents",
         ):
-            answer = api.get(f"{USER}/{path}")
-            assert (answer.status_code, answer.json()) == (200, []), path
+            response = api.get(f"{USER}/{path}")
+            assert (response.status_code, response.json()) == (200, []), path
         assert api.get(f"{USER}/repository/branches?repository=a/b").json()["branches"] == []
         assert api.get(f"{USER}/info").json() == {
             "id": str(alice.pk),
@@ -227,9 +227,9 @@ class TestOpenHandsRoutes:
         ],
     )
     def test_invalid_request_is_refused_with_a_sentence(self, api, connected, repo, path, status):
-        answer = api.get(f"{USER}/{path}")
-        assert answer.status_code == status
-        assert answer.json()["error"]
+        response = api.get(f"{USER}/{path}")
+        assert response.status_code == status
+        assert response.json()["error"]
 
     def test_unreachable_host_gives_no_suggested_tasks_and_503_for_repositories(
         self, api, connected, fake
@@ -240,15 +240,15 @@ class TestOpenHandsRoutes:
 
     def test_token_refused_by_the_host_is_409(self, api, connected, fake):
         fake.trouble = lambda _: (401, {}, {"message": "Bad credentials"})
-        answer = api.get(f"{USER}/info")
-        assert answer.status_code == 409
-        assert "rejected this token" in answer.json()["error"]
+        response = api.get(f"{USER}/info")
+        assert response.status_code == 409
+        assert "rejected this token" in response.json()["error"]
 
     def test_anonymous_caller_is_401(self, client, db):
         assert client.get(f"{USER}/info").status_code == 401
 
 
 def test_page_number_with_thousands_of_digits_is_the_first_page(api, connected, repo):
-    answer = api.get(f"{USER}/repositories", {"page": "9" * 5_000})
+    response = api.get(f"{USER}/repositories", {"page": "9" * 5_000})
 
-    assert (answer.status_code, len(answer.json())) == (200, 1)
+    assert (response.status_code, len(response.json())) == (200, 1)

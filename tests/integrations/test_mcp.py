@@ -129,25 +129,25 @@ class TestTransport:
         return APIClient().post("/mcp", PING, format="json", headers=ACCEPT | headers)
 
     def test_anonymous_request_is_401_with_a_problem_body(self, db):
-        answer = self.post()
-        assert answer.status_code == 401
-        assert answer.headers["Content-Type"] == "application/problem+json"
+        response = self.post()
+        assert response.status_code == 401
+        assert response.headers["Content-Type"] == "application/problem+json"
 
     def test_key_is_accepted_in_either_header(self, alice):
         key = create_key(alice)
         for headers in ({"Authorization": f"Bearer {key}"}, {"X-Session-API-Key": key}):
-            answer = self.post(**headers)
-            assert answer.json() == {"jsonrpc": "2.0", "id": 1, "result": {}}
+            response = self.post(**headers)
+            assert response.json() == {"jsonrpc": "2.0", "id": 1, "result": {}}
 
     def test_session_cookie_alone_is_401(self, alice, client):
         client.force_login(alice)
         assert client.post("/mcp", PING, "application/json", headers=ACCEPT).status_code == 401
 
     def test_request_from_another_origin_is_403(self, alice):
-        answer = self.post(
+        response = self.post(
             Authorization=f"Bearer {create_key(alice)}", Origin="https://evil.example"
         )
-        assert answer.status_code == 403
+        assert response.status_code == 403
 
     def test_get_is_405_and_invalid_json_is_400(self, alice):
         client = APIClient(headers={"Authorization": f"Bearer {create_key(alice)}"} | ACCEPT)

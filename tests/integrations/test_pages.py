@@ -23,7 +23,7 @@ def test_github_is_connected_and_disconnected_on_the_page(client, alice, fake):
 
 def test_refused_token_shows_the_error_and_not_the_token(client, alice, fake):
     client.force_login(alice)
-    answer = client.post(PAGE, {"intent": "connect", "token": "ghp_no", "host": fake.host})
-    assert answer.status_code == 409
-    assert "rejected this token" in answer.content.decode()
-    assert "ghp_no" not in answer.content.decode()
+    response = client.post(PAGE, {"intent": "connect", "token": "ghp_no", "host": fake.host})
+    assert response.status_code == 409
+    assert "rejected this token" in response.content.decode()
+    assert "ghp_no" not in response.content.decode()

@@ -63,33 +63,35 @@ class TestV1Routes:
     ):
         if "host" not in body and "token" in body:
             body = body | {"host": fake.host}
-        answer = api.put(f"{TOKENS}/{provider}", body, format="json")
+        response = api.put(f"{TOKENS}/{provider}", body, format="json")
 
-        assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert (response.status_code, response.json()["code"]) == (status, code)
         assert stored_token(alice) == TOKEN
 
     def test_unreachable_host_is_503_and_keeps_the_stored_token(self, api, fake, connected, alice):
         fake.trouble = exhausted
-        answer = api.put(f"{TOKENS}/github", {"token": "new", "host": fake.host}, format="json")
+        response = api.put(f"{TOKENS}/github", {"token": "new", "host": fake.host}, format="json")
 
-        assert answer.status_code == 503
-        assert int(answer.headers["Retry-After"]) > 100
+        assert response.status_code == 503
+        assert int(response.headers["Retry-After"]) > 100
         assert stored_token(alice) == TOKEN
 
     def test_key_without_the_manage_scope_lists_but_does_not_connect(self, alice, fake):
         client = key_client(alice, scopes=["integrations.view"])
         assert client.get(TOKENS).status_code == 200
-        answer = client.put(f"{TOKENS}/github", {"token": TOKEN, "host": fake.host}, format="json")
-        assert answer.status_code == 403
+        response = client.put(
+            f"{TOKENS}/github", {"token": TOKEN, "host": fake.host}, format="json"
+        )
+        assert response.status_code == 403
         assert fake.requests == []
 
     def test_teammate_sees_no_token_and_outsider_gets_404(self, connected, alice, bob, charlie):
         for person, status in ((alice, 200), (bob, 200), (charlie, 404)):
             client = APIClient()
             client.force_authenticate(person)
-            answer = client.get(f"{TOKENS}?organization={connected.organization_id}")
-            assert answer.status_code == status
-            assert len(answer.json().get("items", [])) == (person == alice)
+            response = client.get(f"{TOKENS}?organization={connected.organization_id}")
+            assert response.status_code == status
+            assert len(response.json().get("items", [])) == (person == alice)
 
 
 class TestOpenHandsRoutes:
@@ -112,19 +114,19 @@ class TestOpenHandsRoutes:
 
     def test_one_unsupported_provider_stores_no_token(self, api, fake):
         tokens = {"github": {"token": TOKEN, "host": fake.host}, "gitlab": {"token": "x"}}
-        answer = api.post(ADD, {"provider_tokens": tokens}, format="json")
+        response = api.post(ADD, {"provider_tokens": tokens}, format="json")
 
-        assert answer.status_code == 400
-        assert "gitlab" in answer.json()["error"]
+        assert response.status_code == 400
+        assert "gitlab" in response.json()["error"]
         assert not ProviderToken.objects.exists()
 
     @pytest.mark.parametrize(
         "body", [{}, {"provider_tokens": []}, {"provider_tokens": {"github": 1}}]
     )
     def test_invalid_body_is_400_with_a_sentence(self, api, body):
-        answer = api.post(ADD, body, format="json")
-        assert answer.status_code == 400
-        assert answer.json()["error"]
+        response = api.post(ADD, body, format="json")
+        assert response.status_code == 400
+        assert response.json()["error"]
 
     def test_unset_route_deletes_every_token_and_is_repeatable(self, api, connected):
         assert api.post("/api/unset-provider-tokens").status_code == 200

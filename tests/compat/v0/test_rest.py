@@ -44,11 +44,11 @@ class TestConversationRecord:
         child = ConversationFactory(created_by=alice, parent=conversation)
         conversation.refresh_from_db()
 
-        answer = api.get(build_path(conversation))
+        response = api.get(build_path(conversation))
 
-        body = answer.json()
+        body = response.json()
         key = body.pop("session_api_key")
-        assert (answer.status_code, body) == (
+        assert (response.status_code, body) == (
             200,
             {
                 "conversation_id": conversation.pk.hex,
@@ -81,15 +81,15 @@ class TestConversationRecord:
 
     @pytest.mark.parametrize("conversation_id", ["0" * 32, "x", "..", "a" * 200])
     def test_unknown_or_malformed_id_is_404_with_a_sentence(self, api, conversation_id):
-        answer = api.get(f"/api/conversations/{conversation_id}")
+        response = api.get(f"/api/conversations/{conversation_id}")
 
-        assert answer.status_code == 404
-        assert isinstance(answer.json()["error"], str)
+        assert response.status_code == 404
+        assert isinstance(response.json()["error"], str)
 
     def test_anonymous_caller_is_401(self, client, conversation):
-        answer = client.get(build_path(conversation))
+        response = client.get(build_path(conversation))
 
-        assert (answer.status_code, "error" in answer.json()) == (401, True)
+        assert (response.status_code, "error" in response.json()) == (401, True)
 
     def test_conversation_key_gets_404_for_another_conversation(self, alice, conversation):
         other = ConversationFactory(created_by=alice)
@@ -198,9 +198,9 @@ class TestConversationList:
         ["limit=0", "limit=101", "limit=x", "page_id=x", "page_id=!!", "conversation_trigger=x"],
     )
     def test_invalid_list_query_is_422(self, api, query):
-        answer = api.get(f"/api/conversations?{query}")
+        response = api.get(f"/api/conversations?{query}")
 
-        assert (answer.status_code, "error" in answer.json()) == (422, True)
+        assert (response.status_code, "error" in response.json()) == (422, True)
 
     def test_microagent_conversations_are_listed_by_repository(self, api, alice):
         ConversationFactory(created_by=alice)
@@ -215,7 +215,7 @@ class TestConversationList:
 
 class TestCreate:
     def test_create_with_message_and_repository_stores_both(self, api):
-        answer = api.post(
+        response = api.post(
             "/api/conversations",
             {
                 "initial_user_msg": "Fix it",
@@ -227,7 +227,7 @@ class TestCreate:
         )
 
         row = Conversation.objects.get()
-        assert (answer.status_code, answer.json()) == (
+        assert (response.status_code, response.json()) == (
             200,
             {
                 "status": "ok",
@@ -243,10 +243,10 @@ class TestCreate:
     def test_create_with_a_session_and_no_message_has_trigger_gui(self, client, alice):
         client.force_login(alice)
 
-        answer = client.post("/api/conversations", {}, content_type="application/json")
+        response = client.post("/api/conversations", {}, content_type="application/json")
 
         row = Conversation.objects.get()
-        assert (answer.status_code, row.trigger, row.events.count()) == (200, "gui", 0)
+        assert (response.status_code, row.trigger, row.events.count()) == (200, "gui", 0)
 
     def test_create_stores_images_of_the_first_message(self, api):
         image = "data:image/png;base64,AAAA"
@@ -305,19 +305,19 @@ class TestCreate:
         ],
     )
     def test_invalid_creation_is_422_and_creates_no_conversation(self, api, body):
-        answer = api.post("/api/conversations", body, format="json")
+        response = api.post("/api/conversations", body, format="json")
 
-        assert (answer.status_code, "error" in answer.json()) == (422, True)
+        assert (response.status_code, "error" in response.json()) == (422, True)
         assert not Conversation.objects.exists()
 
     def test_invalid_image_is_400_and_creates_no_conversation(self, api):
-        answer = api.post(
+        response = api.post(
             "/api/conversations",
             {"initial_user_msg": "Look", "image_urls": ["file:///etc/passwd"]},
             format="json",
         )
 
-        assert answer.status_code == 400
+        assert response.status_code == 400
         assert not Conversation.objects.exists()
 
 
@@ -350,9 +350,9 @@ class TestSteering:
         assert queued("run_agent") == []
 
     def test_message_route_appends_a_user_message(self, api, conversation):
-        answer = api.post(build_path(conversation, "/message"), {"message": "Hi"}, format="json")
+        response = api.post(build_path(conversation, "/message"), {"message": "Hi"}, format="json")
 
-        assert (answer.status_code, answer.json()) == (200, {"success": True})
+        assert (response.status_code, response.json()) == (200, {"success": True})
         assert json.loads(conversation.events.get().payload) == {"text": "Hi"}
 
     def test_event_route_accepts_user_actions_and_refuses_agent_actions(self, api, running):
@@ -425,9 +425,9 @@ class TestEvents:
         return conversation
 
     def get(self, api, conversation, query=""):
-        answer = api.get(build_path(conversation, f"/events?{query}"))
-        assert answer.status_code == 200, answer.json()
-        return answer.json()
+        response = api.get(build_path(conversation, f"/events?{query}"))
+        assert response.status_code == 200, response.json()
+        return response.json()
 
     def ids(self, body):
         return [event["id"] for event in body["events"]]
@@ -487,17 +487,17 @@ class TestEvents:
 
     def test_event_filters_are_read_from_the_body_of_a_get(self, api, long):
         body = json.dumps({"source": "environment"})
-        answer = api.generic(
+        response = api.generic(
             "GET", build_path(long, "/events"), body, content_type="application/json"
         )
 
-        assert self.ids(answer.json()) == [10]
+        assert self.ids(response.json()) == [10]
 
     @pytest.mark.parametrize("limit", [-1, 101])
     def test_limit_outside_0_to_100_is_400(self, api, long, limit):
-        answer = api.get(build_path(long, f"/events?limit={limit}"))
+        response = api.get(build_path(long, f"/events?limit={limit}"))
 
-        assert (answer.status_code, answer.json()["error"]) == (400, "Invalid limit")
+        assert (response.status_code, response.json()["error"]) == (400, "Invalid limit")
 
     def test_engine_echo_of_a_sent_message_is_left_out(self, api, running):
         message_event = services.post_message(
@@ -532,16 +532,16 @@ class TestEvents:
         assert body["events"][0]["message"] == "\ud800\0"
 
     def test_trajectory_holds_every_event_in_order(self, api, long):
-        answer = api.get(build_path(long, "/trajectory"))
+        response = api.get(build_path(long, "/trajectory"))
 
-        body = json.loads(b"".join(answer))
+        body = json.loads(b"".join(response))
         assert [event["id"] for event in body["trajectory"]] == list(range(1, 31))
 
     def test_remember_prompt_ends_with_the_conversation_up_to_the_event(self, api, long):
-        answer = api.get(build_path(long, "/remember-prompt?event_id=2"))
+        response = api.get(build_path(long, "/remember-prompt?event_id=2"))
 
-        body = answer.json()
-        assert (answer.status_code, body["status"]) == (200, "success")
+        body = response.json()
+        assert (response.status_code, body["status"]) == (200, "success")
         assert body["prompt"].endswith("The agent said: number 1\nThe agent said: number 2")
         assert api.get(build_path(long, "/remember-prompt")).status_code == 422
 
@@ -549,9 +549,9 @@ class TestEvents:
 class TestSandboxRoutes:
     def test_sandbox_routes_without_data_return_empty_bodies(self, api, conversation):
         def get(name):
-            answer = api.get(build_path(conversation, f"/{name}"))
-            assert answer.status_code == 200
-            return answer.json()
+            response = api.get(build_path(conversation, f"/{name}"))
+            assert response.status_code == 200
+            return response.json()
 
         assert get("config") == {
             "runtime_id": conversation.sandbox_id.hex,
@@ -571,8 +571,11 @@ class TestSandboxRoutes:
             "git/changes",
             "git/diff?path=a",
         ):
-            answer = api.get(build_path(conversation, f"/{name}"))
-            assert (answer.status_code, answer.json()["code"]) == (409, "sandbox-not-running"), name
+            response = api.get(build_path(conversation, f"/{name}"))
+            assert (response.status_code, response.json()["code"]) == (
+                409,
+                "sandbox-not-running",
+            ), name
 
     def test_upload_lists_stored_and_skipped_files_with_reasons(
         self, api, running, monkeypatch, settings
@@ -589,12 +592,12 @@ class TestSandboxRoutes:
             SimpleUploadedFile(name, body)
             for name, body in (("a.bin", b"\xff\0"), ("b.txt", b"123456"), ("...", b"x"))
         ]
-        answer = api.post(
+        response = api.post(
             build_path(running, "/upload-files"), {"files": files}, format="multipart"
         )
 
-        body = answer.json()
-        assert answer.status_code == 200, body
+        body = response.json()
+        assert response.status_code == 200, body
         assert [path.rpartition("/")[2] for path in body["uploaded_files"]] == ["a.bin"]
         assert {"name": "b.txt", "reason": "A file may have at most 5 bytes."} in body[
             "skipped_files"
@@ -631,10 +634,10 @@ class TestFeedback:
             "polarity": "negative",
             "feedback": "No.",
         }
-        answer = api.post(build_path(talk, "/submit-feedback"), body, format="json")
+        response = api.post(build_path(talk, "/submit-feedback"), body, format="json")
 
         feedback = talk.feedback.get()
-        assert answer.json() == {
+        assert response.json() == {
             "body": {
                 "message": "Thanks for your feedback.",
                 "feedback_id": str(feedback.pk),

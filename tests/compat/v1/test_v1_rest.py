@@ -99,11 +99,11 @@ class TestAppConversations:
     def test_lookup_keeps_the_order_of_ids_with_null_for_unknown_ids(self, running, alice):
         client = create_key_client(running, alice)
 
-        answer = client.get(f"{URL}?ids={uuid4()}&ids={running.pk}&ids={running.pk.hex}")
+        response = client.get(f"{URL}?ids={uuid4()}&ids={running.pk}&ids={running.pk.hex}")
 
         key = services.conversation_key(conversation=running, user=alice)
         whole = serialize_conversation(running, key)
-        assert answer.json() == [None, whole, whole]
+        assert response.json() == [None, whole, whole]
 
     def test_search_pages_hold_every_conversation_and_match_the_count(self, api, alice):
         rows = [services.create_conversation(user=alice, title=f"no {n}") for n in range(5)]
@@ -123,10 +123,10 @@ class TestAppConversations:
 
     @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "page_id=nonsense"])
     def test_invalid_page_query_is_422(self, api, query):
-        answer = api.get(f"{URL}/search?{query}")
+        response = api.get(f"{URL}/search?{query}")
 
-        assert answer.status_code == 422
-        assert answer.json()["error"]
+        assert response.status_code == 422
+        assert response.json()["error"]
 
     @pytest.mark.parametrize(
         "query", ["", "?ids=x", "?" + "&".join(f"ids={uuid4()}" for _ in range(101))]
@@ -157,11 +157,11 @@ class TestStart:
             "initial_message": {"role": "user", "content": [{"type": "text", "text": "Say hi"}]},
         }
 
-        answer = api.post(URL, body, format="json")
+        response = api.post(URL, body, format="json")
 
         row = Conversation.objects.get()
-        assert answer.status_code == 200
-        assert answer.json() == serialize_start_task(
+        assert response.status_code == 200
+        assert response.json() == serialize_start_task(
             row, request=serialize_start_task(row)["request"]
         )
         assert (row.title, row.trigger) == ("Say hi", "openhands_api")
@@ -171,7 +171,7 @@ class TestStart:
         services.start_conversation(conversation_id=row.pk)
 
         url = f"{URL}/start-tasks"
-        [ready, missing] = api.get(f"{url}?ids={answer.json()['id']}&ids={uuid4()}").json()
+        [ready, missing] = api.get(f"{url}?ids={response.json()['id']}&ids={uuid4()}").json()
         assert missing is None
         assert (ready["status"], ready["app_conversation_id"]) == ("READY", row.pk.hex)
         assert ready["agent_server_url"] == "http://testserver"
@@ -246,10 +246,10 @@ class TestStart:
         ],
     )
     def test_invalid_start_is_422_and_creates_no_conversation(self, api, body):
-        answer = api.post(URL, body, format="json")
+        response = api.post(URL, body, format="json")
 
-        assert answer.status_code == 422
-        assert answer.json()["error"]
+        assert response.status_code == 422
+        assert response.json()["error"]
         assert not Conversation.objects.exists()
 
     def test_start_with_an_unknown_parent_is_404(self, api):
@@ -416,13 +416,13 @@ class TestWebhooks:
         headers = {"X-Session-API-Key": running.sandbox.session_key()}
 
         for what in ("conversations", f"events/{running.pk.hex}", f"events/{running.pk}"):
-            answer = client.post(
+            response = client.post(
                 self.url(running, what),
                 '[{"kind": "MessageEvent", "id": "forged", "source": "user"}]',
                 content_type="application/json",
                 headers=headers,
             )
-            assert (answer.status_code, answer.json()) == (200, {"success": True})
+            assert (response.status_code, response.json()) == (200, {"success": True})
         assert not running.events.exists()
 
     def test_webhook_with_another_key_is_401(self, running, alice, client):
@@ -434,8 +434,8 @@ class TestWebhooks:
             services.conversation_key(conversation=running, user=alice),
         ]
         for key in keys:
-            answer = client.post(self.url(running), headers={"X-Session-API-Key": key})
-            assert answer.status_code == 401
+            response = client.post(self.url(running), headers={"X-Session-API-Key": key})
+            assert response.status_code == 401
         right = {"X-Session-API-Key": running.sandbox.session_key()}
         assert (
             client.post(self.url(running, f"events/{other.pk}"), headers=right).status_code == 401
