@@ -97,7 +97,7 @@ def run(
 def _cpu(process: psutil.Process) -> float:
     """Return the processor seconds that a process and its descendants have used."""
     total = 0.0
-    for one in (process, *process.children(recursive=True)):
-        times = one.cpu_times()
+    for member in (process, *process.children(recursive=True)):
+        times = member.cpu_times()
         total += times.user + times.system
     return total

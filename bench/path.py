@@ -336,9 +336,8 @@ def _print_list(title: str, calls: Iterable[Call]) -> None:
     print("\n".join(["", f"{title}: {'' if lines else 'nothing'}".rstrip(), *lines]))
 
 
-if (
-    __name__ == "__main__"
-):  # works also in a commit whose list of benchmarks does not contain this one
+# Works also in a commit whose list of benchmarks does not contain this one.
+if __name__ == "__main__":
     from bench import __main__ as benches
 
     benches.NAMES = ("path",)

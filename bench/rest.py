@@ -63,7 +63,9 @@ def compare(routes: list[Route]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         queries = Path(folder) / "queries.json"
         captured = {name.replace("/", "-"): _queries(url, key) for name, url, key in routes}
-        queries.write_text(json.dumps({name: found[1:] for name, found in captured.items()}))
+        queries.write_text(
+            json.dumps({name: statements[1:] for name, statements in captured.items()})
+        )
         quiet = {
             "RATE_LIMITS": os.environ.get("BENCH_RATE_LIMITS", "address=10000000/m,read=10000000/m")
         }
@@ -89,8 +91,8 @@ def _measure(ours: Web, bare: Web, route: Route, queries: int) -> dict[str, Any]
     for _ in range(ROUNDS):  # in alternation, so that other load on the machine affects both
         mine.append(load.run(ours.pid, ours.url + url, seconds=SECONDS, headers=headers))
         theirs.append(load.run(bare.pid, reference, seconds=SECONDS))
-    own = statistics.median(found.cpu_ms for found in mine)
-    other = statistics.median(found.cpu_ms for found in theirs)
+    own = statistics.median(result.cpu_ms for result in mine)
+    other = statistics.median(result.cpu_ms for result in theirs)
     kind = name.partition("/")[0]
     return report.figure(
         "rest",
@@ -102,8 +104,8 @@ def _measure(ours: Web, bare: Web, route: Route, queries: int) -> dict[str, Any]
         queries=queries,
         cpu_ms=round(own, 3),
         bare_cpu_ms=round(other, 3),
-        requests_per_second=round(statistics.median(found.per_second for found in mine)),
-        bare_per_second=round(statistics.median(found.per_second for found in theirs)),
+        requests_per_second=round(statistics.median(result.per_second for result in mine)),
+        bare_per_second=round(statistics.median(result.per_second for result in theirs)),
     )
 
 

@@ -75,7 +75,7 @@ def _read(name: str, default: Any, parse: Callable[[str], T], expected: str) -> 
     if value is None or value == "":
         if default is REQUIRED:
             raise ImproperlyConfigured(
-                f"{name} is not set. Set it to {expected}. See .env.example."
+                f"{name} is not set. Set it to {expected}, as described in .env.example."
             )
         result: T = default
         return result
@@ -94,7 +94,7 @@ def _is_secret(name: str) -> bool:
 
 def text(name: str, default: Any = REQUIRED) -> str:
     """Read a text."""
-    return _read(name, default, str, "a text")
+    return _read(name, default, str, "a value")
 
 
 def boolean(name: str, default: Any = REQUIRED) -> bool:

@@ -20,7 +20,7 @@ _LOCAL_NAMES = re.compile(r"(?:.*\.)?(?:localhost|localdomain|local|internal)\.?
 
 
 class UnsafeUrl(Exception):
-    """This server does not call an address. The message is a clause for users that ends with a period."""
+    """An error for a URL or address that this server must not call. Its message follows a colon, for users."""
 
 
 def resolve(host: str, port: int) -> list[str]:

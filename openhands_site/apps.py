@@ -5,3 +5,6 @@ from django.apps import AppConfig
 
 class SiteConfig(AppConfig):
     name = "openhands_site"
+
+    def ready(self) -> None:
+        from openhands_site.operating import tables  # noqa: F401 - registers its system check

@@ -158,7 +158,7 @@ def check_id_token(
 def check_refreshed_id_token(provider: IdentityProvider, token: Any, *, sub: str) -> dict[str, Any]:
     """Return the claims of an ID token from a refresh response (Core 12.2).
 
-    Raise ``BadToken``, also if its ``sub`` is not ``sub``, and ``providers.ProviderUnavailable``.
+    Raise ``BadToken`` if it is invalid or belongs to another user than ``sub``, and ``providers.ProviderUnavailable``.
     """
     claims = _decode(provider, token, audience=provider.client_id, party=provider.client_id)
     if claims["sub"] != sub:
@@ -169,7 +169,7 @@ def check_refreshed_id_token(provider: IdentityProvider, token: Any, *, sub: str
 def check_access_token(provider: IdentityProvider, token: str) -> dict[str, Any]:
     """Return the claims of an access token that a client sent to the API.
 
-    The token must have us as its audience (``aud``) and must be issued to one of the provider's
+    The token must name this server as its audience (``aud``) and must be issued to one of the provider's
     ``bearer_clients`` (``azp``). Raise ``BadToken`` and ``providers.ProviderUnavailable``.
     """
     claims = _decode(provider, token, audience=provider.audience or provider.client_id)

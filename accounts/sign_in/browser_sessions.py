@@ -108,7 +108,7 @@ def _build_actor(request: HttpRequest, address: str) -> Actor:
 
 
 def target_after_sign_in(user: User, target: str) -> str:
-    """Return the path to open after a sign-in: ``target``, or first the terms that the user must accept."""
+    """Return the path to open after a sign-in: the terms if the user must accept them first, else ``target``."""
     if not settings.TERMS_VERSION or terms.has_accepted_terms(user=user):
         return target
     return f"{reverse('accept-tos')}?{urlencode({'redirect_url': target})}"

@@ -1,4 +1,4 @@
-"""The pages of organizations: the list, an organization with its members and invitations, and invitations."""
+"""The pages of organizations: the list, an organization with its members, and the page of an invitation link."""
 
 from collections.abc import Callable
 from typing import Any

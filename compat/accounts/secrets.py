@@ -55,7 +55,7 @@ NAME_TAKEN = inline_serializer(
 )
 
 
-def name_taken_response(refusal: custom_secrets.SecretExists) -> Response:
+def duplicate_name_response(refusal: custom_secrets.SecretExists) -> Response:
     """Return the response to a name that is already in use: 400, with the text in ``message`` as clients expect."""
     body = {"message": refusal.detail, "error": refusal.detail}
     return Response(body, status=status.HTTP_400_BAD_REQUEST)
@@ -109,7 +109,7 @@ class CompatSecretsView(OwnSecrets):
                 description=body.get("description") or "",
             )
         except custom_secrets.SecretExists as refusal:
-            return name_taken_response(refusal)
+            return duplicate_name_response(refusal)
         # The web client expects 201 here, and 200 for changes and deletions.
         return Response({"message": "Secret created"}, status=status.HTTP_201_CREATED)
 
@@ -138,7 +138,7 @@ class CompatSecretView(OwnSecrets):
                 description=(body["description"] or "") if "description" in body else None,
             )
         except custom_secrets.SecretExists as refusal:
-            return name_taken_response(refusal)
+            return duplicate_name_response(refusal)
         return Response({"message": "Secret updated"})
 
     @extend_schema(operation_id="compat_secrets_destroy", responses={200: MESSAGE})

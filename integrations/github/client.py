@@ -51,8 +51,8 @@ class GitHubClient:
     def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         """Return the ``data`` of a GraphQL query.
 
-        GitHub returns null and an error for objects that the token cannot read. Partial data is returned as it is,
-        without raising.
+        GitHub returns null and an error for objects that the token cannot read. Partial data is returned unchanged
+        and does not raise.
         """
         address = f"{self._api.removesuffix('/v3')}/graphql"
         body, _ = self._call("POST", address, json={"query": query, "variables": variables})

@@ -22,7 +22,7 @@ FOR_PROGRAMS = ("/api/", "/mcp", "/feedback/")
 """Path prefixes where errors are JSON. On all other paths they are pages."""
 SENTENCES = {
     400: ("bad-request", "The request is malformed."),
-    403: ("forbidden", "You may not do this."),
+    403: ("forbidden", "You do not have permission to do this."),
     404: ("not-found", "There is nothing at this address."),
     405: ("method-not-allowed", "This address does not support this HTTP method."),
     411: (
@@ -78,7 +78,9 @@ class ProblemDetails:
                 detail="This does not exist, or you have no access to it.",
             )
         if isinstance(error, PermissionDenied):
-            return problem(status=403, code="forbidden", detail="You may not do this.")
+            return problem(
+                status=403, code="forbidden", detail="You do not have permission to do this."
+            )
         if isinstance(error, RequestDataTooBig):
             return problem(status=413, code="too-large", detail="The body is too large.")
         if isinstance(error, BadRequest | SuspiciousOperation):

@@ -69,7 +69,7 @@ class RateLimits:
         if rate is None or (group not in FAIL_CLOSED and not limits.is_redis_available()):
             return None
         try:
-            # Limits that protect money or keys must be exact; the others save calls to Redis by blocks.
+            # Limits that protect money or keys must be exact. The others count in blocks to save calls to Redis.
             count = limits.count if group in FAIL_CLOSED else limits.count_in_blocks
             usage = count(request, group=f"{group}|", value=value, rate=rate)
         except limits.NotCounted:

@@ -181,6 +181,6 @@ class TestRevokeApiKeys:
         "args", [["--prefix", "oh_0"], ["--prefix", ""], ["--email", "no@example.com"]]
     )
     def test_refusals_are_sentences(self, keys, args):
-        with pytest.raises(CommandError, match=r"There is no key|There is no user"):
+        with pytest.raises(CommandError, match=r"There is no API key|There is no user"):
             run("revoke_api_keys", *args)
         assert self.revoked() == set()

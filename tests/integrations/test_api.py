@@ -238,7 +238,7 @@ class TestCompat:
         fake.trouble = lambda _: (401, {}, {"message": "Bad credentials"})
         answer = api.get(f"{USER}/info")
         assert answer.status_code == 409
-        assert "refused this token" in answer.json()["error"]
+        assert "rejected this token" in answer.json()["error"]
 
     def test_nobody(self, client, db):
         assert client.get(f"{USER}/info").status_code == 401

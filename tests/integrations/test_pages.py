@@ -23,5 +23,5 @@ def test_a_refused_token_says_so_and_is_not_echoed(client, alice, fake):
     client.force_login(alice)
     answer = client.post(PAGE, {"intent": "connect", "token": "ghp_no", "host": fake.host})
     assert answer.status_code == 409
-    assert "refused this token" in answer.content.decode()
+    assert "rejected this token" in answer.content.decode()
     assert "ghp_no" not in answer.content.decode()

@@ -107,7 +107,7 @@ class TestCompat:
 
         refused = send("ghp_bad")
         assert refused.status_code == 401
-        assert "refused this token" in refused.json()["error"]
+        assert "rejected this token" in refused.json()["error"]
         assert kept(alice) == TOKEN
 
     def test_one_that_is_refused_keeps_all_out(self, api, fake):

@@ -72,7 +72,7 @@ def test_facts_of_an_action_replace_those_of_its_viewset():
 
 
 def test_actions_of_one_address_with_different_facts_raise():
-    with pytest.raises(ImproperlyConfigured, match="differ in their facts"):
+    with pytest.raises(ImproperlyConfigured, match="declare different facts"):
         facts_of(ThingViewSet.as_view({"put": "update", "delete": "destroy"}))
 
 
@@ -87,7 +87,7 @@ def test_routes_of_routers_and_includes_are_listed():
 
     included = path("in/", include([path("page/<int:n>", page), *router.urls[:1]]))
 
-    assert routes._declared(included) == (
+    assert routes._routes_with_facts(included) == (
         ("page/<int:n>", RouteFacts(held="wait")),
         ("things", RouteFacts(cost="spend")),
     )

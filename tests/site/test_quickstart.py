@@ -268,7 +268,7 @@ class TestRefusals:
             OH_ADMIN_PASSWORD="password",
         )
 
-        assert error.startswith("The administrator a@example.com cannot be made: ")
+        assert error.startswith("The administrator a@example.com cannot be created: ")
         assert list_processes(tmp_path) == []
 
     def test_data_folder_that_is_a_file_is_refused(self, tmp_path):
@@ -284,17 +284,18 @@ class TestRefusals:
             assert "belongs to user 12345" in self.fail_to_start("--data-dir", tmp_path)
         else:
             tmp_path.chmod(0o500)
-            assert "cannot be written" in self.fail_to_start("--data-dir", tmp_path)
+            assert "is not writable" in self.fail_to_start("--data-dir", tmp_path)
             tmp_path.chmod(0o700)
 
     def test_full_disk_is_refused(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(quickstart, "SPARE_MEGABYTES", 10**9)
+        monkeypatch.setattr(quickstart, "REQUIRED_MEGABYTES", 10**9)
         start = quickstart.Quickstart(
             "127.0.0.1", find_free_port(), tmp_path, "", is_json=False, wants_engine=False
         )
 
         with pytest.raises(
-            quickstart.CannotStart, match=r"has \d+ MB left and the server needs 1000000000 MB"
+            quickstart.CannotStart,
+            match=r"has only \d+ MB free, but the server needs 1000000000 MB",
         ):
             start.run()
 
@@ -303,4 +304,4 @@ class TestRefusals:
         result = run_manage("quickstart", "--port", number)
 
         assert result.returncode == 2
-        assert "a port is a number from 1 to 65535" in result.stderr
+        assert "enter a port from 1 to 65535" in result.stderr

@@ -141,6 +141,12 @@ def _migrations() -> Result:
     from django.db import connection
     from django.db.migrations.executor import MigrationExecutor
 
+    from openhands_site.operating import tables
+
+    try:
+        tables.check_tables()
+    except tables.OldTables as error:
+        return FAILED, str(error)
     executor = MigrationExecutor(connection)
     missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if missing:
@@ -351,4 +357,4 @@ def _administrator() -> Result:
 
     if accounts.has_administrator():
         return OK, "an administrator exists"
-    return WARNING, "no administrator exists. Run `make run`: it prints a link to create the first."
+    return WARNING, "no administrator exists. `make run` prints a link to create the first one."

@@ -300,6 +300,8 @@ class Quickstart:
         from django.core.exceptions import ImproperlyConfigured
         from django.core.management import call_command
 
+        from openhands_site.operating import tables
+
         # No connection pool in this process: its threads would make starting child processes unsafe.
         pool_size = os.environ.get("DATABASE_POOL_SIZE")
         os.environ["DATABASE_POOL_SIZE"] = "0"
@@ -315,6 +317,10 @@ class Quickstart:
                 os.environ["DATABASE_POOL_SIZE"] = pool_size
         self._check_services()
         began = time.monotonic()
+        try:
+            tables.check_tables()
+        except tables.OldTables as error:
+            raise CannotStart(str(error)) from error
         call_command("migrate", interactive=False, verbosity=0)
         settings.STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns if this folder is missing
         self.console.step("Tables", f"up to date ({time.monotonic() - began:.1f} s)")
@@ -543,12 +549,12 @@ def _keys_of(path: Path) -> dict[str, str]:
 def _describe_user(number: int) -> str:
     """Return " by NAME (process PID)" for the program that listens on a port, or "" if it is not visible."""
     with contextlib.suppress(psutil.Error, OSError):
-        for found in psutil.net_connections("tcp"):
+        for connection in psutil.net_connections("tcp"):
             if (
-                found.laddr
-                and found.laddr.port == number
-                and found.status == "LISTEN"
-                and found.pid
+                connection.laddr
+                and connection.laddr.port == number
+                and connection.status == "LISTEN"
+                and connection.pid
             ):
-                return f" by {psutil.Process(found.pid).name()} (process {found.pid})"
+                return f" by {psutil.Process(connection.pid).name()} (process {connection.pid})"
     return ""

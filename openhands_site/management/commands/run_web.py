@@ -91,7 +91,7 @@ class Server(uvicorn.Server):
             server.close()
         await asyncio.sleep(ACCEPTED_SECONDS)
         await super().shutdown(sockets)
-        # Now, because uvicorn raises the received signal again, which ends the process without further clean-up.
+        # Not later: uvicorn raises the received signal again, which ends the process without further clean-up.
         await asyncio.to_thread(self.node.end)
 
 

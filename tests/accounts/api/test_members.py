@@ -95,6 +95,16 @@ def test_list_has_pages(owner, team, url):
     assert (len(rows), second["next"]) == (4, None)
 
 
+def test_list_takes_four_queries(alice, team, url, django_assert_num_queries):
+    client = key_client(alice, organization=team)
+    client.get(url)
+    for _ in range(5):
+        member(team, "member")
+
+    with django_assert_num_queries(4):  # key, organization, permission, members with users
+        assert len(client.get(url).json()["items"]) == 6
+
+
 def test_list_has_no_member_of_another_organization(owner, url, charlie):
     organizations.create_organization(user=charlie, name="Other")
 

@@ -60,6 +60,14 @@ class TestList:
     def test_organization_without_calls(self, alice):
         assert client_of(alice).get(URL).json() == {"items": [], "next": None, "totals": NOTHING}
 
+    def test_without_organization_lists_the_personal_one(self, alice, team):
+        record(alice, alice.personal_organization, uuid7(), tokens=2)
+        record(alice, team, uuid7(), tokens=4)
+
+        body = client_of(alice).get(URL).json()
+
+        assert (len(body["items"]), body["totals"]) == (1, spent(2))
+
     @pytest.mark.parametrize(
         ("role", "tokens"),
         [
