@@ -223,6 +223,7 @@ def test_other_origin_gets_no_cors_headers(cors_origin, db, origin):
 def test_page_has_no_cors_headers_for_an_allowed_origin(cors_origin, db):
     response = send_preflight("https://ide.example.com", path="/sign-in")
 
+    assert response.status_code == 405
     assert "Access-Control-Allow-Origin" not in response.headers
 
 
@@ -303,6 +304,7 @@ def test_access_log_record_names_the_organization_of_a_key(api, alice, caplog):
 def test_setup_link_is_not_logged(client, db, caplog):
     caplog.set_level("DEBUG")
 
-    client.get("/setup/canary-of-a-setup-link")
+    response = client.get("/setup/canary-of-a-setup-link")
 
+    assert response.status_code == 404
     assert "canary" not in caplog.text
