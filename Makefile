@@ -28,14 +28,14 @@ setup: $(VENV)/.development ## install the packages for development and tests
 
 test: $(VENV)/.development ## run the tests (options: JOBS, ARGS); REQUIRE_ALL=1 fails if a test is skipped
 	@$(BIN)/python -m tests.prepare
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not siege" $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not chaos" $(ARGS)
 
 test-again: $(VENV)/.development ## run the tests that failed again, one at a time, if at most three failed (for CI)
 	@$(BIN)/python -m tests.again
 
 test-slow: $(VENV)/.development ## run the slow tests (CI runs them after the other tests)
 	@$(BIN)/python -m tests.prepare
-	@$(BIN)/python -m pytest -q -m "slow and not siege" $(ARGS)
+	@$(BIN)/python -m pytest -q -m "slow and not chaos" $(ARGS)
 
 lint: $(VENV)/.development ## check style, types, import directions and migrations
 	$(BIN)/ruff check .

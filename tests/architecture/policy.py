@@ -1,15 +1,16 @@
-"""Who may call what: one row for every entry point.
+"""The permission policy: one row for each entry point, with the permission that it needs.
 
-A route without a row fails the build, and so does a row without a route. A row says a permission's name (``accounts.permissions``), or
+A route without a row fails the build, and so does a row without a route. The value of a row is the name of a permission
+(``accounts.permissions``), or
 
-- ``public``: anybody;
-- ``signed-in``: anybody with a session; what the page shows is narrowed by ``visible_to``;
-- ``staff``: the admin desk, with Django's permission of each model on top;
+- ``public``: every client;
+- ``signed-in``: every user with a session; the page shows only rows of ``visible_to``;
+- ``staff``: the admin site, which also checks Django's permission of each model;
 - ``gateway-token``: the short-lived token of one conversation;
 - ``metrics-token``: the holder of ``METRICS_TOKEN``;
-- ``logout-token``: an identity provider, by a logout token that it signed;
+- ``logout-token``: an identity provider, with a logout token that it signed;
 - ``setup-token``: the holder of an unused setup link;
-- ``share-link``: anybody who has the token of a public link that holds.
+- ``share-link``: every client with the token of a valid public link.
 
 ``ANY`` stands for every method.
 """
@@ -137,7 +138,7 @@ POLICY: dict[str, str] = {
     "WS /ws/v1/conversations/{conversation_id}": "conversations.view",
     "WS /socket.io": "conversations.view",
     "WS /sockets/events/{conversation_id}": "conversations.view",
-    # conversations: the V1 protocol of existing clients. Webhooks look at the sandbox's own key.
+    # conversations: the V1 protocol of existing clients. The webhooks check the key of the sandbox.
     "GET /api/v1/app-conversations": "conversations.view",
     "POST /api/v1/app-conversations": "conversations.create",
     "GET /api/v1/app-conversations/search": "conversations.view",

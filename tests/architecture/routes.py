@@ -1,4 +1,4 @@
-"""The entry points as the program has them: HTTP from the URL conf, sockets from the ASGI application."""
+"""The entry points of the program: HTTP routes, WebSocket routes and gRPC methods."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 @dataclass(frozen=True)
 class Route:
-    """One method of one address. ``permission`` is what a DRF view declares; pages declare none."""
+    """One method of one path. ``permission`` is the declaration of a DRF view; other views declare none."""
 
     method: str
     path: str
@@ -29,59 +29,59 @@ class Route:
         return f"{self.method} {self.path}"
 
 
-def http_routes() -> Iterator[Route]:
-    """Every method of every DRF view; other views by their address alone, with the method ``*``."""
+def list_http_routes() -> Iterator[Route]:
+    """Yield every method of every DRF view, and every other view once, with the method ``*``."""
     for path, view in _patterns(get_resolver().url_patterns):
         if path.startswith("/admin/"):
-            continue  # one desk, one row; test_policy walks it on its own
+            continue  # the admin site has one row; test_policy tests its paths
         view_class = getattr(view, "cls", None)
         if view_class is None:
             yield Route("*", path, view)
             continue
         for method, action in _actions(view, view_class).items():
-            yield Route(method, path, view, _declared(view_class, action), is_drf=True)
+            yield Route(method, path, view, _read_permission(view_class, action), is_drf=True)
 
 
-def missing_rows() -> set[str]:
-    """Entry points without a row in the policy: methods of the API, sockets, and addresses of pages."""
-    routes = list(http_routes())
+def find_missing_rows() -> set[str]:
+    """Return the entry points without a row in the policy: API methods, sockets, gRPC methods and paths of pages."""
+    routes = list(list_http_routes())
     known = {row.partition(" ")[2] for row in POLICY}
     missing = {route.row for route in routes if route.is_drf}
-    missing |= set(socket_routes()) | grpc_routes().keys()
+    missing |= set(list_socket_routes()) | list_grpc_routes().keys()
     pages = {route.path for route in routes if not route.is_drf}
     return (missing - POLICY.keys()) | (pages - known)
 
 
-def admin_paths() -> list[str]:
-    """Every address of the admin desk, with its parameters filled in by something that does not exist."""
-    found = [
+def list_admin_paths() -> list[str]:
+    """Return every path of the admin site. Parameters are replaced by ``0``, which no row has as its key."""
+    paths = [
         path for path, _ in _patterns(get_resolver().url_patterns) if path.startswith("/admin/")
     ]
-    return sorted({re.sub(r"\{\w+\}", "0", path) for path in found})
+    return sorted({re.sub(r"\{\w+\}", "0", path) for path in paths})
 
 
-def socket_routes() -> list[str]:
-    """Rows of the sockets, found under whatever wraps the router."""
+def list_socket_routes() -> list[str]:
+    """Return the policy rows of the WebSocket routes. The router is inside several layers of middleware."""
     from compat.v0.sockets import PATH, SocketIO
     from openhands_site.asgi import application
 
-    found = []
+    rows = []
     layer = application.application_mapping["websocket"]
     while not isinstance(layer, URLRouter):
         if isinstance(layer, SocketIO):
-            found.append(f"WS {PATH}")
+            rows.append(f"WS {PATH}")
         layer = getattr(layer, "application", None) or layer.inner
-    return found + [f"WS {_address(str(route.pattern))}" for route in layer.routes]
+    return rows + [f"WS {_address(str(route.pattern))}" for route in layer.routes]
 
 
-def grpc_routes() -> dict[str, str]:
-    """Rows of the methods of the gRPC service, as its descriptor has them, and what each one asks for."""
+def list_grpc_routes() -> dict[str, str]:
+    """Return the policy rows of the gRPC methods, and the permission that each method requires."""
     from conversations.grpc import service
 
-    described = events_pb2.DESCRIPTOR.services_by_name["EventService"]
+    descriptor = events_pb2.DESCRIPTOR.services_by_name["EventService"]
     return {
-        f"GRPC {described.full_name}/{method.name}": service.PERMISSIONS[method.name]
-        for method in described.methods
+        f"GRPC {descriptor.full_name}/{method.name}": service.PERMISSIONS[method.name]
+        for method in descriptor.methods
     }
 
 
@@ -108,6 +108,6 @@ def _actions(view: Any, view_class: Any) -> dict[str, str]:
     return {m: m.lower() for m in METHODS if hasattr(view_class, m.lower())}
 
 
-def _declared(view_class: Any, action: str) -> str | None:
+def _read_permission(view_class: Any, action: str) -> str | None:
     by_action = getattr(view_class, "permissions_by_action", {})
     return by_action.get(action, getattr(view_class, "permission", None))

@@ -1,4 +1,4 @@
-"""docs/compatibility.md tells the truth: every route of the peer has a row, and each row is as the program is."""
+"""docs/compatibility.md has a row for every route of OpenHands, and each row is true of this program."""
 
 import re
 from collections import Counter
@@ -8,15 +8,15 @@ import pytest
 from django.urls import Resolver404, resolve
 
 from openhands_site.asgi import MOUNTED
-from tests.architecture.routes import socket_routes
+from tests.architecture.routes import list_socket_routes
 
 ROOT = Path(__file__).resolve().parents[2]
 _ROW = re.compile(
     r"^\| `([A-Z]+ /[^`]+)` \| (served|deliberately not|later) \| ?(.*?) ?\|$", re.MULTILINE
 )
-FOUND = _ROW.findall((ROOT / "docs/compatibility.md").read_text())
-ROWS = {route: (verdict, note) for route, verdict, note in FOUND}
-PEER = [
+TABLE = _ROW.findall((ROOT / "docs/compatibility.md").read_text())
+ROWS = {route: (verdict, note) for route, verdict, note in TABLE}
+PEER_ROUTES = [
     line
     for line in (Path(__file__).parent / "peer_routes.txt").read_text().splitlines()
     if line and not line.startswith("#")
@@ -25,16 +25,16 @@ SAMPLES = {"id": "0" * 32, "path": "a", "name": "a", "subdomain": "a"}
 
 
 def is_served(row: str) -> bool:
-    """Whether a route is taken, with its method, by a view, a mounted application or a socket."""
+    """Return whether a view, a mounted application or a socket serves a method and path."""
     method, _, path = row.partition(" ")
     if method == "WS":
-        return row in socket_routes()
+        return row in list_socket_routes()
     if any(path.startswith(f"{prefix}/") for prefix in MOUNTED):
         return True
     path = re.sub(r"\{(\w+)\}", lambda match: SAMPLES.get(match[1], "0" * 32), path)
-    for shown in (path, path.replace("0" * 32, "00000000-0000-0000-0000-000000000000")):
+    for sample_path in (path, path.replace("0" * 32, "00000000-0000-0000-0000-000000000000")):
         try:
-            view = resolve(shown).func
+            view = resolve(sample_path).func
         except Resolver404:
             continue
         kind = getattr(view, "cls", None)
@@ -45,18 +45,18 @@ def is_served(row: str) -> bool:
     return False
 
 
-def test_every_route_of_the_peer_has_one_row_and_no_row_is_made_up():
-    assert Counter(PEER) == Counter(route for route, _, _ in FOUND)
+def test_every_route_of_the_peer_has_exactly_one_row():
+    assert Counter(PEER_ROUTES) == Counter(route for route, _, _ in TABLE)
 
 
 @pytest.mark.parametrize("row", [row for row, (verdict, _) in ROWS.items() if verdict == "served"])
-def test_what_the_table_calls_served_is_there(row):
+def test_route_marked_as_served_exists(row):
     assert is_served(row)
 
 
 @pytest.mark.parametrize(
     "row", [row for row, (verdict, _) in ROWS.items() if verdict == "deliberately not"]
 )
-def test_what_the_table_calls_left_out_is_not_there_and_has_a_reason(row):
+def test_route_marked_as_left_out_does_not_exist_and_has_a_reason(row):
     assert not is_served(row)
     assert ROWS[row][1]

@@ -1,4 +1,4 @@
-"""The decision records: one format, numbered in sequence, and every reference leads to one."""
+"""The decision records and the links of the documents."""
 
 import re
 import subprocess
@@ -26,21 +26,20 @@ def test_record_has_the_common_format(path):
     assert status is not None
     assert status[1] in STATUSES
     assert re.fullmatch(r"- Date: .*20\d\d.*", lines[3])
-    found = [line for line in lines if line in SECTIONS]
-    assert found == list(SECTIONS)
+    assert [line for line in lines if line in SECTIONS] == list(SECTIONS)
 
 
 @pytest.mark.parametrize(
     "path", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md")), ids=lambda p: p.name
 )
-def test_relative_links_lead_to_files(path):
+def test_relative_links_of_document_lead_to_files(path):
     targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text())
     relative = [target for target in targets if "://" not in target]
 
     assert not [target for target in relative if not (path.parent / target).exists()]
 
 
-def test_every_reference_leads_to_a_record():
+def test_every_reference_to_a_decision_leads_to_a_record():
     files = subprocess.run(
         ["git", "ls-files", "*.py", "*.md", "*.proto", ".env.example"],
         cwd=ROOT, capture_output=True, text=True, check=True,

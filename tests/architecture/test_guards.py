@@ -1,4 +1,4 @@
-"""Rules about the code as a whole."""
+"""Rules for the code as a whole: imports, models, OpenAPI, queues, routes and modules."""
 
 import ast
 import re
@@ -20,8 +20,9 @@ GLOBAL = {
     "accounts.User",
     "accounts.Organization",
     "accounts.SetupLink",
-    "accounts.IdentityProvider",  # people of any organization sign in with it
-    "accounts.Identity",  # belongs to a person, who may be in many organizations; so do these:
+    "accounts.IdentityProvider",  # users of all organizations sign in with it
+    # The following models belong to a user, who may be a member of several organizations.
+    "accounts.Identity",
     "accounts.UserSession",
     "accounts.ProviderSession",
     "accounts.OfflineToken",
@@ -29,15 +30,15 @@ GLOBAL = {
     "accounts.EmailChange",
     "accounts.SecondFactor",
     "accounts.RecoveryCode",
-    "accounts.SpentToken",  # a digest and a time, nobody's
-    "accounts.AuditEntry",  # outlives its organization, whose id names its chain
+    "accounts.SpentToken",  # a digest and a time, without an owner
+    "accounts.AuditEntry",  # outlives its organization; the chain has the organization's id
     "accounts.AuditHead",
     "accounts.Maintenance",
     "conversations.LiveManager",
 }
-"""What belongs to the installation and not to a tenant."""
+"""Models whose rows belong to the installation and not to an organization."""
 UNTIL_APPROVED = {"accounts.DeviceGrant": "device_grant_approved_for_somebody"}
-"""What names its organization once somebody approves it, and the constraint that says so."""
+"""Models with an organization only after an approval, and the constraint that enforces it."""
 SOURCES = sorted(
     file
     for package in (*APPS, "compat", "lib", "openhands_site")
@@ -46,19 +47,18 @@ SOURCES = sorted(
 )
 
 
-def name_of(file):
+def relative_name(file):
     return str(file.relative_to(ROOT))
 
 
-def test_imports_go_one_way():
-    """The contracts of pyproject.toml."""
+def test_imports_keep_the_contracts_of_pyproject():
     program = Path(sys.executable).with_name("lint-imports")
 
-    done = subprocess.run(
+    result = subprocess.run(
         [program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
     )
 
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_imports_go_one_way():
     [m for app in APPS for m in apps.get_app_config(app).get_models()],
     ids=lambda m: m._meta.label,
 )
-def test_what_belongs_to_a_customer_names_its_organization(model):
+def test_model_has_an_organization_unless_it_is_global(model):
     fields = {field.name: field for field in model._meta.concrete_fields}
     field = fields.get("organization")
 
@@ -79,21 +79,21 @@ def test_what_belongs_to_a_customer_names_its_organization(model):
         assert not field.null or UNTIL_APPROVED.get(model._meta.label) in constraints
 
 
-def test_openapi_equals_the_code():
-    """`manage.py openapi --write` makes it so; warnings of the generator fail here too."""
+def test_openapi_file_is_up_to_date():
+    # `manage.py openapi --write` updates the file. A warning of the generator fails this test too.
     call_command("openapi", check=True)
 
 
 def test_openapi_describes_every_api_route():
     import yaml
 
-    from tests.architecture.routes import http_routes
+    from tests.architecture.routes import list_http_routes
 
     document = yaml.safe_load(openapi.document())
     described = {
         f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item
     }
-    routes = {route.row for route in http_routes() if route.is_drf}
+    routes = {route.row for route in list_http_routes() if route.is_drf}
     routes -= {"GET /api/v1/schema", "GET /api/v1/docs"}
 
     assert described == routes
@@ -103,15 +103,15 @@ def test_migrations_are_complete(db):
     call_command("makemigrations", check=True, dry_run=True, verbosity=0)
 
 
-def queued_names():
+def list_queued_names():
     for file in SOURCES:
         if file.name == "queue.py":
             for match in re.finditer(r'configure_task\(\s*"([^"]+)"', file.read_text()):
-                yield name_of(file), match[1]
+                yield relative_name(file), match[1]
 
 
-def test_queue_modules_name_their_tasks_in_one_way():
-    """So that the next test sees every name."""
+def test_tasks_are_deferred_only_in_queue_modules_by_a_literal_name():
+    # The next test finds the names by their literals.
     for file in SOURCES:
         calls = [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)]
         defers = [c for c in calls if getattr(c.func, "attr", "") == "configure_task"]
@@ -119,13 +119,13 @@ def test_queue_modules_name_their_tasks_in_one_way():
             literal = [c for c in defers if c.args and isinstance(c.args[0], ast.Constant)]
             assert literal == defers
         else:
-            assert not defers, f"{name_of(file)} queues a task itself; queue.py does that"
+            assert not defers, f"{relative_name(file)} defers a task; move it to queue.py"
 
 
 def test_every_queued_task_exists():
     from procrastinate.contrib.django import app
 
-    names = list(queued_names())
+    names = list(list_queued_names())
 
     assert names
     app.perform_import_paths()
@@ -134,11 +134,12 @@ def test_every_queued_task_exists():
 
 ADDRESS = re.compile(r"\^?/?api/\S|\^?[/(]+(alive|ready|metrics|oidc|oauth)\b")
 CHECKED = {"openhands_site/settings.py"}
-"""SECURE_REDIRECT_EXEMPT, which cannot import the URL conf; tests/site/test_routes.py compares the two."""
+"""settings.py lists paths in SECURE_REDIRECT_EXEMPT, because it cannot import the URL conf. tests/site/test_routes.py
+compares them with the routes."""
 
 
-def listed_addresses(tree):
-    """Lines and texts of the addresses of routes that stand in collections, or are keys of dictionaries."""
+def find_listed_paths(tree):
+    """Yield the line and text of each path of a route in a collection or a dictionary's keys."""
     for node in ast.walk(tree):
         items = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
         for item in items:
@@ -147,31 +148,33 @@ def listed_addresses(tree):
                     yield part.lineno, part.value
 
 
-def test_no_module_lists_addresses_of_routes():
-    """A view declares how its route behaves (``lib.routes.RouteFacts``); ``lib.routes.url_pattern`` finds the routes."""
+def test_no_module_lists_paths_of_routes():
+    # A view declares how its route behaves (lib.routes.RouteFacts), and lib.routes.url_pattern finds the routes.
     listed = {
-        (name_of(file), *found)
+        (relative_name(file), *place)
         for file in SOURCES
-        if file.name != "urls.py" and name_of(file) not in CHECKED
-        for found in listed_addresses(ast.parse(file.read_text()))
+        if file.name != "urls.py" and relative_name(file) not in CHECKED
+        for place in find_listed_paths(ast.parse(file.read_text()))
     }
 
     assert listed == set()
 
 
-@pytest.mark.parametrize("file", SOURCES, ids=name_of)
+@pytest.mark.parametrize("file", SOURCES, ids=relative_name)
 class TestFile:
-    def test_says_what_lives_in_it(self, file):
+    def test_module_has_a_docstring(self, file):
         tree = ast.parse(file.read_text())
-        assert not tree.body or ast.get_docstring(tree), "a module begins with a sentence"
+        assert not tree.body or ast.get_docstring(tree), (
+            "add a docstring that names the contents of the module"
+        )
 
-    def test_has_a_name_that_says_what_it_is(self, file):
+    def test_module_name_is_not_generic(self, file):
         assert not {"utils", "util", "helpers", "helper", "common", "misc"} & {
             part.removesuffix(".py") for part in file.relative_to(ROOT).parts
         }
 
-    def test_reads_settings_through_django(self, file):
-        if name_of(file).startswith("openhands_site/settings"):
+    def test_module_reads_settings_through_django(self, file):
+        if relative_name(file).startswith("openhands_site/settings"):
             return
         names = set()
         for node in ast.walk(ast.parse(file.read_text())):
@@ -181,16 +184,15 @@ class TestFile:
                 names |= {alias.name for alias in node.names}
         assert "openhands_site.settings" not in names
 
-    def test_public_verbs_say_what_they_do(self, file):
-        """Functions of services have docstrings: units, refusals, whether repeating is safe."""
-        if "services" not in name_of(file):
+    def test_public_functions_of_services_have_docstrings(self, file):
+        if "services" not in relative_name(file):
             return
         tree = ast.parse(file.read_text())
-        bare = [
+        undocumented = [
             node.name
             for node in tree.body
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
             and not node.name.startswith("_")
             and not ast.get_docstring(node)
         ]
-        assert not bare
+        assert not undocumented

@@ -1,8 +1,8 @@
-"""The authorization matrix: every API row of the policy and the socket, tried by everybody.
+"""The authorization matrix: every API row of the policy and the WebSocket, requested by every identity.
 
-What is refused differs by reason: no caller is 401, no permission 403, and what somebody may not see does not
-exist, 404. No answer to somebody who may not see it holds a byte of the owner's data. What each cell should be
-follows from ``policy.py`` and the roles; the code under test is not asked.
+A request without valid credentials gets 401, without the permission 403, and for an invisible object 404. No rejected
+response contains data of the owner. The expected status of each cell follows from ``policy.py`` and the roles, not
+from the code under test.
 """
 
 import time
@@ -21,11 +21,11 @@ from tests.architecture.world import (
     CANARY,
     IDENTITIES,
     KEYS,
-    NOBODY,
     ROLE_OF,
     SCOPES,
+    UNAUTHENTICATED,
     build,
-    held,
+    permissions_of,
 )
 from tests.conftest import key_client
 
@@ -48,90 +48,90 @@ IN_TEAM_BY_BODY = {
 
 NOT_OF_TEAM = {
     "POST /api/v1/conversations": 400,  # a field of the body names the organization
-    "GET /api/v1/audit": 403,  # for one that does not exist, too
+    "GET /api/v1/audit": 403,  # also for an organization that does not exist
 }
-"""What those outside the team get where it is not 404."""
+"""The statuses for identities outside the team that are not 404."""
 
 
 def expected(row, identity, *, is_private):
-    """The status that a cell must have: a refusal's, or None where the call is allowed."""
+    """Return the status that a cell must have, or None if the request is allowed."""
     name = POLICY[row]
-    if identity in NOBODY:
+    if identity in UNAUTHENTICATED:
         return 401
     if name in OPERATING:
-        return 403  # nobody here runs the server
+        return 403  # no identity of the matrix is an operator
     if identity == "scoped key" and name not in SCOPES:
         return 403
     is_alice = ROLE_OF.get(identity) == "owner"
     if "/conversations/{id}" in row:
         if identity not in ROLE_OF or (is_private and not is_alice):
             return 404
-        if "conversations.view" not in held(identity):
-            return (
-                403  # billing and auditor see that a shared one is there and may do nothing with it
-            )
+        if "conversations.view" not in permissions_of(identity):
+            return 403  # billing and auditor may know that a shared conversation exists, but have no access to it
     if "/llm/byor" in row or "/api/secrets/{name}" in row or "/api/keys/{id}" in row:
-        return _of_existing_clients(row, identity, is_alice=is_alice)
+        return expected_for_compat(row, identity, is_alice=is_alice)
     if row in ("GET /api/v1/model-calls/{id}", "GET /api/v1/usage/{conversation_id}"):
-        sees = is_alice or "usage.view_all" in held(identity)
-        return None if sees else 404
+        is_visible = is_alice or "usage.view_all" in permissions_of(identity)
+        return None if is_visible else 404
     if any(own in row for own in ("/api-keys/{id}", "/sessions/{id}", "/secrets/{id}")):
-        return None if is_alice else _others(name, identity)
+        return None if is_alice else expected_for_other_owner(name, identity)
     if "{id}" in row or row in IN_TEAM_BY_BODY:
         if identity not in ROLE_OF:
             return NOT_OF_TEAM.get(row, 404)
-        return None if name in held(identity) else 403
-    joins = row == "POST /api/v1/invitations/accept" and identity in KEYS
-    makes = row == "POST /api/v1/organizations" and identity == "service account"
-    return 403 if joins or makes else None  # a key reaches one organization
+        return None if name in permissions_of(identity) else 403
+    is_join = row == "POST /api/v1/invitations/accept" and identity in KEYS
+    is_creation = row == "POST /api/v1/organizations" and identity == "service account"
+    return 403 if is_join or is_creation else None  # a key is limited to its organization
 
 
-def _of_existing_clients(row, identity, *, is_alice):
-    """What is the caller's own in the team, by addresses without a place in the API proper."""
+def expected_for_compat(row, identity, *, is_alice):
+    """Return the expected status for an object of its owner at a path of the OpenHands protocol."""
     if "/llm/byor" in row:
-        return 404  # there is no such key, whoever asks
-    if identity in ROLE_OF and POLICY[row] not in held(identity):
+        return 404  # no identity has a key for a model
+    if identity in ROLE_OF and POLICY[row] not in permissions_of(identity):
         return 403
     return None if is_alice else 404
 
 
-def _others(name, identity):
-    """What somebody else's own thing is: not there."""
-    return 403 if identity in KEYS and name not in held(identity) else 404
+def expected_for_other_owner(name, identity):
+    """Return the expected status for an object of another user: the object does not exist."""
+    return 403 if identity in KEYS and name not in permissions_of(identity) else 404
 
 
 def try_all():
-    """Every cell: (row, identity, whether of a private conversation, the answer, what it should have been)."""
+    """Yield (row, identity, is_private, response, expected status) for every cell of the matrix."""
     world = build()
     for row in ROWS:
         for is_private in (False, True) if "/conversations/{id}" in row else (False,):
             conversation = world.private if is_private else world.shared
             for identity in IDENTITIES:
-                answer = world.try_row(row, identity, conversation)
+                response = world.try_row(row, identity, conversation)
                 yield (
                     row,
                     identity,
                     is_private,
-                    answer,
+                    response,
                     expected(row, identity, is_private=is_private),
                 )
 
 
 @pytest.mark.timeout(600)
-def test_matrix(db, capsys):
+def test_every_row_by_every_identity_has_the_expected_status_and_leaks_nothing(db, capsys):
     started = time.perf_counter()
     cells, allowed, refused, leaks, wrong = 0, [], [], [], []
-    for row, identity, is_private, answer, wanted in try_all():
+    for row, identity, is_private, response, expected_status in try_all():
         cells += 1
-        cell = f"{row} by {identity}{' (private)' if is_private else ''}: {answer.status_code}"
-        got = answer.status_code if answer.status_code in (*REFUSALS, wanted) else None
-        if wanted and got is None:
+        cell = f"{row} by {identity}{' (private)' if is_private else ''}: {response.status_code}"
+        refusal = (
+            response.status_code if response.status_code in (*REFUSALS, expected_status) else None
+        )
+        if expected_status and refusal is None:
             allowed.append(cell)
-        elif got and wanted is None:
-            refused.append(f"{cell} {answer.whole[:160]!r}")
-        elif got != wanted:
-            wrong.append(f"{cell}, not {wanted}")
-        if wanted and CANARY.encode() in answer.whole:
+        elif refusal and expected_status is None:
+            refused.append(f"{cell} {response.whole[:160]!r}")
+        elif refusal != expected_status:
+            wrong.append(f"{cell}, not {expected_status}")
+        if expected_status and CANARY.encode() in response.whole:
             leaks.append(cell)
     seconds = time.perf_counter() - started
     with capsys.disabled():
@@ -144,15 +144,17 @@ def test_matrix(db, capsys):
     assert (allowed, leaks, refused, wrong) == ([], [], [], [])
 
 
-def test_lists_of_strangers_hold_nothing_of_the_team(db):
+def test_lists_of_users_outside_the_team_contain_no_data_of_the_team(db):
     world = build()
     for row in ROWS:
         if row.startswith("GET") and "{" not in row:
             for identity in ("stranger", "removed member", "staff without permission"):
-                assert CANARY.encode() not in world.try_row(row, identity).whole, (row, identity)
+                response = world.try_row(row, identity)
+                assert response.status_code < 500, (row, identity)
+                assert CANARY.encode() not in response.whole, (row, identity)
 
 
-def test_a_key_lacking_only_this_permission_is_told_which(db):
+def test_key_without_one_permission_gets_a_403_that_names_it(db):
     world = build()
     alice = world.shared.created_by
     lacking = {
@@ -165,50 +167,50 @@ def test_a_key_lacking_only_this_permission_is_told_which(db):
         name = POLICY[row]
         world.clients["lacking"] = lacking[name]
 
-        refused = world.try_row(row, "lacking")
+        response = world.try_row(row, "lacking")
 
-        assert (refused.status_code, refused.json()["permission"]) == (403, name), row
+        assert (response.status_code, response.json()["permission"]) == (403, name), row
 
 
-def test_a_cookie_without_the_csrf_token_changes_nothing(db):
+def test_changing_request_with_a_cookie_but_no_csrf_token_is_rejected(db):
     world = build()
     client = APIClient(enforce_csrf_checks=True)
     client.force_login(world.shared.created_by)
     world.clients["forged"] = client
     for row in ROWS:
         if not row.startswith("GET"):
-            answer = world.try_row(row, "forged")
-            assert answer.status_code == 403, row
+            response = world.try_row(row, "forged")
+            assert response.status_code == 403, row
 
 
 @pytest.mark.django_db(transaction=True)
 class TestSocket:
     @pytest.fixture(autouse=True)
-    async def _close(self):
+    async def _close_connections(self):
         yield
         await sync_to_async(connections.close_all)()
         threads.POOL._pool.submit(connections.close_all).result()
 
-    async def test_matrix(self, capsys):
+    async def test_socket_has_the_expected_close_code_for_every_identity(self, capsys):
         started = time.perf_counter()
         world = await sync_to_async(build)()
         wrong, cells = [], 0
         for is_private in (False, True):
             conversation = world.private if is_private else world.shared
             for identity in IDENTITIES:
-                got = await self.outcome(conversation, world.headers[identity])
-                wanted = expected("GET /api/v1/conversations/{id}", identity, is_private=is_private)
-                code = {401: 4401, 403: 4404, 404: 4404, None: None}[wanted]
+                code = await self.open_socket(conversation, world.headers[identity])
+                status = expected("GET /api/v1/conversations/{id}", identity, is_private=is_private)
+                expected_code = {401: 4401, 403: 4404, 404: 4404, None: None}[status]
                 cells += 1
-                if got != code:
-                    wrong.append((identity, is_private, got, code))
+                if code != expected_code:
+                    wrong.append((identity, is_private, code, expected_code))
         with capsys.disabled():
             print(f"\nsocket: {cells} cells, {time.perf_counter() - started:.1f} s")
 
         assert wrong == []
 
-    async def outcome(self, conversation, headers):
-        """The code that the socket closes with, or None when it sends the conversation's log."""
+    async def open_socket(self, conversation, headers):
+        """Return the code with which the socket is closed, or None if it sends the conversation's log."""
         sent = {"Origin": "http://testserver"} | headers
         socket = WebsocketCommunicator(
             application,

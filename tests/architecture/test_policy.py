@@ -1,4 +1,4 @@
-"""Every entry point has exactly one row in the policy, and the code asks for what the row says."""
+"""Every entry point has exactly one row in the policy, and the code requires the permission of the row."""
 
 import pytest
 from django.test import Client
@@ -8,95 +8,100 @@ from accounts.roles import PERMISSIONS
 from tests.architecture.policy import POLICY, WORDS
 from tests.architecture.routes import (
     METHODS,
-    admin_paths,
-    grpc_routes,
-    http_routes,
-    missing_rows,
-    socket_routes,
+    find_missing_rows,
+    list_admin_paths,
+    list_grpc_routes,
+    list_http_routes,
+    list_socket_routes,
 )
 from tests.factories.accounts import UserFactory
 
-ROUTES = list(http_routes())
+ROUTES = list(list_http_routes())
 DRF = [route for route in ROUTES if route.is_drf]
 PAGES = sorted({route.path for route in ROUTES if not route.is_drf})
-NOBODY = "018f0000-0000-7000-8000-000000000000"
+UNKNOWN_ID = "018f0000-0000-7000-8000-000000000000"
 
 
-def rows_of(path):
+def methods_of(path):
+    """Return the methods of the policy rows of a path."""
     return {row.partition(" ")[0] for row in POLICY if row.partition(" ")[2] == path}
 
 
-def fill(path):
+def fill_parameters(path):
     for name, value in (("token", "x"), ("action", "message")):
         path = path.replace(f"{{{name}}}", value)
     while "{" in path:
-        path = path[: path.index("{")] + NOBODY + path[path.index("}") + 1 :]
+        path = path[: path.index("{")] + UNKNOWN_ID + path[path.index("}") + 1 :]
     return path
 
 
 def test_every_entry_point_has_a_row():
-    assert not missing_rows()
+    assert not find_missing_rows()
 
 
 def test_every_row_has_an_entry_point():
-    known = {route.row for route in DRF} | set(socket_routes()) | {"ANY /admin/"}
-    known |= grpc_routes().keys()
+    known = {route.row for route in DRF} | set(list_socket_routes()) | {"ANY /admin/"}
+    known |= list_grpc_routes().keys()
     stale = {row for row in POLICY.keys() - known if row.partition(" ")[2] not in PAGES}
 
     assert not stale
 
 
-def test_rows_use_known_words():
+def test_rows_name_permissions_or_known_words():
     assert set(POLICY.values()) <= PERMISSIONS | WORDS
 
 
 @pytest.mark.parametrize("route", DRF, ids=lambda route: route.row)
-def test_api_view_asks_for_what_its_row_says(route):
+def test_api_view_declares_the_permission_of_its_row(route):
     assert route.permission == POLICY[route.row]
     assert list(route.view.cls.permission_classes) == [HasPermission]
 
 
-def test_grpc_asks_for_what_its_rows_say():
+def test_grpc_methods_require_the_permissions_of_their_rows():
     rows = {row: POLICY[row] for row in POLICY if row.startswith("GRPC ")}
 
-    assert rows == grpc_routes()
+    assert rows == list_grpc_routes()
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_other_views_take_the_methods_of_their_rows_and_no_others(client, db, path):
-    """Sent as somebody who is signed in: the method must be refused for itself, not for the caller."""
-    methods = rows_of(path)
+def test_page_accepts_exactly_the_methods_of_its_rows(client, db, path):
+    methods = methods_of(path)
     if methods == {"ANY"}:
         return
+    # Without a session a page would redirect every method to the sign-in page.
     client.force_login(UserFactory())
 
-    taken = {method for method in METHODS if client.generic(method, fill(path)).status_code != 405}
+    accepted = {
+        method
+        for method in METHODS
+        if client.generic(method, fill_parameters(path)).status_code != 405
+    }
 
-    assert taken == methods
+    assert accepted == methods
 
 
 @pytest.mark.parametrize("row", [row for row in POLICY if POLICY[row] == "signed-in"])
-def test_pages_send_strangers_to_the_sign_in_page(client, db, row):
+def test_signed_in_page_redirects_anonymous_users_to_the_sign_in_page(client, db, row):
     method, path = row.split(" ", 1)
 
-    response = client.generic(method.replace("ANY", "GET"), fill(path))
+    response = client.generic(method.replace("ANY", "GET"), fill_parameters(path))
 
     assert response.status_code == 302
     assert response.headers["Location"].startswith("/sign-in?next=")
 
 
 @pytest.mark.parametrize("row", [row for row in POLICY if row.endswith("/{token}")])
-def test_setup_needs_its_token(client, db, row):
+def test_page_with_an_unknown_token_is_not_found(client, db, row):
     method, path = row.split(" ", 1)
 
-    assert client.generic(method, fill(path)).status_code == 404
+    assert client.generic(method, fill_parameters(path)).status_code == 404
 
 
 @pytest.mark.parametrize("row", [row for row in POLICY if POLICY[row] == "gateway-token"])
-def test_gateway_needs_its_token(client, api, db, row):
+def test_gateway_rejects_requests_without_a_gateway_token(client, api, db, row):
     method, path = row.split(" ", 1)
 
-    for caller in (client, api):  # an API key of a person is no gateway token
+    for caller in (client, api):  # an API key of a user is not a gateway token
         response = caller.generic(
             method, path, b'{"messages": []}', content_type="application/json"
         )
@@ -104,7 +109,7 @@ def test_gateway_needs_its_token(client, api, db, row):
 
 
 @pytest.mark.parametrize("token", ["", "right"])
-def test_metrics_need_their_token(client, db, settings, token):
+def test_metrics_are_not_found_without_the_metrics_token(client, db, settings, token):
     settings.METRICS_TOKEN = token
 
     assert client.get("/metrics").status_code == 404
@@ -114,9 +119,8 @@ def test_metrics_need_their_token(client, db, settings, token):
     assert right.status_code == (200 if token else 404)
 
 
-@pytest.mark.parametrize("path", admin_paths())
-def test_admin_is_for_staff(db, path):
-    """Nobody and ordinary users are sent to its sign-in page; staff without permissions see no rows."""
+@pytest.mark.parametrize("path", list_admin_paths())
+def test_admin_path_redirects_everyone_but_staff_to_the_sign_in_page(db, path):
     if path in ("/admin/login/", "/admin/logout/"):
         return
     for user, allowed in (

@@ -1,4 +1,4 @@
-"""A team, what belongs to it, and everybody who may try: the sixteen identities of the matrix and one more."""
+"""The rows and identities of the authorization matrix: a team with its objects, and seventeen callers."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -38,17 +38,17 @@ IDENTITIES = (
     "staff without permission",
     "gateway token of another conversation",
 )
-NOBODY = {
+UNAUTHENTICATED = {
     "anonymous",
     "expired key",
     "revoked key",
     "suspended user",
     "gateway token of another conversation",
 }
-"""Who is nobody to the server: 401 wherever something is asked for."""
+"""Identities without valid credentials for the API, which get 401."""
 KEYS = {"service account", "full key", "scoped key"}
 SCOPES = frozenset({"account.view", "conversations.view", "api_keys.view", "organization.view"})
-"""Of the scoped key."""
+"""The scopes of ``scoped key``."""
 ROLE_OF = {role: role for role in ROLES} | {
     "service account": "member",
     "full key": "owner",
@@ -58,23 +58,23 @@ ROLE_OF = {role: role for role in ROLES} | {
 
 @dataclass
 class World:
-    """Alice owns the team and a conversation in it, shared or private; she is also the full and the scoped key."""
+    """Alice's team with a shared and a private conversation. ``full key`` and ``scoped key`` are keys of Alice."""
 
     team: Organization
     shared: Conversation
     private: Conversation
     own: dict[str, Any]
-    """Ids of what the parts of an address stand for."""
+    """The values of the parameters of paths."""
     clients: dict[str, APIClient]
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     shares: dict[Any, Any] = field(default_factory=dict)
     """The public link of each conversation."""
 
     def try_row(self, row: str, identity: str, conversation: Conversation | None = None) -> Any:
-        """The answer to a row's call; what the call changes is undone."""
+        """Send the request of a policy row; return the response. Changes to the database are rolled back."""
         method, _, path = row.partition(" ")
-        path = self.address(path, conversation or self.shared)
-        body = self.body(row)
+        path = self.build_path(path, conversation or self.shared)
+        body = self.build_body(row)
         with transaction.atomic():
             response = self.clients[identity].generic(
                 method,
@@ -83,14 +83,16 @@ class World:
                 content_type="application/json",
             )
             if path.endswith("/stream-start") and response.streaming:
-                response.whole = next(iter(response))  # it goes on until the start has ended
+                response.whole = next(
+                    iter(response)
+                )  # the stream continues until the start has ended
             else:
                 response.whole = b"".join(response) if response.streaming else response.content
             transaction.set_rollback(True)
         return response
 
-    def address(self, path: str, conversation: Conversation) -> str:
-        """A row's address with the team's things in it."""
+    def build_path(self, path: str, conversation: Conversation) -> str:
+        """Return the path of a row with the ids of the team's objects."""
         kind = path.removeprefix("/api/").removeprefix("v1/").partition("/")[0]
         path = path.replace("{id}", str(self.own.get(kind, conversation.pk)))
         path = path.replace("{share_id}", str(self.shares.get(conversation.pk, uuid4())))
@@ -106,8 +108,8 @@ class World:
             path += f"?permission=files.view&organization={self.team.pk}"
         return path
 
-    def body(self, row: str) -> Any:
-        """A good body for rows that look at one before they refuse."""
+    def build_body(self, row: str) -> Any:
+        """Return a valid body for a row, because some views validate the body before the permission."""
         method = row.partition(" ")[0]
         if method not in ("POST", "PUT", "PATCH"):
             return None
@@ -151,7 +153,7 @@ class World:
 
 
 def build() -> World:
-    """The world, made by the services that make it in earnest."""
+    """Create the rows of the matrix with the services that create them in production."""
     alice = UserFactory(email=f"{CANARY}@example.com", name=f"{CANARY} name")
     team = organizations.create_organization(user=alice, name=f"{CANARY} team")
     users = {"owner": alice}
@@ -162,9 +164,6 @@ def build() -> World:
     users["stranger"] = UserFactory()
     users["staff without permission"] = UserFactory(is_staff=True)
 
-    def of_key(token: str) -> APIClient:
-        return APIClient(headers={"Authorization": f"Bearer {token}"})
-
     tokens = {
         name: services.issue_api_key(user=alice, organization=team, name=name, scopes=scopes)
         for name, scopes in (
@@ -174,8 +173,8 @@ def build() -> World:
             ("revoked key", ()),
         )
     }
-    long_ago = timezone.now() - timedelta(seconds=1)
-    ApiKey.objects.filter(pk=tokens["expired key"][0].pk).update(expires_at=long_ago)
+    a_second_ago = timezone.now() - timedelta(seconds=1)
+    ApiKey.objects.filter(pk=tokens["expired key"][0].pk).update(expires_at=a_second_ago)
     services.revoke_api_key(key=tokens["revoked key"][0])
     program = service_accounts.create_service_account(
         organization=team, by=alice, name="program", role="member"
@@ -213,10 +212,12 @@ def build() -> World:
         )
         EventFactory(conversation=conversation, payload=f'{{"text": "{CANARY}"}}')
     key, _ = services.issue_api_key(user=alice, organization=team, name=f"{CANARY} key")
-    another = service_accounts.create_service_account(
+    second_account = service_accounts.create_service_account(
         organization=team, by=alice, name=f"{CANARY} program", role="viewer"
     )
-    its_key, _ = service_accounts.issue_service_account_key(account=another, by=alice, name="x")
+    second_account_key, _ = service_accounts.issue_service_account_key(
+        account=second_account, by=alice, name="x"
+    )
     secret = custom_secrets.create_secret(
         organization=team, by=alice, name="SECRET", value=CANARY, description=CANARY
     )
@@ -242,23 +243,25 @@ def build() -> World:
         "organizations": team.pk,
         "user_id": users["target"].pk,
         "invitation_id": invitation.pk,
-        "account_id": another.pk,
+        "account_id": second_account.pk,
         "provider": "github",
         "seq": 1,
         "number": 1,
-        "key_id": its_key.pk,
+        "key_id": second_account_key.pk,
         "token": link.rpartition("/")[2],
     }
-    ends = timezone.now() + timedelta(days=1)
+    expires_at = timezone.now() + timedelta(days=1)
     shares = {
-        conversation.pk: create_share(user=alice, conversation=conversation, expires_at=ends)[0].pk
+        conversation.pk: create_share(user=alice, conversation=conversation, expires_at=expires_at)[
+            0
+        ].pk
         for conversation in (shared, private)
     }
     return World(team, shared, private, own, clients, headers, shares)
 
 
-def held(identity: str) -> frozenset[str]:
-    """The permissions of an identity in the team, by its role and scopes alone."""
+def permissions_of(identity: str) -> frozenset[str]:
+    """Return the permissions of an identity in the team, which follow from its role and scopes."""
     role = ROLE_OF.get(identity)
     if role is None:
         return frozenset()

@@ -1,6 +1,6 @@
-"""`make chaos`: every test of this folder, the long ones too, and a report of it.
+"""`make chaos`: run every test of this folder, including the long ones, and write a report.
 
-``--size`` scales the long siege: 1 is 40 senders of 2,500 events and 200 kills, which takes half an hour.
+``--size`` scales the long run: 1 is 40 senders of 2,500 events and 200 kills, which takes half an hour.
 """
 
 import argparse
@@ -15,11 +15,13 @@ from tests.chaos.report import Report
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--size", type=float, default=1.0, help="of the long siege (%(default)s)")
     parser.add_argument(
-        "--out", type=Path, default=Path("data/chaos"), help="where the report goes"
+        "--size", type=float, default=1.0, help="scale of the long run (%(default)s)"
     )
-    parser.add_argument("rest", nargs="*", help="for pytest, behind --")
+    parser.add_argument(
+        "--out", type=Path, default=Path("data/chaos"), help="folder of the report (%(default)s)"
+    )
+    parser.add_argument("rest", nargs="*", help="arguments for pytest, after --")
     options = parser.parse_args()
     os.environ["CHAOS_SIZE"] = str(options.size)
     report = Report(options.out)

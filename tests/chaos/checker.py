@@ -1,4 +1,4 @@
-"""Judges a log by what was acknowledged and by what each client was sent."""
+"""Comparison of a log with the acknowledgements of its writers and with the events that each client received."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from itertools import pairwise
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Somebody was told that an event is kept; ``seq`` where the answer named its place."""
+    """The acknowledgement that an event is stored. ``seq`` is None if the response did not contain it."""
 
     sender: str
     event_id: str
@@ -16,20 +16,20 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is wrong with a log; nothing, when all are 0."""
+    """The number of faults in a log, by kind."""
 
     lost: int
-    """Acknowledged, and not in the log."""
+    """Events that were acknowledged but are not in the log."""
     doubled: int
-    """Events that the log has more than once."""
+    """Events that are in the log more than once."""
     gaps: int
-    """Numbers that are missing, or given twice."""
+    """Sequence numbers that are missing or occur twice."""
     moved: int
-    """Acknowledged at another place than the log has it."""
+    """Acknowledgements with another sequence number than the log."""
     inversions: int
-    """Pairs of one sender in the order other than that in which they were acknowledged."""
+    """Pairs of successive events of one sender that are in the log in the reverse order of their acknowledgements."""
     incomplete: int
-    """Clients that lack an event, got one twice, or out of order."""
+    """Clients that miss an event, or received an event twice or out of order."""
 
     @property
     def is_clean(self) -> bool:
@@ -39,7 +39,10 @@ class Verdict:
 def examine(
     log: Sequence[tuple[int, str]], acks: Sequence[Ack], clients: Sequence[Sequence[int]] = ()
 ) -> Verdict:
-    """Judge the log of one conversation, given as ``(seq, event_id)`` in any order."""
+    """Count the faults in the log of a conversation.
+
+    ``log`` contains ``(seq, event_id)`` in any order; ``clients`` contains the sequence numbers that each received.
+    """
     seqs = sorted(seq for seq, _ in log)
     ids = [event_id for _, event_id in log]
     place = {event_id: seq for seq, event_id in log}
@@ -54,10 +57,10 @@ def examine(
 
 
 def _inversions(acks: Sequence[Ack], place: dict[str, int]) -> int:
-    """A repeat is acknowledged again: the first time counts."""
+    # A repeated event is acknowledged again, and only its first acknowledgement counts.
     firsts: dict[str, dict[str, int]] = {}
     for ack in acks:
         if ack.event_id in place:
             firsts.setdefault(ack.sender, {}).setdefault(ack.event_id, place[ack.event_id])
-    orders = [list(found.values()) for found in firsts.values()]
+    orders = [list(seqs.values()) for seqs in firsts.values()]
     return sum(later < earlier for order in orders for earlier, later in pairwise(order))

@@ -1,4 +1,4 @@
-"""The running server that these tests share."""
+"""The fixture ``stack``, a running server that the tests of a process share."""
 
 from tests.fakes.stack import pytest_runtest_makereport, stack
 

@@ -1,6 +1,6 @@
-"""Clients that follow one conversation in each way there is, and note how late every event reached them.
+"""Clients that follow a conversation by WebSocket, stream or long poll, and record how late each event arrives.
 
-The events of ``tests.fakes.engine_sockets`` say when they happened, by the clock of this machine.
+The events of ``tests.fakes.engine_sockets`` contain the time at which they happened, by the clock of this machine.
 """
 
 import contextlib
@@ -19,13 +19,14 @@ from websockets.sync.client import connect
 from tests.fakes.stack import Person
 
 NUDGED_SECONDS = 1.0
-"""What comes sooner was announced: polls are further apart."""
+"""An event that arrives sooner was announced by a nudge, because polls are further apart."""
 IN_A_ROW = 10
+"""Number of successive events after which nudges count as working again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One event as a client got it."""
+    """An event that a client received, with its delay in seconds."""
 
     seq: int
     happened_at: float
@@ -34,7 +35,7 @@ class Seen:
 
 @dataclass
 class Reader(threading.Thread):
-    """A client over all its connections; it resumes behind what it has."""
+    """A client that reconnects behind its last event until ``done`` is set."""
 
     person: Person
     url: str
@@ -55,15 +56,16 @@ class Reader(threading.Thread):
         while not self.done.is_set():
             try:
                 self.follow(self.seen[-1].seq if self.seen else 0)
-            except ConnectionClosed as closed:
-                self.ends[str(closed.rcvd.code if closed.rcvd else 1006)] += 1
-            except InvalidStatus as refused:
-                self.ends[str(refused.response.status_code)] += 1
+            except ConnectionClosed as error:
+                self.ends[str(error.rcvd.code if error.rcvd else 1006)] += 1
+            except InvalidStatus as error:
+                self.ends[str(error.response.status_code)] += 1
             except (OSError, TimeoutError, httpx2.HTTPError) as error:
                 self.ends[type(error).__name__] += 1
             self.done.wait(0.1)
 
     def follow(self, after: int) -> None:
+        """Receive the events behind ``after`` over one connection."""
         raise NotImplementedError
 
     @property
@@ -80,9 +82,9 @@ class Reader(threading.Thread):
 
     @property
     def seqs(self) -> list[int]:
-        return [one.seq for one in self.seen]
+        return [event.seq for event in self.seen]
 
-    def take(self, event: dict[str, Any]) -> None:
+    def record(self, event: dict[str, Any]) -> None:
         happened_at = event["payload"].get("happened_at")
         now = time.time()
         self.joined_at = self.joined_at or now
@@ -91,22 +93,22 @@ class Reader(threading.Thread):
         )
 
     def lateness(self, since: float, until: float) -> list[float]:
-        """How late the events of a span were: those that happened while this client was there, in order."""
+        """Return the delays of the events that happened between two times while this client was connected."""
         begin = max(since, (self.joined_at or time.time()) + 0.5)
-        return [one.late_seconds for one in list(self.seen) if begin <= one.happened_at < until]
+        return [seen.late_seconds for seen in list(self.seen) if begin <= seen.happened_at < until]
 
     def nudged_after(self, instant: float) -> float | None:
-        """Seconds from an instant until this client was told at once again, several times in a row."""
+        """Return the seconds from an instant until ``IN_A_ROW`` events arrived without delay, or None if never."""
         row: list[Seen] = []
-        for one in [one for one in list(self.seen) if one.happened_at >= instant]:
-            row = [*row, one] if one.late_seconds < NUDGED_SECONDS else []
+        for seen in [seen for seen in list(self.seen) if seen.happened_at >= instant]:
+            row = [*row, seen] if seen.late_seconds < NUDGED_SECONDS else []
             if len(row) == IN_A_ROW:
                 return row[0].happened_at - instant
         return None
 
 
 class Socket(Reader):
-    """A WebSocket."""
+    """A client that follows by WebSocket."""
 
     def follow(self, after: int) -> None:
         with connect(
@@ -121,11 +123,11 @@ class Socket(Reader):
                     frame = json.loads(socket.recv(timeout=0.2))
                     self.resets += frame["type"] == "reset"
                     if frame["type"] == "event":
-                        self.take(frame["event"])
+                        self.record(frame["event"])
 
 
 class Stream(Reader):
-    """Server-sent events."""
+    """A client that follows by server-sent events."""
 
     def follow(self, after: int) -> None:
         with (
@@ -135,31 +137,31 @@ class Stream(Reader):
                 f"{self.address}/stream",
                 params={"after": after},
                 headers=self.headers | {"Accept": "text/event-stream"},
-            ) as answer,
+            ) as response,
         ):
-            if answer.status_code != 200:
-                self.ends[str(answer.status_code)] += 1
+            if response.status_code != 200:
+                self.ends[str(response.status_code)] += 1
                 return
-            for line in answer.iter_lines():
+            for line in response.iter_lines():
                 if line.startswith("data: "):
                     frame = json.loads(line.removeprefix("data: "))
                     self.resets += frame["type"] == "reset"
                     if frame["type"] == "event":
-                        self.take(frame["event"])
+                        self.record(frame["event"])
                 if self.done.is_set():
                     return
 
 
 class LongPoll(Reader):
-    """Pages that wait for their first event."""
+    """A client that requests pages which wait for their first event."""
 
     def follow(self, after: int) -> None:
         with httpx2.Client(trust_env=False, timeout=30) as client:
             while not self.done.is_set():
                 query = {"after": self.seen[-1].seq if self.seen else after, "wait": 5}
-                answer = client.get(self.address, params=query, headers=self.headers)
-                if answer.status_code != 200:
-                    self.ends[str(answer.status_code)] += 1
+                response = client.get(self.address, params=query, headers=self.headers)
+                if response.status_code != 200:
+                    self.ends[str(response.status_code)] += 1
                     return
-                for event in answer.json()["items"]:
-                    self.take(event)
+                for event in response.json()["items"]:
+                    self.record(event)

@@ -1,4 +1,4 @@
-"""What `make chaos` leaves behind: every figure and every control as JSON, and a page to read."""
+"""The report of `make chaos`: the figures of all tests and controls, as JSON and as an HTML page."""
 
 import html
 import json
@@ -27,7 +27,10 @@ td:nth-child(3){white-space:nowrap}td.figure{font:12.5px/1.45 ui-monospace,monos
 
 
 class Report:
-    """Gathers as the tests end. A control must find what is wrong on purpose: its passing means it is red."""
+    """A pytest plugin that collects results and writes the report.
+
+    A control breaks something on purpose and passes if the fault is detected.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,9 +46,11 @@ class Report:
                 "test": name,
                 "outcome": report.outcome,
                 "seconds": round(report.duration, 1),
-                "is_control": "control" in name or "the_checker_sees" in name,
+                "is_control": "control" in name or "test_checker_finds" in name,
                 "figures": [
-                    _parsed(line) for line in report.capstdout.splitlines() if _parsed(line)
+                    _parse_figure(line)
+                    for line in report.capstdout.splitlines()
+                    if _parse_figure(line)
                 ],
                 "why": report.longreprtext[-2_000:] if report.outcome == "failed" else "",
             }
@@ -53,20 +58,22 @@ class Report:
 
     def pytest_sessionfinish(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        told = self.summary()
-        (self.folder / "chaos.json").write_text(json.dumps(told, indent=1))
-        (self.folder / "chaos.html").write_text(page(told))
+        summary = self.summary()
+        (self.folder / "chaos.json").write_text(json.dumps(summary, indent=1))
+        (self.folder / "chaos.html").write_text(render_page(summary))
 
     def summary(self) -> dict[str, Any]:
-        """Totals over everything that is no control, the controls, and each test."""
-        figures = [one for test in self.tests if not test["is_control"] for one in test["figures"]]
+        """Return the totals of the tests that are not controls, the counts of controls, and all tests."""
+        figures = [
+            figure for test in self.tests if not test["is_control"] for figure in test["figures"]
+        ]
         faults: Counter[str] = Counter()
-        for one in figures:
-            faults.update(one.get("faults", {}))
+        for figure in figures:
+            faults.update(figure.get("faults", {}))
         calm = [
             seconds
-            for one in figures
-            for seconds in one.get("seconds_of_calm_until_complete", {}).values()
+            for figure in figures
+            for seconds in figure.get("seconds_of_calm_until_complete", {}).values()
         ]
         controls = [test for test in self.tests if test["is_control"]]
         return {
@@ -74,10 +81,10 @@ class Report:
             "seconds": round(time.monotonic() - self.began),
             "cores": os.cpu_count(),
             "totals": {
-                "events": sum(_number(one.get("events")) for one in figures),
+                "events": sum(_count(figure.get("events")) for figure in figures),
                 "kills": sum(n for name, n in faults.items() if "killed" in name)
-                + sum(_number(one.get("kills")) for one in figures),
-                **{name: sum(_number(one.get(name)) for one in figures) for name in WRONG},
+                + sum(_count(figure.get("kills")) for figure in figures),
+                **{name: sum(_count(figure.get(name)) for figure in figures) for name in WRONG},
                 "seconds_to_calm": max(calm, default=0),
                 "controls": len(controls),
                 "controls_red": sum(test["outcome"] == "passed" for test in controls),
@@ -89,49 +96,51 @@ class Report:
         }
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
+def _parse_figure(line: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
+        values = json.loads(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and "test" in found else None
+    return values if isinstance(values, dict) and "test" in values else None
 
 
-def _number(value: Any) -> int:
+def _count(value: Any) -> int:
     return value if isinstance(value, int) else 0
 
 
-def page(told: dict[str, Any]) -> str:
-    """The same for people."""
-    totals = told["totals"]
+def render_page(summary: dict[str, Any]) -> str:
+    """Return the report as an HTML page."""
+    totals = summary["totals"]
     is_clean = not any(totals[name] for name in (*WRONG, "failed"))
-    all_red = totals["controls"] == totals["controls_red"]
+    all_controls_passed = totals["controls"] == totals["controls_red"]
     verdict = (
-        '<p class="good">Nothing was lost, doubled or moved, and every control was caught.</p>'
-        if is_clean and all_red
-        else '<p class="bad">Something is wrong: see the tests below.</p>'
+        '<p class="good">Nothing was lost, doubled or moved, and every control detected its fault.</p>'
+        if is_clean and all_controls_passed
+        else '<p class="bad">There are failures; see the tests below.</p>'
     )
     numbers = "".join(
         f"<div><b>{value}</b>{name.replace('_', ' ')}</div>" for name, value in totals.items()
     )
-    faults = ", ".join(f"{count} × {html.escape(name)}" for name, count in told["faults"].items())
+    faults = ", ".join(
+        f"{count} × {html.escape(name)}" for name, count in summary["faults"].items()
+    )
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Chaos</title>
 <meta name="viewport" content="width=device-width"><style>{STYLE}</style>
-<h1>What was broken, and what was lost</h1>
-<p>{told["at"]}, {told["seconds"]} s on {told["cores"]} cores.</p>{verdict}
+<h1>Injected faults and their effects</h1>
+<p>{summary["at"]}, {summary["seconds"]} s on {summary["cores"]} cores.</p>{verdict}
 <div class="totals">{numbers}</div><p>Faults: {faults or "none"}.</p>
-<h2>Tests</h2>{_table(test for test in told["tests"] if not test["is_control"])}
-<h2>Controls: what must go wrong, and be seen</h2>{_table((t for t in told["tests"] if t["is_control"]), good="red, as it must be")}
+<h2>Tests</h2>{_render_table(test for test in summary["tests"] if not test["is_control"])}
+<h2>Controls: faults on purpose, which must be detected</h2>{_render_table((t for t in summary["tests"] if t["is_control"]), good="detected")}
 </html>"""
 
 
-def _table(tests: Any, good: str = "passed") -> str:
+def _render_table(tests: Any, good: str = "passed") -> str:
     rows = []
     for test in tests:
         is_good = test["outcome"] == "passed"
         word = good if is_good else test["outcome"]
-        values = [{k: v for k, v in one.items() if k != "test"} for one in test["figures"]]
-        text = "<br>".join(html.escape(json.dumps(one)[1:-1]) for one in values)
+        values = [{k: v for k, v in figure.items() if k != "test"} for figure in test["figures"]]
+        text = "<br>".join(html.escape(json.dumps(figure)[1:-1]) for figure in values)
         why = f"<pre>{html.escape(test['why'])}</pre>" if test["why"] else ""
         rows.append(
             f"<tr><td>{html.escape(test['test'])}<td class={'good' if is_good else 'bad'}>{word}"

@@ -1,6 +1,6 @@
-"""The event log while everything around it fails: writers and web killed, Redis and PostgreSQL restarted.
+"""The event log while writers and web are killed and Redis and PostgreSQL are restarted.
 
-``CHAOS_SEED`` repeats a run's random moments.
+``CHAOS_SEED`` repeats the random choices of an earlier run.
 """
 
 import asyncio
@@ -27,46 +27,48 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from tests.chaos.checker import Ack, Verdict, examine
-from tests.chaos.writer import event_id, order_of
+from tests.chaos.writer import create_event_id, shuffle_numbers
 from tests.fakes.stack import Person, Stack, figure
 from tests.prepare import ROOT
+from tests.waiting import wait_until
 
 SEED = int(os.environ.get("CHAOS_SEED") or random.randrange(1_000_000))
 CALM_SECONDS = 5.0
+"""Time within which every client must have the whole log after the last fault."""
 
 
-# --- The judge is judged -----------------------------------------------------------
+# --- The checker itself -----------------------------------------------------------
 
 
-def clean_log() -> tuple[list[tuple[int, str]], list[Ack], list[list[int]]]:
+def create_clean_log() -> tuple[list[tuple[int, str]], list[Ack], list[list[int]]]:
     log = [(seq, f"event {seq}") for seq in range(1, 21)]
     acks = [Ack("even" if seq % 2 == 0 else "odd", name, seq) for seq, name in log]
     return log, acks, [list(range(1, 21))]
 
 
-def without(log, seq):
-    return [one for one in log if one[0] != seq]
+def remove_event(log, seq):
+    return [entry for entry in log if entry[0] != seq]
 
 
-def swapped(log):
+def swap_events(log):
     names = [name for _, name in log]
     names[3], names[5] = names[5], names[3]
     return [(seq, name) for (seq, _), name in zip(log, names, strict=True)]
 
 
 @pytest.mark.parametrize(
-    ("doctor", "wrong"),
+    ("alter", "faults"),
     [
         (lambda log: log, set()),
         (
-            lambda log: [(n, name) for n, (_, name) in enumerate(without(log, 7), 1)],
+            lambda log: [(n, name) for n, (_, name) in enumerate(remove_event(log, 7), 1)],
             {"lost", "moved"},
         ),
-        (lambda log: without(log, 7), {"lost", "gaps"}),
-        (lambda log: without(log, 20), {"lost"}),
+        (lambda log: remove_event(log, 7), {"lost", "gaps"}),
+        (lambda log: remove_event(log, 20), {"lost"}),
         (lambda log: [*log, (21, "event 7")], {"doubled", "moved", "inversions"}),
-        (lambda log: [*without(log, 7), (8, "event 7")], {"gaps", "moved"}),
-        (swapped, {"moved", "inversions"}),
+        (lambda log: [*remove_event(log, 7), (8, "event 7")], {"gaps", "moved"}),
+        (swap_events, {"moved", "inversions"}),
     ],
     ids=[
         "clean",
@@ -78,16 +80,16 @@ def swapped(log):
         "swapped",
     ],
 )
-def test_the_checker_sees_a_doctored_log(doctor, wrong):
-    log, acks, _ = clean_log()
+def test_checker_finds_each_fault_of_an_altered_log(alter, faults):
+    log, acks, _ = create_clean_log()
 
-    verdict = examine(doctor(log), acks)
+    verdict = examine(alter(log), acks)
 
-    assert {name for name, count in asdict(verdict).items() if count} == wrong
+    assert {name for name, count in asdict(verdict).items() if count} == faults
 
 
 @pytest.mark.parametrize(
-    "doctor",
+    "alter",
     [
         lambda seen: seen[:-1],
         lambda seen: seen[:5] + seen[6:],
@@ -96,18 +98,18 @@ def test_the_checker_sees_a_doctored_log(doctor, wrong):
     ],
     ids=["behind", "gap", "doubled", "swapped"],
 )
-def test_the_checker_sees_what_a_client_was_sent(doctor):
-    log, acks, [seen] = clean_log()
+def test_checker_finds_a_client_with_missing_doubled_or_swapped_events(alter):
+    log, acks, [seen] = create_clean_log()
 
     assert examine(log, acks, [seen]).is_clean
-    assert examine(log, acks, [seen, doctor(seen)]).incomplete == 1
+    assert examine(log, acks, [seen, alter(seen)]).incomplete == 1
 
 
-# --- Who writes and who reads --------------------------------------------------------
+# --- Writers and readers --------------------------------------------------------
 
 
 class Writers:
-    """Writer processes, forked from one that has Django loaded."""
+    """Writer processes, forked from a parent process that has loaded Django (``tests.chaos.writer``)."""
 
     def __init__(self, stack: Stack) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="notes-", dir=stack.folder))
@@ -149,8 +151,8 @@ class Writers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pids[index], signal.SIGKILL)
 
-    def revive(self) -> None:
-        """Start again who is dead and not done."""
+    def restart_dead(self) -> None:
+        """Restart the writers that were killed before they finished."""
         for index in self.busy:
             try:
                 os.kill(self.pids[index], 0)
@@ -160,23 +162,28 @@ class Writers:
                     self._start(index)
 
     def acks(self, conversation: UUID) -> list[Ack]:
-        """What was acknowledged; of frames, which are numbered by their engine, in that order."""
-        found = []
+        """Return the acknowledgements of a conversation.
+
+        Messages are in the order of their acknowledgements. Frames are sorted by their number, because two writers
+        store the frames of one engine.
+        """
+        entries = []
         for plan in self.plans:
             if plan["conversation"] != str(conversation):
                 continue
             for line in Path(plan["notes"]).read_text().splitlines():
                 sender, number, seq = line.split(" ")
-                name = event_id(plan["conversation"], sender, int(number))
-                found.append(
+                name = create_event_id(plan["conversation"], sender, int(number))
+                entries.append(
                     (
                         plan["kind"] == "frames",
                         int(number),
                         Ack(sender, name, int(seq) if seq else None),
                     )
                 )
-        frames = sorted((one for one in found if one[0]), key=lambda one: one[1])
-        return [ack for *_, ack in (*(one for one in found if not one[0]), *frames)]
+        messages = [entry for entry in entries if not entry[0]]
+        frames = sorted((entry for entry in entries if entry[0]), key=lambda entry: entry[1])
+        return [ack for *_, ack in (*messages, *frames)]
 
     def count(self) -> int:
         return sum(Path(plan["notes"]).read_bytes().count(b"\n") for plan in self.plans)
@@ -193,17 +200,17 @@ class Writers:
 
 
 class RestSender(threading.Thread):
-    """Posts messages by REST, each until it is accepted, and some again."""
+    """A thread that posts messages by REST. It repeats each until it is accepted, and posts some twice."""
 
     def __init__(self, person: Person, conversation: UUID, name: str, count: int) -> None:
         super().__init__(daemon=True)
         self.person, self.conversation, self.sender, self.count = person, conversation, name, count
         self.acks: list[Ack] = []
-        self.answers: Counter[str] = Counter()
+        self.results: Counter[str] = Counter()
 
     def run(self) -> None:
         dice = random.Random(self.sender)
-        order = order_of(self.sender, self.count)
+        order = shuffle_numbers(self.sender, self.count)
         with httpx2.Client(trust_env=False, timeout=20) as client:
             for turn, number in enumerate(order):
                 self._post(client, number)
@@ -211,28 +218,28 @@ class RestSender(threading.Thread):
                     self._post(client, order[dice.randrange(turn + 1)])
 
     def _post(self, client: httpx2.Client, number: int) -> None:
-        message_id = event_id(str(self.conversation), self.sender, number)
+        message_id = create_event_id(str(self.conversation), self.sender, number)
         while True:
             try:
-                answer = client.post(
+                response = client.post(
                     f"{self.person.stack.url}/api/v1/conversations/{self.conversation}/messages",
                     json={"text": f"{self.sender} {number}", "message_id": message_id},
                     headers={"Authorization": f"Bearer {self.person.key}"},
                 )
             except httpx2.TransportError as error:
-                self.answers[type(error).__name__] += 1
+                self.results[type(error).__name__] += 1
                 time.sleep(0.1)
                 continue
-            self.answers[str(answer.status_code)] += 1
-            if answer.status_code == 202:
-                self.acks.append(Ack(self.sender, message_id, answer.json()["seq"]))
+            self.results[str(response.status_code)] += 1
+            if response.status_code == 202:
+                self.acks.append(Ack(self.sender, message_id, response.json()["seq"]))
                 return
             time.sleep(0.1)
 
 
 @dataclass
 class Client:
-    """A socket's end: what it was sent over all its connections."""
+    """A WebSocket client that reconnects behind its last event. It may be slow, or cut its connections."""
 
     conversation: UUID
     pause: float = 0.0
@@ -276,7 +283,7 @@ class Client:
 
 
 class Clients(threading.Thread):
-    """All sockets, in one loop of their own."""
+    """A thread that runs all WebSocket clients in an event loop of its own."""
 
     def __init__(self, person: Person, clients: list[Client]) -> None:
         super().__init__(daemon=True)
@@ -307,7 +314,7 @@ class Clients(threading.Thread):
 
 @pytest.fixture(scope="module")
 def quiet_stack():
-    """A server without an engine and without workers, whose services may be restarted."""
+    """Start a server without an engine and without workers, whose services may be restarted."""
     running = Stack(
         roles=("web",), environment={"SOCKET_BUFFER_BYTES": "8192", "DATABASE_POOL_SIZE": "6"}
     )
@@ -316,9 +323,9 @@ def quiet_stack():
     running.stop()
 
 
-def conversations(stack: Stack, count: int) -> list[UUID]:
-    """Conversations whose agent never comes: only their logs matter."""
-    made = stack.python(
+def create_conversations(stack: Stack, count: int) -> list[UUID]:
+    """Create conversations whose sandboxes never start, because only their logs matter."""
+    output = stack.python(
         "import sys, django; django.setup()\n"
         "from accounts.models import User\n"
         "from conversations import services\n"
@@ -328,10 +335,10 @@ def conversations(stack: Stack, count: int) -> list[UUID]:
         "    print(services.create_conversation(user=user).pk)\n",
         str(count),
     )
-    return [UUID(line) for line in made.split()]
+    return [UUID(line) for line in output.split()]
 
 
-def log_of(stack: Stack, conversation: UUID) -> list[tuple[int, str]]:
+def read_log(stack: Stack, conversation: UUID) -> list[tuple[int, str]]:
     rows = stack.sql(
         "SELECT seq, event_id FROM conversations_event WHERE conversation_id = %s", conversation
     )
@@ -339,8 +346,8 @@ def log_of(stack: Stack, conversation: UUID) -> list[tuple[int, str]]:
 
 
 @dataclass
-class Siege:
-    """One run of the test."""
+class ChaosRun:
+    """A run of writers and clients while ``kills`` processes are killed and services are restarted."""
 
     stack: Stack
     senders: int
@@ -349,7 +356,7 @@ class Siege:
     dice: random.Random
 
     def __post_init__(self) -> None:
-        self.logs = conversations(self.stack, 2)
+        self.logs = create_conversations(self.stack, 2)
         self.writers = Writers(self.stack)
         self.rest = [
             RestSender(self.stack.owner, log, f"rest{number}", self.count)
@@ -363,40 +370,42 @@ class Siege:
         self.faults: Counter[str] = Counter()
 
     def run(self) -> None:
-        """Write it all while things fail; returns when everything was acknowledged."""
+        """Write all events while faults are injected; return when every event is acknowledged."""
         self.clients.start()
         posting = self.senders - len(self.rest) - len(self.logs)
         for index, log in enumerate(self.logs):
-            mine = [
+            names = [
                 f"sender{number}" for number in range(posting) if number % len(self.logs) == index
             ]
-            self.writers.add(kind="messages", conversation=str(log), senders=mine, count=self.count)
-            for _ in range(2):  # two managers that take the lease from each other
+            self.writers.add(
+                kind="messages", conversation=str(log), senders=names, count=self.count
+            )
+            for _ in range(2):  # two writers that take the lease from each other
                 self.writers.add(
                     kind="frames", conversation=str(log), senders=["engine"], count=self.count
                 )
         for sender in self.rest:
             sender.start()
-        self._besiege()
+        self._inject_faults()
         for sender in self.rest:
             sender.join(120)
-            assert not sender.is_alive(), sender.answers
+            assert not sender.is_alive(), sender.results
         self.stack.wait_web()
 
-    def _besiege(self) -> None:
-        """Kill at equal shares of the work, so that the last kill falls before its end."""
-        everything, killed = self.senders * self.count, 0
-        deadline = time.monotonic() + 60 + everything / 15
+    def _inject_faults(self) -> None:
+        """Kill a process after each equal share of the work, so that the last kill is before its end."""
+        total, killed = self.senders * self.count, 0
+        deadline = time.monotonic() + 60 + total / 15
         while self.writers.busy:
             assert time.monotonic() < deadline, (self.writers.busy, self.faults)
             written = self.writers.count() + sum(len(sender.acks) for sender in self.rest)
-            # As many as the work that was done since is worth: on an idle machine a look is many events late.
-            while killed < self.kills and written > everything * 0.9 * killed / self.kills:
+            # Several kills may be due, because a fast machine writes many events between two checks.
+            while killed < self.kills and written > total * 0.9 * killed / self.kills:
                 killed += 1
                 self._kill()
                 if killed % max(1, self.kills // 5) == 0:
-                    self._shake(killed // max(1, self.kills // 5))
-            self.writers.revive()
+                    self._disturb_services(killed // max(1, self.kills // 5))
+            self.writers.restart_dead()
             time.sleep(0.03)
 
     def _kill(self) -> None:
@@ -408,7 +417,7 @@ class Siege:
         self.writers.kill(index)
         self.faults[f"writer of {self.writers.plans[index]['kind']} killed"] += 1
 
-    def _shake(self, number: int) -> None:
+    def _disturb_services(self, number: int) -> None:
         if number == 3:
             self.stack.restart_service("PostgreSQL")
             self.faults["PostgreSQL restarted"] += 1
@@ -420,24 +429,24 @@ class Siege:
                 client.flushall()
             self.faults["Redis flushed"] += 1
 
-    def settle(self, *, seconds: float = 60) -> dict[str, float]:
-        """Wait until each client has everything, or long enough; the slowest of each kind, in seconds of calm."""
+    def wait_for_clients(self, *, seconds: float = 60) -> dict[str, float]:
+        """Wait until each client has its whole log, or for ``seconds``; return the slowest time by kind of client."""
         calm = time.monotonic()
-        lengths = {log: len(log_of(self.stack, log)) for log in self.logs}
-        late, taken = list(self.clients.clients), {}
+        lengths = {log: len(read_log(self.stack, log)) for log in self.logs}
+        late, times = list(self.clients.clients), {}
         while late and time.monotonic() < calm + seconds:
             for client in [c for c in late if len(c.seen) >= lengths[c.conversation]]:
                 late.remove(client)
-                taken[client.kind] = round(time.monotonic() - calm, 2)
+                times[client.kind] = round(time.monotonic() - calm, 2)
             time.sleep(0.02)
-        return taken | {client.kind: seconds for client in late}
+        return times | {client.kind: seconds for client in late}
 
     def judge(self) -> list[Verdict]:
         verdicts = []
         for log, sender in zip(self.logs, self.rest, strict=True):
             seen = [c.seen for c in self.clients.clients if c.conversation == log]
             acks = self.writers.acks(log) + sender.acks
-            verdicts.append(examine(log_of(self.stack, log), acks, seen))
+            verdicts.append(examine(read_log(self.stack, log), acks, seen))
         return verdicts
 
     def stop(self) -> None:
@@ -445,18 +454,18 @@ class Siege:
         self.writers.stop()
 
 
-def besiege(stack: Stack, *, senders: int, count: int, kills: int) -> None:
+def run_chaos(stack: Stack, *, senders: int, count: int, kills: int) -> None:
     began = time.monotonic()
-    siege = Siege(stack, senders, count, kills, random.Random(SEED))
+    run = ChaosRun(stack, senders, count, kills, random.Random(SEED))
     try:
-        siege.run()
+        run.run()
         worked = time.monotonic() - began
-        calm = siege.settle()
-        verdicts = siege.judge()
+        calm = run.wait_for_clients()
+        verdicts = run.judge()
     finally:
-        siege.stop()
-    events = [len(log_of(stack, log)) for log in siege.logs]
-    codes = sum((client.codes for client in siege.clients.clients), Counter())
+        run.stop()
+    events = [len(read_log(stack, log)) for log in run.logs]
+    codes = sum((client.codes for client in run.clients.clients), Counter())
     total = {
         name: sum(asdict(verdict)[name] for verdict in verdicts) for name in asdict(verdicts[0])
     }
@@ -465,26 +474,26 @@ def besiege(stack: Stack, *, senders: int, count: int, kills: int) -> None:
         seed=SEED,
         senders=senders,
         events=sum(events),
-        acknowledgements=siege.writers.count() + sum(len(s.acks) for s in siege.rest),
-        faults=siege.faults,
-        sockets=len(siege.clients.clients),
+        acknowledgements=run.writers.count() + sum(len(s.acks) for s in run.rest),
+        faults=run.faults,
+        sockets=len(run.clients.clients),
         socket_ends=codes,
-        rest_answers=sum((s.answers for s in siege.rest), Counter()),
+        rest_answers=sum((s.results for s in run.rest), Counter()),
         seconds=round(worked, 1),
         seconds_of_calm_until_complete=calm,
         **total,
     )
     assert sum(events) == senders * count
     assert all(verdict.is_clean for verdict in verdicts), verdicts
-    assert sum(count for name, count in siege.faults.items() if "killed" in name) >= kills
-    assert not any(client.resets for client in siege.clients.clients)
+    assert sum(count for name, count in run.faults.items() if "killed" in name) >= kills
+    assert not any(client.resets for client in run.clients.clients)
     assert max(calm.values()) < CALM_SECONDS
-    _jobs_match(stack, siege)
+    assert_jobs_match(stack, run)
 
 
-def _jobs_match(stack: Stack, siege: Siege) -> None:
-    """A message and its delivery are one transaction: none without the other."""
-    for log in siege.logs:
+def assert_jobs_match(stack: Stack, run: ChaosRun) -> None:
+    """Check that each message has its delivery and its job, which are committed in one transaction."""
+    for log in run.logs:
         messages = stack.sql(
             "SELECT count(*) AS n FROM conversations_event WHERE conversation_id = %s AND kind = 'UserMessage'",
             log,
@@ -502,25 +511,24 @@ def _jobs_match(stack: Stack, siege: Siege) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_nothing_is_lost_doubled_or_moved(quiet_stack):
-    besiege(quiet_stack, senders=10, count=300, kills=30)
+def test_no_event_is_lost_doubled_or_moved_while_processes_are_killed(quiet_stack):
+    run_chaos(quiet_stack, senders=10, count=300, kills=30)
 
 
-@pytest.mark.siege
+@pytest.mark.chaos
 @pytest.mark.timeout(3600)
-def test_nothing_is_lost_in_a_long_siege(quiet_stack):
+def test_no_event_is_lost_doubled_or_moved_in_the_long_run(quiet_stack):
     size = float(os.environ.get("CHAOS_SIZE") or 1)
-    besiege(quiet_stack, senders=40, count=int(2_500 * size), kills=max(20, int(200 * size)))
+    run_chaos(quiet_stack, senders=40, count=int(2_500 * size), kills=max(20, int(200 * size)))
 
 
-def test_the_last_event_before_silence_arrives_without_redis(quiet_stack):
-    """Its nudge went nowhere, and no later one makes up for it."""
-    [log] = conversations(quiet_stack, 1)
+def test_event_without_a_nudge_arrives_by_polling(quiet_stack):
+    [log] = create_conversations(quiet_stack, 1)
     with quiet_stack.owner.socket(log) as socket:
         assert json.loads(socket.recv(timeout=10))["type"] == "status"
         quiet_stack.service("Redis").stop()
         try:
-            post = {"text": "Anybody there?", "message_id": event_id(str(log), "last", 0)}
+            post = {"text": "Hello", "message_id": create_event_id(str(log), "last", 0)}
             quiet_stack.owner.call("POST", f"conversations/{log}/messages", json=post, expect=202)
             began = time.monotonic()
             time.sleep(0.5)
@@ -534,26 +542,26 @@ def test_the_last_event_before_silence_arrives_without_redis(quiet_stack):
     assert seconds < CALM_SECONDS
 
 
-# --- What the design refuses is caught ------------------------------------------------
+# --- Controls: designs that lose events ------------------------------------------------
 
 
-def test_control_acknowledging_before_the_commit_loses(quiet_stack):
-    [log] = conversations(quiet_stack, 1)
+def test_control_acknowledgement_before_the_commit_loses_an_event(quiet_stack):
+    [log] = create_conversations(quiet_stack, 1)
     writers = Writers(quiet_stack)
     try:
-        dies_at = order_of("hasty", 20)[10]
+        dies_at = shuffle_numbers("hasty", 20)[10]
         plan = {"kind": "messages", "conversation": str(log), "senders": ["hasty"], "count": 20}
         writers.add(**plan, acks_first=True, dies_at=dies_at)
-        deadline = time.monotonic() + 30
-        while not writers.restarts:
-            assert time.monotonic() < deadline
-            writers.plans[0]["dies_at"] = -1
-            writers.revive()
-            time.sleep(0.05)
-        while writers.busy:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        verdict = examine(log_of(quiet_stack, log), writers.acks(log))
+        # The writer has read its plan. After its restart it must not die again.
+        writers.plans[0]["dies_at"] = -1
+
+        def is_restarted() -> bool:
+            writers.restart_dead()
+            return writers.restarts > 0
+
+        wait_until(is_restarted, "the writer to die and be restarted")
+        wait_until(lambda: not writers.busy, "the writer to finish")
+        verdict = examine(read_log(quiet_stack, log), writers.acks(log))
     finally:
         writers.stop()
 
@@ -561,8 +569,8 @@ def test_control_acknowledging_before_the_commit_loses(quiet_stack):
     assert verdict.lost == 1
 
 
-def test_control_pushing_payloads_through_redis_loses(quiet_stack):
-    [log] = conversations(quiet_stack, 1)
+def test_control_payloads_pushed_through_redis_are_lost_during_its_restart(quiet_stack):
+    [log] = create_conversations(quiet_stack, 1)
     seen: list[int] = []
     is_over = threading.Event()
 
@@ -571,11 +579,11 @@ def test_control_pushing_payloads_through_redis_loses(quiet_stack):
             with (
                 contextlib.suppress(redis.RedisError, OSError),
                 redis.Redis.from_url(quiet_stack.services.redis_url) as client,
-                client.pubsub() as pushed,
+                client.pubsub() as subscription,
             ):
-                pushed.subscribe("pushed")
+                subscription.subscribe("pushed")
                 while not is_over.is_set():
-                    message = pushed.get_message(ignore_subscribe_messages=True, timeout=0.1)
+                    message = subscription.get_message(ignore_subscribe_messages=True, timeout=0.1)
                     if message:
                         seen.append(int(message["data"]))
             time.sleep(0.05)
@@ -588,21 +596,16 @@ def test_control_pushing_payloads_through_redis_loses(quiet_stack):
         writers.add(
             kind="messages", conversation=str(log), senders=["pusher"], count=150, pushes=True
         )
-        deadline = time.monotonic() + 60
-        while writers.count() < 40:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: writers.count() >= 40, "40 acknowledgements", pause=0.02)
         quiet_stack.restart_service("Redis")
-        while writers.busy:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        pushed = sorted(set(seen))
-        verdict = examine(log_of(quiet_stack, log), writers.acks(log), [pushed])
+        wait_until(lambda: not writers.busy, "the writer to finish", seconds=60)
+        received = sorted(set(seen))
+        verdict = examine(read_log(quiet_stack, log), writers.acks(log), [received])
     finally:
         is_over.set()
         listener.join(10)
         writers.stop()
 
-    figure("control: push by Redis", sent=len(log_of(quiet_stack, log)), received=len(pushed))
+    figure("control: push by Redis", sent=len(read_log(quiet_stack, log)), received=len(received))
     assert verdict.incomplete == 1
     assert verdict == Verdict(0, 0, 0, 0, 0, 1)

@@ -1,4 +1,4 @@
-"""Sockets that join while a log moves: whatever happens at whichever await, nothing falls between."""
+"""Sockets that join while events arrive. The events arrive before and after each await of the joining."""
 
 import asyncio
 import contextlib
@@ -26,53 +26,53 @@ BACKLOG = 5
 @transaction.atomic
 def append(conversation_id: UUID, count: int) -> None:
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
-    news = [
+    events = [
         NewEvent(event_id=str(uuid4()), kind="Step", source="agent", payload="{}")
         for _ in range(count)
     ]
-    conversation.append(*news)
+    conversation.append(*events)
     announcing.announce_on_commit(conversation_id)
 
 
-class Awaits:
-    """Every await of joining passes here; ``act`` runs before or behind the one that is asked for."""
+class AwaitCounter:
+    """A wrapper of all awaits of the joining, which runs ``act`` before or after await number ``at``."""
 
     def __init__(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.at, self.is_behind = 0, False
+        self.at, self.is_after = 0, False
         self.act: Callable[[], Awaitable[None]] | None = None
         self.count = 0
-        monkeypatch.setattr(threads, "run_in_thread", self._passing(threads.run_in_thread))
+        monkeypatch.setattr(threads, "run_in_thread", self._wrap(threads.run_in_thread))
         hub._layer = self
         self._real = get_channel_layer()
         for name in ("new_channel", "group_add"):
-            setattr(self, name, self._passing(getattr(self._real, name)))
+            setattr(self, name, self._wrap(getattr(self._real, name)))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    def _passing(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        async def passed(*arguments: Any) -> Any:
+    def _wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(*arguments: Any) -> Any:
             self.count += 1
             act = self.act if self.count == self.at else None
-            if act and not self.is_behind:
+            if act and not self.is_after:
                 await act()
             result = await function(*arguments)
-            if act and self.is_behind:
+            if act and self.is_after:
                 await act()
             return result
 
-        return passed
+        return call
 
 
 async def follow(hub: Hub, conversation_id: UUID, *, until: int, seconds: float = 5.0) -> list[int]:
-    """What a socket that joins now is sent, up to an event or for so long."""
+    """Join a conversation; return the numbers of the events received, up to event ``until`` or for ``seconds``."""
     seen: list[int] = []
     with contextlib.suppress(TimeoutError):
         async with (
             asyncio.timeout(seconds),
-            hub.subscribe(conversation_id, after=0, epoch=1) as joined,
+            hub.subscribe(conversation_id, after=0, epoch=1) as subscription,
         ):
-            async for frame in joined.frames():
+            async for frame in subscription.frames():
                 assert frame.reset_to is None, "a reset without a reason"
                 if frame.seq is not None:
                     seen.append(frame.seq)
@@ -81,17 +81,20 @@ async def follow(hub: Hub, conversation_id: UUID, *, until: int, seconds: float 
     return seen
 
 
-async def play(
-    monkeypatch: pytest.MonkeyPatch, at: int, *, is_behind: bool, seconds: float
+async def join_while_events_arrive(
+    monkeypatch: pytest.MonkeyPatch, at: int, *, is_after: bool, seconds: float
 ) -> tuple[bool, list]:
-    """One joining, at whose await number ``at`` events arrive and a second socket joins."""
+    """Join a conversation; at await number ``at`` two events arrive and a second socket joins.
+
+    Return whether that await was reached, and the events that each socket received.
+    """
     conversation = await run_in_thread(ConversationFactory)
     await run_in_thread(append, conversation.pk, BACKLOG)
     hub = Hub()
     others: list[asyncio.Task] = []
     last = BACKLOG + 4
     with monkeypatch.context() as patch:
-        awaits = Awaits(hub, patch)
+        counter = AwaitCounter(hub, patch)
 
         async def act() -> None:
             others.append(
@@ -100,7 +103,7 @@ async def play(
             await run_in_thread(append, conversation.pk, 2)
             await asyncio.sleep(0.05)
 
-        awaits.at, awaits.is_behind, awaits.act = at, is_behind, act
+        counter.at, counter.is_after, counter.act = at, is_after, act
         first = asyncio.create_task(follow(hub, conversation.pk, until=last, seconds=seconds))
         await asyncio.sleep(0.4)
         await run_in_thread(append, conversation.pk, 2 if others else 4)
@@ -110,36 +113,42 @@ async def play(
     return bool(others), seen
 
 
-async def test_nothing_falls_between_at_any_await(monkeypatch):
+async def test_joining_sockets_miss_no_event_at_any_await(monkeypatch):
     complete = list(range(1, BACKLOG + 5))
-    played = sockets = 0
+    interleavings = sockets = 0
     for at in range(1, 20):
-        for is_behind in (False, True):
-            was_reached, seen = await play(monkeypatch, at, is_behind=is_behind, seconds=10)
-            assert all(one == complete for one in seen), (at, is_behind, seen)
-            played += was_reached
+        for is_after in (False, True):
+            was_reached, seen = await join_while_events_arrive(
+                monkeypatch, at, is_after=is_after, seconds=10
+            )
+            assert all(events == complete for events in seen), (at, is_after, seen)
+            interleavings += was_reached
             sockets += len(seen) if was_reached else 0
         if not was_reached:
             break
 
-    assert played >= 6
-    figure("joining while the log moves", interleavings=played, sockets=sockets, incomplete=0)
+    assert interleavings >= 6
+    figure(
+        "joining while the log moves", interleavings=interleavings, sockets=sockets, incomplete=0
+    )
 
 
-async def test_control_a_hub_that_hands_out_feeds_too_early_is_caught(monkeypatch):
-    async def hasty(hub: Hub, conversation_id: UUID) -> Feed:
-        return hub.feeds.get(conversation_id) or await real(hub, conversation_id)
+async def test_control_hub_that_returns_feeds_before_they_listen_loses_events(monkeypatch):
+    async def return_feed_early(hub: Hub, conversation_id: UUID) -> Feed:
+        return hub.feeds.get(conversation_id) or await original(hub, conversation_id)
 
-    real = Hub._feed
-    monkeypatch.setattr(Hub, "_feed", hasty)
+    original = Hub._feed
+    monkeypatch.setattr(Hub, "_feed", return_feed_early)
 
     results = []
     for at in range(1, 5):
-        for is_behind in (False, True):
+        for is_after in (False, True):
             try:
-                _, seen = await play(monkeypatch, at, is_behind=is_behind, seconds=2)
+                _, seen = await join_while_events_arrive(
+                    monkeypatch, at, is_after=is_after, seconds=2
+                )
                 results += seen
             except AssertionError as error:
                 results.append(error)
 
-    assert any(one != list(range(1, BACKLOG + 5)) for one in results)
+    assert any(result != list(range(1, BACKLOG + 5)) for result in results)

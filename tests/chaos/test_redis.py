@@ -1,7 +1,7 @@
-"""Redis is lost for a minute, in the middle of everything, and comes back as another that knows nothing.
+"""An outage of Redis for a minute, after which it is empty.
 
-Claims, the log and delivery go on, by looking now and then; reading is allowed, signing in is not. Once it is back
-everything is as before by itself.
+During the outage claims, the log and deliveries continue by polling; reads are served, and sign-in is refused. After
+the outage everything works as before, without intervention.
 """
 
 import contextlib
@@ -22,32 +22,33 @@ import pytest
 import redis
 
 from tests.chaos.checker import examine
+from tests.chaos.cluster import INTERVAL, Cluster
 from tests.chaos.readers import NUDGED_SECONDS, LongPoll, Reader, Socket, Stream
-from tests.chaos.test_cluster import INTERVAL, Cluster
-from tests.chaos.test_kills import how_it_ended, steps
+from tests.chaos.runs import find_run_end, write_script
 from tests.fakes.stack import Person, Stack, Talk, figure
+from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.siege, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 PASSWORD = "correct horse battery"
 CLAIM_SECONDS = 6.0
 LATE_SECONDS = 6.0
-"""A poll every three seconds, and patience on a busy machine."""
+"""Clients poll every three seconds; the rest is a margin for a busy machine."""
 BACK_SECONDS = 4.0
-"""Until nudges flow again: whoever listens tries to reach Redis once a second."""
+"""Time until nudges arrive again. Listeners try to reach Redis once a second."""
 NODES_SECONDS = 10.0
 READING_SECONDS = 10.0
 PATIENCE_SECONDS = 60
-"""Redis stays away for so much longer until a run that began without it ends: an engine's start takes its time."""
+"""Redis stays unreachable this much longer, until a run that began without it has ended: an engine starts slowly."""
 LATE_EVENTS = 60
 READING = ("by key", "a page of events", "by cookie")
 REFUSED = {
-    "signing in": (503, "attempts-not-counted", True),
-    "signing in by the page": (503, "", True),
-    "spending": (503, "requests-not-counted", True),
+    "sign-in": (503, "attempts-not-counted", True),
+    "sign-in by page": (503, "", True),
+    "create conversation": (503, "requests-not-counted", True),
     "nodes": (503, "registry-unavailable", True),
 }
 METRICS_TOKEN = "metrics"
-MAKE_STAFF = f"""\
+CREATE_STAFF = f"""\
 import json, django
 django.setup()
 from accounts import services
@@ -57,7 +58,7 @@ user = services.create_user(
 _, key = services.issue_api_key(user=user, name="test")
 print(json.dumps({{"id": str(user.pk), "organization": str(user.personal_organization.pk), "key": key}}))
 """
-MAKE_CONVERSATION = """\
+CREATE_CONVERSATION = """\
 import sys, django
 django.setup()
 from accounts.models import User
@@ -69,39 +70,39 @@ print(services.create_conversation(user=user, message=sys.argv[1], message_id="f
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Every role, with the limits that people have but for the number of their readings."""
+    """Start every role with the default rate limits, except for a high limit of reads."""
     stack = Stack(
         roles=("web", "realtime", "worker", "manager"),
         environment={
             "RATE_LIMITS": "address=100000/m,read=100000/m",
             "METRICS_TOKEN": METRICS_TOKEN,
             "NODE_TTL_SECONDS": "9",
-            "SANDBOX_MAX_RUNNING": "100",  # those of one test still run in the next
+            "SANDBOX_MAX_RUNNING": "100",  # sandboxes of one test still run in the next test
         },
     )
     stack.start()
-    made = json.loads(stack.python(MAKE_STAFF))
-    stack.people["staff"] = Person(name="staff", stack=stack, **made)
-    found = Cluster(stack)
+    staff = json.loads(stack.python(CREATE_STAFF))
+    stack.people["staff"] = Person(name="staff", stack=stack, **staff)
+    running = Cluster(stack)
     try:
-        yield found
+        yield running
     finally:
-        found.stop()
+        running.stop()
         stack.stop()
 
 
 @pytest.fixture
-def closing():
-    with contextlib.ExitStack() as steps:
-        yield steps
+def cleanup():
+    with contextlib.ExitStack() as callbacks:
+        yield callbacks
 
 
 class Browser:
-    """Somebody at the pages: a cookie, and whatever signing in needs."""
+    """A browser with a cookie and a CSRF token, which signs in by the API or by the page."""
 
-    def __init__(self, stack: Stack, closing: contextlib.ExitStack) -> None:
+    def __init__(self, stack: Stack, cleanup: contextlib.ExitStack) -> None:
         self.client = httpx2.Client(base_url=stack.url, trust_env=False, timeout=30)
-        closing.callback(self.client.close)
+        cleanup.callback(self.client.close)
 
     def sign_in(self, email: str = "staff@example.com") -> httpx2.Response:
         self.client.get("/api/v1/auth/csrf")
@@ -118,35 +119,35 @@ class Browser:
         return self.client.post("/sign-in", data=form, headers=headers)
 
 
-class Again(threading.Thread):
-    """Does one thing again and again and counts the answers."""
+class Repeater(threading.Thread):
+    """A thread that repeats a call until ``done`` is set. ``results`` counts the results and errors."""
 
-    def __init__(self, ask: Callable[[], Any], *, pause: float) -> None:
+    def __init__(self, call: Callable[[], Any], *, pause: float) -> None:
         super().__init__(daemon=True)
-        self.ask, self.pause = ask, pause
+        self.call, self.pause = call, pause
         self.done = threading.Event()
-        self.answers: Counter[Any] = Counter()
+        self.results: Counter[Any] = Counter()
         self.slowest = 0.0
 
     def run(self) -> None:
         while not self.done.is_set():
             started = time.monotonic()
             try:
-                self.answers[self.ask()] += 1
+                self.results[self.call()] += 1
             except httpx2.TransportError as error:
-                self.answers[type(error).__name__] += 1
+                self.results[type(error).__name__] += 1
             self.slowest = max(self.slowest, time.monotonic() - started)
             self.done.wait(self.pause)
 
 
 class Claims(threading.Thread):
-    """Looks when conversations are there to be claimed, and when somebody has claimed them."""
+    """A thread that records when conversations become claimable and when a manager follows them."""
 
     def __init__(self, stack: Stack) -> None:
         super().__init__(daemon=True)
         self.stack = stack
-        self.wanted: dict[UUID, float] = {}
-        self.claimed: dict[UUID, float] = {}
+        self.claimable_at: dict[UUID, float] = {}
+        self.claimed_at: dict[UUID, float] = {}
         self.done = threading.Event()
         self.start()
 
@@ -155,72 +156,70 @@ class Claims(threading.Thread):
             for row in self.stack.sql(
                 "SELECT conversation_id AS key, following_run FROM conversations_lease WHERE is_wanted"
             ):
-                self.wanted.setdefault(row["key"], time.monotonic())
+                self.claimable_at.setdefault(row["key"], time.monotonic())
                 if row["following_run"] is not None:
-                    self.claimed.setdefault(row["key"], time.monotonic())
+                    self.claimed_at.setdefault(row["key"], time.monotonic())
 
-    def slowest(self, keys: list[UUID]) -> float:
-        """Seconds until the last of these was followed."""
+    def measure_slowest(self, keys: list[UUID]) -> float:
+        """Wait until all these conversations are followed; return the seconds of the slowest claim."""
         try:
-            until(lambda: set(keys) <= self.claimed.keys(), seconds=30)
+            wait_until(
+                lambda: set(keys) <= self.claimed_at.keys(), "the conversations to be claimed"
+            )
         finally:
             self.done.set()
             self.join(10)
-        return max(self.claimed[key] - self.wanted[key] for key in keys)
+        return max(self.claimed_at[key] - self.claimable_at[key] for key in keys)
 
 
-class Fresh(threading.Thread):
-    """A conversation on the real engine, from its first message to the end of its run."""
+class NewRun(threading.Thread):
+    """A thread that creates a conversation on the real engine and waits for the end of its first run."""
 
     def __init__(self, owner: Person) -> None:
         super().__init__(daemon=True)
         self.owner = owner
-        self.ended: str | None = None
-        self.ended_after: float | None = None
+        self.run_end: str | None = None
+        self.seconds: float | None = None
         self.start()
 
     def run(self) -> None:
         started = time.monotonic()
-        made = self.owner.stack.python(MAKE_CONVERSATION, steps(3))
-        self.talk = Talk(self.owner, UUID(made.strip()), {})
-        until(lambda: how_it_ended(self.talk, 0), seconds=150)
-        self.ended = how_it_ended(self.talk, 0)
-        self.ended_after = time.monotonic() - started
+        key = self.owner.stack.python(CREATE_CONVERSATION, write_script(3))
+        self.talk = Talk(self.owner, UUID(key.strip()), {})
+        self.run_end = wait_until(
+            lambda: find_run_end(self.talk, 0), "the new run to end", seconds=150
+        )
+        self.seconds = time.monotonic() - started
 
 
-def refusal(answer: httpx2.Response) -> tuple[int, str, bool]:
-    """What an answer says to whoever is turned away: status, code, and whether it says when to come back."""
-    is_json = "json" in answer.headers["content-type"]
-    seconds = answer.headers.get("Retry-After", "")
-    return answer.status_code, answer.json().get("code", "") if is_json else "", seconds.isdigit()
+def describe_refusal(response: httpx2.Response) -> tuple[int, str, bool]:
+    """Return a response's status, its problem code, and whether it has a Retry-After header in seconds."""
+    is_json = "json" in response.headers["content-type"]
+    seconds = response.headers.get("Retry-After", "")
+    return (
+        response.status_code,
+        response.json().get("code", "") if is_json else "",
+        seconds.isdigit(),
+    )
 
 
-def gauges(stack: Stack) -> dict[str, float]:
+def read_gauges(stack: Stack) -> dict[str, float]:
     headers = {"Authorization": f"Bearer {METRICS_TOKEN}"}
     text = httpx2.get(f"{stack.url}/metrics", headers=headers, timeout=30, trust_env=False).text
     lines = [line.rpartition(" ") for line in text.splitlines() if line.startswith("oh_node")]
-    found: Counter[str] = Counter()
+    values: Counter[str] = Counter()
     for name, _, value in lines:
-        found[name.partition("{")[0]] += float(value)  # type: ignore[assignment]
-    return dict(found)
+        values[name.partition("{")[0]] += float(value)  # type: ignore[assignment]
+    return dict(values)
 
 
-def roles(stack: Stack) -> list[str]:
-    answer = stack.people["staff"].call("GET", "nodes")
-    return sorted(one["role"] for one in answer.json()["items"]) if answer.is_success else []
+def list_roles(stack: Stack) -> list[str]:
+    response = stack.people["staff"].call("GET", "nodes")
+    return sorted(node["role"] for node in response.json()["items"]) if response.is_success else []
 
 
-def until(look: Callable[[], Any], *, seconds: float) -> float:
-    """Wait until something is so; the seconds it took."""
-    started = time.monotonic()
-    while not look():
-        assert time.monotonic() < started + seconds, "it did not happen"
-        time.sleep(0.05)
-    return time.monotonic() - started
-
-
-def followed(stack: Stack, keys: list[UUID]) -> bool:
-    """Whether a manager has the engine's socket of each of these open."""
+def are_followed(stack: Stack, keys: list[UUID]) -> bool:
+    """Return whether a manager follows the engine of each of these conversations."""
     rows = stack.sql(
         "SELECT count(*) AS n FROM conversations_lease"
         " WHERE following_run IS NOT NULL AND conversation_id = ANY(%s)",
@@ -229,8 +228,8 @@ def followed(stack: Stack, keys: list[UUID]) -> bool:
     return bool(rows[0]["n"] == len(keys))
 
 
-def length(stack: Stack, keys: list[UUID]) -> int:
-    """How many of their engines' events these have."""
+def count_engine_events(stack: Stack, keys: list[UUID]) -> int:
+    """Return the number of events that the logs of these conversations have from their engines."""
     rows = stack.sql(
         "SELECT count(*) AS n FROM conversations_event"
         " WHERE engine_seq IS NOT NULL AND conversation_id = ANY(%s)",
@@ -239,120 +238,141 @@ def length(stack: Stack, keys: list[UUID]) -> int:
     return int(rows[0]["n"])
 
 
-def run_id(stack: Stack) -> str:
+def read_run_id(stack: Stack) -> str:
+    """Return the id of the Redis process, which is new after each start."""
     with redis.Redis.from_url(stack.services.redis_url) as client:
         return str(client.info("server")["run_id"])
 
 
-def is_whole(reader: Reader, lengths: dict[UUID, int]) -> bool:
+def has_whole_log(reader: Reader, lengths: dict[UUID, int]) -> bool:
     return len(reader.seen) >= lengths[reader.conversation]
 
 
-def worst(readers: list[Reader], since: float, until: float) -> dict[str, float]:
-    """The latest event of a span, in seconds, by kind of client."""
-    found: dict[str, float] = {}
+def measure_lateness(readers: list[Reader], since: float, until: float) -> dict[str, float]:
+    """Return the longest delay of the events between two times, in seconds, by kind of client."""
+    delays: dict[str, float] = {}
     for reader in readers:
         late = max(reader.lateness(since, until), default=0.0)
-        found[reader.kind] = round(max(found.get(reader.kind, 0.0), late), 2)
-    return found
+        delays[reader.kind] = round(max(delays.get(reader.kind, 0.0), late), 2)
+    return delays
 
 
-def readers_of(stack: Stack, keys: list[UUID]) -> list[Reader]:
-    """One of each kind on each of these, and sockets at either role."""
-    owner, found = stack.owner, []
+def start_readers(stack: Stack, keys: list[UUID]) -> list[Reader]:
+    """Start a client of each kind for each conversation, with sockets at both roles."""
+    owner = stack.owner
+    readers: list[Reader] = []
     for key in keys:
-        found += [Socket(owner, stack.url, key), Socket(owner, stack.realtime_url, key)]
-        found += [Stream(owner, stack.realtime_url, key), LongPoll(owner, stack.url, key)]
-    for reader in found:
+        readers += [Socket(owner, stack.url, key), Socket(owner, stack.realtime_url, key)]
+        readers += [Stream(owner, stack.realtime_url, key), LongPoll(owner, stack.url, key)]
+    for reader in readers:
         reader.start()
-    return found
+    return readers
 
 
 class Outage:
-    """One loss of Redis, from before to behind it: who works, reads and asks meanwhile, and what they saw."""
+    """An outage of Redis: the work and the requests before, during and after it, and their results."""
 
-    def __init__(self, cluster: Cluster, closing: contextlib.ExitStack, how: str, seconds: int):
+    def __init__(self, cluster: Cluster, cleanup: contextlib.ExitStack, how: str, seconds: int):
         self.cluster, self.stack, self.owner = cluster, cluster.stack, cluster.stack.owner
         self.how, self.seconds = how, seconds
-        self.browser, self.newcomer = Browser(self.stack, closing), Browser(self.stack, closing)
+        self.browser, self.signed_out_browser = (
+            Browser(self.stack, cleanup),
+            Browser(self.stack, cleanup),
+        )
         self.pids = {name: self.stack.pid(name) for name in self.stack.roles}
-        self.asking: dict[str, Again] = {}
+        self.repeaters: dict[str, Repeater] = {}
         self.late_keys: list[UUID] = []
         self.late_readers: list[Reader] = []
 
-    # --- Before ---
+    # --- Before the outage ---
 
     def prepare(self) -> None:
-        """A conversation at work on the real engine, two that tell by the clock, and clients of all kinds."""
+        """Start a run on the real engine, two conversations with simulated engines, and clients of all kinds."""
         started = time.monotonic()
         self.real = self.owner.converse(title="While Redis is away")
         self.real.wait_ready()
         self.usual_seconds = time.monotonic() - started
         assert self.browser.sign_in().status_code == 200
-        until(lambda: len(roles(self.stack)) == len(self.stack.roles), seconds=30)
+        wait_until(
+            lambda: len(list_roles(self.stack)) == len(self.stack.roles),
+            "all roles to be listed as nodes",
+        )
         self.count = round((self.seconds + PATIENCE_SECONDS + 70) / INTERVAL)
-        self.keys = self.cluster.converse(2, events=self.count)
-        until(lambda: followed(self.stack, self.keys), seconds=30)
+        self.keys = self.cluster.create_conversations(2, events=self.count)
+        wait_until(lambda: are_followed(self.stack, self.keys), "the conversations to be followed")
         self.calm = time.time()
-        self.readers = readers_of(self.stack, self.keys)
-        until(lambda: all(len(one.seen) > 5 for one in self.readers), seconds=30)
+        self.readers = start_readers(self.stack, self.keys)
+        wait_until(
+            lambda: all(len(reader.seen) > 5 for reader in self.readers),
+            "each client to receive six events",
+        )
         time.sleep(4)
-        self.said = self.real.say(steps(12, pause=1))
-        self.real.wait_run(self.said["seq"])
+        self.message = self.real.say(write_script(12, pause=1))
+        self.real.wait_run(self.message["seq"])
 
-    # --- Meanwhile ---
+    # --- During the outage ---
 
     def lose(self) -> None:
-        self.first = run_id(self.stack)
+        self.first = read_run_id(self.stack)
         number = signal.SIGKILL if self.how == "killed" else signal.SIGSTOP
         os.kill(self.stack.service("Redis").process.pid, number)
         self.lost = time.time()
 
-    def ask(self) -> None:
-        """Read, and try what is refused, all the time."""
+    def start_requests(self) -> None:
+        """Start to repeat requests that must be served and requests that must be refused."""
         owner, staff, one, other = self.owner, self.stack.people["staff"], *self.keys
-        asks: dict[str, tuple[float, Callable[[], Any]]] = {
+        requests: dict[str, tuple[float, Callable[[], Any]]] = {
             "by key": (0.3, lambda: owner.call("GET", f"conversations/{one}").status_code),
             "a page of events": (
                 0.3,
                 lambda: owner.call("GET", f"conversations/{other}/events?after=3").status_code,
             ),
             "by cookie": (0.5, lambda: self.browser.client.get("/api/v1/users/me").status_code),
-            "signing in": (3, lambda: refusal(self.newcomer.sign_in())),
-            "signing in by the page": (7, lambda: refusal(self.newcomer.sign_in_by_page())),
-            "spending": (5, lambda: refusal(owner.call("POST", "conversations", json={}))),
-            "nodes": (5, lambda: refusal(staff.call("GET", "nodes"))),
-            "metrics": (5, lambda: gauges(self.stack).get("oh_node_registry_up")),
+            "sign-in": (3, lambda: describe_refusal(self.signed_out_browser.sign_in())),
+            "sign-in by page": (
+                7,
+                lambda: describe_refusal(self.signed_out_browser.sign_in_by_page()),
+            ),
+            "create conversation": (
+                5,
+                lambda: describe_refusal(owner.call("POST", "conversations", json={})),
+            ),
+            "nodes": (5, lambda: describe_refusal(staff.call("GET", "nodes"))),
+            "metrics": (5, lambda: read_gauges(self.stack).get("oh_node_registry_up")),
         }
-        for name, (pause, ask) in asks.items():
-            self.asking[name] = Again(ask, pause=pause)
-            self.asking[name].start()
+        for name, (pause, call) in requests.items():
+            self.repeaters[name] = Repeater(call, pause=pause)
+            self.repeaters[name].start()
 
     def work(self) -> None:
-        """What begins now: a conversation on the real engine, others to be claimed, clients of old and new ones."""
-        self.fresh = Fresh(self.owner)
+        """Start a new run, conversations that managers must claim, and clients of old and new conversations."""
+        self.new_run = NewRun(self.owner)
         claims = Claims(self.stack)
-        self.late_keys = self.cluster.converse(8, events=LATE_EVENTS)
-        self.claim_seconds = claims.slowest(self.late_keys)
+        self.late_keys = self.cluster.create_conversations(8, events=LATE_EVENTS)
+        self.claim_seconds = claims.measure_slowest(self.late_keys)
         more = [Socket(self.owner, self.stack.url, key) for key in self.late_keys[2:]]
         more.append(Socket(self.owner, self.stack.url, self.keys[0]))
         for reader in more:
             reader.start()
-        self.late_readers = readers_of(self.stack, self.late_keys[:2]) + more
+        self.late_readers = start_readers(self.stack, self.late_keys[:2]) + more
         time.sleep(max(0.0, self.lost + self.seconds - time.time()))
-        until(lambda: self.fresh.ended_after and self.end_of_run(), seconds=PATIENCE_SECONDS)
-        joined = [one.joined_at or math.inf for one in self.late_readers]
-        began = [one.began for one in self.late_readers]
-        self.join_seconds = max(at - before for at, before in zip(joined, began, strict=True))
+        wait_until(
+            lambda: self.new_run.seconds and self.find_run_end(),
+            "both runs to end",
+            seconds=PATIENCE_SECONDS,
+        )
+        self.join_seconds = max(
+            (reader.joined_at or math.inf) - reader.began for reader in self.late_readers
+        )
 
-    def end_of_run(self) -> str | None:
-        return how_it_ended(self.real, self.said["seq"])
+    def find_run_end(self) -> str | None:
+        return find_run_end(self.real, self.message["seq"])
 
-    def bring_back(self) -> None:
-        """Another Redis, at the same address and empty."""
-        for thread in self.asking.values():
+    def start_empty_redis(self) -> None:
+        """Stop the repeated requests and start an empty Redis at the same address."""
+        for thread in self.repeaters.values():
             thread.done.set()
-        for thread in self.asking.values():
+        for thread in self.repeaters.values():
             thread.join(40)
         service = self.stack.service("Redis")
         service.process.kill()
@@ -361,26 +381,45 @@ class Outage:
         service.start()
         self.back = time.time()
 
-    # --- Afterwards ---
+    # --- After the outage ---
 
-    def recover(self) -> None:
-        """See that everything is as it was, and the logs and the clients to their ends."""
-        stack, everything = self.stack, len(self.stack.roles)
-        assert run_id(stack) != self.first
-        self.nodes_seconds = until(lambda: len(roles(stack)) == everything, seconds=60)
-        until(lambda: gauges(stack).get("oh_nodes") == everything, seconds=60)
+    def wait_for_recovery(self) -> None:
+        """Wait until the list of nodes, the metrics, sign-in, the logs and all clients are complete again."""
+        stack, role_count = self.stack, len(self.stack.roles)
+        assert read_run_id(stack) != self.first
+        started = time.monotonic()
+        wait_until(
+            lambda: len(list_roles(stack)) == role_count, "all roles to be listed", seconds=60
+        )
+        self.nodes_seconds = time.monotonic() - started
+        wait_until(
+            lambda: read_gauges(stack).get("oh_nodes") == role_count,
+            "the metrics to count all roles",
+            seconds=60,
+        )
         self.metrics_seconds = time.time() - self.back
-        assert self.newcomer.sign_in().status_code == 200
-        self.tries = {self.newcomer.sign_in("nobody@example.com").status_code for _ in range(25)}
+        assert self.signed_out_browser.sign_in().status_code == 200
+        self.sign_in_statuses = {
+            self.signed_out_browser.sign_in("unknown@example.com").status_code for _ in range(25)
+        }
         self.owner.call("POST", "conversations", json={}, expect=201)
         time.sleep(max(0.0, self.back + 15 - time.time()))
         self.settled = time.time()
-        until(lambda: length(stack, self.keys) >= 2 * self.count, seconds=180)
+        wait_until(
+            lambda: count_engine_events(stack, self.keys) >= 2 * self.count,
+            "all events to be stored",
+            seconds=180,
+        )
         self.lengths = {
             key: len(Talk(self.owner, key, {}).rows()) for key in (*self.keys, *self.late_keys)
         }
-        with contextlib.suppress(AssertionError):  # judged below
-            until(lambda: all(is_whole(one, self.lengths) for one in self.clients), seconds=20)
+        # Incomplete clients are counted by ``judge``, so this wait may end without a failure.
+        with contextlib.suppress(pytest.fail.Exception):
+            wait_until(
+                lambda: all(has_whole_log(client, self.lengths) for client in self.clients),
+                "each client to receive its whole log",
+                seconds=20,
+            )
         for reader in self.clients:
             reader.done.set()
         for reader in self.clients:
@@ -391,50 +430,50 @@ class Outage:
         return self.readers + self.late_readers
 
     def judge(self) -> dict[str, int]:
-        """What is wrong with the logs, and with what each client was sent of them."""
+        """Count the faults of the logs, and the clients that did not receive their whole log."""
         old = self.cluster.judge(self.keys, events=self.count)
         new = self.cluster.judge(self.late_keys, events=LATE_EVENTS)
         incomplete = 0
         for key in self.lengths:
             log = [(row["seq"], row["event_id"]) for row in Talk(self.owner, key, {}).rows()]
-            seen = [one.seqs for one in self.clients if one.conversation == key]
+            seen = [client.seqs for client in self.clients if client.conversation == key]
             incomplete += examine(log, [], seen).incomplete
         return {name: old[name] + new[name] for name in old} | {"incomplete": incomplete}
 
-    def late_meanwhile(self) -> dict[str, float]:
-        return worst(self.clients, self.lost, self.back - 1)
+    def lateness_during(self) -> dict[str, float]:
+        return measure_lateness(self.clients, self.lost, self.back - 1)
 
-    def late_afterwards(self) -> list[float]:
+    def lateness_after(self) -> list[float]:
         since = self.back + BACK_SECONDS
-        return [one for reader in self.readers for one in reader.lateness(since, self.settled)]
+        return [delay for reader in self.readers for delay in reader.lateness(since, self.settled)]
 
     def nudged_seconds(self) -> float:
-        """Until every client was told at once again."""
-        found = [one.nudged_after(self.back) for one in self.readers]
-        return max(math.inf if one is None else one for one in found)
+        """Return the seconds until every client receives events without delay again; infinity if one never does."""
+        times = [reader.nudged_after(self.back) for reader in self.readers]
+        return max(math.inf if seconds is None else seconds for seconds in times)
 
 
-def tell(outage: Outage, verdict: dict[str, int]) -> None:
-    asking = outage.asking
+def print_figures(outage: Outage, verdict: dict[str, int]) -> None:
+    repeaters = outage.repeaters
     figure(
         f"Redis is {outage.how} and comes back empty",
         seconds_away=round(outage.away_seconds, 1),
         clients=len(outage.clients),
         seconds_until_claimed=round(outage.claim_seconds, 1),
         seconds_until_joined=round(outage.join_seconds, 1),
-        seconds_late_before=worst(outage.readers, outage.calm + 1, outage.lost - 1),
-        seconds_late_meanwhile=outage.late_meanwhile(),
+        seconds_late_before=measure_lateness(outage.readers, outage.calm + 1, outage.lost - 1),
+        seconds_late_meanwhile=outage.lateness_during(),
         seconds_until_nudged_again=round(outage.nudged_seconds(), 2),
         milliseconds_late_afterwards=round(
-            statistics.median(outage.late_afterwards() or [-1]) * 1000
+            statistics.median(outage.lateness_after() or [-1]) * 1000
         ),
-        seconds_for_a_new_run=round(outage.fresh.ended_after or math.inf, 1),
+        seconds_for_a_new_run=round(outage.new_run.seconds or math.inf, 1),
         seconds_until_an_engine_is_usually_ready=round(outage.usual_seconds, 1),
         seconds_until_nodes_are_back=round(outage.nodes_seconds, 1),
         seconds_until_metrics_are_back=round(outage.metrics_seconds, 1),
-        readings=sum(asking[name].answers.total() for name in READING),
-        slowest_reading=round(max(asking[name].slowest for name in READING), 2),
-        refused={name: asking[name].answers.total() for name in REFUSED},
+        readings=sum(repeaters[name].results.total() for name in READING),
+        slowest_reading=round(max(repeaters[name].slowest for name in READING), 2),
+        refused={name: repeaters[name].results.total() for name in REFUSED},
         faults={f"Redis {outage.how}": 1},
         **verdict,
     )
@@ -442,61 +481,69 @@ def tell(outage: Outage, verdict: dict[str, int]) -> None:
 
 @pytest.mark.engine
 @pytest.mark.parametrize(("how", "seconds"), [("killed", 60), ("frozen", 30)])
-def test_redis_is_lost_and_comes_back_empty(cluster, closing, how, seconds):
-    outage = Outage(cluster, closing, how, seconds)
+def test_server_works_without_redis_and_recovers_when_redis_returns_empty(
+    cluster, cleanup, how, seconds
+):
+    outage = Outage(cluster, cleanup, how, seconds)
     outage.prepare()
     outage.lose()
     try:
-        outage.ask()
+        outage.start_requests()
         outage.work()
     finally:
-        outage.bring_back()
-    outage.recover()
+        outage.start_empty_redis()
+    outage.wait_for_recovery()
     verdict = outage.judge()
-    tell(outage, verdict)
+    print_figures(outage, verdict)
 
     events = 2 * outage.count + 8 * LATE_EVENTS
     nothing = {"lost": 0, "doubled": 0, "moved": 0, "gaps": 0, "incomplete": 0}
     assert verdict == {"events": events} | nothing
-    assert not [(one.kind, one.ends) for one in outage.clients if one.ends or one.resets]
-    assert outage.end_of_run() == outage.fresh.ended == "finished"
+    assert not [
+        (client.kind, client.ends) for client in outage.clients if client.ends or client.resets
+    ]
+    assert outage.find_run_end() == outage.new_run.run_end == "finished"
     assert outage.real.compare_logs()
-    assert outage.fresh.talk.compare_logs()
+    assert outage.new_run.talk.compare_logs()
     assert outage.claim_seconds <= CLAIM_SECONDS
     assert outage.join_seconds <= LATE_SECONDS
-    assert max(outage.late_meanwhile().values()) <= LATE_SECONDS
-    for reader in outage.readers:  # else nobody polled, and this test saw no loss at all
+    assert max(outage.lateness_during().values()) <= LATE_SECONDS
+    # Without late events there was no outage, and this test would prove nothing.
+    for reader in outage.readers:
         assert max(reader.lateness(outage.lost + 1, outage.back - 1)) > NUDGED_SECONDS
     assert outage.nudged_seconds() <= BACK_SECONDS
-    late = outage.late_afterwards()
-    assert sum(one < NUDGED_SECONDS for one in late) >= max(50, 0.95 * len(late))
+    late = outage.lateness_after()
+    assert sum(delay < NUDGED_SECONDS for delay in late) >= max(50, 0.95 * len(late))
     for name in READING:
-        assert set(outage.asking[name].answers) == {200}, (name, outage.asking[name].answers)
-        assert outage.asking[name].slowest < READING_SECONDS
-    for name, wanted in REFUSED.items():
-        assert set(outage.asking[name].answers) == {wanted}, (name, outage.asking[name].answers)
-    assert set(outage.asking["metrics"].answers) == {0.0}
+        assert set(outage.repeaters[name].results) == {200}, (name, outage.repeaters[name].results)
+        assert outage.repeaters[name].slowest < READING_SECONDS
+    for name, expected in REFUSED.items():
+        assert set(outage.repeaters[name].results) == {expected}, (
+            name,
+            outage.repeaters[name].results,
+        )
+    assert set(outage.repeaters["metrics"].results) == {0.0}
     assert outage.nodes_seconds <= NODES_SECONDS
-    assert outage.tries == {401, 429}
+    assert outage.sign_in_statuses == {401, 429}
     assert {name: outage.stack.pid(name) for name in outage.stack.roles} == outage.pids
 
 
-def test_control_without_polls_a_client_is_late(closing):
+def test_control_client_is_late_without_polling(cleanup):
     stack = Stack(roles=("web", "manager"), environment={"HUB_POLL_SECONDS": "300"})
-    closing.callback(stack.stop)
+    cleanup.callback(stack.stop)
     stack.start()
     cluster = Cluster(stack)
-    closing.callback(cluster.stop)
-    keys = cluster.converse(1, events=120)
+    cleanup.callback(cluster.stop)
+    keys = cluster.create_conversations(1, events=120)
     reader = Socket(stack.owner, stack.url, keys[0])
     reader.start()
-    until(lambda: len(reader.seen) > 5, seconds=60)
+    wait_until(lambda: len(reader.seen) > 5, "the client to receive six events", seconds=60)
 
     lost = time.time()
     os.kill(stack.service("Redis").process.pid, signal.SIGKILL)
     time.sleep(3 * LATE_SECONDS)
     stack.restart_service("Redis")
-    until(lambda: len(reader.seen) >= 120, seconds=90)
+    wait_until(lambda: len(reader.seen) >= 120, "the client to receive all events", seconds=90)
     reader.done.set()
     reader.join(40)
 

@@ -1,8 +1,8 @@
-"""Writers to be killed: they append to logs by the services that web, worker and manager use.
+"""Writers that tests kill: processes that append to logs with the services of web and manager.
 
-``python -m tests.chaos.writer`` loads Django once and forks a writer for each plan that it reads, a JSON object
-a line, so that starting one again costs nothing. It answers with the writer's process id. A writer notes what was
-acknowledged in a file, after the service has returned; when it has done everything, it makes ``<file>.done``.
+``python -m tests.chaos.writer`` loads Django once and forks a writer for each plan that it reads from its input, one
+JSON object a line, so a restart of a writer is fast. It prints the process id of each writer. After a service has
+returned, the writer records the acknowledgement in a file. At its end it creates ``<file>.done``.
 """
 
 import json
@@ -19,15 +19,15 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 NAME = uuid5(NAMESPACE_URL, "chaos")
 WINDOW = 8
-"""How far a sender's events are shuffled."""
+"""Events of a sender are shuffled within windows of this size."""
 
 
-def event_id(conversation: str, sender: str, number: int) -> str:
+def create_event_id(conversation: str, sender: str, number: int) -> str:
     return str(uuid5(NAME, f"{conversation} {sender} {number}"))
 
 
-def order_of(sender: str, count: int) -> list[int]:
-    """The order in which a sender sends its events: shuffled within windows, the same in every life."""
+def shuffle_numbers(sender: str, count: int) -> list[int]:
+    """Return the order in which a sender sends its events. It is the same after a restart of the writer."""
     dice, numbers = random.Random(sender), list(range(count))
     for start in range(0, count, WINDOW):
         window = numbers[start : start + WINDOW]
@@ -37,7 +37,7 @@ def order_of(sender: str, count: int) -> list[int]:
 
 
 class Notes:
-    """What was acknowledged, a line each: a single write that survives the writer's death."""
+    """The file of acknowledgements, one line each. Each line is a single write, so it survives a kill of the writer."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,26 +46,26 @@ class Notes:
     def add(self, sender: str, number: int, seq: int | None) -> None:
         os.write(self._file, f"{sender} {number} {'' if seq is None else seq}\n".encode())
 
-    def known(self) -> dict[str, set[int]]:
-        """Numbers that were acknowledged already, by sender."""
-        found: dict[str, set[int]] = {}
+    def load(self) -> dict[str, set[int]]:
+        """Return the numbers that are already acknowledged, by sender."""
+        numbers: dict[str, set[int]] = {}
         for line in self.path.read_text().splitlines():
             sender, number, *_ = line.split(" ")
-            found.setdefault(sender, set()).add(int(number))
-        return found
+            numbers.setdefault(sender, set()).add(int(number))
+        return numbers
 
     def finish(self) -> None:
         self.path.with_suffix(".done").touch()
 
 
 def write(plan: dict[str, Any]) -> None:
-    """Carry a plan out; what fails because the database is away is tried again."""
+    """Execute a plan, and repeat every call that fails because the database is unreachable."""
     notes = Notes(Path(plan["notes"]))
     (_post if plan["kind"] == "messages" else _ingest)(plan, notes, random.Random())
     notes.finish()
 
 
-def patiently(function: Callable[..., Any], **arguments: Any) -> Any:
+def retry_database_errors(function: Callable[..., Any], **arguments: Any) -> Any:
     from django.db import DatabaseError, InterfaceError, connections
     from psycopg_pool import PoolTimeout
 
@@ -78,27 +78,27 @@ def patiently(function: Callable[..., Any], **arguments: Any) -> Any:
 
 
 def _post(plan: dict[str, Any], notes: Notes, dice: random.Random) -> None:
-    """As web does: messages of several senders in turn, now and then one again."""
+    """Post messages of several senders in turn, as web does. Some messages are posted twice."""
     from conversations import services
 
-    conversation, known = plan["conversation"], notes.known()
+    conversation, known = plan["conversation"], notes.load()
 
     def post(sender: str, number: int) -> None:
-        if plan.get("acks_first"):  # the control: what must not be done
+        if plan.get("acks_first"):  # a control: the server must never do this
             notes.add(sender, number, None)
             if number == plan["dies_at"]:
                 os.kill(os.getpid(), signal.SIGKILL)
-        event = patiently(
+        event = retry_database_errors(
             services.post_message,
             conversation_id=UUID(conversation),
             text=f"{sender} {number}",
-            message_id=event_id(conversation, sender, number),
+            message_id=create_event_id(conversation, sender, number),
         )
         notes.add(sender, number, event.seq)
-        if plan.get("pushes"):  # the other control
+        if plan.get("pushes"):  # another control
             _push(event.seq)
 
-    orders = {sender: order_of(sender, plan["count"]) for sender in plan["senders"]}
+    orders = {sender: shuffle_numbers(sender, plan["count"]) for sender in plan["senders"]}
     for turn in range(plan["count"]):
         for sender, order in orders.items():
             is_known = order[turn] in known.get(sender, ())
@@ -109,7 +109,7 @@ def _post(plan: dict[str, Any], notes: Notes, dice: random.Random) -> None:
 
 
 def _ingest(plan: dict[str, Any], notes: Notes, dice: random.Random) -> None:
-    """As managers do: frames under a lease that another one takes over, in batches that overlap or are torn."""
+    """Store frames as a manager does, in overlapping or incomplete batches. Writers take the lease from each other."""
     from conversations import services
     from conversations.engine.payloads import Durable, parse_event
     from conversations.models import Conversation
@@ -118,7 +118,7 @@ def _ingest(plan: dict[str, Any], notes: Notes, dice: random.Random) -> None:
 
     def frame(number: int) -> Durable:
         body = {
-            "id": event_id(str(key), sender, number),
+            "id": create_event_id(str(key), sender, number),
             "kind": "Step",
             "source": "agent",
             "number": number,
@@ -126,9 +126,11 @@ def _ingest(plan: dict[str, Any], notes: Notes, dice: random.Random) -> None:
         return Durable(number, parse_event(json.dumps(body).encode(), seq=number))
 
     generation = None
-    while (stored := patiently(Conversation.objects.get, pk=key).engine_seq) < plan["count"] - 1:
+    while (stored := retry_database_errors(Conversation.objects.get, pk=key).engine_seq) < plan[
+        "count"
+    ] - 1:
         if generation is None:
-            generation = patiently(_take_over, key=key)
+            generation = retry_database_errors(_take_over, key=key)
         first = max(0, stored + 1 - dice.randrange(4))
         numbers = list(range(first, min(plan["count"], first + dice.randint(1, 9))))
         if dice.random() < 0.1:
@@ -136,7 +138,7 @@ def _ingest(plan: dict[str, Any], notes: Notes, dice: random.Random) -> None:
         if dice.random() < 0.1:
             numbers = numbers[1:]
         try:
-            patiently(
+            retry_database_errors(
                 services.ingest_events,
                 conversation_id=key,
                 generation=generation,
@@ -189,7 +191,7 @@ def main() -> None:
         if not pid:
             try:
                 write(json.loads(line))
-            except BaseException:  # noqa: BLE001 - told to whoever reads the log, then it is over
+            except BaseException:  # noqa: BLE001 - print any error to the log before the process ends
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)

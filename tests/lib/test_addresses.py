@@ -1,4 +1,4 @@
-"""IP addresses as texts."""
+"""Parsing IP addresses."""
 
 import ipaddress
 
@@ -15,10 +15,10 @@ from lib.addresses import parse_address
         ("2001:db8::1", "2001:db8::1"),
     ],
 )
-def test_text_of_an_address_is_read_and_a_mapped_one_is_ipv4(text, address):
+def test_address_is_parsed_and_a_mapped_ipv4_address_is_unwrapped(text, address):
     assert parse_address(text) == ipaddress.ip_address(address)
 
 
 @pytest.mark.parametrize("text", ["", "unix:", "192.0.2", "192.0.2.1:80", "example.com", "\0"])
-def test_other_text_is_no_address(text):
+def test_other_text_is_parsed_to_none(text):
     assert parse_address(text) is None

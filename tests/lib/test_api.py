@@ -1,4 +1,4 @@
-"""Hostile bodies, queries and headers: refused or taken as they are, never a server error."""
+"""Hostile bodies, queries and headers of API requests: accepted or rejected, but never a server error."""
 
 import json
 import time
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lib import api as lib
 
-MEGABYTES = 2_600_000
-NO_JSON = {
+BYTES = 2_600_000
+INVALID_JSON = {
     "nul": b'{"name": "a\x00b"}',
     "lone bytes": b'{"name": "\xff\xfe"}',
     "utf-8 surrogate": b'{"name": "\xed\xa0\x80"}',
@@ -71,8 +71,8 @@ def post(api, body, content_type="application/json", **headers):
     return api.generic("POST", "/api/v1/api-keys", body, content_type=content_type, **headers)
 
 
-@pytest.mark.parametrize("body", NO_JSON.values(), ids=NO_JSON)
-def test_what_is_no_json_is_refused_with_the_reason(api, body):
+@pytest.mark.parametrize("body", INVALID_JSON.values(), ids=INVALID_JSON)
+def test_body_that_is_not_json_is_rejected_with_the_reason(api, body):
     response = post(api, body)
 
     assert response.status_code == 400
@@ -82,19 +82,19 @@ def test_what_is_no_json_is_refused_with_the_reason(api, body):
 
 
 @pytest.mark.parametrize("body", WRONG_SHAPES.values(), ids=WRONG_SHAPES)
-def test_what_is_no_key_is_refused_by_field(api, body):
+def test_json_that_is_not_an_api_key_is_invalid(api, body):
     response = post(api, body)
 
     assert response.status_code == 400, response.content[:200]
     assert response.json()["code"] == "invalid"
 
 
-def test_odd_but_good_text_reads_back_identical(api):
+def test_unusual_text_is_stored_unchanged(api):
     name = "\u202e\ufeff\x01\x7f\\\"'<b>{{ 1 }}\U0001f600é"
-    made = post(api, json.dumps({"name": name}).encode())
+    response = post(api, json.dumps({"name": name}).encode())
 
-    assert made.status_code == 201
-    assert api.get(f"/api/v1/api-keys/{made.json()['id']}").json()["name"] == name
+    assert response.status_code == 201
+    assert api.get(f"/api/v1/api-keys/{response.json()['id']}").json()["name"] == name
 
 
 @pytest.mark.parametrize(
@@ -109,23 +109,23 @@ def test_odd_but_good_text_reads_back_identical(api):
         "application/json5",
     ],
 )
-def test_other_content_types_are_refused(api, content_type):
+def test_content_type_other_than_json_is_rejected(api, content_type):
     assert post(api, b'{"name": "a"}', content_type).status_code == 415
 
 
 @pytest.mark.parametrize("charset", ["utf-16", "latin-1", "nonsense", ""])
-def test_charset_of_json_means_nothing(api, charset):
+def test_charset_of_json_is_ignored(api, charset):
     assert post(api, b'{"name": "a"}', f"application/json; charset={charset}").status_code == 201
 
 
-def test_body_above_the_limit_is_refused(api, settings):
+def test_body_above_the_limit_is_rejected(api, settings):
     settings.BODY_MAX_BYTES = settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000
     body = b'{"name": "a", "x": "' + b"a" * 1_000 + b'"}'
 
     assert post(api, body).status_code == 413
 
 
-def test_chunked_body_is_refused_instead_of_ignored(api):
+def test_chunked_body_without_a_length_is_rejected(api):
     response = api.generic(
         "POST",
         "/api/v1/api-keys",
@@ -163,7 +163,7 @@ QUERIES = [
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query[:40])
-def test_odd_queries_of_lists_are_refused(api, query):
+def test_invalid_page_query_is_rejected(api, query):
     response = api.get(f"/api/v1/api-keys?{query}")
 
     assert response.status_code == 400
@@ -173,7 +173,7 @@ def test_odd_queries_of_lists_are_refused(api, query):
 @pytest.mark.parametrize(
     "query", ["format=html", "format=api", "x=%00", "&&&=&=", "%", "cursor", "limit="]
 )
-def test_meaningless_queries_are_no_server_error(api, query):
+def test_unknown_or_malformed_query_is_no_server_error(api, query):
     assert api.get(f"/api/v1/api-keys?{query}").status_code in (200, 400, 404)
 
 
@@ -190,7 +190,7 @@ HEADERS = [
 @pytest.mark.parametrize(
     "headers", HEADERS, ids=lambda headers: str(headers)[:40].encode("ascii", "replace").decode()
 )
-def test_odd_keys_are_no_keys(client, db, headers):
+def test_malformed_key_is_not_accepted(client, db, headers):
     assert client.get("/api/v1/users/me", **headers).status_code == 401
 
 
@@ -213,7 +213,7 @@ def test_odd_keys_are_no_keys(client, db, headers):
     ],
     ids=lambda headers: str(headers)[:50].encode("ascii", "replace").decode(),
 )
-def test_odd_headers_are_no_server_error(api, headers):
+def test_malformed_header_is_no_server_error(api, headers):
     for response in (
         api.get("/api/v1/users/me", **headers),
         api.get("/api/v1/api-keys", **headers),
@@ -235,7 +235,7 @@ class TestNesting:
             (b"]]][", 0),
         ],
     )
-    def test_counts_what_is_outside_strings(self, text, depth):
+    def test_nesting_counts_only_brackets_outside_strings(self, text, depth):
         assert lib.nesting(text) == depth
 
     @given(
@@ -245,7 +245,7 @@ class TestNesting:
         )
     )
     @settings(max_examples=200, deadline=None)
-    def test_agrees_with_the_parsed_value(self, value):
+    def test_nesting_is_the_depth_of_the_parsed_value(self, value):
         def depth(part):
             if isinstance(part, dict):
                 return 1 + max(map(depth, part.values()), default=0)
@@ -259,12 +259,12 @@ class TestNesting:
         [b'"', b"\\", b'"\\', b'\\"', b"[", b'"[', b'["\\"]{', b'"a"', b"]", b"[]", b'{"a":'],
         ids=repr,
     )
-    def test_is_linear_in_hostile_text(self, unit):
-        def seconds(length):
+    def test_nesting_takes_linear_time_in_hostile_text(self, unit):
+        def measure(length):
             raw = (unit * (length // len(unit) + 1))[:length]
             started = time.process_time()
             lib.nesting(raw)
             return time.process_time() - started
 
-        assert seconds(MEGABYTES) < 1
-        assert seconds(MEGABYTES) < 40 * seconds(MEGABYTES // 10) + 0.05
+        assert measure(BYTES) < 1
+        assert measure(BYTES) < 40 * measure(BYTES // 10) + 0.05

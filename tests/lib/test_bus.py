@@ -1,11 +1,11 @@
-"""Wake-ups survive the way through Redis, and what is not one of ours is ignored."""
+"""Encoding and decoding of the messages that processes send through Redis, and their coalescing."""
 
-import time
 from uuid import uuid4
 
 import pytest
 
 from lib import bus
+from tests.waiting import wait_until
 
 KEY = uuid4()
 
@@ -20,14 +20,14 @@ KEY = uuid4()
     ],
     ids=lambda wakeup: type(wakeup).__name__,
 )
-def test_there_and_back(wakeup):
+def test_encoded_wakeup_is_decoded_to_an_equal_one(wakeup):
     assert bus.decode(bus.encode(wakeup)) == wakeup
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        {"type": "of.a.newer.version", "conversation": str(KEY)},
+        {"type": "unknown.type", "conversation": str(KEY)},
         {"type": "log.advanced", "conversation": "no uuid"},
         {"type": "log.advanced"},
         {},
@@ -35,7 +35,7 @@ def test_there_and_back(wakeup):
         "log.advanced",
     ],
 )
-def test_what_we_do_not_know_is_ignored(message):
+def test_unknown_message_is_decoded_to_none(message):
     assert bus.decode(message) is None
 
 
@@ -45,7 +45,7 @@ def test_fields_of_a_newer_version_are_ignored():
     assert bus.decode(message) == bus.LogAdvanced(KEY)
 
 
-def test_waiting_wakeups_of_one_kind_are_one(monkeypatch):
+def test_queued_wakeups_of_one_kind_are_coalesced(monkeypatch):
     publisher = bus.Publisher()
     monkeypatch.setattr(publisher, "_start_sending", lambda: None)
     for _ in range(3):
@@ -54,6 +54,5 @@ def test_waiting_wakeups_of_one_kind_are_one(monkeypatch):
 
     assert len(publisher._nudges) == 2
     publisher._loop.call_soon_threadsafe(publisher._loop.stop)
-    while publisher._loop.is_running():
-        time.sleep(0.01)
+    wait_until(lambda: not publisher._loop.is_running(), "the publisher's loop to stop")
     publisher._loop.close()

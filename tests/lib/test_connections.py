@@ -1,4 +1,4 @@
-"""A thread's own connection: the same from request to request, a new one when PostgreSQL ended it."""
+"""A thread's persistent database connection: it is reused between requests and replaced after it was closed."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,31 +18,32 @@ def thread():
         pool.submit(connections.close_all).result()
 
 
-def backend(environ, start_response):
+def fetch_backend_pid(environ, start_response):
+    """Return the id of the PostgreSQL process that serves this thread's connection, as a WSGI application."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
-        found = cursor.fetchone()[0]
+        pid = cursor.fetchone()[0]
     request_finished.send(sender=None)
-    return found
+    return pid
 
 
-def ask(thread):
-    return thread.submit(PersistentConnection(backend), {}, None).result(30)
+def send_request(thread):
+    return thread.submit(PersistentConnection(fetch_backend_pid), {}, None).result(30)
 
 
-def test_is_kept_between_requests(thread, settings):
+def test_connection_is_reused_by_the_next_request(thread, settings):
     settings.DATABASE_KEEP_SECONDS = 60
-    assert ask(thread) == ask(thread)
+    assert send_request(thread) == send_request(thread)
 
     settings.DATABASE_KEEP_SECONDS = 0
-    connection_of_the_test = connection.settings_dict["CONN_MAX_AGE"]
-    assert connection_of_the_test == 0  # other threads go on as the settings say
+    # The connections of other threads keep the setting.
+    assert connection.settings_dict["CONN_MAX_AGE"] == 0
 
 
-def test_one_that_the_database_ended_is_replaced_before_it_fails_a_request(thread, settings):
+def test_connection_closed_by_postgresql_is_replaced_before_the_next_request(thread, settings):
     settings.DATABASE_KEEP_SECONDS = 60
-    first = ask(thread)
+    first = send_request(thread)
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [first])
 
-    assert ask(thread) != first
+    assert send_request(thread) != first

@@ -1,4 +1,4 @@
-"""The parts that pages' forms share."""
+"""The base class of pages' forms, its fields, and the rendering of a form with errors."""
 
 import pytest
 from django.test import RequestFactory
@@ -20,7 +20,8 @@ class NoteForm(PageForm):
     hidden = TextField(required=False)
 
 
-def filled(**data):
+def create_form(**data):
+    """Return a validated form with a valid title and the given data."""
     form = NoteForm({"title": "ok"} | data)
     form.is_valid()
     return form
@@ -41,30 +42,30 @@ def filled(**data):
     ],
 )
 def test_field_error_is_a_sentence_that_names_the_field(data, sentence):
-    assert filled(**data).sentences == [sentence]
+    assert create_form(**data).sentences == [sentence]
 
 
 def test_equal_sentences_are_shown_once():
-    form = filled()
+    form = create_form()
     form.add_error(None, "No.")
     form.add_error("title", "No.")
 
     assert form.sentences == ["No."]
 
 
-def test_values_that_are_no_options_are_dropped():
-    assert filled(marks=["b", "c"]).cleaned_data["marks"] == ["b"]
+def test_unknown_options_are_dropped():
+    assert create_form(marks=["b", "c"]).cleaned_data["marks"] == ["b"]
 
 
 @pytest.mark.parametrize(
-    ("form", "value"), [(NoteForm(), ""), (filled(title="a\0\ud800b"), "a\ufffd\ufffdb")]
+    ("form", "value"), [(NoteForm(), ""), (create_form(title="a\0\ud800b"), "a\ufffd\ufffdb")]
 )
-def test_value_can_be_written_to_the_page(form, value):
+def test_unencodable_value_is_replaced_for_the_page(form, value):
     assert form["title"].value() == value
 
 
-def test_only_fields_with_errors_are_marked():
-    form = filled(number="0")
+def test_only_field_with_an_error_is_marked_for_screen_readers():
+    form = create_form(number="0")
 
     assert form["number"].aria == ' aria-invalid="true" aria-describedby="why"'
     assert form["title"].aria == ""
@@ -79,15 +80,15 @@ def test_only_fields_with_errors_are_marked():
         (Refused("other: is taken.", field="other"), "__all__", "other: is taken."),
     ],
 )
-def test_refusal_is_shown_on_the_field_that_it_names(problem, field, sentence):
-    form = filled()
+def test_problem_is_shown_at_the_field_that_it_names(problem, field, sentence):
+    form = create_form()
 
     form.refuse(problem)
 
     assert form.errors == {field: [sentence]}
 
 
-def test_refusal_before_validation_is_the_only_error():
+def test_problem_before_validation_is_the_only_error():
     form = NoteForm({})
 
     form.refuse(Refused())
@@ -95,20 +96,20 @@ def test_refusal_before_validation_is_the_only_error():
     assert form.sentences == ["No."]
 
 
-@pytest.mark.parametrize(("status", "shown"), [(409, 409), (401, 422)])
-def test_page_has_the_status_and_waiting_time_of_the_refusal(status, shown):
-    form, problem = filled(), Refused(retry_after=7)
+@pytest.mark.parametrize(("status", "page_status"), [(409, 409), (401, 422)])
+def test_page_has_the_status_and_retry_after_of_the_problem(status, page_status):
+    form, problem = create_form(), Refused(retry_after=7)
     problem.status = status
     form.refuse(problem)
 
     page = render_form(RequestFactory().get("/"), "site/_errors.html", form)
 
-    assert (page.status_code, page.headers["Retry-After"]) == (shown, "7")
+    assert (page.status_code, page.headers["Retry-After"]) == (page_status, "7")
     assert '<p class="notice error" role="alert" id="why">No.</p>' in page.text
 
 
-def test_page_without_errors_has_the_given_status():
-    page = render_form(RequestFactory().get("/"), "site/_errors.html", filled(), status=201)
+def test_page_without_errors_has_the_status_of_its_argument():
+    page = render_form(RequestFactory().get("/"), "site/_errors.html", create_form(), status=201)
 
     assert (page.status_code, page.text.strip()) == (201, "")
     assert "Retry-After" not in page.headers

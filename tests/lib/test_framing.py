@@ -1,4 +1,4 @@
-"""Our frames are the bytes that another implementation makes, at every length where the form changes."""
+"""Encoding of WebSocket frames, compared with the library ``websockets`` at each length where the header changes."""
 
 import pytest
 from websockets.frames import Frame, Opcode
@@ -9,7 +9,7 @@ SIZES = (0, 1, 125, 126, 127, 65_535, 65_536, 200_000)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_bytes_on_the_wire(size):
+def test_encoded_frame_equals_the_frame_of_the_library(size):
     body = b"x" * size
 
     message = framing.encode_frame(body)

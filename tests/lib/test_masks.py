@@ -1,4 +1,4 @@
-"""Which values are masks."""
+"""Detection of masked secrets."""
 
 import pytest
 
@@ -10,10 +10,10 @@ from lib.masks import MASK, is_mask
     "text",
     [MASK, HIDDEN, "***", "sk-••••1234", "●●", "abc…", "abc....", "<secret-hidden>", "<redacted>"],
 )
-def test_masks_of_ours_and_of_other_programs_are_detected(text):
+def test_masks_of_this_server_and_of_other_programs_are_detected(text):
     assert is_mask(text)
 
 
 @pytest.mark.parametrize("text", ["", "sk-1234", "a**b", "a...b", "secret_hidden", "redacted"])
-def test_secrets_are_no_masks(text):
+def test_other_text_is_not_a_mask(text):
     assert not is_mask(text)

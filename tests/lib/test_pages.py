@@ -13,14 +13,14 @@ NOON = datetime(2026, 11, 29, 12, 0, 0, 123456, tzinfo=UTC)
 POSITIONS = [Position(NOON, UUID(int=number)) for number in range(5)]
 
 
-def test_cursor_names_its_position():
+def test_cursor_is_parsed_to_its_position():
     assert parse_cursor(POSITIONS[3].cursor) == POSITIONS[3]
 
 
-def test_cursor_of_another_time_zone_names_the_same_moment():
-    there = NOON.astimezone(timezone(timedelta(hours=9)))
+def test_cursor_of_another_time_zone_is_parsed_to_the_same_moment():
+    noon_in_tokyo = NOON.astimezone(timezone(timedelta(hours=9)))
 
-    assert parse_cursor(Position(there, UUID(int=1)).cursor) == Position(NOON, UUID(int=1))
+    assert parse_cursor(Position(noon_in_tokyo, UUID(int=1)).cursor) == Position(NOON, UUID(int=1))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_text_that_is_not_base64_of_utf8_is_a_malformed_cursor(cursor):
         parse_cursor(cursor)
 
 
-def test_cut_gives_a_cursor_only_if_rows_follow():
+def test_cut_page_returns_a_cursor_only_if_rows_follow():
     assert cut_page(POSITIONS, 5, lambda position: position) == (POSITIONS, None)
     assert cut_page(POSITIONS, 2, lambda position: position) == (POSITIONS[:2], POSITIONS[1].cursor)
 
@@ -54,17 +54,17 @@ def test_cut_gives_a_cursor_only_if_rows_follow():
 @pytest.mark.django_db
 @pytest.mark.parametrize("is_descending", [True, False])
 def test_pages_of_rows_with_equal_times_have_no_gaps(is_descending):
-    made = [Organization.objects.create(name=f"n{number}") for number in range(5)]
+    organizations = [Organization.objects.create(name=f"n{number}") for number in range(5)]
     rows = Organization.objects.filter(name__startswith="n")
     rows.update(created_at=NOON)
-    rows.filter(pk=made[0].pk).update(created_at=NOON + timedelta(seconds=1))
+    rows.filter(pk=organizations[0].pk).update(created_at=NOON + timedelta(seconds=1))
 
-    found, following = page(rows, limit=2, is_descending=is_descending)
-    while following:
-        more, following = page(
-            rows, limit=2, after=parse_cursor(following), is_descending=is_descending
+    read_rows, cursor = page(rows, limit=2, is_descending=is_descending)
+    while cursor:
+        next_rows, cursor = page(
+            rows, limit=2, after=parse_cursor(cursor), is_descending=is_descending
         )
-        found += more
+        read_rows += next_rows
 
-    expected = [*sorted(row.pk for row in made[1:]), made[0].pk]
-    assert [row.pk for row in found] == (expected[::-1] if is_descending else expected)
+    expected = [*sorted(row.pk for row in organizations[1:]), organizations[0].pk]
+    assert [row.pk for row in read_rows] == (expected[::-1] if is_descending else expected)

@@ -1,3 +1,5 @@
+"""Redaction of secrets in texts, JSON and log records."""
+
 import json
 import logging
 
@@ -22,28 +24,30 @@ KEYS = [
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_well_known_keys_are_taken_out(key):
-    told = Redactor().text(f"before {key} after")
+def test_key_of_a_known_format_is_hidden(key):
+    redacted = Redactor().text(f"before {key} after")
 
-    assert told == f"before {HIDDEN} after"
+    assert redacted == f"before {HIDDEN} after"
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_key_written_in_escapes_is_taken_out_too(key):
+def test_key_in_json_escapes_is_hidden(key):
     payload = '{"text": "' + "".join(f"\\u{ord(c):04x}" for c in key) + '"}'
 
     assert json.loads(Redactor().json(payload)) == {"text": HIDDEN}
 
 
-@pytest.mark.parametrize("value", ['pass"word\nof mine', "schlüsselwort", "back\\slash-secret"])
-def test_known_values_are_found_however_json_writes_them(value):
+@pytest.mark.parametrize(
+    "value", ['pass"word\nin two lines', "schlüsselwort", "back\\slash-secret"]
+)
+def test_known_secret_is_hidden_in_each_json_encoding(value):
     redactor = Redactor([value])
     for escaped in (json.dumps({"a": value}), json.dumps({"a": value}, ensure_ascii=False)):
         assert json.loads(redactor.json(escaped)) == {"a": HIDDEN}
     assert redactor.text(f"x{value}y") == f"x{HIDDEN}y"
 
 
-def test_passwords_in_addresses_and_private_keys_are_taken_out():
+def test_passwords_in_addresses_and_private_keys_are_hidden():
     key = "-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----"
 
     assert (
@@ -56,21 +60,21 @@ def test_passwords_in_addresses_and_private_keys_are_taken_out():
 @pytest.mark.parametrize(
     "text", ["a risk-free task", "skip it", "see https://example.com:8000/a@b", "eyJust words", ""]
 )
-def test_plain_texts_stay_as_they_are(text):
+def test_text_without_secrets_is_unchanged(text):
     assert Redactor(["abc"]).text(text) == text
 
 
-def test_what_cannot_be_read_is_not_shown():
+def test_key_in_incomplete_json_is_hidden():
     assert "sk-" not in Redactor().json('{"a": "\\u0073k-abcdefghijklmnop1234567"')
 
 
-def test_hostile_text_does_not_take_long():
+def test_hostile_text_is_redacted_before_the_test_times_out():
     text = "-----BEGIN PRIVATE KEY-----" * 2_000 + "eyJ" + "a" * 50_000 + "://" + "x" * 50_000
 
     assert HIDDEN in Redactor().text(text)
 
 
-def test_a_conversation_key_is_logged_under_no_name():
+def test_conversation_key_in_a_log_record_is_shortened():
     key = KEYS[1]
     record = logging.makeLogRecord({"msg": "WebSocket /x?session%%5Fapi_key=%s", "args": (key,)})
 

@@ -1,4 +1,4 @@
-"""Secrets at rest move to a new key while the server runs, and whatever kills the command."""
+"""Rotation of encryption keys: stored secrets are encrypted again while the server runs, safely if interrupted."""
 
 import io
 import os
@@ -21,33 +21,33 @@ from tests.fakes.processes import database_url
 from tests.fakes.stack import figure
 
 
-def ring(*names):
+def create_keyring(*names):
     return {name: secrets.token_bytes(32) for name in names}
 
 
-def access(key="sk-1", **fields):
-    found = ModelAccess(
+def create_model_access(key="sk-1", **fields):
+    row = ModelAccess(
         organization=OrganizationFactory(), user=UserFactory(), base_url="https://m.example/v1", model="m", **fields
     )  # fmt: skip
-    found.set_api_key(key)
-    found.save()
-    return found
+    row.set_api_key(key)
+    row.save()
+    return row
 
 
 def rotate(**options):
-    said = io.StringIO()
-    call_command("rotate_encryption_key", stdout=said, stderr=said, **options)
-    return said.getvalue()
+    """Run the command ``rotate_encryption_key`` and return its output."""
+    output = io.StringIO()
+    call_command("rotate_encryption_key", stdout=output, stderr=output, **options)
+    return output.getvalue()
 
 
-def test_every_sealed_column_is_known_and_bound_as_its_model_binds_it(db, settings):
-    """Each model's own setter seals, and the registry's binding opens it."""
+def test_every_binary_column_is_listed_and_sandbox_keys_open_with_the_listed_binding(db, settings):
     known = {str(column) for column in resealing.columns()}
     for model in apps.get_models():
         for field in model._meta.concrete_fields:
             if isinstance(field, models.BinaryField):
                 assert f"{model._meta.db_table}.{field.name}" in known, (
-                    "a secret under another name"
+                    "this column may contain a secret, but rotation skips it"
                 )
     sandbox = Sandbox()
     sandbox.set_keys(session="a", secret="b")
@@ -60,25 +60,25 @@ def test_every_sealed_column_is_known_and_bound_as_its_model_binds_it(db, settin
 
 
 @pytest.mark.parametrize("column", resealing.columns(), ids=str)
-def test_a_models_own_setter_binds_as_the_registry_says(column):
+def test_secret_set_by_a_model_opens_with_the_listed_binding(column):
     row = column.model()
-    plain = column.name.removeprefix("sealed_")
+    name = column.name.removeprefix("sealed_")
     if hasattr(row, "set_keys"):
         row.set_keys(session="x", secret="x")
-    elif hasattr(row, f"set_{plain}"):
-        getattr(row, f"set_{plain}")("x")
+    elif hasattr(row, f"set_{name}"):
+        getattr(row, f"set_{name}")("x")
     else:
-        setattr(row, plain, "x")
+        setattr(row, name, "x")
 
     sealed = getattr(row, column.name)
 
     assert crypto.open_sealed(sealed, bound_to=column.binding(row.pk)) in ("x", '"x"')
 
 
-def test_rotation_moves_everything_and_says_so(db, settings):
-    settings.ENCRYPTION_KEYS = old = ring("old")
-    rows = [access(f"sk-{n}") for n in range(7)]
-    settings.ENCRYPTION_KEYS = ring("new") | old
+def test_rotation_encrypts_every_secret_with_the_new_key(db, settings):
+    settings.ENCRYPTION_KEYS = old = create_keyring("old")
+    rows = [create_model_access(f"sk-{n}") for n in range(7)]
+    settings.ENCRYPTION_KEYS = create_keyring("new") | old
 
     assert "billing_modelaccess.sealed_api_key: 7 to encrypt" in rotate(dry_run=True)
     assert resealing.count_old(resealing.Column(ModelAccess, "sealed_api_key")) == 7
@@ -91,53 +91,56 @@ def test_rotation_moves_everything_and_says_so(db, settings):
     assert "0 to encrypt" in rotate()
 
 
-def test_what_does_not_open_is_left_named_and_reported(db, settings):
-    settings.ENCRYPTION_KEYS = old = ring("old")
-    good, moved, lost = access("sk-good"), access("sk-moved"), access("sk-lost")
+def test_secret_that_cannot_be_decrypted_is_reported_and_not_changed(db, settings):
+    settings.ENCRYPTION_KEYS = old = create_keyring("old")
+    good, moved, lost = (
+        create_model_access("sk-good"),
+        create_model_access("sk-moved"),
+        create_model_access("sk-lost"),
+    )
     ModelAccess.objects.filter(pk=moved.pk).update(sealed_api_key=bytes(good.sealed_api_key))
-    settings.ENCRYPTION_KEYS = ring("gone")
+    settings.ENCRYPTION_KEYS = create_keyring("gone")
     lost.set_api_key("sk-lost")
     lost.save()
-    settings.ENCRYPTION_KEYS = ring("new") | old
-    said = io.StringIO()
+    settings.ENCRYPTION_KEYS = create_keyring("new") | old
+    output = io.StringIO()
 
     with pytest.raises(CommandError, match="2 secrets"):
         rotate(batch=1)
     with pytest.raises(CommandError, match="2 secrets"):
-        call_command("audit_encrypted_fields", stdout=said)
+        call_command("audit_encrypted_fields", stdout=output)
 
-    assert str(moved.pk) in said.getvalue()
-    assert str(lost.pk) in said.getvalue()
-    assert str(good.pk) not in said.getvalue()
-    assert "gone: 1, new: 1, old: 1" in said.getvalue()
-    assert "sk-" not in said.getvalue()
+    assert str(moved.pk) in output.getvalue()
+    assert str(lost.pk) in output.getvalue()
+    assert str(good.pk) not in output.getvalue()
+    assert "gone: 1, new: 1, old: 1" in output.getvalue()
+    assert "sk-" not in output.getvalue()
     good.refresh_from_db()
     assert good.api_key() == "sk-good"
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_write_during_rotation_is_not_lost(settings):
-    """A writer that holds the row while the batch wants it: the batch waits, then resees what was written."""
-    settings.ENCRYPTION_KEYS = old = ring("old")
-    row = access("sk-before")
-    settings.ENCRYPTION_KEYS = ring("new") | old
-    holding, go = threading.Event(), threading.Event()
+def test_rotation_waits_for_a_concurrent_write_and_keeps_its_value(settings):
+    settings.ENCRYPTION_KEYS = old = create_keyring("old")
+    row = create_model_access("sk-before")
+    settings.ENCRYPTION_KEYS = create_keyring("new") | old
+    is_locked, may_write = threading.Event(), threading.Event()
 
     def write():
         try:
             with transaction.atomic():
-                mine = ModelAccess.objects.select_for_update().get(pk=row.pk)
-                holding.set()
-                go.wait(10)
-                mine.set_api_key("sk-written")
-                mine.save()
+                locked_row = ModelAccess.objects.select_for_update().get(pk=row.pk)
+                is_locked.set()
+                may_write.wait(10)
+                locked_row.set_api_key("sk-written")
+                locked_row.save()
         finally:
             connection.close()
 
     writer = threading.Thread(target=write)
     writer.start()
-    holding.wait(10)
-    threading.Timer(0.5, go.set).start()
+    is_locked.wait(10)
+    threading.Timer(0.5, may_write.set).start()
     rotate()
     writer.join()
 
@@ -148,15 +151,15 @@ def test_a_write_during_rotation_is_not_lost(settings):
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.timeout(170)
-def test_killed_ten_times_midway_everything_stays_readable(settings):
-    settings.ENCRYPTION_KEYS = old = ring("old")
+def test_every_secret_stays_readable_although_rotation_is_killed_ten_times(settings):
+    settings.ENCRYPTION_KEYS = old = create_keyring("old")
     organization = OrganizationFactory()
     total = 330
     for n in range(total):
         sandbox = Sandbox(organization=organization, provider="process")
         sandbox.set_keys(session=f"session-{n}", secret=f"secret-{n}")
         sandbox.save()
-    settings.ENCRYPTION_KEYS = both = ring("new") | old
+    settings.ENCRYPTION_KEYS = both = create_keyring("new") | old
     column = resealing.Column(Sandbox, "sealed_secret_key")
     environment = os.environ | {
         "DATABASE_URL": database_url(),
@@ -166,7 +169,7 @@ def test_killed_ten_times_midway_everything_stays_readable(settings):
     command = [
         sys.executable, "-W", "ignore", "manage.py", "rotate_encryption_key", "--batch", "5", "--pause", "0.005",
     ]  # fmt: skip
-    kills, left = 0, [total * 2]
+    kills, remaining = 0, [total * 2]
     while kills < 10:
         process = subprocess.Popen(
             command, cwd=configured.BASE_DIR, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -180,17 +183,19 @@ def test_killed_ten_times_midway_everything_stays_readable(settings):
                 break
         process.stdout.close()
         process.wait(20)
-        assert batches >= 4, "it ended before it was killed"
-        left.append(sum(resealing.count_old(c) for c in resealing.columns()))
-        readable = [resealing.audit(c)[1] for c in resealing.columns()]
-        assert not any(readable)
-    assert left[-1] > 0, "killed only after the end"
-    said = rotate(batch=50)
+        assert batches >= 4, "the command ended before it was killed"
+        remaining.append(sum(resealing.count_old(c) for c in resealing.columns()))
+        unreadable = [resealing.audit(c)[1] for c in resealing.columns()]
+        assert not any(unreadable)
+    assert remaining[-1] > 0, "the command was killed only after its work was complete"
+    output = rotate(batch=50)
 
-    assert said.endswith("0 secrets are left on older keys.\n")
+    assert output.endswith("0 secrets are left on older keys.\n")
     settings.ENCRYPTION_KEYS = {"new": both["new"]}
     rows = list(Sandbox.objects.order_by("created_at", "pk"))
     assert sorted(row.session_key() for row in rows) == sorted(f"session-{n}" for n in range(total))
     assert sorted(row.secret_key() for row in rows) == sorted(f"secret-{n}" for n in range(total))
     assert resealing.count_old(column) == 0
-    figure("rotation", secrets=total * 2, kills=kills, left_after_each=left, unreadable=0, left=0)
+    figure(
+        "rotation", secrets=total * 2, kills=kills, left_after_each=remaining, unreadable=0, left=0
+    )

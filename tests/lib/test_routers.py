@@ -1,4 +1,4 @@
-"""Routers: names that viewsets choose, singletons, and the names of the URLs that exist."""
+"""Routers: URL names chosen by viewsets, singletons, and the names of all URLs of the native API."""
 
 from uuid import UUID
 
@@ -39,16 +39,17 @@ class ThingViewSet(ViewSet):
         pass
 
 
-def table(router):
+def list_urls(router):
+    """Return ``{path: (URL name, actions)}`` of a router."""
     return {str(p.pattern): (p.name, p.callback.actions) for p in router.urls}
 
 
-def test_router_takes_converters_in_prefixes_and_names_from_viewsets():
+def test_router_accepts_converters_in_prefixes_and_url_names_of_viewsets():
     router = Router()
     router.register("owners/<uuid:pk>/things", ThingViewSet, basename="item")
     base = "owners/<uuid:pk>/things"
 
-    assert table(router) == {
+    assert list_urls(router) == {
         base: ("item-list", {"get": "list"}),
         f"{base}/<uuid:thing_id>": (
             "thing",
@@ -59,11 +60,11 @@ def test_router_takes_converters_in_prefixes_and_names_from_viewsets():
     }
 
 
-def test_singleton_has_no_lookup():
+def test_singleton_router_creates_urls_without_a_lookup():
     router = SingletonRouter()
     router.register("owners/<uuid:pk>/thing", ThingViewSet, basename="it")
 
-    assert {path: name for path, (name, _) in table(router).items()} == {
+    assert {path: name for path, (name, _) in list_urls(router).items()} == {
         "owners/<uuid:pk>/thing": "thing",
         "owners/<uuid:pk>/thing/polish": "polished",
         "owners/<uuid:pk>/thing/paint/red": "it-paint",
@@ -115,5 +116,5 @@ def test_singleton_has_no_lookup():
         ("pull-requests", {"provider": "x"}, "/api/v1/integrations/x/pull-requests"),
     ],
 )
-def test_urls_have_their_names(name, values, path):
+def test_url_name_is_reversed_to_its_path(name, values, path):
     assert reverse(f"v1:{name}", kwargs=values) == path

@@ -1,4 +1,4 @@
-"""Facts of routes are declared on views, and become expressions of the addresses that share them."""
+"""Route facts: their declaration on views, and regular expressions that match all routes with a fact."""
 
 import re
 
@@ -59,29 +59,29 @@ def test_facts_are_read_from_functions_and_classes():
     assert facts_of(APIView.as_view()) == RouteFacts()
 
 
-def test_subclass_inherits_facts_or_declares_all_of_its_own():
+def test_subclass_inherits_facts_or_replaces_all_of_them():
     assert facts_of(InheritingView.as_view()) == RouteFacts(streams=True)
     assert facts_of(OverridingView.as_view()) == RouteFacts(cost="spend")
 
 
-def test_actions_share_the_facts_of_their_address_and_replace_those_of_the_class():
+def test_facts_of_an_action_replace_those_of_its_viewset():
     shared = ThingViewSet.as_view({"get": "list", "post": "create"})
 
     assert facts_of(shared) == RouteFacts(cost="spend")
     assert facts_of(ThingViewSet.as_view({"get": "retrieve"})) == RouteFacts(held="always")
 
 
-def test_actions_that_differ_are_refused():
+def test_actions_of_one_address_with_different_facts_raise():
     with pytest.raises(ImproperlyConfigured, match="declare different facts"):
         facts_of(ThingViewSet.as_view({"put": "update", "delete": "destroy"}))
 
 
-def test_unknown_fact_is_refused():
+def test_unknown_fact_raises():
     with pytest.raises(TypeError):
         RouteFacts(stream=True)
 
 
-def test_routers_and_includes_are_walked():
+def test_routes_of_routers_and_includes_are_listed():
     router = SimpleRouter(trailing_slash=False, use_regex_path=False)
     router.register("things", ThingViewSet, basename="thing")
 
@@ -94,7 +94,7 @@ def test_routers_and_includes_are_walked():
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("routes_to_match", "expected"),
     [
         ([], "(?!)"),
         ([""], "/"),
@@ -105,9 +105,9 @@ def test_routers_and_includes_are_walked():
         (["", "a", "a/b", "a/c"], "/(|a(/(b|c))?)"),
     ],
 )
-def test_expression_writes_common_beginnings_once(given, expected):
-    assert expression(given) == expected
-    for route in given:
+def test_expression_contains_common_prefixes_once(routes_to_match, expected):
+    assert expression(routes_to_match) == expected
+    for route in routes_to_match:
         address = "/" + re.sub(r"<[^>]+>", "1", route)
         assert re.fullmatch(expected, address)
         assert not re.fullmatch(expected, f"{address}/more")

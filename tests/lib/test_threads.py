@@ -1,3 +1,5 @@
+"""Thread pools for database work: connections, context variables and exceptions."""
+
 import contextvars
 import threading
 
@@ -8,7 +10,7 @@ from django.db import connection, connections
 from lib.threads import DatabaseThreads
 
 pytestmark = pytest.mark.django_db(transaction=True)
-name = contextvars.ContextVar("name", default="nobody")
+name = contextvars.ContextVar("name", default="no name")
 
 
 @pytest.fixture
@@ -19,23 +21,24 @@ async def pool():
     await sync_to_async(connections.close_all)()
 
 
-def ask():
+def query_database():
+    """Run a query; return the connection that it used."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
     return connection.connection
 
 
-async def test_connection_is_given_back_after_each_call(pool):
-    used = await pool.run(ask)
+async def test_connection_is_closed_after_each_call(pool):
+    used = await pool.run(query_database)
 
     assert used.closed
 
 
-async def test_connection_is_given_back_when_the_call_fails(pool):
+async def test_connection_is_closed_after_a_failed_call(pool):
     used = []
 
     def fail():
-        used.append(ask())
+        used.append(query_database())
         raise LookupError("no row")
 
     with pytest.raises(LookupError, match="no row"):
@@ -43,10 +46,10 @@ async def test_connection_is_given_back_when_the_call_fails(pool):
     assert used[0].closed
 
 
-async def test_kept_connection_serves_the_next_call():
+async def test_pool_that_keeps_connections_reuses_them():
     pool = DatabaseThreads("test", 1, keep_connections=True)
 
-    first, second = await pool.run(ask), await pool.run(ask)
+    first, second = await pool.run(query_database), await pool.run(query_database)
 
     assert first is second
     assert not first.closed

@@ -1,4 +1,4 @@
-"""Addresses that user-supplied URLs may not reach, and the clients that keep to it."""
+"""Addresses that user-supplied URLs must not reach, and the HTTP clients that enforce it."""
 
 import asyncio
 import socket
@@ -67,17 +67,17 @@ NEVER = [
 
 class TestCheckUrl:
     @pytest.mark.parametrize("host", PRIVATE + NEVER)
-    def test_refuses_what_is_not_public(self, host):
+    def test_host_that_is_not_public_is_unsafe(self, host):
         for url in (f"http://{host}/v1", f"https://{host}:8443/v1"):
             with pytest.raises(url_guard.UnsafeUrl):
                 url_guard.check_url(url, allow_private=False)
 
     @pytest.mark.parametrize("host", PRIVATE)
-    def test_private_ones_by_leave_of_the_operator(self, host):
+    def test_private_host_is_allowed_if_the_operator_allows_private_hosts(self, host):
         url_guard.check_url(f"http://{host}/v1", allow_private=True)
 
     @pytest.mark.parametrize("host", NEVER)
-    def test_some_never(self, host):
+    def test_some_hosts_are_unsafe_even_if_private_hosts_are_allowed(self, host):
         with pytest.raises(url_guard.UnsafeUrl):
             url_guard.check_url(f"http://{host}/v1", allow_private=True)
 
@@ -101,37 +101,37 @@ class TestCheckUrl:
             "http://[::1",
         ],
     )
-    def test_refuses_odd_addresses(self, url):
+    def test_malformed_url_is_unsafe(self, url):
         with pytest.raises(url_guard.UnsafeUrl):
             url_guard.check_url(url, allow_private=True)
 
     @pytest.mark.parametrize(
         "url", ["https://api.example.com/v1", "http://8.8.8.8:8000", "https://[2606:4700::1111]/v1"]
     )
-    def test_takes_public_ones(self, url):
+    def test_public_host_is_allowed(self, url):
         url_guard.check_url(url, allow_private=False)
 
 
 class TestCheckedAddresses:
-    def test_one_private_address_refuses_the_name(self):
+    def test_name_with_one_private_address_is_unsafe(self):
         with pytest.raises(url_guard.UnsafeUrl):
             url_guard.checked_addresses(
                 "a.example", 80, resolver=lambda *_: ["8.8.8.8", "10.0.0.1"], allow_private=False
             )
 
-    def test_keeps_the_resolvers_order(self):
-        found = url_guard.checked_addresses(
+    def test_addresses_keep_the_order_of_the_resolver(self):
+        addresses = url_guard.checked_addresses(
             "a.example", 80, resolver=lambda *_: ["8.8.4.4", "8.8.8.8"], allow_private=False
         )
-        assert found == ["8.8.4.4", "8.8.8.8"]
+        assert addresses == ["8.8.4.4", "8.8.8.8"]
 
-    def test_a_name_without_address(self):
+    def test_name_without_address_raises(self):
         with pytest.raises(OSError, match="no address"):
             url_guard.checked_addresses("a.example", 80, resolver=lambda *_: [])
 
 
-class _Here(BaseHTTPRequestHandler):
-    """Tells which host was asked for; /away redirects to the test's secret."""
+class _Handler(BaseHTTPRequestHandler):
+    """A handler that responds with the request's Host header. ``/away`` redirects to ``/secret``."""
 
     protocol_version = "HTTP/1.1"
 
@@ -146,35 +146,35 @@ class _Here(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
-def here() -> Iterator[ThreadingHTTPServer]:
-    """A server on the loopback address."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Here) as server:
-        server.seen = []
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+def server() -> Iterator[ThreadingHTTPServer]:
+    """An HTTP server on the loopback address; ``seen`` lists the path and host of its requests."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as http_server:
+        http_server.seen = []
+        thread = threading.Thread(target=http_server.serve_forever, args=(0.02,))
         thread.start()
-        yield server
-        server.shutdown()
+        yield http_server
+        http_server.shutdown()
         thread.join()
 
 
-class Rebinding:
-    """A resolver whose first answer is harmless and whose later ones are not."""
+class ScriptedResolver:
+    """A resolver that returns the next of its prepared answers. ``requested`` lists the names that it resolved."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.answers = list(answers)
-        self.asked: list[str] = []
+        self.requested: list[str] = []
 
     def __call__(self, host: str, port: int) -> list[str]:
-        self.asked.append(host)
+        self.requested.append(host)
         return self.answers.pop(0)
 
 
-def fetch(kind: str, url: str, resolver: Rebinding) -> httpx2.Response:
-    """GET by the client for threads or for asyncio."""
+def fetch(kind: str, url: str, resolver: ScriptedResolver) -> httpx2.Response:
+    """Send a GET request with the client of one kind: ``sync`` or ``async``."""
     if kind == "sync":
         with http.client(seconds=5, resolver=resolver) as client:
             return client.get(url)
@@ -188,66 +188,74 @@ def fetch(kind: str, url: str, resolver: Rebinding) -> httpx2.Response:
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 class TestClients:
-    def test_connect_to_the_address_that_was_checked(self, kind, here):
-        resolver = Rebinding(["127.0.0.1"], ["10.99.99.99"])
-        port = here.server_address[1]
+    def test_client_connects_to_the_checked_address_without_a_second_lookup(self, kind, server):
+        resolver = ScriptedResolver(["127.0.0.1"], ["10.99.99.99"])
+        port = server.server_address[1]
         response = fetch(kind, f"http://model.example:{port}/v1", resolver)
         assert response.text == f"model.example:{port}"
-        assert resolver.asked == ["model.example"]
+        assert resolver.requested == ["model.example"]
 
-    def test_refuse_a_name_that_turned_private(self, kind, here, settings):
+    def test_client_rejects_a_name_that_resolves_to_a_private_address(self, kind, server, settings):
         settings.UPSTREAM_ALLOW_PRIVATE = False
-        resolver = Rebinding(["127.0.0.1"])
+        resolver = ScriptedResolver(["127.0.0.1"])
         with pytest.raises(url_guard.UnsafeUrl):
-            fetch(kind, f"http://model.example:{here.server_address[1]}/", resolver)
-        assert not here.seen
+            fetch(kind, f"http://model.example:{server.server_address[1]}/", resolver)
+        assert not server.seen
 
-    def test_refuse_literal_addresses_without_a_lookup(self, kind, here, settings):
+    def test_client_rejects_private_literal_addresses_without_a_lookup(
+        self, kind, server, settings
+    ):
         settings.UPSTREAM_ALLOW_PRIVATE = False
         for host in ("127.0.0.1", "2130706433", "[::ffff:127.0.0.1]", "localhost"):
             with pytest.raises(url_guard.UnsafeUrl):
-                fetch(kind, f"http://{host}:{here.server_address[1]}/", Rebinding())
-        assert not here.seen
+                fetch(kind, f"http://{host}:{server.server_address[1]}/", ScriptedResolver())
+        assert not server.seen
 
-    def test_follow_no_redirect(self, kind, here):
+    def test_client_does_not_follow_redirects(self, kind, server):
         response = fetch(
-            kind, f"http://model.example:{here.server_address[1]}/away", Rebinding(["127.0.0.1"])
+            kind,
+            f"http://model.example:{server.server_address[1]}/away",
+            ScriptedResolver(["127.0.0.1"]),
         )
         assert response.status_code == 302
-        assert [path for path, _ in here.seen] == ["/away"]
+        assert [path for path, _ in server.seen] == ["/away"]
 
-    def test_try_the_next_address(self, kind, here):
-        with socket.socket(socket.AF_INET) as taken:  # bound, not listening: refuses at once
-            taken.bind(("127.0.0.2", 0))
-            resolver = Rebinding(["127.0.0.2", "127.0.0.1"])
-            response = fetch(kind, f"http://model.example:{here.server_address[1]}/", resolver)
+    def test_client_tries_the_next_address_after_a_refused_connection(self, kind, server):
+        with socket.socket(
+            socket.AF_INET
+        ) as closed:  # bound but not listening, so connections are refused
+            closed.bind(("127.0.0.2", 0))
+            resolver = ScriptedResolver(["127.0.0.2", "127.0.0.1"])
+            response = fetch(kind, f"http://model.example:{server.server_address[1]}/", resolver)
         assert response.status_code == 200
 
-    def test_read_no_proxy_from_the_environment(self, kind, here, monkeypatch):
+    def test_client_ignores_proxies_of_the_environment(self, kind, server, monkeypatch):
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
         monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
-        url = f"http://model.example:{here.server_address[1]}/"
-        assert fetch(kind, url, Rebinding(["127.0.0.1"])).status_code == 200
+        url = f"http://model.example:{server.server_address[1]}/"
+        assert fetch(kind, url, ScriptedResolver(["127.0.0.1"])).status_code == 200
 
-    def test_a_name_that_does_not_exist_is_a_connection_error(self, kind):
-        def nowhere(host: str, port: int) -> list[str]:
+    def test_unknown_name_is_a_connection_error(self, kind):
+        def fail_to_resolve(host: str, port: int) -> list[str]:
             raise socket.gaierror(-2, "unknown")
 
         with pytest.raises(httpx2.ConnectError):
-            fetch(kind, "http://nowhere.example/", nowhere)
+            fetch(kind, "http://nowhere.example/", fail_to_resolve)
 
-    def test_check_the_certificate_against_the_name(self, kind, here, tmp_path, monkeypatch):
-        authority = _use_tls(here, tmp_path, name="model.example")
+    def test_client_checks_the_certificate_against_the_name(
+        self, kind, server, tmp_path, monkeypatch
+    ):
+        authority = _use_tls(server, tmp_path, name="model.example")
         monkeypatch.setattr(http, "_tls", lambda: ssl.create_default_context(cafile=authority))
-        port = here.server_address[1]
-        good = fetch(kind, f"https://model.example:{port}/", Rebinding(["127.0.0.1"]))
-        assert good.text == f"model.example:{port}"
+        port = server.server_address[1]
+        response = fetch(kind, f"https://model.example:{port}/", ScriptedResolver(["127.0.0.1"]))
+        assert response.text == f"model.example:{port}"
         with pytest.raises(httpx2.ConnectError, match=r"(?i)certificate|hostname"):
-            fetch(kind, f"https://other.example:{port}/", Rebinding(["127.0.0.1"]))
+            fetch(kind, f"https://other.example:{port}/", ScriptedResolver(["127.0.0.1"]))
 
 
 def _use_tls(server: ThreadingHTTPServer, folder: Path, *, name: str) -> str:
-    """Let a server speak TLS with a certificate of its own for a name; the file to trust it by."""
+    """Make a server use TLS with a self-signed certificate for a name; return the path of the certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Requests are bounded before Django reads them, whatever length they state."""
+"""Limits for request bodies and headers under ASGI, before Django reads a request."""
 
 import json
 
@@ -7,10 +7,13 @@ import pytest
 from openhands_site.serving.bodies import BodyLimit, body_limit
 
 
-async def ask(*headers, pieces=(), kind="http", path="/api/v1/x", **scope):
-    """``(status, problem or what the application read, pieces that were read)``."""
+async def send_request(*headers, pieces=(), kind="http", path="/api/v1/x", **scope):
+    """Return the status, the JSON body and the number of pieces read; for a WebSocket the first message sent.
+
+    The application responds with the number of bytes that it read and the content length that it received.
+    """
     sent = []
-    waiting = [
+    queue = [
         {"type": "http.request", "body": piece, "more_body": n < len(pieces) - 1}
         for n, piece in enumerate(pieces)
     ]
@@ -19,13 +22,13 @@ async def ask(*headers, pieces=(), kind="http", path="/api/v1/x", **scope):
     async def receive():
         nonlocal reads
         reads += 1
-        return waiting.pop(0)
+        return queue.pop(0)
 
     async def send(message):
         sent.append(message)
 
     async def application(scope, receive, send):
-        body, is_more = b"", bool(waiting) or b"content-length" in dict(scope["headers"])
+        body, is_more = b"", bool(queue) or b"content-length" in dict(scope["headers"])
         while is_more and pieces:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -33,9 +36,9 @@ async def ask(*headers, pieces=(), kind="http", path="/api/v1/x", **scope):
             body += message["body"]
             is_more = message["more_body"]
         length = dict(scope["headers"]).get(b"content-length", b"").decode()
-        answer = json.dumps({"read": len(body), "length": length}).encode()
+        body_bytes = json.dumps({"read": len(body), "length": length}).encode()
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": answer})
+        await send({"type": "http.response.body", "body": body_bytes})
 
     scope = {"type": kind, "method": "POST", "path": path, "headers": list(headers)} | scope
     await BodyLimit(application)(scope, receive, send)
@@ -45,45 +48,50 @@ async def ask(*headers, pieces=(), kind="http", path="/api/v1/x", **scope):
 
 
 @pytest.fixture(autouse=True)
-def limits(settings):
+def set_limits(settings):
     settings.BODY_MAX_BYTES = 1_000
     settings.UPLOAD_MAX_BYTES = 5_000
     settings.GATEWAY_BODY_MAX_BYTES = 3_000
 
 
 @pytest.mark.parametrize("length", [b"1001", b"9" * 5_000, b"-1", "²".encode(), b"1,1", b"0x10"])
-async def test_a_stated_length_that_does_not_fit_is_refused_unread(length):
-    status, problem, reads = await ask((b"content-length", length), pieces=[b"x"])
+async def test_too_large_or_malformed_content_length_is_rejected_before_the_body_is_read(length):
+    status, problem, reads = await send_request((b"content-length", length), pieces=[b"x"])
 
     assert (status, problem["code"], reads) == (413, "too-large", 0)
 
 
-async def test_a_chunked_body_is_counted_and_refused_at_the_limit():
+async def test_chunked_body_is_rejected_at_the_limit():
     chunked = (b"transfer-encoding", b"chunked")
-    status, problem, reads = await ask(chunked, pieces=[b"x" * 400] * 100)
+    status, problem, reads = await send_request(chunked, pieces=[b"x" * 400] * 100)
 
     assert (status, problem["code"]) == (413, "too-large")
-    assert reads == 3  # not one piece more than it takes to know
+    assert reads == 3  # the third piece of 400 bytes exceeds the limit of 1,000
 
 
-async def test_a_chunked_body_within_the_limit_arrives_with_its_length():
+async def test_chunked_body_within_the_limit_is_passed_on_with_its_length():
     chunked = (b"transfer-encoding", b"chunked")
 
-    assert (await ask(chunked, pieces=[b"x" * 500, b"y" * 500]))[:2] == (
+    assert (await send_request(chunked, pieces=[b"x" * 500, b"y" * 500]))[:2] == (
         200,
         {"read": 1000, "length": "1000"},
     )
 
 
-async def test_a_chunked_body_that_also_states_a_length_is_counted():
-    lying = [(b"transfer-encoding", b"chunked"), (b"content-length", b"10")]
+async def test_content_length_of_a_chunked_body_is_ignored():
+    contradictory = [(b"transfer-encoding", b"chunked"), (b"content-length", b"10")]
 
-    assert (await ask(*lying, pieces=[b"x" * 2_000]))[0] == 413
-    assert (await ask(*lying, pieces=[b"x" * 900]))[1] == {"read": 900, "length": "900"}
+    assert (await send_request(*contradictory, pieces=[b"x" * 2_000]))[0] == 413
+    assert (await send_request(*contradictory, pieces=[b"x" * 900]))[1] == {
+        "read": 900,
+        "length": "900",
+    }
 
 
-async def test_more_bytes_than_stated_are_not_handed_on():
-    status, problem, _ = await ask((b"content-length", b"10"), pieces=[b"x" * 600, b"x" * 600])
+async def test_body_longer_than_its_content_length_is_rejected():
+    status, problem, _ = await send_request(
+        (b"content-length", b"10"), pieces=[b"x" * 600, b"x" * 600]
+    )
 
     assert (status, problem["code"]) == (413, "too-large")
 
@@ -101,27 +109,27 @@ async def test_more_bytes_than_stated_are_not_handed_on():
         ("/admin/login/", 1_000),
     ],
 )
-async def test_each_address_has_its_limit(path, limit):
+async def test_body_limit_of_each_route_is_enforced(path, limit):
     assert body_limit(path) == limit
-    assert (await ask((b"content-length", b"%d" % limit), path=path))[0] == 200
-    assert (await ask((b"content-length", b"%d" % (limit + 1)), path=path))[0] == 413
+    assert (await send_request((b"content-length", b"%d" % limit), path=path))[0] == 200
+    assert (await send_request((b"content-length", b"%d" % (limit + 1)), path=path))[0] == 413
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
-async def test_too_many_or_too_large_headers_are_refused(settings, kind):
+async def test_too_many_or_too_large_headers_are_rejected(settings, kind):
     settings.HEADER_MAX_COUNT, settings.HEADER_MAX_BYTES = 10, 1_000
     many = [(b"x-%d" % n, b"y") for n in range(11)]
     large = [(b"x", b"y" * 1_000)]
 
-    for refused in (await ask(*many, kind=kind), await ask(*large, kind=kind)):
+    for response in (await send_request(*many, kind=kind), await send_request(*large, kind=kind)):
         if kind == "http":
-            assert (refused[0], refused[1]["code"]) == (431, "headers-too-large")
+            assert (response[0], response[1]["code"]) == (431, "headers-too-large")
         else:
-            assert refused["type"] == "websocket.close"
+            assert response["type"] == "websocket.close"
 
 
-async def test_a_long_query_counts_as_head(settings):
+async def test_query_string_counts_towards_the_header_limit(settings):
     settings.HEADER_MAX_BYTES = 1_024
 
-    assert (await ask(query_string=b"q" * 1_025))[0] == 431
-    assert (await ask(query_string=b"q" * 1_024))[0] == 200
+    assert (await send_request(query_string=b"q" * 1_025))[0] == 431
+    assert (await send_request(query_string=b"q" * 1_024))[0] == 200

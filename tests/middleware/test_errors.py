@@ -1,10 +1,11 @@
-"""What fails before a view answers as problem details under ``/api/``."""
+"""Problem details under ``/api/`` for requests that fail before or inside a view."""
 
 import pytest
 from django.test import override_settings
 
 
-def is_problem(response, status):
+def assert_problem(response, status):
+    """Check that a response is a complete problem with a status; return its body."""
     body = response.json()
     assert response.status_code == status
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -16,45 +17,45 @@ def is_problem(response, status):
     return body
 
 
-def test_unknown_address(client, db):
-    assert is_problem(client.get("/api/v1/nothing"), 404)["code"] == "not-found"
+def test_unknown_address_is_a_404_problem(client, db):
+    assert assert_problem(client.get("/api/v1/nothing"), 404)["code"] == "not-found"
 
 
-def test_unknown_host(client, db):
-    is_problem(client.get("/api/v1/users/me", headers={"Host": "evil.example"}), 400)
+def test_unknown_host_is_a_400_problem(client, db):
+    assert_problem(client.get("/api/v1/users/me", headers={"Host": "evil.example"}), 400)
 
 
 @override_settings(DEBUG=True)
-def test_unknown_host_while_debugging(client, db):
+def test_unknown_host_is_a_problem_without_a_traceback_in_debug_mode(client, db):
     response = client.get("/api/v1/users/me", headers={"Host": "evil.example"})
 
-    assert "Traceback" not in is_problem(response, 400)["detail"]
+    assert "Traceback" not in assert_problem(response, 400)["detail"]
 
 
 @pytest.mark.parametrize("query", ["cursor=%00", "x=%00", "cursor=a\0"])
-def test_nul_in_a_query(client, db, query):
-    is_problem(client.get(f"/api/v1/api-keys?{query}"), 400)
+def test_nul_in_a_query_is_a_400_problem(client, db, query):
+    assert_problem(client.get(f"/api/v1/api-keys?{query}"), 400)
 
 
-def test_nul_in_a_path(client, db):
-    is_problem(client.get("/api/v1/api-keys/%00"), 400)
+def test_nul_in_a_path_is_a_400_problem(client, db):
+    assert_problem(client.get("/api/v1/api-keys/%00"), 400)
 
 
-def test_nul_in_the_query_of_a_page(client, db):
+def test_nul_in_the_query_of_a_page_is_a_400_page(client, db):
     response = client.get("/admin/login/?next=%00")
 
     assert response.status_code == 400
     assert "json" not in response.headers["Content-Type"]
 
 
-def test_wrong_method(client, api):
+def test_wrong_method_is_a_405_problem_with_the_allowed_methods(client, api):
     response = api.put("/api/v1/users/me", {}, format="json")
 
-    assert is_problem(response, 405)["code"] == "method-not-allowed"
+    assert assert_problem(response, 405)["code"] == "method-not-allowed"
     assert "GET" in response.headers["Allow"]
 
 
-def test_missing_csrf_token(alice):
+def test_missing_csrf_token_is_a_403_problem(alice):
     from django.test import Client
 
     client = Client(enforce_csrf_checks=True)
@@ -62,41 +63,41 @@ def test_missing_csrf_token(alice):
 
     response = client.post("/api/v1/api-keys", {"name": "a"}, content_type="application/json")
 
-    assert is_problem(response, 403)
+    assert assert_problem(response, 403)
 
 
-def test_fault_of_ours_says_nothing_about_itself(client, db, monkeypatch, caplog):
+def test_unexpected_exception_is_logged_but_not_shown(client, db, monkeypatch, caplog):
     from accounts.api.v1 import views
 
-    def broken(*_args):
+    def raise_runtime_error(*_args):
         raise RuntimeError("secret-canary")
 
-    monkeypatch.setattr(views, "get_token", broken)
+    monkeypatch.setattr(views, "get_token", raise_runtime_error)
     client.raise_request_exception = False
 
     response = client.get("/api/v1/auth/csrf")
 
-    assert "canary" not in is_problem(response, 500)["detail"]
+    assert "canary" not in assert_problem(response, 500)["detail"]
     assert "secret-canary" in caplog.text
 
 
-def test_database_away_is_503_and_asks_to_come_back(client, db, monkeypatch):
+def test_unreachable_database_is_a_503_problem_with_retry_after(client, db, monkeypatch):
     from django.db import OperationalError
 
     from accounts.api.v1 import views
 
-    def away(*_args):
+    def raise_operational_error(*_args):
         raise OperationalError
 
-    monkeypatch.setattr(views, "get_token", away)
+    monkeypatch.setattr(views, "get_token", raise_operational_error)
 
     response = client.get("/api/v1/auth/csrf")
 
-    is_problem(response, 503)
+    assert_problem(response, 503)
     assert response.headers["Retry-After"] == "2"
 
 
-def test_security_headers_stand_on_refusals_too(client, db):
+def test_problem_has_security_headers(client, db):
     response = client.get("/api/v1/nothing")
 
     assert "script-src 'self'" in response.headers["Content-Security-Policy"]

@@ -1,4 +1,4 @@
-"""What every answer carries: a page, the API, a static file, a refusal, a socket's handshake."""
+"""Security headers, allowed origins, CORS, the order of the middleware, and the access log."""
 
 import json
 import os
@@ -21,7 +21,7 @@ COMMON = {
 }
 
 
-def assert_guarded(response):
+def assert_security_headers(response):
     for name, value in COMMON.items():
         assert response.headers[name] == value, name
     policy = response.headers["Content-Security-Policy"]
@@ -33,22 +33,22 @@ def assert_guarded(response):
 
 
 @pytest.mark.parametrize("path", ["/", "/sign-in", "/settings", "/api/v1/users/me", "/nothing"])
-def test_pages_and_the_api(client, alice, path):
-    for caller in (Client(), client):
-        response = caller.get(path)
-        assert_guarded(response)
+def test_pages_and_the_api_have_security_headers_and_are_not_cached(client, alice, path):
+    for browser in (Client(), client):
+        response = browser.get(path)
+        assert_security_headers(response)
         assert "no-store" in response.headers["Cache-Control"]
         client.force_login(alice)
 
 
-def test_hsts_with_https_only(client, db, settings):
+def test_hsts_is_sent_only_over_https(client, db, settings):
     settings.SECURE_HSTS_SECONDS = 60
 
     assert "Strict-Transport-Security" not in client.get("/sign-in").headers
     assert "max-age=60" in client.get("/sign-in", secure=True).headers["Strict-Transport-Security"]
 
 
-def test_static_files_may_be_kept(client, db):
+def test_static_file_may_be_cached(client, db):
     response = client.get("/static/css/base.css")
 
     response.close()
@@ -59,10 +59,10 @@ def test_static_files_may_be_kept(client, db):
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_a_socket_handshake(settings):
+async def test_socket_handshake_has_security_headers(settings):
     settings.SECURE_HSTS_SECONDS = 60
 
-    async def accepting(scope, receive, send):
+    async def accept_socket(scope, receive, send):
         await send({"type": "websocket.accept", "headers": [(b"x-own", b"1")]})
 
     from openhands_site.middleware.headers import SocketHeaders
@@ -72,7 +72,7 @@ async def test_a_socket_handshake(settings):
     async def send(message):
         sent.append(message)
 
-    await SocketHeaders(accepting)({"type": "websocket"}, None, send)
+    await SocketHeaders(accept_socket)({"type": "websocket"}, None, send)
 
     assert dict(sent[0]["headers"]) == {
         b"x-own": b"1",
@@ -84,10 +84,10 @@ async def test_a_socket_handshake(settings):
     }
 
 
-# --- Where sockets may be opened from ---------------------------------------------
+# --- Origins that may open sockets ------------------------------------------------
 
-OURS = "https://agents.example.com"
-FORMS = [
+ALLOWED_ORIGIN = "https://agents.example.com"
+OTHER_ORIGINS = [
     "http://agents.example.com",
     "https://agents.example.com:443",
     "https://agents.example.com:8443",
@@ -125,57 +125,61 @@ FORMS = [
 ]
 
 
-async def opens(*headers):
-    reached = []
+async def open_socket(*headers):
+    """Open a conversation's socket; return whether it was accepted, and the close code."""
     socket = WebsocketCommunicator(
         application,
         "/ws/v1/conversations/018f0000-0000-7000-8000-000000000000",
         headers=list(headers),
     )
     connected, code = await socket.connect()
-    reached.append((connected, code))
     await socket.disconnect()
-    return reached[0]
+    return connected, code
 
 
 @pytest.fixture
-def ours(settings):
-    settings.ALLOWED_ORIGINS = [OURS]
+def allowed_origin(settings):
+    settings.ALLOWED_ORIGINS = [ALLOWED_ORIGIN]
 
 
-@pytest.mark.parametrize("origin", FORMS)
+@pytest.mark.parametrize("origin", OTHER_ORIGINS)
 @pytest.mark.parametrize(
-    "more", [(), ((b"authorization", b"Bearer oh_x.y"),)], ids=["cookie", "key"]
+    "other_headers", [(), ((b"authorization", b"Bearer oh_x.y"),)], ids=["cookie", "key"]
 )
-async def test_an_origin_that_is_not_exactly_ours_is_refused(ours, origin, more):
-    assert await opens((b"origin", origin.encode("latin-1")), *more) == (False, 4403)
+async def test_socket_of_an_origin_that_differs_from_the_allowed_one_is_refused(
+    allowed_origin, origin, other_headers
+):
+    assert await open_socket((b"origin", origin.encode("latin-1")), *other_headers) == (False, 4403)
 
 
-async def test_two_origins_are_refused(ours):
-    for pair in ((OURS, "https://evil.example"), ("https://evil.example", OURS)):
+async def test_socket_with_two_origins_is_refused(allowed_origin):
+    for pair in (
+        (ALLOWED_ORIGIN, "https://evil.example"),
+        ("https://evil.example", ALLOWED_ORIGIN),
+    ):
         headers = [(b"origin", value.encode()) for value in pair]
-        assert await opens(*headers) == (False, 4403)
+        assert await open_socket(*headers) == (False, 4403)
 
 
-async def test_no_origin_needs_a_key(ours):
-    assert await opens((b"cookie", b"sessionid=x")) == (False, 4403)
+async def test_socket_with_a_cookie_but_no_origin_is_refused(allowed_origin):
+    assert await open_socket((b"cookie", b"sessionid=x")) == (False, 4403)
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_our_own_origin_gets_as_far_as_being_asked_who_it_is(ours):
-    """Refused for being nobody, which is another code than for coming from elsewhere."""
-    assert (await opens((b"origin", OURS.encode())))[1] != 4403
+async def test_anonymous_socket_of_the_allowed_origin_is_not_refused_for_its_origin(allowed_origin):
+    # It is closed because it has no credentials, with another code.
+    assert (await open_socket((b"origin", ALLOWED_ORIGIN.encode())))[1] != 4403
 
 
 # --- CORS ---------------------------------------------------------------------------
 
 
 @pytest.fixture
-def friend(settings):
+def cors_origin(settings):
     settings.CORS_ALLOWED_ORIGINS = ["https://ide.example.com"]
 
 
-def preflight(origin, path="/api/v1/users/me"):
+def send_preflight(origin, path="/api/v1/users/me"):
     return Client().options(
         path,
         headers={
@@ -186,16 +190,16 @@ def preflight(origin, path="/api/v1/users/me"):
     )
 
 
-def test_a_friendly_origin_may_read_the_api_with_a_key_and_without_cookies(friend, api):
-    asked = preflight("https://ide.example.com")
+def test_allowed_cors_origin_may_read_the_api_with_a_key_and_without_cookies(cors_origin, api):
+    preflight = send_preflight("https://ide.example.com")
     response = api.get("/api/v1/users/me", headers={"Origin": "https://ide.example.com"})
 
-    for answer in (asked, response):
-        assert answer.status_code == 200
-        assert answer.headers["Access-Control-Allow-Origin"] == "https://ide.example.com"
-        assert "Access-Control-Allow-Credentials" not in answer.headers
-        assert "origin" in answer.headers["Vary"].lower()
-    assert "authorization" in asked.headers["Access-Control-Allow-Headers"]
+    for allowed in (preflight, response):
+        assert allowed.status_code == 200
+        assert allowed.headers["Access-Control-Allow-Origin"] == "https://ide.example.com"
+        assert "Access-Control-Allow-Credentials" not in allowed.headers
+        assert "origin" in allowed.headers["Vary"].lower()
+    assert "authorization" in preflight.headers["Access-Control-Allow-Headers"]
     assert "x-ratelimit-remaining" in response.headers["Access-Control-Expose-Headers"]
 
 
@@ -209,20 +213,24 @@ def test_a_friendly_origin_may_read_the_api_with_a_key_and_without_cookies(frien
         "null",
     ],
 )
-def test_others_may_not(friend, db, origin):
-    assert "Access-Control-Allow-Origin" not in preflight(origin).headers
+def test_other_origin_gets_no_cors_headers(cors_origin, db, origin):
+    response = send_preflight(origin)
 
-
-def test_pages_are_never_for_other_origins(friend, db):
-    response = preflight("https://ide.example.com", path="/sign-in")
-
+    assert response.status_code == 200
     assert "Access-Control-Allow-Origin" not in response.headers
 
 
-# --- All together ---------------------------------------------------------------------
+def test_page_has_no_cors_headers_for_an_allowed_origin(cors_origin, db):
+    response = send_preflight("https://ide.example.com", path="/sign-in")
+
+    assert response.status_code == 405
+    assert "Access-Control-Allow-Origin" not in response.headers
 
 
-def test_the_order_of_the_pipeline():
+# --- The whole pipeline ---------------------------------------------------------------------
+
+
+def test_middleware_is_in_the_required_order():
     places = [
         configured.MIDDLEWARE.index(name)
         for name in (
@@ -241,8 +249,7 @@ def test_the_order_of_the_pipeline():
     assert places == sorted(places)
 
 
-def test_a_refusal_by_maintenance_carries_everything_before_it(friend, db):
-    """Headers, request id, CORS and the cache's lifetime are on answers of what comes after them."""
+def test_maintenance_response_has_security_cors_and_cache_headers(cors_origin, db):
     from accounts.services import maintenance
 
     maintenance.set_maintenance(is_on=True)
@@ -250,28 +257,28 @@ def test_a_refusal_by_maintenance_carries_everything_before_it(friend, db):
     response = Client().get("/api/v1/users/me", headers={"Origin": "https://ide.example.com"})
 
     assert response.status_code == 503
-    assert_guarded(response)
+    assert_security_headers(response)
     assert response.headers["Access-Control-Allow-Origin"] == "https://ide.example.com"
     assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_nothing_to_warn_about_in_deployment():
+def test_deployment_check_reports_no_issues():
     environment = os.environ | {
         "PUBLIC_URL": "https://agents.example.com",
         "ALLOWED_HOSTS": "agents.example.com",
         "SECRET_KEY": "k3J!vq2R" * 8,
         "LOG_FORMAT": "json",
     }
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
         cwd=configured.BASE_DIR, env=environment, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "no issues" in done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "no issues" in result.stdout + result.stderr
 
 
-def test_a_log_line_names_the_route_and_the_caller_and_nothing_secret(client, alice, caplog):
+def test_access_log_record_names_the_route_and_the_user_but_no_secret(client, alice, caplog):
     client.force_login(alice)
     caplog.set_level("INFO", logger="access")
 
@@ -285,7 +292,7 @@ def test_a_log_line_names_the_route_and_the_caller_and_nothing_secret(client, al
     assert "canary" not in json.dumps(record.__dict__, default=str)
 
 
-def test_a_log_line_names_the_organization_of_a_key(api, alice, caplog):
+def test_access_log_record_names_the_organization_of_a_key(api, alice, caplog):
     caplog.set_level("INFO", logger="access")
 
     api.get("/api/v1/users/me")
@@ -294,9 +301,10 @@ def test_a_log_line_names_the_organization_of_a_key(api, alice, caplog):
     assert record.organization == str(alice.personal_organization.pk)
 
 
-def test_a_setup_link_is_not_in_the_log(client, db, caplog):
+def test_setup_link_is_not_logged(client, db, caplog):
     caplog.set_level("DEBUG")
 
-    client.get("/setup/canary-of-a-setup-link")
+    response = client.get("/setup/canary-of-a-setup-link")
 
+    assert response.status_code == 404
     assert "canary" not in caplog.text

@@ -1,4 +1,4 @@
-"""Rates by address, by caller and by route: exact, told in headers, and closed where they must be."""
+"""Rate limits by address, by caller and by route: their counts, headers, and behavior without Redis."""
 
 import pytest
 import redis
@@ -14,7 +14,7 @@ from tests.conftest import key_client
 
 
 @pytest.fixture(autouse=True)
-def clean():
+def reset_counts():
     cache.clear()
     limits.drop_blocks()
     limits._Breaker.open_until = 0.0
@@ -25,36 +25,40 @@ def clean():
 
 @pytest.fixture
 def rates(settings):
-    def set_rates(**given):
-        settings.RATE_LIMITS = {name.replace("_", " "): rate for name, rate in given.items()}
+    def set_rates(**limits_by_name):
+        settings.RATE_LIMITS = {
+            name.replace("_", " "): rate for name, rate in limits_by_name.items()
+        }
 
     return set_rates
 
 
 @pytest.fixture
 def no_redis(monkeypatch):
-    def gone(*_args, **_kwargs):
+    def raise_connection_error(*_args, **_kwargs):
         raise redis.exceptions.ConnectionError
 
-    monkeypatch.setattr(redis.connection.UnixDomainSocketConnection, "send_packed_command", gone)
-    monkeypatch.setattr(redis.connection.Connection, "send_packed_command", gone)
+    monkeypatch.setattr(
+        redis.connection.UnixDomainSocketConnection, "send_packed_command", raise_connection_error
+    )
+    monkeypatch.setattr(redis.connection.Connection, "send_packed_command", raise_connection_error)
 
 
-def test_headers_count_down_and_429_says_when_to_return(rates, api):
+def test_headers_count_down_and_the_429_has_retry_after(rates, api):
     rates(read="3/m")
 
-    answers = [api.get("/api/v1/users/me") for _ in range(4)]
+    responses = [api.get("/api/v1/users/me") for _ in range(4)]
 
-    assert [a.status_code for a in answers] == [200, 200, 200, 429]
-    assert [a.headers["X-RateLimit-Remaining"] for a in answers] == ["2", "1", "0", "0"]
-    assert {a.headers["X-RateLimit-Limit"] for a in answers} == {"3"}
-    assert answers[3].headers["Retry-After"] == answers[3].headers["X-RateLimit-Reset"]
-    assert 1 <= int(answers[3].headers["Retry-After"]) <= 61
-    assert "Retry-After" not in answers[2].headers
-    assert answers[3].json()["code"] == "too-many-requests"
+    assert [a.status_code for a in responses] == [200, 200, 200, 429]
+    assert [a.headers["X-RateLimit-Remaining"] for a in responses] == ["2", "1", "0", "0"]
+    assert {a.headers["X-RateLimit-Limit"] for a in responses} == {"3"}
+    assert responses[3].headers["Retry-After"] == responses[3].headers["X-RateLimit-Reset"]
+    assert 1 <= int(responses[3].headers["Retry-After"]) <= 61
+    assert "Retry-After" not in responses[2].headers
+    assert responses[3].json()["code"] == "too-many-requests"
 
 
-def test_a_page_says_it_to_people(rates, client, alice):
+def test_page_over_the_limit_is_an_html_page(rates, client, alice):
     rates(read="1/m")
     client.force_login(alice)
     client.get("/settings")
@@ -66,7 +70,7 @@ def test_a_page_says_it_to_people(rates, client, alice):
     assert "Too many requests" in response.content.decode()
 
 
-def test_keys_users_and_addresses_are_counted_apart(rates, alice, bob):
+def test_keys_users_and_addresses_are_counted_separately(rates, alice, bob):
     rates(read="1/m")
     callers = [key_client(alice), key_client(alice), key_client(bob), Client(), Client()]
     callers[3].force_login(alice)
@@ -78,10 +82,10 @@ def test_keys_users_and_addresses_are_counted_apart(rates, alice, bob):
     assert second == [429] * 5
 
 
-def test_kinds_are_counted_apart(rates, api):
+def test_kinds_of_requests_are_counted_separately(rates, api):
     rates(read="1/m", keys="1/m", spend="1/m", write="1/m")
 
-    def ask():
+    def send_one_of_each_kind():
         return [
             api.get("/api/v1/users/me").status_code,
             api.post("/api/v1/api-keys", {"name": "x"}, format="json").status_code,
@@ -89,11 +93,11 @@ def test_kinds_are_counted_apart(rates, api):
             api.post("/api/v1/auth/sign-out").status_code,
         ]
 
-    assert ask() == [200, 201, 409, 204]
-    assert ask() == [429] * 4
+    assert send_one_of_each_kind() == [200, 201, 409, 204]
+    assert send_one_of_each_kind() == [429] * 4
 
 
-def test_invented_keys_do_not_escape_the_limit_of_the_address(rates, db):
+def test_requests_with_unknown_keys_count_for_their_address(rates, db):
     rates(address="5/m", read="1/m")
 
     statuses = [
@@ -106,13 +110,13 @@ def test_invented_keys_do_not_escape_the_limit_of_the_address(rates, db):
     assert statuses == [401] * 5 + [429] * 2
 
 
-def test_unknown_addresses_count_too(rates, db):
+def test_requests_of_unknown_paths_count_for_their_address(rates, db):
     rates(address="2/m")
 
     assert [Client().get("/nothing").status_code for _ in range(3)] == [404, 404, 429]
 
 
-def test_one_route_may_have_its_own_rate(settings, api):
+def test_route_with_its_own_rate_is_limited_separately(settings, api):
     settings.RATE_LIMITS = {"GET api/v1/users/me": "1/m"}
 
     assert api.get("/api/v1/users/me").status_code == 200
@@ -120,39 +124,39 @@ def test_one_route_may_have_its_own_rate(settings, api):
     assert api.get("/api/v1/api-keys").status_code == 200
 
 
-def test_the_tightest_limit_is_the_one_that_is_told(rates, api):
+def test_headers_report_the_lowest_of_several_limits(rates, api):
     rates(address="100/m", read="50/m")
 
     assert api.get("/api/v1/users/me").headers["X-RateLimit-Limit"] == "50"
 
 
-def test_signing_in_tells_its_limit(rates, client, alice, settings):
+def test_failed_sign_in_reports_its_own_limit(rates, client, alice, settings):
     settings.SIGN_IN_RATE = "2/m"
     rates(address="100/m")
     form = {"email": "alice@example.com", "password": "wrong"}
 
-    answers = [client.post("/sign-in", form) for _ in range(3)]
+    responses = [client.post("/sign-in", form) for _ in range(3)]
 
-    assert [a.status_code for a in answers] == [422, 422, 429]
-    assert [a.headers["X-RateLimit-Remaining"] for a in answers] == ["1", "0", "0"]
-    assert int(answers[2].headers["Retry-After"]) >= 1
+    assert [a.status_code for a in responses] == [422, 422, 429]
+    assert [a.headers["X-RateLimit-Remaining"] for a in responses] == ["1", "0", "0"]
+    assert int(responses[2].headers["Retry-After"]) >= 1
 
 
 @pytest.mark.parametrize(
     "path", ["/alive", "/metrics", "/static/css/base.css", "/api/llm/v1/models"]
 )
-def test_what_is_exempt(rates, client, db, path):
+def test_exempt_path_is_not_limited(rates, client, db, path):
     rates(address="1/m", read="1/m")
 
-    answers = [client.get(path) for _ in range(3)]
-    for answer in answers:
-        answer.close()
+    responses = [client.get(path) for _ in range(3)]
+    for response in responses:
+        response.close()
 
-    assert 429 not in {answer.status_code for answer in answers}
-    assert "X-RateLimit-Limit" not in answers[-1].headers
+    assert 429 not in {response.status_code for response in responses}
+    assert "X-RateLimit-Limit" not in responses[-1].headers
 
 
-def test_without_redis_reading_is_open_and_what_costs_is_closed(
+def test_without_redis_reads_are_served_and_costly_requests_are_rejected(
     rates, no_redis, api, alice, client
 ):
     rates(address="100/m", read="100/m", write="100/m", keys="100/m", spend="100/m")
@@ -160,60 +164,60 @@ def test_without_redis_reading_is_open_and_what_costs_is_closed(
 
     assert api.get("/api/v1/users/me").status_code == 200
     assert api.post("/api/v1/auth/sign-out").status_code == 204
-    for refused in (
+    for response in (
         api.post("/api/v1/api-keys", {"name": "x"}, format="json"),
         api.post("/api/v1/conversations", {}, format="json"),
         client.post("/sign-in", credentials),
     ):
-        assert refused.status_code == 503
-        assert refused.headers["Retry-After"] == "5"
+        assert response.status_code == 503
+        assert response.headers["Retry-After"] == "5"
     assert "sessionid" not in client.cookies
 
 
-def test_one_failure_spares_the_next_reader_the_wait(rates, no_redis, api, monkeypatch):
+def test_open_circuit_breaker_skips_redis(rates, no_redis, api, monkeypatch):
     rates(read="100/m")
-    asked = []
-    monkeypatch.setattr(limits, "count_in_blocks", lambda *a, **k: asked.append(1))
+    counts = []
+    monkeypatch.setattr(limits, "count_in_blocks", lambda *a, **k: counts.append(1))
     limits._Breaker.open_until = float("inf")
 
     assert api.get("/api/v1/users/me").status_code == 200
-    assert not asked
+    assert not counts
 
 
-def test_blocks_of_two_processes_never_let_more_than_the_limit_pass(rates, api, monkeypatch):
-    rates(read="400/m")  # two at a time
+def test_processes_that_reserve_blocks_never_exceed_the_limit(rates, api, monkeypatch):
+    rates(read="400/m")  # a process reserves two requests at a time
     processes = [{}, {}]
-    passed, remaining = 0, []
+    allowed, remaining = 0, []
     for n in range(402):
         monkeypatch.setattr(limits, "_blocks", processes[n % 7 == 0])
-        usage = limits.count_in_blocks(HttpRequest(), group="read|", value="somebody", rate="400/m")
-        passed += not usage.is_over
+        usage = limits.count_in_blocks(HttpRequest(), group="read|", value="a caller", rate="400/m")
+        allowed += not usage.is_over
         remaining.append(usage.remaining)
 
-    assert passed == 400
+    assert allowed == 400
     assert remaining[:3] == [399, 397, 396]
     assert remaining[-1] == 0
 
 
-def test_a_block_spares_redis(rates, monkeypatch):
-    asked = []
-    monkeypatch.setattr(cache, "incr", lambda name, size: asked.append(size) or sum(asked))
+def test_requests_of_one_block_take_one_redis_call(rates, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(cache, "incr", lambda name, size: sizes.append(size) or sum(sizes))
     for _ in range(12):
-        limits.count_in_blocks(HttpRequest(), group="read|", value="somebody", rate="1200/m")
+        limits.count_in_blocks(HttpRequest(), group="read|", value="a caller", rate="1200/m")
 
-    assert asked == [6, 6]
+    assert sizes == [6, 6]
 
 
-def test_named_routes_count_against_these_rates():
-    def names(resolver, before=""):
+def test_routes_that_count_as_keys_and_spend_are_these():
+    def list_rates(resolver, before=""):
         for pattern in resolver.url_patterns:
             if hasattr(pattern, "url_patterns"):
                 inner = f"{before}{pattern.namespace}:" if pattern.namespace else before
-                yield from names(pattern, inner)
+                yield from list_rates(pattern, inner)
             elif pattern.name:
                 yield before + pattern.name, rate_limits.select_rate("POST", pattern.callback)
 
-    rates = dict(names(get_resolver()))
+    rates = dict(list_rates(get_resolver()))
     assert {name for name, rate in rates.items() if rate == "keys"} == {
         "v1:api-key-list",
         "api-keys",
@@ -222,6 +226,10 @@ def test_named_routes_count_against_these_rates():
         "v1:conversation-list",
         "v1:conversation-messages",
         "v1:conversation-resume",
+        "v1:conversation-confirmation",
+        "v1:fork",
+        "v1:sandbox-start",
+        "v1:sandbox-resume",
         "v1:app-conversation-list",
         "v1:app-conversation-stream-start",
         "v1:sandbox-list",
@@ -248,7 +256,7 @@ def test_named_routes_count_against_these_rates():
         ),
     ],
 )
-def test_the_setting(monkeypatch, text, rates):
+def test_setting_replaces_the_named_default_rates(monkeypatch, text, rates):
     monkeypatch.setenv("RATES", text)
 
     assert env.rates("RATES", {"address": "9/m", "read": "9/m"}) == rates
@@ -257,7 +265,7 @@ def test_the_setting(monkeypatch, text, rates):
 @pytest.mark.parametrize(
     "text", ["read", "read=5", "read=0/m", "reads=5/m", "read=5/w", "read=-1/m"]
 )
-def test_what_the_setting_does_not_take(monkeypatch, text):
+def test_invalid_setting_raises(monkeypatch, text):
     monkeypatch.setenv("RATES", text)
 
     with pytest.raises(env.ImproperlyConfigured):

@@ -1,3 +1,5 @@
+"""Streaming responses under ASGI, which are sent piece by piece."""
+
 import pytest
 from django.http import StreamingHttpResponse
 from django.test import AsyncRequestFactory, RequestFactory
@@ -10,7 +12,7 @@ def endless():
         yield b"piece"
 
 
-async def test_under_asgi_a_stream_is_sent_piece_by_piece():
+async def test_stream_under_asgi_is_sent_piece_by_piece():
     middleware = PieceByPiece(lambda request: StreamingHttpResponse(endless()))
 
     response = middleware(AsyncRequestFactory().get("/"))
@@ -19,7 +21,7 @@ async def test_under_asgi_a_stream_is_sent_piece_by_piece():
     assert [await anext(pieces) for _ in range(3)] == [b"piece"] * 3
 
 
-async def test_fault_midway_reaches_the_server():
+async def test_exception_within_a_stream_is_raised_to_the_server():
     def broken():
         yield b"piece"
         raise OSError
@@ -32,7 +34,7 @@ async def test_fault_midway_reaches_the_server():
         [piece async for piece in response]
 
 
-def test_under_wsgi_nothing_changes():
+def test_stream_under_wsgi_is_unchanged():
     response = PieceByPiece(lambda r: StreamingHttpResponse(iter([b"a"])))(
         RequestFactory().get("/")
     )

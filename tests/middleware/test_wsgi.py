@@ -1,4 +1,4 @@
-"""The WSGI application of the ``web`` role: the caller's address and the bounds hold there too."""
+"""The WSGI application of the ``web`` role: the client's address and the limit for bodies."""
 
 import io
 
@@ -9,49 +9,50 @@ from openhands_site.serving.bodies import BodyLimitOfEnviron
 from openhands_site.wsgi import application
 
 
-def seen(peer, **headers):
-    found = {}
-    ClientAddressOfEnviron(lambda environ, _: found.update(environ))(
+def pass_through(peer, **headers):
+    """Return the client address and the forwarding header that the application receives."""
+    received = {}
+    ClientAddressOfEnviron(lambda environ, _: received.update(environ))(
         {"REMOTE_ADDR": peer} | headers, None
     )
-    return found["REMOTE_ADDR"], found.get("HTTP_X_FORWARDED_FOR")
+    return received["REMOTE_ADDR"], received.get("HTTP_X_FORWARDED_FOR")
 
 
-def test_a_trusted_proxy_tells_the_address_and_nobody_else_does(settings):
+def test_client_address_is_read_from_the_header_of_a_trusted_proxy_only(settings):
     settings.TRUSTED_PROXIES = ["10.0.0.0/8"]
     forwarded = "203.0.113.9, 192.0.2.7, 10.0.0.2"
 
-    assert seen("10.0.0.1", HTTP_X_FORWARDED_FOR=forwarded) == ("192.0.2.7", forwarded)
-    assert seen("198.51.100.1", HTTP_X_FORWARDED_FOR=forwarded) == ("198.51.100.1", None)
+    assert pass_through("10.0.0.1", HTTP_X_FORWARDED_FOR=forwarded) == ("192.0.2.7", forwarded)
+    assert pass_through("198.51.100.1", HTTP_X_FORWARDED_FOR=forwarded) == ("198.51.100.1", None)
 
     settings.TRUSTED_PROXIES = []
-    assert seen("10.0.0.1", HTTP_X_FORWARDED_FOR=forwarded) == ("10.0.0.1", forwarded)
+    assert pass_through("10.0.0.1", HTTP_X_FORWARDED_FOR=forwarded) == ("10.0.0.1", forwarded)
 
 
 @pytest.mark.parametrize(
     ("length", "status"), [("10", None), ("", None), ("11", "413"), ("-1", "413"), ("x", "413")]
 )
-def test_a_stated_length_beyond_the_limit_is_refused(settings, length, status):
+def test_too_large_or_malformed_content_length_is_rejected(settings, length, status):
     settings.BODY_MAX_BYTES = 10
-    answered = []
+    statuses = []
     BodyLimitOfEnviron(lambda *_: [])(
         {"PATH_INFO": "/api/v1/x", "CONTENT_LENGTH": length},
-        lambda line, headers: answered.append(line[:3]),
+        lambda line, headers: statuses.append(line[:3]),
     )
 
-    assert answered == ([status] if status else [])
+    assert statuses == ([status] if status else [])
 
 
 @pytest.mark.django_db
-def test_the_application_answers(settings):
+def test_application_responds_to_a_probe(settings):
     settings.DATABASE_KEEP_SECONDS = 0
-    answered = []
+    statuses = []
     environ = {
         "REQUEST_METHOD": "GET", "PATH_INFO": "/alive", "SERVER_NAME": "testserver", "SERVER_PORT": "80",
         "wsgi.input": io.BytesIO(), "wsgi.url_scheme": "http",
     }  # fmt: skip
 
-    response = application(environ, lambda line, headers: answered.append(line))
+    response = application(environ, lambda line, headers: statuses.append(line))
     response.close()
 
-    assert answered == ["200 OK"]
+    assert statuses == ["200 OK"]

@@ -1,4 +1,4 @@
-"""The templates of ``deploy/`` in front of real processes: pages, sockets and streams, each by its way."""
+"""The configuration templates of ``deploy/`` in front of real processes, for pages, sockets and streams."""
 
 import contextlib
 import json
@@ -48,41 +48,45 @@ def test_templates_send_long_polls_to_realtime():
     assert f"acl is_held path_reg ^{waiting}$\n" in haproxy
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+def find_free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 @contextlib.contextmanager
-def process(command, log, **environment):
+def run_process(command, log, **environment):
+    """Run a command until the block ends. Its output goes to the file ``log``."""
     with log.open("wb") as output:
-        started = subprocess.Popen(
+        child = subprocess.Popen(
             command, cwd=settings.BASE_DIR, env=os.environ | environment, stdout=output, stderr=output,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
     try:
-        yield started
+        yield child
     finally:
-        started.terminate()
+        child.terminate()
         try:
-            started.wait(30)
+            child.wait(30)
         except subprocess.TimeoutExpired:
-            started.kill()
-            started.wait()
+            child.kill()
+            child.wait()
 
 
 @contextlib.contextmanager
-def behind(template, folder):
-    """The balancer's address, with one ``web`` and one ``realtime`` behind it."""
-    front, web, realtime = free_port(), free_port(), free_port()
+def run_balancer(template, folder):
+    """Run a balancer with one ``web`` and one ``realtime`` process behind it, and yield its address."""
+    front, web, realtime = find_free_port(), find_free_port(), find_free_port()
     text = (FOLDER / template).read_text()
     for template_port, port in ((8080, front), (8000, web), (8001, realtime)):
         text = text.replace(f"127.0.0.1:{template_port}", f"127.0.0.1:{port}")
-    text, sooner = re.subn(r"(client_header_timeout|timeout http-request)( +)10s", r"\1\2 1s", text)
-    assert sooner == 1
+    # The limit of 10 seconds for a request's headers would make the test slow.
+    text, changed_timeouts = re.subn(
+        r"(client_header_timeout|timeout http-request)( +)10s", r"\1\2 1s", text
+    )
+    assert changed_timeouts == 1
     name = template.partition(".")[0]
-    if name == "nginx":  # its files belong to this test, not to the system
+    if name == "nginx":  # by default it writes to folders of the system
         paths = "".join(
             f"{kind}_temp_path {folder}/{kind};"
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -109,10 +113,10 @@ def behind(template, folder):
     with contextlib.ExitStack() as stack:
         for role, port in (("web", web), ("realtime", realtime)):
             call = [*manage, f"run_{role}", "--port", str(port)]
-            stack.enter_context(process(call, folder / f"{role}.log", **environment))
+            stack.enter_context(run_process(call, folder / f"{role}.log", **environment))
         for port in (web, realtime):
             wait(f"http://127.0.0.1:{port}")
-        stack.enter_context(process(command, folder / f"{name}.log"))
+        stack.enter_context(run_process(command, folder / f"{name}.log"))
         wait(url)
         yield url
 
@@ -125,47 +129,47 @@ def behind(template, folder):
     ],
 )
 @pytest.mark.django_db(transaction=True)
-def test_rest_sockets_and_streams_pass(template, alice, tmp_path):
+def test_balancer_forwards_rest_sockets_and_streams(template, alice, tmp_path):
     conversation = services.create_conversation(user=alice, message="hello")
     _, key = accounts.issue_api_key(user=alice, name="balanced")
     headers = {"Authorization": f"Bearer {key}"}
     path = f"/api/v1/conversations/{conversation.pk}"
     with (
-        behind(template, tmp_path) as url,
+        run_balancer(template, tmp_path) as url,
         httpx2.Client(timeout=60, trust_env=False, headers=headers) as client,
     ):
-        record = client.get(url + path)
+        detail = client.get(url + path)
         forged = client.get(f"{url}/api/v1/users/me", headers={"X-Forwarded-For": "203.0.113.9"})
         metrics = client.get(f"{url}/metrics")
         with connect(
             f"{url.replace('http', 'ws')}/ws/v1/conversations/{conversation.pk}",
             additional_headers=headers,
         ) as ws:
-            frame = json.loads(ws.recv(60))
+            message = json.loads(ws.recv(60))
         with client.stream("GET", f"{url}{path}/events/stream") as stream:
-            kind = stream.headers["Content-Type"]
+            content_type = stream.headers["Content-Type"]
             line = next(line for line in stream.iter_lines() if line.startswith("data:"))
-        held = client.get(f"{url}{path}/events?after=1&wait=1")
-        slow = half_a_head(url)
+        long_poll = client.get(f"{url}{path}/events?after=1&wait=1")
+        slow_client_seconds = send_half_a_head(url)
 
-    assert (record.status_code, record.json()["id"]) == (200, str(conversation.pk))
+    assert (detail.status_code, detail.json()["id"]) == (200, str(conversation.pk))
     assert (forged.status_code, metrics.status_code) == (200, 404)
-    assert (frame["type"], frame["seq"]) == ("event", 1)
-    assert kind.startswith("text/event-stream")
+    assert (message["type"], message["seq"]) == ("event", 1)
+    assert content_type.startswith("text/event-stream")
     assert json.loads(line.removeprefix("data:"))["seq"] == 1
-    assert (held.status_code, held.json()["items"]) == (200, [])
-    assert slow < 25
+    assert (long_poll.status_code, long_poll.json()["items"]) == (200, [])
+    assert slow_client_seconds < 25
     assert Event.objects.filter(conversation=conversation).count() == 1
-    served = {name: (tmp_path / f"{name}.log").read_text() for name in ("web", "realtime")}
-    assert path in served["web"]
-    assert "203.0.113.9" not in served["web"]
+    logs = {name: (tmp_path / f"{name}.log").read_text() for name in ("web", "realtime")}
+    assert path in logs["web"]
+    assert "203.0.113.9" not in logs["web"]
 
 
-def half_a_head(url):
-    """Seconds until a caller who does not finish its head is let go."""
+def send_half_a_head(url):
+    """Send an incomplete request head; return the seconds until the balancer responds or closes the connection."""
     host, _, port = url.removeprefix("http://").partition(":")
     started = time.monotonic()
-    with socket.create_connection((host, int(port)), timeout=60) as caller:
-        caller.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-A")
-        caller.recv(1000)
+    with socket.create_connection((host, int(port)), timeout=60) as client_socket:
+        client_socket.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-A")
+        client_socket.recv(1000)
     return time.monotonic() - started

@@ -21,10 +21,12 @@ def test_daphne_serves_pages_the_api_and_sockets(alice, tmp_path):
     ):
         page = client.get("/sign-in")
         assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
-        made = client.post("/api/v1/conversations", json={"message": "Hello"})
-        assert made.status_code in (201, 202)
+        response = client.post("/api/v1/conversations", json={"message": "Hello"})
+        assert response.status_code in (201, 202)
 
-        address = f"{url.replace('http', 'ws', 1)}/ws/v1/conversations/{made.json()['id']}?after=0"
+        address = (
+            f"{url.replace('http', 'ws', 1)}/ws/v1/conversations/{response.json()['id']}?after=0"
+        )
         with connect(address, additional_headers=headers) as socket:
             kinds = []
             while "event" not in kinds:

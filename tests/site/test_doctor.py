@@ -1,4 +1,4 @@
-"""`manage.py doctor`: each thing that can be wrong, told with what to do."""
+"""The checks of `manage.py doctor`, and the report that the command prints."""
 
 import json
 import os
@@ -15,20 +15,20 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)
-def healthy(settings):
-    """A test run whose own oddities are put right."""
+def healthy_installation(settings):
+    """Change the settings of the test run that doctor reports as problems."""
     settings.DATA_DIR.mkdir(exist_ok=True)
     settings.PUBLIC_URL = "http://127.0.0.1:1"
 
 
-def found() -> dict[str, doctor.Check]:
+def run_checks() -> dict[str, doctor.Check]:
     return {check.name: check for check in doctor.run_checks()}
 
 
-def test_a_sound_installation():
-    states = {name: check.state for name, check in found().items()}
+def test_healthy_installation_has_no_failed_check():
+    states = {name: check.state for name, check in run_checks().items()}
     for name in ("Space", "Engine", "git", "tmux"):
-        states.pop(name)  # these tell of the machine, not of us
+        states.pop(name)  # the state of these checks depends on the machine
 
     assert states == {
         "Python": "ok",
@@ -48,7 +48,7 @@ def test_a_sound_installation():
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "check", "state", "words"),
+    ("setting", "value", "check", "state", "text"),
     [
         ("SECRET_KEY", "secret", "Keys", "failed", "SECRET_KEY is weak"),
         (
@@ -66,45 +66,45 @@ def test_a_sound_installation():
         ("PUBLIC_URL", "http://site.invalid", "Server", "warning", "does not respond"),
     ],
 )
-def test_what_is_wrong(settings, setting, value, check, state, words):
+def test_wrong_setting_is_reported_by_its_check(settings, setting, value, check, state, text):
     setattr(settings, setting, value)
 
-    told = found()[check]
+    result = run_checks()[check]
 
-    assert told.state == state
-    assert words in told.detail
+    assert result.state == state
+    assert text in result.detail
 
 
-def test_missing_engine(settings, tmp_path):
+def test_missing_engine_fails_with_the_command_that_installs_it(settings, tmp_path):
     settings.ENGINE_DIR = tmp_path / "engine"
 
-    told = found()["Engine"]
+    result = run_checks()["Engine"]
 
-    assert told.state == "failed"
-    assert "manage.py install_engine" in told.detail
+    assert result.state == "failed"
+    assert "manage.py install_engine" in result.detail
 
 
-def test_missing_data_folder(settings, tmp_path):
+def test_missing_data_folder_fails(settings, tmp_path):
     settings.DATA_DIR = tmp_path / "absent"
 
-    assert found()["Data folder"].state == "failed"
+    assert run_checks()["Data folder"].state == "failed"
 
 
-def test_report_as_json_and_its_exit_code(settings):
+def test_failed_check_is_in_the_json_report_and_exits_with_1(settings):
     settings.SECRET_KEY = "weak"
     out = StringIO()
 
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as exited:
         call_command("doctor", "--json", stdout=out)
 
     report = json.loads(out.getvalue())
-    assert end.value.code == 1
+    assert exited.value.code == 1
     assert report["ok"] is False
     assert {"name", "state", "detail"} == set(report["checks"][0])
 
 
-def test_without_settings_it_says_which_one_is_missing(settings, tmp_path):
-    bare = {
+def test_missing_setting_is_named_without_a_traceback(settings, tmp_path):
+    environment = {
         "PATH": os.environ["PATH"],
         "DATA_DIR": str(tmp_path),
         "SECRET_KEY": "x",
@@ -112,8 +112,8 @@ def test_without_settings_it_says_which_one_is_missing(settings, tmp_path):
     }
     command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "doctor"]
 
-    done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    assert done.returncode == 1
-    assert "ENCRYPTION_KEYS is not set" in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
+    assert result.returncode == 1
+    assert "ENCRYPTION_KEYS is not set" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr

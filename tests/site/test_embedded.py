@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis in a data folder: started, found again, recovered, and gone afterwards."""
+"""The embedded PostgreSQL and Redis of a data folder: start, restart, recovery and stop."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ time.sleep(60)
 
 @pytest.fixture
 def run():
-    """Starts services, and stops them after the test."""
+    """Return a function that starts services. They are stopped after the test."""
     started = []
 
     def start(folder, **options):
@@ -39,61 +39,60 @@ def run():
         services.stop()
 
 
-def ask(services, query):
+def fetch_value(services, statement):
     host = parse_qs(urlsplit(services.database_url).query)["host"][0]
     with psycopg.connect(
         host=host, user="postgres", dbname="postgres", autocommit=True
     ) as connection:
-        cursor = connection.execute(query)
+        cursor = connection.execute(statement)
         return cursor.fetchone()[0] if cursor.description else None
 
 
-def processes_of(folder) -> list[str]:
-    everything = psutil.process_iter(["pid", "name", "cmdline"])
-    theirs = [
-        p.info["name"] for p in everything if str(folder) in " ".join(p.info["cmdline"] or [])
-    ]
-    return sorted(set(theirs))
+def list_programs(folder) -> list[str]:
+    """Return the names of the programs that have the folder in their command line."""
+    processes = psutil.process_iter(["pid", "name", "cmdline"])
+    names = [p.info["name"] for p in processes if str(folder) in " ".join(p.info["cmdline"] or [])]
+    return sorted(set(names))
 
 
 @pytest.mark.parametrize("name", ["plain", "with space, 'quote' and comma", "l" * 120])
-def test_any_folder_will_do_and_nothing_runs_afterwards(run, tmp_path, name):
+def test_services_start_in_any_folder_and_leave_no_process(run, tmp_path, name):
     folder = tmp_path / name
 
     services = run(folder)
-    assert ask(services, "SELECT 1") == 1
+    assert fetch_value(services, "SELECT 1") == 1
     with redis.Redis.from_url(services.redis_url) as client:
         assert client.ping()
     services.stop()
     services.stop()
 
-    assert processes_of(folder) == []
+    assert list_programs(folder) == []
 
 
-def test_data_is_kept(run, tmp_path):
+def test_data_survives_a_restart(run, tmp_path):
     first = run(tmp_path)
-    ask(first, "CREATE TABLE kept AS SELECT 42 AS answer")
+    fetch_value(first, "CREATE TABLE answers AS SELECT 42 AS answer")
     first.stop()
 
-    assert ask(run(tmp_path), "SELECT answer FROM kept") == 42
+    assert fetch_value(run(tmp_path), "SELECT answer FROM answers") == 42
 
 
-def test_what_is_acknowledged_is_on_disk(run, tmp_path):
+def test_durable_database_writes_every_commit_to_disk(run, tmp_path):
     services = run(tmp_path, durable=True)
 
     assert {
-        name: ask(services, f"SHOW {name}")
+        name: fetch_value(services, f"SHOW {name}")
         for name in ("fsync", "synchronous_commit", "full_page_writes")
     } == {
         "fsync": "on",
         "synchronous_commit": "on",
         "full_page_writes": "on",
     }
-    assert ask(services, "SHOW max_connections") == "200"
-    assert ask(services, "SHOW listen_addresses") == ""
+    assert fetch_value(services, "SHOW max_connections") == "200"
+    assert fetch_value(services, "SHOW listen_addresses") == ""
 
 
-def test_nobody_else_can_reach_the_sockets(run, tmp_path):
+def test_socket_folder_is_closed_to_other_users(run, tmp_path):
     services = run(tmp_path)
 
     sockets = Path(parse_qs(urlsplit(services.database_url).query)["host"][0])
@@ -101,15 +100,17 @@ def test_nobody_else_can_reach_the_sockets(run, tmp_path):
     assert sockets.stat().st_mode & 0o077 == 0
 
 
-def test_second_start_says_that_it_is_running(run, tmp_path):
+def test_second_start_in_the_same_folder_raises_already_running(run, tmp_path):
     run(tmp_path)
 
     with pytest.raises(embedded.AlreadyRunning, match=f"already running in {tmp_path}"):
         embedded.start(tmp_path)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the next start ends them")
-def test_they_end_when_their_owner_is_killed_and_start_again(run, tmp_path):
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="on other systems the next start ends the processes"
+)
+def test_services_end_when_their_owner_is_killed_and_can_start_again(run, tmp_path):
     code = OWNER.format(root=str(ROOT), folder=str(tmp_path))
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert owner.stdout.readline().startswith("postgresql://")
@@ -118,23 +119,23 @@ def test_they_end_when_their_owner_is_killed_and_start_again(run, tmp_path):
     owner.wait()
     owner.stdout.close()
 
-    assert ask(run(tmp_path), "SELECT 1") == 1
-    assert processes_of(tmp_path) == ["postgres", "redis-server"]
+    assert fetch_value(run(tmp_path), "SELECT 1") == 1
+    assert list_programs(tmp_path) == ["postgres", "redis-server"]
 
 
-def test_server_that_was_killed_with_its_owner_unaware_is_revived(run, tmp_path):
+def test_killed_services_are_restarted_with_their_data(run, tmp_path):
     services = run(tmp_path, durable=True)
-    ask(services, "CREATE TABLE kept AS SELECT 42 AS answer")
+    fetch_value(services, "CREATE TABLE answers AS SELECT 42 AS answer")
     for service in services._services:
         service.process.kill()
         service.process.wait()
 
     assert services.restart_stopped() == ["PostgreSQL", "Redis"]
-    assert ask(services, "SELECT answer FROM kept") == 42
+    assert fetch_value(services, "SELECT answer FROM answers") == 42
     assert services.restart_stopped() == []
 
 
-def test_stale_pid_file_that_names_another_program_is_not_believed(run, tmp_path):
+def test_stale_pid_file_with_the_id_of_another_process_is_ignored(run, tmp_path):
     first = run(tmp_path)
     pid_file = tmp_path / "postgresql" / "postmaster.pid"
     lines = pid_file.read_text().splitlines()
@@ -143,15 +144,15 @@ def test_stale_pid_file_that_names_another_program_is_not_believed(run, tmp_path
     try:
         pid_file.write_text("\n".join([str(other.pid), *lines[1:]]))
 
-        assert ask(run(tmp_path), "SELECT 1") == 1
-        assert other.poll() is None, "somebody else's process was ended"
+        assert fetch_value(run(tmp_path), "SELECT 1") == 1
+        assert other.poll() is None, "the other process was ended"
     finally:
         other.kill()
         other.wait()
 
 
 class TestRefusals:
-    def test_folder_of_another_user(self, tmp_path, monkeypatch):
+    def test_folder_of_another_user_raises_cannot_start(self, tmp_path, monkeypatch):
         if os.geteuid() == 0:
             os.chown(tmp_path, 12345, 12345)
         else:
@@ -162,13 +163,13 @@ class TestRefusals:
         ):
             embedded.start(tmp_path)
 
-    def test_folder_that_cannot_be_made(self, tmp_path):
+    def test_folder_that_cannot_be_created_raises_cannot_start(self, tmp_path):
         (tmp_path / "file").write_text("")
 
         with pytest.raises(embedded.CannotStart, match="Not a directory"):
             embedded.start(tmp_path / "file" / "data")
 
-    def test_data_of_another_version(self, tmp_path):
+    def test_data_of_another_postgresql_version_raises_cannot_start(self, tmp_path):
         (tmp_path / "postgresql").mkdir()
         (tmp_path / "postgresql" / "PG_VERSION").write_text("12\n")
 
@@ -181,7 +182,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("output", "expected"),
         [
-            # As initdb 18 and postgres 18 said on a full tmpfs.
+            # The output of initdb 18 and postgres 18 on a full tmpfs.
             (
                 'initdb: error: could not write to file "pg_wal/xlogtemp": No space left on device',
                 "is full. Free",
@@ -197,5 +198,5 @@ class TestRefusals:
             ("LOG:  a\nFATAL:  something new\nLOG:  b", "FATAL:  something new"),
         ],
     )
-    def test_what_programs_say_becomes_a_sentence(self, tmp_path, output, expected):
+    def test_program_output_is_explained_in_a_sentence(self, tmp_path, output, expected):
         assert expected in embedded.explain_error(output, tmp_path)

@@ -1,4 +1,4 @@
-"""The engine's environment: which Python, which state, and an installation by the real pip, offline."""
+"""The agent engine's environment: its state, the choice of a Python, and an offline installation by the real pip."""
 
 import json
 import subprocess
@@ -20,8 +20,8 @@ def folder(settings, tmp_path):
     return settings.ENGINE_DIR
 
 
-def fake_install(folder: Path, version: str = VERSION) -> None:
-    """What an installation by somebody else looks like from outside."""
+def create_fake_install(folder: Path, version: str = VERSION) -> None:
+    """Create the files of an engine that the operator installed, without the files that ``install`` adds."""
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "agent-server").write_text("#!/bin/sh\n")
     (folder / "bin" / "agent-server").chmod(0o755)
@@ -30,7 +30,7 @@ def fake_install(folder: Path, version: str = VERSION) -> None:
     )
 
 
-def program(path: Path, text: str) -> Path:
+def write_program(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
@@ -38,11 +38,11 @@ def program(path: Path, text: str) -> Path:
 
 
 class TestStatus:
-    def test_nothing_there(self, folder):
+    def test_absent_folder_is_missing(self, folder):
         assert engine_home.status().state == "missing"
 
-    def test_an_installation_of_ones_own_will_do(self, folder):
-        fake_install(folder)
+    def test_installation_by_the_operator_is_ready(self, folder):
+        create_fake_install(folder)
 
         assert asdict(engine_home.status()) == {
             "state": "ready",
@@ -51,26 +51,26 @@ class TestStatus:
             "detail": f"Agent engine {VERSION} in {folder}.",
         }
 
-    def test_another_version(self, folder):
-        fake_install(folder, "0.0.1")
+    def test_other_version_is_outdated(self, folder):
+        create_fake_install(folder, "0.0.1")
 
         assert engine_home.status().state == "outdated"
 
-    def test_one_that_was_not_finished(self, folder):
-        fake_install(folder)
+    def test_interrupted_installation_is_unfinished(self, folder):
+        create_fake_install(folder)
         (folder / engine_home.MARKER).write_text("{}")
 
         assert engine_home.status().state == "unfinished"
 
-    def test_changed_constraints(self, folder):
-        fake_install(folder)
-        stamp = {"constraints": "of before", "folder": str(folder)}
+    def test_installation_from_other_constraints_is_outdated(self, folder):
+        create_fake_install(folder)
+        stamp = {"constraints": "previous", "folder": str(folder)}
         (folder / engine_home.STAMP).write_text(json.dumps(stamp))
 
         assert engine_home.status().state == "outdated"
 
-    def test_one_that_is_being_installed(self, folder):
-        fake_install(folder)
+    def test_locked_installation_is_installing_until_the_lock_is_released(self, folder):
+        create_fake_install(folder)
 
         with processes.acquire_lock(folder.parent / "engine.lock"):
             assert engine_home.status().state == "installing"
@@ -79,8 +79,8 @@ class TestStatus:
 
 class TestPython:
     @pytest.fixture
-    def place(self, settings, tmp_path, monkeypatch):
-        """A machine without any Python: an empty PATH and home."""
+    def home(self, settings, tmp_path, monkeypatch):
+        """Set an empty PATH and home, as on a machine without Python; return the home folder."""
         settings.ENGINE_PYTHON = ""
         monkeypatch.setenv("PATH", str(tmp_path / "bin"))
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -88,11 +88,11 @@ class TestPython:
         return tmp_path
 
     @staticmethod
-    def answering(path: Path, version: str) -> Path:
-        return program(path, f"echo {version}; echo {path}")
+    def write_python(path: Path, version: str) -> Path:
+        return write_program(path, f"echo {version}; echo {path}")
 
-    def test_none_says_how_to_get_one(self, place):
-        with pytest.raises(engine_home.NoPython) as refusal:
+    def test_missing_python_raises_with_ways_to_install_it(self, home):
+        with pytest.raises(engine_home.NoPython) as error:
             engine_home.find_python()
 
         for way in (
@@ -101,38 +101,38 @@ class TestPython:
             "pyenv install",
             "OH_ENGINE_PYTHON=",
         ):
-            assert way in str(refusal.value)
+            assert way in str(error.value)
 
-    def test_shims_that_refuse_are_passed_over(self, place):
-        program(
-            place / "bin" / "python3.13",
+    def test_pyenv_shim_that_fails_is_skipped(self, home):
+        write_program(
+            home / "bin" / "python3.13",
             "echo 'pyenv: python3.13: command not found' >&2; exit 127",
         )
-        good = self.answering(place / "bin" / "python3.12", "3 12")
+        expected = self.write_python(home / "bin" / "python3.12", "3 12")
 
-        assert engine_home.find_python() == good
+        assert engine_home.find_python() == expected
 
-    def test_one_that_is_too_old_is_passed_over(self, place):
-        self.answering(place / "bin" / "python3", "3 11")
+    def test_too_old_python_is_skipped(self, home):
+        self.write_python(home / "bin" / "python3", "3 11")
 
         with pytest.raises(engine_home.NoPython):
             engine_home.find_python()
 
-    def test_versions_of_pyenv_that_are_not_on_the_path(self, place):
-        self.answering(place / ".pyenv/versions/3.11.7/bin/python", "3 11")
-        self.answering(place / ".pyenv/versions/3.14.0/bin/python", "3 14")
-        wanted = self.answering(place / ".pyenv/versions/3.13.0/bin/python", "3 13")
+    def test_pyenv_version_outside_the_path_is_used(self, home):
+        self.write_python(home / ".pyenv/versions/3.11.7/bin/python", "3 11")
+        self.write_python(home / ".pyenv/versions/3.14.0/bin/python", "3 14")
+        expected = self.write_python(home / ".pyenv/versions/3.13.0/bin/python", "3 13")
 
-        assert engine_home.find_python() == wanted
+        assert engine_home.find_python() == expected
 
-    def test_one_that_uv_knows(self, place):
-        managed = self.answering(place / "managed" / "python", "3 12")
-        program(place / "bin" / "uv", f"echo {managed}")
+    def test_python_managed_by_uv_is_used(self, home):
+        managed = self.write_python(home / "managed" / "python", "3 12")
+        write_program(home / "bin" / "uv", f"echo {managed}")
 
         assert engine_home.find_python() == managed
 
-    def test_a_named_one_that_is_wrong_is_not_replaced_by_another(self, place, settings):
-        self.answering(place / "bin" / "python3.13", "3 13")
+    def test_wrong_engine_python_raises_although_another_python_exists(self, home, settings):
+        self.write_python(home / "bin" / "python3.13", "3 13")
         settings.ENGINE_PYTHON = "/nowhere/python"
 
         with pytest.raises(engine_home.NoPython, match=r"OH_ENGINE_PYTHON .* is /nowhere/python"):
@@ -141,25 +141,28 @@ class TestPython:
 
 class TestInstall:
     @pytest.fixture
-    def wheels(self, folder, settings, tmp_path, monkeypatch):
-        """A tiny engine and its one dependency, which pip finds where its environment says."""
-        place = tmp_path / "wheels"
-        place.mkdir()
-        self.wheel(
-            place, "openhands_agent_server", "1.0", "[console_scripts]\nagent-server = json:dumps\n"
+    def constraints(self, folder, settings, tmp_path, monkeypatch):
+        """Build a tiny engine and its one dependency, the only packages that pip finds; return the constraints."""
+        wheels = tmp_path / "wheels"
+        wheels.mkdir()
+        self.build_wheel(
+            wheels,
+            "openhands_agent_server",
+            "1.0",
+            "[console_scripts]\nagent-server = json:dumps\n",
         )
-        self.wheel(place, "something_else", "2.0", "")
+        self.build_wheel(wheels, "something_else", "2.0", "")
         constraints = tmp_path / "constraints.txt"
         constraints.write_text("something-else==2.0\nopenhands-agent-server==1.0\n")
         monkeypatch.setattr(engine_home, "CONSTRAINTS", constraints)
         monkeypatch.setattr(engine_home, "OLDEST_PYTHON", (3, 11))
         monkeypatch.setenv("PIP_NO_INDEX", "1")
-        monkeypatch.setenv("PIP_FIND_LINKS", str(place))
+        monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
         settings.ENGINE_PYTHON = sys.executable
         return constraints
 
     @staticmethod
-    def wheel(place: Path, name: str, version: str, entry_points: str) -> None:
+    def build_wheel(wheels: Path, name: str, version: str, entry_points: str) -> None:
         info = f"{name}-{version}.dist-info"
         files = {
             f"{name}.py": "",
@@ -167,36 +170,38 @@ class TestInstall:
             f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
             f"{info}/entry_points.txt": entry_points,
         }
-        with zipfile.ZipFile(place / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        with zipfile.ZipFile(wheels / f"{name}-{version}-py3-none-any.whl", "w") as archive:
             for path, text in files.items():
                 archive.writestr(path, text)
             archive.writestr(
                 f"{info}/RECORD", "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
             )
 
-    def test_installs_once_and_again_when_cut_short_and_notices_other_constraints(
-        self, folder, wheels
+    def test_install_skips_a_ready_engine_repairs_an_unfinished_one_and_detects_changed_constraints(
+        self, folder, constraints
     ):
-        told = []
-        assert engine_home.install(progress=told.append).is_ready
+        messages = []
+        assert engine_home.install(progress=messages.append).is_ready
         assert (folder / "bin" / "agent-server").exists()
         own = [str(folder / "bin" / "python"), "-c", "import something_else"]
         assert subprocess.run(own, check=False).returncode == 0
 
         stamp = (folder / engine_home.STAMP).stat().st_mtime_ns
         engine_home.install()
-        assert (folder / engine_home.STAMP).stat().st_mtime_ns == stamp, "it was there already"
+        assert (folder / engine_home.STAMP).stat().st_mtime_ns == stamp, (
+            "a ready engine was installed again"
+        )
 
         (folder / engine_home.STAMP).unlink()
         (folder / engine_home.MARKER).write_text("{}")
         assert engine_home.status().state == "unfinished"
         assert engine_home.install().is_ready
 
-        wheels.write_text(wheels.read_text() + "# changed\n")
+        constraints.write_text(constraints.read_text() + "# changed\n")
         assert engine_home.status().state == "outdated"
 
-    def test_what_cannot_be_had_is_a_sentence(self, folder, wheels):
-        wheels.write_text("absent==1\nopenhands-agent-server==1.0\n")
+    def test_missing_package_raises_with_the_path_of_the_log(self, folder, constraints):
+        constraints.write_text("absent==1\nopenhands-agent-server==1.0\n")
 
         with pytest.raises(
             engine_home.InstallFailed,
@@ -205,7 +210,7 @@ class TestInstall:
             engine_home.install()
         assert engine_home.status().state == "unfinished"
 
-    def test_a_folder_with_other_things_is_left_alone(self, folder, wheels):
+    def test_folder_with_other_files_is_not_changed(self, folder, constraints):
         folder.mkdir()
         (folder / "thesis.txt").write_text("precious")
 

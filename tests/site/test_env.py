@@ -1,4 +1,4 @@
-"""The readers refuse odd values with a sentence that says what is taken."""
+"""The functions that read settings: the values that they accept, and their errors for other values."""
 
 import os
 
@@ -12,7 +12,7 @@ KEY = "a1" * 32
 
 @pytest.fixture
 def put(monkeypatch):
-    """Sets ``X``, the setting that is read here."""
+    """Return a function that sets the environment variable ``X``, or the one that is named."""
     monkeypatch.delenv("X_FILE", raising=False)
     return lambda value, name="X": monkeypatch.setenv(name, value)
 
@@ -30,12 +30,13 @@ class TestReaders:
             (env.keyring, f"k2:{KEY}, k1:{'00' * 32}", {"k2": bytes.fromhex(KEY), "k1": bytes(32)}),
         ],
     )
-    def test_takes(self, put, reader, value, expected):
+    def test_valid_value_is_parsed(self, put, reader, value, expected):
         put(value)
 
         assert reader("X") == expected
 
-    def test_keys_keep_their_order_since_the_first_one_seals(self, put):
+    def test_keyring_keeps_the_order_of_its_keys(self, put):
+        # The first key encrypts; the others only decrypt.
         put(f"k2:{KEY},k1:{'00' * 32}")
 
         assert list(env.keyring("X")) == ["k2", "k1"]
@@ -63,7 +64,7 @@ class TestReaders:
             (env.database, "postgresql://a:port/b"),
         ],
     )
-    def test_refuses(self, put, reader, value):
+    def test_invalid_value_raises_with_the_expected_format(self, put, reader, value):
         put(value)
 
         with pytest.raises(
@@ -71,7 +72,7 @@ class TestReaders:
         ):
             reader("X")
 
-    def test_a_choice_names_what_there_is(self, put):
+    def test_invalid_choice_raises_with_the_valid_choices(self, put):
         put("xml")
 
         with pytest.raises(
@@ -80,20 +81,20 @@ class TestReaders:
             env.choice("X", ("json", "text"))
 
     @pytest.mark.parametrize("name", ["X_KEY", "X_SECRET", "X_PASSWORD", "X_PEPPERS", "X_URL"])
-    def test_a_refusal_does_not_repeat_a_secret(self, put, name):
+    def test_error_about_a_secret_does_not_contain_its_value(self, put, name):
         put("hunter2", name)
 
-        with pytest.raises(ImproperlyConfigured) as refusal:
+        with pytest.raises(ImproperlyConfigured) as error:
             env.keyring(name)
 
-        assert "hunter2" not in str(refusal.value)
+        assert "hunter2" not in str(error.value)
 
-    def test_paths_are_taken_from_the_project(self, put):
+    def test_relative_path_starts_at_the_project_folder(self, put):
         put("data/x")
 
         assert env.path("X") == env.BASE_DIR / "data" / "x"
 
-    def test_what_is_required_says_what_it_takes(self, monkeypatch):
+    def test_missing_required_setting_raises_with_the_expected_format(self, monkeypatch):
         monkeypatch.delenv("X", raising=False)
 
         with pytest.raises(
@@ -101,14 +102,14 @@ class TestReaders:
         ):
             env.integer("X")
 
-    def test_empty_means_unset(self, put):
+    def test_empty_value_counts_as_unset(self, put):
         put("")
 
         assert env.integer("X", 7) == 7
 
 
 class TestDatabase:
-    def test_every_part_of_the_address(self, put):
+    def test_address_is_split_into_its_parts(self, put):
         put("postgresql://us%40er:p%2Fw@db.example:5433/na%20me?sslmode=require")
 
         assert env.database("X") == {
@@ -120,28 +121,28 @@ class TestDatabase:
             "OPTIONS": {"sslmode": "require"},
         }
 
-    def test_a_socket_folder_may_hold_spaces(self, put):
+    def test_socket_folder_may_contain_spaces(self, put):
         put("postgresql://postgres@/postgres?host=%2Fa%20b%2Fsockets")
 
         assert env.database("X")["HOST"] == "/a b/sockets"
 
 
 class TestFiles:
-    def test_a_value_may_be_mounted(self, monkeypatch, tmp_path):
+    def test_value_is_read_from_a_mounted_file(self, monkeypatch, tmp_path):
         (tmp_path / "secret").write_text("from a file\n")
         monkeypatch.delenv("X", raising=False)
         monkeypatch.setenv("X_FILE", str(tmp_path / "secret"))
 
         assert env.text("X") == "from a file"
 
-    def test_both_ways_at_once_are_refused(self, put, monkeypatch):
+    def test_value_and_file_together_raise(self, put, monkeypatch):
         put("a")
         monkeypatch.setenv("X_FILE", "/b")
 
         with pytest.raises(ImproperlyConfigured, match="X and X_FILE are both set"):
             env.text("X")
 
-    def test_a_file_that_is_not_there_is_named(self, monkeypatch, tmp_path):
+    def test_missing_mounted_file_raises_with_its_path(self, monkeypatch, tmp_path):
         monkeypatch.delenv("X", raising=False)
         monkeypatch.setenv("X_FILE", str(tmp_path / "absent"))
 
@@ -150,13 +151,13 @@ class TestFiles:
         ):
             env.text("X")
 
-    def test_files_fill_gaps_and_never_overrule(self, monkeypatch, tmp_path):
+    def test_env_file_sets_only_unset_names(self, monkeypatch, tmp_path):
         file = tmp_path / "server.env"
         file.write_text(
             "# note\nexport X_ONE='a b'\nX_TWO=two=2\nX_THREE=file\nX_FOUR=file\nnonsense\n"
         )
         for name in ("X_ONE", "X_TWO", "X_THREE", "X_FOUR"):
-            monkeypatch.setenv(name, "")  # so that the end of the test removes them
+            monkeypatch.setenv(name, "")  # so that monkeypatch removes the name after the test
             monkeypatch.delenv(name)
         monkeypatch.setenv("X_THREE", "environment")
         monkeypatch.setenv("X_FOUR_FILE", "/mounted")
@@ -170,5 +171,5 @@ class TestFiles:
         )
         assert "X_FOUR" not in os.environ
 
-    def test_a_file_that_is_not_there_changes_nothing(self, tmp_path):
+    def test_missing_env_file_is_ignored(self, tmp_path):
         env.load_file(tmp_path / "absent")

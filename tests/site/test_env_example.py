@@ -1,4 +1,4 @@
-"""`.env.example` names every setting that is read, and no other."""
+"""`.env.example` lists every setting that the server reads, and no other."""
 
 import re
 import runpy
@@ -11,43 +11,46 @@ EXAMPLE = (settings.BASE_DIR / ".env.example").read_text()
 SETTINGS = settings.BASE_DIR / "openhands_site" / "settings.py"
 
 
-def names_read(monkeypatch) -> dict[str, object]:
-    """``{name: default}`` of what settings.py asks the readers for, and of what it reads by itself."""
-    found = dict.fromkeys(re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"', SETTINGS.read_text()))
+def collect_defaults(monkeypatch) -> dict[str, object]:
+    """Return ``{name: default}`` of the settings that settings.py reads; ``None`` if it reads ``os.environ`` itself."""
+    defaults = dict.fromkeys(re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"', SETTINGS.read_text()))
     read = env._read
 
-    def note(name, default, parse, takes):
-        found[name] = default
-        return read(name, default, parse, takes)
+    def record(name, default, parse, expected):
+        defaults[name] = default
+        return read(name, default, parse, expected)
 
-    monkeypatch.setattr(env, "_read", note)
+    monkeypatch.setattr(env, "_read", record)
     monkeypatch.setattr(env, "load_file", lambda path: None)
     runpy.run_path(str(SETTINGS))
-    return found
+    return defaults
 
 
-def lines() -> dict[str, str]:
+def parse_example() -> dict[str, str]:
+    """Return ``{name: value}`` of the settings in `.env.example`, including those in comments."""
     return dict(re.findall(r"^#?([A-Z][A-Z0-9_]*)=(.*)$", EXAMPLE, re.MULTILINE))
 
 
-def test_every_setting_that_is_read_stands_in_the_example_and_no_other(monkeypatch):
-    assert set(lines()) == set(names_read(monkeypatch))
+def test_example_lists_exactly_the_settings_that_are_read(monkeypatch):
+    assert set(parse_example()) == set(collect_defaults(monkeypatch))
 
 
-def test_no_setting_stands_there_twice():
-    found = re.findall(r"^#?([A-Z][A-Z0-9_]*)=", EXAMPLE, re.MULTILINE)
+def test_example_lists_no_setting_twice():
+    names = re.findall(r"^#?([A-Z][A-Z0-9_]*)=", EXAMPLE, re.MULTILINE)
 
-    assert sorted(found) == sorted(set(found))
+    assert sorted(names) == sorted(set(names))
 
 
-def test_required_ones_and_no_others_are_to_be_filled_in(monkeypatch):
-    required = {n for n, default in names_read(monkeypatch).items() if default is env.REQUIRED}
+def test_only_required_settings_are_left_to_fill_in(monkeypatch):
+    required = {
+        n for n, default in collect_defaults(monkeypatch).items() if default is env.REQUIRED
+    }
 
     assert set(re.findall(r"^([A-Z][A-Z0-9_]*)=$", EXAMPLE, re.MULTILINE)) == required
 
 
-def as_written(value) -> str:
-    """A default in the words of the environment."""
+def format_default(value) -> str:
+    """Return a default as it is written in an environment file."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
@@ -57,12 +60,12 @@ def as_written(value) -> str:
     return str(value).removeprefix(f"{settings.BASE_DIR}/")
 
 
-def test_defaults_that_are_shown_are_the_real_ones(monkeypatch):
-    read = names_read(monkeypatch)
-    shown = {name: value for name, value in lines().items() if value}
+def test_values_in_the_example_are_the_defaults(monkeypatch):
+    defaults = collect_defaults(monkeypatch)
+    example_values = {name: value for name, value in parse_example().items() if value}
 
-    assert {name: as_written(read[name]) for name in shown} == shown
+    assert {name: format_default(defaults[name]) for name in example_values} == example_values
 
 
-def test_no_setting_follows_a_blank_line_without_its_meaning():
+def test_every_block_of_settings_begins_with_a_comment():
     assert re.findall(r"(?:^|\n)\n#?([A-Z][A-Z0-9_]*)=", EXAMPLE) == []

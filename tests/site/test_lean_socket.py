@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket protocol without its ballast: it behaves the same, and what it leaves out is not missed."""
+"""The lean WebSocket protocol: it behaves as uvicorn's own protocol, and it sends ready-made frames."""
 
 import asyncio
 import socket
@@ -14,13 +14,13 @@ from openhands_site.serving.lean_socket import Inbox, LeanEvent, LeanWebSocket
 
 async def echo(scope, receive, send):
     await receive()
-    await send({"type": "websocket.accept", "headers": [(b"x-said", b"so")]})
+    await send({"type": "websocket.accept", "headers": [(b"x-greeting", b"hello")]})
     while (message := await receive())["type"] != "websocket.disconnect":
         await send({"type": "websocket.send", "text": message["text"] + scope["path"]})
 
 
-class Told:
-    """An application that sends what a test says, and keeps what became of it."""
+class RemoteApplication:
+    """An ASGI application whose messages are sent by the test, through ``send`` and ``send_ready``."""
 
     async def __call__(self, scope, receive, send):
         self.extensions, self.send = scope["extensions"], send
@@ -34,16 +34,18 @@ class Told:
 
 
 class Server:
+    """A uvicorn server with the lean protocol. ``protocols`` has one entry per connection."""
+
     def __init__(self, application=echo, **options):
         self.protocols = []
 
-        def protocol(*args, **kwargs):
+        def create_protocol(*args, **kwargs):
             self.protocols.append(LeanWebSocket(*args, **kwargs))
             return self.protocols[-1]
 
         options = {"ws_per_message_deflate": False} | options
         config = uvicorn.Config(
-            application, ws=protocol, lifespan="off", log_config=None, **options
+            application, ws=create_protocol, lifespan="off", log_config=None, **options
         )
         self.server = uvicorn.Server(config)
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -58,9 +60,9 @@ class Server:
         await self.task
 
 
-async def test_answers_in_order_and_forgets_the_handshake():
+async def test_messages_are_answered_in_order_and_the_handshake_is_freed():
     async with Server() as server, websockets.connect(server.address) as client:
-        assert client.response.headers["x-said"] == "so"
+        assert client.response.headers["x-greeting"] == "hello"
         for word in ("a", "b", "c"):
             await client.send(word)
         assert [await client.recv() for _ in range(3)] == ["a/x", "b/x", "c/x"]
@@ -71,29 +73,33 @@ async def test_answers_in_order_and_forgets_the_handshake():
         assert not hasattr(protocol, "scope")
 
 
-async def test_says_1012_when_the_server_stops():
+async def test_open_socket_is_closed_with_1012_when_the_server_stops():
     async with Server() as server:
         client = await websockets.connect(server.address)
-    with pytest.raises(websockets.ConnectionClosed) as closed:
+    with pytest.raises(websockets.ConnectionClosed) as closing:
         await client.recv()
-    assert closed.value.rcvd.code == 1012
+    assert closing.value.rcvd.code == 1012
 
 
-async def test_ready_frames_are_messages_of_their_own_among_others():
+async def test_ready_frames_arrive_in_order_between_other_messages():
     texts = ["", "é" * 62 + "x", "x" * 126, "\u20ac" * 21_845, "x" * 65_536, "x" * 300_000]
-    told = Told()
-    async with Server(told) as server, websockets.connect(server.address, max_size=None) as client:
-        await told.send({"type": "websocket.send", "text": "before"})
-        await told.send_ready(*texts)
-        await told.send({"type": "websocket.send", "text": "after"})
-        await told.send_ready("last")
-        await told.send({"type": "websocket.close", "code": 4403})
+    application = RemoteApplication()
+    async with (
+        Server(application) as server,
+        websockets.connect(server.address, max_size=None) as client,
+    ):
+        await application.send({"type": "websocket.send", "text": "before"})
+        await application.send_ready(*texts)
+        await application.send({"type": "websocket.send", "text": "after"})
+        await application.send_ready("last")
+        await application.send({"type": "websocket.close", "code": 4403})
 
-        assert [text async for text in received(client)] == ["before", *texts, "after", "last"]
+        assert [text async for text in receive_texts(client)] == ["before", *texts, "after", "last"]
         assert client.close_code == 4403
 
 
-async def received(client):
+async def receive_texts(client):
+    """Yield the messages that a client receives until its socket is closed."""
     try:
         while True:
             yield await client.recv()
@@ -101,12 +107,12 @@ async def received(client):
         return
 
 
-async def test_ready_frames_wait_while_the_client_takes_none():
-    told = Told()
-    async with Server(told) as server, websockets.connect(server.address) as client:
+async def test_ready_frames_wait_while_writing_is_paused():
+    application = RemoteApplication()
+    async with Server(application) as server, websockets.connect(server.address) as client:
         (protocol,) = server.protocols
         protocol.pause_writing()
-        sending = asyncio.create_task(told.send_ready("a", "b"))
+        sending = asyncio.create_task(application.send_ready("a", "b"))
         await asyncio.sleep(0.05)
         assert not sending.done()
 
@@ -116,50 +122,50 @@ async def test_ready_frames_wait_while_the_client_takes_none():
         assert [await client.recv(), await client.recv()] == ["a", "b"]
 
 
-async def test_nothing_follows_the_goodbye():
-    told = Told()
-    async with Server(told) as server, websockets.connect(server.address) as client:
-        await told.send({"type": "websocket.close", "code": 1013})
+async def test_ready_frames_after_the_close_frame_raise_client_disconnected():
+    application = RemoteApplication()
+    async with Server(application) as server, websockets.connect(server.address) as client:
+        await application.send({"type": "websocket.close", "code": 1013})
 
         with pytest.raises(ClientDisconnected):
-            await told.send_ready("late")
+            await application.send_ready("late")
 
-        assert [text async for text in received(client)] == []
+        assert [text async for text in receive_texts(client)] == []
         assert client.close_code == 1013
 
 
-async def test_ready_frames_are_not_offered_where_messages_are_compressed():
-    told = Told()
-    async with Server(told, ws_per_message_deflate=True) as server:
+async def test_ready_frames_are_offered_only_without_compression():
+    application = RemoteApplication()
+    async with Server(application, ws_per_message_deflate=True) as server:
         async with websockets.connect(server.address):
-            assert READY not in told.extensions
+            assert READY not in application.extensions
         async with websockets.connect(server.address, compression=None):
-            assert READY in told.extensions
+            assert READY in application.extensions
 
 
-async def test_a_gate_lets_all_pass_and_forgets_who_gave_up():
-    gate = LeanEvent()
-    waiting = [asyncio.create_task(gate.wait()) for _ in range(3)]
+async def test_lean_event_wakes_every_waiter_that_was_not_cancelled():
+    event = LeanEvent()
+    waiters = [asyncio.create_task(event.wait()) for _ in range(3)]
     await asyncio.sleep(0)
-    waiting[0].cancel()
+    waiters[0].cancel()
     await asyncio.sleep(0)
-    assert not any(one.done() for one in waiting[1:])
+    assert not any(waiter.done() for waiter in waiters[1:])
 
-    gate.set()
+    event.set()
 
-    assert await asyncio.gather(*waiting[1:]) == [True, True]
-    assert await gate.wait()
-    assert waiting[0].cancelled()
+    assert await asyncio.gather(*waiters[1:]) == [True, True]
+    assert await event.wait()
+    assert waiters[0].cancelled()
 
 
-async def test_an_inbox_loses_nothing_to_a_reader_that_gave_up():
+async def test_inbox_keeps_an_item_for_the_next_reader_if_a_reader_is_cancelled():
     inbox = Inbox()
-    gone, stays = asyncio.create_task(inbox.get()), asyncio.create_task(inbox.get())
+    cancelled, remaining = asyncio.create_task(inbox.get()), asyncio.create_task(inbox.get())
     await asyncio.sleep(0)
     inbox.put_nowait(1)
-    gone.cancel()
+    cancelled.cancel()
 
-    assert await stays == 1
+    assert await remaining == 1
     assert inbox.empty()
     inbox.put_nowait(2)
     inbox.put_nowait(3)

@@ -1,4 +1,4 @@
-"""The fleet: who announces itself is seen, who dies lapses, and Redis may come and go."""
+"""The list of nodes: announcements, their expiry, and outages of Redis."""
 
 import shutil
 import tempfile
@@ -15,10 +15,11 @@ from lib import nodes
 from openhands_site.operating import embedded
 from tests.conftest import key_client
 from tests.factories.accounts import UserFactory
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
-def _empty():
+def _empty_redis():
     with nodes.client() as client:
         client.flushdb()
 
@@ -30,77 +31,73 @@ def staff(db):
     return user
 
 
-def until(look, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-    return found
+def wait_for_nodes():
+    """Return the list of nodes after at least one node has announced itself."""
+    return wait_until(nodes.list_nodes, "a node to announce itself")
 
 
-def roles():
+def list_roles():
     return [node.role for node in nodes.list_nodes()]
 
 
-def test_a_node_is_seen_while_it_is_up():
-    with nodes.announce("web", address="here:8000", load=lambda: {"sockets": 3.0}) as own:
-        [node] = until(nodes.list_nodes)
-        assert (node.id, node.role, node.address) == (own.id, "web", "here:8000")
+def test_node_is_listed_from_its_start_to_its_end():
+    with nodes.announce("web", address="here:8000", load=lambda: {"sockets": 3.0}) as announcement:
+        [node] = wait_for_nodes()
+        assert (node.id, node.role, node.address) == (announcement.id, "web", "here:8000")
         assert node.version == settings.VERSION
         assert node.load["sockets"] == 3
         assert node.load["memory_bytes"] > 1_000_000
         assert not node.is_draining
 
-        own.drain()
+        announcement.drain()
 
-        assert until(lambda: nodes.list_nodes()[0].is_draining)
+        wait_until(lambda: nodes.list_nodes()[0].is_draining, "the node to be listed as draining")
         assert nodes.is_draining()
     assert nodes.list_nodes() == []
     assert not nodes.is_draining()
 
 
-def test_a_node_that_dies_lapses(settings):
+def test_killed_node_is_listed_until_its_entry_expires(settings):
     settings.NODE_TTL_SECONDS = 1
-    with nodes.announce("manager") as own:
-        until(nodes.list_nodes)
-        own._ended = True  # as if it were killed: nothing is taken out
-        own._wake.set()
-        own._thread.join()
+    with nodes.announce("manager") as announcement:
+        wait_for_nodes()
+        announcement._ended = True  # like a kill: the entry stays in Redis
+        announcement._wake.set()
+        announcement._thread.join()
 
-        until(lambda: not nodes.list_nodes())
+        wait_until(lambda: not nodes.list_nodes(), "the entry of the node to expire")
 
 
-def test_the_list_is_bounded(monkeypatch):
+def test_node_list_is_limited_to_max_nodes(monkeypatch):
     monkeypatch.setattr(nodes, "MAX_NODES", 3)
     announcements = [nodes.Announcement("worker", load=dict) for _ in range(5)]
-    for one in announcements:
-        one._send()
+    for announcement in announcements:
+        announcement._send()
 
     assert len(nodes.list_nodes()) == 3
     with nodes.client() as client:
         assert client.zcard(nodes.INDEX) == 3
-    for one in announcements:
-        one._client.close()
+    for announcement in announcements:
+        announcement._client.close()
 
 
-def test_an_entry_of_another_version_is_left_out():
+def test_entry_with_the_fields_of_another_version_is_skipped():
     with nodes.announce("web"), nodes.client() as client:
-        until(nodes.list_nodes)
+        wait_for_nodes()
         client.set(nodes._key("odd"), '{"id": 7}')
         client.zadd(nodes.INDEX, {"odd": time.time()})
 
-        assert roles() == ["web"]
+        assert list_roles() == ["web"]
 
 
-def test_redis_may_die_and_come_back(tmp_path, settings):
-    """Its own Redis, killed and started again empty: the list is refused meanwhile and fills by itself."""
-    sockets = Path(tempfile.mkdtemp(prefix="oh-"))  # short: a socket's path has 107 bytes
+def test_list_is_unavailable_without_redis_and_refilled_after_an_empty_restart(tmp_path, settings):
+    sockets = Path(tempfile.mkdtemp(prefix="oh-"))  # a socket's path may have at most 107 bytes
     service = embedded._Redis(tmp_path, sockets)
     service.start()
     settings.REDIS_URL, settings.NODE_TTL_SECONDS = service.url, 1
     try:
         with nodes.announce("web"):
-            until(nodes.list_nodes)
+            wait_for_nodes()
             service.stop()
             with pytest.raises(nodes.RegistryUnavailable):
                 nodes.list_nodes()
@@ -108,57 +105,59 @@ def test_redis_may_die_and_come_back(tmp_path, settings):
 
             service.start()
 
-            until(lambda: roles() == ["web"])
+            wait_until(lambda: list_roles() == ["web"], "the node to announce itself again")
     finally:
         service.stop()
         shutil.rmtree(sockets)
 
 
-def test_a_process_that_is_told_to_end_is_not_ready(client, db):
+def test_draining_process_is_not_ready(client, db):
     assert client.get("/ready").json()["status"] == "ready"
-    with nodes.announce("web") as own:
-        own.drain()
+    with nodes.announce("web") as announcement:
+        announcement.drain()
 
-        answer = client.get("/ready")
+        response = client.get("/ready")
 
-    assert (answer.status_code, answer.json()["status"]) == (503, "draining")
+    assert (response.status_code, response.json()["status"]) == (503, "draining")
 
 
 class TestApi:
-    def test_operators_see_the_fleet(self, staff):
+    def test_operator_lists_the_nodes(self, staff):
         client = APIClient()
         client.force_login(staff)
         with nodes.announce("realtime", load=lambda: {"sockets": 1.5}):
-            until(nodes.list_nodes)
-            answer = client.get("/api/v1/nodes")
+            wait_for_nodes()
+            response = client.get("/api/v1/nodes")
 
-        assert answer.status_code == 200
-        [node] = answer.json()["items"]
+        assert response.status_code == 200
+        [node] = response.json()["items"]
         assert node["role"] == "realtime"
         assert node["load"]["sockets"] == 1.5
 
-    def test_a_key_of_an_operator_that_was_not_given_it_is_refused(self, staff):
+    def test_operators_key_without_the_permission_is_refused(self, staff):
         assert key_client(staff).get("/api/v1/nodes").status_code == 200
         limited = key_client(staff, scopes=["account.view"])
         assert limited.get("/api/v1/nodes").json()["permission"] == "nodes.view"
 
-    def test_without_redis_it_says_so(self, staff, monkeypatch):
-        def away():
+    def test_unreachable_redis_is_a_503_problem(self, staff, monkeypatch):
+        def raise_connection_error():
             raise redis.ConnectionError
 
-        monkeypatch.setattr(nodes, "client", away)
-        answer = key_client(staff).get("/api/v1/nodes")
+        monkeypatch.setattr(nodes, "client", raise_connection_error)
+        response = key_client(staff).get("/api/v1/nodes")
 
-        assert (answer.status_code, answer.json()["code"]) == (503, "registry-unavailable")
+        assert (response.status_code, response.json()["code"]) == (503, "registry-unavailable")
 
 
-class TestDesk:
-    def test_shows_the_fleet(self, client, staff):
+class TestAdminPage:
+    def test_node_is_shown_with_its_load_and_state(self, client, staff):
         client.force_login(staff)
-        with nodes.announce("manager", load=lambda: {"conversations": 12}) as own:
-            until(nodes.list_nodes)
-            own.drain()
-            until(lambda: nodes.list_nodes()[0].is_draining)
+        with nodes.announce("manager", load=lambda: {"conversations": 12}) as announcement:
+            wait_for_nodes()
+            announcement.drain()
+            wait_until(
+                lambda: nodes.list_nodes()[0].is_draining, "the node to be listed as draining"
+            )
             page = client.get("/admin/nodes").content.decode()
 
         assert "manager" in page
@@ -172,10 +171,10 @@ class TestDesk:
         assert client.get("/admin/nodes").status_code == 403
 
 
-def test_metrics(client, settings):
+def test_metrics_include_the_figures_of_nodes(client, settings):
     settings.METRICS_TOKEN = "m"
     with nodes.announce("web", load=lambda: {"sockets": 7}):
-        until(nodes.list_nodes)
+        wait_for_nodes()
         text = client.get("/metrics", headers={"Authorization": "Bearer m"}).content.decode()
 
     assert "oh_node_registry_up 1.0" in text

@@ -17,7 +17,7 @@ def test_document_is_public_yaml(client, db):
     assert yaml.safe_load(response.content)["openapi"].startswith("3.")
 
 
-def test_document_is_json_for_those_who_ask(client, db):
+def test_document_is_json_if_the_client_accepts_json(client, db):
     response = client.get("/api/v1/schema", headers={"Accept": "application/vnd.oai.openapi+json"})
 
     assert response.json()["paths"].keys() == yaml.safe_load(openapi.document())["paths"].keys()
@@ -28,31 +28,34 @@ def document():
     return yaml.safe_load(openapi.document())
 
 
-def operations(document):
+def list_operations(document):
+    """Yield ("METHOD /path", operation) for each operation of the document."""
     for path, item in document["paths"].items():
         for method, operation in item.items():
             yield f"{method.upper()} {path}", operation
 
 
-def test_every_operation_tells_its_problems(document):
-    for row, operation in operations(document):
+def test_every_operation_documents_its_problem_responses(document):
+    for row, operation in list_operations(document):
         assert {"400", "429", "503"} <= operation["responses"].keys(), row
         is_public = {} in operation.get("security", [{}])
-        # A public one may have a 401 of its own: sandboxes sign by a key of theirs.
-        asks = operation["responses"].get("401", {}).get("$ref", "").endswith("/NotSignedIn")
-        assert not (is_public and asks), row
+        # A public operation may define its own 401: sandboxes authenticate with a key of the sandbox.
+        needs_sign_in = (
+            operation["responses"].get("401", {}).get("$ref", "").endswith("/NotSignedIn")
+        )
+        assert not (is_public and needs_sign_in), row
         assert is_public or "401" in operation["responses"], row
         assert not ("{" in row and "404" not in operation["responses"]), row
 
 
-def test_problems_have_one_shape(document):
-    for answer in document["components"]["responses"].values():
-        assert answer["content"]["application/problem+json"]["schema"] == {
+def test_problem_responses_share_one_schema(document):
+    for response in document["components"]["responses"].values():
+        assert response["content"]["application/problem+json"]["schema"] == {
             "$ref": "#/components/schemas/Problem"
         }
 
 
-def test_a_real_problem_fits_its_schema(document, api):
+def test_returned_problem_has_the_fields_of_its_schema(document, api):
     schema = document["components"]["schemas"]["Problem"]
     body = api.post("/api/v1/api-keys", {}, format="json").json()
 
@@ -60,12 +63,12 @@ def test_a_real_problem_fits_its_schema(document, api):
 
 
 def test_operation_names_are_unique(document):
-    names = [operation["operationId"] for _, operation in operations(document)]
+    names = [operation["operationId"] for _, operation in list_operations(document)]
 
     assert len(names) == len(set(names))
 
 
-def test_page_runs_only_files_of_ours(client, db):
+def test_documentation_page_loads_only_files_of_this_server(client, db):
     page = client.get("/api/v1/docs")
     text = page.content.decode()
     scripts = re.findall(r'<script src="([^"]+)"', text)
@@ -76,20 +79,20 @@ def test_page_runs_only_files_of_ours(client, db):
     assert not re.search(r"<script>|\son\w+=|https?://", text)
     assert [script for script in scripts if script.startswith("/")] == scripts
     for address in [*scripts, *re.findall(r'<link[^>]+href="([^"]+)"', text)]:
-        answer = client.get(address.replace("&amp;", "&"))
-        answer.close()
-        assert answer.status_code == 200, address
+        response = client.get(address.replace("&amp;", "&"))
+        response.close()
+        assert response.status_code == 200, address
 
 
-def test_our_own_routes_come_before_those_for_other_clients(document):
-    named = [tag["name"] for tag in document["tags"]]
-    used = {tag for _, operation in operations(document) for tag in operation["tags"]}
+def test_tags_start_with_conversations_and_end_with_compat(document):
+    listed = [tag["name"] for tag in document["tags"]]
+    used = {tag for _, operation in list_operations(document) for tag in operation["tags"]}
 
-    assert (named[0], named[-1]) == ("conversations", "compat")
-    assert set(named) == used
+    assert (listed[0], listed[-1]) == ("conversations", "compat")
+    assert set(listed) == used
 
 
-def test_script_of_the_page_names_the_document_and_the_csrf_header(client, db):
+def test_page_script_contains_the_schema_address_and_the_csrf_header(client, db):
     script = client.get("/api/v1/docs?script=")
 
     assert script.headers["Content-Type"].startswith("application/javascript")
@@ -98,14 +101,14 @@ def test_script_of_the_page_names_the_document_and_the_csrf_header(client, db):
 
 
 class TestCommand:
-    def test_check_refuses_an_old_file(self, tmp_path):
+    def test_check_fails_for_an_outdated_file(self, tmp_path):
         file = tmp_path / "openapi.yaml"
         file.write_text("openapi: 3.0.3\n")
 
         with pytest.raises(CommandError, match="openapi --write"):
             call_command("openapi", check=True, file=file)
 
-    def test_write_makes_check_pass(self, tmp_path):
+    def test_check_passes_after_write(self, tmp_path):
         file = tmp_path / "openapi.yaml"
 
         call_command("openapi", write=True, file=file)

@@ -1,4 +1,4 @@
-"""Every form of every page with text that cannot be stored: an error on the page, never a 500."""
+"""All forms of all pages with text that cannot be stored: the page shows an error and is never a 500."""
 
 import pytest
 from django.core.cache import cache
@@ -42,7 +42,7 @@ FORMS = {
     "role": ("/settings/organizations/{team}/role", {"member": "{bob}", "role": "viewer"}),
     "remove": ("/settings/organizations/{team}/remove", {"member": "{bob}"}),
     "transfer": ("/settings/organizations/{team}/transfer", {"member": "{bob}"}),
-    "take back": (
+    "revoke invitation": (
         "/settings/organizations/{team}/take-back",
         {"invitation": "{invitation}"},
     ),
@@ -101,38 +101,38 @@ FORMS = {
         },
     ),
     "message": (
-        "/conversations/{talk}/message",
+        "/conversations/{conversation}/message",
         {"text": "Go", "message_id": "01a20501-e2e2-732b-8f74-636424f8c9f2"},
     ),
     "answer": (
-        "/conversations/{talk}/answer",
+        "/conversations/{conversation}/answer",
         {"accept": "no", "reason": "r", "asked_seq": "1"},
     ),
-    "rename": ("/conversations/{talk}/rename", {"title": "T"}),
-    "feedback": ("/conversations/{talk}/feedback", {"seq": "1", "good": "yes"}),
-    "tags": ("/conversations/{talk}/details", {"intent": "tags", "tags": "a, b"}),
+    "rename": ("/conversations/{conversation}/rename", {"title": "T"}),
+    "feedback": ("/conversations/{conversation}/feedback", {"seq": "1", "good": "yes"}),
+    "tags": ("/conversations/{conversation}/details", {"intent": "tags", "tags": "a, b"}),
     "confirmation": (
-        "/conversations/{talk}/details",
+        "/conversations/{conversation}/details",
         {"intent": "confirmation", "policy": "never", "analyzer": "llm"},
     ),
-    "share": ("/conversations/{talk}/details", {"intent": "share", "days": "7"}),
-    "revoke": ("/conversations/{talk}/details", {"intent": "revoke", "share": "{team}"}),
+    "share": ("/conversations/{conversation}/details", {"intent": "share", "days": "7"}),
+    "revoke": ("/conversations/{conversation}/details", {"intent": "revoke", "share": "{team}"}),
 }
 SILENT = {
     ("sign-in", "next"),
     ("second step", "next"),
-    ("terms", "redirect_url"),  # confined to this site
-    ("end session", "everywhere"),  # a tick, whatever its value
+    ("terms", "redirect_url"),  # an address outside this site is replaced
+    ("end session", "everywhere"),  # a checkbox counts as ticked with any value
     ("agent defaults", "enforced"),
-    ("agent settings", "field"),  # names that are no options are dropped
+    ("agent settings", "field"),  # unknown names are dropped
 }
-"""Fields that no value makes invalid."""
+"""Fields for which every value is valid."""
 CASES = [(name, field) for name, (_, data) in FORMS.items() for field in data]
 
 
 @pytest.fixture
 def world(alice, bob, settings):
-    """What paths and fields name."""
+    """Create the rows that the paths and fields name; return Alice's client and the ids by placeholder."""
     settings.SIGN_IN_RATE = "1000/m"
     cache.clear()
     team = organizations.create_organization(user=alice, name="Team")
@@ -141,22 +141,22 @@ def world(alice, bob, settings):
     IdentityProvider.objects.create(
         slug="acme", name="Acme", issuer="https://acme.example", client_id="c"
     )
-    talk = ConversationFactory(created_by=alice)
-    EventFactory(conversation=talk)
+    conversation = ConversationFactory(created_by=alice)
+    EventFactory(conversation=conversation)
     browser = Client()
     browser.force_login(alice)
     return browser, {
         "team": team.pk,
         "bob": bob.pk,
         "invitation": Invitation.objects.get().pk,
-        "talk": talk.pk,
+        "conversation": conversation.pk,
         "session": UserSession.objects.get(user=alice).pk,
         "setup": services.create_setup_link(),
         "code": devices.start_device_sign_in(client_name="tool", scopes=[]).user_code,
     }
 
 
-def client_for(name, browser, user):
+def select_client(name, browser, user):
     if name not in ANONYMOUS:
         return browser
     client = Client()
@@ -167,54 +167,57 @@ def client_for(name, browser, user):
 
 
 def send(client, path, data):
-    """Post as multipart in an encoding that has lone surrogates, which UTF-8 forms cannot carry."""
+    """Post a multipart form and return the page, after a redirect if there is one.
+
+    The encoding ``unicode_escape`` can represent lone surrogates; UTF-8 cannot.
+    """
     lines = []
     for field, values in data.items():
         for value in values if isinstance(values, list) else [values]:
             lines += ["--line", f'Content-Disposition: form-data; name="{field}"', ""]
             lines += [str(value).encode("unicode_escape").decode()]
     body = "\r\n".join([*lines, "--line--", ""])
-    kind = "multipart/form-data; boundary=line; charset=unicode_escape"
-    answer = client.generic("POST", path, body.encode(), content_type=kind)
-    return client.get(answer.headers["Location"]) if answer.status_code == 302 else answer
+    content_type = "multipart/form-data; boundary=line; charset=unicode_escape"
+    response = client.generic("POST", path, body.encode(), content_type=content_type)
+    return client.get(response.headers["Location"]) if response.status_code == 302 else response
 
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize(("name", "field"), CASES)
-def test_text_that_cannot_be_stored_is_an_error_of_the_form(world, alice, name, field, text):
+def test_text_that_cannot_be_stored_is_shown_as_a_form_error(world, alice, name, field, text):
     browser, names = world
-    client = client_for(name, browser, alice)
+    client = select_client(name, browser, alice)
     path, data = FORMS[name]
     path = path.format(**names)
-    filled = {key: v if isinstance(v, list) else v.format(**names) for key, v in data.items()}
+    valid_data = {key: v if isinstance(v, list) else v.format(**names) for key, v in data.items()}
 
-    answer = send(client, path, filled | {field: TEXTS[text]})
+    response = send(client, path, valid_data | {field: TEXTS[text]})
 
     if (name, field) in SILENT:
-        assert answer.status_code == (422 if name == "second step" else 200)  # its code is wrong
+        assert response.status_code == (422 if name == "second step" else 200)  # the code is wrong
     elif field == "intent" and name != "model":
-        assert answer.status_code == 404
+        assert response.status_code == 404
     else:
-        assert answer.status_code in {200, 400, 422}
-        assert '<p class="notice error"' in answer.text
-    assert "a\ufffdb" in answer.text or TEXTS[text] not in answer.text
+        assert response.status_code in {200, 400, 422}
+        assert '<p class="notice error"' in response.text
+    assert "a\ufffdb" in response.text or TEXTS[text] not in response.text
 
 
 @pytest.mark.parametrize(
     ("path", "status"),
     [("/?q={}", 200), ("/?tag={}", 200), ("/?archived={}", 200), ("/device?user_code={}", 422)],
 )
-def test_address_with_a_lone_surrogate_is_read(world, path, status):
+def test_query_with_a_lone_surrogate_is_no_server_error(world, path, status):
     browser, _ = world
-    kind = "text/plain; charset=unicode_escape"
+    content_type = "text/plain; charset=unicode_escape"
 
-    answer = browser.get(path.format(r"a%5Cud800b"), headers={"Content-Type": kind})
+    response = browser.get(path.format(r"a%5Cud800b"), headers={"Content-Type": content_type})
 
-    assert answer.status_code == status
+    assert response.status_code == status
 
 
 @pytest.mark.parametrize(
-    ("path", "data", "kept", "forgotten"),
+    ("path", "data", "repeated", "hidden"),
     [
         (
             "/settings/organizations/{team}/invite",
@@ -247,20 +250,20 @@ def test_address_with_a_lone_surrogate_is_read(world, path, status):
             [],
         ),
         (
-            "/conversations/{talk}/details",
+            "/conversations/{conversation}/details",
             {"intent": "tags", "tags": f"kept, {'x' * 60}"},
             ['value="kept, xxx'],
             [],
         ),
     ],
 )
-def test_refused_form_keeps_what_was_typed_but_no_secrets(world, path, data, kept, forgotten):
+def test_rejected_form_repeats_its_input_without_secrets(world, path, data, repeated, hidden):
     browser, names = world
 
-    answer = browser.post(path.format(**names), data)
+    response = browser.post(path.format(**names), data)
 
-    assert answer.status_code in {400, 422}
-    for text in kept:
-        assert text in answer.text
-    for text in forgotten:
-        assert text not in answer.text
+    assert response.status_code in {400, 422}
+    for text in repeated:
+        assert text in response.text
+    for text in hidden:
+        assert text not in response.text

@@ -1,4 +1,4 @@
-"""Django's WSGI handler behind ASGI: who holds a thread and for how long, and what reaches the application."""
+"""Django's WSGI handler behind ASGI: when a request uses a thread, and what the application receives."""
 
 import asyncio
 import threading
@@ -7,6 +7,7 @@ import pytest
 from django.http import StreamingHttpResponse
 
 from openhands_site.serving.threads import Threads, build_environ
+from tests.waiting import wait_until_async
 
 
 def echo(environ, start_response):
@@ -15,11 +16,10 @@ def echo(environ, start_response):
 
 
 class Client:
-    """One request: what it sends is put into ``news``, what it is sent gathers in ``sent``."""
+    """One request to an ASGI application. ``incoming`` is what it will receive, ``sent`` what it has sent."""
 
     def __init__(self, application, *headers, path="/x", method="POST"):
-        self.news, self.sent = asyncio.Queue(), []
-        self.got = asyncio.Event()
+        self.incoming, self.sent = asyncio.Queue(), []
         scope = {
             "type": "http",
             "method": method,
@@ -28,52 +28,52 @@ class Client:
             "http_version": "1.1",
         }
         scope |= {"headers": list(headers), "client": ("192.0.2.1", 5), "server": ("host", 80)}
-        self.task = asyncio.create_task(application(scope, self.news.get, self.send))
+        self.task = asyncio.create_task(application(scope, self.incoming.get, self.send))
 
     async def send(self, message):
         self.sent.append(message)
-        self.got.set()
 
-    def say(self, body, *, is_more=False):
-        self.news.put_nowait({"type": "http.request", "body": body, "more_body": is_more})
+    def send_body(self, body, *, is_more=False):
+        self.incoming.put_nowait({"type": "http.request", "body": body, "more_body": is_more})
 
-    async def answered(self):
+    async def wait_for_response(self):
+        """Wait until the application ends; return the status and the body that it sent."""
         await asyncio.wait_for(self.task, 30)
         return self.sent[0].get("status"), b"".join(part["body"] for part in self.sent[1:])
 
 
-async def test_body_and_answer_pass():
+async def test_request_body_and_response_are_passed_on():
     client = Client(Threads(echo, threads=1), (b"content-length", b"4"), path="/ä")
-    client.say(b"ab", is_more=True)
-    client.say(b"cd")
+    client.send_body(b"ab", is_more=True)
+    client.send_body(b"cd")
 
-    assert await client.answered() == (201, b"got abcd")
+    assert await client.wait_for_response() == (201, b"got abcd")
     assert client.sent[0]["headers"] == [(b"x-path", "/ä".encode()), (b"content-length", b"8")]
 
 
-async def test_a_client_that_sends_slowly_holds_no_thread():
+async def test_slow_client_uses_no_thread_while_it_sends():
     application = Threads(echo, threads=1)
     slow = Client(application, (b"content-length", b"4"))
-    slow.say(b"ab", is_more=True)
+    slow.send_body(b"ab", is_more=True)
     await asyncio.sleep(0)
 
-    assert await Client(application, method="GET").answered() == (201, b"got ")
+    assert await Client(application, method="GET").wait_for_response() == (201, b"got ")
     assert not slow.task.done()
-    slow.say(b"cd")
-    assert (await slow.answered())[0] == 201
+    slow.send_body(b"cd")
+    assert (await slow.wait_for_response())[0] == 201
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_is_not_answered():
+async def test_client_that_disconnects_within_its_body_gets_no_response():
     client = Client(Threads(echo, threads=1), (b"content-length", b"4"))
-    client.say(b"ab", is_more=True)
-    client.news.put_nowait({"type": "http.disconnect"})
+    client.send_body(b"ab", is_more=True)
+    client.incoming.put_nowait({"type": "http.disconnect"})
 
     await asyncio.wait_for(client.task, 30)
 
     assert client.sent == []
 
 
-async def test_no_more_requests_than_threads_run_at_a_time():
+async def test_at_most_as_many_requests_run_as_there_are_threads():
     running, most, lock = 0, 0, threading.Lock()
     full = threading.Barrier(3)
 
@@ -90,11 +90,11 @@ async def test_no_more_requests_than_threads_run_at_a_time():
     application = Threads(counting, threads=3)
     clients = [Client(application, method="GET") for _ in range(9)]
 
-    assert {(await client.answered())[0] for client in clients} == {201}
+    assert {(await client.wait_for_response())[0] for client in clients} == {201}
     assert most == 3
 
 
-async def test_stream_goes_out_piece_by_piece_and_ends_with_its_reader():
+async def test_stream_is_sent_in_pieces_and_closed_when_its_client_disconnects():
     closed = threading.Event()
 
     def endless():
@@ -109,25 +109,23 @@ async def test_stream_goes_out_piece_by_piece_and_ends_with_its_reader():
         return StreamingHttpResponse(endless())
 
     client = Client(Threads(stream, threads=1), method="GET")
-    while len(client.sent) < 3:
-        client.got.clear()
-        await asyncio.wait_for(client.got.wait(), 30)
-    client.news.put_nowait({"type": "http.disconnect"})
+    await wait_until_async(lambda: len(client.sent) >= 3, "the first pieces of the stream")
+    client.incoming.put_nowait({"type": "http.disconnect"})
     await asyncio.wait_for(client.task, 30)
 
     assert client.sent[1]["body"] == b"piece"
     assert closed.is_set()
 
 
-async def test_fault_of_the_application_reaches_the_server():
+async def test_exception_of_the_application_is_raised_to_the_server():
     def broken(environ, start_response):
         raise OSError
 
     with pytest.raises(OSError):
-        await Client(Threads(broken, threads=1), method="GET").answered()
+        await Client(Threads(broken, threads=1), method="GET").wait_for_response()
 
 
-def test_headers_become_variables_and_none_passes_for_another():
+def test_headers_become_variables_that_underscores_cannot_spoof():
     headers = [
         (b"host", b"example"),
         (b"x-forwarded-for", b"192.0.2.7"),

@@ -99,7 +99,7 @@ def test_list_takes_four_queries(alice, team, url, django_assert_num_queries):
     client = key_client(alice, organization=team)
     client.get(url)
     for _ in range(5):
-        member(team, "member")
+        add_member(team, "member")
 
     with django_assert_num_queries(4):  # key, organization, permission, members with users
         assert len(client.get(url).json()["items"]) == 6

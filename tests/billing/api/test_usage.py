@@ -61,12 +61,12 @@ class TestList:
         assert open_session(alice).get(URL).json() == {"items": [], "next": None, "totals": NOTHING}
 
     def test_without_organization_lists_the_personal_one(self, alice, team):
-        record(alice, alice.personal_organization, uuid7(), tokens=2)
-        record(alice, team, uuid7(), tokens=4)
+        record_call(alice, alice.personal_organization, uuid7(), tokens=2)
+        record_call(alice, team, uuid7(), tokens=4)
 
-        body = client_of(alice).get(URL).json()
+        body = open_session(alice).get(URL).json()
 
-        assert (len(body["items"]), body["totals"]) == (1, spent(2))
+        assert (len(body["items"]), body["totals"]) == (1, expected_totals(2))
 
     @pytest.mark.parametrize(
         ("role", "tokens"),

@@ -356,7 +356,11 @@ class TestSteering:
         assert json.loads(conversation.events.get().payload) == {"text": "Hi"}
 
     def test_event_route_accepts_user_actions_and_refuses_agent_actions(self, api, running):
-        ingest(running, make_status_frame(0, "running"), make_status_frame(1, "waiting_for_confirmation"))
+        ingest(
+            running,
+            make_status_frame(0, "running"),
+            make_status_frame(1, "waiting_for_confirmation"),
+        )
 
         def send(action, **args):
             return api.post(
