@@ -344,10 +344,6 @@ class TestOddValues:
         assert post_settings(configured, search_api_key=mask)["search_api_key_set"] is True
         assert UserSettings.objects.get().secrets["search_api_key"] == "tvly-Sec-1"
 
-    def test_masked_model_key_of_the_demo_model_stores_no_access(self, api):
-        assert post_settings(api, llm_api_key=MASK)["llm_api_key_set"] is False
-        assert not ModelAccess.objects.exists()
-
     def test_empty_mcp_config_removes_the_servers(self, configured):
         assert UserSettings.objects.get().secrets["mcp_config"] == MCP
 
