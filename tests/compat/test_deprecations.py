@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 from compat import deprecations
 from compat.deprecations import CLIENTS_MAX, SINCE, SUNSET, normalize_route, replacements
-from tests.architecture.routes import http_routes
+from tests.architecture.routes import list_http_routes
 
 DOCUMENT = yaml.safe_load((settings.BASE_DIR / "docs/openapi.yaml").read_text())
 PATHS = {normalize_route(path): operations for path, operations in DOCUMENT["paths"].items()}
@@ -17,7 +17,7 @@ DEPRECATED = {route: successor for route, successor in replacements().items() if
 WITHOUT_SUCCESSOR = replacements().keys() - DEPRECATED.keys()
 CANONICAL = {"/api/v1/users/me"}
 """Routes of ``compat`` that are not deprecated, because they only add fields that older clients read."""
-ROUTES = {normalize_route(route.path) for route in http_routes()}
+ROUTES = {normalize_route(route.path) for route in list_http_routes()}
 
 
 def test_deprecated_routes_are_served_for_at_least_a_year():
@@ -36,7 +36,7 @@ def test_deprecated_route_and_its_successor_are_served_and_the_successor_is_curr
 def test_every_compat_route_is_listed_with_or_without_a_successor():
     compat = {
         normalize_route(route.path)
-        for route in http_routes()
+        for route in list_http_routes()
         if route.is_drf and route.view.cls.__module__.startswith("compat.")
     } - CANONICAL
 
@@ -89,7 +89,7 @@ def test_metric_counts_requests_to_deprecated_routes_by_client(client, db, monke
 
 def test_deprecated_view_still_exposes_its_class():
     """Other tests find views by class, so the wrapper with the headers must not hide the class."""
-    routes = [route for route in http_routes() if normalize_route(route.path) in DEPRECATED]
+    routes = [route for route in list_http_routes() if normalize_route(route.path) in DEPRECATED]
 
     assert {normalize_route(route.path) for route in routes} == DEPRECATED.keys()
     assert [route.row for route in routes if not route.is_drf] == []

@@ -12,7 +12,7 @@ from conversations.models import Conversation
 from integrations.mcp import tools
 from integrations.mcp.tools import Caller, NoSuchConversation, NoSuchTool, call
 from integrations.services import NotConnected
-from tests.conversations.conftest import queued
+from tests.conversations.conftest import list_queued_jobs
 from tests.factories.conversations import ConversationFactory, EventFactory
 
 pytestmark = pytest.mark.django_db
@@ -89,7 +89,7 @@ def test_interrupt_names_the_conversation_and_queues_the_task(caller, alice):
     body = call(caller, "interrupt", {"conversation_id": str(conversation.pk)})
 
     assert body == {"interrupted": str(conversation.pk)}
-    assert len(queued("interrupt_agent")) == 1
+    assert len(list_queued_jobs("interrupt_agent")) == 1
 
 
 @pytest.mark.parametrize("name", ["get_conversation", "interrupt", "send_message"])

@@ -6,7 +6,7 @@ import pytest
 
 from compat.v0 import commands
 from conversations.services.confirmations import NotWaiting
-from tests.conversations.conftest import ingest, queued, status_frame
+from tests.conversations.conftest import ingest, list_queued_jobs, make_status_frame
 
 pytestmark = pytest.mark.django_db
 PNG = "data:image/png;base64,AA"
@@ -85,17 +85,17 @@ class TestAgentState:
     def test_stopped_and_paused_interrupt_the_agent(self, running, state):
         execute(running, "change_agent_state", agent_state=state)
 
-        assert len(queued("interrupt_agent")) == 1
+        assert len(list_queued_jobs("interrupt_agent")) == 1
 
     def test_running_resumes_a_paused_agent(self, running):
-        ingest(running, status_frame(0, "running"), status_frame(1, "paused"))
+        ingest(running, make_status_frame(0, "running"), make_status_frame(1, "paused"))
 
         execute(running, "change_agent_state", agent_state="running")
 
-        assert len(queued("run_agent")) == 1
+        assert len(list_queued_jobs("run_agent")) == 1
 
     def test_rejection_keeps_the_thought_as_its_reason(self, running):
-        ingest(running, status_frame(0, "waiting_for_confirmation"))
+        ingest(running, make_status_frame(0, "waiting_for_confirmation"))
 
         execute(running, "change_agent_state", agent_state="user_rejected", thought="Too risky")
 
@@ -103,7 +103,7 @@ class TestAgentState:
         assert (payload["accept"], payload["reason"]) == (False, "Too risky")
 
     def test_answer_to_an_earlier_question_is_refused(self, running):
-        ingest(running, status_frame(0, "waiting_for_confirmation"))
+        ingest(running, make_status_frame(0, "waiting_for_confirmation"))
         event = {"action": "change_agent_state", "args": {"agent_state": "user_confirmed"}}
 
         with pytest.raises(NotWaiting):

@@ -13,7 +13,7 @@ from conversations import services
 from conversations.models import Lease
 from conversations.realtime import threads
 from openhands_site.asgi import application
-from tests.conversations.conftest import frame, ingest, status_frame
+from tests.conversations.conftest import ingest, make_frame, make_status_frame
 
 pytestmark = pytest.mark.django_db(transaction=True)
 UPGRADE = [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
@@ -31,7 +31,7 @@ async def conversation(alice):
     """Alice's conversation with two agent messages, which have the ids 1 and 2."""
     conversation = await sync_to_async(services.create_conversation)(user=alice, title="First")
     await sync_to_async(Lease.objects.update)(generation=1)
-    await append(conversation, frame(0), frame(1))
+    await append(conversation, make_frame(0), make_frame(1))
     return conversation
 
 
@@ -114,7 +114,7 @@ async def test_new_event_is_sent_after_the_replay(conversation, alice):
     socket, _ = await join(conversation, alice, latest_event_id=2)
     assert read_state(await read(socket)) == "loading"
 
-    await append(conversation, frame(2))
+    await append(conversation, make_frame(2))
     event = await read_until(socket, lambda event: "timestamp" in event)
 
     assert (event["id"], event["source"]) == (3, "agent")
@@ -122,7 +122,9 @@ async def test_new_event_is_sent_after_the_replay(conversation, alice):
 
 
 async def test_replay_sends_the_last_of_the_past_states_only(conversation, alice):
-    await append(conversation, status_frame(2, "running"), status_frame(3, "paused"), frame(4))
+    await append(
+        conversation, make_status_frame(2, "running"), make_status_frame(3, "paused"), make_frame(4)
+    )
     socket, _ = await join(conversation, alice, latest_event_id=2)
 
     first, second = await read(socket), await read(socket)

@@ -8,7 +8,7 @@ from rest_framework.test import APIClient
 from accounts import services as accounts
 from conversations import services
 from conversations.models import Conversation
-from tests.conversations.conftest import frame, ingest, status_frame
+from tests.conversations.conftest import ingest, make_frame, make_status_frame
 
 pytestmark = pytest.mark.django_db
 URL = "/api/conversations"
@@ -27,9 +27,9 @@ def logged(running):
     """A running conversation with three events: a message, an action and a state."""
     ingest(
         running,
-        frame(0),
-        frame(1, kind="ActionEvent", thought=[], action={"kind": "ThinkAction"}),
-        status_frame(2, "running"),
+        make_frame(0),
+        make_frame(1, kind="ActionEvent", thought=[], action={"kind": "ThinkAction"}),
+        make_status_frame(2, "running"),
     )
     return running
 

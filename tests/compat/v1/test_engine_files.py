@@ -8,7 +8,7 @@ from rest_framework.test import APIClient
 
 from compat.engine.files import workspace_path
 from conversations import services
-from tests.conversations.conftest import queued
+from tests.conversations.conftest import list_queued_jobs
 
 pytestmark = pytest.mark.django_db
 DIFF = {"path": "a", "original": None, "modified": "new"}
@@ -147,4 +147,4 @@ def test_interrupt_route_equals_a_pause(client, running):
     response = client.post(f"/api/conversations/{running.pk}/interrupt", {}, format="json")
 
     assert (response.status_code, response.json()) == (200, {"success": True})
-    assert len(queued("interrupt_agent")) == 1
+    assert len(list_queued_jobs("interrupt_agent")) == 1

@@ -9,7 +9,7 @@ from compat.v1 import app_conversations, responses
 from conversations import services
 from conversations.models import Conversation, StartTask
 from tests.conftest import key_client
-from tests.conversations.conftest import frame, ingest, queued, status_frame
+from tests.conversations.conftest import ingest, list_queued_jobs, make_frame, make_status_frame
 
 URL = "/api/v1/app-conversations"
 MESSAGE = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
@@ -38,7 +38,7 @@ class TestStatus:
         assert [record[name] for name in fields] == ["", "MISSING", None, None, None]
 
     def test_run_that_the_stopped_sandbox_did_not_end_is_paused(self, api, running):
-        ingest(running, status_frame(0, "running"))
+        ingest(running, make_status_frame(0, "running"))
         assert read(api, running)["execution_status"] == "running"
 
         Conversation.objects.update(status="stopped")
@@ -47,7 +47,7 @@ class TestStatus:
         assert (record["sandbox_status"], record["execution_status"]) == ("PAUSED", "paused")
 
     def test_waiting_message_makes_a_finished_agent_running(self, api, running):
-        ingest(running, status_frame(0, "finished"))
+        ingest(running, make_status_frame(0, "finished"))
         assert read(api, running)["execution_status"] == "finished"
 
         services.post_message(conversation_id=running.pk, text="Hi", message_id="m1")
@@ -252,12 +252,12 @@ class TestSandboxes:
 
     @pytest.mark.parametrize("action", ["pause", "resume"])
     def test_foreign_sandbox_is_404_and_not_changed(self, running, charlie, action):
-        before = {task: queued(task) for task in ("stop_sandbox", "run_agent")}
+        before = {task: list_queued_jobs(task) for task in ("stop_sandbox", "run_agent")}
 
         response = key_client(charlie).post(f"{self.URL}/{running.sandbox_id}/{action}")
 
         assert (response.status_code, response.json()["code"]) == (404, "not-found")
-        assert {task: queued(task) for task in before} == before
+        assert {task: list_queued_jobs(task) for task in before} == before
 
     def test_foreign_sandbox_is_null_and_cannot_be_deleted(self, running, charlie):
         client = key_client(charlie)
@@ -293,7 +293,7 @@ class TestEvents:
     @pytest.mark.parametrize("spelling", ["hex", "dashes"])
     def test_event_id_is_found_with_and_without_dashes(self, api, running, spelling):
         event_id = uuid4()
-        ingest(running, frame(0, id=event_id.hex if spelling == "dashes" else str(event_id)))
+        ingest(running, make_frame(0, id=event_id.hex if spelling == "dashes" else str(event_id)))
         requested = event_id.hex if spelling == "hex" else str(event_id)
 
         [event] = api.get(f"/api/v1/events?id={requested}").json()
@@ -308,7 +308,7 @@ class TestEvents:
         assert (response.status_code, response.json()["error"]) == (422, sentence)
 
     def test_foreign_events_are_not_counted_or_searched(self, running, charlie):
-        ingest(running, frame(0))
+        ingest(running, make_frame(0))
         client = key_client(charlie)
 
         query = f"conversation_id__eq={running.pk}"

@@ -15,7 +15,7 @@ from conversations import services
 from conversations.models import Lease
 from conversations.realtime import threads
 from openhands_site.asgi import application
-from tests.conversations.conftest import frame, ingest, status_frame
+from tests.conversations.conftest import ingest, make_frame, make_status_frame
 
 pytestmark = pytest.mark.django_db(transaction=True)
 MESSAGE = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
@@ -33,7 +33,7 @@ async def conversation(alice):
     """Alice's conversation with two events, ``event-0`` and ``event-1``."""
     conversation = await sync_to_async(services.create_conversation)(user=alice)
     await sync_to_async(Lease.objects.update)(generation=1)
-    await append(conversation, frame(0), frame(1))
+    await append(conversation, make_frame(0), make_frame(1))
     return conversation
 
 
@@ -166,7 +166,7 @@ class TestEvents:
     async def test_only_new_events_are_sent_by_default(self, conversation, alice, query):
         socket = await join(conversation, alice, query)
 
-        await append(conversation, frame(2))
+        await append(conversation, make_frame(2))
 
         assert (await read(socket))["id"] == "event-2"
         await socket.disconnect()
@@ -190,7 +190,9 @@ class TestEvents:
     async def test_end_of_a_run_sends_its_status_and_the_full_state(self, conversation, alice):
         socket = await join(conversation, alice)
 
-        await append(conversation, status_frame(2, "running"), status_frame(3, "finished"))
+        await append(
+            conversation, make_status_frame(2, "running"), make_status_frame(3, "finished")
+        )
         frames = [await read(socket) for _ in range(3)]
 
         assert [f["key"] for f in frames] == ["execution_status", "execution_status", "full_state"]
@@ -199,7 +201,7 @@ class TestEvents:
         await socket.disconnect()
 
     async def test_past_run_is_resent_without_a_full_state(self, conversation, alice):
-        await append(conversation, status_frame(2, "finished"), frame(3))
+        await append(conversation, make_status_frame(2, "finished"), make_frame(3))
         socket = await join(conversation, alice, "resend_all=true")
 
         ids = [(await read(socket))["id"] for _ in range(4)]
