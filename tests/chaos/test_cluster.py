@@ -225,7 +225,7 @@ def test_a_paused_manager_learns_that_it_lost_everything(cluster):
         os.kill(stack.pid("m2"), signal.SIGCONT)
     cluster.until(
         lambda found: (
-            "other managers declared this one dead" in stack.log("m2") and sum(found.values())
+            "other managers declared this manager dead" in stack.log("m2") and sum(found.values())
         )
     )
     verdict = cluster.judge(keys, events=events)
