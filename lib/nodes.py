@@ -28,7 +28,7 @@ MAX_NODES = 1_000
 Figures = Callable[[], dict[str, float]]
 
 
-class RegistryUnavailable(Problem):
+class NodeListUnavailable(Problem):
     """Redis does not respond, so the list of nodes cannot be read."""
 
     status = 503
@@ -176,7 +176,7 @@ def is_draining() -> bool:
 def list_nodes() -> list[Node]:
     """Return the running processes by role, host and start time, at most ``MAX_NODES``.
 
-    Takes two calls to Redis. Raise ``RegistryUnavailable`` if Redis does not respond.
+    Takes two calls to Redis. Raise ``NodeListUnavailable`` if Redis does not respond.
     """
     try:
         with client() as connection:
@@ -186,7 +186,7 @@ def list_nodes() -> list[Node]:
             if expired:
                 connection.zrem(INDEX, *expired)
     except (redis.RedisError, OSError) as error:
-        raise RegistryUnavailable(retry_after=5) from error
+        raise NodeListUnavailable(retry_after=5) from error
     nodes = []
     for text in texts:
         # Skip announcements of another version with different fields.

@@ -70,7 +70,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "openhands_site.middleware.headers.SecurityHeaders",
-    "openhands_site.middleware.access_log.RequestId",
+    "openhands_site.middleware.access_log.RequestIdAndAccessLog",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "corsheaders.middleware.CorsMiddleware",
     "openhands_site.middleware.headers.CacheControl",

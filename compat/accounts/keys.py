@@ -1,4 +1,4 @@
-"""``/api/keys``: the API keys of existing clients, and the model key, which this server does not have."""
+"""``/api/keys``: routes of existing clients for API keys, and for a model key, which this server does not issue."""
 
 from typing import Any
 from uuid import UUID
@@ -24,13 +24,13 @@ class ExpiresInThePast(Problem):
 
     status = 422
     code = "expires-in-the-past"
-    sentence = "expires_at is in the past. Choose a later time."
+    sentence = "`expires_at` is in the past. Choose a later time."
 
 
 class NoModelKey(Problem):
-    """This server issues no model keys to users, because a key of its model gateway belongs to one conversation.
+    """This server issues no keys for models to users: each key of its model gateway belongs to one conversation.
 
-    On this response the web client hides the section of its page that shows the key.
+    When the web client receives this error, it hides the section of its page for this key.
     """
 
     status = 404
@@ -90,7 +90,7 @@ class CompatKeysView(InActiveOrganization):
     def post(self, request: ApiRequest) -> Response:
         """Create a key. `key` is returned only in this response.
 
-        A key that is created with an API key expires with that key at the latest.
+        If the request is authenticated with an API key, the new key does not outlive that API key.
         """
         user = request.user
         organization = self.organization()
@@ -127,7 +127,7 @@ class CompatKeyView(InActiveOrganization):
 @RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"], responses={404: None})
 class ModelKeyView(InActiveOrganization):
-    """The model key, which this server does not have."""
+    """A user's key for models, which this server does not issue."""
 
     permission = "api_keys.view"
     serializer_class = None
@@ -141,7 +141,7 @@ class ModelKeyView(InActiveOrganization):
 @RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"], responses={404: None})
 class ModelKeyRefreshView(InActiveOrganization):
-    """A new model key, which this server does not have."""
+    """The replacement of a user's key for models, which this server does not issue."""
 
     permission = "api_keys.edit"
     serializer_class = None

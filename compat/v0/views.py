@@ -412,7 +412,7 @@ class RememberPromptView(V0View):
         last = validate(query_serializer, request.query_params.dict())["event_id"]
         events = [
             event
-            for event in event_pages.walk(conversation, last=last)
+            for event in event_pages.walk(conversation, max_seq=last)
             if event.get("action") in ("message", "finish")
         ]
         return Response({"status": "success", "prompt": prompts.build_remember_prompt(events)})

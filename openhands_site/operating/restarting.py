@@ -42,7 +42,7 @@ class Replaced:
 def plan(roles: Collection[str]) -> list[Node]:
     """Return this machine's processes of the given roles in the order of their restart.
 
-    Raise ``RegistryUnavailable`` if Redis does not respond.
+    Raise ``NodeListUnavailable`` if Redis does not respond.
     """
     here = socket.gethostname()
     own = [node for node in nodes.list_nodes() if node.host == here and _process(node)]
@@ -57,7 +57,7 @@ def restart(
     """End the processes one by one with SIGTERM; yield each when its replacement is ready.
 
     ``seconds`` is the time limit for each process, and ``say`` receives messages for the operator. Raise
-    ``NotReplaced`` if the limit is exceeded, and ``RegistryUnavailable`` if Redis does not respond.
+    ``NotReplaced`` if the limit is exceeded, and ``NodeListUnavailable`` if Redis does not respond.
     """
     for node in planned:
         started = time.monotonic()

@@ -228,7 +228,7 @@ def test_the_order_of_the_pipeline():
         for name in (
             "django.middleware.security.SecurityMiddleware",
             "openhands_site.middleware.headers.SecurityHeaders",
-            "openhands_site.middleware.access_log.RequestId",
+            "openhands_site.middleware.access_log.RequestIdAndAccessLog",
             "corsheaders.middleware.CorsMiddleware",
             "openhands_site.middleware.headers.CacheControl",
             "django.contrib.sessions.middleware.SessionMiddleware",

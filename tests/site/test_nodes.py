@@ -102,7 +102,7 @@ def test_redis_may_die_and_come_back(tmp_path, settings):
         with nodes.announce("web"):
             until(nodes.list_nodes)
             service.stop()
-            with pytest.raises(nodes.RegistryUnavailable):
+            with pytest.raises(nodes.NodeListUnavailable):
                 nodes.list_nodes()
             time.sleep(0.5)
 

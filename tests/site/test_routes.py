@@ -149,7 +149,7 @@ def test_probes_are_not_logged_and_every_role_answers_them():
     probes = routes_where(lambda *found: found[2].called_by == "probe")
 
     assert probes == {"alive", "ready", "metrics"}
-    assert probes == routes_where(lambda address, *_: access_log.probes().fullmatch(address))
+    assert probes == routes_where(lambda address, *_: access_log.probe_urls().fullmatch(address))
     assert probes == routes_where(lambda address, *_: realtime.probes.fullmatch(address))
 
 

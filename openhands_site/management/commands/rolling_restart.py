@@ -55,7 +55,7 @@ class Command(BaseCommand):
                     successor=after.pid,
                     seconds=replaced.seconds,
                 )
-        except (restarting.NotReplaced, nodes.RegistryUnavailable) as error:
+        except (restarting.NotReplaced, nodes.NodeListUnavailable) as error:
             raise CommandError(str(error)) from error
         if not self.is_json:
             self.stdout.write(f"{count} processes restarted.")
