@@ -1,4 +1,4 @@
-"""Serializers of V1 requests and responses. Those of responses only describe them in the OpenAPI document."""
+"""Serializers of V1 requests and responses. The response serializers only describe the OpenAPI document."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ MAX_IMAGES = 20
 
 
 class V1ContentSerializer(serializers.Serializer[Any]):
-    """A part of a message: text, or images as data URLs or https addresses.
+    """A part of a message: text, or images as data URLs or https URLs.
 
-    The engine's form is ``image`` with ``image_urls``. The web client sends ``image_url`` over its socket.
+    The engine's form of an image is `image` with `image_urls`. The web client's socket sends `image_url`.
     """
 
     type = serializers.ChoiceField(choices=["text", "image", "image_url"])
@@ -162,7 +162,7 @@ class StartPageQuery(StartQuery, PageQuery):
 
 
 class V1ExposedUrlSerializer(serializers.Serializer[Any]):
-    """An address at which a sandbox is reached."""
+    """A URL at which clients reach a sandbox."""
 
     name = serializers.CharField()
     url = serializers.CharField()

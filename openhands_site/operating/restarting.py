@@ -40,7 +40,7 @@ class Replaced:
 
 
 def plan(roles: Collection[str]) -> list[Node]:
-    """Return this machine's processes of the given roles in the order of their restart.
+    """Return this machine's processes of these roles, in the order in which to restart them.
 
     Raise ``NodeListUnavailable`` if Redis does not respond.
     """
@@ -61,6 +61,7 @@ def restart(
     """
     for node in planned:
         started = time.monotonic()
+        # Read the list before SIGTERM: a process that is missing in it may be the replacement.
         known = {existing.id for existing in nodes.list_nodes()}
         process = _process(node)
         if process is None:

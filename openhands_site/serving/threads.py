@@ -17,7 +17,7 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Answer = tuple[dict[str, Any], bytes, Iterator[bytes] | None]
-"""The ASGI start message of a response, its content, and its iterator if it is a stream."""
+"""The ASGI start message of a response, the content, and for a stream the iterator of the content."""
 MEMORY_BYTES = 1_048_576
 """A body above this size is written to a temporary file."""
 _END = object()
@@ -50,7 +50,10 @@ class Threads:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
     def _answer(self, environ: dict[str, Any]) -> Answer:
-        """Call the WSGI application. The content of an ordinary response is read and closed in the same thread."""
+        """Call the WSGI application.
+
+        Unless the response is a stream, read its content and close it in the same thread.
+        """
         start: dict[str, Any] = {"type": "http.response.start"}
 
         def start_response(status: str, headers: list[tuple[str, str]], error: Any = None) -> None:
