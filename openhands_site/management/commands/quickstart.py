@@ -202,8 +202,7 @@ class Quickstart:
             )
 
     def _prepare_environment(self) -> None:
-        """Set ``self.own`` to values for the required settings, with the stored keys of ``server.env``, if there are
-        any.
+        """Set ``self.own`` to values for the required settings. Use the keys that ``server.env`` contains again.
 
         ``_write_environment`` later drops the values that the environment already sets.
         """
