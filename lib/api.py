@@ -86,6 +86,7 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
 def _first_sentence(detail: Any, name: str = "") -> str:
     """Return the first message of DRF's nested error detail, with the name of its field."""
     if isinstance(detail, Mapping):
+        # DRF uses the keys below for errors that belong to no field.
         key, value = next(iter(detail.items()), ("", "Invalid."))
         return _first_sentence(value, "" if key in ("non_field_errors", "detail") else str(key))
     if isinstance(detail, list):
@@ -203,6 +204,7 @@ def conditional_response(request: Request, data: Any) -> HttpResponse:
     """
     body = dumps(data)
     tag = f'W/"{hashlib.sha256(body).hexdigest()[:24]}"'
+    # ``If-None-Match`` compares tags weakly (RFC 9110), so the prefix ``W/`` is ignored.
     known = request.META.get("HTTP_IF_NONE_MATCH", "")
     if known and (
         known.strip() == "*" or tag[2:] in known.replace("W/", "").replace(" ", "").split(",")

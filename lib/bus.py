@@ -101,6 +101,7 @@ class Publisher:
             time.sleep(0.01)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
+        # The caller holds the lock, so only one thread is started.
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             thread = threading.Thread(target=self._loop.run_forever, name="bus", daemon=True)

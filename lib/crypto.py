@@ -39,6 +39,7 @@ def seal(plain: str, *, bound_to: str) -> bytes:
     ``bound_to`` is ``table.column:row id``. The value can be decrypted only with the same ``bound_to``.
     """
     key_id, key = next(iter(settings.ENCRYPTION_KEYS.items()))
+    # A nonce must never be used twice with one key. With 12 random bytes a repetition is improbable.
     nonce = secrets.token_bytes(NONCE_BYTES)
     sealed = AESGCM(key).encrypt(nonce, plain.encode(), bound_to.encode())
     return bytes([len(key_id)]) + key_id.encode() + nonce + sealed
@@ -123,5 +124,6 @@ def verify_row(secret: str, row: Row | None, *, purpose: str) -> Row | None:
 
 
 def _hmac(pepper: bytes, purpose: str, secret: str) -> str:
+    # The NUL byte separates the two texts, so that no other pair of texts has the same message.
     message = purpose.encode() + b"\0" + secret.encode(errors="surrogatepass")
     return hmac.new(pepper, message, hashlib.sha256).hexdigest()

@@ -279,6 +279,7 @@ def _run(
                 process.wait(1)
             watch.report()
     finally:
+        # An exception, such as Ctrl-C, must not leave pip running.
         if process.poll() is None:
             process.terminate()
             process.wait()

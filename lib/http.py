@@ -75,6 +75,7 @@ class GuardedTransport(httpx2.BaseTransport):
         except OSError as error:
             raise httpx2.ConnectError(f"{host} cannot be resolved", request=request) from error
         for address in addresses[:-1]:
+            # Trying the next address is safe, because these errors occur before the request is sent.
             try:
                 return self._inner.handle_request(_to(request, host, address))
             except (httpx2.ConnectError, httpx2.ConnectTimeout):
@@ -103,6 +104,7 @@ class AsyncGuardedTransport(httpx2.AsyncBaseTransport):
         except OSError as error:
             raise httpx2.ConnectError(f"{host} cannot be resolved", request=request) from error
         for address in addresses[:-1]:
+            # Trying the next address is safe, because these errors occur before the request is sent.
             try:
                 return await self._inner.handle_async_request(_to(request, host, address))
             except (httpx2.ConnectError, httpx2.ConnectTimeout):

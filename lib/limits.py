@@ -118,6 +118,7 @@ def count_in_blocks(request: HttpRequest, *, group: str, value: str, rate: str) 
     All processes together never exceed the limit. Uses that a process reserved but did not need are lost until the
     window ends, so each process may lower the limit by up to 0.5 %. Raise ``NotCounted`` if Redis does not respond.
     """
+    # In ``10/5m``, the period is five minutes. In ``10/m``, it is one minute.
     amount, _, period = rate.partition("/")
     limit, seconds = int(amount), _PERIODS[period[-1]] * int(period[:-1] or 1)
     key = f"{group}{rate}|{value}"
@@ -148,6 +149,7 @@ def _reserve_block(key: str, limit: int, seconds: int) -> Usage:
     until = int(now) - (int(now) - offset) % seconds + seconds
     size = max(1, limit // BLOCKS)
     try:
+        # ``add`` creates the counter only if it does not exist. The counter expires shortly after its window.
         cache.add(f"limit|{name}|{until}", 0, seconds + 5)
         top = cache.incr(f"limit|{name}|{until}", size)
     except (

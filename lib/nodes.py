@@ -110,6 +110,7 @@ class Announcement:
                 _key(self.id), msgspec.json.encode(self.node()), ex=settings.NODE_TTL_SECONDS
             )
             pipeline.zadd(INDEX, {self.id: time.time()})
+            # Ids are never used again, so many restarts would otherwise let the index grow without limit.
             pipeline.zremrangebyrank(INDEX, 0, -MAX_NODES - 1)
             pipeline.expire(INDEX, settings.NODE_TTL_SECONDS)
             pipeline.execute()

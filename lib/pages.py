@@ -32,6 +32,7 @@ class Position(NamedTuple):
 
 def parse_cursor(cursor: str) -> Position:
     """Return the position that a cursor names. Raise ``MalformedCursor`` if the text is not a cursor."""
+    # ``Position.cursor`` removes the padding that base64 requires.
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         at, _, pk = text.partition("|")

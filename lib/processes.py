@@ -21,6 +21,7 @@ def acquire_lock(path: Path) -> IO[str] | None:
 
     Close the returned file to release the lock. The end of this process releases it too.
     """
+    # Not "w", which would erase the other process's id before the lock is acquired.
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,7 +66,7 @@ def die_with_parent(stop_signal: int) -> Callable[[], None] | None:
 
 
 def adopt_orphans() -> None:
-    """Make this process the new parent of descendants whose parent ends, so that it can end them (Linux only)."""
+    """Let this process adopt descendants whose parent has ended, so that it can end them too (Linux only)."""
     if _libc is not None:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 

@@ -109,6 +109,7 @@ def expression(routes: Iterator[str]) -> str:
 
 
 def _part(text: str) -> str:
+    # Python escapes the hyphen, although it is not special here.
     text = re.escape(text).replace(r"\-", "-")
     text = re.sub(r"<path:\w+>", ".+", text)
     return re.sub(r"<[^>]+>", "[^/]+", text)

@@ -110,6 +110,7 @@ def _embedded(address: Address) -> Address:
         return address.ipv4_mapped
     if address.sixtofour:
         return address.sixtofour
+    # ``::`` and ``::1`` look like IPv4-compatible addresses, but they are addresses of IPv6 itself.
     low = int(address) & 0xFFFF_FFFF
     is_compatible = int(address) >> 32 == 0 and low > 1
     return ipaddress.IPv4Address(low) if address in _NAT64 or is_compatible else address

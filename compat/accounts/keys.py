@@ -77,7 +77,7 @@ class CompatKeysView(InActiveOrganization):
 
     @extend_schema(operation_id="compat_keys_list", responses=CompatKeySerializer(many=True))
     def get(self, request: ApiRequest) -> Response:
-        """Return the keys, newest first."""
+        """Return the usable API keys, newest first."""
         rows = ApiKey.objects.visible_to(request.user).usable()
         rows = rows.filter(organization=self.organization()).order_by("-created_at")
         return Response(self.get_serializer(rows, many=True).data)
@@ -99,11 +99,13 @@ class CompatKeysView(InActiveOrganization):
         if expires_at is not None and expires_at <= timezone.now():
             raise ExpiresInThePast
         own_expiry = request.auth.expires_at if isinstance(request.auth, ApiKey) else None
+        # The earlier of the two times, or None if neither is set.
+        not_after = min(filter(None, (expires_at, own_expiry)), default=None)
         key, plain = services.issue_api_key(
             user=user,
             organization=organization,
             name=body.get("name") or "API key",
-            not_after=min(filter(None, (expires_at, own_expiry)), default=None),
+            not_after=not_after,
         )
         return Response({**CompatKeySerializer(key).data, "key": plain})
 
@@ -111,7 +113,7 @@ class CompatKeysView(InActiveOrganization):
 @RouteFacts(replaced_by="/api/v1/api-keys/{}")
 @extend_schema(tags=["compat"])
 class CompatKeyView(InActiveOrganization):
-    """The revocation of an API key."""
+    """The route that revokes an API key."""
 
     permission = "api_keys.edit"
     serializer_class = None
@@ -141,7 +143,7 @@ class ModelKeyView(InActiveOrganization):
 @RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"], responses={404: None})
 class ModelKeyRefreshView(InActiveOrganization):
-    """The replacement of a user's key for models, which this server does not issue."""
+    """The route that replaces a user's key for models, which this server does not issue."""
 
     permission = "api_keys.edit"
     serializer_class = None

@@ -38,9 +38,11 @@ def workspace_path(path: str, conversation: Conversation) -> str:
     """
     root = conversation.sandbox.workspace if conversation.sandbox else ""
     path = "/" + path.lstrip("/") if path.startswith("/") else path
+    # Try the real path first, then the two paths that clients know.
     for prefix in (root, WORKSPACE, posixpath.dirname(WORKSPACE)):
         if prefix and (path == prefix or path.startswith(prefix.rstrip("/") + "/")):
             path = path[len(prefix) :].strip("/")
+            # Only the web client appends the repository's name, and never to the real path.
             name = str((conversation.repository or {}).get("full_name", "")).rpartition("/")[2]
             if name and prefix != root and (path == name or path.startswith(name + "/")):
                 path = path[len(name) :].strip("/")
@@ -60,7 +62,7 @@ class WorkspaceView(V1View):
         """
         if not isinstance(self.request.auth, ConversationKey):
             raise Unprocessable(
-                "Send a conversation's session_api_key in the header X-Session-API-Key."
+                "Send the conversation's `session_api_key` in the header X-Session-API-Key."
             )
         rows = Conversation.objects.visible_to(self.request.user).select_related("sandbox")
         row: Conversation | None = rows.filter(pk=self.request.auth.conversation.pk).first()

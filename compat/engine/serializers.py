@@ -37,7 +37,7 @@ class RuntimeAnswerSerializer(serializers.Serializer[Any]):
 
 
 class EventSearchQuery(PageQuery):
-    """The filters, the order and the page of a search for events."""
+    """Query parameters of a search for events: filters, order and page."""
 
     kind = serializers.CharField(required=False, max_length=80)
     source: Any = serializers.CharField(

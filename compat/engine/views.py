@@ -197,7 +197,7 @@ class EventSearchView(EngineView):
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}")
 class EventCountView(EngineView):
-    """The number of a conversation's events."""
+    """The route that counts a conversation's events."""
 
     permission = "conversations.view"
 
@@ -238,7 +238,7 @@ class AnswerView(EngineView):
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class RunView(EngineView):
-    """The start of an agent's run."""
+    """The route that starts an agent's run."""
 
     permission = "conversations.steer"
 
@@ -261,7 +261,7 @@ class RunView(EngineView):
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class PauseView(EngineView):
-    """The stop of an agent's run."""
+    """The route that stops an agent's run."""
 
     permission = "conversations.steer"
 
@@ -275,7 +275,7 @@ class PauseView(EngineView):
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class InterruptView(PauseView):
-    """The interruption of an agent's run. On this server it does the same as a pause."""
+    """The route that interrupts an agent's run. On this server it does the same as the route that stops the run."""
 
     @extend_schema(operation_id="runtime_interrupt", tags=TAGS, parameters=[ID], request=None)
     def post(self, request: Request, pk: str) -> Response:

@@ -392,7 +392,7 @@ def _store_tokens(user: Any, organization: Organization, tokens: dict[str, dict[
 @RouteFacts(replaced_by="/api/v1/provider-tokens/{}")
 @extend_schema(tags=["compat"])
 class UnsetView(GitHostMixin, GenericAPIView[Any]):
-    """The removal of all tokens for Git hosts."""
+    """The route that removes all tokens for Git hosts."""
 
     permission = "integrations.edit"
     serializer_class = None

@@ -100,7 +100,7 @@ class V0ConversationCreateSerializer(StrictSerializer):
 
 
 class V0ListQuery(serializers.Serializer[Any]):
-    """The page and the filters of a list of conversations."""
+    """Query parameters of a list of conversations: filters and page."""
 
     page_id = serializers.CharField(required=False, max_length=300)
     limit = serializers.IntegerField(required=False, default=20, min_value=1, max_value=100)
@@ -112,7 +112,7 @@ class V0ListQuery(serializers.Serializer[Any]):
 
 
 class V0EventQuery(serializers.Serializer[Any]):
-    """The filters of a list of events, in the query string or, as in V0, in the body of the GET request."""
+    """Filters of a list of events, in the query string or, as in V0, in the body of the GET request."""
 
     start_id = serializers.IntegerField(required=False, default=0, min_value=0, max_value=2**62)
     end_id = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=2**62)

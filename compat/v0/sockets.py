@@ -245,6 +245,7 @@ async def connect(sid: str, environ: Json, auth: Any = None) -> None:
 
 @server.event
 async def disconnect(sid: str, reason: Any = None) -> None:
+    # The follower's own task may have called ``server.disconnect``. That task must not cancel itself.
     follower = _followers.pop(sid, None)
     if follower and follower.task and follower.task is not asyncio.current_task():
         follower.task.cancel()

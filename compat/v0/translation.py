@@ -299,7 +299,7 @@ def _llm_metrics(entry: Entry, links: Links) -> Json:
 
 
 def extract_metrics(entry: Entry) -> Json | None:
-    """Return the totals of tokens and cost in an update of ``stats`` as V0's ``llm_metrics``; None for other events."""
+    """Return V0's ``llm_metrics`` from an event that reports totals of tokens and cost, or None for other events."""
     if entry.kind != "ConversationStateUpdateEvent":
         return None
     value = entry.value.get("value")
@@ -388,6 +388,7 @@ def _translate_notice(entry: Entry, links: Links) -> Json:
 
 def _translate_hook(entry: Entry, links: Links) -> Json | None:
     value = entry.value
+    # V0 has no event for a hook that succeeded.
     if value.get("success") is True and value.get("blocked") is not True:
         return None
     reason = value.get("reason") or value.get("error") or value.get("stderr")

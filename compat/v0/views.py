@@ -263,7 +263,7 @@ class ConversationView(V0View):
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class StartView(V0View):
-    """The start of a conversation's sandbox."""
+    """The route that starts a conversation's sandbox."""
 
     permission = STEER
 
@@ -281,7 +281,7 @@ class StartView(V0View):
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class StopView(V0View):
-    """The stop of a conversation's sandbox."""
+    """The route that stops a conversation's sandbox."""
 
     permission = STEER
 
@@ -386,7 +386,7 @@ class TrajectoryView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> StreamingHttpResponse:
-        """Stream all events except hidden ones, without screenshots."""
+        """Stream all events except hidden events, without screenshots."""
         conversation = self.find(pk)
         return StreamingHttpResponse(
             event_pages.stream_trajectory(conversation), content_type="application/json"

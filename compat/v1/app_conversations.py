@@ -65,7 +65,7 @@ class AppConversationSearchView(V1View):
 
 @RouteFacts(replaced_by="/api/v1/conversations")
 class AppConversationCountView(V1View):
-    """The number of the caller's conversations."""
+    """The route that counts the caller's conversations."""
 
     permission = "conversations.view"
 
@@ -178,7 +178,7 @@ class StartTaskSearchView(V1View):
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/start-tasks")
 class StartTaskCountView(V1View):
-    """The number of start tasks."""
+    """The route that counts start tasks."""
 
     permission = "conversations.view"
 

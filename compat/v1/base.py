@@ -89,7 +89,7 @@ def parse_id(text: str, name: str) -> UUID:
 
 
 class PageQuery(serializers.Serializer[Any]):
-    """The page parameters of every list."""
+    """Query parameters of every list: the page and its size."""
 
     page_id = serializers.CharField(required=False, max_length=200)
     limit = serializers.IntegerField(required=False, default=100, min_value=1, max_value=100)

@@ -110,7 +110,7 @@ class EventSearchView(V1View):
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}")
 class EventCountView(V1View):
-    """The number of events."""
+    """The route that counts events."""
 
     permission = "conversations.view"
 

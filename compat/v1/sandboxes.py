@@ -121,7 +121,7 @@ class SandboxesView(V1View):
 
 @RouteFacts(replaced_by=NOTHING)
 class SandboxPauseView(V1View):
-    """The pause of a sandbox."""
+    """The route that pauses a sandbox."""
 
     permission = "conversations.steer"
     serializer_class = serializers.V1SuccessSerializer
@@ -141,7 +141,7 @@ class SandboxPauseView(V1View):
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class SandboxResumeView(V1View):
-    """The start of a paused sandbox."""
+    """The route that starts a paused sandbox."""
 
     permission = "conversations.steer"
     serializer_class = serializers.V1SuccessSerializer
@@ -161,7 +161,7 @@ class SandboxResumeView(V1View):
 
 @RouteFacts(replaced_by=NOTHING)
 class SandboxView(V1View):
-    """The deletion of a sandbox."""
+    """The route that deletes a sandbox."""
 
     permission = "conversations.delete"
     serializer_class = serializers.V1SuccessSerializer

@@ -168,6 +168,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
 
     async def _end(self, code: int) -> None:
         self.is_open = False
+        # This may run in one of the tasks, which must not be cancelled before it has closed the socket.
         current = asyncio.current_task()
         for task in self.tasks:
             if task is not current:

@@ -100,7 +100,7 @@ def start(folder: Path, *, durable: bool = True) -> Embedded:
             services += [postgres, server]
             for service in services:
                 service.start()
-        except BaseException:
+        except BaseException:  # also Ctrl-C
             for service in services:
                 service.stop()
             lock.close()
@@ -321,6 +321,7 @@ class _PostgreSQL(_Service):
         fresh.rename(self.data)
 
     def _launch(self) -> None:
+        # The server listens only on a Unix socket, not on a TCP port.
         on = "on" if self.durable else "off"
         settings = {
             "listen_addresses": "",

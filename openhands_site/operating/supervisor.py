@@ -134,6 +134,7 @@ class Supervisor:
             if role.process is not None:
                 if role.is_running:
                     self.say(role.name, "did not stop in time and was killed")
+                # Each role leads a process group, so this also kills child processes that the role left behind.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(role.process.pid, signal.SIGKILL)
                 role.process.wait()

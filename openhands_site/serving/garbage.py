@@ -1,4 +1,4 @@
-"""Exclusion of a server process's loaded modules from garbage collection."""
+"""A function that excludes the loaded modules of a server process from garbage collection."""
 
 import gc
 

@@ -122,6 +122,7 @@ def build_environ(scope: Scope, body: IO[bytes]) -> dict[str, Any]:
     Headers with an underscore in their name are dropped, as web servers do. They would become the same variable as
     the header with a hyphen, so a client could forge a header that only a proxy may set.
     """
+    # WSGI strings contain bytes as Latin-1 characters (PEP 3333).
     host, port = scope.get("server") or ("localhost", 80)
     environ: dict[str, Any] = {
         "REQUEST_METHOD": scope["method"],
@@ -146,6 +147,7 @@ def build_environ(scope: Scope, body: IO[bytes]) -> dict[str, Any]:
         name = raw_name.decode("latin-1").upper().replace("-", "_")
         value = raw_value.decode("latin-1")
         key = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+        # Repeated headers become one value, joined by a comma or, for cookies, a semicolon.
         if key in environ:
             separator = "; " if key == "HTTP_COOKIE" else ","
             value = f"{environ[key]}{separator}{value}"

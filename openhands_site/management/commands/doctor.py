@@ -1,6 +1,7 @@
 """The ``doctor`` command: check the installation and print one line per check, with the fix if it fails.
 
-``manage.py`` runs it without loading the settings first, so that it can also report invalid settings.
+``manage.py`` runs this command without loading the settings first, so that it can also report invalid settings. Hence
+the checks import modules that need settings only when they run.
 """
 
 import http.client

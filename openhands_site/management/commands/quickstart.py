@@ -1,6 +1,7 @@
 """The ``quickstart`` command: start PostgreSQL, Redis and every role of the server in one terminal.
 
-``manage.py`` runs it without loading the settings first, because it creates the environment they are read from.
+``manage.py`` runs this command without loading the settings first, because the command creates the environment from
+which the settings are read.
 """
 
 import argparse
@@ -289,6 +290,7 @@ class Quickstart:
         lines += [f"{name}='{value}'" for name, value in (_keys_of(path) | self.own).items()]
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write("\n".join(lines) + "\n")
+            # A power failure after the replacement must not leave an empty file.
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
@@ -398,6 +400,7 @@ class Quickstart:
         return roles
 
     def _supervise(self, listener: socket.socket, link: str) -> None:
+        # The roles do not need the administrator's password.
         environment = {k: v for k, v in os.environ.items() if k != "OH_ADMIN_PASSWORD"}
         runner = supervisor.Supervisor(
             self._roles(listener),
