@@ -1,7 +1,8 @@
 """The benchmark of fan-out: the hub, compared with a minimal ASGI broadcaster and python-socketio on one uvicorn.
 
-The 1 KB events are in the log before the time starts. Then one nudge per conversation is sent through Redis, and the
-time ends when the last client has its last frame. It includes reading, serializing and sending, but not appending.
+Fan-out is the delivery of one event to many sockets. The events of 1 KB are in the log before the measurement starts.
+Then one nudge (a wake-up of the hub) per conversation is sent through Redis. The measurement ends when the last client
+has received its last frame, so it includes reading, serializing and sending, but not appending.
 """
 
 import time
@@ -42,7 +43,7 @@ def _shape(server: Server, rooms: int, each: int, events: int) -> list[dict[str,
     )
     ours = _ours(server, rooms, each, events)
     reach = ">= 0.6 of bare ASGI"
-    found = [
+    figures = [
         report.figure("fanout", name, ours[0], bare[0], unit="deliveries/s", reach=reach),
         report.figure(
             "fanout", f"{name}, by CPU", ours[1], bare[1], unit="deliveries/CPU s", reach=reach
@@ -52,12 +53,12 @@ def _shape(server: Server, rooms: int, each: int, events: int) -> list[dict[str,
         crowd = Crowd(server.port, [HELLO_PATH] * each, "42[", hello="40")
         peer = _rates(server, crowd, each, max(20, events // 5), _emit)
         reach = ">= 1 of python-socketio"
-        found.append(
+        figures.append(
             report.figure(
                 "fanout", f"{name}, peer", ours[0], peer[0], unit="deliveries/s", reach=reach
             )
         )
-    return found
+    return figures
 
 
 def _bare(server: Server, events: int) -> None:
@@ -71,7 +72,7 @@ def _emit(server: Server, events: int) -> None:
 def _rates(
     server: Server, crowd: Crowd, sockets: int, events: int, send: Callable[[Server, int], None]
 ) -> tuple[float, float]:
-    """Return deliveries per second and per CPU second of the server: the medians of several measurements."""
+    """Return the server's deliveries per second and per CPU second: the medians of several measurements."""
     wall, cpu = [], []
     try:
         crowd.ready()
@@ -131,7 +132,7 @@ def _ours(server: Server, rooms: int, each: int, events: int) -> tuple[float, fl
 
 
 def _latency(server: Server, *, events_per_second: float) -> dict[str, Any]:
-    """Append single events at half the capacity of 100 sockets; return the delay from commit to the last client."""
+    """Append single events at half the capacity of 100 sockets. Return the delay from commit to the last client."""
     user, header = logs.user_with_key()
     pk = logs.conversation(user).pk
     events = int(events_per_second * 5)

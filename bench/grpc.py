@@ -1,7 +1,7 @@
 """The benchmark of publishing over gRPC to a process of the ``grpc`` role, compared with the same SQL in psycopg.
 
-The client uses one stream with batches of 20 events, of which up to 16 are unacknowledged. It shares the processors of
-this machine with the server and the database.
+The client uses one stream with batches of 20 events, and waits while 16 batches are unacknowledged. The client, the
+server and the database share the processors of this machine.
 """
 
 import os
@@ -66,11 +66,11 @@ def run() -> list[dict[str, Any]]:
 
 def _port(server: "subprocess.Popen[bytes]", log: Path) -> int:
     deadline = time.monotonic() + 60
-    while not (found := re.search(r"port (\d+)", log.read_text())):
+    while not (match := re.search(r"port (\d+)", log.read_text())):
         if server.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"The gRPC role did not start: {log.read_text()}")
         time.sleep(0.05)
-    return int(found[1])
+    return int(match[1])
 
 
 def _ours(stub: EventServiceStub, token: str) -> float:

@@ -1,7 +1,4 @@
-"""Our own parts beside the packages that could do their work: the reasons in ADR 17, as figures.
-
-Each row compares a part of this server with the package's own way, on the same machine in the same run.
-"""
+"""The benchmark of this server's own parts, each compared with a package that could replace it (ADR 17)."""
 
 import sys
 import time
@@ -35,12 +32,12 @@ DAPHNE = (
 
 
 def run() -> list[dict[str, Any]]:
-    """Sockets beside Channels consumers, uvicorn beside Daphne, counting in blocks beside django-ratelimit."""
+    """Compare sockets with Channels consumers, uvicorn with Daphne, and counting in blocks with django-ratelimit."""
     return [*_consumers(), *_servers(), _counters()]
 
 
 def _consumers() -> list[dict[str, Any]]:
-    """Deliveries per CPU second to 100 sockets, and memory of 1,000 idle ones."""
+    """Compare the deliveries per CPU second to 100 sockets, and the memory of 1,000 idle sockets."""
     server = Server()
     try:
         crowd = Crowd(server.port, ["/consumer"] * SOCKETS, EVENT)
@@ -73,19 +70,19 @@ def _group(server: Server, events: int) -> None:
 
 
 def _servers() -> list[dict[str, Any]]:
-    """CPU time per request and resident memory of ``run_web`` beside Daphne with the same application."""
+    """Compare ``run_web`` with Daphne and the same application: CPU time per request, and resident memory."""
     user, header = logs.user_with_key()
     record = f"/api/v1/conversations/{logs.conversation(user).pk}"
     headers = dict([header.split(": ", 1)])
     with web() as ours, web(*DAPHNE) as theirs:
-        found = {
+        times = {
             name: [_cpu(one, path, headers) for one in (ours, theirs)]
             for name, path in (("/alive", "/alive"), ("record by key", record))
         }
         memory = [psutil.Process(one.pid).memory_info().rss / 1e6 for one in (ours, theirs)]
     rows = [
         report.figure("packages", f"uvicorn beside Daphne, {name}", *pair, unit="CPU ms a request")
-        for name, pair in found.items()
+        for name, pair in times.items()
     ]
     return [*rows, report.figure("packages", "uvicorn beside Daphne, resident", *memory, unit="MB")]
 
@@ -96,19 +93,19 @@ def _cpu(server: Web, path: str, headers: dict[str, str]) -> float:
 
 
 def _counters() -> dict[str, Any]:
-    """Microseconds of wall time of counting one request: in blocks, and one by one."""
+    """Compare the microseconds of wall time to count one request, in blocks and one by one."""
     request = RequestFactory().get("/")
     cache.clear()
-    took = {}
-    for name, count in (("blocks", limits.count_ahead), ("one by one", limits.count)):
+    microseconds = {}
+    for name, count in (("blocks", limits.count_in_blocks), ("one by one", limits.count)):
         started = time.perf_counter()
         for _ in range(COUNTS):
             count(request, group="bench", value=name, rate="120000/m")
-        took[name] = (time.perf_counter() - started) / COUNTS * 1e6
+        microseconds[name] = (time.perf_counter() - started) / COUNTS * 1e6
     return report.figure(
         "packages",
         "counting in blocks beside django-ratelimit",
-        took["blocks"],
-        took["one by one"],
+        microseconds["blocks"],
+        microseconds["one by one"],
         unit="us",
     )

@@ -65,7 +65,7 @@ def read(places: Mapping[UUID, int | None], page: int) -> dict[UUID, Reading]:
     is greater than the seq of the last event.
     """
     parameters = [list(places), list(places.values()), page, PAGE_BYTES]
-    rows = prepared.fetch(_statement(), parameters, is_binary=True)
+    rows = prepared.fetch(_statement(), parameters, binary_rows=True)
     row_of = {row[0]: row for row in rows}
     return {key: _build_reading(row_of.get(key), place) for key, place in places.items()}
 

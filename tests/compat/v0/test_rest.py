@@ -460,7 +460,7 @@ class TestEvents:
         }
 
     def test_pages_in_both_directions_hold_each_event_once(self, api, long, monkeypatch):
-        monkeypatch.setattr("compat.v0.event_pages.PAGE_ROWS", 4)
+        monkeypatch.setattr("compat.v0.event_pages.BATCH_ROWS", 4)
         event_ids, start, more = [], 0, True
         while more:
             body = self.get(api, long, f"start_id={start}&limit=7")
