@@ -12,6 +12,7 @@ from urllib.parse import urlencode, urlsplit
 
 from django.conf import settings
 from django.contrib import auth, messages
+from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render, resolve_url
 from django.urls import reverse
@@ -161,9 +162,13 @@ def _complete_flow(request: HttpRequest, provider: IdentityProvider, flow: Flow)
         messages.success(request, f"{provider.name} is connected. You can now sign in with it.")
         return redirect(flow.next)
     identity = identities.sign_in_identity(provider=provider, claims=token_set.claims)
-    auth.login(request, identity.user, backend=backend.PATH)
-    session = cast("SessionRequest", request).user_session  # set by the receiver of user_logged_in
-    sessions.store_provider_session(session=session, identity=identity, token_set=token_set)
+    # Both or neither: a session without its provider's tokens would count as a local session, which the provider
+    # cannot end. The code exchange above is a network call and cannot be rolled back, so it stays outside.
+    with transaction.atomic():
+        auth.login(request, identity.user, backend=backend.PATH)
+        # The receiver of user_logged_in has set the attribute.
+        session = cast("SessionRequest", request).user_session
+        sessions.store_provider_session(session=session, identity=identity, token_set=token_set)
     return redirect(browser_sessions.target_after_sign_in(identity.user, flow.next))
 
 

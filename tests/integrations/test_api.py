@@ -3,6 +3,7 @@
 import pytest
 
 from conversations import services as conversations
+from integrations.services import git_hosts
 from tests.conftest import key_client
 from tests.fakes.github import LOGIN, exhausted
 
@@ -110,6 +111,31 @@ class TestCanonical:
         assert (again.status_code, again.json()["code"]) == (422, "git-host-refused")
         conversation.refresh_from_db()
         assert conversation.pull_requests == [7]
+
+    def test_pull_request_is_recorded_with_its_audit_entry_or_not_at_all(
+        self, alice, connected, repo, monkeypatch
+    ):
+        def fail(**_):
+            raise RuntimeError("the database is down")
+
+        conversation = conversations.create_conversation(user=alice, title="Work")
+        monkeypatch.setattr(git_hosts.audit, "record", fail)
+
+        with pytest.raises(RuntimeError):
+            git_hosts.open_pull_request(
+                user=alice,
+                organization=alice.personal_organization,
+                provider_name="github",
+                repository_name="octo/r",
+                source_branch="fix",
+                target_branch="main",
+                title="Fix it",
+                conversation=conversation,
+            )
+
+        assert len(repo.pulls) == 1
+        conversation.refresh_from_db()
+        assert conversation.pull_requests == []
 
     def test_a_strangers_conversation_is_not_there(self, api, charlie, connected, repo):
         theirs = conversations.create_conversation(user=charlie, title="Private")

@@ -172,7 +172,7 @@ class TestReading:
 
 class TestPullRequests:
     WANTED: ClassVar = {
-        "target": "main",
+        "target_branch": "main",
         "title": "Fix",
         "body": "So.",
         "draft": True,
@@ -182,7 +182,7 @@ class TestPullRequests:
     def test_opened_once_with_labels(self, github, fake):
         repo = fake.add("octo/r", branches=("fix",))
 
-        opened = github.create_pull_request(repository="octo/r", source="fix", **self.WANTED)
+        opened = github.create_pull_request(repository="octo/r", source_branch="fix", **self.WANTED)
 
         assert (opened.number, opened.url) == (7, f"{fake.url}/octo/r/pull/7")
         assert repo.pulls == [
@@ -197,15 +197,27 @@ class TestPullRequests:
         ]
         assert repo.labels == {7: ["bot"]}
         with pytest.raises(NotAccepted, match="already exists"):
-            github.create_pull_request(repository="octo/r", source="fix", **self.WANTED)
+            github.create_pull_request(repository="octo/r", source_branch="fix", **self.WANTED)
         with pytest.raises(NotAccepted, match="head is invalid"):
-            github.create_pull_request(repository="octo/r", source="none", **self.WANTED)
+            github.create_pull_request(repository="octo/r", source_branch="none", **self.WANTED)
+
+    def test_opened_pull_request_is_returned_although_its_labels_are_rejected(
+        self, github, fake, caplog
+    ):
+        repo = fake.add("octo/r", branches=("fix",))
+        rejected = (403, {}, {"message": "no labels"})
+        fake.trouble = lambda path: rejected if path.endswith("/labels") else None
+
+        opened = github.create_pull_request(repository="octo/r", source_branch="fix", **self.WANTED)
+
+        assert (opened.number, repo.labels) == (7, {})
+        assert "octo/r#7 without its labels" in caplog.text
 
     def test_a_token_without_the_permission_is_told_so(self, fake):
         fake.add("octo/r", branches=("fix",))
         with pytest.raises(NotAllowed, match="not accessible by personal access token"):
             by(fake, READ_ONLY).create_pull_request(
-                repository="octo/r", source="fix", **self.WANTED
+                repository="octo/r", source_branch="fix", **self.WANTED
             )
 
 

@@ -12,7 +12,7 @@ from accounts.models import (
     UserSession,
 )
 from accounts.oidc import providers
-from accounts.services import claimed_roles, identity_providers
+from accounts.services import claimed_roles, identity_providers, sessions
 from lib import crypto
 from tests.oidc.conftest import Browser, make_row, path_of
 
@@ -25,6 +25,19 @@ def test_first_sign_in_makes_an_account_with_its_own_organization(browser, oidc)
     assert user.personal_organization.name
     assert user.identities.get().sub == "sub-of-ana"
     assert browser.is_signed_in
+
+
+def test_failed_write_of_the_tokens_leaves_no_session(browser, oidc, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("the database is down")
+
+    monkeypatch.setattr(sessions, "store_provider_session", fail)
+
+    with pytest.raises(RuntimeError):
+        browser.sign_in(oidc.add_person("ana"))
+
+    assert not UserSession.objects.exists()
+    assert not AuditEntry.objects.filter(action="sign_in.succeeded").exists()
 
 
 def test_authorization_request_has_state_nonce_and_pkce(browser):
