@@ -359,6 +359,29 @@ class TestRoles:
         assert not Membership.objects.filter(organization=team).exists()
         assert not User.objects.get().is_staff
 
+    @pytest.mark.parametrize(
+        ("name", "is_stored"),
+        [
+            ("Ana \N{FOX FACE}", True),
+            ("Ana \ud83e", False),
+            ("Ana \0", False),
+            ("a" * 70_000, False),
+        ],
+    )
+    def test_stored_claims_are_reduced_only_if_the_database_cannot_store_them(
+        self, browser, oidc, name, is_stored
+    ):
+        browser.sign_in(oidc.add_person("ana"))
+        identity = Identity.objects.get()
+
+        claimed_roles.apply_claims(
+            identity=identity, claims={"sub": identity.sub, "name": name, "groups": ["team"]}
+        )
+
+        identity.refresh_from_db()
+        assert identity.last_claims["sub"] == identity.sub
+        assert ("groups" in identity.last_claims) == is_stored
+
     def test_do_not_touch_what_a_person_gave(self, browser, oidc, team):
         person = oidc.add_person("ana")
         browser.sign_in(person)
