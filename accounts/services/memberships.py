@@ -1,4 +1,4 @@
-"""The list of a user's organizations, limited by the request's API key."""
+"""The organizations of a user as a list, limited by the request's API key."""
 
 from typing import Any
 from uuid import UUID
@@ -9,9 +9,10 @@ from lib.compiled import Compiled
 
 
 def reachable_organizations(user: Any) -> list[dict[str, Any]]:
-    """Return a user's organizations, limited by the request's API key, with the oldest membership first.
+    """Return a user's organizations, oldest membership first. With an API key, return only the key's organization.
 
-    Each has the user's role and permission names, which are empty for a suspended organization. One query.
+    Each item has the keys ``id``, ``name``, ``role``, ``is_personal`` and ``permissions``. In a suspended organization
+    the list of permissions is empty. Runs one database query.
     """
     bound = user.bound_organization_id
     values = {"user": user.pk} | ({"organization": bound} if bound else {})

@@ -75,7 +75,9 @@ class CompatView(GitHostMixin, GenericAPIView[Any]):
         user = request.user
         names = services.connected_providers(user_id=user.pk, organization_id=organization.pk)
         return [
-            services.provider_for(user_id=user.pk, organization_id=organization.pk, provider=name)
+            services.provider_for(
+                user_id=user.pk, organization_id=organization.pk, provider_name=name
+            )
             for name in names
             if not provider or name == provider
         ]
@@ -372,7 +374,7 @@ def _store_tokens(user: Any, organization: Organization, tokens: dict[str, dict[
     for name, entry in tokens.items():
         try:
             hosts[name], _ = services.check_token(
-                provider=name, token=entry["token"], host=entry.get("host")
+                provider_name=name, token=entry["token"], host_name=entry.get("host")
             )
         except TokenRefused as error:
             raise Unauthenticated(f"{name}: {error.detail}") from error

@@ -19,8 +19,8 @@ def connected(alice, fake):
     row, _ = services.connect(
         user=alice,
         organization=alice.personal_organization,
-        provider="github",
+        provider_name="github",
         token=github.TOKEN,
-        host=fake.host,
+        host_name=fake.host,
     )
     return row

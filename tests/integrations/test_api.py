@@ -3,6 +3,7 @@
 import pytest
 
 from conversations import services as conversations
+from integrations.services import git_hosts
 from tests.conftest import key_client
 from tests.fakes.github import LOGIN, exhausted
 
@@ -110,6 +111,31 @@ class TestV1Routes:
         assert (repeated.status_code, repeated.json()["code"]) == (422, "git-host-refused")
         conversation.refresh_from_db()
         assert conversation.pull_requests == [7]
+
+    def test_pull_request_is_recorded_with_its_audit_entry_or_not_at_all(
+        self, alice, connected, repo, monkeypatch
+    ):
+        def fail(**_):
+            raise RuntimeError("the database is down")
+
+        conversation = conversations.create_conversation(user=alice, title="Work")
+        monkeypatch.setattr(git_hosts.audit, "record", fail)
+
+        with pytest.raises(RuntimeError):
+            git_hosts.open_pull_request(
+                user=alice,
+                organization=alice.personal_organization,
+                provider_name="github",
+                repository_name="octo/r",
+                source_branch="fix",
+                target_branch="main",
+                title="Fix it",
+                conversation=conversation,
+            )
+
+        assert len(repo.pulls) == 1
+        conversation.refresh_from_db()
+        assert conversation.pull_requests == []
 
     def test_pull_request_for_another_users_conversation_is_404_and_not_opened(
         self, api, charlie, connected, repo

@@ -181,7 +181,7 @@ class TestReads:
 
 class TestPullRequests:
     FIELDS: ClassVar = {
-        "target": "main",
+        "target_branch": "main",
         "title": "Fix",
         "body": "So.",
         "draft": True,
@@ -191,7 +191,7 @@ class TestPullRequests:
     def test_pull_request_is_opened_once_with_its_labels(self, github, fake):
         repo = fake.add("octo/r", branches=("fix",))
 
-        opened = github.create_pull_request(repository="octo/r", source="fix", **self.FIELDS)
+        opened = github.create_pull_request(repository="octo/r", source_branch="fix", **self.FIELDS)
 
         assert (opened.number, opened.url) == (7, f"{fake.url}/octo/r/pull/7")
         assert repo.pulls == [
@@ -206,15 +206,27 @@ class TestPullRequests:
         ]
         assert repo.labels == {7: ["bot"]}
         with pytest.raises(NotAccepted, match="already exists"):
-            github.create_pull_request(repository="octo/r", source="fix", **self.FIELDS)
+            github.create_pull_request(repository="octo/r", source_branch="fix", **self.FIELDS)
         with pytest.raises(NotAccepted, match="head is invalid"):
-            github.create_pull_request(repository="octo/r", source="none", **self.FIELDS)
+            github.create_pull_request(repository="octo/r", source_branch="none", **self.FIELDS)
+
+    def test_opened_pull_request_is_returned_although_its_labels_are_rejected(
+        self, github, fake, caplog
+    ):
+        repo = fake.add("octo/r", branches=("fix",))
+        rejected = (403, {}, {"message": "no labels"})
+        fake.trouble = lambda path: rejected if path.endswith("/labels") else None
+
+        opened = github.create_pull_request(repository="octo/r", source_branch="fix", **self.FIELDS)
+
+        assert (opened.number, repo.labels) == (7, {})
+        assert "octo/r#7 without its labels" in caplog.text
 
     def test_read_only_token_may_not_open_a_pull_request(self, fake):
         fake.add("octo/r", branches=("fix",))
         with pytest.raises(NotAllowed, match="not accessible by personal access token"):
             connect(fake, READ_ONLY).create_pull_request(
-                repository="octo/r", source="fix", **self.FIELDS
+                repository="octo/r", source_branch="fix", **self.FIELDS
             )
 
 

@@ -14,7 +14,7 @@ from accounts.models import (
     UserSession,
 )
 from accounts.oidc import providers
-from accounts.services import claimed_roles, identity_providers
+from accounts.services import claimed_roles, identity_providers, sessions
 from lib import crypto
 from tests.oidc.conftest import Browser, create_provider, redirect_path
 
@@ -27,6 +27,19 @@ def test_first_sign_in_creates_an_account_with_a_personal_organization(browser, 
     assert user.personal_organization.name
     assert user.identities.get().sub == "sub-of-ana"
     assert browser.is_signed_in
+
+
+def test_failed_write_of_the_tokens_leaves_no_session(browser, oidc, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("the database is down")
+
+    monkeypatch.setattr(sessions, "store_provider_session", fail)
+
+    with pytest.raises(RuntimeError):
+        browser.sign_in(oidc.add_person("ana"))
+
+    assert not UserSession.objects.exists()
+    assert not AuditEntry.objects.filter(action="sign_in.succeeded").exists()
 
 
 def test_authorization_request_has_state_nonce_and_pkce(browser):
@@ -348,6 +361,29 @@ class TestRoles:
         Browser(oidc).sign_in(person)
         assert not Membership.objects.filter(organization=team).exists()
         assert not User.objects.get().is_staff
+
+    @pytest.mark.parametrize(
+        ("name", "is_stored"),
+        [
+            ("Ana \N{FOX FACE}", True),
+            ("Ana \ud83e", False),
+            ("Ana \0", False),
+            ("a" * 70_000, False),
+        ],
+    )
+    def test_stored_claims_are_reduced_only_if_the_database_cannot_store_them(
+        self, browser, oidc, name, is_stored
+    ):
+        browser.sign_in(oidc.add_person("ana"))
+        identity = Identity.objects.get()
+
+        claimed_roles.apply_claims(
+            identity=identity, claims={"sub": identity.sub, "name": name, "groups": ["team"]}
+        )
+
+        identity.refresh_from_db()
+        assert identity.last_claims["sub"] == identity.sub
+        assert ("groups" in identity.last_claims) == is_stored
 
     def test_membership_given_by_a_person_is_not_changed(self, browser, oidc, team):
         person = oidc.add_person("ana")

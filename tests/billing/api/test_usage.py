@@ -338,7 +338,7 @@ class TestTotals:
             (
                 "since=2024-01-01T00:00:00Z&until=2026-01-01T00:00:00Z",
                 "since",
-                "A period has at most 366 days. Choose a later one.",
+                "A period has at most 366 days. Send a later `since`.",
             ),
             ("until=0001-01-01T00:00:00Z", "until", "This date is too early."),
             ("limit=5", "limit", "This parameter is not supported here."),
