@@ -220,11 +220,12 @@ def _claims_to_store(claims: dict[str, Any], rules: Iterable[Any]) -> dict[str, 
 
 def _is_storable(claims: dict[str, Any]) -> bool:
     text = json.dumps(claims, ensure_ascii=False)
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return "\\u0000" not in text and size <= 65_536
+    return _is_encodable(text) and "\\u0000" not in text and len(text.encode()) <= 65_536
+
+
+def _is_encodable(text: str) -> bool:
+    """Return whether a text has no lone surrogates, which UTF-8 cannot encode."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _claim_names(rule: dict[str, Any]) -> set[str]:
