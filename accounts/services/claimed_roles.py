@@ -11,7 +11,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import ClaimedRole, Identity, Membership, Organization, User
-from accounts.services import sessions
+from accounts.services import memberships, sessions
 from accounts.services.audit import record
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def _apply_roles(identity: Identity, roles: dict[UUID, str]) -> bool:
             continue
         changed[organization_id] = (membership.role, role)
         if role is None:
-            Membership.objects.filter(pk=membership.pk).delete()
+            memberships.end_membership(membership)
         else:
             Membership.objects.filter(pk=membership.pk).update(role=role)
     for organization in Organization.objects.filter(pk__in=roles.keys() - claimed.keys()):

@@ -5,7 +5,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from accounts.models import Identity, IdentityProvider, Membership, User, UserSession
-from accounts.services import people, sessions
+from accounts.services import memberships, people, sessions
 from accounts.services.audit import record
 from accounts.services.claimed_roles import apply_claims, is_last_owner
 from lib.problems import Problem
@@ -161,7 +161,7 @@ def unlink_identity(*, identity: Identity) -> None:
     for membership in Membership.objects.filter(claimed_role__identity=identity):
         # As in apply_claims, the last owner of an organization stays an owner.
         if not is_last_owner(membership):
-            membership.delete()
+            memberships.end_membership(membership)
     if identity.is_staff_by_claims:
         User.objects.filter(pk=user.pk).update(is_staff=False)
     provider = identity.provider.slug

@@ -1,9 +1,11 @@
-"""The organizations of a user as a list, limited by the request's API key."""
+"""Memberships: the list of a user's organizations, and the end of a membership."""
 
 from typing import Any
 from uuid import UUID
 
-from accounts.models import Membership
+from django.utils import timezone
+
+from accounts.models import ApiKey, Membership
 from accounts.permissions import granted_permissions
 from lib.compiled import Compiled
 
@@ -26,6 +28,19 @@ def reachable_organizations(user: Any) -> list[dict[str, Any]]:
         }
         for pk, name, role, personal_of, suspended_at in _QUERIES[bound is not None].rows(**values)
     ]
+
+
+def end_membership(membership: Membership) -> None:
+    """Delete a membership and revoke the user's API keys in its organization.
+
+    Call this in a transaction. The caller checks the last owner, writes the audit entry and announces the change.
+    """
+    # Without this, the keys would work again if the user joined the organization later.
+    keys = ApiKey.objects.filter(
+        user_id=membership.user_id, organization_id=membership.organization_id, revoked_at=None
+    )
+    keys.update(revoked_at=timezone.now())
+    Membership.objects.filter(pk=membership.pk).delete()
 
 
 # Example values: ``Compiled`` replaces them in the SQL, so they only have to differ.

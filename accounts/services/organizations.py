@@ -15,8 +15,9 @@ from django.db.models import F
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
-from accounts.models import ApiKey, Invitation, Membership, Organization, User
+from accounts.models import Invitation, Membership, Organization, User
 from accounts.roles import RANKS
+from accounts.services import memberships
 from accounts.services.audit import record
 from accounts.services.sessions import announce_access_change
 from lib import crypto
@@ -508,12 +509,7 @@ def _refuse_last_owner(members: Iterable[Membership], leaving: Membership) -> No
 
 
 def _end_membership(membership: Membership) -> None:
-    # Revoke the keys: otherwise they would work again if the user joined the organization later.
-    keys = ApiKey.objects.filter(
-        user_id=membership.user_id, organization_id=membership.organization_id, revoked_at=None
-    )
-    keys.update(revoked_at=timezone.now())
-    Membership.objects.filter(pk=membership.pk).delete()
+    memberships.end_membership(membership)
     announce_access_change(user_id=membership.user_id)
 
 

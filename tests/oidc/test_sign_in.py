@@ -14,7 +14,7 @@ from accounts.models import (
     UserSession,
 )
 from accounts.oidc import providers
-from accounts.services import claimed_roles, identity_providers, sessions
+from accounts.services import claimed_roles, identities, identity_providers, sessions
 from lib import crypto
 from tests.oidc.conftest import Browser, create_provider, redirect_path
 
@@ -399,6 +399,29 @@ class TestRoles:
 
         assert Membership.objects.get(organization=team).role == "viewer"
         assert User.objects.get().is_staff
+
+    @pytest.mark.parametrize("end", ["claims", "disconnect"])
+    def test_membership_that_ends_revokes_the_api_keys_in_its_organization(
+        self, browser, oidc, team, end
+    ):
+        person = oidc.add_person("ana", roles=["team-admin"])
+        browser.sign_in(person)
+        user = User.objects.get(email="ana@example.org")
+        user.set_password("another way to sign in")
+        user.save()
+        here, _ = services.issue_api_key(user=user, name="here", organization=team)
+        personal, _ = services.issue_api_key(user=user, name="personal")
+
+        if end == "claims":
+            person.roles = []
+            Browser(oidc).sign_in(person)
+        else:
+            identities.unlink_identity(identity=user.identities.get())
+
+        for key in (here, personal):
+            key.refresh_from_db()
+        assert not Membership.objects.filter(organization=team, user=user).exists()
+        assert (here.revoked_at is None, personal.revoked_at is None) == (False, True)
 
     def test_evaluation_of_rules_changes_nothing(self, oidc, team, provider):
         outcome = claimed_roles.evaluate_rules(
