@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 from compat import deprecations
 from compat.deprecations import CLIENTS_MAX, SINCE, SUNSET, normalize_route, replacements
-from tests.architecture.routes import http_routes
+from tests.architecture.routes import list_http_routes
 
 DOCUMENT = yaml.safe_load((settings.BASE_DIR / "docs/openapi.yaml").read_text())
 PATHS = {normalize_route(path): operations for path, operations in DOCUMENT["paths"].items()}
@@ -17,7 +17,7 @@ DEPRECATED = {route: successor for route, successor in replacements().items() if
 WITHOUT_SUCCESSOR = replacements().keys() - DEPRECATED.keys()
 CANONICAL = {"/api/v1/users/me"}
 """Canonical, with the fields that existing clients look for beside its own."""
-ROUTES = {normalize_route(route.path) for route in http_routes()}
+ROUTES = {normalize_route(route.path) for route in list_http_routes()}
 
 
 def test_lives_at_least_a_year():
@@ -36,7 +36,7 @@ def test_it_and_its_successor_are_served_and_the_successor_is_not_deprecated(rou
 def test_every_address_of_existing_clients_is_declared_or_said_to_stay():
     compat = {
         normalize_route(route.path)
-        for route in http_routes()
+        for route in list_http_routes()
         if route.is_drf and route.view.cls.__module__.startswith("compat.")
     } - CANONICAL
 
