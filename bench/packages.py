@@ -50,11 +50,11 @@ def _consumers() -> list[dict[str, Any]]:
         server.close()
     user, header = logs.user_with_key()
     paths = [f"/ws/v1/conversations/{logs.conversation(user).pk}" for _ in range(100)]
-    grown = []
+    memory_growth = []
     for addresses, headers in ((paths, header), (["/consumer"], "")):
         server = Server()
         try:
-            grown.append(_grown(server, addresses, headers))
+            memory_growth.append(_grown(server, addresses, headers))
         finally:
             server.close()
     return [
@@ -63,7 +63,7 @@ def _consumers() -> list[dict[str, Any]]:
             ours[1], theirs[1], unit="deliveries/CPU s",
         ),
         report.figure(
-            "packages", "sockets beside Channels consumers, 1,000 idle", grown[0], grown[1], unit="MiB"
+            "packages", "sockets beside Channels consumers, 1,000 idle", memory_growth[0], memory_growth[1], unit="MiB"
         ),
     ]  # fmt: skip
 
@@ -78,14 +78,14 @@ def _servers() -> list[dict[str, Any]]:
     record = f"/api/v1/conversations/{logs.conversation(user).pk}"
     headers = dict([header.split(": ", 1)])
     with web() as ours, web(*DAPHNE) as theirs:
-        found = {
+        cpu_by_name = {
             name: [_cpu(one, path, headers) for one in (ours, theirs)]
             for name, path in (("/alive", "/alive"), ("record by key", record))
         }
         memory = [psutil.Process(one.pid).memory_info().rss / 1e6 for one in (ours, theirs)]
     rows = [
         report.figure("packages", f"uvicorn beside Daphne, {name}", *pair, unit="CPU ms a request")
-        for name, pair in found.items()
+        for name, pair in cpu_by_name.items()
     ]
     return [*rows, report.figure("packages", "uvicorn beside Daphne, resident", *memory, unit="MB")]
 
@@ -96,19 +96,19 @@ def _cpu(server: Web, path: str, headers: dict[str, str]) -> float:
 
 
 def _counters() -> dict[str, Any]:
-    """Microseconds of wall time of counting one request: in blocks, and one by one."""
+    """Return the microseconds that counting a request takes: in reserved blocks, and one by one."""
     request = RequestFactory().get("/")
     cache.clear()
-    took = {}
-    for name, count in (("blocks", limits.count_ahead), ("one by one", limits.count)):
+    microseconds = {}
+    for name, count in (("blocks", limits.count_in_blocks), ("one by one", limits.count)):
         started = time.perf_counter()
         for _ in range(COUNTS):
             count(request, group="bench", value=name, rate="120000/m")
-        took[name] = (time.perf_counter() - started) / COUNTS * 1e6
+        microseconds[name] = (time.perf_counter() - started) / COUNTS * 1e6
     return report.figure(
         "packages",
         "counting in blocks beside django-ratelimit",
-        took["blocks"],
-        took["one by one"],
+        microseconds["blocks"],
+        microseconds["one by one"],
         unit="us",
     )
