@@ -21,8 +21,7 @@ from conversations.models.append import FENCED, PUBLISHED, build_columns
 from lib.bus import publisher
 
 SECONDS = 0.8
-TAKES = 5
-"""The number of measurements, of which the median counts."""
+ROUNDS = 5
 SIZES = (
     (1, ">= 0.6 of bare psycopg"),
     (20, ">= 0.7 of bare psycopg"),
@@ -37,7 +36,10 @@ def run() -> list[dict[str, Any]]:
     user, _ = logs.user_with_key()
     nudge, publisher.nudge = publisher.nudge, lambda *_: None
     try:
-        return [*(_size(user, size, reach) for size, reach in SIZES), _hot(user)]
+        return [
+            *(_size(user, size, reach) for size, reach in SIZES),
+            _measure_one_conversation(user),
+        ]
     finally:
         publisher.nudge = nudge
 
@@ -45,7 +47,7 @@ def run() -> list[dict[str, Any]]:
 def _size(user: Any, size: int, reach: str) -> dict[str, Any]:
     """Measure the service and the reference alternately, so that other load on the machine affects both."""
     ours, bare = [], []
-    for _ in range(TAKES):
+    for _ in range(ROUNDS):
         pk, other = logs.conversation(user).pk, logs.conversation(user).pk
         ours.append(_rate(size, lambda n, pk=pk: logs.append(pk, n * size, size)))
         with bare_connection() as link:
@@ -71,10 +73,10 @@ def _rate(size: int, batch: Callable[[int], None]) -> float:
 
 
 def bare_connection() -> psycopg.Connection:
-    """Open a psycopg connection with the parameters of Django's connections."""
-    known = connection.get_connection_params()
+    """Return a psycopg connection with the parameters of Django's connections."""
+    all_params = connection.get_connection_params()
     names = ("dbname", "user", "host", "port", "password", "options")
-    params = {name: known[name] for name in names if known.get(name) is not None}
+    params = {name: all_params[name] for name in names if all_params.get(name) is not None}
     return psycopg.connect(**params, autocommit=True, prepare_threshold=2)
 
 
@@ -82,15 +84,15 @@ def _bare(link: psycopg.Connection, pk: UUID, size: int) -> Callable[[int], None
     def batch(number: int) -> None:
         first, now = number * size, timezone.now()
         ids = [f"e{seq}" for seq in range(first, first + size)]
-        news = build_columns(
+        columns = build_columns(
             [
                 NewEvent(i, "ObservationEvent", "environment", logs.PAYLOAD, n)
                 for n, i in enumerate(ids)
             ]
         )
         with link.cursor() as cursor:
-            head = (size, first + size - 1, now, pk, 1, first - 1)
-            cursor.execute(FENCED, (*head, now, *news))
+            held = (size, first + size - 1, now, pk, 1, first - 1)
+            cursor.execute(FENCED, (*held, now, *columns))
             assert cursor.fetchall()
 
     return batch
@@ -99,11 +101,11 @@ def _bare(link: psycopg.Connection, pk: UUID, size: int) -> Callable[[int], None
 # --- Several senders to one conversation ----------------------------------------------
 
 
-def _hot(user: Any) -> dict[str, Any]:
+def _measure_one_conversation(user: Any) -> dict[str, Any]:
     ours, bare = [], []
-    for _ in range(TAKES):
-        ours.append(_together(_our_sender(external(user))))
-        bare.append(_together(_bare_sender(external(user))))
+    for _ in range(ROUNDS):
+        ours.append(_run_senders(_our_sender(external(user))))
+        bare.append(_run_senders(_bare_sender(external(user))))
     return report.figure(
         "append",
         f"one conversation, {SENDERS} senders",
@@ -114,7 +116,7 @@ def _hot(user: Any) -> dict[str, Any]:
     )
 
 
-def _together(sender: Callable[[threading.Event], int]) -> float:
+def _run_senders(sender: Callable[[threading.Event], int]) -> float:
     stop, counts = threading.Event(), []
     threads = [threading.Thread(target=lambda: counts.append(sender(stop))) for _ in range(SENDERS)]
     started = time.perf_counter()

@@ -15,7 +15,7 @@ from bench.sockets import Crowd, text_of_kilobyte
 from conversations import announcing
 from lib.bus import publisher
 
-TAKES = 3
+ROUNDS = 3
 EVENT = '{"type":"event"'
 HELLO_PATH = "/socket.io/?EIO=4&transport=websocket"
 SHAPES = ((1, 100, 500), (1, 500, 120), (100, 1, 300))
@@ -27,8 +27,8 @@ def run() -> list[dict[str, Any]]:
     figures: list[dict[str, Any]] = []
     server = Server()
     try:
-        for rooms, each, events in SHAPES:
-            figures += _shape(server, rooms, each, events)
+        for conversations, each, events in SHAPES:
+            figures += _shape(server, conversations, each, events)
         capacity = figures[0]["ours"] / SHAPES[0][1]
         figures.append(_latency(server, events_per_second=min(capacity / 2, 300)))
     finally:
@@ -36,12 +36,16 @@ def run() -> list[dict[str, Any]]:
     return figures
 
 
-def _shape(server: Server, rooms: int, each: int, events: int) -> list[dict[str, Any]]:
-    name = f"{rooms} x {each}"
+def _shape(server: Server, conversations: int, each: int, events: int) -> list[dict[str, Any]]:
+    name = f"{conversations} x {each}"
     bare = _rates(
-        server, Crowd(server.port, ["/bare"] * (rooms * each), EVENT), rooms * each, events, _bare
+        server,
+        Crowd(server.port, ["/bare"] * (conversations * each), EVENT),
+        conversations * each,
+        events,
+        _bare,
     )
-    ours = _ours(server, rooms, each, events)
+    ours = _ours(server, conversations, each, events)
     reach = ">= 0.6 of bare ASGI"
     figures = [
         report.figure("fanout", name, ours[0], bare[0], unit="deliveries/s", reach=reach),
@@ -49,7 +53,7 @@ def _shape(server: Server, rooms: int, each: int, events: int) -> list[dict[str,
             "fanout", f"{name}, by CPU", ours[1], bare[1], unit="deliveries/CPU s", reach=reach
         ),
     ]
-    if rooms == 1:
+    if conversations == 1:
         crowd = Crowd(server.port, [HELLO_PATH] * each, "42[", hello="40")
         peer = _rates(server, crowd, each, max(20, events // 5), _emit)
         reach = ">= 1 of python-socketio"
@@ -76,7 +80,7 @@ def _rates(
     wall, cpu = [], []
     try:
         crowd.ready()
-        for _ in range(TAKES):
+        for _ in range(ROUNDS):
             crowd.expect(events)
             time.sleep(0.2)
             before, started = server.ask("cpu"), time.time()
@@ -94,15 +98,15 @@ def _settle(crowd: Crowd) -> None:
     time.sleep(0.5)
 
 
-def _ours(server: Server, rooms: int, each: int, events: int) -> tuple[float, float]:
+def _ours(server: Server, conversations: int, each: int, events: int) -> tuple[float, float]:
     user, header = logs.user_with_key()
-    talks = [logs.conversation(user).pk for _ in range(rooms)]
-    paths = [f"/ws/v1/conversations/{pk}" for pk in talks for _ in range(each)]
+    pks = [logs.conversation(user).pk for _ in range(conversations)]
+    paths = [f"/ws/v1/conversations/{pk}" for pk in pks for _ in range(each)]
     nudge = publisher.nudge
     done = 0
 
     def send() -> None:
-        for pk in talks:
+        for pk in pks:
             announcing.announce(pk)
 
     crowd = Crowd(server.port, paths, EVENT, headers=header)
@@ -110,9 +114,9 @@ def _ours(server: Server, rooms: int, each: int, events: int) -> tuple[float, fl
     try:
         crowd.ready()
         time.sleep(1.0)
-        for _ in range(TAKES):
+        for _ in range(ROUNDS):
             publisher.nudge = lambda *_: None
-            for pk in talks:
+            for pk in pks:
                 for first in range(done, done + events, 100):
                     logs.append(pk, first, min(100, done + events - first))
             publisher.nudge = nudge
@@ -122,8 +126,8 @@ def _ours(server: Server, rooms: int, each: int, events: int) -> tuple[float, fl
             before, started = server.ask("cpu"), time.time()
             send()
             ended, _ = crowd.counted()
-            wall.append(events * rooms * each / (ended - started))
-            cpu.append(events * rooms * each / (server.ask("cpu") - before))
+            wall.append(events * conversations * each / (ended - started))
+            cpu.append(events * conversations * each / (server.ask("cpu") - before))
             _settle(crowd)
     finally:
         publisher.nudge = nudge

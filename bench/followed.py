@@ -43,7 +43,7 @@ def run() -> list[dict[str, Any]]:
     Event.objects.all()._raw_delete("default")  # noqa: SLF001 - no other rows refer to these events
     Conversation.objects.filter(pk__in=keys).update(engine_seq=-1, last_seq=0)
     with _engines(port) as began:
-        bare = _measure([sys.executable, "-c", _BARE, str(port)], keys, None)
+        bare = _measure([sys.executable, "-c", _RUN_REFERENCE, str(port)], keys, None)
     reference = bare["cores"] / bare["events_per_second"] * ours["events_per_second"]
     measured = {
         "events_per_second": ours["events_per_second"],
@@ -145,10 +145,10 @@ def _measure(command: list[str], keys: list[UUID], began: float | None) -> dict[
         used, before = _cpu(process), _stored(keys)[0]
         clock, since = time.monotonic(), timezone.now()
         time.sleep(WINDOW_SECONDS)
-        passed = time.monotonic() - clock
+        elapsed = time.monotonic() - clock
         return {
-            "cores": round((_cpu(process) - used) / passed, 2),
-            "events_per_second": round((_stored(keys)[0] - before) / passed),
+            "cores": round((_cpu(process) - used) / elapsed, 2),
+            "events_per_second": round((_stored(keys)[0] - before) / elapsed),
             "seconds": seconds,
             "megabytes": round(process.memory_info().rss / 1e6),
         } | _lateness(since)
@@ -189,7 +189,10 @@ def _lateness(since: Any) -> dict[str, int]:
 
 # --- The reference --------------------------------------------------------------
 
-_BARE = "import sys, django; django.setup(); from bench import followed; followed.be_bare(int(sys.argv[1]))"
+_RUN_REFERENCE = (
+    "import sys, django; django.setup(); from bench import followed;"
+    " followed.run_reference(int(sys.argv[1]))"
+)
 _MOVE = (
     "UPDATE conversations_conversation SET last_seq = last_seq + 1, engine_seq = %s WHERE id = %s"
 )
@@ -200,8 +203,8 @@ _INSERT = (
 )
 
 
-def be_bare(port: int) -> None:
-    """Run the reference: read the sockets, and store each event in a separate transaction without parsing it."""
+def run_reference(port: int) -> None:
+    """Run the reference: read the sockets and store each event unparsed in a transaction of its own."""
     rows = Conversation.objects.filter(sandbox__observed="running")
     pairs = list(rows.values_list("pk", "organization_id"))
     names = ("dbname", "user", "host", "port", "password")

@@ -33,7 +33,7 @@ def run() -> list[dict[str, Any]]:
 
 def _by_length() -> list[dict[str, Any]]:
     user, _ = logs.user_with_key()
-    pks = {length: _filled(user, length) for length in LENGTHS}
+    pks = {length: _create_log(user, length) for length in LENGTHS}
     with connection.cursor() as cursor:
         cursor.execute("VACUUM ANALYZE conversations_event")
     figures = []
@@ -75,7 +75,7 @@ def _times(act: Callable[[UUID, int, int], Any], pks: dict[int, UUID]) -> dict[i
     return {length: report.typical(values[20:]) for length, values in milliseconds.items()}
 
 
-def _filled(user: Any, length: int) -> UUID:
+def _create_log(user: Any, length: int) -> UUID:
     conversation = logs.conversation(user)
     with connection.cursor() as cursor:
         cursor.execute(FILL, (conversation.organization_id, conversation.pk, length))
@@ -106,7 +106,7 @@ def _audience(server: Server, sockets: int) -> dict[str, Any]:
         for first in range(0, events, 20):
             logs.append(pk, first, min(20, events - first))
         ended, _ = crowd.counted()
-        spent = server.ask("cpu") - before
+        cpu_seconds = server.ask("cpu") - before
     finally:
         crowd.close()
     return report.figure(
@@ -114,6 +114,6 @@ def _audience(server: Server, sockets: int) -> dict[str, Any]:
         f"live, {sockets:,} sockets",
         events * sockets / (ended - started),
         unit="deliveries/s",
-        reach="grows to its limit, and stays",
-        microseconds_of_cpu_each=round(spent / events / sockets * 1e6, 1),
+        reach="grows up to its limit",
+        microseconds_of_cpu_each=round(cpu_seconds / events / sockets * 1e6, 1),
     )

@@ -26,7 +26,7 @@ from conversations.models import NewEvent
 from conversations.models.append import PUBLISHED, build_columns
 
 SECONDS = 2.0
-TAKES = 3
+ROUNDS = 3
 SIZE, WINDOW = 20, 16
 
 
@@ -47,7 +47,7 @@ def run() -> list[dict[str, Any]]:
     try:
         with grpc.insecure_channel(f"127.0.0.1:{_port(server, log)}") as channel:
             ours, bare = [], []
-            for _ in range(TAKES):
+            for _ in range(ROUNDS):
                 ours.append(_ours(EventServiceStub(channel), token))
                 bare.append(_bare(user))
     finally:
@@ -74,13 +74,13 @@ def _port(server: "subprocess.Popen[bytes]", log: Path) -> int:
 
 
 def _ours(stub: EventServiceStub, token: str) -> float:
-    room, stop = threading.Semaphore(WINDOW), threading.Event()
+    free_slots, stop = threading.Semaphore(WINDOW), threading.Event()
 
     def messages() -> Iterator[wire.AppendRequest]:
         yield wire.AppendRequest(open=wire.OpenRun(conversation_id=str(uuid4())))
         number = 0
         while not stop.is_set():
-            room.acquire()
+            free_slots.acquire()
             events = [wire.PublishedEvent(json=_text()) for _ in range(SIZE)]
             yield wire.AppendRequest(batch=wire.Batch(number=number, events=events))
             number += 1
@@ -91,7 +91,7 @@ def _ours(stub: EventServiceStub, token: str) -> float:
     stored, started = 0, time.perf_counter()
     for answer in answers:
         stored += answer.appended.stored
-        room.release()
+        free_slots.release()
         if time.perf_counter() - started > SECONDS:
             stop.set()
     return stored / (time.perf_counter() - started)
@@ -106,11 +106,11 @@ def _bare(user: Any) -> float:
     with append.bare_connection() as link:
         started = time.perf_counter()
         while time.perf_counter() - started < SECONDS:
-            news = [
+            events = [
                 NewEvent(str(uuid4()), "ObservationEvent", "environment", logs.PAYLOAD)
                 for _ in range(SIZE)
             ]
             now = timezone.now()
-            link.execute(PUBLISHED, (pk, SIZE, now, now, *build_columns(news))).fetchall()
+            link.execute(PUBLISHED, (pk, SIZE, now, now, *build_columns(events))).fetchall()
             stored += SIZE
     return stored / (time.perf_counter() - started)

@@ -77,7 +77,7 @@ def run(
     address = (parts.hostname or "", parts.port or 80)
     opened = [_Connection(address, request, str(status).encode()) for _ in range(connections)]
     process = psutil.Process(pid)
-    answered = 0
+    response_count = 0
     with selectors.DefaultSelector() as selector:
         for connection in opened:
             selector.register(connection.socket, selectors.EVENT_READ, connection)
@@ -86,12 +86,12 @@ def run(
         while time.perf_counter() - started < seconds:
             for key, _ in selector.select(1):
                 if key.data.is_answered():
-                    answered += 1
+                    response_count += 1
                     key.data.ask()
         elapsed, used = time.perf_counter() - started, _cpu(process) - before
     for connection in opened:
         connection.socket.close()
-    return Load(answered, elapsed, used)
+    return Load(response_count, elapsed, used)
 
 
 def _cpu(process: psutil.Process) -> float:

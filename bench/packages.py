@@ -47,11 +47,11 @@ def _consumers() -> list[dict[str, Any]]:
         server.close()
     user, header = logs.user_with_key()
     paths = [f"/ws/v1/conversations/{logs.conversation(user).pk}" for _ in range(100)]
-    grown = []
+    memory_growth = []
     for addresses, headers in ((paths, header), (["/consumer"], "")):
         server = Server()
         try:
-            grown.append(_grown(server, addresses, headers))
+            memory_growth.append(_grown(server, addresses, headers))
         finally:
             server.close()
     return [
@@ -60,7 +60,7 @@ def _consumers() -> list[dict[str, Any]]:
             ours[1], theirs[1], unit="deliveries/CPU s",
         ),
         report.figure(
-            "packages", "sockets beside Channels consumers, 1,000 idle", grown[0], grown[1], unit="MiB"
+            "packages", "sockets beside Channels consumers, 1,000 idle", memory_growth[0], memory_growth[1], unit="MiB"
         ),
     ]  # fmt: skip
 
@@ -75,14 +75,14 @@ def _servers() -> list[dict[str, Any]]:
     record = f"/api/v1/conversations/{logs.conversation(user).pk}"
     headers = dict([header.split(": ", 1)])
     with web() as ours, web(*DAPHNE) as theirs:
-        times = {
+        cpu_by_name = {
             name: [_cpu(one, path, headers) for one in (ours, theirs)]
             for name, path in (("/alive", "/alive"), ("record by key", record))
         }
         memory = [psutil.Process(one.pid).memory_info().rss / 1e6 for one in (ours, theirs)]
     rows = [
         report.figure("packages", f"uvicorn beside Daphne, {name}", *pair, unit="CPU ms a request")
-        for name, pair in times.items()
+        for name, pair in cpu_by_name.items()
     ]
     return [*rows, report.figure("packages", "uvicorn beside Daphne, resident", *memory, unit="MB")]
 
@@ -93,7 +93,7 @@ def _cpu(server: Web, path: str, headers: dict[str, str]) -> float:
 
 
 def _counters() -> dict[str, Any]:
-    """Compare the microseconds of wall time to count one request, in blocks and one by one."""
+    """Return the microseconds that counting a request takes: in reserved blocks, and one by one."""
     request = RequestFactory().get("/")
     cache.clear()
     microseconds = {}

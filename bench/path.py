@@ -104,7 +104,7 @@ class Way:
         """Return the calls that the goal applies to."""
         return _of(self._to_end(), Part.VIEW)
 
-    def reach(self) -> str:
+    def format_goal(self) -> str:
         """Return the goal as a text."""
         returns = "" if self.max_returns is None else f", returns <= {self.max_returns}"
         return f"<= {self.max_files}{returns}"
@@ -130,7 +130,7 @@ def run() -> list[dict[str, Any]]:
                 f"{way.name}, {what}",
                 counted.files,
                 unit="files",
-                reach=way.reach() if what == f"view to {way.end}" else "",
+                reach=way.format_goal() if what == f"view to {way.end}" else "",
                 moves=counted.moves,
                 returns=counted.returns,
             )
@@ -186,9 +186,9 @@ def _sign_in() -> Sequence[Way]:
             with _followed(leave) as leaving:
                 left = browser.get(leave)
             assert left.status_code == 302, left.content
-            brought = provider.authorize(left.headers["Location"], person)
+            answer_query = provider.authorize(left.headers["Location"], person)
             with _followed(come_back) as coming_back:
-                answer = browser.get(come_back, brought)
+                answer = browser.get(come_back, answer_query)
             assert answer.status_code == 302, answer.content
     second = "GET /oidc/{slug}/callback"
     both = f"GET /oidc/{{slug}}/sign-in, {second}"
@@ -281,19 +281,19 @@ def _is_drf(frame: FrameType | None) -> bool:
 
 
 def count(calls: Iterable[Call]) -> Count:
-    """Count the files of the calls, the moves between files, and the moves to a file that had a call before."""
-    walked = _moves(calls)
-    files = {call.file for call in walked}
-    return Count(len(files), max(len(walked) - 1, 0), len(walked) - len(files))
+    """Count the files of the calls, the moves between them, and the moves to a file seen before."""
+    visited = _moves(calls)
+    files = {call.file for call in visited}
+    return Count(len(files), max(len(visited) - 1, 0), len(visited) - len(files))
 
 
 def _moves(calls: Iterable[Call]) -> list[Call]:
-    """Return the first call, and every call in another file than the previous call."""
-    walked: list[Call] = []
+    """Return the first call, and every call into another file than that of the previous call."""
+    visited: list[Call] = []
     for call in calls:
-        if not walked or walked[-1].file != call.file:
-            walked.append(call)
-    return walked
+        if not visited or visited[-1].file != call.file:
+            visited.append(call)
+    return visited
 
 
 def _of(calls: Iterable[Call], *parts: Part) -> Sequence[Call]:
@@ -308,7 +308,7 @@ def _print(way: Way) -> None:
     print(f"  {'':38}files  moves  returns")
     for what, counted in way.counts().items():
         print(f"  {what:38}{counted.files:5}  {counted.moves:5}  {counted.returns:7}")
-    print(f"  goal of view to {way.end}: {way.reach()}")
+    print(f"  goal of view to {way.end}: {way.format_goal()}")
     _print_files("middleware", _of(way.calls, Part.MIDDLEWARE))
     _print_files("DRF's hooks", _of(way.calls, Part.HOOK))
     _print_files(f"view to {way.end}", way.view())

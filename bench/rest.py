@@ -28,18 +28,18 @@ SIZES = (100, 1_000, 10_000, 100_000) if IS_FULL else (1_000, 20_000)
 LOGS = (1_000, 10_000, 100_000, 1_000_000) if IS_FULL else (1_000, 100_000)
 ROUNDS, SECONDS = (3, 1.0) if IS_FULL else (3, 0.7)
 Route = tuple[str, str, str]
-REACH = {"list": ">= 0.6", "events": ">= 0.6"} | dict.fromkeys(
+GOALS = {"list": ">= 0.6", "events": ">= 0.6"} | dict.fromkeys(
     ("record", "me", "settings"), ">= 0.33"
 )
 
 
 def run() -> list[dict]:
-    """Return one figure per route and size: the requests per second of one core, compared with the reference."""
-    return compare(filled())
+    """Return one figure per route and size: the requests per second of one core, ours and of the reference."""
+    return compare(fill_database())
 
 
-def filled() -> list[Route]:
-    """Fill the tables. Return the routes to measure, each as name, path and API key."""
+def fill_database() -> list[Route]:
+    """Fill the tables and return the routes to measure: name, path and API key."""
     owners = [_owner(size) for size in SIZES]
     user, key = owners[0]
     logs = [(_log(user, size), size) for size in LOGS]
@@ -62,20 +62,20 @@ def compare(routes: list[Route]) -> list[dict[str, Any]]:
     """Measure each route and its reference."""
     with tempfile.TemporaryDirectory() as folder:
         queries = Path(folder) / "queries.json"
-        captured = {name.replace("/", "-"): _queries(url, key) for name, url, key in routes}
+        queries_by_name = {name.replace("/", "-"): _queries(url, key) for name, url, key in routes}
         queries.write_text(
-            json.dumps({name: statements[1:] for name, statements in captured.items()})
+            json.dumps({name: statements[1:] for name, statements in queries_by_name.items()})
         )
-        quiet = {
+        environment = {
             "RATE_LIMITS": os.environ.get("BENCH_RATE_LIMITS", "address=10000000/m,read=10000000/m")
         }
         with (
-            web(**quiet) as ours,
+            web(**environment) as ours,
             web(settings="bench.bare_settings", BENCH_QUERIES=str(queries)) as bare,
         ):
             return _flatness(
                 [
-                    _measure(ours, bare, route, len(captured[route[0].replace("/", "-")]))
+                    _measure(ours, bare, route, len(queries_by_name[route[0].replace("/", "-")]))
                     for route in routes
                 ]
             )
@@ -87,12 +87,12 @@ def _measure(ours: Web, bare: Web, route: Route, queries: int) -> dict[str, Any]
     reference = f"{bare.url}/rows/{name.replace('/', '-')}"
     load.run(ours.pid, ours.url + url, seconds=0.3, headers=headers)
     load.run(bare.pid, reference, seconds=0.3)
-    mine, theirs = [], []
+    our_results, bare_results = [], []
     for _ in range(ROUNDS):  # in alternation, so that other load on the machine affects both
-        mine.append(load.run(ours.pid, ours.url + url, seconds=SECONDS, headers=headers))
-        theirs.append(load.run(bare.pid, reference, seconds=SECONDS))
-    own = statistics.median(result.cpu_ms for result in mine)
-    other = statistics.median(result.cpu_ms for result in theirs)
+        our_results.append(load.run(ours.pid, ours.url + url, seconds=SECONDS, headers=headers))
+        bare_results.append(load.run(bare.pid, reference, seconds=SECONDS))
+    own = statistics.median(result.cpu_ms for result in our_results)
+    other = statistics.median(result.cpu_ms for result in bare_results)
     kind = name.partition("/")[0]
     return report.figure(
         "rest",
@@ -100,12 +100,12 @@ def _measure(ours: Web, bare: Web, route: Route, queries: int) -> dict[str, Any]
         1000 / own,
         1000 / other,
         unit="requests/s of one core",
-        reach=REACH[kind],
+        reach=GOALS[kind],
         queries=queries,
         cpu_ms=round(own, 3),
         bare_cpu_ms=round(other, 3),
-        requests_per_second=round(statistics.median(result.per_second for result in mine)),
-        bare_per_second=round(statistics.median(result.per_second for result in theirs)),
+        requests_per_second=round(statistics.median(result.per_second for result in our_results)),
+        bare_per_second=round(statistics.median(result.per_second for result in bare_results)),
     )
 
 
@@ -140,15 +140,14 @@ def _queries(url: str, key: str) -> list[str]:
 
     # ``prepared`` does not use Django's cursors, so it is patched too.
     with mock.patch.object(prepared, "fetch", record_fetch), connection.execute_wrapper(record):
-        tries = []
-        # The first request also stores when the key was used, and one request every few seconds reads whether the
-        # server is in maintenance. The shortest of three lists has neither statement.
+        attempts = []
+        # The first request also stores the last use of the key, and one every few seconds reads the maintenance switch.
         for _ in range(3):
             statements.clear()
             response = client.get(url)
             assert response.status_code == 200, response.content
-            tries.append(list(statements))
-    return min(tries, key=len)
+            attempts.append(list(statements))
+    return min(attempts, key=len)
 
 
 def _owner(size: int) -> tuple[User, str]:

@@ -122,12 +122,14 @@ def _serve(listener: socket.socket, pipe: Any) -> None:
     async def route(scope: Any, receive: Any, send: Any) -> None:
         path = scope.get("path", "")
         fixed = {"/bare": bare, "/consumer": consumer}
-        chosen = fixed.get(path, peer if path.startswith("/socket.io") else application)
-        await chosen(scope, receive, send)
+        selected = fixed.get(path, peer if path.startswith("/socket.io") else application)
+        await selected(scope, receive, send)
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        threading.Thread(target=_obey, args=(pipe, loop, bare, emit, group), daemon=True).start()
+        threading.Thread(
+            target=_run_commands, args=(pipe, loop, bare, emit, group), daemon=True
+        ).start()
         await uvicorn.Server(config).serve(sockets=[listener])
 
     config = uvicorn.Config(
@@ -147,7 +149,9 @@ def _serve(listener: socket.socket, pipe: Any) -> None:
         runner.run(run())
 
 
-def _obey(pipe: Any, loop: asyncio.AbstractEventLoop, bare: _Bare, emit: Any, group: Any) -> None:
+def _run_commands(
+    pipe: Any, loop: asyncio.AbstractEventLoop, bare: _Bare, emit: Any, group: Any
+) -> None:
     actions = {
         "wait": lambda: time.sleep(0.2),
         "cpu": time.process_time,

@@ -30,7 +30,7 @@ class File:
         tokens = tokenize.generate_tokens(io.StringIO(self.text).readline)
         self.comments = [token for token in tokens if token.type == tokenize.COMMENT]
         self.comment_lines = sum(token.line.lstrip().startswith("#") for token in self.comments)
-        self.filled_lines = _filled(self.text)
+        self.filled_lines = _count_filled(self.text)
         self.code_lines = self.filled_lines - self.comment_lines
 
     @cached_property
@@ -38,7 +38,7 @@ class File:
         """The number of lines of docstrings, and of strings below the variables they document."""
         nodes = (node.value for node in ast.walk(self.tree) if isinstance(node, ast.Expr))
         values = (node.value for node in nodes if isinstance(node, ast.Constant))
-        return sum(_filled(value) for value in values if isinstance(value, str))
+        return sum(_count_filled(value) for value in values if isinstance(value, str))
 
 
 class Import(NamedTuple):
@@ -131,5 +131,5 @@ def sibling_cycles(imports: list[Import]) -> dict[str, list[list[str]]]:
     return {package: rings for package in sorted(pairs) if (rings := cycles(pairs[package]))}
 
 
-def _filled(text: str) -> int:
+def _count_filled(text: str) -> int:
     return sum(1 for line in text.splitlines() if line.strip())

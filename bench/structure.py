@@ -95,9 +95,9 @@ def all_cycles(imports: list[Import]) -> dict[str, Any]:
 
 
 def folder_sizes(files: list[File]) -> dict[str, Any]:
-    """Return the sizes of apps, groups and rooms.
+    """Return the sizes of apps, groups and folders.
 
-    A group is a package of an app, or all modules directly in the app. A room is a folder that contains Python files.
+    A group is a package of an app, or the modules directly in the app. A folder counts if it contains Python files.
     """
     total = sum(file.code_lines for file in files)
 

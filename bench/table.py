@@ -25,7 +25,7 @@ LOGS = 20_000
 PAGE = SIZES[0] // LOGS
 """The number of events in a page. It is the length of a log in the smallest table."""
 CHUNK = 250_000
-TAKES = 400
+SAMPLES = 400
 INDEXES = ("event_seq_unique", "event_id_unique", "conversations_event_pkey")
 FILL = """
 INSERT INTO conversations_event (organization_id, conversation_id, seq, event_id, kind, source, payload,
@@ -45,12 +45,12 @@ def run() -> list[dict[str, Any]]:
     smallest: dict[str, float] = {}
     nudge, publisher.nudge = publisher.nudge, lambda *_: None
     try:
-        filled = 0
+        stored = 0
         for size in SIZES:
             started = time.perf_counter()
-            _fill(user, pks, filled, size)
-            rate = (size - filled) / (time.perf_counter() - started)
-            filled = size
+            _fill(user, pks, stored, size)
+            rate = (size - stored) / (time.perf_counter() - started)
+            stored = size
             for what, act in _acts(size // LOGS).items():
                 middle, late = _times(act, pks)
                 figures.append(
@@ -116,7 +116,7 @@ def _append(pk: UUID) -> None:
 def _times(act: Callable[[UUID], Any], pks: Sequence[UUID]) -> tuple[float, float]:
     """Return the median and the 95th percentile in milliseconds. Each call uses another log, to avoid cached pages."""
     milliseconds = []
-    for pk in random.sample(pks, TAKES):
+    for pk in random.sample(pks, SAMPLES):
         started = time.perf_counter()
         act(pk)
         milliseconds.append((time.perf_counter() - started) * 1000)

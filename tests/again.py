@@ -1,7 +1,7 @@
-"""`python -m tests.again`: gives the few tests that failed in the last run one more try, alone and in the open.
+"""`python -m tests.again`: run the few tests that failed in the last run again, one at a time, and print their names.
 
-Tests that wait for real processes can fail on a machine that is crowded for a moment. What failed first is named, and stays a
-bug to be found; more than ``MOST`` are no accident and fail for good.
+A test that waits for real processes can fail on a machine that is busy for a moment. It is printed as FLAKY, because it
+is still a bug in the test or in the server. If more than ``MAX_FAILED`` tests failed, none is run again.
 """
 
 import json
@@ -12,24 +12,24 @@ import pytest
 
 from tests.prepare import ROOT
 
-MOST = 3
+MAX_FAILED = 3
 
 
-def _noted(name: str) -> Any:
-    """What pytest's cache holds under a name (``tests.environment`` notes how a run ended)."""
+def read_cache(name: str) -> Any:
+    """Return a value of pytest's cache, or None. ``tests.environment`` stores the exit status of the last run."""
     path = ROOT / ".pytest_cache/v" / name
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def main() -> int:
-    failed = sorted(_noted("cache/lastfailed") or {})
-    if _noted("tests/exitstatus") != pytest.ExitCode.TESTS_FAILED or not failed:
-        print("The last run did not come to its end; what it left out cannot be tried again.")
+    failed = sorted(read_cache("cache/lastfailed") or {})
+    if read_cache("tests/exitstatus") != pytest.ExitCode.TESTS_FAILED or not failed:
+        print("The last run was interrupted or has no failed tests, so no test is run again.")
         return 1
-    if len(failed) > MOST:
-        print(f"{len(failed)} tests failed; more than {MOST} are not tried again.")
+    if len(failed) > MAX_FAILED:
+        print(f"{len(failed)} tests failed. At most {MAX_FAILED} are run again.")
         return 1
-    print("FLAKY, or broken; tried once more, alone:", *failed, sep="\n  ")
+    print("FLAKY or broken. These tests are run again, one at a time:", *failed, sep="\n  ")
     return int(
         pytest.main(["-q", "-p", "no:xdist", "--last-failed", "--last-failed-no-failures", "none"])
     )

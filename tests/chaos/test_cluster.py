@@ -122,7 +122,7 @@ def test_managers_claim_and_follow_conversations_without_redis(cluster):
     stack.remove("m4")
 
     figure(
-        "Redis is away",
+        "Redis is unreachable",
         seconds_until_shared=round(shared, 1),
         seconds_until_nodes_are_back=round(filled, 1),
         **verdict,

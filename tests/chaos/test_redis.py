@@ -289,7 +289,7 @@ class Outage:
     def prepare(self) -> None:
         """Start a run on the real engine, two conversations with simulated engines, and clients of all kinds."""
         started = time.monotonic()
-        self.real = self.owner.converse(title="While Redis is away")
+        self.real = self.owner.converse(title="While Redis is unreachable")
         self.real.wait_ready()
         self.usual_seconds = time.monotonic() - started
         assert self.browser.sign_in().status_code == 200
@@ -548,6 +548,6 @@ def test_control_client_is_late_without_polling(cleanup):
     reader.join(40)
 
     late = max(reader.lateness(lost, lost + LATE_SECONDS))
-    figure("control: no polls while Redis is away", seconds_late=round(late, 1))
+    figure("control: no polls while Redis is unreachable", seconds_late=round(late, 1))
     assert late > LATE_SECONDS
     assert reader.seqs == list(range(1, len(reader.seen) + 1))

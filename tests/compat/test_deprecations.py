@@ -16,7 +16,7 @@ PATHS = {normalize_route(path): operations for path, operations in DOCUMENT["pat
 DEPRECATED = {route: successor for route, successor in replacements().items() if successor}
 WITHOUT_SUCCESSOR = replacements().keys() - DEPRECATED.keys()
 CANONICAL = {"/api/v1/users/me"}
-"""Routes of ``compat`` that are not deprecated, because they only add fields that older clients read."""
+"""Canonical, with the fields that existing clients look for beside its own."""
 ROUTES = {normalize_route(route.path) for route in list_http_routes()}
 
 

@@ -5,7 +5,7 @@ import { indexedColour, renderAnsi, styleToCss } from "../../static/js/lib/ansi.
 const plain = (text) => renderAnsi(text).map((runs) => runs.map((run) => run.text).join(""));
 const styled = (text) => renderAnsi(text)[0].map((run) => [run.text, styleToCss(run.style)]);
 
-test("colours of 16, of 256 and true ones", () => {
+test("16 colours, 256 colours and true colours are read", () => {
   assert.deepEqual(styled("\x1b[31mred\x1b[0m plain"), [["red", { color: "#ff7b7b" }], [" plain", {}]]);
   assert.deepEqual(styled("\x1b[97;44mx"), [["x", { color: "#ffffff", background: "#82a8ff" }]]);
   assert.deepEqual(styled("\x1b[38;5;208mx"), [["x", { color: "rgb(255,135,0)" }]]);
@@ -14,7 +14,7 @@ test("colours of 16, of 256 and true ones", () => {
   assert.equal(indexedColour(244), "rgb(128,128,128)");
 });
 
-test("weights come and go, and an empty sequence resets", () => {
+test("weights are set and reset, and an empty sequence resets all styles", () => {
   assert.deepEqual(styled("\x1b[1;4mb\x1b[22mu\x1b[mp"), [
     ["b", { fontWeight: "700", textDecoration: "underline" }],
     ["u", { textDecoration: "underline" }],
@@ -23,33 +23,33 @@ test("weights come and go, and an empty sequence resets", () => {
   assert.deepEqual(styled("\x1b[7mx"), [["x", { color: "var(--term)", background: "var(--term-ink)" }]]);
 });
 
-test("odd numbers set no colour that the text made up", () => {
+test("invalid colour numbers set no colour", () => {
   assert.deepEqual(styled("\x1b[38;5;999mx"), [["x", {}]]);
   assert.deepEqual(styled("\x1b[38;2;1;2mx"), [["x", {}]]);
   assert.deepEqual(styled("\x1b[38;2;1;2;900mx"), [["x", {}]]);
 });
 
-test("a carriage return writes over the line", () => {
+test("a carriage return overwrites the line", () => {
   assert.deepEqual(plain("progress  10%\rprogress 100%\ndone"), ["progress 100%", "done"]);
   assert.deepEqual(plain("abcdef\rXY"), ["XYcdef"]);
   assert.deepEqual(plain("abcdef\r\x1b[KXY"), ["XY"]);
   assert.deepEqual(plain("one\r\ntwo\r\n"), ["one", "two"]);
 });
 
-test("backspace, tab and moves within the line", () => {
+test("backspace, tab and cursor moves change the line", () => {
   assert.deepEqual(plain("ab\bc"), ["ac"]);
   assert.deepEqual(plain("a\tb"), ["a       b"]);
   assert.deepEqual(plain("abc\x1b[2DX"), ["aXc"]);
   assert.deepEqual(plain("abc\x1b[1GX"), ["Xbc"]);
 });
 
-test("other sequences leave no trace", () => {
+test("other sequences are removed", () => {
   assert.deepEqual(plain("\x1b]0;title\x07a\x1b[?25lb\x1b[2Jc\x1b(Bd\x07e"), ["abcde"]);
   assert.deepEqual(plain("\x1b]8;;https://example.com\x1b\\link\x1b]8;;\x1b\\"), ["link"]);
   assert.deepEqual(plain("cut off \x1b["), ["cut off "]);
 });
 
-test("styles go on over lines, and hostile moves stay small", () => {
+test("styles continue over lines, and large cursor moves are limited", () => {
   const lines = renderAnsi("\x1b[32mone\ntwo");
   assert.equal(styleToCss(lines[1][0].style).color, "#6fd3a0");
   const [runs] = renderAnsi("\x1b[999999999Cx");

@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { EventStream, backoff } from "../../static/js/lib/stream.js";
 
-/** A feed with sockets and time that the test plays. */
-function play({ log = [], epoch = 1 } = {}) {
-  const world = { sockets: [], seen: [], states: [], resets: [], statuses: [], asked: [], clock: 0, timers: new Map(), next: 1, refuse: null };
+/** Create an event stream with sockets, timers and a clock that the test controls. */
+function createWorld({ log = [], epoch = 1 } = {}) {
+  const world = { sockets: [], seen: [], states: [], resets: [], statuses: [], requests: [], clock: 0, timers: new Map(), next: 1, refuse: null };
   const timers = {
     setTimeout: (run, wait) => (world.timers.set(world.next, { run, at: world.clock + wait }), world.next++),
     clearTimeout: (id) => world.timers.delete(id),
@@ -19,20 +19,20 @@ function play({ log = [], epoch = 1 } = {}) {
       return socket;
     },
     async fetchEvents(after) {
-      world.asked.push(after);
+      world.requests.push(after);
       if (world.refuse) throw world.refuse;
-      return { items: log.filter((one) => one.seq > after), last_seq: log.length, epoch: world.epoch ?? epoch };
+      return { items: log.filter((event) => event.seq > after), last_seq: log.length, epoch: world.epoch ?? epoch };
     },
     handlers: {
-      onEvents: (events) => world.seen.push(...events.map((one) => one.seq)),
+      onEvents: (events) => world.seen.push(...events.map((event) => event.seq)),
       onState: (state) => world.states.push(state),
       onReset: (frame) => world.resets.push(frame.last_seq),
       onStatus: (record) => world.statuses.push(record),
     },
   });
   world.socket = () => world.sockets[world.sockets.length - 1];
-  world.say = (frame) => world.socket().onmessage({ data: JSON.stringify(frame) });
-  world.event = (seq) => world.say({ type: "event", seq, event: { seq } });
+  world.receive = (frame) => world.socket().onmessage({ data: JSON.stringify(frame) });
+  world.event = (seq) => world.receive({ type: "event", seq, event: { seq } });
   world.pass = async (time) => {
     world.clock += time;
     for (const [id, timer] of [...world.timers]) {
@@ -47,8 +47,8 @@ function play({ log = [], epoch = 1 } = {}) {
   return world;
 }
 
-test("a cut line resumes after the last seq, and nothing is taken twice", async () => {
-  const world = play();
+test("a reconnected socket continues after the last seq, and no event is used twice", async () => {
+  const world = createWorld();
   world.socket().onopen();
   world.event(1);
   world.event(2);
@@ -64,8 +64,8 @@ test("a cut line resumes after the last seq, and nothing is taken twice", async 
   assert.equal(world.states.at(-1), "live");
 });
 
-test("a hole is not shown: the feed is asked again from before it", async () => {
-  const world = play();
+test("after a gap the stream reconnects from the last event before the gap", async () => {
+  const world = createWorld();
   world.socket().onopen();
   world.event(1);
   world.event(3);
@@ -74,8 +74,8 @@ test("a hole is not shown: the feed is asked again from before it", async () => 
   assert.equal(world.socket().after, 1);
 });
 
-test("after three sockets that never opened it polls, and goes back when one opens", async () => {
-  const world = play({ log: [{ seq: 1 }, { seq: 2 }] });
+test("the stream polls after three failed sockets and returns to a socket that opens", async () => {
+  const world = createWorld({ log: [{ seq: 1 }, { seq: 2 }] });
   for (let i = 0; i < 3; i++) {
     world.socket().onclose({ code: 1006 });
     await world.pass(11_000);
@@ -83,7 +83,7 @@ test("after three sockets that never opened it polls, and goes back when one ope
   assert.deepEqual(world.seen, [1, 2]);
   assert.equal(world.states.at(-1), "polling");
   await world.pass(2_000);
-  assert.equal(world.asked.at(-1), 2);
+  assert.equal(world.requests.at(-1), 2);
   const before = world.sockets.length;
   await world.pass(31_000);
   assert.equal(world.sockets.length, before + 1);
@@ -93,8 +93,8 @@ test("after three sockets that never opened it polls, and goes back when one ope
   assert.deepEqual(world.seen, [1, 2, 3]);
 });
 
-test("polling notices a restored log", async () => {
-  const world = play({ log: [{ seq: 1 }] });
+test("polling resets the stream when the epoch changes", async () => {
+  const world = createWorld({ log: [{ seq: 1 }] });
   for (let i = 0; i < 3; i++) {
     world.socket().onclose({ code: 1006 });
     await world.pass(11_000);
@@ -104,19 +104,19 @@ test("polling notices a restored log", async () => {
   assert.deepEqual(world.resets, [1]);
 });
 
-test("reset and status are passed on, pings and nonsense are not", () => {
-  const world = play();
+test("reset and status frames are passed on; pings and invalid frames are ignored", () => {
+  const world = createWorld();
   world.socket().onopen();
-  world.say({ type: "status", conversation: { id: "x" } });
-  world.say({ type: "reset", last_seq: 4, epoch: 2 });
-  world.say({ type: "ping" });
+  world.receive({ type: "status", conversation: { id: "x" } });
+  world.receive({ type: "reset", last_seq: 4, epoch: 2 });
+  world.receive({ type: "ping" });
   world.socket().onmessage({ data: "not json" });
   assert.deepEqual([world.statuses.length, world.resets], [1, [4]]);
 });
 
-test("who may not watch any more is told, and does not knock again", async () => {
+test("a stream whose access ended changes its state and does not reconnect", async () => {
   for (const [code, state] of [[4401, "signed-out"], [4403, "gone"], [4404, "gone"]]) {
-    const world = play();
+    const world = createWorld();
     world.socket().onopen();
     world.socket().onclose({ code });
     assert.equal(world.states.at(-1), state);
@@ -125,8 +125,8 @@ test("who may not watch any more is told, and does not knock again", async () =>
   }
 });
 
-test("a dead line that nobody closed is given up", async () => {
-  const world = play();
+test("a silent socket is closed and replaced", async () => {
+  const world = createWorld();
   world.socket().onopen();
   world.clock = 61_000;
   world.stream.checkSilence();
@@ -134,7 +134,7 @@ test("a dead line that nobody closed is given up", async () => {
   assert.equal(world.states.at(-1), "reconnecting");
 });
 
-test("waiting doubles up to ten seconds, with chance in it", () => {
+test("the back-off doubles up to ten seconds, with jitter", () => {
   assert.deepEqual([0, 1, 2, 5, 50].map((attempt) => backoff(attempt, () => 1)), [500, 1000, 2000, 10_000, 10_000]);
   assert.equal(backoff(5, () => 0), 5000);
 });

@@ -1,4 +1,4 @@
-"""The browser's scripts: what they compute, by node's own test runner; and that all of them parse."""
+"""The scripts of the pages: their tests, run by Node.js, their syntax, and the absence of unsafe DOM calls."""
 
 import re
 import shutil
@@ -10,37 +10,35 @@ from tests.prepare import ROOT
 
 NODE = shutil.which("node")
 SCRIPTS = sorted((ROOT / "static" / "js").rglob("*.js"))
-needs_node = pytest.mark.skipif(
-    NODE is None, reason="there is no node here to run the scripts' tests"
-)
+needs_node = pytest.mark.skipif(NODE is None, reason="Node.js is not installed")
 
 
 @needs_node
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "tests" / "js").glob("*.test.js")), ids=lambda path: path.name
 )
-def test_scripts_compute_what_they_should(path):
-    done = subprocess.run(
+def test_node_test_file_passes(path):
+    result = subprocess.run(
         [NODE, "--test", path], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
     )
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert int(re.search(r"^# pass (\d+)$", done.stdout, re.MULTILINE)[1]) >= 1, done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert int(re.search(r"^# pass (\d+)$", result.stdout, re.MULTILINE)[1]) >= 1, result.stdout
 
 
 @needs_node
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_parse(path):
-    done = subprocess.run(
+def test_script_parses(path):
+    result = subprocess.run(
         [NODE, "--check", path], capture_output=True, text=True, check=False, timeout=60
     )
 
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_never_make_markup_of_text(path):
-    """Text of agents and people is set as text; one word of these would make it markup or code."""
+def test_script_never_parses_text_as_markup_or_code(path):
+    # Texts of agents and users are set as text nodes only.
     forbidden = re.compile(
         r"\.(?:innerHTML|outerHTML)\s*=|insertAdjacentHTML|document\.write|\beval\(|new Function"
     )

@@ -121,9 +121,9 @@ def world(request):
     """The running server and the realm of its provider."""
     url = f"http://127.0.0.1:{free_port()}"
     kind = Keycloak if request.param == "keycloak" else Double
-    if kind is Double and prepare.keycloak_lacks():
+    if kind is Double and prepare.explain_missing_keycloak():
         print(
-            f"\nNo real Keycloak ({prepare.keycloak_lacks()}): these journeys ran on the embedded provider only."
+            f"\nNo real Keycloak ({prepare.explain_missing_keycloak()}): these journeys ran on the embedded provider only."
         )
     started = time.monotonic()
     with kind(app_url=url) as realm, database() as database_url:

@@ -317,7 +317,7 @@ class TestEvents:
         assert body == {"items": [], "next_page_id": None}
 
 
-@pytest.mark.parametrize("sandbox_id", ["x", str(uuid4())])
+@pytest.mark.parametrize("sandbox_id", ["x", "01890000-0000-7000-8000-000000000000"])
 def test_webhook_of_an_unknown_sandbox_is_401_with_a_sentence(client, db, sandbox_id):
     response = client.post(
         f"/api/v1/webhooks/{sandbox_id}/conversations", headers={"X-Session-API-Key": "k"}
