@@ -14,7 +14,7 @@ class Problem(Exception):
 
     status = 400
     code = "bad-request"
-    sentence = "This request cannot be carried out."
+    sentence = "The server cannot process this request."
 
     def __init__(self, detail: str | None = None, **extra: Any) -> None:
         self.detail = detail or self.sentence

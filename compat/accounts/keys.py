@@ -136,7 +136,7 @@ class ModelKeyView(InActiveOrganization):
 
     @extend_schema(operation_id="compat_model_key_retrieve")
     def get(self, request: Request) -> Response:
-        """Respond with 404: this server issues no model keys to users."""
+        """Respond with 404: this server issues no keys for models to users."""
         raise NoModelKey
 
 
@@ -150,5 +150,5 @@ class ModelKeyRefreshView(InActiveOrganization):
 
     @extend_schema(operation_id="compat_model_key_refresh", request=None)
     def post(self, request: Request) -> Response:
-        """Respond with 404: this server issues no model keys to users."""
+        """Respond with 404: this server issues no keys for models to users."""
         raise NoModelKey

@@ -75,7 +75,7 @@ class WholeMeView(MeView):
 def serialize_settings(*, user_id: UUID, organization_id: UUID) -> dict[str, Any]:
     """Return a user's effective settings under the names that clients use.
 
-    Secrets are masks. Run one database query.
+    Secrets are masks. Runs one database query.
     """
     [row] = _SETTINGS.rows(user=user_id, organization=organization_id)
     own, shared, access = _ROWS.instances(row)

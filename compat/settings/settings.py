@@ -133,7 +133,7 @@ class CompatResetView(GenericAPIView[Any]):
 
     @extend_schema(operation_id="compat_settings_reset", request=None, responses={410: None})
     def post(self, request: Request) -> Response:
-        """Respond with 410."""
+        """Respond with 410: settings can no longer be reset as a whole."""
         raise ResetGone
 
 

@@ -1,1 +1,1 @@
-"""OpenHands' V0 protocol, unversioned REST routes and Socket.IO, over this server's services and log."""
+"""V0, OpenHands' older protocol: REST routes without a version in the path, and Socket.IO."""

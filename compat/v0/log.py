@@ -26,7 +26,7 @@ STATES_SEARCHED = 100
 
 
 def load_links(conversation_id: UUID, entries: Sequence[Entry], links: Links) -> None:
-    """Add to ``links`` the events that the entries refer to. Run at most two database queries."""
+    """Add to ``links`` the events that the entries refer to. Runs at most two database queries."""
     if len(links.seqs) > LINKS_MAX:
         links.seqs.clear()
         links.actions.clear()

@@ -200,7 +200,7 @@ def _list_conversations(
     try:
         after = pages.parse_cursor(query["page_id"]) if query.get("page_id") else None
     except pages.MalformedCursor as error:
-        raise Unprocessable("page_id: Use the next_page_id of an earlier page.") from error
+        raise Unprocessable("page_id: Send the `next_page_id` of an earlier page.") from error
     page, next_page_id = pages.page(rows, limit=query["limit"], after=after)
     return {"results": serialize_conversations(page, request.user), "next_page_id": next_page_id}
 

@@ -114,7 +114,7 @@ def fetch_page(
     try:
         after = pages.parse_cursor(query["page_id"]) if query.get("page_id") else None
     except pages.MalformedCursor as error:
-        raise Unprocessable("page_id: Use the next_page_id of an earlier page.") from error
+        raise Unprocessable("page_id: Send the `next_page_id` of an earlier page.") from error
     return pages.page(rows, limit=query["limit"], after=after, is_descending=is_descending)
 
 

@@ -57,7 +57,7 @@ def fetch_page(rows: QuerySet[Event], query: dict[str, Any]) -> dict[str, Any]:
     descending = query["sort_order"] == "TIMESTAMP_DESC"
     if page_id := query.get("page_id"):
         if not (page_id.isascii() and page_id.isdigit() and len(page_id) <= MAX_DIGITS):
-            raise Unprocessable("page_id: Use the next_page_id of an earlier page.")
+            raise Unprocessable("page_id: Send the `next_page_id` of an earlier page.")
         rows = rows.filter(**{"pk__lt" if descending else "pk__gt": int(page_id)})
     limit = query["limit"]
     page = list(rows.order_by("-pk" if descending else "pk")[: limit + 1])

@@ -43,7 +43,7 @@ def filter_for_v1(events: QuerySet[Event]) -> QuerySet[Event]:
 
 
 def is_sent_to_v1(event: Row, conversation_id: UUID) -> bool:
-    """Return whether ``filter_for_v1`` keeps an event. Run one database query for the engine's copy of a message."""
+    """Return whether ``filter_for_v1`` keeps an event. The engine's copy of a user's message needs a database query."""
     if event.source in HIDDEN_SOURCES:
         return event.kind == "SandboxNotice" and event.source == Event.Source.SERVER
     if event.kind == "MessageEvent" and event.source == Event.Source.USER:

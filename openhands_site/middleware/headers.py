@@ -30,7 +30,7 @@ HANDSHAKE_HEADERS = (
 
 
 class SecurityHeaders:
-    """Middleware that adds the content security policy and the permissions policy unless the view set its own."""
+    """Middleware that adds the content security policy and the permissions policy, unless the view has set them."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -45,7 +45,7 @@ class SecurityHeaders:
 
 
 class CacheControl:
-    """Middleware that forbids caching of responses unless the view set its own ``Cache-Control``.
+    """Middleware that forbids caching of responses, unless the view has set ``Cache-Control``.
 
     Requests for static files do not reach this middleware: WhiteNoise serves them with their own lifetimes.
     """
