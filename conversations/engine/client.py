@@ -30,7 +30,7 @@ BODY_MAX_BYTES = 64 * 1024 * 1024
 
 
 class EngineUnreachable(Exception):
-    """The engine did not respond. ``maybe_done`` is whether the engine may have carried out the request anyway."""
+    """The engine did not respond. ``maybe_done`` says whether the engine may have carried out the request anyway."""
 
     def __init__(self, detail: str, *, maybe_done: bool = False) -> None:
         self.detail = detail
@@ -262,9 +262,9 @@ class EngineClient:
     ) -> Iterator[Durable]:
         """Yield the events of the engine's log after a known event (its id and index), in order.
 
-        If the engine does not know the id, events are counted from 0 and yielded after the index ``after_seq``. Callers
-        must skip events whose id they know: the engine omits unreadable events, which shifts all later indices
-        (``count_events`` includes unreadable events).
+        If the engine does not know the id, all events are read and counted from 0, and those after the index
+        ``after_seq`` are yielded. Callers must skip events whose id they know already: the engine omits unreadable
+        events, which shifts all later indices (``count_events`` includes unreadable events).
         """
         # The engine's first page starts at the known event itself, or at the start of the log if it is unknown.
         page_id = after_id

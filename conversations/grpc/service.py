@@ -162,7 +162,8 @@ def _raise_refusal(watcher: Watcher) -> None:
             raise Refused(grpc.StatusCode.UNAUTHENTICATED, accounts.InvalidKey.sentence)
         case Refusal.NOT_PERMITTED:
             sentence = (
-                f"This needs the permission {watcher.permission}, which you do not have here."
+                f"This action needs the permission {watcher.permission}, "
+                "which you do not have in this organization."
             )
             raise MissingPermission(sentence, permission=watcher.permission)
         case Refusal.NOT_VISIBLE:

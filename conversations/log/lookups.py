@@ -159,13 +159,13 @@ def list_newest(user: Any, *, limit: int, after: Position | None = None) -> list
 
 
 def get_record(user: Any, pk: UUID) -> tuple[dict[str, Any], str] | None:
-    """Return a conversation's record and the user's role in its organization, or None if the user may not see it."""
+    """Return a conversation's record and the user's role in the organization. Return None if the user has no access."""
     rows = _rows("record", user, pk=pk)
     return (_build_record(rows[0]), rows[0][_U - 1]) if rows else None
 
 
 def get_head(user: Any, pk: UUID) -> tuple[int, int, str] | None:
-    """Return a conversation's ``last_seq``, its epoch and the user's role, or None if the user may not see it."""
+    """Return a conversation's ``last_seq`` and epoch, and the user's role. Return None if the user has no access."""
     rows = _rows("head", user, pk=pk)
     return rows[0][1:] if rows else None
 

@@ -30,7 +30,7 @@ def _latest_starts(ids: list[UUID]) -> dict[UUID, StartTask]:
 
 
 def serialize_record(row: Any, usage: Any, start: Any) -> dict[str, Any]:
-    """Return the record that contains a conversation (``row``), its usage and its newest start task (``start``).
+    """Return the record of a conversation (``row``) with its usage and its newest start task (``start``).
 
     The arguments are model instances, or named tuples with the names of the model's columns. ``usage`` and ``start``
     may be None. Runs no database query.

@@ -57,6 +57,7 @@ def append_fenced(new: NewEvents, *, at: datetime) -> tuple[UUID | None, datetim
     Return the sandbox's id and the time of its last use. Return None and store nothing if the lease generation is
     stale, if the events do not continue the log, or if the log already contains one of the event ids.
     """
+    # The fence: the conversation, the lease generation, and the engine index that the log must have reached.
     first, newest = new.events[0].engine_seq, new.events[-1].engine_seq
     assert first is not None
     fence = (new.conversation_id, new.generation, first - 1)

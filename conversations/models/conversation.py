@@ -173,7 +173,7 @@ class Conversation(models.Model):
     asked_in_run = models.PositiveIntegerField(
         null=True,
         editable=False,
-        help_text="The run of the sandbox in which the open question was asked.",
+        help_text="The number of the sandbox run in which the open question was asked.",
     )
     key_generation = models.PositiveIntegerField(
         default=1,
@@ -252,6 +252,7 @@ class Conversation(models.Model):
         self, news: Sequence[NewEvent], *, also_save: Sequence[str] = ()
     ) -> Sequence[int]:
         """Append events like ``append``, but return only their primary keys, without creating model instances."""
+        # The values as the ORM would write them, by the name of the database column.
         fields: list[Any] = [self._meta.get_field(name) for name in also_save]
         values = {
             f.column: f.get_db_prep_save(getattr(self, f.attname), connection) for f in fields

@@ -51,7 +51,7 @@ class Lease(models.Model):
         default=False, help_text="Whether the conversation has a running engine to follow."
     )
     following_run = models.PositiveIntegerField(
-        null=True, help_text="The run of the engine that the owner is connected to."
+        null=True, help_text="The number of the engine run to which the owner is connected."
     )
 
     class Meta:

@@ -73,7 +73,7 @@ class Feed:
                 self._queue(self)
 
     def recent_frames(self, after: int) -> list[Frame] | None:
-        """Return the frames after the seq ``after`` from the ring buffer, or None if the buffer starts too late."""
+        """Return the frames after the seq ``after``, or None if the ring buffer no longer contains all of them."""
         if not self._ring or (self._ring[0].seq or 0) > after + 1:
             return None
         return [frame for frame in self._ring if (frame.seq or 0) > after]

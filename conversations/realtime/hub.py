@@ -89,7 +89,10 @@ class Hub:
 
     @contextlib.asynccontextmanager
     async def watch_access(self, user_id: UUID) -> AsyncIterator[asyncio.Event]:
-        """Yield an ``asyncio.Event`` that is set when the user's access may have changed, for example with a role."""
+        """Yield an ``asyncio.Event`` that is set whenever the user's access may have changed.
+
+        This happens, for example, when a session ends, a key is revoked or a role changes.
+        """
         await self._ensure_running()
         woken = asyncio.Event()
         self._watchers.setdefault(user_id, set()).add(woken)

@@ -61,8 +61,8 @@ def read(places: Mapping[UUID, int | None], page: int) -> dict[UUID, Reading]:
     """Return a reading of each conversation in ``places``. Runs one SQL statement.
 
     ``places`` maps a conversation id to the seq after which to read events, or to None to read no events. A reading has
-    at most ``page`` events, and its payloads are little larger than ``PAGE_BYTES``. More events follow if ``last_seq``
-    is greater than the seq of the last event.
+    at most ``page`` events, whose payloads together exceed ``PAGE_BYTES`` by at most one event. More events follow if
+    ``last_seq`` is greater than the seq of the last event.
     """
     parameters = [list(places), list(places.values()), page, PAGE_BYTES]
     rows = prepared.fetch(_statement(), parameters, binary_rows=True)

@@ -89,7 +89,10 @@ class SandboxProvider(Protocol):
         ...
 
     def find(self, sandbox_id: UUID) -> Handle:
-        """Return the handle of a sandbox whose caller died before it stored the handle; ``{}`` if none was started."""
+        """Return the handle of the sandbox with this id, or ``{}`` if no such sandbox was started.
+
+        Use it if the caller of ``start`` may have died before it stored the handle.
+        """
         ...
 
     def inspect(self, handle: Handle) -> Observed:

@@ -65,7 +65,7 @@ def run_agent(*, conversation_id: UUID, only_if_stopped: bool = True) -> None:
     if not is_up(conversation):
         if conversation.status == Conversation.Status.FAILED:
             return
-        raise EngineUnreachable("the sandbox is not up yet")
+        raise EngineUnreachable("the sandbox is not running yet")
     client = EngineClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
     # Ask the engine, not our row: running an agent that waits for confirmation would approve its action.
     status = (client.get_conversation(conversation_id) or {}).get("execution_status")

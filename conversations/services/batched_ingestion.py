@@ -26,10 +26,10 @@ class Batch:
 
 
 def ingest_together(*, batches: Sequence[Batch]) -> set[UUID]:
-    """Append the batches that contain only new events in one statement; return the ids of the conversations stored.
+    """Append all batches that contain only new events, with one SQL statement; return their conversations' ids.
 
-    ``batches`` may contain only one batch for each conversation. Each other batch is not stored at all: pass it to
-    ``ingest_events``, which stores the batch or raises the reason.
+    ``batches`` contains at most one batch for each conversation. If a batch is not stored, none of its events are: pass
+    the batch to ``ingest_events``, which stores it or raises the reason.
     """
     # Only `ingest_events` removes secrets from events, so batches of conversations with secrets go there.
     plain = [

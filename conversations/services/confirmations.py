@@ -89,7 +89,7 @@ def deliver_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in
     if conversation is None or conversation.sandbox is None or conversation.deleted_at:
         return
     if not is_up(conversation):
-        raise EngineUnreachable("the sandbox is not up yet")
+        raise EngineUnreachable("the sandbox is not running yet")
     client = EngineClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
     state = client.get_conversation(conversation_id)
     if state is None:

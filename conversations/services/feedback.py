@@ -15,7 +15,7 @@ class NoSuchEvent(Problem):
 
     status = 404
     code = "no-such-event"
-    sentence = "This conversation has no event with that seq."
+    sentence = "This conversation has no event with this `seq`."
 
 
 def save_feedback(

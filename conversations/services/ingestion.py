@@ -282,7 +282,7 @@ def _record_use(conversation: Conversation) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StateSnapshot:
-    """The state of a conversation at the time before its engine is asked for the agent's state."""
+    """The state of a conversation, recorded before its engine is asked for the agent's state."""
 
     last_seq: int
     execution_status: str

@@ -70,6 +70,7 @@ def authenticate_conversation_key(
         user = session.user if session else None
     elif kind == BY_USER:
         user = User.objects.filter(pk=pk).first()
+    # The MAC of a key that was made with an API key contains no password hash: API keys survive a new password.
     if kind != BY_API_KEY:
         if user is None:
             return None
@@ -128,6 +129,7 @@ def _parse(token: str) -> tuple[bytes, UUID, UUID, str, str] | None:
     head, _, mac = token.removeprefix(PREFIX).partition(".")
     if not (token.startswith(PREFIX) and token.isascii()):
         return None
+    # `validate`, because base64 otherwise ignores invalid characters, and several texts would be the same key.
     try:
         raw = base64.b64decode(head.encode(), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):

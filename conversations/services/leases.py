@@ -68,7 +68,7 @@ class Census:
 
 
 def fair_share(*, total: int, capacity: int, all_capacity: int) -> int:
-    """Return how many of ``total`` conversations a manager should follow, in proportion to and within its capacity."""
+    """Return a manager's fair share of ``total`` conversations: in proportion to its capacity, and within it."""
     return min(capacity, math.ceil(total * capacity / max(all_capacity, capacity, 1)))
 
 

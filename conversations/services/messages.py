@@ -94,7 +94,10 @@ def add_message(
 
 @transaction.atomic
 def send_held_messages(*, conversation_id: UUID) -> bool:
-    """Queue the delivery of held messages, which runs the agent. Return False without held messages. Safe to repeat."""
+    """Queue the delivery of held messages, which also runs the agent. Safe to repeat.
+
+    Return False if no message was held.
+    """
     Conversation.objects.select_for_update().get(pk=conversation_id)
     return _release(conversation_id)
 

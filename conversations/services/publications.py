@@ -141,6 +141,7 @@ def publish_events(
         )
         if not conversation.is_external:
             raise NotPublished
+        # Ids that are in the log, and later also ids of the earlier batches of this call.
         rows = Event.objects.filter(conversation_id=conversation_id, event_id__in=ids)
         used_ids = set(rows.values_list("event_id", flat=True))
         seq = conversation.last_seq

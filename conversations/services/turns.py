@@ -79,7 +79,7 @@ class FileChange:
 
 @dataclass(slots=True)
 class TurnChanges:
-    """The files that a turn changed. ``ran_commands`` is whether commands ran, which may have changed other files."""
+    """The files that a turn changed. ``ran_commands`` says whether commands ran, which may have changed other files."""
 
     turn: Turn
     files: list[FileChange] = field(default_factory=list)
@@ -131,7 +131,7 @@ def _message_texts(conversation: Conversation, seqs: list[int]) -> dict[int, str
 def find_turn_changes(*, conversation: Conversation, number: int) -> TurnChanges:
     """Return the files that the agent's file editor changed in a turn, with their texts before and after.
 
-    The log does not contain changes that commands made; ``ran_commands`` is whether commands ran in the turn. Raise
+    The log does not contain changes that commands made; ``ran_commands`` says whether commands ran in the turn. Raise
     ``NoSuchTurn`` if the conversation has no turn with this number.
     """
     turn = next((t for t in list_turns(conversation=conversation) if t.number == number), None)

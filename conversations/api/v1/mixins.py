@@ -97,5 +97,6 @@ class FastReadMixin:
     def _require_view(self, role: str) -> None:
         if VIEW not in granted_permissions(role, self.request.user):
             raise MissingPermission(
-                f"This needs the permission {VIEW}, which you do not have here.", permission=VIEW
+                f"This action needs the permission {VIEW}, which you do not have in this organization.",
+                permission=VIEW,
             )
