@@ -30,7 +30,7 @@ test: $(VENV)/.development ## run the tests (options: JOBS, ARGS); REQUIRE_ALL=1
 	@$(BIN)/python -m tests.prepare
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not chaos" $(ARGS)
 
-test-again: $(VENV)/.development ## run the tests that failed again, one at a time, if at most three failed (for CI)
+test-again: $(VENV)/.development ## if at most three tests failed, run the failed tests again, one at a time (for CI)
 	@$(BIN)/python -m tests.again
 
 test-slow: $(VENV)/.development ## run the slow tests (CI runs them after the other tests)

@@ -1,7 +1,7 @@
-"""Selection of the organization that a request works in.
+"""The active organization: the organization in which a request works.
 
-The order is: an organization named by the request, the API key's organization, the organization chosen in the
-session, the user's personal organization.
+It is the first of these: the organization that the request names, the organization of the API key, the organization
+that the browser session stores, the user's personal organization.
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ HEADER = "X-Organization"
 
 
 def active_organization(request: Any, requested_id: Any = None) -> Organization:
-    """Return the organization that a request works in.
+    """Return the active organization of a request.
 
-    ``requested_id``, the query parameter ``organization`` and the header ``X-Organization`` name it, in this
-    order. Without them, use the API key's organization, then the session's, then the user's personal one.
-    Raise ``Http404`` if the caller may not see the named organization or if its id is not a UUID.
+    ``requested_id`` takes precedence, then the query parameter ``organization``, the header ``X-Organization``, the
+    organization of the API key, the organization in the session, and the user's personal organization. Raise
+    ``Http404`` if the id is not a UUID or the caller has no access to this organization.
     """
     user: Any = request.user
     visible = Organization.objects.visible_to(user)
@@ -41,9 +41,9 @@ def active_organization(request: Any, requested_id: Any = None) -> Organization:
 
 
 def requested_organization_id(request: Any, requested_id: Any = None) -> UUID | None:
-    """Return the organization id named by the argument, the request or the API key; None if there is no id.
+    """Return the organization id from ``requested_id``, the query string, the header or the API key, or None.
 
-    Does not check whether the caller may see the organization. Raise ``Http404`` if the id is not a UUID.
+    The caller's access to the organization is not checked. Raise ``Http404`` if the id is not a UUID.
     """
     text = requested_id or request.GET.get("organization") or request.headers.get(HEADER)
     text = text or request.user.bound_organization_id
@@ -51,7 +51,7 @@ def requested_organization_id(request: Any, requested_id: Any = None) -> UUID | 
 
 
 def choose(request: HttpRequest, organization: Organization) -> None:
-    """Store in the session the organization that pages work in from now on. Safe to repeat."""
+    """Store an organization in the session as the active organization of the pages. Safe to repeat."""
     request.session[SESSION_KEY] = str(organization.pk)
 
 

@@ -1,4 +1,4 @@
-"""Rate limits of sign-in attempts, counted exactly in Redis. Without Redis every attempt is refused."""
+"""Rate limits of sign-in attempts, counted in Redis. While Redis is unreachable, every attempt is refused."""
 
 import hashlib
 import ipaddress
@@ -11,20 +11,29 @@ from lib.addresses import parse_address
 from lib.problems import Problem
 
 ADDRESS_FACTOR = 5
-"""An address gets this multiple of ``SIGN_IN_RATE`` over all accounts, because an office shares one address."""
+"""The rate limit of one IP address over all accounts, as a multiple of ``SIGN_IN_RATE``.
+
+It is higher than the limit of one account, because all people in an office can share one address.
+"""
 ACCOUNT_FACTOR = 20
-"""An account gets this multiple of ``SIGN_IN_RATE`` over all addresses: high enough that a stranger at one
-address cannot lock the owner out, low enough that many addresses together cannot guess a password."""
+"""The rate limit of one account over all IP addresses, as a multiple of ``SIGN_IN_RATE``.
+
+It is so high that an attacker with one address cannot lock the owner out, and so low that an attacker with many
+addresses cannot guess a password.
+"""
 
 CODE_RATE = "20/h"
-"""Second-factor codes that one address may try on one account. Of a million codes, three are valid at a time."""
+"""The rate limit of second-factor codes per IP address and account. Of a million codes, three are valid at a time."""
 CODE_ACCOUNT_RATE = "60/h"
-"""App codes that all unknown networks together may try on one account. Such a client knows the password already.
-The owner is not locked out: known networks and recovery codes are not counted here."""
+"""The rate limit of app codes per account, over all networks from which the owner has not signed in yet.
+
+A client reaches this check only with the correct password. Attempts from known networks and with recovery codes are not
+counted here, so the owner is not locked out.
+"""
 
 
 class TooManyAttempts(Problem):
-    """The rate limit of attempts is exceeded; ``extra["retry_after"]`` is the time to wait in seconds."""
+    """A rate limit of attempts is exceeded. ``extra["retry_after"]`` is the time to wait in seconds."""
 
     status = 429
     code = "too-many-attempts"
@@ -32,7 +41,7 @@ class TooManyAttempts(Problem):
 
 
 class AttemptsNotCounted(TooManyAttempts):
-    """Redis does not answer, so the attempt is refused: uncounted attempts would have no limit."""
+    """Redis is unreachable, so the attempt is refused: without a count there would be no limit."""
 
     status = 503
     code = "attempts-not-counted"
@@ -43,11 +52,11 @@ class AttemptsNotCounted(TooManyAttempts):
 
 
 def check_sign_in(request: HttpRequest, email: str) -> None:
-    """Count one attempt to sign in; call this before the password is checked.
+    """Count one attempt to sign in against three rate limits. Call this before the password check.
 
-    ``SIGN_IN_RATE`` (``10/m``) limits one address on one account. The limits of an address over all accounts
-    and of an account over all addresses are multiples of ``SIGN_IN_RATE``. Not safe to repeat: every call
-    counts. Raise ``TooManyAttempts``, or its subclass ``AttemptsNotCounted`` if Redis is unreachable.
+    ``SIGN_IN_RATE``, such as ``10/m``, is the limit per pair of address and account. The limit per address and the
+    limit per account are multiples of it. Not safe to repeat: every call counts. Raise ``TooManyAttempts``, or its
+    subclass ``AttemptsNotCounted`` if Redis is unreachable.
     """
     address = client_network(request)
     # The counter's key is a hash, so that Redis stores no e-mail addresses.
@@ -58,7 +67,7 @@ def check_sign_in(request: HttpRequest, email: str) -> None:
 
 
 def check_device_start(request: HttpRequest) -> None:
-    """Count one start of a device sign-in against the client's address.
+    """Count one start of a device sign-in against the rate limit of the client's address.
 
     Not safe to repeat: every call counts. Raise ``TooManyAttempts`` or ``AttemptsNotCounted``.
     """
@@ -66,10 +75,10 @@ def check_device_start(request: HttpRequest) -> None:
 
 
 def check_user_code(request: HttpRequest, user_id: str) -> None:
-    """Count one user code that a person enters; call this before the code is looked up.
+    """Count one attempt to enter the user code of a device. Call this before the code is looked up.
 
-    ``SIGN_IN_RATE`` is the limit of a user, and a multiple of ``SIGN_IN_RATE`` is the limit of an address. The
-    limits prevent a user from guessing the code of another person's device. Not safe to repeat. Raise
+    ``SIGN_IN_RATE`` is the limit per user, and the limit per address is a multiple of it. With these limits, a user
+    cannot guess the code of another person's device. Not safe to repeat: every call counts. Raise
     ``TooManyAttempts`` or ``AttemptsNotCounted``.
     """
     _count(request, "device-code", user_id, 1)
@@ -77,10 +86,10 @@ def check_user_code(request: HttpRequest, user_id: str) -> None:
 
 
 def check_code(request: HttpRequest, account: str, *, is_trusted: bool) -> None:
-    """Count one attempt at an account's second factor; call this after the password and before the code check.
+    """Count one attempt to enter a second-factor code. Call this after the password check, before the code check.
 
-    Pass ``is_trusted`` for a network that the owner has signed in from, and for recovery codes, which cannot be
-    guessed: then only the limit per address applies. Not safe to repeat. Raise ``TooManyAttempts`` or
+    ``is_trusted`` is for networks from which the owner has signed in, and for recovery codes, which cannot be guessed:
+    only the limit per address applies. Not safe to repeat: every call counts. Raise ``TooManyAttempts`` or
     ``AttemptsNotCounted``.
     """
     _count_at(request, "second-factor", f"{client_network(request)} {account}", CODE_RATE)
@@ -102,10 +111,10 @@ def client_network(request: HttpRequest) -> str:
 
 
 def client_address(request: HttpRequest) -> str:
-    """Return the client's address; the middleware ``ClientAddress`` has resolved ``TRUSTED_PROXIES`` before.
+    """Return the IP address of the client as text. With ``TRUSTED_PROXIES``, a middleware has set ``REMOTE_ADDR``.
 
-    Behind a proxy that is trusted for the scheme only (``TRUST_X_FORWARDED_PROTO``), return the last address
-    of ``X-Forwarded-For``: the proxy added it, while a client can forge the addresses before it.
+    If a proxy is trusted for the scheme only (``TRUST_X_FORWARDED_PROTO``), return the last address in
+    ``X-Forwarded-For``. The proxy added this address, while a client can forge the addresses before it.
     """
     address = str(request.META.get("REMOTE_ADDR") or "")
     if getattr(settings, "SECURE_PROXY_SSL_HEADER", None) and not settings.TRUSTED_PROXIES:
@@ -114,7 +123,7 @@ def client_address(request: HttpRequest) -> str:
 
 
 def _count(request: HttpRequest, group: str, value: str, factor: int) -> None:
-    amount, _, period = settings.SIGN_IN_RATE.partition("/")
+    amount, _, period = settings.SIGN_IN_RATE.partition("/")  # for example 10/m
     _count_at(request, group, value, f"{int(amount) * factor}/{period}")
 
 

@@ -29,9 +29,9 @@ class OrganizationSuspended(Problem):
 
 
 def permissions_in(user: Any, organization_id: UUID) -> frozenset[str]:
-    """Return the permission names that a user, limited by the request's API key, has in an organization.
+    """Return the names of the permissions that a user has in an organization, limited by the request's API key.
 
-    Return an empty set for non-members, inactive users and suspended organizations.
+    The set is empty for a user who is inactive or not a member, and for a suspended organization.
     """
     if not user.is_authenticated or not user.is_active:
         return frozenset()
@@ -47,7 +47,7 @@ def permissions_in(user: Any, organization_id: UUID) -> frozenset[str]:
 def granted_permissions(role: str, user: Any) -> frozenset[str]:
     """Return the permission names of a role, limited to the scopes of the API key that the user sent."""
     names = ROLE_PERMISSIONS.get(role, frozenset())
-    # None means no limit: the user signed in with a browser, or with a key without scopes.
+    # None means no limit: the request has no API key, or the key has no scopes. An empty set would allow nothing.
     scopes = getattr(user, "key_scopes", None)
     return names & scopes if scopes is not None else names
 
@@ -55,8 +55,8 @@ def granted_permissions(role: str, user: Any) -> frozenset[str]:
 def may_operate(user: Any, permission: str) -> bool:
     """Return whether a user has a permission of ``OPERATING``.
 
-    The user must be staff with the matching Django permission. An API key needs the scope or has no scopes at
-    all.
+    The user must be staff with the matching Django permission. If the request has an API key, the key must include the
+    permission or have no scopes.
     """
     scopes = getattr(user, "key_scopes", None)
     is_staff = user.is_authenticated and user.is_active and user.is_staff
@@ -70,6 +70,7 @@ def require(user: Any, organization_id: UUID, permission: str) -> None:
     Raise ``OrganizationSuspended`` instead if the user is a member and the organization is suspended.
     """
     if permission not in permissions_in(user, organization_id):
+        # Members of a suspended organization have no permissions: find out whether this is the reason.
         suspended = Organization.objects.visible_to(user).exclude(suspended_at=None)
         if suspended.filter(pk=organization_id).exists():
             raise OrganizationSuspended(permission=permission)
@@ -84,8 +85,9 @@ def require(user: Any, organization_id: UUID, permission: str) -> None:
 class Explanation:
     """The reason why a user has or lacks a permission.
 
-    ``decided_by`` is a word for programs. ``sentence`` gives the reason and ``change`` the way to get the
-    permission, both for people.
+    ``decided_by`` names the check that decided, for programs: ``role``, ``key-scope``, ``key-organization``,
+    ``membership`` or ``suspension``. ``sentence`` is the reason and ``change`` the way to get the permission; both are
+    for people.
     """
 
     permission: str
@@ -100,7 +102,7 @@ class Explanation:
 def explain(user: Any, organization_id: UUID, permission: str) -> Explanation:
     """Explain whether a user, limited by the API key, has a permission in an organization, and why.
 
-    The explanation is identical for an organization that does not exist and for one without this member.
+    For a user who is not a member, the explanation does not reveal whether the organization exists.
     """
 
     def explanation(

@@ -1,4 +1,4 @@
-"""Request types that declare the attributes added by middleware and permission classes."""
+"""Request types for type checking, with the attributes that middleware and permission classes add."""
 
 from django.contrib.auth.models import AnonymousUser
 from django.http import HttpRequest
@@ -8,7 +8,7 @@ from accounts.models import User, UserSession
 
 
 class SessionRequest(HttpRequest):
-    """A request with a valid session, checked or just started by ``accounts.sign_in.session_gate``."""
+    """A request with a valid session, which ``accounts.sign_in.browser_sessions`` has checked or just begun."""
 
     user_session: UserSession
     session_user: User | AnonymousUser
@@ -22,6 +22,6 @@ class AuthenticatedRequest(HttpRequest):
 
 
 class ApiRequest(Request):
-    """An API request that a permission class let through; views declare it as their ``request``."""
+    """An API request that passed the permission class. Views declare their ``request`` with this type."""
 
     user: User

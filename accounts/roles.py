@@ -1,4 +1,4 @@
-"""The roles of members and the permission names of each role. This module does not query the database."""
+"""The roles of members, and the permission names that each role includes. This module has no database queries."""
 
 from django.db import models
 
@@ -15,7 +15,7 @@ class Role(models.TextChoices):
 
 
 OWN = {"sessions.view", "sessions.edit", "settings.view", "settings.edit"}
-"""Permissions for a member's own sign-in sessions and settings."""
+"""Permissions for the member's own sign-in sessions and settings."""
 READING = {
     "conversations.view",
     "files.view",
@@ -86,9 +86,9 @@ RANKS: dict[str, int] = {
     Role.AUDITOR: 1,
     Role.VIEWER: 0,
 }
-"""The rank of each role. A member cannot give, change or remove a role with a higher rank than their own."""
+"""The rank of each role. Members can give, change and remove only roles up to the rank of their own role."""
 OPERATING: dict[str, str] = {"nodes.view": "conversations.view_lease"}
-"""Permissions about the whole installation, by name, with the Django permission that staff need for each."""
+"""Permissions for the whole installation: for each name, the Django permission that a staff user needs."""
 PERMISSIONS = frozenset(OPERATING).union(*ROLE_PERMISSIONS.values())
 PRESETS: dict[str, frozenset[str]] = {
     "read": frozenset(READING),
@@ -99,4 +99,4 @@ PRESETS: dict[str, frozenset[str]] = {
         | {"files.view"}
     ),
 }
-"""Scopes of API keys by the purpose of the key."""
+"""Predefined sets of scopes for API keys, by the name that clients send as ``preset``."""

@@ -1,7 +1,7 @@
 """`python -m bench [name …]`: run benchmarks, print a table of figures and write them to a JSON file.
 
-Each figure is shown with its reference, measured in the same run, and their ratio. ``--full`` uses larger tables: up to
-100,000 conversations and 1,000,000 events in ``rest``, and up to 10,000,000 events in ``table``.
+Each figure is shown with a reference from the same run, and with the ratio of the two. ``--full`` uses larger tables:
+up to 100,000 conversations and 1,000,000 events in ``rest``, and up to 10,000,000 events in ``table``.
 """
 
 import os
@@ -64,7 +64,6 @@ def _run(name: str) -> list[dict]:
     return import_module(f"bench.{name}").run()
 
 
-if (
-    __name__ == "__main__"
-):  # the processes of the server and of the sockets import this module again
+# The processes of the server and of the sockets import this module again, under another name.
+if __name__ == "__main__":
     main()

@@ -1,7 +1,7 @@
 """The benchmark of durable appends: ``services.ingest_events``, compared with the same SQL in psycopg alone.
 
-One request is one call and one commit. The requests include the parsing of the engine's frames. The reference uses
-prepared parameters and a connection of its own.
+One request is one call with one commit, and includes the parsing of the engine's frames. The reference parses nothing
+and uses prepared statements on a separate connection.
 """
 
 import threading
@@ -22,16 +22,18 @@ from lib.bus import publisher
 
 SECONDS = 0.8
 ROUNDS = 5
+"""The number of measurements, of which the median counts."""
 SIZES = (
     (1, ">= 0.6 of bare psycopg"),
     (20, ">= 0.7 of bare psycopg"),
     (100, ">= 0.8 of bare psycopg"),
 )
+"""The numbers of events per request, each with its goal."""
 SENDERS = 8
 
 
 def run() -> list[dict[str, Any]]:
-    """Return events per second for each batch size, and for several senders to one conversation."""
+    """Return the events per second for each batch size, and for several senders that write to one conversation."""
     user, _ = logs.user_with_key()
     nudge, publisher.nudge = publisher.nudge, lambda *_: None
     try:
@@ -44,7 +46,7 @@ def run() -> list[dict[str, Any]]:
 
 
 def _size(user: Any, size: int, reach: str) -> dict[str, Any]:
-    """Measure both in alternation, so that other load on the machine affects both."""
+    """Measure the service and the reference alternately, so that other load on the machine affects both."""
     ours, bare = [], []
     for _ in range(ROUNDS):
         pk, other = logs.conversation(user).pk, logs.conversation(user).pk
@@ -72,7 +74,7 @@ def _rate(size: int, batch: Callable[[int], None]) -> float:
 
 
 def bare_connection() -> psycopg.Connection:
-    """Return a psycopg connection with the parameters of Django's connections."""
+    """Open a psycopg connection with the parameters of Django's connections."""
     all_params = connection.get_connection_params()
     names = ("dbname", "user", "host", "port", "password", "options")
     params = {name: all_params[name] for name in names if all_params.get(name) is not None}
@@ -90,8 +92,8 @@ def _bare(link: psycopg.Connection, pk: UUID, size: int) -> Callable[[int], None
             ]
         )
         with link.cursor() as cursor:
-            held = (size, first + size - 1, now, pk, 1, first - 1)
-            cursor.execute(FENCED, (*held, now, *columns))
+            head = (size, first + size - 1, now, pk, 1, first - 1)
+            cursor.execute(FENCED, (*head, now, *columns))
             assert cursor.fetchall()
 
     return batch
@@ -129,7 +131,7 @@ def _run_senders(sender: Callable[[threading.Event], int]) -> float:
 
 
 def _our_sender(pk: UUID) -> Callable[[threading.Event], int]:
-    """Return a sender that publishes events to an external run, each one stored before the next."""
+    """Return a sender that publishes events to an external run, and waits until each event is stored."""
 
     def send(stop: threading.Event) -> int:
         count = 0
@@ -161,7 +163,7 @@ def _new() -> NewEvent:
 
 
 def external(user: Any) -> UUID:
-    """Create a conversation of an external run, to which programs publish, and return its id."""
+    """Create a conversation of an external run, to which programs publish events, and return its id."""
     conversation = logs.conversation(user)
     Conversation.objects.filter(pk=conversation.pk).update(is_external=True)
     return conversation.pk

@@ -1,4 +1,4 @@
-"""The reference of the ``rest`` benchmark: a plain Django view that runs the same SQL and writes rows with orjson."""
+"""The reference of the ``rest`` benchmark: a plain Django view that runs the same SQL and encodes rows with orjson."""
 
 import json
 import os
@@ -17,7 +17,7 @@ QUERIES: dict[str, list[str]] = (
 
 
 def rows(request: HttpRequest, name: str) -> HttpResponse:
-    """Return the rows of the named queries as JSON objects."""
+    """Return the rows of the queries ``QUERIES[name]`` as JSON objects."""
     objects = []
     with connection.cursor() as cursor:
         for query in QUERIES[name]:

@@ -1,4 +1,4 @@
-"""Settings of a reference server with one view, no middleware and no authentication."""
+"""Settings of a reference server that has only plain views, no middleware and no authentication."""
 
 from openhands_site.settings import *  # noqa: F403, TID251 - this is a settings module too
 

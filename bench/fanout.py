@@ -1,7 +1,8 @@
 """The benchmark of fan-out: the hub, compared with a minimal ASGI broadcaster and python-socketio on one uvicorn.
 
-The 1 KB events are in the log before the time starts. Then one nudge per conversation is sent through Redis, and the
-time ends when the last client has its last frame. It includes reading, serializing and sending, but not appending.
+Fan-out is the delivery of one event to many sockets. The events of 1 KB are in the log before the measurement starts.
+Then one nudge (a wake-up of the hub) per conversation is sent through Redis. The measurement ends when the last client
+has received its last frame, so it includes reading, serializing and sending, but not appending.
 """
 
 import time
@@ -75,7 +76,7 @@ def _emit(server: Server, events: int) -> None:
 def _rates(
     server: Server, crowd: Crowd, sockets: int, events: int, send: Callable[[Server, int], None]
 ) -> tuple[float, float]:
-    """Return deliveries per second and per CPU second of the server: the medians of several measurements."""
+    """Return the server's deliveries per second and per CPU second: the medians of several measurements."""
     wall, cpu = [], []
     try:
         crowd.ready()
@@ -135,7 +136,7 @@ def _ours(server: Server, conversations: int, each: int, events: int) -> tuple[f
 
 
 def _latency(server: Server, *, events_per_second: float) -> dict[str, Any]:
-    """Append single events at half the capacity of 100 sockets; return the delay from commit to the last client."""
+    """Append single events at half the capacity of 100 sockets. Return the delay from commit to the last client."""
     user, header = logs.user_with_key()
     pk = logs.conversation(user).pk
     events = int(events_per_second * 5)

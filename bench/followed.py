@@ -1,7 +1,8 @@
-"""The benchmark of a conversation manager: CPU and memory for conversations with one event per second each.
+"""The benchmark of a conversation manager that stores one event per second of each conversation: CPU and memory.
 
 The manager and the engines run in separate processes, and only the manager's CPU is counted. The reference is a minimal
-program that reads the same sockets and stores each event with psycopg.
+program that reads the same sockets and stores each event with psycopg. A manager is the process that reads events from
+engines and stores them.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ BARE_CONNECTIONS = 8
 
 
 def run() -> list[dict[str, Any]]:
-    """Return the cores and memory of a manager that follows ``COUNT`` conversations, and those of the reference."""
+    """Return the cores and the memory that a manager of ``COUNT`` conversations uses, compared with the reference."""
     port = _free_port()
     keys = _conversations(f"http://127.0.0.1:{port}", COUNT)
     with _engines(port) as began:
@@ -74,7 +75,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _engines(port: int) -> Iterator[float]:
-    """Run the engines during the block; yield the Unix time of their first second."""
+    """Run the engines during the block. Yield the Unix time at which they begin to send events."""
     options = {"interval": 1.0, "port": port, "began": time.time() + 1}
     command = [sys.executable, "-m", "tests.fakes.engine_sockets", json.dumps(options)]
     process = subprocess.Popen(command, cwd=BASE_DIR, stdout=subprocess.PIPE, text=True)
@@ -122,8 +123,8 @@ def _manager_command() -> list[str]:
 def _measure(command: list[str], keys: list[UUID], began: float | None) -> dict[str, Any]:
     """Run a process that follows the conversations, and return its figures.
 
-    The measurement starts when the process has stored all events since ``began``. With None, it starts when 100
-    conversations have stored events.
+    The measurement starts when the process has stored all events since ``began``. If ``began`` is None, it starts when
+    100 conversations have stored events.
     """
     environment = os.environ | {"MANAGER_MAX_CONVERSATIONS": str(2 * COUNT)}
     started = time.monotonic()
@@ -174,7 +175,7 @@ def _stored(keys: list[UUID]) -> tuple[int, int]:
 
 
 def _lateness(since: Any) -> dict[str, int]:
-    """Return the delays in milliseconds from an event's time in its payload until it was stored (p50 and p99)."""
+    """Return the p50 and p99 of the delays from the time in an event's payload until its storage, in milliseconds."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY"
@@ -203,7 +204,7 @@ _INSERT = (
 
 
 def run_reference(port: int) -> None:
-    """Run the reference: read the sockets and store each event unparsed in a transaction of its own."""
+    """Run the reference: read the sockets, and store each event in a separate transaction without parsing it."""
     rows = Conversation.objects.filter(sandbox__observed="running")
     pairs = list(rows.values_list("pk", "organization_id"))
     names = ("dbname", "user", "host", "port", "password")

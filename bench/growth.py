@@ -1,4 +1,4 @@
-"""The benchmark of growth: the cost for logs of 10^3 to 10^6 events, and for 1 to 2,000 sockets per conversation."""
+"""The benchmark of growth: the cost of operations for logs of 10^3 to 10^6 events and for 1 to 2,000 sockets."""
 
 import time
 from collections.abc import Callable
@@ -27,7 +27,7 @@ FROM generate_series(1, %s) AS n"""
 
 
 def run() -> list[dict[str, Any]]:
-    """Return milliseconds by log size, compared with the smallest, and deliveries per second by number of sockets."""
+    """Return milliseconds by log size, compared with the smallest size, and deliveries per second by socket count."""
     return [*_by_length(), *_by_audience()]
 
 

@@ -1,7 +1,7 @@
 """The benchmark of publishing over gRPC to a process of the ``grpc`` role, compared with the same SQL in psycopg.
 
-The client uses one stream with batches of 20 events, of which up to 16 are unacknowledged. It shares the processors of
-this machine with the server and the database.
+The client uses one stream with batches of 20 events, and waits while 16 batches are unacknowledged. The client, the
+server and the database share the processors of this machine.
 """
 
 import os

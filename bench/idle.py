@@ -12,7 +12,7 @@ WARM = 50
 
 
 def run() -> list[dict[str, Any]]:
-    """Return MiB for a thousand sockets on a hundred conversations, compared with a minimal ASGI application."""
+    """Return the memory of a thousand sockets on a hundred conversations, compared with a minimal ASGI application."""
     user, header = logs.user_with_key()
     paths = [f"/ws/v1/conversations/{logs.conversation(user).pk}" for _ in range(CONVERSATIONS)]
     server = Server()

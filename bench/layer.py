@@ -1,4 +1,4 @@
-"""The benchmark of wake-ups through the two channel layers of channels_redis: their rate and their delay."""
+"""The benchmark of wake-ups through the two channel layers of channels_redis: wake-ups per second, and delay."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ ROUNDS = 10
 
 
 def run() -> list[dict[str, Any]]:
-    """Return wake-ups per second from a sender to a hub's channel, compared with Redis PUBLISH, and their delay."""
+    """Return wake-ups per second to one channel, compared with Redis PUBLISH, and the delay of a wake-up."""
     return asyncio.run(_all())
 
 

@@ -1,4 +1,4 @@
-"""A load generator: keep-alive connections in one thread, and the measurement of the server's processor time."""
+"""A load generator with keep-alive connections in one thread. It measures the server's processor time."""
 
 import selectors
 import socket
@@ -44,7 +44,7 @@ class _Connection:
         self.socket.sendall(self.request)
 
     def is_answered(self) -> bool:
-        """Read available data; return whether the response is complete."""
+        """Read the available data and return whether the response is complete."""
         piece = self.socket.recv(262_144)
         if not piece:
             raise ConnectionError("the server closed a connection under load")
@@ -68,7 +68,7 @@ def run(
     headers: dict[str, str] | None = None,
     status: int = 200,
 ) -> Load:
-    """Request a URL repeatedly for ``seconds`` over several connections. Raise if another status is returned."""
+    """Request a URL for ``seconds`` over several connections. Raise ``AssertionError`` for another status."""
     parts = urlsplit(url)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     lines = [f"GET {target} HTTP/1.1", f"Host: {parts.netloc}"]

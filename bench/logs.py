@@ -15,21 +15,24 @@ PAYLOAD = json.dumps({"kind": "ObservationEvent", "source": "environment", "text
 
 
 def user_with_key() -> tuple[Any, str]:
-    """Create a user; return it with the Authorization header of its API key."""
+    """Create a user. Return the user, and the ``Authorization`` header line of an API key."""
     user = accounts.create_user(email=f"bench-{time.time_ns()}@example.com")
     _, token = accounts.issue_api_key(user=user, name="bench")
     return user, f"Authorization: Bearer {token}\r\n"
 
 
 def conversation(user: Any) -> Conversation:
-    """Create a conversation with an empty log and a lease of generation 1."""
+    """Create a conversation with an empty log, whose lease has the generation 1 that ``append`` sends."""
     row = services.create_conversation(user=user)
     Lease.objects.filter(conversation=row).update(generation=1)
     return row
 
 
 def frames(first: int, count: int) -> Sequence[Durable]:
-    """Return parsed events like those of an engine's socket, with sequence numbers from ``first``."""
+    """Return ``count`` parsed events like those from an engine's socket.
+
+    The first has the sequence number ``first``.
+    """
     events = []
     for seq in range(first, first + count):
         raw = PAYLOAD.replace("{", f'{{"id":"e{seq}",', 1).encode()
@@ -38,5 +41,5 @@ def frames(first: int, count: int) -> Sequence[Durable]:
 
 
 def append(pk: UUID, first: int, count: int) -> None:
-    """Store ``count`` events in one transaction and announce them."""
+    """Store ``count`` events in one transaction, and send a nudge to their readers."""
     services.ingest_events(conversation_id=pk, generation=1, frames=frames(first, count))

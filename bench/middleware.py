@@ -1,4 +1,4 @@
-"""The benchmark of middleware: the time each one adds to a plain API request. The handler is called in-process."""
+"""The benchmark of middleware: the time that each class adds to a plain API request, handled in this process."""
 
 import time
 from io import BytesIO
@@ -31,7 +31,7 @@ def run() -> list[dict]:
     before = _microseconds([])
     figures = [report.figure("middleware", "Django with none", before, unit="us")]
     chain = [name for name in settings.MIDDLEWARE if name not in METRICS]
-    chain = [METRICS[0], *chain, METRICS[1]]  # in use with METRICS_TOKEN
+    chain = [METRICS[0], *chain, METRICS[1]]  # as with METRICS_TOKEN
     for number, dotted in enumerate(chain, start=1):
         now = _microseconds(chain[:number])
         name = dotted.rpartition(".")[2]

@@ -1,7 +1,4 @@
-"""Our own parts beside the packages that could do their work: the reasons in ADR 17, as figures.
-
-Each row compares a part of this server with the package's own way, on the same machine in the same run.
-"""
+"""The benchmark of this server's own parts, each compared with a package that could replace it (ADR 17)."""
 
 import sys
 import time
@@ -35,12 +32,12 @@ DAPHNE = (
 
 
 def run() -> list[dict[str, Any]]:
-    """Sockets beside Channels consumers, uvicorn beside Daphne, counting in blocks beside django-ratelimit."""
+    """Compare sockets with Channels consumers, uvicorn with Daphne, and counting in blocks with django-ratelimit."""
     return [*_consumers(), *_servers(), _counters()]
 
 
 def _consumers() -> list[dict[str, Any]]:
-    """Deliveries per CPU second to 100 sockets, and memory of 1,000 idle ones."""
+    """Compare the deliveries per CPU second to 100 sockets, and the memory of 1,000 idle sockets."""
     server = Server()
     try:
         crowd = Crowd(server.port, ["/consumer"] * SOCKETS, EVENT)
@@ -50,11 +47,11 @@ def _consumers() -> list[dict[str, Any]]:
         server.close()
     user, header = logs.user_with_key()
     paths = [f"/ws/v1/conversations/{logs.conversation(user).pk}" for _ in range(100)]
-    memory_growth = []
+    grown = []
     for addresses, headers in ((paths, header), (["/consumer"], "")):
         server = Server()
         try:
-            memory_growth.append(_grown(server, addresses, headers))
+            grown.append(_grown(server, addresses, headers))
         finally:
             server.close()
     return [
@@ -63,7 +60,7 @@ def _consumers() -> list[dict[str, Any]]:
             ours[1], theirs[1], unit="deliveries/CPU s",
         ),
         report.figure(
-            "packages", "sockets beside Channels consumers, 1,000 idle", memory_growth[0], memory_growth[1], unit="MiB"
+            "packages", "sockets beside Channels consumers, 1,000 idle", grown[0], grown[1], unit="MiB"
         ),
     ]  # fmt: skip
 
@@ -73,19 +70,19 @@ def _group(server: Server, events: int) -> None:
 
 
 def _servers() -> list[dict[str, Any]]:
-    """CPU time per request and resident memory of ``run_web`` beside Daphne with the same application."""
+    """Compare ``run_web`` with Daphne and the same application: CPU time per request, and resident memory."""
     user, header = logs.user_with_key()
     record = f"/api/v1/conversations/{logs.conversation(user).pk}"
     headers = dict([header.split(": ", 1)])
     with web() as ours, web(*DAPHNE) as theirs:
-        cpu_by_name = {
+        times = {
             name: [_cpu(one, path, headers) for one in (ours, theirs)]
             for name, path in (("/alive", "/alive"), ("record by key", record))
         }
         memory = [psutil.Process(one.pid).memory_info().rss / 1e6 for one in (ours, theirs)]
     rows = [
         report.figure("packages", f"uvicorn beside Daphne, {name}", *pair, unit="CPU ms a request")
-        for name, pair in cpu_by_name.items()
+        for name, pair in times.items()
     ]
     return [*rows, report.figure("packages", "uvicorn beside Daphne, resident", *memory, unit="MB")]
 
@@ -96,7 +93,7 @@ def _cpu(server: Web, path: str, headers: dict[str, str]) -> float:
 
 
 def _counters() -> dict[str, Any]:
-    """Return the microseconds that counting a request takes: in reserved blocks, and one by one."""
+    """Compare the microseconds of wall time to count one request, in blocks and one by one."""
     request = RequestFactory().get("/")
     cache.clear()
     microseconds = {}

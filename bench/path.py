@@ -1,14 +1,14 @@
 """The path of a request through the project's files: a message up to its nudge, and a sign-in up to its redirect.
 
-The benchmark traces function calls. *Files* is the number of different files entered, a *move* is a call into another
-file than that of the previous call, and a *return* is a move to a file entered before. Returning from a call is not a
-move. Project files are the Python files of this repository except tests, benchmarks and migrations.
+The benchmark traces function calls in project files: the Python files of this repository except tests, benchmarks and
+migrations. *Files* is the number of different files with calls. A *move* is a call in another file than the previous
+call, and a *return* is a move to a file that had a call before. The end of a call is not a move.
 
-The calls are counted in three parts. *View* is everything inside the view that Django's resolver returns. *DRF's hooks*
+The calls are counted in three parts. *View* is every call inside the view that Django's resolver returns. *DRF's hooks*
 are the calls that REST framework makes for a view: authentication, permissions, negotiation, parsing, rendering and
 exception handling. *Middleware* is the rest. Django's test client makes the requests in this thread, so ASGI and the
-thread that sends nudges are not included. Each request is made once before it is traced, so that imports and caches do
-not count. The log level is that of a server, and rate limits are off.
+thread that sends nudges are not included. Each request is made once before it is traced, so that neither imports nor
+the filling of caches are counted. The log level is that of a server, and rate limits are off.
 
 To trace another commit, copy this file into its ``bench/`` folder and run ``python -m bench.path`` there. ``--moves``
 prints every move of the view.
@@ -35,9 +35,9 @@ APART = {"tests", "bench", "data"}
 """Top-level folders whose files are not traced. Hidden folders are not traced either."""
 DRF_HOOKS = {
     *("initialize_request", "initial", "check_object_permissions"),
-    *("handle_exception", "finalize_response"),  # those five of its views
-    *("_authenticate", "_parse"),  # of its request
-    "rendered_content",  # of its response
+    *("handle_exception", "finalize_response"),  # these five are methods of views
+    *("_authenticate", "_parse"),  # methods of the request
+    "rendered_content",  # a method of the response
 }
 """Methods in which REST framework calls the classes that a project configures."""
 WITH_MOVES = "--moves" in sys.argv
@@ -143,7 +143,7 @@ def run() -> list[dict[str, Any]]:
 
 
 def _message() -> Way:
-    """Trace a message that is posted with an API key to a conversation that has a message already."""
+    """Trace a second message to a conversation, posted with an API key."""
     from accounts import services
 
     user = services.create_user(email=f"path-{time.time_ns()}@example.com")
@@ -156,7 +156,7 @@ def _message() -> Way:
     created = post("/api/v1/conversations")
     assert created.status_code == 201, created.content
     path = f"/api/v1/conversations/{created.json()['id']}/messages"
-    for _ in range(2):  # the second request is the one that counts
+    for _ in range(2):  # the second request is counted
         with _followed(path) as calls:
             answer = post(path, text="Hello")
         assert answer.status_code == 202, answer.content
@@ -165,7 +165,7 @@ def _message() -> Way:
 
 
 def _sign_in() -> Sequence[Way]:
-    """Trace a returning user's sign-in with a provider: both requests together, and the second alone."""
+    """Trace the sign-in of a known user at an identity provider: both requests together, and the second alone."""
     from accounts.models import IdentityProvider
     from tests.fakes.oidc_provider import OidcProvider
 
@@ -181,7 +181,7 @@ def _sign_in() -> Sequence[Way]:
         row.save()
         person = provider.add_person(f"path-{time.time_ns()}")
         leave, come_back = f"/oidc/{row.slug}/sign-in", f"/oidc/{row.slug}/callback"
-        for _ in range(2):  # the second sign-in is the one that counts
+        for _ in range(2):  # the second sign-in is counted
             browser = _browser()
             with _followed(leave) as leaving:
                 left = browser.get(leave)
@@ -203,7 +203,7 @@ def _browser(**headers: str) -> Any:
     from django.test import Client
 
     browser = Client(HTTP_HOST=urlsplit(settings.PUBLIC_URL).netloc, **headers)
-    browser.handler.load_middleware()  # which each client does in its first request
+    browser.handler.load_middleware()  # otherwise the first request loads it
     return browser
 
 
@@ -218,7 +218,7 @@ def _followed(path: str) -> Iterator[list[Call]]:
     from django.urls import resolve
 
     view = resolve(path).func.__code__
-    handler = BaseHandler._get_response.__code__  # noqa: SLF001 - the one that calls the view
+    handler = BaseHandler._get_response.__code__  # noqa: SLF001 - this method calls the view
     commit = BaseDatabaseWrapper.run_and_clear_commit_hooks.__code__
     calls: list[Call] = []
     running: dict[FrameType | None, tuple[Part, bool]] = {}
@@ -281,14 +281,14 @@ def _is_drf(frame: FrameType | None) -> bool:
 
 
 def count(calls: Iterable[Call]) -> Count:
-    """Count the files of the calls, the moves between them, and the moves to a file seen before."""
+    """Count the files of the calls, the moves between files, and the moves to a file that had a call before."""
     visited = _moves(calls)
     files = {call.file for call in visited}
     return Count(len(files), max(len(visited) - 1, 0), len(visited) - len(files))
 
 
 def _moves(calls: Iterable[Call]) -> list[Call]:
-    """Return the first call, and every call into another file than that of the previous call."""
+    """Return the first call, and every call in another file than the previous call."""
     visited: list[Call] = []
     for call in calls:
         if not visited or visited[-1].file != call.file:
@@ -336,7 +336,7 @@ def _print_list(title: str, calls: Iterable[Call]) -> None:
     print("\n".join(["", f"{title}: {'' if lines else 'nothing'}".rstrip(), *lines]))
 
 
-# Works also in a commit whose list of benchmarks does not contain this one.
+# This works also in a commit whose list of benchmarks does not contain ``path``.
 if __name__ == "__main__":
     from bench import __main__ as benches
 

@@ -1,7 +1,7 @@
-"""Draw texts at random, for a reader who has not seen the code.
+"""Draw random texts of the code for a reader who has not seen the code.
 
 ``python -m bench.reading --seed 7`` prints 30 strings that users see and 30 public docstrings, numbered, each with
-its place. The same seed gives the same texts for the same tree. The reader notes which of them needed a second reading.
+its file and line. The same seed and tree give the same texts. The reader notes which texts needed a second reading.
 """
 
 import argparse
@@ -29,7 +29,7 @@ KEYWORDS = {"sentence", "detail", "help", "help_text", "label", "description"}
 CALLS = {"success", "error", "warning", "info", "write", "step", "CommandError", "ValidationError"}
 """Functions whose first argument users read: messages of pages, output of commands, refusals of forms."""
 Text = tuple[str, str]
-"""The place and the words."""
+"""The place of a text, and the text."""
 
 
 def docstrings(file: File) -> Iterator[Text]:

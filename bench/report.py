@@ -1,4 +1,4 @@
-"""The report of the benchmarks. A figure is a measurement with its reference from the same run."""
+"""The report of the benchmarks. A figure is a measurement, usually with a reference from the same run."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def figure(
 
 
 def typical(rates: Sequence[float]) -> float:
-    """Return the median of several measurements, so that one slow measurement does not count."""
+    """Return the median of several measurements, on which one slow measurement has little effect."""
     return median(rates)
 
 

@@ -23,7 +23,7 @@ from conversations.models import Conversation
 from lib import prepared
 
 IS_FULL = "--full" in sys.argv
-"""Whether to use tables of the full size. Otherwise the benchmark takes about a minute."""
+"""Whether to use the large tables. With the small tables, the benchmark takes about a minute."""
 SIZES = (100, 1_000, 10_000, 100_000) if IS_FULL else (1_000, 20_000)
 LOGS = (1_000, 10_000, 100_000, 1_000_000) if IS_FULL else (1_000, 100_000)
 ROUNDS, SECONDS = (3, 1.0) if IS_FULL else (3, 0.7)
@@ -34,12 +34,12 @@ GOALS = {"list": ">= 0.6", "events": ">= 0.6"} | dict.fromkeys(
 
 
 def run() -> list[dict]:
-    """Return one figure per route and size: the requests per second of one core, ours and of the reference."""
+    """Return one figure per route and size: the requests per second of one core, compared with the reference."""
     return compare(fill_database())
 
 
 def fill_database() -> list[Route]:
-    """Fill the tables and return the routes to measure: name, path and API key."""
+    """Fill the tables. Return the routes to measure, each as name, path and API key."""
     owners = [_owner(size) for size in SIZES]
     user, key = owners[0]
     logs = [(_log(user, size), size) for size in LOGS]
@@ -66,11 +66,11 @@ def compare(routes: list[Route]) -> list[dict[str, Any]]:
         queries.write_text(
             json.dumps({name: statements[1:] for name, statements in queries_by_name.items()})
         )
-        environment = {
+        quiet = {
             "RATE_LIMITS": os.environ.get("BENCH_RATE_LIMITS", "address=10000000/m,read=10000000/m")
         }
         with (
-            web(**environment) as ours,
+            web(**quiet) as ours,
             web(settings="bench.bare_settings", BENCH_QUERIES=str(queries)) as bare,
         ):
             return _flatness(
@@ -110,7 +110,7 @@ def _measure(ours: Web, bare: Web, route: Route, queries: int) -> dict[str, Any]
 
 
 def _flatness(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add the cost of each size relative to a thousand rows."""
+    """Add to each figure the CPU time relative to the figure for a thousand rows."""
     thousand = {
         f["what"].partition("/")[0]: f["cpu_ms"] for f in figures if f["what"].endswith("/1000")
     }
@@ -138,9 +138,11 @@ def _queries(url: str, key: str) -> list[str]:
             statements.append(cursor.mogrify(sql, params))
         return execute(sql, params, many, context)
 
+    # ``prepared`` does not use Django's cursors, so it is patched too.
     with mock.patch.object(prepared, "fetch", record_fetch), connection.execute_wrapper(record):
         attempts = []
-        # The first request also stores the last use of the key, and one every few seconds reads the maintenance switch.
+        # The first request also stores when the key was used, and one request every few seconds reads whether the
+        # server is in maintenance. The shortest of three lists has neither statement.
         for _ in range(3):
             statements.clear()
             response = client.get(url)
@@ -150,7 +152,10 @@ def _queries(url: str, key: str) -> list[str]:
 
 
 def _owner(size: int) -> tuple[User, str]:
-    """Create a user with ``size`` conversations, each with usage and a finished start; return it with an API key."""
+    """Create a user with ``size`` conversations, each with usage and a finished start.
+
+    Return the user and an API key.
+    """
     user = accounts.create_user(email=f"rest-{time.time_ns()}@example.com")
     _, key = accounts.issue_api_key(user=user, name="bench")
     organization = user.personal_organization.pk
@@ -194,7 +199,7 @@ def _owner(size: int) -> tuple[User, str]:
 
 
 def _chooser() -> str:
-    """Return the API key of a user with settings of their own, including secrets, and settings of the organization."""
+    """Create a user whose settings and organization settings include secrets, and return an API key of the user."""
     user = accounts.create_user(email=f"rest-{time.time_ns()}@example.com")
     organization = user.personal_organization
     user_settings.change_organization_settings(
@@ -217,7 +222,7 @@ def _chooser() -> str:
 
 
 def _log(user: User, size: int) -> Any:
-    """Create a conversation with ``size`` events of about 400 bytes; return its id."""
+    """Create a conversation with ``size`` events of about 400 bytes, and return its id."""
     conversation = Conversation.objects.create(
         organization=user.personal_organization,
         created_by=user,

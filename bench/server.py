@@ -1,7 +1,7 @@
 """The measured server in a separate process: this project's application and three references on the same uvicorn.
 
-``/bare`` is a broadcaster in plain ASGI, ``/socket.io`` is python-socketio emitting to a room, and ``/consumer`` is a
-Channels consumer that gets events from the channel layer: all on the same uvicorn with the options of ``run_web``.
+``/bare`` is a broadcaster in plain ASGI, ``/socket.io`` is python-socketio that emits to a room, and ``/consumer`` is a
+Channels consumer that receives events from the channel layer. uvicorn has the options of ``run_web``.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ class Server:
     def ask(self, command: str, *arguments: Any, seconds: float = 120) -> Any:
         """Run a command in the server process and return its result.
 
-        ``cpu`` returns the used CPU seconds, ``memory`` the resident bytes. ``bare``, ``emit`` and ``group`` broadcast
-        with the references, and ``wait`` waits until the server has started.
+        ``cpu`` returns the used CPU seconds, and ``memory`` the resident bytes. ``bare``, ``emit`` and ``group`` send
+        events through one of the references. ``wait`` waits until the server has started.
         """
         self._pipe.send((command, arguments))
         if not self._pipe.poll(seconds):

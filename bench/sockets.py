@@ -1,4 +1,4 @@
-"""Many plain WebSocket clients in one process, cheap enough not to influence the measurement."""
+"""Many plain WebSocket clients in one process that needs too little CPU to influence the measurement."""
 
 import json
 import multiprocessing
@@ -42,9 +42,10 @@ class Crowd:
         self._pipe.send(each)
 
     def counted(self, seconds: float = 60) -> tuple[float, list[float]]:
-        """Wait for all expected frames. Return the time of the last frame, and of the last arrival of each number.
+        """Wait for all expected frames, and return their Unix times of arrival.
 
-        Times are Unix times.
+        The first value is the time of the last frame. The list has one item per expected frame: the time at which the
+        last socket received this frame.
         """
         return self._expect("counted", seconds)
 
@@ -108,7 +109,7 @@ def _open(port: int, path: str, headers: str) -> _Client:
 
 
 def _masked(text: bytes) -> bytes:
-    """Return a short text frame of a client with a mask of zeros."""
+    """Return a client's frame with a short text. The mask, which clients must send, consists of zeros."""
     return bytes((0x81, 0x80 | len(text), 0, 0, 0, 0)) + text
 
 
@@ -159,7 +160,7 @@ def _poll(
 
 
 def _take(buffer: bytearray, mark: bytes) -> int:
-    """Remove complete frames from the buffer; return how many of them begin with the mark."""
+    """Remove the complete frames from the buffer. Return how many of their texts begin with the mark."""
     at, count, size = 0, 0, len(buffer)
     while size - at >= 2:
         length, head = buffer[at + 1] & 127, 2

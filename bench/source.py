@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 KINDS = ("import", "deferred", "typing")
-"""Kinds of imports, strongest first: at module load, inside a function, and under `if TYPE_CHECKING`."""
+"""Kinds of imports, strongest first: when a module is loaded, inside a function, and under `if TYPE_CHECKING`."""
 
 
 class File:
@@ -42,7 +42,7 @@ class File:
 
 
 class Import(NamedTuple):
-    """An import of one module by another. ``kind`` is the strongest kind if there are several."""
+    """An import of a module by another module. If there are several, ``kind`` is the strongest kind."""
 
     importer: str
     imported: str
@@ -60,7 +60,7 @@ def read(root: Path, folder: str) -> list[File]:
 
 
 def is_written(path: Path) -> bool:
-    """Return whether people write a file, as opposed to migrations and generated code."""
+    """Return whether a person wrote a file: it is neither a migration nor generated code."""
     return "migrations" not in path.parts and "_pb2" not in path.name
 
 
@@ -112,8 +112,8 @@ def cycles(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
             seen |= new
             waiting += new
         reached[start] = seen
-    found = {frozenset(n for n in seen if s in reached.get(n, ())) for s, seen in reached.items()}
-    return sorted((sorted(nodes) for nodes in found if nodes), key=lambda ring: (-len(ring), ring))
+    rings = {frozenset(n for n in seen if s in reached.get(n, ())) for s, seen in reached.items()}
+    return sorted((sorted(nodes) for nodes in rings if nodes), key=lambda ring: (-len(ring), ring))
 
 
 def sibling_cycles(imports: list[Import]) -> dict[str, list[list[str]]]:

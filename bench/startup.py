@@ -11,7 +11,7 @@ STARTS = 3
 
 
 def run() -> list[dict]:
-    """Return seconds and megabytes, compared with a server that has one minimal view."""
+    """Return seconds and megabytes, compared with a server that has only minimal views."""
     own = [_start() for _ in range(STARTS)]
     bare = [_start(settings="bench.bare_settings") for _ in range(STARTS)]
     seconds, megabytes = (statistics.median(column) for column in zip(*own, strict=True))

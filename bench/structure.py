@@ -4,7 +4,7 @@ The script reads files and imports nothing of the project. TREE may have one of 
 ``openhands_site/lib`` and a ``compat`` package in each app, or with ``lib`` and ``compat`` beside the apps.
 
 Source is the Python code of the top-level packages except tests, benchmarks and examples. Sizes exclude migrations and
-generated code. A code line is a line that is neither blank nor only a comment; it may be part of a docstring.
+generated code. A code line is a line that is neither blank nor only a comment. Lines of docstrings are code lines.
 """
 
 import argparse
@@ -29,7 +29,7 @@ EDGES = (
     *("consumers", "sockets", "realtime", "routing", "grpc", "sign_in", "manager"),
 )
 LAYERS = {"models": 0, "queue": 1, "services": 2, **dict.fromkeys(EDGES, 3), "compat": 4}
-"""The layers inside an app, lowest first. The first part of a module's name that is or contains a key decides."""
+"""The layers inside an app by number, lowest first. The first part of a module's name with a key decides."""
 LARGE_FILE = 400
 
 
@@ -95,9 +95,9 @@ def all_cycles(imports: list[Import]) -> dict[str, Any]:
 
 
 def folder_sizes(files: list[File]) -> dict[str, Any]:
-    """Return the sizes of apps, groups and folders.
+    """Return the sizes of apps, groups and rooms.
 
-    A group is a package of an app, or the modules directly in the app. A folder counts if it contains Python files.
+    A group is a package of an app, or all modules directly in the app. A room is a folder that contains Python files.
     """
     total = sum(file.code_lines for file in files)
 
@@ -272,7 +272,7 @@ def _ring(nodes: list[str]) -> str:
 
 
 def _spread(values: list[int], **percents: int) -> dict[str, int]:
-    """Return percentiles of sorted values. Each percentile is one of the values."""
+    """Return percentiles of sorted values, without interpolation between values."""
     named = {name: values[ceil(p * len(values) / 100) - 1] for name, p in percents.items()}
     return {"number": len(values)} | named | {"max": values[-1]}
 

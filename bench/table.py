@@ -1,4 +1,6 @@
-"""The benchmark of the table of events at growing sizes, with many logs that grow in parallel (the worst locality).
+"""The benchmark of the table of events at growing sizes.
+
+Many logs grow in parallel, so the events of one log are far apart in the table, which is the worst case.
 
 ``--full`` measures up to 10,000,000 rows, which take 7 GB and a quarter of an hour.
 """
@@ -21,7 +23,7 @@ from lib.bus import publisher
 SIZES = (200_000, 2_000_000, 10_000_000) if "--full" in sys.argv else (100_000, 500_000)
 LOGS = 20_000
 PAGE = SIZES[0] // LOGS
-"""The number of events of a page: the length of a log at the smallest size."""
+"""The number of events in a page. It is the length of a log in the smallest table."""
 CHUNK = 250_000
 SAMPLES = 400
 INDEXES = ("event_seq_unique", "event_id_unique", "conversations_event_pkey")
@@ -36,7 +38,7 @@ ORDER BY n"""
 
 
 def run() -> list[dict[str, Any]]:
-    """Return the milliseconds of each operation by size, compared with the smallest size, and the table's size."""
+    """Return by table size the milliseconds of each operation, compared with the smallest table, and the disk space."""
     user, _ = logs.user_with_key()
     pks = _conversations(user)
     figures: list[dict[str, Any]] = []
@@ -112,7 +114,7 @@ def _append(pk: UUID) -> None:
 
 
 def _times(act: Callable[[UUID], Any], pks: Sequence[UUID]) -> tuple[float, float]:
-    """Return the median and the 95th percentile in milliseconds, measured on different logs to avoid cached pages."""
+    """Return the median and the 95th percentile in milliseconds. Each call uses another log, to avoid cached pages."""
     milliseconds = []
     for pk in random.sample(pks, SAMPLES):
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The start of web processes for measurements."""
+"""A context manager that runs a web process for measurements."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ class Web:
 def web(*command: str, settings: str = "", **environment: str) -> Iterator[Web]:
     """Run a web process during the block.
 
-    It is ``run_web``, or ``command`` with ``{fd}`` or ``{port}`` as placeholders for the socket to listen on.
+    The process runs ``run_web``, or ``command``, in which ``{fd}`` or ``{port}`` stands for the socket to listen on.
     """
     listener = socket.create_server(("127.0.0.1", 0), backlog=256)
     port = listener.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The app configuration of billing."""
+"""The configuration of the billing app."""
 
 from django.apps import AppConfig
 

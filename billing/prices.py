@@ -6,7 +6,7 @@ from billing.models import ModelAccess
 
 MAX_TOKENS = 2**31 - 1
 MAX_PRICE_MICROS = 10**12
-"""The highest price of a million tokens: a million dollars. Larger sums could overflow their column."""
+"""The highest price of a million tokens, a million dollars. With a higher price, the column of a sum could overflow."""
 MILLION = 1_000_000
 
 
@@ -30,7 +30,7 @@ class Tokens:
 
 
 def cost_micros(tokens: Tokens, access: ModelAccess | None) -> int:
-    """Return the cost in micro-dollars, rounded half up over the sum; 0 without access (the demo model)."""
+    """Return the cost of a call in micro-dollars. Without ``access``, for the demo model, the cost is 0."""
     if access is None:
         return 0
     total = (
@@ -38,4 +38,5 @@ def cost_micros(tokens: Tokens, access: ModelAccess | None) -> int:
         + tokens.cached * access.cached_micros_per_million
         + tokens.completion * access.completion_micros_per_million
     )
+    # Round half up, and only once: rounding each part could make the sum wrong by more than half a micro-dollar.
     return (total + MILLION // 2) // MILLION

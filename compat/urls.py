@@ -1,4 +1,4 @@
-"""All addresses of the OpenHands protocols."""
+"""The URL patterns of all OpenHands protocols."""
 
 from django.urls import include, path
 
@@ -6,7 +6,7 @@ from compat.settings.urls import api_v1 as me
 from compat.v1.urls import urlpatterns as v1
 
 api_v1 = [*me, *v1]
-"""Addresses below ``/api/v1``."""
+"""The URL patterns below ``/api/v1``. ``openhands_site.urls`` includes them together with the canonical API."""
 urlpatterns = [
     path("", include("compat.v0.urls")),
     path("", include("compat.accounts.urls")),

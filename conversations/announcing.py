@@ -1,4 +1,8 @@
-"""Nudges to other processes that a conversation changed, and the text that an agent is streaming."""
+"""Nudges and deltas, which processes send to each other over Redis.
+
+A nudge says that a conversation changed, without saying how: receivers read the change from the database. A delta is a
+piece of the text that an agent is streaming.
+"""
 
 from typing import Any
 from uuid import UUID
@@ -10,13 +14,13 @@ from lib.bus import publisher
 
 
 def group_for(conversation_id: UUID) -> str:
-    """Return the name of a conversation's channel-layer group."""
+    """Return the name of the channel-layer group that receives a conversation's nudges and deltas."""
     return f"conversation.{conversation_id.hex}"
 
 
 def announce_on_commit(conversation_id: UUID) -> None:
     """Nudge every process that follows this conversation after the transaction commits."""
-    # Robust: the change is committed by then, and a follower that misses a nudge polls.
+    # `robust`, because the change is committed by then, and a follower that misses a nudge finds the change by polling.
     transaction.on_commit(lambda: announce(conversation_id), robust=True)
 
 
@@ -26,16 +30,16 @@ def announce(conversation_id: UUID) -> None:
 
 
 def wake_managers_on_commit() -> None:
-    """Nudge all managers after commit to claim conversations. A manager that misses the nudge polls anyway."""
+    """After the transaction commits, nudge all managers to claim conversations. They also claim periodically."""
     transaction.on_commit(lambda: publisher.nudge(bus.MANAGERS, bus.ManagerWake()), robust=True)
 
 
 async def send_deltas(conversation_id: UUID, deltas: list[dict[str, Any]]) -> None:
-    """Send pieces of streamed text to the conversation's group.
+    """Send deltas to every process that follows the conversation.
 
-    They have no ``seq`` and are never stored. The final event replaces them.
+    Deltas have no ``seq`` and are never stored. The final event replaces them.
     """
-    # A lost delta is harmless, so do not retry, and do not wait long for a Redis server that hangs.
+    # Losing a delta is harmless, so do not retry, and do not wait long for a Redis server that hangs.
     await bus.send(
         group_for(conversation_id), bus.DeltaArrived(conversation_id, deltas), seconds=0.5
     )

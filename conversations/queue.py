@@ -1,7 +1,7 @@
-"""Functions that defer the conversation tasks.
+"""Functions that defer the tasks of conversations.
 
-Tasks are deferred by name, because this module must not import ``tasks``. A deferred job is a row in the current
-transaction: it is committed or rolled back together with the change.
+Tasks are deferred by name, because this module must not import ``tasks``. A deferred job is a database row that is
+committed or rolled back together with the current transaction.
 """
 
 from uuid import UUID
@@ -11,7 +11,10 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 
 
 def is_queued(subject: str, conversation_id: UUID) -> bool:
-    """Return whether a job of the conversation waits or runs under the lock ``subject`` (``deliver``, ``start``, …)."""
+    """Return whether a job with the lock ``<subject>:<conversation_id>`` waits or runs.
+
+    ``subject`` is ``deliver``, ``start``, ``run``, ``answer`` or ``confirmation``.
+    """
     jobs = ProcrastinateJob.objects.filter(lock=f"{subject}:{conversation_id}")
     return jobs.filter(status__in=["todo", "doing"]).exists()
 
@@ -42,7 +45,7 @@ def stop_sandbox(conversation_id: UUID) -> None:
 
 
 def destroy_conversation(conversation_id: UUID) -> None:
-    """Queue the removal of a deleted conversation's sandbox and rows."""
+    """Queue the removal of a deleted conversation's sandbox and database rows."""
     job = app.configure_task(
         "conversations.tasks.destroy_conversation", lock=f"start:{conversation_id}"
     )
@@ -51,15 +54,15 @@ def destroy_conversation(conversation_id: UUID) -> None:
 
 def interrupt_agent(conversation_id: UUID) -> None:
     """Queue an interruption of the agent."""
-    # No lock: Stop must not wait behind the delivery that it interrupts (ADR 4).
+    # No lock: an interruption must not wait behind the delivery that it interrupts (ADR 4).
     job = app.configure_task("conversations.tasks.interrupt_agent")
     job.defer(conversation_id=str(conversation_id))
 
 
 def run_agent(conversation_id: UUID, *, only_if_stopped: bool = True) -> None:
     """Queue a run of the agent. By default it only continues an agent that stopped in the middle of its work."""
-    # Not under the lock of deliveries: a job also waits behind an earlier job that is scheduled for a retry,
-    # and that retry may wait for this run (ADR 4).
+    # Runs do not share the lock of deliveries: a job also waits behind an earlier job with the same lock that is
+    # scheduled for a retry, and a delivery's retry may wait for this run (ADR 4).
     job = app.configure_task("conversations.tasks.run_agent", lock=f"run:{conversation_id}")
     job.defer(conversation_id=str(conversation_id), only_if_stopped=only_if_stopped)
 

@@ -1,7 +1,8 @@
-"""The clone address and credentials of a conversation's repository.
+"""The clone URL and the credentials of a conversation's repository.
 
-Git hosts are configured in ``integrations``, which this app must not import. It registers its own resolver here when
-Django starts. Without a resolver, repositories are cloned from the public hosts without credentials.
+Git hosts are configured in ``integrations``, which this app must not import. When Django starts, ``integrations``
+registers a resolver here: a function that returns the clone URL and the credentials. Without a resolver, repositories
+are cloned from the public hosts, without credentials.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ PUBLIC_HOSTS = {
 
 @dataclass(frozen=True, slots=True)
 class CloneSource:
-    """The address of a repository and the credentials to clone it. An empty ``secret`` means an anonymous clone."""
+    """The clone URL of a repository and the credentials for it. Without a ``secret``, the clone is anonymous."""
 
     url: str
     username: str = ""
@@ -28,7 +29,7 @@ class CloneSource:
 def public_source(
     *, repository: dict[str, Any], user_id: UUID, organization_id: UUID
 ) -> CloneSource:
-    """Return the repository's address on its public host, without credentials."""
+    """Return the repository's clone URL on its public host, without credentials."""
     return CloneSource(f"{PUBLIC_HOSTS[repository['provider']]}/{repository['full_name']}.git")
 
 
@@ -37,7 +38,7 @@ _resolver: Resolver = public_source
 
 
 def set_resolver(resolver: Resolver) -> None:
-    """Use ``resolver`` for all later calls of ``clone_source``. It takes the same arguments."""
+    """Use ``resolver`` for all later calls of ``clone_source``. A resolver takes the arguments of ``clone_source``."""
     global _resolver  # noqa: PLW0603 - one per process, set when Django starts
     _resolver = resolver
 
@@ -45,8 +46,8 @@ def set_resolver(resolver: Resolver) -> None:
 def clone_source(
     *, repository: dict[str, Any], user_id: UUID, organization_id: UUID
 ) -> CloneSource:
-    """Return the source from which to clone a repository on a user's behalf.
+    """Return the clone URL and credentials with which to clone a repository on a user's behalf.
 
-    The resolver may raise a ``Problem``.
+    A ``Problem`` that the resolver raises is passed on.
     """
     return _resolver(repository=repository, user_id=user_id, organization_id=organization_id)

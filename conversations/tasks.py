@@ -12,15 +12,15 @@ from conversations.engine.client import EngineRefused, EngineUnreachable
 PATIENT = RetryStrategy(
     max_attempts=40, linear_wait=2, wait=1, retry_exceptions=(EngineUnreachable,)
 )
-"""Retry for about 27 minutes, because a sandbox may need long to start."""
+"""Retry for about 27 minutes, because a sandbox may need a long time to start."""
 UNTIL_STARTED = RetryStrategy(
     max_attempts=20, linear_wait=1, wait=1, retry_exceptions=(EngineUnreachable, EngineRefused)
 )
-"""Retry for more than three minutes, because an answer must not be lost while its engine starts."""
+"""Retry for more than three minutes, because an answer must not be lost while the engine starts."""
 QUICK = RetryStrategy(
     max_attempts=10, linear_wait=1, wait=1, retry_exceptions=(EngineUnreachable, EngineRefused)
 )
-"""Retry for about a minute. After that, the change is no longer of use."""
+"""Retry for about a minute. After that, the request is outdated."""
 
 
 @app.task(name="conversations.tasks.deliver_messages", retry=PATIENT)
@@ -91,7 +91,7 @@ def requeue_lost_work(timestamp: int) -> None:
 @app.periodic(cron="* * * * * */2")
 @app.task(name="conversations.tasks.retry_stalled_jobs", queueing_lock="retry_stalled_jobs")
 async def retry_stalled_jobs(timestamp: int) -> None:
-    """Retry the jobs of workers that were killed. Every task of this server is safe to repeat."""
+    """Retry the jobs of killed workers. Every task of this server is safe to repeat."""
     manager = app.job_manager
     for job in await manager.get_stalled_jobs(
         seconds_since_heartbeat=settings.WORKER_STALLED_SECONDS

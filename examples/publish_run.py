@@ -3,12 +3,12 @@
     my-agent --json | python examples/publish_run.py --server localhost:50051 --title "Nightly repair"
 
 Each line is one event in the format of the agent engine: ``{"id", "kind", "source", "timestamp", ...}``. The API key
-is read from ``OH_API_KEY`` and needs the scope ``events.publish``. Acknowledged events are stored. After a lost
-connection, all other events are sent again, and an event that arrives twice is stored once. The script prints the id
-of the conversation.
+is read from the environment variable ``OH_API_KEY`` and needs the scope ``events.publish``. The server acknowledges an
+event when it has stored the event. After a lost connection, the script sends all unacknowledged events again, and the
+server stores an event only once. The script prints the id of the conversation.
 
-The gRPC stubs are built from ``conversations/grpc/protos/openhands/v1/events.proto``. Build your own from that file to
-use this script outside the repository.
+The gRPC stubs are generated from ``conversations/grpc/protos/openhands/v1/events.proto``. To use this script outside
+the repository, generate stubs from that file.
 """
 
 import argparse
@@ -29,9 +29,9 @@ from conversations.grpc.v1.events_pb2_grpc import EventServiceStub
 
 HOUR = 3_600
 MAX_UNREAD = 1_000
-"""How many lines are read ahead of the connection."""
+"""The maximum number of lines that are read before they are sent."""
 RETRY_SECONDS = 60
-"""How long to retry without success before giving up."""
+"""Seconds after which the script gives up if no attempt to connect succeeds."""
 
 
 class Publisher:
@@ -85,14 +85,13 @@ class Publisher:
                     if response.WhichOneof("message") == "appended":
                         self.acknowledge(response.appended.number)
             finally:
-                with (
-                    self.changed
-                ):  # so that gRPC's sending thread does not take a line that it cannot send
+                # gRPC's sending thread must not take another line, because the connection has ended.
+                with self.changed:
                     over.set()
                     self.changed.notify_all()
 
     def acknowledge(self, number: int) -> None:
-        """Drop the batches up to a number, which the server has stored."""
+        """Drop the batches up to ``number``, which the server has stored."""
         with self.changed:
             while self.unacknowledged and self.unacknowledged[0].number <= number:
                 self.unacknowledged.popleft()
@@ -111,7 +110,7 @@ class Publisher:
             yield wire.AppendRequest(batch=batch)
 
     def next_batch(self, over: threading.Event) -> wire.Batch | None:
-        """Return the next line as a batch, which is kept until it is acknowledged. Return None at the end.
+        """Return a batch with the next line, or None at the end. Keep the batch until it is acknowledged.
 
         ``over`` is set when the connection has ended.
         """
@@ -139,7 +138,7 @@ def main() -> None:
     parser.add_argument(
         "--id",
         default=str(uuid4()),
-        help="UUID of the conversation; repeat it to resume (default: a new one)",
+        help="UUID of the conversation; to resume, use the same UUID (default: a new UUID)",
     )
     parser.add_argument("--title", default="", help="title of the conversation")
     parser.add_argument("--model", default="", help="name of the agent's model")

@@ -7,7 +7,7 @@ class IntegrationsConfig(AppConfig):
     name = "integrations"
 
     def ready(self) -> None:
-        # conversations may not import integrations, so it receives the function here.
+        # The conversations app may not import integrations (import order), so it receives the function here.
         from conversations import repositories
         from integrations import services
 

@@ -1,7 +1,6 @@
-"""The common interface of Git hosts, with its records and exceptions.
+"""``GitProvider``, the common interface of Git hosts, with the records that it returns and the exceptions it raises.
 
-``registry`` creates a provider from a host and a token. A provider does not use the database. It returns the frozen
-dataclasses of this module and raises the problems of this module.
+``registry.get_provider`` creates a provider from a host and a token. A provider does not use the database.
 """
 
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ class GitUser:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository that the token can read. ``pushed_at`` is an RFC 3339 text from the host."""
+    """A repository that the token can read. ``pushed_at`` is an RFC 3339 date from the Git host."""
 
     id: str
     full_name: str
@@ -44,7 +43,7 @@ class Repository:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A branch with its newest commit. ``last_push_date`` is an RFC 3339 text from the host."""
+    """A branch with its newest commit. ``last_push_date`` is an RFC 3339 date from the Git host."""
 
     name: str
     commit_sha: str
@@ -54,7 +53,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """One page of a list. ``link_header`` is the ``Link`` header of the host, for clients that read it."""
+    """One page of a list. ``link_header`` is the ``Link`` header of the Git host's response, for compat clients."""
 
     items: list[Item]
     has_next: bool
@@ -63,7 +62,7 @@ class Page(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Microagent:
-    """A file with instructions for agents in a repository. ``created_at`` is the date of its newest commit."""
+    """A file with instructions for agents. ``created_at`` is the date of the newest commit that changed the file."""
 
     name: str
     path: str
@@ -82,7 +81,7 @@ class MicroagentContent:
 
 @dataclass(frozen=True, slots=True)
 class SuggestedTask:
-    """A task for the token's owner: an own pull request with a problem, or an assigned issue."""
+    """A task for the token's owner: a pull request of the owner that needs work, or an issue assigned to the owner."""
 
     git_provider: str
     task_type: TaskType
@@ -128,7 +127,9 @@ class NotAllowed(Problem):
 
     status = 409
     code = "provider-token-lacks"
-    sentence = "Your token lacks the permission for this. Add the permission at the Git host."
+    sentence = (
+        "Your token lacks the permission for this request. Add the permission at the Git host."
+    )
 
 
 class NoSuchRepository(Problem):
@@ -143,7 +144,7 @@ class NoSuchRepository(Problem):
 
 
 class NotAccepted(Problem):
-    """The Git host rejected the content of a request. The detail repeats its message."""
+    """The Git host rejected the content of a request. ``detail`` contains the message of the Git host."""
 
     status = 422
     code = "git-host-refused"
@@ -154,8 +155,8 @@ class GitProvider(Protocol):
     """A Git host, called with one token.
 
     Every method except ``clone_source`` may raise ``GitHostAway`` (transient), ``TokenRefused``, ``NotAllowed``,
-    ``NoSuchRepository``, ``NotAccepted`` or ``GitHostTrouble``. Methods that read are safe to repeat. Page numbers
-    start at 1.
+    ``NoSuchRepository``, ``NotAccepted`` or ``GitHostTrouble``. ``repository`` is a full name, ``owner/name``. Page
+    numbers start at 1. Methods that only read are safe to repeat.
     """
 
     name: str
@@ -166,31 +167,31 @@ class GitProvider(Protocol):
         ...
 
     def installations(self) -> list[str]:
-        """Return the possible values of ``installation``: ids of app installations, or names of accounts."""
+        """Return the values for ``installation`` of ``repositories``: ids of app installations, or account names."""
         ...
 
     def repositories(
         self, *, page: int, per_page: int, sort: str, installation: str | None
     ) -> Page[Repository]:
-        """Return a page of the owner's repositories, or of the repositories of one ``installation``."""
+        """Return a page of the repositories that the token can read, or only of those of one ``installation``."""
         ...
 
     def search_repositories(
         self, *, query: str, per_page: int, sort: str, order: str
     ) -> list[Repository]:
-        """Return the repositories that match words, ``owner/name`` or a URL."""
+        """Return the repositories that match ``query``: words, a full name (``owner/name``) or a URL."""
         ...
 
     def branches(self, *, repository: str, page: int, per_page: int) -> Page[Branch]:
-        """Return a page of branches in the order of the host."""
+        """Return a page of a repository's branches, in the order of the Git host."""
         ...
 
     def search_branches(self, *, repository: str, query: str, per_page: int) -> list[Branch]:
-        """Return the branches whose name contains a text."""
+        """Return the branches of a repository whose name contains the text ``query``."""
         ...
 
     def microagents(self, *, repository: str) -> list[Microagent]:
-        """Return the repository's files with instructions for agents; an empty list if it has none."""
+        """Return the files with instructions for agents in a repository, without their text."""
         ...
 
     def microagent(self, *, repository: str, path: str) -> MicroagentContent:
@@ -198,21 +199,25 @@ class GitProvider(Protocol):
         ...
 
     def suggested_tasks(self) -> list[SuggestedTask]:
-        """Return the tasks of the token's owner, pull requests first."""
+        """Return the open tasks of the token's owner: pull requests that need work, then assigned issues."""
         ...
 
     def create_pull_request(
         self,
         *,
         repository: str,
-        source: str,
-        target: str,
+        source_branch: str,
+        target_branch: str,
         title: str,
         body: str,
         draft: bool,
         labels: list[str],
     ) -> PullRequest:
-        """Open a pull request from ``source`` to ``target``. The host rejects a repetition (``NotAccepted``)."""
+        """Open a pull request from one branch into another.
+
+        If the pull request is open but ``labels`` cannot be added, log a warning and return the pull request. Not safe
+        to repeat: the host rejects a second pull request for the same branches with ``NotAccepted``.
+        """
         ...
 
     def clone_source(self, *, repository: str) -> CloneSource:

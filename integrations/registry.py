@@ -1,4 +1,4 @@
-"""The supported Git hosts, the creation of providers, and the validation of host names."""
+"""The Git hosts that this server supports, the creation of their ``GitProvider``, and the check of host names."""
 
 import re
 from urllib.parse import urlsplit
@@ -37,32 +37,38 @@ class BadHost(Problem):
 
 
 def get_provider(name: str, *, host: str, token: str) -> GitProvider:
-    """Return a provider for a token; an empty ``host`` means the default host. Raise ``UnknownProvider``."""
+    """Return the ``GitProvider`` for a token. An empty ``host`` means the default host of the provider ``name``.
+
+    Raise ``UnknownProvider``.
+    """
     if name not in PROVIDERS:
         raise UnknownProvider
-    provider: GitProvider = import_string(PROVIDERS[name])(
+    git_provider: GitProvider = import_string(PROVIDERS[name])(
         host=host or DEFAULT_HOSTS[name], token=token
     )
-    return provider
+    return git_provider
 
 
 def normalize_host(name: str, host: str | None) -> str:
-    """Return a host as it is stored: in lower case, and empty for the provider's default host.
+    """Return a host name as the database stores it: in lower case, and empty for the provider's default host.
 
-    Only ``https://`` is allowed, except for the loopback address of this machine (``http://``, and only if private
-    addresses are allowed). Raise ``BadHost`` if the host is not valid.
+    ``name`` is the provider, and ``host`` a host name with or without ``https://``. The scheme ``http://`` is allowed
+    only for the loopback address of this machine. Raise ``BadHost`` if the host name is not valid, or if its address
+    is private and ``UPSTREAM_ALLOW_PRIVATE`` is off.
     """
     text = (host or "").strip().lower().rstrip("/")
-    scheme, separator, rest = text.rpartition("://")
-    own = DEFAULT_HOSTS.get(name, "")
-    if rest in ("", own, f"www.{own}", f"api.{own}"):
+    scheme, separator, host_name = text.rpartition("://")
+    default_host = DEFAULT_HOSTS.get(name, "")
+    # Users also paste the URL of the website or of the API.
+    if host_name in ("", default_host, f"www.{default_host}", f"api.{default_host}"):
         return ""
-    if scheme not in ("", "http", "https") or not _HOST.fullmatch(rest):
+    if scheme not in ("", "http", "https") or not _HOST.fullmatch(host_name):
         raise BadHost
-    if separator and scheme != urlsplit(web_url(rest)).scheme:
+    # Requests always use the scheme of web_url, so reject a URL with another scheme instead of ignoring the scheme.
+    if separator and scheme != urlsplit(web_url(host_name)).scheme:
         raise BadHost("Enter an address that starts with https://.")
     try:
-        url_guard.check_url(web_url(rest))
+        url_guard.check_url(web_url(host_name))
     except url_guard.UnsafeUrl as error:
         raise BadHost(f"This host is not allowed: {error}") from error
-    return rest
+    return host_name

@@ -1,4 +1,4 @@
-"""Base classes of admin pages: read-only pages without secret columns, and lists that count only some rows."""
+"""Base classes of admin pages: read-only pages without secret columns, and lists that stop counting rows early."""
 
 import re
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from django.utils.functional import cached_property
 SECRET = re.compile(r"digest|pepper|sealed|secret|password|(^|_)token$")
 """Names of columns that are never shown."""
 COUNTED_ROWS = 2_000
+"""The number of rows after which a list stops counting."""
 
 if TYPE_CHECKING:  # Django's classes are generic only in their stubs
     InlineFormSet = forms.BaseInlineFormSet[Any, Any]
@@ -59,7 +60,7 @@ class ReadOnlyAdmin(ModelAdmin):
         return False
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Return all columns except secret columns, then the ``readonly_fields`` that are not columns."""
+        """Return the names of all columns except secret columns, then the other names in ``readonly_fields``."""
         own = [field for field in self.opts.concrete_fields if not is_secret(field)]
         names = [field.name for field in own]
         shown = list(self.fields or names)

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 # An unclosed string matches up to the end of the text. Otherwise, each quote of a malicious body would start another
 # pass over the rest.
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+# Opening brackets become the byte 1 and closing brackets the byte -1. All other bytes are deleted, so the running sum
+# of the rest is the nesting depth.
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_STEPS = bytes(set(range(256)) - set(b"[{]}"))
 
@@ -33,7 +35,7 @@ _NO_STEPS = bytes(set(range(256)) - set(b"[{]}"))
 def problem(
     *, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **extra: Any
 ) -> HttpResponse:
-    """Return problem details (RFC 9457) as a Django response, for code outside DRF."""
+    """Return a Django response with problem details (RFC 9457), for code outside DRF."""
     body = problem_body(status=status, code=code, detail=detail, **extra)
     return HttpResponse(
         orjson.dumps(body), status=status, content_type="application/problem+json", headers=headers
@@ -41,11 +43,11 @@ def problem(
 
 
 def problem_response(error: Exception, context: dict[str, Any]) -> Response | None:
-    """Return the problem response for an exception of an API view; None for unexpected exceptions.
+    """Return the problem response for an exception of an API view, or None for an unexpected exception.
 
     This is DRF's exception handler, and the only place that maps exceptions of services to HTTP responses.
     """
-    # Not at the top: importing that module reads settings that refer to this module.
+    # Not at the top: importing this DRF module reads settings that refer to ``lib.api``.
     from rest_framework.views import set_rollback
 
     headers: dict[str, str] = {}
@@ -84,6 +86,7 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
 def _first_sentence(detail: Any, name: str = "") -> str:
     """Return the first message of DRF's nested error detail, with the name of its field."""
     if isinstance(detail, Mapping):
+        # DRF uses the keys below for errors that belong to no field.
         key, value = next(iter(detail.items()), ("", "Invalid."))
         return _first_sentence(value, "" if key in ("non_field_errors", "detail") else str(key))
     if isinstance(detail, list):
@@ -201,6 +204,7 @@ def conditional_response(request: Request, data: Any) -> HttpResponse:
     """
     body = dumps(data)
     tag = f'W/"{hashlib.sha256(body).hexdigest()[:24]}"'
+    # ``If-None-Match`` compares tags weakly (RFC 9110), so the prefix ``W/`` is ignored.
     known = request.META.get("HTTP_IF_NONE_MATCH", "")
     if known and (
         known.strip() == "*" or tag[2:] in known.replace("W/", "").replace(" ", "").split(",")
@@ -218,7 +222,7 @@ def parse_query(
     *,
     ignoring: frozenset[str] | set[str] = frozenset(),
 ) -> dict[str, Any]:
-    """Validate a request's query with a serializer and return the validated data.
+    """Validate a request's query string with a serializer and return the validated data.
 
     Raise ``ValidationError`` (400) for a parameter that neither the serializer nor ``ignoring`` contains.
     """
@@ -235,9 +239,9 @@ def parse_query(
 
 @cache
 def _fields_of(kind: type[serializers.Serializer[Any]]) -> Any:
-    """Return the bound fields of a query serializer, created once.
+    """Return the fields of a serializer of query strings, created once per serializer class.
 
-    DRF copies them for every instance, which takes longer than the validation. Sharing them is safe because fields
-    store no values.
+    DRF copies the fields for every instance, which takes longer than the validation. Instances can share the fields,
+    because a field stores no values.
     """
     return kind().fields

@@ -1,8 +1,8 @@
-"""Wake-ups between processes over the channel layer, sent from any thread without waiting for Redis.
+"""Wake-ups (nudges) between processes over the channel layer, sent from any thread without waiting for Redis.
 
-A wake-up may be lost, so receivers also poll. Sending therefore never blocks or fails a request, and several waiting
-wake-ups of one type for one group are sent as one. Processes ignore types that they do not know, because another
-process may run a newer version.
+A wake-up makes the processes of a group read something again. A wake-up may be lost, so receivers also poll.
+Therefore sending never blocks a request or causes it to fail, and several waiting wake-ups of one type for one group
+are sent as one. Processes ignore types that they do not know, because another process may run a newer version.
 """
 
 import asyncio
@@ -18,7 +18,9 @@ from channels.layers import get_channel_layer
 
 log = logging.getLogger(__name__)
 MAX_WAITING = 10_000
+"""The maximum number of wake-ups that wait to be sent."""
 SEND_SECONDS = 2.0
+"""The time limit for sending one wake-up."""
 MANAGERS = "managers"
 """The group of all conversation managers."""
 
@@ -30,7 +32,7 @@ class LogAdvanced(msgspec.Struct, frozen=True, tag="log.advanced"):
 
 
 class DeltaArrived(msgspec.Struct, frozen=True, tag="delta.arrived"):
-    """Pieces of the message that an agent is writing. They are never stored; a later event has the whole message."""
+    """Pieces of a message that an agent is writing. They are not stored: a later event contains the whole message."""
 
     conversation: UUID
     deltas: list[dict[str, Any]]
@@ -43,7 +45,7 @@ class AccessChanged(msgspec.Struct, frozen=True, tag="access.changed"):
 
 
 class ManagerWake(msgspec.Struct, frozen=True, tag="manager.wake"):
-    """A conversation can be claimed by a manager, because it became active or its lease was released."""
+    """Managers can claim a conversation, because it became active or the lease of its manager was released."""
 
 
 Wakeup: TypeAlias = LogAdvanced | DeltaArrived | AccessChanged | ManagerWake
@@ -56,7 +58,7 @@ def encode(wakeup: Wakeup) -> dict[str, Any]:
 
 
 def decode(message: Any) -> Wakeup | None:
-    """Return the wake-up of a message; None if this version does not know its type. Never raises."""
+    """Return the wake-up in a message, or None if this version does not know the message's type. Never raises."""
     try:
         wakeup: Wakeup = msgspec.convert(message, Wakeup)
         return wakeup
@@ -82,9 +84,9 @@ class Publisher:
         self._lost_in_a_row = 0
 
     def nudge(self, group: str, wakeup: Wakeup) -> None:
-        """Queue a wake-up for ``group``. It replaces a waiting wake-up of the same type for the group.
+        """Queue a wake-up for ``group``. A wake-up of the same type that waits for this group is replaced.
 
-        Above ``MAX_WAITING`` waiting wake-ups it is dropped.
+        Drop the wake-up if ``MAX_WAITING`` wake-ups are waiting.
         """
         with self._lock:
             if len(self._nudges) < MAX_WAITING:
@@ -99,6 +101,7 @@ class Publisher:
             time.sleep(0.01)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
+        # The caller holds the lock, so only one thread is started.
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             thread = threading.Thread(target=self._loop.run_forever, name="bus", daemon=True)
@@ -106,6 +109,7 @@ class Publisher:
         return self._loop
 
     def _start_sending(self) -> None:
+        # This method and ``_send_all`` run only on the publisher's own loop, so ``_is_sending`` needs no lock.
         if not self._is_sending and self._loop is not None:
             self._is_sending = True
             self._task = self._loop.create_task(self._send_all())

@@ -1,7 +1,7 @@
 """The Redis cache with django-prometheus' counters.
 
-django-prometheus' own backend for Django's ``RedisCache`` stands in a module that imports
-django-redis, which this project does not use. So its counters are used without that module.
+django-prometheus has a counting backend for Django's ``RedisCache``, but its module imports django-redis, which this
+project does not use. So this module increments the counters of django-prometheus itself.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from django_prometheus.cache.metrics import (
     django_cache_misses_total,
 )
 
-_MISSING = object()
+_MISSING = object()  # not None, which is a valid cached value
 BACKEND = "redis"
 """The value of the counters' label ``backend``."""
 

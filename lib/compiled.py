@@ -1,6 +1,6 @@
 """Querysets whose SQL is compiled only once, because compiling takes more processor time than running the query.
 
-The queryset, with ``visible_to``, remains the only definition of the rows. Only the values in its SQL change.
+The queryset, with ``visible_to``, remains the only definition of the rows. Only the values of its parameters change.
 """
 
 import json
@@ -16,9 +16,10 @@ from lib import prepared
 
 
 class Compiled:
-    """A queryset compiled once. ``build(**examples)`` returns it, and ``rows`` replaces the examples by values.
+    """A queryset whose SQL is compiled on first use and then executed with other values.
 
-    Each example must occur nowhere else in the query, for example a random UUID or an unusual text.
+    ``build(**examples)`` returns the queryset with example values, and ``rows`` replaces the examples by the caller's
+    values. An example must be a value that occurs nowhere else in the query, such as a random UUID.
     """
 
     def __init__(
@@ -26,7 +27,8 @@ class Compiled:
     ) -> None:
         """Prepare a compiled queryset.
 
-        ``wrap`` is SQL around the queryset's SQL (``{}``). It may contain ``%(name)s`` for more values.
+        ``wrap`` is a statement in which ``{}`` stands for the queryset's SQL. It may contain placeholders ``%(name)s``
+        for further values of ``rows``.
         """
         self._build, self._wrap, self._examples = build, wrap, examples
 
@@ -40,6 +42,7 @@ class Compiled:
         sql, params = self._build(**self._examples).query.sql_with_params()
         places, constants = [], {}
         for number, param in enumerate(params):
+            # The types are compared too, because in Python ``1 == True``.
             name = next(
                 (n for n, e in self._examples.items() if type(e) is type(param) and e == param), ""
             )
@@ -49,15 +52,16 @@ class Compiled:
             places.append(f"%({name})s")
         if missing := self._examples.keys() - {place[2:-2] for place in places}:
             raise ValueError(f"the query does not use {missing}")
+        # ``%%`` must survive this formatting, because ``prepared`` turns it into a percent sign.
         named = sql.replace("%%", "%%%%") % tuple(places)
         return self._wrap.replace("{}", named), constants
 
 
 class Rows:
-    """A converter of rows of ``Compiled`` queries into model instances, as the ORM would make them.
+    """A converter from the rows of a ``Compiled`` query to model instances like those of the ORM.
 
-    A row contains the columns of ``model``, if any, then the columns of each ``related`` model, named by the relation.
-    ``columns`` lists their names for ``values_list``. JSON columns arrive as text.
+    A row contains the columns of ``model``, if it is set, then the columns of each model in ``related``, a dict from
+    relation to model. ``columns`` lists the names of all columns for ``values_list``.
     """
 
     def __init__(
@@ -72,10 +76,11 @@ class Rows:
         ]
 
     def instances(self, row: Sequence[Any]) -> list[Any]:
-        """Return one instance per model, in their order; None if an outer join has no row for a model."""
+        """Return one instance per model, in the order of the models, or None for a model without a row."""
         instances, start = [], 0
         for kind in self._kinds:
             end = start + len(kind.names)
+            # The first column of a model is its primary key, which is null only if an outer join matched no row.
             instances.append(kind.instance(row[start:end]) if row[start] is not None else None)
             start = end
         return instances
@@ -96,12 +101,16 @@ class _Kind:
         values = list(row)
         for place in self._json_places:
             if values[place] is not None:
+                # Django configures the connection to return JSON columns as text.
                 values[place] = json.loads(values[place])
         return self.model.from_db("default", self.names, values)
 
 
 def caller(user: UUID, organization: UUID | None = None) -> Any:
-    """Return a stand-in for a user, for building a queryset. ``organization`` is set for an organization's key."""
+    """Return an object that takes the place of a user when a queryset with ``visible_to`` is built.
+
+    ``organization`` is the organization to which the user's key is limited, if there is one.
+    """
     return SimpleNamespace(
         pk=user, is_authenticated=True, is_active=True, bound_organization_id=organization
     )

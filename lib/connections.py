@@ -9,10 +9,10 @@ from django.db import connection
 
 
 class PersistentConnection:
-    """WSGI middleware by which each thread keeps its own connection for at most ``DATABASE_KEEP_SECONDS``.
+    """WSGI middleware that lets each thread keep its own database connection for ``DATABASE_KEEP_SECONDS``.
 
-    This saves taking a connection from the pool for each request. If PostgreSQL has closed a connection, its socket
-    is readable. The connection is then opened again, and no query is needed to notice it.
+    So a request does not take a connection from the pool. If PostgreSQL has closed a connection, the connection's
+    socket is readable. The middleware checks this before each request, without a query, and opens a new connection.
     """
 
     def __init__(self, application: Callable[..., Any]) -> None:
@@ -25,7 +25,7 @@ class PersistentConnection:
 
 
 def keep_own_connection(seconds: int | None = None) -> None:
-    """Make the calling thread use a connection outside the pool, and keep it.
+    """Make the calling thread open and keep a database connection outside the pool.
 
     ``seconds`` is the maximum age of the connection. With None it is kept until it fails.
     """

@@ -34,8 +34,12 @@ class Undecryptable(Exception):
 
 
 def seal(plain: str, *, bound_to: str) -> bytes:
-    """Encrypt a text with the first key of the ring. ``bound_to`` is ``table.column:row id``."""
+    """Encrypt a text with the first key of the ring.
+
+    ``bound_to`` is ``table.column:row id``. The value can be decrypted only with the same ``bound_to``.
+    """
     key_id, key = next(iter(settings.ENCRYPTION_KEYS.items()))
+    # A nonce must never be used twice with one key. With 12 random bytes a repetition is improbable.
     nonce = secrets.token_bytes(NONCE_BYTES)
     sealed = AESGCM(key).encrypt(nonce, plain.encode(), bound_to.encode())
     return bytes([len(key_id)]) + key_id.encode() + nonce + sealed
@@ -59,7 +63,10 @@ def open_sealed(sealed: bytes | memoryview, *, bound_to: str) -> str:
 
 
 class Sealed:
-    """A model attribute whose text the column ``sealed_<name>`` stores encrypted. "" if the column is null."""
+    """A model attribute that encrypts and decrypts a text. The column ``sealed_<name>`` stores the encrypted value.
+
+    The attribute is "" if the column is null.
+    """
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.column = f"sealed_{name}"
@@ -97,6 +104,7 @@ def digests(secret: str, *, purpose: str) -> list[str]:
 def matches(secret: str, *, purpose: str, pepper_id: str, expected: str) -> bool:
     """Return whether a token has the expected digest, in constant time. False if the pepper is missing."""
     pepper = settings.TOKEN_PEPPERS.get(pepper_id)
+    # Without the pepper, compute a digest anyway, so that the duration does not reveal that the pepper is missing.
     actual = _hmac(pepper or bytes(32), purpose, secret)
     return hmac.compare_digest(actual, expected) and pepper is not None
 
@@ -106,15 +114,16 @@ def verify_row(secret: str, row: Row | None, *, purpose: str) -> Row | None:
 
     Without a row the call takes equally long, so that its duration does not reveal whether a row exists.
     """
-    is_right = matches(
+    is_match = matches(
         secret,
         purpose=purpose,
         pepper_id=row.pepper_id if row else "",
         expected=row.digest if row else "",
     )
-    return row if is_right else None
+    return row if is_match else None
 
 
 def _hmac(pepper: bytes, purpose: str, secret: str) -> str:
+    # The NUL byte separates the two texts, so that no other pair of texts has the same message.
     message = purpose.encode() + b"\0" + secret.encode(errors="surrogatepass")
     return hmac.new(pepper, message, hashlib.sha256).hexdigest()

@@ -29,6 +29,10 @@ CONSTRAINTS: Path = settings.BASE_DIR / "engine" / "agent-server-constraints.txt
 OLDEST_PYTHON = (3, 12)
 NEEDED_MEGABYTES = 1_200
 STAMP, MARKER = "installed.json", "installing.json"
+"""The stamp describes a complete installation.
+
+The marker exists during an installation, and after an interrupted one.
+"""
 _NAMES = ("python3.13", "python3.12", "python3.14", "python3")
 NO_PYTHON = (
     "The agent engine needs Python 3.12 or newer, which was not found. Install it (`apt install python3.12 "
@@ -76,7 +80,7 @@ class Progress:
 
 
 def required_versions() -> dict[str, str]:
-    """Return ``{package: version}`` of the constraints file."""
+    """Return a dict from package to required version, read from the constraints file."""
     pins = re.findall(
         r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;]+)", CONSTRAINTS.read_text(), re.MULTILINE
     )
@@ -84,7 +88,7 @@ def required_versions() -> dict[str, str]:
 
 
 def status() -> Status:
-    """Return the state of ``ENGINE_DIR``. Fast enough to call before every start of a sandbox."""
+    """Return the state of ``ENGINE_DIR``. The call is fast enough for every start of a sandbox."""
     folder = settings.ENGINE_DIR
     if processes.is_locked(_lock_path(folder)):
         detail = f"The agent engine is being installed in {folder}."
@@ -275,6 +279,7 @@ def _run(
                 process.wait(1)
             watch.report()
     finally:
+        # An exception, such as Ctrl-C, must not leave pip running.
         if process.poll() is None:
             process.terminate()
             process.wait()
@@ -287,7 +292,7 @@ def _run(
 
 
 def _for_uv(environment: dict[str, str]) -> dict[str, str]:
-    """Return the environment with pip's settings for package indexes as uv's variables."""
+    """Return the environment with uv's variables set from pip's settings for package indexes."""
     names = {
         "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
         "PIP_EXTRA_INDEX_URL": "UV_INDEX",
@@ -300,7 +305,7 @@ def _for_uv(environment: dict[str, str]) -> dict[str, str]:
 
 
 class _Watch:
-    """A reporter of pip's progress, at most every two seconds, from pip's log and from the installed packages."""
+    """A reporter of an installation's progress. It reads pip's log and the installed packages every two seconds."""
 
     def __init__(self, folder: Path, log: Path, progress: Callable[[Progress], None]) -> None:
         self.folder, self.log, self.progress = folder, log, progress

@@ -1,9 +1,9 @@
-"""Readers of settings in the environment.
+"""Readers of settings from environment variables.
 
-Every reader raises ``ImproperlyConfigured`` for a malformed value and says which values are valid. ``NAME_FILE`` may
-name a file with the value of ``NAME``, for mounted secrets. Variables that are not set may come from two files:
-``.env`` in the project, and ``server.env`` in the data folder. ``quickstart`` writes ``server.env``, so that other
-commands find its database.
+If a value is malformed, a reader raises ``ImproperlyConfigured`` and says which values are valid. For mounted secrets,
+``NAME_FILE`` may contain the path of a file with the value of ``NAME``. Variables that are not set in the environment
+may come from two files: ``.env`` in the project, and ``server.env`` in the data folder. ``quickstart`` writes
+``server.env``, so that other commands find its database.
 """
 
 import ipaddress
@@ -130,7 +130,7 @@ def listing(name: str, default: Any = REQUIRED) -> list[str]:
 
 
 def networks(name: str, default: Any = REQUIRED) -> list[str]:
-    """Read IP addresses and networks separated by commas. ``unix`` stands for a Unix socket."""
+    """Read IP addresses and networks separated by commas. The entry ``unix`` means Unix sockets."""
 
     def parse(value: str) -> list[str]:
         entries = [entry.strip() for entry in value.split(",") if entry.strip()]
@@ -190,7 +190,7 @@ def http_url(name: str, default: Any = REQUIRED) -> str:
             raise ValueError
         return value.rstrip("/")
 
-    return _read(name, default, parse, "an http:// or https:// address")
+    return _read(name, default, parse, "an http:// or https:// URL")
 
 
 def keyring(name: str, default: Any = REQUIRED) -> dict[str, bytes]:
@@ -238,4 +238,4 @@ def database(name: str = "DATABASE_URL") -> dict[str, Any]:
             "OPTIONS": query,
         }
 
-    return _read(name, REQUIRED, parse, "a postgresql://user:password@host:port/name address")
+    return _read(name, REQUIRED, parse, "a URL such as postgresql://user:password@host:port/name")

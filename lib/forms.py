@@ -52,11 +52,12 @@ class PageForm(forms.Form):
         return list(dict.fromkeys(str(text) for texts in self.errors.values() for text in texts))
 
     def refuse(self, problem: Problem) -> None:
-        """Add the error of a service to the field that it names, and use its status and ``retry_after``.
+        """Add a service's error to the form, and use the error's HTTP status and ``retry_after`` for the page.
 
-        A form that is not validated yet shows only this error. Status 401 becomes 422, because 401 asks programs for
-        credentials, while a page asks with its form.
+        The error belongs to a field if ``problem.extra["field"]`` or the text before the first colon names the field.
+        Status 401 becomes 422, because a browser or program would react to 401 by asking for credentials.
         """
+        # A form that is not validated yet shows only this error.
         if self._errors is None:
             self._errors, self.cleaned_data = ErrorDict(), {}
         prefix, _, rest = problem.detail.partition(": ")
@@ -78,7 +79,7 @@ def render_form(
 ) -> HttpResponse:
     """Render a page with its form as ``form``.
 
-    ``status`` is the HTTP status of a page without errors. ``Retry-After`` is set if the form's error names a time.
+    ``status`` is the HTTP status of a page without errors. If the form has ``retry_after``, set ``Retry-After``.
     """
     status = form.refused_status if form.errors else status
     response = render(request, template, {"form": form, **(context or {})}, status=status)
@@ -142,7 +143,7 @@ class CheckboxesField(forms.MultipleChoiceField):
 
 
 class IdField(forms.UUIDField):
-    """The id of a row, which the page itself fills in."""
+    """The id of a database row. The page fills in this hidden field, not the user."""
 
     def __init__(self, **options: Any) -> None:
         messages = dict.fromkeys(("required", "invalid"), UNUSABLE_FORM)

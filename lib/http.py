@@ -1,8 +1,8 @@
-"""HTTP clients for calls to other servers, with timeouts and limits, and with a check of user-supplied addresses.
+"""HTTP clients for calls to other servers, with timeouts and limits, and with a check of user-supplied URLs.
 
 Create a client per task and close it afterwards (``with client(...)``), so that no connection is shared by two
 tenants and no asyncio client outlives its event loop. Clients follow no redirects and ignore proxy settings, because
-both would bypass the check of addresses.
+both would bypass the check of URLs.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ def client(
 ) -> httpx2.Client:
     """Return an HTTP client whose reads and writes may each take ``seconds``.
 
-    With ``guarded`` (for user-supplied addresses), calls to addresses that are not allowed raise
+    With ``guarded`` (for user-supplied URLs), calls to URLs and IP addresses that are not allowed raise
     ``url_guard.UnsafeUrl``.
     """
     plain = httpx2.HTTPTransport(verify=_tls(), trust_env=False, limits=LIMITS)
@@ -42,7 +42,7 @@ def async_client(
     resolver: url_guard.Resolver = url_guard.resolve,
     **options: Any,
 ) -> httpx2.AsyncClient:
-    """Return an HTTP client for asyncio; see ``client`` for the arguments."""
+    """Return an HTTP client for asyncio. The arguments are those of ``client``."""
     plain = httpx2.AsyncHTTPTransport(verify=_tls(), trust_env=False, limits=LIMITS)
     transport = AsyncGuardedTransport(plain, resolver=resolver) if guarded else plain
     return httpx2.AsyncClient(transport=transport, **_options(seconds), **options)
@@ -60,7 +60,10 @@ def _tls() -> ssl.SSLContext:
 
 
 class GuardedTransport(httpx2.BaseTransport):
-    """A transport that resolves and checks the host, then connects to a checked address under the original name."""
+    """A transport that resolves the host, checks its IP addresses, and connects to a checked address.
+
+    The request keeps the original host name. If a connection fails, the next address is tried.
+    """
 
     def __init__(self, inner: httpx2.BaseTransport, *, resolver: url_guard.Resolver) -> None:
         self._inner, self._resolver = inner, resolver
@@ -72,6 +75,7 @@ class GuardedTransport(httpx2.BaseTransport):
         except OSError as error:
             raise httpx2.ConnectError(f"{host} cannot be resolved", request=request) from error
         for address in addresses[:-1]:
+            # Trying the next address is safe, because these errors occur before the request is sent.
             try:
                 return self._inner.handle_request(_to(request, host, address))
             except (httpx2.ConnectError, httpx2.ConnectTimeout):
@@ -95,11 +99,12 @@ class AsyncGuardedTransport(httpx2.AsyncBaseTransport):
             addresses = await asyncio.wait_for(lookup, CONNECT_SECONDS)
         except TimeoutError as error:
             raise httpx2.ConnectTimeout(
-                f"the name {host} was not resolved in time", request=request
+                f"the host name {host} was not resolved in time", request=request
             ) from error
         except OSError as error:
             raise httpx2.ConnectError(f"{host} cannot be resolved", request=request) from error
         for address in addresses[:-1]:
+            # Trying the next address is safe, because these errors occur before the request is sent.
             try:
                 return await self._inner.handle_async_request(_to(request, host, address))
             except (httpx2.ConnectError, httpx2.ConnectTimeout):
@@ -114,12 +119,12 @@ def _target(request: httpx2.Request) -> tuple[str, int]:
     """Return the host and port as the client parsed them. A second parser might disagree and miss an address."""
     url = request.url
     if url.scheme not in ("http", "https"):
-        raise url_guard.UnsafeUrl("only http:// and https:// addresses are allowed.")
+        raise url_guard.UnsafeUrl("only http:// and https:// URLs are allowed.")
     return url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80)
 
 
 def _to(request: httpx2.Request, host: str, address: str) -> httpx2.Request:
-    """Return the request with its URL's host replaced by an address. ``Host`` and the TLS name stay unchanged."""
+    """Return a request to an IP address in place of the host name. ``Host`` and the TLS server name stay unchanged."""
     return httpx2.Request(
         request.method,
         request.url.copy_with(host=address),

@@ -1,4 +1,7 @@
-"""Counters of requests in Redis, shared by all processes: exact (``django-ratelimit``), or in small blocks."""
+"""Counters for rate limits in Redis, shared by all processes.
+
+``count`` calls Redis for every use (with ``django-ratelimit``). ``count_in_blocks`` reserves several uses per call.
+"""
 
 import hashlib
 import logging
@@ -78,6 +81,7 @@ def count(request: HttpRequest, *, group: str, value: str, rate: str) -> Usage:
         _Breaker.open_until = time.monotonic() + RETRY_SECONDS
         log.warning("rate limits cannot be checked because Redis failed: %s", type(error).__name__)
         raise NotCounted from error
+    # This is how django-ratelimit reports a cache that failed without an exception.
     if result is None or result["time_left"] < 0:
         raise NotCounted
     usage = Usage(result["limit"], result["count"], result["time_left"] + 1)
@@ -103,7 +107,7 @@ _blocks_lock = threading.Lock()
 
 
 def drop_blocks() -> None:
-    """Drop the reserved blocks of this process, so that the next request of every counter calls Redis."""
+    """Drop the reserved blocks of this process, so that the next use of every counter calls Redis."""
     with _blocks_lock:
         _blocks.clear()
 
@@ -114,6 +118,7 @@ def count_in_blocks(request: HttpRequest, *, group: str, value: str, rate: str) 
     All processes together never exceed the limit. Uses that a process reserved but did not need are lost until the
     window ends, so each process may lower the limit by up to 0.5 %. Raise ``NotCounted`` if Redis does not respond.
     """
+    # In ``10/5m``, the period is five minutes. In ``10/m``, it is one minute.
     amount, _, period = rate.partition("/")
     limit, seconds = int(amount), _PERIODS[period[-1]] * int(period[:-1] or 1)
     key = f"{group}{rate}|{value}"
@@ -123,7 +128,7 @@ def count_in_blocks(request: HttpRequest, *, group: str, value: str, rate: str) 
 
 
 def _count_in_block(key: str, limit: int) -> Usage | None:
-    """Take one use from the counter's block; return None if no use is left."""
+    """Use one of the reserved uses of a counter. Return None if none is left."""
     now = time.time()
     with _blocks_lock:
         block = _blocks.get(key)
@@ -136,13 +141,15 @@ def _count_in_block(key: str, limit: int) -> Usage | None:
 
 
 def _reserve_block(key: str, limit: int, seconds: int) -> Usage:
-    """Reserve a block of a counter in Redis and take one use from it."""
+    """Reserve a block of uses of a counter in Redis, and use one of them."""
     now = time.time()
     name = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:32]
-    offset = int(name[:8], 16) % seconds  # so that the windows of all callers do not end together
+    # Each counter's window starts at another time, so that not all windows end together.
+    offset = int(name[:8], 16) % seconds
     until = int(now) - (int(now) - offset) % seconds + seconds
     size = max(1, limit // BLOCKS)
     try:
+        # ``add`` creates the counter only if it does not exist. The counter expires shortly after its window.
         cache.add(f"limit|{name}|{until}", 0, seconds + 5)
         top = cache.incr(f"limit|{name}|{until}", size)
     except (
@@ -153,6 +160,7 @@ def _reserve_block(key: str, limit: int, seconds: int) -> Usage:
         _Breaker.open_until = time.monotonic() + RETRY_SECONDS
         log.warning("rate limits cannot be checked because Redis failed: %s", type(error).__name__)
         raise NotCounted from error
+    # Before this call the counter was at ``top - size``. Only uses below the limit are usable.
     usable = min(size, limit - (top - size))
     reset = int(until - now) + 1
     with _blocks_lock:
@@ -177,9 +185,9 @@ def _drop_expired_blocks(now: float) -> None:
 
 
 def remember(request: Any, usage: Usage) -> None:
-    """Store a usage on the request if it leaves fewer uses than the stored usage.
+    """Store a usage on the request, for the response's headers, if it leaves fewer uses than the stored usage.
 
-    Accepts Django's request and DRF's wrapper of it.
+    The request is Django's, or DRF's wrapper of Django's request.
     """
     request = getattr(request, "_request", request)
     earlier: Usage | None = getattr(request, "rate_usage", None)

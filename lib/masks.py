@@ -7,5 +7,5 @@ _MASKED = re.compile(r"\*{3,}|[•●]|…|\.{4,}|<secret[_-]hidden>|<redacted>"
 
 
 def is_mask(text: str) -> bool:
-    """Return whether a text is or contains a mask, of this server or of another program."""
+    """Return whether a text contains a mask of this server or of another program."""
     return bool(_MASKED.search(text))

@@ -1,4 +1,4 @@
-"""The list of nodes: each process of the server announces itself in Redis with a time to live.
+"""The list of nodes (running processes): each process announces itself in Redis with a time to live.
 
 The list is for operators only. Leases, jobs, the event log and delivery do not depend on it. While Redis is
 unavailable the list cannot be read. Afterwards the next announcements fill it again, even if Redis lost its data.
@@ -23,12 +23,15 @@ from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 INDEX = "oh:{nodes}"
-"""The sorted set of node ids, by time of last announcement. The braces keep all keys in one Redis Cluster slot."""
+"""The key of the sorted set of node ids, by the time of the last announcement.
+
+The braces make Redis Cluster store this key and the keys of all nodes in one slot.
+"""
 MAX_NODES = 1_000
 Figures = Callable[[], dict[str, float]]
 
 
-class RegistryUnavailable(Problem):
+class NodeListUnavailable(Problem):
     """Redis does not respond, so the list of nodes cannot be read."""
 
     status = 503
@@ -39,7 +42,7 @@ class RegistryUnavailable(Problem):
 class Node(msgspec.Struct, frozen=True):
     """A process of the server, as in its last announcement.
 
-    ``address`` is the address it listens on, empty if it does not listen. ``load`` contains figures by name:
+    ``address`` is the address that the process listens on, empty if it does not listen. ``load`` has figures by name:
     ``cpu_percent`` (100 is one core), ``memory_bytes``, and figures of the role such as ``sockets``,
     ``conversations`` and ``jobs``.
     """
@@ -107,11 +110,13 @@ class Announcement:
                 _key(self.id), msgspec.json.encode(self.node()), ex=settings.NODE_TTL_SECONDS
             )
             pipeline.zadd(INDEX, {self.id: time.time()})
+            # Ids are never used again, so many restarts would otherwise let the index grow without limit.
             pipeline.zremrangebyrank(INDEX, 0, -MAX_NODES - 1)
             pipeline.expire(INDEX, settings.NODE_TTL_SECONDS)
             pipeline.execute()
         except (redis.RedisError, OSError) as error:
             self._failures += 1
+            # One line per power of 100, so that an outage of Redis does not flood the log.
             if self._failures in (1, 100, 10_000):
                 log.warning(
                     "this process is missing in the list of nodes because Redis failed: %s",
@@ -174,9 +179,9 @@ def is_draining() -> bool:
 
 
 def list_nodes() -> list[Node]:
-    """Return the running processes by role, host and start time, at most ``MAX_NODES``.
+    """Return the running processes, at most ``MAX_NODES``, sorted by role, host and start time.
 
-    Takes two calls to Redis. Raise ``RegistryUnavailable`` if Redis does not respond.
+    Takes two calls to Redis. Raise ``NodeListUnavailable`` if Redis does not respond.
     """
     try:
         with client() as connection:
@@ -186,10 +191,10 @@ def list_nodes() -> list[Node]:
             if expired:
                 connection.zrem(INDEX, *expired)
     except (redis.RedisError, OSError) as error:
-        raise RegistryUnavailable(retry_after=5) from error
+        raise NodeListUnavailable(retry_after=5) from error
     nodes = []
     for text in texts:
-        # Skip announcements of another version with different fields.
+        # Skip announcements of a process whose version has different fields.
         with contextlib.suppress(msgspec.MsgspecError):
             if text is not None:
                 nodes.append(msgspec.json.decode(text, type=Node))

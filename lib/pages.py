@@ -1,4 +1,4 @@
-"""Pagination of lists ordered by a time and the primary key, with cursors that name positions in the list."""
+"""Pagination of lists that are ordered by a time and the primary key. A cursor names a position in a list."""
 
 import base64
 from collections.abc import Callable
@@ -32,6 +32,7 @@ class Position(NamedTuple):
 
 def parse_cursor(cursor: str) -> Position:
     """Return the position that a cursor names. Raise ``MalformedCursor`` if the text is not a cursor."""
+    # ``Position.cursor`` removes the padding that base64 requires.
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         at, _, pk = text.partition("|")
@@ -56,7 +57,7 @@ def page(
     if after:
         same_time = Q(**{field: after.at, f"pk__{comparison}": after.pk})
         rows = rows.filter(Q(**{f"{field}__{comparison}": after.at}) | same_time)
-    # One row more than the page shows whether another page follows.
+    # Read one row more than the page has, to know whether another page follows.
     page_rows = list(rows.order_by(f"{sign}{field}", f"{sign}pk")[: limit + 1])
     return cut_page(page_rows, limit, lambda row: Position(getattr(row, field), row.pk))
 
@@ -64,7 +65,7 @@ def page(
 def cut_page(
     rows: list[Any], limit: int, position: Callable[[Any], Position]
 ) -> tuple[list[Any], str | None]:
-    """Return the first ``limit`` rows, and the cursor of the last one if more rows follow, else None."""
+    """Return the first ``limit`` rows, and the cursor of the last of these rows, or None if no rows follow."""
     following = position(rows[limit - 1]).cursor if len(rows) > limit else None
     return rows[:limit], following
 

@@ -1,7 +1,9 @@
-"""Execution of frequent SQL statements without Django's cursor, with server-side parameters and cached plans.
+"""Execution of frequent SQL statements as prepared statements, without Django's cursor.
 
-Django inserts parameters into the text of a statement, so PostgreSQL parses and plans each statement again. For a
-hundred events this takes seven times the CPU of binary arrays (docs/adr/0011). All other statements use Django.
+Django inserts parameters into the text of a statement, so PostgreSQL parses and plans every execution. This module
+sends the parameters separately from the text. After two executions on a connection (``prepare_threshold``) psycopg
+prepares the statement, so PostgreSQL parses it only once. Large parameters can be sent in PostgreSQL's binary format,
+such as one binary array per column of a hundred new events, which takes a seventh of the CPU time (ADR 11).
 """
 
 import re
@@ -18,29 +20,34 @@ _PLACEHOLDER = re.compile(r"%%|%\((\w+)\)s")
 
 
 def fetch(
-    statement: str, parameters: Sequence[Any] | Mapping[str, Any], *, is_binary: bool = False
+    statement: str, parameters: Sequence[Any] | Mapping[str, Any], *, binary_rows: bool = False
 ) -> list[tuple[Any, ...]]:
-    """Run one statement on this thread's connection, in its current transaction if any, and return its rows.
+    """Run one statement on this thread's connection, in the current transaction if there is one, and return its rows.
 
-    Placeholders are those of psycopg: ``%s`` or ``%(name)s``, and ``%b`` for binary. With ``is_binary`` the rows are
-    transferred in binary too. Raise Django's database errors.
+    With a sequence of parameters, the placeholders are ``%s``, or ``%b`` for the binary format. With a mapping, only
+    ``%(name)s`` is possible. ``binary_rows`` transfers the rows in the binary format. The statement must return rows
+    (use ``RETURNING``). Django's ``connection.execute_wrapper`` functions are not called. Raise Django's database
+    errors.
     """
-    kind: type[psycopg.Cursor] = psycopg.Cursor
+    cursor_class: type[psycopg.Cursor] = psycopg.Cursor
     text = statement
     if isinstance(parameters, Mapping):
-        kind = psycopg.RawCursor
-        text, names = _numbered(statement)
+        # RawCursor takes PostgreSQL's own placeholders, so psycopg does not convert the text for each execution.
+        cursor_class = psycopg.RawCursor
+        text, names = _number_placeholders(statement)
         parameters = [parameters[name] for name in names]
     connection.ensure_connection()
     started = time.perf_counter()
     with (
         connection.wrap_database_errors,
-        kind(connection.connection) as cursor,
+        cursor_class(connection.connection) as cursor,
     ):
-        # Django's loader of timestamps wraps the driver's loader in Python, which is a third of the cost of a page.
+        # Django's loader of timestamps wraps psycopg's loader in Python, which takes a third of the time of reading a
+        # page of rows. The loader is registered on this cursor only, so Django's own cursors keep theirs.
         cursor.adapters.register_loader("timestamptz", TimestamptzLoader)
-        cursor.execute(text, parameters, binary=is_binary)
+        cursor.execute(text, parameters, binary=binary_rows)
         rows = cursor.fetchall()
+    # Django's own cursor does this, so that tests can count queries.
     if connection.queries_logged:
         seconds = f"{time.perf_counter() - started:.3f}"
         connection.queries_log.append({"sql": statement, "time": seconds})
@@ -48,11 +55,11 @@ def fetch(
 
 
 @lru_cache(maxsize=256)
-def _numbered(statement: str) -> tuple[str, list[str]]:
-    """Return a statement with PostgreSQL's placeholders (``$1``), and the names of the parameters in their order.
+def _number_placeholders(statement: str) -> tuple[str, list[str]]:
+    """Replace ``%(name)s`` by PostgreSQL's placeholders (``$1``). Return the text and the names in numerical order.
 
-    psycopg does not cache the conversion of statements above 4,096 characters, and converting one takes as long as a
-    small query.
+    Cached here, because psycopg does not cache the conversion of statements above 4,096 characters, and a conversion
+    takes as long as a small query.
     """
     names: list[str] = []
 

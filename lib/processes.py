@@ -21,6 +21,7 @@ def acquire_lock(path: Path) -> IO[str] | None:
 
     Close the returned file to release the lock. The end of this process releases it too.
     """
+    # Not "w", which would erase the other process's id before the lock is acquired.
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,7 +38,7 @@ def is_locked(path: Path) -> bool:
     """Return whether a process holds the lock of a file."""
     try:
         with path.open() as file:
-            # A shared lock, so that two processes that check at the same time do not see each other's lock.
+            # The lock is shared, so that two processes that check at the same time do not block each other.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -65,13 +66,13 @@ def die_with_parent(stop_signal: int) -> Callable[[], None] | None:
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of its descendants whose own parent ends (Linux only), so it can end them."""
+    """Let this process adopt descendants whose parent has ended, so that it can end them too (Linux only)."""
     if _libc is not None:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def reap_orphans(known: set[int]) -> None:
-    """Collect the exit status of adopted children. Skip the process ids in ``known``, whose owner collects it."""
+    """Collect the exit status of adopted children. Skip the process ids in ``known``: their owner collects it."""
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
             if child.pid not in known and child.status() == psutil.STATUS_ZOMBIE:
@@ -79,7 +80,7 @@ def reap_orphans(known: set[int]) -> None:
 
 
 def end(process: psutil.Process, *steps: tuple[int, float]) -> None:
-    """Send each signal in turn and wait that many seconds, until the process has ended; finally send SIGKILL."""
+    """Send the signals of ``steps`` (signal, seconds to wait) until the process has ended; finally send SIGKILL."""
     for number, seconds in (*steps, (signal.SIGKILL, 10)):
         try:
             process.send_signal(number)

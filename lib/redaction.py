@@ -1,4 +1,7 @@
-"""Redaction of secrets in texts that leave their organization: known values and the formats of well-known keys."""
+"""Redaction of secrets in texts that leave their organization.
+
+Secrets are known values, and any string that looks like a well-known type of key, such as a GitHub token.
+"""
 
 import json
 import re
@@ -40,9 +43,13 @@ _ASCII_ESCAPE = re.compile(r"\\u00[0-7]|\\/")
 
 
 class Redactor:
-    """A redactor of texts. It replaces the known secrets in ``values`` and all keys of well-known formats."""
+    """A redactor of texts.
+
+    It replaces the secrets in ``values``, and strings that look like a well-known type of key.
+    """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
+        # A value may also occur inside JSON text, where its characters may be escaped.
         forms: set[str] = set()
         for value in values:
             if len(value) >= MIN_LENGTH:
@@ -51,6 +58,7 @@ class Redactor:
                     json.dumps(value)[1:-1],
                     json.dumps(value, ensure_ascii=False)[1:-1],
                 }
+        # Longest first, so that a value is replaced before its own parts.
         known = sorted(forms, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
 

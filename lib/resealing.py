@@ -34,7 +34,7 @@ class Column:
 
 @dataclass
 class BatchResult:
-    """The result of a batch: the number of re-encrypted rows, and the bindings of values that cannot be decrypted."""
+    """The number of re-encrypted rows of a batch, and the bindings of the values that cannot be decrypted."""
 
     resealed: int = 0
     broken: list[str] = field(default_factory=list)
@@ -52,24 +52,25 @@ def columns() -> list[Column]:
 
 
 def count_old(column: Column) -> int:
-    """Return the number of values that are encrypted with another key than the first of the ring."""
+    """Return the number of values that are not encrypted with the first key of the ring."""
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT count(*) FROM {_old(column)}", _head())  # noqa: S608 - our own names
+        cursor.execute(f"SELECT count(*) FROM {_outdated_rows(column)}", _current_prefix())  # noqa: S608 - our own names
         return int(cursor.fetchone()[0])
 
 
 def reseal(column: Column, *, batch: int) -> Iterator[BatchResult]:
     """Re-encrypt a column's values with the first key of the ring, ``batch`` rows per transaction.
 
-    The server may run meanwhile: rows are locked and updated only if they are unchanged, so no concurrent write is
-    lost. Safe to interrupt and repeat, because each value names its key. Values that cannot be decrypted stay
+    The server may run meanwhile: each row is locked, and updated only if its value is unchanged, so no concurrent write
+    is lost. Safe to interrupt and repeat, because each value names its key. Values that cannot be decrypted stay
     unchanged.
     """
     quote = connection.ops.quote_name
     meta = column.model._meta  # noqa: SLF001
     table, name, pk = quote(meta.db_table), quote(column.name), quote(str(meta.pk.column))
+    # The order and the position are texts, so that the statement works for every type of primary key.
     select = (
-        f"SELECT {pk}, {name} FROM {_old(column)} AND (%s::text IS NULL OR {pk}::text > %s) "  # noqa: S608
+        f"SELECT {pk}, {name} FROM {_outdated_rows(column)} AND (%s::text IS NULL OR {pk}::text > %s) "  # noqa: S608
         f"ORDER BY {pk}::text LIMIT %s FOR UPDATE"
     )
     update = f"UPDATE {table} SET {name} = %s WHERE {pk} = %s AND {name} = %s"  # noqa: S608
@@ -77,7 +78,7 @@ def reseal(column: Column, *, batch: int) -> Iterator[BatchResult]:
     while True:
         result = BatchResult()
         with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(select, [*_head(), last, last, batch])
+            cursor.execute(select, [*_current_prefix(), last, last, batch])
             rows = cursor.fetchall()
             for row_id, sealed in rows:
                 binding = column.binding(row_id)
@@ -109,8 +110,11 @@ def audit(column: Column) -> tuple[Counter[str], list[str]]:
     return keys, broken
 
 
-def _old(column: Column) -> str:
-    # A sealed value starts with the id of its key, so SQL can compare it without decryption.
+def _outdated_rows(column: Column) -> str:
+    """Return the table and the ``WHERE`` clause of a column's values that an earlier key encrypts.
+
+    Its parameters are ``_current_prefix()``. A sealed value starts with its key id, so SQL can compare the key.
+    """
     quote = connection.ops.quote_name
     name = quote(column.name)
     return (
@@ -119,7 +123,8 @@ def _old(column: Column) -> str:
     )
 
 
-def _head() -> list[Any]:
+def _current_prefix() -> list[Any]:
+    """Return the length and the bytes with which every value starts that the current key encrypts."""
     key_id = next(iter(settings.ENCRYPTION_KEYS)).encode()
-    head = bytes([len(key_id)]) + key_id
-    return [len(head), head]
+    prefix = bytes([len(key_id)]) + key_id
+    return [len(prefix), prefix]

@@ -1,4 +1,4 @@
-"""Routers of the REST API: addresses without a trailing slash, path converters, and URL names chosen by viewsets."""
+"""Routers of the REST API: URLs without a trailing slash, path converters, and URL names chosen by viewsets."""
 
 from typing import Any
 
@@ -26,9 +26,9 @@ class Router(SimpleRouter):
 
 
 class SingletonRouter(Router):
-    """A router for resources of which the parent has exactly one, such as a conversation's sandbox.
+    """A router for a resource that exists exactly once per parent, such as the sandbox of a conversation.
 
-    The prefix is the address of the resource, and the basename is its URL name.
+    The prefix is the path of the resource, and the basename is the name of its URL pattern.
     """
 
     routes = [  # noqa: RUF012 - DRF's own declaration

@@ -1,4 +1,4 @@
-"""Facts about the behavior of routes, declared on their views, and patterns of the URLs that share a fact.
+"""Facts about routes, declared on their views, and regular expressions for the URLs that share a fact.
 
 A view declares, for example, that it streams. The ASGI application, the size and rate limits, the deprecation headers
 and the tests of the load balancer files read the facts from this module.
@@ -20,7 +20,7 @@ NOTHING = ""
 
 @dataclass(frozen=True, kw_only=True)
 class RouteFacts:
-    """The facts of a route. An instance is used as a decorator of a view or of a viewset's action.
+    """The facts of a route. Use an instance as the decorator of a view or of a viewset's action.
 
     A subclass of a view inherits its facts unless it declares its own, which replace all inherited facts.
     """
@@ -28,13 +28,13 @@ class RouteFacts:
     streams: bool = False
     """Whether the route streams or waits for other servers. It then runs on the event loop of ``realtime``."""
     held: Literal["", "always", "wait"] = ""
-    """Whether ``conversations.realtime.held`` holds the request open: always, or with ``wait=`` in the query."""
+    """Whether ``conversations.realtime.held`` keeps the response open: always, or with `wait=` in the query string."""
     body_limit: Literal["", "UPLOAD_MAX_BYTES", "GATEWAY_BODY_MAX_BYTES"] = ""
     """The setting with the size limit of the body, if it is not ``BODY_MAX_BYTES``."""
     cost: Literal["", "spend", "keys", "uncounted"] = ""
     """The rate limit of methods other than GET, if it is not ``write``. ``uncounted`` means no limit at all."""
     replaced_by: str | None = None
-    """The canonical route that replaces this compatibility route, with ``{}`` per parameter; or ``NOTHING``."""
+    """The canonical route that replaces this compatibility route, with ``{}`` for each parameter, or ``NOTHING``."""
     called_by: Literal["", "probe", "agent"] = ""
     """The program that calls the route: an orchestrator or metrics scraper (``probe``), or a running agent."""
     open_in_maintenance: bool = False
@@ -50,8 +50,8 @@ class RouteFacts:
 def facts_of(view: Callable[..., Any]) -> RouteFacts:
     """Return the facts of a URL pattern's view. In a viewset, the facts of an action replace those of the class.
 
-    Actions at one URL share their facts, so only one of them declares them. Raise ``ImproperlyConfigured`` if two
-    actions declare different facts.
+    The actions at one URL (one per HTTP method) share their facts, so it is enough that one action declares facts.
+    Raise ``ImproperlyConfigured`` if two actions declare different facts.
     """
     view_class = getattr(view, "cls", view)
     actions = getattr(view, "actions", None) or {}
@@ -89,7 +89,7 @@ def _views(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, Callabl
 
 
 def url_pattern(where: Callable[[RouteFacts], object]) -> re.Pattern[str]:
-    """Return a pattern for ``fullmatch`` of the URL paths of the routes whose facts satisfy ``where``.
+    """Return a pattern whose ``fullmatch`` accepts the URL paths of all routes whose facts satisfy ``where``.
 
     The pattern accepts any text for a parameter, so it may match more than its routes. Its syntax is valid in Python,
     nginx and HAProxy. The function reads the whole URL configuration, so call it once, not per request.
@@ -109,6 +109,7 @@ def expression(routes: Iterator[str]) -> str:
 
 
 def _part(text: str) -> str:
+    # Python escapes the hyphen, although it is not special here.
     text = re.escape(text).replace(r"\-", "-")
     text = re.sub(r"<path:\w+>", ".+", text)
     return re.sub(r"<[^>]+>", "[^/]+", text)

@@ -57,6 +57,7 @@ class SessionStore(cached_db.SessionStore):
         row = self.model.objects.filter(
             session_key=digest_key(self.session_key or ""), expire_date__gt=timezone.now()
         ).first()
+        # As in Django's class, forget the key of a session that does not exist.
         if row is None:
             self._session_key = None
         return row

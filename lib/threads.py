@@ -25,6 +25,8 @@ class DatabaseThreads:
         self._pool = ThreadPoolExecutor(
             size, name, initializer=keep_own_connection if keep_connections else None
         )
+        # ``close_all`` returns a pooled connection to Django's pool. ``close_old_connections`` closes only connections
+        # that failed.
         self._release = close_old_connections if keep_connections else connections.close_all
 
     async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

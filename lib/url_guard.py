@@ -20,20 +20,20 @@ _LOCAL_NAMES = re.compile(r"(?:.*\.)?(?:localhost|localdomain|local|internal)\.?
 
 
 class UnsafeUrl(Exception):
-    """An error for a URL or address that this server must not call. Its message follows a colon, for users."""
+    """This server must not call a URL or IP address. The message, for users, is written to follow a colon."""
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Return the addresses of a host name from the system's resolver. Raise ``OSError`` if it has none."""
+    """Return the addresses of a host name from the system's resolver. Raise ``OSError`` if there are none."""
     entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 def check_url(url: str, *, allow_private: bool | None = None) -> None:
-    """Raise ``UnsafeUrl`` for a URL that is not allowed, as far as can be checked without resolving its name.
+    """Raise ``UnsafeUrl`` if a URL is not allowed, as far as this is known without resolving the host name.
 
-    Checked are the scheme, credentials, the port and private addresses. ``allow_private`` defaults to
-    ``UPSTREAM_ALLOW_PRIVATE``.
+    Check the scheme, the credentials, the port, and private IP addresses and host names. ``allow_private`` defaults to
+    the setting ``UPSTREAM_ALLOW_PRIVATE``.
     """
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
         raise UnsafeUrl("it may contain only ASCII characters, without spaces and backslashes.")
@@ -41,9 +41,9 @@ def check_url(url: str, *, allow_private: bool | None = None) -> None:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise UnsafeUrl("it is not a valid address.") from error
+        raise UnsafeUrl("it is not a valid URL.") from error
     if parts.scheme not in ("http", "https"):
-        raise UnsafeUrl("only http:// and https:// addresses are allowed.")
+        raise UnsafeUrl("only http:// and https:// URLs are allowed.")
     if not host or port == 0:
         raise UnsafeUrl("it has no host name, or its port is 0.")
     if parts.username is not None or parts.password is not None:
@@ -57,9 +57,9 @@ def check_url(url: str, *, allow_private: bool | None = None) -> None:
 def checked_addresses(
     host: str, port: int, *, resolver: Resolver = resolve, allow_private: bool | None = None
 ) -> list[str]:
-    """Resolve a host once and return its addresses, all checked, in the resolver's order.
+    """Resolve a host once, check all its addresses, and return the addresses in the resolver's order.
 
-    Raise ``UnsafeUrl`` if any of its addresses is not allowed, and ``OSError`` if it has no address.
+    Raise ``UnsafeUrl`` if one of the addresses is not allowed, and ``OSError`` if the host has no address.
     """
     literal = literal_address(host)
     if literal is None and not _may_be_private(allow_private) and _LOCAL_NAMES.fullmatch(host):
@@ -73,7 +73,7 @@ def checked_addresses(
 
 
 def literal_address(host: str) -> Address | None:
-    """Return the address that a host text spells, or None for a name.
+    """Return the IP address that a host contains, or None if the host is a name.
 
     All spellings that the operating system accepts are recognized, such as ``127.1``, ``0x7f000001`` and ``017…``.
     """
@@ -110,12 +110,14 @@ def _embedded(address: Address) -> Address:
         return address.ipv4_mapped
     if address.sixtofour:
         return address.sixtofour
+    # ``::`` and ``::1`` look like IPv4-compatible addresses, but they are addresses of IPv6 itself.
     low = int(address) & 0xFFFF_FFFF
     is_compatible = int(address) >> 32 == 0 and low > 1
     return ipaddress.IPv4Address(low) if address in _NAT64 or is_compatible else address
 
 
 def _is_metadata(address: Address) -> bool:
+    # Metadata services of clouds that are not at a link-local address: AWS (IPv6), Alibaba Cloud, Oracle Cloud.
     return str(address) in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")
 
 

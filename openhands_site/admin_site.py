@@ -1,4 +1,4 @@
-"""The admin site: Django's own, which also requires a second factor if ``STAFF_SECOND_FACTOR`` is set."""
+"""The admin site: Django's admin site, which also requires a second factor if ``STAFF_SECOND_FACTOR`` is set."""
 
 from collections.abc import Callable
 from functools import update_wrapper
@@ -19,7 +19,7 @@ class SecondFactorAdminConfig(AdminConfig):
 
 
 class SecondFactorAdminSite(AdminSite):
-    """An admin site that redirects staff without a second factor in their session to the page that asks for it."""
+    """An admin site that redirects staff whose session lacks a second factor to the page that asks for the factor."""
 
     def admin_view(self, view: Callable[..., Any], cacheable: bool = False) -> Any:  # noqa: FBT001, FBT002 - Django's signature
         inner = super().admin_view(view, cacheable)

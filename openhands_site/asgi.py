@@ -35,8 +35,9 @@ MOUNTED: dict[str, str] = {
 """Separate ASGI applications by path prefix (``"/x": "module.attribute"``), imported at the first request."""
 in_threads = Threads(PersistentConnection(WSGIHandler()), threads=settings.WEB_THREADS)
 held = HeldResponses(in_threads)
+"""The application for requests whose response stays open, such as event streams and long polls."""
 streaming = url_pattern(lambda facts: facts.streams)
-"""Routes that must not occupy one of the few threads."""
+"""A pattern of the URL paths whose requests must not occupy one of the few threads."""
 
 
 def application_for(path: str) -> Any:
@@ -60,7 +61,10 @@ sockets = SocketHeaders(OriginCheck(SocketIO(URLRouter(websocket_urlpatterns))))
 
 
 def protocols(http: Any) -> ProtocolTypeRouter:
-    """Wrap a role's HTTP application with what all roles share: sockets, size limits and the client's address."""
+    """Return the ASGI application of a role, given its HTTP application ``http``.
+
+    All roles share the WebSockets, the size limits, and the middleware that finds the client's address.
+    """
     return ProtocolTypeRouter(
         {"http": ClientAddress(BodyLimit(http)), "websocket": ClientAddress(BodyLimit(sockets))}
     )

@@ -1,4 +1,4 @@
-"""Health checks of the services that this process depends on. Each check takes bounded time."""
+"""Health checks of the services that this process depends on. Each check has a time limit."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from django.db import connection
 
 
 def check() -> dict[str, dict[str, Any]]:
-    """Check PostgreSQL and Redis; return ``{name: {"ok", "required", "milliseconds", "detail"?}}``. Never raises."""
+    """Check PostgreSQL and Redis. Return by name ``{"ok", "required", "milliseconds", "detail"?}``. Never raises."""
     return {
         "postgresql": _timed(_postgresql, required=True),
         "redis": _timed(_redis, required=False),

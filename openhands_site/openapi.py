@@ -69,9 +69,9 @@ _METHODS = {"get", "put", "post", "delete", "patch"}
 def add_problems(
     *, result: dict[str, Any], generator: Any, request: Any, public: bool
 ) -> dict[str, Any]:
-    """Add the problem responses that each operation can return; keep responses that it documents itself.
+    """Add to each operation the problem responses that it can return. Keep the responses that it already documents.
 
-    A postprocessing hook of drf-spectacular.
+    This is a postprocessing hook of drf-spectacular.
     """
     components = result["components"]
     components.setdefault("schemas", {})["Problem"] = PROBLEM
@@ -112,7 +112,7 @@ def _problem_response(sentence: str) -> dict[str, Any]:
 
 @cache
 def document(form: str = "yaml") -> bytes:
-    """Return the OpenAPI document as ``yaml`` or ``json``. Cached, since it is equal for all users."""
+    """Return the OpenAPI document as ``yaml`` or ``json``. Cached, because the document is equal for all users."""
     schema = SchemaGenerator().get_schema(request=None, public=True)
     renderer = OpenApiJsonRenderer() if form == "json" else OpenApiYamlRenderer()
     content: bytes = renderer.render(schema, renderer_context={})
@@ -148,7 +148,7 @@ class DocsView(SpectacularSwaggerSplitView):
 
     @extend_schema(exclude=True)
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Return the page or its script. Swagger UI sets inline styles, so this page alone allows them."""
+        """Return the page or its script. Only this page allows inline styles, because Swagger UI uses them."""
         page: Callable[..., Response] = super().get
         response = page(request, *args, **kwargs)
         response.headers["Content-Security-Policy"] = CONTENT_POLICY.replace(

@@ -1,4 +1,4 @@
-"""The ASGI application of the ``realtime`` role: WebSockets, and the HTTP routes that stream or wait.
+"""The ASGI application of the ``realtime`` role: WebSockets, and the HTTP routes that stream or wait for events.
 
 All other HTTP routes belong to the ``web`` role. ``asgi`` decides which route belongs to which role.
 """
@@ -15,7 +15,7 @@ probes = url_pattern(lambda facts: facts.called_by == "probe")
 
 
 async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Serve the routes of this role; answer 421 to all others, so that a wrong load balancer setup is noticed."""
+    """Serve the routes of this role. Return 421 for all others, so that a wrong load balancer setup is noticed."""
     path = scope["path"]
     is_event_stream = is_held(path, scope["query_string"])  # streams and long polls of events
     if (

@@ -1,4 +1,4 @@
-"""Routes of WebSockets, and the HTTP routes that are held open."""
+"""The URL patterns of WebSockets, and the HTTP routes whose response stays open (held), such as event streams."""
 
 from django.urls import path
 
@@ -12,11 +12,11 @@ websocket_urlpatterns = [
 ]
 
 held = url_pattern(lambda facts: facts.held == "always")
-"""HTTP routes that are always held open. The load balancer must send them to ``realtime`` processes."""
+"""The HTTP routes whose response always stays open. The load balancer must send them to ``realtime`` processes."""
 held_with_wait = url_pattern(lambda facts: facts.held == "wait")
-"""HTTP routes that are held open if the query contains ``wait=``. They also belong to ``realtime``."""
+"""The HTTP routes whose response stays open if the query string has ``wait=``. They also belong to ``realtime``."""
 
 
 def is_held(path: str, query: bytes) -> bool:
-    """Return whether a request may be held open and must therefore pass through ``held.HeldResponses``."""
+    """Return whether the response may stay open, so that the request must pass through ``held.HeldResponses``."""
     return bool(held.fullmatch(path) or (b"wait=" in query and held_with_wait.fullmatch(path)))

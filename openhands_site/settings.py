@@ -70,7 +70,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "openhands_site.middleware.headers.SecurityHeaders",
-    "openhands_site.middleware.access_log.RequestId",
+    "openhands_site.middleware.access_log.RequestIdAndAccessLog",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "corsheaders.middleware.CorsMiddleware",
     "openhands_site.middleware.headers.CacheControl",
@@ -129,7 +129,7 @@ if _trusts_proto_header:
 SECURE_SSL_REDIRECT = IS_HTTPS and _trusts_proto_header
 SECURE_REDIRECT_EXEMPT = [r"^(alive|ready|metrics)$", r"^api/(llm|sandbox)/"]
 TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", [])
-"""Addresses and networks of the proxies whose ``X-Forwarded-For`` header is trusted."""
+"""The IP addresses and networks of the proxies whose ``X-Forwarded-For`` header is trusted."""
 CORS_ALLOWED_ORIGINS = env.listing("CORS_ORIGINS", [])
 """Exact origins whose pages may call the API with an API key. Their requests never carry cookies."""
 CORS_URLS_REGEX = r"^/api/"
@@ -201,7 +201,7 @@ KEYCLOAK_IDP_HINTS: list[str] = env.listing("KEYCLOAK_IDP_HINTS", ["enterprise_s
 """The sign-in buttons of the OpenHands web client. Each names an identity provider of the Keycloak realm."""
 OIDC_TIMEOUT_SECONDS = env.integer("OIDC_TIMEOUT_SECONDS", 5, low=1, high=30)
 OIDC_GRACE_SECONDS = env.integer("OIDC_GRACE_SECONDS", 3_600, low=600)
-"""How long an identity provider may be unreachable before the sessions of its users are paused."""
+"""Seconds for which an identity provider may be unreachable before the sessions of its users are paused."""
 _keycloak = {
     "slug": "keycloak",
     "kind": "keycloak",
@@ -243,7 +243,7 @@ DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", f"no-reply@{_public.hostname
 DATABASE_POOL_SIZE = env.integer("DATABASE_POOL_SIZE", 10, low=0, high=500)
 """The size of each process's connection pool. 0 disables the pool."""
 DATABASE_KEEP_SECONDS = env.integer("DATABASE_KEEP_SECONDS", 300)
-"""How long a web thread keeps a database connection of its own. 0 takes one from the pool for each request."""
+"""Seconds for which a web thread keeps its own database connection. With 0, each request uses the pool."""
 WEB_THREADS = env.integer("WEB_THREADS", 8, low=1, high=200)
 """The number of plain requests that one process handles in parallel."""
 _database = env.database()
@@ -280,7 +280,7 @@ NODE_ADDRESS: str = env.text("NODE_ADDRESS", "")
 """The address shown for this process in the list of nodes, if it differs from the address it listens on."""
 CACHES = {
     "default": {
-        "BACKEND": "lib.cache.CountedRedisCache",
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "oh",
         "OPTIONS": {
@@ -290,7 +290,7 @@ CACHES = {
     }
 }
 REDIS_SHARDS: list[str] = env.listing("REDIS_SHARDS", [REDIS_URL])
-"""Redis servers for wake-ups. A group's name selects its server, so all processes need the same list and order."""
+"""Redis servers for wake-ups. The name of a group selects the server, so all processes need the same ordered list."""
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
@@ -299,7 +299,7 @@ CHANNEL_LAYERS = {
 }
 
 WORKER_STALLED_SECONDS = env.integer("WORKER_STALLED_SECONDS", 8, low=4, high=600)
-"""After this time without a heartbeat a worker counts as dead, and its jobs run again."""
+"""A worker without a heartbeat for this time counts as dead, and its jobs run again."""
 PROCRASTINATE_WORKER_DEFAULTS = {
     "concurrency": env.integer("WORKER_CONCURRENCY", 16, low=1, high=200),
     "update_heartbeat_interval": 2.0,
@@ -450,16 +450,17 @@ RATE_LIMITS = env.rates(
 )
 """Rates such as ``60/m``: ``address`` per network address; ``read``, ``write``, ``keys`` and ``spend`` per caller.
 
-A caller is an API key, a user or, without both, a network address. A route may have a rate of its own.
+A caller is an API key, a user or, if a request has neither, a network address. A single route may have its own rate.
 """
 METRICS_TOKEN: str = env.text("METRICS_TOKEN", "")
-"""The bearer token of `/metrics`. Without one there are no metrics, and requests are not counted."""
+"""The bearer token for `/metrics`. If it is empty, `/metrics` returns 404 and requests are not counted."""
 if METRICS_TOKEN:
     MIDDLEWARE = [
         "openhands_site.middleware.metrics.RequestMetrics",
         *MIDDLEWARE,
         "openhands_site.middleware.metrics.ViewMetrics",
     ]
+    CACHES["default"]["BACKEND"] = "lib.cache.CountedRedisCache"
 # Seconds. Each view and method has a series per bucket, so there are few; most requests take 2 to 50 ms.
 PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, float("inf"))
 PROMETHEUS_EXPORT_MIGRATIONS = False
@@ -483,15 +484,15 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         "procrastinate": {"level": "WARNING"},
-        # It logs a traceback every second while Redis is unavailable; lib.bus logs one line instead.
+        # This package logs a traceback every second while Redis is unavailable. lib.bus logs one line instead.
         "channels_redis": {"level": "CRITICAL"},
         "httpx2": {"level": "WARNING"},
         "mcp": {"level": "WARNING"},
         "uvicorn.access": {"level": "WARNING"},
         "django.server": {"level": "WARNING"},
-        # Its DEBUG lines contain whole template contexts, including secrets.
+        # DEBUG lines of this logger contain whole template contexts, including secrets.
         "django.template": {"level": "INFO"},
-        # The access log has the warnings too, without the tokens in paths.
+        # The access log has a line for every failed request too, but without the tokens in paths.
         "django.request": {"level": "ERROR"},
     },
 }

@@ -33,7 +33,7 @@ def alive(request: HttpRequest) -> HttpResponse:
 
 @RouteFacts(cost="uncounted", called_by="probe")
 def ready(request: HttpRequest) -> HttpResponse:
-    """Return the state of each dependency; 503 while a required dependency fails or this process is stopping."""
+    """Return the state of each dependency, with 503 while a required one fails or while this process is stopping."""
     checks = health.check()
     is_ready = all(check["ok"] for check in checks.values() if check["required"])
     is_draining = nodes.is_draining()
@@ -45,7 +45,7 @@ def ready(request: HttpRequest) -> HttpResponse:
 
 @RouteFacts(cost="uncounted", called_by="probe")
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Return Prometheus metrics to a client that sends ``METRICS_TOKEN``; 404 for all others, or if it is unset."""
+    """Return Prometheus metrics if the request has the token ``METRICS_TOKEN``, otherwise 404."""
     expected = f"Bearer {settings.METRICS_TOKEN}"
     header = request.headers.get("Authorization", "")
     # 404 rather than 401, so that the route is not visible from outside.

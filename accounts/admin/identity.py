@@ -28,7 +28,7 @@ class ProviderForm(ModelForm):
     issuer = forms.URLField(
         max_length=400,
         assume_scheme="https",
-        help_text="Exactly the value of the iss claim in the provider's tokens.",
+        help_text="The exact value of the iss claim in the provider's tokens.",
     )
 
     class Meta:
@@ -45,6 +45,7 @@ class ProviderForm(ModelForm):
         )
 
     def clean_claim_rules(self) -> Any:
+        # A single rule may be entered without a list.
         rules = self.cleaned_data["claim_rules"] or []
         try:
             for rule in rules if isinstance(rules, list) else [rules]:
@@ -80,14 +81,20 @@ class IdentityProviderAdmin(ModelAdmin):
 
     @admin.action(description="Check the connection", permissions=["change"])
     def check_connection(self, request: HttpRequest, rows: QuerySet[IdentityProvider]) -> None:
-        providers.clear_caches()  # a cached document would hide an outage
+        providers.clear_caches()  # a cached discovery document would hide an outage
         for row in rows:
             try:
                 providers.get_metadata(row)
             except providers.ProviderUnavailable as error:
-                self.message_user(request, f"{row} cannot be used: {error}.", messages.ERROR)
+                self.message_user(
+                    request,
+                    f"The check of {row} failed: {error}. Check the issuer, and whether this server can reach it.",
+                    messages.ERROR,
+                )
             else:
-                self.message_user(request, f"{row} can be reached.", messages.SUCCESS)
+                self.message_user(
+                    request, f"{row} responded with a valid configuration.", messages.SUCCESS
+                )
 
 
 @admin.register(Identity)

@@ -159,7 +159,7 @@ class UserAdmin(ModelAdmin):
 
 
 class MembershipFormSet(InlineFormSet):
-    """The members of an organization. Rejects a change of a row's user and an organization without an owner."""
+    """The formset of an organization's members. Each row keeps its user, and at least one owner must remain."""
 
     def clean(self) -> None:
         super().clean()
@@ -209,10 +209,12 @@ class OrganizationAdmin(ModelAdmin):
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         """Save members through the services, which revoke keys, close sockets and write the audit log."""
-        # Without a commit, this only fills the three lists below. Django's history reads them too.
+        # With commit=False, this only fills new_objects, changed_objects and deleted_objects. Django's history of the
+        # object reads these lists too.
         formset.save(commit=False)
         organization = form.instance
-        # New owners come first, so that one form can replace the owner: there is an owner at each step.
+        # Make new owners before the old owner loses the role, so that one form can replace the owner: the services
+        # refuse a step that leaves no owner.
         changed = sorted((row for row, _ in formset.changed_objects), key=_is_not_owner)
         for row in formset.new_objects:
             member = {"user": row.user, "role": row.role}
@@ -228,7 +230,7 @@ class OrganizationAdmin(ModelAdmin):
             self._try(request, service, organization=organization, by=None, user_id=row.user_id)
 
     def _try(self, request: HttpRequest, service: Any, **arguments: Any) -> None:
-        """Call a service; show the sentence of a ``Problem`` that it raises."""
+        """Call a service. If the service raises a ``Problem``, show its sentence."""
         try:
             service(**arguments)
         except Problem as refusal:

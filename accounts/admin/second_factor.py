@@ -22,7 +22,7 @@ class ReasonForm(forms.Form):
 
 
 class ReasonActionForm(ReasonForm, ActionForm):
-    """Django's form that selects an admin action, with a field for the reason."""
+    """The form of the admin site that selects an action, with a field for the reason."""
 
 
 @admin.register(SecondFactor)
@@ -48,19 +48,22 @@ class SecondFactorAdmin(ReadOnlyAdmin):
         description="Reset second factors and sign the users out everywhere", permissions=["reset"]
     )
     def reset(self, request: HttpRequest, factors: QuerySet[SecondFactor]) -> None:
-        reset = 0
+        reset_count = 0
         for factor in factors.select_related("user"):
             if factor.user.is_superuser and not request.user.is_superuser:
-                message = f"{factor.user} was not changed: only a superuser can reset a superuser."
+                message = (
+                    f"The second factor of {factor.user} was not reset: only a superuser can reset the second "
+                    "factor of a superuser."
+                )
                 self.message_user(request, message, messages.ERROR)
                 continue
             try:
                 self._reset(request, factor)
-                reset += 1
+                reset_count += 1
             except Problem as refusal:
                 self.message_user(request, refusal.detail, messages.ERROR)
         self.message_user(
-            request, f"Reset {reset} second factor{pluralize(reset)}.", messages.SUCCESS
+            request, f"Reset {reset_count} second factor{pluralize(reset_count)}.", messages.SUCCESS
         )
 
     def _reset(self, request: HttpRequest, factor: Any) -> None:

@@ -1,4 +1,4 @@
-"""Validation of request bodies for views with different shapes for requests and responses."""
+"""Validation of request bodies, for views with different serializers for requests and responses."""
 
 from typing import Any
 

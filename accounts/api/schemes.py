@@ -16,7 +16,7 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):
         return {
             "type": "http",
             "scheme": "bearer",
-            "description": "An API key, `oh_<key>.<secret>`. It is also accepted in the header `X-API-Key`.",
+            "description": "An API key, `oh_<key id>.<secret>`. The header `X-API-Key` can contain the key instead.",
         }
 
 
@@ -31,8 +31,8 @@ class SessionScheme(OpenApiAuthenticationExtension):
             "type": "apiKey",
             "in": "cookie",
             "name": settings.SESSION_COOKIE_NAME.removeprefix("__Host-"),
-            "description": "The session of the pages; unsafe requests also need `X-XSRF-TOKEN`. "
-            "Under HTTPS the name begins with `__Host-`.",
+            "description": "The session cookie of the pages. Requests that change data also need the header "
+            "`X-XSRF-TOKEN`. Under HTTPS, the name of the cookie begins with `__Host-`.",
         }
 
 

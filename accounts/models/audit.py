@@ -29,7 +29,7 @@ class AuditHead(models.Model):
 
 class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
     def visible_to(self, user: Any) -> "AuditEntryQuerySet":
-        """Return the entries of the organizations whose log the user may read.
+        """Return the entries of all organizations in which the user has the permission ``audit.view``.
 
         With an API key, return only the entries of the key's organization.
         """
@@ -48,7 +48,7 @@ class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
 
 
 class AuditEntry(models.Model):
-    """One recorded action. A database trigger refuses updates and deletions.
+    """One recorded action. A database trigger rejects updates and deletions.
 
     An entry stays when its organization or user is deleted. ``chain`` is the organization's id, or ``SITE``.
     ``before`` and ``after`` contain the changed fields without secrets.

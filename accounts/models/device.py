@@ -27,7 +27,7 @@ class DeviceGrant(models.Model):
     client_name = models.CharField(max_length=80)
     scopes = models.JSONField(
         default=list,
-        help_text="Names of the requested permissions; empty for all that the approving user has.",
+        help_text="Names of the requested permissions; empty for all permissions of the approving user.",
     )
     address = models.GenericIPAddressField(
         null=True, help_text="The IP address of the program that made the request."

@@ -20,11 +20,13 @@ class IdentityProvider(models.Model):
     slug = models.SlugField(
         max_length=40,
         unique=True,
-        help_text="Part of the addresses /oidc/<slug>/callback and /oidc/<slug>/back-channel-logout.",
+        help_text="Part of the URLs /oidc/<slug>/callback and /oidc/<slug>/back-channel-logout.",
     )
     name = models.CharField(max_length=80, help_text="The name on the sign-in button.")
     kind = models.CharField(max_length=16, choices=Kind, default=Kind.GENERIC)
-    issuer = models.URLField(max_length=400, help_text="Exactly as in its tokens (iss).")
+    issuer = models.URLField(
+        max_length=400, help_text="The exact value of the iss claim in the provider's tokens."
+    )
     client_id = models.CharField(max_length=200)
     sealed_client_secret = models.BinaryField(null=True, editable=False)
     client_secret = crypto.Sealed()
@@ -42,7 +44,7 @@ class IdentityProvider(models.Model):
     bearer_clients = models.JSONField(
         default=list,
         blank=True,
-        help_text="Client ids (azp) whose access tokens the API accepts; empty for none.",
+        help_text="Client ids (azp). The API accepts access tokens that were issued to these clients.",
     )
     claim_rules = models.JSONField(
         default=list,
@@ -56,7 +58,7 @@ class IdentityProvider(models.Model):
     is_preset = models.BooleanField(
         default=False,
         editable=False,
-        help_text="Whether the environment's settings define this provider and overwrite changes.",
+        help_text="Whether environment variables define this provider. They overwrite changes made here.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -158,8 +160,7 @@ class UserSession(models.Model):
 class ProviderSession(models.Model):
     """The provider's data of a session: its ``sid`` and its tokens, which never leave the server.
 
-    ``generation`` rises with every refresh. ``refresh_until`` is the time until which one request has claimed
-    the refresh.
+    ``generation`` counts the refreshes. While ``refresh_until`` is in the future, no other request may refresh.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)

@@ -13,7 +13,8 @@ class Maintenance(models.Model):
     planned_for = models.DateTimeField(
         null=True,
         blank=True,
-        help_text="When the next maintenance begins. Clients announce it; the server does not close by itself.",
+        help_text="When the next maintenance begins. Clients announce this time. Maintenance mode does not turn on "
+        "automatically.",
     )
     changed_at = models.DateTimeField(auto_now=True)
 

@@ -1,4 +1,4 @@
-"""Invitations, which let people join an organization, and service accounts, which let programs act in it."""
+"""Invitations to organizations, and service accounts, with which programs act in an organization."""
 
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from accounts.models.people import Membership
 
 class InvitationQuerySet(models.QuerySet["Invitation"]):
     def visible_to(self, user: Any) -> "InvitationQuerySet":
-        """Return the invitations of the user's organizations; with an API key, of the key's organization only."""
+        """Return the invitations to the user's organizations; with an API key, only those to the key's organization."""
         if not user.is_authenticated:
             return self.none()
         rows = self.filter(organization__memberships__user_id=user.pk)
@@ -68,7 +68,7 @@ class Invitation(models.Model):
 
 class ServiceAccountQuerySet(models.QuerySet["ServiceAccount"]):
     def visible_to(self, user: Any) -> "ServiceAccountQuerySet":
-        """Return the service accounts of the user's organizations; with an API key, of the key's only."""
+        """Return the service accounts of the user's organizations; with an API key, only of the key's organization."""
         if not user.is_authenticated:
             return self.none()
         rows = self.filter(organization__memberships__user_id=user.pk)

@@ -30,11 +30,13 @@ class User(AbstractBaseUser, PermissionsMixin):
     email = models.EmailField(max_length=254)
     name = models.CharField(max_length=120, blank=True)
     is_active = models.BooleanField(default=True)
-    is_staff = models.BooleanField(default=False, help_text="May open the admin site.")
+    is_staff = models.BooleanField(
+        default=False, help_text="Whether the user can open the admin site."
+    )
     is_service_account = models.BooleanField(
         default=False,
         editable=False,
-        help_text="A program of one organization, which cannot sign in.",
+        help_text="Whether the user is a program that belongs to one organization and cannot sign in.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -45,7 +47,10 @@ class User(AbstractBaseUser, PermissionsMixin):
     bound_organization_id: UUID | None = None
     """The only organization that the request's API key or conversation key may access; None without a key."""
     key_scopes: frozenset[str] | None = None
-    """The only permissions that the request's API key or conversation key has; None if the key has no limit."""
+    """The permissions to which the request's API key or conversation key limits the user; None for no limit.
+
+    An empty set would allow nothing.
+    """
     key_networks: tuple[str, ...] = ()
     """The networks from which the request's API key works; empty if it works from everywhere."""
     bound_conversation_id: UUID | None = None
@@ -82,7 +87,7 @@ class User(AbstractBaseUser, PermissionsMixin):
 
 class OrganizationQuerySet(models.QuerySet["Organization"]):
     def visible_to(self, user: Any) -> "OrganizationQuerySet":
-        """Return the organizations that the user is a member of; with an API key, only the key's own."""
+        """Return the organizations of which the user is a member; with an API key, only the key's organization."""
         if not user.is_authenticated:
             return self.none()
         rows = self.filter(memberships__user_id=user.pk)
@@ -143,7 +148,7 @@ class Membership(models.Model):
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def visible_to(self, user: Any) -> "ApiKeyQuerySet":
-        """Return the user's own keys in the user's organizations; with an API key, in the key's only."""
+        """Return the user's own keys in the user's organizations; with an API key, only in the key's organization."""
         if not user.is_authenticated:
             return self.none()
         rows = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
@@ -151,9 +156,9 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return rows.filter(organization_id=bound) if bound else rows
 
     def usable(self, *, now: datetime | None = None) -> "ApiKeyQuerySet":
-        """Return the keys that are neither revoked nor expired at the time ``now``, by default the present.
+        """Return the keys that are neither revoked nor expired.
 
-        The parameter is for compiled queries, which replace the time at each run.
+        ``now`` is for compiled queries, which replace the time at each run.
         """
         return self.filter(
             models.Q(expires_at__isnull=True) | models.Q(expires_at__gt=now or timezone.now()),
@@ -162,7 +167,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
 
 
 class ApiKey(models.Model):
-    """A long-lived secret for a program, which acts as the key's owner in one organization within the scopes.
+    """A long-lived secret with which a program acts as the key's owner, limited to one organization and to scopes.
 
     Only an HMAC of the secret is stored. ``prefix`` (``oh_<key id>``) identifies the key in lists.
     """
@@ -179,7 +184,7 @@ class ApiKey(models.Model):
     scopes = models.JSONField(
         default=list,
         blank=True,
-        help_text="Names of the permissions; empty for all that the owner has.",
+        help_text="Names of the permissions; empty for all permissions of the owner.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -204,6 +209,7 @@ class ApiKey(models.Model):
     objects = ApiKeyQuerySet.as_manager()
 
     class Meta:
+        verbose_name = "API key"
         indexes: ClassVar = [models.Index(fields=["user", "-created_at"])]
 
     def __str__(self) -> str:

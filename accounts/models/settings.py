@@ -11,14 +11,15 @@ from lib import crypto
 
 
 def _binding(row: models.Model, column: str) -> str:
-    """Return the text that binds a sealed value to its column and row; elsewhere it cannot be opened."""
+    """Return the text that binds a sealed value to its column and row. A copy in another row cannot be decrypted."""
     return f"{row._meta.db_table}.{column}:{row.pk}"  # noqa: SLF001 - Django documents _meta
 
 
 class StoredSettings(models.Model):
-    """Values of settings by name (``accounts.settings.fields``). An absent name has no value in this row.
+    """The abstract base of settings rows. ``values`` and ``secrets`` are dicts from setting name to value.
 
-    ``version`` counts the changes. A writer sends the version it has read, so that a conflict is detected.
+    A setting without a value in the row is absent. ``version`` counts the changes: a client sends the version that it
+    has read, so that a conflict is detected.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -65,7 +66,7 @@ class UserSettings(StoredSettings):
 
 
 class OrganizationSettings(StoredSettings):
-    """The settings that an organization has set for its members. Members cannot change those in ``enforced``."""
+    """The settings that an organization has set for its members. Members cannot change the settings in ``enforced``."""
 
     organization = models.OneToOneField("accounts.Organization", models.CASCADE)
     enforced = models.JSONField(default=list, blank=True)
@@ -166,7 +167,7 @@ class CustomSecretUse(models.Model):
 
 class ProviderTokenQuerySet(models.QuerySet["ProviderToken"]):
     def visible_to(self, user: Any) -> "ProviderTokenQuerySet":
-        """Return the user's own tokens in the user's organizations; with an API key, in the key's only."""
+        """Return the user's own tokens in the user's organizations; with an API key, only in the key's organization."""
         if not user.is_authenticated:
             return self.none()
         rows = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
@@ -175,7 +176,7 @@ class ProviderTokenQuerySet(models.QuerySet["ProviderToken"]):
 
 
 class ProviderToken(models.Model):
-    """One user's own token at a Git host, for work in one organization. Users cannot read it back."""
+    """One user's own token at a Git host, for work in one organization. Users cannot read the token back."""
 
     class Provider(models.TextChoices):
         GITHUB = "github", "GitHub"

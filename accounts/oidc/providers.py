@@ -20,13 +20,15 @@ T = TypeVar("T")
 METADATA_SECONDS = 3_600.0
 KEYS_SECONDS = 600.0
 REFETCH_PAUSE_SECONDS = 10.0
-"""Shortest time between two fetches of the keys. Any caller can send a token with an unknown key id, so without
-a pause such tokens would make us flood the provider."""
+"""The shortest time between two fetches of the keys.
+
+Any client can send tokens with unknown key ids. Without a pause, each of them would cause a request to the provider.
+"""
 ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 
 
 class ProviderUnavailable(Exception):
-    """The provider did not respond, or its response cannot be used. The request may succeed later."""
+    """The provider did not respond, or its response cannot be used. A later request may succeed."""
 
 
 class ProviderRefused(Exception):
@@ -39,7 +41,7 @@ class ProviderRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """The endpoints that we use from a provider's discovery document; optional ones may be empty."""
+    """The endpoints that we use from a provider's discovery document. Optional endpoints may be empty."""
 
     authorization_endpoint: str
     token_endpoint: str
@@ -93,7 +95,7 @@ def _discover(provider: IdentityProvider) -> Metadata:
     if document.get("issuer") != provider.issuer:
         raise ProviderUnavailable("the discovery document names another issuer")
     fields = {name: document.get(name) or "" for name in Metadata.__slots__}
-    # Plain HTTP is for providers on a development machine, whose issuer says so itself.
+    # Plain HTTP is for providers on a development machine: there the issuer itself is an http:// URL.
     is_http_allowed = provider.issuer.startswith("http://")
     schemes = ("https://", "http://") if is_http_allowed else ("https://",)
     for name, value in fields.items():
@@ -114,7 +116,7 @@ def get_signing_key(provider: IdentityProvider, *, key_id: str | None) -> jwt.Py
     if cached is None or age >= KEYS_SECONDS:
         cached = _fetch_keys(provider, cached)
     key = _select_key(cached.value, key_id)
-    # Providers rotate their keys: an unknown id may belong to a key that is newer than the cache.
+    # Providers rotate their keys: an unknown id may belong to a key that is newer than the cached keys.
     if key is None and time.monotonic() - cached.fetched_at >= REFETCH_PAUSE_SECONDS:
         key = _select_key(_fetch_keys(provider, cached).value, key_id)
     if key is None:
@@ -133,9 +135,8 @@ def _fetch_keys(
     except ProviderUnavailable:
         if cached is None:
             raise
-        keys = (
-            cached.value
-        )  # stored as fresh, so that the next requests do not wait for a timeout too
+        # Store the old keys as fresh, so that the next requests do not wait for a timeout too.
+        keys = cached.value
     fresh = _Cached(keys, time.monotonic())
     with _lock:
         _keys[provider.issuer] = fresh
@@ -159,7 +160,7 @@ def _select_key(keys: list[jwt.PyJWK], key_id: str | None) -> jwt.PyJWK | None:
 
 
 def send_request(method: str, url: str, **request: Any) -> httpx2.Response:
-    """Send a request to a provider. Raise ``ProviderUnavailable`` if there is no response, a 5xx or a 429."""
+    """Send a request to a provider. Raise ``ProviderUnavailable`` without a response, or for a status of 5xx or 429."""
     try:
         # Not guarded against internal addresses: staff configure providers, often on an internal network.
         with http.client(seconds=settings.OIDC_TIMEOUT_SECONDS, guarded=False) as client:
@@ -172,9 +173,9 @@ def send_request(method: str, url: str, **request: Any) -> httpx2.Response:
 
 
 def request_tokens(provider: IdentityProvider, **form: str) -> dict[str, Any]:
-    """Send a form with our client id and secret to the token endpoint; return the JSON of the response.
+    """Send a form with our client id and secret to the token endpoint; return the JSON object of the response.
 
-    Raise ``ProviderRefused`` and ``ProviderUnavailable``.
+    Raise ``ProviderRefused`` if the response is an OAuth error, and ``ProviderUnavailable``.
     """
     form |= {"client_id": provider.client_id}
     if secret := provider.client_secret:
@@ -186,9 +187,10 @@ def request_tokens(provider: IdentityProvider, **form: str) -> dict[str, Any]:
 
 
 def fetch_userinfo(provider: IdentityProvider, access_token: str) -> Any:
-    """Return the JSON of the userinfo endpoint, not validated. Return None without an endpoint or valid JSON.
+    """Return the JSON of the userinfo endpoint, not validated.
 
-    Raise ``ProviderUnavailable`` if the provider does not respond.
+    Return None if the provider has no such endpoint or does not respond with JSON. Raise ``ProviderUnavailable`` if the
+    provider does not respond.
     """
     url = get_metadata(provider).userinfo_endpoint
     if not url or not access_token:

@@ -6,6 +6,7 @@ sign a token with HMAC and the provider's public key as the secret.
 """
 
 import hashlib
+import re
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,21 +24,25 @@ ALGORITHMS = (
     *("ES256", "ES384", "ES512", "EdDSA"),
 )
 LEEWAY_SECONDS = 30
+"""The tolerated difference between the clocks of a provider and of this server."""
 LOGOUT_MAX_AGE_SECONDS = 300
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 TOKEN_MAX_BYTES = 32_768
 ACCESS_KINDS = ("Bearer", None)
+"""Accepted values of the claim ``typ``: Keycloak sets it to Bearer, and other providers do not set it."""
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""Characters that PostgreSQL cannot store or search for."""
 ROLE_CLAIMS = ("realm_access", "resource_access")
 """Claims with the roles of Keycloak. By default Keycloak puts them into the access token only."""
 
 
 class BadToken(Exception):
-    """A token failed a check. The text is the reason, for the log, and contains no part of the token."""
+    """A token failed a check. The message is the reason, for the log; it contains no part of the token."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSet:
-    """Tokens from a token endpoint, after all checks. Missing tokens are empty; ``expires_in`` is in seconds.
+    """Tokens from a token endpoint, after all checks. A missing token is empty. ``expires_in`` is in seconds.
 
     ``claims`` joins the claims of the ID token and of the userinfo endpoint; for Keycloak it adds the roles of
     the access token.
@@ -62,7 +67,8 @@ def exchange(
     """Exchange an authorization code for tokens and check them. A code works once.
 
     ``authenticated_after`` (seconds since 1970) requires that the person signed in at the provider after this
-    time. Raise ``ProviderUnavailable``, ``ProviderRefused`` and ``BadToken``.
+    time. Raise ``ProviderUnavailable`` or ``ProviderRefused`` if the provider sends no tokens, and ``BadToken`` if a
+    token fails a check.
     """
     response = providers.request_tokens(
         provider,
@@ -84,9 +90,9 @@ def exchange(
 
 
 def refresh(provider: IdentityProvider, *, refresh_token: str, sub: str) -> TokenSet:
-    """Exchange the refresh token of the user ``sub`` for new tokens and check them.
+    """Exchange the refresh token of the person ``sub`` for new tokens and check them.
 
-    Raise ``ProviderUnavailable``, ``ProviderRefused`` and ``BadToken``.
+    Raise the exceptions of ``exchange``.
     """
     response = providers.request_tokens(
         provider, grant_type="refresh_token", refresh_token=refresh_token
@@ -121,13 +127,13 @@ def _token_set(
 def spend(*, value: str, seconds: int) -> bool:
     """Mark a one-time value, such as a state or the id of a logout token, as used.
 
-    Return False if a process marked the same value in the last ``seconds`` seconds.
+    Return False if the value is already marked. The mark expires after ``seconds`` seconds.
     """
     now = timezone.now()
     SpentToken.objects.filter(expires_at__lt=now).delete()
     digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
     try:
-        # The unique constraint decides, so of two concurrent requests only one gets True.
+        # The unique constraint decides: of two concurrent requests, only one gets True.
         with transaction.atomic():
             SpentToken.objects.create(digest=digest, expires_at=now + timedelta(seconds=seconds))
     except IntegrityError:
@@ -138,7 +144,7 @@ def spend(*, value: str, seconds: int) -> bool:
 def check_id_token(
     provider: IdentityProvider, token: Any, *, nonce: str, authenticated_after: float | None = None
 ) -> dict[str, Any]:
-    """Return the claims of an ID token that was issued to this client for the sign-in with this nonce.
+    """Check an ID token and return its claims. The token must be issued to this client, for the sign-in with ``nonce``.
 
     ``authenticated_after`` (seconds since 1970) requires a sign-in at the provider after this time, by the claim
     ``auth_time``. Raise ``BadToken`` and ``providers.ProviderUnavailable``.
@@ -156,7 +162,7 @@ def check_id_token(
 
 
 def check_refreshed_id_token(provider: IdentityProvider, token: Any, *, sub: str) -> dict[str, Any]:
-    """Return the claims of an ID token from a refresh response (Core 12.2).
+    """Check an ID token from a refresh response (Core 12.2) and return its claims.
 
     Raise ``BadToken`` if it is invalid or belongs to another user than ``sub``, and ``providers.ProviderUnavailable``.
     """
@@ -167,7 +173,7 @@ def check_refreshed_id_token(provider: IdentityProvider, token: Any, *, sub: str
 
 
 def check_access_token(provider: IdentityProvider, token: str) -> dict[str, Any]:
-    """Return the claims of an access token that a client sent to the API.
+    """Check an access token that a client sent to the API, and return its claims.
 
     The token must name this server as its audience (``aud``) and must be issued to one of the provider's
     ``bearer_clients`` (``azp``). Raise ``BadToken`` and ``providers.ProviderUnavailable``.
@@ -182,7 +188,7 @@ def check_access_token(provider: IdentityProvider, token: str) -> dict[str, Any]
 
 
 def check_own_access_token(provider: IdentityProvider, token: str, *, sub: str) -> dict[str, Any]:
-    """Return the claims of an access token from our own token request, which contains the roles of Keycloak.
+    """Check an access token from our own token request, and return its claims, which include Keycloak's roles.
 
     The audience is not checked: the token came directly from the provider. Raise ``BadToken`` if it belongs to
     another user than ``sub``, and ``providers.ProviderUnavailable``.
@@ -194,9 +200,9 @@ def check_own_access_token(provider: IdentityProvider, token: str, *, sub: str) 
 
 
 def check_logout_token(provider: IdentityProvider, token: str) -> dict[str, Any]:
-    """Return the claims of a logout token, issued in the last five minutes, with a ``sub`` or a ``sid``.
+    """Check a logout token and return its claims. It must contain ``sub`` or ``sid`` and be at most five minutes old.
 
-    The caller must spend its ``jti`` to reject repeated tokens. Raise ``BadToken`` and
+    The caller must pass the claim ``jti`` to ``spend``, to reject a token that is sent twice. Raise ``BadToken`` and
     ``providers.ProviderUnavailable``.
     """
     claims = _decode(provider, token, audience=provider.client_id, needs=("iat", "exp", "jti"))
@@ -215,9 +221,9 @@ def check_logout_token(provider: IdentityProvider, token: str) -> dict[str, Any]
 
 
 def read_issuer(token: str) -> str:
-    """Return the issuer that a token names, without any check, to select the keys for the check.
+    """Return the issuer that a token claims to have. The token is not checked: use the issuer only to select the keys.
 
-    Raise ``BadToken`` for a text that is not a JWT.
+    Raise ``BadToken`` if the text is not a JWT.
     """
     if len(token) > TOKEN_MAX_BYTES or token.count(".") != 2:
         raise BadToken("it is not a signed token")
@@ -258,7 +264,11 @@ def _decode(
         raise BadToken(type(error).__name__) from error
     if "sub" in needs and not (isinstance(claims["sub"], str) and 0 < len(claims["sub"]) <= 255):
         raise BadToken("its sub is malformed")
-    # Core 3.1.3.7: azp names the client that the token was issued to, and must be ours.
+    # The database is searched for both claims, and such a search would fail.
+    for name in ("sub", "sid"):
+        if isinstance(value := claims.get(name), str) and UNSTORABLE.search(value):
+            raise BadToken(f"its {name} is malformed")
+    # Core 3.1.3.7: azp is the id of the client that the token was issued to. It must be our client id.
     if party is not None:
         audiences = claims.get("aud")
         if isinstance(audiences, list) and len(audiences) > 1 and "azp" not in claims:

@@ -1,4 +1,4 @@
-"""Authentication of API requests by access tokens of identity providers."""
+"""Authentication of API requests by access tokens that identity providers issue."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +10,13 @@ from accounts.services.identity_providers import enabled_providers
 
 
 def authenticate_access_token(token: str) -> tuple[User, dict[str, Any]]:
-    """Return the user of a provider's access token, and the token's claims.
+    """Return the user of an access token, and the claims of the token.
 
-    Create an account for an unknown person if the provider creates users and the token contains the e-mail
-    address. The user's roles are the only limit of the token's permissions. Raise ``tokens.BadToken`` or
-    ``providers.ProviderUnavailable``.
+    For an unknown person, create a user if the provider creates users and the token contains an e-mail address.
+    The token has all permissions of the user's roles. Raise ``tokens.BadToken`` if the token is not valid or the user
+    cannot sign in, and ``providers.ProviderUnavailable`` if the provider's keys cannot be fetched.
     """
+    # The issuer is not verified yet: it only selects the providers whose keys check the token.
     issuer = tokens.read_issuer(token)
     rows = [row for row in enabled_providers() if row.issuer == issuer and row.bearer_clients]
     if not rows:
@@ -40,7 +41,7 @@ def _first_accepting(
 
     Several providers can have the same issuer with different client ids.
     """
-    # The last check runs outside the loop, so that its error reaches the caller.
+    # The check of the last provider runs outside the loop, so that its BadToken reaches the caller.
     for row in rows[:-1]:
         try:
             return row, check(row)
@@ -50,8 +51,8 @@ def _first_accepting(
 
 
 def _is_signed_out(provider: IdentityProvider, claims: dict[str, Any]) -> bool:
-    """Return whether this server has ended a session with the token's ``sid``."""
-    # A signed access token stays valid at the provider until it expires, so check for the sign-out here.
+    """Return whether a session with the token's ``sid`` has ended on this server."""
+    # The signature stays valid until the token expires, even after the person signed out. Check the session here.
     sid = claims.get("sid")
     if not sid:
         return False

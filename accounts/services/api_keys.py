@@ -16,7 +16,7 @@ from accounts.permissions import permissions_in
 from accounts.roles import PERMISSIONS
 from accounts.services import audit, sessions
 from lib import crypto
-from lib.addresses import parse_address
+from lib.addresses import Address, parse_address
 from lib.compiled import Compiled, Rows
 from lib.problems import Problem
 
@@ -26,7 +26,11 @@ NETWORKS_MAX = 20
 
 
 class InvalidKey(Problem):
-    """The key is unknown, wrong, expired or revoked, or its owner, organization or network is not allowed."""
+    """The key is not accepted. The exception does not say why, so that an attacker learns nothing.
+
+    The key is unknown, wrong, expired or revoked; or its owner is inactive, its organization is suspended, or the
+    client is outside its networks.
+    """
 
     status = 401
     code = "invalid-key"
@@ -90,15 +94,15 @@ def issue_api_key(
 ) -> tuple[ApiKey, str]:
     """Create an API key; return it with its plain text, which cannot be read again.
 
-    - ``scopes``: permission names that the user has in the organization. Empty for no limit, or for the scopes
-      of the API key that sent the request.
+    - ``scopes``: permission names that the user has in the organization. If empty, the key has the scopes of the
+      API key that sent the request; without such a key, the new key has no limit.
     - ``days``: the lifetime in days. ``API_KEY_MAX_DAYS`` is the maximum and the default.
     - ``not_after``: the latest time at which the key may expire.
     - ``allowed_networks``: networks (CIDR) from which the key works; empty for all. They must be inside
       ``within_networks``, by default the networks of the API key that sent the request.
 
     Not safe to repeat: each call creates a key. Raise ``NotAMember``, ``UnknownScope``, ``ScopeNotHeld``,
-    ``BadNetwork`` or ``TooManyKeys``.
+    ``TooManyKeys``, or ``BadNetwork`` if a network is invalid or outside ``within_networks``.
     """
     organization = organization or user.personal_organization
     if not Membership.objects.filter(user=user, organization=organization).exists():
@@ -134,7 +138,8 @@ def rotate_api_key(
 
     The old key works for another ``overlap_hours``. The new key has the original lifetime of the old key and
     expires at ``not_after`` at the latest. Not safe to repeat: a second call raises ``KeyEnded``. Raise
-    ``ScopeNotHeld`` or ``BadNetwork`` if the old key may do more than the API key that sent the request.
+    ``ScopeNotHeld`` if the old key has more permissions than the API key that sent the request, and ``BadNetwork``
+    if the old key works from more networks.
     """
     old = ApiKey.objects.select_for_update(of=("self",)).select_related("user", "organization")
     key = old.get(pk=key.pk)
@@ -171,7 +176,7 @@ def rotate_api_key(
 
 
 def _create_key(**fields: Any) -> tuple[ApiKey, str]:
-    # The key id is public: it finds the row, so that only one digest must be compared.
+    # The key id is public. It identifies the database row, so that only one digest must be compared.
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     pepper_id, digest = crypto.digest(f"{key_id}.{secret}", purpose=KEY_PURPOSE)
     key = ApiKey.objects.create(key_id=key_id, digest=digest, pepper_id=pepper_id, **fields)
@@ -191,18 +196,23 @@ def _record_key_action(action: str, key: ApiKey, **more: Any) -> None:
 
 
 def _clean_networks(networks: Sequence[str], *, within: Sequence[str] = ()) -> list[str]:
-    """Return the networks in normal form; ``within`` if there are none. Raise ``BadNetwork``."""
+    """Return the networks in normal form, such as ``192.0.2.0/24``. Without networks, return those of ``within``.
+
+    Raise ``BadNetwork`` if a network is invalid or not inside a network of ``within``.
+    """
     if len(networks) > NETWORKS_MAX:
         raise BadNetwork(f"A key has at most {NETWORKS_MAX} networks.")
     bounds = [ipaddress.ip_network(text) for text in within]
     parsed: list[Any] = []
     for text in networks:
         try:
+            # strict=False accepts an address with host bits, such as 192.0.2.7/24, and clears these bits.
             network: Any = ipaddress.ip_network(text.strip(), strict=False)
         except ValueError as error:
             raise BadNetwork(
                 f"{text[:60]!r} is not a network. Enter a network such as 192.0.2.0/24."
             ) from error
+        # subnet_of raises TypeError for an IPv4 and an IPv6 network, so compare the versions first.
         if bounds and not any(
             bound.version == network.version and network.subnet_of(bound) for bound in bounds
         ):
@@ -228,28 +238,29 @@ def _check_scopes(scopes: Sequence[str], *, allowed: Collection[str]) -> None:
 
 
 def authenticate_api_key(token: str, *, address: str = "") -> ApiKey:
-    """Return the usable key of a plain text; its ``user`` is limited to the key's organization and scopes.
+    """Return the usable API key with a plain text, and update its last use.
 
-    ``address`` is the client's IP address, for keys that work from some networks only. Raise ``InvalidKey``,
-    which does not say the reason.
+    The key's ``user`` is limited to the organization and the scopes of the key. ``address`` is the client's IP
+    address, for keys that work from some networks only. Raise ``InvalidKey``.
     """
     head, _, _ = token.partition(".")
     key_id = head.removeprefix("oh_")
     key = None
     if head.startswith("oh_") and key_id.isalnum() and key_id.isascii():
-        # The cut bounds the query's parameter. A cut id cannot match, because ids have up to 16 characters.
+        # Cut a long id, to bound the query's parameter. A cut id has 17 characters, while ids in the database have
+        # at most 16, so it matches no row.
         key = _usable_key(key_id[:17])
     # Also runs for an unknown key, so that the response time does not show whether the key exists.
     key = crypto.verify_row(token.removeprefix("oh_"), key, purpose=KEY_PURPOSE)
     if key is None:
         raise InvalidKey
-    return _limit_user(key, address)
+    return _admit(key, address)
 
 
 def _usable_key(key_id: str) -> ApiKey | None:
-    """Return a usable key with its user and organization; None if there is no such key. One query.
+    """Return a usable key with its user and organization, or None. Runs one database query.
 
-    Every API request calls this function, so the SQL is compiled once.
+    Every request with an API key calls this function, so the SQL is compiled only once.
     """
     rows = _KEY_BY_ID.rows(key_id=key_id, now=timezone.now())
     if not rows:
@@ -271,37 +282,42 @@ _KEY_BY_ID = Compiled(
 
 
 def load_api_key(key_pk: UUID, *, address: str = "") -> ApiKey:
-    """Return the usable key with a primary key; its ``user`` is limited as in ``authenticate_api_key``.
+    """Return the usable API key with a primary key, limited as in ``authenticate_api_key``; update its last use.
 
-    Does not check a secret: the caller has verified a credential that was derived from this key, such as a
-    conversation key. Raise ``InvalidKey``.
+    The secret of the key is not checked: the caller has verified a credential that was derived from the key, such
+    as a conversation key. Raise ``InvalidKey``.
     """
     rows = ApiKey.objects.usable().filter(pk=key_pk)
     key = rows.select_related("user", "organization").first()
     if key is None:
         raise InvalidKey
-    return _limit_user(key, address)
+    return _admit(key, address)
 
 
-def _limit_user(key: ApiKey, address: str) -> ApiKey:
-    """Limit ``key.user`` to the key's organization, scopes and networks; update the key's last use.
+def _admit(key: ApiKey, address: str) -> ApiKey:
+    """Check the key's user, organization and network; then apply the key and return it.
 
-    Raise ``InvalidKey`` for a suspended user or organization, or a client outside the key's networks.
+    Set the key's limits on the instance ``key.user`` (not stored), and update the last use in the database. Raise
+    ``InvalidKey`` if the user is inactive, the organization is suspended, or the client is outside the key's networks.
     """
+    # Whether the user is still a member of the organization is checked later, with each permission.
     if not key.user.is_active or key.organization.suspended_at:
         raise InvalidKey
+    # None for an empty or invalid address, which is outside every network.
     client_ip = parse_address(address)
     if key.allowed_networks and not _is_within(client_ip, key.allowed_networks):
         raise InvalidKey
     key.user.bound_organization_id = key.organization_id
+    # None means no limit. An empty set would allow nothing.
     key.user.key_scopes = frozenset(key.scopes) if key.scopes else None
     key.user.key_networks = tuple(key.allowed_networks)
+    # Conversation keys are derived from the credential of the request, and stop working together with it.
     key.user.credential = key
     _update_last_use(key, str(client_ip) if client_ip else None)
     return key
 
 
-def _is_within(address: Any, networks: Iterable[str]) -> bool:
+def _is_within(address: Address | None, networks: Iterable[str]) -> bool:
     return address is not None and any(address in ipaddress.ip_network(n) for n in networks)
 
 
@@ -322,7 +338,10 @@ def revoke_api_key(*, key: ApiKey) -> None:
 
 
 def revoke_api_keys(*, keys: Iterable[ApiKey]) -> int:
-    """Revoke the usable keys among ``keys``, with an audit entry for each; return their number. Safe to repeat."""
+    """Revoke the usable keys among ``keys`` and return how many were revoked. Safe to repeat.
+
+    Each revoked key gets an audit entry.
+    """
     key_pks = [key.pk for key in keys]
     with transaction.atomic():
         rows = ApiKey.objects.usable().filter(pk__in=key_pks).order_by("pk")

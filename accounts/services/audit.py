@@ -1,7 +1,8 @@
-"""The audit log: the current actor, entries in the transaction of an action, and verification of the chains.
+"""The audit log: the current actor, the function that appends entries, and the verification of the hash chains.
 
-Services never see a request. The middleware, a command or a job passes ``acting`` a function that returns the
-actor. ``record`` calls this function late, because the API authenticates a request after the middleware has run.
+Services never see a request. Callers such as the middleware pass a function that returns the actor to ``acting``, and
+``record`` calls this function. The call comes late on purpose: DRF authenticates a request only after the middleware
+has run.
 """
 
 import getpass
@@ -29,7 +30,9 @@ from lib.logs import request_id
 
 PURPOSE = "audit-head"
 SECRET = re.compile(r"digest|pepper|sealed|secret|password|token$|api_key$|cookie", re.IGNORECASE)
+"""The names of fields whose values are replaced by "set" or "not set"."""
 TEXT_MAX = 500
+"""The maximum length of a text in an entry, in characters."""
 HASHED = (
     "id",
     "chain",
@@ -49,13 +52,14 @@ HASHED = (
     "address",
     "previous",
 )
+"""The columns that the hash of an entry covers: all except the hash."""
 
 
 SERVING_COMMANDS = (
     *("run_web", "run_realtime", "run_worker", "run_conversation_manager", "run_grpc"),
     *("procrastinate", "quickstart", "runserver"),
 )
-"""Commands that run the server: their actions are recorded for the actor ``system``."""
+"""Commands that run the server. Their actions are recorded with the actor ``system``."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,14 @@ _find_actor: ContextVar[Callable[[], Actor] | None] = ContextVar("actor", defaul
 
 
 def current_actor() -> Actor:
-    """Return the actor of the enclosing ``acting`` block, else the running command, else the system."""
+    """Return the actor of the enclosing ``acting`` block; outside such a block, the running command or the system."""
     find_actor = _find_actor.get()
     return find_actor() if find_actor else _process_actor()
 
 
 @contextmanager
 def acting(find_actor: Callable[[], Actor]) -> Iterator[None]:
-    """Record the actions inside the block for the actor that ``find_actor`` returns."""
+    """Record the actions inside the block with the actor that ``find_actor`` returns."""
     token = _find_actor.set(find_actor)
     try:
         yield
@@ -89,7 +93,7 @@ def acting(find_actor: Callable[[], Actor]) -> Iterator[None]:
 
 
 def _process_actor() -> Actor:
-    argv = [*sys.argv, ""]
+    argv = [*sys.argv, ""]  # so that argv[1] exists without a command name too
     if Path(argv[0]).name in ("manage.py", "__main__.py") and argv[1] not in SERVING_COMMANDS:
         return Actor("command", id=f"cli:{_os_user()}", name=argv[1][:60])
     return Actor("system", id="system", name=os.environ.get("OH_ROLE", ""))
@@ -113,11 +117,12 @@ def record(
     after: Mapping[str, Any] | None = None,
     reason: str = "",
 ) -> AuditEntry:
-    """Append an action to the chain of its organization, or to the site's chain if there is none.
+    """Append an entry for an action to the chain of the organization; without one, to the chain of the site.
 
-    Joins the caller's transaction, so the action and its entry are stored together or not at all. Call this as
-    the last step: the chain's head stays locked until the commit. Auditors see ``before`` and ``after``; values
-    of fields with a secret's name are replaced by "set" or "not set". Not safe to repeat: each call appends.
+    Call this inside the transaction of the action, so that the action and the entry are stored together or not at
+    all. Call it as the last step, because the head of the chain stays locked until the commit. ``before`` and
+    ``after`` are visible to auditors: values of fields whose name matches ``SECRET`` are replaced by "set" or "not
+    set". Not safe to repeat: each call appends an entry.
     """
     actor = current_actor()
     chain = organization_id or SITE
@@ -156,7 +161,7 @@ def record(
 def changes(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the fields that differ between two states: their old values and their new values."""
+    """Return two dicts with the fields that differ between two states: the old values and the new values."""
     names = [n for n in {**before, **after} if before.get(n) != after.get(n)]
     return (
         {n: before[n] for n in names if n in before},
@@ -171,17 +176,18 @@ def compute_hash(entry: AuditEntry) -> str:
 
 
 def verify_chains(*, chain: UUID | None = None) -> Iterator[str]:
-    """Yield a sentence for each fault: a changed, missing or inserted entry, or a head that does not match.
+    """Verify one chain or all chains; yield a sentence for each fault.
 
-    Reads all entries in order and changes nothing. Skips entries that are appended during the check.
+    A fault is a changed, missing or inserted entry, or a head that does not match. Entries that are appended during
+    the check are skipped. Changes nothing.
     """
     heads = AuditHead.objects.order_by("pk")
     chains = AuditEntry.objects.values_list("chain", flat=True).distinct()
     if chain is not None:
         heads, chains = heads.filter(pk=chain), chains.filter(chain=chain)
     known = list(heads)
-    for missing in sorted(set(chains) - {head.pk for head in known}):
-        yield f"{missing}: the chain has entries but no head"
+    for headless in sorted(set(chains) - {head.pk for head in known}):
+        yield f"{headless}: the chain has entries but no head"
     for head in known:
         yield from _verify(head)
 
@@ -196,7 +202,7 @@ def _verify(head: AuditHead) -> Iterator[str]:
             "configured"
         )
     position, previous = 0, ""
-    # Later positions are entries that were appended after this head was read.
+    # Entries at later positions were appended after this head was read.
     rows = AuditEntry.objects.filter(chain=head.pk, position__lte=head.count).order_by("position")
     for entry in rows.iterator(chunk_size=1_000):
         if entry.position != position + 1:
@@ -213,7 +219,7 @@ def _verify(head: AuditHead) -> Iterator[str]:
 
 
 def _anchor(head: AuditHead) -> str:
-    # The number of entries is part of the seal, so that removing the newest entries is detected.
+    # The number of entries is part of the sealed text, so that the removal of the newest entries is detected.
     return f"{head.pk} {head.count} {head.hash}"
 
 

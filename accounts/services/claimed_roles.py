@@ -1,4 +1,4 @@
-"""Roles and staff status from a provider's claims: evaluation of claim rules, and their application to a user."""
+"""Services for claim rules, which give users roles and staff status by the claims of an identity provider."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import ClaimedRole, Identity, Membership, Organization, User
-from accounts.services import sessions
+from accounts.services import memberships, sessions
 from accounts.services.audit import record
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,7 @@ STORED_CLAIMS = (
     *("sub", "email", "email_verified", "name", "preferred_username", "given_name", "family_name"),
     *("realm_access", "resource_access", "groups", "roles"),
 )
+"""Claims that are stored with an identity, together with the claims that the provider's rules use."""
 
 
 class BadRule(Exception):
@@ -29,9 +30,9 @@ class BadRule(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RuleResult:
-    """The roles by organization id, and the staff status, that claim rules give a person.
+    """The result of claim rules for one person: the roles by organization id, and the staff status.
 
-    ``is_staff`` is None if no rule is about staff.
+    ``is_staff`` is None if no rule is about staff status.
     """
 
     roles: dict[UUID, str] = field(default_factory=dict)
@@ -41,13 +42,14 @@ class RuleResult:
 
 
 def evaluate_rules(rules: Iterable[Any], claims: dict[str, Any]) -> RuleResult:
-    """Return the result of claim rules for a person's claims; change nothing. Raise ``BadRule``."""
+    """Return the result of claim rules for a person's claims. Changes nothing. Raise ``BadRule``."""
     roles: dict[UUID, str] = {}
     is_staff, matched = None, []
     for position, rule in enumerate(rules):
         check_rule(rule)
         is_match = _matches(rule, claims)
-        # With a rule about staff, no match means False: staff status from earlier claims is removed.
+        # With a rule about staff, the result is False and not None if no rule matches, so that staff status from
+        # earlier claims is removed.
         if "staff" in rule:
             is_staff = bool(is_staff) or is_match
         if not is_match:
@@ -85,7 +87,7 @@ def check_rule(rule: Any) -> None:
 
 def _matches(rule: dict[str, Any], claims: dict[str, Any]) -> bool:
     """Return whether the claim at the rule's path equals the rule's value, or is a list that contains it."""
-    # The name of a claim may contain dots (``https://example.com/roles``): try the whole name first.
+    # The name of a claim may contain dots itself (``https://example.com/roles``): try the whole name before the path.
     value: Any = claims.get(rule["claim"])
     if value is None:
         value = claims
@@ -96,42 +98,50 @@ def _matches(rule: dict[str, Any], claims: dict[str, Any]) -> bool:
 
 @transaction.atomic
 def apply_claims(*, identity: Identity, claims: dict[str, Any]) -> None:
-    """Give a user the roles and staff status of the claims, and remove those of earlier claims. Safe to repeat.
+    """Apply the provider's claim rules to a user, and store the claims with the identity. Safe to repeat.
 
-    Memberships that a person created do not change, and the last owner of an organization stays an owner.
+    Roles and staff status from earlier claims are removed if the new claims no longer give them. Memberships that a
+    person created do not change, and the last owner of an organization stays an owner.
     """
     provider = identity.provider
     identity = Identity.objects.select_for_update().get(pk=identity.pk)
     try:
         result = evaluate_rules(provider.claim_rules, claims)
     except BadRule as error:
-        # A mistake in a rule must not lock people out: sign-in continues with the present roles.
-        log.error("claim rules of %s are not applied: %s", provider.slug, error)  # noqa: TRY400
+        # A mistake in a rule must not lock people out: the sign-in continues, and the user keeps the present roles.
+        log.error(  # noqa: TRY400
+            "Skipped the claim rules of the identity provider %s: %s", provider.slug, error
+        )
     else:
         changed = _apply_roles(identity, result.roles)
         changed |= _apply_staff(identity, result.is_staff)
         if changed:
             sessions.announce_access_change(user_id=identity.user_id)
-    identity.email = str(claims.get("email") or identity.email)[:254].replace("\0", "")
+    email = str(claims.get("email") or identity.email)[:254].replace("\0", "")
+    identity.email = email if _is_encodable(email) else identity.email
     identity.last_claims = _claims_to_store(claims, provider.claim_rules)
     identity.last_seen_at = timezone.now()
     identity.save(update_fields=["email", "last_claims", "last_seen_at", "is_staff_by_claims"])
 
 
 def _apply_roles(identity: Identity, roles: dict[UUID, str]) -> bool:
-    """Update the memberships from claims; return whether any membership changed."""
+    """Update the memberships from claims; return whether a membership changed.
+
+    ``roles`` is a dict from organization id to role.
+    """
     claimed = {
         row.organization_id: row.membership
         for row in identity.claimed_roles.select_related("membership")
     }
+    # The old and the new role by organization id; None stands for no membership.
     changed: dict[UUID, tuple[str | None, str | None]] = {}
     for organization_id, membership in claimed.items():
         role = roles.get(organization_id)
-        if role == membership.role or _is_last_owner(membership):
+        if role == membership.role or is_last_owner(membership):
             continue
         changed[organization_id] = (membership.role, role)
         if role is None:
-            Membership.objects.filter(pk=membership.pk).delete()
+            memberships.end_membership(membership)
         else:
             Membership.objects.filter(pk=membership.pk).update(role=role)
     for organization in Organization.objects.filter(pk__in=roles.keys() - claimed.keys()):
@@ -165,7 +175,8 @@ def _record_role(
     )
 
 
-def _is_last_owner(membership: Membership) -> bool:
+def is_last_owner(membership: Membership) -> bool:
+    """Return whether the organization of a membership would have no owner without it."""
     owners = Membership.objects.filter(
         organization_id=membership.organization_id, role=Membership.Role.OWNER
     )
@@ -174,7 +185,7 @@ def _is_last_owner(membership: Membership) -> bool:
 
 
 def _apply_staff(identity: Identity, is_staff: bool | None) -> bool:  # noqa: FBT001 - one of three
-    """Set or remove the staff status; return whether it changed.
+    """Set or remove the staff status of a user; return whether the staff status changed.
 
     Staff status that an administrator gave is never removed.
     """
@@ -197,19 +208,27 @@ def _apply_staff(identity: Identity, is_staff: bool | None) -> bool:  # noqa: FB
 
 
 def _claims_to_store(claims: dict[str, Any], rules: Iterable[Any]) -> dict[str, Any]:
-    """Return the standard claims about a person and the claims used by rules; only ``sub`` if that fails.
+    """Return the claims of ``STORED_CLAIMS`` and the claims that rules use; only ``sub`` if they cannot be stored.
 
-    PostgreSQL's JSON cannot store NUL or lone surrogates, and more than 64 KiB are not worth storing.
+    PostgreSQL's JSON cannot store NUL characters and lone surrogates. The limit is 64 KiB.
     """
     rule_claims = {name for rule in rules if isinstance(rule, dict) for name in _claim_names(rule)}
     names = rule_claims.union(STORED_CLAIMS)
     stored = {name: value for name, value in claims.items() if name in names}
-    text = json.dumps(stored)
-    cannot_store = "\\u0000" in text or "\\ud8" in text.lower() or len(text) > 65_536
-    return {"sub": str(claims.get("sub", ""))[:255]} if cannot_store else stored
+    return stored if _is_storable(stored) else {"sub": str(claims.get("sub", ""))[:255]}
+
+
+def _is_storable(claims: dict[str, Any]) -> bool:
+    text = json.dumps(claims, ensure_ascii=False)
+    return _is_encodable(text) and "\\u0000" not in text and len(text.encode()) <= 65_536
+
+
+def _is_encodable(text: str) -> bool:
+    """Return whether a text has no lone surrogates, which UTF-8 cannot encode."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _claim_names(rule: dict[str, Any]) -> set[str]:
-    """Return the claim of a rule and the first name of its path; the stored claims contain one of them."""
+    """Return the name of a rule's claim and the first name of its path: claims contain one of these two names."""
     claim = str(rule.get("claim", ""))
     return {claim, claim.partition(".")[0]}

@@ -13,30 +13,31 @@ from lib.masks import is_mask
 from lib.problems import Problem
 
 SECRETS_MAX = 200
-"""The maximum number of secrets of one user in one organization, and of shared secrets of an organization."""
+"""The maximum number of secrets that one user, or the organization itself, has in an organization."""
 VALUE_MAX = 50_000
+"""The maximum length of a value in characters."""
 REDACTED_LENGTH_MIN = 6
-"""Shorter values are not redacted in events, because they match too much ordinary text."""
+"""The minimum length of a value that is redacted in events. Shorter values occur in too much ordinary text."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 # Variables that control the sandbox's shell, dynamic loader and Python, and this server's own OH_ variables.
 _RESERVED = re.compile(r"(?i:PATH|HOME|SHELL|IFS|ENV|BASH_ENV|PS4|LD_\w+|PYTHON\w*|OH_\w+)")
 
 
 class SecretExists(Problem):
-    """A secret with this name already exists in this scope."""
+    """The user or the organization already has a secret with this name."""
 
     status = 409
     code = "secret-exists"
 
 
 class InvalidSecret(Problem):
-    """The name, description or value is not valid; ``field`` names it and ``detail`` is the reason."""
+    """The name, description or value is not valid. ``field`` is one of these three, and ``detail`` is the reason."""
 
     code = "invalid-secret"
 
 
 class TooManySecrets(Problem):
-    """The scope contains the maximum number of secrets."""
+    """The user or the organization has the maximum number of secrets."""
 
     status = 409
     code = "too-many-secrets"
@@ -94,7 +95,7 @@ def change_secret(
 ) -> CustomSecret:
     """Change a secret's name, description or value; None means no change. Safe to repeat.
 
-    Running sandboxes get a new value at their next use of the secret. Raise ``SecretExists`` or
+    A running sandbox gets the new value when it fetches the secret the next time. Raise ``SecretExists`` or
     ``InvalidSecret``.
     """
     secret = CustomSecret.objects.select_for_update().get(pk=secret.pk)
@@ -116,7 +117,7 @@ def change_secret(
 
 @transaction.atomic
 def delete_secret(*, secret: CustomSecret) -> None:
-    """Delete a secret and the list of its uses. Sandboxes can no longer read the value. Safe to repeat."""
+    """Delete a secret and the log of its uses. Sandboxes can no longer fetch the value. Safe to repeat."""
     row = CustomSecret.objects.select_for_update().filter(pk=secret.pk).first()
     if row is not None:
         _record("secret.deleted", row, before={"name": row.name, "scope": row.scope})
@@ -124,7 +125,7 @@ def delete_secret(*, secret: CustomSecret) -> None:
 
 
 def secrets_for_conversation(*, user_id: UUID, organization_id: UUID) -> dict[str, CustomSecret]:
-    """Return the secrets of a user's conversations in an organization, by name.
+    """Return a dict from name to secret, for the conversations of a user in an organization.
 
     A user's own secret takes precedence over a shared secret with the same name.
     """
@@ -155,9 +156,10 @@ def use_secret(*, user_id: UUID, organization_id: UUID, conversation_id: UUID, n
 def values_to_hide(*, user_id: UUID, organization_id: UUID) -> list[str]:
     """Return the plain values that must be redacted in the output of a user's sandbox, sorted.
 
-    These are the user's secrets and provider tokens and the organization's shared secrets. Two queries.
+    The values are the user's secrets and provider tokens, and the secrets that the organization shares. Runs two
+    database queries.
     """
-    # A sealed value is bound to its row, so opening it needs the primary key too.
+    # The primary key is needed too, because each sealed value is bound to its row.
     secrets = CustomSecret.objects.filter(
         Q(user_id=user_id) | Q(user=None), organization_id=organization_id
     ).only("pk", "sealed_value")

@@ -1,6 +1,7 @@
 """Services for device sign-in (RFC 8628).
 
-A program requests an API key, a person approves or denies the request, and the program fetches its key.
+A program requests an API key and gets two codes. A person approves or denies the request with the user code. The
+program polls with the device code until it gets the key.
 """
 
 import secrets
@@ -26,21 +27,21 @@ from lib.problems import Problem
 DEVICE_PURPOSE = "device-code"
 USER_PURPOSE = "device-user-code"
 LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
-"""The letters of user codes. There are no vowels, so codes are not words (RFC 8628 section 6.1)."""
+"""The letters of user codes. Without vowels, the codes do not form words (RFC 8628 section 6.1)."""
 CODE_LETTERS = 8
 LIFETIME = timedelta(minutes=10)
 RETENTION = timedelta(days=1)
-"""The time that an expired grant stays in the database."""
+"""The time for which an expired grant stays in the database."""
 INTERVAL_SECONDS = 5
 INTERVAL_MAX = 60
 EARLY_TOLERANCE = timedelta(seconds=0.5)
-"""A poll may arrive this much too early, because network delays vary."""
+"""A poll may arrive this much before the end of the interval, because network delays vary."""
 KEY_DAYS = 90
 PERMISSION = "api_keys.edit"
 
 
 class DeviceRefusal(Problem):
-    """The response to a poll without a key; ``error`` is the error code of RFC 8628 or RFC 6749."""
+    """A poll returns no key. The extra field ``error`` is the error code of RFC 8628 or RFC 6749."""
 
     code = "invalid-grant"
     sentence = "This device code is unknown, or its key was already fetched. Start again."
@@ -117,18 +118,19 @@ def start_device_sign_in(
 ) -> Codes:
     """Create a grant for a program that requests an API key; return the device code and the user code.
 
-    Empty ``scopes`` request all permissions of the approving user. Not safe to repeat: each call creates a
-    grant. Deletes grants that expired more than a day ago. Raise ``UnknownScope``.
+    Empty ``scopes`` request all permissions of the approving user. Also deletes grants that expired more than a day
+    ago. Not safe to repeat: each call creates a grant. Raise ``UnknownScope``.
     """
     if unknown := sorted(set(scopes) - PERMISSIONS):
         raise api_keys.UnknownScope(
             f"There is no permission {unknown[0]!r}. Remove it from the requested scopes."
         )
     now = timezone.now()
-    # Deleting expired grants here needs no periodic task.
+    # Expired grants are deleted here, so that no periodic task is needed.
     DeviceGrant.objects.filter(expires_at__lt=now - RETENTION).delete()
     grant_id = uuid7()
-    # The code contains the grant's id, so that a poll finds the row without knowing its pepper.
+    # The code contains the grant's id: a poll looks the row up by the id, then checks the digest with the pepper
+    # that the row names.
     device_code = f"{grant_id.hex}.{secrets.token_urlsafe(32)}"
     letters = "".join(secrets.choice(LETTERS) for _ in range(CODE_LETTERS))
     pepper_id, device_digest = crypto.digest(device_code, purpose=DEVICE_PURPOSE)
@@ -149,17 +151,18 @@ def start_device_sign_in(
 def find_device_grant(user_code: str) -> DeviceGrant:
     """Return the pending grant of a user code; ignore case, dashes and spaces in the code.
 
-    The caller counts the attempt before (``limits.check_user_code``). Raise ``UnknownUserCode``.
+    The caller must count the attempt first (``limits.check_user_code``). Raise ``UnknownUserCode``.
     """
     return _pending_grant(user_code, lock=False)
 
 
 @transaction.atomic
 def approve_device(*, user_code: str, user: User, organization: Organization) -> DeviceGrant:
-    """Allow a program to fetch a key of ``user``, limited to the requested scopes that the user has.
+    """Approve a program's request: the program can fetch an API key of ``user`` in ``organization``.
 
-    Not safe to repeat: a second call raises ``UnknownUserCode``. Raise ``UnknownUserCode``,
-    ``MissingPermission``, ``OrganizationSuspended``, ``NothingToGive`` or ``TooManyKeys``.
+    The key gets only those requested scopes that the user has. Not safe to repeat. Raise ``UnknownUserCode``, also
+    on a second call, ``MissingPermission`` if the user cannot create API keys, ``OrganizationSuspended``,
+    ``NothingToGive`` or ``TooManyKeys``.
     """
     grant = _pending_grant(user_code, lock=True)
     require(user, organization.pk, PERMISSION)
@@ -175,7 +178,7 @@ def approve_device(*, user_code: str, user: User, organization: Organization) ->
 
 @transaction.atomic
 def deny_device(*, user_code: str, user: User) -> DeviceGrant:
-    """Deny a program its key permanently. Raise ``UnknownUserCode``, also on a second call."""
+    """Deny a program's request permanently. Raise ``UnknownUserCode``, also on a second call."""
     grant = _pending_grant(user_code, lock=True)
     grant.status, grant.user = grant.Status.DENIED, user
     grant.save(update_fields=["status", "user"])
@@ -184,20 +187,21 @@ def deny_device(*, user_code: str, user: User) -> DeviceGrant:
 
 
 def fetch_device_key(*, device_code: str) -> DeviceKey:
-    """Create and return the API key of an approved grant.
+    """Create and return the API key of an approved grant. A program polls this function.
 
-    Not safe to repeat: a second call raises ``DeviceRefusal`` (invalid_grant). Raise
+    Not safe to repeat: after the key was fetched, raise ``DeviceRefusal`` (``invalid_grant``). Raise
     ``AuthorizationPending``, ``SlowDown`` with a longer interval, ``AccessDenied`` or ``ExpiredToken``.
     """
     with transaction.atomic():
-        result = _fetch(device_code)
-    # Raised inside the transaction, the refusal would roll back the poll's time and interval.
+        result = _poll(device_code)
+    # An exception inside the transaction would roll back the poll's time and the longer interval.
     if isinstance(result, DeviceRefusal):
         raise result
     return result
 
 
-def _fetch(device_code: str) -> DeviceKey | DeviceRefusal:
+def _poll(device_code: str) -> DeviceKey | DeviceRefusal:
+    """Return the key, or the refusal for the caller to raise after the commit."""
     grant = _lock_grant(device_code)
     if grant is None or grant.status == DeviceGrant.Status.USED:
         return DeviceRefusal()
@@ -240,7 +244,7 @@ def _lock_grant(device_code: str) -> DeviceGrant | None:
 
 
 def _record_poll(grant: DeviceGrant, now: datetime) -> DeviceRefusal:
-    """Store the time of a poll of a pending grant; return the refusal for the program."""
+    """Store the time of a poll for a pending grant; return the refusal for the program."""
     min_pause = timedelta(seconds=grant.interval) - EARLY_TOLERANCE
     is_early = grant.last_polled_at is not None and now - grant.last_polled_at < min_pause
     if is_early:

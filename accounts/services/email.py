@@ -1,4 +1,4 @@
-"""Services for changing a user's e-mail address, verified by a mailed link."""
+"""Services for changing a user's e-mail address. A mailed link verifies the new address."""
 
 import secrets
 from datetime import timedelta
@@ -59,8 +59,8 @@ class MailNotSent(Problem):
 def change_email(*, user: User, email: str) -> None:
     """Store a new e-mail address and mail a link to it. The old address stays until the link is opened.
 
-    A second call replaces the first. The function does not check whether another account has the address:
-    only the owner of the address may learn that, by opening the link. Raise ``NotAnAddress`` or
+    A second call replaces the address and the link of the first call. Whether another account has the address is not
+    checked here: only the owner of the address may learn that, by opening the link. Raise ``NotAnAddress`` or
     ``MailNotSent``.
     """
     email = email.strip()
@@ -85,7 +85,7 @@ def resend_verification(*, user: User) -> None:
 def _send(user: User, email: str) -> None:
     token = secrets.token_urlsafe(32)
     pepper_id, digest = crypto.digest(token, purpose=PURPOSE)
-    # A user has one unverified address at most: a new link replaces the previous link.
+    # A user has at most one unverified address, so a new link replaces the previous link.
     EmailChange.objects.update_or_create(
         user=user,
         defaults={
@@ -105,9 +105,9 @@ def _send(user: User, email: str) -> None:
 
 @transaction.atomic
 def verify_email(*, user: User, token: str) -> User:
-    """Set the user's e-mail address to the new address of a link's token.
+    """Set the user's e-mail address to the address that was verified by opening a mailed link.
 
-    Raise ``InvalidEmailLink`` or ``EmailTaken``.
+    ``token`` is the last part of the link. Raise ``InvalidEmailLink`` or ``EmailTaken``.
     """
     rows = EmailChange.objects.select_for_update().filter(user=user)
     change = crypto.verify_row(

@@ -1,18 +1,18 @@
-"""Services for identities, which connect a user to an account at a provider: sign in, link, unlink."""
+"""Services for identities, which connect a user to an account at an identity provider: sign in, link, unlink."""
 
 from typing import Any
 
 from django.db import IntegrityError, transaction
 
 from accounts.models import Identity, IdentityProvider, Membership, User, UserSession
-from accounts.services import people, sessions
+from accounts.services import memberships, people, sessions
 from accounts.services.audit import record
-from accounts.services.claimed_roles import apply_claims
+from accounts.services.claimed_roles import apply_claims, is_last_owner
 from lib.problems import Problem
 
 
 class SignInRefused(Problem):
-    """The person cannot sign in with the provider's claims; ``detail`` is a sentence for the person."""
+    """The person cannot sign in with an identity provider. ``detail`` is the reason, for the person."""
 
     status = 403
     code = "sign-in-refused"
@@ -34,7 +34,7 @@ class AccountExists(SignInRefused):
 
 
 class IdentityTaken(Problem):
-    """The provider's account is linked to another user, or the user has linked another account there."""
+    """The account at the provider is linked to another user, or the user is linked to another account there."""
 
     status = 409
     code = "identity-taken"
@@ -54,22 +54,23 @@ class LastWayIn(Problem):
 
 @transaction.atomic
 def sign_in_identity(*, provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
-    """Return the identity of verified claims, with its user; create an account if the provider creates users.
+    """Return the identity for the verified claims of a person, and update the user's roles from the claims.
 
-    Finds the identity by (issuer, sub) only, and updates the user's roles from the claims. Safe to repeat.
-    Raise ``SignInRefused`` or its subclass ``AccountExists``.
+    Only the issuer and ``sub`` identify the person. For a new person, create a user and the identity if the provider
+    creates users. Safe to repeat. Raise ``SignInRefused``, or its subclass ``AccountExists`` if another account has
+    the e-mail address.
     """
     known = Identity.objects.select_related("user", "provider").filter(
         issuer=provider.issuer, sub=claims["sub"]
     )
-    identity = known.first() or _create_user(provider, claims)
+    identity = known.first() or _create_user_and_identity(provider, claims)
     if not identity.user.is_active:
         raise SignInRefused("Your account is suspended. Ask an administrator of this server.")
     apply_claims(identity=identity, claims=claims)
     return identity
 
 
-def _create_user(provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
+def _create_user_and_identity(provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
     if not provider.creates_users:
         raise SignInRefused(
             "You have no account on this server, and signing in with this provider does not create "
@@ -89,7 +90,7 @@ def _create_user(provider: IdentityProvider, claims: dict[str, Any]) -> Identity
     try:
         with transaction.atomic():
             user = people.create_user(email=email, name=_name(claims))
-            return _connect(user, provider, claims)
+            return _create_identity(user, provider, claims)
     except people.EmailTaken as error:
         raise AccountExists from error
     except people.NotAnAddress as error:
@@ -98,13 +99,13 @@ def _create_user(provider: IdentityProvider, claims: dict[str, Any]) -> Identity
             "Correct it in your account at the provider, then sign in again."
         ) from error
     except IntegrityError:
-        # A concurrent first sign-in of this person has created the identity.
+        # A concurrent first sign-in of this person has created the identity: return that identity.
         return Identity.objects.select_related("user", "provider").get(
             issuer=provider.issuer, sub=claims["sub"]
         )
 
 
-def _connect(user: User, provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
+def _create_identity(user: User, provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
     identity = Identity.objects.create(
         user=user, provider=provider, issuer=provider.issuer, sub=claims["sub"]
     )
@@ -120,9 +121,9 @@ def _name(claims: dict[str, Any]) -> str:
 
 @transaction.atomic
 def link_identity(*, user: User, provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
-    """Link a signed-in user to the provider's account in ``claims``; the user has just signed in there.
+    """Link the account at the provider that ``claims`` describe to a signed-in user.
 
-    Safe to repeat. Raise ``IdentityTaken``.
+    The caller has checked that the person just signed in at the provider. Safe to repeat. Raise ``IdentityTaken``.
     """
     identity = Identity.objects.filter(issuer=provider.issuer, sub=claims["sub"]).first()
     if identity and identity.user_id != user.pk:
@@ -134,7 +135,7 @@ def link_identity(*, user: User, provider: IdentityProvider, claims: dict[str, A
             )
         try:
             with transaction.atomic():
-                identity = _connect(user, provider, claims)
+                identity = _create_identity(user, provider, claims)
         except IntegrityError as error:
             raise IdentityTaken from error
     apply_claims(identity=identity, claims=claims)
@@ -143,8 +144,11 @@ def link_identity(*, user: User, provider: IdentityProvider, claims: dict[str, A
 
 @transaction.atomic
 def unlink_identity(*, identity: Identity) -> None:
-    """Unlink a provider's account from its user; end its sessions, and remove its roles and staff status.
+    """Unlink an account at a provider from its user.
 
+    Also end the sessions that began there, and remove the roles and the staff status that its claims gave.
+
+    The last owner of an organization stays an owner.
     Raise ``LastWayIn`` if the user has no password and no other identity.
     """
     # Lock this row before the audit chain, in the order of apply_claims, to prevent deadlocks.
@@ -154,7 +158,10 @@ def unlink_identity(*, identity: Identity) -> None:
         raise LastWayIn
     for session in UserSession.objects.filter(provider_session__identity=identity):
         sessions.end_session(session=session, reason="provider disconnected")
-    Membership.objects.filter(claimed_role__identity=identity).delete()
+    for membership in Membership.objects.filter(claimed_role__identity=identity):
+        # As in apply_claims, the last owner of an organization stays an owner.
+        if not is_last_owner(membership):
+            memberships.end_membership(membership)
     if identity.is_staff_by_claims:
         User.objects.filter(pk=user.pk).update(is_staff=False)
     provider = identity.provider.slug

@@ -1,4 +1,4 @@
-"""Services for identity providers: rows in the database, and presets from the environment."""
+"""Services for identity providers, which are database rows. Environment variables can define preset rows."""
 
 from typing import Any
 
@@ -18,17 +18,17 @@ class UnknownProvider(Problem):
 
 
 def enabled_providers() -> list[IdentityProvider]:
-    """Return the enabled providers ordered by name. First update the rows of presets that differ from them."""
+    """Return the enabled providers, ordered by name. First bring the preset rows up to date with ``OIDC_PRESETS``."""
     rows = {row.slug: row for row in IdentityProvider.objects.order_by("name")}
-    # Writing on read applies a changed environment without a command at deployment.
+    # A function that reads also writes here, so that a changed environment takes effect without a command.
     for preset in settings.OIDC_PRESETS:
         row = rows.get(preset["slug"])
-        if row is None or not _equals(row, preset):
+        if row is None or not _matches_preset(row, preset):
             rows[preset["slug"]] = _write_preset(preset)
     return [row for row in rows.values() if row.is_enabled]
 
 
-def _equals(row: IdentityProvider, preset: dict[str, Any]) -> bool:
+def _matches_preset(row: IdentityProvider, preset: dict[str, Any]) -> bool:
     return all(getattr(row, name) == value for name, value in preset.items())
 
 

@@ -1,4 +1,4 @@
-"""Services for maintenance mode: close, open and plan, and read the present state."""
+"""Services for maintenance mode: turn it on or off, plan a maintenance, and read the state."""
 
 import time
 from datetime import datetime
@@ -9,7 +9,7 @@ from accounts.models.maintenance import Maintenance
 from accounts.services import audit
 
 CACHE_SECONDS = 1.0
-"""Every request reads the state, so each process caches it for this time."""
+"""Every request reads the state of maintenance mode, so each process caches the state for this time."""
 SENTENCE = "The server is closed for maintenance. Please come back in a few minutes."
 
 
@@ -24,11 +24,11 @@ class _Cache:
 def set_maintenance(
     *, is_on: bool, sentence: str = "", retry_after: int = 300, reason: str = ""
 ) -> Maintenance:
-    """Close or open the server. Every process notices the change within a second. Safe to repeat.
+    """Turn maintenance mode on or off. Every process notices the change within a second. Safe to repeat.
 
-    ``sentence`` is the message for users, ``retry_after`` the delay in seconds for clients.
+    ``sentence`` is the message for users, and ``retry_after`` the time in seconds after which clients try again.
     """
-    # Create the only row at the first use; a concurrent insert is not an error.
+    # The table has at most one row. Create it on first use; a concurrent insert is not an error.
     Maintenance.objects.bulk_create([Maintenance()], ignore_conflicts=True)
     row = Maintenance.objects.select_for_update().get(pk=1)
     before = {"is_on": row.is_on, "sentence": row.sentence, "retry_after": row.retry_after}
@@ -51,9 +51,9 @@ def set_maintenance(
 
 @transaction.atomic
 def plan_maintenance(*, at: datetime | None, reason: str = "") -> Maintenance:
-    """Set the time of the next maintenance, which clients announce; None removes it. Safe to repeat.
+    """Set the start of the next maintenance, which clients announce; None cancels the plan. Safe to repeat.
 
-    The server does not close by itself at this time.
+    Maintenance mode does not turn on automatically at this time.
     """
     Maintenance.objects.bulk_create([Maintenance()], ignore_conflicts=True)
     row = Maintenance.objects.select_for_update().get(pk=1)
@@ -73,7 +73,7 @@ def plan_maintenance(*, at: datetime | None, reason: str = "") -> Maintenance:
 
 
 def maintenance() -> Maintenance:
-    """Return the present state, at most a second old. Return the state "off" if the database is unreachable."""
+    """Return the state of maintenance mode, at most a second old. Return "off" if the database is unreachable."""
     if time.monotonic() >= _Cache.until:
         try:
             _Cache.row = Maintenance.objects.filter(pk=1).first() or Maintenance()

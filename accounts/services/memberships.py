@@ -1,17 +1,20 @@
-"""The list of a user's organizations, limited by the request's API key."""
+"""Memberships: the list of a user's organizations, and the end of a membership."""
 
 from typing import Any
 from uuid import UUID
 
-from accounts.models import Membership
+from django.utils import timezone
+
+from accounts.models import ApiKey, Membership
 from accounts.permissions import granted_permissions
 from lib.compiled import Compiled
 
 
 def reachable_organizations(user: Any) -> list[dict[str, Any]]:
-    """Return a user's organizations, limited by the request's API key, with the oldest membership first.
+    """Return a user's organizations, oldest membership first. With an API key, return only the key's organization.
 
-    Each has the user's role and permission names, which are empty for a suspended organization. One query.
+    Each item has the keys ``id``, ``name``, ``role``, ``is_personal`` and ``permissions``. In a suspended organization
+    the list of permissions is empty. Runs one database query.
     """
     bound = user.bound_organization_id
     values = {"user": user.pk} | ({"organization": bound} if bound else {})
@@ -25,6 +28,19 @@ def reachable_organizations(user: Any) -> list[dict[str, Any]]:
         }
         for pk, name, role, personal_of, suspended_at in _QUERIES[bound is not None].rows(**values)
     ]
+
+
+def end_membership(membership: Membership) -> None:
+    """Delete a membership and revoke the user's API keys in its organization.
+
+    Call this in a transaction. The caller checks the last owner, writes the audit entry and announces the change.
+    """
+    # Without this, the keys would work again if the user joined the organization later.
+    keys = ApiKey.objects.filter(
+        user_id=membership.user_id, organization_id=membership.organization_id, revoked_at=None
+    )
+    keys.update(revoked_at=timezone.now())
+    Membership.objects.filter(pk=membership.pk).delete()
 
 
 # Example values: ``Compiled`` replaces them in the SQL, so they only have to differ.

@@ -1,4 +1,4 @@
-"""Services for organizations: create, rename, suspend, members and their roles, ownership, invitations."""
+"""Services for organizations and their members, roles, ownership and invitations."""
 
 import secrets
 from collections.abc import Iterable
@@ -15,8 +15,9 @@ from django.db.models import F
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
-from accounts.models import ApiKey, Invitation, Membership, Organization, User
+from accounts.models import Invitation, Membership, Organization, User
 from accounts.roles import RANKS
+from accounts.services import memberships
 from accounts.services.audit import record
 from accounts.services.sessions import announce_access_change
 from lib import crypto
@@ -97,7 +98,7 @@ class UnknownMember(Problem):
 
 
 class IsServiceAccount(Problem):
-    """The member is a service account, which has actions of its own."""
+    """The member is a service account, which only the functions of ``service_accounts`` may change."""
 
     status = 409
     code = "is-service-account"
@@ -105,13 +106,17 @@ class IsServiceAccount(Problem):
 
 
 class BadInvitation(Problem):
-    """The invitation cannot be created; ``detail`` is the reason."""
+    """The invitation cannot be created. ``detail`` is the reason."""
 
     code = "bad-invitation"
 
 
 class InvalidInvitation(Problem):
-    """The link does not exist, has no uses left, has expired, or was revoked."""
+    """The link of the invitation is not valid.
+
+    The link is unknown, used up, expired or revoked; or its organization is suspended; or the inviting member has left
+    the organization or may no longer give the role.
+    """
 
     status = 404
     code = "invalid-invitation"
@@ -119,7 +124,7 @@ class InvalidInvitation(Problem):
 
 
 class OthersInvitation(Problem):
-    """The invitation is for another e-mail address."""
+    """The invitation was made for another person: its e-mail address is not the address of the user."""
 
     status = 403
     code = "others-invitation"
@@ -165,13 +170,13 @@ def rename_organization(*, organization: Organization, name: str) -> Organizatio
 
 @transaction.atomic
 def suspend_organization(*, organization: Organization, reason: str = "") -> None:
-    """Suspend an organization: API keys stop working, members have no permissions, open sockets close.
+    """Suspend an organization: its API keys stop working, its members lose all permissions, open sockets close.
 
     Safe to repeat: ``suspended_at`` keeps the time of the first call.
     """
     rows = Organization.objects.filter(pk=organization.pk, suspended_at=None)
     if rows.update(suspended_at=timezone.now()):
-        _announce(organization)
+        _announce_to_members(organization)
         _record("organization.suspended", organization, reason=reason)
 
 
@@ -326,8 +331,8 @@ def invite(
 ) -> tuple[Invitation, str]:
     """Create an invitation; return it with the URL of its link, which cannot be read again.
 
-    With ``email`` only the user with that address can accept it, once. Sends no mail: call
-    ``mail_invitation`` after the commit. Not safe to repeat: each call creates an invitation. Raise
+    With ``email``, only the user with this address can accept the invitation, and only once. This function sends no
+    mail: call ``mail_invitation`` after the commit. Not safe to repeat: each call creates an invitation. Raise
     ``RoleAboveYours``, ``BadInvitation`` or ``PersonalOrganization``.
     """
     _refuse_personal(organization)
@@ -347,7 +352,8 @@ def invite(
             f"An invitation must be valid for 1 to {INVITATION_DAYS_MAX} days "
             f"and for 1 to {INVITATION_USES_MAX} people."
         )
-    # The token contains the id, so that the row is found without knowing its pepper.
+    # The token contains the id: ``find_invitation`` looks the row up by the id, then checks the digest with the
+    # pepper that the row names.
     invitation_id, secret = uuid7(), secrets.token_urlsafe(24)
     token = f"{invitation_id.hex}.{secret}"
     pepper_id, digest = crypto.digest(token, purpose=INVITATION_PURPOSE)
@@ -374,10 +380,10 @@ def invite(
 
 
 def mail_invitation(*, invitation: Invitation, link: str) -> bool:
-    """Mail the link of an invitation to its address; return whether the mail server accepted the mail.
+    """Send the link of an invitation to its e-mail address; return whether the mail server accepted the mail.
 
-    Returns False without an address or a configured mail server. Call this after the commit, because a slow
-    mail server would hold the transaction's locks. Each call sends another mail.
+    Return False if the invitation has no address or no mail server is configured. Call this function after the commit:
+    a slow mail server would keep the rows of the transaction locked. Each call sends another mail.
     """
     if not invitation.email or not settings.EMAIL_HOST:
         return False
@@ -397,7 +403,7 @@ def mail_invitation(*, invitation: Invitation, link: str) -> bool:
 
 
 def find_invitation(token: str) -> Invitation:
-    """Return the open invitation of a token. Raise ``InvalidInvitation``."""
+    """Return the open invitation with the token of a link. Raise ``InvalidInvitation``."""
     try:
         invitation_id = UUID(token.partition(".")[0])
     except ValueError as error:
@@ -412,11 +418,11 @@ def find_invitation(token: str) -> Invitation:
 
 @transaction.atomic
 def accept_invitation(*, token: str, user: User) -> Membership:
-    """Make the user a member of the organization by the token of an invitation link.
+    """Make the user a member of the organization that an invitation is for. ``token`` is the last part of the link.
 
-    Safe to repeat: an existing member keeps the present role, and the invitation keeps its number of uses.
-    Raise ``InvalidInvitation``, also if the inviting member may no longer give the role, or
-    ``OthersInvitation``.
+    Safe to repeat: an existing member keeps the present role, and the call does not use up the invitation.
+    Raise ``InvalidInvitation`` if the link is not valid or the inviting member may no longer give the role, and
+    ``OthersInvitation`` if the invitation was made for another person.
     """
     invitation = find_invitation(token)
     if invitation.email and invitation.email.lower() != user.email.lower():
@@ -460,9 +466,9 @@ def clean_name(name: str) -> str:
 
 
 def check_rank(members: Iterable[Membership], *, by: User | None, roles: Iterable[str]) -> None:
-    """Raise ``RoleAboveYours`` unless ``by`` is a member and no role in ``roles`` ranks above the member's own.
+    """Raise ``RoleAboveYours`` if ``by`` is not a member, or if a role in ``roles`` ranks above the role of ``by``.
 
-    ``by`` is None for an administrator on the admin site, which has checked the permissions before.
+    ``by`` is None for an administrator on the admin site, which has already checked the permissions.
     """
     if by is None:
         return
@@ -503,16 +509,11 @@ def _refuse_last_owner(members: Iterable[Membership], leaving: Membership) -> No
 
 
 def _end_membership(membership: Membership) -> None:
-    # Revoke the keys: otherwise they would work again if the user joined the organization later.
-    keys = ApiKey.objects.filter(
-        user_id=membership.user_id, organization_id=membership.organization_id, revoked_at=None
-    )
-    keys.update(revoked_at=timezone.now())
-    Membership.objects.filter(pk=membership.pk).delete()
+    memberships.end_membership(membership)
     announce_access_change(user_id=membership.user_id)
 
 
-def _announce(organization: Organization) -> None:
+def _announce_to_members(organization: Organization) -> None:
     for user_id in organization.memberships.values_list("user_id", flat=True):
         announce_access_change(user_id=user_id)
 

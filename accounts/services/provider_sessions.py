@@ -1,6 +1,6 @@
 """Services for sessions that began at an identity provider.
 
-Refresh the provider's tokens, end sessions when the provider requests it, and end the session at the provider.
+They refresh the provider's tokens, end sessions here when the provider requests it, and end sessions at the provider.
 """
 
 import enum
@@ -30,14 +30,15 @@ class ProviderSessionState(enum.Enum):
     VALID = "valid"
     ENDED = "ended"
     UNKNOWN = "unknown"
-    """The provider has not confirmed the session for ``OIDC_GRACE_SECONDS``; requests are refused until it does."""
+    """The provider has not confirmed the session for ``OIDC_GRACE_SECONDS``. Requests are refused until it does so."""
 
 
 def check_provider_session(*, session: UserSession) -> ProviderSessionState:
     """Return whether a session is still valid at its provider; refresh its tokens if they have expired.
 
-    A session without a provider is always valid. Only an answer about the person ends a session. If the
-    provider is unreachable, the session stays valid for ``OIDC_GRACE_SECONDS``.
+    A session without a provider is always valid. The session ends only if the provider reports that the person's
+    session there has ended (``ENDING_CODES``). While the provider is unreachable, the session stays valid for
+    ``OIDC_GRACE_SECONDS``.
     """
     provider_session = getattr(session, "provider_session", None)
     if provider_session is None:
@@ -45,8 +46,8 @@ def check_provider_session(*, session: UserSession) -> ProviderSessionState:
     now = timezone.now()
     if now < provider_session.access_expires_at:
         return ProviderSessionState.VALID
-    # One request claims the refresh. Parallel requests continue with the old tokens: a provider that rotates
-    # refresh tokens refuses a second refresh with the same token, which would end the session here.
+    # Only one request may refresh, and parallel requests continue with the old tokens. A provider that rotates refresh
+    # tokens refuses a second refresh with the same token, and this refusal would end the session.
     is_claimed = _claim_refresh(provider_session)
     if is_claimed and not provider_session.refresh_token:
         return _trust_until_expiry(session, provider_session)
@@ -71,7 +72,7 @@ def _unconfirmed_state(provider_session: ProviderSession, *, at: datetime) -> Pr
 
 
 def _claim_refresh(provider_session: ProviderSession) -> bool:
-    """Claim the refresh by a conditional update; return False if another request has done so."""
+    """Claim the refresh by a conditional update; return False if another request has claimed it."""
     now = timezone.now()
     # A refresh calls the provider up to three times. The claim outlasts these calls, and it expires in case
     # the process dies.
@@ -114,17 +115,18 @@ def _handle_refusal(
 
 
 def refresh_session(*, provider_session: ProviderSession) -> None:
-    """Fetch new tokens and apply the new claims. The caller has claimed the refresh.
+    """Fetch new tokens from the provider, store them, and apply the new claims. The caller has claimed the refresh.
 
-    Raise ``ProviderRefused``, ``ProviderUnavailable`` or ``BadToken``; the old tokens then stay stored.
+    Raise ``ProviderRefused``, ``ProviderUnavailable`` or ``BadToken``; the database then keeps the old tokens.
     """
     identity = provider_session.identity
     token_set = tokens.refresh(
         identity.provider, refresh_token=provider_session.refresh_token, sub=identity.sub
     )
+    # The transaction begins after the network call, so that a slow provider does not keep the row locked.
     with transaction.atomic():
         row = ProviderSession.objects.select_for_update().get(pk=provider_session.pk)
-        # The claim expired during the call, and another request has stored newer tokens.
+        # A different generation means that the claim expired during the call, and another request stored newer tokens.
         if row.generation != provider_session.generation:
             return
         row.access_token = token_set.access_token
@@ -141,9 +143,9 @@ def refresh_session(*, provider_session: ProviderSession) -> None:
 
 @transaction.atomic
 def end_by_logout_token(*, provider: IdentityProvider, token: str) -> int:
-    """End the sessions of a back-channel logout token; return their number.
+    """End the sessions that a back-channel logout token names; return their number.
 
-    Raise ``tokens.BadToken``, also for a token that was used before.
+    Raise ``tokens.BadToken`` if the token is not valid or was used before.
     """
     claims = tokens.check_logout_token(provider, token)
     if not tokens.spend(value=f"logout {provider.issuer} {claims['jti']}", seconds=3_600):
@@ -161,7 +163,7 @@ def end_by_logout_token(*, provider: IdentityProvider, token: str) -> int:
 
 
 def end_at_provider(*, provider_session: ProviderSession) -> bool:
-    """End a session at Keycloak by its refresh token; return whether Keycloak confirmed it.
+    """End a session at Keycloak with its refresh token; return whether Keycloak confirmed the end.
 
     Return False for other providers and for a session without a refresh token.
     """
@@ -169,7 +171,6 @@ def end_at_provider(*, provider_session: ProviderSession) -> bool:
     if provider.kind != IdentityProvider.Kind.KEYCLOAK or not provider_session.refresh_token:
         return False
     form = {"client_id": provider.client_id, "refresh_token": provider_session.refresh_token}
-
     if secret := provider.client_secret:
         form["client_secret"] = secret
     try:
@@ -177,5 +178,4 @@ def end_at_provider(*, provider_session: ProviderSession) -> bool:
         return bool(url) and providers.send_request("POST", url, data=form).status_code < 300
     except providers.ProviderUnavailable as error:
         log.warning("a session was not ended at its provider: %s", error)
-
         return False

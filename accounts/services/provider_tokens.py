@@ -28,7 +28,7 @@ SECRET_NAMES = {
 
 
 class InvalidProviderToken(Problem):
-    """The provider, host or token is not valid; ``field`` names it and ``detail`` is the reason."""
+    """The provider, host or token is not valid. ``field`` is one of these three, and ``detail`` is the reason."""
 
     code = "invalid-provider-token"
 
@@ -91,13 +91,13 @@ def remove_provider_token(*, user: User, organization: Organization, provider: s
 
 
 def provider_tokens(*, user_id: UUID, organization_id: UUID) -> list[ProviderToken]:
-    """Return the user's tokens in an organization, ordered by provider. One query."""
+    """Return the user's tokens in an organization, ordered by provider. Runs one database query."""
     rows = ProviderToken.objects.filter(user_id=user_id, organization_id=organization_id)
     return list(rows.order_by("provider"))
 
 
 def provider_hosts(*, user_id: UUID, organization_id: UUID) -> dict[str, str | None]:
-    """Return the host of each provider with a token; None for the provider's public host."""
+    """Return a dict from provider to host, for the user's tokens. None stands for the provider's public host."""
     rows = provider_tokens(user_id=user_id, organization_id=organization_id)
     return {row.provider: row.host or None for row in rows}
 
@@ -118,7 +118,10 @@ def use_token(*, user_id: UUID, organization_id: UUID, provider: str) -> Credent
 
 
 def secret_name(*, user_id: UUID, organization_id: UUID, provider: str) -> str | None:
-    """Return the name of the environment variable for the user's token; None if there is no token. One query."""
+    """Return the name of the environment variable for the user's token; None without a token or such a variable.
+
+    Runs one database query.
+    """
     name = SECRET_NAMES.get(provider)
     rows = ProviderToken.objects.filter(
         user_id=user_id, organization_id=organization_id, provider=provider
@@ -130,7 +133,7 @@ def secret_name(*, user_id: UUID, organization_id: UUID, provider: str) -> str |
 def use_in_sandbox(
     *, user_id: UUID, organization_id: UUID, conversation_id: UUID, provider: str
 ) -> str:
-    """Return the plain token for a conversation's sandbox, and record the use in the audit log.
+    """Return the user's plain token for the sandbox of a conversation, and record the use in the audit log.
 
     Each call records another use. Raise ``NoProviderToken`` if the user has no token.
     """

@@ -20,11 +20,12 @@ from lib.problems import Problem
 STEP_SECONDS = 30
 DIGITS = 6
 DRIFT_STEPS = 1
-"""The number of steps that the clock of a user's device may be wrong in either direction."""
+"""The number of time steps by which the clock of a user's device may be wrong, in either direction."""
 SECRET_BYTES = 20
 RECOVERY_CODES = 10
+"""The number of recovery codes that a user gets."""
 RECOVERY_BYTES = 10
-"""80 random bits, too many for guessing even without a rate limit."""
+"""The random bytes of a recovery code. 80 bits cannot be guessed, even without a rate limit."""
 RECOVERY_PURPOSE = "recovery-code"
 ISSUER = "Agent Server"
 
@@ -136,9 +137,9 @@ def confirm_second_factor(*, user: User, code: str) -> list[str]:
 def verify_second_factor(*, user: User, code: str) -> None:
     """Use up a code of the app or a recovery code; each code works once. Raise ``WrongCode``.
 
-    The caller counts the attempt before (``limits.check_code``). A wrong code is recorded in the audit log.
+    The caller must count the attempt first (``limits.check_code``). A wrong code is recorded in the audit log.
     """
-    # Not atomic: the audit entry of a wrong code must stay when WrongCode is raised.
+    # Not atomic: WrongCode would roll back the audit entry of the wrong code.
     factor = SecondFactor.objects.filter(user=user, confirmed_at__isnull=False).first()
     if factor is not None:
         if is_recovery_code(code):
@@ -152,7 +153,7 @@ def verify_second_factor(*, user: User, code: str) -> None:
 
 @transaction.atomic
 def remove_second_factor(*, user: User, code: str) -> None:
-    """Turn the second factor off with one of its codes.
+    """Turn the second factor off. ``code`` is a code of the app or a recovery code.
 
     Raise ``WrongCode``, also for a user without a second factor.
     """
@@ -209,6 +210,7 @@ def code_at(secret: str, step: int, *, digits: int = DIGITS) -> str:
     key = base64.b32decode(secret)
     # SHA-1 is the only hash that all authenticator apps support.
     mac = hmac.new(key, struct.pack(">Q", step), hashlib.sha1).digest()
+    # Dynamic truncation: the last four bits of the MAC are the offset of the number.
     (number,) = struct.unpack_from(">I", mac, mac[-1] & 15)
     return str((number & 0x7FFFFFFF) % 10**digits).zfill(digits)
 
@@ -220,7 +222,7 @@ def matching_step(secret: str, code: str, *, at: float) -> int | None:
     """
     digits, now = _normalize(code), int(at) // STEP_SECONDS
     matching = None
-    # Compare with every step, without an early exit, so that the response time shows nothing.
+    # Compare with the code of every step, without an early exit, so that the response time reveals nothing.
     for step in range(max(0, now - DRIFT_STEPS), now + DRIFT_STEPS + 1):
         if hmac.compare_digest(code_at(secret, step).encode(), digits.encode(errors="replace")):
             matching = step
@@ -228,7 +230,7 @@ def matching_step(secret: str, code: str, *, at: float) -> int | None:
 
 
 def is_recovery_code(code: str) -> bool:
-    """Return whether a code is longer than the app's codes, as recovery codes are."""
+    """Return whether a code has the length of a recovery code: longer than the codes of the app."""
     return len(_normalize(code)) > DIGITS
 
 
@@ -263,7 +265,7 @@ def _new_recovery_code() -> str:
 
 
 def _normalize(code: str) -> str:
-    """Return a code in lower case, without the spaces and dashes that people and apps add."""
+    """Return a code in lower case, without the spaces and dashes that only make the code easier to read."""
     return re.sub(r"[\s-]", "", code).lower()
 
 

@@ -1,4 +1,4 @@
-"""Services for service accounts: programs that are members of one organization and have keys but no sign-in."""
+"""Services for service accounts, which are programs with API keys that belong to one organization."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from accounts.services.sessions import announce_access_change
 from lib.problems import Problem
 
 ACCOUNTS_MAX = 200
-"""The maximum number of service accounts of one organization, without revoked accounts."""
+"""The maximum number of service accounts of one organization. Revoked accounts do not count."""
 ROLES = [choice for choice in Membership.Role.choices if choice[0] != Membership.Role.OWNER]
 """The roles that a service account can have, with their labels."""
 
@@ -62,7 +62,7 @@ def create_service_account(
         raise PersonalOrganization
     if role == Membership.Role.OWNER:
         raise OwnerByProgram
-    # Compare permissions and not ranks, which also covers an API key with few scopes.
+    # Compare permissions and not ranks: an API key with few scopes has fewer permissions than its owner's rank.
     if ROLE_PERMISSIONS[role] - permissions_in(by, organization.pk):
         raise RoleAboveYours
     # Without the lock, concurrent requests could exceed the limit.
@@ -131,7 +131,7 @@ def revoke_service_account(*, account: ServiceAccount) -> None:
     now = timezone.now()
     if not ServiceAccount.objects.filter(pk=account.pk, revoked_at=None).update(revoked_at=now):
         return
-    # An inactive user also stops the credentials that were derived from the keys.
+    # With an inactive user, the credentials that were derived from the keys stop working too.
     User.objects.filter(pk=account.user_id).update(is_active=False)
     ApiKey.objects.filter(user_id=account.user_id, revoked_at=None).update(revoked_at=now)
     Membership.objects.filter(user_id=account.user_id).delete()

@@ -16,7 +16,7 @@ from lib.bus import AccessChanged, publisher
 
 log = logging.getLogger(__name__)
 SESSION_KEY = "sign_in"
-"""The key in a browser's Django session for the id of its ``UserSession``."""
+"""The key under which a browser's Django session stores the id of its ``UserSession`` row."""
 LAST_SEEN_INTERVAL = timedelta(minutes=1)
 """The minimum time between two updates of ``last_seen_at``, so that not every request writes."""
 
@@ -35,7 +35,7 @@ def begin_session(*, user: User, address: str | None, user_agent: str) -> UserSe
 def record_sign_in(*, action: str, user: User | None, email: str | None = None) -> None:
     """Record a sign-in, a failed attempt or a sign-out in the audit chain of the user's personal organization.
 
-    ``email`` is the entered address, if it differs from the user's.
+    ``email`` is the address that the person entered; by default the user's address.
     """
     personal = Organization.objects.filter(personal_of=user).first() if user else None
     name = user.email if user and email is None else email
@@ -76,7 +76,7 @@ def find_live_session(*, user: User, session_id: str | None) -> UserSession | No
 
 
 def end_session(*, session: UserSession, reason: str) -> bool:
-    """End a session and close its sockets; return False if the session had already ended."""
+    """End a session and close its sockets. Return False if the session had already ended."""
     return bool(_end(UserSession.objects.filter(pk=session.pk), reason))
 
 
@@ -96,7 +96,7 @@ def _end(rows: Any, reason: str) -> int:
     for user_id in {user_id for _, user_id in live}:
         announce_access_change(user_id=user_id)
     for user in User.objects.filter(pk__in={user_id for _, user_id in live}):
-        count = sum(user_id == user.pk for _, user_id in live)
+        count = sum(user_id == user.pk for _, user_id in live)  # True counts as 1
         record(action="sessions.ended", subject=user, after={"sessions": count}, reason=reason)
     return len(live)
 

@@ -43,8 +43,8 @@ def create_setup_link(*, email: str = "") -> str:
 
 
 def find_setup_link(token: str) -> SetupLink:
-    """Return the unused, unexpired link of a token. Raise ``InvalidSetupLink``."""
-    # There are only a few such links, and the pepper may have changed since they were created.
+    """Return the unused, unexpired link with a token. Raise ``InvalidSetupLink``."""
+    # The digest depends on the pepper of each row, so compare with every row. There are only a few.
     for link in SetupLink.objects.filter(used_at=None, expires_at__gt=timezone.now()):
         if crypto.matches(
             token, purpose=SETUP_PURPOSE, pepper_id=link.pepper_id, expected=link.digest
@@ -55,7 +55,7 @@ def find_setup_link(token: str) -> SetupLink:
 
 @transaction.atomic
 def use_setup_link(*, token: str, email: str, password: str, name: str = "") -> User:
-    """Create an administrator by the token of a setup link, and mark the link as used.
+    """Create an administrator with the token of a setup link, and mark the link as used.
 
     Raise ``InvalidSetupLink``, ``NotAnAddress``, ``EmailTaken`` or ``WeakPassword``; the link then stays unused.
     """

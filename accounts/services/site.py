@@ -38,6 +38,7 @@ class SiteConfig:
 def site_config() -> SiteConfig:
     """Return the public configuration of this installation."""
     keycloaks = IdentityProvider.objects.filter(is_enabled=True, kind="keycloak")
+    # With several Keycloak providers, prefer a preset from the environment.
     issuer = keycloaks.order_by("-is_preset", "slug").values_list("issuer", flat=True).first()
     parts = urlsplit(issuer or "")
     planned = maintenance().planned_for

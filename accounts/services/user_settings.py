@@ -38,11 +38,11 @@ class EnforcedSetting(Problem):
 
 @dataclass(frozen=True)
 class EffectiveSettings:
-    """The settings that apply to one user in one organization, with plain secrets.
+    """The settings that apply to one user in one organization, with secrets in plain text.
 
-    ``set_by`` is ``default``, ``organization``, ``user`` or ``enforced`` for each setting. An enforced setting
-    is set by the organization, and the user cannot change it. ``version`` counts the changes of the user's own
-    row; it is 0 without a row.
+    ``set_by`` is a dict from setting to ``default``, ``organization``, ``user`` or ``enforced``. The organization sets
+    an enforced setting, and the user cannot change it. ``version`` counts the changes of the user's own settings; 0
+    means that the user has not changed any.
     """
 
     values: dict[str, Any]
@@ -55,9 +55,9 @@ class EffectiveSettings:
 
 
 def effective_settings(*, user_id: UUID, organization_id: UUID) -> EffectiveSettings:
-    """Return the settings that apply to a user in an organization. Two queries.
+    """Return the settings that apply to a user in an organization. Runs two database queries.
 
-    The result contains plain secrets: responses must use ``EffectiveSettings.masked_values``.
+    The result contains secrets in plain text, so responses must use ``EffectiveSettings.masked_values``.
     """
     own = UserSettings.objects.filter(user_id=user_id, organization_id=organization_id).first()
     shared = OrganizationSettings.objects.filter(organization_id=organization_id).first()
@@ -67,10 +67,10 @@ def effective_settings(*, user_id: UUID, organization_id: UUID) -> EffectiveSett
 def effective_settings_for_key(
     user: Any, organization_id: UUID | None, permission: str
 ) -> EffectiveSettings | None:
-    """Return the effective settings for a request with an API key of this organization; one query.
+    """Return the effective settings for a request with an API key of this organization, with one database query.
 
-    Return None without such a key or without the permission. The caller then uses ``effective_settings`` and
-    the usual permission checks, which also raise the right error.
+    Return None if the request has no such key or lacks the permission. The caller then uses ``effective_settings`` and
+    the usual permission checks, which raise the right exception.
     """
     if organization_id is None or organization_id != user.bound_organization_id:
         return None
@@ -81,9 +81,9 @@ def effective_settings_for_key(
 
 
 def with_own_settings(organizations: Any, user_id: UUID) -> Any:
-    """Return the organizations with the relation ``own`` to the user's settings row in each organization.
+    """Add the relation ``own`` to a queryset of organizations: the user's settings row in each organization.
 
-    The relations of ``SETTINGS_RELATIONS`` then work in ``values_list`` of the queryset.
+    ``values_list`` can then select columns of the relations in ``SETTINGS_RELATIONS``.
     """
     own = FilteredRelation("usersettings", condition=Q(usersettings__user_id=user_id))
     return organizations.annotate(own=own)
@@ -93,11 +93,12 @@ SETTINGS_RELATIONS: dict[str, type[Model]] = {
     "own": UserSettings,
     "organizationsettings": OrganizationSettings,
 }
+"""The relations from an organization to the two rows that ``merge_settings`` takes."""
 _ROWS = Rows(**SETTINGS_RELATIONS)
 
 
 def _by_key(user: UUID, organization: UUID) -> Any:
-    # visible_to with a stand-in for the user keeps the access rule in one place.
+    # ``caller`` is a stand-in for the user, so that ``visible_to`` stays the only definition of the access rule.
     rows = Organization.objects.visible_to(caller(user, organization)).filter(suspended_at=None)
     return with_own_settings(rows, user).values_list("memberships__role", *_ROWS.columns)
 
@@ -106,13 +107,13 @@ _BY_KEY = Compiled(_by_key, user=UUID(int=1), organization=UUID(int=2))
 
 
 def organization_settings(*, organization_id: UUID) -> OrganizationSettings:
-    """Return an organization's settings row; an unsaved row with version 0 if there is none."""
+    """Return an organization's settings row. If there is no row, return an unsaved row with version 0."""
     row = OrganizationSettings.objects.filter(organization_id=organization_id).first()
     return row or OrganizationSettings(organization_id=organization_id, version=0)
 
 
 def masked_values(row: OrganizationSettings) -> dict[str, Any]:
-    """Return the values of a row by setting, with secrets replaced by a mask; None for a setting without a value."""
+    """Return a dict from setting to value, with secrets replaced by a mask. None stands for no value."""
     stored = _stored_values(row)
     return {name: field.mask(stored.get(name)) for name, field in FIELDS.items()}
 
@@ -128,11 +129,11 @@ def change_settings(
 ) -> EffectiveSettings:
     """Change some of a user's settings, all or none; return the effective settings. Safe to repeat.
 
-    - ``values``: the new values by setting. None removes the user's value. A secret that is sent as its mask
-      stays unchanged; another mask is refused.
+    - ``values``: a dict from setting to new value. None removes the user's value. A secret whose value is its own mask
+      stays unchanged; any other mask raises ``InvalidSetting``.
     - ``version``: the version that the client has read; None skips this check.
-    - ``skip_effective``: skip values that already apply. Use it for forms that send all settings, because a
-      stored value no longer follows the organization's value.
+    - ``skip_effective``: whether to skip values that already apply. Forms that send all settings need this: a value
+      that is stored for the user no longer follows the organization's value.
 
     Raise ``StaleSettings``, ``EnforcedSetting``, ``InvalidSetting`` or ``UnknownSetting``.
     """
@@ -153,7 +154,7 @@ def change_settings(
         ):
             continue
         if before.set_by[name] == ENFORCED:
-            # Clients may send all settings back: an unchanged enforced value is not an error.
+            # Clients may send back all settings that they have read: an unchanged enforced value is not an error.
             if value == before.values[name]:
                 continue
             raise EnforcedSetting(
@@ -214,12 +215,12 @@ def change_organization_settings(
 def _is_unchanged(
     field: Field, value: Any, effective: Any, set_by: str, *, skip_effective: bool
 ) -> bool:
-    """Return whether a client only sends back the value that a response contained."""
+    """Return whether a value changes nothing: the client only sends back a value that it has read."""
     if value is None:
         return skip_effective and effective is None
     if field.is_secret:
         return bool(value == field.mask(effective))
-    # Python says True == 1: compare the types too.
+    # In Python, True == 1, so compare the types too.
     is_equal = value == effective and type(value) is type(effective)
     return is_equal and (skip_effective or set_by == USER)
 
@@ -231,10 +232,10 @@ def _stored_values(row: UserSettings | OrganizationSettings) -> dict[str, Any]:
 def merge_settings(
     own: UserSettings | None, shared: OrganizationSettings | None
 ) -> EffectiveSettings:
-    """Return the effective settings for the rows of a user and an organization, either of which may be None.
+    """Return the effective settings from the settings rows of a user and of an organization. A missing row is None.
 
-    An enforced value of the organization takes precedence, then the user's value, the organization's value and
-    the default.
+    The first of these values applies: the organization's value if it is enforced, the user's value, the
+    organization's value, the default.
     """
     own_values = _stored_values(own) if own else {}
     shared_values = _stored_values(shared) if shared else {}
@@ -280,7 +281,10 @@ def _record(
     organization: Organization,
     **more: tuple[list[str], list[str]],
 ) -> None:
-    """Record a change in the audit log; for a secret, only whether it is set."""
+    """Record a change in the audit log. For a secret, record only whether it is set.
+
+    ``more`` contains an old and a new value by name, for changes that are not values of settings.
+    """
     after = {
         name: (value is not None) if FIELDS[name].is_secret else value
         for name, value in new_values.items()

@@ -1,7 +1,7 @@
-"""The table of all settings, used by storage, validation, the API and the compatibility endpoints.
+"""The definitions of all settings, for storage, validation, the API and the compatibility endpoints.
 
-A setting has a name, a default, a check and a JSON Schema. Values are JSON values. None is never stored: it
-means that no value is set. Secret settings are encrypted in the database and replaced by a mask in responses.
+A setting has a name, a default, a check and a JSON Schema. Values are JSON values. None means that no value is set,
+and is never stored. Secret values are encrypted in the database and replaced by a mask in responses.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ MICROS = 1_000_000
 
 
 class InvalidSetting(Problem):
-    """The value is not valid for the setting; ``field`` names the setting and ``detail`` the reason."""
+    """The value is not valid for the setting. ``field`` is the name of the setting, and ``detail`` the reason."""
 
     code = "invalid-setting"
 
@@ -37,8 +37,8 @@ class Field:
     """The definition of one setting.
 
     ``check`` returns the value to store, or raises ``ValueError`` with a message for the user. ``schema`` is
-    the JSON Schema of the value. ``compat`` is the setting's name in existing clients, if that name differs;
-    ``from_compat`` and ``to_compat`` convert the value from and to their format.
+    the JSON Schema of the value. ``compat`` is the name of the setting in existing clients, if that name differs;
+    ``from_compat`` and ``to_compat`` convert a value from and to the format of these clients.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Field:
     to_compat: Callable[[Any], Any] = lambda value: value
 
     def clean(self, value: Any, *, stored: Any = None) -> Any:
-        """Return the value to store. Masked parts of ``mcp_config`` are replaced from the ``stored`` value.
+        """Return the value to store. In ``mcp_config``, masks are replaced by the secrets of the ``stored`` value.
 
         Raise ``InvalidSetting`` if the value is not valid.
         """
@@ -159,15 +159,15 @@ _FIELDS = (
         False,
         _boolean,
         BOOLEAN,
-        "Whether the agent of a new conversation asks the user to confirm actions: risky actions only, or "
-        "every action if there is no security analyzer.",
+        "Whether the agent of a new conversation asks the user to confirm actions. It asks before risky actions, "
+        "or before every action if there is no security analyzer.",
     ),
     Field(
         "security_analyzer",
         SecurityAnalyzer.LLM.value,
         _one_of(*_analyzers),
         _choice(*_analyzers),
-        "How the risk of actions in new conversations is rated.",
+        "The method that rates the risk of actions in new conversations.",
         from_compat=lambda value: value or SecurityAnalyzer.NONE.value,
         to_compat=lambda value: None if value == SecurityAnalyzer.NONE else value,
     ),
@@ -183,7 +183,7 @@ _FIELDS = (
         80,
         _number(20, 10_000),
         _integer(20, 10_000),
-        "Number of events in the history before it is summarized.",
+        "Number of events after which the history is summarized.",
     ),
     Field(
         "max_budget_per_task_micros",

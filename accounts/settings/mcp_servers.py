@@ -1,8 +1,8 @@
 """Validation and masking of the setting ``mcp_config``, the agent's MCP servers.
 
-The value is ``{"sse_servers": […], "shttp_servers": […], "stdio_servers": […]}``. The first two lists contain
-addresses or objects ``{"url", "api_key"?, "timeout"?}``, the last objects ``{"name", "command", "args"?,
-"env"?}``. The API keys and the values in ``env`` are secret.
+The value is ``{"sse_servers": […], "shttp_servers": […], "stdio_servers": […]}``. An item of the first
+two lists is a URL or an object ``{"url", "api_key"?, "timeout"?}``. An item of the third list is an object ``{"name",
+"command", "args"?, "env"?}``. The API keys and the values in ``env`` are secret.
 """
 
 import re
@@ -57,7 +57,7 @@ SCHEMA: dict[str, Any] = {
 
 
 def clean(config: Any) -> dict[str, list[Any]]:
-    """Return the validated configuration with all three lists.
+    """Return the validated configuration, which contains all three lists.
 
     Raise ``ValueError`` with a message for the user if the configuration is not valid.
     """
@@ -88,13 +88,13 @@ def mask(config: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 
 def unmask(config: Any, *, stored: dict[str, list[Any]] | None) -> Any:
-    """Return the configuration with each mask replaced by the stored secret of the unchanged server.
+    """Return the configuration, with masks replaced by the stored secrets of servers that have not changed.
 
-    A mask in a new or changed server stays, and ``clean`` raises an error for the mask.
+    In a new or changed server, a mask stays, and ``clean`` raises an error for it.
     """
     if not isinstance(config, dict) or not stored:
         return config
-    # A remote server is identified by its address, a stdio server by its name, command and arguments.
+    # A remote server has changed if its URL differs, a stdio server if its name, command or arguments differ.
     # Otherwise a user who cannot read a stored key could send the key to a server of their own.
     known = {_identity(server): server for servers in stored.values() for server in servers}
     return {
@@ -147,36 +147,38 @@ def _clean_remote(server: Any) -> Any:
     is_bare = isinstance(server, str)
     fields = {"url": server} if is_bare else server
     if not isinstance(fields, dict) or set(fields) - {"url", "api_key", "timeout"}:
-        raise ValueError("a server must be an address or an object with url, api_key and timeout.")
+        raise ValueError("a server must be a URL or an object with `url`, `api_key` and `timeout`.")
     url, key, timeout = fields.get("url"), fields.get("api_key"), fields.get("timeout")
     if not isinstance(url, str) or len(url) > 2_000 or not url.isprintable():
-        raise ValueError("a server needs an address of up to 2000 printable characters.")
+        raise ValueError("a server needs a URL of up to 2000 printable characters.")
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise ValueError("a server needs an http:// or https:// address.") from error
+        raise ValueError("the URL of a server must start with http:// or https://.") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("a server needs an http:// or https:// address.")
-    # Addresses are not masked in responses, so a password in an address would be readable.
+        raise ValueError("the URL of a server must start with http:// or https://.")
+    # URLs are not masked in responses, so a password in a URL would be readable.
     if parts.username or parts.password:
-        raise ValueError("an address must not contain a password. Enter the password as api_key.")
+        raise ValueError("a URL must not contain a password. Enter the password as `api_key`.")
     if is_bare:
         return url
     result: dict[str, Any] = {"url": url}
     if key:
         if not isinstance(key, str) or len(key) > 2_000 or not key.isprintable():
-            raise ValueError("an api_key must have up to 2000 printable characters.")
-        result["api_key"] = _refuse_mask(key, "api_key")
+            raise ValueError("`api_key` must have up to 2000 printable characters.")
+        result["api_key"] = _refuse_mask(key, "`api_key`")
     if timeout is not None:
         if type(timeout) is not int or not 1 <= timeout <= 3_600:
-            raise ValueError("a timeout must be a whole number of seconds from 1 to 3600.")
+            raise ValueError("`timeout` must be a whole number of seconds from 1 to 3600.")
         result["timeout"] = timeout
     return result
 
 
 def _clean_stdio(server: Any) -> dict[str, Any]:
     if not isinstance(server, dict) or set(server) - {"name", "command", "args", "env"}:
-        raise ValueError("a stdio server must be an object with name, command, args and env.")
+        raise ValueError(
+            "a stdio server must be an object with `name`, `command`, `args` and `env`."
+        )
     name, command = server.get("name"), server.get("command")
     args, env = server.get("args") or [], server.get("env") or {}
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -184,13 +186,13 @@ def _clean_stdio(server: Any) -> dict[str, Any]:
     if not isinstance(command, str) or not _is_text(command, 500) or not command.strip():
         raise ValueError("a stdio server needs a command of up to 500 characters.")
     if not isinstance(args, list) or not all(_is_text(a, 2_000) for a in args):
-        raise ValueError("args must be a list of texts of up to 2000 characters.")
+        raise ValueError("`args` must be a list of texts of up to 2000 characters.")
     if not isinstance(env, dict) or len(env) > 100:
-        raise ValueError("env must be an object with up to 100 variables.")
+        raise ValueError("`env` must be an object with up to 100 variables.")
     for variable, value in env.items():
         if not _VARIABLE.fullmatch(variable) or not _is_text(value, 4_000):
-            raise ValueError("env must map variable names to texts of up to 4000 characters.")
-        _refuse_mask(value, f"env {variable}")
+            raise ValueError("`env` must map names of variables to texts of up to 4000 characters.")
+        _refuse_mask(value, f"the value of {variable} in `env`")
     result: dict[str, Any] = {"name": name, "command": command}
     if args:
         result["args"] = args
@@ -200,7 +202,10 @@ def _clean_stdio(server: Any) -> dict[str, Any]:
 
 
 def _is_text(value: Any, longest: int) -> bool:
-    """Return whether a value is text that can be encrypted and passed to a program: no NUL, no lone surrogate."""
+    """Return whether a value is a text of at most ``longest`` characters without NUL and lone surrogates.
+
+    Texts with these characters cannot be encrypted or passed to a program.
+    """
     if not isinstance(value, str) or len(value) > longest or "\0" in value:
         return False
     return not any("\ud800" <= character <= "\udfff" for character in value)

@@ -46,7 +46,8 @@ class EmailBackend(ModelBackend):
 class SessionAuthentication(authentication.SessionAuthentication):
     """Authentication by the session cookie of the pages, with a CSRF check.
 
-    Unauthenticated requests get 401 instead of 403, because this class sends a ``WWW-Authenticate`` header.
+    DRF responds with 401 instead of 403 to a request without authentication, because this class defines a
+    ``WWW-Authenticate`` header.
     """
 
     def authenticate_header(self, request: Request) -> str:
@@ -81,6 +82,7 @@ class AccessTokenAuthentication(authentication.BaseAuthentication):
 
     def authenticate(self, request: Request) -> tuple[User, dict[str, Any]] | None:
         token = read_bearer_token(request.headers)
+        # A JWT has three parts separated by dots. Other tokens are left to the other authentication classes.
         if token.startswith("oh_") or token.count(".") != 2:
             return None
         try:
@@ -96,7 +98,7 @@ class AccessTokenAuthentication(authentication.BaseAuthentication):
 
 
 class ProviderUnreachable(Problem):
-    """The identity provider does not respond, and its keys are not cached, so its tokens cannot be checked."""
+    """The token cannot be checked: the identity provider does not respond, and its keys are not cached."""
 
     status = 503
     code = "provider-away"
@@ -104,9 +106,10 @@ class ProviderUnreachable(Problem):
 
 
 def authenticate_scope(scope: dict[str, Any]) -> User | AnonymousUser:
-    """Return the user of an ASGI scope: by API key or access token in its headers, else by session cookie.
+    """Return the user of a socket, from the API key or access token in the ASGI scope, else from the session cookie.
 
-    Call it again while the socket is open to detect revoked keys, ended sessions and changed passwords.
+    Return an anonymous user if the credential is not valid. Call this function again while the socket is open, to
+    detect revoked keys, ended sessions and changed passwords.
     """
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     if token := read_bearer_token(

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 def back_channel_logout(request: HttpRequest, slug: str) -> JsonResponse:
     """End the sessions that a logout token names.
 
-    Respond 200 even if there are none (section 2.8), 400 to an invalid token, 404 to an unknown provider and 503
-    if the provider's keys cannot be fetched.
+    Respond 200 even if the token names no session (section 2.8), 400 if the token is invalid, 404 if the provider is
+    unknown, and 503 if the provider's keys cannot be fetched.
     """
     try:
         provider = identity_providers.find_provider(slug=slug)

@@ -19,11 +19,14 @@ class ProviderBackend(OIDCAuthenticationBackend):
     """
 
     def __init__(self) -> None:
-        # Skip the library's __init__, which requires a provider in the settings. Our providers are rows.
+        # Do not call the library's __init__: it requires a provider in the settings, while ours are database rows.
         self.UserModel = get_user_model()
 
     def authenticate(self, request: HttpRequest | None, **credentials: Any) -> None:
-        """Return None. The library's method would accept a code in the query of any page that signs a user in."""
+        """Return None: only ``flows.callback`` signs users in.
+
+        The library's method would accept an authorization code in the query string of any page that signs users in.
+        """
 
     def get_user(self, user_id: Any) -> User | None:
         """Return the user of a session, or None for a suspended user. Django calls this on every request."""

@@ -1,4 +1,4 @@
-"""Browser sessions: the user of each request and socket, the start and end of sessions, the audit actor.
+"""Browser sessions: the user of each request and socket, the start and end of sessions, and the audit actor.
 
 A session is valid if Django's own checks pass (active user, unchanged password), if its ``UserSession`` row has
 not ended, and, if it began at an identity provider, if the provider still confirms it. These checks read the
@@ -33,7 +33,10 @@ MOVED_BACKENDS = {
     "accounts.authentication.EmailBackend": "accounts.sign_in.authentication.EmailBackend",
     "accounts.oidc.backend.ProviderBackend": "accounts.sign_in.backend.ProviderBackend",
 }
-"""Former import paths of our authentication backends. A session stores the path that was valid when it began."""
+"""The new import path for each former path of our authentication backends.
+
+A session stores the path that was valid when the session began.
+"""
 
 
 def get_session_user(request: HttpRequest) -> User | AnonymousUser:
@@ -51,7 +54,7 @@ def get_session_user(request: HttpRequest) -> User | AnonymousUser:
     if session is None:
         request.session.flush()
         return AnonymousUser()
-    # If the provider does not respond, keep the session: it works again when the provider does.
+    # While the provider does not respond, refuse the request but keep the session for later.
     state = provider_sessions.check_provider_session(session=session)
     if state is not provider_sessions.ProviderSessionState.VALID:
         if state is provider_sessions.ProviderSessionState.ENDED:
@@ -116,9 +119,9 @@ def target_after_sign_in(user: User, target: str) -> str:
 
 @receiver(user_logged_in)
 def begin_user_session(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
-    """Create the ``UserSession`` of a sign-in, and end the previous one of this browser."""
+    """Create the ``UserSession`` of a sign-in, and end the previous ``UserSession`` of this browser."""
     if _end_user_session(request, "signed in again"):
-        request.session.cycle_key()  # Django keeps the session id if the same user signs in again
+        request.session.cycle_key()  # Django itself keeps the session id if the same user signs in again
     session = sessions.begin_session(
         user=user,
         address=_address(request),
@@ -130,7 +133,7 @@ def begin_user_session(sender: Any, request: HttpRequest, user: Any, **kwargs: A
 
 @receiver(user_logged_out)
 def end_user_session(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
-    """End the ``UserSession`` of a sign-out. This closes its sockets and disables copies of its cookie."""
+    """End the ``UserSession`` of a sign-out, which closes its sockets and disables copies of its cookie."""
     _end_user_session(request, "signed out")
     if isinstance(user, User):
         sessions.record_sign_in(action="sign_in.ended", user=user)
@@ -147,7 +150,7 @@ def recheck_sockets(sender: Any, instance: User, created: bool, **kwargs: Any) -
 
 
 def _end_user_session(request: HttpRequest, reason: str) -> bool:
-    """End the ``UserSession`` of a request's session; return False if there is none or it had ended."""
+    """End the ``UserSession`` of this browser; return False if the browser has none or it had already ended."""
     session_id = request.session.get(sessions.SESSION_KEY) if hasattr(request, "session") else None
     session = UserSession.objects.filter(pk=session_id).first() if session_id else None
     return sessions.end_session(session=session, reason=reason) if session else False

@@ -26,8 +26,8 @@ SETTINGS_PAGE = "/settings/sign-in"
 @require_GET
 def connections(request: AuthenticatedRequest) -> HttpResponse:
     """Show the user's open sessions, and the providers with the accounts that the user has connected."""
-    mine = {row.provider_id: row for row in Identity.objects.visible_to(request.user)}
-    offered = [(row, mine.get(row.pk)) for row in identity_providers.enabled_providers()]
+    linked = {row.provider_id: row for row in Identity.objects.visible_to(request.user)}
+    offered = [(row, linked.get(row.pk)) for row in identity_providers.enabled_providers()]
     live = UserSession.objects.visible_to(request.user).live().order_by("-last_seen_at")[:100]
     context = {
         "offered": offered,
@@ -41,7 +41,7 @@ def connections(request: AuthenticatedRequest) -> HttpResponse:
 @never_cache
 @require_POST
 def connect(request: AuthenticatedRequest, slug: str) -> HttpResponse:
-    """Send the browser to a provider, to connect an account there to the user's account here."""
+    """Forward the browser to a provider, to link an account there to the user of this server."""
     provider = flows.provider_or_404(slug)
     try:
         url = flows.begin_flow(request, provider, purpose="link", target=SETTINGS_PAGE)
@@ -65,9 +65,9 @@ def disconnect(request: AuthenticatedRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def end_session(request: AuthenticatedRequest, session_id: str) -> HttpResponse:
-    """Sign out the browser of a session or, with ``everywhere``, all browsers except that one."""
-    mine = UserSession.objects.visible_to(request.user)
-    session = get_object_or_404(mine, pk=session_id)
+    """End a session, which signs its browser out. With ``everywhere``, end all other sessions of the user instead."""
+    own_sessions = UserSession.objects.visible_to(request.user)
+    session = get_object_or_404(own_sessions, pk=session_id)
     form = EndSessionForm(request.POST)
     if form.is_valid() and form.cleaned_data["everywhere"]:
         sessions.end_sessions(user=request.user, reason="signed out everywhere", keep=session.pk)
@@ -95,7 +95,7 @@ def sign_out(request: HttpRequest) -> HttpResponse:
 
 
 def _end_session_url(session: ProviderSession) -> str:
-    """Return the address at the provider that ends the session there; empty if there is no such endpoint."""
+    """Return the URL at the provider that ends the session there; empty if the provider has no such endpoint."""
     provider = session.identity.provider
     try:
         endpoint = providers.get_metadata(provider).end_session_endpoint

@@ -1,7 +1,8 @@
 """Sign-in with an identity provider: the redirect to the provider, and the callback that completes the flow.
 
-mozilla-django-oidc stores the state, nonce and PKCE verifier of each flow in the browser's session, so a callback
-works only in the browser where the flow began. A state can be used once, whichever process receives the callback.
+A flow is one sign-in, or one link of an account, from the redirect to the callback. mozilla-django-oidc stores its
+state, nonce and PKCE verifier in the browser's session, so a callback works only in the browser where the flow began.
+Each state works only once, even if two processes receive the same callback.
 """
 
 import logging
@@ -12,6 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 from django.conf import settings
 from django.contrib import auth, messages
+from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render, resolve_url
 from django.urls import reverse
@@ -35,6 +37,7 @@ from lib.routes import RouteFacts
 
 log = logging.getLogger(__name__)
 STATES_KEY = "oidc_states"
+"""The session key under which mozilla-django-oidc stores the flows by state."""
 FLOW_SECONDS = 600
 VERIFIER_LENGTH = 64
 COMPAT_SLUG = "keycloak"
@@ -75,7 +78,7 @@ REFUSED = (
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A sign-in or account link that began in a browser, as stored in its session."""
+    """A sign-in or account link that began in a browser, as stored in the browser's session."""
 
     purpose: str
     """One of ``PURPOSES``."""
@@ -110,7 +113,7 @@ def sign_in(request: HttpRequest, slug: str) -> HttpResponse:
 @require_GET
 @sensitive_variables()
 def callback(request: HttpRequest, slug: str) -> HttpResponse:
-    """Complete a flow when a provider redirects the browser back to us. Show a page for any expected error."""
+    """Complete a flow when a provider redirects the browser back to this server. Show a page for expected errors."""
     provider = provider_or_404(slug)
     state = request.GET.get("state", "")
     flow = take_flow(request, provider, state)
@@ -161,20 +164,24 @@ def _complete_flow(request: HttpRequest, provider: IdentityProvider, flow: Flow)
         messages.success(request, f"{provider.name} is connected. You can now sign in with it.")
         return redirect(flow.next)
     identity = identities.sign_in_identity(provider=provider, claims=token_set.claims)
-    auth.login(request, identity.user, backend=backend.PATH)
-    session = cast("SessionRequest", request).user_session  # set by the receiver of user_logged_in
-    sessions.store_provider_session(session=session, identity=identity, token_set=token_set)
+    # Both or neither: a session without its provider's tokens would count as a local session, which the provider
+    # cannot end. The code exchange above is a network call and cannot be rolled back, so it stays outside.
+    with transaction.atomic():
+        auth.login(request, identity.user, backend=backend.PATH)
+        # The receiver of user_logged_in has set the attribute.
+        session = cast("SessionRequest", request).user_session
+        sessions.store_provider_session(session=session, identity=identity, token_set=token_set)
     return redirect(browser_sessions.target_after_sign_in(identity.user, flow.next))
 
 
 def _answer_existing_client(
     request: HttpRequest, provider: IdentityProvider, state: str
 ) -> HttpResponse | None:
-    """Respond to a callback for an OpenHands front end, which sends the browser to Keycloak by itself.
+    """Respond to a callback of a flow that an OpenHands front end has started directly at Keycloak.
 
-    Such front ends use the address of a page as the state. Return None for any other state.
+    These front ends use the URL of a page as the state. Return None for any other state.
     """
-    # Nothing ties this callback to the browser, so we ignore its code and start our own flow with state, nonce
+    # Nothing proves that this browser started the flow, so ignore the code and start our own flow with state, nonce
     # and PKCE. Keycloak already has a session with the browser, so the user only sees one more redirect.
     if not state.startswith(("http://", "https://", "/")):
         return None
@@ -192,7 +199,7 @@ def _answer_existing_client(
 
 
 def provider_or_404(slug: str) -> IdentityProvider:
-    """Return the enabled provider with this slug. Raise ``Http404`` if there is none."""
+    """Return the enabled provider with a slug. Raise ``Http404`` if there is no such provider."""
     try:
         return identity_providers.find_provider(slug=slug)
     except identity_providers.UnknownProvider as error:
@@ -202,7 +209,7 @@ def provider_or_404(slug: str) -> IdentityProvider:
 def render_failure(
     request: HttpRequest, provider: IdentityProvider, status: int, sentence: str, reason: object
 ) -> HttpResponse:
-    """Log the reason of a failed sign-in and render the page that shows the sentence."""
+    """Log the reason of a failed sign-in, and render a page that shows the sentence."""
     log.warning("a sign-in with %s failed: %s", provider.slug, reason)
     context = {"sentence": sentence.format(name=provider.name), "provider": provider}
     response = render(request, "accounts/sign_in_failed.html", context, status=status)
@@ -214,7 +221,7 @@ def render_failure(
 def begin_flow(
     request: HttpRequest, provider: IdentityProvider, *, purpose: str, target: str
 ) -> str:
-    """Store a new flow in the browser's session; return the URL at the provider to send the browser to.
+    """Store a new flow in the browser's session; return the URL of the provider's sign-in page for this flow.
 
     ``purpose`` is one of ``PURPOSES``; ``target`` is the path to open afterwards. Raise ``ProviderUnavailable``.
     """
@@ -249,7 +256,7 @@ def begin_flow(
 
 
 def take_flow(request: HttpRequest, provider: IdentityProvider, state: str) -> Flow | None:
-    """Return the flow with this state and spend the state.
+    """Return the flow with a state, and mark the state as used.
 
     Return None if the flow began in another browser or for another provider, has expired, or was used before.
     """
@@ -276,21 +283,21 @@ def take_flow(request: HttpRequest, provider: IdentityProvider, state: str) -> F
     )
 
 
-def confine_to_site(address: Any, *, default: str | None = None) -> str:
-    """Return the path and query of an address on this site.
+def confine_to_site(url: Any, *, default: str | None = None) -> str:
+    """Return the path and query string of a URL on this site.
 
-    Return ``default``, or the home page without a default, for an address on another site and for invalid input.
+    For a URL on another site and for invalid input, return ``default``, or the home page without a default.
     """
     home = default or resolve_url(settings.LOGIN_REDIRECT_URL)
-    is_text = isinstance(address, str) and 0 < len(address) <= 2_000 and address.isprintable()
+    is_text = isinstance(url, str) and 0 < len(url) <= 2_000 and url.isprintable()
     if not is_text:
         return home
     site = urlsplit(settings.PUBLIC_URL)
     if not url_has_allowed_host_and_scheme(
-        address, allowed_hosts={site.netloc}, require_https=site.scheme == "https"
+        url, allowed_hosts={site.netloc}, require_https=site.scheme == "https"
     ):
         return home
-    parts = urlsplit(address)
+    parts = urlsplit(url)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     # Browsers treat "//host", "/\host" and backslashes as the start of another host.
     is_path = path.startswith("/") and not path.startswith(("//", "/\\"))

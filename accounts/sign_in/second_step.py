@@ -1,4 +1,7 @@
-"""The second step of a sign-in by password: pending sign-ins, checks of codes, and sessions that passed."""
+"""The second step of a sign-in by password: the check of a second factor's code.
+
+A sign-in is pending after the password and before the code. Sessions store whether their user has entered a code.
+"""
 
 import time
 from typing import Any
@@ -10,20 +13,19 @@ from django.utils.crypto import constant_time_compare
 
 from accounts import limits
 from accounts.models import ProviderSession, User
-from accounts.services import second_factor as verbs
-from accounts.services import sessions
+from accounts.services import second_factor, sessions
 
 BACKEND = settings.AUTHENTICATION_BACKENDS[0]
 PENDING_KEY = "second_step"
-"""Session key of a pending sign-in: the password was correct, but the user is not signed in yet."""
+"""The session key of a pending sign-in: the password was correct, but the user is not signed in yet."""
 USED_KEY = "second_factor_used"
-"""Session key of the id of the ``UserSession`` in which the second factor was used."""
+"""The session key for the id of the ``UserSession`` in which the user has entered a code."""
 PENDING_SECONDS = 300
 
 
 def is_needed(user: Any) -> bool:
     """Return whether this user needs a code in addition to the password."""
-    return isinstance(user, User) and verbs.has_second_factor(user=user)
+    return isinstance(user, User) and second_factor.has_second_factor(user=user)
 
 
 def begin(request: HttpRequest, user: Any, *, target: str) -> None:
@@ -43,7 +45,7 @@ def begin(request: HttpRequest, user: Any, *, target: str) -> None:
 def find_pending(request: HttpRequest) -> tuple[User, str] | None:
     """Return the user and the target of this browser's pending sign-in.
 
-    Return None if there is none, if it has expired, or if the password changed meanwhile.
+    Return None without a pending sign-in, if it has expired, or if the password has changed meanwhile.
     """
     pending = request.session.get(PENDING_KEY)
     if not pending or not 0 <= time.time() - pending["at"] <= PENDING_SECONDS:
@@ -55,9 +57,9 @@ def find_pending(request: HttpRequest) -> tuple[User, str] | None:
 
 
 def check_code(request: HttpRequest, user: User, code: str) -> None:
-    """Count an attempt and verify a code. Raise ``TooManyAttempts`` and ``WrongCode``."""
+    """Count an attempt to enter a code, then verify the code. Raise ``TooManyAttempts`` or ``WrongCode``."""
     count_attempt(request, user, code)
-    verbs.verify_second_factor(user=user, code=code)
+    second_factor.verify_second_factor(user=user, code=code)
 
 
 def count_attempt(request: HttpRequest, user: User, code: str) -> None:
@@ -65,10 +67,10 @@ def count_attempt(request: HttpRequest, user: User, code: str) -> None:
     address = limits.client_address(request)
     # Sessions store REMOTE_ADDR. Behind a proxy this is the proxy's address, which all clients share.
     is_direct = address == request.META.get("REMOTE_ADDR")
-    is_trusted = verbs.is_recovery_code(code) or (
+    is_trusted = second_factor.is_recovery_code(code) or (
         is_direct
         and limits.client_network(request) != "unknown"
-        and verbs.is_from_known_address(user=user, address=address)
+        and second_factor.is_from_known_address(user=user, address=address)
     )
     limits.check_code(request, str(user.pk), is_trusted=is_trusted)
 
@@ -76,12 +78,12 @@ def count_attempt(request: HttpRequest, user: User, code: str) -> None:
 def sign_in(request: HttpRequest, user: User, *, code: str) -> None:
     """Complete a sign-in after the password check; verify the second factor if the user has one.
 
-    Raise ``SecondFactorNeeded``, ``WrongCode`` and ``TooManyAttempts``.
+    Raise ``SecondFactorNeeded`` if the code is missing, ``WrongCode`` or ``TooManyAttempts``.
     """
     needs_code = is_needed(user)
     if needs_code:
         if not code.strip():
-            raise verbs.SecondFactorNeeded
+            raise second_factor.SecondFactorNeeded
         check_code(request, user, code)
     request.session.pop(PENDING_KEY, None)
     login(request, user, backend=BACKEND)

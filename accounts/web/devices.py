@@ -25,7 +25,7 @@ from lib.problems import Problem
 def device(request: AuthenticatedRequest) -> HttpResponse:
     """Show a form for the device's code, then the request of that device, and approve or deny it.
 
-    Only a POST approves: opening an address with a code shows the request.
+    Only a POST approves a request. A URL that contains a code only shows the request.
     """
     form: UserCodeForm
     if request.method == "POST":
@@ -42,9 +42,9 @@ def device(request: AuthenticatedRequest) -> HttpResponse:
 
 
 def _decide(request: AuthenticatedRequest, data: dict[str, Any], context: dict[str, Any]) -> None:
-    """Carry out the decision and add its result to the template context.
+    """Approve or deny the request, and add the result to the template context.
 
-    Before a decision, and if the approval fails, the context describes the device's request.
+    Without a decision, and if the approval fails, the context describes the device's request.
     """
     code, decision = data["user_code"], data.get("decision")
     limits.check_user_code(request, str(request.user.pk))

@@ -28,7 +28,7 @@ from lib.forms import PageForm, render_form
 from lib.problems import Problem
 
 ROWS_MAX = 500
-"""Members, invitations or service accounts that a page lists at most."""
+"""The maximum number of members, invitations or service accounts that a page lists."""
 
 
 @login_required
@@ -61,7 +61,7 @@ def organization(request: AuthenticatedRequest, organization_id: UUID) -> HttpRe
 @never_cache
 @require_POST
 def act(request: AuthenticatedRequest, organization_id: UUID, action: str) -> HttpResponse:
-    """Carry out one of ``ACTIONS``; after an error, show the page again with its sentence."""
+    """Carry out one of ``ACTIONS``. After an error, show the page again with the message of the error."""
     organization = _get_organization(request, organization_id)
     if action not in ACTIONS:
         raise Http404
@@ -107,7 +107,7 @@ def _render(
     status: int = 200,
     **context: Any,
 ) -> HttpResponse:
-    """Render the page of an organization. ``form`` is the submitted form, which keeps its values and errors."""
+    """Render the page of an organization. ``form`` is the submitted form; the page shows its values and errors."""
     allowed = permissions_in(request.user, organization.pk)
     own = Membership.objects.filter(organization=organization, user_id=request.user.pk).first()
     is_rename, is_invite = isinstance(form, OrganizationForm), isinstance(form, InviteForm)
@@ -133,7 +133,7 @@ def _render(
 
 
 def _roles_up_to(own: Membership | None) -> list[tuple[str, str]]:
-    """Return the roles that a member may give, as pairs of value and label: all up to the member's own."""
+    """Return the roles that a member may give, as pairs of value and label: all roles up to the member's own rank."""
     rank = RANKS[own.role] if own else -1
     return [(str(role), role.label) for role in Membership.Role if RANKS[role] <= rank]
 

@@ -78,7 +78,7 @@ SCOPE_LABELS = {
 
 
 def safe_next(request: HttpRequest, form: NextForm | None = None) -> str:
-    """Return the page to open next: ``next`` of the form or the query if it is on this site, else home."""
+    """Return the URL to open next: the field ``next`` of the form or query string, or home if it is on another site."""
     target = (form and form["next"].value()) or NextForm(request.GET)["next"].value()
     # Without a slash, ``redirect`` would interpret the text as the name of a view.
     is_on_site = "/" in target and url_has_allowed_host_and_scheme(
@@ -134,7 +134,7 @@ def _authenticate(request: HttpRequest, form: SignInForm) -> User | None:
 @RouteFacts(open_in_maintenance=True)
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponse:
-    """End the session, and the user's session at the identity provider if the session began there."""
+    """End the session. If the session began at an identity provider, end it there too."""
     return provider_pages.sign_out(request)
 
 
@@ -149,6 +149,7 @@ def setup(request: HttpRequest, token: str) -> HttpResponse:
             request.POST if request.method == "POST" else None, initial={"email": link.email}
         )
         if form.is_valid():
+            # There is no account yet, so count the attempt for the link.
             limits.check_sign_in(request, f"setup {link.pk}")
             user = services.use_setup_link(token=token, **form.cleaned_data)
             login(request, user, backend=BACKEND)

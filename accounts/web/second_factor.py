@@ -34,7 +34,7 @@ from lib.routes import RouteFacts
 def second_step(request: HttpRequest) -> HttpResponse:
     """Ask for the code of a second factor.
 
-    It completes a sign-in by password, or it opens the admin site in a session without a second factor.
+    The code completes a sign-in by password. In a session that began without a code, it opens the admin site.
     """
     form = SecondStepForm(request.POST if request.method == "POST" else None)
     pending = steps.find_pending(request)
@@ -74,7 +74,7 @@ def _check(request: HttpRequest, user: User, code: str, *, is_pending: bool) -> 
 def second_factor(request: AuthenticatedRequest) -> HttpResponse:
     """Set up, confirm or remove the user's second factor.
 
-    Only the response that turns it on shows the recovery codes.
+    Only the response to the confirmation shows the recovery codes.
     """
     form = SecondFactorForm(request.POST if request.method == "POST" else None)
     if form.is_valid():
@@ -101,7 +101,9 @@ def _carry_out(
         limits.check_sign_in(request, user.email)
         services.begin_second_factor(user=user, password=password)
     elif act == "confirm":
-        steps.count_attempt(request, user, "")
+        steps.count_attempt(
+            request, user, ""
+        )  # counts as a code of the app: no recovery codes exist yet
         codes = services.confirm_second_factor(user=user, code=code)
         steps.mark_used(request)
         return codes

@@ -1,4 +1,4 @@
-"""URL patterns of the pages of accounts."""
+"""URL patterns of the accounts pages."""
 
 from django.urls import include, path
 

@@ -1,4 +1,4 @@
-"""The admin pages of model access, model calls and usage; importing this package registers them."""
+"""The admin pages of model access, model calls and usage. Importing this package registers the pages."""
 
 from billing.admin import usage
 

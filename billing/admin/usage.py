@@ -1,4 +1,4 @@
-"""Read-only admin pages of model calls, usage, gateway tokens and model access; services own all writes."""
+"""Read-only admin pages of model calls, usage, gateway tokens and model access. Only services write these rows."""
 
 from django.contrib import admin
 

@@ -1,1 +1,4 @@
-"""The model gateway: OpenAI-compatible calls that are authorized by gateway tokens, metered and sent upstream."""
+"""The model gateway, an OpenAI-compatible API for sandboxes.
+
+It authorizes calls by gateway tokens, forwards them to the user's model server, and records their usage.
+"""

@@ -1,5 +1,6 @@
-"""The test of a model server by a small real call."""
+"""The test of a model server with a short real call."""
 
+from billing.gateway import upstream
 from billing.models import ModelAccess
 from lib.problems import Problem
 
@@ -22,12 +23,10 @@ class ModelCheckFailed(Problem):
 
 
 def check_model_access(access: ModelAccess | None) -> str:
-    """Make a small real call, whose few tokens may cost money; return a sentence about the response.
+    """Send a short request to the model server; return a sentence about the response. The request can cost money.
 
-    Raises ``NoModelAccess`` and ``ModelCheckFailed``.
+    Raise ``NoModelAccess`` if ``access`` is None, and ``ModelCheckFailed`` if the call fails.
     """
-    from billing.gateway import upstream
-
     if access is None:
         raise NoModelAccess
     try:

@@ -1,9 +1,9 @@
-"""The demo model: answers without an API key by doing a small, visible piece of real work.
+"""The demo model, which works without an API key and does a small, visible piece of real work.
 
-It understands no language. It searches the request for a file name and a content, then makes a plan, looks
-at the folder, writes the file, runs it, and reports what it did and that it is only a demo. Lines that
-begin with ``!`` run a script instead (``billing.gateway.script``). Every reply is a function of its
-request.
+The demo model understands no language. It searches the request for a file name and for the content of the file. Then it
+makes a plan, looks at the folder, writes the file, runs the file, and reports that it is only a demo. If a request
+contains lines that begin with ``!``, the demo model follows this script instead (``billing.gateway.script``). Each
+reply depends only on the request, so nothing is stored between calls.
 """
 
 import re
@@ -19,9 +19,11 @@ ABOUT = (
     "Set a real model in Settings to get real work done."
 )
 MAX_REQUEST = 600
+"""The maximum number of characters that are copied from the request into a file."""
 MAX_SHOWN = 1_500
-# The engine sends this as a user message after a reply without a tool call.
-_NUDGE = "Your last response did not include a function call"
+"""The maximum number of characters of output in the report."""
+# The engine sends this text as a user message after a reply without a tool call.
+_REMINDER = "Your last response did not include a function call"
 _EXTENSIONS = "py|sh|txt|md|json|csv|html|css|js|ts|yaml|yml|toml|ini|cfg|log|sql|xml"
 # A file name with a known extension, not part of a URL or of a longer path.
 _FILE = re.compile(
@@ -56,7 +58,7 @@ class Job:
     content: str
 
     def command(self, *, python: str = "python3") -> str:
-        """Return the command that runs the file or, for other types, prints it."""
+        """Return the command that runs a Python or shell file, or prints a file of another type."""
         program = {"py": python, "sh": "sh"}.get(self.path.lower().rpartition(".")[2], "cat")
         return f"{program} {shlex.quote(self.path)}"
 
@@ -64,8 +66,7 @@ class Job:
 def reply(request: Json) -> Step:
     """Return the model's reply to a chat-completions request.
 
-    Raises ``LookupError``, ``TypeError`` or ``AttributeError`` if the request does not have the API's
-    shape.
+    Raise ``LookupError``, ``TypeError`` or ``AttributeError`` if the request does not have the API's shape.
     """
     messages: list[Json] = request["messages"]
     tools = script.get_tools(request)
@@ -91,7 +92,7 @@ def reply(request: Json) -> Step:
 
 
 def _find_turn_start(messages: list[Json]) -> int | None:
-    """Return the index of the user's newest request; summaries and the engine's nudges are not requests."""
+    """Return the index of the user's newest request. Summaries and the engine's reminders are not requests."""
     for position in range(len(messages) - 1, -1, -1):
         if messages[position]["role"] == "user" and _is_request(messages[position]):
             return position
@@ -100,18 +101,18 @@ def _find_turn_start(messages: list[Json]) -> int | None:
 
 def _is_request(message: Json) -> bool:
     text = "\n".join(script.extract_texts(message)).lstrip()
-    return not text.startswith((SUMMARY_MARK, _NUDGE))
+    return not text.startswith((SUMMARY_MARK, _REMINDER))
 
 
 def _count_turn(messages: list[Json], start: int | None) -> int:
-    """Return the number of the turn, from 1; later turns without a file name write a file of their own."""
+    """Return the number of the turn, from 1. It becomes part of the file name if the request names no file."""
     before = messages[: start or 0]
     requests = [m for m in before if m["role"] == "user" and _is_request(m)]
     return 1 + len(requests)
 
 
 def _collect_results(messages: list[Json]) -> dict[int, str]:
-    """Return the tools' results in this turn, by the index of the step that called them."""
+    """Return the results of the tools in this turn, by the index of the step that called the tool."""
     results: dict[int, str] = {}
     for message in messages:
         match = re.match(r"call_(\d{1,9})_", message.get("tool_call_id") or "")
@@ -121,7 +122,7 @@ def _collect_results(messages: list[Json]) -> dict[int, str]:
 
 
 def _reply_without_tools(messages: list[Json]) -> str:
-    """Return the text reply to a request without tools: engines request titles and summaries this way."""
+    """Return the reply to a request without tools, by which engines request titles and summaries."""
     prompt = "\n".join(text for message in messages for text in script.extract_texts(message))
     if "title" in prompt[:2_000].lower():
         return "🤖 Demo conversation"
@@ -134,7 +135,7 @@ def _reply_without_tools(messages: list[Json]) -> str:
 
 
 def plan_job(request: str, *, number: int = 1) -> Job:
-    """Return the job for a request; without a file name, a ``demo.py`` that prints facts about the request."""
+    """Return the job for a request. If it names no file, the job is a ``demo.py`` that prints facts about it."""
     request = request.strip()[:20_000]
     name = _FILE.search(request)
     fence = _FENCE.search(request)
@@ -152,7 +153,7 @@ def plan_job(request: str, *, number: int = 1) -> Job:
 
 
 def _make_relative(path: str) -> str:
-    """Return a path inside the working directory; reduce an absolute path or one with ``..`` to its file name."""
+    """Return a path inside the working directory: of an absolute path or a path with ``..``, only the file name."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     return parts[-1] if ".." in parts or path.startswith("/") else "/".join(parts)
 
@@ -203,7 +204,7 @@ def _work(
     cwd: str,
     is_first: bool,
 ) -> Step:
-    """Return reply number ``index`` of a turn."""
+    """Return the reply number ``index`` of a turn, from 0."""
     rejected = results.get(index - 1, "")
     if rejected.startswith("Action rejected"):
         reason = rejected.partition(":")[2].strip()
@@ -228,7 +229,10 @@ def _work(
 def _plan_steps(
     job: Job, results: dict[int, str], tools: dict[str, Json], *, cwd: str, is_first: bool
 ) -> list[Step]:
-    """Return the turn's steps that are known so far; the result of the look at the folder decides the rest."""
+    """Return the steps of a turn. Whether the file exists and the first command works decides about more steps.
+
+    The results of earlier steps show this, so the list of steps can grow from reply to reply.
+    """
     hello = "Hello! I am the built-in demo model, here to show how this works. " if is_first else ""
     folder, _, name = job.path.rpartition("/")
     look = f"pwd && ls -A1 {shlex.quote(folder)} 2>/dev/null" if folder else "pwd && ls -A1"
@@ -237,7 +241,8 @@ def _plan_steps(
         _call("First I look at the working directory.", "Look around", "terminal", command=look),
     ]
     if "task_tracker" not in tools:
-        steps.pop(0)
+        steps.pop(0)  # the plan
+    # The last step so far is the look at the folder: its result lists the files.
     if name in results.get(len(steps) - 1, "").splitlines():
         path, backup = job.path, f"{job.path}.bak"
         rename = f"mv -f {shlex.quote(path)} {shlex.quote(backup)}"

@@ -1,4 +1,4 @@
-"""Known model servers, selected by the first part of a model's name as clients write it (``openai/gpt-5.1``)."""
+"""Known model servers. Clients name a server in the first part of a model name, such as ``openai/gpt-5.1``."""
 
 from urllib.parse import urlsplit
 
@@ -14,7 +14,7 @@ SERVERS = {
     "groq": "https://api.groq.com/openai/v1",
     "openrouter": "https://openrouter.ai/api/v1",
 }
-"""The OpenAI-compatible address of each known server."""
+"""The base URL of each known server's OpenAI-compatible API."""
 MODELS = (
     "anthropic/claude-haiku-4-5",
     "anthropic/claude-opus-4-1",
@@ -31,15 +31,15 @@ MODELS = (
     "openrouter/anthropic/claude-sonnet-4.5",
     "openrouter/qwen/qwen3-coder",
 )
-"""Models that are offered in lists; users may enter any other model too."""
+"""Models that clients offer in lists. Users may enter any other model too."""
 PROTOCOL_PREFIXES = ("openai/", "litellm_proxy/")
-"""Prefixes that only choose a client library's protocol; they are not part of the name at a server of one's own."""
+"""Prefixes that only select the protocol of a client library. They are not part of the model's name at its server."""
 
 
 def locate_model(model: str, base_url: str) -> tuple[str, str] | None:
-    """Return the model's name at its server, and the server's address; None if the server is unknown.
+    """Return the model's name at its server, and the base URL of the server; None if the server is unknown.
 
-    An explicit address wins. Without one, the first part of the name must be a known server.
+    If ``base_url`` is empty, the first part of the name must be a known server.
     """
     if base_url:
         for prefix in PROTOCOL_PREFIXES:
@@ -51,23 +51,23 @@ def locate_model(model: str, base_url: str) -> tuple[str, str] | None:
 
 
 def format_model(model: str, base_url: str) -> tuple[str, str]:
-    """Return a model's name as clients write it, and its address, which is empty for a known server."""
-    for first, address in SERVERS.items():
-        if _is_same_address(address, base_url):
+    """Return a model's name as clients write it, and the base URL, which is empty for a known server."""
+    for first, server_url in SERVERS.items():
+        if _is_same_url(server_url, base_url):
             return f"{first}/{model}", ""
     return model, base_url
 
 
 def format_access(access: ModelAccess | None) -> tuple[str, str]:
-    """Return the current model's name and address as clients write them; without model access, the demo model's."""
+    """Return the name and base URL of a user's model as clients write them. None stands for the demo model."""
     return format_model(access.model, access.base_url) if access else (DEMO, "")
 
 
 def list_models(access: ModelAccess | None) -> list[str]:
-    """Return the offered model names: known models, the current model and the demo model."""
+    """Return the model names that clients offer: known models, the user's model and the demo model."""
     return sorted({DEMO, *MODELS, format_access(access)[0]})
 
 
-def _is_same_address(one: str, other: str) -> bool:
+def _is_same_url(one: str, other: str) -> bool:
     left, right = urlsplit(one), urlsplit(other)
     return (left.scheme, left.netloc, left.path) == (right.scheme, right.netloc, right.path)

@@ -1,4 +1,4 @@
-"""Metering: reads the token usage of a call from its response while the bytes are forwarded."""
+"""Metering: the token usage of a call, read from the response while the bytes are forwarded."""
 
 import json
 from typing import Any
@@ -9,20 +9,21 @@ from billing.prices import Tokens
 
 MAX_LINE_BYTES = 1_048_576
 CHARACTERS_PER_TOKEN = 4
+"""The average for English text, for estimates."""
 
 
 class Meter:
-    """The meter of one response: the usage that the response states, else an estimate from its characters."""
+    """The token counter of one response: the usage that the response reports, else an estimate from its length."""
 
     def __init__(self) -> None:
         self._line = b""
         self._is_skipping = False
-        self._stated_tokens: Tokens | None = None
+        self._reported_tokens: Tokens | None = None
         self._characters = 0
 
     def feed(self, piece: bytes) -> None:
-        """Read a piece of a server-sent stream; pieces may be cut anywhere."""
-        # A line that is cut between two pieces is kept until its rest arrives.
+        """Read the next bytes of a stream of server-sent events. A piece may end in the middle of a line."""
+        # Keep the last, incomplete line until its rest arrives.
         *lines, rest = (self._line + piece).split(b"\n")
         for line in lines:
             if not self._is_skipping and line.startswith(b"data:"):
@@ -34,21 +35,21 @@ class Meter:
 
     def add_completion(self, completion: dict[str, Any]) -> None:
         """Read a complete response, or one chunk of a stream."""
-        self._stated_tokens = _parse_usage(completion.get("usage")) or self._stated_tokens
+        self._reported_tokens = _parse_usage(completion.get("usage")) or self._reported_tokens
         for choice in completion.get("choices") or ():
             if isinstance(choice, dict):
                 self._characters += _count_characters(choice.get("delta") or choice.get("message"))
 
     def tokens(self, messages: Any) -> Tokens:
-        """Return the tokens used.
+        """Return the number of used tokens.
 
-        If the response stated none, the prompt is estimated from the request's ``messages``.
+        If the response reports no usage, estimate the prompt from the ``messages`` of the request.
         """
-        if self._stated_tokens is not None:
-            return self._stated_tokens
+        if self._reported_tokens is not None:
+            return self._reported_tokens
         return Tokens.clamp(
             prompt=len(json.dumps(messages)) // CHARACTERS_PER_TOKEN + 1,
-            completion=-(-self._characters // CHARACTERS_PER_TOKEN),
+            completion=-(-self._characters // CHARACTERS_PER_TOKEN),  # rounded up
             cached=0,
         )
 
@@ -64,7 +65,7 @@ class Meter:
 
 
 def _parse_usage(usage: Any) -> Tokens | None:
-    """Return the counts in a ``usage`` object, or None if it has none."""
+    """Return the token counts in a ``usage`` object; None if the object is missing or malformed."""
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")

@@ -1,4 +1,4 @@
-"""The player of the demo model: sends its replies at a readable pace, with the failures and pauses of its scripts."""
+"""The player of the demo model: it sends the replies at a readable pace, with the failures and pauses of scripts."""
 
 import asyncio
 import json
@@ -15,13 +15,14 @@ from billing.gateway.script import Json, Step
 from billing.gateway.upstream import UpstreamRefused
 
 FAILURES_SECONDS = 3_600
+"""The time for which Redis keeps the count of a scripted failure."""
 
 
 @asynccontextmanager
 async def open_response(
     body: Json, *, conversation_id: UUID
 ) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Yield the demo model's response to a request, with the interface of ``upstream.open_response``."""
+    """Yield an iterator over the bytes of the demo model's response, like ``upstream.open_response``."""
     try:
         step = await asyncio.to_thread(demo.reply, body)
         reply = script.build_completion(step, body)
@@ -40,14 +41,14 @@ async def open_response(
 
 
 async def _is_due(step: Step, key: str) -> bool:
-    """Return whether the step fails this time; failures are counted per request and conversation."""
+    """Return whether the scripted failure of a step happens this time. Redis counts per request and conversation."""
     times = step.failure.times if step.failure else 0
     if times is None:
         return True
     try:
         return await asyncio.to_thread(_count, f"demo-failures:{key}") <= times
     except RedisError:
-        return True  # Without Redis nothing is counted; fail, because the script asks for a failure
+        return True  # without Redis there is no count; the script asks for a failure, so fail
 
 
 def _count(key: str) -> int:

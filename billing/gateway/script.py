@@ -1,8 +1,7 @@
-"""The ``!directive`` language: a user message that scripts the model's replies step by step.
+"""The ``!directive`` language, with which a user message scripts the replies of the model step by step.
 
-A reply is a pure function of its request: the newest user message with directives is the script, and the
-number of assistant messages after it is the position in the script. ``parse_script`` documents the
-directives.
+A reply depends only on the request. The newest user message with directives is the script, and the number of assistant
+messages after this message is the position in the script. ``parse_script`` documents the directives.
 """
 
 import hashlib
@@ -42,7 +41,7 @@ class UnreadableScript(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An HTTP error instead of a reply. ``status`` 0 drops the connection; ``times`` None means every time."""
+    """An HTTP error instead of a reply. ``status`` 0 stands for a dropped connection, ``times`` None for every time."""
 
     status: int
     times: int | None
@@ -51,9 +50,9 @@ class Failure:
 
 @dataclass(slots=True)
 class Step:
-    """One reply of the model: a text, tool calls as ``(name, arguments)``, and its failure and delays.
+    """One reply of the model: a text, tool calls as ``(name, arguments)``, and the scripted failure and delays.
 
-    ``delay`` and ``chunk_delay`` are in seconds.
+    ``delay`` and ``chunk_delay`` are in seconds. ``usage`` contains the prompt, completion and cached tokens.
     """
 
     index: int = 0
@@ -71,13 +70,13 @@ class Step:
 
 
 def parse_script(text: str) -> list[Step]:
-    """Parse the ``!directive`` lines of a message into the model's replies; other lines are ignored.
+    """Parse the ``!directive`` lines of a message into the replies of the model. Other lines are ignored.
 
     Replies: ``!run COMMAND``, ``!write PATH TEXT``, ``!replace PATH OLD NEW`` (shell quoting), ``!tool NAME
     {JSON}``, ``!finish TEXT``, ``!say TEXT``. ``!also ACTION`` adds a call to the previous reply. These
     directives modify the next reply: ``!with TEXT``, ``!risk LOW|MEDIUM|HIGH``, ``!usage PROMPT COMPLETION
     [CACHED]``, ``!sleep SECONDS [CHUNK_SECONDS]``, ``!fail STATUS|drop [TIMES|always] [MESSAGE]``.
-    ``{cwd}`` in an argument is the directory that the terminal reported last. Raises ``UnreadableScript``.
+    ``{cwd}`` in an argument is the directory that the terminal reported last. Raise ``UnreadableScript``.
     """
     steps: list[Step] = []
     pending = Step()
@@ -103,7 +102,7 @@ def parse_script(text: str) -> list[Step]:
 
 
 def _modify(step: Step, word: str, rest: str) -> bool:
-    """Apply a directive that modifies the next reply; return False for other directives."""
+    """Apply a directive that modifies the next reply. Return False for any other directive."""
     args = rest.split()
     match word:
         case "with":
@@ -167,7 +166,7 @@ def _unescape(text: str) -> str:
 
 
 def extract_texts(message: Json) -> list[str]:
-    """Return the texts of a message; its content may be a text, a list of parts, or missing."""
+    """Return the texts of a message. The content may be a text, a list of parts, or missing."""
     content = message.get("content") or ""
     parts = [{"text": content}] if isinstance(content, str) else content
     return [part["text"] for part in parts if isinstance(part.get("text"), str)]
@@ -181,8 +180,8 @@ def get_tools(request: Json) -> dict[str, Json]:
 def choose_step(request: Json, default_script: str = DEFAULT_SCRIPT) -> Step:
     """Return the reply to a chat-completions request.
 
-    The reply is plain text if the request has no tools (titles, condensation) or if a later message has no
-    directives. After its last step a script finishes. Raises ``LookupError``, ``TypeError`` or
+    The reply is plain text if the request has no tools, as requests for titles and summaries, or if the newest message
+    has no directives. After its last step, a script finishes. Raise ``LookupError``, ``TypeError`` or
     ``AttributeError`` if the request does not have the API's shape.
     """
     tools = get_tools(request)
@@ -205,7 +204,7 @@ def choose_step(request: Json, default_script: str = DEFAULT_SCRIPT) -> Step:
 
 
 def _find_script(messages: list[Json], default_script: str) -> tuple[list[Step], list[Json]]:
-    """Return the current script's steps and the assistant's replies to it so far."""
+    """Return the steps of the current script, and the assistant messages that have followed the script so far."""
     # Agents merge unanswered user messages into one message with several parts, and condensers add
     # a summary after it, so the newest part with directives counts.
     scripts = [
@@ -218,13 +217,15 @@ def _find_script(messages: list[Json], default_script: str) -> tuple[list[Step],
     start, script = scripts[-1] if scripts else (0, default_script)
     has_reply = any(message["role"] == "assistant" for message in messages)
     if messages[-1]["role"] == "user" and start < len(messages) - 1 and has_reply:
-        return [], []  # a later message without directives
+        return [], []  # the user has sent a later message without directives
     replies = [message for message in messages[start:] if message["role"] == "assistant"]
     return parse_script(script), replies
 
 
 def find_next_index(replies: list[Json]) -> int:
-    """Return the index after the newest step; call ids hold the index in case replies were condensed."""
+    """Return the index of the next step."""
+    # The id of a tool call contains the index of its step. The number of replies alone is not reliable, because the
+    # engine may have condensed earlier replies.
     calls = replies[-1].get("tool_calls") if replies else None
     match = _CALL_ID.match(calls[-1]["id"]) if calls else None
     return int(match[1]) + 1 if match else len(replies)
@@ -243,7 +244,7 @@ def find_reported_cwd(messages: list[Json]) -> str:
 def fill_step(step: Step, *, tools: dict[str, Json], cwd: str) -> Step:
     """Replace ``{cwd}`` in the step's tool calls and return the step.
 
-    Also adds the arguments ``security_risk`` and ``summary`` to tools that define them.
+    Also add the arguments ``security_risk`` and ``summary`` to tools that define them.
     """
     step.calls = [
         (name, _fill_arguments(arguments, tools.get(name, {}), step, cwd))
@@ -269,7 +270,7 @@ def _fill_arguments(arguments: Json, tool: Json, step: Step, cwd: str) -> Json:
 
 
 def fingerprint(request: Json) -> str:
-    """Return a hash that identifies a request; ``prompt_cache_key`` separates conversations."""
+    """Return a hash of a request. Equal messages in different conversations differ by ``prompt_cache_key``."""
     identity = [request["messages"], request.get("prompt_cache_key")]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -310,7 +311,7 @@ def build_completion(step: Step, request: Json) -> Json:
 
 
 def iter_chunks(body: Json, *, include_usage: bool) -> Iterator[Json]:
-    """Yield a finished completion as OpenAI streaming chunks."""
+    """Yield the chunks by which OpenAI's API streams a completion."""
     choice = body["choices"][0]
     message = choice["message"]
     head = {key: body[key] for key in ("id", "created", "model")}
@@ -336,7 +337,7 @@ def iter_chunks(body: Json, *, include_usage: bool) -> Iterator[Json]:
 
 
 def encode_event(chunk: Json) -> bytes:
-    """Return a chunk as a server-sent event."""
+    """Return a chunk in the format of server-sent events."""
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"
 
 
@@ -346,6 +347,6 @@ STREAM_END = b"data: [DONE]\n\n"
 def build_error(
     status: int, message: str, *, code: str | None = None, kind: str | None = None
 ) -> Json:
-    """Return an error in the API's shape."""
+    """Return the body of an error response in the format of OpenAI's API."""
     code = code or ERROR_CODES.get(status, "server_error")
     return {"error": {"message": message, "type": kind or code, "param": None, "code": code}}

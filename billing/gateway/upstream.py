@@ -1,4 +1,4 @@
-"""Calls to the model server that a user configured, with all failures as ``UpstreamRefused``."""
+"""Calls to the model server that a user has set. Every failure of a call is raised as ``UpstreamRefused``."""
 
 import json
 import time
@@ -17,11 +17,13 @@ Json = dict[str, Any]
 MAX_RESPONSE_BYTES = 33_554_432
 MAX_ERROR_BYTES = 65_536
 MAX_MESSAGE = 1_000
+"""The maximum length of an error message in characters."""
 CHECK_SECONDS = 30.0
+"""The timeout of a test call."""
 
 
 class UpstreamRefused(Exception):
-    """The model server failed: the status and sentence for the caller, without the API key."""
+    """A call to the model server failed. The status and the message are for the caller, without the API key."""
 
     def __init__(
         self,
@@ -39,15 +41,15 @@ class UpstreamRefused(Exception):
 
 @asynccontextmanager
 async def open_response(access: ModelAccess, body: Json) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Send a request and yield an iterator over the response's bytes as they arrive.
+    """Send a request, and yield an iterator over the bytes of the response as they arrive.
 
-    Raises ``UpstreamRefused`` on entry if the server fails before its response, and during iteration if it
-    fails later. Leaving the block closes the connection, which stops the server's work.
+    Raise ``UpstreamRefused`` on entry if the call fails before the response begins, and during the iteration if the
+    call fails later. At the end of the block the connection is closed, which makes the model server stop its work.
     """
-    key = _key(access)
+    key = _decrypt_key(access)
     async with http.async_client(seconds=settings.GATEWAY_TIMEOUT_SECONDS) as client:
         request = client.build_request(
-            "POST", _address(access), content=_encode(body), headers=_headers(key)
+            "POST", _completions_url(access), content=_encode(body), headers=_headers(key)
         )
         try:
             response = await client.send(request, stream=True)
@@ -63,8 +65,8 @@ async def open_response(access: ModelAccess, body: Json) -> AsyncIterator[AsyncI
 
 
 def check(access: ModelAccess) -> str:
-    """Make a small real call; return a sentence about the response. Raises ``UpstreamRefused``."""
-    key = _key(access)
+    """Make a short real call; return a sentence about the response. Raise ``UpstreamRefused``."""
+    key = _decrypt_key(access)
     body = {
         "model": access.model,
         "messages": [{"role": "user", "content": "Reply with the single word OK."}],
@@ -74,13 +76,13 @@ def check(access: ModelAccess) -> str:
         with (
             http.client(seconds=CHECK_SECONDS) as client,
             client.stream(
-                "POST", _address(access), content=_encode(body), headers=_headers(key)
+                "POST", _completions_url(access), content=_encode(body), headers=_headers(key)
             ) as response,
         ):
             raw = b""
             for piece in response.iter_bytes():
                 raw += piece
-                # A response that does not end: judge what has arrived.
+                # The response may never end: check only the part that has arrived.
                 if len(raw) > MAX_RESPONSE_BYTES:
                     break
     except (httpx2.HTTPError, httpx2.InvalidURL, url_guard.UnsafeUrl) as error:
@@ -92,7 +94,7 @@ def check(access: ModelAccess) -> str:
 
 
 def parse_completion(raw: bytes) -> Json:
-    """Parse the body of a response that is not streamed. Raises ``UpstreamRefused`` if it is no chat completion."""
+    """Parse the body of a response without streaming. Raise ``UpstreamRefused`` if it is not a chat completion."""
     try:
         body = json.loads(raw)
         if isinstance(body["choices"], list) and body["choices"]:
@@ -104,7 +106,7 @@ def parse_completion(raw: bytes) -> Json:
     )
 
 
-def _key(access: ModelAccess) -> str:
+def _decrypt_key(access: ModelAccess) -> str:
     try:
         return access.api_key()
     except Undecryptable as error:
@@ -115,14 +117,14 @@ def _key(access: ModelAccess) -> str:
         ) from error
 
 
-def _address(access: ModelAccess) -> str:
+def _completions_url(access: ModelAccess) -> str:
     return f"{access.base_url.rstrip('/')}/chat/completions"
 
 
 def _encode(body: Json) -> bytes:
     """Return the request body as ASCII JSON.
 
-    Agents' outputs sometimes contain lone surrogates, which can only be sent as escapes.
+    The output of commands can contain lone surrogates, which JSON can only contain as escape sequences.
     """
     return json.dumps(body).encode()
 
@@ -142,7 +144,7 @@ async def _iter_pieces(response: httpx2.Response) -> AsyncIterator[bytes]:
 
 
 async def _read_beginning(response: httpx2.Response) -> bytes:
-    """Read the beginning of an error's body, at most ``MAX_ERROR_BYTES``."""
+    """Read at most ``MAX_ERROR_BYTES`` of an error response."""
     raw = b""
     try:
         async for piece in response.aiter_bytes():
@@ -165,7 +167,7 @@ def _ensure_content_type(response: httpx2.Response, *, is_stream: bool) -> None:
 
 
 def _explain(error: Exception) -> UpstreamRefused:
-    """Return a transport failure as a sentence, which never quotes the request."""
+    """Convert a transport error to ``UpstreamRefused``. The message never quotes the request, which has the API key."""
     if isinstance(error, url_guard.UnsafeUrl):
         return UpstreamRefused(
             400, f"The model server was not called: {error}", code="upstream_address_refused"
@@ -175,7 +177,7 @@ def _explain(error: Exception) -> UpstreamRefused:
     ):
         return UpstreamRefused(
             400,
-            "The model server's address is not valid. Correct it in Settings.",
+            "The URL of the model server is not valid. Correct it in Settings.",
             code="upstream_address_refused",
         )
     if isinstance(error, httpx2.ConnectTimeout | httpx2.ConnectError):
@@ -194,16 +196,16 @@ def _explain(error: Exception) -> UpstreamRefused:
 
 
 def _build_refusal(response: httpx2.Response, raw: bytes, key: str) -> UpstreamRefused:
-    """Return an error response as ``UpstreamRefused``.
+    """Convert an error response to ``UpstreamRefused``.
 
-    It quotes the server's own message, if it has one, with the API key replaced.
+    The message is the model server's own message, if there is one, with the API key removed.
     """
     status = response.status_code
     if status < 400:
         return UpstreamRefused(
             502,
             f"The model server responded with status {status}. Redirects are not followed: "
-            "enter the final address in Settings.",
+            "enter the final URL in Settings.",
             code="upstream_malformed",
         )
     message, kind, code = _parse_error(raw)
@@ -222,7 +224,10 @@ def _build_refusal(response: httpx2.Response, raw: bytes, key: str) -> UpstreamR
 
 
 def _parse_error(raw: bytes) -> tuple[str, str, str]:
-    """Return message, type and code of an error body, in any of the shapes that servers use."""
+    """Return the message, type and code of an error body. A missing part is empty.
+
+    Servers use ``{"error": {...}}``, ``{"error": "message"}`` or the fields at the top level.
+    """
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):

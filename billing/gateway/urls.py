@@ -1,4 +1,7 @@
-"""The gateway's URLs under ``/api/llm/v1/``. They follow OpenAI's API and are not part of our OpenAPI document."""
+"""URL patterns of the model gateway, below ``/api/llm/v1/``.
+
+The routes follow OpenAI's API, so our OpenAPI document does not contain them.
+"""
 
 from django.urls import path
 

@@ -1,7 +1,8 @@
 """The views of the OpenAI-compatible model gateway.
 
-Sandboxes call it with their conversation's gateway token; the real API key stays on this server. A call
-runs in its own task beside the request, so it ends in exactly one record even if the caller disconnects.
+Sandboxes call the gateway with the gateway token of their conversation, while the API key of the model server stays
+here. Each call runs in its own task beside the request, so exactly one usage record is written for each call, even if
+the caller disconnects.
 """
 
 import asyncio
@@ -32,8 +33,9 @@ from lib.threads import DatabaseThreads
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
 PIECES_AHEAD = 16
-"""The most pieces that a model server may be ahead of the reader; then the gateway stops reading."""
+"""The maximum number of pieces that wait for the caller. When it is reached, the gateway stops reading the response."""
 CLIENT_CLOSED = 499
+"""The status in the record of an abandoned call, as nginx logs it. It is not sent."""
 _threads = DatabaseThreads("gateway", 8)
 _running: set[asyncio.Task[Any]] = set()  # the event loop holds only weak references to tasks
 
@@ -41,7 +43,7 @@ _running: set[asyncio.Task[Any]] = set()  # the event loop holds only weak refer
 @RouteFacts(streams=True, body_limit="GATEWAY_BODY_MAX_BYTES", cost="uncounted", called_by="agent")
 @csrf_exempt
 async def chat_completions(request: HttpRequest) -> HttpResponseBase:
-    """Handle ``POST chat/completions``: forward the request to the user's model server and record the usage."""
+    """Handle ``POST chat/completions``: forward the request to the user's model server, and record the usage."""
     if request.method != "POST":
         return _method_not_allowed("POST")
     # One byte more than allowed, to detect a body that is too large.
@@ -82,7 +84,7 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
 @RouteFacts(streams=True, body_limit="GATEWAY_BODY_MAX_BYTES", cost="uncounted", called_by="agent")
 @csrf_exempt
 async def models(request: HttpRequest) -> HttpResponse:
-    """Handle ``GET models``: list the one model that the token may use."""
+    """Handle ``GET models``: return a list with the only model that the token may use."""
     if request.method != "GET":
         return _method_not_allowed("GET")
     try:
@@ -101,7 +103,7 @@ async def models(request: HttpRequest) -> HttpResponse:
 
 
 class Call:
-    """One model call, from the request to its record. It starts when it is created."""
+    """One model call, from the request to its usage record. Creating the object starts the call."""
 
     def __init__(self, *, token: GatewayToken, access: ModelAccess | None, body: Json) -> None:
         self._token, self._access = token, access
@@ -117,19 +119,21 @@ class Call:
         self._started = time.monotonic()
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(PIECES_AHEAD)
         self._loop = asyncio.get_running_loop()
+        # The result is None when the response begins, or the failure if there is no response.
         self._head: asyncio.Future[UpstreamRefused | None] = self._loop.create_future()
         self._task = _start_task(self._run())
 
     async def wait_for_start(self) -> UpstreamRefused | None:
-        """Wait until the first byte can be sent; return the failure if there will be no response."""
+        """Wait until the response begins. Return the failure if the call failed before, else None."""
+        # shield: a cancelled request must not cancel the future, which the task of the call still sets.
         return await asyncio.shield(self._head)
 
     async def next_piece(self) -> bytes | None:
-        """Return the next bytes of the response; None at its end."""
+        """Return the next bytes of the response, or None at the end of the response."""
         return await self._pieces.get()
 
     def abandon(self) -> None:
-        """Stop the model server because the caller left. Thread-safe and safe to repeat."""
+        """Cancel the call because the caller has disconnected. Thread-safe and safe to repeat."""
         if not self._task.done() and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._task.cancel)
 
@@ -151,14 +155,14 @@ class Call:
             )
         if failure:
             outcome, status = ModelCall.Outcome.FAILED, failure.status
-        # A cancellation must not reach the record, so it runs in a task that is never cancelled.
+        # The usage record is written in a task of its own, which a cancellation of this task does not reach.
         await asyncio.shield(_start_task(self._record(outcome, status)))
         if outcome == ModelCall.Outcome.ABANDONED:
             self._head.cancel()
             return
         if not self._head.done():
             self._head.set_result(failure)
-        elif failure:  # the status line is already sent, so report the failure in the stream
+        elif failure:  # the status is already sent, so report the failure as an event of the stream
             await self._pieces.put(script.encode_event(_error_body(failure)))
         await self._pieces.put(None)
 
@@ -189,7 +193,7 @@ class Call:
         self._pieces.put_nowait(bytes(raw))
 
     async def _record(self, outcome: str, status: int) -> None:
-        # A call that failed before its response used nothing; an abandoned call used its prompt.
+        # A call that failed before the response began used no tokens. An abandoned call used at least the prompt.
         is_free = outcome == ModelCall.Outcome.FAILED and not self._has_begun
         tokens = Tokens() if is_free else self._meter.tokens(self._body.get("messages"))
         try:
@@ -211,9 +215,9 @@ class Call:
 
 
 class Relay:
-    """The content of a response, which reads the pieces of a call.
+    """An async iterator over the pieces of a call, used as the content of the response.
 
-    The call is abandoned when its relay is closed or garbage-collected.
+    When the relay is closed or garbage-collected, the call is abandoned.
     """
 
     def __init__(self, call: Call) -> None:
@@ -229,12 +233,11 @@ class Relay:
         return piece
 
     def close(self) -> None:
-        """Abandon the call; Django calls this when the response ends, for whatever reason."""
+        """Abandon the call. Django calls this method whenever the response ends."""
         self._call.abandon()
 
     def __del__(self) -> None:
-        # If the client disconnects before the response is sent, Django drops the response without
-        # closing it.
+        # If the client disconnects before the response is sent, Django drops the response without closing it.
         self._call.abandon()
 
 

@@ -51,7 +51,7 @@ class Migration(migrations.Migration):
             name='ModelAccess',
             fields=[
                 ('id', models.UUIDField(default=uuid_utils.compat.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('base_url', models.URLField(help_text='Address of an OpenAI-compatible API, including /v1.', max_length=500)),
+                ('base_url', models.URLField(help_text='Base URL of an OpenAI-compatible API, including /v1.', max_length=500)),
                 ('model', models.CharField(max_length=200)),
                 ('sealed_api_key', models.BinaryField(null=True)),
                 ('prompt_micros_per_million', models.PositiveBigIntegerField(default=0, help_text='Price of a million prompt tokens, in micro-dollars.')),
@@ -73,7 +73,7 @@ class Migration(migrations.Migration):
                 ('id', models.UUIDField(default=uuid_utils.compat.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('conversation_id', models.UUIDField()),
                 ('model', models.CharField(max_length=200)),
-                ('upstream', models.CharField(help_text='Address of the model server, or `demo`.', max_length=500)),
+                ('upstream', models.CharField(help_text='Base URL of the model server, or `demo`.', max_length=500)),
                 ('outcome', models.CharField(choices=[('answered', 'Answered'), ('failed', 'Failed'), ('abandoned', 'Abandoned by the caller')], max_length=16)),
                 ('status', models.PositiveSmallIntegerField(help_text='HTTP status of the response to the caller.')),
                 ('prompt_tokens', models.PositiveIntegerField(default=0)),

@@ -1,7 +1,7 @@
-"""Models of billing: model access, gateway tokens, model calls and usage per conversation.
+"""The models of billing: model access, gateway tokens, model calls and usage per conversation.
 
-Billing stores a conversation's UUID instead of a foreign key because the conversations app is above billing
-in the import order.
+The rows store the UUID of a conversation instead of a foreign key, because billing may not depend on the conversations
+app (import order).
 """
 
 from billing.models.access import ModelAccess, ModelAccessQuerySet

@@ -1,4 +1,4 @@
-"""Model access: the model servers that users connect."""
+"""Model access: the model servers that users have set for their conversations."""
 
 from typing import Any, ClassVar
 
@@ -11,12 +11,14 @@ from lib import crypto
 
 class ModelAccessQuerySet(models.QuerySet["ModelAccess"]):
     def visible_to(self, user: Any) -> "ModelAccessQuerySet":
-        """Return a user's own model access, in the organizations that the user belongs to."""
+        """Return the user's own model access in the user's organizations.
+
+        With an API key, return only the model access in the key's organization.
+        """
         if not user.is_authenticated:
             return self.none()
         rows = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
         bound = getattr(user, "bound_organization_id", None)
-        # An API key may be bound to one organization.
         return rows.filter(organization_id=bound) if bound else rows
 
 
@@ -30,7 +32,7 @@ class ModelAccess(models.Model):
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
     user = models.ForeignKey("accounts.User", models.CASCADE)
     base_url = models.URLField(
-        max_length=500, help_text="Address of an OpenAI-compatible API, including /v1."
+        max_length=500, help_text="Base URL of an OpenAI-compatible API, including /v1."
     )
     model = models.CharField(max_length=200)
     sealed_api_key = models.BinaryField(null=True, editable=False)
@@ -62,11 +64,11 @@ class ModelAccess(models.Model):
         return self.sealed_api_key is not None
 
     def set_api_key(self, plain: str) -> None:
-        """Encrypt and set the API key without saving; an empty text removes the key."""
+        """Encrypt and set the API key without saving the row. An empty text removes the key."""
         self.sealed_api_key = crypto.seal(plain, bound_to=self._binding) if plain else None
 
     def api_key(self) -> str:
-        """Return the decrypted API key, or an empty text. Only for the gateway's calls to the model server."""
+        """Return the decrypted API key; an empty text without a key. Only for calls to the model server."""
         if self.sealed_api_key is None:
             return ""
         return crypto.open_sealed(self.sealed_api_key, bound_to=self._binding)

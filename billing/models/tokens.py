@@ -1,4 +1,4 @@
-"""Gateway tokens, which authorize model calls of one conversation."""
+"""Gateway tokens, which authorize the model calls of one conversation."""
 
 from django.db import models
 from django.utils import timezone
@@ -6,9 +6,9 @@ from uuid_utils.compat import uuid7
 
 
 class GatewayToken(models.Model):
-    """A token that a sandbox uses instead of a model key; valid for one conversation and a short time.
+    """A token that a sandbox uses instead of a model server's API key, valid for one conversation and a short time.
 
-    Its expiry is extended while the sandbox runs; deleting the conversation revokes it.
+    While the sandbox runs, the server extends the expiry. Deleting the conversation revokes the token.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)

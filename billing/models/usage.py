@@ -13,12 +13,12 @@ from accounts.permissions import granted_permissions
 from accounts.roles import ROLE_PERMISSIONS
 
 SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_micros")
-"""The columns that model calls and their sums share. ``cost_micros`` is in micro-dollars."""
+"""The columns of model calls that are summed. ``cost_micros`` is in micro-dollars."""
 _SUMS: dict[str, Any] = {name: Coalesce(Sum(name), 0) for name in SUMMED}
 
 
 def organizations_with(user: Any, permission: str) -> models.QuerySet[Membership, Any]:
-    """Return the ids of the organizations in which a user, or the user's API key, holds a permission."""
+    """Return the ids of the organizations in which a user has a permission, limited by the request's API key."""
     roles = [role for role in ROLE_PERMISSIONS if permission in granted_permissions(role, user)]
     rows = Membership.objects.filter(
         user_id=user.pk, role__in=roles, organization__suspended_at=None
@@ -32,8 +32,8 @@ class ModelCallQuerySet(models.QuerySet["ModelCall"]):
     def visible_to(self, user: Any) -> "ModelCallQuerySet":
         """Return the calls that a user can see.
 
-        ``usage.view`` shows the user's own calls in an organization, ``usage.view_all`` also the calls of all
-        other members.
+        With ``usage.view`` in an organization, a user sees the calls that the user made there. With
+        ``usage.view_all``, a user sees the calls of all members.
         """
         if not user.is_authenticated or not user.is_active:
             return self.none()
@@ -47,7 +47,8 @@ class ModelCallQuerySet(models.QuerySet["ModelCall"]):
         return self.aggregate(calls=Count("pk"), **_SUMS)
 
     def totals_by(self, column: str) -> models.QuerySet[Any, dict[str, Any]]:
-        """Return the keys of ``totals()`` and the column for each value of the column, without an order."""
+        """Return one dict for each value of a column: the value and the keys of ``totals()``, in no fixed order."""
+        # order_by() removes an earlier order, whose columns would otherwise become part of GROUP BY.
         rows: models.QuerySet[Any, dict[str, Any]] = self.order_by().values(column)
         groups: models.QuerySet[Any, dict[str, Any]] = rows.annotate(calls=Count("pk"), **_SUMS)
         return groups
@@ -66,7 +67,9 @@ class ModelCall(models.Model):
     user = models.ForeignKey("accounts.User", models.CASCADE)
     conversation_id = models.UUIDField()
     model = models.CharField(max_length=200)
-    upstream = models.CharField(max_length=500, help_text="Address of the model server, or `demo`.")
+    upstream = models.CharField(
+        max_length=500, help_text="Base URL of the model server, or `demo`."
+    )
     outcome = models.CharField(max_length=16, choices=Outcome)
     status = models.PositiveSmallIntegerField(
         help_text="HTTP status of the response to the caller."
@@ -95,8 +98,9 @@ class ConversationUsageQuerySet(models.QuerySet["ConversationUsage"]):
     def visible_to(self, user: Any) -> "ConversationUsageQuerySet":
         """Return the sums that a user can see.
 
-        ``usage.view`` shows the sums of conversations with calls of the user, ``usage.view_all`` those of all
-        conversations of an organization. Only the user who started a conversation makes calls in it.
+        With ``usage.view`` in an organization, a user sees the conversations in which the user made calls. With
+        ``usage.view_all``, a user sees all conversations. Calls in a conversation are made only by the user who
+        started the conversation.
         """
         if not user.is_authenticated or not user.is_active:
             return self.none()

@@ -1,4 +1,4 @@
-"""The services of billing; each submodule holds the functions for one noun."""
+"""The services of billing, one module for each noun."""
 
 from billing.services.gateway_tokens import (
     TOKEN_PREFIX,

@@ -28,9 +28,10 @@ class InvalidGatewayToken(Problem):
 
 
 def issue_gateway_token(*, organization_id: UUID, user_id: UUID, conversation_id: UUID) -> str:
-    """Create a token for the model gateway and one conversation; return its plain text, which is not stored.
+    """Create a gateway token for one conversation; return its plain text, which is not stored.
 
-    The token is valid for ``GATEWAY_TOKEN_SECONDS`` unless extended. Each call creates another token.
+    The token is valid for ``GATEWAY_TOKEN_SECONDS``, unless ``extend_gateway_tokens`` extends this time. Each call
+    creates another token.
     """
     token_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
     pepper_id, digest = crypto.digest(f"{token_id}.{secret}", purpose=TOKEN_PURPOSE)
@@ -47,10 +48,9 @@ def issue_gateway_token(*, organization_id: UUID, user_id: UUID, conversation_id
 
 
 def extend_gateway_tokens(*, conversation_ids: Iterable[UUID]) -> int:
-    """Make the unrevoked tokens of conversations valid for ``GATEWAY_TOKEN_SECONDS`` from now; return their number.
+    """Extend the tokens of conversations to ``GATEWAY_TOKEN_SECONDS`` from now; return their number. Safe to repeat.
 
-    Safe to repeat. A token that expired without being revoked becomes valid again: its sandbox was paused,
-    not deleted.
+    Revoked tokens stay revoked. An expired token becomes valid again, because its sandbox was paused and not deleted.
     """
     tokens = GatewayToken.objects.filter(
         conversation_id__in=list(conversation_ids), revoked_at=None
@@ -59,16 +59,19 @@ def extend_gateway_tokens(*, conversation_ids: Iterable[UUID]) -> int:
 
 
 def revoke_gateway_tokens(*, conversation_id: UUID) -> int:
-    """Revoke a conversation's tokens now; return their number. Safe to repeat: the first revocation time stays."""
+    """Revoke the tokens of a conversation; return how many were revoked. Safe to repeat.
+
+    ``revoked_at`` keeps the time of the first call.
+    """
     tokens = GatewayToken.objects.filter(conversation_id=conversation_id, revoked_at=None)
     return tokens.update(revoked_at=timezone.now())
 
 
 def authenticate_gateway_token(token: str) -> GatewayToken:
-    """Return the valid token with this plain text, in two queries.
+    """Return the valid gateway token with a plain text. Runs two database queries.
 
-    Raises ``InvalidGatewayToken`` without a specific reason. Besides an expired or revoked token, the user
-    may be inactive or no longer a member, or the organization may be suspended.
+    Raise ``InvalidGatewayToken`` if the token is unknown, expired or revoked, if its user is inactive or no longer a
+    member, or if its organization is suspended. The exception does not say which.
     """
     plain = token.removeprefix(TOKEN_PREFIX)
     token_id = plain.partition(".")[0]
@@ -82,7 +85,7 @@ def authenticate_gateway_token(token: str) -> GatewayToken:
             organization__suspended_at=None,
         )
         row = live.first()
-    # Called without a row too, so that the response time does not reveal whether the id exists.
+    # Also called without a row, so that the response time does not reveal whether the id exists.
     row = crypto.verify_row(plain, row, purpose=TOKEN_PURPOSE)
     if row is None:
         raise InvalidGatewayToken

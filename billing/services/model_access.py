@@ -20,7 +20,7 @@ _KEY = re.compile(r"[\x21-\x7e]+")
 
 
 class InvalidModelAccess(Problem):
-    """The model settings are not valid; ``detail`` names the field and the reason."""
+    """The model settings are not valid. ``detail`` names the field and the reason."""
 
     code = "invalid-model-access"
 
@@ -50,11 +50,9 @@ def save_model_access(
 ) -> ModelAccess:
     """Set the model server of a user's conversations in an organization. Safe to repeat.
 
-    ``api_key`` None keeps the stored key, an empty text removes it. Prices are micro-dollars per million
-    tokens; without a price for cached tokens they cost as much as prompt tokens. Raises
-    ``InvalidModelAccess``, also if the address moves to another server while the stored key is kept:
-    otherwise a user who may edit the settings could send the key to a server of their own and read it
-    there.
+    An ``api_key`` of None keeps the stored key, and an empty text removes the key. Prices are in micro-dollars per
+    million tokens. Without a price of their own, cached tokens cost as much as prompt tokens. Raise
+    ``InvalidModelAccess``, also if ``base_url`` names another server than before and the stored key would be kept.
     """
     base_url = _clean_base_url(base_url)
     model = _clean_model(model)
@@ -67,10 +65,11 @@ def save_model_access(
         )
     if api_key is not None:
         api_key = _clean_api_key(api_key)
-    # Serialize two concurrent first saves: there is no row of the model access to lock yet.
+    # Without the lock, two concurrent first requests would both insert a row.
     Organization.objects.select_for_update().get(pk=organization.pk)
     access = ModelAccess.objects.filter(organization=organization, user=user).first()
     access = access or ModelAccess(organization=organization, user=user)
+    # Otherwise anyone who may edit the settings could send the stored key to another server and read it there.
     if api_key is None and access.has_api_key and _origin(access.base_url) != _origin(base_url):
         raise InvalidModelAccess(
             "The stored API key belongs to another server. Enter the API key of this server, "
@@ -110,7 +109,7 @@ def _describe(access: ModelAccess) -> dict[str, Any]:
 
 @transaction.atomic
 def clear_model_access(*, organization_id: UUID, user_id: UUID) -> None:
-    """Delete the model access with its key; conversations use the demo model. Safe to repeat."""
+    """Delete the model access with its API key. Conversations then use the demo model. Safe to repeat."""
     rows = ModelAccess.objects.filter(organization_id=organization_id, user_id=user_id)
     for access in rows.select_for_update():
         audit.record(
@@ -123,13 +122,13 @@ def clear_model_access(*, organization_id: UUID, user_id: UUID) -> None:
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
-    # Scheme, host and port decide to which server the key is sent.
+    # Scheme, host and port determine the server that receives the key.
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port
 
 
 def _clean_base_url(base_url: str) -> str:
-    # Accept the address of the endpoint too.
+    # Users also paste the URL of the endpoint.
     base_url = base_url.strip().rstrip("/").removesuffix("/chat/completions")
     try:
         url_guard.check_url(base_url)
@@ -138,7 +137,7 @@ def _clean_base_url(base_url: str) -> str:
     if len(base_url) > 500:
         raise InvalidModelAccess("base_url: must not be longer than 500 characters.")
     if urlsplit(base_url).query or urlsplit(base_url).fragment:
-        raise InvalidModelAccess("base_url: must not contain a query or a fragment.")
+        raise InvalidModelAccess("base_url: must not contain a query string or a fragment.")
     return base_url
 
 

@@ -1,4 +1,4 @@
-"""Record and sum the usage of model calls."""
+"""Services for usage: record model calls, and sum their tokens and cost."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from billing.prices import Tokens, cost_micros
 from billing.services.model_access import DEMO_MODEL
 
 GROUPS_MAX = 100
-"""The number of models or users that ``totals_of_calls`` returns."""
+"""The maximum number of models or users that ``totals_of_calls`` returns."""
 
 
 @transaction.atomic
@@ -37,7 +37,7 @@ def record_call(
     tokens: Tokens,
     seconds: float,
 ) -> ModelCall:
-    """Record one model call with its cost, and add it to its conversation's sums in the same transaction.
+    """Record one model call with its cost, and add it to the sums of its conversation in the same transaction.
 
     Not safe to repeat: each invocation counts as another model call. ``access`` is None for the demo model.
     """
@@ -55,12 +55,11 @@ def record_call(
         cost_micros=cost_micros(tokens, access),
         seconds=seconds,
     )
-    # Insert a zero row if there is none, then add: two concurrent first calls must neither collide
-    # nor lose one of the two.
-    first = ConversationUsage(
+    # Insert a row of zeros if there is none, then add: two concurrent first calls must not fail, and both must count.
+    zeros = ConversationUsage(
         conversation_id=token.conversation_id, organization_id=token.organization_id
     )
-    ConversationUsage.objects.bulk_create([first], ignore_conflicts=True)
+    ConversationUsage.objects.bulk_create([zeros], ignore_conflicts=True)
     ConversationUsage.objects.filter(conversation_id=token.conversation_id).update(
         calls=F("calls") + 1,
         prompt_tokens=F("prompt_tokens") + call.prompt_tokens,
@@ -72,7 +71,10 @@ def record_call(
 
 
 def get_usage(conversation_ids: Iterable[UUID]) -> dict[UUID, ConversationUsage]:
-    """Return usage by conversation id, in one query; a conversation without calls gets an unsaved row of zeros."""
+    """Return a dict from conversation id to usage. Runs one database query.
+
+    For a conversation without calls, the usage is an unsaved row of zeros.
+    """
     requested_ids = list(conversation_ids)
     rows = ConversationUsage.objects.in_bulk(requested_ids)
     return {pk: rows.get(pk) or ConversationUsage(conversation_id=pk) for pk in requested_ids}
@@ -80,7 +82,7 @@ def get_usage(conversation_ids: Iterable[UUID]) -> dict[UUID, ConversationUsage]
 
 @dataclass(frozen=True)
 class CallTotals:
-    """Sums of model calls, as a whole and by group.
+    """Sums of model calls, in total and by group.
 
     ``totals`` has the keys ``calls``, ``prompt_tokens``, ``completion_tokens``, ``cached_tokens`` and
     ``cost_micros`` (micro-dollars). Each of ``items`` has these keys and ``day``, ``model`` and ``user``, of
@@ -95,7 +97,7 @@ class CallTotals:
 def totals_of_calls(*, calls: ModelCallQuerySet, by: str) -> CallTotals:
     """Sum model calls by ``day`` (UTC, oldest first), ``model`` or ``user`` (highest cost first).
 
-    At most ``GROUPS_MAX`` models or users are returned. The caller limits the period and so the number of days.
+    Return at most ``GROUPS_MAX`` models or users. The caller must limit the period, which limits the number of days.
     """
     if by == "day":
         dated = calls.annotate(day=TruncDate("created_at", tzinfo=UTC))
@@ -107,7 +109,7 @@ def totals_of_calls(*, calls: ModelCallQuerySet, by: str) -> CallTotals:
         rows = list(groups[: GROUPS_MAX + 1])
         is_complete = len(rows) <= GROUPS_MAX
         rows = rows[:GROUPS_MAX]
-    # Complete groups add up to the totals, which saves a second pass over the calls.
+    # If the groups are complete, their sum is the total, which saves a second database query over all calls.
     totals = (
         {name: sum(row[name] for row in rows) for name in ("calls", *SUMMED)}
         if is_complete

@@ -1,4 +1,4 @@
-"""The forms of the model page: the model server with its prices, and the return to the demo model."""
+"""The forms of the model page: one for the model server and its prices, and one to return to the demo model."""
 
 from decimal import Decimal
 from typing import Any
@@ -26,9 +26,9 @@ class PriceField(forms.Field):
 
 
 class ModelAccessForm(PageForm):
-    """The settings of a model server. An empty key keeps the stored key."""
+    """The settings of a model server. An empty ``api_key`` keeps the stored key."""
 
-    base_url = TextField(label="Address", max_length=500)
+    base_url = TextField(label="URL", max_length=500)
     model = TextField(label="Model", max_length=200)
     api_key = TextField(label="API key", max_length=2_000, required=False)
     remove_key = forms.BooleanField(required=False)
@@ -62,7 +62,7 @@ class DemoForm(PageForm):
 def to_micros(text: str) -> int:
     """Return an amount in dollars as exact micro-dollars; an empty text is 0.
 
-    Raises ``ValueError`` if the text is no such amount, is negative, or has fractions of a micro-dollar.
+    Raise ``ValueError`` if the text is not an amount, is negative, or has fractions of a micro-dollar.
     """
     try:
         amount = Decimal(text.strip().removeprefix("$") or "0") * MICROS

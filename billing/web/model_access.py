@@ -32,7 +32,7 @@ PRESETS = [
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def model_settings(request: AuthenticatedRequest) -> HttpResponse:
-    """Edit address, model, key and prices of the model server; test it with one call; return to the demo model."""
+    """Show and save the user's model server, test it with one call, or return to the demo model."""
     user, organization = request.user, active_organization(request)
     permissions.require(user, organization.pk, "model_access.view")
     access = services.get_model_access(organization_id=organization.pk, user_id=user.pk)
@@ -42,11 +42,13 @@ def model_settings(request: AuthenticatedRequest) -> HttpResponse:
     if form.is_bound:
         try:
             permissions.require(user, organization.pk, "model_access.edit")
+            # The button has its own form, so a valid DemoForm means that the user pressed it.
             if DemoForm(request.POST).is_valid():
                 services.clear_model_access(organization_id=organization.pk, user_id=user.pk)
                 messages.success(
                     request,
-                    "Conversations use the demo model again. The address and the API key were deleted.",
+                    "Conversations use the demo model again. The URL and the API key of your model server were "
+                    "deleted.",
                 )
                 return redirect("settings-model")
             if form.is_valid():

@@ -1,4 +1,4 @@
-"""The URLs of billing's pages."""
+"""URL patterns of the billing pages."""
 
 from django.urls import path
 

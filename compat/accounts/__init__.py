@@ -1,1 +1,1 @@
-"""The routes for sign-in, accounts, keys and secrets that existing OpenHands clients call."""
+"""The routes of existing OpenHands clients for sign-in, accounts, API keys and secrets."""

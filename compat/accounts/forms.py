@@ -6,9 +6,9 @@ from lib.forms import PageForm
 
 
 class TermsForm(PageForm):
-    """The form with the page to show after the terms are accepted.
+    """The form that accepts the terms of service. ``redirect_url`` is the page to show afterwards.
 
-    The view replaces addresses on other sites, so every value is valid.
+    Every value is valid, because the view replaces the URL of another site by the home page.
     """
 
     redirect_url = forms.Field(required=False)

@@ -1,4 +1,4 @@
-"""``/api/keys``: the API keys of existing clients, and the model key, which this server does not have."""
+"""``/api/keys``: routes of existing clients for API keys, and for a model key, which this server does not issue."""
 
 from typing import Any
 from uuid import UUID
@@ -24,13 +24,13 @@ class ExpiresInThePast(Problem):
 
     status = 422
     code = "expires-in-the-past"
-    sentence = "expires_at is in the past. Choose a later time."
+    sentence = "`expires_at` is in the past. Choose a later time."
 
 
 class NoModelKey(Problem):
-    """This server issues no model keys to users, because a key of its model gateway belongs to one conversation.
+    """This server issues no keys for models to users: each key of its model gateway belongs to one conversation.
 
-    On this response the web client hides the section of its page that shows the key.
+    When the web client receives this error, it hides the section of its page for this key.
     """
 
     status = 404
@@ -77,7 +77,7 @@ class CompatKeysView(InActiveOrganization):
 
     @extend_schema(operation_id="compat_keys_list", responses=CompatKeySerializer(many=True))
     def get(self, request: ApiRequest) -> Response:
-        """Return the keys, newest first."""
+        """Return the usable API keys, newest first."""
         rows = ApiKey.objects.visible_to(request.user).usable()
         rows = rows.filter(organization=self.organization()).order_by("-created_at")
         return Response(self.get_serializer(rows, many=True).data)
@@ -90,7 +90,7 @@ class CompatKeysView(InActiveOrganization):
     def post(self, request: ApiRequest) -> Response:
         """Create a key. `key` is returned only in this response.
 
-        A key that is created with an API key expires with that key at the latest.
+        If the request is authenticated with an API key, the new key does not outlive that API key.
         """
         user = request.user
         organization = self.organization()
@@ -99,11 +99,13 @@ class CompatKeysView(InActiveOrganization):
         if expires_at is not None and expires_at <= timezone.now():
             raise ExpiresInThePast
         own_expiry = request.auth.expires_at if isinstance(request.auth, ApiKey) else None
+        # The earlier of the two times, or None if neither is set.
+        not_after = min(filter(None, (expires_at, own_expiry)), default=None)
         key, plain = services.issue_api_key(
             user=user,
             organization=organization,
             name=body.get("name") or "API key",
-            not_after=min(filter(None, (expires_at, own_expiry)), default=None),
+            not_after=not_after,
         )
         return Response({**CompatKeySerializer(key).data, "key": plain})
 
@@ -111,7 +113,7 @@ class CompatKeysView(InActiveOrganization):
 @RouteFacts(replaced_by="/api/v1/api-keys/{}")
 @extend_schema(tags=["compat"])
 class CompatKeyView(InActiveOrganization):
-    """The revocation of an API key."""
+    """The route that revokes an API key."""
 
     permission = "api_keys.edit"
     serializer_class = None
@@ -127,7 +129,7 @@ class CompatKeyView(InActiveOrganization):
 @RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"], responses={404: None})
 class ModelKeyView(InActiveOrganization):
-    """The model key, which this server does not have."""
+    """A user's key for models, which this server does not issue."""
 
     permission = "api_keys.view"
     serializer_class = None
@@ -141,7 +143,7 @@ class ModelKeyView(InActiveOrganization):
 @RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"], responses={404: None})
 class ModelKeyRefreshView(InActiveOrganization):
-    """A new model key, which this server does not have."""
+    """The route that replaces a user's key for models, which this server does not issue."""
 
     permission = "api_keys.edit"
     serializer_class = None

@@ -1,4 +1,4 @@
-"""``/api/secrets``: the caller's own custom secrets. Existing clients address a secret by its name."""
+"""``/api/secrets``: the caller's own custom secrets. The URL of a secret contains the secret's name, not its id."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ class NewCompatSecretSerializer(serializers.Serializer[Any]):
 
 
 class CompatSecretChangeSerializer(serializers.Serializer[Any]):
-    """A new name or description of a secret. The value is unchanged."""
+    """A new name and, optionally, a new description of a secret. The secret's value stays unchanged."""
 
     name = serializers.CharField(max_length=100)
     description = serializers.CharField(
@@ -56,7 +56,7 @@ NAME_TAKEN = inline_serializer(
 
 
 def duplicate_name_response(refusal: custom_secrets.SecretExists) -> Response:
-    """Return the response to a name that is already in use: 400, with the text in ``message`` as clients expect."""
+    """Return a 400 response for a name that is already in use. Clients show the text in ``message``."""
     body = {"message": refusal.detail, "error": refusal.detail}
     return Response(body, status=status.HTTP_400_BAD_REQUEST)
 
@@ -84,7 +84,7 @@ class CompatSecretsView(OwnSecrets):
 
     @extend_schema(operation_id="compat_secrets_list")
     def get(self, request: ApiRequest) -> Response:
-        """Return names and descriptions. Values are never returned."""
+        """Return the names and descriptions of the secrets. Values are never returned."""
         user = request.user
         organization = self.organization()
         rows = CustomSecret.objects.visible_to(user).filter(user=user, organization=organization)
@@ -117,7 +117,7 @@ class CompatSecretsView(OwnSecrets):
 @RouteFacts(replaced_by="/api/v1/secrets/{}")
 @extend_schema(tags=["compat"])
 class CompatSecretView(OwnSecrets):
-    """A secret, by its name."""
+    """One secret, identified by its name."""
 
     permission = "secrets.edit"
     serializer_class = None
@@ -128,7 +128,7 @@ class CompatSecretView(OwnSecrets):
         responses={200: MESSAGE, 400: NAME_TAKEN},
     )
     def put(self, request: Request, name: str) -> Response:
-        """Change the name and the description. Safe to repeat with the new name in the address."""
+        """Change the name and the description. A repeated request must have the new name in its URL."""
         secret = self.find(name)
         body = self.body(CompatSecretChangeSerializer)
         try:

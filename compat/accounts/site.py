@@ -1,4 +1,4 @@
-"""``/api/options/…``, ``/health``, ``/server_info`` and ``/saas``: facts about the installation."""
+"""``/api/options/…``, ``/health``, ``/server_info`` and ``/saas``: information about the installation."""
 
 import time
 from typing import Any
@@ -21,7 +21,7 @@ STARTED = time.monotonic()
 
 
 class FeatureFlagsSerializer(serializers.Serializer[Any]):
-    """The parts of the web client that this server supports."""
+    """Flags that show or hide parts of the web client."""
 
     ENABLE_BILLING = serializers.BooleanField()
     HIDE_LLM_SETTINGS = serializers.BooleanField()
@@ -55,8 +55,8 @@ class CompatConfigView(GenericAPIView[Any]):
     def get(self, request: Request) -> Response:
         """Return the web client's configuration, and set the cookie `XSRF-TOKEN`.
 
-        This is the web client's first request. Its HTTP library sends the cookie back as a header with every later
-        request, which protects the requests that change something.
+        The cookie holds the CSRF token. This is the web client's first request, and its HTTP library sends the token as
+        a header with every later request.
         """
         get_token(request._request)  # noqa: SLF001 - Django's own functions refuse DRF's wrapper
         site_config = site.site_config()
@@ -66,12 +66,13 @@ class CompatConfigView(GenericAPIView[Any]):
             "GITHUB_CLIENT_ID": "",
             "POSTHOG_CLIENT_KEY": "",  # empty: the web client sends no analytics
             "PROVIDERS_CONFIGURED": site_config.providers,
+            # The web client's names have the prefix ENABLE_, except one.
             "FEATURE_FLAGS": {
                 name if name == "HIDE_LLM_SETTINGS" else f"ENABLE_{name}": is_on
                 for name, is_on in ((n.upper(), is_on) for n, is_on in site_config.features.items())
             },
         }
-        # The web client builds the address of Keycloak from it, always with https://.
+        # The web client builds Keycloak's URL from this value, always with https://.
         if site_config.auth_url:
             config["AUTH_URL"] = site_config.auth_url
         if site_config.maintenance_at:
@@ -137,7 +138,7 @@ class SaasView(GenericAPIView[Any]):
         responses={200: {"type": "object", "properties": {"saas": {"type": "boolean"}}}},
     )
     def get(self, request: Request) -> Response:
-        """Return whether `APP_MODE` is `saas`, in which users sign in."""
+        """Return whether `APP_MODE` is `saas`, the mode with sign-in."""
         return Response({"saas": settings.APP_MODE == "saas"})
 
 
@@ -156,30 +157,30 @@ class ServerInfoView(GenericAPIView[Any]):
     def get(self, request: Request) -> Response:
         """Return the uptime in seconds and this process's use of CPU, memory and I/O.
 
-        `idle_time` is always 0, as the process is busy with this request.
+        `idle_time` is always 0, because the process is handling this request.
         """
         process = psutil.Process()
         with process.oneshot():
-            memory, reads = process.memory_info(), _io(process)
-            share = process.memory_percent()
-            spent = process.cpu_times()
+            memory, io = process.memory_info(), _io(process)
+            memory_percent = process.memory_percent()
+            cpu = process.cpu_times()
         uptime = time.monotonic() - STARTED
         return Response(
             {
                 "uptime": uptime,
                 "idle_time": 0.0,
                 "resources": {
-                    "cpu_percent": round(100 * (spent.user + spent.system) / max(uptime, 1), 1),
-                    "memory": {"rss": memory.rss, "vms": memory.vms, "percent": share},
-                    "disk": {},  # figures of the whole machine are not public
-                    "io": reads,
+                    "cpu_percent": round(100 * (cpu.user + cpu.system) / max(uptime, 1), 1),
+                    "memory": {"rss": memory.rss, "vms": memory.vms, "percent": memory_percent},
+                    "disk": {},  # empty: figures about the whole machine are not public
+                    "io": io,
                 },
             }
         )
 
 
 def _io(process: psutil.Process) -> dict[str, int]:
-    counters = getattr(process, "io_counters", None)  # macOS has none
+    counters = getattr(process, "io_counters", None)  # missing on macOS
     if counters is None:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Addresses of the routes for sign-in, accounts, keys, secrets and options."""
+"""URL patterns for sign-in, accounts, API keys, secrets and options."""
 
 from django.urls import path
 

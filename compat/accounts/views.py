@@ -1,7 +1,8 @@
 """``/oauth/keycloak/…``, ``/api/authenticate``, ``/api/logout``, ``/api/accept_tos`` and ``/api/email``.
 
-These faults of OpenHands' own server are fixed here: it redirects to addresses on other sites, it uses an e-mail
-address before its verification, its cookie holds Keycloak's tokens, and accepting the terms responds with 500.
+OpenHands' own server has these faults, which this module avoids: it redirects to URLs of other sites, uses an e-mail
+address before the user has verified it, stores Keycloak's tokens in the cookie, and responds with 500 when a user
+accepts the terms.
 """
 
 from typing import Any
@@ -42,7 +43,7 @@ def _user(request: HttpRequest | Request) -> User:
 @never_cache
 @require_GET
 def keycloak_callback(request: HttpRequest) -> HttpResponse:
-    """Complete a sign-in at Keycloak. Existing installations have registered this address in their Keycloak client."""
+    """Complete a sign-in at Keycloak. Existing installations have this URL as redirect URI in their Keycloak client."""
     return flows.callback(request, flows.COMPAT_SLUG)
 
 
@@ -50,14 +51,17 @@ def keycloak_callback(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_GET
 def github_callback(request: HttpRequest) -> HttpResponse:
-    """Redirect to the home page. Existing GitHub apps are registered with this address; it has no other function."""
+    """Redirect to the home page.
+
+    Existing GitHub apps have this URL as callback URL, but this server does not use it.
+    """
     return redirect("home")
 
 
 class WithoutCsrf(SessionAuthentication):
     """Session authentication without the CSRF check, for a request that changes nothing.
 
-    The web client may send it before it has the CSRF token.
+    The web client may send that request before it has a CSRF token.
     """
 
     def enforce_csrf(self, request: Request) -> None:
@@ -86,7 +90,7 @@ class AuthenticateView(GenericAPIView[Any]):
     def post(self, request: Request) -> Response:
         """Respond with 200 if the caller is signed in and has accepted the terms, else with 401.
 
-        The web client shows its login dialog only for 401. Any other error leaves its page unusable.
+        The web client shows its login dialog only for 401. Any other error makes its page unusable.
         """
         if not request.user.is_authenticated:
             return Response({"error": "User is not authenticated"}, status=401)
@@ -97,19 +101,22 @@ class AuthenticateView(GenericAPIView[Any]):
 
 @RouteFacts(replaced_by="/api/v1/auth/sign-out")
 class LogoutView(GenericAPIView[Any]):
-    """The sign-out, here and at the identity provider."""
+    """Sign-out from this server and from the identity provider."""
 
     permission = PUBLIC
     serializer_class = None
 
     @extend_schema(operation_id="compat_logout", tags=["compat"], request=None, responses=MESSAGE)
     def post(self, request: Request) -> Response:
-        """End the cookie's session, and the session at the identity provider if it supports that. Safe to repeat."""
+        """End the session of the request's cookie, and the session at the identity provider if the provider can end it.
+
+        Safe to repeat.
+        """
         session = getattr(request._request, "user_session", None)  # noqa: SLF001 - the pages' request
         if request.auth is None and session is not None:
             provider_session = ProviderSession.objects.filter(session=session).first()
             auth.logout(request._request)  # noqa: SLF001
-            # Without this, the provider would sign the user in again without asking for a password.
+            # Otherwise, the provider would sign the user in again without asking for a password.
             if provider_session:
                 provider_sessions.end_at_provider(provider_session=provider_session)
         return Response({"message": "User logged out"})
@@ -130,11 +137,14 @@ class AcceptTermsView(GenericAPIView[Any]):
 
     @extend_schema(operation_id="compat_accept_tos", tags=["compat"])
     def post(self, request: Request) -> Response:
-        """Accept the terms. Return `redirect_url`, or the home page if it is on another site. Safe to repeat."""
+        """Accept the terms. Return `redirect_url`, or the home page if that URL is on another site.
+
+        Safe to repeat.
+        """
         body = self.get_serializer(data=request.data)
         body.is_valid(raise_exception=True)
         terms.accept_terms(user=_user(request), address=request.META.get("REMOTE_ADDR") or None)
-        # The web client follows an absolute address without a check, so it must be one of this site.
+        # The web client follows an absolute URL without a check, so return only a URL of this site.
         target = flows.confine_to_site(body.validated_data.get("redirect_url"))
         return Response({"redirect_url": target})
 
@@ -154,7 +164,10 @@ class EmailView(GenericAPIView[Any]):
 
     @extend_schema(operation_id="compat_email_change", tags=["compat"], responses=MESSAGE)
     def post(self, request: Request) -> Response:
-        """Request a new address. It replaces the current one when the user opens the link in the e-mail."""
+        """Send a verification e-mail to a new address.
+
+        The new address replaces the current address when the user opens the link in that e-mail.
+        """
         body = self.get_serializer(data=request.data)
         body.is_valid(raise_exception=True)
         email.change_email(user=_user(request), email=body.validated_data["email"])
@@ -194,7 +207,7 @@ def verify_email(request: AuthenticatedRequest, link: str) -> HttpResponse:
 @never_cache
 @require_GET
 def email_verified(request: HttpRequest) -> HttpResponse:
-    """Redirect to the settings. OpenHands' own server sends users here after the link in its e-mail."""
+    """Redirect to the settings page. Links in e-mails of OpenHands' own server lead users to this URL."""
     return redirect("settings")
 
 

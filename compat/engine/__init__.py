@@ -1,6 +1,8 @@
-"""The engine's own API at a conversation's address. This server implements it, so clients never reach a sandbox.
+"""The HTTP API of the agent engine, the program that runs an agent in a sandbox.
 
-Some addresses also belong to the V0 protocol. The V0 views call ``is_engine_request`` and pass such requests on.
+This server implements the API, so clients never connect to a sandbox. V0, OpenHands' older protocol, has some of the
+same paths. There, the V0 views call ``is_engine_request`` and pass the requests of the engine's clients to the views of
+this package.
 """
 
 from compat.engine.views import (

@@ -1,4 +1,4 @@
-"""The engine's ``/api/file…`` and ``/api/git…``, for the conversation whose key the request carries."""
+"""The engine's routes ``/api/file…`` and ``/api/git…``. The conversation key of a request names the conversation."""
 
 import posixpath
 from typing import Any
@@ -30,16 +30,19 @@ DOWNLOAD_HEADERS = {
 
 
 def workspace_path(path: str, conversation: Conversation) -> str:
-    """Return a client's path relative to the workspace.
+    """Convert a client's path to a path relative to the workspace.
 
-    Clients address the workspace by the sandbox's own path or as ``/workspace/project``. The web client adds the
-    repository's name to the latter, and uploads to ``/workspace``. The service rejects any other absolute path.
+    Clients know the workspace by its real path in the sandbox or as ``/workspace/project``. The web client appends the
+    repository's name to ``/workspace/project``, and uploads files to ``/workspace``. Any other absolute path is
+    returned unchanged, and the service then rejects it.
     """
     root = conversation.sandbox.workspace if conversation.sandbox else ""
     path = "/" + path.lstrip("/") if path.startswith("/") else path
+    # Try the real path first, then the two paths that clients know.
     for prefix in (root, WORKSPACE, posixpath.dirname(WORKSPACE)):
         if prefix and (path == prefix or path.startswith(prefix.rstrip("/") + "/")):
             path = path[len(prefix) :].strip("/")
+            # Only the web client appends the repository's name, and never to the real path.
             name = str((conversation.repository or {}).get("full_name", "")).rpartition("/")[2]
             if name and prefix != root and (path == name or path.startswith(name + "/")):
                 path = path[len(name) :].strip("/")
@@ -48,18 +51,18 @@ def workspace_path(path: str, conversation: Conversation) -> str:
 
 
 class WorkspaceView(V1View):
-    """The base of routes for the workspace of a conversation, which the request's key identifies."""
+    """The base class of the routes for a workspace. The request's conversation key identifies the conversation."""
 
     serializer_class: Any = serializers.RuntimeUploadedSerializer
 
     def get_conversation(self) -> Conversation:
         """Return the conversation of the request's key, after checking the view's permission.
 
-        Raise ``Unprocessable`` if the request has other credentials: the address does not name a conversation.
+        Raise ``Unprocessable`` if the request has other credentials, because its URL does not name a conversation.
         """
         if not isinstance(self.request.auth, ConversationKey):
             raise Unprocessable(
-                "Send a conversation's session_api_key in the header X-Session-API-Key."
+                "Send the conversation's `session_api_key` in the header X-Session-API-Key."
             )
         rows = Conversation.objects.visible_to(self.request.user).select_related("sandbox")
         row: Conversation | None = rows.filter(pk=self.request.auth.conversation.pk).first()
@@ -69,7 +72,7 @@ class WorkspaceView(V1View):
         return row
 
     def path(self, path: str | None) -> str:
-        """Return the path in the address, else the path in the query. Raise ``Unprocessable`` without either."""
+        """Return the file path in the URL, else in the query string. Raise ``Unprocessable`` if both are missing."""
         path = path if path is not None else self.request.query_params.get("path")
         if path is None:
             raise Unprocessable("path: This parameter is required.")
@@ -175,14 +178,14 @@ class ChangesAtPathView(ChangesView):
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/diff")
 class DiffView(WorkspaceView):
-    """The texts of a changed file."""
+    """The contents of a changed file, before and after the change."""
 
     permission = "files.view"
     serializer_class = serializers.RuntimeDiffSerializer
 
     @extend_schema(operation_id="runtime_git_diff", tags=TAGS, parameters=[PATH_QUERY])
     def get(self, request: Request, path: str | None = None) -> Response:
-        """Return the file's text after and before the change, each null if the file did not exist."""
+        """Return the file's text as `modified` (new) and `original` (old), each null if there was no file."""
         row = self.get_conversation()
         diff = services.git_diff(conversation_id=row.pk, path=workspace_path(self.path(path), row))
         return Response({"modified": diff["modified"], "original": diff["original"]})
@@ -190,9 +193,9 @@ class DiffView(WorkspaceView):
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/diff")
 class DiffAtPathView(DiffView):
-    """The texts of a changed file, with the path in the URL."""
+    """The contents of a changed file, before and after the change, with the path in the URL."""
 
     @extend_schema(operation_id="runtime_git_diff_of", tags=TAGS, parameters=[PATH])
     def get(self, request: Request, path: str | None = None) -> Response:
-        """Return the file's text after and before the change, each null if the file did not exist."""
+        """Return the file's text as `modified` (new) and `original` (old), each null if there was no file."""
         return super().get(request, path)

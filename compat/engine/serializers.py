@@ -15,7 +15,7 @@ POLICIES = {build_policy(policy)["kind"]: policy.value for policy in Confirmatio
 class RuntimeNewConversationSerializer(serializers.Serializer[Any]):
     """A new conversation, the engine's ``StartConversationRequest``.
 
-    The server chooses the agent, its model and its tools. The request's fields for them are ignored.
+    This server chooses the agent, the model and the tools. Fields of the request that set them are ignored.
     """
 
     conversation_id = serializers.UUIDField(required=False, allow_null=True)
@@ -24,7 +24,7 @@ class RuntimeNewConversationSerializer(serializers.Serializer[Any]):
 
 
 def parse_policy(body: dict[str, Any]) -> str:
-    """Return the ``ConfirmationPolicy`` in a body, or ``NEVER`` if it has none or an unknown one."""
+    """Return the ``ConfirmationPolicy`` that a body names, or ``NEVER`` if the body names none that is known."""
     kind = str((body.get("confirmation_policy") or {}).get("kind"))
     return POLICIES.get(kind, ConfirmationPolicy.NEVER.value)
 
@@ -37,7 +37,7 @@ class RuntimeAnswerSerializer(serializers.Serializer[Any]):
 
 
 class EventSearchQuery(PageQuery):
-    """The filters, the order and the page of a search for events."""
+    """Query parameters of a search for events: filters, order and page."""
 
     kind = serializers.CharField(required=False, max_length=80)
     source: Any = serializers.CharField(
@@ -71,7 +71,7 @@ class RuntimeChangeSerializer(serializers.Serializer[Any]):
 
 
 class RuntimeDiffSerializer(serializers.Serializer[Any]):
-    """The texts of a changed file."""
+    """The contents of a changed file, before and after the change."""
 
     modified = serializers.CharField(allow_null=True)
     original = serializers.CharField(allow_null=True)

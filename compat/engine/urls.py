@@ -1,4 +1,4 @@
-"""Addresses of the engine's API on this server."""
+"""URL patterns of the engine's API on this server."""
 
 from django.urls import path
 

@@ -1,4 +1,4 @@
-"""The engine's ``/api/conversations/{id}/…``, over this server's log and services."""
+"""The engine's routes ``/api/conversations/{id}/…``, implemented with this server's event log and services."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -34,6 +34,7 @@ TAGS = ["compat"]
 ID = OpenApiParameter("id", str, OpenApiParameter.PATH)
 SUCCESS = {"success": True}
 ENGINE_FIELDS = (b'"agent"', b'"agent_settings"', b'"workspace"', b'"role"')
+"""JSON keys that occur in POST bodies of the engine's clients and not in those of V0 clients."""
 
 
 class AlreadyRunning(Problem):
@@ -45,10 +46,10 @@ class AlreadyRunning(Problem):
 
 
 def is_engine_request(request: HttpRequest) -> bool:
-    """Return whether a request at an address of both V0 and the engine's API is meant for the engine's API.
+    """Return whether a request is meant for the engine's API. Only for paths that V0 and the engine's API share.
 
-    A conversation key in ``X-Session-API-Key`` means the engine's API. With an API key in that header, a POST means
-    the engine's API only if its body has a field of the engine; other methods always do.
+    A request with a conversation key in the header ``X-Session-API-Key`` is. With an API key in that header, a POST is
+    only if its body contains one of ``ENGINE_FIELDS``, and requests with other methods always are.
     """
     key = request.headers.get(HEADER, "")
     if key.startswith(PREFIX):
@@ -59,7 +60,7 @@ def is_engine_request(request: HttpRequest) -> bool:
 
 
 def build_info(conversation: Conversation) -> dict[str, Any]:
-    """Return the engine's ``ConversationInfo`` for a conversation with ``sandbox`` loaded."""
+    """Return the engine's ``ConversationInfo`` of a conversation. Select ``sandbox`` with it to save a query."""
     usage = billing.get_usage([conversation.pk]).get(conversation.pk)
     has_open_messages = bool(responses.conversations_with_open_messages([conversation.pk]))
     return responses.serialize_runtime_info(
@@ -68,12 +69,15 @@ def build_info(conversation: Conversation) -> dict[str, Any]:
 
 
 class EngineView(V1View):
-    """The base of routes for one conversation, whose id is in the address."""
+    """The base class of the routes for one conversation. The id of the conversation is in the URL."""
 
     serializer_class: Any = V1SuccessSerializer
 
     def get_conversation(self, pk: str) -> Conversation:
-        """Return a conversation that the caller may see, else raise ``Http404``. Check the view's permission."""
+        """Return the conversation with this id, after checking the view's permission.
+
+        Raise ``Http404`` if the id is malformed or the caller may not see the conversation.
+        """
         try:
             conversation_id = parse_id(pk, "id")
         except Unprocessable as error:
@@ -92,16 +96,19 @@ class EngineView(V1View):
 
 
 class EngineConversationsView(V1View):
-    """The engine's ``POST /api/conversations``. The V0 view at this address calls it."""
+    """The engine's route ``POST /api/conversations``.
+
+    V0's ``ConversationsView`` serves the same path and calls this view for requests of the engine's clients.
+    """
 
     permission = "conversations.create"
 
     def post(self, request: ApiRequest) -> Response:
-        """Create a conversation (201), or return the existing one with the requested id unchanged (200)."""
+        """Create a conversation (201). If the requested id exists, return that conversation unchanged (200)."""
         body = self.body(serializers.RuntimeNewConversationSerializer)
         requested_id: UUID | None = body.get("conversation_id")
         rows = Conversation.objects.visible_to(request.user).select_related("sandbox")
-        # Like in the engine, a repeated request has no effect: its first message is not posted again.
+        # As in the engine, a repeated request has no effect: its first message is not posted again.
         if requested_id and (existing := rows.filter(pk=requested_id).first()):
             return Response(build_info(existing))
         organization = active_organization(request._request)  # noqa: SLF001
@@ -121,7 +128,10 @@ class EngineConversationsView(V1View):
 
 
 class EngineConversationView(EngineView):
-    """The engine's ``GET /api/conversations/{id}``. The V0 view at this address calls it."""
+    """The engine's route ``GET /api/conversations/{id}``.
+
+    V0's ``ConversationView`` serves the same path and calls this view for requests of the engine's clients.
+    """
 
     permission = "conversations.view"
 
@@ -130,7 +140,10 @@ class EngineConversationView(EngineView):
 
 
 class EngineEventsView(EngineView):
-    """The engine's ``/api/conversations/{id}/events``. The V0 view at this address calls it."""
+    """The engine's route ``/api/conversations/{id}/events``.
+
+    V0's ``EventsView`` serves the same path and calls this view for requests of the engine's clients.
+    """
 
     permissions_by_action = {"get": "conversations.view", "post": "conversations.steer"}  # noqa: RUF012 - read by HasPermission
 
@@ -146,7 +159,10 @@ class EngineEventsView(EngineView):
         return Response(fetch_by_ids(rows, [str(event_id) for event_id in ids]))
 
     def post(self, request: Request, pk: str) -> Response:
-        """Post a message. It is in the log when the response arrives. Without ``run`` the agent does not start."""
+        """Post a message to the agent. The message is stored before the response is sent.
+
+        Unless ``run`` is true, the agent does not start to work on the message yet.
+        """
         row = self.get_conversation(pk)
         body = self.body(V1MessageSerializer)
         text, images = split_message(body)
@@ -181,7 +197,7 @@ class EventSearchView(EngineView):
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}")
 class EventCountView(EngineView):
-    """The number of a conversation's events."""
+    """The route that counts a conversation's events."""
 
     permission = "conversations.view"
 
@@ -211,7 +227,7 @@ class AnswerView(EngineView):
         request=serializers.RuntimeAnswerSerializer,
     )
     def post(self, request: Request, pk: str) -> Response:
-        """Accept or reject the agent's pending actions. Respond with 409 if the agent waits for no confirmation."""
+        """Accept or reject the agent's pending actions. Respond with 409 if no confirmation is pending."""
         row = self.get_conversation(pk)
         body = self.body(serializers.RuntimeAnswerSerializer)
         services.answer_confirmation(
@@ -222,7 +238,7 @@ class AnswerView(EngineView):
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class RunView(EngineView):
-    """The start of an agent's run."""
+    """The route that starts an agent's run."""
 
     permission = "conversations.steer"
 
@@ -232,8 +248,8 @@ class RunView(EngineView):
 
         Respond with 409 if the agent is already running.
         """
-        # While the engine waits for a confirmation, it takes this call as approval. This server does not: only
-        # an answer to the confirmation approves the actions.
+        # An engine that waits for a confirmation treats this call as an approval. This server does not: actions are
+        # approved only through ``AnswerView``.
         row = self.get_conversation(pk)
         if services.send_held_messages(conversation_id=row.pk):
             return Response(SUCCESS)
@@ -245,21 +261,21 @@ class RunView(EngineView):
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class PauseView(EngineView):
-    """The stop of an agent's run."""
+    """The route that stops an agent's run."""
 
     permission = "conversations.steer"
 
     @extend_schema(operation_id="runtime_pause", tags=TAGS, parameters=[ID], request=None)
     def post(self, request: Request, pk: str) -> Response:
         """Stop the agent, including its current tool or model call. Safe to repeat."""
-        # The engine's own pause waits for the current tool call. An interruption does not.
+        # The engine's own pause lets the current tool call finish. An interruption ends it.
         services.interrupt(conversation_id=self.get_conversation(pk).pk)
         return Response(SUCCESS)
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class InterruptView(PauseView):
-    """The interruption of an agent's run. On this server it equals a pause."""
+    """The route that interrupts an agent's run. On this server it does the same as the route that stops the run."""
 
     @extend_schema(operation_id="runtime_interrupt", tags=TAGS, parameters=[ID], request=None)
     def post(self, request: Request, pk: str) -> Response:

@@ -1,1 +1,1 @@
-"""The routes for Git hosts that existing OpenHands clients call."""
+"""The routes of existing OpenHands clients for Git hosts such as GitHub."""

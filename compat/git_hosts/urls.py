@@ -1,4 +1,4 @@
-"""Addresses of the routes for Git hosts."""
+"""URL patterns for Git hosts: accounts, repositories, branches, microagents and access tokens."""
 
 from django.urls import path
 

@@ -1,10 +1,10 @@
 """``/api/user/…``, ``/api/add-git-providers`` and ``/api/unset-provider-tokens``.
 
-These faults of OpenHands' own server are fixed here: a request without ``page`` fails, only the last of several tokens
-is checked, and the user's token is deleted when a Git host is unreachable.
+OpenHands' own server has these faults, which this module avoids: a request without ``page`` fails, only the last of
+several tokens is checked, and the user's token is deleted when a Git host is unreachable.
 
-The web client takes a 401 for the end of its session. So users without a connected Git host get empty lists, and a
-token that the host no longer accepts is a 409. Only a new token that the host rejects is a 401.
+The web client treats a 401 as the end of its session. Therefore users without a connected Git host receive empty lists,
+and a stored token that the host no longer accepts causes a 409. Only a new token that the host rejects causes a 401.
 """
 
 from collections.abc import Callable
@@ -32,10 +32,11 @@ from lib.routes import RouteFacts
 MESSAGE = inline_serializer("GitMessage", {"message": serializers.CharField()})
 T = TypeVar("T")
 DIGITS = 18
+"""The maximum number of digits of a number in a query string, which avoids parsing very long numbers."""
 
 
 class CompatRepositorySerializer(git_serializers.GitRepositorySerializer):
-    """A repository with the ``Link`` header of its page."""
+    """A repository, with the ``Link`` header of the page of results that it comes from."""
 
     link_header = serializers.CharField(allow_null=True)
 
@@ -51,51 +52,60 @@ class BranchPageSerializer(serializers.Serializer[Any]):
 
 
 class BadQuery(Problem):
-    """A parameter of the query is missing or not valid. The detail names the parameter."""
+    """A parameter of the query string is missing or not valid. The detail names the parameter."""
 
     code = "bad-query"
 
 
 class CompatView(GitHostMixin, GenericAPIView[Any]):
-    """The base of routes that read from Git hosts. Unknown parameters are ignored."""
+    """The base class of routes that read from Git hosts. Unknown parameters are ignored."""
 
     permission = "integrations.view"
     serializer_class: Any = serializers.Serializer
     pagination_class = None
 
     def hosts(self, request: ApiRequest, provider: str | None = None) -> list[GitProvider]:
-        """Return the caller's connected Git hosts, or only a provider's. Raise ``BadQuery`` if it is unknown."""
+        """Return the Git hosts that the caller has connected. With ``provider``, return only that provider's host.
+
+        Raise ``BadQuery`` if ``provider`` is unknown.
+        """
         organization = self.get_organization(request)
         if provider and provider not in git_serializers.PROVIDERS:
             raise BadQuery(f"The provider {provider[:40]!r} is unknown.")
         user = request.user
         names = services.connected_providers(user_id=user.pk, organization_id=organization.pk)
         return [
-            services.provider_for(user_id=user.pk, organization_id=organization.pk, provider=name)
+            services.provider_for(
+                user_id=user.pk, organization_id=organization.pk, provider_name=name
+            )
             for name in names
             if not provider or name == provider
         ]
 
 
 def parse_number(request: Request, name: str, *, default: int, most: int) -> int:
-    """Return a positive integer from the query, at most ``most``. Return ``default`` for anything else."""
+    """Return a positive integer from the query string, at most ``most``.
+
+    Return ``default`` if the parameter is missing or not a positive integer.
+    """
     text = request.query_params.get(name, "")
     is_number = text.isascii() and text.isdecimal() and len(text) <= DIGITS
     return min(int(text), most) if is_number and int(text) else default
 
 
 def require_text(request: Request, name: str) -> str:
-    """Return a text from the query. Raise ``BadQuery`` if it is empty or longer than 1,000 characters."""
+    """Return a text from the query string. Raise ``BadQuery`` if it is empty or longer than 1,000 characters."""
     text: str = request.query_params.get(name, "").strip()
     if not text or len(text) > 1_000:
-        raise BadQuery(f"The parameter {name} is missing or longer than 1,000 characters.")
+        raise BadQuery(f"The parameter `{name}` is missing or longer than 1,000 characters.")
     return text
 
 
 def ask_first_host(hosts: list[GitProvider], ask: Callable[[GitProvider], T]) -> T | None:
-    """Return the result of the first Git host that has the repository, or None without any host.
+    """Call ``ask`` with one Git host after another until a host has the repository, and return the result.
 
-    Existing clients do not always name the provider. Raise ``NoSuchRepository`` if no host has the repository.
+    Existing clients do not always name the provider, so the host is unknown. Return None if ``hosts`` is empty. Raise
+    ``NoSuchRepository`` if no host has the repository.
     """
     missing: NoSuchRepository | None = None
     for host in hosts:
@@ -115,7 +125,7 @@ class InfoView(CompatView):
 
     @extend_schema(operation_id="compat_user_info", responses=git_serializers.GitUserSerializer)
     def get(self, request: ApiRequest) -> Response:
-        """Return the account at the first Git host that responds, or the account here without a connected host."""
+        """Return the account at the first Git host that responds, or on this server if no host is connected."""
         refusal: Problem | None = None
         for host in self.hosts(request):
             try:
@@ -141,23 +151,23 @@ class InstallationsView(CompatView):
     def get(self, request: ApiRequest) -> Response:
         """Return the ids of installations, or the names of accounts, depending on the Git host."""
         hosts = self.hosts(request, require_text(request, "provider"))
-        # The web client then asks for the repositories of the first installation.
+        # The web client then requests the repositories of the first installation.
         return Response(hosts[0].installations() if hosts else [])
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/repositories")
 @extend_schema(tags=["compat"])
 class RepositoriesView(CompatView):
-    """The repositories at one Git host, or at all."""
+    """The caller's repositories at one Git host, or at all connected Git hosts."""
 
     @extend_schema(
         operation_id="compat_user_repositories", responses=CompatRepositorySerializer(many=True)
     )
     def get(self, request: ApiRequest) -> Response:
-        """Return a page of repositories. Each row repeats the `link_header` of its host's page.
+        """Return a page of repositories. A Git host that fails is left out, unless all hosts fail.
 
-        The web client finds the next page by the `link_header` of the first row. A Git host that fails is left out
-        unless all fail.
+        Each repository has the `link_header` of its host's page. The web client finds the next page in the
+        `link_header` of the first repository.
         """
         params = request.query_params
         repositories: list[dict[str, Any]] = []
@@ -196,7 +206,7 @@ class SearchRepositoriesView(CompatView):
         responses=CompatRepositorySerializer(many=True),
     )
     def get(self, request: ApiRequest) -> Response:
-        """Search repositories by words, by `owner/name` or by address."""
+        """Search repositories by words, by `owner/name` or by URL."""
         params = request.query_params
         repositories: list[dict[str, Any]] = []
         for host in self.hosts(request, params.get("selected_provider")):
@@ -323,7 +333,7 @@ class ProviderTokenInputSerializer(serializers.Serializer[Any]):
 
 
 class ProviderTokensInputSerializer(serializers.Serializer[Any]):
-    """Tokens by provider. The web client always sends all providers; an empty token keeps the stored one."""
+    """Tokens by provider. The web client always sends all providers; an empty token keeps the stored token."""
 
     provider_tokens = serializers.DictField(child=ProviderTokenInputSerializer())
 
@@ -364,7 +374,7 @@ def _store_tokens(user: Any, organization: Organization, tokens: dict[str, dict[
     for name, entry in tokens.items():
         try:
             hosts[name], _ = services.check_token(
-                provider=name, token=entry["token"], host=entry.get("host")
+                provider_name=name, token=entry["token"], host_name=entry.get("host")
             )
         except TokenRefused as error:
             raise Unauthenticated(f"{name}: {error.detail}") from error
@@ -384,7 +394,7 @@ def _store_tokens(user: Any, organization: Organization, tokens: dict[str, dict[
 @RouteFacts(replaced_by="/api/v1/provider-tokens/{}")
 @extend_schema(tags=["compat"])
 class UnsetView(GitHostMixin, GenericAPIView[Any]):
-    """The removal of all tokens for Git hosts."""
+    """The route that removes all tokens for Git hosts."""
 
     permission = "integrations.edit"
     serializer_class = None

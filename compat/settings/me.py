@@ -48,13 +48,13 @@ SCHEMA = {
 
 
 class WholeMeView(MeView):
-    """The caller, with the caller's settings in the active organization."""
+    """The caller's account, organizations, and settings in the active organization."""
 
     @extend_schema(operation_id="users_me_retrieve", tags=["users"], responses={200: SCHEMA})
     def get(self, request: ApiRequest) -> HttpResponse:
-        """Return the caller, the organizations that the credentials reach, and the effective settings.
+        """Return the caller, the organizations that the credentials give access to, and the effective settings.
 
-        Secrets are masks. The settings are left out without the permissions `settings.view` and `model_access.view`.
+        Secrets are masked. Settings require the permissions `settings.view` and `model_access.view`.
         """
         user = request.user
         account = {name: getattr(user, name) for name in ("id", "email", "name", "is_staff")}
@@ -73,7 +73,10 @@ class WholeMeView(MeView):
 
 
 def serialize_settings(*, user_id: UUID, organization_id: UUID) -> dict[str, Any]:
-    """Return the settings by the clients' names, with masks for secrets. Run one query."""
+    """Return a user's effective settings under the names that clients use.
+
+    Secrets are masks. Run one database query.
+    """
     [row] = _SETTINGS.rows(user=user_id, organization=organization_id)
     own, shared, access = _ROWS.instances(row)
     effective = user_settings.merge_settings(own, shared)

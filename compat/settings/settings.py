@@ -1,7 +1,8 @@
 """``/api/settings`` of existing clients: one flat record with the settings and the access to a model.
 
-A POST changes only the fields in its body, because the web client's page for MCP servers sends one field only.
-OpenHands' own server resets the others. A secret keeps its value if the body has its mask or leaves it out.
+A POST changes only the fields in its body, because the web client's page for MCP servers sends only one field. (On
+OpenHands' own server that page resets all other settings.) A secret keeps its value if the body leaves the secret out
+or contains its mask.
 """
 
 from typing import Any
@@ -29,6 +30,7 @@ from lib.routes import RouteFacts
 
 MESSAGE = inline_serializer("SettingsMessage", {"message": serializers.CharField()})
 NO_SERVERS: dict[str, list[Any]] = {"sse_servers": [], "stdio_servers": [], "shttp_servers": []}
+"""The form of "no MCP servers" that clients send and expect."""
 FIELDS_BY_COMPAT_NAME = {field.compat or field.name: field for field in FIELDS.values()}
 PRICES = ("prompt", "completion", "cached")
 
@@ -71,7 +73,7 @@ RECORD = {
 
 
 class CompatSettingsSerializer(serializers.Serializer[Any]):
-    """The fields for the access to a model. ``FIELDS`` validates all other fields."""
+    """The fields that select a model and its server. ``FIELDS_BY_COMPAT_NAME`` validates all other fields."""
 
     llm_model = serializers.CharField(
         max_length=250, required=False, allow_null=True, allow_blank=True
@@ -95,8 +97,8 @@ class CompatSettingsView(InActiveOrganization):
     @extend_schema(operation_id="compat_settings_retrieve", responses={200: RECORD})
     def get(self, request: ApiRequest) -> Response:
         """Return the effective settings. Secrets are null; the fields `…_set` report whether they are set."""
-        # The web client takes a 404 for the first use of the server and may block the whole page, so there is
-        # always a record.
+        # The web client treats a 404 as the first use of the server and may block the whole page, so always return
+        # a record.
         return Response(serialize_settings(request.user, self.organization()))
 
     @extend_schema(
@@ -180,9 +182,9 @@ def serialize_settings(user: User, organization: Organization) -> dict[str, Any]
 
 
 def parse_settings(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings to change, by our names, from a client's record.
+    """Return the settings to change from a client's record, under this server's names.
 
-    Leave out values that only repeat what the client received, such as masks.
+    Leave out values that the client received and only sends back, such as masks.
     """
     values: dict[str, Any] = {}
     for name, field in FIELDS_BY_COMPAT_NAME.items():
@@ -190,7 +192,7 @@ def parse_settings(body: dict[str, Any]) -> dict[str, Any]:
             continue
         value = body[name]
         if name == "search_api_key" and (not value or is_mask(str(value))):
-            continue  # the web client sends it empty with every save of any page
+            continue  # every page of the web client sends this field empty when it saves
         # Clients receive "no servers" as three empty lists and send them back.
         if name == "mcp_config" and isinstance(value, dict) and not any(value.values()):
             value = None
@@ -201,37 +203,40 @@ def parse_settings(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def change_model(user: User, organization: Organization, body: dict[str, Any]) -> None:
-    """Change the caller's access to a model if the body differs from it.
+    """Change the caller's access to a model if the body names another model, server or key.
 
-    Choosing the demo model removes the access. Raise ``UnknownModelServer`` or ``MissingPermission``.
+    The name of the demo model removes the access. Raise ``UnknownModelServer``, or ``MissingPermission`` if the caller
+    may not change the access.
     """
     access = services.get_model_access(organization_id=organization.pk, user_id=user.pk)
     model, base_url = directory.format_access(access)
     key = body.get("llm_api_key")
     if key and is_mask(key):
         key = None
-    name = body.get("llm_model") or model
-    address = body.get("llm_base_url", base_url) or ""
-    # Most requests change another setting and repeat the model. They need no permission for the model.
-    if (name, address) == (model, base_url) and (key is None or (not key and not _has_key(access))):
+    new_model = body.get("llm_model") or model
+    new_base_url = body.get("llm_base_url", base_url) or ""
+    # Most requests change another setting and repeat the model. They need no permission for the model. A key of None
+    # keeps the stored key, and an empty key removes it.
+    is_same_key = key is None or (not key and not _has_key(access))
+    if (new_model, new_base_url) == (model, base_url) and is_same_key:
         return
     require(user, organization.pk, "model_access.edit")
-    if name == services.DEMO_MODEL and not address:
+    if new_model == services.DEMO_MODEL and not new_base_url:
         if access is not None:
             services.clear_model_access(organization_id=organization.pk, user_id=user.pk)
         return
-    location = directory.locate_model(name, address)
+    location = directory.locate_model(new_model, new_base_url)
     if location is None:
         raise UnknownModelServer(
-            f"The server of the model {name[:80]} is unknown. Enter its base URL, or use a name that starts with "
+            f"The server of the model {new_model[:80]} is unknown. Enter its base URL, or use a name that starts with "
             + ", ".join(f"{prefix}/" for prefix in directory.SERVERS)
             + "."
         )
-    # Prices belong to a model at an address. Keep them only if neither changes.
-    is_same = access is not None and (access.model, access.base_url) == location
+    # Prices belong to one model on one server. Keep them only if neither changes.
+    is_same_model = access is not None and (access.model, access.base_url) == location
     prices = {
         f"{price}_micros_per_million": getattr(access, f"{price}_micros_per_million")
-        for price in (PRICES if is_same else ())
+        for price in (PRICES if is_same_model else ())
     }
     services.save_model_access(
         organization=organization,

@@ -1,4 +1,4 @@
-"""Addresses of the settings routes of existing clients. Those in ``api_v1`` are below ``/api/v1``."""
+"""URL patterns of the settings routes that existing clients call. The patterns of ``api_v1`` are below ``/api/v1``."""
 
 from django.urls import path
 

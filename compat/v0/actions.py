@@ -1,7 +1,9 @@
-"""Translation of the engine's actions and observations to V0's, by one table for each.
+"""Translation of the engine's actions and observations to actions and observations of V0.
 
-The payloads come from sandboxes and are not trusted, so every value is converted by ``compat.v0.values``.
-A kind without a row in its table becomes a call of an MCP tool, or that tool's result.
+V0 is OpenHands' older protocol: REST routes without a version in the path, and Socket.IO. The tables ``ACTIONS`` and
+``OBSERVATIONS`` map each of the engine's kinds to a function that renders it. A kind without an entry in its table
+becomes a call of an MCP tool, or the result of that call. The payloads come from sandboxes and are not trusted, so the
+functions of ``compat.v0.values`` convert every value.
 """
 
 import difflib
@@ -12,13 +14,24 @@ from typing import Any, Final
 
 from compat.v0.values import as_dict, as_int, as_list, as_text, join_text_parts, list_image_urls
 
+Payload = dict[str, Any]
+"""An untrusted JSON object from the engine: the payload of an event, or the action or observation in it."""
+Fields = dict[str, Any]
+"""The ``args`` of a V0 action or the ``extras`` of a V0 observation."""
 RISKS: Final = {"UNKNOWN": -1, "LOW": 0, "MEDIUM": 1, "HIGH": 2}
+"""The numbers of V0's ``ActionSecurityRisk``, by the engine's names."""
+EDITOR: Final = "oh_aci"
+"""The ``impl_source`` of file actions: the value ``OH_ACI`` of V0's ``FileEditSource`` and ``FileReadSource``."""
+EDITED_LINES: Final = {"start": 1, "end": -1}
+"""V0's default of an edit: it counts lines from 1, and -1 is the last line."""
+WHOLE_FILE: Final = {"start": 0, "end": -1}
+"""V0's default of reading and writing: they count lines from 0, unlike an edit."""
 OUTPUT_LENGTH: Final = 30_000
-"""Characters of a command's output in a V0 event. OpenHands' own server cuts at the same length."""
+"""The maximum length of a command's output in a V0 event, in characters, as in OpenHands' own server."""
 DIFF_LENGTH: Final = 200_000
-"""Make no diff of longer texts (old and new together, in characters): difflib's time is not linear.
+"""The maximum length of the old and the new text together, in characters, for which a diff is made.
 
-Clients still receive both texts and can compare them themselves.
+The time of difflib grows faster than the length. Clients still receive both texts and can compare them.
 """
 
 
@@ -29,19 +42,16 @@ class Rendering:
     name: str
     """The value of ``action`` or ``observation``."""
     message: str
-    fields: dict[str, Any]
-    """``args`` of an action, ``extras`` of an observation."""
+    fields: Fields
     content: str = ""
-    more: dict[str, Any] | None = None
-    """Further top-level keys, such as ``timeout`` or ``success``."""
+    more: Fields | None = None
+    """Further keys at the top level of the event, such as ``timeout`` or ``success``."""
 
 
 # --- Actions ----------------------------------------------------------------------
 
-Fields = dict[str, Any]
 
-
-def render_action(event: Fields) -> Rendering:
+def render_action(event: Payload) -> Rendering:
     """Return the V0 action for the payload of an ``ActionEvent``."""
     action = as_dict(event.get("action"))
     kind = as_text(action.get("kind"))
@@ -62,7 +72,7 @@ WITHOUT_RISK: Final = {"think", "finish", "delegate", "task_tracking"}
 """V0's classes of these actions have no ``security_risk``."""
 
 
-def _render_run(action: Fields) -> Rendering:
+def _render_run(action: Payload) -> Rendering:
     command = as_text(action.get("command"))
     fields = {
         "command": command,
@@ -78,7 +88,7 @@ def _render_run(action: Fields) -> Rendering:
     return Rendering("run", f"Runs: {command}", fields, more=more)
 
 
-def _render_file_action(action: Fields) -> Rendering:
+def _render_file_action(action: Payload) -> Rendering:
     path, command = as_text(action.get("path")), as_text(action.get("command"))
     if command == "view":
         return _render_read(path, action.get("view_range"))
@@ -88,11 +98,10 @@ def _render_file_action(action: Fields) -> Rendering:
         "file_text": _text_or_none(action.get("file_text")),
         "old_str": _text_or_none(action.get("old_str")),
         "new_str": _text_or_none(action.get("new_str")),
-        "insert_line": line if type(line := action.get("insert_line")) is int else None,
+        "insert_line": _int_or_none(action.get("insert_line")),
         "content": "",
-        "start": 1,
-        "end": -1,
-        "impl_source": "oh_aci",
+        **EDITED_LINES,
+        "impl_source": EDITOR,
     }
     return Rendering("edit", f"Edits {path} ({command})", fields)
 
@@ -101,23 +110,20 @@ def _render_read(path: str, view_range: Any = None) -> Rendering:
     lines = [n for n in as_list(view_range) if type(n) is int]
     fields = {
         "path": path,
-        "start": 0,
-        "end": -1,
-        "impl_source": "oh_aci",
+        **WHOLE_FILE,
+        "impl_source": EDITOR,
         "view_range": lines if len(lines) == 2 else None,
     }
     return Rendering("read", f"Reads {path}", fields)
 
 
-def _render_write(action: Fields) -> Rendering:
+def _render_write(action: Payload) -> Rendering:
     path = as_text(action.get("file_path"))
     content = as_text(action.get("content"))
-    return Rendering(
-        "write", f"Writes {path}", {"path": path, "content": content, "start": 0, "end": -1}
-    )
+    return Rendering("write", f"Writes {path}", {"path": path, "content": content, **WHOLE_FILE})
 
 
-def _render_replace(action: Fields) -> Rendering:
+def _render_replace(action: Payload) -> Rendering:
     return _render_file_action(
         {
             "path": action.get("file_path"),
@@ -128,7 +134,7 @@ def _render_replace(action: Fields) -> Rendering:
     )
 
 
-def _render_tasks(action: Fields) -> Rendering:
+def _render_tasks(action: Payload) -> Rendering:
     command = as_text(action.get("command")) or "view"
     tasks = serialize_tasks(action.get("task_list"))
     message = f"Plans {len(tasks)} tasks" if command == "plan" else "Looks at the tasks"
@@ -136,7 +142,7 @@ def _render_tasks(action: Fields) -> Rendering:
 
 
 def serialize_tasks(value: Any) -> list[Fields]:
-    """Return V0's task list. V0 requires an id, which the engine's tasks lack: use the position, from 1."""
+    """Return V0's task list. The engine's tasks have no id, which V0 requires, so the id is the position from 1."""
     return [
         {
             "id": str(position),
@@ -148,23 +154,23 @@ def serialize_tasks(value: Any) -> list[Fields]:
     ]
 
 
-def _render_think(action: Fields) -> Rendering:
+def _render_think(action: Payload) -> Rendering:
     thought = as_text(action.get("thought"))
     return Rendering("think", f"Thinks: {thought}", {"thought": thought})
 
 
-def _render_finish(action: Fields) -> Rendering:
+def _render_finish(action: Payload) -> Rendering:
     message = as_text(action.get("message"))
     # The web client shows ``final_thought`` as the agent's last message.
     return Rendering("finish", message or "Done.", {"final_thought": message, "outputs": {}})
 
 
-def _render_browse(action: Fields) -> Rendering:
+def _render_browse(action: Payload) -> Rendering:
     url = as_text(action.get("url"))
     return Rendering("browse", f"Opens {url}", {"url": url, "return_axtree": False})
 
 
-def _render_browse_interactive(action: Fields) -> Rendering:
+def _render_browse_interactive(action: Payload) -> Rendering:
     name = as_text(action.get("kind")).removeprefix("Browser").removesuffix("Action")
     arguments = [
         f"{key}={as_text(value)}" for key, value in action.items() if key not in ("kind", "thought")
@@ -175,13 +181,13 @@ def _render_browse_interactive(action: Fields) -> Rendering:
     return Rendering("browse_interactive", f"In the browser: {call}", fields)
 
 
-def _render_delegate(action: Fields) -> Rendering:
+def _render_delegate(action: Payload) -> Rendering:
     agent = as_text(action.get("agent")) or as_text(action.get("subagent_type")) or "agent"
     inputs = {key: value for key, value in action.items() if key != "kind"}
     return Rendering("delegate", f"Asks {agent}", {"agent": agent, "inputs": inputs})
 
 
-def _render_tool_call(event: Fields, action: Fields) -> Rendering:
+def _render_tool_call(event: Payload, action: Payload) -> Rendering:
     name = as_text(event.get("tool_name")) or as_text(action.get("kind"))
     data = action.get("data")
     arguments = (
@@ -196,7 +202,12 @@ def _text_or_none(value: Any) -> str | None:
     return None if value is None else as_text(value)
 
 
-ACTIONS: Final[dict[str, Callable[[Fields], Rendering]]] = {
+def _int_or_none(value: Any) -> int | None:
+    # Not ``isinstance``: a boolean is an instance of ``int``.
+    return value if type(value) is int else None
+
+
+ACTIONS: Final[dict[str, Callable[[Payload], Rendering]]] = {
     "TerminalAction": _render_run,
     "ExecuteBashAction": _render_run,  # the engine's earlier name of TerminalAction
     "FileEditorAction": _render_file_action,
@@ -216,14 +227,15 @@ ACTIONS: Final[dict[str, Callable[[Fields], Rendering]]] = {
 # --- Observations -----------------------------------------------------------------
 
 
-def render_observation(event: Fields, action_event: Fields) -> Rendering | None:
+def render_observation(event: Payload, action_event: Payload) -> Rendering | None:
     """Return the V0 observation for the payload of an ``ObservationEvent``, or None if V0 has none.
 
-    ``action_event`` is the payload of the ``ActionEvent`` that caused it, ``{}`` if the log lacks it.
+    ``action_event`` is the payload of the ``ActionEvent`` that caused the observation, or ``{}`` if the log does not
+    contain that event.
     """
     observation = as_dict(event.get("observation"))
     kind = as_text(observation.get("kind"))
-    # V0's ``finish`` action is complete by itself.
+    # In V0 the ``finish`` action has no observation.
     if kind == "FinishObservation":
         return None
     action = as_dict(action_event.get("action"))
@@ -235,7 +247,8 @@ def render_observation(event: Fields, action_event: Fields) -> Rendering | None:
     )
 
 
-def _render_run_result(observation: Fields, action: Fields) -> Rendering:
+def _render_run_result(observation: Payload, action: Payload) -> Rendering:
+    # The engine's earlier versions report the exit code outside the metadata. -1 means unknown.
     reported = as_dict(observation.get("metadata"))
     code = as_int(reported.get("exit_code", observation.get("exit_code")), -1)
     metadata = {
@@ -257,15 +270,16 @@ def _render_run_result(observation: Fields, action: Fields) -> Rendering:
 
 
 def shorten_output(output: str) -> str:
-    """Cut the middle out of an output that is longer than ``OUTPUT_LENGTH``."""
+    """Replace the middle of an output that is longer than ``OUTPUT_LENGTH`` by a note."""
     if len(output) <= OUTPUT_LENGTH:
         return output
+    # Twice 40 characters leave room for the note.
     half = OUTPUT_LENGTH // 2 - 40
     omitted = len(output) - 2 * half
     return f"{output[:half]}\n[… {omitted} characters left out …]\n{output[-half:]}"
 
 
-def _render_edit_result(observation: Fields, action: Fields) -> Rendering:
+def _render_edit_result(observation: Payload, action: Payload) -> Rendering:
     path = as_text(observation.get("path") or action.get("path") or action.get("file_path"))
     command = as_text(observation.get("command") or action.get("command"))
     content = _content_text(observation)
@@ -274,7 +288,7 @@ def _render_edit_result(observation: Fields, action: Fields) -> Rendering:
             "error", content, {"error_id": ""}, content or as_text(observation.get("error"))
         )
     if command == "view":
-        return Rendering("read", f"Read {path}", {"path": path, "impl_source": "oh_aci"}, content)
+        return Rendering("read", f"Read {path}", {"path": path, "impl_source": EDITOR}, content)
     old = _text_or_none(observation.get("old_content"))
     new = _text_or_none(observation.get("new_content"))
     fields = {
@@ -282,14 +296,14 @@ def _render_edit_result(observation: Fields, action: Fields) -> Rendering:
         "prev_exist": observation.get("prev_exist") is True,
         "old_content": old,
         "new_content": new,
-        "impl_source": "oh_aci",
+        "impl_source": EDITOR,
         "diff": make_diff(path, old or "", new or ""),
     }
     return Rendering("edit", f"Edited {path}", fields, content)
 
 
 def make_diff(path: str, old: str, new: str) -> str:
-    """Return a unified diff, or ``""`` if the texts together are longer than ``DIFF_LENGTH``."""
+    """Return a unified diff of two texts, or ``""`` if they are longer than ``DIFF_LENGTH`` together."""
     if len(old) + len(new) > DIFF_LENGTH:
         return ""
     name = posixpath.basename(path) or "file"
@@ -297,33 +311,33 @@ def make_diff(path: str, old: str, new: str) -> str:
     return "\n".join(lines)
 
 
-def _render_read_result(observation: Fields, action: Fields) -> Rendering:
+def _render_read_result(observation: Payload, action: Payload) -> Rendering:
     return _render_edit_result(observation | {"command": "view"}, action)
 
 
-def _render_write_result(observation: Fields, action: Fields) -> Rendering:
+def _render_write_result(observation: Payload, action: Payload) -> Rendering:
     path = as_text(observation.get("file_path") or action.get("file_path"))
     return Rendering("write", f"Wrote {path}", {"path": path}, _content_text(observation))
 
 
-def _render_tasks_result(observation: Fields, action: Fields) -> Rendering:
+def _render_tasks_result(observation: Payload, action: Payload) -> Rendering:
     command = as_text(observation.get("command") or action.get("command")) or "view"
     fields = {"command": command, "task_list": serialize_tasks(observation.get("task_list"))}
     return Rendering("task_tracking", "The tasks", fields, _content_text(observation))
 
 
-def _render_think_result(observation: Fields, action: Fields) -> Rendering:
+def _render_think_result(observation: Payload, action: Payload) -> Rendering:
     return Rendering("think", "Noted.", {}, _content_text(observation))
 
 
-def _render_mcp_result(observation: Fields, action: Fields) -> Rendering:
+def _render_mcp_result(observation: Payload, action: Payload) -> Rendering:
     name = as_text(observation.get("tool_name"))
     arguments = as_dict(action.get("data"))
     content = _content_text(observation)
     return Rendering("mcp", f"{name} answered", {"name": name, "arguments": arguments}, content)
 
 
-def _render_browser_result(observation: Fields, action: Fields) -> Rendering:
+def _render_browser_result(observation: Payload, action: Payload) -> Rendering:
     is_error = observation.get("is_error") is True
     content = _content_text(observation)
     data = observation.get("screenshot_data")
@@ -353,28 +367,28 @@ def _render_browser_result(observation: Fields, action: Fields) -> Rendering:
     return Rendering("browse", f"Saw {url}" if url else "Saw the page", fields, content)
 
 
-def _render_delegate_result(observation: Fields, action: Fields) -> Rendering:
+def _render_delegate_result(observation: Payload, action: Payload) -> Rendering:
     content = _content_text(observation)
     return Rendering(
         "delegate", "The other agent answered", {"outputs": {"content": content}}, content
     )
 
 
-def _render_tool_result(event: Fields, observation: Fields, action: Fields) -> Rendering:
+def _render_tool_result(event: Payload, observation: Payload, action: Payload) -> Rendering:
     name = as_text(event.get("tool_name")) or as_text(observation.get("kind"))
     arguments = {key: value for key, value in action.items() if key != "kind"}
     fields = {"name": name, "arguments": arguments}
     return Rendering("mcp", f"{name} answered", fields, _content_text(observation))
 
 
-def _content_text(observation: Fields) -> str:
+def _content_text(observation: Payload) -> str:
     """Return an observation's text, from the field that the engine's version uses."""
     return join_text_parts(observation.get("content")) or as_text(
         observation.get("output") or observation.get("error")
     )
 
 
-OBSERVATIONS: Final[dict[str, Callable[[Fields, Fields], Rendering]]] = {
+OBSERVATIONS: Final[dict[str, Callable[[Payload, Payload], Rendering]]] = {
     "TerminalObservation": _render_run_result,
     "ExecuteBashObservation": _render_run_result,
     "FileEditorObservation": _render_edit_result,

@@ -1,4 +1,7 @@
-"""The actions that V0 clients send: messages and changes of the agent's state. Each calls one service."""
+"""Execution of the actions that V0 clients send: messages, and changes of the agent's state.
+
+V0 is OpenHands' older protocol. Each action calls one service.
+"""
 
 import re
 from typing import Any, Final
@@ -23,9 +26,10 @@ class NotAnAction(Problem):
 
 
 def execute(*, conversation_id: UUID, event: Any, asked_seq: int | None = None) -> None:
-    """Execute a V0 action. ``asked_seq`` is the ``seq`` of the question that the client last received, if any.
+    """Execute a V0 action: post a message, or change the agent's state.
 
-    Raise ``NotAnAction`` for any other action, and the exceptions of the services.
+    ``asked_seq`` is the ``seq`` of the last question that the client received from the agent, or None. Raise
+    ``NotAnAction`` if the event is another or a malformed action, and the exceptions of the called service.
     """
     event = as_dict(event)
     args = as_dict(event.get("args"))
@@ -43,7 +47,10 @@ def execute(*, conversation_id: UUID, event: Any, asked_seq: int | None = None) 
 
 
 def post_message(*, conversation_id: UUID, args: dict[str, Any]) -> int:
-    """Post the message in the ``args`` of a V0 action; return its ``seq``. Raise ``NotAnAction``."""
+    """Post the message in the ``args`` of a V0 action, and return its ``seq``.
+
+    Raise ``NotAnAction`` if the message is empty or too long, or if its images are not valid.
+    """
     content = as_text(args.get("content"))
     files = [url for url in as_list(args.get("file_urls")) if isinstance(url, str) and url]
     # Older clients misspell the field as ``images_urls``.
@@ -62,13 +69,13 @@ def post_message(*, conversation_id: UUID, args: dict[str, Any]) -> int:
 
 
 def validate_images(images: Any) -> list[str]:
-    """Return the image URLs of a message. Raise ``NotAnAction`` for too many, too long or other URLs."""
+    """Return the image URLs of a message. Raise ``NotAnAction`` if there are too many, or if a URL is not allowed."""
     urls = [url for url in as_list(images) if isinstance(url, str) and url]
     if len(urls) > IMAGES_MAX:
         raise NotAnAction(f"A message may have at most {IMAGES_MAX} images.")
     if not all(len(url) <= IMAGE_LENGTH and _IMAGE.fullmatch(url) for url in urls):
         raise NotAnAction(
-            "Each image must be an https:// address or a data URL of a PNG, JPEG, GIF or WebP image."
+            "Each image must be an https:// URL or a data URL of a PNG, JPEG, GIF or WebP image."
         )
     return urls
 
@@ -76,7 +83,10 @@ def validate_images(images: Any) -> list[str]:
 def change_agent_state(
     *, conversation_id: UUID, state: str, reason: str = "", asked_seq: int | None = None
 ) -> None:
-    """Stop or resume the agent, or answer its open question. Raise ``NotWaiting`` or ``NotAnAction``."""
+    """Stop or resume the agent, or answer the agent's open question.
+
+    Raise ``NotWaiting`` if the agent has no open question, and ``NotAnAction`` if clients cannot request the state.
+    """
     if state in ("stopped", "paused"):
         services.interrupt(conversation_id=conversation_id)
     elif state == "running":
@@ -91,5 +101,5 @@ def change_agent_state(
     else:
         raise NotAnAction(
             "This state cannot be requested. "
-            "Use running, paused, stopped, user_confirmed or user_rejected."
+            "Use `running`, `paused`, `stopped`, `user_confirmed` or `user_rejected`."
         )

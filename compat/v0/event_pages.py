@@ -1,6 +1,7 @@
 """Pages of a conversation's log as V0 events, in either direction.
 
-The filters apply before a page is cut, so a page is full unless the log ends.
+V0 is OpenHands' older protocol. The filters of a request apply before a page is cut, so a page is full unless the log
+ends.
 """
 
 import json
@@ -14,35 +15,41 @@ from compat.v0 import log
 from compat.v0.translation import Json, is_hidden, is_null
 from conversations.models import Conversation
 
-PAGE_ROWS = 200
-"""Rows of the log that one query reads."""
+BATCH_ROWS = 200
+"""The number of rows of the log that one database query reads."""
 
 
 def walk(
-    conversation: Conversation, *, first: int = 0, last: int | None = None, reverse: bool = False
+    conversation: Conversation,
+    *,
+    min_seq: int = 0,
+    max_seq: int | None = None,
+    reverse: bool = False,
 ) -> Iterator[Json]:
-    """Yield the V0 events with a ``seq`` from ``first`` to ``last``, except ``null`` events.
+    """Yield the V0 events whose ``seq`` is from ``min_seq`` to ``max_seq``, both inclusive.
 
-    Hold ``PAGE_ROWS`` rows in memory at a time.
+    Skip ``null`` events, which stand for kinds of events that this server does not know. Hold ``BATCH_ROWS`` rows in
+    memory at a time.
     """
-    # Translation needs facts from earlier rows. Forward, they carry over from page to page. In reverse each
-    # page is translated forward by itself, so its facts are loaded again.
-    links = log.load_links_at(conversation.pk, max(first - 1, 0)) if not reverse else None
-    rows = conversation.events.filter(seq__gte=first)
-    if last is not None:
-        rows = rows.filter(seq__lte=last)
+    # A translation needs links to earlier events. Forward, ``translate_rows`` updates the links, so each batch leaves
+    # them ready for the next batch. In reverse there are no earlier batches, so the links of each batch are loaded.
+    forward_links = None if reverse else log.load_links_at(conversation.pk, max(min_seq - 1, 0))
+    rows = conversation.events.filter(seq__gte=min_seq)
+    if max_seq is not None:
+        rows = rows.filter(seq__lte=max_seq)
     while True:
-        page = list(rows.order_by("-seq" if reverse else "seq")[:PAGE_ROWS])
-        if not page:
+        batch = list(rows.order_by("-seq" if reverse else "seq")[:BATCH_ROWS])
+        if not batch:
             return
-        last_read = page[-1].seq
+        # In the order of reading, before the batch is reversed: in reverse this is the lowest ``seq``.
+        last_read = batch[-1].seq
         if reverse:
-            page.reverse()
-        page_links = links or log.load_links_at(conversation.pk, page[0].seq - 1)
-        translated = log.translate_rows(conversation.pk, page, page_links)
+            batch.reverse()  # events are always translated in the order of the log
+        links = forward_links or log.load_links_at(conversation.pk, batch[0].seq - 1)
+        translated = log.translate_rows(conversation.pk, batch, links)
         events = [event for event in translated if not is_null(event)]
-        yield from reversed(events) if reverse else events
-        if len(page) < PAGE_ROWS:
+        yield from (reversed(events) if reverse else events)
+        if len(batch) < BATCH_ROWS:
             return
         rows = rows.filter(seq__lt=last_read) if reverse else rows.filter(seq__gt=last_read)
 
@@ -68,13 +75,13 @@ def matches(event: Json, filters: dict[str, Any]) -> bool:
 
 
 def fetch_page(conversation: Conversation, filters: dict[str, Any]) -> tuple[list[Json], bool]:
-    """Return at most ``limit`` events that pass the filters, and whether further events pass them."""
+    """Return at most ``filters["limit"]`` events that pass the filters, and whether further events pass them."""
     limit = filters["limit"]
     page: list[Json] = []
     events = walk(
         conversation,
-        first=filters["start_id"],
-        last=filters.get("end_id"),
+        min_seq=filters["start_id"],
+        max_seq=filters.get("end_id"),
         reverse=filters["reverse"],
     )
     for event in events:
@@ -86,7 +93,7 @@ def fetch_page(conversation: Conversation, filters: dict[str, Any]) -> tuple[lis
 
 
 def stream_trajectory(conversation: Conversation) -> Iterator[bytes]:
-    """Yield the JSON text of ``{"trajectory": […]}`` in pieces.
+    """Yield the JSON text of ``{"trajectory": [event, …]}`` in pieces.
 
     Leave out hidden events, and the screenshots and page trees of browser observations.
     """
@@ -107,9 +114,13 @@ _LARGE_EXTRAS = frozenset({"screenshot", "dom_object", "axtree_object", "extra_e
 
 
 def encode_event(event: Json) -> bytes:
-    """Return an event as JSON text. orjson refuses lone surrogates, which a sandbox's payloads may contain."""
+    """Return an event as JSON text.
+
+    This function does not use orjson, which rejects lone surrogates: a sandbox's payloads may contain them.
+    """
     return json.dumps(event, separators=(",", ":")).encode()
 
 
 def fragment(event: Json) -> orjson.Fragment:
+    """Return an event as JSON text that the API's renderer inserts unchanged."""
     return orjson.Fragment(encode_event(event))

@@ -20,6 +20,7 @@ from conversations.services.feedback import list_feedback, save_feedback
 from lib.routes import RouteFacts
 
 RATINGS = {"positive": 5, "negative": 1}
+"""The ratings that this server stores for the two polarities of V0."""
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/events/{}/feedback")
@@ -97,7 +98,10 @@ class FeedbackBatchView(V0View):
 
     @schema("feedback_batch", responses=OpenApiTypes.OBJECT)
     def get(self, request: ApiRequest, pk: UUID) -> Response:
-        """Return by event id `{exists, rating, reason}`, or `{exists: false}` for agent events without a rating."""
+        """Return a rating by event id: `{exists, rating, reason}`.
+
+        For the agent's events without a rating, this is `{exists: false}`.
+        """
         conversation = self.find(pk)
         rows = conversation.events.filter(source="agent").values_list("seq", flat=True)
         ratings: dict[str, Any] = {str(seq): {"exists": False} for seq in rows}

@@ -22,6 +22,7 @@ from lib.problems import Problem, TooLarge
 from lib.routes import RouteFacts
 
 VIEW_MAX_BYTES = 2_097_152
+"""The maximum size of a file whose text is returned, in bytes."""
 UPLOAD_FILES_MAX = 100
 HIDDEN_NAMES = {".git", ".DS_Store", "node_modules", "__pycache__", "lost+found", ".vscode"}
 # The engine reports words, V0 clients expect the letters of ``git status``.
@@ -39,7 +40,7 @@ class NotText(Problem):
 
 
 def workspace_path(conversation: Conversation, path: str) -> str:
-    """Return a path relative to the workspace. V0 clients also send absolute paths, which they know from uploads."""
+    """Convert a path to a path relative to the workspace. V0 clients know absolute paths from upload responses."""
     root = conversation.sandbox.workspace if conversation.sandbox else ""
     if root and (path == root or path.startswith(root.rstrip("/") + "/")):
         return path[len(root) :].lstrip("/")
@@ -58,12 +59,15 @@ class ListFilesView(V0View):
         responses={200: {"type": "array", "items": {"type": "string"}}},
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Return paths relative to the workspace. Folders end with a slash; version control and caches are left out."""
+        """Return the contents of a folder as paths relative to the workspace.
+
+        The paths of folders end with a slash. Folders of version control and caches are left out.
+        """
         conversation = self.find(pk)
         path = workspace_path(conversation, request.query_params.get("path", ""))
         entries = services.list_files(conversation_id=conversation.pk, path=path)
-        shown = [entry for entry in entries if entry.name not in HIDDEN_NAMES]
-        return Response([e.path + ("/" if e.type == "directory" else "") for e in shown])
+        visible = [entry for entry in entries if entry.name not in HIDDEN_NAMES]
+        return Response([e.path + ("/" if e.type == "directory" else "") for e in visible])
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/files/content")
@@ -86,7 +90,7 @@ class SelectFileView(V0View):
         for chunk in chunks:
             content += chunk
             if len(content) > VIEW_MAX_BYTES:
-                # End the request to the sandbox, which would send the rest of the file.
+                # Close the request to the sandbox; otherwise the sandbox sends the rest of the file.
                 if close := getattr(chunks, "close", None):
                     close()
                 raise TooLarge(
@@ -94,6 +98,7 @@ class SelectFileView(V0View):
                     "Download the workspace instead."
                 )
         try:
+            # NUL is valid in UTF-8, but a file that contains it is not a text for people.
             if b"\0" in content:
                 raise NotText
             return Response({"code": content.decode()})
@@ -137,7 +142,10 @@ class GitChangesView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Return the changed files: status `M`, `A`, `D`, `R` or `U`, and path."""
+        """Return the path and the status of each changed file.
+
+        The status is `M` (modified), `A` (added), `D` (deleted), `R` (renamed) or `U` (unknown).
+        """
         changes = services.git_changes(conversation_id=self.find(pk).pk)
         return Response(
             [{"status": STATUSES.get(c["status"], "U"), "path": c["path"]} for c in changes]
@@ -146,7 +154,7 @@ class GitChangesView(V0View):
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/diff")
 class GitDiffView(V0View):
-    """The texts of a changed file."""
+    """The contents of a changed file, before and after the change."""
 
     permission = "files.view"
 
@@ -162,7 +170,7 @@ class GitDiffView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Return the file's text after and before the change, each null if the file did not exist."""
+        """Return the file's text as `modified` (new) and `original` (old), each null if there was no file."""
         conversation = self.find(pk)
         path = workspace_path(conversation, _required_parameter(request, "path"))
         diff = services.git_diff(conversation_id=conversation.pk, path=path)
@@ -197,7 +205,7 @@ class UploadFilesView(V0View):
     def post(self, request: Request, pk: UUID) -> Response:
         """Write the files into the workspace. List each file that was not written in `skipped_files`, with a reason."""
         conversation = self.find(pk)
-        # The web client names the field ``files``, the reference of OpenHands' server ``files[]``.
+        # The web client names the field ``files``. The API reference of OpenHands names it ``files[]``.
         files = [*request.FILES.getlist("files"), *request.FILES.getlist("files[]")]
         if not files:
             raise Unprocessable("files: Send at least one file.")
@@ -213,7 +221,7 @@ class UploadFilesView(V0View):
                     )
                     uploaded.append(posixpath.join(root, name))
                 except services.SandboxNotRunning:
-                    raise
+                    raise  # no file can be written, so this is the error of the whole request
                 except Problem as refusal:
                     reason = refusal.detail
             if reason:

@@ -1,4 +1,4 @@
-"""The handshake of a V0 socket: its query, its credentials, and whether the caller may watch the conversation."""
+"""The handshake of a V0 socket: its query string, its credentials, and the check of the caller's access."""
 
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -14,16 +14,16 @@ EMPTY_KEYS: Final = ("", "null", "undefined", "None")
 
 
 def parse_query(scope: Scope) -> dict[str, str]:
-    """Return the parameters of the handshake. A repeated parameter has its last value."""
+    """Return the parameters in the query string of a handshake, each with its last value."""
     query = parse_qs(scope.get("query_string", b"").decode("utf-8", "replace"))
     return {name: values[-1] for name, values in query.items()}
 
 
 def read_conversation_key(scope: Scope) -> str:
-    """Return the key in the header ``X-Session-API-Key``, else the key in the query, else ``""``."""
+    """Return the key in the header ``X-Session-API-Key``, else the key in the query string, else ``""``."""
     headers = dict(scope["headers"])
     key = headers.get(b"x-session-api-key", b"").decode("latin-1").strip()
-    # A browser cannot set headers on a WebSocket, so the web client sends the key in the query.
+    # A browser cannot set headers on a WebSocket, so the web client sends the key in the query string.
     key = key or parse_query(scope).get("session_api_key", "").strip()
     return "" if key in EMPTY_KEYS else key
 
@@ -31,7 +31,7 @@ def read_conversation_key(scope: Scope) -> str:
 def read_credentials(scope: Scope) -> Credentials:
     """Return the caller's credentials: a conversation key, an API key, or the session cookie.
 
-    Clients may send an API key (``oh_…``) where a conversation key belongs. It replaces ``Authorization``.
+    Clients may send an API key (``oh_…``) in place of a conversation key. The API key then replaces ``Authorization``.
     """
     key = read_conversation_key(scope)
     if not key.startswith("oh_"):
@@ -42,9 +42,10 @@ def read_credentials(scope: Scope) -> Credentials:
 
 
 def admit(scope: Scope) -> Watcher:
-    """Return the watcher of the conversation in the query. Raise ``ConnectionRefused`` if it may not watch.
+    """Return a ``Watcher`` (the access of one caller to one conversation) for a handshake.
 
-    The messages of the refusals are those of OpenHands' own server, which clients receive as ``connect_error``.
+    Raise ``ConnectionRefused`` if the caller may not watch the conversation. Clients receive its message as
+    ``connect_error``, so the messages are those of OpenHands' own server.
     """
     requested_id = parse_query(scope).get("conversation_id", "")
     if not requested_id:

@@ -1,4 +1,7 @@
-"""Database reads for the translation of our log to V0: rows, and the facts about earlier rows in ``Links``."""
+"""Database reads for the translation of our log to V0 events.
+
+A translation needs ``Links``: data about earlier events, which the functions of this module load.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,17 +20,17 @@ from compat.v0.values import loads
 from conversations.models import Conversation, Event, OutgoingMessage
 
 LINKS_MAX = 500
-"""Events that one reader's ``Links`` holds before it is emptied. Older events are read from the database again."""
+"""A ``Links`` with more events is emptied. Events that are needed again are then read from the database."""
 STATES_SEARCHED = 100
-"""State updates, newest first, in which the totals are searched."""
+"""The number of state updates, newest first, that are searched for the totals of tokens and cost."""
 
 
 def load_links(conversation_id: UUID, entries: Sequence[Entry], links: Links) -> None:
-    """Look up the events that entries refer to and add them to ``links``. Run at most two queries."""
+    """Add to ``links`` the events that the entries refer to. Run at most two database queries."""
     if len(links.seqs) > LINKS_MAX:
         links.seqs.clear()
         links.actions.clear()
-    # The translation records these entries itself, each before the entries that refer to it.
+    # ``translate_event`` adds the entries themselves, each before the entries that refer to it.
     known = {entry.event_id for entry in entries} | links.seqs.keys()
     missing = set().union(*(referenced_ids(entry) for entry in entries)) - known
     if missing:
@@ -49,9 +52,10 @@ def needs_lookup(entry: Entry, links: Links) -> bool:
 
 
 def find_resume_position(conversation_id: UUID, seq: int) -> tuple[int, Links]:
-    """Return the ``seq`` after which a reader that has all events up to ``seq`` continues, and its links.
+    """Return the ``seq`` after which a reader continues, and the links at that position.
 
-    The position is later than ``seq`` if the retention period has removed the events between.
+    ``seq`` is the last event that the reader has. The returned position is later if the events after ``seq`` were
+    deleted at the end of their retention period.
     """
     rows = Conversation.objects.filter(pk=conversation_id).values_list("pruned_seq", flat=True)
     position = max(seq, rows.first() or 0)
@@ -59,7 +63,10 @@ def find_resume_position(conversation_id: UUID, seq: int) -> tuple[int, Links]:
 
 
 def load_links_at(conversation_id: UUID, seq: int) -> Links:
-    """Return the links of a reader that starts after ``seq``: the totals of tokens and cost at that position."""
+    """Return the links for a reader that starts after ``seq``.
+
+    They contain only the totals of tokens and cost. ``load_links`` adds other events when they are needed.
+    """
     if not seq:
         return Links()
     rows = Event.objects.filter(
@@ -72,7 +79,7 @@ def load_links_at(conversation_id: UUID, seq: int) -> Links:
 
 
 def translate_rows(conversation_id: UUID, events: Iterable[Any], links: Links) -> list[Json]:
-    """Return the V0 events of consecutive rows of the log."""
+    """Return the V0 events of consecutive rows of the log, and update ``links`` for the rows that follow."""
     entries = [Entry.of_event(event) for event in events]
     load_links(conversation_id, entries, links)
     return translate_events(entries, links)

@@ -1,7 +1,12 @@
-"""Prompts that the server writes for V0 clients: first messages of tasks, and the prompt to remember a conversation."""
+"""Prompts that this server writes on behalf of V0 clients.
+
+They are the first message for a suggested task, the first message for a new microagent (a file with instructions for
+agents), and a prompt that asks the agent to record the lessons of a conversation.
+"""
 
 from typing import Any, Final
 
+# By V0's ``task_type``.
 TASKS: Final = {
     "MERGE_CONFLICTS": "Resolve the merge conflicts of pull request #{number} ({title}) in {repo}, and push.",
     "FAILING_CHECKS": "Make the failing checks of pull request #{number} ({title}) in {repo} pass, and push.",

@@ -1,7 +1,7 @@
 """Conversations as V0's ``ConversationInfo``.
 
-Rows of a list are as complete as single conversations: the web client opens a conversation from the row, without
-a further request for the conversation.
+A list contains every field of its conversations, because the web client opens a conversation from a list without a
+further request.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,10 @@ from conversations.services import conversation_key
 def serialize_conversations(
     conversations: Iterable[Conversation], user: User
 ) -> list[dict[str, Any]]:
-    """Return the ``ConversationInfo`` of each conversation, in order. The number of queries is fixed."""
+    """Return the ``ConversationInfo`` of each conversation, in order.
+
+    The number of database queries does not depend on the number of conversations.
+    """
     rows = list(conversations)
     children = _child_ids([row.pk for row in rows], user)
     return [
@@ -54,12 +57,12 @@ def _serialize(
         "git_provider": repository.get("provider"),
         "trigger": row.trigger,
         "num_connections": 0,  # OpenHands' own server reports 0 too; sockets are counted per process
-        # The web client opens no V1 socket while this is null. A relative address means its own host.
+        # The web client opens no V1 socket while this is null. A relative URL means the web client's own host.
         "url": f"/api/conversations/{row.pk.hex}",
         "session_api_key": conversation_key(conversation=row, user=user),
         "created_at": row.created_at,
         "pr_number": [number for number in row.pull_requests if type(number) is int],
-        # The web client chooses its protocol by this: Socket.IO for "V0", the V1 socket for "V1".
+        # The web client uses Socket.IO for "V0" and the V1 socket for "V1".
         "conversation_version": row.wire_version,
         "sub_conversation_ids": children,
     }

@@ -15,7 +15,7 @@ STATUSES = ("STARTING", "RUNNING", "STOPPED", "ARCHIVED", "ERROR")
 
 
 class Unprocessable(Problem):
-    """The body or query failed validation. OpenHands' own server responds with 422 too."""
+    """The body or the query string is not valid. OpenHands' own server responds with 422 too."""
 
     status = 422
     code = "invalid"
@@ -23,19 +23,19 @@ class Unprocessable(Problem):
 
 
 class StrictSerializer(serializers.Serializer[Any]):
-    """A serializer that rejects fields it does not know."""
+    """A serializer that rejects unknown fields."""
 
     def to_internal_value(self, data: Any) -> Any:
         unknown = set(data) - set(self.fields) if isinstance(data, dict) else set()
         if unknown:
             raise serializers.ValidationError(
-                {str(name)[:80]: ["This route does not have this field."] for name in unknown}
+                {str(name)[:80]: ["This field is not supported here."] for name in unknown}
             )
         return super().to_internal_value(data)
 
 
 def validate(kind: type[serializers.Serializer[Any]], data: Any) -> dict[str, Any]:
-    """Return the data as validated by a serializer. Raise ``Unprocessable`` with every field's errors."""
+    """Validate data and return the validated data. Raise ``Unprocessable`` with the errors of every field."""
     serializer = kind(data=data)
     if serializer.is_valid():
         return dict(serializer.validated_data)
@@ -100,7 +100,7 @@ class V0ConversationCreateSerializer(StrictSerializer):
 
 
 class V0ListQuery(serializers.Serializer[Any]):
-    """The page and the filters of a list of conversations."""
+    """Query parameters of a list of conversations: filters and page."""
 
     page_id = serializers.CharField(required=False, max_length=300)
     limit = serializers.IntegerField(required=False, default=20, min_value=1, max_value=100)
@@ -112,7 +112,7 @@ class V0ListQuery(serializers.Serializer[Any]):
 
 
 class V0EventQuery(serializers.Serializer[Any]):
-    """The filters of a list of events. They come in the query or, as in V0, in the body of the GET request."""
+    """Filters of a list of events, in the query string or, as in V0, in the body of the GET request."""
 
     start_id = serializers.IntegerField(required=False, default=0, min_value=0, max_value=2**62)
     end_id = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=2**62)

@@ -1,8 +1,9 @@
 """V0's Socket.IO endpoint at ``/socket.io``: one socket follows one conversation's log.
 
-Every process reads the log through its hub and sends only to its own sockets, so there is no Redis manager and there
-are no rooms. The only transport is WebSocket: requests of the polling transport would need the process that holds their
-session, and nothing routes them there (ADR 10). The web client uses WebSocket only.
+V0 is OpenHands' older protocol. Every process reads the log through its hub (``conversations.realtime.hub``) and sends
+only to its own sockets, so neither a Redis manager nor Socket.IO rooms are needed. The only transport is WebSocket:
+requests of the polling transport would have to reach the process that holds their session, and no load balancer routes
+them there (ADR 10). The web client uses only WebSocket.
 """
 
 import asyncio
@@ -30,27 +31,31 @@ _commands = DatabaseThreads("socket.io", 4)
 """Threads for the clients' actions. They may wait for row locks, so they do not share threads with the hub's reads."""
 PATH: Final = "/socket.io"
 MESSAGE_BYTES: Final = 4 * 1024 * 1024
-"""The limit of OpenHands' own server."""
+"""The maximum size of a client's message. OpenHands' own server has the same limit."""
 JOIN_SECONDS: Final = 20
 """Seconds that a socket may stay open without joining a conversation."""
 DRAIN_PAUSE: Final = 0.02
-"""Seconds between two looks at the library's send queue."""
+"""Seconds between two checks of the library's send queue."""
 RESTORED: Final = "This conversation was restored from a backup. Reload the page to see its events."
 CURSOR_DIGITS: Final = 18
+"""The maximum number of digits of a cursor. Longer numbers may not fit PostgreSQL's ``bigint``."""
 
 
 class Follower:
-    """One socket that follows a conversation: its position in the log, and the state it was last sent."""
+    """A socket that follows a conversation, with the position in the log and the last state sent to the client."""
 
     def __init__(self, sid: str, eio_sid: str, watcher: Watcher, after: int) -> None:
+        # ``sid`` is the id of the Socket.IO session, ``eio_sid`` the id of the connection below it (Engine.IO).
         self.sid, self.eio_sid, self.after = sid, eio_sid, after
         self.watcher, self.conversation_id = watcher, watcher.conversation_id
         self.last_sent_id = 0
         self.state = ""
         self.status = ""
         self.title: str | None = None
+        # The ``seq`` of the agent's open question, to which an answer of the client refers.
         self.asked_seq: int | None = None
         self.links = Links()
+        # While past events are replayed, the last state change, which is sent at the end of the replay.
         self.pending_state: Json | None = None
         self.is_replaying = True
         self.task: asyncio.Task[None] | None = None
@@ -65,7 +70,7 @@ class Follower:
                 await asyncio.sleep(0.005)
             async with watching(self.watcher, UnpingedStream(self._end_access)):
                 is_gone = await self._follow()
-            # After a disconnect the client stays away: the conversation was deleted.
+            # A Socket.IO client does not reconnect after a disconnect, which is right for a deleted conversation.
             await (server.disconnect(self.sid) if is_gone else self._close_transport())
         except asyncio.CancelledError:
             raise
@@ -90,17 +95,19 @@ class Follower:
         self.disconnecting = asyncio.create_task(server.disconnect(self.sid))
 
     async def _close_transport(self) -> None:
-        """Close the transport. Unlike after a disconnect, Socket.IO clients then reconnect and resume."""
+        """Close the connection without a disconnect packet, so that the client reconnects and resumes."""
         await server.eio.disconnect(self.eio_sid)
 
     async def _drain(self, subscription: Subscription) -> None:
         """Wait until the library has sent the queued packets.
 
-        The library's queue has no limit. While this waits, the backlog stays in the subscription, which has a limit.
+        The library's queue has no limit. While this method waits, new frames stay in the subscription, which has a
+        limit.
         """
         while (socket := server.eio.sockets.get(self.eio_sid)) and not socket.queue.empty():
             if subscription.has_overflowed or socket.closed:
                 return
+            # One turn of the event loop is usually enough. Pause only if it was not.
             await asyncio.sleep(0)
             if not socket.queue.empty():
                 await asyncio.sleep(DRAIN_PAUSE)
@@ -124,7 +131,7 @@ class Follower:
         if not translation.is_state_change(event):
             await self.emit(event)
         elif self.is_replaying:
-            self.pending_state = event  # V0 clients receive only the last of the past states
+            self.pending_state = event  # of the past states, V0 clients receive only the last
         else:
             await self._send_state(event)
 
@@ -149,7 +156,7 @@ class Follower:
             self.state = state
             await self.emit(translation.build_state_frame(state, reason=record["status_detail"]))
         if self.title not in (None, record["title"]):
-            # In this form ``message`` is the id of the conversation. The web client loads it again.
+            # In this status update ``message`` is the conversation's id. The web client loads the conversation again.
             update = {"message": self.conversation_id.hex, "conversation_title": record["title"]}
             await self.emit({"status_update": True, "type": "info"} | update)
         self.title = record["title"]
@@ -187,9 +194,9 @@ class Follower:
 
 
 def parse_cursor(scope: Json) -> int:
-    """Return ``latest_event_id``, the ``seq`` after which the client wants events.
+    """Return ``latest_event_id`` of the query string: the ``seq`` after which to send events.
 
-    Return 0 for -1, which clients send for "from the start", and for anything that is no number.
+    Return 0, the start of the log, for -1 and for any text that is not a number. Clients without events send -1.
     """
     value = handshake.parse_query(scope).get("latest_event_id", "")
     is_number = value.isascii() and value.isdigit() and len(value) <= CURSOR_DIGITS
@@ -202,7 +209,7 @@ server = socketio.AsyncServer(
     async_mode="asgi",
     transports=["websocket"],
     cors_allowed_origins=[],  # openhands_site.serving.origins has already checked the origin
-    async_handlers=False,  # tasks of their own could run a client's actions out of order
+    async_handlers=False,  # separate tasks could run a client's actions in the wrong order
     max_http_buffer_size=MESSAGE_BYTES,
     serializer="default",
     monitor_clients=True,
@@ -214,7 +221,7 @@ _followers: dict[str, Follower] = {}
 
 @server.event
 async def connect(sid: str, environ: Json, auth: Any = None) -> None:
-    """Accept a caller who may watch the conversation, and start a task that sends the events."""
+    """Accept the socket if the caller may watch the conversation, and start a task that sends the events."""
     # The library also calls this for an event that a client names "connect".
     if sid in _followers:
         return
@@ -238,6 +245,7 @@ async def connect(sid: str, environ: Json, auth: Any = None) -> None:
 
 @server.event
 async def disconnect(sid: str, reason: Any = None) -> None:
+    # The follower's own task may have called ``server.disconnect``. That task must not cancel itself.
     follower = _followers.pop(sid, None)
     if follower and follower.task and follower.task is not asyncio.current_task():
         follower.task.cancel()
@@ -256,7 +264,7 @@ async def oh_action(sid: str, event: Any = None, *_: Any) -> None:
 
 
 async def refuse_polling(scope: Json, receive: Receive, send: Send) -> None:
-    """Respond to HTTP requests for other transports with the library's error (an ASGI application)."""
+    """Respond to HTTP requests for other transports with the library's error. This is an ASGI application."""
     await _socketio_app(scope, receive, send)
 
 
@@ -273,12 +281,13 @@ class SocketIO:
         if scope["path"].rstrip("/") != PATH:
             await self.application(scope, receive, send)
             return
+        # ``connect`` sets one of these events when the socket has joined a conversation or was refused.
         signals = {"v0.joined": asyncio.Event(), "v0.refused": asyncio.Event()}
         await _HandshakeGuard(scope | signals, receive, send).run()
 
 
 class _HandshakeGuard:
-    """A wrapper that closes sockets that were refused or that never join. The library leaves both open."""
+    """An ASGI wrapper that closes sockets that are refused or never join. The library leaves both open."""
 
     def __init__(self, scope: Json, receive: Receive, send: Send) -> None:
         self.scope, self._receive, self._send = scope, receive, send
@@ -300,6 +309,6 @@ class _HandshakeGuard:
 
     @staticmethod
     def _text_only(message: Json) -> Json:
-        """Close the socket on a binary frame. No V0 client sends any, and the library collects them without limit."""
+        """Replace a binary frame by a disconnect: V0 clients send none, and the library stores them without limit."""
         is_binary = message["type"] == "websocket.receive" and message.get("bytes") is not None
         return {"type": "websocket.disconnect", "code": 1003} if is_binary else message

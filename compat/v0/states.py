@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from compat.v0.translation import AGENT_STATES
 
+# By this server's status of a conversation.
 STATUSES: Final = {
     "starting": "STARTING",
     "running": "RUNNING",
@@ -17,6 +18,7 @@ _SANDBOX_STATES: Final = {
     "stopped": "stopped",
     "failed": "error",
 }
+# V0's runtime status by the phase of a start task.
 _PHASES: Final = {
     "WORKING": "STATUS$STARTING_RUNTIME",
     "WAITING_FOR_SANDBOX": "STATUS$STARTING_RUNTIME",
@@ -38,7 +40,8 @@ def map_agent_state(record: dict[str, Any]) -> str:
 def map_runtime_status(record: dict[str, Any]) -> str:
     """Return V0's ``runtime_status`` for a conversation's record.
 
-    The web client opens its V0 socket only if ``status`` is ``RUNNING`` and this is not ``STATUS$STOPPED``.
+    The web client opens its V0 socket only if ``status`` is ``RUNNING`` and ``runtime_status`` is not
+    ``STATUS$STOPPED``.
     """
     status = record["status"]
     if status == "starting":

@@ -1,8 +1,9 @@
-"""Translation of events of our log to events of V0, by a table of the events' kinds.
+"""Translation of the events of our log to V0 events. The table ``KINDS`` maps each kind to its translator.
 
-An event of the log becomes at most one V0 event, and the V0 event's ``id`` is the ``seq`` in the log, which never
-changes. Kinds without an equivalent in V0 are skipped. An unknown kind becomes V0's ``null``, which clients ignore.
-The payloads come from sandboxes and are not trusted, so no function here raises for a malformed payload.
+V0 is OpenHands' older protocol. An event of the log becomes at most one V0 event. The V0 event's ``id`` is the ``seq``
+in the log, which never changes. Kinds without an equivalent in V0 are skipped. A kind that this server does not know
+becomes a V0 event with the observation ``null``, which clients ignore. The payloads come from sandboxes and are not
+trusted, so no function of this module raises for a malformed payload.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,6 +24,7 @@ from compat.v0.values import (
 )
 
 Json = dict[str, Any]
+# V0's agent states, by the engine's execution status.
 AGENT_STATES: Final = {
     "idle": "awaiting_user_input",
     "running": "running",
@@ -39,6 +41,7 @@ REASONS: Final = {
     "stuck": "The agent repeated the same steps and was stopped.",
 }
 SOURCES: Final = {"user": "user", "agent": "agent"}
+# V0's statuses, by the engine's error code.
 ERROR_IDS: Final = {
     "LLMAuthenticationError": "STATUS$ERROR_LLM_AUTHENTICATION",
     "LLMServiceUnavailableError": "STATUS$ERROR_LLM_SERVICE_UNAVAILABLE",
@@ -52,7 +55,11 @@ _OUT_OF_CREDITS: Final = ("budget has been exceeded", "out of credits", "out of 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An event of our log, prepared for translation. ``value`` is the payload, ``{}`` if it is no JSON object."""
+    """An event of our log, prepared for translation.
+
+    ``value`` is the parsed payload, or ``{}`` if the payload is not a JSON object. ``at`` is the time when this server
+    received the event, in ISO 8601.
+    """
 
     seq: int
     event_id: str
@@ -70,7 +77,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Links:
-    """The facts about earlier events that a translation needs. Ids are the engine's event ids."""
+    """Data about earlier events that the translation of later events needs. Ids are the engine's event ids."""
 
     actions: dict[str, Json] = field(default_factory=dict)
     """Payloads of actions, by id."""
@@ -99,7 +106,7 @@ def is_user_message(entry: Entry) -> bool:
 
 
 def translate_event(entry: Entry, links: Links) -> Json | None:
-    """Return the V0 event of an entry, or None if V0 has none. Record the entry in ``links``."""
+    """Return the V0 event of an entry, or None if V0 has no equivalent. Add the entry to ``links``."""
     if entry.kind == "ActionEvent":
         links.actions[entry.event_id] = entry.value
     links.seqs[entry.event_id] = entry.seq
@@ -112,7 +119,7 @@ def translate_event(entry: Entry, links: Links) -> Json | None:
 
 
 def translate_events(entries: Iterable[Entry], links: Links) -> list[Json]:
-    """Return the V0 events of consecutive entries, in the order of the log."""
+    """Return the V0 events of consecutive entries, in the order of the log. Add the entries to ``links``."""
     return [event for entry in entries if (event := translate_event(entry, links)) is not None]
 
 
@@ -121,6 +128,7 @@ def is_state_change(event: Json) -> bool:
 
 
 def is_null(event: Json) -> bool:
+    """Return whether an event stands for a kind that this server does not know."""
     return "null" in (event.get("action"), event.get("observation"))
 
 
@@ -170,7 +178,7 @@ def _v0_source(entry: Entry) -> str:
 
 
 def build_state_frame(state: str, *, reason: str = "") -> Json:
-    """Return the V0 event of a state that is not in the log. It has no ``id``, so clients cannot resume from it."""
+    """Return a V0 event for an agent state that is not in the log. Without an ``id``, clients do not resume from it."""
     return {
         "source": "environment",
         "message": "",
@@ -183,12 +191,14 @@ def build_state_frame(state: str, *, reason: str = "") -> Json:
 # --- Messages -----------------------------------------------------------------------
 
 
-def _build_message(entry: Entry, content: str, images: list[str], *, waits: bool = False) -> Json:
+def _build_message(
+    entry: Entry, content: str, images: list[str], *, waits_for_response: bool = False
+) -> Json:
     args = {
         "content": content,
         "file_urls": [],
         "image_urls": images,
-        "wait_for_response": waits,
+        "wait_for_response": waits_for_response,
         "security_risk": RISKS["UNKNOWN"],
     }
     # The web client shows ``args.content`` of the user's messages, but the top-level ``message`` of the agent's.
@@ -196,7 +206,7 @@ def _build_message(entry: Entry, content: str, images: list[str], *, waits: bool
 
 
 def _translate_user_message(entry: Entry, links: Links) -> Json:
-    # The web client shows nothing at all until it has received an event of the user.
+    # The web client shows an empty page until it has received an event with the source ``user``.
     images = [url for url in as_list(entry.value.get("images")) if isinstance(url, str)]
     return _build_message(entry, as_text(entry.value.get("text")), images)
 
@@ -207,7 +217,10 @@ def _translate_engine_message(entry: Entry, links: Links) -> Json | None:
     message = as_dict(entry.value.get("llm_message"))
     content = message.get("content")
     event = _build_message(
-        entry, join_text_parts(content), list_image_urls(content), waits=_is_agent(entry)
+        entry,
+        join_text_parts(content),
+        list_image_urls(content),
+        waits_for_response=_is_agent(entry),
     )
     return event | _llm_metrics(entry, links)
 
@@ -270,12 +283,12 @@ def _tool_call_metadata(entry: Entry) -> Json:
     name, call = entry.value.get("tool_name"), entry.value.get("tool_call_id")
     if not (isinstance(name, str) and isinstance(call, str)):
         return {}
-    answer = {"id": as_text(entry.value.get("llm_response_id"))}
+    response = {"id": as_text(entry.value.get("llm_response_id"))}
     return {
         "tool_call_metadata": {
             "function_name": name,
             "tool_call_id": call,
-            "model_response": answer,
+            "model_response": response,
             "total_calls_in_response": 1,
         }
     }
@@ -286,7 +299,7 @@ def _llm_metrics(entry: Entry, links: Links) -> Json:
 
 
 def extract_metrics(entry: Entry) -> Json | None:
-    """Return the totals in a ``stats`` update as V0's ``llm_metrics``, or None for any other event."""
+    """Return V0's ``llm_metrics`` from an event that reports totals of tokens and cost, or None for other events."""
     if entry.kind != "ConversationStateUpdateEvent":
         return None
     value = entry.value.get("value")
@@ -375,6 +388,7 @@ def _translate_notice(entry: Entry, links: Links) -> Json:
 
 def _translate_hook(entry: Entry, links: Links) -> Json | None:
     value = entry.value
+    # V0 has no event for a hook that succeeded.
     if value.get("success") is True and value.get("blocked") is not True:
         return None
     reason = value.get("reason") or value.get("error") or value.get("stderr")
@@ -413,7 +427,7 @@ def _translate_condensation_summary(entry: Entry, links: Links) -> Json:
     return _build_observation(entry, "condense", "", {}, as_text(entry.value.get("summary")))
 
 
-def _request_state(state: str) -> "Translator":
+def _state_request_translator(state: str) -> "Translator":
     def translate(entry: Entry, links: Links) -> Json:
         return _build_action(
             entry, "change_agent_state", "", {"agent_state": state, "thought": ""}, source="user"
@@ -451,8 +465,8 @@ KINDS: Final[dict[str, Translator]] = {
     "Condensation": _translate_condensation,
     "CondensationRequest": _translate_condensation_request,
     "CondensationSummaryEvent": _translate_condensation_summary,
-    "PauseEvent": _request_state("paused"),
-    "InterruptEvent": _request_state("paused"),
+    "PauseEvent": _state_request_translator("paused"),
+    "InterruptEvent": _state_request_translator("paused"),
     "HookExecutionEvent": _translate_hook,
     "ACPToolCallEvent": _translate_acp_call,
     # Kinds without an equivalent in V0

@@ -1,4 +1,4 @@
-"""Unversioned addresses of the V0 protocol."""
+"""URL patterns of V0, OpenHands' older protocol, whose paths contain no version."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""Conversions of untrusted JSON values: a value of another type becomes an empty value. None of them raises."""
+"""Conversions of untrusted JSON values. They never raise: a value of another type becomes empty or the default."""
 
 import json
 import math
@@ -50,6 +50,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def as_int(value: Any, default: int) -> int:
+    # Not ``isinstance``: a boolean is an instance of ``int``.
     return value if type(value) is int else default
 
 

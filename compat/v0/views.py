@@ -1,7 +1,8 @@
 """V0's REST routes for conversations: translate the request, call one service or queryset, translate the response.
 
-These faults of OpenHands' own server are fixed here: its list skips and repeats conversations, because it merges two
-lists and filters after cutting the page; some routes check no owner; a conversation that does not exist is `null`.
+V0 is OpenHands' older protocol. OpenHands' own server has these faults, which this module avoids: its list skips and
+repeats conversations, because it merges two lists and filters after cutting the page; some routes do not check the
+owner; and a conversation that does not exist is returned as `null`.
 """
 
 from collections.abc import Callable
@@ -44,7 +45,7 @@ SUCCESS = inline_serializer("V0Success", {"success": fields.BooleanField()})
 
 
 class InvalidLimit(Unprocessable):
-    """The page size is out of range. OpenHands' own server uses this status and this text."""
+    """The page size is out of range. The status and the text are those of OpenHands' own server."""
 
     status = 400
     sentence = "Invalid limit"
@@ -62,17 +63,17 @@ def schema(name: str, **options: Any) -> Callable[[Method], Method]:
 
 
 class V0View(GenericAPIView[Any]):
-    """The base of V0 routes. They accept API keys, conversation keys and the session cookie."""
+    """The base class of V0 routes, which accept API keys, conversation keys and the session cookie."""
 
     authentication_classes = WITH_CONVERSATION_KEY
     pagination_class = None
     serializer_class = None
     queryset = Conversation.objects.none()
     engine: Any = None
-    """The view of the engine's API at the same address, if there is one."""
+    """The view of the engine's API with the same path, or None."""
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        # Clients of the engine's API use the same addresses, because the server is their runtime's host.
+        # Clients of the engine's API use the same paths, because this server takes the place of the engine's host.
         if hasattr(self.engine, request.method.lower()) and self.is_for_engine(request):
             texts = {name: str(value) for name, value in kwargs.items()}
             return self.engine.as_view()(request, *args, **texts)
@@ -83,7 +84,10 @@ class V0View(GenericAPIView[Any]):
         return is_engine_request(request)
 
     def find(self, pk: UUID) -> Conversation:
-        """Return a conversation that the caller may see, else raise ``Http404``. Check the view's permission."""
+        """Return the conversation with this id, after checking the view's permission.
+
+        Raise ``Http404`` if the caller may not see the conversation.
+        """
         rows = Conversation.objects.visible_to(self.request.user).select_related("sandbox")
         row = rows.filter(pk=pk).first()
         if row is None:
@@ -259,7 +263,7 @@ class ConversationView(V0View):
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class StartView(V0View):
-    """The start of a conversation's sandbox."""
+    """The route that starts a conversation's sandbox."""
 
     permission = STEER
 
@@ -269,7 +273,7 @@ class StartView(V0View):
         responses=serializers.V0ConversationResponseSerializer,
     )
     def post(self, request: Request, pk: UUID) -> Response:
-        """Start the sandbox. A stopped agent stays stopped until a message or a `running` state arrives."""
+        """Start the sandbox. A stopped agent continues only after a message or the state `running`."""
         conversation = self.find(pk)
         validate(serializers.V0StartSerializer, request.data or {})
         return _state_response(wake(conversation_id=conversation.pk))
@@ -277,7 +281,7 @@ class StartView(V0View):
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
 class StopView(V0View):
-    """The stop of a conversation's sandbox."""
+    """The route that stops a conversation's sandbox."""
 
     permission = STEER
 
@@ -296,7 +300,7 @@ class StopView(V0View):
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/messages")
 class MessageView(V0View):
-    """Messages in plain text."""
+    """Text messages to the agent."""
 
     permission = STEER
 
@@ -327,6 +331,7 @@ class EventsView(V0View):
             return False
         body = loads(request.body.decode("utf-8", "replace"))
         if request.method == "GET":
+            # ``loads`` returns an empty dict for a list, so a body with an empty result is the engine's list of ids.
             return "id" in request.GET or bool(request.body and not body)
         return "action" not in body
 
@@ -338,7 +343,7 @@ class EventsView(V0View):
         responses=serializers.V0EventsSerializer,
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Return a page of events, also while the sandbox does not run."""
+        """Return a page of events. The sandbox need not run."""
         conversation = self.find(pk)
         query = validate(serializers.V0EventQuery, _read_event_query(request))
         if not 0 <= query["limit"] <= PAGE_LIMIT:
@@ -348,16 +353,16 @@ class EventsView(V0View):
 
     @schema("conversation_event_add", request=OpenApiTypes.OBJECT, responses=SUCCESS)
     def post(self, request: Request, pk: UUID) -> Response:
-        """Send a message, or change the agent's state, by a V0 event."""
+        """Execute a V0 action: send a message, or change the agent's state."""
         conversation = self.find(pk)
         commands.execute(conversation_id=conversation.pk, event=request.data)
         return Response({"success": True})
 
 
 def _read_event_query(request: Request) -> dict[str, Any]:
-    """Return the filters in the query, and in the body of the GET request if it has one.
+    """Return the filters in the query string and in the body of the GET request.
 
-    OpenHands' own server reads the filters from the body of the GET request only. The query takes precedence.
+    OpenHands' own server reads the filters only from the body. Here the query string takes precedence.
     """
     lists = ("include_types", "exclude_types")
     query: dict[str, Any] = {k: v for k, v in request.query_params.items() if k not in lists}
@@ -381,7 +386,7 @@ class TrajectoryView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> StreamingHttpResponse:
-        """Stream all events except hidden ones, without screenshots."""
+        """Stream all events except hidden events, without screenshots."""
         conversation = self.find(pk)
         return StreamingHttpResponse(
             event_pages.stream_trajectory(conversation), content_type="application/json"
@@ -412,7 +417,7 @@ class RememberPromptView(V0View):
         last = validate(query_serializer, request.query_params.dict())["event_id"]
         events = [
             event
-            for event in event_pages.walk(conversation, last=last)
+            for event in event_pages.walk(conversation, max_seq=last)
             if event.get("action") in ("message", "finish")
         ]
         return Response({"status": "success", "prompt": prompts.build_remember_prompt(events)})
@@ -446,7 +451,7 @@ class ConfigView(V0View):
 
 @RouteFacts(replaced_by=NOTHING)
 class VSCodeView(V0View):
-    """The address of an editor in the sandbox."""
+    """The URL of an editor in the sandbox."""
 
     permission = VIEW
 
@@ -464,7 +469,7 @@ class VSCodeView(V0View):
 
 @RouteFacts(replaced_by=NOTHING)
 class WebHostsView(V0View):
-    """The addresses of web servers in the sandbox."""
+    """The URLs of web servers in the sandbox."""
 
     permission = VIEW
 
@@ -473,7 +478,7 @@ class WebHostsView(V0View):
         responses=inline_serializer("V0WebHosts", {"hosts": fields.DictField()}),
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Return no addresses: this server does not expose the ports of sandboxes."""
+        """Return an empty object: this server does not expose the ports of sandboxes."""
         self.find(pk)
         return Response({"hosts": {}})
 

@@ -27,14 +27,14 @@ from lib.routes import RouteFacts
 TAGS = ["compat"]
 IDS = OpenApiParameter("ids", OpenApiTypes.UUID, many=True, required=True)
 STREAM_SECONDS = 150
-"""The longest time that a stream of changes stays open. The client then polls."""
+"""The maximum number of seconds that a stream of changes stays open. The client then polls."""
 STREAM_PAUSE = 0.5
-"""Seconds between two looks at a start task."""
+"""Seconds between two reads of a start task."""
 TIMES = ("created_at__gte", "created_at__lt", "updated_at__gte", "updated_at__lt")
 
 
 def search(request: Request, query: dict[str, Any]) -> Any:
-    """Return the conversations that the caller may see and that match a query."""
+    """Return the conversations that match a validated ``SearchQuery`` and that the caller may see."""
     rows = Conversation.objects.visible_to(request.user).select_related("sandbox")
     rows = filter_by(rows, query, *TIMES)
     if "title__contains" in query:
@@ -65,7 +65,7 @@ class AppConversationSearchView(V1View):
 
 @RouteFacts(replaced_by="/api/v1/conversations")
 class AppConversationCountView(V1View):
-    """The number of conversations."""
+    """The route that counts the caller's conversations."""
 
     permission = "conversations.view"
 
@@ -114,7 +114,7 @@ class AppConversationsView(V1View):
 
 @RouteFacts(streams=True, cost="spend", replaced_by="/api/v1/conversations")
 class StreamStartView(V1View):
-    """New conversations, with the changes of the start task as a stream."""
+    """New conversations, each with a stream of the changes of its start task."""
 
     permission = "conversations.create"
 
@@ -125,14 +125,18 @@ class StreamStartView(V1View):
         responses={200: serializers.V1StartTaskSerializer(many=True)},
     )
     def post(self, request: Request) -> StreamingHttpResponse:
-        """Start a conversation. The response is an array that grows by each change of the start task."""
+        """Start a conversation and stream its start task.
+
+        The response is a JSON array that is sent in pieces: one item for each change of the start task.
+        """
         return StreamingHttpResponse(
             _stream_changes(start_conversation(self).pk), content_type="application/json"
         )
 
 
 def _stream_changes(start_id: UUID) -> Iterator[bytes]:
-    """Yield the text of the array in pieces, until the start has ended or ``STREAM_SECONDS`` have passed."""
+    """Yield the text of the JSON array, one item per change, until the start ends or ``STREAM_SECONDS`` have passed."""
+    # ``opening`` is the text before the next item: the bracket, then a comma.
     deadline, last, opening = time.monotonic() + STREAM_SECONDS, None, b"["
     while time.monotonic() < deadline:
         start = _starts().filter(pk=start_id).first()
@@ -161,7 +165,7 @@ class StartTaskSearchView(V1View):
         parameters=[serializers.StartPageQuery],
     )
     def get(self, request: Request) -> Response:
-        """Return a page of start tasks: the first of each of the caller's conversations."""
+        """Return a page of start tasks: for each of the caller's conversations, the task that created it."""
         query = self.query(serializers.StartPageQuery)
         rows, next_page_id = fetch_page(
             _first_starts(request, query),
@@ -174,7 +178,7 @@ class StartTaskSearchView(V1View):
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/start-tasks")
 class StartTaskCountView(V1View):
-    """The number of start tasks."""
+    """The route that counts start tasks."""
 
     permission = "conversations.view"
 
@@ -204,7 +208,7 @@ class StartTasksView(V1View):
     def get(self, request: ApiRequest) -> Response:
         """Return the start tasks with these ids, in order, null for each id without a task.
 
-        The web client polls this every 3 seconds until the task is ready. A null ends its polling.
+        The web client polls this route every 3 seconds until the task is ready, or until it receives null.
         """
         ids = parse_ids(request, "ids")
         rows = _starts().filter(conversation__in=Conversation.objects.visible_to(request.user))
@@ -219,7 +223,7 @@ def _starts() -> Any:
 def _first_starts(request: Request, query: dict[str, Any]) -> Any:
     """Return the first start task of each conversation that matches a query.
 
-    In V1 a start task creates a conversation. Ours also records later starts of the sandbox, which are left out.
+    In V1 a start task creates a conversation. This server also records later starts of the sandbox, which are left out.
     """
     earlier = StartTask.objects.filter(
         conversation=OuterRef("conversation"), created_at__lt=OuterRef("created_at")
@@ -234,7 +238,7 @@ def _first_starts(request: Request, query: dict[str, Any]) -> Any:
 
 
 def start_conversation(view: V1View) -> StartTask:
-    """Start the conversation that the request's body describes. Return the start task that clients poll."""
+    """Create the conversation that a request's body describes, and return the start task that clients poll."""
     request = view.request
     body = view.body(serializers.V1StartRequestSerializer)
     for name, sentence in (
@@ -307,7 +311,7 @@ def _start_in_sandbox(
 ) -> StartTask:
     """Start the empty conversation of a sandbox that ``POST /sandboxes`` created.
 
-    Every sandbox here belongs to one conversation, so raise ``Unprocessable`` once that conversation has a message.
+    On this server a sandbox belongs to one conversation, so raise ``Unprocessable`` if that conversation has a message.
     """
     rows = Conversation.objects.visible_to(request.user)
     conversation = rows.filter(sandbox_id=parse_id(body["sandbox_id"], "sandbox_id")).first()
@@ -316,7 +320,7 @@ def _start_in_sandbox(
     require(request.user, conversation.organization_id, "conversations.steer")
     if conversation.events.filter(kind="UserMessage").exists():
         raise Unprocessable(
-            "sandbox_id: This sandbox already holds a conversation. Leave sandbox_id out to use a new sandbox."
+            "sandbox_id: This sandbox belongs to a conversation with messages. To use a new sandbox, omit `sandbox_id`."
         )
     if body.get("title") or text:
         services.rename(

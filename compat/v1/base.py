@@ -1,4 +1,7 @@
-"""The common parts of V1 routes: the base view, paging by ``page_id``, and ids with or without dashes."""
+"""The common parts of V1 routes: the base view, paging by ``page_id``, and ids with or without dashes.
+
+V1 is OpenHands' newer protocol, with routes below ``/api/v1``.
+"""
 
 from typing import Any
 from uuid import UUID
@@ -24,9 +27,9 @@ class Unprocessable(Problem):
 
 
 class V1View(GenericAPIView[Any]):
-    """The base of V1 routes. They accept the session cookie, API keys and conversation keys.
+    """The base class of V1 routes, which accept the session cookie, API keys and conversation keys.
 
-    Invalid input is answered with 422.
+    Invalid input causes a 422 response.
     """
 
     authentication_classes = WITH_CONVERSATION_KEY
@@ -45,7 +48,7 @@ class V1View(GenericAPIView[Any]):
         return dict(serializer.validated_data)
 
     def query(self, kind: type[serializers.Serializer[Any]]) -> dict[str, Any]:
-        """Return the validated query. Parameters that the serializer does not know are ignored."""
+        """Return the validated query string. Parameters that the serializer does not know are ignored."""
         params = self.request.query_params
         serializer = kind(data={name: params[name] for name in params})
         serializer.is_valid(raise_exception=True)
@@ -66,7 +69,7 @@ def _unprocessable(error: exceptions.ValidationError) -> Unprocessable:
 
 
 def parse_ids(request: Request, name: str) -> list[UUID]:
-    """Return the ids in a repeated parameter, in order. Raise ``Unprocessable`` unless there are 1 to 100."""
+    """Return the ids in a repeated parameter, in order. Raise ``Unprocessable`` unless there are 1 to 100 ids."""
     texts = request.query_params.getlist(name)
     if not 0 < len(texts) <= MAX_IDS:
         raise Unprocessable(f"{name}: Send 1 to {MAX_IDS} ids.")
@@ -86,14 +89,14 @@ def parse_id(text: str, name: str) -> UUID:
 
 
 class PageQuery(serializers.Serializer[Any]):
-    """The page parameters of every list."""
+    """Query parameters of every list: the page and its size."""
 
     page_id = serializers.CharField(required=False, max_length=200)
     limit = serializers.IntegerField(required=False, default=100, min_value=1, max_value=100)
 
 
 class TimesQuery(serializers.Serializer[Any]):
-    """Limits for the times at which rows were created and updated."""
+    """Filters for the times at which objects were created and updated."""
 
     created_at__gte = serializers.DateTimeField(required=False)
     created_at__lt = serializers.DateTimeField(required=False)
@@ -104,7 +107,7 @@ class TimesQuery(serializers.Serializer[Any]):
 def fetch_page(
     rows: Any, query: dict[str, Any], *, is_descending: bool = True
 ) -> tuple[list[Any], str | None]:
-    """Return the page of ``rows`` for a query's ``page_id``, and the id of the next page or None.
+    """Return the page of ``rows`` that ``page_id`` names, and the ``page_id`` of the next page or None.
 
     Raise ``Unprocessable`` if ``page_id`` is malformed.
     """
@@ -116,5 +119,5 @@ def fetch_page(
 
 
 def filter_by(rows: Any, query: dict[str, Any], *names: str) -> Any:
-    """Filter rows by the query parameters in ``names`` that the request has. Their names are Django lookups."""
+    """Filter rows by the parameters in ``names`` that ``query`` contains. Each name is also a Django lookup."""
     return rows.filter(**{name: query[name] for name in names if query.get(name) is not None})

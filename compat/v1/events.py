@@ -1,4 +1,4 @@
-"""``/api/v1/events…``, and pages of events for these routes and the engine's API."""
+"""The routes ``/api/v1/events…``, and the pages of events that these routes and the engine's API return."""
 
 import re
 from typing import Any
@@ -19,8 +19,9 @@ from conversations.models import Event
 from lib.routes import RouteFacts
 
 MAX_DIGITS = 18
+"""The maximum number of digits of a ``page_id``. Longer numbers may not fit PostgreSQL's ``bigint``."""
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-"""Characters that a query to PostgreSQL cannot contain."""
+"""Characters that PostgreSQL rejects in the parameters of a query."""
 
 
 def visible_events(request: Request) -> QuerySet[Event]:
@@ -29,7 +30,7 @@ def visible_events(request: Request) -> QuerySet[Event]:
 
 
 def filter_events(rows: QuerySet[Event], query: dict[str, Any]) -> QuerySet[Event]:
-    """Filter events by a query. The times are the engine's, or ours if the engine sent no time."""
+    """Filter events by a validated query. Without a time of the engine, the time of receipt counts."""
     if conversation_id := query.get("conversation_id__eq"):
         rows = rows.filter(conversation_id=conversation_id)
     if kind := query.get("kind__eq"):
@@ -48,9 +49,10 @@ def filter_events(rows: QuerySet[Event], query: dict[str, Any]) -> QuerySet[Even
 
 
 def fetch_page(rows: QuerySet[Event], query: dict[str, Any]) -> dict[str, Any]:
-    """Return ``{"items", "next_page_id"}``, in the order of the log or its reverse.
+    """Return a page of events as ``{"items": […], "next_page_id": text or None}``.
 
-    ``next_page_id`` is the key of the page's last event, so while the log grows no event is skipped or repeated.
+    ``sort_order`` of the query selects the order of the log or its reverse. ``next_page_id`` is the primary key of the
+    page's last event, so no event is skipped or repeated while the log grows.
     """
     descending = query["sort_order"] == "TIMESTAMP_DESC"
     if page_id := query.get("page_id"):
@@ -67,7 +69,7 @@ def fetch_page(rows: QuerySet[Event], query: dict[str, Any]) -> dict[str, Any]:
 def fetch_by_ids(rows: QuerySet[Event], ids: list[str]) -> list[Any]:
     """Return the events with these ids, in order, None for each id without an event.
 
-    An id that is a UUID may have dashes or not, whichever form the log holds.
+    A UUID matches with and without dashes, because the log contains both forms.
     """
     requested = {
         spelling: text
@@ -108,7 +110,7 @@ class EventSearchView(V1View):
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}")
 class EventCountView(V1View):
-    """The number of events."""
+    """The route that counts events."""
 
     permission = "conversations.view"
 
@@ -121,8 +123,8 @@ class EventCountView(V1View):
     def get(self, request: Request) -> Response:
         """Return the number of events that a search would return.
 
-        It counts only events that the socket sends. The web client hides all messages until as many frames have
-        arrived, so a larger number would hide them permanently.
+        Only events that the socket sends are counted. The web client hides all messages until it has received this
+        number of frames, so a larger number would hide the messages permanently.
         """
         return Response(
             filter_events(visible_events(request), self.query(serializers.EventQuery)).count()

@@ -25,9 +25,13 @@ SANDBOX_STATUSES = {
     Conversation.Status.FAILED: "ERROR",
 }
 MISSING = "MISSING"
+"""The ``sandbox_status`` of a conversation whose sandbox was deleted."""
 SPEC = "agent-server"
+"""The id of the only sandbox specification of this server."""
 WORKSPACE = "/workspace/project"
+"""The path by which clients know the workspace, whatever its real path in the sandbox is."""
 RESTARTABLE_STATES = ("idle", "finished", "paused", "error", "stuck")
+"""States of the agent in which a message starts a new run."""
 MAX_ITERATIONS = 500
 TOOLS = {
     "terminal": "openhands.tools.terminal.definition",
@@ -46,17 +50,17 @@ def map_sandbox_status(conversation: Conversation) -> str:
 
 
 def conversation_url(conversation: Conversation) -> str:
-    """Return the address of a conversation's runtime, which is on this server.
+    """Return the URL of the engine's API for a conversation. It is a URL of this server.
 
-    Clients never reach a sandbox directly. The web client uses only the host and port of this address.
+    Clients never connect to a sandbox directly. The web client uses only the host and port of this URL.
     """
     return f"{settings.PUBLIC_URL.rstrip('/')}/api/conversations/{conversation.pk.hex}"
 
 
 def serialize_conversations(rows: Iterable[Conversation], user: User) -> list[dict[str, Any]]:
-    """Return ``AppConversation`` objects for rows with ``sandbox`` loaded, in order.
+    """Return the ``AppConversation`` of each conversation, in order. Select ``sandbox`` with the rows.
 
-    The number of queries is fixed.
+    The number of database queries does not depend on the number of conversations.
     """
     rows = list(rows)
     ids = [row.pk for row in rows]
@@ -116,7 +120,7 @@ def _serialize_conversation(
 
 
 def conversations_with_open_messages(ids: list[UUID]) -> set[UUID]:
-    """Return the ids of the conversations with messages that the agent has not received yet."""
+    """Return the ids of those conversations that have messages which the agent has not received yet."""
     rows = OutgoingMessage.objects.filter(conversation_id__in=ids, status__in=OPEN_MESSAGES)
     return set(rows.values_list("conversation_id", flat=True))
 
@@ -124,8 +128,8 @@ def conversations_with_open_messages(ids: list[UUID]) -> set[UUID]:
 def execution_status(row: Conversation, *, has_open_messages: bool) -> str:
     """Return V1's ``execution_status``.
 
-    It is ``running`` from the moment when a message waits for delivery, because the message will start a run.
-    Otherwise a client that polls after sending a message would see the end of the previous run.
+    While a message waits for its delivery, the status is already ``running``, because the message will start a run.
+    Otherwise a client that polls after sending a message would read the status of the previous run.
     """
     if has_open_messages and row.execution_status in RESTARTABLE_STATES and row.status != "failed":
         return "running"
@@ -157,7 +161,8 @@ def serialize_metrics(model: str, usage: Any) -> dict[str, Any]:
 def serialize_sandbox(conversation: Conversation, user: User) -> dict[str, Any]:
     """Return V1's ``SandboxInfo`` of a conversation's sandbox.
 
-    ``session_api_key`` is our key to this conversation, not the engine's key. It is null unless the sandbox runs.
+    ``session_api_key`` is this server's key for the conversation, not the engine's key. It is null unless the sandbox
+    runs.
     """
     sandbox, status = conversation.sandbox, map_sandbox_status(conversation)
     if sandbox is None:
@@ -187,7 +192,7 @@ def _public_port() -> int:
 
 
 def serialize_start(start: StartTask) -> dict[str, Any]:
-    """Return a start task as clients poll it. ``app_conversation_id`` is null until the status is ``READY``."""
+    """Return V1's form of a start task. ``app_conversation_id`` is null until the status is ``READY``."""
     row = start.conversation
     is_ready = start.phase == StartTask.Phase.READY
     return {
@@ -224,9 +229,9 @@ def _describe_queue(start: StartTask) -> str | None:
 def serialize_runtime_info(
     conversation: Conversation, usage: Any, *, has_open_messages: bool
 ) -> dict[str, Any]:
-    """Return the engine's ``ConversationInfo``, as the engine's clients read it.
+    """Return the engine's ``ConversationInfo`` with every field that the engine's clients require.
 
-    It has every field that they require, without secrets and without the addresses of the sandbox.
+    It contains no secrets and no URLs of the sandbox.
     """
     sandbox = conversation.sandbox
     model = {"model": f"openai/{conversation.model}", "usage_id": "agent", "stream": True}

@@ -31,7 +31,7 @@ ID = OpenApiParameter("id", str, OpenApiParameter.PATH)
 
 
 class SandboxInUse(Problem):
-    """The sandbox holds a conversation, so it is deleted only together with the conversation."""
+    """The sandbox belongs to a conversation with messages, and is deleted only together with that conversation."""
 
     status = 409
     code = "sandbox-in-use"
@@ -39,7 +39,7 @@ class SandboxInUse(Problem):
 
 
 def conversations_with_sandbox(request: Request) -> Any:
-    """Return the conversations with a sandbox that the caller may see."""
+    """Return those of the caller's conversations that have a sandbox."""
     rows = Conversation.objects.visible_to(request.user).exclude(sandbox=None)
     return rows.select_related("sandbox")
 
@@ -105,7 +105,10 @@ class SandboxesView(V1View):
         parameters=[OpenApiParameter("sandbox_spec_id", str)],
     )
     def post(self, request: ApiRequest) -> Response:
-        """Start a sandbox with an empty conversation, which `POST /app-conversations` can use."""
+        """Start a sandbox with an empty conversation.
+
+        To start the conversation, send the sandbox's id as `sandbox_id` to `POST /app-conversations`.
+        """
         if request.query_params.get("sandbox_spec_id", responses.SPEC) != responses.SPEC:
             raise Unprocessable(
                 f"sandbox_spec_id: This specification does not exist. Use {responses.SPEC}."
@@ -118,7 +121,7 @@ class SandboxesView(V1View):
 
 @RouteFacts(replaced_by=NOTHING)
 class SandboxPauseView(V1View):
-    """The pause of a sandbox."""
+    """The route that pauses a sandbox."""
 
     permission = "conversations.steer"
     serializer_class = serializers.V1SuccessSerializer
@@ -138,7 +141,7 @@ class SandboxPauseView(V1View):
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/resume")
 class SandboxResumeView(V1View):
-    """The resumption of a sandbox."""
+    """The route that starts a paused sandbox."""
 
     permission = "conversations.steer"
     serializer_class = serializers.V1SuccessSerializer
@@ -158,7 +161,7 @@ class SandboxResumeView(V1View):
 
 @RouteFacts(replaced_by=NOTHING)
 class SandboxView(V1View):
-    """The deletion of a sandbox."""
+    """The route that deletes a sandbox."""
 
     permission = "conversations.delete"
     serializer_class = serializers.V1SuccessSerializer
@@ -171,7 +174,7 @@ class SandboxView(V1View):
     )
     def delete(self, request: Request, pk: str) -> Response:
         """Delete a sandbox without messages. Respond with 409 if its conversation has messages."""
-        # OpenHands' own server reads the id from the query and ignores the path, so clients send both.
+        # OpenHands' own server reads the id from the query string and ignores the path, so clients send both.
         row = get_sandbox_conversation(
             self, request.query_params.get("sandbox_id") or pk, self.permission
         )
@@ -200,7 +203,7 @@ class SandboxSpecSearchView(V1View):
 
     @extend_schema(operation_id="v1_sandbox_specs_search", tags=TAGS, parameters=[PageQuery])
     def get(self, request: Request) -> Response:
-        """Return the only specification of this server. Its environment is never returned."""
+        """Return the only specification of this server. `initial_env` is always empty."""
         self.query(PageQuery)
         return Response({"items": [_serialize_spec()], "next_page_id": None})
 

@@ -1,4 +1,4 @@
-"""Serializers of V1 requests and responses. Those of responses only describe them in the OpenAPI document."""
+"""Serializers of V1 requests and responses. The response serializers only describe the OpenAPI document."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ MAX_IMAGES = 20
 
 
 class V1ContentSerializer(serializers.Serializer[Any]):
-    """A part of a message: text, or images as data URLs or https addresses.
+    """A part of a message: text, or images as data URLs or https URLs.
 
-    The engine's form is ``image`` with ``image_urls``. The web client sends ``image_url`` over its socket.
+    The engine's form of an image is `image` with `image_urls`. The web client's socket sends `image_url`.
     """
 
     type = serializers.ChoiceField(choices=["text", "image", "image_url"])
@@ -80,7 +80,7 @@ class V1StartRequestSerializer(serializers.Serializer[Any]):
 
 
 class V1StartTaskSerializer(serializers.Serializer[Any]):
-    """The start of a conversation, OpenHands' ``AppConversationStartTask``."""
+    """A start task of a conversation, OpenHands' ``AppConversationStartTask``."""
 
     id = serializers.CharField()
     created_by_user_id = serializers.CharField()
@@ -136,25 +136,25 @@ class V1StartTaskPageSerializer(serializers.Serializer[Any]):
 
 
 class SearchQuery(TimesQuery):
-    """The filters of a search for conversations."""
+    """Query parameters that filter a search for conversations."""
 
     title__contains = serializers.CharField(required=False, max_length=200)
     include_sub_conversations = serializers.BooleanField(required=False, default=False)
 
 
 class ConversationPageQuery(SearchQuery, PageQuery):
-    """The filters and the page of a search for conversations."""
+    """Query parameters of a search for conversations: filters and page."""
 
 
 class StartQuery(serializers.Serializer[Any]):
-    """The filters of a search for start tasks."""
+    """Query parameters that filter a search for start tasks."""
 
     conversation_id__eq = serializers.UUIDField(required=False)
     created_at__gte = serializers.DateTimeField(required=False)
 
 
 class StartPageQuery(StartQuery, PageQuery):
-    """The filters, the order and the page of a search for start tasks."""
+    """Query parameters of a search for start tasks: filters, order and page."""
 
     sort_order = serializers.ChoiceField(
         choices=["CREATED_AT", "CREATED_AT_DESC"], required=False, default="CREATED_AT_DESC"
@@ -162,7 +162,7 @@ class StartPageQuery(StartQuery, PageQuery):
 
 
 class V1ExposedUrlSerializer(serializers.Serializer[Any]):
-    """An address at which a sandbox is reached."""
+    """A URL at which clients reach a sandbox."""
 
     name = serializers.CharField()
     url = serializers.CharField()
@@ -206,7 +206,7 @@ class V1SandboxSpecPageSerializer(serializers.Serializer[Any]):
 
 
 class EventQuery(serializers.Serializer[Any]):
-    """The filters of a search for events."""
+    """Query parameters that filter a search for events."""
 
     conversation_id__eq = serializers.UUIDField(required=False)
     kind__eq = serializers.CharField(required=False, max_length=80)
@@ -215,7 +215,7 @@ class EventQuery(serializers.Serializer[Any]):
 
 
 class EventPageQuery(EventQuery, PageQuery):
-    """The filters, the order and the page of a search for events."""
+    """Query parameters of a search for events: filters, order and page."""
 
     sort_order = serializers.ChoiceField(
         choices=["TIMESTAMP", "TIMESTAMP_DESC"], required=False, default="TIMESTAMP"

@@ -1,4 +1,8 @@
-"""``/sockets/events/{id}``: the socket over which V1 clients follow a conversation and send messages."""
+"""``/sockets/events/{id}``: the WebSocket on which V1 clients follow a conversation and send messages.
+
+V1 is OpenHands' newer protocol. Events come from the hub (``conversations.realtime.hub``), which reads each
+conversation's log once for all sockets of a process and passes it on as frames.
+"""
 
 import asyncio
 import logging
@@ -28,7 +32,7 @@ from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 PROTOCOL = "V1"
-"""The name under which a frame stores its V1 form for further sockets."""
+"""The key under which a frame of the hub caches its V1 form for the other sockets."""
 AUTH_SECONDS = 10
 """Seconds in which the first frame must arrive. The engine's own socket has the same limit."""
 CLOSE_UNAUTHENTICATED = 4001
@@ -45,7 +49,7 @@ TOO_FAST = "You sent too many messages. Wait a moment, then send this message ag
 NO_VIEW = "You no longer have access to this conversation."
 NO_STEERING = "You need the permission conversations.steer to send messages."
 INBOX_MAX = 1_000
-"""Messages of one socket that may wait, with at most ``BODY_MAX_BYTES`` characters. The socket closes above that."""
+"""The maximum number of a socket's waiting messages. Their maximum length together is ``BODY_MAX_BYTES`` characters."""
 
 
 class BadFrame(Problem):
@@ -58,11 +62,18 @@ class BadFrame(Problem):
 class V1EventsConsumer(AsyncWebsocketConsumer):
     """A WebSocket that sends a conversation's state, then its log as V1 events, and accepts messages for the agent.
 
-    Credentials: a key in ``X-Session-API-Key``, ``Authorization`` or ``session_api_key=``; else the session cookie, if
-    the request has an ``Origin``; else a first frame ``{"type": "auth", "session_api_key": …}`` within ten seconds.
-    ``resend_all=true`` or ``resend_mode=all`` sends the log from its start, ``resend_mode=since`` from
-    ``after_timestamp``; otherwise only new events are sent. Close codes: 4001 not authenticated or access ended,
-    4004 unknown conversation, 1013 the client is too slow, 1012 the log was restored and the client must reconnect.
+    Credentials, in the order in which they are used:
+
+    - a key in the header ``X-Session-API-Key`` or ``Authorization``, or in the parameter ``session_api_key``;
+    - the session cookie, if the request has an ``Origin`` header;
+    - a first frame ``{"type": "auth", "session_api_key": …}`` within ten seconds.
+
+    With ``resend_all=true`` or ``resend_mode=all``, the log is sent from its start. With ``resend_mode=since``, events
+    since ``after_timestamp`` are sent. Otherwise only new events are sent.
+
+    Close codes: 4001 if the caller is not (or no longer) authenticated, 4004 if the conversation is unknown to the
+    caller, 1013 if the client is too slow, and 1012 if the log was restored from a backup and the client must
+    reconnect.
     """
 
     channel_layer_alias = ""  # unused: the hub subscribes once for all sockets
@@ -88,7 +99,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
             await self.close(CLOSE_CODES[refusal])
 
     async def _admit(self, tokens: Sequence[str]) -> access.Refusal | None:
-        """Start sending and receiving if the caller may watch this conversation, else return the refusal."""
+        """Start to send and receive frames if the caller may watch this conversation, else return the refusal."""
         credentials = self._credentials(tokens)
         self.watcher = access.Watcher(credentials, self.conversation_id, self.permission)
         if refusal := await self.watcher.check_access():
@@ -111,7 +122,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     # --- Credentials ---------------------------------------------------------------------
 
     def _may_authenticate_later(self) -> bool:
-        """Return whether the handshake had no credentials, so that a first frame may bring them."""
+        """Return whether the handshake had no credentials, so that the first frame may contain them."""
         return not self._tokens() and not (self._header("cookie") and self._header("origin"))
 
     def _header(self, name: str) -> str:
@@ -157,6 +168,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
 
     async def _end(self, code: int) -> None:
         self.is_open = False
+        # This may run in one of the tasks, which must not be cancelled before it has closed the socket.
         current = asyncio.current_task()
         for task in self.tasks:
             if task is not current:
@@ -166,6 +178,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     # --- To the client ---------------------------------------------------------------------
 
     async def _send_frames(self) -> None:
+        # If the loop below ends without another reason, the subscription has overflowed: the client is too slow.
         code = CLOSE_OVERFLOW
         try:
             state, after, self.sent_status, self.start_seq = await run_in_thread(self._load_state)
@@ -189,7 +202,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         await self._end(code)
 
     def _load_state(self) -> tuple[dict[str, Any], int, str, int]:
-        """Return the conversation's state, the ``seq`` to send events after, its status, and its last ``seq``."""
+        """Return the conversation's state, the ``seq`` after which to send events, the status, and the last ``seq``."""
         row = Conversation.objects.select_related("sandbox").get(pk=self.conversation_id)
         usage = billing.get_usage([row.pk]).get(row.pk)
         has_open_messages = bool(responses.conversations_with_open_messages([row.pk]))
@@ -211,13 +224,13 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         return row.last_seq if first is None else max(first - 1, row.pruned_seq)
 
     async def _encode_frame(self, frame: Frame) -> list[str]:
-        """Return the V1 texts of a frame of the hub: at most an event, and the full state if it ends a run.
+        """Return the V1 texts for a frame of the hub: the frame's event, unless V1 clients do not receive it.
 
-        The engine's own socket also sends the full state at the end of a run.
+        If the event ends a run, the full state follows, as on the engine's own socket.
         """
         if not isinstance(frame, EventFrame):
             return await self._encode_other_frame(frame)
-        # The first socket of this process that needs the V1 form makes it for the others.
+        # The first socket of this process that needs the V1 form encodes it for all others.
         form = frame.cached_form(PROTOCOL)
         if form is None:
             form = await run_in_thread(_encode_event, frame.event, self.conversation_id)
@@ -225,14 +238,15 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         text, status = form
         texts = [text] if text else []
         self.sent_status = status or self.sent_status
-        # Past runs, which are only resent, have no full state.
+        # Events up to ``start_seq`` are sent again from the log. The runs that they ended are long over.
         if status in translation.ENDED_STATES and frame.event.seq > self.start_seq:
             texts.append(await self._encode_full_state(status))
         return texts
 
     async def _encode_other_frame(self, frame: Frame) -> list[str]:
         """Return the V1 texts of a frame outside the log: a delta, or a status that no event reported."""
-        # The web client always sends ``resend_all``. It counts every frame as history and renders no deltas.
+        # A client with ``resend_all``, such as the web client, counts every frame as part of the history and does not
+        # show deltas, so it receives none.
         if isinstance(frame, DeltaFrame) and "resend_all" not in self.query:
             text = translation.encode_delta(frame.delta)
             return [text] if text else []
@@ -289,7 +303,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
                 await self.send(text_data=translation.encode_error("not-taken", detail))
 
     def _post(self, frame: dict[str, Any] | None) -> None:
-        """Post the message in a frame. It does not answer an open question; only a REST request does."""
+        """Post the message in a frame. It does not answer the agent's open question; that needs a REST request."""
         message = serializers.V1MessageSerializer(data=frame if frame is not None else {})
         if frame is None or not message.is_valid():
             raise BadFrame
@@ -309,7 +323,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
 
 
 def _parse_id(text: str) -> UUID:
-    """Return the id in an address, or the nil UUID, which no conversation has, if it is malformed."""
+    """Return the UUID in a text. Return the nil UUID, which no conversation has, if the text is malformed."""
     try:
         return UUID(text)
     except ValueError:
@@ -320,7 +334,7 @@ _TRUE = ("true", "1", "yes", "on", "t", "y")
 
 
 def _encode_event(event: LoggedEvent, conversation_id: UUID) -> tuple[str, str]:
-    """Return an event's V1 text, ``""`` if V1 clients do not receive it, and the agent's state in it."""
+    """Return the V1 text of an event (``""`` if V1 clients do not receive it), and the agent's state in the event."""
     text = (
         translation.encode_event(event) if translation.is_sent_to_v1(event, conversation_id) else ""
     )
@@ -328,7 +342,7 @@ def _encode_event(event: LoggedEvent, conversation_id: UUID) -> tuple[str, str]:
 
 
 def _parse_object(text: str) -> dict[str, Any] | None:
-    """Return the JSON object in a frame, or None if it holds none or is too large."""
+    """Return the JSON object in a frame, or None if the frame contains no object or is too large."""
     if len(text) > settings.BODY_MAX_BYTES:
         return None
     try:
@@ -339,7 +353,7 @@ def _parse_object(text: str) -> dict[str, Any] | None:
 
 
 def _parse_time(text: str) -> datetime | None:
-    """Return a time in the query, in UTC if it has no offset, or None if it is malformed."""
+    """Return the time in a text, or None if the text is malformed. A time without an offset is in UTC."""
     try:
         moment = parse_datetime(text)
     except ValueError:

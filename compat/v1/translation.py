@@ -1,7 +1,8 @@
 """Translation of our log to V1 events.
 
-The engine's events already are V1 events. They are sent unchanged, except that missing fields are added without which
-existing clients fail. The log holds a user's message twice (ADR 3); clients receive it once.
+The engine's events already have the form of V1. They are sent unchanged, but fields are added if existing clients fail
+without them. The log contains a user's message twice (ADR 3): as ``UserMessage`` from this server, and as the copy that
+the engine reports. Clients receive it once.
 """
 
 import json
@@ -18,9 +19,9 @@ HIDDEN_SOURCES = (Event.Source.SERVER, Event.Source.UNKNOWN)
 SERVER_KINDS = {"UserMessage": "MessageEvent", "SandboxNotice": "ConversationErrorEvent"}
 """The V1 kinds of events that this server appends itself."""
 STORED_KINDS = {v1_kind: (v1_kind, kind) for kind, v1_kind in SERVER_KINDS.items()}
-"""The kinds in the log that become a V1 kind."""
+"""By V1 kind: the kinds in the log that are sent as this V1 kind, from the engine and from this server."""
 ENDED_STATES = ("finished", "error", "stuck", "paused", "waiting_for_confirmation")
-"""States in which a run has ended. Without ``idle``, through which the engine passes when a run starts."""
+"""States in which a run has ended. ``idle`` is missing, because the engine passes through it when a run starts."""
 Row: TypeAlias = Event | LoggedEvent
 DELTA_FIELDS = {"text": "content", "reasoning": "reasoning_content"}
 _SHELLS = ("TerminalObservation", "ExecuteBashObservation")
@@ -30,19 +31,19 @@ _WITH_CONTENT = (*_SHELLS, "MCPToolObservation", "BrowserObservation")
 def filter_for_v1(events: QuerySet[Event]) -> QuerySet[Event]:
     """Return the events that V1 clients receive.
 
-    Of the two events of a user's message this keeps ``UserMessage`` and drops the engine's copy (ADR 3).
+    Keep the ``UserMessage`` of a user's message and drop the engine's copy (ADR 3).
     """
     sent = OutgoingMessage.objects.filter(
         conversation_id=OuterRef("conversation_id"), engine_event_id=OuterRef("event_id")
     )
     rows = events.exclude(kind__in=HIDDEN_KINDS).exclude(source__in=HIDDEN_SOURCES)
-    # A sandbox could write this kind too, so only those that this server wrote are sent.
+    # A sandbox could report this kind too, so send only the events that this server wrote.
     rows |= events.filter(kind="SandboxNotice", source=Event.Source.SERVER)
     return rows.exclude(Q(kind="MessageEvent", source=Event.Source.USER) & Exists(sent))
 
 
 def is_sent_to_v1(event: Row, conversation_id: UUID) -> bool:
-    """Return whether ``filter_for_v1`` keeps an event. Run one query if it is a message in the engine's log."""
+    """Return whether ``filter_for_v1`` keeps an event. Run one database query for the engine's copy of a message."""
     if event.source in HIDDEN_SOURCES:
         return event.kind == "SandboxNotice" and event.source == Event.Source.SERVER
     if event.kind == "MessageEvent" and event.source == Event.Source.USER:
@@ -86,7 +87,7 @@ def _encode_server_event(event: Row, payload: dict[str, Any]) -> str:
 
 
 def _repair(event: Row, value: dict[str, Any]) -> bool:
-    """Add to an engine's event the fields without which existing clients fail. Return whether any was missing."""
+    """Add or replace fields of an engine's event, in place, so that clients can read it. Return whether it changed."""
     # Clients drop events without these fields. The columns of our log replace values in the payload that differ.
     known = {"id": event.event_id, "kind": event.kind, "source": event.source}
     missing: dict[str, Any] = {
@@ -98,7 +99,7 @@ def _repair(event: Row, value: dict[str, Any]) -> bool:
         # The web client fails to render an action without ``thought``; an empty list is enough.
         if not isinstance(value.get("thought"), list):
             missing["thought"] = []
-        # It shows the message of this action as the agent's last message.
+        # The web client shows the message of this action as the agent's last message.
         action = value.get("action")
         if isinstance(action, dict) and _kind_of(action) == "FinishAction":
             missing |= (
@@ -138,7 +139,7 @@ def _timestamp_of(event: Row) -> str:
 def format_timestamp(moment: datetime) -> str:
     """Return a time in the engine's format: UTC without an offset, always with microseconds.
 
-    With a fixed number of digits the texts sort in the order of the times.
+    Because the number of digits is fixed, the order of the texts is the order of the times.
     """
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
 
@@ -172,7 +173,7 @@ def encode_transient(kind: str, **fields: Any) -> str:
 
 def read_status(event: Row) -> str:
     """Return the agent's new state if the event reports one, else ``""``."""
-    # The search in the text saves parsing most payloads.
+    # A search in the text avoids parsing most payloads.
     if event.kind != "ConversationStateUpdateEvent" or '"execution_status"' not in event.payload:
         return ""
     try:

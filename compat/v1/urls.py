@@ -1,4 +1,4 @@
-"""Addresses of the V1 protocol, below ``/api/v1``."""
+"""URL patterns of V1, OpenHands' newer protocol, below ``/api/v1``."""
 
 from django.urls import path
 

@@ -1,7 +1,7 @@
-"""``/api/v1/webhooks/{sandbox_id}/…``: the webhooks that an engine calls when something happened.
+"""``/api/v1/webhooks/{sandbox_id}/…``: the webhooks that an engine calls when its conversation changes.
 
-The body is ignored: a sandbox is not trusted, and the engine loses queued webhooks when it is killed. A call only makes
-the server read the engine's log.
+A call only causes this server to read the engine's log. The body is ignored: a sandbox is not trusted, and an engine
+that is killed loses its queued webhooks, so the log is complete and the webhooks are not.
 """
 
 import hmac
@@ -37,7 +37,7 @@ class NotThisSandbox(Problem):
 
 
 class AnyBodyParser(parsers.BaseParser):
-    """A parser that accepts any body and reads none of it."""
+    """A parser that accepts any body without reading it."""
 
     media_type = "*/*"
 
@@ -71,7 +71,7 @@ RESPONSES = {
 
 
 class WebhookView(GenericAPIView[Any]):
-    """The base of webhooks. The sandbox's session key authenticates a call."""
+    """The base class of webhooks. The sandbox's session key authenticates a call."""
 
     permission = PUBLIC
     authentication_classes: Any = ()

@@ -1,4 +1,4 @@
-"""Read-only admin pages of conversations; services own all writes."""
+"""Read-only admin pages of conversations. Only services write."""
 
 from typing import Any
 
@@ -45,10 +45,10 @@ class ConversationAdmin(ReadOnlyAdmin):
 
     @admin.display(description="events")
     def events(self, conversation: Conversation) -> str:
-        address = reverse("admin:conversations_event_changelist")
+        url = reverse("admin:conversations_event_changelist")
         return format_html(
             '<a href="{}?conversation__id__exact={}">{} events</a>',
-            address,
+            url,
             conversation.pk,
             conversation.last_seq,
         )
@@ -90,7 +90,7 @@ class EventAdmin(ReadOnlyAdmin):
 
 @admin.register(OutgoingMessage)
 class OutgoingMessageAdmin(ReadOnlyAdmin):
-    """Messages that are queued for, or were delivered to, the agent."""
+    """Messages to agents, with the state of their delivery."""
 
     list_display = (
         "id",
@@ -117,7 +117,7 @@ class SandboxAdmin(ReadOnlyAdmin):
 
 @admin.register(StartTask)
 class StartTaskAdmin(ReadOnlyAdmin):
-    """Conversation starts, with the time and reason of each phase."""
+    """Attempts to start conversations' sandboxes, with their current phase and the reason for the start."""
 
     list_display = (
         "id",
@@ -144,7 +144,7 @@ class LeaseAdmin(ReadOnlyAdmin):
 
 @admin.register(LiveManager)
 class LiveManagerAdmin(ReadOnlyAdmin):
-    """Live conversation managers, with the number of conversations that each follows and its capacity."""
+    """Live conversation managers: how many conversations each manager follows, and how many it could follow."""
 
     list_display = ("owner", "followed", "capacity", "started_at", "expires_at")
     ordering = ("owner",)

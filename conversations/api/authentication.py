@@ -20,7 +20,7 @@ HEADER = "X-Session-API-Key"
 
 @dataclass(frozen=True, slots=True)
 class ConversationKey:
-    """The key of an authenticated request, as ``request.auth``. The audit log shows its ``prefix``."""
+    """The value of ``request.auth`` after authentication by a conversation key. The audit log shows ``prefix``."""
 
     conversation: Conversation
     prefix: str = "a conversation key"
@@ -33,9 +33,9 @@ class ConversationKey:
 class ConversationKeyAuthentication(authentication.BaseAuthentication):
     """Authentication by a conversation key in ``X-Session-API-Key`` or ``Authorization: Bearer``.
 
-    The user of the request can see only the conversation of the key. The header also accepts an API key, because
-    existing clients send API keys in it. An invalid key is ignored, so that a browser with an expired key is
-    authenticated by its session cookie.
+    The request's user can see only the conversation of the key. ``X-Session-API-Key`` may also contain an API key,
+    because existing clients send API keys in this header. An invalid key is ignored, so that a browser with an expired
+    key is authenticated by its session cookie.
     """
 
     def authenticate(self, request: Request) -> tuple[User, ConversationKey | ApiKey] | None:
@@ -77,5 +77,5 @@ class ConversationKeyScheme(OpenApiAuthenticationExtension):
             "type": "apiKey",
             "in": "header",
             "name": HEADER,
-            "description": "The `session_api_key` of a conversation's record: a key to that one conversation.",
+            "description": "The `session_api_key` of a conversation's record: a key to that conversation only.",
         }

@@ -1,1 +1,1 @@
-"""The agent engine: its HTTP and socket client, and the payloads of its protocol."""
+"""The interface to the agent engine, which runs in each sandbox: a client for HTTP and sockets, and typed payloads."""

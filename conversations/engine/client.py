@@ -1,4 +1,4 @@
-"""The client of a sandbox's engine. No other module uses the engine's HTTP API or its session socket."""
+"""The client of a sandbox's engine. No other module calls the engine's HTTP API or reads its session socket."""
 
 import contextlib
 import json
@@ -23,13 +23,14 @@ from conversations.engine.payloads import Durable, Frame
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 TOOL_SECONDS = 600.0
-"""Timeout of calls that wait until the running tool ends; longer than a tool may run."""
+"""The timeout of calls that wait until the running tool ends. It is longer than a tool may run."""
 PAGE = 100
+"""The number of events that one request asks for."""
 BODY_MAX_BYTES = 64 * 1024 * 1024
 
 
 class EngineUnreachable(Exception):
-    """The engine did not respond. ``maybe_done`` is whether it may have carried out the request anyway."""
+    """The engine did not respond. ``maybe_done`` is whether the engine may have carried out the request anyway."""
 
     def __init__(self, detail: str, *, maybe_done: bool = False) -> None:
         self.detail = detail
@@ -38,14 +39,14 @@ class EngineUnreachable(Exception):
 
 
 class FrameTooLarge(EngineUnreachable):
-    """The next event exceeds the size of a socket frame (4 MiB at the engine).
+    """The next event is larger than a socket frame may be (4 MiB in the engine).
 
-    Fetch it by ``EngineClient.iter_events``: another connection from the same place would end the same way.
+    Read the event with ``EngineClient.iter_events``: a new connection after the same index would fail again.
     """
 
 
 class EngineRefused(Exception):
-    """The engine responded with an error; ``status`` is its HTTP status or a WebSocket close code."""
+    """The engine responded with an error. ``status`` is the HTTP status or the WebSocket close code."""
 
     def __init__(self, status: int, detail: str) -> None:
         self.status = status
@@ -62,7 +63,7 @@ class EngineMissing(EngineRefused):
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """The result of a command. ``timed_out`` means that the command was killed and its output is lost."""
+    """The result of a shell command. If ``timed_out``, the engine killed the command and its output is lost."""
 
     exit_code: int
     stdout: str
@@ -70,7 +71,7 @@ class CommandResult:
 
     @property
     def timed_out(self) -> bool:
-        """Whether the engine killed the command after its timeout."""
+        """Whether the engine killed the command after the timeout; it then reports the exit code -1."""
         return self.exit_code == -1
 
 
@@ -87,14 +88,14 @@ class GitChange:
 
 @dataclass(frozen=True, slots=True)
 class FileDiff:
-    """The whole text of a file before and after; None if the file does not exist on that side."""
+    """The text of a file before and after its changes; None if the file did not exist then."""
 
     original: str | None
     modified: str | None
 
 
 class Download:
-    """A file that is streamed out of a sandbox: iterate over its chunks once, which also closes it."""
+    """A file that is downloaded from a sandbox. Iterate over its chunks once; this also closes the connection."""
 
     def __init__(self, response: httpx2.Response, client: httpx2.Client) -> None:
         self._response, self._client = response, client
@@ -116,10 +117,10 @@ class Download:
 
 
 class EngineClient:
-    """The HTTP client of one engine. Cheap to create, keeps no connection open, and is thread-safe.
+    """The HTTP client of one engine. It is cheap to create, keeps no connection open, and is thread-safe.
 
-    Every call may raise ``EngineUnreachable``, ``EngineRefused`` or ``EngineMissing``. A call that is safe
-    to repeat is retried once after a connection reset. Times are in seconds.
+    Every method may raise ``EngineUnreachable``, ``EngineRefused`` or ``EngineMissing``. A request that is safe to
+    repeat is retried once after a connection reset. Times are in seconds.
     """
 
     def __init__(self, base_url: str, session_key: str) -> None:
@@ -137,21 +138,21 @@ class EngineClient:
         return True
 
     def get_server_info(self) -> dict[str, Any]:
-        """Return versions and capabilities (``version``, ``sdk_version``, ``tools_version``, …)."""
+        """Return the engine's versions and capabilities (``version``, ``sdk_version``, ``tools_version``, …)."""
         return self._object("GET", "/server_info")
 
     # --- Conversations ---
 
     def start_conversation(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Create a conversation from ``payloads.build_start_request``. Safe to repeat: an existing id is returned.
+        """Create a conversation; ``body`` is built by ``payloads.build_start_request``. Return the engine's record.
 
-        After an ``EngineRefused`` with a status of 500 or more, a half-created conversation may exist:
-        delete the id if the conversation was never started before.
+        Safe to repeat: if the id exists, the existing record is returned. After an ``EngineRefused`` with a status of
+        500 or more, a half-created conversation may exist: delete it, unless it was started successfully before.
         """
         return self._object("POST", "/api/conversations", json=body, read=120.0)
 
     def get_conversation(self, conversation_id: UUID) -> dict[str, Any] | None:
-        """Return the engine's record of a conversation; None on 404, which does not prove a deletion."""
+        """Return the engine's record of a conversation, or None after a 404, which does not prove a deletion."""
         try:
             return self._object("GET", _conversation(conversation_id))
         except EngineMissing:
@@ -162,18 +163,19 @@ class EngineClient:
         self._call("POST", f"{_conversation(conversation_id)}/secrets", json={"secrets": secrets})
 
     def delete_conversation(self, conversation_id: UUID) -> None:
-        """Delete a conversation after its running tool ends; the workspace stays. Safe to repeat."""
+        """Delete a conversation when its running tool ends. The workspace is kept. Safe to repeat."""
         with contextlib.suppress(EngineMissing):
             self._call("DELETE", _conversation(conversation_id), read=TOOL_SECONDS)
 
     def send_message(
         self, conversation_id: UUID, *, text: str, images: Iterable[str] = (), run: bool
     ) -> bool:
-        """Post a user's message; return whether the agent runs with it. False means saved only: call ``run``.
+        """Post a user's message, and run the agent if ``run`` is set. Return whether the agent runs.
 
-        ``images`` are data URLs. The call waits until a running step ends. NOT safe to repeat: after an
-        ``EngineUnreachable`` with ``maybe_done``, call ``wait_for_messages`` and look for the message
-        first. While a confirmation is pending, a message with ``run`` approves it.
+        If ``run`` is set and the result is False, the message is saved but the engine has no free run slot: call
+        ``run`` later. ``images`` are URLs or data URLs. The call waits until a running step ends. NOT safe to repeat:
+        after an ``EngineUnreachable`` with ``maybe_done``, call ``wait_for_messages`` and look for the message first.
+        While a confirmation is pending, a message with ``run`` approves it.
         """
         content: list[dict[str, Any]] = [{"type": "text", "text": text}]
         if urls := list(images):
@@ -190,11 +192,11 @@ class EngineClient:
         return run
 
     def run(self, conversation_id: UUID) -> None:
-        """Let the agent run; safe while it runs already. Approves a pending confirmation."""
+        """Run the agent. This approves a pending confirmation. Do nothing if the agent is running already."""
         try:
             self._call("POST", f"{_conversation(conversation_id)}/run", read=TOOL_SECONDS)
         except EngineRefused as refusal:
-            # 409: the agent runs already.
+            # 409: the agent is running already.
             if refusal.status != 409:
                 raise
 
@@ -203,7 +205,7 @@ class EngineClient:
         self._call("POST", f"{_conversation(conversation_id)}/interrupt")
 
     def answer_confirmation(self, conversation_id: UUID, *, accept: bool, reason: str = "") -> None:
-        """Approve or reject all pending actions; after a rejection the agent is idle until ``run``.
+        """Approve or reject all pending actions. After a rejection, the agent is idle until ``run`` is called.
 
         Not safe to repeat: a second call may answer the next question.
         """
@@ -216,7 +218,7 @@ class EngineClient:
         )
 
     def set_confirmation_policy(self, conversation_id: UUID, policy: str) -> None:
-        """Set the ``ConfirmationPolicy``. Waits until a running step ends. Safe to repeat."""
+        """Set the confirmation policy (a ``ConfirmationPolicy``). Wait until a running step ends. Safe to repeat."""
         self._call(
             "POST",
             f"{_conversation(conversation_id)}/confirmation_policy",
@@ -225,7 +227,7 @@ class EngineClient:
         )
 
     def set_security_analyzer(self, conversation_id: UUID, analyzer: str) -> None:
-        """Set the ``SecurityAnalyzer``. Waits until a running step ends. Safe to repeat."""
+        """Set the security analyzer (a ``SecurityAnalyzer``). Wait until a running step ends. Safe to repeat."""
         self._call(
             "POST",
             f"{_conversation(conversation_id)}/security_analyzer",
@@ -234,20 +236,20 @@ class EngineClient:
         )
 
     def navigate(self, conversation_id: UUID, event_id: str) -> dict[str, Any]:
-        """Make an event the head of the conversation; the engine rebuilds the model's context. Safe to repeat."""
+        """Make an event the conversation's head, so that the engine rebuilds the model's context. Safe to repeat."""
         path = f"{_conversation(conversation_id)}/navigate"
         return self._object("POST", path, json={"event_id": event_id}, read=TOOL_SECONDS)
 
     def wait_for_messages(self, conversation_id: UUID) -> None:
         """Return when all messages that the engine received before this call are in its log. Safe to repeat.
 
-        The engine's lock on a conversation is first come, first served (``sdk/conversation/fifo_lock.py``),
-        and setting tags takes it; unchanged tags create no event. A message that wakes an unloaded
-        conversation takes the lock twice (``_ensure_agent_ready``, then ``send_message``), hence two
-        rounds.
+        The engine's lock on a conversation is first come, first served (``sdk/conversation/fifo_lock.py``). Setting the
+        tags also takes this lock, and unchanged tags create no event.
         """
         info = self._object("GET", _conversation(conversation_id))
         tags = info.get("tags") or {}
+        # Twice, because a message to an unloaded conversation takes the lock twice (`_ensure_agent_ready`, then
+        # `send_message`).
         for _ in range(2):
             self._call(
                 "PATCH", _conversation(conversation_id), json={"tags": tags}, read=TOOL_SECONDS
@@ -258,12 +260,13 @@ class EngineClient:
     def iter_events(
         self, conversation_id: UUID, *, after_id: str | None = None, after_seq: int = -1
     ) -> Iterator[Durable]:
-        """Yield the engine's log after a known event (its id and index), in order, page by page.
+        """Yield the events of the engine's log after a known event (its id and index), in order.
 
-        If the engine does not know the id, it responds from the start; then events are counted from 0 and
-        ``after_seq`` alone decides. Skip known ids: the engine omits unreadable events, which shifts the
-        indices after them (``count_events`` counts them).
+        If the engine does not know the id, events are counted from 0 and yielded after the index ``after_seq``. Callers
+        must skip events whose id they know: the engine omits unreadable events, which shifts all later indices
+        (``count_events`` includes unreadable events).
         """
+        # The engine's first page starts at the known event itself, or at the start of the log if it is unknown.
         page_id = after_id
         items, next_id = self._read_page(conversation_id, page_id)
         is_known = bool(
@@ -282,9 +285,9 @@ class EngineClient:
     def _read_page(
         self, conversation_id: UUID, page_id: str | None
     ) -> tuple[list[bytes], str | None]:
-        """Return a page of events' texts and the id of the next page.
+        """Return the JSON texts of a page of events, and the id of the next page.
 
-        A page that is too large for the engine or for us is requested again with a tenth of its events.
+        If a page is too large for the engine or for this client, a tenth of its events is requested instead.
         """
         limit = PAGE
         path = f"{_conversation(conversation_id)}/events/search"
@@ -303,7 +306,7 @@ class EngineClient:
             limit = max(1, limit // 10)
 
     def count_events(self, conversation_id: UUID) -> int:
-        """Return the number of events in the engine's log, unreadable events included."""
+        """Return the number of events in the engine's log, including unreadable events."""
         body = self._json("GET", f"{_conversation(conversation_id)}/events/count")
         if type(body) is not int:
             raise EngineRefused(200, "the event count in the response is not a number")
@@ -312,7 +315,7 @@ class EngineClient:
     # --- The workspace ---
 
     def execute(self, command: str, *, cwd: str, timeout: int = 300) -> CommandResult:
-        """Run a shell command outside the agent's shell and wait for its end. Not retried."""
+        """Run a shell command, not in the agent's shell, and wait for its end. The request is not retried."""
         body = self._object(
             "POST",
             "/api/bash/execute_bash_command",
@@ -328,7 +331,7 @@ class EngineClient:
         )
 
     def upload(self, path: str, content: bytes | IO[bytes]) -> int:
-        """Write a file at an absolute path; return its size in bytes.
+        """Write a file to an absolute path and return its size in bytes.
 
         Missing folders are created, and an existing file is replaced.
         """
@@ -338,15 +341,15 @@ class EngineClient:
             params={"path": path},
             files={"file": ("file", content, "application/octet-stream")},
             read=TOOL_SECONDS,
-            repeatable=isinstance(content, bytes),
+            repeatable=isinstance(content, bytes),  # a stream cannot be sent a second time
         )
         size = body.get("file_size")
         return size if type(size) is int else 0
 
     def download(self, path: str) -> Download:
-        """Return a file by its absolute path, as chunks. The caller must iterate over it or close it.
+        """Return the chunks of a file at an absolute path. The caller must iterate over the result or close it.
 
-        The engine returns any file that its user may read: check the path first.
+        The engine returns any file that the engine's user may read, so check the path first.
         """
         return self._stream("/api/file/download", {"path": path})
 
@@ -357,9 +360,9 @@ class EngineClient:
         format: str = "tar.gz",  # noqa: A002  (the engine's own word)
         everything: bool = False,
     ) -> Download:
-        """Return a folder as ``tar.gz``, or its changes as a ``git-delta`` patch, as chunks.
+        """Return the chunks of a folder's archive (``tar.gz``), or of a patch with its changes (``git-delta``).
 
-        Caches, dependencies and build outputs are skipped unless ``everything`` is set.
+        Caches, dependencies and build outputs are left out unless ``everything`` is set.
         """
         query = {"path": path, "format": format}
         return self._stream(
@@ -367,7 +370,7 @@ class EngineClient:
         )
 
     def list_git_changes(self, path: str) -> list[GitChange]:
-        """Return the changed files of a repository; empty if the path is not a repository."""
+        """Return the changed files of a repository, or an empty list if the path is not a repository."""
         body = self._json("GET", "/api/git/changes", params={"path": path}, read=60.0)
         return [
             GitChange(status=str(item.get("status", "")), path=item["path"])
@@ -376,7 +379,7 @@ class EngineClient:
         ]
 
     def get_git_diff(self, path: str) -> FileDiff:
-        """Return the whole text of a file before and after its changes, by its absolute path."""
+        """Return the text of the file at an absolute path, before and after its changes."""
         body = self._object("GET", "/api/git/diff", params={"path": path}, read=60.0)
         original, modified = body.get("original"), body.get("modified")
         return FileDiff(
@@ -387,8 +390,8 @@ class EngineClient:
     # --- HTTP ---
 
     def _client(self, read: float) -> httpx2.Client:
-        # One connection per call: after an unhandled error the engine silently drops a keep-alive
-        # connection, and the next request on it, perhaps a message, would end in a reset.
+        # One connection per request: after an unhandled error the engine silently drops a keep-alive connection, so the
+        # next request on that connection, perhaps a message, would end in a reset.
         return httpx2.Client(
             base_url=self._base_url,
             headers={
@@ -414,7 +417,7 @@ class EngineClient:
         try:
             return self._once(method, path, read, request)
         except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
-            # Retry a reset, but not a refused connection: then the engine is down.
+            # Retry after a reset, but not after a refused connection, which means that the engine is down.
             if not repeatable or isinstance(error, httpx2.ConnectError):
                 raise _unreachable(error) from error
         except httpx2.RequestError as error:
@@ -429,7 +432,8 @@ class EngineClient:
             body, deadline = bytearray(), time.monotonic() + read + 60
             for chunk in response.iter_bytes():
                 body += chunk
-                if time.monotonic() > deadline:  # the read timeout restarts with every byte
+                # The read timeout of the HTTP client restarts with every byte.
+                if time.monotonic() > deadline:
                     raise EngineUnreachable("the response did not end in time", maybe_done=True)
                 if len(body) > BODY_MAX_BYTES:
                     raise EngineRefused(response.status_code, "the response is too large")
@@ -467,19 +471,19 @@ class EngineClient:
 
 @cache
 def _authorities() -> ssl.SSLContext:
-    """Return the TLS context with the trusted authorities; cached, because loading it costs more than a call."""
+    """Return the TLS context with the trusted authorities. Cached, because loading them takes longer than a request."""
     return httpx2.create_ssl_context(trust_env=False)
 
 
 async def follow(
     base_url: str, session_key: str, conversation_id: UUID, after_seq: int
 ) -> AsyncGenerator[Frame, None]:
-    """Yield the frames of a conversation's session socket: the events after index ``after_seq`` (-1: all), then live.
+    """Yield the frames of a conversation's session socket: the events after the index ``after_seq``, then new frames.
 
-    Ends only by an exception: ``EngineUnreachable`` if the connection is lost or fails (reconnect with the
-    last index), ``FrameTooLarge``, ``EngineMissing`` (the engine does not know the conversation now),
-    ``EngineRefused`` (4001 or 403: the key is wrong). While a tool runs, the first frame may take as long
-    as the tool. Close the generator (``aclose``) when done.
+    The index -1 requests all events. The generator ends only with an exception: ``EngineUnreachable`` if the connection
+    fails or is lost (reconnect with the last index), ``FrameTooLarge``, ``EngineMissing`` if the engine does not know
+    the conversation, and ``EngineRefused`` if the key is wrong (4001 or 403). While a tool runs, the first frame may
+    take as long as the tool. Close the generator with ``aclose``.
     """
     url = f"{base_url.rstrip('/')}/sockets/session/{conversation_id}?after_seq={after_seq}"
     try:
@@ -492,12 +496,12 @@ async def follow(
             close_timeout=2,
             proxy=None,
         ) as socket:
-            # The key goes into the first frame: in the address it would end up in access logs.
+            # Send the key in the first frame, because a key in the URL would appear in access logs.
             await socket.send(
                 msgspec.json.encode({"type": "auth", "session_api_key": session_key}).decode()
             )
             while True:
-                # Read bytes: decoding a text frame that is not UTF-8 would end the connection.
+                # Read bytes, because decoding a text frame that is not UTF-8 would end the connection.
                 yield payloads.parse_frame(await socket.recv(decode=False))
     except ConnectionClosed as closed:
         raise _closed(closed) from closed
@@ -525,7 +529,7 @@ def _closed(closed: ConnectionClosed) -> Exception:
         return EngineMissing(reason or "not found")
     if code in (4001, 1008):
         return EngineRefused(code, reason or "not allowed")
-    # Either the engine refused to send the frame, or we refused to receive it (1009).
+    # Either the engine refused to send the frame, or this client refused to receive it (1009).
     if reason == "frame_too_large" or (sent and sent.code == 1009):
         return FrameTooLarge("the next event is too large for the socket")
     return EngineUnreachable(f"the socket was closed ({code} {reason})".rstrip())
@@ -536,6 +540,7 @@ def _conversation(conversation_id: UUID) -> str:
 
 
 def _unreachable(error: Exception, *, maybe_done: bool | None = None) -> EngineUnreachable:
+    # These errors occur before the request is sent.
     never_sent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
     return EngineUnreachable(
         str(error) or type(error).__name__,
@@ -553,7 +558,7 @@ def _raise_for_status(status: int, body: bytes) -> None:
 
 
 def _detail(body: bytes) -> str:
-    """Return the error's text; for a 5xx the engine sends the exception's text beside ``detail``."""
+    """Return the text of an error. For a status of 5xx, the engine sends the exception's text in ``exception``."""
     try:
         fields = json.loads(body)
         text = fields.get("exception") or fields.get("detail")

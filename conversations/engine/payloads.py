@@ -1,8 +1,8 @@
 """Typed payloads of the engine: frames of its session socket, events, parsers of events, and request bodies.
 
-A sandbox is controlled by its users and its agent, so all of this is hostile input. Parsing never raises
-and never loses a byte: an event's payload is the exact JSON text that was received, and text that is not
-strict JSON is stored as base64.
+Users and the agent control the sandbox, so all input from the engine may be hostile. Parsing a frame or an event never
+raises an exception and never loses a byte: an event's payload is the exact JSON text that was received, and a text
+that is not strict JSON is stored as base64.
 """
 
 import base64
@@ -21,15 +21,14 @@ from django.conf import settings
 from accounts.settings.choices import ConfirmationPolicy, SecurityAnalyzer
 
 MAX_DEPTH = 500
-"""The deepest nesting stored as JSON; common parsers fail at about 1,000 levels. Deeper texts become base64."""
+"""The deepest nesting that is stored as JSON. Common parsers fail at about 1,000 levels. Deeper texts become base64."""
 MAX_SEQ = 2**63 - 1  # the largest bigint of PostgreSQL
 SOURCES = frozenset({"user", "agent", "environment", "hook"})
 T = TypeVar("T")
 _ID = re.compile(r"[\x21-\x7e]{1,80}")
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,79}")
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
-# Parses the envelope if msgspec rejects a frame because of its event. The engine always writes the
-# fields in this order.
+# Matches the envelope of a frame whose event msgspec rejects. The engine always writes the fields in this order.
 _ENVELOPE = re.compile(
     rb'\A\s*\{"type":"(?:(durable)","seq":(0|[1-9][0-9]{0,18})|(transient)"),"event":(.*)\}\s*\Z',
     re.DOTALL,
@@ -39,10 +38,11 @@ _ENVELOPE = re.compile(
 class EngineEvent(msgspec.Struct, frozen=True):
     """One event of the engine.
 
-    ``payload`` is the JSON text as received. Special kinds: ``Unparseable`` (payload ``{"raw_base64",
-    "reason"}``), ``Oversize`` (payload ``{"size", "sha256", "limit", "kind"}``; the bytes are dropped),
-    ``Unknown`` (no usable kind). ``time`` is the engine's clock in UTC and must not be used for ordering.
-    An event without a usable id gets an id derived from its index and text, with the prefix ``x-``.
+    ``payload`` is the JSON text as received. There are three special kinds: ``Unparseable`` (the payload is
+    ``{"raw_base64", "reason"}``), ``Oversize`` (the payload is ``{"size", "sha256", "limit", "kind"}``, and the text is
+    dropped), and ``Unknown`` for an event without a usable kind. ``time`` is the time of the engine's clock in UTC, and
+    must not be used for ordering. If an event has no usable id, ``event_id`` is derived from its index and text, with
+    the prefix ``x-``.
     """
 
     event_id: str
@@ -67,14 +67,14 @@ class Transient:
 
 
 class Sync(msgspec.Struct, frozen=True, tag="sync"):
-    """The first frame of a socket: the range of indices that will be replayed; None if nothing will be."""
+    """The first frame of a socket: the range of indices that the engine will replay, or None without a replay."""
 
     from_seq: int | None = None
     through_seq: int | None = None
 
 
 class ItemStarted(msgspec.Struct, frozen=True, tag="item_started"):
-    """The model starts to stream; ``item_id`` is the id of the future event."""
+    """The model starts to stream an item. ``item_id`` is the id that the event will have."""
 
     item_id: str
     attempt: int = 1
@@ -82,7 +82,7 @@ class ItemStarted(msgspec.Struct, frozen=True, tag="item_started"):
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
-    """A piece of streamed text; ``kind`` is ``text`` or ``reasoning``."""
+    """A piece of streamed text. ``kind`` is ``text`` or ``reasoning``."""
 
     item_id: str
     order: int
@@ -92,7 +92,7 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
 
 
 class ItemAborted(msgspec.Struct, frozen=True, tag="item_aborted"):
-    """A streamed item was aborted, so no event with its id will follow."""
+    """A streamed item was aborted, so no event with the id ``item_id`` will follow."""
 
     item_id: str
     reason: str
@@ -100,7 +100,7 @@ class ItemAborted(msgspec.Struct, frozen=True, tag="item_aborted"):
 
 
 class EngineError(msgspec.Struct, frozen=True, tag="error"):
-    """An error of the socket itself, not of the conversation."""
+    """An error of the session socket, not of the conversation."""
 
     code: str
     detail: str
@@ -140,7 +140,7 @@ _pages = msgspec.json.Decoder(_Page)
 
 
 def parse_frame(data: bytes | str) -> Frame:
-    """Parse one frame of the session socket. Never raises: an unreadable frame becomes ``Unknown``."""
+    """Return a parsed frame of the session socket. Raise no exception: an unreadable frame becomes ``Unknown``."""
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     try:
         frame = _frames.decode(raw)
@@ -166,7 +166,10 @@ def _parse_envelope(raw: bytes) -> Frame:
 
 
 def parse_page(body: bytes) -> tuple[list[bytes], str | None]:
-    """Return the JSON texts of a page of events, and the id at which the next page starts. Raises ``ValueError``."""
+    """Return the JSON texts of a page of events, and the id at which the next page starts.
+
+    Raise ``ValueError`` if the body is not a page of events.
+    """
     try:
         page = _pages.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -174,7 +177,7 @@ def parse_page(body: bytes) -> tuple[list[bytes], str | None]:
     return [bytes(item) for item in page.items], page.next_page_id
 
 
-# The parsed values are discarded, so numbers are only measured: int() would reject very long ones.
+# Finds the end of a JSON value. Numbers are only measured, because `int` would reject very long numbers.
 _skip = json.JSONDecoder(parse_int=len, parse_float=len).raw_decode
 _PAGE_START = re.compile(r'\s*\{\s*"items"\s*:\s*\[\s*')
 _BETWEEN = re.compile(r"\s*(,\s*|(?=\]))")
@@ -182,9 +185,9 @@ _PAGE_END = re.compile(r'\s*\]\s*,\s*"next_page_id"\s*:\s*(?:null|"([^"\\]*)")\s
 
 
 def _parse_page_slowly(body: bytes, cause: BaseException) -> tuple[list[bytes], str | None]:
-    """Parse a page that msgspec rejects because of an event: lone surrogates, NaN or broken UTF-8.
+    """Parse a page that msgspec rejects because an event contains lone surrogates, NaN or broken UTF-8.
 
-    Cuts the page into the texts of its events; each event is parsed on its own later.
+    Only cut the page into the texts of its events. Each event is parsed individually later.
     """
     text = body.decode("utf-8", "surrogateescape")
     items: list[bytes] = []
@@ -202,7 +205,7 @@ def _parse_page_slowly(body: bytes, cause: BaseException) -> tuple[list[bytes], 
 
 
 def parse_event(raw: bytes, *, seq: int | None) -> EngineEvent:
-    """Parse one event from its JSON text. Never raises. ``seq`` is the event's index in the engine's log, if any."""
+    """Return the event in a JSON text, without raising. ``seq`` is the event's index in the engine's log, if known."""
     try:
         text = raw.decode("utf-8")
         value = _parse_strictly(text)
@@ -258,13 +261,13 @@ def _reject_constant(name: str) -> NoReturn:
 
 
 def _parse_int(text: str) -> int | float:
-    """Parse an integer; more than 40 digits become a float because Python rejects more than 4,300 digits."""
+    """Parse an integer. More than 40 digits become a float, because Python rejects more than 4,300 digits."""
     return int(text) if len(text) <= 40 else float(text)
 
 
 def _parse_strictly(text: str) -> Any:
     """Parse JSON as defined by RFC 8259: no NaN, and nesting up to ``MAX_DEPTH``. Numbers may lose precision."""
-    # A text that is shorter than all the brackets cannot nest too deeply.
+    # A text that is too short for so many pairs of brackets cannot be nested too deeply.
     if len(text) > 2 * MAX_DEPTH and _is_deep(text):
         raise RecursionError
     try:
@@ -275,7 +278,7 @@ def _parse_strictly(text: str) -> Any:
 
 
 def _is_deep(text: str) -> bool:
-    # A cheap bound first: most texts have fewer brackets than the limit.
+    # A cheap check first: most texts have fewer brackets than the limit.
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return False
     depth = 0
@@ -304,7 +307,7 @@ def _parse_time(value: Any) -> datetime | None:
 
 
 def parse_payload(event: EngineEvent) -> dict[str, Any]:
-    """Return the event's payload as a dictionary; empty if it is not a JSON object. Never raises."""
+    """Return the event's payload as a dictionary, which is empty if the payload is not a JSON object."""
     try:
         value = _parse_strictly(event.payload)
     except (ValueError, RecursionError):
@@ -313,14 +316,14 @@ def parse_payload(event: EngineEvent) -> dict[str, Any]:
 
 
 def is_state_update(event: EngineEvent) -> bool:
-    """Return whether the event may report a state of the agent, which ``parse_state_update`` parses."""
+    """Return whether the event may report a state of the agent. ``parse_state_update`` returns that state."""
     return event.kind == "ConversationStateUpdateEvent"
 
 
 def parse_state_update(event: EngineEvent) -> tuple[str, Any] | None:
-    """Return key and value of a ``ConversationStateUpdateEvent``; None for other kinds.
+    """Return the key and the value of a ``ConversationStateUpdateEvent``, or None for an event of another kind.
 
-    The value is None if the engine omitted it.
+    The value is None if the event contains no value.
     """
     if not is_state_update(event):
         return None
@@ -335,7 +338,7 @@ _STATUSES = frozenset(
 
 
 def parse_execution_status(event: EngineEvent) -> str | None:
-    """Return the agent's execution status from this event on, or None if the event does not report it."""
+    """Return the agent's execution status that the event reports, or None if it reports no status."""
     return _read_state(
         event, "execution_status", lambda value: value if _is_status(value) else None
     )
@@ -350,6 +353,7 @@ def _read_state(event: EngineEvent, name: str, read: Callable[[Any], T | None]) 
     if update is None:
         return None
     key, value = update
+    # A `full_state` update contains all fields; other updates contain only the field that is their key.
     if key == "full_state" and isinstance(value, dict):
         value = value.get(name)
     elif key != name:
@@ -359,7 +363,7 @@ def _read_state(event: EngineEvent, name: str, read: Callable[[Any], T | None]) 
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """The tokens that a conversation has used so far with all of its models, as counted by the engine."""
+    """The tokens that a conversation has used so far with all models, as the engine counts them."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -367,7 +371,7 @@ class TokenUsage:
 
 
 def parse_token_usage(event: EngineEvent) -> TokenUsage | None:
-    """Return the running totals that a ``stats`` or ``full_state`` update reports, else None."""
+    """Return the running totals that a ``stats`` or ``full_state`` update reports, or None for other events."""
     return _read_state(event, "stats", _sum_usage)
 
 
@@ -382,14 +386,14 @@ def _sum_usage(stats: Any) -> TokenUsage | None:
             continue
         for index, name in enumerate(("prompt_tokens", "completion_tokens", "cache_read_tokens")):
             count = tokens.get(name)
-            # 2**53: larger numbers are not exact in JSON. ``type``, because a bool is an int.
+            # JSON numbers from 2**53 are not exact. `type` instead of `isinstance`, because a bool is an int.
             if type(count) is int and 0 <= count < 2**53:
                 totals[index] += count
     return TokenUsage(*totals)
 
 
 def parse_message_text(event: EngineEvent) -> str | None:
-    """Return the text of a ``MessageEvent``, its parts concatenated; None for other kinds."""
+    """Return the concatenated text parts of a ``MessageEvent``, or None for an event of another kind."""
     if event.kind != "MessageEvent":
         return None
     message = parse_payload(event).get("llm_message")
@@ -400,7 +404,7 @@ def parse_message_text(event: EngineEvent) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class RunFailure:
-    """The failure that stopped a run. ``user_action`` is the user's remedy: ``settings``, ``retry`` or ``none``."""
+    """The failure that stopped a run. ``user_action`` is what the user can do: ``settings``, ``retry`` or ``none``."""
 
     code: str
     detail: str
@@ -409,7 +413,7 @@ class RunFailure:
 
 
 def parse_run_failure(event: EngineEvent) -> RunFailure | None:
-    """Return the failure that a ``ConversationErrorEvent`` reports; None for other kinds."""
+    """Return the failure that a ``ConversationErrorEvent`` reports, or None for an event of another kind."""
     if event.kind != "ConversationErrorEvent":
         return None
     fields = parse_payload(event)
@@ -443,12 +447,12 @@ _ANALYZERS: dict[str, dict[str, Any] | None] = {
 
 
 def build_policy(name: str) -> dict[str, Any]:
-    """Return the engine's form of a ``ConfirmationPolicy``."""
+    """Return a ``ConfirmationPolicy`` in the engine's format."""
     return _POLICIES[name]
 
 
 def build_analyzer(name: str) -> dict[str, Any] | None:
-    """Return the engine's form of a ``SecurityAnalyzer``; an empty name means the default, the model itself."""
+    """Return a ``SecurityAnalyzer`` in the engine's format. An empty name means the default: the model itself."""
     return _ANALYZERS[name or SecurityAnalyzer.LLM]
 
 
@@ -469,10 +473,11 @@ def build_start_request(
     mcp_servers: dict[str, Any] | None = None,
     secrets: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the engine's ``StartConversationRequest``, without a first message: a delivery job sends that.
+    """Return the engine's ``StartConversationRequest``. It contains no message: a delivery job sends the first message.
 
-    ``gateway_url`` is the OpenAI-compatible base URL, ending in ``/v1``, and ``token`` its key. Prices are
-    in dollars per token and only used for the engine's own figure; billing happens at the gateway.
+    ``gateway_url`` is the OpenAI-compatible base URL of the model gateway, which ends in ``/v1``, and ``token`` is the
+    key for it. Prices are in US dollars per token. The engine uses them only for its own cost figure; users are billed
+    by the gateway.
     """
     llm: dict[str, Any] = {
         "model": f"openai/{model}",

@@ -1,1 +1,1 @@
-"""The gRPC API ``openhands.v1.EventService``: programs publish and follow the events of conversations."""
+"""The gRPC API ``openhands.v1.EventService``, with which programs publish and follow the events of conversations."""

@@ -1,6 +1,6 @@
-"""The interceptor of all calls: authentication, deadlines, error statuses, metrics and the access log.
+"""The interceptor of all gRPC calls: authentication, deadlines, error statuses, metrics and the access log.
 
-Except for health checks and reflection, every call needs an API key and a deadline.
+Every call needs an API key and a deadline, except health checks and reflection.
 """
 
 import asyncio
@@ -29,8 +29,9 @@ from lib.threads import DatabaseThreads
 log = logging.getLogger("openhands_site.access")
 T = TypeVar("T")
 OPEN_TO_ALL = ("/grpc.health.v1.Health/", "/grpc.reflection.")
-"""Health and reflection expose no user's data; load balancers and tools call them without a key."""
+"""Methods that need no API key. They expose no user data, and load balancers and tools call them without a key."""
 DEADLINE_MAX_SECONDS = 24 * 3600
+# The gRPC status for the HTTP status of a `Problem`.
 STATUSES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -62,7 +63,7 @@ current_caller: ContextVar[RpcCaller] = ContextVar("grpc_caller")
 
 
 class Refused(Exception):
-    """The failure of a call with a gRPC status and a sentence for the caller."""
+    """A call is refused with a gRPC status and a sentence for the caller."""
 
     def __init__(self, code: grpc.StatusCode, sentence: str) -> None:
         super().__init__(sentence)
@@ -70,7 +71,7 @@ class Refused(Exception):
 
 
 async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call ``function`` in one of a few threads, with the caller as the actor in the audit log."""
+    """Call ``function`` in a thread of a small pool, with the gRPC caller as the actor of the audit log."""
     actor = _actor(current_caller.get(None))
 
     def run() -> T:
@@ -87,7 +88,7 @@ def _actor(rpc_caller: RpcCaller | None) -> audit.Actor:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """The interceptor that wraps every method in a ``_Call``."""
+    """The interceptor that runs every method within a ``_Call``."""
 
     async def intercept_service(
         self,
@@ -105,11 +106,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return await handler.unary_unary(message, context)
 
         async def stream(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            # The handler of a method has exactly one of the two attributes.
             behaviour = handler.unary_stream or handler.stream_stream
             async with _Call(name, token, context):
                 async for response in behaviour(message, context):
                     yield response
 
+        # By (request is a stream, response is a stream). The API has no method with only a streamed request.
         factories = {
             (False, False): (grpc.unary_unary_rpc_method_handler, unary),
             (False, True): (grpc.unary_stream_rpc_method_handler, stream),
@@ -120,7 +123,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 
 class _Call:
-    """One call, from the check of its caller to its line in the access log."""
+    """One call: the check of the caller at the start, and the metrics and the line in the access log at the end."""
 
     def __init__(self, name: str, token: str, context: grpc.aio.ServicerContext) -> None:
         self.name, self.token, self.context = name, token, context
@@ -133,7 +136,7 @@ class _Call:
             await self._admit()
         except Refused as refusal:
             self._record(refusal.code)
-            # abort() raises, so the method does not run.
+            # `abort` raises an exception, so the method does not run.
             await self.context.abort(refusal.code, refusal.sentence)
 
     async def _admit(self) -> None:
@@ -154,7 +157,7 @@ class _Call:
         if error is not None and not isinstance(error, asyncio.CancelledError | GeneratorExit):
             if code is grpc.StatusCode.INTERNAL:
                 log.error("%s failed", self.name, exc_info=error)
-            # The client may have ended the call meanwhile.
+            # The client may have ended the call in the meantime.
             with suppress(asyncio.InvalidStateError):
                 await self.context.abort(code, sentence)
 
@@ -182,12 +185,12 @@ def _find_status(error: BaseException | None) -> tuple[grpc.StatusCode, str]:
         )
     if isinstance(error, OperationalError | InterfaceError):
         return grpc.StatusCode.UNAVAILABLE, "The database is unreachable. Try again in a moment."
-    sentence = f"The server failed. Report this with the request id {request_id.get()}."
+    sentence = f"An error occurred on the server. Report it with the request id {request_id.get()}."
     return grpc.StatusCode.INTERNAL, sentence
 
 
 def _authenticate(token: str, address: str) -> RpcCaller:
-    """Return the caller with this API key. Raises ``Refused`` for any other token."""
+    """Return the caller with this API key. Raise ``Refused`` if the token is not a valid API key."""
     credentials = Credentials(keys=(token,) if token.startswith("oh_") else (), address=address)
     user = credentials.user()
     if user is None:
@@ -201,7 +204,7 @@ def _bearer(metadata: dict[str, Any]) -> str:
 
 
 def _address(peer: str) -> str:
-    """Return the IP address in gRPC's peer name ``ipv4:1.2.3.4:5`` or ``ipv6:%5B::1%5D:5``, or an empty text."""
+    """Return the IP address in gRPC's peer name (``ipv4:1.2.3.4:5`` or ``ipv6:%5B::1%5D:5``), or "" without one."""
     family, _, rest = peer.partition(":")
     if family not in ("ipv4", "ipv6"):
         return ""

@@ -24,16 +24,16 @@ NAME = events_pb2.DESCRIPTOR.services_by_name["EventService"].full_name
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """The PEM files of a TLS certificate (with its chain) and of its private key."""
+    """The PEM files of a TLS certificate with its chain, and of the certificate's private key."""
 
     chain: Path
     key: Path
 
 
 class Server:
-    """A gRPC server that runs until ``stopping`` is set.
+    """A gRPC server that runs until an event is set.
 
-    Then open calls get ten seconds to finish, and clients reconnect to another server.
+    At a shutdown, open calls get ten seconds to finish, and clients reconnect to another server.
     """
 
     def __init__(self, *, address: str, certificate: Certificate | None = None) -> None:
@@ -44,7 +44,7 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_BYTES),
                 ("grpc.max_send_message_length", 2 * MESSAGE_BYTES),
-                # Off, so that a second server on the same port fails instead of taking half of the calls.
+                # Without this option, a second server could listen on the same port and get half of the calls.
                 ("grpc.so_reuseport", 0),
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),

@@ -1,4 +1,4 @@
-"""The implementation of ``openhands.v1.EventService``: each method parses, calls one service and responds."""
+"""The implementation of ``openhands.v1.EventService``. Methods parse requests, call services and build responses."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ from conversations.services.publications import BATCH_MAX
 from lib.api import dumps
 
 BATCHES_WAITING = 64
-"""Batches of a stream that are read ahead; when the queue is full, flow control makes the sender wait."""
+"""The number of batches that are read ahead of the database. When it is reached, gRPC makes the sender wait."""
 PERMISSIONS = {
     "Append": "events.publish",
     "Subscribe": "conversations.view",
@@ -32,7 +32,7 @@ PERMISSIONS = {
 
 
 class EventService(EventServiceServicer):
-    """Publish and follow the events of conversations, for programs with an API key."""
+    """The service with which programs publish and follow the events of conversations."""
 
     async def GetLastSeq(  # noqa: N802 - the name on the wire
         self, request: wire.GetLastSeqRequest, context: grpc.aio.ServicerContext
@@ -60,11 +60,12 @@ class EventService(EventServiceServicer):
             get_hub().subscribe(
                 conversation.pk, after=request.after_seq, epoch=request.epoch or None
             ) as subscription,
-            watching(watcher, UnpingedStream(subscription.end)),
+            watching(watcher, UnpingedStream(subscription.revoke)),
         ):
             async for frame in subscription.frames():
                 if (response := _encode(frame)) is not None:
                     yield response
+            # The frames ended: access was lost, the conversation was deleted, or the client read too slowly.
             _raise_refusal(watcher)
             if subscription.feed.is_gone:
                 raise Conversation.DoesNotExist
@@ -79,7 +80,9 @@ class EventService(EventServiceServicer):
         rpc_caller = current_caller.get()
         first = await anext(messages, None)
         if first is None or first.WhichOneof("message") != "open":
-            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "The first message must be an OpenRun.")
+            raise Refused(
+                grpc.StatusCode.INVALID_ARGUMENT, "The first message must be an `OpenRun`."
+            )
         run = await in_thread(_open, rpc_caller, first.open)
         newest = await in_thread(services.last_published_id, conversation_id=run.pk)
         yield wire.AppendResponse(
@@ -112,10 +115,10 @@ class EventService(EventServiceServicer):
                             )
                         )
                 _raise_refusal(watcher)
-            await reader  # raises the exception of a faulty stream
+            await reader  # raises the exception if the client sent a wrong message
         finally:
             reader.cancel()
-            # Shielded: the run must be closed even if the caller's disconnect cancels this method.
+            # Shielded, because the run must be closed even if this method is cancelled when the client disconnects.
             await asyncio.shield(in_thread(services.close_run, conversation_id=run.pk))
 
 
@@ -127,19 +130,19 @@ async def _read_ahead(
             if message.WhichOneof("message") != "batch":
                 raise Refused(
                     grpc.StatusCode.INVALID_ARGUMENT,
-                    "The run is already open. Send only Batch messages after the first message.",
+                    "The run is already open. Send only `Batch` messages after the first message.",
                 )
             await waiting.put(message.batch)
     finally:
-        # None marks the end of the stream.
+        # None marks the end of the stream for `_next_batches`.
         with suppress(asyncio.CancelledError):
             await waiting.put(None)
 
 
 async def _next_batches(waiting: "asyncio.Queue[wire.Batch | None]") -> list[wire.Batch]:
-    """Wait for a batch; return the waiting batches for one transaction, or an empty list at the stream's end.
+    """Wait for a batch and return all waiting batches, which are stored in one transaction.
 
-    Stops once the batches hold ``BATCH_MAX`` events or more.
+    Stop when the batches contain ``BATCH_MAX`` events or more. Return an empty list at the end of the stream.
     """
     batches: list[wire.Batch] = []
     batch = await waiting.get()
@@ -153,7 +156,7 @@ async def _next_batches(waiting: "asyncio.Queue[wire.Batch | None]") -> list[wir
 
 
 def _raise_refusal(watcher: Watcher) -> None:
-    """Raise the exception for a stream whose caller has lost access; do nothing otherwise."""
+    """If the caller has lost access, raise the exception for the reason."""
     match watcher.refusal:
         case Refusal.UNAUTHENTICATED:
             raise Refused(grpc.StatusCode.UNAUTHENTICATED, accounts.InvalidKey.sentence)
@@ -201,7 +204,7 @@ def _parse_uuid(text: str) -> UUID:
 
 
 def _encode(frame: Frame) -> wire.SubscribeResponse | None:
-    """Return a frame as a gRPC message; None for deltas and pings, which this API does not send."""
+    """Return a frame as a gRPC message, or None for deltas and pings, which this API does not send."""
     if isinstance(frame, StatusFrame):
         return wire.SubscribeResponse(status_json=dumps(frame.record))
     if isinstance(frame, ResetFrame):

@@ -1,1 +1,1 @@
-"""Reading of conversations and their logs: fast queries, records, and events as readable text."""
+"""Functions that read conversations and their logs: fast queries, records, and events as readable text."""

@@ -1,7 +1,7 @@
-"""The most frequent reads, with one statement each and without model instances.
+"""The most frequent reads, each with one SQL statement and without model instances.
 
-The SQL of ``ConversationQuerySet.visible_to`` is part of each statement, so access is decided in one place. The results
-have the same form as those of ``records``.
+Each statement that reads conversations contains the SQL of ``ConversationQuerySet.visible_to``, so the rule of access
+exists only once. The results have the same form as those of ``records``.
 """
 
 from collections import namedtuple
@@ -21,19 +21,20 @@ from lib import prepared
 from lib.compiled import Compiled, caller
 from lib.pages import Position
 
-# Example values, in whose place `Compiled` sends the real values of each query.
+# Placeholder values: `Compiled` finds them in the compiled SQL and replaces them by parameters.
 _ANY = SimpleNamespace(user=UUID(int=1), organization=UUID(int=2), pk=UUID(int=3))
+# A position before the newest conversation.
 _FIRST = ("infinity", UUID(int=2**128 - 1))
 
 
 def can_look_up(user: Any) -> bool:
-    """Return whether these statements support the user. A key to a single conversation needs the ORM instead."""
+    """Return whether these statements support the user. They do not support users of a conversation key."""
     has_conversation_key = getattr(user, "bound_conversation_id", None) is not None
     return bool(user.is_authenticated and user.is_active and not has_conversation_key)
 
 
 class _Columns:
-    """A model's columns as SQL and as a named tuple. JSON columns stay text and are copied into the response."""
+    """The columns of a model as SQL and as a named tuple. JSON columns stay text, which responses contain unchanged."""
 
     def __init__(self, model: type[models.Model], alias: str) -> None:
         fields = model._meta.concrete_fields  # noqa: SLF001 - Django documents _meta
@@ -54,6 +55,8 @@ class _Columns:
 _CONVERSATION = _Columns(Conversation, "c")
 _USAGE = _Columns(ConversationUsage, "u")
 _START = _Columns(StartTask, "s")
+# A row has the conversation's columns, the caller's role, the columns of the usage (from `_U`) and of the start task
+# (from `_S`).
 _U = len(_CONVERSATION.names) + 1
 _S = _U + len(_USAGE.names)
 _JOINS = f"""
@@ -148,7 +151,8 @@ def _build_record(row: tuple[Any, ...]) -> dict[str, Any]:
 def list_newest(user: Any, *, limit: int, after: Position | None = None) -> list[Any]:
     """Return the records of the newest conversations that a user may see, after a position in the list.
 
-    Archived conversations are left out. One query, whatever the number of conversations.
+    Archived conversations are left out. Runs one database query, whose cost does not depend on the number of
+    conversations.
     """
     at, pk = after or _FIRST
     return [_build_record(row) for row in _rows("list", user, limit=limit, at=at, before=pk)]
@@ -169,10 +173,10 @@ def get_head(user: Any, pk: UUID) -> tuple[int, int, str] | None:
 def list_events(
     pk: UUID, *, after: int, before: int | None, kind: str | None, limit: int
 ) -> list[Any]:
-    """Return events of a log in order, in the form that REST sends. One query.
+    """Return events of a log in order, in the form that REST sends. Runs one database query.
 
-    They are the first events after ``after`` or, if ``before`` is set, the last events before ``before``. This
-    function does not check access: call ``get_head`` first.
+    The result has the first events after the seq ``after`` or, if ``before`` is set, the last events before the seq
+    ``before``. This function does not check access: call ``get_head`` first.
     """
     where, order = "seq > %(after)s", "seq"
     if before is not None:

@@ -1,4 +1,4 @@
-"""Records: the JSON form of a conversation that REST, sockets and pages use."""
+"""Records: conversations as dictionaries that JSON can encode, for REST, sockets and pages."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,12 +10,12 @@ from conversations.models import Conversation, StartTask
 
 
 def build_record(conversation: Conversation) -> dict[str, Any]:
-    """Return the record of a conversation. Two queries."""
+    """Return the record of a conversation: its fields, usage and newest start task. Runs two database queries."""
     return build_records([conversation])[0]
 
 
 def build_records(conversations: Iterable[Conversation]) -> list[dict[str, Any]]:
-    """Return the records of conversations in the same order. Two queries, and one to read a queryset."""
+    """Return the records of conversations, in the same order. Runs two database queries, or three for a queryset."""
     rows = list(conversations)
     ids = [row.pk for row in rows]
     usage = billing.get_usage(ids)
@@ -30,9 +30,10 @@ def _latest_starts(ids: list[UUID]) -> dict[UUID, StartTask]:
 
 
 def serialize_record(row: Any, usage: Any, start: Any) -> dict[str, Any]:
-    """Return the record of a conversation, its usage and its newest start task.
+    """Return the record that contains a conversation (``row``), its usage and its newest start task (``start``).
 
-    The arguments are model instances or named tuples with the same column names. ``usage`` and ``start`` may be None.
+    The arguments are model instances, or named tuples with the names of the model's columns. ``usage`` and ``start``
+    may be None. Runs no database query.
     """
     return {
         "id": row.id,
@@ -42,6 +43,7 @@ def serialize_record(row: Any, usage: Any, start: Any) -> dict[str, Any]:
         "execution_status": row.execution_status,
         "visibility": row.visibility,
         "confirmation_policy": row.confirmation_policy,
+        # In the database, an empty value means the default analyzer.
         "security_analyzer": row.security_analyzer or SecurityAnalyzer.LLM.value,
         "asked_seq": row.asked_seq,
         "last_seq": row.last_seq,
@@ -70,7 +72,7 @@ def serialize_record(row: Any, usage: Any, start: Any) -> dict[str, Any]:
 
 
 def serialize_start_task(start: Any) -> dict[str, Any]:
-    """Return the JSON form of a start task with its phases."""
+    """Return a start task and its phases as a dictionary that JSON can encode."""
     return {
         "id": start.id,
         "phase": start.phase,

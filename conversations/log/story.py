@@ -11,7 +11,7 @@ from conversations.models import Event
 
 TEXT_LENGTH = 100_000
 RAW_LENGTH = 20_000
-"""The limits of one entry's text, and of a payload that is not a JSON object, in characters."""
+"""The longest text of an entry, and the longest payload that is shown because it is no JSON object, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class StoryEntry:
 
 
 def build_entry(event: Event, payload: str | None = None) -> StoryEntry | None:
-    """Return an event as readable text, or None if it contains nothing for a reader.
+    """Return an event as readable text, or None if the event contains nothing for a reader.
 
-    ``payload`` replaces the event's own payload, for example after secrets were removed from it.
+    ``payload`` replaces the event's own payload, for example with a payload without secrets.
     """
     raw = event.payload if payload is None else payload
     at = event.received_at
@@ -44,7 +44,7 @@ def build_entry(event: Event, payload: str | None = None) -> StoryEntry | None:
     if not isinstance(value, dict):
         return StoryEntry(event.seq, event.kind, "server", raw[:RAW_LENGTH], at)
     read = _READERS.get(event.kind)
-    # The engine's echo of a user's message repeats our own `UserMessage` event (ADR 3).
+    # The engine's own event for a user's message repeats our `UserMessage` event, so skip it (ADR 3).
     if read is None or (event.kind == "MessageEvent" and event.source == Event.Source.USER):
         return None
     author, tone, text = read(value)
@@ -82,6 +82,7 @@ def _confirmation(payload: dict[str, Any]) -> tuple[str, str, str]:
     return "You", "user", f"{answer}. {payload.get('reason') or ''}".strip()
 
 
+# By the kind of an event: the function that returns (author, tone, text) from the payload.
 _READERS: dict[str, Callable[[dict[str, Any]], tuple[str, str, str]]] = {
     "UserMessage": lambda payload: ("You", "user", str(payload.get("text", ""))),
     "UserConfirmation": _confirmation,

@@ -1,1 +1,1 @@
-"""The conversation manager, which claims a share of the live conversations and stores their engines' events."""
+"""The conversation manager: a process that claims live conversations and stores the events of their engines."""

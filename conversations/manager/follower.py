@@ -1,4 +1,4 @@
-"""Followers: each stores the events of one engine's session socket and forwards the text that the agent streams."""
+"""Followers. A follower reads one engine's session socket, stores its events, and forwards the streamed text."""
 
 import asyncio
 import contextlib
@@ -26,18 +26,18 @@ from conversations.manager.storing import Storing
 log = logging.getLogger(__name__)
 Place = services.EngineTarget
 T = TypeVar("T")
-# Frames that one batch takes from the queue at most, and frames that the queue holds.
+# The largest number of frames in a batch, and in the queue between the socket and the batches.
 BATCH = 200
 QUEUE_FRAMES = 1_000
-# The pause after a message with deltas, so that the next message gathers several.
+# The pause after a message with deltas, so that the next message contains several deltas.
 DELTA_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 5.0
 OBSERVE_TRIES = 5
-"""Attempts to read the agent's state. Few are enough: events report the state too, except after a crash."""
+"""Attempts to read the agent's state. A few are enough, because events also report the state, except after a crash."""
 
 
 class Host(Protocol):
-    """The interface of ``Manager`` that followers use: threads for blocking calls, and the event store."""
+    """The part of ``Manager`` that followers use: threads for blocking calls, and the storing of events."""
 
     storing: Storing
 
@@ -47,7 +47,10 @@ class Host(Protocol):
 
 
 class Follower:
-    """The follower of one claimed conversation: appends its engine's events and forwards its deltas."""
+    """The follower of one claimed conversation. It stores the engine's events and forwards the engine's deltas.
+
+    ``generation`` is the lease generation, which every write is checked against.
+    """
 
     def __init__(self, manager: Host, conversation_id: UUID, generation: int) -> None:
         self.manager = manager
@@ -57,7 +60,7 @@ class Follower:
         self._lease: dict[str, Any] = {"conversation_id": conversation_id, "generation": generation}
 
     async def run(self) -> None:
-        """Follow until the lease or the engine is lost; retry after any other failure, with back-off."""
+        """Follow the engine until it stops or the lease is lost. Retry after any other failure, with back-off."""
         pause = 0.1
         try:
             while True:
@@ -67,7 +70,7 @@ class Follower:
                         break
                 except (services.StaleLease, asyncio.CancelledError):
                     raise
-                # Every follower fails at the same time: one short line each, without a traceback.
+                # Without a traceback, because all followers fail at the same time.
                 except DatabaseError as error:
                     log.warning(
                         "following conversation %s paused, the database is unreachable: %s",
@@ -80,6 +83,7 @@ class Follower:
                         "following conversation %s failed; retrying", self.conversation_id
                     )
                     pause = max(pause, 1.0)
+                # After a connection that lasted, start again with a short pause.
                 pause = 0.1 if time.monotonic() - started > MAX_PAUSE_SECONDS else pause * 2
                 pause = min(pause, MAX_PAUSE_SECONDS)
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
@@ -91,7 +95,7 @@ class Follower:
         await self.manager.hand_back(self.conversation_id)
 
     async def _follow_once(self) -> bool:
-        """Follow over one connection until it ends; return False if the engine is gone."""
+        """Follow the engine over one connection until the connection ends. Return False if the engine stopped."""
         place = await self.manager.in_database(services.find_engine, **self._lease)
         if place is None:
             return False
@@ -99,7 +103,7 @@ class Follower:
             await self._follow(place)
         except FrameTooLarge:
             client = EngineClient(place.base_url, place.session_key)
-            # Fetch the large event by REST; the next connection continues after it.
+            # Read the large event over REST. The next connection continues after this event.
             await self.manager.at_engine(services.read_log, client=client, **self._lease)
         except (EngineUnreachable, EngineMissing, EngineRefused, services.LogGap) as error:
             log.info("the engine socket of conversation %s ended: %s", self.conversation_id, error)
@@ -109,9 +113,10 @@ class Follower:
         return True
 
     async def _follow(self, place: Place) -> None:
-        """Follow over one connection: a task reads frames into a bounded queue, this loop stores batches of them."""
+        """Follow over one connection: a task reads frames into a bounded queue, and this loop handles batches."""
         frames: asyncio.Queue[Frame | Exception] = asyncio.Queue(QUEUE_FRAMES)
         reader = asyncio.create_task(self._read(place, frames))
+        # The last index of the replay; None until the engine reports it, and -1 without a replay.
         self._replay_end: int | None = None
         self._is_caught_up = False
         try:
@@ -122,7 +127,7 @@ class Follower:
                 await self._handle(batch, place)
         finally:
             reader.cancel()
-            # Not ``await reader``: its CancelledError would look like a cancellation of this task.
+            # `await reader` would raise CancelledError, which would look like a cancellation of this task.
             await asyncio.wait([reader])
 
     async def _read(self, place: Place, frames: "asyncio.Queue[Frame | Exception]") -> None:
@@ -132,7 +137,7 @@ class Follower:
                 await frames.put(frame)
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001 - _handle raises it after the frames that came before it
+        except Exception as error:  # noqa: BLE001 - _handle raises it after it has handled the earlier frames
             await frames.put(error)
         finally:
             with contextlib.suppress(Exception):
@@ -141,7 +146,7 @@ class Follower:
     async def _handle(self, batch: list[Any], place: Place) -> None:
         self.active_at = time.monotonic()
         durable = [frame for frame in batch if isinstance(frame, Durable)]
-        # Store first: events that came before an error or the end of the replay belong to the log.
+        # Store the events first: events that precede an error or the end of the replay belong to the log.
         if durable:
             await self.manager.storing.store(frames=durable, **self._lease)
         for frame in batch:
@@ -156,21 +161,21 @@ class Follower:
         deltas = merge_deltas([f for f in batch if isinstance(f, Delta | ItemAborted)])
         if deltas:
             await announcing.send_deltas(self.conversation_id, deltas)
-            # Gather the deltas that arrive meanwhile into one message.
+            # Deltas that arrive during this pause are sent in one message.
             await asyncio.sleep(DELTA_SECONDS)
 
     async def _catch_up(self, seq: int, place: Place) -> None:
-        """Once the replay is stored, ask the engine for its state: after a crash no event reports the state."""
+        """When the replay is stored, read the agent's state once, because no event reports the state after a crash."""
         if self._is_caught_up or self._replay_end is None or seq < self._replay_end:
             return
         self._is_caught_up = True
         await self._observe(place)
 
     async def _observe(self, place: Place) -> None:
-        """Ask the engine for the agent's state and store it; retry if a user wrote or answered meanwhile.
+        """Ask the engine for the agent's state and store it. Retry if a user sent a message or an answer meanwhile.
 
-        States in frames without a place in the log are ignored: their changes are events too, and a state
-        from before a user's answer would ask the user again.
+        States in transient frames are ignored, because changes of the state are also events of the log, and an outdated
+        state from before a user's answer would ask the user again.
         """
         client = EngineClient(place.base_url, place.session_key)
         target = {"conversation_id": self.conversation_id}
@@ -185,7 +190,7 @@ class Follower:
 
 
 def merge_deltas(frames: list[Delta | ItemAborted]) -> list[dict[str, Any]]:
-    """Return deltas in the sockets' form, with consecutive pieces of one item merged."""
+    """Return deltas in the format of the sockets. Consecutive pieces of the same item are merged."""
     result: list[dict[str, Any]] = []
     for frame in frames:
         if isinstance(frame, ItemAborted):

@@ -1,4 +1,4 @@
-"""The conversation manager: claims a share of the live conversations and follows each engine into the log."""
+"""The conversation manager, which claims a share of the live conversations and stores the events of their engines."""
 
 import asyncio
 import contextlib
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 CLAIM_SECONDS = 1.0
 CLAIM_BATCH = 100
-"""The most conversations that one claim takes, so that engine sockets are opened in portions."""
+"""The largest number of conversations in one claim, so that engine sockets are opened in portions."""
 STARVED_SECONDS = 3.0
-"""Seconds after which any manager with free capacity takes conversations that no share covers."""
+"""Seconds after which a manager with free capacity claims free conversations beyond its fair share."""
 HANDOVER_BATCH = 10
-"""Conversations handed to other managers per round; a tenth of the share if that is more."""
+"""The number of conversations that are handed to other managers per round, or a tenth of the share if that is more."""
 ORPHAN_SECONDS = 30.0
 GATEWAY_SECONDS = 60.0
 DATABASE_THREADS = 8
@@ -41,9 +41,9 @@ ENGINE_THREADS = 32
 class Manager:
     """A process that follows conversations under leases until it is stopped. Any number may run, on any machines.
 
-    Each manager takes the share of all live conversations that corresponds to its share of the total
-    capacity. A manager above its share hands conversations over in rounds. The conversations of a dead
-    manager are taken over, and a manager that is stopped hands all of its conversations back (ADR 15).
+    Each manager claims live conversations up to its fair share, which is proportional to its capacity. A manager above
+    its fair share hands conversations over in rounds. Other managers claim the conversations of a dead manager, and a
+    manager that is stopped hands all of its conversations back (ADR 15).
     """
 
     def __init__(self, owner: str) -> None:
@@ -60,13 +60,13 @@ class Manager:
         self._database = DatabaseThreads("manager-db", DATABASE_THREADS, keep_connections=True)
         self._engines = DatabaseThreads("manager-engine", ENGINE_THREADS)
         self.in_database = self._database.run
-        """Run a service call in one of a few threads, each with a persistent database connection."""
+        """Run a service call in a thread of a small pool, whose threads keep their database connections."""
         self.at_engine = self._engines.run
-        """Run a call to an engine or a sandbox provider, which may take long, in a thread of another pool."""
+        """Run a call to an engine or a sandbox provider, which may take a long time, in a thread of another pool."""
         self.storing = Storing(self.in_database)
 
     async def run(self) -> None:
-        """Claim, renew and follow until ``stopping`` is set; then hand everything back immediately."""
+        """Claim and follow conversations until ``stopping`` is set, then hand all conversations back immediately."""
         self.keeper.start(asyncio.get_running_loop())
         periodic_tasks = [
             asyncio.create_task(self._keep_claiming()),
@@ -80,12 +80,12 @@ class Manager:
         ending = [*periodic_tasks, *followers]
         for task in ending:
             task.cancel()
-        # Engines may be slow to close their sockets. Writes from here on are harmless: each one
-        # checks the lease.
+        # Do not wait long, because engines may be slow to close their sockets. A follower that still writes is
+        # harmless, because every write checks the lease.
         await asyncio.wait(ending, timeout=1)
         await asyncio.to_thread(self.keeper.stop)
         with contextlib.suppress(TimeoutError):
-            # If the database is unreachable, the leases expire by themselves.
+            # If the database is unreachable, the leases expire without this call.
             async with asyncio.timeout(5):
                 count = await self.in_database(services.unregister_manager, owner=self.owner)
                 log.info("handed back %d conversations", count)
@@ -127,7 +127,7 @@ class Manager:
                     await self._woken.wait()
 
     async def _receive_nudges(self) -> None:
-        """Receive nudges that conversations can be claimed. Without Redis, the periodic claim finds them."""
+        """Claim immediately after a nudge. While Redis is unreachable, the periodic claim finds the conversations."""
         layer: Any = get_channel_layer()
         channel = ""
         while True:
@@ -149,6 +149,7 @@ class Manager:
                     "a manager stopped renewing its leases; %d conversations are free to claim",
                     freed,
                 )
+        # An unregistered manager cannot claim; the keeper registers it soon.
         if not self.keeper.is_registered:
             return
         census = await self.in_database(services.take_census, capacity=self.capacity)
@@ -161,12 +162,12 @@ class Manager:
         )
         for claim in claims:
             self._follow(claim)
-        # A full batch: there may be more to claim.
+        # The batch is full, so there may be more conversations to claim.
         if len(claims) == CLAIM_BATCH:
             self._woken.set()
 
     def _count_claimable(self, census: services.Census) -> int:
-        """Return how many to claim now: up to the share, or up to the capacity if no other manager claims them."""
+        """Return how many conversations to claim now: up to the share, or up to the capacity if nobody claims them."""
         now = time.monotonic()
         if not census.free:
             self._free_since = None
@@ -176,7 +177,7 @@ class Manager:
         return (self.capacity if is_starved else census.share) - len(self.followers)
 
     def _follow(self, claim: services.Claim) -> None:
-        # A new claim replaces a follower of an older generation.
+        # A new claim replaces a follower with an older lease generation.
         log.info(
             "started to follow conversation %s, lease generation %d",
             claim.conversation_id,
@@ -203,12 +204,12 @@ class Manager:
     # --- Handing back ---
 
     async def _balance(self) -> None:
-        """Hand the quietest conversations to other managers after two rounds above the share.
+        """After two rounds above the share, hand the quietest conversations to other managers.
 
-        Two rounds, because the counts of other managers lag by up to two seconds (ADR 15).
+        One round is not enough, because the counts of other managers lag by up to two seconds (ADR 15).
         """
         census = await self.in_database(services.take_census, capacity=self.capacity)
-        # A tenth above the share is tolerated, so that conversations do not move back and forth.
+        # Tolerate a tenth above the share, so that conversations do not move back and forth.
         excess = len(self.followers) - census.share - census.share // 10
         self._overloaded_rounds = self._overloaded_rounds + 1 if excess > 0 else 0
         if self._overloaded_rounds < 2:
@@ -225,15 +226,15 @@ class Manager:
         log.info("handed %d conversations over to other managers", count)
 
     def lose_all(self) -> None:
-        """Stop following everything: other managers declared this one dead and took its conversations over."""
+        """Stop following all conversations, because other managers declared this manager dead and freed its leases."""
         for conversation_id in list(self.followers):
             log.warning("lost the lease of conversation %s", conversation_id)
             self._stop_following(conversation_id)
 
     async def hand_back(self, conversation_id: UUID) -> None:
-        """Hand back a conversation that needs no follower any more, if this manager still holds its lease.
+        """Release the lease of a conversation that needs no follower any more, if this manager still holds the lease.
 
-        After a failure the lease stays and ``_reconcile_leases`` retries.
+        After a failure, this manager keeps the lease, and ``_reconcile_leases`` tries again.
         """
         try:
             await self.in_database(
@@ -246,13 +247,13 @@ class Manager:
             )
 
     async def _reconcile_leases(self) -> None:
-        """Repair differences between leases and followers.
+        """Correct differences between leases and followers.
 
-        Leases of unregistered managers are freed, leases without a follower are handed back, and followers
-        without a lease are stopped.
+        Free the leases of unregistered managers, release leases that have no follower, and stop followers that have no
+        lease.
         """
         await self.in_database(services.free_orphaned_leases)
-        # Followers that start or end during the query are left to the next round.
+        # The next round handles followers that start or end during the query.
         known = set(self.followers)
         leases = await self.in_database(services.list_leases, owner=self.owner)
         for conversation_id, (follower, _) in list(self.followers.items()):
@@ -263,13 +264,14 @@ class Manager:
             await self.hand_back(conversation_id)
 
     async def _keep_gateway_open(self) -> None:
+        """Extend the model gateway tokens of the followed conversations before they expire."""
         await self.in_database(services.extend_gateway_tokens, owner=self.owner)
 
 
 class Keeper:
-    """The thread that renews a manager's leases, with its own database connection, so no other work delays it.
+    """The thread that renews a manager's leases. It has its own database connection, so no other work delays it.
 
-    It renews only while the manager's event loop runs: a manager that hangs must lose its conversations.
+    The thread renews leases only while the manager's event loop runs: a manager that hangs must lose its conversations.
     """
 
     def __init__(self, manager: Manager) -> None:
@@ -285,15 +287,15 @@ class Keeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop renewing; return when the last renewal is over, or after five seconds."""
+        """Stop renewing. Return when the last renewal has ended, or after five seconds."""
         self._stopping.set()
         self._thread.join(5)
 
     def may_declare_dead(self) -> bool:
-        """Return whether this manager may declare silent managers dead; not shortly after an outage of its own.
+        """Return whether this manager may free the leases of managers that did not renew them.
 
-        When the database was unreachable for all managers, none could renew, and the first one back would
-        take over everything.
+        It may not do so shortly after it could not renew its own leases: the database may have been unreachable for all
+        managers, and the first manager that recovers would take over all conversations.
         """
         return self.is_registered and time.monotonic() >= self._trusted_from
 
@@ -325,15 +327,18 @@ class Keeper:
             connection.close()
             self._distrust()
             return
-        # If this renewal was slow, other managers may have been unable to renew.
+        # If this renewal was slow, other managers may have failed to renew their leases.
         if time.monotonic() - started > settings.LEASE_SECONDS / 2:
             self._distrust()
         if self.is_registered and not was_registered:
-            log.warning("other managers declared this one dead; its conversations were taken over")
+            log.warning(
+                "other managers declared this manager dead; its conversations were taken over"
+            )
             self._call_in_loop(self.manager.lose_all)
         self.is_registered = True
 
     def _distrust(self) -> None:
+        # One and a half lease periods give every manager time to renew after an outage.
         self._trusted_from = time.monotonic() + math.ceil(settings.LEASE_SECONDS * 1.5)
 
     def _note_loop_ran(self) -> None:

@@ -1,4 +1,4 @@
-"""Storing events: the batches of many followers in one process, gathered into few SQL statements."""
+"""Storing of events: the batches of all followers of a process are combined into few SQL statements."""
 
 import asyncio
 import logging
@@ -11,21 +11,21 @@ from conversations.engine.payloads import Durable
 
 log = logging.getLogger(__name__)
 LANES = 2
-"""Concurrent statements."""
+"""The number of lanes, which is the number of concurrent statements."""
 BATCHES_PER_STATEMENT = 100
-"""The most conversations whose events one statement stores."""
+"""The largest number of conversations whose events one statement stores."""
 LINGER_SECONDS = 0.02
-"""How long a lane waits for more batches before its next statement, under load."""
+"""How long a lane under load waits for more batches before its next statement."""
 LOADED_FROM = 4
-"""A statement of at least this many conversations counts as load."""
+"""A lane is under load if its last statement stored at least this number of batches."""
 Call = Callable[..., Awaitable[Any]]
 
 
 class Storing:
-    """Stores the batches of all followers, by a few workers (lanes).
+    """The store for the batches of all followers. A few tasks, the lanes, run the SQL statements.
 
-    A single batch is stored immediately. Batches that arrive while the lanes are busy are stored together
-    by the next statement (ADR 15).
+    A single batch is stored immediately. Batches that arrive while all lanes are busy are stored together by the next
+    statement (ADR 15).
     """
 
     def __init__(self, in_database: Call) -> None:
@@ -36,7 +36,7 @@ class Storing:
     async def store(
         self, *, conversation_id: UUID, generation: int, frames: Sequence[Durable]
     ) -> None:
-        """Append an engine's events to the log. Safe to repeat. Raises ``StaleLease`` and ``LogGap``."""
+        """Append an engine's events to the log. Safe to repeat. Raise the exceptions of ``ingest_events``."""
         batch = services.Batch(conversation_id, generation, frames)
         is_stored = asyncio.get_running_loop().create_future()
         self._waiting.append((batch, is_stored))
@@ -44,8 +44,8 @@ class Storing:
             lane = asyncio.create_task(self._run_lane())
             self._lanes.add(lane)
             lane.add_done_callback(self._lanes.discard)
-        # The common statement skips a batch that needs more than an append, or whose lease is stale.
-        # This slower call stores such a batch or raises the reason.
+        # The combined statement skips a batch that needs more than an append, and a batch whose lease is stale. This
+        # slower call stores such a batch or raises the reason.
         if not await is_stored:
             await self._in_database(
                 services.ingest_events,

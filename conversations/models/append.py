@@ -1,7 +1,10 @@
 """All SQL statements that insert events into logs.
 
-Each statement advances the conversation's ``last_seq`` and inserts the rows in one round trip. Its parameters are
-binary arrays, one for each column, which cost far less CPU than text parameters (ADR 11).
+Each statement advances the conversation's ``last_seq`` and inserts the events in one round trip. Its parameters are
+binary arrays, one for each column, which cost far less CPU time than text parameters (ADR 11).
+
+A fenced statement inserts events only under the current lease generation: each claim of a conversation by a manager
+raises the generation, so a manager that has lost its lease cannot write.
 """
 
 import contextlib
@@ -29,7 +32,7 @@ class NewEvent(msgspec.Struct, frozen=True):
 
 
 class NewEvents(NamedTuple):
-    """Events of one conversation's engine, with the generation of the lease under which they were read."""
+    """Events of one conversation's engine, with the lease generation under which they were read."""
 
     conversation_id: UUID
     generation: int
@@ -39,9 +42,9 @@ class NewEvents(NamedTuple):
 def append_locked(
     conversation_id: UUID, events: Sequence[NewEvent], *, at: datetime, values: Mapping[str, Any]
 ) -> tuple[int, Sequence[int]] | None:
-    """Append events to a conversation whose row the caller has locked, and write ``values`` into its columns.
+    """Append events to a conversation whose row the caller has locked, and set the columns in ``values``.
 
-    Return the new ``last_seq`` and the primary keys of the new rows, or None if the conversation does not exist.
+    Return the new ``last_seq`` and the primary keys of the new events, or None if the conversation does not exist.
     """
     parameters = [conversation_id, len(events), at, *values.values(), at, *build_columns(events)]
     rows = prepared.fetch(_locked(tuple(values)), parameters)
@@ -49,10 +52,10 @@ def append_locked(
 
 
 def append_fenced(new: NewEvents, *, at: datetime) -> tuple[UUID | None, datetime | None] | None:
-    """Append an engine's next events if the lease's generation is current and the events continue the log.
+    """Append an engine's next events if the lease generation is current and the events continue the log.
 
-    Return the sandbox's id and the time of its last use. Return None and store nothing if the generation is
-    stale, the events do not continue the log, or the log already contains one of the event ids.
+    Return the sandbox's id and the time of its last use. Return None and store nothing if the lease generation is
+    stale, if the events do not continue the log, or if the log already contains one of the event ids.
     """
     first, newest = new.events[0].engine_seq, new.events[-1].engine_seq
     assert first is not None
@@ -64,9 +67,9 @@ def append_fenced(new: NewEvents, *, at: datetime) -> tuple[UUID | None, datetim
 def append_fenced_together(batches: Sequence[NewEvents], *, at: datetime) -> list[tuple[Any, ...]]:
     """Append the next events of many conversations under their leases, in the caller's transaction.
 
-    Return the ids of the conversation and its sandbox and the time of its last use, for each batch that was stored.
-    Skip conversations that another transaction has locked, so that we never wait while holding locks. Raise
-    ``IntegrityError`` if a log already contains one of the event ids.
+    For each batch that was stored, return the conversation's id, the sandbox's id and the time of the sandbox's last
+    use. Skip conversations that another transaction has locked, so that this transaction never waits while it holds
+    locks. Raise ``IntegrityError`` if a log already contains one of the event ids.
     """
     heads = [
         [batch.conversation_id for batch in batches],
@@ -83,7 +86,7 @@ def append_fenced_together(batches: Sequence[NewEvents], *, at: datetime) -> lis
 def append_published(
     conversation_id: UUID, events: Sequence[NewEvent], *, at: datetime
 ) -> tuple[int, int] | None:
-    """Append events to a run that another program publishes; return the new ``last_seq`` and the epoch.
+    """Append events to an external run, which another program publishes; return the new ``last_seq`` and the epoch.
 
     Return None and store nothing if the conversation is not an external run, or if its log already contains one of
     the event ids.
@@ -95,14 +98,14 @@ def append_published(
 def copy_log(conversation_id: UUID, *, into: UUID, through_seq: int) -> None:
     """Copy the events up to ``through_seq`` into another, empty log.
 
-    The copies get new event ids and no engine index.
+    The copies get new event ids and no engine index, because the other log has its own engine.
     """
     with transaction.get_connection().cursor() as cursor:
         cursor.execute(_COPY, [into, conversation_id, through_seq])
 
 
 def build_columns(events: Sequence[NewEvent]) -> list[Any]:
-    """Return the events as the array parameters of a statement, one list for each column."""
+    """Return the events as array parameters of a statement: one list for each column."""
     return [
         [event.event_id for event in events],
         [event.kind for event in events],
@@ -114,7 +117,7 @@ def build_columns(events: Sequence[NewEvent]) -> list[Any]:
 
 
 def _fetch_unless_repeated(statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Run an appending statement; return no rows if the log already contains one of the event ids."""
+    """Run an appending statement and return its rows, or no rows if the log already contains one of the event ids."""
     # Outside a transaction the statement is its own transaction. Inside one, a savepoint keeps a repeated id
     # from aborting the caller's transaction.
     is_within = transaction.get_connection().in_atomic_block
@@ -127,7 +130,7 @@ def _fetch_unless_repeated(statement: str, parameters: Sequence[Any]) -> list[tu
 
 # --- The statements -----------------------------------------------------------------
 
-# In each statement, `moved` advances the counter under the row lock, so that `seq` follows commit order.
+# In each statement, `moved` advances `last_seq` under the row lock, so that the order of `seq` is the order of commits.
 _ROWS = """
     INSERT INTO conversations_event (organization_id, conversation_id, seq, event_id, kind, source,
         payload, engine_seq, engine_time, received_at)
@@ -170,8 +173,8 @@ moved AS (
 ),{_ADDED}
 SELECT moved.sandbox_id, s.active_at
 FROM moved LEFT JOIN conversations_sandbox AS s ON s.id = moved.sandbox_id"""  # noqa: S608 - constants
-"""PostgreSQL evaluates the conditions of ``held`` again after it waited for a lock. So a lease or an index that changed
-in the meantime yields no row, and nothing is written."""
+"""After waiting for a lock, PostgreSQL evaluates the conditions of ``held`` again. So if the lease generation or the
+engine index changed in the meantime, ``held`` has no row and nothing is written."""
 
 FENCED_TOGETHER = f"""
 WITH batch AS (

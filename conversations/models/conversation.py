@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 class ConversationQuerySet(models.QuerySet["Conversation"]):
     def visible_to(self, user: Any) -> "ConversationQuerySet":
-        """Return the conversations that a user may see. Code that acts on a user's behalf reads them only this way.
+        """Return the conversations that a user may see. Code that acts for a user must read no others.
 
-        A user sees the conversations they created and those shared with an organization, in the organizations
-        they belong to. A user who signed in with a limited key sees only what that key covers.
+        In the organizations of which they are a member, users see the conversations that they created and the
+        conversations that are shared with the organization. A key that is bound to an organization or a conversation
+        limits the result further.
         """
         if not user.is_authenticated or not user.is_active:
             return self.none()
@@ -73,7 +74,7 @@ class Conversation(models.Model):
         STUCK = "stuck"
 
     BUSY = (ExecutionStatus.RUNNING, ExecutionStatus.WAITING_FOR_CONFIRMATION)
-    """The agent works, or waits for an answer before it continues."""
+    """The states in which the agent works, or waits for an answer before it continues."""
 
     class Visibility(models.TextChoices):
         PRIVATE = "private"
@@ -94,7 +95,7 @@ class Conversation(models.Model):
         BITBUCKET = "bitbucket"
 
     class WireVersion(models.TextChoices):
-        """The protocol by which existing clients follow the conversation. Both protocols read the same log."""
+        """The OpenHands protocol with which clients follow the conversation. Both protocols read the same log."""
 
         V0 = "V0", "V0 (Socket.IO)"
         V1 = "V1", "V1 (WebSocket)"
@@ -110,7 +111,7 @@ class Conversation(models.Model):
     )
     status_detail = models.TextField(
         blank=True,
-        help_text="A sentence for the owner: why the conversation failed, stopped or waits.",
+        help_text="A sentence for the owner that says why the conversation failed, stopped or waits.",
     )
     model = models.CharField(max_length=200)
     repository = models.JSONField(null=True, blank=True)
@@ -135,14 +136,16 @@ class Conversation(models.Model):
         help_text="The number of events copied from the parent's log.",
     )
     pull_requests = models.JSONField(
-        default=list, blank=True, help_text="Numbers of the pull requests it opened."
+        default=list,
+        blank=True,
+        help_text="The numbers of the pull requests that were opened from the conversation.",
     )
     tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)
     archived_at = models.DateTimeField(null=True, blank=True)
     is_external = models.BooleanField(
         default=False,
         editable=False,
-        help_text="The agent runs in another program that publishes its events. It cannot be steered here.",
+        help_text="Whether another program runs the agent and publishes its events. Such a conversation is read-only.",
     )
     sandbox = models.OneToOneField(
         "conversations.Sandbox", models.SET_NULL, null=True, blank=True, related_name="conversation"
@@ -151,16 +154,16 @@ class Conversation(models.Model):
     pruned_seq = models.PositiveBigIntegerField(
         default=0,
         editable=False,
-        help_text="Events up to this seq were removed. Readers with an older cursor are reset.",
+        help_text="Events up to this seq were removed. Readers with an older cursor must read the log again.",
     )
     epoch = models.PositiveIntegerField(
         default=1,
-        help_text="Raised when the log is restored from a backup, which invalidates all earlier cursors.",
+        help_text="A number that is raised when the log is restored from a backup, to make earlier cursors invalid.",
     )
     engine_seq = models.BigIntegerField(
         default=-1,
         editable=False,
-        help_text="The index of the newest engine event in this log, from 0; -1 without events.",
+        help_text="The index of the newest engine event in this log. The first index is 0; -1 means no event.",
     )
     asked_seq = models.PositiveBigIntegerField(
         null=True,
@@ -173,7 +176,9 @@ class Conversation(models.Model):
         help_text="The run of the sandbox in which the open question was asked.",
     )
     key_generation = models.PositiveIntegerField(
-        default=1, editable=False, help_text="Raised to revoke every key to this conversation."
+        default=1,
+        editable=False,
+        help_text="A number that is raised to revoke all keys to this conversation.",
     )
     idempotency_key = models.CharField(max_length=255, null=True, blank=True, editable=False)
     idempotency_digest = models.CharField(max_length=64, blank=True, editable=False)
@@ -216,13 +221,13 @@ class Conversation(models.Model):
 
     @property
     def may_ask(self) -> bool:
-        """Whether the agent may stop to ask before it acts."""
+        """Whether the agent may stop and ask for confirmation before it acts."""
         return self.confirmation_policy != ConfirmationPolicy.NEVER
 
     def append(self, *news: NewEvent, also_save: Sequence[str] = ()) -> list["Event"]:
-        """Append events to the log and return them. The caller holds this row's lock, so seq follows commit order.
+        """Append events to the log and return them. ``also_save`` names other changed fields of this row to save.
 
-        ``also_save`` names other changed fields of this row; the same statement writes them.
+        The caller holds this row's lock, so the order of ``seq`` is the order of commits.
         """
         events = [
             self.events.model(
@@ -246,10 +251,7 @@ class Conversation(models.Model):
     def append_rows(
         self, news: Sequence[NewEvent], *, also_save: Sequence[str] = ()
     ) -> Sequence[int]:
-        """Append events without creating model instances; return their primary keys.
-
-        The caller holds this row's lock. ``also_save`` names other changed fields of this row to write.
-        """
+        """Append events like ``append``, but return only their primary keys, without creating model instances."""
         fields: list[Any] = [self._meta.get_field(name) for name in also_save]
         values = {
             f.column: f.get_db_prep_save(getattr(self, f.attname), connection) for f in fields

@@ -1,4 +1,4 @@
-"""The events of conversation logs, as model instances and as plain rows."""
+"""The events of conversation logs, as a model and as a light structure for readers."""
 
 from datetime import datetime
 from typing import Any, ClassVar
@@ -13,15 +13,15 @@ from conversations.models.conversation import Conversation
 
 class EventQuerySet(models.QuerySet["Event"]):
     def visible_to(self, user: Any) -> "EventQuerySet":
-        """Return the events of the conversations whose log the user may read."""
+        """Return the events of all conversations whose log the user may read."""
         return self.filter(conversation__in=Conversation.objects.readable_by(user))
 
 
 class Event(models.Model):
-    """An entry of a conversation's log at position ``seq``. It is never changed, and never removed individually.
+    """An entry of a conversation's log, at the position ``seq``. Events are never changed or removed individually.
 
-    ``payload`` is JSON text and not ``jsonb``, because ``jsonb`` rejects NUL and lone surrogates, reorders keys and
-    rounds numbers, and this log must store every payload unchanged (ADR 2).
+    ``payload`` is a text column instead of ``jsonb``, because ``jsonb`` rejects NUL and lone surrogates, reorders keys
+    and rounds numbers, while the log must store every payload unchanged (ADR 2).
     """
 
     class Source(models.TextChoices):
@@ -62,7 +62,7 @@ class Event(models.Model):
 
 
 class LoggedEvent(msgspec.Struct, gc=False):
-    """The columns of an event that readers need, without a model instance, in the order of ``COLUMNS``."""
+    """The columns of an event that readers need, in the order of ``COLUMNS``. Cheaper than a model instance."""
 
     seq: int
     event_id: str

@@ -9,7 +9,7 @@ from uuid_utils.compat import uuid7
 
 
 class Feedback(models.Model):
-    """One user's rating of one event. A later rating replaces it."""
+    """One user's rating of one event. A later rating of the same event replaces it."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)

@@ -1,4 +1,4 @@
-"""Leases and the conversation managers that hold them. Both live in PostgreSQL only, not in Redis."""
+"""Leases, and the conversation managers that hold leases. Both are stored only in PostgreSQL, not in Redis."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,11 +18,11 @@ class LiveManagerQuerySet(models.QuerySet["LiveManager"]):
 
 
 class LiveManager(models.Model):
-    """A running manager. It renews ``expires_at`` regularly. An expired manager loses its leases."""
+    """The registration of a running manager, which renews ``expires_at``. An expired manager loses its leases."""
 
     owner = models.CharField(max_length=100, primary_key=True)
     capacity = models.PositiveIntegerField(
-        help_text="The largest number of conversations that it follows."
+        help_text="The largest number of conversations that the manager follows."
     )
     followed = models.PositiveIntegerField(default=0)
     started_at = models.DateTimeField()
@@ -35,10 +35,10 @@ class LiveManager(models.Model):
 
 
 class Lease(models.Model):
-    """The right of one manager to follow a conversation. Writes under an older ``generation`` are rejected.
+    """The right of one manager to follow a conversation.
 
-    A lease has no expiry of its own. It lasts as long as its owner's ``LiveManager`` row, so that renewing a thousand
-    leases updates one row (ADR 15).
+    Each claim raises ``generation``, and writes under an older generation are rejected. A lease has no expiry time. It
+    lasts as long as its owner's ``LiveManager`` row, so that renewing a thousand leases updates one row (ADR 15).
     """
 
     conversation = models.OneToOneField(

@@ -11,9 +11,9 @@ from conversations.models.conversation import Conversation
 
 
 class OutgoingMessage(models.Model):
-    """A user's message and its delivery to the engine.
+    """A user's message, and the state of its delivery to the engine.
 
-    The row allows a worker to continue after a crash without delivering the message twice.
+    With this row, a worker can continue after a crash without delivering the message twice.
     """
 
     class Status(models.TextChoices):
@@ -59,3 +59,4 @@ class OutgoingMessage(models.Model):
 
 
 OPEN_MESSAGES: Sequence[str] = (OutgoingMessage.Status.PENDING, OutgoingMessage.Status.SENDING)
+"""The states of messages that must still be delivered."""

@@ -39,7 +39,9 @@ class Sandbox(models.Model):
     observed = models.CharField(max_length=16, choices=Observed, default=Observed.PENDING)
     detail = models.TextField(blank=True)
     handle = models.JSONField(
-        default=dict, blank=True, help_text="JSON by which the provider finds the sandbox again."
+        default=dict,
+        blank=True,
+        help_text="The JSON by which the provider finds the sandbox again.",
     )
     base_url = models.CharField(max_length=300, blank=True)
     workspace = models.CharField(
@@ -81,12 +83,12 @@ class Sandbox(models.Model):
         return crypto.open_sealed(self.sealed_session_key, bound_to=f"sandbox.session:{self.pk}")
 
     def secret_key(self) -> str:
-        """Return the key with which the engine encrypts its files. It stays the same across all runs."""
+        """Return the key with which the engine encrypts its files. The key is the same in all runs."""
         return crypto.open_sealed(self.sealed_secret_key, bound_to=f"sandbox.secret:{self.pk}")
 
     def set_keys(self, *, session: str, secret: str) -> None:
         """Encrypt and set both keys. The caller saves the row."""
-        # Each value is bound to its row and column, so a copy in another place cannot be decrypted.
+        # Each value is bound to its row and column, so a copy in another row or column cannot be decrypted.
         self.sealed_session_key = crypto.seal(session, bound_to=f"sandbox.session:{self.pk}")
         self.sealed_secret_key = crypto.seal(secret, bound_to=f"sandbox.secret:{self.pk}")
 
@@ -121,7 +123,7 @@ class StartTask(models.Model):
     queue_position = models.PositiveIntegerField(
         null=True,
         blank=True,
-        help_text="The position in the organization's queue for a sandbox, from 1. Empty when not waiting.",
+        help_text="The position in the organization's queue for a sandbox, from 1. Empty if the start is not waiting.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(default=timezone.now)

@@ -1,4 +1,4 @@
-"""The indexed texts of conversations, for the full-text search."""
+"""The index of the full-text search: titles and messages of conversations."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from django.db import models
 
 
 class SearchText(models.Model):
-    """The searchable text of a message at its ``seq``, or of the title at ``seq`` 0."""
+    """The searchable text of a message, or of the title, whose ``seq`` is 0."""
 
     organization = models.ForeignKey("accounts.Organization", models.CASCADE, db_index=False)
     conversation = models.ForeignKey(
@@ -33,7 +33,7 @@ class SearchText(models.Model):
 
 
 class SearchProgress(models.Model):
-    """How far the log and the title of a conversation have been indexed for the search."""
+    """The progress of the search index in one conversation: the last indexed ``seq``, and the indexed title."""
 
     conversation = models.OneToOneField(
         "conversations.Conversation",

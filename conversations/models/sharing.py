@@ -1,4 +1,4 @@
-"""Public links to conversations, and the record of their views."""
+"""Public links to conversations, and the views of these links."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 
 
 class ShareLink(models.Model):
-    """A public link that replays a conversation up to one event, until it expires or is revoked.
+    """A public link, which replays a conversation up to one event until the link expires or is revoked.
 
     The token is shown once and never stored. ``digest`` is its HMAC.
     """

@@ -1,7 +1,8 @@
-"""Access of streams: their credentials, the check whether they may still watch, and the actor of their commands.
+"""Access control for open streams: credentials, repeated access checks, and the audit log's actor for commands.
 
-All protocols (WebSocket, server-sent events, V0, V1, gRPC) use this module and translate a refusal into
-their own codes. All streams with equal credentials on one conversation share one recurring check.
+All protocols use this module: the WebSocket, server-sent events, gRPC, and OpenHands' own protocols V0 (Socket.IO) and
+V1 (WebSocket). Each protocol translates a ``Refusal`` into its own error codes. Streams with equal credentials on one
+conversation share one recurring check.
 """
 
 import asyncio
@@ -36,11 +37,11 @@ VIEW, STEER = "conversations.view", "conversations.steer"
 
 
 class Refusal(enum.IntEnum):
-    """The reason why a stream is refused or ended; the value is the matching HTTP status."""
+    """The reason why a stream is refused or revoked. The value is the matching HTTP status."""
 
     UNAUTHENTICATED = 401
     NOT_PERMITTED = 403
-    """The conversation is visible, but the caller lacks the permission to read its log."""
+    """The caller may see the conversation but lacks the permission that the stream requires."""
     NOT_VISIBLE = 404
 
 
@@ -65,10 +66,10 @@ class TooManyCommands(Problem):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The credentials that opened a stream, kept to identify their user again while the stream is open.
+    """The credentials with which a client opened a stream. They are kept to check access again later.
 
-    ``keys`` holds API keys and conversation keys. They are tried in order before the headers, which may
-    hold an API key, an access token or the session cookie.
+    ``keys`` are API keys and conversation keys, which are tried in order. If no key is valid, the headers are tried;
+    they may contain an API key, an access token or the session cookie. ``address`` is the client's IP address.
     """
 
     headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -77,37 +78,40 @@ class Credentials:
 
     @classmethod
     def from_scope(cls, scope: dict[str, Any], *, keys: Sequence[str] = ()) -> "Credentials":
-        """Return the credentials in an ASGI scope; its other headers are not kept."""
-        # Sorted, so that equal credentials compare equal whatever the order of their headers.
+        """Return the credentials of an ASGI scope, with only those headers that may contain credentials."""
+        # Sorted, so that credentials with the same headers in another order compare equal.
         headers = sorted(pair for pair in scope["headers"] if pair[0] in CREDENTIAL_HEADERS)
         address = (scope.get("client") or ("",))[0]
         return cls(tuple((name, value) for name, value in headers), tuple(keys), address)
 
     def user(self) -> User | None:
-        """Return the user that the credentials identify now, or None.
+        """Return the user of the credentials, or None if no credential is valid any more.
 
-        A revoked key, an ended session and a changed password take effect at the next call.
+        Each call checks the database again, so a revoked key, an ended session or a changed password takes effect at
+        the next call.
         """
         for key in self.keys:
-            # API keys start with oh_; the other keys are conversation keys.
+            # API keys start with `oh_`. All other keys are conversation keys.
             if key.startswith("oh_"):
                 with contextlib.suppress(accounts.InvalidKey):
                     return accounts.authenticate_api_key(key, address=self.address).user
-            elif holder := services.authenticate_conversation_key(key, address=self.address):
-                return holder[0]
+            elif pair := services.authenticate_conversation_key(key, address=self.address):
+                user, _conversation = pair
+                return user
         if not self.headers:
             return None
-        user = authenticate_scope({"headers": self.headers, "client": (self.address, 0)})
-        return user if isinstance(user, User) and user.is_active else None
+        caller = authenticate_scope({"headers": self.headers, "client": (self.address, 0)})
+        return caller if isinstance(caller, User) and caller.is_active else None
 
 
 def build_actor(user: User, address: str) -> Actor:
-    """Return the actor that the audit log records for a command over a stream opened by this user."""
+    """Return the audit log's actor for the commands that a user sends over a stream from an IP address."""
     # Names and addresses are cut to the lengths of the audit log's columns.
-    key, address = user.credential, address[:45]
-    if isinstance(key, ApiKey):
+    credential, address = user.credential, address[:45]
+    if isinstance(credential, ApiKey):
         kind = "service_account" if user.is_service_account else "key"
-        return Actor(kind, id=str(key.pk), name=f"{key.prefix} of {user}"[:254], address=address)
+        name = f"{credential.prefix} of {user}"[:254]
+        return Actor(kind, id=str(credential.pk), name=name, address=address)
     if user.bound_conversation_id:
         name = f"a conversation key of {user}"[:254]
         return Actor("key", id=str(user.bound_conversation_id), name=name, address=address)
@@ -118,7 +122,10 @@ def build_actor(user: User, address: str) -> Actor:
 
 
 class Watcher:
-    """Credentials and the conversation that they watch; access is checked at the start and while a stream is open."""
+    """The client behind one stream: its credentials, the conversation, and the permission that the stream requires.
+
+    Access is checked before the stream opens (``check_access``) and again while it is open (``watching``).
+    """
 
     __slots__ = ("_group", "conversation_id", "credentials", "permission", "refusal", "user_id")
 
@@ -135,18 +142,18 @@ class Watcher:
         self.permission = permission
         self.user_id = user_id
         self.refusal: Refusal | None = None
-        """The reason why the stream was ended; None while access lasts."""
+        """The reason why access was lost; None while the client has access."""
         self._group: _WatchGroup | None = None
 
     async def check_access(self) -> Refusal | None:
-        """Return None if the conversation may be watched now, else the reason why not.
+        """Return the reason to refuse the stream, or None if the client has access.
 
-        Sets ``user_id`` if the credentials are valid.
+        Set ``user_id`` if the credentials are valid.
         """
         return await run_in_thread(self.check_access_now)
 
     def check_access_now(self) -> Refusal | None:
-        """Like ``check_access``, in the calling thread: it queries the database."""
+        """Do what ``check_access`` does, but in the calling thread, which blocks on database queries."""
         user = self.credentials.user()
         if user is None:
             return Refusal.UNAUTHENTICATED
@@ -155,10 +162,10 @@ class Watcher:
 
     @contextlib.contextmanager
     def authorized_command(self) -> Iterator[None]:
-        """Count one command of the caller and run the block with the caller as the audit log's actor.
+        """Check that the client may send a command, count the command, and run the block as the audit log's actor.
 
-        Raises ``MayNotSteer`` (with its ``refusal``) if the caller may not steer the conversation, and
-        ``TooManyCommands``.
+        Raise ``MayNotSteer`` if the client may not steer the conversation (``refusal`` is the reason), and
+        ``TooManyCommands`` if the rate limit is exceeded or cannot be checked.
         """
         user = self.credentials.user()
         refusal = self._find_refusal(user, STEER) if user else Refusal.UNAUTHENTICATED
@@ -178,13 +185,14 @@ class Watcher:
 
 
 def count_command(user: User) -> None:
-    """Count a command over a socket against the user's ``spend`` rate limit, which REST requests share.
+    """Count a command over a socket against the user's ``spend`` rate limit. REST requests count against it too.
 
-    Raises ``TooManyCommands`` if the limit is exceeded or cannot be checked.
+    Raise ``TooManyCommands`` if the limit is exceeded or cannot be checked.
     """
     rate = (settings.RATE_LIMITS or {}).get("spend")
     if rate is None:
         return
+    # A command over a socket has no request. `count` only stores the usage on it, for response headers.
     request = HttpRequest()
     try:
         usage = limits.count(request, group="spend|", value=f"user {user.pk}", rate=rate)
@@ -198,27 +206,27 @@ def count_command(user: User) -> None:
 
 
 class Stream(Protocol):
-    """An open stream (a ``Subscription``), pinged while its watcher has access and ended when access is lost."""
+    """An open stream, such as a ``Subscription``: pinged while its watcher has access, revoked when access is lost."""
 
     def offer(self, frames: Sequence[Frame]) -> None: ...
 
-    def end(self) -> object: ...
+    def revoke(self) -> object: ...
 
 
 class UnpingedStream:
-    """A stream whose protocol has its own keep-alive; ``end`` is called when its watcher loses access."""
+    """A stream whose protocol has its own keep-alive. ``revoke`` is called when the stream's watcher loses access."""
 
-    __slots__ = ("end",)
+    __slots__ = ("revoke",)
 
-    def __init__(self, end: Callable[[], object]) -> None:
-        self.end = end
+    def __init__(self, revoke: Callable[[], object]) -> None:
+        self.revoke = revoke
 
     def offer(self, frames: Sequence[Frame]) -> None:
         """Ignore pings."""
 
 
 class _WatchGroup:
-    """The watchers with equal credentials on one conversation: one task pings and re-checks access for all."""
+    """The watchers with equal credentials on one conversation. One task pings all streams and checks access for all."""
 
     def __init__(self, key: tuple[Any, ...], watcher: Watcher) -> None:
         self.key = key
@@ -227,16 +235,17 @@ class _WatchGroup:
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        """Ping the streams and re-check access, periodically and after each change; return when access is lost."""
+        """Ping the streams, and check access again periodically and after each change; return when access is lost."""
         assert self.watcher.user_id is not None
         async with get_hub().watch_access(self.watcher.user_id) as woken:
-            # A change between the caller's check and this subscription was missed: check now.
+            # Check now: a change between the caller's own check and this subscription was missed.
             woken.set()
             checked_at = 0.0
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._pause()):
                         await woken.wait()
+                # The pause ended without a change of access. Pings may be more frequent than checks.
                 if not woken.is_set():
                     for stream in list(self.members.values()):
                         stream.offer([PING])
@@ -254,10 +263,11 @@ class _WatchGroup:
         return float(min(settings.SOCKET_PING_SECONDS, settings.SOCKET_RECHECK_SECONDS))
 
     def _refuse(self, refusal: Refusal) -> None:
-        self.unregister()  # watchers that join from here on get a new group and check
+        # Unregister first: a watcher that starts from here on gets a new group, which checks access again.
+        self.unregister()
         for watcher, stream in list(self.members.items()):
             watcher.refusal = refusal
-            stream.end()
+            stream.revoke()
 
     def unregister(self) -> None:
         if _groups.get(self.key) is self:
@@ -269,9 +279,9 @@ _groups: dict[tuple[Any, ...], _WatchGroup] = {}
 
 @contextlib.asynccontextmanager
 async def watching(watcher: Watcher, stream: Stream) -> AsyncIterator[None]:
-    """Ping a stream for the length of the block, and end the stream when its watcher loses access.
+    """While the block runs, ping a stream and check its watcher's access; revoke the stream when access is lost.
 
-    The watcher's ``user_id`` must be known, for example from ``check_access``.
+    The watcher's ``user_id`` must be set, for example by ``check_access``.
     """
     start_watching(watcher, stream)
     try:
@@ -281,7 +291,7 @@ async def watching(watcher: Watcher, stream: Stream) -> AsyncIterator[None]:
 
 
 def start_watching(watcher: Watcher, stream: Stream) -> None:
-    """Start what ``watching`` does, without a block; the caller must call ``stop_watching``."""
+    """Start to ping a stream and to check its watcher's access. The caller must call ``stop_watching`` later."""
     # The hub's id separates event loops: a task of one loop must not serve another loop's streams.
     key = (id(get_hub()), watcher.conversation_id, watcher.permission, watcher.credentials)
     group = _groups.get(key)
@@ -293,7 +303,7 @@ def start_watching(watcher: Watcher, stream: Stream) -> None:
 
 
 async def stop_watching(watcher: Watcher) -> None:
-    """Stop pinging and checking for a watcher; safe to repeat, also for a watcher that never started."""
+    """Stop pinging a watcher's stream and checking its access. Safe to repeat, and safe if watching never started."""
     group, watcher._group = watcher._group, None  # noqa: SLF001
     if group is None:
         return

@@ -1,7 +1,7 @@
 """Frames: the messages to readers of a conversation, created once per process and shared by all readers.
 
-A frame holds an event of the log, or a message that is not in the log. Each protocol encodes a frame for
-its first reader and stores the encoded form on the frame for the other readers.
+A frame contains an event of the log, or a message that is not in the log. Each protocol encodes a frame when the first
+reader needs it, and caches the encoded form on the frame for the other readers.
 """
 
 from collections.abc import Callable
@@ -16,51 +16,52 @@ from lib.api import dumps
 
 T = TypeVar("T")
 ENVELOPE_BYTES = 256
-"""The approximate size of the envelope that a WebSocket message adds to an event's payload."""
+"""The approximate number of bytes that a WebSocket message adds to an event's payload."""
 
 
 class Frame(msgspec.Struct, gc=False, kw_only=True):
     """The base class of all frames.
 
-    Garbage collection is off for them (``gc=False``): many are kept at a time, and none refers back to
-    itself.
+    The garbage collector does not track frames (``gc=False``): a process keeps many frames at a time, and no frame is
+    part of a reference cycle.
     """
 
     size: int = 0
-    """The approximate bytes of the WebSocket message, known before the message is encoded."""
+    """The approximate size of the WebSocket message in bytes, known before the message is encoded."""
     seq: int | None = None
     """The event's number in the log; None for frames that are not in the log."""
     reset_to: int | None = None
+    """The seq to which a reset frame moves the reader's cursor; None for all other frames."""
     wire: bytes = b""
-    """The WebSocket message that all sockets share; empty until ``encode`` creates it."""
+    """The encoded WebSocket message, which all sockets share; empty until ``encode`` creates it."""
     forms: dict[str, Any] | None = None
-    """Encoded forms for other protocols, by the protocol's name."""
+    """The cached encoded forms for other protocols, by the name of the protocol."""
 
     def body(self) -> dict[str, Any]:
-        """Return this server's own protocol message, as a dictionary for JSON."""
+        """Return the frame as a message of this server's own protocol, ready to be serialized as JSON."""
         raise NotImplementedError
 
     def encode(self) -> bytes:
-        """Return the WebSocket message; it is encoded once and cached."""
+        """Return the encoded WebSocket message. It is encoded on first use and cached."""
         if not self.wire:
             self.wire = framing.encode_frame(dumps(self.body()))
         return self.wire
 
     def with_exact_size(self) -> Self:
-        """Encode the WebSocket message now to set the exact ``size``; return this frame.
+        """Encode the WebSocket message, set ``size`` to its exact length, and return this frame.
 
-        For frames that are not in the log: they are few, and their size cannot be estimated from a payload.
+        Use it for frames that are not in the log: they are few, and have no payload from which to estimate the size.
         """
         self.size = len(self.encode())
         return self
 
     @property
     def text(self) -> str:
-        """The JSON text of the message, for protocols that do not use the shared WebSocket frame."""
+        """The JSON text of the message, for protocols that cannot send the encoded WebSocket message."""
         return framing.decode_frame(self.encode()).decode()
 
     def cached_form(self, protocol: str) -> Any:
-        """Return the cached encoded form for a protocol, or None."""
+        """Return the cached encoded form for a protocol, or None if no form is cached."""
         return None if self.forms is None else self.forms.get(protocol)
 
     def cache_form(self, protocol: str, form: T) -> T:
@@ -71,7 +72,7 @@ class Frame(msgspec.Struct, gc=False, kw_only=True):
         return form
 
     def form_for(self, protocol: str, make: Callable[[], T]) -> T:
-        """Return this frame's encoded form for a protocol; ``make`` is called once to create it."""
+        """Return this frame's encoded form for a protocol. ``make`` builds it on first use; the result is cached."""
         form: T | None = self.cached_form(protocol)
         return self.cache_form(protocol, make()) if form is None else form
 
@@ -90,7 +91,7 @@ class EventFrame(Frame):
         return self.wire
 
     def json(self) -> bytes:
-        """Return the event's JSON without the envelope, as in REST responses."""
+        """Return the event's JSON as in REST responses, without the envelope of a WebSocket message."""
         return _dumps(self.event.to_wire())
 
     def drop_wire(self) -> None:
@@ -99,7 +100,7 @@ class EventFrame(Frame):
 
 
 class StatusFrame(Frame):
-    """The conversation's record after a change."""
+    """The conversation's record, which a reader receives when it goes live and after each change."""
 
     record: dict[str, Any] | None
 
@@ -108,7 +109,7 @@ class StatusFrame(Frame):
 
 
 class ResetFrame(Frame):
-    """A notice that earlier cursors are invalid: the client reads the log again over REST."""
+    """A message that the client's cursor is invalid, so the client must read the log again over REST."""
 
     epoch: int
 
@@ -117,7 +118,7 @@ class ResetFrame(Frame):
 
 
 class DeltaFrame(Frame):
-    """A piece of the message that the agent is writing now; deltas are never stored."""
+    """A delta: a piece of the text that the agent is streaming. Deltas are never stored."""
 
     delta: dict[str, Any]
 
@@ -126,7 +127,7 @@ class DeltaFrame(Frame):
 
 
 class PingFrame(Frame):
-    """A ping, which only keeps a connection open."""
+    """A ping. It has no content and only keeps the connection open."""
 
     def body(self) -> dict[str, Any]:
         return {"type": "ping"}
@@ -136,9 +137,9 @@ PING = PingFrame().with_exact_size()
 
 
 def event_frame(event: LoggedEvent) -> EventFrame:
-    """Return the frame of an event, not yet encoded for any protocol."""
+    """Return a new frame for an event. The frame is not encoded yet."""
     payload = event.payload
-    # In ASCII, the common case, characters are bytes, so nothing needs to be encoded to be counted.
+    # An ASCII text, the common case, has one byte per character, so it can be measured without encoding it.
     size = len(payload) if payload.isascii() else len(payload.encode())
     return EventFrame(event, seq=event.seq, size=size + ENVELOPE_BYTES)
 

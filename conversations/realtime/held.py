@@ -1,8 +1,8 @@
-"""HTTP responses that stay open: server-sent events, and pages that wait for their first event.
+"""Held HTTP responses, which stay open: server-sent events, and pages of events that wait for a first event.
 
-The view checks access, rate limits and headers in a worker thread, as for any request, and hands the
-connection over by a response header. From then on the open response is a coroutine: it holds no thread and
-no database connection.
+The view checks access, rate limits and headers in a worker thread, as for any request. It then hands the connection
+over to ``HeldResponses`` with a response header. From then on a coroutine continues the response, without a thread or
+a database connection.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 REQUEST_HEADER = b"x-held-by"
 RESPONSE_HEADER = "X-Held"
 _token = secrets.token_urlsafe(24)
-"""A random value that proves that the request came through ``HeldResponses`` in this process."""
+"""A random value in a request header, which proves that the request passed ``HeldResponses`` in this process."""
 # Asks browsers to reconnect after this many milliseconds.
 RETRY = b"retry: 1000\n\n"
 PROTOCOL = "server-sent events"
@@ -43,12 +43,16 @@ class Misdirected(Problem):
     code = "misdirected"
     sentence = (
         "This server process cannot keep responses open. "
-        "Route this address to a realtime process (see the deployment documentation)."
+        "Route this URL to a realtime process (see the deployment documentation)."
     )
 
 
 class Plan(msgspec.Struct):
-    """The held response that follows the view. ``wait`` is in seconds; None means an endless stream."""
+    """The held response that a view requests.
+
+    ``wait`` is the longest time to wait for a first event, in seconds. None requests an endless stream of server-sent
+    events instead of a page.
+    """
 
     conversation: UUID
     user: UUID
@@ -67,7 +71,7 @@ def can_hold(request: HttpRequest) -> bool:
 def hand_over(request: HttpRequest, plan: Plan) -> HttpResponse:
     """Return the response that makes ``HeldResponses`` continue with ``plan``.
 
-    Raises ``Misdirected`` if this process cannot hold the connection.
+    Raise ``Misdirected`` if this process cannot hold the connection.
     """
     if not can_hold(request):
         raise Misdirected
@@ -75,7 +79,7 @@ def hand_over(request: HttpRequest, plan: Plan) -> HttpResponse:
 
 
 class HeldResponses:
-    """ASGI middleware that passes requests on and continues the responses that a view hands over."""
+    """ASGI middleware that continues the responses that views hand over. All other responses pass unchanged."""
 
     def __init__(self, application: Callable[..., Awaitable[None]]) -> None:
         self.application = application
@@ -90,6 +94,7 @@ class HeldResponses:
         await self.application(inner, receive, detector.send)
         if detector.plan is None:
             return
+        # The application has returned: from here on this middleware reads the client's messages itself.
         disconnect = asyncio.create_task(_wait_for_disconnect(receive))
         response = asyncio.create_task(_respond(scope, send, detector.plan, detector.headers))
         try:
@@ -103,7 +108,7 @@ class HeldResponses:
 
 
 class _HandoverDetector:
-    """A send callable that passes a response on, or, if the view hands over, stores its headers and drops the rest."""
+    """An ASGI ``send`` that forwards a response or, if the view hands over, keeps its headers and drops its body."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -131,6 +136,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 async def _respond(
     scope: Scope, send: Send, plan: Plan, headers: list[tuple[bytes, bytes]]
 ) -> None:
+    # The view has checked access already, so the watcher needs only the user's id for later checks.
     watcher = Watcher(Credentials.from_scope(scope), plan.conversation, user_id=plan.user)
     hub = get_hub()
     async with (
@@ -150,9 +156,9 @@ async def _respond(
 async def _stream(
     send: Send, subscription: Subscription, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    """Send frames as server-sent events until the subscription ends.
+    """Send frames as server-sent events until the subscription is over.
 
-    Like a socket it ends on overflow or lost access; the client reconnects with its last event id.
+    A client whose stream ends because it read too slowly reconnects with its last event id.
     """
     headers.append((b"content-type", b"text/event-stream; charset=utf-8"))
     headers.append((b"x-accel-buffering", b"no"))  # nginx would otherwise buffer the stream
@@ -166,16 +172,17 @@ async def _stream(
             )
 
     await subscription.send_until_over(push)
+    # A client that does not accept the end of the body in time is disconnected without it.
     with contextlib.suppress(Exception):
         async with asyncio.timeout(5):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _encode_event(frame: Frame, epoch: int) -> dict[str, Any]:
-    """Return the ASGI message with a frame as a server-sent event whose id is ``<epoch>-<seq>``.
+    """Return the ASGI message that sends a frame as a server-sent event with the id ``<epoch>-<seq>``.
 
-    A ping becomes a comment. A payload is the sandbox's JSON text and may contain line breaks; in this
-    format each line needs its own ``data:`` prefix.
+    A ping becomes a comment. A payload is JSON text from the sandbox and may contain line breaks, and a server-sent
+    event needs a ``data:`` prefix on each line.
     """
     if isinstance(frame, PingFrame):
         return {"type": "http.response.body", "body": b": ping\n\n", "more_body": True}
@@ -191,7 +198,7 @@ def _lines(text: str) -> list[str]:
 
 
 async def _first_page(subscription: Subscription, *, wait: float, limit: int) -> bytes:
-    """Return a JSON page as REST does, as soon as there is an event, or an empty page after ``wait`` seconds."""
+    """Wait for events and return them as the JSON of a REST page; return an empty page after ``wait`` seconds."""
     items: list[bytes] = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(wait):
@@ -209,8 +216,9 @@ async def _first_page(subscription: Subscription, *, wait: float, limit: int) ->
 
 
 def parse_event_id(last_event_id: str) -> tuple[int, int] | None:
-    """Return epoch and seq of a ``Last-Event-ID`` that a stream sent, or None for any other text."""
+    """Return the epoch and the seq in a ``Last-Event-ID``, or None if the text is not an id that a stream sent."""
     epoch, _, seq = last_event_id.partition("-")
+    # A number of 18 digits always fits into a bigint.
     if not all(part.isascii() and part.isdigit() and len(part) <= 18 for part in (epoch, seq)):
         return None
     return int(epoch), int(seq)

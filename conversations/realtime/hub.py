@@ -1,7 +1,7 @@
-"""The hub: reads each log once for all sockets of a process.
+"""The hub reads each followed log once for all sockets of a process.
 
-Events are delivered by reading the log. Redis carries only the nudge "conversation X advanced", without
-content, so a lost nudge costs only the time until the next poll.
+All events come from the database. Redis carries only nudges: messages without content that a conversation changed. If
+a nudge is lost, the next poll finds the change.
 """
 
 import asyncio
@@ -23,27 +23,32 @@ from conversations.realtime import threads
 from conversations.realtime.feed import PAGE, Feed
 from conversations.realtime.frames import DeltaFrame
 from conversations.realtime.reading import find_changed, read
-from conversations.realtime.subscription import FollowedLog, Subscription
+from conversations.realtime.subscription import FeedProtocol, Subscription
 from lib import bus
 
 log = logging.getLogger(__name__)
 READERS = 4
-"""Concurrent database reads per process; each uses a connection."""
+"""The number of concurrent database reads per process. Each uses a connection."""
 CONVERSATIONS_PER_READING = 32
-"""The most conversations that one statement reads, and the most groups that are joined at a time."""
+"""The largest number of conversations that one statement reads. Redis groups are joined in batches of this size too."""
 
 
 class Hub:
-    """All conversations that one process (one event loop) follows for its sockets."""
+    """The feeds of all conversations that one process follows. There is one hub for each event loop."""
 
     def __init__(self) -> None:
         self.feeds: dict[UUID, Feed] = {}
+        # Feeds whose first read is still running.
         self._starting: dict[UUID, asyncio.Task[Feed]] = {}
+        # Feeds whose read is queued, the oldest first.
         self._dirty: deque[Feed] = deque()
         self._has_dirty = asyncio.Event()
+        # By user id: the events to set when the user's access may have changed.
         self._watchers: dict[UUID, set[asyncio.Event]] = {}
+        # Users for whom the subscription to changes of access failed. The poll retries it.
         self._unsubscribed_users: set[UUID] = set()
         self._layer = get_channel_layer()
+        # The name of this hub's own channel in Redis; empty until the channel is created.
         self._channel = ""
         self._channel_lock = asyncio.Lock()
         self._has_channel = asyncio.Event()
@@ -54,7 +59,7 @@ class Hub:
     async def subscribe(
         self, conversation_id: UUID, *, after: int, epoch: int | None = None
     ) -> AsyncIterator[Subscription]:
-        """Follow a conversation from the seq ``after`` for the length of the block."""
+        """Yield a subscription to a conversation's events after the seq ``after``; leave it at the end of the block."""
         subscription = await self.join(conversation_id, after=after, epoch=epoch)
         try:
             yield subscription
@@ -64,18 +69,19 @@ class Hub:
     async def join(
         self, conversation_id: UUID, *, after: int, epoch: int | None = None
     ) -> Subscription:
-        """Return a subscription to a conversation from the seq ``after``; the caller must call ``leave``."""
+        """Return a subscription to a conversation's events after the seq ``after``. The caller must call ``leave``."""
         await self._ensure_running()
         feed = await self._feed(conversation_id)
-        while self.feeds.get(conversation_id) is not feed:  # the feed was dropped while we waited
+        # The feed may have been dropped while we waited for its first read.
+        while self.feeds.get(conversation_id) is not feed:
             feed = await self._feed(conversation_id)
         subscription = Subscription(feed, after, epoch)
         feed.subscriptions.add(subscription)
         return subscription
 
     async def leave(self, subscription: Subscription) -> None:
-        """End a subscription; drop the feed when its last subscription leaves."""
-        subscription.stop()
+        """Close a subscription, and drop its feed if no other subscription uses the feed."""
+        subscription.close()
         feed = subscription.feed
         feed.subscriptions.discard(subscription)
         if not feed.subscriptions:
@@ -83,7 +89,7 @@ class Hub:
 
     @contextlib.asynccontextmanager
     async def watch_access(self, user_id: UUID) -> AsyncIterator[asyncio.Event]:
-        """Yield an event that is set whenever the user's access may have changed: session, key or role."""
+        """Yield an ``asyncio.Event`` that is set when the user's access may have changed, for example with a role."""
         await self._ensure_running()
         woken = asyncio.Event()
         self._watchers.setdefault(user_id, set()).add(woken)
@@ -98,7 +104,8 @@ class Hub:
                 self._unsubscribed_users.discard(user_id)
                 with contextlib.suppress(Exception):
                     await self._layer.group_discard(access_group(user_id), self._channel)
-                if user_id in self._watchers:  # another watcher joined while we left the group
+                # Another watcher may have joined while we left the group.
+                if user_id in self._watchers:
                     await self._subscribe_user(user_id)
 
     async def _subscribe_user(self, user_id: UUID) -> bool:
@@ -113,14 +120,15 @@ class Hub:
         """Return the conversation's feed, creating it once for all concurrent callers."""
         task = self._starting.get(conversation_id)
         if task is None:
-            # Look at ``feeds`` only now: a feed that is starting is in ``feeds`` too, but does not
-            # know its position yet. A subscription that joined it would go live at 0 and miss the
+            # Look at `feeds` only now: it also contains feeds that are starting, which do not know
+            # their position yet. A subscription to such a feed would go live at 0 and miss the
             # whole log.
             if feed := self.feeds.get(conversation_id):
                 return feed
             task = asyncio.create_task(self._open(conversation_id))
             self._starting[conversation_id] = task
             task.add_done_callback(lambda _: self._starting.pop(conversation_id, None))
+        # Shielded, because other callers wait for the same task.
         return await asyncio.shield(task)
 
     async def _open(self, conversation_id: UUID) -> Feed:
@@ -136,22 +144,25 @@ class Hub:
             raise
         return feed
 
-    async def _drop(self, feed: FollowedLog) -> None:
+    async def _drop(self, feed: FeedProtocol) -> None:
         if self.feeds.get(feed.conversation_id) is feed:
             del self.feeds[feed.conversation_id]
         with contextlib.suppress(Exception):
             await self._layer.group_discard(group_for(feed.conversation_id), self._channel)
 
     async def _subscribe_feed(self, feed: Feed) -> bool:
-        """Subscribe to the feed's nudges. Without Redis the poll delivers alone and retries the subscription."""
+        """Subscribe to the nudges for a feed; return whether that succeeded.
+
+        While Redis is unreachable, the poll finds changes and retries the subscription.
+        """
         feed.is_subscribed = await self._join(group_for(feed.conversation_id))
         return feed.is_subscribed
 
     async def _retry_subscriptions(self) -> None:
-        """Retry missing subscriptions in batches; stop at the first batch in which all fail.
+        """Retry failed subscriptions in batches, and stop after a batch in which every attempt fails.
 
-        A hanging Redis takes two seconds per attempt, and the poll would stand still during attempts in
-        sequence. The order is random because one of several Redis servers may be down.
+        An attempt at a Redis server that hangs takes two seconds, so attempts one by one would block the poll. The
+        order is random, because only one of several Redis servers may be down.
         """
         unsubscribed = [feed for feed in self.feeds.values() if not feed.is_subscribed]
         attempts = [partial(self._subscribe_feed, feed) for feed in unsubscribed]
@@ -166,11 +177,11 @@ class Hub:
                 break
         for feed in unsubscribed:
             if feed.is_subscribed:
-                feed.wake()  # no nudge came for changes between the poll and the subscription
+                feed.wake()  # no nudge arrived for changes between the poll and the subscription
 
     async def _join(self, group: str) -> bool:
-        # In its own task: redis-py uses ``asyncio.wait_for``, which on Python 3.11 may swallow the
-        # cancellation of the caller (cpython#86296), and a watcher would outlive its socket.
+        # Joining runs in its own task: redis-py uses `asyncio.wait_for`, which on Python 3.11 may swallow
+        # the cancellation of its caller (cpython#86296). Then a watcher would outlive its socket.
         task = asyncio.create_task(self._join_now(group))
         self._joining.add(task)
         task.add_done_callback(self._joining.discard)
@@ -187,7 +198,7 @@ class Hub:
                 await self._layer.group_add(group, self._channel)
         except Exception as error:  # noqa: BLE001 - any failure of Redis
             log.warning(
-                "Redis sends no nudges; the poll continues alone and retries: %s",
+                "Redis is unreachable; changes are found only by polling until it is back: %s",
                 type(error).__name__,
             )
             return False
@@ -202,12 +213,12 @@ class Hub:
             ]
 
     def queue(self, feed: Feed) -> None:
-        """Queue a read of a feed; readers take waiting feeds together."""
+        """Queue a read of a feed. A reader takes several queued feeds together."""
         self._dirty.append(feed)
         self._has_dirty.set()
 
     async def _read(self) -> None:
-        """Run one of the readers: the more feeds wait, the more of them one statement reads."""
+        """Read queued feeds, forever. The more feeds are queued, the more of them one statement reads."""
         while True:
             while not self._dirty:
                 self._has_dirty.clear()
@@ -227,6 +238,7 @@ class Hub:
             finally:
                 for feed in feeds.values():
                     feed.is_busy = False
+                    # A nudge arrived during the read, the page was full, or the read failed.
                     if feed.is_dirty and not feed.is_gone:
                         self.queue(feed)
 
@@ -234,7 +246,6 @@ class Hub:
         places = {key: feed.seq for key, feed in feeds.items()}
         readings = await threads.run_in_thread(read, places, PAGE)
         for key, feed in feeds.items():
-            feed.reads += 1
             await feed.broadcast(feed.apply(readings[key]))
 
     async def _receive(self) -> None:
@@ -260,7 +271,10 @@ class Hub:
                     woken.set()
 
     async def _poll(self) -> None:
-        """Find changes whose nudges were lost, by one query for all feeds; more often while Redis is unreachable."""
+        """Find changes whose nudges were lost, with one query for all feeds, forever.
+
+        While Redis is unreachable, poll more often.
+        """
         while True:
             lacks_nudges = any(not feed.is_subscribed for feed in self.feeds.values())
             pause = min(2, settings.HUB_POLL_SECONDS) if lacks_nudges else settings.HUB_POLL_SECONDS
@@ -282,5 +296,5 @@ _hubs: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub]" = weakref.Wea
 
 
 def get_hub() -> Hub:
-    """Return the hub of the running event loop; a server process has one loop, hence one hub."""
+    """Return the hub of the running event loop. A server process has one event loop and so one hub."""
     return _hubs.setdefault(asyncio.get_running_loop(), Hub())

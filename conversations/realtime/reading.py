@@ -1,4 +1,4 @@
-"""Reading logs and records, for any number of conversations in one statement, as frames ready to send."""
+"""Reads of records and events for any number of conversations in one SQL statement, with the events as frames."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,18 @@ from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusF
 from lib import prepared
 
 PAGE_BYTES = 4 * 1_048_576
-"""A page ends with the event that exceeds this many bytes of payload."""
+"""The size of a page's payloads in bytes. The event that exceeds this size is the last event of the page."""
 UNANNOUNCED = ("last_seq", "updated_at")
-"""Fields of a record that change with every event and are not announced by themselves."""
+"""Fields of a record that change with every event. If only these fields change, no status frame is sent."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The state of a conversation at one read; ``record`` is None if the conversation does not exist any more."""
+    """The state of a conversation when it was read.
+
+    ``record`` is None if the conversation no longer exists. Events up to ``horizon`` were pruned. A cursor of another
+    ``epoch`` is invalid: the log was restored from a backup in between.
+    """
 
     epoch: int
     last_seq: int
@@ -39,28 +43,29 @@ class Reading:
 
     @cached_property
     def announced_fields(self) -> dict[str, Any]:
-        """The fields of the record whose changes are announced to readers."""
+        """The fields of the record that cause a status frame when they change."""
         return {key: value for key, value in (self.record or {}).items() if key not in UNANNOUNCED}
 
     @cached_property
     def status(self) -> Frame:
-        """The frame with the record, as readers receive it."""
+        """The status frame with the record."""
         return StatusFrame(self.record).with_exact_size()
 
     @property
     def reset(self) -> Frame:
-        """The frame that moves a reader's cursor to the end of this log."""
+        """A reset frame, which moves a reader's cursor to the end of this log."""
         return ResetFrame(self.epoch, reset_to=self.last_seq).with_exact_size()
 
 
 def read(places: Mapping[UUID, int | None], page: int) -> dict[UUID, Reading]:
-    """Read the records, and the events after each conversation's seq in ``places``, in one statement.
+    """Return a reading of each conversation in ``places``. Runs one SQL statement.
 
-    A seq of None requests no events. A page has at most ``page`` events and little more than
-    ``PAGE_BYTES``; ``last_seq`` of the reading shows whether there are more.
+    ``places`` maps a conversation id to the seq after which to read events, or to None to read no events. A reading has
+    at most ``page`` events, and its payloads are little larger than ``PAGE_BYTES``. More events follow if ``last_seq``
+    is greater than the seq of the last event.
     """
     parameters = [list(places), list(places.values()), page, PAGE_BYTES]
-    rows = prepared.fetch(_statement(), parameters, is_binary=True)
+    rows = prepared.fetch(_statement(), parameters, binary_rows=True)
     row_of = {row[0]: row for row in rows}
     return {key: _build_reading(row_of.get(key), place) for key, place in places.items()}
 
@@ -71,9 +76,9 @@ def read_events(conversation_id: UUID, after: int, page: int) -> list[Frame]:
 
 
 def find_changed(known: dict[UUID, tuple[int, datetime | None]]) -> list[UUID]:
-    """Return the conversations whose ``last_seq`` or ``updated_at`` differ from the known values.
+    """Return the ids of the conversations that changed since they were read. Deleted conversations are included.
 
-    Deleted conversations count as changed.
+    ``known`` maps a conversation id to the ``(last_seq, updated_at)`` of the last read.
     """
     rows = Conversation.objects.filter(pk__in=known, deleted_at=None)
     current = {pk: (seq, at) for pk, seq, at in rows.values_list("pk", "last_seq", "updated_at")}
@@ -81,7 +86,8 @@ def find_changed(known: dict[UUID, tuple[int, datetime | None]]) -> list[UUID]:
 
 
 def _frames(columns: Sequence[list[Any] | None]) -> list[EventFrame]:
-    """Return the frames of events, from one list for each of ``COLUMNS``; None lists mean no events."""
+    """Return event frames from one list for each of ``COLUMNS``."""
+    # Without rows, `array_agg` returns NULL instead of an empty array.
     if columns[0] is None:
         return []
     return [event_frame(LoggedEvent(*values)) for values in zip(*columns, strict=True)]
@@ -95,7 +101,7 @@ def _build_reading(row: tuple[Any, ...] | None, place: int | None) -> Reading:
     for kind, start, readers in _parts():
         values = list(head[start : start + len(readers)])
         for index, read_value in enumerate(readers):
-            # The conversions that the ORM applies before ``from_db``.
+            # Apply the conversions that the ORM applies before it calls `from_db`.
             for convert in read_value:
                 values[index] = convert(values[index], None, connection)
         has_row = values[0] is not None  # an outer join without a match has no primary key
@@ -126,7 +132,7 @@ def _fields(kind: type[models.Model]) -> Sequence[Any]:
 
 @cache
 def _parts() -> list[tuple[type[models.Model], int, Readers]]:
-    """Return the models in a result row, each with its first column and the converters of its columns."""
+    """Return the models of a result row, each with the index of its first column and its columns' converters."""
     parts: list[tuple[type[models.Model], int, Readers]] = []
     start = 0
     for kind in (Conversation, ConversationUsage, StartTask):
@@ -138,11 +144,11 @@ def _parts() -> list[tuple[type[models.Model], int, Readers]]:
 
 @cache
 def _statement() -> str:
-    """Return the SQL statement: one row per conversation with its record, and its events as one array per column.
+    """Return the SQL statement. It selects one row per conversation, with the events as one array per column.
 
-    One row per event would repeat the record's many columns, and parsing them costs as much as all the
-    events (ADR 12). ``before`` is the size of the events before an event of the page, so a page has at
-    least one event, however large.
+    One row per event would repeat the record's many columns, and parsing these columns costs as much as parsing all
+    events (ADR 12). ``before`` is the size of the earlier payloads in the page, so a page contains at least one event,
+    however large the event is.
     """
     names = {"c": Conversation, "u": ConversationUsage, "s": StartTask}
     head = ", ".join(_column(alias, f) for alias, kind in names.items() for f in _fields(kind))
@@ -175,8 +181,9 @@ CROSS JOIN LATERAL (
 
 
 def _column(alias: str, field: "models.Field[Any, Any]") -> str:
-    """Return a column's SQL expression. JSON is selected as text because Django's converters expect text.
+    """Return the SQL expression that selects a column.
 
-    In a binary result the driver would decode JSON itself.
+    JSON is selected as text, because Django's converters expect text, and in a binary result the driver would decode
+    JSON itself.
     """
     return f"{alias}.{field.column}" + ("::text" if isinstance(field, models.JSONField) else "")

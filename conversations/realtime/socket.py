@@ -1,7 +1,7 @@
-"""WebSockets that send one conversation's log to a client; commands arrive over REST.
+"""WebSockets that send one conversation's log to a client. Clients send commands over REST.
 
-Plain ASGI instead of a Channels consumer: the consumer's layers cost more per frame than the server's own
-sending (ADR 12).
+This module is plain ASGI, because the layers of a Channels consumer cost more time per frame than sending the frame
+(ADR 12).
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from conversations.realtime.subscription import Subscription
 from lib import framing
 
 log = logging.getLogger(__name__)
+# 1013 is "try again later" in IANA's registry of close codes. The codes 44xx are this server's own.
 CLOSE_OVERFLOW = 1013
 CLOSE_BAD_REQUEST = 4400
 CLOSE_UNAUTHENTICATED = 4401
@@ -33,17 +34,22 @@ CLOSES = {
 }
 CLOSE_SECONDS = 5.0
 MAX_DIGITS = 18
+"""The most digits of a number in the query string. A number of 18 digits always fits into a bigint."""
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
 class ConversationConsumer:
-    """A WebSocket that sends one conversation's log to one browser, in order, from the client's cursor on.
+    """A WebSocket that sends one conversation's log to one client, in order, after the client's cursor.
 
-    Address: ``/ws/v1/conversations/{id}?after=<seq>[&epoch=<epoch>]``. Close codes: 1013 the client read
-    too slowly and may resume from its last seq; 4400 bad query; 4401 not signed in; 4403 access lost or
-    conversation deleted; 4404 unknown.
+    The URL is ``/ws/v1/conversations/{id}?after=<seq>[&epoch=<epoch>]``. Close codes:
+
+    - 1013: the client read too slowly, or the server failed. Reconnect with the last received seq as ``after``.
+    - 4400: the query string is not valid.
+    - 4401: the client is not signed in.
+    - 4403: access was lost, or the conversation was deleted.
+    - 4404: the conversation does not exist, or the client may not read it.
     """
 
     permission = "conversations.view"
@@ -79,11 +85,11 @@ class ConversationConsumer:
         self._watcher: Watcher | None = None
 
     async def run(self) -> None:
-        """Serve the socket from the handshake to its end.
+        """Serve the socket from the handshake until it is closed.
 
-        An idle socket costs only the server's task, which waits for messages of the client (they are
-        ignored). A second task opens the socket and ends. The end of the subscription interrupts the
-        waiting by expiring its timeout.
+        This task only waits for the client to disconnect; other messages are ignored. A second task checks access and
+        sends the backlog, and ends when the subscription is live, so an idle socket costs one task. ``_end`` stops the
+        waiting by letting its timeout expire.
         """
         await self._receive()
         # Accept before the checks: browsers cannot read the close code of a refused handshake.
@@ -96,7 +102,7 @@ class ConversationConsumer:
         except TimeoutError:
             pass
         finally:
-            # With a code set, _end() does nothing more: there is no waiting left to interrupt.
+            # Once a code is set, `_end` does nothing: no task waits any more.
             code, self._code = self._code, CLOSE_GONE
             await self._leave()
         if code is not None:
@@ -109,24 +115,25 @@ class ConversationConsumer:
             log.exception("opening a socket failed; the client is asked to reconnect")
             code = CLOSE_OVERFLOW
         finally:
+            # Free the scope, because the socket may stay open for hours.
             self._opening = self.scope = None
         if code is not None:
             self._end(code)
 
     async def _go_live(self) -> int | None:
-        """Send the frames that the client lacks, then let the hub send new ones.
+        """Check access, send the frames that the client lacks, and let the feed push new frames.
 
-        Returns None once live, else the close code.
+        Return None when the subscription is live, or the close code if the socket is refused.
         """
         assert self.scope is not None
-        query = read_cursor(self.scope)
-        if query is None:
+        cursor = read_cursor(self.scope)
+        if cursor is None:
             return CLOSE_BAD_REQUEST
         credentials = Credentials.from_scope(self.scope)
         watcher = Watcher(credentials, self.conversation_id, self.permission)
         if refusal := await watcher.check_access():
             return CLOSES[refusal]
-        after, epoch = query
+        after, epoch = cursor
         hub = get_hub()
         self._subscription = await hub.join(self.conversation_id, after=after, epoch=epoch)
         access.start_watching(watcher, self._subscription)
@@ -143,6 +150,7 @@ class ConversationConsumer:
         self._end(CLOSE_GONE if is_gone else CLOSE_OVERFLOW)
 
     def _end(self, code: int) -> None:
+        """Make ``run`` close the socket with this code. Only the first call has an effect."""
         if self._code is None:
             self._code = code
             self._receiving.reschedule(asyncio.get_running_loop().time())
@@ -157,6 +165,7 @@ class ConversationConsumer:
             await get_hub().leave(self._subscription)
 
     def _push(self, frames: Sequence[Frame]) -> Coroutine[Any, Any, None]:
+        # Not `async`: a coroutine around the server's own coroutine would only cost time.
         ready = [frame.wire or frame.encode() for frame in frames]
         return self._send({"type": framing.READY, "frames": ready})
 
@@ -166,14 +175,17 @@ class ConversationConsumer:
             await self._send({"type": "websocket.send", "text": frame.text})
 
     async def _close(self, code: int) -> None:
-        """Send the close code; the server cuts off a client that does not accept it in time."""
+        """Send the close code. If the client does not accept it in time, the server drops the connection."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._send({"type": "websocket.close", "code": code})
 
 
 def read_cursor(scope: Scope) -> tuple[int, int | None] | None:
-    """Return ``after`` and ``epoch`` of a socket's query, or None if they are not whole numbers."""
+    """Return ``after`` and ``epoch`` from a socket's query string, or None if a value is not a whole number.
+
+    A missing ``after`` is 0, and a missing ``epoch`` is None.
+    """
     query = parse_qs(scope.get("query_string", b"").decode("ascii", "replace"))
     numbers = []
     for name in ("after", "epoch"):

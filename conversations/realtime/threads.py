@@ -1,4 +1,4 @@
-"""The small thread pool in which a process reads logs and checks access for all its sockets."""
+"""The thread pool in which a process reads logs and checks access for all of its sockets."""
 
 from lib.threads import DatabaseThreads
 

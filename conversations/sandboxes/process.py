@@ -1,9 +1,9 @@
 """The process provider: sandboxes as plain processes of this machine, without isolation, for development and tests.
 
-Each sandbox has a folder under ``SANDBOX_DIR`` with its data, ``run.json`` (the handle of the newest run),
-``stopped`` (the run that was stopped on purpose) and ``exit.json`` (the exit status of a run). Every
-process that the agent starts inherits ``OH_SANDBOX_ID`` in its environment, by which it is found when the
-sandbox ends.
+Each sandbox has a folder under ``SANDBOX_DIR`` with its data and three files: ``run.json`` (the handle of the newest
+run), ``stopped`` (the id of the run that was stopped on purpose) and ``exit.json`` (the exit status of a run). Every
+process that the agent starts inherits the environment variable ``OH_SANDBOX_ID``, by which the provider finds the
+process when the sandbox ends.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ PROBE_SECONDS = 1.0
 LOG_MAX_BYTES, LOG_TAIL_BYTES = 20 * 1024 * 1024, 256 * 1024
 NEEDED_MEGABYTES = 100
 PORTS = range(20_000, 32_000)
-"""Below the ranges from which operating systems take ports for outgoing connections."""
+"""The ports for engines, below the ranges from which operating systems take ports for outgoing connections."""
 SOCKET_PATH_MAX = 103
 """The longest path of a Unix socket in bytes, on macOS; Linux allows four bytes more."""
 GIT_CONFIG = """\
@@ -66,7 +66,7 @@ _CONTROL_CHARACTERS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x1f\x7f]")
 
 
 class ProcessProvider:
-    """A provider that runs one engine process per sandbox, on a port of the loopback interface."""
+    """A provider that runs one engine process for each sandbox, on a port of the loopback interface."""
 
     def start(self, spec: SandboxSpec) -> Handle:
         return self._start(spec, settings.SANDBOX_DIR / spec.sandbox_id.hex)
@@ -111,15 +111,16 @@ class ProcessProvider:
             self._end(folder, handle, 0)
             trash = folder.with_name(f"{folder.name}.removed")
             with contextlib.suppress(FileNotFoundError):
-                folder.rename(trash)  # no other process sees a half-deleted sandbox
+                # Rename first, so that no other process sees a half-deleted sandbox.
+                folder.rename(trash)
             for path in (trash, folder, Path(_tmux_folder(folder))):
                 _remove(path)
             lock.unlink(missing_ok=True)
 
     def copy_workspace(self, source: Handle, target: Handle) -> bool:
-        """Copy a sandbox's project over another's; return False if the source has no project.
+        """Copy the project folder of one sandbox into another sandbox. Return False if the source has no project.
 
-        Symbolic links stay links; sockets and pipes are skipped.
+        Symbolic links stay links. Sockets and pipes are skipped.
         """
         source_folder, target_folder = _folder(source), _folder(target)
         if not source_folder or not target_folder or not (source_folder / "project").is_dir():
@@ -159,14 +160,15 @@ class ProcessProvider:
             raise _explain(error, folder) from error
 
     def _end(self, folder: Path, handle: Handle, grace_seconds: float) -> None:
-        """End the engine, then all remaining processes of the sandbox. The caller holds the folder's lock."""
+        """End the engine, then all other processes of the sandbox. The caller holds the folder's lock."""
+        # The handle may belong to an older run than the newest run in the file.
         runs = [run for run in (_read(folder / "run.json"), handle) if run]
-        # Written first, so that inspect() reports the end of this run as a stop, not as a failure.
+        # Write `stopped` first, so that `inspect` reports the end of this run as a stop and not as a failure.
         for run in runs[:1]:
             with contextlib.suppress(FileNotFoundError):
                 _write(folder / "stopped", {"run": run["run"]})
         engines = [process for run in runs if (process := _find_engine(run))]
-        # Collected before the engine ends: its children are found through it.
+        # Collect the processes before the engine ends, because its children are found through the engine.
         members = _members(folder.name, engines)
         deadline = time.monotonic() + grace_seconds
         if grace_seconds:
@@ -174,7 +176,7 @@ class ProcessProvider:
         while time.monotonic() < deadline and any(_find_engine(run) for run in runs):
             time.sleep(0.05)
         _kill_tmux(_tmux_folder(folder))
-        # Repeated, because a process may start another one while it is being killed.
+        # Repeat, because a process may start another process while it is being killed.
         for _ in range(20):
             members = {process for process in members if _runs(process)} | _members(folder.name, [])
             if not members:
@@ -199,9 +201,8 @@ def _launch(spec: SandboxSpec, folder: Path) -> Handle:
         (folder / name).unlink(missing_ok=True)
     log = folder / "engine.log"
     _trim_log(log, at_start=True)
-    # Started by the interpreter instead of bin/agent-server: the first line of that script holds a
-    # path that may be too long for the system. -P keeps files of the project from shadowing the
-    # engine's modules.
+    # Use the interpreter instead of the script bin/agent-server, whose first line contains a path that may be too long
+    # for the system. With -P, files of the project cannot shadow the engine's modules.
     command = [str(settings.ENGINE_DIR / "bin" / "python"), "-P", "-m", MODULE]
     with open(log, "ab", opener=_open_private) as output:
         child = subprocess.Popen(
@@ -234,16 +235,16 @@ def _launch(spec: SandboxSpec, folder: Path) -> Handle:
 
 
 def _reap(child: "subprocess.Popen[bytes]", folder: Path, run: str) -> None:
-    """Wait for the child's end and store its exit status, so no zombie stays and every server process can read it."""
+    """Wait for the engine's end, so that no zombie remains, and store the exit status for all server processes."""
     status = child.wait()
     with contextlib.suppress(OSError):
         _write(folder / "exit.json", {"run": run, "status": status})
 
 
 def _environment(spec: SandboxSpec, folder: Path, *, tmux: str, run: str) -> dict[str, str]:
-    """Return the environment of the engine.
+    """Return the environment variables of the engine.
 
-    Built from nothing, so that no secret, proxy or setting of this server reaches the agent.
+    No variable of this server is inherited, so no secret, proxy or setting of this server reaches the agent.
     """
     home = folder / "home"
     return {
@@ -285,7 +286,7 @@ def _user() -> str:
 
 
 def _search_path() -> str:
-    """Return this process's search path without our own virtual environment, and with the system's folders."""
+    """Return this process's search path without the server's virtual environment, and with the system's folders."""
     own = {str(Path(sys.prefix) / "bin"), str(Path(sys.executable).parent)}
     inherited = [path for path in os.environ.get("PATH", "").split(os.pathsep) if path]
     standard = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"]
@@ -295,10 +296,10 @@ def _search_path() -> str:
 
 
 def _free_port() -> int:
-    """Return a free port. The engine cannot report a port that it chooses itself, so one is chosen for it.
+    """Return a free port for the engine, which could not report a port that it chose itself.
 
-    If another program takes the port before the engine does, the engine ends, ``inspect`` reports the
-    failure, and the next start chooses another port.
+    If another program takes the port first, the engine ends, ``inspect`` reports the failure, and the next start
+    chooses another port.
     """
     for port in random.sample(PORTS, 50):
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -319,9 +320,9 @@ def _make_folders(folder: Path) -> None:
 
 
 def _tmux_folder(folder: Path) -> str:
-    """Return the folder of the terminals' sockets: the same in every run, and short enough for a socket's path.
+    """Return the folder for the sockets of the agent's terminals, which is the same in every run.
 
-    That is the sandbox's own folder, or a folder in /tmp if the path would be too long.
+    It is inside the sandbox's folder, or in /tmp if the path of a socket would be too long.
     """
     inside = folder / "tmux"
     longest = f"{os.path.realpath(inside)}/tmux-{os.getuid()}/openhands-{'0' * 32}"
@@ -363,9 +364,9 @@ def _explain(error: OSError, folder: Path) -> SandboxUnavailable:
 
 
 def _find_engine(handle: Handle) -> psutil.Process | None:
-    """Return the engine process of a run, or None if it does not run.
+    """Return the engine process of a run, or None if the engine is not running.
 
-    The pid alone is not enough: it may belong to another process by now.
+    The process id alone is not enough, because it may belong to another process by now.
     """
     try:
         process = psutil.Process(handle["pid"])
@@ -378,15 +379,15 @@ def _find_engine(handle: Handle) -> psutil.Process | None:
         if environment and command:
             is_same_run = environment.get("OH_SANDBOX_RUN") == handle["run"]
             return process if is_same_run and MODULE in command else None
-        # The process is not readable for us, or in the middle of an exec, when nothing can be read.
-        # Its start time is only the second choice: it depends on a clock that may be changed.
+        # The process cannot be read: it belongs to another user, or is in the middle of an exec. Compare its start time
+        # instead, which is less reliable because the clock may have been changed.
         return process if abs(process.create_time() - handle["created"]) < 2 else None
     except (psutil.Error, KeyError):
         return None
 
 
 def _listens(process: psutil.Process, port: int) -> bool:
-    """Return whether this process listens on the port: another program may have taken the port first."""
+    """Return whether this process listens on the port. Another program may have taken the port first."""
     try:
         sockets = process.net_connections("tcp")
         return any(s.laddr.port == port for s in sockets if s.status == psutil.CONN_LISTEN)
@@ -425,7 +426,7 @@ def _describe_end(folder: Path, run: str) -> tuple[State, str]:
 
 
 def _exit_status(folder: Path, run: str) -> int | None:
-    """Return the exit status of a run; None if the server process that started it ended first."""
+    """Return the exit status of a run, or None if the server process that started the run ended first."""
     for _ in range(10):
         ending = _read(folder / "exit.json")
         if ending.get("run") == run:
@@ -436,7 +437,7 @@ def _exit_status(folder: Path, run: str) -> int | None:
 
 
 def _find_last_line(log: Path) -> str:
-    """Return the last line of the log that looks like a problem, else the last line."""
+    """Return the last line of the log that looks like a problem, or else the last line."""
     lines = [line for raw in _read_tail(log).splitlines() if (line := _parse_line(raw))]
     problems = [line for line in lines[-40:] if _TROUBLE.search(line)]
     return (problems or lines or [""])[-1][:300]
@@ -461,9 +462,9 @@ def _read_tail(log: Path) -> bytes:
 
 
 def _trim_log(log: Path, *, at_start: bool = False) -> None:
-    """Cut a large log down to its tail; with ``at_start`` any log that is longer than the tail.
+    """Cut a large log down to its tail. With ``at_start``, cut any log that is longer than the tail.
 
-    The engine writes in append mode (O_APPEND), so it continues at the new end.
+    The engine writes in append mode (O_APPEND), so it continues at the new end of the file.
     """
     with contextlib.suppress(OSError):
         size = log.stat().st_size
@@ -478,10 +479,10 @@ def _trim_log(log: Path, *, at_start: bool = False) -> None:
 
 
 def _members(name: str, engines: Iterable[psutil.Process]) -> set[psutil.Process]:
-    """Return all processes of a sandbox.
+    """Return all processes of a sandbox, whose id is ``name``.
 
-    These are its engines, the processes with its ``OH_SANDBOX_ID`` or in an engine's session, and all their
-    children.
+    These are the engines, the processes with the sandbox's ``OH_SANDBOX_ID`` or in the session of an engine, and all
+    descendants of these processes.
     """
     roots = {process.pid for process in engines}
     members: dict[int, psutil.Process] = {}
@@ -491,6 +492,7 @@ def _members(name: str, engines: Iterable[psutil.Process]) -> set[psutil.Process
             children.setdefault(process.ppid(), []).append(process)
             if process.pid in roots or _is_marked(process, name) or os.getsid(process.pid) in roots:
                 members[process.pid] = process
+    # Add the descendants, generation by generation.
     queue = list(members)
     while queue:
         for child in children.get(queue.pop(), []):
@@ -524,7 +526,7 @@ def _signal(processes: Iterable[psutil.Process], number: int) -> None:
 def _kill_tmux(folder: str) -> None:
     """End the sandbox's terminals and remove their sockets.
 
-    tmux servers are daemons that outlive the engine, and a killed server leaves its socket behind.
+    tmux servers are daemons, which outlive the engine, and a killed tmux server leaves its socket behind.
     """
     tmux = shutil.which("tmux")
     for path in Path(folder).glob("tmux-*/*"):
@@ -537,9 +539,9 @@ def _kill_tmux(folder: str) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder, also with unwritable folders in it.
+    """Remove a folder, even if folders in it are not writable.
 
-    Retried, because processes may still create files in it.
+    Retry several times, because processes may still create files in the folder.
     """
     for _ in range(5):
         shutil.rmtree(path, ignore_errors=True)
@@ -558,9 +560,9 @@ def _remove(path: Path) -> None:
 
 
 def _folder(handle: Handle) -> Path | None:
-    """Return the sandbox's folder, or None if the handle names no valid folder.
+    """Return the sandbox's folder, or None if the handle contains no valid folder.
 
-    The path must end in the sandbox's id, because the folder may be deleted.
+    The path must end in the sandbox's id. This check protects other folders, because callers may delete the result.
     """
     name, path = handle.get("sandbox"), handle.get("dir")
     if (
@@ -575,13 +577,13 @@ def _folder(handle: Handle) -> Path | None:
 
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[Path]:
-    """Lock a sandbox against other processes; the operating system releases the lock if its holder dies."""
+    """Lock a sandbox against other processes. The operating system releases the lock if this process dies."""
     path = folder.parent / ".locks" / folder.name
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:
         with open(path, "a", opener=_open_private) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # The previous holder may have deleted the lock file with the sandbox; then this lock
+            # The previous holder of the lock may have deleted the lock file with the sandbox. A lock on a deleted file
             # protects nothing, so try again.
             with contextlib.suppress(FileNotFoundError):
                 if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
@@ -602,7 +604,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
-    # Written aside and renamed, so that a reader never sees half a file.
+    # Write to another file and rename it, so that a reader never sees half a file.
     partial = path.with_name(f"{path.name}.{threading.get_ident()}.partial")
     partial.write_text(json.dumps(value))
     partial.replace(path)

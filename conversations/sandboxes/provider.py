@@ -1,7 +1,7 @@
-"""The interface of sandbox providers, whatever technology runs the sandboxes.
+"""The interface of sandbox providers. A provider starts, inspects and stops sandboxes with one technology.
 
-A provider never touches the database. It receives a ``SandboxSpec`` and returns a ``Handle``, the JSON that
-is stored to find the sandbox again; ``inspect`` returns the sandbox's current state.
+A provider never uses the database. It receives a ``SandboxSpec`` and returns a ``Handle``: JSON that the caller stores
+so that the provider can find the sandbox again.
 """
 
 import enum
@@ -13,7 +13,7 @@ from uuid import UUID
 from lib.problems import Problem
 
 Handle: TypeAlias = dict[str, Any]
-"""The JSON by which a provider finds a sandbox again. It holds no secrets, and only the provider reads it."""
+"""The JSON by which a provider finds a sandbox again. It contains no secrets, and only the provider reads it."""
 
 
 class State(str, enum.Enum):
@@ -28,11 +28,10 @@ class State(str, enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """The data that a provider receives about a sandbox that it starts.
+    """The data that a provider needs to start a sandbox.
 
-    ``session_key`` authenticates calls to the engine's API. ``secret_key`` encrypts the engine's files and
-    must be the same for all runs of the sandbox. ``gateway_url`` is the address at which the sandbox
-    reaches this server.
+    ``session_key`` authenticates requests to the engine's API. ``secret_key`` encrypts the engine's files and must be
+    the same for all runs of the sandbox. ``gateway_url`` is the URL of this server for the sandbox.
     """
 
     sandbox_id: UUID
@@ -43,10 +42,10 @@ class SandboxSpec:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The current state of a sandbox. ``base_url`` is empty unless an engine may respond there (starting, running).
+    """The current state of a sandbox.
 
-    ``workspace`` is the path of the project's folder inside the sandbox; ``detail`` is a sentence for the
-    sandbox's owner.
+    ``base_url`` is the URL of the engine, or empty if the sandbox is neither starting nor running. ``workspace`` is the
+    path of the project's folder inside the sandbox. ``detail`` is a sentence for the sandbox's owner.
     """
 
     state: State
@@ -56,61 +55,60 @@ class Observed:
 
 
 class SandboxUnavailable(Problem):
-    """The provider cannot start this sandbox now; the sentence says what to do."""
+    """The provider cannot start this sandbox now. The detail says what to do."""
 
     status = 503
     code = "sandbox-unavailable"
     sentence = "A sandbox cannot be started now. Try again later."
     is_permanent: ClassVar[bool] = False
-    """Whether retries are useless because a person must change something first."""
+    """Whether a retry cannot succeed before a person changes something."""
 
 
 class SandboxImpossible(SandboxUnavailable):
-    """Sandboxes cannot be started until an operator changes something, so retries are useless."""
+    """The sandbox cannot be started until a person changes something, so it is not retried."""
 
     code = "sandbox-impossible"
     is_permanent = True
 
 
 class SandboxNotYet(SandboxUnavailable):
-    """A requirement of sandboxes, such as the engine, is being installed; a later retry will succeed."""
+    """A requirement of the sandbox, such as the engine, is being installed. Retry later."""
 
     code = "sandbox-not-yet"
 
 
 class SandboxProvider(Protocol):
-    """The interface of a provider. Every call is safe to repeat, from any process of this server."""
+    """The interface of a provider. Every method is safe to repeat, from any process of this server."""
 
     def start(self, spec: SandboxSpec) -> Handle:
-        """Start a sandbox and return its handle without waiting for its engine; ``inspect`` shows when it is ready.
+        """Start a sandbox and return its handle, without waiting until the engine is ready (see ``inspect``).
 
-        Idempotent per sandbox id: the handle of a running sandbox is returned, also if an earlier caller
-        died before it could store the handle. Data of an earlier run is kept and used. Raises
-        ``SandboxUnavailable``.
+        If the sandbox is running already, return its handle, so that a caller can retry if it died before it stored the
+        handle. The data of an earlier run is kept and used. Raise ``SandboxUnavailable``.
         """
         ...
 
     def find(self, sandbox_id: UUID) -> Handle:
-        """Return the handle of a sandbox whose ``start`` was never recorded; ``{}`` if there is no such sandbox."""
+        """Return the handle of a sandbox whose caller died before it stored the handle; ``{}`` if none was started."""
         ...
 
     def inspect(self, handle: Handle) -> Observed:
-        """Return the current state. Takes about a second at most; never raises for a sandbox that is gone."""
+        """Return the current state within about a second. For a sandbox that no longer exists, it is ``MISSING``."""
         ...
 
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
-        """End all processes of the sandbox, wait for their end, and keep the data. Safe to repeat.
+        """End all processes of the sandbox and wait for their end. The data is kept. Safe to repeat.
 
-        The engine gets ``grace_seconds`` to finish (it waits for a running tool) and is then killed.
+        The engine, which waits for a running tool, has ``grace_seconds`` to finish. Then it is killed.
         """
         ...
 
     def resume(self, spec: SandboxSpec, handle: Handle) -> Handle:
-        """Start a stopped sandbox again with its data; its address may change. Idempotent like ``start``."""
+        """Start a stopped sandbox again with its data, like ``start``. The URL of its engine may change."""
         ...
 
     def destroy(self, handle: Handle) -> None:
-        """End the sandbox and delete its data permanently. Idempotent."""
+        """End the sandbox and delete its data permanently. Safe to repeat."""
         ...
 
 
@@ -119,7 +117,7 @@ _instances: dict[str, SandboxProvider] = {}
 
 
 def get_provider(name: str) -> SandboxProvider:
-    """Return the provider with this name. Raises ``SandboxImpossible`` if there is no such provider."""
+    """Return the provider with this name. Raise ``SandboxImpossible`` if no provider has this name."""
     if name not in _instances:
         if name not in _PROVIDERS:
             raise SandboxImpossible(

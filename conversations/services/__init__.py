@@ -1,4 +1,4 @@
-"""The operations on conversations. All are safe under concurrency. Docstrings mark those that are safe to repeat."""
+"""The operations on conversations. All may run concurrently. A docstring says if an operation is safe to repeat."""
 
 from conversations.services.agent_runs import interrupt, interrupt_agent, resume, run_agent
 from conversations.services.batched_ingestion import Batch, ingest_together

@@ -13,9 +13,9 @@ from conversations.services.delivery import keep_running, lock_conversation
 from conversations.services.state import is_up, request_start, require_agent
 
 NO_SLOT = 429
-"""The status with which the engine refuses a run when all of its run slots are taken."""
+"""The HTTP status with which the engine refuses a run while all of its run slots are in use."""
 STOPPED_MIDWAY = ("paused", "error", "stuck")
-"""The engine's states of an agent that has unfinished work."""
+"""The engine's states of an agent that stopped in the middle of its work."""
 
 
 @transaction.atomic
@@ -42,7 +42,7 @@ def interrupt_agent(*, conversation_id: UUID) -> None:
 
 @transaction.atomic
 def resume(*, conversation_id: UUID) -> None:
-    """Wake a sleeping sandbox and queue a run of an agent that was stopped or failed. Safe to repeat."""
+    """Start a stopped sandbox, and queue a run of an agent that was stopped or failed. Safe to repeat."""
     conversation = lock_conversation(conversation_id)
     if conversation is None:
         return

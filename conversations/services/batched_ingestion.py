@@ -1,4 +1,4 @@
-"""Append the events of many conversations in one statement, so that a busy manager commits less often."""
+"""Ingestion of the events of many conversations in one SQL statement, so that a busy manager commits less often."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from conversations.services.ingestion import USE_SECONDS, build_event, is_plain
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Frames of one conversation's engine in order, with the generation of the lease under which they were read."""
+    """Frames of one conversation's engine in order, with the lease generation under which they were read."""
 
     conversation_id: UUID
     generation: int
@@ -28,8 +28,8 @@ class Batch:
 def ingest_together(*, batches: Sequence[Batch]) -> set[UUID]:
     """Append the batches that contain only new events in one statement; return the ids of the conversations stored.
 
-    At most one batch for each conversation. Nothing is stored of any other batch: pass it to ``ingest_events``, which
-    stores it or raises an error that says why it cannot be stored.
+    ``batches`` may contain only one batch for each conversation. Each other batch is not stored at all: pass it to
+    ``ingest_events``, which stores the batch or raises the reason.
     """
     # Only `ingest_events` removes secrets from events, so batches of conversations with secrets go there.
     plain = [
@@ -63,6 +63,6 @@ def ingest_together(*, batches: Sequence[Batch]) -> set[UUID]:
             if used:
                 Sandbox.objects.filter(pk__in=used).update(active_at=now)
     except IntegrityError:
-        # One log already contains an event id. PostgreSQL does not say which, so no batch is stored here.
+        # A log already contains one of the event ids. PostgreSQL does not say which log, so store no batch here.
         return set()
     return {key for key, *_ in stored}

@@ -23,7 +23,7 @@ RESTARTED_REASON = (
 
 
 class NotWaiting(Problem):
-    """The agent waits for no answer, or it waits for the answer to a different question."""
+    """The agent is not waiting for an answer, or it is waiting for the answer to a different question."""
 
     status = 409
     code = "not-waiting"
@@ -36,10 +36,11 @@ class NotWaiting(Problem):
 def answer_confirmation(
     *, conversation_id: UUID, accept: bool, reason: str = "", asked_seq: int | None = None
 ) -> Event:
-    """Record the user's answer to the open question, queue it for the engine and return its event.
+    """Append the user's answer to the log, queue the answer for the engine and return its event.
 
-    ``asked_seq`` (a field of the record) names the question that the user saw. Raise ``NotWaiting`` if that question
-    was already answered or a different one is open. So a double click approves one action and never the next.
+    ``asked_seq`` (a field of the conversation's record) is the seq of the question that the user saw. Raise
+    ``NotWaiting`` if that question was already answered or a different question is open. So a double click approves
+    one action and never the next.
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     is_waiting = (
@@ -47,6 +48,7 @@ def answer_confirmation(
     )
     if not is_waiting or conversation.asked_seq is None or conversation.asked_in_run is None:
         raise NotWaiting
+    # Clients that do not send `asked_seq` answer the question that is open now.
     if asked_seq not in (None, conversation.asked_seq):
         raise NotWaiting
     answer = {"accept": accept, "reason": reason, "asked_seq": conversation.asked_seq}
@@ -78,10 +80,10 @@ def answer_confirmation(
 
 
 def deliver_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in_run: int) -> None:
-    """Send an answer to the engine if it still waits for it. Safe to repeat.
+    """Send an answer to the engine if its question is still open. Safe to repeat.
 
-    If the engine was restarted since it asked, send an approval as a rejection, so that the agent asks again. Raise
-    ``EngineUnreachable`` if the engine does not answer or is still starting, so that the job is retried.
+    If the engine was restarted after the question, an approval is sent as a rejection, so that the agent asks again.
+    Raise ``EngineUnreachable`` if the engine does not answer or is still starting, so that the job is retried.
     """
     conversation = Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
     if conversation is None or conversation.sandbox is None or conversation.deleted_at:
@@ -90,9 +92,8 @@ def deliver_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in
         raise EngineUnreachable("the sandbox is not up yet")
     client = EngineClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
     state = client.get_conversation(conversation_id)
-    if (
-        state is None
-    ):  # a single 404 from the engine does not mean that the conversation was deleted
+    if state is None:
+        # A single 404 from the engine does not mean that the conversation was deleted.
         raise EngineUnreachable("the engine does not know the conversation yet")
     status = state.get("execution_status")
     is_same_run = conversation.sandbox.run == asked_in_run
@@ -105,15 +106,18 @@ def deliver_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in
             conversation_id, accept=accept and is_same_run, reason=reason_sent
         )
     elif status != "idle":
-        # `idle` means that an earlier attempt of this job was killed after it rejected the action.
+        # The question is closed. Only if the agent is idle, continue below: an earlier attempt of this job was killed
+        # after it sent a rejection.
         return
     if not is_same_run:
         # Selecting the last event rebuilds the model's history after the restart.
         leaf = (client.get_conversation(conversation_id) or {}).get("leaf_event_id")
         if leaf:
             client.navigate(conversation_id, event_id=leaf)
-    # The engine runs by itself after an approval and stays idle after a rejection.
-    if (not is_same_run) if accept else reason:
+    # After an approval the engine runs by itself. After a rejection it stays idle, so run it if the user gave a reason
+    # or if the rejection was sent in place of an approval.
+    must_run = not is_same_run if accept else bool(reason)
+    if must_run:
         _run_agent(client, conversation_id)
 
 

@@ -1,4 +1,4 @@
-"""Delivery of messages to the agent, in order and at most once. It runs in a worker."""
+"""Delivery of messages to the agent's engine, in order and at most once. Workers call these functions."""
 
 import time
 from uuid import UUID
@@ -31,9 +31,9 @@ SERVER_ERROR = 500
 def deliver_messages(*, conversation_id: UUID) -> None:
     """Send the conversation's open messages to its agent, oldest first. Safe to repeat, and safe to kill at any point.
 
-    Return with messages still open when a later event queues the delivery again: the end of a start, the answer to
-    a confirmation question, or the end of a run under a confirmation policy. Raise ``EngineUnreachable`` if the engine
-    does not answer, so that the job is retried.
+    Messages stay open if the sandbox must be started first, if the agent waits for an answer, or if it is busy under a
+    confirmation policy. The end of the start, the answer or the end of the run then queues the delivery again. Raise
+    ``EngineUnreachable`` if the engine does not answer, so that the job is retried.
     """
     while True:
         with transaction.atomic():
@@ -49,7 +49,8 @@ def deliver_messages(*, conversation_id: UUID) -> None:
             if not was_sent_before:
                 if _must_hold(conversation):
                     return
-                # Commit the attempt before sending. A worker that finds `SENDING` looks for the message first.
+                # Commit the attempt before sending. If this worker is killed, the next worker finds `SENDING` and
+                # looks for the message in the engine's log first.
                 message.status = OutgoingMessage.Status.SENDING
                 message.engine_mark = conversation.engine_seq
                 message.attempts += 1
@@ -83,33 +84,33 @@ def keep_running(sandbox: Sandbox) -> None:
 
 
 def _is_current_attempt(message: OutgoingMessage) -> bool:
-    """Return whether no other worker took over the delivery, as happens if this worker was stalled for too long."""
+    """Return False if another worker took over the delivery because this worker stalled for too long."""
     rows = OutgoingMessage.objects.filter(pk=message.pk, attempts=message.attempts)
     return rows.filter(status=OutgoingMessage.Status.SENDING).exists()
 
 
 def _must_hold(conversation: Conversation) -> bool:
     """Return whether sending a message now could approve an action without the user's consent."""
-    # The engine treats a message with `run` as the approval of its open question. Under a confirmation policy a
-    # busy agent may ask at any moment, so messages wait for the end of its run.
+    # The engine treats a message with `run` as an approval of its open question. Under a confirmation policy, a busy
+    # agent may ask a question at any moment, so messages wait until the agent's run ends.
     if conversation.execution_status == Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION:
         return True
     return conversation.may_ask and conversation.execution_status in Conversation.BUSY
 
 
 def mark_agent_busy(conversation: Conversation) -> None:
-    """Set the agent's status to running, under a confirmation policy, before something is sent to the engine.
+    """Under a confirmation policy, set the agent's status to running before a message or an answer is sent.
 
     The caller holds the row's lock.
     """
-    # The engine reports the new status a little later. Without this, a second message could be sent in the
-    # meantime and approve the question that the first message leads to.
+    # The engine reports the new status a little later. If the status did not change now, a second message could be sent
+    # in the meantime, and would approve the question that the first message leads to.
     if conversation.may_ask:
         change_fields(conversation, execution_status=Conversation.ExecutionStatus.RUNNING)
 
 
 def clear_agent_busy(conversation: Conversation) -> None:
-    """Undo ``mark_agent_busy`` after the engine did not get the message. The caller holds the row's lock."""
+    """Undo ``mark_agent_busy`` because the engine did not receive the message. The caller holds the row's lock."""
     is_marked = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
     if conversation.may_ask and is_marked:
         change_fields(conversation, execution_status=Conversation.ExecutionStatus.IDLE)
@@ -117,8 +118,8 @@ def clear_agent_busy(conversation: Conversation) -> None:
 
 def _await_follower(conversation_id: UUID, run: int) -> None:
     """Wait up to three seconds until a manager follows this run of the engine."""
-    # A new socket gets its first frame only when the agent's current step ends. So the manager must connect
-    # before the message is sent, or the first step is not shown live.
+    # The engine sends the first frame to a new socket only when the agent's current step ends. If the manager connected
+    # after the message was sent, users would not see the first step live.
     deadline = time.monotonic() + FOLLOWER_WAIT_SECONDS
     while time.monotonic() < deadline:
         if Lease.objects.filter(conversation_id=conversation_id, following_run=run).exists():
@@ -135,15 +136,17 @@ def _send(client: EngineClient, conversation_id: UUID, message: OutgoingMessage)
         if not error.maybe_done:
             _reopen(message)
         raise
-    except EngineMissing as error:  # a single 404 does not mean that the conversation was deleted
+    except EngineMissing as error:
+        # A single 404 does not mean that the conversation was deleted, so retry.
         _reopen(message)
         raise EngineUnreachable(str(error)) from error
     except EngineRefused as error:
-        # After a server error the engine may have stored the message, so the next attempt looks for it first.
+        # After a server error the engine may have stored the message, so the next attempt looks in its log first.
         if error.status >= SERVER_ERROR:
             raise EngineUnreachable(str(error), maybe_done=True) from error
         _fail(message, error.detail)
         return
+    # The engine stored the message but has no free run slot, so a job must run the agent later.
     if not is_running:
         queue.run_agent(conversation_id, only_if_stopped=False)
     _mark_delivered(message)
@@ -187,9 +190,12 @@ def _fail(message: OutgoingMessage, error: str) -> None:
 def _confirm_delivery(
     client: EngineClient, conversation: Conversation, message: OutgoingMessage
 ) -> None:
-    """Look for a message with an unknown outcome in the engine's log. Mark it as delivered, or reopen it."""
-    # The engine has no idempotency key, so the log decides. A message that still waits for the engine's lock is
-    # not in the log yet. `barrier` waits for the same first-come-first-served lock (ADR 3).
+    """After an attempt with an unknown outcome, look for the message in the engine's log.
+
+    Mark the message as delivered, or reopen it if the log does not contain it.
+    """
+    # The engine has no idempotency key, so its log decides. A message that still waits for the engine's lock is not in
+    # the log yet, so `wait_for_messages` waits for the same first-come-first-served lock (ADR 3).
     client.wait_for_messages(conversation.pk)
     mark = message.engine_mark if message.engine_mark is not None else -1
     newest_known = Event.objects.filter(conversation=conversation, engine_seq=mark)

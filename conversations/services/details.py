@@ -16,7 +16,7 @@ from conversations.services.state import change_fields, is_up
 
 @transaction.atomic
 def set_tags(*, conversation_id: UUID, tags: Sequence[str]) -> Conversation:
-    """Replace a conversation's tags, dropping duplicates. Safe to repeat."""
+    """Replace a conversation's tags, without duplicates. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     change_fields(conversation, tags=sorted(set(tags)))
     return conversation
@@ -24,9 +24,9 @@ def set_tags(*, conversation_id: UUID, tags: Sequence[str]) -> Conversation:
 
 @transaction.atomic
 def set_archived(*, conversation_id: UUID, archived: bool) -> Conversation:
-    """Move a conversation into the archive or out of it. Safe to repeat.
+    """Move a conversation into the archive or out of the archive. Safe to repeat.
 
-    The default list leaves out archived conversations. Their agents, sandboxes and links keep working.
+    Archived conversations are left out of the default list. Their agents, sandboxes and links keep working.
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     if archived != (conversation.archived_at is not None):
@@ -48,8 +48,8 @@ def set_confirmation(
 ) -> Conversation:
     """Change the confirmation policy and the security analyzer, even while the agent works. Safe to repeat.
 
-    None leaves a value unchanged. A job sends the new values to a running engine; a sleeping engine gets them when
-    it wakes. A question that is already open stays open. Raise ``EnforcedSetting`` if the organization enforces a
+    None leaves a value unchanged. A job sends the new values to a running engine; a stopped engine gets them at its
+    next start. A question that is already open stays open. Raise ``EnforcedSetting`` if the organization enforces a
     different value.
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
@@ -65,7 +65,7 @@ def set_confirmation(
     if not changed:
         return conversation
     check_enforced(conversation, changed)
-    # Change the row before the engine: delivery decides by the row whether a message must wait.
+    # Change the row before the engine, because the delivery of messages reads the policy from the row.
     before = change_fields(conversation, **changed)
     queue.send_confirmation_settings(conversation_id)
     audit.record(
@@ -81,8 +81,8 @@ def set_confirmation(
 def send_confirmation_settings(*, conversation_id: UUID) -> None:
     """Send the conversation's confirmation policy and security analyzer to its engine. Safe to repeat.
 
-    Do nothing if the engine sleeps, because it gets both when it wakes. Raise ``EngineUnreachable`` if the engine does
-    not answer, so that the job is retried.
+    Do nothing if the engine is not running, because its next start sends both values. Raise ``EngineUnreachable`` if
+    the engine does not answer, so that the job is retried.
     """
     conversation = Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
     if conversation is None or conversation.deleted_at or conversation.sandbox is None:

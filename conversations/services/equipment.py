@@ -19,16 +19,16 @@ from conversations.models import Conversation, Sandbox
 
 SEARCH_URL = "https://mcp.tavily.com/mcp/"
 PUSH_INSTRUCTIONS = (
-    "Token of the Git host of this workspace's repository. To push, and to leave the token nowhere: "
+    "Token for the Git host of this workspace's repository. To push without storing the token, run: "
     "git -c credential.helper= -c credential.helper='!f() {{ echo username=x-access-token; "
     'echo "password=${name}"; }}; f\' push origin HEAD'
 )
 """The description of the Git host's token, which the agent reads. The engine passes a secret to a command only if the
-command contains its name, so the example command contains the name."""
+command contains the secret's name, so the example command contains the name."""
 
 
 def get_creator_settings(conversation: Conversation) -> user_settings.EffectiveSettings:
-    """Return the effective settings of a conversation's creator in its organization. Two queries."""
+    """Return the creator's effective settings in a conversation's organization. Runs two database queries."""
     return user_settings.effective_settings(
         user_id=conversation.created_by_id, organization_id=conversation.organization_id
     )
@@ -39,8 +39,8 @@ def choose_confirmation(
 ) -> tuple[str, str]:
     """Return the confirmation policy and the security analyzer of a new conversation.
 
-    The arguments are the requested values. None selects the value from the settings. A value that the organization
-    enforces overrides the request.
+    ``policy`` and ``analyzer`` are the requested values. None means the value from the settings. A value that the
+    organization enforces overrides the request.
     """
     if analyzer is None or effective.set_by["security_analyzer"] == user_settings.ENFORCED:
         analyzer = effective.values["security_analyzer"]
@@ -88,7 +88,7 @@ def build_start_options(effective: user_settings.EffectiveSettings) -> dict[str,
 
 
 def _mcp_servers(config: dict[str, list[Any]], search_api_key: str | None) -> dict[str, Any]:
-    """Return the MCP servers in the engine's form, by unique name."""
+    """Return a dict from a unique name to an MCP server in the engine's format."""
     servers: dict[str, Any] = {}
     for server in config.get("stdio_servers", []):
         servers[server["name"]] = {k: v for k, v in server.items() if k != "name"}
@@ -121,11 +121,11 @@ def _unused_name(servers: dict[str, Any], url: str) -> str:
 
 
 def build_secret_sources(conversation: Conversation) -> dict[str, Any]:
-    """Return references to the conversation's secrets in the engine's form, by name. They contain no secret values.
+    """Return a dict from secret name to a reference in the engine's format. References contain no secret values.
 
     If the conversation has a repository, the creator's token for its Git host is included, so that the agent can
-    push. A custom secret with the name of that token replaces it. Each call issues a new gateway token, unless there
-    are no secrets.
+    push. A custom secret with the same name replaces this token. If there are secrets, each call issues a new gateway
+    token.
     """
     # The sandbox fetches a value at each use, so that changed and deleted secrets take effect immediately and
     # every use is audited.
@@ -154,9 +154,9 @@ def build_secret_sources(conversation: Conversation) -> dict[str, Any]:
 
 
 def _find_git_token_name(conversation: Conversation) -> str | None:
-    """Return the secret name of the creator's token for the repository's Git host.
+    """Return the name under which the agent gets the creator's token for the repository's Git host.
 
-    Return None without a repository or a token.
+    Return None if the conversation has no repository or the creator has no token.
     """
     if not conversation.repository:
         return None
@@ -168,7 +168,7 @@ def _find_git_token_name(conversation: Conversation) -> str | None:
 
 
 def renew_secrets(conversation: Conversation, client: EngineClient) -> None:
-    """Send the current references to the conversation's secrets to an engine that woke up. Safe to repeat."""
+    """Send the current references to the conversation's secrets to a restarted engine. Safe to repeat."""
     if sources := build_secret_sources(conversation):
         client.set_secrets(conversation.pk, sources)
 
@@ -177,7 +177,7 @@ def reveal_secret(*, token: GatewayToken, name: str) -> str:
     """Return the value of a secret to the sandbox that sent its conversation's token, and record the use.
 
     Look for a custom secret first, then for the creator's token for the repository's Git host. Raise
-    ``UnknownSecret`` if there is neither, if the conversation was deleted, or if its sandbox should not be running.
+    ``UnknownSecret`` if neither exists, if the conversation was deleted, or if its sandbox should not be running.
     """
     conversation = Conversation.objects.filter(
         pk=token.conversation_id, deleted_at=None, sandbox__desired=Sandbox.Desired.RUNNING
@@ -220,6 +220,6 @@ def set_git_author(
 
 
 def find_owner(conversation_id: UUID) -> tuple[UUID, UUID] | None:
-    """Return the ids of the conversation's creator and organization, which never change, or None without a row."""
+    """Return the ids of a conversation's creator and organization (they never change), or None if it does not exist."""
     rows = Conversation.objects.filter(pk=conversation_id)
     return rows.values_list("created_by_id", "organization_id").first()

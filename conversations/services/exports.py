@@ -1,6 +1,6 @@
-"""Exports of a conversation's log as JSON, Markdown, or an HTML file that replays it.
+"""Exports of a conversation's log as JSON, Markdown, or an HTML file that replays the log.
 
-Logs are read in pages and exports are streamed, so that an export holds one page of events in memory.
+Logs are read in pages and exports are streamed, so an export needs memory for only one page of events.
 """
 
 import re
@@ -29,9 +29,10 @@ _FENCE = re.compile(r"`{3,}")
 
 
 def build_redactor(conversation: Conversation) -> Redactor:
-    """Return the redactor for texts of a conversation that people outside of it will read.
+    """Return a redactor for texts that leave the conversation, such as exports and public links.
 
-    It removes the secrets of its creator and organization, and everything in the form of a well-known kind of key.
+    The redactor removes the secrets of the conversation's creator and organization, and any string that looks like a
+    well-known type of key, such as a GitHub token.
     """
     return Redactor(
         custom_secrets.values_to_hide(
@@ -41,7 +42,7 @@ def build_redactor(conversation: Conversation) -> Redactor:
 
 
 def walk_log(*, conversation_id: UUID, through_seq: int, after: int = 0) -> Iterator[Event]:
-    """Yield the events after ``after`` up to and including ``through_seq``, in order. They are read in pages."""
+    """Yield the events after the seq ``after`` and up to ``through_seq``, in order. The database is read in pages."""
     last_seq = after
     while True:
         rows = Event.objects.filter(conversation_id=conversation_id, seq__gt=last_seq)
@@ -61,19 +62,20 @@ def export_trajectory(
     format: str,  # noqa: A002  (the API's parameter name)
     through_seq: int | None = None,
 ) -> Iterator[bytes]:
-    """Return the chunks of a file with the log up to ``through_seq`` (default: all), with secrets removed.
+    """Return the chunks of a file with the log up to ``through_seq`` (default: the whole log), without secrets.
 
     ``format`` is ``json`` (all events with their payloads), ``markdown`` or ``html`` (readable texts only). Events
     that are appended during the export are left out.
     """
     last = conversation.last_seq if through_seq is None else through_seq
     redactor = build_redactor(conversation)
+    # `replace`, because a log may contain lone surrogates, which UTF-8 cannot encode.
     writer = {"json": _json, "markdown": _markdown, "html": _html}[format]
     return (piece.encode("utf-8", "replace") for piece in writer(conversation, last, redactor))
 
 
 def describe_conversation(conversation: Conversation, redactor: Redactor) -> dict[str, Any]:
-    """Return the public facts of a conversation for exports and share links, with secrets removed from the title."""
+    """Return the facts about a conversation that exports and public links show, without secrets in the title."""
     repository = conversation.repository
     return {
         "id": str(conversation.pk),
@@ -100,7 +102,7 @@ def _json(conversation: Conversation, last: int, redactor: Redactor) -> Iterator
 
 
 def walk_story(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[StoryEntry]:
-    """Yield the log up to and including ``last`` as readable entries, with secrets removed."""
+    """Yield the events up to and including the seq ``last`` as readable entries, without secrets."""
     for event in walk_log(conversation_id=conversation.pk, through_seq=last):
         if entry := build_entry(event, redactor.json(event.payload)):
             yield entry
@@ -114,10 +116,11 @@ def _facts(conversation: Conversation) -> str:
 
 
 def _markdown(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[str]:
-    # A text cannot contain a fence longer than its own longest one, so no text is rendered as markup.
+    # Markdown characters in the title are escaped, and its line breaks removed: a heading is a single line.
     title = re.sub(r"([\\`*_{}\[\]<>#|!&])", r"\\\1", redactor.text(conversation.title))
     yield f"# {' '.join(title.split())}\n\n{_facts(conversation)}\n"
     for entry in walk_story(conversation, last, redactor):
+        # A fence that is longer than any run of backticks in the text, so that no text is rendered as markup.
         fence = "`" * max(3, 1 + max(map(len, _FENCE.findall(entry.text)), default=0))
         author = re.sub(r"[^\w .:-]", "", entry.author)
         risk = f", {entry.risk.lower()} risk" if entry.risk else ""

@@ -54,9 +54,9 @@ def save_feedback(
 def list_feedback(
     *, user: User, conversation: Conversation, seq: int | None = None
 ) -> list[Feedback]:
-    """Return a user's ratings of a conversation's events in the log's order, or of the event ``seq`` only.
+    """Return a user's ratings of a conversation's events, in the order of the log.
 
-    Raise ``NoSuchEvent`` if the conversation has no event with this ``seq``.
+    With ``seq``, return only the rating of that event. Raise ``NoSuchEvent`` if there is no event with this ``seq``.
     """
     if seq is not None and not Event.objects.filter(conversation=conversation, seq=seq).exists():
         raise NoSuchEvent

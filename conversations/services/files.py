@@ -1,4 +1,4 @@
-"""Access to the workspace's files through the sandbox's engine. Paths outside the workspace are rejected."""
+"""Access to the files of a workspace through the sandbox's engine. Paths outside the workspace are rejected."""
 
 import base64
 import io
@@ -23,8 +23,9 @@ from conversations.services.state import is_up
 from lib.problems import Problem, TooLarge
 
 MAX_ENTRIES = 2_000
-# File names may contain everything but NUL and "/", so records end in NUL. The output is sent as base64, because the
-# engine returns it as JSON text.
+# Shell commands that exit with `_OUTSIDE` (3) or `_MISSING` (4). `realpath` resolves symbolic links in the sandbox.
+# File names may contain every byte except NUL and "/", so a NUL ends each record: type, size, time of modification in
+# seconds, name. The output is sent as base64, because the engine returns it as JSON text.
 _LIST = (
     'set -e; p=$(realpath -e -- {path}); case "$p/" in {root}/*) ;; *) exit 3;; esac; '
     '[ -d "$p" ] || exit 4; cd -- "$p"; '
@@ -53,7 +54,7 @@ class NoSuchFile(Problem):
 
 
 class SandboxTrouble(Problem):
-    """The sandbox failed to carry out a file operation. The detail contains its error message."""
+    """The sandbox failed to carry out a file operation. The detail contains the sandbox's error message."""
 
     status = 502
     code = "sandbox-trouble"
@@ -62,7 +63,10 @@ class SandboxTrouble(Problem):
 
 @dataclass(frozen=True, slots=True)
 class DirectoryEntry:
-    """An entry of a folder. ``size`` is in bytes; ``path`` is relative to the workspace."""
+    """An entry of a folder.
+
+    ``path`` is relative to the workspace. ``type`` is ``file``, ``directory`` or ``link``. ``size`` is in bytes.
+    """
 
     name: str
     path: str
@@ -76,7 +80,7 @@ class DirectoryEntry:
 
 @contextmanager
 def _workspace(conversation_id: UUID) -> Iterator[tuple[EngineClient, str]]:
-    """Yield the engine's client and the workspace's root of a running sandbox.
+    """Yield a client for the engine of a running sandbox, and the path of the sandbox's workspace.
 
     Translate the engine's errors into ``SandboxNotRunning``, ``NoSuchFile`` or ``SandboxTrouble``.
     """
@@ -106,7 +110,7 @@ def resolve_path(root: str, path: str) -> str:
 
 def _resolve(client: EngineClient, root: str, path: str, *, must_exist: bool) -> str:
     """Return the absolute path with symbolic links resolved. Raise ``PathOutside`` if it leaves the workspace."""
-    # Only the sandbox can resolve its links; checking the text of the path is not enough.
+    # Checking the text of the path is not enough: only the sandbox can resolve its symbolic links.
     full = resolve_path(root, path)
     command = _INSIDE.format(
         path=shlex.quote(full), root=shlex.quote(root), flag="-e" if must_exist else "-m"
@@ -115,9 +119,11 @@ def _resolve(client: EngineClient, root: str, path: str, *, must_exist: bool) ->
     _raise_for(result.exit_code, result.stderr)
     try:
         return base64.b64decode(result.stdout).decode()
-    except UnicodeDecodeError as error:  # the engine's URLs cannot contain such a name
+    except (
+        UnicodeDecodeError
+    ) as error:  # the URL of a request to the engine cannot contain such a name
         raise NoSuchFile(
-            "The file's name is not valid UTF-8, so it cannot be opened here."
+            "The file's name is not valid UTF-8, so the file cannot be opened here."
         ) from error
 
 
@@ -163,7 +169,7 @@ def _entry(line: bytes, folder: str, root: str) -> DirectoryEntry:
 def read_file(*, conversation_id: UUID, path: str) -> Iterator[bytes]:
     """Return an iterator over a file's bytes in chunks.
 
-    Raise ``NoSuchFile``, ``PathOutside``, ``SandboxNotRunning`` or ``SandboxTrouble`` before it is returned.
+    Raise ``NoSuchFile``, ``PathOutside``, ``SandboxNotRunning`` or ``SandboxTrouble`` already before iteration.
     """
     with _workspace(conversation_id) as (client, root):
         chunks = client.download(_resolve(client, root, path, must_exist=True))
@@ -178,7 +184,9 @@ def write_file(*, conversation_id: UUID, path: str, content: bytes | IO[bytes]) 
     with _workspace(conversation_id) as (client, root):
         full = _resolve(client, root, path, must_exist=False)
         if full == root:
-            raise PathOutside("The path is the workspace itself. Enter the path of a file in it.")
+            raise PathOutside(
+                "The path is the workspace itself. Enter the path of a file inside the workspace."
+            )
         return client.upload(full, content)
 
 
@@ -193,7 +201,7 @@ def download_archive(*, conversation_id: UUID, format: str) -> Iterator[bytes]: 
 
 
 def _as_zip(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the chunks of a zip file with the contents of a tar.gz. Both are kept in temporary files, not in memory."""
+    """Yield the chunks of a zip file with the contents of a tar.gz. Temporary files are used instead of memory."""
     with tempfile.TemporaryFile() as packed, tempfile.TemporaryFile() as result:
         size = 0
         for chunk in chunks:
@@ -217,7 +225,7 @@ def _as_zip(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 def _copy(source: tarfile.TarFile, member: tarfile.TarInfo, target: zipfile.ZipFile) -> None:
     name = posixpath.normpath(member.name).lstrip("/")
-    # Links and special files are left out: they could lead outside the folder into which a zip is unpacked.
+    # Leave out links and special files: they could lead outside the folder into which the zip file is unpacked.
     if name.startswith("..") or not member.isfile():
         return
     # 315,532,800 is the start of 1980, the earliest time that a zip file can store.
@@ -243,7 +251,7 @@ def git_changes(*, conversation_id: UUID) -> list[dict[str, str]]:
 def git_diff(*, conversation_id: UUID, path: str) -> dict[str, Any]:
     """Return a file's text before and after its changes as ``{"path", "original", "modified"}``.
 
-    A text is None if the file did not exist. Raise ``PathOutside``, ``SandboxNotRunning`` or ``SandboxTrouble``.
+    A text is None if the file did not exist then. Raise ``PathOutside``, ``SandboxNotRunning`` or ``SandboxTrouble``.
     """
     with _workspace(conversation_id) as (client, root):
         diff = client.get_git_diff(_resolve(client, root, path, must_exist=False))

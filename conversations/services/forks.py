@@ -16,23 +16,21 @@ class NothingToFork(Problem):
 
     status = 409
     code = "nothing-to-fork"
-    sentence = (
-        "The agent has not completed a turn up to this event. Wait until it finishes, then fork."
-    )
+    sentence = "The agent has not completed a turn up to this event. Wait until the agent finishes, then fork."
 
 
 @transaction.atomic
 def fork_conversation(
     *, user: User, conversation: Conversation, through_seq: int | None = None
 ) -> Conversation:
-    """Create a conversation that belongs to the user and begins with a copy of another one.
+    """Create a fork: a conversation that belongs to the user and begins with a copy of another conversation's log.
 
-    The log is copied up to the last complete turn that ends at or before ``through_seq`` (default: the whole log). The
-    start of the fork's sandbox copies the current files, if the provider supports it. Each call creates another fork.
-    Raise ``NothingToFork`` if there is no complete turn.
+    The log is copied up to the last complete turn that ends at or before ``through_seq`` (default: the whole log). When
+    the fork's sandbox starts, the original's current files are copied if the sandbox provider supports that. Each call
+    creates another fork. Raise ``NothingToFork`` if there is no complete turn.
     """
-    # The engine can fork only inside one sandbox. A fork gets its own sandbox instead, and its agent gets the
-    # earlier events as text (ADR 9).
+    # The engine can fork a conversation only inside one sandbox. So a fork gets a new sandbox with a new conversation
+    # in its engine, and the agent gets the earlier events as text (ADR 9).
     last = conversation.last_seq if through_seq is None else through_seq
     ends = [t.through_seq for t in list_turns(conversation=conversation) if t.is_complete]
     end = max((seq for seq in ends if seq <= last), default=None)
@@ -53,6 +51,7 @@ def fork_conversation(
     )
     copy_log(conversation.pk, into=fork.pk, through_seq=end)
     fork.last_seq = fork.forked_seq = end
+    # Events that were pruned from the original are missing in the copy too.
     fork.pruned_seq = conversation.pruned_seq
     fork.save(update_fields=["last_seq", "forked_seq", "pruned_seq"])
     append_notice(

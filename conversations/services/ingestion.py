@@ -1,4 +1,8 @@
-"""Ingestion of the engine's events into our log: in order, exactly once, and fenced by the manager's lease."""
+"""Ingestion of the engine's events into the log, in order and exactly once.
+
+A conversation manager calls these functions with its lease generation (see ``leases``). A call with an older generation
+is rejected, so a manager that has lost its lease cannot write.
+"""
 
 import hashlib
 import itertools
@@ -39,11 +43,11 @@ READ_PAGE = 50
 USE_SECONDS = 10
 """The least time between two updates of a sandbox's last use. Idle time is counted in minutes."""
 PROJECTED = ("execution_status", "asked_seq", "asked_in_run")
-"""The fields of a conversation that follow from its events."""
+"""The fields of a conversation that are computed from its events."""
 
 
 class StaleLease(Problem):
-    """A manager wrote under a lease that it has lost, or the conversation was deleted."""
+    """A manager used a lease that it has lost, or the conversation was deleted."""
 
     status = 409
     code = "stale-lease"
@@ -51,12 +55,12 @@ class StaleLease(Problem):
 
 
 class LogGap(Exception):
-    """The frames do not continue the log. The reader must connect again and read after the last stored event."""
+    """The frames do not continue the log. The manager must reconnect and read after the last stored event."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineTarget:
-    """The engine to follow: its address and key, its run, and the index after which to read."""
+    """An engine to follow: its URL and key, the number of its run, and the index of the last stored event."""
 
     base_url: str
     session_key: str
@@ -65,9 +69,9 @@ class EngineTarget:
 
 
 def find_engine(*, conversation_id: UUID, generation: int) -> EngineTarget | None:
-    """Return a conversation's running engine, or None if there is none.
+    """Return the running engine of a conversation, or None if no engine is running.
 
-    Raise ``StaleLease`` if the generation is not current.
+    Raise ``StaleLease`` if the lease generation is not current.
     """
     conversation = (
         Conversation.objects.select_related("sandbox")
@@ -86,7 +90,7 @@ def find_engine(*, conversation_id: UUID, generation: int) -> EngineTarget | Non
 
 
 def _lock_under_lease(conversation_id: UUID, generation: int) -> Conversation:
-    """Lock a conversation and return it. Raise ``StaleLease`` if the generation is not current."""
+    """Lock a conversation and return it. Raise ``StaleLease`` if the lease generation is not current."""
     # Lock the lease too, so that no other manager claims it between this check and our commit.
     rows = Conversation.objects.select_for_update(of=("self", "lease"))
     conversation = (
@@ -102,8 +106,8 @@ def _lock_under_lease(conversation_id: UUID, generation: int) -> Conversation:
 def ingest_events(*, conversation_id: UUID, generation: int, frames: Sequence[Durable]) -> int:
     """Append the engine's events and return how many were new.
 
-    Safe to repeat: events that are already stored are skipped by their index. Raise ``StaleLease`` if the generation
-    is not current and ``LogGap`` if the frames do not continue the log; then nothing of the batch is stored.
+    Safe to repeat: frames whose index is already stored are skipped. Raise ``StaleLease`` if the lease generation is
+    not current, and ``LogGap`` if the frames do not continue the log. In both cases nothing is stored.
     """
     if _append_in_one_statement(conversation_id, generation, frames):
         return len(frames)
@@ -113,10 +117,10 @@ def ingest_events(*, conversation_id: UUID, generation: int, frames: Sequence[Du
 def _append_in_one_statement(
     conversation_id: UUID, generation: int, frames: Sequence[Durable]
 ) -> bool:
-    """Append a batch of new, plain events without reading first; return whether it was stored.
+    """Append a batch of new, plain events without reading the log first; return whether the batch was stored.
 
-    Nothing is stored if the batch changes more than the log, repeats an event, leaves a gap, or contains an event id
-    of the log.
+    Nothing is stored if the batch is not plain (see ``is_plain``), repeats an event, leaves a gap, or contains an event
+    id that is already in the log.
     """
     if not frames or not is_plain(frames):
         return False
@@ -136,7 +140,7 @@ def _append_in_one_statement(
 def is_plain(frames: Sequence[Durable]) -> bool:
     """Return whether the frames are consecutive, have distinct event ids and change nothing but the log.
 
-    Events that report the agent's state and echoes of user messages change other rows too.
+    Events that report the agent's state, and the engine's copies of user messages, change other rows too.
     """
     first = frames[0].seq
     if len({frame.event.event_id for frame in frames}) < len(frames):
@@ -152,7 +156,7 @@ def is_plain(frames: Sequence[Durable]) -> bool:
 def build_event(
     frame: Durable, event_id: str, redact: Callable[[str], str] | None = None
 ) -> NewEvent:
-    """Return the event to store for an engine's frame. ``redact`` removes secrets from its payload."""
+    """Return the event to store for an engine's frame. ``redact`` removes secrets from the payload."""
     event = frame.event
     payload = redact(event.payload) if redact else event.payload
     return NewEvent(event_id, event.kind, event.source, payload, frame.seq, event.time)
@@ -160,7 +164,7 @@ def build_event(
 
 @transaction.atomic
 def _append_under_lock(conversation_id: UUID, generation: int, frames: Sequence[Durable]) -> int:
-    """Append the new events of a batch of any kind under the row lock; return how many there were."""
+    """Append the new events of a batch, which need not be plain, under the row lock; return how many were new."""
     conversation = _lock_under_lease(conversation_id, generation)
     fresh = [frame for frame in frames if frame.seq > conversation.engine_seq]
     if not fresh:
@@ -180,7 +184,7 @@ def _append_under_lock(conversation_id: UUID, generation: int, frames: Sequence[
         used_ids.add(event_id)
         news.append(build_event(frame, event_id, redact))
     conversation.engine_seq = fresh[-1].seq
-    # Before the rows are appended: `_project` counts the events' `seq` from the old `last_seq`.
+    # Call `_project` before the rows are appended: it counts the seq of the events from the old `last_seq`.
     status = _project(conversation, fresh)
     conversation.append_rows(news, also_save=("engine_seq", *(PROJECTED if status else ())))
     _match_messages(conversation, fresh, news)
@@ -192,9 +196,9 @@ def _append_under_lock(conversation_id: UUID, generation: int, frames: Sequence[
 
 
 def read_log(*, conversation_id: UUID, generation: int, client: EngineClient) -> int:
-    """Append the engine's newer events, read in pages over REST, and return how many were new. Safe to repeat.
+    """Read the engine's newer events in pages over REST, append them and return how many were new. Safe to repeat.
 
-    This is for events that are too large for the engine's socket. Raise ``StaleLease``, ``LogGap`` or
+    Use this function for an event that is too large for the engine's socket. Raise ``StaleLease``, ``LogGap`` or
     ``EngineUnreachable``.
     """
     conversation = Conversation.objects.get(pk=conversation_id)
@@ -211,10 +215,10 @@ def read_log(*, conversation_id: UUID, generation: int, client: EngineClient) ->
 
 
 def _unused_id(frame: Durable, used_ids: set[str]) -> str:
-    """Return the engine's event id, or a derived id if the log already contains it."""
+    """Return the engine's event id, or a derived id if the log already contains the engine's id."""
     if frame.event.event_id not in used_ids:
         return frame.event.event_id
-    # A sandbox is not trusted and may send one id twice. Both events are kept.
+    # A sandbox is not trusted: it may send the same id for two events. Store both events.
     name = f"{frame.seq}:{frame.event.event_id}"
     return "x-" + hashlib.sha256(name.encode()).hexdigest()
 
@@ -223,7 +227,7 @@ def _match_messages(
     conversation: Conversation, frames: Sequence[Durable], events: Sequence[NewEvent]
 ) -> None:
     """Mark messages as delivered when the engine's log contains their text."""
-    # The engine does not return our message id, so match the oldest sent message with the same text (ADR 3).
+    # The engine's log does not contain our message id, so match the oldest sent message with the same text (ADR 3).
     for frame, event in zip(frames, events, strict=True):
         text = user_text(frame.event)
         if text is None:
@@ -240,9 +244,9 @@ def _match_messages(
 
 
 def _project(conversation: Conversation, frames: Sequence[Durable]) -> str | None:
-    """Set the row's fields to the newest agent state in the frames and return that state, or None without a state.
+    """Set the conversation's ``PROJECTED`` fields to the newest agent state that the frames report.
 
-    The caller saves the fields ``PROJECTED``.
+    Return that state, or None if no frame reports a state. The caller saves the fields.
     """
     newest = None
     for seq, frame in enumerate(frames, start=conversation.last_seq + 1):
@@ -255,7 +259,7 @@ def _project(conversation: Conversation, frames: Sequence[Durable]) -> str | Non
 
 def _is_transient_idle(conversation: Conversation, status: str) -> bool:
     """Return whether the status is the ``idle`` that the engine reports shortly before a requested run begins."""
-    # Storing it would release the next message before the run could ask its question (see `mark_agent_busy`).
+    # Storing `idle` would release the next message before the run could ask its question (see `mark_agent_busy`).
     # A run never ends with `idle`, so no real change is lost.
     is_marked_busy = conversation.execution_status == Conversation.ExecutionStatus.RUNNING
     return status == IDLE and is_marked_busy and conversation.may_ask
@@ -278,7 +282,7 @@ def _record_use(conversation: Conversation) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StateSnapshot:
-    """The state of a conversation before its engine is asked for the agent's state."""
+    """The state of a conversation at the time before its engine is asked for the agent's state."""
 
     last_seq: int
     execution_status: str
@@ -287,7 +291,7 @@ class StateSnapshot:
 
 
 def snapshot_state(*, conversation_id: UUID) -> StateSnapshot:
-    """Return a conversation's current state for ``observe_status``. Call it before the engine is asked.
+    """Return a conversation's current state for ``observe_status``. Call this function before asking the engine.
 
     Raise ``StaleLease`` if the conversation does not exist.
     """
@@ -295,7 +299,8 @@ def snapshot_state(*, conversation_id: UUID) -> StateSnapshot:
     row = rows.values_list("last_seq", "execution_status").first()
     if row is None:
         raise StaleLease
-    # Read the row before the queue: an answer that is given in between advances the log past `last_seq`.
+    # Read the row before the queue: an answer that arrives in between advances the log past `last_seq`, so
+    # `observe_status` notices it.
     return StateSnapshot(*row, is_answered=queue.is_queued("answer", conversation_id))
 
 
@@ -303,11 +308,11 @@ def snapshot_state(*, conversation_id: UUID) -> StateSnapshot:
 def observe_status(
     *, conversation_id: UUID, generation: int, status: str, as_of: StateSnapshot
 ) -> bool:
-    """Store a state that the engine returned to a request, for a change without an event, as after a restart.
+    """Store an agent state that the engine returned to a request.
 
-    ``as_of`` is the conversation's state before the request. Return False if the conversation changed since then:
-    the engine's state may be older than the change, so ask again. Raise ``StaleLease`` if the generation is not
-    current.
+    This finds changes that no event reports, for example after a restart. ``as_of`` is the conversation's state before
+    the request. Return False if the conversation changed since then: the engine's answer may be older than the change,
+    so ask the engine again. Raise ``StaleLease`` if the lease generation is not current.
     """
     conversation = _lock_under_lease(conversation_id, generation)
     if (conversation.last_seq, conversation.execution_status) != (
@@ -319,13 +324,13 @@ def observe_status(
         return True
     if _is_transient_idle(conversation, status) and _is_message_unechoed(conversation):
         return True
-    # The engine restarted with a question whose answer is queued but not delivered yet.
+    # The engine asks the question again after a restart, but the user's answer is queued already.
     if status == WAITING and as_of.is_answered:
         return True
     _set_status(conversation, status, conversation.last_seq)
     if status == WAITING:
-        # The question was asked in an earlier run. Run 0 never matches, so `deliver_answer` handles an approval
-        # as one that comes after a restart.
+        # The question was asked in an earlier run. Run 0 never exists, so `deliver_answer` handles an approval as an
+        # approval that comes after a restart.
         conversation.asked_in_run = 0
     conversation.updated_at = timezone.now()
     conversation.save(update_fields=[*PROJECTED, "updated_at"])
@@ -335,7 +340,7 @@ def observe_status(
 
 
 def _is_message_unechoed(conversation: Conversation) -> bool:
-    """Return whether a message was sent to the engine but is not yet in the part of its log that we have."""
+    """Return whether a message was sent to the engine, but the engine's event for it is not stored yet."""
     statuses = (OutgoingMessage.Status.SENDING, OutgoingMessage.Status.DELIVERED)
     return OutgoingMessage.objects.filter(
         conversation=conversation, status__in=statuses, engine_event_id=""
@@ -343,11 +348,11 @@ def _is_message_unechoed(conversation: Conversation) -> bool:
 
 
 def handle_unreachable_engine(*, conversation_id: UUID, generation: int) -> bool:
-    """Check an engine that does not answer. If it stopped, append a notice to the log and restart it if needed.
+    """Check an engine that does not answer. If the engine stopped, append a notice to the log and restart it if needed.
 
-    Return whether it stopped. The engine of a busy agent is restarted immediately, the engine of an idle agent with
-    the next message. After three crashes within ten minutes it is not restarted. Raise ``StaleLease`` if the
-    generation is not current.
+    Return whether the engine stopped. The engine of a busy agent is restarted immediately, the engine of an idle agent
+    with the next message. After three crashes within ten minutes the engine is not restarted. Raise ``StaleLease`` if
+    the lease generation is not current.
     """
     conversation = Conversation.objects.select_related("sandbox").get(pk=conversation_id)
     sandbox = conversation.sandbox

@@ -1,9 +1,10 @@
-"""Keys to single conversations, for existing clients. Keys are derived and never stored.
+"""Conversation keys: keys to single conversations, for existing clients. Keys are derived and never stored.
 
 A key is ``ocs_<head>.<mac>``. The head contains the conversation and the credential with which the user requested the
 key: a session, an API key, or only the user for an identity provider's token. The MAC covers the head, the
 conversation's key generation and, except for API keys, a hash of the user's password. So a key becomes invalid with its
-session or API key, with a new password, or when the generation is raised. A key never permits more than its credential.
+session or API key, with a new password, or when the key generation is raised. A key never permits more than the
+credential in its head.
 """
 
 import base64
@@ -25,14 +26,14 @@ PURPOSE = "conversation-key"
 SCOPES = frozenset({"conversations.view", "conversations.steer", "files.view", "files.edit"})
 """The most that a key permits. The permissions of its user and API key limit it further."""
 HEAD_BYTES = 33
-"""One byte for the kind of credential, and two UUIDs."""
+"""One byte for the kind of credential, and the UUIDs of the conversation and of the credential."""
 BY_SESSION, BY_API_KEY, BY_USER = b"s", b"k", b"u"
 
 
 def conversation_key(*, conversation: Conversation, user: User) -> str:
-    """Return the user's key to a conversation, without a query.
+    """Return the user's key to a conversation. Runs no database query.
 
-    It is the same on every call until the session, API key, password or key generation changes.
+    The key is the same on every call until the session, API key, password or key generation changes.
     """
     credential = user.credential
     if isinstance(credential, ApiKey):
@@ -73,11 +74,11 @@ def authenticate_conversation_key(
         if user is None:
             return None
         password_hash = user.get_session_auth_hash()
-    # `crypto.digests` has a digest for each accepted pepper, so keys survive a rotation.
+    # `crypto.digests` returns a digest for each accepted pepper, so keys stay valid when peppers are rotated.
     digests = crypto.digests(_signed_text(head, conversation, password_hash), purpose=PURPOSE)
     if not any(hmac.compare_digest(mac, digest) for digest in digests):
         return None
-    # Use the credential only after the MAC is verified: its use may refresh a session at its identity provider.
+    # Use the credential only after the MAC is verified: using a session may refresh it at its identity provider.
     if kind == BY_API_KEY:
         user = _load_api_key_user(pk, address)
     elif kind == BY_SESSION and user is not None:
@@ -95,7 +96,7 @@ def authenticate_conversation_key(
 
 @transaction.atomic
 def rotate_keys(*, conversation_id: UUID) -> Conversation:
-    """Revoke all existing keys to a conversation and return it. A repeated call also revokes newer keys."""
+    """Revoke all keys to a conversation and return the conversation. A repeated call also revokes newer keys."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     revoke_keys(conversation)
     audit.record(

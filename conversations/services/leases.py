@@ -1,4 +1,7 @@
-"""Leases, which assign each live conversation to one manager and fence its writes by a generation.
+"""Leases. A lease assigns a live conversation to one conversation manager, which stores the engine's events.
+
+Each claim of a conversation raises the lease's generation. The database rejects writes under an older lease
+generation, so a manager that has lost a lease cannot change the log.
 
 A lease lasts as long as its owner's ``LiveManager`` row, so that renewing a thousand leases is one small update
 (ADR 15). All times come from the database, because the clocks of managers differ. Leases do not depend on Redis.
@@ -48,7 +51,7 @@ FROM expired WHERE lease.is_wanted AND lease.owner = expired.owner
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A conversation that a manager has claimed, with the generation of its lease."""
+    """A conversation that a manager has claimed. ``generation`` is the lease generation."""
 
     conversation_id: UUID
     generation: int
@@ -56,7 +59,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """Counts of live managers, followed and free conversations, and the calling manager's fair share."""
+    """The numbers of live managers, followed conversations and free conversations, and a manager's fair share."""
 
     managers: int
     followed: int
@@ -65,15 +68,15 @@ class Census:
 
 
 def fair_share(*, total: int, capacity: int, all_capacity: int) -> int:
-    """Return the number of conversations that a manager should follow: in proportion to its capacity, and no more."""
+    """Return how many of ``total`` conversations a manager should follow, in proportion to and within its capacity."""
     return min(capacity, math.ceil(total * capacity / max(all_capacity, capacity, 1)))
 
 
 def renew_manager(*, owner: str, capacity: int, followed: int) -> bool:
-    """Register a manager, or extend its registration and with it all of its leases, for ``LEASE_SECONDS``.
+    """Register a manager for ``LEASE_SECONDS``, or extend its registration, which also extends all of its leases.
 
-    Return whether it was already registered. If a manager that has registered before gets False, its registration
-    expired and it lost all of its leases.
+    Return whether the manager was registered before the call. False for a manager that tried to extend its
+    registration means that the registration expired and that the manager lost all of its leases.
     """
     lease = timedelta(seconds=settings.LEASE_SECONDS)
     values: dict[str, Any] = {
@@ -88,8 +91,8 @@ def renew_manager(*, owner: str, capacity: int, followed: int) -> bool:
 
 
 def take_census(*, capacity: int) -> Census:
-    """Count the live managers and conversations, and compute the share of a manager with this capacity."""
-    # Managers store how many conversations they follow, so a census reads no lease that is held.
+    """Count the live managers and conversations, and compute the fair share of a manager with this capacity."""
+    # Each manager stores how many conversations it follows, so a census reads only free leases.
     totals = LiveManager.objects.alive().aggregate(
         managers=Count("owner"), capacity=Sum("capacity"), followed=Sum("followed")
     )
@@ -103,9 +106,10 @@ def take_census(*, capacity: int) -> Census:
 
 @transaction.atomic
 def claim_conversations(*, owner: str, limit: int) -> list[Claim]:
-    """Claim up to ``limit`` conversations that have a running engine and no manager. Each claim gets a new generation.
+    """Claim up to ``limit`` conversations that have a running engine and no manager, and raise their lease generations.
 
-    Concurrent claims get different conversations. Return nothing if the manager is not registered or has expired.
+    Concurrent calls claim different conversations. Return an empty list if the manager is not registered or its
+    registration has expired.
     """
     manager = LiveManager.objects.alive().select_for_update().filter(owner=owner).first()
     if manager is None or limit <= 0:
@@ -120,36 +124,40 @@ def claim_conversations(*, owner: str, limit: int) -> list[Claim]:
 
 
 def free_expired_leases(*, owner: str) -> int:
-    """Free the leases of expired managers other than ``owner`` and return their number. Safe to repeat."""
+    """Free the leases of all expired managers except ``owner``. Return the number of freed leases. Safe to repeat."""
     with connection.cursor() as cursor:
         cursor.execute(_FREE_EXPIRED, {"owner": owner})
         return int(cursor.rowcount)
 
 
 def free_orphaned_leases() -> int:
-    """Free the leases of owners that are not registered, as after a restore; return their number. Safe to repeat."""
+    """Free the leases of owners that are not registered, for example after a backup was restored.
+
+    Return the number of freed leases. Safe to repeat.
+    """
     managers = LiveManager.objects.filter(owner=OuterRef("owner"))
     orphans = Lease.objects.filter(is_wanted=True).exclude(owner="").exclude(Exists(managers))
     return orphans.update(owner="", following_run=None)
 
 
 def list_leases(*, owner: str) -> dict[UUID, int]:
-    """Return the generations of a manager's leases by conversation id."""
+    """Return a dict from conversation id to lease generation, for all leases that a manager holds."""
     leases = Lease.objects.filter(owner=owner, is_wanted=True)
     return dict(leases.values_list("conversation_id", "generation"))
 
 
 @transaction.atomic
 def release_leases(*, owner: str, conversation_ids: Sequence[UUID]) -> int:
-    """Release a manager's leases, so that other managers can claim the conversations, and return their number.
+    """Release leases that a manager holds, so that other managers can claim the conversations.
 
-    A conversation without a running engine is not claimed again until its engine runs. Safe to repeat.
+    A conversation without a running engine cannot be claimed until its engine runs. Return the number of released
+    leases. Safe to repeat.
     """
     leases = Lease.objects.select_for_update().filter(owner=owner, pk__in=conversation_ids)
     # Lock in the order of the keys, so that concurrent calls cannot deadlock.
     keys = list(leases.order_by("pk").values_list("pk", flat=True))
-    # Check the engines in a second statement: it sees what was committed while we waited for the locks, such as a
-    # start that set `is_wanted`.
+    # Check the engines in a second statement. It sees changes that were committed while this transaction waited for the
+    # locks, such as a start that set `is_wanted`.
     engines = Conversation.objects.filter(
         pk=OuterRef("pk"),
         deleted_at=None,
@@ -166,7 +174,7 @@ def release_leases(*, owner: str, conversation_ids: Sequence[UUID]) -> int:
 
 @transaction.atomic
 def unregister_manager(*, owner: str) -> int:
-    """Unregister a manager that shuts down, release all of its leases and return their number. Safe to repeat."""
+    """Unregister a manager that shuts down, and release its leases. Return the number of leases. Safe to repeat."""
     LiveManager.objects.filter(owner=owner).delete()
     leases = Lease.objects.filter(owner=owner, is_wanted=True)
     count = leases.update(owner="", following_run=None)
@@ -175,23 +183,23 @@ def unregister_manager(*, owner: str) -> int:
 
 
 def request_manager(*, conversation_id: UUID) -> None:
-    """Mark a conversation as one that a manager should follow.
+    """Allow managers to claim a conversation, and nudge them.
 
-    Call this in the transaction that marks its engine as running. Safe to repeat.
+    Call this function in the transaction that marks the conversation's engine as running. Safe to repeat.
     """
     Lease.objects.filter(conversation_id=conversation_id).update(is_wanted=True)
     announcing.wake_managers_on_commit()
 
 
 def list_live_owners() -> set[str]:
-    """Return the owners of all live managers."""
+    """Return the ``owner`` ids of all live managers."""
     return set(LiveManager.objects.alive().values_list("owner", flat=True))
 
 
 def mark_following(*, conversation_id: UUID, generation: int, run: int | None) -> None:
-    """Record the run of the engine to whose socket the manager is connected, or None after it disconnected.
+    """Record the engine run to which the manager is connected, or None after the manager disconnected.
 
-    Do nothing if the generation is not current.
+    Do nothing if the lease generation is not current.
     """
     Lease.objects.filter(conversation_id=conversation_id, generation=generation).update(
         following_run=run
@@ -199,5 +207,5 @@ def mark_following(*, conversation_id: UUID, generation: int, run: int | None) -
 
 
 def extend_gateway_tokens(*, owner: str) -> int:
-    """Extend the model gateway tokens of the conversations that a manager follows and return their number."""
+    """Extend the model gateway tokens of all conversations that a manager follows. Return the number of tokens."""
     return billing.extend_gateway_tokens(conversation_ids=list(list_leases(owner=owner)))

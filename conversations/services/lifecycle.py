@@ -1,4 +1,4 @@
-"""Creating, renaming, sharing and deleting conversations."""
+"""The life cycle of conversations: create, rename, share and delete."""
 
 import hashlib
 import logging
@@ -30,7 +30,7 @@ TITLE_LENGTH = 80
 
 
 class IdempotencyConflict(Problem):
-    """An ``Idempotency-Key`` was sent again with a different body."""
+    """An ``Idempotency-Key`` was sent again, with a different request body."""
 
     status = 409
     code = "idempotency-conflict"
@@ -38,7 +38,7 @@ class IdempotencyConflict(Problem):
 
 
 class IdTaken(Problem):
-    """A conversation with the requested id already exists, possibly of another user."""
+    """A conversation with the requested id already exists. It may belong to another user."""
 
     status = 409
     code = "id-taken"
@@ -65,15 +65,15 @@ def create_conversation(
     conversation_id: UUID | None = None,
     images: Sequence[str] = (),
 ) -> Conversation:
-    """Create a conversation, post its first message if there is one, and request its sandbox, in one transaction.
+    """Create a conversation, post its first message if there is one, and request a start of its sandbox.
 
     With ``idempotency_key``, a repeat by the same user with the same content returns the first conversation; with
     different content it raises ``IdempotencyConflict``. Without a confirmation policy or an analyzer, the user's
-    settings apply. Values that the organization enforces override both. Raise ``IdTaken`` if ``conversation_id``
-    already exists, and ``UnsendableText`` for a message that cannot be stored.
+    settings apply. Values that the organization enforces override arguments and settings. Everything happens in one
+    transaction. Raise ``IdTaken``, and ``UnsendableText`` if the message cannot be stored.
     """
     organization = organization or user.personal_organization
-    # The digest of this list is stored, so changing its items or their order makes repeats of old requests fail.
+    # A digest of this list is stored. If its items or their order change, repeats of older requests fail.
     content = [
         str(organization.pk),
         message,
@@ -158,8 +158,8 @@ def _find_repeated(user: User, idempotency_key: str, digest: str) -> Conversatio
 
 
 def create_sandbox(organization: Organization) -> Sandbox:
-    """Create a sandbox row that is not started yet, with new keys."""
-    # The keys are committed before a process uses them, so a crash cannot leave an engine with unknown keys.
+    """Create the database row of a sandbox, with new keys. The sandbox is not started."""
+    # The keys are committed before a process uses them, so a crash cannot leave an engine whose keys are lost.
     sandbox = Sandbox(organization=organization, provider=settings.SANDBOX_PROVIDER)
     sandbox.set_keys(session=secrets.token_urlsafe(32), secret=secrets.token_urlsafe(32))
     sandbox.save()
@@ -167,8 +167,8 @@ def create_sandbox(organization: Organization) -> Sandbox:
 
 
 def make_title(message: str | None) -> str:
-    """Return a title made from a message's first meaningful line, or a default title for an empty message."""
-    # Lines that begin with "!" are directives of the scripted model, so prefer other lines.
+    """Return the first meaningful line of a message as a title, or a default title for an empty message."""
+    # Lines that begin with "!" are directives to the scripted model (`billing.gateway`), so prefer other lines.
     lines = [line.strip() for line in (message or "").splitlines() if line.strip()]
     first = next((line for line in lines if not line.startswith("!")), "")
     first = first or next(iter(lines), "")
@@ -213,7 +213,7 @@ def set_visibility(*, conversation_id: UUID, visibility: str) -> Conversation:
 
 @transaction.atomic
 def delete_conversation(*, conversation_id: UUID) -> None:
-    """Delete a conversation for all users immediately. A job removes its sandbox and rows. Safe to repeat."""
+    """Hide a conversation from all users immediately, and queue the job that destroys it. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     if conversation.deleted_at:
         return
@@ -230,7 +230,7 @@ def delete_conversation(*, conversation_id: UUID) -> None:
 
 
 def destroy_conversation(*, conversation_id: UUID) -> None:
-    """Remove the sandbox and its data, then the rows, of a conversation that was deleted. Safe to repeat."""
+    """For a deleted conversation, remove its sandbox and data first, then its database rows. Safe to repeat."""
     conversation = (
         Conversation.objects.filter(pk=conversation_id)
         .exclude(deleted_at=None)
@@ -248,7 +248,7 @@ def destroy_conversation(*, conversation_id: UUID) -> None:
             observed=Sandbox.Observed.MISSING, stopped_at=timezone.now()
         )
     with transaction.atomic():
-        # Django's own delete would load every event first. No row refers to events.
+        # Django's `delete` would load every event first. No other row refers to events, so that is not necessary.
         Event.objects.filter(conversation_id=conversation_id)._raw_delete("default")  # noqa: SLF001
         StartTask.objects.filter(conversation_id=conversation_id).delete()
         conversation.delete()

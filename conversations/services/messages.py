@@ -1,4 +1,4 @@
-"""Posting messages to the agent. A job delivers them in order and at most once."""
+"""Messages from users to the agent. A job delivers the messages in order and at most once."""
 
 import logging
 import re
@@ -21,6 +21,7 @@ from conversations.services.state import (
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
+# PostgreSQL cannot store NUL, and UTF-8 cannot encode lone surrogates.
 UNSENDABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -43,7 +44,7 @@ def post_message(
     images: Sequence[str] = (),
     run: bool = True,
 ) -> Event:
-    """Append a user's message to the log, queue its delivery and return its event. A sleeping sandbox is woken.
+    """Append a user's message to the log, queue its delivery and return its event. A stopped sandbox is started.
 
     With ``run=False`` the message is held until ``send_held_messages`` is called or a later message is posted with
     ``run=True``. Safe to repeat: a second call with the same ``message_id`` returns the first event. Raise
@@ -76,7 +77,7 @@ def add_message(
             payload=orjson.dumps(payload).decode(),
         )
     )
-    # Create every message as held: `_release` then sends this one together with those that were held before.
+    # Store every message as held first: `_release` then queues it together with the messages that were held before.
     OutgoingMessage.objects.create(
         organization_id=conversation.organization_id,
         conversation=conversation,
@@ -93,7 +94,7 @@ def add_message(
 
 @transaction.atomic
 def send_held_messages(*, conversation_id: UUID) -> bool:
-    """Queue the delivery of held messages, which runs the agent; return whether there were any. Safe to repeat."""
+    """Queue the delivery of held messages, which runs the agent. Return False without held messages. Safe to repeat."""
     Conversation.objects.select_for_update().get(pk=conversation_id)
     return _release(conversation_id)
 

@@ -26,7 +26,9 @@ from lib.problems import Problem
 # PostgreSQL cannot store NUL, and UTF-8 cannot encode lone surrogates.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 BATCH_MAX = 500
+"""The largest number of events in a batch."""
 MODEL = "elsewhere"
+"""The model of an external run whose publisher names no model."""
 
 
 class NotPublished(Problem):
@@ -41,7 +43,7 @@ class NotPublished(Problem):
 
 
 class BadEvent(Problem):
-    """A published event has no usable id, by which a repeat could be recognized, or a batch is too large."""
+    """A batch is too large, or an event has no usable id, so that a repeated event could not be recognized."""
 
     code = "bad-event"
     sentence = (
@@ -52,7 +54,11 @@ class BadEvent(Problem):
 
 @dataclass(frozen=True, slots=True)
 class PublishedBatch:
-    """The end of the log after a batch, and how many of its events were new (``stored``) and repeated (``known``)."""
+    """The result of publishing one batch.
+
+    ``last_seq`` and ``epoch`` are the log's values after the batch. ``stored`` is the number of new events in the
+    batch, and ``known`` the number of events that were already in the log.
+    """
 
     last_seq: int
     epoch: int
@@ -70,9 +76,9 @@ def open_run(
 ) -> Conversation:
     """Create an external run under an id that the publisher chooses, or continue an existing run.
 
-    Safe to repeat: the same id returns the same conversation. Raise ``MissingPermission`` (``events.publish``),
-    ``NotPublished`` for a conversation that this server runs, and ``Conversation.DoesNotExist`` if the user may not
-    see the conversation.
+    Safe to repeat: the same id returns the same conversation. Raise ``MissingPermission`` if the user lacks
+    ``events.publish``, ``NotPublished`` if this server runs the conversation's agent, and
+    ``Conversation.DoesNotExist`` if the user may not see the conversation.
     """
     require(user, organization.pk, "events.publish")
     with transaction.atomic():
@@ -95,7 +101,7 @@ def open_run(
                 subject=conversation,
                 after={"title": conversation.title, "model": conversation.model},
             )
-    # The id may belong to another user's conversation, so check access after the row is known.
+    # The id may belong to another user's conversation, so check access to the row that was found.
     if not Conversation.objects.visible_to(user).filter(pk=conversation.pk).exists():
         raise Conversation.DoesNotExist
     require(user, conversation.organization_id, "events.publish")
@@ -108,7 +114,7 @@ def open_run(
 
 
 def last_published_id(*, conversation_id: UUID) -> str:
-    """Return the id of an external run's newest event, or "" if there is none. A publisher continues after it."""
+    """Return the id of an external run's newest event, or "" without events. A publisher continues after this event."""
     events = Event.objects.filter(conversation_id=conversation_id, conversation__is_external=True)
     return events.order_by("-seq").values_list("event_id", flat=True).first() or ""
 
@@ -118,9 +124,10 @@ def publish_events(
 ) -> list[PublishedBatch]:
     """Append batches of events, all or none, and return a result for each batch.
 
-    Each event is the JSON text that an agent engine writes, stored unchanged. The newest agent state in the events
-    becomes the conversation's. Safe to repeat: events whose id is in the log are skipped. Raise ``BadEvent``,
-    ``NotPublished`` or ``Conversation.DoesNotExist``.
+    Each event is JSON text in the format of the agent engine, and is stored unchanged. If events report the agent's
+    state, the newest state is copied into the conversation's row. Safe to repeat: events whose id is already in the
+    log are skipped. Raise ``BadEvent``, ``NotPublished`` if this server runs the conversation's agent, and
+    ``Conversation.DoesNotExist`` if the conversation does not exist or was deleted.
     """
     parsed = [[_parse(text) for text in batch] for batch in batches]
     if any(len(batch) > BATCH_MAX for batch in batches):
@@ -154,7 +161,7 @@ def publish_events(
 def _append_in_one_statement(
     conversation_id: UUID, batches: Sequence[Sequence[EngineEvent]]
 ) -> list[PublishedBatch]:
-    """Append batches of new events without reading first; return their results.
+    """Append batches of new events without reading the log first; return a result for each batch.
 
     Store nothing and return an empty list if an event is a repeat or reports the agent's state.
     """
@@ -177,8 +184,8 @@ def _append_in_one_statement(
 
 def _parse(text: bytes) -> EngineEvent:
     event = parse_event(text, seq=None)
-    # The parser derives an id with this prefix from the bytes of an event that has no usable id. Two equal events
-    # would get one id, and the second would be skipped as a repeat.
+    # If an event has no usable id, the parser derives an id with this prefix from its bytes. Two equal events would
+    # get the same id, and the second event would be skipped as a repeat.
     if event.event_id.startswith("x-"):
         raise BadEvent
     return event

@@ -16,7 +16,7 @@ HIDDEN = "<secret_hidden>"
 MIN_LENGTH = 6
 """Shorter forms of a secret are not removed, because they would match ordinary text."""
 NO_SECRETS_SECONDS = 2.0
-"""How long the result "no secrets" is cached. A sandbox needs more time than this to get its first secret."""
+"""How long the result "no secrets" is cached. After a user adds a secret, a sandbox needs more time to fetch it."""
 CACHE_MAX = 10_000
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _owners: dict[UUID, tuple[UUID, UUID]] = {}
@@ -26,7 +26,7 @@ _no_secrets_until: dict[tuple[UUID, UUID], float] = {}
 def build_payload_redactor(conversation_id: UUID) -> Callable[[str], str] | None:
     """Return a function that removes a conversation's secrets from JSON text, or None if there are no secrets.
 
-    Two queries. The result None is cached for two seconds.
+    Runs database queries. The result None is cached for two seconds.
     """
     owner = _owners.get(conversation_id) or equipment.find_owner(conversation_id)
     if owner is None:
@@ -47,18 +47,18 @@ def build_payload_redactor(conversation_id: UUID) -> Callable[[str], str] | None
 
 
 def clear_cache() -> None:
-    """Clear the cached owners and the cached results "no secrets"."""
+    """Clear the cached creators of conversations and the cached results "no secrets"."""
     _owners.clear()
     _no_secrets_until.clear()
 
 
 def redact(payload: str, needles: tuple[str, ...], as_json: tuple[str, ...]) -> str:
-    """Return JSON text with ``<secret_hidden>`` in place of every needle in its strings.
+    """Return JSON text with ``<secret_hidden>`` in place of each of ``needles`` that occurs in one of its strings.
 
-    ``as_json`` are the forms that the needles take in JSON text. Everything outside of the changed strings stays
-    byte for byte the same, and the result is valid JSON if the payload was.
+    ``as_json`` are the needles as they appear in JSON text, with escapes. All other text stays byte for byte the same,
+    and valid JSON stays valid.
     """
-    # A plain search is much cheaper than reading the strings, and most payloads contain no secret.
+    # A plain search is much cheaper than parsing the strings, and most payloads contain no secret.
     if not any(needle in payload for needle in as_json):
         return payload
     pattern = re.compile("|".join(map(re.escape, needles)))
@@ -82,12 +82,12 @@ def _needles(values: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]
     for value in values:
         forms |= _forms(value)
         lines = value.splitlines()
-        # Terminals and indentation split a key into its lines, so each line is hidden too.
+        # Terminals and indentation separate the lines of a key, so each line is hidden on its own too.
         if len(lines) > 1:
             forms |= {
                 form for line in lines if len(line.strip()) >= 12 for form in _forms(line.strip())
             }
-    # Longest first: a shorter form inside a longer one would leave the rest of the longer one visible.
+    # Longest first: otherwise a short form inside a longer form is replaced, and the rest of the longer form stays.
     needles = sorted((form for form in forms if len(form) >= MIN_LENGTH), key=len, reverse=True)
     as_json = {form for needle in needles for form in _escaped(needle)}
     return tuple(needles), tuple(as_json)
@@ -114,9 +114,10 @@ def _escaped(text: str) -> set[str]:
 
 
 def _base64(raw: bytes) -> set[str]:
-    """Return the characters of the value's base64 form that do not depend on the bytes around it.
+    """Return the parts of a value's base64 text that do not depend on the bytes around the value.
 
-    There is one result for each of the three positions in a group of three bytes, in both base64 alphabets.
+    Base64 encodes groups of three bytes, so there is one result for each of the three positions in a group, in both
+    base64 alphabets.
     """
     forms = set()
     for before in range(3):

@@ -13,8 +13,8 @@ from conversations import announcing
 from conversations.models import Conversation, Event
 
 KEEP_EVENTS = 100
-"""The number of newest events that every log keeps, whatever their age. A manager continues to read the engine's log
-after the newest of them."""
+"""The number of newest events that every log keeps, whatever their age. A manager needs the newest event to continue
+reading the engine's log after it."""
 BATCH = 10_000
 """The largest number of events that one transaction removes."""
 INACTIVE = (
@@ -26,17 +26,17 @@ INACTIVE = (
 
 @dataclass(slots=True)
 class PruneResult:
-    """How many events were removed, and from how many conversations. In a dry run: would be removed."""
+    """The number of removed events and of their conversations; after a dry run, of the events that would be removed."""
 
     conversations: int = 0
     events: int = 0
 
 
 def prune_events(*, before: datetime, reason: str, dry_run: bool = False) -> PruneResult:
-    """Remove events that were received before a time, from logs whose sandbox does not run.
+    """Remove the events that were received before a time, from conversations whose sandbox is not running.
 
-    Readers whose cursor points to a removed event get ``reset``. ``reason`` is written to the audit log. Safe to
-    repeat, and safe to kill at any point.
+    Readers whose cursor points to a removed event receive ``reset``. ``reason`` is written to the audit log. A dry run
+    only counts. Safe to repeat, and safe to kill at any point.
     """
     result = PruneResult()
     for pk in _candidates(before):
@@ -66,7 +66,7 @@ def _candidates(before: datetime) -> list[UUID]:
 
 
 def _prunable_range(pk: UUID, before: datetime, limit: int | None = None) -> tuple[int, int]:
-    """Return the last ``seq`` that may be removed and the last ``seq`` that was removed."""
+    """Return the seq of the last event that may be removed, and of the last event that was removed already."""
     rows = Conversation.objects.filter(pk=pk, status__in=INACTIVE)
     row = rows.values_list("last_seq", "pruned_seq").first()
     if row is None:
@@ -79,6 +79,7 @@ def _prunable_range(pk: UUID, before: datetime, limit: int | None = None) -> tup
 
 
 def _prune(pk: UUID, before: datetime) -> Iterator[int]:
+    """Remove events in batches, with one transaction each. Yield the number of removed events of each batch."""
     while True:
         with transaction.atomic():
             if not Conversation.objects.select_for_update().filter(pk=pk).exists():
@@ -86,7 +87,7 @@ def _prune(pk: UUID, before: datetime) -> Iterator[int]:
             end, pruned = _prunable_range(pk, before, BATCH)
             if end <= pruned:
                 return
-            # Move the horizon in the same transaction, so that no reader sees a gap in the log.
+            # Update `pruned_seq` in the same transaction, so that no reader sees a gap in the log.
             Conversation.objects.filter(pk=pk).update(pruned_seq=end)
             events = Event.objects.filter(conversation_id=pk, seq__lte=end)
             removed = events._raw_delete("default")  # noqa: SLF001 - no row refers to events

@@ -12,7 +12,7 @@ from lib.problems import Problem
 
 
 class SandboxStatus(enum.StrEnum):
-    """The statuses of a conversation, and ``missing`` for a sandbox that does not exist."""
+    """The status of a sandbox: the status of its conversation, or ``missing`` if the sandbox does not exist."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -37,11 +37,11 @@ class SandboxLimits:
     """The limits of every sandbox on this server."""
 
     idle_seconds: int
-    """A sandbox that is unused for this long is stopped; its files stay."""
+    """The seconds without use after which a sandbox is stopped. The sandbox's files are kept."""
     start_seconds: int
-    """A start fails if the engine does not answer within this time."""
+    """The seconds after which a start fails if the engine has not answered."""
     max_running: int
-    """The number of an organization's sandboxes that may run at the same time."""
+    """The largest number of sandboxes that an organization may run at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,10 @@ class SandboxState:
     since: datetime | None
     """When the status began; None if this was not recorded."""
     queue_position: int | None
-    """The place in the organization's queue for a sandbox, from 1; None if the sandbox does not wait."""
+    """The position in the organization's queue for a sandbox, from 1; None if the sandbox is not waiting."""
     provider: str
     engine_version: str
-    """Empty until the engine has answered for the first time."""
+    """The version of the agent engine; empty until the engine has answered for the first time."""
     runs: int
     """How many times the engine was started."""
     created_at: datetime
@@ -67,7 +67,7 @@ class SandboxState:
 
 
 def sandbox_status(conversation: Conversation) -> SandboxStatus:
-    """Return the status of a conversation's sandbox. No query if ``sandbox`` is loaded."""
+    """Return the status of a conversation's sandbox. Runs no database query if ``conversation.sandbox`` is loaded."""
     sandbox = conversation.sandbox
     if sandbox is None or sandbox.observed == Sandbox.Observed.MISSING:
         return SandboxStatus.MISSING
@@ -75,7 +75,10 @@ def sandbox_status(conversation: Conversation) -> SandboxStatus:
 
 
 def describe_sandbox(*, conversation: Conversation) -> SandboxState:
-    """Return the state of a conversation's sandbox. One query if ``sandbox`` is loaded. Raise ``NoSandbox``."""
+    """Return the state of a conversation's sandbox. Raise ``NoSandbox``.
+
+    Runs one database query if ``conversation.sandbox`` is loaded.
+    """
     sandbox = conversation.sandbox
     if sandbox is None:
         raise NoSandbox
@@ -102,11 +105,10 @@ def describe_sandbox(*, conversation: Conversation) -> SandboxState:
 
 
 def _since(status: SandboxStatus, sandbox: Sandbox, start: StartTask | None) -> datetime | None:
-    """Return when a status began.
+    """Return when a sandbox's status began, or None if that is unknown.
 
-    The status is the conversation's, which changes with its start tasks: a start begins ``starting``, and its end
-    begins ``running`` or ``failed``. ``paused`` is set before the worker stops the sandbox, so its time is unknown
-    until then.
+    A start task determines the status: ``starting`` begins with the task, and ``running`` or ``failed`` begin with its
+    end. ``paused`` is set before a worker stops the sandbox, so its time is unknown until the sandbox is stopped.
     """
     match status:
         case SandboxStatus.STARTING:

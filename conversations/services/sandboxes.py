@@ -27,15 +27,15 @@ from lib.problems import Problem
 
 STOP_GRACE_SECONDS = 10.0
 LOST_SECONDS = 10
-"""The age after which work without a queued job counts as lost."""
+"""The age in seconds after which work without a queued job counts as lost."""
 AWAKE = (Conversation.Status.RUNNING, Conversation.Status.STARTING)
 
 
 @transaction.atomic
 def pause_sandbox(*, conversation_id: UUID) -> None:
-    """Queue a stop of the conversation's sandbox and its agent. The files are kept. A message or a resume wakes it.
+    """Queue a stop of the conversation's sandbox and its agent. The sandbox's files are kept.
 
-    Do nothing if the sandbox is asleep or failed. Safe to repeat.
+    The next message or resume starts the sandbox again. Do nothing if the sandbox is stopped or failed. Safe to repeat.
     """
     rows = Conversation.objects.select_for_update(of=("self",)).select_related("sandbox")
     conversation = rows.get(pk=conversation_id)
@@ -58,7 +58,7 @@ def nudge_followers(*, conversation_id: UUID) -> None:
 
 
 class SandboxNotRunning(Problem):
-    """The requested operation needs a running sandbox, and the sandbox is asleep or still starting."""
+    """The requested operation needs a running sandbox, but the sandbox is stopped or still starting."""
 
     status = 409
     code = "sandbox-not-running"
@@ -68,7 +68,7 @@ class SandboxNotRunning(Problem):
 def stop_sandbox(*, conversation_id: UUID, unless_in_use: bool = False) -> None:
     """Stop a conversation's sandbox and keep its data. Safe to repeat.
 
-    With ``unless_in_use``, do nothing if the sandbox came into use after the stop was queued.
+    With ``unless_in_use``, do nothing if the sandbox was used again after the stop was queued.
     """
     with transaction.atomic():
         rows = Conversation.objects.select_for_update(of=("self",)).select_related("sandbox")
@@ -78,12 +78,12 @@ def stop_sandbox(*, conversation_id: UUID, unless_in_use: bool = False) -> None:
             return
         if unless_in_use and sandbox.desired != Sandbox.Desired.STOPPED:
             return
-        # Store the new state before stopping: a message that arrives now requests a start, which waits behind this
-        # job. In the other order the message would be sent to an engine that is about to end.
+        # Store the new state before stopping the sandbox: a message that arrives now requests a start, which waits
+        # behind this job. In the other order, the message would be sent to an engine that is about to end.
         sandbox.desired, sandbox.observed = Sandbox.Desired.STOPPED, Sandbox.Observed.STOPPED
         sandbox.stopped_at = timezone.now()
         sandbox.save(update_fields=["desired", "observed", "stopped_at"])
-        if conversation.status in (Conversation.Status.RUNNING, Conversation.Status.STARTING):
+        if conversation.status in AWAKE:
             change_fields(conversation, status=Conversation.Status.STOPPED)
     provider = get_provider(sandbox.provider)
     if handle := sandbox.handle or provider.find(sandbox.pk):
@@ -91,7 +91,7 @@ def stop_sandbox(*, conversation_id: UUID, unless_in_use: bool = False) -> None:
 
 
 def stop_all_sandboxes() -> int:
-    """Stop all sandboxes of the process provider, for example when the server shuts down; return their number."""
+    """Stop all sandboxes of the process provider, for example at a shutdown. Return the number of stopped sandboxes."""
     running = Sandbox.objects.filter(provider="process", observed__in=OCCUPYING)
     ids = list(Conversation.objects.filter(sandbox__in=running).values_list("pk", flat=True))
     for conversation_id in ids:
@@ -100,7 +100,7 @@ def stop_all_sandboxes() -> int:
 
 
 def reconcile_sandboxes() -> int:
-    """Bring sandboxes to their desired state and queue a stop of idle sandboxes; return the number of changes.
+    """Queue stops of idle sandboxes, notice engines that ended, and retry deletions. Return the number of changes.
 
     Safe to run at any time and concurrently.
     """
@@ -120,7 +120,7 @@ def reconcile_sandboxes() -> int:
     owners = list_live_owners()
     for conversation in rows.filter(sandbox__observed=Sandbox.Observed.RUNNING, deleted_at=None):
         changed += _reconcile(conversation, owners)
-    # After five minutes the job that the deletion queued has used up its retries.
+    # The first job of a deletion has used up its retries after five minutes, so queue another job.
     for conversation in rows.filter(deleted_at__lt=timezone.now() - timedelta(minutes=5)):
         queue.destroy_conversation(conversation.pk)
         changed += 1
@@ -143,7 +143,7 @@ def _reconcile(conversation: Conversation, owners: set[str]) -> int:
         return 0
     with transaction.atomic():
         locked = Conversation.objects.select_for_update().get(pk=conversation.pk)
-        # The condition on the run makes this a no-op if the engine was restarted in the meantime.
+        # If the engine was restarted in the meantime, its run differs and nothing is updated.
         rows = Sandbox.objects.filter(
             pk=sandbox.pk, observed=Sandbox.Observed.RUNNING, run=sandbox.run
         )
@@ -151,7 +151,7 @@ def _reconcile(conversation: Conversation, owners: set[str]) -> int:
             append_notice(
                 locked,
                 code="engine_stopped",
-                message="The agent's engine stopped. It restarts with the next message.",
+                message="The agent's engine stopped. The next message starts it again.",
                 detail=observed.detail,
             )
             change_fields(locked, status=Conversation.Status.STOPPED)
@@ -160,9 +160,9 @@ def _reconcile(conversation: Conversation, owners: set[str]) -> int:
 
 
 def requeue_lost_work() -> int:
-    """Queue unfinished starts and open messages that have no job, and return the number of new jobs.
+    """Queue new jobs for unfinished starts and open messages whose jobs were lost. Return the number of new jobs.
 
-    They are left behind by killed workers. Jobs are safe to repeat, so a superfluous job is harmless.
+    Jobs are lost when workers are killed. Every job is safe to repeat, so an unnecessary job is harmless.
     """
     before = timezone.now() - timedelta(seconds=LOST_SECONDS)
     lost = StartTask.objects.filter(finished_at=None, updated_at__lt=before)
@@ -186,7 +186,10 @@ def requeue_lost_work() -> int:
 
 @transaction.atomic
 def wake(*, conversation_id: UUID) -> Conversation:
-    """Request a start of the conversation's sandbox without running its agent, and return it. Safe to repeat."""
+    """Request a start of the conversation's sandbox if it is not running, without running its agent.
+
+    Return the conversation. Safe to repeat.
+    """
     rows = Conversation.objects.select_for_update(of=("self",)).select_related("sandbox")
     conversation = rows.get(pk=conversation_id)
     sandbox = conversation.sandbox

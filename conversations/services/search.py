@@ -1,7 +1,7 @@
 """Full-text search in the titles and messages of conversations, with PostgreSQL.
 
-A job indexes new texts. A search first indexes the most recently changed conversations of its user. Storing an event
-does not update the index, because a GIN index would make every insert slower (ADR 8).
+A periodic job indexes new texts. A search first indexes the most recently changed of the conversations that it
+searches. Storing an event does not update the index, because a GIN index would make every insert slower (ADR 8).
 """
 
 import re
@@ -20,10 +20,11 @@ from conversations.models import Conversation, Event, SearchProgress, SearchText
 TEXT_LENGTH = 20_000
 BATCH = 500
 FRESH_BEFORE_SEARCH = 30
-"""The number of conversations that a search indexes itself. The job indexes the others."""
+"""The largest number of conversations that a search indexes itself. The periodic job indexes the others."""
 ON, OFF = "\x02", "\x03"
-"""Marks around the hits in a headline. They cannot occur in the texts, from which control characters are removed."""
+"""Marks before and after a match. They cannot occur in indexed texts, from which control characters are removed."""
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff]")
+# Conversations whose index lacks events or the current title.
 _BEHIND = Q(search_progress=None) | ~Q(
     search_progress__indexed_seq=F("last_seq"), search_progress__indexed_title=F("title")
 )
@@ -32,8 +33,8 @@ _BEHIND = Q(search_progress=None) | ~Q(
 def search_conversations(rows: QuerySet[Conversation], words: str) -> QuerySet[Conversation]:
     """Return the conversations in ``rows`` whose title or messages match the words.
 
-    The words are a web search query: ``"a phrase"``, ``or`` and ``-not`` work, and no text is an error. ``rows``
-    must contain only conversations that the user may read.
+    The words are a web search query: ``"a phrase"``, ``or`` and ``-not`` work, and every text is valid. ``rows`` must
+    contain only conversations that the user may read.
     """
     for pk in (
         rows.filter(_BEHIND)
@@ -50,9 +51,9 @@ def search_conversations(rows: QuerySet[Conversation], words: str) -> QuerySet[C
 
 
 def find_snippets(conversations: Iterable[Conversation], words: str) -> dict[UUID, dict[str, Any]]:
-    """Return the first match in each conversation as ``{"seq", "parts": [{"text", "is_hit"}]}``, by conversation id.
+    """Return a dict from conversation id to the first match, ``{"seq", "parts": [{"text", "is_hit"}]}``.
 
-    ``seq`` 0 is the title. The texts are not escaped for HTML.
+    A match in the title has the ``seq`` 0. The texts are not escaped for HTML.
     """
     query = _query(words)
     rows = (
@@ -81,6 +82,7 @@ def _query(words: str) -> SearchQuery:
 def _parts(headline: str) -> list[dict[str, Any]]:
     parts = []
     for index, piece in enumerate(re.split(f"[{ON}{OFF}]", headline)):
+        # The marks alternate, so every second piece is a match.
         if piece:
             parts.append({"text": piece, "is_hit": index % 2 == 1})
     return parts
@@ -109,6 +111,7 @@ def index_conversation(*, conversation_id: UUID) -> None:
         seq__gt=progress.indexed_seq,
         seq__lte=conversation.last_seq,
     )
+    # The agent's last message of a run may be the argument of its finish action.
     messages = rows.filter(
         Q(kind="UserMessage")
         | Q(kind="MessageEvent", source=Event.Source.AGENT)

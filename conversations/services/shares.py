@@ -1,4 +1,4 @@
-"""Public links to conversations: creating, listing and revoking them, and the pages that they show."""
+"""Public links to conversations: functions that manage links, and functions that read what a link shows."""
 
 import ipaddress
 import secrets
@@ -37,7 +37,7 @@ class SharingForbidden(Problem):
 
 
 class CannotShare(Problem):
-    """The values for a new link are not valid. The detail says why."""
+    """A value for a new link is not valid, or the conversation has too many links. The detail says why."""
 
     code = "cannot-share"
 
@@ -82,7 +82,8 @@ def create_share(
     """Create a public link and return it with its token, which is not stored and must be shown now.
 
     The link shows the log up to ``through_seq`` (default: the newest event) and never any later event. Each call
-    creates another link. Raise ``SharingForbidden``, ``NotTheCreator`` or ``CannotShare``.
+    creates another link. Raise ``SharingForbidden``, ``NotTheCreator``, or ``CannotShare`` if a value is not valid or
+    the conversation has too many links.
     """
     if not settings.PUBLIC_LINKS:
         raise SharingForbidden
@@ -95,7 +96,7 @@ def create_share(
         raise CannotShare("Choose an expiry time in the future, at most one year from now.")
     last = conversation.last_seq if through_seq is None else through_seq
     if not 1 <= last <= conversation.last_seq:
-        raise CannotShare("The conversation has no event with that seq.")
+        raise CannotShare("This conversation has no event with the seq `through_seq`.")
     if list_shares(conversation=conversation).filter(revoked_at=None).count() >= MAX_LINKS:
         raise CannotShare(
             f"A conversation can have at most {MAX_LINKS} public links. Revoke a link, then try again."
@@ -127,7 +128,7 @@ def list_shares(*, conversation: Conversation) -> QuerySet[ShareLink]:
 
 @transaction.atomic
 def revoke_share(*, conversation: Conversation, share_id: UUID) -> ShareLink:
-    """Revoke a public link and return it. Safe to repeat. Raise ``NoSuchShare`` if it does not exist."""
+    """Revoke a public link and return the link. Safe to repeat. Raise ``NoSuchShare`` if the link does not exist."""
     share = list_shares(conversation=conversation).select_for_update().filter(pk=share_id).first()
     if share is None:
         raise NoSuchShare
@@ -155,10 +156,10 @@ def list_share_views(*, conversation: Conversation, share_id: UUID) -> list[Shar
 
 
 def open_share(*, token: str) -> OpenedShare:
-    """Return the public link of a token, with its conversation.
+    """Return the public link with this token, and the link's conversation.
 
-    Raise ``NoSuchShare`` if the link is unknown, expired or revoked, if its conversation was deleted, or if its
-    creator is no longer an active member of the organization.
+    Raise ``NoSuchShare`` if public links are disabled, if the link is unknown, expired or revoked, if its conversation
+    was deleted, if the organization is suspended, or if the link's creator is no longer an active member.
     """
     if not settings.PUBLIC_LINKS or not token.isascii() or len(token) > 100:
         raise NoSuchShare
@@ -181,15 +182,15 @@ def open_share(*, token: str) -> OpenedShare:
 
 
 def count_view(*, share: ShareLink, address: str) -> None:
-    """Record a view of a public link with its time and the viewer's network.
+    """Count a view of a public link, and store the time of the view and the viewer's network.
 
-    The newest 1,000 views of a link are kept.
+    The times and networks of the newest 1,000 views of a link are kept. ``address`` is the viewer's IP address.
     """
     ShareLink.objects.filter(pk=share.pk).update(view_count=F("view_count") + 1)
     ShareView.objects.create(
         organization_id=share.organization_id, share=share, network=mask_address(address)
     )
-    # Remove old views only at every hundredth view: it costs more than recording the view.
+    # Remove old views only at every hundredth view, because removing costs more than recording.
     if share.view_count and share.view_count % 100 == 0:
         newest = ShareView.objects.filter(share=share).order_by("-viewed_at")[:MAX_VIEWS]
         ShareView.objects.filter(share=share).exclude(pk__in=newest.values("pk")).delete()
@@ -206,9 +207,9 @@ def mask_address(address: str) -> str:
 
 
 def build_shared_record(opened: OpenedShare) -> dict[str, Any]:
-    """Return the facts of a conversation that its public link shows, with secrets removed from the title.
+    """Return the facts about a conversation that its public link shows, without secrets in the title.
 
-    They contain no user, no organization and no cost.
+    The facts name no user, no organization and no cost.
     """
     facts = describe_conversation(opened.conversation, build_redactor(opened.conversation))
     return {name: facts[name] for name in ("title", "model", "repository", "created_at")} | {
@@ -218,7 +219,7 @@ def build_shared_record(opened: OpenedShare) -> dict[str, Any]:
 
 
 def list_shared_events(*, opened: OpenedShare, after: int, limit: int) -> list[dict[str, Any]]:
-    """Return up to ``limit`` events after ``after`` that a public link shows, with secrets removed."""
+    """Return up to ``limit`` events after the seq ``after`` that a public link shows, without secrets."""
     redactor = build_redactor(opened.conversation)
     # The engine's internal events are left out: they contain addresses and settings of this server.
     rows = Event.objects.filter(

@@ -1,4 +1,4 @@
-"""Starting a conversation's sandbox and engine, phase by phase."""
+"""Starts of a conversation's sandbox and engine, phase by phase."""
 
 import contextlib
 import logging
@@ -41,8 +41,10 @@ from lib.problems import Problem
 log = logging.getLogger(__name__)
 Phase = StartTask.Phase
 QUEUE_SECONDS = 2
+"""The delay in seconds before a start that had to wait is tried again. After failures the delay is a multiple of it."""
 MAX_ATTEMPTS = 3
 OCCUPYING = (Sandbox.Observed.STARTING, Sandbox.Observed.RUNNING)
+"""The states in which a sandbox occupies one of its organization's slots."""
 
 
 class StartFailed(Exception):
@@ -67,7 +69,7 @@ def start_conversation(*, conversation_id: UUID) -> None:
     task.attempts += 1
     sandbox = conversation.sandbox
     try:
-        # A sandbox that slept for long has an expired model token.
+        # The model gateway token of a sandbox that was stopped for a long time has expired.
         with _phase(task, Phase.WORKING):
             billing.extend_gateway_tokens(conversation_ids=[conversation_id])
         if not _claim_slot(task, sandbox):
@@ -76,6 +78,7 @@ def start_conversation(*, conversation_id: UUID) -> None:
         with _phase(task, Phase.WAITING_FOR_SANDBOX):
             _start_sandbox(sandbox)
         client = EngineClient(sandbox.base_url, sandbox.session_key())
+        # An engine that already has the conversation also has its workspace.
         if not sandbox.conversation_started:
             copy_parent_files(conversation, sandbox)
             prepare_workspace(conversation, sandbox, client, lambda phase: _phase(task, phase))
@@ -91,7 +94,7 @@ def start_conversation(*, conversation_id: UUID) -> None:
 
 
 def _postpone(task: StartTask, reason: str) -> None:
-    """Queue the start again without counting an attempt. ``reason`` is shown to the owner."""
+    """Queue the start again without counting this attempt. ``reason`` is shown to the conversation's owner."""
     with transaction.atomic():
         Sandbox.objects.filter(conversation=task.conversation_id).update(
             observed=Sandbox.Observed.PENDING, detail=reason
@@ -101,14 +104,15 @@ def _postpone(task: StartTask, reason: str) -> None:
 
 
 def _claim_slot(task: StartTask, sandbox: Sandbox) -> bool:
-    """Claim one of the organization's slots for running sandboxes; return whether one was free.
+    """Claim one of the organization's slots for running sandboxes. Return False if no slot is free.
 
-    If none was free, store the task's position in the queue.
+    Without a free slot, the task's position in the organization's queue is stored.
     """
     with transaction.atomic():
         # Lock the organization's row, so that two starts cannot claim the last slot.
         Organization.objects.select_for_update().get(pk=task.organization_id)
         sandbox.refresh_from_db()
+        # An earlier attempt may have claimed a slot already.
         if sandbox.observed not in OCCUPYING:
             occupied = Sandbox.objects.filter(
                 organization_id=task.organization_id, observed__in=OCCUPYING
@@ -132,7 +136,7 @@ def _claim_slot(task: StartTask, sandbox: Sandbox) -> bool:
 def _start_sandbox(sandbox: Sandbox) -> None:
     """Start or resume the sandbox at its provider and wait until its engine answers.
 
-    Raise ``StartFailed`` if it stops or does not answer within ``SANDBOX_START_SECONDS``.
+    Raise ``StartFailed`` if the sandbox stops, or if its engine does not answer within ``SANDBOX_START_SECONDS``.
     """
     provider = get_provider(sandbox.provider)
     spec = SandboxSpec(
@@ -141,7 +145,7 @@ def _start_sandbox(sandbox: Sandbox) -> None:
         secret_key=sandbox.secret_key(),
         gateway_url=settings.GATEWAY_URL,
     )
-    # A retry may meet an engine that an earlier attempt started: it continues the same run.
+    # If an earlier attempt started the engine and it still runs, this attempt continues that run.
     earlier = provider.inspect(sandbox.handle) if sandbox.handle else None
     is_new_run = earlier is None or earlier.state not in (State.RUNNING, State.STARTING)
     handle = provider.resume(spec, sandbox.handle) if sandbox.handle else provider.start(spec)
@@ -178,11 +182,11 @@ def _start_sandbox(sandbox: Sandbox) -> None:
 def _start_engine_conversation(
     conversation: Conversation, sandbox: Sandbox, client: EngineClient
 ) -> None:
-    """Create the conversation in a new engine under the same id, or update it in an engine that wakes."""
+    """Create the conversation in its engine under the same id, or update it if an earlier run created it."""
     if sandbox.conversation_started:
         if (state := client.get_conversation(conversation.pk)) is None:
             raise StartFailed(
-                "The engine no longer has this conversation's files, so it cannot continue. "
+                "The engine no longer has this conversation's files, so the conversation cannot continue. "
                 "Start a new conversation."
             )
         _update_confirmation(state, conversation, client)
@@ -209,7 +213,7 @@ def _start_engine_conversation(
     try:
         client.start_conversation(body)
     except EngineRefused as error:
-        # After a server error the engine may have a half-created conversation, which the retry would get back.
+        # After a server error the engine may keep a half-created conversation, which a retry would return.
         if error.status >= 500:
             with contextlib.suppress(EngineRefused, EngineUnreachable):
                 client.delete_conversation(conversation.pk)
@@ -224,14 +228,17 @@ def _confirmation_values(conversation: Conversation) -> tuple[str, str]:
 def _update_confirmation(
     state: dict[str, Any], conversation: Conversation, client: EngineClient
 ) -> None:
-    """Send the confirmation policy and the analyzer to an engine that wakes, if they changed while it slept."""
-    objects = (state.get("confirmation_policy"), state.get("security_analyzer"))
-    current = tuple(value.get("kind") if isinstance(value, dict) else None for value in objects)
+    """Send the confirmation policy and the analyzer to a restarted engine, if they changed while it was stopped.
+
+    ``state`` is the engine's record of the conversation.
+    """
+    reported = (state.get("confirmation_policy"), state.get("security_analyzer"))
+    current = tuple(value.get("kind") if isinstance(value, dict) else None for value in reported)
     desired = (
         build_policy(conversation.confirmation_policy)["kind"],
         (build_analyzer(conversation.security_analyzer) or {}).get("kind"),
     )
-    # If the engine reports neither value, there is nothing to compare, so leave it unchanged.
+    # If the engine reports neither value, there is nothing to compare, so leave its settings unchanged.
     if current not in (desired, (None, None)):
         apply_confirmation(client, conversation)
 
@@ -281,8 +288,9 @@ def _record_failure(task: StartTask, conversation: Conversation, failure: Except
 
 @contextlib.contextmanager
 def _phase(task: StartTask, phase: str) -> Iterator[None]:
-    """Record a phase with its start and end times and, if it fails, the error."""
+    """Record the phase that the block carries out: its start and end times and, if the block fails, the error."""
     entry = _entry(phase, started=timezone.now())
+    # A retry replaces the entry of the earlier attempt.
     task.phases = [e for e in task.phases if e["phase"] != phase] + [entry]
     _update(task, phase=phase, phases=task.phases)
     try:
@@ -311,7 +319,7 @@ def _update(task: StartTask, **fields: object) -> None:
         setattr(task, name, value)
     task.updated_at = timezone.now()
     task.save(update_fields=[*fields, "updated_at"])
-    # A conversation's record contains its start task. Update the conversation's time too, so that the followers' poll
-    # notices the change even if the nudge is lost.
+    # A conversation's record contains its start task. Update the conversation's time too, so that polling processes
+    # notice the change even if the nudge is lost.
     Conversation.objects.filter(pk=task.conversation_id).update(updated_at=task.updated_at)
     announcing.announce_on_commit(task.conversation_id)

@@ -1,4 +1,4 @@
-"""Steps that several services share. The caller holds the lock of the conversation's row."""
+"""Steps that several services share. The caller must hold the lock on the conversation's row."""
 
 import logging
 from typing import Any
@@ -49,7 +49,7 @@ def request_start(conversation: Conversation, *, reason: str) -> None:
 
 
 def change_fields(conversation: Conversation, **fields: Any) -> dict[str, Any]:
-    """Save the fields that differ, nudge the conversation's followers, and return the old values of these fields.
+    """Save the fields that differ, nudge the conversation's followers, and return the previous values of these fields.
 
     The caller holds the row's lock. Safe to repeat: nothing happens if no field differs.
     """
@@ -65,9 +65,9 @@ def change_fields(conversation: Conversation, **fields: Any) -> dict[str, Any]:
 
 
 def append_notice(conversation: Conversation, *, code: str, message: str, **more: Any) -> Event:
-    """Append a notice from this server to the log and return its event. The caller holds the row's lock.
+    """Append a notice from this server to the log and return the event. The caller holds the row's lock.
 
-    ``more`` are further fields of the event's payload.
+    ``more`` contains further fields of the event's payload.
     """
     payload = orjson.dumps({"code": code, "message": message} | more).decode()
     [event] = conversation.append(

@@ -12,7 +12,9 @@ from conversations.models import Conversation, Event
 from conversations.services.exports import walk_log
 from lib.problems import Problem
 
+# The kinds of events that complete an action.
 ANSWERS = ("ObservationEvent", "UserRejectObservation", "AgentErrorEvent")
+# The commands of the engine's file editor that change a file.
 EDITS = {"create", "str_replace", "insert", "undo_edit"}
 DIFF_LENGTH = 200_000
 
@@ -27,9 +29,10 @@ class NoSuchTurn(Problem):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The events from a user's message (``from_seq``) up to the one before the next message (``through_seq``).
+    """A user's message and the events after it, up to the next message of a user.
 
-    ``number`` counts from 1. ``text`` is the beginning of the message.
+    ``from_seq`` is the seq of the message, and ``through_seq`` the seq of the turn's last event. ``number`` counts
+    from 1. ``text`` is the beginning of the message.
     """
 
     number: int
@@ -44,7 +47,8 @@ class Turn:
 class FileChange:
     """The text of a file before and after a turn.
 
-    A text is None if the file did not exist or the log does not contain the text.
+    A text is None if the file did not exist or if the log does not contain the text. ``existed`` says whether the file
+    existed before the turn.
     """
 
     path: str
@@ -53,7 +57,7 @@ class FileChange:
     existed: bool = True
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the change with a unified diff of at most 200,000 characters, or None as diff if a text is unknown."""
+        """Return ``{"path", "status", "diff"}``. The diff has at most 200,000 characters; None if a text is unknown."""
         return {
             "path": self.path,
             "status": "UPDATED" if self.existed else "ADDED",
@@ -75,7 +79,7 @@ class FileChange:
 
 @dataclass(slots=True)
 class TurnChanges:
-    """The files that a turn changed. ``ran_commands`` says whether it ran commands, which may change other files."""
+    """The files that a turn changed. ``ran_commands`` is whether commands ran, which may have changed other files."""
 
     turn: Turn
     files: list[FileChange] = field(default_factory=list)
@@ -85,12 +89,14 @@ class TurnChanges:
 def list_turns(*, conversation: Conversation) -> list[Turn]:
     """Return all turns of a conversation, oldest first.
 
-    A turn is complete if every action up to its end has a result. The last turn also needs at least one event after
-    the message and an agent that is not busy. A message that was posted while the agent worked begins a new turn.
+    A turn is complete if every action up to its end has a result. The last turn is complete only if, in addition, an
+    event follows the message and the agent is not busy. A message that is posted while the agent works begins a new
+    turn.
     """
     kinds = ("UserMessage", "ActionEvent", *ANSWERS)
     rows = Event.objects.filter(conversation=conversation, kind__in=kinds).order_by("seq")
     starts: list[tuple[int, datetime]] = []
+    # By the seq of a turn's last event: whether no action was open at that point.
     complete_at: dict[int, bool] = {}
     open_actions = 0
     for seq, kind, at in rows.values_list("seq", "kind", "received_at").iterator(1_000):
@@ -98,7 +104,7 @@ def list_turns(*, conversation: Conversation) -> list[Turn]:
             complete_at[seq - 1] = open_actions == 0
             starts.append((seq, at))
         else:
-            # Errors also occur without an action, so the count must not become negative.
+            # An error can also occur without an action, so keep the count from becoming negative.
             open_actions = max(0, open_actions + (1 if kind == "ActionEvent" else -1))
     is_idle = conversation.execution_status not in Conversation.BUSY and open_actions == 0
     texts = _message_texts(conversation, [seq for seq, _ in starts])
@@ -112,7 +118,7 @@ def list_turns(*, conversation: Conversation) -> list[Turn]:
 
 
 def _message_texts(conversation: Conversation, seqs: list[int]) -> dict[int, str]:
-    """Return the first 200 characters of messages on one line, by ``seq``."""
+    """Return a dict from seq to the first 200 characters of a message, on one line."""
     texts = {}
     for seq, payload in Event.objects.filter(conversation=conversation, seq__in=seqs).values_list(
         "seq", "payload"
@@ -125,7 +131,7 @@ def _message_texts(conversation: Conversation, seqs: list[int]) -> dict[int, str
 def find_turn_changes(*, conversation: Conversation, number: int) -> TurnChanges:
     """Return the files that the agent's file editor changed in a turn, with their texts before and after.
 
-    The log does not contain the changes that commands made; ``ran_commands`` says whether there were commands. Raise
+    The log does not contain changes that commands made; ``ran_commands`` is whether commands ran in the turn. Raise
     ``NoSuchTurn`` if the conversation has no turn with this number.
     """
     turn = next((t for t in list_turns(conversation=conversation) if t.number == number), None)

@@ -1,4 +1,4 @@
-"""Preparation of a new sandbox's workspace before the agent starts: the repository, its setup script and its hooks."""
+"""Preparation of a new workspace before the agent starts: clone the repository, run its setup script, install hooks."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -15,11 +15,11 @@ Phase = StartTask.Phase
 CLONE_SECONDS = 600
 SETUP_SECONDS = 600
 CLONE_MARKER = ".git/cloned-by-server"
-"""A file that is created after a complete clone, to distinguish it from an interrupted clone."""
+"""A file that is created after a complete clone. Without this file, a clone was interrupted."""
 
 
 class PreparationFailed(Problem):
-    """The workspace could not be prepared. The detail contains the output of the command that failed."""
+    """The workspace could not be prepared. The detail contains the output of the failed command."""
 
     status = 502
     code = "preparation-failed"
@@ -33,8 +33,8 @@ def prepare_workspace(
 ) -> None:
     """Clone the repository, run its ``.openhands/setup.sh`` and install its ``.openhands/pre-commit.sh``.
 
-    ``phase`` returns a context manager that records a phase of the start. Safe to repeat: a complete clone is kept.
-    Raise ``PreparationFailed`` if a command fails.
+    Do nothing without a repository. ``phase`` returns a context manager that records a phase of the start. Safe to
+    repeat: a complete clone is kept. Raise ``PreparationFailed`` if a command fails.
     """
     if not conversation.repository:
         return
@@ -71,8 +71,8 @@ def _clone(
 ) -> None:
     branch_option = f"--branch {shlex.quote(branch)} " if branch else ""
     with _credentials(source, workspace, client) as options:
-        # Remove the remains of an interrupted clone first: git clones only into an empty folder. Without
-        # GIT_TERMINAL_PROMPT=0, git would wait for a password until the timeout.
+        # Remove the remains of an interrupted clone first, because Git clones only into an empty folder. Without
+        # GIT_TERMINAL_PROMPT=0, Git would wait for a password until the timeout.
         result = client.execute(
             f"[ -f {CLONE_MARKER} ] || {{ find . -mindepth 1 -delete && GIT_TERMINAL_PROMPT=0 "
             f"git {options}clone {branch_option}-- {shlex.quote(source.url)} . && touch {CLONE_MARKER}; }}",
@@ -89,12 +89,12 @@ def _clone(
 def _credentials(
     source: repositories.CloneSource, workspace: str, client: EngineClient
 ) -> Iterator[str]:
-    """Yield the options with which a Git command uses the source's credentials.
+    """Yield the options of a Git command that make Git use the source's credentials.
 
     Without a secret, the options disable all credential helpers.
     """
-    # The secret is stored in a temporary file outside the workspace while the command runs. A command line would
-    # appear in the engine's log, and the repository's configuration is readable by the agent.
+    # While the block runs, a temporary file outside the workspace contains the secret. A secret on the command line
+    # would appear in the engine's log, and a secret in the repository's configuration would stay readable by the agent.
     if not source.secret:
         yield "-c credential.helper= "
         return

@@ -33,7 +33,7 @@ from lib.problems import Problem
 
 @require_safe
 def shared(request: HttpRequest, token: str) -> StreamingHttpResponse:
-    """Return the replay of a public link up to its last event, or 404 if the link is not valid."""
+    """Return the replay of a conversation up to the last event of its public link, or 404 if the link is not valid."""
     try:
         opened = services.open_share(token=token)
     except NoSuchShare as error:
@@ -61,109 +61,118 @@ def shared(request: HttpRequest, token: str) -> StreamingHttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def details(request: AuthenticatedRequest, conversation_id: UUID) -> HttpResponse:
     """Show and change the tags, the confirmation settings and the public links of one conversation."""
-    rows = Conversation.objects.visible_to(request.user)
-    row = get_object_or_404(rows, pk=conversation_id)
-    permissions.require(request.user, row.organization_id, "conversations.view")
-    link, submitted = None, {}
-    if request.method == "POST":
-        intent = _parse_intent(request)
-        permission, form_class, handler = INTENTS[intent]
-        permissions.require(request.user, row.organization_id, permission)
-        form = form_class(request.POST)
-        link = _handle(request, row, form, handler)
-        # A new link is shown only once, so its page is the response to the POST instead of a redirect.
-        if link is None and not form.errors:
-            return redirect("conversation-details", conversation_id=conversation_id)
-        submitted = {intent: form}
-    return _render_page(request, row, submitted, link)
+    visible = Conversation.objects.visible_to(request.user)
+    conversation = get_object_or_404(visible, pk=conversation_id)
+    # `visible_to` is not enough: some roles see that a shared conversation exists but may not read it.
+    permissions.require(request.user, conversation.organization_id, "conversations.view")
+    if request.method != "POST":
+        return _render_page(request, conversation)
+    form_name = _parse_form_name(request)
+    permission, form_class, handler = FORMS[form_name]
+    permissions.require(request.user, conversation.organization_id, permission)
+    form = form_class(request.POST)
+    new_link = None
+    try:
+        if form.is_valid():
+            new_link = handler(request, conversation, form.cleaned_data)
+    except Problem as refusal:
+        form.refuse(refusal)
+    if form.errors:
+        return _render_page(request, conversation, failed_form=(form_name, form))
+    # The server stores no link's token, so it can show a new link only in this response, without a redirect.
+    if new_link is not None:
+        return _render_page(request, conversation, new_link=new_link)
+    return redirect("conversation-details", conversation_id=conversation_id)
 
 
-def _parse_intent(request: AuthenticatedRequest) -> str:
+def _parse_form_name(request: AuthenticatedRequest) -> str:
+    """Return the name of the submitted form, which is a key of ``FORMS``. Raise ``Http404`` for any other name."""
     form = IntentForm(request.POST)
     if not form.is_valid():
         raise Http404
-    intent: str = form.cleaned_data["intent"]
-    return intent
-
-
-def _handle(
-    request: AuthenticatedRequest, row: Conversation, form: PageForm, handler: "Handler"
-) -> str | None:
-    """Call the handler if the form is valid; return the URL of a new public link, or None."""
-    try:
-        return handler(request, row, form.cleaned_data) if form.is_valid() else None
-    except Problem as refusal:
-        form.refuse(refusal)
-        return None
+    name: str = form.cleaned_data["intent"]
+    return name
 
 
 def _render_page(
     request: AuthenticatedRequest,
-    row: Conversation,
-    submitted: dict[str, PageForm],
-    link: str | None,
+    conversation: Conversation,
+    *,
+    failed_form: tuple[str, PageForm] | None = None,
+    new_link: str | None = None,
 ) -> HttpResponse:
-    """Render the page with the values and errors of the submitted form (by its intent), and with a new link."""
-    granted = permissions.permissions_in(request.user, row.organization_id)
+    """Render the page.
+
+    ``failed_form`` is the name of a submitted form and the form, which the page shows with its values and errors.
+    ``new_link`` is the URL of a public link that was just created.
+    """
+    granted = permissions.permissions_in(request.user, conversation.organization_id)
     may_share = "conversations.share" in granted
-    record = records.build_record(row)
+    record = records.build_record(conversation)
     initial = {"policy": record["confirmation_policy"], "analyzer": record["security_analyzer"]}
     forms: dict[str, PageForm] = {
         "tags": TagsForm(initial={"tags": ", ".join(record["tags"])}),
         "confirmation": ConfirmationForm(initial=initial),
         "share": ShareForm(),
     }
+    main_form = PageForm()
+    if failed_form is not None:
+        name, main_form = failed_form
+        forms[name] = main_form
     context: dict[str, Any] = {
         "record": record,
-        "forms": forms if link else forms | submitted,
+        "forms": forms,
         "may_steer": "conversations.steer" in granted,
         "may_share": may_share,
-        "is_creator": row.created_by_id == request.user.pk,
+        "is_creator": conversation.created_by_id == request.user.pk,
         "links_allowed": settings.PUBLIC_LINKS,
-        "links": services.list_shares(conversation=row)[:50] if may_share else [],
+        "links": services.list_shares(conversation=conversation)[:50] if may_share else [],
         "now": timezone.now(),
-        "new_link": link,
+        "new_link": new_link,
     }
-    form = next(iter(submitted.values()), PageForm())
-    return render_form(request, "conversations/details.html", form, context)
+    # `render_form` uses the errors of this form for the HTTP status of the page.
+    return render_form(request, "conversations/details.html", main_form, context)
 
 
 Data = dict[str, Any]
 Handler = Callable[[AuthenticatedRequest, Conversation, Data], str | None]
+"""Handles a valid form and returns the URL of a new public link, or None if it creates no link."""
 
 
-def _set_tags(request: AuthenticatedRequest, row: Conversation, data: Data) -> None:
-    services.set_tags(conversation_id=row.pk, tags=data["tags"])
+def _set_tags(request: AuthenticatedRequest, conversation: Conversation, data: Data) -> None:
+    services.set_tags(conversation_id=conversation.pk, tags=data["tags"])
     messages.success(request, "The tags were saved.")
 
 
-def _set_confirmation(request: AuthenticatedRequest, row: Conversation, data: Data) -> None:
+def _set_confirmation(
+    request: AuthenticatedRequest, conversation: Conversation, data: Data
+) -> None:
     services.set_confirmation(
-        conversation_id=row.pk,
+        conversation_id=conversation.pk,
         confirmation_policy=data["policy"],
         security_analyzer=data["analyzer"],
     )
     messages.success(request, "The confirmation settings were saved.")
 
 
-def _create_share(request: AuthenticatedRequest, row: Conversation, data: Data) -> str:
+def _create_share(request: AuthenticatedRequest, conversation: Conversation, data: Data) -> str:
     _, token = services.create_share(
         user=request.user,
-        conversation=row,
+        conversation=conversation,
         expires_at=timezone.now() + timedelta(days=int(data["days"])),
     )
     return f"{settings.PUBLIC_URL}/shared/{token}"
 
 
-def _revoke_share(request: AuthenticatedRequest, row: Conversation, data: Data) -> None:
-    services.revoke_share(conversation=row, share_id=data["share"])
+def _revoke_share(request: AuthenticatedRequest, conversation: Conversation, data: Data) -> None:
+    services.revoke_share(conversation=conversation, share_id=data["share"])
     messages.success(request, "The link was revoked.")
 
 
-INTENTS: dict[str, tuple[str, type[PageForm], Handler]] = {
+FORMS: dict[str, tuple[str, type[PageForm], Handler]] = {
     "tags": ("conversations.steer", TagsForm, _set_tags),
     "confirmation": ("conversations.steer", ConfirmationForm, _set_confirmation),
     "share": ("conversations.share", ShareForm, _create_share),
     "revoke": ("conversations.share", RevokeForm, _revoke_share),
 }
-"""The forms of the page by intent: the required permission, the form, and the handler."""
+"""By the name of a form on the page: the required permission, the form class, and the handler."""

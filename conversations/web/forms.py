@@ -1,4 +1,4 @@
-"""The forms of the conversation pages: prompt, search, actions, tags, confirmation and public links."""
+"""The forms of the conversation pages: the prompt, the search, actions, tags, confirmation and public links."""
 
 import re
 from typing import Any
@@ -76,7 +76,7 @@ def parse_repository(text: str) -> dict[str, str] | None:
 
 
 class PromptForm(PageForm):
-    """The first message of a conversation, and its options."""
+    """The first message of a new conversation, and the options of the conversation."""
 
     message = TextField(
         label="Your request",
@@ -97,7 +97,7 @@ class PromptForm(PageForm):
 
 
 class SearchField(forms.CharField):
-    """The words of a search. Every text is valid: invalid characters are removed and long texts are shortened."""
+    """The words of a search. Any text is valid: invalid characters are removed and long texts are shortened."""
 
     def to_python(self, value: Any) -> str:
         """Return the text without invalid characters, shortened to 200 characters."""
@@ -122,7 +122,7 @@ class SearchForm(PageForm):
 
 
 class MessageForm(PageForm):
-    """A message to the agent. The page contains its id, so that a form that is submitted twice sends one message."""
+    """A message to the agent. The page chooses ``message_id``, so submitting the form twice sends only one message."""
 
     text = TextField(
         label="Message to the agent",
@@ -140,7 +140,7 @@ class AnswerForm(PageForm):
 
     accept = OptionField(choices=YES_NO)
     reason = TextField(label="Reason for a rejection", max_length=2_000, required=False)
-    # A number that cannot be an event's `seq` is the same to a user as a question that is no longer open.
+    # To a user, a number that cannot be a `seq` means the same as a question that is no longer open.
     asked_seq = NumberField(
         required=False, error_messages=dict.fromkeys(NUMBER_CODES, NotWaiting.sentence)
     )

@@ -1,6 +1,6 @@
 """The home page with its prompt and lists, and the page of one conversation.
 
-All actions work with plain HTML forms. JavaScript adds live updates, and ``?plain=1`` shows a conversation without it.
+All actions work with plain HTML forms. JavaScript only adds live updates; ``?plain=1`` shows a page without JavaScript.
 """
 
 from collections.abc import Callable, Iterable
@@ -42,6 +42,7 @@ from lib.routes import RouteFacts
 
 PAGE_SIZE = 20
 PLAIN_EVENTS = 500
+"""The number of newest events that a plain page shows."""
 EXAMPLES = [
     (
         "Say hello",
@@ -93,7 +94,7 @@ def home(request: AuthenticatedRequest) -> HttpResponse:
         )
         is None,
     }
-    # `home.js` refreshes only the lists.
+    # `home.js` requests only the lists, to refresh them.
     template = "conversations/home.html"
     if request.GET.get("part") == "lists" and not form.errors:
         template = "conversations/_lists.html"
@@ -124,7 +125,10 @@ def _create(request: AuthenticatedRequest, form: PromptForm) -> Conversation | N
 
 
 def _lists(request: AuthenticatedRequest) -> dict[str, Any]:
-    """Return the template context of the lists: waiting, busy and other conversations, newest first, in pages."""
+    """Return the template context of the lists: waiting, busy and recent conversations, each newest first.
+
+    Only the first page has the waiting and busy conversations. The recent conversations come in pages.
+    """
     visible, narrowing = _narrow(request)
     words = narrowing.get("q", "")
     before = request.GET.get("before", "")
@@ -135,7 +139,7 @@ def _lists(request: AuthenticatedRequest) -> dict[str, Any]:
         status=Conversation.Status.RUNNING,
         execution_status=Conversation.ExecutionStatus.RUNNING,
     )
-    # Search results, a tag and the archive are one list that includes waiting and busy conversations.
+    # With a filter there is only one list, which includes the waiting and busy conversations.
     rest = visible if narrowing else visible.exclude(waiting | busy)
     try:
         after = parse_cursor(before) if before else None
@@ -163,12 +167,13 @@ def _lists(request: AuthenticatedRequest) -> dict[str, Any]:
 
 
 def _narrow(request: AuthenticatedRequest) -> tuple[QuerySet[Conversation], dict[str, str]]:
-    """Return the user's conversations filtered by the query parameters ``q``, ``tag`` and ``archived``, and those."""
+    """Return the user's conversations filtered by ``q``, ``tag`` and ``archived``, and the filters as a dict."""
     rows = Conversation.objects.visible_to(request.user)
     narrowing = SearchForm(request.GET).narrowing()
     if "tag" in narrowing:
         rows = rows.filter(tags__contains=[narrowing["tag"]])
     if "q" in narrowing:
+        # A match shows a part of a message, so search only in the logs that the user may read.
         rows = rows.readable_by(request.user)
         return services.search_conversations(rows, narrowing["q"]), narrowing
     return rows.filter(archived_at__isnull="archived" not in narrowing), narrowing
@@ -179,9 +184,9 @@ def _records_with_chips(rows: Iterable[Conversation]) -> list[dict[str, Any]]:
 
 
 def build_state_chip(record: dict[str, Any]) -> dict[str, str]:
-    """Return the label and the tone (the CSS class of the colour) of a conversation's state.
+    """Return ``{"chip", "tone"}``: the label of a conversation's state, and the CSS class of its colour.
 
-    ``state.js`` computes the same for live updates; change both together.
+    ``state.js`` has a copy of this function for live updates. Change both together.
     """
     status, execution = record["status"], record["execution_status"]
     by_status = {"starting": ("Starting", "busy"), "failed": ("Failed", "bad")}
@@ -206,7 +211,7 @@ def build_state_chip(record: dict[str, Any]) -> dict[str, str]:
 
 
 def _get_conversation(request: AuthenticatedRequest, conversation_id: UUID) -> Conversation:
-    """Return a conversation that the user may see. Raise ``Http404`` otherwise."""
+    """Return the conversation. Raise ``Http404`` if the user may not see it."""
     return get_object_or_404(Conversation.objects.visible_to(request.user), pk=conversation_id)
 
 
@@ -215,15 +220,16 @@ def _get_conversation(request: AuthenticatedRequest, conversation_id: UUID) -> C
 @require_safe
 def conversation(request: AuthenticatedRequest, conversation_id: UUID) -> HttpResponse:
     """Show the live page of one conversation, or its plain page with ``?plain=1``."""
-    row = _get_conversation(request, conversation_id)
-    record = records.build_record(row)
-    granted = permissions.permissions_in(request.user, row.organization_id)
-    permissions.require(request.user, row.organization_id, "conversations.view")
+    conversation = _get_conversation(request, conversation_id)
+    record = records.build_record(conversation)
+    granted = permissions.permissions_in(request.user, conversation.organization_id)
+    # Some roles see that a shared conversation exists but may not read it.
+    permissions.require(request.user, conversation.organization_id, "conversations.view")
     # The agent of an external run cannot be steered from here, and its files are elsewhere.
-    if row.is_external:
+    if conversation.is_external:
         granted -= {"conversations.steer", "files.view", "files.edit"}
     context: dict[str, Any] = {
-        "conversation": row,
+        "conversation": conversation,
         "record": record | build_state_chip(record),
         "message_id": uuid4(),
         "may_steer": "conversations.steer" in granted,
@@ -232,13 +238,13 @@ def conversation(request: AuthenticatedRequest, conversation_id: UUID) -> HttpRe
         "page": _build_script_data(record, granted),
     }
     if request.GET.get("plain"):
-        context["story"] = build_plain_story(row)
+        context["story"] = build_plain_story(conversation)
         return render(request, "conversations/plain.html", context)
     return render(request, "conversations/conversation.html", context)
 
 
 def _build_script_data(record: dict[str, Any], granted: frozenset[str]) -> dict[str, Any]:
-    """Return the initial data of ``conversation.js`` as JSON values."""
+    """Return the data with which ``conversation.js`` starts, as values that JSON can encode."""
     return {
         "record": orjson.loads(dumps(record)),
         "may": {
@@ -250,9 +256,9 @@ def _build_script_data(record: dict[str, Any], granted: frozenset[str]) -> dict[
     }
 
 
-def build_plain_story(row: Conversation) -> list[StoryEntry]:
+def build_plain_story(conversation: Conversation) -> list[StoryEntry]:
     """Return the newest 500 events as readable text, for browsers without JavaScript and for printing."""
-    newest = row.events.order_by("-seq")[:PLAIN_EVENTS]
+    newest = conversation.events.order_by("-seq")[:PLAIN_EVENTS]
     return [entry for event in reversed(newest) if (entry := build_entry(event))]
 
 
@@ -263,79 +269,83 @@ def build_plain_story(row: Conversation) -> list[StoryEntry]:
 @login_required
 @require_POST
 def act(request: AuthenticatedRequest, conversation_id: UUID, action: str) -> HttpResponse:
-    """Carry out an action on a conversation and redirect to its page, with a message if it failed."""
-    row = _get_conversation(request, conversation_id)
+    """Carry out an action on a conversation and redirect to its page. If the action fails, the page says why."""
+    conversation = _get_conversation(request, conversation_id)
     permission, form_class, handler = ACTIONS[action]
-    permissions.require(request.user, row.organization_id, permission)
+    permissions.require(request.user, conversation.organization_id, permission)
     form = form_class(request.POST)
+    # Only a fork creates a conversation, whose page is shown next.
     new_id = None
     try:
         if form.is_valid():
-            new_id = handler(request, row, form.cleaned_data)
+            new_id = handler(request, conversation, form.cleaned_data)
     except Problem as refusal:
         form.refuse(refusal)
     for sentence in form.sentences:
         messages.error(request, sentence)
     if action in REMOVED and not form.errors:
-        messages.success(request, f"“{row.title}” {REMOVED[action]}.")
+        messages.success(request, f"“{conversation.title}” {REMOVED[action]}.")
         return redirect("home")
     return redirect("conversation", conversation_id=new_id or conversation_id)
 
 
 Data = dict[str, Any]
 Handler = Callable[[AuthenticatedRequest, Conversation, Data], UUID | None]
+"""Handles a valid form and returns the id of a new conversation, or None."""
 REMOVED = {"delete": "was deleted", "archive": "was moved to the archive"}
-"""Actions that remove a conversation from the home page's list, with the end of their success message."""
+"""Actions that remove a conversation from the home page. The value is the end of the success message."""
 
 
-def _post_message(_request: AuthenticatedRequest, row: Conversation, data: Data) -> None:
+def _post_message(_request: AuthenticatedRequest, conversation: Conversation, data: Data) -> None:
     message_id = data["message_id"] or uuid4()
-    services.post_message(conversation_id=row.pk, text=data["text"], message_id=str(message_id))
+    services.post_message(
+        conversation_id=conversation.pk, text=data["text"], message_id=str(message_id)
+    )
 
 
-def _answer(_request: AuthenticatedRequest, row: Conversation, data: Data) -> None:
+def _answer(_request: AuthenticatedRequest, conversation: Conversation, data: Data) -> None:
     services.answer_confirmation(
-        conversation_id=row.pk,
+        conversation_id=conversation.pk,
         accept=data["accept"] == "yes",
         reason=data["reason"],
         asked_seq=data["asked_seq"],
     )
 
 
-def _rename(_request: AuthenticatedRequest, row: Conversation, data: Data) -> None:
-    services.rename(conversation_id=row.pk, title=data["title"])
+def _rename(_request: AuthenticatedRequest, conversation: Conversation, data: Data) -> None:
+    services.rename(conversation_id=conversation.pk, title=data["title"])
 
 
-def _fork(request: AuthenticatedRequest, row: Conversation, _data: Data) -> UUID:
-    permissions.require(request.user, row.organization_id, "conversations.create")
-    fork = services.fork_conversation(user=request.user, conversation=row)
+def _fork(request: AuthenticatedRequest, conversation: Conversation, _data: Data) -> UUID:
+    permissions.require(request.user, conversation.organization_id, "conversations.create")
+    fork = services.fork_conversation(user=request.user, conversation=conversation)
     return fork.pk
 
 
-def _archive(_request: AuthenticatedRequest, row: Conversation, _data: Data) -> None:
-    services.set_archived(conversation_id=row.pk, archived=True)
+def _archive(_request: AuthenticatedRequest, conversation: Conversation, _data: Data) -> None:
+    services.set_archived(conversation_id=conversation.pk, archived=True)
 
 
-def _unarchive(_request: AuthenticatedRequest, row: Conversation, _data: Data) -> None:
-    services.set_archived(conversation_id=row.pk, archived=False)
+def _unarchive(_request: AuthenticatedRequest, conversation: Conversation, _data: Data) -> None:
+    services.set_archived(conversation_id=conversation.pk, archived=False)
 
 
-def _stop(_request: AuthenticatedRequest, row: Conversation, _data: Data) -> None:
-    services.interrupt(conversation_id=row.pk)
+def _stop(_request: AuthenticatedRequest, conversation: Conversation, _data: Data) -> None:
+    services.interrupt(conversation_id=conversation.pk)
 
 
-def _resume(_request: AuthenticatedRequest, row: Conversation, _data: Data) -> None:
-    services.resume(conversation_id=row.pk)
+def _resume(_request: AuthenticatedRequest, conversation: Conversation, _data: Data) -> None:
+    services.resume(conversation_id=conversation.pk)
 
 
-def _delete(_request: AuthenticatedRequest, row: Conversation, _data: Data) -> None:
-    services.delete_conversation(conversation_id=row.pk)
+def _delete(_request: AuthenticatedRequest, conversation: Conversation, _data: Data) -> None:
+    services.delete_conversation(conversation_id=conversation.pk)
 
 
-def _save_feedback(request: AuthenticatedRequest, row: Conversation, data: Data) -> None:
+def _save_feedback(request: AuthenticatedRequest, conversation: Conversation, data: Data) -> None:
     services.save_feedback(
         user=request.user,
-        conversation=row,
+        conversation=conversation,
         seq=data["seq"],
         rating=5 if data["good"] == "yes" else 1,
     )
@@ -354,4 +364,4 @@ ACTIONS: dict[str, tuple[str, type[PageForm], Handler]] = {
     "feedback": ("conversations.view", FeedbackForm, _save_feedback),
     "delete": ("conversations.delete", PageForm, _delete),
 }
-"""The actions of the plain forms: the required permission, the form, and the handler."""
+"""By the name of an action: the required permission, the form class, and the handler."""

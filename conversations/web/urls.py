@@ -1,4 +1,4 @@
-"""The URLs of the conversation pages."""
+"""URL patterns of the conversation pages."""
 
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
@@ -7,7 +7,7 @@ from conversations.web import detail_pages, pages, sandbox_secrets
 
 
 class ActionConverter(StringConverter):
-    """A URL part with the name of an action on a conversation."""
+    """A converter for the part of a URL that names an action on a conversation."""
 
     regex = "|".join(pages.ACTIONS)
 

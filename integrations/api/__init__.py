@@ -1,1 +1,1 @@
-"""Git hosts over REST."""
+"""The REST API of Git hosts."""

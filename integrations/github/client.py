@@ -22,14 +22,16 @@ from integrations.provider import (
 from lib import http, url_guard
 
 SECONDS = 15.0
+"""The timeout of a request."""
 BODY_MAX_BYTES = 10_000_000
 MAX_WAIT_SECONDS = 3_600
+"""The longest ``retry_after`` that is passed on. GitHub resets its rate limits every hour."""
 API_VERSION = "2022-11-28"
 MAX_REDIRECTS = 3
 
 
 class GitHubClient:
-    """A client for calls with one token. It keeps no connection open between calls."""
+    """A client for requests with one token. It opens a new connection for each request."""
 
     def __init__(self, *, host: str, token: str) -> None:
         self.web_url = web_url(host)
@@ -54,17 +56,17 @@ class GitHubClient:
         GitHub returns null and an error for objects that the token cannot read. Partial data is returned unchanged
         and does not raise.
         """
-        address = f"{self._api.removesuffix('/v3')}/graphql"
-        body, _ = self._call("POST", address, json={"query": query, "variables": variables})
+        url = f"{self._api.removesuffix('/v3')}/graphql"
+        body, _ = self._call("POST", url, json={"query": query, "variables": variables})
         data = body.get("data") if isinstance(body, dict) else None
         if not isinstance(data, dict):
             raise _graphql_problem(body)
         return data
 
-    def _call(self, method: str, address: str, **request: Any) -> tuple[Any, httpx2.Headers]:
+    def _call(self, method: str, url: str, **request: Any) -> tuple[Any, httpx2.Headers]:
         try:
             with http.client(seconds=SECONDS, headers=self._headers()) as client:
-                response = self._send(client, method, address, request)
+                response = self._send(client, method, url, request)
                 for _ in range(MAX_REDIRECTS):
                     target = _redirect_target(response, method)
                     if target is None:
@@ -76,7 +78,7 @@ class GitHubClient:
             raise GitHostAway(retry_after=10) from error
         except (httpx2.RequestError, httpx2.InvalidURL) as error:
             raise GitHostAway(
-                f"{urlsplit(address).hostname} cannot be reached. Check the host name, or try again later.",
+                f"{urlsplit(url).hostname} cannot be reached. Check the host name, or try again later.",
                 retry_after=10,
             ) from error
         _raise_for_status(response)
@@ -86,13 +88,13 @@ class GitHubClient:
             return response.json(), response.headers
         except (ValueError, RecursionError) as error:
             raise GitHostTrouble(
-                f"{urlsplit(address).hostname} is not a GitHub server: its response is not JSON. Check the host name."
+                f"{urlsplit(url).hostname} is not a GitHub server: its response is not JSON. Check the host name."
             ) from error
 
     def _send(
-        self, client: httpx2.Client, method: str, address: str, request: dict[str, Any]
+        self, client: httpx2.Client, method: str, url: str, request: dict[str, Any]
     ) -> httpx2.Response:
-        with client.stream(method, address, **request) as response:
+        with client.stream(method, url, **request) as response:
             body = bytearray()
             for piece in response.iter_bytes():
                 body += piece
@@ -125,9 +127,9 @@ def api_url(host: str) -> str:
 
 
 def _redirect_target(response: httpx2.Response, method: str) -> str | None:
-    """Return the target of a redirect, which GitHub sends for a renamed repository, else None.
+    """Return the URL to follow if the response is a redirect, else None. GitHub redirects for renamed repositories.
 
-    Only targets on the same host are followed, so that the token is not sent to another host.
+    Return None for another host too, so that the token is not sent there.
     """
     if method != "GET" or response.status_code not in (301, 302, 307, 308):
         return None
@@ -167,8 +169,8 @@ def _raise_for_status(response: httpx2.Response) -> None:
 def _rate_limit_seconds(response: httpx2.Response, message: str) -> int:
     """Return the seconds to wait if a rate limit is reached, else 0.
 
-    The time is ``retry-after``; else ``x-ratelimit-reset`` if no request remains; else a minute for a secondary limit
-    (docs.github.com, "Rate limits for the REST API").
+    The header ``retry-after`` takes precedence, then ``x-ratelimit-reset`` if no request remains. For a secondary rate
+    limit without these headers, return a minute (docs.github.com, "Rate limits for the REST API").
     """
     headers = response.headers
     if (after := headers.get("retry-after", "")).isdecimal():
@@ -184,7 +186,7 @@ def _bounded(seconds: int) -> int:
 
 
 def _error_message(response: httpx2.Response) -> str:
-    """Return the message of an error response and the messages of its ``errors``, at most 400 characters."""
+    """Return the message of an error response, followed by the messages in ``errors``. At most 400 characters."""
     try:
         body = response.json()
     except (ValueError, RecursionError):

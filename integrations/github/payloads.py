@@ -1,4 +1,4 @@
-"""The conversion of GitHub's JSON into the records of ``integrations.provider``. Malformed items are skipped."""
+"""The conversion of GitHub's JSON into the records of ``integrations.provider``. Malformed list items are skipped."""
 
 import base64
 import binascii
@@ -66,7 +66,7 @@ def user(body: Any) -> GitUser:
 
 
 def repositories(body: Any) -> list[Repository]:
-    """Convert a list of repositories, the result of a search, or the repositories of an installation."""
+    """Convert any of GitHub's repository lists: a plain list, the result of a search, or an installation's list."""
     if isinstance(body, dict):
         body = body.get("items") or body.get("repositories")
     return [repository(item) for item in _objects(body) if _text(item, "full_name")]
@@ -118,7 +118,7 @@ def searched_branches(data: dict[str, Any]) -> list[Branch]:
 
 
 def suggested_tasks(data: dict[str, Any]) -> list[SuggestedTask]:
-    """Convert the data of ``SUGGESTED_TASKS``: a task per pull request with a problem and per assigned issue."""
+    """Convert the data of ``SUGGESTED_TASKS``: a task per pull request that needs work and per assigned issue."""
     tasks = []
     for pull in _objects(_in(data, "viewer", "pullRequests", "nodes")):
         kind = _pull_request_task(pull)
@@ -130,6 +130,7 @@ def suggested_tasks(data: dict[str, Any]) -> list[SuggestedTask]:
 
 
 def _pull_request_task(pull: dict[str, Any]) -> TaskType | None:
+    """Return the most urgent problem of a pull request, or None if there is no problem."""
     if pull.get("mergeable") == "CONFLICTING":
         return "MERGE_CONFLICTS"
     commits = list(_objects(_in(pull, "commits", "nodes")))
@@ -144,7 +145,7 @@ def _pull_request_task(pull: dict[str, Any]) -> TaskType | None:
 
 
 def _task(item: dict[str, Any], kind: TaskType) -> list[SuggestedTask]:
-    """Return the task of a pull request or issue in a list, which is empty if the item is malformed."""
+    """Return a list with the task of a pull request or issue; an empty list if the item is malformed."""
     repo, number = _in(item, "repository", "nameWithOwner"), item.get("number")
     if not isinstance(repo, str) or type(number) is not int:
         return []
@@ -154,6 +155,7 @@ def _task(item: dict[str, Any], kind: TaskType) -> list[SuggestedTask]:
 
 def file_dates_query(paths: list[str]) -> tuple[str, dict[str, str]]:
     """Return a GraphQL query for the newest commit of each path on the default branch, and its variables."""
+    # GraphQL has no query for a list of paths: request each path under its own alias, p0, p1, …
     names = [f"p{number}" for number in range(len(paths))]
     declarations = "".join(f", ${name}: String!" for name in names)
     fields = " ".join(
@@ -169,7 +171,7 @@ def file_dates_query(paths: list[str]) -> tuple[str, dict[str, str]]:
 
 
 def file_dates(data: dict[str, Any], paths: list[str]) -> dict[str, str]:
-    """Return the dates in the data of ``file_dates_query``: RFC 3339 texts by path."""
+    """Return the RFC 3339 date of each path from the response data of ``file_dates_query``."""
     commit = _in(data, "repository", "defaultBranchRef", "target")
     dates = {}
     for number, path in enumerate(paths):
@@ -193,7 +195,10 @@ def markdown_files(body: Any) -> list[str]:
 
 
 def microagent(body: Any, path: str) -> MicroagentContent:
-    """Convert a file with instructions for agents. Its triggers are in the YAML front matter."""
+    """Convert the response for a file with instructions for agents.
+
+    Raise ``GitHostTrouble`` if the response contains no text.
+    """
     try:
         raw = base64.b64decode(body["content"])
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
@@ -205,7 +210,10 @@ def microagent(body: Any, path: str) -> MicroagentContent:
 
 
 def parse_triggers(text: str) -> list[str]:
-    """Return the ``triggers`` of the YAML front matter (between two ``---`` lines); [] if it is malformed."""
+    """Return the ``triggers`` in the YAML front matter, which stands between two lines of ``---``.
+
+    Return an empty list if there is no front matter or if it is malformed.
+    """
     lines = text.splitlines()
     if (
         not lines
@@ -222,7 +230,7 @@ def parse_triggers(text: str) -> list[str]:
 
 
 def pull_request(body: Any) -> PullRequest:
-    """Convert a newly opened pull request. Raise ``GitHostTrouble`` if it has no number."""
+    """Convert a newly opened pull request. Raise ``GitHostTrouble`` if the response contains no number."""
     if not isinstance(body, dict) or type(body.get("number")) is not int:
         raise GitHostTrouble(
             "The response of the Git host does not contain the pull request's number."
@@ -240,6 +248,7 @@ def _text(body: dict[str, Any], name: str) -> str | None:
 
 
 def _in(value: Any, *names: str) -> Any:
+    """Return the value at a path of nested objects; None if an object on the path is missing or null."""
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
     return value

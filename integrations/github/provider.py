@@ -1,5 +1,6 @@
-"""The ``GitProvider`` for GitHub."""
+"""The implementation of ``GitProvider`` for GitHub."""
 
+import logging
 import re
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -19,7 +20,9 @@ from integrations.provider import (
     Repository,
     SuggestedTask,
 )
+from lib.problems import Problem
 
+log = logging.getLogger(__name__)
 _FULL_NAME = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 _SORTS = {"pushed", "created", "updated", "full_name"}
 _SEARCH_SORTS = {"stars", "forks", "updated"}
@@ -42,9 +45,9 @@ class GitHubProvider:
         return payloads.user(self._client.get("/user")[0])
 
     def installations(self) -> list[str]:
-        """Return the ids of the GitHub App's installations, or the names of the accounts of a personal token.
+        """Return the ids of the GitHub App's installations or, for a personal token, the names of its accounts.
 
-        GitHub returns 403 for a personal token here.
+        For a personal token, GitHub responds to the request for installations with 403.
         """
         try:
             body, _ = self._client.get("/user/installations", per_page=PAGE_MAX)
@@ -76,7 +79,7 @@ class GitHubProvider:
     def search_repositories(
         self, *, query: str, per_page: int, sort: str, order: str
     ) -> list[Repository]:
-        """Search by words. For a full name or a URL, that repository comes first, even if another user owns it."""
+        """Search by words. For a full name or a URL, the repository with this name comes first."""
         name = self._full_name(query)
         exact = self._repository(name) if name else []
         words = name.partition("/")[2] + f" user:{name.partition('/')[0]}" if name else query
@@ -92,11 +95,12 @@ class GitHubProvider:
             )
         except NoSuchRepository:
             return exact
+        # The search also finds the exact match, so remove the duplicate.
         known = {repository.id for repository in exact}
         return (exact + [r for r in payloads.repositories(body) if r.id not in known])[:per_page]
 
     def _full_name(self, query: str) -> str:
-        """Return ``owner/name`` if the query is a full name or a URL on this host, else ""."""
+        """Return ``owner/name`` if the query is a full name or a repository's URL on this host, else an empty text."""
         text = query.strip()
         if "://" in text:
             parts = urlsplit(text)
@@ -137,7 +141,8 @@ class GitHubProvider:
         try:
             body, _ = self._client.get(f"/repos/{_path(repository)}/contents/{folder}")
         except NoSuchRepository:
-            # A missing folder is fine, but a missing repository must raise.
+            # GitHub responds with 404 in both cases: a missing folder means an empty list, but a missing repository
+            # must raise.
             self._client.get(f"/repos/{_path(repository)}")
             return []
         paths = payloads.markdown_files(body)[:PAGE_MAX]
@@ -169,8 +174,8 @@ class GitHubProvider:
         self,
         *,
         repository: str,
-        source: str,
-        target: str,
+        source_branch: str,
+        target_branch: str,
         title: str,
         body: str,
         draft: bool,
@@ -179,14 +184,34 @@ class GitHubProvider:
         opened = payloads.pull_request(
             self._client.post(
                 f"/repos/{_path(repository)}/pulls",
-                {"title": title, "head": source, "base": target, "body": body, "draft": draft},
+                {
+                    "title": title,
+                    "head": source_branch,
+                    "base": target_branch,
+                    "body": body,
+                    "draft": draft,
+                },
             )
         )
-        if labels:  # GitHub does not accept labels in the request that opens the pull request
-            self._client.post(
-                f"/repos/{_path(repository)}/issues/{opened.number}/labels", {"labels": labels}
-            )
+        if labels:
+            self._add_labels(repository, opened.number, labels)
         return opened
+
+    def _add_labels(self, repository: str, number: int, labels: list[str]) -> None:
+        """Add labels to a pull request. GitHub does not accept labels in the request that opens it."""
+        # The pull request is already open. An exception here would lose its number, and the caller could not repeat
+        # the request.
+        try:
+            self._client.post(
+                f"/repos/{_path(repository)}/issues/{number}/labels", {"labels": labels}
+            )
+        except Problem as problem:
+            log.warning(
+                "Opened the pull request %s#%s without its labels: %s",
+                repository,
+                number,
+                problem.detail,
+            )
 
     def clone_source(self, *, repository: str) -> CloneSource:
         url = f"{self._client.web_url}/{_path(repository)}.git"
@@ -204,7 +229,10 @@ def _path(full_name: str) -> str:
 
 
 def _owner_and_name(full_name: str) -> tuple[Any, Any]:
-    """Split a full name into owner and name, both safe in a URL path. Raise ``NoSuchRepository`` if invalid."""
+    """Split a full name into owner and name, both safe in a URL path.
+
+    Raise ``NoSuchRepository`` if the full name is not valid.
+    """
     if not _FULL_NAME.fullmatch(full_name) or {".", ".."} & set(full_name.split("/")):
         raise NoSuchRepository
     owner, _, name = full_name.partition("/")

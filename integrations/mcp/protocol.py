@@ -1,4 +1,4 @@
-"""The Model Context Protocol, implemented by the MCP SDK with this server's tools."""
+"""The Model Context Protocol (MCP): this server's tools, served by the MCP SDK."""
 
 import logging
 from typing import Any
@@ -17,12 +17,12 @@ Answer = tuple[int, list[tuple[str, str]], bytes]
 
 
 def handle_request(caller: Caller, scope: dict[str, Any], body: bytes) -> Answer:
-    """Return the status, headers and body of the response to a caller's request. ``scope`` is an ASGI scope."""
+    """Return the response to a caller's request: its status, headers and body. ``scope`` is an ASGI scope."""
     return async_to_sync(_handle)(build_server(caller), scope, body)
 
 
 def build_server(caller: Caller) -> Server[Any, Any]:
-    """Return a server of the SDK whose tools act on behalf of a caller."""
+    """Return an MCP server of the SDK with tools that act on behalf of the caller."""
 
     async def list_tools() -> list[types.Tool]:
         return [
@@ -35,7 +35,7 @@ def build_server(caller: Caller) -> Server[Any, Any]:
             return await sync_to_async(call)(caller, name, arguments)
         except Problem as problem:
             return _failed(problem.detail)
-        # The SDK would return the exception's text to the client, which may contain SQL, addresses and values.
+        # Otherwise the SDK would send the exception's text to the client, which may contain SQL and data.
         except Exception:
             log.exception("the tool %s failed", name[:60])
             return _failed("An unexpected error occurred on the server. Try again later.")
@@ -53,7 +53,10 @@ def _failed(sentence: str) -> types.CallToolResult:
 
 
 async def _handle(server: Server[Any, Any], scope: dict[str, Any], body: bytes) -> Answer:
-    """Handle one request with a transport of the SDK that is created for it."""
+    """Handle one request with a new transport of the SDK.
+
+    ``receive`` and ``send`` are the callables of ASGI: they pass the body in and collect the response.
+    """
     manager = StreamableHTTPSessionManager(server, json_response=True, stateless=True)
     status, headers, pieces, is_read = 500, [], [], False
 

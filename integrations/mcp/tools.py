@@ -17,6 +17,7 @@ from lib.api import dumps
 from lib.problems import Problem
 
 EVENTS_MAX, PAYLOAD_MAX = 50, 4_000
+"""The maximum number of events in a response, and the maximum number of characters of each payload."""
 TEXT = {"type": "string", "minLength": 1, "maxLength": 100_000}
 NAME = {"type": "string", "minLength": 1, "maxLength": 300}
 ID = {"type": "string", "format": "uuid", "description": "The conversation's id."}
@@ -32,7 +33,10 @@ class NoSuchConversation(Problem):
 
 @dataclass(frozen=True)
 class Caller:
-    """The user and organization of a request, and the id of the conversation it comes from, if any."""
+    """The user and the organization of an MCP request.
+
+    ``conversation_id`` is the id of the conversation whose agent sent the request; empty for other clients.
+    """
 
     user: Any
     organization: Organization
@@ -41,8 +45,8 @@ class Caller:
     def get_conversation(self, text: str, permission: str) -> Conversation:
         """Return a conversation by its id, which comes from the client.
 
-        Raise ``NoSuchConversation`` if it is not visible to the caller, and ``MissingPermission`` if the caller lacks
-        the permission in its organization.
+        Raise ``NoSuchConversation`` if the conversation is not visible to the caller, and ``MissingPermission`` if the
+        caller lacks the permission in the organization of the conversation.
         """
         try:
             conversation_id = UUID(text)
@@ -56,6 +60,7 @@ class Caller:
 
     def require(self, permission: str, organization_id: UUID) -> None:
         """Raise ``MissingPermission`` if the user or the API key lacks a permission."""
+        # None means no limit, for a client without an API key or with a key without scopes.
         scopes = getattr(self.user, "key_scopes", None)
         if scopes is not None and permission not in scopes:
             raise MissingPermission(
@@ -66,7 +71,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool. ``run`` receives the caller and the arguments, and uses the database synchronously."""
+    """An MCP tool. ``run`` is a synchronous function that receives the caller and the tool's arguments as keywords."""
 
     name: str
     description: str
@@ -85,11 +90,12 @@ class Tool:
 
 
 def _plain(value: Any) -> Any:
+    """Return a value with UUIDs and times as text, because the MCP SDK serializes plain JSON values only."""
     return orjson.loads(dumps(value))
 
 
 def list_conversations(caller: Caller, *, limit: int = 20, q: str = "") -> dict[str, Any]:
-    """List visible conversations, newest first. ``q`` contains words of the title."""
+    """List the conversations that the caller can see, newest first. ``q`` contains words of the title."""
     caller.require("conversations.view", caller.organization.pk)
     rows = Conversation.objects.visible_to(caller.user).order_by("-created_at", "-pk")
     for word in q.split():
@@ -123,7 +129,7 @@ def start_conversation(
 
 
 def send_message(caller: Caller, *, conversation_id: str, text: str) -> dict[str, Any]:
-    """Append a message to the log and queue it for the agent. Return its ``seq`` and event id."""
+    """Append a message to the conversation's log and queue it for the agent. Return the event's ``seq`` and id."""
     conversation = caller.get_conversation(conversation_id, "conversations.steer")
     event = conversations.post_message(
         conversation_id=conversation.pk, text=text, message_id=str(uuid4())
@@ -139,7 +145,10 @@ def interrupt(caller: Caller, *, conversation_id: str) -> dict[str, Any]:
 
 
 def get_conversation(caller: Caller, *, conversation_id: str, events: int = 20) -> dict[str, Any]:
-    """Return a conversation's record and its newest events in order. Long payloads are truncated."""
+    """Return the record of a conversation and its newest events, oldest first.
+
+    Payloads are truncated to ``PAYLOAD_MAX`` characters.
+    """
     conversation = caller.get_conversation(conversation_id, "conversations.view")
     newest = reversed(conversation.events.order_by("-seq")[:events])
     items = [
@@ -166,7 +175,10 @@ def create_pr(
     draft: bool = True,
     labels: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Open a pull request on GitHub with the caller's token, and store it on the request's conversation, if any."""
+    """Open a pull request on GitHub with the caller's token.
+
+    If an agent sent the request, its conversation stores the number of the pull request.
+    """
     caller.require("pull_requests.create", caller.organization.pk)
     conversation, organization = None, caller.organization
     if caller.conversation_id:
@@ -175,10 +187,10 @@ def create_pr(
     opened = services.open_pull_request(
         user=caller.user,
         organization=organization,
-        provider="github",
-        repository=repo_name,
-        source=source_branch,
-        target=target_branch,
+        provider_name="github",
+        repository_name=repo_name,
+        source_branch=source_branch,
+        target_branch=target_branch,
         title=title,
         body=body,
         draft=draft,
@@ -265,7 +277,10 @@ TOOLS = {
 
 
 def call(caller: Caller, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Run a tool and return its result as plain JSON values. Raise ``Problem`` with a sentence for the agent."""
+    """Run a tool and return its result as plain JSON values.
+
+    Raise ``NoSuchTool``, or the ``Problem`` of the tool, with a sentence for the agent.
+    """
     tool = TOOLS.get(name)
     if tool is None:
         raise NoSuchTool(
@@ -276,6 +291,6 @@ def call(caller: Caller, name: str, arguments: dict[str, Any]) -> dict[str, Any]
 
 
 class NoSuchTool(Problem):
-    """A client calls a tool that this server does not have."""
+    """There is no tool with the requested name."""
 
     code = "no-such-tool"

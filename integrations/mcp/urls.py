@@ -1,4 +1,4 @@
-"""URLs of this server's MCP tools."""
+"""URL patterns of the MCP endpoint."""
 
 from django.urls import path
 

@@ -1,7 +1,7 @@
 """The MCP endpoint ``POST /mcp``: one request and one JSON response, without sessions.
 
-It is a Django view, not a separate ASGI application, so that authentication, limits, request ids, maintenance mode and
-the access log work as on all other routes. The MCP SDK implements the protocol.
+The endpoint is a Django view and not a separate ASGI application, so that authentication, limits, request ids,
+maintenance mode and the access log work as on all other routes. The MCP SDK implements the protocol.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ class NotMcp(Problem):
 class ForeignOrigin(Problem):
     """The request comes from a page of another origin.
 
-    The protocol requires servers to reject these requests (DNS rebinding).
+    The MCP specification requires servers to reject these requests, against DNS rebinding attacks.
     """
 
     status = 403
@@ -46,7 +46,7 @@ class ForeignOrigin(Problem):
 
 @RouteFacts(streams=True)
 class McpView(APIView):
-    """The MCP endpoint. Each tool checks its own permission."""
+    """The MCP endpoint. ``permission`` is the minimum for all tools, and each tool checks its own permission too."""
 
     permission = "conversations.view"
     authentication_classes = (
@@ -81,7 +81,7 @@ class McpView(APIView):
         ]
         scope: dict[str, Any] = {"type": "http", "method": "POST", "path": request.path}
         scope |= {"headers": headers, "query_string": b"", "http_version": "1.1", "scheme": "http"}
-        # Not at the top: the SDK is a third of the modules of a web process, and most processes never need it.
+        # Not at the top: the SDK would be a third of the modules of a web process, and most processes never need it.
         from integrations.mcp.protocol import handle_request
 
         status, response_headers, body = handle_request(caller, scope, raw.body)

@@ -1,4 +1,4 @@
-"""The public functions of the integrations services, re-exported from one module per noun."""
+"""The services of the integrations app, re-exported from one module per noun."""
 
 from integrations.services.connections import Connection, get_connection, list_connections
 from integrations.services.git_hosts import (

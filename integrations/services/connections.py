@@ -1,4 +1,4 @@
-"""The Git hosts of this server, and the hosts that a user has connected."""
+"""The Git hosts that this server supports, and whether a user has connected them."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,29 +15,29 @@ class Connection:
 
     provider: str
     host: str
-    """The host that the user's token is for, else the provider's own host."""
+    """The host of the user's token; without a token, the provider's default host, such as github.com."""
     is_connected: bool
     connected_at: datetime | None
     last_used_at: datetime | None
 
 
 def list_connections(*, user_id: UUID, organization_id: UUID) -> list[Connection]:
-    """Return the supported Git hosts by provider name. One query."""
+    """Return the supported Git hosts, ordered by provider name. Runs one database query."""
     rows = provider_tokens.provider_tokens(user_id=user_id, organization_id=organization_id)
     tokens = {row.provider: row for row in rows}
     return [_connection(name, tokens.get(name)) for name in sorted(registry.PROVIDERS)]
 
 
-def get_connection(*, user_id: UUID, organization_id: UUID, provider: str) -> Connection:
-    """Return a supported Git host. One query. Raise ``UnknownProvider``."""
+def get_connection(*, user_id: UUID, organization_id: UUID, provider_name: str) -> Connection:
+    """Return a supported Git host. Runs one database query. Raise ``UnknownProvider``."""
     for connection in list_connections(user_id=user_id, organization_id=organization_id):
-        if connection.provider == provider:
+        if connection.provider == provider_name:
             return connection
     raise registry.UnknownProvider
 
 
 def _connection(name: str, token: ProviderToken | None) -> Connection:
-    own_host = registry.DEFAULT_HOSTS[name]
+    default_host = registry.DEFAULT_HOSTS[name]
     if token is None:
-        return Connection(name, own_host, False, None, None)
-    return Connection(name, token.host or own_host, True, token.created_at, token.last_used_at)
+        return Connection(name, default_host, False, None, None)
+    return Connection(name, token.host or default_host, True, token.created_at, token.last_used_at)

@@ -1,7 +1,9 @@
-"""Connections to Git hosts: connect with a token, act on behalf of a user, and clone with the user's token."""
+"""Services for Git hosts: connect a host with a token, clone with the user's token, and open pull requests."""
 
 from typing import Any
 from uuid import UUID
+
+from django.db import transaction
 
 from accounts.models import Organization, ProviderToken, User
 from accounts.services import audit, provider_tokens
@@ -22,43 +24,62 @@ class NotConnected(Problem):
 
 
 def connect(
-    *, user: User, organization: Organization, provider: str, token: str, host: str | None = None
+    *,
+    user: User,
+    organization: Organization,
+    provider_name: str,
+    token: str,
+    host_name: str | None = None,
 ) -> tuple[ProviderToken, GitUser]:
-    """Check a token at its Git host and store it, replacing an earlier token. Safe to repeat.
+    """Check a token at its Git host, then store the token, replacing an earlier token. Safe to repeat.
 
-    Return the stored row and the owner of the token. Raise the problems of ``GitProvider``, ``UnknownProvider``,
-    ``BadHost`` or ``InvalidProviderToken``; the token is then not stored.
+    Return the stored row and the owner of the token. If the check fails, the token is not stored: raise
+    ``UnknownProvider``, ``BadHost``, ``InvalidProviderToken`` if the token is malformed, or an exception of
+    ``GitProvider``, such as ``TokenRefused``.
     """
-    host, owner = check_token(provider=provider, token=token, host=host)
+    # The check calls the Git host, so it runs before the transaction of set_provider_token.
+    stored_host, owner = check_token(provider_name=provider_name, token=token, host_name=host_name)
     row = provider_tokens.set_provider_token(
-        user=user, organization=organization, provider=provider, token=token, host=host
+        user=user,
+        organization=organization,
+        provider=provider_name,
+        token=token,
+        host=stored_host,
     )
     return row, owner
 
 
-def check_token(*, provider: str, token: str, host: str | None = None) -> tuple[str, GitUser]:
-    """Check a token at its Git host without storing it; return the normalized host and the token's owner.
+def check_token(
+    *, provider_name: str, token: str, host_name: str | None = None
+) -> tuple[str, GitUser]:
+    """Check a token at its Git host without storing it.
 
-    Raise the exceptions of ``connect``.
+    Return the host name as the database stores it (empty for the provider's default host), and the owner of the
+    token. Raise the exceptions of ``connect``.
     """
-    if provider not in registry.PROVIDERS:
+    if provider_name not in registry.PROVIDERS:
         raise registry.UnknownProvider
-    host = registry.normalize_host(provider, host)
+    stored_host = registry.normalize_host(provider_name, host_name)
     plain = provider_tokens.clean_token(token)
-    return host, registry.get_provider(provider, host=host, token=plain).user()
+    git_provider = registry.get_provider(provider_name, host=stored_host, token=plain)
+    return stored_host, git_provider.user()
 
 
-def provider_for(*, user_id: UUID, organization_id: UUID, provider: str) -> GitProvider:
-    """Return the provider for a user's connected Git host. Raise ``NotConnected`` or ``UnknownProvider``."""
-    if provider not in registry.PROVIDERS:
+def provider_for(*, user_id: UUID, organization_id: UUID, provider_name: str) -> GitProvider:
+    """Return the ``GitProvider`` for a Git host that the user has connected in the organization.
+
+    Raise ``UnknownProvider`` if this server does not support the Git host, and ``NotConnected`` if the user has no
+    token for the Git host.
+    """
+    if provider_name not in registry.PROVIDERS:
         raise registry.UnknownProvider
     try:
-        row = provider_tokens.use_token(
-            user_id=user_id, organization_id=organization_id, provider=provider
+        credential = provider_tokens.use_token(
+            user_id=user_id, organization_id=organization_id, provider=provider_name
         )
     except provider_tokens.NoProviderToken as error:
         raise NotConnected from error
-    return registry.get_provider(provider, host=row.host, token=row.token)
+    return registry.get_provider(provider_name, host=credential.host, token=credential.token)
 
 
 def connected_providers(*, user_id: UUID, organization_id: UUID) -> list[str]:
@@ -70,58 +91,71 @@ def connected_providers(*, user_id: UUID, organization_id: UUID) -> list[str]:
 def clone_source(
     *, repository: dict[str, Any], user_id: UUID, organization_id: UUID
 ) -> CloneSource:
-    """Return the clone source of a repository: with the user's token if its host is connected, else the public URL."""
+    """Return the URL and credentials for cloning a repository.
+
+    ``repository`` is a dict with the keys ``provider`` and ``full_name``. If the user has not connected the Git host,
+    return the public URL without credentials.
+    """
     try:
-        host = provider_for(
-            user_id=user_id, organization_id=organization_id, provider=repository["provider"]
+        git_provider = provider_for(
+            user_id=user_id, organization_id=organization_id, provider_name=repository["provider"]
         )
     except (NotConnected, registry.UnknownProvider):
         return public_source(
             repository=repository, user_id=user_id, organization_id=organization_id
         )
-    return host.clone_source(repository=repository["full_name"])
+    return git_provider.clone_source(repository=repository["full_name"])
 
 
 def open_pull_request(
     *,
     user: User,
     organization: Organization,
-    provider: str,
-    repository: str,
-    source: str,
-    target: str,
+    provider_name: str,
+    repository_name: str,
+    source_branch: str,
+    target_branch: str,
     title: str,
     body: str = "",
     draft: bool = True,
     labels: list[str] | None = None,
     conversation: Conversation | None = None,
 ) -> PullRequest:
-    """Open a pull request with the user's token, and store its number on ``conversation`` if given.
+    """Open a pull request at a Git host with the user's token.
 
-    Not safe to repeat: the host rejects a second pull request for the same branches (``NotAccepted``).
+    If ``conversation`` is not None, the conversation stores the number of the pull request; the caller has checked
+    that the user may steer the conversation. ``repository_name`` is ``owner/name``. Not safe to repeat: the Git host
+    rejects a second pull request for the same branches with ``NotAccepted``. Raise ``UnknownProvider``,
+    ``NotConnected`` or another exception of ``GitProvider``, such as ``NoSuchRepository`` or ``NotAllowed``.
     """
-    host = provider_for(user_id=user.pk, organization_id=organization.pk, provider=provider)
-    opened = host.create_pull_request(
-        repository=repository,
-        source=source,
-        target=target,
+    git_provider = provider_for(
+        user_id=user.pk, organization_id=organization.pk, provider_name=provider_name
+    )
+    # Outside the transaction: a rollback cannot close the pull request again, and a slow Git host would keep rows
+    # locked for as long as the request takes.
+    opened = git_provider.create_pull_request(
+        repository=repository_name,
+        source_branch=source_branch,
+        target_branch=target_branch,
         title=title,
         body=body,
         draft=draft,
         labels=labels or [],
     )
-    if conversation is not None:
-        record_pull_request(conversation_id=conversation.pk, number=opened.number)
-    audit.record(
-        action="pull_request.opened",
-        organization_id=organization.pk,
-        subject=conversation,
-        subject_name=f"{repository}#{opened.number}",
-        after={
-            "repository": repository,
-            "number": opened.number,
-            "source": source,
-            "target": target,
-        },
-    )
+    # Store both or neither: a number without an audit entry would hide who opened the pull request.
+    with transaction.atomic():
+        if conversation is not None:
+            record_pull_request(conversation_id=conversation.pk, number=opened.number)
+        audit.record(
+            action="pull_request.opened",
+            organization_id=organization.pk,
+            subject=conversation,
+            subject_name=f"{repository_name}#{opened.number}",
+            after={
+                "repository": repository_name,
+                "number": opened.number,
+                "source": source_branch,
+                "target": target_branch,
+            },
+        )
     return opened

@@ -23,13 +23,14 @@ from lib.problems import Problem
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def git_hosts(request: AuthenticatedRequest) -> HttpResponse:
-    """Show the connected Git host and the form for a token; process the form."""
+    """Show whether GitHub is connected, and connect or disconnect it with the forms of the page."""
     user, organization = request.user, active_organization(request)
     permissions.require(user, organization.pk, "integrations.view")
     form = ConnectForm(request.POST if request.method == "POST" else None)
     if form.is_bound:
         try:
             permissions.require(user, organization.pk, "integrations.edit")
+            # The button has its own form, so a valid DisconnectForm means that the user pressed it.
             if DisconnectForm(request.POST).is_valid():
                 provider_tokens.remove_provider_token(
                     user=user, organization=organization, provider="github"
@@ -38,7 +39,11 @@ def git_hosts(request: AuthenticatedRequest) -> HttpResponse:
                 return redirect("git-hosts")
             if form.is_valid():
                 _, owner = services.connect(
-                    user=user, organization=organization, provider="github", **form.cleaned_data
+                    user=user,
+                    organization=organization,
+                    provider_name="github",
+                    token=form.cleaned_data["token"],
+                    host_name=form.cleaned_data["host"],
                 )
                 messages.success(request, f"GitHub is connected as {owner.login}.")
                 return redirect("git-hosts")

@@ -1,4 +1,4 @@
-"""URLs of the page "Git hosts"."""
+"""URL patterns of the page "Git hosts"."""
 
 from django.urls import path
 

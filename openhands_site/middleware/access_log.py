@@ -1,4 +1,4 @@
-"""Middleware that gives every request an id and writes one log line per request."""
+"""Middleware that gives every request an id and writes the access log, one line per request."""
 
 import logging
 import re
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from uuid import uuid4
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
 from lib.logs import request_id
@@ -14,19 +15,22 @@ from lib.routes import url_pattern
 
 log = logging.getLogger("access")
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
-STATIC = "/static/"
 
 
 @cache
-def probes() -> re.Pattern[str]:
-    """Return a pattern of the URLs that orchestrators call every few seconds. They are not logged."""
+def probe_urls() -> re.Pattern[str]:
+    """Return a pattern that matches the URL paths that orchestrators call every few seconds.
+
+    A cached function and not a constant: while this module is imported, the URL configuration may not be loaded yet.
+    """
     return url_pattern(lambda facts: facts.called_by == "probe")
 
 
-class RequestId:
-    """Middleware that sets a request's id, returns it in ``X-Request-ID`` and logs the request without its query.
+class RequestIdAndAccessLog:
+    """Middleware that gives each request an id and logs the request, except static files and probes.
 
-    The id comes from the request's own ``X-Request-ID`` header if it is well-formed; otherwise it is random.
+    The id is the request's ``X-Request-ID`` header if that header is well-formed, otherwise a random id. The response
+    returns the id in the same header. The log contains no query string, which may contain secrets.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -34,17 +38,19 @@ class RequestId:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         header = request.headers.get("X-Request-ID", "")
-        value = header if _VALID_ID.fullmatch(header) else uuid4().hex
-        token = request_id.set(value)
+        current_id = header if _VALID_ID.fullmatch(header) else uuid4().hex
+        previous = request_id.set(current_id)
         started = time.monotonic()
         try:
             response = self.get_response(request)
-            response.headers["X-Request-ID"] = value
-            if not (request.path.startswith(STATIC) or probes().fullmatch(request.path)):
+            response.headers["X-Request-ID"] = current_id
+            path = request.path
+            if not (path.startswith(settings.STATIC_URL) or probe_urls().fullmatch(path)):
+                # The duration of a streaming response ends here, before its content is sent.
                 self._log(request, response, time.monotonic() - started)
             return response
         finally:
-            request_id.reset(token)
+            request_id.reset(previous)
 
     def _log(self, request: HttpRequest, response: HttpResponse, seconds: float) -> None:
         match = request.resolver_match

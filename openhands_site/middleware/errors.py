@@ -23,8 +23,8 @@ FOR_PROGRAMS = ("/api/", "/mcp", "/feedback/")
 SENTENCES = {
     400: ("bad-request", "The request is malformed."),
     403: ("forbidden", "You do not have permission to do this."),
-    404: ("not-found", "There is nothing at this address."),
-    405: ("method-not-allowed", "This address does not support this HTTP method."),
+    404: ("not-found", "There is nothing at this URL."),
+    405: ("method-not-allowed", "This URL does not support this HTTP method."),
     411: (
         "length-required",
         "Send the body with a Content-Length header. Chunked bodies are not supported here.",
@@ -51,7 +51,7 @@ class ProblemDetails:
         return response
 
     def _replace_page(self, page: HttpResponse) -> HttpResponse:
-        """Return problem details for an error page that Django made before any view.
+        """Return problem details in place of an error page that Django created without calling a view.
 
         Examples are an unknown path, an unknown host and a wrong method.
         """
@@ -102,11 +102,11 @@ class ProblemDetails:
 
 
 def refuse_unreadable(request: HttpRequest) -> HttpResponse | None:
-    """Return an error response to a request that views cannot process correctly; None for all others."""
+    """Return an error response if views cannot process the request correctly, otherwise None."""
     query = request.META.get("QUERY_STRING", "")
     if "\0" in request.path or "\0" in query or "%00" in query:
         # PostgreSQL cannot store NUL in text, so a query with it would fail with a server error.
-        return HttpResponseBadRequest("The address contains a NUL character.", content_type=PLAIN)
+        return HttpResponseBadRequest("The URL contains a NUL character.", content_type=PLAIN)
     if "Transfer-Encoding" in request.headers and "Content-Length" not in request.headers:
         # DRF treats a body of unknown length as empty and would return 200.
         return HttpResponse("Send a Content-Length header.", status=411, content_type=PLAIN)

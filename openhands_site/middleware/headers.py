@@ -1,4 +1,4 @@
-"""Middleware for security headers: a content policy that allows only this server's scripts, and no caching."""
+"""Middleware for security headers: a content policy that allows only this server's scripts, and a ban on caching."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -26,7 +26,7 @@ HANDSHAKE_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-"""Headers of responses that Django does not make: socket handshakes, and errors before Django is called."""
+"""Headers of responses without Django: those to socket handshakes, and errors before Django is called."""
 
 
 class SecurityHeaders:

@@ -16,7 +16,10 @@ OPEN = ("/static/", "/admin/")
 
 @cache
 def open_routes() -> re.Pattern[str]:
-    """Return a pattern of the URLs that stay open: probes, running agents, and the pages where staff sign in."""
+    """Return a pattern of the URL paths that stay open: for probes, for running agents, and where staff sign in.
+
+    A cached function and not a constant: while this module is imported, the URL configuration may not be loaded yet.
+    """
     return url_pattern(lambda facts: facts.called_by or facts.open_in_maintenance)
 
 

@@ -1,4 +1,4 @@
-"""Request metrics for Prometheus: django-prometheus' middlewares with bounded labels."""
+"""Request metrics for Prometheus: the middleware of django-prometheus, with a bounded number of label values."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from django_prometheus.middleware import PrometheusAfterMiddleware, PrometheusBe
 
 
 class RequestMetrics(PrometheusBeforeMiddleware):
-    """Count requests and time them, all other middlewares included. The outermost middleware."""
+    """The outermost middleware. It counts requests, and measures their duration including all other middleware."""
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
-        # The inherited method moves each hook to a thread; counting never blocks, so it can stay here.
+        # The inherited method runs each hook in a thread. Counting never blocks, so no thread is needed.
         self.process_request(request)
         response: HttpResponseBase = await self.get_response(request)
         self.process_response(request, response)
@@ -19,9 +19,9 @@ class RequestMetrics(PrometheusBeforeMiddleware):
 
 
 class ViewMetrics(PrometheusAfterMiddleware):
-    """Count requests by view, method and status, and time them. The innermost middleware.
+    """The innermost middleware. It counts requests by view, method and status, and measures their duration.
 
-    The label ``view`` is the name of a URL pattern, so the code bounds the number of its values.
+    The label ``view`` is the name of a URL pattern, so requests cannot create new values.
     """
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
@@ -31,10 +31,10 @@ class ViewMetrics(PrometheusAfterMiddleware):
         return response
 
     def process_request(self, request: HttpRequest) -> None:
-        # django-prometheus parses the header with int(); a WSGI server may pass on one that is not a number.
+        # django-prometheus parses the header with int(). A WSGI server may pass on a header that is not a number.
         if not request.META.get("CONTENT_LENGTH", "").isdecimal():
             request.META.pop("CONTENT_LENGTH", None)
-            vars(request).pop("headers", None)
+            vars(request).pop("headers", None)  # Django's cached copy of the headers
         super().process_request(request)
 
     def label_metric(

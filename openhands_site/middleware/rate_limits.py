@@ -17,16 +17,18 @@ from lib.api import problem
 from lib.routes import facts_of, url_pattern
 
 FAIL_CLOSED = {"keys", "spend"}
-"""Rates whose requests are refused while Redis cannot count. Sign-ins have their own (``accounts.limits``)."""
+"""Rates whose requests are refused while Redis is unavailable. ``accounts.limits`` limits sign-ins separately."""
 SAFE = ("GET", "HEAD", "OPTIONS")
-STATIC = "/static/"
 KEY_PREFIXES = ("oh_", "ocs_")
 """Prefixes of API keys and conversation keys. The part of a key before its dot is public."""
 
 
 @cache
 def uncounted() -> re.Pattern[str]:
-    """Return a pattern of the URLs without a limit: probes, and the model gateway, which is limited by funds."""
+    """Return a pattern of the URL paths without a limit: probes, and the model gateway, which is limited by funds.
+
+    A cached function and not a constant: while this module is imported, the URL configuration may not be loaded yet.
+    """
     return url_pattern(lambda facts: facts.cost == "uncounted")
 
 
@@ -41,7 +43,11 @@ class RateLimits:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         path = request.path
-        if not settings.RATE_LIMITS or path.startswith(STATIC) or uncounted().fullmatch(path):
+        if (
+            not settings.RATE_LIMITS
+            or path.startswith(settings.STATIC_URL)
+            or uncounted().fullmatch(path)
+        ):
             return self.get_response(request)
         response = self._refuse_address(request) or self.get_response(request)
         usage: limits.Usage | None = getattr(request, "rate_usage", None)
@@ -58,6 +64,7 @@ class RateLimits:
         match = request.resolver_match
         name = select_rate(request.method or "", view)
         caller = identify_caller(request)
+        # ``RATE_LIMITS`` may contain a rate for a single route, under this name.
         route = f"{request.method} {match.route if match else ''}"
         return self._refuse_over(request, name, caller) or self._refuse_over(request, route, caller)
 

@@ -29,6 +29,7 @@ class PieceByPiece:
 
 
 async def _pieces(stream: Iterator[bytes]) -> AsyncIterator[bytes]:
+    # ``next`` has a default, because a thread cannot pass ``StopIteration`` to a coroutine.
     def piece() -> bytes | None:
         return next(stream, None)
 

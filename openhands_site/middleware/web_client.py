@@ -22,7 +22,7 @@ ROUTES = re.compile(
     r"/(?:accept-tos|conversations(?:/.*)?|microagent-management|launch"
     r"|settings(?:/(?:mcp|user|integrations|app|billing|secrets|api-keys))?)?"
 )
-"""Paths where this server has pages of its own but the client is served."""
+"""Paths at which the client is served although this server has pages there too."""
 NOT_CLIENT = (
     "/api/",
     "/assets/",
@@ -36,7 +36,7 @@ NOT_CLIENT = (
     "/sockets/",
     "/ws/",
 )
-"""Path prefixes where an unknown path returns 404 instead of the client."""
+"""Path prefixes below which an unknown path returns 404 and not the client."""
 IMMUTABLE = "public, max-age=31536000, immutable"
 _INLINE = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)
 
@@ -62,7 +62,7 @@ class WebClient:
         return self.get_response(request)
 
     def _serve_own_page(self, request: HttpRequest) -> HttpResponseBase:
-        """Serve a page of this server below ``PAGES_PREFIX``; its links get the same prefix."""
+        """Serve a page of this server below ``PAGES_PREFIX``. Links in the page get the same prefix."""
         previous = get_script_prefix()
         request.path_info = request.path_info.removeprefix(PAGES_PREFIX) or "/"
         set_script_prefix(f"{PAGES_PREFIX}/")

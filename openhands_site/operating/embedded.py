@@ -1,7 +1,7 @@
-"""Embedded PostgreSQL and Redis servers, run from Python wheels in a data folder, for machines without them.
+"""Embedded PostgreSQL and Redis servers from Python wheels, with their data in a folder, for machines without them.
 
-The launchers in the wheels are not used: they write log lines after the streams are closed and leave servers
-running that no process owns. Here both servers are child processes of the process that starts them. On Linux they
+The launchers in the wheels are not used: they write log lines after the output streams are closed, and leave servers
+running without a parent process. Here both servers are child processes of the process that starts them. On Linux they
 stop whenever that process ends; elsewhere the next start ends the servers of the previous run.
 """
 
@@ -29,9 +29,9 @@ import redis
 from lib import processes
 
 SYSTEM_USER = "pgserver"
-"""The system user of PostgreSQL if this process is root, because PostgreSQL refuses to run as root.
+"""The system user that runs PostgreSQL if this process runs as root, because PostgreSQL refuses to run as root.
 
-The wheel uses the same name.
+The wheel's own launcher uses the same name.
 """
 SOCKET_PATH_BYTES = 100
 """The longest path of a Unix socket; operating systems allow 103 bytes (macOS) or 107 bytes (Linux)."""
@@ -100,7 +100,7 @@ def start(folder: Path, *, durable: bool = True) -> Embedded:
             services += [postgres, server]
             for service in services:
                 service.start()
-        except BaseException:
+        except BaseException:  # also Ctrl-C
             for service in services:
                 service.stop()
             lock.close()
@@ -141,7 +141,7 @@ def explain_errors(folder: Path) -> Iterator[None]:
 
 
 def explain_error(output: str, folder: Path) -> str:
-    """Return a sentence for operators about an error message of a program or of the operating system."""
+    """Convert an error message of a program or of the operating system to a sentence that says what to do."""
     if "No space left" in output or "Disk quota exceeded" in output:
         return (
             f"The disk of {folder} is full. Free about 300 MB, or choose a folder on another disk: "
@@ -162,7 +162,7 @@ def explain_error(output: str, folder: Path) -> str:
 
 
 def _last_line(output: str) -> str:
-    """Return the last line of an output that reports an error, else its last line."""
+    """Return the last line that reports an error, or the last line of the output if no line does."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if "FATAL" in line or "error:" in line or "PANIC" in line]
     return (errors or lines or ["no error message"])[-1]
@@ -221,7 +221,7 @@ class _Service(ABC):
             return log.read().decode(errors="replace")
 
     def _end(self, *steps: tuple[int, float]) -> None:
-        """Send each signal in turn and wait that many seconds, until the child has ended; finally send SIGKILL."""
+        """Send the signals of ``steps`` (signal, seconds to wait) until the child has ended; finally send SIGKILL."""
         if self.process is None:
             return
         for number, seconds in (*steps, (signal.SIGKILL, 10)):
@@ -321,6 +321,7 @@ class _PostgreSQL(_Service):
         fresh.rename(self.data)
 
     def _launch(self) -> None:
+        # The server listens only on a Unix socket, not on a TCP port.
         on = "on" if self.durable else "off"
         settings = {
             "listen_addresses": "",
@@ -339,7 +340,7 @@ class _PostgreSQL(_Service):
         self._begin = self._spawn(command, signal.SIGINT, **self._as_user())
 
     def _as_user(self) -> dict[str, Any]:
-        # Without variables such as PGDATA and PGPORT, which would change the server's configuration.
+        # Remove variables such as PGDATA and PGPORT, which would change the server's configuration.
         neutral = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_", "LANG"))}
         options: dict[str, Any] = {"cwd": "/", "env": neutral | {"LC_ALL": "C", "TZ": "UTC"}}
         if self.user:

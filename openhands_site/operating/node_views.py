@@ -1,5 +1,9 @@
-"""The list of nodes (running processes) in the API, on the admin site and in the Prometheus metrics."""
+"""The list of nodes in the API, on the admin site and in the Prometheus metrics.
 
+A node is a running process of this installation. ``lib.nodes`` keeps the list in Redis.
+"""
+
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,7 +40,7 @@ class NodeSerializer(serializers.Serializer[Any]):
     pid = serializers.IntegerField()
     started_at = serializers.DateTimeField()
     seen_at = serializers.DateTimeField(
-        help_text="The time of the last announcement, by the clock of the process's machine."
+        help_text="The time of the process's last announcement, by the clock of its machine."
     )
     is_draining = serializers.BooleanField(
         help_text="Whether the process is stopping and accepts no new work."
@@ -55,24 +59,27 @@ class NodesSerializer(serializers.Serializer[Any]):
 
 
 class NodesView(APIView):
-    """The running processes of this installation, for staff with the permission to view leases."""
+    """The list of running processes, for staff with the permission `nodes.view`."""
 
     permission = PERMISSION
 
     @extend_schema(operation_id="nodes_list", tags=["operation"], responses=NodesSerializer)
     def get(self, request: Request) -> Response:
-        """List the running processes by role and host. 503 `registry-unavailable` while Redis is unavailable."""
+        """Return the running processes, sorted by role and host.
+
+        Respond with 503 and the code `registry-unavailable` while Redis is unavailable.
+        """
         return Response(NodesSerializer({"items": nodes.list_nodes()}).data)
 
 
 def page(request: HttpRequest) -> HttpResponse:
-    """Render the list of nodes on the admin site. Raise ``PermissionDenied`` without the permission."""
+    """Render the list of nodes on the admin site. Raise ``PermissionDenied`` if the user may not see the list."""
     if not may_operate(request.user, PERMISSION):
         raise PermissionDenied
     try:
-        fleet, problem = nodes.list_nodes(), ""
-    except nodes.RegistryUnavailable as error:
-        fleet, problem = [], str(error.detail)
+        running_nodes, problem = nodes.list_nodes(), ""
+    except nodes.NodeListUnavailable as error:
+        running_nodes, problem = [], str(error.detail)
     now = timezone.now()
     rows = [
         {
@@ -86,9 +93,9 @@ def page(request: HttpRequest) -> HttpResponse:
                 if name not in ("cpu_percent", "memory_bytes")
             },
         }
-        for node in fleet
+        for node in running_nodes
     ]
-    versions = sorted({node.version for node in fleet})
+    versions = sorted({node.version for node in running_nodes})
     context = admin.site.each_context(request) | {
         "title": "Nodes",
         "rows": rows,
@@ -98,40 +105,45 @@ def page(request: HttpRequest) -> HttpResponse:
     return TemplateResponse(request, "admin/nodes.html", context)
 
 
-class FleetCollector(Collector):
-    """A Prometheus collector of the list of nodes, including processes that Prometheus cannot scrape."""
+class NodeListCollector(Collector):
+    """A Prometheus collector for the list of nodes, including processes that Prometheus cannot scrape.
+
+    Every process reports all nodes, so aggregate these metrics over processes with ``max``, not ``sum``.
+    """
 
     def describe(self) -> list[Any]:
-        return []  # called at registration, when Redis must not be needed
+        # Called when the collector is registered. Without it, ``collect`` would call Redis at import.
+        return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges of all nodes. While Redis is unavailable, yield only ``oh_node_registry_up`` with 0."""
-        is_up = GaugeMetricFamily("oh_node_registry_up", "Whether the list of nodes can be read.")
+        up_gauge = GaugeMetricFamily(
+            "oh_node_registry_up", "Whether the list of nodes can be read."
+        )
         try:
-            fleet = nodes.list_nodes()
-        except nodes.RegistryUnavailable:
-            is_up.add_metric([], 0)
-            yield is_up
+            running_nodes = nodes.list_nodes()
+        except nodes.NodeListUnavailable:
+            up_gauge.add_metric([], 0)
+            yield up_gauge
             return
-        is_up.add_metric([], 1)
-        yield is_up
-        labels = ["role", "host", "pid"]
-        count = GaugeMetricFamily(
+        up_gauge.add_metric([], 1)
+        yield up_gauge
+        count_gauge = GaugeMetricFamily(
             "oh_nodes", "Number of running processes.", labels=["role", "version", "draining"]
         )
-        counts: dict[tuple[str, str, str], int] = {}
-        load = GaugeMetricFamily(
-            "oh_node_load", "Load figures of a process.", labels=[*labels, "figure"]
+        counts = Counter(
+            (node.role, node.version, str(node.is_draining).lower()) for node in running_nodes
         )
-        for node in fleet:
-            key = (node.role, node.version, str(node.is_draining).lower())
-            counts[key] = counts.get(key, 0) + 1
+        for labels, number in counts.items():
+            count_gauge.add_metric(list(labels), number)
+        yield count_gauge
+        load_gauge = GaugeMetricFamily(
+            "oh_node_load", "Load figures of a process.", labels=["role", "host", "pid", "figure"]
+        )
+        for node in running_nodes:
             for name, value in node.load.items():
-                load.add_metric([node.role, node.host, str(node.pid), name], value)
-        for key, number in counts.items():
-            count.add_metric(list(key), number)
-        yield count
-        yield load
+                load_gauge.add_metric([node.role, node.host, str(node.pid), name], value)
+        yield load_gauge
 
 
-REGISTRY.register(FleetCollector())
+REGISTRY.register(NodeListCollector())

@@ -40,9 +40,9 @@ class Replaced:
 
 
 def plan(roles: Collection[str]) -> list[Node]:
-    """Return this machine's processes of the given roles in the order of their restart.
+    """Return this machine's processes of these roles, in the order in which to restart them.
 
-    Raise ``RegistryUnavailable`` if Redis does not respond.
+    Raise ``NodeListUnavailable`` if Redis does not respond.
     """
     here = socket.gethostname()
     own = [node for node in nodes.list_nodes() if node.host == here and _process(node)]
@@ -57,10 +57,11 @@ def restart(
     """End the processes one by one with SIGTERM; yield each when its replacement is ready.
 
     ``seconds`` is the time limit for each process, and ``say`` receives messages for the operator. Raise
-    ``NotReplaced`` if the limit is exceeded, and ``RegistryUnavailable`` if Redis does not respond.
+    ``NotReplaced`` if the limit is exceeded, and ``NodeListUnavailable`` if Redis does not respond.
     """
     for node in planned:
         started = time.monotonic()
+        # Read the list before SIGTERM: a process that is missing in it may be the replacement.
         known = {existing.id for existing in nodes.list_nodes()}
         process = _process(node)
         if process is None:

@@ -1,7 +1,8 @@
-"""The supervisor of ``quickstart``: runs the roles as child processes, prefixes their output and restarts them.
+"""The supervisor of ``quickstart``: it runs the roles as child processes, prefixes their output and restarts them.
 
-It uses one thread and one loop. On Linux the children end when this process is killed. Everywhere, the children are
-listed in ``running.json``, so that the next start can end processes that are still running.
+A role is a kind of process of the server, such as ``web``. The supervisor uses one thread and one loop. On Linux the
+children end when this process is killed. On all systems the children are listed in ``running.json``, so that the next
+start can end processes that are still running.
 """
 
 import contextlib
@@ -26,10 +27,11 @@ from lib import processes
 GRACE_SECONDS = 15
 """How long roles may take to end after SIGTERM."""
 BACKOFF_SECONDS = (1, 2, 5, 10, 30)
-"""The delays before the first, second and later restarts of a role that keeps exiting."""
+"""The seconds before the first, second and later restarts of a role that exits again and again."""
 STEADY_SECONDS = 60
-"""A role that exits after running this long is restarted after the first delay again."""
+"""A role that has run for longer than this is restarted after the first delay again."""
 LINE_BYTES = 64 * 1024
+"""A longer line of output is printed in parts."""
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
 
 
@@ -44,8 +46,11 @@ class ProcessRole:
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
     started_at: float = field(default=0, init=False)
     start_again_at: float | None = field(default=0, init=False)
+    """The time at which to start the role, by the monotonic clock. None while it runs and after its last run."""
     failures: int = field(default=0, init=False)
+    """The number of restarts since the role last ran for ``STEADY_SECONDS``."""
     rest: bytes = field(default=b"", init=False)
+    """The beginning of a line of output whose end has not been read yet."""
 
     @property
     def is_running(self) -> bool:
@@ -90,7 +95,7 @@ class Supervisor:
         return self.interrupts > 0
 
     def watch_signals(self) -> None:
-        """Request a stop on Ctrl-C, SIGTERM and SIGHUP. A second Ctrl-C kills the roles without further waiting."""
+        """Request a stop on Ctrl-C, SIGTERM and SIGHUP. After a second Ctrl-C, kill the roles without waiting."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._interrupt)
 
@@ -102,7 +107,7 @@ class Supervisor:
             self._last_interrupt = now
 
     def turn(self, seconds: float = 0.2) -> None:
-        """Start the roles that are due, forward output, and handle exited roles. Wait ``seconds`` for output."""
+        """Start the roles that are due, forward output for up to ``seconds``, and handle the roles that have exited."""
         for role in self.roles:
             due = role.start_again_at is not None and time.monotonic() >= role.start_again_at
             if role.process is None and due and not self.stop_requested:
@@ -129,6 +134,7 @@ class Supervisor:
             if role.process is not None:
                 if role.is_running:
                     self.say(role.name, "did not stop in time and was killed")
+                # Each role leads a process group, so this also kills child processes that the role left behind.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(role.process.pid, signal.SIGKILL)
                 role.process.wait()
@@ -174,7 +180,6 @@ class Supervisor:
         role.process = None
         self._write_record()
         if role.once:
-            role.failures = code
             return
         role.failures = 0 if lifetime > STEADY_SECONDS else role.failures
         wait = BACKOFF_SECONDS[min(role.failures, len(BACKOFF_SECONDS) - 1)]
@@ -198,7 +203,7 @@ class Supervisor:
             time.sleep(seconds)
             return
         for key, _ in self._selector.select(seconds):
-            if self._pump(key.data) == 0:  # it closed its output; ``turn`` handles its exit
+            if self._pump(key.data) == 0:  # the role closed its output; ``turn`` handles its exit
                 self._selector.unregister(key.fileobj)
 
     def _pump(self, role: ProcessRole) -> int:
@@ -245,7 +250,7 @@ def end_leftovers(record: Path) -> int:
 
 
 def _identity(pid: int) -> tuple[int, float] | None:
-    """Return a process's id and start time. Together they identify it, because ids are reused."""
+    """Return the id and the start time of a process. The id alone is not enough, because ids are reused."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return pid, psutil.Process(pid).create_time()
     return None
@@ -260,7 +265,7 @@ def _find(pid: int, began: float) -> psutil.Process | None:
 
 
 class Console:
-    """The output of ``quickstart``: prefixed lines, coloured on a terminal unless ``NO_COLOR`` is set."""
+    """The output of ``quickstart``: lines with a prefix, which is coloured on a terminal unless ``NO_COLOR`` is set."""
 
     COLOURS: ClassVar = {"web": 36, "worker": 33, "manager": 35, "engine": 34, "services": 31}
 
@@ -273,7 +278,7 @@ class Console:
         try:
             print(text, file=self.stream, flush=True)
         except OSError:
-            self.stream = Path(os.devnull).open("w")  # noqa: SIM115 - lives as long as we do
+            self.stream = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
 
     def step(self, name: str, text: str) -> None:
         """Print a line about a step of the startup."""

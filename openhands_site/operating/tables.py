@@ -8,6 +8,7 @@ from django.db import Error, connection
 from django.db.migrations.loader import MigrationLoader
 
 LAST_COMMIT_BEFORE_SQUASH = "6505c08"
+"""The last commit with the single migrations, which can upgrade the oldest databases."""
 
 
 class OldTables(Exception):
@@ -22,7 +23,7 @@ class OldTables(Exception):
 
 
 def check_tables() -> None:
-    """Raise ``OldTables`` if the database has some but not all of the migrations that a squashed one replaces.
+    """Raise ``OldTables`` if the database has only some of the migrations that a squashed migration replaces.
 
     Django would leave such an app out of its plan without an error, because the replaced migrations are no
     longer in the project.

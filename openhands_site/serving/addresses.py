@@ -1,4 +1,4 @@
-"""The network address of the client: the address of the connection, or the one reported by a trusted proxy."""
+"""The client's IP address: the address of the connection, or the address that a trusted proxy reports."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-
 class ClientAddress:
     """ASGI middleware that sets ``scope["client"]`` to the address of the client behind ``TRUSTED_PROXIES``.
 
-    ``X-Forwarded-For`` is read from the right until the first address that is not a trusted proxy. The entries to
-    its left may be forged by the client. Forwarding headers from other peers are dropped. Without
-    ``TRUSTED_PROXIES``, the address of the connection is used and ``X-Forwarded-Proto`` is kept for
-    ``TRUST_X_FORWARDED_PROTO``.
+    ``X-Forwarded-For`` is read from the right up to the first address that is not a trusted proxy. The client may have
+    forged the entries to the left of that address. If the connection does not come from a trusted proxy, forwarding
+    headers are dropped. If ``TRUSTED_PROXIES`` is empty, the address of the connection is used, and
+    ``X-Forwarded-Proto`` is kept for ``TRUST_X_FORWARDED_PROTO``.
     """
 
     def __init__(self, application: Any) -> None:

@@ -1,7 +1,7 @@
-"""Size limits of requests, checked before Django: its ASGI handler writes a whole body to disk before any check.
+"""Size limits of requests, checked before Django, whose ASGI handler writes a whole body to disk before any check.
 
-Bytes are counted as they arrive, independent of the ``Content-Length``. A chunked body is collected first and passed
-on with its length, because DRF treats a body of unknown length as empty.
+Bytes are counted when they arrive, independent of the header ``Content-Length``. A chunked body is collected first and
+passed on with its length, because DRF treats a body of unknown length as empty.
 """
 
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger("access")
 
 
 class BodyLimit:
-    """ASGI middleware that returns 431 for heads beyond ``HEADER_MAX_*`` and 413 for bodies beyond the limit."""
+    """ASGI middleware that returns 431 if the URL and headers are too large, and 413 if the body is too large."""
 
     def __init__(self, application: Any) -> None:
         self.application = application
@@ -74,8 +74,8 @@ class BodyLimit:
 class BodyLimitOfEnviron:
     """WSGI middleware that returns 413 if the ``Content-Length`` exceeds the limit of the route.
 
-    The middleware ``ProblemDetails`` returns 411 to bodies without a length. The WSGI server (gunicorn's
-    ``--limit-request-fields``) and the load balancer limit the size of heads.
+    The middleware ``ProblemDetails`` returns 411 for bodies without a length. The WSGI server (gunicorn's
+    ``--limit-request-fields``) and the load balancer limit the size of headers.
     """
 
     def __init__(self, application: Callable[..., Any]) -> None:
@@ -151,14 +151,16 @@ def _head_too_large(scope: Scope) -> str:
     size = sum(len(name) + len(value) for name, value in headers)
     size += len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
     if size > settings.HEADER_MAX_BYTES:
-        return f"The address and headers of a request may have at most {settings.HEADER_MAX_BYTES} bytes."
+        return (
+            f"The URL and headers of a request may have at most {settings.HEADER_MAX_BYTES} bytes."
+        )
     return ""
 
 
 def _fits(length: bytes, limit: int) -> bool:
     if not length:
         return True
-    # Bounded before ``int``, which takes long for a text of many digits.
+    # Check the number of digits first, because ``int`` takes long for a text of many digits.
     return length.isdigit() and len(length) < 20 and int(length) <= limit
 
 
@@ -170,6 +172,7 @@ async def _refuse(scope: Scope, send: Send, status: int, code: str, sentence: st
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 4431})
         return
+    # The middleware that sets the id and writes the access log is not called for this request.
     request_id = uuid4().hex
     body = dumps(
         problem_body(status=status, code=code, detail=sentence) | {"request_id": request_id}

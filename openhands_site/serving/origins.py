@@ -19,8 +19,8 @@ _KEY_IN_QUERY = re.compile(rb"(?:\A|&)session_api_key=(?!null(?:&|\Z))[^&]")
 class OriginCheck:
     """ASGI middleware that refuses (403) a socket whose ``Origin`` is not one of ``ALLOWED_ORIGINS``.
 
-    Browsers always send an ``Origin``. A handshake without it needs an API key, and its cookie is ignored. Below
-    ``/sockets/`` the key may follow in the first frame.
+    Browsers always send an ``Origin``. A handshake without an ``Origin`` needs an API key, and its cookie is ignored.
+    Below ``/sockets/`` the key may follow in the first frame.
     """
 
     def __init__(self, application: App) -> None:
@@ -42,5 +42,6 @@ class OriginCheck:
         if is_allowed:
             await self.application(scope, receive, send)
             return
+        # Closing a socket before it is accepted makes the server respond with HTTP 403.
         await receive()
         await send({"type": "websocket.close", "code": 4403})

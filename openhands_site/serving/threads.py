@@ -17,7 +17,7 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Answer = tuple[dict[str, Any], bytes, Iterator[bytes] | None]
-"""The ASGI start message of a response, its content, and its iterator if it is a stream."""
+"""The ASGI start message of a response, the content, and for a stream the iterator of the content."""
 MEMORY_BYTES = 1_048_576
 """A body above this size is written to a temporary file."""
 _END = object()
@@ -50,7 +50,10 @@ class Threads:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
     def _answer(self, environ: dict[str, Any]) -> Answer:
-        """Call the WSGI application. The content of an ordinary response is read and closed in the same thread."""
+        """Call the WSGI application.
+
+        Unless the response is a stream, read its content and close it in the same thread.
+        """
         start: dict[str, Any] = {"type": "http.response.start"}
 
         def start_response(status: str, headers: list[tuple[str, str]], error: Any = None) -> None:
@@ -119,6 +122,7 @@ def build_environ(scope: Scope, body: IO[bytes]) -> dict[str, Any]:
     Headers with an underscore in their name are dropped, as web servers do. They would become the same variable as
     the header with a hyphen, so a client could forge a header that only a proxy may set.
     """
+    # WSGI strings contain bytes as Latin-1 characters (PEP 3333).
     host, port = scope.get("server") or ("localhost", 80)
     environ: dict[str, Any] = {
         "REQUEST_METHOD": scope["method"],
@@ -143,6 +147,7 @@ def build_environ(scope: Scope, body: IO[bytes]) -> dict[str, Any]:
         name = raw_name.decode("latin-1").upper().replace("-", "_")
         value = raw_value.decode("latin-1")
         key = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+        # Repeated headers become one value, joined by a comma or, for cookies, a semicolon.
         if key in environ:
             separator = "; " if key == "HTTP_COOKIE" else ","
             value = f"{environ[key]}{separator}{value}"

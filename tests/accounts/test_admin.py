@@ -1,4 +1,4 @@
-"""Every admin page opens, shows no secret, and never reads a large table whole."""
+"""The admin pages: every page opens, shows no secret and reads a bounded number of rows."""
 
 import pytest
 from django.contrib import admin
@@ -34,9 +34,9 @@ from tests.factories import billing, conversations
 from tests.factories.accounts import UserFactory
 
 PASSWORD = "correct horse battery"
-OURS = ("accounts", "billing", "conversations", "integrations")
-MODELS = [model for model in admin.site._registry if model._meta.app_label in OURS]
-MUST_BE_THERE = {
+APPS = ("accounts", "billing", "conversations", "integrations")
+MODELS = [model for model in admin.site._registry if model._meta.app_label in APPS]
+EXPECTED_MODELS = {
     "user",
     "organization",
     "apikey",
@@ -58,14 +58,14 @@ def root(db):
 
 
 @pytest.fixture
-def desk(client, root):
+def staff_client(client, root):
     client.force_login(root)
     return client
 
 
 @pytest.fixture
 def rows(alice):
-    """One row of every model, with canaries where secrets are."""
+    """Create a row of every model. Each secret has the value ``canary``."""
     services.issue_api_key(user=alice, name="cli")
     services.create_setup_link(email="new@example.com")
     Maintenance.objects.create()
@@ -113,11 +113,11 @@ def rows(alice):
         factory()
 
 
-def address(model, page, *args):
+def admin_url(model, page, *args):
     return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_{page}", args=args)
 
 
-def secrets_of(row):
+def iter_secrets(row):
     for name in (
         "digest",
         "password",
@@ -134,31 +134,31 @@ def secrets_of(row):
             yield value if isinstance(value, str) else bytes(value).hex()
 
 
-def test_the_models_of_the_slice_have_pages():
-    assert {model._meta.model_name for model in MODELS} >= MUST_BE_THERE
+def test_models_of_every_app_have_pages():
+    assert {model._meta.model_name for model in MODELS} >= EXPECTED_MODELS
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.model_name)
-def test_list_and_row_open_and_show_no_secret(desk, rows, model):
+def test_list_and_change_pages_open_without_secrets(staff_client, rows, model):
     row = model.objects.first()
     assert row is not None
 
     pages = [
-        desk.get(address(model, "changelist")),
-        desk.get(address(model, "changelist"), {"q": "nothing such"}),
-        desk.get(address(model, "change", row.pk)),
-        desk.get(address(model, "history", row.pk)),
+        staff_client.get(admin_url(model, "changelist")),
+        staff_client.get(admin_url(model, "changelist"), {"q": "nothing such"}),
+        staff_client.get(admin_url(model, "change", row.pk)),
+        staff_client.get(admin_url(model, "history", row.pk)),
     ]
 
     assert [page.status_code for page in pages] == [200, 200, 200, 200]
     for page in pages:
         text = page.content.decode()
         assert "canary" not in text
-        assert not [secret for secret in secrets_of(row) if secret in text]
+        assert not [secret for secret in iter_secrets(row) if secret in text]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.model_name)
-def test_no_page_has_a_secret_column(rf, root, rows, model):
+def test_pages_list_no_secret_column(rf, root, rows, model):
     request = rf.get("/")
     request.user = root
     page, row = admin.site._registry[model], model.objects.first()
@@ -177,7 +177,7 @@ def test_no_page_has_a_secret_column(rf, root, rows, model):
         (User, {"password"}),
     ],
 )
-def test_secret_columns_are_known_as_such(model, names):
+def test_is_secret_matches_the_secret_columns(model, names):
     assert {field.name for field in model._meta.concrete_fields if is_secret(field)} == names
 
 
@@ -196,16 +196,16 @@ def test_secret_columns_are_known_as_such(model, names):
         "e=1",
     ],
 )
-def test_odd_queries_are_no_server_error(desk, rows, model, query):
-    assert desk.get(f"{address(model, 'changelist')}?{query}").status_code < 500
+def test_malformed_list_query_is_no_server_error(staff_client, rows, model, query):
+    assert staff_client.get(f"{admin_url(model, 'changelist')}?{query}").status_code < 500
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.model_name)
-def test_staff_without_permission_see_nothing(client, rows, model):
+def test_staff_without_permission_get_403(client, rows, model):
     client.force_login(UserFactory(is_staff=True))
 
-    assert client.get(address(model, "changelist")).status_code == 403
-    assert client.get(address(model, "change", model.objects.first().pk)).status_code == 403
+    assert client.get(admin_url(model, "changelist")).status_code == 403
+    assert client.get(admin_url(model, "change", model.objects.first().pk)).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -213,17 +213,17 @@ def test_staff_without_permission_see_nothing(client, rows, model):
     [m for m in MODELS if isinstance(admin.site._registry[m], ReadOnlyAdmin)],
     ids=lambda model: model._meta.model_name,
 )
-def test_read_only_rows_are_not_written(desk, rows, model):
+def test_read_only_rows_cannot_be_added_changed_or_deleted(staff_client, rows, model):
     row = model.objects.first()
 
-    assert desk.get(address(model, "add")).status_code == 403
-    assert desk.post(address(model, "change", row.pk), {}).status_code == 403
-    assert desk.post(address(model, "delete", row.pk), {"post": "yes"}).status_code == 403
+    assert staff_client.get(admin_url(model, "add")).status_code == 403
+    assert staff_client.post(admin_url(model, "change", row.pk), {}).status_code == 403
+    assert staff_client.post(admin_url(model, "delete", row.pk), {"post": "yes"}).status_code == 403
     assert model.objects.filter(pk=row.pk).exists()
 
 
 class TestEventList:
-    def test_reads_a_bounded_number_of_rows_and_no_payload(self, desk):
+    def test_page_reads_a_bounded_number_of_rows_and_no_payload(self, staff_client):
         conversation = conversations.ConversationFactory()
         Event.objects.bulk_create(
             conversations.EventFactory.build(
@@ -238,30 +238,30 @@ class TestEventList:
         with CaptureQueriesContext(
             connection,
         ) as queries:
-            page = desk.get(address(Event, "changelist"))
+            page = staff_client.get(admin_url(Event, "changelist"))
 
-        ours = [q["sql"] for q in queries if "conversations_event" in q["sql"]]
+        statements = [q["sql"] for q in queries if "conversations_event" in q["sql"]]
         assert page.context["cl"].result_count == COUNTED_ROWS
-        assert ours
-        assert all("LIMIT" in sql for sql in ours)
-        assert not [sql for sql in ours if "payload" in sql]
+        assert statements
+        assert all("LIMIT" in sql for sql in statements)
+        assert not [sql for sql in statements if "payload" in sql]
 
-    def test_shows_one_conversation_newest_first_along_its_index(self, desk):
+    def test_filter_by_conversation_lists_its_events_newest_first(self, staff_client):
         first = conversations.EventFactory()
         second = conversations.EventFactory(conversation=first.conversation)
         conversations.EventFactory()
 
-        page = desk.get(
-            address(Event, "changelist"), {"conversation__id__exact": str(first.conversation_id)}
+        page = staff_client.get(
+            admin_url(Event, "changelist"), {"conversation__id__exact": str(first.conversation_id)}
         )
 
         assert [event.pk for event in page.context["cl"].result_list] == [second.pk, first.pk]
 
 
 class TestUsers:
-    def test_new_user_has_a_personal_organization_and_a_password(self, desk):
-        response = desk.post(
-            address(User, "add"),
+    def test_new_user_has_a_personal_organization_and_a_password(self, staff_client):
+        response = staff_client.post(
+            admin_url(User, "add"),
             {"email": "New@example.com", "name": "New", "password": PASSWORD, "is_staff": ""},
         )
 
@@ -278,23 +278,25 @@ class TestUsers:
             {"email": "b@example.com", "password": "short"},
         ],
     )
-    def test_refusals_are_told_in_the_form(self, desk, alice, fields):
-        response = desk.post(address(User, "add"), {"name": "", "password": PASSWORD} | fields)
+    def test_invalid_user_is_an_error_in_the_form(self, staff_client, alice, fields):
+        response = staff_client.post(
+            admin_url(User, "add"), {"name": "", "password": PASSWORD} | fields
+        )
 
         assert response.status_code == 200
         assert response.context["adminform"].errors
 
-    def test_suspended_user_is_out_and_comes_back(self, desk, alice, api):
+    def test_suspension_stops_the_users_keys_until_activation(self, staff_client, alice, api):
         pick = {"_selected_action": [str(alice.pk)]}
 
-        desk.post(address(User, "changelist"), pick | {"action": "suspend"})
+        staff_client.post(admin_url(User, "changelist"), pick | {"action": "suspend"})
         assert api.get("/api/v1/users/me").status_code == 401
-        desk.post(address(User, "changelist"), pick | {"action": "activate"})
+        staff_client.post(admin_url(User, "changelist"), pick | {"action": "activate"})
         assert api.get("/api/v1/users/me").status_code == 200
 
-    def test_last_administrator_stays(self, desk, root):
-        response = desk.post(
-            address(User, "changelist"),
+    def test_last_administrator_cannot_be_suspended(self, staff_client, root):
+        response = staff_client.post(
+            admin_url(User, "changelist"),
             {"_selected_action": [str(root.pk)], "action": "suspend"},
             follow=True,
         )
@@ -303,23 +305,24 @@ class TestUsers:
         assert root.is_active
         assert "last active administrator" in response.content.decode()
 
-    def test_staff_cannot_make_themselves_superusers_or_touch_one(self, client, root):
+    def test_staff_cannot_become_superuser_or_change_a_superuser(self, client, root):
         staff = UserFactory(is_staff=True)
-        staff.user_permissions.set(permissions("change_user", "view_user", "add_user"))
+        staff.user_permissions.set(get_permissions("change_user", "view_user", "add_user"))
         client.force_login(staff)
 
         client.post(
-            address(User, "change", staff.pk),
+            admin_url(User, "change", staff.pk),
             {"email": staff.email, "name": "S", "is_superuser": "on", "is_staff": "on"},
         )
         client.post(
-            address(User, "add"), {"email": "n@example.com", "password": PASSWORD, "is_staff": "on"}
+            admin_url(User, "add"),
+            {"email": "n@example.com", "password": PASSWORD, "is_staff": "on"},
         )
         refused = client.post(
-            address(User, "change", root.pk), {"email": "stolen@example.com", "name": ""}
+            admin_url(User, "change", root.pk), {"email": "stolen@example.com", "name": ""}
         )
         client.post(
-            address(User, "changelist"), {"_selected_action": [str(root.pk)], "action": "suspend"}
+            admin_url(User, "changelist"), {"_selected_action": [str(root.pk)], "action": "suspend"}
         )
 
         staff.refresh_from_db()
@@ -331,15 +334,17 @@ class TestUsers:
 
 
 class TestOrganizations:
-    def test_suspended_organization_stops_its_keys(self, desk, alice, api):
+    def test_suspension_stops_the_organizations_keys_until_activation(
+        self, staff_client, alice, api
+    ):
         pick = {"_selected_action": [str(alice.personal_organization.pk)]}
 
-        desk.post(address(Organization, "changelist"), pick | {"action": "suspend"})
+        staff_client.post(admin_url(Organization, "changelist"), pick | {"action": "suspend"})
         assert api.get("/api/v1/users/me").status_code == 401
-        desk.post(address(Organization, "changelist"), pick | {"action": "activate"})
+        staff_client.post(admin_url(Organization, "changelist"), pick | {"action": "activate"})
         assert api.get("/api/v1/users/me").status_code == 200
 
-    def test_an_owner_must_stay(self, desk, alice):
+    def test_last_owner_cannot_lose_the_role(self, staff_client, alice):
         organization = alice.personal_organization
         membership = organization.memberships.get()
         form = {
@@ -351,27 +356,32 @@ class TestOrganizations:
             "memberships-0-user": str(alice.pk),
         }
 
-        refused = desk.post(
-            address(Organization, "change", organization.pk),
+        refused = staff_client.post(
+            admin_url(Organization, "change", organization.pk),
             form | {"memberships-0-role": "viewer"},
         )
         assert "An organization needs at least one owner." in refused.content.decode()
-        taken = desk.post(
-            address(Organization, "change", organization.pk), form | {"memberships-0-role": "owner"}
+        accepted = staff_client.post(
+            admin_url(Organization, "change", organization.pk),
+            form | {"memberships-0-role": "owner"},
         )
-        assert taken.status_code == 302
+        assert accepted.status_code == 302
 
 
 class TestMembers:
-    """The rows of members under an organization are saved by the services."""
+    """The rows of members on the page of an organization, which services save_members."""
 
     @pytest.fixture
     def team(self, alice):
         return organizations.create_organization(user=alice, name="Team")
 
-    def save(self, desk, team, rows, new=()):
-        """Rows are (user, role, whether to remove); new ones (user, role)."""
-        own = {row.user_id: str(row.pk) for row in team.memberships.all()}
+    def save_members(self, staff_client, team, rows, new=()):
+        """Submit the page of the team.
+
+        ``rows`` holds ``(user, role[, is_deleted[, user of the stored row]])`` for members, ``new`` holds
+        ``(user, role)`` for users to add.
+        """
+        row_ids = {row.user_id: str(row.pk) for row in team.memberships.all()}
         form = {
             "name": team.name,
             "memberships-TOTAL_FORMS": str(len(rows) + len(new)),
@@ -382,74 +392,78 @@ class TestMembers:
             form |= {prefix + "organization": str(team.pk), prefix + "user": str(user.pk)}
             form[prefix + "role"] = role
             if number < len(rows):
-                form[prefix + "id"] = own[rest[1].pk if len(rest) > 1 else user.pk]
+                form[prefix + "id"] = row_ids[rest[1].pk if len(rest) > 1 else user.pk]
                 if rest and rest[0]:
                     form[prefix + "DELETE"] = "on"
-        return desk.post(address(Organization, "change", team.pk), form, follow=True)
+        return staff_client.post(admin_url(Organization, "change", team.pk), form, follow=True)
 
-    def roles(self, team):
+    def read_roles(self, team):
         return dict(team.memberships.values_list("user__email", "role"))
 
-    def acts(self, team):
+    def list_actions(self, team):
         entries = AuditEntry.objects.filter(chain=team.pk, action__startswith="member.")
         return sorted(entries.values_list("action", flat=True))
 
-    def test_adding_and_changing_are_audited(self, desk, alice, charlie, team):
-        self.save(desk, team, [(alice, "owner")], new=[(charlie, "viewer")])
-        self.save(desk, team, [(alice, "owner"), (charlie, "admin")])
+    def test_added_and_changed_members_are_in_the_audit_log(
+        self, staff_client, alice, charlie, team
+    ):
+        self.save_members(staff_client, team, [(alice, "owner")], new=[(charlie, "viewer")])
+        self.save_members(staff_client, team, [(alice, "owner"), (charlie, "admin")])
 
-        assert self.roles(team) == {alice.email: "owner", charlie.email: "admin"}
-        assert self.acts(team) == ["member.added", "member.role_changed"]
+        assert self.read_roles(team) == {alice.email: "owner", charlie.email: "admin"}
+        assert self.list_actions(team) == ["member.added", "member.role_changed"]
 
-    def test_handing_over_in_one_form(self, desk, alice, charlie, team):
+    def test_ownership_moves_to_another_member_in_one_form(
+        self, staff_client, alice, charlie, team
+    ):
         Membership.objects.create(organization=team, user=charlie, role="viewer")
 
-        self.save(desk, team, [(alice, "member"), (charlie, "owner")])
+        self.save_members(staff_client, team, [(alice, "member"), (charlie, "owner")])
 
-        assert self.roles(team) == {alice.email: "member", charlie.email: "owner"}
+        assert self.read_roles(team) == {alice.email: "member", charlie.email: "owner"}
 
-    def test_removing_revokes_the_keys(self, desk, alice, charlie, team):
+    def test_removal_revokes_the_members_keys(self, staff_client, alice, charlie, team):
         Membership.objects.create(organization=team, user=charlie, role="member")
         key, _ = services.issue_api_key(user=charlie, organization=team, name="x")
 
-        self.save(desk, team, [(alice, "owner"), (charlie, "member", True)])
+        self.save_members(staff_client, team, [(alice, "owner"), (charlie, "member", True)])
 
         key.refresh_from_db()
         assert key.revoked_at is not None
-        assert self.roles(team) == {alice.email: "owner"}
-        assert self.acts(team) == ["member.removed"]
+        assert self.read_roles(team) == {alice.email: "owner"}
+        assert self.list_actions(team) == ["member.removed"]
 
-    def test_refusals_of_the_services_are_told(self, desk, alice, charlie):
+    def test_error_of_the_service_is_shown_on_the_page(self, staff_client, alice, charlie):
         own = alice.personal_organization
 
-        page = self.save(desk, own, [(alice, "owner")], new=[(charlie, "member")])
+        page = self.save_members(staff_client, own, [(alice, "owner")], new=[(charlie, "member")])
 
         assert "personal organization" in page.content.decode()
-        assert self.roles(own) == {alice.email: "owner"}
+        assert self.read_roles(own) == {alice.email: "owner"}
 
-    def test_a_row_keeps_its_user(self, desk, alice, charlie, team):
-        page = self.save(desk, team, [(charlie, "owner", False, alice)])
+    def test_user_of_a_membership_cannot_be_changed(self, staff_client, alice, charlie, team):
+        page = self.save_members(staff_client, team, [(charlie, "owner", False, alice)])
 
         assert "The user of a membership cannot be changed." in page.content.decode()
-        assert self.roles(team) == {alice.email: "owner"}
+        assert self.read_roles(team) == {alice.email: "owner"}
 
 
-def test_key_is_revoked_from_the_list(desk, alice, api):
-    desk.post(
-        address(ApiKey, "changelist"),
+def test_revoke_action_stops_the_key(staff_client, alice, api):
+    staff_client.post(
+        admin_url(ApiKey, "changelist"),
         {"_selected_action": [str(ApiKey.objects.get().pk)], "action": "revoke"},
     )
 
     assert api.get("/api/v1/users/me").status_code == 401
 
 
-def test_key_is_not_revoked_by_staff_who_may_only_look(client, alice, api):
+def test_staff_with_view_permission_only_cannot_revoke_a_key(client, alice, api):
     staff = UserFactory(is_staff=True)
-    staff.user_permissions.set(permissions("view_apikey"))
+    staff.user_permissions.set(get_permissions("view_apikey"))
     client.force_login(staff)
 
     client.post(
-        address(ApiKey, "changelist"),
+        admin_url(ApiKey, "changelist"),
         {"_selected_action": [str(ApiKey.objects.get().pk)], "action": "revoke"},
     )
 
@@ -461,14 +475,14 @@ class TestSignIn:
     def clean_cache(self):
         cache.clear()
 
-    def test_goes_by_email_in_any_case(self, client, root):
+    def test_email_address_matches_in_any_case(self, client, root):
         response = client.post(
             "/admin/login/?next=/admin/", {"username": "ROOT@example.com", "password": PASSWORD}
         )
 
         assert (response.status_code, response.headers["Location"]) == (302, "/admin/")
 
-    def test_attempts_are_limited(self, client, root):
+    def test_eleventh_attempt_is_refused_even_with_the_right_password(self, client, root):
         for _ in range(10):
             client.post("/admin/login/", {"username": "root@example.com", "password": "wrong"})
 
@@ -479,22 +493,24 @@ class TestSignIn:
         assert response.status_code == 200
         assert "Too many attempts" in response.content.decode()
 
-    def test_is_for_staff(self, client, alice):
+    def test_user_without_staff_status_cannot_sign_in(self, client, alice):
         response = client.post("/admin/login/", {"username": alice.email, "password": PASSWORD})
 
         assert response.status_code == 200
+        assert client.get("/admin/").status_code == 302
 
 
-def permissions(*names):
+def get_permissions(*names):
     from django.contrib.auth.models import Permission
 
-    found = Permission.objects.filter(codename__in=names)
-    assert len(found) == len(names)
-    return found
+    rows = Permission.objects.filter(codename__in=names)
+    assert len(rows) == len(names)
+    return rows
 
 
-def test_setup_link_page_has_no_way_to_its_token(desk, db):
+def test_setup_link_page_does_not_show_the_token(staff_client, db):
     path = services.create_setup_link()
-    page = desk.get(address(SetupLink, "change", SetupLink.objects.get().pk))
+    page = staff_client.get(admin_url(SetupLink, "change", SetupLink.objects.get().pk))
 
+    assert page.status_code == 200
     assert path.rsplit("/", 1)[1] not in page.content.decode()

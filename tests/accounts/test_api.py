@@ -1,3 +1,5 @@
+"""``/api/v1/users/me``, ``/api/v1/api-keys`` and ``/api/v1/auth``: the user, the keys, the session."""
+
 import datetime as dt
 
 import pytest
@@ -15,15 +17,16 @@ from tests.conftest import key_client
 PASSWORD = "correct horse battery"
 
 
-def join(user, role, name="Team"):
+def create_team(user, role, name="Team"):
+    """Create a team in which the user has this role, and return it."""
     team = Organization.objects.create(name=name)
     Membership.objects.create(organization=team, user=user, role=role)
     return team
 
 
 class TestMe:
-    def test_tells_who_and_where(self, api, alice):
-        team = join(alice, Membership.Role.AUDITOR)
+    def test_response_has_the_user_and_every_organization(self, api, alice):
+        team = create_team(alice, Membership.Role.AUDITOR)
         client = Client()
         client.force_login(alice)
 
@@ -52,8 +55,8 @@ class TestMe:
             ],
         }
 
-    def test_key_sees_its_organization_and_its_scopes_only(self, alice):
-        join(alice, Membership.Role.MEMBER)
+    def test_key_gets_its_organization_and_its_scopes_only(self, alice):
+        create_team(alice, Membership.Role.MEMBER)
 
         body = key_client(alice, scopes=["account.view"]).get("/api/v1/users/me").json()
 
@@ -61,7 +64,7 @@ class TestMe:
             ("Alice", ["account.view"])
         ]
 
-    def test_suspended_organization_gives_no_permissions(self, alice):
+    def test_suspended_organization_has_no_permissions(self, alice):
         organizations.suspend_organization(organization=alice.personal_organization)
         client = Client()
         client.force_login(alice)
@@ -70,66 +73,66 @@ class TestMe:
 
         assert body["organizations"][0]["permissions"] == []
 
-    def test_costs_the_same_with_many_organizations(self, alice, django_assert_num_queries):
+    def test_number_of_queries_is_fixed(self, alice, django_assert_num_queries):
         for number in range(5):
-            join(alice, Membership.Role.MEMBER, name=f"Team {number}")
+            create_team(alice, Membership.Role.MEMBER, name=f"Team {number}")
         client = Client()
         client.force_login(alice)
         client.get("/api/v1/users/me")
 
         with django_assert_num_queries(5):  # session, user, memberships, own organization, settings
-            client.get("/api/v1/users/me")
+            assert client.get("/api/v1/users/me").status_code == 200
 
-    def test_nobody_is_401_and_says_how(self, client, db):
+    def test_anonymous_is_401_with_the_bearer_scheme(self, client, db):
         response = client.get("/api/v1/users/me")
 
         assert response.status_code == 401
         assert response.headers["WWW-Authenticate"] == 'Bearer realm="api"'
 
-    def test_x_api_key_header_works(self, client, alice):
+    def test_x_api_key_header_authenticates(self, client, alice):
         _, token = services.issue_api_key(user=alice, name="x")
 
         assert client.get("/api/v1/users/me", headers={"X-API-Key": token}).status_code == 200
 
 
 class TestApiKeys:
-    def test_is_shown_once_and_works(self, api, alice):
+    def test_new_key_works_and_its_secret_is_in_no_later_response(self, api, alice):
         response = api.post(
             "/api/v1/api-keys",
             {"name": "ci", "days": 7, "scopes": ["usage.view", "account.view"]},
             format="json",
         )
 
-        made = response.json()
-        stored = ApiKey.objects.get(pk=made["id"])
+        created = response.json()
+        stored = ApiKey.objects.get(pk=created["id"])
         assert response.status_code == 201
-        assert made == {
+        assert created == {
             "id": str(stored.pk),
             "name": "ci",
             "prefix": stored.prefix,
             "organization": str(alice.personal_organization.pk),
             "scopes": ["account.view", "usage.view"],
-            "created_at": made["created_at"],
-            "expires_at": made["expires_at"],
+            "created_at": created["created_at"],
+            "expires_at": created["expires_at"],
             "revoked_at": None,
             "last_used_at": None,
             "last_used_address": None,
             "allowed_networks": [],
             "replaces": None,
-            "key": made["key"],
+            "key": created["key"],
         }
-        assert parse_datetime(made["expires_at"]) - parse_datetime(
-            made["created_at"]
+        assert parse_datetime(created["expires_at"]) - parse_datetime(
+            created["created_at"]
         ) < dt.timedelta(days=7, seconds=5)
-        assert services.authenticate_api_key(made["key"]).pk == stored.pk
-        secret = made["key"].partition(".")[2]
+        assert services.authenticate_api_key(created["key"]).pk == stored.pk
+        secret = created["key"].partition(".")[2]
         for path in ("/api/v1/api-keys", f"/api/v1/api-keys/{stored.pk}"):
             text = api.get(path).content.decode()
             assert stored.prefix in text
             assert secret not in text
             assert stored.digest not in text
 
-    def test_list_is_newest_first_and_pages(self, api, alice):
+    def test_pages_have_every_key_newest_first(self, api, alice):
         for number in range(3):
             services.issue_api_key(user=alice, name=f"n{number}")
 
@@ -144,7 +147,7 @@ class TestApiKeys:
         ]
         assert second["next"] is None
 
-    def test_revoked_key_stops_at_once_and_stays_listed(self, api, alice):
+    def test_revoked_key_stops_working_and_stays_listed(self, api, alice):
         key, token = services.issue_api_key(user=alice, name="x")
 
         assert api.delete(f"/api/v1/api-keys/{key.pk}").status_code == 204
@@ -155,7 +158,7 @@ class TestApiKeys:
         assert api.get(f"/api/v1/api-keys/{key.pk}").json()["revoked_at"]
 
     @pytest.mark.parametrize("method", ["get", "delete"])
-    def test_other_peoples_keys_do_not_exist(self, api, alice, bob, charlie, method):
+    def test_key_of_another_user_is_404(self, api, alice, bob, charlie, method):
         for user in (bob, charlie):
             key, _ = services.issue_api_key(user=user, name="x")
             assert getattr(api, method)(f"/api/v1/api-keys/{key.pk}").status_code == 404
@@ -179,19 +182,19 @@ class TestApiKeys:
             ),
         ],
     )
-    def test_odd_wishes_are_refused(self, api, fields, status, code):
+    def test_bad_body_is_refused_and_creates_no_key(self, api, fields, status, code):
         response = api.post("/api/v1/api-keys", fields, format="json")
 
         assert (response.status_code, response.json()["code"]) == (status, code)
         assert ApiKey.objects.count() == 1
 
-    def test_strangers_organization_does_not_exist(self, api, charlie):
+    def test_organization_without_membership_is_404(self, api, charlie):
         fields = {"name": "x", "organization": str(charlie.personal_organization.pk)}
 
         assert api.post("/api/v1/api-keys", fields, format="json").status_code == 404
 
-    def test_role_without_the_permission_makes_no_key(self, alice):
-        team = join(alice, Membership.Role.VIEWER)
+    def test_role_without_the_permission_is_403(self, alice):
+        team = create_team(alice, Membership.Role.VIEWER)
         client = Client()
         client.force_login(alice)
 
@@ -203,67 +206,67 @@ class TestApiKeys:
 
         assert (response.status_code, response.json()["permission"]) == (403, "api_keys.edit")
 
-    def test_number_of_keys_is_bounded_and_revoked_ones_do_not_count(self, api, alice, settings):
+    def test_key_beyond_the_maximum_is_409_until_another_is_revoked(self, api, alice, settings):
         settings.API_KEYS_PER_USER = 2
         second, _ = services.issue_api_key(user=alice, name="second")
 
         refused = api.post("/api/v1/api-keys", {"name": "third"}, format="json")
         services.revoke_api_key(key=second)
-        taken = api.post("/api/v1/api-keys", {"name": "third"}, format="json")
+        accepted = api.post("/api/v1/api-keys", {"name": "third"}, format="json")
 
-        assert (refused.status_code, taken.status_code) == (409, 201)
+        assert (refused.status_code, accepted.status_code) == (409, 201)
 
 
-class TestKeyMadeByKey:
-    """A key may not make a key that exceeds it."""
+class TestKeyCreatedByKey:
+    """A key that another key creates, which never exceeds that key."""
 
     scopes = ("api_keys.edit", "api_keys.view", "account.view")
 
-    def make(self, client, **fields):
+    def create_key(self, client, **fields):
         return client.post("/api/v1/api-keys", {"name": "child"} | fields, format="json")
 
-    def test_cannot_have_a_scope_that_its_maker_lacks(self, alice):
-        response = self.make(key_client(alice, scopes=self.scopes), scopes=["files.edit"])
+    def test_scope_that_the_creating_key_lacks_is_403(self, alice):
+        response = self.create_key(key_client(alice, scopes=self.scopes), scopes=["files.edit"])
 
         assert (response.status_code, response.json()["code"]) == (403, "scope-not-held")
 
-    def test_without_scopes_gets_those_of_its_maker(self, alice):
-        response = self.make(key_client(alice, scopes=self.scopes))
+    def test_key_without_scopes_gets_those_of_the_creating_key(self, alice):
+        response = self.create_key(key_client(alice, scopes=self.scopes))
 
         assert response.json()["scopes"] == sorted(self.scopes)
 
-    def test_does_not_outlive_its_maker(self, alice):
-        response = self.make(key_client(alice, days=2), days=300)
+    def test_key_expires_no_later_than_the_creating_key(self, alice):
+        response = self.create_key(key_client(alice, days=2), days=300)
 
         assert parse_datetime(response.json()["expires_at"]) <= timezone.now() + dt.timedelta(
             days=2
         )
 
-    def test_stays_in_the_organization_of_its_maker(self, alice):
-        team = join(alice, Membership.Role.OWNER)
+    def test_other_organization_than_that_of_the_creating_key_is_404(self, alice):
+        team = create_team(alice, Membership.Role.OWNER)
 
-        response = self.make(key_client(alice), organization=str(team.pk))
+        response = self.create_key(key_client(alice), organization=str(team.pk))
 
         assert response.status_code == 404
 
-    def test_in_a_team_defaults_to_that_team(self, alice):
-        team = join(alice, Membership.Role.OWNER)
+    def test_organization_defaults_to_that_of_the_creating_key(self, alice):
+        team = create_team(alice, Membership.Role.OWNER)
 
-        response = self.make(key_client(alice, organization=team))
+        response = self.create_key(key_client(alice, organization=team))
 
         assert response.json()["organization"] == str(team.pk)
 
-    def test_needs_the_scope_to_make_keys(self, alice):
-        response = self.make(key_client(alice, scopes=["api_keys.view"]))
+    def test_creating_key_without_the_scope_is_403(self, alice):
+        response = self.create_key(key_client(alice, scopes=["api_keys.view"]))
 
         assert (response.status_code, response.json()["permission"]) == (403, "api_keys.edit")
 
-    def test_loses_what_its_owner_loses(self, alice):
-        team = join(alice, Membership.Role.OWNER)
+    def test_creating_key_whose_owner_lost_the_permission_is_403(self, alice):
+        team = create_team(alice, Membership.Role.OWNER)
         client = key_client(alice, organization=team)
         Membership.objects.filter(organization=team).update(role=Membership.Role.VIEWER)
 
-        assert self.make(client).status_code == 403
+        assert self.create_key(client).status_code == 403
 
 
 class TestSession:
@@ -275,7 +278,7 @@ class TestSession:
     def browser(self):
         return Client(enforce_csrf_checks=True)
 
-    def send(self, browser, path, body=None, token=None):
+    def post(self, browser, path, body=None, token=None):
         token = token or browser.get("/api/v1/auth/csrf").json()["csrf_token"]
         headers = {"X-XSRF-TOKEN": token}
         return browser.post(
@@ -283,20 +286,20 @@ class TestSession:
         )
 
     def sign_in(self, browser, email="Alice@example.com", password=PASSWORD):
-        return self.send(browser, "sign-in", {"email": email, "password": password})
+        return self.post(browser, "sign-in", {"email": email, "password": password})
 
-    def test_sign_in_gives_a_fresh_session_and_says_who(self, browser, alice):
-        browser.cookies["sessionid"] = "chosen-by-somebody-else"
+    def test_sign_in_returns_the_user_and_a_new_session_id(self, browser, alice):
+        browser.cookies["sessionid"] = "chosen-by-an-attacker"
 
         response = self.sign_in(browser)
 
         assert (response.status_code, response.json()["email"]) == (200, "alice@example.com")
-        assert browser.cookies["sessionid"].value != "chosen-by-somebody-else"
+        assert browser.cookies["sessionid"].value != "chosen-by-an-attacker"
         assert browser.cookies["sessionid"]["httponly"]
-        told = browser.get("/api/v1/users/me").json()  # and with it the settings
-        assert told.items() >= response.json().items()
+        me = browser.get("/api/v1/users/me").json()  # has the settings in addition
+        assert me.items() >= response.json().items()
 
-    def test_sign_in_answers_in_full_like_me(self, browser, alice):
+    def test_sign_in_response_has_the_organizations_and_permissions(self, browser, alice):
         assert self.sign_in(browser).json()["organizations"][0]["permissions"] == sorted(
             ROLE_PERMISSIONS["owner"]
         )
@@ -309,13 +312,15 @@ class TestSession:
             ("a\U0001f600", PASSWORD),
         ],
     )
-    def test_wrong_pairs_are_told_alike(self, browser, alice, email, password):
+    def test_wrong_address_and_wrong_password_get_the_same_error(
+        self, browser, alice, email, password
+    ):
         response = self.sign_in(browser, email, password)
 
         assert (response.status_code, response.json()["code"]) == (401, "wrong-credentials")
         assert browser.get("/api/v1/users/me").status_code == 401
 
-    def test_suspended_user_does_not_get_in(self, browser, alice):
+    def test_suspended_user_cannot_sign_in(self, browser, alice):
         services.suspend_user(user=alice)
 
         assert self.sign_in(browser).status_code == 401
@@ -326,14 +331,14 @@ class TestSession:
 
         assert browser.get("/api/v1/users/me").status_code == 401
 
-    def test_changed_password_ends_other_sessions(self, browser, alice):
+    def test_new_password_ends_an_open_session(self, browser, alice):
         self.sign_in(browser)
         alice.set_password("another good password")
         alice.save()
 
         assert browser.get("/api/v1/users/me").status_code == 401
 
-    def test_attempts_are_limited_and_the_answer_says_when(self, browser, alice):
+    def test_eleventh_attempt_is_429_with_retry_after(self, browser, alice):
         for _ in range(10):
             self.sign_in(browser, password="wrong")
 
@@ -343,17 +348,17 @@ class TestSession:
         assert 1 <= int(response.headers["Retry-After"]) <= 61
 
     @pytest.mark.parametrize("path", ["sign-in", "sign-out"])
-    def test_csrf_token_is_needed(self, browser, alice, path):
+    def test_request_with_a_wrong_csrf_token_is_403(self, browser, alice, path):
         self.sign_in(browser)
 
-        response = self.send(
+        response = self.post(
             browser, path, {"email": alice.email, "password": PASSWORD}, token="wrong"
         )
 
         assert response.status_code == 403
         assert browser.get("/api/v1/users/me").status_code == 200
 
-    def test_sign_in_without_a_session_needs_the_csrf_token_too(self, alice):
+    def test_sign_in_without_session_and_csrf_token_is_403(self, alice):
         response = Client(enforce_csrf_checks=True).post(
             "/api/v1/auth/sign-in",
             {"email": alice.email, "password": PASSWORD},
@@ -365,8 +370,8 @@ class TestSession:
     def test_sign_out_ends_the_session_and_is_safe_to_repeat(self, browser, alice):
         self.sign_in(browser)
 
-        assert self.send(browser, "sign-out").status_code == 204
-        assert self.send(browser, "sign-out").status_code == 204
+        assert self.post(browser, "sign-out").status_code == 204
+        assert self.post(browser, "sign-out").status_code == 204
         assert browser.get("/api/v1/users/me").status_code == 401
 
     def test_password_is_not_in_an_error_report(self, browser, alice, monkeypatch, caplog):

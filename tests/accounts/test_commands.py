@@ -1,3 +1,5 @@
+"""The management commands of accounts: set-up links, API keys, users."""
+
 import io
 import re
 
@@ -8,34 +10,35 @@ from accounts import services
 from accounts.models import ApiKey, AuditEntry, SetupLink, User
 
 
-def run(name, *args):
+def run_command(name, *args):
+    """Run a command and return its output."""
     out = io.StringIO()
     call_command(name, *args, stdout=out)
     return out.getvalue()
 
 
 class TestCreateSetupLink:
-    def test_prints_an_address_that_works(self, db):
-        printed = run("create_setup_link", "--email", "new@example.com")
+    def test_command_prints_the_address_of_a_valid_link(self, db):
+        printed = run_command("create_setup_link", "--email", "new@example.com")
 
         (token,) = re.fullmatch(r"http://testserver/setup/(.+)\n", printed).groups()
         assert services.find_setup_link(token).email == "new@example.com"
 
-    def test_odd_address_is_refused(self, db):
+    def test_malformed_address_is_an_error(self, db):
         with pytest.raises(CommandError, match="must be an e-mail address"):
-            run("create_setup_link", "--email", "x")
+            run_command("create_setup_link", "--email", "x")
         assert not SetupLink.objects.exists()
 
 
 class TestCreateApiKey:
-    def test_prints_the_key_alone(self, alice):
-        printed = run("create_api_key", "--email", "ALICE@example.com", "--name", "cli")
+    def test_command_prints_only_the_key(self, alice):
+        printed = run_command("create_api_key", "--email", "ALICE@example.com", "--name", "cli")
 
         assert re.fullmatch(r"oh_[0-9a-f]{12}\.[\w-]{43}\n", printed)
         assert services.authenticate_api_key(printed.strip()).user == alice
 
-    def test_takes_scopes_and_days(self, alice):
-        run(
+    def test_options_set_scopes_and_days(self, alice):
+        run_command(
             "create_api_key",
             "--email",
             alice.email,
@@ -69,9 +72,9 @@ class TestCreateApiKey:
             (["--email", "alice@example.com", "--name", "x" * 81], "--name must have"),
         ],
     )
-    def test_refusals_are_sentences(self, alice, args, sentence):
+    def test_invalid_argument_is_an_error_with_a_sentence(self, alice, args, sentence):
         with pytest.raises(CommandError, match=re.escape(sentence)):
-            run("create_api_key", *args)
+            run_command("create_api_key", *args)
         assert not ApiKey.objects.exists()
 
 
@@ -79,21 +82,21 @@ class TestCreateUser:
     def test_password_comes_from_the_environment(self, db, monkeypatch):
         monkeypatch.setenv("OH_PASSWORD", "correct horse battery")
 
-        run("create_user", "--email", "new@example.com", "--name", "New", "--staff")
+        run_command("create_user", "--email", "new@example.com", "--name", "New", "--staff")
 
         user = User.objects.get()
         assert user.check_password("correct horse battery")
         assert (user.name, user.is_staff, user.is_superuser) == ("New", True, False)
 
-    def test_without_a_password_nobody_signs_in(self, db, monkeypatch):
+    def test_user_without_a_password_cannot_sign_in_with_one(self, db, monkeypatch):
         monkeypatch.delenv("OH_PASSWORD", raising=False)
         monkeypatch.setattr("sys.stdin", io.StringIO())
 
-        run("create_user", "--email", "new@example.com", "--name", "New")
+        run_command("create_user", "--email", "new@example.com", "--name", "New")
 
         assert not User.objects.get().has_usable_password()
 
-    def test_password_is_asked_for_at_a_terminal(self, db, monkeypatch):
+    def test_terminal_is_prompted_for_the_password_twice(self, db, monkeypatch):
         class Terminal(io.StringIO):
             def isatty(self):
                 return True
@@ -103,11 +106,11 @@ class TestCreateUser:
         answers = iter(["correct horse battery", "correct horse battery", "one", "two"])
         monkeypatch.setattr("getpass.getpass", lambda _prompt: next(answers))
 
-        run("create_user", "--email", "new@example.com")
+        run_command("create_user", "--email", "new@example.com")
 
         assert User.objects.get().check_password("correct horse battery")
         with pytest.raises(CommandError, match="are different"):
-            run("create_user", "--email", "other@example.com")
+            run_command("create_user", "--email", "other@example.com")
 
     @pytest.mark.parametrize(
         "command", [("create_user", "--administrator"), ("createsuperuser",)], ids=lambda c: c[0]
@@ -115,7 +118,7 @@ class TestCreateUser:
     def test_administrator_has_an_organization_and_an_audit_entry(self, db, monkeypatch, command):
         monkeypatch.setenv("OH_PASSWORD", "correct horse battery")
 
-        run(*command, "--email", "root@example.com")
+        run_command(*command, "--email", "root@example.com")
 
         user = User.objects.get()
         assert (user.is_staff, user.is_superuser) == (True, True)
@@ -131,11 +134,13 @@ class TestCreateUser:
             ("new@example.com", "short", "too short"),
         ],
     )
-    def test_refusals_are_sentences(self, alice, monkeypatch, email, password, sentence):
+    def test_invalid_address_or_password_is_an_error(
+        self, alice, monkeypatch, email, password, sentence
+    ):
         monkeypatch.setenv("OH_PASSWORD", password)
 
         with pytest.raises(CommandError, match=sentence):
-            run("create_user", "--email", email)
+            run_command("create_user", "--email", email)
 
 
 class TestRevokeApiKeys:
@@ -146,41 +151,41 @@ class TestRevokeApiKeys:
             for user, name in ((alice, "one"), (alice, "two"), (charlie, "three"))
         ]
 
-    def revoked(self):
+    def revoked_names(self):
         return set(ApiKey.objects.exclude(revoked_at=None).values_list("name", flat=True))
 
-    def test_by_prefix(self, keys):
-        assert "Revoked 1 key." in run("revoke_api_keys", "--prefix", keys[0].prefix)
-        assert self.revoked() == {"one"}
+    def test_prefix_revokes_its_key(self, keys):
+        assert "Revoked 1 key." in run_command("revoke_api_keys", "--prefix", keys[0].prefix)
+        assert self.revoked_names() == {"one"}
 
-    def test_by_a_leaked_key_as_it_was_found(self, keys):
-        run("revoke_api_keys", "--prefix", f"{keys[2].prefix}.whatever")
-        assert self.revoked() == {"three"}
+    def test_whole_key_as_prefix_revokes_that_key(self, keys):
+        run_command("revoke_api_keys", "--prefix", f"{keys[2].prefix}.secret")
+        assert self.revoked_names() == {"three"}
 
-    def test_by_owner_and_safe_to_repeat(self, keys):
-        assert "Revoked 2 keys." in run("revoke_api_keys", "--email", "alice@example.com")
-        assert "Revoked 0 keys." in run("revoke_api_keys", "--email", "alice@example.com")
-        assert self.revoked() == {"one", "two"}
+    def test_email_revokes_the_keys_of_the_user_once(self, keys):
+        assert "Revoked 2 keys." in run_command("revoke_api_keys", "--email", "alice@example.com")
+        assert "Revoked 0 keys." in run_command("revoke_api_keys", "--email", "alice@example.com")
+        assert self.revoked_names() == {"one", "two"}
 
-    def test_each_key_has_its_entry_in_the_audit_log(self, keys):
-        run("revoke_api_keys", "--email", "alice@example.com")
-        run("revoke_api_keys", "--email", "alice@example.com")
+    def test_each_revoked_key_has_one_audit_entry(self, keys):
+        run_command("revoke_api_keys", "--email", "alice@example.com")
+        run_command("revoke_api_keys", "--email", "alice@example.com")
 
         entries = AuditEntry.objects.filter(action="api_key.revoked")
         assert sorted(entry.subject_id for entry in entries) == sorted(
             str(key.pk) for key in keys[:2]
         )
 
-    def test_dry_run_revokes_none(self, keys):
-        assert "2 keys would be revoked." in run(
+    def test_dry_run_prints_the_number_and_revokes_no_key(self, keys):
+        assert "2 keys would be revoked." in run_command(
             "revoke_api_keys", "--email", "alice@example.com", "--dry-run"
         )
-        assert self.revoked() == set()
+        assert self.revoked_names() == set()
 
     @pytest.mark.parametrize(
         "args", [["--prefix", "oh_0"], ["--prefix", ""], ["--email", "no@example.com"]]
     )
-    def test_refusals_are_sentences(self, keys, args):
+    def test_unknown_prefix_or_user_is_an_error_and_revokes_no_key(self, keys, args):
         with pytest.raises(CommandError, match=r"There is no API key|There is no user"):
-            run("revoke_api_keys", *args)
-        assert self.revoked() == set()
+            run_command("revoke_api_keys", *args)
+        assert self.revoked_names() == set()

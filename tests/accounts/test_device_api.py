@@ -1,4 +1,4 @@
-"""`POST /api/v1/auth/device`: codes for a program that wants a key."""
+"""``POST /api/v1/auth/device``: the codes of a program that needs a key."""
 
 import re
 from datetime import timedelta
@@ -19,12 +19,12 @@ def clean_cache(db):
     cache.clear()
 
 
-def start(**body):
+def start_sign_in(**body):
     return APIClient().post(PATH, body, format="json")
 
 
-def test_codes_and_where_to_enter_them():
-    answer = start(client_name="my tool", scope="account.view files.view")
+def test_response_has_the_codes_and_the_address_to_enter_them():
+    answer = start_sign_in(client_name="my tool", scope="account.view files.view")
 
     body = answer.json()
     assert answer.status_code == 200
@@ -41,14 +41,14 @@ def test_codes_and_where_to_enter_them():
     assert (grant.status, grant.address) == ("pending", "127.0.0.1")
 
 
-def test_no_code_is_kept():
-    body = start().json()
+def test_codes_are_not_stored():
+    body = start_sign_in().json()
 
-    kept = " ".join(str(value) for value in DeviceGrant.objects.values().get().values())
-    assert body["device_code"] not in kept
-    assert body["device_code"].partition(".")[2] not in kept
-    assert body["user_code"] not in kept
-    assert body["user_code"].replace("-", "") not in kept
+    stored = " ".join(str(value) for value in DeviceGrant.objects.values().get().values())
+    assert body["device_code"] not in stored
+    assert body["device_code"].partition(".")[2] not in stored
+    assert body["user_code"] not in stored
+    assert body["user_code"].replace("-", "") not in stored
 
 
 @pytest.mark.parametrize(
@@ -60,25 +60,25 @@ def test_no_code_is_kept():
         {"client_name": ""},
     ],
 )
-def test_bad_requests_are_refused(body):
-    answer = start(**body)
+def test_bad_body_is_400_and_creates_no_grant(body):
+    answer = start_sign_in(**body)
 
     assert answer.status_code == 400
     assert not DeviceGrant.objects.exists()
 
 
-def test_starts_are_limited_by_address(settings):
+def test_sixth_request_of_an_address_is_429(settings):
     settings.SIGN_IN_RATE = "1/h"
 
-    statuses = [start().status_code for _ in range(6)]
+    statuses = [start_sign_in().status_code for _ in range(6)]
 
     assert statuses == [200] * 5 + [429]
 
 
-def test_grants_that_ended_long_ago_go():
+def test_new_grant_deletes_grants_that_expired_long_ago():
     old = devices.start_device_sign_in(client_name="old").grant
     DeviceGrant.objects.filter(pk=old.pk).update(expires_at=timezone.now() - timedelta(days=2))
 
-    start(client_name="new")
+    start_sign_in(client_name="new")
 
     assert DeviceGrant.objects.get().client_name == "new"

@@ -1,3 +1,5 @@
+"""Rate limits of sign-in attempts, and the network of a caller that they count by."""
+
 import hashlib
 import subprocess
 import sys
@@ -25,13 +27,13 @@ def attempt(email="a@example.com", address="192.0.2.1"):
 
 
 @pytest.fixture
-def still():
-    """A fixed clock, so that no window ends in the middle of a test."""
+def fixed_clock():
+    """Stop the clock, so that no window ends in the middle of a test."""
     with time_machine.travel("2026-01-01T00:00:00Z", tick=False):
         yield
 
 
-def test_eleventh_attempt_is_refused_and_says_when_to_return(still):
+def test_eleventh_attempt_is_429_with_the_time_to_wait(fixed_clock):
     for _ in range(10):
         attempt()
 
@@ -42,14 +44,14 @@ def test_eleventh_attempt_is_refused_and_says_when_to_return(still):
     assert 1 <= refused.value.extra["retry_after"] <= 61
 
 
-def test_the_owner_elsewhere_is_not_locked_out(still):
+def test_owner_at_another_address_is_not_locked_out(fixed_clock):
     for _ in range(10):
         attempt()
 
     attempt(address="198.51.100.7")
 
 
-def test_one_address_cannot_spray_many_accounts(still):
+def test_one_address_can_try_50_accounts_only(fixed_clock):
     for number in range(50):
         attempt(email=f"u{number}@example.com")
 
@@ -57,7 +59,7 @@ def test_one_address_cannot_spray_many_accounts(still):
         attempt(email="another@example.com")
 
 
-def test_many_addresses_cannot_guess_one_account(still):
+def test_201st_attempt_on_an_account_from_many_addresses_is_refused(fixed_clock):
     for number in range(200):
         attempt(address=f"10.0.{number}.1")
 
@@ -65,7 +67,7 @@ def test_many_addresses_cannot_guess_one_account(still):
         attempt(address="10.1.0.1")
 
 
-def test_parallel_attempts_are_counted_exactly(still):
+def test_ten_of_sixty_parallel_attempts_pass(fixed_clock):
     passed = []
 
     def try_once():
@@ -84,12 +86,14 @@ def test_parallel_attempts_are_counted_exactly(still):
     assert len(passed) == 10
 
 
-def test_nobody_may_try_while_redis_is_away(monkeypatch):
-    def gone(*_args, **_kwargs):
+def test_attempt_while_redis_is_unreachable_is_503(monkeypatch):
+    def refuse_connection(*_args, **_kwargs):
         raise redis.exceptions.ConnectionError
 
-    monkeypatch.setattr(redis.connection.UnixDomainSocketConnection, "send_packed_command", gone)
-    monkeypatch.setattr(redis.connection.Connection, "send_packed_command", gone)
+    monkeypatch.setattr(
+        redis.connection.UnixDomainSocketConnection, "send_packed_command", refuse_connection
+    )
+    monkeypatch.setattr(redis.connection.Connection, "send_packed_command", refuse_connection)
 
     with pytest.raises(limits.AttemptsNotCounted) as refused:
         attempt()
@@ -107,7 +111,7 @@ def test_nobody_may_try_while_redis_is_away(monkeypatch):
         ("nonsense", "unknown"),
     ],
 )
-def test_network_of_a_caller(address, network):
+def test_client_network_of_an_address(address, network):
     assert limits.client_network(RequestFactory().get("/", REMOTE_ADDR=address)) == network
 
 
@@ -120,7 +124,7 @@ def test_network_of_a_caller(address, network):
         ("192.0.2.1, nonsense", "unknown"),
     ],
 )
-def test_behind_a_proxy_its_own_word_counts(settings, header, network):
+def test_address_from_the_proxy_is_the_last_forwarded_one(settings, header, network):
     settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     headers = {"X-Forwarded-For": header} if header else {}
     request = RequestFactory().get("/", REMOTE_ADDR="10.0.0.1", headers=headers)
@@ -128,7 +132,7 @@ def test_behind_a_proxy_its_own_word_counts(settings, header, network):
     assert limits.client_network(request) == network
 
 
-def test_without_a_proxy_the_header_is_hearsay():
+def test_forwarded_address_without_a_proxy_is_ignored():
     headers = {"X-Forwarded-For": "192.0.2.1"}
     request = RequestFactory().get("/", REMOTE_ADDR="10.0.0.1", headers=headers)
 
@@ -136,7 +140,7 @@ def test_without_a_proxy_the_header_is_hearsay():
 
 
 @override_settings(SIGN_IN_RATE="2/h")
-def test_rate_is_a_setting(still):
+def test_sign_in_rate_setting_changes_the_limit(fixed_clock):
     attempt()
     attempt()
     with pytest.raises(limits.TooManyAttempts):
@@ -166,7 +170,7 @@ with ThreadPoolExecutor(25) as pool:
 
 
 def test_200_attempts_over_four_processes_let_exactly_ten_pass():
-    """``SIGN_IN_RATE`` holds for the installation, not for a process."""
+    """``SIGN_IN_RATE`` limits the whole installation, not each process."""
     email = next(
         email for email in map("u{}@example.com".format, count()) if seconds_left(email) > 30
     )
@@ -191,7 +195,7 @@ def test_200_attempts_over_four_processes_let_exactly_ten_pass():
 
 
 def seconds_left(email):
-    """Until the window of an account ends; the test must not straddle two."""
+    """Return the seconds until the account's window ends; the test must run within one window."""
     request = RequestFactory().get("/", REMOTE_ADDR="192.0.2.1")
     account = hashlib.sha256(email.encode()).hexdigest()
     value = f"{limits.client_network(request)} {account}"

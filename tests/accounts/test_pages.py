@@ -1,4 +1,4 @@
-"""Signing in and out, the set-up link, the account and API keys, as pages."""
+"""The pages to sign in and out, to use a set-up link, and to manage the account and API keys."""
 
 import pytest
 from django.conf import settings
@@ -18,7 +18,7 @@ PASSWORD = "correct horse battery"
 
 @pytest.fixture(autouse=True)
 def _many_attempts(settings) -> None:
-    """These tests share one address and one minute."""
+    """Raise the rate limit: all tests sign in from one address within the same minute."""
     settings.SIGN_IN_RATE = "1000/m"
 
 
@@ -28,7 +28,7 @@ def sign_in(
     return client.post(reverse("sign-in"), {"email": email, "password": password} | more)
 
 
-def test_signing_in_gives_a_new_session_and_goes_where_one_wanted(client, alice):
+def test_sign_in_redirects_to_the_next_address(client, alice):
     client.get("/sign-in")
     response = sign_in(client, email="ALICE@example.com", next="/settings/model")
 
@@ -36,7 +36,7 @@ def test_signing_in_gives_a_new_session_and_goes_where_one_wanted(client, alice)
     assert client.get("/settings").status_code == 200
 
 
-def test_new_terms_stand_between_signing_in_and_where_one_wanted(client, alice, settings):
+def test_sign_in_redirects_to_new_terms_until_they_are_accepted(client, alice, settings):
     settings.TERMS_VERSION = "2026-11"
 
     response = sign_in(client, next="/settings/model")
@@ -46,7 +46,7 @@ def test_new_terms_stand_between_signing_in_and_where_one_wanted(client, alice, 
     assert sign_in(client, next="/settings/model").headers["Location"] == "/settings/model"
 
 
-def test_a_session_from_before_is_not_the_session_after(client, alice):
+def test_session_id_changes_at_sign_in(client, alice):
     session = client.session
     session["planted"] = "yes"
     session.save()
@@ -61,7 +61,7 @@ def test_a_session_from_before_is_not_the_session_after(client, alice):
     ("email", "password"),
     [("alice@example.com", "wrong"), ("nobody@example.com", PASSWORD), ("", ""), ("a\0b", "x")],
 )
-def test_a_wrong_pair_gets_one_sentence(client, alice, email, password):
+def test_wrong_address_and_wrong_password_get_the_same_sentence(client, alice, email, password):
     response = sign_in(client, email=email, password=password)
 
     assert response.status_code == 422
@@ -78,18 +78,18 @@ def test_a_wrong_pair_gets_one_sentence(client, alice, email, password):
         "nowhere", "settings",
     ],
 )  # fmt: skip
-def test_next_leads_to_this_site_only(client, alice, hostile):
+def test_next_address_of_another_site_becomes_the_start_page(client, alice, hostile):
     assert sign_in(client, next=hostile).headers["Location"] == "/"
     assert client.get("/sign-in", {"next": hostile}).headers["Location"] == "/"
 
 
-def test_the_form_keeps_what_is_ours_of_next(client, alice):
+def test_form_keeps_a_next_address_of_this_site(client, alice):
     page = client.get("/sign-in", {"next": "/conversations/x"}).text
 
     assert 'name="next" value="/conversations/x"' in page
 
 
-def test_too_many_attempts_are_429_with_retry_after(client, alice, settings):
+def test_attempt_beyond_the_limit_is_429_with_retry_after(client, alice, settings):
     settings.SIGN_IN_RATE = "2/m"
     answers = [sign_in(client, password="wrong") for _ in range(3)]
 
@@ -99,7 +99,7 @@ def test_too_many_attempts_are_429_with_retry_after(client, alice, settings):
     assert "Too many attempts" in answers[2].text
 
 
-def test_nobody_signs_in_uncounted(client, alice, settings):
+def test_sign_in_is_503_if_attempts_cannot_be_counted(client, alice, settings):
     settings.CACHES = {
         "default": settings.CACHES["default"] | {"LOCATION": "redis://127.0.0.1:1/0"},
     }
@@ -111,13 +111,13 @@ def test_nobody_signs_in_uncounted(client, alice, settings):
     assert "cannot count sign-in attempts" in response.text
 
 
-def test_signing_in_needs_the_forms_token(alice):
+def test_sign_in_without_csrf_token_is_403(alice):
     strict = Client(enforce_csrf_checks=True)
 
     assert sign_in(strict).status_code == 403
 
 
-def test_signing_out_ends_the_session_and_is_a_post(client, alice):
+def test_sign_out_by_post_ends_the_session_and_get_is_405(client, alice):
     client.force_login(alice)
 
     assert client.get("/sign-out").status_code == 405
@@ -139,7 +139,7 @@ def test_session_of_a_moved_backend_stays_signed_in(client, alice, backend):
 # --- Set-up -------------------------------------------------------------------------
 
 
-def test_a_setup_link_makes_the_first_administrator_once(client, db):
+def test_setup_link_creates_the_first_administrator_once(client, db):
     path = services.create_setup_link(email="root@example.com")
 
     assert 'value="root@example.com"' in client.get(path).text
@@ -155,7 +155,7 @@ def test_a_setup_link_makes_the_first_administrator_once(client, db):
     assert "already used or has expired" in again.text
 
 
-def test_a_refused_password_leaves_the_link_usable(client, db):
+def test_setup_link_stays_usable_after_a_rejected_password(client, db):
     path = services.create_setup_link()
 
     refused = client.post(path, {"email": "root@example.com", "name": "Root", "password": "short"})
@@ -170,7 +170,7 @@ def test_a_refused_password_leaves_the_link_usable(client, db):
 # --- API keys -----------------------------------------------------------------------
 
 
-def test_a_new_key_is_shown_once_and_works(client, alice):
+def test_new_key_works_and_is_shown_once(client, alice):
     client.force_login(alice)
     response = client.post("/settings/api-keys", {"name": "ci", "days": "30", "access": "full"})
     key = response.context["plain"]
@@ -178,7 +178,8 @@ def test_a_new_key_is_shown_once_and_works(client, alice):
     assert response.status_code == 201
     assert key in response.text
     assert "no-store" in response.headers["Cache-Control"]
-    assert key.partition(".")[2] not in client.get("/settings/api-keys").text
+    page = client.get("/settings/api-keys")
+    assert (page.status_code, key.partition(".")[2] in page.text) == (200, False)
     me = Client().get("/api/v1/users/me", headers={"Authorization": f"Bearer {key}"})
     assert me.status_code == 200
 
@@ -193,17 +194,18 @@ def test_a_new_key_is_shown_once_and_works(client, alice):
         ),
     ],
 )
-def test_a_key_has_the_scopes_that_were_chosen_and_exist(client, alice, form, scopes):
+def test_new_key_has_the_chosen_scopes_that_exist(client, alice, form, scopes):
     client.force_login(alice)
-    client.post("/settings/api-keys", {"name": "k", "days": "1"} | form)
+    response = client.post("/settings/api-keys", {"name": "k", "days": "1"} | form)
 
+    assert response.status_code == 201
     assert ApiKey.objects.get().scopes == scopes
 
 
-def test_a_read_only_key_cannot_write(client, alice):
+def test_read_only_key_cannot_create_a_conversation(client, alice):
     client.force_login(alice)
-    made = client.post("/settings/api-keys", {"name": "k", "days": "1", "access": "read"})
-    headers = {"Authorization": f"Bearer {made.context['plain']}"}
+    page = client.post("/settings/api-keys", {"name": "k", "days": "1", "access": "read"})
+    headers = {"Authorization": f"Bearer {page.context['plain']}"}
 
     assert Client().get("/api/v1/conversations", headers=headers).status_code == 200
     created = Client().post(
@@ -219,7 +221,7 @@ def test_a_read_only_key_cannot_write(client, alice):
         {"name": "k", "days": "²"}, {"name": "k", "days": "9" * 5000}, {"name": "k", "days": "1", "access": "custom"}, {"name": "a\0b", "days": "1"},
     ],
 )  # fmt: skip
-def test_a_form_that_will_not_do_says_why(client, alice, form):
+def test_invalid_key_form_is_422_with_the_reason(client, alice, form):
     client.force_login(alice)
     response = client.post("/settings/api-keys", form)
 
@@ -228,7 +230,7 @@ def test_a_form_that_will_not_do_says_why(client, alice, form):
     assert not ApiKey.objects.exists()
 
 
-def test_revoking_is_for_ones_own_keys(client, alice, charlie):
+def test_key_of_another_user_cannot_be_revoked(client, alice, charlie):
     key, _ = services.issue_api_key(user=alice, name="mine")
     client.force_login(charlie)
     assert client.post(f"/settings/api-keys/{key.pk}/revoke").status_code == 404
@@ -240,7 +242,7 @@ def test_revoking_is_for_ones_own_keys(client, alice, charlie):
     assert "Revoked" in client.get("/settings/api-keys").text
 
 
-def test_names_are_text_on_the_page(client, alice):
+def test_name_of_a_key_is_escaped(client, alice):
     services.issue_api_key(user=alice, name="<script>alert(1)</script>")
     client.force_login(alice)
 
@@ -254,7 +256,7 @@ def change(client, **form):
     return client.post("/settings", {"current": PASSWORD, "new": "another good one"} | form)
 
 
-def test_a_new_password_signs_the_other_browsers_out(client, alice):
+def test_new_password_signs_other_browsers_out(client, alice):
     other = Client()
     for browser in (client, other):
         sign_in(browser)
@@ -278,7 +280,7 @@ def test_a_new_password_signs_the_other_browsers_out(client, alice):
         ({"new": "short"}, "too short"),
     ],
 )
-def test_a_password_that_will_not_do_changes_nothing(client, alice, form, sentence):
+def test_rejected_password_leaves_the_old_one_valid(client, alice, form, sentence):
     sign_in(client)
 
     refused = change(client, **form)
@@ -288,23 +290,24 @@ def test_a_password_that_will_not_do_changes_nothing(client, alice, form, senten
     assert sign_in(Client()).status_code == 302
 
 
-def test_guesses_at_the_present_password_are_counted(client, alice, settings):
+def test_attempts_with_a_wrong_current_password_are_limited(client, alice, settings):
     sign_in(client)
     settings.SIGN_IN_RATE = "2/m"
 
     assert [change(client, current="guess").status_code for _ in range(3)][-1] == 429
 
 
-def test_who_has_no_password_is_offered_none(client, alice):
+def test_account_without_a_password_cannot_change_it(client, alice):
     alice.set_unusable_password()
     alice.save()
     client.force_login(alice)
 
-    assert "Change password" not in client.get("/settings").text
+    page = client.get("/settings")
+    assert (page.status_code, "Change password" in page.text) == (200, False)
     assert change(client).status_code == 422
 
 
-def test_every_permission_of_a_key_has_words():
+def test_every_permission_has_a_label_for_the_key_form():
     assert frozenset().union(*ROLE_PERMISSIONS.values()) == SCOPE_LABELS.keys()
 
 
@@ -322,7 +325,7 @@ def test_every_permission_of_a_key_has_words():
         ("", "Unknown browser"),
     ],
 )
-def test_browsers_are_named_as_people_name_them(client, alice, user_agent, words):
+def test_session_list_names_the_browser_of_a_user_agent(client, alice, user_agent, words):
     client.post(
         "/sign-in",
         {"email": alice.email, "password": PASSWORD},

@@ -1,4 +1,4 @@
-"""Second factors: the codes, the verbs, the limits, the command."""
+"""Second factors: codes, services, rate limits, the command that resets."""
 
 import base64
 import io
@@ -18,8 +18,8 @@ from accounts.models import AuditEntry, RecoveryCode, SecondFactor, UserSession
 from accounts.services import second_factor as verbs
 from accounts.sign_in import second_step
 from lib import resealing
+from tests.accounts.second_factor import PASSWORD, current_code, enrol
 
-PASSWORD = "correct horse battery"
 RFC_SECRET = base64.b32encode(b"12345678901234567890").decode()
 
 
@@ -29,27 +29,13 @@ def _clean_cache() -> None:
 
 
 @pytest.fixture
-def still():
-    """A fixed clock; moving it is up to the test."""
-    with time_machine.travel("2026-01-01T00:00:10Z", tick=False) as clock:
-        yield clock
+def clock():
+    """A stopped clock, which a test can move."""
+    with time_machine.travel("2026-01-01T00:00:10Z", tick=False) as stopped:
+        yield stopped
 
 
-def code_of(user, *, steps=0):
-    """What the user's app shows, so many steps from now."""
-    now = int(timezone.now().timestamp()) // 30
-    return verbs.code_at(SecondFactor.objects.get(user=user).secret, now + steps)
-
-
-def enrol(user):
-    """A confirmed second factor whose codes from now on are unused; gives the recovery codes."""
-    verbs.begin_second_factor(user=user, password=PASSWORD)
-    codes = verbs.confirm_second_factor(user=user, code=code_of(user))
-    SecondFactor.objects.filter(user=user).update(last_used_step=0)
-    return codes
-
-
-def last(action):
+def latest_entry(action):
     return AuditEntry.objects.filter(action=action).order_by("-created_at").first()
 
 
@@ -64,33 +50,33 @@ def test_codes_are_those_of_rfc_6238(seconds, code):
     assert verbs.code_at(RFC_SECRET, seconds // 30, digits=8) == code
 
 
-@pytest.mark.parametrize(("steps", "is_taken"), [(-2, 0), (-1, 1), (0, 1), (1, 1), (2, 0)])
-def test_clocks_may_be_one_step_off(alice, still, steps, is_taken):
+@pytest.mark.parametrize(("steps", "is_valid"), [(-2, 0), (-1, 1), (0, 1), (1, 1), (2, 0)])
+def test_code_of_one_step_before_or_after_is_valid(alice, clock, steps, is_valid):
     enrol(alice)
 
-    if is_taken:
-        verbs.verify_second_factor(user=alice, code=code_of(alice, steps=steps))
+    if is_valid:
+        verbs.verify_second_factor(user=alice, code=current_code(alice, steps=steps))
     else:
         with pytest.raises(verbs.WrongCode):
-            verbs.verify_second_factor(user=alice, code=code_of(alice, steps=steps))
+            verbs.verify_second_factor(user=alice, code=current_code(alice, steps=steps))
 
 
-def test_a_code_counts_once_and_so_do_those_before_it(alice, still):
+def test_used_and_earlier_codes_are_wrong(alice, clock):
     enrol(alice)
-    verbs.verify_second_factor(user=alice, code=code_of(alice))
+    verbs.verify_second_factor(user=alice, code=current_code(alice))
 
     for steps in (0, -1):
         with pytest.raises(verbs.WrongCode):
-            verbs.verify_second_factor(user=alice, code=code_of(alice, steps=steps))
+            verbs.verify_second_factor(user=alice, code=current_code(alice, steps=steps))
 
-    still.shift(30)
-    verbs.verify_second_factor(user=alice, code=code_of(alice))
-    assert last("second_factor.refused").subject_id == str(alice.pk)
+    clock.shift(30)
+    verbs.verify_second_factor(user=alice, code=current_code(alice))
+    assert latest_entry("second_factor.refused").subject_id == str(alice.pk)
 
 
-def test_the_code_that_confirms_does_not_sign_in(alice, still):
+def test_code_that_confirmed_the_factor_cannot_be_used_again(alice, clock):
     verbs.begin_second_factor(user=alice, password=PASSWORD)
-    code = code_of(alice)
+    code = current_code(alice)
     verbs.confirm_second_factor(user=alice, code=code)
 
     with pytest.raises(verbs.WrongCode):
@@ -98,11 +84,11 @@ def test_the_code_that_confirms_does_not_sign_in(alice, still):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_parallel_requests_with_one_code_one_passes(alice, still):
+def test_one_of_parallel_requests_with_the_same_code_passes(alice, clock):
     codes = enrol(alice)
     passed = []
 
-    def attempt(code):
+    def verify(code):
         try:
             verbs.verify_second_factor(user=alice, code=code)
             passed.append(code)
@@ -111,26 +97,26 @@ def test_of_parallel_requests_with_one_code_one_passes(alice, still):
         finally:
             connection.close()
 
-    given = [code_of(alice), codes[0]]
-    threads = [threading.Thread(target=attempt, args=[code]) for code in given * 6]
+    codes_to_try = [current_code(alice), codes[0]]
+    threads = [threading.Thread(target=verify, args=[code]) for code in codes_to_try * 6]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert sorted(passed) == sorted(given)
+    assert sorted(passed) == sorted(codes_to_try)
 
 
 @pytest.mark.parametrize("code", ["", "-", "000000 ", "12345", "abcdef", "½½½½½½", "\0", "x" * 40])
-def test_nonsense_is_refused(alice, still, code):
+def test_malformed_code_is_wrong(alice, clock, code):
     enrol(alice)
-    assert code_of(alice) != "000000"
+    assert current_code(alice) != "000000"
 
     with pytest.raises(verbs.WrongCode):
         verbs.verify_second_factor(user=alice, code=code)
 
 
-def test_recovery_codes_count_once_in_any_writing_and_are_not_stored(alice, still):
+def test_recovery_code_is_valid_once_in_any_spelling_and_not_stored(alice, clock):
     codes = enrol(alice)
     assert len(set(codes)) == 10
     assert not set(codes) & set(RecoveryCode.objects.values_list("digest", flat=True))
@@ -140,10 +126,10 @@ def test_recovery_codes_count_once_in_any_writing_and_are_not_stored(alice, stil
         verbs.verify_second_factor(user=alice, code=codes[3])
 
     assert verbs.recovery_codes_left(user=alice) == 9
-    assert last("second_factor.recovery_code_used").after == {"recovery_codes": 9}
+    assert latest_entry("second_factor.recovery_code_used").after == {"recovery_codes": 9}
 
 
-def test_recovery_codes_are_ones_own(alice, charlie, still):
+def test_recovery_code_of_another_user_is_wrong(alice, charlie, clock):
     codes = enrol(alice)
     enrol(charlie)
 
@@ -151,17 +137,17 @@ def test_recovery_codes_are_ones_own(alice, charlie, still):
         verbs.verify_second_factor(user=charlie, code=codes[0])
 
 
-def test_what_is_not_confirmed_does_not_count(alice, still):
+def test_unconfirmed_factor_is_not_in_use(alice, clock):
     verbs.begin_second_factor(user=alice, password=PASSWORD)
 
     assert not verbs.has_second_factor(user=alice)
     with pytest.raises(verbs.WrongCode):
-        verbs.confirm_second_factor(user=alice, code=code_of(alice, steps=5))
+        verbs.confirm_second_factor(user=alice, code=current_code(alice, steps=5))
     with pytest.raises(verbs.WrongCode):
-        verbs.verify_second_factor(user=alice, code=code_of(alice))
+        verbs.verify_second_factor(user=alice, code=current_code(alice))
 
 
-def test_beginning_needs_the_password_and_no_confirmed_one(alice, still):
+def test_begin_needs_the_password_and_no_confirmed_factor(alice, clock):
     with pytest.raises(verbs.NotYourPassword):
         verbs.begin_second_factor(user=alice, password="wrong")
     with pytest.raises(verbs.NoSecondFactor):
@@ -170,10 +156,10 @@ def test_beginning_needs_the_password_and_no_confirmed_one(alice, still):
     with pytest.raises(verbs.SecondFactorExists):
         verbs.begin_second_factor(user=alice, password=PASSWORD)
     with pytest.raises(verbs.SecondFactorExists):
-        verbs.confirm_second_factor(user=alice, code=code_of(alice))
+        verbs.confirm_second_factor(user=alice, code=current_code(alice))
 
 
-def test_accounts_without_a_password_have_none(alice):
+def test_account_without_a_password_cannot_begin(alice):
     alice.set_unusable_password()
     alice.save()
 
@@ -181,19 +167,19 @@ def test_accounts_without_a_password_have_none(alice):
         verbs.begin_second_factor(user=alice, password="")
 
 
-def test_removing_needs_a_code(alice, still):
+def test_removal_needs_a_valid_code(alice, clock):
     enrol(alice)
     with pytest.raises(verbs.WrongCode):
-        verbs.remove_second_factor(user=alice, code=code_of(alice, steps=9))
+        verbs.remove_second_factor(user=alice, code=current_code(alice, steps=9))
     assert verbs.has_second_factor(user=alice)
 
-    verbs.remove_second_factor(user=alice, code=code_of(alice))
+    verbs.remove_second_factor(user=alice, code=current_code(alice))
 
     assert not SecondFactor.objects.exists()
-    assert last("second_factor.removed")
+    assert latest_entry("second_factor.removed")
 
 
-def test_the_secret_is_sealed_as_resealing_expects(alice):
+def test_secret_is_in_a_resealable_column(alice):
     verbs.begin_second_factor(user=alice, password=PASSWORD)
     column = next(c for c in resealing.columns() if str(c) == "accounts_secondfactor.sealed_secret")
 
@@ -202,7 +188,7 @@ def test_the_secret_is_sealed_as_resealing_expects(alice):
     assert (dict(keys), broken) == ({"k1": 1}, [])
 
 
-def test_the_uri_is_what_apps_read(alice):
+def test_enrolment_uri_has_the_otpauth_format(alice):
     factor = verbs.begin_second_factor(user=alice, password=PASSWORD)
 
     assert verbs.enrolment_uri(factor=factor, account="a+b@example.com") == (
@@ -211,7 +197,7 @@ def test_the_uri_is_what_apps_read(alice):
     )
 
 
-def test_the_command_resets_with_a_reason_and_signs_out(alice, client, still):
+def test_reset_command_needs_a_reason_and_ends_the_sessions(alice, client, clock):
     enrol(alice)
     client.force_login(alice)
 
@@ -222,7 +208,7 @@ def test_the_command_resets_with_a_reason_and_signs_out(alice, client, still):
     )
 
     assert not SecondFactor.objects.exists()
-    assert last("second_factor.reset").reason == "lost phone"
+    assert latest_entry("second_factor.reset").reason == "lost phone"
     assert client.get("/settings").status_code == 302
     with pytest.raises(CommandError, match="no second factor"):
         call_command("reset_second_factor", email=alice.email, reason="again")
@@ -231,35 +217,35 @@ def test_the_command_resets_with_a_reason_and_signs_out(alice, client, still):
 # --- Limits -------------------------------------------------------------------------
 
 
-def attempt(user, code="000000", address="192.0.2.1"):
+def count_attempt(user, code="000000", address="192.0.2.1"):
     second_step.count_attempt(RequestFactory().post("/", REMOTE_ADDR=address), user, code)
 
 
-def test_one_address_has_twenty_codes_an_hour(alice, still):
+def test_21st_attempt_of_an_address_within_an_hour_is_refused(alice, clock):
     for _ in range(20):
-        attempt(alice)
+        count_attempt(alice)
 
     with pytest.raises(limits.TooManyAttempts) as refused:
-        attempt(alice)
+        count_attempt(alice)
     assert refused.value.extra["retry_after"] <= 3_601
 
 
-def test_many_addresses_cannot_guess_and_the_owner_is_not_locked_out(alice, still):
+def test_attempts_of_unknown_addresses_do_not_lock_out_the_owner(alice, clock):
     codes = enrol(alice)
     later = timezone.now() + timedelta(seconds=1)
     UserSession.objects.create(
         user=alice, address="203.0.113.5", created_at=later, expires_at=later + timedelta(days=1)
     )
     for number in range(60):
-        attempt(alice, address=f"198.51.100.{number}")
+        count_attempt(alice, address=f"198.51.100.{number}")
 
     with pytest.raises(limits.TooManyAttempts):
-        attempt(alice, address="192.0.2.1")
-    attempt(alice, address="203.0.113.5")
-    attempt(alice, code=codes[0], address="192.0.2.2")
+        count_attempt(alice, address="192.0.2.1")
+    count_attempt(alice, address="203.0.113.5")
+    count_attempt(alice, code=codes[0], address="192.0.2.2")
 
 
-def test_a_session_from_before_the_second_factor_makes_no_address_known(alice, still):
+def test_address_of_a_session_before_the_second_factor_is_unknown(alice, clock):
     before = timezone.now() - timedelta(days=1)
     UserSession.objects.create(
         user=alice, address="203.0.113.5", created_at=before, expires_at=before + timedelta(days=9)

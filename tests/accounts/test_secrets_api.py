@@ -1,4 +1,4 @@
-"""``/api/v1/secrets``: values go in and never out."""
+"""``/api/v1/secrets``: custom secrets, whose values no response contains."""
 
 import pytest
 from rest_framework.test import APIClient
@@ -10,19 +10,19 @@ from tests.conftest import key_client
 URL = "/api/v1/secrets"
 
 
-def make(client, **more):
-    return client.post(URL, {"name": "TOKEN", "value": " Secret value\n"} | more, format="json")
+def create_secret(client, **fields):
+    return client.post(URL, {"name": "TOKEN", "value": " Secret value\n"} | fields, format="json")
 
 
 @pytest.fixture
-def bobs(alice, bob):
+def bobs_client(alice, bob):
     client = APIClient()
     client.force_login(bob)
     return client
 
 
-def test_create_tells_everything_but_the_value(api, alice):
-    response = make(api, description="of the build")
+def test_new_secret_has_every_field_except_the_value(api, alice):
+    response = create_secret(api, description="of the build")
 
     row = CustomSecret.objects.get()
     assert response.status_code == 201
@@ -41,16 +41,16 @@ def test_create_tells_everything_but_the_value(api, alice):
     assert api.get(URL).json() == {"items": [response.json()], "next": None}
 
 
-def test_a_taken_name_is_409(api):
-    make(api)
+def test_existing_name_in_the_scope_is_409(api):
+    create_secret(api)
 
-    assert make(api).json()["code"] == "secret-exists"
-    assert make(api, scope="organization").status_code == 201
+    assert create_secret(api).json()["code"] == "secret-exists"
+    assert create_secret(api, scope="organization").status_code == 201
 
 
-def test_the_list_by_scope(api):
-    make(api)
-    make(api, scope="organization", name="SHARED")
+def test_list_is_filtered_by_scope(api):
+    create_secret(api)
+    create_secret(api, scope="organization", name="SHARED")
 
     assert [s["name"] for s in api.get(f"{URL}?scope=user").json()["items"]] == ["TOKEN"]
     assert [s["name"] for s in api.get(f"{URL}?scope=organization").json()["items"]] == ["SHARED"]
@@ -58,8 +58,8 @@ def test_the_list_by_scope(api):
     assert api.get(f"{URL}?scope=all").status_code == 400
 
 
-def test_change_and_delete(api):
-    path = f"{URL}/{make(api).json()['id']}"
+def test_secret_is_renamed_replaced_and_deleted(api):
+    path = f"{URL}/{create_secret(api).json()['id']}"
 
     assert api.patch(path, {"name": "OTHER"}, format="json").json()["name"] == "OTHER"
     assert CustomSecret.objects.get().value == " Secret value\n"
@@ -70,8 +70,8 @@ def test_change_and_delete(api):
     assert api.get(path).status_code == 404
 
 
-def test_uses(api, alice):
-    secret = make(api).json()
+def test_use_in_a_conversation_is_listed(api, alice):
+    secret = create_secret(api).json()
     conversation = "01890000-0000-7000-8000-000000000001"
     custom_secrets.use_secret(
         user_id=alice.pk, organization_id=alice.personal_organization.pk,
@@ -83,26 +83,26 @@ def test_uses(api, alice):
     assert use == {"id": use["id"], "conversation": conversation, "used_at": use["used_at"]}
 
 
-def test_members_see_shared_ones_and_do_not_change_them(api, alice, bobs):
+def test_member_may_read_shared_secrets_but_not_change_them(api, alice, bobs_client):
     organization = alice.personal_organization.pk
-    own = make(api).json()["id"]
-    shared = make(api, scope="organization", name="SHARED").json()["id"]
+    own = create_secret(api).json()["id"]
+    shared = create_secret(api, scope="organization", name="SHARED").json()["id"]
 
-    assert [s["name"] for s in bobs.get(f"{URL}?organization={organization}").json()["items"]] == [
-        "SHARED"
-    ]
-    assert bobs.get(f"{URL}/{shared}").status_code == 200
-    assert bobs.patch(f"{URL}/{shared}", {"value": "y"}, format="json").status_code == 403
-    assert bobs.delete(f"{URL}/{shared}").status_code == 403
-    assert bobs.get(f"{URL}/{own}").status_code == 404
-    made = {"name": "X", "value": "y", "organization": str(organization)}
-    assert bobs.post(URL, made, format="json").status_code == 201
-    refused = bobs.post(URL, made | {"scope": "organization"}, format="json")
+    assert [
+        s["name"] for s in bobs_client.get(f"{URL}?organization={organization}").json()["items"]
+    ] == ["SHARED"]
+    assert bobs_client.get(f"{URL}/{shared}").status_code == 200
+    assert bobs_client.patch(f"{URL}/{shared}", {"value": "y"}, format="json").status_code == 403
+    assert bobs_client.delete(f"{URL}/{shared}").status_code == 403
+    assert bobs_client.get(f"{URL}/{own}").status_code == 404
+    body = {"name": "X", "value": "y", "organization": str(organization)}
+    assert bobs_client.post(URL, body, format="json").status_code == 201
+    refused = bobs_client.post(URL, body | {"scope": "organization"}, format="json")
     assert refused.json()["permission"] == "organization_secrets.edit"
 
 
-def test_strangers_see_nothing(api, charlie):
-    secret = make(api).json()["id"]
+def test_secret_of_another_organization_is_404(api, charlie):
+    secret = create_secret(api).json()["id"]
     stranger = key_client(charlie)
 
     for method in ("get", "patch", "delete"):

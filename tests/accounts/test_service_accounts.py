@@ -1,4 +1,4 @@
-"""Programs as members of an organization."""
+"""Service accounts: programs that are members of an organization."""
 
 import pytest
 from django.db import IntegrityError, transaction
@@ -23,37 +23,38 @@ def admin(team):
     return user
 
 
-def make(by, team, role="member", **scopes):
+def create_account(by, team, role="member", **scopes):
     client = key_client(by, organization=team, **scopes)
     address = f"/api/v1/organizations/{team.pk}/service-accounts"
     return client.post(address, {"name": "builder", "role": role}, "json")
 
 
-def key_of(by, team, account_id, **body):
+def create_key(by, team, account_id, **body):
     address = f"/api/v1/organizations/{team.pk}/service-accounts/{account_id}/keys"
     return key_client(by, organization=team).post(address, {"name": "ci"} | body, "json")
 
 
-def client_of(answer):
+def open_client(answer):
+    """Return a client with the key of a response."""
     return APIClient(headers={"Authorization": f"Bearer {answer.json()['key']}"})
 
 
-def test_it_acts_in_its_role_by_its_key(admin, team):
-    made = make(admin, team)
-    key = key_of(admin, team, made.json()["id"])
+def test_key_of_a_service_account_has_the_permissions_of_its_role(admin, team):
+    created = create_account(admin, team)
+    key = create_key(admin, team, created.json()["id"])
 
-    me = client_of(key).get("/api/v1/users/me").json()
+    me = open_client(key).get("/api/v1/users/me").json()
 
-    assert (made.status_code, key.status_code) == (201, 201)
+    assert (created.status_code, key.status_code) == (201, 201)
     assert [row["id"] for row in me["organizations"]] == [str(team.pk)]
     assert me["organizations"][0]["permissions"] == sorted(ROLE_PERMISSIONS["member"])
     entry = AuditEntry.objects.get(action="service_account.created")
     assert entry.after == {"name": "builder", "role": "member"}
 
 
-def test_what_it_does_is_written_down_as_its_doing(alice, admin, team):
-    made = make(alice, team, role="admin")
-    client = client_of(key_of(alice, team, made.json()["id"]))
+def test_change_by_a_service_account_names_it_in_the_audit_log(alice, admin, team):
+    created = create_account(alice, team, role="admin")
+    client = open_client(create_key(alice, team, created.json()["id"]))
 
     renamed = client.patch(f"/api/v1/organizations/{team.pk}", {"name": "Crew"}, "json")
 
@@ -61,22 +62,25 @@ def test_what_it_does_is_written_down_as_its_doing(alice, admin, team):
     assert AuditEntry.objects.get(action="organization.renamed").actor_kind == "service_account"
 
 
-def test_it_cannot_exceed_its_maker(team):
+def test_role_without_the_permission_creates_no_service_account(team):
     for role in ("member", "billing", "auditor", "viewer"):
         user = UserFactory()
         Membership.objects.create(organization=team, user=user, role=role)
-        assert make(user, team, role="viewer").json()["code"] == "missing-permission"
+        assert create_account(user, team, role="viewer").json()["code"] == "missing-permission"
 
 
-def test_a_limited_key_makes_no_wider_program(alice, team):
+def test_limited_key_cannot_create_a_service_account_with_more_rights(alice, team):
     scopes = ["service_accounts.edit", *ROLE_PERMISSIONS["viewer"]]
 
-    assert make(alice, team, role="viewer", scopes=scopes).status_code == 201
-    assert make(alice, team, role="member", scopes=scopes).json()["code"] == "role-above-yours"
+    assert create_account(alice, team, role="viewer", scopes=scopes).status_code == 201
+    assert (
+        create_account(alice, team, role="member", scopes=scopes).json()["code"]
+        == "role-above-yours"
+    )
 
 
-def test_a_limited_key_makes_no_wider_key_of_a_program(alice, team):
-    account = make(alice, team, role="admin").json()["id"]
+def test_limited_key_cannot_create_a_service_account_key_with_more_rights(alice, team):
+    account = create_account(alice, team, role="admin").json()["id"]
     client = key_client(alice, organization=team, scopes=["service_accounts.edit", "files.view"])
     address = f"/api/v1/organizations/{team.pk}/service-accounts/{account}/keys"
 
@@ -87,13 +91,13 @@ def test_a_limited_key_makes_no_wider_key_of_a_program(alice, team):
     assert narrow.status_code == 201
 
 
-def test_no_program_owns(alice, team):
+def test_service_account_cannot_be_created_as_owner(alice, team):
     with pytest.raises(service_accounts.OwnerByProgram):
         service_accounts.create_service_account(organization=team, by=alice, name="x", role="owner")
-    assert make(alice, team, role="owner").status_code == 400
+    assert create_account(alice, team, role="owner").status_code == 400
 
 
-def test_it_is_neither_owner_nor_staff_by_other_ways(alice, team):
+def test_service_account_cannot_become_owner_or_staff(alice, team):
     account = service_accounts.create_service_account(
         organization=team, by=alice, name="x", role="member"
     )
@@ -112,7 +116,7 @@ def test_it_is_neither_owner_nor_staff_by_other_ways(alice, team):
         User.objects.filter(pk=account.user_id).update(is_staff=True)
 
 
-def test_it_cannot_sign_in(client, alice, team, settings):
+def test_service_account_cannot_sign_in_with_a_password(client, alice, team, settings):
     settings.SIGN_IN_RATE = "1000/m"
     account = service_accounts.create_service_account(
         organization=team, by=alice, name="x", role="member"
@@ -123,44 +127,44 @@ def test_it_cannot_sign_in(client, alice, team, settings):
         assert answer.status_code == 422
 
 
-def test_revoking_ends_it_for_ever(admin, team):
-    account = make(admin, team).json()["id"]
-    program = client_of(key_of(admin, team, account))
+def test_revoked_service_account_gets_no_new_key(admin, team):
+    account = create_account(admin, team).json()["id"]
+    service_client = open_client(create_key(admin, team, account))
     client = key_client(admin, organization=team)
     address = f"/api/v1/organizations/{team.pk}/service-accounts/{account}"
 
     answers = [client.delete(address) for _ in range(2)]
 
     assert [answer.status_code for answer in answers] == [204, 204]
-    assert program.get("/api/v1/users/me").status_code == 401
-    assert key_of(admin, team, account).json()["code"] == "revoked-service-account"
-    shown = client.get(address).json()
-    assert (shown["role"], bool(shown["revoked_at"])) == (None, True)
+    assert service_client.get("/api/v1/users/me").status_code == 401
+    assert create_key(admin, team, account).json()["code"] == "revoked-service-account"
+    details = client.get(address).json()
+    assert (details["role"], bool(details["revoked_at"])) == (None, True)
     assert AuditEntry.objects.filter(action="service_account.revoked").count() == 1
 
 
-def test_it_outlives_the_membership_of_its_maker(alice, admin, team):
-    account = make(admin, team).json()["id"]
-    program = client_of(key_of(admin, team, account))
+def test_service_account_stays_after_its_creator_was_removed(alice, admin, team):
+    account = create_account(admin, team).json()["id"]
+    service_client = open_client(create_key(admin, team, account))
 
     organizations.remove_member(organization=team, by=alice, user_id=admin.pk)
 
-    assert program.get("/api/v1/users/me").status_code == 200
+    assert service_client.get("/api/v1/users/me").status_code == 200
 
 
-def test_one_key_of_it_can_be_revoked(admin, team):
-    account = make(admin, team).json()["id"]
-    first, second = (key_of(admin, team, account) for _ in range(2))
+def test_revoking_a_key_leaves_the_other_keys_of_the_account(admin, team):
+    account = create_account(admin, team).json()["id"]
+    first, second = (create_key(admin, team, account) for _ in range(2))
     keys = f"/api/v1/organizations/{team.pk}/service-accounts/{account}/keys"
     client = key_client(admin, organization=team)
 
     assert client.delete(f"{keys}/{first.json()['id']}").status_code == 204
-    assert client_of(first).get("/api/v1/users/me").status_code == 401
-    assert client_of(second).get("/api/v1/users/me").status_code == 200
+    assert open_client(first).get("/api/v1/users/me").status_code == 401
+    assert open_client(second).get("/api/v1/users/me").status_code == 200
     assert len(client.get(keys).json()["items"]) == 2
 
 
-def test_other_organizations_programs_do_not_exist(alice, admin, team, charlie):
+def test_service_account_of_another_organization_is_404(alice, admin, team, charlie):
     other = organizations.create_organization(user=charlie, name="Other")
     foreign = service_accounts.create_service_account(
         organization=other, by=charlie, name="x", role="member"

@@ -29,12 +29,13 @@ def shared(alice, bob):
 
 
 class TestGet:
-    def test_head_is_a_get_without_its_body(self, api):
-        asked, got = api.head("/api/v1/settings"), api.get("/api/v1/settings")
+    def test_head_has_the_headers_of_a_get_and_no_body(self, api):
+        head, response = api.head(URL), api.get(URL)
 
-        assert (asked.status_code, asked.headers["ETag"]) == (200, got.headers["ETag"])
+        assert (head.status_code, head.headers["ETag"]) == (200, response.headers["ETag"])
+        assert (head.content, len(response.content) > 0) == (b"", True)
 
-    def test_tells_every_field_and_who_set_it(self, api, alice):
+    def test_response_has_every_field_and_its_source(self, api, alice):
         response = api.get(URL)
 
         assert response.status_code == 200
@@ -45,28 +46,28 @@ class TestGet:
             "set_by": dict.fromkeys(FIELDS, "default"),
         }
 
-    def test_of_another_organization(self, shared, bob):
+    def test_query_selects_another_organization_of_the_user(self, shared, bob):
         user_settings.change_organization_settings(
             organization=shared, values={"language": "fr"}, enforced=["language"]
         )
         client = APIClient()
         client.force_login(bob)
 
-        told = client.get(f"{URL}?organization={shared.pk}").json()
+        body = client.get(f"{URL}?organization={shared.pk}").json()
 
-        assert (told["values"]["language"], told["set_by"]["language"]) == ("fr", "enforced")
+        assert (body["values"]["language"], body["set_by"]["language"]) == ("fr", "enforced")
         assert client.get(URL).json()["values"]["language"] == "en"
 
-    def test_of_a_strangers_organization(self, shared, charlie):
+    def test_organization_without_membership_is_404(self, shared, charlie):
         assert key_client(charlie).get(f"{URL}?organization={shared.pk}").status_code == 404
 
 
 class TestFastGet:
-    """By one statement, for whoever says or whose key says where: as the ordinary way tells it."""
+    """The fast path of GET: one SQL statement for requests whose key or query names the organization."""
 
     @pytest.fixture
-    def chosen(self, alice, shared):
-        """What every source of a value comes to: enforced, the organization's, one's own; secrets of both."""
+    def all_sources(self, alice, shared):
+        """Set values by every source: enforced, organization and user, with secrets of both."""
         user_settings.change_organization_settings(
             organization=shared,
             values={"language": "fr", "max_iterations": 60, "search_api_key": "tvly-Very-Secret"},
@@ -79,7 +80,7 @@ class TestFastGet:
             values={"git_user_name": "Ada Ł", "condenser_max_size": 50, "mcp_config": mcp},
         )
 
-    def test_the_bytes_are_these(self, api, shared, chosen):
+    def test_response_has_exactly_these_bytes(self, api, shared, all_sources):
         response = api.get(URL)
 
         assert response.headers["Content-Type"] == "application/json"
@@ -103,13 +104,15 @@ class TestFastGet:
             '"search_api_key":"organization","mcp_config":"user"}}'
         )
 
-    def test_takes_one_query_beside_the_keys(self, api, chosen, django_assert_num_queries):
+    def test_request_needs_one_query_in_addition_to_the_keys(
+        self, api, all_sources, django_assert_num_queries
+    ):
         api.get(URL)  # notes the key's use
 
         with django_assert_num_queries(2):
             assert api.get(URL).status_code == 200
 
-    def test_is_told_as_the_ordinary_way_tells_it(self, api, alice, bob, shared, chosen):
+    def test_bytes_are_equal_for_sessions_and_keys(self, api, alice, bob, shared, all_sources):
         session = APIClient()
         session.force_login(alice)
         for where in ("", f"?organization={shared.pk}"):
@@ -119,7 +122,7 @@ class TestFastGet:
         assert of_bob.content == session.get(f"{URL}?organization={shared.pk}").content
         assert of_bob.json()["set_by"]["git_user_name"] == "default"
 
-    def test_who_has_it_already_gets_304_until_anything_changes(self, api, alice, bob, shared):
+    def test_matching_etag_is_304_until_any_value_changes(self, api, alice, bob, shared):
         team = key_client(bob, organization=shared)
         key = "tvly-Very-Secret"
         changes = [
@@ -144,14 +147,14 @@ class TestFastGet:
         tag = api.get(URL).headers["ETag"]
         assert team.get(URL, headers={"If-None-Match": tag}).status_code == 200
 
-    def test_a_session_gets_304_too(self, alice):
+    def test_matching_etag_of_a_session_is_304(self, alice):
         session = APIClient()
         session.force_login(alice)
         tag = session.get(URL).headers["ETag"]
 
         assert session.get(URL, headers={"If-None-Match": tag}).status_code == 304
 
-    def test_what_a_key_may_not_see(self, api, bob, shared, monkeypatch):
+    def test_key_without_access_to_the_settings_is_refused(self, api, bob, shared, monkeypatch):
         elsewhere = api.get(URL, headers={"X-Organization": str(bob.personal_organization.pk)})
         no_id = api.get(f"{URL}?organization=x")
         scoped = key_client(bob, scopes=["account.view"]).get(URL)
@@ -167,18 +170,18 @@ class TestFastGet:
 
 
 class TestPatch:
-    def test_changes_what_it_names(self, api):
-        told = patch(api, {"language": "de", "condenser_max_size": 50}, version=0).json()
+    def test_only_the_named_fields_change(self, api):
+        body = patch(api, {"language": "de", "condenser_max_size": 50}, version=0).json()
 
-        assert told["version"] == 1
-        assert told["values"] == DEFAULTS | {"language": "de", "condenser_max_size": 50}
-        assert {n for n, who in told["set_by"].items() if who == "user"} == {
+        assert body["version"] == 1
+        assert body["values"] == DEFAULTS | {"language": "de", "condenser_max_size": 50}
+        assert {name for name, source in body["set_by"].items() if source == "user"} == {
             "language",
             "condenser_max_size",
         }
-        assert api.get(URL).json() == told
+        assert api.get(URL).json() == body
 
-    def test_a_stale_version_is_409(self, api):
+    def test_stale_version_is_409(self, api):
         patch(api, {"language": "de"})
 
         response = patch(api, {"language": "fr"}, version=0)
@@ -186,7 +189,7 @@ class TestPatch:
         assert response.status_code == 409
         assert (response.json()["code"], response.json()["version"]) == ("stale-settings", 1)
 
-    def test_an_enforced_one_is_403(self, api, alice):
+    def test_enforced_setting_is_403(self, api, alice):
         user_settings.change_organization_settings(
             organization=alice.personal_organization, values={}, enforced=["language"]
         )
@@ -195,13 +198,13 @@ class TestPatch:
 
         assert (response.status_code, response.json()["code"]) == (403, "enforced-setting")
 
-    def test_a_secret_goes_in_and_never_out(self, api):
+    def test_secret_value_is_masked_in_every_response(self, api):
         response = patch(api, {"search_api_key": "tvly-Very-Secret"})
 
         assert response.json()["values"]["search_api_key"] == MASK
         assert "tvly-Very-Secret" not in response.content.decode() + api.get(URL).content.decode()
 
-    def test_what_was_read_sent_back_changes_nothing(self, api, alice):
+    def test_sending_back_the_masked_values_changes_nothing(self, api, alice):
         mcp = {"shttp_servers": [{"url": "https://mcp.example.com", "api_key": "mcp-Very-Secret"}]}
         patch(api, {"search_api_key": "tvly-Very-Secret", "mcp_config": mcp})
         read = api.get(URL).json()
@@ -219,12 +222,12 @@ class TestPatch:
         assert after.values["mcp_config"]["shttp_servers"] == mcp["shttp_servers"]
 
     @pytest.mark.parametrize("value", ["***", "tvly-••••", MASK])
-    def test_a_mask_is_400(self, api, value):
+    def test_mask_of_an_unset_secret_is_400(self, api, value):
         response = patch(api, {"search_api_key": value})
 
         assert (response.status_code, response.json()["field"]) == (400, "search_api_key")
 
-    def test_null_clears(self, api):
+    def test_null_clears_the_value(self, api):
         patch(api, {"search_api_key": "tvly-Very-Secret"})
 
         assert patch(api, {"search_api_key": None}).json()["values"]["search_api_key"] is None
@@ -233,7 +236,7 @@ class TestPatch:
         "body",
         [{}, {"values": []}, {"values": {"x": 1}}, {"values": {}, "version": -1}, {"values": None}],
     )
-    def test_what_it_does_not_understand_is_400(self, api, body):
+    def test_bad_body_is_400(self, api, body):
         assert api.patch(URL, body, format="json").status_code == 400
 
 
@@ -241,7 +244,7 @@ class TestOrganizationSettings:
     def url(self, organization):
         return f"/api/v1/organizations/{organization.pk}/settings"
 
-    def test_sets_and_enforces(self, api, shared, bob):
+    def test_patch_sets_defaults_and_enforces_fields(self, api, shared, bob):
         response = api.patch(
             self.url(shared),
             {"version": 0, "values": {"max_iterations": 60}, "enforced": ["confirmation_mode"]},
@@ -259,25 +262,25 @@ class TestOrganizationSettings:
         assert bobs.values["max_iterations"] == 60
         assert bobs.set_by["confirmation_mode"] == "enforced"
 
-    def test_is_not_for_members(self, shared, bob):
+    def test_member_is_403(self, shared, bob):
         client = APIClient()
         client.force_login(bob)
 
         assert client.get(self.url(shared)).status_code == 403
         assert client.patch(self.url(shared), {"values": {}}, format="json").status_code == 403
 
-    def test_refuses_what_it_does_not_know(self, api, shared):
+    def test_bad_body_is_400_and_stale_version_409(self, api, shared):
         for body in ({"enforced": ["x"]}, {"values": {"language": 5}}, {"version": 7}):
             status = api.patch(self.url(shared), body, format="json").status_code
             assert status == (409 if "version" in body else 400)
 
 
 class TestOptions:
-    def test_agents_and_analyzers(self, api):
+    def test_lists_have_the_agents_and_security_analyzers(self, api):
         assert api.get("/api/v1/options/agents").json() == {"items": ["CodeActAgent"]}
         assert api.get("/api/v1/options/security-analyzers").json() == {"items": ["llm", "pattern"]}
 
-    def test_config_is_public_and_sets_the_token(self, db, client):
+    def test_config_is_public_and_sets_the_csrf_cookie(self, db, client):
         response = client.get("/api/v1/options/config")
 
         assert response.json() == {
@@ -295,7 +298,7 @@ class TestOptions:
         }
         assert response.cookies["XSRF-TOKEN"].value
 
-    def test_config_with_a_keycloak_and_planned_maintenance(self, db, client, settings):
+    def test_config_names_the_keycloak_and_the_planned_maintenance(self, db, client, settings):
         settings.KEYCLOAK_IDP_HINTS = ["github", "gitlab"]
         IdentityProvider.objects.create(
             slug="keycloak", name="K", kind="keycloak", client_id="c",
@@ -304,10 +307,10 @@ class TestOptions:
         at = timezone.now().replace(microsecond=0) + timedelta(hours=2)
         call_command("maintenance", "plan", at=at)
 
-        told = client.get("/api/v1/options/config").json()
+        config = client.get("/api/v1/options/config").json()
 
-        assert told["providers"] == ["github", "gitlab"]
-        assert told["auth_url"] == "https://id.example.com:8443"
-        assert told["maintenance_at"] == at.isoformat().replace("+00:00", "Z")
+        assert config["providers"] == ["github", "gitlab"]
+        assert config["auth_url"] == "https://id.example.com:8443"
+        assert config["maintenance_at"] == at.isoformat().replace("+00:00", "Z")
         maintenance.plan_maintenance(at=None)
         assert client.get("/api/v1/options/config").json()["maintenance_at"] is None

@@ -1,7 +1,7 @@
-"""The OpenAPI document taken at its word: schemathesis makes requests of it, as four different callers.
+"""Requests that schemathesis generates from the OpenAPI document, sent as four different callers.
 
-The quick suite makes a case an operation and caller, ``make test-slow`` five thousand in all. Every case is rolled
-back, so each meets the same world, and half of them name things that are there. What never ends is left out.
+The quick suite sends one case per operation and caller, ``make test-slow`` five thousand. Every case is rolled back,
+so each starts from the same rows. Half of the cases use ids of existing rows. Endless responses are left out.
 """
 
 import os
@@ -39,16 +39,16 @@ CHECKS = [
     response_schema_conformance,
 ]
 CALLERS = ("full key", "service account", "stranger", "anonymous")
-LEFT_OUT = ("/stream", "/stream-start", "/api/v1/schema", "/api/v1/docs")
+ENDLESS = ("/stream", "/stream-start", "/api/v1/schema", "/api/v1/docs")
 OUTSIDE = ("PUT /api/v1/provider-tokens/{provider}", "POST /api/add-git-providers")
-"""These ask a Git host, and 503 is the right answer where there is none; their own tests have a host."""
+"""These routes call a Git host and respond with 503 without one. The tests of integrations have a fake host."""
 CASES = int(os.environ.get("SCHEMATHESIS_CASES", "5000"))
 pytestmark = [pytest.mark.django_db, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(autouse=True)
-def _one_connection():
-    """What Django's own test client does: the end of a request does not end the test's transaction."""
+def _keep_transaction():
+    """Keep the test's transaction open at the end of a request, like Django's test client."""
     signals.request_started.disconnect(close_old_connections)
     signals.request_finished.disconnect(close_old_connections)
     yield
@@ -58,23 +58,23 @@ def _one_connection():
 
 @pytest.fixture
 def callers():
-    """Headers by caller, and the ids of things that are there by the name of their parameter."""
-    found = world.build()
+    """The headers of each caller, and the existing rows."""
+    existing = world.build()
     _, token = services.issue_api_key(user=UserFactory(), name="stranger")
-    headers = found.headers | {"stranger": {"Authorization": f"Bearer {token}"}}
-    return {name: headers[name] for name in CALLERS}, found
+    headers = existing.headers | {"stranger": {"Authorization": f"Bearer {token}"}}
+    return {name: headers[name] for name in CALLERS}, existing
 
 
 class Tally:
-    """What happened: cases, statuses, and each kind of failure once, with a way to see it again."""
+    """Counts of cases and statuses, and each kind of failure once, with the command that repeats it."""
 
     def __init__(self):
         self.cases, self.statuses, self.failures = 0, Counter(), {}
 
-    def note(self, operation, case, found):
-        for failure in found.exceptions if isinstance(found, FailureGroup) else [found]:
-            key = (operation.label, type(failure).__name__, str(failure).splitlines()[0])
-            self.failures.setdefault(key, f"{failure}\n{case.as_curl_command()}")
+    def note(self, operation, case, failure):
+        for single in failure.exceptions if isinstance(failure, FailureGroup) else [failure]:
+            key = (operation.label, type(single).__name__, str(single).splitlines()[0])
+            self.failures.setdefault(key, f"{single}\n{case.as_curl_command()}")
 
     def report(self):
         return "\n\n".join(f"{key}\n{text[:900]}" for key, text in sorted(self.failures.items()))
@@ -85,33 +85,37 @@ def operations():
     schema = schemathesis.openapi.from_dict(document)
     schema.app = WSGIHandler()
     schema.config.update(base_url="http://testserver")
-    found = [result.ok() for result in schema.get_all_operations()]
-    return [one for one in found if not one.path.endswith(LEFT_OUT) and one.label not in OUTSIDE]
+    results = [result.ok() for result in schema.get_all_operations()]
+    return [
+        operation
+        for operation in results
+        if not operation.path.endswith(ENDLESS) and operation.label not in OUTSIDE
+    ]
 
 
-def play(callers, per_caller):
-    headers_of, found = callers
+def send_cases(callers, per_caller):
+    headers_of, existing = callers
     tally = Tally()
     for operation in operations():
         for headers in headers_of.values():
-            play_one(operation, headers, found, tally, per_caller)
+            send_operation_cases(operation, headers, existing, tally, per_caller)
     return tally
 
 
-def play_one(operation, headers, found, tally, number):
+def send_operation_cases(operation, headers, existing, tally, count):
     @hypothesis.settings(
-        max_examples=number,
+        max_examples=count,
         derandomize=True,
         database=None,
         deadline=None,
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=[hypothesis.Phase.generate],
     )
-    @hypothesis.given(case=operation.as_strategy(), is_there=hypothesis.strategies.booleans())
-    def one(case, is_there):
+    @hypothesis.given(case=operation.as_strategy(), use_existing=hypothesis.strategies.booleans())
+    def send_case(case, use_existing):
         tally.cases += 1
-        if is_there:
-            name_real_things(case, found)
+        if use_existing:
+            use_existing_ids(case, existing)
         with transaction.atomic():
             try:
                 response = case.call(headers=headers)
@@ -122,17 +126,17 @@ def play_one(operation, headers, found, tally, number):
             finally:
                 transaction.set_rollback(True)
 
-    one()
+    send_case()
 
 
-def name_real_things(case, found):
-    """Ids of the world in place of made-up ones."""
+def use_existing_ids(case, existing):
+    """Replace generated ids in the path with ids of existing rows."""
     kind = case.operation.path.removeprefix("/api/v1/").partition("/")[0]
     for name, value in (case.path_parameters or {}).items():
-        if name in found.own:
-            case.path_parameters[name] = str(found.own[name])
+        if name in existing.own:
+            case.path_parameters[name] = str(existing.own[name])
         elif name in ("id", "conversation_id") or is_uuid(value):
-            case.path_parameters[name] = str(found.own.get(kind, found.shared.pk))
+            case.path_parameters[name] = str(existing.own.get(kind, existing.shared.pk))
 
 
 def is_uuid(value):
@@ -142,8 +146,8 @@ def is_uuid(value):
         return False
 
 
-def test_a_case_each(callers):
-    tally = play(callers, 1)
+def test_one_generated_case_per_operation_and_caller_conforms(callers):
+    tally = send_cases(callers, 1)
 
     assert not tally.failures, tally.report()
     assert len(tally.statuses) > 3
@@ -151,19 +155,21 @@ def test_a_case_each(callers):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_thousands(callers):
+def test_thousands_of_generated_cases_conform(callers):
     number = len(operations()) * len(CALLERS)
-    tally = play(callers, -(-CASES // number))
+    tally = send_cases(callers, -(-CASES // number))
 
     figure("schemathesis", cases=tally.cases, callers=len(CALLERS), failures=len(tally.failures), statuses=dict(tally.statuses))  # fmt: skip
     assert tally.cases >= CASES * 0.9
     assert not tally.failures, tally.report()
 
 
-def test_a_broken_promise_is_seen(callers, monkeypatch):
-    """The control: an answer that is not as the document has it is a failure here."""
+def test_response_that_violates_the_document_is_reported(callers, monkeypatch):
+    """A control of the test itself: the checks fail for a body that the document does not allow."""
     monkeypatch.setattr(JSONRenderer, "render", lambda *_, **__: b'{"items": 7}')
-    only = [one for one in operations() if one.label == "GET /api/v1/conversations"]
+    only = [
+        operation for operation in operations() if operation.label == "GET /api/v1/conversations"
+    ]
     monkeypatch.setattr("tests.api.test_schemathesis.operations", lambda: only)
 
-    assert play(callers, 3).failures
+    assert send_cases(callers, 3).failures

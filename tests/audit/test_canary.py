@@ -1,4 +1,4 @@
-"""Planted secrets go through every way in; afterwards nothing that is kept or shown holds one of them."""
+"""Planted secrets enter the server on every path; no stored or shown text contains one of them."""
 
 import base64
 import io
@@ -24,22 +24,22 @@ from conversations import services as conversations
 from conversations.models import Conversation
 from lib.logs import JSONFormatter, WithoutTokens
 from openhands_site import openapi
-from tests.audit import entrusted
+from tests.audit import user_secrets
 from tests.conftest import key_client
 from tests.fakes.stack import figure
 
-WANTED = 95
+MIN_SECRETS = 95
 
 
 class Planted(dict):
-    """The secrets by what they are."""
+    """The planted secrets by a description."""
 
     def __call__(self, name, value=None):
         self[name] = value or f"Cn7{secrets.token_urlsafe(18)}"
         return self[name]
 
     def forms(self):
-        """Each secret as it stands, in base64, for an address, in hexadecimal; of a key its secret part too."""
+        """Yield ``(description, encoding, text)`` of each secret, and of the secret part of a key."""
         for name, value in self.items():
             parts = {value} | ({value.split(".", 1)[1]} if "." in value else set())
             for part in parts:
@@ -51,6 +51,7 @@ class Planted(dict):
                 yield name, "hex", raw.hex()
 
     def hits(self, where, text):
+        """Return a description of each secret in the text."""
         lower = text.lower()
         return [
             f"{name} ({form}) in {where}"
@@ -61,7 +62,7 @@ class Planted(dict):
 
 @pytest.fixture
 def logged():
-    """Everything that is logged with ``LOG_LEVEL=DEBUG``, as the console's handler would write it."""
+    """The log at level DEBUG, formatted as the console's handler does."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JSONFormatter())
@@ -76,7 +77,7 @@ def logged():
 
 
 def plant(alice, settings):
-    """Use every way in with a secret of its own; the clients that are signed in by then."""
+    """Enter a new secret on every path. Return the secrets, a browser and an API client."""
     planted = Planted()
     settings.METRICS_TOKEN = planted("metrics token")
     planted("secret key", configured.SECRET_KEY)
@@ -113,7 +114,7 @@ def plant(alice, settings):
     services.create_user(email="made@example.com", password=planted("password of a new user"))
     page.post(
         "/admin/accounts/user/add/",
-        {"email": "desk@example.com", "name": "", "password": planted("password set at the desk")},
+        {"email": "desk@example.com", "name": "", "password": planted("password set by an admin")},
     )
     page.post(
         "/admin/accounts/user/add/",
@@ -137,9 +138,9 @@ def plant(alice, settings):
     # API keys
     api = key_client(alice)
     planted("API key of a service", api._credentials.get("HTTP_AUTHORIZATION", "") or _bearer(api))
-    made = api.post("/api/v1/api-keys", {"name": "api"}, format="json").json()
-    planted("API key of the API", made["key"])
-    api.delete(f"/api/v1/api-keys/{made['id']}")
+    created = api.post("/api/v1/api-keys", {"name": "api"}, format="json").json()
+    planted("API key of the API", created["key"])
+    api.delete(f"/api/v1/api-keys/{created['id']}")
     shown = page.post(
         "/settings/api-keys", {"name": "page", "days": "30", "access": "full"}
     ).content.decode()
@@ -152,7 +153,7 @@ def plant(alice, settings):
         ("basic credentials", "Authorization", "Basic {}"),
     ):
         Client().get("/api/v1/users/me", headers={header: value.format(planted(name))})
-    # Model keys, by the API and by the page, refused ones too
+    # Model keys: by the API, by the page, and in refused requests
     access = {"base_url": "https://models.example.com/v1", "model": "m"}
     api.put(
         "/api/v1/settings/model-access",
@@ -173,7 +174,7 @@ def plant(alice, settings):
         access | {"base_url": "http://", "api_key": planted("model key of a refused page")},
     )
     page.post("/settings/model", access | {"api_key": planted("model key of a page")})
-    # The gateway, sandboxes
+    # The gateway and sandboxes
     conversation = conversations.create_conversation(user=alice, message="Hello")
     planted("session key of a sandbox", conversation.sandbox.session_key())
     planted("secret key of a sandbox", conversation.sandbox.secret_key())
@@ -185,7 +186,7 @@ def plant(alice, settings):
     planted("gateway token", token)
     gateway = Client(headers={"Authorization": f"Bearer {token}"})
     assert gateway.get("/api/llm/v1/models").status_code == 200
-    entrusted.plant(
+    user_secrets.plant(
         planted, user=alice, api=api, page=page, conversation=conversation, gateway=gateway
     )
     ModelAccess.objects.all().delete()
@@ -199,13 +200,13 @@ def plant(alice, settings):
             "Authorization": f"Bearer ogt_0123456789abcdef.{planted('invented gateway token')}"
         },
     )
-    # Where secrets do not belong: addresses, cookies, headers, bodies that are refused
+    # Places where secrets do not belong: addresses, cookies, headers, bodies of refused requests
     for n, path in enumerate(
         ("/", "/api/v1/users/me", "/api/v1/nothing", "/api/v1/audit", "/metrics")
     ):
         front.get(f"{path}?token={planted(f'token in a query {n}')}")
-    front.get("/", headers={"Cookie": f"other={planted('a cookie of somebody else')}"})
-    front.get("/", headers={"X-Forwarded-Authorization": planted("a header that nobody knows")})
+    front.get("/", headers={"Cookie": f"other={planted('an unknown cookie')}"})
+    front.get("/", headers={"X-Forwarded-Authorization": planted("an unknown header")})
     api.post(
         "/api/v1/api-keys", {"name": "x", "scopes": [planted("a token as a scope")]}, format="json"
     )
@@ -217,13 +218,13 @@ def plant(alice, settings):
     Client().get(
         "/metrics", headers={"Authorization": f"Bearer {planted('invented metrics token')}"}
     )
-    # What the second sign-in replaces, and identity providers
+    # A second sign-in and identity providers
     page.post("/sign-out")
-    again = Client()
-    again.post("/sign-in", form)
-    planted("session cookie of a second sign-in", again.cookies["sessionid"].value)
+    second = Client()
+    second.post("/sign-in", form)
+    planted("session cookie of a second sign-in", second.cookies["sessionid"].value)
     _plant_provider(planted, alice)
-    return planted, again, api
+    return planted, second, api
 
 
 def _bearer(api):
@@ -245,8 +246,8 @@ def _plant_provider(planted, alice):
     token.save()
 
 
-def dump():
-    """Every table of the database, as a backup would hold it."""
+def dump_tables():
+    """Yield ``(name, text)`` of each table as a backup contains it, with its binary values decoded."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT schemaname, tablename FROM pg_tables WHERE schemaname = 'public'")
         tables = [f'"{schema}"."{name}"' for schema, name in cursor.fetchall()]
@@ -261,29 +262,29 @@ def dump():
 
 def _bytea(text):
     return b"".join(
-        bytes.fromhex(found) for found in re.findall(r"\\\\x((?:[0-9a-f]{2})+)", text)
+        bytes.fromhex(digits) for digits in re.findall(r"\\\\x((?:[0-9a-f]{2})+)", text)
     ).decode("latin-1")
 
 
-def redis_contents():
+def dump_redis():
     client = redis.Redis.from_url(configured.REDIS_URL)
     readers = {
         b"string": client.get, b"hash": client.hgetall, b"set": client.smembers,
         b"list": lambda key: client.lrange(key, 0, -1), b"zset": lambda key: client.zrange(key, 0, -1),
         b"stream": client.xrange,
     }  # fmt: skip
-    found = []
+    lines = []
     for key in client.scan_iter(count=1_000):
         value = readers[client.type(key)](key)
-        found.append(
+        lines.append(
             f"{key.decode('latin-1')} {value.decode('latin-1') if isinstance(value, bytes) else value}"
         )
     client.close()
-    return "\n".join(found)
+    return "\n".join(lines)
 
 
-def admin_pages(client):
-    """Every list and every row's page."""
+def open_admin_pages(client):
+    """Yield ``(address, response)`` of each list and of the page of each row."""
     for model in admin.site._registry:
         meta = model._meta
         listing = reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist")
@@ -293,12 +294,12 @@ def admin_pages(client):
             yield path, client.get(path)
 
 
-def readable(api, client):
-    """Every plain GET of the API and the pages, by somebody who may."""
+def open_pages(api, client):
+    """Yield ``(address, response)`` of each GET of the API and the pages by the owner of the secrets."""
     row = Conversation.objects.first()
     conversation = row.pk
     secret = CustomSecret.objects.first().pk
-    more, pages = entrusted.readable(row.organization_id, conversation, secret)
+    more, pages = user_secrets.list_addresses(row.organization_id, conversation, secret)
     for path in (
         "/api/v1/users/me", "/api/v1/api-keys", "/api/v1/audit?limit=100", "/api/v1/conversations",
         f"/api/v1/conversations/{conversation}", f"/api/v1/conversations/{conversation}/events",
@@ -322,14 +323,14 @@ def readable(api, client):
         yield path, response
 
 
-@pytest.mark.django_db(transaction=True)  # the gateway asks from threads of its own
-def test_no_secret_is_kept_or_shown(alice, settings, logged):
+@pytest.mark.django_db(transaction=True)  # The gateway queries from other threads.
+def test_no_planted_secret_is_stored_or_shown(alice, settings, logged):
     cache.clear()
     redis.Redis.from_url(configured.REDIS_URL).flushdb()
     settings.SIGN_IN_RATE = "1000/m"
     settings.RATE_LIMITS = {"address": "9999/m", "read": "9999/m"}
     planted, client, api = plant(alice, settings)
-    assert len(planted) >= WANTED
+    assert len(planted) >= MIN_SECRETS
     assert len(set(planted.values())) == len(planted)
     hits, searched = [], 0
 
@@ -338,10 +339,10 @@ def test_no_secret_is_kept_or_shown(alice, settings, logged):
         searched += len(text)
         hits.extend(planted.hits(where, text))
 
-    for path, response in readable(api, client):
+    for path, response in open_pages(api, client):
         search(path, response.content.decode())
     pages = 0
-    for path, response in admin_pages(client):
+    for path, response in open_admin_pages(client):
         assert response.status_code == 200, path
         pages += 1
         search(path, response.content.decode())
@@ -349,10 +350,10 @@ def test_no_secret_is_kept_or_shown(alice, settings, logged):
     assert metrics.status_code == 200
     search("metrics", metrics.content.decode())
     search("OpenAPI", openapi.document().decode())
-    kept = redis_contents()
-    assert kept.count("\n") > 3, "nothing in Redis was searched"
-    search("Redis", kept)
-    tables = dict(dump())
+    contents = dump_redis()
+    assert contents.count("\n") > 3, "nothing in Redis was searched"
+    search("Redis", contents)
+    tables = dict(dump_tables())
     assert alice.email in tables['"public"."accounts_user"']
     for table, text in tables.items():
         search(table, text)
@@ -371,8 +372,8 @@ def test_no_secret_is_kept_or_shown(alice, settings, logged):
     assert not hits
 
 
-def test_the_search_finds_what_is_there():
-    """Its negative control: a secret in each form is seen."""
+def test_search_finds_a_secret_in_every_encoding():
+    """The control of the search above."""
     planted = Planted()
     value = planted("a", "oh_0123456789ab.Secret-part_of/it")
     raw = value.encode()
@@ -384,7 +385,7 @@ def test_the_search_finds_what_is_there():
     assert not planted.hits("x", "oh_0123456789ab")
 
 
-def test_a_session_is_found_by_its_cookie_and_not_by_what_is_kept(client, alice):
+def test_stored_session_key_is_not_a_valid_cookie(client, alice):
     from django.contrib.sessions.models import Session
 
     client.force_login(alice)
@@ -403,20 +404,22 @@ def test_a_session_is_found_by_its_cookie_and_not_by_what_is_kept(client, alice)
     assert thief.get("/settings").status_code == 302
 
 
-def test_pages_can_be_read_while_redis_is_away(client, alice, monkeypatch):
+def test_page_opens_while_redis_is_unreachable(client, alice, monkeypatch):
     client.force_login(alice)
 
-    def gone(*_args, **_kwargs):
+    def refuse_connection(*_args, **_kwargs):
         raise redis.exceptions.ConnectionError
 
-    monkeypatch.setattr(redis.connection.UnixDomainSocketConnection, "send_packed_command", gone)
-    monkeypatch.setattr(redis.connection.Connection, "send_packed_command", gone)
+    monkeypatch.setattr(
+        redis.connection.UnixDomainSocketConnection, "send_packed_command", refuse_connection
+    )
+    monkeypatch.setattr(redis.connection.Connection, "send_packed_command", refuse_connection)
 
     assert client.get("/settings").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/setup/{}", "/api/v1/shared/{}/events", "/shared/{}"])
-def test_an_error_behind_a_link_does_not_quote_it(logged, path):
+def test_token_of_a_link_is_removed_from_the_log(logged, path):
     logging.getLogger("django.request").error("Internal Server Error: %s", path.format("Cn7-x"))
 
     assert "Internal Server Error" in logged.getvalue()

@@ -1,4 +1,4 @@
-"""The audit log: written with the act, in a chain whose every break is found, read by auditors only."""
+"""The audit log: its entries, the chain that reveals every change, and the roles that may read it."""
 
 import io
 
@@ -22,23 +22,23 @@ from tests.fakes.stack import figure
 PASSWORD = "correct horse battery"
 
 
-def acts(*, chain=None):
+def list_actions(*, chain=None):
     rows = AuditEntry.objects.order_by("created_at", "pk")
     return [row.action for row in (rows.filter(chain=chain) if chain else rows)]
 
 
-def last(action):
+def latest_entry(action):
     return AuditEntry.objects.filter(action=action).latest("created_at")
 
 
-def verify():
-    """``(faults, what was printed)`` of the command."""
-    said, faults = io.StringIO(), io.StringIO()
+def verify_chains():
+    """Run the command and return ``(faults, output)``."""
+    output, faults = io.StringIO(), io.StringIO()
     try:
-        call_command("verify_audit_chain", stdout=said, stderr=faults)
+        call_command("verify_audit_chain", stdout=output, stderr=faults)
     except CommandError:
         assert faults.getvalue()
-    return faults.getvalue().splitlines(), said.getvalue()
+    return faults.getvalue().splitlines(), output.getvalue()
 
 
 @pytest.fixture
@@ -48,14 +48,14 @@ def home(alice):
 
 @pytest.fixture
 def chain(home):
-    """Five more entries in Alice's chain."""
+    """The chain of Alice's organization with five more entries."""
     for n in range(5):
         audit.record(action="test.act", organization_id=home, after={"n": n})
     return home
 
 
-def as_superuser(statement, *arguments):
-    """What somebody with the database's own rights can do: without the triggers."""
+def run_without_triggers(statement, *arguments):
+    """Run a statement that changes rows, as a superuser of the database can."""
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL session_replication_role = replica")
         cursor.execute(statement, arguments)
@@ -63,12 +63,12 @@ def as_superuser(statement, *arguments):
         cursor.execute("SET LOCAL session_replication_role = origin")
 
 
-# --- Nothing can be changed without its showing -------------------------------------
+# --- Changes that the chain reveals --------------------------------------------------
 
 
-def test_what_was_written_verifies(chain):
-    assert verify()[0] == []
-    assert f"{chain} {AuditHead.objects.get(pk=chain).count} " in verify()[1]
+def test_unchanged_chain_has_no_fault(chain):
+    assert verify_chains()[0] == []
+    assert f"{chain} {AuditHead.objects.get(pk=chain).count} " in verify_chains()[1]
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ def test_what_was_written_verifies(chain):
         "DELETE FROM accounts_audithead",
     ],
 )
-def test_the_database_refuses_changes(chain, statement):
+def test_database_refuses_to_change_or_delete_entries(chain, statement):
     with (
         pytest.raises(DatabaseError, match="append-only"),
         transaction.atomic(),
         connection.cursor() as cursor,
     ):
         cursor.execute(statement)
-    assert verify()[0] == []
+    assert verify_chains()[0] == []
 
 
 @pytest.mark.parametrize(
@@ -101,30 +101,30 @@ def test_the_database_refuses_changes(chain, statement):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("position", [3, "last"])
-def test_a_changed_row_is_found(chain, column, value, position):
+def test_changed_entry_is_a_fault(chain, column, value, position):
     count = AuditHead.objects.get(pk=chain).count
     position = count if position == "last" else position
-    as_superuser(
+    run_without_triggers(
         f"UPDATE accounts_auditentry SET {column} = %s WHERE chain = %s AND position = %s",
         value,
         chain,
         position,
     )
 
-    faults, _ = verify()
+    faults, _ = verify_chains()
 
     assert any(f"entry {position} " in fault for fault in faults)
 
 
 @pytest.mark.parametrize("position", ["first", "middle", "last"])
-def test_a_removed_row_is_found(chain, position):
+def test_removed_entry_is_a_fault(chain, position):
     count = AuditHead.objects.get(pk=chain).count
     number = {"first": 1, "middle": 3, "last": count}[position]
-    as_superuser(
+    run_without_triggers(
         "DELETE FROM accounts_auditentry WHERE chain = %s AND position = %s", chain, number
     )
 
-    faults, _ = verify()
+    faults, _ = verify_chains()
 
     assert faults == [f"{chain}: entries {number} to {number} are missing"] or (
         position != "last" and f"entries {number} to {number} are missing" in faults[0]
@@ -132,47 +132,51 @@ def test_a_removed_row_is_found(chain, position):
     figure("audit", removed=position, found=faults)
 
 
-def test_a_chain_cut_short_with_its_head_is_found(chain):
-    """Whoever sets the head back cannot seal it."""
+def test_removed_last_entry_with_an_adapted_head_is_a_fault(chain):
+    """The seal of the head needs the server's key, which the database does not contain."""
     count = AuditHead.objects.get(pk=chain).count
     before = AuditEntry.objects.get(chain=chain, position=count - 1).hash
-    as_superuser("DELETE FROM accounts_auditentry WHERE chain = %s AND position = %s", chain, count)
-    as_superuser(
+    run_without_triggers(
+        "DELETE FROM accounts_auditentry WHERE chain = %s AND position = %s", chain, count
+    )
+    run_without_triggers(
         "UPDATE accounts_audithead SET count = count - 1, hash = %s WHERE chain = %s", before, chain
     )
 
-    assert "the seal of the head is wrong" in verify()[0][0]
+    assert "the seal of the head is wrong" in verify_chains()[0][0]
 
 
-def test_a_chain_without_its_head_is_found(chain):
-    as_superuser("DELETE FROM accounts_audithead WHERE chain = %s", chain)
+def test_removed_head_is_a_fault(chain):
+    run_without_triggers("DELETE FROM accounts_audithead WHERE chain = %s", chain)
 
-    assert verify()[0] == [f"{chain}: the chain has entries but no head"]
+    assert verify_chains()[0] == [f"{chain}: the chain has entries but no head"]
 
 
-def test_a_row_written_anew_with_its_hash_is_found(chain):
-    """The next row still names the old hash."""
+def test_changed_entry_with_a_matching_hash_is_a_fault(chain):
+    """The next row still has the old hash as the previous hash."""
     entry = AuditEntry.objects.get(chain=chain, position=3)
     entry.action = "other.act"
-    as_superuser(
+    run_without_triggers(
         "UPDATE accounts_auditentry SET action = 'other.act', hash = %s WHERE chain = %s AND position = 3",
         audit.compute_hash(entry), chain,
     )  # fmt: skip
 
-    assert verify()[0] == [f"{chain}: entry 4 does not contain the hash of the entry before it"]
+    assert verify_chains()[0] == [
+        f"{chain}: entry 4 does not contain the hash of the entry before it"
+    ]
 
 
-def test_the_entry_goes_with_the_act(home):
+def test_rolled_back_transaction_leaves_no_entry(home):
     with transaction.atomic():
         audit.record(action="test.undone", organization_id=home)
         transaction.set_rollback(True)
 
-    assert "test.undone" not in acts()
-    assert verify()[0] == []
+    assert list_actions() == ["user.created"]
+    assert verify_chains()[0] == []
 
 
 @pytest.mark.django_db(transaction=True)
-def test_parallel_acts_make_one_unbroken_chain(alice):
+def test_parallel_entries_form_one_chain(alice):
     import threading
 
     from django.db import connections
@@ -192,7 +196,7 @@ def test_parallel_acts_make_one_unbroken_chain(alice):
         thread.join()
 
     assert AuditHead.objects.get(pk=home).count == before + 80
-    assert verify()[0] == []
+    assert verify_chains()[0] == []
 
 
 @pytest.mark.parametrize(
@@ -209,7 +213,7 @@ def test_parallel_acts_make_one_unbroken_chain(alice):
         {3, 1},
     ],
 )
-def test_hostile_values_are_kept_and_verify(home, value):
+def test_unusual_values_are_stored_and_verified(home, value):
     audit.record(
         action="test.act",
         organization_id=home,
@@ -218,13 +222,13 @@ def test_hostile_values_are_kept_and_verify(home, value):
         reason="\ud800",
     )
 
-    assert verify()[0] == []
+    assert verify_chains()[0] == []
 
 
 @pytest.mark.parametrize(
     "name", ["password", "api_key", "sealed_token", "client_secret", "digest", "cookie"]
 )
-def test_secrets_are_said_to_be_set_and_not_shown(home, name):
+def test_secret_is_recorded_as_set_without_its_value(home, name):
     entry = audit.record(
         action="test.act", organization_id=home, after={name: "canary", "x": {name: "canary"}}
     )
@@ -233,21 +237,21 @@ def test_secrets_are_said_to_be_set_and_not_shown(home, name):
     assert entry.after == {name: "set", "x": {name: "set"}}
 
 
-# --- Who acts -------------------------------------------------------------------------
+# --- The actor ------------------------------------------------------------------------
 
 
-def test_a_person_a_key_and_nobody(alice, home):
+def test_actor_is_a_person_a_key_or_anonymous(alice, home):
     browser = Client()
     browser.force_login(alice)
     browser.post(
         "/api/v1/conversations", {"title": "One"}, content_type="application/json",
         headers={"X-Request-ID": "request-1"}, REMOTE_ADDR="192.0.2.7",
     )  # fmt: skip
-    person = last("conversation.created")
+    person = latest_entry("conversation.created")
     key_client(alice).post("/api/v1/conversations", {"title": "Two"}, format="json")
-    key = last("conversation.created")
+    key = latest_entry("conversation.created")
     Client().post("/sign-in", {"email": "nobody@example.com", "password": "x"})
-    nobody = last("sign_in.failed")
+    anonymous = latest_entry("sign_in.failed")
 
     assert (person.actor_kind, person.actor_id, person.actor_name) == (
         "person",
@@ -257,19 +261,19 @@ def test_a_person_a_key_and_nobody(alice, home):
     assert (person.request_id, person.address) == ("request-1", "192.0.2.7")
     assert key.actor_kind == "key"
     assert key.actor_name.startswith("oh_")
-    assert (nobody.actor_kind, nobody.subject_name, nobody.chain) == (
+    assert (anonymous.actor_kind, anonymous.subject_name, anonymous.chain) == (
         "anonymous",
         "nobody@example.com",
         SITE,
     )
 
 
-def test_a_command_acts_as_the_operating_systems_user(db, monkeypatch):
+def test_actor_of_a_command_is_the_operating_systems_user(db, monkeypatch):
     monkeypatch.setattr("sys.argv", ["manage.py", "create_user"])
     monkeypatch.setattr("getpass.getuser", lambda: "root")
     call_command("create_user", email="new@example.com", stdout=io.StringIO())
 
-    entry = last("user.created")
+    entry = latest_entry("user.created")
     assert (entry.actor_kind, entry.actor_id, entry.actor_name) == (
         "command",
         "cli:root",
@@ -278,7 +282,7 @@ def test_a_command_acts_as_the_operating_systems_user(db, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["run_worker", "run_realtime", "procrastinate"])
-def test_a_serving_process_acts_as_the_system(home, monkeypatch, command):
+def test_actor_in_a_server_process_is_the_system(home, monkeypatch, command):
     monkeypatch.setattr("sys.argv", ["manage.py", command])
     assert audit.record(action="test.act", organization_id=home).actor_kind == "system"
     with acting(lambda: Actor("service_account", id="1", name="bot", reason="ticket 5")):
@@ -286,23 +290,26 @@ def test_a_serving_process_acts_as_the_system(home, monkeypatch, command):
     assert (entry.actor_kind, entry.reason) == ("service_account", "ticket 5")
 
 
-# --- What is written down ---------------------------------------------------------------
+# --- The actions that are recorded ------------------------------------------------------
 
 
-def test_signing_in_and_out(alice, home):
+def test_failed_and_successful_sign_in_and_sign_out_are_recorded(alice, home):
     browser = Client()
     browser.post("/sign-in", {"email": "alice@example.com", "password": "wrong"})
     browser.post("/sign-in", {"email": "Alice@example.com", "password": PASSWORD})
     browser.post("/sign-out")
 
-    assert acts(chain=home)[-3:] == ["sign_in.failed", "sign_in.succeeded", "sign_in.ended"]
-    assert (last("sign_in.succeeded").actor_kind, last("sign_in.ended").actor_id) == (
+    assert list_actions(chain=home)[-3:] == ["sign_in.failed", "sign_in.succeeded", "sign_in.ended"]
+    assert (
+        latest_entry("sign_in.succeeded").actor_kind,
+        latest_entry("sign_in.ended").actor_id,
+    ) == (
         "person",
         str(alice.pk),
     )
 
 
-def test_people(alice, home):
+def test_changes_of_users_and_setup_links_are_recorded(alice, home):
     services.suspend_user(user=alice)
     services.suspend_user(user=alice)
     services.activate_user(user=alice)
@@ -311,18 +318,18 @@ def test_people(alice, home):
         token=path.removeprefix("/setup/"), email="first@example.com", password=PASSWORD
     )
 
-    assert acts(chain=home) == ["user.created", "user.suspended", "user.activated"]
-    assert acts(chain=SITE) == ["setup_link.created", "setup_link.used"]
-    assert last("user.suspended").after == {"is_active": False}
-    assert last("user.created").after["is_superuser"] is True
+    assert list_actions(chain=home) == ["user.created", "user.suspended", "user.activated"]
+    assert list_actions(chain=SITE) == ["setup_link.created", "setup_link.used"]
+    assert latest_entry("user.suspended").after == {"is_active": False}
+    assert latest_entry("user.created").after["is_superuser"] is True
 
 
-def test_conversations(alice, bob, home):
+def test_changes_of_a_conversation_are_recorded_once(alice, bob, home):
     conversation = conversations.create_conversation(user=alice, title="A", idempotency_key="k")
     conversations.create_conversation(user=alice, title="A", idempotency_key="k")
     for _ in range(2):
         conversations.rename(conversation_id=conversation.pk, title="B")
-        conversations.share(conversation_id=conversation.pk, visibility="organization")
+        conversations.set_visibility(conversation_id=conversation.pk, visibility="organization")
     Conversation.objects.filter(pk=conversation.pk).update(
         execution_status="waiting_for_confirmation", asked_seq=1, asked_in_run=1
     )
@@ -330,17 +337,17 @@ def test_conversations(alice, bob, home):
     for _ in range(2):
         conversations.delete_conversation(conversation_id=conversation.pk)
 
-    assert acts(chain=home)[1:] == [
+    assert list_actions(chain=home)[1:] == [
         "conversation.created", "conversation.renamed", "conversation.shared",
         "confirmation.rejected", "conversation.deleted",
     ]  # fmt: skip
-    renamed = last("conversation.renamed")
+    renamed = latest_entry("conversation.renamed")
     assert (renamed.before, renamed.after) == ({"title": "A"}, {"title": "B"})
-    assert last("confirmation.rejected").reason == "No."
-    assert last("conversation.deleted").subject_id == str(conversation.pk)
+    assert latest_entry("confirmation.rejected").reason == "No."
+    assert latest_entry("conversation.deleted").subject_id == str(conversation.pk)
 
 
-def test_model_access(alice, home):
+def test_changes_of_the_model_access_are_recorded_without_the_key(alice, home):
     def save(**fields):
         billing.save_model_access(
             organization=alice.personal_organization, user=alice, base_url="https://m.example/v1",
@@ -353,21 +360,21 @@ def test_model_access(alice, home):
     for _ in range(2):
         billing.clear_model_access(organization_id=home, user_id=alice.pk)
 
-    assert acts(chain=home)[1:] == ["model_access.saved"] * 2 + ["model_access.cleared"]
+    assert list_actions(chain=home)[1:] == ["model_access.saved"] * 2 + ["model_access.cleared"]
     first, second = AuditEntry.objects.filter(action="model_access.saved").order_by("position")
     assert first.after["api_key"] == "set"
     assert (second.before, second.after) == ({"model": "m"}, {"model": "n"})
 
 
-# --- Who may read it ----------------------------------------------------------------------
+# --- The roles that may read the log ----------------------------------------------------
 
 
-def listed(user, query=""):
+def read_log(user, query=""):
     return key_client(user).get(f"/api/v1/audit{query}")
 
 
 @pytest.mark.parametrize("role", Membership.Role.values)
-def test_roles(alice, chain, role):
+def test_owner_admin_and_auditor_may_read_the_log(alice, chain, role):
     user = UserFactory()
     Membership.objects.create(organization_id=chain, user=user, role=role)
     browser = Client()
@@ -385,25 +392,27 @@ def test_roles(alice, chain, role):
         assert str(chain) not in {item["organization"] for item in everything}
 
 
-def test_strangers_and_the_sites_own_chain(chain, charlie, api):
+def test_stranger_and_owner_do_not_get_foreign_entries(chain, charlie, api):
     audit.record(action="site.act")
 
-    assert listed(charlie, f"?organization={chain}").status_code == 403
-    assert str(chain) not in listed(charlie).content.decode()
-    assert "site.act" not in api.get("/api/v1/audit").content.decode()
+    assert read_log(charlie, f"?organization={chain}").status_code == 403
+    strangers, owners = read_log(charlie), api.get("/api/v1/audit")
+    assert (strangers.status_code, str(chain) in strangers.content.decode()) == (200, False)
+    assert (owners.status_code, "site.act" in owners.content.decode()) == (200, False)
     assert Client().get("/api/v1/audit").status_code == 401
 
 
-def test_a_key_reads_its_own_organization_only(alice, bob, chain):
+def test_key_reads_its_own_organization_only(alice, bob, chain):
     Membership.objects.filter(user=bob, organization_id=chain).update(role="admin")
     here = key_client(bob, organization=alice.personal_organization)
 
-    found = {item["organization"] for item in here.get("/api/v1/audit").json()["items"]}
-    assert found == {str(chain)}
-    assert str(chain) not in listed(bob).content.decode()
+    organizations = {item["organization"] for item in here.get("/api/v1/audit").json()["items"]}
+    assert organizations == {str(chain)}
+    own = read_log(bob)
+    assert (own.status_code, str(chain) in own.content.decode()) == (200, False)
 
 
-def test_filters_and_pages(chain, api, alice):
+def test_list_has_filters_and_pages(chain, api, alice):
     def items(query):
         return [
             (i["action"], i["position"]) for i in api.get(f"/api/v1/audit?{query}").json()["items"]
@@ -431,14 +440,14 @@ def test_filters_and_pages(chain, api, alice):
     }
 
 
-def test_the_log_cannot_be_written_over_the_api(chain, api):
+def test_api_cannot_change_the_log(chain, api):
     entry = AuditEntry.objects.filter(chain=chain).first()
     for method in ("post", "put", "patch", "delete"):
         assert getattr(api, method)("/api/v1/audit").status_code == 405
         assert getattr(api, method)(f"/api/v1/audit/{entry.pk}").status_code in (404, 405)
 
 
-def test_the_admin_pages_only_read(chain):
+def test_admin_pages_are_read_only(chain):
     client = Client()
     client.force_login(UserFactory(is_staff=True, is_superuser=True))
     entry = AuditEntry.objects.filter(chain=chain).last()

@@ -1,4 +1,4 @@
-"""A gateway token, a provider upstream, and this server listening for real."""
+"""A gateway token, an upstream model server, and this server listening on a port."""
 
 import asyncio
 import json
@@ -18,13 +18,14 @@ from accounts.models import User
 from billing import services
 from billing.models import ModelAccess, ModelCall
 from tests.fakes.scripted_llm import ScriptedLLM
+from tests.waiting import wait_until_async
 
 UPSTREAM_KEY = "sk-upstream-0123456789"
 CHAT = "/api/llm/v1/chat/completions"
 
 
 @pytest.fixture(autouse=True)
-def at_once(settings: Settings) -> None:
+def no_pauses(settings: Settings) -> None:
     """The demo model does not pause between words."""
     settings.DEMO_PIECE_MILLISECONDS = 0
 
@@ -36,11 +37,11 @@ def conversation_id() -> UUID:
 
 @pytest.fixture
 def token(alice: User, conversation_id: UUID) -> str:
-    """A gateway token of a conversation of Alice's."""
-    return issue(alice, conversation_id)
+    """A gateway token of one of Alice's conversations."""
+    return issue_token(alice, conversation_id)
 
 
-def issue(user: User, conversation_id: UUID) -> str:
+def issue_token(user: User, conversation_id: UUID) -> str:
     return services.issue_gateway_token(
         organization_id=user.personal_organization.pk,
         user_id=user.pk,
@@ -50,14 +51,14 @@ def issue(user: User, conversation_id: UUID) -> str:
 
 @pytest.fixture
 def provider() -> Iterator[ScriptedLLM]:
-    """Somebody's model server, which wants a key."""
+    """An upstream model server that requires a key."""
     with ScriptedLLM(api_key=UPSTREAM_KEY) as server:
         yield server
 
 
 @pytest.fixture
 def access(alice: User, provider: ScriptedLLM) -> ModelAccess:
-    """Alice's conversations use that server: 1 dollar a million prompt tokens, 2 for completions."""
+    """Alice's access to the upstream: 1 dollar per million prompt tokens, 2 for completion tokens."""
     return services.save_model_access(
         organization=alice.personal_organization,
         user=alice,
@@ -72,21 +73,21 @@ def access(alice: User, provider: ScriptedLLM) -> ModelAccess:
 
 @pytest.fixture
 async def live() -> AsyncIterator[httpx2.AsyncClient]:
-    """A client of this server, which listens on a port in the test's own loop."""
+    """A client of this server, which listens on a port in the event loop of the test."""
     config = uvicorn.Config(ASGIHandler(), port=0, lifespan="off", log_config=None, ws="none")
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
+    await wait_until_async(lambda: server.started, "the server to start", pause=0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         yield client
     server.should_exit = True
     await serving
-    await sync_to_async(connections.close_all)()  # the async ORM's thread keeps one otherwise
+    await sync_to_async(connections.close_all)()  # The thread of the async ORM keeps one open.
 
 
 def bearer(token: str) -> dict[str, str]:
+    """Return the header that authenticates with a token."""
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -103,25 +104,25 @@ TOOLS = [
 
 
 def chat(*texts: str, **fields: Any) -> dict[str, Any]:
-    """A chat-completions request with the tools of an agent; texts are the user's messages."""
+    """Return a chat-completions request with an agent's tools; ``texts`` are the user's messages."""
     messages = [{"role": "system", "content": "You are an agent."}]
     messages += [{"role": "user", "content": [{"type": "text", "text": text}]} for text in texts]
-    return {"model": "openai/whatever", "messages": messages, "tools": TOOLS} | fields
+    return {"model": "openai/some-model", "messages": messages, "tools": TOOLS} | fields
 
 
-def chunks_of(raw: bytes) -> list[dict[str, Any]]:
-    """The chunks of a server-sent stream that ended as it should."""
+def parse_stream(raw: bytes) -> list[dict[str, Any]]:
+    """Return the chunks of a complete server-sent stream."""
     events = [line[6:] for line in raw.split(b"\n\n") if line.startswith(b"data: ")]
     assert events[-1] == b"[DONE]"
     return [json.loads(event) for event in events[:-1]]
 
 
-async def calls_of(conversation_id: UUID, *, count: int = 1) -> list[ModelCall]:
-    """The recorded calls of a conversation, once there are so many; waits for those still on their way."""
-    calls = ModelCall.objects.filter(conversation_id=conversation_id).order_by("created_at")
-    for _ in range(200):
-        found = [call async for call in calls.all()]
-        if len(found) >= count:
-            return found
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"{count} calls were not recorded")
+async def wait_for_calls(conversation_id: UUID, *, count: int = 1) -> list[ModelCall]:
+    """Wait until ``count`` calls of a conversation are recorded, and return all of them in order."""
+    rows = ModelCall.objects.filter(conversation_id=conversation_id).order_by("created_at")
+
+    async def has_all() -> bool:
+        return await rows.acount() >= count
+
+    await wait_until_async(has_all, f"{count} calls to be recorded", seconds=10)
+    return [call async for call in rows.all()]

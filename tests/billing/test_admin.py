@@ -1,4 +1,4 @@
-"""The admin pages of billing: they open, show what was used, and no secret."""
+"""The admin pages of billing: read-only usage without secrets."""
 
 import pytest
 from django.test import Client
@@ -43,7 +43,7 @@ def rows(token, access) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_lists_and_rows_open_without_secrets(staff, rows, token, access, page):
+def test_list_and_detail_pages_show_usage_without_secrets(staff, rows, token, access, page):
     row = services.authenticate_gateway_token(token)
     for url in (f"/admin/billing/{page}/", f"/admin/billing/{page}/{rows[page]}/change/"):
         response = staff.get(url)
@@ -57,7 +57,7 @@ def test_lists_and_rows_open_without_secrets(staff, rows, token, access, page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_nothing_is_written(staff, rows, page):
+def test_rows_cannot_be_added_changed_or_deleted(staff, rows, page):
     assert staff.get(f"/admin/billing/{page}/add/").status_code == 403
     assert staff.post(f"/admin/billing/{page}/{rows[page]}/change/", {}).status_code == 403
     assert (
@@ -66,6 +66,6 @@ def test_nothing_is_written(staff, rows, page):
     )
 
 
-def test_search_by_conversation(staff, rows):
+def test_search_by_conversation_finds_its_call(staff, rows):
     response = staff.get(f"/admin/billing/modelcall/?q={rows['conversationusage']}")
     assert "1 model call" in response.content.decode()

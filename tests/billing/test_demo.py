@@ -1,4 +1,4 @@
-"""The demo model, turn by turn, and what it reads out of requests."""
+"""The demo model: its turns, and the file name and content it reads out of a request."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ Messages = list[dict[str, Any]]
 
 
 def answer(messages: Messages, tools: Any = TOOLS) -> dict[str, Any]:
-    """The assistant's message to a conversation."""
+    """Return the assistant's message in a conversation."""
     request = {"messages": messages, "tools": tools}
     message = script.build_completion(reply(request), request)["choices"][0]["message"]
     return dict(message)
@@ -22,7 +22,10 @@ def answer(messages: Messages, tools: Any = TOOLS) -> dict[str, Any]:
 def play(
     messages: Messages, terminal: dict[str, str], *, tools: Any = TOOLS
 ) -> list[tuple[str, dict]]:
-    """Let the model work until it finishes; ``terminal`` gives a command's output by its beginning."""
+    """Let the model work until it finishes, and return its tool calls.
+
+    ``terminal`` maps the beginning of a command to its output.
+    """
     done = []
     for _ in range(12):
         message = answer(messages, tools)
@@ -32,24 +35,26 @@ def play(
             done.append((name, arguments))
             result = "ok"
             if name == "terminal":
-                said = [
+                outputs = [
                     out for start, out in terminal.items() if arguments["command"].startswith(start)
                 ]
-                result = (said or ["\n[Command finished with exit code 0]"])[0]
+                result = (outputs or ["\n[Command finished with exit code 0]"])[0]
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
         if done[-1][0] == "finish":
             return done
-    raise AssertionError("it does not finish")
+    raise AssertionError("the model did not finish within 12 replies")
 
 
-HERE = "/workspace\n[Current working directory: /workspace]\n[Command finished with exit code 0]"
-HI = "hi\n[Python interpreter: /usr/bin/python]\n[Command finished with exit code 0]"
+WORKSPACE = (
+    "/workspace\n[Current working directory: /workspace]\n[Command finished with exit code 0]"
+)
+HI_OUTPUT = "hi\n[Python interpreter: /usr/bin/python]\n[Command finished with exit code 0]"
 
 
 class TestOneTurn:
-    def test_plans_looks_writes_runs_and_reports(self):
+    def test_model_plans_writes_runs_and_reports(self):
         messages = chat("create hello.py that prints hi")["messages"]
-        done = play(messages, {"pwd": HERE, "python3": HI})
+        done = play(messages, {"pwd": WORKSPACE, "python3": HI_OUTPUT})
 
         assert [name for name, _ in done] == [
             "task_tracker",
@@ -77,14 +82,14 @@ class TestOneTurn:
         )
         assert all(message["content"] for message in messages if message["role"] == "assistant")
 
-    def test_is_a_function_of_the_request(self):
+    def test_equal_requests_get_equal_replies(self):
         first, second = (chat("do something")["messages"] for _ in range(2))
-        assert play(first, {"pwd": HERE}) == play(second, {"pwd": HERE})
+        assert play(first, {"pwd": WORKSPACE}) == play(second, {"pwd": WORKSPACE})
         assert first == second
 
-    def test_an_existing_file_is_kept(self):
-        there = HERE.replace("/workspace\n", "/workspace\nhello.py\n", 1)
-        done = play(chat("write hello.py that prints x")["messages"], {"pwd": there})
+    def test_existing_file_is_renamed_first(self):
+        existing = WORKSPACE.replace("/workspace\n", "/workspace\nhello.py\n", 1)
+        done = play(chat("write hello.py that prints x")["messages"], {"pwd": existing})
         assert done[2] == (
             "terminal",
             {
@@ -95,11 +100,11 @@ class TestOneTurn:
         )
         assert done[3][1]["command"] == "create"
 
-    def test_without_python3_it_tries_python(self):
+    def test_missing_python3_is_replaced_by_python(self):
         missing = "sh: python3: not found\n[Command finished with exit code 127]"
         done = play(
             chat("write a.py that prints x")["messages"],
-            {"pwd": HERE, "python3": missing, "python ": HI},
+            {"pwd": WORKSPACE, "python3": missing, "python ": HI_OUTPUT},
         )
         assert [a["command"] for n, a in done if n == "terminal"][1:] == [
             "python3 a.py",
@@ -107,12 +112,14 @@ class TestOneTurn:
         ]
         assert "ran `python a.py`" in done[-1][1]["message"]
 
-    def test_a_failed_run_is_not_called_a_success(self):
+    def test_failed_run_is_reported_as_a_failure(self):
         broken = "Traceback\n[Command finished with exit code 1]"
-        done = play(chat("write a.py that prints x")["messages"], {"pwd": HERE, "python3": broken})
+        done = play(
+            chat("write a.py that prints x")["messages"], {"pwd": WORKSPACE, "python3": broken}
+        )
         assert "did not report success" in done[-1][1]["message"]
 
-    def test_a_rejected_step_ends_the_turn(self):
+    def test_rejected_action_ends_the_turn(self):
         messages = chat("write a.py")["messages"]
         call = answer(messages)
         messages += [
@@ -127,48 +134,48 @@ class TestOneTurn:
         assert finish["function"]["name"] == "finish"
         assert "not now" in finish["function"]["arguments"]
 
-    def test_without_a_plan_tool_it_works_all_the_same(self):
+    def test_missing_plan_tool_is_left_out(self):
         tools = [tool for tool in TOOLS if tool["function"]["name"] != "task_tracker"]
-        done = play(chat("write a.txt saying x")["messages"], {"pwd": HERE}, tools=tools)
+        done = play(chat("write a.txt saying x")["messages"], {"pwd": WORKSPACE}, tools=tools)
         assert [name for name, _ in done] == ["terminal", "file_editor", "terminal", "finish"]
 
-    def test_without_a_terminal_it_says_so(self):
+    def test_missing_terminal_is_reported(self):
         tools = [tool for tool in TOOLS if tool["function"]["name"] == "finish"]
         ((name, arguments),) = play(chat("write a.txt")["messages"], {}, tools=tools)
         assert name == "finish"
         assert "terminal and file_editor" in arguments["message"]
 
-    def test_a_request_with_braces_is_written_as_it_is(self):
-        done = play(chat("write a.txt saying “{cwd} stays”")["messages"], {"pwd": HERE})
+    def test_braces_in_the_text_are_not_replaced(self):
+        done = play(chat("write a.txt saying “{cwd} stays”")["messages"], {"pwd": WORKSPACE})
         assert done[2][1]["file_text"] == "{cwd} stays\n"
 
 
 class TestFollowUps:
-    def test_new_work_in_a_new_file(self):
+    def test_second_request_gets_another_file(self):
         messages = chat("do something")["messages"]
-        play(messages, {"pwd": HERE})
+        play(messages, {"pwd": WORKSPACE})
         messages.append({"role": "user", "content": "and now something else"})
-        done = play(messages, {"pwd": HERE})
+        done = play(messages, {"pwd": WORKSPACE})
         assert done[2][1]["path"] == "/workspace/demo_2.py"
         assert "and now something else" in done[2][1]["file_text"]
         assert len(done) == 6
 
-    def test_a_script_after_work_and_work_after_a_script(self):
+    def test_scripts_and_requests_can_alternate(self):
         messages = chat("!run ls\n!finish Listed.")["messages"]
         assert [name for name, _ in play(messages, {})] == ["terminal", "finish"]
         messages.append({"role": "user", "content": "write b.txt saying yes"})
-        assert [name for name, _ in play(messages, {"pwd": HERE})][2] == "file_editor"
+        assert [name for name, _ in play(messages, {"pwd": WORKSPACE})][2] == "file_editor"
         messages.append({"role": "user", "content": "!finish Again."})
         assert play(messages, {})[0][1]["message"] == "Again."
 
-    def test_a_summary_in_the_middle_is_no_request(self):
+    def test_summary_of_condensed_history_is_not_a_request(self):
         messages = chat("create hello.py that prints hi")["messages"]
         for _ in range(2):
             message = answer(messages)
             result = {
                 "role": "tool",
                 "tool_call_id": message["tool_calls"][0]["id"],
-                "content": HERE,
+                "content": WORKSPACE,
             }
             messages += [message, result]
         condensed = [
@@ -190,7 +197,7 @@ class TestWithoutTools:
             ("Answer this", "I am the built-in demo model"),
         ],
     )
-    def test_short_texts(self, system, start):
+    def test_title_summary_and_answer_are_short_texts(self, system, start):
         messages = [{"role": "system", "content": system}, {"role": "user", "content": "hello"}]
         message = answer(messages, tools=[])
         assert message["content"].startswith(start)
@@ -239,19 +246,21 @@ class TestReadingARequest:
             ("write nothing.txt", "nothing.txt", "write nothing.txt\n", "cat nothing.txt"),
         ],
     )
-    def test_takes_name_and_content(self, request_, path, content, command):
+    def test_file_name_and_content_are_read_from_the_request(
+        self, request_, path, content, command
+    ):
         job = plan_job(request_)
         assert (job.path, job.content, job.command()) == (path, content, command)
 
     @pytest.mark.parametrize(
         "request_", ["fix it", "", "see https://example.com/a.txt", "use 3.11", '\0\ud800\'"""\\']
     )
-    def test_else_a_program_about_the_request(self, request_):
+    def test_other_request_becomes_a_program_that_quotes_it(self, request_):
         job = plan_job(request_)
         assert job.path == "demo.py"
         names: dict[str, Any] = {}
         compile(job.content, job.path, "exec")
-        exec(job.content.split("print(")[0], names)  # our own text, up to the printing
+        exec(job.content.split("print(")[0], names)  # Only the part before the first print.
         assert names["REQUEST"] == request_
 
     @pytest.mark.timeout(5)
@@ -265,5 +274,5 @@ class TestReadingARequest:
             " in" * 200_000 + " a.py",
         ],
     )
-    def test_hostile_texts_cost_little(self, text):
+    def test_hostile_text_is_answered_within_the_time_limit(self, text):
         answer(chat(text)["messages"])

@@ -1,4 +1,4 @@
-"""The real engine works through the gateway with the demo model: an ordinary request, then a follow-up."""
+"""The real engine with the demo model behind the gateway: a request and a follow-up request."""
 
 import asyncio
 import os
@@ -13,7 +13,8 @@ import pytest
 from django.conf import settings
 
 from billing.models import ConversationUsage
-from tests.billing.conftest import calls_of
+from tests.billing.conftest import wait_for_calls
+from tests.waiting import wait_until_async
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.engine, pytest.mark.slow]
 ENGINE = Path(settings.ENGINE_DIR) / "bin" / "agent-server"
@@ -22,7 +23,7 @@ KEY = "engine-session-key"
 
 @pytest.fixture
 async def engine(tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[httpx2.AsyncClient]:
-    """An agent server in a folder of its own."""
+    """An agent server with its own folder."""
     if not ENGINE.exists():
         pytest.skip(f"the agent engine is not installed in {settings.ENGINE_DIR}")
     home = tmp_path / "home"
@@ -51,7 +52,7 @@ async def engine(tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[httpx2.A
     base_url = f"http://127.0.0.1:{unused_tcp_port}"
     headers = {"X-Session-API-Key": KEY}
     async with httpx2.AsyncClient(base_url=base_url, headers=headers, timeout=60) as client:
-        await _until_ready(client)
+        await _wait_until_ready(client)
         yield client
     process.terminate()
     await asyncio.to_thread(process.wait, 20)
@@ -59,15 +60,14 @@ async def engine(tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[httpx2.A
     subprocess.run(tmux, env=environment, check=False, stderr=subprocess.DEVNULL)
 
 
-async def _until_ready(client: httpx2.AsyncClient) -> None:
-    for _ in range(240):
+async def _wait_until_ready(client: httpx2.AsyncClient) -> None:
+    async def is_ready() -> bool:
         try:
-            if (await client.get("/ready")).status_code == 200:
-                return
+            return (await client.get("/ready")).status_code == 200
         except httpx2.TransportError:
-            pass
-        await asyncio.sleep(0.5)
-    raise AssertionError("the engine did not start within two minutes")
+            return False
+
+    await wait_until_async(is_ready, "the engine to start", seconds=120, pause=0.5)
 
 
 async def _start(
@@ -99,25 +99,27 @@ async def _start(
     (await engine.post("/api/conversations", json=body)).raise_for_status()
 
 
-async def _finished(
+async def _wait_for_turns(
     engine: httpx2.AsyncClient, conversation_id: UUID, *, turns: int
 ) -> list[dict[str, Any]]:
-    """The events of the conversation, once the agent has finished so many turns and rests."""
+    """Wait until the agent has finished this number of turns, and return the events."""
     address = f"/api/conversations/{conversation_id}"
-    for _ in range(240):
+
+    async def read_events() -> list[dict[str, Any]] | None:
         status = (await engine.get(address)).json()["execution_status"]
-        found = await engine.get(f"{address}/events/search", params={"limit": 100})
-        events: list[dict[str, Any]] = found.json()["items"]
-        if status == "error" or (
-            status == "finished" and _actions(events).count("finish") == turns
-        ):
-            break
-        await asyncio.sleep(0.25)
-    assert status == "finished"
-    return events
+        assert status != "error"
+        page = await engine.get(f"{address}/events/search", params={"limit": 100})
+        events: list[dict[str, Any]] = page.json()["items"]
+        is_done = status == "finished" and _tool_names(events).count("finish") == turns
+        return events if is_done else None
+
+    events = await wait_until_async(
+        read_events, f"the agent to finish {turns} turns", seconds=120, pause=0.25
+    )
+    return events or []
 
 
-def _actions(events: list[dict[str, Any]]) -> list[str]:
+def _tool_names(events: list[dict[str, Any]]) -> list[str]:
     return [event["tool_name"] for event in events if event["kind"] == "ActionEvent"]
 
 
@@ -125,7 +127,7 @@ ROUTINE = ["task_tracker", "terminal", "file_editor", "terminal", "task_tracker"
 
 
 @pytest.mark.timeout(300)
-async def test_it_writes_runs_and_reports_then_does_the_next_thing(
+async def test_engine_does_a_request_and_its_follow_up_and_usage_matches(
     live, engine, token, conversation_id, tmp_path: Path
 ):
     folder = tmp_path / "project"
@@ -138,31 +140,31 @@ async def test_it_writes_runs_and_reports_then_does_the_next_thing(
         text="Please create hello.py that prints “hello from the demo” and run it.",
         folder=folder,
     )
-    events = await _finished(engine, conversation_id, turns=1)
+    events = await _wait_for_turns(engine, conversation_id, turns=1)
 
-    assert _actions(events) == ROUTINE
+    assert _tool_names(events) == ROUTINE
     assert (folder / "hello.py").read_text() == "print('hello from the demo')\n"
     assert not [event for event in events if event["kind"] == "AgentErrorEvent"]
     last = [event for event in events if event["kind"] == "ActionEvent"][-1]
     assert "hello from the demo\n```" in last["action"]["message"]
     assert "built-in demo model" in last["action"]["message"]
 
-    again = "Now write hello.py that prints bye, and run it."
-    message = {"role": "user", "content": [{"type": "text", "text": again}], "run": True}
+    text = "Now write hello.py that prints bye, and run it."
+    message = {"role": "user", "content": [{"type": "text", "text": text}], "run": True}
     (
         await engine.post(f"/api/conversations/{conversation_id}/events", json=message)
     ).raise_for_status()
-    events = await _finished(engine, conversation_id, turns=2)
+    events = await _wait_for_turns(engine, conversation_id, turns=2)
 
-    assert _actions(events)[len(ROUTINE) :] == [*ROUTINE[:2], "terminal", *ROUTINE[2:]]
+    assert _tool_names(events)[len(ROUTINE) :] == [*ROUTINE[:2], "terminal", *ROUTINE[2:]]
     assert (folder / "hello.py").read_text() == "print('bye')\n"
     assert (folder / "hello.py.bak").read_text() == "print('hello from the demo')\n"
-    calls = await calls_of(conversation_id, count=13)
+    calls = await wait_for_calls(conversation_id, count=13)
     assert [call.outcome for call in calls] == ["answered"] * 13
     usage = await ConversationUsage.objects.aget(pk=conversation_id)
     stats = (await engine.get(f"/api/conversations/{conversation_id}")).json()["stats"]
-    told = stats["usage_to_metrics"]["agent"]["accumulated_token_usage"]
-    assert (told["prompt_tokens"], told["completion_tokens"]) == (
+    reported = stats["usage_to_metrics"]["agent"]["accumulated_token_usage"]
+    assert (reported["prompt_tokens"], reported["completion_tokens"]) == (
         usage.prompt_tokens,
         usage.completion_tokens,
     )

@@ -1,4 +1,4 @@
-"""The model settings as a page."""
+"""The page of the model settings."""
 
 import pytest
 
@@ -21,11 +21,11 @@ def page(client, alice):
     return client
 
 
-def test_the_demo_model_is_what_there_is_at_first(page):
+def test_page_without_stored_access_names_the_demo_model(page):
     assert "Conversations use the demo model" in page.get("/settings/model").text
 
 
-def test_settings_are_saved_and_the_key_is_never_shown(page, alice):
+def test_settings_are_saved_without_showing_the_key(page, alice):
     response = page.post("/settings/model", FORM, follow=True)
     access = ModelAccess.objects.get()
 
@@ -41,7 +41,7 @@ def test_settings_are_saved_and_the_key_is_never_shown(page, alice):
     assert 'value="2.5"' in response.text
 
 
-def test_an_empty_key_keeps_the_stored_one_and_a_tick_removes_it(page):
+def test_empty_key_keeps_the_stored_one_and_the_checkbox_removes_it(page):
     page.post("/settings/model", FORM)
     page.post("/settings/model", FORM | {"api_key": "", "model": "other"})
     assert ModelAccess.objects.get().api_key() == "sk-secret-1234"
@@ -54,7 +54,7 @@ def test_an_empty_key_keeps_the_stored_one_and_a_tick_removes_it(page):
     "change",
     [{"base_url": "ftp://x"}, {"base_url": ""}, {"model": ""}, {"prompt_price": "much"}, {"prompt_price": "-1"}, {"prompt_price": "NaN"}, {"prompt_price": "0.0000001"}, {"prompt_price": "1e999999"}, {"api_key": "****"}],
 )  # fmt: skip
-def test_what_cannot_work_is_refused_with_the_form_kept(page, change):
+def test_invalid_form_is_refused_and_keeps_its_fields(page, change):
     response = page.post("/settings/model", FORM | change)
 
     assert 400 <= response.status_code < 500
@@ -64,7 +64,7 @@ def test_what_cannot_work_is_refused_with_the_form_kept(page, change):
     assert not ModelAccess.objects.exists()
 
 
-def test_a_test_that_fails_says_what_happened_and_keeps_what_was_saved(page, monkeypatch):
+def test_failed_test_call_is_502_with_the_reason_and_keeps_the_settings(page, monkeypatch):
     def refuse(access):
         raise checking.ModelCheckFailed("The model server refused the key.")
 
@@ -76,7 +76,7 @@ def test_a_test_that_fails_says_what_happened_and_keeps_what_was_saved(page, mon
     assert ModelAccess.objects.exists()
 
 
-def test_back_to_the_demo_model(page):
+def test_demo_button_deletes_the_stored_access(page):
     page.post("/settings/model", FORM)
     response = page.post("/settings/model", {"intent": "demo"}, follow=True)
 
@@ -87,12 +87,12 @@ def test_back_to_the_demo_model(page):
 @pytest.mark.parametrize(
     ("text", "amount"), [("", 0), ("2.5", 2_500_000), (" $0.000001 ", 1), ("10", 10_000_000)]
 )
-def test_prices_are_exact(text, amount):
+def test_price_is_converted_to_micros_and_back(text, amount):
     assert forms.to_micros(text) == amount
     assert forms.to_micros(forms.to_dollars(amount)) == amount
 
 
-def test_a_refusal_names_the_field_as_the_form_does(client, alice):
+def test_refused_address_is_named_with_the_label_of_its_field(client, alice):
     client.force_login(alice)
 
     answer = client.post("/settings/model", {"base_url": "http://169.254.169.254/v1", "model": "m"})

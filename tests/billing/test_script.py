@@ -1,4 +1,4 @@
-"""The script language: parsing, the step for a request, the reply on the wire."""
+"""The script language of the demo model: parsing, choosing a step, the reply and its stream."""
 
 import json
 
@@ -9,7 +9,7 @@ from tests.billing.conftest import TOOLS, chat
 
 
 class TestParsing:
-    def test_each_action(self):
+    def test_every_action_becomes_a_step(self):
         steps = script.parse_script(
             "Please.\n!run ls -l\n!write a.txt one\\ntwo\n!replace a.txt 'one x' two\n"
             '!tool think {"thought": "hm"}\n!say Hello\\nthere\n!finish Done.'
@@ -34,7 +34,7 @@ class TestParsing:
         ]
         assert steps[4].text == "Hello\nthere"
 
-    def test_modifiers_shape_the_next_reply(self):
+    def test_modifiers_apply_to_the_next_step_only(self):
         first, second = script.parse_script(
             "!with Look\n!risk high\n!usage 1 2 3\n!sleep 0.5 0.1\n!fail 503 2 Not now\n!run ls\n!say x"
         )
@@ -43,7 +43,7 @@ class TestParsing:
         assert first.failure == script.Failure(503, 2, "Not now")
         assert second == script.Step(text="x")
 
-    def test_also_adds_a_parallel_call(self):
+    def test_also_adds_a_call_to_the_same_step(self):
         (step,) = script.parse_script("!run a\n!also run b")
         assert [arguments["command"] for _, arguments in step.calls] == ["a", "b"]
 
@@ -64,7 +64,7 @@ class TestParsing:
             "!also run x",
         ],
     )
-    def test_names_what_it_cannot_read(self, text):
+    def test_unreadable_line_is_named_in_the_error_and_the_reply(self, text):
         with pytest.raises(script.UnreadableScript, match=text.split()[0]):
             script.parse_script(text)
         reply = script.choose_step(chat(text))
@@ -73,25 +73,25 @@ class TestParsing:
 
 
 class TestChoosing:
-    def test_goes_step_by_step_and_finishes(self):
+    def test_each_request_gets_the_next_step_until_the_script_is_done(self):
         request = chat("!run one\n!run two")
-        seen = []
+        calls = []
         for _ in range(3):
             body = script.build_completion(script.choose_step(request), request)
             message = body["choices"][0]["message"]
-            seen.append(json.loads(message["tool_calls"][0]["function"]["arguments"]))
+            calls.append(json.loads(message["tool_calls"][0]["function"]["arguments"]))
             call_id = message["tool_calls"][0]["id"]
             request["messages"] += [
                 message,
                 {"role": "tool", "tool_call_id": call_id, "content": "ok"},
             ]
-        assert [step.get("command") or step.get("message") for step in seen] == [
+        assert [step.get("command") or step.get("message") for step in calls] == [
             "one",
             "two",
             script.SCRIPT_DONE,
         ]
 
-    def test_fills_cwd_risk_and_summary(self):
+    def test_step_gets_the_working_directory_risk_and_summary(self):
         request = chat("!risk HIGH\n!write {cwd}/a.txt x")
         request["messages"].insert(
             1, {"role": "tool", "tool_call_id": "x", "content": "[Current working directory: /w]"}
@@ -100,7 +100,7 @@ class TestChoosing:
         assert arguments["path"] == "/w/a.txt"
         assert (arguments["security_risk"], arguments["summary"]) == ("HIGH", "scripted step")
 
-    def test_the_newest_script_counts_and_a_plain_message_ends_it(self):
+    def test_newest_script_replaces_the_old_and_a_plain_message_ends_it(self):
         request = chat("!run old")
         request["messages"] += [
             {"role": "assistant", "content": "x"},
@@ -116,15 +116,15 @@ class TestChoosing:
         ]
         assert script.choose_step(request) == script.Step(text=script.PLAIN_REPLY)
 
-    def test_condensed_replies_are_remembered_by_their_call_ids(self):
+    def test_call_ids_count_the_steps_of_condensed_replies(self):
         request = chat("!run one\n!run two\n!run three")
         call = {"id": "call_1_0_abcdef", "function": {"name": "terminal", "arguments": "{}"}}
         request["messages"].append({"role": "assistant", "tool_calls": [call]})
         assert script.choose_step(request).calls[0][1]["command"] == "three"
 
 
-class TestOnTheWire:
-    def test_a_stream_holds_what_the_whole_reply_holds(self):
+class TestReplies:
+    def test_stream_has_the_text_calls_and_usage_of_the_whole_reply(self):
         request = chat("!with Two words\n!write a.txt some text here\n!also run ls")
         body = script.build_completion(script.choose_step(request), request)
         message = body["choices"][0]["message"]
@@ -145,13 +145,13 @@ class TestOnTheWire:
         assert chunks[-1]["usage"] == body["usage"]
         assert len(list(script.iter_chunks(body, include_usage=False))) == len(chunks) - 1
 
-    def test_fingerprints_tell_conversations_apart(self):
+    def test_fingerprint_depends_on_the_prompt_cache_key(self):
         request = chat("x")
         prints = [
             script.fingerprint(request | {"prompt_cache_key": key}) for key in ("a", "a", "b")
         ]
         assert prints[0] == prints[1] != prints[2]
 
-    def test_tools_are_found_by_name(self):
+    def test_get_tools_maps_names_to_tools(self):
         assert set(script.get_tools({"tools": TOOLS})) >= {"terminal", "finish"}
         assert script.get_tools({"tools": None}) == {}

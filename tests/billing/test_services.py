@@ -1,4 +1,4 @@
-"""Tokens, sums and model access as the rest of the server uses them."""
+"""The services of billing: gateway tokens, recorded calls, prices, metering, model access."""
 
 import threading
 from datetime import timedelta
@@ -17,20 +17,22 @@ from billing.gateway.metering import Meter
 from billing.models import ConversationUsage, GatewayToken, ModelAccess, ModelCall
 from billing.prices import MAX_TOKENS, Tokens, cost_micros
 from lib import crypto
-from tests.billing.conftest import UPSTREAM_KEY, issue
+from tests.billing.conftest import UPSTREAM_KEY, issue_token
 from tests.factories.billing import ModelAccessFactory
 from tests.fakes.scripted_llm import ScriptedLLM
 
 
 class TestGatewayTokens:
-    def test_opens_its_own_conversation_and_keeps_no_secret(self, alice, conversation_id, token):
+    def test_token_authenticates_its_conversation_and_its_secret_is_not_stored(
+        self, alice, conversation_id, token
+    ):
         row = services.authenticate_gateway_token(token)
         assert (row.user, row.conversation_id) == (alice, conversation_id)
         assert row.organization == alice.personal_organization
         secret = token.partition(".")[2]
         assert secret not in str(GatewayToken.objects.values().get())
 
-    def test_lives_an_hour_and_can_be_extended(self, conversation_id, token):
+    def test_expired_token_works_again_after_an_extension(self, conversation_id, token):
         with time_machine.travel(
             timezone.now() + timedelta(seconds=settings.GATEWAY_TOKEN_SECONDS + 1)
         ):
@@ -39,8 +41,8 @@ class TestGatewayTokens:
             assert services.extend_gateway_tokens(conversation_ids=[conversation_id, uuid4()]) == 1
             services.authenticate_gateway_token(token)
 
-    def test_revoked_is_for_good(self, alice, conversation_id, token):
-        other = issue(alice, uuid4())
+    def test_revoked_token_cannot_be_extended(self, alice, conversation_id, token):
+        other = issue_token(alice, uuid4())
         assert services.revoke_gateway_tokens(conversation_id=conversation_id) == 1
         assert services.revoke_gateway_tokens(conversation_id=conversation_id) == 0
         assert services.extend_gateway_tokens(conversation_ids=[conversation_id]) == 0
@@ -61,11 +63,11 @@ class TestGatewayTokens:
             "ogt_" + "a" * 10_000,
         ],
     )
-    def test_hostile_tokens(self, db, token):
+    def test_malformed_token_raises_invalid_gateway_token(self, db, token):
         with pytest.raises(services.InvalidGatewayToken):
             services.authenticate_gateway_token(token)
 
-    def test_costs_two_queries(self, token, django_assert_num_queries):
+    def test_authentication_needs_two_queries(self, token, django_assert_num_queries):
         with django_assert_num_queries(2):
             services.authenticate_gateway_token(token)
 
@@ -83,7 +85,7 @@ class TestRecordCall:
         }
         return services.record_call(token=row, **call | fields)
 
-    def test_adds_up(self, token, conversation_id):
+    def test_usage_is_the_sum_of_the_calls(self, token, conversation_id):
         access = ModelAccess(base_url="https://m.example/v1", prompt_micros_per_million=10**6)
         self.record(token)
         self.record(token, access=access, tokens=Tokens(prompt=7))
@@ -91,7 +93,7 @@ class TestRecordCall:
         assert (usage.calls, usage.prompt_tokens, usage.completion_tokens) == (2, 17, 5)
         assert (usage.cached_tokens, usage.cost_micros) == (2, 7)
 
-    def test_call_and_sum_stand_or_fall_together(self, token, conversation_id):
+    def test_rolled_back_transaction_stores_neither_call_nor_sum(self, token, conversation_id):
         with transaction.atomic():
             self.record(token)
             transaction.set_rollback(True)
@@ -99,15 +101,15 @@ class TestRecordCall:
         assert not ConversationUsage.objects.exists()
 
     @pytest.mark.django_db(transaction=True)
-    def test_first_calls_at_once_lose_nothing(self, token, conversation_id):
-        gate = threading.Barrier(12)
+    def test_parallel_first_calls_are_all_summed(self, token, conversation_id):
+        barrier = threading.Barrier(12)
 
-        def one() -> None:
-            gate.wait()
+        def record_one() -> None:
+            barrier.wait()
             self.record(token)
             connections.close_all()
 
-        threads = [threading.Thread(target=one) for _ in range(12)]
+        threads = [threading.Thread(target=record_one) for _ in range(12)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -121,12 +123,9 @@ class TestRecordCall:
         self.record(token)
         other = uuid4()
         with django_assert_num_queries(1):
-            found = services.get_usage([conversation_id, other])
-        assert (found[conversation_id].calls, found[other].calls, found[other].cost_micros) == (
-            1,
-            0,
-            0,
-        )
+            usage = services.get_usage([conversation_id, other])
+        assert usage[conversation_id].calls == 1
+        assert (usage[other].calls, usage[other].cost_micros) == (0, 0)
         assert services.get_usage([]) == {}
 
 
@@ -143,7 +142,7 @@ class TestPrices:
             (Tokens(MAX_TOKENS, MAX_TOKENS, 0), (10**12, 10**12, 0), MAX_TOKENS * 2 * 10**6),
         ],
     )
-    def test_rounds_half_up_once(self, tokens, prices, cost):
+    def test_cost_is_rounded_half_up_once(self, tokens, prices, cost):
         access = ModelAccess(
             prompt_micros_per_million=prices[0],
             completion_micros_per_million=prices[1],
@@ -152,7 +151,7 @@ class TestPrices:
         assert cost_micros(tokens, access) == cost
         assert cost_micros(tokens, None) == 0
 
-    def test_counts_that_cannot_be_are_clamped(self):
+    def test_impossible_counts_are_clamped(self):
         assert Tokens.clamp(prompt=-5, completion=10**30, cached=9) == Tokens(0, MAX_TOKENS, 0)
         assert Tokens.clamp(prompt=5, completion=1, cached=9) == Tokens(5, 1, 5)
 
@@ -165,7 +164,7 @@ class TestMeter:
     USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":8,"prompt_tokens_details":null}}\n\ndata: [DONE]\n\n'
 
     @pytest.mark.parametrize("size", [1, 3, 7, 1000])
-    def test_reads_a_stream_cut_anywhere(self, size):
+    def test_stream_is_metered_wherever_it_is_split(self, size):
         estimating, stating = Meter(), Meter()
         for start in range(0, len(self.STREAM), size):
             estimating.feed(self.STREAM[start : start + size])
@@ -175,7 +174,7 @@ class TestMeter:
         assert estimating.tokens("x" * 6) == Tokens(prompt=3, completion=2)
         assert stating.tokens("x") == Tokens(prompt=9, completion=8)
 
-    def test_nonsense_and_endless_lines_do_no_harm(self):
+    def test_malformed_and_endless_lines_are_skipped(self):
         meter = Meter()
         meter.feed(b"data: {nonsense\n\ndata: 5\n\ndata: " + b"x" * 3_000_000)
         meter.feed(b"x" * 3_000_000 + b"\n\n" + self.USAGE)
@@ -184,7 +183,7 @@ class TestMeter:
     @pytest.mark.parametrize(
         "usage", [5, [], {"prompt_tokens": "9"}, {"prompt_tokens": 1.5, "completion_tokens": 1}]
     )
-    def test_usage_of_another_shape_is_none(self, usage):
+    def test_malformed_usage_is_estimated(self, usage):
         meter = Meter()
         meter.add_completion({"usage": usage, "choices": [5, {"message": {"content": "abcd"}}]})
         assert meter.tokens("").completion == 1
@@ -192,12 +191,12 @@ class TestMeter:
 
 class TestModelAccess:
     def save(self, user: User, **fields):
-        given = {"base_url": "https://m.example/v1/", "model": " gpt ", "api_key": "sk-1"}
+        defaults = {"base_url": "https://m.example/v1/", "model": " gpt ", "api_key": "sk-1"}
         return services.save_model_access(
-            organization=user.personal_organization, user=user, **given | fields
+            organization=user.personal_organization, user=user, **defaults | fields
         )
 
-    def test_none_is_the_demo_model(self, alice):
+    def test_missing_access_is_the_demo_model(self, alice):
         key = {"organization_id": alice.personal_organization.pk, "user_id": alice.pk}
         assert services.get_model_access(**key) is None
         assert services.get_model_name(**key) == "demo"
@@ -207,7 +206,7 @@ class TestModelAccess:
         services.clear_model_access(**key)
         assert services.get_model_name(**key) == "demo"
 
-    def test_the_key_is_sealed_kept_and_removed(self, alice):
+    def test_key_is_encrypted_kept_replaced_and_removed(self, alice):
         access = self.save(alice)
         assert b"sk-1" not in bytes(access.sealed_api_key)
         assert self.save(alice, api_key=None).api_key() == "sk-1"
@@ -215,21 +214,21 @@ class TestModelAccess:
         assert not self.save(alice, api_key="").has_api_key
         assert ModelAccess.objects.count() == 1
 
-    def test_the_key_does_not_move_to_another_server(self, alice):
+    def test_stored_key_is_not_used_for_another_server(self, alice):
         self.save(alice)
         with pytest.raises(services.InvalidModelAccess, match="another server"):
             self.save(alice, base_url="https://evil.example/v1", api_key=None)
         assert self.save(alice, base_url="https://m.example/v2", api_key=None).api_key() == "sk-1"
         assert self.save(alice, base_url="https://n.example/v1", api_key="sk-3").api_key() == "sk-3"
 
-    def test_a_sealed_key_copied_to_another_row_does_not_open(self, alice, bob):
-        mine = self.save(alice)
-        theirs = ModelAccessFactory(user=bob, key="x")
-        theirs.sealed_api_key = mine.sealed_api_key
+    def test_encrypted_key_copied_to_another_row_is_undecryptable(self, alice, bob):
+        alices = self.save(alice)
+        bobs = ModelAccessFactory(user=bob, key="x")
+        bobs.sealed_api_key = alices.sealed_api_key
         with pytest.raises(crypto.Undecryptable):
-            theirs.api_key()
+            bobs.api_key()
 
-    def test_cached_tokens_cost_what_prompt_tokens_do_unless_said(self, alice):
+    def test_price_of_cached_tokens_defaults_to_that_of_prompt_tokens(self, alice):
         assert self.save(alice, prompt_micros_per_million=5).cached_micros_per_million == 5
         access = self.save(alice, prompt_micros_per_million=5, cached_micros_per_million=0)
         assert access.cached_micros_per_million == 0
@@ -254,12 +253,12 @@ class TestModelAccess:
             {"completion_micros_per_million": 10**12 + 1},
         ],
     )
-    def test_refuses_what_cannot_work(self, alice, fields):
+    def test_invalid_field_raises_invalid_model_access(self, alice, fields):
         with pytest.raises(services.InvalidModelAccess):
             self.save(alice, **fields)
         assert not ModelAccess.objects.exists()
 
-    def test_private_addresses_are_the_operators_choice(self, alice, settings):
+    def test_private_address_needs_the_setting(self, alice, settings):
         self.save(alice, base_url="http://127.0.0.1:11434/v1")
         settings.UPSTREAM_ALLOW_PRIVATE = False
         with pytest.raises(services.InvalidModelAccess, match="UPSTREAM_ALLOW_PRIVATE"):
@@ -267,7 +266,7 @@ class TestModelAccess:
 
 
 class TestCheckModelAccess:
-    def test_makes_a_real_call(self, access, provider: ScriptedLLM):
+    def test_check_sends_a_request_to_the_model(self, access, provider: ScriptedLLM):
         sentence = checking.check_model_access(access)
         assert sentence.startswith("scripted-large answered in ")
         assert provider.requests[0]["body"]["model"] == "scripted-large"
@@ -284,22 +283,22 @@ class TestCheckModelAccess:
             ((301, "text/plain", b""), "Redirects are not followed"),
         ],
     )
-    def test_says_why_it_failed(self, access, provider, raw, words):
+    def test_failure_has_the_reason(self, access, provider, raw, words):
         provider.raw = raw
         with pytest.raises(checking.ModelCheckFailed, match=words):
             checking.check_model_access(access)
 
-    def test_a_wrong_key_is_not_quoted(self, access, provider):
+    def test_rejected_key_is_not_in_the_error(self, access, provider):
         provider.api_key = "another"
         with pytest.raises(checking.ModelCheckFailed, match="Incorrect API key") as refused:
             checking.check_model_access(access)
         assert UPSTREAM_KEY not in str(refused.value.__dict__) + repr(refused.value.__cause__)
 
-    def test_nobody_there(self, access):
+    def test_unreachable_server_raises_model_check_failed(self, access):
         access.base_url = "http://127.0.0.1:1/v1"
         with pytest.raises(checking.ModelCheckFailed, match="cannot be reached"):
             checking.check_model_access(access)
 
-    def test_nothing_to_test(self):
+    def test_check_without_access_raises_no_model_access(self):
         with pytest.raises(checking.NoModelAccess):
             checking.check_model_access(None)

@@ -94,7 +94,7 @@ def test_paused_manager_gives_up_its_conversations_after_others_took_them_over(c
         os.kill(stack.pid("m2"), signal.SIGCONT)
     cluster.wait_until_followed(
         lambda counts: (
-            "other managers declared this one dead" in stack.log("m2") and sum(counts.values())
+            "other managers declared this manager dead" in stack.log("m2") and sum(counts.values())
         )
     )
     verdict = cluster.judge(keys, events=events)

@@ -1,4 +1,4 @@
-"""A conversation with an engine, as the tests of conversations have it."""
+"""Fixtures of a conversation and its fake engine, shared with the tests of ``conversations``."""
 
 from tests.conversations.conftest import conversation, engine, running, sandboxes
 

@@ -1,4 +1,4 @@
-"""``/api/keys`` as existing clients use it."""
+"""``/api/keys``: the API key routes of OpenHands' clients."""
 
 from datetime import timedelta
 
@@ -10,15 +10,15 @@ from tests.conftest import key_client
 URL = "/api/keys"
 
 
-def test_make_list_and_delete(client, alice):
+def test_key_is_created_listed_and_deleted(client, alice):
     client.force_login(alice)
 
-    made = client.post(URL, {"name": "ci"}, content_type="application/json")
+    response = client.post(URL, {"name": "ci"}, content_type="application/json")
 
-    assert made.status_code == 200
-    body = made.json()
+    assert response.status_code == 200
+    body = response.json()
     row = ApiKey.objects.get()
-    told = {
+    record = {
         "id": str(row.pk),
         "name": "ci",
         "prefix": row.prefix,
@@ -26,31 +26,31 @@ def test_make_list_and_delete(client, alice):
         "last_used_at": None,
         "expires_at": body["expires_at"],
     }
-    assert body == told | {"key": body["key"]}
+    assert body == record | {"key": body["key"]}
     assert client.get("/api/v1/users/me", headers={"X-API-Key": body["key"]}).status_code == 200
-    [listed] = client.get(URL).json()
-    assert listed == told | {"last_used_at": listed["last_used_at"]}
+    [listed_key] = client.get(URL).json()
+    assert listed_key == record | {"last_used_at": listed_key["last_used_at"]}
     assert client.delete(f"{URL}/{row.pk}").json() == {"message": "API key deleted"}
     assert client.get(URL).json() == []
 
 
-def test_without_a_name_and_with_an_end(api):
-    ends = (timezone.now() + timedelta(days=3)).replace(microsecond=0)
+def test_key_without_a_name_gets_the_default_name_and_keeps_its_expiry(api):
+    expires_at = (timezone.now() + timedelta(days=3)).replace(microsecond=0)
 
-    made = api.post(URL, {"expires_at": ends.isoformat()}, format="json").json()
+    key = api.post(URL, {"expires_at": expires_at.isoformat()}, format="json").json()
 
-    assert made["name"] == "API key"
-    assert made["expires_at"] == ends.isoformat().replace("+00:00", "Z")
+    assert key["name"] == "API key"
+    assert key["expires_at"] == expires_at.isoformat().replace("+00:00", "Z")
 
 
-def test_an_end_in_the_past_is_422(api):
+def test_expiry_in_the_past_is_422(api):
     response = api.post(URL, {"name": "x", "expires_at": "2020-01-01T00:00:00Z"}, format="json")
 
     assert response.status_code == 422
     assert response.json()["error"]
 
 
-def test_somebody_elses_key_is_not_there(api, alice, charlie):
+def test_other_users_key_is_404_and_stays_usable(api, alice, charlie):
     key = ApiKey.objects.get(user=alice)
 
     assert key_client(charlie).delete(f"{URL}/{key.pk}").status_code == 404
@@ -58,8 +58,8 @@ def test_somebody_elses_key_is_not_there(api, alice, charlie):
     assert key.is_usable
 
 
-def test_there_is_no_model_key(api):
-    """404 is what makes clients hide that block."""
+def test_model_key_routes_are_404_with_code_no_model_key(api):
+    """The 404 makes clients hide the section about model keys."""
     assert api.get(f"{URL}/llm/byor").json()["code"] == "no-model-key"
     assert api.get(f"{URL}/llm/byor").status_code == 404
     assert api.post(f"{URL}/llm/byor/refresh").status_code == 404

@@ -1,4 +1,4 @@
-"""``/api/secrets`` as existing clients use it."""
+"""``/api/secrets``: the routes of OpenHands' clients for custom secrets."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def token(api):
     return CustomSecret.objects.get()
 
 
-def test_list(api, alice, token):
+def test_list_shows_own_secrets_without_values(api, alice, token):
     custom_secrets.create_secret(
         organization=alice.personal_organization, by=alice, name="SHARED", value="x", is_shared=True
     )
@@ -29,7 +29,7 @@ def test_list(api, alice, token):
     assert response.json() == {"custom_secrets": [{"name": "TOKEN", "description": "d"}]}
 
 
-def test_a_taken_name_is_400_with_a_message(api, token):
+def test_create_with_an_existing_name_is_400_and_keeps_the_value(api, token):
     response = api.post(URL, {"name": "TOKEN", "value": "other"}, format="json")
 
     sentence = "A secret with the name TOKEN already exists."
@@ -39,7 +39,7 @@ def test_a_taken_name_is_400_with_a_message(api, token):
     assert token.value == "Sec-value"
 
 
-def test_rename_keeps_the_value(api, token):
+def test_update_without_a_value_keeps_the_stored_value(api, token):
     response = api.put(f"{URL}/TOKEN", {"name": "OTHER"}, format="json")
 
     assert (response.status_code, response.json()) == (200, {"message": "Secret updated"})
@@ -50,7 +50,7 @@ def test_rename_keeps_the_value(api, token):
     assert token.description == ""
 
 
-def test_rename_to_a_taken_name(api, token):
+def test_rename_to_an_existing_name_is_400(api, token):
     api.post(URL, {"name": "OTHER", "value": "x"}, format="json")
 
     response = api.put(f"{URL}/OTHER", {"name": "TOKEN"}, format="json")
@@ -59,13 +59,13 @@ def test_rename_to_a_taken_name(api, token):
     assert "TOKEN" in response.json()["message"]
 
 
-def test_delete(api, token):
+def test_deleted_secret_is_404(api, token):
     assert api.delete(f"{URL}/TOKEN").json() == {"message": "Secret deleted"}
     assert api.delete(f"{URL}/TOKEN").status_code == 404
     assert api.put(f"{URL}/TOKEN", {"name": "X"}, format="json").status_code == 404
 
 
-def test_others_have_none(token, charlie):
+def test_other_user_neither_lists_nor_deletes_a_secret(token, charlie):
     stranger = key_client(charlie)
 
     assert stranger.get(URL).json() == {"custom_secrets": []}
@@ -75,7 +75,7 @@ def test_others_have_none(token, charlie):
 @pytest.mark.parametrize(
     "body", [{}, {"name": "X"}, {"name": "a b", "value": "x"}, {"name": "X", "value": ""}]
 )
-def test_refuses(api, body):
+def test_invalid_secret_is_400_with_a_sentence(api, body):
     response = api.post(URL, body, format="json")
 
     assert response.status_code == 400

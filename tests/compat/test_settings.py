@@ -1,4 +1,4 @@
-"""``/api/settings``, ``/api/reset-settings`` and ``/api/options/models`` as existing clients use them."""
+"""``/api/settings``, ``/api/reset-settings`` and ``/api/options/models``: the routes of OpenHands' clients."""
 
 import json
 
@@ -9,6 +9,7 @@ from accounts.services import provider_tokens, user_settings
 from billing import services
 from billing.models import ModelAccess
 from lib.masks import MASK
+from tests.conftest import key_client
 
 URL = "/api/settings"
 MCP = {
@@ -20,7 +21,7 @@ MCP = {
         {"url": "https://mcp.example.com/mcp", "api_key": "mcp-Sec-1", "timeout": 30}
     ],
 }
-FIRST = {
+DEFAULTS = {
     "language": "en",
     "agent": "CodeActAgent",
     "max_iterations": 500,
@@ -56,18 +57,18 @@ SAAS_FORM = (
 )  # fmt: skip
 
 
-def post(client, **body):
+def post_settings(client, **body):
     response = client.post(URL, body, format="json")
     assert response.status_code == 200, response.content
     return client.get(URL).json()
 
 
-def plain(secrets):
+def encode_secrets(secrets):
     return json.dumps(secrets, sort_keys=True).encode()
 
 
-def everything(user):
-    """Every secret of a user, in plain, as bytes."""
+def read_secrets(user):
+    """Return a user's secrets in plain text: settings, model key and Git token; and the effective settings."""
     organization = user.personal_organization
     in_force = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
     row = UserSettings.objects.get(user=user)
@@ -75,13 +76,18 @@ def everything(user):
     token = provider_tokens.use_token(
         user_id=user.pk, organization_id=organization.pk, provider="github"
     )
-    return (plain(row.secrets), access.api_key().encode(), token.token.encode(), in_force.values)
+    return (
+        encode_secrets(row.secrets),
+        access.api_key().encode(),
+        token.token.encode(),
+        in_force.values,
+    )
 
 
 @pytest.fixture
-def full(alice, api):
-    """Everything that can be secret is set."""
-    post(
+def configured(alice, api):
+    """A client of Alice, with every secret setting stored."""
+    post_settings(
         api, llm_model="openai/gpt-5.1", llm_base_url="", llm_api_key="sk-Sec-1", search_api_key="tvly-Sec-1",
         mcp_config=MCP, max_budget_per_task=2.5,
     )  # fmt: skip
@@ -92,17 +98,17 @@ def full(alice, api):
     return api
 
 
-class TestGet:
-    def test_there_is_a_record_from_the_first_moment(self, api):
+class TestReadSettings:
+    def test_new_user_gets_the_default_settings(self, api):
         response = api.get(URL)
 
         assert response.status_code == 200
-        assert response.json() == FIRST
+        assert response.json() == DEFAULTS
 
-    def test_tells_what_is_set_and_no_secret(self, full):
-        response = full.get(URL)
+    def test_stored_secrets_are_shown_as_flags_and_masks(self, configured):
+        response = configured.get(URL)
 
-        assert response.json() == FIRST | {
+        assert response.json() == DEFAULTS | {
             "llm_model": "openai/gpt-5.1",
             "llm_api_key_set": True,
             "search_api_key_set": True,
@@ -122,184 +128,241 @@ class TestGet:
             assert secret not in response.content.decode()
 
 
-class TestUnchanged:
-    """Must-show 6: what was read, sent back by every client's shape, leaves every secret as it was."""
+class TestEchoedSettings:
+    """Settings that a client reads and sends back unchanged, in the form of each client."""
 
-    def canonical(self, client):
+    def send_v1_settings(self, client):
         read = client.get("/api/v1/settings").json()
         body = {"version": read["version"], "values": read["values"]}
         return client.patch("/api/v1/settings", body, format="json")
 
-    def canonical_model(self, client):
+    def send_v1_model_access(self, client):
         read = client.get("/api/v1/settings/model-access").json()
         body = {key: value for key, value in read.items() if key not in ("has_api_key", "is_demo")}
         return client.put("/api/v1/settings/model-access", body, format="json")
 
-    def saas_form(self, client):
+    def send_saas_form(self, client):
         read = client.get(URL).json()
         body = {name: read[name] for name in SAAS_FORM} | {"search_api_key": ""}
         return client.post(URL, body, format="json")
 
-    def oss_record(self, client):
+    def send_oss_record(self, client):
         return client.post(URL, client.get(URL).json(), format="json")
 
-    def oss_masks(self, client):
+    def send_oss_record_with_masks(self, client):
         read = client.get(URL).json()
         return client.post(
             URL, read | {"llm_api_key": MASK, "search_api_key": "*****"}, format="json"
         )
 
-    def mcp_only(self, client):
+    def send_mcp_config(self, client):
         return client.post(URL, {"mcp_config": client.get(URL).json()["mcp_config"]}, format="json")
 
     @pytest.mark.parametrize(
-        "shape",
-        ["canonical", "canonical_model", "saas_form", "oss_record", "oss_masks", "mcp_only"],
+        "form",
+        [
+            "send_v1_settings",
+            "send_v1_model_access",
+            "send_saas_form",
+            "send_oss_record",
+            "send_oss_record_with_masks",
+            "send_mcp_config",
+        ],
     )
-    def test_leaves_every_secret_as_it_was(self, full, alice, shape):
-        before = everything(alice)
+    def test_settings_sent_back_by_any_client_keep_every_secret(self, configured, alice, form):
+        before = read_secrets(alice)
         sealed = [bytes(UserSettings.objects.get().sealed_secrets)]
         sealed.append(bytes(ModelAccess.objects.get().sealed_api_key))
-        record = full.get(URL).json()
+        record = configured.get(URL).json()
 
-        assert getattr(self, shape)(full).status_code == 200
+        assert getattr(self, form)(configured).status_code == 200
 
-        assert everything(alice) == before
-        assert before[0] == plain({"mcp_config": MCP, "search_api_key": "tvly-Sec-1"})
+        assert read_secrets(alice) == before
+        assert before[0] == encode_secrets({"mcp_config": MCP, "search_api_key": "tvly-Sec-1"})
         assert before[1:3] == (b"sk-Sec-1", b"ghp_Sec1")
         assert sealed == [
             bytes(UserSettings.objects.get().sealed_secrets),
             bytes(ModelAccess.objects.get().sealed_api_key),
         ]
-        assert full.get(URL).json() == record
+        assert configured.get(URL).json() == record
 
-    def test_a_first_record_sent_back_chooses_nothing(self, api):
-        self.oss_record(api)
+    def test_default_settings_sent_back_store_nothing(self, api):
+        assert self.send_oss_record(api).status_code == 200
 
         assert not UserSettings.objects.exists()
         assert not ModelAccess.objects.exists()
 
 
-class TestPost:
-    def test_merges(self, full):
-        told = post(full, language="de")
+class TestPostSettings:
+    def test_partial_post_keeps_the_other_settings(self, configured):
+        settings = post_settings(configured, language="de")
 
-        assert (told["language"], told["llm_model"], told["search_api_key_set"]) == (
+        assert (settings["language"], settings["llm_model"], settings["search_api_key_set"]) == (
             "de",
             "openai/gpt-5.1",
             True,
         )
 
-    def test_keys_absent_empty_and_new(self, full, alice):
-        assert post(full, llm_model="openai/gpt-5")["llm_api_key_set"] is True
-        assert post(full, llm_api_key="sk-Sec-2")["llm_api_key_set"] is True
+    def test_absent_key_is_kept_new_key_is_stored_and_empty_model_key_is_deleted(
+        self, configured, alice
+    ):
+        assert post_settings(configured, llm_model="openai/gpt-5")["llm_api_key_set"] is True
+        assert post_settings(configured, llm_api_key="sk-Sec-2")["llm_api_key_set"] is True
         assert ModelAccess.objects.get().api_key() == "sk-Sec-2"
-        assert post(full, llm_api_key="")["llm_api_key_set"] is False
-        assert post(full, search_api_key="")["search_api_key_set"] is True
-        post(full, search_api_key="tvly-Sec-2")
+        assert post_settings(configured, llm_api_key="")["llm_api_key_set"] is False
+        assert post_settings(configured, search_api_key="")["search_api_key_set"] is True
+        post_settings(configured, search_api_key="tvly-Sec-2")
         assert UserSettings.objects.get().secrets["search_api_key"] == "tvly-Sec-2"
 
-    def test_mcp_alone_changes_mcp_alone(self, full):
-        before = full.get(URL).json()
+    def test_post_of_mcp_config_changes_only_mcp_config(self, configured):
+        before = configured.get(URL).json()
         more = before["mcp_config"] | {"sse_servers": ["https://sse.example.com"]}
 
-        after = post(full, mcp_config=more)
+        after = post_settings(configured, mcp_config=more)
 
         assert after == before | {"mcp_config": more}
         secrets = UserSettings.objects.get().secrets
         assert secrets["mcp_config"]["stdio_servers"] == MCP["stdio_servers"]
-        assert post(full, mcp_config=FIRST["mcp_config"])["mcp_config"] == FIRST["mcp_config"]
+        assert (
+            post_settings(configured, mcp_config=DEFAULTS["mcp_config"])["mcp_config"]
+            == DEFAULTS["mcp_config"]
+        )
 
-    def test_prices_stay_when_the_model_does(self, full, alice):
+    def test_model_prices_are_kept_with_the_model_and_reset_for_another_model(
+        self, configured, alice
+    ):
         ModelAccess.objects.update(prompt_micros_per_million=7)
 
-        post(full, llm_api_key="sk-Sec-2")
+        post_settings(configured, llm_api_key="sk-Sec-2")
         assert ModelAccess.objects.get().prompt_micros_per_million == 7
-        post(full, llm_model="openai/gpt-5")
+        post_settings(configured, llm_model="openai/gpt-5")
         assert ModelAccess.objects.get().prompt_micros_per_million == 0
 
-    def test_a_server_of_ones_own(self, api):
-        told = post(
+    def test_own_model_server_is_stored_without_the_proxy_prefix(self, api):
+        settings = post_settings(
             api, llm_model="litellm_proxy/big", llm_base_url="https://models.example.com/v1",
             llm_api_key="sk-x",
         )  # fmt: skip
 
-        assert (told["llm_model"], told["llm_base_url"]) == ("big", "https://models.example.com/v1")
-        assert post(api, **told) == told
+        assert (settings["llm_model"], settings["llm_base_url"]) == (
+            "big",
+            "https://models.example.com/v1",
+        )
+        assert post_settings(api, **settings) == settings
 
-    def test_a_stored_key_does_not_go_to_another_server(self, full):
-        refused = full.post(
+    def test_stored_key_with_another_server_is_400(self, configured):
+        response = configured.post(
             URL, {"llm_model": "x", "llm_base_url": "https://evil.example.com/v1"}, format="json"
         )
 
-        assert refused.status_code == 400
-        assert "another server" in refused.json()["error"]
-        assert full.get(URL).json()["llm_model"] == "openai/gpt-5.1"
+        assert response.status_code == 400
+        assert "another server" in response.json()["error"]
+        assert configured.get(URL).json()["llm_model"] == "openai/gpt-5.1"
 
-    def test_a_model_that_is_nowhere(self, api):
-        refused = api.post(URL, {"llm_model": "mystery", "language": "de"}, format="json")
+    def test_unknown_model_without_a_server_is_400_and_changes_nothing(self, api):
+        response = api.post(URL, {"llm_model": "mystery", "language": "de"}, format="json")
 
-        assert (refused.status_code, refused.json()["code"]) == (400, "unknown-model-server")
+        assert (response.status_code, response.json()["code"]) == (400, "unknown-model-server")
         assert api.get(URL).json()["language"] == "en"
 
-    def test_back_to_the_demo_model(self, full):
-        told = post(full, llm_model="demo", llm_base_url="")
+    def test_demo_model_deletes_the_stored_key(self, configured):
+        settings = post_settings(configured, llm_model="demo", llm_base_url="")
 
-        assert (told["llm_model"], told["llm_api_key_set"]) == ("demo", False)
+        assert (settings["llm_model"], settings["llm_api_key_set"]) == ("demo", False)
 
     @pytest.mark.parametrize(
-        ("sent", "kept"), [(None, None), ("", None), ("pattern", "pattern"), ("llm", "llm")]
+        ("sent", "stored"), [(None, None), ("", None), ("pattern", "pattern"), ("llm", "llm")]
     )
-    def test_analyzers(self, api, sent, kept):
-        assert post(api, security_analyzer=sent)["security_analyzer"] == kept
+    def test_empty_security_analyzer_becomes_null(self, api, sent, stored):
+        assert post_settings(api, security_analyzer=sent)["security_analyzer"] == stored
 
-    def test_what_is_not_ones_to_set_is_ignored(self, api):
-        told = post(
+    def test_read_only_and_unknown_fields_are_ignored(self, api):
+        settings = post_settings(
             api, email="other@example.com", email_verified=False, provider_hosts={"gitlab": "x"},
             sandbox_base_container_image="evil", secrets_store={"provider_tokens": {}}, anything=[1],
         )  # fmt: skip
 
-        assert told == FIRST
+        assert settings == DEFAULTS
 
     @pytest.mark.parametrize(
         "body", [{"agent": "Other"}, {"condenser_max_size": 5}, {"confirmation_mode": "x"},
                  {"llm_base_url": "ftp://x"}, {"max_budget_per_task": -1}, {"max_budget_per_task": "x"}]
     )  # fmt: skip
-    def test_a_bad_value_says_why(self, api, body):
+    def test_invalid_setting_is_400_with_a_sentence(self, api, body):
         response = api.post(URL, body, format="json")
 
         assert response.status_code == 400
         assert response.json()["error"]
 
-    def test_an_enforced_one_is_refused_and_echoed_in_peace(self, api, alice):
+    def test_enforced_setting_can_be_sent_back_but_not_changed(self, api, alice):
         user_settings.change_organization_settings(
             organization=alice.personal_organization,
             values={"confirmation_mode": True},
             enforced=["confirmation_mode"],
         )
-        told = api.get(URL).json()
+        settings = api.get(URL).json()
 
-        assert told["confirmation_mode"] is True
-        assert post(api, **told) == told
+        assert settings["confirmation_mode"] is True
+        assert post_settings(api, **settings) == settings
         assert api.post(URL, {"confirmation_mode": False}, format="json").status_code == 403
 
-    def test_needs_somebody(self, db, client):
+    def test_anonymous_caller_is_401(self, db, client):
         assert client.get(URL).status_code == 401
         assert client.post(URL, {}, content_type="application/json").status_code == 401
 
 
-def test_reset_is_gone(db, client):
+def test_reset_settings_is_410(db, client):
     response = client.post("/api/reset-settings")
 
     assert response.status_code == 410
     assert response.json()["error"]
 
 
-def test_models(full):
-    post(full, llm_model="mistral/new-one", llm_api_key="sk-2", llm_base_url="")
+def test_model_list_is_sorted_and_includes_the_demo_and_the_chosen_model(configured):
+    post_settings(configured, llm_model="mistral/new-one", llm_api_key="sk-2", llm_base_url="")
 
-    models = full.get("/api/options/models").json()
+    models = configured.get("/api/options/models").json()
 
     assert models == sorted(models)
     assert {"demo", "openai/gpt-5.1", "mistral/new-one"} <= set(models)
-    assert full.get("/api/v1/options/models").json() == {"items": models}
+    assert configured.get("/api/v1/options/models").json() == {"items": models}
+
+
+class TestOddValues:
+    """Values that old clients send and that must not change a setting."""
+
+    def test_undecided_analytics_consent_is_not_stored(self, api):
+        settings = post_settings(api, user_consents_to_analytics=True)
+        assert settings["user_consents_to_analytics"] is True
+
+        settings = post_settings(api, user_consents_to_analytics=None, language="de")
+
+        assert (settings["user_consents_to_analytics"], settings["language"]) == (True, "de")
+
+    @pytest.mark.parametrize("mask", [MASK, "****", ""])
+    def test_masked_or_empty_search_key_keeps_the_stored_key(self, configured, mask):
+        assert post_settings(configured, search_api_key=mask)["search_api_key_set"] is True
+        assert UserSettings.objects.get().secrets["search_api_key"] == "tvly-Sec-1"
+
+    def test_empty_mcp_config_removes_the_servers(self, configured):
+        assert UserSettings.objects.get().secrets["mcp_config"] == MCP
+
+        settings = post_settings(configured, mcp_config=DEFAULTS["mcp_config"])
+
+        assert settings["mcp_config"] == DEFAULTS["mcp_config"]
+        assert "mcp_config" not in UserSettings.objects.get().secrets
+
+    @pytest.mark.parametrize("body", [[], "x", 7], ids=["list", "text", "number"])
+    def test_body_that_is_no_object_is_400_and_changes_nothing(self, api, body):
+        response = api.post(URL, body, format="json")
+
+        assert response.status_code == 400
+        assert response.json()["error"]
+        assert api.get(URL).json() == DEFAULTS
+
+    def test_key_without_the_model_scope_changes_other_settings_only(self, alice):
+        client = key_client(alice, scopes=["settings.view", "settings.edit", "model_access.view"])
+
+        assert post_settings(client, language="de", llm_model="demo")["language"] == "de"
+        refused = client.post(URL, {"llm_model": "openai/gpt-5"}, format="json")
+        assert (refused.status_code, refused.json()["permission"]) == (403, "model_access.edit")

@@ -1,4 +1,4 @@
-"""``/api/options/…``, ``/health``, ``/server_info`` and ``/saas``."""
+"""``/api/options/…``, ``/health``, ``/server_info`` and ``/saas``: site routes of OpenHands' clients."""
 
 from datetime import timedelta
 
@@ -25,21 +25,21 @@ CONFIG = {
 
 
 class TestConfig:
-    def test_of_a_plain_installation(self, db, client):
+    def test_config_of_a_default_installation(self, db, client):
         response = client.get("/api/options/config")
 
         assert response.status_code == 200
         assert response.json() == CONFIG
 
-    def test_sets_a_token_by_which_the_client_may_write(self, alice):
-        """The web client sends the readable cookie back as a header by itself, and nothing else."""
+    def test_config_sets_the_csrf_cookie_that_a_write_needs(self, alice):
+        """The web client copies this cookie into a header and has no other source for the token."""
         client = APIClient(enforce_csrf_checks=True)
         client.force_login(alice)
         refused = client.post("/api/settings", {"language": "de"}, format="json")
         client.get("/api/options/config")
         cookie = client.cookies["XSRF-TOKEN"]
 
-        taken = client.post(
+        accepted = client.post(
             "/api/settings",
             {"language": "de"},
             format="json",
@@ -47,9 +47,9 @@ class TestConfig:
         )
 
         assert not cookie["httponly"]
-        assert (refused.status_code, taken.status_code) == (403, 200)
+        assert (refused.status_code, accepted.status_code) == (403, 200)
 
-    def test_with_keycloak_maintenance_and_another_mode(self, db, client, settings):
+    def test_config_shows_keycloak_maintenance_and_app_mode(self, db, client, settings):
         settings.APP_MODE = "oss"
         settings.KEYCLOAK_IDP_HINTS = ["github", "enterprise_sso"]
         IdentityProvider.objects.create(
@@ -59,37 +59,37 @@ class TestConfig:
             client_id="c",
             issuer="https://id.example.com/realms/x",
         )
-        at = timezone.now() + timedelta(hours=1)
-        maintenance.plan_maintenance(at=at)
+        starts_at = timezone.now() + timedelta(hours=1)
+        maintenance.plan_maintenance(at=starts_at)
 
         assert client.get("/api/options/config").json() == CONFIG | {
             "APP_MODE": "oss",
             "PROVIDERS_CONFIGURED": ["github", "enterprise_sso"],
             "AUTH_URL": "https://id.example.com",
-            "MAINTENANCE": {"startTime": at.isoformat()},
+            "MAINTENANCE": {"startTime": starts_at.isoformat()},
         }
         assert client.get("/saas").json() == {"saas": False}
 
-    def test_a_plan_that_has_passed_is_no_plan(self, db, client):
+    def test_config_omits_a_past_maintenance(self, db, client):
         maintenance.plan_maintenance(at=timezone.now() - timedelta(hours=1))
 
         assert client.get("/api/options/config").json() == CONFIG
 
 
-def test_lists(api):
+def test_option_lists_hold_the_agent_and_the_analyzers(api):
     assert api.get("/api/options/agents").json() == ["CodeActAgent"]
     assert api.get("/api/options/security-analyzers").json() == ["llm", "pattern"]
 
 
-def test_health(db, client):
+def test_health_and_saas_need_no_sign_in(db, client):
     assert client.get("/health").json() == "OK"
     assert client.get("/saas").json() == {"saas": True}
 
 
-def test_server_info(db, client):
-    told = client.get("/server_info").json()
+def test_server_info_reports_uptime_and_resources(db, client):
+    info = client.get("/server_info").json()
 
-    assert told["uptime"] > 0
-    assert set(told) == {"uptime", "idle_time", "resources"}
-    assert told["resources"]["memory"]["rss"] > 0
-    assert set(told["resources"]) == {"cpu_percent", "memory", "disk", "io"}
+    assert info["uptime"] > 0
+    assert set(info) == {"uptime", "idle_time", "resources"}
+    assert info["resources"]["memory"]["rss"] > 0
+    assert set(info["resources"]) == {"cpu_percent", "memory", "disk", "io"}

@@ -1,4 +1,4 @@
-"""A conversation, an engine for it, and what waits in the queue."""
+"""Fixtures of conversations and their fake engine, and a reader of the job queue."""
 
 import json
 
@@ -20,7 +20,7 @@ def engine():
 
 @pytest.fixture
 def sandboxes(engine, monkeypatch):
-    """The provider of all sandboxes of this test."""
+    """Replace the provider ``process`` by a fake whose sandboxes are all ``engine``."""
     fake = FakeProvider(engine)
     monkeypatch.setitem(provider._instances, "process", fake)
     return fake
@@ -28,13 +28,13 @@ def sandboxes(engine, monkeypatch):
 
 @pytest.fixture
 def conversation(alice) -> Conversation:
-    """Alice's, just created, without a message."""
+    """Return a new conversation of Alice without a message."""
     return services.create_conversation(user=alice, title="A conversation")
 
 
 @pytest.fixture
 def running(conversation, sandboxes) -> Conversation:
-    """Alice's, with its engine up and a manager of generation 1 that follows it."""
+    """Return Alice's conversation with a running engine and a lease of generation 1."""
     services.start_conversation(conversation_id=conversation.pk)
     Lease.objects.filter(conversation=conversation).update(owner="m", generation=1, following_run=1)
     conversation.refresh_from_db()
@@ -42,14 +42,14 @@ def running(conversation, sandboxes) -> Conversation:
     return conversation
 
 
-def frame(seq: int, **fields) -> Durable:
-    """An engine event at its index, as its socket gives it."""
+def make_frame(seq: int, **fields) -> Durable:
+    """Return an engine event at the index ``seq``, as the engine's socket sends it."""
     event = {"id": f"event-{seq}", "kind": "MessageEvent", "source": "agent"} | fields
     return Durable(seq, parse_event(json.dumps(event).encode(), seq=seq))
 
 
-def status_frame(seq: int, status: str) -> Durable:
-    return frame(
+def make_status_frame(seq: int, status: str) -> Durable:
+    return make_frame(
         seq,
         kind="ConversationStateUpdateEvent",
         source="environment",
@@ -64,7 +64,7 @@ def ingest(conversation, *frames, generation=1) -> int:
     )
 
 
-def queued(task: str) -> list[dict]:
-    """The arguments of the jobs of a task that wait."""
+def list_queued_jobs(task: str) -> list[dict]:
+    """Return the arguments of a task's jobs in status ``todo``, oldest first."""
     rows = ProcrastinateJob.objects.filter(task_name=f"conversations.tasks.{task}", status="todo")
     return [row.args for row in rows.order_by("id")]

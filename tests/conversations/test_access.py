@@ -1,4 +1,4 @@
-"""Who opened a stream, whether they may still watch, and how the commands that arrive by it count."""
+"""The credentials of a stream, the access checks while it is open, and the commands that arrive on it."""
 
 import asyncio
 
@@ -22,16 +22,16 @@ from conversations.services import conversation_key, rotate_keys
 from lib import limits
 
 
-def scope(**headers):
+def build_scope(**headers):
     names = {name.replace("_", "-").encode(): text.encode() for name, text in headers.items()}
     return {"headers": [*names.items(), (b"user-agent", b"x")], "client": ("127.0.0.1", 7)}
 
 
-def api_key(user, **more):
+def create_api_key(user, **more):
     return accounts.issue_api_key(user=user, name="k", **more)[1]
 
 
-def cookie_of(user):
+def create_session_cookie(user):
     client = Client()
     client.force_login(user)
     return f"sessionid={client.cookies['sessionid'].value}"
@@ -39,78 +39,80 @@ def cookie_of(user):
 
 @pytest.mark.django_db
 class TestCredentials:
-    def test_headers_open_as_the_user_of_the_key_or_the_session(self, alice):
-        key = api_key(alice)
-        shown = [
-            scope(authorization=f"Bearer {key}"),
-            scope(x_api_key=key),
-            scope(cookie=cookie_of(alice)),
+    def test_headers_authenticate_the_user_of_the_key_or_the_session(self, alice):
+        key = create_api_key(alice)
+        scopes = [
+            build_scope(authorization=f"Bearer {key}"),
+            build_scope(x_api_key=key),
+            build_scope(cookie=create_session_cookie(alice)),
         ]
 
-        assert [Credentials.from_scope(one).user() for one in shown] == [alice] * 3
+        assert [Credentials.from_scope(one).user() for one in scopes] == [alice] * 3
 
-    def test_keys_are_tried_before_the_headers(self, alice, bob, conversation):
+    def test_valid_key_takes_precedence_over_the_headers(self, alice, bob, conversation):
         key = conversation_key(conversation=conversation, user=alice)
-        shown = scope(authorization=f"Bearer {api_key(bob)}")
+        scope_of_bob = build_scope(authorization=f"Bearer {create_api_key(bob)}")
 
-        assert Credentials.from_scope(shown, keys=[key]).user() == alice
-        assert Credentials.from_scope(shown, keys=["oh_x.y", "ocs_x.y"]).user() == bob
+        assert Credentials.from_scope(scope_of_bob, keys=[key]).user() == alice
+        assert Credentials.from_scope(scope_of_bob, keys=["oh_x.y", "ocs_x.y"]).user() == bob
 
     @pytest.mark.parametrize(
         "credentials",
-        [Credentials(), Credentials(keys=("oh_x.y", "?")), Credentials.from_scope(scope(cookie="a=b"))],
+        [Credentials(), Credentials(keys=("oh_x.y", "?")), Credentials.from_scope(build_scope(cookie="a=b"))],
     )  # fmt: skip
-    def test_nothing_valid_opens_as_nobody(self, credentials):
+    def test_invalid_credentials_authenticate_no_user(self, credentials):
         assert credentials.user() is None
 
-    def test_only_credentials_are_kept_of_a_handshake(self):
-        kept = Credentials.from_scope(scope(origin="http://x", cookie="a=b"))
+    def test_only_credential_headers_of_a_handshake_are_kept(self):
+        credentials = Credentials.from_scope(build_scope(origin="http://x", cookie="a=b"))
 
-        assert kept == Credentials(((b"cookie", b"a=b"),), address="127.0.0.1")
+        assert credentials == Credentials(((b"cookie", b"a=b"),), address="127.0.0.1")
 
-    def test_ended_key_is_nobody(self, alice, conversation):
-        held = Credentials(keys=(conversation_key(conversation=conversation, user=alice),))
-        assert held.user() == alice
+    def test_rotated_conversation_key_authenticates_no_user(self, alice, conversation):
+        credentials = Credentials(keys=(conversation_key(conversation=conversation, user=alice),))
+        assert credentials.user() == alice
 
         rotate_keys(conversation_id=conversation.pk)
 
-        assert held.user() is None
+        assert credentials.user() is None
 
 
 @pytest.mark.django_db
-class TestLook:
-    def test_refusals_tell_why(self, alice, bob, charlie, conversation):
+class TestCheckAccess:
+    def test_refusal_names_its_reason(self, alice, bob, charlie, conversation):
         conversation.visibility = "organization"
         conversation.save()
 
-        def look(user, permission=access.VIEW):
-            here = conversation.organization if user in (alice, bob) else None
-            keys = (api_key(user, organization=here),) if user else ()
+        def check(user, permission=access.VIEW):
+            organization = conversation.organization if user in (alice, bob) else None
+            keys = (create_api_key(user, organization=organization),) if user else ()
             return Watcher(Credentials(keys=keys), conversation.pk, permission).check_access_now()
 
         bob.memberships.update(role="viewer")
-        assert look(alice) is None
-        assert look(bob) is None
-        assert look(bob, "conversations.steer") is Refusal.NOT_PERMITTED
-        assert look(charlie) is Refusal.NOT_VISIBLE
-        assert look(None) is Refusal.UNAUTHENTICATED
+        assert check(alice) is None
+        assert check(bob) is None
+        assert check(bob, "conversations.steer") is Refusal.NOT_PERMITTED
+        assert check(charlie) is Refusal.NOT_VISIBLE
+        assert check(None) is Refusal.UNAUTHENTICATED
 
 
 @pytest.mark.django_db
-class TestCommanding:
-    def watcher(self, conversation, *keys, headers=None):
-        credentials = Credentials.from_scope(headers or scope(), keys=keys)
+class TestAuthorizedCommand:
+    def create_watcher(self, conversation, *keys, headers=None):
+        credentials = Credentials.from_scope(headers or build_scope(), keys=keys)
         return Watcher(credentials, conversation.pk)
 
-    def test_audit_actor_is_the_key_or_the_person(self, alice, conversation):
+    def test_audit_actor_is_the_key_or_the_user(self, alice, conversation):
         row, key = accounts.issue_api_key(user=alice, name="k")
-        by_session = Client()
-        by_session.force_login(alice)
         actors = []
         for watcher in (
-            self.watcher(conversation, key),
-            self.watcher(conversation, conversation_key(conversation=conversation, user=alice)),
-            self.watcher(conversation, headers=scope(cookie=cookie_of(alice))),
+            self.create_watcher(conversation, key),
+            self.create_watcher(
+                conversation, conversation_key(conversation=conversation, user=alice)
+            ),
+            self.create_watcher(
+                conversation, headers=build_scope(cookie=create_session_cookie(alice))
+            ),
         ):
             with watcher.authorized_command():
                 actors.append(audit.current_actor())
@@ -122,36 +124,36 @@ class TestCommanding:
         ]
         assert {actor.address for actor in actors} == {"127.0.0.1"}
 
-    def test_command_of_a_stranger_or_nobody_is_refused(self, charlie, conversation):
+    def test_command_of_a_stranger_or_an_anonymous_client_is_refused(self, charlie, conversation):
         for keys, refusal in (
-            ((api_key(charlie),), Refusal.NOT_VISIBLE),
+            ((create_api_key(charlie),), Refusal.NOT_VISIBLE),
             ((), Refusal.UNAUTHENTICATED),
         ):
             with (
                 pytest.raises(MayNotSteer) as refused,
-                self.watcher(conversation, *keys).authorized_command(),
+                self.create_watcher(conversation, *keys).authorized_command(),
             ):
-                pytest.fail("somebody steered")
+                pytest.fail("the command was not refused")
             assert refused.value.extra["refusal"] is refusal
 
-    def test_commands_count_against_the_rate_of_spending(
+    def test_commands_count_against_the_spending_rate_limit(
         self, alice, conversation, settings, monkeypatch
     ):
         settings.RATE_LIMITS = {"spend": "2/m"}
-        watcher = self.watcher(conversation, api_key(alice))
+        watcher = self.create_watcher(conversation, create_api_key(alice))
         for _ in range(2):
             with watcher.authorized_command():
                 pass
 
         with pytest.raises(TooManyCommands, match="Try again in"), watcher.authorized_command():
-            pytest.fail("the third passed")
+            pytest.fail("the third command was not refused")
 
-        def away(*args, **kwargs):
+        def fail_to_count(*args, **kwargs):
             raise limits.NotCounted
 
-        monkeypatch.setattr(limits, "count", away)
+        monkeypatch.setattr(limits, "count", fail_to_count)
         with pytest.raises(TooManyCommands, match="cannot check"), watcher.authorized_command():
-            pytest.fail("uncounted passed")
+            pytest.fail("an uncounted command was not refused")
 
 
 @pytest.mark.django_db(transaction=True)
@@ -163,41 +165,45 @@ class TestWatching:
         await sync_to_async(connections.close_all)()
         threads.POOL._pool.submit(connections.close_all).result()
 
-    async def opened(self, row_and_key, conversation):
+    async def start_watcher(self, row_and_key, conversation):
         watcher = Watcher(Credentials(keys=(row_and_key[1],)), conversation.pk)
         assert await watcher.check_access() is None
         ended = asyncio.Event()
         access.start_watching(watcher, UnpingedStream(ended.set))
         return watcher, ended
 
-    async def test_equal_credentials_share_one_look_and_end_together(
+    async def test_watchers_with_equal_credentials_share_one_check_and_end_together(
         self, alice, conversation, monkeypatch
     ):
-        issued = await sync_to_async(accounts.issue_api_key)(user=alice, name="k")
-        looks, look = [], Watcher.check_access_now
-        many = [await self.opened(issued, conversation) for _ in range(5)]
+        row_and_key = await sync_to_async(accounts.issue_api_key)(user=alice, name="k")
+        checks, check_access_now = [], Watcher.check_access_now
+        watchers = [await self.start_watcher(row_and_key, conversation) for _ in range(5)]
         monkeypatch.setattr(
-            Watcher, "check_access_now", lambda self: (looks.append(self), look(self))[1]
+            Watcher,
+            "check_access_now",
+            lambda self: (checks.append(self), check_access_now(self))[1],
         )
-        assert len({id(watcher.credentials) for watcher, _ in many}) == 1
+        assert len({id(watcher.credentials) for watcher, _ in watchers}) == 1
 
-        await sync_to_async(accounts.revoke_api_key)(key=issued[0])
-        for _, ended in many:
+        await sync_to_async(accounts.revoke_api_key)(key=row_and_key[0])
+        for _, ended in watchers:
             await asyncio.wait_for(ended.wait(), 10)
 
-        assert len(set(looks)) == 1
-        assert {watcher.refusal for watcher, _ in many} == {Refusal.UNAUTHENTICATED}
-        for watcher, _ in many:
+        assert len(set(checks)) == 1
+        assert {watcher.refusal for watcher, _ in watchers} == {Refusal.UNAUTHENTICATED}
+        for watcher, _ in watchers:
             await access.stop_watching(watcher)
             await access.stop_watching(watcher)
 
-    async def test_watcher_that_joins_after_access_ended_is_checked_anew(self, alice, conversation):
-        """It looked before the change, and joins when the others with its credentials were refused already."""
-        issued = await sync_to_async(accounts.issue_api_key)(user=alice, name="k")
-        first, ended = await self.opened(issued, conversation)
-        late = Watcher(Credentials(keys=(issued[1],)), conversation.pk)
+    async def test_watcher_that_joins_after_access_ended_is_checked_again(
+        self, alice, conversation
+    ):
+        """The watcher is checked before the key is revoked, and joins after the others were refused."""
+        row_and_key = await sync_to_async(accounts.issue_api_key)(user=alice, name="k")
+        first, ended = await self.start_watcher(row_and_key, conversation)
+        late = Watcher(Credentials(keys=(row_and_key[1],)), conversation.pk)
         assert await late.check_access() is None
-        await sync_to_async(accounts.revoke_api_key)(key=issued[0])
+        await sync_to_async(accounts.revoke_api_key)(key=row_and_key[0])
         await asyncio.wait_for(ended.wait(), 10)
 
         late_ended = asyncio.Event()

@@ -7,98 +7,99 @@ from accounts.models import AuditEntry, Organization
 from conversations import services
 from conversations.models import Conversation, Sandbox
 from tests.conftest import key_client
-from tests.conversations.conftest import queued
+from tests.conversations.conftest import list_queued_jobs
 from tests.factories.conversations import ConversationFactory
 
 VERBS = ("start", "resume", "pause")
 LIMITS = {"idle_seconds": 1_800, "start_seconds": 120, "max_running": 8}
 
 
-def url(conversation, verb=""):
+def build_url(conversation, verb=""):
     return f"/api/v1/conversations/{conversation.pk}/sandbox" + (f"/{verb}" if verb else "")
 
 
-def calls(client, conversation):
-    """The responses to a GET and to every verb."""
+def call_every_route(client, conversation):
+    """Return the responses to a GET and to a POST of every verb."""
     return [
-        client.get(url(conversation)),
-        *(client.post(url(conversation, verb)) for verb in VERBS),
+        client.get(build_url(conversation)),
+        *(client.post(build_url(conversation, verb)) for verb in VERBS),
     ]
 
 
-def wire(moment):
+def format_time(moment):
     return moment.isoformat().replace("+00:00", "Z")
 
 
 class TestState:
-    def test_starting_sandbox_is_shown_with_its_place_in_the_queue(self, api, conversation):
+    def test_starting_sandbox_has_its_queue_position(self, api, conversation):
         start = conversation.start_tasks.get()
         conversation.start_tasks.update(queue_position=3)
         sandbox = conversation.sandbox
 
-        response = api.get(url(conversation))
+        response = api.get(build_url(conversation))
 
         assert response.status_code == 200
         assert response.json() == {
             "id": str(sandbox.pk),
             "status": "starting",
-            "since": wire(start.created_at),
+            "since": format_time(start.created_at),
             "queue_position": 3,
             "provider": "process",
             "engine_version": "",
             "runs": 0,
-            "created_at": wire(sandbox.created_at),
+            "created_at": format_time(sandbox.created_at),
             "started_at": None,
             "stopped_at": None,
-            "last_used_at": wire(Sandbox.objects.get().active_at),
+            "last_used_at": format_time(Sandbox.objects.get().active_at),
             "limits": LIMITS,
         }
 
-    def test_running_sandbox_is_shown_with_its_engine(self, api, running):
+    def test_running_sandbox_has_its_engine_version(self, api, running):
         start, sandbox = running.start_tasks.get(), Sandbox.objects.get()
 
-        assert api.get(url(running)).json() == {
+        assert api.get(build_url(running)).json() == {
             "id": str(sandbox.pk),
             "status": "running",
-            "since": wire(start.finished_at),
+            "since": format_time(start.finished_at),
             "queue_position": None,
             "provider": "process",
             "engine_version": "1.58.0",
             "runs": 1,
-            "created_at": wire(sandbox.created_at),
-            "started_at": wire(sandbox.started_at),
+            "created_at": format_time(sandbox.created_at),
+            "started_at": format_time(sandbox.started_at),
             "stopped_at": None,
-            "last_used_at": wire(sandbox.active_at),
+            "last_used_at": format_time(sandbox.active_at),
             "limits": LIMITS,
         }
 
-    def test_stopped_sandbox_says_since_when(self, api, running):
+    def test_stopped_sandbox_has_the_time_of_its_stop(self, api, running):
         services.stop_sandbox(conversation_id=running.pk)
 
-        state = api.get(url(running)).json()
+        state = api.get(build_url(running)).json()
 
-        stopped_at = wire(Sandbox.objects.get().stopped_at)
+        stopped_at = format_time(Sandbox.objects.get().stopped_at)
         assert (state["status"], state["since"], state["stopped_at"]) == (
             "stopped",
             stopped_at,
             stopped_at,
         )
 
-    def test_failed_start_says_since_when_and_not_why(self, api, running):
+    def test_failed_sandbox_has_the_time_of_its_failure_but_not_the_reason(self, api, running):
         Sandbox.objects.update(detail="The disk of /srv/data is full.", observed="failed")
         Conversation.objects.update(status="failed")
 
-        response = api.get(url(running))
+        response = api.get(build_url(running))
 
         assert response.json()["status"] == "failed"
-        assert response.json()["since"] == wire(running.start_tasks.get().finished_at)
+        assert response.json()["since"] == format_time(running.start_tasks.get().finished_at)
         assert "/srv/data" not in response.text
 
-    def test_keys_addresses_and_paths_are_not_shown(self, api, running):
+    def test_keys_addresses_and_paths_are_not_in_the_response(self, api, running):
         sandbox = Sandbox.objects.get()
 
-        text = api.get(url(running)).text
+        response = api.get(build_url(running))
 
+        assert (response.status_code, response.json()["status"]) == (200, "running")
         for private in (
             sandbox.session_key(),
             sandbox.secret_key(),
@@ -107,10 +108,10 @@ class TestState:
             sandbox.workspace,
         ):
             assert private
-            assert private not in text
+            assert private not in response.text
 
     @pytest.mark.parametrize(
-        ("status", "observed", "place"),
+        ("status", "observed", "v1_status"),
         [
             ("starting", "starting", "STARTING"),
             ("running", "running", "RUNNING"),
@@ -120,81 +121,88 @@ class TestState:
             ("running", "missing", "MISSING"),
         ],
     )
-    def test_v1_clients_are_told_the_same_status(self, api, conversation, status, observed, place):
+    def test_v1_clients_get_the_same_status(self, api, conversation, status, observed, v1_status):
         Conversation.objects.update(status=status)
         Sandbox.objects.update(observed=observed)
 
-        ours = api.get(url(conversation)).json()
-        [theirs] = api.get("/api/v1/sandboxes", {"id": ours["id"]}).json()
+        state = api.get(build_url(conversation)).json()
+        [v1_state] = api.get("/api/v1/sandboxes", {"id": state["id"]}).json()
 
-        assert ours["status"] == ("missing" if place == "MISSING" else status)
-        assert theirs["status"] == place
+        assert state["status"] == ("missing" if v1_status == "MISSING" else status)
+        assert v1_state["status"] == v1_status
 
-    def test_number_of_queries_is_fixed(self, api, conversation, django_assert_num_queries):
-        api.get(url(conversation))
+    def test_state_is_read_by_four_queries(self, api, conversation, django_assert_num_queries):
+        api.get(build_url(conversation))
 
         with django_assert_num_queries(4):  # the key, the conversation, the role, the start
-            assert api.get(url(conversation)).status_code == 200
+            assert api.get(build_url(conversation)).status_code == 200
 
     def test_unknown_parameter_is_refused_with_a_sentence(self, api, conversation):
-        response = api.get(url(conversation), {"colour": "red"})
+        response = api.get(build_url(conversation), {"colour": "red"})
 
         assert response.status_code == 400
-        assert response.json()["error"] == "colour: This route has no such parameter."
+        assert response.json()["error"] == "colour: This parameter is not supported here."
 
 
 class TestVerbs:
-    def test_pause_stops_the_sandbox_once(self, api, running):
-        first, second = (api.post(url(running, "pause")) for _ in range(2))
+    def test_repeated_pause_stops_the_sandbox_once(self, api, running):
+        first, second = (api.post(build_url(running, "pause")) for _ in range(2))
 
         assert (first.status_code, first.json()["status"]) == (202, "paused")
         assert (second.status_code, second.json()) == (202, first.json())
-        assert queued("stop_sandbox") == [{"conversation_id": str(running.pk)}]
+        assert list_queued_jobs("stop_sandbox") == [{"conversation_id": str(running.pk)}]
         assert AuditEntry.objects.filter(action="sandbox.paused").count() == 1
 
     @pytest.mark.parametrize(("verb", "runs"), [("start", 0), ("resume", 1)])
-    def test_stopped_sandbox_is_started_once(self, api, running, verb, runs):
+    def test_repeated_start_or_resume_starts_a_stopped_sandbox_once(self, api, running, verb, runs):
         services.stop_sandbox(conversation_id=running.pk)
-        jobs = len(queued("start_conversation"))
+        jobs = len(list_queued_jobs("start_conversation"))
 
-        first, second = (api.post(url(running, verb)) for _ in range(2))
+        first, second = (api.post(build_url(running, verb)) for _ in range(2))
 
         assert (first.status_code, first.json()["status"]) == (202, "starting")
         assert (second.status_code, second.json()["status"]) == (202, "starting")
         assert first.json()["since"] == second.json()["since"]
-        assert len(queued("start_conversation")) == jobs + 1
+        assert len(list_queued_jobs("start_conversation")) == jobs + 1
         assert Sandbox.objects.get().desired == "running"
         # Only `resume` lets an agent that was stopped continue.
-        assert bool(queued("run_agent")) == bool(runs)
+        assert bool(list_queued_jobs("run_agent")) == bool(runs)
 
     def test_running_sandbox_is_not_started_again(self, api, running):
-        jobs = len(queued("start_conversation"))
+        jobs = len(list_queued_jobs("start_conversation"))
 
-        response = api.post(url(running, "start"))
+        response = api.post(build_url(running, "start"))
 
         assert (response.status_code, response.json()["status"]) == (202, "running")
-        assert len(queued("start_conversation")) == jobs
+        assert len(list_queued_jobs("start_conversation")) == jobs
 
-    def test_get_is_not_a_verb(self, api, conversation):
+    def test_get_of_a_verb_and_delete_of_a_sandbox_get_405(self, api, conversation):
         for verb in VERBS:
-            assert api.get(url(conversation, verb)).status_code == 405
-        assert api.delete(url(conversation)).status_code == 405
+            assert api.get(build_url(conversation, verb)).status_code == 405
+        assert api.delete(build_url(conversation)).status_code == 405
 
 
 class TestAccess:
-    def test_conversation_without_a_sandbox_has_none(self, api, alice):
+    def test_external_conversation_has_no_sandbox(self, api, alice):
         published = ConversationFactory(created_by=alice, is_external=True, status="running")
 
-        for response in calls(api, published):
+        for response in call_every_route(api, published):
             assert (response.status_code, response.json()["code"]) == (404, "no-sandbox")
             assert "another program" in response.json()["error"]
-        assert queued("start_conversation") == queued("run_agent") == queued("stop_sandbox") == []
+        assert (
+            list_queued_jobs("start_conversation")
+            == list_queued_jobs("run_agent")
+            == list_queued_jobs("stop_sandbox")
+            == []
+        )
 
     def test_anonymous_caller_is_unauthorized(self, conversation):
-        assert {response.status_code for response in calls(APIClient(), conversation)} == {401}
+        assert {
+            response.status_code for response in call_every_route(APIClient(), conversation)
+        } == {401}
 
     def test_stranger_gets_404(self, conversation, charlie):
-        for response in calls(key_client(charlie), conversation):
+        for response in call_every_route(key_client(charlie), conversation):
             assert response.status_code == 404
             assert response.json()["code"] == "not-found"
             assert str(conversation.sandbox_id) not in response.text
@@ -202,22 +210,26 @@ class TestAccess:
     def test_teammate_gets_404_while_the_conversation_is_private(self, conversation, alice, bob):
         client = key_client(bob, organization=alice.personal_organization)
 
-        assert {response.status_code for response in calls(client, conversation)} == {404}
+        assert {response.status_code for response in call_every_route(client, conversation)} == {
+            404
+        }
 
-    def test_viewer_sees_a_shared_sandbox_and_may_not_steer_it(self, conversation, alice, bob):
+    def test_viewer_reads_a_shared_sandbox_and_may_not_steer_it(self, conversation, alice, bob):
         Conversation.objects.update(visibility="organization")
         bob.memberships.filter(organization=alice.personal_organization).update(role="viewer")
         client = key_client(bob, organization=alice.personal_organization)
 
-        state, *verbs = calls(client, conversation)
+        state, *verbs = call_every_route(client, conversation)
 
         assert (state.status_code, state.json()["status"]) == (200, "starting")
         for response in verbs:
             assert response.status_code == 403
             assert response.json()["permission"] == "conversations.steer"
 
-    def test_key_without_the_scope_is_told_which(self, conversation, alice):
-        state, *verbs = calls(key_client(alice, scopes=["conversations.view"]), conversation)
+    def test_key_without_the_steering_scope_may_only_read(self, conversation, alice):
+        state, *verbs = call_every_route(
+            key_client(alice, scopes=["conversations.view"]), conversation
+        )
 
         assert state.status_code == 200
         for response in verbs:
@@ -226,11 +238,11 @@ class TestAccess:
                 "conversations.steer",
             )
 
-    def test_key_of_the_organization_reaches_it_and_another_key_does_not(self, conversation, alice):
+    def test_only_a_key_of_the_organization_reaches_the_sandbox(self, conversation, alice):
         other = Organization.objects.create(name="Other")
         alice.memberships.create(organization=other, role="owner")
         own = key_client(alice, organization=conversation.organization)
         foreign = key_client(alice, organization=other)
 
-        assert [r.status_code for r in calls(own, conversation)] == [200, 202, 202, 202]
-        assert {r.status_code for r in calls(foreign, conversation)} == {404}
+        assert [r.status_code for r in call_every_route(own, conversation)] == [200, 202, 202, 202]
+        assert {r.status_code for r in call_every_route(foreign, conversation)} == {404}

@@ -1,4 +1,4 @@
-"""Frames: their sizes, their forms, and how many are kept."""
+"""The frames that sockets send: their sizes and their cached messages."""
 
 import gc
 import json
@@ -19,13 +19,13 @@ from lib.framing import encode_frame
 AT = datetime(2026, 1, 2, 3, 4, 5, 120_000, tzinfo=UTC)
 
 
-def frame_of(payload="{}", seq=7):
+def build_event_frame(payload="{}", seq=7):
     return event_frame(LoggedEvent(seq, "e" * 36, "ActionEvent", "agent", payload, AT, AT))
 
 
 @pytest.mark.parametrize("text", ["", "x" * 100, "x" * 100_000, "é" * 5_000, "語😀" * 5_000])
-def test_size_of_an_event_is_close_to_its_message_before_that_is_made(text):
-    frame = frame_of(json.dumps({"text": text}, ensure_ascii=False))
+def test_estimated_size_of_an_event_frame_is_close_to_its_encoded_size(text):
+    frame = build_event_frame(json.dumps({"text": text}, ensure_ascii=False))
 
     assert frame.wire == b""
     assert abs(frame.size - len(frame.encode())) < 64
@@ -40,14 +40,14 @@ def test_size_of_an_event_is_close_to_its_message_before_that_is_made(text):
         (DeltaFrame({"kind": "text", "content": "é"}), {"type": "delta", "kind": "text", "content": "é"}),
     ],
 )  # fmt: skip
-def test_frame_outside_the_log_has_the_exact_size_of_its_message(frame, message):
+def test_frame_without_an_event_has_the_exact_size_of_its_message(frame, message):
     assert json.loads(frame.with_exact_size().text) == message
     assert frame.size == len(frame.wire)
     assert frame.seq is None
 
 
-def test_message_is_made_once_and_again_after_it_was_dropped():
-    frame = frame_of()
+def test_message_is_encoded_once_and_again_after_it_was_dropped():
+    frame = build_event_frame()
     first = frame.encode()
 
     assert frame.encode() is first
@@ -56,21 +56,21 @@ def test_message_is_made_once_and_again_after_it_was_dropped():
     assert frame.encode() == first == encode_frame(frame.text.encode())
 
 
-def test_form_of_a_protocol_is_made_once_and_kept_apart_from_others():
-    frame, made = frame_of(), []
+def test_message_of_each_protocol_is_built_once_and_cached_separately():
+    frame, built = build_event_frame(), []
 
-    def make():
-        made.append(frame)
-        return f"form {len(made)}"
+    def build():
+        built.append(frame)
+        return f"form {len(built)}"
 
     assert frame.cached_form("a") is None
-    assert [frame.form_for("a", make), frame.form_for("a", make)] == ["form 1", "form 1"]
+    assert [frame.form_for("a", build), frame.form_for("a", build)] == ["form 1", "form 1"]
     assert frame.cache_form("b", "other") == "other"
     assert (frame.cached_form("a"), frame.cached_form("b"), frame.wire) == ("form 1", "other", b"")
 
 
-def test_kept_frames_stay_out_of_the_garbage_collector():
-    frame = frame_of()
+def test_frames_are_not_tracked_by_the_garbage_collector():
+    frame = build_event_frame()
     frame.cache_form("a", [[]])
 
     assert not gc.is_tracked(frame)

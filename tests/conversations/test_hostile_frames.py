@@ -1,4 +1,4 @@
-"""Frames of existing clients' sockets that no client of theirs sends."""
+"""Hostile frames on the sockets of OpenHands clients."""
 
 import asyncio
 
@@ -24,8 +24,8 @@ async def _close():
 
 
 @pytest.fixture
-async def joined(alice):
-    """A V0 socket that is in."""
+async def joined_socket(alice):
+    """Return a V0 socket that has joined a conversation."""
     conversation = await sync_to_async(services.create_conversation)(user=alice)
     key = services.conversation_key(conversation=conversation, user=alice)
     query = f"EIO=4&transport=websocket&conversation_id={conversation.pk}&session_api_key={key}"
@@ -33,49 +33,51 @@ async def joined(alice):
     socket = WebsocketCommunicator(application, f"/socket.io/?{query}", headers=upgrade)
     assert (await socket.connect())[0]
     await socket.send_to(text_data="40")
-    await told(socket, "40")
+    await receive_until(socket, "40")
     yield socket
     await socket.disconnect()
 
 
-async def told(socket, words):
-    """Wait until the server says something."""
-    while words not in ((await socket.receive_output(timeout=20)).get("text") or ""):
+async def receive_until(socket, text):
+    """Receive messages until a message contains ``text``."""
+    while text not in ((await socket.receive_output(timeout=20)).get("text") or ""):
         pass
 
 
-async def closing_code(socket):
+async def receive_close_code(socket):
     while (message := await socket.receive_output(timeout=20))["type"] != "websocket.close":
         pass
     return message["code"]
 
 
-async def test_binary_frames_are_not_collected(joined):
-    await joined.send_to(text_data='459999999-["oh_user_action",{"_placeholder":true,"num":0}]')
-    await joined.send_to(bytes_data=b"x" * 1_000)
+async def test_binary_frames_end_the_socket_and_are_not_buffered(joined_socket):
+    await joined_socket.send_to(
+        text_data='459999999-["oh_user_action",{"_placeholder":true,"num":0}]'
+    )
+    await joined_socket.send_to(bytes_data=b"x" * 1_000)
 
-    await asyncio.wait_for(asyncio.shield(joined.future), 20)
+    await asyncio.wait_for(asyncio.shield(joined_socket.future), 20)
 
     assert not sockets.server._binary_packet
 
 
-async def test_a_client_cannot_call_the_connection_itself(joined, caplog):
-    followed = dict(sockets._followers)
-    await joined.send_to(text_data='42["connect",{"asgi.scope":{"headers":[]}}]')
-    await joined.send_to(text_data='42["oh_user_action",{"action":"nonsense"}]')
+async def test_client_cannot_trigger_the_connect_handler(joined_socket, caplog):
+    followers = dict(sockets._followers)
+    await joined_socket.send_to(text_data='42["connect",{"asgi.scope":{"headers":[]}}]')
+    await joined_socket.send_to(text_data='42["oh_user_action",{"action":"nonsense"}]')
 
-    await told(joined, "Only messages")
+    await receive_until(joined_socket, "Only messages")
 
-    assert sockets._followers == followed
+    assert sockets._followers == followers
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-async def test_who_said_no_name_yet_may_not_fill_the_memory(alice):
+async def test_oversized_frame_before_authentication_is_closed_with_1013(alice):
     conversation = await sync_to_async(services.create_conversation)(user=alice)
     socket = WebsocketCommunicator(application, f"/sockets/events/{conversation.pk}")
     assert (await socket.connect())[0]
 
     await socket.send_to(text_data="x" * (settings.BODY_MAX_BYTES + 1))
 
-    assert await closing_code(socket) == 1013
+    assert await receive_close_code(socket) == 1013
     await socket.disconnect()

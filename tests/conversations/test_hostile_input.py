@@ -1,4 +1,4 @@
-"""Hostile texts as title, message and query: refused with a sentence, or read back as they came; never a 5xx."""
+"""Hostile titles, messages, bodies and queries: each is refused or stored unchanged, and none causes a 5xx."""
 
 import json
 
@@ -11,7 +11,7 @@ TEXTS = {
     "NUL": "a\0b",
     "high surrogate": "\ud800",
     "low surrogate": "x\udfffy",
-    "swapped": "\udc00\ud800",
+    "swapped surrogates": "\udc00\ud800",
     "emoji": "👩‍👩‍👧 \u202e abc",
     "combining": "e\u0301" * 40,
     "noncharacters": "\uffff\U0010ffff\ufdd0",
@@ -50,13 +50,13 @@ BODIES = {
 }
 
 
-def read_back(api, conversation):
+def read_text(api, conversation):
     [item] = api.get(f"/api/v1/conversations/{conversation.pk}/events").json()["items"]
     return item["payload"]["text"]
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_message(api, conversation, name):
+def test_hostile_message_is_refused_or_stored_unchanged(api, conversation, name):
     body = json.dumps({"text": TEXTS[name]}).encode()
 
     response = api.post(
@@ -64,12 +64,12 @@ def test_message(api, conversation, name):
     )
 
     assert response.status_code in (202, 400)
-    assert response.status_code == 400 or read_back(api, conversation) == TEXTS[name]
+    assert response.status_code == 400 or read_text(api, conversation) == TEXTS[name]
     assert (response.status_code == 400) == (conversation.events.count() == 0)
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_title(api, conversation, name):
+def test_hostile_title_is_refused_or_stored_unchanged(api, conversation, name):
     body = json.dumps({"title": TEXTS[name]}).encode()
     url = f"/api/v1/conversations/{conversation.pk}"
 
@@ -81,19 +81,19 @@ def test_title(api, conversation, name):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_first_message(api, name):
+def test_hostile_first_message_is_refused_or_stored_unchanged(api, name):
     body = json.dumps({"message": TEXTS[name]}).encode()
 
     response = api.post("/api/v1/conversations", body, content_type="application/json")
 
     assert response.status_code in (201, 400)
     if response.status_code == 201:
-        assert read_back(api, Conversation.objects.get()) == TEXTS[name]
+        assert read_text(api, Conversation.objects.get()) == TEXTS[name]
 
 
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("path", ["", "/messages", "/confirmation"])
-def test_body(api, conversation, path, name):
+def test_hostile_body_is_refused_with_a_sentence(api, conversation, path, name):
     method = api.patch if not path else api.post
 
     response = method(
@@ -109,7 +109,7 @@ def test_body(api, conversation, path, name):
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_an_event_of_an_engine_as_a_body(api, conversation, name):
+def test_hostile_engine_event_as_a_message_body_causes_no_server_error(api, conversation, name):
     response = api.post(
         f"/api/v1/conversations/{conversation.pk}/messages",
         EVENTS[name],
@@ -123,7 +123,7 @@ def test_an_event_of_an_engine_as_a_body(api, conversation, name):
 @pytest.mark.parametrize(
     "value", ["%00", "%ED%A0%80", "%ff", "9" * 5_000, "%2e%2e%2f", "[]", "💥", "-1", "1e9", "'"]
 )
-def test_query(api, conversation, field, value):
+def test_hostile_query_parameter_causes_no_server_error(api, conversation, field, value):
     response = api.get(f"/api/v1/conversations?{field}={value}")
 
     assert response.status_code in (200, 400)

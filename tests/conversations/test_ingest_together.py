@@ -1,4 +1,4 @@
-"""Events of many conversations in one statement: what is not plain news is left to the way that looks."""
+"""Batches of several conversations that are stored by one statement, and those left to ``ingest_events``."""
 
 import asyncio
 
@@ -11,103 +11,133 @@ from conversations import services
 from conversations.manager.storing import Storing
 from conversations.models import Conversation, Event, Lease
 from conversations.services import redaction
-from tests.conversations.conftest import frame, status_frame
+from tests.conversations.conftest import make_frame, make_status_frame
 from tests.factories.conversations import ConversationFactory, LeaseFactory
 
 
-def live(count):
-    made = [ConversationFactory() for _ in range(count)]
-    for conversation in made:
+def create_live_conversations(count):
+    conversations = [ConversationFactory() for _ in range(count)]
+    for conversation in conversations:
         LeaseFactory(conversation=conversation, generation=1, owner="m", is_wanted=True)
-    return made
+    return conversations
 
 
-def batch(conversation, *frames, generation=1):
+def build_batch(conversation, *frames, generation=1):
     return services.Batch(conversation.pk, generation, frames)
 
 
-def log_of(conversation):
+def read_log(conversation):
     rows = Event.objects.filter(conversation=conversation).order_by("seq")
     return list(rows.values_list("seq", "event_id", "engine_seq"))
 
 
-def test_where_there_are_secrets_the_way_that_hides_them_is_taken(db):
-    [one] = live(1)
+def test_batch_of_a_conversation_with_secrets_is_left_out(db):
+    one, other = create_live_conversations(2)
     custom_secrets.create_secret(
         organization=one.organization, by=one.created_by, name="TOKEN", value="Sec-value-1"
     )
 
-    assert services.ingest_together(batches=[batch(one, frame(0, text="Sec-value-1"))]) == set()
-    assert log_of(one) == []
+    stored = services.ingest_together(
+        batches=[
+            build_batch(one, make_frame(0, text="Sec-value-1")),
+            build_batch(other, make_frame(0)),
+        ]
+    )
+
+    assert stored == {other.pk}
+    assert read_log(one) == []
 
 
-def test_all_are_stored_by_one_statement(db, django_assert_num_queries):
-    one, other = live(2)
+def test_batches_of_several_conversations_are_stored_by_one_statement(
+    db, django_assert_num_queries
+):
+    one, other = create_live_conversations(2)
     Conversation.objects.filter(pk=other.pk).update(last_seq=5)
     for conversation in (one, other):
-        redaction.build_payload_redactor(conversation.pk)  # which asks again only after a while
+        # Cache that there are no secrets, so that the redaction needs no query.
+        redaction.build_payload_redactor(conversation.pk)
 
-    with django_assert_num_queries(3):  # it, within a savepoint
+    with django_assert_num_queries(3):  # the statement, and a savepoint and its release
         stored = services.ingest_together(
-            batches=[batch(one, frame(0), frame(1)), batch(other, frame(0))]
+            batches=[
+                build_batch(one, make_frame(0), make_frame(1)),
+                build_batch(other, make_frame(0)),
+            ]
         )
 
     assert stored == {one.pk, other.pk}
-    assert log_of(one) == [(1, "event-0", 0), (2, "event-1", 1)]
-    assert log_of(other) == [(6, "event-0", 0)]
+    assert read_log(one) == [(1, "event-0", 0), (2, "event-1", 1)]
+    assert read_log(other) == [(6, "event-0", 0)]
     one.refresh_from_db()
     assert (one.last_seq, one.engine_seq) == (2, 1)
-    assert Event.objects.get(conversation=other).payload == frame(0).event.payload
+    assert Event.objects.get(conversation=other).payload == make_frame(0).event.payload
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "build_other_batch",
     [
-        lambda other: batch(other, frame(0), generation=2),
-        lambda other: batch(other, frame(1)),
-        lambda other: batch(other, frame(0), frame(2)),
-        lambda other: batch(other, status_frame(0, "running")),
-        lambda other: batch(other, frame(0, source="user")),
-        lambda other: batch(other, frame(0), frame(1, id="event-0")),
-        batch,
+        lambda other: build_batch(other, make_frame(0), generation=2),
+        lambda other: build_batch(other, make_frame(1)),
+        lambda other: build_batch(other, make_frame(0), make_frame(2)),
+        lambda other: build_batch(other, make_status_frame(0, "running")),
+        lambda other: build_batch(other, make_frame(0, source="user")),
+        lambda other: build_batch(other, make_frame(0), make_frame(1, id="event-0")),
+        build_batch,
     ],
-    ids=["stale", "gap", "gap within", "state", "echo", "id twice", "empty"],
+    ids=[
+        "stale generation",
+        "gap before",
+        "gap within",
+        "status event",
+        "user event",
+        "repeated id",
+        "empty",
+    ],
 )
-def test_what_is_not_plain_is_left_out_and_does_not_hold_up_the_others(db, odd):
-    one, other = live(2)
+def test_batch_with_more_than_new_events_is_left_out_and_the_others_are_stored(
+    db, build_other_batch
+):
+    one, other = create_live_conversations(2)
 
-    stored = services.ingest_together(batches=[odd(other), batch(one, frame(0))])
+    stored = services.ingest_together(
+        batches=[build_other_batch(other), build_batch(one, make_frame(0))]
+    )
 
     assert stored == {one.pk}
-    assert log_of(other) == []
+    assert read_log(other) == []
     other.refresh_from_db()
     assert (other.last_seq, other.engine_seq) == (0, -1)
 
 
-def test_an_id_that_a_log_has_stores_nothing_of_all(db):
-    one, other = live(2)
-    services.ingest_together(batches=[batch(other, frame(0))])
+def test_event_id_that_is_already_in_its_log_stores_no_batch(db):
+    one, other = create_live_conversations(2)
+    services.ingest_together(batches=[build_batch(other, make_frame(0))])
 
     stored = services.ingest_together(
-        batches=[batch(one, frame(0)), batch(other, frame(1, id="event-0"))]
+        batches=[build_batch(one, make_frame(0)), build_batch(other, make_frame(1, id="event-0"))]
     )
 
     assert stored == set()
-    assert log_of(one) == []
+    assert read_log(one) == []
+    assert read_log(other) == [(1, "event-0", 0)]
 
 
-def test_deleted_ones_get_nothing(db):
-    [one] = live(1)
-    services.delete_conversation(conversation_id=one.pk)
+def test_deleted_conversation_is_left_out(db):
+    one, deleted = create_live_conversations(2)
+    services.delete_conversation(conversation_id=deleted.pk)
 
-    assert services.ingest_together(batches=[batch(one, frame(0))]) == set()
+    stored = services.ingest_together(
+        batches=[build_batch(one, make_frame(0)), build_batch(deleted, make_frame(0))]
+    )
+
+    assert stored == {one.pk}
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_followers_store_at_the_same_time_and_each_hears_its_own_refusal():
+async def test_concurrent_followers_share_statements_and_each_gets_its_own_error():
     calls = []
 
-    async def in_database(function, **arguments):
+    async def run_in_database(function, **arguments):
         calls.append(function.__name__)
         await asyncio.sleep(0.01)
 
@@ -119,16 +149,16 @@ async def test_followers_store_at_the_same_time_and_each_hears_its_own_refusal()
 
         return await sync_to_async(call, thread_sensitive=False)()
 
-    made = await sync_to_async(live)(12)
-    await sync_to_async(Lease.objects.filter(conversation=made[3]).update)(generation=9)
-    storing = Storing(in_database)
+    conversations = await sync_to_async(create_live_conversations)(12)
+    await sync_to_async(Lease.objects.filter(conversation=conversations[3]).update)(generation=9)
+    storing = Storing(run_in_database)
 
     outcomes = await asyncio.gather(
         *(
-            storing.store(conversation_id=c.pk, generation=1, frames=[frame(0), frame(1)])
-            for c in made
+            storing.store(conversation_id=c.pk, generation=1, frames=[make_frame(0), make_frame(1)])
+            for c in conversations
         ),
-        storing.store(conversation_id=made[0].pk, generation=1, frames=[frame(5)]),
+        storing.store(conversation_id=conversations[0].pk, generation=1, frames=[make_frame(5)]),
         return_exceptions=True,
     )
 
@@ -136,5 +166,7 @@ async def test_followers_store_at_the_same_time_and_each_hears_its_own_refusal()
     assert refused == {3: services.StaleLease, 12: services.LogGap}
     assert calls.count("ingest_together") <= 4
     rows = await sync_to_async(list)(Event.objects.values_list("conversation_id", "seq"))
-    assert sorted(rows) == sorted((c.pk, n) for c in made if c is not made[3] for n in (1, 2))
+    assert sorted(rows) == sorted(
+        (c.pk, n) for c in conversations if c is not conversations[3] for n in (1, 2)
+    )
     await sync_to_async(connections.close_all)()

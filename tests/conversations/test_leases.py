@@ -10,125 +10,131 @@ from conversations.models import Lease, LiveManager
 from tests.factories.conversations import LeaseFactory
 
 
-def manager(owner, *, capacity=100, followed=0):
+def renew_manager(owner, *, capacity=100, followed=0):
     services.renew_manager(owner=owner, capacity=capacity, followed=followed)
 
 
 def claim(owner, limit=10):
-    manager(owner)
+    renew_manager(owner)
     return services.claim_conversations(owner=owner, limit=limit)
 
 
-def die(owner):
+def expire_manager(owner):
     LiveManager.objects.filter(owner=owner).update(expires_at=timezone.now() - timedelta(seconds=1))
 
 
 @pytest.fixture
-def free(running):
+def unclaimed(running):
+    """Return a running conversation whose lease has no owner."""
     Lease.objects.update(owner="", generation=0)
     return running
 
 
 class TestClaiming:
-    def test_one_manager_gets_it(self, free):
-        [mine] = claim("a")
+    def test_conversation_is_claimed_by_one_manager(self, unclaimed):
+        [lease] = claim("a")
 
-        assert (mine.conversation_id, mine.generation) == (free.pk, 1)
+        assert (lease.conversation_id, lease.generation) == (unclaimed.pk, 1)
         assert claim("b") == []
 
-    def test_limit(self, free):
+    def test_claim_returns_at_most_its_limit(self, unclaimed):
         assert claim("a", limit=0) == []
+        assert len(claim("a", limit=1)) == 1
 
-    def test_sleeping_conversations_are_not_claimed(self, free):
-        services.stop_sandbox(conversation_id=free.pk)
-        [mine] = claim("a")
-        assert services.find_engine(conversation_id=free.pk, generation=1) is None
+    def test_stopped_conversation_is_not_claimed_again(self, unclaimed):
+        services.stop_sandbox(conversation_id=unclaimed.pk)
+        [lease] = claim("a")
+        assert services.find_engine(conversation_id=unclaimed.pk, generation=1) is None
 
-        services.release_leases(owner="a", conversation_ids=[mine.conversation_id])
+        services.release_leases(owner="a", conversation_ids=[lease.conversation_id])
 
         assert not Lease.objects.get().is_wanted
         assert claim("a") == []
 
-    def test_deleted_ones_are_not_wanted_any_more(self, free):
-        claim("a")
-        services.delete_conversation(conversation_id=free.pk)
+    def test_deleted_conversation_is_not_claimed_again(self, unclaimed):
+        assert len(claim("a")) == 1
+        services.delete_conversation(conversation_id=unclaimed.pk)
 
-        services.release_leases(owner="a", conversation_ids=[free.pk])
+        services.release_leases(owner="a", conversation_ids=[unclaimed.pk])
 
         assert claim("b") == []
 
-    def test_who_is_not_registered_gets_none(self, free):
+    def test_unregistered_manager_claims_nothing(self, unclaimed):
         assert services.claim_conversations(owner="a", limit=10) == []
+        assert len(claim("a")) == 1
 
-    def test_who_is_taken_for_dead_gets_none(self, free):
-        manager("a")
-        die("a")
+    def test_expired_manager_claims_nothing(self, unclaimed):
+        renew_manager("a")
+        expire_manager("a")
 
         assert services.claim_conversations(owner="a", limit=10) == []
+        assert len(claim("a")) == 1
 
 
 class TestTakeover:
-    def test_what_a_dead_manager_held_is_free_with_a_new_generation(self, free):
+    def test_leases_of_an_expired_manager_are_claimed_with_a_new_generation(self, unclaimed):
         claim("a")
-        die("a")
+        expire_manager("a")
 
         assert services.free_expired_leases(owner="b") == 1
 
-        [theirs] = claim("b")
-        assert theirs.generation == 2
+        [lease] = claim("b")
+        assert lease.generation == 2
         assert services.list_leases(owner="a") == {}
         with pytest.raises(services.StaleLease):
-            services.find_engine(conversation_id=free.pk, generation=1)
+            services.find_engine(conversation_id=unclaimed.pk, generation=1)
 
-    def test_nothing_is_taken_from_the_living(self, free):
+    def test_leases_of_a_live_manager_are_not_freed(self, unclaimed):
         claim("a")
 
         assert services.free_expired_leases(owner="b") == 0
-        assert services.list_leases(owner="a") == {free.pk: 1}
+        assert services.list_leases(owner="a") == {unclaimed.pk: 1}
 
-    def test_one_that_was_late_and_not_yet_buried_goes_on(self, free):
+    def test_expired_manager_that_renews_before_the_takeover_keeps_its_leases(self, unclaimed):
         claim("a")
-        die("a")
+        expire_manager("a")
 
         assert services.renew_manager(owner="a", capacity=100, followed=1)
 
         assert services.free_expired_leases(owner="b") == 0
+        assert services.list_leases(owner="a") == {unclaimed.pk: 1}
 
-    def test_one_that_was_buried_learns_it(self, free):
+    def test_manager_cannot_renew_after_the_takeover(self, unclaimed):
         claim("a")
-        die("a")
-        services.free_expired_leases(owner="b")
+        expire_manager("a")
+        assert services.free_expired_leases(owner="b") == 1
 
         assert not services.renew_manager(owner="a", capacity=100, followed=1)
 
-    def test_leases_of_nobody_known_are_freed(self, free):
-        Lease.objects.update(owner="of a backup")
+    def test_leases_of_an_unknown_owner_are_freed(self, unclaimed):
+        Lease.objects.update(owner="unknown")
 
         assert services.free_orphaned_leases() == 1
         assert len(claim("a")) == 1
 
-    def test_nobody_judges_itself(self, free):
+    def test_manager_does_not_free_its_own_expired_leases(self, unclaimed):
         claim("a")
-        die("a")
+        expire_manager("a")
 
         assert services.free_expired_leases(owner="a") == 0
+        assert services.list_leases(owner="a") == {unclaimed.pk: 1}
 
 
-class TestHandingBack:
-    def test_it_is_free_at_once(self, free):
+class TestRelease:
+    def test_released_lease_can_be_claimed_immediately(self, unclaimed):
         claim("a")
 
-        assert services.release_leases(owner="a", conversation_ids=[free.pk]) == 1
+        assert services.release_leases(owner="a", conversation_ids=[unclaimed.pk]) == 1
 
         assert len(claim("b")) == 1
 
-    def test_what_somebody_else_holds_stays(self, free):
+    def test_lease_of_another_manager_is_not_released(self, unclaimed):
         claim("a")
 
-        assert services.release_leases(owner="b", conversation_ids=[free.pk]) == 0
-        assert services.list_leases(owner="a") == {free.pk: 1}
+        assert services.release_leases(owner="b", conversation_ids=[unclaimed.pk]) == 0
+        assert services.list_leases(owner="a") == {unclaimed.pk: 1}
 
-    def test_a_manager_that_leaves_hands_all_back_and_is_not_counted(self, free):
+    def test_unregistered_manager_releases_its_leases_and_is_removed(self, unclaimed):
         claim("a")
 
         assert services.unregister_manager(owner="a") == 1
@@ -136,7 +142,7 @@ class TestHandingBack:
         assert not LiveManager.objects.exists()
         assert len(claim("b")) == 1
 
-    def test_an_engine_that_starts_again_is_wanted_again(self, free):
+    def test_lease_of_a_running_engine_becomes_claimable_again(self, unclaimed):
         Lease.objects.update(is_wanted=False)
         services.reconcile_sandboxes()
 
@@ -153,21 +159,21 @@ class TestFairShare:
             (11, 100, 200, 6),
             (1, 100, 2_000, 1),
             (1_000, 100, 2_000, 50),
-            (300, 50, 150, 50),  # more than there is room for
+            (300, 50, 150, 50),  # limited by the capacity
             (90, 200, 300, 60),  # twice the capacity, twice the share
-            (7, 100, 0, 7),  # nobody is counted yet, not even we
+            (7, 100, 0, 7),  # no manager is counted yet, including this one
         ],
     )
-    def test_in_proportion_to_capacity(self, total, capacity, all_capacity, share):
-        found = services.fair_share(total=total, capacity=capacity, all_capacity=all_capacity)
+    def test_share_is_proportional_to_the_capacity(self, total, capacity, all_capacity, share):
+        computed = services.fair_share(total=total, capacity=capacity, all_capacity=all_capacity)
 
-        assert found == share
+        assert computed == share
 
-    def test_census_counts_the_living_and_the_free(self, db):
-        manager("a", followed=3)
-        manager("b", followed=1)
-        manager("dead", followed=100)
-        die("dead")
+    def test_census_counts_live_managers_and_free_leases(self, db):
+        renew_manager("a", followed=3)
+        renew_manager("b", followed=1)
+        renew_manager("dead", followed=100)
+        expire_manager("dead")
         for owner in ("", "", "a"):
             LeaseFactory(owner=owner, is_wanted=True)
         LeaseFactory(owner="", is_wanted=False)
@@ -176,14 +182,14 @@ class TestFairShare:
 
         assert census == services.Census(managers=2, followed=4, free=2, share=3)
 
-    def test_a_claim_counts_for_others_at_once(self, free):
+    def test_claim_is_counted_in_the_census_immediately(self, unclaimed):
         claim("a")
-        manager("b")
+        renew_manager("b")
 
         assert services.take_census(capacity=100).followed == 1
 
 
-def test_following_keeps_the_gateway_open(free):
+def test_gateway_tokens_of_followed_conversations_are_extended(unclaimed):
     claim("a")
     GatewayToken.objects.update(expires_at=timezone.now())
 
@@ -192,17 +198,17 @@ def test_following_keeps_the_gateway_open(free):
     assert GatewayToken.objects.get().expires_at > timezone.now()
 
 
-def test_place_to_follow(free, engine):
+def test_engine_of_a_lease_has_an_address_a_run_and_a_cursor(unclaimed, engine):
     claim("a")
 
-    place = services.find_engine(conversation_id=free.pk, generation=1)
+    location = services.find_engine(conversation_id=unclaimed.pk, generation=1)
 
-    assert (place.base_url, place.run, place.after_seq) == (engine.url, 1, -1)
-    assert place.session_key
+    assert (location.base_url, location.run, location.after_seq) == (engine.url, 1, -1)
+    assert location.session_key
 
 
-def test_claims_look_at_no_history(db):
-    """However many conversations sleep: what is looked at are the wanted leases, by their index."""
+def test_claim_uses_the_index_of_claimable_leases(db):
+    """A claim reads only the leases in the index, so stopped conversations cost nothing."""
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute(

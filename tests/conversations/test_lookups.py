@@ -1,4 +1,4 @@
-"""The fast reads: the same conversations as ``visible_to`` gives, in the same shape, by few queries."""
+"""Lookups of lists and records: they read what ``visible_to`` returns, in few queries."""
 
 import json
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def team(alice, bob):
-    """An organization of Alice and Bob, beside their own."""
+    """Return an organization of Alice and Bob, besides their personal organizations."""
     team = Organization.objects.create(name="Team")
     for user in (alice, bob):
         Membership.objects.create(organization=team, user=user)
@@ -29,76 +29,82 @@ def team(alice, bob):
 
 @pytest.fixture
 def conversations(alice, bob, charlie, team):
-    """Every kind: one's own, shared, somebody else's, deleted, in a suspended organization, in one left."""
+    """Return conversations of every user, organization and visibility, also deleted and archived conversations.
+
+    One organization is suspended, and one has no members.
+    """
     closed = Organization.objects.create(name="Closed", suspended_at=timezone.now())
     Membership.objects.create(organization=closed, user=alice)
-    left = Organization.objects.create(name="Left")
-    made = []
+    empty = Organization.objects.create(name="Empty")
+    rows = []
     for user in (alice, bob, charlie):
-        for organization in (user.personal_organization, team, closed, left):
+        for organization in (user.personal_organization, team, closed, empty):
             for visibility in Conversation.Visibility.values:
                 for deleted_at, archived_at in (
                     (None, None),
                     (timezone.now(), None),
                     (None, timezone.now()),
                 ):
-                    made.append(
+                    rows.append(
                         Conversation(
-                            organization=organization, created_by=user, title=str(len(made)), model="demo",
+                            organization=organization, created_by=user, title=str(len(rows)), model="demo",
                             visibility=visibility, deleted_at=deleted_at, archived_at=archived_at, repository={"full_name": "a/b"},
                         )
                     )  # fmt: skip
-    Conversation.objects.bulk_create(made)
-    return made
+    Conversation.objects.bulk_create(rows)
+    return rows
 
 
-def callers(alice, bob, charlie, team):
+def create_callers(alice, bob, charlie, team):
     keys = [accounts.issue_api_key(user=user, name="x")[1] for user in (alice, bob, charlie)]
     keys.append(accounts.issue_api_key(user=alice, organization=team, name="x")[1])
     return [alice, bob, charlie, *(accounts.authenticate_api_key(key).user for key in keys)]
 
 
-def told(record):
+def encode_record(record):
+    """Return the record as a client decodes it."""
     return json.loads(dumps(record))
 
 
-def test_lists_what_the_door_lets_through_page_by_page(conversations, alice, bob, charlie, team):
-    for caller in callers(alice, bob, charlie, team):
-        wanted = Conversation.objects.visible_to(caller).filter(archived_at=None)
-        wanted = wanted.order_by("-created_at", "-pk")
+def test_pages_list_exactly_the_visible_conversations(conversations, alice, bob, charlie, team):
+    for caller in create_callers(alice, bob, charlie, team):
+        expected = Conversation.objects.visible_to(caller).filter(archived_at=None)
+        expected = expected.order_by("-created_at", "-pk")
 
-        found, place = [], None
-        while rows := lookups.list_newest(caller, limit=3, after=place):
-            found += rows
-            place = Position(rows[-1]["created_at"], rows[-1]["id"])
+        listed, position = [], None
+        while rows := lookups.list_newest(caller, limit=3, after=position):
+            listed += rows
+            position = Position(rows[-1]["created_at"], rows[-1]["id"])
 
-        assert [row["id"] for row in found] == [row.pk for row in wanted]
-        assert found
+        assert [row["id"] for row in listed] == [row.pk for row in expected]
+        assert listed
 
 
-def test_reads_the_same_record_or_nothing(conversations, alice, bob, charlie, team):
-    for caller in callers(alice, bob, charlie, team):
+def test_record_is_found_only_if_visible_and_equals_the_record_of_the_model(
+    conversations, alice, bob, charlie, team
+):
+    for caller in create_callers(alice, bob, charlie, team):
         visible = set(Conversation.objects.visible_to(caller).values_list("pk", flat=True))
         for conversation in conversations:
-            found = lookups.get_record(caller, conversation.pk)
-            assert (found is not None) == (conversation.pk in visible)
-            assert (lookups.get_head(caller, conversation.pk) is not None) == (found is not None)
-            if found:
-                assert told(found[0]) == told(build_record(conversation))
+            result = lookups.get_record(caller, conversation.pk)
+            assert (result is not None) == (conversation.pk in visible)
+            assert (lookups.get_head(caller, conversation.pk) is not None) == (result is not None)
+            if result:
+                assert encode_record(result[0]) == encode_record(build_record(conversation))
 
 
-def test_a_started_one_is_told_with_its_start(alice):
+def test_record_contains_its_start_task(alice):
     conversation = services.create_conversation(user=alice)
 
-    found, role = lookups.get_record(alice, conversation.pk)
+    record, role = lookups.get_record(alice, conversation.pk)
 
-    assert told(found) == told(build_record(conversation))
-    assert found["start_task"]["phase"] == "WORKING"
+    assert encode_record(record) == encode_record(build_record(conversation))
+    assert record["start_task"]["phase"] == "WORKING"
     assert role == "owner"
 
 
 @pytest.mark.parametrize(("tail", "queries"), [("", 2), ("/{pk}", 2), ("/{pk}/events", 3)])
-def test_few_queries_however_many_there_are(
+def test_number_of_queries_does_not_depend_on_the_number_of_conversations(
     conversations, api, alice, django_assert_num_queries, tail, queries
 ):
     pk = services.create_conversation(user=alice, message="hi").pk
@@ -109,7 +115,7 @@ def test_few_queries_however_many_there_are(
         assert api.get(path).status_code == 200
 
 
-def test_who_has_it_already_gets_304_and_nobody_gets_anothers(api, alice, bob):
+def test_own_etag_gets_304_and_etag_of_another_user_does_not(api, alice, bob):
     conversation = services.create_conversation(user=alice)
     for tail in ("", "?archived=any", f"/{conversation.pk}", f"/{conversation.pk}/events"):
         path = f"/api/v1/conversations{tail}"

@@ -1,19 +1,19 @@
-"""The agent's state as its engine tells it when asked: taken over, unless somebody spoke in between."""
+"""The status that is read from the engine: it is stored unless the conversation changed after the snapshot."""
 
 import pytest
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from conversations import queue, services
 from conversations.engine.client import EngineUnreachable
-from tests.conversations.conftest import ingest, queued, status_frame
+from tests.conversations.conftest import ingest, list_queued_jobs, make_status_frame
 
 WAITING = "waiting_for_confirmation"
 
 
 @pytest.fixture
-def asking(running):
-    """An agent that asked, and waits for the answer."""
-    ingest(running, status_frame(0, "running"), status_frame(1, WAITING))
+def waiting(running):
+    """Return a conversation whose agent waits for a confirmation."""
+    ingest(running, make_status_frame(0, "running"), make_status_frame(1, WAITING))
     running.refresh_from_db()
     return running
 
@@ -24,7 +24,7 @@ def observe(conversation, status, as_of) -> bool:
     )
 
 
-def standing(conversation) -> services.StateSnapshot:
+def take_snapshot(conversation) -> services.StateSnapshot:
     return services.snapshot_state(conversation_id=conversation.pk)
 
 
@@ -32,81 +32,80 @@ def answer(conversation) -> None:
     services.answer_confirmation(conversation_id=conversation.pk, accept=True)
 
 
-def state(conversation):
+def read_state(conversation):
     conversation.refresh_from_db()
     return conversation.execution_status, conversation.asked_seq, conversation.asked_in_run
 
 
-def test_a_state_that_no_event_told_is_taken_over(asking):
-    assert observe(asking, "error", standing(asking))
+def test_status_that_is_missing_from_the_log_is_stored(waiting):
+    assert observe(waiting, "error", take_snapshot(waiting))
 
-    assert state(asking) == ("error", None, None)
-
-
-def test_a_question_of_an_engine_that_came_back_takes_the_long_way(running):
-    assert observe(running, WAITING, standing(running))
-
-    assert state(running) == (WAITING, running.last_seq, 0)
+    assert read_state(waiting) == ("error", None, None)
 
 
-def test_an_answer_between_looking_and_telling_is_not_undone(asking):
-    as_of = standing(asking)
-    answer(asking)
-    ProcrastinateJob.objects.all()._raw_delete("default")  # carried already
-    before = state(asking)
+def test_question_that_is_missing_from_the_log_is_stored_with_run_zero(running):
+    assert observe(running, WAITING, take_snapshot(running))
 
-    assert not observe(asking, WAITING, as_of)
-
-    assert state(asking) == before == (before[0], None, None)
+    assert read_state(running) == (WAITING, running.last_seq, 0)
 
 
-def test_an_answer_that_was_on_its_way_is_not_asked_for_again(asking):
-    answer(asking)
-    as_of = standing(asking)
+def test_answer_after_the_snapshot_is_not_undone(waiting):
+    as_of = take_snapshot(waiting)
+    answer(waiting)
+    ProcrastinateJob.objects.all()._raw_delete("default")  # the answer was delivered
+    before = read_state(waiting)
+
+    assert not observe(waiting, WAITING, as_of)
+
+    assert read_state(waiting) == before == (before[0], None, None)
+
+
+def test_answer_queued_before_the_snapshot_does_not_reopen_the_question(waiting):
+    answer(waiting)
+    as_of = take_snapshot(waiting)
     assert as_of.is_answered
-    ProcrastinateJob.objects.all()._raw_delete(
-        "default"
-    )  # carried right after the engine was asked
-    before = state(asking)
+    # The answer is delivered right after the engine's status was read.
+    ProcrastinateJob.objects.all()._raw_delete("default")
+    before = read_state(waiting)
 
-    assert observe(asking, WAITING, as_of)
+    assert observe(waiting, WAITING, as_of)
 
-    assert state(asking) == before
+    assert read_state(waiting) == before
 
 
-def test_an_answer_while_it_is_looked_is_not_undone(asking, monkeypatch):
+def test_answer_during_the_check_is_not_undone(waiting, monkeypatch):
     is_queued = queue.is_queued
 
-    def answered_right_behind(*named):
-        found = is_queued(*named)
-        answer(asking)
-        return found
+    def answer_after_the_check(*arguments):
+        result = is_queued(*arguments)
+        answer(waiting)
+        return result
 
-    monkeypatch.setattr(queue, "is_queued", answered_right_behind)
-    as_of = standing(asking)
-    before = state(asking)
+    monkeypatch.setattr(queue, "is_queued", answer_after_the_check)
+    as_of = take_snapshot(waiting)
+    before = read_state(waiting)
 
-    assert not observe(asking, WAITING, as_of)
+    assert not observe(waiting, WAITING, as_of)
 
-    assert state(asking) == before
-
-
-def test_a_message_between_looking_and_telling_is_looked_at_anew(asking):
-    as_of = standing(asking)
-    services.post_message(conversation_id=asking.pk, text="And this?", message_id="m1")
-
-    assert not observe(asking, "finished", as_of)
-    assert observe(asking, "finished", standing(asking))
-
-    assert state(asking)[0] == "finished"
+    assert read_state(waiting) == before
 
 
-def test_an_engine_that_does_not_know_the_conversation_yet_gets_the_answer_later(asking, engine):
+def test_message_after_the_snapshot_requires_a_new_snapshot(waiting):
+    as_of = take_snapshot(waiting)
+    services.post_message(conversation_id=waiting.pk, text="And this?", message_id="m1")
+
+    assert not observe(waiting, "finished", as_of)
+    assert observe(waiting, "finished", take_snapshot(waiting))
+
+    assert read_state(waiting)[0] == "finished"
+
+
+def test_answer_to_an_engine_without_the_conversation_raises_for_a_retry(waiting, engine):
     engine.conversations.clear()
 
     with pytest.raises(EngineUnreachable):
         services.deliver_answer(
-            conversation_id=asking.pk, accept=True, reason="", asked_in_run=asking.asked_in_run
+            conversation_id=waiting.pk, accept=True, reason="", asked_in_run=waiting.asked_in_run
         )
 
-    assert queued("answer_agent") == []
+    assert list_queued_jobs("answer_agent") == []

@@ -1,4 +1,4 @@
-"""Home and the conversation, as pages and by plain forms; what is live is tested in tests/flows."""
+"""The home page and the conversation page with their plain forms; tests/flows tests their live parts."""
 
 import json
 from uuid import uuid4
@@ -12,22 +12,22 @@ from tests.factories.conversations import ConversationFactory, EventFactory
 
 
 @pytest.fixture
-def page(client, alice):
+def alice_client(client, alice):
     client.force_login(alice)
     return client
 
 
-# --- Home ---------------------------------------------------------------------------
+# --- The home page ---------------------------------------------------------------------------
 
 
-def test_a_prompt_starts_a_conversation_once(page, alice):
+def test_repeated_prompt_creates_one_conversation(alice_client, alice):
     form = {
         "message": "Write hello.py",
         "policy": "risky",
         "idempotency_key": str(uuid4()),
         "repository": "octo/hello@main",
     }
-    first, again = page.post("/", form), page.post("/", form)
+    first, again = alice_client.post("/", form), alice_client.post("/", form)
     conversation = Conversation.objects.get()
 
     assert (
@@ -51,12 +51,12 @@ def test_a_prompt_starts_a_conversation_once(page, alice):
     [
         {"message": "  "},
         {"policy": "sometimes"},
-        {"repository": "what is this"},
+        {"repository": "not a repository"},
         {"repository": "https://evil.example/a/b"},
     ],
 )
-def test_a_prompt_that_will_not_do_says_why_and_is_kept(page, change):
-    response = page.post("/", {"message": "Keep me", "policy": "never"} | change)
+def test_invalid_prompt_gets_422_and_stays_in_the_form(alice_client, change):
+    response = alice_client.post("/", {"message": "Keep me", "policy": "never"} | change)
 
     assert response.status_code == 422
     assert 'role="alert"' in response.text
@@ -65,7 +65,7 @@ def test_a_prompt_that_will_not_do_says_why_and_is_kept(page, change):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "repository"),
     [
         ("", None),
         ("octo/hello", {"provider": "github", "full_name": "octo/hello"}),
@@ -80,67 +80,69 @@ def test_a_prompt_that_will_not_do_says_why_and_is_kept(page, change):
         ),
     ],
 )
-def test_repositories_are_named_as_people_name_them(text, found):
-    assert forms.parse_repository(text) == found
+def test_repository_is_parsed_from_a_name_or_an_address(text, repository):
+    assert forms.parse_repository(text) == repository
 
 
-def test_home_sorts_by_what_wants_its_owner(page, alice):
-    def make(title, **fields):
+def test_home_groups_conversations_into_waiting_busy_and_recent(alice_client, alice):
+    def create(title, **fields):
         return ConversationFactory(created_by=alice, title=title, **fields)
 
-    make("Asks", status="running", execution_status="waiting_for_confirmation")
-    make("Works", status="running", execution_status="running")
-    make("Begins", status="starting")
-    make("Was", status="stopped", execution_status="finished")
+    create("Asks", status="running", execution_status="waiting_for_confirmation")
+    create("Works", status="running", execution_status="running")
+    create("Begins", status="starting")
+    create("Was", status="stopped", execution_status="finished")
     ConversationFactory(title="Not mine")
-    context = page.get("/").context
+    context = alice_client.get("/").context
 
     assert [row["title"] for row in context["waiting"]] == ["Asks"]
     assert {row["title"] for row in context["busy"]} == {"Works", "Begins"}
     assert [(row["title"], row["chip"]) for row in context["recent"]] == [("Was", "Finished")]
 
 
-def test_home_goes_on_in_pages_without_gaps(page, alice):
+def test_pages_of_home_have_no_gaps(alice_client, alice):
     rows = [
         ConversationFactory(created_by=alice, status="stopped", title=f"n{i}") for i in range(45)
     ]
-    found, address = [], "/"
+    ids, address = [], "/"
     while address:
-        context = page.get(address).context
-        found += [row["id"] for row in context["recent"]]
+        context = alice_client.get(address).context
+        ids += [row["id"] for row in context["recent"]]
         address = f"/?before={context['more']}" if context["more"] else None
 
-    assert found == [row.pk for row in reversed(rows)]
+    assert ids == [row.pk for row in reversed(rows)]
 
 
 @pytest.mark.parametrize("before", ["x", "01a20501-e2e2-732b-8f74-636424f8c9f2"])
-def test_a_place_that_never_was_is_404(page, before):
-    assert page.get("/", {"before": before}).status_code == 404
+def test_unknown_cursor_of_home_gets_404(alice_client, before):
+    assert alice_client.get("/", {"before": before}).status_code == 404
 
 
-def test_home_asks_as_many_questions_for_twenty_as_for_two(
-    page, alice, django_assert_max_num_queries
+def test_home_needs_at_most_16_queries_for_21_conversations(
+    alice_client, alice, django_assert_max_num_queries
 ):
     for status in ("stopped", "starting", "running"):
         ConversationFactory.create_batch(7, created_by=alice, status=status)
 
     with django_assert_max_num_queries(16):
-        page.get("/")
+        assert alice_client.get("/").status_code == 200
 
 
-def test_an_example_is_filled_in_without_a_script(page):
+def test_example_is_filled_in_by_its_link(alice_client):
     assert (
         pages.EXAMPLES[1][2].splitlines()[0]
-        in page.get("/?example=1").context["form"]["message"].value()
+        in alice_client.get("/?example=1").context["form"]["message"].value()
     )
-    assert page.get("/?example=9").context["form"]["message"].value() == ""
+    assert alice_client.get("/?example=9").context["form"]["message"].value() == ""
 
 
-# --- One conversation -----------------------------------------------------------------
+# --- The conversation page -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("address", ["", "?plain=1"])
-def test_a_stranger_finds_nothing(client, charlie, conversation, address):
+def test_stranger_gets_404_for_the_page_and_for_every_action(
+    client, charlie, conversation, address
+):
     client.force_login(charlie)
 
     assert client.get(f"/conversations/{conversation.pk}{address}").status_code == 404
@@ -154,8 +156,8 @@ def test_a_stranger_finds_nothing(client, charlie, conversation, address):
     assert Conversation.objects.filter(deleted_at=None, title=conversation.title).exists()
 
 
-def test_the_page_gives_its_script_the_record_and_no_inline_code(page, conversation):
-    response = page.get(f"/conversations/{conversation.pk}")
+def test_page_contains_the_record_as_data_and_no_inline_code(alice_client, conversation):
+    response = alice_client.get(f"/conversations/{conversation.pk}")
     text = response.text
 
     assert response.context["page"]["record"]["id"] == str(conversation.pk)
@@ -165,17 +167,20 @@ def test_the_page_gives_its_script_the_record_and_no_inline_code(page, conversat
     assert " onclick=" not in text
 
 
-def test_a_title_cannot_leave_the_data_it_stands_in(page, alice):
+def test_hostile_title_is_escaped_in_the_page(alice_client, alice):
     hostile = "</script><script>alert(1)</script>"
     conversation = ConversationFactory(created_by=alice, title=hostile)
 
-    text = page.get(f"/conversations/{conversation.pk}").text
+    response = alice_client.get(f"/conversations/{conversation.pk}")
+    text = response.text
 
+    assert response.status_code == 200
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in text
     assert hostile not in text
     assert "<script>alert" not in text
 
 
-def test_the_plain_story_tells_what_happened(page, conversation):
+def test_plain_page_lists_messages_actions_and_results(alice_client, conversation):
     def event(kind, payload, source="agent"):
         EventFactory(conversation=conversation, kind=kind, source=source, payload=payload)
 
@@ -192,10 +197,10 @@ def test_the_plain_story_tells_what_happened(page, conversation):
     event("MessageEvent", '{"llm_message": {"content": [{"text": "Done"}]}}')
     event("Broken", "[1, 2")
     event("ActionEvent", '{"action": 7, "thought": "x"}')
-    response = page.get(f"/conversations/{conversation.pk}?plain=1")
+    response = alice_client.get(f"/conversations/{conversation.pk}?plain=1")
 
-    told = [(part.author, part.text) for part in response.context["story"]]
-    assert told == [
+    parts = [(part.author, part.text) for part in response.context["story"]]
+    assert parts == [
         ("You", "<b>Go</b>"),
         ("Agent: terminal", "Look\nls -l"),
         ("Result", "total 0"),
@@ -205,13 +210,15 @@ def test_the_plain_story_tells_what_happened(page, conversation):
     assert "&lt;b&gt;Go&lt;/b&gt;" in response.text
 
 
-def test_plain_forms_carry_messages_and_say_what_went_wrong(page, conversation):
+def test_plain_forms_post_messages_and_show_errors(alice_client, conversation):
     address = f"/conversations/{conversation.pk}"
     message_id = str(uuid4())
     for _ in range(2):
-        sent = page.post(f"{address}/message", {"text": "More", "message_id": message_id})
-    empty = page.post(f"{address}/message", {"text": "  "}, follow=True)
-    answer = page.post(f"{address}/answer", {"accept": "yes", "asked_seq": "²"}, follow=True)
+        sent = alice_client.post(f"{address}/message", {"text": "More", "message_id": message_id})
+    empty = alice_client.post(f"{address}/message", {"text": "  "}, follow=True)
+    answer = alice_client.post(
+        f"{address}/answer", {"accept": "yes", "asked_seq": "²"}, follow=True
+    )
 
     assert sent.headers["Location"] == address
     assert Event.objects.filter(conversation=conversation, event_id=message_id).count() == 1
@@ -219,23 +226,26 @@ def test_plain_forms_carry_messages_and_say_what_went_wrong(page, conversation):
     assert "no longer waiting for this answer" in answer.text
 
 
-def test_renaming_and_deleting(page, conversation):
+def test_conversation_is_renamed_and_deleted_by_forms(alice_client, conversation):
     address = f"/conversations/{conversation.pk}"
-    page.post(f"{address}/rename", {"title": "Better"})
+    alice_client.post(f"{address}/rename", {"title": "Better"})
     assert Conversation.objects.get(pk=conversation.pk).title == "Better"
-    assert "1 to 200 characters" in page.post(f"{address}/rename", {"title": ""}, follow=True).text
+    assert (
+        "1 to 200 characters"
+        in alice_client.post(f"{address}/rename", {"title": ""}, follow=True).text
+    )
 
-    deleted = page.post(f"{address}/delete", follow=True)
+    deleted = alice_client.post(f"{address}/delete", follow=True)
     assert "was deleted" in deleted.text
-    assert page.get(address).status_code == 404
+    assert alice_client.get(address).status_code == 404
 
 
-def test_unknown_acts_do_not_exist(page, conversation):
-    assert page.post(f"/conversations/{conversation.pk}/explode").status_code == 404
-    assert page.get(f"/conversations/{conversation.pk}/delete").status_code == 405
+def test_unknown_action_gets_404_and_get_of_an_action_gets_405(alice_client, conversation):
+    assert alice_client.post(f"/conversations/{conversation.pk}/explode").status_code == 404
+    assert alice_client.get(f"/conversations/{conversation.pk}/delete").status_code == 405
 
 
-def test_somebody_who_may_only_read_gets_no_commands(client, alice, bob, conversation):
+def test_viewer_sees_no_commands_and_may_not_send_messages(client, alice, bob, conversation):
     Conversation.objects.filter(pk=conversation.pk).update(visibility="organization")
     bob.memberships.filter(organization=alice.personal_organization).update(role="viewer")
     client.force_login(bob)

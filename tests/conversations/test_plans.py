@@ -1,4 +1,4 @@
-"""The hot statements use the indexes that are there for them, whatever else the tables hold."""
+"""Query plans of the most frequent statements: each uses the index made for it."""
 
 import json
 
@@ -13,8 +13,8 @@ LOGS, LENGTH = 40, 250
 
 
 @pytest.fixture
-def many(conversation):
-    """A table that is worth an index: ten thousand events."""
+def long_log(conversation):
+    """Return a conversation with 10,000 events, enough for PostgreSQL to prefer an index."""
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_indexscan = on")
     conversation.append(*[NewEvent(f"e{n}", "Step", "agent", "{}") for n in range(LOGS * LENGTH)])
@@ -23,44 +23,46 @@ def many(conversation):
     return conversation
 
 
-def nodes(plan):
+def iterate_nodes(plan):
     yield plan
     for part in plan.get("Plans", ()):
-        yield from nodes(part)
+        yield from iterate_nodes(part)
 
 
-def plan_of(statement, parameters):
+def explain(statement, parameters):
     text = statement.replace("%b", "%s")
     with connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN (FORMAT JSON) {text}", parameters)
-        [(found,)] = cursor.fetchall()
-    return list(nodes((json.loads(found) if isinstance(found, str) else found)[0]["Plan"]))
+        [(value,)] = cursor.fetchall()
+    return list(iterate_nodes((json.loads(value) if isinstance(value, str) else value)[0]["Plan"]))
 
 
-def on(table, plan):
+def select_nodes(table, plan):
     return [node for node in plan if node.get("Relation Name") == table]
 
 
-def test_a_nudge_reads_events_by_conversation_and_seq_alone(many):
-    plan = plan_of(reading._statement(), [[str(many.pk)], [LOGS * LENGTH - 3], 200, 4_194_304])
+def test_read_after_a_nudge_uses_the_index_on_conversation_and_seq(long_log):
+    plan = explain(reading._statement(), [[str(long_log.pk)], [LOGS * LENGTH - 3], 200, 4_194_304])
 
-    [scan] = on("conversations_event", plan)
+    [scan] = select_nodes("conversations_event", plan)
     assert (scan["Node Type"], scan["Index Name"]) == ("Index Scan", "event_seq_unique")
     assert not [node for node in plan if node["Node Type"] == "Sort" and node["Plan Rows"] > 1_000]
 
 
-def test_an_append_looks_nothing_up_in_the_log(many):
+def test_append_does_not_read_the_event_table(long_log):
     empty = [["x"], ["Step"], ["agent"], ["{}"], [1], [None]]
-    at = many.updated_at
+    at = long_log.updated_at
 
-    plan = plan_of(FENCED, [1, 0, at, str(many.pk), 1, -1, at, *empty])
+    plan = explain(FENCED, [1, 0, at, str(long_log.pk), 1, -1, at, *empty])
 
-    assert [node["Node Type"] for node in on("conversations_event", plan)] == ["ModifyTable"]
+    assert [node["Node Type"] for node in select_nodes("conversations_event", plan)] == [
+        "ModifyTable"
+    ]
 
 
-def test_the_log_has_no_index_that_nobody_reads(db):
+def test_event_table_has_only_the_three_required_indexes(db):
     with connection.cursor() as cursor:
-        names = connection.introspection.get_constraints(cursor, "conversations_event")
+        constraints = connection.introspection.get_constraints(cursor, "conversations_event")
 
-    indexes = {name for name, found in names.items() if found["index"] or found["unique"]}
+    indexes = {name for name, info in constraints.items() if info["index"] or info["unique"]}
     assert indexes == {"conversations_event_pkey", "event_seq_unique", "event_id_unique"}

@@ -4,7 +4,7 @@ from django.db import transaction
 from conversations import services
 from conversations.models import Conversation, OutgoingMessage
 from lib.bus import LogAdvanced, publisher
-from tests.conversations.conftest import queued
+from tests.conversations.conftest import list_queued_jobs
 
 
 def post(conversation, text="hi", message_id="m1", **more):
@@ -23,31 +23,33 @@ def test_repeated_message_is_posted_once(conversation):
     first, second = post(conversation), post(conversation)
 
     assert first == second
-    assert queued("deliver_messages") == [{"conversation_id": str(conversation.pk)}]
+    assert list_queued_jobs("deliver_messages") == [{"conversation_id": str(conversation.pk)}]
     assert OutgoingMessage.objects.count() == 1
 
 
-def test_messages_get_consecutive_places(conversation):
+def test_messages_get_consecutive_seqs(conversation):
     assert [post(conversation, message_id=f"m{n}").seq for n in range(3)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "x\udfffy"])
-def test_text_that_no_model_can_be_sent_is_refused(conversation, text):
+def test_unsendable_text_is_refused(conversation, text):
     with pytest.raises(services.UnsendableText):
         post(conversation, text=text)
 
     assert conversation.events.count() == 0
 
 
-def test_nothing_remains_of_a_rolled_back_post(conversation):
+def test_rolled_back_post_leaves_no_job_and_no_event(conversation):
     with pytest.raises(ZeroDivisionError):
         post_and_fail(conversation)
 
-    assert queued("deliver_messages") == []
+    assert list_queued_jobs("deliver_messages") == []
     assert Conversation.objects.get().last_seq == 0
 
 
-def test_nudge_waits_for_the_commit(conversation, monkeypatch, django_capture_on_commit_callbacks):
+def test_nudge_is_sent_after_the_commit(
+    conversation, monkeypatch, django_capture_on_commit_callbacks
+):
     nudges = []
     monkeypatch.setattr(publisher, "nudge", lambda *a: nudges.append(a))
 

@@ -1,4 +1,4 @@
-"""What is shared with an organization is read by those roles that may read conversations."""
+"""Access to shared conversations by role, and refusals of invalid input."""
 
 import base64
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def shared(alice, bob):
-    """Alice's, shown to the team in which Bob is somebody."""
+    """Return Alice's conversation, shared with the organization in which Bob is a member."""
     conversation = services.create_conversation(
         user=alice, organization=alice.personal_organization, message="The plan is secret"
     )
@@ -24,15 +24,16 @@ def shared(alice, bob):
 
 
 @pytest.mark.parametrize(
-    ("role", "reads"), [("member", True), ("viewer", True), ("billing", False), ("auditor", False)]
+    ("role", "may_read"),
+    [("member", True), ("viewer", True), ("billing", False), ("auditor", False)],
 )
-def test_events_and_matches_are_for_readers(shared, bob, role, reads):
+def test_shared_events_and_matches_are_visible_by_role(shared, bob, role, may_read):
     bob.memberships.update(role=role)
     client = APIClient()
     client.force_login(bob)
     event_id = shared.events.get(kind="UserMessage").event_id
 
-    answers = [
+    responses = [
         client.get("/api/v1/events/search", {"conversation_id__eq": str(shared.pk)}),
         client.get("/api/v1/events", {"id": event_id}),
         client.get("/api/v1/conversations", {"q": "plan"}),
@@ -40,32 +41,32 @@ def test_events_and_matches_are_for_readers(shared, bob, role, reads):
     ]
     count = client.get("/api/v1/events/count", {"conversation_id__eq": str(shared.pk)}).json()
 
-    assert [answer.status_code for answer in answers] == [200] * 4
-    assert bool(count) is reads
-    for answer in answers[:3]:
-        assert (b"plan" in answer.content) is reads, answer.content
-    assert (str(shared.pk).encode() in answers[3].content) is reads
+    assert [response.status_code for response in responses] == [200] * 4
+    assert bool(count) is may_read
+    for response in responses[:3]:
+        assert (b"plan" in response.content) is may_read, response.content
+    assert (str(shared.pk).encode() in responses[3].content) is may_read
 
 
-def test_keys_that_end_wake_the_sockets_of_the_organization(
+def test_visibility_change_nudges_the_sockets_of_every_member(
     shared, alice, bob, monkeypatch, django_capture_on_commit_callbacks
 ):
-    woken = []
+    nudged_groups = []
     monkeypatch.setattr(
-        "accounts.services.sessions.publisher.nudge", lambda group, _: woken.append(group)
+        "accounts.services.sessions.publisher.nudge", lambda group, _: nudged_groups.append(group)
     )
 
     with django_capture_on_commit_callbacks(execute=True):
         services.set_visibility(conversation_id=shared.pk, visibility="private")
 
-    assert {f"user.{user.pk.hex}" for user in (alice, bob)} <= set(woken)
+    assert {f"user.{user.pk.hex}" for user in (alice, bob)} <= set(nudged_groups)
 
 
-def test_a_lone_surrogate_names_no_event(shared, alice):
+def test_event_id_with_a_lone_surrogate_matches_no_event(shared, alice):
     client = APIClient()
     client.force_login(alice)
 
-    answer = client.generic(
+    response = client.generic(
         "GET",
         f"/api/conversations/{shared.pk.hex}/events",
         b'["\\ud800", "x"]',
@@ -73,11 +74,11 @@ def test_a_lone_surrogate_names_no_event(shared, alice):
         headers={"X-Session-API-Key": services.conversation_key(conversation=shared, user=alice)},
     )
 
-    assert (answer.status_code, answer.json()) == (200, [None, None])
+    assert (response.status_code, response.json()) == (200, [None, None])
 
 
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
-def test_a_page_beyond_time_is_refused(alice, moment):
+def test_page_id_with_an_out_of_range_time_is_refused(alice, moment):
     client = APIClient()
     client.force_login(alice)
     page_id = base64.urlsafe_b64encode(f"{moment}|{alice.pk}".encode()).decode()
@@ -85,7 +86,7 @@ def test_a_page_beyond_time_is_refused(alice, moment):
     assert client.get("/api/conversations", {"page_id": page_id}).status_code == 422
 
 
-def test_a_link_to_a_name_that_is_no_text_is_not_followed():
+def test_symlink_to_a_name_that_is_not_utf8_is_not_followed():
     class Sandbox:
         def execute(self, command, **_):
             return CommandResult(0, base64.b64encode(b"/w/\xff").decode(), "")
@@ -95,15 +96,15 @@ def test_a_link_to_a_name_that_is_no_text_is_not_followed():
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "fields",
     [
         {"repository": "a/../b"},
         {"repository": "a/b", "git_provider": "nowhere"},
         {"repository": "a/b", "selected_branch": "--upload-pack=x"},
     ],
 )
-def test_an_impossible_repository_starts_nothing(api, wanted):
-    answer = api.post("/api/conversations", {"initial_user_msg": "x"} | wanted, format="json")
+def test_invalid_repository_is_refused_and_creates_no_conversation(api, fields):
+    response = api.post("/api/conversations", {"initial_user_msg": "x"} | fields, format="json")
 
-    assert answer.status_code == 422, answer.content
+    assert response.status_code == 422, response.content
     assert not Conversation.objects.exists()

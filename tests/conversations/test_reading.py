@@ -1,4 +1,4 @@
-"""What one statement reads is what the models say, byte for byte."""
+"""The SQL statement of the hub: it reads the same events and records as the models, byte for byte."""
 
 from datetime import UTC, datetime
 
@@ -26,12 +26,12 @@ PAYLOADS = (
 )
 
 
-def test_frames_carry_events_as_rest_gives_them(conversation):
-    news = [
+def test_frame_contains_the_event_exactly_as_rest_returns_it(conversation):
+    new_events = [
         NewEvent(f'"{n}\\{{', "Kind", "agent", payload, engine_time=at)
         for n, (payload, at) in enumerate(zip(PAYLOADS, TIMES, strict=True))
     ]
-    events = conversation.append(*news)
+    events = conversation.append(*new_events)
 
     frames = reading.read_events(conversation.pk, 0, 200)
 
@@ -42,7 +42,7 @@ def test_frames_carry_events_as_rest_gives_them(conversation):
         assert frame.text == f'{{"type":"event","seq":{event.seq},"event":{body}}}'
 
 
-def test_a_record_is_read_as_its_models_read_it(conversation):
+def test_record_equals_the_record_of_the_model(conversation):
     Conversation.objects.update(
         repository={"full_name": "a/b", "n": [1, None]}, pull_requests=[3, 4], tags=["x", 'y"\\']
     )
@@ -53,13 +53,13 @@ def test_a_record_is_read_as_its_models_read_it(conversation):
         prompt_tokens=7,
     )
 
-    found = reading.read({conversation.pk: None}, 200)[conversation.pk]
+    result = reading.read({conversation.pk: None}, 200)[conversation.pk]
 
-    assert found.record == build_record(Conversation.objects.get(pk=conversation.pk))
-    assert found.frames == []
+    assert result.record == build_record(Conversation.objects.get(pk=conversation.pk))
+    assert result.frames == []
 
 
-def test_a_page_ends_with_the_event_that_goes_beyond_its_bytes(conversation, monkeypatch):
+def test_page_ends_with_the_event_that_exceeds_its_byte_limit(conversation, monkeypatch):
     monkeypatch.setattr(reading, "PAGE_BYTES", 100)
     conversation.append(*[NewEvent(f"e{n}", "K", "agent", f'"{"x" * 48}"') for n in range(6)])
 
@@ -68,11 +68,11 @@ def test_a_page_ends_with_the_event_that_goes_beyond_its_bytes(conversation, mon
     assert reading.read_events(conversation.pk, 6, 200) == []
 
 
-def test_what_is_gone_has_no_record(conversation):
+def test_deleted_conversation_is_gone_and_has_no_frames(conversation):
     conversation.append(NewEvent("e", "K", "agent", "{}"))
     conversation.deleted_at = conversation.updated_at
     conversation.save()
 
-    found = reading.read({conversation.pk: 0}, 200)[conversation.pk]
+    result = reading.read({conversation.pk: 0}, 200)[conversation.pk]
 
-    assert (found.is_gone, found.frames) == (True, [])
+    assert (result.is_gone, result.frames) == (True, [])

@@ -19,7 +19,8 @@ from conversations.realtime import threads
 from conversations.realtime.hub import get_hub
 from openhands_site.asgi import application
 from openhands_site.serving.lean_socket import LeanWebSocket
-from tests.conversations.conftest import frame
+from tests.conversations.conftest import make_frame
+from tests.waiting import wait_until_async
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -39,18 +40,18 @@ async def conversation(alice):
 
 
 @sync_to_async
-def key(user):
+def create_key(user):
     return accounts.issue_api_key(user=user, name="socket")
 
 
 @sync_to_async
-def cookie(user):
+def create_cookie(user):
     client = Client()
     client.force_login(user)
     return client.cookies["sessionid"].value
 
 
-def open_socket(pk, query="", **headers):
+def build_socket(pk, query="", **headers):
     names = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
     path = f"/ws/v1/conversations/{pk}{query}"
     return WebsocketCommunicator(application, path, headers=list(names.items()))
@@ -58,11 +59,13 @@ def open_socket(pk, query="", **headers):
 
 async def append(conversation, *seqs, **fields):
     await sync_to_async(services.ingest_events)(
-        conversation_id=conversation.pk, generation=1, frames=[frame(n, **fields) for n in seqs]
+        conversation_id=conversation.pk,
+        generation=1,
+        frames=[make_frame(n, **fields) for n in seqs],
     )
 
 
-async def close_code(socket):
+async def receive_close_code(socket):
     connected, code = await socket.connect()
     if not connected:
         return code
@@ -73,10 +76,10 @@ async def close_code(socket):
 
 async def test_browser_gets_history_then_live_events_in_order(conversation, alice):
     await append(conversation, 0, 1)
-    socket = open_socket(
+    socket = build_socket(
         conversation.pk,
         "?after=1",
-        cookie=f"sessionid={await cookie(alice)}",
+        cookie=f"sessionid={await create_cookie(alice)}",
         origin="http://testserver",
     )
     assert (await socket.connect())[0]
@@ -99,25 +102,33 @@ async def test_browser_gets_history_then_live_events_in_order(conversation, alic
     await socket.disconnect()
 
 
-async def test_program_comes_with_a_key(conversation, alice):
-    _, token = await key(alice)
-    socket = open_socket(conversation.pk, authorization=f"Bearer {token}")
+async def test_client_with_an_api_key_receives_the_status(conversation, alice):
+    _, token = await create_key(alice)
+    socket = build_socket(conversation.pk, authorization=f"Bearer {token}")
 
     assert (await socket.connect())[0]
     assert json.loads(await socket.receive_from())["type"] == "status"
     await socket.disconnect()
 
 
-async def test_stranger_is_told_that_there_is_nothing(conversation, charlie):
-    _, token = await key(charlie)
+async def test_socket_of_a_stranger_is_closed_with_4404(conversation, charlie):
+    _, token = await create_key(charlie)
 
-    assert await close_code(open_socket(conversation.pk, authorization=f"Bearer {token}")) == 4404
-    assert await close_code(open_socket(uuid4(), authorization=f"Bearer {token}")) == 4404
+    assert (
+        await receive_close_code(build_socket(conversation.pk, authorization=f"Bearer {token}"))
+        == 4404
+    )
+    assert await receive_close_code(build_socket(uuid4(), authorization=f"Bearer {token}")) == 4404
 
 
-async def test_nobody_is_told_to_sign_in(conversation):
-    assert await close_code(open_socket(conversation.pk, origin="http://testserver")) == 4401
-    assert await close_code(open_socket(conversation.pk, authorization="Bearer oh_x.y")) == 4401
+async def test_anonymous_socket_is_closed_with_4401(conversation):
+    assert (
+        await receive_close_code(build_socket(conversation.pk, origin="http://testserver")) == 4401
+    )
+    assert (
+        await receive_close_code(build_socket(conversation.pk, authorization="Bearer oh_x.y"))
+        == 4401
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,15 +145,15 @@ async def test_nobody_is_told_to_sign_in(conversation):
         "file://",
     ],
 )
-async def test_only_our_exact_origin_may_open_a_socket(conversation, alice, origin):
-    session = f"sessionid={await cookie(alice)}"
-    socket = open_socket(conversation.pk, cookie=session, origin=origin)
+async def test_cookie_from_another_origin_is_refused_with_4403(conversation, alice, origin):
+    session = f"sessionid={await create_cookie(alice)}"
+    socket = build_socket(conversation.pk, cookie=session, origin=origin)
 
     assert (await socket.connect()) == (False, 4403)
 
 
-async def test_cookie_without_an_origin_is_refused(conversation, alice):
-    socket = open_socket(conversation.pk, cookie=f"sessionid={await cookie(alice)}")
+async def test_cookie_without_an_origin_is_refused_with_4403(conversation, alice):
+    socket = build_socket(conversation.pk, cookie=f"sessionid={await create_cookie(alice)}")
 
     assert (await socket.connect()) == (False, 4403)
 
@@ -150,21 +161,21 @@ async def test_cookie_without_an_origin_is_refused(conversation, alice):
 @pytest.mark.parametrize(
     "query", ["?after=x", "?after=-1", "?after=1.5", "?after=" + "9" * 19, "?epoch=x", "?after=%00"]
 )
-async def test_odd_cursor_is_refused(conversation, alice, query):
-    _, token = await key(alice)
-    socket = open_socket(conversation.pk, query, authorization=f"Bearer {token}")
+async def test_socket_with_an_invalid_cursor_is_closed_with_4400(conversation, alice, query):
+    _, token = await create_key(alice)
+    socket = build_socket(conversation.pk, query, authorization=f"Bearer {token}")
 
-    assert await close_code(socket) == 4400
+    assert await receive_close_code(socket) == 4400
 
 
-async def test_what_a_client_says_is_ignored(conversation, alice):
-    _, token = await key(alice)
-    socket = open_socket(conversation.pk, authorization=f"Bearer {token}")
+async def test_messages_of_the_client_are_ignored(conversation, alice):
+    _, token = await create_key(alice)
+    socket = build_socket(conversation.pk, authorization=f"Bearer {token}")
     await socket.connect()
     await socket.receive_from()
 
-    for odd in ('{"type":"event"}', "\0", "[" * 10_000, "not json"):
-        await socket.send_to(text_data=odd)
+    for text in ('{"type":"event"}', "\0", "[" * 10_000, "not json"):
+        await socket.send_to(text_data=text)
     await socket.send_to(bytes_data=b"\xff\xfe")
     await append(conversation, 0)
 
@@ -172,10 +183,10 @@ async def test_what_a_client_says_is_ignored(conversation, alice):
     await socket.disconnect()
 
 
-async def test_revoked_key_ends_the_open_socket(conversation, alice, settings):
+async def test_revoked_key_closes_the_open_socket_with_4403(conversation, alice, settings):
     settings.SOCKET_PING_SECONDS = 1
-    row, token = await key(alice)
-    socket = open_socket(conversation.pk, authorization=f"Bearer {token}")
+    row, token = await create_key(alice)
+    socket = build_socket(conversation.pk, authorization=f"Bearer {token}")
     await socket.connect()
     await socket.receive_from()
 
@@ -187,8 +198,8 @@ async def test_revoked_key_ends_the_open_socket(conversation, alice, settings):
 
 
 @contextlib.asynccontextmanager
-async def served():
-    """The application on the server that we run it on, with little room between it and its clients."""
+async def serve_application():
+    """Serve the application by uvicorn as in production, with small socket buffers; yield the port."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
     config = uvicorn.Config(
@@ -204,7 +215,7 @@ async def served():
 
 
 @contextlib.asynccontextmanager
-async def client_of(port, conversation, token, after=0):
+async def connect_client(port, conversation, token, after=0):
     link = socket.socket()
     link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
     link.connect(("127.0.0.1", port))
@@ -217,8 +228,8 @@ async def client_of(port, conversation, token, after=0):
         yield client
 
 
-async def seqs_of(client, upto):
-    """Seqs as they come, until one has come or the socket is closed."""
+async def receive_seqs(client, upto):
+    """Return the seqs that arrive until ``upto`` arrives or the socket is closed."""
     seqs = []
     with contextlib.suppress(websockets.ConnectionClosed):
         async with asyncio.timeout(20):
@@ -228,25 +239,26 @@ async def seqs_of(client, upto):
     return seqs
 
 
-async def test_client_that_does_not_read_is_closed_and_resumes_where_it_was(
+async def test_slow_client_is_closed_with_1013_and_resumes_after_its_last_event(
     conversation, alice, settings
 ):
     settings.SOCKET_BUFFER_BYTES = 4_096
-    _, token = await key(alice)
-    async with served() as port:
-        async with client_of(port, conversation, token) as slow:
+    _, token = await create_key(alice)
+    async with serve_application() as port:
+        async with connect_client(port, conversation, token) as slow:
             await append(conversation, 0)
-            assert await seqs_of(slow, 1) == [1]
+            assert await receive_seqs(slow, 1) == [1]
             (subscription,) = get_hub().feeds[conversation.pk].subscriptions
             for n in range(1, 41):
                 await append(conversation, n, text="x" * 20_000)
-            async with asyncio.timeout(20):
-                while not subscription.has_overflowed:
-                    await asyncio.sleep(0.01)
-            seen = await seqs_of(slow, 41)
+            await wait_until_async(
+                lambda: subscription.has_overflowed,
+                "the subscription of the slow client to overflow",
+            )
+            received = await receive_seqs(slow, 41)
             assert slow.close_code == 1013
-        assert seen == list(range(2, 2 + len(seen)))
-        assert len(seen) < 40
+        assert received == list(range(2, 2 + len(received)))
+        assert len(received) < 40
 
-        async with client_of(port, conversation, token, after=1 + len(seen)) as again:
-            assert await seqs_of(again, 41) == list(range(2 + len(seen), 42))
+        async with connect_client(port, conversation, token, after=1 + len(received)) as again:
+            assert await receive_seqs(again, 41) == list(range(2 + len(received), 42))

@@ -10,7 +10,7 @@ from conversations.sandboxes.provider import (
     SandboxUnavailable,
     State,
 )
-from tests.conversations.conftest import queued
+from tests.conversations.conftest import list_queued_jobs
 
 
 def start(conversation):
@@ -18,15 +18,15 @@ def start(conversation):
     conversation.refresh_from_db()
 
 
-def phases(conversation):
+def read_phases(conversation):
     return [p["phase"] for p in conversation.start_tasks.latest("created_at").phases]
 
 
-def test_phases_are_recorded_with_their_times(conversation, sandboxes, engine):
+def test_start_records_its_phases_with_their_times(conversation, sandboxes, engine):
     start(conversation)
 
     task = conversation.start_tasks.get()
-    assert phases(conversation) == [
+    assert read_phases(conversation) == [
         "WORKING",
         "WAITING_FOR_SANDBOX",
         "STARTING_CONVERSATION",
@@ -39,7 +39,7 @@ def test_phases_are_recorded_with_their_times(conversation, sandboxes, engine):
     assert str(conversation.pk) in engine.conversations
 
 
-def test_engine_holds_a_gateway_token_and_no_model_key(conversation, sandboxes, engine):
+def test_engine_gets_a_gateway_token_and_no_model_key(conversation, sandboxes, engine):
     start(conversation)
 
     body = next(b for m, s, b in engine.calls if s == "/api/conversations")
@@ -49,7 +49,9 @@ def test_engine_holds_a_gateway_token_and_no_model_key(conversation, sandboxes, 
     assert "initial_message" not in body
 
 
-def test_killed_midway_it_goes_on_and_starts_one_engine(conversation, sandboxes, engine):
+def test_interrupted_start_continues_with_the_sandbox_that_it_started(
+    conversation, sandboxes, engine
+):
     sandbox = conversation.sandbox
     sandbox.handle = sandboxes.start(spec=type("Spec", (), {"sandbox_id": sandbox.pk})())
     sandbox.observed = Sandbox.Observed.STARTING
@@ -63,26 +65,30 @@ def test_killed_midway_it_goes_on_and_starts_one_engine(conversation, sandboxes,
 
 
 def test_repository_is_cloned_before_the_agent_starts(alice, sandboxes, engine):
-    done = {"exit_code": 0, "stdout": "", "stderr": ""}
-    engine.answers["POST /api/bash/execute_bash_command"] = (200, done)
+    success = {"exit_code": 0, "stdout": "", "stderr": ""}
+    engine.answers["POST /api/bash/execute_bash_command"] = (200, success)
     repository = {"provider": "github", "full_name": "octo/hello", "branch": "dev"}
     conversation = services.create_conversation(user=alice, repository=repository)
 
     start(conversation)
 
     commands = [b["command"] for _, s, b in engine.calls if s.endswith("execute_bash_command")]
-    cloned = "git -c credential.helper= clone --branch dev -- https://github.com/octo/hello.git ."
-    assert cloned in commands[0]
-    assert phases(conversation)[2:5] == [
+    clone_command = (
+        "git -c credential.helper= clone --branch dev -- https://github.com/octo/hello.git ."
+    )
+    assert clone_command in commands[0]
+    assert read_phases(conversation)[2:5] == [
         "PREPARING_REPOSITORY",
         "RUNNING_SETUP_SCRIPT",
         "SETTING_UP_GIT_HOOKS",
     ]
 
 
-def test_names_of_repositories_and_branches_are_quoted(alice, sandboxes, engine):
-    done = {"exit_code": 0, "stdout": "", "stderr": ""}
-    engine.answers["POST /api/bash/execute_bash_command"] = (200, done)
+def test_names_of_repositories_and_branches_are_quoted_in_the_clone_command(
+    alice, sandboxes, engine
+):
+    success = {"exit_code": 0, "stdout": "", "stderr": ""}
+    engine.answers["POST /api/bash/execute_bash_command"] = (200, success)
     repository = {"provider": "github", "full_name": "o/r;id", "branch": "x'; touch y; '"}
 
     start(services.create_conversation(user=alice, repository=repository))
@@ -93,7 +99,7 @@ def test_names_of_repositories_and_branches_are_quoted(alice, sandboxes, engine)
     assert words[words.index("--") + 1] == "https://github.com/o/r;id.git"
 
 
-def test_failed_clone_says_why_and_is_given_up_after_three_attempts(alice, sandboxes, engine):
+def test_failed_clone_fails_the_conversation_after_three_attempts(alice, sandboxes, engine):
     failed = {"exit_code": 128, "stdout": "", "stderr": "fatal: repository not found"}
     engine.answers["POST /api/bash/execute_bash_command"] = (200, failed)
     repository = {"provider": "github", "full_name": "octo/none"}
@@ -109,7 +115,7 @@ def test_failed_clone_says_why_and_is_given_up_after_three_attempts(alice, sandb
     assert conversation.outgoing_messages.get().status == "pending"
 
 
-def test_resume_tries_a_failed_start_again(conversation, sandboxes, monkeypatch):
+def test_resume_retries_a_failed_start(conversation, sandboxes, monkeypatch):
     def refuse(spec):
         raise SandboxUnavailable("no room")
 
@@ -126,7 +132,7 @@ def test_resume_tries_a_failed_start_again(conversation, sandboxes, monkeypatch)
     assert StartTask.objects.count() == 2
 
 
-def test_start_that_cannot_work_is_not_retried(conversation, sandboxes, monkeypatch):
+def test_impossible_start_is_not_retried(conversation, sandboxes, monkeypatch):
     def refuse(spec):
         raise SandboxImpossible(
             "The agent engine is not installed. Run `manage.py install_engine`."
@@ -141,12 +147,12 @@ def test_start_that_cannot_work_is_not_retried(conversation, sandboxes, monkeypa
     assert conversation.status_detail.startswith("The agent engine is not installed.")
 
 
-def test_while_the_engine_is_installed_it_waits_and_says_so(conversation, sandboxes, monkeypatch):
-    def not_yet(spec):
+def test_start_waits_while_the_engine_is_being_installed(conversation, sandboxes, monkeypatch):
+    def refuse(spec):
         raise SandboxNotYet("being installed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sandboxes, "start", not_yet)
+        patch.setattr(sandboxes, "start", refuse)
         for _ in range(5):
             start(conversation)
     task = conversation.start_tasks.get()
@@ -158,7 +164,9 @@ def test_while_the_engine_is_installed_it_waits_and_says_so(conversation, sandbo
     assert conversation.status == "running"
 
 
-def test_sandbox_that_dies_while_starting(conversation, sandboxes, monkeypatch):
+def test_sandbox_that_dies_while_starting_fails_the_conversation(
+    conversation, sandboxes, monkeypatch
+):
     monkeypatch.setattr(sandboxes, "start", lambda spec: {"dead": True})
 
     for _ in range(3):
@@ -167,7 +175,7 @@ def test_sandbox_that_dies_while_starting(conversation, sandboxes, monkeypatch):
     assert (conversation.status, conversation.status_detail) == ("failed", "killed by signal 9")
 
 
-def test_organization_with_all_its_sandboxes_running_waits_its_turn(alice, sandboxes, settings):
+def test_start_at_the_limit_of_running_sandboxes_waits_in_a_queue(alice, sandboxes, settings):
     settings.SANDBOX_MAX_RUNNING = 1
     first, second, third = (services.create_conversation(user=alice) for _ in range(3))
     for one in (first, second, third):
@@ -176,7 +184,7 @@ def test_organization_with_all_its_sandboxes_running_waits_its_turn(alice, sandb
     assert [c.status for c in (first, second, third)] == ["running", "starting", "starting"]
     positions = [c.start_tasks.get().queue_position for c in (second, third)]
     assert positions == [1, 2]
-    assert {"conversation_id": str(second.pk)} in queued("start_conversation")
+    assert {"conversation_id": str(second.pk)} in list_queued_jobs("start_conversation")
 
     services.stop_sandbox(conversation_id=first.pk)
     start(second)
@@ -185,8 +193,8 @@ def test_organization_with_all_its_sandboxes_running_waits_its_turn(alice, sandb
     assert second.start_tasks.get().queue_position is None
 
 
-class TestDown:
-    def test_stopped_it_keeps_its_data_and_can_be_woken(self, running, sandboxes):
+class TestStop:
+    def test_stopped_sandbox_is_resumed_with_the_next_run_number(self, running, sandboxes):
         services.stop_sandbox(conversation_id=running.pk)
         running.refresh_from_db()
         assert (running.status, sandboxes.state) == ("stopped", State.STOPPED)
@@ -196,7 +204,7 @@ class TestDown:
 
         assert (running.status, running.sandbox.run) == ("running", 2)
 
-    def test_idle_sandbox_is_put_to_sleep_and_a_busy_one_is_not(self, running, settings):
+    def test_idle_sandbox_is_stopped_and_a_busy_sandbox_is_not(self, running, settings):
         settings.SANDBOX_IDLE_SECONDS = 0
         Conversation.objects.update(execution_status="running")
         assert services.reconcile_sandboxes() == 0
@@ -204,9 +212,9 @@ class TestDown:
         Conversation.objects.update(execution_status="finished")
 
         assert services.reconcile_sandboxes() == 1
-        assert queued("stop_sandbox") == [{"conversation_id": str(running.pk)}]
+        assert list_queued_jobs("stop_sandbox") == [{"conversation_id": str(running.pk)}]
 
-    def test_engine_that_vanished_unwatched_is_noticed(self, running, sandboxes):
+    def test_missing_sandbox_without_a_live_manager_is_stored_as_stopped(self, running, sandboxes):
         sandboxes.state = State.MISSING
 
         assert services.reconcile_sandboxes() == 1
@@ -214,13 +222,15 @@ class TestDown:
         running.refresh_from_db()
         assert running.status == "stopped"
 
-    def test_engine_that_somebody_follows_is_left_to_them(self, running, sandboxes):
+    def test_missing_sandbox_with_a_live_manager_is_left_to_the_manager(self, running, sandboxes):
         services.renew_manager(owner=running.lease.owner, capacity=1, followed=1)
         sandboxes.state = State.MISSING
 
         assert services.reconcile_sandboxes() == 0
+        running.refresh_from_db()
+        assert running.status == "running"
 
-    def test_all_are_stopped_with_the_server(self, running, sandboxes):
+    def test_stop_all_sandboxes_stops_a_running_sandbox(self, running, sandboxes):
         assert services.stop_all_sandboxes() == 1
         assert sandboxes.state == State.STOPPED
 
@@ -229,7 +239,7 @@ class TestDown:
     ("status", "runs"),
     [("paused", 1), ("error", 1), ("stuck", 1), ("idle", 0), ("waiting_for_confirmation", 0)],
 )
-def test_going_on_never_answers_a_question(running, engine, status, runs):
+def test_agent_is_run_again_only_after_a_pause_or_a_failure(running, engine, status, runs):
     engine.conversations[str(running.pk)]["execution_status"] = status
 
     services.run_agent(conversation_id=running.pk)
@@ -237,9 +247,9 @@ def test_going_on_never_answers_a_question(running, engine, status, runs):
     assert sum(s == "/run" for _, s, _ in engine.calls) == runs
 
 
-def test_interrupt_reaches_the_engine(running, engine):
+def test_interrupt_is_queued_and_sent_to_the_engine(running, engine):
     services.interrupt(conversation_id=running.pk)
-    assert queued("interrupt_agent") == [{"conversation_id": str(running.pk)}]
+    assert list_queued_jobs("interrupt_agent") == [{"conversation_id": str(running.pk)}]
 
     services.interrupt_agent(conversation_id=running.pk)
 

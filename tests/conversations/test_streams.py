@@ -1,4 +1,4 @@
-"""The hub: one reading for all sockets of a process, and no gap between reading and listening."""
+"""The hub: one read per nudge for all sockets of a process, and no gap between reading and subscribing."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,8 @@ from conversations.realtime import reading, threads
 from conversations.realtime import subscription as subscriptions
 from conversations.realtime.hub import get_hub
 from lib.bus import publisher
-from tests.conversations.conftest import frame
+from tests.conversations.conftest import make_frame
+from tests.waiting import wait_until_async
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,26 +39,28 @@ async def conversation(alice):
 
 async def append(conversation, *seqs, **fields):
     await sync_to_async(services.ingest_events)(
-        conversation_id=conversation.pk, generation=1, frames=[frame(n, **fields) for n in seqs]
+        conversation_id=conversation.pk,
+        generation=1,
+        frames=[make_frame(n, **fields) for n in seqs],
     )
 
 
 async def collect(subscription, upto, *, seconds=10):
-    """Seqs as a socket gets them, until one has come."""
+    """Return the seqs that the subscription yields until ``upto`` arrives."""
     seqs = []
 
-    async def take():
+    async def collect_seqs():
         async for one in subscription.frames():
             if one.seq is not None:
                 seqs.append(one.seq)
                 if one.seq >= upto:
                     return
 
-    await asyncio.wait_for(take(), seconds)
+    await asyncio.wait_for(collect_seqs(), seconds)
     return seqs
 
 
-async def test_history_then_news_each_once(conversation):
+async def test_subscriber_gets_history_then_new_events_once(conversation):
     await append(conversation, 0, 1)
     async with get_hub().subscribe(conversation.pk, after=1) as subscription:
         task = asyncio.create_task(collect(subscription, 4))
@@ -68,21 +71,23 @@ async def test_history_then_news_each_once(conversation):
 
 
 @pytest.mark.parametrize("pause_at", range(8))
-async def test_no_gap_wherever_the_log_moves_during_the_join(conversation, monkeypatch, pause_at):
-    """An event is committed, without a nudge, right at each await of joining in turn."""
+async def test_event_committed_at_any_step_of_the_join_is_received(
+    conversation, monkeypatch, pause_at
+):
+    """The event is committed right after the thread call with the number ``pause_at``."""
     await append(conversation, 0)
-    awaited = 0
+    calls = 0
     original = threads.run_in_thread
 
-    async def interrupted(function, *args):
-        nonlocal awaited
+    async def run_and_append(function, *args):
+        nonlocal calls
         result = await original(function, *args)
-        awaited += 1
-        if awaited == pause_at:
+        calls += 1
+        if calls == pause_at:
             await append(conversation, 1)
         return result
 
-    monkeypatch.setattr(threads, "run_in_thread", interrupted)
+    monkeypatch.setattr(threads, "run_in_thread", run_and_append)
     if pause_at == 0:
         await append(conversation, 1)
     async with get_hub().subscribe(conversation.pk, after=0) as subscription:
@@ -91,7 +96,7 @@ async def test_no_gap_wherever_the_log_moves_during_the_join(conversation, monke
         assert await collect(subscription, 2) == [1, 2]
 
 
-async def test_lost_nudge_is_repaired_by_the_poll(conversation, monkeypatch):
+async def test_poll_delivers_an_event_whose_nudge_was_lost(conversation, monkeypatch):
     monkeypatch.setattr(publisher, "nudge", lambda *a: None)
     async with get_hub().subscribe(conversation.pk, after=0) as subscription:
         task = asyncio.create_task(collect(subscription, 1))
@@ -100,8 +105,8 @@ async def test_lost_nudge_is_repaired_by_the_poll(conversation, monkeypatch):
         assert await task == [1]
 
 
-class Hanging:
-    """A Redis that takes requests and does not answer, until it is told to."""
+class HangingLayer:
+    """A channel layer that does not join groups until ``answers`` is set, like a Redis that hangs."""
 
     def __init__(self, layer):
         self._layer = layer
@@ -115,16 +120,16 @@ class Hanging:
         await self._layer.group_add(group, channel)
 
 
-async def test_a_redis_that_hangs_does_not_hold_up_the_poll(alice, conversation):
-    """Sockets opened meanwhile are not heard, and asking for each costs two seconds."""
+async def test_hanging_redis_does_not_delay_the_poll(alice, conversation):
+    """Nine feeds are unsubscribed, and each attempt to subscribe a feed takes two seconds."""
     create = sync_to_async(services.create_conversation)
     others = [await create(user=alice) for _ in range(8)]
     hub = get_hub()
-    hub._layer = hanging = Hanging(hub._layer)
-    async with contextlib.AsyncExitStack() as opened:
+    hub._layer = hanging = HangingLayer(hub._layer)
+    async with contextlib.AsyncExitStack() as stack:
 
         async def join(one):
-            return await opened.enter_async_context(hub.subscribe(one.pk, after=0))
+            return await stack.enter_async_context(hub.subscribe(one.pk, after=0))
 
         *_, subscription = await asyncio.gather(*(join(one) for one in [*others, conversation]))
         for seq in (1, 2):
@@ -132,34 +137,40 @@ async def test_a_redis_that_hangs_does_not_hold_up_the_poll(alice, conversation)
             assert await collect(subscription, seq, seconds=6) == [seq]
 
         hanging.answers.set()
-        await until(lambda: all(feed.is_subscribed for feed in hub.feeds.values()), seconds=6)
+        await wait_until_async(
+            lambda: all(feed.is_subscribed for feed in hub.feeds.values()),
+            "all feeds to be subscribed",
+            seconds=6,
+        )
 
 
-async def test_what_moves_before_a_feed_is_heard_again_is_read(conversation, settings, monkeypatch):
+async def test_event_committed_before_a_feed_is_subscribed_again_is_read(
+    conversation, settings, monkeypatch
+):
     hub = get_hub()
-    hub._layer = hanging = Hanging(hub._layer)
+    hub._layer = hanging = HangingLayer(hub._layer)
     original = threads.run_in_thread
 
-    async def then_it_answers(function, *args):
-        found = await original(function, *args)
+    async def append_and_let_redis_answer(function, *args):
+        result = await original(function, *args)
         if function is reading.find_changed and not hanging.answers.is_set():
             await append(conversation, 0)
-            await asyncio.sleep(0.3)  # its nudge is over
+            await asyncio.sleep(0.3)  # the nudge of the event is lost meanwhile
             settings.HUB_POLL_SECONDS = 300
             hanging.answers.set()
-        return found
+        return result
 
     async with hub.subscribe(conversation.pk, after=0) as subscription:
-        monkeypatch.setattr(threads, "run_in_thread", then_it_answers)
+        monkeypatch.setattr(threads, "run_in_thread", append_and_let_redis_answer)
         assert await collect(subscription, 1, seconds=6) == [1]
 
 
-async def reads_for(conversation, sockets, seq, monkeypatch):
-    """Queries that one nudge costs with so many sockets following."""
+async def count_reads(conversation, sockets, seq, monkeypatch):
+    """Return the number of queries that one nudge costs while ``sockets`` sockets follow."""
     hub = get_hub()
     queries = []
 
-    def counted(function, *args):
+    def run_and_count(function, *args):
         with CaptureQueriesContext(connection) as captured:
             result = function(*args)
         queries.extend(captured.captured_queries)
@@ -175,7 +186,9 @@ async def reads_for(conversation, sockets, seq, monkeypatch):
             tasks.append(asyncio.create_task(collect(subscription, seq)))
         await asyncio.sleep(0.05)
         monkeypatch.setattr(
-            threads, "run_in_thread", lambda function, *args: original(counted, function, *args)
+            threads,
+            "run_in_thread",
+            lambda function, *args: original(run_and_count, function, *args),
         )
         try:
             await append(conversation, seq - 1)
@@ -186,23 +199,25 @@ async def reads_for(conversation, sockets, seq, monkeypatch):
     return len(queries)
 
 
-async def test_two_sockets_and_two_hundred_cost_the_same_reads(conversation, settings, monkeypatch):
+async def test_nudge_costs_one_query_for_two_and_for_200_sockets(
+    conversation, settings, monkeypatch
+):
     settings.HUB_POLL_SECONDS = 300
-    two = await reads_for(conversation, 2, 1, monkeypatch)
-    two_hundred = await reads_for(conversation, 200, 2, monkeypatch)
+    two = await count_reads(conversation, 2, 1, monkeypatch)
+    two_hundred = await count_reads(conversation, 200, 2, monkeypatch)
 
     print(json.dumps({"reads_per_nudge": {"2": two, "200": two_hundred}}))
     assert two == two_hundred == 1
 
 
-async def test_socket_that_does_not_read_is_given_up(conversation, settings):
+async def test_subscriber_that_does_not_read_overflows_and_gets_no_event(conversation, settings):
     settings.SOCKET_BUFFER_BYTES = 4_096
     async with get_hub().subscribe(conversation.pk, after=0) as subscription:
         frames = subscription.frames()
-        await anext(frames)  # the status: it is live now
+        await anext(frames)  # the subscription is live after its status frame
         for n in range(30):
             await append(conversation, n)
-        await asyncio.sleep(0.5)
+        await wait_until_async(lambda: subscription.has_overflowed, "the subscription to overflow")
 
         rest = [one async for one in frames]
 
@@ -211,7 +226,7 @@ async def test_socket_that_does_not_read_is_given_up(conversation, settings):
     assert subscription.cursor == 0
 
 
-async def test_cursor_ahead_of_the_log_is_reset(conversation):
+async def test_cursor_ahead_of_the_log_gets_a_reset_and_then_new_events(conversation):
     await append(conversation, 0)
     async with get_hub().subscribe(conversation.pk, after=99) as subscription:
         frames = subscription.frames()
@@ -230,17 +245,17 @@ async def test_cursor_ahead_of_the_log_is_reset(conversation):
         assert seqs == [2]
 
 
-async def test_raised_epoch_resets_everybody(conversation):
+async def test_new_epoch_resets_an_open_subscription(conversation):
     await append(conversation, 0, 1)
     async with get_hub().subscribe(conversation.pk, after=2, epoch=1) as subscription:
         frames = subscription.frames()
         await anext(frames)
 
-        def restore():
+        def raise_epoch():
             Conversation.objects.update(epoch=2, last_seq=1)
             announcing.announce(conversation.pk)
 
-        await sync_to_async(restore)()
+        await sync_to_async(raise_epoch)()
 
         async for one in frames:
             if one.reset_to is not None:
@@ -254,10 +269,10 @@ async def test_deleted_conversation_ends_its_streams(conversation):
         await anext(frames)
         await sync_to_async(services.delete_conversation)(conversation_id=conversation.pk)
 
-        async def rest():
+        async def collect_rest():
             return [one async for one in frames]
 
-        assert [one for one in await asyncio.wait_for(rest(), 5) if not one.text] == []
+        assert [one for one in await asyncio.wait_for(collect_rest(), 5) if not one.text] == []
     assert subscription.feed.is_gone
 
 
@@ -268,7 +283,7 @@ async def test_long_history_is_read_in_pages(conversation, monkeypatch):
         assert await collect(subscription, 40) == list(range(1, 41))
 
 
-async def test_feed_ends_with_its_last_socket(conversation):
+async def test_feed_is_removed_with_its_last_subscription(conversation):
     hub = get_hub()
     async with hub.subscribe(conversation.pk, after=0), hub.subscribe(conversation.pk, after=0):
         assert list(hub.feeds) == [conversation.pk]
@@ -276,19 +291,19 @@ async def test_feed_ends_with_its_last_socket(conversation):
     assert hub.feeds == {}
 
 
-class Client:
-    """A socket's end of the hub: takes frames, or waits with a full buffer until told."""
+class FakeSocket:
+    """A socket that collects its frames, or blocks while it is full, until ``has_room`` is set."""
 
     def __init__(self):
         self.batches = []
         self.frames, self.is_full, self.is_gone = [], False, False
-        self.room = asyncio.Event()
+        self.has_room = asyncio.Event()
 
     async def push(self, frames):
         if self.is_gone:
             raise ConnectionError
         if self.is_full:
-            await self.room.wait()
+            await self.has_room.wait()
         self.batches.append([one.seq for one in frames])
         self.frames.extend(frames)
 
@@ -297,17 +312,11 @@ class Client:
         return [one.seq for one in self.frames if one.seq is not None]
 
 
-async def until(condition, seconds=20):
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 @contextlib.asynccontextmanager
-async def fed(conversation, client, after=0):
+async def subscribe_socket(conversation, socket, after=0):
     async with get_hub().subscribe(conversation.pk, after=after) as subscription:
-        task = asyncio.create_task(subscription.send_until_over(client.push))
-        await until(lambda: subscription.is_live)
+        task = asyncio.create_task(subscription.send_until_over(socket.push))
+        await wait_until_async(lambda: subscription.is_live, "the subscription to be live")
         try:
             yield subscription, task
         finally:
@@ -315,114 +324,128 @@ async def fed(conversation, client, after=0):
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_full_socket_gets_the_rest_in_order_and_holds_up_nobody(conversation):
-    slow, quick = Client(), Client()
-    async with fed(conversation, slow), fed(conversation, quick):
+async def test_full_socket_gets_the_rest_in_order_and_does_not_delay_others(conversation):
+    slow, quick = FakeSocket(), FakeSocket()
+    async with subscribe_socket(conversation, slow), subscribe_socket(conversation, quick):
         slow.is_full = True
         for n in range(6):
             await append(conversation, n)
-        await until(lambda: quick.seqs == [1, 2, 3, 4, 5, 6])
+        await wait_until_async(
+            lambda: quick.seqs == [1, 2, 3, 4, 5, 6], "the quick socket to get six events"
+        )
         assert slow.seqs == []
 
         slow.is_full = False
-        slow.room.set()
+        slow.has_room.set()
 
-        await until(lambda: slow.seqs == [1, 2, 3, 4, 5, 6])
+        await wait_until_async(
+            lambda: slow.seqs == [1, 2, 3, 4, 5, 6], "the slow socket to get six events"
+        )
         assert slow.frames[1] is quick.frames[1]
 
 
-async def test_full_socket_is_given_up_beyond_its_buffer(conversation, settings):
+async def test_full_socket_is_dropped_beyond_its_buffer(conversation, settings):
     settings.SOCKET_BUFFER_BYTES = 4_096
-    client = Client()
-    async with fed(conversation, client) as (subscription, task):
-        client.is_full = True
-        for n in range(
-            40
-        ):  # however few readings they come by, a batch is under way, and too much is left
+    socket = FakeSocket()
+    async with subscribe_socket(conversation, socket) as (subscription, task):
+        socket.is_full = True
+        # However few reads they take, one batch is being pushed, and the rest exceeds the buffer.
+        for n in range(40):
             await append(conversation, n, text="x" * 8_000)
 
         await asyncio.wait_for(task, 20)
 
     assert subscription.has_overflowed
-    assert client.seqs == []
+    assert socket.seqs == []
 
 
 @pytest.mark.parametrize("is_live", [True, False])
-async def test_frames_come_in_batches_of_a_bounded_size(conversation, monkeypatch, is_live):
+async def test_frames_are_pushed_in_batches_of_a_bounded_size(conversation, monkeypatch, is_live):
     monkeypatch.setattr(subscriptions, "BATCH_BYTES", 1_000)
-    client = Client()
+    socket = FakeSocket()
     if not is_live:
         await append(conversation, *range(7), text="x" * 300)
-    async with fed(conversation, client):
+    async with subscribe_socket(conversation, socket):
         if is_live:
             await append(conversation, *range(7), text="x" * 300)
-        await until(lambda: client.seqs == [1, 2, 3, 4, 5, 6, 7])
+        await wait_until_async(
+            lambda: socket.seqs == [1, 2, 3, 4, 5, 6, 7], "the socket to get seven events"
+        )
 
-    assert [batch for batch in client.batches if batch != [None]][:2] == [[1, 2], [3, 4]]
+    assert [batch for batch in socket.batches if batch != [None]][:2] == [[1, 2], [3, 4]]
 
 
-async def test_client_that_is_full_within_a_page_gets_the_rest_once(conversation, monkeypatch):
+async def test_socket_that_is_full_within_a_page_gets_the_rest_once(conversation, monkeypatch):
     monkeypatch.setattr(subscriptions, "BATCH_BYTES", 1_000)
-    client = Client()
-    async with fed(conversation, client) as (subscription, _):
-        client.is_full = True
+    socket = FakeSocket()
+    async with subscribe_socket(conversation, socket) as (subscription, _):
+        socket.is_full = True
         await append(conversation, *range(7), text="x" * 300)
-        await until(lambda: subscription.cursor == 2)
+        await wait_until_async(lambda: subscription.cursor == 2, "the push of the first batch")
         await append(conversation, 7, 8, text="x" * 300)
-        await until(lambda: subscription.feed.seq == 9)
-        assert (client.seqs, subscription.cursor) == ([], 2)
+        await wait_until_async(lambda: subscription.feed.seq == 9, "the feed to read nine events")
+        assert (socket.seqs, subscription.cursor) == ([], 2)
 
-        client.is_full = False
-        client.room.set()
+        socket.is_full = False
+        socket.has_room.set()
 
-        await until(lambda: len(client.seqs) >= 9)
-        assert client.seqs == list(range(1, 10))
+        await wait_until_async(lambda: len(socket.seqs) >= 9, "the socket to get nine events")
+        assert socket.seqs == list(range(1, 10))
 
 
-async def test_socket_that_went_away_ends_alone(conversation):
-    gone, other = Client(), Client()
-    async with fed(conversation, gone) as (subscription, task), fed(conversation, other):
-        gone.is_gone = True
+async def test_disconnected_socket_ends_and_the_others_continue(conversation):
+    disconnected, other = FakeSocket(), FakeSocket()
+    async with (
+        subscribe_socket(conversation, disconnected) as (subscription, task),
+        subscribe_socket(conversation, other),
+    ):
+        disconnected.is_gone = True
         await append(conversation, 0)
 
         await asyncio.wait_for(task, 20)
-        await until(lambda: other.seqs == [1])
+        await wait_until_async(lambda: other.seqs == [1], "the other socket to get its event")
         assert subscription.has_failed
 
 
-async def test_logs_that_move_together_are_read_together(alice, conversation, monkeypatch):
-    """While all readers are busy, what waits is read by one statement."""
+async def test_logs_that_advance_together_are_read_by_one_statement(
+    alice, conversation, monkeypatch
+):
+    """All feeds that wait when a reader becomes free are read by one statement."""
     others = [await sync_to_async(services.create_conversation)(user=alice) for _ in range(6)]
     await sync_to_async(Lease.objects.update)(generation=1)
-    clients = [Client() for _ in others]
+    sockets = [FakeSocket() for _ in others]
     monkeypatch.setattr(publisher, "nudge", lambda *a: None)
-    read_with = []
+    batch_sizes = []
     original = threads.run_in_thread
 
-    async def noted(function, *args):
+    async def record_reads(function, *args):
         if function is reading.read:
-            read_with.append(len(args[0]))
+            batch_sizes.append(len(args[0]))
         return await original(function, *args)
 
     async with contextlib.AsyncExitStack() as stack:
-        for other, client in zip(others, clients, strict=True):
-            await stack.enter_async_context(fed(other, client))
+        for other, socket in zip(others, sockets, strict=True):
+            await stack.enter_async_context(subscribe_socket(other, socket))
             await append(other, 0)
-        monkeypatch.setattr(threads, "run_in_thread", noted)
+        monkeypatch.setattr(threads, "run_in_thread", record_reads)
         for feed in list(get_hub().feeds.values()):
             feed.wake()
-        await until(lambda: all(client.seqs == [1] for client in clients))
+        await wait_until_async(
+            lambda: all(socket.seqs == [1] for socket in sockets), "every socket to get its event"
+        )
 
-    assert read_with[0] == 6
+    assert batch_sizes[0] == 6
 
 
-async def test_only_news_of_the_record_is_told_again(conversation):
-    client = Client()
-    async with fed(conversation, client):
+async def test_status_is_sent_again_only_if_the_record_changed(conversation):
+    socket = FakeSocket()
+    async with subscribe_socket(conversation, socket):
         await append(conversation, 0)
-        await until(lambda: client.seqs == [1])
+        await wait_until_async(lambda: socket.seqs == [1], "the socket to get the event")
         await sync_to_async(services.rename)(conversation_id=conversation.pk, title="Other")
-        await until(lambda: "Other" in client.frames[-1].text)
+        await wait_until_async(
+            lambda: "Other" in socket.frames[-1].text, "the socket to get the changed record"
+        )
 
-    kinds = [json.loads(one.text)["type"] for one in client.frames]
+    kinds = [json.loads(one.text)["type"] for one in socket.frames]
     assert kinds == ["status", "event", "status"]

@@ -1,4 +1,4 @@
-"""People and organizations for tests, made by the services that make them in earnest."""
+"""Factories of users and organizations. Users are created by the service that the server uses."""
 
 from typing import Any
 

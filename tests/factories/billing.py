@@ -1,4 +1,4 @@
-"""Billing rows for tests that need them to exist."""
+"""Factories of billing rows for tests that only need the rows to exist."""
 
 from datetime import timedelta
 from uuid import uuid4
@@ -19,7 +19,7 @@ class _RowOfUser(factory.django.DjangoModelFactory):
 
 
 class ModelAccessFactory(_RowOfUser):
-    """Access with a key."""
+    """The model access of a user, with a key."""
 
     class Meta:
         model = ModelAccess
@@ -35,7 +35,7 @@ class ModelAccessFactory(_RowOfUser):
 
 
 class GatewayTokenFactory(_RowOfUser):
-    """A token that was given out; its secret is not known."""
+    """A gateway token whose secret is unknown, so it authenticates no request."""
 
     class Meta:
         model = GatewayToken
@@ -48,7 +48,7 @@ class GatewayTokenFactory(_RowOfUser):
 
 
 class ModelCallFactory(_RowOfUser):
-    """An answered call."""
+    """An answered call of a model."""
 
     class Meta:
         model = ModelCall
@@ -61,7 +61,7 @@ class ModelCallFactory(_RowOfUser):
 
 
 class ConversationUsageFactory(factory.django.DjangoModelFactory):
-    """The sums of a conversation."""
+    """The summed usage of a conversation."""
 
     class Meta:
         model = ConversationUsage

@@ -1,4 +1,4 @@
-"""Conversations and their rows for tests that need them to exist, not to work."""
+"""Factories of conversations and their rows for tests that only need the rows to exist."""
 
 import factory
 
@@ -34,7 +34,7 @@ class _RowOfConversation(factory.django.DjangoModelFactory):
 
 
 class EventFactory(_RowOfConversation):
-    """An event at the next place of its conversation's log."""
+    """An event with the next ``seq`` of its conversation's log."""
 
     class Meta:
         model = Event
@@ -53,7 +53,7 @@ class EventFactory(_RowOfConversation):
 
 
 class OutgoingMessageFactory(_RowOfConversation):
-    """A message that waits."""
+    """A message that waits for delivery."""
 
     class Meta:
         model = OutgoingMessage
@@ -63,7 +63,7 @@ class OutgoingMessageFactory(_RowOfConversation):
 
 
 class StartTaskFactory(_RowOfConversation):
-    """A start under way."""
+    """A start task that is running."""
 
     class Meta:
         model = StartTask
@@ -72,7 +72,7 @@ class StartTaskFactory(_RowOfConversation):
 
 
 class LeaseFactory(_RowOfConversation):
-    """A lease that is held now."""
+    """A lease that a manager holds."""
 
     class Meta:
         model = Lease
@@ -81,7 +81,7 @@ class LeaseFactory(_RowOfConversation):
 
 
 class SandboxFactory(factory.django.DjangoModelFactory):
-    """A sandbox with keys, belonging to a user's personal organization."""
+    """A sandbox with keys in the personal organization of a user."""
 
     class Meta:
         model = Sandbox

@@ -1,6 +1,6 @@
-"""A stand-in for the agent engine's HTTP API, as contracts/agent-server.md has it, for tests of our services.
+"""A fake of the agent engine's HTTP API, for tests of our services.
 
-``tests/flows`` runs the same services against the real engine; what differs there is mended here.
+``tests/flows`` runs these services against the real engine. Where the two differ, the fake is changed.
 """
 
 import json
@@ -16,7 +16,7 @@ _PATH = re.compile(r"/api/conversations/([0-9a-f-]+)(/.*)?")
 
 
 class FakeAgentServer(ThreadingHTTPServer):
-    """One engine: conversations with a log of events; as a context manager it serves in a thread."""
+    """An engine with conversations and their logs of events. As a context manager it serves in a thread."""
 
     daemon_threads = True
 
@@ -26,9 +26,9 @@ class FakeAgentServer(ThreadingHTTPServer):
         self.logs: dict[str, list[dict[str, Any]]] = {}
         self.calls: list[tuple[str, str, Any]] = []
         self.answers: dict[str, tuple[int, Any]] = {}
-        """``"METHOD suffix"`` to a canned status and body: a fault to play."""
+        """Status and body to send instead of the normal response, by ``"METHOD suffix"``."""
         self.drop_after: set[str] = set()
-        """``"METHOD suffix"`` that is carried out, and the connection cut before the answer."""
+        """Requests (``"METHOD suffix"``) that are executed and whose connection is closed without a response."""
 
     @property
     def url(self) -> str:
@@ -48,7 +48,7 @@ class FakeAgentServer(ThreadingHTTPServer):
         return event
 
     def user_texts(self, conversation_id: str) -> list[str]:
-        """What the agent was told."""
+        """Return the texts of the messages that the agent received."""
         events = self.logs.get(conversation_id, [])
         return [
             e["llm_message"]["content"][0]["text"] for e in events if e["kind"] == "MessageEvent"
@@ -81,11 +81,11 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"{method} {suffix}"
         if name in self.server.answers:
             return self._answer(*self.server.answers[name])
-        status, answer = self._act(method, suffix, match[1] if match else "", body, query)
+        status, reply = self._act(method, suffix, match[1] if match else "", body, query)
         if name in self.server.drop_after:
             self.close_connection = True
             return None
-        return self._answer(status, answer)
+        return self._answer(status, reply)
 
     def _act(self, method: str, suffix: str, key: str, body: Any, query: str) -> tuple[int, Any]:
         server = self.server
@@ -127,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class FakeProvider:
-    """A sandbox provider whose sandboxes are all one ``FakeAgentServer``, or dead when ``state`` says so."""
+    """A sandbox provider in which every sandbox is one ``FakeAgentServer``. ``state`` is their state."""
 
     def __init__(self, server: FakeAgentServer) -> None:
         self.server = server

@@ -1,4 +1,4 @@
-"""The agent engine of the tests: the real one where a test asks for it, else a program that starts and ends like it."""
+"""A fake engine program that starts and ends like the real engine, and a check for the real engine."""
 
 import os
 import sys
@@ -44,25 +44,25 @@ HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).
 
 
 def fake_engine(folder: Path) -> Path:
-    """An ``ENGINE_DIR`` whose engine answers ``/ready`` and does what files in the project say.
+    """Create an ``ENGINE_DIR`` in ``folder`` with a fake engine that serves ``/ready``; return ``folder``.
 
-    ``stubborn`` (ignores SIGTERM), ``daemon`` (leaves two daemons), ``die`` (ends with status 3 after these
-    words), ``busy`` (never ready).
+    Files in the project change its behaviour: ``stubborn`` (ignores SIGTERM), ``daemon`` (leaves two daemons),
+    ``die`` (logs the file's text and exits with status 3), ``busy`` (never becomes ready).
     """
     program = folder / "engine.py"
     (folder / "bin").mkdir(parents=True)
     program.write_text(PROGRAM)
     python = folder / "bin" / "python"
-    # Named once more on the command line, as the real one is: that is part of its identity.
+    # Like for the real engine, its path is on the command line, by which the provider recognizes the process.
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{program}" "$@"\n')
     python.chmod(0o755)
     return folder
 
 
 def require_engine() -> None:
-    """Skip the test where the real engine is not installed; fail it where everything is required."""
-    found = engine_home.status()
-    if not found.is_ready:
+    """Skip the test if the real engine is not installed. Fail it instead if ``REQUIRE_ALL=1`` is set."""
+    installation = engine_home.status()
+    if not installation.is_ready:
         if os.environ.get("REQUIRE_ALL") == "1":
-            pytest.fail(found.detail)
-        pytest.skip(f"needs the real engine: {found.detail}")
+            pytest.fail(installation.detail)
+        pytest.skip(f"needs the real engine: {installation.detail}")

@@ -1,8 +1,8 @@
-"""Many engines at once, by their session sockets: for measuring and for killing managers.
+"""The session sockets of many engines at once, for benches and for tests that kill managers.
 
-``python -m tests.fakes.engine_sockets '{"interval": 1.0, "events": 50}'`` prints its port and serves until it is
-ended. What a conversation's log holds follows from the clock alone (one event each ``interval`` seconds, each
-conversation at its own moment, ``events`` of them at most), so whoever connects again finds it as it was.
+``python -m tests.fakes.engine_sockets '{"interval": 1.0, "events": 50}'`` prints its port and serves until the
+process ends. A conversation's log depends only on the clock: one event every ``interval`` seconds from the
+conversation's own start, at most ``events``. A client that reconnects therefore gets the same log.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ TEXT = "x" * 600
 
 
 class Engines:
-    """All conversations that anybody asks for."""
+    """The engines of all conversations. A conversation exists as soon as a client asks for it."""
 
     def __init__(self, *, interval: float, events: int | None, began: float) -> None:
         self.interval = interval
@@ -32,7 +32,7 @@ class Engines:
         self.began = began
 
     def first_at(self, key: UUID) -> float:
-        """When a conversation's first event happens: they are spread over the interval."""
+        """Return the time of a conversation's first event. The conversations are spread over the interval."""
         return self.began + (key.int % 997) / 997 * self.interval
 
     def length(self, key: UUID) -> int:
@@ -55,12 +55,12 @@ class Engines:
             await self._replay(socket)
 
     async def _replay(self, socket: ServerConnection) -> None:
-        """What is behind ``after_seq``, then what happens."""
+        """Send the events after ``after_seq``, then each new event at its time."""
         assert socket.request
         address = urlsplit(socket.request.path)
         key = UUID(address.path.rpartition("/")[2])
         seq = int(parse_qs(address.query)["after_seq"][0]) + 1
-        await socket.recv()  # who it is
+        await socket.recv()  # the credentials
         there = self.length(key)
         span = {"from_seq": seq, "through_seq": there - 1} if there > seq else {}
         await socket.send(json.dumps({"type": "sync", **span}))
@@ -72,7 +72,7 @@ class Engines:
         await socket.wait_closed()
 
     def answer(self, socket: ServerConnection, request: Request) -> Response | None:
-        """REST, as far as a manager asks: how the conversation stands."""
+        """Respond to the one REST request of a manager: the status of a conversation."""
         if request.path.startswith("/sockets/"):
             return None
         body = json.dumps({"execution_status": "running"}).encode()

@@ -1,8 +1,8 @@
-"""A GitHub Enterprise Server of a test's own: REST and GraphQL below ``/api``, repositories by Git's smart HTTP.
+"""A fake GitHub Enterprise Server: REST and GraphQL below ``/api``, and repositories by Git's smart HTTP.
 
-It answers what GitHub documents, checks what GitHub checks (token, version header, user agent, page sizes), and
-serves its repositories by the real ``git http-backend``. ``tests/integrations/test_github.py`` asks the same of
-the real one where ``GITHUB_TEST_TOKEN`` is set.
+It sends the responses that GitHub documents, checks what GitHub checks (token, version header, user agent, page
+sizes), and serves its repositories with the real ``git http-backend``. With ``GITHUB_TEST_TOKEN``,
+``tests/integrations/test_github.py`` sends similar requests to github.com.
 """
 
 import base64
@@ -35,7 +35,7 @@ GIT = {
 
 @dataclass
 class Repo:
-    """One repository; its bare clone lies under the server's folder."""
+    """A repository. Its bare clone is in the server's folder."""
 
     full_name: str
     id: int
@@ -47,14 +47,14 @@ class Repo:
 
 
 class FakeGitHub:
-    """The server's state. ``requests`` holds ``(method, path, headers)`` of every call."""
+    """The state of the server. ``requests`` holds ``(method, path, headers)`` of every request."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.repos: dict[str, Repo] = {}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.trouble: Callable[[str], tuple[int, dict[str, str], Any] | None] = lambda _path: None
-        """An answer instead of the real one, by path."""
+        """A function of the path that returns a response to send instead of the normal response, or None."""
         self.is_app_token = False
         self.moved: dict[str, str] = {}
         self.host = self.url = ""
@@ -67,7 +67,7 @@ class FakeGitHub:
         branches: tuple[str, ...] = (),
         **more: Any,
     ) -> Repo:
-        """A repository with one commit on ``main``, and further branches at the same commit."""
+        """Create a repository with one commit on ``main``, and further branches at the same commit."""
         repo = Repo(full_name, id=len(self.repos) + 1000, **more)
         self.repos[full_name] = repo
         bare, work = self.path(full_name), self.folder / "work" / full_name
@@ -105,7 +105,7 @@ def git(*arguments: str, cwd: Path) -> str:
 
 @contextmanager
 def running(folder: Path) -> Iterator[FakeGitHub]:
-    """The fake on a loopback port; ``host`` is what a token is connected with."""
+    """Serve the fake on a loopback port. Its ``host`` is the value to connect a token with."""
     fake = FakeGitHub(folder)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"fake": fake}))
     server.daemon_threads = True
@@ -122,7 +122,7 @@ def running(folder: Path) -> Iterator[FakeGitHub]:
 
 
 class Refused(Exception):
-    """An error answer."""
+    """An error response."""
 
     def __init__(self, status: int, message: str, **more: Any) -> None:
         self.status, self.body = status, {"message": message} | more
@@ -149,8 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not parts.path.startswith("/api/"):
             self._git(parts.path, parts.query, body)
             return
-        if found := self.fake.trouble(parts.path):
-            self._answer(*found)
+        if response := self.fake.trouble(parts.path):
+            self._answer(*response)
             return
         try:
             query = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -358,10 +358,10 @@ def _search(handler: _Handler, query: Any, body: Any) -> Any:
 
 
 def _heads(fake: FakeGitHub, name: str) -> list[dict[str, Any]]:
-    told = git(
+    refs = git(
         "for-each-ref", "--format=%(objectname) %(refname:short)", "refs/heads", cwd=fake.path(name)
     )
-    pairs = [line.split(" ", 1) for line in told.splitlines()]
+    pairs = [line.split(" ", 1) for line in refs.splitlines()]
     return [
         {"name": branch, "commit": {"sha": sha, "url": ""}, "protected": branch == "main"}
         for sha, branch in pairs
@@ -440,7 +440,7 @@ def _graphql(fake: FakeGitHub, body: Any) -> Any:
     name = re.match(r"\s*query (\w+)", body["query"])
     assert name, "an operation without a name"
     for declared in re.findall(r"\$(\w+): [\w!]+", body["query"]):
-        assert declared in variables, f"{declared} is declared and not given"
+        assert declared in variables, f"the variable {declared} is declared but has no value"
     return _OPERATIONS[name[1]](fake, body["query"], variables)
 
 
@@ -517,6 +517,6 @@ _OPERATIONS = {
 
 
 def exhausted(_path: str) -> tuple[int, dict[str, str], Any]:
-    """What GitHub answers when nothing remains of the primary limit."""
+    """Return GitHub's response when the primary rate limit is used up, for ``FakeGitHub.trouble``."""
     headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int(time.time()) + 120)}
     return 403, headers, {"message": "API rate limit exceeded for user ID 583231."}

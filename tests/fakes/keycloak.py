@@ -1,4 +1,4 @@
-"""A real Keycloak for the tests, on an embedded database, with the realm of ``tests/keycloak/realm.json``."""
+"""A real Keycloak with an embedded database and the realm of ``tests/keycloak/realm.json``."""
 
 import os
 import shutil
@@ -20,9 +20,9 @@ START_SECONDS = 300
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def start(home: Path, port: int) -> "subprocess.Popen[bytes]":
@@ -65,7 +65,7 @@ def wait(process: "subprocess.Popen[bytes]", url: str, home: Path) -> None:
 
 
 def warm_up(home: Path) -> None:
-    """Start an unpacked Keycloak once, so that it builds itself and its empty database; every test copies both."""
+    """Start an unpacked Keycloak once, so that it builds itself and an empty database. Every test copies both."""
     port = free_port()
     process = start(home, port)
     try:
@@ -81,7 +81,7 @@ def warm_up(home: Path) -> None:
 
 
 class Keycloak:
-    """A server of its own, whose client comes back to ``app_url``. Use as a context manager."""
+    """A Keycloak server whose client redirects to ``app_url``. Use it as a context manager."""
 
     client_id, client_secret = "agent-server", "a-secret-of-the-tests"
     access_seconds = 4
@@ -97,7 +97,7 @@ class Keycloak:
 
     def __enter__(self) -> Self:
         home = prepare.keycloak_dir()
-        # The server's own files are shared and stay as they are; what it writes goes to this run's folder.
+        # Keycloak only reads its program files, so they are linked. It writes into ``data``, so that is copied.
         for name in ("bin", "conf", "lib", "providers", "themes", "data"):
             if (home / name).exists():
                 copy = shutil.copy2 if name == "data" else _link
@@ -119,7 +119,7 @@ class Keycloak:
             self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    # --- What an administrator does
+    # --- Actions of an administrator
 
     def _admin(self, method: str, path: str, **request: Any) -> Any:
         form = {
@@ -149,11 +149,11 @@ class Keycloak:
         self._admin("PUT", f"users/{self._id_of(name)}", json={"enabled": enabled})
 
     def end_sessions(self, name: str) -> None:
-        """Sign somebody out everywhere; Keycloak then tells its clients by the back channel."""
+        """End all sessions of a user. Keycloak then notifies its clients by back-channel logout."""
         self._admin("POST", f"users/{self._id_of(name)}/logout")
 
     def access_token_of(self, name: str) -> str:
-        """What a command-line client gets."""
+        """Return the access token that a command-line client gets for a user."""
         form = {
             "grant_type": "password",
             "client_id": "cli",
@@ -170,7 +170,7 @@ class Keycloak:
 
 
 def _link(source: str, target: str) -> str:
-    """A copy that costs nothing where both lie on one file system; scripts keep their mode."""
+    """Link a file, or copy it with its mode if the target is on another file system. Return the target."""
     try:
         os.link(source, target)
     except OSError:

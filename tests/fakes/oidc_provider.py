@@ -1,7 +1,7 @@
-"""An OpenID Connect provider for tests, in the shape of a Keycloak realm, which can also be made to misbehave.
+"""A fake OpenID Connect provider with the addresses of a Keycloak realm. Tests can make it misbehave.
 
-It is strict where a good provider is: codes work once and with their PKCE verifier and redirect address only,
-refresh tokens rotate and a reused one ends the session. Tests bend what it signs through ``bend``.
+It is as strict as a good provider: a code works once and only with its PKCE verifier and redirect address, refresh
+tokens rotate, and a reused refresh token ends the session. Tests change the signed claims through ``bend``.
 """
 
 import base64
@@ -53,8 +53,8 @@ class Key:
         self.private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
     def jwk(self) -> dict[str, Any]:
-        found = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self.private.public_key()))
-        return found | {"kid": self.id, "use": "sig", "alg": "RS256"}
+        key = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self.private.public_key()))
+        return key | {"kid": self.id, "use": "sig", "alg": "RS256"}
 
     def public_pem(self) -> bytes:
         return self.private.public_key().public_bytes(
@@ -63,7 +63,7 @@ class Key:
 
 
 class OidcProvider:
-    """A realm with people in it. Use as a context manager; ``issuer`` is its address."""
+    """A realm with users. Use it as a context manager. ``issuer`` is its address."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class OidcProvider:
         self.refresh_error = ""
         self.back_channel_url = ""
         self.bend: Callable[[dict[str, Any]], str | None] = lambda claims: None
-        """May change an ID token's claims in place, or give a whole token in its stead."""
+        """A function that may change an ID token's claims in place, or return a token to send instead."""
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -99,7 +99,7 @@ class OidcProvider:
         self._server.shutdown()
         self._server.server_close()
 
-    # --- What tests do
+    # --- Actions of tests
 
     def add_person(self, name: str, **fields: Any) -> Person:
         person = Person(
@@ -120,7 +120,7 @@ class OidcProvider:
         self.keys.insert(0, Key())
 
     def authorize(self, url: str, person: Person) -> dict[str, str]:
-        """What a browser of this person brings back from an authorization address: code and state."""
+        """Grant an authorization request; return the query of the redirect, with ``code`` and ``state``."""
         query = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
         location = self._grant(query, person)
         return {name: values[0] for name, values in parse_qs(urlsplit(location).query).items()}
@@ -134,7 +134,7 @@ class OidcProvider:
         **header: Any,
     ) -> str:
         key = key or self.keys[0]
-        # Not `jwt.encode`, which would itself refuse claims that make no sense.
+        # `jwt.encode` would refuse invalid claims, which some tests need.
         return jwt.PyJWS().encode(
             json.dumps(claims).encode(), key.private, algorithm, {"kid": key.id} | header
         )
@@ -173,7 +173,7 @@ class OidcProvider:
         )
 
     def end_session(self, sid: str) -> None:
-        """End a session as an administrator would, and tell the client by the back channel."""
+        """End a session like an administrator, and notify the client by back-channel logout."""
         session = self.sessions.pop(sid, None)
         if session and self.back_channel_url:
             token = self.logout_token(sub=session.person.sub, sid=sid)
@@ -202,14 +202,14 @@ class OidcProvider:
         if form.get("grant_type") == "refresh_token":
             return self._refresh(form)
         with self._lock:
-            asked = self.codes.pop(form.get("code", ""), None)
-        if asked is None or asked["redirect_uri"] != form.get("redirect_uri"):
+            grant = self.codes.pop(form.get("code", ""), None)
+        if grant is None or grant["redirect_uri"] != form.get("redirect_uri"):
             return 400, {"error": "invalid_grant"}
         digest = hashlib.sha256(form.get("code_verifier", "").encode()).digest()
         challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-        if asked.get("code_challenge_method") != "S256" or asked.get("code_challenge") != challenge:
+        if grant.get("code_challenge_method") != "S256" or grant.get("code_challenge") != challenge:
             return 400, {"error": "invalid_grant", "error_description": "PKCE verification failed"}
-        return 200, self._tokens(self.sessions[asked["sid"]], nonce=asked.get("nonce"))
+        return 200, self._tokens(self.sessions[grant["sid"]], nonce=grant.get("nonce"))
 
     def _refresh(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
         if self.refresh_error:
@@ -220,7 +220,7 @@ class OidcProvider:
             session = self.sessions.get(sid)
             if session is None or not session.person.enabled:
                 return 400, {"error": "invalid_grant"}
-            if session.refresh_token != token:  # reuse: the whole session is given up
+            if session.refresh_token != token:  # a reused token ends the session
                 del self.sessions[sid]
                 return 400, {
                     "error": "invalid_grant",

@@ -1,15 +1,16 @@
-"""Web processes for tests, on the test database."""
+"""Web processes that use the test database."""
 
 import contextlib
 import os
 import socket
 import subprocess
 import sys
-import time
 
 import httpx2
 from django.conf import settings
 from django.db import connection
+
+from tests.waiting import wait_until
 
 RUN_WEB = (sys.executable, "-W", "ignore", "manage.py", "run_web", "--fd", "{fd}")
 DAPHNE = (
@@ -59,11 +60,11 @@ def webs(number, folder, *, command=RUN_WEB, **environment):
 
 
 def wait(url):
-    """Wait until the server at ``url`` answers."""
-    deadline = time.monotonic() + 90
-    while True:
+    """Wait until the server at ``url`` responds to ``/alive``."""
+
+    def is_alive():
         with contextlib.suppress(httpx2.TransportError):
-            if httpx2.get(f"{url}/alive", timeout=30, trust_env=False).status_code == 200:
-                return
-        assert time.monotonic() < deadline, f"{url} does not answer"
-        time.sleep(0.2)
+            return httpx2.get(f"{url}/alive", timeout=30, trust_env=False).status_code == 200
+        return False
+
+    wait_until(is_alive, f"{url} to respond", seconds=90, pause=0.2)

@@ -1,4 +1,4 @@
-"""The upstream provider of the tests: an OpenAI-compatible HTTP server that plays ``billing.gateway.script``."""
+"""A fake model provider: an OpenAI-compatible HTTP server that follows ``billing.gateway.script``."""
 
 import json
 import threading
@@ -13,9 +13,9 @@ from billing.gateway.script import Json
 
 
 class ScriptedLLM(ThreadingHTTPServer):
-    """The server; as a context manager it serves in a background thread.
+    """The server. As a context manager it serves in a background thread.
 
-    ``requests`` logs what came; ``raw`` (status, content type, body) answers instead of the script.
+    ``requests`` is the log of requests. If ``raw`` (status, content type, body) is set, it replaces every response.
     """
 
     daemon_threads = True
@@ -48,7 +48,7 @@ class ScriptedLLM(ThreadingHTTPServer):
             return failure.times is None or self._failures[key] <= failure.times
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that goes away is part of the tests, not news."""
+        """Log nothing: some tests close the connection on purpose."""
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
@@ -131,7 +131,9 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(pause)
             self._write_chunk(script.STREAM_END)
             self._write_chunk(b"")
-        except OSError:  # the client went away, for example an interrupted agent
+        except (
+            OSError
+        ):  # the client has disconnected, for example because the agent was interrupted
             self.server.requests[-1]["cut"] = True
             self.close_connection = True
 
@@ -154,8 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
-        except OSError:  # the client went away
+        except OSError:  # the client has disconnected
             self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-        """Quiet: ``requests`` is the log."""
+        """Log nothing: ``requests`` is the log."""

@@ -1,4 +1,4 @@
-"""A Socket.IO v4 client for the tests: its packets by python-socketio's codec, its frames over ``websockets``."""
+"""A Socket.IO v4 client that uses python-socketio for packets and ``websockets`` for the transport."""
 
 import json
 import time
@@ -15,15 +15,15 @@ Json = dict[str, Any]
 
 
 class Refused(Exception):
-    """``connect_error``, with what the server said."""
+    """The server refused the connection. The argument is the data of its ``connect_error``."""
 
 
 class Ended(Exception):
-    """The server ended the connection: by a packet, or by the transport alone."""
+    """The server ended the connection: ``"disconnect"`` or ``"close"`` by a packet, ``"transport"`` without one."""
 
 
 class V0Client:
-    """One connection, joined. ``events`` are the ``oh_event`` payloads in order; reads happen in ``wait``."""
+    """A joined connection. ``events`` holds the ``oh_event`` payloads in order; the ``wait…`` methods read them."""
 
     def __init__(
         self,
@@ -35,14 +35,14 @@ class V0Client:
         headers: dict[str, str] | None = None,
         **query: str,
     ) -> None:
-        asked = {"EIO": "4", "transport": "websocket", "latest_event_id": str(after)} | query
+        parameters = {"EIO": "4", "transport": "websocket", "latest_event_id": str(after)} | query
         if conversation_id is not None:
-            asked["conversation_id"] = str(conversation_id)
+            parameters["conversation_id"] = str(conversation_id)
         self.events: list[Json] = []
         self.frames: list[str] = []
         self._closing = ExitStack()
         opening = connect(
-            f"{url.replace('http', 'ws', 1)}{path}?{urlencode(asked)}",
+            f"{url.replace('http', 'ws', 1)}{path}?{urlencode(parameters)}",
             additional_headers=headers or {},
             open_timeout=30,
             close_timeout=2,
@@ -68,7 +68,7 @@ class V0Client:
         self._closing.close()
 
     def _read(self, seconds: float) -> bool:
-        """One frame; whether it was the confirmation of the connection."""
+        """Read a frame. Return whether it confirms the connection."""
         try:
             frame = self._socket.recv(timeout=seconds)
         except ConnectionClosed as closed:
@@ -92,7 +92,7 @@ class V0Client:
         return False
 
     def wait(self, is_there: Callable[[Json], Any], *, seconds: float = 60) -> Json:
-        """The first event, of those behind what ``wait`` gave last, that is as asked for."""
+        """Return the next event for which ``is_there`` is true, after the event that ``wait`` returned last."""
         deadline = time.monotonic() + seconds
         place = getattr(self, "_place", 0)
         while True:
@@ -103,7 +103,9 @@ class V0Client:
                     self._place = place
                     return event
             left = deadline - time.monotonic()
-            assert left > 0, f"not within {seconds} s: {json.dumps(self.events[-5:])[:3000]}"
+            assert left > 0, (
+                f"no such event within {seconds} s; the last events: {json.dumps(self.events[-5:])[:3000]}"
+            )
             try:
                 self._read(left)
             except TimeoutError:
@@ -113,7 +115,7 @@ class V0Client:
         return self.wait(lambda event: state_of(event) in states, seconds=seconds)
 
     def read_for(self, seconds: float) -> None:
-        """Take what comes within a time."""
+        """Read frames for this time."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             try:
@@ -122,7 +124,7 @@ class V0Client:
                 return
 
     def wait_end(self, *, seconds: float = 30) -> str:
-        """How the server ended it."""
+        """Read until the server ends the connection. Return how it ended it (see ``Ended``)."""
         try:
             deadline = time.monotonic() + seconds
             while True:
@@ -148,7 +150,7 @@ class V0Client:
 
 
 def state_of(event: Json) -> str | None:
-    """The agent's state that an event tells, if it tells one."""
+    """Return the agent's state in an event, or None if the event reports no state."""
     if event.get("observation") != "agent_state_changed":
         return None
     state: str = event["extras"]["agent_state"]

@@ -1,7 +1,7 @@
-"""The whole server for tests: its real roles as processes of their own, over a PostgreSQL and a Redis of their own.
+"""A complete server for tests: the real roles as processes, with a PostgreSQL and a Redis of their own.
 
-Nothing here is faked but the supervisor, so that a test may kill, stop and restart any part. The stack's keys
-are those of the test process, which can hence open a sandbox's sealed keys and read the engine's own log.
+Only the supervisor is replaced, so that a test can kill, stop and restart any process. The server has the test
+process's encryption keys, so a test can open a sandbox's sealed keys and read the engine's own log.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ from conversations.sandboxes.provider import get_provider
 from lib import crypto
 from openhands_site.operating import embedded
 from tests.prepare import ROOT
+from tests.waiting import wait_until
 
 RESTART_SECONDS = 1.0
 """The supervisor's pause before the first restart of a role."""
@@ -46,8 +47,8 @@ ROLES = {
     "manager": ["run_conversation_manager"],
     "realtime": ["run_realtime"],
 }
-# Ends with the thread that started it, as the supervisor's children do; without `preexec_fn`, which is not
-# safe in a process with threads.
+# The process ends with the thread that started it, like the supervisor's children. `preexec_fn` would not be
+# safe in a process with threads, so the child sets this for itself before it starts the program.
 _DIE_WITH_US = """\
 import ctypes, os, sys
 if sys.platform == "linux":
@@ -72,7 +73,7 @@ print(json.dumps(keys))
 
 @dataclass
 class Role:
-    """One process that is started again when it ends."""
+    """A process that is started again when it ends."""
 
     name: str
     arguments: list[str]
@@ -83,7 +84,7 @@ class Role:
 
 @dataclass
 class Person:
-    """Somebody with an API key."""
+    """A user with an API key."""
 
     name: str
     id: str
@@ -94,9 +95,10 @@ class Person:
     def call(
         self, method: str, path: str, *, expect: int | None = None, **request: Any
     ) -> httpx2.Response:
-        """One request below ``/api/v1``; a web that is being restarted is asked until it answers.
+        """Send a request below ``/api/v1``, again and again while web restarts. Return the response.
 
-        Only where no answer came at all, and so a POST may have been carried out: send what makes it repeatable.
+        A request without a response is repeated although it may have been executed, so a POST needs an
+        idempotency key in tests that kill web.
         """
         headers = {"Authorization": f"Bearer {self.key}"} | request.pop("headers", {})
         deadline = time.monotonic() + 30
@@ -128,12 +130,12 @@ class Person:
         return self.call("GET", path, expect=200, params=query).json()
 
     def converse(self, *, headers: dict[str, str] | None = None, **body: Any) -> "Talk":
-        """A new conversation."""
+        """Create a conversation."""
         answer = self.call("POST", "conversations", expect=201, json=body, headers=headers or {})
         return Talk(self, UUID(answer.json()["id"]), answer.json())
 
     def socket(self, conversation_id: UUID, *, after: int = 0, **options: Any) -> ClientConnection:
-        """The conversation's socket."""
+        """Open the socket of a conversation."""
         url = self.stack.url.replace("http", "ws", 1)
         return connect(
             f"{url}/ws/v1/conversations/{conversation_id}?after={after}",
@@ -147,7 +149,7 @@ class Person:
 
 @dataclass
 class Talk:
-    """One conversation, as its owner sees it and as its engine does."""
+    """A conversation, with access to its record, its log, its sandbox and its engine."""
 
     owner: Person
     id: UUID
@@ -173,11 +175,13 @@ class Talk:
     def wait(
         self, is_there: Callable[[dict[str, Any]], Any], *, seconds: float = 90, pause: float = 0.05
     ) -> dict[str, Any]:
-        """The record, once it is as asked for."""
+        """Return the record as soon as ``is_there(record)`` is true."""
         deadline = time.monotonic() + seconds
         while not is_there(record := self.record()):
             if time.monotonic() > deadline:
-                pytest.fail(f"not within {seconds} s: {json.dumps(record, indent=1)}")
+                pytest.fail(
+                    f"The record is not as expected after {seconds} s: {json.dumps(record, indent=1)}"
+                )
             time.sleep(pause)
         return record
 
@@ -189,7 +193,7 @@ class Talk:
         return self.wait(is_ready, seconds=seconds)
 
     def wait_status(self, *statuses: str, after: int = 0, seconds: float = 90) -> dict[str, Any]:
-        """The record once the agent's newest state, told behind ``after`` in the log, is one of these."""
+        """Return the record as soon as the agent has one of these states and the log goes beyond ``after``."""
 
         def is_there(record: dict[str, Any]) -> bool:
             return record["execution_status"] in statuses and record["last_seq"] > after
@@ -197,30 +201,31 @@ class Talk:
         return self.wait(is_there, seconds=seconds)
 
     def do(self, text: str, *statuses: str, seconds: float = 90) -> dict[str, Any]:
-        """Say something and wait until the run that it starts ends in one of the states (``finished``)."""
-        said = self.say(text)
-        self.wait_run(said["seq"], seconds=seconds)
+        """Post a message and wait until its run ends in one of the states (by default ``finished``)."""
+        message = self.say(text)
+        self.wait_run(message["seq"], seconds=seconds)
         return self.wait_status(*(statuses or ("finished",)), seconds=seconds)
 
     def wait_run(self, after: int, *, seconds: float = 90) -> None:
-        """Wait until a run has begun behind ``after``."""
-        deadline = time.monotonic() + seconds
-        while not any(state_of(event) == "running" for event in self.events(after=after)):
-            assert time.monotonic() < deadline, f"no run began: {self.record()}"
-            time.sleep(0.05)
+        """Wait until a run begins in the log after ``after``."""
+        wait_until(
+            lambda: any(state_of(event) == "running" for event in self.events(after=after)),
+            f"a run to begin after event {after} of {self.id}",
+            seconds=seconds,
+        )
 
     def events(self, *, after: int = 0) -> list[dict[str, Any]]:
-        """Our log by REST, page by page."""
-        found: list[dict[str, Any]] = []
+        """Return our log, read page by page over REST."""
+        events: list[dict[str, Any]] = []
         while True:
             page = self.owner.get(f"{self.path}/events", after=after, limit=500)["items"]
-            found += page
+            events += page
             if len(page) < 500:
-                return found
+                return events
             after = page[-1]["seq"]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Our log by SQL."""
+        """Return our log, read by SQL."""
         return self.stack.sql(
             "SELECT seq, event_id, kind, source, payload, engine_seq FROM conversations_event"
             " WHERE conversation_id = %s ORDER BY seq",
@@ -235,7 +240,7 @@ class Talk:
         )[0]
 
     def engine(self) -> EngineClient:
-        """A client of the conversation's engine, past our server."""
+        """Return a client that calls the conversation's engine directly."""
         row = self.sandbox()
         key = crypto.open_sealed(
             bytes(row["sealed_session_key"]), bound_to=f"sandbox.session:{row['id']}"
@@ -243,45 +248,49 @@ class Talk:
         return EngineClient(row["base_url"], key)
 
     def engine_log(self) -> list[Durable]:
-        """The engine's own log, from its first event."""
+        """Return the engine's own log, from its first event."""
         return list(self.engine().iter_events(self.id))
 
     def engine_pid(self) -> int:
         return self.sandbox()["handle"]["pid"]
 
     def kill_engine(self) -> float:
-        """``kill -9``; the instant."""
+        """Kill the engine (SIGKILL). Return the time."""
         os.kill(self.engine_pid(), signal.SIGKILL)
         return time.monotonic()
 
     def compare_logs(self, *, seconds: float = 10) -> int:
-        """Assert that our log holds the engine's, item by item, and nothing is lost, doubled or moved; its length."""
+        """Assert that our log holds every event of the engine's log once and in order. Return the number of events."""
         deadline = time.monotonic() + seconds
         while True:
-            theirs = self.engine_log()
+            engine_events = self.engine_log()
             rows = self.rows()
-            ours = [row for row in rows if row["engine_seq"] is not None]
-            if len(ours) >= len(theirs) and self.engine().count_events(self.id) == len(theirs):
+            engine_rows = [row for row in rows if row["engine_seq"] is not None]
+            if len(engine_rows) >= len(engine_events) and self.engine().count_events(
+                self.id
+            ) == len(engine_events):
                 break
             assert time.monotonic() < deadline, (
-                f"{len(ours)} of the engine's {len(theirs)} events are in our log"
+                f"{len(engine_rows)} of the engine's {len(engine_events)} events are in our log"
             )
             time.sleep(0.2)
         assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
-        assert [row["engine_seq"] for row in ours] == [one.seq for one in theirs]
-        assert [row["event_id"] for row in ours] == [one.event.event_id for one in theirs]
-        assert [row["kind"] for row in ours] == [one.event.kind for one in theirs]
-        for row, one in zip(ours, theirs, strict=True):
-            assert json.loads(row["payload"]) == json.loads(one.event.payload)
-        told = self.events()
-        assert [(e["seq"], e["event_id"]) for e in told] == [
+        assert [row["engine_seq"] for row in engine_rows] == [item.seq for item in engine_events]
+        assert [row["event_id"] for row in engine_rows] == [
+            item.event.event_id for item in engine_events
+        ]
+        assert [row["kind"] for row in engine_rows] == [item.event.kind for item in engine_events]
+        for row, item in zip(engine_rows, engine_events, strict=True):
+            assert json.loads(row["payload"]) == json.loads(item.event.payload)
+        rest_events = self.events()
+        assert [(e["seq"], e["event_id"]) for e in rest_events] == [
             (r["seq"], r["event_id"]) for r in rows
         ]
-        assert [e["payload"] for e in told] == [json.loads(r["payload"]) for r in rows]
-        return len(theirs)
+        assert [e["payload"] for e in rest_events] == [json.loads(r["payload"]) for r in rows]
+        return len(engine_events)
 
     def deliveries(self) -> list[str]:
-        """The texts of the user's messages in the engine's log, in order."""
+        """Return the texts of the user's messages in the engine's log, in order."""
         payloads = [
             json.loads(one.event.payload) for one in self.engine_log() if one.event.source == "user"
         ]
@@ -293,7 +302,7 @@ class Talk:
 
 
 def state_of(event: dict[str, Any]) -> str | None:
-    """The agent's new state, if the event tells one."""
+    """Return the agent's new state in an event, or None if the event reports no state."""
     payload = event["payload"]
     is_state = (
         event["kind"] == "ConversationStateUpdateEvent" and payload.get("key") == "execution_status"
@@ -304,7 +313,7 @@ def state_of(event: dict[str, Any]) -> str | None:
 def closing_code(
     socket: ClientConnection, *, seconds: float = 20
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Read a socket until its server closes it: the code (1006 for none), and the frames before."""
+    """Read a socket until the server closes it. Return the close code (1006 without one) and the frames before."""
     frames = []
     try:
         while True:
@@ -314,7 +323,7 @@ def closing_code(
 
 
 def figure(name: str, **values: Any) -> None:
-    """Print a measurement: one JSON line."""
+    """Print a measurement as a JSON line."""
     print("\n" + json.dumps({"test": name} | values), flush=True)
 
 
@@ -347,7 +356,7 @@ class Stack:
 
     def _start(self) -> None:
         (self.folder / "logs").mkdir()
-        with warnings.catch_warnings():  # it forks, and a test process has threads
+        with warnings.catch_warnings():  # of a fork in a process with threads
             warnings.simplefilter("ignore")
             self.services = embedded.start(self.folder / "services", durable=False)
         # We hold the listening socket, as the supervisor does: while web restarts, callers wait.
@@ -358,8 +367,10 @@ class Stack:
         os.set_inheritable(self.realtime_listener.fileno(), True)
         self.realtime_url = f"http://127.0.0.1:{self.realtime_listener.getsockname()[1]}"
         self.environment = self._environment()
-        made = json.loads(self.python(_MAKE_PEOPLE, "owner", "stranger"))
-        self.people = {name: Person(name=name, stack=self, **one) for name, one in made.items()}
+        people = json.loads(self.python(_MAKE_PEOPLE, "owner", "stranger"))
+        self.people = {
+            name: Person(name=name, stack=self, **person) for name, person in people.items()
+        }
         self._keeper.start()
         self.wait_web()
 
@@ -372,9 +383,9 @@ class Stack:
         return self.people["stranger"]
 
     def _environment(self) -> dict[str, str]:
-        kept = ("PATH", "HOME", "LANG", "TMPDIR", "USER", "XDG_RUNTIME_DIR")
+        inherited = ("PATH", "HOME", "LANG", "TMPDIR", "USER", "XDG_RUNTIME_DIR")
         return (
-            {name: os.environ[name] for name in kept if name in os.environ}
+            {name: os.environ[name] for name in inherited if name in os.environ}
             | {name: os.environ[name] for name in KEYS}
             | {
                 "DJANGO_SETTINGS_MODULE": "openhands_site.settings",
@@ -385,7 +396,7 @@ class Stack:
                 "ALLOWED_HOSTS": "127.0.0.1",
                 "ALLOW_PROCESS_SANDBOX": "true",
                 "UPSTREAM_ALLOW_PRIVATE": "true",
-                "RATE_LIMITS": "off",  # one key sends more than people do
+                "RATE_LIMITS": "off",  # tests send more requests per key than users
                 "LOG_FORMAT": "text",
                 "PYTHONUNBUFFERED": "1",
                 "PYTHONWARNINGS": "ignore:No directory at:UserWarning",
@@ -394,18 +405,20 @@ class Stack:
         )
 
     def wait_web(self, *, seconds: float = 60) -> None:
-        """Return when web answers, by a process that runs now."""
+        """Wait until web responds to ``/ready``."""
         deadline = time.monotonic() + seconds
         while True:
             with contextlib.suppress(httpx2.TransportError):
                 if httpx2.get(f"{self.url}/ready", timeout=5, trust_env=False).status_code == 200:
                     return
-            assert time.monotonic() < deadline, "web does not answer:\n" + self.tail("web")
+            assert time.monotonic() < deadline, "web does not respond:\n" + self.tail("web")
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """End everything and remove it, whatever fails on the way; raises if a process was left to be killed."""
-        with contextlib.ExitStack() as steps:  # run from the last to the first, each in any case
+        """End all processes and delete all files, even after an error. Raise if a process had to be killed."""
+        with (
+            contextlib.ExitStack() as steps
+        ):  # steps run from the last to the first, also after an error
             steps.callback(shutil.rmtree, self.folder, ignore_errors=True)
             steps.callback(self._end_left)
             if hasattr(self, "listener"):
@@ -442,20 +455,20 @@ class Stack:
         assert not left, f"these were left running: {left}"
 
     def _left(self) -> list[psutil.Process]:
-        """Processes that name our folder in their environment or command."""
-        mark, found = str(self.folder), []
+        """Return the processes with our folder in their environment or command line."""
+        mark, processes = str(self.folder), []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 words = [*process.cmdline(), *process.environ().values()]
                 is_ours = process.pid != os.getpid() and any(mark in word for word in words)
                 if is_ours and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+                    processes.append(process)
+        return processes
 
     # --- Roles ---
 
     def _keep(self) -> None:
-        """Start what is due, and again what has ended: our children end with this thread."""
+        """Start the roles that are due, and restart those that ended. Our children end with this thread."""
         while not self._ending.wait(0.05):
             with self._lock:
                 for role in self.roles.values():
@@ -498,12 +511,12 @@ class Stack:
         role.due_at = None
 
     def add(self, name: str, role: str) -> None:
-        """Run one more process of a role."""
+        """Start a further process of a role."""
         with self._lock:
             self.roles[name] = Role(name, list(ROLES[role]))
 
     def remove(self, name: str) -> None:
-        """End one in order and do not start it again."""
+        """End a process with SIGTERM and do not restart it."""
         with self._lock:
             role = self.roles.pop(name)
             if role.process:
@@ -511,7 +524,7 @@ class Stack:
         assert _ended(role.process, 20), f"{name} did not end on SIGTERM"
 
     def lose(self, *names: str) -> float:
-        """``kill -9`` some at once and do not start them again, as when their machine is gone; the instant."""
+        """Kill processes (SIGKILL) and do not restart them, as if their machine failed. Return the time."""
         with self._lock:
             lost = [process for name in names if (process := self.roles.pop(name).process)]
             assert len(lost) == len(names)
@@ -523,27 +536,28 @@ class Stack:
         return killed
 
     def pid(self, name: str, *, seconds: float = 30) -> int:
-        """The process of a role, once it runs."""
-        deadline = time.monotonic() + seconds
-        while True:
+        """Return the process id of a role as soon as it runs."""
+
+        def running_pid() -> int | None:
             with self._lock:
                 process = self.roles[name].process
-                if process is not None and process.poll() is None:
-                    return process.pid
-            assert time.monotonic() < deadline, f"{name} does not run"
-            time.sleep(0.02)
+                return process.pid if process is not None and process.poll() is None else None
+
+        pid = wait_until(running_pid, f"{name} to run", seconds=seconds, pause=0.02)
+        assert pid is not None
+        return pid
 
     def signal(self, name: str, number: int) -> float:
-        """Send a role a signal; the instant."""
+        """Send a signal to a role. Return the time."""
         os.kill(self.pid(name), number)
         return time.monotonic()
 
     def kill(self, name: str) -> float:
-        """``kill -9``; the instant. It is started again as the supervisor would."""
+        """Kill a role (SIGKILL); it is restarted like by the supervisor. Return the time."""
         return self.signal(name, signal.SIGKILL)
 
     def manager_of(self, talk: Talk) -> str | None:
-        """Which of our roles follows a conversation now."""
+        """Return the name of the role that follows a conversation now, or None."""
         rows = self.sql(
             "SELECT owner FROM conversations_lease JOIN conversations_livemanager USING (owner)"
             " WHERE conversation_id = %s AND expires_at > now() AND following_run IS NOT NULL",
@@ -557,7 +571,7 @@ class Stack:
                 (r.name for r in self.roles.values() if r.process and r.process.pid == pid), None
             )
 
-    # --- Looking and acting beside the roles ---
+    # --- Direct access to the database and the services ---
 
     def sql(self, query: str, *arguments: Any) -> list[dict[str, Any]]:
         with psycopg.connect(
@@ -567,7 +581,7 @@ class Stack:
             return cursor.fetchall() if cursor.description else []
 
     def python(self, code: str, *arguments: str) -> str:
-        """Run code as a process of the server would run; what it printed."""
+        """Run code with the server's environment. Return its output."""
         command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
         done = subprocess.run(
             command,
@@ -582,11 +596,11 @@ class Stack:
         return done.stdout
 
     def service(self, name: str) -> Any:
-        """``PostgreSQL`` or ``Redis``, to be stopped and started."""
+        """Return the service ``PostgreSQL`` or ``Redis``, which has ``stop`` and ``start``."""
         return next(one for one in self.services._services if one.name == name)
 
     def restart_service(self, name: str) -> None:
-        """Stop one of the two and start it again at once."""
+        """Stop ``PostgreSQL`` or ``Redis`` and start it again immediately."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.service(name).stop()
@@ -619,7 +633,7 @@ _shared: list[Stack] = []
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """One running server for all tests of this process that ask for it."""
+    """A running server that all tests of this process share."""
     if not _shared:
         _shared.append(Stack().start())
     yield _shared[0]
@@ -629,7 +643,7 @@ def stack() -> Iterator[Stack]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: Any):
-    """Show what the roles logged beside a failure."""
+    """Add the logs of the roles to the report of a failed test."""
     report = yield
     if report.failed:
         for running in _shared:

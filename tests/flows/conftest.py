@@ -1,4 +1,4 @@
-"""The running server that these tests share."""
+"""The fixture of the running server, which all flows share."""
 
 from tests.fakes.stack import pytest_runtest_makereport, stack
 

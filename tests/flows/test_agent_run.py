@@ -1,4 +1,4 @@
-"""One agent doing real work: the engine, our log of it, what others see of it, and how long it takes."""
+"""A conversation with the real engine: its run, our log, access of another user, idle stop and deletion."""
 
 import json
 import re
@@ -11,6 +11,7 @@ import pytest
 
 from conversations.api.v1 import urls
 from tests.fakes.stack import Stack, Talk, closing_code, figure, state_of
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -25,9 +26,9 @@ def talk(stack: Stack) -> Talk:
     return talk
 
 
-def routes(conversation_id: UUID) -> list[tuple[str, str]]:
-    """Every method and path of one conversation, from the URL conf itself."""
-    found = []
+def list_routes(conversation_id: UUID) -> list[tuple[str, str]]:
+    """Return the method and path of every route of a conversation, from the URL conf."""
+    routes = []
     for pattern in urls.urlpatterns:
         path = str(pattern.pattern)
         if "<uuid:pk>" in path:
@@ -37,22 +38,31 @@ def routes(conversation_id: UUID) -> list[tuple[str, str]]:
             view = pattern.callback
             methods = [m for m in ("get", "post", "put", "patch", "delete") if hasattr(view.cls, m)]
             actions = getattr(view, "actions", methods)
-            found += [(method.upper(), path) for method in actions]
-    return found
+            routes += [(method.upper(), path) for method in actions]
+    return routes
 
 
-def test_a_request_is_carried_out_and_our_log_is_the_engines(talk):
+def has_ended(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def has_row(talk: Talk) -> bool:
+    query = "SELECT 1 FROM conversations_conversation WHERE id = %s"
+    return bool(talk.stack.sql(query, talk.id))
+
+
+def test_agent_runs_a_request_and_our_log_equals_the_engines(talk):
     before = talk.record()["last_seq"]
     with talk.owner.socket(talk.id, after=before) as socket:
         began = time.monotonic()
-        said = talk.say("Please write hello.py that prints 'hello from here' and run it")
+        message = talk.say("Please write hello.py that prints 'hello from here' and run it")
         seconds: dict[str, float] = {}
-        seen = []
+        seqs = []
         while "finished" not in seconds:
             frame = json.loads(socket.recv(timeout=60))
             if frame["type"] != "event":
                 continue
-            seen.append(frame["seq"])
+            seqs.append(frame["seq"])
             event = frame["event"]
             passed = round(time.monotonic() - began, 2)
             seconds.setdefault("echo", passed)
@@ -65,8 +75,8 @@ def test_a_request_is_carried_out_and_our_log_is_the_engines(talk):
     count = talk.compare_logs()
     talk.wait_status("finished")
 
-    assert seen[0] == said["seq"]
-    assert seen == list(range(before + 1, before + 1 + len(seen)))
+    assert seqs[0] == message["seq"]
+    assert seqs == list(range(before + 1, before + 1 + len(seqs)))
     content = talk.owner.call("GET", f"{talk.path}/files/content?path=hello.py", expect=200).content
     assert b"hello from here" in content
     [output] = [
@@ -91,28 +101,29 @@ def test_a_request_is_carried_out_and_our_log_is_the_engines(talk):
     )
 
 
-def test_for_a_stranger_there_is_no_such_conversation(stack, talk):
+def test_other_user_gets_404_for_every_route_of_a_conversation(stack, talk):
     stranger, secret = stack.stranger, "hello from here"
 
-    answers = {route: stranger.call(*route, json={}) for route in routes(talk.id)}
+    responses = {route: stranger.call(*route, json={}) for route in list_routes(talk.id)}
 
-    assert len(answers) >= 16
-    assert {answer.status_code for answer in answers.values()} == {404}
+    assert len(responses) >= 16
+    assert {response.status_code for response in responses.values()} == {404}
     assert not any(
-        secret in answer.text or talk.id.hex in answer.text for answer in answers.values()
+        secret in response.text or talk.id.hex in response.text for response in responses.values()
     )
     assert stranger.get("conversations")["items"] == []
     with stranger.socket(talk.id) as socket:
         assert closing_code(socket) == (4404, [])
-    figure("a stranger looks", routes=len(answers), found=0)
+    figure("a stranger looks", routes=len(responses), found=0)
 
 
-def test_stop_ends_a_long_command_and_resume_goes_on(talk):
-    said = talk.say("!run echo begun && sleep 30\n!run echo went on\n!finish Done.")
-    deadline = time.monotonic() + 60
-    while not any(event["kind"] == "ActionEvent" for event in talk.events(after=said["seq"])):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def test_interrupt_pauses_a_long_command_and_resume_continues(talk):
+    message = talk.say("!run echo begun && sleep 30\n!run echo went on\n!finish Done.")
+    wait_until(
+        lambda: any(e["kind"] == "ActionEvent" for e in talk.events(after=message["seq"])),
+        "the agent to run the command",
+        seconds=60,
+    )
     time.sleep(1)
 
     began = time.monotonic()
@@ -126,7 +137,7 @@ def test_stop_ends_a_long_command_and_resume_goes_on(talk):
     assert seconds < 8
     outputs = [
         e["payload"]["observation"]
-        for e in talk.events(after=said["seq"])
+        for e in talk.events(after=message["seq"])
         if e["kind"] == "ObservationEvent"
     ]
     assert any("went on" in json.dumps(output) for output in outputs)
@@ -134,19 +145,16 @@ def test_stop_ends_a_long_command_and_resume_goes_on(talk):
     figure("stop", seconds_to_paused=seconds)
 
 
-def test_a_message_wakes_a_sandbox_that_went_to_sleep(stack, talk):
+def test_message_starts_an_idle_sandbox_again(stack, talk):
     pid = talk.engine_pid()
     stack.sql("UPDATE conversations_sandbox SET active_at = now() - interval '1 day'")
-    stack.python(  # the worker does the same each minute, and may just have done it
+    stack.python(  # the worker does this every minute; the test does not wait for it
         "import django; django.setup()\n"
         "from conversations import services\n"
         "services.reconcile_sandboxes()"
     )
     talk.wait(lambda record: record["status"] == "stopped", seconds=30)
-    deadline = time.monotonic() + 20
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: has_ended(pid), "the engine to end", seconds=20)
     refused = talk.owner.call("GET", f"{talk.path}/files")
 
     began = time.monotonic()
@@ -158,9 +166,10 @@ def test_a_message_wakes_a_sandbox_that_went_to_sleep(stack, talk):
     figure("a sleeping sandbox is woken", seconds_to_finished=round(time.monotonic() - began, 1))
 
 
-def test_deleting_removes_the_process_and_its_files(talk):
+def test_deleted_conversation_loses_its_process_files_and_rows(talk):
     row = talk.sandbox()
     folder, pid = Path(row["handle"]["dir"]), row["handle"]["pid"]
+    assert has_row(talk)
     assert (folder / "project" / "hello.py").exists()
     with talk.owner.socket(talk.id, after=talk.record()["last_seq"]) as socket:
         assert json.loads(socket.recv(timeout=10))["type"] == "status"
@@ -171,12 +180,9 @@ def test_deleting_removes_the_process_and_its_files(talk):
     assert code == 4403
     assert {frame["type"] for frame in frames} <= {"ping", "status", "event"}
     talk.owner.call("GET", talk.path, expect=404)
-    deadline = time.monotonic() + 30
-    while talk.stack.sql("SELECT 1 FROM conversations_conversation WHERE id = %s", talk.id):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not has_row(talk), "the conversation's row to be deleted")
     assert not folder.exists()
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert has_ended(pid)
     for table in ("event", "lease", "outgoingmessage", "starttask"):
         assert not talk.stack.sql(
             f"SELECT 1 FROM conversations_{table} WHERE conversation_id = %s", talk.id
@@ -184,17 +190,17 @@ def test_deleting_removes_the_process_and_its_files(talk):
     assert not talk.stack.sql("SELECT 1 FROM conversations_sandbox WHERE id = %s", row["id"])
 
 
-def test_a_repeated_creation_makes_one_conversation(stack):
+def test_repeated_creation_with_one_idempotency_key_creates_one_conversation(stack):
     key = {"Idempotency-Key": str(uuid4())}
     body = {"title": "Once"}
 
     first = stack.owner.converse(headers=key, **body)
-    again = stack.owner.call("POST", "conversations", json=body, headers=key)
+    repeated = stack.owner.call("POST", "conversations", json=body, headers=key)
     other = stack.owner.call("POST", "conversations", json={"title": "Twice"}, headers=key)
 
-    assert (again.status_code, again.json()["id"]) == (201, str(first.id))
+    assert (repeated.status_code, repeated.json()["id"]) == (201, str(first.id))
     assert other.status_code == 409
-    titles = [one["title"] for one in stack.owner.get("conversations")["items"]]
+    titles = [row["title"] for row in stack.owner.get("conversations")["items"]]
     assert titles.count("Once") == 1
     assert "Twice" not in titles
     stack.owner.call("DELETE", first.path, expect=204)

@@ -1,4 +1,4 @@
-"""Questions of the agent: each is answered once, by the person who saw it, and by nothing else."""
+"""Confirmations: the agent's question is answered once, by a confirmation and never by a message."""
 
 import threading
 import time
@@ -20,21 +20,21 @@ def talk(stack: Stack) -> Talk:
     return talk
 
 
-def ask(talk: Talk, script: str) -> dict:
-    """Say something and wait for the question that it leads to."""
-    said = talk.say(script)
+def wait_for_question(talk: Talk, script: str) -> dict:
+    """Post a message and wait for the agent's next request for confirmation. Return the record."""
+    message = talk.say(script)
     return talk.wait(
         lambda record: (
-            record["execution_status"] == WAITING and (record["asked_seq"] or 0) > said["seq"]
+            record["execution_status"] == WAITING and (record["asked_seq"] or 0) > message["seq"]
         )
     )
 
 
-def workspace(talk: Talk) -> Path:
+def get_workspace(talk: Talk) -> Path:
     return Path(talk.sandbox()["workspace"])
 
 
-def rejections(talk: Talk) -> list[str]:
+def read_rejections(talk: Talk) -> list[str]:
     return [
         e["payload"]["rejection_reason"]
         for e in talk.events()
@@ -42,11 +42,11 @@ def rejections(talk: Talk) -> list[str]:
     ]
 
 
-def test_messages_wait_and_approve_nothing_and_a_double_click_approves_once(talk):
-    record = ask(talk, "!run touch one.txt\n!finish Done.")
+def test_message_approves_nothing_and_five_clicks_approve_once(talk):
+    record = wait_for_question(talk, "!run touch one.txt\n!finish Done.")
     talk.say("!say I heard you.")
     time.sleep(2)
-    held, approved = talk.deliveries(), (workspace(talk) / "one.txt").exists()
+    held, approved = talk.deliveries(), (get_workspace(talk) / "one.txt").exists()
     answers: list[int] = []
 
     def approve() -> None:
@@ -64,14 +64,14 @@ def test_messages_wait_and_approve_nothing_and_a_double_click_approves_once(talk
 
     assert (len(held), approved) == (1, False)
     assert Counter(answers) == {202: 1, 409: 4}
-    assert (workspace(talk) / "one.txt").exists()
+    assert (get_workspace(talk) / "one.txt").exists()
     assert [event["kind"] for event in talk.events()].count("UserConfirmation") == 1
     talk.compare_logs()
     figure("five clicks", approvals=answers.count(202), refused=answers.count(409))
 
 
-def test_a_rejection_tells_the_agent_why(talk):
-    record = ask(talk, "!run touch two.txt\n!finish Done.")
+def test_rejection_reason_reaches_the_agent(talk):
+    record = wait_for_question(talk, "!run touch two.txt\n!finish Done.")
 
     talk.post("confirmation", accept=False, reason="not that one", asked_seq=record["asked_seq"])
     talk.wait_status("finished", after=record["last_seq"])
@@ -79,23 +79,25 @@ def test_a_rejection_tells_the_agent_why(talk):
         "POST", f"{talk.path}/confirmation", json={"accept": True, "asked_seq": record["asked_seq"]}
     )
 
-    assert rejections(talk) == ["not that one"]
-    assert not (workspace(talk) / "two.txt").exists()
+    assert read_rejections(talk) == ["not that one"]
+    assert not (get_workspace(talk) / "two.txt").exists()
     assert stale.status_code == 409
     talk.compare_logs()
 
 
-def test_a_second_message_right_behind_the_first_is_no_approval(talk):
-    """The first is on its way and its question not asked yet when the second arrives."""
+def test_second_message_sent_before_the_question_is_not_an_approval(talk):
+    """The second message arrives before the agent has asked about the first."""
     for number in range(3):
         name = f"sneaky{number}.txt"
         before = len(talk.deliveries())
-        said = talk.say(f"!sleep 0.7\n!run touch {name}\n!finish Done.")
+        message = talk.say(f"!sleep 0.7\n!run touch {name}\n!finish Done.")
         talk.say("!say And this?")
-        record = talk.wait(lambda record, said=said: (record["asked_seq"] or 0) > said["seq"])
+        record = talk.wait(
+            lambda record, message=message: (record["asked_seq"] or 0) > message["seq"]
+        )
         time.sleep(1.5)
 
-        assert not (workspace(talk) / name).exists(), "a message approved an action"
+        assert not (get_workspace(talk) / name).exists(), "a message approved an action"
         assert talk.record()["execution_status"] == WAITING
         assert len(talk.deliveries()) == before + 1
         talk.post("confirmation", accept=True, asked_seq=record["asked_seq"])
@@ -104,13 +106,13 @@ def test_a_second_message_right_behind_the_first_is_no_approval(talk):
                 record["execution_status"] == "finished" and len(talk.deliveries()) == before + 2
             )
         )
-        assert (workspace(talk) / name).exists()
+        assert (get_workspace(talk) / name).exists()
     figure("messages behind a message", tries=3, implicit_approvals=0)
 
 
-def test_a_yes_after_a_restart_of_the_engine_makes_the_agent_ask_again(talk):
+def test_approval_after_an_engine_restart_makes_the_agent_ask_again(talk):
     script = "!run touch three.txt\n!run touch three.txt\n!finish Done."
-    record = ask(talk, script)
+    record = wait_for_question(talk, script)
     run = talk.sandbox()["run"]
 
     died = talk.kill_engine()
@@ -125,14 +127,14 @@ def test_a_yes_after_a_restart_of_the_engine_makes_the_agent_ask_again(talk):
             record["execution_status"] == WAITING and (record["asked_seq"] or 0) > back["asked_seq"]
         )
     )
-    exists_before = (workspace(talk) / "three.txt").exists()
+    exists_before = (get_workspace(talk) / "three.txt").exists()
     talk.post("confirmation", accept=True, asked_seq=again["asked_seq"])
     talk.wait_status("finished", after=again["last_seq"])
 
     assert talk.sandbox()["run"] == run + 1
     assert not exists_before
-    assert (workspace(talk) / "three.txt").exists()
-    assert "restarted" in rejections(talk)[-1]
+    assert (get_workspace(talk) / "three.txt").exists()
+    assert "restarted" in read_rejections(talk)[-1]
     assert [event["kind"] for event in talk.events(after=record["last_seq"])].count(
         "SandboxNotice"
     ) == 1

@@ -1,4 +1,4 @@
-"""The pages in a real browser, over the running server and the real engine."""
+"""The pages in a real browser, on the running server with the real engine."""
 
 import re
 import time
@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from tests import prepare
 from tests.fakes.stack import Stack, Talk, figure
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.engine, pytest.mark.timeout(300)]
 PASSWORD = "correct horse battery"
@@ -43,7 +44,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def signed_in(browser: Browser, stack: Stack) -> dict:
-    """The cookies of the owner, signed in by the form."""
+    """The cookies of the owner, after signing in with the form."""
     stack.python(_SET_PASSWORD, PASSWORD)
     context = browser.new_context()
     page = context.new_page()
@@ -59,19 +60,19 @@ def signed_in(browser: Browser, stack: Stack) -> dict:
 
 @pytest.fixture
 def open_page(browser: Browser, signed_in: dict):
-    """Opens pages signed in as the owner; fails the test when a page reports an error of its own."""
-    troubles: list[str] = []
+    """A function that opens pages, signed in as the owner. Errors that a page reports fail the test."""
+    errors: list[str] = []
     contexts: list[BrowserContext] = []
 
     def make(**options) -> Page:
         context = browser.new_context(storage_state=signed_in, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(
             "console",
             lambda message: (
-                troubles.append(message.text) if "Content Security" in message.text else None
+                errors.append(message.text) if "Content Security" in message.text else None
             ),
         )
         page.set_default_timeout(60_000)
@@ -80,33 +81,33 @@ def open_page(browser: Browser, signed_in: dict):
     yield make
     for context in contexts:
         context.close()
-    assert not troubles, troubles
+    assert not errors, errors
 
 
-def started(stack: Stack, **body: str) -> Iterator[Talk]:
-    """A conversation with its agent up and nothing said, until the test is over."""
+def create_running(stack: Stack, **body: str) -> Iterator[Talk]:
+    """Create a conversation, wait until its sandbox runs, yield it, and delete it at the end."""
     talk = stack.owner.converse(title="Seen in a browser", **body)
     talk.wait_ready()
     yield talk
-    talk.owner.call("DELETE", talk.path)  # its sandbox takes one of few places
+    talk.owner.call("DELETE", talk.path)  # because the number of sandboxes is limited
 
 
 @pytest.fixture(scope="module")
 def talk(stack: Stack) -> Iterator[Talk]:
-    """The conversation that most tests go on with."""
-    yield from started(stack)
+    """The conversation that most tests share."""
+    yield from create_running(stack)
 
 
 @pytest.fixture
 def fresh(stack: Stack) -> Iterator[Talk]:
     """A conversation for one test."""
-    yield from started(stack)
+    yield from create_running(stack)
 
 
 @pytest.fixture
 def asking(stack: Stack) -> Iterator[Talk]:
     """A conversation whose agent asks before every action."""
-    yield from started(stack, confirmation_policy="always")
+    yield from create_running(stack, confirmation_policy="always")
 
 
 def visit(page: Page, talk: Talk) -> None:
@@ -114,7 +115,7 @@ def visit(page: Page, talk: Talk) -> None:
     page.wait_for_selector("[data-ready]")
 
 
-def chip(page: Page, word: str, *, seconds: float = 90) -> None:
+def expect_status(page: Page, word: str, *, seconds: float = 90) -> None:
     expect(page.locator("[data-chip]")).to_have_text(word, timeout=seconds * 1000)
 
 
@@ -123,16 +124,16 @@ def say(page: Page, text: str) -> None:
     page.keyboard.press("Enter")
 
 
-def drawn(page: Page) -> list[int]:
-    """The seqs of the story's rows, in the order in which they stand."""
+def read_seqs(page: Page) -> list[int]:
+    """Return the ``seq`` of each row of the story, in the order on the page."""
     return page.eval_on_selector_all(
         "[data-story] > .item", "rows => rows.map(row => Number(row.dataset.seq))"
     )
 
 
-def assert_whole(page: Page, talk: Talk) -> None:
-    """The story on the page is the one that a fresh page would draw, each row once and in order."""
-    rows = drawn(page)
+def assert_story_is_complete(page: Page, talk: Talk) -> None:
+    """Assert that the page shows every row once and in order, and the same rows after a reload."""
+    rows = read_seqs(page)
     texts = page.locator("[data-story] > .item").all_inner_texts()
     assert rows == sorted(set(rows))
     page.reload()
@@ -140,14 +141,14 @@ def assert_whole(page: Page, talk: Talk) -> None:
     page.wait_for_function(
         "count => document.querySelectorAll('[data-story] > .item').length >= count", arg=len(rows)
     )
-    assert drawn(page) == rows
+    assert read_seqs(page) == rows
     assert len(texts) == len(rows)
     assert [event["seq"] for event in talk.events()] == list(
         range(1, talk.record()["last_seq"] + 1)
     )
 
 
-def test_from_the_setup_link_to_a_finished_run(browser, stack):
+def test_setup_link_leads_to_a_finished_run(browser, stack):
     path = stack.python(_SETUP_LINK).strip()
     context = browser.new_context()
     page = context.new_page()
@@ -164,11 +165,11 @@ def test_from_the_setup_link_to_a_finished_run(browser, stack):
     began = time.monotonic()
     page.keyboard.press("Control+Enter")
     page.wait_for_url("**/conversations/*")
-    seen_page = time.monotonic() - began
+    page_seconds = time.monotonic() - began
     page.wait_for_selector("[data-story] .tool", timeout=90_000)
-    first_step = time.monotonic() - began
-    chip(page, "Finished")
-    finished = time.monotonic() - began
+    first_step_seconds = time.monotonic() - began
+    expect_status(page, "Finished")
+    finished_seconds = time.monotonic() - began
 
     terminal = page.locator(".terminal pre", has_text="hello from the page")
     expect(terminal.first).to_be_visible()
@@ -183,9 +184,9 @@ def test_from_the_setup_link_to_a_finished_run(browser, stack):
     expect(page.locator("#pane-files .source")).to_contain_text("hello from the page")
     figure(
         "a request from the home page",
-        seconds_to_page=round(seen_page, 2),
-        seconds_to_first_step=round(first_step, 2),
-        seconds_to_finished=round(finished, 2),
+        seconds_to_page=round(page_seconds, 2),
+        seconds_to_first_step=round(first_step_seconds, 2),
+        seconds_to_finished=round(finished_seconds, 2),
     )
 
     page.goto(stack.url)
@@ -193,12 +194,12 @@ def test_from_the_setup_link_to_a_finished_run(browser, stack):
     context.close()
 
 
-def test_the_agent_asks_and_is_answered(asking, open_page):
+def test_action_is_rejected_and_approved_on_the_page(asking, open_page):
     page = open_page()
     visit(page, asking)
     say(page, "Go\n!risk HIGH\n!run echo first\n!run echo second > second.txt\n!finish Done")
 
-    chip(page, "Waiting for you")
+    expect_status(page, "Waiting for you")
     question = page.get_by_label("The agent asks for approval")
     expect(question).to_contain_text("echo first")
     expect(question).to_contain_text("High risk")
@@ -207,26 +208,26 @@ def test_the_agent_asks_and_is_answered(asking, open_page):
     expect(page.locator(".step[data-state=rejected]")).to_contain_text("Not that one")
     expect(question).to_contain_text("echo second")
     question.get_by_role("button", name="Approve").click()
-    chip(page, "Finished")
+    expect_status(page, "Finished")
     expect(question).to_have_count(0)
     assert "first" not in " ".join(page.locator(".terminal pre").all_inner_texts())
 
 
-def test_stopping_and_going_on(talk, open_page):
+def test_agent_is_stopped_and_continues_after_a_message(talk, open_page):
     page = open_page()
     visit(page, talk)
     say(page, "Go\n!run sleep 60\n!finish Done")
     page.wait_for_selector(".step[data-state=running]")
     stopped = page.locator(".step[data-state=stopped]").count()
     page.get_by_role("button", name="Stop").click()
-    chip(page, "Stopped", seconds=20)
+    expect_status(page, "Stopped", seconds=20)
     expect(page.locator(".step[data-state=stopped]")).to_have_count(stopped + 1)
     expect(page.get_by_role("button", name="Resume")).to_be_visible()
     say(page, "Go on\n!say Here I am again")
     expect(page.locator(".said-agent").last).to_contain_text("Here I am again")
 
 
-def test_a_killed_server_costs_no_row_and_no_reload(fresh, open_page):
+def test_page_loses_no_row_and_needs_no_reload_when_web_is_killed(fresh, open_page):
     page = open_page()
     visit(page, fresh)
     page.evaluate("window.marker = 'the same page'")
@@ -238,15 +239,15 @@ def test_a_killed_server_costs_no_row_and_no_reload(fresh, open_page):
         page.wait_for_selector("[data-link]:not([hidden])", timeout=15_000)
         fresh.stack.wait_web()
         page.wait_for_selector("[data-link][hidden]", state="attached", timeout=30_000)
-    chip(page, "Finished")
+    expect_status(page, "Finished")
     expect(page.locator(".finish")).to_contain_text("All twelve")
 
     assert page.evaluate("window.marker") == "the same page"
     assert page.locator(".step[data-tool=terminal]").count() == 12
-    assert_whole(page, fresh)
+    assert_story_is_complete(page, fresh)
 
 
-def test_where_sockets_are_refused_it_polls(talk, open_page):
+def test_page_polls_when_sockets_are_refused(talk, open_page):
     page = open_page()
     page.route_web_socket(re.compile("/ws/"), lambda socket: socket.close())
     page.add_init_script(
@@ -259,7 +260,7 @@ def test_where_sockets_are_refused_it_polls(talk, open_page):
     expect(page.locator(".terminal pre").last).to_contain_text("by polling")
 
 
-def test_a_message_that_is_not_sent_can_be_sent_again(talk, open_page):
+def test_failed_message_can_be_sent_again(talk, open_page):
     page = open_page()
     visit(page, talk)
     page.route(
@@ -277,7 +278,7 @@ def test_a_message_that_is_not_sent_can_be_sent_again(talk, open_page):
     expect(page.locator(".said-user", has_text="Thank you")).to_have_count(1)
 
 
-def test_hostile_text_stays_text(talk, open_page):
+def test_html_in_messages_is_shown_as_text(talk, open_page):
     page = open_page()
     visit(page, talk)
     hostile = (
@@ -297,7 +298,7 @@ def test_hostile_text_stays_text(talk, open_page):
     assert "owned" not in page.title()
 
 
-def test_the_log_restored_from_a_backup_is_drawn_anew(fresh, open_page):
+def test_page_draws_the_log_again_after_a_restore(fresh, open_page):
     page = open_page()
     visit(page, fresh)
     fresh.do("Go\n!say Before the restore")
@@ -313,7 +314,7 @@ def test_the_log_restored_from_a_backup_is_drawn_anew(fresh, open_page):
     expect(page.locator(".said-agent")).to_have_count(1)
 
 
-def test_files_are_uploaded_seen_and_fetched(talk, open_page):
+def test_file_is_uploaded_viewed_and_downloaded(talk, open_page):
     page = open_page()
     visit(page, talk)
     page.get_by_role("tab", name="Files").click()
@@ -327,7 +328,7 @@ def test_files_are_uploaded_seen_and_fetched(talk, open_page):
     assert download.value.path().read_bytes() == b"kept\nas it came\n"
 
 
-def test_renaming_in_place_and_deleting(fresh, open_page):
+def test_conversation_is_renamed_and_deleted_on_its_page(fresh, open_page):
     page = open_page()
     visit(page, fresh)
     page.get_by_role("button", name="Rename").click()
@@ -346,7 +347,7 @@ def test_renaming_in_place_and_deleting(fresh, open_page):
     assert fresh.owner.call("GET", fresh.path).status_code == 404
 
 
-def test_everything_fits_a_phone_and_a_finger(talk, open_page):
+def test_pages_fit_a_phone_and_controls_fit_a_finger(talk, open_page):
     page = open_page(viewport=PHONE, has_touch=True, is_mobile=True)
     talk.do(
         "Go\n!run printf '%s ' $(seq 1 200)\n!finish A `long_name_without_any_space_in_it_that_goes_on_and_on_and_on_and_on_and_on` here"
@@ -378,29 +379,29 @@ def test_everything_fits_a_phone_and_a_finger(talk, open_page):
     expect(page.get_by_label("Message to the agent")).to_be_hidden()
 
 
-def test_the_keyboard_is_enough(stack, open_page):
+def test_keyboard_reaches_every_control_with_visible_focus(stack, open_page):
     page = open_page()
     page.goto(f"{stack.url}/settings")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     page.goto(stack.url)
     page.locator(".skip").focus()
-    reached, unseen = set(), []
+    reached, unmarked = set(), []
     for _ in range(40):
         page.keyboard.press("Tab")
-        found = page.evaluate(
+        focused = page.evaluate(
             """() => { const e = document.activeElement, s = getComputedStyle(e), p = getComputedStyle(e.closest('.prompt') ?? e);
             return { name: e === document.body ? '' : (e.getAttribute('aria-label') ?? e.textContent.trim()).slice(0, 40) || e.name || e.id, id: e.id,
                      seen: s.outlineStyle !== 'none' || s.boxShadow !== 'none' || p.boxShadow !== 'none' } }"""
         )
-        reached.add(found["id"] or found["name"])
-        if not found["seen"]:
-            unseen.append(found)
+        reached.add(focused["id"] or focused["name"])
+        if not focused["seen"]:
+            unmarked.append(focused)
     assert {"Agent Server, home", "Account menu", "message", "Options", "Start"} <= reached, reached
-    assert not [one for one in unseen if one["name"]], unseen
+    assert not [element for element in unmarked if element["name"]], unmarked
 
 
-def test_the_theme_is_kept(stack, open_page):
+def test_chosen_theme_is_kept_on_other_pages(stack, open_page):
     page = open_page(color_scheme="light")
     page.goto(f"{stack.url}/settings")
     background = "getComputedStyle(document.body).backgroundColor"
@@ -412,26 +413,30 @@ def test_the_theme_is_kept(stack, open_page):
     assert page.evaluate(background) == dark
 
 
-def test_without_scripts_people_still_get_on(stack, open_page):
+def test_conversation_is_started_and_read_without_scripts(stack, open_page):
     page = open_page(java_script_enabled=False)
     page.goto(stack.url)
     page.get_by_label("Your request").fill("!say Hello without scripts")
     page.get_by_role("button", name="Start").click()
     page.wait_for_url("**/conversations/*")
     conversation_id = page.url.rpartition("/")[2]
-    deadline = time.monotonic() + 90
-    while stack.owner.get(f"conversations/{conversation_id}")["execution_status"] != "finished":
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
-    page.get_by_role("link", name="Read the story as plain text").click()
+    wait_until(
+        lambda: (
+            stack.owner.get(f"conversations/{conversation_id}")["execution_status"] == "finished"
+        ),
+        "the run to finish",
+        seconds=90,
+        pause=0.3,
+    )
+    page.get_by_role("link", name="Read the conversation as plain text").click()
     expect(page.get_by_text("Hello without scripts", exact=True)).to_be_visible()
 
 
-def test_contrast_of_the_tokens_is_enough():
-    """WCAG AA: 4.5 to 1 for text, each pair in light and in dark."""
+def test_text_contrast_of_colour_tokens_meets_wcag_aa():
+    """WCAG AA requires a ratio of 4.5 for text, in the light and in the dark theme."""
     css = (prepare.ROOT / "static" / "css" / "tokens.css").read_text()
-    found = dict(re.findall(r"--([\w-]+): light-dark\((#\w{6}, #\w{6})\)", css))
-    tokens = {name: value.split(", ") for name, value in found.items()}
+    values = dict(re.findall(r"--([\w-]+): light-dark\((#\w{6}, #\w{6})\)", css))
+    tokens = {name: value.split(", ") for name, value in values.items()}
     pairs = [
         (ink, paper)
         for ink in ("ink", "ink-2", "ink-3")

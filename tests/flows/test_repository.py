@@ -1,4 +1,4 @@
-"""A private repository in a sandbox: cloned with a token that stays nowhere, set up, and why when it fails."""
+"""A private repository in a sandbox: clone, setup, push and failures, without a stored token."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def owner(stack: Stack, host):
     stack.owner.call("DELETE", "provider-tokens/github", expect=204)
 
 
-def test_a_private_repository_is_cloned_and_the_token_stays_nowhere(owner):
+def test_private_repository_is_cloned_and_the_token_is_stored_nowhere(owner):
     repository = {"provider": "github", "full_name": "octo/private", "branch": "feat/one+two"}
     talk = owner.converse(title="Clone", repository=repository)
     record = talk.wait_ready()
@@ -47,19 +47,19 @@ def test_a_private_repository_is_cloned_and_the_token_stays_nowhere(owner):
     git = Path(sandbox["workspace"]) / ".git"
     assert (git / "hooks" / "pre-commit").stat().st_mode & 0o111
     assert "credential" not in (git / "config").read_text()
-    # Whatever the engine and the agent can read: nothing below the sandbox's folder holds it.
-    holding = [
+    # The engine and the agent can read every file below the sandbox's folder.
+    files_with_token = [
         path
         for path in Path(sandbox["handle"]["dir"]).rglob("*")
         if path.is_file() and github.TOKEN.encode() in path.read_bytes()
     ]
-    assert holding == []
-    shown = talk.engine().execute("cat /tmp/tmp.*/credentials; env", cwd=str(git.parent))
-    assert github.TOKEN not in shown.stdout
+    assert files_with_token == []
+    output = talk.engine().execute("cat /tmp/tmp.*/credentials; env", cwd=str(git.parent))
+    assert github.TOKEN not in output.stdout
     assert github.TOKEN not in json.dumps([record, talk.events()])
 
 
-def test_the_agent_pushes_and_the_token_stays_nowhere(owner, host):
+def test_agent_pushes_and_the_token_is_stored_nowhere(owner, host):
     repository = {"provider": "github", "full_name": "octo/private", "branch": "main"}
     talk = owner.converse(title="Push", repository=repository)
     before = talk.wait_ready()["last_seq"]
@@ -84,13 +84,15 @@ def test_the_agent_pushes_and_the_token_stays_nowhere(owner, host):
     assert [path for path in files if github.TOKEN.encode() in path.read_bytes()] == []
 
 
-def test_a_clone_that_fails_says_why(owner):
+def test_failed_clone_reports_its_cause(owner):
     missing = {"provider": "github", "full_name": "octo/missing"}
     branch = {"provider": "github", "full_name": "octo/private", "branch": "no-such-branch"}
-    talks = [owner.converse(title="Clone", repository=wanted) for wanted in (missing, branch)]
+    talks = [
+        owner.converse(title="Clone", repository=repository) for repository in (missing, branch)
+    ]
 
     for talk, cause in zip(talks, ("not found", "no-such-branch"), strict=True):
-        record = talk.wait(lambda found: found["status"] == "failed", seconds=150)
+        record = talk.wait(lambda record: record["status"] == "failed", seconds=150)
         assert cause in record["start_task"]["error"]
         assert record["start_task"]["error"].startswith("The repository could not be cloned")
         assert github.TOKEN not in json.dumps(record)

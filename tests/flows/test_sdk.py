@@ -1,4 +1,4 @@
-"""The OpenHands SDK, of the engine's own environment, drives conversations through this server."""
+"""The OpenHands SDK of the engine's environment, driving conversations on this server."""
 
 import json
 import os
@@ -13,13 +13,13 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 CLIENT = Path(__file__).with_name("sdk_client.py")
 
 
-def drive(stack: Stack, key: str, wanted: str) -> dict:
-    """Run the client in the engine's Python; what it saw."""
+def run_client(stack: Stack, key: str, conversation_id: str) -> dict:
+    """Run ``sdk_client.py`` in the engine's Python. Return its result."""
     python = Path(os.environ["ENGINE_DIR"]) / "bin" / "python"
     home = stack.folder / "sdk-home"
     home.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [str(python), str(CLIENT), stack.url, key, wanted],
+    completed = subprocess.run(
+        [str(python), str(CLIENT), stack.url, key, conversation_id],
         env={
             "PATH": os.environ["PATH"],
             "HOME": str(home),
@@ -34,28 +34,28 @@ def drive(stack: Stack, key: str, wanted: str) -> dict:
         timeout=350,
         check=False,
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    assert completed.returncode == 0, completed.stdout[-2000:] + completed.stderr[-6000:]
+    return json.loads(completed.stdout.strip().splitlines()[-1])
 
 
-def test_sdk_attaches_by_a_conversation_key_runs_to_the_end_and_reads_files_back(stack):
+def test_sdk_with_a_conversation_key_runs_the_agent_and_reads_files_back(stack):
     talk = stack.owner.converse(title="SDK")
     [record] = stack.owner.get("app-conversations", ids=str(talk.id))
     talk.wait_ready()
 
-    told = drive(stack, record["session_api_key"], str(talk.id))
+    result = run_client(stack, record["session_api_key"], str(talk.id))
 
-    figure("the SDK by a conversation key", events=len(told["events"]), seen=len(told["seen"]))
-    assert (told["after"], told["second"]) == ("finished", "finished")
-    assert told["read"]
-    assert "hello from here" in told["text"]
-    assert (told["written"], told["back"]) == (True, "from the SDK")
-    assert {"hello.py", "notes.txt"} <= set(told["changes"])
-    assert told["diff"].strip() == told["text"].strip()
-    assert told["prompt_tokens"] > 0
-    users = [event for event in told["events"] if event[1:] == ["MessageEvent", "user"]]
+    figure("the SDK by a conversation key", events=len(result["events"]), seen=len(result["seen"]))
+    assert (result["after"], result["second"]) == ("finished", "finished")
+    assert result["read"]
+    assert "hello from here" in result["text"]
+    assert (result["written"], result["back"]) == (True, "from the SDK")
+    assert {"hello.py", "notes.txt"} <= set(result["changes"])
+    assert result["diff"].strip() == result["text"].strip()
+    assert result["prompt_tokens"] > 0
+    users = [event for event in result["events"] if event[1:] == ["MessageEvent", "user"]]
     assert len(users) == 1
-    assert len({event[0] for event in told["events"]}) == len(told["events"])
+    assert len({event[0] for event in result["events"]}) == len(result["events"])
     assert talk.deliveries() == [
         "Please write hello.py that prints 'hello from here' and run it",
         "Say thank you",
@@ -63,9 +63,9 @@ def test_sdk_attaches_by_a_conversation_key_runs_to_the_end_and_reads_files_back
 
 
 @pytest.mark.slow
-def test_sdk_creates_by_an_api_key_and_others_keys_open_nothing(stack):
-    told = drive(stack, stack.owner.key, "new")
+def test_sdk_with_an_api_key_creates_a_conversation_that_other_users_cannot_see(stack):
+    result = run_client(stack, stack.owner.key, "new")
 
-    assert (told["after"], told["second"]) == ("finished", "finished")
-    answer = stack.stranger.call("GET", f"app-conversations?ids={told['id']}", expect=200)
-    assert answer.json() == [None]
+    assert (result["after"], result["second"]) == ("finished", "finished")
+    response = stack.stranger.call("GET", f"app-conversations?ids={result['id']}", expect=200)
+    assert response.json() == [None]

@@ -1,4 +1,4 @@
-"""A secret at the real engine: its terminal has the value, our log has not, and the use is written down."""
+"""A custom secret with the real engine: the terminal has its value, our log hides it, and its use is recorded."""
 
 import json
 
@@ -10,9 +10,9 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 VALUE = "Sec-value-of-the-flow-0123"
 
 
-def test_a_secret_is_used_and_never_stored(stack: Stack):
+def test_secret_is_used_in_the_sandbox_and_hidden_in_the_log(stack: Stack):
     secret = {"name": "FLOW_TOKEN", "value": VALUE}
-    made = stack.owner.call("POST", "secrets", json=secret, expect=201).json()
+    created = stack.owner.call("POST", "secrets", json=secret, expect=201).json()
     talk = stack.owner.converse(title="Secrets")
     talk.wait_ready()
 
@@ -23,14 +23,14 @@ def test_a_secret_is_used_and_never_stored(stack: Stack):
     )
     talk.wait_status("finished", after=before)
 
-    def content(path):
+    def read_file(path):
         return talk.owner.call("GET", f"{talk.path}/files/content?path={path}", expect=200).content
 
-    assert content("plain.txt").decode() == VALUE
+    assert read_file("plain.txt").decode() == VALUE
     log = json.dumps(talk.events())
     assert "coded.txt" in log
     assert VALUE not in log
-    assert content("coded.txt").decode().strip()[:-4] not in log
+    assert read_file("coded.txt").decode().strip()[:-4] not in log
     assert "<secret_hidden>" in log
-    uses = stack.owner.get(f"secrets/{made['id']}/uses")["items"]
+    uses = stack.owner.get(f"secrets/{created['id']}/uses")["items"]
     assert {use["conversation"] for use in uses} == {str(talk.id)}

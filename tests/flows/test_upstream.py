@@ -1,6 +1,7 @@
-"""A model server of one's own behind the gateway: what is counted, and what its failures look like."""
+"""A user's own model server behind the gateway: tokens, cost, failures and its key."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -27,15 +28,15 @@ def talk(stack: Stack):
             stack.owner.call("DELETE", "settings/model-access", expect=204)
 
 
-def spent(talk: Talk) -> tuple[int, dict[str, int]]:
+def read_usage(talk: Talk) -> tuple[int, dict[str, int]]:
     record = talk.record()
     return record["cost_micros"], record["tokens"]
 
 
-def test_tokens_and_cost_are_the_sums_of_what_the_model_said(talk):
+def test_tokens_and_cost_are_the_sums_of_the_models_usage(talk):
     talk.do("!usage 1000 50 400\n!run echo hi\n!usage 2000 60\n!finish Done.")
 
-    cost, tokens = spent(talk)
+    cost, tokens = read_usage(talk)
     calls = talk.stack.sql(
         "SELECT * FROM billing_modelcall WHERE conversation_id = %s ORDER BY id", talk.id
     )
@@ -47,13 +48,13 @@ def test_tokens_and_cost_are_the_sums_of_what_the_model_said(talk):
     figure("cost is summed", calls=len(calls), cost_micros=cost, tokens=tokens)
 
 
-def test_a_refused_key_is_said_plainly_and_a_retry_goes_on(talk):
-    said = talk.say("!fail 401 1 No such key\n!run echo after all\n!finish Done.")
-    talk.wait_run(said["seq"])
+def test_refused_model_key_ends_the_run_with_one_error_and_resume_continues(talk):
+    message = talk.say("!fail 401 1 No such key\n!run echo after all\n!finish Done.")
+    talk.wait_run(message["seq"])
     record = talk.wait_status("error")
     errors = [
         e["payload"]
-        for e in talk.events(after=said["seq"])
+        for e in talk.events(after=message["seq"])
         if e["kind"] == "ConversationErrorEvent"
     ]
 
@@ -70,29 +71,31 @@ def test_a_refused_key_is_said_plainly_and_a_retry_goes_on(talk):
 
 
 @pytest.mark.parametrize("failure", ["500 1", "429 1", "drop 1"])
-def test_a_passing_failure_of_the_model_is_not_seen(talk, failure):
-    said = talk.say(f"!fail {failure}\n!run echo survived {failure}\n!finish Done.")
-    talk.wait_run(said["seq"])
+def test_transient_model_failure_causes_no_error_event(talk, failure):
+    message = talk.say(f"!fail {failure}\n!run echo survived {failure}\n!finish Done.")
+    talk.wait_run(message["seq"])
     talk.wait_status("finished", "error")
 
-    events = talk.events(after=said["seq"])
+    events = talk.events(after=message["seq"])
     assert f"survived {failure}" in json.dumps(
         [e for e in events if e["kind"] == "ObservationEvent"]
     )
     assert not [e for e in events if e["kind"] == "ConversationErrorEvent"]
 
 
-def test_the_upstream_key_never_reaches_the_sandbox(talk):
+def test_upstream_key_is_absent_from_the_sandbox(talk):
     row = talk.sandbox()
-    found = talk.engine().execute(
-        f"grep -rlF {KEY} {row['handle']['dir']} || true", cwd=row["workspace"]
+    # The file control.txt shows that the search works.
+    search = talk.engine().execute(
+        f"echo {KEY} > control.txt; grep -rlF {KEY} {row['handle']['dir']}; rm control.txt",
+        cwd=row["workspace"],
     )
     environment = talk.engine().execute(
         "tr '\\0' '\\n' < /proc/$PPID/environ", cwd=row["workspace"]
     )
 
-    hits = [line for line in found.stdout.splitlines() if "bash_events" not in line]
-    assert hits == []
+    hits = [line for line in search.stdout.splitlines() if "bash_events" not in line]
+    assert [Path(hit).name for hit in hits] == ["control.txt"]
     assert "OH_SANDBOX_ID" in environment.stdout
     assert KEY not in environment.stdout
     talk.owner.call("DELETE", talk.path, expect=204)

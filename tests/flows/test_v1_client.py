@@ -1,4 +1,4 @@
-"""A V1 client on the running server: start, chat, confirm, stop, reconnect, by its socket and its REST alone."""
+"""A V1 client on the running server: start, chat, confirmation, pause and reconnect by socket and REST."""
 
 import json
 from contextlib import contextmanager
@@ -10,13 +10,14 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.fakes.stack import Stack, Talk, closing_code, figure
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 SECONDS = 90
 
 
 class V1Client:
-    """What the existing web client does with a conversation: key in the query, the whole log at each connect."""
+    """A client like OpenHands' web client: it sends its key in the query and reads the whole log at each connect."""
 
     def __init__(self, stack: Stack, conversation_id: str, key: str) -> None:
         self.stack, self.id, self.key = stack, conversation_id, key
@@ -29,15 +30,15 @@ class V1Client:
             yield opened
 
     def post(self, what: str, **body: Any) -> int:
-        """A call on the conversation's host, by the key alone."""
-        answer = httpx2.post(
+        """Send a POST with the conversation's key as its only credential. Return the status."""
+        response = httpx2.post(
             f"{self.stack.url}/api/conversations/{self.id}/{what}",
             headers={"X-Session-API-Key": self.key},
             json=body,
             timeout=30,
             trust_env=False,
         )
-        return answer.status_code
+        return response.status_code
 
 
 def say(socket: Any, text: str) -> None:
@@ -46,7 +47,7 @@ def say(socket: Any, text: str) -> None:
 
 
 def read_until(socket: Any, is_there: Any) -> list[dict[str, Any]]:
-    """Frames up to and with the one asked for."""
+    """Read frames until ``is_there(frame)`` is true for the last. Return them."""
     frames: list[dict[str, Any]] = []
     while not (frames and is_there(frames[-1])):
         frames.append(json.loads(socket.recv(timeout=SECONDS)))
@@ -64,42 +65,53 @@ def is_status(*statuses: str) -> Any:
     return check
 
 
-def events(frames: list[dict[str, Any]]) -> list[str]:
-    """The ids of what is in the log, in order: not states and deltas, which are made for the moment."""
+def event_ids(frames: list[dict[str, Any]]) -> list[str]:
+    """Return the ids of the frames in order, without full states, which are not in the log."""
     return [frame["id"] for frame in frames if frame.get("key") != "full_state"]
 
 
-def texts(frames: list[dict[str, Any]]) -> list[str]:
-    found = [frame for frame in frames if frame["kind"] == "MessageEvent"]
-    return [f["llm_message"]["content"][0]["text"] for f in found if f["source"] == "user"]
+def user_texts(frames: list[dict[str, Any]]) -> list[str]:
+    messages = [frame for frame in frames if frame["kind"] == "MessageEvent"]
+    return [
+        message["llm_message"]["content"][0]["text"]
+        for message in messages
+        if message["source"] == "user"
+    ]
 
 
 @pytest.fixture(scope="module")
-def theirs(stack: Stack) -> Talk:
-    """Somebody else's conversation, which starts while the first tests run."""
+def foreign(stack: Stack) -> Talk:
+    """A conversation of another user. It starts while the first tests run."""
     return stack.stranger.converse(title="Theirs")
 
 
 @pytest.fixture(scope="module")
-def client(stack: Stack, theirs: Talk) -> V1Client:
+def client(stack: Stack, foreign: Talk) -> V1Client:
     message = {"role": "user", "content": [{"type": "text", "text": "!say Hello."}]}
     body = {"parent_conversation_id": None, "initial_message": message}
     start = stack.owner.call("POST", "app-conversations", expect=200, json=body).json()
-    while start["status"] not in ("READY", "ERROR"):
-        [start] = stack.owner.get("app-conversations/start-tasks", ids=start["id"])
+    [start] = wait_until(
+        lambda: [
+            task
+            for task in stack.owner.get("app-conversations/start-tasks", ids=start["id"])
+            if task["status"] in ("READY", "ERROR")
+        ],
+        "the start task to end",
+        seconds=150,
+    )
     assert start["status"] == "READY", start
     [record] = stack.owner.get("app-conversations", ids=start["app_conversation_id"])
     assert record["conversation_url"].startswith(stack.url)
     return V1Client(stack, record["id"], record["session_api_key"])
 
 
-def test_chat_stop_and_reconnect(stack, client):
+def test_v1_client_chats_pauses_and_reconnects_without_lost_events(stack, client):
     with client.socket() as socket:
         first = json.loads(socket.recv(timeout=SECONDS))
         assert (first["kind"], first["key"]) == ("ConversationStateUpdateEvent", "full_state")
         assert {"execution_status", "stats"} <= set(first["value"])
         frames = read_until(socket, is_status("finished"))
-        assert texts(frames) == ["!say Hello."]
+        assert user_texts(frames) == ["!say Hello."]
 
         say(socket, "!run sleep 60\n!finish Done.")
         running = read_until(socket, lambda frame: frame["kind"] == "ActionEvent")
@@ -112,24 +124,24 @@ def test_chat_stop_and_reconnect(stack, client):
 
         say(socket, "!say Thank you.")
         rest = read_until(socket, is_status("finished"))
-    live = events(frames + running + paused + rest)
+    live = event_ids(frames + running + paused + rest)
     assert len(set(live)) == len(live)
-    assert texts(running + rest) == ["!run sleep 60\n!finish Done.", "!say Thank you."]
+    assert user_texts(running + rest) == ["!run sleep 60\n!finish Done.", "!say Thank you."]
 
     count = stack.owner.get("events/count", conversation_id__eq=client.id)
     with client.socket() as socket:
-        again = [json.loads(socket.recv(timeout=SECONDS)) for _ in range(count + 1)]
-    assert again[0]["key"] == "full_state"
-    assert [one for one in events(again) if one in set(live)] == live
-    figure("a V1 client", frames=len(live), counted=count, resent=len(again) - 1)
+        resent = [json.loads(socket.recv(timeout=SECONDS)) for _ in range(count + 1)]
+    assert resent[0]["key"] == "full_state"
+    assert [event_id for event_id in event_ids(resent) if event_id in set(live)] == live
+    figure("a V1 client", frames=len(live), counted=count, resent=len(resent) - 1)
 
     with client.socket(f"resend_mode=since&after_timestamp={rest[0]['timestamp']}&") as socket:
         late = read_until(socket, is_status("finished"))
-    assert set(events(late)) <= set(live)
-    assert "!say Hello." not in texts(late)
+    assert set(event_ids(late)) <= set(live)
+    assert "!say Hello." not in user_texts(late)
 
 
-def test_a_question_is_answered_by_rest_and_not_by_a_message(stack):
+def test_confirmation_is_answered_by_rest_and_not_by_a_message(stack):
     talk: Talk = stack.owner.converse(title="Careful", confirmation_policy="always")
     talk.wait_ready()
     [record] = stack.owner.get("app-conversations", ids=str(talk.id))
@@ -138,7 +150,7 @@ def test_a_question_is_answered_by_rest_and_not_by_a_message(stack):
         say(socket, "!run touch one.txt\n!finish Done.")
         read_until(socket, is_status("waiting_for_confirmation"))
         say(socket, "go on")
-        read_until(socket, lambda frame: texts([frame]) == ["go on"])
+        read_until(socket, lambda frame: user_texts([frame]) == ["go on"])
         assert client.post("run") == 200
         assert talk.record()["execution_status"] == "waiting_for_confirmation"
         assert len(talk.deliveries()) == 1
@@ -155,10 +167,10 @@ def test_a_question_is_answered_by_rest_and_not_by_a_message(stack):
     assert (Path(talk.sandbox()["workspace"]) / "one.txt").exists()
 
 
-def test_others_are_turned_away(stack, client, theirs):
-    theirs.wait_ready()
+def test_socket_with_a_wrong_or_foreign_key_is_closed(stack, client, foreign):
+    foreign.wait_ready()
     url = f"{stack.url.replace('http', 'ws', 1)}/sockets/events/{client.id}"
-    [record] = stack.stranger.get("app-conversations", ids=str(theirs.id))
+    [record] = stack.stranger.get("app-conversations", ids=str(foreign.id))
     for query, code in (
         ("?session_api_key=ocs_x.y", 4001),
         (f"?session_api_key={record['session_api_key']}", 4004),

@@ -1,4 +1,4 @@
-"""A Git host of the test's own."""
+"""A fake Git host, and Alice's connection to it."""
 
 import pytest
 
@@ -15,12 +15,12 @@ def fake(tmp_path, settings):
 
 @pytest.fixture
 def connected(alice, fake):
-    """Alice has connected the fake with her token."""
+    """Alice's connection to the fake Git host, by her token."""
     row, _ = services.connect(
         user=alice,
         organization=alice.personal_organization,
-        provider="github",
+        provider_name="github",
         token=github.TOKEN,
-        host=fake.host,
+        host_name=fake.host,
     )
     return row

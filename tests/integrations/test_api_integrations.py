@@ -10,8 +10,8 @@ from tests.conftest import key_client
 from tests.fakes.github import TOKEN
 
 LIST = "/api/v1/integrations"
-ONE = f"{LIST}/github"
-BOTH = (LIST, ONE)
+DETAIL = f"{LIST}/github"
+BOTH = (LIST, DETAIL)
 NOT_CONNECTED = {
     "provider": "github",
     "host": "github.com",
@@ -23,7 +23,7 @@ NOT_CONNECTED = {
 
 def test_host_without_a_token_is_not_connected(api):
     assert api.get(LIST).json() == {"items": [NOT_CONNECTED], "next": None}
-    assert api.get(ONE).json() == NOT_CONNECTED
+    assert api.get(DETAIL).json() == NOT_CONNECTED
 
 
 def test_connected_host_is_shown_without_its_token(api, alice, connected):
@@ -39,20 +39,20 @@ def test_connected_host_is_shown_without_its_token(api, alice, connected):
         "last_used_at": row.last_used_at.isoformat().replace("+00:00", "Z"),
     }
 
-    listed, one = api.get(LIST), api.get(ONE)
+    list_response, detail = api.get(LIST), api.get(DETAIL)
 
-    assert listed.json() == {"items": [record], "next": None}
-    assert one.json() == record
-    assert TOKEN not in listed.text + one.text
+    assert list_response.json() == {"items": [record], "next": None}
+    assert detail.json() == record
+    assert TOKEN not in list_response.text + detail.text
 
 
-def test_token_for_the_providers_own_host_shows_that_host(api, alice):
+def test_token_for_the_default_host_shows_that_host(api, alice):
     provider_tokens.set_provider_token(
         user=alice, organization=alice.personal_organization, provider="github", token="x"
     )
 
-    assert api.get(ONE).json()["host"] == "github.com"
-    assert api.get(ONE).json()["is_connected"] is True
+    assert api.get(DETAIL).json()["host"] == "github.com"
+    assert api.get(DETAIL).json()["is_connected"] is True
 
 
 def test_hosts_are_listed_by_name(api, monkeypatch):
@@ -85,14 +85,14 @@ def test_anonymous_caller_is_unauthorized(client, db):
     assert [client.get(path).status_code for path in BOTH] == [401, 401]
 
 
-def test_key_without_the_scope_is_told_which(alice):
+def test_key_without_the_scope_is_403_naming_the_scope(alice):
     client = key_client(alice, scopes=["account.view"])
     for path in BOTH:
         response = client.get(path)
         assert (response.status_code, response.json()["permission"]) == (403, "integrations.view")
 
 
-def test_role_without_the_permission_is_told_which(alice, bob):
+def test_role_without_the_permission_is_403_naming_the_permission(alice, bob):
     bob.memberships.filter(organization=alice.personal_organization).update(role="billing")
     client = key_client(bob, organization=alice.personal_organization)
     for path in BOTH:
@@ -100,7 +100,7 @@ def test_role_without_the_permission_is_told_which(alice, bob):
         assert (response.status_code, response.json()["permission"]) == (403, "integrations.view")
 
 
-def test_teammates_token_is_not_shown_and_a_stranger_gets_404(connected, alice, bob, charlie):
+def test_teammate_sees_no_connection_and_outsider_gets_404(connected, alice, bob, charlie):
     for person, status in ((alice, 200), (bob, 200), (charlie, 404)):
         client = APIClient()
         client.force_authenticate(person)
@@ -118,7 +118,7 @@ def test_bound_key_works_in_its_own_organization_only(connected, alice):
     client = key_client(alice, organization=other)
 
     assert [client.get(path).status_code for path in BOTH] == [200, 200]
-    assert client.get(ONE).json() == NOT_CONNECTED
+    assert client.get(DETAIL).json() == NOT_CONNECTED
     for path in BOTH:
         response = client.get(path, {"organization": str(connected.organization_id)})
         assert response.status_code == 404
@@ -129,4 +129,4 @@ def test_unknown_parameter_is_refused_with_a_sentence(api, path):
     response = api.get(path, {"colour": "red"})
 
     assert response.status_code == 400
-    assert response.json()["error"] == "colour: This route has no such parameter."
+    assert response.json()["error"] == "colour: This parameter is not supported here."

@@ -27,17 +27,17 @@ def github(fake):
     return registry.get_provider("github", host=fake.host, token=TOKEN)
 
 
-def by(fake, token):
+def connect(fake, token):
     return registry.get_provider("github", host=fake.host, token=token)
 
 
-def listing(github, **more):
-    wanted = {"page": 1, "per_page": 30, "sort": "pushed", "installation": None}
-    return github.repositories(**wanted | more)
+def list_repositories(github, **more):
+    parameters = {"page": 1, "per_page": 30, "sort": "pushed", "installation": None}
+    return github.repositories(**parameters | more)
 
 
-class TestReading:
-    def test_user(self, github, fake):
+class TestReads:
+    def test_user_of_the_token_is_returned(self, github, fake):
         assert github.user() == GitUser(
             id="583231",
             login=LOGIN,
@@ -47,11 +47,14 @@ class TestReading:
             email=None,
         )
 
-    def test_pages_of_repositories_follow_the_hosts_link_header(self, github, fake):
+    def test_repository_pages_follow_the_link_header(self, github, fake):
         for number in range(3):
             fake.add(f"octo/r{number}", private=number == 1, stars=number)
 
-        first, second = listing(github, per_page=2), listing(github, per_page=2, page=2)
+        first, second = (
+            list_repositories(github, per_page=2),
+            list_repositories(github, per_page=2, page=2),
+        )
 
         assert [r.full_name for r in first.items] == ["octo/r0", "octo/r1"]
         assert [r.is_public for r in first.items] == [True, False]
@@ -62,49 +65,55 @@ class TestReading:
         assert first.items[0].owner_type == "user"
         assert first.items[0].main_branch == "main"
 
-    def test_a_personal_token_has_accounts_where_an_app_has_installations(self, github, fake):
+    def test_installations_are_accounts_for_a_personal_token_and_ids_for_an_app_token(
+        self, github, fake
+    ):
         fake.add("octo/own")
         fake.add("acme/theirs")
 
         assert github.installations() == [LOGIN, "acme"]
-        assert [r.full_name for r in listing(github, installation="acme").items] == ["acme/theirs"]
-        assert [r.full_name for r in listing(github, installation=LOGIN).items] == ["octo/own"]
+        assert [r.full_name for r in list_repositories(github, installation="acme").items] == [
+            "acme/theirs"
+        ]
+        assert [r.full_name for r in list_repositories(github, installation=LOGIN).items] == [
+            "octo/own"
+        ]
 
         fake.is_app_token = True
         assert github.installations() == ["4242"]
-        assert len(listing(github, installation="4242").items) == 2
+        assert len(list_repositories(github, installation="4242").items) == 2
 
-    def test_search_finds_words_full_names_and_addresses(self, github, fake):
+    def test_search_accepts_words_full_names_and_addresses(self, github, fake):
         fake.add("acme/tool", stars=1)
         fake.add("octo/tool-box", stars=5)
 
-        def found(query):
+        def find_names(query):
             rows = github.search_repositories(query=query, per_page=5, sort="stars", order="desc")
             return [row.full_name for row in rows]
 
-        assert found("tool") == ["octo/tool-box", "acme/tool"]
-        assert found("acme/tool") == ["acme/tool"]
-        assert found(f"{fake.url}/acme/tool/pull/3") == ["acme/tool"]
-        assert found("nobody/nothing") == []
-        assert found("  ") == []
+        assert find_names("tool") == ["octo/tool-box", "acme/tool"]
+        assert find_names("acme/tool") == ["acme/tool"]
+        assert find_names(f"{fake.url}/acme/tool/pull/3") == ["acme/tool"]
+        assert find_names("nobody/nothing") == []
+        assert find_names("  ") == []
 
-    def test_a_renamed_repository_is_followed_on_the_same_host_only(self, github, fake):
+    def test_redirect_is_followed_to_the_same_host_only(self, github, fake):
         fake.add("octo/new")
         fake.moved["octo/old"] = "octo/new"
 
         rows = github.search_repositories(query="octo/old", per_page=5, sort="", order="")
         assert [row.full_name for row in rows] == ["octo/new"]
 
-        away = (301, {"Location": "http://elsewhere.example/user"}, {})
-        fake.trouble = lambda path: away if path.endswith("/user") else None
+        redirect = (301, {"Location": "http://elsewhere.example/user"}, {})
+        fake.trouble = lambda path: redirect if path.endswith("/user") else None
         with pytest.raises(GitHostTrouble):
             github.user()
 
-    def test_branches_and_their_search(self, github, fake):
+    def test_branches_are_paged_and_searched(self, github, fake):
         fake.add("octo/r", branches=("fix/one", "fix/two"))
 
         page = github.branches(repository="octo/r", page=1, per_page=2)
-        found = github.search_branches(repository="octo/r", query="FIX", per_page=30)
+        matches = github.search_branches(repository="octo/r", query="FIX", per_page=30)
 
         assert [(b.name, b.protected) for b in page.items] == [
             ("fix/one", False),
@@ -113,14 +122,14 @@ class TestReading:
         assert page.has_next
         sha = page.items[0].commit_sha
         assert len(sha) == 40
-        assert found == [
+        assert matches == [
             Branch("fix/one", sha, protected=False, last_push_date="2026-11-20T10:00:00Z"),
             Branch("fix/two", sha, protected=False, last_push_date="2026-11-20T10:00:00Z"),
         ]
         with pytest.raises(NoSuchRepository):
             github.search_branches(repository="octo/none", query="x", per_page=3)
 
-    def test_microagents(self, github, fake):
+    def test_microagents_are_listed_and_read(self, github, fake):
         text = "---\nname: flask\ntriggers:\n- flask\n- 7\n---\n# Flask\n"
         fake.add(
             "octo/r",
@@ -133,11 +142,11 @@ class TestReading:
         fake.add("octo/bare")
         fake.add("octo/.openhands", {"microagents/all.md": "Be kind.\n"})
 
-        [found] = github.microagents(repository="octo/r")
-        content = github.microagent(repository="octo/r", path=found.path)
+        [microagent] = github.microagents(repository="octo/r")
+        content = github.microagent(repository="octo/r", path=microagent.path)
 
-        assert (found.name, found.path) == ("flask", ".openhands/microagents/flask.md")
-        assert found.created_at == "2026-11-19T08:00:00Z"
+        assert (microagent.name, microagent.path) == ("flask", ".openhands/microagents/flask.md")
+        assert microagent.created_at == "2026-11-19T08:00:00Z"
         assert (content.content, content.triggers) == (text, ["flask"])
         assert github.microagents(repository="octo/bare") == []
         assert [m.path for m in github.microagents(repository="octo/.openhands")] == [
@@ -147,7 +156,7 @@ class TestReading:
             with pytest.raises(NoSuchRepository):
                 github.microagent(repository="octo/r", path=path)
 
-    def test_suggested_tasks(self, github, fake):
+    def test_suggested_tasks_name_the_problem_of_each_pull_request_and_issue(self, github, fake):
         repo = fake.add("octo/r")
         repo.pulls = [
             {"number": 1, "title": "a", "mergeable": "CONFLICTING", "checks": "FAILURE"},
@@ -171,18 +180,18 @@ class TestReading:
 
 
 class TestPullRequests:
-    WANTED: ClassVar = {
-        "target": "main",
+    FIELDS: ClassVar = {
+        "target_branch": "main",
         "title": "Fix",
         "body": "So.",
         "draft": True,
         "labels": ["bot"],
     }
 
-    def test_opened_once_with_labels(self, github, fake):
+    def test_pull_request_is_opened_once_with_its_labels(self, github, fake):
         repo = fake.add("octo/r", branches=("fix",))
 
-        opened = github.create_pull_request(repository="octo/r", source="fix", **self.WANTED)
+        opened = github.create_pull_request(repository="octo/r", source_branch="fix", **self.FIELDS)
 
         assert (opened.number, opened.url) == (7, f"{fake.url}/octo/r/pull/7")
         assert repo.pulls == [
@@ -197,25 +206,37 @@ class TestPullRequests:
         ]
         assert repo.labels == {7: ["bot"]}
         with pytest.raises(NotAccepted, match="already exists"):
-            github.create_pull_request(repository="octo/r", source="fix", **self.WANTED)
+            github.create_pull_request(repository="octo/r", source_branch="fix", **self.FIELDS)
         with pytest.raises(NotAccepted, match="head is invalid"):
-            github.create_pull_request(repository="octo/r", source="none", **self.WANTED)
+            github.create_pull_request(repository="octo/r", source_branch="none", **self.FIELDS)
 
-    def test_a_token_without_the_permission_is_told_so(self, fake):
+    def test_opened_pull_request_is_returned_although_its_labels_are_rejected(
+        self, github, fake, caplog
+    ):
+        repo = fake.add("octo/r", branches=("fix",))
+        rejected = (403, {}, {"message": "no labels"})
+        fake.trouble = lambda path: rejected if path.endswith("/labels") else None
+
+        opened = github.create_pull_request(repository="octo/r", source_branch="fix", **self.FIELDS)
+
+        assert (opened.number, repo.labels) == (7, {})
+        assert "octo/r#7 without its labels" in caplog.text
+
+    def test_read_only_token_may_not_open_a_pull_request(self, fake):
         fake.add("octo/r", branches=("fix",))
         with pytest.raises(NotAllowed, match="not accessible by personal access token"):
-            by(fake, READ_ONLY).create_pull_request(
-                repository="octo/r", source="fix", **self.WANTED
+            connect(fake, READ_ONLY).create_pull_request(
+                repository="octo/r", source_branch="fix", **self.FIELDS
             )
 
 
-class TestTrouble:
-    def test_a_bad_token(self, fake):
+class TestErrors:
+    def test_invalid_token_is_refused_and_not_shown_in_the_error(self, fake):
         with pytest.raises(TokenRefused) as caught:
-            by(fake, "ghp_bad").user()
+            connect(fake, "ghp_bad").user()
         assert "ghp_bad" not in repr(caught.value)
 
-    def test_limits_say_how_long_to_wait(self, github, fake):
+    def test_rate_limit_error_has_the_seconds_to_wait(self, github, fake):
         fake.trouble = exhausted
         with pytest.raises(GitHostAway) as caught:
             github.user()
@@ -227,7 +248,7 @@ class TestTrouble:
         assert caught.value.extra["retry_after"] == 7
 
     @pytest.mark.parametrize(
-        ("answer", "problem"),
+        ("response", "error"),
         [
             ((200, {}, b"<html>a login page</html>"), GitHostTrouble),
             ((200, {}, {"message": "hello"}), GitHostTrouble),
@@ -237,12 +258,12 @@ class TestTrouble:
             ((403, {}, {"message": "Must have admin rights"}), NotAllowed),
         ],
     )
-    def test_odd_answers(self, github, fake, answer, problem):
-        fake.trouble = lambda _: answer
-        with pytest.raises(problem):
+    def test_unexpected_response_raises_the_matching_error(self, github, fake, response, error):
+        fake.trouble = lambda _: response
+        with pytest.raises(error):
             github.user()
 
-    def test_nobody_listens(self, settings):
+    def test_closed_port_raises_git_host_away(self, settings):
         settings.UPSTREAM_ALLOW_PRIVATE = True
         with pytest.raises(GitHostAway):
             registry.get_provider("github", host="127.0.0.1:9", token=TOKEN).user()
@@ -250,13 +271,13 @@ class TestTrouble:
     def test_private_hosts_are_not_called_unless_allowed(self, fake, settings):
         settings.UPSTREAM_ALLOW_PRIVATE = False
         with pytest.raises(NotAccepted, match="not allowed"):
-            by(fake, TOKEN).user()
+            connect(fake, TOKEN).user()
         assert fake.requests == []
 
     @pytest.mark.parametrize(
         "name", ["octo", "octo/r/x", "../user", "octo/..", "octo/r?x", "octo/r#x", ""]
     )
-    def test_odd_names_reach_no_address(self, github, fake, name):
+    def test_invalid_repository_name_is_refused_without_a_request(self, github, fake, name):
         with pytest.raises(NoSuchRepository):
             github.branches(repository=name, page=1, per_page=1)
         assert fake.requests == []
@@ -264,7 +285,7 @@ class TestTrouble:
 
 class TestHosts:
     @pytest.mark.parametrize(
-        ("given", "kept"),
+        ("host", "stored"),
         [
             ("", ""),
             (None, ""),
@@ -273,12 +294,12 @@ class TestHosts:
             ("https://ghe.example.com:8443", "ghe.example.com:8443"),
         ],
     )
-    def test_normal(self, given, kept, settings):
+    def test_valid_host_is_normalized(self, host, stored, settings):
         settings.UPSTREAM_ALLOW_PRIVATE = False
-        assert registry.normalize_host("github", given) == kept
+        assert registry.normalize_host("github", host) == stored
 
     @pytest.mark.parametrize(
-        "given",
+        "host",
         [
             "http://ghe.example.com",
             "ftp://x",
@@ -290,12 +311,12 @@ class TestHosts:
             "x:y",
         ],
     )
-    def test_refused(self, given, settings):
+    def test_invalid_or_private_host_is_refused(self, host, settings):
         settings.UPSTREAM_ALLOW_PRIVATE = False
         with pytest.raises(registry.BadHost):
-            registry.normalize_host("github", given)
+            registry.normalize_host("github", host)
 
-    def test_roots(self):
+    def test_api_address_of_each_kind_of_host(self):
         assert client.api_url("github.com") == "https://api.github.com"
         assert client.api_url("ghe.example.com") == "https://ghe.example.com/api/v3"
         assert client.api_url("acme.ghe.com") == "https://api.acme.ghe.com"
@@ -304,11 +325,11 @@ class TestHosts:
 @pytest.mark.parametrize(
     "text", ["", "plain", "---\ntriggers: [a", "---\n- a\n---\n", "---\ntriggers: a\n---\n"]
 )
-def test_odd_front_matter_has_no_triggers(text):
+def test_invalid_front_matter_has_no_triggers(text):
     assert payloads.parse_triggers(text) == []
 
 
-def test_has_next():
+def test_link_header_with_rel_next_has_a_next_page():
     assert has_next('<https://x?page=2>; rel="next"')
     assert not has_next('<https://x?page=1>; rel="prev"')
     assert not has_next(None)
@@ -316,10 +337,10 @@ def test_has_next():
 
 if token := os.environ.get("GITHUB_TEST_TOKEN"):
 
-    def test_the_real_one_answers_alike():
+    def test_real_github_accepts_the_same_requests():
         real = registry.get_provider("github", host="github.com", token=token)
         assert real.user().login
-        assert listing(real, per_page=2).items
+        assert list_repositories(real, per_page=2).items
         assert real.installations()
         assert real.search_branches(repository="octocat/Hello-World", query="test", per_page=3)
         assert real.branches(repository="octocat/Hello-World", page=1, per_page=1).has_next

@@ -236,7 +236,7 @@ def test_middleware_is_in_the_required_order():
         for name in (
             "django.middleware.security.SecurityMiddleware",
             "openhands_site.middleware.headers.SecurityHeaders",
-            "openhands_site.middleware.access_log.RequestId",
+            "openhands_site.middleware.access_log.RequestIdAndAccessLog",
             "corsheaders.middleware.CorsMiddleware",
             "openhands_site.middleware.headers.CacheControl",
             "django.contrib.sessions.middleware.SessionMiddleware",

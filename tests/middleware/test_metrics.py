@@ -24,11 +24,12 @@ def read_sample(name, **labels):
     return REGISTRY.get_sample_value(name, labels) or 0
 
 
-def load_middleware(token):
-    """Return the setting MIDDLEWARE of a process with a METRICS_TOKEN."""
+def load_settings(token):
+    """Return MIDDLEWARE and the cache backend of a process with a METRICS_TOKEN."""
     environment = os.environ | {"METRICS_TOKEN": token}
     program = (
-        "import json; from openhands_site import settings; print(json.dumps(settings.MIDDLEWARE))"
+        "import json; from openhands_site import settings as s;"
+        " print(json.dumps([s.MIDDLEWARE, s.CACHES['default']['BACKEND']]))"
     )
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
@@ -38,10 +39,13 @@ def load_middleware(token):
 
 
 def test_requests_are_counted_only_with_a_metrics_token():
-    with_token, without = load_middleware("m"), load_middleware("")
+    with_token, counted_cache = load_settings("m")
+    without, plain_cache = load_settings("")
 
     assert with_token == [OUTERMOST, *without, INNERMOST]
     assert OUTERMOST not in without
+    assert counted_cache == "lib.cache.CountedRedisCache"
+    assert plain_cache == "django.core.cache.backends.redis.RedisCache"
 
 
 def test_request_is_counted_under_the_name_of_its_route(client, request_metrics):
@@ -101,7 +105,10 @@ async def test_request_on_the_event_loop_is_counted_once(request_metrics):
     assert read_sample(views, **labels) == response_count + 1
 
 
-def test_cache_counts_hits_and_misses():
+def test_cache_counts_hits_and_misses(settings):
+    settings.CACHES = {
+        "default": settings.CACHES["default"] | {"BACKEND": "lib.cache.CountedRedisCache"}
+    }
     hits, misses = "django_cache_get_hits_total", "django_cache_get_misses_total"
     hit_count, miss_count = read_sample(hits, backend="redis"), read_sample(misses, backend="redis")
 

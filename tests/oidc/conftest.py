@@ -1,4 +1,4 @@
-"""A provider, its row, and a browser's way through it."""
+"""An OpenID Connect provider, its row, and a browser that signs in with it."""
 
 from urllib.parse import urlencode, urlsplit
 
@@ -18,7 +18,7 @@ def _running_provider():
 
 @pytest.fixture
 def oidc(_running_provider):
-    """The provider, as good as new."""
+    """The running provider, reset to its initial state."""
     running = _running_provider
     running.people.clear()
     running.sessions.clear()
@@ -39,11 +39,12 @@ def oidc(_running_provider):
 
 @pytest.fixture
 def provider(oidc, db):
-    """The provider's row."""
-    return make_row(oidc)
+    """The row of the provider."""
+    return create_provider(oidc)
 
 
-def make_row(oidc, **fields):
+def create_provider(oidc, **fields):
+    """Store a row for the running provider; ``fields`` override the defaults."""
     row = IdentityProvider(
         **(
             {
@@ -63,7 +64,7 @@ def make_row(oidc, **fields):
 
 
 class Browser:
-    """A browser that signs in with a provider step by step."""
+    """A browser whose sign-in with a provider a test can interrupt between two steps."""
 
     def __init__(self, oidc, slug="acme"):
         self.client, self.oidc, self.slug = Client(), oidc, slug
@@ -71,16 +72,19 @@ class Browser:
             "/oauth/keycloak/callback" if slug == "keycloak" else f"/oidc/{slug}/callback"
         )
 
-    def leave(self, target=""):
+    def start(self, target=""):
+        """Start a sign-in and return the address at the provider."""
         query = f"?{urlencode({'next': target})}" if target else ""
         response = self.client.get(f"/oidc/{self.slug}/sign-in{query}")
         assert response.status_code == 302, response.content
         return response.headers["Location"]
 
     def sign_in(self, person, target=""):
-        return self.come_back(self.oidc.authorize(self.leave(target), person))
+        """Sign in and return the response to the callback."""
+        return self.finish(self.oidc.authorize(self.start(target), person))
 
-    def come_back(self, answer):
+    def finish(self, answer):
+        """Request the callback with the provider's answer."""
         return self.client.get(self.callback, answer)
 
     @property
@@ -88,7 +92,8 @@ class Browser:
         return self.client.get("/api/v1/users/me").status_code == 200
 
 
-def path_of(response):
+def redirect_path(response):
+    """Return the path and query of a redirect."""
     parts = urlsplit(response.headers["Location"])
     return parts.path + (f"?{parts.query}" if parts.query else "")
 

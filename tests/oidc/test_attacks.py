@@ -1,4 +1,4 @@
-"""Everything that must not sign anybody in. Each attack is followed by the question whether it did."""
+"""Attacks on a sign-in with a provider. After each attack, the test asserts that no session exists."""
 
 import time
 from urllib.parse import parse_qs, urlsplit
@@ -11,9 +11,9 @@ from accounts.models import Identity, User, UserSession
 from accounts.oidc import providers
 from accounts.sign_in import flows
 from tests.fakes.oidc_provider import LOGOUT_EVENT, Key
-from tests.oidc.conftest import Browser, make_row
+from tests.oidc.conftest import Browser, create_provider
 
-REFUSED: list[str] = []
+REFUSED_ATTACKS: list[str] = []
 SITES = (
     "https://evil.example",
     "//evil.example",
@@ -39,12 +39,12 @@ PATHS = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _count():
+def _print_count():
     yield
-    print(f'\n{{"test": "oidc attacks", "refused": {len(REFUSED)}}}')
+    print(f'\n{{"test": "oidc attacks", "refused": {len(REFUSED_ATTACKS)}}}')
 
 
-def refuse(name, browser, response):
+def assert_refused(name, browser, response):
     assert response.status_code in (400, 401, 403, 404), (
         name,
         response.status_code,
@@ -52,112 +52,115 @@ def refuse(name, browser, response):
     )
     assert not browser.is_signed_in, name
     assert not UserSession.objects.filter(provider_session__isnull=False).exists(), name
-    REFUSED.append(name)
+    REFUSED_ATTACKS.append(name)
 
 
 class TestState:
-    def test_used_twice(self, browser, oidc):
-        answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
-        oidc.codes[answer["code"]]  # the code is good; only the state decides
-        assert browser.come_back(answer).status_code == 302
+    def test_used_state_with_a_new_code_is_refused(self, browser, oidc):
+        answer = oidc.authorize(browser.start(), oidc.add_person("ana"))
+        assert answer["code"] in oidc.codes  # The code is valid, so only the state decides.
+        assert browser.finish(answer).status_code == 302
         browser.client.post("/sign-out")
         UserSession.objects.all().delete()
-        again = oidc.authorize(browser.leave(), oidc.people["ana"])
+        second = oidc.authorize(browser.start(), oidc.people["ana"])
+        response = browser.finish(second | {"state": answer["state"]})
 
-        refuse("state used twice", browser, browser.come_back(again | {"state": answer["state"]}))
+        assert_refused("state used twice", browser, response)
 
-    def test_used_twice_with_a_copy_of_the_session(self, browser, oidc):
-        """Two copies of one cookie race; the second finds the state spent in the database."""
-        answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
-        kept = dict(browser.client.session.items())
-        assert browser.come_back(answer).status_code == 302
+    def test_used_state_in_a_copied_session_is_refused(self, browser, oidc):
+        """Two copies of one cookie race. The database has the state as used when the second one arrives."""
+        answer = oidc.authorize(browser.start(), oidc.add_person("ana"))
+        states = browser.client.session["oidc_states"]
+        assert browser.finish(answer).status_code == 302
         UserSession.objects.all().delete()
         second = Browser(oidc)
         second.client.get("/oidc/acme/sign-in")
         session = second.client.session
-        session["oidc_states"] = kept["oidc_states"]
+        session["oidc_states"] = states
         session.save()
 
-        refuse("state of a copied session", second, second.come_back(answer))
+        assert_refused("state of a copied session", second, second.finish(answer))
 
-    def test_of_another_browser(self, browser, oidc):
-        """Login CSRF: the attacker's own code and state in the victim's browser."""
-        answer = oidc.authorize(browser.leave(), oidc.add_person("mallory"))
+    def test_state_of_another_browser_is_refused(self, browser, oidc):
+        """Login CSRF: the victim's browser opens a callback with the attacker's code and state."""
+        answer = oidc.authorize(browser.start(), oidc.add_person("mallory"))
         victim = Browser(oidc)
-        victim.leave()
+        victim.start()
 
-        refuse("state of another browser", victim, victim.come_back(answer))
+        assert_refused("state of another browser", victim, victim.finish(answer))
 
     @pytest.mark.parametrize(
         "state", ["", "x", "0" * 43, "\u00e9", "a" * 5_000, "https://evil.example", "/settings"]
     )
-    def test_made_up(self, browser, oidc, state):
-        answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
+    def test_invented_state_is_refused(self, browser, oidc, state):
+        answer = oidc.authorize(browser.start(), oidc.add_person("ana"))
 
-        refuse(f"state {state[:12]!r}", browser, browser.come_back(answer | {"state": state}))
+        assert_refused(f"state {state[:12]!r}", browser, browser.finish(answer | {"state": state}))
 
-    def test_missing(self, browser, oidc):
-        answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
+    def test_missing_state_is_refused(self, browser, oidc):
+        answer = oidc.authorize(browser.start(), oidc.add_person("ana"))
         del answer["state"]
 
-        refuse("no state", browser, browser.come_back(answer))
+        assert_refused("no state", browser, browser.finish(answer))
 
-    def test_too_old(self, browser, oidc, monkeypatch):
-        answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
+    def test_expired_state_is_refused(self, browser, oidc, monkeypatch):
+        answer = oidc.authorize(browser.start(), oidc.add_person("ana"))
         monkeypatch.setattr(flows, "FLOW_SECONDS", -1)
 
-        refuse("state of yesterday", browser, browser.come_back(answer))
+        assert_refused("expired state", browser, browser.finish(answer))
 
-    def test_of_another_provider(self, browser, oidc):
-        """Mix-up: the flow of one provider is finished at the address of another."""
-        make_row(oidc, slug="other", name="Other")
-        answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
+    def test_state_of_another_provider_is_refused(self, browser, oidc):
+        """Mix-up attack: the flow of one provider is finished at the callback of another."""
+        create_provider(oidc, slug="other", name="Other")
+        answer = oidc.authorize(browser.start(), oidc.add_person("ana"))
 
-        refuse("mix-up", browser, browser.client.get("/oidc/other/callback", answer))
+        assert_refused("mix-up", browser, browser.client.get("/oidc/other/callback", answer))
 
 
 class TestCode:
-    def test_replayed_with_a_new_state(self, browser, oidc):
-        answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
-        assert browser.come_back(answer).status_code == 302
+    def test_used_code_with_a_new_state_is_refused(self, browser, oidc):
+        answer = oidc.authorize(browser.start(), oidc.add_person("ana"))
+        assert browser.finish(answer).status_code == 302
         UserSession.objects.all().delete()
         victim = Browser(oidc)
-        state = parse_qs(urlsplit(victim.leave()).query)["state"][0]
+        state = parse_qs(urlsplit(victim.start()).query)["state"][0]
 
-        refuse("code replay", victim, victim.come_back({"code": answer["code"], "state": state}))
+        assert_refused(
+            "code replay", victim, victim.finish({"code": answer["code"], "state": state})
+        )
 
-    def test_injected_from_another_flow_fails_by_pkce(self, browser, oidc):
-        """A stolen, unused code in the thief's own flow: their verifier is not the victim's."""
-        stolen = oidc.authorize(browser.leave(), oidc.add_person("ana"))
+    def test_stolen_code_in_another_flow_is_refused_by_pkce(self, browser, oidc):
+        """The thief's flow has another code verifier than the victim's, so the provider rejects the code."""
+        stolen = oidc.authorize(browser.start(), oidc.add_person("ana"))
         thief = Browser(oidc)
-        state = parse_qs(urlsplit(thief.leave()).query)["state"][0]
+        state = parse_qs(urlsplit(thief.start()).query)["state"][0]
 
-        refuse("stolen code", thief, thief.come_back({"code": stolen["code"], "state": state}))
+        assert_refused("stolen code", thief, thief.finish({"code": stolen["code"], "state": state}))
 
     @pytest.mark.parametrize("verifier", ["", "x" * 64])
-    def test_wrong_verifier(self, browser, oidc, verifier):
-        answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
+    def test_wrong_code_verifier_is_refused(self, browser, oidc, verifier):
+        answer = oidc.authorize(browser.start(), oidc.add_person("ana"))
         session = browser.client.session
         session["oidc_states"][answer["state"]]["code_verifier"] = verifier
         session.save()
 
-        refuse(f"verifier {verifier[:3]!r}", browser, browser.come_back(answer))
+        assert_refused(f"verifier {verifier[:3]!r}", browser, browser.finish(answer))
 
-    @pytest.mark.parametrize("taken_out", ["code_challenge", "code_challenge_method"])
-    def test_challenge_taken_out_of_the_request(self, browser, oidc, taken_out):
-        url = browser.leave()
-        query = {k: v[0] for k, v in parse_qs(urlsplit(url).query).items() if k != taken_out}
+    @pytest.mark.parametrize("parameter", ["code_challenge", "code_challenge_method"])
+    def test_request_without_the_challenge_is_refused(self, browser, oidc, parameter):
+        url = browser.start()
+        query = {k: v[0] for k, v in parse_qs(urlsplit(url).query).items() if k != parameter}
         from urllib.parse import urlencode
 
         answer = oidc.authorize(
             url.partition("?")[0] + "?" + urlencode(query), oidc.add_person("ana")
         )
 
-        refuse(f"without {taken_out}", browser, browser.come_back(answer))
+        assert_refused(f"without {parameter}", browser, browser.finish(answer))
 
-    def test_in_the_query_of_the_password_page(self, browser, oidc, alice):
-        """The library's backend would take code and state from the query of any request."""
-        answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
+    def test_code_in_the_query_of_the_password_page_is_not_used(self, browser, oidc, alice):
+        """The backend of the library reads code and state from the query of every request."""
+        answer = oidc.authorize(browser.start(), oidc.add_person("ana"))
         query = f"/sign-in?code={answer['code']}&state={answer['state']}"
         form = {"email": alice.email, "password": "wrong"}
 
@@ -166,18 +169,18 @@ class TestCode:
         assert response.status_code == 422
         assert not browser.is_signed_in
         assert answer["code"] in oidc.codes
-        REFUSED.append("code on the password page")
+        REFUSED_ATTACKS.append("code on the password page")
 
     @pytest.mark.parametrize("code", ["", "made-up", "a" * 4_000])
-    def test_made_up(self, browser, oidc, code):
-        answer = oidc.authorize(browser.leave(), oidc.add_person("ana"))
+    def test_invented_code_is_refused(self, browser, oidc, code):
+        answer = oidc.authorize(browser.start(), oidc.add_person("ana"))
 
-        refuse(f"code {code[:8]!r}", browser, browser.come_back(answer | {"code": code}))
+        assert_refused(f"code {code[:8]!r}", browser, browser.finish(answer | {"code": code}))
 
 
 HMAC = "HS256 with the public key as the secret"
 BENT = {
-    "nonce of before": lambda c: c.update(nonce="old"),
+    "old nonce": lambda c: c.update(nonce="old"),
     "no nonce": lambda c: c.pop("nonce"),
     "empty nonce": lambda c: c.update(nonce=""),
     "nonce as a list": lambda c: c.update(nonce=[c["nonce"]]),
@@ -200,20 +203,20 @@ BENT = {
     "empty sub": lambda c: c.update(sub=""),
     "sub as a number": lambda c: c.update(sub=7),
     "endless sub": lambda c: c.update(sub="s" * 300),
-    "sub of somebody else": lambda c: c.update(sub="sub-of-admin"),
+    "sub of another user": lambda c: c.update(sub="sub-of-admin"),
     "logout token": lambda c: c.update(events={LOGOUT_EVENT: {}}),
 }
 
 
 @pytest.mark.parametrize("name", BENT)
-def test_id_token_claims(browser, oidc, name):
+def test_id_token_with_a_bad_claim_is_refused(browser, oidc, name):
     person = oidc.add_person("ana")
     oidc.bend = lambda claims: (BENT[name](claims), None)[1]
 
-    refuse(name, browser, browser.sign_in(person))
+    assert_refused(name, browser, browser.sign_in(person))
 
 
-def forged(oidc, name, claims):
+def forge_token(oidc, name, claims):
     good = oidc.keys[0]
     if name == "alg none":
         return jwt.encode(claims, "", algorithm="none", headers={"kid": good.id})
@@ -282,32 +285,32 @@ def forged(oidc, name, claims):
         "body of another token",
     ],
 )
-def test_id_token_signatures(browser, oidc, name):
+def test_id_token_with_a_bad_signature_is_refused(browser, oidc, name):
     person = oidc.add_person("ana")
-    oidc.bend = lambda claims: forged(oidc, name, claims)
+    oidc.bend = lambda claims: forge_token(oidc, name, claims)
 
-    refuse(name, browser, browser.sign_in(person))
+    assert_refused(name, browser, browser.sign_in(person))
 
 
-def test_id_token_of_another_flow(browser, oidc):
-    """Replay of a whole ID token: the nonce is that of the earlier flow."""
-    person, seen = oidc.add_person("ana"), []
-    oidc.bend = lambda claims: seen.append(oidc.sign(claims)) or seen[-1]
+def test_id_token_of_an_earlier_flow_is_refused(browser, oidc):
+    """A replayed ID token has the nonce of the earlier flow."""
+    person, tokens = oidc.add_person("ana"), []
+    oidc.bend = lambda claims: tokens.append(oidc.sign(claims)) or tokens[-1]
     assert browser.sign_in(person).status_code == 302
     UserSession.objects.all().delete()
     victim = Browser(oidc)
-    oidc.bend = lambda claims: seen[0]
+    oidc.bend = lambda claims: tokens[0]
 
-    refuse("id token replay", victim, victim.sign_in(person))
+    assert_refused("id token replay", victim, victim.sign_in(person))
 
 
-def test_a_good_sign_in_still_works(browser, oidc):
-    """The negative control: without an attack the same way leads in."""
+def test_sign_in_without_an_attack_succeeds(browser, oidc):
+    """The control of this module: the steps of the attacks, unchanged, sign in."""
     assert browser.sign_in(oidc.add_person("ana")).status_code == 302
     assert browser.is_signed_in
 
 
-def test_keys_rotate_with_one_refetch(browser, oidc, monkeypatch):
+def test_new_signing_key_is_fetched_once(browser, oidc, monkeypatch):
     person = oidc.add_person("ana")
     browser.sign_in(person)
     oidc.rotate_key()
@@ -321,7 +324,7 @@ def test_keys_rotate_with_one_refetch(browser, oidc, monkeypatch):
     assert oidc.counts["certs"] == 1
 
 
-def test_unknown_keys_do_not_flood_the_provider(oidc, provider, client):
+def test_tokens_with_unknown_keys_cause_no_request_to_the_provider(oidc, provider, client):
     person = oidc.add_person("ana")
     client.get("/api/v1/users/me", headers={"Authorization": f"Bearer {oidc.access_token(person)}"})
     oidc.counts.clear()
@@ -337,9 +340,10 @@ def test_unknown_keys_do_not_flood_the_provider(oidc, provider, client):
 
 
 class TestRedirects:
-    def variants(self):
-        made = [site + path for site in SITES for path in PATHS]
-        made += [
+    def build_targets(self):
+        """Return more than 200 addresses that try to lead to another site."""
+        targets = [site + path for site in SITES for path in PATHS]
+        targets += [
             f"{scheme}:{rest}"
             for scheme in (
                 "javascript",
@@ -353,7 +357,7 @@ class TestRedirects:
             )
             for rest in ("alert(1)", "//evil.example", "/x", "%0aalert(1)")
         ]
-        made += [
+        targets += [
             f"http://testserver{rest}"
             for rest in (
                 "@evil.example",
@@ -366,7 +370,7 @@ class TestRedirects:
                 "%2f@evil.example/",
             )
         ]
-        made += [
+        targets += [
             prefix + "evil.example" + end
             for prefix in (
                 "///",
@@ -404,30 +408,30 @@ class TestRedirects:
             )
             for end in ("", "/", "/x")
         ]
-        return list(dict.fromkeys(made))
+        return list(dict.fromkeys(targets))
 
-    def test_targets_stay_on_this_site(self, db, rf):
-        """Each variant through the one function that all addresses pass; a browser's reading decides."""
-        variants = self.variants()
-        for wanted in variants:
-            found = flows.confine_to_site(wanted)
-            assert leads_home(found), (wanted, found)
-        assert len(variants) >= 200
-        REFUSED.extend(f"redirect {wanted!r}" for wanted in variants)
+    def test_confined_target_stays_on_this_site(self, db, rf):
+        """Every redirect address passes this function. ``stays_here`` reads the result as a browser does."""
+        targets = self.build_targets()
+        for target in targets:
+            confined = flows.confine_to_site(target)
+            assert stays_here(confined), (target, confined)
+        assert len(targets) >= 200
+        REFUSED_ATTACKS.extend(f"redirect {target!r}" for target in targets)
 
-    def test_through_sign_in(self, oidc, provider):
+    def test_sign_in_with_a_target_elsewhere_stays_on_this_site(self, oidc, provider):
         person = oidc.add_person("ana")
-        for wanted in (
+        for target in (
             "https://evil.example/",
             "//evil.example",
             "/\\evil.example",
             "javascript:alert(1)",
         ):
             browser = Browser(oidc)
-            assert leads_home(path_of_location(browser.sign_in(person, target=wanted)))
+            assert stays_here(read_location(browser.sign_in(person, target=target)))
 
-    def test_through_the_existing_clients_callback(self, oidc, db):
-        make_row(oidc, slug="keycloak")
+    def test_state_with_an_address_elsewhere_stays_on_this_site(self, oidc, db):
+        create_provider(oidc, slug="keycloak")
         for state in (
             "https://evil.example/",
             "//evil.example",
@@ -436,29 +440,29 @@ class TestRedirects:
         ):
             response = Client().get("/oauth/keycloak/callback", {"code": "x", "state": state})
             location = response.headers.get("Location", "/")
-            assert leads_home(location)
+            assert stays_here(location)
             assert "evil" not in location
 
-    def test_addresses_of_this_site_are_kept(self):
-        for wanted, expected in (
+    def test_target_on_this_site_is_kept(self):
+        for target, expected in (
             ("/settings", "/settings"),
             ("/conversations/1?a=b&c=%2F", "/conversations/1?a=b&c=%2F"),
             ("http://testserver/settings?x=1", "/settings?x=1"),
             ("", "/"),
             (None, "/"),
         ):
-            assert flows.confine_to_site(wanted) == expected
+            assert flows.confine_to_site(target) == expected
 
 
-def path_of_location(response):
+def read_location(response):
     assert response.status_code == 302
     return response.headers["Location"]
 
 
-def leads_home(location):
-    """Whether a browser that is sent there stays: it drops tabs and newlines, and reads backslashes as slashes."""
-    read = "".join(c for c in location if c not in "\t\r\n").strip().replace("\\", "/")
-    return read.startswith("/") and not read.startswith("//")
+def stays_here(location):
+    """Return whether a browser stays on this site; it drops tabs and newlines, and reads backslashes as slashes."""
+    target = "".join(c for c in location if c not in "\t\r\n").strip().replace("\\", "/")
+    return target.startswith("/") and not target.startswith("//")
 
 
 LOGOUT = {
@@ -468,7 +472,7 @@ LOGOUT = {
     "events as a list": {"events": [LOGOUT_EVENT]},
     "event as a text": {"events": {LOGOUT_EVENT: "x"}},
     "a nonce": {"nonce": "n"},
-    "nobody": {"sub": None, "sid": None},
+    "neither sub nor sid": {"sub": None, "sid": None},
     "no jti": {"jti": None},
     "no iat": {"iat": None},
     "no exp": {"exp": None},
@@ -491,11 +495,11 @@ class TestLogoutToken:
         return browser
 
     @pytest.mark.parametrize("name", LOGOUT)
-    def test_misused(self, signed_in, oidc, name):
+    def test_logout_token_with_a_bad_claim_is_refused(self, signed_in, oidc, name):
         sid = next(iter(oidc.sessions))
         token = oidc.logout_token(**({"sub": "sub-of-ana", "sid": sid} | LOGOUT[name]))
 
-        self.refuse(signed_in, f"logout: {name}", token)
+        self.assert_refused(signed_in, f"logout: {name}", token)
 
     @pytest.mark.parametrize(
         "name",
@@ -508,31 +512,31 @@ class TestLogoutToken:
             "empty",
         ],
     )
-    def test_forged(self, signed_in, oidc, name):
+    def test_logout_token_with_a_bad_signature_is_refused(self, signed_in, oidc, name):
         claims = jwt.decode(
             oidc.logout_token(sub="sub-of-ana"), options={"verify_signature": False}
         )
 
-        self.refuse(signed_in, f"logout: {name}", forged(oidc, name, claims))
+        self.assert_refused(signed_in, f"logout: {name}", forge_token(oidc, name, claims))
 
-    def test_replayed(self, signed_in, oidc):
+    def test_used_logout_token_does_not_end_a_new_session(self, signed_in, oidc):
         token = oidc.logout_token(sub="sub-of-ana")
         assert (
             Client().post("/oidc/acme/back-channel-logout", {"logout_token": token}).status_code
             == 200
         )
-        again = Browser(oidc)
-        again.sign_in(oidc.people["ana"])
+        second = Browser(oidc)
+        second.sign_in(oidc.people["ana"])
 
-        self.refuse(again, "logout: replay", token)
+        self.assert_refused(second, "logout: replay", token)
 
-    def refuse(self, browser, name, token):
+    def assert_refused(self, browser, name, token):
         response = Client(enforce_csrf_checks=True).post(
             "/oidc/acme/back-channel-logout", {"logout_token": token}
         )
         assert response.status_code == 400, name
         assert browser.is_signed_in, name
-        REFUSED.append(name)
+        REFUSED_ATTACKS.append(name)
 
 
 BEARER = {
@@ -554,10 +558,10 @@ BEARER = {
 
 class TestBearer:
     @pytest.mark.parametrize("name", BEARER)
-    def test_misused(self, oidc, provider, client, name):
+    def test_access_token_with_a_bad_claim_is_refused(self, oidc, provider, client, name):
         person = oidc.add_person("ana")
 
-        self.refuse(client, f"bearer: {name}", oidc.access_token(person, **BEARER[name]))
+        self.assert_refused(client, f"bearer: {name}", oidc.access_token(person, **BEARER[name]))
 
     @pytest.mark.parametrize(
         "name",
@@ -571,30 +575,32 @@ class TestBearer:
             "endless",
         ],
     )
-    def test_forged(self, oidc, provider, client, name):
+    def test_access_token_with_a_bad_signature_is_refused(self, oidc, provider, client, name):
         person = oidc.add_person("ana")
         claims = jwt.decode(oidc.access_token(person), options={"verify_signature": False})
 
-        self.refuse(client, f"bearer: {name}", forged(oidc, name, claims))
+        self.assert_refused(client, f"bearer: {name}", forge_token(oidc, name, claims))
 
-    def test_provider_that_takes_no_bearer_tokens(self, oidc, db, client):
-        make_row(oidc, bearer_clients=[])
+    def test_access_token_of_a_provider_without_bearer_clients_is_refused(self, oidc, db, client):
+        create_provider(oidc, bearer_clients=[])
 
-        self.refuse(client, "bearer: not allowed", oidc.access_token(oidc.add_person("ana")))
+        self.assert_refused(
+            client, "bearer: not allowed", oidc.access_token(oidc.add_person("ana"))
+        )
 
-    def test_id_token_of_a_real_sign_in(self, browser, oidc, client):
-        seen = []
-        oidc.bend = lambda claims: seen.append(oidc.sign(claims)) or seen[-1]
+    def test_id_token_as_bearer_token_is_refused(self, browser, oidc, client):
+        tokens = []
+        oidc.bend = lambda claims: tokens.append(oidc.sign(claims)) or tokens[-1]
         browser.sign_in(oidc.add_person("ana"))
 
-        response = client.get("/api/v1/users/me", headers={"Authorization": f"Bearer {seen[0]}"})
+        response = client.get("/api/v1/users/me", headers={"Authorization": f"Bearer {tokens[0]}"})
 
         assert response.status_code == 401
-        REFUSED.append("bearer: real ID token")
+        REFUSED_ATTACKS.append("bearer: real ID token")
 
-    def refuse(self, client, name, token):
+    def assert_refused(self, client, name, token):
         response = client.get("/api/v1/users/me", headers={"Authorization": f"Bearer {token}"})
         assert response.status_code == 401, name
         assert not User.objects.exists()
         assert not Identity.objects.exists()
-        REFUSED.append(name)
+        REFUSED_ATTACKS.append(name)

@@ -1,4 +1,4 @@
-"""The routes that existing clients call."""
+"""The authentication routes of the OpenHands protocols, which existing clients call."""
 
 import pytest
 from django.core import mail
@@ -6,11 +6,11 @@ from django.test import Client
 
 from accounts.models import EmailChange, OfflineToken, TermsAcceptance, User
 from tests.conftest import key_client
-from tests.oidc.conftest import Browser, make_row, path_of
+from tests.oidc.conftest import Browser, create_provider, redirect_path
 
 
 @pytest.fixture
-def mine(alice):
+def alices_client(alice):
     client = Client()
     client.force_login(alice)
     return client
@@ -23,15 +23,18 @@ def post(client, path, body=None, **extra):
 class TestCallback:
     @pytest.fixture
     def keycloak(self, oidc, db):
-        make_row(oidc, slug="keycloak")
+        create_provider(oidc, slug="keycloak")
         return Browser(oidc, slug="keycloak")
 
-    def test_is_where_a_keycloak_called_keycloak_comes_back(self, keycloak, oidc):
-        assert path_of(keycloak.sign_in(oidc.add_person("ana"), target="/settings")) == "/settings"
+    def test_callback_finishes_the_sign_in_of_the_provider_keycloak(self, keycloak, oidc):
+        assert (
+            redirect_path(keycloak.sign_in(oidc.add_person("ana"), target="/settings"))
+            == "/settings"
+        )
         assert keycloak.is_signed_in
 
-    def test_client_that_left_by_itself_is_sent_once_more_with_state_and_pkce(self, keycloak, oidc):
-        """The code of such a flow is never used: nothing ties it to this browser."""
+    def test_code_of_a_flow_started_elsewhere_restarts_the_sign_in(self, keycloak, oidc):
+        """The code is never used, because nothing binds it to this browser."""
         oidc.counts.clear()
 
         response = keycloak.client.get(
@@ -40,15 +43,16 @@ class TestCallback:
         )
 
         assert (
-            path_of(response) == "/oidc/keycloak/sign-in?next=%2Fsettings%3Flogin_method%3Dkeycloak"
+            redirect_path(response)
+            == "/oidc/keycloak/sign-in?next=%2Fsettings%3Flogin_method%3Dkeycloak"
         )
         assert "token" not in oidc.counts
 
-    def test_expired_sign_in_at_the_provider_goes_back(self, keycloak):
+    def test_expired_sign_in_at_the_provider_redirects_to_the_state(self, keycloak):
         query = {"error": "temporarily_unavailable", "error_description": "authentication_expired"}
 
         assert (
-            path_of(
+            redirect_path(
                 keycloak.client.get(
                     "/oauth/keycloak/callback", query | {"state": "http://testserver/settings"}
                 )
@@ -56,7 +60,7 @@ class TestCallback:
             == "/settings"
         )
         assert (
-            path_of(
+            redirect_path(
                 keycloak.client.get(
                     "/oauth/keycloak/callback", query | {"state": "https://evil.example/x"}
                 )
@@ -68,7 +72,7 @@ class TestCallback:
         assert keycloak.client.get("/oauth/keycloak/callback").status_code == 400
         assert keycloak.client.get("/oauth/keycloak/offline/callback").status_code == 400
 
-    def test_offline_callback_finishes_no_flow_and_keeps_no_token(self, keycloak, oidc):
+    def test_offline_callback_is_400_and_stores_no_token(self, keycloak, oidc):
         person = oidc.add_person("ana")
         keycloak.sign_in(person)
         page = keycloak.client.post("/settings/sign-in/keycloak/connect", {"purpose": "offline"})
@@ -80,13 +84,13 @@ class TestCallback:
         assert response.status_code == 400
         assert not OfflineToken.objects.exists()
 
-    def test_without_a_provider_there_is_nothing(self, client, db):
+    def test_callback_without_a_provider_is_404(self, client, db):
         assert client.get("/oauth/keycloak/callback").status_code == 404
 
 
-def test_authenticate_is_200_or_exactly_401(mine, alice, db):
+def test_authenticate_is_200_for_users_and_401_for_others(alices_client, alice, db):
     strict = Client(enforce_csrf_checks=True)
-    strict.cookies["sessionid"] = mine.cookies["sessionid"].value
+    strict.cookies["sessionid"] = alices_client.cookies["sessionid"].value
 
     assert post(strict, "/api/authenticate").json() == {"message": "User authenticated"}
     assert key_client(alice).post("/api/authenticate").status_code == 200
@@ -94,7 +98,7 @@ def test_authenticate_is_200_or_exactly_401(mine, alice, db):
     assert (refused.status_code, list(refused.json())) == (401, ["error"])
 
 
-def test_logout_ends_the_session_here_and_there(oidc, provider):
+def test_logout_ends_the_session_here_and_at_the_provider(oidc, provider):
     browser = Browser(oidc)
     browser.sign_in(oidc.add_person("ana"))
     assert oidc.sessions
@@ -106,9 +110,9 @@ def test_logout_ends_the_session_here_and_there(oidc, provider):
     assert post(browser.client, "/api/logout").status_code == 200
 
 
-def test_logout_needs_the_csrf_token(mine):
+def test_logout_without_csrf_token_is_403(alices_client):
     strict = Client(enforce_csrf_checks=True)
-    strict.cookies["sessionid"] = mine.cookies["sessionid"].value
+    strict.cookies["sessionid"] = alices_client.cookies["sessionid"].value
 
     assert post(strict, "/api/logout").status_code == 403
 
@@ -118,10 +122,10 @@ class TestTerms:
     def _version(self, settings):
         settings.TERMS_VERSION = "2026-11"
 
-    def test_are_asked_for_after_the_sign_in_and_each_version_once(self, oidc, provider, settings):
+    def test_each_version_must_be_accepted_once_after_the_sign_in(self, oidc, provider, settings):
         browser = Browser(oidc)
         response = browser.sign_in(oidc.add_person("ana"), target="/settings")
-        assert path_of(response) == "/accept-tos?redirect_url=%2Fsettings"
+        assert redirect_path(response) == "/accept-tos?redirect_url=%2Fsettings"
         assert post(browser.client, "/api/authenticate").status_code == 401
 
         answer = post(
@@ -130,15 +134,25 @@ class TestTerms:
 
         assert answer.json() == {"redirect_url": "/settings"}
         assert post(browser.client, "/api/authenticate").status_code == 200
-        assert path_of(Browser(oidc).sign_in(oidc.people["ana"], target="/settings")) == "/settings"
+        assert (
+            redirect_path(Browser(oidc).sign_in(oidc.people["ana"], target="/settings"))
+            == "/settings"
+        )
         settings.TERMS_VERSION = "2027-01"
         assert post(browser.client, "/api/authenticate").status_code == 401
 
-    def test_page_accepts_and_goes_on_within_this_site(self, mine, alice):
-        assert b"Terms of service" in mine.get("/accept-tos?redirect_url=/settings").content
+    def test_page_records_the_acceptance_and_redirects_within_this_site(self, alices_client, alice):
+        assert (
+            b"Terms of service" in alices_client.get("/accept-tos?redirect_url=/settings").content
+        )
 
-        assert path_of(mine.post("/accept-tos", {"redirect_url": "https://evil.example"})) == "/"
-        mine.post("/accept-tos", {"redirect_url": "/settings"})
+        assert (
+            redirect_path(
+                alices_client.post("/accept-tos", {"redirect_url": "https://evil.example"})
+            )
+            == "/"
+        )
+        alices_client.post("/accept-tos", {"redirect_url": "/settings"})
 
         accepted = TermsAcceptance.objects.get()
         assert (accepted.user, accepted.version, accepted.address) == (
@@ -148,12 +162,12 @@ class TestTerms:
         )
 
     @pytest.mark.parametrize("target", ["https://evil.example", "//evil.example", None, ""])
-    def test_redirect_url_stays_on_this_site(self, mine, target):
-        assert post(mine, "/api/accept_tos", {"redirect_url": target}).json() == {
+    def test_redirect_url_of_another_site_becomes_the_start_page(self, alices_client, target):
+        assert post(alices_client, "/api/accept_tos", {"redirect_url": target}).json() == {
             "redirect_url": "/"
         }
 
-    def test_strangers_accept_nothing(self, client, db):
+    def test_anonymous_acceptance_is_401(self, client, db):
         assert post(client, "/api/accept_tos").status_code == 401
 
 
@@ -167,54 +181,60 @@ class TestEmail:
             line for line in mail.outbox[-1].body.splitlines() if line.startswith("http")
         ).removeprefix("http://testserver")
 
-    def test_counts_once_its_link_is_opened(self, mine, alice):
-        assert post(mine, "/api/email", {"email": "new@example.com"}).status_code == 200
+    def test_new_address_applies_when_its_link_is_opened(self, alices_client, alice):
+        assert post(alices_client, "/api/email", {"email": "new@example.com"}).status_code == 200
         assert User.objects.get(pk=alice.pk).email == "alice@example.com"
         assert mail.outbox[-1].to == ["new@example.com"]
 
-        mine.get(self.link())
+        alices_client.get(self.link())
 
         assert User.objects.get(pk=alice.pk).email == "new@example.com"
         assert not EmailChange.objects.exists()
 
-    def test_link_works_for_its_user_only_and_once(self, mine, alice, charlie):
-        post(mine, "/api/email", {"email": "new@example.com"})
+    def test_link_of_another_user_changes_no_address(self, alices_client, alice, charlie):
+        post(alices_client, "/api/email", {"email": "new@example.com"})
         other = Client()
         other.force_login(charlie)
         post(other, "/api/email", {"email": "charlies@example.com"})
         charlies = self.link()
 
-        mine.get(charlies)
+        assert alices_client.get(charlies).status_code == 302
 
         assert User.objects.get(pk=alice.pk).email == "alice@example.com"
         assert User.objects.get(pk=charlie.pk).email == "charlie@example.com"
 
-    def test_taken_address_is_told_only_to_who_reads_its_mail(self, mine, alice, charlie):
-        assert post(mine, "/api/email", {"email": "CHARLIE@example.com"}).status_code == 200
+    def test_address_of_another_account_is_mailed_but_not_applied(
+        self, alices_client, alice, charlie
+    ):
+        assert (
+            post(alices_client, "/api/email", {"email": "CHARLIE@example.com"}).status_code == 200
+        )
 
-        mine.get(self.link())
+        assert alices_client.get(self.link()).status_code == 302
 
         assert User.objects.get(pk=alice.pk).email == "alice@example.com"
 
-    def test_second_mail_makes_the_first_link_worthless(self, mine, alice):
-        post(mine, "/api/email", {"email": "new@example.com"})
+    def test_second_mail_invalidates_the_first_link(self, alices_client, alice):
+        post(alices_client, "/api/email", {"email": "new@example.com"})
         first = self.link()
-        assert mine.put("/api/email/verify").status_code == 200
-        mine.get(first)
+        assert alices_client.put("/api/email/verify").status_code == 200
+        alices_client.get(first)
         assert User.objects.get(pk=alice.pk).email == "alice@example.com"
-        mine.get(self.link())
+        alices_client.get(self.link())
         assert User.objects.get(pk=alice.pk).email == "new@example.com"
 
-    def test_refusals(self, mine, client):
-        assert post(mine, "/api/email", {"email": "nonsense"}).status_code in (400, 422)
-        assert mine.put("/api/email/verify").status_code == 409
+    def test_malformed_address_missing_change_and_anonymous_are_refused(
+        self, alices_client, client
+    ):
+        assert post(alices_client, "/api/email", {"email": "nonsense"}).status_code in (400, 422)
+        assert alices_client.put("/api/email/verify").status_code == 409
         assert post(client, "/api/email", {"email": "a@example.com"}).status_code == 401
 
-    def test_mail_server_that_is_away_is_503(self, mine, settings):
+    def test_unreachable_mail_server_is_503(self, alices_client, settings):
         settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
         settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9
 
-        assert post(mine, "/api/email", {"email": "new@example.com"}).status_code == 503
+        assert post(alices_client, "/api/email", {"email": "new@example.com"}).status_code == 503
 
-    def test_address_after_the_mail_of_old(self, mine):
-        assert path_of(mine.get("/api/email/verified")) == "/settings"
+    def test_verified_address_redirects_to_the_settings(self, alices_client):
+        assert redirect_path(alices_client.get("/api/email/verified")) == "/settings"

@@ -1,6 +1,6 @@
-"""The journeys of a person with a provider, in a real browser over a running server.
+"""Sign-in, refresh and sign-out with a provider, in a real browser at a running server.
 
-They run twice: with a real Keycloak (skipped by name where it cannot be had), and with the embedded provider.
+The tests run twice: with a real Keycloak (skipped if Keycloak cannot be installed) and with the embedded provider.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from websockets.sync.client import connect
 from tests import prepare
 from tests.fakes.keycloak import Keycloak, free_port
 from tests.fakes.oidc_provider import OidcProvider
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(500)]
 expect.set_options(timeout=60_000)
@@ -40,7 +41,7 @@ IdentityProvider.objects.update(claim_rules=[rule])
 
 
 class Double(OidcProvider):
-    """The embedded provider with the people of the realm, and what an administrator does there."""
+    """The embedded provider with the users of the realm and the acts of its administrator."""
 
     is_real = False
 
@@ -66,13 +67,14 @@ class Double(OidcProvider):
 
 
 class App:
-    """The web role as a process of its own, on a database of its own."""
+    """The web role in its own process with its own database."""
 
     def __init__(self, url, database_url):
         self.url, self.database_url = url, database_url
 
     @contextlib.contextmanager
     def running(self, realm):
+        """Run the web process with the provider of the realm until the block ends."""
         environment = os.environ | {
             "DATABASE_URL": self.database_url,
             "PUBLIC_URL": self.url,
@@ -95,20 +97,19 @@ class App:
             command, env=environment, cwd=prepare.ROOT, stdin=subprocess.DEVNULL
         )
         try:
-            deadline = time.monotonic() + 60
-            while True:
+
+            def is_alive():
+                assert process.poll() is None, "the web process ended"
                 with contextlib.suppress(httpx2.TransportError):
-                    if httpx2.get(f"{self.url}/alive", trust_env=False).status_code == 200:
-                        break
-                assert time.monotonic() < deadline
-                assert process.poll() is None
-                time.sleep(0.2)
+                    return httpx2.get(f"{self.url}/alive", trust_env=False).status_code == 200
+
+            wait_until(is_alive, "the web process to respond", seconds=60, pause=0.2)
             yield self
         finally:
             process.kill()
             process.wait()
 
-    def ask(self, query):
+    def run_query(self, query):
         with psycopg.connect(self.database_url) as database:
             return database.execute(query).fetchall()
 
@@ -117,17 +118,17 @@ class App:
     scope="module", params=[pytest.param("keycloak", marks=pytest.mark.keycloak), "double"]
 )
 def world(request):
-    """A provider, our server, and a database of their own."""
+    """The running server and the realm of its provider."""
     url = f"http://127.0.0.1:{free_port()}"
     kind = Keycloak if request.param == "keycloak" else Double
     if kind is Double and prepare.explain_missing_keycloak():
         print(
             f"\nNo real Keycloak ({prepare.explain_missing_keycloak()}): these journeys ran on the embedded provider only."
         )
-    begun = time.monotonic()
+    started = time.monotonic()
     with kind(app_url=url) as realm, database() as database_url:
         print(
-            f'\n{{"provider": "{request.param}", "ready_seconds": {time.monotonic() - begun:.1f}}}'
+            f'\n{{"provider": "{request.param}", "ready_seconds": {time.monotonic() - started:.1f}}}'
         )
         app = App(url, database_url)
         with app.running(realm):
@@ -136,7 +137,7 @@ def world(request):
 
 @contextlib.contextmanager
 def database():
-    """An empty database beside that of the other tests, whose transactions no other process would see."""
+    """Create an empty database; another process cannot see rows in the transactions of the test database."""
     name = f"oidc_{secrets.token_hex(4)}"
     address = os.environ["DATABASE_URL"]
     head, _, query = address.partition("?")
@@ -166,7 +167,7 @@ def page(chromium):
     context.close()
 
 
-def type_in(page, app, name):
+def submit_password(page, app, name):
     page.goto(f"{app.url}/sign-in?next=/settings/sign-in")
     page.get_by_role("link", name="Sign in with Keycloak").click()
     page.locator("#username").fill(name)
@@ -175,22 +176,23 @@ def type_in(page, app, name):
 
 
 def sign_in(page, app, name):
-    type_in(page, app, name)
+    submit_password(page, app, name)
     page.wait_for_url(f"{app.url}/settings/sign-in")
     return page.context
 
 
-def me(context, app):
+def get_me(context, app):
+    """Return the user of the browser, or the status if the request was refused."""
     answer = context.request.get(f"{app.url}/api/v1/users/me")
     return answer.json() if answer.status == 200 else answer.status
 
 
-def cookies(context, app):
+def cookie_header(context, app):
     return "; ".join(f"{c['name']}={c['value']}" for c in context.cookies(app.url))
 
 
-def close_code(socket):
-    """What the server closed a socket with; whatever it sends before is read away."""
+def read_close_code(socket):
+    """Read a socket until the server closes it, and return the close code."""
     try:
         while True:
             socket.recv(timeout=20)
@@ -198,61 +200,61 @@ def close_code(socket):
         return closed.rcvd.code
 
 
-def test_sign_in_with_the_role_of_a_realm_role(world, page):
+def test_sign_in_grants_the_role_of_the_realm_role(world, page):
     app, _ = world
 
-    found = me(sign_in(page, app, "ana"), app)
+    user = get_me(sign_in(page, app, "ana"), app)
 
-    assert found["email"] == "ana@example.org"
-    assert {o["name"]: o["role"] for o in found["organizations"]}["The team"] == "admin"
-    assert me(page.context, app) == found
+    assert user["email"] == "ana@example.org"
+    assert {o["name"]: o["role"] for o in user["organizations"]}["The team"] == "admin"
+    assert get_me(page.context, app) == user
     assert not [c for c in page.context.cookies(app.url) if "ey" in c["value"][:3]], (
         "no token reaches the browser"
     )
 
 
-def test_refresh_after_the_access_token_has_run_out(world, page):
+def test_requests_after_the_access_token_expired_refresh_it_once(world, page):
     app, realm = world
     context = sign_in(page, app, "ana")
     newest = "select generation from accounts_providersession order by created_at desc limit 1"
-    assert app.ask(newest) == [(1,)]
+    assert app.run_query(newest) == [(1,)]
 
     for expected in (2, 3):
         time.sleep(realm.access_seconds + 1)
-        assert [isinstance(me(context, app), dict) for _ in range(5)] == [True] * 5
-        assert app.ask(newest) == [(expected,)]
+        assert [isinstance(get_me(context, app), dict) for _ in range(5)] == [True] * 5
+        assert app.run_query(newest) == [(expected,)]
 
 
-def test_back_channel_logout_closes_an_open_socket(world, page):
+def test_back_channel_logout_closes_an_open_socket_with_4403(world, page):
     app, realm = world
     context = sign_in(page, app, "ana")
     headers = {"Authorization": f"Bearer {realm.access_token_of('ana')}"}
-    made = httpx2.post(
+    created = httpx2.post(
         f"{app.url}/api/v1/conversations", json={"title": "x"}, headers=headers, trust_env=False
     )
-    assert made.status_code == 201, made.text
-    address = f"{app.url.replace('http', 'ws', 1)}/ws/v1/conversations/{made.json()['id']}"
+    assert created.status_code == 201, created.text
+    address = f"{app.url.replace('http', 'ws', 1)}/ws/v1/conversations/{created.json()['id']}"
     with connect(
-        address, origin=app.url, additional_headers={"Cookie": cookies(context, app)}
+        address, origin=app.url, additional_headers={"Cookie": cookie_header(context, app)}
     ) as socket:
         assert json.loads(socket.recv(timeout=20))["type"] == "status"
         time.sleep(1)
-        begun = time.monotonic()
+        started = time.monotonic()
         realm.end_sessions("ana")
-        told = time.monotonic() - begun
-        code = close_code(socket)
-        seconds = time.monotonic() - begun
+        provider_seconds = time.monotonic() - started
+        code = read_close_code(socket)
+        seconds = time.monotonic() - started
 
     kind = "keycloak" if realm.is_real else "double"
     print(
-        f'\n{{"test": "back-channel logout", "provider": "{kind}", "told_seconds": {told:.2f}, "socket_closed_seconds": {seconds:.2f}}}'
+        f'\n{{"test": "back-channel logout", "provider": "{kind}", "provider_seconds": {provider_seconds:.2f}, "socket_closed_seconds": {seconds:.2f}}}'
     )
     assert code == 4403
-    assert seconds - told < 5  # the rest is the provider taking its time to tell us
-    assert me(context, app) == 401
+    assert seconds - provider_seconds < 5  # The rest is the time the provider needs to notify us.
+    assert get_me(context, app) == 401
 
 
-def test_signing_out_here_signs_out_there(world, page):
+def test_sign_out_here_ends_the_session_at_the_provider(world, page):
     app, realm = world
     context = sign_in(page, app, "ben")
     assert realm.session_count("ben") == 1
@@ -261,34 +263,34 @@ def test_signing_out_here_signs_out_there(world, page):
     page.get_by_role("button", name="Sign out of this browser").click()
 
     page.wait_for_url(f"{app.url}/sign-in*")
-    assert me(context, app) == 401
+    assert get_me(context, app) == 401
     assert realm.session_count("ben") == 0
 
 
-def test_disabled_user_does_not_get_in(world, page):
+def test_disabled_user_cannot_sign_in(world, page):
     app, _ = world
-    type_in(page, app, "dora")
+    submit_password(page, app, "dora")
 
     expect(
         page.locator("#input-error, .kc-feedback-text, .pf-v5-c-alert, .alert-error").first
     ).to_be_visible()
 
-    assert me(page.context, app) == 401
+    assert get_me(page.context, app) == 401
 
 
-def test_user_who_is_disabled_later_is_out_at_the_next_refresh(world, page):
+def test_user_disabled_after_the_sign_in_is_signed_out_at_the_next_refresh(world, page):
     app, realm = world
     context = sign_in(page, app, "ben")
     try:
         realm.set_enabled("ben", enabled=False)
         time.sleep(realm.access_seconds + 1)
-        assert me(context, app) == 401
+        assert get_me(context, app) == 401
     finally:
         realm.set_enabled("ben", enabled=True)
 
 
 @pytest.mark.slow
-def test_access_token_of_another_client_on_the_api(world):
+def test_access_token_works_until_it_expires_and_not_with_a_changed_signature(world):
     app, realm = world
     token = realm.access_token_of("ana")
 
@@ -302,5 +304,5 @@ def test_access_token_of_another_client_on_the_api(world):
     assert status(token) == 200
     head, body, signature = token.split(".")
     assert status(f"{head}.{body}.{signature[::-1]}") == 401
-    time.sleep(realm.access_seconds + 31)  # its life and the leeway of clocks
+    time.sleep(realm.access_seconds + 31)  # The token's lifetime and the leeway for clocks.
     assert status(token) == 401

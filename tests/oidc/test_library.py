@@ -1,7 +1,7 @@
-"""The behaviour of mozilla-django-oidc that keeps this server from using more of it (ADR 5).
+"""The behaviour of mozilla-django-oidc because of which ``accounts/oidc`` replaces parts of it (ADR 5).
 
-A test that fails here after an upgrade is good news: the library then does that check, and the part of
-``accounts/oidc`` that replaces it may go.
+If a test fails after an upgrade, the library has this check now, and its replacement in
+``accounts/oidc`` can be removed.
 """
 
 import time
@@ -28,7 +28,7 @@ def key(settings):
     return private
 
 
-def token(key, **claims):
+def sign_token(key, **claims):
     standard = {"iss": "https://id.example", "aud": "agents", "exp": time.time() + 60, "nonce": "n"}
     return jwt.encode(standard | claims, key, algorithm="RS256")
 
@@ -36,24 +36,24 @@ def token(key, **claims):
 @pytest.mark.parametrize(
     "claims", [{"aud": "another-client"}, {"iss": "https://another.example"}], ids=str
 )
-def test_library_accepts_a_token_that_was_issued_for_others(key, claims):
-    payload = OIDCAuthenticationBackend().verify_token(token(key, **claims), nonce="n")
+def test_library_accepts_a_token_of_another_client_or_issuer(key, claims):
+    payload = OIDCAuthenticationBackend().verify_token(sign_token(key, **claims), nonce="n")
 
     assert claims.items() <= payload.items()
 
 
-def test_library_raises_an_error_that_its_view_does_not_catch_for_an_expired_token(key):
+def test_library_raises_an_uncaught_error_for_an_expired_token(key):
     with pytest.raises(jwt.ExpiredSignatureError):
-        OIDCAuthenticationBackend().verify_token(token(key, exp=time.time() - 60), nonce="n")
+        OIDCAuthenticationBackend().verify_token(sign_token(key, exp=time.time() - 60), nonce="n")
 
 
-def test_library_matches_users_by_email_address_alone(key, alice):
-    claims = {"sub": "somebody-else", "email": alice.email}
+def test_library_matches_users_by_email_address_only(key, alice):
+    claims = {"sub": "sub-of-mallory", "email": alice.email}
 
     assert list(OIDCAuthenticationBackend().filter_users_by_claims(claims)) == [alice]
 
 
-def test_library_remembers_one_destination_for_all_sign_ins_of_a_browser(key, rf, db):
+def test_library_stores_one_destination_for_all_sign_ins_of_a_browser(key, rf, db):
     session = SessionStore()
     for destination in ("/first", "/second"):
         request = rf.get("/", {"next": destination})

@@ -99,7 +99,7 @@ def test_list_is_unavailable_without_redis_and_refilled_after_an_empty_restart(t
         with nodes.announce("web"):
             wait_for_nodes()
             service.stop()
-            with pytest.raises(nodes.RegistryUnavailable):
+            with pytest.raises(nodes.NodeListUnavailable):
                 nodes.list_nodes()
             time.sleep(0.5)
 

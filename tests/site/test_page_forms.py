@@ -7,7 +7,7 @@ from django.test import Client
 from accounts import services
 from accounts.models import IdentityProvider, Invitation, Membership, UserSession
 from accounts.services import devices, organizations
-from tests.accounts.test_second_factor import enrol
+from tests.accounts.second_factor import enrol
 from tests.factories.conversations import ConversationFactory, EventFactory
 
 PASSWORD = "correct horse battery"

@@ -151,7 +151,7 @@ def test_probes_are_not_logged_and_are_served_by_every_role():
     probes = select_routes(lambda _, __, facts: facts.called_by == "probe")
 
     assert probes == {"alive", "ready", "metrics"}
-    assert probes == select_routes(lambda address, *_: access_log.probes().fullmatch(address))
+    assert probes == select_routes(lambda address, *_: access_log.probe_urls().fullmatch(address))
     assert probes == select_routes(lambda address, *_: realtime.probes.fullmatch(address))
 
 

@@ -21,7 +21,7 @@ from lib.routes import RouteFacts
 @extend_schema(tags=["api-keys"])
 @extend_schema_view(
     list=extend_schema(
-        description="Return the caller's API keys, newest first, revoked ones included."
+        description="Return the caller's API keys, newest first, including revoked keys."
     ),
     retrieve=extend_schema(description="Return one of the caller's API keys, without its secret."),
     destroy=extend_schema(
@@ -77,8 +77,8 @@ class ApiKeyViewSet(
     def rotate(self, request: ApiRequest, *args: Any, **kwargs: Any) -> Response:
         """Replace an API key by a new key with the same name, scopes and networks.
 
-        The old key keeps working for `overlap_hours`. Only this response contains the new key. A key can be
-        rotated once (409).
+        The old key keeps working for `overlap_hours`. Only this response contains the new key. Respond 409 if the old
+        key is expired or revoked, or was already rotated.
         """
         key = self.get_object()
         new, plain = services.rotate_api_key(

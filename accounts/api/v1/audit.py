@@ -21,10 +21,12 @@ class AuditQuery(serializers.Serializer[Any]):
     action = serializers.RegexField(
         r"^[a-z_.]{1,60}$",
         required=False,
-        help_text="An action (api_key.revoked), or a prefix that ends with a dot (api_key.).",
+        help_text="An action such as `api_key.revoked`, or a prefix that ends with a dot, such as `api_key.`.",
     )
-    actor = serializers.CharField(required=False, max_length=64, help_text="The actor's id.")
-    subject = serializers.CharField(required=False, max_length=64, help_text="The subject's id.")
+    actor = serializers.CharField(required=False, max_length=64, help_text="The id of the actor.")
+    subject = serializers.CharField(
+        required=False, max_length=64, help_text="The id of the subject."
+    )
     request_id = serializers.CharField(required=False, max_length=64)
     since = serializers.DateTimeField(required=False)
     until = serializers.DateTimeField(required=False)
@@ -82,6 +84,7 @@ FILTERS = {
     "since": "created_at__gte",
     "until": "created_at__lt",
 }
+"""The condition on the database rows for each parameter of ``AuditQuery`` except ``action``."""
 
 
 @extend_schema(tags=["audit"])

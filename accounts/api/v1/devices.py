@@ -1,6 +1,6 @@
 """API endpoints of device sign-in (RFC 8628): a program requests codes, then polls for its API key.
 
-No viewsets: the request and response bodies are those of the RFC, and no URL names a stored grant.
+There are no viewsets here: the RFC defines the request and response bodies, and no URL contains the id of a grant.
 """
 
 import ipaddress
@@ -25,19 +25,20 @@ from lib.routes import RouteFacts
 
 
 class NewDeviceSerializer(serializers.Serializer[Any]):
-    """The name of a program and the permissions that it requests."""
+    """The name of a program, and the permissions that the program requests."""
 
     client_name = serializers.RegexField(
         r"^[^\x00-\x1f\x7f]+$",
         max_length=80,
         default="Command line",
-        help_text="Shown to the person who approves; also the name of the API key.",
+        help_text="The name of the program, for the approval page and for the API key.",
     )
     scope = serializers.CharField(
         required=False,
         allow_blank=True,
         max_length=2_000,
-        help_text="Permission names separated by spaces; empty requests all of the approver's.",
+        help_text="Names of the requested permissions, separated by spaces. Empty: all permissions of the "
+        "user who approves the request.",
     )
 
     def validate_client_name(self, name: str) -> str:
@@ -50,15 +51,17 @@ class DeviceCodesSerializer(serializers.Serializer[Any]):
     """The two codes, the page for the user code, and the polling interval for the device code."""
 
     device_code = serializers.CharField()
-    user_code = serializers.CharField(help_text="XXXX-XXXX; a person enters or compares it.")
+    user_code = serializers.CharField(
+        help_text="A code such as BCDF-GHJK, which a person enters on the page."
+    )
     verification_uri = serializers.URLField()
     verification_uri_complete = serializers.URLField()
-    expires_in = serializers.IntegerField(help_text="Seconds.")
-    interval = serializers.IntegerField(help_text="Seconds between two polls.")
+    expires_in = serializers.IntegerField(help_text="The lifetime of both codes in seconds.")
+    interval = serializers.IntegerField(help_text="The minimum time between two polls in seconds.")
 
 
 class DeviceCodeSerializer(serializers.Serializer[Any]):
-    """The device code, with which a program polls."""
+    """The device code of the program that polls."""
 
     device_code = serializers.CharField(max_length=200)
 
@@ -68,12 +71,12 @@ class DeviceTokenSerializer(serializers.Serializer[Any]):
 
     access_token = serializers.CharField()
     token_type = serializers.CharField()
-    expires_in = serializers.IntegerField(help_text="Seconds.")
+    expires_in = serializers.IntegerField(help_text="The lifetime of the API key in seconds.")
     scope = serializers.CharField(help_text="Permission names separated by spaces.")
 
 
 class DevicePollRefusalSerializer(serializers.Serializer[Any]):
-    """Problem details; ``error`` is an error code of RFC 8628 or RFC 6749."""
+    """The problem details of a poll that returns no key. ``error`` is an error code of RFC 8628 or RFC 6749."""
 
     type = serializers.CharField()
     title = serializers.CharField()
@@ -81,9 +84,11 @@ class DevicePollRefusalSerializer(serializers.Serializer[Any]):
     detail = serializers.CharField()
     code = serializers.CharField()
     error = serializers.CharField(
-        help_text="authorization_pending, slow_down, access_denied, expired_token, invalid_grant."
+        help_text="`authorization_pending`, `slow_down`, `access_denied`, `expired_token` or `invalid_grant`."
     )
-    interval = serializers.IntegerField(required=False, help_text="Seconds between two polls.")
+    interval = serializers.IntegerField(
+        required=False, help_text="The minimum time between two polls in seconds."
+    )
 
 
 @RouteFacts(open_in_maintenance=True)
@@ -137,11 +142,11 @@ class DeviceTokenView(GenericAPIView[Any]):
     )
     @method_decorator(sensitive_variables("body", "issued", "response"))
     def post(self, request: Request) -> Response:
-        """Poll for the API key of a device code. An approved code returns one key, once."""
+        """Poll for the API key. After the approval, the first poll returns the key; later polls are refused."""
         body = self.get_serializer(data=request.data)
         body.is_valid(raise_exception=True)
         issued = devices.fetch_device_key(device_code=body.validated_data["device_code"])
-        assert issued.key.expires_at is not None
+        assert issued.key.expires_at is not None  # for mypy: the service sets a lifetime
         response = {
             "access_token": issued.plain,
             "token_type": "Bearer",

@@ -20,7 +20,7 @@ from accounts.services import organizations
 @extend_schema(tags=["organizations"])
 @extend_schema_view(
     list=extend_schema(
-        description="Return the invitations, newest first, used and revoked ones included."
+        description="Return the invitations, newest first, including used and revoked invitations."
     ),
     destroy=extend_schema(description="Revoke an invitation. Safe to repeat."),
 )
@@ -66,7 +66,7 @@ class InvitationViewSet(mixins.ListModelMixin, mixins.DestroyModelMixin, NestedV
 class ReceivedInvitationViewSet(viewsets.GenericViewSet[Invitation]):
     """Invitations that the caller received.
 
-    The URL names no organization, because the caller is not a member of it yet; the token names it.
+    The URL contains no organization id, because the caller is not a member yet. The token identifies the invitation.
     """
 
     queryset = Invitation.objects.none()
@@ -80,9 +80,9 @@ class ReceivedInvitationViewSet(viewsets.GenericViewSet[Invitation]):
     )
     @action(detail=False, methods=["post"])
     def accept(self, request: ApiRequest) -> Response:
-        """Join the organization of an invitation. A member who calls this again keeps the present role.
+        """Join the organization of an invitation. A user who is already a member keeps the present role.
 
-        An API key cannot do this (403), because a key belongs to one organization.
+        Respond 403 to a request with an API key, because a key belongs to one organization.
         """
         if request.user.bound_organization_id:
             raise NeedsSession

@@ -18,7 +18,7 @@ from accounts.services import organizations
 @extend_schema(tags=["organizations"])
 @extend_schema_view(
     list=extend_schema(
-        description="Return the members, newest membership first, service accounts included."
+        description="Return the members, newest membership first, including service accounts."
     )
 )
 class MemberViewSet(mixins.ListModelMixin, NestedViewSet[Membership]):
@@ -37,7 +37,7 @@ class MemberViewSet(mixins.ListModelMixin, NestedViewSet[Membership]):
     def get_queryset(self) -> QuerySet[Membership]:
         return self.organization.memberships.select_related("user")
 
-    # The services find the member themselves, because they lock all members of the organization first.
+    # These actions do not use ``get_object``: the services look up the member after they have locked the organization.
     @extend_schema(
         operation_id="organizations_members_update",
         request=serializers.RoleSerializer,
@@ -46,7 +46,7 @@ class MemberViewSet(mixins.ListModelMixin, NestedViewSet[Membership]):
     def partial_update(self, request: ApiRequest, pk: UUID, user_id: UUID) -> Response:
         """Change a member's role. Safe to repeat.
 
-        Nobody can give a role above their own (403), and an organization always keeps an owner (409).
+        Respond 403 if the old or the new role is above the caller's own role, and 409 if no owner would be left.
         """
         membership = organizations.change_role(
             organization=self.organization,
@@ -58,7 +58,7 @@ class MemberViewSet(mixins.ListModelMixin, NestedViewSet[Membership]):
 
     @extend_schema(responses={204: None})
     def destroy(self, request: ApiRequest, pk: UUID, user_id: UUID) -> Response:
-        """Remove a member. The member's API keys here are revoked and open sockets close."""
+        """Remove a member, revoke the member's API keys in this organization, and close the member's open sockets."""
         organizations.remove_member(
             organization=self.organization, by=request.user, user_id=user_id
         )

@@ -1,4 +1,4 @@
-"""Base class of viewsets for the parts of an organization."""
+"""The base class of viewsets for resources below an organization's URL."""
 
 from typing import Any, TypeVar
 
@@ -16,10 +16,10 @@ Row = TypeVar("Row", bound=Model)
 
 
 class NestedViewSet(viewsets.GenericViewSet[Row]):
-    """A viewset registered below ``organizations/<uuid:pk>/``.
+    """A viewset that is registered below ``organizations/<uuid:pk>/``.
 
-    Actions run only if the caller is a member of the organization in the URL (404 otherwise) and holds the
-    permission of the action there (403 otherwise). ``organization`` is that organization.
+    ``organization`` is the organization in the URL. Before each action, respond 404 if the caller is not a member of
+    the organization, and 403 if the caller lacks the permission of the action there.
     """
 
     request: ApiRequest
@@ -29,9 +29,10 @@ class NestedViewSet(viewsets.GenericViewSet[Row]):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         visible = Organization.objects.visible_to(request.user)
-        # The URL's ``pk`` is the organization's id; subclasses name their own id by ``lookup_url_kwarg``.
+        # ``pk`` in the URL is the id of the organization. Subclasses set ``lookup_url_kwarg`` for their own id.
         self.organization = get_object_or_404(visible, pk=kwargs["pk"])
+        # No role includes the empty name, so an action without a permission is refused.
         require(request.user, self.organization.pk, permission_of(self) or "")
 
     def check_object_permissions(self, request: Request, obj: Any) -> None:
-        """Do nothing: ``initial`` has checked the organization, and every queryset is narrowed to it."""
+        """Do nothing: ``initial`` has checked the permission, and querysets contain only rows of the organization."""

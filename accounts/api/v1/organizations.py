@@ -23,7 +23,7 @@ from lib.problems import Problem
 
 
 class NeedsSession(Problem):
-    """An operation that an API key cannot do, because a key belongs to one organization."""
+    """An API key or service account cannot do this, because it belongs to one organization."""
 
     status = 403
     code = "needs-session"
@@ -36,7 +36,7 @@ class NeedsSession(Problem):
 @extend_schema(tags=["organizations"])
 @extend_schema_view(
     list=extend_schema(
-        description="Return the caller's organizations, newest membership first, suspended ones included."
+        description="Return the caller's organizations, newest membership first, including suspended organizations."
     ),
     retrieve=extend_schema(description="Return an organization and the caller's role in it."),
 )
@@ -79,7 +79,7 @@ class OrganizationViewSet(
         responses={201: serializers.OrganizationSerializer},
     )
     def create(self, request: ApiRequest) -> Response:
-        """Create a team. The caller becomes its owner."""
+        """Create an organization with the caller as its owner."""
         if request.user.is_service_account:
             raise NeedsSession
         name = parse_body(serializers.OrganizationNameSerializer, request)["name"]
@@ -106,7 +106,7 @@ class OrganizationViewSet(
     @extend_schema(operation_id="organizations_leave", request=None, responses={204: None})
     @action(detail=True, methods=["post"])
     def leave(self, request: ApiRequest, pk: UUID) -> Response:
-        """End the caller's own membership. The last owner cannot leave (409)."""
+        """End the caller's own membership. Respond 409 if the caller is the last owner."""
         organizations.leave_organization(
             organization=self.get_object().organization, user=request.user
         )
@@ -119,7 +119,7 @@ class OrganizationViewSet(
     )
     @action(detail=True, methods=["post"])
     def transfer(self, request: ApiRequest, pk: UUID) -> Response:
-        """Make another member the owner. The caller becomes an admin."""
+        """Make another member an owner and the caller an admin. Respond 403 if the caller is not an owner."""
         organization = self.get_object().organization
         body = parse_body(serializers.TransferSerializer, request)
         organizations.transfer_organization(
@@ -127,13 +127,13 @@ class OrganizationViewSet(
         )
         return Response(status=status.HTTP_204_NO_CONTENT)
 
-    # Not named ``settings``: that attribute of a DRF view holds DRF's own settings.
+    # Not named ``settings``, because this attribute of a DRF view contains DRF's own settings.
     @extend_schema(
         operation_id="organizations_settings_retrieve", responses=OrganizationSettingsSerializer
     )
     @action(detail=True, url_path="settings", url_name="settings")
     def agent_settings(self, request: Request, pk: UUID) -> Response:
-        """Return the values that an organization sets, and the names that members may not change."""
+        """Return the agent settings of an organization, and the names of the settings that members cannot change."""
         organization_id = self.get_object().organization_id
         row = user_settings.organization_settings(organization_id=organization_id)
         return Response(serialize_settings(row))
@@ -147,7 +147,7 @@ class OrganizationViewSet(
     def change_agent_settings(self, request: Request, pk: UUID) -> Response:
         """Change some of an organization's settings. Safe to repeat.
 
-        With `version`, respond 409 if another request changed the settings after that version.
+        If `version` is sent and the settings have a newer version, respond 409.
         """
         organization = self.get_object().organization
         row = user_settings.change_organization_settings(
@@ -157,7 +157,7 @@ class OrganizationViewSet(
 
 
 def serialize_settings(row: OrganizationSettings) -> dict[str, Any]:
-    """Return the response for an organization's settings, with masks in place of secrets."""
+    """Return the response body for an organization's settings, with secrets replaced by masks."""
     values = {
         "version": row.version,
         "values": user_settings.masked_values(row),

@@ -1,4 +1,4 @@
-"""API endpoints for custom secrets of a user or of an organization. No response contains a value."""
+"""API endpoints for custom secrets of a user or of an organization. No response contains the value of a secret."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ class SecretSerializer(serializers.ModelSerializer[CustomSecret]):
 
 
 class NewSecretSerializer(serializers.Serializer[Any]):
-    """A secret to store. Sandboxes get it as an environment variable of this name."""
+    """A secret to store. Sandboxes can read the value from the environment variable ``name``."""
 
     name = serializers.CharField(max_length=100)
     value = serializers.CharField(
@@ -82,7 +82,7 @@ class SecretUseSerializer(serializers.ModelSerializer[CustomSecretUse]):
 @extend_schema_view(
     list=extend_schema(
         parameters=[SecretsQuery],
-        description="Return the caller's secrets and those of the organization, newest first.",
+        description="Return the secrets of the caller and of the organization, newest first.",
     ),
     retrieve=extend_schema(description="Return one secret, without its value."),
     destroy=extend_schema(description="Delete a secret and the log of its uses."),
@@ -93,7 +93,7 @@ class SecretViewSet(
     mixins.DestroyModelMixin,
     viewsets.GenericViewSet[CustomSecret],
 ):
-    """Custom secrets."""
+    """The custom secrets of the caller, and those that the caller's organizations share."""
 
     serializer_class = SecretSerializer
     queryset = CustomSecret.objects.none()
@@ -119,7 +119,10 @@ class SecretViewSet(
         return rows
 
     def get_object(self) -> CustomSecret:
-        """Return the secret. Changing a secret of the organization needs `organization_secrets.edit`."""
+        """Return the secret of the request.
+
+        To change a secret of the organization, the caller also needs the permission `organization_secrets.edit`.
+        """
         secret: CustomSecret = super().get_object()
         is_write = permission_of(self) == "secrets.edit"
         if is_write and secret.user_id is None:
@@ -128,7 +131,7 @@ class SecretViewSet(
 
     @extend_schema(request=NewSecretSerializer, responses={201: SecretSerializer})
     def create(self, request: ApiRequest) -> Response:
-        """Store a secret of the caller or of the organization. Respond 409 if the name is taken there."""
+        """Store a secret of the caller or of the organization. Respond 409 if the scope already has this name."""
         user = request.user
         fields = parse_body(NewSecretSerializer, request)
         organization = active_organization(request, fields.pop("organization", None))

@@ -12,7 +12,7 @@ from accounts.services.service_accounts import ROLES
 
 
 class MembershipSerializer(serializers.ModelSerializer[Membership]):
-    """An organization with the role and permissions of the caller in it."""
+    """An organization, with the role and the permissions of the caller there."""
 
     id = serializers.UUIDField(source="organization.id")
     name = serializers.CharField(source="organization.name")
@@ -65,16 +65,16 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
     prefix = serializers.CharField(help_text="The public part of the key, which identifies it.")
     scopes = serializers.ListField(
         child=serializers.CharField(),
-        help_text="Permission names; empty means all permissions of the owner.",
+        help_text="Names of the key's permissions. Empty: all permissions of the owner.",
     )
     allowed_networks = serializers.ListField(
         child=serializers.CharField(),
-        help_text="Networks (CIDR) from which the key works; empty means every address.",
+        help_text="Networks in CIDR notation from which the key works. Empty: all networks.",
     )
 
 
 class IssuedApiKeySerializer(ApiKeySerializer):
-    """An API key with its secret, as returned on creation."""
+    """A new API key with its secret."""
 
     key = serializers.CharField(help_text="The API key. Only this response contains it.")
 
@@ -83,30 +83,30 @@ class IssuedApiKeySerializer(ApiKeySerializer):
 
 
 class NewServiceAccountKeySerializer(serializers.Serializer[Any]):
-    """Properties of a new API key of a service account."""
+    """The fields of a new API key of a service account."""
 
     name = serializers.CharField(max_length=80)
     days = serializers.IntegerField(
         required=False,
         min_value=1,
-        help_text="Days until the key expires; the server has a maximum.",
+        help_text="Days until the key expires. Default: the maximum that the server allows.",
     )
     scopes = serializers.ListField(
         child=serializers.CharField(max_length=64),
         required=False,
         max_length=len(PERMISSIONS),
-        help_text="Permission names that the owner holds; empty means all permissions of the owner.",
+        help_text="Names of the key's permissions, which the owner must have. Empty: all permissions of the owner.",
     )
     preset = serializers.ChoiceField(
         choices=sorted(PRESETS),
         required=False,
-        help_text="A named set of scopes, instead of `scopes`.",
+        help_text="Name of a predefined set of scopes. Send either `preset` or `scopes`, not both.",
     )
     allowed_networks = serializers.ListField(
         child=serializers.CharField(max_length=60),
         required=False,
         max_length=20,
-        help_text="Networks such as 192.0.2.0/24 from which the key works; empty means every address.",
+        help_text="Networks such as 192.0.2.0/24 from which the key works. Empty: all networks.",
     )
 
     def validate_days(self, days: int) -> int:
@@ -120,18 +120,18 @@ class NewServiceAccountKeySerializer(serializers.Serializer[Any]):
         if preset := attrs.pop("preset", None):
             if attrs.get("scopes"):
                 raise serializers.ValidationError(
-                    {"preset": ["Send either a preset or scopes, not both."]}
+                    {"preset": ["Send either `preset` or `scopes`, not both."]}
                 )
             attrs["scopes"] = sorted(PRESETS[preset])
         return attrs
 
 
 class NewApiKeySerializer(NewServiceAccountKeySerializer):
-    """Properties of a new API key of the caller."""
+    """The fields of a new API key of the caller."""
 
     organization = serializers.UUIDField(
         required=False,
-        help_text="The only organization in which the key works; by default the active organization.",
+        help_text="The only organization in which the key works. Default: the active organization.",
     )
 
 
@@ -142,7 +142,7 @@ class RotationSerializer(serializers.Serializer[Any]):
         default=24,
         min_value=0,
         max_value=168,
-        help_text="Hours for which the old key keeps working.",
+        help_text="The time in hours for which the old key keeps working.",
     )
 
 
@@ -150,12 +150,12 @@ class RotationSerializer(serializers.Serializer[Any]):
 
 
 class OrganizationSerializer(MembershipSerializer):
-    """An organization with the role and permissions of the caller, and when it was suspended."""
+    """An organization, with the role and the permissions of the caller there, and the time of its suspension."""
 
     suspended_at = serializers.DateTimeField(
         source="organization.suspended_at",
         allow_null=True,
-        help_text="When it was suspended; null if it is not.",
+        help_text="When the organization was suspended; null for an active organization.",
     )
     created_at = serializers.DateTimeField(source="organization.created_at")
 
@@ -170,7 +170,7 @@ class OrganizationNameSerializer(serializers.Serializer[Any]):
 
 
 class TransferSerializer(serializers.Serializer[Any]):
-    """The new owner of an organization."""
+    """The id of the member who becomes an owner of the organization."""
 
     user = serializers.UUIDField()
 
@@ -218,7 +218,7 @@ class InvitationSerializer(serializers.ModelSerializer[Invitation]):
 
 
 class IssuedInvitationSerializer(InvitationSerializer):
-    """An invitation with its link, as returned on creation."""
+    """A new invitation with its link."""
 
     link = serializers.CharField(
         help_text="The link for the invited user. Only this response contains it."
@@ -230,7 +230,7 @@ class IssuedInvitationSerializer(InvitationSerializer):
 
 
 class NewInvitationSerializer(serializers.Serializer[Any]):
-    """Properties of a new invitation."""
+    """The fields of a new invitation."""
 
     role = serializers.ChoiceField(
         choices=Membership.Role.choices, default=Membership.Role.MEMBER.value
@@ -238,7 +238,7 @@ class NewInvitationSerializer(serializers.Serializer[Any]):
     email = serializers.CharField(
         max_length=254,
         required=False,
-        help_text="Only the user with this e-mail address can accept, once.",
+        help_text="If set, only the user with this e-mail address can accept the invitation, and only once.",
     )
     days = serializers.IntegerField(default=7, min_value=1, max_value=30)
     max_uses = serializers.IntegerField(default=1, min_value=1, max_value=500)
@@ -271,7 +271,7 @@ class NewServiceAccountSerializer(serializers.Serializer[Any]):
 
 
 class ExplainQuery(serializers.Serializer[Any]):
-    """The permission and the organization to explain."""
+    """The permission to explain, and the id of the organization. Default: the active organization."""
 
     permission = serializers.CharField(max_length=64)
     organization = serializers.UUIDField(required=False)
@@ -284,12 +284,12 @@ class ExplanationSerializer(serializers.Serializer[Any]):
     organization = serializers.UUIDField()
     allowed = serializers.BooleanField()
     decided_by = serializers.CharField(
-        help_text="role, key-scope, key-organization, membership or suspension."
+        help_text="The check that decided: `role`, `key-scope`, `key-organization`, `membership` or `suspension`."
     )
     role = serializers.CharField(allow_null=True)
     sentence = serializers.CharField()
     change = serializers.CharField(
-        help_text="What the caller can change; empty if the permission is held."
+        help_text="How to get the permission; empty if the caller has the permission."
     )
 
 
@@ -308,7 +308,7 @@ class SignInSerializer(serializers.Serializer[Any]):
 
 
 class CsrfSerializer(serializers.Serializer[Any]):
-    """The CSRF token of the cookie that the response sets."""
+    """A CSRF token that matches the cookie in the response."""
 
     csrf_token = serializers.CharField()
 

@@ -21,11 +21,11 @@ from accounts.services import revoke_api_key, service_accounts
 @extend_schema(tags=["organizations"])
 @extend_schema_view(
     list=extend_schema(
-        description="Return the service accounts, newest first, revoked ones included."
+        description="Return the service accounts, newest first, including revoked accounts."
     ),
     retrieve=extend_schema(description="Return one service account."),
     destroy=extend_schema(
-        description="Revoke a service account and its API keys permanently. Safe to repeat."
+        description="Permanently revoke a service account and its API keys. Safe to repeat."
     ),
 )
 class ServiceAccountViewSet(
@@ -57,7 +57,7 @@ class ServiceAccountViewSet(
         responses={201: serializers.ServiceAccountSerializer},
     )
     def create(self, request: ApiRequest, pk: UUID) -> Response:
-        """Create a service account. The caller needs every permission of its role (403 otherwise)."""
+        """Create a service account. Respond 403 if its role has a permission that the caller does not have."""
         account = service_accounts.create_service_account(
             organization=self.organization,
             by=request.user,
@@ -72,7 +72,7 @@ class ServiceAccountViewSet(
 @extend_schema(tags=["organizations"])
 @extend_schema_view(
     list=extend_schema(
-        description="Return the API keys of a service account, newest first, revoked ones included."
+        description="Return the API keys of a service account, newest first, including revoked keys."
     ),
     destroy=extend_schema(
         description="Revoke an API key of a service account. It stops working immediately. Safe to repeat."
@@ -103,7 +103,7 @@ class ServiceAccountKeyViewSet(
         )
 
     def get_queryset(self) -> QuerySet[ApiKey]:
-        # Not ``ApiKey.objects.visible_to``, which narrows to the caller's own keys.
+        # Not ``ApiKey.objects.visible_to``, which returns only the caller's own keys. ``initial`` has checked access.
         return self.account.user.api_keys.all()
 
     @extend_schema(

@@ -36,13 +36,13 @@ class SessionSerializer(serializers.ModelSerializer[UserSession]):
 
 
 class EndedSerializer(serializers.Serializer[Any]):
-    """The number of sessions that were ended."""
+    """The number of sessions that the request ended."""
 
     ended = serializers.IntegerField()
 
 
 def current_session_id(request: Any) -> UUID | None:
-    """Return the id of the request's own session, or None for a request with an API key."""
+    """Return the id of the session of this request, or None for a request with an API key."""
     if request.auth is not None:
         return None
     return getattr(getattr(request._request, "user_session", None), "pk", None)  # noqa: SLF001

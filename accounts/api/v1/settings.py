@@ -1,6 +1,6 @@
-"""API endpoints for the caller's settings and for the values that clients can offer.
+"""API endpoints for the caller's settings, for the options that clients can offer, and for the public configuration.
 
-The settings of an organization are actions of ``OrganizationViewSet``.
+The endpoints for the settings of an organization are actions of ``OrganizationViewSet``.
 """
 
 from typing import Any
@@ -27,8 +27,8 @@ from lib.api import conditional_response
 IN_ORGANIZATION = OpenApiParameter(
     "organization",
     type={"type": "string", "format": "uuid"},
-    description="If absent: the organization of the API key, else the organization chosen on the pages, "
-    "else the caller's personal organization.",
+    description="The id of the organization. If absent: the organization of the API key, else the organization "
+    "chosen on the pages, else the caller's personal organization.",
 )
 
 
@@ -52,7 +52,7 @@ class ValuesField(serializers.DictField):
     }
 )
 class SetByField(serializers.DictField):
-    """The level that set each value, by name."""
+    """A dict from setting to the level that set its value: ``default``, ``organization``, ``user`` or ``enforced``."""
 
 
 class VersionField(serializers.IntegerField):
@@ -63,7 +63,7 @@ class VersionField(serializers.IntegerField):
 
 
 class SettingsSerializer(serializers.Serializer[Any]):
-    """The settings in force. Secrets are masked; sending the mask back leaves the secret unchanged."""
+    """The effective settings of the caller. A secret is shown as a mask; a mask that is sent back changes nothing."""
 
     organization = serializers.UUIDField()
     version = VersionField()
@@ -72,17 +72,17 @@ class SettingsSerializer(serializers.Serializer[Any]):
 
 
 class SettingsChangeSerializer(serializers.Serializer[Any]):
-    """Settings to change, all of them or none. Null removes the caller's value."""
+    """Settings to change. If one value is invalid, none is changed. Null removes the caller's value."""
 
     version = VersionField(
         required=False,
-        help_text="The version that the client has read; 409 if a newer version exists.",
+        help_text="The version that the client has read. If there is a newer version, the response is 409.",
     )
     values = ValuesField()
 
 
 class OrganizationSettingsSerializer(serializers.Serializer[Any]):
-    """The values that an organization sets for its members; null if it sets none."""
+    """The settings of an organization for its members. A value is null if the organization does not set it."""
 
     version = VersionField()
     values = ValuesField()
@@ -90,7 +90,7 @@ class OrganizationSettingsSerializer(serializers.Serializer[Any]):
 
 
 class OrganizationSettingsChangeSerializer(serializers.Serializer[Any]):
-    """Settings of an organization to change. ``enforced`` replaces the whole list of enforced names."""
+    """Settings of an organization to change. ``enforced`` replaces the whole list of enforced settings."""
 
     version = VersionField(required=False)
     values = ValuesField(required=False, default=dict)
@@ -100,13 +100,18 @@ class OrganizationSettingsChangeSerializer(serializers.Serializer[Any]):
 
 
 class InActiveOrganization(GenericAPIView[Any]):
-    """Base class of views for the caller's own things in the active organization of the request."""
+    """The base class of views for the caller's own data in the active organization of the request."""
 
     request: ApiRequest
 
     def organization(self) -> Organization:
-        """Return the active organization. Raise if the caller lacks the permission of this action there."""
+        """Return the active organization.
+
+        Raise ``MissingPermission`` if the caller lacks the permission of the requested action there, and ``Http404`` as
+        ``active_organization`` does.
+        """
         organization = active_organization(self.request)
+        # No role includes the empty name, so an action without a permission is refused.
         require(self.request.user, organization.pk, permission_of(self) or "")
         return organization
 
@@ -131,10 +136,11 @@ class SettingsView(InActiveOrganization):
 
     @extend_schema(operation_id="settings_retrieve")
     def get(self, request: ApiRequest) -> HttpResponse:
-        """Return the settings in force and the level that set each: default, organization, user or enforced."""
+        """Return the caller's effective settings, and for each setting the level that set its value."""
         user = request.user
         organization_id: Any = requested_organization_id(request)
-        # One query for a request with an API key; None for any other request.
+        # For a request with an API key, one query reads the settings and checks the permission. Other requests, and
+        # keys without the permission, get None and take the usual path below.
         effective = user_settings.effective_settings_for_key(
             user, organization_id, permission_of(self) or ""
         )
@@ -153,7 +159,7 @@ class SettingsView(InActiveOrganization):
     def patch(self, request: ApiRequest) -> Response:
         """Change some of the caller's settings. Safe to repeat.
 
-        With `version`, respond 409 if another request changed the settings after that version.
+        If `version` is sent and the settings have a newer version, respond 409.
         """
         user = request.user
         organization = self.organization()
@@ -166,7 +172,7 @@ class SettingsView(InActiveOrganization):
 def serialize_effective(
     organization_id: UUID, effective: user_settings.EffectiveSettings
 ) -> dict[str, Any]:
-    """Return the response for the settings in force, with masks in place of secrets."""
+    """Return the response body for effective settings, with secrets replaced by masks."""
     return {
         "organization": organization_id,
         "version": effective.version,
@@ -176,16 +182,16 @@ def serialize_effective(
 
 
 class OptionsSerializer(serializers.Serializer[Any]):
-    """The values that a setting can have."""
+    """The options that a setting can have."""
 
     items = serializers.ListField(child=serializers.CharField())
 
 
 @extend_schema(tags=["options"])
 class AgentsView(GenericAPIView[Any]):
-    """The agents that the setting `agent` can name.
+    """The possible values of the setting `agent`.
 
-    No viewset: the list is a constant of the server, without rows, ids or pages.
+    No viewset: the list is a constant in the code, not database rows.
     """
 
     permission = "account.view"
@@ -199,9 +205,9 @@ class AgentsView(GenericAPIView[Any]):
 
 @extend_schema(tags=["options"])
 class AnalyzersView(GenericAPIView[Any]):
-    """The security analyzers that the setting `security_analyzer` can name.
+    """The possible values of the setting `security_analyzer`.
 
-    No viewset: the list is a constant of the server, without rows, ids or pages.
+    No viewset: the list is a constant in the code, not database rows.
     """
 
     permission = "account.view"
@@ -227,7 +233,7 @@ class SiteConfigSerializer(serializers.Serializer[Any]):
 class SiteConfigView(GenericAPIView[Any]):
     """The configuration of this installation.
 
-    No viewset: the installation is not a row, and the response also sets a cookie.
+    No viewset: the configuration is not a database row, and the response also sets a cookie.
     """
 
     permission = PUBLIC

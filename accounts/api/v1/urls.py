@@ -1,4 +1,4 @@
-"""URLs of the accounts API, below ``/api/v1/``."""
+"""URL patterns of the accounts API, below ``/api/v1/``."""
 
 from django.urls import path
 

@@ -1,4 +1,4 @@
-"""API endpoints that are not resources: the caller, permissions, and signing in and out with a session."""
+"""API endpoints without a resource: the caller, explained permissions, and sign-in and sign-out with a session."""
 
 from dataclasses import asdict
 from typing import Any
@@ -31,7 +31,7 @@ from lib.routes import RouteFacts
 
 
 class WrongCredentials(Problem):
-    """An e-mail address and password that do not match, or a user without permission to sign in."""
+    """The e-mail address or the password is wrong, or the account is suspended."""
 
     status = 401
     code = "wrong-credentials"
@@ -41,7 +41,7 @@ class WrongCredentials(Problem):
 def serialize_user(user: Any) -> dict[str, Any]:
     """Return a user and the user's memberships as the input of ``MeSerializer``.
 
-    For an API key, the only membership is that in the key's organization.
+    For a request with an API key, return only the membership in the key's organization.
     """
     memberships = user.memberships.select_related("organization").order_by("created_at", "pk")
     if user.bound_organization_id:
@@ -80,7 +80,7 @@ class MeView(GenericAPIView[Any]):
 class ExplainView(GenericAPIView[Any]):
     """The reason why the caller has a permission or lacks it.
 
-    No viewset: the response is computed for the query and has no row or id.
+    No viewset: the response is computed from the query string, not read from a database row.
     """
 
     permission = "account.view"
@@ -89,12 +89,12 @@ class ExplainView(GenericAPIView[Any]):
 
     @extend_schema(operation_id="permissions_explain", parameters=[serializers.ExplainQuery])
     def get(self, request: ApiRequest) -> Response:
-        """Return whether the caller holds a permission in an organization, why, and what would change that."""
+        """Return whether the caller has a permission in an organization, the reason, and how to get the permission."""
         query = serializers.ExplainQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
         permission = query.validated_data["permission"]
         if permission not in PERMISSIONS:
-            raise ValidationError({"permission": ["There is no permission of this name."]})
+            raise ValidationError({"permission": ["There is no permission with this name."]})
         organization_id = query.validated_data.get("organization")
         if organization_id is None:
             organization_id = active_organization(request).pk
@@ -106,7 +106,7 @@ class ExplainView(GenericAPIView[Any]):
 class CsrfView(GenericAPIView[Any]):
     """The CSRF token for forms and for unsafe requests with a session cookie.
 
-    No viewset: the token belongs to the cookie of the response and is not stored.
+    No viewset: the token is not stored; it belongs to the cookie that the response sets.
     """
 
     permission = PUBLIC
@@ -114,7 +114,7 @@ class CsrfView(GenericAPIView[Any]):
 
     @extend_schema(operation_id="auth_csrf_retrieve", tags=["auth"])
     def get(self, request: Request) -> Response:
-        """Set the cookie `XSRF-TOKEN` and return its token, to be sent as the header `X-XSRF-TOKEN`."""
+        """Set the cookie `XSRF-TOKEN`, and return a token that clients send in the header `X-XSRF-TOKEN`."""
         return Response(self.get_serializer(get_token(request)).data)
 
 
@@ -123,8 +123,7 @@ class CsrfView(GenericAPIView[Any]):
 class SignInView(GenericAPIView[Any]):
     """The start of a session for a front end of the same origin.
 
-    No viewset: signing in is an operation on the session's cookie. Sessions are listed and ended by
-    ``SessionViewSet``.
+    No viewset: the URL names no session. ``SessionViewSet`` lists and ends sessions.
     """
 
     permission = PUBLIC
@@ -138,9 +137,10 @@ class SignInView(GenericAPIView[Any]):
     )
     @method_decorator(sensitive_variables("body"))
     def post(self, request: Request) -> Response:
-        """Sign in with an e-mail address and a password. Needs the CSRF token; attempts are rate limited.
+        """Sign in with an e-mail address and a password. The request needs a CSRF token. Attempts are rate limited.
 
-        If the user has a second factor, a request without `code` gets 401 with the code `second-factor-needed`.
+        If the user has a second factor and the field `code` is absent, respond 401 with the problem code
+        `second-factor-needed`.
         """
         body = self.get_serializer(data=request.data)
         body.is_valid(raise_exception=True)
@@ -172,6 +172,7 @@ class SignOutView(GenericAPIView[Any]):
     @extend_schema(operation_id="auth_sign_out", tags=["auth"], request=None, responses={204: None})
     def post(self, request: Request) -> Response:
         """End the session of the cookie. API keys stay valid. Safe to repeat."""
+        # ``request.auth`` is an API key or access token. A request with either of them has no session to end.
         if request.auth is None:
             auth.logout(request._request)  # noqa: SLF001
         return Response(status=status.HTTP_204_NO_CONTENT)

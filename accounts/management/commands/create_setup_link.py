@@ -1,4 +1,4 @@
-"""``manage.py create_setup_link``: create a one-time link on which a person creates an administrator account."""
+"""``manage.py create_setup_link``: create a one-time link with which a person creates an administrator account."""
 
 from argparse import ArgumentParser
 from typing import Any
@@ -18,7 +18,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--email",
             default="",
-            help="address to fill in on the page; the person can change it there",
+            help="e-mail address to fill in on the page; the person can change it there",
         )
 
     def handle(self, **options: Any) -> None:

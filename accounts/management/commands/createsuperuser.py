@@ -1,4 +1,4 @@
-"""``manage.py createsuperuser``: create an administrator; replaces Django's command of this name."""
+"""``manage.py createsuperuser``: create an administrator. It replaces Django's command with this name."""
 
 from argparse import ArgumentParser
 

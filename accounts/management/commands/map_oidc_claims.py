@@ -15,15 +15,15 @@ from lib.problems import Problem
 
 class Command(BaseCommand):
     help = (
-        "Apply a provider's claim rules to the latest stored claims of each user, or preview them. Run it after a "
-        "change of the rules; otherwise a user's roles change at the next sign-in."
+        "Apply a provider's claim rules to the stored claims of each user, or preview the result. Run this command "
+        "after you change the rules. Otherwise a user's roles change only when the user signs in again."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("provider", help="slug of the identity provider")
         parser.add_argument(
             "--claims",
-            help="JSON file of claims (- for standard input): print the roles that they give; change nothing",
+            help="JSON file with claims (- for standard input); print the roles for these claims, change nothing",
         )
         parser.add_argument(
             "--dry-run", action="store_true", help="print the roles of each user; change nothing"

@@ -12,7 +12,7 @@ from lib.problems import Problem
 
 
 class Command(BaseCommand):
-    help = "Revoke the API key with a prefix (a whole key works too), or all API keys of a user."
+    help = "Revoke one API key, found by its prefix or by the whole key, or all API keys of a user."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         selection = parser.add_mutually_exclusive_group(required=True)

@@ -13,8 +13,8 @@ from lib import resealing
 class Command(BaseCommand):
     help = (
         "Encrypt every stored secret again, with the first key of ENCRYPTION_KEYS. Before you run it, put the new key "
-        "first in ENCRYPTION_KEYS and restart all processes. The server keeps running meanwhile, and you can stop "
-        "and repeat the command at any time. Remove the old key when the command reports that 0 secrets are left."
+        "first in ENCRYPTION_KEYS and restart all processes. The server can run meanwhile, and you can stop and "
+        "repeat the command at any time. When the command reports that 0 secrets are left, remove the old key."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -21,9 +21,9 @@ NAME_ERROR = "Enter a name of 1 to 80 printable characters."
 
 
 class KeyForm(PageForm):
-    """The name, lifetime (days) and permissions of a new API key.
+    """The name, lifetime in days and permissions of a new API key.
 
-    ``scopes`` are the permissions that the user may grant, as pairs of name and label.
+    ``scopes`` are the permissions that the user has, as pairs of name and label.
     """
 
     name = TextField(
@@ -59,12 +59,12 @@ class KeyForm(PageForm):
         return name
 
     def clean(self) -> None:
-        """Reject selected permissions if none is selected."""
+        """Require at least one permission if ``access`` is ``custom``."""
         if self.cleaned_data.get("access") == "custom" and not self.cleaned_data.get("scope"):
             self.add_error("scope", "Select at least one permission for the key.")
 
     def selected_scopes(self) -> list[str]:
-        """Return the names of the key's permissions; an empty list means all permissions of the user."""
+        """Return the names of the key's permissions. An empty list means all permissions of the user."""
         if self.cleaned_data["access"] == "read":
             return sorted(READING & self.allowed)
         if self.cleaned_data["access"] == "custom":

@@ -48,13 +48,13 @@ class MemberForm(PageForm):
 
 
 class RoleForm(MemberForm):
-    """A member and the new role."""
+    """The id of a member's user, and the new role of the member."""
 
     role = OptionField(choices=Membership.Role.choices)
 
 
 class InviteForm(PageForm):
-    """A new invitation link: its role, lifetime (days), number of uses and, optionally, its recipient."""
+    """A new invitation: role, lifetime in days, maximum number of uses and, optionally, the e-mail address."""
 
     refused_status = 400
     email = TextField(label="E-mail", max_length=254, required=False)
@@ -63,7 +63,7 @@ class InviteForm(PageForm):
         label="Valid for (days)", min_value=1, max_value=INVITATION_DAYS_MAX, initial=7
     )
     max_uses = NumberField(
-        label="Number of uses", min_value=1, max_value=INVITATION_USES_MAX, initial=1
+        label="Maximum number of uses", min_value=1, max_value=INVITATION_USES_MAX, initial=1
     )
 
 
@@ -75,9 +75,9 @@ class InvitationForm(PageForm):
 
 
 class AgentDefaultsForm(PageForm):
-    """Agent settings that an organization sets for its members, and the settings that members cannot change.
+    """Agent settings that an organization sets for its members, and the names of the enforced settings.
 
-    Settings that are only in the API, such as MCP servers, stay unchanged.
+    Settings that are not on the page, such as MCP servers, stay unchanged.
     """
 
     refused_status = 400
@@ -104,7 +104,7 @@ class AgentDefaultsForm(PageForm):
     )
     max_iterations = NumberField(label="Maximum steps per run", **bounds("max_iterations"))
     condenser_max_size = NumberField(
-        label="Summarize after (events)", **bounds("condenser_max_size")
+        label="Summarize the history after this many events", **bounds("condenser_max_size")
     )
     search_api_key = TextField(
         label="Web search key (Tavily)", max_length=SEARCH_KEY_LENGTH, required=False
@@ -113,7 +113,7 @@ class AgentDefaultsForm(PageForm):
     enforced = CheckboxesField(required=False, choices=[(name, name) for name in ON_PAGE])
 
     def values(self) -> dict[str, Any]:
-        """Return the settings to change by name; None removes the organization's value."""
+        """Return a dict from setting to new value. None removes the organization's value."""
         values: dict[str, Any] = {}
         for name in (*self.CHOICES, *self.NUMBERS):
             value = self.cleaned_data[name]

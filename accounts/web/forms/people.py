@@ -12,13 +12,13 @@ CODE_LENGTH = 40
 
 
 class NextForm(PageForm):
-    """The page to open afterwards. Every value is valid, because the view replaces pages of other sites."""
+    """The URL to open afterwards. Every value is valid here, because the view replaces URLs of other sites."""
 
     next = forms.Field(required=False)
 
 
 class SignInForm(NextForm):
-    """E-mail address and password. All errors have one text, which does not reveal whether the account exists."""
+    """E-mail address and password. All errors have the same text, which does not reveal whether an account exists."""
 
     email = TextField(label="E-mail", max_length=EMAIL_LENGTH, error_messages=_WRONG_CREDENTIALS)
     password = TextField(

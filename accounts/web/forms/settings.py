@@ -24,7 +24,7 @@ def bounds(name: str) -> dict[str, Any]:
 
 
 class AgentSettingsForm(PageForm):
-    """Agent settings of a user. ``field`` lists the settings that the page sent; other settings stay unchanged.
+    """Agent settings of a user. ``field`` contains the names of the settings to change; others stay unchanged.
 
     ``locked`` are the names of the settings that the organization enforces. The page shows their values but does
     not send them, and the service rejects a change.
@@ -48,7 +48,7 @@ class AgentSettingsForm(PageForm):
     )
     max_iterations = NumberField(label="Maximum steps per run", **bounds("max_iterations"))
     condenser_max_size = NumberField(
-        label="Summarize after (events)", **bounds("condenser_max_size")
+        label="Summarize the history after this many events", **bounds("condenser_max_size")
     )
     enable_default_condenser = forms.BooleanField(label="Summarize long histories", required=False)
     git_user_name = TextField(label="Git author name", max_length=120, required=False)
@@ -60,14 +60,14 @@ class AgentSettingsForm(PageForm):
 
     def __init__(self, *args: Any, locked: Iterable[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # A forged request can send a locked setting. Leave it enabled: the service then rejects it with a
-        # sentence, where a disabled field would ignore it silently.
+        # The page does not send locked settings, but a forged request can. Leave such a field enabled, so that the
+        # service rejects the change with a message. Django would ignore the value of a disabled field silently.
         sent = set(self["field"].value() or ())
         for name in set(locked) & set(self.NAMES) - sent:
             self.fields[name].disabled = True
 
     def values(self) -> dict[str, Any]:
-        """Return the settings to change by name; None removes the user's value."""
+        """Return a dict from setting to new value. None removes the user's value."""
         values = {name: self.cleaned_data[name] for name in self.cleaned_data["field"]}
         if self.cleaned_data["remove_search_api_key"]:
             values["search_api_key"] = None

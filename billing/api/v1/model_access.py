@@ -29,7 +29,7 @@ from lib.routes import RouteFacts
     destroy=extend_schema(operation_id="settings_model_access_destroy", responses={204: None}),
 )
 class ModelAccessViewSet(InOrganization, viewsets.GenericViewSet[ModelAccess]):
-    """The caller's model server in an organization: at most one row, so the URL has no id."""
+    """The caller's model server in an organization. There is at most one, so the URL has no id."""
 
     queryset = ModelAccess.objects.none()
     serializer_class = serializers.ModelAccessSerializer
@@ -41,12 +41,12 @@ class ModelAccessViewSet(InOrganization, viewsets.GenericViewSet[ModelAccess]):
     }
 
     def retrieve(self, request: Request) -> Response:
-        """Return the model server in force, without its API key."""
+        """Return the model server of the caller's conversations, without its API key."""
         access = self.access(self.organization())
         return Response(self.get_serializer(serialize_access(access)).data)
 
     def update(self, request: ApiRequest) -> Response:
-        """Set the model server. Safe to repeat."""
+        """Set the model server of the caller's conversations. Safe to repeat."""
         organization = self.organization()
         access = services.save_model_access(
             organization=organization,
@@ -60,29 +60,29 @@ class ModelAccessViewSet(InOrganization, viewsets.GenericViewSet[ModelAccess]):
         services.clear_model_access(organization_id=self.organization().pk, user_id=request.user.pk)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
-    # Streams, because it waits for the model server: a process that serves on threads would block.
+    # Marked as streaming because it waits for the model server, which would block a thread of a `web` process.
     @RouteFacts(streams=True, cost="spend")
     @extend_schema(operation_id="settings_model_access_test", request=None)
     @action(detail=True, methods=["post"], serializer_class=serializers.ModelCheckSerializer)
     def test(self, request: Request) -> Response:
-        """Make a short model call with the stored settings. It can cost a few tokens.
+        """Make a short model call with the stored settings. The call can cost a few tokens.
 
-        Respond 502 with the reason if the call fails.
+        Respond 502 with the reason if the call fails, and 409 if the caller uses the demo model.
         """
         sentence = checking.check_model_access(self.access(self.organization()))
         return Response(self.get_serializer({"detail": sentence}).data)
 
 
 def serialize_access(access: ModelAccess | None) -> dict[str, Any]:
-    """Return model access as the input of ``ModelAccessSerializer``. None means the demo model."""
-    shown = access or ModelAccess(base_url="", model=services.DEMO_MODEL)
+    """Return model access as the input of ``ModelAccessSerializer``. An ``access`` of None means the demo model."""
+    effective = access or ModelAccess(base_url="", model=services.DEMO_MODEL)
     prices = ("prompt", "completion", "cached")
     return {
-        "base_url": shown.base_url,
-        "model": shown.model,
-        "has_api_key": shown.has_api_key,
+        "base_url": effective.base_url,
+        "model": effective.model,
+        "has_api_key": effective.has_api_key,
         **{
-            f"{price}_micros_per_million": getattr(shown, f"{price}_micros_per_million")
+            f"{price}_micros_per_million": getattr(effective, f"{price}_micros_per_million")
             for price in prices
         },
         "is_demo": access is None,

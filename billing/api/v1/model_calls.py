@@ -1,4 +1,4 @@
-"""API endpoints for the calls through the model gateway."""
+"""API endpoints for the model calls that the model gateway has recorded."""
 
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
@@ -18,6 +18,7 @@ FILTERS = {
     "since": "created_at__gte",
     "until": "created_at__lt",
 }
+"""The condition on the database rows for each parameter of ``ModelCallQuery`` except ``organization``."""
 
 
 @extend_schema(tags=["usage"])
@@ -25,7 +26,7 @@ FILTERS = {
     list=extend_schema(
         parameters=[serializers.ModelCallQuery],
         description="Return model calls in an organization, newest first. "
-        "Members see their own calls; with the permission `usage.view_all`, those of all members.",
+        "Members see their own calls. With the permission `usage.view_all`, they see the calls of all members.",
     ),
     retrieve=extend_schema(description="Return one model call."),
 )

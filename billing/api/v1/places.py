@@ -1,4 +1,4 @@
-"""The organization that a request about models and their cost works in."""
+"""The organization of a request about models or usage, and the rows that the caller can see there."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,18 +18,19 @@ from billing.models import ModelAccess
 IN_ORGANIZATION = OpenApiParameter(
     "organization",
     type={"type": "string", "format": "uuid"},
-    description="If absent: the organization of the API key, else the caller's personal organization.",
+    description="The id of the organization. If absent: the organization of the API key, else the caller's "
+    "personal organization.",
 )
 
 
 class OrganizationQuery(serializers.Serializer[Any]):
-    """The organization in the query of a request."""
+    """The organization in the query string of a request."""
 
     organization = serializers.UUIDField(required=False)
 
 
 class InOrganization(GenericAPIView[Any]):
-    """Base class of views for the caller's model access in one organization."""
+    """The base class of views for the caller's model access in one organization."""
 
     request: ApiRequest
 
@@ -49,6 +50,7 @@ class InOrganization(GenericAPIView[Any]):
             if requested_id
             else get_object_or_404(visible, personal_of=user)
         )
+        # No role includes the empty name, so an action without a permission is refused.
         require(user, organization.pk, permission_of(self) or "")
         return organization
 
@@ -60,20 +62,21 @@ class InOrganization(GenericAPIView[Any]):
 
 @dataclass(frozen=True)
 class UsageScope:
-    """The organization of a request about usage, and whose calls in it the caller can see."""
+    """The organization of a request about usage, and whether the caller sees the calls of all its members."""
 
     organization: Organization
     sees_all: bool
-    """Whether the caller sees the calls of all members, and not only their own."""
+    """Whether the caller sees the calls of all members. Otherwise the caller sees only calls made by the caller."""
 
 
 def usage_scope(request: ApiRequest, requested_id: UUID | None) -> UsageScope:
-    """Return the scope of a request about usage, in the requested or else in the active organization.
+    """Return the scope of a request about usage, in the requested organization or else in the active organization.
 
     Raise ``Http404`` if the caller is not a member, and ``MissingPermission`` without ``usage.view``.
     """
     organization = active_organization(request, requested_id)
     held = permissions_in(request.user, organization.pk)
     if "usage.view" not in held:
+        # Raises the right exception: the permission is missing, or the organization is suspended.
         require(request.user, organization.pk, "usage.view")
     return UsageScope(organization, sees_all="usage.view_all" in held)

@@ -12,13 +12,13 @@ from billing.models import ConversationUsage, ModelCall
 from billing.prices import MAX_PRICE_MICROS
 
 PERIOD = timedelta(days=30)
-"""The period of totals if the query names no beginning."""
+"""The length of the period of totals if the request does not send ``since``."""
 LONGEST_PERIOD = timedelta(days=366)
-"""The longest period of totals, which bounds the rows that one request reads."""
+"""The longest period of totals. It limits the number of database rows that one request reads."""
 
 
 class ModelAccessSerializer(serializers.Serializer[Any]):
-    """The model server in force. For the demo model, ``is_demo`` is true and ``base_url`` is empty."""
+    """The model server of the caller's conversations. For the demo model, ``base_url`` is empty."""
 
     base_url = serializers.CharField()
     model = serializers.CharField()
@@ -34,7 +34,7 @@ def _price(**options: Any) -> serializers.IntegerField:
 
 
 class NewModelAccessSerializer(serializers.Serializer[Any]):
-    """The new model server. If ``api_key`` is absent or null, the stored key stays; "" removes it."""
+    """The new model server. If ``api_key`` is absent or null, the stored key stays. An empty text removes the key."""
 
     base_url = serializers.CharField(max_length=500)
     model = serializers.CharField(max_length=200)
@@ -44,7 +44,7 @@ class NewModelAccessSerializer(serializers.Serializer[Any]):
     prompt_micros_per_million = _price(default=0)
     completion_micros_per_million = _price(default=0)
     cached_micros_per_million = _price(
-        required=False, help_text="If absent: the price of prompt tokens."
+        required=False, help_text="Default: the price of prompt tokens."
     )
 
 
@@ -58,7 +58,7 @@ class ModelCheckSerializer(serializers.Serializer[Any]):
 
 
 class PeriodQuery(serializers.Serializer[Any]):
-    """A period of time in a query."""
+    """A period of time in a query string."""
 
     since = serializers.DateTimeField(required=False, help_text="The first moment of the period.")
     until = serializers.DateTimeField(
@@ -77,11 +77,12 @@ class ModelCallQuery(PeriodQuery):
     """Filters of the list of model calls."""
 
     organization = serializers.UUIDField(
-        required=False, help_text="If absent: the active organization of the caller."
+        required=False, help_text="Default: the active organization of the caller."
     )
     conversation = serializers.UUIDField(required=False)
     user = serializers.UUIDField(
-        required=False, help_text="Other users' calls need the permission usage.view_all."
+        required=False,
+        help_text="The user who made the calls. For other users, the caller needs `usage.view_all`.",
     )
     model = serializers.CharField(required=False, max_length=200)
     outcome = serializers.ChoiceField(ModelCall.Outcome.choices, required=False)
@@ -107,15 +108,17 @@ class TotalsSerializer(serializers.Serializer[Any]):
     calls = serializers.IntegerField()
     prompt_tokens = serializers.IntegerField()
     completion_tokens = serializers.IntegerField()
-    cached_tokens = serializers.IntegerField(help_text="Part of the prompt tokens.")
+    cached_tokens = serializers.IntegerField(
+        help_text="The part of `prompt_tokens` that the model server read from its cache."
+    )
     cost_micros = serializers.IntegerField(help_text="Micro-dollars.")
 
 
 class UsageQuery(serializers.Serializer[Any]):
-    """Filters of the list of sums by conversation."""
+    """The filter of the list of usage per conversation."""
 
     organization = serializers.UUIDField(
-        required=False, help_text="If absent: the active organization of the caller."
+        required=False, help_text="Default: the active organization of the caller."
     )
 
 
@@ -134,18 +137,21 @@ class ConversationUsageSerializer(serializers.ModelSerializer[ConversationUsage]
 
 @extend_schema_serializer(many=False)
 class UsagePageSerializer(serializers.Serializer[Any]):
-    """A page of sums by conversation, and the totals of all conversations on the first page."""
+    """A page of usage per conversation. The first page also contains the totals of all conversations."""
 
     items = ConversationUsageSerializer(many=True)
     next = serializers.CharField(allow_null=True)
-    totals = TotalsSerializer(allow_null=True, help_text="Null on every page but the first.")
+    totals = TotalsSerializer(
+        allow_null=True,
+        help_text="The totals of all conversations on the first page; null on other pages.",
+    )
 
 
 class TotalsQuery(PeriodQuery):
-    """The period and the grouping of totals."""
+    """The organization and period of totals, and the grouping by day, model or user."""
 
     organization = serializers.UUIDField(
-        required=False, help_text="If absent: the active organization of the caller."
+        required=False, help_text="Default: the active organization of the caller."
     )
     by = serializers.ChoiceField(["day", "model", "user"], default="day")
     since = serializers.DateTimeField(
@@ -166,13 +172,17 @@ class TotalsQuery(PeriodQuery):
         attrs = super().validate(attrs)
         if until - attrs["since"] > LONGEST_PERIOD:
             raise serializers.ValidationError(
-                {"since": [f"A period has at most {LONGEST_PERIOD.days} days. Choose a later one."]}
+                {
+                    "since": [
+                        f"A period has at most {LONGEST_PERIOD.days} days. Send a later `since`."
+                    ]
+                }
             )
         return attrs
 
 
 class SpenderSerializer(serializers.ModelSerializer[User]):
-    """The user of a group of model calls."""
+    """The user who made the model calls of a group."""
 
     class Meta:
         model = User
@@ -180,7 +190,7 @@ class SpenderSerializer(serializers.ModelSerializer[User]):
 
 
 class GroupSerializer(TotalsSerializer):
-    """The totals of one day, one model or one user. The two other fields are null."""
+    """The totals of one day, one model or one user. Two of the fields ``day``, ``model`` and ``user`` are null."""
 
     day = serializers.DateField(allow_null=True, help_text="A day in UTC.")
     model = serializers.CharField(allow_null=True)

@@ -1,4 +1,4 @@
-"""URLs of the billing API, below ``/api/v1/``."""
+"""URL patterns of the billing API, below ``/api/v1/``."""
 
 from django.urls import path
 

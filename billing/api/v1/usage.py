@@ -1,4 +1,4 @@
-"""API endpoints for the sums of model calls: by conversation, and by day, model or user of a period."""
+"""API endpoints for usage: sums of model calls per conversation, and totals of a period per day, model or user."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -19,13 +19,14 @@ from lib.api import parse_query
 from lib.pages import CursorPages, CursorQuery, Position, cut_page
 
 NO_TIME = datetime.fromtimestamp(0, UTC)
+"""The time in cursors of ``ConversationPages``, where only the id counts."""
 
 
 class ConversationPages(CursorPages):
-    """Pages of rows ordered by conversation id alone, highest first.
+    """The pagination of rows by conversation id alone, highest id first.
 
-    The sums have no time of their own. This server makes ids of conversations in the order of their creation
-    (UUID version 7), so the newest conversation is first.
+    The rows have no time. Ids of conversations are UUIDs of version 7, which begin with the time of creation, so the
+    newest conversation comes first.
     """
 
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
@@ -38,9 +39,9 @@ class ConversationPages(CursorPages):
 
 
 @extend_schema(tags=["usage"])
-@extend_schema_view(retrieve=extend_schema(description="Return the sums of one conversation."))
+@extend_schema_view(retrieve=extend_schema(description="Return the usage of one conversation."))
 class UsageViewSet(mixins.RetrieveModelMixin, viewsets.GenericViewSet[ConversationUsage]):
-    """Sums of the tokens and the cost of model calls."""
+    """The number, tokens and cost of model calls, summed per conversation or in a period."""
 
     request: ApiRequest
     queryset = ConversationUsage.objects.none()
@@ -61,10 +62,10 @@ class UsageViewSet(mixins.RetrieveModelMixin, viewsets.GenericViewSet[Conversati
         parameters=[serializers.UsageQuery, CursorQuery], responses=serializers.UsagePageSerializer
     )
     def list(self, request: ApiRequest) -> Response:
-        """Return the sums of an organization's conversations, newest conversation first.
+        """Return the usage of an organization's conversations, newest conversation first.
 
-        Members see conversations with calls of their own; with the permission `usage.view_all`, all.
-        The first page also contains the totals of all these conversations.
+        Members see the conversations in which they made calls. With the permission `usage.view_all`, they see all
+        conversations. The first page also contains the totals of all these conversations.
         """
         query = parse_query(serializers.UsageQuery, request, ignoring={"cursor", "limit"})
         scope = usage_scope(request, query.get("organization"))
@@ -82,9 +83,9 @@ class UsageViewSet(mixins.RetrieveModelMixin, viewsets.GenericViewSet[Conversati
     def totals(self, request: ApiRequest) -> Response:
         """Return the totals of an organization's model calls in a period, and by day, model or user.
 
-        Days are those of UTC, oldest first. Models and users are ordered by cost, highest first, and `items` has
-        at most 100 of them. Members get the totals of their own calls; with the permission
-        `usage.view_all`, those of all members.
+        Days are in UTC, oldest first. Models and users are ordered by cost, highest first, and `items` contains at most
+        100 of them. Members get the totals of their own calls. With the permission `usage.view_all`, they get the
+        totals of all members.
         """
         query = parse_query(serializers.TotalsQuery, request)
         scope = usage_scope(request, query.pop("organization", None))

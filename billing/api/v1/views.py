@@ -1,4 +1,4 @@
-"""API endpoints of billing that are not resources."""
+"""API endpoints of billing without a resource."""
 
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
@@ -13,7 +13,7 @@ from billing.gateway import directory
 class ModelsView(InOrganization):
     """The names of models that a client can offer.
 
-    No viewset: the names are a suggestion and are not rows; other names are valid too.
+    No viewset: the names are only suggestions from the code, not database rows. Other names are valid too.
     """
 
     permission = "model_access.view"

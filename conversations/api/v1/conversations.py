@@ -1,4 +1,4 @@
-"""The API of conversations: the list, records, and the commands that concern a conversation as a whole."""
+"""API endpoints for conversations: the list, records, and the commands that concern a conversation as a whole."""
 
 from typing import Any
 from uuid import UUID
@@ -34,7 +34,8 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
     str,
     OpenApiParameter.HEADER,
-    description="Up to 255 visible ASCII characters.",
+    description="An identifier that you choose for this request: 1 to 255 visible ASCII characters. A repeated request "
+    "with the same identifier returns the first conversation.",
 )
 
 
@@ -46,11 +47,11 @@ class BadIdempotencyKey(Problem):
 
 
 class NotYours(Problem):
-    """An operation that only the conversation's creator may do."""
+    """The caller is not the creator of the conversation, and only the creator may change its visibility."""
 
     status = 403
     code = "not-yours"
-    sentence = "Only the user who started this conversation may change who can see it."
+    sentence = "Only the creator of this conversation may change its visibility."
 
 
 class FirstRenderer(BaseContentNegotiation):
@@ -91,9 +92,9 @@ class ConversationViewSet(
         responses=serializers.FoundConversationSerializer(many=True),
     )
     def list(self, request: ApiRequest) -> HttpResponse:
-        """List conversations, newest first. By default archived conversations are left out.
+        """List conversations, newest first. By default, archived conversations are left out.
 
-        With ``q``, list only conversations whose title or messages match.
+        With ``q``, list only the conversations whose title or messages match.
         """
         if request.query_params.keys() <= PAGE_PARAMETERS and self.can_read_fast():
             return self.read_newest()
@@ -101,6 +102,7 @@ class ConversationViewSet(
         words = query.get("q", "")
         rows = self._filter(query)
         if words:
+            # A match shows a part of a message, so search only in the logs that the caller may read.
             rows = services.search_conversations(rows.readable_by(request.user), words)
         page = self.paginate_queryset(rows) or []
         items = build_records(page)
@@ -148,12 +150,12 @@ class ConversationViewSet(
         try:
             return active_organization(self.request._request, requested_id)  # noqa: SLF001
         except Http404 as error:
-            # A field of the body names the organization, so the response is 400 and names the field.
+            # The organization is a field of the request body, so the response is 400 with the name of the field.
             sentence = "You are not a member of this organization."
             raise ValidationError({"organization": [sentence]}) from error
 
     def retrieve(self, request: ApiRequest, pk: UUID) -> HttpResponse:
-        """Return a conversation's record."""
+        """Return the record of a conversation."""
         if self.can_read_fast():
             return self.read_record(pk)
         return conditional_response(request, build_record(self.get_object()))
@@ -202,7 +204,7 @@ class ConversationViewSet(
     @extend_schema(request=None, responses={202: serializers.ConversationSerializer})
     @action(detail=True, methods=["post"])
     def interrupt(self, request: Request, pk: UUID) -> Response:
-        """Stop the agent now."""
+        """Stop the agent immediately. Its current tool or model call is cancelled."""
         conversation = self.get_object()
         services.interrupt(conversation_id=conversation.pk)
         return Response(build_record(conversation), status=202)
@@ -217,8 +219,8 @@ class ConversationViewSet(
         conversation.refresh_from_db()
         return Response(build_record(conversation), status=202)
 
-    # An answer lets the agent run on, like `resume`, so it counts as spending. If Redis is down and answers
-    # are refused, the question stays open and the agent waits; `interrupt` still works.
+    # Like `resume`, an answer makes the agent continue, so it counts as spending. While Redis is down, the rate limit
+    # cannot be checked and answers are refused. The question then stays open, and `interrupt` still works.
     @RouteFacts(cost="spend")
     @extend_schema(
         request=serializers.AnswerSerializer, responses={202: serializers.AppendedSerializer}
@@ -254,11 +256,11 @@ class ConversationViewSet(
         detail=True,
         methods=["get"],
         pagination_class=None,
-        # Clients accept the type of the file that they request, such as text/html, and DRF has no renderer for it.
+        # Clients send the type of the requested file in `Accept`, such as text/html, for which DRF has no renderer.
         content_negotiation_class=FirstRenderer,
     )
     def trajectory(self, request: Request, pk: UUID) -> StreamingHttpResponse:
-        """Return the whole log as a file without secrets: JSON, Markdown, or an HTML file that replays the log."""
+        """Download the log as a file without secrets: as JSON, as Markdown, or as an HTML file that replays the log."""
         conversation = self.get_object()
         query = parse_query(serializers.TrajectoryQuery, request)
         media_type, suffix = FORMATS[query["format"]]
@@ -286,7 +288,7 @@ class ConversationViewSet(
     )
     @action(detail=True, methods=["post"])
     def fork(self, request: ApiRequest, pk: UUID) -> Response:
-        """Start a conversation of your own from a copy of this conversation's log up to the end of a turn."""
+        """Start your own conversation from a copy of this conversation's log, up to the end of a turn."""
         conversation = self.get_object()
         body = self.validate_body(serializers.NewForkSerializer)
         fork = services.fork_conversation(user=request.user, conversation=conversation, **body)

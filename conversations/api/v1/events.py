@@ -1,4 +1,4 @@
-"""The API of a conversation's log: pages of events, and a stream of events."""
+"""API endpoints for a conversation's log: pages of events, and a stream of events."""
 
 from uuid import UUID
 
@@ -19,12 +19,15 @@ from lib.api import JSONRenderer, conditional_response, parse_query
 from lib.routes import RouteFacts
 
 LAST_EVENT_ID = OpenApiParameter(
-    "Last-Event-ID", str, OpenApiParameter.HEADER, description="The id of the last event received."
+    "Last-Event-ID",
+    str,
+    OpenApiParameter.HEADER,
+    description="The id of the last event that the client received.",
 )
 
 
 class EventStreamRenderer(JSONRenderer):
-    """A renderer for clients that accept only ``text/event-stream``; it renders refusals, as JSON."""
+    """A renderer for clients that accept only ``text/event-stream``. It renders error responses, as JSON."""
 
     media_type = "text/event-stream"
     format = "event-stream"
@@ -49,7 +52,7 @@ class EventViewSet(FastReadMixin, NestedMixin, viewsets.ViewSet):
         """Return a page of the log in order: the events after ``after``, before ``before``, or from the start."""
         last_seq, epoch = self._log_end(pk)
         query = parse_query(serializers.EventQuery, request)
-        # Rows instead of model instances: a page has up to 500 events (`python -m bench rest`, `events`).
+        # A page has up to 500 events, so they are read without model instances (`python -m bench rest` measures this).
         items = lookups.list_events(
             pk,
             after=query.get("after", 0),
@@ -57,6 +60,7 @@ class EventViewSet(FastReadMixin, NestedMixin, viewsets.ViewSet):
             kind=query.get("kind"),
             limit=query["limit"],
         )
+        # A process that cannot hold the response returns the empty page immediately.
         if query["wait"] and not items and held.can_hold(request._request):  # noqa: SLF001
             plan = held.Plan(
                 conversation=pk,
@@ -93,7 +97,9 @@ class EventViewSet(FastReadMixin, NestedMixin, viewsets.ViewSet):
         if last_id := request.headers.get("Last-Event-ID"):
             cursor = held.parse_event_id(last_id)
             if cursor is None:
-                sentence = "This is not an id that this stream sent. Leave the header out to begin at `after`."
+                sentence = (
+                    "Send an id that this stream sent, or omit the header to begin at `after`."
+                )
                 raise ValidationError({"Last-Event-ID": [sentence]})
             epoch, after = cursor
         plan = held.Plan(conversation.pk, request.user.pk, after=after, epoch=epoch)

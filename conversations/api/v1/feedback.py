@@ -1,4 +1,4 @@
-"""The API of feedback: a user's ratings of single events."""
+"""API endpoints for feedback: a user's ratings of single events."""
 
 from typing import Any
 from uuid import UUID
@@ -22,13 +22,13 @@ class NewFeedbackSerializer(serializers.Serializer[Any]):
     metadata = serializers.DictField(
         required=False,
         default=dict,
-        help_text="Data of your client, which is returned with the rating; at most 4,000 characters.",
+        help_text="Any data of your client. It is stored and returned with the rating. At most 4,000 characters.",
     )
 
     def validate_metadata(self, value: dict[str, Any]) -> dict[str, Any]:
         text = str(value)
         if len(text) > METADATA_LENGTH:
-            raise serializers.ValidationError("Use at most 4,000 characters.")
+            raise serializers.ValidationError("Shorten the data to at most 4,000 characters.")
         # PostgreSQL's JSON stores neither NUL nor half a surrogate pair.
         if "\\x00" in repr(text) or any("\ud800" <= c <= "\udfff" for c in text):
             raise serializers.ValidationError(
@@ -38,7 +38,7 @@ class NewFeedbackSerializer(serializers.Serializer[Any]):
 
 
 class FeedbackSerializer(serializers.Serializer[Any]):
-    """Your feedback on an event. The rating is null if you gave none."""
+    """Your feedback on an event. The rating is null if you did not rate the event."""
 
     seq = serializers.IntegerField()
     rating = serializers.IntegerField(allow_null=True)
@@ -72,7 +72,7 @@ class EventFeedbackViewSet(NestedMixin, viewsets.ViewSet):
 
     @extend_schema(operation_id="conversations_feedback", responses=FeedbackSerializer)
     def retrieve(self, request: ApiRequest, pk: UUID, seq: int) -> Response:
-        """Return your feedback on an event. The rating is null if you gave none."""
+        """Return your feedback on an event. The rating is null if you did not rate the event."""
         conversation = self.get_conversation()
         rows = services.list_feedback(user=request.user, conversation=conversation, seq=seq)
         empty: dict[str, Any] = {"seq": seq, "rating": None, "reason": "", "metadata": {}}

@@ -1,4 +1,4 @@
-"""The API of messages to the agent."""
+"""The API endpoint that sends messages to the agent."""
 
 from uuid import UUID, uuid4
 
@@ -15,7 +15,7 @@ from lib.routes import RouteFacts
 
 @RouteFacts(cost="spend")
 class MessageViewSet(NestedMixin, viewsets.ViewSet):
-    """Messages to a conversation's agent. They are read as events."""
+    """Messages to a conversation's agent. To read them, request the conversation's events."""
 
     permission = "conversations.steer"
     url_names = {"create": "conversation-messages"}  # noqa: RUF012 - read by Router
@@ -26,7 +26,7 @@ class MessageViewSet(NestedMixin, viewsets.ViewSet):
         responses={202: serializers.AppendedSerializer},
     )
     def create(self, request: Request, pk: UUID) -> Response:
-        """Send a message to the agent. The message is in the log before this responds.
+        """Send a message to the agent. The message is in the log before the response is sent.
 
         Repeating a request with the same ``message_id`` returns the first event.
         """

@@ -1,4 +1,4 @@
-"""Mixins of the viewsets of conversations: bodies, the parent conversation, and fast reads."""
+"""Mixins for the conversation viewsets: request bodies, access to the parent conversation, and fast reads."""
 
 from typing import Any
 from uuid import UUID
@@ -15,7 +15,7 @@ from lib.api import conditional_response
 from lib.pages import CursorPages, Position, cut_page
 
 PAGE_PARAMETERS = frozenset({"cursor", "limit"})
-"""Query parameters of every paginated list."""
+"""The query parameters of every paginated list."""
 VIEW = "conversations.view"
 
 
@@ -44,8 +44,8 @@ class NestedMixin(BodyMixin):
     def get_conversation(self) -> Conversation:
         """Return the parent conversation.
 
-        Raise ``Http404`` if the user may not see it, and ``MissingPermission`` if the user lacks the permission of
-        the action in the conversation's organization.
+        Raise ``Http404`` if the user may not see the conversation, and ``MissingPermission`` if the user lacks the
+        action's permission in the conversation's organization.
         """
         conversation = get_object_or_404(self.get_conversations(), pk=self.kwargs["pk"])
         self.check_object_permissions(self.request, conversation)
@@ -53,30 +53,31 @@ class NestedMixin(BodyMixin):
 
 
 class FastReadMixin:
-    """Reads of the list, of a record and of a log's end by one prepared statement each (``lookups``).
+    """Reads of the list, of a record and of the end of a log, each with one prepared statement (``lookups``).
 
-    Clients request these three routes most. Through the ORM a request takes four to six times the processor time
-    (list 12 ms instead of 2.3 ms); ``python -m bench rest`` measures ``list``, ``record`` and ``events``. Access is
-    checked as by ``get_object``: the statements contain ``visible_to``, and the role that they return is checked here.
+    Clients request these three routes most often. With the ORM a request takes four to six times as much CPU time (for
+    the list, 12 ms instead of 2.3 ms; ``python -m bench rest`` measures it). The access checks are those of
+    ``get_object``: the statements contain ``visible_to``, and this mixin checks the role that they return.
     """
 
     request: Any
     paginator: Any
 
     def can_read_fast(self) -> bool:
-        """Whether the statements support this caller. A key to one conversation goes through the ORM."""
+        """Return whether the prepared statements support this caller. For a conversation key, use the ORM."""
         return lookups.can_look_up(self.request.user)
 
     def read_newest(self) -> HttpResponse:
-        """Return a page of the list without filters."""
+        """Return the response with a page of the list, without filters."""
         pages: CursorPages = self.paginator
         limit, after = pages.parse_page_query(self.request)
+        # One more record than the page needs shows whether there is a next page.
         records = lookups.list_newest(self.request.user, limit=limit + 1, after=after)
         items, cursor = cut_page(records, limit, lambda row: Position(row["created_at"], row["id"]))
         return conditional_response(self.request, {"items": items, "next": cursor})
 
     def read_record(self, pk: UUID) -> HttpResponse:
-        """Return a conversation's record. Raise ``Http404`` or ``MissingPermission``."""
+        """Return the response with a conversation's record. Raise ``Http404`` or ``MissingPermission``."""
         row = lookups.get_record(self.request.user, pk)
         if row is None:
             raise Http404

@@ -1,4 +1,4 @@
-"""The API of a conversation's sandbox: its state, and the commands that start and pause it."""
+"""API endpoints for a conversation's sandbox: its state, and the commands that start and pause the sandbox."""
 
 from typing import Any
 from uuid import UUID
@@ -21,13 +21,13 @@ class SandboxLimitsSerializer(serializers.Serializer[Any]):
     """The limits of every sandbox on this server."""
 
     idle_seconds = serializers.IntegerField(
-        help_text="A sandbox that is unused for this long is stopped; its files stay."
+        help_text="The seconds without use after which a sandbox is stopped. The sandbox's files are kept."
     )
     start_seconds = serializers.IntegerField(
-        help_text="A start fails if the engine does not answer within this time."
+        help_text="The seconds after which a start fails if the engine has not answered."
     )
     max_running = serializers.IntegerField(
-        help_text="The number of an organization's sandboxes that may run at the same time."
+        help_text="The largest number of sandboxes that an organization may run at the same time."
     )
 
 
@@ -41,13 +41,14 @@ class SandboxSerializer(serializers.Serializer[Any]):
     )
     queue_position = serializers.IntegerField(
         allow_null=True,
-        help_text="The place in the organization's queue for a sandbox, from 1; null if the sandbox does not wait.",
+        help_text="The position in the organization's queue for a sandbox, from 1; null if the sandbox is not waiting.",
     )
     provider = serializers.CharField()
     engine_version = serializers.CharField(
-        allow_blank=True, help_text="Empty until the engine has answered for the first time."
+        allow_blank=True,
+        help_text="The version of the agent engine; empty until the engine has answered for the first time.",
     )
-    runs = serializers.IntegerField(help_text="How many times the engine was started.")
+    runs = serializers.IntegerField(help_text="The number of times that the engine was started.")
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(
         allow_null=True, help_text="When the engine was last started."
@@ -60,11 +61,11 @@ class SandboxSerializer(serializers.Serializer[Any]):
 
 
 class NoQuery(serializers.Serializer[Any]):
-    """The query of a route without parameters."""
+    """The query string of a route that has no query parameters."""
 
 
 class SandboxViewSet(NestedMixin, viewsets.ViewSet):
-    """The sandbox that the agent of a conversation works in."""
+    """The sandbox in which the agent of a conversation works."""
 
     permissions_by_action = {  # noqa: RUF012 - read by HasPermission
         "retrieve": "conversations.view",
@@ -122,7 +123,7 @@ class SandboxViewSet(NestedMixin, viewsets.ViewSet):
     )
     @action(detail=True, methods=["post"])
     def pause(self, request: Request, pk: UUID) -> Response:
-        """Stop the sandbox and its agent. Files stay, and the next message or start wakes the sandbox.
+        """Stop the sandbox and its agent. Files are kept, and the next message or start starts the sandbox again.
 
         Repeating the request is safe.
         """

@@ -1,4 +1,4 @@
-"""The request bodies, queries and responses of conversations, events and files.
+"""Serializers of request bodies, query strings and responses for conversations, events and files.
 
 Records are built by ``conversations.log.records``; their serializers only describe them in the OpenAPI document.
 """
@@ -71,7 +71,7 @@ class ConversationSerializer(serializers.Serializer[Any]):
     security_analyzer = serializers.ChoiceField(choices=SecurityAnalyzer.values)
     asked_seq = serializers.IntegerField(
         allow_null=True,
-        help_text="The seq of the open question. Send it with the answer.",
+        help_text="The seq of the agent's open question. Send this value with the answer.",
     )
     last_seq = serializers.IntegerField()
     epoch = serializers.IntegerField()
@@ -84,13 +84,14 @@ class ConversationSerializer(serializers.Serializer[Any]):
     tags = serializers.ListField(child=serializers.CharField())
     archived_at = serializers.DateTimeField(allow_null=True)
     parent: Any = serializers.UUIDField(  # Any: DRF's ``parent`` is a serializer
-        allow_null=True, help_text="The conversation that this conversation was forked from."
+        allow_null=True,
+        help_text="The id of the conversation from which this conversation was forked.",
     )
     forked_seq = serializers.IntegerField(
         allow_null=True, help_text="The number of events that were copied from the parent's log."
     )
     pull_requests = serializers.ListField(child=serializers.IntegerField())
-    cost_micros = serializers.IntegerField(help_text="Micro-dollars.")
+    cost_micros = serializers.IntegerField(help_text="The cost in millionths of a US dollar.")
     tokens = TokensSerializer()
     start_task = StartTaskSerializer(allow_null=True)
     organization = serializers.UUIDField()
@@ -105,14 +106,14 @@ class MatchPartSerializer(serializers.Serializer[Any]):
 
 
 class MatchSerializer(serializers.Serializer[Any]):
-    """The part of a conversation that matches a search. ``seq`` is 0 for the title. Texts are plain, not HTML."""
+    """The first match of a search in a conversation. ``seq`` is 0 for the title. Texts are plain text, not HTML."""
 
     seq = serializers.IntegerField()
     parts = MatchPartSerializer(many=True)
 
 
 class FoundConversationSerializer(ConversationSerializer):
-    """A record in a list, with the match if the request has ``q``."""
+    """A record in a list. If the request has ``q``, the record contains the match."""
 
     match = MatchSerializer(required=False, allow_null=True)
 
@@ -138,7 +139,7 @@ class TitleField(serializers.CharField):
 
 
 class NewConversationSerializer(serializers.Serializer[Any]):
-    """A new conversation. Every field is optional; without a message the sandbox starts and the agent waits."""
+    """A new conversation. Every field is optional. Without a message, the sandbox starts and the agent waits."""
 
     message = serializers.CharField(
         required=False, max_length=TEXT_LENGTH, trim_whitespace=False, allow_null=True
@@ -153,34 +154,38 @@ class NewConversationSerializer(serializers.Serializer[Any]):
     confirmation_policy = serializers.ChoiceField(
         choices=ConfirmationPolicy.values,
         required=False,
-        help_text="By default the policy of your settings, and never less strict than the organization's policy.",
+        help_text="When the agent asks before it acts. The default is the policy in your settings. If your "
+        "organization requires confirmation, `never` is ignored.",
     )
     security_analyzer = serializers.ChoiceField(
         choices=SecurityAnalyzer.values,
         required=False,
-        help_text="By default the analyzer of your settings.",
+        help_text="The analyzer that rates the risk of actions. The default is the analyzer in your settings. "
+        "An analyzer that your organization enforces overrides this value.",
     )
     tags = serializers.ListField(child=TagField(), max_length=20, default=list)
     organization = serializers.UUIDField(
         required=False,
-        help_text="The organization of the conversation; by default the organization of the API key, else your own.",
+        help_text="The id of the organization that owns the conversation. The default is the organization of the "
+        "API key, or else your active organization.",
     )
 
 
 class ConversationPatchSerializer(serializers.Serializer[Any]):
-    """The fields to change. At least one is required."""
+    """The fields to change. At least one field is required."""
 
     title = TitleField(required=False)
     visibility = serializers.ChoiceField(choices=Conversation.Visibility.choices, required=False)
     tags = serializers.ListField(child=TagField(), max_length=20, required=False)
     archived = serializers.BooleanField(
-        required=False, help_text="Whether the conversation is left out of the default list."
+        required=False,
+        help_text="Whether the conversation is in the archive, and so left out of the default list.",
     )
     confirmation_policy = serializers.ChoiceField(choices=ConfirmationPolicy.values, required=False)
     security_analyzer = serializers.ChoiceField(
         choices=SecurityAnalyzer.values,
         required=False,
-        help_text="What rates the risk of actions.",
+        help_text="The analyzer that rates the risk of actions.",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -200,7 +205,7 @@ class MessageSerializer(serializers.Serializer[Any]):
         ),
         required=False,
         max_length=8,
-        help_text="Addresses that start with https://, or data URLs of images.",
+        help_text="URLs that start with `https://`, or data URLs of PNG, JPEG, GIF or WebP images.",
     )
 
 
@@ -222,7 +227,9 @@ class EventSerializer(serializers.Serializer[Any]):
     source: Any = serializers.ChoiceField(
         choices=Event.Source.choices
     )  # Any: DRF's ``source`` is a string
-    payload = serializers.JSONField(help_text="The event as its source wrote it.")
+    payload = serializers.JSONField(
+        help_text="The content of the event, exactly as its source wrote it."
+    )
     engine_time = serializers.DateTimeField(allow_null=True)
     received_at = serializers.DateTimeField()
 
@@ -235,7 +242,7 @@ class EventPageSerializer(serializers.Serializer[Any]):
 
 
 class EventQuery(serializers.Serializer[Any]):
-    """The query of a page: the events after the seq ``after``, or the last events before the seq ``before``."""
+    """The query string of a page: the events after the seq ``after``, or the last events before the seq ``before``."""
 
     after = serializers.IntegerField(required=False, min_value=0, max_value=2**62)
     before = serializers.IntegerField(required=False, min_value=1, max_value=2**62)
@@ -246,19 +253,19 @@ class EventQuery(serializers.Serializer[Any]):
         default=0,
         min_value=0,
         max_value=30,
-        help_text="Seconds to wait for the first event if there is no event after ``after``.",
+        help_text="The seconds to wait for a new event if there is no event after the seq `after`.",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if "after" in attrs and "before" in attrs:
-            raise serializers.ValidationError("Use after or before, not both.")
+            raise serializers.ValidationError("Send `after` or `before`, not both.")
         if attrs["wait"] and ("before" in attrs or "kind" in attrs):
-            raise serializers.ValidationError("Use wait only with after, without before and kind.")
+            raise serializers.ValidationError("`wait` cannot be combined with `before` or `kind`.")
         return attrs
 
 
 class StreamQuery(serializers.Serializer[Any]):
-    """The position at which a stream begins. A ``Last-Event-ID`` header takes precedence."""
+    """The position after which a stream begins. The ``Last-Event-ID`` header overrides these parameters."""
 
     after = serializers.IntegerField(required=False, default=0, min_value=0, max_value=2**62)
     epoch = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
@@ -272,7 +279,7 @@ class ConversationQuery(serializers.Serializer[Any]):
     q = serializers.CharField(
         required=False,
         max_length=200,
-        help_text='Words in titles and messages. Supports "a phrase", or, -excluded.',
+        help_text='The words to search for in titles and messages. `"a phrase"`, `or` and `-excluded` are supported.',
     )
     tag = TagField(required=False)
     trigger = serializers.ChoiceField(choices=Conversation.Trigger.choices, required=False)
@@ -294,7 +301,7 @@ class FileEntrySerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     path = serializers.CharField()
     type = serializers.ChoiceField(choices=["file", "directory", "link"])
-    size = serializers.IntegerField(help_text="Bytes.")
+    size = serializers.IntegerField(help_text="The size in bytes.")
     modified_at = serializers.DateTimeField()
 
 
@@ -305,13 +312,16 @@ class FolderSerializer(serializers.Serializer[Any]):
 
 class WrittenFileSerializer(serializers.Serializer[Any]):
     path = serializers.CharField()
-    size = serializers.IntegerField(help_text="Bytes.")
+    size = serializers.IntegerField(help_text="The size in bytes.")
 
 
 class UploadSerializer(serializers.Serializer[Any]):
     file = serializers.FileField()
     path = serializers.CharField(
-        required=False, allow_blank=True, max_length=4_096, help_text="A folder in the workspace."
+        required=False,
+        allow_blank=True,
+        max_length=4_096,
+        help_text="The folder for the file, relative to the workspace. The default is the workspace itself.",
     )
 
 
@@ -344,7 +354,7 @@ class TrajectoryQuery(serializers.Serializer[Any]):
 
 
 class NewForkSerializer(serializers.Serializer[Any]):
-    """The events to copy: all complete turns up to ``through_seq``, by default up to the newest event."""
+    """The events to copy: all complete turns up to the seq ``through_seq``. The default is the newest event."""
 
     through_seq = serializers.IntegerField(
         required=False, allow_null=True, min_value=1, max_value=2**62

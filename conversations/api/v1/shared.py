@@ -1,4 +1,4 @@
-"""The API of a public link, for callers without an account."""
+"""API endpoints for a public link, for callers without an account."""
 
 from typing import Any
 
@@ -40,20 +40,20 @@ class SharedEventQuery(serializers.Serializer[Any]):
 class SharedEventsSerializer(serializers.Serializer[Any]):
     items = EventSerializer(many=True)
     next = serializers.IntegerField(
-        allow_null=True, help_text="Pass it as ``after`` for the next page."
+        allow_null=True, help_text="The value of `after` for the next page; null on the last page."
     )
     last_seq = serializers.IntegerField()
 
 
 class SharedViewSet(viewsets.ViewSet):
-    """A conversation as its public link shows it."""
+    """A conversation as a public link shows it."""
 
     permission = PUBLIC
     authentication_classes = ()
 
     @extend_schema(operation_id="shared", responses=SharedSerializer, auth=[])
     def retrieve(self, request: Request, token: str) -> Response:
-        """Return the title of a shared conversation and the last event that may be read."""
+        """Return the title and other facts of a shared conversation, and the seq of its last shared event."""
         link = services.open_share(token=token)
         services.count_view(share=link.share, address=request.META.get("REMOTE_ADDR", ""))
         return Response(services.build_shared_record(link), headers=PRIVATE_HEADERS)
@@ -66,7 +66,7 @@ class SharedViewSet(viewsets.ViewSet):
     )
     @action(detail=True, methods=["get"])
     def events(self, request: Request, token: str) -> Response:
-        """Return a page of the events after ``after``, up to the last shared event, without secrets."""
+        """Return a page of the events after the seq ``after``, up to the last shared event, without secrets."""
         link = services.open_share(token=token)
         query = parse_query(SharedEventQuery, request)
         items = services.list_shared_events(opened=link, **query)

@@ -1,4 +1,4 @@
-"""The API of a conversation's public links, for members of its organization."""
+"""API endpoints for a conversation's public links, for members of the conversation's organization."""
 
 from typing import Any
 from uuid import UUID
@@ -16,9 +16,11 @@ from conversations.api.v1.mixins import NestedMixin
 
 
 class NewShareSerializer(serializers.Serializer[Any]):
-    """A public link. It shows the log up to ``through_seq`` until it expires."""
+    """A new public link. Until ``expires_at``, the link shows the log up to the seq ``through_seq``."""
 
-    expires_at = serializers.DateTimeField(help_text="In the future, within a year.")
+    expires_at = serializers.DateTimeField(
+        help_text="A time in the future, at most one year from now."
+    )
     through_seq = serializers.IntegerField(
         required=False,
         allow_null=True,
@@ -29,7 +31,7 @@ class NewShareSerializer(serializers.Serializer[Any]):
 
 
 class ShareSerializer(serializers.Serializer[Any]):
-    """A public link without its address, which is shown only when the link is created."""
+    """A public link. Its URL is shown only when the link is created."""
 
     id = serializers.UUIDField()
     through_seq = serializers.IntegerField()
@@ -41,7 +43,7 @@ class ShareSerializer(serializers.Serializer[Any]):
 
 
 class MadeShareSerializer(ShareSerializer):
-    """A new public link with its token and address, which are shown only once."""
+    """A new public link with its token and URL, which are shown only once."""
 
     token = serializers.CharField()
     url = serializers.CharField()
@@ -56,7 +58,7 @@ class ShareViewSerializer(serializers.Serializer[Any]):
     viewed_at = serializers.DateTimeField()
     network = serializers.CharField(
         allow_blank=True,
-        help_text="The /24 or /48 network of the viewer. Addresses are not stored.",
+        help_text="The viewer's network (/24 for IPv4, /48 for IPv6). The full IP address is not stored.",
     )
 
 
@@ -75,7 +77,7 @@ class ShareViewSet(NestedMixin, viewsets.ViewSet):
 
     @extend_schema(operation_id="conversations_shares_list", responses=ShareListSerializer)
     def list(self, request: Request, pk: UUID) -> Response:
-        """List the conversation's public links, newest first, with expired and revoked links."""
+        """List the conversation's public links, newest first. The list includes expired and revoked links."""
         rows = services.list_shares(conversation=self.get_conversation())
         return Response({"items": ShareSerializer(rows, many=True).data})
 
@@ -85,7 +87,7 @@ class ShareViewSet(NestedMixin, viewsets.ViewSet):
         responses={201: MadeShareSerializer},
     )
     def create(self, request: ApiRequest, pk: UUID) -> Response:
-        """Create a public link. Its token is in this response only. Secrets are removed from what the link shows."""
+        """Create a public link. Only this response contains the token. The link shows the log without secrets."""
         conversation = self.get_conversation()
         body = self.validate_body(NewShareSerializer)
         share, token = services.create_share(user=request.user, conversation=conversation, **body)

@@ -1,4 +1,4 @@
-"""The API of a conversation's turns: a user's message with all events up to the next message."""
+"""API endpoints for a conversation's turns. A turn is a user's message with all events up to the next message."""
 
 from dataclasses import asdict
 from typing import Any
@@ -36,7 +36,7 @@ class TurnFileSerializer(serializers.Serializer[Any]):
     diff = serializers.CharField(
         allow_null=True,
         allow_blank=True,
-        help_text="A unified diff; null if the log does not have the text before or after the turn.",
+        help_text="A unified diff; null if the log does not contain the text before or after the turn.",
     )
 
 
@@ -46,8 +46,8 @@ class TurnDiffSerializer(serializers.Serializer[Any]):
     turn = TurnSerializer()
     items = TurnFileSerializer(many=True)
     ran_commands = serializers.BooleanField(
-        help_text="Whether the agent ran commands in the turn. The log does not show which files commands changed; "
-        "git/changes does."
+        help_text="Whether the agent ran commands in the turn. The log does not show which files the commands changed. "
+        "Request `git/changes` for those files."
     )
 
 
@@ -68,7 +68,7 @@ class TurnViewSet(NestedMixin, viewsets.ViewSet):
     @extend_schema(operation_id="conversations_turns_diff", responses=TurnDiffSerializer)
     @action(detail=True, methods=["get"])
     def diff(self, request: Request, pk: UUID, number: int) -> Response:
-        """List the files that the agent's editor changed in a turn. The sandbox may be stopped."""
+        """List the files that the agent's editor changed in a turn. The sandbox need not be running."""
         changes = services.find_turn_changes(conversation=self.get_conversation(), number=number)
         return Response(
             {

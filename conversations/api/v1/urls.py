@@ -1,4 +1,4 @@
-"""Addresses of the conversations API, below ``/api/v1/``."""
+"""URL patterns of the conversations API, below ``/api/v1/``."""
 
 from conversations.api.v1.conversations import ConversationViewSet
 from conversations.api.v1.events import EventViewSet
@@ -12,7 +12,8 @@ from conversations.api.v1.workspaces import FileContentViewSet, WorkspaceViewSet
 from lib.routers import Router, SingletonRouter
 
 ONE = "conversations/<uuid:pk>"
-# Django tries patterns in their order, so the events, which clients poll, come first.
+"""The URL of one conversation."""
+# Django tries URL patterns in this order. Clients poll the events most often, so their pattern comes first.
 router = Router()
 router.register(f"{ONE}/events", EventViewSet, basename="event")
 router.register("conversations", ConversationViewSet, basename="conversation")

@@ -1,4 +1,4 @@
-"""The API of a conversation's workspace: files, an archive, and git changes."""
+"""API endpoints for a conversation's workspace: files, an archive, and Git changes."""
 
 import tempfile
 from collections.abc import Iterator
@@ -22,12 +22,13 @@ from lib.api import parse_query
 from lib.problems import TooLarge
 from lib.routes import RouteFacts
 
-PATH = OpenApiParameter("path", str, description="Relative to the workspace.")
+PATH = OpenApiParameter("path", str, description="The path, relative to the workspace.")
 CHUNK_BYTES, SPOOL_BYTES = 65_536, 1_048_576
+"""The size of a read, and the size up to which an upload is kept in memory instead of on disk."""
 
 
 class RawParser(parsers.BaseParser):
-    """A parser that passes a body of any content type on as a stream of bytes."""
+    """A parser that accepts a body of any content type and returns it unparsed, as a stream of bytes."""
 
     media_type = "*/*"
 
@@ -37,7 +38,7 @@ class RawParser(parsers.BaseParser):
 
 @RouteFacts(streams=True)
 class WorkspaceViewSet(NestedMixin, viewsets.ViewSet):
-    """Folders, the archive and git changes of a workspace. All of them need a running sandbox."""
+    """The folders, the archive and the Git changes of a workspace. They need a running sandbox."""
 
     permission = "files.view"
     permissions_by_action = {"upload": "files.edit"}  # noqa: RUF012 - read by HasPermission
@@ -75,7 +76,7 @@ class WorkspaceViewSet(NestedMixin, viewsets.ViewSet):
         parser_classes=[parsers.MultiPartParser],
     )
     def upload(self, request: Request, pk: UUID) -> Response:
-        """Upload a file into a folder of the workspace. A file of the same name is replaced."""
+        """Upload a file into a folder of the workspace. A file with the same name is replaced."""
         conversation = self.get_conversation()
         body = self.validate_body(serializers.UploadSerializer)
         folder = body.get("path", "").strip("/")
@@ -104,7 +105,7 @@ class WorkspaceViewSet(NestedMixin, viewsets.ViewSet):
     )
     @action(detail=False, methods=["get"], url_path="git/changes")
     def git_changes(self, request: Request, pk: UUID) -> Response:
-        """List the changed files of the workspace's git repository."""
+        """List the changed files of the workspace's Git repository."""
         items = services.git_changes(conversation_id=self.get_conversation().pk)
         return Response({"items": items})
 
@@ -159,9 +160,9 @@ class FileContentViewSet(NestedMixin, viewsets.ViewSet):
 
 @contextmanager
 def _spooled(stream: Any) -> Iterator[IO[bytes]]:
-    """Yield the body as a temporary file. Raise ``TooLarge`` if it exceeds ``UPLOAD_MAX_BYTES``.
+    """Yield the request body as a temporary file. Raise ``TooLarge`` if the body exceeds ``UPLOAD_MAX_BYTES``.
 
-    The size is checked before the first byte goes to the sandbox, so a refused upload changes no file.
+    The size is checked before the first byte is sent to the sandbox, so a rejected upload changes no file.
     """
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as content:
         while chunk := stream.read(CHUNK_BYTES) if stream is not None else b"":
@@ -175,7 +176,7 @@ def _spooled(stream: Any) -> Iterator[IO[bytes]]:
 def _download(chunks: Any, name: str = "") -> StreamingHttpResponse:
     """Return a download of bytes from a sandbox.
 
-    The agent may have written a hostile page: the headers keep browsers from showing it in this server's origin.
+    The agent may have written a hostile page, so the headers keep browsers from rendering it in this server's origin.
     """
     disposition = f'attachment; filename="{name}"' if name else "attachment"
     return StreamingHttpResponse(

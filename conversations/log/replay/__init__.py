@@ -1,4 +1,4 @@
-"""A conversation as one self-contained HTML file that replays it, also from a disk. All texts in it are escaped."""
+"""A self-contained HTML file that replays a conversation, even without a server. All texts in the file are escaped."""
 
 import base64
 import hashlib
@@ -12,9 +12,10 @@ from conversations.log.story import StoryEntry
 _HERE = Path(__file__).parent
 _STYLE = (_HERE / "replay.css").read_text()
 _SCRIPT = (_HERE / "replay.js").read_text()
-# Control characters and the Unicode characters that override the direction of text, which could disguise it.
+# Control characters, and Unicode characters that override the direction of text and so could disguise a text.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 LONG_LINES = 40
+"""An entry with more lines is collapsed."""
 
 
 def _hash(source: str) -> str:
@@ -26,7 +27,7 @@ _META_POLICY = (
     "base-uri 'none'; form-action 'none'"
 )
 CONTENT_POLICY = f"{_META_POLICY}; frame-ancestors 'none'; sandbox allow-scripts"
-"""The Content-Security-Policy for serving the file. It permits only the file's own script, in a separate origin."""
+"""The Content-Security-Policy header for the file. It permits only the file's own script, in a separate origin."""
 
 
 def render_head(*, title: str, facts: str) -> str:

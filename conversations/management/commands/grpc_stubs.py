@@ -15,7 +15,9 @@ NAMES = ("events_pb2.py", "events_pb2.pyi", "events_pb2_grpc.py")
 
 
 class Command(BaseCommand):
-    help = "Generate the gRPC code from conversations/grpc/protos. Requires grpcio-tools."
+    help = (
+        "Generate the gRPC code from the files in conversations/grpc/protos. Requires grpcio-tools."
+    )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -40,7 +42,7 @@ class Command(BaseCommand):
 
 
 def build() -> dict[str, str]:
-    """Return the text of each generated file by name. Raises ``CommandError`` if the ``.proto`` file is invalid."""
+    """Return a dict from file name to generated text. Raise ``CommandError`` if the ``.proto`` file is not valid."""
     try:
         from grpc_tools import protoc
     except ImportError as error:

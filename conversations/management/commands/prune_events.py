@@ -15,8 +15,15 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--older-than-days", type=int, required=True, help="Age in days.")
-        parser.add_argument("--reason", required=True, help="The reason, for the audit log.")
+        parser.add_argument(
+            "--older-than-days",
+            type=int,
+            required=True,
+            help="Remove events that are older than this number of days.",
+        )
+        parser.add_argument(
+            "--reason", required=True, help="The reason, which is written to the audit log."
+        )
         parser.add_argument(
             "--dry-run", action="store_true", help="Only count the events; remove nothing."
         )

@@ -11,8 +11,8 @@ from lib import nodes
 
 class Command(BaseCommand):
     help = (
-        "Run a conversation manager, which claims live conversations and stores their engines' events. "
-        "On SIGTERM it hands its conversations back immediately."
+        "Run a conversation manager, which claims live conversations and stores the events of their engines. "
+        "On SIGTERM, the manager hands its conversations back immediately."
     )
 
     def handle(self, **options: object) -> None:

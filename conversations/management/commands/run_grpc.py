@@ -15,12 +15,14 @@ from lib import nodes
 
 class Command(BaseCommand):
     help = (
-        "Serve the gRPC API openhands.v1.EventService, by which programs publish and follow runs."
+        "Serve the gRPC API openhands.v1.EventService. Programs use it to publish and follow runs."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default="127.0.0.1", help="Address to listen on.")
-        parser.add_argument("--port", type=int, default=50051, help="Port; 0 chooses a free port.")
+        parser.add_argument(
+            "--port", type=int, default=50051, help="Port to listen on. 0 chooses a free port."
+        )
         parser.add_argument(
             "--tls-cert", type=Path, help="PEM file with the certificate and its chain."
         )
@@ -28,9 +30,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--behind-proxy",
             action="store_true",
-            help="Serve without TLS on other addresses than localhost; a proxy in front provides TLS.",
+            help="Allow an address other than localhost without TLS, because a proxy in front provides TLS.",
         )
-
         parser.add_argument(
             "--metrics-port", type=int, help="Serve Prometheus metrics on this port of 127.0.0.1."
         )

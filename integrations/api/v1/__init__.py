@@ -1,1 +1,1 @@
-"""Git hosts over REST."""
+"""Version 1 of the REST API of Git hosts."""

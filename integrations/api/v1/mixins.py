@@ -1,4 +1,4 @@
-"""The mixin of the views of Git hosts."""
+"""The mixin for API views of Git hosts."""
 
 from typing import Any
 
@@ -16,27 +16,31 @@ from lib.api import parse_query
 
 
 class GitHostMixin:
-    """The organization of a request, and the Git host with the caller's token."""
+    """A mixin that finds the organization of a request, and the Git host with the caller's token."""
 
     def get_organization(self, request: ApiRequest) -> Organization:
         """Return the organization of the request.
 
-        Raise ``Http404`` if the caller is not a member of it, and ``MissingPermission`` if the caller lacks the
-        view's permission there.
+        Raise ``Http404`` if the caller is not a member of the organization, and ``MissingPermission`` if the caller
+        lacks the permission of the requested action there.
         """
         organization = active_organization(request)
+        # No role includes the empty name, so an action without a permission is refused.
         require(request.user, organization.pk, permission_of(self) or "")
         return organization
 
-    def get_host(self, request: ApiRequest, provider: str) -> GitProvider:
-        """Return the Git host with the caller's token. Raise ``NotConnected`` or ``UnknownProvider``."""
+    def get_git_provider(self, request: ApiRequest, provider_name: str) -> GitProvider:
+        """Return the Git host with the caller's token.
+
+        Raise ``NotConnected``, ``UnknownProvider`` or the exceptions of ``get_organization``.
+        """
         organization = self.get_organization(request)
         return services.provider_for(
-            user_id=request.user.pk, organization_id=organization.pk, provider=provider
+            user_id=request.user.pk, organization_id=organization.pk, provider_name=provider_name
         )
 
     def parse_query(
         self, kind: type[serializers.Serializer[Any]], request: Request
     ) -> dict[str, Any]:
-        """Return the validated query. Every route of Git hosts also takes ``organization``."""
+        """Return the validated query string without ``organization``, which all routes of Git hosts accept."""
         return parse_query(kind, request, ignoring={"organization"})

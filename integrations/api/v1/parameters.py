@@ -1,4 +1,4 @@
-"""OpenAPI parameters that several routes of Git hosts share."""
+"""The OpenAPI parameters that the routes of Git hosts share."""
 
 from uuid import UUID
 
@@ -7,6 +7,8 @@ from drf_spectacular.utils import OpenApiParameter
 from integrations.api.v1.serializers import PROVIDERS
 
 ORGANIZATION = OpenApiParameter(
-    "organization", UUID, description="The organization to work in; your own by default."
+    "organization",
+    UUID,
+    description="The id of the organization. Default: the active organization.",
 )
 PROVIDER = OpenApiParameter("provider", str, OpenApiParameter.PATH, enum=list(PROVIDERS))

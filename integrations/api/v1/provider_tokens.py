@@ -1,4 +1,4 @@
-"""The API of provider tokens: a user's tokens at Git hosts."""
+"""API endpoints for provider tokens, the caller's tokens at Git hosts."""
 
 from dataclasses import asdict
 from typing import Any
@@ -31,12 +31,12 @@ class ProviderTokenViewSet(GitHostMixin, viewsets.ViewSet):
         operation_id="provider_tokens_list", responses=serializers.ProviderTokenListSerializer
     )
     def list(self, request: ApiRequest) -> Response:
-        """List your connected Git hosts by provider. The tokens themselves are never returned."""
+        """List the Git hosts that you have connected, ordered by provider. The tokens are never returned."""
         organization = self.get_organization(request)
         rows = provider_tokens.provider_tokens(
             user_id=request.user.pk, organization_id=organization.pk
         )
-        return Response({"items": [_record(row) for row in rows], "next": None})
+        return Response({"items": [_serialize(row) for row in rows], "next": None})
 
     @RouteFacts(streams=True)
     @extend_schema(
@@ -54,15 +54,19 @@ class ProviderTokenViewSet(GitHostMixin, viewsets.ViewSet):
         body = serializers.NewTokenSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         row, owner = services.connect(
-            user=request.user, organization=organization, provider=provider, **body.validated_data
+            user=request.user,
+            organization=organization,
+            provider_name=provider,
+            token=body.validated_data["token"],
+            host_name=body.validated_data.get("host"),
         )
-        return Response(_record(row) | {"user": asdict(owner)})
+        return Response(_serialize(row) | {"user": asdict(owner)})
 
     @extend_schema(
         operation_id="provider_tokens_delete", parameters=[PROVIDER], responses={204: None}
     )
     def destroy(self, request: ApiRequest, provider: str) -> Response:
-        """Delete your token for a Git host. Repeating the request is safe."""
+        """Delete your token for a Git host. Safe to repeat."""
         organization = self.get_organization(request)
         provider_tokens.remove_provider_token(
             user=request.user, organization=organization, provider=provider
@@ -70,7 +74,7 @@ class ProviderTokenViewSet(GitHostMixin, viewsets.ViewSet):
         return Response(status=204)
 
 
-def _record(row: ProviderToken) -> dict[str, Any]:
+def _serialize(row: ProviderToken) -> dict[str, Any]:
     return {
         "provider": row.provider,
         "host": row.host,

@@ -1,4 +1,4 @@
-"""The API of Git hosts: the caller's account, repositories, branches, tasks and pull requests."""
+"""API endpoints for Git hosts: the caller's account, repositories, branches, tasks and pull requests."""
 
 from dataclasses import asdict
 from typing import Any
@@ -22,7 +22,7 @@ from lib.routes import RouteFacts
 @RouteFacts(streams=True)
 @extend_schema(tags=["integrations"], parameters=[ORGANIZATION])
 class ProviderViewSet(GitHostMixin, viewsets.ViewSet):
-    """The Git hosts of this server, and the caller's account, repositories and tasks at each of them."""
+    """The Git hosts that this server supports, and the caller's account, repositories and tasks there."""
 
     permission = "integrations.view"
     permissions_by_action = {  # noqa: RUF012 - read by HasPermission
@@ -62,7 +62,7 @@ class ProviderViewSet(GitHostMixin, viewsets.ViewSet):
         self.parse_query(serializers.OrganizationQuery, request)
         organization = self.get_organization(request)
         row = services.get_connection(
-            user_id=request.user.pk, organization_id=organization.pk, provider=provider
+            user_id=request.user.pk, organization_id=organization.pk, provider_name=provider
         )
         return Response(asdict(row))
 
@@ -74,7 +74,7 @@ class ProviderViewSet(GitHostMixin, viewsets.ViewSet):
     @action(detail=True, methods=["get"])
     def user(self, request: ApiRequest, provider: str) -> Response:
         """Return your account at the Git host."""
-        return Response(asdict(self.get_host(request, provider).user()))
+        return Response(asdict(self.get_git_provider(request, provider).user()))
 
     @extend_schema(
         operation_id="integrations_installations",
@@ -83,11 +83,13 @@ class ProviderViewSet(GitHostMixin, viewsets.ViewSet):
     )
     @action(detail=True, methods=["get"])
     def installations(self, request: ApiRequest, provider: str) -> Response:
-        """List the values for the repositories' ``installation`` filter.
+        """List the values that the filter `installation` of the repository list accepts.
 
-        These are ids of app installations, or names of accounts if your token is a personal token.
+        The values are account names for a personal token, and ids of app installations for other tokens.
         """
-        return Response({"items": self.get_host(request, provider).installations(), "next": None})
+        return Response(
+            {"items": self.get_git_provider(request, provider).installations(), "next": None}
+        )
 
     @extend_schema(
         operation_id="integrations_repositories",
@@ -96,19 +98,19 @@ class ProviderViewSet(GitHostMixin, viewsets.ViewSet):
     )
     @action(detail=True, methods=["get"])
     def repositories(self, request: ApiRequest, provider: str) -> Response:
-        """List the repositories that your token can read, by default the last pushed first.
+        """List the repositories that your token can read. By default, the latest push comes first.
 
-        With ``q``, return one page of repositories that match.
+        With `q`, return only one page, with the repositories that match.
         """
         query = self.parse_query(serializers.RepositoryQuery, request)
-        host = self.get_host(request, provider)
+        git_provider = self.get_git_provider(request, provider)
         if words := query.get("q"):
-            rows = host.search_repositories(
+            rows = git_provider.search_repositories(
                 query=words, per_page=query["limit"], sort="stars", order="desc"
             )
             return _list_response(rows)
-        number = int(query.get("cursor", 1))
-        page = host.repositories(
+        number = int(query.get("cursor", 1))  # the cursor is the page number at the Git host
+        page = git_provider.repositories(
             page=number,
             per_page=query["limit"],
             sort=query["sort"],
@@ -123,17 +125,19 @@ class ProviderViewSet(GitHostMixin, viewsets.ViewSet):
     )
     @action(detail=True, methods=["get"])
     def branches(self, request: ApiRequest, provider: str) -> Response:
-        """List the branches of a repository in the Git host's order.
+        """List the branches of a repository in the order of the Git host.
 
-        With ``q``, return one page of branches whose name contains the text.
+        With `q`, return only one page, with the branches whose name contains this text.
         """
         query = self.parse_query(serializers.BranchQuery, request)
-        host, repository = self.get_host(request, provider), query["repository"]
+        git_provider, repository = self.get_git_provider(request, provider), query["repository"]
         if words := query.get("q"):
-            rows = host.search_branches(repository=repository, query=words, per_page=query["limit"])
+            rows = git_provider.search_branches(
+                repository=repository, query=words, per_page=query["limit"]
+            )
             return _list_response(rows)
-        number = int(query.get("cursor", 1))
-        page = host.branches(repository=repository, page=number, per_page=query["limit"])
+        number = int(query.get("cursor", 1))  # the cursor is the page number at the Git host
+        page = git_provider.branches(repository=repository, page=number, per_page=query["limit"])
         return _list_response(page.items, next_page=number + 1 if page.has_next else None)
 
     @extend_schema(
@@ -144,7 +148,7 @@ class ProviderViewSet(GitHostMixin, viewsets.ViewSet):
     @action(detail=True, methods=["get"], url_path="suggested-tasks")
     def suggested_tasks(self, request: ApiRequest, provider: str) -> Response:
         """List your open pull requests that need work, followed by the issues assigned to you."""
-        return _list_response(self.get_host(request, provider).suggested_tasks())
+        return _list_response(self.get_git_provider(request, provider).suggested_tasks())
 
     @extend_schema(
         operation_id="integrations_microagents",
@@ -155,7 +159,7 @@ class ProviderViewSet(GitHostMixin, viewsets.ViewSet):
     def microagents(self, request: ApiRequest, provider: str) -> Response:
         """List the files of instructions for agents on a repository's default branch."""
         query = self.parse_query(serializers.RepositoryNameQuery, request)
-        rows = self.get_host(request, provider).microagents(repository=query["repository"])
+        rows = self.get_git_provider(request, provider).microagents(repository=query["repository"])
         return _list_response(rows)
 
     @extend_schema(
@@ -167,7 +171,7 @@ class ProviderViewSet(GitHostMixin, viewsets.ViewSet):
     def microagent_content(self, request: ApiRequest, provider: str) -> Response:
         """Return the text of a file of instructions for agents, and the words that trigger it."""
         query = self.parse_query(serializers.FileOfRepositoryQuery, request)
-        return Response(asdict(self.get_host(request, provider).microagent(**query)))
+        return Response(asdict(self.get_git_provider(request, provider).microagent(**query)))
 
     @extend_schema(
         operation_id="integrations_pull_requests_create",
@@ -177,7 +181,10 @@ class ProviderViewSet(GitHostMixin, viewsets.ViewSet):
     )
     @action(detail=True, methods=["post"], url_path="pull-requests")
     def pull_requests(self, request: ApiRequest, provider: str) -> Response:
-        """Open a pull request with your token. Its number is added to the record of ``conversation``."""
+        """Open a pull request with your token.
+
+        If `conversation` is sent, the conversation stores the number of the pull request.
+        """
         organization = self.get_organization(request)
         serializer = serializers.NewPullRequestSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
@@ -185,10 +192,10 @@ class ProviderViewSet(GitHostMixin, viewsets.ViewSet):
         pull_request = services.open_pull_request(
             user=request.user,
             organization=organization,
-            provider=provider,
-            repository=body["repository"],
-            source=body["source_branch"],
-            target=body["target_branch"],
+            provider_name=provider,
+            repository_name=body["repository"],
+            source_branch=body["source_branch"],
+            target_branch=body["target_branch"],
             title=body["title"],
             body=body["body"],
             draft=body["draft"],
@@ -205,9 +212,9 @@ def _list_response(rows: list[Any], *, next_page: int | None = None) -> Response
 
 
 def _get_conversation(user: Any, conversation_id: Any) -> Conversation | None:
-    """Return the conversation that a pull request belongs to; None without an id.
+    """Return the conversation that a pull request belongs to; None if the request names no conversation.
 
-    Raise ``Http404`` if the user may not see it, and ``MissingPermission`` if the user may not steer it.
+    Raise ``Http404`` if the user cannot see the conversation, and ``MissingPermission`` if the user cannot steer it.
     """
     if not conversation_id:
         return None

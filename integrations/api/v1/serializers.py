@@ -1,7 +1,7 @@
-"""The request bodies, queries and responses of the API of Git hosts.
+"""Request bodies, query strings and responses of the API of Git hosts.
 
-The records of Git hosts are dataclasses of ``integrations.provider``; their serializers only describe them in the
-OpenAPI document.
+Responses contain the dataclasses of ``integrations.provider``. Their serializers only describe them in the OpenAPI
+document.
 """
 
 from typing import Any
@@ -12,13 +12,17 @@ from rest_framework import serializers
 PROVIDERS = ("github", "gitlab", "bitbucket", "azure_devops", "enterprise_sso")
 TASKS = ("MERGE_CONFLICTS", "FAILING_CHECKS", "UNRESOLVED_COMMENTS", "OPEN_ISSUE")
 PAGES_MAX = 10_000
+"""The highest page number that compat routes accept."""
 
 
 class ProviderTokenSerializer(serializers.Serializer[Any]):
     """A connected Git host. Its token is never returned."""
 
     provider = serializers.ChoiceField(choices=PROVIDERS)
-    host = serializers.CharField(allow_blank=True, help_text="Empty for the provider's own host.")
+    host = serializers.CharField(
+        allow_blank=True,
+        help_text="The host name; empty for the default host of the provider, such as github.com.",
+    )
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
     last_used_at = serializers.DateTimeField(allow_null=True)
@@ -35,7 +39,7 @@ class IntegrationSerializer(serializers.Serializer[Any]):
 
     provider = serializers.ChoiceField(choices=PROVIDERS)
     host = serializers.CharField(
-        help_text="The host that your token is for, else the provider's own host."
+        help_text="The host of your token; without a token, the default host of the provider."
     )
     is_connected = serializers.BooleanField(help_text="Whether you have stored a token.")
     connected_at = serializers.DateTimeField(allow_null=True)
@@ -149,7 +153,9 @@ class NewPullRequestSerializer(serializers.Serializer[Any]):
         child=serializers.CharField(max_length=100), max_length=20, required=False
     )
     conversation = serializers.UUIDField(
-        required=False, allow_null=True, help_text="The conversation in which the change was made."
+        required=False,
+        allow_null=True,
+        help_text="The conversation in which the agent made the change.",
     )
 
 
@@ -159,7 +165,7 @@ class PullRequestSerializer(serializers.Serializer[Any]):
 
 
 class OrganizationQuery(serializers.Serializer[Any]):
-    """The query of a route whose only parameter is ``organization``, which ``GitHostMixin`` reads."""
+    """A query string with only the parameter ``organization``, which ``GitHostMixin`` reads."""
 
 
 class PagedQuery(serializers.Serializer[Any]):
@@ -168,7 +174,7 @@ class PagedQuery(serializers.Serializer[Any]):
 
 
 class RepositoryQuery(PagedQuery):
-    """The query of repositories. ``q`` takes words, a full name or an address."""
+    """The query string of the repository list. ``q`` is words, a full name (``owner/name``) or a URL."""
 
     q = serializers.CharField(required=False, max_length=200)
     sort = serializers.ChoiceField(

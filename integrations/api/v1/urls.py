@@ -1,4 +1,4 @@
-"""Addresses of the API of Git hosts, below ``/api/v1/``."""
+"""URL patterns of the API of Git hosts, below ``/api/v1/``."""
 
 from integrations.api.v1.provider_tokens import ProviderTokenViewSet
 from integrations.api.v1.providers import ProviderViewSet

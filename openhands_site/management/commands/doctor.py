@@ -1,6 +1,7 @@
 """The ``doctor`` command: check the installation and print one line per check, with the fix if it fails.
 
-``manage.py`` runs it without loading the settings first, so that it can also report invalid settings.
+``manage.py`` runs this command without loading the settings first, so that it can also report invalid settings. Hence
+the checks import modules that need settings only when they run.
 """
 
 import http.client
@@ -20,7 +21,9 @@ from django.core.management.base import BaseCommand, CommandParser
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 LOW_MEGABYTES, CRITICAL_MEGABYTES = 2_000, 300
+"""Free space on the disk below which the check warns, and below which it fails."""
 CLOCK_SECONDS = 5
+"""The maximum difference between the clocks of this machine and of the database server."""
 Result = tuple[str, str]
 """The state and the detail of a check."""
 
@@ -150,7 +153,7 @@ def _migrations() -> Result:
     executor = MigrationExecutor(connection)
     missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if missing:
-        return FAILED, f"{len(missing)} not applied. Run `manage.py migrate`."
+        return FAILED, f"{len(missing)} migrations are not applied. Run `manage.py migrate`."
     return OK, "all applied"
 
 
@@ -166,11 +169,11 @@ def _clock() -> Result:
         return (
             WARNING,
             (
-                f"differs from the database server's by {difference:.0f} s, so sessions and keys expire at the "
+                f"differs from the database server's clock by {difference:.0f} s, so sessions and keys expire at the "
                 "wrong time. Synchronize both clocks with NTP."
             ),
         )
-    return OK, f"differs from the database server's by {difference * 1000:.0f} ms"
+    return OK, f"differs from the database server's clock by {difference * 1000:.0f} ms"
 
 
 def _redis() -> Result:
@@ -238,7 +241,9 @@ def _engine() -> Result:
 
 
 def _git() -> Result:
-    return _program("git", "Conversations cannot use repositories or show changed files without it")
+    return _program(
+        "git", "Without it, conversations cannot use repositories or show changed files"
+    )
 
 
 def _tmux() -> Result:
@@ -357,4 +362,7 @@ def _administrator() -> Result:
 
     if accounts.has_administrator():
         return OK, "an administrator exists"
-    return WARNING, "no administrator exists. `make run` prints a link to create the first one."
+    return (
+        WARNING,
+        "no administrator exists. `make run` prints a link to create the first administrator.",
+    )

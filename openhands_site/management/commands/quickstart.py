@@ -1,6 +1,7 @@
 """The ``quickstart`` command: start PostgreSQL, Redis and every role of the server in one terminal.
 
-``manage.py`` runs it without loading the settings first, because it creates the environment they are read from.
+``manage.py`` runs this command without loading the settings first, because the command creates the environment from
+which the settings are read.
 """
 
 import argparse
@@ -29,12 +30,12 @@ from openhands_site.operating.embedded import CannotStart
 REQUIRED_MEGABYTES = 300
 KEYS = ("SECRET_KEY", "ENCRYPTION_KEYS", "TOKEN_PEPPERS")
 CHECK_SECONDS = 0.3
-"""How often the services are checked, and the roles until they are ready."""
+"""Seconds between two checks of the services and, until the server is ready, of the roles."""
 
 
 class Command(BaseCommand):
     help = (
-        "Start the server and all it needs on this machine: PostgreSQL, Redis, database tables, the agent engine "
+        "Start the server and its services on this machine: PostgreSQL, Redis, database tables, the agent engine "
         "and all roles."
     )
     requires_system_checks = ()
@@ -175,7 +176,7 @@ class Quickstart:
             listener = socket.create_server((self.host, self.port), family=family, backlog=2048)
         except socket.gaierror as error:
             raise CannotStart(
-                f"{self.host} is not an address of this machine ({error.strerror}). Choose another one: "
+                f"{self.host} is not an address of this machine ({error.strerror}). Choose another address: "
                 "make run HOST=127.0.0.1."
             ) from error
         except PermissionError as error:
@@ -183,9 +184,9 @@ class Quickstart:
                 f"Port {self.port} is reserved for the system. Choose a port above 1023: make run PORT=8000."
             ) from error
         except OSError as error:
-            if error.errno == 98 or "in use" in str(error):
+            if error.errno == 98 or "in use" in str(error):  # 98 is EADDRINUSE on Linux
                 raise CannotStart(
-                    f"Port {self.port} is in use{_describe_user(self.port)}. Stop that program, or choose "
+                    f"Port {self.port} is in use{_describe_listener(self.port)}. Stop that program, or choose "
                     f"another port: make run PORT={self.port % 65_535 + 1}."
                 ) from error
             raise CannotStart(
@@ -197,14 +198,14 @@ class Quickstart:
     def _check_grpc_port(self) -> None:
         if self.grpc_port is not None and self._grpc_listens():
             raise CannotStart(
-                f"Port {self.grpc_port} is in use{_describe_user(self.grpc_port)}. Choose another port for gRPC "
+                f"Port {self.grpc_port} is in use{_describe_listener(self.grpc_port)}. Choose another port for gRPC "
                 "with --grpc-port."
             )
 
     def _prepare_environment(self) -> None:
-        """Set ``self.own`` to values for the required settings.
+        """Set ``self.own`` to values for the required settings. Use the keys that ``server.env`` contains again.
 
-        Keys in ``server.env`` are used again. Values of the environment override these values later.
+        ``_write_environment`` later drops the values that the environment already sets.
         """
         stored = _read_file(self.folder / "server.env")
         url = f"http://127.0.0.1:{self.port}"
@@ -272,9 +273,9 @@ class Quickstart:
             self.services = None
 
     def _write_environment(self) -> None:
-        """Write the settings to ``server.env``, where other commands read them; only its owner can read it.
+        """Write the settings to ``server.env`` for other commands. Only the owner of the file can read it.
 
-        The file is replaced atomically, so no command ever reads half of it.
+        The file is replaced atomically, so no command reads an incomplete file.
         """
         self.own = {name: value for name, value in self.own.items() if not _is_set(name)}
         path = self.folder / "server.env"
@@ -289,6 +290,7 @@ class Quickstart:
         lines += [f"{name}='{value}'" for name, value in (_keys_of(path) | self.own).items()]
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write("\n".join(lines) + "\n")
+            # A power failure after the replacement must not leave an empty file.
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
@@ -398,6 +400,7 @@ class Quickstart:
         return roles
 
     def _supervise(self, listener: socket.socket, link: str) -> None:
+        # The roles do not need the administrator's password.
         environment = {k: v for k, v in os.environ.items() if k != "OH_ADMIN_PASSWORD"}
         runner = supervisor.Supervisor(
             self._roles(listener),
@@ -542,12 +545,12 @@ def _lines(path: Path) -> list[str]:
 
 
 def _keys_of(path: Path) -> dict[str, str]:
-    """Return the keys in ``server.env``. They stay there even if the environment of this run sets others."""
+    """Return the keys in ``server.env``. They stay in the file even if the environment of this run sets other keys."""
     return {name: value for name, value in _read_file(path).items() if name in KEYS}
 
 
-def _describe_user(number: int) -> str:
-    """Return " by NAME (process PID)" for the program that listens on a port, or "" if it is not visible."""
+def _describe_listener(number: int) -> str:
+    """Return " by NAME (process PID)" for the program that listens on a port, or "" if this user cannot see it."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             if (

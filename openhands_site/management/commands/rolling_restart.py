@@ -11,8 +11,8 @@ from openhands_site.operating import restarting
 
 class Command(BaseCommand):
     help = (
-        "Restart the processes of this machine one by one. Each process receives SIGTERM, and the next one follows "
-        "when a new process has replaced it. A supervisor such as systemd must start the new processes."
+        "Restart the processes of this machine one by one. Each process receives SIGTERM when a new process has "
+        "replaced the previous process. A supervisor such as systemd must start the new processes."
     )
     requires_system_checks = ()
 
@@ -55,7 +55,7 @@ class Command(BaseCommand):
                     successor=after.pid,
                     seconds=replaced.seconds,
                 )
-        except (restarting.NotReplaced, nodes.RegistryUnavailable) as error:
+        except (restarting.NotReplaced, nodes.NodeListUnavailable) as error:
             raise CommandError(str(error)) from error
         if not self.is_json:
             self.stdout.write(f"{count} processes restarted.")

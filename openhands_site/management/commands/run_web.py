@@ -12,6 +12,7 @@ from openhands_site.serving.garbage import freeze_loaded
 from openhands_site.serving.lean_socket import LeanWebSocket
 
 SOCKET_MESSAGE_BYTES = 4_194_304
+"""The maximum size of a WebSocket message from a client."""
 DRAIN_SECONDS = 10
 """How long running requests may take to finish after SIGTERM."""
 ACCEPTED_SECONDS = 0.5
@@ -49,7 +50,7 @@ class Command(BaseCommand):
             log_config=None,
             access_log=False,
             server_header=False,
-            # uvicorn would trust forwarding headers by itself. The settings decide whether to trust them.
+            # By default uvicorn trusts forwarding headers. Here the settings decide whether they are trusted.
             proxy_headers=False,
             ws=LeanWebSocket,
             ws_max_size=SOCKET_MESSAGE_BYTES,
@@ -85,7 +86,7 @@ class Server(uvicorn.Server):
         freeze_loaded()  # uvicorn has loaded the application by now
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting connections, serve those accepted shortly before, then shut down."""
+        """Stop accepting connections, serve the connections that were accepted shortly before, then shut down."""
         self.node.drain()
         for server in self.servers:
             server.close()

@@ -1,4 +1,4 @@
-"""A team with its owner Alice, and what the tests of its parts share."""
+"""The team of Alice and the clients that the tests of the organization API share."""
 
 import pytest
 from rest_framework.test import APIClient
@@ -10,22 +10,22 @@ from tests.factories.accounts import UserFactory
 UNKNOWN = "018f0000-0000-7000-8000-000000000000"
 
 
-def client_of(user):
+def open_session(user):
     """Return a client signed in with a session."""
     client = APIClient()
     client.force_login(user)
     return client
 
 
-def member(team, role):
-    """Return a new user with a role in the team."""
+def add_member(team, role):
+    """Add a new user to the team with this role, and return the user."""
     user = UserFactory()
     Membership.objects.create(organization=team, user=user, role=role)
     return user
 
 
 def send(client, method, url, body=None):
-    """Send a request with a JSON body."""
+    """Send a request with a JSON body and return the response."""
     return getattr(client, method)(url, body, format="json")
 
 
@@ -36,14 +36,14 @@ def team(alice) -> Organization:
 
 @pytest.fixture
 def owner(alice):
-    return client_of(alice)
+    return open_session(alice)
 
 
 @pytest.fixture
 def viewer(team):
-    return client_of(member(team, "viewer"))
+    return open_session(add_member(team, "viewer"))
 
 
 @pytest.fixture
 def stranger(charlie):
-    return client_of(charlie)
+    return open_session(charlie)

@@ -4,7 +4,7 @@ import pytest
 
 from accounts.models import AuditEntry, Invitation, Membership
 from accounts.services import organizations
-from tests.accounts.api.conftest import UNKNOWN, client_of, member, send
+from tests.accounts.api.conftest import UNKNOWN, add_member, open_session, send
 from tests.conftest import key_client
 
 ACCEPT = "/api/v1/invitations/accept"
@@ -37,7 +37,9 @@ class TestEveryMethod:
     def test_role_without_the_permission_is_403(
         self, team, role, method, tail, body, url, invitation
     ):
-        response = self.call(client_of(member(team, role)), method, tail, body, url, invitation)
+        client = open_session(add_member(team, role))
+
+        response = self.call(client, method, tail, body, url, invitation)
 
         permission = "invitations.view" if method == "get" else "invitations.edit"
         assert (response.status_code, response.json()["permission"]) == (403, permission)
@@ -53,7 +55,7 @@ class TestEveryMethod:
         assert getattr(client, method)(url + tail).status_code == 401
 
 
-def test_list_has_every_field_and_no_link(owner, alice, url, invitation):
+def test_list_has_every_field_of_an_invitation_except_the_link(owner, alice, url, invitation):
     assert owner.get(url).json() == {
         "items": [
             {
@@ -126,7 +128,7 @@ def test_invitation_of_another_organization_is_404_and_stays_open(owner, alice, 
 
 
 @pytest.mark.parametrize("method", ["get", "put", "patch"])
-def test_one_invitation_has_no_other_methods(owner, url, invitation, method):
+def test_other_methods_on_an_invitation_are_405(owner, url, invitation, method):
     assert send(owner, method, f"{url}/{invitation.pk}").status_code == 405
 
 
@@ -136,8 +138,8 @@ class TestAccept:
         _, link = organizations.invite(organization=team, by=alice, role="viewer", max_uses=2)
         return link.rpartition("/")[2]
 
-    def test_response_is_the_organization(self, charlie, team, token):
-        client = client_of(charlie)
+    def test_response_is_the_organization_with_the_new_role(self, charlie, team, token):
+        client = open_session(charlie)
 
         response = send(client, "post", ACCEPT, {"token": token})
 
@@ -145,10 +147,10 @@ class TestAccept:
         assert response.json() == client.get(f"/api/v1/organizations/{team.pk}").json()
         assert response.json()["role"] == "viewer"
 
-    def test_member_keeps_the_present_role(self, team, token):
-        admin = member(team, "admin")
+    def test_member_keeps_the_role_and_uses_nothing_up(self, team, token):
+        admin = add_member(team, "admin")
 
-        response = send(client_of(admin), "post", ACCEPT, {"token": token})
+        response = send(open_session(admin), "post", ACCEPT, {"token": token})
 
         assert (response.status_code, response.json()["role"]) == (200, "admin")
         assert Invitation.objects.get().uses == 0

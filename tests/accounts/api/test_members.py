@@ -1,10 +1,10 @@
-"""``/api/v1/organizations/{id}/members``: each method, and who may call it."""
+"""``/api/v1/organizations/{id}/members``: each method and the roles that may call it."""
 
 import pytest
 
 from accounts.models import AuditEntry, Membership
 from accounts.services import organizations
-from tests.accounts.api.conftest import UNKNOWN, client_of, member, send
+from tests.accounts.api.conftest import UNKNOWN, add_member, open_session, send
 from tests.conftest import key_client
 
 
@@ -15,7 +15,7 @@ def url(team):
 
 @pytest.fixture
 def bob(team):
-    return member(team, "member")
+    return add_member(team, "member")
 
 
 METHODS = [("get", "", None), ("patch", "/bob", {"role": "viewer"}), ("delete", "/bob", None)]
@@ -56,7 +56,7 @@ class TestEveryMethod:
 class TestChanges:
     @pytest.mark.parametrize("role", ["member", "billing", "auditor", "viewer"])
     def test_role_without_the_permission_is_403(self, team, url, bob, method, body, role):
-        response = send(client_of(member(team, role)), method, f"{url}/{bob.pk}", body)
+        response = send(open_session(add_member(team, role)), method, f"{url}/{bob.pk}", body)
 
         assert (response.status_code, response.json()["permission"]) == (403, "members.edit")
 
@@ -84,8 +84,8 @@ def test_list_has_every_field_of_a_member(owner, alice, url, team):
     }
 
 
-def test_list_has_pages(owner, team, url):
-    users = [member(team, "member") for _ in range(3)]
+def test_pages_have_every_member_once_newest_first(owner, team, url):
+    users = [add_member(team, "member") for _ in range(3)]
 
     first = owner.get(f"{url}?limit=2").json()
     second = owner.get(f"{url}?limit=2&cursor={first['next']}").json()
@@ -99,7 +99,7 @@ def test_list_takes_four_queries(alice, team, url, django_assert_num_queries):
     client = key_client(alice, organization=team)
     client.get(url)
     for _ in range(5):
-        member(team, "member")
+        add_member(team, "member")
 
     with django_assert_num_queries(4):  # key, organization, permission, members with users
         assert len(client.get(url).json()["items"]) == 6
@@ -111,7 +111,7 @@ def test_list_has_no_member_of_another_organization(owner, url, charlie):
     assert len(owner.get(url).json()["items"]) == 1
 
 
-def test_role_changes_once(owner, url, bob):
+def test_changing_a_role_twice_is_one_change(owner, url, bob):
     responses = [send(owner, "patch", f"{url}/{bob.pk}", {"role": "admin"}) for _ in range(2)]
 
     assert [response.status_code for response in responses] == [200, 200]
@@ -136,5 +136,5 @@ def test_removed_member_cannot_be_removed_again(owner, url, bob):
 
 
 @pytest.mark.parametrize("method", ["get", "put"])
-def test_one_member_has_no_other_methods(owner, url, bob, method):
+def test_other_methods_on_a_member_are_405(owner, url, bob, method):
     assert send(owner, method, f"{url}/{bob.pk}").status_code == 405

@@ -1,4 +1,4 @@
-"""``/api/v1/organizations``: each method, and who may call it."""
+"""``/api/v1/organizations``: each method and the roles that may call it."""
 
 import pytest
 from django.urls import reverse
@@ -7,11 +7,11 @@ from accounts.models import AuditEntry, Membership
 from accounts.roles import ROLE_PERMISSIONS
 from accounts.services import organizations, service_accounts
 from accounts.settings.fields import FIELDS
-from tests.accounts.api.conftest import UNKNOWN, client_of, member, send
+from tests.accounts.api.conftest import UNKNOWN, add_member, open_session, send
 from tests.conftest import key_client
 
 URL = "/api/v1/organizations"
-ON_ONE = [
+CALLS_ON_A_TEAM = [
     ("get", "", None),
     ("patch", "", {"name": "Crew"}),
     ("post", "/leave", None),
@@ -61,7 +61,7 @@ def test_url_names_are_stable(team):
     }
 
 
-@pytest.mark.parametrize(("method", "tail", "body"), ON_ONE)
+@pytest.mark.parametrize(("method", "tail", "body"), CALLS_ON_A_TEAM)
 class TestEveryMethod:
     def test_foreign_organization_is_404(self, stranger, team, method, tail, body):
         response = send(stranger, method, f"{URL}/{team.pk}{tail}", body)
@@ -114,10 +114,10 @@ def test_other_methods_are_405(owner, team, method, tail):
 
 
 class TestRetrieve:
-    def test_organization_with_the_callers_role(self, team):
-        viewer = member(team, "viewer")
+    def test_response_has_every_field_and_the_callers_role(self, team):
+        viewer = add_member(team, "viewer")
 
-        response = client_of(viewer).get(f"{URL}/{team.pk}")
+        response = open_session(viewer).get(f"{URL}/{team.pk}")
 
         assert response.json() == {
             "id": str(team.pk),
@@ -129,12 +129,12 @@ class TestRetrieve:
             "created_at": team.created_at.isoformat().replace("+00:00", "Z"),
         }
 
-    def test_takes_three_queries(self, alice, team, django_assert_num_queries):
+    def test_key_needs_three_queries(self, alice, team, django_assert_num_queries):
         client = key_client(alice, organization=team)
         client.get(f"{URL}/{team.pk}")
 
         with django_assert_num_queries(3):  # key, membership with organization, permission
-            client.get(f"{URL}/{team.pk}")
+            assert client.get(f"{URL}/{team.pk}").status_code == 200
 
 
 class TestList:
@@ -181,7 +181,7 @@ class TestCreate:
             organization=team, by=alice, name="ci", role="member"
         )
 
-        response = send(client_of(account.user), "post", URL, {"name": "x"})
+        response = send(open_session(account.user), "post", URL, {"name": "x"})
 
         assert (response.status_code, response.json()["code"]) == (403, "needs-session")
         assert response.json()["detail"].endswith("Sign in with a browser and try again.")
@@ -193,7 +193,7 @@ class TestCreate:
 
 
 class TestRename:
-    def test_name_changes_once(self, owner, team):
+    def test_changing_a_name_twice_is_one_change(self, owner, team):
         responses = [send(owner, "patch", f"{URL}/{team.pk}", {"name": " Crew "}) for _ in range(2)]
 
         assert [response.status_code for response in responses] == [200, 200]
@@ -210,8 +210,8 @@ class TestRename:
 
 class TestLeave:
     def test_member_leaves_and_cannot_leave_again(self, team):
-        user = member(team, "member")
-        client = client_of(user)
+        user = add_member(team, "member")
+        client = open_session(user)
 
         statuses = [client.post(f"{URL}/{team.pk}/leave").status_code for _ in range(2)]
 
@@ -239,10 +239,10 @@ class TestTransfer:
         assert (response.status_code, response.json()["code"]) == (404, "unknown-member")
 
     def test_admin_is_403(self, team):
-        admin = member(team, "admin")
+        admin = add_member(team, "admin")
 
         response = send(
-            client_of(admin), "post", f"{URL}/{team.pk}/transfer", {"user": str(admin.pk)}
+            open_session(admin), "post", f"{URL}/{team.pk}/transfer", {"user": str(admin.pk)}
         )
 
         assert response.json()["permission"] == "organization.transfer"

@@ -1,10 +1,10 @@
-"""``/api/v1/organizations/{id}/service-accounts`` and their keys: each method, and who may call it."""
+"""``/api/v1/organizations/{id}/service-accounts`` and their keys: each method and the roles that may call it."""
 
 import pytest
 
 from accounts.models import ApiKey, AuditEntry, ServiceAccount
 from accounts.services import organizations, service_accounts
-from tests.accounts.api.conftest import UNKNOWN, client_of, member, send
+from tests.accounts.api.conftest import UNKNOWN, add_member, open_session, send
 from tests.conftest import key_client
 
 
@@ -47,7 +47,7 @@ class TestEveryMethod:
     def target(self, url, tail, account, key):
         return url + tail.replace("/account", f"/{account.pk}").replace("/KEY", f"/{key.pk}")
 
-    def unchanged(self):
+    def assert_unchanged(self):
         assert ServiceAccount.objects.filter(revoked_at=None).count() == 1
         assert ApiKey.objects.filter(revoked_at=None, user__is_service_account=True).count() == 1
 
@@ -55,21 +55,21 @@ class TestEveryMethod:
         response = send(stranger, method, target, body)
 
         assert (response.status_code, response.json()["code"]) == (404, "not-found")
-        self.unchanged()
+        self.assert_unchanged()
 
     @pytest.mark.parametrize("role", ["member", "billing", "viewer"])
     def test_role_without_the_permission_is_403(self, team, role, method, body, target):
-        response = send(client_of(member(team, role)), method, target, body)
+        response = send(open_session(add_member(team, role)), method, target, body)
 
         permission = f"service_accounts.{'view' if method == 'get' else 'edit'}"
         assert (response.status_code, response.json()["permission"]) == (403, permission)
-        self.unchanged()
+        self.assert_unchanged()
 
-    def test_auditor_reads_and_changes_nothing(self, team, method, body, target):
-        response = send(client_of(member(team, "auditor")), method, target, body)
+    def test_auditor_may_read_but_not_change(self, team, method, body, target):
+        response = send(open_session(add_member(team, "auditor")), method, target, body)
 
         assert response.status_code == (200 if method == "get" else 403)
-        self.unchanged()
+        self.assert_unchanged()
 
     def test_suspended_organization_is_403(self, owner, team, method, body, target):
         organizations.suspend_organization(organization=team)
@@ -85,14 +85,14 @@ class TestEveryMethod:
         foreign = target.replace(str(team.pk), str(other.pk))
         if str(account.pk) in target:  # The lists and creations of ``Other`` itself are allowed.
             assert send(owner, method, foreign, body).status_code == 404
-        self.unchanged()
+        self.assert_unchanged()
 
     def test_anonymous_is_401(self, client, method, body, target):
         assert getattr(client, method)(target).status_code == 401
 
 
 class TestAccounts:
-    def test_one_is_what_was_created_and_listed(self, owner, alice, url):
+    def test_detail_and_list_equal_the_response_of_the_creation(self, owner, alice, url):
         response = send(owner, "post", url, {"name": "builder", "role": "viewer"})
 
         account = ServiceAccount.objects.get()
@@ -140,12 +140,12 @@ class TestAccounts:
             assert owner.delete(f"{url}/{pk}").status_code == 404
 
     @pytest.mark.parametrize("method", ["put", "patch"])
-    def test_account_has_no_other_methods(self, owner, url, account, method):
+    def test_other_methods_on_an_account_are_405(self, owner, url, account, method):
         assert send(owner, method, f"{url}/{account.pk}").status_code == 405
 
 
 class TestKeys:
-    def test_key_is_returned_once(self, owner, keys_url):
+    def test_secret_is_in_the_response_of_the_creation_only(self, owner, keys_url):
         body = {"name": "ci", "scopes": ["account.view"], "allowed_networks": ["192.0.2.0/24"]}
 
         response = send(owner, "post", keys_url, body)
@@ -185,7 +185,7 @@ class TestKeys:
         assert (response.status_code, response.json()["code"]) == (400, code)
         assert not ApiKey.objects.exists()
 
-    def test_too_long_a_life_is_400_with_the_maximum(self, owner, keys_url, settings):
+    def test_too_many_days_are_400_with_the_maximum(self, owner, keys_url, settings):
         body = {"name": "x", "days": settings.API_KEY_MAX_DAYS + 1}
 
         response = send(owner, "post", keys_url, body)
@@ -205,5 +205,5 @@ class TestKeys:
             assert owner.delete(f"{keys_url}/{pk}").status_code == 404
 
     @pytest.mark.parametrize("method", ["get", "patch"])
-    def test_one_key_has_no_other_methods(self, owner, keys_url, key, method):
+    def test_other_methods_on_a_key_are_405(self, owner, keys_url, key, method):
         assert send(owner, method, f"{keys_url}/{key.pk}").status_code == 405

@@ -1,4 +1,4 @@
-"""A team with calls of two members, and calls of strangers."""
+"""A team, its members, and the recording of their model calls."""
 
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -16,22 +16,24 @@ from tests.factories.accounts import UserFactory
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 
-def client_of(user):
+def open_session(user):
     """Return a client signed in with a session."""
     client = APIClient()
     client.force_login(user)
     return client
 
 
-def member(team, role):
-    """Return a new user with a role in the team."""
+def add_member(team, role):
+    """Add a new user to the team with this role, and return the user."""
     user = UserFactory(email=f"{role}-{uuid4().hex[:6]}@example.com", name=role.title())
     Membership.objects.create(organization=team, user=user, role=role)
     return user
 
 
-def record(user, team, conversation_id, *, tokens=0, at=NOON, model="small", outcome="answered"):
-    """Record a call as the gateway does: a prompt token costs a micro-dollar, other tokens nothing."""
+def record_call(
+    user, team, conversation_id, *, tokens=0, at=NOON, model="small", outcome="answered"
+):
+    """Record a call as the gateway does. A prompt token costs a micro-dollar, other tokens are free."""
     call = services.record_call(
         token=GatewayToken(organization=team, user=user, conversation_id=conversation_id),
         access=ModelAccess(base_url="https://models.example", prompt_micros_per_million=10**6),
@@ -53,4 +55,4 @@ def team(alice) -> Organization:
 
 @pytest.fixture
 def bob(team):
-    return member(team, "member")
+    return add_member(team, "member")

@@ -1,4 +1,4 @@
-"""``/api/v1/usage`` and ``/api/v1/usage/totals``."""
+"""``/api/v1/usage`` and ``/api/v1/usage/totals``: sums of conversations, days, models and users."""
 
 from datetime import timedelta
 from uuid import uuid4
@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 from accounts.services import organizations, service_accounts
 from billing.models import ModelCall
 from billing.services import usage as usage_services
-from tests.billing.api.conftest import NOON, client_of, member, record
+from tests.billing.api.conftest import NOON, add_member, open_session, record_call
 from tests.conftest import key_client
 
 URL = "/api/v1/usage"
@@ -20,7 +20,7 @@ NOTHING = {"calls": 0} | dict.fromkeys(SUMMED, 0)
 MARCH = {"since": "2026-03-01T00:00:00Z", "until": "2026-04-01T00:00:00Z"}
 
 
-def spent(tokens, calls=1):
+def expected_totals(tokens, calls=1):
     """Return the totals of calls with this number of prompt tokens."""
     return {
         "calls": calls,
@@ -31,7 +31,7 @@ def spent(tokens, calls=1):
     }
 
 
-def sums_of(calls):
+def sum_calls(calls):
     """Sum calls in Python, one by one."""
     return {"calls": len(calls)} | {
         name: sum(getattr(call, name) for call in calls) for name in SUMMED
@@ -39,34 +39,34 @@ def sums_of(calls):
 
 
 class TestList:
-    def test_sums_of_each_conversation_and_totals(self, alice, team):
+    def test_response_has_sums_of_each_conversation_and_totals(self, alice, team):
         first, second = uuid7(), uuid7()
         for conversation_id, tokens in ((first, 10), (first, 20), (second, 4)):
-            record(alice, team, conversation_id, tokens=tokens)
+            record_call(alice, team, conversation_id, tokens=tokens)
 
-        body = client_of(alice).get(f"{URL}?organization={team.pk}").json()
+        body = open_session(alice).get(f"{URL}?organization={team.pk}").json()
 
         where = {"organization": str(team.pk)}
         assert body == {
             "items": [
-                {"conversation": str(second)} | where | spent(4),
-                {"conversation": str(first)} | where | spent(30, calls=2),
+                {"conversation": str(second)} | where | expected_totals(4),
+                {"conversation": str(first)} | where | expected_totals(30, calls=2),
             ],
             "next": None,
-            "totals": spent(34, calls=3),
+            "totals": expected_totals(34, calls=3),
         }
-        assert body["totals"] == sums_of(ModelCall.objects.all())
+        assert body["totals"] == sum_calls(ModelCall.objects.all())
 
-    def test_organization_without_calls(self, alice):
-        assert client_of(alice).get(URL).json() == {"items": [], "next": None, "totals": NOTHING}
+    def test_organization_without_calls_has_zero_totals(self, alice):
+        assert open_session(alice).get(URL).json() == {"items": [], "next": None, "totals": NOTHING}
 
     def test_without_organization_lists_the_personal_one(self, alice, team):
-        record(alice, alice.personal_organization, uuid7(), tokens=2)
-        record(alice, team, uuid7(), tokens=4)
+        record_call(alice, alice.personal_organization, uuid7(), tokens=2)
+        record_call(alice, team, uuid7(), tokens=4)
 
-        body = client_of(alice).get(URL).json()
+        body = open_session(alice).get(URL).json()
 
-        assert (len(body["items"]), body["totals"]) == (1, spent(2))
+        assert (len(body["items"]), body["totals"]) == (1, expected_totals(2))
 
     @pytest.mark.parametrize(
         ("role", "tokens"),
@@ -76,18 +76,18 @@ class TestList:
         ],
     )
     def test_role_decides_between_own_and_all_conversations(self, alice, team, role, tokens):
-        user = member(team, role)
-        record(alice, team, uuid7(), tokens=10)
-        record(user, team, uuid7(), tokens=2)
+        user = add_member(team, role)
+        record_call(alice, team, uuid7(), tokens=10)
+        record_call(user, team, uuid7(), tokens=2)
 
-        body = client_of(user).get(f"{URL}?organization={team.pk}").json()
+        body = open_session(user).get(f"{URL}?organization={team.pk}").json()
 
         assert body["totals"]["cost_micros"] == tokens
         assert sum(row["cost_micros"] for row in body["items"]) == tokens
 
     def test_key_lists_its_own_organization_only(self, alice, team):
-        record(alice, alice.personal_organization, uuid7(), tokens=1)
-        record(alice, team, uuid7(), tokens=2)
+        record_call(alice, alice.personal_organization, uuid7(), tokens=1)
+        record_call(alice, team, uuid7(), tokens=2)
         client = key_client(alice, organization=team)
 
         assert client.get(URL).json()["totals"]["cost_micros"] == 2
@@ -95,8 +95,8 @@ class TestList:
         assert client.get(f"{URL}?organization={personal}").status_code == 404
 
     def test_owners_key_without_view_all_lists_own_conversations(self, alice, team, bob):
-        record(bob, team, uuid7(), tokens=1)
-        record(alice, team, uuid7(), tokens=2)
+        record_call(bob, team, uuid7(), tokens=1)
+        record_call(alice, team, uuid7(), tokens=2)
         client = key_client(alice, organization=team, scopes=["usage.view"])
 
         body = client.get(URL).json()
@@ -108,18 +108,18 @@ class TestList:
             organization=team, by=alice, name="ci", role="member"
         )
         _, token = service_accounts.issue_service_account_key(account=account, by=alice, name="x")
-        record(alice, team, uuid7(), tokens=1)
-        record(account.user, team, uuid7(), tokens=2)
+        record_call(alice, team, uuid7(), tokens=1)
+        record_call(account.user, team, uuid7(), tokens=2)
         client = APIClient(headers={"Authorization": f"Bearer {token}"})
 
-        assert client.get(URL).json()["totals"] == spent(2)
-        assert client.get(TOTALS, MARCH).json()["totals"] == spent(2)
+        assert client.get(URL).json()["totals"] == expected_totals(2)
+        assert client.get(TOTALS, MARCH).json()["totals"] == expected_totals(2)
 
     def test_pages_have_every_conversation_once_and_totals_on_the_first(self, alice, team):
         conversations = [uuid7() for _ in range(5)]
         for conversation_id in conversations:
-            record(alice, team, conversation_id, tokens=1)
-        client, query = client_of(alice), f"{URL}?organization={team.pk}&limit=2"
+            record_call(alice, team, conversation_id, tokens=1)
+        client, query = open_session(alice), f"{URL}?organization={team.pk}&limit=2"
 
         first = client.get(query).json()
         second = client.get(f"{query}&cursor={first['next']}").json()
@@ -134,7 +134,7 @@ class TestList:
         client = key_client(alice, organization=team)
         client.get(URL)
         for _ in range(5):
-            record(alice, team, uuid7())
+            record_call(alice, team, uuid7())
 
         with django_assert_num_queries(5):  # key, organization, membership, sums, totals
             assert len(client.get(URL).json()["items"]) == 5
@@ -144,52 +144,52 @@ class TestList:
         [("organization=x", "organization"), ("since=x", "since"), ("cursor=x", "cursor")],
     )
     def test_bad_query_is_400_with_a_sentence(self, alice, query, field):
-        response = client_of(alice).get(f"{URL}?{query}")
+        response = open_session(alice).get(f"{URL}?{query}")
 
         assert (response.status_code, list(response.json()["errors"])) == (400, [field])
         assert response.json()["detail"].startswith(f"{field}: ")
 
 
 class TestRetrieve:
-    def test_sums_of_one_conversation(self, alice, team):
+    def test_detail_has_the_sums_of_the_conversation(self, alice, team):
         conversation_id = uuid7()
-        record(alice, team, conversation_id, tokens=8)
+        record_call(alice, team, conversation_id, tokens=8)
 
-        body = client_of(alice).get(f"{URL}/{conversation_id}").json()
+        body = open_session(alice).get(f"{URL}/{conversation_id}").json()
 
         where = {"conversation": str(conversation_id), "organization": str(team.pk)}
-        assert body == where | spent(8)
+        assert body == where | expected_totals(8)
 
     def test_conversation_of_another_member_needs_view_all(self, alice, team, bob):
         of_alice, of_bob = uuid7(), uuid7()
-        record(alice, team, of_alice)
-        record(bob, team, of_bob)
+        record_call(alice, team, of_alice)
+        record_call(bob, team, of_bob)
 
-        assert client_of(bob).get(f"{URL}/{of_alice}").status_code == 404
-        assert client_of(bob).get(f"{URL}/{of_bob}").status_code == 200
-        assert client_of(alice).get(f"{URL}/{of_bob}").status_code == 200
+        assert open_session(bob).get(f"{URL}/{of_alice}").status_code == 404
+        assert open_session(bob).get(f"{URL}/{of_bob}").status_code == 200
+        assert open_session(alice).get(f"{URL}/{of_bob}").status_code == 200
 
     def test_foreign_and_unknown_conversations_are_404(self, alice, team, charlie):
         conversation_id = uuid7()
-        record(alice, team, conversation_id)
+        record_call(alice, team, conversation_id)
 
-        assert client_of(charlie).get(f"{URL}/{conversation_id}").status_code == 404
-        assert client_of(alice).get(f"{URL}/{uuid7()}").status_code == 404
+        assert open_session(charlie).get(f"{URL}/{conversation_id}").status_code == 404
+        assert open_session(alice).get(f"{URL}/{uuid7()}").status_code == 404
         bound = key_client(alice, organization=alice.personal_organization)
         assert bound.get(f"{URL}/{conversation_id}").status_code == 404
 
 
 class TestTotals:
     def get(self, user, team, **query):
-        response = client_of(user).get(TOTALS, {"organization": str(team.pk)} | MARCH | query)
+        response = open_session(user).get(TOTALS, {"organization": str(team.pk)} | MARCH | query)
         assert response.status_code == 200, response.json()
         return response.json()
 
-    def test_by_day_in_utc_oldest_first(self, alice, team):
+    def test_group_by_day_is_in_utc_and_oldest_first(self, alice, team):
         last_second = NOON.replace(hour=23, minute=59, second=59)
-        record(alice, team, uuid4(), tokens=10, at=last_second + timedelta(seconds=1))
-        record(alice, team, uuid4(), tokens=2, at=last_second)
-        record(alice, team, uuid4(), tokens=4, at=NOON)
+        record_call(alice, team, uuid4(), tokens=10, at=last_second + timedelta(seconds=1))
+        record_call(alice, team, uuid4(), tokens=2, at=last_second)
+        record_call(alice, team, uuid4(), tokens=4, at=NOON)
 
         body = self.get(alice, team)
 
@@ -199,29 +199,29 @@ class TestTotals:
             "since": "2026-03-01T00:00:00Z",
             "until": "2026-04-01T00:00:00Z",
             "by": "day",
-            "totals": spent(16, calls=3),
+            "totals": expected_totals(16, calls=3),
             "items": [
-                {"day": "2026-03-10"} | nobody | spent(6, calls=2),
-                {"day": "2026-03-11"} | nobody | spent(10),
+                {"day": "2026-03-10"} | nobody | expected_totals(6, calls=2),
+                {"day": "2026-03-11"} | nobody | expected_totals(10),
             ],
             "is_complete": True,
         }
 
-    def test_by_model_highest_cost_first(self, alice, team):
-        record(alice, team, uuid4(), tokens=2, model="small")
-        record(alice, team, uuid4(), tokens=10, model="large")
-        record(alice, team, uuid4(), tokens=4, model="small")
+    def test_group_by_model_is_highest_cost_first(self, alice, team):
+        record_call(alice, team, uuid4(), tokens=2, model="small")
+        record_call(alice, team, uuid4(), tokens=10, model="large")
+        record_call(alice, team, uuid4(), tokens=4, model="small")
 
         items = self.get(alice, team, by="model")["items"]
 
         assert items == [
-            {"day": None, "model": "large", "user": None} | spent(10),
-            {"day": None, "model": "small", "user": None} | spent(6, calls=2),
+            {"day": None, "model": "large", "user": None} | expected_totals(10),
+            {"day": None, "model": "small", "user": None} | expected_totals(6, calls=2),
         ]
 
-    def test_by_user_with_names(self, alice, team, bob):
-        record(alice, team, uuid4(), tokens=2)
-        record(bob, team, uuid4(), tokens=4)
+    def test_group_by_user_has_the_names(self, alice, team, bob):
+        record_call(alice, team, uuid4(), tokens=2)
+        record_call(bob, team, uuid4(), tokens=4)
 
         items = self.get(alice, team, by="user")["items"]
 
@@ -234,7 +234,7 @@ class TestTotals:
     @pytest.mark.parametrize("by", ["day", "model", "user"])
     def test_totals_and_groups_equal_the_calls(self, alice, team, bob, by):
         for number in range(12):
-            record(
+            record_call(
                 (alice, bob)[number % 2],
                 team,
                 uuid4(),
@@ -242,75 +242,80 @@ class TestTotals:
                 at=NOON + timedelta(hours=9 * number),
                 model=f"model {number % 3}",
             )
-        record(alice, alice.personal_organization, uuid4(), tokens=100)
+        record_call(alice, alice.personal_organization, uuid4(), tokens=100)
 
         body = self.get(alice, team, by=by)
 
-        expected = sums_of(ModelCall.objects.filter(organization=team))
+        expected = sum_calls(ModelCall.objects.filter(organization=team))
         assert body["totals"] == expected
         assert {name: sum(row[name] for row in body["items"]) for name in expected} == expected
 
     @pytest.mark.parametrize("by", ["model", "user"])
     def test_groups_are_bounded_and_totals_are_not(self, alice, team, monkeypatch, by):
         monkeypatch.setattr(usage_services, "GROUPS_MAX", 2)
-        for number, user in enumerate((alice, member(team, "member"), member(team, "viewer")), 1):
-            record(user, team, uuid4(), tokens=number * 2, model=f"model {number}")
+        for number, user in enumerate(
+            (alice, add_member(team, "member"), add_member(team, "viewer")), 1
+        ):
+            record_call(user, team, uuid4(), tokens=number * 2, model=f"model {number}")
 
         body = self.get(alice, team, by=by)
 
         assert [row["cost_micros"] for row in body["items"]] == [6, 4]
-        assert (body["totals"], body["is_complete"]) == (spent(12, calls=3), False)
+        assert (body["totals"], body["is_complete"]) == (expected_totals(12, calls=3), False)
 
-    def test_period_has_its_beginning_and_not_its_end(self, alice, team):
-        record(alice, team, uuid4(), tokens=2, at=NOON)
-        record(alice, team, uuid4(), tokens=4, at=NOON + timedelta(hours=1))
-        record(alice, team, uuid4(), tokens=8, at=NOON - timedelta(seconds=1))
+    def test_period_includes_its_start_and_excludes_its_end(self, alice, team):
+        record_call(alice, team, uuid4(), tokens=2, at=NOON)
+        record_call(alice, team, uuid4(), tokens=4, at=NOON + timedelta(hours=1))
+        record_call(alice, team, uuid4(), tokens=8, at=NOON - timedelta(seconds=1))
 
         body = self.get(alice, team, since="2026-03-10T12:00:00Z", until="2026-03-10T13:00:00Z")
 
-        assert body["totals"] == spent(2)
+        assert body["totals"] == expected_totals(2)
 
     @pytest.mark.parametrize("query", [{"until": "2026-04-01T00:00:00Z"}, {}])
     def test_default_period_is_thirty_days(self, alice, team, query, time_machine):
         time_machine.move_to("2026-04-01T00:00:00Z", tick=False)
         end = NOON.replace(month=4, day=1, hour=0)
-        record(alice, team, uuid4(), tokens=2, at=end - timedelta(days=30))
-        record(alice, team, uuid4(), tokens=4, at=end - timedelta(days=30, seconds=1))
+        record_call(alice, team, uuid4(), tokens=2, at=end - timedelta(days=30))
+        record_call(alice, team, uuid4(), tokens=4, at=end - timedelta(days=30, seconds=1))
 
-        response = client_of(alice).get(TOTALS, {"organization": str(team.pk)} | query).json()
+        response = open_session(alice).get(TOTALS, {"organization": str(team.pk)} | query).json()
 
-        assert (response["since"], response["totals"]) == ("2026-03-02T00:00:00Z", spent(2))
+        assert (response["since"], response["totals"]) == (
+            "2026-03-02T00:00:00Z",
+            expected_totals(2),
+        )
 
     @pytest.mark.parametrize("role", ["member", "viewer"])
     @pytest.mark.parametrize("by", ["day", "model", "user"])
     def test_members_get_their_own_calls(self, alice, team, role, by):
-        user = member(team, role)
-        record(alice, team, uuid4(), tokens=10)
-        record(user, team, uuid4(), tokens=2)
+        user = add_member(team, role)
+        record_call(alice, team, uuid4(), tokens=10)
+        record_call(user, team, uuid4(), tokens=2)
 
         body = self.get(user, team, by=by)
 
-        assert body["totals"] == spent(2)
+        assert body["totals"] == expected_totals(2)
         assert alice.email not in str(body)
 
     @pytest.mark.parametrize("role", ["admin", "billing", "auditor"])
     def test_roles_with_view_all_get_all_calls(self, alice, team, role):
-        record(alice, team, uuid4(), tokens=10)
+        record_call(alice, team, uuid4(), tokens=10)
 
-        assert self.get(member(team, role), team)["totals"] == spent(10)
+        assert self.get(add_member(team, role), team)["totals"] == expected_totals(10)
 
-    def test_organization_without_calls(self, alice, team):
+    def test_organization_without_calls_has_zero_totals(self, alice, team):
         body = self.get(alice, team)
 
         assert (body["totals"], body["items"], body["is_complete"]) == (NOTHING, [], True)
 
     def test_foreign_organization_is_404(self, charlie, team):
-        assert client_of(charlie).get(f"{TOTALS}?organization={team.pk}").status_code == 404
+        assert open_session(charlie).get(f"{TOTALS}?organization={team.pk}").status_code == 404
 
     def test_suspended_organization_is_403(self, alice, team):
         organizations.suspend_organization(organization=team)
 
-        response = client_of(alice).get(f"{TOTALS}?organization={team.pk}")
+        response = open_session(alice).get(f"{TOTALS}?organization={team.pk}")
 
         assert (response.status_code, response.json()["code"]) == (403, "organization-suspended")
 
@@ -333,23 +338,25 @@ class TestTotals:
             (
                 "since=2024-01-01T00:00:00Z&until=2026-01-01T00:00:00Z",
                 "since",
-                "A period has at most 366 days. Choose a later one.",
+                "A period has at most 366 days. Send a later `since`.",
             ),
             ("until=0001-01-01T00:00:00Z", "until", "This date is too early."),
-            ("limit=5", "limit", "This route has no such parameter."),
+            ("limit=5", "limit", "This parameter is not supported here."),
         ],
     )
     def test_bad_query_is_400_with_a_sentence(self, alice, query, field, sentence):
-        response = client_of(alice).get(f"{TOTALS}?{query}")
+        response = open_session(alice).get(f"{TOTALS}?{query}")
 
         assert (response.status_code, list(response.json()["errors"])) == (400, [field])
         assert response.json()["detail"].startswith(f"{field}: {sentence}")
 
-    def test_costs_one_query_beside_the_checks(self, alice, team, django_assert_num_queries):
+    def test_totals_need_one_query_in_addition_to_the_checks(
+        self, alice, team, django_assert_num_queries
+    ):
         client = key_client(alice, organization=team)
         client.get(TOTALS)
         for number in range(5):
-            record(alice, team, uuid4(), at=NOON + timedelta(days=number))
+            record_call(alice, team, uuid4(), at=NOON + timedelta(days=number))
 
         with django_assert_num_queries(4):  # key, organization, membership, sums
             assert len(client.get(TOTALS, MARCH).json()["items"]) == 5

@@ -1,4 +1,4 @@
-"""A conversation as it was once recorded on the wire: the log with the real engine, and every frame a client got."""
+"""A recorded conversation: the log of a run with the real engine, and the frames that a V0 client received."""
 
 import json
 from datetime import datetime
@@ -12,8 +12,8 @@ RECORDING = json.loads(
 )
 
 
-def _logged(wire):
-    """Return the event whose wire form was recorded."""
+def _load_event(wire):
+    """Return the logged event of a recorded row."""
     times = {
         name: wire[name] and datetime.fromisoformat(wire[name])
         for name in ("engine_time", "received_at")
@@ -21,22 +21,24 @@ def _logged(wire):
     return LoggedEvent(**wire | times | {"payload": json.dumps(wire["payload"])})
 
 
-def test_the_log_becomes_the_frames_that_were_sent():
+def test_recorded_log_translates_to_the_recorded_frames():
     links = Links(echoes=set(RECORDING["echoes"]))
-    told = translate_events([Entry.of_event(_logged(wire)) for wire in RECORDING["log"]], links)
+    translated = translate_events(
+        [Entry.of_event(_load_event(wire)) for wire in RECORDING["log"]], links
+    )
     sent = [json.loads(frame[2:]) for frame in RECORDING["frames"] if frame.startswith("42")]
 
     events = [event for name, event in sent if "id" in event and "timestamp" in event]
     assert {name for name, _ in sent} == {"oh_event"}
-    assert events == told
+    assert events == translated
     assert [event["id"] for event in events] == sorted({event["id"] for event in events})
     assert [event["extras"]["agent_state"] for event in events if is_state_change(event)][
         -1
     ] == "finished"
 
 
-def test_the_client_hears_of_its_connection_before_anything_else():
+def test_connect_packet_precedes_every_recorded_event():
     first, *rest = RECORDING["frames"]
 
     assert first == '40{"sid":"…"}'
-    assert {frame[:2] for frame in rest} == {"42", "2"}  # and the server's pings
+    assert {frame[:2] for frame in rest} == {"42", "2"}  # events, and the server's pings

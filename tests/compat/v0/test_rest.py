@@ -1,4 +1,4 @@
-"""V0's REST routes, by full bodies."""
+"""The REST routes of the V0 protocol: status codes and full bodies."""
 
 import json
 from datetime import timedelta
@@ -13,7 +13,7 @@ from conversations import services
 from conversations.models import Conversation, Event, NewEvent
 from conversations.services import conversation_key
 from tests.conftest import key_client
-from tests.conversations.conftest import frame, ingest, queued, status_frame
+from tests.conversations.conftest import ingest, list_queued_jobs, make_frame, make_status_frame
 from tests.factories.conversations import ConversationFactory
 
 pytestmark = pytest.mark.django_db
@@ -21,22 +21,22 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def talk(conversation) -> Conversation:
-    """Alice's, with something in its log."""
+    """Alice's conversation with one message in its log."""
     services.post_message(conversation_id=conversation.pk, text="Hello", message_id=str(uuid4()))
     conversation.refresh_from_db()
     return conversation
 
 
-def address(conversation, rest=""):
+def build_path(conversation, rest=""):
     return f"/api/conversations/{conversation.pk.hex}{rest}"
 
 
-def stamp(moment):
+def format_time(moment):
     return moment.isoformat().replace("+00:00", "Z")
 
 
-class TestRecord:
-    def test_a_record_is_complete(self, api, alice, conversation):
+class TestConversationRecord:
+    def test_conversation_record_has_every_v0_field(self, api, alice, conversation):
         Conversation.objects.filter(pk=conversation.pk).update(
             repository={"provider": "github", "full_name": "a/b", "branch": "main"},
             pull_requests=[7],
@@ -44,16 +44,16 @@ class TestRecord:
         child = ConversationFactory(created_by=alice, parent=conversation)
         conversation.refresh_from_db()
 
-        answer = api.get(address(conversation))
+        response = api.get(build_path(conversation))
 
-        body = answer.json()
+        body = response.json()
         key = body.pop("session_api_key")
-        assert (answer.status_code, body) == (
+        assert (response.status_code, body) == (
             200,
             {
                 "conversation_id": conversation.pk.hex,
                 "title": "A conversation",
-                "last_updated_at": stamp(conversation.updated_at),
+                "last_updated_at": format_time(conversation.updated_at),
                 "status": "STARTING",
                 "runtime_status": "STATUS$STARTING_RUNTIME",
                 "selected_repository": "a/b",
@@ -62,64 +62,64 @@ class TestRecord:
                 "trigger": "gui",
                 "num_connections": 0,
                 "url": f"/api/conversations/{conversation.pk.hex}",
-                "created_at": stamp(conversation.created_at),
+                "created_at": format_time(conversation.created_at),
                 "pr_number": [7],
                 "conversation_version": "V1",
                 "sub_conversation_ids": [child.pk.hex],
             },
         )
-        opened = APIClient(headers={"X-Session-API-Key": key}).get(address(conversation, "/config"))
+        opened = APIClient(headers={"X-Session-API-Key": key}).get(
+            build_path(conversation, "/config")
+        )
         assert opened.status_code == 200
 
     @pytest.mark.parametrize("form", ["hex", "__str__"])
-    def test_ids_come_with_dashes_or_without(self, api, conversation, form):
-        shown = conversation.pk.hex if form == "hex" else str(conversation.pk)
+    def test_conversation_id_works_with_and_without_dashes(self, api, conversation, form):
+        conversation_id = conversation.pk.hex if form == "hex" else str(conversation.pk)
 
-        assert api.get(f"/api/conversations/{shown}").status_code == 200
+        assert api.get(f"/api/conversations/{conversation_id}").status_code == 200
 
-    @pytest.mark.parametrize("shown", ["0" * 32, "x", "..", "a" * 200])
-    def test_what_is_not_there_is_404_with_a_sentence(self, api, shown):
-        answer = api.get(f"/api/conversations/{shown}")
+    @pytest.mark.parametrize("conversation_id", ["0" * 32, "x", "..", "a" * 200])
+    def test_unknown_or_malformed_id_is_404_with_a_sentence(self, api, conversation_id):
+        response = api.get(f"/api/conversations/{conversation_id}")
 
-        assert answer.status_code == 404
-        assert isinstance(answer.json()["error"], str)
+        assert response.status_code == 404
+        assert isinstance(response.json()["error"], str)
 
-    def test_nobody_is_401(self, client, conversation):
-        answer = client.get(address(conversation))
+    def test_anonymous_caller_is_401(self, client, conversation):
+        response = client.get(build_path(conversation))
 
-        assert (answer.status_code, "error" in answer.json()) == (401, True)
+        assert (response.status_code, "error" in response.json()) == (401, True)
 
-    def test_a_key_to_one_conversation_opens_no_other(self, alice, conversation):
+    def test_conversation_key_gets_404_for_another_conversation(self, alice, conversation):
         other = ConversationFactory(created_by=alice)
         key = conversation_key(conversation=conversation, user=alice)
         holder = APIClient(headers={"X-Session-API-Key": key})
 
-        assert holder.get(address(conversation, "/events")).status_code == 200
-        assert holder.get(address(other, "/events")).status_code == 404
+        assert holder.get(build_path(conversation, "/events")).status_code == 200
+        assert holder.get(build_path(other, "/events")).status_code == 404
 
-    def test_a_conversation_key_speaks_the_engines_protocol_where_addresses_are_shared(
-        self, alice, talk
-    ):
+    def test_conversation_key_gets_engine_bodies_on_routes_shared_with_v0(self, alice, talk):
         key = conversation_key(conversation=talk, user=alice)
         holder = APIClient(headers={"X-Session-API-Key": key})
 
-        info = holder.get(address(talk)).json()
+        info = holder.get(build_path(talk)).json()
         by_ids = holder.generic(
-            "GET", address(talk, "/events"), b"[]", content_type="application/json"
+            "GET", build_path(talk, "/events"), b"[]", content_type="application/json"
         )
-        said = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
-        theirs = holder.post(address(talk, "/events"), said, format="json")
+        message = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
+        engine_reply = holder.post(build_path(talk, "/events"), message, format="json")
         event = {"action": "message", "args": {"content": "Ho"}}
-        ours = holder.post(address(talk, "/events"), event, format="json")
+        v0_reply = holder.post(build_path(talk, "/events"), event, format="json")
 
         assert ("execution_status" in info, "conversation_version" in info) == (True, False)
         assert by_ids.json() == []
-        assert [theirs.json(), ours.json()] == [{"success": True}] * 2
+        assert [engine_reply.json(), v0_reply.json()] == [{"success": True}] * 2
         texts = [json.loads(e.payload)["text"] for e in talk.events.order_by("seq")]
         assert texts == ["Hello", "Hi", "Ho"]
 
     @pytest.mark.parametrize(
-        ("status", "execution", "shown", "runtime"),
+        ("status", "execution", "v0_status", "runtime"),
         [
             ("running", "idle", "RUNNING", "STATUS$READY"),
             ("running", "error", "RUNNING", "STATUS$ERROR"),
@@ -128,16 +128,18 @@ class TestRecord:
             ("failed", "error", "ERROR", "STATUS$ERROR"),
         ],
     )
-    def test_states(self, api, conversation, status, execution, shown, runtime):
+    def test_conversation_state_maps_to_v0_status_and_runtime_status(
+        self, api, conversation, status, execution, v0_status, runtime
+    ):
         Conversation.objects.update(status=status, execution_status=execution)
 
-        body = api.get(address(conversation)).json()
+        body = api.get(build_path(conversation)).json()
 
-        assert (body["status"], body["runtime_status"]) == (shown, runtime)
+        assert (body["status"], body["runtime_status"]) == (v0_status, runtime)
 
 
-class TestList:
-    def test_pages_hold_every_conversation_of_both_kinds_once(self, api, alice):
+class TestConversationList:
+    def test_pages_list_v0_and_v1_conversations_once_each(self, api, alice):
         now = timezone.now()
         rows = [
             ConversationFactory(
@@ -147,30 +149,32 @@ class TestList:
             )
             for number in range(7)
         ]
-        seen, page_id, pages = [], "", 0
+        results, page_id, pages = [], "", 0
         while pages == 0 or page_id:
             body = api.get(
                 f"/api/conversations?limit=3&page_id={page_id}"
                 if page_id
                 else "/api/conversations?limit=3"
             ).json()
-            seen += body["results"]
+            results += body["results"]
             page_id = body["next_page_id"]
             pages += 1
 
         assert pages == 3
-        assert sorted(one["conversation_id"] for one in seen) == sorted(row.pk.hex for row in rows)
-        assert [one["created_at"] for one in seen] == sorted(
-            (one["created_at"] for one in seen), reverse=True
+        assert sorted(row["conversation_id"] for row in results) == sorted(
+            row.pk.hex for row in rows
         )
-        assert {one["conversation_version"] for one in seen} == {"V0", "V1"}
+        assert [row["created_at"] for row in results] == sorted(
+            (row["created_at"] for row in results), reverse=True
+        )
+        assert {row["conversation_version"] for row in results} == {"V0", "V1"}
 
-    def test_filters_come_before_the_page_is_cut(self, api, alice):
-        wanted = ConversationFactory(
+    def test_filters_apply_before_the_page_limit(self, api, alice):
+        match = ConversationFactory(
             created_by=alice, repository={"full_name": "a/b"}, trigger="slack"
         )
         for _ in range(3):
-            ConversationFactory(created_by=alice, parent=wanted)
+            ConversationFactory(created_by=alice, parent=match)
 
         for query in (
             "selected_repository=a/b",
@@ -178,10 +182,12 @@ class TestList:
             "include_sub_conversations=false",
         ):
             body = api.get(f"/api/conversations?limit=1&{query}").json()
-            assert [one["conversation_id"] for one in body["results"]] == [wanted.pk.hex]
+            assert [row["conversation_id"] for row in body["results"]] == [match.pk.hex]
             assert body["next_page_id"] is None
 
-    def test_the_number_of_queries_does_not_grow(self, api, alice, django_assert_max_num_queries):
+    def test_list_of_twenty_conversations_uses_at_most_nine_queries(
+        self, api, alice, django_assert_max_num_queries
+    ):
         for _ in range(20):
             ConversationFactory(created_by=alice)
         with django_assert_max_num_queries(9):
@@ -191,25 +197,25 @@ class TestList:
         "query",
         ["limit=0", "limit=101", "limit=x", "page_id=x", "page_id=!!", "conversation_trigger=x"],
     )
-    def test_odd_queries_are_422(self, api, query):
-        answer = api.get(f"/api/conversations?{query}")
+    def test_invalid_list_query_is_422(self, api, query):
+        response = api.get(f"/api/conversations?{query}")
 
-        assert (answer.status_code, "error" in answer.json()) == (422, True)
+        assert (response.status_code, "error" in response.json()) == (422, True)
 
-    def test_microagents_have_a_list_of_their_own(self, api, alice):
+    def test_microagent_conversations_are_listed_by_repository(self, api, alice):
         ConversationFactory(created_by=alice)
-        one = ConversationFactory(
+        conversation = ConversationFactory(
             created_by=alice, trigger="microagent_management", repository={"full_name": "a/b"}
         )
 
         body = api.get("/api/microagent-management/conversations?selected_repository=a/b").json()
 
-        assert [row["conversation_id"] for row in body["results"]] == [one.pk.hex]
+        assert [row["conversation_id"] for row in body["results"]] == [conversation.pk.hex]
 
 
 class TestCreate:
-    def test_with_a_message_and_a_repository(self, api):
-        answer = api.post(
+    def test_create_with_message_and_repository_stores_both(self, api):
+        response = api.post(
             "/api/conversations",
             {
                 "initial_user_msg": "Fix it",
@@ -221,7 +227,7 @@ class TestCreate:
         )
 
         row = Conversation.objects.get()
-        assert (answer.status_code, answer.json()) == (
+        assert (response.status_code, response.json()) == (
             200,
             {
                 "status": "ok",
@@ -234,15 +240,15 @@ class TestCreate:
         assert row.repository == {"provider": "gitlab", "full_name": "a/b", "branch": "dev"}
         assert json.loads(row.events.get().payload) == {"text": "Fix it"}
 
-    def test_from_scratch_with_a_cookie(self, client, alice):
+    def test_create_with_a_session_and_no_message_has_trigger_gui(self, client, alice):
         client.force_login(alice)
 
-        answer = client.post("/api/conversations", {}, content_type="application/json")
+        response = client.post("/api/conversations", {}, content_type="application/json")
 
         row = Conversation.objects.get()
-        assert (answer.status_code, row.trigger, row.events.count()) == (200, "gui", 0)
+        assert (response.status_code, row.trigger, row.events.count()) == (200, "gui", 0)
 
-    def test_with_images(self, api):
+    def test_create_stores_images_of_the_first_message(self, api):
         image = "data:image/png;base64,AAAA"
         api.post(
             "/api/conversations", {"initial_user_msg": "Look", "image_urls": [image]}, format="json"
@@ -251,10 +257,10 @@ class TestCreate:
         assert json.loads(Event.objects.get().payload) == {"text": "Look", "images": [image]}
 
     @pytest.mark.parametrize(
-        ("task", "said"),
+        ("task", "sentence"),
         [("OPEN_ISSUE", "issue #5 (Broken) in a/b"), ("SOMETHING", "#5 (Broken) in a/b")],
     )
-    def test_a_suggested_task_becomes_a_message(self, client, alice, task, said):
+    def test_suggested_task_becomes_the_first_message(self, client, alice, task, sentence):
         client.force_login(alice)
         body = {
             "git_provider": "github",
@@ -269,9 +275,9 @@ class TestCreate:
         row = Conversation.objects.get()
         assert row.trigger == "suggested_task"
         assert row.repository == {"provider": "github", "full_name": "a/b"}
-        assert said in json.loads(row.events.get().payload)["text"]
+        assert sentence in json.loads(row.events.get().payload)["text"]
 
-    def test_instructions_stand_before_the_message(self, client, alice):
+    def test_conversation_instructions_precede_the_first_message(self, client, alice):
         client.force_login(alice)
         body = {
             "create_microagent": {"repo": "a/b", "title": "tests"},
@@ -298,39 +304,41 @@ class TestCreate:
             [],
         ],
     )
-    def test_what_is_not_taken_is_422_and_makes_nothing(self, api, body):
-        answer = api.post("/api/conversations", body, format="json")
+    def test_invalid_creation_is_422_and_creates_no_conversation(self, api, body):
+        response = api.post("/api/conversations", body, format="json")
 
-        assert (answer.status_code, "error" in answer.json()) == (422, True)
+        assert (response.status_code, "error" in response.json()) == (422, True)
         assert not Conversation.objects.exists()
 
-    def test_a_bad_image_makes_nothing(self, api):
-        answer = api.post(
+    def test_invalid_image_is_400_and_creates_no_conversation(self, api):
+        response = api.post(
             "/api/conversations",
             {"initial_user_msg": "Look", "image_urls": ["file:///etc/passwd"]},
             format="json",
         )
 
-        assert answer.status_code == 400
+        assert response.status_code == 400
         assert not Conversation.objects.exists()
 
 
 class TestSteering:
-    def test_rename_and_delete(self, api, conversation):
-        renamed = api.patch(address(conversation), {"title": "New"}, format="json")
-        empty = api.patch(address(conversation), {"title": ""}, format="json")
+    def test_conversation_is_renamed_and_deleted(self, api, conversation):
+        renamed = api.patch(build_path(conversation), {"title": "New"}, format="json")
+        empty = api.patch(build_path(conversation), {"title": ""}, format="json")
         conversation.refresh_from_db()
-        deleted = api.delete(address(conversation))
+        deleted = api.delete(build_path(conversation))
 
         assert (renamed.status_code, renamed.json(), conversation.title) == (200, True, "New")
         assert empty.status_code == 422
         assert (deleted.status_code, deleted.json()) == (200, True)
-        assert api.get(address(conversation)).status_code == 404
+        assert api.get(build_path(conversation)).status_code == 404
 
-    def test_stop_and_start(self, api, running):
-        stopped = api.post(address(running, "/stop"))
-        again = api.post(address(running, "/stop"))
-        started = api.post(address(running, "/start"), {"providers_set": ["github"]}, format="json")
+    def test_conversation_is_stopped_twice_and_started_again(self, api, running):
+        stopped = api.post(build_path(running, "/stop"))
+        again = api.post(build_path(running, "/stop"))
+        started = api.post(
+            build_path(running, "/start"), {"providers_set": ["github"]}, format="json"
+        )
 
         base = {"status": "ok", "conversation_id": running.pk.hex, "message": None}
         assert (stopped.status_code, stopped.json()) == (
@@ -339,41 +347,45 @@ class TestSteering:
         )
         assert again.json() == stopped.json()
         assert started.json()["conversation_status"] in ("STARTING", "RUNNING")
-        assert queued("run_agent") == []
+        assert list_queued_jobs("run_agent") == []
 
-    def test_message(self, api, conversation):
-        answer = api.post(address(conversation, "/message"), {"message": "Hi"}, format="json")
+    def test_message_route_appends_a_user_message(self, api, conversation):
+        response = api.post(build_path(conversation, "/message"), {"message": "Hi"}, format="json")
 
-        assert (answer.status_code, answer.json()) == (200, {"success": True})
+        assert (response.status_code, response.json()) == (200, {"success": True})
         assert json.loads(conversation.events.get().payload) == {"text": "Hi"}
 
-    def test_events_are_actions_of_people(self, api, running):
-        ingest(running, status_frame(0, "running"), status_frame(1, "waiting_for_confirmation"))
+    def test_event_route_accepts_user_actions_and_refuses_agent_actions(self, api, running):
+        ingest(
+            running,
+            make_status_frame(0, "running"),
+            make_status_frame(1, "waiting_for_confirmation"),
+        )
 
         def send(action, **args):
             return api.post(
-                address(running, "/events"), {"action": action, "args": args}, format="json"
+                build_path(running, "/events"), {"action": action, "args": args}, format="json"
             )
 
         confirmed = send("change_agent_state", agent_state="user_confirmed")
-        twice = send("change_agent_state", agent_state="user_confirmed")
+        repeated = send("change_agent_state", agent_state="user_confirmed")
         stopped = send("change_agent_state", agent_state="stopped")
-        said = send("message", content="Hi", image_urls=[], file_urls=["/w/a.txt"])
+        posted = send("message", content="Hi", image_urls=[], file_urls=["/w/a.txt"])
         refused = [
             send("run", command="rm -rf /"),
             send("change_agent_state", agent_state="odd"),
             send("message", content=" "),
         ]
 
-        assert [one.status_code for one in (confirmed, twice, stopped, said)] == [
+        assert [reply.status_code for reply in (confirmed, repeated, stopped, posted)] == [
             200,
             409,
             200,
             200,
         ]
-        assert said.json() == {"success": True}
-        assert [one.status_code for one in refused] == [400, 400, 400]
-        assert queued("interrupt_agent")
+        assert posted.json() == {"success": True}
+        assert [reply.status_code for reply in refused] == [400, 400, 400]
+        assert list_queued_jobs("interrupt_agent")
         events = [
             (e.kind, json.loads(e.payload))
             for e in running.events.filter(source="user").order_by("seq")
@@ -381,15 +393,15 @@ class TestSteering:
         assert [kind for kind, _ in events] == ["UserConfirmation", "UserMessage"]
         assert events[1][1]["text"] == "Hi\n\nFiles in the workspace: /w/a.txt"
 
-    def test_a_viewer_may_watch_and_not_steer(self, alice, bob, conversation):
+    def test_viewer_reads_events_but_gets_403_for_a_message(self, alice, bob, conversation):
         services.set_visibility(conversation_id=conversation.pk, visibility="organization")
         bob.memberships.filter(organization=alice.personal_organization).update(role="viewer")
         viewer = key_client(bob, organization=alice.personal_organization)
 
-        assert viewer.get(address(conversation, "/events")).status_code == 200
+        assert viewer.get(build_path(conversation, "/events")).status_code == 200
         assert (
             viewer.post(
-                address(conversation, "/message"), {"message": "x"}, format="json"
+                build_path(conversation, "/message"), {"message": "x"}, format="json"
             ).status_code
             == 403
         )
@@ -398,7 +410,7 @@ class TestSteering:
 class TestEvents:
     @pytest.fixture
     def long(self, conversation) -> Conversation:
-        """Thirty messages of the agent, with one state between them."""
+        """A conversation with thirty agent events: number 10 is a state change, the others are messages."""
         Conversation.objects.update(epoch=1)
         news = [
             NewEvent(
@@ -417,14 +429,14 @@ class TestEvents:
         return conversation
 
     def get(self, api, conversation, query=""):
-        answer = api.get(address(conversation, f"/events?{query}"))
-        assert answer.status_code == 200, answer.json()
-        return answer.json()
+        response = api.get(build_path(conversation, f"/events?{query}"))
+        assert response.status_code == 200, response.json()
+        return response.json()
 
     def ids(self, body):
         return [event["id"] for event in body["events"]]
 
-    def test_one_event(self, api, talk):
+    def test_user_message_is_shown_in_v0_form(self, api, talk):
         event = talk.events.get()
 
         assert self.get(api, talk) == {
@@ -448,19 +460,19 @@ class TestEvents:
         }
 
     def test_pages_in_both_directions_hold_each_event_once(self, api, long, monkeypatch):
-        monkeypatch.setattr("compat.v0.event_pages.PAGE_ROWS", 4)
-        seen, start, more = [], 0, True
+        monkeypatch.setattr("compat.v0.event_pages.BATCH_ROWS", 4)
+        event_ids, start, more = [], 0, True
         while more:
             body = self.get(api, long, f"start_id={start}&limit=7")
-            seen += self.ids(body)
-            start, more = seen[-1] + 1, body["has_more"]
-        back = self.get(api, long, "reverse=true&limit=100")
+            event_ids += self.ids(body)
+            start, more = event_ids[-1] + 1, body["has_more"]
+        newest_first = self.get(api, long, "reverse=true&limit=100")
 
-        assert seen == list(range(1, 31))
-        assert self.ids(back) == list(range(30, 0, -1))
+        assert event_ids == list(range(1, 31))
+        assert self.ids(newest_first) == list(range(30, 0, -1))
 
     @pytest.mark.parametrize(
-        ("query", "found"),
+        ("query", "ids"),
         [
             ("start_id=29", [29, 30]),
             ("end_id=2", [1, 2]),
@@ -474,38 +486,43 @@ class TestEvents:
             ("reverse=true&limit=2", [30, 29]),
         ],
     )
-    def test_filters(self, api, long, query, found):
-        assert self.ids(self.get(api, long, query)) == found
+    def test_event_filters_select_matching_ids(self, api, long, query, ids):
+        assert self.ids(self.get(api, long, query)) == ids
 
-    def test_filters_in_the_body_of_the_get(self, api, long):
+    def test_event_filters_are_read_from_the_body_of_a_get(self, api, long):
         body = json.dumps({"source": "environment"})
-        answer = api.generic("GET", address(long, "/events"), body, content_type="application/json")
+        response = api.generic(
+            "GET", build_path(long, "/events"), body, content_type="application/json"
+        )
 
-        assert self.ids(answer.json()) == [10]
+        assert self.ids(response.json()) == [10]
 
     @pytest.mark.parametrize("limit", [-1, 101])
-    def test_an_odd_limit_is_400(self, api, long, limit):
-        answer = api.get(address(long, f"/events?limit={limit}"))
+    def test_limit_outside_0_to_100_is_400(self, api, long, limit):
+        response = api.get(build_path(long, f"/events?limit={limit}"))
 
-        assert (answer.status_code, answer.json()["error"]) == (400, "Invalid limit")
+        assert (response.status_code, response.json()["error"]) == (400, "Invalid limit")
 
-    def test_the_echo_of_a_message_is_not_told_twice(self, api, running):
-        said = services.post_message(
+    def test_engine_echo_of_a_sent_message_is_left_out(self, api, running):
+        message_event = services.post_message(
             conversation_id=running.pk, text="Hello", message_id=str(uuid4())
         )
         running.outgoing_messages.update(attempts=1)
         message = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
         ingest(
             running,
-            frame(0, source="user", llm_message=message),
-            frame(1, source="user", llm_message=message),
+            make_frame(0, source="user", llm_message=message),
+            make_frame(1, source="user", llm_message=message),
         )
 
         body = self.get(api, running)
 
-        assert self.ids(body) == [said.seq, said.seq + 2]  # the second is nobody's echo
+        assert self.ids(body) == [
+            message_event.seq,
+            message_event.seq + 2,
+        ]  # the second frame echoes no sent message
 
-    def test_what_no_writer_of_json_takes_is_told_all_the_same(self, api, conversation):
+    def test_event_with_lone_surrogate_and_infinite_number_is_still_shown(self, api, conversation):
         conversation.append(
             NewEvent(
                 event_id="e",
@@ -518,27 +535,27 @@ class TestEvents:
 
         assert body["events"][0]["message"] == "\ud800\0"
 
-    def test_trajectory(self, api, long):
-        answer = api.get(address(long, "/trajectory"))
+    def test_trajectory_holds_every_event_in_order(self, api, long):
+        response = api.get(build_path(long, "/trajectory"))
 
-        body = json.loads(b"".join(answer))
+        body = json.loads(b"".join(response))
         assert [event["id"] for event in body["trajectory"]] == list(range(1, 31))
 
-    def test_remember_prompt(self, api, long):
-        answer = api.get(address(long, "/remember-prompt?event_id=2"))
+    def test_remember_prompt_ends_with_the_conversation_up_to_the_event(self, api, long):
+        response = api.get(build_path(long, "/remember-prompt?event_id=2"))
 
-        body = answer.json()
-        assert (answer.status_code, body["status"]) == (200, "success")
+        body = response.json()
+        assert (response.status_code, body["status"]) == (200, "success")
         assert body["prompt"].endswith("The agent said: number 1\nThe agent said: number 2")
-        assert api.get(address(long, "/remember-prompt")).status_code == 422
+        assert api.get(build_path(long, "/remember-prompt")).status_code == 422
 
 
-class TestPlace:
-    def test_honest_answers(self, api, conversation):
+class TestSandboxRoutes:
+    def test_sandbox_routes_without_data_return_empty_bodies(self, api, conversation):
         def get(name):
-            answer = api.get(address(conversation, f"/{name}"))
-            assert answer.status_code == 200
-            return answer.json()
+            response = api.get(build_path(conversation, f"/{name}"))
+            assert response.status_code == 200
+            return response.json()
 
         assert get("config") == {
             "runtime_id": conversation.sandbox_id.hex,
@@ -547,10 +564,10 @@ class TestPlace:
         assert get("vscode-url") == {"vscode_url": None}
         assert get("web-hosts") == {"hosts": {}}
         assert get("microagents") == {"microagents": []}
-        written = api.post(address(conversation, "/exp-config"), {"config": {}}, format="json")
+        written = api.post(build_path(conversation, "/exp-config"), {"config": {}}, format="json")
         assert (written.status_code, written.json()) == (200, False)
 
-    def test_files_need_a_running_sandbox(self, api, conversation):
+    def test_file_routes_without_a_running_sandbox_are_409(self, api, conversation):
         for name in (
             "list-files",
             "select-file?file=a",
@@ -558,10 +575,15 @@ class TestPlace:
             "git/changes",
             "git/diff?path=a",
         ):
-            answer = api.get(address(conversation, f"/{name}"))
-            assert (answer.status_code, answer.json()["code"]) == (409, "sandbox-not-running"), name
+            response = api.get(build_path(conversation, f"/{name}"))
+            assert (response.status_code, response.json()["code"]) == (
+                409,
+                "sandbox-not-running",
+            ), name
 
-    def test_upload_says_what_it_skipped(self, api, running, monkeypatch, settings):
+    def test_upload_lists_stored_and_skipped_files_with_reasons(
+        self, api, running, monkeypatch, settings
+    ):
         settings.UPLOAD_MAX_BYTES = 5
         written = {}
 
@@ -574,11 +596,13 @@ class TestPlace:
             SimpleUploadedFile(name, body)
             for name, body in (("a.bin", b"\xff\0"), ("b.txt", b"123456"), ("...", b"x"))
         ]
-        answer = api.post(address(running, "/upload-files"), {"files": files}, format="multipart")
+        response = api.post(
+            build_path(running, "/upload-files"), {"files": files}, format="multipart"
+        )
 
-        body = answer.json()
-        assert answer.status_code == 200, body
-        assert [one.rpartition("/")[2] for one in body["uploaded_files"]] == ["a.bin"]
+        body = response.json()
+        assert response.status_code == 200, body
+        assert [path.rpartition("/")[2] for path in body["uploaded_files"]] == ["a.bin"]
         assert {"name": "b.txt", "reason": "A file may have at most 5 bytes."} in body[
             "skipped_files"
         ]
@@ -586,8 +610,8 @@ class TestPlace:
 
 
 class TestFeedback:
-    def test_of_an_event(self, api, running):
-        ingest(running, frame(0), frame(1))
+    def test_event_rating_is_stored_and_listed_in_the_batch(self, api, running):
+        ingest(running, make_frame(0), make_frame(1))
         body = {
             "conversation_id": running.pk.hex,
             "event_id": 1,
@@ -596,17 +620,17 @@ class TestFeedback:
             "metadata": {"a": 1},
         }
 
-        given = api.post("/feedback/conversation", body, format="json")
+        response = api.post("/feedback/conversation", body, format="json")
         batch = api.get(f"/feedback/conversation/{running.pk.hex}/batch")
 
-        assert (given.status_code, given.json()["status"]) == (201, "success")
+        assert (response.status_code, response.json()["status"]) == (201, "success")
         assert batch.json() == {
             "1": {"exists": True, "rating": 4, "reason": "good"},
             "2": {"exists": False},
         }
         assert running.feedback.get().metadata == {"a": 1}
 
-    def test_of_a_conversation(self, api, talk):
+    def test_negative_feedback_on_a_conversation_is_stored_as_rating_1(self, api, talk):
         body = {
             "email": "",
             "version": "1.0",
@@ -614,19 +638,19 @@ class TestFeedback:
             "polarity": "negative",
             "feedback": "No.",
         }
-        answer = api.post(address(talk, "/submit-feedback"), body, format="json")
+        response = api.post(build_path(talk, "/submit-feedback"), body, format="json")
 
-        kept = talk.feedback.get()
-        assert answer.json() == {
+        feedback = talk.feedback.get()
+        assert response.json() == {
             "body": {
                 "message": "Thanks for your feedback.",
-                "feedback_id": str(kept.pk),
+                "feedback_id": str(feedback.pk),
                 "password": "",
             }
         }
-        assert (kept.rating, kept.reason) == (1, "No.")
+        assert (feedback.rating, feedback.reason) == (1, "No.")
 
-    def test_needs_somebody_who_may_see_it(self, client, charlie, talk):
+    def test_feedback_is_401_for_anonymous_and_404_for_other_users(self, client, charlie, talk):
         body = {"conversation_id": talk.pk.hex, "rating": 1}
 
         assert (

@@ -1,4 +1,4 @@
-"""Every kind of the engine's events in V0's words, one by one, by full bodies; and whatever else may come."""
+"""Translation of the engine's events to V0: the full V0 event of every kind, and hostile input."""
 
 import json
 
@@ -24,37 +24,37 @@ RESULT_METADATA = {
 }
 
 
-def entry(kind, source="agent", *, seq=7, event_id="e7", **value):
+def make_entry(kind, source="agent", *, seq=7, event_id="e7", **value):
     return Entry(seq, event_id, kind, source, value, AT)
 
 
-def told(kind, source="agent", links=None, **value):
-    return translation.translate_event(entry(kind, source, **value), links or Links())
+def translate(kind, source="agent", links=None, **value):
+    return translation.translate_event(make_entry(kind, source, **value), links or Links())
 
 
-def base(source, message, **more):
+def v0_event(source, message, **more):
     return {"id": 7, "timestamp": AT, "source": source, "message": message} | more
 
 
-def action(kind, **fields):
-    """An ActionEvent's V0 action: its name and args."""
+def translate_action(kind, **fields):
+    """Return the V0 event of an ``ActionEvent`` with an action of this kind."""
     thought = [{"type": "text", "text": "First"}, {"type": "text", "text": "then"}]
     value = {
         "action": {"kind": kind} | fields,
         "thought": thought,
         "security_risk": "MEDIUM",
     } | CALL
-    return told("ActionEvent", **value)
+    return translate("ActionEvent", **value)
 
 
-def observation(kind, asked=None, tool="terminal", **fields):
-    """An ObservationEvent's V0 observation, answering the action at seq 5."""
-    links = Links(actions={"a5": {"action": asked or {}}}, seqs={"a5": 5})
+def translate_observation(kind, request=None, tool="terminal", **fields):
+    """Return the V0 event of an ``ObservationEvent`` that belongs to the action at ``seq`` 5."""
+    links = Links(actions={"a5": {"action": request or {}}}, seqs={"a5": 5})
     value = {"observation": {"kind": kind} | fields, "action_id": "a5", "tool_call_id": "call_1"}
-    return told("ObservationEvent", "environment", links, tool_name=tool, **value)
+    return translate("ObservationEvent", "environment", links, tool_name=tool, **value)
 
 
-def text(*parts):
+def text_parts(*parts):
     return [{"type": "text", "text": part} for part in parts]
 
 
@@ -71,38 +71,40 @@ def message_args(content, images=(), *, waits=False):
     }
 
 
-def test_our_message():
-    found = told("UserMessage", "user", text="Hello", images=["data:image/png;base64,AA"])
+def test_user_message_becomes_a_message_action():
+    event = translate("UserMessage", "user", text="Hello", images=["data:image/png;base64,AA"])
 
-    assert found == base(
+    assert event == v0_event(
         "user", "Hello", action="message", args=message_args("Hello", ["data:image/png;base64,AA"])
     )
 
 
-def test_its_echo_is_the_same_message_and_comes_once():
+def test_echo_of_a_sent_message_is_dropped_and_another_user_message_is_kept():
     links = Links(echoes={"e7"})
-    message = {"llm_message": {"role": "user", "content": text("Hello")}}
+    message = {"llm_message": {"role": "user", "content": text_parts("Hello")}}
 
-    assert told("MessageEvent", "user", links, **message) is None
-    assert told("MessageEvent", "user", **message) == base(
+    assert translate("MessageEvent", "user", links, **message) is None
+    assert translate("MessageEvent", "user", **message) == v0_event(
         "user", "Hello", action="message", args=message_args("Hello")
     )
 
 
-def test_the_agents_message():
-    content = [*text("One", "Two"), {"type": "image", "image_urls": ["https://x/y.png"]}]
-    found = told("MessageEvent", llm_message={"role": "assistant", "content": content})
+def test_agent_message_joins_text_parts_and_waits_for_a_response():
+    content = [*text_parts("One", "Two"), {"type": "image", "image_urls": ["https://x/y.png"]}]
+    event = translate("MessageEvent", llm_message={"role": "assistant", "content": content})
 
     args = message_args("One\nTwo", ["https://x/y.png"], waits=True)
-    assert found == base("agent", "One\nTwo", action="message", args=args)
+    assert event == v0_event("agent", "One\nTwo", action="message", args=args)
 
 
-def test_the_system_prompt():
-    found = told("SystemPromptEvent", system_prompt={"text": "Be good"}, tools=[{"title": "t"}])
+def test_system_prompt_becomes_a_system_action():
+    event = translate(
+        "SystemPromptEvent", system_prompt={"text": "Be good"}, tools=[{"title": "t"}]
+    )
 
     args = {"content": "Be good", "tools": [{"title": "t"}]}
     none = {"openhands_version": None, "agent_class": None}
-    assert found == base("agent", "Be good", action="system", args=args | none)
+    assert event == v0_event("agent", "Be good", action="system", args=args | none)
 
 
 # --- Actions ----------------------------------------------------------------------
@@ -113,8 +115,8 @@ EDIT = {"start": 1, "end": -1, "content": "", "impl_source": "oh_aci", "insert_l
 
 
 @pytest.mark.parametrize("kind", ["TerminalAction", "ExecuteBashAction"])
-def test_a_command(kind):
-    found = action(kind, command="ls", is_input=True, timeout=5.0)
+def test_terminal_action_becomes_a_run_action(kind):
+    event = translate_action(kind, command="ls", is_input=True, timeout=5.0)
 
     args = {
         "command": "ls",
@@ -125,7 +127,7 @@ def test_a_command(kind):
         "hidden": False,
         "confirmation_state": "confirmed",
     }
-    assert found == base(
+    assert event == v0_event(
         "agent", "Runs: ls", action="run", args=RISKY | args, timeout=5.0, **METADATA
     )
 
@@ -258,35 +260,37 @@ ACTIONS = {
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_an_action(name):
+def test_action_event_becomes_its_v0_action(name):
     fields, (action_name, message), args = ACTIONS[name]
 
-    found = action(name.partition(" ")[0], **fields)
+    event = translate_action(name.partition(" ")[0], **fields)
 
-    assert found == base("agent", message, action=action_name, args=args, **METADATA)
+    assert event == v0_event("agent", message, action=action_name, args=args, **METADATA)
 
 
-def test_every_action_of_the_table_is_tested():
+def test_every_action_kind_of_the_table_has_a_case():
     tried = {name.partition(" ")[0] for name in ACTIONS} | {"TerminalAction", "ExecuteBashAction"}
 
     assert set(actions.ACTIONS) <= tried
 
 
-def test_an_action_without_thought_or_body():
-    """The engine could not read the model's call: the call is shown, its error follows."""
-    found = told("ActionEvent", **CALL)
+def test_unreadable_tool_call_becomes_an_mcp_action_without_arguments():
+    """The engine could not parse the model's call. It logs the call and then an error event."""
+    event = translate("ActionEvent", **CALL)
 
     args = {"thought": "", "security_risk": -1, "name": "terminal", "arguments": {}}
-    assert found == base("agent", "Calls terminal", action="call_tool_mcp", args=args, **METADATA)
+    assert event == v0_event(
+        "agent", "Calls terminal", action="call_tool_mcp", args=args, **METADATA
+    )
 
 
 # --- Observations -----------------------------------------------------------------
 
 
-def test_a_commands_output():
-    found = observation(
+def test_terminal_observation_becomes_a_run_observation():
+    event = translate_observation(
         "TerminalObservation",
-        content=text("hello"),
+        content=text_parts("hello"),
         command="echo hello",
         exit_code=0,
         is_error=False,
@@ -309,7 +313,7 @@ def test_a_commands_output():
         "prefix": "",
         "suffix": "",
     }
-    assert found == base(
+    assert event == v0_event(
         "agent",
         "Ran: echo hello (exit 0)",
         observation="run",
@@ -321,20 +325,22 @@ def test_a_commands_output():
     )
 
 
-def test_a_command_without_metadata_and_with_a_null_exit_code():
-    found = observation("ExecuteBashObservation", {"command": "ls"}, output="x", exit_code=None)
+def test_terminal_observation_without_exit_code_shows_minus_one_and_no_success():
+    event = translate_observation(
+        "ExecuteBashObservation", {"command": "ls"}, output="x", exit_code=None
+    )
 
-    assert found["extras"]["metadata"]["exit_code"] == -1
-    assert (found["extras"]["command"], found["content"], found["success"]) == ("ls", "x", False)
+    assert event["extras"]["metadata"]["exit_code"] == -1
+    assert (event["extras"]["command"], event["content"], event["success"]) == ("ls", "x", False)
 
 
-def test_a_long_output_is_cut_in_its_middle():
+def test_long_output_is_cut_in_the_middle():
     output = "a" * 40_000 + "b" * 40_000
-    found = observation("TerminalObservation", content=text(output))["content"]
+    content = translate_observation("TerminalObservation", content=text_parts(output))["content"]
 
-    assert len(found) <= 30_000
-    assert (found[:3], found[-3:]) == ("aaa", "bbb")
-    assert "characters left out" in found
+    assert len(content) <= 30_000
+    assert (content[:3], content[-3:]) == ("aaa", "bbb")
+    assert "characters left out" in content
 
 
 DIFF = "--- a.txt\n+++ a.txt\n@@ -1 +1 @@\n-old\n+new"
@@ -357,7 +363,7 @@ OBSERVATIONS = {
             "prev_exist": True,
             "old_content": "old",
             "new_content": "new",
-            "content": text("ok"),
+            "content": text_parts("ok"),
         },
         {},
         ("edit", "Edited /w/a.txt", "ok"),
@@ -390,19 +396,24 @@ OBSERVATIONS = {
         },
     ),
     "PlanningFileEditorObservation view": (
-        {"command": "view", "path": "b", "content": text("1 n")},
+        {"command": "view", "path": "b", "content": text_parts("1 n")},
         {},
         ("read", "Read b", "1 n"),
         {"path": "b", "impl_source": "oh_aci"},
     ),
     "FileEditorObservation error": (
-        {"command": "str_replace", "path": "b", "is_error": True, "content": text("no match")},
+        {
+            "command": "str_replace",
+            "path": "b",
+            "is_error": True,
+            "content": text_parts("no match"),
+        },
         {},
         ("error", "no match", "no match"),
         {"error_id": ""},
     ),
     "EditObservation": (
-        {"content": text("ok"), "old_content": "", "new_content": ""},
+        {"content": text_parts("ok"), "old_content": "", "new_content": ""},
         {"file_path": "c"},
         ("edit", "Edited c", "ok"),
         {
@@ -415,19 +426,19 @@ OBSERVATIONS = {
         },
     ),
     "ReadFileObservation": (
-        {"content": text("text")},
+        {"content": text_parts("text")},
         {"file_path": "c"},
         ("read", "Read c", "text"),
         {"path": "c", "impl_source": "oh_aci"},
     ),
     "WriteFileObservation": (
-        {"content": text("ok"), "file_path": "c"},
+        {"content": text_parts("ok"), "file_path": "c"},
         {},
         ("write", "Wrote c", "ok"),
         {"path": "c"},
     ),
     "TaskTrackerObservation": (
-        {"content": text("1 task"), "command": "view", "task_list": [{"title": "A"}]},
+        {"content": text_parts("1 task"), "command": "view", "task_list": [{"title": "A"}]},
         {},
         ("task_tracking", "The tasks", "1 task"),
         {
@@ -435,15 +446,15 @@ OBSERVATIONS = {
             "task_list": [{"id": "1", "title": "A", "notes": "", "status": "todo"}],
         },
     ),
-    "ThinkObservation": ({"content": text("ok")}, {}, ("think", "Noted.", "ok"), {}),
+    "ThinkObservation": ({"content": text_parts("ok")}, {}, ("think", "Noted.", "ok"), {}),
     "MCPToolObservation": (
-        {"content": text("answer"), "tool_name": "search"},
+        {"content": text_parts("answer"), "tool_name": "search"},
         {"data": {"q": "x"}},
         ("mcp", "search answered", "answer"),
         {"name": "search", "arguments": {"q": "x"}},
     ),
     "BrowserObservation": (
-        {"content": text("Page"), "screenshot_data": "AAAA"},
+        {"content": text_parts("Page"), "screenshot_data": "AAAA"},
         {"kind": "BrowserNavigateAction", "url": "https://e.com"},
         ("browse", "Saw https://e.com", "Page"),
         BROWSED
@@ -458,7 +469,7 @@ OBSERVATIONS = {
         },
     ),
     "BrowserObservation failed": (
-        {"content": text("no such element"), "is_error": True},
+        {"content": text_parts("no such element"), "is_error": True},
         {"kind": "BrowserClickAction", "index": 1},
         ("browse", "Saw the page", "no such element"),
         BROWSED
@@ -473,7 +484,7 @@ OBSERVATIONS = {
         },
     ),
     "DelegateObservation": (
-        {"content": text("done")},
+        {"content": text_parts("done")},
         {},
         ("delegate", "The other agent answered", "done"),
         {"outputs": {"content": "done"}},
@@ -485,7 +496,7 @@ OBSERVATIONS = {
         {"outputs": {"content": "done"}},
     ),
     "SomethingNewObservation": (
-        {"content": text("done")},
+        {"content": text_parts("done")},
         {"kind": "SomethingNewAction", "a": 1},
         ("mcp", "terminal answered", "done"),
         {"name": "terminal", "arguments": {"a": 1}},
@@ -494,43 +505,43 @@ OBSERVATIONS = {
 
 
 @pytest.mark.parametrize("name", OBSERVATIONS)
-def test_an_observation(name):
-    fields, asked, (observed, message, content), extras = OBSERVATIONS[name]
+def test_observation_event_becomes_its_v0_observation(name):
+    fields, request, (observed, message, content), extras = OBSERVATIONS[name]
 
-    found = observation(name.partition(" ")[0], asked, **fields)
+    event = translate_observation(name.partition(" ")[0], request, **fields)
 
     shape = {"observation": observed, "content": content, "extras": extras, "cause": 5}
-    assert found == base("agent", message, **shape, **RESULT_METADATA)
+    assert event == v0_event("agent", message, **shape, **RESULT_METADATA)
 
 
-def test_every_observation_of_the_table_is_tested():
+def test_every_observation_kind_of_the_table_has_a_case():
     tried = {name.partition(" ")[0] for name in OBSERVATIONS}
 
     assert set(actions.OBSERVATIONS) <= tried | {"TerminalObservation", "ExecuteBashObservation"}
 
 
-def test_the_agents_own_finish_has_no_observation():
-    assert observation("FinishObservation", message="Done") is None
+def test_finish_observation_is_dropped():
+    assert translate_observation("FinishObservation", message="Done") is None
 
 
-def test_an_observation_of_an_unknown_action_has_no_cause():
-    found = told("ObservationEvent", "environment", observation={"kind": "ThinkObservation"})
+def test_observation_of_an_unknown_action_has_no_cause():
+    event = translate("ObservationEvent", "environment", observation={"kind": "ThinkObservation"})
 
-    assert found == base("agent", "Noted.", observation="think", content="", extras={})
+    assert event == v0_event("agent", "Noted.", observation="think", content="", extras={})
 
 
-def test_texts_too_long_to_compare_have_no_diff():
+def test_diff_of_very_long_texts_is_empty():
     assert actions.make_diff("a", "x\n" * 100_000, "y\n" * 100_000) == ""
 
 
-def test_a_rejection():
+def test_rejection_becomes_a_user_rejected_observation():
     links = Links(seqs={"a5": 5})
-    found = told(
+    event = translate(
         "UserRejectObservation", "environment", links, action_id="a5", rejection_reason="no", **CALL
     )
 
     shape = {"observation": "user_rejected", "content": "no", "extras": {}, "cause": 5}
-    assert found == base("user", "no", **shape, **METADATA)
+    assert event == v0_event("user", "no", **shape, **METADATA)
 
 
 # --- States, errors and the rest -----------------------------------------------------
@@ -549,13 +560,13 @@ STATES = {
 
 @pytest.mark.parametrize("key", ["execution_status", "full_state"])
 @pytest.mark.parametrize("status", STATES)
-def test_a_state(status, key):
+def test_execution_status_becomes_an_agent_state(status, key):
     value = status if key == "execution_status" else {"execution_status": status}
-    found = told("ConversationStateUpdateEvent", "environment", key=key, value=value)
+    event = translate("ConversationStateUpdateEvent", "environment", key=key, value=value)
 
     extras = {"agent_state": STATES[status], "reason": translation.REASONS.get(status, "")}
     shape = {"observation": "agent_state_changed", "content": "", "extras": extras}
-    assert found == base("environment", "", **shape)
+    assert event == v0_event("environment", "", **shape)
 
 
 @pytest.mark.parametrize(
@@ -568,11 +579,11 @@ def test_a_state(status, key):
         (None, 1),
     ],
 )
-def test_other_updates_are_no_states(key, value):
-    assert told("ConversationStateUpdateEvent", "environment", key=key, value=value) is None
+def test_update_without_a_known_status_is_dropped(key, value):
+    assert translate("ConversationStateUpdateEvent", "environment", key=key, value=value) is None
 
 
-def test_running_totals_come_with_what_the_agent_does_next():
+def test_usage_totals_are_added_to_the_next_action():
     links = Links()
     use = {
         "model_name": "m",
@@ -587,11 +598,12 @@ def test_running_totals_come_with_what_the_agent_does_next():
     uses = {"usage_to_metrics": {"agent": use, "condenser": use}}
 
     assert (
-        told("ConversationStateUpdateEvent", "environment", links, key="stats", value=uses) is None
+        translate("ConversationStateUpdateEvent", "environment", links, key="stats", value=uses)
+        is None
     )
-    found = told("ActionEvent", "agent", links, action={"kind": "ThinkAction", "thought": "x"})
+    event = translate("ActionEvent", "agent", links, action={"kind": "ThinkAction", "thought": "x"})
 
-    assert found["llm_metrics"] == {
+    assert event["llm_metrics"] == {
         "accumulated_cost": 1.0,
         "max_budget_per_task": None,
         "accumulated_token_usage": {
@@ -610,9 +622,9 @@ def test_running_totals_come_with_what_the_agent_does_next():
     }
 
 
-def error_of(source, content, error_id="", **more):
+def error_event(source, content, error_id="", **more):
     shape = {"observation": "error", "content": content, "extras": {"error_id": error_id}}
-    return base(source, content, **shape, **more)
+    return v0_event(source, content, **shape, **more)
 
 
 @pytest.mark.parametrize(
@@ -628,32 +640,32 @@ def error_of(source, content, error_id="", **more):
         ("MaxIterationsReached", "500", "STATUS$ERROR"),
     ],
 )
-def test_the_end_of_a_run(code, detail, status):
-    found = told("ConversationErrorEvent", "environment", code=code, detail=detail)
+def test_conversation_error_becomes_an_error_with_its_v0_status(code, detail, status):
+    event = translate("ConversationErrorEvent", "environment", code=code, detail=detail)
 
-    assert found == error_of("environment", detail, status)
+    assert event == error_event("environment", detail, status)
 
 
 OTHERS = {
     "AgentErrorEvent": (
         "agent",
         {"error": "no such tool"} | CALL,
-        error_of("agent", "no such tool", **METADATA),
+        error_event("agent", "no such tool", **METADATA),
     ),
     "ServerErrorEvent": (
         "environment",
         {"code": "Odd", "detail": ""},
-        error_of("environment", "Odd", "STATUS$ERROR"),
+        error_event("environment", "Odd", "STATUS$ERROR"),
     ),
     "SandboxNotice": (
         "server",
         {"code": "engine_stopped", "message": "It stopped.", "detail": "exit 1"},
-        error_of("environment", "It stopped.\nexit 1", "STATUS$ERROR_RUNTIME_DISCONNECTED"),
+        error_event("environment", "It stopped.\nexit 1", "STATUS$ERROR_RUNTIME_DISCONNECTED"),
     ),
     "UserConfirmation": (
         "user",
         {"accept": True, "reason": ""},
-        base(
+        v0_event(
             "user",
             "",
             action="change_agent_state",
@@ -663,36 +675,36 @@ OTHERS = {
     "PauseEvent": (
         "user",
         {},
-        base(
+        v0_event(
             "user", "", action="change_agent_state", args={"agent_state": "paused", "thought": ""}
         ),
     ),
     "InterruptEvent": (
         "user",
         {},
-        base(
+        v0_event(
             "user", "", action="change_agent_state", args={"agent_state": "paused", "thought": ""}
         ),
     ),
     "CondensationRequest": (
         "environment",
         {},
-        base("environment", "", action="condensation_request", args={}),
+        v0_event("environment", "", action="condensation_request", args={}),
     ),
     "CondensationSummaryEvent": (
         "environment",
         {"summary": "short"},
-        base("environment", "", observation="condense", content="short", extras={}),
+        v0_event("environment", "", observation="condense", content="short", extras={}),
     ),
     "HookExecutionEvent": (
         "hook",
         {"success": False, "hook_event_type": "PreToolUse", "stderr": "denied"},
-        error_of("environment", "A hook (PreToolUse) failed: denied"),
+        error_event("environment", "A hook (PreToolUse) failed: denied"),
     ),
     "ACPToolCallEvent": (
         "agent",
         {"title": "Read", "raw_input": {"p": 1}, "content": "seen"},
-        base(
+        v0_event(
             "agent",
             "Read",
             observation="mcp",
@@ -707,33 +719,33 @@ OTHERS = {
     "SomethingNewEvent": (
         "agent",
         {"a": 1},
-        base("environment", "", observation="null", content="SomethingNewEvent", extras={}),
+        v0_event("environment", "", observation="null", content="SomethingNewEvent", extras={}),
     ),
     "Unparseable": (
         "unknown",
         {"raw_base64": "AA=="},
-        base("environment", "", observation="null", content="Unparseable", extras={}),
+        v0_event("environment", "", observation="null", content="Unparseable", extras={}),
     ),
 }
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_another_kind(kind):
-    source, value, wanted = OTHERS[kind]
+def test_event_of_another_kind_becomes_its_v0_event(kind):
+    source, value, event = OTHERS[kind]
 
-    assert told(kind, source, **value) == wanted
+    assert translate(kind, source, **value) == event
 
 
-def test_a_refusal_and_a_silent_hook():
-    refused = told("UserConfirmation", "user", accept=False, reason="not that one")
+def test_refused_confirmation_keeps_its_reason_and_successful_hook_is_dropped():
+    refused = translate("UserConfirmation", "user", accept=False, reason="not that one")
 
     assert refused["args"] == {"agent_state": "user_rejected", "thought": "not that one"}
-    assert told("HookExecutionEvent", "hook", success=True) is None
+    assert translate("HookExecutionEvent", "hook", success=True) is None
 
 
-def test_a_condensation_names_places_in_the_log():
+def test_condensation_lists_the_ids_of_forgotten_events():
     links = Links(seqs={"a": 3, "b": 2})
-    found = told(
+    event = translate(
         "Condensation",
         "environment",
         links,
@@ -748,10 +760,10 @@ def test_a_condensation_names_places_in_the_log():
         "forgotten_events_end_id": None,
     }
     summary = {"summary": "s", "summary_offset": 2}
-    assert found == base("agent", "s", action="condensation", args=args | summary)
+    assert event == v0_event("agent", "s", action="condensation", args=args | summary)
 
 
-def test_every_kind_of_the_table_is_tested():
+def test_every_event_kind_of_the_table_has_a_case():
     elsewhere = {
         *("UserMessage", "SystemPromptEvent", "MessageEvent", "ActionEvent", "ObservationEvent"),
         *(
@@ -767,7 +779,7 @@ def test_every_kind_of_the_table_is_tested():
 
 # --- Hostile input ------------------------------------------------------------------
 
-ODD = [
+UNEXPECTED = [
     None,
     0,
     -1,
@@ -840,36 +852,44 @@ INNER = (
 
 
 @pytest.mark.parametrize("kind", [*translation.KINDS, "SomethingNewEvent"])
-def test_no_field_of_another_type_breaks_a_kind(kind):
-    for odd in ODD:
+def test_field_of_an_unexpected_type_still_translates_to_json(kind):
+    for unexpected in UNEXPECTED:
         for name in FIELDS:
-            json.dumps(told(kind, "user", **{name: odd}), allow_nan=False)
+            json.dumps(translate(kind, "user", **{name: unexpected}), allow_nan=False)
         for key in ("stats", "full_state", "execution_status"):
-            json.dumps(told(kind, "environment", key=key, value=odd))
+            json.dumps(translate(kind, "environment", key=key, value=unexpected))
             json.dumps(
-                told(kind, "environment", key=key, value={"usage_to_metrics": odd, "stats": odd})
+                translate(
+                    kind,
+                    "environment",
+                    key=key,
+                    value={"usage_to_metrics": unexpected, "stats": unexpected},
+                )
             )
             use = {
                 "usage_to_metrics": {
-                    "agent": odd,
-                    "x": {"accumulated_token_usage": odd, "accumulated_cost": odd},
+                    "agent": unexpected,
+                    "x": {"accumulated_token_usage": unexpected, "accumulated_cost": unexpected},
                 }
             }
-            json.dumps(told(kind, "environment", key=key, value=use))
+            json.dumps(translate(kind, "environment", key=key, value=use))
 
 
 @pytest.mark.parametrize("kind", [*actions.ACTIONS, *actions.OBSERVATIONS, "BrowserX", "Odd"])
-def test_no_inner_field_of_another_type_breaks_a_tool(kind):
-    for odd in ODD:
+def test_tool_field_of_an_unexpected_type_still_translates_to_json(kind):
+    for unexpected in UNEXPECTED:
         for name in INNER:
-            json.dumps(action(kind, **{name: odd}), allow_nan=False)
-            json.dumps(observation(kind, {name: odd}, **{name: odd}), allow_nan=False)
+            json.dumps(translate_action(kind, **{name: unexpected}), allow_nan=False)
+            json.dumps(
+                translate_observation(kind, {name: unexpected}, **{name: unexpected}),
+                allow_nan=False,
+            )
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_hostile_payloads_become_json_that_any_client_reads(name):
+def test_hostile_payload_translates_to_strict_json(name):
     raw = EVENTS[name].decode("utf-8", "replace")
     for kind in ("MessageEvent", "ActionEvent", "SomethingNewEvent"):
-        found = translation.translate_event(Entry(1, "e", kind, "user", loads(raw), AT), Links())
+        event = translation.translate_event(Entry(1, "e", kind, "user", loads(raw), AT), Links())
 
-        json.loads(json.dumps(found, allow_nan=False))
+        json.loads(json.dumps(event, allow_nan=False))

@@ -1,5 +1,6 @@
-"""The V1 protocol's REST, field for field and status for status."""
+"""The REST routes of the V1 protocol: status codes and full bodies."""
 
+import json
 from uuid import uuid4
 
 import pytest
@@ -8,23 +9,23 @@ from rest_framework.test import APIClient
 from conversations import services
 from conversations.models import Conversation
 from tests.conftest import key_client
-from tests.conversations.conftest import frame, ingest, queued, status_frame
+from tests.conversations.conftest import ingest, list_queued_jobs, make_frame, make_status_frame
 
 URL = "/api/v1/app-conversations"
 
 
-def time(moment):
+def format_time(moment):
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def with_key(conversation, user):
-    """A client that has the conversation's key and nothing else."""
+def create_key_client(conversation, user):
+    """Return a client with a user's key to this conversation as its only credential."""
     key = services.conversation_key(conversation=conversation, user=user)
     return APIClient(headers={"X-Session-API-Key": key})
 
 
-def app_conversation(row, key, **changes):
-    """The whole record of a conversation that is up and was not talked to."""
+def serialize_conversation(row, key, **changes):
+    """Return the V1 record of a running conversation without messages, with ``changes`` applied."""
     return {
         "id": row.pk.hex,
         "created_by_user_id": str(row.created_by_id),
@@ -54,8 +55,8 @@ def app_conversation(row, key, **changes):
         },
         "parent_conversation_id": None,
         "sub_conversation_ids": [],
-        "created_at": time(row.created_at),
-        "updated_at": time(row.updated_at),
+        "created_at": format_time(row.created_at),
+        "updated_at": format_time(row.updated_at),
         "sandbox_status": "RUNNING",
         "execution_status": "idle",
         "conversation_url": f"http://testserver/api/conversations/{row.pk.hex}",
@@ -89,30 +90,30 @@ def serialize_start_task(row, **changes):
             "parent_conversation_id": None,
             "agent_type": "default",
         },
-        "created_at": time(start.created_at),
-        "updated_at": time(start.updated_at),
+        "created_at": format_time(start.created_at),
+        "updated_at": format_time(start.updated_at),
     } | changes
 
 
 class TestAppConversations:
-    def test_by_ids_in_their_order_null_for_what_is_missing(self, running, alice):
-        client = with_key(running, alice)
+    def test_lookup_keeps_the_order_of_ids_with_null_for_unknown_ids(self, running, alice):
+        client = create_key_client(running, alice)
 
-        answer = client.get(f"{URL}?ids={uuid4()}&ids={running.pk}&ids={running.pk.hex}")
+        response = client.get(f"{URL}?ids={uuid4()}&ids={running.pk}&ids={running.pk.hex}")
 
         key = services.conversation_key(conversation=running, user=alice)
-        whole = app_conversation(running, key)
-        assert answer.json() == [None, whole, whole]
+        whole = serialize_conversation(running, key)
+        assert response.json() == [None, whole, whole]
 
-    def test_search_pages_without_gaps_and_count_agrees(self, api, alice):
-        made = [services.create_conversation(user=alice, title=f"no {n}") for n in range(5)]
-        child = services.create_conversation(user=alice, title="child", parent=made[0])
+    def test_search_pages_hold_every_conversation_and_match_the_count(self, api, alice):
+        rows = [services.create_conversation(user=alice, title=f"no {n}") for n in range(5)]
+        child = services.create_conversation(user=alice, title="child", parent=rows[0])
 
         first = api.get(f"{URL}/search?limit=3").json()
         rest = api.get(f"{URL}/search?limit=3&page_id={first['next_page_id']}").json()
 
-        found = [item["id"] for item in first["items"] + rest["items"]]
-        assert found == [row.pk.hex for row in reversed(made)]
+        ids = [item["id"] for item in first["items"] + rest["items"]]
+        assert ids == [row.pk.hex for row in reversed(rows)]
         assert rest["next_page_id"] is None
         assert rest["items"][-1]["sub_conversation_ids"] == [child.pk.hex]
         assert api.get(f"{URL}/count").json() == 5
@@ -121,56 +122,56 @@ class TestAppConversations:
         assert api.get(f"{URL}/count?title__contains=%25").json() == 0
 
     @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "page_id=nonsense"])
-    def test_bad_pages_are_422(self, api, query):
-        answer = api.get(f"{URL}/search?{query}")
+    def test_invalid_page_query_is_422(self, api, query):
+        response = api.get(f"{URL}/search?{query}")
 
-        assert answer.status_code == 422
-        assert answer.json()["error"]
+        assert response.status_code == 422
+        assert response.json()["error"]
 
     @pytest.mark.parametrize(
         "query", ["", "?ids=x", "?" + "&".join(f"ids={uuid4()}" for _ in range(101))]
     )
-    def test_bad_ids_are_422(self, api, query):
+    def test_invalid_ids_query_is_422(self, api, query):
         assert api.get(URL + query).status_code == 422
 
-    def test_strangers_find_nothing(self, conversation, charlie):
+    def test_other_user_gets_null_and_an_empty_page(self, conversation, charlie):
         client = key_client(charlie)
 
         assert client.get(f"{URL}?ids={conversation.pk}").json() == [None]
         assert client.get(f"{URL}/search").json() == {"items": [], "next_page_id": None}
 
-    def test_a_key_finds_its_conversation_only(self, conversation, alice):
+    def test_conversation_key_finds_its_own_conversation_only(self, conversation, alice):
         other = services.create_conversation(user=alice)
-        client = with_key(conversation, alice)
+        client = create_key_client(conversation, alice)
 
         assert client.get(f"{URL}?ids={other.pk}").json() == [None]
-        found = client.get(f"{URL}/search").json()["items"]
-        assert [item["id"] for item in found] == [conversation.pk.hex]
+        items = client.get(f"{URL}/search").json()["items"]
+        assert [item["id"] for item in items] == [conversation.pk.hex]
         assert client.post(URL, {}, format="json").status_code == 403
 
 
 class TestStart:
-    def test_a_start_is_told_and_polled(self, api, sandboxes):
+    def test_start_returns_a_start_task_that_becomes_ready(self, api, sandboxes):
         body = {
             "parent_conversation_id": None,
             "initial_message": {"role": "user", "content": [{"type": "text", "text": "Say hi"}]},
         }
 
-        answer = api.post(URL, body, format="json")
+        response = api.post(URL, body, format="json")
 
         row = Conversation.objects.get()
-        assert answer.status_code == 200
-        assert answer.json() == serialize_start_task(
+        assert response.status_code == 200
+        assert response.json() == serialize_start_task(
             row, request=serialize_start_task(row)["request"]
         )
         assert (row.title, row.trigger) == ("Say hi", "openhands_api")
         assert row.events.get().payload == '{"text":"Say hi"}'
-        assert len(queued("deliver_messages")) == 1
+        assert len(list_queued_jobs("deliver_messages")) == 1
 
         services.start_conversation(conversation_id=row.pk)
 
         url = f"{URL}/start-tasks"
-        [ready, missing] = api.get(f"{url}?ids={answer.json()['id']}&ids={uuid4()}").json()
+        [ready, missing] = api.get(f"{url}?ids={response.json()['id']}&ids={uuid4()}").json()
         assert missing is None
         assert (ready["status"], ready["app_conversation_id"]) == ("READY", row.pk.hex)
         assert ready["agent_server_url"] == "http://testserver"
@@ -180,14 +181,14 @@ class TestStart:
         }
         assert api.get(f"{url}/count").json() == 1
 
-    def test_waking_up_is_no_start(self, api, running):
+    def test_resumed_conversation_adds_no_visible_start_task(self, api, running):
         services.stop_sandbox(conversation_id=running.pk)
         services.resume(conversation_id=running.pk)
 
         assert running.start_tasks.count() == 2
         assert api.get(f"{URL}/start-tasks/count").json() == 1
 
-    def test_stream_start_is_one_array(self, api, sandboxes, monkeypatch):
+    def test_stream_start_sends_one_json_array_of_start_tasks(self, api, sandboxes, monkeypatch):
         from compat.v1 import app_conversations
 
         monkeypatch.setattr(app_conversations, "STREAM_PAUSE", 0)
@@ -197,14 +198,12 @@ class TestStart:
             lambda _: services.start_conversation(conversation_id=Conversation.objects.get().pk),
         )
 
-        told = api.post(f"{URL}/stream-start", {}, format="json")
+        response = api.post(f"{URL}/stream-start", {}, format="json")
 
-        import json
-
-        starts = json.loads(b"".join(told))
+        starts = json.loads(b"".join(response))
         assert [start["status"] for start in starts] == ["WORKING", "READY"]
 
-    def test_a_child_inherits(self, api, alice):
+    def test_child_conversation_inherits_repository_and_model(self, api, alice):
         repository = {"provider": "github", "full_name": "a/b", "branch": "main"}
         parent = services.create_conversation(user=alice, repository=repository, model="m")
 
@@ -213,19 +212,19 @@ class TestStart:
         child = parent.children.get()
         assert (child.repository, child.model) == (repository, "m")
 
-    def test_a_repository_and_an_id_are_taken(self, api):
-        wanted = uuid4()
+    def test_start_uses_the_requested_repository_and_id_once(self, api):
+        conversation_id = uuid4()
         body = {
             "selected_repository": "owner/name",
             "selected_branch": "main",
             "git_provider": "gitlab",
-            "conversation_id": str(wanted),
+            "conversation_id": str(conversation_id),
         }
 
         assert api.post(URL, body, format="json").status_code == 200
 
         row = Conversation.objects.get()
-        assert row.pk == wanted
+        assert row.pk == conversation_id
         assert row.repository == {
             "provider": "gitlab",
             "full_name": "owner/name",
@@ -246,14 +245,14 @@ class TestStart:
             [],
         ],
     )
-    def test_what_is_not_taken_is_422_with_a_reason(self, api, body):
-        answer = api.post(URL, body, format="json")
+    def test_invalid_start_is_422_and_creates_no_conversation(self, api, body):
+        response = api.post(URL, body, format="json")
 
-        assert answer.status_code == 422
-        assert answer.json()["error"]
+        assert response.status_code == 422
+        assert response.json()["error"]
         assert not Conversation.objects.exists()
 
-    def test_unknown_parent_is_404(self, api):
+    def test_start_with_an_unknown_parent_is_404(self, api):
         body = {"parent_conversation_id": str(uuid4())}
 
         assert api.post(URL, body, format="json").status_code == 404
@@ -262,12 +261,12 @@ class TestStart:
 class TestSandboxes:
     URL = "/api/v1/sandboxes"
 
-    def test_record(self, running, alice):
-        client = with_key(running, alice)
+    def test_sandbox_record_has_every_v1_field(self, running, alice):
+        client = create_key_client(running, alice)
 
-        told = client.get(f"{self.URL}?id={running.sandbox_id}&id={uuid4()}").json()
+        records = client.get(f"{self.URL}?id={running.sandbox_id}&id={uuid4()}").json()
 
-        assert told == [
+        assert records == [
             {
                 "id": running.sandbox_id.hex,
                 "created_by_user_id": str(alice.pk),
@@ -275,21 +274,21 @@ class TestSandboxes:
                 "status": "RUNNING",
                 "session_api_key": services.conversation_key(conversation=running, user=alice),
                 "exposed_urls": [{"name": "AGENT_SERVER", "url": "http://testserver", "port": 80}],
-                "created_at": time(running.sandbox.created_at),
+                "created_at": format_time(running.sandbox.created_at),
             },
             None,
         ]
         assert client.get(f"{self.URL}/search").json() == {
-            "items": told[:1],
+            "items": records[:1],
             "next_page_id": None,
         }
 
-    def test_pause_and_resume(self, api, running):
+    def test_sandbox_is_paused_and_resumed(self, api, running):
         url = f"{self.URL}/{running.sandbox_id.hex}"
 
         for _ in range(2):
             assert api.post(f"{url}/pause").json() == {"success": True}
-        assert len(queued("stop_sandbox")) == 1
+        assert len(list_queued_jobs("stop_sandbox")) == 1
         services.stop_sandbox(conversation_id=running.pk, unless_in_use=True)
         [paused] = api.get(f"{URL}?ids={running.pk}").json()
         assert paused["sandbox_status"] == "PAUSED"
@@ -299,27 +298,27 @@ class TestSandboxes:
         assert api.post(f"{self.URL}/{uuid4()}/pause").status_code == 404
         assert api.post(f"{self.URL}/x/pause").status_code == 404
 
-    def test_a_sandbox_of_its_own_takes_one_conversation(self, api):
-        made = api.post(self.URL).json()
-        assert (made["status"], made["session_api_key"]) == ("STARTING", None)
+    def test_sandbox_created_alone_accepts_one_conversation(self, api):
+        sandbox = api.post(self.URL).json()
+        assert (sandbox["status"], sandbox["session_api_key"]) == ("STARTING", None)
         message = {"role": "user", "content": [{"type": "text", "text": "Say hi"}]}
-        body = {"sandbox_id": made["id"], "initial_message": message}
+        body = {"sandbox_id": sandbox["id"], "initial_message": message}
 
         assert api.post(URL, body, format="json").status_code == 200
         row = Conversation.objects.get()
         assert (row.title, row.events.count()) == ("Say hi", 1)
         assert api.post(URL, body, format="json").status_code == 422
-        assert api.delete(f"{self.URL}/{made['id']}").status_code == 409
+        assert api.delete(f"{self.URL}/{sandbox['id']}").status_code == 409
 
     @pytest.mark.parametrize("place", ["path", "query"])
-    def test_an_unused_one_is_removed(self, api, place):
-        made = api.post(self.URL).json()["id"]
-        path = made if place == "path" else f"x?sandbox_id={made}"
+    def test_unused_sandbox_is_deleted(self, api, place):
+        sandbox_id = api.post(self.URL).json()["id"]
+        path = sandbox_id if place == "path" else f"x?sandbox_id={sandbox_id}"
 
         assert api.delete(f"{self.URL}/{path}").json() == {"success": True}
         assert api.get(f"{self.URL}/search").json()["items"] == []
 
-    def test_the_specification_shows_no_environment(self, api, client):
+    def test_sandbox_specification_has_an_empty_environment(self, api, client):
         spec = {
             "id": "agent-server",
             "command": None,
@@ -338,26 +337,26 @@ class TestEvents:
     URL = "/api/v1/events"
 
     @pytest.fixture
-    def told(self, running):
-        """A message, the engine's echo of it, an action with less than clients need, and what they must not see."""
+    def log(self, running):
+        """A log with a sent message, the engine's echo, an action with missing fields, and a state change."""
         services.post_message(conversation_id=running.pk, text="hi", message_id="m1")
         services.deliver_messages(conversation_id=running.pk)
         ingest(
             running,
-            frame(
+            make_frame(
                 0,
                 source="user",
                 llm_message={"role": "user", "content": [{"type": "text", "text": "hi"}]},
             ),
-            frame(1, kind="ActionEvent", action={"kind": "FinishAction"}, tool_name="finish"),
-            status_frame(2, "finished"),
+            make_frame(1, kind="ActionEvent", action={"kind": "FinishAction"}, tool_name="finish"),
+            make_status_frame(2, "finished"),
         )
         return running
 
-    def test_the_log_as_v1_tells_it(self, api, told):
-        sent = told.events.get(event_id="m1")
+    def test_search_returns_events_in_v1_form(self, api, log):
+        sent = log.events.get(event_id="m1")
 
-        body = api.get(f"{self.URL}/search?conversation_id__eq={told.pk}").json()
+        body = api.get(f"{self.URL}/search?conversation_id__eq={log.pk}").json()
 
         stamp = sent.received_at.replace(tzinfo=None).isoformat(timespec="microseconds")
         message, action, status = body["items"]
@@ -377,20 +376,20 @@ class TestEvents:
         assert action["timestamp"]
         assert (status["id"], status["value"]) == ("event-2", "finished")
         assert body["next_page_id"] is None
-        assert api.get(f"{self.URL}/count?conversation_id__eq={told.pk}").json() == 3
+        assert api.get(f"{self.URL}/count?conversation_id__eq={log.pk}").json() == 3
 
-    def test_pages_skip_and_repeat_nothing(self, api, told):
+    def test_event_pages_hold_each_event_once_in_both_orders(self, api, log):
         for order in ("TIMESTAMP", "TIMESTAMP_DESC"):
-            found, page_id = [], ""
+            ids, page_id = [], ""
             while page_id is not None:
                 query = f"limit=1&sort_order={order}" + (f"&page_id={page_id}" if page_id else "")
                 body = api.get(f"{self.URL}/search?{query}").json()
-                found += [event["id"] for event in body["items"]]
+                ids += [event["id"] for event in body["items"]]
                 page_id = body["next_page_id"]
             expected = ["m1", "event-1", "event-2"]
-            assert found == (expected if order == "TIMESTAMP" else expected[::-1])
+            assert ids == (expected if order == "TIMESTAMP" else expected[::-1])
 
-    def test_filters(self, api, told):
+    def test_event_filters_count_matching_events(self, api, log):
         def count(query):
             return api.get(f"{self.URL}/count?{query}").json()
 
@@ -401,7 +400,7 @@ class TestEvents:
         assert api.get(f"{self.URL}/search?page_id=x").status_code == 422
         assert api.get(f"{self.URL}/search?limit=0").status_code == 422
 
-    def test_by_ids(self, api, told, charlie):
+    def test_events_are_found_by_ids_with_null_for_unknown_and_foreign_ids(self, api, log, charlie):
         url = f"{self.URL}?id=event-1&id=nothing&id=event-0"
 
         assert [e and e["id"] for e in api.get(url).json()] == ["event-1", None, None]
@@ -413,20 +412,20 @@ class TestWebhooks:
     def url(self, row, what="conversations"):
         return f"/api/v1/webhooks/{row.sandbox_id}/{what}"
 
-    def test_the_sandbox_rings_and_is_not_believed(self, running, client):
+    def test_webhook_is_accepted_and_its_events_are_not_stored(self, running, client):
         headers = {"X-Session-API-Key": running.sandbox.session_key()}
 
         for what in ("conversations", f"events/{running.pk.hex}", f"events/{running.pk}"):
-            answer = client.post(
+            response = client.post(
                 self.url(running, what),
                 '[{"kind": "MessageEvent", "id": "forged", "source": "user"}]',
                 content_type="application/json",
                 headers=headers,
             )
-            assert (answer.status_code, answer.json()) == (200, {"success": True})
+            assert (response.status_code, response.json()) == (200, {"success": True})
         assert not running.events.exists()
 
-    def test_no_other_key_opens_it(self, running, alice, client):
+    def test_webhook_with_another_key_is_401(self, running, alice, client):
         other = services.create_conversation(user=alice)
         keys = [
             "",
@@ -435,8 +434,8 @@ class TestWebhooks:
             services.conversation_key(conversation=running, user=alice),
         ]
         for key in keys:
-            answer = client.post(self.url(running), headers={"X-Session-API-Key": key})
-            assert answer.status_code == 401
+            response = client.post(self.url(running), headers={"X-Session-API-Key": key})
+            assert response.status_code == 401
         right = {"X-Session-API-Key": running.sandbox.session_key()}
         assert (
             client.post(self.url(running, f"events/{other.pk}"), headers=right).status_code == 401
@@ -445,58 +444,59 @@ class TestWebhooks:
         assert client.post("/api/v1/webhooks/x/conversations", headers=right).status_code == 401
 
 
-class TestRuntime:
+class TestEngineRoutes:
     def url(self, row, what):
         return f"/api/conversations/{row.pk.hex}/{what}"
 
-    def test_pause_and_run(self, running, alice):
-        client = with_key(running, alice)
+    def test_conversation_key_pauses_and_runs_the_agent_once(self, running, alice):
+        client = create_key_client(running, alice)
 
         assert client.post(self.url(running, "pause"), {}, format="json").json() == {
             "success": True
         }
-        assert len(queued("interrupt_agent")) == 1
+        assert len(list_queued_jobs("interrupt_agent")) == 1
         assert client.post(self.url(running, "run"), {}, format="json").json() == {"success": True}
-        assert len(queued("run_agent")) == 1
-        ingest(running, status_frame(0, "running"))
+        assert len(list_queued_jobs("run_agent")) == 1
+        ingest(running, make_status_frame(0, "running"))
         assert client.post(self.url(running, "run"), {}, format="json").status_code == 409
 
-    def test_a_question_is_answered_once_and_by_no_message(self, running, alice):
-        ingest(running, status_frame(0, "waiting_for_confirmation"))
-        client = with_key(running, alice)
+    def test_confirmation_is_answered_once_and_by_neither_message_nor_run(self, running, alice):
+        ingest(running, make_status_frame(0, "waiting_for_confirmation"))
+        client = create_key_client(running, alice)
         url = self.url(running, "events/respond_to_confirmation")
 
         services.post_message(conversation_id=running.pk, text="go on", message_id="m")
         services.deliver_messages(conversation_id=running.pk)
         assert client.post(self.url(running, "run"), {}, format="json").status_code == 200
-        assert not queued("answer_agent")
+        assert not list_queued_jobs("answer_agent")
         assert client.post(url, {"accept": True}, format="json").json() == {"success": True}
-        assert len(queued("answer_agent")) == 1
+        assert len(list_queued_jobs("answer_agent")) == 1
         assert client.post(url, {"accept": True}, format="json").status_code == 409
         assert client.post(url, {}, format="json").status_code == 422
 
-    def test_another_conversations_key_finds_nothing(self, running, alice):
+    def test_key_of_another_conversation_is_404(self, running, alice):
         other = services.create_conversation(user=alice)
-        client = with_key(other, alice)
+        client = create_key_client(other, alice)
 
         for what in ("run", "pause", "events/respond_to_confirmation"):
             body = {"accept": True}
             assert client.post(self.url(running, what), body, format="json").status_code == 404
         assert client.get(self.url(running, "events/search")).status_code == 404
-        assert client.post(self.url(running, "run"), headers={"X-Session-API-Key": "x"})
+        unknown_key = {"X-Session-API-Key": "x"}
+        assert client.post(self.url(running, "run"), headers=unknown_key).status_code == 401
         assert APIClient().post(self.url(running, "run")).status_code == 401
 
-    def test_held_messages_wait_for_the_word(self, running):
-        before = len(queued("deliver_messages"))
+    def test_held_message_is_queued_only_after_the_run_command(self, running):
+        before = len(list_queued_jobs("deliver_messages"))
         services.post_message(conversation_id=running.pk, text="hi", message_id="m", run=False)
-        assert len(queued("deliver_messages")) == before
+        assert len(list_queued_jobs("deliver_messages")) == before
 
         assert services.send_held_messages(conversation_id=running.pk)
 
-        assert len(queued("deliver_messages")) == before + 1
+        assert len(list_queued_jobs("deliver_messages")) == before + 1
         assert not services.send_held_messages(conversation_id=running.pk)
 
-    def test_files_need_the_conversations_key(self, api, running, alice):
+    def test_file_routes_need_a_conversation_key_and_a_workspace_path(self, api, running, alice):
         assert api.get("/api/git/changes/x").status_code == 422
         assert APIClient().get("/api/git/changes/x").status_code == 401
         reader = APIClient(

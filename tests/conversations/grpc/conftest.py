@@ -1,11 +1,10 @@
-"""A gRPC server of its own, and clients of it."""
+"""A gRPC server process and its clients."""
 
 import contextlib
 import os
 import re
 import subprocess
 import sys
-import time
 
 import grpc
 import pytest
@@ -13,11 +12,12 @@ from django.conf import settings
 
 from conversations.grpc.v1.events_pb2_grpc import EventServiceStub
 from tests.fakes.processes import database_url
+from tests.waiting import wait_until
 
 
 @contextlib.contextmanager
-def serving(log, *arguments, **environment):
-    """The process of the ``grpc`` role and the port that it serves on."""
+def run_server(log, *arguments, **environment):
+    """Run a process of the ``grpc`` role; yield the process and its port."""
     command = [sys.executable, "-W", "ignore", "manage.py", "run_grpc", "--port", "0", *arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -28,20 +28,21 @@ def serving(log, *arguments, **environment):
             stderr=output,
             stdin=subprocess.DEVNULL,
         )
+
+    def find_port():
+        assert process.poll() is None, log.read_text()
+        return re.search(r"port (\d+)", log.read_text())
+
     try:
-        deadline = time.monotonic() + 60
-        while not (found := re.search(r"port (\d+)", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-        yield process, int(found[1])
+        match = wait_until(find_port, "the gRPC server to log its port", seconds=60)
+        yield process, int(match[1])
     finally:
         process.kill()
         process.wait(10)
 
 
 class Client:
-    """The stub of one server, calling with one key."""
+    """A client of one server that authenticates with one key."""
 
     def __init__(self, channel, key=""):
         self.stub = EventServiceStub(channel)
@@ -53,9 +54,9 @@ class Client:
 
 @pytest.fixture(scope="module")
 def server(django_db_setup, django_db_blocker, tmp_path_factory):
-    """One for all tests of a module; each finds the tables empty."""
+    """Run one server for all tests of a module. Every test begins with empty tables."""
     log = tmp_path_factory.mktemp("grpc") / "server.log"
-    with django_db_blocker.unblock(), serving(log) as (process, port):
+    with django_db_blocker.unblock(), run_server(log) as (process, port):
         process.port, process.log = port, log
         yield process
 

@@ -22,7 +22,8 @@ from conversations import services
 from conversations.grpc.v1 import events_pb2 as wire
 from conversations.models import Conversation, Event
 from tests.conftest import key_client
-from tests.conversations.grpc.conftest import Client, serving
+from tests.conversations.grpc.conftest import Client, run_server
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
 ENDED = (
@@ -33,16 +34,16 @@ ENDED = (
 RUN = UUID("018f0000-0000-7000-8000-0000000000aa")
 
 
-def key(user, **options):
+def create_key(user, **options):
     return accounts.issue_api_key(user=user, name="grpc", **options)[1]
 
 
 @pytest.fixture
 def client(channel, alice):
-    return Client(channel, key(alice))
+    return Client(channel, create_key(alice))
 
 
-def event(n, **fields):
+def build_event(n, **fields):
     body = {
         "kind": "MessageEvent",
         "id": f"e-{n}",
@@ -54,7 +55,7 @@ def event(n, **fields):
 
 
 class Stream:
-    """One Append call, driven message by message."""
+    """An Append call that is driven message by message."""
 
     def __init__(self, client, timeout=30, run=RUN, **opening):
         self.waiting = queue.Queue()
@@ -62,7 +63,7 @@ class Stream:
         opened = wire.OpenRun(conversation_id=str(run), **opening)
         self.waiting.put(wire.AppendRequest(open=opened))
 
-    def opened(self):
+    def receive_opened(self):
         return next(self.answers).opened
 
     def put(self, number, *events):
@@ -78,23 +79,23 @@ class Stream:
         return list(self.answers)
 
 
-def refusal(call):
+def catch_status_code(call):
     with pytest.raises(grpc.RpcError) as caught:
         call()
     return caught.value.code()
 
 
-def status(value):
+def build_status_fields(value):
     body = {"kind": "ConversationStateUpdateEvent", "key": "execution_status", "value": value}
     return body | {"source": "environment"}
 
 
 class TestAppend:
-    def test_publishes_a_run_that_shows_like_any_other(self, client, alice):
+    def test_published_run_is_served_like_any_conversation(self, client, alice):
         stream = Stream(client, title="Nightly repair", model="other/model")
-        opened = stream.opened()
-        first = stream.send(1, event(1), event(2, **status("running")))
-        second = stream.send(2, event(3), event(4, **status("finished")))
+        opened = stream.receive_opened()
+        first = stream.send(1, build_event(1), build_event(2, **build_status_fields("running")))
+        second = stream.send(2, build_event(3), build_event(4, **build_status_fields("finished")))
         during = Conversation.objects.get(pk=RUN)
         stream.end()
 
@@ -109,30 +110,30 @@ class TestAppend:
         )  # fmt: skip
         rows = api.get(f"/api/v1/conversations/{RUN}/events").json()["items"]
         assert [row["seq"] for row in rows] == [1, 2, 3, 4]
-        assert rows[0]["payload"] == json.loads(event(1))
+        assert rows[0]["payload"] == json.loads(build_event(1))
         entry = AuditEntry.objects.get(action="conversation.published")
         assert (entry.actor_kind, entry.subject_id) == ("key", str(RUN))
 
-    def test_what_comes_again_is_stored_once(self, client):
+    def test_repeated_events_are_stored_once(self, client):
         first = Stream(client)
-        first.opened()
-        first.send(1, event(1), event(2))
+        first.receive_opened()
+        first.send(1, build_event(1), build_event(2))
         first.end()
 
-        again = Stream(client)
-        opened = again.opened()
-        answer = again.send(7, event(2), event(3), event(3))
-        again.end()
+        second = Stream(client)
+        opened = second.receive_opened()
+        answer = second.send(7, build_event(2), build_event(3), build_event(3))
+        second.end()
 
         assert (opened.last_seq, opened.last_event_id) == (2, "e-2")
         assert (answer.number, answer.last_seq, answer.stored, answer.known) == (7, 3, 1, 2)
         assert list(Event.objects.values_list("event_id", flat=True)) == ["e-1", "e-2", "e-3"]
 
-    def test_batches_that_wait_are_each_answered(self, client):
+    def test_every_batch_in_the_queue_is_acknowledged(self, client):
         stream = Stream(client)
-        stream.opened()
+        stream.receive_opened()
         for number in range(1, 201):
-            stream.put(number, event(number), event(-number))
+            stream.put(number, build_event(number), build_event(-number))
         answers = [answer.appended for answer in stream.end()]
 
         assert [answer.number for answer in answers] == list(range(1, 201))
@@ -142,131 +143,137 @@ class TestAppend:
     @pytest.mark.parametrize(
         "bad", [b"", b"no json", b"[]", b'{"kind": "X"}', b'{"id": "x-1"}', b'{"id": "' + b"a" * 81 + b'"}']
     )  # fmt: skip
-    def test_events_without_an_id_are_refused_whole(self, client, bad):
+    def test_batch_with_an_invalid_event_is_refused_whole(self, client, bad):
         stream = Stream(client)
-        stream.opened()
-        stream.put(1, event(1), bad)
+        stream.receive_opened()
+        stream.put(1, build_event(1), bad)
 
-        assert refusal(lambda: next(stream.answers)) is grpc.StatusCode.INVALID_ARGUMENT
+        assert catch_status_code(lambda: next(stream.answers)) is grpc.StatusCode.INVALID_ARGUMENT
         assert not Event.objects.exists()
 
-    def test_hostile_payloads_are_kept_as_they_came(self, client, alice):
+    def test_hostile_payloads_are_stored_unchanged(self, client, alice):
         texts = [
             '{"id": "h-1", "kind": "\\u0000", "text": "\\ud800 \\u0000"}',
             '{"id": "h-2", "n": 1e400, "big": ' + "9" * 5000 + "}",
             '{"id": "h-3", "id": "h-3", "deep": ' + "[" * 400 + "]" * 400 + "}",
         ]
         stream = Stream(client, title="a\0b\ud7ff")
-        stream.opened()
+        stream.receive_opened()
         stream.send(1, *(text.encode() for text in texts))
         stream.end()
 
         assert list(Event.objects.order_by("seq").values_list("payload", flat=True)) == texts
         assert key_client(alice).get(f"/api/v1/conversations/{RUN}/events").status_code == 200
 
-    def test_an_agent_of_ours_is_fed_by_its_engine_alone(self, client, alice):
-        ours = services.create_conversation(user=alice)
+    def test_append_to_a_conversation_with_a_sandbox_is_refused(self, client, alice):
+        conversation = services.create_conversation(user=alice)
 
-        stream = Stream(client, run=ours.pk)
+        stream = Stream(client, run=conversation.pk)
 
-        assert refusal(stream.opened) is grpc.StatusCode.FAILED_PRECONDITION
+        assert catch_status_code(stream.receive_opened) is grpc.StatusCode.FAILED_PRECONDITION
 
-    def test_it_takes_no_orders(self, client, alice):
+    def test_published_run_accepts_no_commands(self, client, alice):
         stream = Stream(client)
-        stream.opened()
+        stream.receive_opened()
         api = key_client(alice)
         for action, body in (("messages", {"text": "hello"}), ("interrupt", {}), ("resume", {})):
             answer = api.post(f"/api/v1/conversations/{RUN}/{action}", body, format="json")
             assert (answer.status_code, answer.json()["code"]) == (409, "published-elsewhere")
         stream.end()
 
-    def test_revoked_in_the_middle_it_ends(self, client, alice, channel):
-        made, text = accounts.issue_api_key(user=alice, name="short")
-        stream = Stream(Client(channel, text))
-        stream.opened()
-        stream.send(1, event(1))
+    def test_revoked_key_ends_the_append(self, client, alice, channel):
+        row, token = accounts.issue_api_key(user=alice, name="short")
+        stream = Stream(Client(channel, token))
+        stream.receive_opened()
+        stream.send(1, build_event(1))
 
-        accounts.revoke_api_key(key=made)
+        accounts.revoke_api_key(key=row)
 
-        assert refusal(lambda: next(stream.answers)) is grpc.StatusCode.UNAUTHENTICATED
+        assert catch_status_code(lambda: next(stream.answers)) is grpc.StatusCode.UNAUTHENTICATED
 
     @pytest.mark.parametrize(
         "message", [wire.AppendRequest(), wire.AppendRequest(batch=wire.Batch())]
     )
-    def test_begins_with_opening(self, client, message):
+    def test_append_that_does_not_begin_with_open_is_refused(self, client, message):
         call = client.call("Append", iter([message]))
 
-        assert refusal(lambda: next(call)) is grpc.StatusCode.INVALID_ARGUMENT
+        assert catch_status_code(lambda: next(call)) is grpc.StatusCode.INVALID_ARGUMENT
 
 
 class TestSubscribe:
-    def test_from_a_cursor_and_then_what_is_new(self, client):
+    def test_subscription_gets_events_after_the_cursor_and_then_new_events(self, client):
         stream = Stream(client)
-        stream.opened()
-        stream.send(1, event(1), event(2))
+        stream.receive_opened()
+        stream.send(1, build_event(1), build_event(2))
         request = wire.SubscribeRequest(conversation_id=str(RUN), after_seq=1)
-        news = client.call("Subscribe", request)
-        got = [next(news)]
-        stream.send(2, event(3))
-        while len([g for g in got if g.WhichOneof("message") == "event"]) < 2:
-            got.append(next(news))
-        news.cancel()
+        subscription = client.call("Subscribe", request)
+        messages = [next(subscription)]
+        stream.send(2, build_event(3))
+        while (
+            len([message for message in messages if message.WhichOneof("message") == "event"]) < 2
+        ):
+            messages.append(next(subscription))
+        subscription.cancel()
         stream.end()
 
-        events = [g.event for g in got if g.WhichOneof("message") == "event"]
+        events = [message.event for message in messages if message.WhichOneof("message") == "event"]
         assert [(e.seq, e.event_id, e.kind) for e in events] == [
             (2, "e-2", "MessageEvent"), (3, "e-3", "MessageEvent"),
         ]  # fmt: skip
-        assert events[0].payload == event(2)
+        assert events[0].payload == build_event(2)
         assert abs(events[0].received_at.ToSeconds() - time.time()) < 120
-        records = [json.loads(g.status_json) for g in got if g.status_json]
+        records = [json.loads(message.status_json) for message in messages if message.status_json]
         assert records
         assert {record["id"] for record in records} == {str(RUN)}
 
-    def test_a_cursor_of_another_log_is_reset(self, client):
+    def test_cursor_ahead_of_the_log_gets_a_reset(self, client):
         stream = Stream(client)
-        stream.opened()
-        stream.send(1, event(1))
+        stream.receive_opened()
+        stream.send(1, build_event(1))
         stream.end()
         request = wire.SubscribeRequest(conversation_id=str(RUN), after_seq=99)
-        news = client.call("Subscribe", request)
+        subscription = client.call("Subscribe", request)
 
-        first = next(news)
-        news.cancel()
+        first = next(subscription)
+        subscription.cancel()
 
         assert (first.reset.last_seq, first.reset.epoch) == (1, 1)
 
-    def test_ends_when_access_does(self, client, alice, bob, channel):
+    def test_subscription_ends_when_access_ends(self, client, alice, bob, channel):
         stream = Stream(client)
-        stream.opened()
+        stream.receive_opened()
         stream.end()
         Conversation.objects.update(visibility="organization")
-        theirs = Client(channel, key(bob, organization=alice.personal_organization))
-        news = theirs.call("Subscribe", wire.SubscribeRequest(conversation_id=str(RUN)))
-        next(news)
+        client_of_bob = Client(channel, create_key(bob, organization=alice.personal_organization))
+        subscription = client_of_bob.call(
+            "Subscribe", wire.SubscribeRequest(conversation_id=str(RUN))
+        )
+        next(subscription)
 
         Membership.objects.filter(user=bob, organization=alice.personal_organization).delete()
         announce_access_change(user_id=bob.pk)
 
         def drain():
-            for _ in news:
+            for _ in subscription:
                 pass
 
-        assert refusal(drain) in ENDED
+        assert catch_status_code(drain) in ENDED
 
 
 class TestGetLastSeq:
-    def test_of_any_conversation_one_may_see(self, client, alice):
-        ours = services.create_conversation(user=alice, message="hello")
-        answer = client.call("GetLastSeq", wire.GetLastSeqRequest(conversation_id=str(ours.pk)))
+    def test_last_seq_of_a_visible_conversation_is_returned(self, client, alice):
+        conversation = services.create_conversation(user=alice, message="hello")
+        answer = client.call(
+            "GetLastSeq", wire.GetLastSeqRequest(conversation_id=str(conversation.pk))
+        )
 
         assert (answer.last_seq, answer.epoch, answer.last_event_id) == (1, 1, "")
 
 
-class TestGate:
+class TestAccess:
     METHODS = ("Append", "Subscribe", "GetLastSeq")
 
-    def ask(self, client, method, conversation_id=RUN, timeout=20):
+    def call_method(self, client, method, conversation_id=RUN, timeout=20):
         text = str(conversation_id)
         message = {
             "Append": iter([wire.AppendRequest(open=wire.OpenRun(conversation_id=text))]),
@@ -283,82 +290,87 @@ class TestGate:
 
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize("token", ["", "oh_nothing.at-all", "é"])
-    def test_nobody_without_a_key(self, channel, run, method, token):
+    def test_missing_or_invalid_key_is_unauthenticated(self, channel, run, method, token):
         client = Client(channel)
         if token:
             client.metadata = [
                 ("authorization", f"Bearer {token}".encode("ascii", "replace").decode())
             ]
 
-        assert refusal(lambda: self.ask(client, method)) is grpc.StatusCode.UNAUTHENTICATED
+        assert (
+            catch_status_code(lambda: self.call_method(client, method))
+            is grpc.StatusCode.UNAUTHENTICATED
+        )
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_strangers_see_nothing(self, channel, run, charlie, method):
-        found = refusal(lambda: self.ask(Client(channel, key(charlie)), method))
+    def test_stranger_gets_not_found(self, channel, run, charlie, method):
+        code = catch_status_code(
+            lambda: self.call_method(Client(channel, create_key(charlie)), method)
+        )
 
-        assert found is grpc.StatusCode.NOT_FOUND
+        assert code is grpc.StatusCode.NOT_FOUND
 
     @pytest.mark.parametrize(
         ("scope", "allowed"),
         [("events.publish", {"Append"}), ("conversations.view", {"Subscribe", "GetLastSeq"})],
     )
-    def test_a_key_does_what_its_scopes_say(self, channel, run, alice, scope, allowed):
-        client = Client(channel, key(alice, scopes=[scope]))
+    def test_key_may_call_only_the_methods_of_its_scope(self, channel, run, alice, scope, allowed):
+        client = Client(channel, create_key(alice, scopes=[scope]))
         for method in self.METHODS:
             if method in allowed:
-                self.ask(client, method)
+                self.call_method(client, method)
             else:
-                found = refusal(lambda name=method: self.ask(client, name))
-                assert found is grpc.StatusCode.PERMISSION_DENIED
+                code = catch_status_code(lambda name=method: self.call_method(client, name))
+                assert code is grpc.StatusCode.PERMISSION_DENIED
 
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize("timeout", [None, 25 * 3600])
-    def test_deadlines_are_required(self, client, run, method, timeout):
-        found = refusal(lambda: self.ask(client, method, timeout=timeout))
+    def test_call_without_a_valid_deadline_is_refused(self, client, run, method, timeout):
+        code = catch_status_code(lambda: self.call_method(client, method, timeout=timeout))
 
-        assert found is grpc.StatusCode.INVALID_ARGUMENT
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_ids_are_uuids(self, client, method):
-        found = refusal(lambda: self.ask(client, method, "../etc"))
+    def test_id_that_is_not_a_uuid_is_refused(self, client, method):
+        code = catch_status_code(lambda: self.call_method(client, method, "../etc"))
 
-        assert found is grpc.StatusCode.INVALID_ARGUMENT
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
 
-    def test_messages_have_a_limit(self, client):
+    def test_message_beyond_the_size_limit_is_refused(self, client):
         stream = Stream(client)
-        stream.opened()
-        stream.put(1, event(1, padding="x" * 5_000_000))
+        stream.receive_opened()
+        stream.put(1, build_event(1, padding="x" * 5_000_000))
 
-        assert refusal(lambda: next(stream.answers)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert catch_status_code(lambda: next(stream.answers)) is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert not Event.objects.exists()
 
 
 class TestServer:
     def test_health_and_reflection_need_no_key(self, channel):
-        asked = health_pb2.HealthCheckRequest(service="openhands.v1.EventService")
-        answer = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=10)
-        known = ProtoReflectionDescriptorDatabase(channel).get_services()
+        request = health_pb2.HealthCheckRequest(service="openhands.v1.EventService")
+        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=10)
+        service_names = ProtoReflectionDescriptorDatabase(channel).get_services()
 
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        assert set(known) == {
+        assert set(service_names) == {
             "openhands.v1.EventService",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
         }
 
-    def test_sigterm_ends_it_in_order(self, alice, tmp_path):
-        """What is on its way is answered; a stream without end is ended when the grace is over."""
-        with serving(tmp_path / "grpc.log") as (process, port):
+    def test_sigterm_ends_the_server_after_its_open_call(self, alice, tmp_path):
+        """A batch sent after SIGTERM is stored, and then the process ends with status 0."""
+        with run_server(tmp_path / "grpc.log") as (process, port):
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-                stream = Stream(Client(channel, key(alice)))
-                stream.opened()
+                stream = Stream(Client(channel, create_key(alice)))
+                stream.receive_opened()
                 process.send_signal(signal.SIGTERM)
                 time.sleep(0.2)
-                assert stream.send(1, event(1)).stored == 1
+                assert stream.send(1, build_event(1)).stored == 1
                 stream.end()
             assert process.wait(25) == 0
 
-    def test_clear_text_stays_on_this_machine(self, tmp_path, db):
+    def test_unencrypted_server_on_all_addresses_is_refused(self, tmp_path, db):
         command = [sys.executable, "-W", "ignore", "manage.py", "run_grpc", "--host", "0.0.0.0"]
         done = subprocess.run(
             command, cwd=settings.BASE_DIR, capture_output=True, text=True, timeout=60, check=False
@@ -368,37 +380,30 @@ class TestServer:
         assert "unencrypted" in done.stderr
 
 
-def test_a_program_publishes_through_a_killed_server(alice, tmp_path):
-    """The example program, its server killed in the middle: everything once, in order."""
-    text = key(alice, scopes=["events.publish"])
-    with serving(tmp_path / "one.log") as (first, port):
+def test_program_publishes_every_event_once_although_the_server_is_killed(alice, tmp_path):
+    """Kill and replace the server while the example program publishes; every event is stored once, in order."""
+    token = create_key(alice, scopes=["events.publish"])
+    with run_server(tmp_path / "one.log") as (first, port):
         program = subprocess.Popen(
             [sys.executable, "examples/publish_run.py", "--server", f"127.0.0.1:{port}",
              "--title", "From elsewhere", "--id", str(RUN)],
             cwd=settings.BASE_DIR, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"OH_API_KEY": text, "GRPC_DNS_RESOLVER": "native"},
+            env=os.environ | {"OH_API_KEY": token, "GRPC_DNS_RESOLVER": "native"},
         )  # fmt: skip
         with program:
             assert program.stdout.readline().strip() == str(RUN)
             for n in range(1, 301):
-                program.stdin.write(event(n).decode() + "\n")
+                program.stdin.write(build_event(n).decode() + "\n")
                 program.stdin.flush()
                 if n == 150:
-                    wait_for(lambda: Event.objects.count() > 50)
+                    wait_until(lambda: Event.objects.count() > 50, "50 published events")
                     first.kill()
                     first.wait(10)
-                    again = serving(tmp_path / "two.log", "--port", str(port))
-                    again.__enter__()
+                    second = run_server(tmp_path / "two.log", "--port", str(port))
+                    second.__enter__()
             program.stdin.close()
             assert program.wait(60) == 0
-    again.__exit__(None, None, None)
+    second.__exit__(None, None, None)
 
     rows = Event.objects.order_by("seq").values_list("seq", "event_id")
     assert list(rows) == [(n, f"e-{n}") for n in range(1, 301)]
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -7,67 +7,67 @@ from conversations.models import Feedback
 from tests.conftest import key_client
 
 
-def url(conversation, seq=4):
+def build_url(conversation, seq=4):
     return f"/api/v1/conversations/{conversation.pk}/events/{seq}/feedback"
 
 
-def test_a_word_is_kept_and_read_back(api, story):
-    said = {"rating": 4, "reason": "good ✓", "metadata": {"client": "x"}}
+def test_rating_is_stored_and_read_back(api, story):
+    rating = {"rating": 4, "reason": "good ✓", "metadata": {"client": "x"}}
 
-    given = api.put(url(story), said, format="json")
+    response = api.put(build_url(story), rating, format="json")
 
-    assert given.status_code == 200
-    assert given.json() == {
+    assert response.status_code == 200
+    assert response.json() == {
         "seq": 4,
-        **said,
-        "created_at": given.json()["created_at"],
-        "updated_at": given.json()["updated_at"],
+        **rating,
+        "created_at": response.json()["created_at"],
+        "updated_at": response.json()["updated_at"],
     }
-    assert api.get(url(story)).json() == given.json()
+    assert api.get(build_url(story)).json() == response.json()
 
 
-def test_the_newest_word_counts(api, story):
-    api.put(url(story), {"rating": 1, "reason": "bad"}, format="json")
+def test_new_rating_replaces_the_earlier_rating(api, story):
+    api.put(build_url(story), {"rating": 1, "reason": "bad"}, format="json")
     Feedback.objects.update(created_at=timezone.now() - timedelta(days=1))
 
-    api.put(url(story), {"rating": 5}, format="json")
+    api.put(build_url(story), {"rating": 5}, format="json")
 
     row = Feedback.objects.get()
     assert (row.rating, row.reason) == (5, "")
     assert row.created_at < row.updated_at
 
 
-def test_everybody_has_a_word_of_their_own(api, bob, story):
+def test_every_user_has_a_separate_rating(api, bob, story):
     story.visibility = "organization"
     story.save()
-    api.put(url(story), {"rating": 1}, format="json")
+    api.put(build_url(story), {"rating": 1}, format="json")
     other = key_client(bob, organization=story.organization)
 
-    other.put(url(story), {"rating": 5}, format="json")
+    other.put(build_url(story), {"rating": 5}, format="json")
 
-    listed = api.get(f"/api/v1/conversations/{story.pk}/feedback").json()["items"]
-    assert [(one["seq"], one["rating"]) for one in listed] == [(4, 1)]
+    ratings = api.get(f"/api/v1/conversations/{story.pk}/feedback").json()["items"]
+    assert [(one["seq"], one["rating"]) for one in ratings] == [(4, 1)]
     assert Feedback.objects.count() == 2
 
 
-def test_all_words_come_in_the_order_of_the_log(api, story):
+def test_ratings_are_listed_in_the_order_of_the_log(api, story):
     for seq in (8, 1, 4):
-        api.put(url(story, seq), {"rating": 3}, format="json")
+        api.put(build_url(story, seq), {"rating": 3}, format="json")
 
-    listed = api.get(f"/api/v1/conversations/{story.pk}/feedback").json()["items"]
+    ratings = api.get(f"/api/v1/conversations/{story.pk}/feedback").json()["items"]
 
-    assert [one["seq"] for one in listed] == [1, 4, 8]
+    assert [one["seq"] for one in ratings] == [1, 4, 8]
 
 
-def test_taking_back_can_be_repeated(api, story):
-    api.put(url(story), {"rating": 3}, format="json")
+def test_deletion_of_a_rating_can_be_repeated(api, story):
+    api.put(build_url(story), {"rating": 3}, format="json")
 
-    assert [api.delete(url(story)).status_code for _ in range(2)] == [204, 204]
-    assert api.get(url(story)).json()["rating"] is None
+    assert [api.delete(build_url(story)).status_code for _ in range(2)] == [204, 204]
+    assert api.get(build_url(story)).json()["rating"] is None
 
 
 @pytest.mark.parametrize(
-    "said",
+    "rating",
     [
         {},
         {"rating": 0},
@@ -77,11 +77,11 @@ def test_taking_back_can_be_repeated(api, story):
         {"rating": 3, "reason": "a\0b"},
     ],
 )
-def test_what_cannot_be_kept_is_refused(api, story, said):
-    assert api.put(url(story), said, format="json").status_code == 400
+def test_invalid_rating_is_refused(api, story, rating):
+    assert api.put(build_url(story), rating, format="json").status_code == 400
 
 
-def test_there_must_be_such_an_event(api, story):
+def test_rating_of_an_unknown_event_gets_404(api, story):
     for seq in (0, 11, 2**62):
-        assert api.put(url(story, seq), {"rating": 3}, format="json").status_code == 404
-        assert api.get(url(story, seq)).status_code == 404
+        assert api.put(build_url(story, seq), {"rating": 3}, format="json").status_code == 404
+        assert api.get(build_url(story, seq)).status_code == 404

@@ -1,4 +1,4 @@
-"""A public link in a real browser: up to the pinned event, without secrets, gone once revoked."""
+"""A public link in a browser: the log up to the pinned event without secrets, and 404 after revocation."""
 
 import os
 from datetime import timedelta
@@ -22,8 +22,8 @@ pytestmark = [
 
 
 @pytest.fixture
-def made(alice, story):
-    """A link to the first eight events, and Alice's key."""
+def share_and_key(alice, story):
+    """Return a link to the first eight events, its token, and an API key of Alice."""
     share, token = services.create_share(
         user=alice,
         conversation=story,
@@ -33,20 +33,22 @@ def made(alice, story):
     return share, token, accounts.issue_api_key(user=alice, name="x")[1]
 
 
-def test_a_link_shows_up_to_its_event_and_then_nothing(live_server, made, story, tmp_path):
-    share, token, key = made
+def test_link_shows_the_log_up_to_its_event_and_gets_404_after_revocation(
+    live_server, share_and_key, story, tmp_path
+):
+    share, token, key = share_and_key
     url = f"{live_server.url}/shared/{token}"
     revoke = f"{live_server.url}/api/v1/conversations/{story.pk}/shares/{share.pk}"
     export = f"{live_server.url}/api/v1/conversations/{story.pk}/trajectory?format=html"
-    troubles, asked = [], []
+    errors, requested_urls = [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=prepare.chromium(), args=["--no-sandbox"]
         )
         page = browser.new_page(viewport={"width": 390, "height": 844})
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text))
+        page.on("request", lambda request: requested_urls.append(request.url))
         page.goto(url)
 
         steps = page.locator("article")
@@ -63,7 +65,7 @@ def test_a_link_shows_up_to_its_event_and_then_nothing(live_server, made, story,
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         if folder := os.environ.get("OH_SHOTS"):
             page.screenshot(path=Path(folder) / "shared.png")
-        assert (troubles, set(asked)) == ([], {url})
+        assert (errors, set(requested_urls)) == ([], {url})
 
         saved = tmp_path / "replay.html"
         saved.write_bytes(
@@ -71,12 +73,12 @@ def test_a_link_shows_up_to_its_event_and_then_nothing(live_server, made, story,
         )
         page.goto(saved.as_uri())
         expect(page.locator("#count")).to_have_text("10 of 10")
-        assert troubles == []
+        assert errors == []
 
         answer = page.request.delete(revoke, headers={"Authorization": f"Bearer {key}"})
         assert answer.status == 200
-        gone = page.goto(url)
-        assert gone
-        assert gone.status == 404
+        revoked = page.goto(url)
+        assert revoked
+        assert revoked.status == 404
         assert "I have begun" not in page.content()
         browser.close()

@@ -1,43 +1,44 @@
-from tests.conversations.parts.conftest import add, edit, say
+from tests.conversations.parts.conftest import add_edit, add_event, add_user_message
 
 
-def url(conversation, number=None):
+def build_url(conversation, number=None):
     base = f"/api/v1/conversations/{conversation.pk}/turns"
     return f"{base}/{number}/diff" if number else base
 
 
-def test_turns_go_from_message_to_message(api, story):
-    turns = api.get(url(story)).json()["items"]
+def test_every_user_message_begins_a_turn(api, story):
+    turns = api.get(build_url(story)).json()["items"]
 
-    told = [(t["number"], t["from_seq"], t["through_seq"], t["is_complete"]) for t in turns]
-    assert told == [(1, 1, 4, True), (2, 5, 8, True), (3, 9, 10, True)]
+    summary = [(t["number"], t["from_seq"], t["through_seq"], t["is_complete"]) for t in turns]
+    assert summary == [(1, 1, 4, True), (2, 5, 8, True), (3, 9, 10, True)]
     assert turns[0]["text"] == "Please begin"
 
 
-def test_a_turn_under_way_is_not_complete(api, story):
-    add(story, "ActionEvent", {"action": {}})
+def test_turn_in_progress_is_incomplete(api, story):
+    add_event(story, "ActionEvent", {"action": {}})
 
-    assert [t["is_complete"] for t in api.get(url(story)).json()["items"]] == [True, True, False]
+    turns = api.get(build_url(story)).json()["items"]
+    assert [t["is_complete"] for t in turns] == [True, True, False]
 
 
-def test_a_message_amid_an_action_leaves_its_turn_incomplete(api, story):
-    add(story, "ActionEvent", {"action": {}})
-    say(story, "hurry")
-    add(story, "ObservationEvent", {"observation": {}})
+def test_message_during_an_action_leaves_the_turn_incomplete(api, story):
+    add_event(story, "ActionEvent", {"action": {}})
+    add_user_message(story, "hurry")
+    add_event(story, "ObservationEvent", {"observation": {}})
 
-    turns = api.get(url(story)).json()["items"]
+    turns = api.get(build_url(story)).json()["items"]
 
     assert [t["is_complete"] for t in turns] == [True, True, False, True]
 
 
-def test_what_the_editor_changed_is_told_with_its_diff(api, story):
-    edit(story, "/w/a.txt", "one\ntwo\n", "one\nTWO\n")
-    edit(story, "/w/a.txt", "one\nTWO\n", "one\nthree\n")
+def test_file_edited_twice_in_a_turn_has_one_diff(api, story):
+    add_edit(story, "/w/a.txt", "one\ntwo\n", "one\nTWO\n")
+    add_edit(story, "/w/a.txt", "one\nTWO\n", "one\nthree\n")
 
-    told = api.get(url(story, 3)).json()
+    diff = api.get(build_url(story, 3)).json()
 
-    assert told["ran_commands"] is False
-    assert told["items"] == [
+    assert diff["ran_commands"] is False
+    assert diff["items"] == [
         {
             "path": "/w/a.txt",
             "status": "UPDATED",
@@ -46,30 +47,32 @@ def test_what_the_editor_changed_is_told_with_its_diff(api, story):
     ]
 
 
-def test_new_files_and_commands_are_told(api, story):
+def test_turn_reports_new_files_and_whether_commands_ran(api, story):
     observation = {"kind": "TerminalObservation", "content": []}
-    add(story, "ObservationEvent", {"observation": observation})
+    add_event(story, "ObservationEvent", {"observation": observation})
 
-    first, third = api.get(url(story, 1)).json(), api.get(url(story, 3)).json()
+    first, third = api.get(build_url(story, 1)).json(), api.get(build_url(story, 3)).json()
 
     assert (first["items"][0]["status"], first["ran_commands"]) == ("ADDED", False)
     assert "+one" in first["items"][0]["diff"]
     assert (third["items"], third["ran_commands"]) == ([], True)
 
 
-def test_a_side_that_is_not_known_gives_no_diff(api, story):
-    edit(story, "/w/b.txt", "x", None)
+def test_file_with_unknown_content_has_no_diff(api, story):
+    add_edit(story, "/w/b.txt", "x", None)
 
-    assert api.get(url(story, 3)).json()["items"][0]["diff"] is None
+    [item] = api.get(build_url(story, 3)).json()["items"]
+    assert (item["path"], item["diff"]) == ("/w/b.txt", None)
 
 
-def test_hostile_observations_do_not_stop_it(api, story):
+def test_hostile_observations_are_skipped(api, story):
     for value in (7, [], {"kind": "FileEditorObservation", "path": 7}, {"kind": []}):
-        add(story, "ObservationEvent", {"observation": value})
-    add(story, "ObservationEvent", "[1")
+        add_event(story, "ObservationEvent", {"observation": value})
+    add_event(story, "ObservationEvent", "[1")
 
-    assert api.get(url(story, 3)).json()["items"] == []
+    response = api.get(build_url(story, 3))
+    assert (response.status_code, response.json()["items"]) == (200, [])
 
 
-def test_there_must_be_such_a_turn(api, story):
-    assert api.get(url(story, 4)).status_code == 404
+def test_unknown_turn_gets_404(api, story):
+    assert api.get(build_url(story, 4)).status_code == 404

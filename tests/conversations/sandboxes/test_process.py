@@ -26,13 +26,14 @@ from conversations.sandboxes.provider import (
 )
 from lib import engine_home
 from tests.fakes.engine import fake_engine
+from tests.waiting import wait_until
 
 provider = get_provider("process")
 
 
 @pytest.fixture
 def spec(settings, tmp_path, monkeypatch) -> Iterator[SandboxSpec]:
-    """A sandbox of a stand-in engine; whatever a test leaves running ends with it."""
+    """Return the spec of a sandbox with the fake engine; destroy the sandbox after the test."""
     settings.SANDBOX_DIR = tmp_path / "sandboxes"
     settings.ENGINE_DIR = fake_engine(tmp_path / "engine")
     settings.ALLOW_PROCESS_SANDBOX = True
@@ -42,61 +43,62 @@ def spec(settings, tmp_path, monkeypatch) -> Iterator[SandboxSpec]:
     yield spec
     if handle := provider.find(spec.sandbox_id):
         provider.destroy(handle)
-    assert marked(spec.sandbox_id) == []
+    assert find_processes(spec.sandbox_id) == []
 
 
-def folder(spec: SandboxSpec) -> Path:
+def get_folder(spec: SandboxSpec) -> Path:
     from django.conf import settings
 
     return settings.SANDBOX_DIR / spec.sandbox_id.hex
 
 
-def ask(spec: SandboxSpec, what: str, words: str = "yes") -> None:
-    """Tell the stand-in engine what to do at its next start."""
-    (folder(spec) / "project").mkdir(parents=True, exist_ok=True)
-    (folder(spec) / "project" / what).write_text(words)
+def instruct_engine(spec: SandboxSpec, instruction: str, text: str = "yes") -> None:
+    """Write an instruction that the fake engine reads at its next start."""
+    (get_folder(spec) / "project").mkdir(parents=True, exist_ok=True)
+    (get_folder(spec) / "project" / instruction).write_text(text)
 
 
-def wait_for(handle: Handle, *states: State, seconds: float = 20) -> Observed:
-    deadline = time.monotonic() + seconds
-    while (seen := provider.inspect(handle)).state not in states:
-        assert time.monotonic() < deadline, seen
-        time.sleep(0.05)
-    return seen
+def wait_for_state(handle: Handle, *states: State, seconds: float = 20) -> Observed:
+    def inspect() -> Observed | None:
+        observed = provider.inspect(handle)
+        return observed if observed.state in states else None
+
+    return wait_until(inspect, f"a state of {states}", seconds=seconds)
 
 
-def marked(sandbox_id: UUID) -> list[psutil.Process]:
+def find_processes(sandbox_id: UUID) -> list[psutil.Process]:
     return list(process._members(sandbox_id.hex, []))
 
 
-def daemons(spec: SandboxSpec) -> list[int]:
-    names = [folder(spec) / "project" / f"daemon{n}.pid" for n in (1, 2)]
-    deadline = time.monotonic() + 20
-    while not all(name.exists() and name.read_text() for name in names):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def wait_for_daemons(spec: SandboxSpec) -> list[int]:
+    """Wait for the two daemons that the fake engine leaves; return their process ids."""
+    names = [get_folder(spec) / "project" / f"daemon{n}.pid" for n in (1, 2)]
+    wait_until(
+        lambda: all(name.exists() and name.read_text() for name in names),
+        "the ids of the daemons",
+    )
     return [int(name.read_text()) for name in names]
 
 
 class TestStart:
-    def test_runs_and_answers(self, spec):
+    def test_started_sandbox_runs_and_has_an_address(self, spec):
         handle = provider.start(spec)
 
-        seen = wait_for(handle, State.RUNNING)
+        observed = wait_for_state(handle, State.RUNNING)
 
-        assert seen.base_url == f"http://127.0.0.1:{handle['port']}"
-        assert seen.workspace == str(folder(spec) / "project")
+        assert observed.base_url == f"http://127.0.0.1:{handle['port']}"
+        assert observed.workspace == str(get_folder(spec) / "project")
         assert json.loads(json.dumps(handle)) == handle
 
-    def test_of_one_that_runs_gives_its_handle(self, spec):
+    def test_start_of_a_running_sandbox_returns_its_handle(self, spec):
         first = provider.start(spec)
 
         assert provider.start(spec) == first
         assert provider.resume(spec, first) == first
         assert provider.find(spec.sandbox_id) == first
-        assert len(marked(spec.sandbox_id)) == 1
+        assert len(find_processes(spec.sandbox_id)) == 1
 
-    def test_by_many_at_once_starts_one(self, spec):
+    def test_concurrent_starts_start_one_engine(self, spec):
         handles: list[Handle] = []
         threads = [
             threading.Thread(target=lambda: handles.append(provider.start(spec))) for _ in range(6)
@@ -107,29 +109,29 @@ class TestStart:
             thread.join()
 
         assert handles == [handles[0]] * 6
-        assert len(marked(spec.sandbox_id)) == 1
+        assert len(find_processes(spec.sandbox_id)) == 1
 
-    def test_is_starting_until_it_is_ready(self, spec):
-        ask(spec, "busy")
+    def test_sandbox_is_starting_until_its_engine_is_ready(self, spec):
+        instruct_engine(spec, "busy")
         handle = provider.start(spec)
         time.sleep(1)
         assert provider.inspect(handle).state == State.STARTING
 
-        (folder(spec) / "project" / "busy").unlink()
+        (get_folder(spec) / "project" / "busy").unlink()
 
-        wait_for(handle, State.RUNNING)
+        wait_for_state(handle, State.RUNNING)
 
-    def test_environment_is_made_from_nothing(self, spec, monkeypatch):
+    def test_environment_has_no_variables_of_the_server(self, spec, monkeypatch):
         for name in ("DATABASE_URL", "SECRET_KEY", "HTTPS_PROXY", "OPENAI_API_KEY", "PYTHONPATH"):
             monkeypatch.setenv(name, "leak")
-        wait_for(provider.start(spec), State.RUNNING)
+        wait_for_state(provider.start(spec), State.RUNNING)
 
-        environment = json.loads((folder(spec) / "environment.json").read_text())
+        environment = json.loads((get_folder(spec) / "environment.json").read_text())
 
         assert "leak" not in environment.values()
-        # What a C library or a shell adds by itself is not ours.
+        # A C library or a shell adds these variables by itself.
         own = set(environment) - {"PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE"}
-        names = process._environment(spec, folder(spec), tmux="t", run="r").keys()
+        names = process._environment(spec, get_folder(spec), tmux="t", run="r").keys()
         assert own == set(names)
         assert environment["OH_SESSION_API_KEYS_0"] == "session-key"
         assert environment["TZ"] == "UTC"
@@ -137,8 +139,10 @@ class TestStart:
 
     def test_keys_are_neither_in_the_handle_nor_in_the_arguments(self, spec):
         handle = provider.start(spec)
+        wait_for_state(handle, State.RUNNING)
 
         command = " ".join(psutil.Process(handle["pid"]).cmdline())
+        assert f"--port {handle['port']}" in command
         for secret in ("session-key", "secret-key"):
             assert secret not in json.dumps(handle)
             assert secret not in command
@@ -147,11 +151,11 @@ class TestStart:
     def test_folders_are_private(self, spec):
         provider.start(spec)
 
-        for path in (folder(spec), folder(spec) / "project", folder(spec) / "home"):
+        for path in (get_folder(spec), get_folder(spec) / "project", get_folder(spec) / "home"):
             assert stat.S_IMODE(path.stat().st_mode) == 0o700
-        assert stat.S_IMODE((folder(spec) / "engine.log").stat().st_mode) == 0o600
+        assert stat.S_IMODE((get_folder(spec) / "engine.log").stat().st_mode) == 0o600
 
-    def test_terminals_get_a_short_folder_where_the_path_is_long(self, spec, settings, tmp_path):
+    def test_tmux_gets_a_short_folder_if_the_path_is_long(self, spec, settings, tmp_path):
         settings.SANDBOX_DIR = tmp_path / ("long" * 20)
 
         handle = provider.start(spec)
@@ -160,9 +164,9 @@ class TestStart:
         provider.destroy(handle)
         assert not Path(handle["tmux"]).exists()
 
-    def test_log_of_earlier_runs_keeps_its_tail(self, spec):
-        folder(spec).mkdir(parents=True)
-        log = folder(spec) / "engine.log"
+    def test_log_of_earlier_runs_is_cut_to_its_tail(self, spec):
+        get_folder(spec).mkdir(parents=True)
+        log = get_folder(spec) / "engine.log"
         log.write_bytes(b"a" * 3_000_000 + b"the end\n")
 
         provider.start(spec)
@@ -170,9 +174,9 @@ class TestStart:
         assert log.stat().st_size < process.LOG_TAIL_BYTES + 10_000
         assert b"the end\n" in log.read_bytes()
 
-    def test_log_is_cut_while_it_runs(self, spec):
+    def test_log_is_cut_while_the_engine_runs(self, spec):
         handle = provider.start(spec)
-        log = folder(spec) / "engine.log"
+        log = get_folder(spec) / "engine.log"
         with log.open("ab") as file:
             file.write(b"b" * (process.LOG_MAX_BYTES + 1))
 
@@ -182,14 +186,14 @@ class TestStart:
 
 
 class TestRefusals:
-    def test_where_it_is_not_allowed(self, spec, settings):
+    def test_start_is_refused_if_process_sandboxes_are_not_allowed(self, spec, settings):
         settings.ALLOW_PROCESS_SANDBOX = False
 
         with pytest.raises(SandboxUnavailable, match="do not isolate") as caught:
             provider.start(spec)
         assert caught.value.status == 503
 
-    def test_without_an_engine(self, spec, monkeypatch):
+    def test_start_is_refused_without_an_engine(self, spec, monkeypatch):
         missing = engine_home.Status(
             "missing", "1", "/e", "The agent engine is not installed in /e."
         )
@@ -198,24 +202,24 @@ class TestRefusals:
         with pytest.raises(SandboxUnavailable, match=r"not installed in /e\. Run `manage"):
             provider.start(spec)
 
-    def test_on_a_full_disk(self, spec, monkeypatch):
+    def test_start_is_refused_on_a_full_disk(self, spec, monkeypatch):
         monkeypatch.setattr(process.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
 
         with pytest.raises(SandboxUnavailable, match=r"The disk of .* is full"):
             provider.start(spec)
 
-    def test_where_nothing_can_be_written(self, spec, settings, tmp_path):
+    def test_start_is_refused_if_the_folder_cannot_be_created(self, spec, settings, tmp_path):
         (tmp_path / "file").write_text("")
         settings.SANDBOX_DIR = tmp_path / "file" / "sandboxes"
 
         with pytest.raises(SandboxUnavailable, match="Not a directory"):
             provider.start(spec)
 
-    def test_unknown_provider(self):
+    def test_unknown_provider_is_refused(self):
         with pytest.raises(SandboxUnavailable, match="no sandbox provider named nope"):
             get_provider("nope")
 
-    def test_resume_without_data(self, spec):
+    def test_resume_is_refused_after_the_files_were_deleted(self, spec):
         handle = provider.start(spec)
         provider.destroy(handle)
 
@@ -223,47 +227,45 @@ class TestRefusals:
             provider.resume(spec, handle)
 
 
-class TestEnds:
-    def test_killed_says_by_what(self, spec):
+class TestEndOfEngine:
+    def test_killed_engine_is_reported_as_failed_with_its_signal(self, spec):
         handle = provider.start(spec)
-        wait_for(handle, State.RUNNING)
+        wait_for_state(handle, State.RUNNING)
 
         os.kill(handle["pid"], signal.SIGKILL)
 
-        seen = wait_for(handle, State.FAILED)
-        assert "killed by SIGKILL" in seen.detail
-        assert seen.base_url == ""
+        observed = wait_for_state(handle, State.FAILED)
+        assert "killed by SIGKILL" in observed.detail
+        assert observed.base_url == ""
 
-    def test_status_and_the_line_that_matters(self, spec):
-        ask(spec, "die", "ERROR: [Errno 98] address already in use")
+    def test_ended_engine_is_reported_as_failed_with_its_status_and_error_line(self, spec):
+        instruct_engine(spec, "die", "ERROR: [Errno 98] address already in use")
 
-        seen = wait_for(provider.start(spec), State.FAILED)
+        observed = wait_for_state(provider.start(spec), State.FAILED)
 
-        assert seen.detail == (
+        assert observed.detail == (
             "The engine ended with status 3: ERROR: [Errno 98] address already in use"
         )
 
-    def test_no_zombie_stays(self, spec):
-        ask(spec, "die", "x")
+    def test_ended_engine_leaves_no_zombie(self, spec):
+        instruct_engine(spec, "die", "x")
         handle = provider.start(spec)
-        wait_for(handle, State.FAILED)
+        wait_for_state(handle, State.FAILED)
 
-        deadline = time.monotonic() + 5
-        while psutil.pid_exists(handle["pid"]):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(
+            lambda: not psutil.pid_exists(handle["pid"]), "the process to be reaped", seconds=5
+        )
 
-    def test_another_process_with_its_pid_is_not_it(self, spec):
+    def test_another_process_with_the_same_pid_is_not_the_engine(self, spec):
         handle = provider.start(spec)
         os.kill(handle["pid"], signal.SIGKILL)
-        wait_for(handle, State.FAILED)
+        wait_for_state(handle, State.FAILED)
         other = subprocess.Popen(["sleep", "600"])
         try:
-            # In the middle of its exec nothing is told of a process, and its age is all there is to go by.
-            deadline = time.monotonic() + 5
-            while psutil.Process(other.pid).cmdline() != ["sleep", "600"]:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            # During exec a process has no command line, and only its age could be compared.
+            wait_until(
+                lambda: psutil.Process(other.pid).cmdline() == ["sleep", "600"], "the exec of sleep"
+            )
             reused = handle | {"pid": other.pid}
 
             assert provider.inspect(reused).state == State.FAILED
@@ -273,16 +275,16 @@ class TestEnds:
             other.kill()
             other.wait()
 
-    def test_a_set_clock_does_not_make_it_another(self, spec):
+    def test_engine_is_recognized_after_the_clock_was_set(self, spec):
         handle = provider.start(spec)
-        wait_for(handle, State.RUNNING)
+        wait_for_state(handle, State.RUNNING)
 
-        seen = provider.inspect(handle | {"created": handle["created"] - 3_600})
+        observed = provider.inspect(handle | {"created": handle["created"] - 3_600})
 
-        assert seen.state == State.RUNNING
+        assert observed.state == State.RUNNING
 
-    def test_another_server_on_its_port_is_not_it(self, spec):
-        ask(spec, "busy")
+    def test_another_server_on_the_same_port_is_not_the_engine(self, spec):
+        instruct_engine(spec, "busy")
         handle = provider.start(spec)
         with socket.socket() as other:
             other.bind(("127.0.0.1", 0))
@@ -293,63 +295,63 @@ class TestEnds:
             )
 
     @pytest.mark.parametrize("handle", [{}, {"sandbox": "../etc", "dir": "/etc"}, {"pid": 1}])
-    def test_handles_of_nothing(self, spec, handle):
+    def test_invalid_handle_is_missing_and_can_be_stopped_and_destroyed(self, spec, handle):
         assert provider.inspect(handle).state == State.MISSING
         provider.stop(handle, grace_seconds=1)
         provider.destroy(handle)
 
 
 class TestStop:
-    def test_leaves_no_process_and_keeps_the_data(self, spec):
-        ask(spec, "daemon")
+    def test_stop_leaves_no_process_and_keeps_the_files(self, spec):
+        instruct_engine(spec, "daemon")
         handle = provider.start(spec)
-        pids = [*daemons(spec), handle["pid"]]
-        wait_for(handle, State.RUNNING)
+        pids = [*wait_for_daemons(spec), handle["pid"]]
+        wait_for_state(handle, State.RUNNING)
 
         provider.stop(handle, grace_seconds=5)
 
         assert [pid for pid in pids if psutil.pid_exists(pid) and is_alive(pid)] == []
         assert provider.inspect(handle).state == State.STOPPED
-        assert (folder(spec) / "project" / "daemon").exists()
+        assert (get_folder(spec) / "project" / "daemon").exists()
         provider.stop(handle, grace_seconds=5)
 
-    def test_waits_no_longer_than_its_grace(self, spec):
-        ask(spec, "stubborn")
+    def test_stop_waits_no_longer_than_its_grace_period(self, spec):
+        instruct_engine(spec, "stubborn")
         handle = provider.start(spec)
-        wait_for(handle, State.RUNNING)
-        began = time.monotonic()
+        wait_for_state(handle, State.RUNNING)
+        started_at = time.monotonic()
 
         provider.stop(handle, grace_seconds=0.5)
 
-        assert 0.5 <= time.monotonic() - began < 5
+        assert 0.5 <= time.monotonic() - started_at < 5
         assert provider.inspect(handle).state == State.STOPPED
 
-    def test_then_resume_keeps_data_and_ends_what_was_left(self, spec):
-        ask(spec, "daemon")
+    def test_resume_keeps_the_files_and_ends_leftover_processes(self, spec):
+        instruct_engine(spec, "daemon")
         first = provider.start(spec)
-        left = daemons(spec)
+        leftover_pids = wait_for_daemons(spec)
         os.kill(first["pid"], signal.SIGKILL)
-        wait_for(first, State.FAILED)
-        (folder(spec) / "project" / "daemon").unlink()
-        (folder(spec) / "project" / "work.txt").write_text("kept")
+        wait_for_state(first, State.FAILED)
+        (get_folder(spec) / "project" / "daemon").unlink()
+        (get_folder(spec) / "project" / "work.txt").write_text("kept")
 
         second = provider.resume(spec, first)
 
-        wait_for(second, State.RUNNING)
-        assert [pid for pid in left if is_alive(pid)] == []
+        wait_for_state(second, State.RUNNING)
+        assert [pid for pid in leftover_pids if is_alive(pid)] == []
         assert second["run"] != first["run"]
         assert provider.inspect(first) == Observed(
             State.STOPPED,
             "",
-            str(folder(spec) / "project"),
+            str(get_folder(spec) / "project"),
             "The sandbox was started again after this run.",
         )
-        assert (folder(spec) / "project" / "work.txt").read_text() == "kept"
+        assert (get_folder(spec) / "project" / "work.txt").read_text() == "kept"
 
-    def test_start_while_it_stops_starts_another_run(self, spec):
-        ask(spec, "stubborn")
+    def test_start_during_a_stop_starts_another_run(self, spec):
+        instruct_engine(spec, "stubborn")
         first = provider.start(spec)
-        wait_for(first, State.RUNNING)
+        wait_for_state(first, State.RUNNING)
         stopping = threading.Thread(
             target=provider.stop, args=(first,), kwargs={"grace_seconds": 1}
         )
@@ -360,7 +362,7 @@ class TestStop:
 
         stopping.join()
         assert second["run"] != first["run"]
-        wait_for(second, State.RUNNING)
+        wait_for_state(second, State.RUNNING)
 
 
 def is_alive(pid: int) -> bool:
@@ -371,11 +373,11 @@ def is_alive(pid: int) -> bool:
 
 
 class TestDestroy:
-    def test_removes_everything(self, spec, settings):
-        ask(spec, "daemon")
+    def test_destroy_removes_all_processes_and_files(self, spec, settings):
+        instruct_engine(spec, "daemon")
         handle = provider.start(spec)
-        pids = [*daemons(spec), handle["pid"]]
-        locked = folder(spec) / "project" / "locked" / "deep"
+        pids = [*wait_for_daemons(spec), handle["pid"]]
+        locked = get_folder(spec) / "project" / "locked" / "deep"
         locked.mkdir(parents=True)
         (locked / "file").write_text("x")
         (locked / "file").chmod(0)
@@ -391,32 +393,32 @@ class TestDestroy:
         assert provider.find(spec.sandbox_id) == {}
         provider.destroy(handle)
 
-    def test_goes_on_where_it_was_cut_off(self, spec, settings):
+    def test_interrupted_destroy_is_completed(self, spec, settings):
         handle = provider.start(spec)
         provider.stop(handle, grace_seconds=0)
-        folder(spec).rename(settings.SANDBOX_DIR / f"{spec.sandbox_id.hex}.removed")
+        get_folder(spec).rename(settings.SANDBOX_DIR / f"{spec.sandbox_id.hex}.removed")
 
         provider.destroy(handle)
 
         assert [path.name for path in settings.SANDBOX_DIR.iterdir()] == [".locks"]
 
-    def test_follows_no_links(self, spec, tmp_path):
-        treasure = tmp_path / "treasure"
-        treasure.mkdir(mode=0o750)
-        (treasure / "gold").write_text("x")
+    def test_destroy_follows_no_symlinks(self, spec, tmp_path):
+        outside = tmp_path / "outside"
+        outside.mkdir(mode=0o750)
+        (outside / "file").write_text("x")
         handle = provider.start(spec)
-        (folder(spec) / "project" / "link").symlink_to(treasure)
+        (get_folder(spec) / "project" / "link").symlink_to(outside)
 
         provider.destroy(handle)
 
-        assert (treasure / "gold").read_text() == "x"
-        assert stat.S_IMODE(treasure.stat().st_mode) == 0o750
+        assert (outside / "file").read_text() == "x"
+        assert stat.S_IMODE(outside.stat().st_mode) == 0o750
 
-    def test_removes_nothing_but_a_sandbox(self, spec, tmp_path):
-        treasure = tmp_path / "treasure"
-        treasure.mkdir()
+    def test_destroy_removes_no_other_folder(self, spec, tmp_path):
+        outside = tmp_path / "outside"
+        outside.mkdir()
         handle = provider.start(spec)
 
-        provider.destroy(handle | {"dir": str(treasure)})
+        provider.destroy(handle | {"dir": str(outside)})
 
-        assert treasure.exists()
+        assert outside.exists()
