@@ -47,11 +47,11 @@ def _consumers() -> list[dict[str, Any]]:
         server.close()
     user, header = logs.user_with_key()
     paths = [f"/ws/v1/conversations/{logs.conversation(user).pk}" for _ in range(100)]
-    memory_growth = []
+    grown = []
     for addresses, headers in ((paths, header), (["/consumer"], "")):
         server = Server()
         try:
-            memory_growth.append(_grown(server, addresses, headers))
+            grown.append(_grown(server, addresses, headers))
         finally:
             server.close()
     return [
@@ -60,7 +60,7 @@ def _consumers() -> list[dict[str, Any]]:
             ours[1], theirs[1], unit="deliveries/CPU s",
         ),
         report.figure(
-            "packages", "sockets beside Channels consumers, 1,000 idle", memory_growth[0], memory_growth[1], unit="MiB"
+            "packages", "sockets beside Channels consumers, 1,000 idle", grown[0], grown[1], unit="MiB"
         ),
     ]  # fmt: skip
 

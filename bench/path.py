@@ -288,7 +288,7 @@ def count(calls: Iterable[Call]) -> Count:
 
 
 def _moves(calls: Iterable[Call]) -> list[Call]:
-    """Return the first call, and every call into another file than that of the previous call."""
+    """Return the first call, and every call in another file than the previous call."""
     visited: list[Call] = []
     for call in calls:
         if not visited or visited[-1].file != call.file:

@@ -66,11 +66,11 @@ def compare(routes: list[Route]) -> list[dict[str, Any]]:
         queries.write_text(
             json.dumps({name: statements[1:] for name, statements in queries_by_name.items()})
         )
-        environment = {
+        quiet = {
             "RATE_LIMITS": os.environ.get("BENCH_RATE_LIMITS", "address=10000000/m,read=10000000/m")
         }
         with (
-            web(**environment) as ours,
+            web(**quiet) as ours,
             web(settings="bench.bare_settings", BENCH_QUERIES=str(queries)) as bare,
         ):
             return _flatness(

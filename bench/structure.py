@@ -95,7 +95,7 @@ def all_cycles(imports: list[Import]) -> dict[str, Any]:
 
 
 def folder_sizes(files: list[File]) -> dict[str, Any]:
-    """Return the sizes of apps, groups and folders.
+    """Return the sizes of apps, groups and rooms.
 
     A group is a package of an app, or the modules directly in the app. A folder counts if it contains Python files.
     """
