@@ -1,4 +1,4 @@
-"""The data that a fork inherits from its parent conversation: the workspace's files, and the earlier events as text."""
+"""Inheritance of a fork from its parent conversation: the files of the workspace, and the earlier events as text."""
 
 from django.db import transaction
 
