@@ -1,6 +1,7 @@
 """Querysets whose SQL is compiled only once, because compiling takes more processor time than running the query.
 
-The queryset, with ``visible_to``, remains the only definition of the rows. Only the values of its parameters change.
+The queryset, including ``visible_to``, still decides which rows are returned. Each execution reuses its SQL with other
+parameter values.
 """
 
 import json

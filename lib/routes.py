@@ -22,7 +22,7 @@ NOTHING = ""
 class RouteFacts:
     """The facts of a route. Use an instance as the decorator of a view or of a viewset's action.
 
-    A subclass of a view inherits its facts unless it declares its own, which replace all inherited facts.
+    A subclass inherits the facts of its view. If the subclass declares facts, they replace all inherited facts.
     """
 
     streams: bool = False

@@ -238,10 +238,10 @@ def _check_scopes(scopes: Sequence[str], *, allowed: Collection[str]) -> None:
 
 
 def authenticate_api_key(token: str, *, address: str = "") -> ApiKey:
-    """Return the usable API key with a plain text, and update its last use.
+    """Return the API key whose plain text is ``token`` if the key is usable, and update the time of its last use.
 
     The key's ``user`` is limited to the organization and the scopes of the key. ``address`` is the client's IP
-    address, for keys that work from some networks only. Raise ``InvalidKey``.
+    address, for keys that work from some networks only. Raise ``InvalidKey`` if no usable key matches.
     """
     head, _, _ = token.partition(".")
     key_id = head.removeprefix("oh_")

@@ -311,7 +311,7 @@ def build_completion(step: Step, request: Json) -> Json:
 
 
 def iter_chunks(body: Json, *, include_usage: bool) -> Iterator[Json]:
-    """Yield the chunks by which OpenAI's API streams a completion."""
+    """Yield a completion in chunks, as OpenAI's API streams it."""
     choice = body["choices"][0]
     message = choice["message"]
     head = {key: body[key] for key in ("id", "created", "model")}

@@ -161,7 +161,7 @@ class EngineEventsView(EngineView):
     def post(self, request: Request, pk: str) -> Response:
         """Post a message to the agent. The message is stored before the response is sent.
 
-        Unless ``run`` is true, the agent does not start to work on the message yet.
+        The agent starts to work on the message only if ``run`` is true.
         """
         row = self.get_conversation(pk)
         body = self.body(V1MessageSerializer)

@@ -196,7 +196,7 @@ class Follower:
 def parse_cursor(scope: Json) -> int:
     """Return ``latest_event_id`` of the query string: the ``seq`` after which to send events.
 
-    Return 0, the start of the log, for -1 and for any text that is not a number. Clients without events send -1.
+    For -1, which clients without events send, and for text that is not a number, return 0: the start of the log.
     """
     value = handshake.parse_query(scope).get("latest_event_id", "")
     is_number = value.isascii() and value.isdigit() and len(value) <= CURSOR_DIGITS

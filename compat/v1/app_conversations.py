@@ -94,7 +94,7 @@ class AppConversationsView(V1View):
         responses={(200, "application/json"): serializers.nullable_rows_schema("AppConversation")},
     )
     def get(self, request: ApiRequest) -> Response:
-        """Return the conversations with these ids, in order, null for each id without a conversation."""
+        """Return the conversations with these ids, in their order, with null for each id without a conversation."""
         ids = parse_ids(request, "ids")
         rows = Conversation.objects.visible_to(request.user).select_related("sandbox")
         items = responses.serialize_conversations(rows.filter(pk__in=ids).distinct(), request.user)
@@ -206,7 +206,7 @@ class StartTasksView(V1View):
         responses={(200, "application/json"): serializers.nullable_rows_schema("V1StartTask")},
     )
     def get(self, request: ApiRequest) -> Response:
-        """Return the start tasks with these ids, in order, null for each id without a task.
+        """Return the start tasks with these ids, in their order, with null for each id without a task.
 
         The web client polls this route every 3 seconds until the task is ready, or until it receives null.
         """

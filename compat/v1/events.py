@@ -144,7 +144,7 @@ class EventsView(V1View):
         responses=OpenApiTypes.ANY,
     )
     def get(self, request: Request) -> Response:
-        """Return the events with these ids, in order, null for each id without an event."""
+        """Return the events with these ids, in their order, with null for each id without an event."""
         ids = request.query_params.getlist("id")
         if not 0 < len(ids) <= MAX_IDS:
             raise Unprocessable(f"id: Send 1 to {MAX_IDS} ids.")

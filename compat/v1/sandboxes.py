@@ -91,7 +91,7 @@ class SandboxesView(V1View):
         responses={(200, "application/json"): serializers.nullable_rows_schema("V1Sandbox")},
     )
     def get(self, request: ApiRequest) -> Response:
-        """Return the sandboxes with these ids, in order, null for each id without a sandbox."""
+        """Return the sandboxes with these ids, in their order, with null for each id without a sandbox."""
         # V1 names this parameter ``id``, but ``ids`` for conversations.
         ids = parse_ids(request, "id")
         rows = conversations_with_sandbox(request).filter(sandbox_id__in=ids).distinct()
@@ -221,7 +221,7 @@ class SandboxSpecsView(V1View):
         responses={(200, "application/json"): serializers.nullable_rows_schema("V1SandboxSpec")},
     )
     def get(self, request: Request) -> Response:
-        """Return the specifications with these ids, in order, null for each unknown id."""
+        """Return the specifications with these ids, in their order, with null for each unknown id."""
         ids = request.query_params.getlist("id")
         if not 0 < len(ids) <= MAX_IDS:
             raise Unprocessable(f"id: Send 1 to {MAX_IDS} ids.")

@@ -139,7 +139,7 @@ def _timestamp_of(event: Row) -> str:
 def format_timestamp(moment: datetime) -> str:
     """Return a time in the engine's format: UTC without an offset, always with microseconds.
 
-    Because the number of digits is fixed, the order of the texts is the order of the times.
+    Because the number of digits is fixed, sorting the texts also sorts the times.
     """
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
 

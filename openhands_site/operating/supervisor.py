@@ -233,7 +233,7 @@ class Supervisor:
 
 
 def end_leftovers(record: Path) -> int:
-    """End the roles of an earlier run that was killed, and return their number."""
+    """Stop the processes that an earlier, killed run left behind; return how many there were."""
     try:
         entries = json.loads(record.read_text()).values()
     except (OSError, ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""API endpoints without a resource: the caller, explained permissions, and sign-in and sign-out with a session."""
+"""API endpoints that belong to no resource: the caller, why a permission is granted or denied, session sign-in."""
 
 from dataclasses import asdict
 from typing import Any

@@ -182,7 +182,7 @@ class TotalsQuery(PeriodQuery):
 
 
 class SpenderSerializer(serializers.ModelSerializer[User]):
-    """The user who made the model calls of a group."""
+    """In totals grouped by user: the user who made the calls."""
 
     class Meta:
         model = User
