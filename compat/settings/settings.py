@@ -205,8 +205,8 @@ def parse_settings(body: dict[str, Any]) -> dict[str, Any]:
 def change_model(user: User, organization: Organization, body: dict[str, Any]) -> None:
     """Change the caller's access to a model if the body names another model, server or key.
 
-    If the body names the demo model, delete the caller's access. Raise ``UnknownModelServer`` if the server of the model
-    is unknown, and ``MissingPermission`` if the caller may not change the access.
+    If the body names the demo model, delete the caller's access. Raise ``UnknownModelServer`` if the server of the
+    model is unknown, and ``MissingPermission`` if the caller may not change the access.
     """
     access = services.get_model_access(organization_id=organization.pk, user_id=user.pk)
     model, base_url = directory.format_access(access)
