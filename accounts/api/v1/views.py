@@ -1,4 +1,4 @@
-"""API endpoints without a resource: the caller, explained permissions, and sign-in and sign-out with a session."""
+"""API endpoints for the caller, for the explanation of permissions, and for signing in and out with a session."""
 
 from dataclasses import asdict
 from typing import Any
