@@ -30,7 +30,7 @@ class Tokens:
 
 
 def cost_micros(tokens: Tokens, access: ModelAccess | None) -> int:
-    """Return the cost of a call in micro-dollars. Without ``access``, for the demo model, the cost is 0."""
+    """Return the cost of a call in micro-dollars. For the demo model (``access`` is None), it is 0."""
     if access is None:
         return 0
     total = (

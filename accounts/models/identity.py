@@ -158,7 +158,7 @@ class UserSession(models.Model):
 
 
 class ProviderSession(models.Model):
-    """The provider's data of a session: its ``sid`` and its tokens, which never leave the server.
+    """The data that the identity provider sent for a session: ``sid`` and the tokens. They never leave the server.
 
     ``generation`` counts the refreshes. While ``refresh_until`` is in the future, no other request may refresh.
     """

@@ -151,13 +151,13 @@ def check_id_token(
     """
     claims = _decode(provider, token, audience=provider.client_id, party=provider.client_id)
     if not nonce or claims.get("nonce") != nonce:
-        raise BadToken("its nonce belongs to another sign-in")
+        raise BadToken("the nonce of the token belongs to another sign-in")
     if "events" in claims:
-        raise BadToken("it is a logout token")
+        raise BadToken("the token is a logout token")
     if authenticated_after is not None:
         at = claims.get("auth_time")
         if not isinstance(at, int) or at < authenticated_after - LEEWAY_SECONDS:
-            raise BadToken("its auth_time is missing or older than required")
+            raise BadToken("the auth_time of the token is missing or older than required")
     return claims
 
 
@@ -168,7 +168,7 @@ def check_refreshed_id_token(provider: IdentityProvider, token: Any, *, sub: str
     """
     claims = _decode(provider, token, audience=provider.client_id, party=provider.client_id)
     if claims["sub"] != sub:
-        raise BadToken("it belongs to another user")
+        raise BadToken("the token belongs to another user")
     return claims
 
 
@@ -181,9 +181,9 @@ def check_access_token(provider: IdentityProvider, token: str) -> dict[str, Any]
     claims = _decode(provider, token, audience=provider.audience or provider.client_id)
     # An ID token or a logout token can have the right signature and audience; reject both here.
     if claims.get("typ") not in ACCESS_KINDS or {"nonce", "at_hash", "events"} & claims.keys():
-        raise BadToken("it is not an access token")
+        raise BadToken("the token is not an access token")
     if claims.get("azp", claims.get("client_id")) not in provider.bearer_clients:
-        raise BadToken("it was issued to another client")
+        raise BadToken("the token was issued to another client")
     return claims
 
 
@@ -195,7 +195,7 @@ def check_own_access_token(provider: IdentityProvider, token: str, *, sub: str) 
     """
     claims = _decode(provider, token, audience=None)
     if claims["sub"] != sub:
-        raise BadToken("it belongs to another user")
+        raise BadToken("the token belongs to another user")
     return claims
 
 
@@ -208,15 +208,15 @@ def check_logout_token(provider: IdentityProvider, token: str) -> dict[str, Any]
     claims = _decode(provider, token, audience=provider.client_id, needs=("iat", "exp", "jti"))
     events = claims.get("events")
     if not isinstance(events, dict) or not isinstance(events.get(LOGOUT_EVENT), dict):
-        raise BadToken("it is not a logout token")
+        raise BadToken("the token is not a logout token")
     if "nonce" in claims:  # forbidden, so that an ID token cannot pass as a logout token
-        raise BadToken("it has a nonce")
+        raise BadToken("the token has a nonce")
     if not all(isinstance(claims[name], str) for name in ("sub", "sid", "jti") if name in claims):
-        raise BadToken("its claims are malformed")
+        raise BadToken("the claims of the token are malformed")
     if not claims.get("sub") and not claims.get("sid"):
-        raise BadToken("it has neither a sub nor a sid")
+        raise BadToken("the token has neither a sub nor a sid")
     if claims["iat"] < time.time() - LOGOUT_MAX_AGE_SECONDS:
-        raise BadToken("it is too old")
+        raise BadToken("the token is too old")
     return claims
 
 
@@ -226,7 +226,7 @@ def read_issuer(token: str) -> str:
     Raise ``BadToken`` if the text is not a JWT.
     """
     if len(token) > TOKEN_MAX_BYTES or token.count(".") != 2:
-        raise BadToken("it is not a signed token")
+        raise BadToken("the text is not a signed token")
     try:
         claims = jwt.decode(token, options={"verify_signature": False})
     except (jwt.PyJWTError, ValueError, RecursionError) as error:
@@ -243,13 +243,13 @@ def _decode(
     needs: tuple[str, ...] = ("iat", "exp", "sub"),
 ) -> dict[str, Any]:
     if not isinstance(token, str) or len(token) > TOKEN_MAX_BYTES:
-        raise BadToken("it is missing or too long")
+        raise BadToken("the token is missing or too long")
     try:
         header = jwt.get_unverified_header(token)
         if header.get("alg") not in ALGORITHMS:
-            raise BadToken("its algorithm is not accepted")
+            raise BadToken("the algorithm of the token is not accepted")
         if "crit" in header:  # RFC 7515 4.1.11: reject critical extensions that we do not implement
-            raise BadToken("its header has critical extensions")
+            raise BadToken("the header of the token has critical extensions")
         key = providers.get_signing_key(provider, key_id=header.get("kid"))
         claims = jwt.decode(
             token,
@@ -263,16 +263,16 @@ def _decode(
     except (jwt.PyJWTError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise BadToken(type(error).__name__) from error
     if "sub" in needs and not (isinstance(claims["sub"], str) and 0 < len(claims["sub"]) <= 255):
-        raise BadToken("its sub is malformed")
+        raise BadToken("the sub of the token is malformed")
     # The database is searched for both claims, and such a search would fail.
     for name in ("sub", "sid"):
         if isinstance(value := claims.get(name), str) and UNSTORABLE.search(value):
-            raise BadToken(f"its {name} is malformed")
+            raise BadToken(f"the {name} of the token is malformed")
     # Core 3.1.3.7: azp is the id of the client that the token was issued to. It must be our client id.
     if party is not None:
         audiences = claims.get("aud")
         if isinstance(audiences, list) and len(audiences) > 1 and "azp" not in claims:
-            raise BadToken("it has several audiences and no azp")
+            raise BadToken("the token has several audiences and no azp")
         if claims.get("azp", party) != party:
-            raise BadToken("it was issued to another client")
+            raise BadToken("the token was issued to another client")
     return claims

@@ -20,17 +20,17 @@ def authenticate_access_token(token: str) -> tuple[User, dict[str, Any]]:
     issuer = tokens.read_issuer(token)
     rows = [row for row in enabled_providers() if row.issuer == issuer and row.bearer_clients]
     if not rows:
-        raise tokens.BadToken("its issuer is not an identity provider of this server")
+        raise tokens.BadToken("the issuer of the token is not an identity provider of this server")
     provider, claims = _first_accepting(rows, lambda row: tokens.check_access_token(row, token))
     if _is_signed_out(provider, claims):
-        raise tokens.BadToken("its session has ended")
+        raise tokens.BadToken("the session of the token has ended")
     known = Identity.objects.select_related("user").filter(issuer=issuer, sub=claims["sub"]).first()
     try:
         identity = known or sign_in_identity(provider=provider, claims=claims)
     except SignInRefused as error:
         raise tokens.BadToken(error.detail) from error
     if not identity.user.is_active:
-        raise tokens.BadToken("its user is suspended")
+        raise tokens.BadToken("the user of the token is suspended")
     return identity.user, claims
 
 

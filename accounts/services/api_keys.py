@@ -238,7 +238,7 @@ def _check_scopes(scopes: Sequence[str], *, allowed: Collection[str]) -> None:
 
 
 def authenticate_api_key(token: str, *, address: str = "") -> ApiKey:
-    """Return the API key whose plain text is ``token`` if the key is usable, and update the time of its last use.
+    """Find the usable API key for the plain text ``token``, update its last use, and return it.
 
     The key's ``user`` is limited to the organization and the scopes of the key. ``address`` is the client's IP
     address, for keys that work from some networks only. Raise ``InvalidKey`` if no usable key matches.
@@ -282,10 +282,10 @@ _KEY_BY_ID = Compiled(
 
 
 def load_api_key(key_pk: UUID, *, address: str = "") -> ApiKey:
-    """Return the usable API key with a primary key, limited as in ``authenticate_api_key``; update its last use.
+    """Find the usable API key with the primary key ``key_pk``, update its last use, and return it.
 
-    The secret of the key is not checked: the caller has verified a credential that was derived from the key, such
-    as a conversation key. Raise ``InvalidKey``.
+    The key's ``user`` is limited as in ``authenticate_api_key``. The secret of the key is not checked: the caller has
+    verified a credential that was derived from the key, such as a conversation key. Raise ``InvalidKey``.
     """
     rows = ApiKey.objects.usable().filter(pk=key_pk)
     key = rows.select_related("user", "organization").first()

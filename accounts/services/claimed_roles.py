@@ -65,24 +65,24 @@ def check_rule(rule: Any) -> None:
     """Raise ``BadRule`` if a claim rule is not valid."""
     if not isinstance(rule, dict):
         raise BadRule(
-            "A rule must be an object with claim, value, and either organization and role, or staff."
+            "A rule must be an object with `claim`, `value`, and either `organization` and `role`, or `staff`."
         )
     if unknown := set(rule) - {"claim", "value", "organization", "role", "staff"}:
         raise BadRule(f"A rule cannot contain {min(unknown)!r}.")
     for name in ("claim", "value"):
         if not isinstance(rule.get(name), str) or not rule[name]:
-            raise BadRule(f"The {name} of a rule must be a text that is not empty.")
+            raise BadRule(f"`{name}` must be a text that is not empty.")
     if ("staff" in rule) == ("organization" in rule):
-        raise BadRule("A rule must contain either organization and role, or staff.")
+        raise BadRule("A rule must contain either `organization` and `role`, or `staff`.")
     if "staff" in rule and rule["staff"] is not True:
-        raise BadRule("staff must be true. Leave it out for a rule about a role.")
+        raise BadRule("`staff` must be true. In a rule about a role, leave `staff` out.")
     if "organization" in rule:
         try:
             UUID(rule["organization"])
         except (ValueError, AttributeError, TypeError) as error:
-            raise BadRule("organization must be the id of an organization.") from error
+            raise BadRule("`organization` must be the id of an organization.") from error
         if rule.get("role") not in Membership.Role.values:
-            raise BadRule(f"role must be one of {', '.join(Membership.Role.values)}.")
+            raise BadRule(f"`role` must be one of {', '.join(Membership.Role.values)}.")
 
 
 def _matches(rule: dict[str, Any], claims: dict[str, Any]) -> bool:

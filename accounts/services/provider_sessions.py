@@ -149,7 +149,7 @@ def end_by_logout_token(*, provider: IdentityProvider, token: str) -> int:
     """
     claims = tokens.check_logout_token(provider, token)
     if not tokens.spend(value=f"logout {provider.issuer} {claims['jti']}", seconds=3_600):
-        raise tokens.BadToken("it was used before")
+        raise tokens.BadToken("the token was used before")
     rows = UserSession.objects.filter(
         ended_at=None, provider_session__identity__issuer=provider.issuer
     )

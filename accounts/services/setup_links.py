@@ -43,7 +43,7 @@ def create_setup_link(*, email: str = "") -> str:
 
 
 def find_setup_link(token: str) -> SetupLink:
-    """Return the unused, unexpired link with a token. Raise ``InvalidSetupLink``."""
+    """Return the setup link for the plain text ``token``. Raise ``InvalidSetupLink``."""
     # The digest depends on the pepper of each row, so compare with every row. There are only a few.
     for link in SetupLink.objects.filter(used_at=None, expires_at__gt=timezone.now()):
         if crypto.matches(

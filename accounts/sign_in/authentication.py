@@ -89,7 +89,9 @@ class AccessTokenAuthentication(authentication.BaseAuthentication):
             return access_tokens.authenticate_access_token(token)
         except tokens.BadToken as error:
             log.info("rejected an access token: %s", error)
-            raise exceptions.AuthenticationFailed("This access token is not valid.") from error
+            raise exceptions.AuthenticationFailed(
+                "This access token is not valid. Request a new token from the identity provider."
+            ) from error
         except providers.ProviderUnavailable as error:
             raise ProviderUnreachable(retry_after=10) from error
 

@@ -68,7 +68,7 @@ def revoke_gateway_tokens(*, conversation_id: UUID) -> int:
 
 
 def authenticate_gateway_token(token: str) -> GatewayToken:
-    """Return the valid gateway token with a plain text. Runs two database queries.
+    """Return the valid gateway token for the plain text ``token``. Runs two database queries.
 
     Raise ``InvalidGatewayToken`` if the token is unknown, expired or revoked, if its user is inactive or no longer a
     member, or if its organization is suspended. The exception does not say which.

@@ -1,4 +1,4 @@
-"""API endpoints that belong to no resource: the caller, why a permission is granted or denied, session sign-in."""
+"""API endpoints for the caller, for the explanation of permissions, and for signing in and out with a session."""
 
 from dataclasses import asdict
 from typing import Any

@@ -1,4 +1,4 @@
-"""API endpoints of billing without a resource."""
+"""The API endpoint that lists the names of models."""
 
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
