@@ -24,10 +24,11 @@ def fetch(
 ) -> list[tuple[Any, ...]]:
     """Run one statement on this thread's connection, in the current transaction if there is one, and return its rows.
 
-    With a sequence of parameters, the placeholders are ``%s``, or ``%b`` for the binary format. With a mapping, only
-    ``%(name)s`` is possible. ``binary_rows`` transfers the rows in the binary format. The statement must return rows
-    (use ``RETURNING``). Django's ``connection.execute_wrapper`` functions are not called. Raise Django's database
-    errors.
+    A sequence of parameters is for statements with binary arrays, such as appending events: its placeholders are
+    ``%s``, or ``%b`` for the binary format. A mapping is for compiled querysets: its placeholders are ``%(name)s``.
+    Write a percent sign as ``%%`` in both. ``binary_rows`` transfers the rows in the binary format. The statement must
+    return rows (use ``RETURNING``). Django's ``connection.execute_wrapper`` functions are not called. Raise Django's
+    database errors.
     """
     cursor_class: type[psycopg.Cursor] = psycopg.Cursor
     text = statement
@@ -47,7 +48,7 @@ def fetch(
         cursor.adapters.register_loader("timestamptz", TimestamptzLoader)
         cursor.execute(text, parameters, binary=binary_rows)
         rows = cursor.fetchall()
-    # Django's own cursor does this, so that tests can count queries.
+    # As Django's own cursor does; tests that count queries rely on it.
     if connection.queries_logged:
         seconds = f"{time.perf_counter() - started:.3f}"
         connection.queries_log.append({"sql": statement, "time": seconds})
@@ -56,7 +57,7 @@ def fetch(
 
 @lru_cache(maxsize=256)
 def _number_placeholders(statement: str) -> tuple[str, list[str]]:
-    """Replace ``%(name)s`` by PostgreSQL's placeholders (``$1``). Return the text and the names in numerical order.
+    """Replace ``%(name)s`` by PostgreSQL's placeholders (``$1``). Return the text, and the names by number.
 
     Cached here, because psycopg does not cache the conversion of statements above 4,096 characters, and a conversion
     takes as long as a small query.

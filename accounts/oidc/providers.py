@@ -128,19 +128,25 @@ def _fetch_keys(
     provider: IdentityProvider, cached: _Cached[list[jwt.PyJWK]] | None
 ) -> _Cached[list[jwt.PyJWK]]:
     try:
-        document = _json(send_request("GET", get_metadata(provider).jwks_uri))
-        entries = document.get("keys")
-        parsed = map(_parse_key, entries if isinstance(entries, list) else [])
-        keys = [key for key in parsed if key is not None]
+        keys = _parse_keys(_json(send_request("GET", get_metadata(provider).jwks_uri)))
     except ProviderUnavailable:
         if cached is None:
             raise
-        # Store the old keys as fresh, so that the next requests do not wait for a timeout too.
+        # Store the old keys as fresh, so that the next requests do not wait for a timeout too, until the keys are old
+        # again.
         keys = cached.value
     fresh = _Cached(keys, time.monotonic())
     with _lock:
         _keys[provider.issuer] = fresh
     return fresh
+
+
+def _parse_keys(document: dict[str, Any]) -> list[jwt.PyJWK]:
+    entries = document.get("keys")
+    # Without this, a broken response would replace the cached keys, and no token would be valid.
+    if not isinstance(entries, list):
+        raise ProviderUnavailable("the key set contains no list of keys")
+    return [key for key in map(_parse_key, entries) if key is not None]
 
 
 def _parse_key(entry: Any) -> jwt.PyJWK | None:

@@ -109,8 +109,8 @@ def _token_set(
     if provider.kind == IdentityProvider.Kind.KEYCLOAK:
         access_claims = check_own_access_token(provider, access_token, sub=sub)
         for name in ROLE_CLAIMS:
-            if name in access_claims:
-                claims[name] = access_claims[name]
+            # Keycloak leaves a claim out if the person has no role. An empty value makes a refresh replace the old one.
+            claims[name] = access_claims.get(name, claims.get(name, {}))
     # RFC 6749 only recommends expires_in. Without a plausible value, refresh after five minutes.
     expires_in = response.get("expires_in")
     if not (isinstance(expires_in, int) and 0 < expires_in <= 86_400):

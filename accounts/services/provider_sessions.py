@@ -117,7 +117,8 @@ def _handle_refusal(
 def refresh_session(*, provider_session: ProviderSession) -> None:
     """Fetch new tokens from the provider, store them, and apply the new claims. The caller has claimed the refresh.
 
-    Raise ``ProviderRefused``, ``ProviderUnavailable`` or ``BadToken``; the database then keeps the old tokens.
+    Discard the new tokens if another request stored newer ones meanwhile. Raise ``ProviderRefused``,
+    ``ProviderUnavailable`` or ``BadToken``; the database then keeps the old tokens.
     """
     identity = provider_session.identity
     token_set = tokens.refresh(
@@ -138,6 +139,7 @@ def refresh_session(*, provider_session: ProviderSession) -> None:
         row.refresh_until = None
         row.save()
         if token_set.claims:
+            # A refresh does not ask the userinfo endpoint, so claims from there are kept from the last sign-in.
             apply_claims(identity=identity, claims=identity.last_claims | token_set.claims)
 
 

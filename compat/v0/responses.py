@@ -45,6 +45,7 @@ def _child_ids(ids: list[UUID], user: User) -> dict[UUID, list[str]]:
 def _serialize(
     row: Conversation, record: dict[str, Any], children: list[str], user: User
 ) -> dict[str, Any]:
+    # The database does not check the type of values in JSON columns, and one wrong row must not break a list.
     repository = row.repository if isinstance(row.repository, dict) else {}
     return {
         "conversation_id": row.pk.hex,
@@ -56,7 +57,8 @@ def _serialize(
         "selected_branch": repository.get("branch"),
         "git_provider": repository.get("provider"),
         "trigger": row.trigger,
-        "num_connections": 0,  # OpenHands' own server reports 0 too; sockets are counted per process
+        # Always 0, as in OpenHands: no process knows the sockets of the others.
+        "num_connections": 0,
         # The web client opens no V1 socket while this is null. A relative URL means the web client's own host.
         "url": f"/api/conversations/{row.pk.hex}",
         "session_api_key": conversation_key(conversation=row, user=user),

@@ -71,16 +71,13 @@ def fetch_by_ids(rows: QuerySet[Event], ids: list[str]) -> list[Any]:
 
     A UUID matches with and without dashes, because the log contains both forms.
     """
-    requested = {
-        spelling: text
-        for text in ids
-        if not _UNSTORABLE.search(text)
-        for spelling in _spellings(text)
+    spellings = [set() if _UNSTORABLE.search(text) else _spellings(text) for text in ids]
+    events = {
+        event.event_id: orjson.Fragment(translation.encode_event(event))
+        for event in rows.filter(event_id__in=set().union(*spellings))
     }
-    events = {}
-    for event in rows.filter(event_id__in=requested):
-        events[requested[event.event_id]] = orjson.Fragment(translation.encode_event(event))
-    return [events.get(text) for text in ids]
+    # The same event may be requested in both spellings, and then appears twice.
+    return [next((events[s] for s in names if s in events), None) for names in spellings]
 
 
 def _spellings(text: str) -> set[str]:

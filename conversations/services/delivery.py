@@ -128,6 +128,11 @@ def _await_follower(conversation_id: UUID, run: int) -> None:
 
 
 def _send(client: EngineClient, conversation_id: UUID, message: OutgoingMessage) -> None:
+    """Send a message and store the outcome: delivered, failed, or pending again.
+
+    After an unknown outcome the message stays ``SENDING``, so that the next attempt looks for it in the engine's log.
+    Raise ``EngineUnreachable`` to have the job retried.
+    """
     try:
         is_running = client.send_message(
             conversation_id, text=message.text, images=message.images, run=True
@@ -146,7 +151,7 @@ def _send(client: EngineClient, conversation_id: UUID, message: OutgoingMessage)
             raise EngineUnreachable(str(error), maybe_done=True) from error
         _fail(message, error.detail)
         return
-    # The engine stored the message but has no free run slot, so a job must run the agent later.
+    # The engine stored the message but has no free run slot (429), so a job must run the agent later.
     if not is_running:
         queue.run_agent(conversation_id, only_if_stopped=False)
     _mark_delivered(message)

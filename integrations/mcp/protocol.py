@@ -53,15 +53,18 @@ def _failed(sentence: str) -> types.CallToolResult:
 
 
 async def _handle(server: Server[Any, Any], scope: dict[str, Any], body: bytes) -> Answer:
-    """Handle one request with a new transport of the SDK.
+    """Handle one request with a new session manager of the SDK.
 
-    ``receive`` and ``send`` are the callables of ASGI: they pass the body in and collect the response.
+    A session manager runs only once, and this server keeps no MCP sessions, so each request gets its own. ``receive``
+    and ``send`` are the callables of ASGI: they pass the body in and collect the response.
     """
-    manager = StreamableHTTPSessionManager(server, json_response=True, stateless=True)
+    sessions = StreamableHTTPSessionManager(server, json_response=True, stateless=True)
+    # The status stays 500 if the SDK sends no response.
     status, headers, pieces, is_read = 500, [], [], False
 
     async def receive() -> dict[str, Any]:
         nonlocal is_read
+        # In JSON mode the SDK reads the body once, and again only after the response.
         if is_read:
             return {"type": "http.disconnect"}
         is_read = True
@@ -75,6 +78,6 @@ async def _handle(server: Server[Any, Any], scope: dict[str, Any], body: bytes) 
         else:
             pieces.append(message.get("body", b""))
 
-    async with manager.run():
-        await manager.handle_request(scope, receive, send)
+    async with sessions.run():
+        await sessions.handle_request(scope, receive, send)
     return status, headers, b"".join(pieces)

@@ -291,6 +291,8 @@ class _PostgreSQL(_Service):
         fresh.mkdir(mode=0o700)
         if self.user:
             os.chown(fresh, self.user.pw_uid, self.user.pw_gid)
+        # No password: only this system user can open the folder of the socket. The builtin locale sorts alike on every
+        # machine.
         command = [
             str(self.binaries / "initdb"),
             "-D",
@@ -298,8 +300,6 @@ class _PostgreSQL(_Service):
             "-U",
             "postgres",
             "--auth=trust",
-        ]
-        command += [
             "--encoding=UTF8",
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",

@@ -153,7 +153,8 @@ class OidcProvider:
             "scope": "openid email",
             "email": person.email,
             "email_verified": person.email_verified,
-            "realm_access": {"roles": person.roles},
+            # Keycloak leaves the claim out if the person has no role.
+            "realm_access": {"roles": person.roles} if person.roles else None,
         }
         return self.sign({k: v for k, v in (body | claims).items() if v is not None})
 

@@ -1,5 +1,6 @@
 """Unusual responses of a provider: discovery documents, keys, token responses, userinfo."""
 
+import json
 from datetime import timedelta
 from functools import partial
 
@@ -85,6 +86,26 @@ class TestDiscovery:
 
 
 class TestKeys:
+    @pytest.mark.parametrize("keys", [None, {}, "text"])
+    def test_key_set_without_a_list_does_not_replace_the_cached_keys(
+        self, oidc, provider, client, monkeypatch, keys
+    ):
+        person = oidc.add_person("ana")
+        headers = {"Authorization": f"Bearer {oidc.access_token(person)}"}
+        assert client.get("/api/v1/users/me", headers=headers).status_code == 200
+        monkeypatch.setattr(providers, "KEYS_SECONDS", 0)
+        send = providers.send_request
+
+        def send_without_keys(method, url, **options):
+            response = send(method, url, **options)
+            if url.endswith("/certs"):
+                monkeypatch.setattr(response, "_content", json.dumps({"keys": keys}).encode())
+            return response
+
+        monkeypatch.setattr(providers, "send_request", send_without_keys)
+
+        assert client.get("/api/v1/users/me", headers=headers).status_code == 200
+
     def test_expired_keys_are_used_while_the_provider_is_unreachable(
         self, oidc, provider, client, monkeypatch
     ):

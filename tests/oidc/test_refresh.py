@@ -170,6 +170,12 @@ def test_refresh_applies_changed_roles(browser, oidc, provider):
     assert browser.is_signed_in
     assert Membership.objects.get(organization=team).role == "admin"
 
+    person.roles = []
+    expire_access_token()
+
+    assert browser.is_signed_in
+    assert not Membership.objects.filter(organization=team).exists()
+
 
 def test_refreshed_token_of_another_user_is_ignored(browser, oidc):
     browser.sign_in(oidc.add_person("ana"))

@@ -400,6 +400,14 @@ class TestEvents:
         assert api.get(f"{self.URL}/search?page_id=x").status_code == 422
         assert api.get(f"{self.URL}/search?limit=0").status_code == 422
 
+    def test_event_is_found_by_its_uuid_with_and_without_dashes_in_one_request(self, api, log):
+        event_id = uuid4()
+        ingest(log, make_frame(3, id=str(event_id)))
+
+        events = api.get(f"{self.URL}?id={event_id}&id={event_id.hex}").json()
+
+        assert [event["id"] for event in events] == [str(event_id), str(event_id)]
+
     def test_events_are_found_by_ids_with_null_for_unknown_and_foreign_ids(self, api, log, charlie):
         url = f"{self.URL}?id=event-1&id=nothing&id=event-0"
 
