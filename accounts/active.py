@@ -1,7 +1,7 @@
-"""The active organization: the organization in which a request works.
+"""The active organization: the organization whose data a request reads and changes.
 
-It is the first of these: the organization that the request names, the organization of the API key, the organization
-that the browser session stores, the user's personal organization.
+It is the first of these that is set: the organization that the request names, the organization of the API key, the
+organization that the browser session stores, the user's personal organization.
 """
 
 from typing import Any
@@ -18,9 +18,10 @@ HEADER = "X-Organization"
 def active_organization(request: Any, requested_id: Any = None) -> Organization:
     """Return the active organization of a request.
 
-    ``requested_id`` takes precedence, then the query parameter ``organization``, the header ``X-Organization``, the
-    organization of the API key, the organization in the session, and the user's personal organization. Raise
-    ``Http404`` if the id is not a UUID or the caller has no access to this organization.
+    The first of these that is set decides: ``requested_id``, the query parameter ``organization``, the header
+    ``X-Organization``, the organization of the API key, the organization in the session, the user's personal
+    organization. Raise ``Http404`` if the request names an organization by an id that is not a UUID, or an
+    organization to which the caller has no access.
     """
     user: Any = request.user
     visible = Organization.objects.visible_to(user)
@@ -41,9 +42,10 @@ def active_organization(request: Any, requested_id: Any = None) -> Organization:
 
 
 def requested_organization_id(request: Any, requested_id: Any = None) -> UUID | None:
-    """Return the organization id from ``requested_id``, the query string, the header or the API key, or None.
+    """Return the id of the organization that the request names, or None.
 
-    The caller's access to the organization is not checked. Raise ``Http404`` if the id is not a UUID.
+    The first of these that is set decides: ``requested_id``, the query string, the header, the API key. This function
+    does not check whether the caller has access to the organization. Raise ``Http404`` if the id is not a UUID.
     """
     text = requested_id or request.GET.get("organization") or request.headers.get(HEADER)
     text = text or request.user.bound_organization_id

@@ -33,7 +33,7 @@ counted here, so the owner is not locked out.
 
 
 class TooManyAttempts(Problem):
-    """A rate limit of attempts is exceeded. ``extra["retry_after"]`` is the time to wait in seconds."""
+    """There were more attempts than a rate limit allows. ``extra["retry_after"]`` is the time to wait in seconds."""
 
     status = 429
     code = "too-many-attempts"
@@ -52,11 +52,11 @@ class AttemptsNotCounted(TooManyAttempts):
 
 
 def check_sign_in(request: HttpRequest, email: str) -> None:
-    """Count one attempt to sign in against three rate limits. Call this before the password check.
+    """Count one sign-in attempt against three rate limits. Call this before the password check.
 
     ``SIGN_IN_RATE``, such as ``10/m``, is the limit per pair of address and account. The limit per address and the
-    limit per account are multiples of it. Not safe to repeat: every call counts. Raise ``TooManyAttempts``, or its
-    subclass ``AttemptsNotCounted`` if Redis is unreachable.
+    limit per account are multiples of ``SIGN_IN_RATE``. Not safe to repeat: every call counts. Raise
+    ``TooManyAttempts`` if a limit is exceeded, and the subclass ``AttemptsNotCounted`` if Redis is unreachable.
     """
     address = client_network(request)
     # The counter's key is a hash, so that Redis stores no e-mail addresses.
@@ -88,8 +88,9 @@ def check_user_code(request: HttpRequest, user_id: str) -> None:
 def check_code(request: HttpRequest, account: str, *, is_trusted: bool) -> None:
     """Count one attempt to enter a second-factor code. Call this after the password check, before the code check.
 
-    ``is_trusted`` is for networks from which the owner has signed in, and for recovery codes, which cannot be guessed:
-    only the limit per address applies. Not safe to repeat: every call counts. Raise ``TooManyAttempts`` or
+    There are two limits: per pair of address and account, and per account. With ``is_trusted``, only the first limit
+    applies. Use this for networks from which the owner has signed in, and for recovery codes, which cannot be
+    guessed. Not safe to repeat: every call counts. Raise ``TooManyAttempts`` or
     ``AttemptsNotCounted``.
     """
     _count_at(request, "second-factor", f"{client_network(request)} {account}", CODE_RATE)

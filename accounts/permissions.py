@@ -53,7 +53,7 @@ def granted_permissions(role: str, user: Any) -> frozenset[str]:
 
 
 def may_operate(user: Any, permission: str) -> bool:
-    """Return whether a user has a permission of ``OPERATING``.
+    """Return whether a user has a permission for the whole installation (a key of ``OPERATING``).
 
     The user must be staff with the matching Django permission. If the request has an API key, the key must include the
     permission or have no scopes.
@@ -85,9 +85,9 @@ def require(user: Any, organization_id: UUID, permission: str) -> None:
 class Explanation:
     """The reason why a user has or lacks a permission.
 
-    ``decided_by`` names the check that decided, for programs: ``role``, ``key-scope``, ``key-organization``,
-    ``membership`` or ``suspension``. ``sentence`` is the reason and ``change`` the way to get the permission; both are
-    for people.
+    ``decided_by`` is for programs. It names the check that decided: ``role``, ``key-scope``, ``key-organization``,
+    ``membership`` or ``suspension``. ``sentence`` and ``change`` are for people: the reason, and how to get the
+    permission.
     """
 
     permission: str
@@ -100,7 +100,7 @@ class Explanation:
 
 
 def explain(user: Any, organization_id: UUID, permission: str) -> Explanation:
-    """Explain whether a user, limited by the API key, has a permission in an organization, and why.
+    """Explain why a user has or lacks a permission in an organization. The API key of the request counts too.
 
     For a user who is not a member, the explanation does not reveal whether the organization exists.
     """

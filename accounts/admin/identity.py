@@ -16,7 +16,7 @@ from lib.admin import ModelAdmin, ModelForm, ReadOnlyAdmin
 
 
 class ProviderForm(ModelForm):
-    """The form of an identity provider. The client secret can be replaced but is never shown."""
+    """The admin form for an identity provider. The client secret can be replaced but is never shown."""
 
     new_client_secret = forms.CharField(
         required=False,
@@ -99,7 +99,7 @@ class IdentityProviderAdmin(ModelAdmin):
 
 @admin.register(Identity)
 class IdentityAdmin(ReadOnlyAdmin):
-    """Accounts at identity providers that are linked to users."""
+    """Links between users and their accounts at identity providers."""
 
     list_display = ("user", "provider", "sub", "email", "last_seen_at")
     list_select_related = ("user", "provider")
@@ -128,7 +128,7 @@ class UserSessionAdmin(ReadOnlyAdmin):
 
 @admin.register(TermsAcceptance)
 class TermsAcceptanceAdmin(ReadOnlyAdmin):
-    """Versions of the terms of service that users accepted."""
+    """Which user accepted which version of the terms of service."""
 
     list_display = ("user", "version", "accepted_at", "address")
     list_select_related = ("user",)

@@ -51,7 +51,7 @@ admin.site.login_form = SignInForm
 
 
 class NewUserForm(ModelForm):
-    """The form of a new user. A user without a password can sign in only with an identity provider."""
+    """The admin form that creates a user. A user without a password can sign in only with an identity provider."""
 
     password = forms.CharField(
         required=False,
@@ -159,7 +159,7 @@ class UserAdmin(ModelAdmin):
 
 
 class MembershipFormSet(InlineFormSet):
-    """The formset of an organization's members. Each row keeps its user, and at least one owner must remain."""
+    """The rows for an organization's members. The user of a row cannot change, and one row must be an owner."""
 
     def clean(self) -> None:
         super().clean()

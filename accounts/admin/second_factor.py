@@ -1,4 +1,4 @@
-"""The admin page of second factors, with an action that resets them and requires a reason."""
+"""The admin page of second factors. Staff must enter a reason to reset a second factor."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ from lib.problems import Problem
 
 
 class ReasonForm(forms.Form):
-    """The reason of an admin action, for the audit log."""
+    """The reason for an admin action. The audit log stores the reason."""
 
     reason = forms.CharField(required=False, max_length=300, label="Reason: ")
 
 
 class ReasonActionForm(ReasonForm, ActionForm):
-    """The form of the admin site that selects an action, with a field for the reason."""
+    """The admin site's form for selecting an action, with a field for the reason."""
 
 
 @admin.register(SecondFactor)

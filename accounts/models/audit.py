@@ -11,10 +11,10 @@ SITE = UUID(int=0)
 
 
 class AuditHead(models.Model):
-    """The end of one organization's chain: the number of its entries and the hash of the last entry.
+    """The end of one audit chain: the number of entries in the chain and the hash of the last entry.
 
-    Writers lock this row, so appends happen one after the other. ``seal`` is an HMAC under a token pepper, so
-    that an attacker with only the database cannot rewrite the whole chain.
+    Each writer locks this row, so that only one entry is appended at a time. ``seal`` is an HMAC with a token pepper,
+    which is not in the database, so that an attacker who has only the database cannot rewrite the whole chain.
     """
 
     chain = models.UUIDField(primary_key=True, editable=False)

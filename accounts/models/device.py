@@ -11,7 +11,8 @@ from uuid_utils.compat import uuid7
 class DeviceGrant(models.Model):
     """One request of a program for an API key. Only HMACs of its two codes are stored.
 
-    ``user`` is empty until a person approves or denies the request, ``organization`` until it is approved.
+    ``user`` is empty until a person approves or denies the request; ``organization`` is empty until a person approves
+    the request.
     """
 
     class Status(models.TextChoices):

@@ -102,9 +102,9 @@ class Identity(models.Model):
 
 
 class ClaimedRole(models.Model):
-    """The mark of a membership that a provider's claims created.
+    """A mark on a membership: the claims of an identity provider created the membership.
 
-    Later claims may change or remove a marked membership, and never a membership without this mark.
+    Later claims may change or remove only marked memberships.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -160,7 +160,8 @@ class UserSession(models.Model):
 class ProviderSession(models.Model):
     """The data that the identity provider sent for a session: ``sid`` and the tokens. They never leave the server.
 
-    ``generation`` counts the refreshes. While ``refresh_until`` is in the future, no other request may refresh.
+    ``generation`` counts how often the tokens were refreshed. While ``refresh_until`` is in the future, no other
+    request may refresh the tokens.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)

@@ -68,7 +68,7 @@ class Invitation(models.Model):
 
 class ServiceAccountQuerySet(models.QuerySet["ServiceAccount"]):
     def visible_to(self, user: Any) -> "ServiceAccountQuerySet":
-        """Return the service accounts of the user's organizations; with an API key, only of the key's organization."""
+        """Return the service accounts of the user's organizations; with an API key, only of its organization."""
         if not user.is_authenticated:
             return self.none()
         rows = self.filter(organization__memberships__user_id=user.pk)
@@ -77,7 +77,7 @@ class ServiceAccountQuerySet(models.QuerySet["ServiceAccount"]):
 
 
 class ServiceAccount(models.Model):
-    """An account for a program: a member of one organization that has API keys and cannot sign in.
+    """An account for a program. It is a member of one organization, has API keys, and cannot sign in.
 
     The program acts as ``user``. The account stays when the person who created it leaves the organization.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class UserManager(BaseUserManager["User"]):
-    """A manager that finds users by e-mail, ignoring case. ``accounts.services.create_user`` creates users."""
+    """A manager that finds users by e-mail address, ignoring case. ``accounts.services.create_user`` creates users."""
 
     def get_by_natural_key(self, username: str | None) -> "User":
         return self.get(email__iexact=username)
@@ -148,7 +148,7 @@ class Membership(models.Model):
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def visible_to(self, user: Any) -> "ApiKeyQuerySet":
-        """Return the user's own keys in the user's organizations; with an API key, only in the key's organization."""
+        """Return the user's own keys in the user's organizations; with an API key, only those in its organization."""
         if not user.is_authenticated:
             return self.none()
         rows = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)
@@ -158,7 +158,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def usable(self, *, now: datetime | None = None) -> "ApiKeyQuerySet":
         """Return the keys that are neither revoked nor expired.
 
-        ``now`` is for compiled queries, which replace the time at each run.
+        A compiled query passes an example time as ``now`` and replaces it by the present time at each run.
         """
         return self.filter(
             models.Q(expires_at__isnull=True) | models.Q(expires_at__gt=now or timezone.now()),

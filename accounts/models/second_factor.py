@@ -10,10 +10,10 @@ from lib import crypto
 
 
 class SecondFactor(models.Model):
-    """One user's TOTP secret. Sign-in asks for its codes once ``confirmed_at`` is set.
+    """One user's TOTP secret. Sign-in asks for a code only after ``confirmed_at`` is set.
 
-    ``last_used_step`` is the latest time step (30 seconds, counted from 1970) with a used code. Codes of this
-    step and of earlier steps are refused, so no code works twice.
+    ``last_used_step`` is the latest time step whose code was used. A time step has 30 seconds; steps are counted from
+    1970. Codes of this step and of earlier steps are refused, so no code works twice.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)

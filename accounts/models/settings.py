@@ -18,8 +18,8 @@ def _binding(row: models.Model, column: str) -> str:
 class StoredSettings(models.Model):
     """The abstract base of settings rows. ``values`` and ``secrets`` are dicts from setting name to value.
 
-    A setting without a value in the row is absent. ``version`` counts the changes: a client sends the version that it
-    has read, so that a conflict is detected.
+    A setting that has no value is absent from both dicts. ``version`` counts the changes: a client sends the version
+    that it has read, so that a conflict is detected.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -147,7 +147,7 @@ class CustomSecret(models.Model):
 
 
 class CustomSecretUse(models.Model):
-    """One use of a secret by a conversation's sandbox.
+    """One use of a secret by the sandbox of a conversation.
 
     There is no foreign key to the conversation, because accounts may not depend on the conversations app.
     """
@@ -167,7 +167,7 @@ class CustomSecretUse(models.Model):
 
 class ProviderTokenQuerySet(models.QuerySet["ProviderToken"]):
     def visible_to(self, user: Any) -> "ProviderTokenQuerySet":
-        """Return the user's own tokens in the user's organizations; with an API key, only in the key's organization."""
+        """Return the user's own tokens in the user's organizations; with an API key, only those in its organization."""
         if not user.is_authenticated:
             return self.none()
         rows = self.filter(user_id=user.pk, organization__memberships__user_id=user.pk)

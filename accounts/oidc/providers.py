@@ -1,6 +1,6 @@
 """Requests to identity providers, with cached endpoints (discovery document) and signing keys (JWKS).
 
-Both caches live in the process. They keep the last valid response, so that tokens can still be checked while a
+Each process has its own two caches. They keep the last valid response, so that tokens can still be checked while a
 provider is unreachable.
 """
 
@@ -106,7 +106,7 @@ def _discover(provider: IdentityProvider) -> Metadata:
 
 
 def get_signing_key(provider: IdentityProvider, *, key_id: str | None) -> jwt.PyJWK:
-    """Return the provider's public key with this id, from a cache of ten minutes.
+    """Return the provider's public key with the id ``key_id``. The keys are cached for ten minutes.
 
     Without an id, return the provider's only key. Raise ``KeyError`` if the provider has no such key, and
     ``ProviderUnavailable`` if no keys are cached and none can be fetched.
@@ -166,7 +166,10 @@ def _select_key(keys: list[jwt.PyJWK], key_id: str | None) -> jwt.PyJWK | None:
 
 
 def send_request(method: str, url: str, **request: Any) -> httpx2.Response:
-    """Send a request to a provider. Raise ``ProviderUnavailable`` without a response, or for a status of 5xx or 429."""
+    """Send a request to a provider and return the response.
+
+    Raise ``ProviderUnavailable`` if there is no response, or if the status of the response is 5xx or 429.
+    """
     try:
         # Not guarded against internal addresses: staff configure providers, often on an internal network.
         with http.client(seconds=settings.OIDC_TIMEOUT_SECONDS, guarded=False) as client:
@@ -181,7 +184,8 @@ def send_request(method: str, url: str, **request: Any) -> httpx2.Response:
 def request_tokens(provider: IdentityProvider, **form: str) -> dict[str, Any]:
     """Send a form with our client id and secret to the token endpoint; return the JSON object of the response.
 
-    Raise ``ProviderRefused`` if the response is an OAuth error, and ``ProviderUnavailable``.
+    Raise ``ProviderRefused`` if the response is an OAuth error, and ``ProviderUnavailable`` if there is no usable
+    response.
     """
     form |= {"client_id": provider.client_id}
     if secret := provider.client_secret:
@@ -193,7 +197,7 @@ def request_tokens(provider: IdentityProvider, **form: str) -> dict[str, Any]:
 
 
 def fetch_userinfo(provider: IdentityProvider, access_token: str) -> Any:
-    """Return the JSON of the userinfo endpoint, not validated.
+    """Return the JSON value that the userinfo endpoint sends, without validating it.
 
     Return None if the provider has no such endpoint or does not respond with JSON. Raise ``ProviderUnavailable`` if the
     provider does not respond.

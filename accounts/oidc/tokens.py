@@ -42,10 +42,10 @@ class BadToken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TokenSet:
-    """Tokens from a token endpoint, after all checks. A missing token is empty. ``expires_in`` is in seconds.
+    """Tokens from a token endpoint, after all checks. A missing token is an empty string.
 
-    ``claims`` joins the claims of the ID token and of the userinfo endpoint; for Keycloak it adds the roles of
-    the access token.
+    ``claims`` contains the claims of the ID token, the claims of the userinfo endpoint and, for Keycloak, the roles in
+    the access token. ``expires_in`` is in seconds.
     """
 
     claims: dict[str, Any]
@@ -92,7 +92,7 @@ def exchange(
 def refresh(provider: IdentityProvider, *, refresh_token: str, sub: str) -> TokenSet:
     """Exchange the refresh token of the person ``sub`` for new tokens and check them.
 
-    Raise the exceptions of ``exchange``.
+    Raise the same exceptions as ``exchange``.
     """
     response = providers.request_tokens(
         provider, grant_type="refresh_token", refresh_token=refresh_token
@@ -146,8 +146,9 @@ def check_id_token(
 ) -> dict[str, Any]:
     """Check an ID token and return its claims. The token must be issued to this client, for the sign-in with ``nonce``.
 
-    ``authenticated_after`` (seconds since 1970) requires a sign-in at the provider after this time, by the claim
-    ``auth_time``. Raise ``BadToken`` and ``providers.ProviderUnavailable``.
+    With ``authenticated_after`` (seconds since 1970), the claim ``auth_time`` must show that the person signed in at
+    the provider after this time. Raise ``BadToken`` if a check fails, and ``providers.ProviderUnavailable`` if the
+    provider's keys cannot be fetched.
     """
     claims = _decode(provider, token, audience=provider.client_id, party=provider.client_id)
     if not nonce or claims.get("nonce") != nonce:
@@ -164,7 +165,8 @@ def check_id_token(
 def check_refreshed_id_token(provider: IdentityProvider, token: Any, *, sub: str) -> dict[str, Any]:
     """Check an ID token from a refresh response (Core 12.2) and return its claims.
 
-    Raise ``BadToken`` if it is invalid or belongs to another user than ``sub``, and ``providers.ProviderUnavailable``.
+    Raise ``BadToken`` if the token is invalid or belongs to a user other than ``sub``, and
+    ``providers.ProviderUnavailable`` if the provider's keys cannot be fetched.
     """
     claims = _decode(provider, token, audience=provider.client_id, party=provider.client_id)
     if claims["sub"] != sub:
@@ -176,7 +178,8 @@ def check_access_token(provider: IdentityProvider, token: str) -> dict[str, Any]
     """Check an access token that a client sent to the API, and return its claims.
 
     The token must name this server as its audience (``aud``) and must be issued to one of the provider's
-    ``bearer_clients`` (``azp``). Raise ``BadToken`` and ``providers.ProviderUnavailable``.
+    ``bearer_clients`` (``azp``). Raise ``BadToken`` if a check fails, and ``providers.ProviderUnavailable`` if the
+    provider's keys cannot be fetched.
     """
     claims = _decode(provider, token, audience=provider.audience or provider.client_id)
     # An ID token or a logout token can have the right signature and audience; reject both here.
@@ -190,8 +193,9 @@ def check_access_token(provider: IdentityProvider, token: str) -> dict[str, Any]
 def check_own_access_token(provider: IdentityProvider, token: str, *, sub: str) -> dict[str, Any]:
     """Check an access token from our own token request, and return its claims, which include Keycloak's roles.
 
-    The audience is not checked: the token came directly from the provider. Raise ``BadToken`` if it belongs to
-    another user than ``sub``, and ``providers.ProviderUnavailable``.
+    The audience is not checked: the token came directly from the provider. Raise ``BadToken`` if the token is invalid
+    or belongs to a user other than ``sub``, and ``providers.ProviderUnavailable`` if the provider's keys cannot be
+    fetched.
     """
     claims = _decode(provider, token, audience=None)
     if claims["sub"] != sub:
@@ -200,10 +204,11 @@ def check_own_access_token(provider: IdentityProvider, token: str, *, sub: str) 
 
 
 def check_logout_token(provider: IdentityProvider, token: str) -> dict[str, Any]:
-    """Check a logout token and return its claims. It must contain ``sub`` or ``sid`` and be at most five minutes old.
+    """Check a logout token and return its claims.
 
-    The caller must pass the claim ``jti`` to ``spend``, to reject a token that is sent twice. Raise ``BadToken`` and
-    ``providers.ProviderUnavailable``.
+    The token must contain ``sub`` or ``sid`` and be at most five minutes old. The caller must pass the claim ``jti``
+    to ``spend``, to reject a token that is sent twice. Raise ``BadToken`` if a check fails, and
+    ``providers.ProviderUnavailable`` if the provider's keys cannot be fetched.
     """
     claims = _decode(provider, token, audience=provider.client_id, needs=("iat", "exp", "jti"))
     events = claims.get("events")

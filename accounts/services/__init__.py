@@ -1,4 +1,4 @@
-"""The services of the accounts app, one module for each noun. The most used functions are exported here."""
+"""The services of the accounts app, one module for each kind of object. The most used functions are exported here."""
 
 from accounts.services.api_keys import (
     KEY_NAME_MAX,

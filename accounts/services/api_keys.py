@@ -52,14 +52,14 @@ class UnknownScope(Problem):
 
 
 class ScopeNotHeld(Problem):
-    """The user who creates a key does not have the permission of a requested scope."""
+    """A requested scope is a permission that the user who creates the key does not have."""
 
     status = 403
     code = "scope-not-held"
 
 
 class BadNetwork(Problem):
-    """A value is not a network, or the network is outside those of the API key that sent the request."""
+    """A value is not a network, or the API key that sent the request does not work from this network."""
 
     code = "bad-network"
 
@@ -101,8 +101,8 @@ def issue_api_key(
     - ``allowed_networks``: networks (CIDR) from which the key works; empty for all. They must be inside
       ``within_networks``, by default the networks of the API key that sent the request.
 
-    Not safe to repeat: each call creates a key. Raise ``NotAMember``, ``UnknownScope``, ``ScopeNotHeld``,
-    ``TooManyKeys``, or ``BadNetwork`` if a network is invalid or outside ``within_networks``.
+    Not safe to repeat: each call creates a key. Raise ``NotAMember``, ``UnknownScope``, ``ScopeNotHeld`` or
+    ``TooManyKeys``. Raise ``BadNetwork`` if a network is invalid or outside ``within_networks``.
     """
     organization = organization or user.personal_organization
     if not Membership.objects.filter(user=user, organization=organization).exists():
@@ -138,8 +138,8 @@ def rotate_api_key(
 
     The old key works for another ``overlap_hours``. The new key has the original lifetime of the old key and
     expires at ``not_after`` at the latest. Not safe to repeat: a second call raises ``KeyEnded``. Raise
-    ``ScopeNotHeld`` if the old key has more permissions than the API key that sent the request, and ``BadNetwork``
-    if the old key works from more networks.
+    ``ScopeNotHeld`` if the old key has more permissions than the API key that sent the request. Raise ``BadNetwork``
+    if the old key works from more networks than that API key.
     """
     old = ApiKey.objects.select_for_update(of=("self",)).select_related("user", "organization")
     key = old.get(pk=key.pk)
@@ -238,10 +238,10 @@ def _check_scopes(scopes: Sequence[str], *, allowed: Collection[str]) -> None:
 
 
 def authenticate_api_key(token: str, *, address: str = "") -> ApiKey:
-    """Find the usable API key for the plain text ``token``, update its last use, and return it.
+    """Return the usable API key whose plain text is ``token``, and update the time of its last use.
 
     The key's ``user`` is limited to the organization and the scopes of the key. ``address`` is the client's IP
-    address, for keys that work from some networks only. Raise ``InvalidKey`` if no usable key matches.
+    address: a key can be limited to some networks. Raise ``InvalidKey`` if no usable key matches.
     """
     head, _, _ = token.partition(".")
     key_id = head.removeprefix("oh_")
@@ -282,7 +282,7 @@ _KEY_BY_ID = Compiled(
 
 
 def load_api_key(key_pk: UUID, *, address: str = "") -> ApiKey:
-    """Find the usable API key with the primary key ``key_pk``, update its last use, and return it.
+    """Return the usable API key whose primary key is ``key_pk``, and update the time of its last use.
 
     The key's ``user`` is limited as in ``authenticate_api_key``. The secret of the key is not checked: the caller has
     verified a credential that was derived from the key, such as a conversation key. Raise ``InvalidKey``.

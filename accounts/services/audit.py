@@ -1,8 +1,8 @@
 """The audit log: the current actor, the function that appends entries, and the verification of the hash chains.
 
-Services never see a request. Callers such as the middleware pass a function that returns the actor to ``acting``, and
-``record`` calls this function. The call comes late on purpose: DRF authenticates a request only after the middleware
-has run.
+Services never see a request. Callers such as the middleware give ``acting`` a function that returns the actor, and
+``record`` calls this function. It is called so late because DRF authenticates a request only after the middleware has
+run.
 """
 
 import getpass
@@ -117,12 +117,12 @@ def record(
     after: Mapping[str, Any] | None = None,
     reason: str = "",
 ) -> AuditEntry:
-    """Append an entry for an action to the chain of the organization; without one, to the chain of the site.
+    """Append an audit entry for an action to the organization's chain or, without an organization, to the site's.
 
     Call this inside the transaction of the action, so that the action and the entry are stored together or not at
     all. Call it as the last step, because the head of the chain stays locked until the commit. ``before`` and
-    ``after`` are visible to auditors: values of fields whose name matches ``SECRET`` are replaced by "set" or "not
-    set". Not safe to repeat: each call appends an entry.
+    ``after`` are visible to auditors, so the values of fields whose names match ``SECRET`` are replaced by "set" or
+    "not set". Not safe to repeat: each call appends an entry.
     """
     actor = current_actor()
     chain = organization_id or SITE
@@ -179,7 +179,7 @@ def verify_chains(*, chain: UUID | None = None) -> Iterator[str]:
     """Verify one chain or all chains; yield a sentence for each fault.
 
     A fault is a changed, missing or inserted entry, or a head that does not match. Entries that are appended during
-    the check are skipped. Changes nothing.
+    the check are skipped. This function changes nothing.
     """
     heads = AuditHead.objects.order_by("pk")
     chains = AuditEntry.objects.values_list("chain", flat=True).distinct()

@@ -1,4 +1,4 @@
-"""Services for claim rules, which give users roles and staff status by the claims of an identity provider."""
+"""Services for claim rules, which derive a user's roles and staff status from an identity provider's claims."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ class RuleResult:
 
 
 def evaluate_rules(rules: Iterable[Any], claims: dict[str, Any]) -> RuleResult:
-    """Return the result of claim rules for a person's claims. Changes nothing. Raise ``BadRule``."""
+    """Return the roles and staff status that claim rules give to a person with these claims. Raise ``BadRule``."""
     roles: dict[UUID, str] = {}
     is_staff, matched = None, []
     for position, rule in enumerate(rules):
@@ -176,7 +176,7 @@ def _record_role(
 
 
 def is_last_owner(membership: Membership) -> bool:
-    """Return whether the organization of a membership would have no owner without it."""
+    """Return whether the member is the only owner of the organization."""
     owners = Membership.objects.filter(
         organization_id=membership.organization_id, role=Membership.Role.OWNER
     )

@@ -125,7 +125,7 @@ def delete_secret(*, secret: CustomSecret) -> None:
 
 
 def secrets_for_conversation(*, user_id: UUID, organization_id: UUID) -> dict[str, CustomSecret]:
-    """Return a dict from name to secret, for the conversations of a user in an organization.
+    """Return the secrets for a user's conversations in an organization, as a dict from name to secret.
 
     A user's own secret takes precedence over a shared secret with the same name.
     """
@@ -154,7 +154,7 @@ def use_secret(*, user_id: UUID, organization_id: UUID, conversation_id: UUID, n
 
 
 def values_to_hide(*, user_id: UUID, organization_id: UUID) -> list[str]:
-    """Return the plain values that must be redacted in the output of a user's sandbox, sorted.
+    """Return the sorted plain values that must be redacted in the output of a user's sandbox.
 
     The values are the user's secrets and provider tokens, and the secrets that the organization shares. Runs two
     database queries.

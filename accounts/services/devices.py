@@ -72,7 +72,7 @@ class AccessDenied(DeviceRefusal):
 
 
 class ExpiredToken(DeviceRefusal):
-    """The device code expired before a user approved it and the program fetched the key."""
+    """The device code expired before the program fetched the key."""
 
     code = "expired-token"
     sentence = "This device code has expired. Start again."
@@ -105,7 +105,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class DeviceKey:
-    """The new API key of an approved program, its plain text, and the names of its permissions."""
+    """The new API key for an approved program, with the plain text and the permission names of the key."""
 
     key: ApiKey
     plain: str
@@ -118,8 +118,8 @@ def start_device_sign_in(
 ) -> Codes:
     """Create a grant for a program that requests an API key; return the device code and the user code.
 
-    Empty ``scopes`` request all permissions of the approving user. Also deletes grants that expired more than a day
-    ago. Not safe to repeat: each call creates a grant. Raise ``UnknownScope``.
+    If ``scopes`` is empty, the program requests all permissions of the user who approves the request. Also delete
+    grants that expired more than a day ago. Not safe to repeat: each call creates a grant. Raise ``UnknownScope``.
     """
     if unknown := sorted(set(scopes) - PERMISSIONS):
         raise api_keys.UnknownScope(
@@ -149,7 +149,7 @@ def start_device_sign_in(
 
 
 def find_device_grant(user_code: str) -> DeviceGrant:
-    """Return the pending grant of a user code; ignore case, dashes and spaces in the code.
+    """Return the pending grant that has this user code; ignore case, dashes and spaces in the code.
 
     The caller must count the attempt first (``limits.check_user_code``). Raise ``UnknownUserCode``.
     """
@@ -160,9 +160,9 @@ def find_device_grant(user_code: str) -> DeviceGrant:
 def approve_device(*, user_code: str, user: User, organization: Organization) -> DeviceGrant:
     """Approve a program's request: the program can fetch an API key of ``user`` in ``organization``.
 
-    The key gets only those requested scopes that the user has. Not safe to repeat. Raise ``UnknownUserCode``, also
-    on a second call, ``MissingPermission`` if the user cannot create API keys, ``OrganizationSuspended``,
-    ``NothingToGive`` or ``TooManyKeys``.
+    The key gets only those requested scopes that the user has. Not safe to repeat: a second call raises
+    ``UnknownUserCode``. Raise ``UnknownUserCode``, ``OrganizationSuspended``, ``NothingToGive`` or ``TooManyKeys``.
+    Raise ``MissingPermission`` if the user cannot create API keys.
     """
     grant = _pending_grant(user_code, lock=True)
     require(user, organization.pk, PERMISSION)
@@ -187,10 +187,10 @@ def deny_device(*, user_code: str, user: User) -> DeviceGrant:
 
 
 def fetch_device_key(*, device_code: str) -> DeviceKey:
-    """Create and return the API key of an approved grant. A program polls this function.
+    """Create and return the API key of an approved grant. Each poll of the program calls this function.
 
     Not safe to repeat: after the key was fetched, raise ``DeviceRefusal`` (``invalid_grant``). Raise
-    ``AuthorizationPending``, ``SlowDown`` with a longer interval, ``AccessDenied`` or ``ExpiredToken``.
+    ``AuthorizationPending``, ``SlowDown`` (with a longer interval), ``AccessDenied`` or ``ExpiredToken``.
     """
     with transaction.atomic():
         result = _poll(device_code)

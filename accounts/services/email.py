@@ -57,11 +57,11 @@ class MailNotSent(Problem):
 
 
 def change_email(*, user: User, email: str) -> None:
-    """Store a new e-mail address and mail a link to it. The old address stays until the link is opened.
+    """Store a new e-mail address as unverified, and mail a link to the new address.
 
-    A second call replaces the address and the link of the first call. Whether another account has the address is not
-    checked here: only the owner of the address may learn that, by opening the link. Raise ``NotAnAddress`` or
-    ``MailNotSent``.
+    The user keeps the old address until the link is opened. A second call replaces the address and the link of the
+    first call. This function does not check whether another account has the new address: only the owner of the address
+    may learn that, by opening the link. Raise ``NotAnAddress`` or ``MailNotSent``.
     """
     email = email.strip()
     try:
@@ -72,7 +72,7 @@ def change_email(*, user: User, email: str) -> None:
 
 
 def resend_verification(*, user: User) -> None:
-    """Send a new link to the unverified address; the previous link stops working.
+    """Mail a new link to the user's unverified address; the previous link stops working.
 
     Raise ``NothingToVerify`` or ``MailNotSent``.
     """
@@ -105,7 +105,7 @@ def _send(user: User, email: str) -> None:
 
 @transaction.atomic
 def verify_email(*, user: User, token: str) -> User:
-    """Set the user's e-mail address to the address that was verified by opening a mailed link.
+    """Replace the user's e-mail address by the unverified address whose link the user opened.
 
     ``token`` is the last part of the link. Raise ``InvalidEmailLink`` or ``EmailTaken``.
     """

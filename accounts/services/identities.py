@@ -121,7 +121,7 @@ def _name(claims: dict[str, Any]) -> str:
 
 @transaction.atomic
 def link_identity(*, user: User, provider: IdentityProvider, claims: dict[str, Any]) -> Identity:
-    """Link the account at the provider that ``claims`` describe to a signed-in user.
+    """Link a signed-in user to an account at the provider. ``claims`` describe this account.
 
     The caller has checked that the person just signed in at the provider. Safe to repeat. Raise ``IdentityTaken``.
     """
@@ -146,10 +146,9 @@ def link_identity(*, user: User, provider: IdentityProvider, claims: dict[str, A
 def unlink_identity(*, identity: Identity) -> None:
     """Unlink an account at a provider from its user.
 
-    Also end the sessions that began there, and remove the roles and the staff status that its claims gave.
-
-    The last owner of an organization stays an owner.
-    Raise ``LastWayIn`` if the user has no password and no other identity.
+    Also end the sessions that began at the provider, and remove the roles and the staff status that the provider's
+    claims gave. The last owner of an organization stays an owner. Raise ``LastWayIn`` if the user has no password and
+    no other identity.
     """
     # Lock this row before the audit chain, in the order of apply_claims, to prevent deadlocks.
     identity = Identity.objects.select_for_update().get(pk=identity.pk)

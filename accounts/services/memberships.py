@@ -33,7 +33,8 @@ def reachable_organizations(user: Any) -> list[dict[str, Any]]:
 def end_membership(membership: Membership) -> None:
     """Delete a membership and revoke the user's API keys in its organization.
 
-    Call this in a transaction. The caller checks the last owner, writes the audit entry and announces the change.
+    Call this in a transaction. The caller must make sure that an owner remains, write the audit entry and announce the
+    change.
     """
     # Without this, the keys would work again if the user joined the organization later.
     keys = ApiKey.objects.filter(

@@ -68,7 +68,7 @@ class PersonalOrganization(Problem):
 
 
 class RoleAboveYours(Problem):
-    """The user gives a role above their own, or changes or removes a member with a role above their own."""
+    """The user tries to give a role above their own, or to change or remove a member whose role is above it."""
 
     status = 403
     code = "role-above-yours"
@@ -291,8 +291,8 @@ def leave_organization(*, organization: Organization, user: User) -> None:
 def transfer_organization(*, organization: Organization, by: User, user_id: UUID) -> None:
     """Transfer the ownership: make another member an owner and ``by`` an admin, in one transaction.
 
-    Raise ``RoleAboveYours`` if ``by`` is not an owner, ``UnknownMember``, ``PersonalOrganization`` or
-    ``IsServiceAccount``.
+    Raise ``UnknownMember``, ``PersonalOrganization`` or ``IsServiceAccount``. Raise ``RoleAboveYours`` if ``by`` is not
+    an owner.
     """
     _refuse_personal(organization)
     members = _lock_members(organization)
@@ -380,10 +380,10 @@ def invite(
 
 
 def mail_invitation(*, invitation: Invitation, link: str) -> bool:
-    """Send the link of an invitation to its e-mail address; return whether the mail server accepted the mail.
+    """Mail an invitation's link to the invited person; return whether the mail server accepted the mail.
 
-    Return False if the invitation has no address or no mail server is configured. Call this function after the commit:
-    a slow mail server would keep the rows of the transaction locked. Each call sends another mail.
+    Return False if the invitation has no e-mail address, or if no mail server is configured. Call this function after
+    the commit: before it, a slow mail server would keep the transaction's rows locked. Each call sends another mail.
     """
     if not invitation.email or not settings.EMAIL_HOST:
         return False
@@ -403,7 +403,7 @@ def mail_invitation(*, invitation: Invitation, link: str) -> bool:
 
 
 def find_invitation(token: str) -> Invitation:
-    """Return the open invitation with the token of a link. Raise ``InvalidInvitation``."""
+    """Return the open invitation whose link contains ``token``. Raise ``InvalidInvitation``."""
     try:
         invitation_id = UUID(token.partition(".")[0])
     except ValueError as error:

@@ -115,10 +115,11 @@ def _handle_refusal(
 
 
 def refresh_session(*, provider_session: ProviderSession) -> None:
-    """Fetch new tokens from the provider, store them, and apply the new claims. The caller has claimed the refresh.
+    """Fetch new tokens from the provider, store them, and apply the new claims.
 
-    Discard the new tokens if another request stored newer ones meanwhile. Raise ``ProviderRefused``,
-    ``ProviderUnavailable`` or ``BadToken``; the database then keeps the old tokens.
+    The caller must have claimed the refresh (``_claim_refresh``). Discard the new tokens if another request stored
+    newer ones meanwhile. Raise ``ProviderRefused``, ``ProviderUnavailable`` or ``BadToken``; the database then keeps
+    the old tokens.
     """
     identity = provider_session.identity
     token_set = tokens.refresh(
@@ -165,7 +166,7 @@ def end_by_logout_token(*, provider: IdentityProvider, token: str) -> int:
 
 
 def end_at_provider(*, provider_session: ProviderSession) -> bool:
-    """End a session at Keycloak with its refresh token; return whether Keycloak confirmed the end.
+    """Send a session's refresh token to Keycloak, to end the session there; return whether Keycloak confirmed.
 
     Return False for other providers and for a session without a refresh token.
     """

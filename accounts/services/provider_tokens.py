@@ -97,7 +97,7 @@ def provider_tokens(*, user_id: UUID, organization_id: UUID) -> list[ProviderTok
 
 
 def provider_hosts(*, user_id: UUID, organization_id: UUID) -> dict[str, str | None]:
-    """Return a dict from provider to host, for the user's tokens. None stands for the provider's public host."""
+    """Return the hosts of the user's tokens, as a dict from provider to host. None is the provider's public host."""
     rows = provider_tokens(user_id=user_id, organization_id=organization_id)
     return {row.provider: row.host or None for row in rows}
 
@@ -118,8 +118,9 @@ def use_token(*, user_id: UUID, organization_id: UUID, provider: str) -> Credent
 
 
 def secret_name(*, user_id: UUID, organization_id: UUID, provider: str) -> str | None:
-    """Return the name of the environment variable for the user's token; None without a token or such a variable.
+    """Return the name of the environment variable that contains the user's token for a provider, or None.
 
+    None means that the user has no token for the provider, or that the provider's tokens have no environment variable.
     Runs one database query.
     """
     name = SECRET_NAMES.get(provider)

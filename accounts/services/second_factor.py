@@ -74,7 +74,7 @@ class NotYourPassword(Problem):
 
 
 class ReasonNeeded(Problem):
-    """The reset has no reason."""
+    """A second factor cannot be reset without a reason."""
 
     status = 422
     code = "reason-needed"
@@ -171,7 +171,7 @@ def remove_second_factor(*, user: User, code: str) -> None:
 
 @transaction.atomic
 def reset_second_factor(*, user: User, reason: str) -> None:
-    """Remove the second factor of a user who lost the app and the recovery codes, and end all sessions.
+    """Remove the second factor of a user who lost the app and the recovery codes; end the user's sessions.
 
     Only for staff, who must verify the user's identity first. Raise ``ReasonNeeded`` or ``NoSecondFactor``.
     """
@@ -216,9 +216,9 @@ def code_at(secret: str, step: int, *, digits: int = DIGITS) -> str:
 
 
 def matching_step(secret: str, code: str, *, at: float) -> int | None:
-    """Return the time step of a code; None if no step within ``DRIFT_STEPS`` of the time ``at`` has this code.
+    """Return the time step to which a code belongs, or None.
 
-    ``at`` is in seconds since 1970.
+    Only steps within ``DRIFT_STEPS`` of the time ``at`` (seconds since 1970) are compared.
     """
     digits, now = _normalize(code), int(at) // STEP_SECONDS
     matching = None
@@ -230,7 +230,7 @@ def matching_step(secret: str, code: str, *, at: float) -> int | None:
 
 
 def is_recovery_code(code: str) -> bool:
-    """Return whether a code has the length of a recovery code: longer than the codes of the app."""
+    """Return whether a code is long enough for a recovery code. Codes of the app are shorter."""
     return len(_normalize(code)) > DIGITS
 
 

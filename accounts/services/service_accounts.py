@@ -1,4 +1,4 @@
-"""Services for service accounts, which are programs with API keys that belong to one organization."""
+"""Services for service accounts. Each belongs to one organization, and a program uses its API keys."""
 
 from collections.abc import Sequence
 
@@ -53,9 +53,8 @@ def create_service_account(
 ) -> ServiceAccount:
     """Create a service account with a role in an organization. Not safe to repeat: each call creates another.
 
-    The role must not have permissions that ``by``, limited by the request's API key, does not have. Raise
-    ``RoleAboveYours``, ``OwnerByProgram``, ``BadName``, ``PersonalOrganization`` or
-    ``TooManyServiceAccounts``.
+    The role may have only permissions that ``by`` has; an API key of the request limits the permissions of ``by``.
+    Raise ``RoleAboveYours``, ``OwnerByProgram``, ``BadName``, ``PersonalOrganization`` or ``TooManyServiceAccounts``.
     """
     name = clean_name(name)[:80]
     if organization.personal_of_id is not None:
@@ -98,7 +97,7 @@ def issue_service_account_key(
 ) -> tuple[ApiKey, str]:
     """Create an API key of a service account; return it with its plain text, which cannot be read again.
 
-    The key must not have permissions that ``by`` does not have. Not safe to repeat: each call creates a key.
+    The key may have only permissions that ``by`` has. Not safe to repeat: each call creates a key.
     Raise ``RevokedServiceAccount`` and the exceptions of ``issue_api_key``.
     """
     if account.revoked_at is not None:

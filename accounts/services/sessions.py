@@ -1,4 +1,4 @@
-"""Services for sessions: begin, find and end them, and notify a user's open sockets of a change of access."""
+"""Services for sessions: begin, find and end them, and make a user's open sockets check their access again."""
 
 import logging
 from datetime import timedelta
@@ -50,7 +50,7 @@ def record_sign_in(*, action: str, user: User | None, email: str | None = None) 
 def store_provider_session(
     *, session: UserSession, identity: Identity, token_set: TokenSet
 ) -> ProviderSession:
-    """Store the provider's tokens of a new session, encrypted."""
+    """Store the tokens that an identity provider sent for a new session. The tokens are encrypted."""
     provider_session = ProviderSession(
         session=session,
         identity=identity,
@@ -102,7 +102,7 @@ def _end(rows: Any, reason: str) -> int:
 
 
 def announce_access_change(*, user_id: UUID) -> None:
-    """Notify the user's open sockets in every process after the commit, so that they check their access again.
+    """Make the user's open sockets, in every process, check their access again after the commit.
 
     If the notification is lost, a socket checks its access after ``SOCKET_RECHECK_SECONDS``. Safe to repeat.
     """
@@ -112,5 +112,5 @@ def announce_access_change(*, user_id: UUID) -> None:
 
 
 def access_group(user_id: UUID) -> str:
-    """Return the name of the channel-layer group of a user's sockets."""
+    """Return the name of the channel-layer group to which all sockets of a user belong."""
     return f"user.{user_id.hex}"

@@ -43,7 +43,7 @@ def create_setup_link(*, email: str = "") -> str:
 
 
 def find_setup_link(token: str) -> SetupLink:
-    """Return the setup link for the plain text ``token``. Raise ``InvalidSetupLink``."""
+    """Return the setup link that contains ``token``. Raise ``InvalidSetupLink``."""
     # The digest depends on the pepper of each row, so compare with every row. There are only a few.
     for link in SetupLink.objects.filter(used_at=None, expires_at__gt=timezone.now()):
         if crypto.matches(
@@ -55,7 +55,7 @@ def find_setup_link(token: str) -> SetupLink:
 
 @transaction.atomic
 def use_setup_link(*, token: str, email: str, password: str, name: str = "") -> User:
-    """Create an administrator with the token of a setup link, and mark the link as used.
+    """Use a setup link: create an administrator, and mark the link as used.
 
     Raise ``InvalidSetupLink``, ``NotAnAddress``, ``EmailTaken`` or ``WeakPassword``; the link then stays unused.
     """

@@ -6,7 +6,7 @@ from accounts.models import TermsAcceptance, User
 
 
 def has_accepted_terms(*, user: User) -> bool:
-    """Return whether the user has accepted the current terms, or ``TERMS_VERSION`` is not set."""
+    """Return whether the user has accepted the current terms. Without ``TERMS_VERSION``, return True."""
     version = settings.TERMS_VERSION
     return not version or user.accepted_terms.filter(version=version).exists()
 

@@ -67,10 +67,10 @@ def effective_settings(*, user_id: UUID, organization_id: UUID) -> EffectiveSett
 def effective_settings_for_key(
     user: Any, organization_id: UUID | None, permission: str
 ) -> EffectiveSettings | None:
-    """Return the effective settings for a request with an API key of this organization, with one database query.
+    """Return the effective settings for a request whose API key belongs to the organization.
 
     Return None if the request has no such key or lacks the permission. The caller then uses ``effective_settings`` and
-    the usual permission checks, which raise the right exception.
+    the usual permission checks, which raise the right exception. Runs one database query.
     """
     if organization_id is None or organization_id != user.bound_organization_id:
         return None
@@ -184,7 +184,7 @@ def change_organization_settings(
     """Change the settings of an organization and the list of enforced settings. Safe to repeat.
 
     A value of None removes the organization's value. ``enforced`` replaces the list of enforced settings; None
-    leaves it unchanged. An enforced setting without a value applies with its default. Raise
+    leaves it unchanged. If an enforced setting has no value, its default applies. Raise
     ``StaleSettings``, ``InvalidSetting`` or ``UnknownSetting``.
     """
     Organization.objects.select_for_update().get(pk=organization.pk)
@@ -232,7 +232,7 @@ def _stored_values(row: UserSettings | OrganizationSettings) -> dict[str, Any]:
 def merge_settings(
     own: UserSettings | None, shared: OrganizationSettings | None
 ) -> EffectiveSettings:
-    """Return the effective settings from the settings rows of a user and of an organization. A missing row is None.
+    """Merge the settings rows of a user and of an organization into effective settings. A missing row is None.
 
     The first of these values applies: the organization's value if it is enforced, the user's value, the
     organization's value, the default.

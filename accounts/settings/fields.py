@@ -267,7 +267,7 @@ FIELDS: dict[str, Field] = {field.name: field for field in _FIELDS}
 
 
 def get_field(name: str) -> Field:
-    """Return the setting with a name. Raise ``UnknownSetting`` if there is no such setting."""
+    """Return the definition of the setting ``name``. Raise ``UnknownSetting`` if there is no such setting."""
     if name not in FIELDS:
         raise UnknownSetting(f"There is no setting with the name {name[:60]!r}.", field=name[:60])
     return FIELDS[name]

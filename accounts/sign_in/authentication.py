@@ -135,7 +135,7 @@ def authenticate_scope(scope: dict[str, Any]) -> User | AnonymousUser:
 
 
 def read_bearer_token(headers: Mapping[str, str]) -> str:
-    """Return the token of the ``Authorization: Bearer`` or else the ``X-API-Key`` header, or an empty string."""
+    """Return the token in the header ``Authorization: Bearer``, else in ``X-API-Key``, else an empty string."""
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()

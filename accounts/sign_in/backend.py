@@ -12,7 +12,7 @@ PATH = "accounts.sign_in.backend.ProviderBackend"
 
 
 class ProviderBackend(OIDCAuthenticationBackend):
-    """The backend that loads the users of sessions begun by ``flows.callback``.
+    """The backend that loads the user of a session that ``flows.callback`` began.
 
     We do not use the sign-in of mozilla-django-oidc: it supports only one provider, from the settings, and
     matches users by e-mail address (ADR 5).

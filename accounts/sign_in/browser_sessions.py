@@ -111,7 +111,7 @@ def _build_actor(request: HttpRequest, address: str) -> Actor:
 
 
 def target_after_sign_in(user: User, target: str) -> str:
-    """Return the path to open after a sign-in: the terms if the user must accept them first, else ``target``."""
+    """Return the path to open after a sign-in: the terms page if the user must accept the terms, else ``target``."""
     if not settings.TERMS_VERSION or terms.has_accepted_terms(user=user):
         return target
     return f"{reverse('accept-tos')}?{urlencode({'redirect_url': target})}"
@@ -119,7 +119,7 @@ def target_after_sign_in(user: User, target: str) -> str:
 
 @receiver(user_logged_in)
 def begin_user_session(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
-    """Create the ``UserSession`` of a sign-in, and end the previous ``UserSession`` of this browser."""
+    """Create a ``UserSession`` after a sign-in, and end the browser's previous ``UserSession``."""
     if _end_user_session(request, "signed in again"):
         request.session.cycle_key()  # Django itself keeps the session id if the same user signs in again
     session = sessions.begin_session(
@@ -133,7 +133,7 @@ def begin_user_session(sender: Any, request: HttpRequest, user: Any, **kwargs: A
 
 @receiver(user_logged_out)
 def end_user_session(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
-    """End the ``UserSession`` of a sign-out, which closes its sockets and disables copies of its cookie."""
+    """End the browser's ``UserSession`` at a sign-out: its sockets close, and copies of its cookie stop working."""
     _end_user_session(request, "signed out")
     if isinstance(user, User):
         sessions.record_sign_in(action="sign_in.ended", user=user)
@@ -141,7 +141,7 @@ def end_user_session(sender: Any, request: HttpRequest, user: Any, **kwargs: Any
 
 @receiver(post_save, sender=User)
 def recheck_sockets(sender: Any, instance: User, created: bool, **kwargs: Any) -> None:  # noqa: FBT001
-    """Make open sockets check their access again when a user's password changed.
+    """Make a user's open sockets check their access again after the user's password has changed.
 
     Django's own check ends the user's other sessions.
     """

@@ -25,7 +25,7 @@ SETTINGS_PAGE = "/settings/sign-in"
 @never_cache
 @require_GET
 def connections(request: AuthenticatedRequest) -> HttpResponse:
-    """Show the user's open sessions, and the providers with the accounts that the user has connected."""
+    """Show the user's open sessions, and the providers, each with the account that the user has connected."""
     linked = {row.provider_id: row for row in Identity.objects.visible_to(request.user)}
     offered = [(row, linked.get(row.pk)) for row in identity_providers.enabled_providers()]
     live = UserSession.objects.visible_to(request.user).live().order_by("-last_seen_at")[:100]
@@ -65,7 +65,7 @@ def disconnect(request: AuthenticatedRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def end_session(request: AuthenticatedRequest, session_id: str) -> HttpResponse:
-    """End a session, which signs its browser out. With ``everywhere``, end all other sessions of the user instead."""
+    """End a session, so that its browser is signed out. With ``everywhere``, end all other sessions instead."""
     own_sessions = UserSession.objects.visible_to(request.user)
     session = get_object_or_404(own_sessions, pk=session_id)
     form = EndSessionForm(request.POST)

@@ -209,7 +209,7 @@ def provider_or_404(slug: str) -> IdentityProvider:
 def render_failure(
     request: HttpRequest, provider: IdentityProvider, status: int, sentence: str, reason: object
 ) -> HttpResponse:
-    """Log the reason of a failed sign-in, and render a page that shows the sentence."""
+    """Log the reason of a failed sign-in, and render a page that shows ``sentence``."""
     log.warning("a sign-in with %s failed: %s", provider.slug, reason)
     context = {"sentence": sentence.format(name=provider.name), "provider": provider}
     response = render(request, "accounts/sign_in_failed.html", context, status=status)
@@ -256,7 +256,7 @@ def begin_flow(
 
 
 def take_flow(request: HttpRequest, provider: IdentityProvider, state: str) -> Flow | None:
-    """Return the flow with a state, and mark the state as used.
+    """Return the flow that began with ``state``, and mark ``state`` as used.
 
     Return None if the flow began in another browser or for another provider, has expired, or was used before.
     """
@@ -286,7 +286,7 @@ def take_flow(request: HttpRequest, provider: IdentityProvider, state: str) -> F
 def confine_to_site(url: Any, *, default: str | None = None) -> str:
     """Return the path and query string of a URL on this site.
 
-    For a URL on another site and for invalid input, return ``default``, or the home page without a default.
+    For a URL on another site and for invalid input, return ``default``; if there is no default, return the home page.
     """
     home = default or resolve_url(settings.LOGIN_REDIRECT_URL)
     is_text = isinstance(url, str) and 0 < len(url) <= 2_000 and url.isprintable()

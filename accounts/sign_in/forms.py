@@ -6,7 +6,7 @@ from lib.forms import PageForm, TextField
 
 
 class EndSessionForm(PageForm):
-    """The form that ends a session. ``everywhere`` keeps the session in the URL and ends all others instead."""
+    """The form that ends the session in the URL. With ``everywhere``, all other sessions end instead."""
 
     everywhere = forms.BooleanField(required=False)
 

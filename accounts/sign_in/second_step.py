@@ -45,7 +45,8 @@ def begin(request: HttpRequest, user: Any, *, target: str) -> None:
 def find_pending(request: HttpRequest) -> tuple[User, str] | None:
     """Return the user and the target of this browser's pending sign-in.
 
-    Return None without a pending sign-in, if it has expired, or if the password has changed meanwhile.
+    Return None if there is no pending sign-in, if the pending sign-in has expired, or if the user has been suspended or
+    has a new password since it began.
     """
     pending = request.session.get(PENDING_KEY)
     if not pending or not 0 <= time.time() - pending["at"] <= PENDING_SECONDS:
@@ -78,7 +79,7 @@ def count_attempt(request: HttpRequest, user: User, code: str) -> None:
 def sign_in(request: HttpRequest, user: User, *, code: str) -> None:
     """Complete a sign-in after the password check; verify the second factor if the user has one.
 
-    Raise ``SecondFactorNeeded`` if the code is missing, ``WrongCode`` or ``TooManyAttempts``.
+    Raise ``WrongCode`` or ``TooManyAttempts``. Raise ``SecondFactorNeeded`` if the code is missing.
     """
     needs_code = is_needed(user)
     if needs_code:

@@ -31,7 +31,7 @@ SYSTEMS = (
 def browser(user_agent: str) -> str:
     """Return a short name of a user agent, such as "Firefox on Linux".
 
-    Return the first 60 characters of an unknown user agent.
+    For an unknown user agent, return its first 60 characters.
     """
     name, system = (
         next((label for mark, label in labels if mark in user_agent), "")

@@ -23,7 +23,7 @@ from lib.problems import Problem
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def device(request: AuthenticatedRequest) -> HttpResponse:
-    """Show a form for the device's code, then the request of that device, and approve or deny it.
+    """Show a form for a device's code, then show the device's request, and approve or deny the request.
 
     Only a POST approves a request. A URL that contains a code only shows the request.
     """

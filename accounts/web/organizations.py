@@ -81,7 +81,7 @@ def act(request: AuthenticatedRequest, organization_id: UUID, action: str) -> Ht
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def invitation(request: AuthenticatedRequest, link: str) -> HttpResponse:
-    """Show the invitation of a link and, on POST, join the organization. Opening the page does not join."""
+    """Show the invitation to which a link leads; on POST, join the organization. A GET only shows the invitation."""
     try:
         row = services.find_invitation(link)
         if request.method == "POST":

@@ -78,7 +78,10 @@ SCOPE_LABELS = {
 
 
 def safe_next(request: HttpRequest, form: NextForm | None = None) -> str:
-    """Return the URL to open next: the field ``next`` of the form or query string, or home if it is on another site."""
+    """Return the URL to open next: the field ``next`` of the form or else of the query string.
+
+    If the field is empty or contains a URL of another site, return the home page.
+    """
     target = (form and form["next"].value()) or NextForm(request.GET)["next"].value()
     # Without a slash, ``redirect`` would interpret the text as the name of a view.
     is_on_site = "/" in target and url_has_allowed_host_and_scheme(

@@ -34,7 +34,8 @@ from lib.routes import RouteFacts
 def second_step(request: HttpRequest) -> HttpResponse:
     """Ask for the code of a second factor.
 
-    The code completes a sign-in by password. In a session that began without a code, it opens the admin site.
+    A correct code completes a pending sign-in by password. In a session that began without a code, a correct code gives
+    access to the admin site.
     """
     form = SecondStepForm(request.POST if request.method == "POST" else None)
     pending = steps.find_pending(request)

@@ -48,7 +48,7 @@ class NewDeviceSerializer(serializers.Serializer[Any]):
 
 
 class DeviceCodesSerializer(serializers.Serializer[Any]):
-    """The two codes, the page for the user code, and the polling interval for the device code."""
+    """The device code, the user code, the page on which a person enters the user code, and the times for polling."""
 
     device_code = serializers.CharField()
     user_code = serializers.CharField(
@@ -61,7 +61,7 @@ class DeviceCodesSerializer(serializers.Serializer[Any]):
 
 
 class DeviceCodeSerializer(serializers.Serializer[Any]):
-    """The device code of the program that polls."""
+    """The device code with which a program polls."""
 
     device_code = serializers.CharField(max_length=200)
 
@@ -93,7 +93,7 @@ class DevicePollRefusalSerializer(serializers.Serializer[Any]):
 
 @RouteFacts(open_in_maintenance=True)
 class DeviceView(GenericAPIView[Any]):
-    """The start of a device sign-in."""
+    """The endpoint with which a program starts a device sign-in."""
 
     permission = PUBLIC
     authentication_classes = ()
@@ -129,7 +129,7 @@ class DeviceView(GenericAPIView[Any]):
 
 @RouteFacts(open_in_maintenance=True)
 class DeviceTokenView(GenericAPIView[Any]):
-    """The end of a device sign-in."""
+    """The endpoint that a program polls until it gets its API key."""
 
     permission = PUBLIC
     authentication_classes = ()

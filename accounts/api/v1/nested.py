@@ -19,7 +19,7 @@ class NestedViewSet(viewsets.GenericViewSet[Row]):
     """A viewset that is registered below ``organizations/<uuid:pk>/``.
 
     ``organization`` is the organization in the URL. Before each action, respond 404 if the caller is not a member of
-    the organization, and 403 if the caller lacks the permission of the action there.
+    the organization, and 403 if the caller lacks the permission for the action.
     """
 
     request: ApiRequest

@@ -23,7 +23,7 @@ from lib.problems import Problem
 
 
 class NeedsSession(Problem):
-    """An API key or service account cannot do this, because it belongs to one organization."""
+    """Neither an API key nor a service account can do this, because each belongs to one organization."""
 
     status = 403
     code = "needs-session"
@@ -47,7 +47,7 @@ class OrganizationViewSet(
 ):
     """The caller's organizations.
 
-    The rows are the caller's memberships, because each response contains the caller's role.
+    The queryset contains the caller's memberships, because each response contains the caller's role.
     """
 
     request: ApiRequest

@@ -49,7 +49,7 @@ class NewSecretSerializer(serializers.Serializer[Any]):
 
 
 class SecretChangeSerializer(serializers.Serializer[Any]):
-    """Fields of a secret to change; absent fields stay unchanged."""
+    """The fields to change in a secret; absent fields stay unchanged."""
 
     name = serializers.CharField(max_length=100, required=False)
     value = serializers.CharField(
@@ -119,7 +119,7 @@ class SecretViewSet(
         return rows
 
     def get_object(self) -> CustomSecret:
-        """Return the secret of the request.
+        """Return the secret that the URL names.
 
         To change a secret of the organization, the caller also needs the permission `organization_secrets.edit`.
         """
@@ -131,7 +131,7 @@ class SecretViewSet(
 
     @extend_schema(request=NewSecretSerializer, responses={201: SecretSerializer})
     def create(self, request: ApiRequest) -> Response:
-        """Store a secret of the caller or of the organization. Respond 409 if the scope already has this name."""
+        """Store a secret of the caller or of the organization. Respond 409 if the same owner already uses the name."""
         user = request.user
         fields = parse_body(NewSecretSerializer, request)
         organization = active_organization(request, fields.pop("organization", None))

@@ -12,7 +12,7 @@ from accounts.services.service_accounts import ROLES
 
 
 class MembershipSerializer(serializers.ModelSerializer[Membership]):
-    """An organization, with the role and the permissions of the caller there."""
+    """An organization, with the caller's role and permissions in it."""
 
     id = serializers.UUIDField(source="organization.id")
     name = serializers.CharField(source="organization.name")
@@ -150,7 +150,7 @@ class RotationSerializer(serializers.Serializer[Any]):
 
 
 class OrganizationSerializer(MembershipSerializer):
-    """An organization, with the role and the permissions of the caller there, and the time of its suspension."""
+    """An organization and the time of its suspension, with the caller's role and permissions in it."""
 
     suspended_at = serializers.DateTimeField(
         source="organization.suspended_at",

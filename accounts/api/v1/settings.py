@@ -42,7 +42,7 @@ IN_ORGANIZATION = OpenApiParameter(
     }
 )
 class ValuesField(serializers.DictField):
-    """Values of settings by name. ``accounts.settings.fields`` validates them."""
+    """A dict from setting to value. ``accounts.settings.fields`` validates the values."""
 
 
 @extend_schema_field(
@@ -72,7 +72,7 @@ class SettingsSerializer(serializers.Serializer[Any]):
 
 
 class SettingsChangeSerializer(serializers.Serializer[Any]):
-    """Settings to change. If one value is invalid, none is changed. Null removes the caller's value."""
+    """Settings to change. If one value is invalid, no setting changes. Null removes the caller's value."""
 
     version = VersionField(
         required=False,
@@ -82,7 +82,7 @@ class SettingsChangeSerializer(serializers.Serializer[Any]):
 
 
 class OrganizationSettingsSerializer(serializers.Serializer[Any]):
-    """The settings of an organization for its members. A value is null if the organization does not set it."""
+    """The settings that an organization sets for its members. Null means that the organization sets no value."""
 
     version = VersionField()
     values = ValuesField()
@@ -90,7 +90,7 @@ class OrganizationSettingsSerializer(serializers.Serializer[Any]):
 
 
 class OrganizationSettingsChangeSerializer(serializers.Serializer[Any]):
-    """Settings of an organization to change. ``enforced`` replaces the whole list of enforced settings."""
+    """The settings to change in an organization. ``enforced`` replaces the whole list of enforced settings."""
 
     version = VersionField(required=False)
     values = ValuesField(required=False, default=dict)
@@ -107,8 +107,8 @@ class InActiveOrganization(GenericAPIView[Any]):
     def organization(self) -> Organization:
         """Return the active organization.
 
-        Raise ``MissingPermission`` if the caller lacks the permission of the requested action there, and ``Http404`` as
-        ``active_organization`` does.
+        Raise ``Http404`` in the same cases as ``active_organization``. Raise the exceptions of ``require`` if the
+        caller lacks the permission for the requested action in this organization.
         """
         organization = active_organization(self.request)
         # No role includes the empty name, so an action without a permission is refused.

@@ -121,7 +121,7 @@ class CsrfView(GenericAPIView[Any]):
 @RouteFacts(open_in_maintenance=True)
 @method_decorator(csrf_protect, name="dispatch")
 class SignInView(GenericAPIView[Any]):
-    """The start of a session for a front end of the same origin.
+    """The endpoint that starts a session, for a front end on the same origin.
 
     No viewset: the URL names no session. ``SessionViewSet`` lists and ends sessions.
     """
@@ -161,7 +161,7 @@ class SignInView(GenericAPIView[Any]):
 
 @RouteFacts(open_in_maintenance=True)
 class SignOutView(GenericAPIView[Any]):
-    """The end of the session of the request's cookie.
+    """The endpoint that ends the session of the request's cookie.
 
     No viewset: the URL names no session, and the operation also works without a session.
     """

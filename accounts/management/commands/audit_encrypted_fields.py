@@ -1,4 +1,4 @@
-"""``manage.py audit_encrypted_fields``: find stored secrets that cannot be decrypted; count the keys in use."""
+"""``manage.py audit_encrypted_fields``: find stored secrets that cannot be decrypted; count the secrets per key."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""``manage.py createsuperuser``: create an administrator. It replaces Django's command with this name."""
+"""``manage.py createsuperuser``: create an administrator. This replaces Django's own ``createsuperuser``."""
 
 from argparse import ArgumentParser
 

@@ -1,4 +1,4 @@
-"""``manage.py map_oidc_claims``: preview an identity provider's claim rules, or apply them to all its users."""
+"""``manage.py map_oidc_claims``: preview an identity provider's claim rules, or apply them to the provider's users."""
 
 import json
 import sys

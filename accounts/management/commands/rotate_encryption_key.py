@@ -1,4 +1,4 @@
-"""``manage.py rotate_encryption_key``: encrypt all stored secrets again, with the first of ``ENCRYPTION_KEYS``."""
+"""``manage.py rotate_encryption_key``: encrypt all stored secrets again, with the first key of ``ENCRYPTION_KEYS``."""
 
 import time
 from argparse import ArgumentParser

@@ -41,14 +41,14 @@ class OrganizationForm(PageForm):
 
 
 class MemberForm(PageForm):
-    """The id of the user of a membership."""
+    """The user id of the member whom an action concerns."""
 
     refused_status = 400
     member = IdField()
 
 
 class RoleForm(MemberForm):
-    """The id of a member's user, and the new role of the member."""
+    """The user id of a member, and the new role of the member."""
 
     role = OptionField(choices=Membership.Role.choices)
 

@@ -49,7 +49,7 @@ class SecondStepForm(NextForm):
 
 
 class SecondFactorForm(PageForm):
-    """A step of turning a second factor on or off. The services reject empty passwords and codes."""
+    """One step in turning a second factor on or off. The services reject empty passwords and codes."""
 
     act = OptionField(choices=[("begin", "Set up"), ("confirm", "Turn on"), ("remove", "Turn off")])
     password = TextField(

@@ -14,7 +14,7 @@ SEARCH_KEY_LENGTH = 2_000
 
 
 def bounds(name: str) -> dict[str, Any]:
-    """Return the keyword arguments of an optional number field for the setting ``name``."""
+    """Return the keyword arguments for an optional number field that edits the setting ``name``."""
     schema = FIELDS[name].schema
     return {
         "min_value": schema["minimum"],
@@ -24,7 +24,7 @@ def bounds(name: str) -> dict[str, Any]:
 
 
 class AgentSettingsForm(PageForm):
-    """Agent settings of a user. ``field`` contains the names of the settings to change; others stay unchanged.
+    """A user's agent settings. ``field`` contains the names of the settings to change; others stay unchanged.
 
     ``locked`` are the names of the settings that the organization enforces. The page shows their values but does
     not send them, and the service rejects a change.
