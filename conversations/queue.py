@@ -1,6 +1,6 @@
-"""Functions that defer the tasks of conversations.
+"""Functions that queue the background tasks of conversations.
 
-Tasks are deferred by name, because this module must not import ``tasks``. A deferred job is a database row that is
+Tasks are queued by name, because this module must not import ``tasks``. A queued job is a database row that is
 committed or rolled back together with the current transaction.
 """
 
@@ -60,7 +60,7 @@ def interrupt_agent(conversation_id: UUID) -> None:
 
 
 def run_agent(conversation_id: UUID, *, only_if_stopped: bool = True) -> None:
-    """Queue a run of the agent. By default it only continues an agent that stopped in the middle of its work."""
+    """Queue a run of the agent. By default, only continue an agent that stopped in the middle of its work."""
     # Runs do not share the lock of deliveries: a job also waits behind an earlier job with the same lock that is
     # scheduled for a retry, and a delivery's retry may wait for this run (ADR 4).
     job = app.configure_task("conversations.tasks.run_agent", lock=f"run:{conversation_id}")
@@ -68,7 +68,7 @@ def run_agent(conversation_id: UUID, *, only_if_stopped: bool = True) -> None:
 
 
 def answer_agent(conversation_id: UUID, *, accept: bool, reason: str, asked_in_run: int) -> None:
-    """Queue the user's answer to the agent's question for delivery to the engine."""
+    """Queue a job that sends the user's answer to the agent's question to the engine."""
     job = app.configure_task("conversations.tasks.answer_agent", lock=f"answer:{conversation_id}")
     job.defer(
         conversation_id=str(conversation_id),

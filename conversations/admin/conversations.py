@@ -56,7 +56,7 @@ class ConversationAdmin(ReadOnlyAdmin):
 
 @admin.register(Event)
 class EventAdmin(ReadOnlyAdmin):
-    """Events: newest first, or in order for a single conversation.
+    """Events, newest first: by ``seq`` if the list is filtered by a conversation, otherwise by id.
 
     This is the largest table, so the list reads no payloads and sorts and filters only by indexed columns.
     """
@@ -117,7 +117,7 @@ class SandboxAdmin(ReadOnlyAdmin):
 
 @admin.register(StartTask)
 class StartTaskAdmin(ReadOnlyAdmin):
-    """Attempts to start conversations' sandboxes, with their current phase and the reason for the start."""
+    """Attempts to start a conversation's sandbox, each with its current phase and the reason for the attempt."""
 
     list_display = (
         "id",
@@ -134,7 +134,7 @@ class StartTaskAdmin(ReadOnlyAdmin):
 
 @admin.register(Lease)
 class LeaseAdmin(ReadOnlyAdmin):
-    """Leases: the manager that follows each conversation."""
+    """Leases. Each lease shows which manager follows a conversation."""
 
     list_display = ("conversation_id", "owner", "generation", "is_wanted", "following_run")
     list_filter = ("is_wanted",)

@@ -67,7 +67,7 @@ WITH_CONVERSATION_KEY: list[Any] = [
 
 
 class ConversationKeyScheme(OpenApiAuthenticationExtension):
-    """The security scheme of conversation keys in the OpenAPI document."""
+    """The entry in the OpenAPI document that describes how to send a conversation key."""
 
     target_class = ConversationKeyAuthentication
     name = "conversationKey"

@@ -41,7 +41,7 @@ class EngineUnreachable(Exception):
 class FrameTooLarge(EngineUnreachable):
     """The next event is larger than a socket frame may be (4 MiB in the engine).
 
-    Read the event with ``EngineClient.iter_events``: a new connection after the same index would fail again.
+    Read the event with ``EngineClient.iter_events``: a new connection from the same index on would fail again.
     """
 
 
@@ -88,14 +88,14 @@ class GitChange:
 
 @dataclass(frozen=True, slots=True)
 class FileDiff:
-    """The text of a file before and after its changes; None if the file did not exist then."""
+    """The text of a file before and after its changes. A text is None if the file did not exist at that time."""
 
     original: str | None
     modified: str | None
 
 
 class Download:
-    """A file that is downloaded from a sandbox. Iterate over its chunks once; this also closes the connection."""
+    """A file that is downloaded from a sandbox. Iterate over its chunks once; the connection is closed at the end."""
 
     def __init__(self, response: httpx2.Response, client: httpx2.Client) -> None:
         self._response, self._client = response, client
@@ -163,7 +163,7 @@ class EngineClient:
         self._call("POST", f"{_conversation(conversation_id)}/secrets", json={"secrets": secrets})
 
     def delete_conversation(self, conversation_id: UUID) -> None:
-        """Delete a conversation when its running tool ends. The workspace is kept. Safe to repeat."""
+        """Delete a conversation from the engine, after its running tool ends. The workspace is kept. Safe to repeat."""
         with contextlib.suppress(EngineMissing):
             self._call("DELETE", _conversation(conversation_id), read=TOOL_SECONDS)
 
@@ -218,7 +218,7 @@ class EngineClient:
         )
 
     def set_confirmation_policy(self, conversation_id: UUID, policy: str) -> None:
-        """Set the confirmation policy (a ``ConfirmationPolicy``). Wait until a running step ends. Safe to repeat."""
+        """Set the ``ConfirmationPolicy``. The call waits until a running step ends. Safe to repeat."""
         self._call(
             "POST",
             f"{_conversation(conversation_id)}/confirmation_policy",
@@ -227,7 +227,7 @@ class EngineClient:
         )
 
     def set_security_analyzer(self, conversation_id: UUID, analyzer: str) -> None:
-        """Set the security analyzer (a ``SecurityAnalyzer``). Wait until a running step ends. Safe to repeat."""
+        """Set the ``SecurityAnalyzer``. The call waits until a running step ends. Safe to repeat."""
         self._call(
             "POST",
             f"{_conversation(conversation_id)}/security_analyzer",
@@ -243,8 +243,9 @@ class EngineClient:
     def wait_for_messages(self, conversation_id: UUID) -> None:
         """Return when all messages that the engine received before this call are in its log. Safe to repeat.
 
-        The engine's lock on a conversation is first come, first served (``sdk/conversation/fifo_lock.py``). Setting the
-        tags also takes this lock, and unchanged tags create no event.
+        This call sets the conversation's tags to their current values, which adds no event to the log. For this, the
+        engine needs its lock on the conversation, for which all earlier messages are served first
+        (``sdk/conversation/fifo_lock.py``).
         """
         info = self._object("GET", _conversation(conversation_id))
         tags = info.get("tags") or {}
@@ -315,7 +316,7 @@ class EngineClient:
     # --- The workspace ---
 
     def execute(self, command: str, *, cwd: str, timeout: int = 300) -> CommandResult:
-        """Run a shell command, not in the agent's shell, and wait for its end. The request is not retried."""
+        """Run a command in a shell other than the agent's, and wait until it ends. The request is not retried."""
         body = self._object(
             "POST",
             "/api/bash/execute_bash_command",
@@ -360,7 +361,7 @@ class EngineClient:
         format: str = "tar.gz",  # noqa: A002  (the engine's own word)
         everything: bool = False,
     ) -> Download:
-        """Return the chunks of a folder's archive (``tar.gz``), or of a patch with its changes (``git-delta``).
+        """Return a folder in chunks, as an archive (``tar.gz``) or as a patch with its Git changes (``git-delta``).
 
         Caches, dependencies and build outputs are left out unless ``everything`` is set.
         """
@@ -483,7 +484,7 @@ async def follow(
     The index -1 requests all events. The generator ends only with an exception: ``EngineUnreachable`` if the connection
     fails or is lost (reconnect with the last index), ``FrameTooLarge``, ``EngineMissing`` if the engine does not know
     the conversation, and ``EngineRefused`` if the key is wrong (4001 or 403). While a tool runs, the first frame may
-    take as long as the tool. Close the generator with ``aclose``.
+    arrive only after the tool ends. Close the generator with ``aclose``.
     """
     url = f"{base_url.rstrip('/')}/sockets/session/{conversation_id}?after_seq={after_seq}"
     try:

@@ -67,7 +67,7 @@ class Transient:
 
 
 class Sync(msgspec.Struct, frozen=True, tag="sync"):
-    """The first frame of a socket: the range of indices that the engine will replay, or None without a replay."""
+    """The first frame of a socket: the range of indices that the engine will replay, or None if it replays nothing."""
 
     from_seq: int | None = None
     through_seq: int | None = None
@@ -205,7 +205,7 @@ def _parse_page_slowly(body: bytes, cause: BaseException) -> tuple[list[bytes], 
 
 
 def parse_event(raw: bytes, *, seq: int | None) -> EngineEvent:
-    """Return the event in a JSON text, without raising. ``seq`` is the event's index in the engine's log, if known."""
+    """Return the event that a JSON text contains. Never raise. ``seq`` is its index in the engine's log, if known."""
     try:
         text = raw.decode("utf-8")
         value = _parse_strictly(text)
@@ -338,7 +338,7 @@ _STATUSES = frozenset(
 
 
 def parse_execution_status(event: EngineEvent) -> str | None:
-    """Return the agent's execution status that the event reports, or None if it reports no status."""
+    """Return the execution status that the event reports, or None if the event reports no status."""
     return _read_state(
         event, "execution_status", lambda value: value if _is_status(value) else None
     )
@@ -371,7 +371,7 @@ class TokenUsage:
 
 
 def parse_token_usage(event: EngineEvent) -> TokenUsage | None:
-    """Return the running totals that a ``stats`` or ``full_state`` update reports, or None for other events."""
+    """Return the token totals that a ``stats`` or ``full_state`` update reports, or None for other events."""
     return _read_state(event, "stats", _sum_usage)
 
 
@@ -452,7 +452,7 @@ def build_policy(name: str) -> dict[str, Any]:
 
 
 def build_analyzer(name: str) -> dict[str, Any] | None:
-    """Return a ``SecurityAnalyzer`` in the engine's format. An empty name means the default: the model itself."""
+    """Return a ``SecurityAnalyzer`` in the engine's format. An empty name means the default, ``llm``."""
     return _ANALYZERS[name or SecurityAnalyzer.LLM]
 
 

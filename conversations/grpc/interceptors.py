@@ -63,7 +63,7 @@ current_caller: ContextVar[RpcCaller] = ContextVar("grpc_caller")
 
 
 class Refused(Exception):
-    """A call is refused with a gRPC status and a sentence for the caller."""
+    """The exception that ends a call with a gRPC error status and a sentence for the caller."""
 
     def __init__(self, code: grpc.StatusCode, sentence: str) -> None:
         super().__init__(sentence)
@@ -88,7 +88,7 @@ def _actor(rpc_caller: RpcCaller | None) -> audit.Actor:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """The interceptor that runs every method within a ``_Call``."""
+    """The interceptor that checks the caller before each method, and records metrics and a log line after it."""
 
     async def intercept_service(
         self,

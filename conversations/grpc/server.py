@@ -24,7 +24,7 @@ NAME = events_pb2.DESCRIPTOR.services_by_name["EventService"].full_name
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """The PEM files of a TLS certificate with its chain, and of the certificate's private key."""
+    """The paths of two PEM files: a TLS certificate with its chain, and the certificate's private key."""
 
     chain: Path
     key: Path

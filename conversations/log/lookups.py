@@ -1,7 +1,7 @@
 """The most frequent reads, each with one SQL statement and without model instances.
 
-Each statement that reads conversations contains the SQL of ``ConversationQuerySet.visible_to``, so the rule of access
-exists only once. The results have the same form as those of ``records``.
+Each statement that reads conversations contains the SQL of ``ConversationQuerySet.visible_to``, so only one place
+defines which conversations a user may see. The results have the same form as those of ``records``.
 """
 
 from collections import namedtuple
@@ -28,7 +28,7 @@ _FIRST = ("infinity", UUID(int=2**128 - 1))
 
 
 def can_look_up(user: Any) -> bool:
-    """Return whether these statements support the user. They do not support users of a conversation key."""
+    """Return whether this module supports the user: an active user who did not sign in with a conversation key."""
     has_conversation_key = getattr(user, "bound_conversation_id", None) is not None
     return bool(user.is_authenticated and user.is_active and not has_conversation_key)
 
@@ -159,13 +159,13 @@ def list_newest(user: Any, *, limit: int, after: Position | None = None) -> list
 
 
 def get_record(user: Any, pk: UUID) -> tuple[dict[str, Any], str] | None:
-    """Return a conversation's record and the user's role in the organization. Return None if the user has no access."""
+    """Return a conversation's record and the user's role, or None if the user may not see the conversation."""
     rows = _rows("record", user, pk=pk)
     return (_build_record(rows[0]), rows[0][_U - 1]) if rows else None
 
 
 def get_head(user: Any, pk: UUID) -> tuple[int, int, str] | None:
-    """Return a conversation's ``last_seq`` and epoch, and the user's role. Return None if the user has no access."""
+    """Return a conversation's ``last_seq``, its epoch and the user's role, or None if the user may not see it."""
     rows = _rows("head", user, pk=pk)
     return rows[0][1:] if rows else None
 

@@ -15,7 +15,7 @@ def build_record(conversation: Conversation) -> dict[str, Any]:
 
 
 def build_records(conversations: Iterable[Conversation]) -> list[dict[str, Any]]:
-    """Return the records of conversations, in the same order. Runs two database queries, or three for a queryset."""
+    """Return the records of conversations, in the same order. A list costs two database queries, a queryset three."""
     rows = list(conversations)
     ids = [row.pk for row in rows]
     usage = billing.get_usage(ids)

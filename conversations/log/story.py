@@ -57,7 +57,7 @@ def build_entry(event: Event, payload: str | None = None) -> StoryEntry | None:
 
 
 def extract_text(content: Any) -> str:
-    """Return the texts in an engine's list of content parts, joined by line breaks."""
+    """Return the texts of all text parts in a message's content, joined by line breaks."""
     parts = content if isinstance(content, list) else []
     return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
 

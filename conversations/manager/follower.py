@@ -49,7 +49,7 @@ class Host(Protocol):
 class Follower:
     """The follower of one claimed conversation. It stores the engine's events and forwards the engine's deltas.
 
-    ``generation`` is the lease generation, which every write is checked against.
+    ``generation`` is the lease generation. When it is no longer current, all writes of this follower are rejected.
     """
 
     def __init__(self, manager: Host, conversation_id: UUID, generation: int) -> None:

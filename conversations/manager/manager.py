@@ -39,11 +39,11 @@ ENGINE_THREADS = 32
 
 
 class Manager:
-    """A process that follows conversations under leases until it is stopped. Any number may run, on any machines.
+    """A process that claims and follows conversations until it is stopped. Any number of managers may run.
 
     Each manager claims live conversations up to its fair share, which is proportional to its capacity. A manager above
-    its fair share hands conversations over in rounds. Other managers claim the conversations of a dead manager, and a
-    manager that is stopped hands all of its conversations back (ADR 15).
+    its fair share releases conversations in batches, so that other managers claim them. Other managers claim the
+    conversations of a dead manager, and a manager that is stopped releases all of its conversations (ADR 15).
     """
 
     def __init__(self, owner: str) -> None:
@@ -294,8 +294,8 @@ class Keeper:
     def may_declare_dead(self) -> bool:
         """Return whether this manager may free the leases of managers that did not renew them.
 
-        It may not do so shortly after it could not renew its own leases: the database may have been unreachable for all
-        managers, and the first manager that recovers would take over all conversations.
+        It may not do so shortly after a renewal of its own leases failed: the database may have been unreachable for
+        all managers, and the first manager that recovers would take over all conversations.
         """
         return self.is_registered and time.monotonic() >= self._trusted_from
 

@@ -1,4 +1,4 @@
-"""Storing of events: the batches of all followers of a process are combined into few SQL statements."""
+"""Storage of events, which combines the batches of all followers in a process into few SQL statements."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ class Storing:
     async def store(
         self, *, conversation_id: UUID, generation: int, frames: Sequence[Durable]
     ) -> None:
-        """Append an engine's events to the log. Safe to repeat. Raise the exceptions of ``ingest_events``."""
+        """Append an engine's events to the log. Safe to repeat. Raise what ``ingest_events`` raises."""
         batch = services.Batch(conversation_id, generation, frames)
         is_stored = asyncio.get_running_loop().create_future()
         self._waiting.append((batch, is_stored))

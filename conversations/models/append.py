@@ -3,8 +3,8 @@
 Each statement advances the conversation's ``last_seq`` and inserts the events in one round trip. Its parameters are
 binary arrays, one for each column, which cost far less CPU time than text parameters (ADR 11).
 
-A fenced statement inserts events only under the current lease generation: each claim of a conversation by a manager
-raises the generation, so a manager that has lost its lease cannot write.
+A fenced statement inserts events only if the caller's lease generation is current. The generation is raised whenever
+a manager claims the conversation, so a manager that has lost its lease cannot write.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ def append_fenced(new: NewEvents, *, at: datetime) -> tuple[UUID | None, datetim
 
 
 def append_fenced_together(batches: Sequence[NewEvents], *, at: datetime) -> list[tuple[Any, ...]]:
-    """Append the next events of many conversations under their leases, in the caller's transaction.
+    """Append the next events of many conversations, each under its own lease, in the caller's transaction.
 
     For each batch that was stored, return the conversation's id, the sandbox's id and the time of the sandbox's last
     use. Skip conversations that another transaction has locked, so that this transaction never waits while it holds

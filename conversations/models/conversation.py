@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 class ConversationQuerySet(models.QuerySet["Conversation"]):
     def visible_to(self, user: Any) -> "ConversationQuerySet":
-        """Return the conversations that a user may see. Code that acts for a user must read no others.
+        """Return the conversations that a user may see. Code that acts for a user must read only these.
 
-        In the organizations of which they are a member, users see the conversations that they created and the
-        conversations that are shared with the organization. A key that is bound to an organization or a conversation
-        limits the result further.
+        In each of their organizations, users see the conversations that they created and the conversations that are
+        shared with the organization. A key that is bound to an organization or a conversation limits the result
+        further.
         """
         if not user.is_authenticated or not user.is_active:
             return self.none()

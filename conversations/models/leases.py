@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 class LiveManagerQuerySet(models.QuerySet["LiveManager"]):
     def alive(self) -> "QuerySet[LiveManager]":
-        """Return the managers that have not expired by the database's clock."""
+        """Return the managers whose ``expires_at`` has not passed, according to the database's clock."""
         return self.filter(expires_at__gt=Now())
 
 

@@ -8,7 +8,7 @@ from django.db import models
 
 
 class SearchText(models.Model):
-    """The searchable text of a message, or of the title, whose ``seq`` is 0."""
+    """The searchable text of one message, or of a conversation's title. For a title, ``seq`` is 0."""
 
     organization = models.ForeignKey("accounts.Organization", models.CASCADE, db_index=False)
     conversation = models.ForeignKey(

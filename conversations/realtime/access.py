@@ -78,7 +78,7 @@ class Credentials:
 
     @classmethod
     def from_scope(cls, scope: dict[str, Any], *, keys: Sequence[str] = ()) -> "Credentials":
-        """Return the credentials of an ASGI scope, with only those headers that may contain credentials."""
+        """Return credentials with ``keys``, and with the credential headers and the client address of an ASGI scope."""
         # Sorted, so that credentials with the same headers in another order compare equal.
         headers = sorted(pair for pair in scope["headers"] if pair[0] in CREDENTIAL_HEADERS)
         address = (scope.get("client") or ("",))[0]
@@ -105,7 +105,7 @@ class Credentials:
 
 
 def build_actor(user: User, address: str) -> Actor:
-    """Return the audit log's actor for the commands that a user sends over a stream from an IP address."""
+    """Return the actor that the audit log shows for a user's commands. ``address`` is the client's IP address."""
     # Names and addresses are cut to the lengths of the audit log's columns.
     credential, address = user.credential, address[:45]
     if isinstance(credential, ApiKey):
@@ -206,7 +206,7 @@ def count_command(user: User) -> None:
 
 
 class Stream(Protocol):
-    """An open stream, such as a ``Subscription``: pinged while its watcher has access, revoked when access is lost."""
+    """An open stream, such as a ``Subscription``. It is pinged while its watcher has access, then revoked."""
 
     def offer(self, frames: Sequence[Frame]) -> None: ...
 

@@ -56,7 +56,7 @@ class Feed:
             self._queue(self)
 
     async def read_head(self) -> Reading:
-        """Return a reading of the conversation's record and the position of its newest event, without events."""
+        """Read the conversation's record and the seq of its newest event, but no events."""
         key = self.conversation_id
         return (await threads.run_in_thread(read, {key: None}, PAGE))[key]
 

@@ -109,7 +109,7 @@ class StatusFrame(Frame):
 
 
 class ResetFrame(Frame):
-    """A message that the client's cursor is invalid, so the client must read the log again over REST."""
+    """The message that tells a client that its cursor is invalid and that it must read the log again over REST."""
 
     epoch: int
 

@@ -1,7 +1,7 @@
 """Held HTTP responses, which stay open: server-sent events, and pages of events that wait for a first event.
 
-The view checks access, rate limits and headers in a worker thread, as for any request. It then hands the connection
-over to ``HeldResponses`` with a response header. From then on a coroutine continues the response, without a thread or
+The view checks access, rate limits and headers in a worker thread, as for any request. With a response header, it then
+hands the connection over to ``HeldResponses``. From then on a coroutine continues the response, without a thread or
 a database connection.
 """
 
@@ -69,7 +69,7 @@ def can_hold(request: HttpRequest) -> bool:
 
 
 def hand_over(request: HttpRequest, plan: Plan) -> HttpResponse:
-    """Return the response that makes ``HeldResponses`` continue with ``plan``.
+    """Return a response that hands the connection over to ``HeldResponses``, which then carries out ``plan``.
 
     Raise ``Misdirected`` if this process cannot hold the connection.
     """
@@ -216,7 +216,7 @@ async def _first_page(subscription: Subscription, *, wait: float, limit: int) ->
 
 
 def parse_event_id(last_event_id: str) -> tuple[int, int] | None:
-    """Return the epoch and the seq in a ``Last-Event-ID``, or None if the text is not an id that a stream sent."""
+    """Return the epoch and the seq in a ``Last-Event-ID``, or None if the text is not ``<epoch>-<seq>``."""
     epoch, _, seq = last_event_id.partition("-")
     # A number of 18 digits always fits into a bigint.
     if not all(part.isascii() and part.isdigit() and len(part) <= 18 for part in (epoch, seq)):

@@ -1,7 +1,7 @@
 """The hub reads each followed log once for all sockets of a process.
 
-All events come from the database. Redis carries only nudges: messages without content that a conversation changed. If
-a nudge is lost, the next poll finds the change.
+All events come from the database. Redis carries only nudges, which say that a conversation changed but not how. If a
+nudge is lost, the next poll finds the change.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Reads of records and events for any number of conversations in one SQL statement, with the events as frames."""
+"""Functions that read the records and new events of many conversations with one SQL statement."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,8 +61,8 @@ def read(places: Mapping[UUID, int | None], page: int) -> dict[UUID, Reading]:
     """Return a reading of each conversation in ``places``. Runs one SQL statement.
 
     ``places`` maps a conversation id to the seq after which to read events, or to None to read no events. A reading has
-    at most ``page`` events, whose payloads together exceed ``PAGE_BYTES`` by at most one event. More events follow if
-    ``last_seq`` is greater than the seq of the last event.
+    at most ``page`` events, and ends early after the event with which its payloads reach ``PAGE_BYTES``. If
+    ``last_seq`` is greater than the seq of the last event, more events follow.
     """
     parameters = [list(places), list(places.values()), page, PAGE_BYTES]
     rows = prepared.fetch(_statement(), parameters, binary_rows=True)

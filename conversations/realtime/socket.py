@@ -41,7 +41,7 @@ Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
 class ConversationConsumer:
-    """A WebSocket that sends one conversation's log to one client, in order, after the client's cursor.
+    """A WebSocket that sends one conversation's log to one client, in order, from the client's cursor on.
 
     The URL is ``/ws/v1/conversations/{id}?after=<seq>[&epoch=<epoch>]``. Close codes:
 

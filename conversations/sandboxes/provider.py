@@ -31,7 +31,8 @@ class SandboxSpec:
     """The data that a provider needs to start a sandbox.
 
     ``session_key`` authenticates requests to the engine's API. ``secret_key`` encrypts the engine's files and must be
-    the same for all runs of the sandbox. ``gateway_url`` is the URL of this server for the sandbox.
+    the same for all runs of the sandbox. ``gateway_url`` is the URL at which the sandbox reaches this
+    server.
     """
 
     sandbox_id: UUID
@@ -96,7 +97,7 @@ class SandboxProvider(Protocol):
         ...
 
     def inspect(self, handle: Handle) -> Observed:
-        """Return the current state within about a second. For a sandbox that no longer exists, it is ``MISSING``."""
+        """Return the current state within about a second. If the sandbox no longer exists, the state is ``MISSING``."""
         ...
 
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:

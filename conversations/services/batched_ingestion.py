@@ -26,10 +26,10 @@ class Batch:
 
 
 def ingest_together(*, batches: Sequence[Batch]) -> set[UUID]:
-    """Append all batches that contain only new events, with one SQL statement; return their conversations' ids.
+    """Append as many batches as possible with one SQL statement; return the conversation ids of those batches.
 
-    ``batches`` contains at most one batch for each conversation. If a batch is not stored, none of its events are: pass
-    the batch to ``ingest_events``, which stores it or raises the reason.
+    ``batches`` contains at most one batch for each conversation. If an id is not returned, no event of
+    its batch was stored: pass the batch to ``ingest_events``, which stores it or raises an exception.
     """
     # Only `ingest_events` removes secrets from events, so batches of conversations with secrets go there.
     plain = [

@@ -31,9 +31,9 @@ SERVER_ERROR = 500
 def deliver_messages(*, conversation_id: UUID) -> None:
     """Send the conversation's open messages to its agent, oldest first. Safe to repeat, and safe to kill at any point.
 
-    Messages stay open if the sandbox must be started first, if the agent waits for an answer, or if it is busy under a
-    confirmation policy. The end of the start, the answer or the end of the run then queues the delivery again. Raise
-    ``EngineUnreachable`` if the engine does not answer, so that the job is retried.
+    Messages stay open if the sandbox must be started first, if the agent waits for an answer, or if the agent is busy
+    under a confirmation policy. The delivery is queued again when the start ends, the user answers, or the run ends.
+    Raise ``EngineUnreachable`` if the engine does not answer, so that the job is retried.
     """
     while True:
         with transaction.atomic():
@@ -77,7 +77,7 @@ def _next_message(conversation_id: UUID) -> OutgoingMessage | None:
 
 
 def keep_running(sandbox: Sandbox) -> None:
-    """Record that the sandbox is in use and cancel a stop that was queued because it was idle."""
+    """Record that the sandbox is in use and cancel a stop that was queued because the sandbox was idle."""
     Sandbox.objects.filter(pk=sandbox.pk).update(
         desired=Sandbox.Desired.RUNNING, active_at=timezone.now()
     )

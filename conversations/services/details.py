@@ -48,9 +48,9 @@ def set_confirmation(
 ) -> Conversation:
     """Change the confirmation policy and the security analyzer, even while the agent works. Safe to repeat.
 
-    None leaves a value unchanged. A job sends the new values to a running engine; a stopped engine gets them at its
-    next start. A question that is already open stays open. Raise ``EnforcedSetting`` if the organization enforces a
-    different value.
+    An argument that is None changes nothing. A job sends the new values to a running engine; a stopped engine gets
+    them at its next start. A question that is already open stays open. Raise ``EnforcedSetting`` if the organization
+    enforces a different value.
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
     requested = {

@@ -28,7 +28,7 @@ command contains the secret's name, so the example command contains the name."""
 
 
 def get_creator_settings(conversation: Conversation) -> user_settings.EffectiveSettings:
-    """Return the creator's effective settings in a conversation's organization. Runs two database queries."""
+    """Return the settings of a conversation's creator in the conversation's organization. Runs two database queries."""
     return user_settings.effective_settings(
         user_id=conversation.created_by_id, organization_id=conversation.organization_id
     )

@@ -29,7 +29,7 @@ _FENCE = re.compile(r"`{3,}")
 
 
 def build_redactor(conversation: Conversation) -> Redactor:
-    """Return a redactor for texts that leave the conversation, such as exports and public links.
+    """Return a redactor that removes secrets from texts that outsiders may read, such as exports and public links.
 
     The redactor removes the secrets of the conversation's creator and organization, and any string that looks like a
     well-known type of key, such as a GitHub token.
@@ -75,7 +75,7 @@ def export_trajectory(
 
 
 def describe_conversation(conversation: Conversation, redactor: Redactor) -> dict[str, Any]:
-    """Return the facts about a conversation that exports and public links show, without secrets in the title."""
+    """Return the id, title, model, repository and creation time of a conversation, without secrets in the title."""
     repository = conversation.repository
     return {
         "id": str(conversation.pk),

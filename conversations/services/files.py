@@ -167,9 +167,10 @@ def _entry(line: bytes, folder: str, root: str) -> DirectoryEntry:
 
 
 def read_file(*, conversation_id: UUID, path: str) -> Iterator[bytes]:
-    """Return an iterator over a file's bytes in chunks.
+    """Return an iterator over the chunks of a file.
 
-    Raise ``NoSuchFile``, ``PathOutside``, ``SandboxNotRunning`` or ``SandboxTrouble`` already before iteration.
+    The call itself, not the iteration, raises ``NoSuchFile``, ``PathOutside``, ``SandboxNotRunning`` or
+    ``SandboxTrouble``.
     """
     with _workspace(conversation_id) as (client, root):
         chunks = client.download(_resolve(client, root, path, must_exist=True))
@@ -193,7 +194,7 @@ def write_file(*, conversation_id: UUID, path: str, content: bytes | IO[bytes]) 
 def download_archive(*, conversation_id: UUID, format: str) -> Iterator[bytes]:  # noqa: A002
     """Return the chunks of an archive of the whole workspace. ``format`` is ``tar.gz`` or ``zip``.
 
-    Raise ``SandboxNotRunning`` or ``SandboxTrouble``. A zip also raises ``TooLarge`` while it is read.
+    Raise ``SandboxNotRunning`` or ``SandboxTrouble``. For a zip, the iteration may raise ``TooLarge``.
     """
     with _workspace(conversation_id) as (client, root):
         chunks = iter(client.archive(root))

@@ -308,7 +308,7 @@ def snapshot_state(*, conversation_id: UUID) -> StateSnapshot:
 def observe_status(
     *, conversation_id: UUID, generation: int, status: str, as_of: StateSnapshot
 ) -> bool:
-    """Store an agent state that the engine returned to a request.
+    """Store the agent's state that the engine reported when it was asked.
 
     This finds changes that no event reports, for example after a restart. ``as_of`` is the conversation's state before
     the request. Return False if the conversation changed since then: the engine's answer may be older than the change,

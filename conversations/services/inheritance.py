@@ -53,7 +53,7 @@ def _append_not_copied_notice(conversation: Conversation) -> None:
 
 
 def build_story(conversation: Conversation, workspace: str) -> str:
-    """Return the copied part of a fork's log as text for the agent's system prompt, or "" without a fork.
+    """Return the copied part of a fork's log as text for the agent's system prompt, or "" for other conversations.
 
     Long events are shortened in the middle. If the text is too long, the oldest events are left out. ``workspace`` is
     the path of the fork's workspace, which replaces the path of the parent's workspace in the text.

@@ -1,10 +1,10 @@
-"""Conversation keys: keys to single conversations, for existing clients. Keys are derived and never stored.
+"""Conversation keys, with which existing clients use a single conversation. Keys are derived and never stored.
 
 A key is ``ocs_<head>.<mac>``. The head contains the conversation and the credential with which the user requested the
 key: a session, an API key, or only the user for an identity provider's token. The MAC covers the head, the
-conversation's key generation and, except for API keys, a hash of the user's password. So a key becomes invalid with its
-session or API key, with a new password, or when the key generation is raised. A key never permits more than the
-credential in its head.
+conversation's key generation and, except for API keys, a hash of the user's password. So a key becomes invalid
+when its session or API key does, when the key generation is raised or, except for API keys, when the password changes.
+A key never permits more than the credential in its head.
 """
 
 import base64

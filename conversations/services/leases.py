@@ -68,15 +68,15 @@ class Census:
 
 
 def fair_share(*, total: int, capacity: int, all_capacity: int) -> int:
-    """Return a manager's fair share of ``total`` conversations: in proportion to its capacity, and within it."""
+    """Return a manager's fair share of ``total`` conversations: proportional to its capacity, but not above it."""
     return min(capacity, math.ceil(total * capacity / max(all_capacity, capacity, 1)))
 
 
 def renew_manager(*, owner: str, capacity: int, followed: int) -> bool:
     """Register a manager for ``LEASE_SECONDS``, or extend its registration, which also extends all of its leases.
 
-    Return whether the manager was registered before the call. False for a manager that tried to extend its
-    registration means that the registration expired and that the manager lost all of its leases.
+    Return whether the manager was registered before the call. If a manager that registered earlier gets False, its
+    registration has expired and it has lost all of its leases.
     """
     lease = timedelta(seconds=settings.LEASE_SECONDS)
     values: dict[str, Any] = {
@@ -174,7 +174,7 @@ def release_leases(*, owner: str, conversation_ids: Sequence[UUID]) -> int:
 
 @transaction.atomic
 def unregister_manager(*, owner: str) -> int:
-    """Unregister a manager that shuts down, and release its leases. Return the number of leases. Safe to repeat."""
+    """Unregister a manager that shuts down, and release its leases. Return how many it had. Safe to repeat."""
     LiveManager.objects.filter(owner=owner).delete()
     leases = Lease.objects.filter(owner=owner, is_wanted=True)
     count = leases.update(owner="", following_run=None)

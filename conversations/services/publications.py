@@ -114,7 +114,7 @@ def open_run(
 
 
 def last_published_id(*, conversation_id: UUID) -> str:
-    """Return the id of an external run's newest event, or "" without events. A publisher continues after this event."""
+    """Return the id of an external run's newest event, or "" if it has none. A publisher continues after this event."""
     events = Event.objects.filter(conversation_id=conversation_id, conversation__is_external=True)
     return events.order_by("-seq").values_list("event_id", flat=True).first() or ""
 

@@ -55,8 +55,8 @@ def clear_cache() -> None:
 def redact(payload: str, needles: tuple[str, ...], as_json: tuple[str, ...]) -> str:
     """Return JSON text with ``<secret_hidden>`` in place of each of ``needles`` that occurs in one of its strings.
 
-    ``as_json`` are the needles as they appear in JSON text, with escapes. All other text stays byte for byte the same,
-    and valid JSON stays valid.
+    ``as_json`` contains the same needles as they appear in JSON text, with escapes. All other text stays byte for byte
+    the same, and valid JSON stays valid.
     """
     # A plain search is much cheaper than parsing the strings, and most payloads contain no secret.
     if not any(needle in payload for needle in as_json):

@@ -26,7 +26,7 @@ INACTIVE = (
 
 @dataclass(slots=True)
 class PruneResult:
-    """The number of removed events and of their conversations; after a dry run, of the events that would be removed."""
+    """How many events were removed from how many conversations. A dry run counts what would be removed."""
 
     conversations: int = 0
     events: int = 0

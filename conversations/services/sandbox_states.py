@@ -46,7 +46,7 @@ class SandboxLimits:
 
 @dataclass(frozen=True, slots=True)
 class SandboxState:
-    """The facts about a sandbox that its users may see: no keys, ports, addresses or paths of the host."""
+    """What users may see of a sandbox. Keys, and the host's ports, addresses and paths, are not included."""
 
     id: UUID
     status: SandboxStatus

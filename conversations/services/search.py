@@ -89,7 +89,7 @@ def _parts(headline: str) -> list[dict[str, Any]]:
 
 
 def index_texts(*, limit: int = BATCH) -> int:
-    """Index the new titles and messages of up to ``limit`` conversations, and return the number of conversations."""
+    """Index the new titles and messages of up to ``limit`` conversations. Return how many were indexed."""
     rows = Conversation.objects.filter(_BEHIND, deleted_at=None).order_by("-updated_at")
     behind = list(rows.values_list("pk", flat=True)[:limit])
     for pk in behind:

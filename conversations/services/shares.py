@@ -207,9 +207,9 @@ def mask_address(address: str) -> str:
 
 
 def build_shared_record(opened: OpenedShare) -> dict[str, Any]:
-    """Return the facts about a conversation that its public link shows, without secrets in the title.
+    """Return what a public link shows of its conversation apart from the events, without secrets in the title.
 
-    The facts name no user, no organization and no cost.
+    The result contains no user, no organization and no cost.
     """
     facts = describe_conversation(opened.conversation, build_redactor(opened.conversation))
     return {name: facts[name] for name in ("title", "model", "repository", "created_at")} | {

@@ -23,7 +23,7 @@ class PublishedElsewhere(Problem):
 
 
 def require_agent(conversation: Conversation) -> None:
-    """Raise ``PublishedElsewhere`` unless this server runs the conversation's agent."""
+    """Raise ``PublishedElsewhere`` if another program runs the conversation's agent."""
     if conversation.is_external:
         raise PublishedElsewhere
 
@@ -49,7 +49,7 @@ def request_start(conversation: Conversation, *, reason: str) -> None:
 
 
 def change_fields(conversation: Conversation, **fields: Any) -> dict[str, Any]:
-    """Save the fields that differ, nudge the conversation's followers, and return the previous values of these fields.
+    """Save those of ``fields`` whose values differ, and nudge the followers. Return the old values of these fields.
 
     The caller holds the row's lock. Safe to repeat: nothing happens if no field differs.
     """
@@ -83,7 +83,7 @@ def append_notice(conversation: Conversation, *, code: str, message: str, **more
 
 
 def is_up(conversation: Conversation) -> bool:
-    """Return whether the engine was last seen running and has the conversation."""
+    """Return whether the sandbox was running when last observed, and its engine has the conversation."""
     sandbox = conversation.sandbox
     return (
         sandbox is not None

@@ -57,7 +57,7 @@ class FileChange:
     existed: bool = True
 
     def to_wire(self) -> dict[str, Any]:
-        """Return ``{"path", "status", "diff"}``. The diff has at most 200,000 characters; None if a text is unknown."""
+        """Return ``{"path", "status", "diff"}``. The diff, up to 200,000 characters, is None if a text is unknown."""
         return {
             "path": self.path,
             "status": "UPDATED" if self.existed else "ADDED",

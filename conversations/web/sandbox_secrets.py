@@ -1,4 +1,4 @@
-"""The endpoint from which a sandbox fetches the values of secrets. It authenticates with its conversation's token."""
+"""The endpoint from which a sandbox fetches the values of secrets, with the token of its conversation."""
 
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
@@ -20,7 +20,7 @@ from lib.routes import RouteFacts
 @require_GET
 @sensitive_variables("value")
 def secret(request: HttpRequest, name: str) -> HttpResponse:
-    """Return the value of a secret of the token's conversation as plain text. The use is recorded in the audit log."""
+    """Return the value of a conversation's secret as plain text to the conversation's sandbox, and audit the use."""
     try:
         token = billing.authenticate_gateway_token(read_bearer_token(request.headers))
         value = services.reveal_secret(token=token, name=name)

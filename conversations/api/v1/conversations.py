@@ -131,7 +131,7 @@ class ConversationViewSet(
         parameters=[IDEMPOTENCY_KEY],
     )
     def create(self, request: ApiRequest) -> Response:
-        """Start a conversation. With an ``Idempotency-Key``, a repeated request returns the first conversation."""
+        """Start a conversation. A repeat with the same ``Idempotency-Key`` returns the first conversation."""
         body = self.validate_body(serializers.NewConversationSerializer)
         organization = self._organization(body.pop("organization", None))
         require(request.user, organization.pk, "conversations.create")

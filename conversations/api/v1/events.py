@@ -27,7 +27,7 @@ LAST_EVENT_ID = OpenApiParameter(
 
 
 class EventStreamRenderer(JSONRenderer):
-    """A renderer for clients that accept only ``text/event-stream``. It renders error responses, as JSON."""
+    """The renderer of error responses to clients that accept only ``text/event-stream``. Errors are sent as JSON."""
 
     media_type = "text/event-stream"
     format = "event-stream"
@@ -49,7 +49,7 @@ class EventViewSet(FastReadMixin, NestedMixin, viewsets.ViewSet):
         responses=serializers.EventPageSerializer,
     )
     def list(self, request: ApiRequest, pk: UUID) -> Response | HttpResponse:
-        """Return a page of the log in order: the events after ``after``, before ``before``, or from the start."""
+        """Return a page of the log in order: events after seq ``after``, before seq ``before``, or the first ones."""
         last_seq, epoch = self._log_end(pk)
         query = parse_query(serializers.EventQuery, request)
         # A page has up to 500 events, so they are read without model instances (`python -m bench rest` measures this).
@@ -89,7 +89,8 @@ class EventViewSet(FastReadMixin, NestedMixin, viewsets.ViewSet):
         """Stream the log as server-sent events, with the same frames as the WebSocket.
 
         The id of an event is ``<epoch>-<seq>``. A client that reconnects with this id in ``Last-Event-ID`` receives
-        the events after it, or ``reset``. A comment every few seconds keeps the connection open.
+        the events after this one, or ``reset`` if the id is not valid any more. A comment every few seconds keeps the
+        connection open.
         """
         conversation = self.get_conversation()
         query = parse_query(serializers.StreamQuery, request)

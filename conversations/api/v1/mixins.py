@@ -1,4 +1,4 @@
-"""Mixins for the conversation viewsets: request bodies, access to the parent conversation, and fast reads."""
+"""Mixins for the conversation viewsets: they validate bodies, get the parent conversation, and read fast."""
 
 from typing import Any
 from uuid import UUID
@@ -53,9 +53,9 @@ class NestedMixin(BodyMixin):
 
 
 class FastReadMixin:
-    """Reads of the list, of a record and of the end of a log, each with one prepared statement (``lookups``).
+    """Fast reads for three routes: the list, a record, and the end of a log. Each read is one prepared statement.
 
-    Clients request these three routes most often. With the ORM a request takes four to six times as much CPU time (for
+    Clients request these routes most often. With the ORM a request takes four to six times as much CPU time (for
     the list, 12 ms instead of 2.3 ms; ``python -m bench rest`` measures it). The access checks are those of
     ``get_object``: the statements contain ``visible_to``, and this mixin checks the role that they return.
     """
@@ -64,11 +64,11 @@ class FastReadMixin:
     paginator: Any
 
     def can_read_fast(self) -> bool:
-        """Return whether the prepared statements support this caller. For a conversation key, use the ORM."""
+        """Return whether the other methods support this caller. They do not support callers with a conversation key."""
         return lookups.can_look_up(self.request.user)
 
     def read_newest(self) -> HttpResponse:
-        """Return the response with a page of the list, without filters."""
+        """Return a response with a page of the caller's list of conversations. The query must contain no filters."""
         pages: CursorPages = self.paginator
         limit, after = pages.parse_page_query(self.request)
         # One more record than the page needs shows whether there is a next page.
@@ -77,7 +77,7 @@ class FastReadMixin:
         return conditional_response(self.request, {"items": items, "next": cursor})
 
     def read_record(self, pk: UUID) -> HttpResponse:
-        """Return the response with a conversation's record. Raise ``Http404`` or ``MissingPermission``."""
+        """Return a response with a conversation's record. Raise ``Http404`` or ``MissingPermission``."""
         row = lookups.get_record(self.request.user, pk)
         if row is None:
             raise Http404

@@ -32,7 +32,7 @@ class SandboxLimitsSerializer(serializers.Serializer[Any]):
 
 
 class SandboxSerializer(serializers.Serializer[Any]):
-    """The sandbox of a conversation. If it failed, the conversation's ``status_detail`` says why."""
+    """The sandbox of a conversation. If the sandbox failed, the conversation's ``status_detail`` says why."""
 
     id = serializers.UUIDField()
     status = serializers.ChoiceField(choices=[status.value for status in services.SandboxStatus])
@@ -92,7 +92,7 @@ class SandboxViewSet(NestedMixin, viewsets.ViewSet):
     )
     @action(detail=True, methods=["post"])
     def start(self, request: Request, pk: UUID) -> Response:
-        """Start the sandbox if it is not running. An agent that was stopped stays stopped.
+        """Start the sandbox if it is not running. If the agent was stopped, it does not continue.
 
         Repeating the request is safe.
         """
@@ -123,7 +123,7 @@ class SandboxViewSet(NestedMixin, viewsets.ViewSet):
     )
     @action(detail=True, methods=["post"])
     def pause(self, request: Request, pk: UUID) -> Response:
-        """Stop the sandbox and its agent. Files are kept, and the next message or start starts the sandbox again.
+        """Stop the sandbox and its agent. Files are kept, and the next message starts the sandbox again.
 
         Repeating the request is safe.
         """

@@ -106,14 +106,14 @@ class MatchPartSerializer(serializers.Serializer[Any]):
 
 
 class MatchSerializer(serializers.Serializer[Any]):
-    """The first match of a search in a conversation. ``seq`` is 0 for the title. Texts are plain text, not HTML."""
+    """The first match of a search in a conversation. If the title matches, ``seq`` is 0. Texts are not HTML."""
 
     seq = serializers.IntegerField()
     parts = MatchPartSerializer(many=True)
 
 
 class FoundConversationSerializer(ConversationSerializer):
-    """A record in a list. If the request has ``q``, the record contains the match."""
+    """A conversation's record in a list. If the request has ``q``, the record contains the first match."""
 
     match = MatchSerializer(required=False, allow_null=True)
 
@@ -242,7 +242,7 @@ class EventPageSerializer(serializers.Serializer[Any]):
 
 
 class EventQuery(serializers.Serializer[Any]):
-    """The query string of a page: the events after the seq ``after``, or the last events before the seq ``before``."""
+    """The query string that selects a page: the events after the seq ``after``, or the last ones before ``before``."""
 
     after = serializers.IntegerField(required=False, min_value=0, max_value=2**62)
     before = serializers.IntegerField(required=False, min_value=1, max_value=2**62)

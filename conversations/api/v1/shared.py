@@ -1,4 +1,4 @@
-"""API endpoints for a public link, for callers without an account."""
+"""API endpoints with which callers without an account read a conversation through a public link."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ PRIVATE_HEADERS = {
 
 
 class SharedSerializer(serializers.Serializer[Any]):
-    """The facts about a conversation that its public link shows."""
+    """What a public link shows of a conversation, apart from the events."""
 
     title = serializers.CharField()
     model = serializers.CharField()
@@ -53,7 +53,7 @@ class SharedViewSet(viewsets.ViewSet):
 
     @extend_schema(operation_id="shared", responses=SharedSerializer, auth=[])
     def retrieve(self, request: Request, token: str) -> Response:
-        """Return the title and other facts of a shared conversation, and the seq of its last shared event."""
+        """Return a shared conversation's title, model and repository, and the seq of its last shared event."""
         link = services.open_share(token=token)
         services.count_view(share=link.share, address=request.META.get("REMOTE_ADDR", ""))
         return Response(services.build_shared_record(link), headers=PRIVATE_HEADERS)

@@ -98,7 +98,7 @@ class ShareViewSet(NestedMixin, viewsets.ViewSet):
         operation_id="conversations_shares_revoke", request=None, responses=ShareSerializer
     )
     def destroy(self, request: Request, pk: UUID, share_id: UUID) -> Response:
-        """Revoke a public link. It stays in the list with its views."""
+        """Revoke a public link. The link and its views can still be listed."""
         conversation = self.get_conversation()
         share = services.revoke_share(conversation=conversation, share_id=share_id)
         return Response(ShareSerializer(share).data)

@@ -38,7 +38,7 @@ class RawParser(parsers.BaseParser):
 
 @RouteFacts(streams=True)
 class WorkspaceViewSet(NestedMixin, viewsets.ViewSet):
-    """The folders, the archive and the Git changes of a workspace. They need a running sandbox."""
+    """The folders, the archive and the Git changes of a workspace. Every request needs a running sandbox."""
 
     permission = "files.view"
     permissions_by_action = {"upload": "files.edit"}  # noqa: RUF012 - read by HasPermission

@@ -31,7 +31,7 @@ CONTENT_POLICY = f"{_META_POLICY}; frame-ancestors 'none'; sandbox allow-scripts
 
 
 def render_head(*, title: str, facts: str) -> str:
-    """Return the HTML before the first event. ``facts`` is a line of plain text below the title."""
+    """Return the HTML before the first event. ``facts`` is plain text for the line below the title."""
     name = escape_text(title)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -1,4 +1,4 @@
-"""Serve gRPC until SIGTERM or SIGINT: the ``grpc`` role."""
+"""Run the ``grpc`` role: serve gRPC until SIGTERM or SIGINT."""
 
 import asyncio
 import ipaddress
