@@ -30,7 +30,7 @@ _clients: set[str] = set()
 
 
 def normalize_route(route: str) -> str:
-    """Replace each parameter of a route by ``{}``, so that Django's and OpenAPI's forms of a route are equal."""
+    """Replace each parameter of a route by ``{}``. This makes Django's and OpenAPI's notations of a route equal."""
     return "/" + re.sub(r"<[^>]+>|\{[^}]+\}", "{}", route).lstrip("/")
 
 
@@ -89,8 +89,8 @@ def _count_and_add_headers(
 def client_name(request: HttpRequest) -> str:
     """Return the product name in a request's ``User-Agent`` header, to use as a label of the metric.
 
-    Return ``unnamed`` without a product name, and ``other`` for new names after ``CLIENTS_MAX`` different names,
-    because every value of a label uses memory.
+    If the header has no product name, return ``unnamed``. After ``CLIENTS_MAX`` different names, return ``other`` for
+    every new name, because every value of a label uses memory.
     """
     match = re.match(r"[A-Za-z][A-Za-z0-9_.-]{0,39}", request.headers.get("User-Agent", ""))
     name = match[0] if match else "unnamed"

@@ -167,13 +167,13 @@ class GitProvider(Protocol):
         ...
 
     def installations(self) -> list[str]:
-        """Return the values for ``installation`` of ``repositories``: ids of app installations, or account names."""
+        """Return the values which ``repositories`` accepts as ``installation``: installation ids or account names."""
         ...
 
     def repositories(
         self, *, page: int, per_page: int, sort: str, installation: str | None
     ) -> Page[Repository]:
-        """Return a page of the repositories that the token can read, or only of those of one ``installation``."""
+        """Return a page of the repositories that the token can read, limited to ``installation`` if it is given."""
         ...
 
     def search_repositories(

@@ -1,4 +1,4 @@
-"""The Git hosts that this server supports, the creation of their ``GitProvider``, and the check of host names."""
+"""The Git hosts that this server supports. Functions check a host's name, and create the ``GitProvider`` for a host."""
 
 import re
 from urllib.parse import urlsplit

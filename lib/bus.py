@@ -1,8 +1,9 @@
-"""Wake-ups (nudges) between processes over the channel layer, sent from any thread without waiting for Redis.
+"""Wake-ups (nudges): messages between processes over the channel layer, sent from any thread without waiting.
 
-A wake-up makes the processes of a group read something again. A wake-up may be lost, so receivers also poll.
-Therefore sending never blocks a request or causes it to fail, and several waiting wake-ups of one type for one group
-are sent as one. Processes ignore types that they do not know, because another process may run a newer version.
+A wake-up makes the processes of a group of the channel layer read something again. A wake-up may be lost, so receivers
+also poll. Therefore sending never blocks a request or causes it to fail, and if several wake-ups of one type wait for
+one group, only the last is sent. Processes ignore types that they do not know, because another process may run a newer
+version.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ class LogAdvanced(msgspec.Struct, frozen=True, tag="log.advanced"):
 
 
 class DeltaArrived(msgspec.Struct, frozen=True, tag="delta.arrived"):
-    """Pieces of a message that an agent is writing. They are not stored: a later event contains the whole message."""
+    """An agent has written more of a message. ``deltas`` are not stored: a later event contains the whole message."""
 
     conversation: UUID
     deltas: list[dict[str, Any]]
@@ -45,7 +46,7 @@ class AccessChanged(msgspec.Struct, frozen=True, tag="access.changed"):
 
 
 class ManagerWake(msgspec.Struct, frozen=True, tag="manager.wake"):
-    """Managers can claim a conversation, because it became active or the lease of its manager was released."""
+    """A conversation became active, or its manager released the lease. Managers can now claim it."""
 
 
 Wakeup: TypeAlias = LogAdvanced | DeltaArrived | AccessChanged | ManagerWake
@@ -84,7 +85,7 @@ class Publisher:
         self._lost_in_a_row = 0
 
     def nudge(self, group: str, wakeup: Wakeup) -> None:
-        """Queue a wake-up for ``group``. A wake-up of the same type that waits for this group is replaced.
+        """Queue a wake-up for ``group``. It replaces a waiting wake-up of the same type for the same group.
 
         Drop the wake-up if ``MAX_WAITING`` wake-ups are waiting.
         """

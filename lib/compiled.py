@@ -34,7 +34,7 @@ class Compiled:
         self._build, self._wrap, self._examples = build, wrap, examples
 
     def rows(self, **values: Any) -> list[tuple[Any, ...]]:
-        """Run the query with values for the names of the examples, and return its rows."""
+        """Run the query with ``values`` in place of the examples of the same names, and return its rows."""
         sql, constants = self._compiled
         return prepared.fetch(sql, values | constants)
 
@@ -61,8 +61,8 @@ class Compiled:
 class Rows:
     """A converter from the rows of a ``Compiled`` query to model instances like those of the ORM.
 
-    A row contains the columns of ``model``, if it is set, then the columns of each model in ``related``, a dict from
-    relation to model. ``columns`` lists the names of all columns for ``values_list``.
+    A row contains the columns of ``model``, if it is given, then the columns of each model in ``related``, whose keys
+    are the names of relations. Pass ``columns``, the names of all these columns, to ``values_list``.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Rows:
         ]
 
     def instances(self, row: Sequence[Any]) -> list[Any]:
-        """Return one instance per model, in the order of the models, or None for a model without a row."""
+        """Return one instance for each model, in order. Return None for a model of which an outer join found no row."""
         instances, start = [], 0
         for kind in self._kinds:
             end = start + len(kind.names)
@@ -108,9 +108,9 @@ class _Kind:
 
 
 def caller(user: UUID, organization: UUID | None = None) -> Any:
-    """Return an object that takes the place of a user when a queryset with ``visible_to`` is built.
+    """Return an object to pass to ``visible_to`` in place of the user when a queryset is compiled.
 
-    ``organization`` is the organization to which the user's key is limited, if there is one.
+    If the user's API key is limited to one organization, pass it as ``organization``.
     """
     return SimpleNamespace(
         pk=user, is_authenticated=True, is_active=True, bound_organization_id=organization

@@ -102,7 +102,7 @@ def digests(secret: str, *, purpose: str) -> list[str]:
 
 
 def matches(secret: str, *, purpose: str, pepper_id: str, expected: str) -> bool:
-    """Return whether a token has the expected digest, in constant time. False if the pepper is missing."""
+    """Return whether a token has the expected digest; if the pepper is missing, return False. Takes constant time."""
     pepper = settings.TOKEN_PEPPERS.get(pepper_id)
     # Without the pepper, compute a digest anyway, so that the duration does not reveal that the pepper is missing.
     actual = _hmac(pepper or bytes(32), purpose, secret)
@@ -112,7 +112,7 @@ def matches(secret: str, *, purpose: str, pepper_id: str, expected: str) -> bool
 def verify_row(secret: str, row: Row | None, *, purpose: str) -> Row | None:
     """Return the row if it stores the digest of a token, else None.
 
-    Without a row the call takes equally long, so that its duration does not reveal whether a row exists.
+    If ``row`` is None, the call takes equally long, so that the duration does not reveal whether a row exists.
     """
     is_match = matches(
         secret,

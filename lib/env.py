@@ -166,7 +166,7 @@ def rates(name: str, default: dict[str, str]) -> dict[str, str]:
 
 
 def choice(name: str, options: tuple[str, ...], default: Any = REQUIRED) -> str:
-    """Read one of the options."""
+    """Read a text that must be one of the options."""
 
     def parse(value: str) -> str:
         if value not in options:

@@ -34,7 +34,7 @@ class PageField(forms.BoundField):
 
     @property
     def aria(self) -> str:
-        """The HTML attributes that mark an invalid field and refer to the errors of ``site/_errors.html``."""
+        """The HTML attributes that mark an invalid field and refer to its errors, which ``site/_errors.html`` shows."""
         return _ARIA if self.errors else ""
 
 
@@ -77,9 +77,10 @@ def render_form(
     *,
     status: int = 200,
 ) -> HttpResponse:
-    """Render a page with its form as ``form``.
+    """Render a page; its template receives the form as ``form``.
 
-    ``status`` is the HTTP status of a page without errors. If the form has ``retry_after``, set ``Retry-After``.
+    ``status`` is the HTTP status if the form has no errors. If the form has ``retry_after``, the response has a
+    ``Retry-After`` header.
     """
     status = form.refused_status if form.errors else status
     response = render(request, template, {"form": form, **(context or {})}, status=status)
@@ -89,7 +90,7 @@ def render_form(
 
 
 class TextField(forms.CharField):
-    """A text that can be stored. Without a label it is a hidden field, which users cannot correct."""
+    """A field for a text that PostgreSQL can store. A field without a label is hidden, so users cannot correct it."""
 
     def __init__(
         self, *, label: str = "", error_messages: Mapping[str, str] | None = None, **options: Any
@@ -135,10 +136,10 @@ class OptionField(forms.ChoiceField):
 
 
 class CheckboxesField(forms.MultipleChoiceField):
-    """Any number of several options. Values that are not options are dropped."""
+    """Checkboxes for any number of options. Values that are not options are dropped."""
 
     def to_python(self, value: Any) -> list[str]:
-        """Return the values that are options."""
+        """Return the submitted values that are options, and drop all others."""
         return [item for item in super().to_python(value) if self.valid_value(item)]
 
 

@@ -63,7 +63,7 @@ class _Breaker:
 
 
 def is_redis_available() -> bool:
-    """Return whether Redis has not failed within the last ``RETRY_SECONDS``."""
+    """Return True if the last failure of Redis is at least ``RETRY_SECONDS`` ago, or if Redis never failed."""
     return time.monotonic() >= _Breaker.open_until
 
 
@@ -113,7 +113,7 @@ def drop_blocks() -> None:
 
 
 def count_in_blocks(request: HttpRequest, *, group: str, value: str, rate: str) -> Usage:
-    """Count one use like ``count``, but reserve uses in Redis in blocks of 1/``BLOCKS`` of the limit.
+    """Count one use as ``count`` does, but reserve blocks of uses in Redis, each 1/``BLOCKS`` of the limit.
 
     All processes together never exceed the limit. Uses that a process reserved but did not need are lost until the
     window ends, so each process may lower the limit by up to 0.5 %. Raise ``NotCounted`` if Redis does not respond.
@@ -185,9 +185,9 @@ def _drop_expired_blocks(now: float) -> None:
 
 
 def remember(request: Any, usage: Usage) -> None:
-    """Store a usage on the request, for the response's headers, if it leaves fewer uses than the stored usage.
+    """Store a usage on the request. If a usage stored earlier leaves fewer uses, keep the earlier one.
 
-    The request is Django's, or DRF's wrapper of Django's request.
+    The response's headers report the stored usage. The request is Django's or DRF's.
     """
     request = getattr(request, "_request", request)
     earlier: Usage | None = getattr(request, "rate_usage", None)

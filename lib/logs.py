@@ -1,4 +1,4 @@
-"""Log formatting: one JSON object per line with the id of its request, and without one-time tokens."""
+"""Log formatting: each line is a JSON object with the id of the request. One-time tokens are removed."""
 
 import logging
 import re

@@ -174,7 +174,7 @@ def announce(
 
 
 def is_draining() -> bool:
-    """Return whether this process is stopping, so that a load balancer must send it no new requests."""
+    """Return whether this process is stopping. A load balancer must then send no new requests to it."""
     return _Current.announcement is not None and _Current.announcement.is_draining
 
 

@@ -65,7 +65,7 @@ def page(
 def cut_page(
     rows: list[Any], limit: int, position: Callable[[Any], Position]
 ) -> tuple[list[Any], str | None]:
-    """Return the first ``limit`` rows, and the cursor of the last of these rows, or None if no rows follow."""
+    """Return the first ``limit`` rows, and the cursor of the next page (None on the last page)."""
     following = position(rows[limit - 1]).cursor if len(rows) > limit else None
     return rows[:limit], following
 

@@ -72,7 +72,7 @@ def adopt_orphans() -> None:
 
 
 def reap_orphans(known: set[int]) -> None:
-    """Collect the exit status of adopted children. Skip the process ids in ``known``: their owner collects it."""
+    """Collect the exit status of each adopted child. Skip the processes in ``known``, whose owners collect it."""
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
             if child.pid not in known and child.status() == psutil.STATUS_ZOMBIE:
@@ -80,7 +80,7 @@ def reap_orphans(known: set[int]) -> None:
 
 
 def end(process: psutil.Process, *steps: tuple[int, float]) -> None:
-    """Send the signals of ``steps`` (signal, seconds to wait) until the process has ended; finally send SIGKILL."""
+    """End a process: send the signals of ``steps`` (signal, seconds to wait) until it ends; finally send SIGKILL."""
     for number, seconds in (*steps, (signal.SIGKILL, 10)):
         try:
             process.send_signal(number)

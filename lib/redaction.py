@@ -1,6 +1,7 @@
 """Redaction of secrets in texts that leave their organization.
 
-Secrets are known values, and any string that looks like a well-known type of key, such as a GitHub token.
+Redaction replaces known secret values, and every string that looks like a well-known type of key, such as a GitHub
+token.
 """
 
 import json

@@ -27,14 +27,18 @@ class Column:
         return f"{self.model._meta.db_table}.{self.name}"  # noqa: SLF001 - Django documents _meta
 
     def binding(self, pk: Any) -> str:
-        """Return the ``bound_to`` of a row's value (see ``lib.crypto``)."""
+        """Return the ``bound_to`` with which a row's value in this column is encrypted (see ``lib.crypto``)."""
         template = getattr(self.model, "SEALED_AS", {}).get(self.name)
         return template.format(pk=pk) if template else f"{self}:{pk}"
 
 
 @dataclass
 class BatchResult:
-    """The number of re-encrypted rows of a batch, and the bindings of the values that cannot be decrypted."""
+    """The result of re-encrypting a batch of rows.
+
+    ``resealed`` is the number of re-encrypted values, and ``broken`` lists the bindings of values that cannot be
+    decrypted.
+    """
 
     resealed: int = 0
     broken: list[str] = field(default_factory=list)
@@ -97,7 +101,7 @@ def reseal(column: Column, *, batch: int) -> Iterator[BatchResult]:
 
 
 def audit(column: Column) -> tuple[Counter[str], list[str]]:
-    """Return the number of values per key id, and the bindings of values that cannot be decrypted."""
+    """Return how many values each key id encrypts, and the bindings of values that cannot be decrypted."""
     keys: Counter[str] = Counter()
     broken = []
     rows = column.model._default_manager.exclude(**{column.name: None})  # noqa: SLF001

@@ -1,7 +1,7 @@
-"""Facts about routes, declared on their views, and regular expressions for the URLs that share a fact.
+"""Facts about routes, such as whether a route streams, and regular expressions for all URLs that share a fact.
 
-A view declares, for example, that it streams. The ASGI application, the size and rate limits, the deprecation headers
-and the tests of the load balancer files read the facts from this module.
+Views declare the facts. The ASGI application, the size and rate limits, the deprecation headers and the tests of the
+load balancer files read the facts through this module.
 """
 
 import re
@@ -48,7 +48,7 @@ class RouteFacts:
 
 @cache
 def facts_of(view: Callable[..., Any]) -> RouteFacts:
-    """Return the facts of a URL pattern's view. In a viewset, the facts of an action replace those of the class.
+    """Return the facts that a view declares. In a viewset, the facts of an action replace those of the class.
 
     The actions at one URL (one per HTTP method) share their facts, so it is enough that one action declares facts.
     Raise ``ImproperlyConfigured`` if two actions declare different facts.
@@ -66,7 +66,7 @@ def facts_of(view: Callable[..., Any]) -> RouteFacts:
 
 
 def routes_with_facts() -> tuple[tuple[str, RouteFacts], ...]:
-    """Return the patterns of the URL configuration whose views declare facts, each with its facts."""
+    """Return each URL pattern whose view declares facts, together with these facts."""
     return _routes_with_facts(get_resolver())
 
 
@@ -98,7 +98,7 @@ def url_pattern(where: Callable[[RouteFacts], object]) -> re.Pattern[str]:
 
 
 def expression(routes: Iterator[str]) -> str:
-    """Return one regular expression for the URL paths of all routes; common prefixes occur only once."""
+    """Return one regular expression for the URL paths of all these routes. It contains each common prefix only once."""
     tree: dict[str | None, Any] = {}
     for route in routes:
         branch = tree

@@ -20,7 +20,7 @@ _LOCAL_NAMES = re.compile(r"(?:.*\.)?(?:localhost|localdomain|local|internal)\.?
 
 
 class UnsafeUrl(Exception):
-    """This server must not call a URL or IP address. The message, for users, is written to follow a colon."""
+    """This server must not call a URL or IP address. The message is for users, to be shown after a colon."""
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -30,7 +30,7 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 def check_url(url: str, *, allow_private: bool | None = None) -> None:
-    """Raise ``UnsafeUrl`` if a URL is not allowed, as far as this is known without resolving the host name.
+    """Raise ``UnsafeUrl`` if a URL is not allowed. The host name is not resolved.
 
     Check the scheme, the credentials, the port, and private IP addresses and host names. ``allow_private`` defaults to
     the setting ``UPSTREAM_ALLOW_PRIVATE``.

@@ -61,7 +61,7 @@ sockets = SocketHeaders(OriginCheck(SocketIO(URLRouter(websocket_urlpatterns))))
 
 
 def protocols(http: Any) -> ProtocolTypeRouter:
-    """Return the ASGI application of a role, given its HTTP application ``http``.
+    """Return the complete ASGI application of a role; ``http`` is the part that serves HTTP.
 
     All roles share the WebSockets, the size limits, and the middleware that finds the client's address.
     """

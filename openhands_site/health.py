@@ -10,7 +10,10 @@ from django.db import connection
 
 
 def check() -> dict[str, dict[str, Any]]:
-    """Check PostgreSQL and Redis. Return by name ``{"ok", "required", "milliseconds", "detail"?}``. Never raises."""
+    """Check PostgreSQL and Redis. Never raises.
+
+    Return a dict from the name of a service to ``{"ok", "required", "milliseconds", "detail"?}``.
+    """
     return {
         "postgresql": _timed(_postgresql, required=True),
         "redis": _timed(_redis, required=False),

@@ -1,4 +1,4 @@
-"""The OpenAPI document: the problem responses added to every operation, and the views that serve the document."""
+"""The OpenAPI document: a hook that adds the problem responses to every operation, and views for the document."""
 
 from collections.abc import Callable
 from functools import cache
@@ -69,7 +69,7 @@ _METHODS = {"get", "put", "post", "delete", "patch"}
 def add_problems(
     *, result: dict[str, Any], generator: Any, request: Any, public: bool
 ) -> dict[str, Any]:
-    """Add to each operation the problem responses that it can return. Keep the responses that it already documents.
+    """Complete each operation with the problem responses that it can return. Keep the responses that it documents.
 
     This is a postprocessing hook of drf-spectacular.
     """

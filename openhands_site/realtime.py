@@ -15,7 +15,7 @@ probes = url_pattern(lambda facts: facts.called_by == "probe")
 
 
 async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Serve the routes of this role. Return 421 for all others, so that a wrong load balancer setup is noticed."""
+    """Serve the routes of this role. Return 421 for all other routes, to reveal a load balancer with a wrong setup."""
     path = scope["path"]
     is_event_stream = is_held(path, scope["query_string"])  # streams and long polls of events
     if (

@@ -18,5 +18,5 @@ held_with_wait = url_pattern(lambda facts: facts.held == "wait")
 
 
 def is_held(path: str, query: bytes) -> bool:
-    """Return whether the response may stay open, so that the request must pass through ``held.HeldResponses``."""
+    """Return whether the response may stay open. Such a request must pass through ``held.HeldResponses``."""
     return bool(held.fullmatch(path) or (b"wait=" in query and held_with_wait.fullmatch(path)))

@@ -37,7 +37,7 @@ PROTOCOL_PREFIXES = ("openai/", "litellm_proxy/")
 
 
 def locate_model(model: str, base_url: str) -> tuple[str, str] | None:
-    """Return the model's name at its server, and the base URL of the server; None if the server is unknown.
+    """Return the model's name at its server, and the server's base URL. If the server is unknown, return None.
 
     If ``base_url`` is empty, the first part of the name must be a known server.
     """
@@ -51,7 +51,7 @@ def locate_model(model: str, base_url: str) -> tuple[str, str] | None:
 
 
 def format_model(model: str, base_url: str) -> tuple[str, str]:
-    """Return a model's name as clients write it, and the base URL, which is empty for a known server."""
+    """Return a model's name as clients write it, and its server's base URL, which is empty for a known server."""
     for first, server_url in SERVERS.items():
         if _is_same_url(server_url, base_url):
             return f"{first}/{model}", ""

@@ -1,4 +1,4 @@
-"""Metering: the token usage of a call, read from the response while the bytes are forwarded."""
+"""The count of the tokens that a model call uses, read from the response while the response is forwarded."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ CHARACTERS_PER_TOKEN = 4
 
 
 class Meter:
-    """The token counter of one response: the usage that the response reports, else an estimate from its length."""
+    """The token counter of one response. If the response reports no usage, the counter estimates it from the length."""
 
     def __init__(self) -> None:
         self._line = b""
@@ -43,7 +43,8 @@ class Meter:
     def tokens(self, messages: Any) -> Tokens:
         """Return the number of used tokens.
 
-        If the response reports no usage, estimate the prompt from the ``messages`` of the request.
+        If the response reports no usage, estimate the usage from the lengths of the response and of the request's
+        ``messages``.
         """
         if self._reported_tokens is not None:
             return self._reported_tokens

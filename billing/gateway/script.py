@@ -41,7 +41,7 @@ class UnreadableScript(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An HTTP error instead of a reply. ``status`` 0 stands for a dropped connection, ``times`` None for every time."""
+    """An HTTP error in place of a reply. ``status`` 0 drops the connection, and ``times`` None means every time."""
 
     status: int
     times: int | None
@@ -50,7 +50,7 @@ class Failure:
 
 @dataclass(slots=True)
 class Step:
-    """One reply of the model: a text, tool calls as ``(name, arguments)``, and the scripted failure and delays.
+    """One reply of the model: a text, tool calls as ``(name, arguments)``, and the failure and delays of the script.
 
     ``delay`` and ``chunk_delay`` are in seconds. ``usage`` contains the prompt, completion and cached tokens.
     """
@@ -173,16 +173,16 @@ def extract_texts(message: Json) -> list[str]:
 
 
 def get_tools(request: Json) -> dict[str, Json]:
-    """Return the tools in a request by name."""
+    """Return the tools that a request offers, as a dict from name to tool."""
     return {tool["function"]["name"]: tool["function"] for tool in request.get("tools") or []}
 
 
 def choose_step(request: Json, default_script: str = DEFAULT_SCRIPT) -> Step:
     """Return the reply to a chat-completions request.
 
-    The reply is plain text if the request has no tools, as requests for titles and summaries, or if the newest message
-    has no directives. After its last step, a script finishes. Raise ``LookupError``, ``TypeError`` or
-    ``AttributeError`` if the request does not have the API's shape.
+    If the request has no tools, such as a request for a title or summary, or if the newest message has no directives,
+    the reply is plain text. After the last step of a script, the reply says that the script is done. Raise
+    ``LookupError``, ``TypeError`` or ``AttributeError`` if the request does not have the API's shape.
     """
     tools = get_tools(request)
     if not tools:
@@ -223,7 +223,7 @@ def _find_script(messages: list[Json], default_script: str) -> tuple[list[Step],
 
 
 def find_next_index(replies: list[Json]) -> int:
-    """Return the index of the next step."""
+    """Return the index of the script's next step, after the replies that the model has already sent."""
     # The id of a tool call contains the index of its step. The number of replies alone is not reliable, because the
     # engine may have condensed earlier replies.
     calls = replies[-1].get("tool_calls") if replies else None
@@ -270,7 +270,7 @@ def _fill_arguments(arguments: Json, tool: Json, step: Step, cwd: str) -> Json:
 
 
 def fingerprint(request: Json) -> str:
-    """Return a hash of a request. Equal messages in different conversations differ by ``prompt_cache_key``."""
+    """Return a hash of a request. It includes ``prompt_cache_key``, which differs between conversations."""
     identity = [request["messages"], request.get("prompt_cache_key")]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 

@@ -65,7 +65,7 @@ async def open_response(access: ModelAccess, body: Json) -> AsyncIterator[AsyncI
 
 
 def check(access: ModelAccess) -> str:
-    """Make a short real call; return a sentence about the response. Raise ``UpstreamRefused``."""
+    """Make a short real call; return a sentence about the response. Raise ``UpstreamRefused`` if the call fails."""
     key = _decrypt_key(access)
     body = {
         "model": access.model,
@@ -94,7 +94,7 @@ def check(access: ModelAccess) -> str:
 
 
 def parse_completion(raw: bytes) -> Json:
-    """Parse the body of a response without streaming. Raise ``UpstreamRefused`` if it is not a chat completion."""
+    """Parse the body of a response that was not streamed. Raise ``UpstreamRefused`` if it is not a chat completion."""
     try:
         body = json.loads(raw)
         if isinstance(body["choices"], list) and body["choices"]:

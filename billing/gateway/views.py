@@ -124,7 +124,7 @@ class Call:
         self._task = _start_task(self._run())
 
     async def wait_for_start(self) -> UpstreamRefused | None:
-        """Wait until the response begins. Return the failure if the call failed before, else None."""
+        """Wait until the response begins. If the call fails before that, return the failure, else None."""
         # shield: a cancelled request must not cancel the future, which the task of the call still sets.
         return await asyncio.shield(self._head)
 
@@ -215,7 +215,7 @@ class Call:
 
 
 class Relay:
-    """An async iterator over the pieces of a call, used as the content of the response.
+    """An async iterator over the pieces of a call's response, from which Django sends the HTTP response.
 
     When the relay is closed or garbage-collected, the call is abandoned.
     """

@@ -68,7 +68,7 @@ class ModelAccess(models.Model):
         self.sealed_api_key = crypto.seal(plain, bound_to=self._binding) if plain else None
 
     def api_key(self) -> str:
-        """Return the decrypted API key; an empty text without a key. Only for calls to the model server."""
+        """Return the decrypted API key (empty if there is no key). Use it only for calls to the model server."""
         if self.sealed_api_key is None:
             return ""
         return crypto.open_sealed(self.sealed_api_key, bound_to=self._binding)

@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 class GatewayToken(models.Model):
     """A token that a sandbox uses instead of a model server's API key, valid for one conversation and a short time.
 
-    While the sandbox runs, the server extends the expiry. Deleting the conversation revokes the token.
+    While the sandbox runs, the server postpones the expiry. Deleting the conversation revokes the token.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)

@@ -18,7 +18,10 @@ _SUMS: dict[str, Any] = {name: Coalesce(Sum(name), 0) for name in SUMMED}
 
 
 def organizations_with(user: Any, permission: str) -> models.QuerySet[Membership, Any]:
-    """Return the ids of the organizations in which a user has a permission, limited by the request's API key."""
+    """Return the ids of the organizations in which a user has a permission.
+
+    If the request's API key is bound to an organization, return at most this organization.
+    """
     roles = [role for role in ROLE_PERMISSIONS if permission in granted_permissions(role, user)]
     rows = Membership.objects.filter(
         user_id=user.pk, role__in=roles, organization__suspended_at=None
@@ -99,7 +102,7 @@ class ConversationUsageQuerySet(models.QuerySet["ConversationUsage"]):
         """Return the sums that a user can see.
 
         With ``usage.view`` in an organization, a user sees the conversations in which the user made calls. With
-        ``usage.view_all``, a user sees all conversations. Calls in a conversation are made only by the user who
+        ``usage.view_all``, a user sees all conversations. All calls in a conversation are made by the user who
         started the conversation.
         """
         if not user.is_authenticated or not user.is_active:

@@ -20,7 +20,7 @@ _TOKEN_ID = re.compile(r"[0-9a-f]{16}")
 
 
 class InvalidGatewayToken(Problem):
-    """The token is unknown, wrong, expired or revoked, or its user or organization lost access."""
+    """The gateway token is unknown, expired or revoked, or its user or organization no longer has access."""
 
     status = 401
     code = "invalid-gateway-token"
@@ -28,10 +28,10 @@ class InvalidGatewayToken(Problem):
 
 
 def issue_gateway_token(*, organization_id: UUID, user_id: UUID, conversation_id: UUID) -> str:
-    """Create a gateway token for one conversation; return its plain text, which is not stored.
+    """Create a gateway token for one conversation; return the token's plain text, which is not stored.
 
-    The token is valid for ``GATEWAY_TOKEN_SECONDS``, unless ``extend_gateway_tokens`` extends this time. Each call
-    creates another token.
+    The token is valid for ``GATEWAY_TOKEN_SECONDS``; ``extend_gateway_tokens`` extends this time. Each call creates
+    another token.
     """
     token_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
     pepper_id, digest = crypto.digest(f"{token_id}.{secret}", purpose=TOKEN_PURPOSE)
@@ -48,9 +48,10 @@ def issue_gateway_token(*, organization_id: UUID, user_id: UUID, conversation_id
 
 
 def extend_gateway_tokens(*, conversation_ids: Iterable[UUID]) -> int:
-    """Extend the tokens of conversations to ``GATEWAY_TOKEN_SECONDS`` from now; return their number. Safe to repeat.
+    """Make the tokens of conversations expire ``GATEWAY_TOKEN_SECONDS`` from now; return how many were changed.
 
     Revoked tokens stay revoked. An expired token becomes valid again, because its sandbox was paused and not deleted.
+    Safe to repeat.
     """
     tokens = GatewayToken.objects.filter(
         conversation_id__in=list(conversation_ids), revoked_at=None
@@ -68,7 +69,7 @@ def revoke_gateway_tokens(*, conversation_id: UUID) -> int:
 
 
 def authenticate_gateway_token(token: str) -> GatewayToken:
-    """Return the valid gateway token for the plain text ``token``. Runs two database queries.
+    """Return the gateway token whose plain text is ``token``, if it is valid. Runs two database queries.
 
     Raise ``InvalidGatewayToken`` if the token is unknown, expired or revoked, if its user is inactive or no longer a
     member, or if its organization is suspended. The exception does not say which.

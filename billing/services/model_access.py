@@ -31,7 +31,7 @@ def get_model_access(*, organization_id: UUID, user_id: UUID) -> ModelAccess | N
 
 
 def get_model_name(*, organization_id: UUID, user_id: UUID) -> str:
-    """Return the name of the model that a user's conversations use; ``demo`` without model access."""
+    """Return the name of the model that a user's conversations use. Without model access, it is ``demo``."""
     access = get_model_access(organization_id=organization_id, user_id=user_id)
     return access.model if access else DEMO_MODEL
 
@@ -51,8 +51,9 @@ def save_model_access(
     """Set the model server of a user's conversations in an organization. Safe to repeat.
 
     An ``api_key`` of None keeps the stored key, and an empty text removes the key. Prices are in micro-dollars per
-    million tokens. Without a price of their own, cached tokens cost as much as prompt tokens. Raise
-    ``InvalidModelAccess``, also if ``base_url`` names another server than before and the stored key would be kept.
+    million tokens. If no price for cached tokens is given, they cost as much as prompt tokens. Raise
+    ``InvalidModelAccess`` if an argument is not valid, and also if the stored key would be kept although ``base_url``
+    names another server than before.
     """
     base_url = _clean_base_url(base_url)
     model = _clean_model(model)

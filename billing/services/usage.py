@@ -71,7 +71,7 @@ def record_call(
 
 
 def get_usage(conversation_ids: Iterable[UUID]) -> dict[UUID, ConversationUsage]:
-    """Return a dict from conversation id to usage. Runs one database query.
+    """Return the usage of several conversations as a dict from conversation id to usage. Runs one database query.
 
     For a conversation without calls, the usage is an unsaved row of zeros.
     """
@@ -82,11 +82,11 @@ def get_usage(conversation_ids: Iterable[UUID]) -> dict[UUID, ConversationUsage]
 
 @dataclass(frozen=True)
 class CallTotals:
-    """Sums of model calls, in total and by group.
+    """The number of model calls and the sums of their tokens and cost: in total, and for each day, model or user.
 
     ``totals`` has the keys ``calls``, ``prompt_tokens``, ``completion_tokens``, ``cached_tokens`` and
-    ``cost_micros`` (micro-dollars). Each of ``items`` has these keys and ``day``, ``model`` and ``user``, of
-    which two are None. ``is_complete`` is False if groups with a lower cost are left out of ``items``.
+    ``cost_micros`` (micro-dollars). Each of ``items`` is one group: it has these keys and ``day``, ``model`` and
+    ``user``, of which two are None. If ``items`` lacks the groups with the lowest cost, ``is_complete`` is False.
     """
 
     totals: dict[str, int]

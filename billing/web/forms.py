@@ -12,10 +12,10 @@ MICROS = 1_000_000
 
 
 class PriceField(forms.Field):
-    """A price in dollars per million tokens, converted to micro-dollars; None if the field is empty."""
+    """A field for a price in dollars per million tokens. Its value is in micro-dollars, or None if it is empty."""
 
     def to_python(self, value: Any) -> int | None:
-        """Return micro-dollars or None."""
+        """Return the price in micro-dollars, or None if the field is empty."""
         text = str(value or "").strip()
         try:
             return to_micros(text) if text else None

@@ -8,7 +8,7 @@ from lib.forms import PageForm
 class TermsForm(PageForm):
     """The form that accepts the terms of service. ``redirect_url`` is the page to show afterwards.
 
-    Every value is valid, because the view replaces the URL of another site by the home page.
+    Every ``redirect_url`` is valid: if it is on another site, the view shows the home page instead.
     """
 
     redirect_url = forms.Field(required=False)

@@ -1,4 +1,7 @@
-"""``/api/keys``: routes of existing clients for API keys, and for a model key, which this server does not issue."""
+"""``/api/keys``: the routes of existing clients for API keys and for model keys.
+
+A model key lets a user call models. This server issues no such keys, so the routes for them respond with 404.
+"""
 
 from typing import Any
 from uuid import UUID
@@ -69,7 +72,7 @@ class NewCompatKeySerializer(serializers.Serializer[Any]):
 @RouteFacts(replaced_by="/api/v1/api-keys")
 @extend_schema(tags=["compat"])
 class CompatKeysView(InActiveOrganization):
-    """The caller's usable API keys in the active organization."""
+    """The routes that list the caller's usable API keys in the active organization, and create a key."""
 
     serializer_class = CompatKeySerializer
     pagination_class = None
@@ -129,7 +132,7 @@ class CompatKeyView(InActiveOrganization):
 @RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"], responses={404: None})
 class ModelKeyView(InActiveOrganization):
-    """A user's key for models, which this server does not issue."""
+    """The route for a user's model key. This server issues no such keys."""
 
     permission = "api_keys.view"
     serializer_class = None
@@ -143,7 +146,7 @@ class ModelKeyView(InActiveOrganization):
 @RouteFacts(replaced_by=NOTHING)
 @extend_schema(tags=["compat"], responses={404: None})
 class ModelKeyRefreshView(InActiveOrganization):
-    """The route that replaces a user's key for models, which this server does not issue."""
+    """The route that replaces a user's model key. This server issues no such keys."""
 
     permission = "api_keys.edit"
     serializer_class = None

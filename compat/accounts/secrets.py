@@ -56,13 +56,13 @@ NAME_TAKEN = inline_serializer(
 
 
 def duplicate_name_response(refusal: custom_secrets.SecretExists) -> Response:
-    """Return a 400 response for a name that is already in use. Clients show the text in ``message``."""
+    """Return the 400 response which says that a secret's name is in use. Clients show the text in ``message``."""
     body = {"message": refusal.detail, "error": refusal.detail}
     return Response(body, status=status.HTTP_400_BAD_REQUEST)
 
 
 class OwnSecrets(InActiveOrganization):
-    """The base of routes for the caller's own secrets in the active organization."""
+    """The base class of the views for the caller's own secrets in the active organization."""
 
     def find(self, name: str) -> CustomSecret:
         """Return the secret with this name. Raise ``Http404`` if the caller has none."""
@@ -128,7 +128,7 @@ class CompatSecretView(OwnSecrets):
         responses={200: MESSAGE, 400: NAME_TAKEN},
     )
     def put(self, request: Request, name: str) -> Response:
-        """Change the name and the description. A repeated request must have the new name in its URL."""
+        """Change the name and the description. To repeat the request, use the new name in the URL."""
         secret = self.find(name)
         body = self.body(CompatSecretChangeSerializer)
         try:

@@ -43,7 +43,7 @@ def _user(request: HttpRequest | Request) -> User:
 @never_cache
 @require_GET
 def keycloak_callback(request: HttpRequest) -> HttpResponse:
-    """Complete a sign-in at Keycloak. Existing installations have this URL as redirect URI in their Keycloak client."""
+    """Complete a sign-in at Keycloak. Existing Keycloak clients contain this URL as redirect URI."""
     return flows.callback(request, flows.COMPAT_SLUG)
 
 
@@ -108,7 +108,7 @@ class LogoutView(GenericAPIView[Any]):
 
     @extend_schema(operation_id="compat_logout", tags=["compat"], request=None, responses=MESSAGE)
     def post(self, request: Request) -> Response:
-        """End the session of the request's cookie, and the session at the identity provider if the provider can end it.
+        """End the session that the cookie names, and the session at the identity provider if the provider allows it.
 
         Safe to repeat.
         """
@@ -176,7 +176,7 @@ class EmailView(GenericAPIView[Any]):
 
 @RouteFacts(replaced_by=NOTHING)
 class EmailVerificationView(GenericAPIView[Any]):
-    """The e-mail with the verification link."""
+    """The route that sends the e-mail with the verification link again."""
 
     permission = "account.view"
     serializer_class = None
@@ -194,7 +194,7 @@ class EmailVerificationView(GenericAPIView[Any]):
 @never_cache
 @require_GET
 def verify_email(request: AuthenticatedRequest, link: str) -> HttpResponse:
-    """Verify a new e-mail address by the link in the e-mail."""
+    """Verify a new e-mail address when the user opens the link in the e-mail."""
     try:
         user = email.verify_email(user=request.user, token=link)
     except Problem as refusal:
@@ -207,7 +207,7 @@ def verify_email(request: AuthenticatedRequest, link: str) -> HttpResponse:
 @never_cache
 @require_GET
 def email_verified(request: HttpRequest) -> HttpResponse:
-    """Redirect to the settings page. Links in e-mails of OpenHands' own server lead users to this URL."""
+    """Redirect to the settings page. Links in the e-mails of OpenHands' own server open this URL."""
     return redirect("settings")
 
 

@@ -1,4 +1,4 @@
-"""The engine's routes ``/api/file…`` and ``/api/git…``. The conversation key of a request names the conversation."""
+"""The engine's routes ``/api/file…`` and ``/api/git…``. The key in a request determines the conversation."""
 
 import posixpath
 from typing import Any
@@ -51,14 +51,14 @@ def workspace_path(path: str, conversation: Conversation) -> str:
 
 
 class WorkspaceView(V1View):
-    """The base class of the routes for a workspace. The request's conversation key identifies the conversation."""
+    """The base class of views for a workspace. The conversation key in the request determines the conversation."""
 
     serializer_class: Any = serializers.RuntimeUploadedSerializer
 
     def get_conversation(self) -> Conversation:
-        """Return the conversation of the request's key, after checking the view's permission.
+        """Return the conversation that the key belongs to, after checking the permission that the view requires.
 
-        Raise ``Unprocessable`` if the request has other credentials, because its URL does not name a conversation.
+        Raise ``Unprocessable`` if the request has no conversation key, because the URL does not name a conversation.
         """
         if not isinstance(self.request.auth, ConversationKey):
             raise Unprocessable(
@@ -83,7 +83,7 @@ class WorkspaceView(V1View):
     streams=True, body_limit="UPLOAD_MAX_BYTES", replaced_by="/api/v1/conversations/{}/files/upload"
 )
 class UploadView(WorkspaceView):
-    """Uploads into the workspace."""
+    """The route that writes a file into the workspace. The file's path is in the query string."""
 
     permission = "files.edit"
     parser_classes = [parsers.MultiPartParser]  # noqa: RUF012 - DRF's own form
@@ -107,7 +107,7 @@ class UploadView(WorkspaceView):
     streams=True, body_limit="UPLOAD_MAX_BYTES", replaced_by="/api/v1/conversations/{}/files/upload"
 )
 class UploadAtPathView(UploadView):
-    """Uploads into the workspace, with the path in the URL."""
+    """The route that writes a file into the workspace. The file's path is in the URL."""
 
     @extend_schema(
         operation_id="runtime_file_upload_to",
@@ -122,7 +122,7 @@ class UploadAtPathView(UploadView):
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/files/content")
 class DownloadView(WorkspaceView):
-    """Downloads from the workspace."""
+    """The route that returns the content of a file in the workspace."""
 
     permission = "files.view"
 
@@ -145,7 +145,7 @@ class DownloadView(WorkspaceView):
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/changes")
 class ChangesView(WorkspaceView):
-    """The changes in the workspace's repository."""
+    """The changed files in the workspace's repository. The path is in the query string."""
 
     permission = "files.view"
     serializer_class = serializers.RuntimeChangeSerializer
@@ -157,13 +157,13 @@ class ChangesView(WorkspaceView):
         responses=serializers.RuntimeChangeSerializer(many=True),
     )
     def get(self, request: Request, path: str | None = None) -> Response:
-        """Return the files that changed in the workspace's repository, with a status for each."""
+        """Return the path and status of each changed file in the workspace's repository."""
         return Response(services.git_changes(conversation_id=self.get_conversation().pk))
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/changes")
 class ChangesAtPathView(ChangesView):
-    """The changes in the workspace's repository, with the path in the URL."""
+    """The changed files in the workspace's repository. The path is in the URL."""
 
     @extend_schema(
         operation_id="runtime_git_changes_of",
@@ -172,20 +172,20 @@ class ChangesAtPathView(ChangesView):
         responses=serializers.RuntimeChangeSerializer(many=True),
     )
     def get(self, request: Request, path: str | None = None) -> Response:
-        """Return the files that changed in the workspace's repository, with a status for each."""
+        """Return the path and status of each changed file in the workspace's repository."""
         return super().get(request, path)
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/diff")
 class DiffView(WorkspaceView):
-    """The contents of a changed file, before and after the change."""
+    """The text of a changed file, before and after the change. The file's path is in the query string."""
 
     permission = "files.view"
     serializer_class = serializers.RuntimeDiffSerializer
 
     @extend_schema(operation_id="runtime_git_diff", tags=TAGS, parameters=[PATH_QUERY])
     def get(self, request: Request, path: str | None = None) -> Response:
-        """Return the file's text as `modified` (new) and `original` (old), each null if there was no file."""
+        """Return the file's new text as `modified` and its old text as `original`; null if there was no file."""
         row = self.get_conversation()
         diff = services.git_diff(conversation_id=row.pk, path=workspace_path(self.path(path), row))
         return Response({"modified": diff["modified"], "original": diff["original"]})
@@ -193,9 +193,9 @@ class DiffView(WorkspaceView):
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/diff")
 class DiffAtPathView(DiffView):
-    """The contents of a changed file, before and after the change, with the path in the URL."""
+    """The text of a changed file, before and after the change. The file's path is in the URL."""
 
     @extend_schema(operation_id="runtime_git_diff_of", tags=TAGS, parameters=[PATH])
     def get(self, request: Request, path: str | None = None) -> Response:
-        """Return the file's text as `modified` (new) and `original` (old), each null if there was no file."""
+        """Return the file's new text as `modified` and its old text as `original`; null if there was no file."""
         return super().get(request, path)

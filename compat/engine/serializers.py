@@ -24,13 +24,13 @@ class RuntimeNewConversationSerializer(serializers.Serializer[Any]):
 
 
 def parse_policy(body: dict[str, Any]) -> str:
-    """Return the ``ConfirmationPolicy`` that a body names, or ``NEVER`` if the body names none that is known."""
+    """Return the ``ConfirmationPolicy`` that a body names. If the body names no known policy, return ``NEVER``."""
     kind = str((body.get("confirmation_policy") or {}).get("kind"))
     return POLICIES.get(kind, ConfirmationPolicy.NEVER.value)
 
 
 class RuntimeAnswerSerializer(serializers.Serializer[Any]):
-    """The answer to the agent's request for confirmation."""
+    """The user's answer when the agent asks for confirmation: accept or reject, with a reason."""
 
     accept = serializers.BooleanField()
     reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=2_000)

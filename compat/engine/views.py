@@ -46,10 +46,10 @@ class AlreadyRunning(Problem):
 
 
 def is_engine_request(request: HttpRequest) -> bool:
-    """Return whether a request is meant for the engine's API. Only for paths that V0 and the engine's API share.
+    """Return whether a request is meant for the engine's API. Call it only for paths that V0 has too.
 
-    A request with a conversation key in the header ``X-Session-API-Key`` is. With an API key in that header, a POST is
-    only if its body contains one of ``ENGINE_FIELDS``, and requests with other methods always are.
+    The key in the header ``X-Session-API-Key`` decides. With a conversation key, the result is True. With an API key,
+    the result is True, except for a POST whose body contains none of ``ENGINE_FIELDS``. Otherwise it is False.
     """
     key = request.headers.get(HEADER, "")
     if key.startswith(PREFIX):
@@ -60,7 +60,7 @@ def is_engine_request(request: HttpRequest) -> bool:
 
 
 def build_info(conversation: Conversation) -> dict[str, Any]:
-    """Return the engine's ``ConversationInfo`` of a conversation. Select ``sandbox`` with it to save a query."""
+    """Return a conversation as the engine's ``ConversationInfo``. Load it with ``select_related("sandbox")``."""
     usage = billing.get_usage([conversation.pk]).get(conversation.pk)
     has_open_messages = bool(responses.conversations_with_open_messages([conversation.pk]))
     return responses.serialize_runtime_info(
@@ -69,12 +69,12 @@ def build_info(conversation: Conversation) -> dict[str, Any]:
 
 
 class EngineView(V1View):
-    """The base class of the routes for one conversation. The id of the conversation is in the URL."""
+    """The base class of the views for one conversation. The id of the conversation is in the URL."""
 
     serializer_class: Any = V1SuccessSerializer
 
     def get_conversation(self, pk: str) -> Conversation:
-        """Return the conversation with this id, after checking the view's permission.
+        """Return the conversation with this id, after checking the permission that the view requires.
 
         Raise ``Http404`` if the id is malformed or the caller may not see the conversation.
         """
@@ -104,7 +104,7 @@ class EngineConversationsView(V1View):
     permission = "conversations.create"
 
     def post(self, request: ApiRequest) -> Response:
-        """Create a conversation (201). If the requested id exists, return that conversation unchanged (200)."""
+        """Create a conversation (201). If one with the requested id exists, return it unchanged (200)."""
         body = self.body(serializers.RuntimeNewConversationSerializer)
         requested_id: UUID | None = body.get("conversation_id")
         rows = Conversation.objects.visible_to(request.user).select_related("sandbox")
@@ -148,7 +148,7 @@ class EngineEventsView(EngineView):
     permissions_by_action = {"get": "conversations.view", "post": "conversations.steer"}  # noqa: RUF012 - read by HasPermission
 
     def get(self, request: Request, pk: str) -> Response:
-        """Return events by id, null for each id without an event.
+        """Return the events with the requested ids, and null for each id without an event.
 
         The ids are ``id`` parameters or, as in the engine, a JSON list in the body of the GET request.
         """
@@ -216,7 +216,7 @@ class EventCountView(EngineView):
 
 @RouteFacts(cost="spend", replaced_by="/api/v1/conversations/{}/confirmation")
 class AnswerView(EngineView):
-    """Answers to the agent's requests for confirmation."""
+    """The route that accepts or rejects the actions for which the agent asks confirmation."""
 
     permission = "conversations.steer"
 

@@ -36,7 +36,7 @@ DIGITS = 18
 
 
 class CompatRepositorySerializer(git_serializers.GitRepositorySerializer):
-    """A repository, with the ``Link`` header of the page of results that it comes from."""
+    """A repository. ``link_header`` is the ``Link`` header with which the Git host sent this page of repositories."""
 
     link_header = serializers.CharField(allow_null=True)
 
@@ -84,7 +84,7 @@ class CompatView(GitHostMixin, GenericAPIView[Any]):
 
 
 def parse_number(request: Request, name: str, *, default: int, most: int) -> int:
-    """Return a positive integer from the query string, at most ``most``.
+    """Return a parameter of the query string as a positive integer; a number above ``most`` becomes ``most``.
 
     Return ``default`` if the parameter is missing or not a positive integer.
     """
@@ -94,7 +94,7 @@ def parse_number(request: Request, name: str, *, default: int, most: int) -> int
 
 
 def require_text(request: Request, name: str) -> str:
-    """Return a text from the query string. Raise ``BadQuery`` if it is empty or longer than 1,000 characters."""
+    """Return a parameter of the query string. Raise ``BadQuery`` if it is empty or longer than 1,000 characters."""
     text: str = request.query_params.get(name, "").strip()
     if not text or len(text) > 1_000:
         raise BadQuery(f"The parameter `{name}` is missing or longer than 1,000 characters.")
@@ -104,7 +104,7 @@ def require_text(request: Request, name: str) -> str:
 def ask_first_host(hosts: list[GitProvider], ask: Callable[[GitProvider], T]) -> T | None:
     """Call ``ask`` with one Git host after another until a host has the repository, and return the result.
 
-    Existing clients do not always name the provider, so the host is unknown. Return None if ``hosts`` is empty. Raise
+    Existing clients do not always name the host of a repository. If ``hosts`` is empty, return None. Raise
     ``NoSuchRepository`` if no host has the repository.
     """
     missing: NoSuchRepository | None = None
@@ -142,7 +142,7 @@ class InfoView(CompatView):
 @RouteFacts(streams=True, replaced_by="/api/v1/integrations/{}/installations")
 @extend_schema(tags=["compat"])
 class InstallationsView(CompatView):
-    """The installations or accounts by which a Git host's repositories can be filtered."""
+    """The values by which clients can filter repositories: app installations or accounts at the Git host."""
 
     @extend_schema(
         operation_id="compat_user_installations",
@@ -164,10 +164,10 @@ class RepositoriesView(CompatView):
         operation_id="compat_user_repositories", responses=CompatRepositorySerializer(many=True)
     )
     def get(self, request: ApiRequest) -> Response:
-        """Return a page of repositories. A Git host that fails is left out, unless all hosts fail.
+        """Return a page of repositories. If a Git host fails, leave its repositories out; if all fail, return an error.
 
-        Each repository has the `link_header` of its host's page. The web client finds the next page in the
-        `link_header` of the first repository.
+        `link_header` is the `Link` header with which the Git host sent the page. The web client finds the next
+        page in the `link_header` of the first repository.
         """
         params = request.query_params
         repositories: list[dict[str, Any]] = []
@@ -348,7 +348,7 @@ class Unauthenticated(Problem):
 @RouteFacts(streams=True, replaced_by="/api/v1/provider-tokens/{}")
 @extend_schema(tags=["compat"])
 class AddView(GitHostMixin, GenericAPIView[Any]):
-    """New tokens for Git hosts."""
+    """The route that stores new tokens for Git hosts."""
 
     permission = "integrations.edit"
     serializer_class = ProviderTokensInputSerializer

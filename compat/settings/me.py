@@ -52,7 +52,7 @@ class WholeMeView(MeView):
 
     @extend_schema(operation_id="users_me_retrieve", tags=["users"], responses={200: SCHEMA})
     def get(self, request: ApiRequest) -> HttpResponse:
-        """Return the caller, the organizations that the credentials give access to, and the effective settings.
+        """Return the caller's account, the organizations that the caller can access, and the effective settings.
 
         Secrets are masked. Settings require the permissions `settings.view` and `model_access.view`.
         """
@@ -75,7 +75,7 @@ class WholeMeView(MeView):
 def serialize_settings(*, user_id: UUID, organization_id: UUID) -> dict[str, Any]:
     """Return a user's effective settings under the names that clients use.
 
-    Secrets are masks. Runs one database query.
+    A mask replaces each secret. Runs one database query.
     """
     [row] = _SETTINGS.rows(user=user_id, organization=organization_id)
     own, shared, access = _ROWS.instances(row)

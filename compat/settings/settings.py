@@ -1,8 +1,8 @@
-"""``/api/settings`` of existing clients: one flat record with the settings and the access to a model.
+"""``/api/settings`` of existing clients: one flat record with the settings and the caller's model server.
 
 A POST changes only the fields in its body, because the web client's page for MCP servers sends only one field. (On
-OpenHands' own server that page resets all other settings.) A secret keeps its value if the body leaves the secret out
-or contains its mask.
+OpenHands' own server that page resets all other settings.) If the body omits a secret or contains only
+the secret's mask, the secret stays unchanged.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ class UnknownModelServer(Problem):
 
 
 class ResetGone(Problem):
-    """The route to reset all settings was removed. OpenHands' own server responds with 410 too."""
+    """The route that reset all settings was removed. OpenHands' own server responds with 410 too."""
 
     status = 410
     code = "gone"
@@ -89,14 +89,14 @@ class CompatSettingsSerializer(serializers.Serializer[Any]):
 @RouteFacts(replaced_by="/api/v1/settings")
 @extend_schema(tags=["compat"])
 class CompatSettingsView(InActiveOrganization):
-    """The caller's settings and access to a model, as one flat record."""
+    """The caller's settings and model server, as one flat record."""
 
     serializer_class = CompatSettingsSerializer
     permissions_by_action = {"get": "settings.view", "post": "settings.edit"}  # noqa: RUF012
 
     @extend_schema(operation_id="compat_settings_retrieve", responses={200: RECORD})
     def get(self, request: ApiRequest) -> Response:
-        """Return the effective settings. Secrets are null; the fields `…_set` report whether they are set."""
+        """Return the effective settings. Each secret is null; a field `…_set` says whether the secret is set."""
         # The web client treats a 404 as the first use of the server and may block the whole page, so always return
         # a record.
         return Response(serialize_settings(request.user, self.organization()))
@@ -126,7 +126,7 @@ class CompatSettingsView(InActiveOrganization):
 @RouteFacts(replaced_by="/api/v1/settings")
 @extend_schema(tags=["compat"])
 class CompatResetView(GenericAPIView[Any]):
-    """The removed route to reset all settings."""
+    """The route that formerly reset all settings. It is removed and responds with 410."""
 
     permission = PUBLIC
     serializer_class = None
@@ -184,7 +184,7 @@ def serialize_settings(user: User, organization: Organization) -> dict[str, Any]
 def parse_settings(body: dict[str, Any]) -> dict[str, Any]:
     """Return the settings to change from a client's record, under this server's names.
 
-    Leave out values that the client received and only sends back, such as masks.
+    Leave out the values that clients only send back as they received them, such as masks.
     """
     values: dict[str, Any] = {}
     for name, field in FIELDS_BY_COMPAT_NAME.items():
@@ -203,10 +203,10 @@ def parse_settings(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def change_model(user: User, organization: Organization, body: dict[str, Any]) -> None:
-    """Change the caller's access to a model if the body names another model, server or key.
+    """Change the caller's model access if the body contains another model, server or API key than the stored one.
 
-    If the body names the demo model, delete the caller's access. Raise ``UnknownModelServer`` if the server of the
-    model is unknown, and ``MissingPermission`` if the caller may not change the access.
+    If the body names the demo model, delete the caller's model access. Raise ``UnknownModelServer`` if the model's
+    server is unknown, and ``MissingPermission`` if the caller may not change the model access.
     """
     access = services.get_model_access(organization_id=organization.pk, user_id=user.pk)
     model, base_url = directory.format_access(access)

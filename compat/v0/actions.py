@@ -1,9 +1,9 @@
 """Translation of the engine's actions and observations to actions and observations of V0.
 
 V0 is OpenHands' older protocol: REST routes without a version in the path, and Socket.IO. The tables ``ACTIONS`` and
-``OBSERVATIONS`` map each of the engine's kinds to a function that renders it. A kind without an entry in its table
-becomes a call of an MCP tool, or the result of that call. The payloads come from sandboxes and are not trusted, so the
-functions of ``compat.v0.values`` convert every value.
+``OBSERVATIONS`` map the engine's kinds of actions and observations to the functions that render them. An action of
+any other kind becomes a call of an MCP tool, and an observation of any other kind becomes the result of such a call.
+The payloads come from sandboxes and are not trusted, so the functions of ``compat.v0.values`` convert every value.
 """
 
 import difflib
@@ -142,7 +142,7 @@ def _render_tasks(action: Payload) -> Rendering:
 
 
 def serialize_tasks(value: Any) -> list[Fields]:
-    """Return V0's task list. The engine's tasks have no id, which V0 requires, so the id is the position from 1."""
+    """Return V0's task list. V0 requires ids, which the engine's tasks lack, so the id is the position (from 1)."""
     return [
         {
             "id": str(position),
@@ -228,7 +228,7 @@ ACTIONS: Final[dict[str, Callable[[Payload], Rendering]]] = {
 
 
 def render_observation(event: Payload, action_event: Payload) -> Rendering | None:
-    """Return the V0 observation for the payload of an ``ObservationEvent``, or None if V0 has none.
+    """Return the V0 observation for the payload of an ``ObservationEvent``, or None if V0 has no equivalent.
 
     ``action_event`` is the payload of the ``ActionEvent`` that caused the observation, or ``{}`` if the log does not
     contain that event.

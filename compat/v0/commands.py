@@ -29,7 +29,8 @@ def execute(*, conversation_id: UUID, event: Any, asked_seq: int | None = None) 
     """Execute a V0 action: post a message, or change the agent's state.
 
     ``asked_seq`` is the ``seq`` of the last question that the client received from the agent, or None. Raise
-    ``NotAnAction`` if the event is another or a malformed action, and the exceptions of the called service.
+    ``NotAnAction`` if clients may not send this action or if it is malformed. The called service may raise its own
+    exceptions.
     """
     event = as_dict(event)
     args = as_dict(event.get("args"))
@@ -69,7 +70,7 @@ def post_message(*, conversation_id: UUID, args: dict[str, Any]) -> int:
 
 
 def validate_images(images: Any) -> list[str]:
-    """Return the image URLs of a message. Raise ``NotAnAction`` if there are too many, or if a URL is not allowed."""
+    """Check the image URLs of a message and return them. Raise ``NotAnAction`` for too many or forbidden URLs."""
     urls = [url for url in as_list(images) if isinstance(url, str) and url]
     if len(urls) > IMAGES_MAX:
         raise NotAnAction(f"A message may have at most {IMAGES_MAX} images.")
@@ -85,7 +86,7 @@ def change_agent_state(
 ) -> None:
     """Stop or resume the agent, or answer the agent's open question.
 
-    Raise ``NotWaiting`` if the agent has no open question, and ``NotAnAction`` if clients cannot request the state.
+    Raise ``NotWaiting`` if the agent has no open question, and ``NotAnAction`` if clients cannot request this state.
     """
     if state in ("stopped", "paused"):
         services.interrupt(conversation_id=conversation_id)

@@ -1,7 +1,7 @@
 """Pages of a conversation's log as V0 events, in either direction.
 
-V0 is OpenHands' older protocol. The filters of a request apply before a page is cut, so a page is full unless the log
-ends.
+V0 is OpenHands' older protocol. Events are filtered before a page is cut, so only the last page can be shorter than
+the limit.
 """
 
 import json
@@ -26,7 +26,7 @@ def walk(
     max_seq: int | None = None,
     reverse: bool = False,
 ) -> Iterator[Json]:
-    """Yield the V0 events whose ``seq`` is from ``min_seq`` to ``max_seq``, both inclusive.
+    """Yield the conversation's V0 events from ``seq`` ``min_seq`` to ``max_seq``, both inclusive.
 
     Skip ``null`` events, which stand for kinds of events that this server does not know. Hold ``BATCH_ROWS`` rows in
     memory at a time.
@@ -75,7 +75,7 @@ def matches(event: Json, filters: dict[str, Any]) -> bool:
 
 
 def fetch_page(conversation: Conversation, filters: dict[str, Any]) -> tuple[list[Json], bool]:
-    """Return at most ``filters["limit"]`` events that pass the filters, and whether further events pass them."""
+    """Return at most ``filters["limit"]`` events that pass the filters, and whether more such events follow."""
     limit = filters["limit"]
     page: list[Json] = []
     events = walk(
@@ -93,7 +93,7 @@ def fetch_page(conversation: Conversation, filters: dict[str, Any]) -> tuple[lis
 
 
 def stream_trajectory(conversation: Conversation) -> Iterator[bytes]:
-    """Yield the JSON text of ``{"trajectory": [event, …]}`` in pieces.
+    """Yield the conversation's events as pieces of the JSON text ``{"trajectory": [event, …]}``.
 
     Leave out hidden events, and the screenshots and page trees of browser observations.
     """
@@ -122,5 +122,5 @@ def encode_event(event: Json) -> bytes:
 
 
 def fragment(event: Json) -> orjson.Fragment:
-    """Return an event as JSON text that the API's renderer inserts unchanged."""
+    """Return an event as a JSON fragment, which the API's renderer writes into the response unchanged."""
     return orjson.Fragment(encode_event(event))

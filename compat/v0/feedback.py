@@ -98,9 +98,9 @@ class FeedbackBatchView(V0View):
 
     @schema("feedback_batch", responses=OpenApiTypes.OBJECT)
     def get(self, request: ApiRequest, pk: UUID) -> Response:
-        """Return a rating by event id: `{exists, rating, reason}`.
+        """Return an object from event id to the caller's rating: `{exists, rating, reason}`.
 
-        For the agent's events without a rating, this is `{exists: false}`.
+        An event of the agent that has no rating has `{exists: false}`.
         """
         conversation = self.find(pk)
         rows = conversation.events.filter(source="agent").values_list("seq", flat=True)

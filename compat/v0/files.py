@@ -40,7 +40,7 @@ class NotText(Problem):
 
 
 def workspace_path(conversation: Conversation, path: str) -> str:
-    """Convert a path to a path relative to the workspace. V0 clients know absolute paths from upload responses."""
+    """Make a client's path relative to the workspace. Upload responses contain absolute paths, which clients send."""
     root = conversation.sandbox.workspace if conversation.sandbox else ""
     if root and (path == root or path.startswith(root.rstrip("/") + "/")):
         return path[len(root) :].lstrip("/")
@@ -82,7 +82,7 @@ class SelectFileView(V0View):
         responses=inline_serializer("V0File", {"code": fields.CharField()}),
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Return the file's content. Respond with 415 if it is not UTF-8 text, and 413 above 2 MiB."""
+        """Return the file's text. Respond with 415 if it is not UTF-8 text, and with 413 if it exceeds 2 MiB."""
         conversation = self.find(pk)
         path = workspace_path(conversation, _required_parameter(request, "file"))
         content = bytearray()
@@ -129,7 +129,7 @@ class ZipView(V0View):
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/changes")
 class GitChangesView(V0View):
-    """The changes in the workspace's repository."""
+    """The changed files in the workspace's repository."""
 
     permission = "files.view"
 
@@ -154,7 +154,7 @@ class GitChangesView(V0View):
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/diff")
 class GitDiffView(V0View):
-    """The contents of a changed file, before and after the change."""
+    """The text of a changed file, before and after the change."""
 
     permission = "files.view"
 
@@ -170,7 +170,7 @@ class GitDiffView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Return the file's text as `modified` (new) and `original` (old), each null if there was no file."""
+        """Return the file's new text as `modified` and its old text as `original`; null if there was no file."""
         conversation = self.find(pk)
         path = workspace_path(conversation, _required_parameter(request, "path"))
         diff = services.git_diff(conversation_id=conversation.pk, path=path)
@@ -181,7 +181,7 @@ class GitDiffView(V0View):
     streams=True, body_limit="UPLOAD_MAX_BYTES", replaced_by="/api/v1/conversations/{}/files/upload"
 )
 class UploadFilesView(V0View):
-    """Uploads into the workspace."""
+    """The route that writes files into the workspace."""
 
     permission = "files.edit"
     parser_classes = (parsers.MultiPartParser,)
@@ -203,7 +203,7 @@ class UploadFilesView(V0View):
         ),
     )
     def post(self, request: Request, pk: UUID) -> Response:
-        """Write the files into the workspace. List each file that was not written in `skipped_files`, with a reason."""
+        """Write the files into the workspace. `skipped_files` lists the files that were not written, with reasons."""
         conversation = self.find(pk)
         # The web client names the field ``files``. The API reference of OpenHands names it ``files[]``.
         files = [*request.FILES.getlist("files"), *request.FILES.getlist("files[]")]

@@ -14,7 +14,7 @@ EMPTY_KEYS: Final = ("", "null", "undefined", "None")
 
 
 def parse_query(scope: Scope) -> dict[str, str]:
-    """Return the parameters in the query string of a handshake, each with its last value."""
+    """Return the parameters in the query string of a handshake. The last value of a repeated parameter counts."""
     query = parse_qs(scope.get("query_string", b"").decode("utf-8", "replace"))
     return {name: values[-1] for name, values in query.items()}
 
@@ -31,7 +31,8 @@ def read_conversation_key(scope: Scope) -> str:
 def read_credentials(scope: Scope) -> Credentials:
     """Return the caller's credentials: a conversation key, an API key, or the session cookie.
 
-    Clients may send an API key (``oh_…``) in place of a conversation key. The API key then replaces ``Authorization``.
+    Clients may send an API key (``oh_…``) in place of a conversation key. The API key then counts instead of
+    the header ``Authorization``.
     """
     key = read_conversation_key(scope)
     if not key.startswith("oh_"):
@@ -44,8 +45,8 @@ def read_credentials(scope: Scope) -> Credentials:
 def admit(scope: Scope) -> Watcher:
     """Return a ``Watcher`` (the access of one caller to one conversation) for a handshake.
 
-    Raise ``ConnectionRefused`` if the caller may not watch the conversation. Clients receive its message as
-    ``connect_error``, so the messages are those of OpenHands' own server.
+    Raise ``ConnectionRefused`` if the caller may not watch the conversation. Clients receive the message of the
+    exception as ``connect_error``, so the messages are the same as on OpenHands' own server.
     """
     requested_id = parse_query(scope).get("conversation_id", "")
     if not requested_id:

@@ -26,7 +26,7 @@ STATES_SEARCHED = 100
 
 
 def load_links(conversation_id: UUID, entries: Sequence[Entry], links: Links) -> None:
-    """Add to ``links`` the events that the entries refer to. Runs at most two database queries."""
+    """Load the events that the entries refer to into ``links``. Runs at most two database queries."""
     if len(links.seqs) > LINKS_MAX:
         links.seqs.clear()
         links.actions.clear()
@@ -54,8 +54,8 @@ def needs_lookup(entry: Entry, links: Links) -> bool:
 def find_resume_position(conversation_id: UUID, seq: int) -> tuple[int, Links]:
     """Return the ``seq`` after which a reader continues, and the links at that position.
 
-    ``seq`` is the last event that the reader has. The returned position is later if the events after ``seq`` were
-    deleted at the end of their retention period.
+    The argument ``seq`` belongs to the last event that the reader has. The returned ``seq`` is higher if the following
+    events were deleted at the end of their retention period.
     """
     rows = Conversation.objects.filter(pk=conversation_id).values_list("pruned_seq", flat=True)
     position = max(seq, rows.first() or 0)

@@ -176,7 +176,7 @@ class Follower:
     # --- Actions of the client ---
 
     async def handle_action(self, event: Any) -> None:
-        """Execute an action of the client. Send the error to this client if the action is refused or fails."""
+        """Execute an action that the client sent. If the action is refused or fails, send the error to this client."""
         try:
             await _commands.run(self._execute, event)
         except Problem as refusal:
@@ -264,7 +264,7 @@ async def oh_action(sid: str, event: Any = None, *_: Any) -> None:
 
 
 async def refuse_polling(scope: Json, receive: Receive, send: Send) -> None:
-    """Respond to HTTP requests for other transports with the library's error. This is an ASGI application."""
+    """Respond to HTTP requests for other transports with an error of Socket.IO. This is an ASGI application."""
     await _socketio_app(scope, receive, send)
 
 

@@ -70,7 +70,7 @@ class Entry:
 
     @classmethod
     def of_event(cls, event: Any) -> "Entry":
-        """Return the entry of a row of the log (``Event`` or ``LoggedEvent``)."""
+        """Return a row of the log (``Event`` or ``LoggedEvent``) as an entry."""
         at = event.received_at.isoformat()
         return cls(event.seq, event.event_id, event.kind, event.source, loads(event.payload), at)
 
@@ -128,12 +128,12 @@ def is_state_change(event: Json) -> bool:
 
 
 def is_null(event: Json) -> bool:
-    """Return whether an event stands for a kind that this server does not know."""
+    """Return whether a V0 event stands for a log event of a kind that this server does not know."""
     return "null" in (event.get("action"), event.get("observation"))
 
 
 def is_hidden(event: Json) -> bool:
-    """Return whether an event has V0's mark ``hidden``."""
+    """Return whether a V0 event is marked as ``hidden``."""
     fields = event.get("args") or event.get("extras") or {}
     return fields.get("hidden") is True
 
@@ -178,7 +178,7 @@ def _v0_source(entry: Entry) -> str:
 
 
 def build_state_frame(state: str, *, reason: str = "") -> Json:
-    """Return a V0 event for an agent state that is not in the log. Without an ``id``, clients do not resume from it."""
+    """Return a V0 event for an agent state that is not in the log. Clients do not resume from it: it has no ``id``."""
     return {
         "source": "environment",
         "message": "",
@@ -299,7 +299,7 @@ def _llm_metrics(entry: Entry, links: Links) -> Json:
 
 
 def extract_metrics(entry: Entry) -> Json | None:
-    """Return V0's ``llm_metrics`` from an event that reports totals of tokens and cost, or None for other events."""
+    """Return V0's ``llm_metrics`` if an event reports the totals of tokens and cost, otherwise None."""
     if entry.kind != "ConversationStateUpdateEvent":
         return None
     value = entry.value.get("value")
@@ -371,7 +371,7 @@ def error_id_for(code: str, detail: str = "") -> str:
     """Return V0's status for the engine's error code, or ``STATUS$ERROR`` if V0 has no status for it.
 
     The web client shows a link to the billing page for ``STATUS$ERROR_LLM_OUT_OF_CREDITS``. The engine reports
-    an exceeded budget as a plain bad request, so only the text of ``detail`` identifies it.
+    an exceeded budget as a plain bad request, so only the text of ``detail`` shows that the budget is exceeded.
     """
     if any(words in detail.lower() for words in _OUT_OF_CREDITS):
         return "STATUS$ERROR_LLM_OUT_OF_CREDITS"

@@ -80,11 +80,11 @@ class V0View(GenericAPIView[Any]):
         return super().dispatch(request, *args, **kwargs)
 
     def is_for_engine(self, request: HttpRequest) -> bool:
-        """Return whether a request is meant for the engine's API rather than V0."""
+        """Return whether a request is meant for the engine's API and not for V0."""
         return is_engine_request(request)
 
     def find(self, pk: UUID) -> Conversation:
-        """Return the conversation with this id, after checking the view's permission.
+        """Return the conversation with this id, after checking the permission that the view requires.
 
         Raise ``Http404`` if the caller may not see the conversation.
         """
@@ -123,7 +123,7 @@ class ConversationsView(V0View):
         responses=serializers.V0ConversationsSerializer,
     )
     def get(self, request: ApiRequest) -> Response:
-        """Return a page of conversations, newest first. Send `next_page_id` as `page_id` for the next page."""
+        """Return a page of conversations, newest first. For the next page, send `next_page_id` as `page_id`."""
         query = validate(serializers.V0ListQuery, request.query_params.dict())
         return Response(_list_conversations(request, query))
 
@@ -343,7 +343,7 @@ class EventsView(V0View):
         responses=serializers.V0EventsSerializer,
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Return a page of events. The sandbox need not run."""
+        """Return a page of events, even while the sandbox is stopped."""
         conversation = self.find(pk)
         query = validate(serializers.V0EventQuery, _read_event_query(request))
         if not 0 <= query["limit"] <= PAGE_LIMIT:
@@ -386,7 +386,7 @@ class TrajectoryView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> StreamingHttpResponse:
-        """Stream all events except hidden events, without screenshots."""
+        """Stream all events. Hidden events and the screenshots in events are left out."""
         conversation = self.find(pk)
         return StreamingHttpResponse(
             event_pages.stream_trajectory(conversation), content_type="application/json"
@@ -407,7 +407,7 @@ class RememberPromptView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Return a prompt that quotes the last messages up to the event. No model is called."""
+        """Return a prompt that quotes the last messages up to and including this event. No model is called."""
         conversation = self.find(pk)
         query_serializer = type(
             "Query",

@@ -94,7 +94,7 @@ class AppConversationsView(V1View):
         responses={(200, "application/json"): serializers.nullable_rows_schema("AppConversation")},
     )
     def get(self, request: ApiRequest) -> Response:
-        """Return the conversations with these ids, in their order, with null for each id without a conversation."""
+        """Return the conversations in the order of the requested ids, with null for each id without a conversation."""
         ids = parse_ids(request, "ids")
         rows = Conversation.objects.visible_to(request.user).select_related("sandbox")
         items = responses.serialize_conversations(rows.filter(pk__in=ids).distinct(), request.user)
@@ -114,7 +114,7 @@ class AppConversationsView(V1View):
 
 @RouteFacts(streams=True, cost="spend", replaced_by="/api/v1/conversations")
 class StreamStartView(V1View):
-    """New conversations, each with a stream of the changes of its start task."""
+    """The route that starts a conversation and streams the changes of its start task."""
 
     permission = "conversations.create"
 
@@ -154,7 +154,7 @@ def _stream_changes(start_id: UUID) -> Iterator[bytes]:
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/start-tasks")
 class StartTaskSearchView(V1View):
-    """Start tasks of conversations."""
+    """The start tasks of the caller's conversations."""
 
     permission = "conversations.view"
     serializer_class = serializers.V1StartTaskPageSerializer
@@ -206,7 +206,7 @@ class StartTasksView(V1View):
         responses={(200, "application/json"): serializers.nullable_rows_schema("V1StartTask")},
     )
     def get(self, request: ApiRequest) -> Response:
-        """Return the start tasks with these ids, in their order, with null for each id without a task.
+        """Return the start tasks in the order of the requested ids, with null for each id without a task.
 
         The web client polls this route every 3 seconds until the task is ready, or until it receives null.
         """

@@ -69,7 +69,7 @@ def _unprocessable(error: exceptions.ValidationError) -> Unprocessable:
 
 
 def parse_ids(request: Request, name: str) -> list[UUID]:
-    """Return the ids in a repeated parameter, in order. Raise ``Unprocessable`` unless there are 1 to 100 ids."""
+    """Return the ids in a repeated parameter, in order. Raise ``Unprocessable`` for none or more than 100."""
     texts = request.query_params.getlist(name)
     if not 0 < len(texts) <= MAX_IDS:
         raise Unprocessable(f"{name}: Send 1 to {MAX_IDS} ids.")
@@ -107,7 +107,7 @@ class TimesQuery(serializers.Serializer[Any]):
 def fetch_page(
     rows: Any, query: dict[str, Any], *, is_descending: bool = True
 ) -> tuple[list[Any], str | None]:
-    """Return the page of ``rows`` that ``page_id`` names, and the ``page_id`` of the next page or None.
+    """Return the page of ``rows`` that ``page_id`` names, and the ``page_id`` of the next page (None on the last page).
 
     Raise ``Unprocessable`` if ``page_id`` is malformed.
     """
@@ -119,5 +119,5 @@ def fetch_page(
 
 
 def filter_by(rows: Any, query: dict[str, Any], *names: str) -> Any:
-    """Filter rows by the parameters in ``names`` that ``query`` contains. Each name is also a Django lookup."""
+    """Filter rows by the parameters of ``query`` that ``names`` lists. Each name is also a Django lookup."""
     return rows.filter(**{name: query[name] for name in names if query.get(name) is not None})

@@ -25,12 +25,12 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def visible_events(request: Request) -> QuerySet[Event]:
-    """Return the events that the caller may see and V1 clients receive."""
+    """Return the events that V1 clients receive, limited to those that the caller may see."""
     return translation.filter_for_v1(Event.objects.visible_to(request.user))
 
 
 def filter_events(rows: QuerySet[Event], query: dict[str, Any]) -> QuerySet[Event]:
-    """Filter events by a validated query. Without a time of the engine, the time of receipt counts."""
+    """Filter events by a validated query. If the engine sent no time for an event, its time of receipt counts."""
     if conversation_id := query.get("conversation_id__eq"):
         rows = rows.filter(conversation_id=conversation_id)
     if kind := query.get("kind__eq"):
@@ -51,8 +51,8 @@ def filter_events(rows: QuerySet[Event], query: dict[str, Any]) -> QuerySet[Even
 def fetch_page(rows: QuerySet[Event], query: dict[str, Any]) -> dict[str, Any]:
     """Return a page of events as ``{"items": […], "next_page_id": text or None}``.
 
-    ``sort_order`` of the query selects the order of the log or its reverse. ``next_page_id`` is the primary key of the
-    page's last event, so no event is skipped or repeated while the log grows.
+    ``query["sort_order"]`` selects the order of the log or the reverse order. ``next_page_id`` is the primary key of
+    the page's last event, so no event is skipped or repeated while the log grows.
     """
     descending = query["sort_order"] == "TIMESTAMP_DESC"
     if page_id := query.get("page_id"):
@@ -141,7 +141,7 @@ class EventsView(V1View):
         responses=OpenApiTypes.ANY,
     )
     def get(self, request: Request) -> Response:
-        """Return the events with these ids, in their order, with null for each id without an event."""
+        """Return the events in the order of the requested ids, with null for each id without an event."""
         ids = request.query_params.getlist("id")
         if not 0 < len(ids) <= MAX_IDS:
             raise Unprocessable(f"id: Send 1 to {MAX_IDS} ids.")

@@ -50,7 +50,7 @@ def map_sandbox_status(conversation: Conversation) -> str:
 
 
 def conversation_url(conversation: Conversation) -> str:
-    """Return the URL of the engine's API for a conversation. It is a URL of this server.
+    """Return the URL on this server at which clients reach the engine's API for a conversation.
 
     Clients never connect to a sandbox directly. The web client uses only the host and port of this URL.
     """
@@ -58,7 +58,7 @@ def conversation_url(conversation: Conversation) -> str:
 
 
 def serialize_conversations(rows: Iterable[Conversation], user: User) -> list[dict[str, Any]]:
-    """Return the ``AppConversation`` of each conversation, in order. Select ``sandbox`` with the rows.
+    """Return each conversation as ``AppConversation``, in order. Load the rows with ``select_related("sandbox")``.
 
     The number of database queries does not depend on the number of conversations.
     """
@@ -120,7 +120,7 @@ def _serialize_conversation(
 
 
 def conversations_with_open_messages(ids: list[UUID]) -> set[UUID]:
-    """Return the ids of those conversations that have messages which the agent has not received yet."""
+    """Return the subset of ``ids`` whose conversations have messages that the agent has not received yet."""
     rows = OutgoingMessage.objects.filter(conversation_id__in=ids, status__in=OPEN_MESSAGES)
     return set(rows.values_list("conversation_id", flat=True))
 
@@ -128,8 +128,8 @@ def conversations_with_open_messages(ids: list[UUID]) -> set[UUID]:
 def execution_status(row: Conversation, *, has_open_messages: bool) -> str:
     """Return V1's ``execution_status``.
 
-    While a message waits for its delivery, the status is already ``running``, because the message will start a run.
-    Otherwise a client that polls after sending a message would read the status of the previous run.
+    The status is already ``running`` while a message waits for delivery, because the message will start a run. A client
+    that polls after sending a message would otherwise read the status of the previous run.
     """
     if has_open_messages and row.execution_status in RESTARTABLE_STATES and row.status != "failed":
         return "running"
@@ -161,8 +161,8 @@ def serialize_metrics(model: str, usage: Any) -> dict[str, Any]:
 def serialize_sandbox(conversation: Conversation, user: User) -> dict[str, Any]:
     """Return V1's ``SandboxInfo`` of a conversation's sandbox.
 
-    ``session_api_key`` is this server's key for the conversation, not the engine's key. It is null unless the sandbox
-    runs.
+    ``session_api_key`` is this server's key for the conversation, not the engine's key. It is null while the
+    sandbox does not run.
     """
     sandbox, status = conversation.sandbox, map_sandbox_status(conversation)
     if sandbox is None:

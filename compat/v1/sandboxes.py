@@ -45,7 +45,7 @@ def conversations_with_sandbox(request: Request) -> Any:
 
 
 def get_sandbox_conversation(view: V1View, sandbox_id: str, permission: str) -> Conversation:
-    """Return the conversation of a sandbox, after checking the caller's permission for it.
+    """Return the conversation that a sandbox belongs to, after checking the caller's permission for the conversation.
 
     Raise ``Http404`` if the id is malformed or the caller may not see the conversation.
     """
@@ -91,7 +91,7 @@ class SandboxesView(V1View):
         responses={(200, "application/json"): serializers.nullable_rows_schema("V1Sandbox")},
     )
     def get(self, request: ApiRequest) -> Response:
-        """Return the sandboxes with these ids, in their order, with null for each id without a sandbox."""
+        """Return the sandboxes in the order of the requested ids, with null for each id without a sandbox."""
         # V1 names this parameter ``id``, but ``ids`` for conversations.
         ids = parse_ids(request, "id")
         rows = conversations_with_sandbox(request).filter(sandbox_id__in=ids).distinct()
@@ -173,7 +173,7 @@ class SandboxView(V1View):
         responses={200: serializers.V1SuccessSerializer},
     )
     def delete(self, request: Request, pk: str) -> Response:
-        """Delete a sandbox without messages. Respond with 409 if its conversation has messages."""
+        """Delete the sandbox of an empty conversation. Respond with 409 if the conversation has messages."""
         # OpenHands' own server reads the id from the query string and ignores the path, so clients send both.
         row = get_sandbox_conversation(
             self, request.query_params.get("sandbox_id") or pk, self.permission
@@ -221,7 +221,7 @@ class SandboxSpecsView(V1View):
         responses={(200, "application/json"): serializers.nullable_rows_schema("V1SandboxSpec")},
     )
     def get(self, request: Request) -> Response:
-        """Return the specifications with these ids, in their order, with null for each unknown id."""
+        """Return the specifications in the order of the requested ids, with null for each unknown id."""
         ids = request.query_params.getlist("id")
         if not 0 < len(ids) <= MAX_IDS:
             raise Unprocessable(f"id: Send 1 to {MAX_IDS} ids.")

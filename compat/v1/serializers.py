@@ -29,7 +29,7 @@ class V1ContentSerializer(serializers.Serializer[Any]):
 
 
 def nullable_rows_schema(name: str) -> dict[str, Any]:
-    """Return the OpenAPI schema of an array whose items are a component or null."""
+    """Return the OpenAPI schema of an array in which each item has the named component schema or is null."""
     row = {"allOf": [{"$ref": f"#/components/schemas/{name}"}], "nullable": True}
     return {"type": "array", "items": row}
 

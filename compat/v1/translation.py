@@ -43,7 +43,7 @@ def filter_for_v1(events: QuerySet[Event]) -> QuerySet[Event]:
 
 
 def is_sent_to_v1(event: Row, conversation_id: UUID) -> bool:
-    """Return whether ``filter_for_v1`` keeps an event. The engine's copy of a user's message needs a database query."""
+    """Return whether ``filter_for_v1`` keeps an event. For a user's message from the engine, runs a database query."""
     if event.source in HIDDEN_SOURCES:
         return event.kind == "SandboxNotice" and event.source == Event.Source.SERVER
     if event.kind == "MessageEvent" and event.source == Event.Source.USER:
@@ -53,7 +53,7 @@ def is_sent_to_v1(event: Row, conversation_id: UUID) -> bool:
 
 
 def encode_event(event: Row) -> str:
-    """Return the V1 JSON text of an event that V1 clients receive."""
+    """Return an event of the log as the JSON text that V1 clients receive."""
     try:
         value = json.loads(event.payload)
     except (ValueError, RecursionError):
@@ -157,7 +157,7 @@ def encode_error(code: str, detail: str) -> str:
 
 
 def encode_delta(delta: dict[str, Any]) -> str | None:
-    """Return the JSON text of a piece of the agent's output, or None if V1 has no event for its kind."""
+    """Return a piece of the agent's output as JSON text, or None if V1 has no event for this kind of output."""
     field = DELTA_FIELDS.get(str(delta.get("kind")))
     if field is None or not delta.get("content"):
         return None

@@ -46,9 +46,10 @@ class AnyBodyParser(parsers.BaseParser):
 
 
 def authenticate_sandbox(request: Request, sandbox_id: str) -> Conversation:
-    """Return the conversation of a sandbox. Raise ``NotThisSandbox`` unless the request has its session key.
+    """Return the conversation of a sandbox if the request has the sandbox's session key.
 
-    The error does not depend on whether the sandbox exists.
+    Raise ``NotThisSandbox`` if the key is missing or wrong, or if there is no such sandbox. The exception does not say
+    which.
     """
     try:
         pk = UUID(sandbox_id)

@@ -103,7 +103,7 @@ def branches(body: Any) -> list[Branch]:
 
 
 def searched_branches(data: dict[str, Any]) -> list[Branch]:
-    """Convert the data of ``SEARCH_BRANCHES``."""
+    """Convert the response data of the GraphQL query ``SEARCH_BRANCHES``."""
     nodes = _in(data, "repository", "refs", "nodes")
     return [
         Branch(
@@ -118,7 +118,7 @@ def searched_branches(data: dict[str, Any]) -> list[Branch]:
 
 
 def suggested_tasks(data: dict[str, Any]) -> list[SuggestedTask]:
-    """Convert the data of ``SUGGESTED_TASKS``: a task per pull request that needs work and per assigned issue."""
+    """Convert the response data of ``SUGGESTED_TASKS``: pull requests that need work, and assigned issues."""
     tasks = []
     for pull in _objects(_in(data, "viewer", "pullRequests", "nodes")):
         kind = _pull_request_task(pull)
@@ -154,7 +154,10 @@ def _task(item: dict[str, Any], kind: TaskType) -> list[SuggestedTask]:
 
 
 def file_dates_query(paths: list[str]) -> tuple[str, dict[str, str]]:
-    """Return a GraphQL query for the newest commit of each path on the default branch, and its variables."""
+    """Return a GraphQL query and its variables. The query asks when a commit last changed each path.
+
+    Only commits on the default branch count.
+    """
     # GraphQL has no query for a list of paths: request each path under its own alias, p0, p1, …
     names = [f"p{number}" for number in range(len(paths))]
     declarations = "".join(f", ${name}: String!" for name in names)
@@ -171,7 +174,7 @@ def file_dates_query(paths: list[str]) -> tuple[str, dict[str, str]]:
 
 
 def file_dates(data: dict[str, Any], paths: list[str]) -> dict[str, str]:
-    """Return the RFC 3339 date of each path from the response data of ``file_dates_query``."""
+    """Return a dict from path to RFC 3339 date, read from the response data of ``file_dates_query``."""
     commit = _in(data, "repository", "defaultBranchRef", "target")
     dates = {}
     for number, path in enumerate(paths):

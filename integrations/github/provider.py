@@ -45,9 +45,9 @@ class GitHubProvider:
         return payloads.user(self._client.get("/user")[0])
 
     def installations(self) -> list[str]:
-        """Return the ids of the GitHub App's installations or, for a personal token, the names of its accounts.
+        """Return the ids of the GitHub App's installations. With a personal token, return account names instead.
 
-        For a personal token, GitHub responds to the request for installations with 403.
+        GitHub responds with 403 to a request for installations with a personal token.
         """
         try:
             body, _ = self._client.get("/user/installations", per_page=PAGE_MAX)

@@ -1,1 +1,1 @@
-"""This server as tools for other agents: the Model Context Protocol over streamable HTTP."""
+"""Tools with which other agents use this server, through the Model Context Protocol over streamable HTTP."""

@@ -59,7 +59,7 @@ class Caller:
         return row
 
     def require(self, permission: str, organization_id: UUID) -> None:
-        """Raise ``MissingPermission`` if the user or the API key lacks a permission."""
+        """Raise ``MissingPermission`` if the user lacks a permission in an organization, or if the API key lacks it."""
         # None means no limit, for a client without an API key or with a key without scopes.
         scopes = getattr(self.user, "key_scopes", None)
         if scopes is not None and permission not in scopes:
@@ -279,7 +279,7 @@ TOOLS = {
 def call(caller: Caller, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Run a tool and return its result as plain JSON values.
 
-    Raise ``NoSuchTool``, or the ``Problem`` of the tool, with a sentence for the agent.
+    Raise ``NoSuchTool``. The tool may raise another ``Problem``; its ``detail`` is a sentence for the agent.
     """
     tool = TOOLS.get(name)
     if tool is None:

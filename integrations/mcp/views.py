@@ -46,7 +46,7 @@ class ForeignOrigin(Problem):
 
 @RouteFacts(streams=True)
 class McpView(APIView):
-    """The MCP endpoint. ``permission`` is the minimum for all tools, and each tool checks its own permission too."""
+    """The MCP endpoint. Every tool requires ``permission``, and each tool also checks its own permission."""
 
     permission = "conversations.view"
     authentication_classes = (
@@ -98,4 +98,4 @@ class McpView(APIView):
 @RouteFacts(streams=True)
 @extend_schema_view(post=extend_schema(operation_id="compat_mcp"))
 class McpAliasView(McpView):
-    """The MCP endpoint at the URL of existing OpenHands clients."""
+    """The MCP endpoint at the URL that existing OpenHands clients use."""

@@ -22,14 +22,20 @@ class Connection:
 
 
 def list_connections(*, user_id: UUID, organization_id: UUID) -> list[Connection]:
-    """Return the supported Git hosts, ordered by provider name. Runs one database query."""
+    """Return all supported Git hosts and whether the user has connected them, ordered by provider name.
+
+    Runs one database query.
+    """
     rows = provider_tokens.provider_tokens(user_id=user_id, organization_id=organization_id)
     tokens = {row.provider: row for row in rows}
     return [_connection(name, tokens.get(name)) for name in sorted(registry.PROVIDERS)]
 
 
 def get_connection(*, user_id: UUID, organization_id: UUID, provider_name: str) -> Connection:
-    """Return a supported Git host. Runs one database query. Raise ``UnknownProvider``."""
+    """Return a supported Git host, and whether the user has connected it. Raise ``UnknownProvider``.
+
+    Runs one database query.
+    """
     for connection in list_connections(user_id=user_id, organization_id=organization_id):
         if connection.provider == provider_name:
             return connection

@@ -33,8 +33,8 @@ def connect(
 ) -> tuple[ProviderToken, GitUser]:
     """Check a token at its Git host, then store the token, replacing an earlier token. Safe to repeat.
 
-    Return the stored row and the owner of the token. If the check fails, the token is not stored: raise
-    ``UnknownProvider``, ``BadHost``, ``InvalidProviderToken`` if the token is malformed, or an exception of
+    Return the stored row and the owner of the token. If the check fails, the token is not stored. Raise
+    ``InvalidProviderToken`` if the token is malformed, and ``UnknownProvider``, ``BadHost`` or an exception of
     ``GitProvider``, such as ``TokenRefused``.
     """
     # The check calls the Git host, so it runs before the transaction of set_provider_token.

@@ -1,1 +1,1 @@
-"""Date formats of the admin site: the format of log lines, which sorts and can be searched for."""
+"""Date formats of the admin site. Dates look as in log lines, so operators can search the log for them."""

@@ -1,4 +1,4 @@
-"""Middleware for security headers: a content policy that allows only this server's scripts, and a ban on caching."""
+"""Middleware for security headers: a content security policy that allows only this server's scripts, and no caching."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -30,7 +30,7 @@ HANDSHAKE_HEADERS = (
 
 
 class SecurityHeaders:
-    """Middleware that adds the content security policy and the permissions policy, unless the view has set them."""
+    """Middleware that adds the content security policy and the permissions policy if the view has not set them."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -45,7 +45,7 @@ class SecurityHeaders:
 
 
 class CacheControl:
-    """Middleware that forbids caching of responses, unless the view has set ``Cache-Control``.
+    """Middleware that forbids caching of a response if the view has not set ``Cache-Control``.
 
     Requests for static files do not reach this middleware: WhiteNoise serves them with their own lifetimes.
     """

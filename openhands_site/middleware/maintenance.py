@@ -16,7 +16,7 @@ OPEN = ("/static/", "/admin/")
 
 @cache
 def open_routes() -> re.Pattern[str]:
-    """Return a pattern of the URL paths that stay open: for probes, for running agents, and where staff sign in.
+    """Return a pattern of the URL paths that stay open: those of probes, of running agents and of the staff's sign-in.
 
     A cached function and not a constant: while this module is imported, the URL configuration may not be loaded yet.
     """

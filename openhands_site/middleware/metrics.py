@@ -8,7 +8,7 @@ from django_prometheus.middleware import PrometheusAfterMiddleware, PrometheusBe
 
 
 class RequestMetrics(PrometheusBeforeMiddleware):
-    """The outermost middleware. It counts requests, and measures their duration including all other middleware."""
+    """The outermost middleware. It counts requests, and measures their duration with all other middleware."""
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         # The inherited method runs each hook in a thread. Counting never blocks, so no thread is needed.

@@ -35,7 +35,8 @@ def uncounted() -> re.Pattern[str]:
 class RateLimits:
     """Middleware that returns 429 to requests beyond a rate of ``RATE_LIMITS``.
 
-    While Redis is unavailable, it returns 503 to requests of the ``FAIL_CLOSED`` rates and lets all others pass.
+    While Redis is unavailable, it returns 503 to requests that count against a rate in ``FAIL_CLOSED``, and lets all
+    others pass.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -95,8 +96,8 @@ def select_rate(method: str, view: Callable[..., Any]) -> str:
 def identify_caller(request: HttpRequest) -> str:
     """Return the key, user or network address that a request is counted for.
 
-    A key is identified by its public part without verification. A client that invents keys is limited by its
-    network address.
+    The public part of a key identifies the key, which is not verified here. If a client invents keys, its network
+    address is limited.
     """
     header = request.headers.get("X-Session-API-Key", "")
     if token := read_bearer_token(request.headers) or (

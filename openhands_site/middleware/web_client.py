@@ -120,7 +120,7 @@ def _serve_index(file: Path) -> HttpResponse:
 
 @cache
 def build_content_policy(page: bytes) -> str:
-    """Return a content security policy that allows the inline scripts of a page, by hash, and no others."""
+    """Return a content security policy that allows the inline scripts of this page, by their hashes, and no others."""
     hashes = [
         f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'"
         for script in _INLINE.findall(page)

@@ -1,4 +1,4 @@
-"""Embedded PostgreSQL and Redis servers from Python wheels, with their data in a folder, for machines without them.
+"""PostgreSQL and Redis from Python wheels, with their data in a folder, for machines without these servers.
 
 The launchers in the wheels are not used: they write log lines after the output streams are closed, and leave servers
 running without a parent process. Here both servers are child processes of the process that starts them. On Linux they
@@ -112,7 +112,7 @@ def start(folder: Path, *, durable: bool = True) -> Embedded:
 
 
 def make_private(folder: Path) -> None:
-    """Create a folder that only this user can open. Raise ``CannotStart`` if it belongs to another user."""
+    """Create a folder that only this user can open. Raise ``CannotStart`` if the folder belongs to another user."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     owner = folder.stat().st_uid
     if owner != os.geteuid():
@@ -133,7 +133,7 @@ def _user_name(uid: int) -> str:
 
 @contextlib.contextmanager
 def explain_errors(folder: Path) -> Iterator[None]:
-    """Turn an ``OSError`` in the block into ``CannotStart`` with a sentence about ``folder``."""
+    """Convert an ``OSError`` of the ``with`` block to ``CannotStart`` with a sentence about ``folder``."""
     try:
         yield
     except OSError as error:

@@ -27,7 +27,7 @@ CHECK_SECONDS = 0.1
 
 
 class NotReplaced(Exception):
-    """A process did not end or was not replaced. The restart stops, and the remaining processes keep running."""
+    """A process did not end or was not replaced. The rolling restart stops; the remaining processes keep running."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Replaced:
 
 
 def plan(roles: Collection[str]) -> list[Node]:
-    """Return this machine's processes of these roles, in the order in which to restart them.
+    """Return the processes of these roles on this machine, in the order in which to restart them.
 
     Raise ``NodeListUnavailable`` if Redis does not respond.
     """
@@ -54,7 +54,7 @@ def plan(roles: Collection[str]) -> list[Node]:
 def restart(
     planned: list[Node], *, seconds: float, say: Callable[[str], None]
 ) -> Iterator[Replaced]:
-    """End the processes one by one with SIGTERM; yield each when its replacement is ready.
+    """End the processes one by one with SIGTERM. Yield each process and its replacement when the replacement is ready.
 
     ``seconds`` is the time limit for each process, and ``say`` receives messages for the operator. Raise
     ``NotReplaced`` if the limit is exceeded, and ``NodeListUnavailable`` if Redis does not respond.

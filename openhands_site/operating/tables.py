@@ -1,4 +1,4 @@
-"""Database tables that this version cannot upgrade."""
+"""The check for databases whose tables this version cannot upgrade."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +25,8 @@ class OldTables(Exception):
 def check_tables() -> None:
     """Raise ``OldTables`` if the database has only some of the migrations that a squashed migration replaces.
 
-    Django would leave such an app out of its plan without an error, because the replaced migrations are no
-    longer in the project.
+    Django would run no migrations of such an app and report no error, because the project no longer contains the
+    replaced migrations.
     """
     # The graph is not needed, and cannot always be built for such a database.
     loader = MigrationLoader(None, load=False)

@@ -1,4 +1,4 @@
-"""Size limits of requests, checked before Django, whose ASGI handler writes a whole body to disk before any check.
+"""Size limits of requests, checked before Django's ASGI handler, which would write the whole body to disk.
 
 Bytes are counted when they arrive, independent of the header ``Content-Length``. A chunked body is collected first and
 passed on with its length, because DRF treats a body of unknown length as empty.

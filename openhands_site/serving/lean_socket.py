@@ -29,7 +29,7 @@ class LeanWebSocket(WebSocketsSansIOProtocol):
         self.writable.set()
 
     def run_asgi(self) -> Coroutine[Any, Any, None]:
-        """Run the application. If the socket has no WebSocket extension, offer it to send complete frames."""
+        """Run the application. If the socket uses no WebSocket extension, let the application send complete frames."""
         if not self.conn.extensions:
             self.scope["extensions"][framing.READY] = {}
         return super().run_asgi()

@@ -74,7 +74,7 @@ class ModelAccessViewSet(InOrganization, viewsets.GenericViewSet[ModelAccess]):
 
 
 def serialize_access(access: ModelAccess | None) -> dict[str, Any]:
-    """Return model access as the input of ``ModelAccessSerializer``. An ``access`` of None means the demo model."""
+    """Return the data for ``ModelAccessSerializer``. If ``access`` is None, the data describes the demo model."""
     effective = access or ModelAccess(base_url="", model=services.DEMO_MODEL)
     prices = ("prompt", "completion", "cached")
     return {

@@ -1,4 +1,4 @@
-"""The organization of a request about models or usage, and the rows that the caller can see there."""
+"""Which organization a request about models or usage is for, and which rows the caller can see there."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,7 @@ class InOrganization(GenericAPIView[Any]):
         """Return the organization of the request.
 
         Raise ``Http404`` if the caller is not a member, and ``MissingPermission`` if the caller lacks the
-        permission of the requested action there.
+        permission for the requested action.
         """
         user = self.request.user
         query = OrganizationQuery(data=self.request.query_params)
@@ -62,7 +62,7 @@ class InOrganization(GenericAPIView[Any]):
 
 @dataclass(frozen=True)
 class UsageScope:
-    """The organization of a request about usage, and whether the caller sees the calls of all its members."""
+    """The organization of a request about usage, and whether the caller sees the model calls of all members."""
 
     organization: Organization
     sees_all: bool
@@ -70,9 +70,9 @@ class UsageScope:
 
 
 def usage_scope(request: ApiRequest, requested_id: UUID | None) -> UsageScope:
-    """Return the scope of a request about usage, in the requested organization or else in the active organization.
+    """Return the scope of a request about usage. If the request names no organization, the active one counts.
 
-    Raise ``Http404`` if the caller is not a member, and ``MissingPermission`` without ``usage.view``.
+    Raise ``Http404`` if the caller is not a member, and ``MissingPermission`` if the caller lacks ``usage.view``.
     """
     organization = active_organization(request, requested_id)
     held = permissions_in(request.user, organization.pk)

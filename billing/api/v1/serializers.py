@@ -123,7 +123,7 @@ class UsageQuery(serializers.Serializer[Any]):
 
 
 class ConversationUsageSerializer(serializers.ModelSerializer[ConversationUsage]):
-    """The sums of the model calls of one conversation."""
+    """The number of model calls of one conversation, and the sums of their tokens and cost."""
 
     conversation = serializers.UUIDField(source="conversation_id")
 
@@ -148,7 +148,7 @@ class UsagePageSerializer(serializers.Serializer[Any]):
 
 
 class TotalsQuery(PeriodQuery):
-    """The organization and period of totals, and the grouping by day, model or user."""
+    """Query parameters of the totals: the organization, the period, and the grouping by day, model or user."""
 
     organization = serializers.UUIDField(
         required=False, help_text="Default: the active organization of the caller."
@@ -190,7 +190,7 @@ class SpenderSerializer(serializers.ModelSerializer[User]):
 
 
 class GroupSerializer(TotalsSerializer):
-    """The totals of one day, one model or one user. Two of the fields ``day``, ``model`` and ``user`` are null."""
+    """The totals of one day, model or user. Of the fields ``day``, ``model`` and ``user``, the other two are null."""
 
     day = serializers.DateField(allow_null=True, help_text="A day in UTC.")
     model = serializers.CharField(allow_null=True)

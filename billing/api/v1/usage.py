@@ -23,7 +23,7 @@ NO_TIME = datetime.fromtimestamp(0, UTC)
 
 
 class ConversationPages(CursorPages):
-    """The pagination of rows by conversation id alone, highest id first.
+    """A pagination that orders rows only by their conversation id, highest first.
 
     The rows have no time. Ids of conversations are UUIDs of version 7, which begin with the time of creation, so the
     newest conversation comes first.
@@ -41,7 +41,7 @@ class ConversationPages(CursorPages):
 @extend_schema(tags=["usage"])
 @extend_schema_view(retrieve=extend_schema(description="Return the usage of one conversation."))
 class UsageViewSet(mixins.RetrieveModelMixin, viewsets.GenericViewSet[ConversationUsage]):
-    """The number, tokens and cost of model calls, summed per conversation or in a period."""
+    """The number of model calls, and their tokens and cost, for each conversation or for a period."""
 
     request: ApiRequest
     queryset = ConversationUsage.objects.none()
@@ -81,7 +81,7 @@ class UsageViewSet(mixins.RetrieveModelMixin, viewsets.GenericViewSet[Conversati
     )
     @action(detail=False, serializer_class=serializers.PeriodTotalsSerializer)
     def totals(self, request: ApiRequest) -> Response:
-        """Return the totals of an organization's model calls in a period, and by day, model or user.
+        """Return the totals of an organization's model calls in a period: overall, and for each day, model or user.
 
         Days are in UTC, oldest first. Models and users are ordered by cost, highest first, and `items` contains at most
         100 of them. Members get the totals of their own calls. With the permission `usage.view_all`, they get the

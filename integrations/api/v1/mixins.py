@@ -16,13 +16,13 @@ from lib.api import parse_query
 
 
 class GitHostMixin:
-    """A mixin that finds the organization of a request, and the Git host with the caller's token."""
+    """A mixin for views that act in an organization, or at a Git host with the caller's token."""
 
     def get_organization(self, request: ApiRequest) -> Organization:
         """Return the organization of the request.
 
         Raise ``Http404`` if the caller is not a member of the organization, and ``MissingPermission`` if the caller
-        lacks the permission of the requested action there.
+        lacks the permission for the requested action.
         """
         organization = active_organization(request)
         # No role includes the empty name, so an action without a permission is refused.
@@ -30,7 +30,7 @@ class GitHostMixin:
         return organization
 
     def get_git_provider(self, request: ApiRequest, provider_name: str) -> GitProvider:
-        """Return the Git host with the caller's token.
+        """Return the ``GitProvider`` for the requested Git host, which uses the caller's token.
 
         Raise ``NotConnected``, ``UnknownProvider`` or the exceptions of ``get_organization``.
         """

@@ -19,7 +19,7 @@ from lib.routes import RouteFacts
 
 @extend_schema(tags=["integrations"], parameters=[ORGANIZATION])
 class ProviderTokenViewSet(GitHostMixin, viewsets.ViewSet):
-    """The tokens for Git hosts that the caller has stored in an organization."""
+    """The caller's tokens for Git hosts, stored for one organization."""
 
     permission = "integrations.edit"
     permissions_by_action = {"list": "integrations.view"}  # noqa: RUF012 - read by HasPermission

@@ -85,7 +85,7 @@ class ProviderViewSet(GitHostMixin, viewsets.ViewSet):
     def installations(self, request: ApiRequest, provider: str) -> Response:
         """List the values that the filter `installation` of the repository list accepts.
 
-        The values are account names for a personal token, and ids of app installations for other tokens.
+        With a personal token, the values are account names. With other tokens, they are ids of app installations.
         """
         return Response(
             {"items": self.get_git_provider(request, provider).installations(), "next": None}
@@ -157,7 +157,7 @@ class ProviderViewSet(GitHostMixin, viewsets.ViewSet):
     )
     @action(detail=True, methods=["get"])
     def microagents(self, request: ApiRequest, provider: str) -> Response:
-        """List the files of instructions for agents on a repository's default branch."""
+        """List the files with instructions for agents on a repository's default branch."""
         query = self.parse_query(serializers.RepositoryNameQuery, request)
         rows = self.get_git_provider(request, provider).microagents(repository=query["repository"])
         return _list_response(rows)
@@ -169,7 +169,7 @@ class ProviderViewSet(GitHostMixin, viewsets.ViewSet):
     )
     @action(detail=True, methods=["get"], url_path="microagents/content")
     def microagent_content(self, request: ApiRequest, provider: str) -> Response:
-        """Return the text of a file of instructions for agents, and the words that trigger it."""
+        """Return the text of a file with instructions for agents, and the words that trigger its use."""
         query = self.parse_query(serializers.FileOfRepositoryQuery, request)
         return Response(asdict(self.get_git_provider(request, provider).microagent(**query)))
 

@@ -1,7 +1,7 @@
 """Request bodies, query strings and responses of the API of Git hosts.
 
-Responses contain the dataclasses of ``integrations.provider``. Their serializers only describe them in the OpenAPI
-document.
+Responses contain the dataclasses of ``integrations.provider``. The serializers for these dataclasses only describe the
+responses in the OpenAPI document.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """The ``doctor`` command: check the installation and print one line per check, with the fix if it fails.
 
 ``manage.py`` runs this command without loading the settings first, so that it can also report invalid settings. Hence
-the checks import modules that need settings only when they run.
+each check imports the modules that need settings only when the check runs.
 """
 
 import http.client
@@ -75,7 +75,7 @@ class Command(BaseCommand):
 def run_checks() -> Iterator[Check]:
     """Run every check in order and yield its result. Never raises.
 
-    Without a suitable Python and valid settings, the checks that need them are skipped.
+    If Python is not suitable or the settings are not valid, skip the checks that need them.
     """
     checks = [_python, _settings]
     for probe in checks:

@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
         return {"sockets": sockets, "connections": len(connections), "requests": len(state.tasks)}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen, then exclude the objects loaded so far from garbage collection."""
+        """Start listening, then exclude all objects that exist now from garbage collection."""
         await super().startup(sockets)
         freeze_loaded()  # uvicorn has loaded the application by now
 
