@@ -98,6 +98,6 @@ def test_refused_address_is_named_with_the_label_of_its_field(client, alice):
     answer = client.post("/settings/model", {"base_url": "http://169.254.169.254/v1", "model": "m"})
 
     assert (
-        "Address: 169.254.169.254 is a reserved network address, which this server never calls."
+        "URL: 169.254.169.254 is a reserved network address, which this server never calls."
         in answer.text
     )

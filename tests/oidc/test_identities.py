@@ -173,7 +173,7 @@ class TestClaimedRoles:
         sign_in(provider, groups=[])
 
         assert team.memberships.get().role == "admin"
-        assert "claim rules of acme are not applied" in caplog.text
+        assert "Skipped the claim rules of the identity provider acme" in caplog.text
 
     def test_changes_of_a_claimed_role_are_in_the_audit_log(self, provider, team):
         set_rules(provider, role_rule(team), role_rule(team, role="viewer", value="guests"))

@@ -114,7 +114,7 @@ class TestAgentState:
 
     @pytest.mark.parametrize("state", ["finished", "", None, 7, ["running"]])
     def test_other_state_is_refused_with_the_allowed_states(self, running, state):
-        with pytest.raises(commands.NotAnAction, match="Use running, paused, stopped"):
+        with pytest.raises(commands.NotAnAction, match="Use `running`, `paused`, `stopped`"):
             execute(running, "change_agent_state", agent_state=state)
 
 

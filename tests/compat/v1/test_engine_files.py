@@ -116,7 +116,7 @@ def test_api_key_names_no_workspace_and_is_422(api, running):
 
     assert response.status_code == 422
     assert response.json()["error"] == (
-        "Send a conversation's session_api_key in the header X-Session-API-Key."
+        "Send the conversation's `session_api_key` in the header X-Session-API-Key."
     )
 
 

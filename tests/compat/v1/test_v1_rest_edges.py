@@ -304,7 +304,7 @@ class TestEvents:
     def test_malformed_page_id_is_422(self, api, page_id):
         response = api.get("/api/v1/events/search", {"page_id": page_id})
 
-        sentence = "page_id: Use the next_page_id of an earlier page."
+        sentence = "page_id: Send the `next_page_id` of an earlier page."
         assert (response.status_code, response.json()["error"]) == (422, sentence)
 
     def test_foreign_events_are_not_counted_or_searched(self, running, charlie):
