@@ -128,7 +128,7 @@ class UserSessionAdmin(ReadOnlyAdmin):
 
 @admin.register(TermsAcceptance)
 class TermsAcceptanceAdmin(ReadOnlyAdmin):
-    """Which user accepted which version of the terms of service."""
+    """Records of the terms of service: the user, the accepted version and the time."""
 
     list_display = ("user", "version", "accepted_at", "address")
     list_select_related = ("user",)

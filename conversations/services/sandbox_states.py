@@ -46,7 +46,7 @@ class SandboxLimits:
 
 @dataclass(frozen=True, slots=True)
 class SandboxState:
-    """What users may see of a sandbox. Keys, and the host's ports, addresses and paths, are not included."""
+    """The state of a sandbox as users may see it, without keys, and without ports, addresses and paths of the host."""
 
     id: UUID
     status: SandboxStatus

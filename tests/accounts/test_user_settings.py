@@ -260,15 +260,27 @@ class TestMcpServers:
             ({"sse_servers": [{"url": "https://x.example.com", "other": 1}]}, "a URL or"),
             ({"sse_servers": [{"url": 5}]}, "needs a URL of up to 2000"),
             ({"sse_servers": ["https://[x"]}, "must start with http:// or https://"),
-            ({"shttp_servers": [{"url": "https://x.example.com", "api_key": 5}]}, "`api_key` must have"),
-            ({"shttp_servers": [{"url": "https://x.example.com", "timeout": 0}]}, "`timeout` must be"),
-            ({"shttp_servers": [{"url": "https://x.example.com", "timeout": True}]}, "`timeout` must be"),
+            (
+                {"shttp_servers": [{"url": "https://x.example.com", "api_key": 5}]},
+                "`api_key` must have",
+            ),
+            (
+                {"shttp_servers": [{"url": "https://x.example.com", "timeout": 0}]},
+                "`timeout` must be",
+            ),
+            (
+                {"shttp_servers": [{"url": "https://x.example.com", "timeout": True}]},
+                "`timeout` must be",
+            ),
             ({"stdio_servers": ["uvx"]}, "an object with `name`, `command`, `args` and `env`"),
             ({"stdio_servers": [{"name": "a b", "command": "x"}]}, "the name of a stdio server"),
             ({"stdio_servers": [{"name": "a", "command": " "}]}, "needs a command"),
             ({"stdio_servers": [{"name": "a", "command": "x", "args": [1]}]}, "`args` must be"),
             ({"stdio_servers": [{"name": "a", "command": "x", "env": [1]}]}, "`env` must be"),
-            ({"stdio_servers": [{"name": "a", "command": "x", "env": {"1": "y"}}]}, "`env` must map"),
+            (
+                {"stdio_servers": [{"name": "a", "command": "x", "env": {"1": "y"}}]},
+                "`env` must map",
+            ),
         ],
     )
     def test_invalid_server_is_refused_with_the_reason(self, alice, config, sentence):

@@ -55,7 +55,10 @@ def test_token_of_an_unknown_issuer_is_401(oidc, provider, client):
     response = client.get(URL, headers={"Authorization": f"Bearer {token}"})
 
     assert response.status_code == 401
-    assert response.json()["detail"] == "This access token is not valid."
+    assert (
+        response.json()["detail"]
+        == "This access token is not valid. Request a new token from the identity provider."
+    )
 
 
 def test_token_of_a_disabled_provider_is_401(oidc, provider, client):

@@ -30,18 +30,19 @@ def test_check_connection_reports_each_provider(staff_client, oidc, provider):
     page = run_action(staff_client, PROVIDERS, "check_connection", provider, broken)
 
     assert "Acme responded with a valid configuration." in page.text
-    assert "Other cannot be used: the discovery document names another issuer." in page.text
+    assert "The check of Other failed: the discovery document names another issuer." in page.text
 
 
 def test_check_connection_does_not_use_the_cached_document(staff_client, oidc, provider):
     assert (
-        "responded with a valid configuration" in run_action(staff_client, PROVIDERS, "check_connection", provider).text
+        "responded with a valid configuration"
+        in run_action(staff_client, PROVIDERS, "check_connection", provider).text
     )
     oidc.is_down = True
 
     page = run_action(staff_client, PROVIDERS, "check_connection", provider)
 
-    assert "Acme cannot be used: HTTP 503." in page.text
+    assert "The check of Acme failed: HTTP 503." in page.text
 
 
 @pytest.mark.parametrize("clients", ['"cli"', "[1]", '{"a": 1}'])

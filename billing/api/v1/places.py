@@ -1,4 +1,4 @@
-"""Which organization a request about models or usage is for, and which rows the caller can see there."""
+"""The organization of a request about models or usage, and the rows that the caller can see there."""
 
 from dataclasses import dataclass
 from typing import Any

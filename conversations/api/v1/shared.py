@@ -22,7 +22,7 @@ PRIVATE_HEADERS = {
 
 
 class SharedSerializer(serializers.Serializer[Any]):
-    """What a public link shows of a conversation, apart from the events."""
+    """The record of a conversation as a public link shows it, without the events."""
 
     title = serializers.CharField()
     model = serializers.CharField()
