@@ -139,7 +139,7 @@ class CheckboxesField(forms.MultipleChoiceField):
     """Checkboxes for any number of options. Values that are not options are dropped."""
 
     def to_python(self, value: Any) -> list[str]:
-        """Return the submitted values that are options, and drop all others."""
+        """Return the submitted values that are among the options, and drop all others."""
         return [item for item in super().to_python(value) if self.valid_value(item)]
 
 

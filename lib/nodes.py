@@ -119,7 +119,7 @@ class Announcement:
             # One line per power of 100, so that an outage of Redis does not flood the log.
             if self._failures in (1, 100, 10_000):
                 log.warning(
-                    "this process is missing in the list of nodes because Redis failed: %s",
+                    "this process is missing from the list of nodes because Redis failed: %s",
                     type(error).__name__,
                 )
         else:

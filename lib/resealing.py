@@ -1,7 +1,8 @@
 """The encrypted columns of all models, and their re-encryption with a new key while the server runs.
 
-An encrypted column is a ``BinaryField`` named ``sealed_…``. Its values are bound to ``table.column:row id``. A model
-with another binding declares it in ``SEALED_AS = {column: template with {pk}}``.
+An encrypted column is a ``BinaryField`` named ``sealed_…``. Each value is bound to the text
+``<table>.<column>:<row id>``. A model that binds a column to another text sets ``SEALED_AS``, a dict from the name of
+the column to a template that contains ``{pk}``.
 """
 
 from collections import Counter

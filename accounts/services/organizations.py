@@ -289,7 +289,7 @@ def leave_organization(*, organization: Organization, user: User) -> None:
 
 @transaction.atomic
 def transfer_organization(*, organization: Organization, by: User, user_id: UUID) -> None:
-    """Transfer the ownership: make another member an owner and ``by`` an admin, in one transaction.
+    """Transfer the ownership: another member becomes an owner, and the user ``by`` becomes an admin.
 
     Raise ``UnknownMember``, ``PersonalOrganization`` or ``IsServiceAccount``. Raise ``RoleAboveYours`` if ``by`` is not
     an owner.

@@ -171,7 +171,7 @@ def remove_second_factor(*, user: User, code: str) -> None:
 
 @transaction.atomic
 def reset_second_factor(*, user: User, reason: str) -> None:
-    """Remove the second factor of a user who lost the app and the recovery codes; end the user's sessions.
+    """Remove the second factor of a user who lost the authenticator app and the codes; end the user's sessions.
 
     Only for staff, who must verify the user's identity first. Raise ``ReasonNeeded`` or ``NoSecondFactor``.
     """

@@ -6,7 +6,7 @@ from lib.forms import PageForm, TextField
 
 
 class EndSessionForm(PageForm):
-    """The form that ends the session in the URL. With ``everywhere``, all other sessions end instead."""
+    """The form that ends a session of the user. With ``everywhere``, it ends all except the current one."""
 
     everywhere = forms.BooleanField(required=False)
 

@@ -185,7 +185,7 @@ class DiffView(WorkspaceView):
 
     @extend_schema(operation_id="runtime_git_diff", tags=TAGS, parameters=[PATH_QUERY])
     def get(self, request: Request, path: str | None = None) -> Response:
-        """Return the file's new text as `modified` and its old text as `original`; null if there was no file."""
+        """Return the file's new text as `modified` and its old text as `original` (null if it is a new file)."""
         row = self.get_conversation()
         diff = services.git_diff(conversation_id=row.pk, path=workspace_path(self.path(path), row))
         return Response({"modified": diff["modified"], "original": diff["original"]})
@@ -197,5 +197,5 @@ class DiffAtPathView(DiffView):
 
     @extend_schema(operation_id="runtime_git_diff_of", tags=TAGS, parameters=[PATH])
     def get(self, request: Request, path: str | None = None) -> Response:
-        """Return the file's new text as `modified` and its old text as `original`; null if there was no file."""
+        """Return the file's new text as `modified` and its old text as `original` (null if it is a new file)."""
         return super().get(request, path)

@@ -170,7 +170,7 @@ class GitDiffView(V0View):
         ),
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Return the file's new text as `modified` and its old text as `original`; null if there was no file."""
+        """Return the file's new text as `modified` and its old text as `original` (null if it is a new file)."""
         conversation = self.find(pk)
         path = workspace_path(conversation, _required_parameter(request, "path"))
         diff = services.git_diff(conversation_id=conversation.pk, path=path)

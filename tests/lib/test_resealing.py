@@ -82,7 +82,7 @@ def test_rotation_encrypts_every_secret_with_the_new_key(db, settings):
 
     assert "billing_modelaccess.sealed_api_key: 7 to encrypt" in rotate(dry_run=True)
     assert resealing.count_old(resealing.Column(ModelAccess, "sealed_api_key")) == 7
-    assert rotate(batch=3).endswith("0 secrets are left on older keys.\n")
+    assert rotate(batch=3).endswith("0 secrets are still encrypted with an older key.\n")
 
     del settings.ENCRYPTION_KEYS["old"]
     for n, row in enumerate(rows):
@@ -190,7 +190,7 @@ def test_every_secret_stays_readable_although_rotation_is_killed_ten_times(setti
     assert remaining[-1] > 0, "the command was killed only after its work was complete"
     output = rotate(batch=50)
 
-    assert output.endswith("0 secrets are left on older keys.\n")
+    assert output.endswith("0 secrets are still encrypted with an older key.\n")
     settings.ENCRYPTION_KEYS = {"new": both["new"]}
     rows = list(Sandbox.objects.order_by("created_at", "pk"))
     assert sorted(row.session_key() for row in rows) == sorted(f"session-{n}" for n in range(total))

@@ -1,4 +1,4 @@
-"""``manage.py reset_second_factor``: remove the second factor of a user who lost the app and the recovery codes."""
+"""``manage.py reset_second_factor``: remove the second factor of a user who lost the app and the codes."""
 
 from argparse import ArgumentParser
 from typing import Any

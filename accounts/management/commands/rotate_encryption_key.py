@@ -43,7 +43,9 @@ class Command(BaseCommand):
                 self.stdout.flush()
                 time.sleep(pause)
         left = sum(resealing.count_old(column) for column in resealing.columns())
-        self.stdout.write(f"{left} secret{pluralize(left, ' is,s are')} left on older keys.")
+        self.stdout.write(
+            f"{left} secret{pluralize(left, ' is,s are')} still encrypted with an older key."
+        )
         if failures:
             raise CommandError(
                 f"{failures} secret{pluralize(failures)} cannot be decrypted. Run audit_encrypted_fields to list them."
