@@ -522,4 +522,4 @@ class TestStaff:
         page = admin_client.get(address)
         assert (page.status_code, b"a-new-secret" in page.content) == (200, False)
         wrong = admin_client.post(address, form | {"claim_rules": '[{"claim": "a"}]'})
-        assert b"The value of a rule must be a text" in wrong.content
+        assert b"`value` must be a text that is not empty." in wrong.content
