@@ -408,9 +408,19 @@ PUBLIC_LINKS = env.boolean("PUBLIC_LINKS", True)
 
 # --- Sandboxes and the conversation manager -------------------------------------
 
-SANDBOX_PROVIDER = env.choice("SANDBOX_PROVIDER", ("process",), "process")
-ALLOW_PROCESS_SANDBOX = env.boolean("ALLOW_PROCESS_SANDBOX", DEBUG)
-"""The process provider does not isolate agents, so outside development it must be allowed explicitly."""
+SANDBOX_PROVIDER = env.choice(
+    "SANDBOX_PROVIDER",
+    ("bubblewrap", "seatbelt", "process"),
+    {"linux": "bubblewrap", "darwin": "seatbelt"}.get(sys.platform, "process"),
+)
+ALLOW_PROCESS_SANDBOX = env.boolean("ALLOW_PROCESS_SANDBOX", False)
+"""The process provider does not isolate agents, so it must be allowed explicitly."""
+SANDBOX_MEMORY_MEGABYTES = env.integer("SANDBOX_MEMORY_MEGABYTES", 4_096)
+SANDBOX_MAX_PROCESSES = env.integer("SANDBOX_MAX_PROCESSES", 512)
+SANDBOX_DISK_MEGABYTES = env.integer("SANDBOX_DISK_MEGABYTES", 10_240)
+"""The limits of each sandbox; 0 means no limit. Threads count as processes."""
+SANDBOX_READ_ONLY_PATHS = [Path(path) for path in env.listing("SANDBOX_READ_ONLY_PATHS", [])]
+"""Folders of the machine, besides the system's, that agents may read, for example with compilers."""
 SANDBOX_DIR: Path = env.path("SANDBOX_DIR", DATA_DIR / "sandboxes")
 SANDBOX_START_SECONDS = env.integer("SANDBOX_START_SECONDS", 120, low=5, high=3_600)
 SANDBOX_IDLE_SECONDS = env.integer("SANDBOX_IDLE_SECONDS", 1_800, low=60)

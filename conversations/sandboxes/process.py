@@ -7,13 +7,9 @@ process when the sandbox ends.
 """
 
 import contextlib
-import errno
-import fcntl
-import json
 import os
 import pwd
 import random
-import re
 import secrets
 import shutil
 import signal
@@ -22,15 +18,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import httpx2
 import psutil
 from django.conf import settings
 
+from conversations.sandboxes.engine_environment import (
+    FOLDERS,
+    MODULE,
+    build_engine_environment,
+)
+from conversations.sandboxes.engine_log import find_last_line, trim_log
+from conversations.sandboxes.folders import (
+    check_space,
+    explain_error,
+    get_folder,
+    lock,
+    remove,
+)
 from conversations.sandboxes.provider import (
     Handle,
     Observed,
@@ -41,12 +49,10 @@ from conversations.sandboxes.provider import (
     State,
 )
 from lib import engine_home
+from lib.json_files import open_private, read_json, write_json
 from lib.processes import signal_name
 
-MODULE = "openhands.agent_server"
 PROBE_SECONDS = 1.0
-LOG_MAX_BYTES, LOG_TAIL_BYTES = 20 * 1024 * 1024, 256 * 1024
-NEEDED_MEGABYTES = 100
 PORTS = range(20_000, 32_000)
 """The ports for engines, below the ranges from which operating systems take ports for outgoing connections."""
 SOCKET_PATH_MAX = 103
@@ -58,11 +64,6 @@ GIT_CONFIG = """\
 [init]
     defaultBranch = main
 """
-_FOLDERS = ("project", "home", "conversations", "bash_events", "worktrees")
-_TROUBLE = re.compile(
-    r"error|exception|refused|killed|in use|no space|denied|no such", re.IGNORECASE
-)
-_CONTROL_CHARACTERS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x1f\x7f]")
 
 
 class ProcessProvider:
@@ -72,7 +73,7 @@ class ProcessProvider:
         return self._start(spec, settings.SANDBOX_DIR / spec.sandbox_id.hex)
 
     def resume(self, spec: SandboxSpec, handle: Handle) -> Handle:
-        folder = _folder(handle)
+        folder = get_folder(handle)
         if not folder or not (folder / "project").is_dir():
             raise SandboxImpossible(
                 "This sandbox's files were deleted, so it cannot be started again. "
@@ -81,13 +82,13 @@ class ProcessProvider:
         return self._start(spec, folder)
 
     def find(self, sandbox_id: UUID) -> Handle:
-        return _read(settings.SANDBOX_DIR / sandbox_id.hex / "run.json")
+        return read_json(settings.SANDBOX_DIR / sandbox_id.hex / "run.json")
 
     def inspect(self, handle: Handle) -> Observed:
-        folder = _folder(handle)
+        folder = get_folder(handle)
         if not folder or not (folder / "run.json").exists():
             return Observed(State.MISSING, detail="This sandbox's files were deleted.")
-        _trim_log(folder / "engine.log")
+        trim_log(folder / "engine.log")
         workspace = str(folder / "project")
         process = _find_engine(handle)
         if not process:
@@ -98,31 +99,31 @@ class ProcessProvider:
         return Observed(State.RUNNING if is_ready else State.STARTING, base_url, workspace)
 
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
-        if folder := _folder(handle):
-            with _lock(folder):
+        if folder := get_folder(handle):
+            with lock(folder):
                 if folder.exists():
                     self._end(folder, handle, grace_seconds)
 
     def destroy(self, handle: Handle) -> None:
-        folder = _folder(handle)
+        folder = get_folder(handle)
         if not folder:
             return
-        with _lock(folder) as lock:
+        with lock(folder) as lock_file:
             self._end(folder, handle, 0)
             trash = folder.with_name(f"{folder.name}.removed")
             with contextlib.suppress(FileNotFoundError):
                 # Rename first, so that no other process sees a half-deleted sandbox.
                 folder.rename(trash)
             for path in (trash, folder, Path(_tmux_folder(folder))):
-                _remove(path)
-            lock.unlink(missing_ok=True)
+                remove(path)
+            lock_file.unlink(missing_ok=True)
 
     def copy_workspace(self, source: Handle, target: Handle) -> bool:
         """Copy the project folder of one sandbox into another sandbox. Return False if the source has no project.
 
         Symbolic links stay links. Sockets and pipes are skipped.
         """
-        source_folder, target_folder = _folder(source), _folder(target)
+        source_folder, target_folder = get_folder(source), get_folder(target)
         if not source_folder or not target_folder or not (source_folder / "project").is_dir():
             return False
         with contextlib.suppress(shutil.Error):
@@ -148,25 +149,25 @@ class ProcessProvider:
                 )
             raise SandboxImpossible(f"{engine.detail} Run `manage.py install_engine`.")
         try:
-            with _lock(folder):
-                earlier = _read(folder / "run.json")
-                stopped = _read(folder / "stopped").get("run")
+            with lock(folder):
+                earlier = read_json(folder / "run.json")
+                stopped = read_json(folder / "stopped").get("run")
                 if earlier and earlier["run"] != stopped and _find_engine(earlier):
                     return earlier
                 _make_folders(folder)
                 self._end(folder, earlier, 0)
                 return _launch(spec, folder)
         except OSError as error:
-            raise _explain(error, folder) from error
+            raise explain_error(error, folder) from error
 
     def _end(self, folder: Path, handle: Handle, grace_seconds: float) -> None:
         """End the engine, then all other processes of the sandbox. The caller holds the folder's lock."""
         # The handle may belong to an older run than the newest run in the file.
-        runs = [run for run in (_read(folder / "run.json"), handle) if run]
+        runs = [run for run in (read_json(folder / "run.json"), handle) if run]
         # Write `stopped` first, so that `inspect` reports the end of this run as a stop and not as a failure.
         for run in runs[:1]:
             with contextlib.suppress(FileNotFoundError):
-                _write(folder / "stopped", {"run": run["run"]})
+                write_json(folder / "stopped", {"run": run["run"]})
         engines = [process for run in runs if (process := _find_engine(run))]
         # Collect the processes before the engine ends, because its children are found through the engine.
         members = _members(folder.name, engines)
@@ -192,19 +193,17 @@ class ProcessProvider:
 
 
 def _launch(spec: SandboxSpec, folder: Path) -> Handle:
-    free = shutil.disk_usage(folder).free // 1_000_000
-    if free < NEEDED_MEGABYTES:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    check_space(folder)
     tmux, run, port = _tmux_folder(folder), secrets.token_hex(8), _free_port()
     _make_private_folder(Path(tmux))
     for name in ("exit.json", "stopped"):
         (folder / name).unlink(missing_ok=True)
     log = folder / "engine.log"
-    _trim_log(log, at_start=True)
+    trim_log(log, at_start=True)
     # Use the interpreter instead of the script bin/agent-server, whose first line contains a path that may be too long
     # for the system. With -P, files of the project cannot shadow the engine's modules.
     command = [str(settings.ENGINE_DIR / "bin" / "python"), "-P", "-m", MODULE]
-    with open(log, "ab", opener=_open_private) as output:
+    with open(log, "ab", opener=open_private) as output:
         child = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=folder,
@@ -227,7 +226,7 @@ def _launch(spec: SandboxSpec, folder: Path) -> Handle:
         "dir": str(folder),
         "tmux": tmux,
     }
-    _write(folder / "run.json", handle)
+    write_json(folder / "run.json", handle)
     threading.Thread(
         target=_reap, args=(child, folder, run), name=f"reap-{run}", daemon=True
     ).start()
@@ -238,43 +237,19 @@ def _reap(child: "subprocess.Popen[bytes]", folder: Path, run: str) -> None:
     """Wait for the engine's end, so that no zombie remains, and store the exit status for all server processes."""
     status = child.wait()
     with contextlib.suppress(OSError):
-        _write(folder / "exit.json", {"run": run, "status": status})
+        write_json(folder / "exit.json", {"run": run, "status": status})
 
 
 def _environment(spec: SandboxSpec, folder: Path, *, tmux: str, run: str) -> dict[str, str]:
-    """Return the environment variables of the engine.
-
-    No variable of this server is inherited, so no secret, proxy or setting of this server reaches the agent.
-    """
-    home = folder / "home"
-    return {
-        "OH_SANDBOX_ID": spec.sandbox_id.hex,
-        "OH_SANDBOX_RUN": run,
+    """Return the environment variables of the engine."""
+    return build_engine_environment(spec, root=str(folder), run=run) | {
         "OH_SESSION_API_KEYS_0": spec.session_key,
         "OH_SECRET_KEY": spec.secret_key,
-        "OH_CONVERSATIONS_PATH": str(folder / "conversations"),
-        "OH_BASH_EVENTS_DIR": str(folder / "bash_events"),
-        "OH_WORKSPACE_PATH": str(folder / "project"),
-        "OH_CONVERSATION_WORKTREE_ROOT": str(folder / "worktrees"),
-        "OH_LEASE_TTL_SECONDS": "0",  # a lease would hide the conversation after a crash
-        "OH_CONVERSATION_IDLE_TTL_SECONDS_IS_NONE": "1",  # eviction breaks pending confirmations
-        "OH_ENABLE_VSCODE": "0",
-        "HOME": str(home),
         "TMUX_TMPDIR": tmux,
-        "TZ": "UTC",  # the engine's timestamps are naive local time
-        "LANG": "C.UTF-8",
         "PATH": _search_path(),
         "SHELL": shutil.which("bash") or "/bin/sh",
         "USER": _user(),
         "LOGNAME": _user(),
-        "TERM": "xterm-256color",
-        "GIT_TERMINAL_PROMPT": "0",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # otherwise fetched from the internet
-        "LOG_JSON": "1",
-        "PYTHONUNBUFFERED": "1",
-        "OPENHANDS_SUPPRESS_BANNER": "1",
-        "ANONYMIZED_TELEMETRY": "false",
-        "DO_NOT_TRACK": "1",
     }
 
 
@@ -311,7 +286,7 @@ def _free_port() -> int:
 
 
 def _make_folders(folder: Path) -> None:
-    for path in (folder.parent, folder, *(folder / name for name in _FOLDERS)):
+    for path in (folder.parent, folder, *(folder / name for name in FOLDERS)):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     config = folder / "home" / ".gitconfig"
@@ -340,24 +315,6 @@ def _make_private_folder(path: Path) -> None:
             f"{path} exists but is not a private folder of the server's user. "
             "Remove it, or set SANDBOX_DIR to a shorter path."
         )
-
-
-def _explain(error: OSError, folder: Path) -> SandboxUnavailable:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SandboxUnavailable(
-            f"The disk of {folder.parent} is full. Free some space, or set SANDBOX_DIR to another disk."
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return SandboxUnavailable(
-            f"The server may not write to {error.filename or folder}. "
-            "Correct its permissions, or set SANDBOX_DIR to another folder."
-        )
-    if error.errno in (errno.EAGAIN, errno.ENOMEM):
-        return SandboxUnavailable(
-            "This machine has no memory or processes left for another sandbox. "
-            "Stop other conversations and try again."
-        )
-    return SandboxUnavailable(f"A sandbox cannot be started: {error}.")
 
 
 # --- Inspecting ------------------------------------------------------------------
@@ -408,9 +365,9 @@ def _probe(base_url: str) -> bool:
 
 
 def _describe_end(folder: Path, run: str) -> tuple[State, str]:
-    if _read(folder / "stopped").get("run") == run:
+    if read_json(folder / "stopped").get("run") == run:
         return State.STOPPED, ""
-    if _read(folder / "run.json").get("run") != run:
+    if read_json(folder / "run.json").get("run") != run:
         return State.STOPPED, "The sandbox was started again after this run."
     status = _exit_status(folder, run)
     if status is None:
@@ -421,58 +378,19 @@ def _describe_end(folder: Path, run: str) -> tuple[State, str]:
             cause += " (usually because the machine ran out of memory)"
     else:
         cause = f"The engine ended with status {status}"
-    line = _find_last_line(folder / "engine.log")
+    line = find_last_line(folder / "engine.log")
     return State.FAILED, f"{cause}: {line}" if line and status != -signal.SIGKILL else f"{cause}."
 
 
 def _exit_status(folder: Path, run: str) -> int | None:
     """Return the exit status of a run, or None if the server process that started the run ended first."""
     for _ in range(10):
-        ending = _read(folder / "exit.json")
+        ending = read_json(folder / "exit.json")
         if ending.get("run") == run:
             status = ending.get("status")
             return status if isinstance(status, int) else None
         time.sleep(0.03)  # the engine may be a zombie whose parent is about to write the file
     return None
-
-
-def _find_last_line(log: Path) -> str:
-    """Return the last line of the log that looks like a problem, or else the last line."""
-    lines = [line for raw in _read_tail(log).splitlines() if (line := _parse_line(raw))]
-    problems = [line for line in lines[-40:] if _TROUBLE.search(line)]
-    return (problems or lines or [""])[-1][:300]
-
-
-def _parse_line(raw: bytes) -> str:
-    text = raw.decode("utf-8", "replace").strip()
-    with contextlib.suppress(ValueError, RecursionError):
-        fields = json.loads(text)
-        if isinstance(fields, dict):
-            text = str(fields.get("message") or fields.get("msg") or "")
-    return _CONTROL_CHARACTERS.sub(" ", text).strip()
-
-
-def _read_tail(log: Path) -> bytes:
-    try:
-        with log.open("rb") as file:
-            file.seek(-min(LOG_TAIL_BYTES, file.seek(0, os.SEEK_END)), os.SEEK_END)
-            return file.read()
-    except OSError:
-        return b""
-
-
-def _trim_log(log: Path, *, at_start: bool = False) -> None:
-    """Cut a large log down to its tail. With ``at_start``, cut any log that is longer than the tail.
-
-    The engine writes in append mode (O_APPEND), so it continues at the new end of the file.
-    """
-    with contextlib.suppress(OSError):
-        size = log.stat().st_size
-        if size > (LOG_TAIL_BYTES if at_start else LOG_MAX_BYTES):
-            tail = _read_tail(log)
-            with log.open("r+b") as file:
-                file.truncate(0)
-                file.write(tail)
 
 
 # --- Ending ----------------------------------------------------------------------
@@ -536,75 +454,3 @@ def _kill_tmux(folder: str) -> None:
                     command = [tmux, "-S", str(path), "kill-server"]
                     subprocess.run(command, env={}, capture_output=True, timeout=5, check=False)
                 path.unlink()
-
-
-def _remove(path: Path) -> None:
-    """Remove a folder, even if folders in it are not writable.
-
-    Retry several times, because processes may still create files in the folder.
-    """
-    for _ in range(5):
-        shutil.rmtree(path, ignore_errors=True)
-        if not os.path.lexists(path):
-            return
-        for parent, names, _files in os.walk(path):
-            for folder in (Path(parent), *(Path(parent, name) for name in names)):
-                if not folder.is_symlink():
-                    with contextlib.suppress(OSError):
-                        folder.chmod(0o700)
-        time.sleep(0.05)
-    raise SandboxUnavailable(f"{path} could not be removed. Check its permissions.")
-
-
-# --- Files -----------------------------------------------------------------------
-
-
-def _folder(handle: Handle) -> Path | None:
-    """Return the sandbox's folder, or None if the handle contains no valid folder.
-
-    The path must end in the sandbox's id. This check protects other folders, because callers may delete the result.
-    """
-    name, path = handle.get("sandbox"), handle.get("dir")
-    if (
-        not isinstance(name, str)
-        or not re.fullmatch(r"[0-9a-f]{32}", name)
-        or not isinstance(path, str)
-    ):
-        return None
-    folder = Path(path)
-    return folder if folder.is_absolute() and folder.name == name else None
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[Path]:
-    """Lock a sandbox against other processes. The operating system releases the lock if this process dies."""
-    path = folder.parent / ".locks" / folder.name
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    while True:
-        with open(path, "a", opener=_open_private) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # The previous holder of the lock may have deleted the lock file with the sandbox. A lock on a deleted file
-            # protects nothing, so try again.
-            with contextlib.suppress(FileNotFoundError):
-                if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                    yield path
-                    return
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    # Write to another file and rename it, so that a reader never sees half a file.
-    partial = path.with_name(f"{path.name}.{threading.get_ident()}.partial")
-    partial.write_text(json.dumps(value))
-    partial.replace(path)

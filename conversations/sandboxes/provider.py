@@ -10,10 +10,15 @@ from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeAlias
 from uuid import UUID
 
+from conversations.sandboxes.egress.policy import Policy, Profile
 from lib.problems import Problem
 
 Handle: TypeAlias = dict[str, Any]
 """The JSON by which a provider finds a sandbox again. It contains no secrets, and only the provider reads it."""
+
+
+ENGINE_PORT = 0
+"""The port of the engine for ``dial``, wherever the provider put it."""
 
 
 class State(str, enum.Enum):
@@ -39,6 +44,7 @@ class SandboxSpec:
     session_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     gateway_url: str
+    policy: Policy = field(default_factory=lambda: Policy(Profile.PUBLIC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,10 @@ class SandboxProvider(Protocol):
         ...
 
 
-_PROVIDERS = {"process": "conversations.sandboxes.process:ProcessProvider"}
+_PROVIDERS = {
+    "bubblewrap": "conversations.sandboxes.bubblewrap.provider:BubblewrapProvider",
+    "process": "conversations.sandboxes.process:ProcessProvider",
+}
 _instances: dict[str, SandboxProvider] = {}
 
 

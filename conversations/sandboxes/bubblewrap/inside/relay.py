@@ -1,0 +1,217 @@
+"""The first process of a sandbox: it starts the engine and carries connections through the sandbox's walls.
+
+This file runs inside the sandbox as process 1, under the engine's Python with ``-I -S``, so it uses only the standard
+library. Nobody in the sandbox can end it, because a process 1 gets no signal for which it has no handler.
+
+- Out: it creates the listening socket of the proxy in the sandbox's network namespace and hands it to the keeper,
+  which accepts the connections on the host.
+- In: it accepts connections on a Unix socket that the keeper created on the host. The first line is ``PORT``; the
+  answer is ``OK``; then bytes are copied to and from 127.0.0.1:PORT in the sandbox.
+
+``relay.py connect HOST PORT`` connects standard input and output to a host through the proxy, for programs with a
+``ProxyCommand``, such as ssh.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+PROXY_ADDRESS = ("127.0.0.1", 3128)
+CHUNK = 65_536
+CONFIG_SECONDS = 300.0
+"""How long the engine may take to read its configuration before the file is deleted anyway."""
+_PR_SET_DUMPABLE = 4
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy bytes until the end of the stream, then close the other side's direction."""
+    with contextlib.suppress(OSError, RuntimeError):
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+
+
+async def serve_inbound(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Serve a connection from the host: read the port, connect to it, answer ``OK``, and copy bytes."""
+    inner: asyncio.StreamWriter | None = None
+    try:
+        line = await asyncio.wait_for(reader.readline(), 10)
+        inner_reader, inner = await asyncio.open_connection("127.0.0.1", int(line))
+        writer.write(b"OK\n")
+        await asyncio.gather(pump(reader, inner), pump(inner_reader, writer))
+    except (OSError, ValueError, OverflowError, TimeoutError):
+        pass
+    finally:
+        for end in (writer, inner):
+            if end is not None:
+                end.close()
+
+
+class Init:
+    """Process 1: it starts the engine, reports its end, and collects the processes that lost their parents."""
+
+    def __init__(self, control: socket.socket, door: socket.socket, start: dict[str, Any]) -> None:
+        self.control, self.door, self.start = control, door, start
+        self.engine = 0
+        self.ended = asyncio.Event()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGCHLD, self.reap)
+        loop.add_signal_handler(signal.SIGTERM, self.stop_engine)
+        loop.add_reader(self.control, self.read_control)
+        self.control.setblocking(False)
+        await asyncio.start_unix_server(serve_inbound, sock=self.door, backlog=128)
+        config = self.write_config()
+        self.engine = spawn(self.start)
+        deleting = asyncio.create_task(self.delete_config(config))
+        await self.ended.wait()
+        deleting.cancel()
+        return 0
+
+    def write_config(self) -> str:
+        """Write the engine's keys to a file, which no other process can read yet, because none was started."""
+        path: str = self.start["config_path"]
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w") as file:
+            json.dump(self.start["config"], file)
+        return path
+
+    async def delete_config(self, path: str) -> None:
+        """Delete the file with the engine's keys as soon as the engine listens, before an agent can run commands."""
+        until = time.monotonic() + CONFIG_SECONDS
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", self.start["port"])
+                writer.close()
+                break
+            await asyncio.sleep(0.1)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def read_control(self) -> None:
+        """Read from the keeper. It sends ``stop``; the end of the stream means that the keeper died."""
+        try:
+            data = self.control.recv(64)
+        except BlockingIOError:
+            return
+        if data:
+            self.stop_engine()
+        else:
+            os._exit(1)  # process 1 ends, so the kernel ends every process of the sandbox
+
+    def stop_engine(self) -> None:
+        if self.engine:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.engine, signal.SIGTERM)
+
+    def reap(self) -> None:
+        """Collect ended processes. Report the engine's end to the keeper."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self.engine:
+                report = {"engine_ended": os.waitstatus_to_exitcode(status)}
+                with contextlib.suppress(OSError):
+                    self.control.send(json.dumps(report).encode() + b"\n")
+                self.ended.set()
+
+
+def spawn(start: dict[str, Any]) -> int:
+    """Start the engine in a session of its own and return its process id."""
+    return os.posix_spawn(
+        start["command"][0],
+        start["command"],
+        start["environment"],
+        file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+        setsid=True,
+        setsigdef=[signal.SIGCHLD, signal.SIGTERM, signal.SIGPIPE, signal.SIGINT],
+    )
+
+
+def set_limits(limits: dict[str, int]) -> None:
+    """Set the limits that all processes of the sandbox inherit and cannot raise."""
+    for name, kind in (
+        ("processes", resource.RLIMIT_NPROC),
+        ("file_bytes", resource.RLIMIT_FSIZE),
+        ("open_files", resource.RLIMIT_NOFILE),
+        ("core_bytes", resource.RLIMIT_CORE),
+    ):
+        if name in limits:
+            _, hard = resource.getrlimit(kind)
+            value = limits[name] if hard == resource.RLIM_INFINITY else min(limits[name], hard)
+            resource.setrlimit(kind, (value, value))
+    os.nice(limits.get("nice", 0))
+
+
+def init(control_fd: int, door_fd: int) -> int:
+    """Read the keeper's instructions, set up the walls, and run as process 1.
+
+    The keeper passes the descriptors of the control socket and of the listening socket for inbound connections.
+    """
+    # The kernel ignores signals to process 1 that have no handler, also this one from Ctrl-C.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    control, door = socket.socket(fileno=control_fd), socket.socket(fileno=door_fd)
+    start = json.loads(control.makefile("rb").readline())
+    # Other processes of the sandbox have the same user id. They must not read this process's memory, which holds the
+    # engine's keys.
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    proxy = socket.create_server(PROXY_ADDRESS, backlog=256)
+    landlock_abi = 0
+    if start["landlock"]:
+        sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+        import landlock
+
+        landlock_abi = landlock.restrict(start["read_only"], start["writable"])
+    set_limits(start["limits"])
+    hello = json.dumps({"ready": True, "landlock": landlock_abi}).encode() + b"\n"
+    socket.send_fds(control, [hello], [proxy.fileno()])
+    proxy.close()
+    for link in (control, door):
+        link.set_inheritable(False)
+    return asyncio.run(Init(control, door, start).run())
+
+
+def connect(host: str, port: str) -> int:
+    """Connect standard input and output to a host through the proxy. Return the exit status."""
+    with socket.create_connection(PROXY_ADDRESS) as link:
+        link.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            if not (data := link.recv(1)):
+                break
+            head += data
+        if b" 200" not in head.split(b"\r\n")[0]:
+            reason = link.recv(CHUNK).decode(errors="replace") or head.decode(errors="replace")
+            print(reason.strip(), file=sys.stderr)
+            return 1
+        if os.fork() == 0:
+            while data := os.read(0, CHUNK):
+                link.sendall(data)
+            link.shutdown(socket.SHUT_WR)
+            os._exit(0)
+        while data := link.recv(CHUNK):
+            while data:
+                data = data[os.write(1, data) :]
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "connect":
+        sys.exit(connect(*sys.argv[2:]))
+    sys.exit(init(*map(int, sys.argv[2:])))

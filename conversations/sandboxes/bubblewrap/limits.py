@@ -1,0 +1,232 @@
+"""The watcher of a sandbox's memory, processes and disk, for machines without a delegated cgroup.
+
+The keeper runs on the host and sees the sandbox's processes with their ids of the host. All of them descend from the
+sandbox's process 1, because the kernel gives it every process that loses its parent.
+"""
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+DISK_SCAN_SHARE = 0.05
+"""The share of the time that the keeper spends on counting the bytes of files."""
+DISK_SCAN_SECONDS = 5.0
+"""The shortest time between two counts of the bytes of files."""
+LOW_MEMORY_SHARE, LOW_DISK_BYTES = 0.04, 500_000_000
+"""A machine with less available memory (as a share of all memory) or less free disk space is short of it."""
+BACKGROUND_PRIORITY = 10
+"""The priority (nice value) of the sandbox's sessions, lower than that of the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of a sandbox. Zero means no limit."""
+
+    memory_bytes: int
+    processes: int
+    """The largest number of processes and threads."""
+    disk_bytes: int
+    file_bytes: int
+    """The largest size of one file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The resources that a sandbox uses at a time."""
+
+    memory_bytes: int
+    processes: int
+    disk_bytes: int
+
+
+class OverLimit(Exception):
+    """The sandbox exceeded a limit. ``reason`` is a code, and the message is a sentence for the sandbox's owner."""
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+class Watcher:
+    """The watcher of the sandbox with this process 1 and these folders."""
+
+    def __init__(self, init_pid: int, folders: list[Path], limits: Limits) -> None:
+        self.init_pid, self.folders, self.limits = init_pid, folders, limits
+        self.disk_bytes = 0
+        self._scanned_at = self._scan_seconds = 0.0
+        self._free_at_scan = 0
+        self._lowered: set[int] = set()
+
+    def check(self) -> Usage:
+        """Measure the sandbox. Raise ``OverLimit`` if it uses more memory or disk than it may."""
+        pids = list_descendants(self.init_pid)
+        memory = self._measure_memory(pids)
+        self._lower_priority(pids)
+        self._measure_disk(pids)
+        usage = Usage(memory, len(pids), self.disk_bytes)
+        self._check_memory(usage, pids)
+        self._check_disk()
+        return usage
+
+    def _measure_memory(self, pids: list[int]) -> int:
+        estimate = sum(read_resident_bytes(pid) for pid in pids)
+        # Pages that processes share after a fork are counted for each of them. The exact count is slow, so it is used
+        # only near the limit.
+        if self.limits.memory_bytes and estimate > self.limits.memory_bytes * 0.8:
+            return sum(read_proportional_bytes(pid) for pid in pids)
+        return estimate
+
+    def _check_memory(self, usage: Usage, pids: list[int]) -> None:
+        limit = self.limits.memory_bytes
+        if limit and usage.memory_bytes > limit:
+            raise OverLimit(
+                "memory",
+                f"The sandbox used more than its {limit // 1_000_000:,} MB of memory, so it was stopped. Its files are "
+                "kept. Let the agent use less memory at a time, or ask an administrator for a higher limit.",
+            )
+        # Memory that belongs to no process, such as that of pipes, is in no count. If the machine runs short of
+        # memory, the largest of its sandboxes must end before the server does.
+        if is_low_on_memory() and usage.memory_bytes > limit * 0.5:
+            raise OverLimit(
+                "machine-memory",
+                "The machine is almost out of memory and this sandbox used much of it, so it was stopped. Its files "
+                "are kept. Try again later.",
+            )
+
+    def _lower_priority(self, pids: list[int]) -> None:
+        """Lower the priority of the sandbox's sessions.
+
+        The kernel shares the processors between sessions (autogroup), so the priority of a process counts only inside
+        its session.
+        """
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                session = os.getsid(pid)
+                if session not in self._lowered:
+                    self._lowered.add(session)
+                    Path(f"/proc/{pid}/autogroup").write_text(str(BACKGROUND_PRIORITY))
+
+    def _measure_disk(self, pids: list[int]) -> None:
+        now = time.monotonic()
+        # Counting takes long in a large workspace, so the time between counts grows with it, unless the disk fills.
+        pause = max(DISK_SCAN_SECONDS, self._scan_seconds / DISK_SCAN_SHARE)
+        written = self._free_at_scan - free_bytes(self.folders[0])
+        is_growing = written > max(0, self.limits.disk_bytes - self.disk_bytes) / 2
+        if now - self._scanned_at < pause and not (is_growing and self.limits.disk_bytes):
+            return
+        self._free_at_scan = free_bytes(self.folders[0])
+        seen: set[tuple[int, int]] = set()
+        total = sum(count_bytes(folder, seen) for folder in self.folders)
+        self.disk_bytes = total + count_deleted_bytes(pids, seen)
+        self._scanned_at = time.monotonic()
+        self._scan_seconds = self._scanned_at - now
+
+    def _check_disk(self) -> None:
+        limit = self.limits.disk_bytes
+        if limit and self.disk_bytes > limit:
+            raise OverLimit(
+                "disk",
+                f"The sandbox's files used more than their {limit // 1_000_000:,} MB, so it was stopped. Its files are "
+                "kept. Start a new conversation, or ask an administrator for a higher limit.",
+            )
+        if free_bytes(self.folders[0]) < LOW_DISK_BYTES and self.disk_bytes > LOW_DISK_BYTES:
+            raise OverLimit(
+                "machine-disk",
+                "The server's disk is almost full and this sandbox used much of it, so it was stopped. Its files are "
+                "kept. Ask an administrator to free some space.",
+            )
+
+
+def list_descendants(pid: int) -> list[int]:
+    """Return a process and all its descendants. Ended processes are skipped."""
+    found, queue = [], [pid]
+    while queue:
+        parent = queue.pop()
+        found.append(parent)
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{parent}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    children = (thread / "children").read_text()
+                    queue.extend(int(child) for child in children.split())
+    return found
+
+
+def read_resident_bytes(pid: int) -> int:
+    """Return the bytes of memory of a process that belong to no file on a disk, with its share of swap."""
+    total = 0
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(("RssAnon:", "RssShmem:", "VmSwap:")):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def read_proportional_bytes(pid: int) -> int:
+    """Return the bytes of memory of a process, in which a page that n processes share counts as one n-th of a page."""
+    total = 0
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:", "SwapPss:")):
+                total += int(line.split()[1]) * 1024
+    except PermissionError:
+        return read_resident_bytes(pid)
+    except (OSError, ValueError):
+        return 0
+    return total
+
+
+def count_bytes(folder: Path, seen: set[tuple[int, int]]) -> int:
+    """Return the bytes on the disk of all files below a folder. Files in ``seen`` (device, inode) count as 0."""
+    total, queue = 0, [str(folder)]
+    while queue:
+        try:
+            entries = os.scandir(queue.pop())
+        except OSError:
+            continue
+        with entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    status = entry.stat(follow_symlinks=False)
+                    if entry.is_dir(follow_symlinks=False):
+                        queue.append(entry.path)
+                    if status.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
+                        if (status.st_dev, status.st_ino) in seen:
+                            continue
+                        seen.add((status.st_dev, status.st_ino))
+                    total += status.st_blocks * 512
+    return total
+
+
+def count_deleted_bytes(pids: list[int], seen: set[tuple[int, int]]) -> int:
+    """Return the bytes on the disk of deleted files that processes still keep open."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if not str(descriptor.readlink()).endswith(" (deleted)"):
+                        continue
+                    status = descriptor.stat()
+                    if (status.st_dev, status.st_ino) not in seen:
+                        seen.add((status.st_dev, status.st_ino))
+                        total += status.st_blocks * 512
+    return total
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes of free space for ordinary users on the folder's disk."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
+def is_low_on_memory() -> bool:
+    """Return whether the machine has less available memory than ``LOW_MEMORY_SHARE``."""
+    sizes: dict[str, int] = {}
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name in ("MemTotal", "MemAvailable"):
+            sizes[name] = int(rest.split()[0])
+    return sizes.get("MemAvailable", 1) < sizes.get("MemTotal", 0) * LOW_MEMORY_SHARE

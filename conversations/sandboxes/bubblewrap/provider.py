@@ -1,0 +1,438 @@
+"""The bubblewrap provider: each sandbox has Linux namespaces of its own, without root and without a service.
+
+A sandbox's folder under ``SANDBOX_DIR`` contains its data and the files of its keeper (see ``keeper``). Every process
+of the server on this machine finds the sandbox by them, so a sandbox survives the worker that started it.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import psutil
+from django.conf import settings
+
+from conversations.sandboxes.bubblewrap import copying, mounts, staging, support, system_files
+from conversations.sandboxes.egress.log import read_decisions
+from conversations.sandboxes.egress.policy import Policy, write_policy
+from conversations.sandboxes.engine_environment import (
+    FOLDERS,
+    MODULE,
+    build_engine_environment,
+)
+from conversations.sandboxes.engine_log import find_last_line, trim_log
+from conversations.sandboxes.folders import (
+    check_space,
+    explain_error,
+    get_folder,
+    lock,
+    remove,
+)
+from conversations.sandboxes.provider import (
+    ENGINE_PORT,
+    Handle,
+    Observed,
+    SandboxImpossible,
+    SandboxNotYet,
+    SandboxSpec,
+    SandboxUnavailable,
+    State,
+)
+from lib import engine_home
+from lib.addresses import literal_address
+from lib.json_files import open_private, read_json, write_json
+from lib.processes import is_locked, signal_name
+
+INNER_ENGINE_PORT = 31_900
+"""The engine's port inside every sandbox, which programs under development rarely use."""
+PROXY = "127.0.0.1:3128"
+ROOT = "/workspace"
+"""The path of a sandbox's folders inside the sandbox."""
+SERVER_URL = "http://openhands.internal"
+"""The address of this server in a sandbox if ``GATEWAY_URL`` is a loopback address. Only the proxy knows this name."""
+DIAL_SECONDS, PROBE_SECONDS = 5.0, 1.0
+_DATA = (*FOLDERS, "tmux", "tmp")
+
+
+class BubblewrapProvider:
+    """A provider that runs each sandbox in namespaces of its own, watched by a keeper process."""
+
+    def start(self, spec: SandboxSpec) -> Handle:
+        return self._start(spec, settings.SANDBOX_DIR / spec.sandbox_id.hex, root=ROOT)
+
+    def resume(self, spec: SandboxSpec, handle: Handle) -> Handle:
+        folder = get_folder(handle)
+        if not folder or not (folder / "project").is_dir():
+            raise SandboxImpossible(
+                "This sandbox's files were deleted, so it cannot be started again. "
+                "Start a new conversation."
+            )
+        # A sandbox that the process provider started keeps its paths, because the engine's files contain them.
+        return self._start(spec, folder, root=handle.get("root", str(folder)))
+
+    def find(self, sandbox_id: UUID) -> Handle:
+        return read_json(settings.SANDBOX_DIR / sandbox_id.hex / "run.json")
+
+    def inspect(self, handle: Handle) -> Observed:
+        folder = get_folder(handle)
+        if not folder or not (folder / "run.json").exists():
+            return Observed(State.MISSING, detail="This sandbox's files were deleted.")
+        trim_log(folder / "engine.log")
+        workspace = f"{handle.get('root', folder)}/project"
+        if not _runs(folder, handle):
+            state, detail = _describe_end(folder, handle["run"])
+            return Observed(state, workspace=workspace, detail=detail)
+        return Observed(State.RUNNING if self._is_ready(handle) else State.STARTING, workspace)
+
+    def dial(self, handle: Handle, port: int = ENGINE_PORT) -> socket.socket:
+        folder = get_folder(handle)
+        if folder is None:
+            raise ConnectionRefusedError("The sandbox's files were deleted.")
+        link = socket.socket(socket.AF_UNIX)
+        try:
+            link.settimeout(DIAL_SECONDS)
+            # The path of a socket may have 107 bytes at most, so it is named by the folder's descriptor.
+            descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+            try:
+                link.connect(f"/proc/self/fd/{descriptor}/in.sock")
+            finally:
+                os.close(descriptor)
+            link.sendall(b"%d\n" % (port or INNER_ENGINE_PORT))
+            if link.recv(3, socket.MSG_WAITALL) != b"OK\n":
+                raise ConnectionRefusedError(
+                    f"Nothing listens on port {port or INNER_ENGINE_PORT} in the sandbox."
+                )
+            link.settimeout(None)
+        except TimeoutError as error:
+            link.close()
+            raise ConnectionRefusedError("The sandbox does not answer.") from error
+        except OSError as error:
+            link.close()
+            if isinstance(error, ConnectionError):
+                raise
+            raise ConnectionRefusedError("The sandbox is not running.") from error
+        return link
+
+    def set_policy(self, handle: Handle, policy: Policy) -> None:
+        folder = get_folder(handle)
+        if folder and folder.is_dir():
+            write_policy(folder / "policy.json", policy)
+
+    def read_decisions(self, handle: Handle, position: str) -> tuple[list[dict[str, Any]], str]:
+        folder = get_folder(handle)
+        return read_decisions(folder / "egress.log", position) if folder else ([], position)
+
+    def copy_workspace(self, source: Handle, target: Handle) -> bool:
+        """Copy the project folder of one sandbox into another one. Return False if the source has no project."""
+        folders = get_folder(source), get_folder(target)
+        if not folders[0] or not folders[1] or not (folders[0] / "project").is_dir():
+            return False
+        copying.copy_folder(folders[0] / "project", folders[1] / "project")
+        return True
+
+    def gateway_url(self) -> str:
+        url: str = settings.GATEWAY_URL
+        host = urlsplit(url).hostname or ""
+        address = literal_address(host)
+        is_local = host == "localhost" or (address is not None and address.is_loopback)
+        return SERVER_URL if is_local else url
+
+    def stop(self, handle: Handle, *, grace_seconds: float) -> None:
+        if folder := get_folder(handle):
+            with lock(folder):
+                if folder.exists():
+                    self._end(folder, grace_seconds)
+
+    def destroy(self, handle: Handle) -> None:
+        folder = get_folder(handle)
+        if not folder:
+            return
+        with lock(folder) as lock_file:
+            self._end(folder, 0)
+            trash = folder.with_name(f"{folder.name}.removed")
+            with contextlib.suppress(FileNotFoundError):
+                # Rename first, so that no other process sees a half-deleted sandbox.
+                folder.rename(trash)
+            for path in (trash, folder):
+                remove(path)
+            lock_file.unlink(missing_ok=True)
+
+    def _start(self, spec: SandboxSpec, folder: Path, *, root: str) -> Handle:
+        machine = support.probe()
+        if not machine.is_usable:
+            raise SandboxImpossible(f"{machine.cause} {machine.remedy}")
+        if not (engine := engine_home.status()).is_ready:
+            if engine.state == "installing":
+                raise SandboxNotYet(
+                    "The agent engine is being installed. This happens once and takes about a minute."
+                )
+            raise SandboxImpossible(f"{engine.detail} Run `manage.py install_engine`.")
+        try:
+            with lock(folder):
+                earlier = read_json(folder / "run.json")
+                stopped = read_json(folder / "stopped").get("run")
+                if earlier and earlier["run"] != stopped and _runs(folder, earlier):
+                    return earlier
+                if folder.exists():
+                    self._end(folder, 0)
+                uid = _make_folders(folder)
+                check_space(folder)
+                return _launch(spec, folder, root=root, uid=uid)
+        except OSError as error:
+            raise explain_error(error, folder) from error
+
+    def _end(self, folder: Path, grace_seconds: float) -> None:
+        """End the sandbox of a folder. The caller holds the folder's lock."""
+        run = read_json(folder / "run.json")
+        # Write `stopped` first, so that `inspect` reports the end of this run as a stop and not as a failure.
+        if run:
+            write_json(folder / "stopped", {"run": run["run"]})
+        deadline = time.monotonic() + grace_seconds
+        if grace_seconds and is_locked(folder / "keeper.lock"):
+            _signal(run, signal.SIGTERM)
+        while time.monotonic() < deadline and is_locked(folder / "keeper.lock"):
+            time.sleep(0.05)
+        init = read_json(folder / "keeper.json").get("init", 0)
+        for _ in range(200):
+            if is_locked(folder / "keeper.lock"):
+                _signal(run, signal.SIGKILL)
+            elif not _is_init(init, folder.name):
+                return
+            time.sleep(0.05)
+        raise SandboxUnavailable("The processes of this sandbox could not be ended. Try again.")
+
+    def _is_ready(self, handle: Handle) -> bool:
+        with contextlib.suppress(OSError), self.dial(handle) as link:
+            link.settimeout(PROBE_SECONDS)
+            link.sendall(b"GET /ready HTTP/1.0\r\nHost: engine\r\n\r\n")
+            return b" 200 " in link.recv(64).split(b"\r\n")[0]
+        return False
+
+
+def _make_folders(folder: Path) -> int | None:
+    """Create the folders of a sandbox. Return the user id that owns its data, or None if the server is not root."""
+    for path in (folder.parent, folder):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    uid = None
+    if os.geteuid() == 0:
+        project = folder / "project"
+        with _uid_lock(folder.parent):
+            uid = project.stat().st_uid if project.exists() else 0
+            if uid == 0:
+                # The sandbox is new, or the process provider ran it as root.
+                uid = staging.choose_uid(folder.parent)
+                project.mkdir(mode=0o700, exist_ok=True)
+                for name in _DATA:
+                    _change_owner(folder / name, uid)
+    remove(folder / "tmp")
+    for name in _DATA:
+        path = folder / name
+        if not path.exists():
+            path.mkdir(mode=0o700)
+            if uid is not None:
+                os.chown(path, uid, uid)
+    return uid
+
+
+@contextlib.contextmanager
+def _uid_lock(sandboxes: Path) -> Iterator[None]:
+    """Let one process at a time choose a user id, so that no two sandboxes get the same."""
+    path = sandboxes / ".locks" / "uid"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _change_owner(path: Path, uid: int) -> None:
+    """Give a folder and all below it to a user. Symbolic links are not followed."""
+    if not path.exists():
+        return
+    os.lchown(path, uid, uid)
+    for parent, names, files in os.walk(path):
+        for name in (*names, *files):
+            os.lchown(os.path.join(parent, name), uid, uid)  # noqa: PTH118 - names that are not UTF-8
+
+
+def _launch(spec: SandboxSpec, folder: Path, *, root: str, uid: int | None) -> Handle:
+    run = secrets.token_hex(8)
+    for name in ("exit.json", "stopped", "keeper.json", "usage.json"):
+        (folder / name).unlink(missing_ok=True)
+    trim_log(folder / "engine.log", at_start=True)
+    write_policy(folder / "policy.json", spec.policy)
+    lock_file = _lock_keeper(folder)
+    request = _build_request(spec, folder, root=root, uid=uid, run=run)
+    request["lock_fd"] = lock_file.fileno()
+    with lock_file, open(folder / "keeper.log", "wb", opener=open_private) as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "conversations.sandboxes.bubblewrap.keeper", f"--run={run}"],
+            cwd=settings.BASE_DIR,
+            env={"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(lock_file.fileno(),),
+        )
+        handle = {
+            "sandbox": spec.sandbox_id.hex,
+            "run": run,
+            "pid": child.pid,
+            "dir": str(folder),
+            "root": root,
+        }
+        write_json(folder / "run.json", handle)
+        assert child.stdin
+        with contextlib.suppress(BrokenPipeError), child.stdin as pipe:
+            pipe.write(json.dumps(request).encode())
+    # Collect the keeper's exit status, so that no zombie remains.
+    threading.Thread(target=child.wait, name=f"reap-{run}", daemon=True).start()
+    return handle
+
+
+def _lock_keeper(folder: Path) -> IO[str]:
+    """Lock the file that shows that the keeper lives. The keeper inherits the lock."""
+    file = open(folder / "keeper.lock", "w", opener=open_private)  # noqa: SIM115 - returned
+    for _ in range(100):
+        # Another process may hold a shared lock for a moment, in order to see whether the keeper lives.
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        time.sleep(0.05)
+    file.close()
+    raise SandboxUnavailable("An earlier run of this sandbox has not ended yet. Try again.")
+
+
+def _build_request(
+    spec: SandboxSpec, folder: Path, *, root: str, uid: int | None, run: str
+) -> dict[str, Any]:
+    """Return the request for the keeper (``keeper.Request``) as JSON values. It contains the engine's keys."""
+    python = str(settings.ENGINE_DIR / "bin" / "python")
+    etc = folder / "etc"
+    system_files.write_etc(
+        etc, home=f"{root}/home", python=python, relay=f"{mounts.INSIDE_TARGET}/relay.py"
+    )
+    own = [
+        mounts.Mount(
+            str(folder / name),
+            "/tmp" if name == "tmp" else f"{root}/{name}",  # noqa: S108 - inside the sandbox
+            writable=True,
+        )
+        for name in _DATA
+    ]
+    plan = mounts.plan_mounts(
+        folders=own,
+        etc=etc,
+        engine_dir=settings.ENGINE_DIR,
+        read_only=settings.SANDBOX_READ_ONLY_PATHS,
+        protected=(settings.DATA_DIR, settings.SANDBOX_DIR, settings.BASE_DIR),
+    )
+    environment = build_engine_environment(spec, root=root, run=run)
+    environment |= system_files.proxy_variables(PROXY)
+    environment |= {
+        "OPENHANDS_AGENT_SERVER_CONFIG_PATH": "/tmp/.engine.json",  # noqa: S108 - inside the sandbox
+        "TMUX_TMPDIR": f"{root}/tmux",
+        "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
+        "SHELL": "/bin/bash",
+        "USER": system_files.USER,
+        "LOGNAME": system_files.USER,
+        "TMPDIR": "/tmp",  # noqa: S108
+    }
+    megabyte = 1_000_000
+    limits = {
+        "memory_bytes": settings.SANDBOX_MEMORY_MEGABYTES * megabyte,
+        "processes": settings.SANDBOX_MAX_PROCESSES,
+        "disk_bytes": settings.SANDBOX_DISK_MEGABYTES * megabyte,
+        "file_bytes": settings.SANDBOX_DISK_MEGABYTES * megabyte,
+    }
+    inherited = {
+        "processes": limits["processes"],
+        "file_bytes": limits["file_bytes"],
+        "open_files": 65_536,
+        "core_bytes": 0,
+        "nice": 5,
+    }
+    command = [python, "-P", "-m", MODULE, "--host", "127.0.0.1", "--port", str(INNER_ENGINE_PORT)]
+    command += ["--extra-python-path", mounts.INSIDE_TARGET, "--import-modules", "nondumpable"]
+    start = {
+        "command": command,
+        "environment": environment,
+        "config_path": environment["OPENHANDS_AGENT_SERVER_CONFIG_PATH"],
+        "config": {"session_api_keys": [spec.session_key], "secret_key": spec.secret_key},
+        "port": INNER_ENGINE_PORT,
+        "landlock": support.probe().landlock_abi > 0,
+        "read_only": plan.readable(),
+        "writable": plan.writable(),
+        "limits": {name: value for name, value in inherited.items() if value},
+    }
+    return {
+        "run": run,
+        "folder": str(folder),
+        "bwrap": support.probe().bwrap,
+        "python": python,
+        "uid": uid,
+        "plan": asdict(plan),
+        "limits": limits,
+        "watched": [str(folder / name) for name in _DATA],
+        "start": start,
+    }
+
+
+def _runs(folder: Path, handle: Handle) -> bool:
+    """Return whether the keeper of this run lives."""
+    is_newest = read_json(folder / "run.json").get("run") == handle.get("run")
+    return is_newest and is_locked(folder / "keeper.lock")
+
+
+def _signal(run: Handle, number: int) -> None:
+    """Send a signal to a keeper. Check its command line, because the process id may belong to another process."""
+    with contextlib.suppress(psutil.Error, KeyError):
+        process = psutil.Process(run["pid"])
+        if f"--run={run['run']}" in process.cmdline():
+            process.send_signal(number)
+
+
+def _is_init(pid: int, name: str) -> bool:
+    """Return whether a process is still the sandbox's process 1."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid) if pid else None
+        if process and process.status() != psutil.STATUS_ZOMBIE:
+            return f"{mounts.INSIDE_TARGET}/relay.py" in process.cmdline()
+    return False
+
+
+def _describe_end(folder: Path, run: str) -> tuple[State, str]:
+    """Return the state of a run whose keeper has ended, and the cause as a sentence."""
+    if read_json(folder / "stopped").get("run") == run:
+        return State.STOPPED, ""
+    if read_json(folder / "run.json").get("run") != run:
+        return State.STOPPED, "The sandbox was started again after this run."
+    end = read_json(folder / "exit.json")
+    if end.get("detail"):
+        return State.FAILED, end["detail"]
+    status = end.get("status")
+    if status is None:
+        line = find_last_line(folder / "engine.log") or find_last_line(folder / "keeper.log")
+        return State.FAILED, f"The sandbox ended: {line}" if line else "The sandbox ended."
+    if status < 0:
+        cause = f"The engine was killed by {signal_name(-status)}"
+        if status == -signal.SIGKILL:
+            return State.FAILED, f"{cause} (usually because the machine ran out of memory)."
+    else:
+        cause = f"The engine ended with status {status}"
+    line = find_last_line(folder / "engine.log")
+    return State.FAILED, f"{cause}: {line}" if line else f"{cause}."

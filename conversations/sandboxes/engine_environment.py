@@ -1,0 +1,38 @@
+"""The environment variables of an engine, for all providers."""
+
+from conversations.sandboxes.provider import SandboxSpec
+
+MODULE = "openhands.agent_server"
+"""The Python module that is the engine's program."""
+FOLDERS = ("project", "home", "conversations", "bash_events", "worktrees")
+"""The folders with a sandbox's data, in the sandbox's folder."""
+
+
+def build_engine_environment(spec: SandboxSpec, *, root: str, run: str) -> dict[str, str]:
+    """Return the engine's environment variables, without its keys and without those that a provider must choose.
+
+    ``root`` is the path of the folder with the sandbox's data, as the engine sees it. No variable of this server is
+    inherited, so no secret, proxy or setting of this server reaches the agent.
+    """
+    return {
+        "OH_SANDBOX_ID": spec.sandbox_id.hex,
+        "OH_SANDBOX_RUN": run,
+        "OH_CONVERSATIONS_PATH": f"{root}/conversations",
+        "OH_BASH_EVENTS_DIR": f"{root}/bash_events",
+        "OH_WORKSPACE_PATH": f"{root}/project",
+        "OH_CONVERSATION_WORKTREE_ROOT": f"{root}/worktrees",
+        "OH_LEASE_TTL_SECONDS": "0",  # a lease would hide the conversation after a crash
+        "OH_CONVERSATION_IDLE_TTL_SECONDS_IS_NONE": "1",  # eviction breaks pending confirmations
+        "OH_ENABLE_VSCODE": "0",
+        "HOME": f"{root}/home",
+        "TZ": "UTC",  # the engine's timestamps are naive local time
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+        "GIT_TERMINAL_PROMPT": "0",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # otherwise fetched from the internet
+        "LOG_JSON": "1",
+        "PYTHONUNBUFFERED": "1",
+        "OPENHANDS_SUPPRESS_BANNER": "1",
+        "ANONYMIZED_TELEMETRY": "false",
+        "DO_NOT_TRACK": "1",
+    }

@@ -1,0 +1,93 @@
+"""The folder of a sandbox: its lock, its small JSON files, its removal, and errors of the disk as sentences."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from conversations.sandboxes.provider import Handle, SandboxUnavailable
+from lib.json_files import open_private
+
+NEEDED_MEGABYTES = 100
+"""The free space in megabytes that a start needs."""
+
+
+def get_folder(handle: Handle) -> Path | None:
+    """Return the sandbox's folder, or None if the handle contains no valid folder.
+
+    The path must end in the sandbox's id. This check protects other folders, because callers may delete the result.
+    """
+    name, path = handle.get("sandbox"), handle.get("dir")
+    if (
+        not isinstance(name, str)
+        or not re.fullmatch(r"[0-9a-f]{32}", name)
+        or not isinstance(path, str)
+    ):
+        return None
+    folder = Path(path)
+    return folder if folder.is_absolute() and folder.name == name else None
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[Path]:
+    """Lock a sandbox against other processes. The operating system releases the lock if this process dies."""
+    path = folder.parent / ".locks" / folder.name
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    while True:
+        with open(path, "a", opener=open_private) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # The previous holder of the lock may have deleted the lock file with the sandbox. A lock on a deleted file
+            # protects nothing, so try again.
+            with contextlib.suppress(FileNotFoundError):
+                if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                    yield path
+                    return
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, even if folders in it are not writable.
+
+    Retry several times, because processes may still create files in the folder.
+    """
+    for _ in range(5):
+        shutil.rmtree(path, ignore_errors=True)
+        if not os.path.lexists(path):
+            return
+        for parent, names, _files in os.walk(path):
+            for folder in (Path(parent), *(Path(parent, name) for name in names)):
+                if not folder.is_symlink():
+                    with contextlib.suppress(OSError):
+                        folder.chmod(0o700)
+        time.sleep(0.05)
+    raise SandboxUnavailable(f"{path} could not be removed. Check its permissions.")
+
+
+def explain_error(error: OSError, folder: Path) -> SandboxUnavailable:
+    """Return the exception that says what to do about an error of the operating system during a start."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SandboxUnavailable(
+            f"The disk of {folder.parent} is full. Free some space, or set SANDBOX_DIR to another disk."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return SandboxUnavailable(
+            f"The server may not write to {error.filename or folder}. "
+            "Correct its permissions, or set SANDBOX_DIR to another folder."
+        )
+    if error.errno in (errno.EAGAIN, errno.ENOMEM):
+        return SandboxUnavailable(
+            "This machine has no memory or processes left for another sandbox. "
+            "Stop other conversations and try again."
+        )
+    return SandboxUnavailable(f"A sandbox cannot be started: {error}.")
+
+
+def check_space(folder: Path) -> None:
+    """Raise ``OSError`` with ``ENOSPC`` if the folder's disk has too little free space for a start."""
+    free = shutil.disk_usage(folder).free // 1_000_000
+    if free < NEEDED_MEGABYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
