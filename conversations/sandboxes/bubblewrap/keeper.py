@@ -26,7 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from conversations.sandboxes.bubblewrap import seccomp
-from conversations.sandboxes.bubblewrap.limits import Limits, OverLimit, Usage, Watcher
+from conversations.sandboxes.bubblewrap.limits import (
+    Limits,
+    OverLimit,
+    Usage,
+    Watcher,
+    read_process_state,
+)
 from conversations.sandboxes.bubblewrap.mounts import (
     INSIDE_TARGET,
     Mount,
@@ -44,8 +50,8 @@ HELLO_SECONDS = 30
 """How long the sandbox's process 1 may take to report that the walls are up."""
 STOP_SECONDS = 60
 """How long a stop may take if nobody kills the keeper before."""
-WATCH_SECONDS, USAGE_SECONDS = 1.0, 5.0
-"""The seconds between two measurements, and between two records of them."""
+WATCH_SECONDS, GROWING_SECONDS, USAGE_SECONDS = 1.0, 0.2, 5.0
+"""The seconds between two measurements, between two while the memory grows, and between two records of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,13 @@ class Keeper:
             self.init_pid = int(json.loads(info.read() or b"{}").get("child-pid", 0))
         with contextlib.suppress(BrokenPipeError):  # the sandbox may have ended already
             self.control.sendall(json.dumps(request.start).encode() + b"\n")
+        started_at, _ = read_process_state(self.init_pid)
+        self.facts = {
+            "run": request.run,
+            "init": self.init_pid,
+            "init_started_at": started_at,
+        }
+        write_json(Path("keeper.json"), self.facts)
         return process
 
     def open_door(self) -> socket.socket:
@@ -155,10 +168,7 @@ class Keeper:
             self.control.setblocking(False)
             if descriptors:
                 hello = json.loads(data)
-                write_json(
-                    Path("keeper.json"),
-                    {"run": self.request.run, "init": self.init_pid, "landlock": hello["landlock"]},
-                )
+                write_json(Path("keeper.json"), self.facts | {"landlock": hello["landlock"]})
                 return socket.socket(fileno=descriptors[0])
         return None
 
@@ -200,7 +210,7 @@ class Keeper:
     async def watch(self) -> None:
         """Measure the sandbox again and again. Return when it exceeds a limit."""
         watcher = Watcher(self.init_pid, self.request.watched, self.request.limits)
-        recorded_at = 0.0
+        recorded_at, previous = 0.0, 0
         while True:
             try:
                 usage = await asyncio.to_thread(watcher.check)
@@ -210,7 +220,9 @@ class Keeper:
             if time.monotonic() - recorded_at > USAGE_SECONDS:
                 recorded_at = time.monotonic()
                 self.record_usage(usage)
-            await asyncio.sleep(WATCH_SECONDS)
+            is_growing = usage.memory_bytes > previous * 1.05
+            previous = usage.memory_bytes
+            await asyncio.sleep(GROWING_SECONDS if is_growing else WATCH_SECONDS)
 
     def record_usage(self, usage: Usage) -> None:
         with contextlib.suppress(OSError):  # a full disk must not end the sandbox

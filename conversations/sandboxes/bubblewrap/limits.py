@@ -154,6 +154,20 @@ def list_descendants(pid: int) -> list[int]:
     return found
 
 
+def read_process_state(pid: int) -> tuple[int, str]:
+    """Return when a process started, in clock ticks since the machine's start, and its state, such as ``Z``.
+
+    Return ``(0, "")`` if there is no such process.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0, ""
+    # The second field is the program's name in parentheses, which may contain spaces and parentheses.
+    fields = text.rpartition(")")[2].split()
+    return int(fields[19]), fields[0]
+
+
 def read_resident_bytes(pid: int) -> int:
     """Return the bytes of memory of a process that belong to no file on a disk, with its share of swap."""
     total = 0

@@ -68,11 +68,11 @@ class Plan:
     def readable(self) -> list[str]:
         """Return the paths in the sandbox that may be read and executed, for Landlock."""
         mounts = (*self.system, *self.own)
-        return [mount.target for mount in mounts if not mount.writable] + ["/proc"]
+        return [mount.target for mount in mounts if not mount.writable]
 
     def writable(self) -> list[str]:
         """Return the paths in the sandbox that may be written, for Landlock."""
-        return [mount.target for mount in self.own if mount.writable] + ["/dev"]
+        return [mount.target for mount in self.own if mount.writable] + ["/dev", "/proc"]
 
 
 def plan_mounts(

@@ -26,8 +26,9 @@ import psutil
 from django.conf import settings
 
 from conversations.sandboxes.bubblewrap import copying, mounts, staging, support, system_files
-from conversations.sandboxes.egress.log import read_decisions
+from conversations.sandboxes.bubblewrap.limits import read_process_state
 from conversations.sandboxes.egress.policy import Policy, write_policy
+from conversations.sandboxes.egress.reader import read_decisions
 from conversations.sandboxes.engine_environment import (
     FOLDERS,
     MODULE,
@@ -205,11 +206,11 @@ class BubblewrapProvider:
             _signal(run, signal.SIGTERM)
         while time.monotonic() < deadline and is_locked(folder / "keeper.lock"):
             time.sleep(0.05)
-        init = read_json(folder / "keeper.json").get("init", 0)
+        init = read_json(folder / "keeper.json")
         for _ in range(200):
             if is_locked(folder / "keeper.lock"):
                 _signal(run, signal.SIGKILL)
-            elif not _is_init(init, folder.name):
+            elif not _lives(init):
                 return
             time.sleep(0.05)
         raise SandboxUnavailable("The processes of this sandbox could not be ended. Try again.")
@@ -406,13 +407,16 @@ def _signal(run: Handle, number: int) -> None:
             process.send_signal(number)
 
 
-def _is_init(pid: int, name: str) -> bool:
-    """Return whether a process is still the sandbox's process 1."""
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid) if pid else None
-        if process and process.status() != psutil.STATUS_ZOMBIE:
-            return f"{mounts.INSIDE_TARGET}/relay.py" in process.cmdline()
-    return False
+def _lives(init: dict[str, Any]) -> bool:
+    """Return whether the sandbox's process 1 still exists. It ends after all other processes of the sandbox.
+
+    The time of its start is compared, because its process id may belong to another process by now, and because an
+    ending process has no command line any more.
+    """
+    if not init.get("init"):
+        return False
+    started_at, state = read_process_state(init["init"])
+    return started_at == init.get("init_started_at") and state != "Z"
 
 
 def _describe_end(folder: Path, run: str) -> tuple[State, str]:

@@ -157,6 +157,9 @@ def set_limits(limits: dict[str, int]) -> None:
             value = limits[name] if hard == resource.RLIM_INFINITY else min(limits[name], hard)
             resource.setrlimit(kind, (value, value))
     os.nice(limits.get("nice", 0))
+    # If the machine runs out of memory, the kernel must end a sandbox and not the server.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("800")
 
 
 def init(control_fd: int, door_fd: int) -> int:
@@ -168,17 +171,17 @@ def init(control_fd: int, door_fd: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     control, door = socket.socket(fileno=control_fd), socket.socket(fileno=door_fd)
     start = json.loads(control.makefile("rb").readline())
-    # Other processes of the sandbox have the same user id. They must not read this process's memory, which holds the
-    # engine's keys.
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     proxy = socket.create_server(PROXY_ADDRESS, backlog=256)
+    set_limits(start["limits"])
     landlock_abi = 0
     if start["landlock"]:
         sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
         import landlock
 
         landlock_abi = landlock.restrict(start["read_only"], start["writable"])
-    set_limits(start["limits"])
+    # Other processes of the sandbox have the same user id. They must not read this process's memory, which holds the
+    # engine's keys.
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     hello = json.dumps({"ready": True, "landlock": landlock_abi}).encode() + b"\n"
     socket.send_fds(control, [hello], [proxy.fileno()])
     proxy.close()
