@@ -5,6 +5,7 @@ so that the provider can find the sandbox again.
 """
 
 import enum
+import socket
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -15,10 +16,10 @@ from lib.problems import Problem
 
 Handle: TypeAlias = dict[str, Any]
 """The JSON by which a provider finds a sandbox again. It contains no secrets, and only the provider reads it."""
-
-
 ENGINE_PORT = 0
-"""The port of the engine for ``dial``, wherever the provider put it."""
+"""The port to dial for the engine, wherever the provider put it."""
+DIAL_SECONDS = 5.0
+"""The time after which a dial that gets no answer fails."""
 
 
 class State(str, enum.Enum):
@@ -51,12 +52,11 @@ class SandboxSpec:
 class Observed:
     """The current state of a sandbox.
 
-    ``base_url`` is the URL of the engine, or empty if the sandbox is neither starting nor running. ``workspace`` is the
-    path of the project's folder inside the sandbox. ``detail`` is a sentence for the sandbox's owner.
+    ``workspace`` is the path of the project's folder inside the sandbox. ``detail`` is a sentence for the sandbox's
+    owner.
     """
 
     state: State
-    base_url: str = ""
     workspace: str = ""
     detail: str = ""
 
@@ -106,6 +106,18 @@ class SandboxProvider(Protocol):
         """Return the current state within about a second. If the sandbox no longer exists, the state is ``MISSING``."""
         ...
 
+    def set_policy(self, handle: Handle, policy: Policy) -> None:
+        """Replace the network rules of a started sandbox. A provider that does not restrict the network does nothing."""
+        ...
+
+    def read_decisions(self, handle: Handle, position: str) -> tuple[list[dict[str, Any]], str]:
+        """Return the proxy's decisions after a position, at most 1,000, and the new position.
+
+        A position is opaque; the empty text is the beginning. The fields of a decision are ``at``, ``host``, ``port``,
+        ``address``, ``allowed``, ``reason``, ``protocol`` and, if it stands for several, ``count``.
+        """
+        ...
+
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
         """End all processes of the sandbox and wait for their end. The data is kept. Safe to repeat.
 
@@ -114,11 +126,23 @@ class SandboxProvider(Protocol):
         ...
 
     def resume(self, spec: SandboxSpec, handle: Handle) -> Handle:
-        """Start a stopped sandbox again with its data, like ``start``. The URL of its engine may change."""
+        """Start a stopped sandbox again with its data, like ``start``. Use the returned handle from then on."""
         ...
 
     def destroy(self, handle: Handle) -> None:
         """End the sandbox and delete its data permanently. Safe to repeat."""
+        ...
+
+    def dial(self, handle: Handle, port: int = ENGINE_PORT) -> socket.socket:
+        """Return a new stream socket, connected to ``port`` of 127.0.0.1 inside the sandbox, and blocking.
+
+        The caller closes the socket. Raise ``ConnectionError`` if the sandbox does not run or nothing in it listens on
+        the port, and ``TimeoutError`` after ``DIAL_SECONDS``. Both are ``OSError``.
+        """
+        ...
+
+    def gateway_url(self) -> str:
+        """Return the URL at which the sandboxes of this provider reach this server, without a slash at the end."""
         ...
 
 

@@ -43,6 +43,7 @@ from conversations.sandboxes.folders import (
     remove,
 )
 from conversations.sandboxes.provider import (
+    DIAL_SECONDS,
     ENGINE_PORT,
     Handle,
     Observed,
@@ -64,7 +65,7 @@ ROOT = "/workspace"
 """The path of a sandbox's folders inside the sandbox."""
 SERVER_URL = "http://openhands.internal"
 """The address of this server in a sandbox if ``GATEWAY_URL`` is a loopback address. Only the proxy knows this name."""
-DIAL_SECONDS, PROBE_SECONDS = 5.0, 1.0
+PROBE_SECONDS = 1.0
 _DATA = (*FOLDERS, "tmux", "tmp")
 
 
