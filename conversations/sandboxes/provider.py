@@ -107,7 +107,7 @@ class SandboxProvider(Protocol):
         ...
 
     def set_policy(self, handle: Handle, policy: Policy) -> None:
-        """Replace the network rules of a started sandbox. A provider that does not restrict the network does nothing."""
+        """Replace the network rules of a started sandbox. Do nothing if the provider does not restrict the network."""
         ...
 
     def read_decisions(self, handle: Handle, position: str) -> tuple[list[dict[str, Any]], str]:

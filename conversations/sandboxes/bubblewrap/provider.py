@@ -373,6 +373,7 @@ def _build_request(
     start = {
         "command": command,
         "environment": environment,
+        "cwd": f"{root}/home",
         "config_path": environment["OPENHANDS_AGENT_SERVER_CONFIG_PATH"],
         "config": {"session_api_keys": [spec.session_key], "secret_key": spec.secret_key},
         "port": INNER_ENGINE_PORT,

@@ -72,6 +72,7 @@ class Init:
         self.control.setblocking(False)
         await asyncio.start_unix_server(serve_inbound, sock=self.door, backlog=128)
         config = self.write_config()
+        os.chdir(self.start["cwd"])
         self.engine = spawn(self.start)
         deleting = asyncio.create_task(self.delete_config(config))
         await self.ended.wait()
@@ -176,9 +177,9 @@ def init(control_fd: int, door_fd: int) -> int:
     landlock_abi = 0
     if start["landlock"]:
         sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-        import landlock
+        import landlock  # type: ignore[import-not-found]  # found only where this program runs
 
-        landlock_abi = landlock.restrict(start["read_only"], start["writable"])
+        landlock_abi = landlock.restrict(start["read_only"], start["writable"], ["/"])
     # Other processes of the sandbox have the same user id. They must not read this process's memory, which holds the
     # engine's keys.
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
