@@ -21,16 +21,24 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from conversations.sandboxes.bubblewrap import seccomp
+from conversations.sandboxes.bubblewrap.cgroup import (
+    create_cgroup,
+    remove_cgroup,
+    was_out_of_memory,
+)
 from conversations.sandboxes.bubblewrap.limits import (
     Limits,
     OverLimit,
     Usage,
     Watcher,
+    over_memory,
     read_process_state,
 )
 from conversations.sandboxes.bubblewrap.mounts import (
@@ -64,6 +72,8 @@ class Request:
     python: str
     uid: int | None
     """The user id of the sandbox if the server runs as root."""
+    cgroup: str
+    """The server's cgroup, if a part of the cgroup v2 tree is delegated to it."""
     plan: Plan
     limits: Limits
     watched: list[Path]
@@ -82,6 +92,9 @@ class Keeper:
         self.over: OverLimit | None = None
         self.engine_status: int | None = None
         self.is_stopping = asyncio.Event()
+        self.cgroup: Path | None = None
+        self.init_pid = 0
+        self.facts: dict[str, Any] = {}
 
     async def run(self) -> None:
         """Run the sandbox from its start to its end, and record the end."""
@@ -98,6 +111,10 @@ class Keeper:
             if process.poll() is None:
                 process.kill()
             await ended
+            if self.cgroup:
+                if self.over is None and was_out_of_memory(self.cgroup):
+                    self.over = over_memory(self.request.limits.memory_bytes)
+                remove_cgroup(self.cgroup)
             self.record_end(process.returncode)
 
     def start_sandbox(self) -> "subprocess.Popen[bytes]":
@@ -114,6 +131,9 @@ class Keeper:
             mounts = (*request.plan.system, *request.plan.own)
             sources, bwrap = plan_staging([mount.source for mount in mounts], bwrap)
             enter = enter_stage(sources, request.uid)
+        if request.cgroup:
+            name = f"{request.folder.name}-{request.run}"
+            self.cgroup = create_cgroup(Path(request.cgroup), name, request.limits)
         inner = self.inner_control
         command = [
             *(bwrap, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent"),
@@ -132,7 +152,7 @@ class Keeper:
                 stderr=subprocess.STDOUT,
                 env={},
                 pass_fds=(inner.fileno(), door.fileno(), info_writer, filter_fd),
-                preexec_fn=enter,  # noqa: PLW1509 - this process has one thread at this time
+                preexec_fn=partial(_enter, self.cgroup, enter),  # noqa: PLW1509 - there is one thread
             )
         for descriptor in (info_writer, filter_fd):
             os.close(descriptor)
@@ -147,6 +167,7 @@ class Keeper:
             "run": request.run,
             "init": self.init_pid,
             "init_started_at": started_at,
+            "cgroup": str(self.cgroup or ""),
         }
         write_json(Path("keeper.json"), self.facts)
         return process
@@ -247,6 +268,15 @@ class Keeper:
             write_json(Path("exit.json"), end)
 
 
+def _enter(cgroup: Path | None, enter: Callable[[], None] | None) -> None:
+    """Move the child between fork and exec into its cgroup, then to its user."""
+    if cgroup:
+        with contextlib.suppress(OSError):
+            (cgroup / "cgroup.procs").write_text("0")
+    if enter:
+        enter()
+
+
 def parse_request(data: dict[str, Any]) -> Request:
     """Return the request in the JSON that a worker sent."""
     plan = data["plan"]
@@ -256,6 +286,7 @@ def parse_request(data: dict[str, Any]) -> Request:
         bwrap=data["bwrap"],
         python=data["python"],
         uid=data["uid"],
+        cgroup=data["cgroup"],
         plan=Plan(
             system=[Mount(**mount) for mount in plan["system"]],
             links=[(link[0], link[1]) for link in plan["links"]],

@@ -50,6 +50,15 @@ class OverLimit(Exception):
         self.reason = reason
 
 
+def over_memory(limit: int) -> OverLimit:
+    """Return the exception for a sandbox that exceeded its limit of memory, in bytes."""
+    return OverLimit(
+        "memory",
+        f"The sandbox used more than its {limit // 1_000_000:,} MB of memory, so it was stopped. Its files are "
+        "kept. Let the agent use less memory at a time, or ask an administrator for a higher limit.",
+    )
+
+
 class Watcher:
     """The watcher of the sandbox with this process 1 and these folders."""
 
@@ -82,14 +91,10 @@ class Watcher:
     def _check_memory(self, usage: Usage, pids: list[int]) -> None:
         limit = self.limits.memory_bytes
         if limit and usage.memory_bytes > limit:
-            raise OverLimit(
-                "memory",
-                f"The sandbox used more than its {limit // 1_000_000:,} MB of memory, so it was stopped. Its files are "
-                "kept. Let the agent use less memory at a time, or ask an administrator for a higher limit.",
-            )
+            raise over_memory(limit)
         # Memory that belongs to no process, such as that of pipes, is in no count. If the machine runs short of
         # memory, the largest of its sandboxes must end before the server does.
-        if is_low_on_memory() and usage.memory_bytes > limit * 0.5:
+        if is_low_on_memory() and usage.memory_bytes > max(limit, 1) * 0.5:
             raise OverLimit(
                 "machine-memory",
                 "The machine is almost out of memory and this sandbox used much of it, so it was stopped. Its files "

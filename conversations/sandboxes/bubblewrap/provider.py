@@ -388,6 +388,7 @@ def _build_request(
         "bwrap": support.probe().bwrap,
         "python": python,
         "uid": uid,
+        "cgroup": support.probe().cgroup,
         "plan": asdict(plan),
         "limits": limits,
         "watched": [str(folder / name) for name in _DATA],

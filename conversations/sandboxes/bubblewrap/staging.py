@@ -12,6 +12,7 @@ from pathlib import Path
 
 UIDS = range(1_900_000_000, 2_100_000_000)
 """The user ids of sandboxes: above the ranges of people, services, containers and systemd (systemd.io, UIDS-GIDS)."""
+_CONTAINER_UIDS = range(10_000, 60_000)
 _STAGES = ("/mnt", "/media", "/srv", "/tmp")  # noqa: S108 - a mount point, in a namespace of its own
 _CLONE_NEWNS = 0x20000
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 0x1000, 0x4000, 0x40000
@@ -19,16 +20,29 @@ _PUBLIC = ("/usr/", "/etc/", "/bin/", "/sbin/", "/lib")
 
 
 def choose_uid(sandboxes: Path) -> int:
-    """Return a user id that owns no sandbox. The caller holds a lock on the folder of all sandboxes."""
+    """Return a user id that owns no sandbox. The caller holds a lock on the folder of all sandboxes.
+
+    In a container whose user namespace has only few user ids, those from 10,000 on are used.
+    """
     taken = set()
     for folder in sandboxes.iterdir():
         try:
             taken.add((folder / "project").lstat().st_uid)
         except OSError:
             continue
-    while (uid := random.choice(UIDS)) in taken:  # noqa: S311 - not a secret
+    uids = UIDS if _is_mapped(UIDS[0]) and _is_mapped(UIDS[-1]) else _CONTAINER_UIDS
+    while (uid := random.choice(uids)) in taken:  # noqa: S311 - not a secret
         pass
     return uid
+
+
+def _is_mapped(uid: int) -> bool:
+    """Return whether a user id exists in this process's user namespace."""
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        first, _, count = map(int, line.split())
+        if first <= uid < first + count:
+            return True
+    return False
 
 
 def plan_staging(sources: list[str], bwrap: str) -> tuple[dict[str, str], str]:
