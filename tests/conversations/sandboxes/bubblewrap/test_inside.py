@@ -26,20 +26,18 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 @pytest.fixture
-def modules(tmp_path):
+def modules(reachable):
     """Return bubblewrap's options for the modules beneath /inside and folders beneath /work and /other."""
     # Only a copy is readable by the user of the sandbox, wherever the repository is.
     for name in ("inside", "work/a", "work/b", "other"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "other" / "file").write_text("secret")
+        (reachable / name).mkdir(parents=True)
+    (reachable / "other" / "file").write_text("secret")
     for module in Path(inside.__file__).parent.glob("*.py"):
-        shutil.copy(module, tmp_path / "inside")
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o055)
-    share(tmp_path)
+        shutil.copy(module, reachable / "inside")
+    share(reachable)
     return (
-        *("--ro-bind", str(tmp_path / "inside"), "/inside"),
-        *("--bind", str(tmp_path / "work"), "/work", "--bind", str(tmp_path / "other"), "/other"),
+        *("--ro-bind", str(reachable / "inside"), "/inside"),
+        *("--bind", str(reachable / "work"), "/work", "--bind", str(reachable / "other"), "/other"),
     )
 
 
@@ -74,15 +72,15 @@ def run_restricted(modules, script, *, listable=(), **options):
         "touch /inside/landlock.py && echo >>/inside/landlock.py",
     ],
 )
-def test_mounted_but_unlisted_folder_is_refused(modules, tmp_path, attempt):
+def test_mounted_but_unlisted_folder_is_refused(modules, reachable, attempt):
     _, error, code = run_restricted(modules, attempt)
 
     assert code != 0
     assert any(words in error for words in ("Permission denied", "Read-only", "cross-device")), (
         error
     )
-    assert (tmp_path / "other" / "file").read_text() == "secret"
-    assert [path.name for path in (tmp_path / "other").iterdir()] == ["file"]
+    assert (reachable / "other" / "file").read_text() == "secret"
+    assert [path.name for path in (reachable / "other").iterdir()] == ["file"]
 
 
 def test_same_attempts_work_without_the_restriction(modules):

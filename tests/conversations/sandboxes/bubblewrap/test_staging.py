@@ -56,18 +56,14 @@ def run_staged(closed, stage):
     )
 
 
-def test_folder_in_a_closed_folder_can_be_mounted(closed, tmp_path_factory):
-    stage = tmp_path_factory.mktemp("stage")
-    for parent in (stage, *stage.parents[:2]):
-        parent.chmod(0o711)
-
-    done = run_staged(closed, stage)
+def test_folder_in_a_closed_folder_can_be_mounted(closed, reachable):
+    done = run_staged(closed, reachable)
 
     assert (done.stdout, done.returncode) == ("a\nf\n", 0), done.stderr
     assert (closed / "project" / "b").read_text() == "new\n"
     assert (closed / "project" / "b").stat().st_uid == support.choose_uid()
     # The mounts were seen by that process only.
-    assert list(stage.iterdir()) == []
+    assert list(reachable.iterdir()) == []
 
 
 def test_closed_folder_is_refused_without_staging(closed):
@@ -77,15 +73,14 @@ def test_closed_folder_is_refused_without_staging(closed):
     assert "Permission denied" in done.stderr
 
 
-def test_missing_source_is_named(closed, tmp_path_factory):
-    stage = tmp_path_factory.mktemp("stage")
+def test_missing_source_is_named(reachable):
     code = (
         "import sys; from pathlib import Path; from conversations.sandboxes.bubblewrap import staging;"
         " staging.stage(Path(sys.argv[1]), {'x': Path('/nonexistent')})"
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", code, stage],
+        [sys.executable, "-c", code, reachable],
         cwd=Path(__file__).parents[4],
         capture_output=True,
         text=True,
