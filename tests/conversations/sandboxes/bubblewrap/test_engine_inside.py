@@ -1,7 +1,9 @@
 """The real engine with its keys in a file that is deleted, and other processes that try to get them."""
 
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,33 @@ def test_keys_of_the_engine_are_out_of_reach(tmp_path):
         "changes": [{"path": "f", "status": "ADDED"}],
         "environment of git": ["1", "0"],
     }
+
+
+@pytest.mark.parametrize("text", [None, '{"session_api_keys": [""]}'])
+def test_engine_without_a_key_does_not_start(tmp_path, text):
+    file = tmp_path / "engine.json"
+    if text is not None:
+        file.write_text(text)
+
+    done = subprocess.run(
+        [
+            *(prepare.engine_dir() / "bin" / "python", "-m", "openhands.agent_server"),
+            *("--host", "127.0.0.1", "--port", "0", "--import-modules", "keyless"),
+            *("--extra-python-path", Path(inside.__file__).parent),
+        ],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "OPENHANDS_AGENT_SERVER_CONFIG_PATH": str(file),
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+
+    assert done.returncode != 0
+    assert "it has no session key and would accept every request" in done.stderr
+    assert "Starting OpenHands Agent Server" not in done.stdout
