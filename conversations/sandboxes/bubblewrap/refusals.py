@@ -1,4 +1,4 @@
-"""Words for a bubblewrap that does not start: the cause of the refusal and the remedy, from its output and the machine."""
+"""Explain why bubblewrap does not start: the cause and the remedy, from its output and the machine."""
 
 import errno
 import os
@@ -78,7 +78,7 @@ class Facts:
 
 
 def apparmor_profile(bwrap: str) -> str:
-    """Return the text of an AppArmor profile that lets this bubblewrap make user namespaces (Ubuntu 23.10 and later)."""
+    """Return an AppArmor profile that lets this bubblewrap make user namespaces (Ubuntu since 23.10)."""
     return (
         "abi <abi/4.0>,\n"
         "include <tunables/global>\n\n"
@@ -148,7 +148,7 @@ def _explain_settings(text: str, bwrap: str, facts: Facts) -> Refusal | None:
             "The kernel's setting user.max_user_namespaces is 0, which forbids user namespaces.",
             "Set it: echo user.max_user_namespaces=15000 >/etc/sysctl.d/99-openhands.conf && sysctl --system.",
         )
-    if "No space left on device" in text:
+    if "No space left on device" in text or "ENOSPC" in text:
         return Refusal(
             "The limit of user namespaces is reached"
             f" (user.max_user_namespaces is {facts.max_user_namespaces}), or they are nested too deeply.",
@@ -191,7 +191,7 @@ def _is_about_seccomp(text: str) -> bool:
 
 
 def _find_container(root: Path) -> str:
-    """Return the kind of container that this process runs in, by the marks that runtimes leave; else an empty string."""
+    """Return the kind of container of this process, by the marks that runtimes leave, or an empty string."""
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
         return "kubernetes"
     if (root / ".dockerenv").exists():

@@ -41,7 +41,7 @@ _UNTOUCHED: Final = 0xFFFFFFFF
 """The number that a tracer sets to skip a call. The kernel then runs nothing."""
 MACHINE: Final = platform.machine()
 _LAST: Final = 469
-"""The number of the newest call that is known here (Linux 6.17). Later calls look unimplemented, as on an old kernel."""
+"""The newest call that is known here (Linux 6.17). Later calls look unimplemented, as on an old kernel."""
 
 AF_UNIX: Final = 1
 AF_INET: Final = 2

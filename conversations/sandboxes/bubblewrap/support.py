@@ -84,17 +84,22 @@ def find_bwrap() -> str:
 
 
 def choose_uid() -> int | None:
-    """Return the unprivileged uid for a trial by root, or ``None`` if this process is not root.
+    """Return the unprivileged uid (and gid) for a trial by root, or ``None`` if this process is not root.
 
-    In a container whose user namespace has few uids, the uid is that of ``nobody``.
+    In a container whose user namespace has few ids it is that of ``nobody``. If only root exists there, the result is
+    ``None``: then root is an ordinary user outside.
     """
     if os.geteuid() != 0:
         return None
-    for line in Path("/proc/self/uid_map").read_text().splitlines():
-        first, _, count = map(int, line.split())
-        if first <= FIRST_UID < first + count:
-            return FIRST_UID
-    return 65534
+    for uid in (FIRST_UID, 65534):
+        if all(_is_mapped(uid, Path(f"/proc/self/{kind}_map")) for kind in ("uid", "gid")):
+            return uid
+    return None
+
+
+def _is_mapped(number: int, file: Path) -> bool:
+    ranges = [[int(part) for part in line.split()] for line in file.read_text().splitlines()]
+    return any(first <= number < first + count for first, _, count in ranges)
 
 
 @dataclass(frozen=True, slots=True)
