@@ -276,6 +276,10 @@ def _launch(spec: SandboxSpec, folder: Path, *, root: str, uid: int | None) -> H
         (folder / name).unlink(missing_ok=True)
     trim_log(folder / "engine.log", at_start=True)
     write_policy(folder / "policy.json", spec.policy)
+    if uid is not None:
+        # Programs that reopen /dev/stderr need the right to write to the log.
+        (folder / "engine.log").touch(mode=0o600)
+        os.chown(folder / "engine.log", uid, uid)
     lock_file = _lock_keeper(folder)
     request = _build_request(spec, folder, root=root, uid=uid, run=run)
     request["lock_fd"] = lock_file.fileno()
@@ -369,7 +373,12 @@ def _build_request(
         "nice": 5,
     }
     command = [python, "-P", "-m", MODULE, "--host", "127.0.0.1", "--port", str(INNER_ENGINE_PORT)]
-    command += ["--extra-python-path", mounts.INSIDE_TARGET, "--import-modules", "nondumpable"]
+    command += [
+        "--extra-python-path",
+        mounts.INSIDE_TARGET,
+        "--import-modules",
+        "nondumpable,keyless",
+    ]
     start = {
         "command": command,
         "environment": environment,

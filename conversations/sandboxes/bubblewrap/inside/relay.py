@@ -14,7 +14,6 @@ library. Nobody in the sandbox can end it, because a process 1 gets no signal fo
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import resource
@@ -28,7 +27,6 @@ PROXY_ADDRESS = ("127.0.0.1", 3128)
 CHUNK = 65_536
 CONFIG_SECONDS = 300.0
 """How long the engine may take to read its configuration before the file is deleted anyway."""
-_PR_SET_DUMPABLE = 4
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -170,19 +168,20 @@ def init(control_fd: int, door_fd: int) -> int:
     """
     # The kernel ignores signals to process 1 that have no handler, also this one from Ctrl-C.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    # Other processes of the sandbox have the same user id. They must not read this process's memory, which holds the
+    # engine's keys, and they must not take over its socket to the keeper.
+    import nondumpable  # type: ignore[import-not-found]  # noqa: F401  # found only where this program runs
+
     control, door = socket.socket(fileno=control_fd), socket.socket(fileno=door_fd)
     start = json.loads(control.makefile("rb").readline())
     proxy = socket.create_server(PROXY_ADDRESS, backlog=256)
     set_limits(start["limits"])
     landlock_abi = 0
     if start["landlock"]:
-        sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
         import landlock  # type: ignore[import-not-found]  # found only where this program runs
 
         landlock_abi = landlock.restrict(start["read_only"], start["writable"], ["/"])
-    # Other processes of the sandbox have the same user id. They must not read this process's memory, which holds the
-    # engine's keys.
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     hello = json.dumps({"ready": True, "landlock": landlock_abi}).encode() + b"\n"
     socket.send_fds(control, [hello], [proxy.fileno()])
     proxy.close()
