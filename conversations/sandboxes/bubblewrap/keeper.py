@@ -310,6 +310,8 @@ def main() -> None:
 
     async def run() -> None:
         await Keeper(request).run()
+        # A thread that still resolves a name must not delay the end, which other processes see by the lock.
+        os._exit(0)
 
     asyncio.run(run())
 

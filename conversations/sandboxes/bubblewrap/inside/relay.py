@@ -192,16 +192,17 @@ def init(control_fd: int, door_fd: int) -> int:
 
 def connect(host: str, port: str) -> int:
     """Connect standard input and output to a host through the proxy. Return the exit status."""
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     with socket.create_connection(PROXY_ADDRESS) as link:
-        link.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+        link.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
         head = b""
-        while b"\r\n\r\n" not in head:
-            if not (data := link.recv(1)):
-                break
+        # Read byte by byte, because the bytes after the head already come from the host.
+        while not head.endswith(b"\r\n\r\n") and (data := link.recv(1)):
             head += data
-        if b" 200" not in head.split(b"\r\n")[0]:
-            reason = link.recv(CHUNK).decode(errors="replace") or head.decode(errors="replace")
-            print(reason.strip(), file=sys.stderr)
+        if b" 200 " not in head.split(b"\r\n")[0] + b" ":
+            link.settimeout(5)
+            with contextlib.suppress(TimeoutError):
+                print(link.recv(CHUNK).decode(errors="replace").strip(), file=sys.stderr)
             return 1
         if os.fork() == 0:
             while data := os.read(0, CHUNK):
