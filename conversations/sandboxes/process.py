@@ -31,6 +31,7 @@ import httpx2
 import psutil
 from django.conf import settings
 
+from conversations.sandboxes.egress.policy import Policy
 from conversations.sandboxes.provider import (
     Handle,
     Observed,
@@ -116,6 +117,13 @@ class ProcessProvider:
             for path in (trash, folder, Path(_tmux_folder(folder))):
                 _remove(path)
             lock.unlink(missing_ok=True)
+
+    def set_policy(self, handle: Handle, policy: Policy) -> None:
+        """Do nothing: these sandboxes share the network of this machine."""
+
+    def read_decisions(self, handle: Handle, position: str) -> tuple[list[dict[str, Any]], str]:
+        """Return no decisions: these sandboxes share the network of this machine."""
+        return [], position
 
     def copy_workspace(self, source: Handle, target: Handle) -> bool:
         """Copy the project folder of one sandbox into another sandbox. Return False if the source has no project.

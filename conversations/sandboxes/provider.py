@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeAlias
 from uuid import UUID
 
+from conversations.sandboxes.egress.policy import REFUSE_ALL, Policy
 from lib.problems import Problem
 
 Handle: TypeAlias = dict[str, Any]
@@ -32,13 +33,14 @@ class SandboxSpec:
 
     ``session_key`` authenticates requests to the engine's API. ``secret_key`` encrypts the engine's files and must be
     the same for all runs of the sandbox. ``gateway_url`` is the URL at which the sandbox reaches this
-    server.
+    server. ``policy`` contains the sandbox's network rules; without it, the sandbox reaches no host.
     """
 
     sandbox_id: UUID
     session_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     gateway_url: str
+    policy: Policy = REFUSE_ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,23 @@ class SandboxProvider(Protocol):
 
     def destroy(self, handle: Handle) -> None:
         """End the sandbox and delete its data permanently. Safe to repeat."""
+        ...
+
+    def set_policy(self, handle: Handle, policy: Policy) -> None:
+        """Replace the network rules of a started sandbox. New connections follow them at once. Safe to repeat.
+
+        Do nothing if the provider does not control the network of its sandboxes.
+        """
+        ...
+
+    def read_decisions(self, handle: Handle, position: str) -> tuple[list[dict[str, Any]], str]:
+        """Return up to 1,000 decisions of the sandbox's proxy after a position, oldest first, and the new position.
+
+        A position is an opaque text; the empty text is the beginning. A decision is a dict with the keys ``at``,
+        ``host``, ``port``, ``address``, ``allowed``, ``reason``, ``protocol`` and, if it stands for more than one,
+        ``count``. Cheap if there is nothing new. Return no decisions and the same position if the provider does not
+        control the network of its sandboxes, or if the sandbox's files are on another machine.
+        """
         ...
 
 
