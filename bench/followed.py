@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psutil
 import psycopg
@@ -26,6 +26,8 @@ from websockets.asyncio.client import connect
 from accounts.services import create_user
 from bench.report import figure
 from conversations.models import Conversation, Event, Lease, Sandbox
+from conversations.sandboxes.process import MODULE
+from conversations.sandboxes.provider import Handle
 from lib.env import BASE_DIR
 
 COUNT = 1_000
@@ -37,12 +39,13 @@ BARE_CONNECTIONS = 8
 def run() -> list[dict[str, Any]]:
     """Return the cores and the memory that a manager of ``COUNT`` conversations uses, compared with the reference."""
     port = _free_port()
-    keys = _conversations(f"http://127.0.0.1:{port}", COUNT)
-    with _engines(port) as began:
+    keys = _conversations(COUNT)
+    with _engines(port) as (began, handle):
+        Sandbox.objects.update(handle=handle)
         ours = _measure(_manager_command(), keys, began)
     Event.objects.all()._raw_delete("default")  # noqa: SLF001 - no other rows refer to these events
     Conversation.objects.filter(pk__in=keys).update(engine_seq=-1, last_seq=0)
-    with _engines(port) as began:
+    with _engines(port):
         bare = _measure([sys.executable, "-c", _RUN_REFERENCE, str(port)], keys, None)
     reference = bare["cores"] / bare["events_per_second"] * ours["events_per_second"]
     measured = {
@@ -74,21 +77,32 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _engines(port: int) -> Iterator[float]:
-    """Run the engines during the block. Yield the Unix time at which they begin to send events."""
+def _engines(port: int) -> Iterator[tuple[float, Handle]]:
+    """Run the engines during the block.
+
+    Yield the Unix time at which they begin to send events, and the handle by which the process provider dials them.
+    """
     options = {"interval": 1.0, "port": port, "began": time.time() + 1}
-    command = [sys.executable, "-m", "tests.fakes.engine_sockets", json.dumps(options)]
-    process = subprocess.Popen(command, cwd=BASE_DIR, stdout=subprocess.PIPE, text=True)
+    # The provider recognizes its processes by the module name and the environment variable.
+    command = [sys.executable, "-m", "tests.fakes.engine_sockets", json.dumps(options), MODULE]
+    run = uuid4().hex
+    process = subprocess.Popen(
+        command,
+        cwd=BASE_DIR,
+        env=os.environ | {"OH_SANDBOX_RUN": run},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert process.stdout
         process.stdout.readline()
-        yield options["began"]
+        yield options["began"], {"run": run, "pid": process.pid, "port": port}
     finally:
         process.kill()
         process.wait(10)
 
 
-def _conversations(url: str, count: int) -> list[UUID]:
+def _conversations(count: int) -> list[UUID]:
     user = create_user(email="followed@example.com")
     organization = user.personal_organization
     sandboxes = [
@@ -98,7 +112,6 @@ def _conversations(url: str, count: int) -> list[UUID]:
             observed="running",
             conversation_started=True,
             run=1,
-            base_url=url,
         )
         for _ in range(count)
     ]

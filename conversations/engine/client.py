@@ -1,12 +1,11 @@
 """The client of a sandbox's engine. No other module calls the engine's HTTP API or reads its session socket."""
 
+import asyncio
 import contextlib
 import json
-import ssl
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import IO, Any
 from uuid import UUID
 
@@ -14,13 +13,13 @@ import httpx2
 import msgspec
 import websockets
 from django.conf import settings
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from conversations.engine import payloads
 from conversations.engine.payloads import Durable, Frame
+from conversations.engine.transport import ENGINE_URL, Dial, DialTransport, dial_in_thread
 
-CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 TOOL_SECONDS = 600.0
 """The timeout of calls that wait until the running tool ends. It is longer than a tool may run."""
@@ -119,12 +118,13 @@ class Download:
 class EngineClient:
     """The HTTP client of one engine. It is cheap to create, keeps no connection open, and is thread-safe.
 
-    Every method may raise ``EngineUnreachable``, ``EngineRefused`` or ``EngineMissing``. A request that is safe to
-    repeat is retried once after a connection reset. Times are in seconds.
+    ``dial`` connects to the engine; it is called for each request. Every method may raise ``EngineUnreachable``,
+    ``EngineRefused`` or ``EngineMissing``. A request that is safe to repeat is retried once after a connection reset.
+    Times are in seconds.
     """
 
-    def __init__(self, base_url: str, session_key: str) -> None:
-        self._base_url = base_url.rstrip("/")
+    def __init__(self, dial: Dial, session_key: str) -> None:
+        self._dial = dial
         self._session_key = session_key
 
     # --- The server ---
@@ -394,16 +394,16 @@ class EngineClient:
         # One connection per request: after an unhandled error the engine silently drops a keep-alive connection, so the
         # next request on that connection, perhaps a message, would end in a reset.
         return httpx2.Client(
-            base_url=self._base_url,
+            base_url=ENGINE_URL,
+            transport=DialTransport(self._dial),
             headers={
                 "X-Session-API-Key": self._session_key,
                 "Connection": "close",
                 "Accept-Encoding": "identity",
             },
-            timeout=httpx2.Timeout(read, connect=CONNECT_SECONDS),
+            timeout=read,
             trust_env=False,
             follow_redirects=False,
-            verify=_authorities(),
         )
 
     def _call(
@@ -470,33 +470,19 @@ class EngineClient:
         return Download(response, client)
 
 
-@cache
-def _authorities() -> ssl.SSLContext:
-    """Return the TLS context with the trusted authorities. Cached, because loading them takes longer than a request."""
-    return httpx2.create_ssl_context(trust_env=False)
-
-
 async def follow(
-    base_url: str, session_key: str, conversation_id: UUID, after_seq: int
+    dial: Dial, session_key: str, conversation_id: UUID, after_seq: int
 ) -> AsyncGenerator[Frame, None]:
     """Yield the frames of a conversation's session socket: the events after the index ``after_seq``, then new frames.
 
-    The index -1 requests all events. The generator ends only with an exception: ``EngineUnreachable`` if the connection
-    fails or is lost (reconnect with the last index), ``FrameTooLarge``, ``EngineMissing`` if the engine does not know
-    the conversation, and ``EngineRefused`` if the key is wrong (4001 or 403). While a tool runs, the first frame may
-    arrive only after the tool ends. Close the generator with ``aclose``.
+    The index -1 requests all events. ``dial`` connects to the engine; it is called once, in a thread. The generator
+    ends only with an exception: ``EngineUnreachable`` if the connection fails or is lost (reconnect with the last
+    index), ``FrameTooLarge``, ``EngineMissing`` if the engine does not know the conversation, and ``EngineRefused`` if
+    the key is wrong (4001 or 403). While a tool runs, the first frame may arrive only after the tool ends. Close the
+    generator with ``aclose``.
     """
-    url = f"{base_url.rstrip('/')}/sockets/session/{conversation_id}?after_seq={after_seq}"
     try:
-        async with connect(
-            url.replace("http", "ws", 1),
-            max_size=settings.EVENT_MAX_BYTES + 65_536,  # room for the envelope
-            open_timeout=READ_SECONDS,
-            ping_interval=20,
-            ping_timeout=30,
-            close_timeout=2,
-            proxy=None,
-        ) as socket:
+        async with await _open_socket(dial, conversation_id, after_seq) as socket:
             # Send the key in the first frame, because a key in the URL would appear in access logs.
             await socket.send(
                 msgspec.json.encode({"type": "auth", "session_api_key": session_key}).decode()
@@ -521,6 +507,29 @@ async def follow(
         websockets.WebSocketException,
     ) as error:
         raise EngineUnreachable(str(error) or type(error).__name__) from error
+
+
+async def _open_socket(dial: Dial, conversation_id: UUID, after_seq: int) -> ClientConnection:
+    async with asyncio.timeout(READ_SECONDS):
+        connection = await dial_in_thread(dial)
+    try:
+        return await connect(
+            f"{ENGINE_URL.replace('http', 'ws', 1)}/sockets/session/{conversation_id}?after_seq={after_seq}",
+            sock=connection,
+            max_size=settings.EVENT_MAX_BYTES + 65_536,  # room for the envelope
+            open_timeout=READ_SECONDS,
+            ping_interval=20,
+            ping_timeout=30,
+            close_timeout=2,
+            proxy=None,
+        )
+    except ValueError as error:
+        # This is the response to a redirect, which a socket that is connected already cannot follow.
+        connection.close()
+        raise EngineUnreachable(str(error)) from error
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _closed(closed: ConnectionClosed) -> Exception:

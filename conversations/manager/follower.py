@@ -102,7 +102,7 @@ class Follower:
         try:
             await self._follow(place)
         except FrameTooLarge:
-            client = EngineClient(place.base_url, place.session_key)
+            client = EngineClient(place.dial, place.session_key)
             # Read the large event over REST. The next connection continues after this event.
             await self.manager.at_engine(services.read_log, client=client, **self._lease)
         except (EngineUnreachable, EngineMissing, EngineRefused, services.LogGap) as error:
@@ -131,7 +131,7 @@ class Follower:
             await asyncio.wait([reader])
 
     async def _read(self, place: Place, frames: "asyncio.Queue[Frame | Exception]") -> None:
-        source = follow(place.base_url, place.session_key, self.conversation_id, place.after_seq)
+        source = follow(place.dial, place.session_key, self.conversation_id, place.after_seq)
         try:
             async for frame in source:
                 await frames.put(frame)
@@ -177,7 +177,7 @@ class Follower:
         States in transient frames are ignored, because changes of the state are also events of the log, and an outdated
         state from before a user's answer would ask the user again.
         """
-        client = EngineClient(place.base_url, place.session_key)
+        client = EngineClient(place.dial, place.session_key)
         target = {"conversation_id": self.conversation_id}
         for _ in range(OBSERVE_TRIES):
             as_of = await self.manager.in_database(services.snapshot_state, **target)

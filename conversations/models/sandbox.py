@@ -43,7 +43,6 @@ class Sandbox(models.Model):
         blank=True,
         help_text="The JSON by which the provider finds the sandbox again.",
     )
-    base_url = models.CharField(max_length=300, blank=True)
     workspace = models.CharField(
         max_length=300, blank=True, help_text="The agent's working folder inside the sandbox."
     )

@@ -32,7 +32,10 @@ import psutil
 from django.conf import settings
 
 from conversations.sandboxes.egress.policy import Policy
+from conversations.sandboxes.listeners import listens, still_listens
 from conversations.sandboxes.provider import (
+    DIAL_SECONDS,
+    ENGINE_PORT,
     Handle,
     Observed,
     SandboxImpossible,
@@ -94,9 +97,21 @@ class ProcessProvider:
         if not process:
             state, detail = _describe_end(folder, handle["run"])
             return Observed(state, workspace=workspace, detail=detail)
-        base_url = f"http://127.0.0.1:{handle['port']}"
-        is_ready = _listens(process, handle["port"]) and _probe(base_url)
-        return Observed(State.RUNNING if is_ready else State.STARTING, base_url, workspace)
+        is_ready = listens(process, handle["port"]) and _probe(handle["port"])
+        return Observed(State.RUNNING if is_ready else State.STARTING, workspace)
+
+    def dial(self, handle: Handle, port: int = ENGINE_PORT) -> socket.socket:
+        # These sandboxes share the ports of this machine, so never connect to a port that another program uses.
+        if not _owns_port(handle, port):
+            raise ConnectionRefusedError(
+                f"The sandbox does not run, or nothing in it listens on port {port or 'of the engine'}."
+            )
+        connection = socket.create_connection(("127.0.0.1", port or handle["port"]), DIAL_SECONDS)
+        connection.settimeout(None)
+        return connection
+
+    def gateway_url(self) -> str:
+        return settings.GATEWAY_URL
 
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
         if folder := _folder(handle):
@@ -394,22 +409,22 @@ def _find_engine(handle: Handle) -> psutil.Process | None:
         return None
 
 
-def _listens(process: psutil.Process, port: int) -> bool:
-    """Return whether this process listens on the port. Another program may have taken the port first."""
-    try:
-        sockets = process.net_connections("tcp")
-        return any(s.laddr.port == port for s in sockets if s.status == psutil.CONN_LISTEN)
-    except psutil.AccessDenied:
-        return True
-    except psutil.Error:
+def _owns_port(handle: Handle, port: int) -> bool:
+    """Return whether a process of this run listens on the port, or the engine on its own if ``port`` is 0."""
+    if not {"run", "port"} <= handle.keys():
         return False
+    if port in (ENGINE_PORT, handle["port"]):
+        return still_listens(handle["run"], handle["port"], lambda: _find_engine(handle))
+    engine = _find_engine(handle)
+    return engine is not None and any(
+        listens(process, port) for process in _members(handle["sandbox"], [engine])
+    )
 
 
-def _probe(base_url: str) -> bool:
+def _probe(port: int) -> bool:
+    url = f"http://127.0.0.1:{port}/ready"
     try:
-        with httpx2.stream(
-            "GET", f"{base_url}/ready", timeout=PROBE_SECONDS, trust_env=False
-        ) as response:
+        with httpx2.stream("GET", url, timeout=PROBE_SECONDS, trust_env=False) as response:
             return response.status_code == 200
     except httpx2.RequestError:
         return False

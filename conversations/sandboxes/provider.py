@@ -5,6 +5,7 @@ so that the provider can find the sandbox again.
 """
 
 import enum
+import socket
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -15,6 +16,10 @@ from lib.problems import Problem
 
 Handle: TypeAlias = dict[str, Any]
 """The JSON by which a provider finds a sandbox again. It contains no secrets, and only the provider reads it."""
+ENGINE_PORT = 0
+"""The port to dial for the engine, wherever the provider put it."""
+DIAL_SECONDS = 5.0
+"""The time after which a dial that gets no answer fails."""
 
 
 class State(str, enum.Enum):
@@ -47,12 +52,11 @@ class SandboxSpec:
 class Observed:
     """The current state of a sandbox.
 
-    ``base_url`` is the URL of the engine, or empty if the sandbox is neither starting nor running. ``workspace`` is the
-    path of the project's folder inside the sandbox. ``detail`` is a sentence for the sandbox's owner.
+    ``workspace`` is the path of the project's folder inside the sandbox. ``detail`` is a sentence for the sandbox's
+    owner.
     """
 
     state: State
-    base_url: str = ""
     workspace: str = ""
     detail: str = ""
 
@@ -110,11 +114,23 @@ class SandboxProvider(Protocol):
         ...
 
     def resume(self, spec: SandboxSpec, handle: Handle) -> Handle:
-        """Start a stopped sandbox again with its data, like ``start``. The URL of its engine may change."""
+        """Start a stopped sandbox again with its data, like ``start``. Use the returned handle from then on."""
         ...
 
     def destroy(self, handle: Handle) -> None:
         """End the sandbox and delete its data permanently. Safe to repeat."""
+        ...
+
+    def dial(self, handle: Handle, port: int = ENGINE_PORT) -> socket.socket:
+        """Return a new stream socket, connected to ``port`` of 127.0.0.1 inside the sandbox, and blocking.
+
+        The caller closes the socket. Raise ``ConnectionError`` if the sandbox does not run or nothing in it listens on
+        the port, and ``TimeoutError`` after ``DIAL_SECONDS``. Both are ``OSError``.
+        """
+        ...
+
+    def gateway_url(self) -> str:
+        """Return the URL at which the sandboxes of this provider reach this server, without a slash at the end."""
         ...
 
     def set_policy(self, handle: Handle, policy: Policy) -> None:

@@ -5,11 +5,12 @@ from uuid import UUID
 from django.db import transaction
 
 from conversations import queue
-from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
+from conversations.engine.client import EngineRefused, EngineUnreachable
 from conversations.models import (
     Conversation,
 )
 from conversations.services.delivery import keep_running, lock_conversation
+from conversations.services.engines import open_engine
 from conversations.services.state import is_up, request_start, require_agent
 
 NO_SLOT = 429
@@ -36,7 +37,7 @@ def interrupt_agent(*, conversation_id: UUID) -> None:
     conversation = Conversation.objects.select_related("sandbox").filter(pk=conversation_id).first()
     if conversation is None or not is_up(conversation) or conversation.sandbox is None:
         return
-    client = EngineClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
+    client = open_engine(conversation.sandbox)
     client.interrupt(conversation_id)
 
 
@@ -66,7 +67,7 @@ def run_agent(*, conversation_id: UUID, only_if_stopped: bool = True) -> None:
         if conversation.status == Conversation.Status.FAILED:
             return
         raise EngineUnreachable("the sandbox is not running yet")
-    client = EngineClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
+    client = open_engine(conversation.sandbox)
     # Ask the engine, not our row: running an agent that waits for confirmation would approve its action.
     status = (client.get_conversation(conversation_id) or {}).get("execution_status")
     if status in STOPPED_MIDWAY or (status == "idle" and not only_if_stopped):

@@ -11,6 +11,7 @@ from conversations import announcing, queue
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation, Event, NewEvent
 from conversations.services.delivery import clear_agent_busy, mark_agent_busy
+from conversations.services.engines import open_engine
 from conversations.services.state import is_up
 from lib.problems import Problem
 
@@ -90,7 +91,7 @@ def deliver_answer(*, conversation_id: UUID, accept: bool, reason: str, asked_in
         return
     if not is_up(conversation):
         raise EngineUnreachable("the sandbox is not running yet")
-    client = EngineClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
+    client = open_engine(conversation.sandbox)
     state = client.get_conversation(conversation_id)
     if state is None:
         # A single 404 from the engine does not mean that the conversation was deleted.

@@ -22,6 +22,7 @@ from conversations.models import (
     OutgoingMessage,
     Sandbox,
 )
+from conversations.services.engines import open_engine
 from conversations.services.state import append_notice, change_fields, is_up, request_start
 
 FOLLOWER_WAIT_SECONDS = 3.0
@@ -58,7 +59,7 @@ def deliver_messages(*, conversation_id: UUID) -> None:
                 mark_agent_busy(conversation)
             keep_running(sandbox)
         _await_follower(conversation_id, sandbox.run)
-        client = EngineClient(sandbox.base_url, sandbox.session_key())
+        client = open_engine(sandbox)
         if was_sent_before:
             _confirm_delivery(client, conversation, message)
         elif _is_current_attempt(message):

@@ -10,6 +10,7 @@ from accounts.services import audit
 from conversations import queue
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation
+from conversations.services.engines import open_engine
 from conversations.services.equipment import check_enforced
 from conversations.services.state import change_fields, is_up
 
@@ -89,7 +90,7 @@ def send_confirmation_settings(*, conversation_id: UUID) -> None:
         return
     if not is_up(conversation):
         return
-    client = EngineClient(conversation.sandbox.base_url, conversation.sandbox.session_key())
+    client = open_engine(conversation.sandbox)
     apply_confirmation(client, conversation)
 
 

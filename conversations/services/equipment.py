@@ -7,8 +7,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from django.conf import settings
-
 from accounts.models import User
 from accounts.services import custom_secrets, provider_tokens, user_settings
 from accounts.settings.choices import ConfirmationPolicy, SecurityAnalyzer
@@ -16,6 +14,7 @@ from billing import services as billing
 from billing.models import GatewayToken
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation, Sandbox
+from conversations.sandboxes.provider import get_provider
 
 SEARCH_URL = "https://mcp.tavily.com/mcp/"
 PUSH_INSTRUCTIONS = (
@@ -120,7 +119,7 @@ def _unused_name(servers: dict[str, Any], url: str) -> str:
     return name
 
 
-def build_secret_sources(conversation: Conversation) -> dict[str, Any]:
+def build_secret_sources(conversation: Conversation, sandbox: Sandbox) -> dict[str, Any]:
     """Return a dict from secret name to a reference in the engine's format. References contain no secret values.
 
     If the conversation has a repository, the creator's token for its Git host is included, so that the agent can
@@ -142,10 +141,11 @@ def build_secret_sources(conversation: Conversation) -> dict[str, Any]:
         user_id=conversation.created_by_id,
         conversation_id=conversation.pk,
     )
+    gateway_url = get_provider(sandbox.provider).gateway_url()
     return {
         name: {
             "kind": "LookupSecret",
-            "url": f"{settings.GATEWAY_URL}/api/sandbox/secrets/{name}",
+            "url": f"{gateway_url}/api/sandbox/secrets/{name}",
             "headers": {"Authorization": f"Bearer {token}"},
             "description": description or None,
         }
@@ -167,9 +167,9 @@ def _find_git_token_name(conversation: Conversation) -> str | None:
     )
 
 
-def renew_secrets(conversation: Conversation, client: EngineClient) -> None:
+def renew_secrets(conversation: Conversation, sandbox: Sandbox, client: EngineClient) -> None:
     """Send the current references to the conversation's secrets to a restarted engine. Safe to repeat."""
-    if sources := build_secret_sources(conversation):
+    if sources := build_secret_sources(conversation, sandbox):
         client.set_secrets(conversation.pk, sources)
 
 

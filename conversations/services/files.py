@@ -18,6 +18,7 @@ from django.conf import settings
 
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation
+from conversations.services.engines import open_engine
 from conversations.services.sandboxes import SandboxNotRunning
 from conversations.services.state import is_up
 from lib.problems import Problem, TooLarge
@@ -89,7 +90,7 @@ def _workspace(conversation_id: UUID) -> Iterator[tuple[EngineClient, str]]:
     if sandbox is None or not is_up(conversation):
         raise SandboxNotRunning
     try:
-        yield EngineClient(sandbox.base_url, sandbox.session_key()), sandbox.workspace
+        yield open_engine(sandbox), sandbox.workspace
     except EngineUnreachable as error:
         raise SandboxNotRunning from error
     except EngineRefused as error:

@@ -18,6 +18,7 @@ from django.utils import timezone
 from conversations import announcing, queue
 from conversations.engine.client import EngineClient
 from conversations.engine.payloads import Durable, is_state_update, parse_execution_status
+from conversations.engine.transport import Dial
 from conversations.models import (
     Conversation,
     Event,
@@ -32,6 +33,7 @@ from conversations.sandboxes.provider import State, get_provider
 from conversations.services import redaction
 from conversations.services.delivery import deliver_if_free, user_text
 from conversations.services.egress_log import collect_last_decisions
+from conversations.services.engines import find_dial
 from conversations.services.state import append_notice, change_fields, request_start
 from lib.problems import Problem
 
@@ -61,9 +63,9 @@ class LogGap(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineTarget:
-    """An engine to follow: its URL and key, the number of its run, and the index of the last stored event."""
+    """An engine to follow: how to connect to it, its key, the number of its run, and the last stored event's index."""
 
-    base_url: str
+    dial: Dial
     session_key: str
     run: int
     after_seq: int
@@ -86,7 +88,7 @@ def find_engine(*, conversation_id: UUID, generation: int) -> EngineTarget | Non
     if sandbox is None or sandbox.observed != Sandbox.Observed.RUNNING:
         return None
     return EngineTarget(
-        sandbox.base_url, sandbox.session_key(), sandbox.run, conversation.engine_seq
+        find_dial(sandbox), sandbox.session_key(), sandbox.run, conversation.engine_seq
     )
 
 

@@ -26,6 +26,7 @@ from conversations.sandboxes.provider import (
 )
 from conversations.services import egress
 from conversations.services.details import apply_confirmation
+from conversations.services.engines import open_engine
 from conversations.services.equipment import (
     build_secret_sources,
     build_start_options,
@@ -78,7 +79,7 @@ def start_conversation(*, conversation_id: UUID) -> None:
             return
         with _phase(task, Phase.WAITING_FOR_SANDBOX):
             _start_sandbox(conversation, sandbox)
-        client = EngineClient(sandbox.base_url, sandbox.session_key())
+        client = open_engine(sandbox)
         # An engine that already has the conversation also has its workspace.
         if not sandbox.conversation_started:
             copy_parent_files(conversation, sandbox)
@@ -144,7 +145,7 @@ def _start_sandbox(conversation: Conversation, sandbox: Sandbox) -> None:
         sandbox_id=sandbox.pk,
         session_key=sandbox.session_key(),
         secret_key=sandbox.secret_key(),
-        gateway_url=settings.GATEWAY_URL,
+        gateway_url=provider.gateway_url(),
         policy=egress.build_policy(conversation),
     )
     # If an earlier attempt started the engine and it still runs, this attempt continues that run.
@@ -175,12 +176,11 @@ def _start_sandbox(conversation: Conversation, sandbox: Sandbox) -> None:
                 f"The engine did not answer within {settings.SANDBOX_START_SECONDS} seconds. {observed.detail}"
             )
         time.sleep(0.25)
-    sandbox.base_url, sandbox.workspace = observed.base_url, observed.workspace
-    sandbox.detail = ""
+    sandbox.workspace, sandbox.detail = observed.workspace, ""
     sandbox.active_at = timezone.now()
-    info = EngineClient(sandbox.base_url, sandbox.session_key()).get_server_info()
+    info = open_engine(sandbox).get_server_info()
     sandbox.engine_version = str(info.get("version", ""))[:40]
-    sandbox.save(update_fields=["base_url", "workspace", "detail", "active_at", "engine_version"])
+    sandbox.save(update_fields=["workspace", "detail", "active_at", "engine_version"])
 
 
 def _start_engine_conversation(
@@ -194,7 +194,7 @@ def _start_engine_conversation(
                 "Start a new conversation."
             )
         _update_confirmation(state, conversation, client)
-        renew_secrets(conversation, client)
+        renew_secrets(conversation, sandbox, client)
         return
     effective = get_creator_settings(conversation)
     token = billing.issue_gateway_token(
@@ -205,13 +205,13 @@ def _start_engine_conversation(
     body = build_start_request(
         conversation_id=conversation.pk,
         model=conversation.model,
-        gateway_url=f"{settings.GATEWAY_URL}/api/llm/v1",
+        gateway_url=f"{get_provider(sandbox.provider).gateway_url()}/api/llm/v1",
         token=token,
         workspace=sandbox.workspace,
         confirmation_policy=conversation.confirmation_policy,
         security_analyzer=conversation.security_analyzer,
         system_suffix=build_story(conversation, sandbox.workspace),
-        secrets=build_secret_sources(conversation),
+        secrets=build_secret_sources(conversation, sandbox),
         **build_start_options(effective),
     )
     try:

@@ -31,7 +31,7 @@ from accounts.models import User
 from conversations import services
 from conversations.models import Lease, Sandbox, StartTask
 user = User.objects.get(email="owner@example.com")
-base_url, count, folder, handle = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
+count, folder, handle = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 @transaction.atomic  # a worker must not see the start task
 def create_live_conversation():
     sandbox = services.create_conversation(user=user).sandbox
@@ -40,7 +40,7 @@ def create_live_conversation():
     own_handle = handle | {"sandbox": sandbox.pk.hex, "dir": str(sandbox_folder)}
     (sandbox_folder / "run.json").write_text(json.dumps(own_handle))
     Sandbox.objects.filter(pk=sandbox.pk).update(
-        observed="running", conversation_started=True, run=1, base_url=base_url, handle=own_handle
+        observed="running", conversation_started=True, run=1, handle=own_handle
     )
     conversation = sandbox.conversation
     StartTask.objects.filter(conversation=conversation).delete()
@@ -79,7 +79,6 @@ class Cluster:
         folder = self.stack.folder / "simulated"
         output = self.stack.python(
             CREATE_LIVE_CONVERSATIONS,
-            f"http://127.0.0.1:{port}",
             str(count),
             str(folder),
             json.dumps(handle),

@@ -94,7 +94,7 @@ class TestState:
         assert response.json()["since"] == format_time(running.start_tasks.get().finished_at)
         assert "/srv/data" not in response.text
 
-    def test_keys_addresses_and_paths_are_not_in_the_response(self, api, running):
+    def test_keys_addresses_and_paths_are_not_in_the_response(self, api, running, engine):
         sandbox = Sandbox.objects.get()
 
         response = api.get(build_url(running))
@@ -103,8 +103,8 @@ class TestState:
         for private in (
             sandbox.session_key(),
             sandbox.secret_key(),
-            sandbox.base_url,
-            sandbox.base_url.rpartition(":")[2],
+            str(engine.server_address[1]),
+            sandbox.handle["sandbox"],
             sandbox.workspace,
         ):
             assert private

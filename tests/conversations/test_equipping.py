@@ -47,6 +47,20 @@ class TestStartRequest:
         assert body["confirmation_policy"] == {"kind": "NeverConfirm"}
         assert body["secrets"] == {}
 
+    def test_addresses_of_this_server_come_from_the_provider(
+        self, alice, sandboxes, engine, monkeypatch
+    ):
+        monkeypatch.setattr(sandboxes, "gateway_url", lambda: "http://gateway.internal")
+        create_secret(alice)
+
+        _, body = start_conversation(alice, engine)
+
+        assert body["agent"]["llm"]["base_url"] == "http://gateway.internal/api/llm/v1"
+        assert (
+            body["secrets"]["TOKEN"]["url"] == "http://gateway.internal/api/sandbox/secrets/TOKEN"
+        )
+        assert sandboxes.specs[-1].gateway_url == "http://gateway.internal"
+
     def test_settings_of_the_user_are_in_the_request(self, alice, sandboxes, engine):
         change_settings(
             alice, max_iterations=7, condenser_max_size=33, mcp_config=MCP, search_api_key="tvly-Sec-1",

@@ -198,12 +198,14 @@ def test_gateway_tokens_of_followed_conversations_are_extended(unclaimed):
     assert GatewayToken.objects.get().expires_at > timezone.now()
 
 
-def test_engine_of_a_lease_has_an_address_a_run_and_a_cursor(unclaimed, engine):
+def test_engine_of_a_lease_has_a_connection_a_run_and_a_cursor(unclaimed, engine):
     claim("a")
 
     location = services.find_engine(conversation_id=unclaimed.pk, generation=1)
 
-    assert (location.base_url, location.run, location.after_seq) == (engine.url, 1, -1)
+    assert (location.run, location.after_seq) == (1, -1)
+    with location.dial() as connection:
+        assert connection.getpeername() == engine.server_address
     assert location.session_key
 
 

@@ -5,12 +5,16 @@
 
 import json
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from uuid import uuid4
 
-from conversations.sandboxes.provider import Handle, Observed, SandboxSpec, State
+from django.conf import settings
+
+from conversations.sandboxes.provider import ENGINE_PORT, Handle, Observed, SandboxSpec, State
+from tests.fakes.dials import build_dial
 
 _PATH = re.compile(r"/api/conversations/([0-9a-f-]+)(/.*)?")
 
@@ -29,10 +33,6 @@ class FakeAgentServer(ThreadingHTTPServer):
         """Status and body to send instead of the normal response, by ``"METHOD suffix"``."""
         self.drop_after: set[str] = set()
         """Requests (``"METHOD suffix"``) that are executed and whose connection is closed without a response."""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -133,9 +133,11 @@ class FakeProvider:
         self.server = server
         self.state = State.MISSING
         self.starts = 0
+        self.specs: list[SandboxSpec] = []
         self.destroyed = 0
 
     def start(self, spec: SandboxSpec) -> Handle:
+        self.specs.append(spec)
         self.starts += self.state != State.RUNNING
         self.state = State.RUNNING
         return {"sandbox": spec.sandbox_id.hex}
@@ -147,10 +149,15 @@ class FakeProvider:
         return self.start(spec)
 
     def inspect(self, handle: Handle) -> Observed:
-        is_up = self.state == State.RUNNING
-        return Observed(
-            self.state, self.server.url if is_up else "", "/workspace", "killed by signal 9"
-        )
+        return Observed(self.state, "/workspace", "killed by signal 9")
+
+    def dial(self, handle: Handle, port: int = ENGINE_PORT) -> socket.socket:
+        if self.state != State.RUNNING:
+            raise ConnectionRefusedError("The sandbox does not run.")
+        return build_dial(port or self.server.server_address[1])()
+
+    def gateway_url(self) -> str:
+        return settings.GATEWAY_URL
 
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
         self.state = State.STOPPED

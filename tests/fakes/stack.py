@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -245,7 +246,7 @@ class Talk:
         key = crypto.open_sealed(
             bytes(row["sealed_session_key"]), bound_to=f"sandbox.session:{row['id']}"
         )
-        return EngineClient(row["base_url"], key)
+        return EngineClient(partial(get_provider("process").dial, row["handle"]), key)
 
     def engine_log(self) -> list[Durable]:
         """Return the engine's own log, from its first event."""

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 import pytest
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, serve, unix_serve
+from websockets.http11 import Request, Response
 
 from conversations.engine import client as client_module
 from conversations.engine.client import (
@@ -22,6 +23,8 @@ from conversations.engine.client import (
     follow,
 )
 from conversations.engine.payloads import Durable, Sync, Unknown
+from conversations.engine.transport import Dial
+from tests.fakes.dials import build_dial
 from tests.hostile import EVENTS, frame
 
 ID = uuid4()
@@ -43,7 +46,8 @@ class Server:
         self._replies = replies
         self.requests: list[str] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.client = EngineClient(f"http://127.0.0.1:{self._listener.getsockname()[1]}", "key")
+        self.dial = build_dial(self._listener.getsockname()[1])
+        self.client = EngineClient(self.dial, "key")
 
     def serve(self) -> None:
         for reply in self._replies:
@@ -127,6 +131,104 @@ class TestResets:
             pytest.raises(EngineUnreachable) as caught,
         ):
             server.client.send_message(ID, text="hello", run=True)
+
+        assert caught.value.maybe_done
+
+
+def count_calls(dial: Dial) -> tuple[Dial, list[None]]:
+    """Return a dial that calls ``dial``, and a list with one entry for each call."""
+    calls: list[None] = []
+
+    def counted() -> socket.socket:
+        calls.append(None)
+        return dial()
+
+    return counted, calls
+
+
+def raise_error(error: Exception) -> socket.socket:
+    raise error
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Return a port whose listener accepts nothing and has a full queue, so that a connection hangs."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+class TestDial:
+    def test_request_travels_over_a_unix_socket_that_is_closed_at_the_end(self):
+        ours, theirs = socket.socketpair()
+        requests: list[bytes] = []
+
+        def serve() -> None:
+            requests.append(theirs.recv(65_536))
+            theirs.sendall(build_response(200, {"id": "c"}))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert EngineClient(lambda: ours, "key").get_conversation(ID) == {"id": "c"}
+        thread.join(10)
+
+        assert requests[0].lower().startswith(b"get /api/conversations/")
+        assert b"\r\nhost: engine\r\n" in requests[0].lower()
+        assert theirs.recv(1) == b""
+        theirs.close()
+
+    def test_each_request_dials_a_new_connection(self):
+        with run_engine(*[build_response(200, {"id": "c"})] * 3) as server:
+            dial, calls = count_calls(server.dial)
+            client = EngineClient(dial, "key")
+            for _ in range(3):
+                client.get_conversation(ID)
+
+        assert len(calls) == 3
+
+    @pytest.mark.parametrize("error", [ConnectionRefusedError("no"), OSError(24, "too many files")])
+    def test_failed_dial_is_unreachable_and_not_repeated(self, error):
+        dial, calls = count_calls(lambda: raise_error(error))
+
+        with pytest.raises(EngineUnreachable, match=r"no|too many files") as caught:
+            EngineClient(dial, "key").run(ID)
+
+        assert caught.value.maybe_done is False
+        assert len(calls) == 1
+
+    def test_hanging_dial_is_unreachable_after_its_timeout_and_not_repeated(self, silent_port):
+        dial, calls = count_calls(build_dial(silent_port, seconds=0.2))
+
+        with pytest.raises(EngineUnreachable, match="timed out") as caught:
+            EngineClient(dial, "key").send_message(ID, text="hello", run=True)
+
+        assert caught.value.maybe_done is False
+        assert len(calls) == 1
+
+    def test_download_that_cannot_dial_is_unreachable(self):
+        client = EngineClient(lambda: raise_error(ConnectionRefusedError("no")), "key")
+
+        with pytest.raises(EngineUnreachable) as caught:
+            client.download("/p/a.txt")
+        assert caught.value.maybe_done is False
+
+    def test_large_body_is_sent_and_received_whole(self):
+        content = bytes(range(256)) * 8_192
+        with run_engine(
+            build_response(200, {"file_size": len(content)}), build_response(200, content)
+        ) as server:
+            assert server.client.upload("/p/a.bin", content) == len(content)
+            assert b"".join(server.client.download("/p/a.bin")) == content
+
+    def test_engine_that_does_not_read_an_upload_is_unreachable(self, monkeypatch):
+        monkeypatch.setattr(client_module, "TOOL_SECONDS", 0.2)
+        ours, theirs = socket.socketpair()
+        with theirs, pytest.raises(EngineUnreachable) as caught:
+            EngineClient(lambda: ours, "key").upload("/p/a.bin", b"x" * 8_000_000)
 
         assert caught.value.maybe_done
 
@@ -257,7 +359,7 @@ async def follow_frames(*messages: bytes | str, code: int = 1000, reason: str = 
     async with serve(talk, "127.0.0.1", 0, compression=None) as server, asyncio.timeout(20):
         port = server.sockets[0].getsockname()[1]
         try:
-            async for one in follow(f"http://127.0.0.1:{port}", "key", ID, -1):
+            async for one in follow(build_dial(port), "key", ID, -1):
                 results.append(one)  # noqa: PERF401  (frames before the exception count)
         except Exception as error:  # noqa: BLE001  (the exception is part of the result)
             results.append(error)
@@ -305,3 +407,85 @@ class TestFollow:
         (end,) = await follow_frames(b"x" * 200_000)
 
         assert type(end) is FrameTooLarge
+
+    async def test_socket_is_followed_over_a_unix_socket(self, tmp_path):
+        requests: list[tuple[str, str]] = []
+
+        async def talk(connection: ServerConnection) -> None:
+            requests.append((connection.request.path, connection.request.headers["Host"]))
+            await connection.recv()
+            await connection.send(b'{"type":"sync"}', text=True)
+            await connection.wait_closed()
+
+        def dial() -> socket.socket:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(str(tmp_path / "s"))
+            return connection
+
+        async with unix_serve(talk, str(tmp_path / "s")), asyncio.timeout(20):
+            stream = follow(dial, "key", ID, 7)
+            assert await anext(stream) == Sync()
+            await stream.aclose()
+
+        assert requests == [(f"/sockets/session/{ID}?after_seq=7", "engine")]
+
+    async def test_failed_dial_is_unreachable(self):
+        dial, calls = count_calls(lambda: raise_error(ConnectionRefusedError("no")))
+
+        with pytest.raises(EngineUnreachable, match="no"):
+            await anext(follow(dial, "key", ID, -1))
+
+        assert len(calls) == 1
+
+    @pytest.mark.parametrize("cause", ["timeout", "cancellation"])
+    async def test_socket_that_is_connected_too_late_is_closed(self, monkeypatch, cause):
+        monkeypatch.setattr(client_module, "READ_SECONDS", 0.2 if cause == "timeout" else 20)
+        ours, theirs = socket.socketpair()
+        may_connect = threading.Event()
+
+        def dial() -> socket.socket:
+            may_connect.wait(20)
+            return ours
+
+        following = asyncio.ensure_future(anext(follow(dial, "key", ID, -1)))
+        await asyncio.sleep(0.1)
+        if cause == "cancellation":
+            following.cancel()
+        with pytest.raises((EngineUnreachable, asyncio.CancelledError)):
+            await following
+
+        may_connect.set()
+        theirs.settimeout(10)
+        assert await asyncio.to_thread(theirs.recv, 1) == b""
+        theirs.close()
+
+    async def test_engine_that_does_not_answer_the_handshake_is_unreachable(self, monkeypatch):
+        monkeypatch.setattr(client_module, "READ_SECONDS", 0.3)
+        ours, theirs = socket.socketpair()
+
+        with pytest.raises(EngineUnreachable, match="timed out"):
+            await anext(follow(lambda: ours, "key", ID, -1))
+
+        assert theirs.recv(5) == b"GET /"
+        assert ours.fileno() == -1
+        theirs.close()
+
+    async def test_redirect_to_another_server_is_not_followed(self):
+        visits: list[ServerConnection] = []
+
+        async def record(connection: ServerConnection) -> None:
+            visits.append(connection)
+
+        def redirect(connection: ServerConnection, request: Request) -> Response:
+            response = connection.respond(302, "")
+            response.headers["Location"] = f"ws://127.0.0.1:{port}/"
+            return response
+
+        async with serve(record, "127.0.0.1", 0) as other, asyncio.timeout(20):
+            port = other.sockets[0].getsockname()[1]
+            async with serve(record, "127.0.0.1", 0, process_request=redirect) as engine:
+                dial = build_dial(engine.sockets[0].getsockname()[1])
+                with pytest.raises(EngineUnreachable, match="redirect"):
+                    await anext(follow(dial, "key", ID, -1))
+
+        assert visits == []

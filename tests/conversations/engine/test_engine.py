@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from conversations.engine.client import (
 from conversations.engine.payloads import Delta, Durable, Frame, Sync, Transient, Unknown
 from conversations.sandboxes import process
 from conversations.sandboxes.provider import Handle, SandboxSpec, State, get_provider
+from tests.fakes.dials import build_dial
 from tests.fakes.engine import require_engine
 from tests.fakes.scripted_llm import ScriptedLLM
 from tests.waiting import wait_until
@@ -48,12 +50,14 @@ class RunningSandbox:
     spec: SandboxSpec
     handle: Handle
     model: ScriptedLLM
-    base_url: str
     workspace: str
 
     @property
     def client(self) -> EngineClient:
-        return EngineClient(self.base_url, self.spec.session_key)
+        return EngineClient(self.dial, self.spec.session_key)
+
+    def dial(self) -> socket.socket:
+        return provider.dial(self.handle)
 
     def create_conversation(self, **options: Any) -> UUID:
         """Create a conversation in the engine; return its id."""
@@ -112,7 +116,7 @@ def sandbox() -> Iterator[RunningSandbox]:
         handle = provider.start(spec)
         try:
             observed = wait_for_state(handle, State.RUNNING)
-            yield RunningSandbox(spec, handle, model, observed.base_url, observed.workspace)
+            yield RunningSandbox(spec, handle, model, observed.workspace)
         finally:
             provider.destroy(provider.find(spec.sandbox_id) or handle)
     assert list(process._members(spec.sandbox_id.hex, [])) == []
@@ -123,7 +127,7 @@ async def read_frames_until(
 ) -> list[Frame]:
     """Return the frames of the engine's socket until the event ``last_seq`` arrives."""
     frames: list[Frame] = []
-    stream = follow(sandbox.base_url, sandbox.spec.session_key, conversation_id, after_seq)
+    stream = follow(sandbox.dial, sandbox.spec.session_key, conversation_id, after_seq)
     async with contextlib.aclosing(stream), asyncio.timeout(60):
         async for frame in stream:
             frames.append(frame)
@@ -163,7 +167,7 @@ def test_changed_policy_and_analyzer_and_the_system_suffix_are_in_effect(sandbox
 
 
 def test_wrong_session_key_gets_401(sandbox):
-    client = EngineClient(sandbox.base_url, "wrong")
+    client = EngineClient(sandbox.dial, "wrong")
 
     with pytest.raises(EngineRefused) as caught:
         client.get_conversation(uuid4())
@@ -174,7 +178,7 @@ async def test_socket_with_a_wrong_session_key_is_closed_with_4001(sandbox):
     conversation_id = await asyncio.to_thread(sandbox.create_conversation)
 
     with pytest.raises(EngineRefused) as caught:
-        await anext(follow(sandbox.base_url, "wrong", conversation_id, -1))
+        await anext(follow(sandbox.dial, "wrong", conversation_id, -1))
     assert caught.value.status == 4001
 
 
@@ -183,19 +187,20 @@ async def test_unknown_conversation_is_missing(sandbox):
     with pytest.raises(EngineMissing):
         sandbox.client.run(uuid4())
     with pytest.raises(EngineMissing):
-        await anext(follow(sandbox.base_url, sandbox.spec.session_key, uuid4(), -1))
+        await anext(follow(sandbox.dial, sandbox.spec.session_key, uuid4(), -1))
     sandbox.client.delete_conversation(uuid4())
 
 
 async def test_closed_port_is_unreachable():
-    client = EngineClient("http://127.0.0.1:9", "key")
+    dial = build_dial(9)
+    client = EngineClient(dial, "key")
 
     assert not client.is_ready()
     with pytest.raises(EngineUnreachable) as caught:
         client.send_message(uuid4(), text="hello", run=True)
     assert caught.value.maybe_done is False
     with pytest.raises(EngineUnreachable):
-        await anext(follow("http://127.0.0.1:9", "key", uuid4(), -1))
+        await anext(follow(dial, "key", uuid4(), -1))
 
 
 async def test_socket_sends_the_events_of_the_log(sandbox):
@@ -242,7 +247,7 @@ async def test_delta_frames_contain_the_text_while_it_is_written(sandbox):
     frames: list[Frame] = []
 
     async def read() -> None:
-        stream = follow(sandbox.base_url, sandbox.spec.session_key, conversation_id, -1)
+        stream = follow(sandbox.dial, sandbox.spec.session_key, conversation_id, -1)
         async with contextlib.aclosing(stream):
             async for frame in stream:
                 frames.append(frame)  # noqa: PERF401  (frames before the cancellation count)
@@ -489,7 +494,7 @@ def test_killed_engine_is_resumed_with_its_log(sandbox):
         sandbox.client.get_conversation(conversation_id)
     sandbox.handle = provider.resume(sandbox.spec, sandbox.handle)
     assert [one for one in tool if process._runs(one)] == []
-    sandbox.base_url = wait_for_state(sandbox.handle, State.RUNNING).base_url
+    wait_for_state(sandbox.handle, State.RUNNING)
     sandbox.wait_for_status(conversation_id, {"error"})
     after = list(sandbox.client.iter_events(conversation_id))
     assert after[: len(before)] == before
@@ -513,7 +518,7 @@ def test_stopped_sandbox_leaves_no_process_and_keeps_the_log(sandbox):
     assert process._members(sandbox.spec.sandbox_id.hex, []) == set()
     assert list(Path(sandbox.handle["tmux"]).glob("tmux-*/openhands-*")) == []
     sandbox.handle = provider.resume(sandbox.spec, sandbox.handle)
-    sandbox.base_url = wait_for_state(sandbox.handle, State.RUNNING).base_url
+    wait_for_state(sandbox.handle, State.RUNNING)
     assert list(sandbox.client.iter_events(conversation_id)) == before
 
 

@@ -81,12 +81,11 @@ def wait_for_daemons(spec: SandboxSpec) -> list[int]:
 
 
 class TestStart:
-    def test_started_sandbox_runs_and_has_an_address(self, spec):
+    def test_started_sandbox_runs_and_has_a_workspace(self, spec):
         handle = provider.start(spec)
 
         observed = wait_for_state(handle, State.RUNNING)
 
-        assert observed.base_url == f"http://127.0.0.1:{handle['port']}"
         assert observed.workspace == str(get_folder(spec) / "project")
         assert json.loads(json.dumps(handle)) == handle
 
@@ -236,7 +235,6 @@ class TestEndOfEngine:
 
         observed = wait_for_state(handle, State.FAILED)
         assert "killed by SIGKILL" in observed.detail
-        assert observed.base_url == ""
 
     def test_ended_engine_is_reported_as_failed_with_its_status_and_error_line(self, spec):
         instruct_engine(spec, "die", "ERROR: [Errno 98] address already in use")
@@ -301,6 +299,99 @@ class TestEndOfEngine:
         provider.destroy(handle)
 
 
+def end_sandbox(how: str, handle: Handle) -> None:
+    if how == "stop":
+        provider.stop(handle, grace_seconds=1)
+    elif how == "destroy":
+        provider.destroy(handle)
+    else:
+        os.kill(handle["pid"], signal.SIGKILL)
+        wait_for_state(handle, State.FAILED)
+
+
+class TestDial:
+    def test_dialled_socket_is_blocking_and_reaches_the_engine(self, spec):
+        handle = provider.start(spec)
+        wait_for_state(handle, State.RUNNING)
+
+        with provider.dial(handle) as connection:
+            assert connection.gettimeout() is None
+            connection.sendall(b"GET /ready HTTP/1.0\r\n\r\n")
+            assert connection.makefile("rb").readline().split()[1] == b"200"
+
+    @pytest.mark.parametrize("how", ["stop", "destroy", "kill"])
+    def test_dial_of_an_ended_sandbox_is_refused_although_its_port_is_in_use(self, spec, how):
+        handle = provider.start(spec)
+        wait_for_state(handle, State.RUNNING)
+        provider.dial(handle).close()
+
+        end_sandbox(how, handle)
+
+        with socket.create_server(("127.0.0.1", handle["port"])) as other:
+            other.settimeout(0.2)
+            with pytest.raises(ConnectionError, match="does not run"):
+                provider.dial(handle)
+            with pytest.raises(TimeoutError):
+                other.accept()
+
+    def test_resumed_sandbox_is_dialled_by_its_new_handle_only(self, spec):
+        first = provider.start(spec)
+        wait_for_state(first, State.RUNNING)
+        provider.stop(first, grace_seconds=1)
+        second = provider.resume(spec, first)
+        wait_for_state(second, State.RUNNING)
+
+        provider.dial(second).close()
+        with pytest.raises(ConnectionError):
+            provider.dial(first)
+
+    def test_port_of_another_program_is_not_dialled(self, spec):
+        handle = provider.start(spec)
+        wait_for_state(handle, State.RUNNING)
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            other.settimeout(0.2)
+            port = other.getsockname()[1]
+            with pytest.raises(ConnectionError):
+                provider.dial(handle | {"port": port})
+            with pytest.raises(ConnectionError):
+                provider.dial(handle, port)
+            with pytest.raises(TimeoutError):
+                other.accept()
+
+    def test_port_of_a_process_of_the_sandbox_is_dialled(self, spec):
+        handle = provider.start(spec)
+        wait_for_state(handle, State.RUNNING)
+        serve = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); s.accept()[0].sendall(b'hello')"
+        agent = subprocess.Popen(
+            [sys.executable, "-c", serve],
+            env={"OH_SANDBOX_ID": spec.sandbox_id.hex},
+            stdout=subprocess.PIPE,
+        )
+        try:
+            with provider.dial(handle, int(agent.stdout.readline())) as connection:
+                assert connection.recv(5) == b"hello"
+        finally:
+            agent.kill()
+            agent.communicate()
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+    def test_repeated_dial_does_not_read_the_sockets_of_the_machine(self, spec, monkeypatch):
+        handle = provider.start(spec)
+        wait_for_state(handle, State.RUNNING)
+        provider.dial(handle).close()
+        monkeypatch.delattr(psutil.Process, "net_connections")
+
+        provider.dial(handle).close()
+
+    @pytest.mark.parametrize("handle", [{}, {"sandbox": "../etc", "dir": "/etc"}, {"pid": 1}])
+    def test_dial_of_an_invalid_handle_is_refused(self, handle):
+        with pytest.raises(ConnectionError):
+            provider.dial(handle)
+
+    def test_sandboxes_reach_this_server_at_the_gateway_url(self, settings):
+        assert provider.gateway_url() == settings.GATEWAY_URL
+
+
 class TestStop:
     def test_stop_leaves_no_process_and_keeps_the_files(self, spec):
         instruct_engine(spec, "daemon")
@@ -342,7 +433,6 @@ class TestStop:
         assert second["run"] != first["run"]
         assert provider.inspect(first) == Observed(
             State.STOPPED,
-            "",
             str(get_folder(spec) / "project"),
             "The sandbox was started again after this run.",
         )
