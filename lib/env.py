@@ -129,9 +129,7 @@ def listing(name: str, default: Any = REQUIRED) -> list[str]:
     return _read(name, default, parse, "a list separated by commas")
 
 
-def checked(
-    name: str, default: Any, check: Callable[[list[str]], Iterable[str]]
-) -> list[str]:
+def checked(name: str, default: Any, check: Callable[[list[str]], Iterable[str]]) -> list[str]:
     """Read a list of texts separated by commas, as ``check`` returns it. A ``ValueError`` of it names the fault."""
     entries = listing(name, default)
     try:

@@ -385,6 +385,7 @@ SPECTACULAR_SETTINGS = {
         "StartPhase": "conversations.models.StartTask.Phase",
         "V1SandboxStatus": "compat.v1.serializers.SANDBOX_STATUSES",
         "ExecutionStatus": "conversations.models.Conversation.ExecutionStatus",
+        "NetworkProfile": "conversations.api.v1.egress.PROFILES",
         "V0ConversationStatus": "compat.v0.serializers.STATUSES",
     },
 }

@@ -1,4 +1,4 @@
-"""Network profiles: the policies of organizations, the rules of conversations, and the decisions of sandboxes' proxies."""
+"""Network profiles: policies of organizations, rules of conversations, and decisions of sandboxes' proxies."""
 
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from conversations.models.conversation import Conversation
 
 class EgressPolicyQuerySet(models.QuerySet["EgressPolicy"]):
     def visible_to(self, user: Any) -> "EgressPolicyQuerySet":
-        """Return the policies of the user's organizations. With an API key, only the policy of the key's organization."""
+        """Return the policies of the user's organizations. With an API key, only that of the key's organization."""
         return self.filter(organization__in=_organizations(user, "organization.view"))
 
 
@@ -60,7 +60,7 @@ class EgressPolicy(models.Model):
 
 
 class HostRule(models.Model):
-    """A decision of a person that the sandbox of one conversation may, or may not, reach a host or a pattern of hosts."""
+    """A person's decision that the sandbox of one conversation may or may not reach a host or a pattern of hosts."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)

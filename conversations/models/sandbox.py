@@ -56,6 +56,8 @@ class Sandbox(models.Model):
     engine_version = models.CharField(max_length=40, blank=True)
     egress_position = models.TextField(
         blank=True,
+        default="",
+        db_default="",
         editable=False,
         help_text="The place in the sandbox's decision log up to which its decisions are stored.",
     )

@@ -165,7 +165,9 @@ def decide_host(*, conversation_id: UUID, host: str, allowed: bool, by: User) ->
     if rule is not None and rule.allowed == allowed:
         return rule
     if rule is None and rules.count() >= HOSTS_MAX:
-        raise InvalidHosts(f"A conversation may have at most {HOSTS_MAX:,} rules. Remove a rule first.")
+        raise InvalidHosts(
+            f"A conversation may have at most {HOSTS_MAX:,} rules. Remove a rule first."
+        )
     before = {"host": pattern, "allowed": rule.allowed} if rule is not None else {}
     rule = rule or HostRule(
         organization_id=conversation.organization_id, conversation=conversation, host=pattern

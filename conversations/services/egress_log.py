@@ -1,8 +1,8 @@
-"""The decisions of sandboxes' proxies: from the providers' logs into the database, and questions about refused hosts."""
+"""The decisions of sandboxes' proxies: their storage, and questions about refused hosts."""
 
 import logging
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -142,13 +142,10 @@ def _find_questions(
 def _parse(conversation: Conversation, line: dict[str, Any]) -> EgressDecision | None:
     """Return a line of a decision log as a row, or None for a line that is not a decision."""
     try:
-        at = datetime.fromisoformat(line["at"])
-        if at.tzinfo is None:
-            raise ValueError("the time has no time zone")
         return EgressDecision(
             organization_id=conversation.organization_id,
             conversation=conversation,
-            at=at,
+            at=datetime.fromisoformat(line["at"]).astimezone(UTC),
             host=_text(line["host"], 255),
             port=min(max(int(line["port"]), 0), 65_535),
             address=_text(line.get("address", ""), 45),

@@ -24,6 +24,16 @@ class BadPolicy(ValueError):
     """A policy is not valid. The message is a sentence that names the field."""
 
 
+def _default_port(scheme: str) -> int:
+    return 443 if scheme == "https" else 80
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise BadPolicy(f"{name} must be a list of texts.")
+    return tuple(value)
+
+
 class Profile(StrEnum):
     """The three network profiles of a conversation."""
 
@@ -253,16 +263,6 @@ class PolicyFile:
         except ValueError as error:
             self.error, self._seen = f"{self._path} is not valid: {error}", signature
         return self._policy
-
-
-def _default_port(scheme: str) -> int:
-    return 443 if scheme == "https" else 80
-
-
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise BadPolicy(f"{name} must be a list of texts.")
-    return tuple(value)
 
 
 __all__ = [
