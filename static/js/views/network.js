@@ -141,13 +141,13 @@ export class Network {
 
   decidedCard(rule, name, host) {
     const who = rule.decided_by?.name ?? "A user who was deleted";
-    const words = rule.allowed ? ` allowed ${rule.host === host ? "this host" : rule.host} for this conversation.` : ` kept ${rule.host === host ? "this host" : rule.host} refused for this conversation.`;
+    const words = rule.allowed ? ` allowed ${rule.host === host ? "this host" : rule.host} for this conversation on ` : ` kept ${rule.host === host ? "this host" : rule.host} refused for this conversation on `;
     return h(
       "article",
       { class: `host-card ${rule.allowed ? "allowed" : "refused"}`, "aria-label": `Network: ${host}` },
       h("p", { class: "host-head" }, icon(rule.allowed ? "check" : "x"), rule.allowed ? "Host allowed" : "Host stays refused"),
       h("p", { class: "host-name" }, name),
-      h("p", { class: "hint" }, h("strong", {}, who), words, " ", h("time", { datetime: rule.decided_at }, new Date(rule.decided_at).toLocaleString()), rule.allowed ? ". The agent can try again." : "."),
+      h("p", { class: "hint" }, h("strong", {}, who), words, h("time", { datetime: rule.decided_at }, new Date(rule.decided_at).toLocaleString()), rule.allowed ? ". The agent can try again." : "."),
       this.state.may_decide ? h("div", { class: "buttons" }, h("button", { type: "button", class: "button small", disabled: this.busy.has(rule.host), onclick: () => this.remove(rule.host) }, "Undo")) : null,
     );
   }

@@ -337,7 +337,7 @@ class TestPolicy:
     @pytest.mark.parametrize(
         ("body", "detail"),
         [
-            ({"profile": "all", "hosts": []}, "profile: \"all\" is not a valid choice."),
+            ({"profile": "all", "hosts": []}, 'profile: "all" is not a valid choice.'),
             ({"profile": "list"}, "hosts: This field is required."),
             ({"profile": "list", "hosts": ["http://x.example"]}, "hosts: “http://x.example” is a URL. Write only the host: x.example."),
         ],
