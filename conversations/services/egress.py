@@ -66,6 +66,7 @@ class RefusedHost:
 
     host: str
     port: int
+    """One of the ports that were refused."""
     last_at: datetime
     count: int
     """The number of refused connections."""

@@ -50,7 +50,7 @@ class RefusedHostSerializer(serializers.Serializer[Any]):
     """A refused host about which nobody has decided."""
 
     host = serializers.CharField()
-    port = serializers.IntegerField()
+    port = serializers.IntegerField(help_text="One of the ports that were refused.")
     last_at = serializers.DateTimeField(help_text="When the host was last refused.")
     count = serializers.IntegerField(help_text="The number of refused connections.")
 
