@@ -1,11 +1,14 @@
 """The storage of sandboxes' decisions: exactly once, and one question for each refused host."""
 
+import asyncio
 import json
 import os
 import signal
 import threading
+import time
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import OperationalError, connection, connections, transaction
 
 from compat.v0.log import translate_rows
@@ -13,8 +16,10 @@ from compat.v0.translation import Links
 from compat.v1.translation import encode_event, filter_for_v1
 from conversations import services
 from conversations.log.story import build_entry
+from conversations.manager import manager as manager_module
 from conversations.models import Conversation, EgressDecision, Sandbox
 from conversations.services import egress_log
+from lib.threads import DatabaseThreads
 from tests.conversations.egress_rules.conftest import build_decision, list_notices
 from tests.factories.conversations import ConversationFactory, HostRuleFactory, SandboxFactory
 
@@ -323,3 +328,38 @@ def test_clients_of_v0_and_v1_receive_the_question_as_an_error_and_no_rule_chang
         ("ConversationErrorEvent", "egress_refused", message)
     ]
     assert [(e["observation"], e["message"]) for e in v0] == [("error", message)]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_running_manager_stores_a_decision_within_two_seconds(
+    transactional_db, alice, sandboxes, monkeypatch
+):
+    # Threads that keep their connections end only with the process.
+    monkeypatch.setattr(
+        manager_module, "DatabaseThreads", lambda name, size, **_: DatabaseThreads(name, size)
+    )
+
+    def start():
+        conversation = services.create_conversation(user=alice, title="A conversation")
+        services.start_conversation(conversation_id=conversation.pk)
+
+    await sync_to_async(start)()
+    manager = manager_module.Manager("manager-of-this-test")
+    running = asyncio.create_task(manager.run())
+    try:
+        async with asyncio.timeout(30):
+            while not manager.followers:
+                await asyncio.sleep(0.05)
+        started = time.monotonic()
+        sandboxes.decisions = [build_decision()]
+        async with asyncio.timeout(30):
+            while not await manager.in_database(EgressDecision.objects.exists):
+                await asyncio.sleep(0.05)
+        seconds = time.monotonic() - started
+    finally:
+        manager.stopping.set()
+        await running
+        await sync_to_async(connections.close_all)()
+
+    # A proxy writes a decision at most one second late, so people see it within three seconds.
+    assert seconds < 2
