@@ -54,6 +54,19 @@ async def test_bytes_sent_with_the_request_reach_the_server(world):
     assert await client.reader.readexactly(5) == b"early"
 
 
+async def test_http_1_0_client_without_host_header_gets_a_tunnel(world):
+    # Such are ``nc -X connect`` and Python's http.client before 3.12.
+    port = await world.server(echo)
+    world.names["echo.example"], world.routes[PUBLIC] = [PUBLIC], "127.0.0.1"
+    client = await world.client()
+
+    await client.send(f"CONNECT echo.example:{port} HTTP/1.0\r\n\r\n".encode())
+
+    assert (await client.head())[0] == 200
+    await client.send(b"hello")
+    assert await client.reader.readexactly(5) == b"hello"
+
+
 async def test_refused_host_gets_403_with_a_sentence_and_is_not_resolved(world):
     world.policy = Policy(profile="list", hosts=("pypi.org",))
 

@@ -1,6 +1,7 @@
 """Plain HTTP through the proxy: each request is decided for itself, and heads are rewritten."""
 
 import asyncio
+import contextlib
 import ssl
 
 import pytest
@@ -20,7 +21,7 @@ async def origin(world):
 
 
 async def test_request_is_forwarded_with_a_new_host_and_without_headers_of_the_hop(world, origin):
-    status, headers, body = await world.get(
+    status, _, body = await world.get(
         f"http://site.example:{origin.port}/a?b=c",
         "Accept: text/plain",
         "Connection: keep-alive, X-Secret",
@@ -37,12 +38,15 @@ async def test_request_is_forwarded_with_a_new_host_and_without_headers_of_the_h
     )
 
     assert (status, body) == (200, "hello")
-    assert origin.heads == [
-        "GET /a?b=c HTTP/1.1\r\n"
-        f"Host: site.example:{origin.port}\r\n"
-        "Accept: text/plain\r\n"
-        "Cookie: a=b\r\n"
-        "Connection: close\r\n\r\n"
+    [head] = origin.heads
+    assert head.split("\r\n") == [
+        "GET /a?b=c HTTP/1.1",
+        f"Host: site.example:{origin.port}",
+        "Accept: text/plain",
+        "Cookie: a=b",
+        "Connection: close",
+        "",
+        "",
     ]
     assert world.decisions() == [
         {
@@ -181,11 +185,11 @@ async def test_folded_header_is_forwarded_as_one_line(world, origin):
 
     await client.send(
         f"GET http://site.example:{origin.port}/ HTTP/1.1\r\nHost: -\r\n"
-        "A: one\r\n two\r\n\tContent-Length: 9\r\n\r\n".encode()
+        "A: one\r\n two\r\n\tX-Smuggled: 9\r\n\r\n".encode()
     )
 
     assert (await client.response())[0] == 200
-    assert origin.header("a") == ["one two Content-Length: 9"]
+    assert origin.header("a") == ["one two X-Smuggled: 9"]
 
 
 async def test_equal_content_lengths_are_forwarded_as_one(world, origin):
@@ -276,7 +280,9 @@ async def test_openhands_internal_speaks_tls_with_an_https_gateway(make_world, t
         assert answer[0] == status
         expected = "secure" if status == 200 else "its certificate is not valid"
         assert expected in answer[2]
-    assert gateway.header("host") == [f"agents.example:{port}"]
+        if status == 200:
+            assert gateway.header("host") == [f"agents.example:{port}"]
+    assert len(gateway.heads) == 1
 
 
 async def test_websocket_upgrade_becomes_a_tunnel(world):
@@ -487,10 +493,9 @@ async def test_running_answer_is_cut_when_the_policy_refuses_its_host(world):
     world.policy = Policy(profile="public", denied=("site.example",))
 
     async with asyncio.timeout(5):
-        with pytest.raises(ConnectionError):
+        with contextlib.suppress(ConnectionError):
             while await client.reader.read(1000):
                 pass
-            raise ConnectionError  # The end without a reset is fine too.
 
 
 async def test_idle_server_gets_502_after_the_idle_time(make_world):

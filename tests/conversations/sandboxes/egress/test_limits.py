@@ -1,8 +1,8 @@
 """Limits of the proxy: connections, heads and time, and an orderly end."""
 
 import asyncio
-import os
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -109,7 +109,8 @@ async def test_close_ends_tunnels_and_leaves_nothing_open(make_world):
     world = await make_world()
     port = await world.server(echo)
     world.names["echo.example"], world.routes[PUBLIC] = [PUBLIC], "127.0.0.1"
-    before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else None
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir())) if descriptors.exists() else None
     clients = [await world.client() for _ in range(20)]
     for client in clients:
         assert (await client.connect(f"echo.example:{port}"))[0] == 200
@@ -124,7 +125,7 @@ async def test_close_ends_tunnels_and_leaves_nothing_open(make_world):
         await world.client()
     if before is not None:
         await wait_until_async(
-            lambda: len(os.listdir("/proc/self/fd")) <= before, "the sockets to be closed"
+            lambda: len(list(descriptors.iterdir())) <= before, "the sockets to be closed"
         )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -90,7 +91,7 @@ async def test_full_log_is_renamed_and_a_new_file_begins(tmp_path):
     assert numbers == list(range(12))[-len(numbers) :]
     assert len(old) + len(new) >= 6
     assert path.stat().st_size <= 1000
-    assert sorted(os.listdir(tmp_path)) == ["egress.log", "egress.log.1"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["egress.log", "egress.log.1"]
 
 
 async def test_many_hosts_within_a_second_do_not_fill_the_memory(tmp_path):
@@ -118,7 +119,7 @@ async def test_lines_wait_while_the_file_cannot_be_written(tmp_path):
     assert [line["host"] for line in lines(folder / "egress.log")] == ["pypi.org", "a.example"]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 async def test_full_disk_raises_nothing_and_keeps_a_bounded_part(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "UNWRITTEN_MAX", 1000)
     log = DecisionLog(tmp_path / "egress.log")

@@ -225,8 +225,12 @@ class World:
     async def client(self) -> Client:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         # The stack keeps the writer, which must not be collected while it is open.
-        self._stack.callback(lambda: writer.transport.abort())
+        self._stack.callback(self._abort, writer)
         return Client(reader, writer)
+
+    @staticmethod
+    def _abort(writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
 
     async def get(self, url: str, *lines: str) -> tuple[int, dict[str, str], str]:
         return await (await self.client()).get(url, *lines)
