@@ -66,6 +66,7 @@ ADMINISTERING = {
     "organization_settings.view",
     "organization_settings.edit",
     "organization_secrets.edit",
+    "egress.edit",
     "audit.view",
     "usage.view_all",
 }

@@ -78,6 +78,14 @@ def answer_agent(conversation_id: UUID, *, accept: bool, reason: str, asked_in_r
     )
 
 
+def push_egress_policy(conversation_id: UUID) -> None:
+    """Queue a job that sends the conversation's network rules to its running sandbox."""
+    job = app.configure_task(
+        "conversations.tasks.push_egress_policy", lock=f"egress:{conversation_id}"
+    )
+    job.defer(conversation_id=str(conversation_id))
+
+
 def send_confirmation_settings(conversation_id: UUID) -> None:
     """Queue an update of the engine's confirmation policy and security analyzer."""
     job = app.configure_task(

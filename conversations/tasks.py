@@ -21,6 +21,8 @@ QUICK = RetryStrategy(
     max_attempts=10, linear_wait=1, wait=1, retry_exceptions=(EngineUnreachable, EngineRefused)
 )
 """Retry for about a minute. After that, the request is outdated."""
+STORING = RetryStrategy(max_attempts=20, linear_wait=1, wait=1, retry_exceptions=(OSError,))
+"""Retry for more than three minutes, for example while the disk of a sandbox is full."""
 
 
 @app.task(name="conversations.tasks.deliver_messages", retry=PATIENT)
@@ -68,6 +70,11 @@ def answer_agent(conversation_id: str, accept: bool, reason: str, asked_in_run: 
 @app.task(name="conversations.tasks.carry_confirmation", retry=QUICK)
 def carry_confirmation(conversation_id: str) -> None:
     services.send_confirmation_settings(conversation_id=UUID(conversation_id))
+
+
+@app.task(name="conversations.tasks.push_egress_policy", retry=STORING)
+def push_egress_policy(conversation_id: str) -> None:
+    services.push_egress_policy(conversation_id=UUID(conversation_id))
 
 
 @app.periodic(cron="* * * * *")

@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -127,6 +127,15 @@ def listing(name: str, default: Any = REQUIRED) -> list[str]:
         return [entry.strip() for entry in value.split(",") if entry.strip()]
 
     return _read(name, default, parse, "a list separated by commas")
+
+
+def checked(name: str, default: Any, check: Callable[[list[str]], Iterable[str]]) -> list[str]:
+    """Read a list of texts separated by commas, as ``check`` returns it. A ``ValueError`` of it names the fault."""
+    entries = listing(name, default)
+    try:
+        return list(check(entries))
+    except ValueError as error:
+        raise ImproperlyConfigured(f"The value of {name} is not valid: {error}") from error
 
 
 def networks(name: str, default: Any = REQUIRED) -> list[str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from conversations.sandboxes.egress.hosts import HostSet
+from conversations.sandboxes.egress.policy import Profile
 from lib import env
 
 BASE_DIR = env.BASE_DIR
@@ -383,6 +385,7 @@ SPECTACULAR_SETTINGS = {
         "StartPhase": "conversations.models.StartTask.Phase",
         "V1SandboxStatus": "compat.v1.serializers.SANDBOX_STATUSES",
         "ExecutionStatus": "conversations.models.Conversation.ExecutionStatus",
+        "NetworkProfile": "conversations.api.v1.egress.PROFILES",
         "V0ConversationStatus": "compat.v0.serializers.STATUSES",
     },
 }
@@ -426,6 +429,16 @@ SANDBOX_START_SECONDS = env.integer("SANDBOX_START_SECONDS", 120, low=5, high=3_
 SANDBOX_IDLE_SECONDS = env.integer("SANDBOX_IDLE_SECONDS", 1_800, low=60)
 SANDBOX_MAX_RUNNING = env.integer("SANDBOX_MAX_RUNNING", 8, low=1)
 """The maximum number of running sandboxes per organization. Further starts wait."""
+SANDBOX_EGRESS = env.choice("SANDBOX_EGRESS", tuple(profile.value for profile in Profile), "public")
+"""The network profile of sandboxes in organizations that have chosen none."""
+SANDBOX_EGRESS_HOSTS: list[str] = env.checked(
+    "SANDBOX_EGRESS_HOSTS", [], lambda hosts: HostSet.of(hosts).patterns
+)
+"""Hosts that the profile ``list`` allows in all organizations."""
+SANDBOX_PRIVATE_HOSTS: list[str] = env.checked(
+    "SANDBOX_PRIVATE_HOSTS", [], lambda hosts: HostSet.of(hosts, blocks=True).patterns
+)
+"""Names, patterns, addresses and CIDR blocks that sandboxes may reach although they are private."""
 ENGINE_DIR: Path = env.path("ENGINE_DIR", DATA_DIR / "engine")
 """The engine's own virtual environment."""
 ENGINE_PYTHON: str = env.text("OH_ENGINE_PYTHON", os.environ.get("AGENT_PYTHON", ""))

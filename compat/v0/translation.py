@@ -470,6 +470,7 @@ KINDS: Final[dict[str, Translator]] = {
     "HookExecutionEvent": _translate_hook,
     "ACPToolCallEvent": _translate_acp_call,
     # Kinds without an equivalent in V0
+    "HostRuleChange": _skip,
     "SecurityAnalysisEvent": _skip,
     "TokenEvent": _skip,
     "LLMCompletionLogEvent": _skip,

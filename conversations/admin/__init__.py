@@ -1,5 +1,5 @@
 """The admin pages of conversations; importing this package registers them."""
 
-from conversations.admin import conversations
+from conversations.admin import conversations, egress
 
-__all__ = ["conversations"]
+__all__ = ["conversations", "egress"]

@@ -105,6 +105,7 @@ _READERS: dict[str, Callable[[dict[str, Any]], tuple[str, str, str]]] = {
     "AgentErrorEvent": lambda payload: ("Error", "error", str(payload.get("error", ""))),
     "ConversationErrorEvent": lambda payload: ("Error", "error", str(payload.get("detail", ""))),
     "SandboxNotice": lambda payload: ("Server", "server", str(payload.get("message", ""))),
+    "HostRuleChange": lambda payload: ("Server", "server", str(payload.get("message", ""))),
 }
 
 STORY_KINDS = tuple(_READERS)

@@ -34,6 +34,9 @@ HANDOVER_BATCH = 10
 """The number of conversations that are handed to other managers per round, or a tenth of the share if that is more."""
 ORPHAN_SECONDS = 30.0
 GATEWAY_SECONDS = 60.0
+EGRESS_SECONDS = 1.0
+"""The interval at which new network decisions are stored. A proxy writes a decision up to one second late, and people
+should see it within three seconds."""
 DATABASE_THREADS = 8
 ENGINE_THREADS = 32
 
@@ -74,6 +77,7 @@ class Manager:
             asyncio.create_task(self._repeat(settings.LEASE_SECONDS / 3, self._balance)),
             asyncio.create_task(self._repeat(ORPHAN_SECONDS, self._reconcile_leases)),
             asyncio.create_task(self._repeat(GATEWAY_SECONDS, self._keep_gateway_open)),
+            asyncio.create_task(self._repeat(EGRESS_SECONDS, self._collect_egress)),
         ]
         await self.stopping.wait()
         followers = [task for _, task in self.followers.values()]
@@ -266,6 +270,10 @@ class Manager:
     async def _keep_gateway_open(self) -> None:
         """Extend the model gateway tokens of the followed conversations before they expire."""
         await self.in_database(services.extend_gateway_tokens, owner=self.owner)
+
+    async def _collect_egress(self) -> None:
+        """Store the new network decisions of the followed conversations, with one query if there are none."""
+        await self.at_engine(services.collect_egress, conversation_ids=list(self.followers))
 
 
 class Keeper:

@@ -1,7 +1,8 @@
-"""The models of conversations: event logs, sandboxes, leases, messages, share links, feedback and search texts."""
+"""The models of conversations: logs, sandboxes, network rules, leases, messages, links, feedback and search texts."""
 
 from conversations.models.append import NewEvent
 from conversations.models.conversation import Conversation, ConversationQuerySet
+from conversations.models.egress import EgressDecision, EgressPolicy, HostRule
 from conversations.models.event import Event, EventQuerySet, LoggedEvent
 from conversations.models.feedback import Feedback
 from conversations.models.leases import Lease, LiveManager
@@ -14,9 +15,12 @@ __all__ = [
     "OPEN_MESSAGES",
     "Conversation",
     "ConversationQuerySet",
+    "EgressDecision",
+    "EgressPolicy",
     "Event",
     "EventQuerySet",
     "Feedback",
+    "HostRule",
     "Lease",
     "LiveManager",
     "LoggedEvent",

@@ -54,6 +54,13 @@ class Sandbox(models.Model):
         default=False, help_text="Whether the conversation was created in the engine."
     )
     engine_version = models.CharField(max_length=40, blank=True)
+    egress_position = models.TextField(
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+        help_text="The place in the sandbox's decision log up to which its decisions are stored.",
+    )
     sealed_session_key = models.BinaryField(editable=False)
     sealed_secret_key = models.BinaryField(editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)

@@ -116,12 +116,6 @@ class ProcessProvider:
         url: str = settings.GATEWAY_URL
         return url
 
-    def set_policy(self, handle: Handle, policy: Policy) -> None:
-        """Do nothing: this provider does not restrict the network."""
-
-    def read_decisions(self, handle: Handle, position: str) -> tuple[list[dict[str, Any]], str]:
-        return [], position
-
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
         if folder := get_folder(handle):
             with lock(folder):
@@ -141,6 +135,13 @@ class ProcessProvider:
             for path in (trash, folder, Path(_tmux_folder(folder))):
                 remove(path)
             lock_file.unlink(missing_ok=True)
+
+    def set_policy(self, handle: Handle, policy: Policy) -> None:
+        """Do nothing: these sandboxes share the network of this machine."""
+
+    def read_decisions(self, handle: Handle, position: str) -> tuple[list[dict[str, Any]], str]:
+        """Return no decisions: these sandboxes share the network of this machine."""
+        return [], position
 
     def copy_workspace(self, source: Handle, target: Handle) -> bool:
         """Copy the project folder of one sandbox into another sandbox. Return False if the source has no project.

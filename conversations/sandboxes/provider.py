@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeAlias
 from uuid import UUID
 
-from conversations.sandboxes.egress.policy import Policy, Profile
+from conversations.sandboxes.egress.policy import REFUSE_ALL, Policy
 from lib.problems import Problem
 
 Handle: TypeAlias = dict[str, Any]
@@ -38,14 +38,14 @@ class SandboxSpec:
 
     ``session_key`` authenticates requests to the engine's API. ``secret_key`` encrypts the engine's files and must be
     the same for all runs of the sandbox. ``gateway_url`` is the URL at which the sandbox reaches this
-    server.
+    server. ``policy`` contains the sandbox's network rules; without it, the sandbox reaches no host.
     """
 
     sandbox_id: UUID
     session_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     gateway_url: str
-    policy: Policy = field(default_factory=lambda: Policy(Profile.PUBLIC))
+    policy: Policy = REFUSE_ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +106,6 @@ class SandboxProvider(Protocol):
         """Return the current state within about a second. If the sandbox no longer exists, the state is ``MISSING``."""
         ...
 
-    def set_policy(self, handle: Handle, policy: Policy) -> None:
-        """Replace the network rules of a started sandbox. Do nothing if the provider does not restrict the network."""
-        ...
-
-    def read_decisions(self, handle: Handle, position: str) -> tuple[list[dict[str, Any]], str]:
-        """Return the proxy's decisions after a position, at most 1,000, and the new position.
-
-        A position is opaque; the empty text is the beginning. The fields of a decision are ``at``, ``host``, ``port``,
-        ``address``, ``allowed``, ``reason``, ``protocol`` and, if it stands for several, ``count``.
-        """
-        ...
-
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
         """End all processes of the sandbox and wait for their end. The data is kept. Safe to repeat.
 
@@ -143,6 +131,23 @@ class SandboxProvider(Protocol):
 
     def gateway_url(self) -> str:
         """Return the URL at which the sandboxes of this provider reach this server, without a slash at the end."""
+        ...
+
+    def set_policy(self, handle: Handle, policy: Policy) -> None:
+        """Replace the network rules of a started sandbox. New connections follow them at once. Safe to repeat.
+
+        Do nothing if the provider does not control the network of its sandboxes.
+        """
+        ...
+
+    def read_decisions(self, handle: Handle, position: str) -> tuple[list[dict[str, Any]], str]:
+        """Return up to 1,000 decisions of the sandbox's proxy after a position, oldest first, and the new position.
+
+        A position is an opaque text; the empty text is the beginning. A decision is a dict with the keys ``at``,
+        ``host``, ``port``, ``address``, ``allowed``, ``reason``, ``protocol`` and, if it stands for more than one,
+        ``count``. Cheap if there is nothing new. Return no decisions and the same position if the provider does not
+        control the network of its sandboxes, or if the sandbox's files are on another machine.
+        """
         ...
 
 

@@ -32,6 +32,7 @@ from conversations.models.append import NewEvents, append_fenced
 from conversations.sandboxes.provider import State, get_provider
 from conversations.services import redaction
 from conversations.services.delivery import deliver_if_free, user_text
+from conversations.services.egress_log import collect_last_decisions
 from conversations.services.engines import find_dial
 from conversations.services.state import append_notice, change_fields, request_start
 from lib.problems import Problem
@@ -363,6 +364,7 @@ def handle_unreachable_engine(*, conversation_id: UUID, generation: int) -> bool
     observed = get_provider(sandbox.provider).inspect(sandbox.handle)
     if observed.state in (State.RUNNING, State.STARTING):
         return False
+    collect_last_decisions(conversation_id=conversation_id)
     with transaction.atomic():
         conversation = _lock_under_lease(conversation_id, generation)
         return _handle_stopped_engine(conversation, run=sandbox.run, detail=observed.detail)

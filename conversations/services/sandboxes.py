@@ -20,6 +20,7 @@ from conversations.sandboxes.provider import (
     State,
     get_provider,
 )
+from conversations.services.egress_log import collect_last_decisions
 from conversations.services.leases import list_live_owners, request_manager
 from conversations.services.starts import OCCUPYING
 from conversations.services.state import append_notice, change_fields, is_up, request_start
@@ -88,6 +89,7 @@ def stop_sandbox(*, conversation_id: UUID, unless_in_use: bool = False) -> None:
     provider = get_provider(sandbox.provider)
     if handle := sandbox.handle or provider.find(sandbox.pk):
         provider.stop(handle, grace_seconds=STOP_GRACE_SECONDS)
+        collect_last_decisions(conversation_id=conversation_id)
 
 
 def stop_all_sandboxes() -> int:
@@ -141,6 +143,7 @@ def _reconcile(conversation: Conversation, owners: set[str]) -> int:
     observed = get_provider(sandbox.provider).inspect(sandbox.handle)
     if observed.state in (State.RUNNING, State.STARTING):
         return 0
+    collect_last_decisions(conversation_id=conversation.pk)
     with transaction.atomic():
         locked = Conversation.objects.select_for_update().get(pk=conversation.pk)
         # If the engine was restarted in the meantime, its run differs and nothing is updated.

@@ -24,6 +24,7 @@ from conversations.sandboxes.provider import (
     State,
     get_provider,
 )
+from conversations.services import egress
 from conversations.services.details import apply_confirmation
 from conversations.services.engines import open_engine
 from conversations.services.equipment import (
@@ -77,7 +78,7 @@ def start_conversation(*, conversation_id: UUID) -> None:
             queue.start_conversation(conversation_id, in_seconds=QUEUE_SECONDS)
             return
         with _phase(task, Phase.WAITING_FOR_SANDBOX):
-            _start_sandbox(sandbox)
+            _start_sandbox(conversation, sandbox)
         client = open_engine(sandbox)
         # An engine that already has the conversation also has its workspace.
         if not sandbox.conversation_started:
@@ -134,7 +135,7 @@ def _claim_slot(task: StartTask, sandbox: Sandbox) -> bool:
     return True
 
 
-def _start_sandbox(sandbox: Sandbox) -> None:
+def _start_sandbox(conversation: Conversation, sandbox: Sandbox) -> None:
     """Start or resume the sandbox at its provider and wait until its engine answers.
 
     Raise ``StartFailed`` if the sandbox stops, or if its engine does not answer within ``SANDBOX_START_SECONDS``.
@@ -145,6 +146,7 @@ def _start_sandbox(sandbox: Sandbox) -> None:
         session_key=sandbox.session_key(),
         secret_key=sandbox.secret_key(),
         gateway_url=provider.gateway_url(),
+        policy=egress.build_policy(conversation),
     )
     # If an earlier attempt started the engine and it still runs, this attempt continues that run.
     earlier = provider.inspect(sandbox.handle) if sandbox.handle else None
@@ -157,6 +159,8 @@ def _start_sandbox(sandbox: Sandbox) -> None:
     sandbox.observed, sandbox.stopped_at = Sandbox.Observed.STARTING, None
     # Store the handle before waiting, so that a retry finds the sandbox if this worker is killed.
     sandbox.save(update_fields=["handle", "run", "started_at", "observed", "stopped_at"])
+    # The network rules may have changed before the handle was stored, when a job could not send them to the sandbox.
+    egress.push_egress_policy(conversation_id=conversation.pk)
     deadline = time.monotonic() + settings.SANDBOX_START_SECONDS
     while True:
         observed = provider.inspect(handle)

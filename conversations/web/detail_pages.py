@@ -1,4 +1,4 @@
-"""The settings page of one conversation (tags, confirmation, public links), and the page of a public link."""
+"""The settings page of one conversation (tags, confirmation, network, public links), and the page of a public link."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -22,11 +22,14 @@ from conversations.models import Conversation
 from conversations.services.shares import NoSuchShare
 from conversations.web.forms import (
     ConfirmationForm,
+    HostForm,
     IntentForm,
+    RemoveRuleForm,
     RevokeForm,
     ShareForm,
     TagsForm,
 )
+from conversations.web.network import build_network
 from lib.forms import PageForm, render_form
 from lib.problems import Problem
 
@@ -60,7 +63,7 @@ def shared(request: HttpRequest, token: str) -> StreamingHttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def details(request: AuthenticatedRequest, conversation_id: UUID) -> HttpResponse:
-    """Show and change the tags, the confirmation settings and the public links of one conversation."""
+    """Show and change the tags, the confirmation settings, the host rules and the public links of one conversation."""
     visible = Conversation.objects.visible_to(request.user)
     conversation = get_object_or_404(visible, pk=conversation_id)
     # `visible_to` is not enough: some roles see that a shared conversation exists but may not read it.
@@ -114,6 +117,7 @@ def _render_page(
         "tags": TagsForm(initial={"tags": ", ".join(record["tags"])}),
         "confirmation": ConfirmationForm(initial=initial),
         "share": ShareForm(),
+        "host": HostForm(),
     }
     main_form = PageForm()
     if failed_form is not None:
@@ -124,6 +128,8 @@ def _render_page(
         "forms": forms,
         "may_steer": "conversations.steer" in granted,
         "may_share": may_share,
+        "may_decide": "egress.edit" in granted,
+        "network": None if conversation.is_external else build_network(conversation),
         "is_creator": conversation.created_by_id == request.user.pk,
         "links_allowed": settings.PUBLIC_LINKS,
         "links": services.list_shares(conversation=conversation)[:50] if may_share else [],
@@ -169,10 +175,28 @@ def _revoke_share(request: AuthenticatedRequest, conversation: Conversation, dat
     messages.success(request, "The link was revoked.")
 
 
+def _decide_host(request: AuthenticatedRequest, conversation: Conversation, data: Data) -> None:
+    rule = services.decide_host(
+        conversation_id=conversation.pk,
+        host=data["host"],
+        allowed=data["answer"] == "allow",
+        by=request.user,
+    )
+    word = "allowed" if rule.allowed else "refused"
+    messages.success(request, f"{rule.host} is {word} for this conversation.")
+
+
+def _remove_rule(request: AuthenticatedRequest, conversation: Conversation, data: Data) -> None:
+    services.remove_host_rule(conversation_id=conversation.pk, host=data["host"])
+    messages.success(request, "The rule was removed.")
+
+
 FORMS: dict[str, tuple[str, type[PageForm], Handler]] = {
     "tags": ("conversations.steer", TagsForm, _set_tags),
     "confirmation": ("conversations.steer", ConfirmationForm, _set_confirmation),
     "share": ("conversations.share", ShareForm, _create_share),
     "revoke": ("conversations.share", RevokeForm, _revoke_share),
+    "host": ("egress.edit", HostForm, _decide_host),
+    "unrule": ("egress.edit", RemoveRuleForm, _remove_rule),
 }
 """By the name of a form on the page: the required permission, the form class, and the handler."""

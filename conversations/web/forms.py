@@ -8,6 +8,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 
 from accounts.settings.choices import ConfirmationPolicy, SecurityAnalyzer
+from conversations.models import EgressPolicy
 from conversations.services.confirmations import NotWaiting
 from lib.forms import (
     NUMBER_CODES,
@@ -207,9 +208,40 @@ class RevokeForm(PageForm):
     share = IdField()
 
 
+class HostForm(PageForm):
+    """A host, and whether the sandbox of the conversation may reach it."""
+
+    host = TextField(label="Host", max_length=255)
+    answer = OptionField(choices=[("allow", "Allow"), ("refuse", "Refuse")])
+
+
+class RemoveRuleForm(PageForm):
+    """The host of a rule to remove."""
+
+    host = TextField(max_length=255)
+
+
+class NetworkForm(PageForm):
+    """The network profile of an organization's sandboxes, and the listed hosts, one on each line."""
+
+    profile = OptionField(
+        label="Which hosts can agents reach?",
+        choices=[("", "As set for this server"), *EgressPolicy.Profile.choices],
+        required=False,
+    )
+    hosts = TextField(label="Listed hosts", max_length=256_000, required=False)
+
+    def clean_hosts(self) -> list[str]:
+        """Return the list of hosts. Commas and spaces separate hosts too."""
+        text: str = self.cleaned_data["hosts"]
+        return text.replace(",", " ").split()
+
+
 class IntentForm(PageForm):
     """The name of the form that was submitted."""
 
     intent = OptionField(
-        choices=[(name, name) for name in ("tags", "confirmation", "share", "revoke")]
+        choices=[
+            (name, name) for name in ("tags", "confirmation", "share", "revoke", "host", "unrule")
+        ]
     )

@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from conversations.web import detail_pages, pages, sandbox_secrets
+from conversations.web import detail_pages, network, pages, sandbox_secrets
 
 
 class ActionConverter(StringConverter):
@@ -23,6 +23,7 @@ urlpatterns = [
         detail_pages.details,
         name="conversation-details",
     ),
+    path("settings/sandboxes", network.sandbox_settings, name="settings-sandboxes"),
     path("shared/<str:token>", detail_pages.shared, name="shared"),
     path(
         "conversations/<uuid:conversation_id>/<conversation_action:action>",

@@ -7,6 +7,7 @@ import { asksNow, chipOf, commandsOf, phasesOf } from "./lib/state.js";
 import { Story, Streaming } from "./lib/story.js";
 import { EventStream } from "./lib/stream.js";
 import { Changes, Files, drawDetails } from "./views/panel.js";
+import { Network } from "./views/network.js";
 import { drawRow, drawStart, drawStreaming, inOneLine } from "./views/rows.js";
 
 const start = JSON.parse(document.getElementById("page").textContent);
@@ -60,6 +61,7 @@ const context = {
   isOpen: (key, byDefault) => opened.get(key) ?? byDefault,
   setOpen: (key, open) => opened.set(key, open),
   opensSteps: (row) => row.seq >= openFrom,
+  drawHost: (row) => network.drawCard(row),
 };
 
 // --- Drawing ------------------------------------------------------------------------
@@ -295,6 +297,7 @@ function announceEvents(events) {
     if (row?.type === "agent") announce(`Agent: ${row.text.slice(0, 300)}`);
     else if (row?.type === "finish") announce(`Finished: ${row.text.slice(0, 300)}`);
     else if (row?.type === "trouble") announce(`${row.title}: ${row.detail.slice(0, 200)}`);
+    else if (row?.type === "host") announce(`Allow the host ${row.host}? Its connection was refused.`);
     else if (row?.type === "notice") announce(row.text.slice(0, 200));
     else if (row?.type === "tool") announce(`Step: ${inOneLine(row, context).slice(0, 120)}`);
   }
@@ -316,8 +319,13 @@ function takeEvents(events) {
     record.last_seq = Math.max(record.last_seq, event.seq);
   }
   if (isLoaded && events.some((event) => ["ObservationEvent", "ConversationStateUpdateEvent"].includes(event.kind))) freshenWorkspace();
+  if (isLoaded && events.some(changesNetwork)) network.refresh();
   announceEvents(events);
   draw();
+}
+
+function changesNetwork(event) {
+  return event.kind === "HostRuleChange" || (event.kind === "SandboxNotice" && event.payload?.code === "egress_refused");
 }
 
 function takeRecord(fresh) {
@@ -570,6 +578,14 @@ $("[data-rename]")?.addEventListener("click", () => {
 // --- Workspace ------------------------------------------------------------------------
 
 const changes = new Changes($("#pane-changes"), $("[data-change-count]"), { base, story, shortPath });
+const network = new Network($("#pane-network"), $("[data-network-count]"), {
+  base,
+  isShown: () => paneShown() === "network",
+  onChange() {
+    for (const row of story.rows) if (row.type === "host") row.version++;
+    draw();
+  },
+});
 const files = new Files($("#pane-files"), { base, may });
 let freshenTimer = null;
 
@@ -578,7 +594,7 @@ function isUp() {
 }
 
 function paneShown() {
-  return ["changes", "files", "details"].find((name) => !$(`#pane-${name}`).hidden) ?? "changes";
+  return ["changes", "files", "details", "network"].find((name) => !$(`#pane-${name}`).hidden) ?? "changes";
 }
 
 function freshenWorkspace() {
@@ -606,6 +622,7 @@ function show(tab) {
   if (tab === "files") files.refresh(isUp());
   if (tab === "changes") changes.refresh(isUp() && may.files);
   if (tab === "details") drawDetails($("#pane-details"), record, linkState);
+  network.watch(tab === "network");
 }
 
 for (const button of document.querySelectorAll("[data-tab-to]")) button.addEventListener("click", () => show(button.dataset.tabTo));
@@ -633,6 +650,7 @@ async function begin() {
     const place = await load();
     follow(place);
     changes.refresh(isUp() && may.files);
+    if (story.rows.some((row) => row.type === "host")) network.refresh();
     requestAnimationFrame(() => {
       toEnd();
       isLoaded = true;

@@ -100,6 +100,9 @@ def rows(alice):
         owner="m", capacity=1, started_at=timezone.now(), expires_at=timezone.now()
     )
     for factory in (
+        conversations.EgressDecisionFactory,
+        conversations.EgressPolicyFactory,
+        conversations.HostRuleFactory,
         conversations.EventFactory,
         conversations.OutgoingMessageFactory,
         conversations.StartTaskFactory,

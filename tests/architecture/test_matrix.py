@@ -33,6 +33,9 @@ ROWS = [row for row, name in POLICY.items() if " /api/" in row and name in PERMI
 REFUSALS = (401, 403, 404)
 IN_TEAM_BY_BODY = {
     "GET /api/v1/audit",
+    "GET /api/v1/egress-decisions",
+    "GET /api/v1/egress-policy",
+    "PUT /api/v1/egress-policy",
     "POST /api/v1/api-keys",
     "POST /api/v1/conversations",
     "GET /api/v1/model-calls",
@@ -48,6 +51,7 @@ IN_TEAM_BY_BODY = {
 
 NOT_OF_TEAM = {
     "POST /api/v1/conversations": 400,  # a field of the body names the organization
+    "GET /api/v1/egress-decisions": 403,  # as for the audit log
     "GET /api/v1/audit": 403,  # also for an organization that does not exist
 }
 """The statuses for identities outside the team that are not 404."""

@@ -20,7 +20,14 @@ from conversations.models import Conversation
 from conversations.services import create_share
 from tests.factories.accounts import UserFactory
 from tests.factories.billing import ConversationUsageFactory, ModelCallFactory
-from tests.factories.conversations import ConversationFactory, EventFactory, SandboxFactory
+from tests.factories.conversations import (
+    ConversationFactory,
+    EgressDecisionFactory,
+    EgressPolicyFactory,
+    EventFactory,
+    HostRuleFactory,
+    SandboxFactory,
+)
 
 CANARY = "canary-of-alice"
 ROLES = ("owner", "admin", "member", "billing", "auditor", "viewer")
@@ -100,9 +107,9 @@ class World:
             path = path.replace(f"{{{name}}}", str(value))
         if path.startswith(("/api/secrets/", "/api/keys/")):
             path += f"?organization={self.team.pk}"
-        if "/settings/" in path or path.endswith("/audit"):
+        if "/settings/" in path or path.endswith(("/audit", "/egress-decisions")):
             path += f"?organization={self.team.pk}"
-        if path.endswith(("/model-calls", "/usage", "/usage/totals")):
+        if path.endswith(("/model-calls", "/usage", "/usage/totals", "/egress-policy")):
             path += f"?organization={self.team.pk}"
         if path.endswith("/permissions/explain"):
             path += f"?permission=files.view&organization={self.team.pk}"
@@ -123,6 +130,8 @@ class World:
                 "model": "m",
             },
             "PUT /api/v1/conversations/{id}/events/{seq}/feedback": {"rating": 5},
+            "POST /api/v1/conversations/{id}/egress/rules": {"host": "x.example", "allowed": True},
+            "PUT /api/v1/egress-policy": {"profile": "list", "hosts": ["x.example"]},
             "POST /api/v1/organizations": {"name": "x"},
             "PATCH /api/v1/organizations/{id}": {"name": "x"},
             "POST /api/v1/organizations/{id}/transfer": {"user": str(self.own["user_id"])},
@@ -211,6 +220,9 @@ def build() -> World:
             payload=f'{{"text": "{CANARY}"}}',
         )
         EventFactory(conversation=conversation, payload=f'{{"text": "{CANARY}"}}')
+        HostRuleFactory(conversation=conversation, host=f"{CANARY}.example", decided_by=alice)
+        EgressDecisionFactory(conversation=conversation, host=f"{CANARY}.example")
+    EgressPolicyFactory(organization=team, hosts=[f"{CANARY}.example"])
     key, _ = services.issue_api_key(user=alice, organization=team, name=f"{CANARY} key")
     second_account = service_accounts.create_service_account(
         organization=team, by=alice, name=f"{CANARY} program", role="viewer"
@@ -248,6 +260,7 @@ def build() -> World:
         "seq": 1,
         "number": 1,
         "key_id": second_account_key.pk,
+        "host": f"{CANARY}.example",
         "token": link.rpartition("/")[2],
     }
     expires_at = timezone.now() + timedelta(days=1)

@@ -1,10 +1,14 @@
 """Factories of conversations and their rows for tests that only need the rows to exist."""
 
 import factory
+from django.utils import timezone
 
 from conversations.models import (
     Conversation,
+    EgressDecision,
+    EgressPolicy,
     Event,
+    HostRule,
     Lease,
     OutgoingMessage,
     Sandbox,
@@ -78,6 +82,40 @@ class LeaseFactory(_RowOfConversation):
         model = Lease
 
     owner = "manager-1"
+
+
+class HostRuleFactory(_RowOfConversation):
+    """A rule that allows a host."""
+
+    class Meta:
+        model = HostRule
+
+    host = factory.Sequence("host{}.example".format)
+    allowed = True
+
+
+class EgressDecisionFactory(_RowOfConversation):
+    """A refused connection to a host that is not listed."""
+
+    class Meta:
+        model = EgressDecision
+
+    at = factory.LazyFunction(timezone.now)
+    host = factory.Sequence("host{}.example".format)
+    port = 443
+    allowed = False
+    reason = "not-listed"
+    protocol = "connect"
+
+
+class EgressPolicyFactory(factory.django.DjangoModelFactory):
+    """An organization whose sandboxes reach only listed hosts."""
+
+    class Meta:
+        model = EgressPolicy
+
+    organization = factory.LazyAttribute(lambda row: UserFactory().personal_organization)
+    profile = "list"
 
 
 class SandboxFactory(factory.django.DjangoModelFactory):

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from django.conf import settings
 
+from conversations.sandboxes.egress.policy import Policy
 from conversations.sandboxes.provider import ENGINE_PORT, Handle, Observed, SandboxSpec, State
 from tests.fakes.dials import build_dial
 
@@ -135,6 +136,12 @@ class FakeProvider:
         self.starts = 0
         self.specs: list[SandboxSpec] = []
         self.destroyed = 0
+        self.policies: list[Policy] = []
+        """The network rules that were set after a start."""
+        self.decisions: list[dict[str, Any]] = []
+        """The decision log of the sandbox."""
+        self.last_decisions: list[dict[str, Any]] = []
+        """The decisions that the proxy writes when the sandbox is stopped."""
 
     def start(self, spec: SandboxSpec) -> Handle:
         self.specs.append(spec)
@@ -161,6 +168,16 @@ class FakeProvider:
 
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
         self.state = State.STOPPED
+        self.decisions += self.last_decisions
+        self.last_decisions = []
+
+    def set_policy(self, handle: Handle, policy: Policy) -> None:
+        self.policies.append(policy)
+
+    def read_decisions(self, handle: Handle, position: str) -> tuple[list[dict[str, Any]], str]:
+        start = int(position or 0)
+        decisions = self.decisions[start : start + 1_000]
+        return decisions, str(start + len(decisions)) if decisions else position
 
     def destroy(self, handle: Handle) -> None:
         self.state, self.destroyed = State.MISSING, self.destroyed + 1

@@ -80,10 +80,21 @@ test("the analyzer's risk is shown at its action", () => {
   assert.equal(story.rows[0].risk, "HIGH");
 });
 
+test("a refused host becomes a card, and a changed rule a divider", () => {
+  const story = new Story();
+  story.add([
+    { ...event(1, "SandboxNotice", { code: "egress_refused", message: "refused", host: "a.example", port: 443 }), source: "server" },
+    { ...event(2, "SandboxNotice", { code: "egress_more_refused", message: "more" }), source: "server" },
+    { ...event(3, "HostRuleChange", { host: "a.example", allowed: true, message: "a.example was allowed." }), source: "server" },
+  ]);
+  assert.deepEqual(story.rows.map((row) => [row.type, row.host ?? row.text]), [["host", "a.example"], ["notice", "more"], ["divider", "a.example was allowed."]]);
+  assert.equal(story.rows[0].port, "443");
+});
+
 test("unknown kinds are shown, and broken payloads raise no error", () => {
   const story = new Story();
   const broken = [null, 7, "text", [], { action: null, observation: [], llm_message: 3, risks: "x", tools: {} }];
-  const kinds = ["MessageEvent", "ActionEvent", "ObservationEvent", "UserRejectObservation", "AgentErrorEvent", "ConversationErrorEvent", "SandboxNotice", "SystemPromptEvent", "SecurityAnalysisEvent", "ConversationStateUpdateEvent", "UserMessage", "Condensation", "Brand new"];
+  const kinds = ["MessageEvent", "ActionEvent", "ObservationEvent", "UserRejectObservation", "AgentErrorEvent", "ConversationErrorEvent", "SandboxNotice", "HostRuleChange", "SystemPromptEvent", "SecurityAnalysisEvent", "ConversationStateUpdateEvent", "UserMessage", "Condensation", "Brand new"];
   let seq = 0;
   for (const payload of broken) for (const kind of kinds) story.add([{ ...event(++seq, kind), payload }]);
   assert.equal(story.lastSeq, broken.length * kinds.length);

@@ -5,6 +5,7 @@ import os
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from conversations.sandboxes.egress.hosts import HostSet
 from lib import env
 
 KEY = "a1" * 32
@@ -71,6 +72,20 @@ class TestReaders:
             ImproperlyConfigured, match=r"^The value of X is not valid( \(.+\))?\. Set it to .+\.$"
         ):
             reader("X")
+
+    def test_invalid_host_list_raises_with_the_fault_of_its_check(self, put):
+        put("pypi.org, *.Example.com")
+        assert env.checked("X", [], lambda hosts: HostSet.of(hosts).patterns) == [
+            "pypi.org",
+            "*.example.com",
+        ]
+        put("pypi.org,10.0.0.0/8")
+
+        with pytest.raises(
+            ImproperlyConfigured,
+            match=r"^The value of X is not valid: “10\.0\.0\.0/8” is a block of addresses",
+        ):
+            env.checked("X", [], lambda hosts: HostSet.of(hosts).patterns)
 
     def test_invalid_choice_raises_with_the_valid_choices(self, put):
         put("xml")

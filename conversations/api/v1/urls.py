@@ -1,6 +1,12 @@
 """URL patterns of the conversations API, below ``/api/v1/``."""
 
 from conversations.api.v1.conversations import ConversationViewSet
+from conversations.api.v1.egress import EgressViewSet, HostRuleViewSet
+from conversations.api.v1.egress_decisions import (
+    ConversationDecisionViewSet,
+    EgressDecisionViewSet,
+)
+from conversations.api.v1.egress_policy import EgressPolicyViewSet
 from conversations.api.v1.events import EventViewSet
 from conversations.api.v1.feedback import EventFeedbackViewSet, FeedbackViewSet
 from conversations.api.v1.messages import MessageViewSet
@@ -21,9 +27,16 @@ router.register(f"{ONE}/feedback", FeedbackViewSet, basename="feedback")
 router.register(f"{ONE}/shares", ShareViewSet, basename="share")
 router.register(f"{ONE}/turns", TurnViewSet, basename="turn")
 router.register(f"{ONE}/messages", MessageViewSet, basename="message")
+router.register(f"{ONE}/egress/rules", HostRuleViewSet, basename="host-rule")
+router.register(
+    f"{ONE}/egress/decisions", ConversationDecisionViewSet, basename="conversation-egress-decision"
+)
+router.register("egress-decisions", EgressDecisionViewSet, basename="egress-decision")
 router.register(ONE, WorkspaceViewSet, basename="workspace")
 singletons = SingletonRouter()
 singletons.register(f"{ONE}/sandbox", SandboxViewSet, basename="sandbox")
+singletons.register(f"{ONE}/egress", EgressViewSet, basename="egress")
+singletons.register("egress-policy", EgressPolicyViewSet, basename="egress-policy")
 singletons.register(f"{ONE}/files/content", FileContentViewSet, basename="conversation-read-file")
 singletons.register(f"{ONE}/events/<int:seq>/feedback", EventFeedbackViewSet, basename="feedback")
 singletons.register("shared/<str:token>", SharedViewSet, basename="shared")

@@ -217,7 +217,16 @@ const HANDLERS = {
   },
 
   SandboxNotice(story, event, payload) {
+    if (payload.code === "egress_refused" && payload.host) {
+      story.push({ type: "host", event, host: string(payload.host), port: string(payload.port), text: string(payload.message) });
+      return;
+    }
     story.push({ type: "notice", event, code: string(payload.code), text: string(payload.message), detail: string(payload.detail) });
+  },
+
+  HostRuleChange(story, event, payload) {
+    const name = { true: "check", false: "x" }[payload.allowed] ?? "retry";
+    story.push({ type: "divider", event, icon: name, text: string(payload.message), detail: "" });
   },
 
   UserConfirmation(story, event, payload) {

@@ -54,6 +54,10 @@ const DRAW = {
     return h("article", { "aria-label": "Server" }, h("div", { class: "server-note" }, icon("info"), h("div", {}, row.text, row.detail ? h("p", { class: "faint small-text" }, row.detail) : null)));
   },
 
+  host(row, context) {
+    return context.drawHost(row);
+  },
+
   divider(row, context) {
     const line = h("p", { class: "divider" }, h("span", {}, icon(row.icon), row.text));
     if (!row.detail) return h("div", {}, line);

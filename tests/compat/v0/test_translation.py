@@ -713,6 +713,7 @@ OTHERS = {
         ),
     ),
     "SecurityAnalysisEvent": ("agent", {"risks": {}}, None),
+    "HostRuleChange": ("server", {"host": "a.example", "allowed": True, "message": "x"}, None),
     "TokenEvent": ("agent", {"prompt_token_ids": [1]}, None),
     "LLMCompletionLogEvent": ("environment", {"log_data": "x"}, None),
     "StreamingDeltaEvent": ("agent", {"content": "x"}, None),
