@@ -446,7 +446,10 @@ class Stack:
 
     def _destroy_sandboxes(self) -> None:
         for path in self.folder.glob("sandboxes/*/run.json"):
-            get_provider("process").destroy(json.loads(path.read_text()))
+            handle = json.loads(path.read_text())
+            # Only bubblewrap's handles have a root, the path of the folder inside the sandbox.
+            provider = "bubblewrap" if "root" in handle else "process"
+            get_provider(provider).destroy(handle)
 
     def _end_left(self) -> None:
         left = self._left()
