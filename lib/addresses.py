@@ -62,9 +62,7 @@ def is_reserved(address: Address) -> bool:
     Clouds serve the credentials of machines at such addresses. An embedded IPv4 address is checked in its place.
     """
     inner = embedded_address(address)
-    return (
-        inner.is_link_local or inner.is_multicast or inner.is_unspecified or _is_metadata(inner)
-    )
+    return inner.is_link_local or inner.is_multicast or inner.is_unspecified or _is_metadata(inner)
 
 
 def is_public(address: Address) -> bool:

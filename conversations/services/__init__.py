@@ -79,6 +79,7 @@ from conversations.services.retention import PruneResult, prune_events
 from conversations.services.sandbox_states import (
     NoSandbox,
     SandboxStatus,
+    describe_isolation,
     describe_sandbox,
     sandbox_status,
 )
@@ -146,6 +147,7 @@ __all__ = [
     "delete_feedback",
     "deliver_answer",
     "deliver_messages",
+    "describe_isolation",
     "describe_sandbox",
     "destroy_conversation",
     "download_archive",

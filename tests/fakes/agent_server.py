@@ -13,7 +13,15 @@ from uuid import uuid4
 
 from django.conf import settings
 
-from conversations.sandboxes.provider import ENGINE_PORT, Handle, Observed, SandboxSpec, State
+from conversations.sandboxes.provider import (
+    ENGINE_PORT,
+    Handle,
+    Isolation,
+    Observed,
+    SandboxSpec,
+    State,
+    Usage,
+)
 from tests.fakes.dials import build_dial
 
 _PATH = re.compile(r"/api/conversations/([0-9a-f-]+)(/.*)?")
@@ -155,6 +163,12 @@ class FakeProvider:
         if self.state != State.RUNNING:
             raise ConnectionRefusedError("The sandbox does not run.")
         return build_dial(port or self.server.server_address[1])()
+
+    def describe(self, handle: Handle | None = None) -> Isolation:
+        return Isolation("Not isolated", "It is a fake.", is_isolated=False)
+
+    def read_usage(self, handle: Handle) -> Usage | None:
+        return None
 
     def gateway_url(self) -> str:
         return settings.GATEWAY_URL

@@ -147,6 +147,11 @@ class Keeper:
             "run": request.run,
             "init": self.init_pid,
             "init_started_at": started_at,
+            "limits": {
+                "memory_bytes": request.limits.memory_bytes,
+                "processes": request.limits.processes,
+                "disk_bytes": request.limits.disk_bytes,
+            },
         }
         write_json(Path("keeper.json"), self.facts)
         return process

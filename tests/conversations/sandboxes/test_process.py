@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import psutil
 import pytest
 
-from conversations.sandboxes import process
+from conversations.sandboxes import members, process
 from conversations.sandboxes.provider import (
     Handle,
     Observed,
@@ -67,7 +67,7 @@ def wait_for_state(handle: Handle, *states: State, seconds: float = 20) -> Obser
 
 
 def find_processes(sandbox_id: UUID) -> list[psutil.Process]:
-    return list(process._members(sandbox_id.hex, []))
+    return list(members.find_members(sandbox_id.hex, []))
 
 
 def wait_for_daemons(spec: SandboxSpec) -> list[int]:
