@@ -139,6 +139,8 @@ class FakeProvider:
 
     def __init__(self, server: FakeAgentServer) -> None:
         self.server = server
+        self.isolation = Isolation("Not isolated", "It is a fake.", is_isolated=False)
+        self.usage: Usage | None = None
         self.state = State.MISSING
         self.starts = 0
         self.specs: list[SandboxSpec] = []
@@ -165,10 +167,10 @@ class FakeProvider:
         return build_dial(port or self.server.server_address[1])()
 
     def describe(self, handle: Handle | None = None) -> Isolation:
-        return Isolation("Not isolated", "It is a fake.", is_isolated=False)
+        return self.isolation
 
     def read_usage(self, handle: Handle) -> Usage | None:
-        return None
+        return self.usage
 
     def gateway_url(self) -> str:
         return settings.GATEWAY_URL

@@ -1,0 +1,49 @@
+"""The isolation of sandboxes, their limits and their usage in words, for the pages."""
+
+from typing import Any
+
+from django.conf import settings
+
+from conversations import services
+from conversations.models import Conversation
+
+MEGABYTE = 1_000_000
+
+
+def build_isolation(conversation: Conversation) -> dict[str, Any] | None:
+    """Return the isolation of a conversation's sandbox for the template ``_isolation.html``, or None without a sandbox.
+
+    The script ``isolation.js`` writes the same words, from the API.
+    """
+    if conversation.sandbox is None:
+        return None
+    state = services.describe_sandbox(conversation=conversation)
+    limits, usage = state.limits, state.usage
+    return {
+        "isolation": state.isolation,
+        "is_measured": usage is not None,
+        "resources": [
+            ("Memory", _of(usage and usage.memory_bytes, limits.memory_bytes)),
+            ("Processes", _of(usage and usage.processes, limits.processes, unit="")),
+            ("Disk", _of(usage and usage.disk_bytes, limits.disk_bytes)),
+        ],
+    }
+
+
+def build_server_isolation() -> dict[str, Any]:
+    """Return the isolation of new sandboxes on this server for the template ``_server_isolation.html``."""
+    return {
+        "isolation": services.describe_isolation(),
+        "provider": settings.SANDBOX_PROVIDER,
+        "can_choose_process": settings.SANDBOX_PROVIDER != "process",
+    }
+
+
+def _of(used: int | None, limit: int | None, *, unit: str = "MB") -> str:
+    """Return words such as ``245 of 4,096 MB``. ``used`` is None without a measurement, ``limit`` None without a limit."""
+    divisor = MEGABYTE if unit else 1
+    numbers = [f"{number // divisor:,}" for number in (used, limit) if number is not None]
+    words = " of ".join(numbers) + (f" {unit}" if unit and numbers else "")
+    if limit is None:
+        return f"{words}, no limit" if numbers else "No limit"
+    return words if used is not None else f"At most {words}"
