@@ -241,6 +241,10 @@ class Talk:
             self.id,
         )[0]
 
+    def project(self) -> Path:
+        """Return the folder of the agent's project on this machine, whatever its path in the sandbox is."""
+        return Path(self.sandbox()["handle"]["dir"], "project")
+
     def engine(self) -> EngineClient:
         """Return a client that calls the conversation's engine directly."""
         row = self.sandbox()

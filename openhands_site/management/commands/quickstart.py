@@ -341,7 +341,9 @@ class Quickstart:
         if isolation.cause:
             detail = f"agents cannot start. {isolation.cause} {isolation.remedy}"
         else:
-            detail = f"{isolation.word.lower()} ({settings.SANDBOX_PROVIDER})"
+            words = {"process": "not isolated: agents run as plain processes with all your rights"}
+            by_provider = f"{isolation.word.lower()} by {settings.SANDBOX_PROVIDER}"
+            detail = words.get(settings.SANDBOX_PROVIDER, by_provider)
         self.console.step("Sandboxes", detail)
 
     def _check_services(self) -> None:
