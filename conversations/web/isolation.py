@@ -40,7 +40,7 @@ def build_server_isolation() -> dict[str, Any]:
 
 
 def _of(used: int | None, limit: int | None, *, unit: str = "MB") -> str:
-    """Return words such as ``245 of 4,096 MB``. ``used`` is None without a measurement, ``limit`` None without a limit."""
+    """Return words such as ``245 of 4,096 MB``. A number is None without a measurement or without a limit."""
     divisor = MEGABYTE if unit else 1
     numbers = [f"{number // divisor:,}" for number in (used, limit) if number is not None]
     words = " of ".join(numbers) + (f" {unit}" if unit and numbers else "")
