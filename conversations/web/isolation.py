@@ -23,19 +23,22 @@ def build_isolation(conversation: Conversation) -> dict[str, Any] | None:
         "isolation": state.isolation,
         "is_measured": usage is not None,
         "resources": [
-            ("Memory", _of(usage and usage.memory_bytes, limits.memory_bytes)),
-            ("Processes", _of(usage and usage.processes, limits.processes, unit="")),
-            ("Disk", _of(usage and usage.disk_bytes, limits.disk_bytes)),
+            ("Memory", _of(usage.memory_bytes if usage else None, limits.memory_bytes)),
+            ("Processes", _of(usage.processes if usage else None, limits.processes, unit="")),
+            ("Disk", _of(usage.disk_bytes if usage else None, limits.disk_bytes)),
         ],
     }
 
 
-def build_server_isolation() -> dict[str, Any]:
-    """Return the isolation of new sandboxes on this server for the template ``_server_isolation.html``."""
+def build_server_isolation(*, is_staff: bool) -> dict[str, Any]:
+    """Return the isolation of new sandboxes on this server for the template ``_server_isolation.html``.
+
+    The cause and the remedy of a refusal contain paths of the server's machine, so only staff sees them.
+    """
     return {
         "isolation": services.describe_isolation(),
         "provider": settings.SANDBOX_PROVIDER,
-        "can_choose_process": settings.SANDBOX_PROVIDER != "process",
+        "is_staff": is_staff,
     }
 
 

