@@ -35,6 +35,8 @@ def _prepare() -> None:
     os.environ.setdefault("LOG_FORMAT", "text")
     os.environ["DATABASE_POOL_SIZE"] = "0"
     os.environ["DEBUG"] = "false"
+    # Tests of services use a fake of the process provider. Flows start a server with the default provider.
+    os.environ["SANDBOX_PROVIDER"] = "process"
     os.environ["ALLOW_PROCESS_SANDBOX"] = "true"
     os.environ["UPSTREAM_ALLOW_PRIVATE"] = "true"
     os.environ["PUBLIC_URL"] = "http://testserver"

@@ -1,6 +1,12 @@
-"""The environment variables of an engine, for all providers."""
+"""The environment variables of an engine, and the address at which it reaches this server, for all providers."""
 
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+from conversations.sandboxes.egress.policy import GATEWAY_NAME
 from conversations.sandboxes.provider import SandboxSpec
+from lib.addresses import literal_address
 
 MODULE = "openhands.agent_server"
 """The Python module that is the engine's program."""
@@ -36,3 +42,16 @@ def build_engine_environment(spec: SandboxSpec, *, root: str, run: str) -> dict[
         "ANONYMIZED_TELEMETRY": "false",
         "DO_NOT_TRACK": "1",
     }
+
+
+def gateway_url_behind_proxy() -> str:
+    """Return the URL at which a sandbox with a proxy reaches this server.
+
+    It is ``GATEWAY_URL``, or a name that only the proxy knows if ``GATEWAY_URL`` is a loopback address, because a
+    sandbox has a loopback interface of its own.
+    """
+    url: str = settings.GATEWAY_URL
+    host = urlsplit(url).hostname or ""
+    address = literal_address(host)
+    is_local = host == "localhost" or (address is not None and address.is_loopback)
+    return f"http://{GATEWAY_NAME}" if is_local else url

@@ -18,7 +18,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -42,16 +43,20 @@ from conversations.sandboxes.folders import (
     remove,
 )
 from conversations.sandboxes.listeners import listens, still_listens
+from conversations.sandboxes.members import end_tmux, find_members, is_running, send_signal
 from conversations.sandboxes.provider import (
     DIAL_SECONDS,
     ENGINE_PORT,
     Handle,
+    Isolation,
     Observed,
     SandboxImpossible,
     SandboxNotYet,
     SandboxSpec,
     SandboxUnavailable,
     State,
+    Usage,
+    Wall,
 )
 from lib import engine_home
 from lib.json_files import open_private, read_json, write_json
@@ -69,6 +74,29 @@ GIT_CONFIG = """\
 [init]
     defaultBranch = main
 """
+
+
+NOT_ALLOWED = (
+    "Process sandboxes do not isolate the agent from this machine, so they are disabled on this server.",
+    "Choose another SANDBOX_PROVIDER, or set ALLOW_PROCESS_SANDBOX=true on a machine that only you use.",
+)
+
+
+def _do_nothing(engine: psutil.Process) -> None:
+    """Do nothing after the start of an engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """The parts of a start in which providers of processes differ.
+
+    ``prefix`` are the words in front of the engine's command, ``environment`` are more variables for the engine, and
+    ``on_started`` is called with the engine's process.
+    """
+
+    prefix: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    on_started: Callable[[psutil.Process], None] = _do_nothing
 
 
 class ProcessProvider:
@@ -116,6 +144,27 @@ class ProcessProvider:
         url: str = settings.GATEWAY_URL
         return url
 
+    def describe(self, handle: Handle | None = None) -> Isolation:
+        cause, remedy = ("", "") if settings.ALLOW_PROCESS_SANDBOX else NOT_ALLOWED
+        return Isolation(
+            "Not isolated",
+            "The agent runs as a plain process of the server’s system user. It can read and change everything that "
+            "this user can, including the server’s keys and all other conversations.",
+            is_isolated=False,
+            walls=(
+                Wall("Files", False, "All files that the server’s system user can read."),
+                Wall("Processes", False, "All processes of the server’s system user."),
+                Wall("Network", False, "The whole network of this machine."),
+                Wall("Limits", False, "Memory, processes and disk are not limited."),
+            ),
+            cause=cause,
+            remedy=remedy,
+        )
+
+    def read_usage(self, handle: Handle) -> Usage | None:
+        """Return None: these sandboxes are not measured."""
+        return None
+
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
         if folder := get_folder(handle):
             with lock(folder):
@@ -132,7 +181,7 @@ class ProcessProvider:
             with contextlib.suppress(FileNotFoundError):
                 # Rename first, so that no other process sees a half-deleted sandbox.
                 folder.rename(trash)
-            for path in (trash, folder, Path(_tmux_folder(folder))):
+            for path in (trash, folder, Path(find_tmux_folder(folder))):
                 remove(path)
             lock_file.unlink(missing_ok=True)
 
@@ -161,12 +210,9 @@ class ProcessProvider:
         return True
 
     def _start(self, spec: SandboxSpec, folder: Path) -> Handle:
-        if not settings.ALLOW_PROCESS_SANDBOX:
-            raise SandboxImpossible(
-                "Process sandboxes do not isolate the agent from this machine, so they are disabled on this "
-                "server. Choose another SANDBOX_PROVIDER, or set ALLOW_PROCESS_SANDBOX=true on a machine "
-                "that only you use."
-            )
+        isolation = self.describe()
+        if isolation.cause:
+            raise SandboxImpossible(f"{isolation.cause} {isolation.remedy}")
         if not (engine := engine_home.status()).is_ready:
             if engine.state == "installing":
                 raise SandboxNotYet(
@@ -181,9 +227,16 @@ class ProcessProvider:
                     return earlier
                 _make_folders(folder)
                 self._end(folder, earlier, 0)
-                return _launch(spec, folder)
+                run = secrets.token_hex(8)
+                port = find_free_port()
+                confinement = self.confine(spec, folder, run=run, port=port)
+                return _launch(spec, folder, confinement, run=run, port=port)
         except OSError as error:
             raise explain_error(error, folder) from error
+
+    def confine(self, spec: SandboxSpec, folder: Path, *, run: str, port: int) -> Confinement:
+        """Prepare a start of the engine on a port, and return what limits it. The caller holds the folder's lock."""
+        return Confinement()
 
     def _end(self, folder: Path, handle: Handle, grace_seconds: float) -> None:
         """End the engine, then all other processes of the sandbox. The caller holds the folder's lock."""
@@ -195,19 +248,21 @@ class ProcessProvider:
                 write_json(folder / "stopped", {"run": run["run"]})
         engines = [process for run in runs if (process := _find_engine(run))]
         # Collect the processes before the engine ends, because its children are found through the engine.
-        members = _members(folder.name, engines)
+        members = find_members(folder.name, engines)
         deadline = time.monotonic() + grace_seconds
         if grace_seconds:
-            _signal(engines, signal.SIGTERM)
+            send_signal(engines, signal.SIGTERM)
         while time.monotonic() < deadline and any(_find_engine(run) for run in runs):
             time.sleep(0.05)
-        _kill_tmux(_tmux_folder(folder))
+        end_tmux(find_tmux_folder(folder))
         # Repeat, because a process may start another process while it is being killed.
         for _ in range(20):
-            members = {process for process in members if _runs(process)} | _members(folder.name, [])
+            members = {process for process in members if is_running(process)} | find_members(
+                folder.name, []
+            )
             if not members:
                 return
-            _signal(members, signal.SIGKILL)
+            send_signal(members, signal.SIGKILL)
             time.sleep(0.05)
         raise SandboxUnavailable(
             f"{len(members)} processes of this sandbox could not be ended. Try again."
@@ -217,9 +272,11 @@ class ProcessProvider:
 # --- Starting --------------------------------------------------------------------
 
 
-def _launch(spec: SandboxSpec, folder: Path) -> Handle:
+def _launch(
+    spec: SandboxSpec, folder: Path, confinement: Confinement, *, run: str, port: int
+) -> Handle:
     check_space(folder)
-    tmux, run, port = _tmux_folder(folder), secrets.token_hex(8), _free_port()
+    tmux = find_tmux_folder(folder)
     _make_private_folder(Path(tmux))
     for name in ("exit.json", "stopped"):
         (folder / name).unlink(missing_ok=True)
@@ -227,21 +284,23 @@ def _launch(spec: SandboxSpec, folder: Path) -> Handle:
     trim_log(log, at_start=True)
     # Use the interpreter instead of the script bin/agent-server, whose first line contains a path that may be too long
     # for the system. With -P, files of the project cannot shadow the engine's modules.
-    command = [str(settings.ENGINE_DIR / "bin" / "python"), "-P", "-m", MODULE]
+    python = str(settings.ENGINE_DIR / "bin" / "python")
+    command = [*confinement.prefix, python, "-P", "-m", MODULE]
     with open(log, "ab", opener=open_private) as output:
         child = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=folder,
-            env=_environment(spec, folder, tmux=tmux, run=run),
+            env=_environment(spec, folder, tmux=tmux, run=run) | confinement.environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    try:
-        created = psutil.Process(child.pid).create_time()
-    except psutil.NoSuchProcess:
-        created = 0.0
+    created = 0.0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(child.pid)
+        created = process.create_time()
+        confinement.on_started(process)
     handle = {
         "sandbox": spec.sandbox_id.hex,
         "run": run,
@@ -295,7 +354,7 @@ def _search_path() -> str:
     )
 
 
-def _free_port() -> int:
+def find_free_port() -> int:
     """Return a free port for the engine, which could not report a port that it chose itself.
 
     If another program takes the port first, the engine ends, ``inspect`` reports the failure, and the next start
@@ -319,7 +378,7 @@ def _make_folders(folder: Path) -> None:
         config.write_text(GIT_CONFIG)
 
 
-def _tmux_folder(folder: Path) -> str:
+def find_tmux_folder(folder: Path) -> str:
     """Return the folder for the sockets of the agent's terminals, which is the same in every run.
 
     It is inside the sandbox's folder, or in /tmp if the path of a socket would be too long.
@@ -376,7 +435,7 @@ def _owns_port(handle: Handle, port: int) -> bool:
         return still_listens(handle["run"], handle["port"], lambda: _find_engine(handle))
     engine = _find_engine(handle)
     return engine is not None and any(
-        listens(process, port) for process in _members(handle["sandbox"], [engine])
+        listens(process, port) for process in find_members(handle["sandbox"], [engine])
     )
 
 
@@ -416,66 +475,3 @@ def _exit_status(folder: Path, run: str) -> int | None:
             return status if isinstance(status, int) else None
         time.sleep(0.03)  # the engine may be a zombie whose parent is about to write the file
     return None
-
-
-# --- Ending ----------------------------------------------------------------------
-
-
-def _members(name: str, engines: Iterable[psutil.Process]) -> set[psutil.Process]:
-    """Return all processes of a sandbox, whose id is ``name``.
-
-    These are the engines, the processes with the sandbox's ``OH_SANDBOX_ID`` or in the session of an engine, and all
-    descendants of these processes.
-    """
-    roots = {process.pid for process in engines}
-    members: dict[int, psutil.Process] = {}
-    children: dict[int, list[psutil.Process]] = {}
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
-            children.setdefault(process.ppid(), []).append(process)
-            if process.pid in roots or _is_marked(process, name) or os.getsid(process.pid) in roots:
-                members[process.pid] = process
-    # Add the descendants, generation by generation.
-    queue = list(members)
-    while queue:
-        for child in children.get(queue.pop(), []):
-            if child.pid not in members:
-                members[child.pid] = child
-                queue.append(child.pid)
-    members.pop(os.getpid(), None)  # never end the server itself
-    return {process for process in members.values() if _runs(process)}
-
-
-def _is_marked(process: psutil.Process, name: str) -> bool:
-    try:
-        return process.environ().get("OH_SANDBOX_ID") == name
-    except (psutil.Error, OSError):
-        return False
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
-
-
-def _signal(processes: Iterable[psutil.Process], number: int) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(number)
-
-
-def _kill_tmux(folder: str) -> None:
-    """End the sandbox's terminals and remove their sockets.
-
-    tmux servers are daemons, which outlive the engine, and a killed tmux server leaves its socket behind.
-    """
-    tmux = shutil.which("tmux")
-    for path in Path(folder).glob("tmux-*/*"):
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            if path.is_socket():
-                if tmux:
-                    command = [tmux, "-S", str(path), "kill-server"]
-                    subprocess.run(command, env={}, capture_output=True, timeout=5, check=False)
-                path.unlink()

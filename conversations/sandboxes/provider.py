@@ -7,6 +7,7 @@ so that the provider can find the sandbox again.
 import enum
 import socket
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeAlias
 from uuid import UUID
@@ -59,6 +60,52 @@ class Observed:
     state: State
     workspace: str = ""
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wall:
+    """One of the walls between a sandbox and the machine: its name, and one or two sentences for people."""
+
+    name: str
+    in_force: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of each sandbox; 0 means that no limit is enforced. Threads count as processes."""
+
+    memory_bytes: int = 0
+    processes: int = 0
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The resources that a running sandbox used at a time. Threads are not counted."""
+
+    at: datetime
+    memory_bytes: int
+    processes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """The isolation of a provider's sandboxes from the machine and from each other, in words for people.
+
+    ``word`` is for a label and ``meaning`` explains it in one or two sentences. ``is_isolated`` is true only if the
+    walls were tested. ``cause`` and ``remedy`` say why no sandbox can start on this machine and what an administrator
+    must do; both are empty if sandboxes can start.
+    """
+
+    word: str
+    meaning: str
+    is_isolated: bool
+    walls: tuple[Wall, ...] = ()
+    limits: Limits = Limits()
+    cause: str = ""
+    remedy: str = ""
 
 
 class SandboxUnavailable(Problem):
@@ -129,6 +176,20 @@ class SandboxProvider(Protocol):
         """
         ...
 
+    def describe(self, handle: Handle | None = None) -> Isolation:
+        """Return the isolation that is in force for new sandboxes or, with a handle, for that sandbox's current run.
+
+        The first call of a process may take some seconds. The texts contain no secret, address or path of a sandbox.
+        """
+        ...
+
+    def read_usage(self, handle: Handle) -> Usage | None:
+        """Return the newest measurement of a running sandbox.
+
+        Return None if the sandbox does not run, was not measured yet, or is not measured by this provider.
+        """
+        ...
+
     def gateway_url(self) -> str:
         """Return the URL at which the sandboxes of this provider reach this server, without a slash at the end."""
         ...
@@ -154,6 +215,7 @@ class SandboxProvider(Protocol):
 _PROVIDERS = {
     "bubblewrap": "conversations.sandboxes.bubblewrap.provider:BubblewrapProvider",
     "process": "conversations.sandboxes.process:ProcessProvider",
+    "seatbelt": "conversations.sandboxes.seatbelt.provider:SeatbeltProvider",
 }
 _instances: dict[str, SandboxProvider] = {}
 

@@ -93,6 +93,7 @@ from conversations.services.retention import PruneResult, prune_events
 from conversations.services.sandbox_states import (
     NoSandbox,
     SandboxStatus,
+    describe_isolation,
     describe_sandbox,
     sandbox_status,
 )
@@ -168,6 +169,7 @@ __all__ = [
     "deliver_answer",
     "deliver_messages",
     "describe_egress",
+    "describe_isolation",
     "describe_sandbox",
     "destroy_conversation",
     "download_archive",

@@ -8,6 +8,8 @@ from uuid import UUID
 from django.conf import settings
 
 from conversations.models import Conversation, Sandbox, StartTask
+from conversations.sandboxes.provider import Isolation, SandboxImpossible, Usage, get_provider
+from conversations.services.starts import OCCUPYING, replaces_process_provider
 from lib.problems import Problem
 
 
@@ -34,7 +36,7 @@ class NoSandbox(Problem):
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """The limits of every sandbox on this server."""
+    """The limits of a sandbox."""
 
     idle_seconds: int
     """The seconds without use after which a sandbox is stopped. The sandbox's files are kept."""
@@ -42,6 +44,12 @@ class SandboxLimits:
     """The seconds after which a start fails if the engine has not answered."""
     max_running: int
     """The largest number of sandboxes that an organization may run at the same time."""
+    memory_bytes: int | None
+    """The memory above which the sandbox is stopped; None without a limit."""
+    processes: int | None
+    """The largest number of processes and threads; None without a limit."""
+    disk_bytes: int | None
+    """The size of all files above which the sandbox is stopped; None without a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,10 @@ class SandboxState:
     stopped_at: datetime | None
     last_used_at: datetime
     limits: SandboxLimits
+    isolation: Isolation
+    """The isolation in force, or that of the next start if the sandbox does not run."""
+    usage: Usage | None
+    """The newest measurement; None if the sandbox does not run or is not measured."""
 
 
 def sandbox_status(conversation: Conversation) -> SandboxStatus:
@@ -84,6 +96,7 @@ def describe_sandbox(*, conversation: Conversation) -> SandboxState:
         raise NoSandbox
     start = conversation.start_tasks.order_by("-created_at").first()
     status = sandbox_status(conversation)
+    isolation, usage = _read_facts(sandbox)
     return SandboxState(
         id=sandbox.pk,
         status=status,
@@ -100,8 +113,33 @@ def describe_sandbox(*, conversation: Conversation) -> SandboxState:
             idle_seconds=settings.SANDBOX_IDLE_SECONDS,
             start_seconds=settings.SANDBOX_START_SECONDS,
             max_running=settings.SANDBOX_MAX_RUNNING,
+            memory_bytes=isolation.limits.memory_bytes or None,
+            processes=isolation.limits.processes or None,
+            disk_bytes=isolation.limits.disk_bytes or None,
         ),
+        isolation=isolation,
+        usage=usage,
     )
+
+
+def describe_isolation() -> Isolation:
+    """Return the isolation of new sandboxes on this machine, with the cause and the remedy if none can start."""
+    return get_provider(settings.SANDBOX_PROVIDER).describe()
+
+
+def _read_facts(sandbox: Sandbox) -> tuple[Isolation, Usage | None]:
+    """Return the isolation and the usage of a sandbox."""
+    name = sandbox.provider
+    if name == "process" and replaces_process_provider() and sandbox.observed not in OCCUPYING:
+        name = "bubblewrap"
+    try:
+        provider = get_provider(name)
+    except SandboxImpossible:
+        meaning = (
+            f"This server has no sandbox provider named {sandbox.provider}, so it cannot tell."
+        )
+        return Isolation("Unknown", meaning, is_isolated=False), None
+    return provider.describe(sandbox.handle or None), provider.read_usage(sandbox.handle)
 
 
 def _since(status: SandboxStatus, sandbox: Sandbox, start: StartTask | None) -> datetime | None:

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from accounts.services import audit
@@ -22,11 +23,16 @@ from conversations.sandboxes.provider import (
 )
 from conversations.services.egress_log import collect_last_decisions
 from conversations.services.leases import list_live_owners, request_manager
-from conversations.services.starts import OCCUPYING
+from conversations.services.starts import (
+    OCCUPYING,
+    STOP_GRACE_SECONDS,
+    replaces_process_provider,
+)
 from conversations.services.state import append_notice, change_fields, is_up, request_start
 from lib.problems import Problem
 
-STOP_GRACE_SECONDS = 10.0
+LOCAL_PROVIDERS = ("bubblewrap", "process", "seatbelt")
+"""The providers whose sandboxes run on the machine of the server."""
 LOST_SECONDS = 10
 """The age in seconds after which work without a queued job counts as lost."""
 AWAKE = (Conversation.Status.RUNNING, Conversation.Status.STARTING)
@@ -93,8 +99,8 @@ def stop_sandbox(*, conversation_id: UUID, unless_in_use: bool = False) -> None:
 
 
 def stop_all_sandboxes() -> int:
-    """Stop all sandboxes of the process provider, for example at a shutdown. Return the number of stopped sandboxes."""
-    running = Sandbox.objects.filter(provider="process", observed__in=OCCUPYING)
+    """Stop all sandboxes on this machine, for example at a shutdown. Return the number of stopped sandboxes."""
+    running = Sandbox.objects.filter(provider__in=LOCAL_PROVIDERS, observed__in=OCCUPYING)
     ids = list(Conversation.objects.filter(sandbox__in=running).values_list("pk", flat=True))
     for conversation_id in ids:
         stop_sandbox(conversation_id=conversation_id)
@@ -109,9 +115,13 @@ def reconcile_sandboxes() -> int:
     changed = 0
     idle_since = timezone.now() - timedelta(seconds=settings.SANDBOX_IDLE_SECONDS)
     rows = Conversation.objects.select_related("sandbox").filter(sandbox__isnull=False)
+    is_idle = Q(sandbox__active_at__lt=idle_since)
+    if replaces_process_provider():
+        # A sandbox that runs since before the upgrade is not isolated. Its next start is.
+        is_idle |= Q(sandbox__provider="process")
     idle = rows.filter(
+        is_idle,
         sandbox__observed=Sandbox.Observed.RUNNING,
-        sandbox__active_at__lt=idle_since,
         deleted_at=None,
     ).exclude(execution_status=Conversation.ExecutionStatus.RUNNING)
     # A sandbox with open messages is about to be used.

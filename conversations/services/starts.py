@@ -19,6 +19,7 @@ from conversations.engine.client import EngineClient, EngineRefused, EngineUnrea
 from conversations.engine.payloads import build_analyzer, build_policy, build_start_request
 from conversations.models import Conversation, Sandbox, StartTask
 from conversations.sandboxes.provider import (
+    SandboxImpossible,
     SandboxNotYet,
     SandboxSpec,
     State,
@@ -47,6 +48,8 @@ QUEUE_SECONDS = 2
 MAX_ATTEMPTS = 3
 OCCUPYING = (Sandbox.Observed.STARTING, Sandbox.Observed.RUNNING)
 """The states in which a sandbox occupies one of its organization's slots."""
+STOP_GRACE_SECONDS = 10.0
+"""The time that an engine has to finish before it is killed."""
 
 
 class StartFailed(Exception):
@@ -140,6 +143,7 @@ def _start_sandbox(conversation: Conversation, sandbox: Sandbox) -> None:
 
     Raise ``StartFailed`` if the sandbox stops, or if its engine does not answer within ``SANDBOX_START_SECONDS``.
     """
+    _leave_process_provider(sandbox)
     provider = get_provider(sandbox.provider)
     spec = SandboxSpec(
         sandbox_id=sandbox.pk,
@@ -181,6 +185,33 @@ def _start_sandbox(conversation: Conversation, sandbox: Sandbox) -> None:
     info = open_engine(sandbox).get_server_info()
     sandbox.engine_version = str(info.get("version", ""))[:40]
     sandbox.save(update_fields=["workspace", "detail", "active_at", "engine_version"])
+
+
+def replaces_process_provider() -> bool:
+    """Return whether sandboxes of the process provider continue under bubblewrap, which this server uses now."""
+    return bool(settings.SANDBOX_PROVIDER == "bubblewrap")
+
+
+def _leave_process_provider(sandbox: Sandbox) -> None:
+    """Move a sandbox of the process provider to bubblewrap, if this server uses bubblewrap now. Safe to repeat.
+
+    An upgrade from a release without isolation leaves such sandboxes behind. Both providers store a sandbox in the same
+    folders, and bubblewrap mounts them at their old paths, so the files and the history are kept. Raise
+    ``SandboxImpossible``, without any change, if this machine cannot isolate sandboxes.
+    """
+    if sandbox.provider != "process" or not replaces_process_provider():
+        return
+    isolation = get_provider("bubblewrap").describe()
+    if isolation.cause:
+        raise SandboxImpossible(f"{isolation.cause} {isolation.remedy}")
+    # The engine may still run since before the upgrade, and two engines must not use the same files. An earlier attempt
+    # may have died before it stored the handle.
+    process = get_provider("process")
+    if handle := sandbox.handle or process.find(sandbox.pk):
+        process.stop(handle, grace_seconds=STOP_GRACE_SECONDS)
+    sandbox.provider = "bubblewrap"
+    sandbox.save(update_fields=["provider"])
+    log.info("Sandbox %s continues under bubblewrap instead of as a plain process.", sandbox.pk)
 
 
 def _start_engine_conversation(

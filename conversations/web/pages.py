@@ -34,6 +34,7 @@ from conversations.web.forms import (
     RenameForm,
     SearchForm,
 )
+from conversations.web.isolation import build_isolation
 from lib.api import dumps
 from lib.forms import PageForm, render_form
 from lib.pages import MalformedCursor, page, parse_cursor
@@ -232,6 +233,7 @@ def conversation(request: AuthenticatedRequest, conversation_id: UUID) -> HttpRe
         "conversation": conversation,
         "record": record | build_state_chip(record),
         "message_id": uuid4(),
+        "sandbox": build_isolation(conversation),
         "may_steer": "conversations.steer" in granted,
         "may_delete": "conversations.delete" in granted,
         "may_create": "conversations.create" in granted,

@@ -1,17 +1,33 @@
 """``/api/v1/conversations/{id}/sandbox``: the state of a sandbox, and its verbs."""
 
+from datetime import UTC, datetime
+
 import pytest
 from rest_framework.test import APIClient
 
 from accounts.models import AuditEntry, Organization
 from conversations import services
 from conversations.models import Conversation, Sandbox
+from conversations.sandboxes.provider import Isolation, Limits, Usage, Wall
 from tests.conftest import key_client
 from tests.conversations.conftest import list_queued_jobs
 from tests.factories.conversations import ConversationFactory
 
 VERBS = ("start", "resume", "pause")
-LIMITS = {"idle_seconds": 1_800, "start_seconds": 120, "max_running": 8}
+LIMITS = {
+    "idle_seconds": 1_800,
+    "start_seconds": 120,
+    "max_running": 8,
+    "memory_bytes": None,
+    "processes": None,
+    "disk_bytes": None,
+}
+ISOLATION = {
+    "word": "Not isolated",
+    "meaning": "It is a fake.",
+    "is_isolated": False,
+    "walls": [],
+}
 
 
 def build_url(conversation, verb=""):
@@ -31,7 +47,7 @@ def format_time(moment):
 
 
 class TestState:
-    def test_starting_sandbox_has_its_queue_position(self, api, conversation):
+    def test_starting_sandbox_has_its_queue_position(self, api, conversation, sandboxes):
         start = conversation.start_tasks.get()
         conversation.start_tasks.update(queue_position=3)
         sandbox = conversation.sandbox
@@ -52,6 +68,8 @@ class TestState:
             "stopped_at": None,
             "last_used_at": format_time(Sandbox.objects.get().active_at),
             "limits": LIMITS,
+            "isolation": ISOLATION,
+            "usage": None,
         }
 
     def test_running_sandbox_has_its_engine_version(self, api, running):
@@ -70,6 +88,8 @@ class TestState:
             "stopped_at": None,
             "last_used_at": format_time(sandbox.active_at),
             "limits": LIMITS,
+            "isolation": ISOLATION,
+            "usage": None,
         }
 
     def test_stopped_sandbox_has_the_time_of_its_stop(self, api, running):
@@ -136,6 +156,47 @@ class TestState:
 
         with django_assert_num_queries(4):  # the key, the conversation, the role, the start
             assert api.get(build_url(conversation)).status_code == 200
+
+    def test_measured_sandbox_has_its_isolation_limits_and_usage(self, api, running, sandboxes):
+        sandboxes.isolation = Isolation(
+            "Isolated",
+            "It has walls.",
+            is_isolated=True,
+            walls=(Wall("Files", True, "Only its own."), Wall("Landlock", False, "None.")),
+            limits=Limits(memory_bytes=4_000_000, processes=512, disk_bytes=0),
+            cause="The path /srv/bwrap is wrong.",
+        )
+        at = datetime(2026, 11, 29, 12, 0, 5, tzinfo=UTC)
+        sandboxes.usage = Usage(at, memory_bytes=3_000_000, processes=7, disk_bytes=1_000)
+
+        response = api.get(build_url(running))
+        state = response.json()
+
+        assert state["isolation"] == {
+            "word": "Isolated",
+            "meaning": "It has walls.",
+            "is_isolated": True,
+            "walls": [
+                {"name": "Files", "in_force": True, "detail": "Only its own."},
+                {"name": "Landlock", "in_force": False, "detail": "None."},
+            ],
+        }
+        assert state["limits"] == LIMITS | {"memory_bytes": 4_000_000, "processes": 512}
+        assert state["usage"] == {
+            "at": "2026-11-29T12:00:05Z",
+            "memory_bytes": 3_000_000,
+            "processes": 7,
+            "disk_bytes": 1_000,
+        }
+        assert "/srv/bwrap" not in response.text
+
+    def test_sandbox_of_an_unknown_provider_has_unknown_isolation(self, api, conversation):
+        Sandbox.objects.update(provider="nope")
+
+        isolation = api.get(build_url(conversation)).json()["isolation"]
+
+        assert (isolation["word"], isolation["is_isolated"]) == ("Unknown", False)
+        assert "nope" in isolation["meaning"]
 
     def test_unknown_parameter_is_refused_with_a_sentence(self, api, conversation):
         response = api.get(build_url(conversation), {"colour": "red"})

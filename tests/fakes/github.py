@@ -104,12 +104,15 @@ def git(*arguments: str, cwd: Path) -> str:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[FakeGitHub]:
-    """Serve the fake on a loopback port. Its ``host`` is the value to connect a token with."""
+def running(folder: Path, *, address: str = "127.0.0.1") -> Iterator[FakeGitHub]:
+    """Serve the fake on a port of a loopback address. Its ``host`` is the value to connect a token with.
+
+    An isolated sandbox has a 127.0.0.1 of its own, so a fake for agents needs another address, such as 127.0.0.2.
+    """
     fake = FakeGitHub(folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"fake": fake}))
+    server = ThreadingHTTPServer((address, 0), type("Handler", (_Handler,), {"fake": fake}))
     server.daemon_threads = True
-    fake.host = f"127.0.0.1:{server.server_address[1]}"
+    fake.host = f"{address}:{server.server_address[1]}"
     fake.url = f"http://{fake.host}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()

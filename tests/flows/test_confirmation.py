@@ -31,7 +31,7 @@ def wait_for_question(talk: Talk, script: str) -> dict:
 
 
 def get_workspace(talk: Talk) -> Path:
-    return Path(talk.sandbox()["workspace"])
+    return talk.project()
 
 
 def read_rejections(talk: Talk) -> list[str]:

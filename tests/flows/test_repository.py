@@ -18,7 +18,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
-    with github.running(tmp_path_factory.mktemp("github")) as fake:
+    with github.running(tmp_path_factory.mktemp("github"), address="127.0.0.2") as fake:
         fake.add("octo/private", FILES, branches=("feat/one+two",))
         yield fake
 
@@ -44,7 +44,7 @@ def test_private_repository_is_cloned_and_the_token_is_stored_nowhere(owner):
     head = talk.engine().execute("git status --branch --short", cwd=talk.sandbox()["workspace"])
     assert head.stdout.startswith("## feat/one+two...origin/feat/one+two")
     sandbox = talk.sandbox()
-    git = Path(sandbox["workspace"]) / ".git"
+    git = talk.project() / ".git"
     assert (git / "hooks" / "pre-commit").stat().st_mode & 0o111
     assert "credential" not in (git / "config").read_text()
     # The engine and the agent can read every file below the sandbox's folder.
@@ -54,7 +54,7 @@ def test_private_repository_is_cloned_and_the_token_is_stored_nowhere(owner):
         if path.is_file() and github.TOKEN.encode() in path.read_bytes()
     ]
     assert files_with_token == []
-    output = talk.engine().execute("cat /tmp/tmp.*/credentials; env", cwd=str(git.parent))
+    output = talk.engine().execute("cat /tmp/tmp.*/credentials; env", cwd=sandbox["workspace"])
     assert github.TOKEN not in output.stdout
     assert github.TOKEN not in json.dumps([record, talk.events()])
 

@@ -87,11 +87,12 @@ def test_upstream_key_is_absent_from_the_sandbox(talk):
     row = talk.sandbox()
     # The file control.txt shows that the search works.
     search = talk.engine().execute(
-        f"echo {KEY} > control.txt; grep -rlF {KEY} {row['handle']['dir']}; rm control.txt",
+        f"echo {KEY} > control.txt; grep -rlF {KEY} {row['workspace']}/..; rm control.txt",
         cwd=row["workspace"],
     )
+    # A command inherits the engine's environment. Reading that of the engine itself may be refused.
     environment = talk.engine().execute(
-        "tr '\\0' '\\n' < /proc/$PPID/environ", cwd=row["workspace"]
+        "env; tr '\\0' '\\n' < /proc/$PPID/environ", cwd=row["workspace"]
     )
 
     hits = [line for line in search.stdout.splitlines() if "bash_events" not in line]

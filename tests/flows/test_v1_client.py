@@ -2,7 +2,6 @@
 
 import json
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -154,7 +153,7 @@ def test_confirmation_is_answered_by_rest_and_not_by_a_message(stack):
         assert client.post("run") == 200
         assert talk.record()["execution_status"] == "waiting_for_confirmation"
         assert len(talk.deliveries()) == 1
-        assert not (Path(talk.sandbox()["workspace"]) / "one.txt").exists()
+        assert not (talk.project() / "one.txt").exists()
 
         assert client.post("events/respond_to_confirmation", accept=True) == 200
         read_until(
@@ -164,7 +163,7 @@ def test_confirmation_is_answered_by_rest_and_not_by_a_message(stack):
                 and frame["observation"]["kind"] == "TerminalObservation"
             ),
         )
-    assert (Path(talk.sandbox()["workspace"]) / "one.txt").exists()
+    assert (talk.project() / "one.txt").exists()
 
 
 def test_socket_with_a_wrong_or_foreign_key_is_closed(stack, client, foreign):

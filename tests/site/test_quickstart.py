@@ -199,6 +199,44 @@ def test_data_survives_sigkill(run):
     assert list_processes(again.folder) == []
 
 
+def test_permission_of_an_earlier_quickstart_is_removed_and_agents_are_isolated(run, tmp_path):
+    folder = tmp_path / "data folder"
+    folder.mkdir()
+    (folder / "server.env").write_text(
+        "ALLOW_PROCESS_SANDBOX='true'\nSECRET_KEY='%s'\n" % ("s" * 50)
+    )
+    started = run()
+
+    step = started.read_until(r"^ *Sandboxes +(.*)$")[1]
+    started.read_until("^Ready ")
+
+    assert step == "isolated by bubblewrap" or step.startswith("agents cannot start. ")
+    stored = (folder / "server.env").read_text()
+    assert "ALLOW_PROCESS_SANDBOX" not in stored
+    assert f"SECRET_KEY='{'s' * 50}'" in stored
+    assert started.stop() == 0
+
+
+def test_server_starts_although_agents_cannot(run):
+    # The provider of macOS is refused on Linux, as bubblewrap is on a kernel without namespaces.
+    started = run(SANDBOX_PROVIDER="bubblewrap" if sys.platform == "darwin" else "seatbelt")
+
+    step = started.read_until(r"^ *Sandboxes +(.*)$")[1]
+    started.read_until("^Ready ")
+
+    assert step.startswith("agents cannot start. ")
+    assert started.get("/ready") == 200
+    assert started.stop() == 0
+
+
+def test_allowed_process_sandboxes_are_not_the_default(run):
+    started = run(ALLOW_PROCESS_SANDBOX="true")
+
+    assert "not isolated" not in started.read_until(r"^ *Sandboxes +(.*)$")[1]
+    started.read_until("^Ready ")
+    assert started.stop() == 0
+
+
 class TestRefusals:
     @staticmethod
     def fail_to_start(*arguments: object, **environment: str) -> str:

@@ -18,7 +18,7 @@ from lib.routes import RouteFacts
 
 
 class SandboxLimitsSerializer(serializers.Serializer[Any]):
-    """The limits of every sandbox on this server."""
+    """The limits of the sandbox."""
 
     idle_seconds = serializers.IntegerField(
         help_text="The seconds without use after which a sandbox is stopped. The sandbox's files are kept."
@@ -29,6 +29,46 @@ class SandboxLimitsSerializer(serializers.Serializer[Any]):
     max_running = serializers.IntegerField(
         help_text="The largest number of sandboxes that an organization may run at the same time."
     )
+    memory_bytes = serializers.IntegerField(
+        allow_null=True,
+        help_text="The memory above which the sandbox is stopped; null without a limit.",
+    )
+    processes = serializers.IntegerField(
+        allow_null=True,
+        help_text="The largest number of processes and threads; null without a limit.",
+    )
+    disk_bytes = serializers.IntegerField(
+        allow_null=True,
+        help_text="The size of all files above which the sandbox is stopped; null without a limit.",
+    )
+
+
+class WallSerializer(serializers.Serializer[Any]):
+    """One of the walls between a sandbox and the server's machine."""
+
+    name = serializers.CharField()
+    in_force = serializers.BooleanField()
+    detail = serializers.CharField(help_text="One or two sentences for people.")
+
+
+class IsolationSerializer(serializers.Serializer[Any]):
+    """The isolation of a sandbox in words."""
+
+    word = serializers.CharField(help_text="A label, such as “Isolated” or “Not isolated”.")
+    meaning = serializers.CharField(help_text="One or two sentences for people.")
+    is_isolated = serializers.BooleanField(
+        help_text="Whether tested walls separate the agent from the server's machine."
+    )
+    walls = WallSerializer(many=True)
+
+
+class SandboxUsageSerializer(serializers.Serializer[Any]):
+    """The resources that a running sandbox used at a time."""
+
+    at = serializers.DateTimeField(help_text="When the sandbox was measured.")
+    memory_bytes = serializers.IntegerField()
+    processes = serializers.IntegerField(help_text="The number of processes without threads.")
+    disk_bytes = serializers.IntegerField()
 
 
 class SandboxSerializer(serializers.Serializer[Any]):
@@ -58,6 +98,13 @@ class SandboxSerializer(serializers.Serializer[Any]):
     )
     last_used_at = serializers.DateTimeField()
     limits = SandboxLimitsSerializer()
+    isolation = IsolationSerializer(
+        help_text="The isolation in force, or that of the next start if the sandbox does not run."
+    )
+    usage = SandboxUsageSerializer(
+        allow_null=True,
+        help_text="The newest measurement; null if the sandbox does not run or is not measured.",
+    )
 
 
 class NoQuery(serializers.Serializer[Any]):

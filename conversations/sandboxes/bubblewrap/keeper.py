@@ -168,6 +168,11 @@ class Keeper:
             "init": self.init_pid,
             "init_started_at": started_at,
             "cgroup": str(self.cgroup or ""),
+            "limits": {
+                "memory_bytes": request.limits.memory_bytes,
+                "processes": request.limits.processes,
+                "disk_bytes": request.limits.disk_bytes,
+            },
         }
         write_json(Path("keeper.json"), self.facts)
         return process

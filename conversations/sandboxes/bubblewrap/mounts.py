@@ -5,7 +5,7 @@ folders and its private ``/tmp``.
 """
 
 import configparser
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,7 +77,7 @@ class Plan:
 
 def plan_mounts(
     *,
-    folders: Iterable[Mount],
+    folders: Sequence[Mount],
     etc: Path,
     engine_dir: Path,
     read_only: Iterable[Path],
@@ -109,9 +109,11 @@ def plan_mounts(
         if any(path.is_relative_to(mount.source) for mount in system)
     ]
     links.append(("/tmp", "/var/tmp"))  # noqa: S108 - paths inside the sandbox
-    own = [Mount(str(engine_dir), str(engine_dir))]
+    # Other folders may be below /tmp, on a machine whose data is there.
+    first = [mount for mount in folders if mount.target == "/tmp"]  # noqa: S108 - inside the sandbox
+    own = [*first, Mount(str(engine_dir), str(engine_dir))]
     own += [Mount(str(path), str(path)) for path in find_python_folders(engine_dir)]
-    own += [Mount(str(INSIDE), INSIDE_TARGET), *folders]
+    own += [Mount(str(INSIDE), INSIDE_TARGET), *(one for one in folders if one not in first)]
     return Plan(system, links, hidden, own)
 
 

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ import psutil
 from django.conf import settings
 
 from conversations.sandboxes.bubblewrap import copying, mounts, staging, support, system_files
+from conversations.sandboxes.bubblewrap.description import MEGABYTE, describe_isolation
 from conversations.sandboxes.bubblewrap.limits import read_process_state
 from conversations.sandboxes.egress.policy import Policy, write_policy
 from conversations.sandboxes.egress.reader import read_decisions
@@ -33,6 +35,7 @@ from conversations.sandboxes.engine_environment import (
     FOLDERS,
     MODULE,
     build_engine_environment,
+    gateway_url_behind_proxy,
 )
 from conversations.sandboxes.engine_log import find_last_line, trim_log
 from conversations.sandboxes.folders import (
@@ -46,15 +49,17 @@ from conversations.sandboxes.provider import (
     DIAL_SECONDS,
     ENGINE_PORT,
     Handle,
+    Isolation,
+    Limits,
     Observed,
     SandboxImpossible,
     SandboxNotYet,
     SandboxSpec,
     SandboxUnavailable,
     State,
+    Usage,
 )
 from lib import engine_home
-from lib.addresses import literal_address
 from lib.json_files import open_private, read_json, write_json
 from lib.processes import is_locked, signal_name
 
@@ -63,8 +68,6 @@ INNER_ENGINE_PORT = 31_900
 PROXY = "127.0.0.1:3128"
 ROOT = "/workspace"
 """The path of a sandbox's folders inside the sandbox."""
-SERVER_URL = "http://openhands.internal"
-"""The address of this server in a sandbox if ``GATEWAY_URL`` is a loopback address. Only the proxy knows this name."""
 PROBE_SECONDS = 1.0
 _DATA = (*FOLDERS, "tmux", "tmp")
 
@@ -145,12 +148,29 @@ class BubblewrapProvider:
         copying.copy_folder(folders[0] / "project", folders[1] / "project")
         return True
 
+    def describe(self, handle: Handle | None = None) -> Isolation:
+        machine = support.probe()
+        limits, landlock_abi = _limits(), machine.landlock_abi
+        folder = get_folder(handle) if handle else None
+        # The settings may have changed since the sandbox was started.
+        if handle and folder and _runs(folder, handle):
+            run = read_json(folder / "keeper.json")
+            landlock_abi = run.get("landlock", landlock_abi)
+            limits = Limits(**run["limits"]) if "limits" in run else limits
+        return describe_isolation(
+            machine, limits=limits, landlock_abi=landlock_abi, has_own_uid=os.geteuid() == 0
+        )
+
+    def read_usage(self, handle: Handle) -> Usage | None:
+        folder = get_folder(handle)
+        if not folder or not _runs(folder, handle):
+            return None
+        measured = read_json(folder / "usage.json")
+        at = measured.pop("at", None)
+        return Usage(datetime.fromtimestamp(at, UTC), **measured) if at else None
+
     def gateway_url(self) -> str:
-        url: str = settings.GATEWAY_URL
-        host = urlsplit(url).hostname or ""
-        address = literal_address(host)
-        is_local = host == "localhost" or (address is not None and address.is_loopback)
-        return SERVER_URL if is_local else url
+        return gateway_url_behind_proxy()
 
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
         if folder := get_folder(handle):
@@ -358,13 +378,8 @@ def _build_request(
         "LOGNAME": system_files.USER,
         "TMPDIR": "/tmp",  # noqa: S108
     }
-    megabyte = 1_000_000
-    limits = {
-        "memory_bytes": settings.SANDBOX_MEMORY_MEGABYTES * megabyte,
-        "processes": settings.SANDBOX_MAX_PROCESSES,
-        "disk_bytes": settings.SANDBOX_DISK_MEGABYTES * megabyte,
-        "file_bytes": settings.SANDBOX_DISK_MEGABYTES * megabyte,
-    }
+    limits = asdict(_limits())
+    limits["file_bytes"] = limits["disk_bytes"]
     inherited = {
         "processes": limits["processes"],
         "file_bytes": limits["file_bytes"],
@@ -386,6 +401,7 @@ def _build_request(
         "config_path": environment["OPENHANDS_AGENT_SERVER_CONFIG_PATH"],
         "config": {"session_api_keys": [spec.session_key], "secret_key": spec.secret_key},
         "port": INNER_ENGINE_PORT,
+        "old_gateway_port": _old_gateway_port() if root != ROOT else None,
         "landlock": support.probe().landlock_abi > 0,
         "read_only": plan.readable(),
         "writable": plan.writable(),
@@ -403,6 +419,22 @@ def _build_request(
         "watched": [str(folder / name) for name in _DATA],
         "start": start,
     }
+
+
+def _old_gateway_port() -> int | None:
+    """Return the port of this server if sandboxes without isolation reached it at a loopback address."""
+    if gateway_url_behind_proxy() == settings.GATEWAY_URL:
+        return None
+    return urlsplit(settings.GATEWAY_URL).port or 80
+
+
+def _limits() -> Limits:
+    """Return the limits for new runs, from the settings."""
+    return Limits(
+        memory_bytes=settings.SANDBOX_MEMORY_MEGABYTES * MEGABYTE,
+        processes=settings.SANDBOX_MAX_PROCESSES,
+        disk_bytes=settings.SANDBOX_DISK_MEGABYTES * MEGABYTE,
+    )
 
 
 def _runs(folder: Path, handle: Handle) -> bool:

@@ -4,12 +4,12 @@ The answer comes from a real, empty sandbox that is started with bubblewrap. The
 """
 
 import ctypes
-import functools
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ from conversations.sandboxes.bubblewrap.inside import landlock
 from conversations.sandboxes.bubblewrap.refusals import Facts, Refusal
 
 LIMIT_SECONDS = 10
+REFUSAL_SECONDS = 30.0
+"""How long a refusal is cached."""
 FIRST_UID = 1_900_000_000
 """The uid of the trial sandbox if the server runs as root."""
 NAMESPACES = ("--unshare-all", "--unshare-user", "--disable-userns")
@@ -46,10 +48,20 @@ class Support:
     pasta: str = ""
 
 
-@functools.cache
+_probed: tuple[Support, float] | None = None
+
+
 def probe() -> Support:
-    """Return what this machine supports. The first call starts a sandbox (at most 10 s); later calls are cached."""
-    return examine()
+    """Return what this machine supports. The first call starts a sandbox (at most 10 s); later calls are cached.
+
+    A refusal is cached for ``REFUSAL_SECONDS``, so that an administrator's remedy takes effect without a restart.
+    """
+    global _probed  # noqa: PLW0603 - the cache; a second trial by another thread at the same time is harmless
+    if _probed is None or (
+        not _probed[0].is_usable and time.monotonic() - _probed[1] > REFUSAL_SECONDS
+    ):
+        _probed = (examine(), time.monotonic())
+    return _probed[0]
 
 
 def examine(*, bwrap: str | None = None, uid: int | None = None) -> Support:

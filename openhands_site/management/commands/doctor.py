@@ -24,6 +24,10 @@ LOW_MEGABYTES, CRITICAL_MEGABYTES = 2_000, 300
 """Free space on the disk below which the check warns, and below which it fails."""
 CLOCK_SECONDS = 5
 """The maximum difference between the clocks of this machine and of the database server."""
+WITHOUT_ISOLATION = (
+    "Until then agents cannot start. To run agents without isolation, set SANDBOX_PROVIDER=process and "
+    "ALLOW_PROCESS_SANDBOX=true: every user who can start an agent can then read the server's keys and all data."
+)
 Result = tuple[str, str]
 """The state and the detail of a check."""
 
@@ -84,7 +88,7 @@ def run_checks() -> Iterator[Check]:
         if check.state == FAILED:
             return
     later = [_database, _migrations, _clock, _redis, _data_folder, _space, _engine, _git, _tmux]
-    later += [_server, _keys, _debug, _https, _process_sandbox, _administrator]
+    later += [_server, _keys, _debug, _https, _sandbox, _administrator]
     for probe in later:
         yield _run(probe)
 
@@ -338,23 +342,33 @@ def _https() -> Result:
     )
 
 
-def _process_sandbox() -> Result:
+def _sandbox() -> Result:
     from django.conf import settings
 
-    if settings.SANDBOX_PROVIDER != "process":
-        return OK, f"not used; the sandbox provider is {settings.SANDBOX_PROVIDER}"
-    if not settings.ALLOW_PROCESS_SANDBOX:
+    from conversations.sandboxes.provider import get_provider
+
+    name = settings.SANDBOX_PROVIDER
+    isolation = get_provider(name).describe()
+    if isolation.cause and name == "process":
         return FAILED, (
             "SANDBOX_PROVIDER is `process`, but ALLOW_PROCESS_SANDBOX is false, so agents cannot start. Set it to "
             "true only if you trust every user: agents then run with all rights of this system user."
         )
-    return (
-        WARNING,
-        (
-            "agents are not isolated: they run with all rights of this system user. Give accounts only to people "
-            "you trust."
-        ),
-    )
+    if isolation.cause:
+        return FAILED, f"{isolation.cause} {isolation.remedy} {WITHOUT_ISOLATION}"
+    if name == "process":
+        return (
+            WARNING,
+            (
+                "agents are not isolated: they run with all rights of this system user. Give accounts only to "
+                "people you trust."
+            ),
+        )
+    walls = ", ".join(wall.name.lower() for wall in isolation.walls if wall.in_force)
+    detail = f"{isolation.word.lower()} by {name}: {walls}"
+    missing = [wall.name.lower() for wall in isolation.walls if not wall.in_force]
+    detail += f" (not in force: {', '.join(missing)})" if missing else ""
+    return (OK if isolation.is_isolated else WARNING), detail
 
 
 def _administrator() -> Result:

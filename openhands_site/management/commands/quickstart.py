@@ -110,6 +110,8 @@ class Quickstart:
     wants_engine: bool
     grpc_port: int | None = None
     services: embedded.Embedded | None = field(default=None, init=False)
+    exposes_machine: bool = field(default=False, init=False)
+    """Whether agents start without tested isolation from this machine."""
     began: float = field(default_factory=time.monotonic, init=False)
 
     def run(self) -> None:
@@ -226,7 +228,6 @@ class Quickstart:
             "GATEWAY_URL": url,
             "ALLOWED_HOSTS": ",".join(hosts),
             "ALLOWED_ORIGINS": ",".join(dict.fromkeys(origins)),
-            "ALLOW_PROCESS_SANDBOX": "true",
             "UPSTREAM_ALLOW_PRIVATE": "true",
         }
         is_new = not any(name in stored for name in KEYS)
@@ -327,6 +328,23 @@ class Quickstart:
         settings.STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns if this folder is missing
         self.console.step("Tables", f"up to date ({time.monotonic() - began:.1f} s)")
         self.engine_dir = settings.ENGINE_DIR
+        self._describe_sandboxes()
+
+    def _describe_sandboxes(self) -> None:
+        """Print the isolation of agents. If this machine cannot isolate them, the server runs but agents do not."""
+        from django.conf import settings
+
+        from conversations import services as conversations
+
+        isolation = conversations.describe_isolation()
+        self.exposes_machine = not isolation.is_isolated and not isolation.cause
+        if isolation.cause:
+            detail = f"agents cannot start. {isolation.cause} {isolation.remedy}"
+        else:
+            words = {"process": "not isolated: agents run as plain processes with all your rights"}
+            by_provider = f"{isolation.word.lower()} by {settings.SANDBOX_PROVIDER}"
+            detail = words.get(settings.SANDBOX_PROVIDER, by_provider)
+        self.console.step("Sandboxes", detail)
 
     def _check_services(self) -> None:
         """Raise ``CannotStart`` if PostgreSQL or Redis does not respond."""
@@ -488,9 +506,10 @@ class Quickstart:
             self.console.say(
                 f"Open this link to create the first administrator (it works once):\n  {link}\n"
             )
-        if self.host not in ("127.0.0.1", "localhost", "::1"):
+        is_local = self.host in ("127.0.0.1", "localhost", "::1")
+        if self.exposes_machine and not is_local:
             self.console.say(
-                "Warning: other machines may reach this server, and its agents are not isolated: they run with all "
+                "Warning: other machines may reach this server, and its agents are not isolated: they may have all "
                 "your rights on this machine."
             )
         self.console.say(f"Ready at {url} (started in {seconds} s). Press Ctrl-C to stop.")

@@ -54,3 +54,12 @@ export function bytes(size) {
   const [unit, letters] = size < 1e6 ? [1e3, "kB"] : size < 1e9 ? [1e6, "MB"] : [1e9, "GB"];
   return `${(size / unit).toFixed(1)} ${letters}`;
 }
+
+/** Format a usage and its limit: "245 of 4,096 MB", "At most 512", "12, no limit", "No limit". Both may be null. */
+export function used(now, limit, unit = "") {
+  const whole = (number) => Math.floor(unit ? number / 1e6 : number).toLocaleString("en-US");
+  const numbers = [now, limit].filter((number) => number !== null && number !== undefined).map(whole);
+  const words = `${numbers.join(" of ")}${unit && numbers.length ? ` ${unit}` : ""}`;
+  if (limit === null || limit === undefined) return numbers.length ? `${words}, no limit` : "No limit";
+  return now === null || now === undefined ? `At most ${words}` : words;
+}

@@ -30,7 +30,7 @@ from conversations.engine.client import (
     follow,
 )
 from conversations.engine.payloads import Delta, Durable, Frame, Sync, Transient, Unknown
-from conversations.sandboxes import process
+from conversations.sandboxes import members
 from conversations.sandboxes.provider import Handle, SandboxSpec, State, get_provider
 from tests.fakes.dials import build_dial
 from tests.fakes.engine import require_engine
@@ -119,7 +119,7 @@ def sandbox() -> Iterator[RunningSandbox]:
             yield RunningSandbox(spec, handle, model, observed.workspace)
         finally:
             provider.destroy(provider.find(spec.sandbox_id) or handle)
-    assert list(process._members(spec.sandbox_id.hex, [])) == []
+    assert list(members.find_members(spec.sandbox_id.hex, [])) == []
 
 
 async def read_frames_until(
@@ -484,7 +484,7 @@ def test_killed_engine_is_resumed_with_its_log(sandbox):
     )
     time.sleep(1)
     before = list(sandbox.client.iter_events(conversation_id))
-    tool = [p for p in process._members(sandbox.spec.sandbox_id.hex, []) if p.name() == "sleep"]
+    tool = [p for p in members.find_members(sandbox.spec.sandbox_id.hex, []) if p.name() == "sleep"]
     assert tool
 
     os.kill(sandbox.handle["pid"], signal.SIGKILL)
@@ -493,7 +493,7 @@ def test_killed_engine_is_resumed_with_its_log(sandbox):
     with pytest.raises(EngineUnreachable):
         sandbox.client.get_conversation(conversation_id)
     sandbox.handle = provider.resume(sandbox.spec, sandbox.handle)
-    assert [one for one in tool if process._runs(one)] == []
+    assert [one for one in tool if members.is_running(one)] == []
     wait_for_state(sandbox.handle, State.RUNNING)
     sandbox.wait_for_status(conversation_id, {"error"})
     after = list(sandbox.client.iter_events(conversation_id))
@@ -506,16 +506,16 @@ def test_stopped_sandbox_leaves_no_process_and_keeps_the_log(sandbox):
     conversation_id = sandbox.create_conversation()
     sandbox.send_and_wait(conversation_id, "Go.\n!run (sleep 300 &) ; echo started\n!finish Done.")
     before = list(sandbox.client.iter_events(conversation_id))
-    members = process._members(sandbox.spec.sandbox_id.hex, [])
-    names = {member.name() for member in members}
-    assert len(members) >= 3
+    found = members.find_members(sandbox.spec.sandbox_id.hex, [])
+    names = {member.name() for member in found}
+    assert len(found) >= 3
     assert any(name.startswith("tmux") for name in names), names
 
     provider.stop(sandbox.handle, grace_seconds=20)
 
     assert provider.inspect(sandbox.handle).state == State.STOPPED
-    assert [member for member in members if process._runs(member)] == []
-    assert process._members(sandbox.spec.sandbox_id.hex, []) == set()
+    assert [member for member in found if members.is_running(member)] == []
+    assert members.find_members(sandbox.spec.sandbox_id.hex, []) == set()
     assert list(Path(sandbox.handle["tmux"]).glob("tmux-*/openhands-*")) == []
     sandbox.handle = provider.resume(sandbox.spec, sandbox.handle)
     wait_for_state(sandbox.handle, State.RUNNING)
@@ -529,5 +529,5 @@ def test_destroyed_sandbox_leaves_no_files_and_no_process(sandbox):
 
     assert not Path(sandbox.handle["dir"]).exists()
     assert not Path(sandbox.handle["tmux"]).exists()
-    assert process._members(sandbox.spec.sandbox_id.hex, []) == set()
+    assert members.find_members(sandbox.spec.sandbox_id.hex, []) == set()
     assert provider.inspect(sandbox.handle).state == State.MISSING

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import psutil
 import pytest
 
-from conversations.sandboxes import process
+from conversations.sandboxes import engine_log, members, process
 from conversations.sandboxes.provider import (
     Handle,
     Observed,
@@ -67,7 +67,7 @@ def wait_for_state(handle: Handle, *states: State, seconds: float = 20) -> Obser
 
 
 def find_processes(sandbox_id: UUID) -> list[psutil.Process]:
-    return list(process._members(sandbox_id.hex, []))
+    return list(members.find_members(sandbox_id.hex, []))
 
 
 def wait_for_daemons(spec: SandboxSpec) -> list[int]:
@@ -170,18 +170,18 @@ class TestStart:
 
         provider.start(spec)
 
-        assert log.stat().st_size < process.LOG_TAIL_BYTES + 10_000
+        assert log.stat().st_size < engine_log.LOG_TAIL_BYTES + 10_000
         assert b"the end\n" in log.read_bytes()
 
     def test_log_is_cut_while_the_engine_runs(self, spec):
         handle = provider.start(spec)
         log = get_folder(spec) / "engine.log"
         with log.open("ab") as file:
-            file.write(b"b" * (process.LOG_MAX_BYTES + 1))
+            file.write(b"b" * (engine_log.LOG_MAX_BYTES + 1))
 
         provider.inspect(handle)
 
-        assert log.stat().st_size == process.LOG_TAIL_BYTES
+        assert log.stat().st_size == engine_log.LOG_TAIL_BYTES
 
 
 class TestRefusals:

@@ -7,6 +7,8 @@ library. Nobody in the sandbox can end it, because a process 1 gets no signal fo
   which accepts the connections on the host.
 - In: it accepts connections on a Unix socket that the keeper created on the host. The first line is ``PORT``; the
   answer is ``OK``; then bytes are copied to and from 127.0.0.1:PORT in the sandbox.
+- If ``old_gateway_port`` is given, connections to this port of 127.0.0.1 are carried to the server through the proxy,
+  because the files of an engine that was started without isolation contain that address of the server.
 
 ``relay.py connect HOST PORT`` connects standard input and output to a host through the proxy, for programs with a
 ``ProxyCommand``, such as ssh.
@@ -24,6 +26,7 @@ import time
 from typing import Any
 
 PROXY_ADDRESS = ("127.0.0.1", 3128)
+GATEWAY = b"openhands.internal:80"
 CHUNK = 65_536
 CONFIG_SECONDS = 300.0
 """How long the engine may take to read its configuration before the file is deleted anyway."""
@@ -54,6 +57,23 @@ async def serve_inbound(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
                 end.close()
 
 
+async def serve_old_gateway(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Carry a connection to the server's own address through the proxy."""
+    inner: asyncio.StreamWriter | None = None
+    try:
+        inner_reader, inner = await asyncio.open_connection(*PROXY_ADDRESS)
+        inner.write(b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (GATEWAY, GATEWAY))
+        head = await inner_reader.readuntil(b"\r\n\r\n")
+        if b" 200" in head.split(b"\r\n")[0]:
+            await asyncio.gather(pump(reader, inner), pump(inner_reader, writer))
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        pass
+    finally:
+        for end in (writer, inner):
+            if end is not None:
+                end.close()
+
+
 class Init:
     """Process 1: it starts the engine, reports its end, and collects the processes that lost their parents."""
 
@@ -69,6 +89,8 @@ class Init:
         loop.add_reader(self.control, self.read_control)
         self.control.setblocking(False)
         await asyncio.start_unix_server(serve_inbound, sock=self.door, backlog=128)
+        if port := self.start.get("old_gateway_port"):
+            await asyncio.start_server(serve_old_gateway, "127.0.0.1", port)
         config = self.write_config()
         os.chdir(self.start["cwd"])
         self.engine = spawn(self.start)
