@@ -64,7 +64,7 @@ WATCH_SECONDS, GROWING_SECONDS, USAGE_SECONDS = 1.0, 0.2, 5.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a worker asks of a keeper. ``config`` contains the engine's keys."""
+    """The instructions of a worker for a keeper. ``start`` contains the engine's keys."""
 
     run: str
     folder: Path

@@ -24,14 +24,14 @@ def choose_uid(sandboxes: Path) -> int:
 
     In a container whose user namespace has only few user ids, those from 10,000 on are used.
     """
-    taken = set()
+    used = set()
     for folder in sandboxes.iterdir():
         try:
-            taken.add((folder / "project").lstat().st_uid)
+            used.add((folder / "project").lstat().st_uid)
         except OSError:
             continue
     uids = UIDS if _is_mapped(UIDS[0]) and _is_mapped(UIDS[-1]) else _CONTAINER_UIDS
-    while (uid := random.choice(uids)) in taken:  # noqa: S311 - not a secret
+    while (uid := random.choice(uids)) in used:  # noqa: S311 - not a secret
         pass
     return uid
 
