@@ -112,6 +112,8 @@ def plan_mounts(
     own = [Mount(str(engine_dir), str(engine_dir))]
     own += [Mount(str(path), str(path)) for path in find_python_folders(engine_dir)]
     own += [Mount(str(INSIDE), INSIDE_TARGET), *folders]
+    # A folder is mounted before those below it, which it would cover otherwise, such as /tmp before an engine in /tmp.
+    own.sort(key=lambda mount: len(Path(mount.target).parts))
     return Plan(system, links, hidden, own)
 
 
