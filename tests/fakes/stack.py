@@ -33,6 +33,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from conversations.engine.client import EngineClient
 from conversations.engine.payloads import Durable
+from conversations.sandboxes.engine_environment import MODULE
 from conversations.sandboxes.provider import get_provider
 from lib import crypto
 from openhands_site.operating import embedded
@@ -246,14 +247,22 @@ class Talk:
         key = crypto.open_sealed(
             bytes(row["sealed_session_key"]), bound_to=f"sandbox.session:{row['id']}"
         )
-        return EngineClient(partial(get_provider("process").dial, row["handle"]), key)
+        return EngineClient(partial(get_provider(row["provider"]).dial, row["handle"]), key)
 
     def engine_log(self) -> list[Durable]:
         """Return the engine's own log, from its first event."""
         return list(self.engine().iter_events(self.id))
 
     def engine_pid(self) -> int:
-        return self.sandbox()["handle"]["pid"]
+        """Return the process id of the engine on this machine."""
+        row = self.sandbox()
+        handle: dict[str, Any] = row["handle"]
+        if row["provider"] == "process":
+            return int(handle["pid"])
+        keeper = json.loads(Path(handle["dir"], "keeper.json").read_text())
+        init = psutil.Process(keeper["init"])
+        [engine] = [child for child in init.children() if MODULE in child.cmdline()]
+        return int(engine.pid)
 
     def kill_engine(self) -> float:
         """Kill the engine (SIGKILL). Return the time."""
@@ -395,7 +404,8 @@ class Stack:
                 "DATA_DIR": str(self.folder),
                 "PUBLIC_URL": self.url,
                 "ALLOWED_HOSTS": "127.0.0.1",
-                "ALLOW_PROCESS_SANDBOX": "true",
+                # The fake Git hosts and model servers of tests listen on this machine.
+                "SANDBOX_PRIVATE_HOSTS": "127.0.0.0/8,localhost",
                 "UPSTREAM_ALLOW_PRIVATE": "true",
                 "RATE_LIMITS": "off",  # tests send more requests per key than users
                 "LOG_FORMAT": "text",
@@ -446,7 +456,10 @@ class Stack:
 
     def _destroy_sandboxes(self) -> None:
         for path in self.folder.glob("sandboxes/*/run.json"):
-            get_provider("process").destroy(json.loads(path.read_text()))
+            handle = json.loads(path.read_text())
+            # Only bubblewrap's handles have a root, the path of the folder inside the sandbox.
+            provider = "bubblewrap" if "root" in handle else "process"
+            get_provider(provider).destroy(handle)
 
     def _end_left(self) -> None:
         left = self._left()
