@@ -18,6 +18,7 @@ from conversations import announcing, queue
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.engine.payloads import build_analyzer, build_policy, build_start_request
 from conversations.models import Conversation, Sandbox, StartTask
+from conversations.sandboxes.egress.policy import Policy, Profile
 from conversations.sandboxes.provider import (
     SandboxNotYet,
     SandboxSpec,
@@ -145,6 +146,7 @@ def _start_sandbox(sandbox: Sandbox) -> None:
         session_key=sandbox.session_key(),
         secret_key=sandbox.secret_key(),
         gateway_url=provider.gateway_url(),
+        policy=Policy(Profile.PUBLIC, gateway=settings.GATEWAY_URL),
     )
     # If an earlier attempt started the engine and it still runs, this attempt continues that run.
     earlier = provider.inspect(sandbox.handle) if sandbox.handle else None
