@@ -58,4 +58,5 @@ def copy_folder(source: Path, target: Path) -> None:
     )
     if result.returncode:
         lines = result.stderr.strip().splitlines() or ["no message"]
-        raise SandboxUnavailable(f"The files could not be copied: {lines[-1]}.")
+        # The first line names the file; the last one only says that there were errors.
+        raise SandboxUnavailable(f"The files could not be copied: {lines[0].rstrip('.')}.")

@@ -109,11 +109,11 @@ def plan_mounts(
         if any(path.is_relative_to(mount.source) for mount in system)
     ]
     links.append(("/tmp", "/var/tmp"))  # noqa: S108 - paths inside the sandbox
-    # Other folders may be below /tmp, on a machine whose data is there.
-    first = [mount for mount in folders if mount.target == "/tmp"]  # noqa: S108 - inside the sandbox
-    own = [*first, Mount(str(engine_dir), str(engine_dir))]
+    own = [Mount(str(engine_dir), str(engine_dir))]
     own += [Mount(str(path), str(path)) for path in find_python_folders(engine_dir)]
-    own += [Mount(str(INSIDE), INSIDE_TARGET), *(one for one in folders if one not in first)]
+    own += [Mount(str(INSIDE), INSIDE_TARGET), *folders]
+    # A folder is mounted before those below it, which it would cover otherwise, such as /tmp before an engine in /tmp.
+    own.sort(key=lambda mount: len(Path(mount.target).parts))
     return Plan(system, links, hidden, own)
 
 

@@ -470,6 +470,10 @@ def _describe_end(folder: Path, run: str) -> tuple[State, str]:
     if read_json(folder / "run.json").get("run") != run:
         return State.STOPPED, "The sandbox was started again after this run."
     end = read_json(folder / "exit.json")
+    if end.get("run") != run:
+        cause = "The process that watches the sandbox ended, so the sandbox ended too"
+        line = find_last_line(folder / "keeper.log")
+        return State.FAILED, f"{cause}: {line}" if line else f"{cause}."
     if end.get("detail"):
         return State.FAILED, end["detail"]
     status = end.get("status")

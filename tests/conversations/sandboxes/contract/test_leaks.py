@@ -1,0 +1,92 @@
+"""Many starts and stops leave nothing behind on the machine. ``SANDBOX_CYCLES=50`` makes the run longer."""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from conversations.sandboxes.provider import State
+from tests.conversations.sandboxes.box import Box, list_alive, read_namespaces
+from tests.waiting import wait_until
+
+CYCLES = int(os.environ.get("SANDBOX_CYCLES", "5"))
+
+
+def measure(sandboxes: Path) -> dict[str, object]:
+    """Return what a leak would change, of this process and of the machine."""
+    inodes = {str(path.stat().st_ino) for path in sandboxes.rglob("*") if path.exists()}
+    locks = Path("/proc/locks").read_text().splitlines()
+    return {
+        "mounts": Path("/proc/mounts").read_text(),
+        "files": sorted(str(path) for path in sandboxes.rglob("*") if path.name != "uid"),
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "threads": threading.active_count(),
+        "children": len(psutil.Process().children(recursive=True)),
+        "locks": [line for line in locks if line.split()[5].rpartition(":")[2] in inodes],
+        "listeners": [line for line in list_unix_sockets() if str(sandboxes) in line],
+    }
+
+
+def list_unix_sockets() -> list[str]:
+    return Path("/proc/net/unix").read_text().splitlines()
+
+
+def find_namespaces(namespaces: set[str]) -> set[str]:
+    """Return which of these namespaces a process of this machine still has."""
+    return namespaces & read_namespaces(list(psutil.process_iter()))
+
+
+def remove_marks(box: Box) -> None:
+    """Remove the files that the daemons of the fake engine wrote."""
+    for name in ("daemon1", "daemon2"):
+        (box.project / name).unlink()
+
+
+def test_cycles_of_start_and_stop_leave_nothing_behind(box: Box, settings):
+    box.instruct("daemon")
+    own, namespaces = read_namespaces([psutil.Process()]), set()
+    members: list[psutil.Process] = []
+    starts: list[float] = []
+    stops: list[float] = []
+    box.start()
+    box.wait_for_daemons()
+    box.stop()
+    remove_marks(box)
+    before = measure(settings.SANDBOX_DIR)
+    for number in range(CYCLES):
+        began = time.monotonic()
+        box.resume()
+        starts.append(time.monotonic() - began)
+        members += [*box.processes(), *box.wait_for_daemons()]
+        namespaces |= read_namespaces(members) - own
+        if number % 3 == 2:
+            box.engine().kill()
+            box.wait_for(State.FAILED)
+        began = time.monotonic()
+        box.stop(5)
+        stops.append(time.monotonic() - began)
+        remove_marks(box)
+        assert list_alive(members) == []
+
+    # A thread waits for each ended process.
+    wait_until(lambda: threading.active_count() <= before["threads"], "threads to end", seconds=5)
+    assert measure(settings.SANDBOX_DIR) == before
+    assert find_namespaces(namespaces) == set()
+    if box.name == "bubblewrap":
+        assert len({name for name in namespaces if name.startswith("net:")}) >= 1
+    box.provider.destroy(box.handle)
+    after = measure(settings.SANDBOX_DIR)
+    assert (after["locks"], after["listeners"]) == ([], [])
+    assert after["files"] == [str(settings.SANDBOX_DIR / ".locks")]
+    figures = {
+        "provider": box.name,
+        "cycles": CYCLES,
+        "processes": len(members),
+        "namespaces": len(namespaces),
+        "seconds_to_ready": [round(min(starts), 2), round(max(starts), 2)],
+        "seconds_to_stop": [round(min(stops), 2), round(max(stops), 2)],
+    }
+    print("\n" + json.dumps({"test": "cycles"} | figures), flush=True)
