@@ -6,8 +6,11 @@ sandbox's process 1, because the kernel gives it every process that loses its pa
 
 import contextlib
 import os
+import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -15,6 +18,10 @@ DISK_SCAN_SHARE = 0.05
 """The share of the time that the keeper spends on counting the bytes of files."""
 DISK_SCAN_SECONDS = 5.0
 """The shortest time between two counts of the bytes of files."""
+LEAST_FILE_BYTES = 4_096
+"""The bytes that each file counts at least, because the number of files on a disk is limited too."""
+LONG_PATH = 2_000
+"""The length of a path above which deeper paths are named by a descriptor. A name has at most 255 bytes."""
 LOW_MEMORY_SHARE, LOW_DISK_BYTES = 0.04, 500_000_000
 """A machine with less available memory (as a share of all memory) or less free disk space is short of it."""
 BACKGROUND_PRIORITY = 10
@@ -174,11 +181,11 @@ def read_process_state(pid: int) -> tuple[int, str]:
 
 
 def read_resident_bytes(pid: int) -> int:
-    """Return the bytes of memory of a process that belong to no file on a disk, with its share of swap."""
+    """Return the bytes of memory of a process that belong to no file on a disk, with its page tables and swap."""
     total = 0
     with contextlib.suppress(OSError, ValueError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith(("RssAnon:", "RssShmem:", "VmSwap:")):
+            if line.startswith(("RssAnon:", "RssShmem:", "VmPTE:", "VmSwap:")):
                 total += int(line.split()[1]) * 1024
     return total
 
@@ -190,33 +197,92 @@ def read_proportional_bytes(pid: int) -> int:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith(("Pss_Anon:", "Pss_Shmem:", "SwapPss:")):
                 total += int(line.split()[1]) * 1024
+        return total + read_page_table_bytes(pid)
     except PermissionError:
         return read_resident_bytes(pid)
     except (OSError, ValueError):
         return 0
-    return total
+
+
+def read_page_table_bytes(pid: int) -> int:
+    """Return the bytes of a process's page tables. Reading untouched pages makes tables but no pages."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmPTE:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def count_bytes(folder: Path, seen: set[tuple[int, int]]) -> int:
-    """Return the bytes on the disk of all files below a folder. Files in ``seen`` (device, inode) count as 0."""
-    total, queue = 0, [str(folder)]
-    while queue:
-        try:
-            entries = os.scandir(queue.pop())
-        except OSError:
+    """Return the bytes on the disk of all files below a folder. Files in ``seen`` (device, inode) count as 0.
+
+    Each file and folder counts at least ``LEAST_FILE_BYTES``. Paths may be longer than the system allows, and folders
+    may be closed to their owner.
+    """
+    total = 0
+    stack: list[str | Callable[[], None]] = [str(folder)]
+    while stack:
+        path = stack.pop()
+        if callable(path):
+            path()
             continue
-        with entries:
+        with contextlib.suppress(OSError):
+            if len(path) > LONG_PATH:
+                # The system refuses paths of 4,096 bytes, so deeper ones begin with a descriptor.
+                descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+                stack.append(partial(os.close, descriptor))
+                path = f"/proc/self/fd/{descriptor}"
+            try:
+                entries = _list_entries(path)
+            except PermissionError:
+                stack.append(_open_folder(path))
+                entries = _list_entries(path)
             for entry in entries:
-                with contextlib.suppress(OSError):
+                try:
                     status = entry.stat(follow_symlinks=False)
-                    if entry.is_dir(follow_symlinks=False):
-                        queue.append(entry.path)
-                    if status.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
-                        if (status.st_dev, status.st_ino) in seen:
-                            continue
-                        seen.add((status.st_dev, status.st_ino))
-                    total += status.st_blocks * 512
+                except FileNotFoundError:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    stack.append(entry.path)
+                elif status.st_nlink > 1:
+                    if (status.st_dev, status.st_ino) in seen:
+                        continue
+                    seen.add((status.st_dev, status.st_ino))
+                total += max(status.st_blocks * 512, LEAST_FILE_BYTES)
     return total
+
+
+def _list_entries(path: str) -> list[os.DirEntry[str]]:
+    with os.scandir(path) as entries:
+        found = list(entries)
+    # A folder that may be listed but not entered gives names only.
+    for entry in found:
+        with contextlib.suppress(FileNotFoundError):
+            entry.stat(follow_symlinks=False)
+    return found
+
+
+def _open_folder(path: str) -> Callable[[], None]:
+    """Let the owner of a closed folder list and enter it. Return a function that restores its mode.
+
+    A server that is not root owns the files of its sandboxes and needs this to count them.
+    """
+    is_anchor = path.startswith("/proc/self/fd/")  # a symbolic link of the kernel
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | (0 if is_anchor else os.O_NOFOLLOW))
+    place = Path(f"/proc/self/fd/{descriptor}")
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+
+    def restore() -> None:
+        try:
+            place.chmod(mode)
+        finally:
+            os.close(descriptor)
+
+    try:
+        place.chmod(mode | 0o500)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return restore
 
 
 def count_deleted_bytes(pids: list[int], seen: set[tuple[int, int]]) -> int:
