@@ -1,4 +1,3 @@
-# ruff: noqa: PTH101, PTH115, PTH116, PTH123, PTH208
 """Resources that an agent's command takes without end: what stops it, at which figure, and after how long.
 
 Meanwhile a small HTTP server outside of the sandbox answers requests. It runs in a world as the server's user:

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH101, PTH115, PTH116, PTH123, PTH208
+# ruff: noqa: PTH123
 """The small internet of a world: hosts with public addresses in a network namespace of their own.
 
 All hosts have the same files: a Git repository, package indexes for pip, npm, cargo and Maven, and redirects. They

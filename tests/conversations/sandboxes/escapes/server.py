@@ -1,4 +1,4 @@
-# ruff: noqa: PTH101, PTH115, PTH116, PTH123, PTH208
+# ruff: noqa: PTH115, PTH116
 """The server's side of the attempts: it starts sandboxes, lets their agents run the attempts, and checks the effects.
 
 It runs in a world (``world.py``) as the server's user: ``python -m ….server FOLDER [NAME…]``.

@@ -8,14 +8,19 @@ HARMLESS = {"kill_engine": "succeeds: ends only this sandbox"}
 """Attempts that succeed by design, because they harm only the sandbox itself."""
 
 
-def judge(name: str, rows: dict[str, Any]) -> str:
-    """Return the word for one attempt under one user of the server: its control must have succeeded."""
+def judge(name: str, rows: dict[str, Any], *, by_root: bool = False) -> str:
+    """Return the word for one attempt under one user of the server: its control must have succeeded.
+
+    ``by_root`` says whether the control succeeded for a server that runs as root.
+    """
     control, trial = rows["process"].get(name), rows["bubblewrap"].get(name)
     if control is None or trial is None:
         return "not tried"
     if trial["succeeded"]:
         return HARMLESS.get(name, "**NOT REFUSED**")
-    return "refused" if control["succeeded"] else "not tried"
+    if control["succeeded"]:
+        return "refused"
+    return "refused (the control needs root)" if by_root else "not tried"
 
 
 def find_open(results: dict[str, Any]) -> list[str]:
@@ -50,7 +55,9 @@ def escapes(results: dict[str, Any]) -> str:
             2: "succeeds",
         }[len(controls)]
         words = [
-            judge(name, results[user]["rows"]) if user in results else "not run"
+            judge(name, results[user]["rows"], by_root="root" in controls)
+            if user in results
+            else "not run"
             for user in ("root", "user")
         ]
         lines.append(f"| {item.title} | {control} | {words[0]} | {words[1]} |")

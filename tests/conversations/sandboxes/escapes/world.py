@@ -1,4 +1,3 @@
-# ruff: noqa: PTH101, PTH115, PTH116, PTH123, PTH208
 """A machine of its own for one run: namespaces with services, addresses and a small internet, and a server's user.
 
 Start it with ``run_world``, as root. It ends with all its processes.

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH101, PTH115, PTH116, PTH123, PTH208
 """The program that an agent runs: one attempt by its name. It prints ``GOT`` and the proof, or ``REFUSED`` and why."""
 
 import json

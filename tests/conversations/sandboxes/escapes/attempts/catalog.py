@@ -1,4 +1,4 @@
-# ruff: noqa: PTH101, PTH115, PTH116, PTH123, PTH208
+# ruff: noqa: PTH208
 """The list of all attempts, and the means that they share.
 
 An attempt is a function that gets the hints, a dictionary with all that an attacker could know. It returns a text that

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH101, PTH115, PTH116, PTH123, PTH208
+# ruff: noqa: PTH101, PTH116, PTH123, PTH208
 """Attempts to read and write files that do not belong to the sandbox."""
 
 import ctypes

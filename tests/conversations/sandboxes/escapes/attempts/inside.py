@@ -1,4 +1,4 @@
-# ruff: noqa: PTH101, PTH115, PTH116, PTH123, PTH208
+# ruff: noqa: PTH123
 """Attempts on the sandbox's own processes: its process 1, its engine and the engine's keys."""
 
 import os

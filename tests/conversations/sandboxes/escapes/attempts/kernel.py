@@ -1,4 +1,4 @@
-# ruff: noqa: PTH101, PTH115, PTH116, PTH123, PTH208
+# ruff: noqa: PTH115, PTH123, PTH208
 """Attempts to get more rights from the kernel, or to reach kernel interfaces that namespaces do not separate."""
 
 import contextlib

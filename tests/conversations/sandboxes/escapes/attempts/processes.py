@@ -1,4 +1,4 @@
-# ruff: noqa: PTH101, PTH115, PTH116, PTH123, PTH208
+# ruff: noqa: PTH123
 """Attempts on processes outside of the sandbox: see, read, trace and end them."""
 
 import ctypes
