@@ -85,7 +85,6 @@ class Init:
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self.reap)
-        loop.add_signal_handler(signal.SIGTERM, self.stop_engine)
         loop.add_reader(self.control, self.read_control)
         self.control.setblocking(False)
         await asyncio.start_unix_server(serve_inbound, sock=self.door, backlog=128)
