@@ -4,12 +4,12 @@ The answer comes from a real, empty sandbox that is started with bubblewrap. The
 """
 
 import ctypes
-import functools
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from conversations.sandboxes.bubblewrap import refusals, seccomp
 from conversations.sandboxes.bubblewrap.inside import landlock
 from conversations.sandboxes.bubblewrap.refusals import Facts, Refusal
 
-LIMIT_SECONDS = 10
+LIMIT_SECONDS, REFUSAL_SECONDS = 10, 30.0
 FIRST_UID = 1_900_000_000
 """The uid of the trial sandbox if the server runs as root."""
 NAMESPACES = ("--unshare-all", "--unshare-user", "--disable-userns")
@@ -46,10 +46,21 @@ class Support:
     pasta: str = ""
 
 
-@functools.cache
+_known: "list[tuple[float, Support]]" = []
+"""The time and the result of the newest trial, or nothing."""
+
+
 def probe() -> Support:
-    """Return what this machine supports. The first call starts a sandbox (at most 10 s); later calls are cached."""
-    return examine()
+    """Return what this machine supports. The first call starts a sandbox (at most 10 s); later calls are cached.
+
+    A refusal is examined again after ``REFUSAL_SECONDS``, because its cause may be temporary, such as a high load.
+    """
+    for examined_at, known in _known:
+        if known.is_usable or time.monotonic() - examined_at < REFUSAL_SECONDS:
+            return known
+    support = examine()
+    _known[:] = [(time.monotonic(), support)]
+    return support
 
 
 def examine(*, bwrap: str | None = None, uid: int | None = None) -> Support:
