@@ -8,10 +8,13 @@ from typing import Any
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, or ``{}`` if the file is missing or contains no JSON object."""
+    """Return the JSON object in a file, or ``{}`` if the file is missing or contains no JSON object.
+
+    Raise ``OSError`` if the file cannot be read, for example because this process has too many open files.
+    """
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -35,14 +35,17 @@ def acquire_lock(path: Path) -> IO[str] | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process holds the lock of a file."""
+    """Return whether a process holds the lock of a file, or False if the file is missing or may not be read.
+
+    Raise ``OSError`` if it cannot be known, for example because this process has too many open files.
+    """
     try:
         with path.open() as file:
             # The lock is shared, so that two processes that check at the same time do not block each other.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False
     return False
 

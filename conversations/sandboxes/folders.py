@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -55,16 +56,53 @@ def remove(path: Path) -> None:
     Retry several times, because processes may still create files in the folder.
     """
     for _ in range(5):
-        shutil.rmtree(path, ignore_errors=True)
+        # Before Python 3.13, folders that are nested a thousand deep cause a RecursionError.
+        with contextlib.suppress(RecursionError):
+            shutil.rmtree(path, ignore_errors=True)
         if not os.path.lexists(path):
             return
-        for parent, names, _files in os.walk(path):
-            for folder in (Path(parent), *(Path(parent, name) for name in names)):
-                if not folder.is_symlink():
-                    with contextlib.suppress(OSError):
-                        folder.chmod(0o700)
+        with contextlib.suppress(OSError):
+            _empty(path)
         time.sleep(0.05)
     raise SandboxUnavailable(f"{path} could not be removed. Check its permissions.")
+
+
+def _empty(path: Path) -> None:
+    """Delete all entries of a folder, however deeply its folders are nested and whatever their permissions are.
+
+    Folders in folders are moved to the top first, because a path of the kernel has 4,095 bytes at most.
+    """
+    top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        os.fchmod(top, 0o700)
+        queue = _delete_files(top)
+        while queue:
+            name = queue.pop()
+            folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
+            try:
+                for inner in _delete_files(folder):
+                    moved = secrets.token_hex(8)
+                    os.rename(inner, moved, src_dir_fd=folder, dst_dir_fd=top)
+                    queue.append(moved)
+            finally:
+                os.close(folder)
+            os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+
+
+def _delete_files(folder: int) -> list[str]:
+    """Delete the files in an opened folder. Open its folders to their owner, and return their names."""
+    names = []
+    with os.scandir(folder) as entries:
+        found = list(entries)
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            os.chmod(entry.name, 0o700, dir_fd=folder)
+            names.append(entry.name)
+        else:
+            os.unlink(entry.name, dir_fd=folder)
+    return names
 
 
 def explain_error(error: OSError, folder: Path) -> SandboxUnavailable:

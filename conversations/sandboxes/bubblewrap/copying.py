@@ -38,24 +38,20 @@ def copy_folder(source: Path, target: Path) -> None:
         arguments[0] = "--unshare-pid"
         arguments += ["--unshare-net", "--unshare-ipc", "--cap-add", "ALL"]
         script += f" && chown -hR {owner.st_uid}:{owner.st_gid} /target"
-    result = subprocess.run(
-        [
-            bwrap,
-            *arguments,
-            "--chdir",
-            "/",
-            "--setenv",
-            "PATH",
-            "/usr/bin:/bin",
-            "/bin/sh",
-            "-c",
-            script,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=COPY_SECONDS,
-        check=False,
-    )
+    arguments += ["--chdir", "/", "--setenv", "PATH", "/usr/bin:/bin", "/bin/sh", "-c", script]
+    try:
+        result = subprocess.run(
+            [bwrap, *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=COPY_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SandboxUnavailable(
+            f"The files could not be copied within {COPY_SECONDS} seconds."
+        ) from error
     if result.returncode:
         lines = result.stderr.strip().splitlines() or ["no message"]
         # The first line names the file; the last one only says that there were errors.

@@ -16,12 +16,13 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,8 @@ from lib.json_files import open_private, write_json
 
 HELLO_SECONDS = 30
 """How long the sandbox's process 1 may take to report that the walls are up."""
+OOM_SCORE = "800"
+"""How much rather the kernel ends a sandbox's processes than others (-1000 to 1000)."""
 STOP_SECONDS = 60
 """How long a stop may take if nobody kills the keeper before."""
 WATCH_SECONDS, GROWING_SECONDS, USAGE_SECONDS = 1.0, 0.2, 5.0
@@ -77,7 +80,7 @@ class Request:
     plan: Plan
     limits: Limits
     watched: list[Path]
-    """The sandbox's folders on the host, whose files count."""
+    """The sandbox's folders and its engine's log on the host, whose bytes count."""
     lock_fd: int
     start: dict[str, Any]
     """The instructions for ``relay.py``."""
@@ -160,8 +163,6 @@ class Keeper:
         door.close()
         with os.fdopen(info_reader, "rb") as info:
             self.init_pid = int(json.loads(info.read() or b"{}").get("child-pid", 0))
-        with contextlib.suppress(BrokenPipeError):  # the sandbox may have ended already
-            self.control.sendall(json.dumps(request.start).encode() + b"\n")
         started_at, _ = read_process_state(self.init_pid)
         self.facts = {
             "run": request.run,
@@ -174,7 +175,10 @@ class Keeper:
                 "disk_bytes": request.limits.disk_bytes,
             },
         }
+        # Write this file before the engine starts, so that whoever kills the keeper can wait for the sandbox's end.
         write_json(Path("keeper.json"), self.facts)
+        with contextlib.suppress(BrokenPipeError):  # the sandbox may have ended already
+            self.control.sendall(json.dumps(request.start).encode() + b"\n")
         return process
 
     def open_door(self) -> socket.socket:
@@ -209,16 +213,21 @@ class Keeper:
         log = DecisionLog(Path("egress.log"))
         proxy = EgressProxy(PolicyFile(Path("policy.json")), log)
         await proxy.start(listener)
-        watching = asyncio.create_task(self.watch())
+        watcher = Watcher(self.init_pid, self.request.watched, self.request.limits)
+        watching = {
+            asyncio.create_task(self.watch(measuring))
+            for measuring in (self.measure_memory(watcher), self.measure_disk(watcher))
+        }
         stopping = asyncio.create_task(self.is_stopping.wait())
-        await asyncio.wait({ended, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if watching.done():
+        await asyncio.wait({ended, *watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if self.over:
             process.kill()
         elif stopping.done():
             with contextlib.suppress(OSError):
                 self.control.send(b"stop\n")
             await asyncio.wait({ended}, timeout=STOP_SECONDS)
-        watching.cancel()
+        for task in watching:
+            task.cancel()
         await proxy.close()
         log.close()
 
@@ -233,22 +242,34 @@ class Keeper:
         with contextlib.suppress(ValueError, KeyError):
             self.engine_status = int(json.loads(data)["engine_ended"])
 
-    async def watch(self) -> None:
-        """Measure the sandbox again and again. Return when it exceeds a limit."""
-        watcher = Watcher(self.init_pid, self.request.watched, self.request.limits)
+    async def watch(self, measuring: Coroutine[Any, Any, None]) -> None:
+        """Measure the sandbox again and again. Return when it exceeds a limit or cannot be measured."""
+        try:
+            await measuring
+        except OverLimit as over:
+            self.over = over
+        except OSError as error:
+            self.over = OverLimit(
+                "unmeasured",
+                f"The sandbox's memory and disk could not be measured, so it was stopped ({error}). Its files are "
+                "kept. Try again later.",
+            )
+
+    async def measure_memory(self, watcher: Watcher) -> None:
         recorded_at, previous = 0.0, 0
         while True:
-            try:
-                usage = await asyncio.to_thread(watcher.check)
-            except OverLimit as over:
-                self.over = over
-                return
+            usage = await asyncio.to_thread(watcher.check)
             if time.monotonic() - recorded_at > USAGE_SECONDS:
                 recorded_at = time.monotonic()
                 self.record_usage(usage)
             is_growing = usage.memory_bytes > previous * 1.05
             previous = usage.memory_bytes
             await asyncio.sleep(GROWING_SECONDS if is_growing else WATCH_SECONDS)
+
+    async def measure_disk(self, watcher: Watcher) -> None:
+        while True:
+            await asyncio.to_thread(watcher.check_disk)
+            await asyncio.sleep(WATCH_SECONDS)
 
     def record_usage(self, usage: Usage) -> None:
         with contextlib.suppress(OSError):  # a full disk must not end the sandbox
@@ -275,6 +296,10 @@ class Keeper:
 
 def _enter(cgroup: Path | None, enter: Callable[[], None] | None) -> None:
     """Move the child between fork and exec into its cgroup, then to its user."""
+    # If the machine runs out of memory, the kernel must end a sandbox and not the server. Process 1 of the sandbox may
+    # not write this itself, because it is not dumpable. The sandbox cannot lower it if the server has CAP_SYS_RESOURCE.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
     if cgroup:
         with contextlib.suppress(OSError):
             (cgroup / "cgroup.procs").write_text("0")
@@ -312,6 +337,9 @@ def main() -> None:
     os.set_inheritable(request.lock_fd, False)
     os.chdir(request.folder)
     os.umask(0o077)
+    # The proxy's connections and the counts of files need more descriptors than many systems allow by default.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     async def run() -> None:
         await Keeper(request).run()

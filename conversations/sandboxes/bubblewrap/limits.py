@@ -5,12 +5,11 @@ sandbox's process 1, because the kernel gives it every process that loses its pa
 """
 
 import contextlib
+import errno
 import os
 import stat
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -20,10 +19,10 @@ DISK_SCAN_SECONDS = 5.0
 """The shortest time between two counts of the bytes of files."""
 LEAST_FILE_BYTES = 4_096
 """The bytes that each file counts at least, because the number of files on a disk is limited too."""
-LONG_PATH = 2_000
-"""The length of a path above which deeper paths are named by a descriptor. A name has at most 255 bytes."""
 LOW_MEMORY_SHARE, LOW_DISK_BYTES = 0.04, 500_000_000
 """A machine with less available memory (as a share of all memory) or less free disk space is short of it."""
+FOLDER_LEVELS = 250
+"""The deepest level of nested folders that is counted. Each level occupies a file descriptor of the keeper."""
 BACKGROUND_PRIORITY = 10
 """The priority (nice value) of the sandbox's sessions, lower than that of the server."""
 
@@ -67,25 +66,33 @@ def over_memory(limit: int) -> OverLimit:
 
 
 class Watcher:
-    """The watcher of the sandbox with this process 1 and these folders."""
+    """The watcher of the sandbox with this process 1 and these files and folders.
+
+    ``check`` and ``check_disk`` may run in two threads at the same time. A count of many files takes long, and the
+    memory must be measured meanwhile.
+    """
 
     def __init__(self, init_pid: int, folders: list[Path], limits: Limits) -> None:
         self.init_pid, self.folders, self.limits = init_pid, folders, limits
         self.disk_bytes = 0
         self._scanned_at = self._scan_seconds = 0.0
         self._free_at_scan = 0
+        self._engine_session = 0
         self._lowered: set[int] = set()
 
     def check(self) -> Usage:
-        """Measure the sandbox. Raise ``OverLimit`` if it uses more memory or disk than it may."""
+        """Measure memory and processes. Raise ``OverLimit`` if the sandbox uses more memory than it may."""
         pids = list_descendants(self.init_pid)
         memory = self._measure_memory(pids)
         self._lower_priority(pids)
-        self._measure_disk(pids)
         usage = Usage(memory, len(pids), self.disk_bytes)
-        self._check_memory(usage, pids)
-        self._check_disk()
+        self._check_memory(usage)
         return usage
+
+    def check_disk(self) -> None:
+        """Count the bytes of the files if it is time. Raise ``OverLimit`` if they are more than they may be."""
+        self._measure_disk()
+        self._check_disk()
 
     def _measure_memory(self, pids: list[int]) -> int:
         estimate = sum(read_resident_bytes(pid) for pid in pids)
@@ -95,7 +102,7 @@ class Watcher:
             return sum(read_proportional_bytes(pid) for pid in pids)
         return estimate
 
-    def _check_memory(self, usage: Usage, pids: list[int]) -> None:
+    def _check_memory(self, usage: Usage) -> None:
         limit = self.limits.memory_bytes
         if limit and usage.memory_bytes > limit:
             raise over_memory(limit)
@@ -109,19 +116,30 @@ class Watcher:
             )
 
     def _lower_priority(self, pids: list[int]) -> None:
-        """Lower the priority of the sandbox's sessions.
+        """Lower the priority of all sessions but that of the engine, which must answer the server.
 
         The kernel shares the processors between sessions (autogroup), so the priority of a process counts only inside
-        its session.
+        its session. Where the kernel does not, the priority of each process is lowered.
         """
+        if not self._engine_session:
+            with contextlib.suppress(OSError, IndexError):
+                # The engine is the first child of process 1.
+                path = Path(f"/proc/{self.init_pid}/task/{self.init_pid}/children")
+                self._engine_session = os.getsid(int(path.read_text().split()[0]))
+        spared = {self._engine_session, self.init_pid}
         for pid in pids:
             with contextlib.suppress(OSError):
                 session = os.getsid(pid)
-                if session not in self._lowered:
+                if session in spared or session in self._lowered:
+                    continue
+                group = Path(f"/proc/{pid}/autogroup")
+                if group.exists():
                     self._lowered.add(session)
-                    Path(f"/proc/{pid}/autogroup").write_text(str(BACKGROUND_PRIORITY))
+                    group.write_text(str(BACKGROUND_PRIORITY))
+                elif os.getpriority(os.PRIO_PROCESS, pid) < BACKGROUND_PRIORITY:
+                    os.setpriority(os.PRIO_PROCESS, pid, BACKGROUND_PRIORITY)
 
-    def _measure_disk(self, pids: list[int]) -> None:
+    def _measure_disk(self) -> None:
         now = time.monotonic()
         # Counting takes long in a large workspace, so the time between counts grows with it, unless the disk fills.
         pause = max(DISK_SCAN_SECONDS, self._scan_seconds / DISK_SCAN_SHARE)
@@ -132,7 +150,8 @@ class Watcher:
         self._free_at_scan = free_bytes(self.folders[0])
         seen: set[tuple[int, int]] = set()
         total = sum(count_bytes(folder, seen) for folder in self.folders)
-        self.disk_bytes = total + count_deleted_bytes(pids, seen)
+        pids = list_descendants(self.init_pid)
+        self.disk_bytes = total + count_deleted_bytes(pids, seen, self.folders[0].stat().st_dev)
         self._scanned_at = time.monotonic()
         self._scan_seconds = self._scanned_at - now
 
@@ -212,82 +231,123 @@ def read_page_table_bytes(pid: int) -> int:
     return 0
 
 
-def count_bytes(folder: Path, seen: set[tuple[int, int]]) -> int:
-    """Return the bytes on the disk of all files below a folder. Files in ``seen`` (device, inode) count as 0.
+def count_bytes(path: Path, seen: set[tuple[int, int]]) -> int:
+    """Return the bytes on the disk of a file, or of all files below a folder. Files in ``seen`` (device, inode) are 0.
 
-    Each file and folder counts at least ``LEAST_FILE_BYTES``. Paths may be longer than the system allows, and folders
-    may be closed to their owner.
+    Every folder is opened in its opened parent, because an agent may exchange a folder for a symbolic link meanwhile,
+    and because the path of a folder may be longer than the kernel accepts. Raise ``OverLimit`` if folders are nested
+    more than ``FOLDER_LEVELS`` deep.
     """
+    try:
+        if not path.is_dir():
+            return path.lstat().st_blocks * 512
+        levels = [_Level(os.open(path, _FOLDER))]
+    except FileNotFoundError:
+        return 0
     total = 0
-    stack: list[str | Callable[[], None]] = [str(folder)]
-    while stack:
-        path = stack.pop()
-        if callable(path):
-            path()
-            continue
-        with contextlib.suppress(OSError):
-            if len(path) > LONG_PATH:
-                # The system refuses paths of 4,096 bytes, so deeper ones begin with a descriptor.
-                descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
-                stack.append(partial(os.close, descriptor))
-                path = f"/proc/self/fd/{descriptor}"
-            try:
-                entries = _list_entries(path)
-            except PermissionError:
-                stack.append(_open_folder(path))
-                entries = _list_entries(path)
-            for entry in entries:
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    stack.append(entry.path)
-                elif status.st_nlink > 1:
-                    if (status.st_dev, status.st_ino) in seen:
-                        continue
-                    seen.add((status.st_dev, status.st_ino))
-                total += max(status.st_blocks * 512, LEAST_FILE_BYTES)
+    try:
+        levels[0].list_entries(seen)
+        while levels:
+            if not levels[-1].names:
+                level = levels.pop()
+                total += level.bytes
+                level.close()
+                continue
+            name = levels[-1].names.pop()
+            level_or_none = _open_level(name, levels[-1].descriptor)
+            if level_or_none is None:
+                continue
+            levels.append(level_or_none)
+            if len(levels) > FOLDER_LEVELS:
+                raise OverLimit(
+                    "disk",
+                    f"The sandbox has folders that are nested more than {FOLDER_LEVELS} deep. Their files cannot be "
+                    "counted, so it was stopped. Its files are kept. Start a new conversation.",
+                )
+            level_or_none.list_entries(seen)
+    finally:
+        for level in levels:
+            level.close()
     return total
 
 
-def _list_entries(path: str) -> list[os.DirEntry[str]]:
-    with os.scandir(path) as entries:
-        found = list(entries)
-    # A folder that may be listed but not entered gives names only.
-    for entry in found:
-        with contextlib.suppress(FileNotFoundError):
-            entry.stat(follow_symlinks=False)
-    return found
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def _open_folder(path: str) -> Callable[[], None]:
-    """Let the owner of a closed folder list and enter it. Return a function that restores its mode.
+class _Level:
+    """An open folder during a count, and the names of its folders that are not counted yet.
 
-    A server that is not root owns the files of its sandboxes and needs this to count them.
+    ``mode`` are the permissions that the folder gets back in the end, if it had to be opened to its owner.
     """
-    is_anchor = path.startswith("/proc/self/fd/")  # a symbolic link of the kernel
-    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | (0 if is_anchor else os.O_NOFOLLOW))
-    place = Path(f"/proc/self/fd/{descriptor}")
-    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
 
-    def restore() -> None:
-        try:
-            place.chmod(mode)
-        finally:
-            os.close(descriptor)
+    def __init__(self, descriptor: int, mode: int | None = None) -> None:
+        self.descriptor, self.mode = descriptor, mode
+        self.names: list[str] = []
+        self.bytes = 0
 
+    def list_entries(self, seen: set[tuple[int, int]]) -> None:
+        with os.scandir(self.descriptor) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode):
+                        self.names.append(entry.name)
+                    elif status.st_nlink > 1:
+                        if (status.st_dev, status.st_ino) in seen:
+                            continue
+                        seen.add((status.st_dev, status.st_ino))
+                    self.bytes += max(status.st_blocks * 512, LEAST_FILE_BYTES)
+
+    def close(self) -> None:
+        if self.mode is not None:
+            with contextlib.suppress(OSError):
+                os.fchmod(self.descriptor, self.mode)
+        os.close(self.descriptor)
+
+
+def _open_level(name: str, parent: int) -> _Level | None:
+    """Return an opened folder, or None if it no longer exists or is no folder any more."""
     try:
-        place.chmod(mode | 0o500)
-    except OSError:
-        os.close(descriptor)
+        return _Level(os.open(name, _FOLDER, dir_fd=parent))
+    except PermissionError:
+        return _open_closed_level(name, parent)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
         raise
-    return restore
 
 
-def count_deleted_bytes(pids: list[int], seen: set[tuple[int, int]]) -> int:
-    """Return the bytes on the disk of deleted files that processes still keep open."""
+def _open_closed_level(name: str, parent: int) -> _Level | None:
+    """Open a folder that an agent closed even to its own user, such as with mode 0, and make it readable for now.
+
+    The agent's processes can still write to files in it that they opened before. Return None for a folder of another
+    user, which no agent can make.
+    """
+    try:
+        place = os.open(
+            name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent
+        )
+    except OSError:
+        return None
+    try:
+        mode = stat.S_IMODE(os.fstat(place).st_mode)
+        # A descriptor with O_PATH cannot be changed itself, but its link in /proc can.
+        Path(f"/proc/self/fd/{place}").chmod(mode | 0o700)
+        return _Level(os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_DIRECTORY), mode)
+    except PermissionError:
+        return None
+    finally:
+        os.close(place)
+
+
+def count_deleted_bytes(pids: list[int], seen: set[tuple[int, int]], device: int) -> int:
+    """Return the bytes on the disk of deleted files that processes still have open or mapped.
+
+    The blocks of a mapped file that is not open are unknown, so the bytes that are mapped count. ``device`` is the disk
+    of such files.
+    """
     total = 0
+    mapped: dict[int, int] = {}
     for pid in pids:
         with contextlib.suppress(OSError):
             for descriptor in Path(f"/proc/{pid}/fd").iterdir():
@@ -298,7 +358,24 @@ def count_deleted_bytes(pids: list[int], seen: set[tuple[int, int]]) -> int:
                     if (status.st_dev, status.st_ino) not in seen:
                         seen.add((status.st_dev, status.st_ino))
                         total += status.st_blocks * 512
-    return total
+        for inode, length in read_deleted_mappings(pid, device).items():
+            mapped[inode] = max(mapped.get(inode, 0), length)
+    return total + sum(length for inode, length in mapped.items() if (device, inode) not in seen)
+
+
+def read_deleted_mappings(pid: int, device: int) -> dict[int, int]:
+    """Return the deleted files of a disk that a process has mapped: a dict from inode to mapped bytes."""
+    found: dict[int, int] = {}
+    name = f"{os.major(device):02x}:{os.minor(device):02x}"
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
+            if not line.endswith(" (deleted)"):
+                continue
+            addresses, _, _, place, inode, *_ = line.split(maxsplit=5)
+            if place == name:
+                start, _, end = addresses.partition("-")
+                found[int(inode)] = found.get(int(inode), 0) + int(end, 16) - int(start, 16)
+    return found
 
 
 def free_bytes(folder: Path) -> int:

@@ -5,7 +5,8 @@ folders and its private ``/tmp``.
 """
 
 import configparser
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,32 +104,73 @@ def plan_mounts(
         if path.exists():
             system.append(Mount(str(path), str(path)))
     system += [Mount(str(path), str(path)) for path in read_only if path.exists()]
-    hidden = [
-        str(path)
-        for path in dict.fromkeys(path.resolve() for path in protected)
-        if any(path.is_relative_to(mount.source) for mount in system)
-    ]
     links.append(("/tmp", "/var/tmp"))  # noqa: S108 - paths inside the sandbox
+    kept = list(dict.fromkeys(path.resolve() for path in protected))
+    pythons, python_links = find_python_folders(engine_dir)
     own = [Mount(str(engine_dir), str(engine_dir))]
-    own += [Mount(str(path), str(path)) for path in find_python_folders(engine_dir)]
+    for path in pythons:
+        # What is inside a protected folder must be mounted after the folder was covered.
+        is_inside = any(path.resolve().is_relative_to(folder) for folder in kept)
+        (own if is_inside else system).append(Mount(str(path), str(path)))
+    hidden = [path for folder in kept for path in _find_covers(folder, system)]
     own += [Mount(str(INSIDE), INSIDE_TARGET), *folders]
     # A folder is mounted before those below it, which it would cover otherwise, such as /tmp before an engine in /tmp.
     own.sort(key=lambda mount: len(Path(mount.target).parts))
-    return Plan(system, links, hidden, own)
+    return Plan(system, links + python_links, list(dict.fromkeys(hidden)), own)
 
 
-def find_python_folders(engine_dir: Path) -> list[Path]:
-    """Return the folders with the Python installation of the engine's virtual environment, without those in /usr.
+def _find_covers(protected: Path, mounts: Iterable[Mount]) -> Iterator[str]:
+    """Yield the paths in the sandbox that must be covered so that a folder of the host is not seen."""
+    for mount in mounts:
+        source = Path(mount.source).resolve()
+        if not source.is_dir() or not protected.is_relative_to(source):
+            continue
+        # A server that runs as root starts bwrap as another user, who cannot cover what is in a closed folder. Then
+        # the outermost closed folder is covered.
+        closed = [
+            folder
+            for folder in protected.parents
+            if os.geteuid() == 0 and source in folder.parents and not _is_open(folder)
+        ]
+        cover = closed[-1] if closed else protected
+        yield str(Path(mount.target) / cover.relative_to(source))
 
-    Both the path that the environment names and the path behind its symbolic links are returned, because Python uses
-    both.
+
+def _is_open(folder: Path) -> bool:
+    """Return whether every user may enter a folder. One that does not exist is created open by bwrap."""
+    return not folder.exists() or bool(folder.stat().st_mode & 0o001)
+
+
+def find_python_folders(engine_dir: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Return what the engine's virtual environment needs of its Python installation, without what is in /usr.
+
+    These are the folders of the installation, and symbolic links to it (target, path) on the way from the environment's
+    interpreter to the program. Only a folder that contains Python's library is an installation. The other links may be
+    in a folder such as ``~/.local/bin``, beside which a user keeps much else.
     """
     parser = configparser.ConfigParser()
     parser.read_string("[venv]\n" + (engine_dir / "pyvenv.cfg").read_text())
     home = Path(parser["venv"]["home"])
     program = (engine_dir / "bin" / "python").resolve()
     prefixes = dict.fromkeys([home.parent, home.resolve().parent, program.parent.parent])
-    return [path for path in prefixes if not path.is_relative_to("/usr") and path != Path("/")]
+    folders = [
+        path
+        for path in prefixes
+        if not path.is_relative_to("/usr") and path != Path("/") and _has_library(path)
+    ]
+    mounted = [engine_dir, Path("/usr"), *folders]
+    links = []
+    path = engine_dir / "bin" / "python"
+    while path.is_symlink():
+        target = path.parent / path.readlink()
+        if not any(path.is_relative_to(folder) for folder in mounted):
+            links.append((str(target), str(path)))
+        path = target
+    return folders, links
+
+
+def _has_library(prefix: Path) -> bool:
+    return any(prefix.glob("lib*/python3*/os.py"))
 
 
 def build_arguments(plan: Plan, sources: dict[str, str]) -> list[str]:

@@ -254,19 +254,23 @@ def _make_folders(folder: Path) -> int | None:
         project = folder / "project"
         with _uid_lock(folder.parent):
             uid = project.stat().st_uid if project.exists() else 0
-            if uid == 0:
-                # The sandbox is new, or the process provider ran it as root.
+            if uid not in staging.find_uids():
+                # The sandbox is new, or it ran as root or as the server's user before.
                 uid = staging.choose_uid(folder.parent)
+                # The owner of this folder reserves the user id, and is changed before its content.
                 project.mkdir(mode=0o700, exist_ok=True)
-                for name in _DATA:
-                    _change_owner(folder / name, uid)
+                os.chown(project, uid, uid)
     remove(folder / "tmp")
+    is_owned = read_json(folder / "owner.json").get("uid") == uid
     for name in _DATA:
         path = folder / name
         if not path.exists():
             path.mkdir(mode=0o700)
-            if uid is not None:
-                os.chown(path, uid, uid)
+        if uid is not None and (not is_owned or path.stat().st_uid != uid):
+            _change_owner(path, uid)
+    if uid is not None and not is_owned:
+        # Written last, so that the next start completes what this one was killed in.
+        write_json(folder / "owner.json", {"uid": uid})
     return uid
 
 
@@ -321,7 +325,13 @@ def _launch(spec: SandboxSpec, folder: Path, *, root: str, uid: int | None) -> H
             "dir": str(folder),
             "root": root,
         }
-        write_json(folder / "run.json", handle)
+        try:
+            write_json(folder / "run.json", handle)
+        except OSError:
+            # Nobody would find this keeper, which waits for its request. It holds the lock until it ends.
+            child.kill()
+            child.communicate()
+            raise
         assert child.stdin
         with contextlib.suppress(BrokenPipeError), child.stdin as pipe:
             pipe.write(json.dumps(request).encode())
@@ -385,7 +395,6 @@ def _build_request(
         "file_bytes": limits["file_bytes"],
         "open_files": 65_536,
         "core_bytes": 0,
-        "nice": 5,
     }
     command = [python, "-P", "-m", MODULE, "--host", "127.0.0.1", "--port", str(INNER_ENGINE_PORT)]
     command += [
@@ -416,7 +425,7 @@ def _build_request(
         "cgroup": support.probe().cgroup,
         "plan": asdict(plan),
         "limits": limits,
-        "watched": [str(folder / name) for name in _DATA],
+        "watched": [str(folder / name) for name in (*_DATA, "engine.log")],
         "start": start,
     }
 

@@ -16,7 +16,7 @@ _CONTAINER_UIDS = range(10_000, 60_000)
 _STAGES = ("/mnt", "/media", "/srv", "/tmp")  # noqa: S108 - a mount point, in a namespace of its own
 _CLONE_NEWNS = 0x20000
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 0x1000, 0x4000, 0x40000
-_PUBLIC = ("/usr/", "/etc/", "/bin/", "/sbin/", "/lib")
+_PUBLIC = ("/usr", "/etc/", "/bin/", "/sbin/", "/lib")
 
 
 def choose_uid(sandboxes: Path) -> int:
@@ -30,10 +30,14 @@ def choose_uid(sandboxes: Path) -> int:
             used.add((folder / "project").lstat().st_uid)
         except OSError:
             continue
-    uids = UIDS if _is_mapped(UIDS[0]) and _is_mapped(UIDS[-1]) else _CONTAINER_UIDS
-    while (uid := random.choice(uids)) in used:  # noqa: S311 - not a secret
+    while (uid := random.choice(find_uids())) in used:  # noqa: S311 - not a secret
         pass
     return uid
+
+
+def find_uids() -> range:
+    """Return the user ids for sandboxes on this machine."""
+    return UIDS if _is_mapped(UIDS[0]) and _is_mapped(UIDS[-1]) else _CONTAINER_UIDS
 
 
 def _is_mapped(uid: int) -> bool:
@@ -51,14 +55,25 @@ def plan_staging(sources: list[str], bwrap: str) -> tuple[dict[str, str], str]:
     staged = {
         source: f"{stage}/{number}"
         for number, source in enumerate(dict.fromkeys(sources))
-        if not source.startswith(_PUBLIC) and source != "/usr"
+        if not _is_public(source)
     }
-    if bwrap.startswith(_PUBLIC):
+    if _is_public(bwrap):
         return staged, bwrap
     # The wheel's program loads a library from a folder beside its package.
     packages = Path(bwrap).parents[2]
     staged[str(packages)] = f"{stage}/packages"
     return staged, f"{stage}/packages/{Path(bwrap).relative_to(packages)}"
+
+
+def _is_public(source: str) -> bool:
+    """Return whether every user can reach a file or folder of the system, so that it can be mounted from its place.
+
+    Folders of the server may be in ``/usr`` too, and are closed to other users.
+    """
+    path = Path(source)
+    return source.startswith(_PUBLIC) and all(
+        place.stat().st_mode & 0o001 for place in (path.parent, *path.parent.parents)
+    )
 
 
 def enter_stage(staged: dict[str, str], uid: int) -> Callable[[], None]:

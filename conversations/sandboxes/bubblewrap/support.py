@@ -19,9 +19,7 @@ from conversations.sandboxes.bubblewrap import refusals, seccomp
 from conversations.sandboxes.bubblewrap.inside import landlock
 from conversations.sandboxes.bubblewrap.refusals import Facts, Refusal
 
-LIMIT_SECONDS = 10
-REFUSAL_SECONDS = 30.0
-"""How long a refusal is cached."""
+LIMIT_SECONDS, REFUSAL_SECONDS = 10, 30.0
 FIRST_UID = 1_900_000_000
 """The uid of the trial sandbox if the server runs as root."""
 NAMESPACES = ("--unshare-all", "--unshare-user", "--disable-userns")
@@ -48,20 +46,21 @@ class Support:
     pasta: str = ""
 
 
-_probed: tuple[Support, float] | None = None
+_known: "list[tuple[float, Support]]" = []
+"""The time and the result of the newest trial, or nothing."""
 
 
 def probe() -> Support:
     """Return what this machine supports. The first call starts a sandbox (at most 10 s); later calls are cached.
 
-    A refusal is cached for ``REFUSAL_SECONDS``, so that an administrator's remedy takes effect without a restart.
+    A refusal is examined again after ``REFUSAL_SECONDS``, because its cause may be temporary, such as a high load.
     """
-    global _probed  # noqa: PLW0603 - the cache; a second trial by another thread at the same time is harmless
-    if _probed is None or (
-        not _probed[0].is_usable and time.monotonic() - _probed[1] > REFUSAL_SECONDS
-    ):
-        _probed = (examine(), time.monotonic())
-    return _probed[0]
+    for examined_at, known in _known:
+        if known.is_usable or time.monotonic() - examined_at < REFUSAL_SECONDS:
+            return known
+    support = examine()
+    _known[:] = [(time.monotonic(), support)]
+    return support
 
 
 def examine(*, bwrap: str | None = None, uid: int | None = None) -> Support:

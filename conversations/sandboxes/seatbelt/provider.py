@@ -87,9 +87,9 @@ class SeatbeltProvider(ProcessProvider):
         temporary.mkdir(mode=0o700, exist_ok=True)
         tmux = Path(find_tmux_folder(folder))
         writable = [*(folder / name for name in FOLDERS), temporary, tmux]
-        readable = [
+        readable: list[Path] = [
             settings.ENGINE_DIR,
-            *find_python_folders(settings.ENGINE_DIR),
+            *find_python_folders(settings.ENGINE_DIR)[0],
             *settings.SANDBOX_READ_ONLY_PATHS,
         ]
         text = build_profile(

@@ -176,10 +176,6 @@ def set_limits(limits: dict[str, int]) -> None:
             _, hard = resource.getrlimit(kind)
             value = limits[name] if hard == resource.RLIM_INFINITY else min(limits[name], hard)
             resource.setrlimit(kind, (value, value))
-    os.nice(limits.get("nice", 0))
-    # If the machine runs out of memory, the kernel must end a sandbox and not the server.
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("800")
 
 
 def init(control_fd: int, door_fd: int) -> int:

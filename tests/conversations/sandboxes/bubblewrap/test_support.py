@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -321,3 +322,12 @@ def test_delegated_cgroup_is_found(tmp_path, controllers, group, root, is_found)
 def test_user_of_the_trial_is_unprivileged():
     assert (support.choose_uid() is None) == (os.geteuid() != 0)
     assert support.choose_uid() != 0
+
+
+def test_refusal_is_examined_again_later(monkeypatch):
+    refusal = support.Support(bwrap="", is_usable=False, cause="The trial took too long.")
+    monkeypatch.setattr(support, "_known", [(time.monotonic(), refusal)])
+    assert support.probe() is refusal
+    support._known[:] = [(time.monotonic() - support.REFUSAL_SECONDS, refusal)]
+
+    assert support.probe() == support.examine()

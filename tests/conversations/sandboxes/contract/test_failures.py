@@ -78,13 +78,12 @@ def test_resume_is_refused_after_the_files_were_deleted(box):
 @pytest.mark.parametrize("provider_name", ["bubblewrap"], indirect=True)
 def test_start_is_refused_with_a_remedy_without_bubblewrap(box, monkeypatch):
     monkeypatch.setattr(support, "find_bwrap", lambda: "")
-    support.probe.cache_clear()
-    try:
-        refusal = support.probe()
-        with pytest.raises(SandboxUnavailable) as caught:
-            box.start()
-    finally:
-        support.probe.cache_clear()
+    monkeypatch.setattr(support, "_known", [])
+    refusal = support.probe()
+
+    with pytest.raises(SandboxUnavailable) as caught:
+        box.start()
+
     assert caught.value.is_permanent
     assert caught.value.detail == f"{refusal.cause} {refusal.remedy}"
     assert refusal.remedy

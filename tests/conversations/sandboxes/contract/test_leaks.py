@@ -1,5 +1,6 @@
 """Many starts and stops leave nothing behind on the machine. ``SANDBOX_CYCLES=50`` makes the run longer."""
 
+import contextlib
 import json
 import os
 import threading
@@ -34,9 +35,31 @@ def list_unix_sockets() -> list[str]:
     return Path("/proc/net/unix").read_text().splitlines()
 
 
-def find_namespaces(namespaces: set[str]) -> set[str]:
-    """Return which of these namespaces a process of this machine still has."""
-    return namespaces & read_namespaces(list(psutil.process_iter()))
+class Namespaces:
+    """Namespaces that are held open, so that the kernel gives their numbers to no others."""
+
+    def __init__(self) -> None:
+        self.descriptors: dict[str, int] = {}
+
+    def hold(self, processes: list[psutil.Process], own: set[str]) -> None:
+        """Open the namespaces of processes, except those in ``own``."""
+        for process in processes:
+            for link in Path(f"/proc/{process.pid}/ns").iterdir():
+                with contextlib.suppress(OSError):
+                    descriptor = os.open(link, os.O_RDONLY)
+                    name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+                    if name in own or name in self.descriptors:
+                        os.close(descriptor)
+                    else:
+                        self.descriptors[name] = descriptor
+
+    def find_used(self) -> set[str]:
+        """Return which of the namespaces a process of this machine still has."""
+        return set(self.descriptors) & read_namespaces(list(psutil.process_iter()))
+
+    def release(self) -> None:
+        for descriptor in self.descriptors.values():
+            os.close(descriptor)
 
 
 def remove_marks(box: Box) -> None:
@@ -47,7 +70,7 @@ def remove_marks(box: Box) -> None:
 
 def test_cycles_of_start_and_stop_leave_nothing_behind(box: Box, settings):
     box.instruct("daemon")
-    own, namespaces = read_namespaces([psutil.Process()]), set()
+    own, namespaces = read_namespaces([psutil.Process()]), Namespaces()
     members: list[psutil.Process] = []
     starts: list[float] = []
     stops: list[float] = []
@@ -61,7 +84,7 @@ def test_cycles_of_start_and_stop_leave_nothing_behind(box: Box, settings):
         box.resume()
         starts.append(time.monotonic() - began)
         members += [*box.processes(), *box.wait_for_daemons()]
-        namespaces |= read_namespaces(members) - own
+        namespaces.hold(members, own)
         if number % 3 == 2:
             box.engine().kill()
             box.wait_for(State.FAILED)
@@ -73,10 +96,11 @@ def test_cycles_of_start_and_stop_leave_nothing_behind(box: Box, settings):
 
     # A thread waits for each ended process.
     wait_until(lambda: threading.active_count() <= before["threads"], "threads to end", seconds=5)
+    assert namespaces.find_used() == set()
+    namespaces.release()
     assert measure(settings.SANDBOX_DIR) == before
-    assert find_namespaces(namespaces) == set()
     if box.name == "bubblewrap":
-        assert len({name for name in namespaces if name.startswith("net:")}) >= 1
+        assert [name for name in namespaces.descriptors if name.startswith("net:")]
     box.provider.destroy(box.handle)
     after = measure(settings.SANDBOX_DIR)
     assert (after["locks"], after["listeners"]) == ([], [])
@@ -85,7 +109,7 @@ def test_cycles_of_start_and_stop_leave_nothing_behind(box: Box, settings):
         "provider": box.name,
         "cycles": CYCLES,
         "processes": len(members),
-        "namespaces": len(namespaces),
+        "namespaces": len(namespaces.descriptors),
         "seconds_to_ready": [round(min(starts), 2), round(max(starts), 2)],
         "seconds_to_stop": [round(min(stops), 2), round(max(stops), 2)],
     }

@@ -76,11 +76,10 @@ def test_one_file_may_not_exceed_the_limit_of_the_disk(box, settings):
     settings.SANDBOX_DISK_MEGABYTES = 20
     box.start()
 
-    assert box.call("head -c 30000000 /dev/zero > big")[1]["status"] != 0
+    # The sandbox may be ended before the command is, because such a file uses all of the disk's limit.
+    box.attempt("head -c 30000000 /dev/zero > big")
 
-    assert (box.project / "big").stat().st_size <= 20_000_000
-    box.run("rm big")
-    assert box.inspect().state == State.RUNNING
+    assert 0 < (box.project / "big").stat().st_size <= 20_000_000
 
 
 def test_sandbox_with_too_many_files_is_ended_with_the_reason(box, settings):

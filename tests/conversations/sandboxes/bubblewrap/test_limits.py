@@ -1,0 +1,136 @@
+"""The count of a sandbox's bytes, with files that an agent hides."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conversations.sandboxes.bubblewrap.limits import (
+    FOLDER_LEVELS,
+    Limits,
+    OverLimit,
+    Watcher,
+    count_bytes,
+    count_deleted_bytes,
+)
+
+MEGABYTE = 1_000_000
+
+
+def write(path, size=MEGABYTE):
+    path.write_bytes(b"z" * size)
+    os.sync()
+    return path
+
+
+def run_as_ordinary_user(function):
+    """Return the JSON value of a function, called in a child process without the rights of root."""
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setresgid(65534, 65534, 65534)
+                os.setresuid(65534, 65534, 65534)
+            os.write(writer, json.dumps(function()).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        value = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return json.loads(value)
+
+
+def test_files_of_all_levels_and_a_single_file_are_counted(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    write(tmp_path / "a/b/one")
+    (tmp_path / "a/two").hardlink_to(tmp_path / "a/b/one")
+    (tmp_path / "link").symlink_to("/usr")
+
+    assert MEGABYTE <= count_bytes(tmp_path, set()) < 1.1 * MEGABYTE
+    assert MEGABYTE <= count_bytes(tmp_path / "a/two", set()) < 1.1 * MEGABYTE
+    assert count_bytes(tmp_path / "missing", set()) == 0
+
+
+def test_path_that_is_too_long_for_the_kernel_is_counted(tmp_path):
+    previous = os.open(".", os.O_RDONLY)
+    os.chdir(tmp_path)
+    try:
+        for _ in range(30):
+            Path("d" * 200).mkdir()
+            os.chdir("d" * 200)
+        write(Path("hidden"))
+    finally:
+        os.fchdir(previous)
+        os.close(previous)
+
+    assert count_bytes(tmp_path, set()) >= MEGABYTE
+
+
+def test_folders_nested_too_deep_are_an_excess(tmp_path):
+    path = tmp_path
+    for _ in range(FOLDER_LEVELS):
+        path = path / "d"
+        path.mkdir()
+
+    watcher = Watcher(os.getpid(), [tmp_path], Limits(10**12, 0, 10**12, 0))
+
+    # The memory is measured without a count of the files, which may take long.
+    assert watcher.check().memory_bytes > 0
+    with pytest.raises(OverLimit, match=r"nested more than 250 deep\. Their files cannot"):
+        watcher.check_disk()
+
+
+def test_folder_closed_to_its_owner_is_counted_and_stays_closed(reachable):
+    def count():
+        # Like an agent, this user closes folders that contain data.
+        inner = reachable / "own/closed/inner"
+        inner.mkdir(parents=True)
+        write(inner / "hidden")
+        inner.chmod(0)
+        inner.parent.chmod(0o200)
+        count = count_bytes(reachable / "own", set())
+        modes = [inner.parent.stat().st_mode & 0o777]
+        inner.parent.chmod(0o700)
+        modes.append(inner.stat().st_mode & 0o777)
+        inner.chmod(0o700)
+        return [count, modes]
+
+    reachable.chmod(0o777)
+    found, modes = run_as_ordinary_user(count)
+
+    assert found >= MEGABYTE
+    assert modes == [0o200, 0]
+
+
+MAP_DELETED_FILE = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.ftruncate(file, 1_048_576)
+address = libc.mmap(0, 1_048_576, 3, 1, file, 0)
+os.unlink(sys.argv[1])
+os.close(file)
+ctypes.memset(address, 122, 1_048_576)
+print("mapped", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_deleted_file_that_is_only_mapped_is_counted(tmp_path):
+    command = [sys.executable, "-c", MAP_DELETED_FILE, tmp_path / "file"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        device = tmp_path.stat().st_dev
+        found = count_deleted_bytes([process.pid, process.pid], set(), device)
+        process.stdin.close()
+
+    assert found == 1_048_576
