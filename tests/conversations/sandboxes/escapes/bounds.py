@@ -76,7 +76,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "deleted files that stay mapped": (
         "disk",
-        "import os, mmap\nk = []\nwhile True:\n  f = open('x', 'w+b'); os.unlink('x'); f.write(b'z' * 100_000_000); f.flush(); k.append(mmap.mmap(f.fileno(), 0)); d = f.fileno(); os.close(d)",
+        "import os, mmap\nk = []\nwhile True:\n  f = open('x', 'w+b'); os.unlink('x'); f.write(b'z' * 100_000_000); f.flush(); k.append(mmap.mmap(f.fileno(), 0)); f.close()",
     ),
     "deleted files in flight between sockets": (
         "disk",

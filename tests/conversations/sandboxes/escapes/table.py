@@ -86,7 +86,7 @@ def bounds(result: dict[str, Any]) -> str:
             if kind in ("memory", "disk")
             else f"{peak[kind]:,} {kind}"
         )
-        end = row["detail"].split(",")[0] or (
+        end = row["detail"].split(", so it was stopped")[0] or (
             "**NOTHING**, ended by this test"
             if row["was_unsafe"]
             else "a limit of the kernel; the sandbox goes on"
