@@ -28,7 +28,7 @@ USERS = ["server as root", "server as a user"] if os.geteuid() == 0 else ["serve
 
 @pytest.fixture(scope="module", params=USERS)
 def journey(request):
-    """What a sandbox reached before, while and after its network was open, on a machine made for this test."""
+    """Return the hosts that a sandbox reached before, while and after its network was open, on a machine of its own."""
     options = () if request.param == "server as root" else AS_USER
     # The user of a sandbox must be able to enter the folder.
     with tempfile.TemporaryDirectory() as folder:
