@@ -424,6 +424,8 @@ SANDBOX_DISK_MEGABYTES = env.integer("SANDBOX_DISK_MEGABYTES", 10_240)
 """The limits of each sandbox; 0 means no limit. Threads count as processes."""
 SANDBOX_READ_ONLY_PATHS = [Path(path) for path in env.listing("SANDBOX_READ_ONLY_PATHS", [])]
 """Folders of the machine, besides the system's, that agents may read, for example with compilers."""
+SANDBOX_ALLOW_OPEN_NETWORK = env.boolean("SANDBOX_ALLOW_OPEN_NETWORK", False)
+"""Whether administrators of organizations may choose the network profile ``open``, which reaches private networks."""
 SANDBOX_DIR: Path = env.path("SANDBOX_DIR", DATA_DIR / "sandboxes")
 SANDBOX_START_SECONDS = env.integer("SANDBOX_START_SECONDS", 120, low=5, high=3_600)
 SANDBOX_IDLE_SECONDS = env.integer("SANDBOX_IDLE_SECONDS", 1_800, low=60)

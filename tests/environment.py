@@ -1,8 +1,8 @@
 """A pytest plugin that starts PostgreSQL and Redis and sets the environment before Django reads its settings.
 
 It is loaded by ``-p tests.environment``. It uses ``DATABASE_URL`` and ``REDIS_URL`` if they are set; otherwise it runs
-both services from their wheels. Tests marked ``engine``, ``browser``, ``keycloak``, ``nginx`` or ``haproxy`` are
-skipped if that program is missing. With ``REQUIRE_ALL`` set, a skipped test fails.
+both services from their wheels. Tests marked ``engine``, ``browser``, ``keycloak``, ``nginx``, ``haproxy`` or
+``pasta`` are skipped if that program is missing. With ``REQUIRE_ALL`` set, a skipped test fails.
 """
 
 import os
@@ -76,6 +76,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             missing[name] = (
                 "it is not installed; `python -m tests.prepare` installs it with apt-get"
             )
+    if shutil.which("pasta") is None:
+        missing["pasta"] = "it is not installed; `python -m tests.prepare` installs it with apt-get"
     for item in items:
         for name, reason in missing.items():
             if item.get_closest_marker(name):

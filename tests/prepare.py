@@ -1,4 +1,4 @@
-"""`python -m tests.prepare`: install the programs that tests need: the engine, Chromium, Keycloak, nginx and HAProxy.
+"""`python -m tests.prepare`: install the programs that tests need: the engine, Chromium, Keycloak, nginx, HAProxy and pasta.
 
 The engine is installed in a cache folder outside the tree, once for each version of its constraints. A program that
 cannot be installed is reported; with ``REQUIRE_ALL`` set this is an error.
@@ -147,6 +147,7 @@ def main() -> None:
         "Keycloak": _install_keycloak(),
         "nginx": _install_balancer("nginx", "nginx-light"),
         "HAProxy": _install_balancer("haproxy", "haproxy"),
+        "pasta": _install_by_apt("pasta", "passt", lambda: shutil.which("pasta")),
     }
     for name, reason in missing.items():
         if reason:

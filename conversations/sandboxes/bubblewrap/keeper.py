@@ -9,7 +9,8 @@ cannot see:
 - ``keeper.json``: the process id of the sandbox's process 1, and what is in force.
 - ``usage.json``: the newest measurement of memory, processes and disk.
 - ``in.sock``: the socket for connections to ports of the sandbox.
-- ``exit.json``: the end of the run: the engine's exit status, and the limit that was exceeded.
+- ``exit.json``: the end of the run: the engine's exit status, and the limit that was exceeded or the failure of the
+  open network.
 """
 
 import asyncio
@@ -48,10 +49,11 @@ from conversations.sandboxes.bubblewrap.mounts import (
     Plan,
     build_arguments,
 )
+from conversations.sandboxes.bubblewrap.open_network import NetworkFailure, OpenNetwork
 from conversations.sandboxes.bubblewrap.staging import enter_stage, plan_staging
-from conversations.sandboxes.bubblewrap.system_files import GID, UID
+from conversations.sandboxes.bubblewrap.system_files import GID, UID, write_network_files
 from conversations.sandboxes.egress.log import DecisionLog
-from conversations.sandboxes.egress.policy import PolicyFile
+from conversations.sandboxes.egress.policy import Decision, PolicyFile, Profile, Reason
 from conversations.sandboxes.egress.proxy import EgressProxy
 from lib.json_files import open_private, write_json
 
@@ -61,6 +63,8 @@ OOM_SCORE = "800"
 """How much rather the kernel ends a sandbox's processes than others (-1000 to 1000)."""
 STOP_SECONDS = 60
 """How long a stop may take if nobody kills the keeper before."""
+POLICY_SECONDS = 0.5
+"""The seconds between two looks at whether the policy opens or closes the network."""
 WATCH_SECONDS, GROWING_SECONDS, USAGE_SECONDS = 1.0, 0.2, 5.0
 """The seconds between two measurements, between two while the memory grows, and between two records of them."""
 
@@ -72,6 +76,8 @@ class Request:
     run: str
     folder: Path
     bwrap: str
+    pasta: str
+    """The path of ``pasta``, or empty if the server does not allow the open network."""
     python: str
     uid: int | None
     """The user id of the sandbox if the server runs as root."""
@@ -93,6 +99,7 @@ class Keeper:
         self.request = request
         self.control, self.inner_control = socket.socketpair()
         self.over: OverLimit | None = None
+        self.network_failure = ""
         self.engine_status: int | None = None
         self.is_stopping = asyncio.Event()
         self.cgroup: Path | None = None
@@ -211,25 +218,60 @@ class Keeper:
         """Serve the proxy and watch the limits until the sandbox ends or exceeds a limit, or a stop is requested."""
         asyncio.get_running_loop().add_reader(self.control, self.read_control)
         log = DecisionLog(Path("egress.log"))
-        proxy = EgressProxy(PolicyFile(Path("policy.json")), log)
+        policy = PolicyFile(Path("policy.json"))
+        proxy = EgressProxy(policy, log)
         await proxy.start(listener)
         watcher = Watcher(self.init_pid, self.request.watched, self.request.limits)
         watching = {
             asyncio.create_task(self.watch(measuring))
             for measuring in (self.measure_memory(watcher), self.measure_disk(watcher))
         }
+        following = asyncio.create_task(self.follow_network(policy, log))
         stopping = asyncio.create_task(self.is_stopping.wait())
-        await asyncio.wait({ended, *watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if self.over:
+        await asyncio.wait(
+            {ended, *watching, following, stopping}, return_when=asyncio.FIRST_COMPLETED
+        )
+        if self.over or following.done():
             process.kill()
         elif stopping.done():
             with contextlib.suppress(OSError):
                 self.control.send(b"stop\n")
             await asyncio.wait({ended}, timeout=STOP_SECONDS)
-        for task in watching:
+        for task in (*watching, following):
             task.cancel()
+        await asyncio.gather(following, return_exceptions=True)
         await proxy.close()
         log.close()
+
+    async def follow_network(self, policy: PolicyFile, log: DecisionLog) -> None:
+        """Open and close the sandbox's network as the policy says. Return when the open network fails."""
+        request = self.request
+        network = OpenNetwork(request.pasta, self.init_pid, request.uid)
+        write_files = partial(
+            write_network_files,
+            request.folder / "etc",
+            python=request.python,
+            relay=f"{INSIDE_TARGET}/relay.py",
+        )
+        try:
+            while True:
+                is_wanted = policy().profile is Profile.OPEN
+                if is_wanted and not network.is_open:
+                    await network.open()
+                    write_files(is_open=True)
+                    opened = Decision(True, Reason.OPEN)
+                    log.record(opened, host="*", port=0, address="", protocol="pasta")
+                elif not is_wanted and network.is_open:
+                    await network.close()
+                    write_files(is_open=False)
+                await network.check()
+                await asyncio.sleep(POLICY_SECONDS)
+        except NetworkFailure as failure:
+            self.network_failure = str(failure)
+        except OSError as error:
+            self.network_failure = f"The network profile could not be changed: {error.strerror}."
+        finally:
+            await network.close()
 
     def read_control(self) -> None:
         """Read the relay's report of the engine's end."""
@@ -290,6 +332,8 @@ class Keeper:
             end["bwrap_status"] = bwrap_status
         if self.over:
             end |= {"reason": self.over.reason, "detail": str(self.over)}
+        elif self.network_failure:
+            end |= {"reason": "network", "detail": self.network_failure}
         with contextlib.suppress(OSError):
             write_json(Path("exit.json"), end)
 
@@ -314,6 +358,7 @@ def parse_request(data: dict[str, Any]) -> Request:
         run=data["run"],
         folder=Path(data["folder"]),
         bwrap=data["bwrap"],
+        pasta=data["pasta"],
         python=data["python"],
         uid=data["uid"],
         cgroup=data["cgroup"],

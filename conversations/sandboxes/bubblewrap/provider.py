@@ -29,7 +29,8 @@ from django.conf import settings
 from conversations.sandboxes.bubblewrap import copying, mounts, staging, support, system_files
 from conversations.sandboxes.bubblewrap.description import MEGABYTE, describe_isolation
 from conversations.sandboxes.bubblewrap.limits import read_process_state
-from conversations.sandboxes.egress.policy import Policy, write_policy
+from conversations.sandboxes.bubblewrap.open_network import find_obstacle
+from conversations.sandboxes.egress.policy import Policy, Profile, write_policy
 from conversations.sandboxes.egress.reader import read_decisions
 from conversations.sandboxes.engine_environment import (
     FOLDERS,
@@ -133,6 +134,7 @@ class BubblewrapProvider:
 
     def set_policy(self, handle: Handle, policy: Policy) -> None:
         folder = get_folder(handle)
+        _check_profile(policy)
         if folder and folder.is_dir():
             write_policy(folder / "policy.json", policy)
 
@@ -196,6 +198,7 @@ class BubblewrapProvider:
         machine = support.probe()
         if not machine.is_usable:
             raise SandboxImpossible(f"{machine.cause} {machine.remedy}")
+        _check_profile(spec.policy)
         if not (engine := engine_home.status()).is_ready:
             if engine.state == "installing":
                 raise SandboxNotYet(
@@ -242,6 +245,18 @@ class BubblewrapProvider:
             link.sendall(b"GET /ready HTTP/1.0\r\nHost: engine\r\n\r\n")
             return b" 200 " in link.recv(64).split(b"\r\n")[0]
         return False
+
+
+def explain_no_open_network() -> str:
+    """Return why conversations cannot have the network profile ``open`` here and what to do, or an empty text."""
+    if not settings.SANDBOX_ALLOW_OPEN_NETWORK:
+        return "This server does not allow the open network. An administrator can set SANDBOX_ALLOW_OPEN_NETWORK=true."
+    return find_obstacle(support.probe().pasta)
+
+
+def _check_profile(policy: Policy) -> None:
+    if policy.profile is Profile.OPEN and (reason := explain_no_open_network()):
+        raise SandboxImpossible(f"{reason} Or choose another network profile.")
 
 
 def _make_folders(folder: Path) -> int | None:
@@ -420,6 +435,7 @@ def _build_request(
         "run": run,
         "folder": str(folder),
         "bwrap": support.probe().bwrap,
+        "pasta": support.probe().pasta if settings.SANDBOX_ALLOW_OPEN_NETWORK else "",
         "python": python,
         "uid": uid,
         "cgroup": support.probe().cgroup,

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from conversations.sandboxes.bubblewrap.pasta_launcher import NAME_SERVERS
+
 UID, GID, USER = 1000, 1000, "agent"
 """The user of all processes inside. Outside, it is another user without privileges."""
 
@@ -16,16 +18,37 @@ def write_etc(folder: Path, *, home: str, python: str, relay: str) -> None:
         "group": f"{USER}:x:{GID}:\nnogroup:x:65534:\n",
         "hostname": "sandbox\n",
         "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
-        # Names are resolved by the proxy. A name server would be a way out.
-        "resolv.conf": "# This sandbox has no name server. Programs reach hosts through the proxy.\n",
-        "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n",
         "shells": "/bin/sh\n/bin/bash\n",
         "profile": "[ -n \"$BASH\" ] && PS1='\\w\\$ '\n",
         "gitconfig": "[user]\n\tname = Agent\n\temail = agent@localhost\n[init]\n\tdefaultBranch = main\n"
         "[safe]\n\tdirectory = *\n",
-        "ssh/ssh_config": f"Host *\n\tProxyCommand {python} -I -S {relay} connect %h %p\n"
+    }
+    _write(folder, files)
+    write_network_files(folder, python=python, relay=relay, is_open=False)
+
+
+def write_network_files(folder: Path, *, python: str, relay: str, is_open: bool) -> None:
+    """Write the files of ``/etc`` that depend on whether the sandbox's network is open.
+
+    The files are changed in place, because a running sandbox has mounted them.
+    """
+    if is_open:
+        servers = "".join(f"nameserver {address}\n" for address in NAME_SERVERS)
+        resolver, hosts, proxy = f"{servers}options timeout:2\n", "files dns", ""
+    else:
+        # Names are resolved by the proxy. A name server would be a way out.
+        resolver = "# This sandbox has no name server. Programs reach hosts through the proxy.\n"
+        hosts, proxy = "files", f"\tProxyCommand {python} -I -S {relay} connect %h %p\n"
+    files = {
+        "resolv.conf": resolver,
+        "nsswitch.conf": f"passwd: files\ngroup: files\nhosts: {hosts}\nservices: files\nprotocols: files\n",
+        "ssh/ssh_config": f"Host *\n{proxy}"
         "\tStrictHostKeyChecking accept-new\n\tGlobalKnownHostsFile /dev/null\n",
     }
+    _write(folder, files)
+
+
+def _write(folder: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from conversations.sandboxes.egress.hosts import BadHost, HostSet, normalize_host
-from lib.addresses import Address, is_public, is_reserved
+from lib.addresses import Address, embedded_address, is_public, is_reserved
 
 GATEWAY_NAME = "openhands.internal"
 """The name by which a sandbox calls this server over plain HTTP. Only the proxy knows it."""
@@ -35,7 +35,7 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 
 
 class Profile(StrEnum):
-    """The three network profiles of a conversation."""
+    """The network profiles of a conversation."""
 
     PUBLIC = "public"
     """Any host whose addresses are all public."""
@@ -43,6 +43,8 @@ class Profile(StrEnum):
     """Only the hosts of the list ``hosts``."""
     NONE = "none"
     """Only the gateway."""
+    OPEN = "open"
+    """Any protocol, around the proxy. Private networks are reachable too (see ``bubblewrap.open_network``)."""
 
 
 class Reason(StrEnum):
@@ -59,6 +61,8 @@ class Reason(StrEnum):
     UNRESOLVABLE = "unresolvable"
     UNREACHABLE = "unreachable"
     MALFORMED = "malformed"
+    OPEN = "open"
+    """The open network was started (host ``*``), or a private address is allowed because the network is open."""
 
 
 @dataclass(frozen=True)
@@ -172,11 +176,13 @@ class Policy:
 
         ``is_own`` says whether an address belongs to this machine; such an address is private even if it is public.
         """
+        is_open = self.profile is Profile.OPEN
         decision = self.decide(host, port)
         if not decision.allowed or decision.reason is Reason.GATEWAY:
             return decision
         is_named = self._private.has_host(normalize_host(host))
         for address in addresses:
+            reason = Reason.PRIVATE_NAMED
             if self._denied.has_embedded(address):
                 return Decision(False, Reason.DENIED)
             if is_reserved(address):
@@ -185,9 +191,12 @@ class Policy:
                 continue
             else:
                 is_allowed = is_named or self._private.has_address(address)
+                # The proxy connects from the host, whose loopback no direct connection of the sandbox reaches.
+                if not is_allowed and is_open and not is_own(address):
+                    is_allowed, reason = not embedded_address(address).is_loopback, Reason.OPEN
             if not is_allowed:
                 return Decision(False, Reason.PRIVATE_ADDRESS)
-            decision = Decision(True, Reason.PRIVATE_NAMED)
+            decision = Decision(True, reason)
         return decision
 
     @classmethod

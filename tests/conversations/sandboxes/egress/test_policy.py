@@ -114,6 +114,36 @@ def test_list_needs_a_private_host_in_both_lists():
     assert decide(policy, "10.1.2.4", ["10.1.2.4"]) == (False, "not-listed")
 
 
+@pytest.mark.parametrize(
+    ("addresses", "decision"),
+    [
+        (["93.184.215.14"], (True, "public")),
+        (["10.0.0.1"], (True, "open")),
+        (["93.184.215.14", "fd00::1"], (True, "open")),
+        (["10.9.9.9"], (True, "private-named")),
+        (["127.0.0.1"], (False, "private-address")),
+        (["::ffff:127.0.0.1"], (False, "private-address")),
+        (["10.0.0.1", "::1"], (False, "private-address")),
+        (["169.254.169.254"], (False, "private-address")),
+        (["8.8.8.8"], (False, "denied")),
+    ],
+)
+def test_proxy_of_an_open_network_refuses_loopback_and_metadata_only(addresses, decision):
+    policy = Policy(profile="open", denied=("8.8.8.8",), private=("10.9.9.9",))
+
+    assert decide(policy, "example.com", addresses) == decision
+
+
+@pytest.mark.parametrize("profile", ["public", "open"])
+def test_own_address_of_the_machine_is_private(profile):
+    policy = Policy(profile=profile)
+    address = ipaddress.ip_address("10.1.2.3")
+
+    decision = policy.decide_addresses("me.example", 443, [address], is_own=lambda a: a == address)
+
+    assert decision == Decision(False, Reason.PRIVATE_ADDRESS)
+
+
 def test_own_public_address_of_the_machine_is_private():
     policy = Policy(profile="public")
     address = ipaddress.ip_address("93.184.215.14")
@@ -123,7 +153,7 @@ def test_own_public_address_of_the_machine_is_private():
     assert decision == Decision(False, Reason.PRIVATE_ADDRESS)
 
 
-@pytest.mark.parametrize("profile", ["public", "list", "none"])
+@pytest.mark.parametrize("profile", ["public", "list", "none", "open"])
 def test_gateway_is_allowed_in_every_profile_at_its_exact_port_only(profile):
     policy = Policy(profile=profile, denied=("127.0.0.1", "openhands.internal"), gateway=GATEWAY)
 
