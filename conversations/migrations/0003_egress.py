@@ -29,7 +29,7 @@ class Migration(migrations.Migration):
             name='EgressPolicy',
             fields=[
                 ('id', models.UUIDField(default=uuid_utils.compat.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('profile', models.CharField(blank=True, choices=[('public', 'Any public host'), ('list', 'Only listed hosts'), ('none', 'No hosts')], help_text="Empty means the site's profile (SANDBOX_EGRESS).", max_length=8)),
+                ('profile', models.CharField(blank=True, choices=[('public', 'Any public host'), ('list', 'Only listed hosts'), ('none', 'No hosts'), ('open', 'Full network')], help_text="Empty means the site's profile (SANDBOX_EGRESS).", max_length=8)),
                 ('hosts', models.JSONField(blank=True, default=list, help_text='A list of host names and patterns that the profile “list” allows.')),
                 ('updated_at', models.DateTimeField(default=django.utils.timezone.now)),
                 ('organization', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='egress_policy', to='accounts.organization')),

@@ -29,6 +29,7 @@ class EgressPolicy(models.Model):
         PUBLIC = "public", "Any public host"
         LIST = "list", "Only listed hosts"
         NONE = "none", "No hosts"
+        OPEN = "open", "Full network"
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.OneToOneField(

@@ -188,6 +188,9 @@ class ProcessProvider:
     def set_policy(self, handle: Handle, policy: Policy) -> None:
         """Do nothing: these sandboxes share the network of this machine."""
 
+    def explain_no_open_network(self) -> str:
+        return "Network profiles have no effect on sandboxes without isolation. Choose another SANDBOX_PROVIDER."
+
     def read_decisions(self, handle: Handle, position: str) -> tuple[list[dict[str, Any]], str]:
         """Return no decisions: these sandboxes share the network of this machine."""
         return [], position

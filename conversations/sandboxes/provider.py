@@ -201,6 +201,10 @@ class SandboxProvider(Protocol):
         """
         ...
 
+    def explain_no_open_network(self) -> str:
+        """Return why a sandbox cannot have the network profile ``open`` and what to do, or an empty text if it can."""
+        ...
+
     def read_decisions(self, handle: Handle, position: str) -> tuple[list[dict[str, Any]], str]:
         """Return up to 1,000 decisions of the sandbox's proxy after a position, oldest first, and the new position.
 

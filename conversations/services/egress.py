@@ -208,6 +208,11 @@ def remove_host_rule(*, conversation_id: UUID, host: str) -> None:
     )
 
 
+def explain_no_open_network() -> str:
+    """Return why sandboxes of this server cannot have the full network and what to do, or an empty text if they can."""
+    return get_provider(settings.SANDBOX_PROVIDER).explain_no_open_network()
+
+
 @transaction.atomic
 def set_egress_policy(
     *, organization: Organization, profile: str, hosts: Iterable[str], by: User
@@ -219,6 +224,8 @@ def set_egress_policy(
     """
     if profile and profile not in {value.value for value in Profile}:
         raise InvalidHosts(f"profile: must be one of {', '.join(Profile)}, or empty.")
+    if profile == Profile.OPEN and (reason := explain_no_open_network()):
+        raise InvalidHosts(f"profile: {reason}")
     patterns = _clean_patterns(hosts)
     # Without the lock, two concurrent first requests would both insert a row.
     Organization.objects.select_for_update().get(pk=organization.pk)

@@ -16,6 +16,7 @@ from accounts.requests import AuthenticatedRequest
 from conversations import services
 from conversations.models import Conversation, EgressDecision
 from conversations.web.forms import NetworkForm
+from conversations.web.isolation import build_server_isolation
 from lib.forms import render_form
 from lib.problems import Problem
 
@@ -32,6 +33,10 @@ PROFILES: dict[str, tuple[str, str]] = {
         "No hosts",
         "Agents can reach only this server: the model and the API. Lists of hosts have no effect.",
     ),
+    "open": (
+        "Full network",
+        "Agents can use any protocol and reach private networks. Single connections are not logged.",
+    ),
 }
 """By profile: its name and its meaning."""
 REASONS = {
@@ -42,6 +47,7 @@ REASONS = {
     "not-listed": "not listed",
     "denied": "refused by a rule",
     "private-address": "private address",
+    "open": "full network",
     "profile-none": "the profile allows no hosts",
     "unresolvable": "no such host",
     "unreachable": "not reachable",
@@ -73,12 +79,17 @@ def sandbox_settings(request: AuthenticatedRequest) -> HttpResponse:
         except Problem as refusal:
             form.refuse(refusal)
     site = services.site_egress()
+    offered = set(PROFILES)
+    # The full network stays in the list of an organization that has it, so that its page shows the choice.
+    if row.profile != "open" and services.explain_no_open_network():
+        offered.remove("open")
     context = {
         "organization": organization,
         "row": row,
         "site": site,
         "site_profile": PROFILES[site.profile],
-        "profiles": [(value, *words) for value, words in PROFILES.items()],
+        "profiles": [(value, *words) for value, words in PROFILES.items() if value in offered],
+        "server": build_server_isolation(is_staff=user.is_staff),
         "may_edit": "egress.edit" in permissions_in(user, organization.pk),
     }
     return render_form(request, "conversations/sandboxes.html", form, context)

@@ -187,6 +187,9 @@ class FakeProvider:
         self.decisions += self.last_decisions
         self.last_decisions = []
 
+    def explain_no_open_network(self) -> str:
+        return "This provider has no open network."
+
     def set_policy(self, handle: Handle, policy: Policy) -> None:
         self.policies.append(policy)
 

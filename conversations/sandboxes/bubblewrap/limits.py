@@ -23,6 +23,8 @@ LOW_MEMORY_SHARE, LOW_DISK_BYTES = 0.04, 500_000_000
 """A machine with less available memory (as a share of all memory) or less free disk space is short of it."""
 FOLDER_LEVELS = 250
 """The deepest level of nested folders that is counted. Each level occupies a file descriptor of the keeper."""
+BUFFER_BYTES = 212_992
+"""The bytes that a pipe or socket may hold (``net.core.wmem_default``)."""
 BACKGROUND_PRIORITY = 10
 """The priority (nice value) of the sandbox's sessions, lower than that of the server."""
 
@@ -86,7 +88,7 @@ class Watcher:
         memory = self._measure_memory(pids)
         self._lower_priority(pids)
         usage = Usage(memory, len(pids), self.disk_bytes)
-        self._check_memory(usage)
+        self._check_memory(usage, pids)
         return usage
 
     def check_disk(self) -> None:
@@ -102,13 +104,16 @@ class Watcher:
             return sum(read_proportional_bytes(pid) for pid in pids)
         return estimate
 
-    def _check_memory(self, usage: Usage) -> None:
+    def _check_memory(self, usage: Usage, pids: list[int]) -> None:
         limit = self.limits.memory_bytes
         if limit and usage.memory_bytes > limit:
             raise over_memory(limit)
-        # Memory that belongs to no process, such as that of pipes, is in no count. If the machine runs short of
-        # memory, the largest of its sandboxes must end before the server does.
-        if is_low_on_memory() and usage.memory_bytes > max(limit, 1) * 0.5:
+        if not is_low_on_memory():
+            return
+        # The memory of pipes and sockets belongs to no process. If the machine runs short of memory, a sandbox that
+        # may hold much of it must end before the server does.
+        possible = usage.memory_bytes + count_buffers(pids) * BUFFER_BYTES
+        if possible > max(limit, 1) * 0.5:
             raise OverLimit(
                 "machine-memory",
                 "The machine is almost out of memory and this sandbox used much of it, so it was stopped. Its files "
@@ -163,7 +168,11 @@ class Watcher:
                 f"The sandbox's files used more than their {limit // 1_000_000:,} MB, so it was stopped. Its files are "
                 "kept. Start a new conversation, or ask an administrator for a higher limit.",
             )
-        if free_bytes(self.folders[0]) < LOW_DISK_BYTES and self.disk_bytes > LOW_DISK_BYTES:
+        if free_bytes(self.folders[0]) >= LOW_DISK_BYTES:
+            return
+        # A deleted file whose descriptor waits in a socket is in no count, but its bytes were written.
+        written = sum(read_written_bytes(pid) for pid in list_descendants(self.init_pid))
+        if max(self.disk_bytes, written) > LOW_DISK_BYTES:
             raise OverLimit(
                 "machine-disk",
                 "The server's disk is almost full and this sandbox used much of it, so it was stopped. Its files are "
@@ -207,6 +216,26 @@ def read_resident_bytes(pid: int) -> int:
             if line.startswith(("RssAnon:", "RssShmem:", "VmPTE:", "VmSwap:")):
                 total += int(line.split()[1]) * 1024
     return total
+
+
+def count_buffers(pids: list[int]) -> int:
+    """Return how many pipes and sockets the processes have open."""
+    count = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    count += str(descriptor.readlink()).startswith(("pipe:", "socket:"))
+    return count
+
+
+def read_written_bytes(pid: int) -> int:
+    """Return the bytes that a process and its ended children wrote to disks."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+            if line.startswith("write_bytes:"):
+                return int(line.split()[1])
+    return 0
 
 
 def read_proportional_bytes(pid: int) -> int:

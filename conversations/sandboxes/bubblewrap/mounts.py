@@ -69,11 +69,12 @@ class Plan:
     def readable(self) -> list[str]:
         """Return the paths in the sandbox that may be read and executed, for Landlock."""
         mounts = (*self.system, *self.own)
-        return [mount.target for mount in mounts if not mount.writable]
+        # A process must not make itself the last one that the kernel ends when memory runs short (oom_score_adj).
+        return [mount.target for mount in mounts if not mount.writable] + ["/proc"]
 
     def writable(self) -> list[str]:
         """Return the paths in the sandbox that may be written, for Landlock."""
-        return [mount.target for mount in self.own if mount.writable] + ["/dev", "/proc"]
+        return [mount.target for mount in self.own if mount.writable] + ["/dev"]
 
 
 def plan_mounts(
@@ -104,7 +105,8 @@ def plan_mounts(
         if path.exists():
             system.append(Mount(str(path), str(path)))
     system += [Mount(str(path), str(path)) for path in read_only if path.exists()]
-    links.append(("/tmp", "/var/tmp"))  # noqa: S108 - paths inside the sandbox
+    if not any(Path(mount.target).is_relative_to("/var/tmp") for mount in system):  # noqa: S108
+        links.append(("/tmp", "/var/tmp"))  # noqa: S108 - paths inside the sandbox
     kept = list(dict.fromkeys(path.resolve() for path in protected))
     pythons, python_links = find_python_folders(engine_dir)
     own = [Mount(str(engine_dir), str(engine_dir))]

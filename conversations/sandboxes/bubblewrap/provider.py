@@ -124,7 +124,7 @@ class BubblewrapProvider:
             link.settimeout(None)
         except TimeoutError as error:
             link.close()
-            raise ConnectionRefusedError("The sandbox does not answer.") from error
+            raise TimeoutError("The sandbox does not answer.") from error
         except OSError as error:
             link.close()
             if isinstance(error, ConnectionError):
@@ -137,6 +137,9 @@ class BubblewrapProvider:
         _check_profile(policy)
         if folder and folder.is_dir():
             write_policy(folder / "policy.json", policy)
+
+    def explain_no_open_network(self) -> str:
+        return explain_no_open_network()
 
     def read_decisions(self, handle: Handle, position: str) -> tuple[list[dict[str, Any]], str]:
         folder = get_folder(handle)
@@ -408,7 +411,7 @@ def _build_request(
     inherited = {
         "processes": limits["processes"],
         "file_bytes": limits["file_bytes"],
-        "open_files": 65_536,
+        "open_files": 4_096,
         "core_bytes": 0,
     }
     command = [python, "-P", "-m", MODULE, "--host", "127.0.0.1", "--port", str(INNER_ENGINE_PORT)]

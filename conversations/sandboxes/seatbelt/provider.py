@@ -70,6 +70,9 @@ class SeatbeltProvider(ProcessProvider):
     def gateway_url(self) -> str:
         return gateway_url_behind_proxy()
 
+    def explain_no_open_network(self) -> str:
+        return "The full network needs the provider bubblewrap, which runs on Linux."
+
     def set_policy(self, handle: Handle, policy: Policy) -> None:
         folder = get_folder(handle)
         if folder and folder.is_dir():

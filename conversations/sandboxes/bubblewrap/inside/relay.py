@@ -28,6 +28,8 @@ from typing import Any
 PROXY_ADDRESS = ("127.0.0.1", 3128)
 GATEWAY = b"openhands.internal:80"
 CHUNK = 65_536
+CLOSING_SECONDS = 600.0
+"""How long a connection may stay half open."""
 CONFIG_SECONDS = 300.0
 """How long the engine may take to read its configuration before the file is deleted anyway."""
 
@@ -48,7 +50,15 @@ async def serve_inbound(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
         line = await asyncio.wait_for(reader.readline(), 10)
         inner_reader, inner = await asyncio.open_connection("127.0.0.1", int(line))
         writer.write(b"OK\n")
-        await asyncio.gather(pump(reader, inner), pump(inner_reader, writer))
+        pumps = {
+            asyncio.create_task(pump(reader, inner)),
+            asyncio.create_task(pump(inner_reader, writer)),
+        }
+        _, other = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        # A program that never closes must not keep the connection of a caller that is gone.
+        await asyncio.wait(other, timeout=CLOSING_SECONDS)
+        for task in other:
+            task.cancel()
     except (OSError, ValueError, OverflowError, TimeoutError):
         pass
     finally:

@@ -2,12 +2,14 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from conversations.sandboxes.bubblewrap import limits
 from conversations.sandboxes.bubblewrap.limits import (
     FOLDER_LEVELS,
     Limits,
@@ -134,3 +136,39 @@ def test_deleted_file_that_is_only_mapped_is_counted(tmp_path):
         process.stdin.close()
 
     assert found == 1_048_576
+
+
+def test_pipes_and_sockets_of_processes_are_counted():
+    ends = socket.socketpair()
+    before = limits.count_buffers([os.getpid()])
+    reader, writer = os.pipe()
+    try:
+        assert limits.count_buffers([os.getpid()]) == before + 2
+    finally:
+        for descriptor in (reader, writer, *(end.detach() for end in ends)):
+            os.close(descriptor)
+
+
+def test_sandbox_that_may_hold_kernel_memory_ends_if_the_machine_is_short_of_it(monkeypatch):
+    program = "import socket, time; kept = [socket.socketpair() for _ in range(400)]; print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        try:
+            child.stdout.readline()
+            watcher = limits.Watcher(child.pid, [Path("/tmp")], limits.Limits(300_000_000, 0, 0, 0))
+            watcher.check()
+            monkeypatch.setattr(limits, "is_low_on_memory", lambda: True)
+            with pytest.raises(limits.OverLimit, match="almost out of memory"):
+                watcher.check()
+        finally:
+            child.kill()
+
+
+def test_bytes_written_by_a_process_are_read(tmp_path):
+    # Without the flush to the disk, the bytes may still be in memory only.
+    program = f"import os, time; f = open({str(tmp_path / 'file')!r}, 'wb'); f.write(bytes(3_000_000)); f.flush(); os.fsync(f); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        try:
+            child.stdout.readline()
+            assert limits.read_written_bytes(child.pid) >= 3_000_000
+        finally:
+            child.kill()
