@@ -121,6 +121,7 @@ class Keeper:
             if process.poll() is None:
                 process.kill()
             await ended
+            self.delete_keys()
             if self.cgroup:
                 if self.over is None and was_out_of_memory(self.cgroup):
                     self.over = over_memory(self.request.limits.memory_bytes)
@@ -324,6 +325,12 @@ class Keeper:
                     "disk_bytes": usage.disk_bytes,
                 },
             )
+
+    def delete_keys(self) -> None:
+        """Delete the file with the engine's keys, as the relay does unless the sandbox ends before."""
+        with contextlib.suppress(OSError):
+            # The sandbox's /tmp is the folder `tmp` here.
+            Path(self.request.start["config_path"].removeprefix("/")).unlink()
 
     def record_end(self, bwrap_status: int) -> None:
         """Write how the run ended, for every process of the server."""

@@ -69,6 +69,8 @@ INNER_ENGINE_PORT = 31_900
 PROXY = "127.0.0.1:3128"
 ROOT = "/workspace"
 """The path of a sandbox's folders inside the sandbox."""
+CONFIG_FILE = "tmp/.engine.json"
+"""The file with the engine's keys, in the sandbox's folder and at the root inside. It exists during a start only."""
 PROBE_SECONDS = 1.0
 _DATA = (*FOLDERS, "tmux", "tmp")
 
@@ -238,6 +240,8 @@ class BubblewrapProvider:
             if is_locked(folder / "keeper.lock"):
                 _signal(run, signal.SIGKILL)
             elif not _lives(init):
+                with contextlib.suppress(OSError):  # a killed keeper left it
+                    (folder / CONFIG_FILE).unlink()
                 return
             time.sleep(0.05)
         raise SandboxUnavailable("The processes of this sandbox could not be ended. Try again.")
@@ -398,7 +402,7 @@ def _build_request(
     environment = build_engine_environment(spec, root=root, run=run)
     environment |= system_files.proxy_variables(PROXY)
     environment |= {
-        "OPENHANDS_AGENT_SERVER_CONFIG_PATH": "/tmp/.engine.json",  # noqa: S108 - inside the sandbox
+        "OPENHANDS_AGENT_SERVER_CONFIG_PATH": f"/{CONFIG_FILE}",
         "TMUX_TMPDIR": f"{root}/tmux",
         "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
         "SHELL": "/bin/bash",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import stat
 import sys
 import threading
@@ -133,6 +134,24 @@ def test_keys_are_in_no_environment_and_in_no_file(box):
     assert len(environments) >= 2
     assert len(files) > 5
     wait_until(lambda: not find_keys(), "the file with the keys to be deleted", seconds=5)
+
+
+@pytest.mark.parametrize("provider_name", ["bubblewrap"], indirect=True)
+@pytest.mark.parametrize("how", ["stop", "die", "kill"])
+def test_keys_are_in_no_file_after_an_early_end(box, how):
+    keys = box.folder / "tmp" / ".engine.json"
+    if how == "die":
+        box.instruct("die", "an error")
+        box.start(State.FAILED)
+    else:
+        box.handle = box.provider.start(box.spec)
+        wait_until(keys.exists, "the file with the keys", pause=0.002)
+        if how == "kill":
+            os.kill(box.handle["pid"], signal.SIGKILL)
+            box.wait_for(State.FAILED)
+        box.stop(0)
+
+    assert not keys.exists()
 
 
 def test_folders_are_private(box):
