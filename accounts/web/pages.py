@@ -74,6 +74,7 @@ SCOPE_LABELS = {
     "service_accounts.view": "List service accounts",
     "service_accounts.edit": "Create and revoke service accounts",
     "audit.view": "Read the audit log",
+    "egress.edit": "Choose the network profile of agents, and allow or refuse hosts",
 }
 
 

@@ -40,7 +40,7 @@ def create_live_conversation():
     own_handle = handle | {"sandbox": sandbox.pk.hex, "dir": str(sandbox_folder)}
     (sandbox_folder / "run.json").write_text(json.dumps(own_handle))
     Sandbox.objects.filter(pk=sandbox.pk).update(
-        observed="running", conversation_started=True, run=1, handle=own_handle
+        provider="process", observed="running", conversation_started=True, run=1, handle=own_handle
     )
     conversation = sandbox.conversation
     StartTask.objects.filter(conversation=conversation).delete()

@@ -130,6 +130,7 @@ def test_every_run_ends_and_no_event_is_lost_in_thirty_kills(stack, dice):
     )
 
 
+@pytest.mark.slow
 def test_manager_paused_beyond_its_lease_writes_nothing_afterwards(stack, talk):
     stack.add("manager2", "manager")
     try:

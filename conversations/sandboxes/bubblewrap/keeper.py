@@ -183,7 +183,7 @@ class Keeper:
                 "disk_bytes": request.limits.disk_bytes,
             },
         }
-        # Write this file before the engine starts, so that whoever kills the keeper can wait for the sandbox's end.
+        # Write this file before the engine starts. A process that kills the keeper waits for the sandbox's end by it.
         write_json(Path("keeper.json"), self.facts)
         with contextlib.suppress(BrokenPipeError):  # the sandbox may have ended already
             self.control.sendall(json.dumps(request.start).encode() + b"\n")

@@ -174,40 +174,43 @@ def test_panel_lists_the_profile_rules_and_connections_and_adds_a_rule(open_page
     assert in_thread(HostRule.objects.get).host == "*.debian.org"
 
 
-@pytest.mark.skipif(not SHOTS, reason="takes screenshots for people")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_screenshots(open_page, refused, alice, bob, scheme, width):
-    def prepare_rules():
-        Sandbox.objects.update(provider="bubblewrap")
-        HostRuleFactory(conversation=refused, host="*.debian.org", decided_by=alice)
-        HostRuleFactory(
-            conversation=refused, host="tracker.example", allowed=False, decided_by=alice
-        )
+if SHOTS:
 
-    in_thread(prepare_rules)
-    options = {"width": width, "scheme": scheme, "height": 860 if width == 1280 else 844}
-    for user, who in ((alice, "owner"), (bob, "member")):
-        page = open_page(user, f"/conversations/{refused.pk}", **options)
-        expect(page.get_by_role("article", name="Allow the host registry.npmjs.org?")).to_contain_text("can allow" if user is bob else "Keep refused", timeout=20_000)  # fmt: skip
-        if width == 1280:
-            page.get_by_role("tab", name="Network").click()
-        take(page, f"card-{who}-{scheme}-{width}")
-        if width == 390:
-            page.get_by_role("button", name="Network").click()
-        expect(page.locator("#pane-network")).to_contain_text("internal.corp", timeout=20_000)
-        take(page, f"panel-{who}-{scheme}-{width}")
-        if user is alice:
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("width", [1280, 390])
+    def test_screenshots(open_page, refused, alice, bob, scheme, width):
+        def prepare_rules():
+            Sandbox.objects.update(provider="bubblewrap")
+            HostRuleFactory(conversation=refused, host="*.debian.org", decided_by=alice)
+            HostRuleFactory(
+                conversation=refused, host="tracker.example", allowed=False, decided_by=alice
+            )
+
+        in_thread(prepare_rules)
+        options = {"width": width, "scheme": scheme, "height": 860 if width == 1280 else 844}
+        for user, who in ((alice, "owner"), (bob, "member")):
+            page = open_page(user, f"/conversations/{refused.pk}", **options)
+            expect(page.get_by_role("article", name="Allow the host registry.npmjs.org?")).to_contain_text("can allow" if user is bob else "Keep refused", timeout=20_000)  # fmt: skip
+            if width == 1280:
+                page.get_by_role("tab", name="Network").click()
+            take(page, f"card-{who}-{scheme}-{width}")
             if width == 390:
-                page.get_by_role("button", name="Story").click()
-            page.get_by_role("button", name="Allow for this conversation", exact=True).click()
-            expect(page.get_by_role("article", name="Network: registry")).to_contain_text("Alice", timeout=20_000)  # fmt: skip
-            page.wait_for_timeout(2_500)
-            take(page, f"decided-{scheme}-{width}")
-            in_thread(HostRule.objects.filter(host="registry.npmjs.org").delete)
-        for name, path in (
-            ("settings", "/settings/sandboxes?organization=" + str(refused.organization_id)),
-            ("details", f"/conversations/{refused.pk}/details"),
-        ):
-            page = open_page(user, path, **options)
-            page.screenshot(path=Path(SHOTS) / f"{name}-{who}-{scheme}-{width}.png", full_page=True)
+                page.get_by_role("button", name="Network").click()
+            expect(page.locator("#pane-network")).to_contain_text("internal.corp", timeout=20_000)
+            take(page, f"panel-{who}-{scheme}-{width}")
+            if user is alice:
+                if width == 390:
+                    page.get_by_role("button", name="Story").click()
+                page.get_by_role("button", name="Allow for this conversation", exact=True).click()
+                expect(page.get_by_role("article", name="Network: registry")).to_contain_text("Alice", timeout=20_000)  # fmt: skip
+                page.wait_for_timeout(2_500)
+                take(page, f"decided-{scheme}-{width}")
+                in_thread(HostRule.objects.filter(host="registry.npmjs.org").delete)
+            for name, path in (
+                ("settings", "/settings/sandboxes?organization=" + str(refused.organization_id)),
+                ("details", f"/conversations/{refused.pk}/details"),
+            ):
+                page = open_page(user, path, **options)
+                page.screenshot(
+                    path=Path(SHOTS) / f"{name}-{who}-{scheme}-{width}.png", full_page=True
+                )

@@ -260,7 +260,7 @@ class TestOrganizationPolicy:
     @pytest.mark.parametrize(
         ("fields", "fault"),
         [
-            ({"profile": "all"}, "profile: must be one of public, list, none, or empty."),
+            ({"profile": "all"}, "profile: must be one of public, list, none, open, or empty."),
             ({"hosts": ["pypi.org", "a b"]}, "hosts: “a b” is not a host name."),
             ({"hosts": [f"h{n}.example" for n in range(1_001)]}, "hosts: the list may have at most 1,000 hosts."),
         ],

@@ -82,7 +82,7 @@ def test_refusing_machine_has_no_walls_but_the_cause_and_the_remedy(monkeypatch)
 
 def test_refusal_is_tried_again_after_a_while_and_success_is_not(monkeypatch):
     results = [Support(bwrap="", is_usable=False), USABLE]
-    monkeypatch.setattr(support, "_probed", None)
+    monkeypatch.setattr(support, "_known", [])
     monkeypatch.setattr(support, "examine", lambda: results.pop(0))
 
     assert not support.probe().is_usable

@@ -14,6 +14,7 @@ from tests.conversations.sandboxes.bubblewrap.inside import run_inside
 
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.slow,
     pytest.mark.timeout(200),
     pytest.mark.skipif(not support.probe().is_usable, reason=support.probe().cause),
 ]
