@@ -5,13 +5,25 @@ from urllib.parse import urlsplit
 from django.conf import settings
 
 from conversations.sandboxes.egress.policy import GATEWAY_NAME
-from conversations.sandboxes.provider import SandboxSpec
+from conversations.sandboxes.provider import SandboxImpossible, SandboxNotYet, SandboxSpec
+from lib import engine_home
 from lib.addresses import literal_address
 
 MODULE = "openhands.agent_server"
 """The Python module that is the engine's program."""
 FOLDERS = ("project", "home", "conversations", "bash_events", "worktrees")
 """The folders with a sandbox's data, in the sandbox's folder."""
+
+
+def check_engine() -> None:
+    """Raise ``SandboxNotYet`` while the engine is being installed, and ``SandboxImpossible`` if it is not installed."""
+    engine = engine_home.status()
+    if engine.state == "installing":
+        raise SandboxNotYet(
+            "The agent engine is being installed. This happens once and takes about a minute."
+        )
+    if not engine.is_ready:
+        raise SandboxImpossible(f"{engine.detail} Run `manage.py install_engine`.")
 
 
 def build_engine_environment(spec: SandboxSpec, *, root: str, run: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from conversations.sandboxes.provider import Handle, SandboxUnavailable
+from conversations.sandboxes.provider import Handle, SandboxImpossible, SandboxUnavailable
 from lib.json_files import open_private
 
 NEEDED_MEGABYTES = 100
@@ -103,6 +103,26 @@ def _delete_files(folder: int) -> list[str]:
         else:
             os.unlink(entry.name, dir_fd=folder)
     return names
+
+
+def get_existing_folder(handle: Handle) -> Path:
+    """Return the folder of a sandbox that can be started again. Raise ``SandboxImpossible`` if its files are gone."""
+    folder = get_folder(handle)
+    if not folder or not (folder / "project").is_dir():
+        raise SandboxImpossible(
+            "This sandbox's files were deleted, so it cannot be started again. Start a new conversation."
+        )
+    return folder
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete a sandbox's folder. The caller holds its lock. Safe to repeat after an interruption."""
+    trash = folder.with_name(f"{folder.name}.removed")
+    with contextlib.suppress(FileNotFoundError):
+        # Rename first, so that no other process sees a half-deleted sandbox.
+        folder.rename(trash)
+    remove(trash)
+    remove(folder)
 
 
 def explain_error(error: OSError, folder: Path) -> SandboxUnavailable:

@@ -33,11 +33,14 @@ from conversations.sandboxes.engine_environment import (
     FOLDERS,
     MODULE,
     build_engine_environment,
+    check_engine,
 )
 from conversations.sandboxes.engine_log import find_last_line, trim_log
 from conversations.sandboxes.folders import (
     check_space,
+    delete_folder,
     explain_error,
+    get_existing_folder,
     get_folder,
     lock,
     remove,
@@ -51,14 +54,12 @@ from conversations.sandboxes.provider import (
     Isolation,
     Observed,
     SandboxImpossible,
-    SandboxNotYet,
     SandboxSpec,
     SandboxUnavailable,
     State,
     Usage,
     Wall,
 )
-from lib import engine_home
 from lib.json_files import open_private, read_json, write_json
 from lib.processes import signal_name
 
@@ -106,12 +107,7 @@ class ProcessProvider:
         return self._start(spec, settings.SANDBOX_DIR / spec.sandbox_id.hex)
 
     def resume(self, spec: SandboxSpec, handle: Handle) -> Handle:
-        folder = get_folder(handle)
-        if not folder or not (folder / "project").is_dir():
-            raise SandboxImpossible(
-                "This sandbox's files were deleted, so it cannot be started again. "
-                "Start a new conversation."
-            )
+        folder = get_existing_folder(handle)
         return self._start(spec, folder)
 
     def find(self, sandbox_id: UUID) -> Handle:
@@ -177,12 +173,8 @@ class ProcessProvider:
             return
         with lock(folder) as lock_file:
             self._end(folder, handle, 0)
-            trash = folder.with_name(f"{folder.name}.removed")
-            with contextlib.suppress(FileNotFoundError):
-                # Rename first, so that no other process sees a half-deleted sandbox.
-                folder.rename(trash)
-            for path in (trash, folder, Path(find_tmux_folder(folder))):
-                remove(path)
+            delete_folder(folder)
+            remove(Path(find_tmux_folder(folder)))
             lock_file.unlink(missing_ok=True)
 
     def set_policy(self, handle: Handle, policy: Policy) -> None:
@@ -216,12 +208,7 @@ class ProcessProvider:
         isolation = self.describe()
         if isolation.cause:
             raise SandboxImpossible(f"{isolation.cause} {isolation.remedy}")
-        if not (engine := engine_home.status()).is_ready:
-            if engine.state == "installing":
-                raise SandboxNotYet(
-                    "The agent engine is being installed. This happens once and takes about a minute."
-                )
-            raise SandboxImpossible(f"{engine.detail} Run `manage.py install_engine`.")
+        check_engine()
         try:
             with lock(folder):
                 earlier = read_json(folder / "run.json")

@@ -36,12 +36,15 @@ from conversations.sandboxes.engine_environment import (
     FOLDERS,
     MODULE,
     build_engine_environment,
+    check_engine,
     gateway_url_behind_proxy,
 )
 from conversations.sandboxes.engine_log import find_last_line, trim_log
 from conversations.sandboxes.folders import (
     check_space,
+    delete_folder,
     explain_error,
+    get_existing_folder,
     get_folder,
     lock,
     remove,
@@ -54,13 +57,11 @@ from conversations.sandboxes.provider import (
     Limits,
     Observed,
     SandboxImpossible,
-    SandboxNotYet,
     SandboxSpec,
     SandboxUnavailable,
     State,
     Usage,
 )
-from lib import engine_home
 from lib.json_files import open_private, read_json, write_json
 from lib.processes import is_locked, signal_name
 
@@ -82,12 +83,7 @@ class BubblewrapProvider:
         return self._start(spec, settings.SANDBOX_DIR / spec.sandbox_id.hex, root=ROOT)
 
     def resume(self, spec: SandboxSpec, handle: Handle) -> Handle:
-        folder = get_folder(handle)
-        if not folder or not (folder / "project").is_dir():
-            raise SandboxImpossible(
-                "This sandbox's files were deleted, so it cannot be started again. "
-                "Start a new conversation."
-            )
+        folder = get_existing_folder(handle)
         # A sandbox that the process provider started keeps its paths, because the engine's files contain them.
         return self._start(spec, folder, root=handle.get("root", str(folder)))
 
@@ -191,12 +187,7 @@ class BubblewrapProvider:
             return
         with lock(folder) as lock_file:
             self._end(folder, 0)
-            trash = folder.with_name(f"{folder.name}.removed")
-            with contextlib.suppress(FileNotFoundError):
-                # Rename first, so that no other process sees a half-deleted sandbox.
-                folder.rename(trash)
-            for path in (trash, folder):
-                remove(path)
+            delete_folder(folder)
             lock_file.unlink(missing_ok=True)
 
     def _start(self, spec: SandboxSpec, folder: Path, *, root: str) -> Handle:
@@ -204,12 +195,7 @@ class BubblewrapProvider:
         if not machine.is_usable:
             raise SandboxImpossible(f"{machine.cause} {machine.remedy}")
         _check_profile(spec.policy)
-        if not (engine := engine_home.status()).is_ready:
-            if engine.state == "installing":
-                raise SandboxNotYet(
-                    "The agent engine is being installed. This happens once and takes about a minute."
-                )
-            raise SandboxImpossible(f"{engine.detail} Run `manage.py install_engine`.")
+        check_engine()
         try:
             with lock(folder):
                 earlier = read_json(folder / "run.json")
