@@ -23,8 +23,10 @@ LOW_MEMORY_SHARE, LOW_DISK_BYTES = 0.04, 500_000_000
 """A machine with less available memory (as a share of all memory) or less free disk space is short of it."""
 FOLDER_LEVELS = 250
 """The deepest level of nested folders that is counted. Each level occupies a file descriptor of the keeper."""
-BUFFER_BYTES = 212_992
-"""The bytes that a pipe or socket may hold (``net.core.wmem_default``)."""
+SOCKET_BYTES, PIPE_BYTES = 425_984, 65_536
+"""The bytes that a socket (twice ``net.core.wmem_max``) and a pipe may hold."""
+USUAL_BUFFER_BYTES = 400_000_000
+"""The bytes that pipes and sockets may hold before they count as memory. Few programs have a thousand sockets."""
 BACKGROUND_PRIORITY = 10
 """The priority (nice value) of the sandbox's sessions, lower than that of the server."""
 
@@ -76,7 +78,7 @@ class Watcher:
 
     def __init__(self, init_pid: int, folders: list[Path], limits: Limits) -> None:
         self.init_pid, self.folders, self.limits = init_pid, folders, limits
-        self.disk_bytes = 0
+        self.disk_bytes = self.buffer_bytes = 0
         self._scanned_at = self._scan_seconds = 0.0
         self._free_at_scan = 0
         self._engine_session = 0
@@ -88,7 +90,7 @@ class Watcher:
         memory = self._measure_memory(pids)
         self._lower_priority(pids)
         usage = Usage(memory, len(pids), self.disk_bytes)
-        self._check_memory(usage, pids)
+        self._check_memory(usage)
         return usage
 
     def check_disk(self) -> None:
@@ -97,23 +99,23 @@ class Watcher:
         self._check_disk()
 
     def _measure_memory(self, pids: list[int]) -> int:
-        estimate = sum(read_resident_bytes(pid) for pid in pids)
+        self.buffer_bytes = estimate_buffer_bytes(pids)
+        buffers = max(0, self.buffer_bytes - USUAL_BUFFER_BYTES)
+        estimate = sum(read_resident_bytes(pid) for pid in pids) + buffers
         # Pages that processes share after a fork are counted for each of them. The exact count is slow, so it is used
         # only near the limit.
         if self.limits.memory_bytes and estimate > self.limits.memory_bytes * 0.8:
-            return sum(read_proportional_bytes(pid) for pid in pids)
+            return sum(read_proportional_bytes(pid) for pid in pids) + buffers
         return estimate
 
-    def _check_memory(self, usage: Usage, pids: list[int]) -> None:
+    def _check_memory(self, usage: Usage) -> None:
         limit = self.limits.memory_bytes
         if limit and usage.memory_bytes > limit:
             raise over_memory(limit)
         if not is_low_on_memory():
             return
-        # The memory of pipes and sockets belongs to no process. If the machine runs short of memory, a sandbox that
-        # may hold much of it must end before the server does.
-        possible = usage.memory_bytes + count_buffers(pids) * BUFFER_BYTES
-        if possible > max(limit, 1) * 0.5:
+        # If the machine runs short of memory, a sandbox that may hold much of it must end before the server does.
+        if usage.memory_bytes + self.buffer_bytes > max(limit, 1) * 0.5:
             raise OverLimit(
                 "machine-memory",
                 "The machine is almost out of memory and this sandbox used much of it, so it was stopped. Its files "
@@ -218,15 +220,18 @@ def read_resident_bytes(pid: int) -> int:
     return total
 
 
-def count_buffers(pids: list[int]) -> int:
-    """Return how many pipes and sockets the processes have open."""
-    count = 0
+def estimate_buffer_bytes(pids: list[int]) -> int:
+    """Return how many bytes of the kernel's memory the pipes and sockets of processes may hold at most."""
+    buffers: set[str] = set()
     for pid in pids:
         with contextlib.suppress(OSError):
             for descriptor in Path(f"/proc/{pid}/fd").iterdir():
                 with contextlib.suppress(OSError):
-                    count += str(descriptor.readlink()).startswith(("pipe:", "socket:"))
-    return count
+                    target = str(descriptor.readlink())
+                    if target.startswith(("socket:", "pipe:")):
+                        buffers.add(target)
+    sockets = sum(target.startswith("socket:") for target in buffers)
+    return sockets * SOCKET_BYTES + (len(buffers) - sockets) * PIPE_BYTES
 
 
 def read_written_bytes(pid: int) -> int:

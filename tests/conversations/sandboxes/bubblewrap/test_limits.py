@@ -138,26 +138,30 @@ def test_deleted_file_that_is_only_mapped_is_counted(tmp_path):
     assert found == 1_048_576
 
 
-def test_pipes_and_sockets_of_processes_are_counted():
+def test_pipes_and_sockets_of_processes_are_counted_once():
+    before = limits.estimate_buffer_bytes([os.getpid()])
     ends = socket.socketpair()
-    before = limits.count_buffers([os.getpid()])
     reader, writer = os.pipe()
     try:
-        assert limits.count_buffers([os.getpid()]) == before + 2
+        expected = before + 2 * limits.SOCKET_BYTES + limits.PIPE_BYTES
+        assert limits.estimate_buffer_bytes([os.getpid(), os.getpid()]) == expected
     finally:
         for descriptor in (reader, writer, *(end.detach() for end in ends)):
             os.close(descriptor)
 
 
-def test_sandbox_that_may_hold_kernel_memory_ends_if_the_machine_is_short_of_it(monkeypatch):
-    program = "import socket, time; kept = [socket.socketpair() for _ in range(400)]; print(flush=True); time.sleep(60)"
+@pytest.mark.parametrize(("sockets", "is_low", "words"), [(400, True, "almost out of memory"), (2_400, False, "300 MB of memory")])  # fmt: skip
+def test_sandbox_with_many_sockets_is_over_its_memory(monkeypatch, sockets, is_low, words):
+    program = (
+        "import resource, socket, time; resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096));"
+        f"kept = [socket.socketpair() for _ in range({sockets // 2})]; print(flush=True); time.sleep(60)"
+    )
+    monkeypatch.setattr(limits, "is_low_on_memory", lambda: is_low)
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
         try:
             child.stdout.readline()
             watcher = limits.Watcher(child.pid, [Path("/tmp")], limits.Limits(300_000_000, 0, 0, 0))
-            watcher.check()
-            monkeypatch.setattr(limits, "is_low_on_memory", lambda: True)
-            with pytest.raises(limits.OverLimit, match="almost out of memory"):
+            with pytest.raises(limits.OverLimit, match=words):
                 watcher.check()
         finally:
             child.kill()
