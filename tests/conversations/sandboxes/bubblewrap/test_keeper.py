@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from conversations.sandboxes.bubblewrap import provider as module
+from conversations.sandboxes.bubblewrap import launching as module
 from conversations.sandboxes.bubblewrap import support
 from conversations.sandboxes.provider import SandboxSpec, SandboxUnavailable, State, get_provider
 from lib import engine_home
