@@ -64,6 +64,7 @@ def kill_during_run(
     return {"killed_after": round(wait, 2), "ended": run_end, "seconds": round(seconds, 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["manager", "web", "worker"])
 def test_run_finishes_although_a_role_is_killed(stack, talk, dice, role):
     result = kill_during_run(

@@ -8,7 +8,7 @@ import pytest
 from tests.fakes import github
 from tests.fakes.stack import Stack
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
 FILES = {
     "hello.txt": "from the repository\n",
     ".openhands/setup.sh": "echo set up by $0 > made-by-setup.txt\n",

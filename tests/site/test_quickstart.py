@@ -199,6 +199,7 @@ def test_data_survives_sigkill(run):
     assert list_processes(again.folder) == []
 
 
+@pytest.mark.slow
 def test_permission_of_an_earlier_quickstart_is_removed_and_agents_are_isolated(run, tmp_path):
     folder = tmp_path / "data folder"
     folder.mkdir()
@@ -229,6 +230,7 @@ def test_server_starts_although_agents_cannot(run):
     assert started.stop() == 0
 
 
+@pytest.mark.slow
 def test_allowed_process_sandboxes_are_not_the_default(run):
     started = run(ALLOW_PROCESS_SANDBOX="true")
 

@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -35,17 +36,21 @@ def list_unix_sockets() -> list[str]:
     return Path("/proc/net/unix").read_text().splitlines()
 
 
-def find_members_left(namespaces: set[str], until: float) -> list[psutil.Process]:
-    """Return the processes in these namespaces that were started before a time (seconds since 1970).
+@contextlib.contextmanager
+def hold_namespaces(processes: list[psutil.Process], own: set[str]) -> Iterator[set[str]]:
+    """Keep the namespaces of processes open, except those in ``own``, and yield their names.
 
-    The kernel gives the number of a namespace that has ended to a new one, so newer processes may be those of others.
+    The kernel gives the number of a namespace that has ended to a new one, for example of another test's sandbox.
     """
-    left = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.create_time() < until and namespaces & read_namespaces([process]):
-                left.append(process)
-    return left
+    with contextlib.ExitStack() as stack:
+        names = set()
+        for process in processes:
+            for link in Path(f"/proc/{process.pid}/ns").iterdir():
+                with contextlib.suppress(OSError):
+                    descriptor = os.open(link, os.O_RDONLY)
+                    stack.callback(os.close, descriptor)
+                    names.add(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        yield names - own
 
 
 def remove_marks(box: Box) -> None:
@@ -70,18 +75,18 @@ def test_cycles_of_start_and_stop_leave_nothing_behind(box: Box, settings):
         box.resume()
         starts.append(time.monotonic() - began)
         members = [*box.processes(), *box.wait_for_daemons()]
-        namespaces = read_namespaces(members) - own
-        count += len(namespaces)
         ended += len(set(members))
-        if number % 3 == 2:
-            box.engine().kill()
-            box.wait_for(State.FAILED)
-        began, stopped_at = time.monotonic(), time.time()
-        box.stop(5)
-        stops.append(time.monotonic() - began)
-        remove_marks(box)
-        assert list_alive(members) == []
-        assert find_members_left(namespaces, stopped_at) == []
+        with hold_namespaces(members, own) as namespaces:
+            count += len(namespaces)
+            if number % 3 == 2:
+                box.engine().kill()
+                box.wait_for(State.FAILED)
+            began = time.monotonic()
+            box.stop(5)
+            stops.append(time.monotonic() - began)
+            remove_marks(box)
+            assert list_alive(members) == []
+            assert namespaces & read_namespaces(list(psutil.process_iter())) == set()
 
     # A thread waits for each ended process.
     wait_until(lambda: threading.active_count() <= before["threads"], "threads to end", seconds=5)
