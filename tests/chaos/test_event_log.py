@@ -400,7 +400,7 @@ class ChaosRun:
             assert time.monotonic() < deadline, (self.writers.busy, self.faults)
             written = self.writers.count() + sum(len(sender.acks) for sender in self.rest)
             # Several kills may be due, because a fast machine writes many events between two checks.
-            while killed < self.kills and written > total * 0.9 * killed / self.kills:
+            while killed < self.kills and written > total * 0.8 * killed / self.kills:
                 killed += 1
                 self._kill()
                 if killed % max(1, self.kills // 5) == 0:

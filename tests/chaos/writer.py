@@ -102,9 +102,11 @@ def _post(plan: dict[str, Any], notes: Notes, dice: random.Random) -> None:
     for turn in range(plan["count"]):
         for sender, order in orders.items():
             is_known = order[turn] in known.get(sender, ())
-            if not is_known or dice.random() < 0.03:
+            # The control must not post the event again that it lost.
+            repeats = not plan.get("acks_first")
+            if not is_known or (repeats and dice.random() < 0.03):
                 post(sender, order[turn])
-            if turn and dice.random() < 0.1:
+            if repeats and turn and dice.random() < 0.1:
                 post(sender, order[dice.randrange(turn)])
 
 
