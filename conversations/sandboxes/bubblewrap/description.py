@@ -8,15 +8,26 @@ ISOLATED = (
     "The agent works in a sandbox of its own. It sees only the files of this conversation and a read-only system, "
     "and it reaches the network only through this server’s proxy."
 )
+OPEN = (
+    "The agent works in a sandbox of its own. It sees only the files of this conversation and a read-only system. Its "
+    "network profile opens the full network, private networks included."
+)
 UNAVAILABLE = "This server cannot isolate agents, so agents cannot start."
 
 
 def describe_isolation(
-    machine: Support, *, limits: Limits, landlock_abi: int, has_own_uid: bool
+    machine: Support,
+    *,
+    limits: Limits,
+    landlock_abi: int,
+    has_own_uid: bool,
+    has_cgroup: bool = False,
+    has_open_network: bool = False,
 ) -> Isolation:
     """Return the isolation of sandboxes on this machine.
 
-    ``landlock_abi`` is 0 without Landlock. ``has_own_uid`` says whether each sandbox has a system user id of its own.
+    ``landlock_abi`` is 0 without Landlock. ``has_own_uid`` says whether each sandbox has a system user id of its own,
+    ``has_cgroup`` whether a cgroup enforces the limits, and ``has_open_network`` whether its profile is ``open``.
     """
     if not machine.is_usable:
         return Isolation(
@@ -27,11 +38,17 @@ def describe_isolation(
             cause=machine.cause,
             remedy=machine.remedy,
         )
-    walls = (*_describe_walls(landlock_abi, has_own_uid=has_own_uid), *_describe_limits(limits))
-    return Isolation("Isolated", ISOLATED, is_isolated=True, walls=walls, limits=limits)
+    walls = (
+        *_describe_walls(landlock_abi, has_own_uid=has_own_uid, has_open_network=has_open_network),
+        *_describe_limits(limits, has_cgroup=has_cgroup),
+    )
+    meaning = OPEN if has_open_network else ISOLATED
+    return Isolation("Isolated", meaning, is_isolated=True, walls=walls, limits=limits)
 
 
-def _describe_walls(landlock_abi: int, *, has_own_uid: bool) -> tuple[Wall, ...]:
+def _describe_walls(
+    landlock_abi: int, *, has_own_uid: bool, has_open_network: bool
+) -> tuple[Wall, ...]:
     return (
         Wall(
             "Files",
@@ -47,8 +64,10 @@ def _describe_walls(landlock_abi: int, *, has_own_uid: bool) -> tuple[Wall, ...]
         ),
         Wall(
             "Network",
-            True,
-            "The sandbox has a network of its own (network namespace). The only way out is this server’s proxy, "
+            not has_open_network,
+            "The network profile opens the full network. This machine’s loopback stays out of reach."
+            if has_open_network
+            else "The sandbox has a network of its own (network namespace). The only way out is this server’s proxy, "
             "which allows hosts by the network profile.",
         ),
         Wall(
@@ -78,13 +97,14 @@ def _describe_walls(landlock_abi: int, *, has_own_uid: bool) -> tuple[Wall, ...]
     )
 
 
-def _describe_limits(limits: Limits) -> tuple[Wall, ...]:
+def _describe_limits(limits: Limits, *, has_cgroup: bool) -> tuple[Wall, ...]:
+    cgroup = "A cgroup enforces it too." if has_cgroup else "No cgroup is used."
     return (
         Wall(
             "Memory limit",
             limits.memory_bytes > 0,
             f"{limits.memory_bytes // MEGABYTE:,} MB. A watcher measures the sandbox about once a second and stops "
-            "it above the limit. No cgroup is used."
+            f"it above the limit. {cgroup}"
             if limits.memory_bytes
             else "No limit is set (SANDBOX_MEMORY_MEGABYTES is 0). If the machine runs short of memory, a large "
             "sandbox is stopped.",

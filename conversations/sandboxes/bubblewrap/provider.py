@@ -142,13 +142,21 @@ class BubblewrapProvider:
         machine = support.probe()
         limits, landlock_abi = read_limits(), machine.landlock_abi
         folder = get_folder(handle) if handle else None
+        has_cgroup, has_open_network = bool(machine.cgroup), False
         # The settings may have changed since the sandbox was started.
         if handle and folder and _runs(folder, handle):
             run = read_json(folder / "keeper.json")
             landlock_abi = run.get("landlock", landlock_abi)
             limits = Limits(**run["limits"]) if "limits" in run else limits
+            has_cgroup = bool(run.get("cgroup"))
+            has_open_network = read_json(folder / "policy.json").get("profile") == Profile.OPEN
         return describe_isolation(
-            machine, limits=limits, landlock_abi=landlock_abi, has_own_uid=os.geteuid() == 0
+            machine,
+            limits=limits,
+            landlock_abi=landlock_abi,
+            has_own_uid=os.geteuid() == 0,
+            has_cgroup=has_cgroup,
+            has_open_network=has_open_network,
         )
 
     def read_usage(self, handle: Handle) -> Usage | None:

@@ -41,12 +41,12 @@ def refusal(decision: Decision, host: str, port: int, *, detail: str = "") -> Re
         case Reason.PROFILE_NONE:
             sentence = (
                 f"This conversation's network profile allows no connections to the internet, so {host} is refused. "
-                "Choose another profile on the conversation's page if the agent needs it."
+                "An administrator of the organization can choose another profile in its settings."
             )
         case Reason.DENIED:
             sentence = (
-                f"The operator of this server denies connections to {host}. "
-                "Ask an administrator if the agent needs it."
+                f"A rule of this conversation refuses {host}. "
+                "Ask for the rule to be removed on the conversation's page if the agent needs it."
             )
         case Reason.PRIVATE_ADDRESS:
             sentence = (

@@ -54,6 +54,26 @@ def test_isolation_with_all_walls_names_the_limits_and_how_they_are_enforced():
     assert "ABI 5" in details["Landlock"]
 
 
+def test_cgroup_that_enforces_the_limits_is_named():
+    details = {wall.name: wall.detail for wall in describe(has_cgroup=True).walls}
+
+    assert "A cgroup enforces it too." in details["Memory limit"]
+
+
+def test_running_sandbox_with_the_open_network_says_so(run):
+    handle, folder = run
+    (folder / "keeper.json").write_text(json.dumps({"run": "r1", "cgroup": "/sys/fs/cgroup/x"}))
+    (folder / "policy.json").write_text(json.dumps({"profile": "open"}))
+
+    isolation = bubblewrap.describe(handle)
+
+    assert "Network" in find_missing(isolation)
+    assert "opens the full network" in isolation.meaning
+    details = {wall.name: wall.detail for wall in isolation.walls}
+    assert "A cgroup enforces it too." in details["Memory limit"]
+    assert "Network" not in find_missing(bubblewrap.describe())
+
+
 def test_walls_that_are_missing_are_named_with_the_consequence():
     isolation = describe(limits=Limits(), landlock_abi=0, has_own_uid=False)
 

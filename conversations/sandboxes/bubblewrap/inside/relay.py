@@ -1,7 +1,7 @@
 """The first process of a sandbox: it starts the engine and carries connections through the sandbox's walls.
 
 This file runs inside the sandbox as process 1, under the engine's Python with ``-I -S``, so it uses only the standard
-library. Nobody in the sandbox can end it, because a process 1 gets no signal for which it has no handler.
+library. No process in the sandbox can end it, because the kernel sends process 1 no signal without a handler.
 
 - Out: it creates the listening socket of the proxy in the sandbox's network namespace and hands it to the keeper,
   which accepts the connections on the host.

@@ -96,7 +96,11 @@ async def test_refused_host_gets_403_with_a_sentence_and_is_not_resolved(world):
     ("policy", "reason", "part"),
     [
         ({"profile": "none"}, "profile-none", "allows no connections to the internet"),
-        ({"profile": "public", "denied": ("a.example",)}, "denied", "denies connections to a.ex"),
+        (
+            {"profile": "public", "denied": ("a.example",)},
+            "denied",
+            "rule of this conversation refuses a.ex",
+        ),
     ],
 )
 async def test_refusal_names_the_rule(world, policy, reason, part):
