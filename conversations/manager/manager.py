@@ -224,7 +224,10 @@ class Manager:
         tasks = [task for key in keys if (task := self._stop_following(key))]
         await asyncio.gather(*tasks, return_exceptions=True)
         count = await self.in_database(
-            services.release_leases, owner=self.owner, conversation_ids=keys
+            services.release_leases,
+            owner=self.owner,
+            conversation_ids=keys,
+            followed=len(self.followers),
         )
         self.handed_over += count
         log.info("handed %d conversations over to other managers", count)
@@ -242,7 +245,10 @@ class Manager:
         """
         try:
             await self.in_database(
-                services.release_leases, owner=self.owner, conversation_ids=[conversation_id]
+                services.release_leases,
+                owner=self.owner,
+                conversation_ids=[conversation_id],
+                followed=len(self.followers.keys() - {conversation_id}),
             )
         except Exception:
             log.exception(

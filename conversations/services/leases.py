@@ -146,13 +146,21 @@ def list_leases(*, owner: str) -> dict[UUID, int]:
     return dict(leases.values_list("conversation_id", "generation"))
 
 
-@transaction.atomic
-def release_leases(*, owner: str, conversation_ids: Sequence[UUID]) -> int:
+def release_leases(*, owner: str, conversation_ids: Sequence[UUID], followed: int) -> int:
     """Release leases that a manager holds, so that other managers can claim the conversations.
 
-    A conversation without a running engine cannot be claimed until its engine runs. Return the number of released
-    leases. Safe to repeat.
+    ``followed`` is the number of conversations that the manager still follows. A conversation without a running engine
+    cannot be claimed until its engine runs. Return the number of released leases. Safe to repeat.
     """
+    # Store the count first. Otherwise a released conversation is counted as followed and as free until the next
+    # renewal, and each manager's fair share is too large. This is a transaction of its own, so that a renewal never
+    # waits for the locks of leases.
+    LiveManager.objects.filter(owner=owner).update(followed=followed)
+    return _release(owner, conversation_ids)
+
+
+@transaction.atomic
+def _release(owner: str, conversation_ids: Sequence[UUID]) -> int:
     leases = Lease.objects.select_for_update().filter(owner=owner, pk__in=conversation_ids)
     # Lock in the order of the keys, so that concurrent calls cannot deadlock.
     keys = list(leases.order_by("pk").values_list("pk", flat=True))

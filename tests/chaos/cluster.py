@@ -21,6 +21,9 @@ from tests.waiting import wait_until
 
 TAKEOVER_SECONDS = 10
 """The documented limit from the death of a manager until other managers follow its conversations."""
+SETTINGS = {"SANDBOX_PROVIDER": "process", "ALLOW_PROCESS_SANDBOX": "true"}
+"""The settings of a server with simulated engines, which are plain processes. Otherwise a worker stops them, so that
+they start isolated again."""
 INTERVAL = 0.3
 """Seconds between two events of a simulated engine."""
 CREATE_LIVE_CONVERSATIONS = """\

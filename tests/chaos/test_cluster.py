@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.chaos.callers import Caller
-from tests.chaos.cluster import TAKEOVER_SECONDS, Cluster
+from tests.chaos.cluster import SETTINGS, TAKEOVER_SECONDS, Cluster
 from tests.fakes.stack import Stack, Talk, figure
 from tests.prepare import ROOT
 from tests.waiting import wait_until
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def cluster():
-    stack = Stack(roles=("web",), environment={"NODE_TTL_SECONDS": "6"})
+    stack = Stack(roles=("web",), environment=SETTINGS | {"NODE_TTL_SECONDS": "6"})
     stack.start()
     running = Cluster(stack)
     try:

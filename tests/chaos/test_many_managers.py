@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.chaos.cluster import INTERVAL, TAKEOVER_SECONDS, Cluster
+from tests.chaos.cluster import INTERVAL, SETTINGS, TAKEOVER_SECONDS, Cluster
 from tests.fakes.stack import Stack, figure
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
@@ -20,7 +20,7 @@ HANDING_BACK_SECONDS = 20
 
 @pytest.fixture
 def cluster():
-    stack = Stack(roles=("web",), environment={"DATABASE_POOL_SIZE": "2"})
+    stack = Stack(roles=("web",), environment=SETTINGS | {"DATABASE_POOL_SIZE": "2"})
     stack.start()
     running = Cluster(stack)
     try:

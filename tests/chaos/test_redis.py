@@ -22,7 +22,7 @@ import pytest
 import redis
 
 from tests.chaos.checker import examine
-from tests.chaos.cluster import INTERVAL, Cluster
+from tests.chaos.cluster import INTERVAL, SETTINGS, Cluster
 from tests.chaos.readers import NUDGED_SECONDS, LongPoll, Reader, Socket, Stream
 from tests.chaos.runs import find_run_end, write_script
 from tests.fakes.stack import Person, Stack, Talk, figure
@@ -73,7 +73,8 @@ def cluster():
     """Start every role with the default rate limits, except for a high limit of reads."""
     stack = Stack(
         roles=("web", "realtime", "worker", "manager"),
-        environment={
+        environment=SETTINGS
+        | {
             "RATE_LIMITS": "address=100000/m,read=100000/m",
             "METRICS_TOKEN": METRICS_TOKEN,
             "NODE_TTL_SECONDS": "9",
@@ -529,7 +530,7 @@ def test_server_works_without_redis_and_recovers_when_redis_returns_empty(
 
 
 def test_control_client_is_late_without_polling(cleanup):
-    stack = Stack(roles=("web", "manager"), environment={"HUB_POLL_SECONDS": "300"})
+    stack = Stack(roles=("web", "manager"), environment=SETTINGS | {"HUB_POLL_SECONDS": "300"})
     cleanup.callback(stack.stop)
     stack.start()
     cluster = Cluster(stack)

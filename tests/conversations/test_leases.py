@@ -46,7 +46,7 @@ class TestClaiming:
         [lease] = claim("a")
         assert services.find_engine(conversation_id=unclaimed.pk, generation=1) is None
 
-        services.release_leases(owner="a", conversation_ids=[lease.conversation_id])
+        services.release_leases(owner="a", conversation_ids=[lease.conversation_id], followed=0)
 
         assert not Lease.objects.get().is_wanted
         assert claim("a") == []
@@ -55,7 +55,7 @@ class TestClaiming:
         assert len(claim("a")) == 1
         services.delete_conversation(conversation_id=unclaimed.pk)
 
-        services.release_leases(owner="a", conversation_ids=[unclaimed.pk])
+        services.release_leases(owner="a", conversation_ids=[unclaimed.pk], followed=0)
 
         assert claim("b") == []
 
@@ -124,14 +124,14 @@ class TestRelease:
     def test_released_lease_can_be_claimed_immediately(self, unclaimed):
         claim("a")
 
-        assert services.release_leases(owner="a", conversation_ids=[unclaimed.pk]) == 1
+        assert services.release_leases(owner="a", conversation_ids=[unclaimed.pk], followed=0) == 1
 
         assert len(claim("b")) == 1
 
     def test_lease_of_another_manager_is_not_released(self, unclaimed):
         claim("a")
 
-        assert services.release_leases(owner="b", conversation_ids=[unclaimed.pk]) == 0
+        assert services.release_leases(owner="b", conversation_ids=[unclaimed.pk], followed=0) == 0
         assert services.list_leases(owner="a") == {unclaimed.pk: 1}
 
     def test_unregistered_manager_releases_its_leases_and_is_removed(self, unclaimed):
@@ -187,6 +187,16 @@ class TestFairShare:
         renew_manager("b")
 
         assert services.take_census(capacity=100).followed == 1
+
+    def test_released_conversation_is_counted_only_as_free(self, unclaimed):
+        """Otherwise the manager that released it sees a larger fair share, and claims it again."""
+        claim("a")
+        renew_manager("b")
+
+        services.release_leases(owner="a", conversation_ids=[unclaimed.pk], followed=0)
+
+        census = services.take_census(capacity=100)
+        assert (census.followed, census.free, census.share) == (0, 1, 1)
 
 
 def test_gateway_tokens_of_followed_conversations_are_extended(unclaimed):

@@ -45,11 +45,13 @@ def hold_namespaces(processes: list[psutil.Process], own: set[str]) -> Iterator[
     with contextlib.ExitStack() as stack:
         names = set()
         for process in processes:
-            for link in Path(f"/proc/{process.pid}/ns").iterdir():
-                with contextlib.suppress(OSError):
-                    descriptor = os.open(link, os.O_RDONLY)
-                    stack.callback(os.close, descriptor)
-                    names.add(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+            # An ordinary user may not look into a process that is not dumpable, as the engine is.
+            with contextlib.suppress(PermissionError):
+                for link in Path(f"/proc/{process.pid}/ns").iterdir():
+                    with contextlib.suppress(OSError):
+                        descriptor = os.open(link, os.O_RDONLY)
+                        stack.callback(os.close, descriptor)
+                        names.add(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         yield names - own
 
 
