@@ -36,6 +36,21 @@ def keep_own_connection(seconds: int | None = None) -> None:
     connection.settings_dict = shared | {"CONN_MAX_AGE": seconds, "OPTIONS": options}
 
 
+def limit_idle_transactions(seconds: float) -> None:
+    """Make PostgreSQL roll back each transaction of this process that sends no statement for ``seconds``.
+
+    The limit applies to connections that are opened after this call, in all threads. It replaces
+    ``DATABASE_IDLE_TRANSACTION_TIMEOUT_MS``, except if that setting is lower.
+    """
+    milliseconds = min(
+        round(seconds * 1_000), settings.DATABASE_IDLE_TRANSACTION_TIMEOUT_MS or 2**31
+    )
+    # All threads share this dictionary. PostgreSQL uses the last value of a repeated option.
+    connection.settings_dict["OPTIONS"]["options"] += (
+        f" -c idle_in_transaction_session_timeout={milliseconds}"
+    )
+
+
 def _prepare_connection() -> None:
     if connection.settings_dict["CONN_MAX_AGE"] != settings.DATABASE_KEEP_SECONDS:
         keep_own_connection(settings.DATABASE_KEEP_SECONDS)

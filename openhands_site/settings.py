@@ -248,15 +248,19 @@ DATABASE_KEEP_SECONDS = env.integer("DATABASE_KEEP_SECONDS", 300)
 """Seconds for which a web thread keeps its own database connection. With 0, each request uses the pool."""
 WEB_THREADS = env.integer("WEB_THREADS", 8, low=1, high=200)
 """The number of plain requests that one process handles in parallel."""
+DATABASE_IDLE_TRANSACTION_TIMEOUT_MS = env.integer(
+    "DATABASE_IDLE_TRANSACTION_TIMEOUT_MS", 60_000, low=0
+)
+"""PostgreSQL rolls back transactions that send no statement for this many milliseconds. 0 means no limit."""
 _database = env.database()
 _database["OPTIONS"] |= {
     "application_name": os.environ.get("OH_ROLE", Path(sys.argv[0]).name)[:60],
     "options": " ".join(
-        f"-c {name}={env.integer(variable, default)}"
-        for name, variable, default in (
-            ("statement_timeout", "DATABASE_STATEMENT_TIMEOUT_MS", 30_000),
-            ("lock_timeout", "DATABASE_LOCK_TIMEOUT_MS", 10_000),
-            ("idle_in_transaction_session_timeout", "DATABASE_IDLE_TRANSACTION_TIMEOUT_MS", 60_000),
+        f"-c {name}={milliseconds}"
+        for name, milliseconds in (
+            ("statement_timeout", env.integer("DATABASE_STATEMENT_TIMEOUT_MS", 30_000)),
+            ("lock_timeout", env.integer("DATABASE_LOCK_TIMEOUT_MS", 10_000)),
+            ("idle_in_transaction_session_timeout", DATABASE_IDLE_TRANSACTION_TIMEOUT_MS),
         )
     ),
 }

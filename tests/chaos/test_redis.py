@@ -276,10 +276,10 @@ class Outage:
     def __init__(self, cluster: Cluster, cleanup: contextlib.ExitStack, how: str, seconds: int):
         self.cluster, self.stack, self.owner = cluster, cluster.stack, cluster.stack.owner
         self.how, self.seconds = how, seconds
-        self.browser, self.signed_out_browser = (
-            Browser(self.stack, cleanup),
-            Browser(self.stack, cleanup),
-        )
+        self.browser = Browser(self.stack, cleanup)
+        # One browser for each repeated request: a sign-in of one thread changes the CSRF cookie of the other thread.
+        self.signed_out_browser = Browser(self.stack, cleanup)
+        self.form_browser = Browser(self.stack, cleanup)
         self.pids = {name: self.stack.pid(name) for name in self.stack.roles}
         self.repeaters: dict[str, Repeater] = {}
         self.late_keys: list[UUID] = []
@@ -332,7 +332,7 @@ class Outage:
             "sign-in": (3, lambda: describe_refusal(self.signed_out_browser.sign_in())),
             "sign-in by page": (
                 7,
-                lambda: describe_refusal(self.signed_out_browser.sign_in_by_page()),
+                lambda: describe_refusal(self.form_browser.sign_in_by_page()),
             ),
             "create conversation": (
                 5,

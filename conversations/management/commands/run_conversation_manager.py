@@ -3,10 +3,12 @@
 import asyncio
 import signal
 
+from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from conversations.manager.manager import Manager
 from lib import nodes
+from lib.connections import limit_idle_transactions
 
 
 class Command(BaseCommand):
@@ -16,6 +18,9 @@ class Command(BaseCommand):
     )
 
     def handle(self, **options: object) -> None:
+        # A manager that is paused in the middle of a transaction keeps its locks. Without this limit, other managers
+        # could not take over its conversations when its leases expire.
+        limit_idle_transactions(settings.LEASE_SECONDS)
         asyncio.run(self._run())
 
     async def _run(self) -> None:
