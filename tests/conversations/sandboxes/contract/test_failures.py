@@ -119,6 +119,21 @@ def test_ended_engine_is_reported_with_its_status_and_error_line(box):
     )
 
 
+def test_open_connections_add_nothing_to_the_log_of_an_ended_engine(box):
+    """The reason why the engine ended must stay the last line of its log."""
+    box.start()
+    log = box.folder / "engine.log"
+    links = [box.provider.dial(box.handle) for _ in range(3)]
+    before = log.read_text()
+
+    box.engine().kill()
+    box.wait_for(State.FAILED)
+    for link in links:
+        link.close()
+
+    assert log.read_text() == before
+
+
 def test_ended_engine_leaves_no_zombie(box):
     box.start()
     pid = box.engine().pid
