@@ -22,7 +22,7 @@ from tests.fakes.stack import Stack, Talk, figure
 from tests.prepare import ROOT
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,6 @@ def test_managers_share_conversations_take_over_from_a_killed_one_and_hand_back_
     assert verdict == {"events": count * events, "lost": 0, "doubled": 0, "moved": 0, "gaps": 0}
 
 
-@pytest.mark.slow
 def test_paused_manager_gives_up_its_conversations_after_others_took_them_over(cluster):
     stack, count, events = cluster.stack, 4, 40
     if "m1" not in stack.roles:
@@ -171,7 +170,6 @@ class Watcher(threading.Thread):
                     self.seen.append(frame["seq"])
 
 
-@pytest.mark.slow
 def test_rolling_restart_of_every_role_loses_no_event_and_fails_no_new_connection(cluster):
     stack, events = cluster.stack, 60
     names = {"web2": "web", "realtime": "realtime", "worker": "worker", "m8": "manager"}

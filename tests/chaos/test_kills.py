@@ -21,7 +21,7 @@ from tests.chaos.runs import REASON_KINDS, find_run_end, write_script
 from tests.fakes.stack import Stack, Talk, closing_code, figure
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(420)]
 SEED = int(os.environ.get("CHAOS_SEED") or random.randrange(1_000_000))
 RUN_END_SECONDS = 15
 """The documented limit from a kill to the end of the run."""
@@ -64,7 +64,6 @@ def kill_during_run(
     return {"killed_after": round(wait, 2), "ended": run_end, "seconds": round(seconds, 1)}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("role", ["manager", "web", "worker"])
 def test_run_finishes_although_a_role_is_killed(stack, talk, dice, role):
     result = kill_during_run(
@@ -131,7 +130,6 @@ def test_every_run_ends_and_no_event_is_lost_in_thirty_kills(stack, dice):
     )
 
 
-@pytest.mark.slow
 def test_manager_paused_beyond_its_lease_writes_nothing_afterwards(stack, talk):
     stack.add("manager2", "manager")
     try:

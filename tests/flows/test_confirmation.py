@@ -85,6 +85,7 @@ def test_rejection_reason_reaches_the_agent(talk):
     talk.compare_logs()
 
 
+@pytest.mark.slow
 def test_second_message_sent_before_the_question_is_not_an_approval(talk):
     """The second message arrives before the agent has asked about the first."""
     for number in range(3):
@@ -110,6 +111,7 @@ def test_second_message_sent_before_the_question_is_not_an_approval(talk):
     figure("messages behind a message", tries=3, implicit_approvals=0)
 
 
+@pytest.mark.slow
 def test_approval_after_an_engine_restart_makes_the_agent_ask_again(talk):
     script = "!run touch three.txt\n!run touch three.txt\n!finish Done."
     record = wait_for_question(talk, script)

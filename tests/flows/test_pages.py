@@ -227,6 +227,7 @@ def test_agent_is_stopped_and_continues_after_a_message(talk, open_page):
     expect(page.locator(".said-agent").last).to_contain_text("Here I am again")
 
 
+@pytest.mark.slow
 def test_page_loses_no_row_and_needs_no_reload_when_web_is_killed(fresh, open_page):
     page = open_page()
     visit(page, fresh)
@@ -298,6 +299,7 @@ def test_html_in_messages_is_shown_as_text(talk, open_page):
     assert "owned" not in page.title()
 
 
+@pytest.mark.slow
 def test_page_draws_the_log_again_after_a_restore(fresh, open_page):
     page = open_page()
     visit(page, fresh)

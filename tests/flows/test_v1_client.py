@@ -140,6 +140,7 @@ def test_v1_client_chats_pauses_and_reconnects_without_lost_events(stack, client
     assert "!say Hello." not in user_texts(late)
 
 
+@pytest.mark.slow
 def test_confirmation_is_answered_by_rest_and_not_by_a_message(stack):
     talk: Talk = stack.owner.converse(title="Careful", confirmation_policy="always")
     talk.wait_ready()

@@ -150,6 +150,7 @@ def test_rotation_waits_for_a_concurrent_write_and_keeps_its_value(settings):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 @pytest.mark.timeout(170)
 def test_every_secret_stays_readable_although_rotation_is_killed_ten_times(settings):
     settings.ENCRYPTION_KEYS = old = create_keyring("old")
