@@ -22,8 +22,8 @@ from tests.waiting import wait_until
 TAKEOVER_SECONDS = 10
 """The documented limit from the death of a manager until other managers follow its conversations."""
 SETTINGS = {"SANDBOX_PROVIDER": "process", "ALLOW_PROCESS_SANDBOX": "true"}
-"""The settings of a server with simulated engines, which are plain processes. Otherwise a worker stops them, so that
-they start isolated again."""
+"""The settings of a server with simulated engines, which are plain processes. With another provider, a worker
+stops them, because sandboxes that are not isolated must start again."""
 INTERVAL = 0.3
 """Seconds between two events of a simulated engine."""
 CREATE_LIVE_CONVERSATIONS = """\
