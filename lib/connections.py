@@ -36,6 +36,16 @@ def keep_own_connection(seconds: int | None = None) -> None:
     connection.settings_dict = shared | {"CONN_MAX_AGE": seconds, "OPTIONS": options}
 
 
+def release_connection() -> None:
+    """Give the calling thread's database connection back to the pool, before the thread waits for something else.
+
+    The next query takes a connection again. Do nothing inside a transaction, and with a connection that the thread
+    keeps for itself.
+    """
+    if "pool" in connection.settings_dict["OPTIONS"] and not connection.in_atomic_block:
+        connection.close()
+
+
 def limit_idle_transactions(seconds: float) -> None:
     """Make PostgreSQL roll back each transaction of this process that sends no statement for ``seconds``.
 

@@ -306,8 +306,13 @@ CHANNEL_LAYERS = {
 
 WORKER_STALLED_SECONDS = env.integer("WORKER_STALLED_SECONDS", 8, low=4, high=600)
 """A worker without a heartbeat for this time counts as dead, and its jobs run again."""
+WORKER_CONCURRENCY = env.integer("WORKER_CONCURRENCY", 16, low=1, high=200)
+"""The number of short jobs, such as stops of sandboxes, that one worker runs in parallel."""
+WORKER_URGENT = env.integer("WORKER_URGENT", 32, low=4, high=200)
+"""The number of interruptions and answers that one worker sends to engines in parallel."""
+WORKER_WAITING = env.integer("WORKER_WAITING", 200, low=8, high=2_000)
+"""The number of jobs that wait for engines in one worker: starts, deliveries and runs. Each uses a thread."""
 PROCRASTINATE_WORKER_DEFAULTS = {
-    "concurrency": env.integer("WORKER_CONCURRENCY", 16, low=1, high=200),
     "update_heartbeat_interval": 2.0,
     "stalled_worker_timeout": float(WORKER_STALLED_SECONDS),
     "shutdown_graceful_timeout": 15.0,

@@ -23,6 +23,7 @@ from conversations.engine.transport import ENGINE_URL, Dial, DialTransport, dial
 READ_SECONDS = 30.0
 TOOL_SECONDS = 600.0
 """The timeout of calls that wait until the running tool ends. It is longer than a tool may run."""
+INTERRUPT_SECONDS = 10.0
 PAGE = 100
 """The number of events that one request asks for."""
 BODY_MAX_BYTES = 64 * 1024 * 1024
@@ -202,7 +203,8 @@ class EngineClient:
 
     def interrupt(self, conversation_id: UUID) -> None:
         """Stop the running model call or tool immediately. Safe to repeat."""
-        self._call("POST", f"{_conversation(conversation_id)}/interrupt")
+        # The engine answers when the run has ended, or after five seconds.
+        self._call("POST", f"{_conversation(conversation_id)}/interrupt", read=INTERRUPT_SECONDS)
 
     def answer_confirmation(self, conversation_id: UUID, *, accept: bool, reason: str = "") -> None:
         """Approve or reject all pending actions. After a rejection, the agent is idle until ``run`` is called.
@@ -213,7 +215,6 @@ class EngineClient:
             "POST",
             f"{_conversation(conversation_id)}/events/respond_to_confirmation",
             json={"accept": accept, "reason": reason or "Rejected by the user."},
-            read=TOOL_SECONDS,
             repeatable=False,
         )
 

@@ -24,6 +24,7 @@ from conversations.models import (
 )
 from conversations.services.engines import open_engine
 from conversations.services.state import append_notice, change_fields, is_up, request_start
+from lib.connections import release_connection
 
 FOLLOWER_WAIT_SECONDS = 3.0
 SERVER_ERROR = 500
@@ -125,6 +126,7 @@ def _await_follower(conversation_id: UUID, run: int) -> None:
     while time.monotonic() < deadline:
         if Lease.objects.filter(conversation_id=conversation_id, following_run=run).exists():
             return
+        release_connection()
         time.sleep(0.1)
 
 

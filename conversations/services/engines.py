@@ -1,11 +1,13 @@
 """Connections to the engines of sandboxes. Every service reaches an engine through its sandbox's provider."""
 
+import socket
 from functools import partial
 
 from conversations.engine.client import EngineClient
 from conversations.engine.transport import Dial
 from conversations.models import Sandbox
-from conversations.sandboxes.provider import get_provider
+from conversations.sandboxes.provider import Handle, SandboxProvider, get_provider
+from lib.connections import release_connection
 
 
 def open_engine(sandbox: Sandbox) -> EngineClient:
@@ -21,4 +23,11 @@ def find_dial(sandbox: Sandbox) -> Dial:
 
     Raise ``SandboxImpossible`` if this server does not have the sandbox's provider.
     """
-    return partial(get_provider(sandbox.provider).dial, sandbox.handle)
+    return partial(_dial, get_provider(sandbox.provider), sandbox.handle)
+
+
+def _dial(provider: SandboxProvider, handle: Handle) -> socket.socket:
+    # Each request to an engine dials. An engine may answer after minutes or never, and there are fewer database
+    # connections than threads.
+    release_connection()
+    return provider.dial(handle)

@@ -22,7 +22,9 @@ from conversations.sandboxes.provider import get_provider
 from conversations.services.equipment import choose_confirmation
 from conversations.services.keys import revoke_keys
 from conversations.services.messages import add_message
+from conversations.services.starts import queue_next_start
 from conversations.services.state import change_fields, request_start
+from lib.connections import release_connection
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -177,6 +179,12 @@ def make_title(message: str | None) -> str:
     return first or "New conversation"
 
 
+def find_owners(*, conversation_id: UUID) -> tuple[UUID, UUID] | None:
+    """Return the ids of a conversation's organization and creator, or None if the conversation was destroyed."""
+    rows = Conversation.objects.filter(pk=conversation_id)
+    return rows.values_list("organization_id", "created_by_id").first()
+
+
 @transaction.atomic
 def rename(*, conversation_id: UUID, title: str) -> Conversation:
     """Change a conversation's title. Safe to repeat."""
@@ -239,8 +247,10 @@ def destroy_conversation(*, conversation_id: UUID) -> None:
     )
     if conversation is None:
         return
+    organization_id = conversation.organization_id
     if sandbox := conversation.sandbox:
         provider = get_provider(sandbox.provider)
+        release_connection()
         # A worker may have been killed after it started the sandbox and before it stored the handle.
         if handle := sandbox.handle or provider.find(sandbox.pk):
             provider.destroy(handle)
@@ -254,4 +264,5 @@ def destroy_conversation(*, conversation_id: UUID) -> None:
         conversation.delete()
         if sandbox:
             sandbox.delete()
+    queue_next_start(organization_id)
     announcing.announce(conversation_id)

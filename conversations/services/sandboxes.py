@@ -26,9 +26,11 @@ from conversations.services.leases import list_live_owners, request_manager
 from conversations.services.starts import (
     OCCUPYING,
     STOP_GRACE_SECONDS,
+    queue_next_start,
     replaces_process_provider,
 )
 from conversations.services.state import append_notice, change_fields, is_up, request_start
+from lib.connections import release_connection
 from lib.problems import Problem
 
 LOCAL_PROVIDERS = ("bubblewrap", "process", "seatbelt")
@@ -93,9 +95,11 @@ def stop_sandbox(*, conversation_id: UUID, unless_in_use: bool = False) -> None:
         if conversation.status in AWAKE:
             change_fields(conversation, status=Conversation.Status.STOPPED)
     provider = get_provider(sandbox.provider)
+    release_connection()
     if handle := sandbox.handle or provider.find(sandbox.pk):
         provider.stop(handle, grace_seconds=STOP_GRACE_SECONDS)
         collect_last_decisions(conversation_id=conversation_id)
+    queue_next_start(conversation.organization_id)
 
 
 def stop_all_sandboxes() -> int:
@@ -150,6 +154,7 @@ def _reconcile(conversation: Conversation, owners: set[str]) -> int:
     sandbox = conversation.sandbox
     if sandbox is None:
         return 0
+    release_connection()
     observed = get_provider(sandbox.provider).inspect(sandbox.handle)
     if observed.state in (State.RUNNING, State.STARTING):
         return 0
@@ -168,6 +173,7 @@ def _reconcile(conversation: Conversation, owners: set[str]) -> int:
                 detail=observed.detail,
             )
             change_fields(locked, status=Conversation.Status.STOPPED)
+            queue_next_start(locked.organization_id)
             return 1
     return 0
 

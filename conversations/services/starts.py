@@ -39,17 +39,25 @@ from conversations.services.inheritance import build_story, copy_parent_files
 from conversations.services.leases import request_manager
 from conversations.services.state import append_notice, change_fields
 from conversations.services.workspaces import prepare_workspace
+from lib.connections import release_connection
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 Phase = StartTask.Phase
 QUEUE_SECONDS = 2
 """The delay in seconds before a start that had to wait is tried again. After failures the delay is a multiple of it."""
+QUEUE_MAX_SECONDS = 60
+"""The longest delay in seconds of a start that waits for a free slot of its organization."""
 MAX_ATTEMPTS = 3
+CANCELLED = "The sandbox was stopped before its start was complete."
 OCCUPYING = (Sandbox.Observed.STARTING, Sandbox.Observed.RUNNING)
 """The states in which a sandbox occupies one of its organization's slots."""
 STOP_GRACE_SECONDS = 10.0
 """The time that an engine has to finish before it is killed."""
+
+
+class StartCancelled(Exception):
+    """The sandbox was stopped or the conversation was deleted while the sandbox started."""
 
 
 class StartFailed(Exception):
@@ -74,11 +82,16 @@ def start_conversation(*, conversation_id: UUID) -> None:
     task.attempts += 1
     sandbox = conversation.sandbox
     try:
+        _check_still_desired(sandbox)
         # The model gateway token of a sandbox that was stopped for a long time has expired.
         with _phase(task, Phase.WORKING):
             billing.extend_gateway_tokens(conversation_ids=[conversation_id])
         if not _claim_slot(task, sandbox):
-            queue.start_conversation(conversation_id, in_seconds=QUEUE_SECONDS)
+            # A stop wakes the oldest waiting start. The others look rarely, so that hundreds of waiting starts of an
+            # organization do not keep the workers busy.
+            position = task.queue_position or 1
+            delay = min(QUEUE_SECONDS * position, QUEUE_MAX_SECONDS)
+            queue.start_conversation(conversation_id, in_seconds=delay)
             return
         with _phase(task, Phase.WAITING_FOR_SANDBOX):
             _start_sandbox(conversation, sandbox)
@@ -89,6 +102,9 @@ def start_conversation(*, conversation_id: UUID) -> None:
             prepare_workspace(conversation, sandbox, client, lambda phase: _phase(task, phase))
         with _phase(task, Phase.STARTING_CONVERSATION):
             _start_engine_conversation(conversation, sandbox, client)
+    except StartCancelled:
+        _record_cancellation(task)
+        return
     except SandboxNotYet as error:
         _postpone(task, str(error.detail))
         return
@@ -96,6 +112,30 @@ def start_conversation(*, conversation_id: UUID) -> None:
         _record_failure(task, conversation, error)
         return
     _finish(task, conversation, sandbox)
+
+
+def _record_cancellation(task: StartTask) -> None:
+    """End a start whose sandbox was stopped. The job that stops or destroys the sandbox waits for this job's lock."""
+    with transaction.atomic():
+        conversation = Conversation.objects.select_for_update().get(pk=task.conversation_id)
+        sandbox = Sandbox.objects.filter(conversation=conversation).first()
+        if sandbox is not None and sandbox.desired == Sandbox.Desired.RUNNING:
+            # A user resumed the conversation in the meantime and found this start still open.
+            _update(task, attempts=task.attempts - 1)
+            queue.start_conversation(conversation.pk)
+            return
+        now = timezone.now()
+        task.phases.append(_entry(Phase.ERROR, started=now, finished=now, detail=CANCELLED))
+        _update(task, phase=Phase.ERROR, phases=task.phases, error=CANCELLED, finished_at=now)
+
+
+def queue_next_start(organization_id: UUID) -> None:
+    """Start the organization's oldest conversation that waits for a free slot now, without its usual delay."""
+    waiting = StartTask.objects.filter(
+        organization_id=organization_id, finished_at=None, queue_position__isnull=False
+    )
+    if (oldest := waiting.order_by("created_at").first()) is not None:
+        queue.hasten_start(oldest.conversation_id)
 
 
 def _postpone(task: StartTask, reason: str) -> None:
@@ -152,6 +192,7 @@ def _start_sandbox(conversation: Conversation, sandbox: Sandbox) -> None:
         gateway_url=provider.gateway_url(),
         policy=egress.build_policy(conversation),
     )
+    release_connection()
     # If an earlier attempt started the engine and it still runs, this attempt continues that run.
     earlier = provider.inspect(sandbox.handle) if sandbox.handle else None
     is_new_run = earlier is None or earlier.state not in (State.RUNNING, State.STARTING)
@@ -167,6 +208,8 @@ def _start_sandbox(conversation: Conversation, sandbox: Sandbox) -> None:
     egress.push_egress_policy(conversation_id=conversation.pk)
     deadline = time.monotonic() + settings.SANDBOX_START_SECONDS
     while True:
+        # Inspecting an engine that hangs takes a second.
+        release_connection()
         observed = provider.inspect(handle)
         if observed.state == State.RUNNING:
             break
@@ -175,16 +218,24 @@ def _start_sandbox(conversation: Conversation, sandbox: Sandbox) -> None:
                 observed.detail
                 or f"The sandbox did not start. Its state is {observed.state.value}."
             )
+        _check_still_desired(sandbox)
         if time.monotonic() > deadline:
             raise StartFailed(
                 f"The engine did not answer within {settings.SANDBOX_START_SECONDS} seconds. {observed.detail}"
             )
+        release_connection()
         time.sleep(0.25)
     sandbox.workspace, sandbox.detail = observed.workspace, ""
     sandbox.active_at = timezone.now()
     info = open_engine(sandbox).get_server_info()
     sandbox.engine_version = str(info.get("version", ""))[:40]
     sandbox.save(update_fields=["workspace", "detail", "active_at", "engine_version"])
+
+
+def _check_still_desired(sandbox: Sandbox) -> None:
+    """Raise ``StartCancelled`` if the sandbox was stopped or its conversation deleted during the start."""
+    if not Sandbox.objects.filter(pk=sandbox.pk, desired=Sandbox.Desired.RUNNING).exists():
+        raise StartCancelled
 
 
 def replaces_process_provider() -> bool:

@@ -1,8 +1,9 @@
-"""The ``run_worker`` command: a process of the ``worker`` role, which runs background jobs."""
+"""The ``run_worker`` command: a process of the ``worker`` role, which runs the background jobs of all queues."""
 
 import asyncio
-import contextlib
+import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
@@ -13,6 +14,10 @@ from procrastinate.middleware import AsyncCallNext
 from procrastinate.worker import Worker
 
 from lib import nodes
+from openhands_site.operating.job_queues import POLL_SECONDS, Shares, list_queues
+
+EXIT_SECONDS = 2.0
+"""The time after the grace period until the process ends even if threads still wait for engines."""
 
 
 class Command(BaseCommand):
@@ -40,26 +45,49 @@ class Command(BaseCommand):
             await self._work(grace)
 
     async def _work(self, grace: float) -> None:
-        work = asyncio.create_task(
-            app.run_worker_async(
-                shutdown_graceful_timeout=grace,
-                install_signal_handlers=False,
-                worker_middleware=[self._count],
-            )
-        )
+        queues = list_queues()
         loop = asyncio.get_running_loop()
+        # Jobs are blocking functions, so each slot needs a thread. The event loop's own default is a few threads for
+        # each core. The additional threads look up the owners of jobs.
+        threads = ThreadPoolExecutor(sum(queue.slots for queue in queues) + 4, "job")
+        loop.set_default_executor(threads)
+        self.shares = [Shares(queue) for queue in queues]
+        workers = [
+            asyncio.create_task(
+                app.run_worker_async(
+                    name=queue.name,
+                    queues=[queue.name],
+                    concurrency=queue.slots,
+                    fetch_job_polling_interval=POLL_SECONDS[queue.name],
+                    shutdown_graceful_timeout=grace,
+                    install_signal_handlers=False,
+                    worker_middleware=[shares, self._count],
+                )
+            )
+            for queue, shares in zip(queues, self.shares, strict=True)
+        ]
         with nodes.announce("worker", load=self._figures) as node:
 
             def stop() -> None:
                 node.drain()
-                work.cancel()  # procrastinate then stops fetching jobs and waits for running ones
+                for worker in workers:
+                    worker.cancel()  # procrastinate then stops fetching jobs and waits for running ones
+                # A thread cannot be cancelled, and one that waits for an engine may wait for minutes. Every job is safe
+                # to kill, and another worker runs it again.
+                loop.call_later(grace + EXIT_SECONDS, os._exit, 0)
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.remove_signal_handler(number)
 
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop)
-            with contextlib.suppress(asyncio.CancelledError):
-                await work
+            # If the worker of a queue ends by itself, for example without a database, the process ends, and its
+            # supervisor starts it again.
+            await asyncio.wait(workers, return_when=asyncio.FIRST_COMPLETED)
+            for worker in workers:
+                worker.cancel()
+            for result in await asyncio.gather(*workers, return_exceptions=True):
+                if isinstance(result, Exception):
+                    raise result
 
     async def _count(self, call_next: AsyncCallNext, context: JobContext, worker: Worker) -> Any:
         self.running += 1
@@ -70,4 +98,5 @@ class Command(BaseCommand):
             self.done += 1
 
     def _figures(self) -> dict[str, float]:
-        return {"jobs": self.running, "jobs_done": self.done}
+        postponed = sum(shares.postponed for shares in self.shares)
+        return {"jobs": self.running, "jobs_done": self.done, "jobs_postponed": postponed}
