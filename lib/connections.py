@@ -42,7 +42,7 @@ def release_connection() -> None:
     The next query takes a connection again. Do nothing inside a transaction, and with a connection that the thread
     keeps for itself.
     """
-    if "pool" in connection.settings_dict["OPTIONS"] and not connection.in_atomic_block:
+    if connection.settings_dict["CONN_MAX_AGE"] == 0 and not connection.in_atomic_block:
         connection.close()
 
 

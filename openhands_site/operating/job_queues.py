@@ -22,6 +22,7 @@ from procrastinate.worker import Worker
 
 from conversations import services
 from conversations.queue import DEFAULT, LONG, URGENT
+from lib.connections import release_connection
 
 log = logging.getLogger(__name__)
 POSTPONE_SECONDS = 1.0
@@ -112,7 +113,10 @@ async def _find_owners(job: Job) -> tuple[UUID, UUID] | None:
 
 @functools.lru_cache(_OWNERS_CACHED)
 def _read_owners(conversation_id: str) -> tuple[UUID, UUID] | None:
-    return services.find_owners(conversation_id=UUID(conversation_id))
+    try:
+        return services.find_owners(conversation_id=UUID(conversation_id))
+    finally:
+        release_connection()
 
 
 async def _postpone(context: JobContext, *, seconds: float) -> None:

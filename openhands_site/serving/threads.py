@@ -13,11 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import IO, Any
 
+from lib.blocking import serve_thread
+
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Answer = tuple[dict[str, Any], bytes, Iterator[bytes] | None]
 """The ASGI start message of a response, the content, and for a stream the iterator of the content."""
+WAITING_THREADS = 24
+"""The number of additional threads of a process, for requests that wait for a sandbox."""
 MEMORY_BYTES = 1_048_576
 """A body above this size is written to a temporary file."""
 _END = object()
@@ -26,12 +30,16 @@ _END = object()
 class Threads:
     """An ASGI application that calls a WSGI application in at most ``threads`` threads. Further requests wait.
 
-    Do not use it for views that wait long or stream for minutes, because each of them occupies a thread.
+    A request that announces a wait for a sandbox (``lib.blocking``) no longer counts, so that sandboxes that do not
+    answer cannot occupy all threads. At most ``waiting`` threads more than ``threads`` are used for this.
     """
 
-    def __init__(self, application: Callable[..., Any], *, threads: int) -> None:
+    def __init__(
+        self, application: Callable[..., Any], *, threads: int, waiting: int = WAITING_THREADS
+    ) -> None:
         self.application = application
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="web")
+        self._free = asyncio.Semaphore(threads)
+        self._pool = ThreadPoolExecutor(threads + waiting, thread_name_prefix="web")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _read_body(scope, receive)
@@ -47,7 +55,27 @@ class Threads:
             await self._stream(pieces, receive, send)
 
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        loop = asyncio.get_running_loop()
+        await self._free.acquire()
+        released = False
+
+        def release() -> None:
+            nonlocal released
+            if not released:
+                released = True
+                self._free.release()
+
+        def on_wait() -> None:
+            loop.call_soon_threadsafe(release)
+
+        def call() -> Any:
+            with serve_thread(on_wait):
+                return function(*args)
+
+        running = loop.run_in_executor(self._pool, call)
+        # A thread cannot be cancelled, so a request whose client disconnected still counts until its thread ends.
+        running.add_done_callback(lambda _: release())
+        return await asyncio.shield(running)
 
     def _answer(self, environ: dict[str, Any]) -> Answer:
         """Call the WSGI application.

@@ -1,6 +1,10 @@
 import shlex
+from dataclasses import replace
+from functools import partial
 
 import pytest
+from django.utils import timezone
+from procrastinate.contrib.django.models import ProcrastinateJob
 
 from conversations import services
 from conversations.models import Conversation, Sandbox, StartTask
@@ -10,6 +14,7 @@ from conversations.sandboxes.provider import (
     SandboxUnavailable,
     State,
 )
+from conversations.services import starts
 from tests.conversations.conftest import list_queued_jobs
 
 
@@ -62,6 +67,92 @@ def test_interrupted_start_continues_with_the_sandbox_that_it_started(
 
     assert sandboxes.starts == 1
     assert len(engine.conversations) == 1
+
+
+def test_start_of_paused_conversation_ends_without_starting_a_sandbox(conversation, sandboxes):
+    services.pause_sandbox(conversation_id=conversation.pk)
+
+    start(conversation)
+
+    task = conversation.start_tasks.get()
+    assert (task.phase, task.finished_at is None) == ("ERROR", False)
+    assert task.error == "The sandbox was stopped before its start was complete."
+    assert sandboxes.starts == 0
+    assert conversation.status == "paused"
+
+
+def test_start_that_waits_for_engine_ends_when_conversation_is_deleted(
+    conversation, sandboxes, monkeypatch
+):
+    inspect = sandboxes.inspect
+
+    def inspect_starting(handle):
+        services.delete_conversation(conversation_id=conversation.pk)
+        return replace(inspect(handle), state=State.STARTING)
+
+    monkeypatch.setattr(sandboxes, "inspect", inspect_starting)
+
+    start(conversation)
+
+    assert conversation.start_tasks.get().finished_at is not None
+    assert {"conversation_id": str(conversation.pk)} in list_queued_jobs("destroy_conversation")
+
+
+def test_start_continues_if_conversation_is_resumed_before_its_cancellation(
+    conversation, sandboxes, monkeypatch
+):
+    inspect = sandboxes.inspect
+
+    def inspect_starting(handle):
+        if conversation.start_tasks.get().attempts == 1:
+            services.pause_sandbox(conversation_id=conversation.pk)
+            monkeypatch.setattr(sandboxes, "inspect", inspect)
+            monkeypatch.setattr(
+                starts, "_record_cancellation", partial(_resume_first, starts._record_cancellation)
+            )
+        return replace(inspect(handle), state=State.STARTING)
+
+    def _resume_first(record, task):
+        services.resume(conversation_id=conversation.pk)
+        record(task)
+
+    monkeypatch.setattr(sandboxes, "inspect", inspect_starting)
+
+    start(conversation)
+    assert conversation.start_tasks.get().finished_at is None
+    start(conversation)
+
+    assert conversation.status == "running"
+    assert conversation.start_tasks.get().phase == "READY"
+
+
+def test_stop_wakes_the_oldest_start_that_waits_for_its_slot(alice, sandboxes, settings):
+    settings.SANDBOX_MAX_RUNNING = 1
+    first, second, third = (services.create_conversation(user=alice) for _ in range(3))
+    for conversation in (first, second, third):
+        start(conversation)
+    due = ProcrastinateJob.objects.filter(
+        task_name="conversations.tasks.start_conversation", status="todo", scheduled_at=None
+    )
+    before = set(due.values_list("id", flat=True))
+
+    services.stop_sandbox(conversation_id=first.pk)
+
+    [job] = due.exclude(id__in=before)
+    assert job.args == {"conversation_id": str(second.pk)}
+
+
+def test_starts_far_behind_in_the_queue_look_rarely(alice, sandboxes, settings):
+    settings.SANDBOX_MAX_RUNNING = 1
+    conversations = [services.create_conversation(user=alice) for _ in range(4)]
+    for conversation in conversations:
+        start(conversation)
+
+    waiting = ProcrastinateJob.objects.filter(status="todo", scheduled_at__isnull=False)
+    delays = [
+        round((job.scheduled_at - timezone.now()).total_seconds()) for job in waiting.order_by("id")
+    ]
+    assert delays == [2, 4, 6]
 
 
 def test_repository_is_cloned_before_the_agent_starts(alice, sandboxes, engine):

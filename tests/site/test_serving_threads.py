@@ -2,10 +2,12 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 from django.http import StreamingHttpResponse
 
+from lib.blocking import announce_wait
 from openhands_site.serving.threads import Threads, build_environ
 from tests.waiting import wait_until_async
 
@@ -150,3 +152,46 @@ def test_headers_become_variables_that_underscores_cannot_spoof():
     assert (environ["HTTP_COOKIE"], environ["HTTP_ACCEPT"]) == ("a=1; b=2", "x,y")
     assert (environ["CONTENT_TYPE"], environ["HTTP_HOST"]) == ("text/plain", "example")
     assert environ["PATH_INFO"] == "/a b"
+
+
+async def test_request_that_waits_for_sandbox_leaves_its_place_to_another_request():
+    release = threading.Event()
+
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/sandbox":
+            announce_wait()
+            assert release.wait(30)
+        start_response("200 OK", [])
+        return [b"done"]
+
+    threads = Threads(application, threads=1, waiting=2)
+    waiting = [Client(threads, path="/sandbox", method="GET") for _ in range(2)]
+
+    answers = [await Client(threads, method="GET").wait_for_response() for _ in range(3)]
+
+    assert answers == [(200, b"done")] * 3
+    assert not any(client.task.done() for client in waiting)
+    release.set()
+    assert [await client.wait_for_response() for client in waiting] == [(200, b"done")] * 2
+
+
+async def test_plain_requests_never_use_more_than_their_threads():
+    running, most = 0, 0
+    lock = threading.Lock()
+
+    def application(environ, start_response):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+        start_response("200 OK", [])
+        return [b"done"]
+
+    threads = Threads(application, threads=2, waiting=10)
+    clients = [Client(threads, method="GET") for _ in range(12)]
+
+    assert [await client.wait_for_response() for client in clients] == [(200, b"done")] * 12
+    assert most == 2

@@ -13,6 +13,7 @@ from procrastinate.job_context import JobContext
 from procrastinate.middleware import AsyncCallNext
 from procrastinate.worker import Worker
 
+from conversations.queue import DEFAULT
 from lib import nodes
 from openhands_site.operating.job_queues import POLL_SECONDS, Shares, list_queues
 
@@ -56,7 +57,7 @@ class Command(BaseCommand):
             asyncio.create_task(
                 app.run_worker_async(
                     name=queue.name,
-                    queues=[queue.name],
+                    queues=[queue.name, *(["builtin"] if queue.name == DEFAULT else [])],
                     concurrency=queue.slots,
                     fetch_job_polling_interval=POLL_SECONDS[queue.name],
                     shutdown_graceful_timeout=grace,
