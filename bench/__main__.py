@@ -4,14 +4,20 @@ Each figure is shown with a reference from the same run, and with the ratio of t
 up to 100,000 conversations and 1,000,000 events in ``rest``, and up to 10,000,000 events in ``table``.
 """
 
+import json
 import os
+import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from bench import report
 from openhands_site.operating import embedded
 
+ONE = "--one"
+"""The option with which this module starts itself for one benchmark."""
 NAMES = (
     *("append", "grpc", "fanout", "followed", "growth", "idle", "layer", "rest"),
     *("startup", "middleware", "packages", "table", "path", "isolation"),
@@ -24,16 +30,26 @@ def main() -> None:
         sys.exit(
             f"Unknown benchmark: {', '.join(sorted(unknown))}. Choose from {', '.join(NAMES)}."
         )
+    results: list[dict[str, Any]] = []
+    failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="oh-bench-") as folder:
         services = embedded.start(Path(folder) / "services", durable=True)
         try:
             _prepare(folder, services)
-            results = [figure for name in names for figure in _run(name)]
+            for name in names:
+                figures = _run(name, Path(folder) / f"{name}.json")
+                if figures is None:
+                    failed.append(name)
+                else:
+                    results += figures
+                # Save after each benchmark, so that Ctrl-C keeps the figures so far.
+                report.save(results, failed=failed)
         finally:
             services.stop()
     print(report.table(results))
-    report.save(results)
     print(f"\nThe figures were written to {report.RESULTS}.")
+    if failed:
+        sys.exit(f"These benchmarks failed: {', '.join(failed)}. Their errors are printed above.")
 
 
 def _prepare(folder: str, services: embedded.Embedded) -> None:
@@ -58,12 +74,30 @@ def _prepare(folder: str, services: embedded.Embedded) -> None:
     call_command("migrate", verbosity=0)
 
 
-def _run(name: str) -> list[dict]:
-    from importlib import import_module
+def _run(name: str, path: Path) -> list[dict[str, Any]] | None:
+    """Run a benchmark in a process of its own; return its figures, or None if it failed.
 
-    return import_module(f"bench.{name}").run()
+    Its errors are printed. In one process, a benchmark that fails or leaves files open would spoil the next.
+    """
+    options = [option for option in sys.argv[1:] if option.startswith("-")]
+    command = [sys.executable, "-m", "bench", ONE, str(path), name, *options]
+    if subprocess.run(command, check=False).returncode != 0:
+        print(f"The benchmark {name} failed.", file=sys.stderr, flush=True)
+        return None
+    return list(json.loads(path.read_text()))
+
+
+def _run_here(path: Path, name: str) -> None:
+    """Run a benchmark in this process and write its figures to a JSON file."""
+    import django
+
+    django.setup()
+    path.write_text(json.dumps(import_module(f"bench.{name}").run()))
 
 
 # The processes of the server and of the sockets import this module again, under another name.
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == [ONE]:
+        _run_here(Path(sys.argv[2]), sys.argv[3])
+    else:
+        main()

@@ -53,8 +53,10 @@ def table(figures: Iterable[dict[str, Any]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def save(figures: list[dict[str, Any]], path: Path = RESULTS) -> None:
-    """Write the figures and a description of this machine to a JSON file."""
+def save(
+    figures: list[dict[str, Any]], path: Path = RESULTS, *, failed: Sequence[str] = ()
+) -> None:
+    """Write the figures, a description of this machine and the names of failed benchmarks to a JSON file."""
     machine = {
         "cores": os.cpu_count(),
         "load": [round(value, 2) for value in os.getloadavg()],
@@ -62,7 +64,10 @@ def save(figures: list[dict[str, Any]], path: Path = RESULTS) -> None:
         "system": platform.platform(),
     }
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"machine": machine, "figures": figures}, indent=1) + "\n")
+    content: dict[str, Any] = {"machine": machine, "figures": figures}
+    if failed:
+        content["failed"] = list(failed)
+    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _short(value: float) -> float | int:

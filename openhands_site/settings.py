@@ -290,6 +290,7 @@ CACHES = {
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "oh",
         "OPTIONS": {
+            "serializer": "lib.cache.JSONSerializer",
             "socket_timeout": _redis_timeout_seconds,
             "socket_connect_timeout": _redis_timeout_seconds,
         },

@@ -196,3 +196,22 @@ class TestFile:
             and not ast.get_docstring(node)
         ]
         assert not undocumented
+
+
+UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "jsonpickle"}
+"""Modules that run code which stands in their input."""
+
+
+def test_no_code_unpickles():
+    found = [
+        f"{relative_name(file)}:{node.lineno}"
+        for file in SOURCES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if (isinstance(node, ast.Import) and {name.name for name in node.names} & UNPICKLERS)
+        or (isinstance(node, ast.ImportFrom) and node.module in UNPICKLERS)
+    ]
+
+    assert found == []
+    assert settings.CACHES["default"]["OPTIONS"]["serializer"] == "lib.cache.JSONSerializer"
+    # The channel layer's messages and sessions have serializers without code.
+    assert "serializer_format" not in settings.CHANNEL_LAYERS["default"]["CONFIG"]
