@@ -156,6 +156,15 @@ class CustomSecretUse(models.Model):
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
     secret = models.ForeignKey("accounts.CustomSecret", models.CASCADE, related_name="uses")
     conversation_id = models.UUIDField()
+    posted_by = models.ForeignKey(
+        "accounts.User",
+        models.SET_NULL,
+        null=True,
+        editable=False,
+        related_name="+",
+        db_index=False,
+        help_text="The user who posted the message on which the agent worked; empty if unknown.",
+    )
     used_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:

@@ -1,4 +1,4 @@
-"""The life cycle of conversations: create, rename, share and delete."""
+"""The life cycle of conversations: create, rename and delete."""
 
 import hashlib
 import logging
@@ -20,8 +20,8 @@ from conversations import announcing, queue
 from conversations.models import Conversation, Event, Lease, Sandbox, StartTask
 from conversations.sandboxes.provider import get_provider
 from conversations.services.equipment import choose_confirmation
-from conversations.services.keys import revoke_keys
 from conversations.services.messages import add_message
+from conversations.services.sharing import check_sharing
 from conversations.services.state import change_fields, request_start
 from lib.problems import Problem
 
@@ -55,6 +55,8 @@ def create_conversation(
     repository: dict[str, Any] | None = None,
     model: str | None = None,
     visibility: str = Conversation.Visibility.PRIVATE,
+    others_may_steer: bool = False,
+    lends_personal: bool = False,
     confirmation_policy: str | None = None,
     security_analyzer: str | None = None,
     trigger: str = Conversation.Trigger.GUI,
@@ -70,9 +72,13 @@ def create_conversation(
     With ``idempotency_key``, a repeat by the same user with the same content returns the first conversation; with
     different content it raises ``IdempotencyConflict``. Without a confirmation policy or an analyzer, the user's
     settings apply. Values that the organization enforces override arguments and settings. Everything happens in one
-    transaction. Raise ``IdTaken``, and ``UnsendableText`` if the message cannot be stored.
+    transaction. ``lends_personal`` is the user's consent (see ``Conversation.lender``). Raise ``IdTaken``,
+    ``InvalidSharing`` if the sharing contradicts itself, and ``UnsendableText`` if the message cannot be stored.
     """
     organization = organization or user.personal_organization
+    check_sharing(
+        visibility=visibility, others_may_steer=others_may_steer, lends_personal=lends_personal
+    )
     # A digest of this list is stored. If its items or their order change, repeats of older requests fail.
     content = [
         str(organization.pk),
@@ -86,6 +92,8 @@ def create_conversation(
         parent.pk.hex if parent else None,
         sorted(tags),
     ]
+    if others_may_steer:
+        content += ["others_may_steer", lends_personal]
     digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
     with transaction.atomic():
         if idempotency_key is not None and (
@@ -106,6 +114,8 @@ def create_conversation(
             created_by=user,
             title=title or make_title(message),
             visibility=visibility,
+            others_may_steer=others_may_steer,
+            lends_personal=lends_personal,
             repository=repository,
             model=model or billing.get_model_name(organization_id=organization.pk, user_id=user.pk),
             confirmation_policy=policy,
@@ -120,7 +130,11 @@ def create_conversation(
         _save_new(conversation)
         if message is not None:
             add_message(
-                conversation, text=message, message_id=message_id or str(uuid4()), images=images
+                conversation,
+                text=message,
+                message_id=message_id or str(uuid4()),
+                images=images,
+                by=user,
             )
         request_start(conversation, reason="a new conversation")
     return conversation
@@ -138,6 +152,8 @@ def _save_new(conversation: Conversation) -> None:
         after={
             "model": conversation.model,
             "visibility": conversation.visibility,
+            "others_may_steer": conversation.others_may_steer,
+            "lends_personal": conversation.lends_personal,
             "confirmation_policy": conversation.confirmation_policy,
         },
     )
@@ -188,25 +204,6 @@ def rename(*, conversation_id: UUID, title: str) -> Conversation:
             subject=conversation,
             before=before,
             after={"title": title},
-        )
-    return conversation
-
-
-@transaction.atomic
-def set_visibility(*, conversation_id: UUID, visibility: str) -> Conversation:
-    """Share a conversation with its organization or make it private again. Safe to repeat.
-
-    A change revokes all keys to the conversation.
-    """
-    conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
-    if before := change_fields(conversation, visibility=visibility):
-        revoke_keys(conversation)
-        audit.record(
-            action="conversation.shared",
-            organization_id=conversation.organization_id,
-            subject=conversation,
-            before=before,
-            after={"visibility": visibility},
         )
     return conversation
 

@@ -72,7 +72,7 @@ def details(request: AuthenticatedRequest, conversation_id: UUID) -> HttpRespons
         return _render_page(request, conversation)
     form_name = _parse_form_name(request)
     permission, form_class, handler = FORMS[form_name]
-    permissions.require(request.user, conversation.organization_id, permission)
+    permissions.require_on(request.user, conversation, permission)
     form = form_class(request.POST)
     new_link = None
     try:
@@ -109,7 +109,7 @@ def _render_page(
     ``failed_form`` is the name of a submitted form and the form, which the page shows with its values and errors.
     ``new_link`` is the URL of a public link that was just created.
     """
-    granted = permissions.permissions_in(request.user, conversation.organization_id)
+    granted = permissions.permissions_on(request.user, conversation)
     may_share = "conversations.share" in granted
     record = records.build_record(conversation)
     initial = {"policy": record["confirmation_policy"], "analyzer": record["security_analyzer"]}
@@ -157,6 +157,7 @@ def _set_confirmation(
         conversation_id=conversation.pk,
         confirmation_policy=data["policy"],
         security_analyzer=data["analyzer"],
+        by=request.user,
     )
     messages.success(request, "The confirmation settings were saved.")
 
