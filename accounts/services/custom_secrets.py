@@ -190,10 +190,28 @@ def values_to_hide(*, user_id: UUID, organization_id: UUID) -> list[str]:
         Q(user_id=user_id) | Q(user=None), organization_id=organization_id
     ).only("pk", "sealed_value")
     tokens = ProviderToken.objects.filter(user_id=user_id, organization_id=organization_id)
-    values = {row.value for row in secrets} | {
-        row.token for row in tokens.only("pk", "sealed_token")
+    values = {_read_or_skip(row, "value") for row in secrets} | {
+        _read_or_skip(row, "token") for row in tokens.only("pk", "sealed_token")
     }
     return sorted(value for value in values if len(value) >= REDACTED_LENGTH_MIN)
+
+
+_reported: set[tuple[str, Any]] = set()
+
+
+def _read_or_skip(row: CustomSecret | ProviderToken, name: str) -> str:
+    """Return a row's plain value, or "" if it cannot be decrypted: its plain text is then in no sandbox either.
+
+    The first failure of each row is logged.
+    """
+    try:
+        return str(getattr(row, name))
+    except crypto.Undecryptable as error:
+        key = (row._meta.db_table, row.pk)  # noqa: SLF001 - Django documents _meta
+        if key not in _reported:
+            _reported.add(key)
+            log.error("A stored secret is skipped: %s. Enter its value again.", error)  # noqa: TRY400
+        return ""
 
 
 def _read_value(secret: CustomSecret) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,6 +20,7 @@ from billing import services as billing
 from conversations import announcing, queue
 from conversations.models import Conversation, Event, Lease, Sandbox, StartTask
 from conversations.sandboxes.provider import get_provider
+from conversations.services import redaction
 from conversations.services.equipment import choose_confirmation
 from conversations.services.messages import add_message
 from conversations.services.sharing import check_sharing
@@ -27,6 +29,7 @@ from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 TITLE_LENGTH = 80
+TITLE_MAX = 200
 
 
 class IdempotencyConflict(Problem):
@@ -105,6 +108,10 @@ def create_conversation(
         effective = user_settings.effective_settings(
             user_id=user.pk, organization_id=organization.pk
         )
+        # The whole message, because a title may contain only the beginning of a secret.
+        hide = partial(redaction.hide_in_text, user_ids=[user.pk], organization_id=organization.pk)
+        title = hide(title) if title else make_title(hide(message or ""))
+        title = title[:TITLE_MAX]
         policy, analyzer = choose_confirmation(
             effective, policy=confirmation_policy, analyzer=security_analyzer
         )
@@ -112,7 +119,7 @@ def create_conversation(
             id=conversation_id or uuid7(),
             organization=organization,
             created_by=user,
-            title=title or make_title(message),
+            title=title,
             visibility=visibility,
             others_may_steer=others_may_steer,
             lends_personal=lends_personal,
@@ -197,6 +204,11 @@ def make_title(message: str | None) -> str:
 def rename(*, conversation_id: UUID, title: str) -> Conversation:
     """Change a conversation's title. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+    title = redaction.hide_in_text(
+        title,
+        user_ids=[conversation.created_by_id],
+        organization_id=conversation.organization_id,
+    )[:TITLE_MAX]
     if before := change_fields(conversation, title=title):
         audit.record(
             action="conversation.renamed",

@@ -16,6 +16,7 @@ from conversations.models import (
     NewEvent,
     OutgoingMessage,
 )
+from conversations.services import redaction
 from conversations.services.state import require_agent, require_driver
 from lib.problems import Problem
 
@@ -73,7 +74,13 @@ def add_message(
         raise UnsendableText
     if earlier := conversation.events.filter(event_id=message_id).first():
         return earlier
-    payload = {"text": text} | ({"images": list(images)} if images else {})
+    # The agent gets the text as it is. Other people read the log.
+    readers_text = redaction.hide_in_text(
+        text,
+        user_ids={conversation.created_by_id, by.pk if by else conversation.created_by_id},
+        organization_id=conversation.organization_id,
+    )
+    payload = {"text": readers_text} | ({"images": list(images)} if images else {})
     [event] = conversation.append(
         NewEvent(
             event_id=message_id,

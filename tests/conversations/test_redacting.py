@@ -16,7 +16,7 @@ HIDDEN = redaction.HIDDEN
 
 def redact(payload, *values):
     text = payload if isinstance(payload, str) else json.dumps(payload)
-    return redaction.redact(text, *redaction._needles(values or (VALUE,)))
+    return redaction.redact(text, redaction.build_finder(values or (VALUE,)))
 
 
 @pytest.fixture

@@ -131,7 +131,9 @@ def test_key_of_a_deleted_conversation_is_401(client, running):
 
 
 def test_viewer_downloads_but_does_not_upload(running, alice, bob, monkeypatch):
-    services.set_sharing(conversation_id=running.pk, by=running.created_by, visibility="organization")
+    services.set_sharing(
+        conversation_id=running.pk, by=running.created_by, visibility="organization"
+    )
     running.refresh_from_db()  # the change revoked earlier keys
     bob.memberships.filter(organization=alice.personal_organization).update(role="viewer")
     key = services.conversation_key(conversation=running, user=bob)
