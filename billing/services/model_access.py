@@ -44,7 +44,8 @@ def get_model_access(*, organization_id: UUID, user_id: UUID | None) -> ModelAcc
 
     Without a user, return the model access that the organization lends, or None.
     """
-    return ModelAccess.objects.filter(organization_id=organization_id, user_id=user_id).first()
+    rows = ModelAccess.objects.filter(organization_id=organization_id)
+    return rows.filter(user_id=user_id).first() if user_id else rows.filter(user=None).first()
 
 
 def get_lent_access(*, organization_id: UUID, user_id: UUID) -> ModelAccess | None:
@@ -156,7 +157,8 @@ def clear_model_access(*, organization_id: UUID, user_id: UUID | None) -> None:
 
     Without a user, delete the model access that the organization lends.
     """
-    rows = ModelAccess.objects.filter(organization_id=organization_id, user_id=user_id)
+    rows = ModelAccess.objects.filter(organization_id=organization_id)
+    rows = rows.filter(user_id=user_id) if user_id else rows.filter(user=None)
     for access in rows.select_for_update():
         audit.record(
             action="model_access.cleared",

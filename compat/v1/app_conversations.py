@@ -307,7 +307,7 @@ def _parse_repository(body: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _start_in_sandbox(
-    request: Request, body: dict[str, Any], text: str | None, images: list[str]
+    request: ApiRequest, body: dict[str, Any], text: str | None, images: list[str]
 ) -> StartTask:
     """Start the empty conversation of a sandbox that ``POST /sandboxes`` created.
 

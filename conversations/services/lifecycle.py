@@ -96,7 +96,7 @@ def create_conversation(
         sorted(tags),
     ]
     if others_may_steer:
-        content += ["others_may_steer", lends_personal]
+        content.append({"others_may_steer": True, "lends_personal": lends_personal})
     digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
     with transaction.atomic():
         if idempotency_key is not None and (
