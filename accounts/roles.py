@@ -83,7 +83,7 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
 STEERING = frozenset({"conversations.steer", "files.edit", "events.publish"})
 """Permissions to change or drive a conversation. Members have them on a colleague's conversation only if its creator
 lets others steer it."""
-DISPOSING = frozenset({"conversations.delete", "conversations.share"})
+DISPOSING = frozenset({"conversations.delete"})
 """Permissions that only the creator of a conversation and the organization's administrators have on it."""
 ADMINISTER = "conversations.administer"
 """The permission to stop and delete the conversations that other members share with the organization."""

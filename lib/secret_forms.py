@@ -34,6 +34,7 @@ _ESCAPE = re.compile(
     r"|\\{1,64}(?:u[dD][89abAB][0-9a-fA-F]{2}\\{1,64}u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}"
     r"|[0-3][0-7]{2}|[nrtbfv\"'/\\])"
 )
+_LINE = re.compile(r"\S(?:[^\r\n]*\S)?")
 _SPACE = re.compile(r"[\x00-\x20\x7f]+")
 _BETWEEN_HEX = re.compile(r"[:,;-]|0x")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
@@ -243,7 +244,8 @@ class Finder:
         """Return a text with ``hidden`` in place of each value."""
         parts, done = [], 0
         for start, end in self.find(text):
-            parts += [text[done:start], hidden]
+            # Keep the line breaks of a value that is written on several lines.
+            parts += [text[done:start], _LINE.sub(lambda _: hidden, text[start:end])]
             done = end
         return "".join([*parts, text[done:]]) if parts else text
 

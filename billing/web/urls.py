@@ -6,7 +6,7 @@ from billing.web import model_access
 
 urlpatterns = [
     path(
-        "organizations/<uuid:organization_id>/model",
+        "settings/organizations/<uuid:organization_id>/model",
         model_access.organization_model,
         name="organization-model",
     ),

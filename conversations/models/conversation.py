@@ -270,8 +270,8 @@ class Conversation(models.Model):
         """Return the permissions that a user has on this conversation, of those ``granted`` in its organization.
 
         Only the creator, and members if others may steer, change or drive the run. Only the creator and
-        administrators of the organization (``conversations.administer``) delete it and end its public links.
-        Administrators may also stop the agent.
+        administrators of the organization (``conversations.administer``) delete it. Administrators may also stop the
+        agent.
         """
         limited = granted if self.may_drive(user) else granted - STEERING
         is_administrator = ADMINISTER in granted

@@ -8,7 +8,7 @@ from conversations.services import redaction
 from lib.secret_forms import FRAGMENT, Finder
 
 HELD_MAX = 512
-"""The most characters that are held back. Of longer secrets, all parts of at least ``FRAGMENT`` characters are hidden."""
+"""The most characters that are held back. Of longer secrets, parts of at least ``FRAGMENT`` characters are hidden."""
 ITEMS_MAX = 64
 
 

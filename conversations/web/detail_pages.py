@@ -1,4 +1,4 @@
-"""The settings page of one conversation (tags, confirmation, sharing, network, links), and the page of a public link."""
+"""The settings page of one conversation (tags, confirmation, sharing, network, links), and that of a public link."""
 
 from collections.abc import Callable
 from datetime import timedelta

@@ -17,7 +17,7 @@ from rest_framework.response import Response
 
 from accounts.active import active_organization
 from accounts.models import Organization
-from accounts.permissions import require
+from accounts.permissions import require, require_on
 from accounts.requests import ApiRequest
 from accounts.roles import STOP
 from conversations import services
@@ -77,7 +77,11 @@ class ConversationViewSet(
         "trajectory": "conversations.view",
         "fork": "conversations.create",
     }
-    object_permissions_by_action = {"interrupt": STOP}  # noqa: RUF012 - read by HasPermission
+    object_permissions_by_action = {  # noqa: RUF012 - read by HasPermission
+        "interrupt": STOP,
+        # The method checks the permission for all fields but those of the sharing, which only the creator may change.
+        "partial_update": "conversations.view",
+    }
     url_names = {"trajectory": "trajectory", "fork": "fork"}  # noqa: RUF012 - read by Router
 
     def get_queryset(self) -> QuerySet[Conversation]:
@@ -165,6 +169,9 @@ class ConversationViewSet(
         next message.
         """
         conversation = self.get_object()
+        names = set(request.data) if isinstance(request.data, dict) else set()
+        if not names or names - set(SHARING):
+            require_on(request.user, conversation, "conversations.steer")
         body = self.validate_body(serializers.ConversationPatchSerializer)
         key = conversation.pk
         with transaction.atomic():
