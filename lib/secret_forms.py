@@ -213,6 +213,7 @@ class Finder:
             squeezed |= _base64_forms(raw)
             lower |= _base32_forms(raw)
             digits.add(raw.hex())
+        self._values = plain
         self.is_empty = not plain
         self.longest = max(map(len, plain | decoded | squeezed | lower | digits), default=0)
         as_json = {form for value in plain for form in _escape_twice(value)}
@@ -244,8 +245,13 @@ class Finder:
         """Return a text with ``hidden`` in place of each value."""
         parts, done = [], 0
         for start, end in self.find(text):
-            # Keep the line breaks of a value that is written on several lines.
-            parts += [text[done:start], _LINE.sub(lambda _: hidden, text[start:end])]
+            found = text[start:end]
+            # Keep the line breaks of a value that was written in another form than its own.
+            is_own_form = found in self._values
+            parts += [
+                text[done:start],
+                hidden if is_own_form else _LINE.sub(lambda _: hidden, found),
+            ]
             done = end
         return "".join([*parts, text[done:]]) if parts else text
 

@@ -589,7 +589,7 @@ class TestSandboxRoutes:
         settings.UPLOAD_MAX_BYTES = 5
         written = {}
 
-        def write_file(*, conversation_id, path, content):
+        def write_file(*, conversation_id, path, content, by):
             written[path] = content.read()
             return len(written[path])
 

@@ -70,7 +70,7 @@ def test_file_is_downloaded_as_an_attachment(client, running, monkeypatch):
 def test_upload_writes_the_file_and_returns_its_size(client, running, monkeypatch, url):
     written = []
 
-    def write_file(*, conversation_id, path, content):
+    def write_file(*, conversation_id, path, content, by):
         written.append((conversation_id, path, content.read()))
         return 3
 

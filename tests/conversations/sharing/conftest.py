@@ -1,11 +1,11 @@
 """A team of Alice and Bob with secrets and models, and conversations that Alice shares with it."""
 
 import pytest
+from rest_framework.test import APIClient
 
 from accounts.services import custom_secrets, provider_tokens, user_settings
 from billing import services as billing
 from conversations import repositories, services
-from tests.conftest import key_client
 
 PERSONAL = {
     "secret": "Sec-personal-1",
@@ -23,7 +23,13 @@ REPOSITORY = {"provider": "github", "full_name": "octo/private"}
 @pytest.fixture
 def team(bob):
     """A client of Bob, a member of Alice's organization."""
-    return key_client(bob)
+    return session_client(bob)
+
+
+def session_client(user):
+    client = APIClient()
+    client.force_login(user)
+    return client
 
 
 @pytest.fixture
@@ -70,7 +76,8 @@ def start(user, engine, **fields):
 
 
 def run_start(conversation, engine):
-    """Carry out an open start and its delivery; return the engine's newest start request."""
+    """Deliver the open messages, with a start of the sandbox if needed; return the engine's newest start request."""
+    services.deliver_messages(conversation_id=conversation.pk)
     services.start_conversation(conversation_id=conversation.pk)
     services.deliver_messages(conversation_id=conversation.pk)
     conversation.refresh_from_db()

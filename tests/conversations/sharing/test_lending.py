@@ -9,7 +9,7 @@ from accounts.models import AuditEntry, CustomSecretUse
 from billing import services as billing
 from billing.models import GatewayToken
 from conversations import services
-from conversations.models import Event, OutgoingMessage, Sandbox
+from conversations.models import Lease, OutgoingMessage, Sandbox
 from conversations.sandboxes.provider import State
 from tests.conversations.conftest import ingest, make_frame
 from tests.conversations.sharing.conftest import (
@@ -20,6 +20,7 @@ from tests.conversations.sharing.conftest import (
     STEERED,
     lend_model,
     run_start,
+    session_client,
     start,
 )
 
@@ -112,10 +113,7 @@ class TestNewConversation:
 
 
 def ingest_answer(conversation):
-    from conversations.models import Lease
-
     Lease.objects.filter(conversation=conversation).update(owner="m", generation=1)
-    Event.objects.filter(conversation=conversation)
     ingest(conversation, make_frame(0, text="done"))
     conversation.refresh_from_db()
 
@@ -301,13 +299,11 @@ class TestRecordOfUses:
 
 
 def test_model_of_the_organization_is_set_by_administrators_only(alice, api, bob):
-    from tests.conftest import key_client
-
     lend_model(alice.personal_organization)
     path = f"/api/v1/organizations/{alice.personal_organization.pk}/model-access"
     body = {"base_url": "https://m.example.com/v1", "model": "m2", "api_key": "Sec-model-1"}
 
-    assert key_client(bob).put(path, body, format="json").status_code == 403
+    assert session_client(bob).put(path, body, format="json").status_code == 403
     answer = api.put(path, body, format="json")
     assert (answer.status_code, answer.json()["model"]) == (200, "m2")
     assert "Sec-model-1" not in answer.content.decode()

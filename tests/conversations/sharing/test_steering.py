@@ -11,8 +11,7 @@ from conversations import services
 from conversations.models import Conversation, Sandbox
 from conversations.services import keys
 from integrations.mcp import tools
-from tests.conftest import key_client
-from tests.conversations.sharing.conftest import LENT, READ_ONLY, STEERED
+from tests.conversations.sharing.conftest import LENT, READ_ONLY, STEERED, session_client
 
 STEERING = {
     "message": ("post", "/api/v1/conversations/{id}/messages", {"text": "hi"}),
@@ -115,7 +114,7 @@ def test_administrator_may_stop_a_read_only_conversation_and_it_is_audited(
     bob.memberships.filter(organization=alice.personal_organization).update(role=role)
     conversation = create(alice, **READ_ONLY)
 
-    assert send(key_client(bob), STOPPING[name], conversation).status_code < 300
+    assert send(session_client(bob), STOPPING[name], conversation).status_code < 300
 
     actions = {"conversation.interrupted", "sandbox.paused"}
     assert AuditEntry.objects.filter(action__in=actions).exists()
