@@ -6,7 +6,7 @@ from billing.web import model_access
 
 urlpatterns = [
     path(
-        "settings/organizations/<uuid:organization_id>/model",
+        "settings/model/<uuid:organization_id>",
         model_access.organization_model,
         name="organization-model",
     ),
