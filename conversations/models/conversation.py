@@ -81,7 +81,7 @@ class Conversation(models.Model):
         ORGANIZATION = "organization"
 
     class Lender(models.TextChoices):
-        """Whose secrets, Git token, MCP servers, search key and model a run gets."""
+        """The lender of the secrets, Git token, MCP servers, search key and model of a run."""
 
         CREATOR = "creator"
         ORGANIZATION = "organization"
@@ -255,7 +255,7 @@ class Conversation(models.Model):
 
     @property
     def lender(self) -> str:
-        """Whose secrets, Git token, MCP servers, search key and model the run gets: a value of ``Lender``.
+        """The lender of the run's secrets, Git token, MCP servers, search key and model: a value of ``Lender``.
 
         The creator's, unless others may steer the agent or have steered it (their messages stay in the agent's context,
         and their files in its workspace) and the creator has not agreed to lend them (ADR 20).

@@ -49,7 +49,7 @@ class InvalidSharing(Problem):
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What a member who steers a conversation can make its agent use. No values, only names."""
+    """The things that a member who steers a conversation can make its agent use. No values, only names."""
 
     personal_secrets: list[str]
     git_token: str | None

@@ -204,7 +204,7 @@ CIRCLES = [
 
 
 class SharingForm(PageForm):
-    """Who may read and steer a conversation, and the creator's consent to lend personal secrets."""
+    """The circle that may read and steer a conversation, and the creator's consent to lend personal secrets."""
 
     circle = OptionField(label="Who has access", choices=CIRCLES)
     lends_personal = forms.BooleanField(required=False)

@@ -181,7 +181,8 @@ class TestUsersTexts:
         for event in conversation.events.all():
             assert HIDDEN in json.loads(event.payload)["text"]
         conversation.refresh_from_db()
-        assert conversation.title == f"y {text}".replace(text, text_without(text))
+        assert HIDDEN in conversation.title
+        assert text not in conversation.title
         assert HIDDEN in titled.title
         services.index_conversation(conversation_id=conversation.pk)
         for row in SearchText.objects.filter(conversation=conversation):
@@ -209,10 +210,6 @@ class TestUsersTexts:
 
         sent = running.outgoing_messages.get()
         assert (sent.text, sent.status) == (f"use {HIDDEN}", "delivered")
-
-
-def text_without(text):
-    return f"a {HIDDEN} b" if text.startswith("a ") else HIDDEN
 
 
 class TestStreamedText:

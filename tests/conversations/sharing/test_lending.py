@@ -1,4 +1,4 @@
-"""Whose secrets, tokens, MCP servers and models a run gets, and what happens when that changes."""
+"""The lender of a run's secrets, tokens, MCP servers and model, and changes of the lender."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Who may steer, stop and delete a shared conversation, in every protocol."""
+"""Steering, stopping and deleting shared conversations, in every protocol."""
 
 from uuid import uuid4
 
@@ -54,7 +54,7 @@ STEERING = {
     ),
 }
 UNTRIED = {"write file", "answer", "policy beside the visibility"}
-"""What needs a running engine or an open question, and what only the creator may send."""
+"""Rows that need a running engine or an open question, and the one that only the creator may send."""
 STOPPING = {
     "interrupt": ("post", "/api/v1/conversations/{id}/interrupt", {}),
     "pause": ("post", "/api/v1/conversations/{id}/sandbox/pause", {}),
