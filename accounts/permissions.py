@@ -4,12 +4,13 @@ A permission is a name, and a role is a set of permission names (``accounts.role
 are permission names too. A key can do only what both its scopes and its owner's role allow.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from accounts.models import Membership, Organization
-from accounts.roles import OPERATING, ROLE_PERMISSIONS
+from accounts.roles import OPERATING, ROLE_PERMISSIONS, STOP
 from lib.problems import Problem
 
 
@@ -79,6 +80,43 @@ def require(user: Any, organization_id: UUID, permission: str) -> None:
             "organization.",
             permission=permission,
         )
+
+
+class InOrganization(Protocol):
+    """A row that belongs to an organization.
+
+    A row may have the method ``limit_permissions(user, granted)``, which returns the permissions that the user has on
+    this row out of those in its organization, and ``explain_limit(permission)``, which returns a sentence.
+    """
+
+    @property
+    def organization_id(self) -> UUID: ...
+
+
+def permissions_on(user: Any, row: InOrganization) -> frozenset[str]:
+    """Return the names of the permissions that a user has on one row. Runs one database query.
+
+    For a conversation, this is the only place that decides who may steer, stop and delete it. Code that acts for a user
+    on a conversation must call this function or ``require_on``, and not ``permissions_in``.
+    """
+    granted = permissions_in(user, row.organization_id)
+    limit: Callable[[Any, frozenset[str]], frozenset[str]] | None = getattr(
+        row, "limit_permissions", None
+    )
+    return limit(user, granted) if limit else granted
+
+
+def require_on(user: Any, row: InOrganization, permission: str) -> None:
+    """Raise ``MissingPermission`` if a user lacks a permission on one row. See ``permissions_on``.
+
+    Raise ``OrganizationSuspended`` instead if the user is a member and the organization is suspended.
+    """
+    if permission in permissions_on(user, row):
+        return
+    # Members who lack the permission in the whole organization get the same answer for every row.
+    require(user, row.organization_id, "conversations.steer" if permission == STOP else permission)
+    explain_limit: Callable[[str], str] = row.explain_limit  # type: ignore[attr-defined]
+    raise MissingPermission(explain_limit(permission), permission=permission)
 
 
 @dataclass(frozen=True)

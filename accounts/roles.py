@@ -57,6 +57,7 @@ BELONGING = OWN | {
 }
 """Permissions that every member has, whatever the role."""
 ADMINISTERING = {
+    "conversations.administer",
     "organization.edit",
     "members.edit",
     "invitations.view",
@@ -79,6 +80,16 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
     Role.AUDITOR: frozenset(OVERSEEING | {"audit.view", "service_accounts.view"}),
     Role.VIEWER: frozenset(READING | BELONGING),
 }
+STEERING = frozenset({"conversations.steer", "files.edit", "events.publish"})
+"""Permissions to change or drive a conversation. Members have them on a colleague's conversation only if its creator
+lets others steer it."""
+DISPOSING = frozenset({"conversations.delete"})
+"""Permissions that only the creator of a conversation and the organization's administrators have on it."""
+ADMINISTER = "conversations.administer"
+"""The permission to stop and delete the conversations that other members share with the organization."""
+STOP = "conversations.stop"
+"""The permission to stop the agent of one conversation. Roles and keys do not name it: it follows from
+``conversations.steer`` and ``conversations.administer``."""
 RANKS: dict[str, int] = {
     Role.OWNER: 3,
     Role.ADMIN: 2,

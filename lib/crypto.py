@@ -13,6 +13,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from django.conf import settings
 
+from lib.problems import Problem
+
 NONCE_BYTES = 12
 
 
@@ -29,8 +31,25 @@ class Digested(Protocol):
 Row = TypeVar("Row", bound=Digested)
 
 
-class Undecryptable(Exception):
-    """A sealed value cannot be decrypted: its key is missing, or the value was changed or moved."""
+class Undecryptable(Problem):
+    """A sealed value cannot be decrypted: its key is missing, or the value was changed or moved.
+
+    The text of the exception names the row, for logs. ``detail`` is for users.
+    """
+
+    status = 409
+    code = "unreadable-secret"
+    sentence = (
+        "A stored secret that this action needs cannot be decrypted, probably because the server's encryption key "
+        "changed. Enter the secret again, or ask an administrator to run: manage.py audit_encrypted_fields"
+    )
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 def seal(plain: str, *, bound_to: str) -> bytes:

@@ -8,9 +8,9 @@ import json
 import re
 from collections.abc import Iterable
 
+from lib.secret_forms import Finder
+
 HIDDEN = "[redacted]"
-MIN_LENGTH = 6
-"""Shorter values are not redacted: they are often ordinary words, and their redaction would damage the text."""
 _SHAPES = re.compile(
     "|".join(
         (
@@ -50,27 +50,19 @@ class Redactor:
     """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        # A value may also occur inside JSON text, where its characters may be escaped.
-        forms: set[str] = set()
-        for value in values:
-            if len(value) >= MIN_LENGTH:
-                forms |= {
-                    value,
-                    json.dumps(value)[1:-1],
-                    json.dumps(value, ensure_ascii=False)[1:-1],
-                }
-        # Longest first, so that a value is replaced before its own parts.
-        known = sorted(forms, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, known))) if known else None
+        finder = Finder(values)
+        self._known = None if finder.is_empty else finder
 
     def text(self, text: str) -> str:
         """Return a text with ``[redacted]`` in place of secrets."""
         if self._known is not None:
-            text = self._known.sub(HIDDEN, text)
+            text = self._known.hide(text, HIDDEN)
         return _SHAPES.sub(HIDDEN, text)
 
     def json(self, payload: str) -> str:
         """Return a redacted JSON text. It stays valid JSON, since no pattern matches a quote or part of an escape."""
+        if self._known is not None:
+            payload = self._known.hide_in_json(payload, HIDDEN)
         if _ASCII_ESCAPE.search(payload):
             try:
                 payload = json.dumps(json.loads(payload), ensure_ascii=True)
@@ -80,4 +72,4 @@ class Redactor:
                         "redacted": "This event is hidden because it could not be checked for secrets."
                     }
                 )
-        return self.text(payload)
+        return _SHAPES.sub(HIDDEN, payload)

@@ -9,7 +9,7 @@ from rest_framework.exceptions import MethodNotAllowed, NotAuthenticated
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from accounts.permissions import MissingPermission, may_operate, require
+from accounts.permissions import MissingPermission, may_operate, require_on
 from accounts.roles import OPERATING
 
 PUBLIC = "public"
@@ -21,7 +21,9 @@ class HasPermission(BasePermission):
 
     A view declares ``permission = "name"`` for all actions, ``permissions_by_action = {"action": "name"}``, or both.
     If a view declares neither, it refuses every request. ``has_object_permission`` checks the permission in the
-    organization of the object. A create request has no object yet, so the view itself checks the permission in the
+    organization of the object, and on the object itself (``require_on``). A view declares
+    ``object_permissions_by_action`` or ``object_permission`` if the permission on the object differs, as for stopping
+    an agent. A create request has no object yet, so the view itself checks the permission in the
     organization of the new object.
     """
 
@@ -56,7 +58,7 @@ class HasPermission(BasePermission):
         if getattr(obj, "is_personal", False):
             return bool(obj.user_id == request.user.pk)
         if name not in (None, PUBLIC):
-            require(request.user, obj.organization_id, name)
+            require_on(request.user, obj, object_permission_of(view) or str(name))
         return True
 
 
@@ -69,3 +71,10 @@ def permission_of(view: Any) -> str | None:
     method = getattr(view.request, "method", "").lower()
     action = getattr(view, "action", None) or ("get" if method == "head" else method)
     return by_action.get(action, getattr(view, "permission", None))
+
+
+def object_permission_of(view: Any) -> str | None:
+    """Return the name of the permission that the requested action needs on its object, or None if the view has none."""
+    by_action = getattr(view, "object_permissions_by_action", {})
+    own = by_action.get(getattr(view, "action", None), getattr(view, "object_permission", None))
+    return own or permission_of(view)

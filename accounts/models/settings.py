@@ -1,5 +1,6 @@
 """Settings, custom secrets and provider tokens of users and organizations."""
 
+import logging
 from typing import Any, ClassVar
 
 import orjson
@@ -9,10 +10,21 @@ from uuid_utils.compat import uuid7
 
 from lib import crypto
 
+log = logging.getLogger(__name__)
+
 
 def _binding(row: models.Model, column: str) -> str:
     """Return the text that binds a sealed value to its column and row. A copy in another row cannot be decrypted."""
     return f"{row._meta.db_table}.{column}:{row.pk}"  # noqa: SLF001 - Django documents _meta
+
+
+def _is_readable(row: models.Model, name: str) -> bool:
+    """Return whether a sealed value of a row can be decrypted."""
+    try:
+        getattr(row, name)
+    except crypto.Undecryptable:
+        return False
+    return True
 
 
 class StoredSettings(models.Model):
@@ -34,10 +46,10 @@ class StoredSettings(models.Model):
 
     @property
     def secrets(self) -> dict[str, Any]:
-        """The plain values of the secret settings, by name."""
-        if self.sealed_secrets is None:
+        """The plain values of the secret settings, by name. If they cannot be decrypted, they count as not set."""
+        plain = self._open_secrets()
+        if plain is None:
             return {}
-        plain = crypto.open_sealed(self.sealed_secrets, bound_to=_binding(self, "sealed_secrets"))
         values: dict[str, Any] = orjson.loads(plain)
         return values
 
@@ -47,6 +59,22 @@ class StoredSettings(models.Model):
         self.sealed_secrets = (
             crypto.seal(text, bound_to=_binding(self, "sealed_secrets")) if plain else None
         )
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the secret settings can be decrypted, or there are none."""
+        return self.sealed_secrets is None or self._open_secrets() is not None
+
+    def _open_secrets(self) -> str | None:
+        if self.sealed_secrets is None:
+            return None
+        try:
+            return crypto.open_sealed(
+                self.sealed_secrets, bound_to=_binding(self, "sealed_secrets")
+            )
+        except crypto.Undecryptable as error:
+            log.error("Stored settings are skipped: %s. Enter their secrets again.", error)  # noqa: TRY400
+            return None
 
 
 class UserSettings(StoredSettings):
@@ -138,6 +166,11 @@ class CustomSecret(models.Model):
         return "organization" if self.user_id is None else "user"
 
     @property
+    def is_readable(self) -> bool:
+        """Whether the value can be decrypted."""
+        return _is_readable(self, "value")
+
+    @property
     def value(self) -> str:
         return crypto.open_sealed(self.sealed_value, bound_to=_binding(self, "sealed_value"))
 
@@ -156,6 +189,15 @@ class CustomSecretUse(models.Model):
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
     secret = models.ForeignKey("accounts.CustomSecret", models.CASCADE, related_name="uses")
     conversation_id = models.UUIDField()
+    posted_by = models.ForeignKey(
+        "accounts.User",
+        models.SET_NULL,
+        null=True,
+        editable=False,
+        related_name="+",
+        db_index=False,
+        help_text="The user who posted the message on which the agent worked; empty if unknown.",
+    )
     used_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -210,6 +252,11 @@ class ProviderToken(models.Model):
 
     def __str__(self) -> str:
         return f"{self.provider} token of {self.user_id}"
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the token can be decrypted."""
+        return _is_readable(self, "token")
 
     @property
     def token(self) -> str:

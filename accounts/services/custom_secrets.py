@@ -1,5 +1,6 @@
 """Services for custom secrets: values that agents use by name and that users cannot read back."""
 
+import logging
 import re
 from typing import Any
 from uuid import UUID
@@ -9,9 +10,11 @@ from django.db.models import Q, QuerySet
 
 from accounts.models import CustomSecret, CustomSecretUse, Organization, ProviderToken, User
 from accounts.services import audit
+from lib import crypto
 from lib.masks import is_mask
 from lib.problems import Problem
 
+log = logging.getLogger(__name__)
 SECRETS_MAX = 200
 """The maximum number of secrets that one user, or the organization itself, has in an organization."""
 VALUE_MAX = 50_000
@@ -44,6 +47,13 @@ class TooManySecrets(Problem):
     sentence = (
         f"The limit of {SECRETS_MAX} secrets is reached. Delete secrets that you no longer use."
     )
+
+
+class UnreadableSecret(Problem):
+    """The stored value of the secret cannot be decrypted."""
+
+    status = 409
+    code = "unreadable-secret"
 
 
 class UnknownSecret(Problem):
@@ -124,10 +134,13 @@ def delete_secret(*, secret: CustomSecret) -> None:
         row.delete()
 
 
-def secrets_for_conversation(*, user_id: UUID, organization_id: UUID) -> dict[str, CustomSecret]:
+def secrets_for_conversation(
+    *, user_id: UUID | None, organization_id: UUID
+) -> dict[str, CustomSecret]:
     """Return the secrets for a user's conversations in an organization, as a dict from name to secret.
 
-    A user's own secret takes precedence over a shared secret with the same name.
+    A user's own secret takes precedence over a shared secret with the same name. Without a user, return only the
+    secrets that the organization shares.
     """
     rows = CustomSecret.objects.filter(
         Q(user_id=user_id) | Q(user=None), organization_id=organization_id
@@ -139,18 +152,31 @@ def secrets_for_conversation(*, user_id: UUID, organization_id: UUID) -> dict[st
     return by_name
 
 
-def use_secret(*, user_id: UUID, organization_id: UUID, conversation_id: UUID, name: str) -> str:
+def use_secret(
+    *,
+    user_id: UUID | None,
+    organization_id: UUID,
+    conversation_id: UUID,
+    name: str,
+    posted_by_id: UUID | None = None,
+) -> str:
     """Return the value of a conversation's secret and record the use. Each call records another use.
 
-    Raise ``UnknownSecret`` if the conversation has no secret with this name.
+    Without a user, look only at the secrets that the organization shares. ``posted_by_id`` is the user who posted the
+    message on which the agent works. Raise ``UnknownSecret`` if the conversation has no secret with this name, and
+    ``UnreadableSecret`` if its value cannot be decrypted.
     """
     secret = secrets_for_conversation(user_id=user_id, organization_id=organization_id).get(name)
     if secret is None:
         raise UnknownSecret
+    value = _read_value(secret)
     CustomSecretUse.objects.create(
-        organization_id=organization_id, secret=secret, conversation_id=conversation_id
+        organization_id=organization_id,
+        secret=secret,
+        conversation_id=conversation_id,
+        posted_by_id=posted_by_id,
     )
-    return secret.value
+    return value
 
 
 def values_to_hide(*, user_id: UUID, organization_id: UUID) -> list[str]:
@@ -164,10 +190,40 @@ def values_to_hide(*, user_id: UUID, organization_id: UUID) -> list[str]:
         Q(user_id=user_id) | Q(user=None), organization_id=organization_id
     ).only("pk", "sealed_value")
     tokens = ProviderToken.objects.filter(user_id=user_id, organization_id=organization_id)
-    values = {row.value for row in secrets} | {
-        row.token for row in tokens.only("pk", "sealed_token")
+    values = {_read_or_skip(row, "value") for row in secrets} | {
+        _read_or_skip(row, "token") for row in tokens.only("pk", "sealed_token")
     }
     return sorted(value for value in values if len(value) >= REDACTED_LENGTH_MIN)
+
+
+_reported: set[tuple[str, Any]] = set()
+
+
+def _read_or_skip(row: CustomSecret | ProviderToken, name: str) -> str:
+    """Return a row's plain value, or "" if it cannot be decrypted: its plain text is then in no sandbox either.
+
+    The first failure of each row is logged.
+    """
+    try:
+        return str(getattr(row, name))
+    except crypto.Undecryptable as error:
+        key = (row._meta.db_table, row.pk)  # noqa: SLF001 - Django documents _meta
+        if key not in _reported:
+            _reported.add(key)
+            log.error("A stored secret is skipped: %s. Enter its value again.", error)  # noqa: TRY400
+        return ""
+
+
+def _read_value(secret: CustomSecret) -> str:
+    """Return the value of a secret. Raise ``UnreadableSecret`` if it cannot be decrypted."""
+    try:
+        return secret.value
+    except crypto.Undecryptable as error:
+        log.error("The secret %s (%s) cannot be decrypted: %s", secret.name, secret.pk, error)  # noqa: TRY400
+        raise UnreadableSecret(
+            f"The stored value of the secret {secret.name} cannot be decrypted, probably because the server's "
+            "encryption key changed. Enter its value again under Settings, Secrets.",
+        ) from error
 
 
 def _scope(secret: CustomSecret) -> QuerySet[CustomSecret]:

@@ -132,11 +132,17 @@ def secret_name(*, user_id: UUID, organization_id: UUID, provider: str) -> str |
 
 @transaction.atomic
 def use_in_sandbox(
-    *, user_id: UUID, organization_id: UUID, conversation_id: UUID, provider: str
+    *,
+    user_id: UUID,
+    organization_id: UUID,
+    conversation_id: UUID,
+    provider: str,
+    posted_by_id: UUID | None = None,
 ) -> str:
     """Return the user's plain token for the sandbox of a conversation, and record the use in the audit log.
 
-    Each call records another use. Raise ``NoProviderToken`` if the user has no token.
+    ``posted_by_id`` is the user who posted the message on which the agent works. Each call records another use.
+    Raise ``NoProviderToken`` if the user has no token.
     """
     credential = use_token(user_id=user_id, organization_id=organization_id, provider=provider)
     # A sandbox's request has no signed-in user, so the audit log names the sandbox as the actor.
@@ -148,7 +154,12 @@ def use_in_sandbox(
             action="provider_token.used",
             organization_id=organization_id,
             subject_name=provider,
-            after={"conversation": conversation_id, "user": user_id, "host": credential.host},
+            after={
+                "conversation": conversation_id,
+                "user": user_id,
+                "host": credential.host,
+                "posted_by": posted_by_id,
+            },
         )
     return credential.token
 

@@ -64,6 +64,13 @@ def effective_settings(*, user_id: UUID, organization_id: UUID) -> EffectiveSett
     return merge_settings(own, shared)
 
 
+def shared_settings(*, organization_id: UUID) -> EffectiveSettings:
+    """Return the settings of an organization without any user's own: its values and the defaults."""
+    return merge_settings(
+        None, OrganizationSettings.objects.filter(organization_id=organization_id).first()
+    )
+
+
 def effective_settings_for_key(
     user: Any, organization_id: UUID | None, permission: str
 ) -> EffectiveSettings | None:

@@ -41,6 +41,7 @@ SCOPE_LABELS = {
     "conversations.create": "Start conversations",
     "conversations.steer": "Send messages, stop agents, approve actions",
     "conversations.delete": "Delete conversations",
+    "conversations.administer": "Stop and delete conversations that other members share",
     "conversations.share": "Create public links to conversations",
     "events.publish": "Publish events of agents that run elsewhere",
     "files.view": "Read files in workspaces",

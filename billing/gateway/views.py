@@ -53,6 +53,8 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
         body = await asyncio.to_thread(_parse_body, raw)
     except services.InvalidGatewayToken as error:
         return _unauthorized(error)
+    except services.NoOrganizationModel as error:
+        return _error(UpstreamRefused(error.status, error.detail, code="no_organization_model"))
     except UpstreamRefused as error:
         return _error(error)
     except DatabaseError as error:
@@ -91,6 +93,8 @@ async def models(request: HttpRequest) -> HttpResponse:
         _, access = await _threads.run(_authenticate, bearer=read_bearer_token(request.headers))
     except services.InvalidGatewayToken as error:
         return _unauthorized(error)
+    except services.NoOrganizationModel as error:
+        return _error(UpstreamRefused(error.status, error.detail, code="no_organization_model"))
     except DatabaseError as error:
         return _unavailable(error)
     model = {
@@ -253,8 +257,7 @@ def _start_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 def _authenticate(*, bearer: str) -> tuple[GatewayToken, ModelAccess | None]:
     token = services.authenticate_gateway_token(bearer)
-    access = services.get_model_access(organization_id=token.organization_id, user_id=token.user_id)
-    return token, access
+    return token, services.get_token_access(token)
 
 
 def _parse_body(raw: bytes) -> Json:

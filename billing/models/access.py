@@ -11,7 +11,7 @@ from lib import crypto
 
 class ModelAccessQuerySet(models.QuerySet["ModelAccess"]):
     def visible_to(self, user: Any) -> "ModelAccessQuerySet":
-        """Return the user's own model access in the user's organizations.
+        """Return the user's own model access in the user's organizations, and not that of the organizations.
 
         With an API key, return only the model access in the key's organization.
         """
@@ -25,12 +25,13 @@ class ModelAccessQuerySet(models.QuerySet["ModelAccess"]):
 class ModelAccess(models.Model):
     """The model server that one user's conversations in one organization use.
 
-    Without a row, conversations use the demo model.
+    Without a row, conversations use the demo model. The row without a user is the model server that the organization
+    lends to conversations that several members steer.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
-    user = models.ForeignKey("accounts.User", models.CASCADE)
+    user = models.ForeignKey("accounts.User", models.CASCADE, null=True, blank=True)
     base_url = models.URLField(
         max_length=500, help_text="Base URL of an OpenAI-compatible API, including /v1."
     )
@@ -49,7 +50,12 @@ class ModelAccess(models.Model):
     class Meta:
         verbose_name_plural = "model access"
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["organization", "user"], name="model_access_unique")
+            models.UniqueConstraint(fields=["organization", "user"], name="model_access_unique"),
+            models.UniqueConstraint(
+                fields=["organization"],
+                condition=models.Q(user__isnull=True),
+                name="organization_model_unique",
+            ),
         ]
 
     def __str__(self) -> str:

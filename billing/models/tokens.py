@@ -15,6 +15,11 @@ class GatewayToken(models.Model):
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
     user = models.ForeignKey("accounts.User", models.CASCADE)
     conversation_id = models.UUIDField(db_index=True)
+    is_lent_by_organization = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Whether the token uses the organization's model and secrets instead of the user's.",
+    )
     token_id = models.CharField(max_length=32, unique=True)
     digest = models.CharField(max_length=64)
     pepper_id = models.CharField(max_length=16)

@@ -11,9 +11,12 @@ from billing.services.gateway_tokens import (
 from billing.services.model_access import (
     DEMO_MODEL,
     InvalidModelAccess,
+    NoOrganizationModel,
     clear_model_access,
+    get_lent_access,
     get_model_access,
     get_model_name,
+    get_token_access,
     save_model_access,
 )
 from billing.services.usage import CallTotals, get_usage, record_call, totals_of_calls
@@ -24,11 +27,14 @@ __all__ = [
     "CallTotals",
     "InvalidGatewayToken",
     "InvalidModelAccess",
+    "NoOrganizationModel",
     "authenticate_gateway_token",
     "clear_model_access",
     "extend_gateway_tokens",
+    "get_lent_access",
     "get_model_access",
     "get_model_name",
+    "get_token_access",
     "get_usage",
     "issue_gateway_token",
     "record_call",

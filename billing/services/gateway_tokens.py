@@ -27,11 +27,18 @@ class InvalidGatewayToken(Problem):
     sentence = "This gateway token is not valid. It may be mistyped, expired or revoked."
 
 
-def issue_gateway_token(*, organization_id: UUID, user_id: UUID, conversation_id: UUID) -> str:
+def issue_gateway_token(
+    *,
+    organization_id: UUID,
+    user_id: UUID,
+    conversation_id: UUID,
+    is_lent_by_organization: bool = False,
+) -> str:
     """Create a gateway token for one conversation; return the token's plain text, which is not stored.
 
-    The token is valid for ``GATEWAY_TOKEN_SECONDS``; ``extend_gateway_tokens`` extends this time. Each call creates
-    another token.
+    The token is valid for ``GATEWAY_TOKEN_SECONDS``; ``extend_gateway_tokens`` extends this time. With
+    ``is_lent_by_organization``, the token uses the model and the secrets of the organization instead of the user's.
+    Each call creates another token.
     """
     token_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
     pepper_id, digest = crypto.digest(f"{token_id}.{secret}", purpose=TOKEN_PURPOSE)
@@ -39,6 +46,7 @@ def issue_gateway_token(*, organization_id: UUID, user_id: UUID, conversation_id
         organization_id=organization_id,
         user_id=user_id,
         conversation_id=conversation_id,
+        is_lent_by_organization=is_lent_by_organization,
         token_id=token_id,
         digest=digest,
         pepper_id=pepper_id,

@@ -9,7 +9,7 @@ from django.db import transaction
 
 from accounts.models import Organization, User
 from accounts.services import audit
-from billing.models import ModelAccess
+from billing.models import GatewayToken, ModelAccess
 from billing.prices import MAX_PRICE_MICROS
 from lib import url_guard
 from lib.masks import is_mask
@@ -25,9 +25,45 @@ class InvalidModelAccess(Problem):
     code = "invalid-model-access"
 
 
-def get_model_access(*, organization_id: UUID, user_id: UUID) -> ModelAccess | None:
-    """Return the model access of a user in an organization; None means the demo model."""
-    return ModelAccess.objects.filter(organization_id=organization_id, user_id=user_id).first()
+class NoOrganizationModel(Problem):
+    """The run may use only the organization's model, and the organization has none."""
+
+    status = 409
+    code = "no-organization-model"
+    sentence = (
+        "Others may steer this conversation, or have steered it, so it uses only a model that the organization lends, "
+        "and the organization lends none. An administrator can set one on the organization's page under Model. Or the "
+        "creator of the conversation can agree under Sharing that it uses the creator's own model and secrets."
+    )
+    is_permanent = True
+    """Whether a start that fails with this error is not tried again."""
+
+
+def get_model_access(*, organization_id: UUID, user_id: UUID | None) -> ModelAccess | None:
+    """Return the model access of a user in an organization; None means the demo model.
+
+    Without a user, return the model access that the organization lends, or None.
+    """
+    rows = ModelAccess.objects.filter(organization_id=organization_id)
+    return rows.filter(user_id=user_id).first() if user_id else rows.filter(user=None).first()
+
+
+def get_lent_access(*, organization_id: UUID, user_id: UUID) -> ModelAccess | None:
+    """Return the model access that an organization lends to a conversation of a user; None means the demo model.
+
+    Raise ``NoOrganizationModel`` if the organization has no model, unless the user has none either: then the demo model
+    is what the conversation would use anyway.
+    """
+    lent = get_model_access(organization_id=organization_id, user_id=None)
+    if lent is None and get_model_access(organization_id=organization_id, user_id=user_id):
+        raise NoOrganizationModel
+    return lent
+
+
+def get_token_access(token: GatewayToken) -> ModelAccess | None:
+    """Return the model access that a gateway token uses; None means the demo model. Raise ``NoOrganizationModel``."""
+    place = {"organization_id": token.organization_id, "user_id": token.user_id}
+    return get_lent_access(**place) if token.is_lent_by_organization else get_model_access(**place)
 
 
 def get_model_name(*, organization_id: UUID, user_id: UUID) -> str:
@@ -40,7 +76,7 @@ def get_model_name(*, organization_id: UUID, user_id: UUID) -> str:
 def save_model_access(
     *,
     organization: Organization,
-    user: User,
+    user: User | None,
     base_url: str,
     model: str,
     api_key: str | None = None,
@@ -49,6 +85,8 @@ def save_model_access(
     cached_micros_per_million: int | None = None,
 ) -> ModelAccess:
     """Set the model server of a user's conversations in an organization. Safe to repeat.
+
+    Without a user, set the model server that the organization lends to conversations that several members steer.
 
     An ``api_key`` of None keeps the stored key, and an empty text removes the key. Prices are in micro-dollars per
     million tokens. If no price for cached tokens is given, they cost as much as prompt tokens. Raise
@@ -92,10 +130,15 @@ def save_model_access(
             action="model_access.saved",
             organization_id=organization.pk,
             subject=access,
+            subject_name=_name_of(access),
             before=old,
             after=new,
         )
     return access
+
+
+def _name_of(access: ModelAccess) -> str:
+    return str(access) if access.user_id else f"{access} (the organization's)"
 
 
 def _describe(access: ModelAccess) -> dict[str, Any]:
@@ -109,14 +152,19 @@ def _describe(access: ModelAccess) -> dict[str, Any]:
 
 
 @transaction.atomic
-def clear_model_access(*, organization_id: UUID, user_id: UUID) -> None:
-    """Delete the model access with its API key. Conversations then use the demo model. Safe to repeat."""
-    rows = ModelAccess.objects.filter(organization_id=organization_id, user_id=user_id)
+def clear_model_access(*, organization_id: UUID, user_id: UUID | None) -> None:
+    """Delete the model access with its API key. Conversations then use the demo model. Safe to repeat.
+
+    Without a user, delete the model access that the organization lends.
+    """
+    rows = ModelAccess.objects.filter(organization_id=organization_id)
+    rows = rows.filter(user_id=user_id) if user_id else rows.filter(user=None)
     for access in rows.select_for_update():
         audit.record(
             action="model_access.cleared",
             organization_id=organization_id,
             subject=access,
+            subject_name=_name_of(access),
             before=_describe(access),
         )
         access.delete()

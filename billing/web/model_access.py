@@ -1,9 +1,11 @@
-"""The page with the model server that a user's conversations use."""
+"""The pages with the model server of a user's conversations, and with the one that an organization lends."""
+
+from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
-from django.shortcuts import redirect
+from django.shortcuts import get_object_or_404, redirect
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
@@ -61,6 +63,43 @@ def model_settings(request: AuthenticatedRequest) -> HttpResponse:
         except Problem as problem:
             form.refuse(problem)
     return render_form(request, "billing/model.html", form, {"access": access, "presets": PRESETS})
+
+
+@sensitive_post_parameters("api_key")
+@login_required
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def organization_model(request: AuthenticatedRequest, organization_id: UUID) -> HttpResponse:
+    """Show and save the model server that an organization lends to conversations that several members steer."""
+    visible = Organization.objects.visible_to(request.user)
+    organization = get_object_or_404(visible, pk=organization_id)
+    permissions.require(request.user, organization.pk, "organization_settings.view")
+    access = services.get_model_access(organization_id=organization.pk, user_id=None)
+    form = ModelAccessForm(
+        request.POST if request.method == "POST" else None, initial=_initial(access)
+    )
+    if form.is_bound:
+        try:
+            permissions.require(request.user, organization.pk, "organization_settings.edit")
+            if DemoForm(request.POST).is_valid():
+                services.clear_model_access(organization_id=organization.pk, user_id=None)
+                messages.success(request, "The organization lends no model any more.")
+                return redirect("organization-model", organization_id=organization.pk)
+            if form.is_valid():
+                access = services.save_model_access(
+                    organization=organization, user=None, **form.build_arguments()
+                )
+                if form.cleaned_data["intent"] == "test":
+                    messages.success(request, checking.check_model_access(access))
+                else:
+                    messages.success(
+                        request, "Saved. Conversations that several members steer use this model."
+                    )
+                return redirect("organization-model", organization_id=organization.pk)
+        except Problem as problem:
+            form.refuse(problem)
+    context = {"access": access, "presets": PRESETS, "organization": organization}
+    return render_form(request, "billing/model.html", form, context)
 
 
 def _save(

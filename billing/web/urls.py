@@ -5,5 +5,10 @@ from django.urls import path
 from billing.web import model_access
 
 urlpatterns = [
+    path(
+        "settings/model/<uuid:organization_id>",
+        model_access.organization_model,
+        name="organization-model",
+    ),
     path("settings/model", model_access.model_settings, name="settings-model"),
 ]

@@ -99,7 +99,9 @@ class UploadView(WorkspaceView):
         row = self.get_conversation()
         content = self.body(serializers.RuntimeUploadSerializer)["file"].file
         target = workspace_path(self.path(path), row)
-        size = services.write_file(conversation_id=row.pk, path=target, content=content)
+        size = services.write_file(
+            conversation_id=row.pk, path=target, content=content, by=self.request.user
+        )
         return Response({"success": True, "file_size": size})
 
 

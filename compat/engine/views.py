@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from accounts.active import active_organization
 from accounts.permissions import require
 from accounts.requests import ApiRequest
+from accounts.roles import STOP
 from billing import services as billing
 from compat.engine import serializers
 from compat.v1 import responses, translation
@@ -158,7 +159,7 @@ class EngineEventsView(EngineView):
             raise Unprocessable(f"Send a list of at most {MAX_IDS} ids.")
         return Response(fetch_by_ids(rows, [str(event_id) for event_id in ids]))
 
-    def post(self, request: Request, pk: str) -> Response:
+    def post(self, request: ApiRequest, pk: str) -> Response:
         """Post a message to the agent. The message is stored before the response is sent.
 
         The agent starts to work on the message only if ``run`` is true.
@@ -172,6 +173,7 @@ class EngineEventsView(EngineView):
             images=images,
             message_id=str(uuid4()),
             run=body["run"],
+            by=request.user,
         )
         return Response(SUCCESS)
 
@@ -226,12 +228,15 @@ class AnswerView(EngineView):
         parameters=[ID],
         request=serializers.RuntimeAnswerSerializer,
     )
-    def post(self, request: Request, pk: str) -> Response:
+    def post(self, request: ApiRequest, pk: str) -> Response:
         """Accept or reject the agent's pending actions. Respond with 409 if no confirmation is pending."""
         row = self.get_conversation(pk)
         body = self.body(serializers.RuntimeAnswerSerializer)
         services.answer_confirmation(
-            conversation_id=row.pk, accept=body["accept"], reason=body["reason"]
+            conversation_id=row.pk,
+            accept=body["accept"],
+            reason=body["reason"],
+            by=request.user,
         )
         return Response(SUCCESS)
 
@@ -243,7 +248,7 @@ class RunView(EngineView):
     permission = "conversations.steer"
 
     @extend_schema(operation_id="runtime_run", tags=TAGS, parameters=[ID], request=None)
-    def post(self, request: Request, pk: str) -> Response:
+    def post(self, request: ApiRequest, pk: str) -> Response:
         """Deliver the messages that were posted without ``run``, or resume a stopped agent.
 
         Respond with 409 if the agent is already running.
@@ -251,11 +256,11 @@ class RunView(EngineView):
         # An engine that waits for a confirmation treats this call as an approval. This server does not: actions are
         # approved only through ``AnswerView``.
         row = self.get_conversation(pk)
-        if services.send_held_messages(conversation_id=row.pk):
+        if services.send_held_messages(conversation_id=row.pk, by=request.user):
             return Response(SUCCESS)
         if row.execution_status == Conversation.ExecutionStatus.RUNNING:
             raise AlreadyRunning
-        services.resume(conversation_id=row.pk)
+        services.resume(conversation_id=row.pk, by=request.user)
         return Response(SUCCESS)
 
 
@@ -264,12 +269,13 @@ class PauseView(EngineView):
     """The route that stops an agent's run."""
 
     permission = "conversations.steer"
+    object_permission = STOP
 
     @extend_schema(operation_id="runtime_pause", tags=TAGS, parameters=[ID], request=None)
-    def post(self, request: Request, pk: str) -> Response:
+    def post(self, request: ApiRequest, pk: str) -> Response:
         """Stop the agent, including its current tool or model call. Safe to repeat."""
         # The engine's own pause lets the current tool call finish. An interruption ends it.
-        services.interrupt(conversation_id=self.get_conversation(pk).pk)
+        services.interrupt(conversation_id=self.get_conversation(pk).pk, by=request.user)
         return Response(SUCCESS)
 
 
@@ -278,6 +284,6 @@ class InterruptView(PauseView):
     """The route that interrupts an agent's run. On this server it does the same as the route that stops the run."""
 
     @extend_schema(operation_id="runtime_interrupt", tags=TAGS, parameters=[ID], request=None)
-    def post(self, request: Request, pk: str) -> Response:
+    def post(self, request: ApiRequest, pk: str) -> Response:
         """Stop the agent, including its current tool or model call. Safe to repeat."""
         return super().post(request, pk)

@@ -13,6 +13,7 @@ from rest_framework import serializers as fields
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.requests import ApiRequest
 from compat.v0 import serializers
 from compat.v0.serializers import Unprocessable, validate
 from compat.v0.views import V0View, schema
@@ -202,7 +203,7 @@ class UploadFilesView(V0View):
             },
         ),
     )
-    def post(self, request: Request, pk: UUID) -> Response:
+    def post(self, request: ApiRequest, pk: UUID) -> Response:
         """Write the files into the workspace. `skipped_files` lists the files that were not written, with reasons."""
         conversation = self.find(pk)
         # The web client names the field ``files``. The API reference of OpenHands names it ``files[]``.
@@ -217,7 +218,10 @@ class UploadFilesView(V0View):
             if not reason:
                 try:
                     services.write_file(
-                        conversation_id=conversation.pk, path=name, content=file.file
+                        conversation_id=conversation.pk,
+                        path=name,
+                        content=file.file,
+                        by=request.user,
                     )
                     uploaded.append(posixpath.join(root, name))
                 except services.SandboxNotRunning:

@@ -187,9 +187,12 @@ class Follower:
             await self.emit({"error": True, "message": message})
 
     def _execute(self, event: Any) -> None:
-        with self.watcher.authorized_command():
+        with self.watcher.authorized_command(commands.find_permission(event)) as user:
             commands.execute(
-                conversation_id=self.conversation_id, event=event, asked_seq=self.asked_seq
+                conversation_id=self.conversation_id,
+                event=event,
+                asked_seq=self.asked_seq,
+                by=user,
             )
 
 

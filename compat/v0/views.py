@@ -18,8 +18,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.active import active_organization
-from accounts.permissions import require
+from accounts.permissions import require, require_on
 from accounts.requests import ApiRequest
+from accounts.roles import STOP
 from compat.engine import (
     EngineConversationsView,
     EngineConversationView,
@@ -272,11 +273,11 @@ class StartView(V0View):
         request=serializers.V0StartSerializer,
         responses=serializers.V0ConversationResponseSerializer,
     )
-    def post(self, request: Request, pk: UUID) -> Response:
+    def post(self, request: ApiRequest, pk: UUID) -> Response:
         """Start the sandbox. A stopped agent continues only after a message or the state `running`."""
         conversation = self.find(pk)
         validate(serializers.V0StartSerializer, request.data or {})
-        return _state_response(wake(conversation_id=conversation.pk))
+        return _state_response(wake(conversation_id=conversation.pk, by=request.user))
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}/interrupt")
@@ -284,6 +285,7 @@ class StopView(V0View):
     """The route that stops a conversation's sandbox."""
 
     permission = STEER
+    object_permission = STOP
 
     @schema(
         "conversation_stop",
@@ -305,12 +307,15 @@ class MessageView(V0View):
     permission = STEER
 
     @schema("conversation_message", request=serializers.V0MessageSerializer, responses=SUCCESS)
-    def post(self, request: Request, pk: UUID) -> Response:
+    def post(self, request: ApiRequest, pk: UUID) -> Response:
         """Send a message to the agent."""
         conversation = self.find(pk)
         message = validate(serializers.V0MessageSerializer, request.data)["message"]
         services.post_message(
-            conversation_id=conversation.pk, text=message, message_id=str(uuid4())
+            conversation_id=conversation.pk,
+            text=message,
+            message_id=str(uuid4()),
+            by=request.user,
         )
         return Response({"success": True})
 
@@ -336,6 +341,8 @@ class EventsView(V0View):
         return "action" not in body
 
     permissions_by_action = {"get": VIEW, "post": STEER}  # noqa: RUF012
+    # The post method checks the action's own permission on the conversation.
+    object_permission = VIEW
 
     @schema(
         "conversation_events",
@@ -352,10 +359,11 @@ class EventsView(V0View):
         return Response({"events": [event_pages.fragment(e) for e in events], "has_more": has_more})
 
     @schema("conversation_event_add", request=OpenApiTypes.OBJECT, responses=SUCCESS)
-    def post(self, request: Request, pk: UUID) -> Response:
+    def post(self, request: ApiRequest, pk: UUID) -> Response:
         """Execute a V0 action: send a message, or change the agent's state."""
         conversation = self.find(pk)
-        commands.execute(conversation_id=conversation.pk, event=request.data)
+        require_on(request.user, conversation, commands.find_permission(request.data))
+        commands.execute(conversation_id=conversation.pk, event=request.data, by=request.user)
         return Response({"success": True})
 
 

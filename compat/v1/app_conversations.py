@@ -15,7 +15,7 @@ from rest_framework.response import Response
 
 from accounts.active import active_organization
 from accounts.models import ApiKey
-from accounts.permissions import require
+from accounts.permissions import require, require_on
 from accounts.requests import ApiRequest
 from compat.v1 import responses, serializers
 from compat.v1.base import Unprocessable, V1View, fetch_page, filter_by, parse_id, parse_ids
@@ -307,7 +307,7 @@ def _parse_repository(body: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _start_in_sandbox(
-    request: Request, body: dict[str, Any], text: str | None, images: list[str]
+    request: ApiRequest, body: dict[str, Any], text: str | None, images: list[str]
 ) -> StartTask:
     """Start the empty conversation of a sandbox that ``POST /sandboxes`` created.
 
@@ -317,7 +317,7 @@ def _start_in_sandbox(
     conversation = rows.filter(sandbox_id=parse_id(body["sandbox_id"], "sandbox_id")).first()
     if conversation is None:
         raise Http404
-    require(request.user, conversation.organization_id, "conversations.steer")
+    require_on(request.user, conversation, "conversations.steer")
     if conversation.events.filter(kind="UserMessage").exists():
         raise Unprocessable(
             "sandbox_id: This sandbox belongs to a conversation with messages. To use a new sandbox, omit `sandbox_id`."
@@ -332,6 +332,7 @@ def _start_in_sandbox(
             text=text,
             images=images,
             message_id=f"first-{conversation.pk.hex}",  # a repeated request posts it only once
+            by=request.user,
         )
     return _get_first_start(conversation)
 

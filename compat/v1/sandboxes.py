@@ -9,8 +9,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.active import active_organization
-from accounts.permissions import require
+from accounts.permissions import require, require_on
 from accounts.requests import ApiRequest
+from accounts.roles import STOP
 from compat.v1 import responses, serializers
 from compat.v1.app_conversations import TAGS
 from compat.v1.base import (
@@ -56,7 +57,7 @@ def get_sandbox_conversation(view: V1View, sandbox_id: str, permission: str) -> 
     row = conversations_with_sandbox(view.request).filter(sandbox_id=pk).first()
     if row is None:
         raise Http404
-    require(view.request.user, row.organization_id, permission)
+    require_on(view.request.user, row, permission)
     conversation: Conversation = row
     return conversation
 
@@ -134,7 +135,7 @@ class SandboxPauseView(V1View):
     )
     def post(self, request: Request, pk: str) -> Response:
         """Pause the sandbox. Its files are kept. Safe to repeat."""
-        row = get_sandbox_conversation(self, pk, self.permission)
+        row = get_sandbox_conversation(self, pk, STOP)
         services.pause_sandbox(conversation_id=row.pk)
         return Response({"success": True})
 
@@ -152,10 +153,10 @@ class SandboxResumeView(V1View):
         request=None,
         parameters=[ID],
     )
-    def post(self, request: Request, pk: str) -> Response:
+    def post(self, request: ApiRequest, pk: str) -> Response:
         """Start a paused sandbox, and let a stopped agent continue. Safe to repeat."""
         row = get_sandbox_conversation(self, pk, self.permission)
-        services.resume(conversation_id=row.pk)
+        services.resume(conversation_id=row.pk, by=request.user)
         return Response({"success": True})
 
 

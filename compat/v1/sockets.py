@@ -47,7 +47,7 @@ CLOSE_CODES = {
 }
 TOO_FAST = "You sent too many messages. Wait a moment, then send this message again."
 NO_VIEW = "You no longer have access to this conversation."
-NO_STEERING = "You need the permission conversations.steer to send messages."
+NO_STEERING = "You need the permission conversations.steer to send messages, and the creator must let others steer."
 INBOX_MAX = 1_000
 """The maximum number of a socket's waiting messages. Their maximum length together is ``BODY_MAX_BYTES`` characters."""
 
@@ -309,13 +309,14 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
             raise BadFrame
         assert self.watcher is not None
         try:
-            with self.watcher.authorized_command():
+            with self.watcher.authorized_command() as user:
                 text, images = serializers.split_message(message.validated_data)
                 services.post_message(
                     conversation_id=self.conversation_id,
                     text=text,
                     images=images,
                     message_id=str(uuid4()),
+                    by=user,
                 )
         except access.MayNotSteer as error:
             is_visible = error.extra["refusal"] is access.Refusal.NOT_PERMITTED

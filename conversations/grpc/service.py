@@ -9,7 +9,7 @@ import grpc
 
 from accounts import services as accounts
 from accounts.models import Organization
-from accounts.permissions import MissingPermission, require
+from accounts.permissions import MissingPermission, require_on
 from conversations import services
 from conversations.grpc.interceptors import Refused, RpcCaller, current_caller, in_thread
 from conversations.grpc.v1 import events_pb2 as wire
@@ -193,7 +193,7 @@ def _get_visible(rpc_caller: RpcCaller, conversation_id: str, permission: str) -
     conversation = Conversation.objects.visible_to(rpc_caller.user).get(
         pk=_parse_uuid(conversation_id)
     )
-    require(rpc_caller.user, conversation.organization_id, permission)
+    require_on(rpc_caller.user, conversation, permission)
     return conversation
 
 

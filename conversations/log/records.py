@@ -7,6 +7,7 @@ from uuid import UUID
 from accounts.settings.choices import SecurityAnalyzer
 from billing import services as billing
 from conversations.models import Conversation, StartTask
+from conversations.models.conversation import find_lender
 
 
 def build_record(conversation: Conversation) -> dict[str, Any]:
@@ -42,6 +43,9 @@ def serialize_record(row: Any, usage: Any, start: Any) -> dict[str, Any]:
         "status_detail": row.status_detail,
         "execution_status": row.execution_status,
         "visibility": row.visibility,
+        "others_may_steer": row.others_may_steer,
+        "lends_personal": row.lends_personal,
+        "lender": find_lender(row),
         "confirmation_policy": row.confirmation_policy,
         # In the database, an empty value means the default analyzer.
         "security_analyzer": row.security_analyzer or SecurityAnalyzer.LLM.value,

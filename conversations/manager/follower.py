@@ -22,6 +22,7 @@ from conversations.engine.client import (
 )
 from conversations.engine.payloads import Delta, Durable, Frame, ItemAborted, Sync
 from conversations.manager.storing import Storing
+from conversations.services.streamed_text import StreamedText
 
 log = logging.getLogger(__name__)
 Place = services.EngineTarget
@@ -117,6 +118,7 @@ class Follower:
         frames: asyncio.Queue[Frame | Exception] = asyncio.Queue(QUEUE_FRAMES)
         reader = asyncio.create_task(self._read(place, frames))
         # The last index of the replay; None until the engine reports it, and -1 without a replay.
+        self._streamed = StreamedText()
         self._replay_end: int | None = None
         self._is_caught_up = False
         try:
@@ -159,6 +161,10 @@ class Follower:
                 )
         await self._catch_up(durable[-1].seq if durable else place.after_seq, place)
         deltas = merge_deltas([f for f in batch if isinstance(f, Delta | ItemAborted)])
+        if deltas:
+            deltas = await self.manager.in_database(
+                self._streamed.redact, conversation_id=self.conversation_id, deltas=deltas
+            )
         if deltas:
             await announcing.send_deltas(self.conversation_id, deltas)
             # Deltas that arrive during this pause are sent in one message.

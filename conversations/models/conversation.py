@@ -9,7 +9,7 @@ from django.utils import timezone
 from uuid_utils.compat import uuid7
 
 from accounts.models import Membership
-from accounts.roles import ROLE_PERMISSIONS
+from accounts.roles import ADMINISTER, DISPOSING, ROLE_PERMISSIONS, STEERING, STOP
 from accounts.settings.choices import ConfirmationPolicy
 from conversations.models.append import NewEvent, append_locked
 
@@ -80,6 +80,12 @@ class Conversation(models.Model):
         PRIVATE = "private"
         ORGANIZATION = "organization"
 
+    class Lender(models.TextChoices):
+        """The lender of the secrets, Git token, MCP servers, search key and model of a run."""
+
+        CREATOR = "creator"
+        ORGANIZATION = "organization"
+
     class Trigger(models.TextChoices):
         """The origin of the conversation, with the values that existing clients use."""
 
@@ -105,6 +111,24 @@ class Conversation(models.Model):
     created_by = models.ForeignKey("accounts.User", models.CASCADE, related_name="conversations")
     title = models.CharField(max_length=200)
     visibility = models.CharField(max_length=16, choices=Visibility, default=Visibility.PRIVATE)
+    others_may_steer = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Whether members who can read the conversation may also steer its agent. Without this, sharing is "
+        "read-only.",
+    )
+    lends_personal = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Whether the creator agreed that the run uses the creator's own secrets, Git token, MCP servers and "
+        "model although others steer or steered it.",
+    )
+    steered_by_others = models.BooleanField(
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="Whether another member has sent a message, an answer or a file to the run.",
+    )
     status = models.CharField(max_length=16, choices=Status, default=Status.STARTING)
     execution_status = models.CharField(
         max_length=32, choices=ExecutionStatus, default=ExecutionStatus.IDLE
@@ -224,6 +248,48 @@ class Conversation(models.Model):
         """Whether the agent may stop and ask for confirmation before it acts."""
         return self.confirmation_policy != ConfirmationPolicy.NEVER
 
+    @property
+    def others_steer(self) -> bool:
+        """Whether other members than the creator may steer the agent now."""
+        return self.others_may_steer and self.visibility == self.Visibility.ORGANIZATION
+
+    @property
+    def lender(self) -> str:
+        """The lender of the run's secrets, Git token, MCP servers, search key and model: a value of ``Lender``.
+
+        The creator's, unless others may steer the agent or have steered it (their messages stay in the agent's context,
+        and their files in its workspace) and the creator has not agreed to lend them (ADR 20).
+        """
+        return find_lender(self)
+
+    def may_drive(self, user: Any) -> bool:
+        """Return whether the creator lets this member steer. The member's role counts too: see ``permissions_on``."""
+        return self.created_by_id == user.pk or self.others_steer
+
+    def limit_permissions(self, user: Any, granted: frozenset[str]) -> frozenset[str]:
+        """Return the permissions that a user has on this conversation, of those ``granted`` in its organization.
+
+        Only the creator, and members if others may steer, change or drive the run. Only the creator and
+        administrators of the organization (``conversations.administer``) delete it. Administrators may also stop the
+        agent.
+        """
+        limited = granted if self.may_drive(user) else granted - STEERING
+        is_administrator = ADMINISTER in granted
+        if self.created_by_id != user.pk and not is_administrator:
+            limited -= DISPOSING
+        if "conversations.steer" in limited or is_administrator:
+            limited |= {STOP}
+        return limited
+
+    def explain_limit(self, permission: str) -> str:
+        """Return why a member lacks a permission on this conversation that the member has in the organization."""
+        if permission in DISPOSING:
+            return "Only the creator of this conversation and administrators of the organization can do this."
+        return (
+            "This conversation is shared with you read-only. Ask its creator to choose “Others may steer” under "
+            "Sharing, or fork it and continue in your own conversation."
+        )
+
     def append(self, *news: NewEvent, also_save: Sequence[str] = ()) -> list["Event"]:
         """Append events to the log and return them. ``also_save`` names other changed fields of this row to save.
 
@@ -263,3 +329,12 @@ class Conversation(models.Model):
             raise Conversation.DoesNotExist(f"conversation {self.pk} does not exist")
         self.last_seq, ids = appended
         return ids
+
+
+def find_lender(row: Any) -> str:
+    """Return the ``lender`` of a conversation, which may also be a named tuple with the columns of the model."""
+    is_shared = row.visibility == Conversation.Visibility.ORGANIZATION
+    was_steered = row.steered_by_others or (row.others_may_steer and is_shared)
+    if was_steered and not row.lends_personal:
+        return Conversation.Lender.ORGANIZATION.value
+    return Conversation.Lender.CREATOR.value

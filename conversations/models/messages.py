@@ -29,6 +29,15 @@ class OutgoingMessage(models.Model):
         Conversation, models.CASCADE, related_name="outgoing_messages", db_index=False
     )
     seq = models.PositiveBigIntegerField(help_text="The seq of the message's event in the log.")
+    posted_by = models.ForeignKey(
+        "accounts.User",
+        models.SET_NULL,
+        null=True,
+        editable=False,
+        related_name="+",
+        db_index=False,
+        help_text="The user who posted the message; empty if unknown.",
+    )
     text = models.TextField()
     images = models.JSONField(default=list, blank=True)
     status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)

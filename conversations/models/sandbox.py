@@ -53,6 +53,20 @@ class Sandbox(models.Model):
     conversation_started = models.BooleanField(
         default=False, help_text="Whether the conversation was created in the engine."
     )
+    lent_by = models.CharField(
+        max_length=16,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+        help_text="Whose secrets and model the engine's conversation was given (a value of Conversation.Lender). Empty "
+        "before the first start, and for the creator's in sandboxes of earlier releases.",
+    )
+    record_seq = models.PositiveBigIntegerField(
+        null=True,
+        editable=False,
+        help_text="The engine's conversation was replaced, and its agent got the log up to this seq as a record.",
+    )
     engine_version = models.CharField(max_length=40, blank=True)
     egress_position = models.TextField(
         blank=True,

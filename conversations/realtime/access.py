@@ -20,7 +20,7 @@ from django.http import HttpRequest
 
 from accounts import services as accounts
 from accounts.models import ApiKey, User
-from accounts.permissions import permissions_in
+from accounts.permissions import permissions_on
 from accounts.services.audit import Actor, acting
 from accounts.sign_in.authentication import authenticate_scope
 from conversations import services
@@ -161,25 +161,27 @@ class Watcher:
         return self._find_refusal(user, self.permission)
 
     @contextlib.contextmanager
-    def authorized_command(self) -> Iterator[None]:
+    def authorized_command(self, permission: str = STEER) -> Iterator[User]:
         """Check that the client may send a command, count the command, and run the block as the audit log's actor.
+
+        Yield the user. ``permission`` is the one that the command needs on the conversation.
 
         Raise ``MayNotSteer`` if the client may not steer the conversation (``refusal`` is the reason), and
         ``TooManyCommands`` if the rate limit is exceeded or cannot be checked.
         """
         user = self.credentials.user()
-        refusal = self._find_refusal(user, STEER) if user else Refusal.UNAUTHENTICATED
+        refusal = self._find_refusal(user, permission) if user else Refusal.UNAUTHENTICATED
         if user is None or refusal is not None:
             raise MayNotSteer(refusal=refusal)
         count_command(user)
         with acting(lambda: build_actor(user, self.credentials.address)):
-            yield
+            yield user
 
     def _find_refusal(self, user: User, permission: str) -> Refusal | None:
         conversation = Conversation.objects.visible_to(user).filter(pk=self.conversation_id).first()
         if conversation is None:
             return Refusal.NOT_VISIBLE
-        if permission not in permissions_in(user, conversation.organization_id):
+        if permission not in permissions_on(user, conversation):
             return Refusal.NOT_PERMITTED
         return None
 

@@ -79,7 +79,6 @@ from conversations.services.lifecycle import (
     find_owners,
     make_title,
     rename,
-    set_visibility,
 )
 from conversations.services.messages import UnsendableText, post_message, send_held_messages
 from conversations.services.publications import (
@@ -125,6 +124,13 @@ from conversations.services.shares import (
     open_share,
     revoke_share,
 )
+from conversations.services.sharing import (
+    InvalidSharing,
+    NotYours,
+    Reach,
+    describe_reach,
+    set_sharing,
+)
 from conversations.services.starts import start_conversation
 from conversations.services.state import PublishedElsewhere, request_start
 from conversations.services.turns import find_turn_changes, list_turns
@@ -139,15 +145,18 @@ __all__ = [
     "IdTaken",
     "IdempotencyConflict",
     "InvalidHosts",
+    "InvalidSharing",
     "LogGap",
     "NoHostRule",
     "NoSandbox",
     "NotPublished",
     "NotWaiting",
+    "NotYours",
     "PathOutside",
     "PruneResult",
     "PublishedBatch",
     "PublishedElsewhere",
+    "Reach",
     "SandboxNotRunning",
     "SandboxStatus",
     "StaleLease",
@@ -172,6 +181,7 @@ __all__ = [
     "deliver_messages",
     "describe_egress",
     "describe_isolation",
+    "describe_reach",
     "describe_sandbox",
     "destroy_conversation",
     "download_archive",
@@ -237,8 +247,8 @@ __all__ = [
     "set_archived",
     "set_confirmation",
     "set_egress_policy",
+    "set_sharing",
     "set_tags",
-    "set_visibility",
     "site_egress",
     "snapshot_state",
     "start_conversation",

@@ -4,6 +4,8 @@ from uuid import UUID
 
 from django.db import transaction
 
+from accounts.models import User
+from accounts.services import audit
 from conversations import queue
 from conversations.engine.client import EngineRefused, EngineUnreachable
 from conversations.models import (
@@ -11,7 +13,7 @@ from conversations.models import (
 )
 from conversations.services.delivery import keep_running, lock_conversation
 from conversations.services.engines import open_engine
-from conversations.services.state import is_up, request_start, require_agent
+from conversations.services.state import is_up, request_start, require_agent, require_driver
 
 NO_SLOT = 429
 """The HTTP status with which the engine refuses a run while all of its run slots are in use."""
@@ -20,13 +22,21 @@ STOPPED_MIDWAY = ("paused", "error", "stuck")
 
 
 @transaction.atomic
-def interrupt(*, conversation_id: UUID) -> None:
+def interrupt(*, conversation_id: UUID, by: User | None = None) -> None:
     """Queue an interruption of the agent, which cancels its current tool or model call. Safe to repeat.
 
-    Raise ``PublishedElsewhere`` if another program runs the agent.
+    ``by`` is the user who stops it; None stands for the creator. The audit log records the interruption of another
+    user's agent. Raise ``PublishedElsewhere`` if another program runs the agent.
     """
-    require_agent(Conversation.objects.select_for_update().get(pk=conversation_id))
+    conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+    require_agent(conversation)
     queue.interrupt_agent(conversation_id)
+    if by is not None and by.pk != conversation.created_by_id:
+        audit.record(
+            action="conversation.interrupted",
+            organization_id=conversation.organization_id,
+            subject=conversation,
+        )
 
 
 def interrupt_agent(*, conversation_id: UUID) -> None:
@@ -42,11 +52,16 @@ def interrupt_agent(*, conversation_id: UUID) -> None:
 
 
 @transaction.atomic
-def resume(*, conversation_id: UUID) -> None:
-    """Start a stopped sandbox, and queue a run of an agent that was stopped or failed. Safe to repeat."""
+def resume(*, conversation_id: UUID, by: User | None = None) -> None:
+    """Start a stopped sandbox, and queue a run of an agent that was stopped or failed. Safe to repeat.
+
+    ``by`` is the user who resumes it; None stands for the creator. Raise ``MissingPermission`` if the creator does not
+    let the user steer.
+    """
     conversation = lock_conversation(conversation_id)
     if conversation is None:
         return
+    require_driver(conversation, by)
     if not is_up(conversation):
         request_start(conversation, reason="resume")
     elif conversation.sandbox is not None:

@@ -6,13 +6,14 @@ from uuid import UUID, uuid4
 import orjson
 from django.db import transaction
 
+from accounts.models import User
 from accounts.services import audit
 from conversations import announcing, queue
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation, Event, NewEvent
 from conversations.services.delivery import clear_agent_busy, mark_agent_busy
 from conversations.services.engines import open_engine
-from conversations.services.state import is_up
+from conversations.services.state import is_up, require_driver
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -35,15 +36,21 @@ class NotWaiting(Problem):
 
 @transaction.atomic
 def answer_confirmation(
-    *, conversation_id: UUID, accept: bool, reason: str = "", asked_seq: int | None = None
+    *,
+    conversation_id: UUID,
+    accept: bool,
+    reason: str = "",
+    asked_seq: int | None = None,
+    by: User | None = None,
 ) -> Event:
     """Append the user's answer to the log, queue the answer for the engine and return its event.
 
-    ``asked_seq`` (a field of the conversation's record) is the seq of the question that the user saw. Raise
-    ``NotWaiting`` if that question was already answered or a different question is open. So a double click approves
-    one action and never the next.
+    ``by`` is the user who answers; None stands for the creator. ``asked_seq`` (a field of the conversation's
+    record) is the seq of the question that the user saw. Raise ``NotWaiting`` if that question was already answered
+    or a different question is open. So a double click approves one action and never the next.
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+    require_driver(conversation, by)
     is_waiting = (
         conversation.execution_status == Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION
     )

@@ -6,13 +6,14 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
+from accounts.models import User
 from accounts.services import audit
 from conversations import queue
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation
 from conversations.services.engines import open_engine
 from conversations.services.equipment import check_enforced
-from conversations.services.state import change_fields, is_up
+from conversations.services.state import change_fields, is_up, require_driver
 
 
 @transaction.atomic
@@ -46,14 +47,16 @@ def set_confirmation(
     conversation_id: UUID,
     confirmation_policy: str | None = None,
     security_analyzer: str | None = None,
+    by: User | None = None,
 ) -> Conversation:
     """Change the confirmation policy and the security analyzer, even while the agent works. Safe to repeat.
 
-    An argument that is None changes nothing. A job sends the new values to a running engine; a stopped engine gets
-    them at its next start. A question that is already open stays open. Raise ``EnforcedSetting`` if the organization
-    enforces a different value.
+    ``by`` is the user who changes them; None stands for the creator. Another argument that is None changes nothing.
+    A job sends the new values to a running engine; a stopped engine gets them at its next start. A question that is
+    already open stays open. Raise ``EnforcedSetting`` if the organization enforces a different value.
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+    require_driver(conversation, by)
     requested = {
         "confirmation_policy": confirmation_policy,
         "security_analyzer": security_analyzer,

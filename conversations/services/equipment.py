@@ -10,10 +10,11 @@ from uuid import UUID
 from accounts.models import User
 from accounts.services import custom_secrets, provider_tokens, user_settings
 from accounts.settings.choices import ConfirmationPolicy, SecurityAnalyzer
+from accounts.settings.fields import FIELDS
 from billing import services as billing
 from billing.models import GatewayToken
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
-from conversations.models import Conversation, Sandbox
+from conversations.models import Conversation, OutgoingMessage, Sandbox
 from conversations.sandboxes.provider import get_provider
 
 SEARCH_URL = "https://mcp.tavily.com/mcp/"
@@ -30,6 +31,38 @@ def get_creator_settings(conversation: Conversation) -> user_settings.EffectiveS
     """Return the settings of a conversation's creator in the conversation's organization. Runs two database queries."""
     return user_settings.effective_settings(
         user_id=conversation.created_by_id, organization_id=conversation.organization_id
+    )
+
+
+def get_lent_settings(conversation: Conversation) -> user_settings.EffectiveSettings:
+    """Return the creator's settings, with secret values only from the lender. Runs three database queries at most.
+
+    If only the organization lends, the MCP servers and the key of the web search are those of the organization.
+    """
+    effective = get_creator_settings(conversation)
+    if conversation.lender == Conversation.Lender.CREATOR:
+        return effective
+    shared = user_settings.shared_settings(organization_id=conversation.organization_id)
+    secret = {name: shared.values[name] for name, field in FIELDS.items() if field.is_secret}
+    return user_settings.EffectiveSettings(
+        effective.values | secret, effective.set_by, effective.version
+    )
+
+
+def issue_run_token(conversation: Conversation) -> str:
+    """Return a new gateway token for a run of the conversation, for the lender's model and secrets.
+
+    Raise ``NoOrganizationModel`` if only the organization lends and it has no model.
+    """
+    is_lent = conversation.lender == Conversation.Lender.ORGANIZATION
+    owner = {
+        "organization_id": conversation.organization_id,
+        "user_id": conversation.created_by_id,
+    }
+    if is_lent:
+        billing.get_lent_access(**owner)
+    return billing.issue_gateway_token(
+        **owner, conversation_id=conversation.pk, is_lent_by_organization=is_lent
     )
 
 
@@ -122,25 +155,21 @@ def _unused_name(servers: dict[str, Any], url: str) -> str:
 def build_secret_sources(conversation: Conversation, sandbox: Sandbox) -> dict[str, Any]:
     """Return a dict from secret name to a reference in the engine's format. References contain no secret values.
 
-    If the conversation has a repository, the creator's token for its Git host is included, so that the agent can
-    push. A custom secret with the same name replaces this token. If there are secrets, each call issues a new gateway
-    token.
+    If the creator lends and the conversation has a repository, the creator's token for its Git host is included, so
+    that the agent can push. A custom secret with the same name replaces this token. If there are secrets, each call
+    issues a new gateway token.
     """
     # The sandbox fetches a value at each use, so that changed and deleted secrets take effect immediately and
     # every use is audited.
     secrets = custom_secrets.secrets_for_conversation(
-        user_id=conversation.created_by_id, organization_id=conversation.organization_id
+        user_id=find_personal_lender(conversation), organization_id=conversation.organization_id
     )
     descriptions = {name: secret.description for name, secret in secrets.items()}
     if (name := _find_git_token_name(conversation)) is not None:
         descriptions.setdefault(name, PUSH_INSTRUCTIONS.format(name=name))
     if not descriptions:
         return {}
-    token = billing.issue_gateway_token(
-        organization_id=conversation.organization_id,
-        user_id=conversation.created_by_id,
-        conversation_id=conversation.pk,
-    )
+    token = issue_run_token(conversation)
     gateway_url = get_provider(sandbox.provider).gateway_url()
     return {
         name: {
@@ -153,12 +182,18 @@ def build_secret_sources(conversation: Conversation, sandbox: Sandbox) -> dict[s
     }
 
 
+def find_personal_lender(conversation: Conversation) -> UUID | None:
+    """Return the id of the creator if the run gets the creator's own secrets and tokens, else None."""
+    is_personal = conversation.lender == Conversation.Lender.CREATOR
+    return conversation.created_by_id if is_personal else None
+
+
 def _find_git_token_name(conversation: Conversation) -> str | None:
     """Return the name under which the agent gets the creator's token for the repository's Git host.
 
-    Return None if the conversation has no repository or the creator has no token.
+    Return None if the conversation has no repository, if the creator has no token, or if only the organization lends.
     """
-    if not conversation.repository:
+    if not conversation.repository or find_personal_lender(conversation) is None:
         return None
     return provider_tokens.secret_name(
         user_id=conversation.created_by_id,
@@ -176,29 +211,39 @@ def renew_secrets(conversation: Conversation, sandbox: Sandbox, client: EngineCl
 def reveal_secret(*, token: GatewayToken, name: str) -> str:
     """Return the value of a secret to the sandbox that sent its conversation's token, and record the use.
 
-    Look for a custom secret first, then for the creator's token for the repository's Git host. Raise
-    ``UnknownSecret`` if neither exists, if the conversation was deleted, or if its sandbox should not be running.
+    Look for a custom secret first, then for the creator's token for the repository's Git host. Personal secrets are
+    only given to a run that the creator lends them to, whatever the token was issued for: the sharing may have changed
+    a moment ago. Raise ``UnknownSecret`` if neither exists, if the conversation was deleted, or if its sandbox should
+    not be running.
     """
     conversation = Conversation.objects.filter(
         pk=token.conversation_id, deleted_at=None, sandbox__desired=Sandbox.Desired.RUNNING
     ).first()
     if conversation is None:
         raise custom_secrets.UnknownSecret
-    owner: dict[str, UUID] = {
-        "user_id": token.user_id,
+    is_personal = not token.is_lent_by_organization and token.user_id == find_personal_lender(
+        conversation
+    )
+    use: dict[str, Any] = {
         "organization_id": token.organization_id,
         "conversation_id": token.conversation_id,
+        "posted_by_id": find_driver(conversation),
     }
     try:
-        return custom_secrets.use_secret(**owner, name=name)
+        user_id = token.user_id if is_personal else None
+        return custom_secrets.use_secret(**use, user_id=user_id, name=name)
     except custom_secrets.UnknownSecret:
-        # A Git host's token is personal: never give it to a conversation that another user created.
-        if conversation.created_by_id != token.user_id or name != _find_git_token_name(
-            conversation
-        ):
+        if not is_personal or name != _find_git_token_name(conversation):
             raise
         provider = (conversation.repository or {})["provider"]
-        return provider_tokens.use_in_sandbox(**owner, provider=provider)
+        return provider_tokens.use_in_sandbox(**use, user_id=token.user_id, provider=provider)
+
+
+def find_driver(conversation: Conversation) -> UUID | None:
+    """Return the id of the user who posted the newest message that reached the agent, or None if that is unknown."""
+    sent = (OutgoingMessage.Status.SENDING, OutgoingMessage.Status.DELIVERED)
+    rows = OutgoingMessage.objects.filter(conversation=conversation, status__in=sent)
+    return rows.order_by("-seq").values_list("posted_by_id", flat=True).first()
 
 
 def set_git_author(

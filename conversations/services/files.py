@@ -15,12 +15,14 @@ from typing import IO, Any
 from uuid import UUID
 
 from django.conf import settings
+from django.db import transaction
 
+from accounts.models import User
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation
 from conversations.services.engines import open_engine
 from conversations.services.sandboxes import SandboxNotRunning
-from conversations.services.state import is_up
+from conversations.services.state import is_up, require_driver
 from lib.problems import Problem, TooLarge
 
 MAX_ENTRIES = 2_000
@@ -178,11 +180,16 @@ def read_file(*, conversation_id: UUID, path: str) -> Iterator[bytes]:
     return iter(chunks)
 
 
-def write_file(*, conversation_id: UUID, path: str, content: bytes | IO[bytes]) -> int:
+def write_file(
+    *, conversation_id: UUID, path: str, content: bytes | IO[bytes], by: User | None = None
+) -> int:
     """Write a file, creating missing folders, and return its size in bytes. Safe to repeat.
 
-    Raise ``PathOutside``, ``SandboxNotRunning`` or ``SandboxTrouble``.
+    ``by`` is the user who writes it; None stands for the creator. Raise ``PathOutside``, ``SandboxNotRunning``,
+    ``SandboxTrouble``, or ``MissingPermission`` if the creator does not let the user steer.
     """
+    with transaction.atomic():
+        require_driver(Conversation.objects.select_for_update().get(pk=conversation_id), by)
     with _workspace(conversation_id) as (client, root):
         full = _resolve(client, root, path, must_exist=False)
         if full == root:

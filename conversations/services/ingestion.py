@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+import orjson
 from django.db import transaction
 from django.utils import timezone
 
@@ -243,7 +244,11 @@ def _match_messages(
             message.engine_event_id = event.event_id
             message.status = OutgoingMessage.Status.DELIVERED
             message.delivered_at = timezone.now()
-            message.save(update_fields=["engine_event_id", "status", "delivered_at"])
+            # The text may contain secrets, and is not needed any more. The log has it without them.
+            logged = Event.objects.filter(conversation=conversation, seq=message.seq)
+            payload = orjson.loads(logged.values_list("payload", flat=True).first() or "{}")
+            message.text = payload.get("text", "")
+            message.save(update_fields=["engine_event_id", "status", "delivered_at", "text"])
 
 
 def _project(conversation: Conversation, frames: Sequence[Durable]) -> str | None:

@@ -2,7 +2,7 @@
 
 from django.db import transaction
 
-from conversations.models import Conversation, Event, Sandbox
+from conversations.models import OPEN_MESSAGES, Conversation, Event, OutgoingMessage, Sandbox
 from conversations.sandboxes.provider import get_provider
 from conversations.services.exports import build_redactor, walk_story
 from conversations.services.state import append_notice
@@ -52,17 +52,25 @@ def _append_not_copied_notice(conversation: Conversation) -> None:
         )
 
 
-def build_story(conversation: Conversation, workspace: str) -> str:
-    """Return the copied part of a fork's log as text for the agent's system prompt, or "" for other conversations.
+def build_story(conversation: Conversation, sandbox: Sandbox) -> str:
+    """Return the earlier log as text for the agent's system prompt, or "" for a conversation that begins.
 
-    Long events are shortened in the middle. If the text is too long, the oldest events are left out. ``workspace`` is
-    the path of the fork's workspace, which replaces the path of the parent's workspace in the text.
+    The earlier log is the copied part of a fork's log, or the log up to ``sandbox.record_seq`` if the engine's
+    conversation was replaced. Long events are shortened in the middle. If the text is too long, the oldest events are
+    left out. The path of the workspace replaces the path of the parent's workspace in the text.
     """
-    if conversation.forked_seq is None:
+    last = conversation.forked_seq if sandbox.record_seq is None else sandbox.record_seq
+    if not last:
         return ""
-    entries = walk_story(conversation, conversation.forked_seq, build_redactor(conversation))
+    entries = walk_story(conversation, last, build_redactor(conversation))
+    # The agent gets open messages after the start.
+    waiting = OutgoingMessage.objects.filter(conversation=conversation)
+    waiting = waiting.filter(status__in=[*OPEN_MESSAGES, OutgoingMessage.Status.HELD])
+    waiting_seqs = set(waiting.values_list("seq", flat=True))
     parts: list[str] = []
     for entry in entries:
+        if entry.seq in waiting_seqs:
+            continue
         text = entry.text
         if len(text) > EVENT_LENGTH:
             text = f"{text[: EVENT_LENGTH // 2]}\n[…]\n{text[-EVENT_LENGTH // 2 :]}"
@@ -78,5 +86,5 @@ def build_story(conversation: Conversation, workspace: str) -> str:
     story = "\n\n".join(reversed(newest_first))
     source = Sandbox.objects.filter(conversation=conversation.parent_id).first()
     if source and source.workspace:
-        story = story.replace(source.workspace, workspace)
+        story = story.replace(source.workspace, sandbox.workspace)
     return f"{INTRODUCTION}\n\nEARLIER\n{story}\nEND OF EARLIER"

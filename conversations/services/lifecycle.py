@@ -1,9 +1,10 @@
-"""The life cycle of conversations: create, rename, share and delete."""
+"""The life cycle of conversations: create, rename and delete."""
 
 import hashlib
 import logging
 import secrets
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,9 +20,10 @@ from billing import services as billing
 from conversations import announcing, queue
 from conversations.models import Conversation, Event, Lease, Sandbox, StartTask
 from conversations.sandboxes.provider import get_provider
+from conversations.services import redaction
 from conversations.services.equipment import choose_confirmation
-from conversations.services.keys import revoke_keys
 from conversations.services.messages import add_message
+from conversations.services.sharing import check_sharing
 from conversations.services.starts import queue_next_start
 from conversations.services.state import change_fields, request_start
 from lib.connections import release_connection
@@ -29,6 +31,7 @@ from lib.problems import Problem
 
 log = logging.getLogger(__name__)
 TITLE_LENGTH = 80
+TITLE_MAX = 200
 
 
 class IdempotencyConflict(Problem):
@@ -57,6 +60,8 @@ def create_conversation(
     repository: dict[str, Any] | None = None,
     model: str | None = None,
     visibility: str = Conversation.Visibility.PRIVATE,
+    others_may_steer: bool = False,
+    lends_personal: bool = False,
     confirmation_policy: str | None = None,
     security_analyzer: str | None = None,
     trigger: str = Conversation.Trigger.GUI,
@@ -72,9 +77,13 @@ def create_conversation(
     With ``idempotency_key``, a repeat by the same user with the same content returns the first conversation; with
     different content it raises ``IdempotencyConflict``. Without a confirmation policy or an analyzer, the user's
     settings apply. Values that the organization enforces override arguments and settings. Everything happens in one
-    transaction. Raise ``IdTaken``, and ``UnsendableText`` if the message cannot be stored.
+    transaction. ``lends_personal`` is the user's consent (see ``Conversation.lender``). Raise ``IdTaken``,
+    ``InvalidSharing`` if the sharing contradicts itself, and ``UnsendableText`` if the message cannot be stored.
     """
     organization = organization or user.personal_organization
+    check_sharing(
+        visibility=visibility, others_may_steer=others_may_steer, lends_personal=lends_personal
+    )
     # A digest of this list is stored. If its items or their order change, repeats of older requests fail.
     content = [
         str(organization.pk),
@@ -88,6 +97,8 @@ def create_conversation(
         parent.pk.hex if parent else None,
         sorted(tags),
     ]
+    if others_may_steer:
+        content.append({"others_may_steer": True, "lends_personal": lends_personal})
     digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
     with transaction.atomic():
         if idempotency_key is not None and (
@@ -99,6 +110,10 @@ def create_conversation(
         effective = user_settings.effective_settings(
             user_id=user.pk, organization_id=organization.pk
         )
+        # The whole message, because a title may contain only the beginning of a secret.
+        hide = partial(redaction.hide_in_text, user_ids=[user.pk], organization_id=organization.pk)
+        title = hide(title) if title else make_title(hide(message or ""))
+        title = title[:TITLE_MAX]
         policy, analyzer = choose_confirmation(
             effective, policy=confirmation_policy, analyzer=security_analyzer
         )
@@ -106,8 +121,10 @@ def create_conversation(
             id=conversation_id or uuid7(),
             organization=organization,
             created_by=user,
-            title=title or make_title(message),
+            title=title,
             visibility=visibility,
+            others_may_steer=others_may_steer,
+            lends_personal=lends_personal,
             repository=repository,
             model=model or billing.get_model_name(organization_id=organization.pk, user_id=user.pk),
             confirmation_policy=policy,
@@ -122,7 +139,11 @@ def create_conversation(
         _save_new(conversation)
         if message is not None:
             add_message(
-                conversation, text=message, message_id=message_id or str(uuid4()), images=images
+                conversation,
+                text=message,
+                message_id=message_id or str(uuid4()),
+                images=images,
+                by=user,
             )
         request_start(conversation, reason="a new conversation")
     return conversation
@@ -140,6 +161,8 @@ def _save_new(conversation: Conversation) -> None:
         after={
             "model": conversation.model,
             "visibility": conversation.visibility,
+            "others_may_steer": conversation.others_may_steer,
+            "lends_personal": conversation.lends_personal,
             "confirmation_policy": conversation.confirmation_policy,
         },
     )
@@ -189,6 +212,11 @@ def find_owners(*, conversation_id: UUID) -> tuple[UUID, UUID] | None:
 def rename(*, conversation_id: UUID, title: str) -> Conversation:
     """Change a conversation's title. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
+    title = redaction.hide_in_text(
+        title,
+        user_ids=[conversation.created_by_id],
+        organization_id=conversation.organization_id,
+    )[:TITLE_MAX]
     if before := change_fields(conversation, title=title):
         audit.record(
             action="conversation.renamed",
@@ -196,25 +224,6 @@ def rename(*, conversation_id: UUID, title: str) -> Conversation:
             subject=conversation,
             before=before,
             after={"title": title},
-        )
-    return conversation
-
-
-@transaction.atomic
-def set_visibility(*, conversation_id: UUID, visibility: str) -> Conversation:
-    """Share a conversation with its organization or make it private again. Safe to repeat.
-
-    A change revokes all keys to the conversation.
-    """
-    conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
-    if before := change_fields(conversation, visibility=visibility):
-        revoke_keys(conversation)
-        audit.record(
-            action="conversation.shared",
-            organization_id=conversation.organization_id,
-            subject=conversation,
-            before=before,
-            after={"visibility": visibility},
         )
     return conversation
 

@@ -8,6 +8,7 @@ from uuid import UUID
 import orjson
 from django.db import transaction
 
+from accounts.models import User
 from conversations import announcing, queue
 from conversations.models import (
     Conversation,
@@ -15,9 +16,8 @@ from conversations.models import (
     NewEvent,
     OutgoingMessage,
 )
-from conversations.services.state import (
-    require_agent,
-)
+from conversations.services import redaction
+from conversations.services.state import require_agent, require_driver
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -43,15 +43,19 @@ def post_message(
     message_id: str,
     images: Sequence[str] = (),
     run: bool = True,
+    by: User | None = None,
 ) -> Event:
     """Append a user's message to the log, queue its delivery and return its event. A stopped sandbox is started.
 
     With ``run=False`` the message is held until ``send_held_messages`` is called or a later message is posted with
-    ``run=True``. Safe to repeat: a second call with the same ``message_id`` returns the first event. Raise
-    ``UnsendableText``, or ``PublishedElsewhere`` if another program runs the agent.
+    ``run=True``. ``by`` is the user who posts; None stands for the creator. Safe to repeat: a second call with the same
+    ``message_id`` returns the first event. Raise ``UnsendableText``, ``PublishedElsewhere`` if another program runs the
+    agent, or ``MissingPermission`` if the creator does not let the user steer.
     """
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
-    return add_message(conversation, text=text, message_id=message_id, images=images, run=run)
+    return add_message(
+        conversation, text=text, message_id=message_id, images=images, run=run, by=by
+    )
 
 
 def add_message(
@@ -61,14 +65,22 @@ def add_message(
     message_id: str,
     images: Sequence[str] = (),
     run: bool = True,
+    by: User | None = None,
 ) -> Event:
     """Append a user's message to a conversation whose row the caller has locked. See ``post_message``."""
     require_agent(conversation)
+    require_driver(conversation, by)
     if UNSENDABLE.search(text):
         raise UnsendableText
     if earlier := conversation.events.filter(event_id=message_id).first():
         return earlier
-    payload = {"text": text} | ({"images": list(images)} if images else {})
+    # The agent gets the text as it is. Other people read the log.
+    readers_text = redaction.hide_in_text(
+        text,
+        user_ids={conversation.created_by_id, by.pk if by else conversation.created_by_id},
+        organization_id=conversation.organization_id,
+    )
+    payload = {"text": readers_text} | ({"images": list(images)} if images else {})
     [event] = conversation.append(
         NewEvent(
             event_id=message_id,
@@ -82,6 +94,7 @@ def add_message(
         organization_id=conversation.organization_id,
         conversation=conversation,
         seq=event.seq,
+        posted_by_id=by.pk if by else conversation.created_by_id,
         text=text,
         images=list(images),
         status=OutgoingMessage.Status.HELD,
@@ -93,12 +106,12 @@ def add_message(
 
 
 @transaction.atomic
-def send_held_messages(*, conversation_id: UUID) -> bool:
+def send_held_messages(*, conversation_id: UUID, by: User | None = None) -> bool:
     """Queue the delivery of held messages, which also runs the agent. Safe to repeat.
 
-    Return False if no message was held.
+    ``by`` is the user who asks for it; None stands for the creator. Return False if no message was held.
     """
-    Conversation.objects.select_for_update().get(pk=conversation_id)
+    require_driver(Conversation.objects.select_for_update().get(pk=conversation_id), by)
     return _release(conversation_id)
 
 

@@ -9,7 +9,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import Organization, User
-from accounts.permissions import require
+from accounts.permissions import require, require_on
 from accounts.services import audit
 from conversations import announcing
 from conversations.engine.payloads import (
@@ -104,7 +104,7 @@ def open_run(
     # The id may belong to another user's conversation, so check access to the row that was found.
     if not Conversation.objects.visible_to(user).filter(pk=conversation.pk).exists():
         raise Conversation.DoesNotExist
-    require(user, conversation.organization_id, "events.publish")
+    require_on(user, conversation, "events.publish")
     if not conversation.is_external:
         raise NotPublished
     with transaction.atomic():

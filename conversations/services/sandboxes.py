@@ -8,6 +8,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from accounts.models import User
 from accounts.services import audit
 from conversations import announcing, queue
 from conversations.models import (
@@ -29,7 +30,13 @@ from conversations.services.starts import (
     queue_next_start,
     replaces_process_provider,
 )
-from conversations.services.state import append_notice, change_fields, is_up, request_start
+from conversations.services.state import (
+    append_notice,
+    change_fields,
+    is_up,
+    request_start,
+    require_driver,
+)
 from lib.connections import release_connection
 from lib.problems import Problem
 
@@ -204,13 +211,15 @@ def requeue_lost_work() -> int:
 
 
 @transaction.atomic
-def wake(*, conversation_id: UUID) -> Conversation:
+def wake(*, conversation_id: UUID, by: User | None = None) -> Conversation:
     """Request a start of the conversation's sandbox if it is not running, without running its agent.
 
-    Return the conversation. Safe to repeat.
+    ``by`` is the user who asks for it; None stands for the creator. Return the conversation. Safe to repeat. Raise
+    ``MissingPermission`` if the creator does not let the user steer.
     """
     rows = Conversation.objects.select_for_update(of=("self",)).select_related("sandbox")
     conversation = rows.get(pk=conversation_id)
+    require_driver(conversation, by)
     sandbox = conversation.sandbox
     is_desired = sandbox is not None and sandbox.desired == Sandbox.Desired.RUNNING
     if not (is_desired and is_up(conversation)):

@@ -17,7 +17,13 @@ from billing import services as billing
 from conversations import announcing, queue
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.engine.payloads import build_analyzer, build_policy, build_start_request
-from conversations.models import Conversation, Sandbox, StartTask
+from conversations.models import (
+    Conversation,
+    Event,
+    Lease,
+    Sandbox,
+    StartTask,
+)
 from conversations.sandboxes.provider import (
     SandboxImpossible,
     SandboxNotYet,
@@ -31,10 +37,12 @@ from conversations.services.engines import open_engine
 from conversations.services.equipment import (
     build_secret_sources,
     build_start_options,
-    get_creator_settings,
+    get_lent_settings,
+    issue_run_token,
     renew_secrets,
     set_git_author,
 )
+from conversations.services.ingestion import LogGap, read_log
 from conversations.services.inheritance import build_story, copy_parent_files
 from conversations.services.leases import request_manager
 from conversations.services.state import append_notice, change_fields
@@ -52,6 +60,7 @@ MAX_ATTEMPTS = 3
 CANCELLED = "The sandbox was stopped before its start was complete."
 OCCUPYING = (Sandbox.Observed.STARTING, Sandbox.Observed.RUNNING)
 """The states in which a sandbox occupies one of its organization's slots."""
+ALIVE = (State.RUNNING, State.STARTING)
 STOP_GRACE_SECONDS = 10.0
 """The time that an engine has to finish before it is killed."""
 
@@ -96,8 +105,8 @@ def start_conversation(*, conversation_id: UUID) -> None:
         with _phase(task, Phase.WAITING_FOR_SANDBOX):
             _start_sandbox(conversation, sandbox)
         client = open_engine(sandbox)
-        # An engine that already has the conversation also has its workspace.
-        if not sandbox.conversation_started:
+        # An engine that already has the conversation, or had it before it was replaced, also has its workspace.
+        if not sandbox.conversation_started and sandbox.record_seq is None:
             copy_parent_files(conversation, sandbox)
             prepare_workspace(conversation, sandbox, client, lambda phase: _phase(task, phase))
         with _phase(task, Phase.STARTING_CONVERSATION):
@@ -195,7 +204,11 @@ def _start_sandbox(conversation: Conversation, sandbox: Sandbox) -> None:
     release_connection()
     # If an earlier attempt started the engine and it still runs, this attempt continues that run.
     earlier = provider.inspect(sandbox.handle) if sandbox.handle else None
-    is_new_run = earlier is None or earlier.state not in (State.RUNNING, State.STARTING)
+    # Programs that the agent started may still hold values of the earlier lender, so they must end too.
+    if _must_replace_equipment(conversation, sandbox) and earlier and earlier.state in ALIVE:
+        provider.stop(sandbox.handle, grace_seconds=STOP_GRACE_SECONDS)
+        earlier = provider.inspect(sandbox.handle)
+    is_new_run = earlier is None or earlier.state not in ALIVE
     handle = provider.resume(spec, sandbox.handle) if sandbox.handle else provider.start(spec)
     sandbox.handle = handle
     if is_new_run:
@@ -269,6 +282,11 @@ def _start_engine_conversation(
     conversation: Conversation, sandbox: Sandbox, client: EngineClient
 ) -> None:
     """Create the conversation in its engine under the same id, or update it if an earlier run created it."""
+    if _must_replace_equipment(conversation, sandbox):
+        _remove_engine_conversation(conversation, sandbox, client)
+    sandbox.lent_by = conversation.lender
+    # Store the lender first: if this worker is killed, the next attempt knows what the engine may have.
+    sandbox.save(update_fields=["lent_by"])
     if sandbox.conversation_started:
         if (state := client.get_conversation(conversation.pk)) is None:
             raise StartFailed(
@@ -278,12 +296,8 @@ def _start_engine_conversation(
         _update_confirmation(state, conversation, client)
         renew_secrets(conversation, sandbox, client)
         return
-    effective = get_creator_settings(conversation)
-    token = billing.issue_gateway_token(
-        organization_id=conversation.organization_id,
-        user_id=conversation.created_by_id,
-        conversation_id=conversation.pk,
-    )
+    effective = get_lent_settings(conversation)
+    token = issue_run_token(conversation)
     body = build_start_request(
         conversation_id=conversation.pk,
         model=conversation.model,
@@ -292,7 +306,7 @@ def _start_engine_conversation(
         workspace=sandbox.workspace,
         confirmation_policy=conversation.confirmation_policy,
         security_analyzer=conversation.security_analyzer,
-        system_suffix=build_story(conversation, sandbox.workspace),
+        system_suffix=build_story(conversation, sandbox),
         secrets=build_secret_sources(conversation, sandbox),
         **build_start_options(effective),
     )
@@ -305,6 +319,45 @@ def _start_engine_conversation(
                 client.delete_conversation(conversation.pk)
         raise
     set_git_author(effective, conversation.created_by, sandbox, client)
+
+
+def _must_replace_equipment(conversation: Conversation, sandbox: Sandbox) -> bool:
+    """Return whether the engine's conversation was given the secrets and the model of another lender than now."""
+    given = sandbox.lent_by
+    # Earlier releases stored no lender and always lent what the creator has.
+    if not given and sandbox.conversation_started:
+        given = Conversation.Lender.CREATOR
+    return bool(given) and given != conversation.lender
+
+
+def _remove_engine_conversation(
+    conversation: Conversation, sandbox: Sandbox, client: EngineClient
+) -> None:
+    """Remove the conversation, with the earlier lender's keys in it, from the engine, so that it is created again.
+
+    The new one gets the log so far as a record, like a fork. Files of the workspace are kept. Safe to repeat.
+    """
+    # openhands-agent-server 1.58.0 stores the agent's MCP servers with their keys, and the names of secrets, with the
+    # conversation, and no route of its API removes them.
+    if client.get_conversation(conversation.pk) is not None:
+        # First store the events that nobody has read yet. A lost lease is only a reason to try again.
+        generation = Lease.objects.get(conversation=conversation).generation
+        try:
+            read_log(conversation_id=conversation.pk, generation=generation, client=client)
+        except LogGap as gap:
+            log.warning(
+                "The last events of conversation %s could not be read: %s", conversation.pk, gap
+            )
+        client.delete_conversation(conversation.pk)
+    with transaction.atomic():
+        locked = Conversation.objects.select_for_update().get(pk=conversation.pk)
+        # The new conversation in the engine counts its events from 0 again.
+        Event.objects.filter(conversation=locked, engine_seq__isnull=False).update(engine_seq=None)
+        locked.engine_seq = -1
+        locked.save(update_fields=["engine_seq"])
+        sandbox.conversation_started = False
+        sandbox.record_seq = locked.last_seq
+        sandbox.save(update_fields=["conversation_started", "record_seq"])
 
 
 def _confirmation_values(conversation: Conversation) -> tuple[str, str]:
@@ -335,6 +388,12 @@ def _finish(task: StartTask, started: Conversation, sandbox: Sandbox) -> None:
         # The policy may have changed during the start, after it was sent to the engine.
         if _confirmation_values(conversation) != _confirmation_values(started):
             queue.send_confirmation_settings(conversation.pk)
+        if conversation.lender != sandbox.lent_by:
+            # The sharing changed during the start. Nothing has reached the agent yet, so start again.
+            billing.revoke_gateway_tokens(conversation_id=conversation.pk)
+            Sandbox.objects.filter(pk=sandbox.pk).update(observed=Sandbox.Observed.STOPPED)
+            queue.start_conversation(conversation.pk)
+            return
         sandbox.observed, sandbox.conversation_started = Sandbox.Observed.RUNNING, True
         sandbox.save(update_fields=["observed", "conversation_started"])
         request_manager(conversation_id=conversation.pk)

@@ -7,6 +7,7 @@ from uuid import uuid4
 import orjson
 from django.utils import timezone
 
+from accounts.permissions import MissingPermission
 from conversations import announcing, queue
 from conversations.models import Conversation, Event, NewEvent, Sandbox, StartTask
 from lib.problems import Problem
@@ -26,6 +27,23 @@ def require_agent(conversation: Conversation) -> None:
     """Raise ``PublishedElsewhere`` if another program runs the conversation's agent."""
     if conversation.is_external:
         raise PublishedElsewhere
+
+
+def require_driver(conversation: Conversation, user: Any) -> None:
+    """Raise ``MissingPermission`` if the creator does not let a user steer the conversation. None is the creator.
+
+    Views check the user's role too (``permissions_on``). This check under the row's lock is for a change of the sharing
+    that happens at the same time. If the user is not the creator, note that others steered the run: see
+    ``Conversation.lender``.
+    """
+    if user is None or user.pk == conversation.created_by_id:
+        return
+    if not conversation.may_drive(user):
+        steer = "conversations.steer"
+        raise MissingPermission(conversation.explain_limit(steer), permission=steer)
+    if not conversation.steered_by_others:
+        conversation.steered_by_others = True
+        conversation.save(update_fields=["steered_by_others"])
 
 
 def request_start(conversation: Conversation, *, reason: str) -> None:

@@ -39,7 +39,10 @@ def prepare_workspace(
     if not conversation.repository:
         return
     with phase(Phase.PREPARING_REPOSITORY):
-        source = repositories.clone_source(
+        # Without a personal lender, clone as a stranger: the organization has no token of its own for Git hosts.
+        is_personal = conversation.lender == Conversation.Lender.CREATOR
+        clone_source = repositories.clone_source if is_personal else repositories.public_source
+        source = clone_source(
             repository=conversation.repository,
             user_id=conversation.created_by_id,
             organization_id=conversation.organization_id,
@@ -81,7 +84,10 @@ def _clone(
         )
     advice = ""
     if not source.secret:
-        advice = " If the repository is private, connect its Git host under Settings."
+        advice = (
+            " If the repository is private, connect its Git host under Settings. A conversation that others may steer "
+            "does not use your token unless you agree under Sharing."
+        )
     _check(result, "The repository could not be cloned", advice)
 
 

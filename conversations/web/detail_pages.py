@@ -1,4 +1,4 @@
-"""The settings page of one conversation (tags, confirmation, network, public links), and the page of a public link."""
+"""The settings page of one conversation (tags, confirmation, sharing, network, links), and that of a public link."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -27,6 +27,7 @@ from conversations.web.forms import (
     RemoveRuleForm,
     RevokeForm,
     ShareForm,
+    SharingForm,
     TagsForm,
 )
 from conversations.web.network import build_network
@@ -63,7 +64,7 @@ def shared(request: HttpRequest, token: str) -> StreamingHttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def details(request: AuthenticatedRequest, conversation_id: UUID) -> HttpResponse:
-    """Show and change the tags, the confirmation settings, the host rules and the public links of one conversation."""
+    """Show and change the tags, confirmation settings, sharing, host rules and public links of one conversation."""
     visible = Conversation.objects.visible_to(request.user)
     conversation = get_object_or_404(visible, pk=conversation_id)
     # `visible_to` is not enough: some roles see that a shared conversation exists but may not read it.
@@ -72,7 +73,7 @@ def details(request: AuthenticatedRequest, conversation_id: UUID) -> HttpRespons
         return _render_page(request, conversation)
     form_name = _parse_form_name(request)
     permission, form_class, handler = FORMS[form_name]
-    permissions.require(request.user, conversation.organization_id, permission)
+    permissions.require_on(request.user, conversation, permission)
     form = form_class(request.POST)
     new_link = None
     try:
@@ -109,13 +110,16 @@ def _render_page(
     ``failed_form`` is the name of a submitted form and the form, which the page shows with its values and errors.
     ``new_link`` is the URL of a public link that was just created.
     """
-    granted = permissions.permissions_in(request.user, conversation.organization_id)
+    granted = permissions.permissions_on(request.user, conversation)
     may_share = "conversations.share" in granted
     record = records.build_record(conversation)
     initial = {"policy": record["confirmation_policy"], "analyzer": record["security_analyzer"]}
     forms: dict[str, PageForm] = {
         "tags": TagsForm(initial={"tags": ", ".join(record["tags"])}),
         "confirmation": ConfirmationForm(initial=initial),
+        "sharing": SharingForm(
+            initial={"circle": _circle(conversation), "lends_personal": conversation.lends_personal}
+        ),
         "share": ShareForm(),
         "host": HostForm(),
     }
@@ -130,6 +134,8 @@ def _render_page(
         "may_share": may_share,
         "may_decide": "egress.edit" in granted,
         "network": None if conversation.is_external else build_network(conversation),
+        "conversation": conversation,
+        "reach": services.describe_reach(conversation=conversation),
         "is_creator": conversation.created_by_id == request.user.pk,
         "links_allowed": settings.PUBLIC_LINKS,
         "links": services.list_shares(conversation=conversation)[:50] if may_share else [],
@@ -157,8 +163,28 @@ def _set_confirmation(
         conversation_id=conversation.pk,
         confirmation_policy=data["policy"],
         security_analyzer=data["analyzer"],
+        by=request.user,
     )
     messages.success(request, "The confirmation settings were saved.")
+
+
+def _circle(conversation: Conversation) -> str:
+    """Return the value of the form's field for who has access."""
+    if conversation.visibility == Conversation.Visibility.PRIVATE:
+        return "private"
+    return "steer" if conversation.others_may_steer else "read"
+
+
+def _set_sharing(request: AuthenticatedRequest, conversation: Conversation, data: Data) -> None:
+    circle = data["circle"]
+    services.set_sharing(
+        conversation_id=conversation.pk,
+        by=request.user,
+        visibility="private" if circle == "private" else "organization",
+        others_may_steer=circle == "steer",
+        lends_personal=data["lends_personal"],
+    )
+    messages.success(request, "The sharing was saved.")
 
 
 def _create_share(request: AuthenticatedRequest, conversation: Conversation, data: Data) -> str:
@@ -194,6 +220,7 @@ def _remove_rule(request: AuthenticatedRequest, conversation: Conversation, data
 FORMS: dict[str, tuple[str, type[PageForm], Handler]] = {
     "tags": ("conversations.steer", TagsForm, _set_tags),
     "confirmation": ("conversations.steer", ConfirmationForm, _set_confirmation),
+    "sharing": ("conversations.view", SharingForm, _set_sharing),
     "share": ("conversations.share", ShareForm, _create_share),
     "revoke": ("conversations.share", RevokeForm, _revoke_share),
     "host": ("egress.edit", HostForm, _decide_host),

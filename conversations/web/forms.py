@@ -196,6 +196,20 @@ class ConfirmationForm(PageForm):
     analyzer = OptionField(label="Risk is assessed by", choices=SecurityAnalyzer.choices)
 
 
+CIRCLES = [
+    ("private", "Only you"),
+    ("read", "Members of the organization can read it"),
+    ("steer", "Members can read it, and others may steer"),
+]
+
+
+class SharingForm(PageForm):
+    """The circle that may read and steer a conversation, and the creator's consent to lend personal secrets."""
+
+    circle = OptionField(label="Who has access", choices=CIRCLES)
+    lends_personal = forms.BooleanField(required=False)
+
+
 class ShareForm(PageForm):
     """The lifetime of a new public link, in days."""
 
@@ -242,6 +256,7 @@ class IntentForm(PageForm):
 
     intent = OptionField(
         choices=[
-            (name, name) for name in ("tags", "confirmation", "share", "revoke", "host", "unrule")
+            (name, name)
+            for name in ("tags", "confirmation", "sharing", "share", "revoke", "host", "unrule")
         ]
     )

@@ -21,6 +21,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from accounts import permissions
 from accounts.active import active_organization
 from accounts.requests import AuthenticatedRequest
+from accounts.roles import STOP
 from billing import services as billing
 from conversations import services
 from conversations.log import records
@@ -223,18 +224,19 @@ def conversation(request: AuthenticatedRequest, conversation_id: UUID) -> HttpRe
     """Show the live page of one conversation, or its plain page with ``?plain=1``."""
     conversation = _get_conversation(request, conversation_id)
     record = records.build_record(conversation)
-    granted = permissions.permissions_in(request.user, conversation.organization_id)
+    granted = permissions.permissions_on(request.user, conversation)
     # Some roles see that a shared conversation exists but may not read it.
     permissions.require(request.user, conversation.organization_id, "conversations.view")
     # The agent of an external run cannot be steered from here, and its files are elsewhere.
     if conversation.is_external:
-        granted -= {"conversations.steer", "files.view", "files.edit"}
+        granted -= {"conversations.steer", "files.view", "files.edit", STOP}
     context: dict[str, Any] = {
         "conversation": conversation,
         "record": record | build_state_chip(record),
         "message_id": uuid4(),
         "sandbox": build_isolation(conversation),
         "may_steer": "conversations.steer" in granted,
+        "may_stop": STOP in granted,
         "may_delete": "conversations.delete" in granted,
         "may_create": "conversations.create" in granted,
         "page": _build_script_data(record, granted),
@@ -251,6 +253,7 @@ def _build_script_data(record: dict[str, Any], granted: frozenset[str]) -> dict[
         "record": orjson.loads(dumps(record)),
         "may": {
             "steer": "conversations.steer" in granted,
+            "stop": STOP in granted,
             "delete": "conversations.delete" in granted,
             "files": "files.view" in granted,
             "edit_files": "files.edit" in granted,
@@ -274,7 +277,7 @@ def act(request: AuthenticatedRequest, conversation_id: UUID, action: str) -> Ht
     """Carry out an action on a conversation and redirect to its page. If the action fails, the page says why."""
     conversation = _get_conversation(request, conversation_id)
     permission, form_class, handler = ACTIONS[action]
-    permissions.require(request.user, conversation.organization_id, permission)
+    permissions.require_on(request.user, conversation, permission)
     form = form_class(request.POST)
     # Only a fork creates a conversation, whose page is shown next.
     new_id = None
@@ -298,19 +301,23 @@ REMOVED = {"delete": "was deleted", "archive": "was moved to the archive"}
 """Actions that remove a conversation from the home page. The value is the end of the success message."""
 
 
-def _post_message(_request: AuthenticatedRequest, conversation: Conversation, data: Data) -> None:
+def _post_message(request: AuthenticatedRequest, conversation: Conversation, data: Data) -> None:
     message_id = data["message_id"] or uuid4()
     services.post_message(
-        conversation_id=conversation.pk, text=data["text"], message_id=str(message_id)
+        conversation_id=conversation.pk,
+        text=data["text"],
+        message_id=str(message_id),
+        by=request.user,
     )
 
 
-def _answer(_request: AuthenticatedRequest, conversation: Conversation, data: Data) -> None:
+def _answer(request: AuthenticatedRequest, conversation: Conversation, data: Data) -> None:
     services.answer_confirmation(
         conversation_id=conversation.pk,
         accept=data["accept"] == "yes",
         reason=data["reason"],
         asked_seq=data["asked_seq"],
+        by=request.user,
     )
 
 
@@ -332,12 +339,12 @@ def _unarchive(_request: AuthenticatedRequest, conversation: Conversation, _data
     services.set_archived(conversation_id=conversation.pk, archived=False)
 
 
-def _stop(_request: AuthenticatedRequest, conversation: Conversation, _data: Data) -> None:
-    services.interrupt(conversation_id=conversation.pk)
+def _stop(request: AuthenticatedRequest, conversation: Conversation, _data: Data) -> None:
+    services.interrupt(conversation_id=conversation.pk, by=request.user)
 
 
-def _resume(_request: AuthenticatedRequest, conversation: Conversation, _data: Data) -> None:
-    services.resume(conversation_id=conversation.pk)
+def _resume(request: AuthenticatedRequest, conversation: Conversation, _data: Data) -> None:
+    services.resume(conversation_id=conversation.pk, by=request.user)
 
 
 def _delete(_request: AuthenticatedRequest, conversation: Conversation, _data: Data) -> None:
@@ -356,7 +363,7 @@ def _save_feedback(request: AuthenticatedRequest, conversation: Conversation, da
 
 ACTIONS: dict[str, tuple[str, type[PageForm], Handler]] = {
     "message": ("conversations.steer", MessageForm, _post_message),
-    "stop": ("conversations.steer", PageForm, _stop),
+    "stop": (STOP, PageForm, _stop),
     "resume": ("conversations.steer", PageForm, _resume),
     "answer": ("conversations.steer", AnswerForm, _answer),
     "rename": ("conversations.steer", RenameForm, _rename),

@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 import orjson
 
 from accounts.models import Organization
-from accounts.permissions import MissingPermission, require
+from accounts.permissions import MissingPermission, require, require_on
+from accounts.roles import STOP
 from conversations import services as conversations
 from conversations.log.records import build_record, build_records
 from conversations.models import Conversation
@@ -55,18 +56,22 @@ class Caller:
         row = Conversation.objects.visible_to(self.user).filter(pk=conversation_id).first()
         if row is None:
             raise NoSuchConversation
-        self.require(permission, row.organization_id)
+        self._check_scope("conversations.steer" if permission == STOP else permission)
+        require_on(self.user, row, permission)
         return row
 
     def require(self, permission: str, organization_id: UUID) -> None:
         """Raise ``MissingPermission`` if the user lacks a permission in an organization, or if the API key lacks it."""
+        self._check_scope(permission)
+        require(self.user, organization_id, permission)
+
+    def _check_scope(self, permission: str) -> None:
         # None means no limit, for a client without an API key or with a key without scopes.
         scopes = getattr(self.user, "key_scopes", None)
         if scopes is not None and permission not in scopes:
             raise MissingPermission(
                 f"This API key lacks the scope {permission}.", permission=permission
             )
-        require(self.user, organization_id, permission)
 
 
 @dataclass(frozen=True)
@@ -132,15 +137,15 @@ def send_message(caller: Caller, *, conversation_id: str, text: str) -> dict[str
     """Append a message to the conversation's log and queue it for the agent. Return the event's ``seq`` and id."""
     conversation = caller.get_conversation(conversation_id, "conversations.steer")
     event = conversations.post_message(
-        conversation_id=conversation.pk, text=text, message_id=str(uuid4())
+        conversation_id=conversation.pk, text=text, message_id=str(uuid4()), by=caller.user
     )
     return {"seq": event.seq, "event_id": event.event_id}
 
 
 def interrupt(caller: Caller, *, conversation_id: str) -> dict[str, Any]:
     """Stop the current work of a conversation's agent."""
-    conversation = caller.get_conversation(conversation_id, "conversations.steer")
-    conversations.interrupt(conversation_id=conversation.pk)
+    conversation = caller.get_conversation(conversation_id, STOP)
+    conversations.interrupt(conversation_id=conversation.pk, by=caller.user)
     return {"interrupted": str(conversation.pk)}
 
 

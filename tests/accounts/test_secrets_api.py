@@ -35,6 +35,7 @@ def test_new_secret_has_every_field_except_the_value(api, alice):
         "created_by": str(alice.pk),
         "created_at": response.json()["created_at"],
         "updated_at": response.json()["updated_at"],
+        "is_readable": True,
     }
     assert row.value == " Secret value\n"
     assert api.get(f"{URL}/{row.pk}").json() == response.json()
@@ -80,7 +81,12 @@ def test_use_in_a_conversation_is_listed(api, alice):
 
     [use] = api.get(f"{URL}/{secret['id']}/uses").json()["items"]
 
-    assert use == {"id": use["id"], "conversation": conversation, "used_at": use["used_at"]}
+    assert use == {
+        "id": use["id"],
+        "conversation": conversation,
+        "posted_by": None,
+        "used_at": use["used_at"],
+    }
 
 
 def test_member_may_read_shared_secrets_but_not_change_them(api, alice, bobs_client):

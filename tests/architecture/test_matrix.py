@@ -13,7 +13,7 @@ from channels.testing import WebsocketCommunicator
 from django.db import connections
 from rest_framework.test import APIClient
 
-from accounts.roles import OPERATING, PERMISSIONS
+from accounts.roles import ADMINISTER, DISPOSING, OPERATING, PERMISSIONS, STEERING
 from conversations.realtime import threads
 from openhands_site.asgi import application
 from tests.architecture.policy import POLICY
@@ -59,6 +59,15 @@ NOT_OF_TEAM = {
 
 def expected(row, identity, *, is_private):
     """Return the status that a cell must have, or None if the request is allowed."""
+    status = expected_by_role(row, identity, is_private=is_private)
+    is_of_conversation = "/conversations/{id}" in row or "/sandboxes/{id}" in row
+    if status is None and is_of_conversation and ROLE_OF.get(identity) != "owner":
+        return expected_on_shared(row, identity)
+    return status
+
+
+def expected_by_role(row, identity, *, is_private):
+    """Return the status that follows from the policy and the identity's role."""
     name = POLICY[row]
     if identity in UNAUTHENTICATED:
         return 401
@@ -86,6 +95,32 @@ def expected(row, identity, *, is_private):
     is_join = row == "POST /api/v1/invitations/accept" and identity in KEYS
     is_creation = row == "POST /api/v1/organizations" and identity == "service account"
     return 403 if is_join or is_creation else None  # a key is limited to its organization
+
+
+STOPS = (
+    "POST /api/v1/conversations/{id}/interrupt",
+    "POST /api/v1/conversations/{id}/sandbox/pause",
+    "POST /api/conversations/{id}/stop",
+    "POST /api/conversations/{id}/pause",
+    "POST /api/conversations/{id}/interrupt",
+    "POST /api/conversations/{id}/events",  # the body of the matrix pauses the agent
+    "POST /api/v1/sandboxes/{id}/pause",
+)
+
+
+def expected_on_shared(row, identity):
+    """Return 403 for what only Alice may do with a conversation that she shares read-only, else None.
+
+    Administrators may also stop and delete it.
+    """
+    permissions = permissions_of(identity)
+    if POLICY[row] in STEERING:
+        is_allowed = row in STOPS and ADMINISTER in permissions
+    elif POLICY[row] in DISPOSING:
+        is_allowed = ADMINISTER in permissions
+    else:
+        return None
+    return None if is_allowed and POLICY[row] in permissions else 403
 
 
 def expected_for_compat(row, identity, *, is_alice):

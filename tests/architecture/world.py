@@ -129,6 +129,10 @@ class World:
                 "base_url": "https://models.example.com/v1",
                 "model": "m",
             },
+            "PUT /api/v1/organizations/{id}/model-access": {
+                "base_url": "https://models.example.com/v1",
+                "model": "m",
+            },
             "PUT /api/v1/conversations/{id}/events/{seq}/feedback": {"rating": 5},
             "POST /api/v1/conversations/{id}/egress/rules": {"host": "x.example", "allowed": True},
             "PUT /api/v1/egress-policy": {"profile": "list", "hosts": ["x.example"]},

@@ -329,7 +329,9 @@ def test_changes_of_a_conversation_are_recorded_once(alice, bob, home):
     conversations.create_conversation(user=alice, title="A", idempotency_key="k")
     for _ in range(2):
         conversations.rename(conversation_id=conversation.pk, title="B")
-        conversations.set_visibility(conversation_id=conversation.pk, visibility="organization")
+        conversations.set_sharing(
+            conversation_id=conversation.pk, by=conversation.created_by, visibility="organization"
+        )
     Conversation.objects.filter(pk=conversation.pk).update(
         execution_status="waiting_for_confirmation", asked_seq=1, asked_in_run=1
     )

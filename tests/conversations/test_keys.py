@@ -150,7 +150,9 @@ class TestEndOfKey:
         key = services.conversation_key(conversation=conversation, user=alice)
         assert find_holder(key)
 
-        services.set_visibility(conversation_id=conversation.pk, visibility="organization")
+        services.set_sharing(
+            conversation_id=conversation.pk, by=conversation.created_by, visibility="organization"
+        )
 
         assert find_holder(key) is None
 

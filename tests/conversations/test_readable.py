@@ -57,7 +57,7 @@ def test_visibility_change_nudges_the_sockets_of_every_member(
     )
 
     with django_capture_on_commit_callbacks(execute=True):
-        services.set_visibility(conversation_id=shared.pk, visibility="private")
+        services.set_sharing(conversation_id=shared.pk, by=shared.created_by, visibility="private")
 
     assert {f"user.{user.pk.hex}" for user in (alice, bob)} <= set(nudged_groups)
 

@@ -5,9 +5,15 @@ import json
 from urllib.parse import quote
 
 import pytest
+from django.test import Client
 
-from accounts.services import custom_secrets, provider_tokens
+from accounts.models import CustomSecret, CustomSecretUse, ProviderToken, UserSettings
+from accounts.services import custom_secrets, provider_tokens, user_settings
+from conversations import services
+from conversations.models import SearchText
 from conversations.services import redaction
+from conversations.services.streamed_text import StreamedText
+from lib import crypto
 from tests.conversations.conftest import ingest, make_frame, make_status_frame
 
 VALUE = 'pa"ss\\wörd/+ 1=?'
@@ -16,7 +22,7 @@ HIDDEN = redaction.HIDDEN
 
 def redact(payload, *values):
     text = payload if isinstance(payload, str) else json.dumps(payload)
-    return redaction.redact(text, *redaction._needles(values or (VALUE,)))
+    return redaction.redact(text, redaction.build_finder(values or (VALUE,)))
 
 
 @pytest.fixture
@@ -157,3 +163,147 @@ class TestIngest:
         ingest(running, make_frame(0, text="Charlies-one"))
 
         assert "Charlies-one" in running.events.get().payload
+
+
+class TestUsersTexts:
+    """Users paste secrets too. The log, the title and the search have no value; the agent gets the text as it is."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [VALUE, base64.b64encode(VALUE.encode()).decode(), quote(VALUE, safe=""), f"a {VALUE} b"],
+    )
+    def test_message_and_title_are_stored_without_secrets(self, secret, alice, text):
+        conversation = services.create_conversation(user=alice, message=text)
+        services.post_message(conversation_id=conversation.pk, text=f"use {text}", message_id="m")
+        titled = services.create_conversation(user=alice, title=f"x {text}")
+        services.rename(conversation_id=conversation.pk, title=f"y {text}")
+
+        for event in conversation.events.all():
+            assert HIDDEN in json.loads(event.payload)["text"]
+        conversation.refresh_from_db()
+        assert HIDDEN in conversation.title
+        assert text not in conversation.title
+        assert HIDDEN in titled.title
+        services.index_conversation(conversation_id=conversation.pk)
+        for row in SearchText.objects.filter(conversation=conversation):
+            assert VALUE not in row.text
+            assert text not in row.text
+        assert conversation.outgoing_messages.last().text == f"use {text}"
+
+    def test_title_never_contains_the_beginning_of_a_secret(self, alice, running):
+        long = "Sec-" + "abcdefghij" * 20
+        custom_secrets.create_secret(
+            organization=alice.personal_organization, by=alice, name="LONG", value=long
+        )
+
+        conversation = services.create_conversation(user=alice, message=f"use {long}")
+
+        assert conversation.title == f"use {HIDDEN}"
+
+    def test_text_of_a_delivered_message_is_kept_without_secrets(self, secret, running, engine):
+        services.post_message(conversation_id=running.pk, text=f"use {VALUE}", message_id="m")
+        services.deliver_messages(conversation_id=running.pk)
+        assert engine.user_texts(str(running.pk)) == [f"use {VALUE}"]
+        message = {"role": "user", "content": [{"type": "text", "text": f"use {VALUE}"}]}
+
+        ingest(running, make_frame(0, source="user", llm_message=message))
+
+        sent = running.outgoing_messages.get()
+        assert (sent.text, sent.status) == (f"use {HIDDEN}", "delivered")
+
+
+class TestStreamedText:
+    @pytest.mark.parametrize("size", [1, 3, 7, 50])
+    @pytest.mark.parametrize("wrapped", [False, True])
+    def test_secret_is_hidden_however_the_stream_is_cut(self, secret, running, size, wrapped):
+        encoded = base64.b64encode(VALUE.encode() * 3).decode()
+        text = (
+            f"It is {VALUE} and {encoded[:20]}\n{encoded[20:]}." if wrapped else f"It is {VALUE}."
+        )
+        text += " More text follows here." * 20
+        stream = StreamedText()
+
+        shown = ""
+        for order, start in enumerate(range(0, len(text), size)):
+            delta = {"item_id": "i", "kind": "text", "order": order, "content": text[start : start + size]}  # fmt: skip
+            for sent in stream.redact(conversation_id=running.pk, deltas=[delta]):
+                shown += sent["content"]
+
+        assert shown.startswith(f"It is {HIDDEN}")
+        assert VALUE[:6] not in shown
+        assert encoded[6:16] not in shown
+
+    def test_stream_without_secrets_is_not_delayed(self, running):
+        redaction.clear_cache()
+        delta = {"item_id": "i", "kind": "text", "order": 0, "content": "Hi"}
+
+        assert StreamedText().redact(conversation_id=running.pk, deltas=[delta]) == [delta]
+
+
+@pytest.mark.parametrize("sealed", [b"", b"\x03old" + b"x" * 40, b"\xff" * 60, b"\x00"])
+class TestUnreadableSecrets:
+    """A stored secret whose key is gone, or that is damaged, is skipped. Only its own use fails."""
+
+    def test_ingestion_and_exports_go_on_and_hide_the_others(self, secret, alice, running, sealed, api, caplog):  # fmt: skip
+        broken = custom_secrets.create_secret(
+            organization=alice.personal_organization, by=alice, name="BROKEN", value="Sec-broken"
+        )
+        CustomSecret.objects.filter(pk=broken.pk).update(sealed_value=sealed)
+        redaction.clear_cache()
+
+        ingest(running, make_frame(0, text=f"it is {VALUE}"))
+
+        assert HIDDEN in running.events.get(engine_seq=0).payload
+        assert str(broken.pk) in caplog.text
+        for kind in ("json", "markdown", "html"):
+            path = f"/api/v1/conversations/{running.pk}/trajectory?format={kind}"
+            response = api.get(path)
+            assert response.status_code == 200
+            assert VALUE not in b"".join(response.streaming_content).decode()
+
+    def test_lists_and_pages_name_it_and_its_use_says_what_to_do(self, alice, running, sealed, api):
+        broken = custom_secrets.create_secret(
+            organization=alice.personal_organization, by=alice, name="BROKEN", value="Sec-broken"
+        )
+        CustomSecret.objects.filter(pk=broken.pk).update(sealed_value=sealed)
+
+        [item] = api.get("/api/v1/secrets").json()["items"]
+        assert item["is_readable"] is False
+        page = Client()
+        page.force_login(alice)
+        assert "cannot be decrypted" in page.get("/settings/secrets").content.decode()
+        with pytest.raises(custom_secrets.UnreadableSecret, match="BROKEN"):
+            custom_secrets.use_secret(
+                user_id=alice.pk,
+                organization_id=alice.personal_organization.pk,
+                conversation_id=running.pk,
+                name="BROKEN",
+            )
+        assert not CustomSecretUse.objects.exists()
+        # Entering the value again repairs it.
+        custom_secrets.change_secret(secret=broken, value="Sec-new-value")
+        assert api.get("/api/v1/secrets").json()["items"][0]["is_readable"] is True
+
+    def test_token_of_a_git_host_and_settings_are_skipped(self, alice, running, sealed, api):
+        place = {"user": alice, "organization": alice.personal_organization}
+        provider_tokens.set_provider_token(**place, provider="github", token="ghp_Sec1")
+        user_settings.change_settings(**place, values={"search_api_key": "Sec-search"})
+        ProviderToken.objects.update(sealed_token=sealed)
+        UserSettings.objects.update(sealed_secrets=sealed)
+        redaction.clear_cache()
+
+        assert redaction.build_payload_redactor(running.pk) is None
+        assert api.get("/api/v1/settings").json()["values"]["search_api_key"] is None
+        assert api.post("/api/v1/conversations", {"message": "x"}, format="json").status_code == 201
+        page = Client()
+        page.force_login(alice)
+        for path in ("/settings/git-hosts", "/settings/agent", "/api/v1/provider-tokens"):
+            assert page.get(path).status_code == 200
+        with pytest.raises(crypto.Undecryptable) as refusal:
+            provider_tokens.use_token(
+                user_id=alice.pk,
+                organization_id=alice.personal_organization.pk,
+                provider="github",
+            )
+        assert (refusal.value.status, refusal.value.code) == (409, "unreadable-secret")
+        assert "sealed_token" not in refusal.value.detail

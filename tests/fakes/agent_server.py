@@ -119,6 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return 200, {"success": True}
             case "GET", "/events/search":
                 return 200, {"items": server.logs[key], "next_page_id": None}
+            case "DELETE", "":
+                del server.conversations[key]
+                del server.logs[key]
             case "POST", "/run":
                 info["execution_status"] = "running"
         return 200, {"success": True}

@@ -25,11 +25,14 @@ class SecretSerializer(serializers.ModelSerializer[CustomSecret]):
     """A secret without its value."""
 
     scope = serializers.ChoiceField(SCOPES)
+    is_readable = serializers.BooleanField(
+        help_text="Whether the value can be decrypted. If not, agents cannot use it: enter the value again."
+    )
 
     class Meta:
         model = CustomSecret
         fields = (
-            *("id", "organization", "scope", "name", "description"),
+            *("id", "organization", "scope", "name", "description", "is_readable"),
             *("created_by", "created_at", "updated_at"),
         )
 
@@ -72,10 +75,15 @@ class SecretUseSerializer(serializers.ModelSerializer[CustomSecretUse]):
     """One use of a secret by the sandbox of a conversation."""
 
     conversation = serializers.UUIDField(source="conversation_id")
+    posted_by = serializers.UUIDField(
+        source="posted_by_id",
+        allow_null=True,
+        help_text="The id of the user who posted the message on which the agent worked; null if unknown.",
+    )
 
     class Meta:
         model = CustomSecretUse
-        fields = ("id", "conversation", "used_at")
+        fields = ("id", "conversation", "posted_by", "used_at")
 
 
 @extend_schema(tags=["secrets"])

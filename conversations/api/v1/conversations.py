@@ -17,8 +17,9 @@ from rest_framework.response import Response
 
 from accounts.active import active_organization
 from accounts.models import Organization
-from accounts.permissions import require
+from accounts.permissions import require, require_on
 from accounts.requests import ApiRequest
+from accounts.roles import STOP
 from conversations import services
 from conversations.api.v1 import serializers
 from conversations.api.v1.mixins import PAGE_PARAMETERS, BodyMixin, FastReadMixin
@@ -37,6 +38,8 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     description="An identifier that you choose for this request: 1 to 255 visible ASCII characters. A repeated request "
     "with the same identifier returns the first conversation.",
 )
+SHARING = ("visibility", "others_may_steer", "lends_personal")
+"""The fields of a record that only its creator may change."""
 
 
 class BadIdempotencyKey(Problem):
@@ -44,14 +47,6 @@ class BadIdempotencyKey(Problem):
 
     code = "bad-idempotency-key"
     sentence = "The Idempotency-Key header must have 1 to 255 visible ASCII characters."
-
-
-class NotYours(Problem):
-    """The caller is not the creator of the conversation, and only the creator may change its visibility."""
-
-    status = 403
-    code = "not-yours"
-    sentence = "Only the creator of this conversation may change its visibility."
 
 
 class FirstRenderer(BaseContentNegotiation):
@@ -81,6 +76,11 @@ class ConversationViewSet(
         "start_tasks": "conversations.view",
         "trajectory": "conversations.view",
         "fork": "conversations.create",
+    }
+    object_permissions_by_action = {  # noqa: RUF012 - read by HasPermission
+        "interrupt": STOP,
+        # The method checks the permission for all fields but those of the sharing, which only the creator may change.
+        "partial_update": "conversations.view",
     }
     url_names = {"trajectory": "trajectory", "fork": "fork"}  # noqa: RUF012 - read by Router
 
@@ -162,20 +162,21 @@ class ConversationViewSet(
 
     @extend_schema(request=serializers.ConversationPatchSerializer)
     def partial_update(self, request: ApiRequest, pk: UUID) -> Response:
-        """Change the title, tags, archive state, visibility or confirmation policy.
+        """Change the title, tags, archive state, sharing or confirmation policy.
 
-        Only the creator may change the visibility.
+        Only the creator may change `visibility`, `others_may_steer` and `lends_personal`. Each change ends the access
+        keys of the conversation. If the run's secrets and model change, its sandbox stops, and starts again with the
+        next message.
         """
         conversation = self.get_object()
+        names = set(request.data) if isinstance(request.data, dict) else set()
+        if not names or names - set(SHARING):
+            require_on(request.user, conversation, "conversations.steer")
         body = self.validate_body(serializers.ConversationPatchSerializer)
         key = conversation.pk
         with transaction.atomic():
-            if "visibility" in body:
-                if conversation.created_by_id != request.user.pk:
-                    raise NotYours
-                conversation = services.set_visibility(
-                    conversation_id=key, visibility=body["visibility"]
-                )
+            if sharing := {name: body[name] for name in SHARING if name in body}:
+                conversation = services.set_sharing(conversation_id=key, by=request.user, **sharing)
             if "title" in body:
                 conversation = services.rename(conversation_id=key, title=body["title"])
             if "tags" in body:
@@ -185,7 +186,10 @@ class ConversationViewSet(
             policy, analyzer = body.get("confirmation_policy"), body.get("security_analyzer")
             if policy or analyzer:
                 conversation = services.set_confirmation(
-                    conversation_id=key, confirmation_policy=policy, security_analyzer=analyzer
+                    conversation_id=key,
+                    confirmation_policy=policy,
+                    security_analyzer=analyzer,
+                    by=request.user,
                 )
         return Response(build_record(conversation))
 
@@ -203,19 +207,19 @@ class ConversationViewSet(
 
     @extend_schema(request=None, responses={202: serializers.ConversationSerializer})
     @action(detail=True, methods=["post"])
-    def interrupt(self, request: Request, pk: UUID) -> Response:
+    def interrupt(self, request: ApiRequest, pk: UUID) -> Response:
         """Stop the agent immediately. Its current tool or model call is cancelled."""
         conversation = self.get_object()
-        services.interrupt(conversation_id=conversation.pk)
+        services.interrupt(conversation_id=conversation.pk, by=request.user)
         return Response(build_record(conversation), status=202)
 
     @RouteFacts(cost="spend")
     @extend_schema(request=None, responses={202: serializers.ConversationSerializer})
     @action(detail=True, methods=["post"])
-    def resume(self, request: Request, pk: UUID) -> Response:
+    def resume(self, request: ApiRequest, pk: UUID) -> Response:
         """Start the sandbox if it is not running, and let an agent that was stopped or failed continue."""
         conversation = self.get_object()
-        services.resume(conversation_id=conversation.pk)
+        services.resume(conversation_id=conversation.pk, by=request.user)
         conversation.refresh_from_db()
         return Response(build_record(conversation), status=202)
 
@@ -226,11 +230,13 @@ class ConversationViewSet(
         request=serializers.AnswerSerializer, responses={202: serializers.AppendedSerializer}
     )
     @action(detail=True, methods=["post"])
-    def confirmation(self, request: Request, pk: UUID) -> Response:
+    def confirmation(self, request: ApiRequest, pk: UUID) -> Response:
         """Answer the agent's open question. The response is 409 if the question is no longer open."""
         conversation = self.get_object()
         body = self.validate_body(serializers.AnswerSerializer)
-        event = services.answer_confirmation(conversation_id=conversation.pk, **body)
+        event = services.answer_confirmation(
+            conversation_id=conversation.pk, by=request.user, **body
+        )
         return Response({"seq": event.seq, "event_id": event.event_id}, status=202)
 
     # --- Starts, exports and forks ------------------------------------------------------

@@ -9,7 +9,7 @@ from rest_framework import serializers, viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts.permissions import permissions_in
+from accounts.permissions import permissions_on
 from accounts.requests import ApiRequest
 from conversations import services
 from conversations.api.v1.mixins import NestedMixin
@@ -98,7 +98,7 @@ class EgressViewSet(NestedMixin, viewsets.ViewSet):
         conversation = self.get_conversation()
         parse_query(NoQuery, request)
         state = services.describe_egress(conversation=conversation)
-        granted = permissions_in(request.user, conversation.organization_id)
+        granted = permissions_on(request.user, conversation)
         may_decide = "egress.edit" in granted and not conversation.is_external
         return Response(EgressSerializer(state, context={"may_decide": may_decide}).data)
 

@@ -4,9 +4,9 @@ from uuid import UUID, uuid4
 
 from drf_spectacular.utils import extend_schema
 from rest_framework import viewsets
-from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.requests import ApiRequest
 from conversations import services
 from conversations.api.v1 import serializers
 from conversations.api.v1.mixins import NestedMixin
@@ -25,7 +25,7 @@ class MessageViewSet(NestedMixin, viewsets.ViewSet):
         request=serializers.MessageSerializer,
         responses={202: serializers.AppendedSerializer},
     )
-    def create(self, request: Request, pk: UUID) -> Response:
+    def create(self, request: ApiRequest, pk: UUID) -> Response:
         """Send a message to the agent. The message is in the log before the response is sent.
 
         Repeating a request with the same ``message_id`` returns the first event.
@@ -37,5 +37,6 @@ class MessageViewSet(NestedMixin, viewsets.ViewSet):
             text=body["text"],
             message_id=str(body.get("message_id") or uuid4()),
             images=body.get("images", ()),
+            by=request.user,
         )
         return Response({"seq": event.seq, "event_id": event.event_id}, status=202)

@@ -10,6 +10,8 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.requests import ApiRequest
+from accounts.roles import STOP
 from conversations import services
 from conversations.api.v1.mixins import NestedMixin
 from conversations.models import Conversation
@@ -121,6 +123,8 @@ class SandboxViewSet(NestedMixin, viewsets.ViewSet):
         "pause": "conversations.steer",
     }
 
+    object_permissions_by_action = {"pause": STOP}  # noqa: RUF012 - read by HasPermission
+
     def get_conversations(self) -> QuerySet[Conversation]:
         return super().get_conversations().select_related("sandbox")
 
@@ -138,13 +142,13 @@ class SandboxViewSet(NestedMixin, viewsets.ViewSet):
         responses={202: SandboxSerializer},
     )
     @action(detail=True, methods=["post"])
-    def start(self, request: Request, pk: UUID) -> Response:
+    def start(self, request: ApiRequest, pk: UUID) -> Response:
         """Start the sandbox if it is not running. If the agent was stopped, it does not continue.
 
         Repeating the request is safe.
         """
         conversation = self._get_conversation_with_sandbox()
-        services.wake(conversation_id=conversation.pk)
+        services.wake(conversation_id=conversation.pk, by=request.user)
         return self._respond_changed(conversation)
 
     @RouteFacts(cost="spend")
@@ -154,13 +158,13 @@ class SandboxViewSet(NestedMixin, viewsets.ViewSet):
         responses={202: SandboxSerializer},
     )
     @action(detail=True, methods=["post"])
-    def resume(self, request: Request, pk: UUID) -> Response:
+    def resume(self, request: ApiRequest, pk: UUID) -> Response:
         """Start the sandbox if it is not running, and let an agent that was stopped or failed continue.
 
         Repeating the request is safe.
         """
         conversation = self._get_conversation_with_sandbox()
-        services.resume(conversation_id=conversation.pk)
+        services.resume(conversation_id=conversation.pk, by=request.user)
         return self._respond_changed(conversation)
 
     @extend_schema(

@@ -67,6 +67,18 @@ class ConversationSerializer(serializers.Serializer[Any]):
     status_detail = serializers.CharField(allow_blank=True)
     execution_status = serializers.ChoiceField(choices=Conversation.ExecutionStatus.choices)
     visibility = serializers.ChoiceField(choices=Conversation.Visibility.choices)
+    others_may_steer = serializers.BooleanField(
+        help_text="Whether members who can read the conversation may also steer its agent. Without this, sharing is "
+        "read-only."
+    )
+    lends_personal = serializers.BooleanField(
+        help_text="Whether the creator agreed that the run uses the creator's own secrets, Git token, MCP servers and "
+        "model although others steer it. Without this, it uses only what the organization lends."
+    )
+    lender = serializers.ChoiceField(
+        choices=Conversation.Lender.choices,
+        help_text="Whose secrets, Git token, MCP servers, search key and model the run uses.",
+    )
     confirmation_policy = serializers.ChoiceField(choices=ConfirmationPolicy.values)
     security_analyzer = serializers.ChoiceField(choices=SecurityAnalyzer.values)
     asked_seq = serializers.IntegerField(
@@ -149,7 +161,19 @@ class NewConversationSerializer(serializers.Serializer[Any]):
     repository = RepositorySerializer(required=False, allow_null=True)
     model = serializers.CharField(required=False, max_length=200, allow_null=True)
     visibility = serializers.ChoiceField(
-        choices=Conversation.Visibility.choices, default=Conversation.Visibility.PRIVATE
+        choices=Conversation.Visibility.choices,
+        default=Conversation.Visibility.PRIVATE,
+        help_text="`organization` shares the conversation read-only, unless `others_may_steer` is true.",
+    )
+    others_may_steer = serializers.BooleanField(
+        default=False,
+        help_text="Whether members who can read the conversation may also steer its agent. The run then uses only the "
+        "secrets and the model that the organization lends.",
+    )
+    lends_personal = serializers.BooleanField(
+        default=False,
+        help_text="Your consent that the run uses your own secrets, Git token, MCP servers and model although others "
+        "steer it. They can make the agent print, copy and use all of these, and you pay for the model calls.",
     )
     confirmation_policy = serializers.ChoiceField(
         choices=ConfirmationPolicy.values,
@@ -175,7 +199,22 @@ class ConversationPatchSerializer(serializers.Serializer[Any]):
     """The fields to change. At least one field is required."""
 
     title = TitleField(required=False)
-    visibility = serializers.ChoiceField(choices=Conversation.Visibility.choices, required=False)
+    visibility = serializers.ChoiceField(
+        choices=Conversation.Visibility.choices,
+        required=False,
+        help_text="`organization` shares the conversation read-only, unless `others_may_steer` is true.",
+    )
+    others_may_steer = serializers.BooleanField(
+        required=False,
+        help_text="Whether members who can read the conversation may also steer its agent. The run then uses only the "
+        "secrets and the model that the organization lends.",
+    )
+    lends_personal = serializers.BooleanField(
+        required=False,
+        help_text="Your consent that the run uses your own secrets, Git token, MCP servers and model although others "
+        "steer or steered it. They can make the agent print, copy and use all of these, and you pay for the model "
+        "calls. It ends when the visibility or `others_may_steer` changes.",
+    )
     tags = serializers.ListField(child=TagField(), max_length=20, required=False)
     archived = serializers.BooleanField(
         required=False,

@@ -15,6 +15,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.requests import ApiRequest
 from conversations import services
 from conversations.api.v1 import serializers
 from conversations.api.v1.mixins import NestedMixin
@@ -75,14 +76,17 @@ class WorkspaceViewSet(NestedMixin, viewsets.ViewSet):
         url_path="files/upload",
         parser_classes=[parsers.MultiPartParser],
     )
-    def upload(self, request: Request, pk: UUID) -> Response:
+    def upload(self, request: ApiRequest, pk: UUID) -> Response:
         """Upload a file into a folder of the workspace. A file with the same name is replaced."""
         conversation = self.get_conversation()
         body = self.validate_body(serializers.UploadSerializer)
         folder = body.get("path", "").strip("/")
         path = f"{folder}/{body['file'].name}" if folder else body["file"].name
         size = services.write_file(
-            conversation_id=conversation.pk, path=path, content=body["file"].file
+            conversation_id=conversation.pk,
+            path=path,
+            content=body["file"].file,
+            by=request.user,
         )
         return Response({"path": path, "size": size}, status=201)
 
@@ -149,12 +153,14 @@ class FileContentViewSet(NestedMixin, viewsets.ViewSet):
         request={"application/octet-stream": OpenApiTypes.BINARY},
         responses=serializers.WrittenFileSerializer,
     )
-    def update(self, request: Request, pk: UUID) -> Response:
+    def update(self, request: ApiRequest, pk: UUID) -> Response:
         """Write a file. Missing folders are created."""
         conversation = self.get_conversation()
         path = parse_query(serializers.FileQuery, request)["path"]
         with _spooled(request.stream) as content:
-            size = services.write_file(conversation_id=conversation.pk, path=path, content=content)
+            size = services.write_file(
+                conversation_id=conversation.pk, path=path, content=content, by=request.user
+            )
         return Response({"path": path, "size": size})
 
 

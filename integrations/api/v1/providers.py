@@ -9,7 +9,7 @@ from rest_framework import viewsets
 from rest_framework.decorators import action
 from rest_framework.response import Response
 
-from accounts.permissions import require
+from accounts.permissions import require_on
 from accounts.requests import ApiRequest
 from conversations.models import Conversation
 from integrations import services
@@ -221,5 +221,5 @@ def _get_conversation(user: Any, conversation_id: Any) -> Conversation | None:
     conversation = Conversation.objects.visible_to(user).filter(pk=conversation_id).first()
     if conversation is None:
         raise Http404
-    require(user, conversation.organization_id, "conversations.steer")
+    require_on(user, conversation, "conversations.steer")
     return conversation

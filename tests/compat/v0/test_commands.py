@@ -14,7 +14,7 @@ PNG = "data:image/png;base64,AA"
 
 def execute(conversation, action, **args):
     event = {"action": action, "args": args}
-    commands.execute(conversation_id=conversation.pk, event=event)
+    commands.execute(conversation_id=conversation.pk, event=event, by=conversation.created_by)
 
 
 def read_message(conversation):
@@ -107,9 +107,11 @@ class TestAgentState:
         event = {"action": "change_agent_state", "args": {"agent_state": "user_confirmed"}}
 
         with pytest.raises(NotWaiting):
-            commands.execute(conversation_id=running.pk, event=event, asked_seq=7_000)
+            commands.execute(
+                conversation_id=running.pk, event=event, asked_seq=7_000, by=running.created_by
+            )
         assert not running.events.filter(kind="UserConfirmation").exists()
-        commands.execute(conversation_id=running.pk, event=event)
+        commands.execute(conversation_id=running.pk, event=event, by=running.created_by)
         assert running.events.filter(kind="UserConfirmation").exists()
 
     @pytest.mark.parametrize("state", ["finished", "", None, 7, ["running"]])
@@ -123,7 +125,7 @@ class TestAgentState:
 )
 def test_other_event_is_refused(conversation, event):
     with pytest.raises(commands.NotAnAction, match="Only messages and changes"):
-        commands.execute(conversation_id=conversation.pk, event=event)
+        commands.execute(conversation_id=conversation.pk, event=event, by=conversation.created_by)
 
 
 def test_refused_action_over_rest_is_400_with_its_code(api, conversation):

@@ -394,7 +394,9 @@ class TestSteering:
         assert events[1][1]["text"] == "Hi\n\nFiles in the workspace: /w/a.txt"
 
     def test_viewer_reads_events_but_gets_403_for_a_message(self, alice, bob, conversation):
-        services.set_visibility(conversation_id=conversation.pk, visibility="organization")
+        services.set_sharing(
+            conversation_id=conversation.pk, by=conversation.created_by, visibility="organization"
+        )
         bob.memberships.filter(organization=alice.personal_organization).update(role="viewer")
         viewer = key_client(bob, organization=alice.personal_organization)
 
@@ -587,7 +589,7 @@ class TestSandboxRoutes:
         settings.UPLOAD_MAX_BYTES = 5
         written = {}
 
-        def write_file(*, conversation_id, path, content):
+        def write_file(*, conversation_id, path, content, by):
             written[path] = content.read()
             return len(written[path])
 

@@ -70,7 +70,7 @@ def test_file_is_downloaded_as_an_attachment(client, running, monkeypatch):
 def test_upload_writes_the_file_and_returns_its_size(client, running, monkeypatch, url):
     written = []
 
-    def write_file(*, conversation_id, path, content):
+    def write_file(*, conversation_id, path, content, by):
         written.append((conversation_id, path, content.read()))
         return 3
 
@@ -131,7 +131,9 @@ def test_key_of_a_deleted_conversation_is_401(client, running):
 
 
 def test_viewer_downloads_but_does_not_upload(running, alice, bob, monkeypatch):
-    services.set_visibility(conversation_id=running.pk, visibility="organization")
+    services.set_sharing(
+        conversation_id=running.pk, by=running.created_by, visibility="organization"
+    )
     running.refresh_from_db()  # the change revoked earlier keys
     bob.memberships.filter(organization=alice.personal_organization).update(role="viewer")
     key = services.conversation_key(conversation=running, user=bob)

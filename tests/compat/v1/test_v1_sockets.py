@@ -263,8 +263,8 @@ class TestMessages:
     async def test_viewer_gets_an_error_event_and_the_message_is_not_stored(
         self, conversation, alice, bob
     ):
-        await sync_to_async(services.set_visibility)(
-            conversation_id=conversation.pk, visibility="organization"
+        await sync_to_async(services.set_sharing)(
+            conversation_id=conversation.pk, by=alice, visibility="organization"
         )
         await sync_to_async(bob.memberships.update)(role="viewer")
         await conversation.arefresh_from_db()
