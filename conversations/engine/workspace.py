@@ -105,9 +105,13 @@ class Workspace:
         self._root = root
 
     def run(
-        self, module: str, action: str, *, seconds: int = READ_SECONDS, **arguments: Any
+        self, module: str, action: str, *, seconds: int = 0, **arguments: Any
     ) -> dict[str, Any]:
-        """Run a function of ``conversations.engine.inside`` in the sandbox; return its result."""
+        """Run a function of ``conversations.engine.inside`` in the sandbox; return its result.
+
+        ``seconds`` is the time that it may take, by default 30.
+        """
+        seconds = seconds or READ_SECONDS
         command = build_command(self._root, module, action, arguments)
         done = self._client.execute(command, cwd=self._root, timeout=seconds)
         if done.timed_out and done.stderr.startswith("Error executing command: "):

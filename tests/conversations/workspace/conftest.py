@@ -1,6 +1,9 @@
 """A conversation whose workspace is a folder of the test, behind one real engine for all tests of this package."""
 
+import os
 import secrets
+import shlex
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +17,7 @@ import pytest
 from django.conf import settings
 
 from conversations import services
+from conversations.engine import workspace as engine_workspace
 from conversations.models import Conversation, Lease, Sandbox
 from conversations.sandboxes import provider as providers
 from conversations.sandboxes.provider import Handle, SandboxSpec, State, get_provider
@@ -99,6 +103,19 @@ class Box:
         response = self.get("git/diff", path=path)
         assert response.status_code == 200, response.content
         return response.json()
+
+
+def run_without_power(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands in the sandbox respect permissions, also if the tests run as root."""
+    if os.geteuid() != 0:
+        return
+    if not shutil.which("setpriv"):
+        pytest.skip("needs setpriv, because root may read every file")
+    real = engine_workspace.build_command
+    drop = "setpriv --bounding-set=-dac_override,-dac_read_search sh -c "
+    monkeypatch.setattr(
+        engine_workspace, "build_command", lambda *call: drop + shlex.quote(real(*call))
+    )
 
 
 @pytest.fixture
