@@ -1,9 +1,8 @@
 """Archives of a workspace. An archive is complete, or it lists the entries that it does not contain.
 
 The sandbox sends its files in frames (``conversations.engine.inside.archives``), and the archive is written here,
-before the first byte of a response: an agent controls its sandbox, and could otherwise send an archive that writes
-outside of
-the folder into which it is unpacked, or that grows without end.
+before the first byte of a response. An agent controls its sandbox, and could otherwise send an archive that grows
+without end, or that writes outside of the folder into which it is unpacked.
 """
 
 import gzip

@@ -13,14 +13,12 @@ import msgspec
 from conversations.engine.workspace import TransferredFile, Workspace
 from conversations.services.workspace_access import (
     NotAFile,
-    PathOutside,
     SandboxTrouble,
     check_path,
     open_workspace,
 )
 from lib.problems import Problem
 
-__all__ = ["DirectoryEntry", "Folder", "MalformedCursor", "PathOutside", "WrittenFile"]
 MAX_ENTRIES = 2_000
 """The most entries of one page of a folder."""
 WHOLE_FOLDER = 100_000

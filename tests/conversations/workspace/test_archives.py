@@ -198,7 +198,9 @@ def test_dependencies_can_be_left_out(box, settings):
     entries, response = download(box, "zip", dependencies="false")
 
     assert below(entries) == {"src": None, "src/a": b"x"}
-    assert b"src/node_modules: Dependencies and caches were not requested." in entries["LEFT-OUT.txt"]
+    assert (
+        b"src/node_modules: Dependencies and caches were not requested." in entries["LEFT-OUT.txt"]
+    )
     assert response.headers["X-Archive-Left-Out"] == "1"
 
 
@@ -324,7 +326,9 @@ def test_broken_frames_are_an_error_before_the_response(send_frames, hostile, ki
 def test_hostile_sandbox_cannot_exceed_the_limit(send_frames, settings, kind):
     settings.ARCHIVE_MAX_BYTES = 100_000
 
-    response = send_frames(Hostile((header(b"a"), bytes(60_000)), (header(b"b"), bytes(60_000))), kind)
+    response = send_frames(
+        Hostile((header(b"a"), bytes(60_000)), (header(b"b"), bytes(60_000))), kind
+    )
 
     assert (response.status_code, response.json()["code"]) == (413, "too-large")
 

@@ -27,9 +27,7 @@ def put(box, path, content=b"x"):
 
 def upload(box, *files, field="file", url="", **fields):
     parts = [SimpleUploadedFile(name, content) for name, content in files]
-    return box.api.post(
-        url or box.url("files/upload"), fields | {field: parts}, format="multipart"
-    )
+    return box.api.post(url or box.url("files/upload"), fields | {field: parts}, format="multipart")
 
 
 def contents(box, folder="."):
@@ -40,7 +38,13 @@ class TestEqualNames:
     def test_files_of_one_upload_are_all_kept(self, box):
         box.write("folder/image-2.png", b"older")
         files = [(name, name.encode() + b"%d" % at) for at, name in enumerate(["image.png"] * 3)]
-        files += [("image-2.png", b"own"), ("noext", b"1"), ("noext", b"2"), (".rc", b"1"), (".rc", b"2")]
+        files += [
+            ("image-2.png", b"own"),
+            ("noext", b"1"),
+            ("noext", b"2"),
+            (".rc", b"1"),
+            (".rc", b"2"),
+        ]
 
         response = upload(box, *files, path="folder")
 
@@ -133,7 +137,10 @@ class TestCauses:
         }
 
         for path, (code, sentence) in expected.items():
-            responses = [put(box, path), upload(box, (path.rpartition("/")[2], b"x"), path=path.rpartition("/")[0])]
+            responses = [
+                put(box, path),
+                upload(box, (path.rpartition("/")[2], b"x"), path=path.rpartition("/")[0]),
+            ]
             part = SimpleUploadedFile("a", b"x")
             responses.append(engine.post(f"/api/file/upload?path={path}", {"file": part}))
             for response in responses:
@@ -208,7 +215,9 @@ class TestCauses:
                 engine_workspace.EngineClient, "_client", lambda self, read: real(self, 0.5)
             )
             for name in ("files", "git/changes", "git/diff", "files/content", "archive"):
-                response = box.get(name, **({"path": "a"} if "/" in name and name != "git/changes" else {}))
+                response = box.get(
+                    name, **({"path": "a"} if "/" in name and name != "git/changes" else {})
+                )
                 assert (response.status_code, response.json()["code"]) == (504, "sandbox-silent")
                 assert "does not answer" in response.json()["error"]
             assert put(box, "a").status_code == 504
@@ -218,9 +227,7 @@ class TestCauses:
     def test_command_that_does_not_end_is_504(self, box, monkeypatch):
         os.mkdir(box.folder / ".git")
         monkeypatch.setattr(engine_workspace, "READ_SECONDS", 1)
-        monkeypatch.setattr(
-            engine_workspace, "build_command", lambda *_: "sleep 30"
-        )
+        monkeypatch.setattr(engine_workspace, "build_command", lambda *_: "sleep 30")
 
         response = box.get("files")
 
@@ -275,7 +282,9 @@ def test_upload_that_fails_leaves_the_old_file(box, monkeypatch):
     box.write("a", b"old")
     monkeypatch.setattr(
         "conversations.engine.client.EngineClient.upload",
-        lambda *_: (_ for _ in ()).throw(engine_workspace.EngineRefused(500, "[Errno 28] No space")),
+        lambda *_: (_ for _ in ()).throw(
+            engine_workspace.EngineRefused(500, "[Errno 28] No space")
+        ),
     )
 
     response = put(box, "a", b"new")
