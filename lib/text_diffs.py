@@ -5,20 +5,23 @@ import difflib
 _NO_NEWLINE = "\\ No newline at end of file"
 
 
-def unified_diff(old: str, new: str, old_name: str, new_name: str) -> str:
+def unified_diff(
+    old: str, new: str, old_name: str, new_name: str, *, marks_end: bool = True
+) -> str:
     """Return the difference of two texts with three lines of context, or ``""`` if they are equal.
 
     Only LF ends a line. ``str.splitlines`` would also split at form feeds and at the separators of Unicode, and hide a
-    change from CRLF to LF. A last line without LF is marked as Git marks it.
+    change from CRLF to LF. With ``marks_end``, a last line without LF is marked as Git marks it.
     """
-    lines = difflib.unified_diff(_split(old), _split(new), old_name, new_name, lineterm="")
+    before, after = _split(old, marks_end=marks_end), _split(new, marks_end=marks_end)
+    lines = difflib.unified_diff(before, after, old_name, new_name, lineterm="")
     return "\n".join(lines)
 
 
-def _split(text: str) -> list[str]:
+def _split(text: str, *, marks_end: bool) -> list[str]:
     lines = text.split("\n")
-    if lines[-1]:
-        lines[-1] += f"\n{_NO_NEWLINE}"
-    else:
+    if not lines[-1]:
         lines.pop()
+    elif marks_end:
+        lines[-1] += f"\n{_NO_NEWLINE}"
     return lines

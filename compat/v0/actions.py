@@ -307,7 +307,8 @@ def make_diff(path: str, old: str, new: str) -> str:
     if len(old) + len(new) > DIFF_LENGTH:
         return ""
     name = posixpath.basename(path) or "file"
-    return unified_diff(old, new, name, name)
+    # OpenHands does not mark a last line without a line end.
+    return unified_diff(old, new, name, name, marks_end=False)
 
 
 def _render_read_result(observation: Payload, action: Payload) -> Rendering:
