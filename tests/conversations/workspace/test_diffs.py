@@ -16,13 +16,13 @@ pytestmark = [pytest.mark.engine, pytest.mark.django_db, pytest.mark.timeout(300
     ("encoding", "name"),
     [
         ("utf-8", "utf-8"),
-        ("utf-8-sig", "utf-8-sig"),
+        pytest.param("utf-8-sig", "utf-8-sig", marks=pytest.mark.slow),
         ("latin-1", "iso-8859-1"),
         ("cp1252", "windows-1252"),
         ("utf-16", "utf-16"),
-        ("utf-16-le", "utf-16-le"),
-        ("utf-16-be", "utf-16-be"),
-        ("utf-32", "utf-32"),
+        pytest.param("utf-16-le", "utf-16-le", marks=pytest.mark.slow),
+        pytest.param("utf-16-be", "utf-16-be", marks=pytest.mark.slow),
+        pytest.param("utf-32", "utf-32", marks=pytest.mark.slow),
     ],
 )
 def test_diff_states_the_encoding_and_shows_the_text(box, encoding, name):
@@ -123,7 +123,9 @@ def test_line_ends_that_git_converts_are_no_change(box):
     assert (diff["original"], diff["modified"]) == ("one\n", "two\n")
 
 
-@pytest.mark.parametrize("size", [1_300_000, changes.DIFF_MAX_BYTES])
+@pytest.mark.parametrize(
+    "size", [1_300_000, pytest.param(changes.DIFF_MAX_BYTES, marks=pytest.mark.slow)]
+)
 def test_large_text_has_a_diff(box, size):
     text = "0123456789abcdef\n" * (size // 17)
     box.write("large.txt", text)

@@ -293,8 +293,8 @@ def test_upload_that_fails_leaves_the_old_file(box, monkeypatch):
     assert contents(box) == {"a": b"old"}
 
 
-def test_parallel_uploads_of_equal_names_are_whole(box):
-    """Two requests may replace each other, but no reader sees a part of a file."""
+@pytest.mark.slow
+def test_reader_sees_no_part_of_a_file_that_is_replaced(box):
     sizes = [300_000, 500_000]
     seen = set()
     done = threading.Event()
