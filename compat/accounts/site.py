@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.api.permissions import PUBLIC
+from accounts.permissions import may_operate
 from accounts.services import site
 from accounts.settings.fields import AGENTS, ANALYZERS
 from lib.routes import NOTHING, RouteFacts
@@ -153,11 +154,13 @@ class ServerInfoView(GenericAPIView[Any]):
         responses={200: {"type": "object", "additionalProperties": {}}},
     )
     def get(self, request: Request) -> Response:
-        """Return the uptime in seconds and this process's use of CPU, memory and I/O.
+        """Return this process's uptime in seconds and its use of CPU, memory and I/O to staff that may view nodes.
 
-        `idle_time` is always 0, because the process is handling this request. `cpu_percent` is the average since the
-        process started.
+        For all other callers, `uptime` is null and `resources` is empty. `idle_time` is always 0, because the process
+        is handling this request. `cpu_percent` is the average since the process started.
         """
+        if not may_operate(request.user, "nodes.view"):
+            return Response({"uptime": None, "idle_time": 0.0, "resources": {}})
         process = psutil.Process()
         with process.oneshot():
             memory, io = process.memory_info(), _io(process)
@@ -169,7 +172,7 @@ class ServerInfoView(GenericAPIView[Any]):
                 "idle_time": 0.0,
                 "resources": {
                     "cpu_percent": round(100 * (cpu.user + cpu.system) / max(uptime, 1), 1),
-                    # This route is public, so it tells nothing about the whole machine: no percentage and no disk.
+                    # Nothing about the whole machine: no percentage and no disk.
                     "memory": {"rss": memory.rss, "vms": memory.vms, "percent": 0.0},
                     "disk": {},
                     "io": io,

@@ -16,17 +16,12 @@ from compat.v1.base import Unprocessable, V1View
 from compat.v1.responses import WORKSPACE
 from conversations import services
 from conversations.api.authentication import ConversationKey
+from conversations.api.v1.workspaces import send_file
 from conversations.models import Conversation
 from lib.routes import RouteFacts
 
 PATH = OpenApiParameter("path", str, OpenApiParameter.PATH)
 PATH_QUERY = OpenApiParameter("path", str, required=True)
-# The files come from a sandbox, so browsers must save them and never run them as pages of this server.
-DOWNLOAD_HEADERS = {
-    "Content-Disposition": "attachment",
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "sandbox; default-src 'none'",
-}
 
 
 def workspace_path(path: str, conversation: Conversation) -> str:
@@ -98,6 +93,8 @@ class UploadView(WorkspaceView):
         """Write a file into the workspace. Missing folders are created."""
         row = self.get_conversation()
         content = self.body(serializers.RuntimeUploadSerializer)["file"].file
+        if len(request.FILES.getlist("file")) > 1:
+            raise Unprocessable("file: Send one file. The path names one file only.")
         target = workspace_path(self.path(path), row)
         size = services.write_file(
             conversation_id=row.pk, path=target, content=content, by=self.request.user
@@ -137,12 +134,8 @@ class DownloadView(WorkspaceView):
     def get(self, request: Request, path: str | None = None) -> StreamingHttpResponse:
         """Return the content of a file."""
         row = self.get_conversation()
-        chunks = services.read_file(
-            conversation_id=row.pk, path=workspace_path(self.path(path), row)
-        )
-        return StreamingHttpResponse(
-            chunks, content_type="application/octet-stream", headers=DOWNLOAD_HEADERS
-        )
+        path = workspace_path(self.path(path), row)
+        return send_file(services.read_file(conversation_id=row.pk, path=path))
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/changes")
@@ -187,10 +180,14 @@ class DiffView(WorkspaceView):
 
     @extend_schema(operation_id="runtime_git_diff", tags=TAGS, parameters=[PATH_QUERY])
     def get(self, request: Request, path: str | None = None) -> Response:
-        """Return the file's new text as `modified` and its old text as `original` (null if it is a new file)."""
+        """Return the file's new text as `modified` and its old text as `original`.
+
+        A text is null if the file did not exist. `encoding` is the encoding in the sandbox, or `binary`; then each text
+        is a sentence with the size. Respond with 413 for a file of more than 5 MiB.
+        """
         row = self.get_conversation()
         diff = services.git_diff(conversation_id=row.pk, path=workspace_path(self.path(path), row))
-        return Response({"modified": diff["modified"], "original": diff["original"]})
+        return Response(diff.to_texts())
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/diff")

@@ -6,13 +6,13 @@ any other kind becomes a call of an MCP tool, and an observation of any other ki
 The payloads come from sandboxes and are not trusted, so the functions of ``compat.v0.values`` convert every value.
 """
 
-import difflib
 import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from compat.v0.values import as_dict, as_int, as_list, as_text, join_text_parts, list_image_urls
+from lib.text_diffs import unified_diff
 
 Payload = dict[str, Any]
 """An untrusted JSON object from the engine: the payload of an event, or the action or observation in it."""
@@ -307,8 +307,8 @@ def make_diff(path: str, old: str, new: str) -> str:
     if len(old) + len(new) > DIFF_LENGTH:
         return ""
     name = posixpath.basename(path) or "file"
-    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), name, name, lineterm="")
-    return "\n".join(lines)
+    # OpenHands does not mark a last line without a line end.
+    return unified_diff(old, new, name, name, marks_end=False)
 
 
 def _render_read_result(observation: Payload, action: Payload) -> Rendering:

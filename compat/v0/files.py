@@ -18,6 +18,7 @@ from compat.v0 import serializers
 from compat.v0.serializers import Unprocessable, validate
 from compat.v0.views import V0View, schema
 from conversations import services
+from conversations.api.v1.workspaces import send_archive
 from conversations.models import Conversation
 from lib.problems import Problem, TooLarge
 from lib.routes import RouteFacts
@@ -92,8 +93,7 @@ class SelectFileView(V0View):
             content += chunk
             if len(content) > VIEW_MAX_BYTES:
                 # Close the request to the sandbox; otherwise the sandbox sends the rest of the file.
-                if close := getattr(chunks, "close", None):
-                    close()
+                chunks.close()
                 raise TooLarge(
                     f"This file is larger than {VIEW_MAX_BYTES} bytes and cannot be shown. "
                     "Download the workspace instead."
@@ -115,17 +115,10 @@ class ZipView(V0View):
 
     @schema("files_zip", responses={(200, "application/zip"): OpenApiTypes.BINARY})
     def get(self, request: Request, pk: UUID) -> StreamingHttpResponse:
-        """Return a ZIP archive of the workspace."""
+        """Return a ZIP archive of the workspace. `LEFT-OUT.txt` in it lists the entries that it does not contain."""
         conversation = self.find(pk)
-        chunks = services.download_archive(conversation_id=conversation.pk, format="zip")
-        return StreamingHttpResponse(
-            chunks,
-            content_type="application/zip",
-            headers={
-                "Content-Disposition": 'attachment; filename="workspace.zip"',
-                "Content-Security-Policy": "sandbox; default-src 'none'",
-            },
-        )
+        archive = services.download_archive(conversation_id=conversation.pk, format="zip")
+        return send_archive(archive, "workspace.zip", "application/zip")
 
 
 @RouteFacts(streams=True, replaced_by="/api/v1/conversations/{}/git/changes")
@@ -167,15 +160,20 @@ class GitDiffView(V0View):
             {
                 "modified": fields.CharField(allow_null=True),
                 "original": fields.CharField(allow_null=True),
+                "encoding": fields.CharField(allow_null=True),
             },
         ),
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        """Return the file's new text as `modified` and its old text as `original` (null if it is a new file)."""
+        """Return the file's new text as `modified` and its old text as `original`.
+
+        A text is null if the file did not exist. `encoding` is the encoding in the sandbox, or `binary`; then each text
+        is a sentence with the size. Respond with 413 for a file of more than 5 MiB.
+        """
         conversation = self.find(pk)
         path = workspace_path(conversation, _required_parameter(request, "path"))
         diff = services.git_diff(conversation_id=conversation.pk, path=path)
-        return Response({"modified": diff["modified"], "original": diff["original"]})
+        return Response(diff.to_texts())
 
 
 @RouteFacts(
@@ -204,32 +202,34 @@ class UploadFilesView(V0View):
         ),
     )
     def post(self, request: ApiRequest, pk: UUID) -> Response:
-        """Write the files into the workspace. `skipped_files` lists the files that were not written, with reasons."""
+        """Write the files into the workspace. `skipped_files` lists the files that were not written, with reasons.
+
+        Of two files with an equal name, the second gets a number.
+        """
         conversation = self.find(pk)
         # The web client names the field ``files``. The API reference of OpenHands names it ``files[]``.
         files = [*request.FILES.getlist("files"), *request.FILES.getlist("files[]")]
         if not files:
             raise Unprocessable("files: Send at least one file.")
-        uploaded, skipped = [], []
-        root = conversation.sandbox.workspace if conversation.sandbox else ""
+        skipped, accepted = [], []
         for position, file in enumerate(files):
             name = posixpath.basename(file.name or "")
-            reason = _find_reason_to_skip(file, name, position)
-            if not reason:
-                try:
-                    services.write_file(
-                        conversation_id=conversation.pk,
-                        path=name,
-                        content=file.file,
-                        by=request.user,
-                    )
-                    uploaded.append(posixpath.join(root, name))
-                except services.SandboxNotRunning:
-                    raise  # no file can be written, so this is the error of the whole request
-                except Problem as refusal:
-                    reason = refusal.detail
-            if reason:
+            if reason := _find_reason_to_skip(file, name, position):
                 skipped.append({"name": file.name, "reason": reason})
+            else:
+                accepted.append((name, file.file))
+        uploaded = []
+        root = conversation.sandbox.workspace if conversation.sandbox else ""
+        results = services.write_files(
+            conversation_id=conversation.pk, files=accepted, by=request.user
+        )
+        for (name, _), result in zip(accepted, results, strict=True):
+            if isinstance(result, services.SandboxNotRunning | services.SandboxSilent):
+                raise result  # no file can be written, so this is the error of the whole request
+            if isinstance(result, Problem):
+                skipped.append({"name": name, "reason": result.detail})
+            else:
+                uploaded.append(posixpath.join(root, result.path))
         return Response({"uploaded_files": uploaded, "skipped_files": skipped})
 
 

@@ -38,6 +38,10 @@ class EngineUnreachable(Exception):
         super().__init__(detail)
 
 
+class EngineTimedOut(EngineUnreachable):
+    """The engine accepted the connection, or was about to, but did not respond in time."""
+
+
 class FrameTooLarge(EngineUnreachable):
     """The next event is larger than a socket frame may be (4 MiB in the engine).
 
@@ -73,25 +77,6 @@ class CommandResult:
     def timed_out(self) -> bool:
         """Whether the engine killed the command after the timeout; it then reports the exit code -1."""
         return self.exit_code == -1
-
-
-@dataclass(frozen=True, slots=True)
-class GitChange:
-    """A changed file; ``path`` is relative to the repository.
-
-    ``status`` is ``ADDED``, ``UPDATED``, ``DELETED`` or ``MOVED``.
-    """
-
-    status: str
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class FileDiff:
-    """The text of a file before and after its changes. A text is None if the file did not exist at that time."""
-
-    original: str | None
-    modified: str | None
 
 
 class Download:
@@ -355,40 +340,6 @@ class EngineClient:
         """
         return self._stream("/api/file/download", {"path": path})
 
-    def archive(
-        self,
-        path: str,
-        *,
-        format: str = "tar.gz",  # noqa: A002  (the engine's own word)
-        everything: bool = False,
-    ) -> Download:
-        """Return a folder in chunks, as an archive (``tar.gz``) or as a patch with its Git changes (``git-delta``).
-
-        Caches, dependencies and build outputs are left out unless ``everything`` is set.
-        """
-        query = {"path": path, "format": format}
-        return self._stream(
-            "/api/file/archive", query | ({"use_default_excludes": "false"} if everything else {})
-        )
-
-    def list_git_changes(self, path: str) -> list[GitChange]:
-        """Return the changed files of a repository, or an empty list if the path is not a repository."""
-        body = self._json("GET", "/api/git/changes", params={"path": path}, read=60.0)
-        return [
-            GitChange(status=str(item.get("status", "")), path=item["path"])
-            for item in (body if isinstance(body, list) else [])
-            if isinstance(item, dict) and isinstance(item.get("path"), str)
-        ]
-
-    def get_git_diff(self, path: str) -> FileDiff:
-        """Return the text of the file at an absolute path, before and after its changes."""
-        body = self._object("GET", "/api/git/diff", params={"path": path}, read=60.0)
-        original, modified = body.get("original"), body.get("modified")
-        return FileDiff(
-            original=original if isinstance(original, str) else None,
-            modified=modified if isinstance(modified, str) else None,
-        )
-
     # --- HTTP ---
 
     def _client(self, read: float) -> httpx2.Client:
@@ -436,7 +387,7 @@ class EngineClient:
                 body += chunk
                 # The read timeout of the HTTP client restarts with every byte.
                 if time.monotonic() > deadline:
-                    raise EngineUnreachable("the response did not end in time", maybe_done=True)
+                    raise EngineTimedOut("the response did not end in time", maybe_done=True)
                 if len(body) > BODY_MAX_BYTES:
                     raise EngineRefused(response.status_code, "the response is too large")
             _raise_for_status(response.status_code, bytes(body))
@@ -553,7 +504,8 @@ def _conversation(conversation_id: UUID) -> str:
 def _unreachable(error: Exception, *, maybe_done: bool | None = None) -> EngineUnreachable:
     # These errors occur before the request is sent.
     never_sent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
-    return EngineUnreachable(
+    kind = EngineTimedOut if isinstance(error, httpx2.TimeoutException) else EngineUnreachable
+    return kind(
         str(error) or type(error).__name__,
         maybe_done=not never_sent if maybe_done is None else maybe_done,
     )

@@ -1,7 +1,9 @@
 """The operations on conversations. All may run concurrently. A docstring says if an operation is safe to repeat."""
 
 from conversations.services.agent_runs import interrupt, interrupt_agent, resume, run_agent
+from conversations.services.archives import Archive, download_archive
 from conversations.services.batched_ingestion import Batch, ingest_together
+from conversations.services.changes import FileDiff, git_changes, git_diff, list_changes
 from conversations.services.confirmations import NotWaiting, answer_confirmation, deliver_answer
 from conversations.services.delivery import deliver_messages
 from conversations.services.details import (
@@ -33,13 +35,12 @@ from conversations.services.feedback import (
     save_feedback,
 )
 from conversations.services.files import (
-    PathOutside,
-    download_archive,
-    git_changes,
-    git_diff,
+    WrittenFile,
     list_files,
+    list_folder,
     read_file,
     write_file,
+    write_files,
 )
 from conversations.services.forks import fork_conversation
 from conversations.services.ingestion import (
@@ -134,14 +135,17 @@ from conversations.services.sharing import (
 from conversations.services.starts import start_conversation
 from conversations.services.state import PublishedElsewhere, request_start
 from conversations.services.turns import find_turn_changes, list_turns
+from conversations.services.workspace_access import PathOutside, SandboxSilent
 
 __all__ = [
+    "Archive",
     "BadEvent",
     "Batch",
     "Census",
     "Claim",
     "EgressState",
     "EngineTarget",
+    "FileDiff",
     "IdTaken",
     "IdempotencyConflict",
     "InvalidHosts",
@@ -158,10 +162,12 @@ __all__ = [
     "PublishedElsewhere",
     "Reach",
     "SandboxNotRunning",
+    "SandboxSilent",
     "SandboxStatus",
     "StaleLease",
     "StateSnapshot",
     "UnsendableText",
+    "WrittenFile",
     "answer_confirmation",
     "authenticate_conversation_key",
     "build_policy",
@@ -207,8 +213,10 @@ __all__ = [
     "interrupt",
     "interrupt_agent",
     "last_published_id",
+    "list_changes",
     "list_feedback",
     "list_files",
+    "list_folder",
     "list_leases",
     "list_share_views",
     "list_shared_events",
@@ -259,4 +267,5 @@ __all__ = [
     "wake",
     "walk_log",
     "write_file",
+    "write_files",
 ]

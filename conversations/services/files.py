@@ -1,74 +1,47 @@
-"""Access to the files of a workspace through the sandbox's engine. Paths outside the workspace are rejected."""
+"""Files and folders of a workspace. Paths are relative to the workspace; paths outside of it are rejected."""
 
 import base64
-import io
-import posixpath
-import shlex
-import tarfile
-import tempfile
-import zipfile
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import IO, Any
 from uuid import UUID
 
-from django.conf import settings
+import msgspec
 from django.db import transaction
 
 from accounts.models import User
-from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
+from conversations.engine.workspace import TransferredFile, Workspace
 from conversations.models import Conversation
-from conversations.services.engines import open_engine
-from conversations.services.sandboxes import SandboxNotRunning
-from conversations.services.state import is_up, require_driver
-from lib.problems import Problem, TooLarge
+from conversations.services.state import require_driver
+from conversations.services.workspace_access import (
+    NotAFile,
+    SandboxTrouble,
+    check_path,
+    open_workspace,
+)
+from lib.problems import Problem
 
 MAX_ENTRIES = 2_000
-# Shell commands that exit with `_OUTSIDE` (3) or `_MISSING` (4). `realpath` resolves symbolic links in the sandbox.
-# File names may contain every byte except NUL and "/", so a NUL ends each record: type, size, time of modification in
-# seconds, name. The output is sent as base64, because the engine returns it as JSON text.
-_LIST = (
-    'set -e; p=$(realpath -e -- {path}); case "$p/" in {root}/*) ;; *) exit 3;; esac; '
-    '[ -d "$p" ] || exit 4; cd -- "$p"; '
-    "find . -mindepth 1 -maxdepth 1 -printf '%y\\t%s\\t%T@\\t%f\\0' | head -z -n {limit} | base64 -w0"
-)
-_INSIDE = (
-    'p=$(realpath {flag} -- {path}) || exit 4; case "$p/" in {root}/*) ;; *) exit 3;; esac; '
-    'printf %s "$p" | base64 -w0'
-)
-_OUTSIDE, _MISSING = 3, 4
+"""The most entries of one page of a folder."""
+WHOLE_FOLDER = 100_000
+"""The most entries of a folder that is returned as a whole."""
 
 
-class PathOutside(Problem):
-    """A path leads outside of the workspace or is malformed."""
+class MalformedCursor(Problem):
+    """The position in a folder is not one that this server returned."""
 
-    code = "path-outside"
-    sentence = "The path must be relative and must stay inside the workspace."
-
-
-class NoSuchFile(Problem):
-    """The requested file or folder does not exist."""
-
-    status = 404
-    code = "no-such-file"
-    sentence = "There is no such file or folder in the workspace."
-
-
-class SandboxTrouble(Problem):
-    """The sandbox failed to carry out a file operation. The detail contains the sandbox's error message."""
-
-    status = 502
-    code = "sandbox-trouble"
-    sentence = "The sandbox returned an error. Try again."
+    code = "malformed-cursor"
+    sentence = "cursor: Send the `next` of an earlier page of this folder."
 
 
 @dataclass(frozen=True, slots=True)
 class DirectoryEntry:
     """An entry of a folder.
 
-    ``path`` is relative to the workspace. ``type`` is ``file``, ``directory`` or ``link``. ``size`` is in bytes.
+    ``path`` is relative to the workspace. ``type`` is ``file``, ``directory`` or ``link``. ``size`` is in bytes. In
+    ``name`` and ``path``, bytes that are not UTF-8 are U+FFFD; the path opens the file anyway.
     """
 
     name: str
@@ -81,103 +54,98 @@ class DirectoryEntry:
         return asdict(self)
 
 
-@contextmanager
-def _workspace(conversation_id: UUID) -> Iterator[tuple[EngineClient, str]]:
-    """Yield a client for the engine of a running sandbox, and the path of the sandbox's workspace.
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A page of a folder. ``total`` counts all entries. ``next`` names the next page, or is None on the last page."""
 
-    Translate the engine's errors into ``SandboxNotRunning``, ``NoSuchFile`` or ``SandboxTrouble``.
+    entries: list[DirectoryEntry]
+    total: int
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """A file that was written. The ``path`` differs from the requested one if the name got a number."""
+
+    path: str
+    size: int
+
+
+class _Entry(msgspec.Struct):
+    name: str
+    path: str
+    type: str
+    size: int
+    modified_at: float
+
+
+class _Page(msgspec.Struct):
+    entries: list[_Entry]
+    total: int
+    next: tuple[bool, str, str] | None
+
+
+def list_folder(
+    *, conversation_id: UUID, path: str = "", cursor: str | None = None, limit: int = MAX_ENTRIES
+) -> Folder:
+    """Return a page of a folder: subfolders first, then by name without regard to case.
+
+    ``cursor`` is the ``next`` of the previous page. Raise ``MalformedCursor``, or an error of ``workspace_access``.
     """
-    conversation = Conversation.objects.select_related("sandbox").get(pk=conversation_id)
-    sandbox = conversation.sandbox
-    if sandbox is None or not is_up(conversation):
-        raise SandboxNotRunning
-    try:
-        yield open_engine(sandbox), sandbox.workspace
-    except EngineUnreachable as error:
-        raise SandboxNotRunning from error
-    except EngineRefused as error:
-        if error.status == 404:
-            raise NoSuchFile from error
-        raise SandboxTrouble(f"The sandbox returned an error: {error.detail[:300]}") from error
-
-
-def resolve_path(root: str, path: str) -> str:
-    """Return the absolute path of a path relative to ``root``. Raise ``PathOutside`` if it leaves ``root``."""
-    if "\0" in path or path.startswith(("/", "~")) or len(path) > 4_096:
-        raise PathOutside
-    full = posixpath.normpath(posixpath.join(root, path))
-    if full != root and not full.startswith(root.rstrip("/") + "/"):
-        raise PathOutside
-    return full
-
-
-def _resolve(client: EngineClient, root: str, path: str, *, must_exist: bool) -> str:
-    """Return the absolute path with symbolic links resolved. Raise ``PathOutside`` if it leaves the workspace."""
-    # Checking the text of the path is not enough: only the sandbox can resolve its symbolic links.
-    full = resolve_path(root, path)
-    command = _INSIDE.format(
-        path=shlex.quote(full), root=shlex.quote(root), flag="-e" if must_exist else "-m"
-    )
-    result = client.execute(command, cwd=root, timeout=30)
-    _raise_for(result.exit_code, result.stderr)
-    try:
-        return base64.b64decode(result.stdout).decode()
-    except (
-        UnicodeDecodeError
-    ) as error:  # the URL of a request to the engine cannot contain such a name
-        raise NoSuchFile(
-            "The file's name is not valid UTF-8, so the file cannot be opened here."
-        ) from error
-
-
-def _raise_for(code: int, detail: str) -> None:
-    if code == _OUTSIDE:
-        raise PathOutside
-    if code in (_MISSING, 1):  # `realpath` exits with 1 for a missing path
-        raise NoSuchFile
-    if code:
-        raise SandboxTrouble(
-            f"The sandbox could not read the path: {detail[:200] or f'exit code {code}'}"
-        )
+    after = _parse_cursor(cursor) if cursor else None
+    clean = check_path(path)
+    with open_workspace(conversation_id) as workspace:
+        result = workspace.run("folders", "list_folder", path=clean, limit=limit, after=after)
+    page = convert(result, _Page)
+    entries = [
+        DirectoryEntry(one.name, one.path, one.type, one.size, _to_time(one.modified_at))
+        for one in page.entries
+    ]
+    return Folder(entries, page.total, _build_cursor(page.next) if page.next else None)
 
 
 def list_files(*, conversation_id: UUID, path: str = "") -> list[DirectoryEntry]:
-    """Return the entries of a folder, at most 2,000, subfolders first.
+    """Return the entries of a folder, at most 100,000, in the order of ``list_folder``."""
+    folder = list_folder(conversation_id=conversation_id, path=path, limit=WHOLE_FOLDER)
+    return folder.entries
 
-    Raise ``NoSuchFile``, ``PathOutside``, ``SandboxNotRunning`` or ``SandboxTrouble``.
+
+def convert(result: dict[str, Any], kind: Any) -> Any:
+    """Return a program's result as the msgspec type ``kind``. Raise ``SandboxTrouble`` if it has another shape."""
+    try:
+        return msgspec.convert(result, kind)
+    except msgspec.ValidationError as error:
+        raise SandboxTrouble from error
+
+
+def _to_time(seconds: float) -> datetime:
+    """Return a time of modification. Some disks store times that ``datetime`` cannot; they become its limits."""
+    # 0001-01-02 and 9999-12-30 in UTC, a day inside the limits so that no time zone exceeds them.
+    return datetime.fromtimestamp(min(max(seconds, -62_135_510_400), 253_402_128_000), UTC)
+
+
+def _build_cursor(key: tuple[bool, str, str]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
+
+
+def _parse_cursor(cursor: str) -> tuple[bool, str, str]:
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        key = msgspec.json.decode(text, type=tuple[bool, str, str])
+        base64.b64decode(key[2], validate=True)
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise MalformedCursor from error
+    return key
+
+
+def read_file(*, conversation_id: UUID, path: str) -> TransferredFile:
+    """Return a file; iterate over its chunks once, or close it. ``size`` is in bytes.
+
+    The call itself, not the iteration, raises the errors of ``workspace_access``.
     """
-    with _workspace(conversation_id) as (client, root):
-        full = resolve_path(root, path)
-        command = _LIST.format(path=shlex.quote(full), root=shlex.quote(root), limit=MAX_ENTRIES)
-        result = client.execute(command, cwd=root, timeout=30)
-        _raise_for(result.exit_code, result.stderr)
-        listing = base64.b64decode(result.stdout)
-    entries = [_entry(line, full, root) for line in listing.split(b"\0") if line]
-    return sorted(entries, key=lambda e: (e.type != "directory", e.name.lower()))
-
-
-def _entry(line: bytes, folder: str, root: str) -> DirectoryEntry:
-    kind, size, changed, name = line.split(b"\t", 3)
-    text = name.decode(errors="replace")
-    full = posixpath.join(folder, text)
-    return DirectoryEntry(
-        name=text,
-        path=posixpath.relpath(full, root),
-        type={b"d": "directory", b"l": "link"}.get(kind, "file"),
-        size=int(size),
-        modified_at=datetime.fromtimestamp(float(changed), UTC),
-    )
-
-
-def read_file(*, conversation_id: UUID, path: str) -> Iterator[bytes]:
-    """Return an iterator over the chunks of a file.
-
-    The call itself, not the iteration, raises ``NoSuchFile``, ``PathOutside``, ``SandboxNotRunning`` or
-    ``SandboxTrouble``.
-    """
-    with _workspace(conversation_id) as (client, root):
-        chunks = client.download(_resolve(client, root, path, must_exist=True))
-    return iter(chunks)
+    clean = check_path(path)
+    with open_workspace(conversation_id) as workspace:
+        return workspace.open(clean)
 
 
 def write_file(
@@ -185,83 +153,55 @@ def write_file(
 ) -> int:
     """Write a file, creating missing folders, and return its size in bytes. Safe to repeat.
 
-    ``by`` is the user who writes it; None stands for the creator. Raise ``PathOutside``, ``SandboxNotRunning``,
-    ``SandboxTrouble``, or ``MissingPermission`` if the creator does not let the user steer.
+    An existing file is replaced when all bytes have arrived. ``by`` is the user who writes it; None stands for the
+    creator. Raise an error of ``workspace_access``, or ``MissingPermission`` if the creator does not let the user
+    steer.
     """
+    _check_driver(conversation_id, by)
+    with open_workspace(conversation_id) as workspace:
+        return _write(workspace, path, content, [])[0].size
+
+
+def write_files(
+    *, conversation_id: UUID, files: list[tuple[str, IO[bytes]]], by: User | None = None
+) -> Iterator[WrittenFile | Problem]:
+    """Write files, pairs of a path and the content, and yield for each the result or the error.
+
+    Existing files are replaced, except those of this call: of two files with an equal name, the second gets a number
+    (``image-2.png``). Names are equal if the sandbox's disk takes them for equal, as some do without regard to case.
+    ``by`` is the user who writes the files; None stands for the creator.
+    """
+    keep: list[str] = []
+    for path, content in files:
+        try:
+            _check_driver(conversation_id, by)
+            with open_workspace(conversation_id) as workspace:
+                written, place = _write(workspace, path, content, keep)
+        except Problem as problem:
+            yield problem
+        else:
+            keep.append(place)
+            yield written
+
+
+def _check_driver(conversation_id: UUID, user: User | None) -> None:
     with transaction.atomic():
-        require_driver(Conversation.objects.select_for_update().get(pk=conversation_id), by)
-    with _workspace(conversation_id) as (client, root):
-        full = _resolve(client, root, path, must_exist=False)
-        if full == root:
-            raise PathOutside(
-                "The path is the workspace itself. Enter the path of a file inside the workspace."
-            )
-        return client.upload(full, content)
+        require_driver(Conversation.objects.select_for_update().get(pk=conversation_id), user)
 
 
-def download_archive(*, conversation_id: UUID, format: str) -> Iterator[bytes]:  # noqa: A002
-    """Return the chunks of an archive of the whole workspace. ``format`` is ``tar.gz`` or ``zip``.
-
-    Raise ``SandboxNotRunning`` or ``SandboxTrouble``. For a zip, the iteration may raise ``TooLarge``.
-    """
-    with _workspace(conversation_id) as (client, root):
-        chunks = iter(client.archive(root))
-    return _as_zip(chunks) if format == "zip" else chunks
-
-
-def _as_zip(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the chunks of a zip file with the contents of a tar.gz. Temporary files are used instead of memory."""
-    with tempfile.TemporaryFile() as packed, tempfile.TemporaryFile() as result:
-        size = 0
-        for chunk in chunks:
-            size += len(chunk)
-            if size > settings.ARCHIVE_MAX_BYTES:
-                raise TooLarge(
-                    "The workspace is too large to download as a zip file. Download single files instead."
-                )
-            packed.write(chunk)
-        packed.seek(0)
-        with (
-            tarfile.open(fileobj=packed, mode="r:gz") as source,
-            zipfile.ZipFile(result, "w", zipfile.ZIP_DEFLATED) as target,
-        ):
-            for member in source:
-                _copy(source, member, target)
-        result.seek(0)
-        while data := result.read(256 * 1024):
-            yield data
+def _write(
+    workspace: Workspace, path: str, content: bytes | IO[bytes], keep: list[str]
+) -> tuple[WrittenFile, str]:
+    clean = check_path(path)
+    if not clean:
+        raise NotAFile(
+            "The path is the workspace itself. Enter the path of a file inside the workspace."
+        )
+    result = convert(workspace.write(clean, content, keep=keep), _Written)
+    return WrittenFile(result.path, result.size), result.place
 
 
-def _copy(source: tarfile.TarFile, member: tarfile.TarInfo, target: zipfile.ZipFile) -> None:
-    name = posixpath.normpath(member.name).lstrip("/")
-    # Leave out links and special files: they could lead outside the folder into which the zip file is unpacked.
-    if name.startswith("..") or not member.isfile():
-        return
-    # 315,532,800 is the start of 1980, the earliest time that a zip file can store.
-    stamp = datetime.fromtimestamp(max(member.mtime, 315_532_800), UTC).timetuple()[:6]
-    info = zipfile.ZipInfo(name.encode("utf-8", "replace").decode(), stamp)
-    info.external_attr = (member.mode & 0o777) << 16
-    info.compress_type = zipfile.ZIP_DEFLATED
-    reader = source.extractfile(member) or io.BytesIO()
-    with target.open(info, "w") as writer:
-        while data := reader.read(256 * 1024):
-            writer.write(data)
-
-
-def git_changes(*, conversation_id: UUID) -> list[dict[str, str]]:
-    """Return the changed files of the workspace's repository as ``[{"status", "path"}]``.
-
-    Raise ``SandboxNotRunning`` or ``SandboxTrouble``.
-    """
-    with _workspace(conversation_id) as (client, root):
-        return [{"status": c.status, "path": c.path} for c in client.list_git_changes(root)]
-
-
-def git_diff(*, conversation_id: UUID, path: str) -> dict[str, Any]:
-    """Return a file's text before and after its changes as ``{"path", "original", "modified"}``.
-
-    A text is None if the file did not exist then. Raise ``PathOutside``, ``SandboxNotRunning`` or ``SandboxTrouble``.
-    """
-    with _workspace(conversation_id) as (client, root):
-        diff = client.get_git_diff(_resolve(client, root, path, must_exist=False))
-    return {"path": path, "original": diff.original, "modified": diff.modified}
+class _Written(msgspec.Struct):
+    path: str
+    place: str
+    size: int

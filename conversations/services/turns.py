@@ -1,6 +1,5 @@
 """The turns of a conversation (a user's message and the events after it), and the files that a turn changed."""
 
-import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +10,7 @@ import orjson
 from conversations.models import Conversation, Event
 from conversations.services.exports import walk_log
 from lib.problems import Problem
+from lib.text_diffs import unified_diff
 
 # The kinds of events that complete an action.
 ANSWERS = ("ObservationEvent", "UserRejectObservation", "AgentErrorEvent")
@@ -57,24 +57,26 @@ class FileChange:
     existed: bool = True
 
     def to_wire(self) -> dict[str, Any]:
-        """Return ``{"path", "status", "diff"}``. The diff, up to 200,000 characters, is None if a text is unknown."""
+        """Return ``{"path", "status", "diff", "is_truncated"}``. The diff is None if a text is unknown.
+
+        A diff of more than 200,000 characters is cut at the end of a line; ``is_truncated`` says so.
+        """
+        diff = self._diff()
+        is_truncated = diff is not None and len(diff) > DIFF_LENGTH
+        if diff is not None and is_truncated:
+            diff = diff[: diff.rfind("\n", 0, DIFF_LENGTH) + 1]
         return {
             "path": self.path,
             "status": "UPDATED" if self.existed else "ADDED",
-            "diff": self._diff(),
+            "diff": diff,
+            "is_truncated": is_truncated,
         }
 
     def _diff(self) -> str | None:
         if self.after is None or (self.before is None and self.existed):
             return None
-        lines = difflib.unified_diff(
-            (self.before or "").splitlines(),
-            self.after.splitlines(),
-            f"a/{self.path}" if self.existed else "/dev/null",
-            f"b/{self.path}",
-            lineterm="",
-        )
-        return "\n".join(lines)[:DIFF_LENGTH]
+        old_name = f"a/{self.path}" if self.existed else "/dev/null"
+        return unified_diff(self.before or "", self.after, old_name, f"b/{self.path}")
 
 
 @dataclass(slots=True)

@@ -86,7 +86,19 @@ def test_health_and_saas_need_no_sign_in(db, client):
     assert client.get("/saas").json() == {"saas": True}
 
 
-def test_server_info_reports_uptime_and_resources(db, client):
+def test_server_info_shows_strangers_and_members_nothing_about_the_process(client, api):
+    for caller in (client, api):
+        assert caller.get("/server_info").json() == {
+            "uptime": None,
+            "idle_time": 0.0,
+            "resources": {},
+        }
+
+
+def test_server_info_reports_uptime_and_resources_to_operators(client, alice):
+    alice.is_staff = alice.is_superuser = True
+    alice.save()
+    client.force_login(alice)
     info = client.get("/server_info").json()
 
     assert info["uptime"] > 0

@@ -6,9 +6,7 @@ import pytest
 from rest_framework.test import APIClient
 
 from conversations import services
-from conversations.engine.client import CommandResult
 from conversations.models import Conversation
-from conversations.services import files
 
 pytestmark = pytest.mark.django_db
 
@@ -84,15 +82,6 @@ def test_page_id_with_an_out_of_range_time_is_refused(alice, moment):
     page_id = base64.urlsafe_b64encode(f"{moment}|{alice.pk}".encode()).decode()
 
     assert client.get("/api/conversations", {"page_id": page_id}).status_code == 422
-
-
-def test_symlink_to_a_name_that_is_not_utf8_is_not_followed():
-    class Sandbox:
-        def execute(self, command, **_):
-            return CommandResult(0, base64.b64encode(b"/w/\xff").decode(), "")
-
-    with pytest.raises(files.NoSuchFile):
-        files._resolve(Sandbox(), "/w", "link", must_exist=True)
 
 
 @pytest.mark.parametrize(

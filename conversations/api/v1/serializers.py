@@ -336,9 +336,18 @@ class FileQuery(serializers.Serializer[Any]):
     )
 
 
+class FolderQuery(FileQuery):
+    limit = serializers.IntegerField(required=False, default=2_000, min_value=1, max_value=2_000)
+    cursor = serializers.CharField(
+        required=False, max_length=2_000, help_text="The `next` of the previous page."
+    )
+
+
 class FileEntrySerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
-    path = serializers.CharField()
+    path = serializers.CharField(
+        help_text="Bytes of the name that are not UTF-8 are U+FFFD here. The path opens the file anyway."
+    )
     type = serializers.ChoiceField(choices=["file", "directory", "link"])
     size = serializers.IntegerField(help_text="The size in bytes.")
     modified_at = serializers.DateTimeField()
@@ -347,6 +356,10 @@ class FileEntrySerializer(serializers.Serializer[Any]):
 class FolderSerializer(serializers.Serializer[Any]):
     path = serializers.CharField(allow_blank=True)
     entries = FileEntrySerializer(many=True)
+    total = serializers.IntegerField(help_text="The number of entries on all pages.")
+    next = serializers.CharField(
+        allow_null=True, help_text="The `cursor` of the next page; null on the last page."
+    )
 
 
 class WrittenFileSerializer(serializers.Serializer[Any]):
@@ -354,18 +367,29 @@ class WrittenFileSerializer(serializers.Serializer[Any]):
     size = serializers.IntegerField(help_text="The size in bytes.")
 
 
+class UploadedSerializer(WrittenFileSerializer):
+    """The first file, and all files of the upload in their order."""
+
+    files = WrittenFileSerializer(many=True)
+
+
 class UploadSerializer(serializers.Serializer[Any]):
-    file = serializers.FileField()
+    file = serializers.FileField(help_text="A file. Repeat the field to upload several files.")
     path = serializers.CharField(
         required=False,
         allow_blank=True,
         max_length=4_096,
+        trim_whitespace=False,
         help_text="The folder for the file, relative to the workspace. The default is the workspace itself.",
     )
 
 
 class ArchiveQuery(serializers.Serializer[Any]):
     format = serializers.ChoiceField(choices=["zip", "tar.gz"], default="zip")
+    dependencies = serializers.BooleanField(
+        default=True,
+        help_text="`false` leaves out installed dependencies and caches, such as `node_modules` and `.venv`.",
+    )
 
 
 class GitChangeSerializer(serializers.Serializer[Any]):
@@ -375,12 +399,33 @@ class GitChangeSerializer(serializers.Serializer[Any]):
 
 class GitChangesSerializer(serializers.Serializer[Any]):
     items = GitChangeSerializer(many=True)
+    total = serializers.IntegerField(
+        help_text="The number of changed files. `items` contains at most 20,000 of them."
+    )
 
 
 class GitDiffSerializer(serializers.Serializer[Any]):
     path = serializers.CharField()
-    original = serializers.CharField(allow_null=True, allow_blank=True)
-    modified = serializers.CharField(allow_null=True, allow_blank=True)
+    original = serializers.CharField(
+        allow_null=True, allow_blank=True, help_text="Null if the file is new or binary."
+    )
+    modified = serializers.CharField(
+        allow_null=True, allow_blank=True, help_text="Null if the file was deleted or is binary."
+    )
+    encoding = serializers.CharField(
+        allow_null=True,
+        help_text="The encoding of the newest version: `utf-8`, `utf-16`, `iso-8859-1`, …, or `binary`.",
+    )
+    original_encoding = serializers.CharField(allow_null=True)
+    original_size = serializers.IntegerField(
+        allow_null=True, help_text="The size in bytes; null if the file is new."
+    )
+    modified_size = serializers.IntegerField(
+        allow_null=True, help_text="The size in bytes; null if the file was deleted."
+    )
+    diff = serializers.CharField(
+        allow_blank=True, help_text="The difference in Git's format, in UTF-8."
+    )
 
 
 class StartTasksSerializer(serializers.Serializer[Any]):

@@ -38,6 +38,9 @@ class TurnFileSerializer(serializers.Serializer[Any]):
         allow_blank=True,
         help_text="A unified diff; null if the log does not contain the text before or after the turn.",
     )
+    is_truncated = serializers.BooleanField(
+        help_text="Whether the diff was cut, because it has more than 200,000 characters."
+    )
 
 
 class TurnDiffSerializer(serializers.Serializer[Any]):

@@ -20,7 +20,7 @@ from conversations import services
 from conversations.api.v1 import serializers
 from conversations.api.v1.mixins import NestedMixin
 from lib.api import parse_query
-from lib.problems import TooLarge
+from lib.problems import Problem, TooLarge
 from lib.routes import RouteFacts
 
 PATH = OpenApiParameter("path", str, description="The path, relative to the workspace.")
@@ -53,22 +53,29 @@ class WorkspaceViewSet(NestedMixin, viewsets.ViewSet):
 
     @extend_schema(
         operation_id="conversations_files_retrieve",
-        parameters=[PATH],
+        parameters=[serializers.FolderQuery],
         responses=serializers.FolderSerializer,
     )
     @action(detail=False, methods=["get"])
     def files(self, request: Request, pk: UUID) -> Response:
-        """List a folder of the workspace."""
+        """List a folder of the workspace: subfolders first, then by name."""
         conversation = self.get_conversation()
-        path = parse_query(serializers.FileQuery, request)["path"]
-        entries = services.list_files(conversation_id=conversation.pk, path=path)
-        return Response({"path": path, "entries": [entry.to_wire() for entry in entries]})
+        query = parse_query(serializers.FolderQuery, request)
+        folder = services.list_folder(conversation_id=conversation.pk, **query)
+        return Response(
+            {
+                "path": query["path"],
+                "entries": [entry.to_wire() for entry in folder.entries],
+                "total": folder.total,
+                "next": folder.next,
+            }
+        )
 
     @RouteFacts(streams=True, body_limit="UPLOAD_MAX_BYTES")
     @extend_schema(
         operation_id="conversations_files_upload_create",
         request={"multipart/form-data": serializers.UploadSerializer},
-        responses={201: serializers.WrittenFileSerializer},
+        responses={201: serializers.UploadedSerializer},
     )
     @action(
         detail=False,
@@ -77,18 +84,26 @@ class WorkspaceViewSet(NestedMixin, viewsets.ViewSet):
         parser_classes=[parsers.MultiPartParser],
     )
     def upload(self, request: ApiRequest, pk: UUID) -> Response:
-        """Upload a file into a folder of the workspace. A file with the same name is replaced."""
+        """Upload files into a folder of the workspace. Existing files with the same names are replaced.
+
+        Files of one upload never replace each other: the second `image.png` becomes `image-2.png`. If a file cannot be
+        written, the response is its error, and the files before it stay in the workspace.
+        """
         conversation = self.get_conversation()
         body = self.validate_body(serializers.UploadSerializer)
         folder = body.get("path", "").strip("/")
-        path = f"{folder}/{body['file'].name}" if folder else body["file"].name
-        size = services.write_file(
-            conversation_id=conversation.pk,
-            path=path,
-            content=body["file"].file,
-            by=request.user,
-        )
-        return Response({"path": path, "size": size}, status=201)
+        files = [
+            (f"{folder}/{file.name}" if folder else str(file.name), file.file)
+            for file in request.FILES.getlist("file")
+        ]
+        written = []
+        for result in services.write_files(
+            conversation_id=conversation.pk, files=files, by=request.user
+        ):
+            if isinstance(result, Problem):
+                raise result
+            written.append({"path": result.path, "size": result.size})
+        return Response({**written[0], "files": written}, status=201)
 
     @extend_schema(
         operation_id="conversations_archive_retrieve",
@@ -97,11 +112,15 @@ class WorkspaceViewSet(NestedMixin, viewsets.ViewSet):
     )
     @action(detail=False, methods=["get"])
     def archive(self, request: Request, pk: UUID) -> StreamingHttpResponse:
-        """Download the whole workspace as one file."""
+        """Download the whole workspace as one file.
+
+        Entries that are not in the archive are listed in it, in `LEFT-OUT.txt`; the header `X-Archive-Left-Out` has
+        their number. Git's own data, sockets, pipes, devices and symbolic links that may lead outside are left out.
+        """
         conversation = self.get_conversation()
-        kind = parse_query(serializers.ArchiveQuery, request)["format"]
-        chunks = services.download_archive(conversation_id=conversation.pk, format=kind)
-        return _download(chunks, name=f"workspace-{conversation.pk.hex[:8]}.{kind}")
+        query = parse_query(serializers.ArchiveQuery, request)
+        archive = services.download_archive(conversation_id=conversation.pk, **query)
+        return send_archive(archive, f"workspace-{conversation.pk.hex[:8]}.{query['format']}")
 
     @extend_schema(
         operation_id="conversations_git_changes_retrieve",
@@ -110,8 +129,9 @@ class WorkspaceViewSet(NestedMixin, viewsets.ViewSet):
     @action(detail=False, methods=["get"], url_path="git/changes")
     def git_changes(self, request: Request, pk: UUID) -> Response:
         """List the changed files of the workspace's Git repository."""
-        items = services.git_changes(conversation_id=self.get_conversation().pk)
-        return Response({"items": items})
+        changes = services.list_changes(conversation_id=self.get_conversation().pk)
+        items = [{"status": one.status, "path": one.path} for one in changes.items]
+        return Response({"items": items, "total": changes.total})
 
     @extend_schema(
         operation_id="conversations_git_diff_retrieve",
@@ -120,10 +140,10 @@ class WorkspaceViewSet(NestedMixin, viewsets.ViewSet):
     )
     @action(detail=False, methods=["get"], url_path="git/diff")
     def git_diff(self, request: Request, pk: UUID) -> Response:
-        """Return a file's text before and after its changes."""
+        """Return a file's text before and after its changes, and the difference as Git writes it."""
         conversation = self.get_conversation()
         path = parse_query(serializers.FileQuery, request)["path"]
-        return Response(services.git_diff(conversation_id=conversation.pk, path=path))
+        return Response(services.git_diff(conversation_id=conversation.pk, path=path).to_wire())
 
 
 @RouteFacts(streams=True, body_limit="UPLOAD_MAX_BYTES")
@@ -145,7 +165,7 @@ class FileContentViewSet(NestedMixin, viewsets.ViewSet):
         """Download a file."""
         conversation = self.get_conversation()
         path = parse_query(serializers.FileQuery, request)["path"]
-        return _download(services.read_file(conversation_id=conversation.pk, path=path))
+        return send_file(services.read_file(conversation_id=conversation.pk, path=path))
 
     @extend_schema(
         operation_id="conversations_files_write",
@@ -179,18 +199,37 @@ def _spooled(stream: Any) -> Iterator[IO[bytes]]:
         yield content
 
 
-def _download(chunks: Any, name: str = "") -> StreamingHttpResponse:
-    """Return a download of bytes from a sandbox.
+DOWNLOAD_HEADERS = {
+    # The agent may have written a hostile page, so browsers must not render it in this server's origin.
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+}
 
-    The agent may have written a hostile page, so the headers keep browsers from rendering it in this server's origin.
+
+def send_file(file: Any) -> StreamingHttpResponse:
+    """Return a download of a file from a sandbox.
+
+    With its length in the head, a client notices that a download ended early.
     """
-    disposition = f'attachment; filename="{name}"' if name else "attachment"
+    length = {} if file.size is None else {"Content-Length": str(file.size)}
     return StreamingHttpResponse(
-        chunks,
+        file,
         content_type="application/octet-stream",
+        headers={"Content-Disposition": "attachment", **DOWNLOAD_HEADERS, **length},
+    )
+
+
+def send_archive(
+    archive: services.Archive, name: str, content_type: str = "application/octet-stream"
+) -> StreamingHttpResponse:
+    """Return a download of an archive. It is complete before the response begins."""
+    return StreamingHttpResponse(
+        archive,
+        content_type=content_type,
         headers={
-            "Content-Disposition": disposition,
-            "X-Content-Type-Options": "nosniff",
-            "Content-Security-Policy": "sandbox; default-src 'none'",
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Content-Length": str(archive.size),
+            "X-Archive-Left-Out": str(archive.left_out),
+            **DOWNLOAD_HEADERS,
         },
     )

@@ -32,7 +32,9 @@ export class Changes {
     let items = null;
     if (isUp) {
       try {
-        items = (await json("GET", `${this.base}/git/changes`)).items;
+        const found = await json("GET", `${this.base}/git/changes`);
+        items = found.items;
+        this.total = found.total;
       } catch (problem) {
         if (problem.status === 404) items = null;
       }
@@ -46,15 +48,24 @@ export class Changes {
 
   async load(item) {
     const diff = await json("GET", `${this.base}/git/diff?path=${encodeURIComponent(item.path)}`);
-    return diffView(diff.original ?? "", diff.modified ?? "").element;
+    const notes = [];
+    if (diff.encoding === "binary" || diff.original_encoding === "binary") {
+      const sizes = [diff.original_size, diff.modified_size].filter((size) => size !== null).map(bytes);
+      return h("p", { class: "diff-note" }, `This file is not a text file (${sizes.join(" → ")}).`);
+    }
+    if (diff.original_encoding && diff.encoding !== diff.original_encoding) notes.push(`The encoding changed from ${diff.original_encoding} to ${diff.encoding}.`);
+    else if (diff.encoding && diff.encoding !== "utf-8") notes.push(`The file's encoding is ${diff.encoding}.`);
+    return h("div", {}, diffView(diff.original ?? "", diff.modified ?? "").element, notes.map((note) => h("p", { class: "diff-note" }, note)));
   }
 
   draw(items, note) {
     this.counter.hidden = !items.length;
-    this.counter.textContent = String(items.length);
+    const total = note ? items.length : Math.max(items.length, this.total ?? 0);
+    this.counter.textContent = String(total);
+    if (total > items.length) note = `the first ${items.length} are shown`;
     const open = [...this.pane.querySelectorAll("details[open]")].map((details) => details.dataset.path);
     this.pane.replaceChildren(
-      items.length ? h("div", { class: "pane-bar" }, h("span", { class: "grow" }, `${items.length} ${items.length === 1 ? "file" : "files"}`, note ? h("span", { class: "faint" }, ` · ${note}`) : null)) : empty("No files have changed yet."),
+      items.length ? h("div", { class: "pane-bar" }, h("span", { class: "grow" }, `${total} ${total === 1 ? "file" : "files"}`, note ? h("span", { class: "faint" }, ` · ${note}`) : null)) : empty("No files have changed yet."),
       ...items.map((item) => this.row(item, open.includes(item.path) || items.length === 1)),
     );
   }
@@ -80,6 +91,16 @@ export class Changes {
     if (isOpen) load();
     return details;
   }
+}
+
+/** Return lists of files whose names some disks take for equal. */
+function groupByName(files) {
+  const groups = new Map();
+  for (const file of files) {
+    const name = file.name.normalize("NFC").toLowerCase();
+    groups.set(name, [...(groups.get(name) ?? []), file]);
+  }
+  return [...groups.values()];
 }
 
 /** The tree of files in the workspace. Folders load when they are opened. */
@@ -123,15 +144,16 @@ export class Files {
         h("span", { class: "grow" }, "Workspace"),
         h("button", { type: "button", class: "icon-button", "aria-label": "Refresh", title: "Refresh", onclick: () => this.refresh(true) }, icon("retry")),
         this.may.edit_files ? h("button", { type: "button", class: "icon-button", "aria-label": "Upload files", title: "Upload files", onclick: () => input.click() }, icon("upload")) : null,
-        h("a", { class: "icon-button", href: `${this.base}/archive?format=zip`, download: "", "aria-label": "Download all as zip", title: "Download all as zip" }, icon("download")),
+        // Without the attribute "download": if the archive is too large, the browser shows the sentence.
+        h("a", { class: "icon-button", href: `${this.base}/archive?format=zip`, "aria-label": "Download all as zip", title: "Download all as zip" }, icon("download")),
         input,
       ),
       tree.childElementCount ? tree : empty("The workspace is empty."),
     );
   }
 
-  async fill(list, path, depth) {
-    const { entries } = await json("GET", `${this.base}/files?path=${encodeURIComponent(path)}`);
+  async fill(list, path, depth, cursor = "") {
+    const { entries, total, next } = await json("GET", `${this.base}/files?path=${encodeURIComponent(path)}${cursor && `&cursor=${encodeURIComponent(cursor)}`}`);
     for (const entry of entries) {
       if (depth === 0 && entry.name === ".git") continue;
       const item = h("li");
@@ -139,6 +161,16 @@ export class Files {
       if (entry.type === "directory") await this.folder(item, entry, depth);
       else item.append(h("button", { type: "button", style: { "--depth": depth }, onclick: () => this.view(entry) }, icon("file"), h("span", { class: "name" }, entry.name), h("span", { class: "size" }, entry.type === "link" ? "link" : bytes(entry.size))));
     }
+    if (!next) return;
+    const more = h("li", {}, h("button", { type: "button", style: { "--depth": depth }, onclick: async () => {
+      try {
+        await this.fill(list, path, depth, next);
+        more.remove();
+      } catch (problem) {
+        toast(problem.message);
+      }
+    } }, h("span", { class: "name" }, `Show more of the ${total} entries`)));
+    list.append(more);
   }
 
   async folder(item, entry, depth) {
@@ -202,14 +234,15 @@ export class Files {
   }
 
   async upload(files) {
-    for (const file of files) {
+    // Files with equal names, from several folders, go into one request, in which the server keeps them all.
+    for (const group of groupByName([...files])) {
       const body = new FormData();
-      body.append("file", file);
+      for (const file of group) body.append("file", file);
       try {
-        await json("POST", `${this.base}/files/upload`, { body });
-        toast(`${file.name} was uploaded to the workspace.`);
+        const written = await json("POST", `${this.base}/files/upload`, { body });
+        toast(`${written.files.map((file) => file.path).join(", ")} ${written.files.length === 1 ? "was" : "were"} uploaded to the workspace.`);
       } catch (problem) {
-        toast(`${file.name} was not uploaded. ${problem.message}`);
+        toast(`${group[0].name} was not uploaded. ${problem.message}`);
       }
     }
     this.viewed = null;

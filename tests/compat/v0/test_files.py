@@ -1,5 +1,6 @@
 """The V0 routes for the files of a workspace: status codes and full bodies."""
 
+import io
 from datetime import UTC, datetime
 
 import pytest
@@ -7,7 +8,8 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 
 from compat.v0 import files
 from conversations import services
-from conversations.services.files import DirectoryEntry, PathOutside
+from conversations.services.files import DirectoryEntry
+from conversations.services.workspace_access import PathOutside
 from tests.conftest import key_client
 
 pytestmark = pytest.mark.django_db
@@ -128,7 +130,7 @@ def test_archive_is_sent_as_an_attachment(api, running, monkeypatch):
 
     def download_archive(*, conversation_id, format):  # noqa: A002 - the service's own name
         formats.append((conversation_id, format))
-        return iter([b"PK", b"zip"])
+        return services.Archive(io.BytesIO(b"PKzip"), 2)
 
     monkeypatch.setattr(services, "download_archive", download_archive)
 
@@ -137,6 +139,10 @@ def test_archive_is_sent_as_an_attachment(api, running, monkeypatch):
     assert b"".join(response) == b"PKzip"
     assert formats == [(running.pk, "zip")]
     assert response.headers["Content-Type"] == "application/zip"
+    assert (response.headers["Content-Length"], response.headers["X-Archive-Left-Out"]) == (
+        "5",
+        "2",
+    )
     assert response.headers["Content-Disposition"] == 'attachment; filename="workspace.zip"'
     assert response.headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
 
@@ -153,12 +159,21 @@ def test_changes_have_the_letters_of_git_status(api, running, monkeypatch):
 
 
 def test_diff_has_null_for_a_text_that_did_not_exist(api, running, workspace):
-    diff = {"path": "new.txt", "original": None, "modified": "new"}
+    diff = services.FileDiff(
+        path="new.txt",
+        original=None,
+        modified="new",
+        encoding="utf-8",
+        original_encoding=None,
+        original_size=None,
+        modified_size=3,
+        diff="",
+    )
     workspace.replace("git_diff", diff)
 
     response = api.get(build_path(running, "git/diff?path=/workspace/new.txt"))
 
-    assert response.json() == {"modified": "new", "original": None}
+    assert response.json() == {"modified": "new", "original": None, "encoding": "utf-8"}
     assert workspace.paths == ["new.txt"]
 
 
@@ -167,6 +182,12 @@ def test_other_user_gets_404_for_files(running, charlie, route):
     response = key_client(charlie).get(build_path(running, route))
 
     assert (response.status_code, response.json()["code"]) == (404, "not-found")
+
+
+def write_all(*, conversation_id, files):
+    """Take the place of ``services.write_files``, and write nothing."""
+    for path, content in files:
+        yield services.WrittenFile(path, len(content.read()))
 
 
 class TestUpload:
@@ -180,14 +201,14 @@ class TestUpload:
         assert response.json()["error"] == "files: Send at least one file."
 
     def test_upload_accepts_the_field_name_with_brackets(self, api, running, monkeypatch):
-        monkeypatch.setattr(services, "write_file", lambda **_: 1)
+        monkeypatch.setattr(services, "write_files", write_all)
 
         response = self.upload(api, running, **{"files[]": SimpleUploadedFile("a.txt", b"x")})
 
         assert response.json() == {"uploaded_files": ["/workspace/a.txt"], "skipped_files": []}
 
     def test_files_above_the_limit_are_skipped(self, api, running, monkeypatch):
-        monkeypatch.setattr(services, "write_file", lambda **_: 1)
+        monkeypatch.setattr(services, "write_files", write_all)
         monkeypatch.setattr(files, "UPLOAD_FILES_MAX", 1)
         both = [SimpleUploadedFile(name, b"x") for name in ("a.txt", "b.txt")]
 
@@ -199,9 +220,11 @@ class TestUpload:
         }
 
     def test_file_that_the_sandbox_rejects_is_skipped_with_its_reason(
-        self, api, running, workspace
+        self, api, running, monkeypatch
     ):
-        workspace.replace("write_file", PathOutside("The path is a folder."))
+        monkeypatch.setattr(
+            services, "write_files", lambda **_: iter([PathOutside("The path is a folder.")])
+        )
 
         response = self.upload(api, running, files=[SimpleUploadedFile("a", b"x")])
 

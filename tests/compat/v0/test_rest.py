@@ -589,11 +589,12 @@ class TestSandboxRoutes:
         settings.UPLOAD_MAX_BYTES = 5
         written = {}
 
-        def write_file(*, conversation_id, path, content, by):
-            written[path] = content.read()
-            return len(written[path])
+        def write_files(*, conversation_id, files, by):
+            for path, content in files:
+                written[path] = content.read()
+                yield services.WrittenFile(path, len(written[path]))
 
-        monkeypatch.setattr(services, "write_file", write_file)
+        monkeypatch.setattr(services, "write_files", write_files)
         files = [
             SimpleUploadedFile(name, body)
             for name, body in (("a.bin", b"\xff\0"), ("b.txt", b"123456"), ("...", b"x"))

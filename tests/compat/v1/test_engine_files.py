@@ -11,7 +11,25 @@ from conversations import services
 from tests.conversations.conftest import list_queued_jobs
 
 pytestmark = pytest.mark.django_db
-DIFF = {"path": "a", "original": None, "modified": "new"}
+DIFF = services.FileDiff(
+    path="a",
+    original=None,
+    modified="new",
+    encoding="utf-8",
+    original_encoding=None,
+    original_size=None,
+    modified_size=3,
+    diff="",
+)
+
+
+class Content(list):
+    """The chunks of a file."""
+
+    size = None
+
+    def __init__(self, *chunks):
+        super().__init__(chunks)
 
 
 @pytest.fixture
@@ -50,7 +68,7 @@ def test_client_path_becomes_relative_to_the_workspace(path, relative):
 
 
 def test_file_is_downloaded_as_an_attachment(client, running, monkeypatch):
-    monkeypatch.setattr(services, "read_file", lambda **call: iter([call["path"].encode(), b"!"]))
+    monkeypatch.setattr(services, "read_file", lambda **call: Content(call["path"].encode(), b"!"))
 
     response = client.get("/api/file/download?path=/workspace/project/a.txt")
 
@@ -99,9 +117,13 @@ def test_changes_keep_the_words_of_the_engine(client, monkeypatch, url):
 
 @pytest.mark.parametrize("url", ["/api/git/diff?path=a", "/api/git/diff/a"])
 def test_diff_shows_the_texts_after_and_before(client, monkeypatch, url):
-    monkeypatch.setattr(services, "git_diff", lambda **call: DIFF | {"path": call["path"]})
+    monkeypatch.setattr(services, "git_diff", lambda **_: DIFF)
 
-    assert client.get(url).json() == {"modified": "new", "original": None}
+    assert client.get(url).json() == {
+        "modified": "new",
+        "original": None,
+        "encoding": "utf-8",
+    }
 
 
 def test_diff_without_a_path_is_422(client):
@@ -138,7 +160,7 @@ def test_viewer_downloads_but_does_not_upload(running, alice, bob, monkeypatch):
     bob.memberships.filter(organization=alice.personal_organization).update(role="viewer")
     key = services.conversation_key(conversation=running, user=bob)
     viewer = APIClient(headers={"X-Session-API-Key": key})
-    monkeypatch.setattr(services, "read_file", lambda **_: iter([b"x"]))
+    monkeypatch.setattr(services, "read_file", lambda **_: Content(b"x"))
 
     assert b"".join(viewer.get("/api/file/download?path=a")) == b"x"
     upload = viewer.post("/api/file/upload?path=a", {"file": SimpleUploadedFile("a", b"x")})

@@ -294,11 +294,6 @@ class TestResponses:
                 server.client.get_server_info()
             assert not server.client.is_ready()
 
-    def test_malformed_git_changes_are_skipped(self):
-        body = [{"status": "ADDED", "path": "a"}, {"path": 1}, 7, {"status": None, "path": "b"}]
-        with run_engine(build_response(200, body)) as server:
-            assert [one.path for one in server.client.list_git_changes("/p")] == ["a", "b"]
-
 
 class TestPages:
     def test_page_that_fails_is_requested_with_smaller_limits(self):

@@ -437,9 +437,8 @@ def test_model_failure_is_reported_with_a_user_action(sandbox):
     assert failure.user_action == "settings"
 
 
-def test_files_commands_and_git_changes_of_a_workspace(sandbox):
+def test_files_and_commands_of_a_workspace(sandbox):
     client, project = sandbox.client, sandbox.workspace
-    sandbox.create_conversation()  # the engine makes the workspace a Git repository
     content = bytes(range(256)) * 1_000
 
     assert client.upload(f"{project}/deep/er/data.bin", content) == len(content)
@@ -449,12 +448,6 @@ def test_files_commands_and_git_changes_of_a_workspace(sandbox):
     result = client.execute("echo out; echo err >&2; exit 3", cwd=project)
     assert result == CommandResult(3, "out\n", "err\n")
     assert client.execute("sleep 5", cwd=project, timeout=1).timed_out
-    assert ("ADDED", "deep/er/data.bin") in {
-        (c.status, c.path) for c in client.list_git_changes(project)
-    }
-    client.upload(f"{project}/text.txt", "ünï\n".encode())
-    assert client.get_git_diff(f"{project}/text.txt").modified == "ünï"
-    assert b"".join(client.archive(project))[:2] == b"\x1f\x8b"
     with pytest.raises(EngineMissing):
         client.download(f"{project}/nothing")
     with pytest.raises(EngineRefused) as caught:

@@ -1,3 +1,5 @@
+import pytest
+
 from tests.conversations.parts.conftest import add_edit, add_event, add_user_message
 
 
@@ -43,6 +45,7 @@ def test_file_edited_twice_in_a_turn_has_one_diff(api, story):
             "path": "/w/a.txt",
             "status": "UPDATED",
             "diff": "--- a//w/a.txt\n+++ b//w/a.txt\n@@ -1,2 +1,2 @@\n one\n-two\n+three",
+            "is_truncated": False,
         }
     ]
 
@@ -56,6 +59,33 @@ def test_turn_reports_new_files_and_whether_commands_ran(api, story):
     assert (first["items"][0]["status"], first["ran_commands"]) == ("ADDED", False)
     assert "+one" in first["items"][0]["diff"]
     assert (third["items"], third["ran_commands"]) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lines"),
+    [
+        ("a\r\n", "a\n", ["-a\r", "+a"]),
+        ("a\x0cb\n", "a\nb\n", ["-a\x0cb", "+a", "+b"]),
+        ("a\u2028b\n", "ab\n", ["-a\u2028b", "+ab"]),
+        ("a", "a\n", ["-a", "\\ No newline at end of file", "+a"]),
+    ],
+)
+def test_diff_of_a_turn_splits_lines_as_git_does(api, story, before, after, lines):
+    add_edit(story, "/w/b.txt", before, after)
+
+    [item] = api.get(build_url(story, 3)).json()["items"]
+
+    assert item["diff"].split("\n")[3:] == lines
+
+
+def test_long_diff_of_a_turn_is_cut_at_a_line_and_says_so(api, story):
+    add_edit(story, "/w/b.txt", "", "0123456789\n" * 20_000)
+
+    [item] = api.get(build_url(story, 3)).json()["items"]
+
+    assert item["is_truncated"] is True
+    assert 199_000 < len(item["diff"]) <= 200_000
+    assert item["diff"].endswith("+0123456789\n")
 
 
 def test_file_with_unknown_content_has_no_diff(api, story):
