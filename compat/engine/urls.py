@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from compat.engine import files, views
+from compat.engine import confirmation, files, unserved, views
 
 DETAIL = "api/conversations/<str:pk>"
 urlpatterns = [
@@ -12,6 +12,16 @@ urlpatterns = [
     path(f"{DETAIL}/events/search", views.EventSearchView.as_view()),
     path(f"{DETAIL}/events/count", views.EventCountView.as_view()),
     path(f"{DETAIL}/events/respond_to_confirmation", views.AnswerView.as_view()),
+    path(f"{DETAIL}/confirmation_policy", confirmation.PolicyView.as_view()),
+    path(f"{DETAIL}/security_analyzer", confirmation.AnalyzerView.as_view()),
+    *(
+        path(f"{DETAIL}/{route}", unserved.UnservedView.as_view(), {"route": route})
+        for route in unserved.CONVERSATION_ROUTES
+    ),
+    *(
+        path(f"api/{route}", unserved.UnservedSandboxView.as_view(), {"route": route})
+        for route in unserved.SANDBOX_ROUTES
+    ),
     path("api/file/upload", files.UploadView.as_view()),
     path("api/file/upload/<path:path>", files.UploadAtPathView.as_view()),
     path("api/file/download", files.DownloadView.as_view()),

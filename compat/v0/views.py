@@ -234,6 +234,12 @@ class ConversationView(V0View):
         "delete": "conversations.delete",
     }
 
+    def is_for_engine(self, request: HttpRequest) -> bool:
+        """Return whether a request has the form of the engine's API. V0 cannot change tags; a title alone is V0."""
+        if request.method == "PATCH" and b'"tags"' not in request.body:
+            return False
+        return is_engine_request(request)
+
     @schema("conversation", responses=serializers.V0ConversationSerializer)
     def get(self, request: ApiRequest, pk: UUID) -> Response:
         """Return the conversation's record."""

@@ -259,7 +259,7 @@ def start_conversation(view: V1View) -> StartTask:
     text, images = serializers.split_message(message) if message else (None, [])
     if body.get("sandbox_id"):
         return _start_in_sandbox(request, body, text, images)
-    parent = _get_parent(request, body.get("parent_conversation_id"))
+    parent = get_parent(request, body.get("parent_conversation_id"))
     organization = parent.organization if parent else active_organization(request._request)  # noqa: SLF001
     require(request.user, organization.pk, "conversations.create")
     conversation = services.create_conversation(
@@ -282,7 +282,8 @@ def _choose_trigger(request: Request) -> str:
     return Conversation.Trigger.API if has_api_key else Conversation.Trigger.GUI
 
 
-def _get_parent(request: Request, parent_id: UUID | None) -> Conversation | None:
+def get_parent(request: Request, parent_id: UUID | None) -> Conversation | None:
+    """Return the conversation that a request names as the parent. Raise ``Http404`` if the caller may not see it."""
     if parent_id is None:
         return None
     rows = Conversation.objects.visible_to(request.user).select_related("organization")

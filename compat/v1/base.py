@@ -58,14 +58,17 @@ class V1View(GenericAPIView[Any]):
 def _unprocessable(error: exceptions.ValidationError) -> Unprocessable:
     # The web client shows one sentence, so find the first one in the nested errors.
     detail: Any = error.detail
+    path: list[str] = []
     while not isinstance(detail, str):
         if isinstance(detail, dict):
             name, detail = next(iter(detail.items()))
-            if isinstance(detail, list) and detail and isinstance(detail[0], str):
-                detail = f"{name}: {detail[0]}"
+            path.append(str(name))
         else:
-            detail = detail[0] if detail else "Invalid."
-    return Unprocessable(str(detail), errors=error.detail)
+            # The errors of a list's items are empty for the items without an error.
+            detail = next((part for part in detail if part), "Invalid.")
+    path = [name for name in path if name != "non_field_errors"]
+    sentence = f"{'.'.join(path)}: {detail}" if path else str(detail)
+    return Unprocessable(sentence, errors=error.detail)
 
 
 def parse_ids(request: Request, name: str) -> list[UUID]:

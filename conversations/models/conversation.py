@@ -141,6 +141,12 @@ class Conversation(models.Model):
         help_text="The numbers of the pull requests that were opened from the conversation.",
     )
     tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)
+    start_options = models.JSONField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="The options that a program set when it created the conversation: max_iterations, tags and tools.",
+    )
     archived_at = models.DateTimeField(null=True, blank=True)
     is_external = models.BooleanField(
         default=False,

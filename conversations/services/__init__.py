@@ -124,6 +124,12 @@ from conversations.services.shares import (
     open_share,
     revoke_share,
 )
+from conversations.services.start_options import (
+    collect_start_options,
+    get_max_iterations,
+    get_value_tags,
+    set_value_tags,
+)
 from conversations.services.starts import start_conversation
 from conversations.services.state import PublishedElsewhere, request_start
 from conversations.services.turns import find_turn_changes, list_turns
@@ -160,6 +166,7 @@ __all__ = [
     "close_run",
     "collect_decisions",
     "collect_egress",
+    "collect_start_options",
     "conversation_key",
     "count_view",
     "create_conversation",
@@ -185,6 +192,8 @@ __all__ = [
     "free_expired_leases",
     "free_orphaned_leases",
     "get_egress_policy",
+    "get_max_iterations",
+    "get_value_tags",
     "git_changes",
     "git_diff",
     "handle_unreachable_engine",
@@ -236,6 +245,7 @@ __all__ = [
     "set_confirmation",
     "set_egress_policy",
     "set_tags",
+    "set_value_tags",
     "set_visibility",
     "site_egress",
     "snapshot_state",

@@ -22,6 +22,7 @@ from conversations.sandboxes.provider import get_provider
 from conversations.services.equipment import choose_confirmation
 from conversations.services.keys import revoke_keys
 from conversations.services.messages import add_message
+from conversations.services.start_options import check_start_options
 from conversations.services.state import change_fields, request_start
 from lib.problems import Problem
 
@@ -64,13 +65,15 @@ def create_conversation(
     idempotency_key: str | None = None,
     conversation_id: UUID | None = None,
     images: Sequence[str] = (),
+    start_options: dict[str, Any] | None = None,
 ) -> Conversation:
     """Create a conversation, post its first message if there is one, and request a start of its sandbox.
 
     With ``idempotency_key``, a repeat by the same user with the same content returns the first conversation; with
     different content it raises ``IdempotencyConflict``. Without a confirmation policy or an analyzer, the user's
-    settings apply. Values that the organization enforces override arguments and settings. Everything happens in one
-    transaction. Raise ``IdTaken``, and ``UnsendableText`` if the message cannot be stored.
+    settings apply. Values that the organization enforces override arguments and settings. ``start_options`` is a value
+    of ``collect_start_options``. Everything happens in one transaction. Raise ``IdTaken``, ``UnsendableText`` if the
+    message cannot be stored, and ``EnforcedSetting`` if the options exceed a limit of the organization.
     """
     organization = organization or user.personal_organization
     # A digest of this list is stored. If its items or their order change, repeats of older requests fail.
@@ -97,6 +100,7 @@ def create_conversation(
         effective = user_settings.effective_settings(
             user_id=user.pk, organization_id=organization.pk
         )
+        check_start_options(effective, start_options)
         policy, analyzer = choose_confirmation(
             effective, policy=confirmation_policy, analyzer=security_analyzer
         )
@@ -114,6 +118,7 @@ def create_conversation(
             wire_version=wire_version,
             parent=parent,
             tags=sorted(tags),
+            start_options=start_options,
             idempotency_key=idempotency_key,
             idempotency_digest=digest if idempotency_key is not None else "",
         )

@@ -37,6 +37,7 @@ from conversations.services.equipment import (
 )
 from conversations.services.inheritance import build_story, copy_parent_files
 from conversations.services.leases import request_manager
+from conversations.services.start_options import get_max_iterations, get_value_tags
 from conversations.services.state import append_notice, change_fields
 from conversations.services.workspaces import prepare_workspace
 from lib.problems import Problem
@@ -243,7 +244,10 @@ def _start_engine_conversation(
         security_analyzer=conversation.security_analyzer,
         system_suffix=build_story(conversation, sandbox.workspace),
         secrets=build_secret_sources(conversation, sandbox),
-        **build_start_options(effective),
+        tags=get_value_tags(conversation),
+        tools=(conversation.start_options or {}).get("tools"),
+        **build_start_options(effective)
+        | {"max_iterations": get_max_iterations(conversation, effective)},
     )
     try:
         client.start_conversation(body)
