@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from compat.v1.base import PageQuery
+from compat.v1.base import MomentField, PageQuery
 from compat.v1.serializers import V1MessageSerializer
 
 
@@ -52,8 +52,8 @@ class EventSearchQuery(PageQuery):
     source: Any = serializers.CharField(
         required=False, max_length=16
     )  # Any: DRF's ``source`` is a string
-    timestamp__gte = serializers.DateTimeField(required=False)
-    timestamp__lt = serializers.DateTimeField(required=False)
+    timestamp__gte = MomentField(required=False)
+    timestamp__lt = MomentField(required=False)
     sort_order = serializers.ChoiceField(
         choices=["TIMESTAMP", "TIMESTAMP_DESC"], required=False, default="TIMESTAMP"
     )

@@ -15,6 +15,7 @@ from accounts.requests import ApiRequest
 from conversations.api.authentication import WITH_CONVERSATION_KEY
 from lib import pages
 from lib.problems import Problem
+from lib.times import parse_time
 
 MAX_IDS = 100
 
@@ -98,13 +99,27 @@ class PageQuery(serializers.Serializer[Any]):
     limit = serializers.IntegerField(required=False, default=100, min_value=1, max_value=100)
 
 
+class MomentField(serializers.DateTimeField):
+    """A time in a query string, in any form that ``lib.times`` reads."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, str):
+            return super().to_internal_value(data)
+        try:
+            return parse_time(data)
+        except ValueError:
+            raise serializers.ValidationError(
+                "This is not a time. Send a time such as 2026-11-29T10:00:00Z."
+            ) from None
+
+
 class TimesQuery(serializers.Serializer[Any]):
     """Filters for the times at which objects were created and updated."""
 
-    created_at__gte = serializers.DateTimeField(required=False)
-    created_at__lt = serializers.DateTimeField(required=False)
-    updated_at__gte = serializers.DateTimeField(required=False)
-    updated_at__lt = serializers.DateTimeField(required=False)
+    created_at__gte = MomentField(required=False)
+    created_at__lt = MomentField(required=False)
+    updated_at__gte = MomentField(required=False)
+    updated_at__lt = MomentField(required=False)
 
 
 def fetch_page(

@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from compat.v1.base import PageQuery, TimesQuery
+from compat.v1.base import MomentField, PageQuery, TimesQuery
 from conversations.models import Conversation, StartTask
 
 TEXT_LENGTH = 1_000_000
@@ -150,7 +150,7 @@ class StartQuery(serializers.Serializer[Any]):
     """Query parameters that filter a search for start tasks."""
 
     conversation_id__eq = serializers.UUIDField(required=False)
-    created_at__gte = serializers.DateTimeField(required=False)
+    created_at__gte = MomentField(required=False)
 
 
 class StartPageQuery(StartQuery, PageQuery):
@@ -210,8 +210,8 @@ class EventQuery(serializers.Serializer[Any]):
 
     conversation_id__eq = serializers.UUIDField(required=False)
     kind__eq = serializers.CharField(required=False, max_length=80)
-    timestamp__gte = serializers.DateTimeField(required=False)
-    timestamp__lt = serializers.DateTimeField(required=False)
+    timestamp__gte = MomentField(required=False)
+    timestamp__lt = MomentField(required=False)
 
 
 class EventPageQuery(EventQuery, PageQuery):
