@@ -5,11 +5,11 @@ engine's clients send all fields, and later versions of them send more.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from accounts.settings.choices import ConfirmationPolicy, SecurityAnalyzer
-from compat.v1.base import Unprocessable
+from compat.v1.fields import REASONS, check_fields, refuse
 from compat.v1.responses import WORKSPACE
 from conversations.engine.payloads import TOOLS, build_analyzer
 
@@ -26,16 +26,6 @@ ANALYZERS = {
 }
 WORKSPACES = (WORKSPACE, f"{WORKSPACE}/", "/workspace", "/workspace/", "workspace/project")
 """Spellings of ``working_dir`` for the workspace. The last one is the default of the engine's ``LocalWorkspace``."""
-REASONS = {
-    "agent_profile_id": "This server has no agent profiles. Leave it out.",
-    "secrets": "Store secrets in the settings of this server; its agents receive them.",
-    "mcp_config": "Add MCP servers in the settings of this server; its agents use them.",
-    "agent_context": "Put instructions into the first message.",
-    "system_prompt": "Put instructions into the first message.",
-    "working_dir": f"Send {WORKSPACE}, the only workspace of a sandbox.",
-    "user_id": "Conversations belong to the user of the key. Leave it out.",
-}
-"""What to do instead, by the name of the field."""
 REPLACED = frozenset({"llm", "condenser"})
 """Fields of an agent that this server replaces by the model and the condenser of the caller's settings (see docs)."""
 AGENT_DEFAULTS: dict[str, Any] = {
@@ -70,34 +60,6 @@ _DEFAULTS: dict[str, Any] = {
     "autotitle": True,
     "observability_span_name": "conversation",
 }
-
-
-def refuse(name: str, sentence: str) -> Unprocessable:
-    return Unprocessable(f"{name}: {sentence}", errors={name: [sentence]})
-
-
-def check_fields(
-    body: Mapping[str, Any],
-    *,
-    handled: Collection[str],
-    defaults: Mapping[str, Any] | None = None,
-    prefix: str = "",
-) -> None:
-    """Raise ``Unprocessable`` for a field that is not in ``handled`` and asks for something.
-
-    ``defaults`` contains values that ask for nothing, in addition to null, false and empty values.
-    """
-    known = defaults or {}
-    for name, value in body.items():
-        # ``is``, because 0 is a value.
-        is_nothing = value is None or value is False or value in ("", [], {})
-        is_default = name in known and type(value) is type(known[name]) and value == known[name]
-        if name in handled or is_default or (is_nothing and name != "stuck_detection"):
-            continue
-        sentence = REASONS.get(
-            name, "This server cannot do this for a conversation. Leave the field out."
-        )
-        raise refuse(prefix + str(name)[:80], sentence)
 
 
 def check_request(body: Mapping[str, Any]) -> None:

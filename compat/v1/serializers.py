@@ -72,7 +72,12 @@ class V1StartRequestSerializer(serializers.Serializer[Any]):
     trigger = serializers.ChoiceField(
         choices=Conversation.Trigger.choices, required=False, allow_null=True
     )
-    pr_number = serializers.ListField(child=serializers.IntegerField(), required=False)
+    pr_number = serializers.ListField(
+        child=serializers.IntegerField(min_value=1, max_value=2**31 - 1),
+        required=False,
+        allow_null=True,
+        max_length=100,
+    )
     parent_conversation_id = serializers.UUIDField(required=False, allow_null=True)
     agent_type = serializers.ChoiceField(
         choices=["default", "plan"], required=False, allow_null=True

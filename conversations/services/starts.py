@@ -40,6 +40,7 @@ from conversations.services.leases import request_manager
 from conversations.services.start_options import get_max_iterations, get_value_tags
 from conversations.services.state import append_notice, change_fields
 from conversations.services.workspaces import prepare_workspace
+from lib.host_paths import hide_host_folder
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -301,7 +302,7 @@ def _finish(task: StartTask, started: Conversation, sandbox: Sandbox) -> None:
 
 def _record_failure(task: StartTask, conversation: Conversation, failure: Exception) -> None:
     """Queue another attempt, or mark the start as failed after ``MAX_ATTEMPTS`` or a permanent failure."""
-    error = str(getattr(failure, "detail", "") or failure)
+    error = hide_host_folder(str(getattr(failure, "detail", "") or failure))
     is_permanent = getattr(failure, "is_permanent", False)
     log.warning("The start of conversation %s failed: %s", conversation.pk, error)
     with transaction.atomic():
@@ -335,7 +336,7 @@ def _phase(task: StartTask, phase: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        entry["detail"] = str(getattr(error, "detail", "") or error)[:500]
+        entry["detail"] = hide_host_folder(str(getattr(error, "detail", "") or error))[:500]
         raise
     finally:
         entry["finished_at"] = timezone.now().isoformat()
