@@ -24,7 +24,7 @@ def hide_host_paths(text: str) -> str:
 
 
 def hide_host_folder(text: str) -> str:
-    """Return a sentence for users without paths of sandboxes, and with ``SANDBOX_DIR`` for the folder of all of them."""
+    """Return a sentence for users without paths of sandboxes, and with ``SANDBOX_DIR`` for their common folder."""
     text = hide_host_paths(text)
     for prefix in _folders(str(settings.SANDBOX_DIR))[0]:
         text = text.replace(prefix, "SANDBOX_DIR")

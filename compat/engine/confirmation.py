@@ -6,6 +6,7 @@ from rest_framework.response import Response
 
 from compat.engine import options, serializers
 from compat.engine.views import ID, SUCCESS, TAGS, EngineView, read_object
+from compat.v1.fields import check_fields, refuse
 from conversations import services
 from lib.routes import RouteFacts
 
@@ -30,7 +31,7 @@ class PolicyView(EngineView):
         """
         row = self.get_conversation(pk)
         body = read_object(request)
-        options.check_fields(body, handled=("policy",))
+        check_fields(body, handled=("policy",))
         policy = options.parse_policy(body.get("policy"))
         services.set_confirmation(conversation_id=row.pk, confirmation_policy=policy)
         return Response(SUCCESS)
@@ -52,9 +53,9 @@ class AnalyzerView(EngineView):
         """Change how the risk of actions is rated. Null removes the analyzer. Safe to repeat."""
         row = self.get_conversation(pk)
         body = read_object(request)
-        options.check_fields(body, handled=("security_analyzer",))
+        check_fields(body, handled=("security_analyzer",))
         if "security_analyzer" not in body:
-            raise options.refuse("security_analyzer", "Send null or an object with a `kind`.")
+            raise refuse("security_analyzer", "Send null or an object with a `kind`.")
         analyzer = options.parse_analyzer(body["security_analyzer"])
         services.set_confirmation(conversation_id=row.pk, security_analyzer=analyzer)
         return Response(SUCCESS)

@@ -5,11 +5,12 @@ They respond with 501 and a sentence, because a program may treat a 404 as an ol
 
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from compat.engine.views import EngineView
+from compat.engine.views import ID, TAGS, EngineView
 from compat.v1.base import V1View
 from lib.problems import Problem
 from lib.routes import NOTHING, RouteFacts
@@ -33,12 +34,13 @@ CONVERSATION_ROUTES = {
     "runtime/reprovision": "Use POST /api/v1/conversations/{id}/resume.",
 }
 """Routes below ``/api/conversations/{id}/`` of openhands-agent-server 1.58.0, with what to use instead."""
-SANDBOX_ROUTES = {
-    "bash/execute_bash_command": "The command was not run. Ask the agent to run it.",
-    "bash/start_bash_command": "The command was not run. Ask the agent to run it.",
-    "bash/bash_events/search": "Read the events of the conversation instead.",
+BASH_ROUTES = {
+    "execute_bash_command": "The command was not run. Ask the agent to run it.",
+    "start_bash_command": "The command was not run. Ask the agent to run it.",
+    "bash_events/search": "Read the events of the conversation instead.",
 }
-"""Routes of the engine for its whole sandbox, below ``/api/``."""
+"""Routes of the engine for its whole sandbox, below ``/api/bash/``."""
+ROUTE = OpenApiParameter("route", str, OpenApiParameter.PATH)
 
 
 class NotServed(Problem):
@@ -54,13 +56,25 @@ class UnservedView(EngineView):
 
     permission = "conversations.view"
 
-    @extend_schema(exclude=True)
+    @extend_schema(
+        operation_id="runtime_unserved_get",
+        tags=TAGS,
+        parameters=[ID, ROUTE],
+        request=None,
+        responses={501: OpenApiTypes.OBJECT},
+    )
     def get(self, request: Request, pk: str, route: str) -> Response:
         """Respond with 501, or with 404 if the caller may not see the conversation."""
         self.get_conversation(pk)
         raise refuse(route, CONVERSATION_ROUTES)
 
-    @extend_schema(exclude=True)
+    @extend_schema(
+        operation_id="runtime_unserved_post",
+        tags=TAGS,
+        parameters=[ID, ROUTE],
+        request=None,
+        responses={501: OpenApiTypes.OBJECT},
+    )
     def post(self, request: Request, pk: str, route: str) -> Response:
         """Respond with 501, or with 404 if the caller may not see the conversation."""
         self.get_conversation(pk)
@@ -74,15 +88,27 @@ class UnservedSandboxView(V1View):
     permission = "conversations.view"
     serializer_class: Any = None
 
-    @extend_schema(exclude=True)
+    @extend_schema(
+        operation_id="runtime_bash_unserved_get",
+        tags=TAGS,
+        parameters=[ROUTE],
+        request=None,
+        responses={501: OpenApiTypes.OBJECT},
+    )
     def get(self, request: Request, route: str) -> Response:
         """Respond with 501."""
-        raise refuse(route, SANDBOX_ROUTES)
+        raise refuse(route, BASH_ROUTES)
 
-    @extend_schema(exclude=True)
+    @extend_schema(
+        operation_id="runtime_bash_unserved_post",
+        tags=TAGS,
+        parameters=[ROUTE],
+        request=None,
+        responses={501: OpenApiTypes.OBJECT},
+    )
     def post(self, request: Request, route: str) -> Response:
         """Respond with 501. Nothing was run."""
-        raise refuse(route, SANDBOX_ROUTES)
+        raise refuse(route, BASH_ROUTES)
 
 
 def refuse(route: str, reasons: dict[str, str]) -> NotServed:

@@ -19,6 +19,7 @@ from compat.v1 import responses, translation
 from compat.v1.app_conversations import get_parent
 from compat.v1.base import MAX_IDS, Unprocessable, V1View, parse_id
 from compat.v1.events import fetch_by_ids, fetch_page, filter_events
+from compat.v1.fields import check_fields
 from compat.v1.serializers import (
     V1EventPageSerializer,
     V1MessageSerializer,
@@ -164,7 +165,7 @@ class EngineConversationView(EngineView):
         """Change the title or the tags. Safe to repeat."""
         row = self.get_conversation(pk)
         asked = read_object(request)
-        options.check_fields(asked, handled=("title", "tags"))
+        check_fields(asked, handled=("title", "tags"))
         tags = options.parse_tags(asked.get("tags"))
         body = self.body(serializers.RuntimeChangeConversationSerializer)
         with transaction.atomic():

@@ -129,8 +129,9 @@ class CompatSettingsView(InActiveOrganization):
         user = request.user
         organization = self.organization()
         model = self.body(CompatSettingsSerializer)
-        check_names(request.data)
-        values = parse_settings(dict(request.data))
+        body = dict(request.data)
+        check_names(body)
+        values = parse_settings(body)
         with transaction.atomic():
             user_settings.change_settings(
                 user=user, organization=organization, values=values, skip_effective=True

@@ -16,7 +16,7 @@ REASONS = {
     "processors": "Clients cannot set callback processors on this server. Use webhooks instead.",
     "system_message_suffix": "Put the instructions into the first message.",
 }
-"""What to do instead, by the name of the field."""
+"""The remedy, by the name of the field."""
 
 
 def refuse(name: str, sentence: str) -> Unprocessable:

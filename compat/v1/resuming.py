@@ -15,7 +15,7 @@ MODES = ("all", "since")
 
 @dataclass(frozen=True, slots=True)
 class Resending:
-    """Which earlier events a client asks for: all, those since a moment, or none."""
+    """The earlier events that a client asks for: all, those since a moment, or none."""
 
     is_all: bool = False
     since: datetime | None = None

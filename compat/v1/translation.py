@@ -67,7 +67,7 @@ def encode_event(event: Row) -> str:
         return _encode_server_event(event, value)
     is_repaired = _repair(event, value)
     was, now = value.get("timestamp"), _timestamp_of(event)
-    # Usually only the time changes. Writing the whole event anew is slow, and changes numbers beyond a float's range.
+    # Usually only the time changes. Encoding the whole event again is slow, and changes numbers beyond a float's range.
     if not is_repaired and event.payload.count(quoted := json.dumps(was)) == 1:
         return event.payload.replace(quoted, json.dumps(now))
     return json.dumps(value | {"timestamp": now})

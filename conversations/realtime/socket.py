@@ -191,7 +191,7 @@ def read_cursor(scope: Scope) -> tuple[int, int | None] | None:
     # REST refuses unknown parameters too. A client that misspells `after` would get the whole log again.
     if query.keys() - {"after", "epoch"}:
         return None
-    numbers = []
+    numbers: list[int | None] = []
     for name in ("after", "epoch"):
         value = query[name][-1] if name in query else None
         if value is None:

@@ -50,7 +50,7 @@ def get_max_iterations(
 ) -> int:
     """Return the maximum number of the agent's steps: the conversation's own, else that of its creator's settings."""
     limit: int = effective.values["max_iterations"]
-    own = (conversation.start_options or {}).get("max_iterations", limit)
+    own: int = (conversation.start_options or {}).get("max_iterations", limit)
     is_enforced = effective.set_by["max_iterations"] == user_settings.ENFORCED
     return min(own, limit) if is_enforced else own
 
