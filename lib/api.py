@@ -173,11 +173,19 @@ class JSONRenderer(renderers.BaseRenderer):
 
 
 class Negotiation(DefaultContentNegotiation):
-    """DRF's content negotiation, skipped for the frequent ``Accept`` values ``*/*`` and the default media type."""
+    """DRF's content negotiation, skipped for the frequent ``Accept`` values ``*/*`` and the default media type.
+
+    It is also skipped for methods that a view does not have: DRF negotiates before it looks for the method, so a client
+    would learn that the format is wrong (406) instead of the method (405).
+    """
 
     def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> Any:
         first, accepted = renderers[0], request.META.get("HTTP_ACCEPT", "*/*")
         if not format_suffix and accepted in ("*/*", first.media_type):
+            return first, first.media_type
+        # Methods of a viewset are attributes of the instance too, if the route has them.
+        view = (request.parser_context or {}).get("view")
+        if view is not None and not hasattr(view, request.method.lower()):
             return first, first.media_type
         return super().select_renderer(request, renderers, format_suffix)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lib.host_paths import hide_host_folder
 from lib.logs import request_id
 
 
@@ -17,7 +18,8 @@ class Problem(Exception):
     sentence = "The server cannot process this request."
 
     def __init__(self, detail: str | None = None, **extra: Any) -> None:
-        self.detail = detail or self.sentence
+        # Messages of sandboxes and of the operating system may contain folders of this server.
+        self.detail = hide_host_folder(detail or self.sentence)
         self.extra = extra
         super().__init__(self.detail)
 

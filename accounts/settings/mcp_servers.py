@@ -90,19 +90,40 @@ def mask(config: dict[str, list[Any]]) -> dict[str, list[Any]]:
 def unmask(config: Any, *, stored: dict[str, list[Any]] | None) -> Any:
     """Return the configuration, with masks replaced by the stored secrets of servers that have not changed.
 
-    In a new or changed server, a mask stays, and ``clean`` raises an error for it.
+    A null keeps the stored value: of a list of servers, and of a server's key, arguments and variables. In a new or
+    changed server, a mask stays, and ``clean`` raises an error for it.
     """
     if not isinstance(config, dict) or not stored:
         return config
     # A remote server has changed if its URL differs, a stdio server if its name, command or arguments differ.
     # Otherwise a user who cannot read a stored key could send the key to a server of their own.
     known = {_identity(server): server for servers in stored.values() for server in servers}
-    return {
-        kind: [_unmask_server(server, known) for server in servers]
-        if isinstance(servers, list)
-        else servers
-        for kind, servers in config.items()
+    programs = {
+        (server["name"], server["command"]): server for server in stored.get("stdio_servers", ())
     }
+    return {kind: _unmask_list(kind, config[kind], known, programs, stored) for kind in config}
+
+
+def _unmask_list(
+    kind: str,
+    servers: Any,
+    known: dict[tuple[str, ...], Any],
+    programs: dict[tuple[str, str], Any],
+    stored: dict[str, list[Any]],
+) -> Any:
+    if servers is None:
+        return stored.get(kind)
+    if not isinstance(servers, list):
+        return servers
+    return [_unmask_server(_keep_arguments(server, programs), known) for server in servers]
+
+
+def _keep_arguments(server: Any, programs: dict[tuple[str, str], Any]) -> Any:
+    """Return a stdio server with its stored arguments in place of null."""
+    if not isinstance(server, dict) or "args" not in server or server["args"] is not None:
+        return server
+    stored = programs.get((str(server.get("name")), str(server.get("command")))) or {}
+    return server | {"args": stored.get("args")}
 
 
 def _identity(server: Any) -> tuple[str, ...]:
@@ -132,12 +153,15 @@ def _unmask_server(server: Any, known: dict[tuple[str, ...], Any]) -> Any:
     if not isinstance(stored, dict):
         return server
     result = dict(server)
+    stored_env = stored.get("env") or {}
+    for name in ("api_key", "env"):
+        if name in result and result[name] is None and name in stored:
+            result[name] = stored[name]
     if result.get("api_key") == MASK and stored.get("api_key"):
         result["api_key"] = stored["api_key"]
     if isinstance(result.get("env"), dict):
-        stored_env = stored.get("env") or {}
         result["env"] = {
-            name: stored_env.get(name, value) if value == MASK else value
+            name: stored_env.get(name, value) if value in (MASK, None) else value
             for name, value in result["env"].items()
         }
     return result

@@ -4,29 +4,38 @@ from typing import Any
 
 from rest_framework import serializers
 
-from accounts.settings.choices import ConfirmationPolicy
-from compat.v1.base import PageQuery
+from compat.v1.base import MomentField, PageQuery
 from compat.v1.serializers import V1MessageSerializer
-from conversations.engine.payloads import build_policy
-
-POLICIES = {build_policy(policy)["kind"]: policy.value for policy in ConfirmationPolicy}
 
 
 class RuntimeNewConversationSerializer(serializers.Serializer[Any]):
     """A new conversation, the engine's ``StartConversationRequest``.
 
-    This server chooses the agent, the model and the tools. Fields of the request that set them are ignored.
+    This server chooses the model and the condenser. ``compat.engine.options`` checks the fields that are not here.
     """
 
     conversation_id = serializers.UUIDField(required=False, allow_null=True)
+    parent_conversation_id = serializers.UUIDField(required=False, allow_null=True)
     initial_message = V1MessageSerializer(required=False, allow_null=True)
-    confirmation_policy = serializers.DictField(required=False, allow_null=True)
 
 
-def parse_policy(body: dict[str, Any]) -> str:
-    """Return the ``ConfirmationPolicy`` that a body names. If the body names no known policy, return ``NEVER``."""
-    kind = str((body.get("confirmation_policy") or {}).get("kind"))
-    return POLICIES.get(kind, ConfirmationPolicy.NEVER.value)
+class RuntimePolicySerializer(serializers.Serializer[Any]):
+    """A new confirmation policy, as an object with its `kind`."""
+
+    policy = serializers.DictField()
+
+
+class RuntimeAnalyzerSerializer(serializers.Serializer[Any]):
+    """A new security analyzer, as an object with its `kind`, or null for none."""
+
+    security_analyzer = serializers.DictField(allow_null=True)
+
+
+class RuntimeChangeConversationSerializer(serializers.Serializer[Any]):
+    """A new title or new tags of a conversation."""
+
+    title = serializers.CharField(required=False, allow_null=True, min_length=1, max_length=200)
+    tags = serializers.DictField(required=False, allow_null=True)
 
 
 class RuntimeAnswerSerializer(serializers.Serializer[Any]):
@@ -43,8 +52,8 @@ class EventSearchQuery(PageQuery):
     source: Any = serializers.CharField(
         required=False, max_length=16
     )  # Any: DRF's ``source`` is a string
-    timestamp__gte = serializers.DateTimeField(required=False)
-    timestamp__lt = serializers.DateTimeField(required=False)
+    timestamp__gte = MomentField(required=False)
+    timestamp__lt = MomentField(required=False)
     sort_order = serializers.ChoiceField(
         choices=["TIMESTAMP", "TIMESTAMP_DESC"], required=False, default="TIMESTAMP"
     )

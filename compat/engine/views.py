@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import UUID, uuid4
 
+from django.db import transaction
 from django.http import Http404, HttpRequest
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -14,10 +15,12 @@ from accounts.permissions import require
 from accounts.requests import ApiRequest
 from accounts.roles import STOP
 from billing import services as billing
-from compat.engine import serializers
+from compat.engine import options, serializers
 from compat.v1 import responses, translation
+from compat.v1.app_conversations import get_parent
 from compat.v1.base import MAX_IDS, Unprocessable, V1View, parse_id
 from compat.v1.events import fetch_by_ids, fetch_page, filter_events
+from compat.v1.fields import check_fields
 from compat.v1.serializers import (
     V1EventPageSerializer,
     V1MessageSerializer,
@@ -69,6 +72,13 @@ def build_info(conversation: Conversation) -> dict[str, Any]:
     )
 
 
+def read_object(request: Request) -> dict[str, Any]:
+    """Return the body of a request. Raise ``Unprocessable`` if it is not a JSON object."""
+    if not isinstance(request.data, dict):
+        raise Unprocessable("Send a JSON object.")
+    return dict(request.data)
+
+
 class EngineView(V1View):
     """The base class of the views for one conversation. The id of the conversation is in the URL."""
 
@@ -106,13 +116,22 @@ class EngineConversationsView(V1View):
 
     def post(self, request: ApiRequest) -> Response:
         """Create a conversation (201). If one with the requested id exists, return it unchanged (200)."""
+        asked = read_object(request)
+        options.check_request(asked)
+        policy, analyzer = asked.get("confirmation_policy"), asked.get("security_analyzer")
+        start_options = services.collect_start_options(
+            max_iterations=options.parse_iterations(asked.get("max_iterations")),
+            tags=options.parse_tags(asked.get("tags")),
+            tools=options.parse_tools(asked),
+        )
         body = self.body(serializers.RuntimeNewConversationSerializer)
         requested_id: UUID | None = body.get("conversation_id")
         rows = Conversation.objects.visible_to(request.user).select_related("sandbox")
         # As in the engine, a repeated request has no effect: its first message is not posted again.
         if requested_id and (existing := rows.filter(pk=requested_id).first()):
             return Response(build_info(existing))
-        organization = active_organization(request._request)  # noqa: SLF001
+        parent = get_parent(request, body.get("parent_conversation_id"))
+        organization = parent.organization if parent else active_organization(request._request)  # noqa: SLF001
         require(request.user, organization.pk, "conversations.create")
         message = body.get("initial_message")
         text, images = split_message(message) if message else (None, [])
@@ -121,7 +140,11 @@ class EngineConversationsView(V1View):
             organization=organization,
             message=text,
             images=images,
-            confirmation_policy=serializers.parse_policy(body),
+            # Without a policy or an analyzer in the request, the caller's settings apply.
+            confirmation_policy=None if policy is None else options.parse_policy(policy),
+            security_analyzer=None if analyzer is None else options.parse_analyzer(analyzer),
+            parent=parent,
+            start_options=start_options,
             trigger=Conversation.Trigger.API,
             conversation_id=requested_id,
         )
@@ -129,15 +152,29 @@ class EngineConversationsView(V1View):
 
 
 class EngineConversationView(EngineView):
-    """The engine's route ``GET /api/conversations/{id}``.
+    """The engine's routes ``GET`` and ``PATCH /api/conversations/{id}``.
 
     V0's ``ConversationView`` serves the same path and calls this view for requests of the engine's clients.
     """
 
-    permission = "conversations.view"
+    permissions_by_action = {"get": "conversations.view", "patch": "conversations.steer"}  # noqa: RUF012 - read by HasPermission
 
     def get(self, request: Request, pk: str) -> Response:
         return Response(build_info(self.get_conversation(pk)))
+
+    def patch(self, request: Request, pk: str) -> Response:
+        """Change the title or the tags. Safe to repeat."""
+        row = self.get_conversation(pk)
+        asked = read_object(request)
+        check_fields(asked, handled=("title", "tags"))
+        tags = options.parse_tags(asked.get("tags"))
+        body = self.body(serializers.RuntimeChangeConversationSerializer)
+        with transaction.atomic():
+            if body.get("title"):
+                services.rename(conversation_id=row.pk, title=body["title"])
+            if body.get("tags") is not None:
+                services.set_value_tags(conversation_id=row.pk, tags=tags)
+        return Response(SUCCESS)
 
 
 class EngineEventsView(EngineView):

@@ -372,9 +372,15 @@ def _store_tokens(user: Any, organization: Organization, tokens: dict[str, dict[
     # Ask the Git hosts before the transaction, which must not wait for other servers.
     hosts = {}
     for name, entry in tokens.items():
+        host = entry.get("host")
+        # Null keeps the host: otherwise a new token for a company's own Git host would be sent to the public one.
+        if host is None:
+            host = services.get_stored_host(
+                user_id=user.pk, organization_id=organization.pk, provider_name=name
+            )
         try:
             hosts[name], _ = services.check_token(
-                provider_name=name, token=entry["token"], host_name=entry.get("host")
+                provider_name=name, token=entry["token"], host_name=host
             )
         except TokenRefused as error:
             raise Unauthenticated(f"{name}: {error.detail}") from error

@@ -20,7 +20,7 @@ from accounts.models import Organization, User
 from accounts.permissions import require
 from accounts.requests import ApiRequest
 from accounts.services import provider_tokens, user_settings
-from accounts.settings.fields import FIELDS
+from accounts.settings.fields import FIELDS, UnknownSetting
 from billing import services
 from billing.gateway import directory
 from billing.models import ModelAccess
@@ -33,6 +33,20 @@ NO_SERVERS: dict[str, list[Any]] = {"sse_servers": [], "stdio_servers": [], "sht
 """The form of "no MCP servers" that clients send and expect."""
 FIELDS_BY_COMPAT_NAME = {field.compat or field.name: field for field in FIELDS.values()}
 PRICES = ("prompt", "completion", "cached")
+MODEL_FIELDS = ("llm_model", "llm_base_url", "llm_api_key")
+READ_ONLY = frozenset(
+    {
+        *("id", "name", "email", "email_verified", "is_staff", "organizations", "is_new_user"),
+        *("llm_api_key_set", "search_api_key_set", "provider_tokens_set", "provider_hosts"),
+        "secrets_store",
+    }
+)
+"""Fields of responses that clients send back. A request cannot change them."""
+NULL_KEEPS = ("mcp_config", "confirmation_mode", "user_consents_to_analytics")
+"""Settings that a null keeps. Removing them could send texts to other servers, or stop the agent from asking.
+
+For ``user_consents_to_analytics``, null means that the user has not decided.
+"""
 
 
 class UnknownModelServer(Problem):
@@ -109,12 +123,15 @@ class CompatSettingsView(InActiveOrganization):
     def post(self, request: ApiRequest) -> Response:
         """Change the settings in the body.
 
-        An empty `llm_api_key` removes the key. An empty `search_api_key` keeps the key.
+        An empty `llm_api_key` removes the key. An empty `search_api_key` keeps the key. Null keeps the model, its
+        server, all keys, the MCP servers and the confirmation mode.
         """
         user = request.user
         organization = self.organization()
         model = self.body(CompatSettingsSerializer)
-        values = parse_settings(dict(request.data))
+        body = dict(request.data)
+        check_names(body)
+        values = parse_settings(body)
         with transaction.atomic():
             user_settings.change_settings(
                 user=user, organization=organization, values=values, skip_effective=True
@@ -181,6 +198,18 @@ def serialize_settings(user: User, organization: Organization) -> dict[str, Any]
     }
 
 
+def check_names(body: dict[str, Any]) -> None:
+    """Raise ``UnknownSetting`` for a field that this server cannot store, unless its value asks for nothing."""
+    for name, value in body.items():
+        is_known = name in FIELDS_BY_COMPAT_NAME or name in MODEL_FIELDS or name in READ_ONLY
+        asks_for_nothing = value is None or value is False or value in ("", [], {})
+        if not (is_known or asks_for_nothing or (name == "v1_enabled" and value is True)):
+            raise UnknownSetting(
+                f"{str(name)[:80]}: This server has no such setting. Leave it out.",
+                field=str(name)[:80],
+            )
+
+
 def parse_settings(body: dict[str, Any]) -> dict[str, Any]:
     """Return the settings to change from a client's record, under this server's names.
 
@@ -191,13 +220,14 @@ def parse_settings(body: dict[str, Any]) -> dict[str, Any]:
         if name not in body:
             continue
         value = body[name]
+        if value is None and name in NULL_KEEPS:
+            continue
         if name == "search_api_key" and (not value or is_mask(str(value))):
             continue  # every page of the web client sends this field empty when it saves
-        # Clients receive "no servers" as three empty lists and send them back.
-        if name == "mcp_config" and isinstance(value, dict) and not any(value.values()):
+        # Clients receive "no servers" as three empty lists and send them back. A list that is null keeps its servers.
+        is_mcp = name == "mcp_config" and isinstance(value, dict) and None not in value.values()
+        if is_mcp and not any(value.values()):
             value = None
-        if name == "user_consents_to_analytics" and value is None:  # the user has not decided
-            continue
         values[field.name] = field.from_compat(value)
     return values
 
@@ -214,7 +244,8 @@ def change_model(user: User, organization: Organization, body: dict[str, Any]) -
     if key and is_mask(key):
         key = None
     new_model = body.get("llm_model") or model
-    new_base_url = body.get("llm_base_url", base_url) or ""
+    # Null keeps the server, like an absent field: otherwise a null would send the conversations to another one.
+    new_base_url = base_url if body.get("llm_base_url") is None else body["llm_base_url"]
     # Most requests change another setting and repeat the model. They need no permission for the model. A key of None
     # keeps the stored key, and an empty key removes it.
     is_same_key = key is None or (not key and not _has_key(access))

@@ -13,6 +13,10 @@ EMPTY_KEYS: Final = ("", "null", "undefined", "None")
 """Values of ``session_api_key`` that mean no key: the web client writes its null as the text ``null``."""
 
 
+CURSOR_DIGITS: Final = 18
+"""The maximum number of digits of a cursor. Longer numbers may not fit PostgreSQL's ``bigint``."""
+
+
 def parse_query(scope: Scope) -> dict[str, str]:
     """Return the parameters in the query string of a handshake. The last value of a repeated parameter counts."""
     query = parse_qs(scope.get("query_string", b"").decode("utf-8", "replace"))
@@ -61,6 +65,23 @@ def admit(scope: Scope) -> Watcher:
         message = f"User {watcher.user_id} is not allowed to join conversation {requested_id[:100]}"
         raise ConnectionRefused(message)
     return watcher
+
+
+def parse_cursor(scope: Scope) -> int:
+    """Return ``latest_event_id`` of the query string: the ``seq`` after which to send events.
+
+    For negative numbers (clients without events send -1), and for the values by which JavaScript clients say nothing,
+    return 0: the start of the log. Raise ``ConnectionRefused`` for any other value.
+    """
+    value = parse_query(scope).get("latest_event_id", "").strip()
+    if value in EMPTY_KEYS:
+        return 0
+    digits = value.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= CURSOR_DIGITS):
+        raise ConnectionRefused(
+            "latest_event_id: Send the id of the last event that you received, or -1 for all events."
+        )
+    return max(int(value), 0)
 
 
 def _parse_id(text: str) -> UUID:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from compat.v1.base import MomentField
 from conversations.models import Conversation
 from lib.problems import Problem
 
@@ -129,8 +130,8 @@ class V0EventQuery(serializers.Serializer[Any]):
     source: Any = serializers.CharField(  # Any: DRF's ``source`` is a string
         required=False, allow_null=True, max_length=40
     )
-    start_date = serializers.DateTimeField(required=False, allow_null=True)
-    end_date = serializers.DateTimeField(required=False, allow_null=True)
+    start_date = MomentField(required=False, allow_null=True)
+    end_date = MomentField(required=False, allow_null=True)
 
 
 class V0TitleSerializer(StrictSerializer):

@@ -37,8 +37,6 @@ JOIN_SECONDS: Final = 20
 DRAIN_PAUSE: Final = 0.02
 """Seconds between two checks of the library's send queue."""
 RESTORED: Final = "This conversation was restored from a backup. Reload the page to see its events."
-CURSOR_DIGITS: Final = 18
-"""The maximum number of digits of a cursor. Longer numbers may not fit PostgreSQL's ``bigint``."""
 
 
 class Follower:
@@ -196,16 +194,6 @@ class Follower:
             )
 
 
-def parse_cursor(scope: Json) -> int:
-    """Return ``latest_event_id`` of the query string: the ``seq`` after which to send events.
-
-    For -1, which clients without events send, and for text that is not a number, return 0: the start of the log.
-    """
-    value = handshake.parse_query(scope).get("latest_event_id", "")
-    is_number = value.isascii() and value.isdigit() and len(value) <= CURSOR_DIGITS
-    return int(value) if is_number else 0
-
-
 # --- The server -------------------------------------------------------------------
 
 server = socketio.AsyncServer(
@@ -231,6 +219,7 @@ async def connect(sid: str, environ: Json, auth: Any = None) -> None:
     scope = environ["asgi.scope"]
     try:
         watcher = await run_in_thread(handshake.admit, scope)
+        after = handshake.parse_cursor(scope)
     except ConnectionRefused:
         scope["v0.refused"].set()
         raise
@@ -242,7 +231,7 @@ async def connect(sid: str, environ: Json, auth: Any = None) -> None:
         raise ConnectionRefused(message) from error
     scope["v0.joined"].set()
     eio_sid = server.manager.eio_sid_from_sid(sid, "/")
-    follower = _followers[sid] = Follower(sid, eio_sid, watcher, parse_cursor(scope))
+    follower = _followers[sid] = Follower(sid, eio_sid, watcher, after)
     follower.task = asyncio.create_task(follower.run())
 
 

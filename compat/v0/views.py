@@ -141,12 +141,15 @@ class ConversationsView(V0View):
         for name in ("replay_json", "mcp_config"):
             if body.get(name):
                 raise Unsupported(f"This server does not support {name} for new conversations.")
+        repository = _parse_repository(body)
+        if body.get("selected_branch") and repository is None:
+            raise Unsupported("selected_branch: Send the `repository` too.")
         conversation = services.create_conversation(
             user=request.user,
             organization=organization,
             message=_build_first_message(body),
             images=commands.validate_images(body.get("image_urls")),
-            repository=_parse_repository(body),
+            repository=repository,
             trigger=_choose_trigger(request, body),
             wire_version=Conversation.WireVersion.V0,
         )
@@ -234,6 +237,12 @@ class ConversationView(V0View):
         "patch": STEER,
         "delete": "conversations.delete",
     }
+
+    def is_for_engine(self, request: HttpRequest) -> bool:
+        """Return whether a request has the form of the engine's API. V0 cannot change tags; a title alone is V0."""
+        if request.method == "PATCH" and b'"tags"' not in request.body:
+            return False
+        return is_engine_request(request)
 
     @schema("conversation", responses=serializers.V0ConversationSerializer)
     def get(self, request: ApiRequest, pk: UUID) -> Response:

@@ -19,15 +19,22 @@ from accounts.permissions import require, require_on
 from accounts.requests import ApiRequest
 from compat.v1 import responses, serializers
 from compat.v1.base import Unprocessable, V1View, fetch_page, filter_by, parse_id, parse_ids
+from compat.v1.fields import check_fields, refuse
 from conversations import services
 from conversations.api.v1.serializers import RepositorySerializer
 from conversations.models import Conversation, StartTask
+from conversations.services.pull_requests import record_pull_request
 from lib.routes import RouteFacts
 
 TAGS = ["compat"]
 IDS = OpenApiParameter("ids", OpenApiTypes.UUID, many=True, required=True)
 STREAM_SECONDS = 150
 """The maximum number of seconds that a stream of changes stays open. The client then polls."""
+IGNORED_WITH_SANDBOX = (
+    *("conversation_id", "parent_conversation_id", "llm_model", "pr_number"),
+    *("selected_repository", "selected_branch"),
+)
+"""Fields that cannot be applied to the conversation that ``POST /sandboxes`` created."""
 STREAM_PAUSE = 0.5
 """Seconds between two reads of a start task."""
 TIMES = ("created_at__gte", "created_at__lt", "updated_at__gte", "updated_at__lt")
@@ -241,25 +248,15 @@ def start_conversation(view: V1View) -> StartTask:
     """Create the conversation that a request's body describes, and return the start task that clients poll."""
     request = view.request
     body = view.body(serializers.V1StartRequestSerializer)
-    for name, sentence in (
-        (
-            "processors",
-            "Clients cannot set callback processors on this server. Use webhooks instead.",
-        ),
-        (
-            "system_message_suffix",
-            "This field is not supported. Put the instructions into the first message.",
-        ),
-    ):
-        if body.get(name):
-            raise Unprocessable(f"{name}: {sentence}")
-    if body.get("agent_type") == "plan":
-        raise Unprocessable("agent_type: This server has no planning agent. Use the default agent.")
+    _check_start_request(request.data, body)
     message = body.get("initial_message")
     text, images = serializers.split_message(message) if message else (None, [])
     if body.get("sandbox_id"):
         return _start_in_sandbox(request, body, text, images)
-    parent = _get_parent(request, body.get("parent_conversation_id"))
+    parent = get_parent(request, body.get("parent_conversation_id"))
+    name = body.get("selected_repository")
+    if parent and name and name != (parent.repository or {}).get("full_name"):
+        raise refuse("selected_repository", "A child works in the repository of its parent.")
     organization = parent.organization if parent else active_organization(request._request)  # noqa: SLF001
     require(request.user, organization.pk, "conversations.create")
     conversation = services.create_conversation(
@@ -274,7 +271,27 @@ def start_conversation(view: V1View) -> StartTask:
         message=text,
         images=images,
     )
+    for number in body.get("pr_number") or ():
+        record_pull_request(conversation_id=conversation.pk, number=number)
     return _get_first_start(conversation)
+
+
+def _check_start_request(sent: Any, body: dict[str, Any]) -> None:
+    """Raise ``Unprocessable`` if a request asks for something that this server does not do, or that has no effect."""
+    ignored = {"processors", "system_message_suffix", "agent_type"}
+    known = serializers.V1StartRequestSerializer().fields.keys() - ignored
+    check_fields(sent, handled=known, defaults={"agent_type": "default"})
+    has_repository = body.get("selected_repository") or body.get("parent_conversation_id")
+    # ``git_provider`` alone only says which host the client shows.
+    if body.get("selected_branch") and not has_repository:
+        raise refuse("selected_branch", "Send `selected_repository` too.")
+    if body.get("sandbox_id"):
+        for name in IGNORED_WITH_SANDBOX:
+            if body.get(name):
+                raise refuse(
+                    name,
+                    "The sandbox has its conversation already. Leave the field or `sandbox_id` out.",
+                )
 
 
 def _choose_trigger(request: Request) -> str:
@@ -282,7 +299,8 @@ def _choose_trigger(request: Request) -> str:
     return Conversation.Trigger.API if has_api_key else Conversation.Trigger.GUI
 
 
-def _get_parent(request: Request, parent_id: UUID | None) -> Conversation | None:
+def get_parent(request: Request, parent_id: UUID | None) -> Conversation | None:
+    """Return the conversation that a request names as the parent. Raise ``Http404`` if the caller may not see it."""
     if parent_id is None:
         return None
     rows = Conversation.objects.visible_to(request.user).select_related("organization")

@@ -15,6 +15,7 @@ from accounts.requests import ApiRequest
 from conversations.api.authentication import WITH_CONVERSATION_KEY
 from lib import pages
 from lib.problems import Problem
+from lib.times import parse_time
 
 MAX_IDS = 100
 
@@ -58,14 +59,17 @@ class V1View(GenericAPIView[Any]):
 def _unprocessable(error: exceptions.ValidationError) -> Unprocessable:
     # The web client shows one sentence, so find the first one in the nested errors.
     detail: Any = error.detail
+    path: list[str] = []
     while not isinstance(detail, str):
         if isinstance(detail, dict):
             name, detail = next(iter(detail.items()))
-            if isinstance(detail, list) and detail and isinstance(detail[0], str):
-                detail = f"{name}: {detail[0]}"
+            path.append(str(name))
         else:
-            detail = detail[0] if detail else "Invalid."
-    return Unprocessable(str(detail), errors=error.detail)
+            # The errors of a list's items are empty for the items without an error.
+            detail = next((part for part in detail if part), "Invalid.")
+    path = [name for name in path if name != "non_field_errors"]
+    sentence = f"{'.'.join(path)}: {detail}" if path else str(detail)
+    return Unprocessable(sentence, errors=error.detail)
 
 
 def parse_ids(request: Request, name: str) -> list[UUID]:
@@ -95,13 +99,27 @@ class PageQuery(serializers.Serializer[Any]):
     limit = serializers.IntegerField(required=False, default=100, min_value=1, max_value=100)
 
 
+class MomentField(serializers.DateTimeField):
+    """A time in a query string, in any form that ``lib.times`` reads."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, str):
+            return super().to_internal_value(data)
+        try:
+            return parse_time(data)
+        except ValueError:
+            raise serializers.ValidationError(
+                "This is not a time. Send a time such as 2026-11-29T10:00:00Z."
+            ) from None
+
+
 class TimesQuery(serializers.Serializer[Any]):
     """Filters for the times at which objects were created and updated."""
 
-    created_at__gte = serializers.DateTimeField(required=False)
-    created_at__lt = serializers.DateTimeField(required=False)
-    updated_at__gte = serializers.DateTimeField(required=False)
-    updated_at__lt = serializers.DateTimeField(required=False)
+    created_at__gte = MomentField(required=False)
+    created_at__lt = MomentField(required=False)
+    updated_at__gte = MomentField(required=False)
+    updated_at__lt = MomentField(required=False)
 
 
 def fetch_page(

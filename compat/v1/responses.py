@@ -9,12 +9,18 @@ from uuid import UUID
 from django.conf import settings
 
 from accounts.models import User
-from accounts.settings.choices import SecurityAnalyzer
 from billing import services as billing
 from compat.v1.translation import format_timestamp
 from conversations.engine.payloads import build_analyzer, build_policy
 from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, StartTask
-from conversations.services import SandboxStatus, conversation_key, sandbox_status
+from conversations.services import (
+    SandboxStatus,
+    conversation_key,
+    get_max_iterations,
+    get_value_tags,
+    sandbox_status,
+)
+from conversations.services.equipment import get_creator_settings
 
 MICROS = 1_000_000
 SANDBOX_STATUSES = {
@@ -32,7 +38,6 @@ WORKSPACE = "/workspace/project"
 """The path by which clients know the workspace, whatever its real path in the sandbox is."""
 RESTARTABLE_STATES = ("idle", "finished", "paused", "error", "stuck")
 """States of the agent in which a message starts a new run."""
-MAX_ITERATIONS = 500
 TOOLS = {
     "terminal": "openhands.tools.terminal.definition",
     "file_editor": "openhands.tools.file_editor.definition",
@@ -233,9 +238,8 @@ def serialize_runtime_info(
 
     It contains no secrets and no URLs of the sandbox.
     """
-    sandbox = conversation.sandbox
+    tools = (conversation.start_options or {}).get("tools", TOOLS)
     model = {"model": f"openai/{conversation.model}", "usage_id": "agent", "stream": True}
-    is_judged_by_model = conversation.security_analyzer == SecurityAnalyzer.LLM
     return {
         "id": str(conversation.pk),
         "title": conversation.title,
@@ -245,17 +249,15 @@ def serialize_runtime_info(
         "agent": {
             "kind": "Agent",
             "llm": model,
-            "tools": [{"name": name} for name in TOOLS],
+            "tools": [{"name": name} for name in tools],
         },
-        "workspace": {
-            "kind": "LocalWorkspace",
-            "working_dir": (sandbox.workspace if sandbox else "") or WORKSPACE,
-        },
+        # Without isolation, the workspace's real path is a folder of the server, which clients must not learn.
+        "workspace": {"kind": "LocalWorkspace", "working_dir": WORKSPACE},
         "persistence_dir": None,
-        "max_iterations": MAX_ITERATIONS,
+        "max_iterations": get_max_iterations(conversation, get_creator_settings(conversation)),
         "stuck_detection": True,
         "confirmation_policy": build_policy(conversation.confirmation_policy),
-        "security_analyzer": build_analyzer(SecurityAnalyzer.LLM) if is_judged_by_model else None,
+        "security_analyzer": build_analyzer(conversation.security_analyzer),
         "activated_knowledge_skills": [],
         "invoked_skills": [],
         "blocked_actions": {},
@@ -263,7 +265,7 @@ def serialize_runtime_info(
         "stats": {"usage_to_metrics": {"agent": serialize_metrics(conversation.model, usage)}},
         "metrics": serialize_metrics(conversation.model, usage),
         "secret_registry": {"secret_sources": {}},
-        "tags": {},
+        "tags": get_value_tags(conversation),
         "client_tools": [],
         "tool_module_qualnames": TOOLS,
     }

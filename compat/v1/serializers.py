@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from compat.v1.base import PageQuery, TimesQuery
+from compat.v1.base import MomentField, PageQuery, TimesQuery
 from conversations.models import Conversation, StartTask
 
 TEXT_LENGTH = 1_000_000
@@ -72,7 +72,12 @@ class V1StartRequestSerializer(serializers.Serializer[Any]):
     trigger = serializers.ChoiceField(
         choices=Conversation.Trigger.choices, required=False, allow_null=True
     )
-    pr_number = serializers.ListField(child=serializers.IntegerField(), required=False)
+    pr_number = serializers.ListField(
+        child=serializers.IntegerField(min_value=1, max_value=2**31 - 1),
+        required=False,
+        allow_null=True,
+        max_length=100,
+    )
     parent_conversation_id = serializers.UUIDField(required=False, allow_null=True)
     agent_type = serializers.ChoiceField(
         choices=["default", "plan"], required=False, allow_null=True
@@ -150,7 +155,7 @@ class StartQuery(serializers.Serializer[Any]):
     """Query parameters that filter a search for start tasks."""
 
     conversation_id__eq = serializers.UUIDField(required=False)
-    created_at__gte = serializers.DateTimeField(required=False)
+    created_at__gte = MomentField(required=False)
 
 
 class StartPageQuery(StartQuery, PageQuery):
@@ -210,8 +215,8 @@ class EventQuery(serializers.Serializer[Any]):
 
     conversation_id__eq = serializers.UUIDField(required=False)
     kind__eq = serializers.CharField(required=False, max_length=80)
-    timestamp__gte = serializers.DateTimeField(required=False)
-    timestamp__lt = serializers.DateTimeField(required=False)
+    timestamp__gte = MomentField(required=False)
+    timestamp__lt = MomentField(required=False)
 
 
 class EventPageQuery(EventQuery, PageQuery):

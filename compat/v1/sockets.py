@@ -7,19 +7,16 @@ conversation's log once for all sockets of a process and passes it on as frames.
 import asyncio
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qs
 from uuid import UUID, uuid4
 
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.db.models.functions import Coalesce
-from django.utils.dateparse import parse_datetime
 
 from accounts.permissions import MissingPermission
 from billing import services as billing
-from compat.v1 import responses, serializers, translation
+from compat.v1 import responses, resuming, serializers, translation
 from conversations import services
 from conversations.api.authentication import HEADER
 from conversations.models import Conversation, Event, LoggedEvent
@@ -37,6 +34,7 @@ AUTH_SECONDS = 10
 """Seconds in which the first frame must arrive. The engine's own socket has the same limit."""
 CLOSE_UNAUTHENTICATED = 4001
 CLOSE_UNKNOWN = 4004
+CLOSE_BAD_REQUEST = 1008
 CLOSE_OVERFLOW = 1013
 CLOSE_RESTART = 1012
 # The codes are those of the engine's own socket. A conversation that the caller may not see counts as unknown.
@@ -69,11 +67,12 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     - a first frame ``{"type": "auth", "session_api_key": …}`` within ten seconds.
 
     With ``resend_all=true`` or ``resend_mode=all``, the log is sent from its start. With ``resend_mode=since``, events
-    since ``after_timestamp`` are sent. Otherwise only new events are sent.
+    since ``after_timestamp`` are sent. Otherwise only new events are sent. A parameter that is not valid is answered
+    with a ``ServerErrorEvent``, and the socket is closed.
 
-    Close codes: 4001 if the caller is not (or no longer) authenticated, 4004 if the conversation is unknown to the
-    caller, 1013 if the client is too slow, and 1012 if the log was restored from a backup and the client must
-    reconnect.
+    Close codes: 1008 if a parameter is not valid, 4001 if the caller is not (or no longer) authenticated, 4004 if the
+    conversation is unknown to the caller, 1013 if the client is too slow, and 1012 if the log was restored from a
+    backup and the client must reconnect.
     """
 
     channel_layer_alias = ""  # unused: the hub subscribes once for all sockets
@@ -82,8 +81,9 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     async def connect(self) -> None:
         self.tasks: list[asyncio.Task[None]] = []
         self.conversation_id = _parse_id(self.scope["url_route"]["kwargs"]["conversation_id"])
-        query = self.scope.get("query_string", b"").decode("ascii", "replace")
-        self.query = {name: values[-1] for name, values in parse_qs(query).items()}
+        query = self.scope.get("query_string", b"").decode("utf-8", "replace")
+        self.query = resuming.parse_query(query)
+        self.resending = resuming.Resending()
         self.sent_status = ""
         self.start_seq = 0
         self.is_open = False
@@ -104,6 +104,13 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         self.watcher = access.Watcher(credentials, self.conversation_id, self.permission)
         if refusal := await self.watcher.check_access():
             return refusal
+        try:
+            self.resending = resuming.parse_resending(self.query)
+        except Problem as problem:
+            # A close code alone does not say which parameter is wrong.
+            await self.send(text_data=translation.encode_error(problem.code, problem.detail))
+            await self.close(CLOSE_BAD_REQUEST)
+            return None
         access.start_watching(self.watcher, access.UnpingedStream(self._end_access))
         self.is_open = True
         self._spawn(self._send_frames())
@@ -211,10 +218,9 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
 
     def _resume_position(self, row: Conversation) -> int:
         # The web client of 2025 sends ``resend_all=true`` with every connection, also after a reconnect.
-        mode = self.query.get("resend_mode", "")
-        if mode == "all" or (not mode and self.query.get("resend_all", "").lower() in _TRUE):
+        if self.resending.is_all:
             return row.pruned_seq
-        since = _parse_time(self.query.get("after_timestamp", "")) if mode == "since" else None
+        since = self.resending.since
         if since is None:
             return row.last_seq
         times = Event.objects.filter(conversation=row).annotate(
@@ -331,9 +337,6 @@ def _parse_id(text: str) -> UUID:
         return UUID(int=0)
 
 
-_TRUE = ("true", "1", "yes", "on", "t", "y")
-
-
 def _encode_event(event: LoggedEvent, conversation_id: UUID) -> tuple[str, str]:
     """Return the V1 text of an event (``""`` if V1 clients do not receive it), and the agent's state in the event."""
     text = (
@@ -351,12 +354,3 @@ def _parse_object(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def _parse_time(text: str) -> datetime | None:
-    """Return the time in a text, or None if the text is malformed. A time without an offset is in UTC."""
-    try:
-        moment = parse_datetime(text)
-    except ValueError:
-        return None
-    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment

@@ -1,8 +1,8 @@
 """Translation of our log to V1 events.
 
-The engine's events already have the form of V1. They are sent unchanged, but fields are added if existing clients fail
-without them. The log contains a user's message twice (ADR 3): as ``UserMessage`` from this server, and as the copy that
-the engine reports. Clients receive it once.
+The engine's events already have the form of V1. They are sent unchanged but for their time, which gets an offset, and
+for fields without which existing clients fail. The log contains a user's message twice (ADR 3): as ``UserMessage`` from
+this server, and as the copy that the engine reports. Clients receive it once.
 """
 
 import json
@@ -53,7 +53,10 @@ def is_sent_to_v1(event: Row, conversation_id: UUID) -> bool:
 
 
 def encode_event(event: Row) -> str:
-    """Return an event of the log as the JSON text that V1 clients receive."""
+    """Return an event of the log as the JSON text that V1 clients receive. Its time has an offset.
+
+    The engine writes times without an offset, which browsers take for local time.
+    """
     try:
         value = json.loads(event.payload)
     except (ValueError, RecursionError):
@@ -62,7 +65,12 @@ def encode_event(event: Row) -> str:
         value = {}
     if event.kind in SERVER_KINDS:
         return _encode_server_event(event, value)
-    return json.dumps(value) if _repair(event, value) else event.payload
+    is_repaired = _repair(event, value)
+    was, now = value.get("timestamp"), _timestamp_of(event)
+    # Usually only the time changes. Encoding the whole event again is slow, and changes numbers beyond a float's range.
+    if not is_repaired and event.payload.count(quoted := json.dumps(was)) == 1:
+        return event.payload.replace(quoted, json.dumps(now))
+    return json.dumps(value | {"timestamp": now})
 
 
 def _encode_server_event(event: Row, payload: dict[str, Any]) -> str:
@@ -93,7 +101,7 @@ def _repair(event: Row, value: dict[str, Any]) -> bool:
     missing: dict[str, Any] = {
         name: column for name, column in known.items() if value.get(name) != column
     }
-    if not (isinstance(value.get("timestamp"), str) and value["timestamp"]):
+    if not isinstance(value.get("timestamp"), str):
         missing["timestamp"] = _timestamp_of(event)
     if event.kind == "ActionEvent":
         # The web client fails to render an action without ``thought``; an empty list is enough.
@@ -137,11 +145,12 @@ def _timestamp_of(event: Row) -> str:
 
 
 def format_timestamp(moment: datetime) -> str:
-    """Return a time in the engine's format: UTC without an offset, always with microseconds.
+    """Return a time in UTC with the offset ``Z``, always with microseconds.
 
-    Because the number of digits is fixed, sorting the texts also sorts the times.
+    Because the number of digits is fixed, sorting the texts also sorts the times. Clients send them back in URLs, where
+    ``Z`` needs no encoding.
     """
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def encode_state(key: str, value: Any) -> str:

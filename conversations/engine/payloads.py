@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeAlias, TypeVar
@@ -430,6 +430,8 @@ def parse_run_failure(event: EngineEvent) -> RunFailure | None:
 
 # --- Request bodies ----------------------------------------------------------------
 
+TOOLS = ("terminal", "file_editor", "task_tracker")
+"""The engine's names of the tools that an agent has, besides ``finish`` and ``think``, which every agent has."""
 _POLICIES: dict[str, dict[str, Any]] = {
     ConfirmationPolicy.NEVER: {"kind": "NeverConfirm"},
     ConfirmationPolicy.ALWAYS: {"kind": "AlwaysConfirm"},
@@ -472,12 +474,14 @@ def build_start_request(
     condenser_max_size: int | None = 80,
     mcp_servers: dict[str, Any] | None = None,
     secrets: dict[str, Any] | None = None,
+    tags: dict[str, str] | None = None,
+    tools: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return the engine's ``StartConversationRequest``. It contains no message: a delivery job sends the first message.
 
     ``gateway_url`` is the OpenAI-compatible base URL of the model gateway, which ends in ``/v1``, and ``token`` is the
-    key for it. Prices are in US dollars per token. The engine uses them only for its own cost figure; users are billed
-    by the gateway.
+    key for it. ``tools`` names the agent's tools, by default all of ``TOOLS``. Prices are in US dollars per token. The
+    engine uses them only for its own cost figure; users are billed by the gateway.
     """
     llm: dict[str, Any] = {
         "model": f"openai/{model}",
@@ -512,7 +516,7 @@ def build_start_request(
         "agent": {
             "kind": "Agent",
             "llm": llm,
-            "tools": [{"name": "terminal"}, {"name": "file_editor"}, {"name": "task_tracker"}],
+            "tools": [{"name": name} for name in (TOOLS if tools is None else tools)],
             "condenser": condenser if condenser_max_size else None,
             "agent_context": context,
             "mcp_config": mcp_servers or {},
@@ -524,5 +528,5 @@ def build_start_request(
         "max_iterations": max_iterations,
         "stuck_detection": True,
         "autotitle": False,  # a model call whose result no event reports
-        "tags": {},
+        "tags": tags or {},
     }

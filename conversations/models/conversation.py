@@ -8,7 +8,6 @@ from django.db import connection, models
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
-from accounts.models import Membership
 from accounts.roles import ADMINISTER, DISPOSING, ROLE_PERMISSIONS, STEERING, STOP
 from accounts.settings.choices import ConfirmationPolicy
 from conversations.models.append import NewEvent, append_locked
@@ -17,13 +16,20 @@ if TYPE_CHECKING:
     from conversations.models.event import Event
 
 
+READERS = sorted(
+    str(role) for role, names in ROLE_PERMISSIONS.items() if "conversations.view" in names
+)
+"""The roles whose members may read conversations."""
+
+
 class ConversationQuerySet(models.QuerySet["Conversation"]):
     def visible_to(self, user: Any) -> "ConversationQuerySet":
         """Return the conversations that a user may see. Code that acts for a user must read only these.
 
-        In each of their organizations, users see the conversations that they created and the conversations that are
-        shared with the organization. A key that is bound to an organization or a conversation limits the result
-        further.
+        In each of their organizations whose conversations their role may read, users see the conversations that they
+        created and the conversations that are shared with the organization. Billing contacts and auditors see none, in
+        lists as in details: titles, statuses and models belong to the work. A key that is bound to an organization or a
+        conversation limits the result further.
         """
         if not user.is_authenticated or not user.is_active:
             return self.none()
@@ -31,6 +37,7 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
             models.Q(created_by_id=user.pk)
             | models.Q(visibility=Conversation.Visibility.ORGANIZATION),
             organization__memberships__user_id=user.pk,
+            organization__memberships__role__in=READERS,
             organization__suspended_at=None,
             deleted_at=None,
         )
@@ -39,15 +46,6 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
         if conversation_id := getattr(user, "bound_conversation_id", None):
             visible = visible.filter(pk=conversation_id)
         return visible
-
-    def readable_by(self, user: Any) -> "ConversationQuerySet":
-        """Return the visible conversations whose log the user may read.
-
-        Some roles see that a shared conversation exists but may not read its events.
-        """
-        roles = [r for r, names in ROLE_PERMISSIONS.items() if "conversations.view" in names]
-        readers = Membership.objects.filter(user_id=user.pk, role__in=roles)
-        return self.visible_to(user).filter(organization__in=readers.values("organization_id"))
 
 
 class Conversation(models.Model):
@@ -165,6 +163,12 @@ class Conversation(models.Model):
         help_text="The numbers of the pull requests that were opened from the conversation.",
     )
     tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)
+    start_options = models.JSONField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="The options that a program set when it created the conversation: max_iterations, tags and tools.",
+    )
     archived_at = models.DateTimeField(null=True, blank=True)
     is_external = models.BooleanField(
         default=False,

@@ -14,7 +14,7 @@ from conversations.models.conversation import Conversation
 class EventQuerySet(models.QuerySet["Event"]):
     def visible_to(self, user: Any) -> "EventQuerySet":
         """Return the events of all conversations whose log the user may read."""
-        return self.filter(conversation__in=Conversation.objects.readable_by(user))
+        return self.filter(conversation__in=Conversation.objects.visible_to(user))
 
 
 class Event(models.Model):

@@ -182,15 +182,22 @@ class ConversationConsumer:
 
 
 def read_cursor(scope: Scope) -> tuple[int, int | None] | None:
-    """Return ``after`` and ``epoch`` from a socket's query string, or None if a value is not a whole number.
+    """Return ``after`` and ``epoch`` from a socket's query string, or None for a bad value or an unknown parameter.
 
-    A missing ``after`` is 0, and a missing ``epoch`` is None.
+    The values are whole numbers. A missing ``after`` is 0, and a missing ``epoch`` is None.
     """
-    query = parse_qs(scope.get("query_string", b"").decode("ascii", "replace"))
-    numbers = []
+    text = scope.get("query_string", b"").decode("ascii", "replace")
+    query = parse_qs(text, keep_blank_values=True)
+    # REST refuses unknown parameters too. A client that misspells `after` would get the whole log again.
+    if query.keys() - {"after", "epoch"}:
+        return None
+    numbers: list[int | None] = []
     for name in ("after", "epoch"):
-        value = query.get(name, [""])[-1]
-        if value and not (value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS):
+        value = query[name][-1] if name in query else None
+        if value is None:
+            numbers.append(None)
+            continue
+        if not (value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS):
             return None
-        numbers.append(int(value) if value else None)
+        numbers.append(int(value))
     return numbers[0] or 0, numbers[1]

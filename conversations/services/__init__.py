@@ -132,6 +132,12 @@ from conversations.services.sharing import (
     describe_reach,
     set_sharing,
 )
+from conversations.services.start_options import (
+    collect_start_options,
+    get_max_iterations,
+    get_value_tags,
+    set_value_tags,
+)
 from conversations.services.starts import start_conversation
 from conversations.services.state import PublishedElsewhere, request_start
 from conversations.services.turns import find_turn_changes, list_turns
@@ -176,6 +182,7 @@ __all__ = [
     "close_run",
     "collect_decisions",
     "collect_egress",
+    "collect_start_options",
     "conversation_key",
     "count_view",
     "create_conversation",
@@ -203,6 +210,8 @@ __all__ = [
     "free_expired_leases",
     "free_orphaned_leases",
     "get_egress_policy",
+    "get_max_iterations",
+    "get_value_tags",
     "git_changes",
     "git_diff",
     "handle_unreachable_engine",
@@ -257,6 +266,7 @@ __all__ = [
     "set_egress_policy",
     "set_sharing",
     "set_tags",
+    "set_value_tags",
     "site_egress",
     "snapshot_state",
     "start_conversation",

@@ -48,6 +48,7 @@ def fork_conversation(
         wire_version=conversation.wire_version,
         parent=conversation,
         tags=conversation.tags,
+        start_options=conversation.start_options,
     )
     copy_log(conversation.pk, into=fork.pk, through_seq=end)
     fork.last_seq = fork.forked_seq = end

@@ -36,6 +36,7 @@ from conversations.services.delivery import deliver_if_free, user_text
 from conversations.services.egress_log import collect_last_decisions
 from conversations.services.engines import find_dial
 from conversations.services.state import append_notice, change_fields, request_start
+from lib.host_paths import hide_host_folder, hide_host_paths
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -160,9 +161,12 @@ def is_plain(frames: Sequence[Durable]) -> bool:
 def build_event(
     frame: Durable, event_id: str, redact: Callable[[str], str] | None = None
 ) -> NewEvent:
-    """Return the event to store for an engine's frame. ``redact`` removes secrets from the payload."""
+    """Return the event to store for an engine's frame, without paths of the server.
+
+    ``redact`` removes secrets from the payload.
+    """
     event = frame.event
-    payload = redact(event.payload) if redact else event.payload
+    payload = hide_host_paths(redact(event.payload) if redact else event.payload)
     return NewEvent(event_id, event.kind, event.source, payload, frame.seq, event.time)
 
 
@@ -372,7 +376,9 @@ def handle_unreachable_engine(*, conversation_id: UUID, generation: int) -> bool
     collect_last_decisions(conversation_id=conversation_id)
     with transaction.atomic():
         conversation = _lock_under_lease(conversation_id, generation)
-        return _handle_stopped_engine(conversation, run=sandbox.run, detail=observed.detail)
+        return _handle_stopped_engine(
+            conversation, run=sandbox.run, detail=hide_host_folder(observed.detail)
+        )
 
 
 def _handle_stopped_engine(conversation: Conversation, *, run: int, detail: str) -> bool:

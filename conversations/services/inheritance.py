@@ -6,6 +6,7 @@ from conversations.models import OPEN_MESSAGES, Conversation, Event, OutgoingMes
 from conversations.sandboxes.provider import get_provider
 from conversations.services.exports import build_redactor, walk_story
 from conversations.services.state import append_notice
+from lib.host_paths import INSIDE
 
 STORY_LENGTH = 60_000
 EVENT_LENGTH = 4_000
@@ -87,4 +88,7 @@ def build_story(conversation: Conversation, sandbox: Sandbox) -> str:
     source = Sandbox.objects.filter(conversation=conversation.parent_id).first()
     if source and source.workspace:
         story = story.replace(source.workspace, sandbox.workspace)
+    # The log contains the workspace's path without the server's folders (see ``lib.host_paths``).
+    if not sandbox.workspace.startswith(f"{INSIDE}/"):
+        story = story.replace(f"{INSIDE}/project", sandbox.workspace)
     return f"{INTRODUCTION}\n\nEARLIER\n{story}\nEND OF EARLIER"

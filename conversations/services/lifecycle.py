@@ -24,6 +24,7 @@ from conversations.services import redaction
 from conversations.services.equipment import choose_confirmation
 from conversations.services.messages import add_message
 from conversations.services.sharing import check_sharing
+from conversations.services.start_options import check_start_options
 from conversations.services.starts import queue_next_start
 from conversations.services.state import change_fields, request_start
 from lib.connections import release_connection
@@ -71,14 +72,17 @@ def create_conversation(
     idempotency_key: str | None = None,
     conversation_id: UUID | None = None,
     images: Sequence[str] = (),
+    start_options: dict[str, Any] | None = None,
 ) -> Conversation:
     """Create a conversation, post its first message if there is one, and request a start of its sandbox.
 
     With ``idempotency_key``, a repeat by the same user with the same content returns the first conversation; with
     different content it raises ``IdempotencyConflict``. Without a confirmation policy or an analyzer, the user's
-    settings apply. Values that the organization enforces override arguments and settings. Everything happens in one
-    transaction. ``lends_personal`` is the user's consent (see ``Conversation.lender``). Raise ``IdTaken``,
-    ``InvalidSharing`` if the sharing contradicts itself, and ``UnsendableText`` if the message cannot be stored.
+    settings apply. Values that the organization enforces override arguments and settings. ``lends_personal`` is the
+    user's consent (see ``Conversation.lender``). ``start_options`` is a value of ``collect_start_options``. Everything
+    happens in one transaction. Raise ``IdTaken``, ``InvalidSharing`` if the sharing contradicts itself,
+    ``UnsendableText`` if the message cannot be stored, and ``EnforcedSetting`` if the options exceed a limit of the
+    organization.
     """
     organization = organization or user.personal_organization
     check_sharing(
@@ -114,6 +118,7 @@ def create_conversation(
         hide = partial(redaction.hide_in_text, user_ids=[user.pk], organization_id=organization.pk)
         title = hide(title) if title else make_title(hide(message or ""))
         title = title[:TITLE_MAX]
+        check_start_options(effective, start_options)
         policy, analyzer = choose_confirmation(
             effective, policy=confirmation_policy, analyzer=security_analyzer
         )
@@ -133,6 +138,7 @@ def create_conversation(
             wire_version=wire_version,
             parent=parent,
             tags=sorted(tags),
+            start_options=start_options,
             idempotency_key=idempotency_key,
             idempotency_digest=digest if idempotency_key is not None else "",
         )

@@ -45,9 +45,11 @@ from conversations.services.equipment import (
 from conversations.services.ingestion import LogGap, read_log
 from conversations.services.inheritance import build_story, copy_parent_files
 from conversations.services.leases import request_manager
+from conversations.services.start_options import get_max_iterations, get_value_tags
 from conversations.services.state import append_notice, change_fields
 from conversations.services.workspaces import prepare_workspace
 from lib.connections import release_connection
+from lib.host_paths import hide_host_folder
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -308,7 +310,10 @@ def _start_engine_conversation(
         security_analyzer=conversation.security_analyzer,
         system_suffix=build_story(conversation, sandbox),
         secrets=build_secret_sources(conversation, sandbox),
-        **build_start_options(effective),
+        tags=get_value_tags(conversation),
+        tools=(conversation.start_options or {}).get("tools"),
+        **build_start_options(effective)
+        | {"max_iterations": get_max_iterations(conversation, effective)},
     )
     try:
         client.start_conversation(body)
@@ -407,7 +412,7 @@ def _finish(task: StartTask, started: Conversation, sandbox: Sandbox) -> None:
 
 def _record_failure(task: StartTask, conversation: Conversation, failure: Exception) -> None:
     """Queue another attempt, or mark the start as failed after ``MAX_ATTEMPTS`` or a permanent failure."""
-    error = str(getattr(failure, "detail", "") or failure)
+    error = hide_host_folder(str(getattr(failure, "detail", "") or failure))
     is_permanent = getattr(failure, "is_permanent", False)
     log.warning("The start of conversation %s failed: %s", conversation.pk, error)
     with transaction.atomic():
@@ -441,7 +446,7 @@ def _phase(task: StartTask, phase: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        entry["detail"] = str(getattr(error, "detail", "") or error)[:500]
+        entry["detail"] = hide_host_folder(str(getattr(error, "detail", "") or error))[:500]
         raise
     finally:
         entry["finished_at"] = timezone.now().isoformat()

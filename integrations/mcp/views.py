@@ -4,6 +4,7 @@ The endpoint is a Django view and not a separate ASGI application, so that authe
 maintenance mode and the access log work as on all other routes. The MCP SDK implements the protocol.
 """
 
+import json
 from typing import Any
 
 from django.conf import settings
@@ -17,6 +18,7 @@ from accounts.active import active_organization
 from accounts.sign_in.authentication import AccessTokenAuthentication, ApiKeyAuthentication
 from conversations.api.authentication import ConversationKeyAuthentication
 from integrations.mcp.tools import Caller
+from lib.api import strict_loads
 from lib.problems import Problem
 from lib.routes import RouteFacts
 
@@ -42,6 +44,28 @@ class ForeignOrigin(Problem):
     status = 403
     code = "foreign-origin"
     sentence = "Pages of this origin may not call this route. An operator can add the origin to CORS_ORIGINS."
+
+
+def check_message(body: bytes) -> None:
+    """Raise ``NotMcp`` with the reason if a body is not a JSON object in UTF-8.
+
+    The SDK (mcp 1.x) fails on bytes that are not UTF-8 and on texts with lone surrogates, instead of refusing them.
+    """
+    try:
+        message = strict_loads(body, max_depth=settings.JSON_MAX_DEPTH)
+        json.dumps(message, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise NotMcp("The body is not UTF-8.") from error
+    except UnicodeEncodeError as error:
+        raise NotMcp(
+            "The body contains half of a surrogate pair, which is not a character."
+        ) from error
+    except ValueError as error:
+        raise NotMcp(f"The body is not valid JSON: {error}.") from error
+    if not isinstance(message, dict):
+        raise NotMcp(
+            "The body must be one JSON-RPC message, a JSON object. Batches are not supported."
+        )
 
 
 @RouteFacts(streams=True)
@@ -75,6 +99,7 @@ class McpView(APIView):
             request.user, active_organization(request), request.headers.get(CONVERSATION, "")
         )
         raw: Any = request._request  # noqa: SLF001 - for the raw body, which the SDK parses
+        check_message(raw.body)
         headers = [
             (name.lower().encode(), value.encode("latin-1", "replace"))
             for name, value in request.headers.items()

@@ -7,6 +7,7 @@ from integrations.services.git_hosts import (
     clone_source,
     connect,
     connected_providers,
+    get_stored_host,
     open_pull_request,
     provider_for,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "connect",
     "connected_providers",
     "get_connection",
+    "get_stored_host",
     "list_connections",
     "open_pull_request",
     "provider_for",

@@ -33,10 +33,15 @@ def connect(
 ) -> tuple[ProviderToken, GitUser]:
     """Check a token at its Git host, then store the token, replacing an earlier token. Safe to repeat.
 
+    A ``host_name`` of None keeps the host of the earlier token; an empty text means the provider's default host.
     Return the stored row and the owner of the token. If the check fails, the token is not stored. Raise
     ``InvalidProviderToken`` if the token is malformed, and ``UnknownProvider``, ``BadHost`` or an exception of
     ``GitProvider``, such as ``TokenRefused``.
     """
+    if host_name is None:
+        host_name = get_stored_host(
+            user_id=user.pk, organization_id=organization.pk, provider_name=provider_name
+        )
     # The check calls the Git host, so it runs before the transaction of set_provider_token.
     stored_host, owner = check_token(provider_name=provider_name, token=token, host_name=host_name)
     row = provider_tokens.set_provider_token(
@@ -47,6 +52,12 @@ def connect(
         host=stored_host,
     )
     return row, owner
+
+
+def get_stored_host(*, user_id: UUID, organization_id: UUID, provider_name: str) -> str | None:
+    """Return the host of the user's token, or None for the provider's default host and for a user without a token."""
+    hosts = provider_tokens.provider_hosts(user_id=user_id, organization_id=organization_id)
+    return hosts.get(provider_name)
 
 
 def check_token(

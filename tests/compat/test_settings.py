@@ -8,6 +8,7 @@ from accounts.models import UserSettings
 from accounts.services import provider_tokens, user_settings
 from billing import services
 from billing.models import ModelAccess
+from integrations.provider import TokenRefused
 from lib.masks import MASK
 from tests.conftest import key_client
 
@@ -276,13 +277,33 @@ class TestPostSettings:
     def test_empty_security_analyzer_becomes_null(self, api, sent, stored):
         assert post_settings(api, security_analyzer=sent)["security_analyzer"] == stored
 
-    def test_read_only_and_unknown_fields_are_ignored(self, api):
+    def test_read_only_and_empty_fields_change_nothing(self, api):
         settings = post_settings(
             api, email="other@example.com", email_verified=False, provider_hosts={"gitlab": "x"},
-            sandbox_base_container_image="evil", secrets_store={"provider_tokens": {}}, anything=[1],
+            sandbox_base_container_image=None, secrets_store={"provider_tokens": {}}, anything=[],
+            sandbox_api_key="", v1_enabled=True,
         )  # fmt: skip
 
         assert settings == DEFAULTS
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"sandbox_base_container_image": "evil"},
+            {"sandbox_runtime_container_image": "evil"},
+            {"sandbox_api_key": "k"},
+            {"llm_temperature": 0},
+            {"confirmation_policy": "always"},
+            {"v1_enabled": "yes"},
+            {"anything": [1]},
+        ],
+    )
+    def test_field_that_cannot_be_stored_is_400_and_named(self, api, body):
+        response = api.post(URL, {"language": "fr"} | body, format="json")
+
+        assert response.status_code == 400
+        assert response.json()["error"].startswith(f"{next(iter(body))}: ")
+        assert api.get(URL).json() == DEFAULTS
 
     @pytest.mark.parametrize(
         "body", [{"agent": "Other"}, {"condenser_max_size": 5}, {"confirmation_mode": "x"},
@@ -366,3 +387,118 @@ class TestOddValues:
         assert post_settings(client, language="de", llm_model="demo")["language"] == "de"
         refused = client.post(URL, {"llm_model": "openai/gpt-5"}, format="json")
         assert (refused.status_code, refused.json()["permission"]) == (403, "model_access.edit")
+
+
+class TestNull:
+    """A null never changes where texts and keys go, and never stops the agent from asking."""
+
+    @pytest.fixture
+    def gateway(self, api, alice):
+        """A keyless gateway with a model whose name looks like a vendor's."""
+        services.save_model_access(
+            organization=alice.personal_organization, user=alice,
+            base_url="http://gateway.example.com/v1", model="anthropic/claude-sonnet-4-5",
+        )  # fmt: skip
+        return api
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"llm_base_url": None},
+            {"llm_model": None, "llm_base_url": None, "llm_api_key": None},
+            {"llm_model": None},
+            {"llm_api_key": None},
+            {"llm_model": "anthropic/claude-sonnet-4-5", "llm_base_url": None},
+        ],
+    )
+    def test_null_keeps_the_model_server(self, gateway, body):
+        assert gateway.post(URL, {"language": "fr"} | body, format="json").status_code == 200
+
+        access = ModelAccess.objects.get()
+        assert (access.base_url, access.model) == (
+            "http://gateway.example.com/v1",
+            "anthropic/claude-sonnet-4-5",
+        )
+        assert gateway.get(URL).json()["language"] == "fr"
+
+    @pytest.mark.parametrize("model", ["openai/gpt-5.1", "anthropic/other"])
+    def test_new_model_with_a_null_server_stays_at_the_server(self, gateway, model):
+        gateway.post(URL, {"llm_model": model, "llm_base_url": None}, format="json")
+
+        assert ModelAccess.objects.get().base_url == "http://gateway.example.com/v1"
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            None,
+            dict.fromkeys(MCP),
+            MCP | {"shttp_servers": None},
+            {"stdio_servers": None, "shttp_servers": MCP["shttp_servers"]},
+            MCP | {"shttp_servers": [MCP["shttp_servers"][0] | {"api_key": None}]},
+            MCP | {"stdio_servers": [MCP["stdio_servers"][0] | {"env": None}]},
+            MCP | {"stdio_servers": [MCP["stdio_servers"][0] | {"args": None}]},
+            MCP | {"stdio_servers": [MCP["stdio_servers"][0] | {"env": {"K": None}}]},
+        ],
+    )
+    @pytest.mark.parametrize("route", ["compat", "canonical"])
+    def test_null_keeps_the_mcp_servers(self, configured, alice, config, route):
+        if route == "compat":
+            response = configured.post(URL, {"mcp_config": config}, format="json")
+        elif config is None:
+            pytest.skip("null removes the caller's own value there, as its documentation says")
+        else:
+            body = {"values": {"mcp_config": config}}
+            response = configured.patch("/api/v1/settings", body, format="json")
+
+        assert response.status_code == 200, response.content
+        effective = user_settings.effective_settings(
+            user_id=alice.pk, organization_id=alice.personal_organization.pk
+        )
+        assert effective.values["mcp_config"] == MCP | {"sse_servers": []}
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"shttp_servers": [{"url": None}]},
+            {"stdio_servers": [{"name": "fetch", "command": None}]},
+            {"stdio_servers": [{"name": None, "command": "uvx"}]},
+            {"shttp_servers": [None]},
+        ],
+    )
+    def test_null_in_place_of_an_address_is_refused(self, configured, config):
+        assert configured.post(URL, {"mcp_config": config}, format="json").status_code == 400
+
+    def test_null_keeps_the_questions_of_the_agent(self, api):
+        post_settings(api, confirmation_mode=True)
+
+        assert post_settings(api, confirmation_mode=None)["confirmation_mode"] is True
+
+    def test_null_keeps_every_secret(self, configured):
+        before = configured.get(URL).json()
+
+        after = post_settings(
+            configured, search_api_key=None, llm_api_key=None, mcp_config=None, llm_base_url=None
+        )
+
+        assert after == before
+
+    @pytest.mark.parametrize("host", [{"host": None}, {}])
+    @pytest.mark.parametrize("route", ["compat", "canonical"])
+    def test_new_token_with_a_null_host_goes_to_the_stored_host(
+        self, configured, alice, host, route, monkeypatch
+    ):
+        asked = []
+
+        def record_host(provider, *, host, token):
+            asked.append(host)
+            raise TokenRefused
+
+        monkeypatch.setattr("integrations.registry.get_provider", record_host)
+        entry = {"token": "ghp_New1"} | host
+        if route == "compat":
+            body = {"provider_tokens": {"github": entry}}
+            configured.post("/api/add-git-providers", body, format="json")
+        else:
+            configured.put("/api/v1/provider-tokens/github", entry, format="json")
+
+        assert asked == ["github.example.com"]

@@ -46,6 +46,53 @@ def test_shared_events_and_matches_are_visible_by_role(shared, bob, role, may_re
     assert (str(shared.pk).encode() in responses[3].content) is may_read
 
 
+@pytest.mark.parametrize("is_own", [False, True])
+@pytest.mark.parametrize(
+    ("role", "may_read"),
+    [
+        ("owner", True),
+        ("admin", True),
+        ("member", True),
+        ("viewer", True),
+        ("billing", False),
+        ("auditor", False),
+    ],
+)
+def test_lists_of_all_protocols_agree_with_the_record(shared, bob, role, may_read, is_own):
+    if is_own:  # a member whose role was changed afterwards
+        Conversation.objects.filter(pk=shared.pk).update(created_by=bob, title="Bob's plan")
+    bob.memberships.filter(organization=shared.organization).update(role=role)
+    client = APIClient()
+    client.force_login(bob)
+    lists = (
+        "/api/v1/conversations",
+        "/api/v1/conversations?archived=false",
+        "/api/v1/app-conversations/search",
+        f"/api/v1/app-conversations?ids={shared.pk}",
+        "/api/v1/app-conversations/start-tasks/search",
+        f"/api/v1/sandboxes?id={shared.sandbox_id}",
+        "/api/v1/sandboxes/search",
+        "/api/conversations",
+        "/",
+    )
+    details = (
+        f"/api/v1/conversations/{shared.pk}",
+        f"/api/conversations/{shared.pk}",
+        f"/conversations/{shared.pk}",
+    )
+    names = (shared.pk.hex, str(shared.pk), shared.sandbox_id.hex, shared.title)
+
+    shown = {
+        path: any(name in client.get(path).content.decode() for name in names) for path in lists
+    }
+    statuses = {path: client.get(path).status_code for path in details}
+
+    assert shown == dict.fromkeys(lists, may_read)
+    assert [status == 200 for status in statuses.values()] == [may_read] * 3, statuses
+    count = client.get("/api/v1/app-conversations/count").json()
+    assert count == int(may_read)
+
+
 def test_visibility_change_nudges_the_sockets_of_every_member(
     shared, alice, bob, monkeypatch, django_capture_on_commit_callbacks
 ):

@@ -159,7 +159,18 @@ async def test_cookie_without_an_origin_is_refused_with_4403(conversation, alice
 
 
 @pytest.mark.parametrize(
-    "query", ["?after=x", "?after=-1", "?after=1.5", "?after=" + "9" * 19, "?epoch=x", "?after=%00"]
+    "query",
+    [
+        "?after=x",
+        "?after=-1",
+        "?after=1.5",
+        "?after=" + "9" * 19,
+        "?epoch=x",
+        "?after=%00",
+        "?after=",
+        "?after_seq=1",
+        "?after=0&token=x",
+    ],
 )
 async def test_socket_with_an_invalid_cursor_is_closed_with_4400(conversation, alice, query):
     _, token = await create_key(alice)

@@ -7,7 +7,6 @@ from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
 
 from accounts import services as accounts
 from compat.v0 import handshake
-from compat.v0.sockets import parse_cursor
 from conversations.realtime.access import MayNotSteer
 from conversations.services import conversation_key
 from tests.factories.conversations import ConversationFactory
@@ -47,20 +46,28 @@ def test_viewer_joins_but_is_refused_commands(alice, bob, conversation):
         pytest.fail("a viewer was allowed to steer")
 
 
+def build_cursor_scope(latest_event_id):
+    return {
+        "headers": [],
+        "query_string": urlencode({"latest_event_id": latest_event_id}).encode(),
+    }
+
+
 @pytest.mark.parametrize(
     ("latest_event_id", "after"),
-    [("-1", 0), ("7", 7), ("", 0), ("x", 0), ("1.5", 0), ("9" * 30, 0), ("²", 0)],
+    [("-1", 0), ("7", 7), (" 7 ", 7), ("-5", 0), ("", 0), ("null", 0), ("undefined", 0)],
 )
-def test_invalid_latest_event_id_resumes_from_the_start(latest_event_id, after):
-    assert (
-        parse_cursor(
-            {
-                "headers": [],
-                "query_string": urlencode({"latest_event_id": latest_event_id}).encode(),
-            }
-        )
-        == after
-    )
+def test_latest_event_id_is_the_resume_position(latest_event_id, after):
+    assert handshake.parse_cursor(build_cursor_scope(latest_event_id)) == after
+
+
+@pytest.mark.parametrize(
+    "latest_event_id", ["x", "1.5", "9" * 30, "²", "--1", "-", "1e3", "0x1", "\0", "NaN"]
+)
+def test_malformed_latest_event_id_is_refused_and_named(latest_event_id):
+    with pytest.raises(ConnectionRefused) as refused:
+        handshake.parse_cursor(build_cursor_scope(latest_event_id))
+    assert refused.value.error_args["message"].startswith("latest_event_id: Send ")
 
 
 @pytest.mark.parametrize("query", [{}, {"conversation_id": ""}])

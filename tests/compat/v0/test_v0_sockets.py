@@ -199,6 +199,14 @@ async def test_refused_join_names_the_reason_and_closes(conversation, alice):
     await asyncio.wait_for(asyncio.shield(socket.future), 15)
 
 
+@pytest.mark.parametrize("latest_event_id", ["x", "1.5", "9" * 30])
+async def test_bad_resume_position_is_refused_with_an_error(conversation, alice, latest_event_id):
+    socket, packet = await join(conversation, alice, latest_event_id=latest_event_id)
+
+    assert packet.startswith('4{"message":"latest_event_id: Send ')
+    await asyncio.wait_for(asyncio.shield(socket.future), 15)
+
+
 async def test_socket_that_never_joins_is_closed(conversation, alice, monkeypatch):
     monkeypatch.setattr(sockets, "JOIN_SECONDS", 2)
     socket = await open_socket(conversation, alice)

@@ -62,12 +62,6 @@ class TestCreate:
         assert repeated.json()["id"] == first.json()["id"]
         assert Conversation.objects.get().events.count() == 1
 
-    def test_unknown_policy_never_asks(self, sdk):
-        body = {"agent": {}, "confirmation_policy": {"kind": "Sometimes"}}
-
-        assert sdk.post(URL, body, format="json").status_code == 201
-        assert Conversation.objects.get().confirmation_policy == "never"
-
     def test_id_of_another_users_conversation_is_409(self, sdk, charlie):
         foreign = services.create_conversation(user=charlie)
         body = {"agent": {}, "conversation_id": str(foreign.pk)}
@@ -102,7 +96,7 @@ class TestRead:
         body = sdk.get(f"{URL}/{running.pk}").json()
 
         assert (body["id"], body["execution_status"]) == (str(running.pk), "idle")
-        assert body["workspace"] == {"kind": "LocalWorkspace", "working_dir": "/workspace"}
+        assert body["workspace"] == {"kind": "LocalWorkspace", "working_dir": "/workspace/project"}
         assert body["agent"]["llm"] == {"model": "openai/demo", "usage_id": "agent", "stream": True}
         assert body["confirmation_policy"] == {"kind": "NeverConfirm"}
 

@@ -358,7 +358,7 @@ class TestEvents:
 
         body = api.get(f"{self.URL}/search?conversation_id__eq={log.pk}").json()
 
-        stamp = sent.received_at.replace(tzinfo=None).isoformat(timespec="microseconds")
+        stamp = sent.received_at.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
         message, action, status = body["items"]
         assert message == {
             "id": "m1",

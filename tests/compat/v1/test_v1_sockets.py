@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import datetime
 from uuid import uuid4
 
 import pytest
@@ -161,7 +162,7 @@ class TestCredentials:
 
 class TestEvents:
     @pytest.mark.parametrize(
-        "query", ["", "resend_all=false", "resend_mode=since&after_timestamp=x", "resend_mode=none"]
+        "query", ["", "resend_all=false", "resend_mode=since&after_timestamp=2999-01-01", "other=x"]
     )
     async def test_only_new_events_are_sent_by_default(self, conversation, alice, query):
         socket = await join(conversation, alice, query)
@@ -179,12 +180,78 @@ class TestEvents:
             "resend_mode=all",
             "resend_mode=since&after_timestamp=2000-01-01T00:00:00",
             "resend_mode=since&after_timestamp=2000-01-01T00:00:00Z",
+            # A plus that is not percent-encoded arrives as a space.
+            "resend_mode=since&after_timestamp=2000-01-01T00:00:00+00:00",
+            "after_timestamp=2000-01-01T00:00:00.123456+02:00",
+            "after_timestamp=2000-01-01T00:00:00%2B00:00",
+            "resend_mode=since&after_timestamp=2000-01-01",
+            "resend_mode=since&after_timestamp=2000-01-01T00:00:00.5",
+            "resend_all=false&resend_mode=all",
+            "after_timestamp=2999-01-01&resend_all=Yes",
         ],
     )
     async def test_log_is_resent_from_the_requested_position(self, conversation, alice, query):
         socket = await join(conversation, alice, query)
 
         assert [(await read(socket))["id"] for _ in range(2)] == ["event-0", "event-1"]
+        await socket.disconnect()
+
+    @pytest.mark.parametrize(
+        ("query", "name"),
+        [
+            ("after_timestamp=yesterday", "after_timestamp"),
+            ("resend_mode=since&after_timestamp=x", "after_timestamp"),
+            ("resend_mode=since&after_timestamp=", "after_timestamp"),
+            ("resend_mode=since&after_timestamp=1764410400", "after_timestamp"),
+            ("resend_mode=since&after_timestamp=2026-02-30T00:00:00Z", "after_timestamp"),
+            ("resend_mode=since&after_timestamp=%ff", "after_timestamp"),
+            ("resend_mode=since", "after_timestamp"),
+            ("resend_all=true&after_timestamp=x", "after_timestamp"),
+            ("resend_mode=none", "resend_mode"),
+            ("resend_mode=ALL", "resend_mode"),
+            ("resend_mode=", "resend_mode"),
+            ("resend_all=perhaps", "resend_all"),
+            ("resend_all=2", "resend_all"),
+        ],
+    )
+    async def test_bad_parameter_is_answered_with_an_error(self, conversation, alice, query, name):
+        key = await create_key(conversation, alice)
+        socket = open_socket(conversation.pk, f"{query}&session_api_key={key}")
+        await socket.connect()
+
+        error = await read(socket)
+
+        assert (error["kind"], error["code"]) == ("ServerErrorEvent", "unprocessable")
+        assert error["detail"].startswith(f"{name}: ")
+        assert await read_close_code(socket) == 1008
+
+    async def test_bad_parameter_is_reported_after_a_later_sign_in_too(self, conversation, alice):
+        socket = open_socket(conversation.pk, "resend_mode=none")
+        await socket.connect()
+        key = await create_key(conversation, alice)
+
+        await socket.send_json_to({"type": "auth", "session_api_key": key})
+
+        assert (await read(socket))["kind"] == "ServerErrorEvent"
+        assert await read_close_code(socket) == 1008
+
+    async def test_times_of_the_socket_have_an_offset(self, conversation, alice):
+        naive = "2026-11-29T10:00:00.123456"
+        await append(conversation, make_frame(2, timestamp=naive, nested={"timestamp": naive}))
+        key = await create_key(conversation, alice)
+        socket = open_socket(conversation.pk, f"resend_all=true&session_api_key={key}")
+        await socket.connect()
+
+        state, *events = [await read(socket) for _ in range(4)]
+
+        assert events[2]["timestamp"] == f"{naive}Z"
+        assert events[2]["nested"] == {"timestamp": naive}
+        for text in (
+            *(event["timestamp"] for event in (state, *events)),
+            state["value"]["created_at"],
+            state["value"]["updated_at"],
+        ):
+            assert datetime.fromisoformat(text).tzinfo is not None, text
         await socket.disconnect()
 
     async def test_end_of_a_run_sends_its_status_and_the_full_state(self, conversation, alice):

@@ -10,7 +10,7 @@ from conversations.models import Event, LoggedEvent, OutgoingMessage
 from tests.factories.conversations import ConversationFactory, OutgoingMessageFactory
 
 AT = datetime(2026, 11, 22, 10, tzinfo=UTC)
-STAMP = "2026-11-22T10:00:00.000000"
+STAMP = "2026-11-22T10:00:00.000000Z"
 
 
 def make_event(kind, source="agent", payload=None, **fields):
@@ -57,10 +57,26 @@ def test_sandbox_notice_becomes_a_conversation_error():
     }
 
 
-def test_complete_engine_event_is_sent_byte_for_byte():
-    text = '{"id":"e1", "kind":"MessageEvent","source":"agent", "timestamp":"t","x":1e400}'
+def test_complete_engine_event_is_sent_byte_for_byte_but_for_its_time():
+    text = '{"id":"e1", "kind":"MessageEvent","source":"agent", "timestamp":"%s","x":1e400}'
+    event = make_event("MessageEvent", "agent", text % "2026-11-22T10:00:00")
 
-    assert translation.encode_event(make_event("MessageEvent", "agent", text)) == text
+    assert translation.encode_event(event) == text % STAMP
+
+
+@pytest.mark.parametrize(
+    "stamp",
+    ["2026-11-22T11:00:00", "2026-11-22T13:00:00+02:00", "2026-11-22T11:00:00Z", "t", "", None, 7],
+)
+@pytest.mark.parametrize("kind", ["MessageEvent", "ActionEvent"])
+def test_time_of_an_engine_event_is_the_logs_time_with_an_offset(kind, stamp):
+    value = {"id": "e1", "kind": kind, "source": "agent", "timestamp": stamp, "thought": stamp}
+
+    event = encode(kind, "agent", value, engine_time=AT.replace(hour=11))
+
+    assert event["timestamp"] == "2026-11-22T11:00:00.000000Z"
+    if kind == "MessageEvent":
+        assert event["thought"] == stamp
 
 
 @pytest.mark.parametrize("payload", ["not json", "[]", "7", "null", "[" * 100_000])
@@ -80,7 +96,7 @@ def test_columns_of_the_log_replace_values_that_the_payload_forges():
         "id": "e1",
         "kind": "MessageEvent",
         "source": "agent",
-        "timestamp": "2026-11-22T09:00:00.000000",
+        "timestamp": "2026-11-22T09:00:00.000000Z",
     }
 
 
