@@ -60,6 +60,11 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     A conversation key is derived from this credential and stops working when the credential ends.
     """
+    credential_expires_at: datetime | None = None
+    """The time at which the request's API key or access token expires; None for a session and for no limit.
+
+    API keys and invitations that the request creates expire at this time at the latest.
+    """
 
     class Meta:
         constraints: ClassVar = [
@@ -205,12 +210,29 @@ class ApiKey(models.Model):
         related_name="replaced_by",
         help_text="The previous key, if rotation created this key.",
     )
+    parent = models.ForeignKey(
+        "self",
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        db_index=False,
+        related_name="children",
+        help_text="The API key that sent the request which created this key; empty for other requests.",
+    )
 
     objects = ApiKeyQuerySet.as_manager()
 
     class Meta:
         verbose_name = "API key"
-        indexes: ClassVar = [models.Index(fields=["user", "-created_at"])]
+        indexes: ClassVar = [
+            models.Index(fields=["user", "-created_at"]),
+            models.Index(
+                fields=["parent"],
+                name="apikey_parent",
+                condition=models.Q(parent__isnull=False),
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.prefix} ({self.name})"

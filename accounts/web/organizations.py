@@ -90,7 +90,9 @@ def invitation(request: AuthenticatedRequest, link: str) -> HttpResponse:
             messages.success(request, f"You are now a member of “{membership.organization.name}”.")
             return redirect("organization", organization_id=membership.organization_id)
     except Problem as refusal:
-        context = {"sentence": refusal.detail}
+        # A member may open the link again, for example with the back button: link to the organization.
+        joined = services.find_joined(token=link, user=request.user)
+        context = {"sentence": refusal.detail, "joined": joined}
         return render(request, "accounts/invitation_used.html", context, status=refusal.status)
     return render(request, "accounts/invitation.html", {"invitation": row})
 
