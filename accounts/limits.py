@@ -6,6 +6,7 @@ import ipaddress
 from django.conf import settings
 from django.http import HttpRequest
 
+from accounts.models import ApiKey, User
 from lib import limits
 from lib.addresses import parse_address
 from lib.problems import Problem
@@ -96,6 +97,15 @@ def check_code(request: HttpRequest, account: str, *, is_trusted: bool) -> None:
     _count_at(request, "second-factor", f"{client_network(request)} {account}", CODE_RATE)
     if not is_trusted:
         _count_at(request, "second-factor-account", account, CODE_ACCOUNT_RATE)
+
+
+def caller_name(user: User) -> str:
+    """Return the name under which requests of an authenticated user are counted: the API key, or else the user.
+
+    A conversation key counts as the key or the user from which it was derived.
+    """
+    credential = user.credential
+    return f"key {credential.pk}" if isinstance(credential, ApiKey) else f"user {user.pk}"
 
 
 def client_network(request: HttpRequest) -> str:

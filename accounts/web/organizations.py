@@ -83,12 +83,12 @@ def act(request: AuthenticatedRequest, organization_id: UUID, action: str) -> Ht
 def invitation(request: AuthenticatedRequest, link: str) -> HttpResponse:
     """Show the invitation to which a link leads; on POST, join the organization. A GET only shows the invitation."""
     try:
-        row = services.find_invitation(link)
         if request.method == "POST":
             membership = services.accept_invitation(token=link, user=request.user)
             active.choose(request, membership.organization)
             messages.success(request, f"You are now a member of “{membership.organization.name}”.")
             return redirect("organization", organization_id=membership.organization_id)
+        row = services.find_invitation(link)
     except Problem as refusal:
         # A member may open the link again, for example with the back button: link to the organization.
         joined = services.find_joined(token=link, user=request.user)
