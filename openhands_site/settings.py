@@ -479,7 +479,8 @@ RATE_LIMITS = env.rates(
 )
 """Rates such as ``60/m``: ``address`` per network address; ``read``, ``write``, ``keys`` and ``spend`` per caller.
 
-A caller is a valid API key, a signed-in user or, if a request has neither, a network address. A single route may have its own rate.
+A caller is a valid API key, a signed-in user or, if a request has neither, a network address. A single route may have
+its own rate.
 """
 METRICS_TOKEN: str = env.text("METRICS_TOKEN", "")
 """The bearer token for `/metrics`. If it is empty, `/metrics` returns 404 and requests are not counted."""

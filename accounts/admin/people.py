@@ -267,8 +267,9 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         "expires_at",
         "revoked_at",
         "last_used_at",
+        "parent",
     )
-    list_select_related = ("user", "organization")
+    list_select_related = ("user", "organization", "parent")
     list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
     search_fields = ("key_id", "name", "user__email")
     ordering = ("-created_at",)
@@ -282,14 +283,36 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         "expires_at",
         "revoked_at",
         "last_used_at",
+        "parent",
+        "created_with_it",
     )
-    actions = ("revoke",)
+    actions = ("revoke", "revoke_with_children")
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("accounts.change_apikey")
 
+    @admin.display(description="Usable keys created with this key")
+    def created_with_it(self, key: ApiKey) -> str:
+        return ", ".join(str(child) for child in services.child_keys(keys=[key])) or "none"
+
     @admin.action(description="Revoke API keys", permissions=["revoke"])
     def revoke(self, request: HttpRequest, keys: QuerySet[ApiKey]) -> None:
+        self._revoke(request, list(keys))
+        if left := services.child_keys(keys=keys):
+            sentence = (
+                f"These keys were created with the revoked keys and still work: "
+                f"{', '.join(map(str, left))}. To revoke them too, select the same keys again and "
+                "choose “Revoke API keys and the keys created with them”."
+            )
+            self.message_user(request, sentence, messages.WARNING)
+
+    @admin.action(
+        description="Revoke API keys and the keys created with them", permissions=["revoke"]
+    )
+    def revoke_with_children(self, request: HttpRequest, keys: QuerySet[ApiKey]) -> None:
+        self._revoke(request, [*keys, *services.child_keys(keys=keys)])
+
+    def _revoke(self, request: HttpRequest, keys: list[ApiKey]) -> None:
         for key in keys:
             services.revoke_api_key(key=key)
             self.log_change(request, key, "Revoked")

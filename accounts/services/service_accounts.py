@@ -115,7 +115,7 @@ def issue_service_account_key(
         scopes=scopes,
         days=days,
         allowed_networks=allowed_networks,
-        within_networks=by.key_networks,
+        by=by,
     )
 
 

@@ -20,7 +20,7 @@ from accounts.requests import AuthenticatedRequest
 from accounts.services import passwords
 from accounts.sign_in import browser_sessions, second_step
 from accounts.sign_in import connections as provider_pages
-from accounts.web.forms.api_keys import KeyForm
+from accounts.web.forms.api_keys import KeyForm, RevokeForm
 from accounts.web.forms.people import (
     WRONG_CREDENTIALS,
     NextForm,
@@ -228,9 +228,16 @@ def api_keys(request: AuthenticatedRequest) -> HttpResponse:
 @login_required
 @require_POST
 def revoke_api_key(request: AuthenticatedRequest, key_id: str) -> HttpResponse:
-    """Revoke an API key of the user."""
+    """Revoke an API key of the user. Then offer to revoke the keys that were created with it and still work."""
     key = get_object_or_404(ApiKey.objects.visible_to(request.user), pk=key_id)
     permissions.require(request.user, key.organization_id, "api_keys.edit")
-    services.revoke_api_key(key=key)
-    messages.success(request, f"The key “{key.name}” was revoked and no longer works.")
+    form = RevokeForm(request.POST)
+    with_children = form.is_valid() and form.cleaned_data["children"]
+    left = services.revoke_api_key(key=key, with_children=with_children)
+    if left:
+        return render(request, "accounts/api_key_children.html", {"key": key, "children": left})
+    if with_children:
+        messages.success(request, f"The keys that were created with “{key.name}” were revoked.")
+    else:
+        messages.success(request, f"The key “{key.name}” was revoked and no longer works.")
     return redirect("api-keys")

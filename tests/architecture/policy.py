@@ -61,6 +61,7 @@ POLICY: dict[str, str] = {
     "PUT /api/email/verify": "account.view",
     "GET /api/email/verified": "public",
     "POST /api/v1/api-keys/{id}/rotate": "api_keys.edit",
+    "GET /api/v1/api-keys/{id}/children": "api_keys.view",
     "GET /api/v1/organizations": "organization.view",
     "POST /api/v1/organizations": "organization.create",
     "GET /api/v1/organizations/{id}": "organization.view",
