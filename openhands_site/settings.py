@@ -221,6 +221,7 @@ _generic = {
     "issuer": env.text("OIDC_ISSUER", ""),  # compared exactly: the slash counts
     "client_id": env.text("OIDC_CLIENT_ID", ""),
     "client_secret": env.text("OIDC_CLIENT_SECRET", ""),
+    "trusts_email": env.boolean("OIDC_TRUSTS_EMAIL", False),
 }
 OIDC_PRESETS: list[dict[str, Any]] = [
     preset for preset in (_keycloak, _generic) if preset["issuer"]

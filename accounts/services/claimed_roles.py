@@ -11,6 +11,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import ClaimedRole, Identity, Membership, Organization, User
+from accounts.oidc.claims import read_names, read_text
 from accounts.services import memberships, sessions
 from accounts.services.audit import record
 
@@ -86,14 +87,8 @@ def check_rule(rule: Any) -> None:
 
 
 def _matches(rule: dict[str, Any], claims: dict[str, Any]) -> bool:
-    """Return whether the claim at the rule's path equals the rule's value, or is a list that contains it."""
-    # The name of a claim may contain dots itself (``https://example.com/roles``): try the whole name before the path.
-    value: Any = claims.get(rule["claim"])
-    if value is None:
-        value = claims
-        for name in rule["claim"].split("."):
-            value = value.get(name) if isinstance(value, dict) else None
-    return rule["value"] in value if isinstance(value, list) else value == rule["value"]
+    """Return whether the claim at the rule's path is the rule's value, or contains it in one of the known forms."""
+    return rule["value"] in read_names(claims, rule["claim"])
 
 
 @transaction.atomic
@@ -117,7 +112,7 @@ def apply_claims(*, identity: Identity, claims: dict[str, Any]) -> None:
         changed |= _apply_staff(identity, result.is_staff)
         if changed:
             sessions.announce_access_change(user_id=identity.user_id)
-    email = str(claims.get("email") or identity.email)[:254].replace("\0", "")
+    email = (read_text(claims.get("email")) or identity.email)[:254].replace("\0", "")
     identity.email = email if _is_encodable(email) else identity.email
     identity.last_claims = _claims_to_store(claims, provider.claim_rules)
     identity.last_seen_at = timezone.now()
@@ -229,6 +224,6 @@ def _is_encodable(text: str) -> bool:
 
 
 def _claim_names(rule: dict[str, Any]) -> set[str]:
-    """Return the name of a rule's claim and the first name of its path: claims contain one of these two names."""
-    claim = str(rule.get("claim", ""))
-    return {claim, claim.partition(".")[0]}
+    """Return all names that the claim of a rule can have: its path up to each dot, and the whole path."""
+    parts = str(rule.get("claim", "")).split(".")
+    return {".".join(parts[: length + 1]) for length in range(len(parts))}

@@ -5,6 +5,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from accounts.models import Identity, IdentityProvider, Membership, User, UserSession
+from accounts.oidc.claims import is_email_verified, read_text
 from accounts.services import memberships, people, sessions
 from accounts.services.audit import record
 from accounts.services.claimed_roles import apply_claims, is_last_owner
@@ -76,14 +77,16 @@ def _create_user_and_identity(provider: IdentityProvider, claims: dict[str, Any]
             "You have no account on this server, and signing in with this provider does not create "
             "one. Ask an administrator of this server for an account."
         )
-    email = claims.get("email")
-    if not isinstance(email, str) or not email or "\0" in email:
+    email = read_text(claims.get("email"))
+    if not email or "\0" in email:
         raise SignInRefused(
             "An account needs an e-mail address, but the provider did not send yours. "
             "Add an address to your account at the provider, then sign in again."
         )
     # An unverified address could belong to another person.
-    if provider.requires_verified_email and claims.get("email_verified") is not True:
+    if provider.requires_verified_email and not is_email_verified(
+        claims, trusts_email=provider.trusts_email
+    ):
         raise SignInRefused(
             "The provider has not verified your e-mail address. Verify it there, then sign in again."
         )
@@ -114,9 +117,9 @@ def _create_identity(user: User, provider: IdentityProvider, claims: dict[str, A
 
 
 def _name(claims: dict[str, Any]) -> str:
-    name = claims.get("name") or claims.get("preferred_username") or ""
+    name = read_text(claims.get("name")) or read_text(claims.get("preferred_username"))
     # A provider may send control characters, which cannot be displayed.
-    return "".join(letter for letter in str(name) if letter.isprintable())[:120]
+    return "".join(letter for letter in name if letter.isprintable())[:120]
 
 
 @transaction.atomic
