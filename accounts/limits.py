@@ -9,6 +9,7 @@ from django.http import HttpRequest
 from accounts.models import ApiKey, User
 from lib import limits
 from lib.addresses import parse_address
+from lib.forwarded import parse_forwarded, read_x_forwarded_for
 from lib.problems import Problem
 
 ADDRESS_FACTOR = 5
@@ -129,7 +130,10 @@ def client_address(request: HttpRequest) -> str:
     """
     address = str(request.META.get("REMOTE_ADDR") or "")
     if getattr(settings, "SECURE_PROXY_SSL_HEADER", None) and not settings.TRUSTED_PROXIES:
-        return request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip() or address
+        entries = read_x_forwarded_for([request.headers.get("X-Forwarded-For", "")])
+        if entries:
+            forwarded = parse_forwarded(entries[-1])
+            return str(forwarded) if forwarded else entries[-1]
     return address
 
 

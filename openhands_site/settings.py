@@ -132,6 +132,8 @@ SECURE_SSL_REDIRECT = IS_HTTPS and _trusts_proto_header
 SECURE_REDIRECT_EXEMPT = [r"^(alive|ready|metrics)$", r"^api/(llm|sandbox)/"]
 TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", [])
 """The IP addresses and networks of the proxies whose ``X-Forwarded-For`` header is trusted."""
+TRUST_FORWARDED = env.boolean("TRUST_FORWARDED", False)
+"""Whether to read the header ``Forwarded`` (RFC 7239) of trusted proxies instead of ``X-Forwarded-For``."""
 CORS_ALLOWED_ORIGINS = env.listing("CORS_ORIGINS", [])
 """Exact origins whose pages may call the API with an API key. Their requests never carry cookies."""
 CORS_URLS_REGEX = r"^/api/"

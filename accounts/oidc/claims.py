@@ -1,7 +1,7 @@
 """Claims as providers send them: flags, numbers and lists that arrive as text, as JSON text or in objects.
 
-OpenID Connect Core 5.1 defines ``email_verified`` as a boolean, but Amazon Cognito sends ``"true"``, and Microsoft Entra
-ID leaves it out and sends ``xms_edov``. Claims with groups and roles have no standard at all.
+OpenID Connect Core 5.1 defines ``email_verified`` as a boolean, but Amazon Cognito sends ``"true"``, and Microsoft
+Entra ID leaves it out and sends ``xms_edov``. Claims with groups and roles have no standard at all.
 """
 
 import json
@@ -65,9 +65,9 @@ def is_email_verified(claims: dict[str, Any], *, trusts_email: bool) -> bool:
 def read_names(claims: dict[str, Any], path: str) -> set[str]:
     """Return the names in the claim at a path such as ``realm_access.roles``.
 
-    A claim may be one text, a list, comma-separated text, JSON text, an object of objects whose keys are the names, or a list of
-    objects with names; ``scope`` and ``scp`` are separated by spaces. Only text outside of lists is split, because the
-    name of a group may contain a comma. Numbers and booleans are returned as JSON writes them.
+    A claim may be one text, a list, comma-separated text, JSON text, an object of objects whose keys are the names, or
+    a list of objects with names; ``scope`` and ``scp`` are separated by spaces. Only text outside of lists is split,
+    because the name of a group may contain a comma. Numbers and booleans are returned as JSON writes them.
     """
     splits_spaces = path.rpartition(".")[2] in ("scope", "scp")
     names: set[str] = set()

@@ -33,7 +33,8 @@ CHILDREN = OpenApiParameter(
     retrieve=extend_schema(description="Return one of the caller's API keys, without its secret."),
     destroy=extend_schema(
         description="Revoke an API key. It stops working immediately and stays in the list. Keys that were created "
-        "with it continue to work: respond 200 with these keys, or revoke them too with `children=revoke`. Safe to repeat.",
+        "with it continue to work: respond 200 with these keys, or revoke them too with `children=revoke`. Safe to "
+        "repeat.",
         parameters=[CHILDREN],
         responses={200: serializers.RevocationSerializer, 204: None},
     ),
