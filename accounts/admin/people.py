@@ -17,7 +17,9 @@ from django.utils.http import urlencode
 from accounts import limits, services
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
 from accounts.services import organizations as organization_services
+from accounts.services.memberships import ownerless_without
 from accounts.sign_in import second_step
+from accounts.sign_in.authentication import count_sign_in
 from lib.admin import InlineFormSet, ModelAdmin, ModelForm, ReadOnlyAdmin, TabularInline
 from lib.problems import Problem
 
@@ -29,7 +31,7 @@ class SignInForm(AdminAuthenticationForm):
 
     def clean(self) -> dict[str, Any]:
         try:
-            limits.check_sign_in(self.request, self.cleaned_data.get("username", ""))
+            count_sign_in(self.request, self.cleaned_data.get("username", ""))
         except limits.TooManyAttempts as error:
             raise ValidationError(error.detail) from error
         cleaned: dict[str, Any] = super().clean()
@@ -135,6 +137,13 @@ class UserAdmin(ModelAdmin):
     @admin.action(description="Suspend users and disable their API keys", permissions=["change"])
     def suspend(self, request: HttpRequest, users: QuerySet[User]) -> None:
         self._apply_to_each(request, users, services.suspend_user, "Suspended")
+        for user in users:
+            for organization in ownerless_without(user):
+                sentence = (
+                    f"The organization “{organization}” now has no active owner, because {user} was the last one. "
+                    "Make another member an owner on its page."
+                )
+                self.message_user(request, sentence, messages.WARNING)
 
     @admin.action(description="Reactivate suspended users", permissions=["change"])
     def activate(self, request: HttpRequest, users: QuerySet[User]) -> None:

@@ -1,5 +1,6 @@
 """Users, organizations, memberships with roles, API keys and setup links."""
 
+import unicodedata
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
@@ -21,6 +22,19 @@ class UserManager(BaseUserManager["User"]):
 
     def get_by_natural_key(self, username: str | None) -> "User":
         return self.get(email__iexact=username)
+
+    def find_for_sign_in(self, email: str) -> "User | None":
+        """Return the user whom an entered e-mail address signs in, or None.
+
+        The rate limits count the user whom this method finds, so a sign-in must use it too. The database compares
+        upper-case forms, in which some letters are equal, such as the dotless i. The exact address has priority.
+        """
+        text = unicodedata.normalize("NFKC", email).strip()
+        if not text or "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+            return None
+        rows = list(self.filter(email__iexact=text).order_by("pk")[:10])
+        rows.sort(key=lambda user: user.email.lower() != text.lower())
+        return rows[0] if rows else None
 
 
 class User(AbstractBaseUser, PermissionsMixin):

@@ -10,7 +10,7 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
-from accounts.models import ClaimedRole, Identity, Membership, Organization, User
+from accounts.models import AuditEntry, ClaimedRole, Identity, Membership, Organization, User
 from accounts.oidc.claims import read_names, read_text
 from accounts.services import memberships, sessions
 from accounts.services.audit import record
@@ -130,9 +130,13 @@ def _apply_roles(identity: Identity, roles: dict[UUID, str]) -> bool:
     }
     # The old and the new role by organization id; None stands for no membership.
     changed: dict[UUID, tuple[str | None, str | None]] = {}
-    for organization_id, membership in claimed.items():
+    for organization_id, membership in sorted(claimed.items()):
         role = roles.get(organization_id)
-        if role == membership.role or is_last_owner(membership):
+        if role == membership.role:
+            continue
+        memberships.lock_organization(organization_id)
+        if memberships.is_last_owner(membership):
+            _record_kept(identity, membership, role)
             continue
         changed[organization_id] = (membership.role, role)
         if role is None:
@@ -157,6 +161,28 @@ def _apply_roles(identity: Identity, roles: dict[UUID, str]) -> bool:
     return bool(changed)
 
 
+def _record_kept(identity: Identity, membership: Membership, role: str | None) -> None:
+    """Log and record that a member stays an owner although the claims no longer say so. Record it once."""
+    log.warning(
+        "%s stays the last owner of the organization %s, although the claims of %s no longer say so",
+        identity.user_id,
+        membership.organization_id,
+        identity.provider.slug,
+    )
+    earlier = AuditEntry.objects.filter(
+        action="membership.kept", subject_id=str(identity.user_id), chain=membership.organization_id
+    )
+    if not earlier.exists():
+        record(
+            action="membership.kept",
+            organization_id=membership.organization_id,
+            subject=identity.user,
+            before={"role": membership.role},
+            after={"role": membership.role, "claimed": role or "none"},
+            reason=f"last owner; claims of {identity.provider.slug}",
+        )
+
+
 def _record_role(
     identity: Identity, organization_id: UUID, before: str | None, after: str | None
 ) -> None:
@@ -168,15 +194,6 @@ def _record_role(
         after={"role": after} if after else None,
         reason=f"claims of {identity.provider.slug}",
     )
-
-
-def is_last_owner(membership: Membership) -> bool:
-    """Return whether the member is the only owner of the organization."""
-    owners = Membership.objects.filter(
-        organization_id=membership.organization_id, role=Membership.Role.OWNER
-    )
-    is_owner = membership.role == Membership.Role.OWNER
-    return is_owner and not owners.exclude(pk=membership.pk).exists()
 
 
 def _apply_staff(identity: Identity, is_staff: bool | None) -> bool:  # noqa: FBT001 - one of three

@@ -552,8 +552,7 @@ def _lock_members(organization: Organization) -> list[Membership]:
 
     Without the lock, two owners who leave concurrently could leave the organization without an owner.
     """
-    # no_key: other transactions may still insert rows that reference the organization.
-    Organization.objects.select_for_update(no_key=True).get(pk=organization.pk)
+    memberships.lock_organization(organization.pk)
     return list(organization.memberships.select_related("user").order_by("pk"))
 
 

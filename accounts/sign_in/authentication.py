@@ -33,14 +33,24 @@ class EmailBackend(ModelBackend):
         **kwargs: Any,
     ) -> User | None:
         email = username or kwargs.get("email")
-        if not email or password is None or "\0" in email:
+        if not email or password is None:
             return None
-        user = User.objects.filter(email__iexact=email).first()
+        user = User.objects.find_for_sign_in(email)
         if user is None:
             # Hash anyway: a faster response would reveal that no user has this address.
             User().set_password(password)
             return None
         return user if user.check_password(password) and self.user_can_authenticate(user) else None
+
+
+def count_sign_in(request: HttpRequest, email: str) -> None:
+    """Count one attempt to sign in with an e-mail address. Call this before the password check.
+
+    Several spellings of an address sign in the same user, so count the user who is found. Not safe to repeat: every
+    call counts. Raise ``TooManyAttempts`` or ``AttemptsNotCounted``.
+    """
+    user = User.objects.find_for_sign_in(email)
+    limits.check_sign_in(request, str(user.pk) if user else email)
 
 
 class SessionAuthentication(authentication.SessionAuthentication):

@@ -11,7 +11,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
-from accounts import active
+from accounts import active, limits
 from accounts.models import Invitation, Membership, Organization, ServiceAccount
 from accounts.permissions import permissions_in, require
 from accounts.requests import AuthenticatedRequest
@@ -158,6 +158,8 @@ def _switch(request: AuthenticatedRequest, organization: Organization, _data: Da
 
 
 def _invite(request: AuthenticatedRequest, organization: Organization, data: Data) -> HttpResponse:
+    if data.get("email"):
+        limits.check_mail(request, recipient=data["email"])
     row, link = services.invite(organization=organization, by=request.user, **data)
     context = {"new": row, "link": link}
     context["is_mailed"] = services.mail_invitation(invitation=row, link=link)

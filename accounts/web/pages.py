@@ -7,8 +7,7 @@ from django.contrib import messages
 from django.contrib.auth import authenticate, login, update_session_auth_hash
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render, resolve_url
-from django.utils.http import url_has_allowed_host_and_scheme
+from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
@@ -18,8 +17,9 @@ from accounts.active import active_organization
 from accounts.models import ApiKey, User
 from accounts.requests import AuthenticatedRequest
 from accounts.services import passwords
-from accounts.sign_in import browser_sessions, second_step
+from accounts.sign_in import browser_sessions, flows, second_step
 from accounts.sign_in import connections as provider_pages
+from accounts.sign_in.authentication import count_sign_in
 from accounts.web.forms.api_keys import KeyForm, RevokeForm
 from accounts.web.forms.people import (
     WRONG_CREDENTIALS,
@@ -35,6 +35,7 @@ from lib.routes import RouteFacts
 BACKEND = settings.AUTHENTICATION_BACKENDS[0]
 SCOPE_LABELS = {
     "account.view": "View your account",
+    "account.edit": "Change your e-mail address and accept the terms of service",
     "api_keys.view": "List API keys",
     "api_keys.edit": "Create and revoke API keys",
     "conversations.view": "Read conversations",
@@ -83,12 +84,9 @@ def safe_next(request: HttpRequest, form: NextForm | None = None) -> str:
 
     If the field is empty or contains a URL of another site, return the home page.
     """
-    target = (form and form["next"].value()) or NextForm(request.GET)["next"].value()
-    # Without a slash, ``redirect`` would interpret the text as the name of a view.
-    is_on_site = "/" in target and url_has_allowed_host_and_scheme(
-        target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    return flows.confine_to_site(
+        (form and form["next"].value()) or NextForm(request.GET)["next"].value()
     )
-    return target if is_on_site else resolve_url(settings.LOGIN_REDIRECT_URL)
 
 
 @RouteFacts(open_in_maintenance=True)
@@ -124,7 +122,7 @@ def _authenticate(request: HttpRequest, form: SignInForm) -> User | None:
         return None
     email, password = form.cleaned_data["email"], form.cleaned_data["password"]
     try:
-        limits.check_sign_in(request, email)
+        count_sign_in(request, email)
     except limits.TooManyAttempts as refusal:
         form.refuse(refusal)
         return None
@@ -183,7 +181,7 @@ def account(request: AuthenticatedRequest) -> HttpResponse:
 
 
 def _change_password(request: AuthenticatedRequest, *, current: str, new: str) -> None:
-    limits.check_sign_in(request, request.user.email)
+    limits.check_sign_in(request, str(request.user.pk))
     keep = getattr(getattr(request, "user_session", None), "pk", None)
     passwords.change_password(user=request.user, current=current, new=new, keep=keep)
     update_session_auth_hash(request, request.user)

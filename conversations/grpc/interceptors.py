@@ -150,9 +150,7 @@ class _Call:
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "Set a deadline of at most 24 hours on every call.",
             )
-        address = _client_address(
-            self.context.peer(), self.context.invocation_metadata() or ()
-        )
+        address = _client_address(self.context.peer(), self.context.invocation_metadata() or ())
         rpc_caller = await in_thread(_authenticate, self.token, address)
         self.user_id = str(rpc_caller.user.pk)
         current_caller.set(rpc_caller)

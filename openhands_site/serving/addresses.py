@@ -16,9 +16,9 @@ FORWARDED = (
 class ClientAddress:
     """ASGI middleware that sets ``scope["client"]`` to the address of the client behind ``TRUSTED_PROXIES``.
 
-    ``X-Forwarded-For``, or ``Forwarded`` with ``TRUST_FORWARDED``, is read as ``lib.forwarded`` describes. If the connection does not come from a trusted proxy, forwarding
-    headers are dropped. If ``TRUSTED_PROXIES`` is empty, the address of the connection is used, and
-    ``X-Forwarded-Proto`` is kept for ``TRUST_X_FORWARDED_PROTO``.
+    ``X-Forwarded-For``, or ``Forwarded`` with ``TRUST_FORWARDED``, is read as ``lib.forwarded`` describes. If the
+    connection does not come from a trusted proxy, forwarding headers are dropped. If ``TRUSTED_PROXIES`` is empty, the
+    address of the connection is used, and ``X-Forwarded-Proto`` is kept for ``TRUST_X_FORWARDED_PROTO``.
     """
 
     def __init__(self, application: Any) -> None:

@@ -129,7 +129,9 @@ async def test_forwarded_header_of_an_untrusted_peer_is_dropped(settings):
     assert (address, headers) == ("203.0.113.9", {})
 
 
-@pytest.mark.parametrize("text", ["[" * 90_000, '"' * 90_001, "for=" * 30_000, 'for="' + "\\" * 90_000])
+@pytest.mark.parametrize(
+    "text", ["[" * 90_000, '"' * 90_001, "for=" * 30_000, 'for="' + "\\" * 90_000]
+)
 async def test_hostile_header_is_read_quickly(settings, text):
     settings.TRUSTED_PROXIES, settings.TRUST_FORWARDED = ["10.0.0.0/8"], True
     started = time.process_time()

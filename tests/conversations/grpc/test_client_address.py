@@ -17,7 +17,11 @@ PROXY = "ipv4:10.0.0.1:5000"
     [
         (PROXY, [("x-forwarded-for", "203.0.113.7:51234")], "203.0.113.7"),
         (PROXY, [("x-forwarded-for", "6.6.6.6, [2001:db8::7]:1, 10.0.0.2")], "2001:db8::7"),
-        (PROXY, [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "203.0.113.7")], "203.0.113.7"),
+        (
+            PROXY,
+            [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "203.0.113.7")],
+            "203.0.113.7",
+        ),
         (PROXY, [("x-forwarded-for", "6.6.6.6, nonsense")], "10.0.0.1"),
         (PROXY, [("forwarded", "for=203.0.113.7")], "10.0.0.1"),
         (PROXY, [("trace-bin", b"\xff"), ("x-forwarded-for", "203.0.113.7")], "203.0.113.7"),
