@@ -24,7 +24,7 @@ def read_flag(value: Any) -> bool | None:
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float):
-        return {0: False, 1: True}.get(value)
+        return bool(value) if value in (0, 1) else None
     text = value.strip().lower() if isinstance(value, str) else ""
     return True if text in TRUE_TEXTS else False if text in FALSE_TEXTS else None
 

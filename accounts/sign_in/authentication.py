@@ -81,9 +81,9 @@ class RememberedAuthentication(authentication.BaseAuthentication):
                 results[type(self)] = self.check(request), None
             except (exceptions.APIException, Problem) as error:
                 results[type(self)] = None, error
-        result, error = results[type(self)]
-        if error is not None:
-            raise error
+        result, refusal = results[type(self)]
+        if refusal is not None:
+            raise refusal
         return cast("tuple[User, Any] | None", result)
 
 

@@ -6,6 +6,7 @@ from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework import mixins, status, viewsets
 from rest_framework.decorators import action
+from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts import services
@@ -107,11 +108,11 @@ class ApiKeyViewSet(
         rows = services.child_keys(keys=[self.get_object()])
         return Response(self.get_serializer(rows, many=True).data)
 
-    def destroy(self, request: ApiRequest, *args: Any, **kwargs: Any) -> Response:
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return revoke(self, request)
 
 
-def revoke(view: viewsets.GenericViewSet[ApiKey], request: ApiRequest) -> Response:
+def revoke(view: viewsets.GenericViewSet[ApiKey], request: Request) -> Response:
     """Revoke the key of a view's URL. Respond 204, or 200 with the keys created with it that still work."""
     query = serializers.RevocationQuerySerializer(data=request.query_params)
     query.is_valid(raise_exception=True)

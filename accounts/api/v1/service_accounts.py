@@ -124,5 +124,5 @@ class ServiceAccountKeyViewSet(
         response = self.get_serializer(key).data | {"key": plain}
         return Response(response, status=status.HTTP_201_CREATED)
 
-    def destroy(self, request: ApiRequest, *args: Any, **kwargs: Any) -> Response:
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return revoke(self, request)
