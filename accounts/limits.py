@@ -2,12 +2,15 @@
 
 import hashlib
 import ipaddress
+import unicodedata
 
 from django.conf import settings
 from django.http import HttpRequest
 
+from accounts.models import ApiKey, User
 from lib import limits
 from lib.addresses import parse_address
+from lib.forwarded import parse_forwarded, read_x_forwarded_for
 from lib.problems import Problem
 
 ADDRESS_FACTOR = 5
@@ -31,6 +34,11 @@ A client reaches this check only with the correct password. Attempts from known 
 counted here, so the owner is not locked out.
 """
 
+MAIL_RECIPIENT_RATE = "5/h"
+"""The rate limit of mails to one mailbox that users of this server cause together."""
+MAIL_SENDER_RATE = "20/h"
+"""The rate limit of mails with which one user verifies e-mail addresses."""
+
 
 class TooManyAttempts(Problem):
     """There were more attempts than a rate limit allows. ``extra["retry_after"]`` is the time to wait in seconds."""
@@ -51,16 +59,18 @@ class AttemptsNotCounted(TooManyAttempts):
     )
 
 
-def check_sign_in(request: HttpRequest, email: str) -> None:
+def check_sign_in(request: HttpRequest, account: str) -> None:
     """Count one sign-in attempt against three rate limits. Call this before the password check.
 
     ``SIGN_IN_RATE``, such as ``10/m``, is the limit per pair of address and account. The limit per address and the
-    limit per account are multiples of ``SIGN_IN_RATE``. Not safe to repeat: every call counts. Raise
-    ``TooManyAttempts`` if a limit is exceeded, and the subclass ``AttemptsNotCounted`` if Redis is unreachable.
+    limit per account are multiples of ``SIGN_IN_RATE``. ``account`` names the account: the id of a user, or an entered
+    e-mail address that belongs to no user. To count a sign-in, call ``authentication.count_sign_in``. Not safe to
+    repeat: every call counts. Raise ``TooManyAttempts`` if a limit is exceeded, and the subclass
+    ``AttemptsNotCounted`` if Redis is unreachable.
     """
     address = client_network(request)
     # The counter's key is a hash, so that Redis stores no e-mail addresses.
-    account = hashlib.sha256(email.strip().lower().encode(errors="surrogatepass")).hexdigest()
+    account = hashlib.sha256(account.strip().lower().encode(errors="surrogatepass")).hexdigest()
     _count(request, "sign-in", f"{address} {account}", 1)
     _count(request, "sign-in-address", address, ADDRESS_FACTOR)
     _count(request, "sign-in-account", account, ACCOUNT_FACTOR)
@@ -98,6 +108,30 @@ def check_code(request: HttpRequest, account: str, *, is_trusted: bool) -> None:
         _count_at(request, "second-factor-account", account, CODE_ACCOUNT_RATE)
 
 
+def check_mail(request: HttpRequest, *, recipient: str, sender: str = "") -> None:
+    """Count one mail that a user sends to an address of the user's choice. Call this before the mail is sent.
+
+    ``MAIL_RECIPIENT_RATE`` is the limit per mailbox, over all users: variants of an address with a tag
+    (``name+tag@…``) count as one mailbox. ``MAIL_SENDER_RATE`` is the limit per user, if ``sender`` names the user.
+    Not safe to repeat: every call counts. Raise ``TooManyAttempts`` or ``AttemptsNotCounted``.
+    """
+    local, _, domain = unicodedata.normalize("NFKC", recipient).strip().casefold().rpartition("@")
+    mailbox = f"{local.partition('+')[0]}@{domain.rstrip('.')}"
+    digest = hashlib.sha256(mailbox.encode(errors="surrogatepass")).hexdigest()
+    if sender:
+        _count_at(request, "mail-sender", sender, MAIL_SENDER_RATE)
+    _count_at(request, "mail-recipient", digest, MAIL_RECIPIENT_RATE)
+
+
+def caller_name(user: User) -> str:
+    """Return the name under which requests of an authenticated user are counted: the API key, or else the user.
+
+    A conversation key counts as the key or the user from which it was derived.
+    """
+    credential = user.credential
+    return f"key {credential.pk}" if isinstance(credential, ApiKey) else f"user {user.pk}"
+
+
 def client_network(request: HttpRequest) -> str:
     """Return the client's IPv4 address or IPv6 /64 network, or ``unknown``.
 
@@ -119,7 +153,10 @@ def client_address(request: HttpRequest) -> str:
     """
     address = str(request.META.get("REMOTE_ADDR") or "")
     if getattr(settings, "SECURE_PROXY_SSL_HEADER", None) and not settings.TRUSTED_PROXIES:
-        return request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip() or address
+        entries = read_x_forwarded_for([request.headers.get("X-Forwarded-For", "")])
+        if entries:
+            forwarded = parse_forwarded(entries[-1])
+            return str(forwarded) if forwarded else entries[-1]
     return address
 
 

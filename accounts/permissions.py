@@ -53,6 +53,14 @@ def granted_permissions(role: str, user: Any) -> frozenset[str]:
     return names & scopes if scopes is not None else names
 
 
+def may_grant(user: Any, organization_id: UUID, role: str) -> bool:
+    """Return whether a user may give a role: all permissions of the role must be in ``permissions_in``.
+
+    Do not compare roles instead: an API key with few scopes has fewer permissions than the role of its owner.
+    """
+    return ROLE_PERMISSIONS[role] <= permissions_in(user, organization_id)
+
+
 def may_operate(user: Any, permission: str) -> bool:
     """Return whether a user has a permission for the whole installation (a key of ``OPERATING``).
 

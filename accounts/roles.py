@@ -14,8 +14,8 @@ class Role(models.TextChoices):
     VIEWER = "viewer"
 
 
-OWN = {"sessions.view", "sessions.edit", "settings.view", "settings.edit"}
-"""Permissions for the member's own sign-in sessions and settings."""
+OWN = {"account.edit", "sessions.view", "sessions.edit", "settings.view", "settings.edit"}
+"""Permissions for the member's own account, sign-in sessions and settings."""
 READING = {
     "conversations.view",
     "files.view",

@@ -132,6 +132,8 @@ SECURE_SSL_REDIRECT = IS_HTTPS and _trusts_proto_header
 SECURE_REDIRECT_EXEMPT = [r"^(alive|ready|metrics)$", r"^api/(llm|sandbox)/"]
 TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", [])
 """The IP addresses and networks of the proxies whose ``X-Forwarded-For`` header is trusted."""
+TRUST_FORWARDED = env.boolean("TRUST_FORWARDED", False)
+"""Whether to read the header ``Forwarded`` (RFC 7239) of trusted proxies instead of ``X-Forwarded-For``."""
 CORS_ALLOWED_ORIGINS = env.listing("CORS_ORIGINS", [])
 """Exact origins whose pages may call the API with an API key. Their requests never carry cookies."""
 CORS_URLS_REGEX = r"^/api/"
@@ -221,6 +223,7 @@ _generic = {
     "issuer": env.text("OIDC_ISSUER", ""),  # compared exactly: the slash counts
     "client_id": env.text("OIDC_CLIENT_ID", ""),
     "client_secret": env.text("OIDC_CLIENT_SECRET", ""),
+    "trusts_email": env.boolean("OIDC_TRUSTS_EMAIL", False),
 }
 OIDC_PRESETS: list[dict[str, Any]] = [
     preset for preset in (_keycloak, _generic) if preset["issuer"]
@@ -485,7 +488,8 @@ RATE_LIMITS = env.rates(
 )
 """Rates such as ``60/m``: ``address`` per network address; ``read``, ``write``, ``keys`` and ``spend`` per caller.
 
-A caller is an API key, a user or, if a request has neither, a network address. A single route may have its own rate.
+A caller is a valid API key, a signed-in user or, if a request has neither, a network address. A single route may have
+its own rate.
 """
 METRICS_TOKEN: str = env.text("METRICS_TOKEN", "")
 """The bearer token for `/metrics`. If it is empty, `/metrics` returns 404 and requests are not counted."""

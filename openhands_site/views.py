@@ -4,7 +4,8 @@ import hmac
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
+from django.urls import reverse
 from django_prometheus.exports import ExportToDjangoView
 
 from lib import nodes
@@ -14,7 +15,13 @@ from openhands_site import health
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    """Return 403 for a form or API call with a missing or outdated CSRF token."""
+    """Return 403 for a form or API call with a missing or outdated CSRF token.
+
+    The sign-in form of a second tab has an outdated token once the first tab has signed in: redirect to the site.
+    """
+    user = getattr(request, "user", None)
+    if request.path == reverse("sign-in") and user is not None and user.is_authenticated:
+        return redirect("home")
     sentence = "This page was open too long or came from another site. Reload it and try again."
     if request.path.startswith(("/api/", "/mcp")):
         return problem(

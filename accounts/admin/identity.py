@@ -38,6 +38,7 @@ class ProviderForm(ModelForm):
             *(
                 "creates_users",
                 "requires_verified_email",
+                "trusts_email",
                 "audience",
                 "bearer_clients",
                 "claim_rules",
@@ -84,6 +85,7 @@ class IdentityProviderAdmin(ModelAdmin):
         providers.clear_caches()  # a cached discovery document would hide an outage
         for row in rows:
             try:
+                providers.client_methods(row)  # reads the discovery document
                 providers.get_metadata(row)
             except providers.ProviderUnavailable as error:
                 self.message_user(

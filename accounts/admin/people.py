@@ -17,7 +17,9 @@ from django.utils.http import urlencode
 from accounts import limits, services
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
 from accounts.services import organizations as organization_services
+from accounts.services.memberships import ownerless_without
 from accounts.sign_in import second_step
+from accounts.sign_in.authentication import count_sign_in
 from lib.admin import InlineFormSet, ModelAdmin, ModelForm, ReadOnlyAdmin, TabularInline
 from lib.problems import Problem
 
@@ -29,7 +31,7 @@ class SignInForm(AdminAuthenticationForm):
 
     def clean(self) -> dict[str, Any]:
         try:
-            limits.check_sign_in(self.request, self.cleaned_data.get("username", ""))
+            count_sign_in(self.request, self.cleaned_data.get("username", ""))
         except limits.TooManyAttempts as error:
             raise ValidationError(error.detail) from error
         cleaned: dict[str, Any] = super().clean()
@@ -135,6 +137,13 @@ class UserAdmin(ModelAdmin):
     @admin.action(description="Suspend users and disable their API keys", permissions=["change"])
     def suspend(self, request: HttpRequest, users: QuerySet[User]) -> None:
         self._apply_to_each(request, users, services.suspend_user, "Suspended")
+        for user in users:
+            for organization in ownerless_without(user):
+                sentence = (
+                    f"The organization “{organization}” now has no active owner, because {user} was the last one. "
+                    "Make another member an owner on its page."
+                )
+                self.message_user(request, sentence, messages.WARNING)
 
     @admin.action(description="Reactivate suspended users", permissions=["change"])
     def activate(self, request: HttpRequest, users: QuerySet[User]) -> None:
@@ -267,8 +276,9 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         "expires_at",
         "revoked_at",
         "last_used_at",
+        "parent",
     )
-    list_select_related = ("user", "organization")
+    list_select_related = ("user", "organization", "parent")
     list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
     search_fields = ("key_id", "name", "user__email")
     ordering = ("-created_at",)
@@ -282,14 +292,36 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         "expires_at",
         "revoked_at",
         "last_used_at",
+        "parent",
+        "created_with_it",
     )
-    actions = ("revoke",)
+    actions = ("revoke", "revoke_with_children")
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("accounts.change_apikey")
 
+    @admin.display(description="Usable keys created with this key")
+    def created_with_it(self, key: ApiKey) -> str:
+        return ", ".join(str(child) for child in services.child_keys(keys=[key])) or "none"
+
     @admin.action(description="Revoke API keys", permissions=["revoke"])
     def revoke(self, request: HttpRequest, keys: QuerySet[ApiKey]) -> None:
+        self._revoke(request, list(keys))
+        if left := services.child_keys(keys=keys):
+            sentence = (
+                f"These keys were created with the revoked keys and still work: "
+                f"{', '.join(map(str, left))}. To revoke them too, select the same keys again and "
+                "choose “Revoke API keys and the keys created with them”."
+            )
+            self.message_user(request, sentence, messages.WARNING)
+
+    @admin.action(
+        description="Revoke API keys and the keys created with them", permissions=["revoke"]
+    )
+    def revoke_with_children(self, request: HttpRequest, keys: QuerySet[ApiKey]) -> None:
+        self._revoke(request, [*keys, *services.child_keys(keys=keys)])
+
+    def _revoke(self, request: HttpRequest, keys: list[ApiKey]) -> None:
         for key in keys:
             services.revoke_api_key(key=key)
             self.log_change(request, key, "Revoked")

@@ -35,7 +35,19 @@ class IdentityProvider(models.Model):
     creates_users = models.BooleanField(
         default=True, help_text="Whether the first sign-in of an unknown person creates an account."
     )
-    requires_verified_email = models.BooleanField(default=True)
+    requires_verified_email = models.BooleanField(
+        default=True,
+        help_text="Whether a new account needs an e-mail address that the provider has verified.",
+    )
+    trusts_email = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text=(
+            "Whether an address counts as verified if the provider does not send the claim email_verified. Set this "
+            "only if the provider's administrators assign the addresses, as in most Microsoft Entra ID tenants. "
+            "An address with email_verified false is always refused."
+        ),
+    )
     audience = models.CharField(
         max_length=200,
         blank=True,

@@ -27,7 +27,8 @@ class InvitationQuerySet(models.QuerySet["Invitation"]):
 class Invitation(models.Model):
     """A link by which users join an organization. Only an HMAC of its token is stored.
 
-    With ``email``, only the user with that address can accept the invitation.
+    With ``email``, only the user with that address can accept the invitation. ``scopes`` and ``made_with`` are the
+    limits of the API key that created the invitation: they apply again when a user accepts the invitation.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -41,6 +42,22 @@ class Invitation(models.Model):
     max_uses = models.PositiveIntegerField(default=1)
     uses = models.PositiveIntegerField(default=0)
     created_by = models.ForeignKey("accounts.User", models.SET_NULL, null=True)
+    scopes = models.JSONField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="The permissions of the API key that created the invitation; null for no limit.",
+    )
+    made_with = models.ForeignKey(
+        "accounts.ApiKey",
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        db_index=False,
+        related_name="invitations",
+        help_text="The API key that created the invitation; empty for a browser session.",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     expires_at = models.DateTimeField()
     revoked_at = models.DateTimeField(null=True, blank=True)
@@ -51,6 +68,13 @@ class Invitation(models.Model):
         constraints: ClassVar = [
             models.CheckConstraint(
                 condition=Q(uses__lte=F("max_uses")), name="invitation_uses_bounded"
+            )
+        ]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["made_with"],
+                name="invitation_made_with",
+                condition=Q(made_with__isnull=False),
             )
         ]
 

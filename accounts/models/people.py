@@ -1,5 +1,6 @@
 """Users, organizations, memberships with roles, API keys and setup links."""
 
+import unicodedata
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
@@ -21,6 +22,19 @@ class UserManager(BaseUserManager["User"]):
 
     def get_by_natural_key(self, username: str | None) -> "User":
         return self.get(email__iexact=username)
+
+    def find_for_sign_in(self, email: str) -> "User | None":
+        """Return the user whom an entered e-mail address signs in, or None.
+
+        The rate limits count the user whom this method finds, so a sign-in must use it too. The database compares
+        upper-case forms, in which some letters are equal, such as the dotless i. The exact address has priority.
+        """
+        text = unicodedata.normalize("NFKC", email).strip()
+        if not text or "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+            return None
+        rows = list(self.filter(email__iexact=text).order_by("pk")[:10])
+        rows.sort(key=lambda user: user.email.lower() != text.lower())
+        return rows[0] if rows else None
 
 
 class User(AbstractBaseUser, PermissionsMixin):
@@ -59,6 +73,11 @@ class User(AbstractBaseUser, PermissionsMixin):
     """The API key or session that authenticated the request.
 
     A conversation key is derived from this credential and stops working when the credential ends.
+    """
+    credential_expires_at: datetime | None = None
+    """The time at which the request's API key or access token expires; None for a session and for no limit.
+
+    API keys and invitations that the request creates expire at this time at the latest.
     """
 
     class Meta:
@@ -205,12 +224,29 @@ class ApiKey(models.Model):
         related_name="replaced_by",
         help_text="The previous key, if rotation created this key.",
     )
+    parent = models.ForeignKey(
+        "self",
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        db_index=False,
+        related_name="children",
+        help_text="The API key that sent the request which created this key; empty for other requests.",
+    )
 
     objects = ApiKeyQuerySet.as_manager()
 
     class Meta:
         verbose_name = "API key"
-        indexes: ClassVar = [models.Index(fields=["user", "-created_at"])]
+        indexes: ClassVar = [
+            models.Index(fields=["user", "-created_at"]),
+            models.Index(
+                fields=["parent"],
+                name="apikey_parent",
+                condition=models.Q(parent__isnull=False),
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.prefix} ({self.name})"

@@ -4,10 +4,12 @@ Each process has its own two caches. They keep the last valid response, so that 
 provider is unreachable.
 """
 
+import base64
 import threading
 import time
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote_plus
 
 import httpx2
 import jwt
@@ -25,6 +27,8 @@ REFETCH_PAUSE_SECONDS = 10.0
 Any client can send tokens with unknown key ids. Without a pause, each of them would cause a request to the provider.
 """
 ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+SECRET_METHODS = ("client_secret_basic", "client_secret_post")
+"""The supported ways to send the client secret, in the order in which we try them."""
 
 
 class ProviderUnavailable(Exception):
@@ -41,13 +45,20 @@ class ProviderRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """The endpoints that we use from a provider's discovery document. Optional endpoints may be empty."""
+    """The values that we use from a provider's discovery document. Optional endpoints may be empty.
+
+    ``client_methods`` are the announced ``token_endpoint_auth_methods_supported``, or None if there are none.
+    """
 
     authorization_endpoint: str
     token_endpoint: str
     jwks_uri: str
     userinfo_endpoint: str = ""
     end_session_endpoint: str = ""
+    client_methods: tuple[str, ...] | None = None
+
+
+URLS = (*ENDPOINTS, "userinfo_endpoint", "end_session_endpoint")
 
 
 @dataclass(slots=True)
@@ -59,6 +70,8 @@ class _Cached(Generic[T]):
 _lock = threading.Lock()
 _metadata: dict[str, _Cached[Metadata]] = {}
 _keys: dict[str, _Cached[list[jwt.PyJWK]]] = {}
+_accepted_methods: dict[tuple[str, str], str] = {}
+"""The client authentication method that worked last, by issuer and client id."""
 
 
 def clear_caches() -> None:
@@ -66,6 +79,7 @@ def clear_caches() -> None:
     with _lock:
         _metadata.clear()
         _keys.clear()
+        _accepted_methods.clear()
 
 
 def get_metadata(provider: IdentityProvider) -> Metadata:
@@ -94,7 +108,7 @@ def _discover(provider: IdentityProvider) -> Metadata:
     # Discovery 4.3 requires the exact issuer, so that one provider cannot impersonate another.
     if document.get("issuer") != provider.issuer:
         raise ProviderUnavailable("the discovery document names another issuer")
-    fields = {name: document.get(name) or "" for name in Metadata.__slots__}
+    fields = {name: document.get(name) or "" for name in URLS}
     # Plain HTTP is for providers on a development machine: there the issuer itself is an http:// URL.
     is_http_allowed = provider.issuer.startswith("http://")
     schemes = ("https://", "http://") if is_http_allowed else ("https://",)
@@ -102,7 +116,10 @@ def _discover(provider: IdentityProvider) -> Metadata:
         is_missing = name in ENDPOINTS and not value
         if is_missing or (value and not str(value).startswith(schemes)):
             raise ProviderUnavailable(f"the discovery document has no usable {name}")
-    return Metadata(**fields)
+    methods = document.get("token_endpoint_auth_methods_supported")
+    methods = methods if isinstance(methods, list) else [methods]
+    texts = tuple(method for method in methods if isinstance(method, str))
+    return Metadata(**fields, client_methods=texts or None)
 
 
 def get_signing_key(provider: IdentityProvider, *, key_id: str | None) -> jwt.PyJWK:
@@ -187,13 +204,72 @@ def request_tokens(provider: IdentityProvider, **form: str) -> dict[str, Any]:
     Raise ``ProviderRefused`` if the response is an OAuth error, and ``ProviderUnavailable`` if there is no usable
     response.
     """
-    form |= {"client_id": provider.client_id}
-    if secret := provider.client_secret:
-        form["client_secret"] = secret
-    response = send_request("POST", get_metadata(provider).token_endpoint, data=form)
+    response = send_as_client(provider, get_metadata(provider).token_endpoint, form)
     if response.status_code != 200:
         raise _parse_refusal(response)
     return _json(response)
+
+
+def client_methods(provider: IdentityProvider) -> tuple[str, ...]:
+    """Return the ways in which we authenticate at the provider's token endpoint, in the order in which we try them.
+
+    A provider that announces no methods supports ``client_secret_basic`` (OpenID Connect Discovery 1.0, section 3), but
+    some of them want the secret in the form. Raise ``ProviderUnavailable`` if we support no announced method.
+    """
+    if not provider.client_secret:
+        return ("none",)
+    announced = get_metadata(provider).client_methods
+    methods = tuple(m for m in SECRET_METHODS if announced is None or m in announced)
+    if not methods:
+        raise ProviderUnavailable(
+            f"its token endpoint accepts only {', '.join(announced or ())}, and this server supports "
+            f"{' and '.join(SECRET_METHODS)}"
+        )
+    # The client may be registered for one of the announced methods only.
+    known = _accepted_methods.get((provider.issuer, provider.client_id))
+    return tuple(sorted(methods, key=lambda method: method != known))
+
+
+def send_as_client(provider: IdentityProvider, url: str, form: dict[str, str]) -> httpx2.Response:
+    """Send a form to an endpoint of the provider that authenticates clients, and return the response.
+
+    If the provider refuses the client, try the next method of ``client_methods``, and return the first response if all
+    are refused. A request with a refused client has no effect, so the code or refresh token in the form still works.
+    Raise ``ProviderUnavailable``.
+    """
+    refused: httpx2.Response | None = None
+    for method in client_methods(provider):
+        response = send_request("POST", url, **_authenticate_client(provider, method, form))
+        if not _is_client_refused(response):
+            with _lock:
+                _accepted_methods[provider.issuer, provider.client_id] = method
+            return response
+        refused = refused or response
+    assert refused is not None  # client_methods returns at least one method
+    return refused
+
+
+def _authenticate_client(
+    provider: IdentityProvider, method: str, form: dict[str, str]
+) -> dict[str, Any]:
+    """Return the form and headers of a request that authenticates this server as a client (RFC 6749, section 2.3)."""
+    client_id, secret = provider.client_id, provider.client_secret or ""
+    if method == "client_secret_basic":
+        # Section 2.3.1: both parts are form-encoded first, so that the secret may contain any character.
+        pair = f"{quote_plus(client_id)}:{quote_plus(secret)}"
+        basic = base64.b64encode(pair.encode()).decode()
+        return {"data": form, "headers": {"Authorization": f"Basic {basic}"}}
+    sent = {"client_id": client_id} | ({"client_secret": secret} if secret else {})
+    return {"data": form | sent}
+
+
+def _is_client_refused(response: httpx2.Response) -> bool:
+    if response.status_code not in (400, 401):
+        return False
+    code = _parse_refusal(response).code
+    # RFC 6749, section 5.2, names the code invalid_client. Some providers send a 401 with another code, but with
+    # invalid_grant they have accepted the client.
+    return code == "invalid_client" or (response.status_code == 401 and code != "invalid_grant")
 
 
 def fetch_userinfo(provider: IdentityProvider, access_token: str) -> Any:

@@ -8,7 +8,7 @@ sign a token with HMAC and the provider's public key as the secret.
 import hashlib
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from accounts.models import IdentityProvider, SpentToken
 from accounts.oidc import providers
+from accounts.oidc.claims import read_number, read_text
 
 ALGORITHMS = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -45,7 +46,8 @@ class TokenSet:
     """Tokens from a token endpoint, after all checks. A missing token is an empty string.
 
     ``claims`` contains the claims of the ID token, the claims of the userinfo endpoint and, for Keycloak, the roles in
-    the access token. ``expires_in`` is in seconds.
+    the access token. ``expires_in`` is in seconds. ``is_complete`` is False if a refresh could not read all sources of
+    claims that a sign-in reads: then a missing claim says nothing.
     """
 
     claims: dict[str, Any]
@@ -53,6 +55,7 @@ class TokenSet:
     access_token: str
     refresh_token: str
     expires_in: int
+    is_complete: bool = True
 
 
 def exchange(
@@ -82,24 +85,42 @@ def exchange(
     )
     userinfo = providers.fetch_userinfo(provider, str(response.get("access_token") or ""))
     if userinfo is not None:
-        # Core 5.3.2: userinfo is not signed, so its sub must equal the sub of the ID token.
-        if not isinstance(userinfo, dict) or userinfo.get("sub") != claims["sub"]:
-            raise BadToken("the userinfo belongs to another user")
-        claims = userinfo | claims
+        claims = _check_userinfo(userinfo, sub=claims["sub"]) | claims
     return _token_set(provider, response, claims, sub=claims["sub"])
 
 
 def refresh(provider: IdentityProvider, *, refresh_token: str, sub: str) -> TokenSet:
     """Exchange the refresh token of the person ``sub`` for new tokens and check them.
 
-    Raise the same exceptions as ``exchange``.
+    Raise the same exceptions as ``exchange``, but continue without the claims of the userinfo endpoint if only this
+    endpoint does not respond: the new refresh token must be stored, because the old one may no longer work.
     """
     response = providers.request_tokens(
         provider, grant_type="refresh_token", refresh_token=refresh_token
     )
     id_token = response.get("id_token")
     claims = check_refreshed_id_token(provider, id_token, sub=sub) if id_token else {}
-    return _token_set(provider, response, claims, sub=sub)
+    has_userinfo = bool(providers.get_metadata(provider).userinfo_endpoint)
+    try:
+        userinfo = providers.fetch_userinfo(provider, str(response.get("access_token") or ""))
+    except providers.ProviderUnavailable:
+        userinfo = None
+    if userinfo is not None:
+        claims = _check_userinfo(userinfo, sub=sub) | claims
+    token_set = _token_set(provider, response, claims, sub=sub)
+    is_complete = bool(id_token) and (userinfo is not None or not has_userinfo)
+    return replace(token_set, is_complete=is_complete)
+
+
+def _check_userinfo(userinfo: Any, *, sub: str) -> dict[str, Any]:
+    """Return the claims of the userinfo endpoint. Raise ``BadToken`` if they belong to another user.
+
+    They are not signed, so their ``sub`` must equal the ``sub`` of the ID token (Core 5.3.2). Some providers send a
+    number.
+    """
+    if not isinstance(userinfo, dict) or read_text(userinfo.get("sub")) != sub:
+        raise BadToken("the userinfo belongs to another user")
+    return userinfo | {"sub": sub}
 
 
 def _token_set(
@@ -112,8 +133,9 @@ def _token_set(
             # Keycloak leaves a claim out if the person has no role. An empty value makes a refresh replace the old one.
             claims[name] = access_claims.get(name, claims.get(name, {}))
     # RFC 6749 only recommends expires_in. Without a plausible value, refresh after five minutes.
-    expires_in = response.get("expires_in")
-    if not (isinstance(expires_in, int) and 0 < expires_in <= 86_400):
+    # Some providers send it as text.
+    expires_in = int(read_number(response.get("expires_in")) or 0)
+    if not 0 < expires_in <= 86_400:
         expires_in = 300
     return TokenSet(
         claims=claims,
@@ -156,8 +178,8 @@ def check_id_token(
     if "events" in claims:
         raise BadToken("the token is a logout token")
     if authenticated_after is not None:
-        at = claims.get("auth_time")
-        if not isinstance(at, int) or at < authenticated_after - LEEWAY_SECONDS:
+        at = read_number(claims.get("auth_time"))
+        if at is None or at < authenticated_after - LEEWAY_SECONDS:
             raise BadToken("the auth_time of the token is missing or older than required")
     return claims
 

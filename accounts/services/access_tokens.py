@@ -1,6 +1,7 @@
 """Authentication of API requests by access tokens that identity providers issue."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from accounts.models import Identity, IdentityProvider, ProviderSession, User
@@ -31,6 +32,8 @@ def authenticate_access_token(token: str) -> tuple[User, dict[str, Any]]:
         raise tokens.BadToken(error.detail) from error
     if not identity.user.is_active:
         raise tokens.BadToken("the user of the token is suspended")
+    # Keys that this request creates must not outlive the token.
+    identity.user.credential_expires_at = datetime.fromtimestamp(claims["exp"], UTC)
     return identity.user, claims
 
 

@@ -90,7 +90,7 @@ def issue_api_key(
     days: int | None = None,
     not_after: datetime | None = None,
     allowed_networks: Sequence[str] = (),
-    within_networks: Sequence[str] = (),
+    by: User | None = None,
 ) -> tuple[ApiKey, str]:
     """Create an API key; return it with its plain text, which cannot be read again.
 
@@ -98,12 +98,17 @@ def issue_api_key(
       API key that sent the request; without such a key, the new key has no limit.
     - ``days``: the lifetime in days. ``API_KEY_MAX_DAYS`` is the maximum and the default.
     - ``not_after``: the latest time at which the key may expire.
-    - ``allowed_networks``: networks (CIDR) from which the key works; empty for all. They must be inside
-      ``within_networks``, by default the networks of the API key that sent the request.
+    - ``allowed_networks``: networks (CIDR) from which the key works; empty for all. They must be inside the networks
+      of the API key that sent the request.
+    - ``by``: the caller of the request, by default ``user``. If the caller sent an API key, that key becomes the
+      parent of the new key. The new key expires with the caller's API key or access token at the latest. A browser
+      session does not limit the new key, because a person signed in and can revoke the key later.
 
     Not safe to repeat: each call creates a key. Raise ``NotAMember``, ``UnknownScope``, ``ScopeNotHeld`` or
-    ``TooManyKeys``. Raise ``BadNetwork`` if a network is invalid or outside ``within_networks``.
+    ``TooManyKeys``. Raise ``BadNetwork`` if a network is invalid or outside the networks of the caller's API key, and
+    ``InvalidKey`` if that key was revoked during the request.
     """
+    by = by or user
     organization = organization or user.personal_organization
     if not Membership.objects.filter(user=user, organization=organization).exists():
         raise NotAMember
@@ -115,31 +120,33 @@ def issue_api_key(
     # An empty list would mean no limit, so that a limited key could create an unlimited key.
     if not scopes and user.key_scopes is not None:
         scopes = sorted(user.key_scopes)
-    networks = _clean_networks(allowed_networks, within=within_networks or user.key_networks)
+    networks = _clean_networks(allowed_networks, within=by.key_networks)
     days = min(days or settings.API_KEY_MAX_DAYS, settings.API_KEY_MAX_DAYS)
-    expires_at = timezone.now() + timedelta(days=days)
+    ends = [timezone.now() + timedelta(days=days), not_after, by.credential_expires_at]
     key, plain = _create_key(
         organization=organization,
         user=user,
         name=name,
         scopes=sorted(set(scopes)),
         allowed_networks=networks,
-        expires_at=min(expires_at, not_after) if not_after else expires_at,
+        expires_at=min(end for end in ends if end is not None),
+        parent=_lock_parent(by),
     )
     _record_key_action("api_key.created", key)
     return key, plain
 
 
 @transaction.atomic
-def rotate_api_key(
-    *, key: ApiKey, by: User, overlap_hours: int = 24, not_after: datetime | None = None
-) -> tuple[ApiKey, str]:
+def rotate_api_key(*, key: ApiKey, by: User, overlap_hours: int = 24) -> tuple[ApiKey, str]:
     """Replace a key by a new key with the same name, scopes and networks; return the new key and its plain text.
 
-    The old key works for another ``overlap_hours``. The new key has the original lifetime of the old key and
-    expires at ``not_after`` at the latest. Not safe to repeat: a second call raises ``KeyEnded``. Raise
-    ``ScopeNotHeld`` if the old key has more permissions than the API key that sent the request. Raise ``BadNetwork``
-    if the old key works from more networks than that API key.
+    The old key works for another ``overlap_hours``. The new key has the original lifetime of the old key, and expires
+    with the caller's API key or access token and with its parent at the latest. Keys and invitations that were created
+    with the old key now belong to the new key, so that revoking the new key lists them.
+
+    Not safe to repeat: a second call raises ``KeyEnded``. Raise ``ScopeNotHeld`` if the old key has more permissions
+    than the API key that sent the request. Raise ``BadNetwork`` if the old key works from more networks than that API
+    key.
     """
     old = ApiKey.objects.select_for_update(of=("self",)).select_related("user", "organization")
     key = old.get(pk=key.pk)
@@ -153,19 +160,26 @@ def rotate_api_key(
         )
     networks = _clean_networks(key.allowed_networks, within=by.key_networks)
     now = timezone.now()
+    # A key that rotates itself does not become its own parent.
+    rotating = _lock_parent(by)
+    parent = rotating if rotating and rotating.pk != key.pk else key.parent
     max_lifetime = timedelta(days=settings.API_KEY_MAX_DAYS)
     lifetime = (
         min(key.expires_at - key.created_at, max_lifetime) if key.expires_at else max_lifetime
     )
+    ends = [now + lifetime, by.credential_expires_at, parent.expires_at if parent else None]
     new, plain = _create_key(
         organization=key.organization,
         user=key.user,
         name=key.name,
         scopes=key.scopes,
         allowed_networks=networks,
-        expires_at=min(now + lifetime, not_after) if not_after else now + lifetime,
+        expires_at=min(end for end in ends if end is not None),
         replaces=key,
+        parent=parent,
     )
+    key.children.exclude(pk=new.pk).update(parent=new)
+    key.invitations.update(made_with=new)
     overlap_end = now + timedelta(hours=overlap_hours)
     key.expires_at = min(key.expires_at, overlap_end) if key.expires_at else overlap_end
     key.save(update_fields=["expires_at"])
@@ -183,9 +197,23 @@ def _create_key(**fields: Any) -> tuple[ApiKey, str]:
     return key, f"{key.prefix}.{secret}"
 
 
+def _lock_parent(by: User) -> ApiKey | None:
+    """Lock and return the API key that sent the caller's request; None for a session or an access token.
+
+    Raise ``InvalidKey`` if the key ended meanwhile: otherwise a key could be created after its parent was revoked.
+    """
+    if not isinstance(by.credential, ApiKey):
+        return None
+    parent = ApiKey.objects.select_for_update().filter(pk=by.credential.pk).first()
+    if parent is None or not parent.is_usable:
+        raise InvalidKey
+    return parent
+
+
 def _record_key_action(action: str, key: ApiKey, **more: Any) -> None:
     after = {"name": key.name, "scopes": key.scopes, "expires_at": key.expires_at}
     after["networks"] = key.allowed_networks
+    after |= {"parent": key.parent.prefix} if key.parent else {}
     audit.record(
         action=action,
         organization_id=key.organization_id,
@@ -313,6 +341,7 @@ def _admit(key: ApiKey, address: str) -> ApiKey:
     key.user.key_networks = tuple(key.allowed_networks)
     # Conversation keys are derived from the credential of the request, and stop working together with it.
     key.user.credential = key
+    key.user.credential_expires_at = key.expires_at
     _update_last_use(key, str(client_ip) if client_ip else None)
     return key
 
@@ -328,13 +357,42 @@ def _update_last_use(key: ApiKey, address: str | None) -> None:
         ApiKey.objects.filter(pk=key.pk).update(last_used_at=now, last_used_address=address)
 
 
-def revoke_api_key(*, key: ApiKey) -> None:
-    """Revoke a key. Safe to repeat: ``revoked_at`` keeps the time of the first call."""
+def child_keys(*, keys: Iterable[ApiKey]) -> list[ApiKey]:
+    """Return the usable keys that were created with ``keys``, and those that were created with these, oldest first.
+
+    They can belong to other users: a key can create keys of service accounts. Runs one query per generation.
+    """
+    found: dict[UUID, ApiKey] = {}
+    parents = {key.pk for key in keys}
+    known = set(parents)
+    while parents:
+        # Revoked and expired keys are followed too, because keys that were created with them may still work.
+        rows = ApiKey.objects.filter(parent_id__in=parents).exclude(pk__in=known)
+        generation = {row.pk: row for row in rows.select_related("user", "organization", "parent")}
+        found |= generation
+        known |= generation.keys()
+        parents = set(generation)
+    return sorted((row for row in found.values() if row.is_usable), key=lambda row: row.created_at)
+
+
+def revoke_api_key(*, key: ApiKey, with_children: bool = False) -> list[ApiKey]:
+    """Revoke a key; return the keys that were created with it and still work.
+
+    With ``with_children``, revoke these keys too and return an empty list. Safe to repeat: ``revoked_at`` keeps the
+    time of the first call.
+    """
     with transaction.atomic():
+        # The lock waits for a request that is creating a key with this key.
+        ApiKey.objects.select_for_update().filter(pk=key.pk).first()
         rows = ApiKey.objects.filter(pk=key.pk, revoked_at=None)
         if rows.update(revoked_at=timezone.now()):
             _record_key_action("api_key.revoked", key)
+        children = child_keys(keys=[key])
+        if with_children:
+            revoke_api_keys(keys=children)
+            children = []
     sessions.announce_access_change(user_id=key.user_id)
+    return children
 
 
 def revoke_api_keys(*, keys: Iterable[ApiKey]) -> int:

@@ -10,7 +10,8 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
-from accounts.models import ClaimedRole, Identity, Membership, Organization, User
+from accounts.models import AuditEntry, ClaimedRole, Identity, Membership, Organization, User
+from accounts.oidc.claims import read_names, read_text
 from accounts.services import memberships, sessions
 from accounts.services.audit import record
 
@@ -86,14 +87,8 @@ def check_rule(rule: Any) -> None:
 
 
 def _matches(rule: dict[str, Any], claims: dict[str, Any]) -> bool:
-    """Return whether the claim at the rule's path equals the rule's value, or is a list that contains it."""
-    # The name of a claim may contain dots itself (``https://example.com/roles``): try the whole name before the path.
-    value: Any = claims.get(rule["claim"])
-    if value is None:
-        value = claims
-        for name in rule["claim"].split("."):
-            value = value.get(name) if isinstance(value, dict) else None
-    return rule["value"] in value if isinstance(value, list) else value == rule["value"]
+    """Return whether the claim at the rule's path is the rule's value, or contains it in one of the known forms."""
+    return rule["value"] in read_names(claims, rule["claim"])
 
 
 @transaction.atomic
@@ -117,7 +112,7 @@ def apply_claims(*, identity: Identity, claims: dict[str, Any]) -> None:
         changed |= _apply_staff(identity, result.is_staff)
         if changed:
             sessions.announce_access_change(user_id=identity.user_id)
-    email = str(claims.get("email") or identity.email)[:254].replace("\0", "")
+    email = (read_text(claims.get("email")) or identity.email)[:254].replace("\0", "")
     identity.email = email if _is_encodable(email) else identity.email
     identity.last_claims = _claims_to_store(claims, provider.claim_rules)
     identity.last_seen_at = timezone.now()
@@ -135,9 +130,13 @@ def _apply_roles(identity: Identity, roles: dict[UUID, str]) -> bool:
     }
     # The old and the new role by organization id; None stands for no membership.
     changed: dict[UUID, tuple[str | None, str | None]] = {}
-    for organization_id, membership in claimed.items():
+    for organization_id, membership in sorted(claimed.items()):
         role = roles.get(organization_id)
-        if role == membership.role or is_last_owner(membership):
+        if role == membership.role:
+            continue
+        memberships.lock_organization(organization_id)
+        if memberships.is_last_owner(membership):
+            _record_kept(identity, membership, role)
             continue
         changed[organization_id] = (membership.role, role)
         if role is None:
@@ -162,6 +161,28 @@ def _apply_roles(identity: Identity, roles: dict[UUID, str]) -> bool:
     return bool(changed)
 
 
+def _record_kept(identity: Identity, membership: Membership, role: str | None) -> None:
+    """Log and record that a member stays an owner although the claims no longer say so. Record it once."""
+    log.warning(
+        "%s stays the last owner of the organization %s, although the claims of %s no longer say so",
+        identity.user_id,
+        membership.organization_id,
+        identity.provider.slug,
+    )
+    earlier = AuditEntry.objects.filter(
+        action="membership.kept", subject_id=str(identity.user_id), chain=membership.organization_id
+    )
+    if not earlier.exists():
+        record(
+            action="membership.kept",
+            organization_id=membership.organization_id,
+            subject=identity.user,
+            before={"role": membership.role},
+            after={"role": membership.role, "claimed": role or "none"},
+            reason=f"last owner; claims of {identity.provider.slug}",
+        )
+
+
 def _record_role(
     identity: Identity, organization_id: UUID, before: str | None, after: str | None
 ) -> None:
@@ -173,15 +194,6 @@ def _record_role(
         after={"role": after} if after else None,
         reason=f"claims of {identity.provider.slug}",
     )
-
-
-def is_last_owner(membership: Membership) -> bool:
-    """Return whether the member is the only owner of the organization."""
-    owners = Membership.objects.filter(
-        organization_id=membership.organization_id, role=Membership.Role.OWNER
-    )
-    is_owner = membership.role == Membership.Role.OWNER
-    return is_owner and not owners.exclude(pk=membership.pk).exists()
 
 
 def _apply_staff(identity: Identity, is_staff: bool | None) -> bool:  # noqa: FBT001 - one of three
@@ -229,6 +241,6 @@ def _is_encodable(text: str) -> bool:
 
 
 def _claim_names(rule: dict[str, Any]) -> set[str]:
-    """Return the name of a rule's claim and the first name of its path: claims contain one of these two names."""
-    claim = str(rule.get("claim", ""))
-    return {claim, claim.partition(".")[0]}
+    """Return all names that the claim of a rule can have: its path up to each dot, and the whole path."""
+    parts = str(rule.get("claim", "")).split(".")
+    return {".".join(parts[: length + 1]) for length in range(len(parts))}

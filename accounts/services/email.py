@@ -71,6 +71,12 @@ def change_email(*, user: User, email: str) -> None:
     _send(user, email)
 
 
+def unverified_address(*, user: User) -> str:
+    """Return the user's unverified e-mail address, or an empty string."""
+    change = EmailChange.objects.filter(user=user).first()
+    return change.email if change else ""
+
+
 def resend_verification(*, user: User) -> None:
     """Mail a new link to the user's unverified address; the previous link stops working.
 

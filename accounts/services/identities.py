@@ -4,10 +4,18 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from accounts.models import Identity, IdentityProvider, Membership, User, UserSession
+from accounts.models import (
+    Identity,
+    IdentityProvider,
+    Membership,
+    Organization,
+    User,
+    UserSession,
+)
+from accounts.oidc.claims import is_email_verified, read_text
 from accounts.services import memberships, people, sessions
 from accounts.services.audit import record
-from accounts.services.claimed_roles import apply_claims, is_last_owner
+from accounts.services.claimed_roles import apply_claims
 from lib.problems import Problem
 
 
@@ -76,14 +84,16 @@ def _create_user_and_identity(provider: IdentityProvider, claims: dict[str, Any]
             "You have no account on this server, and signing in with this provider does not create "
             "one. Ask an administrator of this server for an account."
         )
-    email = claims.get("email")
-    if not isinstance(email, str) or not email or "\0" in email:
+    email = read_text(claims.get("email"))
+    if not email or "\0" in email:
         raise SignInRefused(
             "An account needs an e-mail address, but the provider did not send yours. "
             "Add an address to your account at the provider, then sign in again."
         )
     # An unverified address could belong to another person.
-    if provider.requires_verified_email and claims.get("email_verified") is not True:
+    if provider.requires_verified_email and not is_email_verified(
+        claims, trusts_email=provider.trusts_email
+    ):
         raise SignInRefused(
             "The provider has not verified your e-mail address. Verify it there, then sign in again."
         )
@@ -114,9 +124,9 @@ def _create_identity(user: User, provider: IdentityProvider, claims: dict[str, A
 
 
 def _name(claims: dict[str, Any]) -> str:
-    name = claims.get("name") or claims.get("preferred_username") or ""
+    name = read_text(claims.get("name")) or read_text(claims.get("preferred_username"))
     # A provider may send control characters, which cannot be displayed.
-    return "".join(letter for letter in str(name) if letter.isprintable())[:120]
+    return "".join(letter for letter in name if letter.isprintable())[:120]
 
 
 @transaction.atomic
@@ -143,12 +153,12 @@ def link_identity(*, user: User, provider: IdentityProvider, claims: dict[str, A
 
 
 @transaction.atomic
-def unlink_identity(*, identity: Identity) -> None:
-    """Unlink an account at a provider from its user.
+def unlink_identity(*, identity: Identity) -> list[Organization]:
+    """Unlink an account at a provider from its user; return the organizations of which the user stays an owner.
 
-    Also end the sessions that began at the provider, and remove the roles and the staff status that the provider's
-    claims gave. The last owner of an organization stays an owner. Raise ``LastWayIn`` if the user has no password and
-    no other identity.
+    Also end the sessions that began at the provider, and remove the memberships and the staff status that the
+    provider's claims gave; the user's API keys in these organizations are revoked. The last active owner of an
+    organization stays its owner. Raise ``LastWayIn`` if the user has no password and no other identity.
     """
     # Lock this row before the audit chain, in the order of apply_claims, to prevent deadlocks.
     identity = Identity.objects.select_for_update().get(pk=identity.pk)
@@ -157,13 +167,27 @@ def unlink_identity(*, identity: Identity) -> None:
         raise LastWayIn
     for session in UserSession.objects.filter(provider_session__identity=identity):
         sessions.end_session(session=session, reason="provider disconnected")
-    for membership in Membership.objects.filter(claimed_role__identity=identity):
+    kept = []
+    claimed = Membership.objects.filter(claimed_role__identity=identity)
+    # A fixed order of the locks prevents deadlocks.
+    for membership in claimed.select_related("organization").order_by("organization_id"):
+        memberships.lock_organization(membership.organization_id)
         # As in apply_claims, the last owner of an organization stays an owner.
-        if not is_last_owner(membership):
-            memberships.end_membership(membership)
+        if memberships.is_last_owner(membership):
+            kept.append(membership.organization)
+            continue
+        memberships.end_membership(membership)
+        record(
+            action="member.removed",
+            organization_id=membership.organization_id,
+            subject=user,
+            before={"role": membership.role},
+            reason="provider disconnected",
+        )
     if identity.is_staff_by_claims:
         User.objects.filter(pk=user.pk).update(is_staff=False)
     provider = identity.provider.slug
     identity.delete()
     sessions.announce_access_change(user_id=user.pk)
     record(action="identity.unlinked", subject=user, before={"provider": provider})
+    return kept

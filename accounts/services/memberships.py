@@ -5,7 +5,7 @@ from uuid import UUID
 
 from django.utils import timezone
 
-from accounts.models import ApiKey, Membership
+from accounts.models import ApiKey, Membership, Organization
 from accounts.permissions import granted_permissions
 from lib.compiled import Compiled
 
@@ -30,11 +30,38 @@ def reachable_organizations(user: Any) -> list[dict[str, Any]]:
     ]
 
 
+def lock_organization(organization_id: UUID) -> None:
+    """Lock an organization's row. Without the lock, two owners who leave concurrently could leave no owner."""
+    # no_key: other transactions may still insert rows that reference the organization.
+    Organization.objects.select_for_update(no_key=True).get(pk=organization_id)
+
+
+def is_last_owner(membership: Membership) -> bool:
+    """Return whether no other active person is an owner. Suspended users and service accounts do not count."""
+    if membership.role != Membership.Role.OWNER:
+        return False
+    others = Membership.objects.filter(
+        organization_id=membership.organization_id,
+        role=Membership.Role.OWNER,
+        user__is_active=True,
+        user__is_service_account=False,
+    )
+    return not others.exclude(pk=membership.pk).exists()
+
+
+def ownerless_without(user: Any) -> list[Organization]:
+    """Return the team organizations of which the user is the last active owner, oldest first."""
+    rows = Membership.objects.filter(
+        user=user, role=Membership.Role.OWNER, organization__personal_of=None
+    ).select_related("organization")
+    return [row.organization for row in rows.order_by("created_at") if is_last_owner(row)]
+
+
 def end_membership(membership: Membership) -> None:
     """Delete a membership and revoke the user's API keys in its organization.
 
-    Call this in a transaction. The caller must make sure that an owner remains, write the audit entry and announce the
-    change.
+    Call this in a transaction with the organization locked (``lock_organization``). The caller must make sure that an
+    owner remains (``is_last_owner``), write the audit entry and announce the change.
     """
     # Without this, the keys would work again if the user joined the organization later.
     keys = ApiKey.objects.filter(

@@ -15,8 +15,9 @@ from django.db.models import F
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
-from accounts.models import Invitation, Membership, Organization, User
-from accounts.roles import RANKS
+from accounts.models import ApiKey, Invitation, Membership, Organization, User
+from accounts.permissions import may_grant, permissions_in
+from accounts.roles import RANKS, ROLE_PERMISSIONS
 from accounts.services import memberships
 from accounts.services.audit import record
 from accounts.services.sessions import announce_access_change
@@ -68,7 +69,10 @@ class PersonalOrganization(Problem):
 
 
 class RoleAboveYours(Problem):
-    """The user tries to give a role above their own, or to change or remove a member whose role is above it."""
+    """The caller lacks permissions of a role that they try to give, or of the role of a member whom they change.
+
+    The permissions of a caller are those of the user's role, limited to the scopes of the request's API key.
+    """
 
     status = 403
     code = "role-above-yours"
@@ -114,8 +118,8 @@ class BadInvitation(Problem):
 class InvalidInvitation(Problem):
     """The link of the invitation is not valid.
 
-    The link is unknown, used up, expired or revoked; or its organization is suspended; or the inviting member has left
-    the organization or may no longer give the role.
+    The link is unknown, used up, expired or revoked; or its organization is suspended; or the inviting member may no
+    longer invite users or give the role; or the API key that created the invitation was revoked.
     """
 
     status = 404
@@ -223,7 +227,7 @@ def change_role(
     membership = _member(members, user_id)
     if membership.user.is_service_account:
         raise IsServiceAccount
-    check_rank(members, by=by, roles=(membership.role, role))
+    check_roles(organization, members, by=by, present=membership.role, given=role)
     before = membership.role
     if before == role:
         return membership
@@ -256,7 +260,7 @@ def remove_member(
     membership = _member(members, user_id)
     if membership.user.is_service_account:
         raise IsServiceAccount
-    check_rank(members, by=by, roles=(membership.role,))
+    check_roles(organization, members, by=by, present=membership.role)
     if membership.role == Membership.Role.OWNER:
         _refuse_last_owner(members, membership)
     _end_membership(membership)
@@ -292,7 +296,7 @@ def transfer_organization(*, organization: Organization, by: User, user_id: UUID
     """Transfer the ownership: another member becomes an owner, and the user ``by`` becomes an admin.
 
     Raise ``UnknownMember``, ``PersonalOrganization`` or ``IsServiceAccount``. Raise ``RoleAboveYours`` if ``by`` is not
-    an owner.
+    an owner, or if the API key of the request lacks a permission of owners.
     """
     _refuse_personal(organization)
     members = _lock_members(organization)
@@ -301,6 +305,7 @@ def transfer_organization(*, organization: Organization, by: User, user_id: UUID
         raise IsServiceAccount
     if old_owner.role != Membership.Role.OWNER:
         raise RoleAboveYours
+    check_roles(organization, members, by=by, given=Membership.Role.OWNER)
     if old_owner.pk == new_owner.pk:
         return
     new_owner.role, old_owner.role = Membership.Role.OWNER, Membership.Role.ADMIN
@@ -331,12 +336,13 @@ def invite(
 ) -> tuple[Invitation, str]:
     """Create an invitation; return it with the URL of its link, which cannot be read again.
 
-    With ``email``, only the user with this address can accept the invitation, and only once. This function sends no
-    mail: call ``mail_invitation`` after the commit. Not safe to repeat: each call creates an invitation. Raise
+    With ``email``, only the user with this address can accept the invitation, and only once. If an API key sent the
+    request, the invitation keeps the limits of this key: see ``accept_invitation``. This function sends no mail: call
+    ``mail_invitation`` after the commit. Not safe to repeat: each call creates an invitation. Raise
     ``RoleAboveYours``, ``BadInvitation`` or ``PersonalOrganization``.
     """
     _refuse_personal(organization)
-    check_rank(_lock_members(organization), by=by, roles=(role,))
+    check_roles(organization, _lock_members(organization), by=by, given=role)
     email = email.strip()
     if email:
         # A mailed invitation is for one person.
@@ -357,6 +363,10 @@ def invite(
     invitation_id, secret = uuid7(), secrets.token_urlsafe(24)
     token = f"{invitation_id.hex}.{secret}"
     pepper_id, digest = crypto.digest(token, purpose=INVITATION_PURPOSE)
+    key = by.credential if isinstance(by.credential, ApiKey) else None
+    expires_at = timezone.now() + timedelta(days=days)
+    if key and key.expires_at:
+        expires_at = min(expires_at, key.expires_at)
     invitation = Invitation.objects.create(
         id=invitation_id,
         organization=organization,
@@ -366,7 +376,9 @@ def invite(
         pepper_id=pepper_id,
         max_uses=max_uses,
         created_by=by,
-        expires_at=timezone.now() + timedelta(days=days),
+        scopes=None if by.key_scopes is None else sorted(by.key_scopes),
+        made_with=key,
+        expires_at=expires_at,
     )
     link = f"{settings.PUBLIC_URL}/invitations/{token}"
     after = {
@@ -404,16 +416,50 @@ def mail_invitation(*, invitation: Invitation, link: str) -> bool:
 
 def find_invitation(token: str) -> Invitation:
     """Return the open invitation whose link contains ``token``. Raise ``InvalidInvitation``."""
+    invitation = _read_invitation(token)
+    if not invitation.is_open or not _is_backed(invitation):
+        raise InvalidInvitation
+    return invitation
+
+
+def find_joined(*, token: str, user: User) -> Membership | None:
+    """Return the user's membership in the organization that an invitation is for, or None.
+
+    The invitation may be used up, expired or revoked: a user who opens the link again should find the organization.
+    """
+    try:
+        organization = _read_invitation(token).organization
+    except InvalidInvitation:
+        return None
+    return Membership.objects.filter(organization=organization, user=user).first()
+
+
+def _read_invitation(token: str) -> Invitation:
+    """Return the invitation whose link contains ``token``, open or not. Raise ``InvalidInvitation``."""
     try:
         invitation_id = UUID(token.partition(".")[0])
     except ValueError as error:
         raise InvalidInvitation from error
-    rows = Invitation.objects.open().filter(pk=invitation_id, organization__suspended_at=None)
-    invitation = rows.select_related("organization", "created_by").first()
-    invitation = crypto.verify_row(token, invitation, purpose=INVITATION_PURPOSE)
+    rows = Invitation.objects.filter(pk=invitation_id, organization__suspended_at=None)
+    row = rows.select_related("organization", "created_by", "made_with").first()
+    invitation = crypto.verify_row(token, row, purpose=INVITATION_PURPOSE)
     if invitation is None:
         raise InvalidInvitation
     return invitation
+
+
+def _is_backed(invitation: Invitation) -> bool:
+    """Return whether the inviting member, with the API key of that time, could still create the invitation.
+
+    A key that has expired meanwhile does not count: the invitation itself expires with the key at the latest. Rotation
+    shortens the life of a key without revoking it, so invitations survive a rotation.
+    """
+    inviter, key = invitation.created_by, invitation.made_with
+    if inviter is None or (key is not None and key.revoked_at is not None):
+        return False
+    inviter.key_scopes = None if invitation.scopes is None else frozenset(invitation.scopes)
+    needed = ROLE_PERMISSIONS[invitation.role] | {"invitations.edit"}
+    return needed <= permissions_in(inviter, invitation.organization_id)
 
 
 @transaction.atomic
@@ -421,18 +467,19 @@ def accept_invitation(*, token: str, user: User) -> Membership:
     """Make the user a member of the organization that an invitation is for. ``token`` is the last part of the link.
 
     Safe to repeat: an existing member keeps the present role, and the call does not use up the invitation.
-    Raise ``InvalidInvitation`` if the link is not valid or the inviting member may no longer give the role, and
-    ``OthersInvitation`` if the invitation was made for another person.
+    The inviting member, limited to the scopes of the API key that created the invitation, must still have all
+    permissions of the role and the permission to invite, and this key must not have been revoked. Raise
+    ``InvalidInvitation`` if this is not so or the link is not valid, and ``OthersInvitation`` if the invitation was
+    made for another person.
     """
-    invitation = find_invitation(token)
+    invitation = _read_invitation(token)
     if invitation.email and invitation.email.lower() != user.email.lower():
         raise OthersInvitation
     organization = invitation.organization
     members = _lock_members(organization)
     if existing := next((member for member in members if member.user_id == user.pk), None):
         return existing
-    inviter = next((m for m in members if m.user_id == invitation.created_by_id), None)
-    if inviter is None or RANKS[invitation.role] > RANKS[inviter.role]:
+    if not invitation.is_open or not _is_backed(invitation):
         raise InvalidInvitation
     # A concurrent request may have taken the last use: the conditional update decides.
     is_counted = Invitation.objects.open().filter(pk=invitation.pk).update(uses=F("uses") + 1)
@@ -465,16 +512,39 @@ def clean_name(name: str) -> str:
     return name
 
 
-def check_rank(members: Iterable[Membership], *, by: User | None, roles: Iterable[str]) -> None:
-    """Raise ``RoleAboveYours`` if ``by`` is not a member, or if a role in ``roles`` ranks above the role of ``by``.
+def check_roles(
+    organization: Organization,
+    members: Iterable[Membership],
+    *,
+    by: User | None,
+    present: str | None = None,
+    given: str | None = None,
+) -> None:
+    """Raise ``RoleAboveYours`` if ``by`` may not give the role ``given`` or change a member with the role ``present``.
+
+    - ``given``: all its permissions must be permissions of ``by``, limited to the scopes of the request's API key.
+    - ``present``: it must not rank above the role of ``by``. For an owner or admin, the rule of ``given`` applies too,
+      so that a key with few scopes removes no administrator.
 
     ``by`` is None for an administrator on the admin site, which has already checked the permissions.
     """
     if by is None:
         return
     own_role = next((member.role for member in members if member.user_id == by.pk), None)
-    if own_role is None or any(RANKS[role] > RANKS[own_role] for role in roles):
+    if own_role is None or any(RANKS[role] > RANKS[own_role] for role in (present, given) if role):
         raise RoleAboveYours
+    needed = [given] if given else []
+    if present and RANKS[present] >= RANKS[Membership.Role.ADMIN]:
+        needed.append(present)
+    for role in needed:
+        if not may_grant(by, organization.pk, role):
+            missing = ROLE_PERMISSIONS[role] - permissions_in(by, organization.pk)
+            raise RoleAboveYours(
+                f"This needs all permissions of the role {role}, and the API key of the request lacks "
+                f"{min(missing)}. Use a key with these scopes, or do it in the browser."
+                if by.key_scopes is not None
+                else RoleAboveYours.sentence
+            )
 
 
 def _lock_members(organization: Organization) -> list[Membership]:
@@ -482,8 +552,7 @@ def _lock_members(organization: Organization) -> list[Membership]:
 
     Without the lock, two owners who leave concurrently could leave the organization without an owner.
     """
-    # no_key: other transactions may still insert rows that reference the organization.
-    Organization.objects.select_for_update(no_key=True).get(pk=organization.pk)
+    memberships.lock_organization(organization.pk)
     return list(organization.memberships.select_related("user").order_by("pk"))
 
 

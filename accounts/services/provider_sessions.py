@@ -74,9 +74,9 @@ def _unconfirmed_state(provider_session: ProviderSession, *, at: datetime) -> Pr
 def _claim_refresh(provider_session: ProviderSession) -> bool:
     """Claim the refresh by a conditional update; return False if another request has claimed it."""
     now = timezone.now()
-    # A refresh calls the provider up to three times. The claim outlasts these calls, and it expires in case
-    # the process dies.
-    duration = timedelta(seconds=settings.OIDC_TIMEOUT_SECONDS * 3 + 5)
+    # A refresh calls the provider up to five times: discovery, two methods at the token endpoint, keys, userinfo. The
+    # claim outlasts these calls, and it expires in case the process dies.
+    duration = timedelta(seconds=settings.OIDC_TIMEOUT_SECONDS * 5 + 5)
     is_free = Q(refresh_until=None) | Q(refresh_until__lt=now)
     rows = ProviderSession.objects.filter(
         is_free, pk=provider_session.pk, generation=provider_session.generation
@@ -140,8 +140,10 @@ def refresh_session(*, provider_session: ProviderSession) -> None:
         row.refresh_until = None
         row.save()
         if token_set.claims:
-            # A refresh does not ask the userinfo endpoint, so claims from there are kept from the last sign-in.
-            apply_claims(identity=identity, claims=identity.last_claims | token_set.claims)
+            # Providers leave out the claim of a person's groups when the last group is gone. Keep an old claim only if
+            # the refresh could not read all claims.
+            kept = {} if token_set.is_complete else identity.last_claims
+            apply_claims(identity=identity, claims=kept | token_set.claims)
 
 
 @transaction.atomic
@@ -173,12 +175,10 @@ def end_at_provider(*, provider_session: ProviderSession) -> bool:
     provider = provider_session.identity.provider
     if provider.kind != IdentityProvider.Kind.KEYCLOAK or not provider_session.refresh_token:
         return False
-    form = {"client_id": provider.client_id, "refresh_token": provider_session.refresh_token}
-    if secret := provider.client_secret:
-        form["client_secret"] = secret
+    form = {"refresh_token": provider_session.refresh_token}
     try:
         url = providers.get_metadata(provider).end_session_endpoint
-        return bool(url) and providers.send_request("POST", url, data=form).status_code < 300
+        return bool(url) and providers.send_as_client(provider, url, form).status_code < 300
     except providers.ProviderUnavailable as error:
         log.warning("a session was not ended at its provider: %s", error)
         return False

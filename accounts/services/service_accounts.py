@@ -7,8 +7,7 @@ from django.utils import timezone
 from uuid_utils.compat import uuid7
 
 from accounts.models import ApiKey, Membership, Organization, ServiceAccount, User
-from accounts.permissions import permissions_in
-from accounts.roles import ROLE_PERMISSIONS
+from accounts.permissions import may_grant, permissions_in
 from accounts.services.api_keys import ScopeNotHeld, issue_api_key
 from accounts.services.audit import record
 from accounts.services.organizations import PersonalOrganization, RoleAboveYours, clean_name
@@ -61,8 +60,7 @@ def create_service_account(
         raise PersonalOrganization
     if role == Membership.Role.OWNER:
         raise OwnerByProgram
-    # Compare permissions and not ranks: an API key with few scopes has fewer permissions than its owner's rank.
-    if ROLE_PERMISSIONS[role] - permissions_in(by, organization.pk):
+    if not may_grant(by, organization.pk, role):
         raise RoleAboveYours
     # Without the lock, concurrent requests could exceed the limit.
     Organization.objects.select_for_update(no_key=True).get(pk=organization.pk)
@@ -117,7 +115,7 @@ def issue_service_account_key(
         scopes=scopes,
         days=days,
         allowed_networks=allowed_networks,
-        within_networks=by.key_networks,
+        by=by,
     )
 
 

@@ -15,5 +15,5 @@ def record_failed_sign_in(credentials: dict[str, Any], **_: Any) -> None:
     email = str(credentials.get("username") or credentials.get("email") or "")[:254]
     # PostgreSQL cannot store NUL characters, and UTF-8 cannot encode lone surrogates.
     safe = email.replace("\0", "").encode(errors="replace").decode()
-    user = User.objects.filter(email__iexact=safe).first()
+    user = User.objects.find_for_sign_in(safe)
     sessions.record_sign_in(action="sign_in.failed", user=user, email=email)

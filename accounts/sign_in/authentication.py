@@ -1,9 +1,9 @@
 """Authentication of requests and sockets: session cookies, API keys, access tokens, e-mail and password."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.contrib.auth.backends import ModelBackend
@@ -33,14 +33,24 @@ class EmailBackend(ModelBackend):
         **kwargs: Any,
     ) -> User | None:
         email = username or kwargs.get("email")
-        if not email or password is None or "\0" in email:
+        if not email or password is None:
             return None
-        user = User.objects.filter(email__iexact=email).first()
+        user = User.objects.find_for_sign_in(email)
         if user is None:
             # Hash anyway: a faster response would reveal that no user has this address.
             User().set_password(password)
             return None
         return user if user.check_password(password) and self.user_can_authenticate(user) else None
+
+
+def count_sign_in(request: HttpRequest, email: str) -> None:
+    """Count one attempt to sign in with an e-mail address. Call this before the password check.
+
+    Several spellings of an address sign in the same user, so count the user who is found. Not safe to repeat: every
+    call counts. Raise ``TooManyAttempts`` or ``AttemptsNotCounted``.
+    """
+    user = User.objects.find_for_sign_in(email)
+    limits.check_sign_in(request, str(user.pk) if user else email)
 
 
 class SessionAuthentication(authentication.SessionAuthentication):
@@ -54,10 +64,61 @@ class SessionAuthentication(authentication.SessionAuthentication):
         return 'Bearer realm="api"'
 
 
-class ApiKeyAuthentication(authentication.BaseAuthentication):
+class RememberedAuthentication(authentication.BaseAuthentication):
+    """The base class of authentications by a key or token, which keeps the result for the length of a request.
+
+    The rate limits ask for the caller before the view does. Without this class, the credential would be checked twice.
+    Subclasses implement ``check`` with the meaning of DRF's ``authenticate``.
+    """
+
+    def check(self, request: Request) -> tuple[User, Any] | None:
+        raise NotImplementedError
+
+    def authenticate(self, request: Request) -> tuple[User, Any] | None:
+        results: dict[type, Any] = vars(request._request).setdefault("authentication_results", {})  # noqa: SLF001
+        if type(self) not in results:
+            try:
+                results[type(self)] = self.check(request), None
+            except (exceptions.APIException, Problem) as error:
+                results[type(self)] = None, error
+        result, refusal = results[type(self)]
+        if refusal is not None:
+            raise refusal
+        return cast("tuple[User, Any] | None", result)
+
+
+def find_caller(request: HttpRequest, view: Callable[..., Any]) -> User | None:
+    """Return the user whom a view will authenticate, or None if the request has no valid credential.
+
+    The view's own authentication classes decide in their order, so that a header that the view ignores has no effect.
+    A view without such classes is a page, which reads the session cookie. The CSRF token is not checked here.
+    """
+    view_class = getattr(view, "cls", None)
+    if view_class is None:
+        return _session_user(request)
+    for authenticator in view_class(**getattr(view, "initkwargs", {})).get_authenticators():
+        if isinstance(authenticator, SessionAuthentication):
+            if user := _session_user(request):
+                return user
+            continue
+        try:
+            result = authenticator.authenticate(Request(request))
+        except (exceptions.APIException, Problem):
+            return None
+        if result is not None:
+            return cast("User", result[0])
+    return None
+
+
+def _session_user(request: HttpRequest) -> User | None:
+    user = getattr(request, "user", None)
+    return cast("User", user) if user is not None and user.is_authenticated else None
+
+
+class ApiKeyAuthentication(RememberedAuthentication):
     """Authentication by API key: ``Authorization: Bearer oh_<key>.<secret>`` or ``X-API-Key: oh_<key>.<secret>``."""
 
-    def authenticate(self, request: Request) -> tuple[User, ApiKey] | None:
+    def check(self, request: Request) -> tuple[User, ApiKey] | None:
         token = read_bearer_token(request.headers)
         if not token:
             return None
@@ -74,13 +135,13 @@ class ApiKeyAuthentication(authentication.BaseAuthentication):
         return 'Bearer realm="api"'
 
 
-class AccessTokenAuthentication(authentication.BaseAuthentication):
+class AccessTokenAuthentication(RememberedAuthentication):
     """Authentication by an access token of an identity provider: ``Authorization: Bearer <JWT>``.
 
     The request has all permissions of the user's roles and, unlike an API key, is not bound to an organization.
     """
 
-    def authenticate(self, request: Request) -> tuple[User, dict[str, Any]] | None:
+    def check(self, request: Request) -> tuple[User, dict[str, Any]] | None:
         token = read_bearer_token(request.headers)
         # A JWT has three parts separated by dots. Other tokens are left to the other authentication classes.
         if token.startswith("oh_") or token.count(".") != 2:

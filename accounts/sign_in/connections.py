@@ -56,9 +56,16 @@ def disconnect(request: AuthenticatedRequest, slug: str) -> HttpResponse:
     """Disconnect a provider from the user's account."""
     identity = get_object_or_404(Identity.objects.visible_to(request.user), provider__slug=slug)
     try:
-        identities.unlink_identity(identity=identity)
+        kept = identities.unlink_identity(identity=identity)
     except Problem as refusal:
         messages.error(request, refusal.detail)
+        return redirect(SETTINGS_PAGE)
+    for organization in kept:
+        messages.warning(
+            request,
+            f"You are still an owner of “{organization.name}”, because it has no other owner. To leave it, make "
+            "another member an owner first.",
+        )
     return redirect(SETTINGS_PAGE)
 
 

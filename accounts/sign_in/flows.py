@@ -38,6 +38,9 @@ from lib.routes import RouteFacts
 log = logging.getLogger(__name__)
 STATES_KEY = "oidc_states"
 """The session key under which mozilla-django-oidc stores the flows by state."""
+ENDED_KEY = "oidc_ended"
+"""The session key of the flows that are over, by state."""
+ENDED_MAX = 10
 FLOW_SECONDS = 600
 VERIFIER_LENGTH = 64
 COMPAT_SLUG = "keycloak"
@@ -48,6 +51,11 @@ UNREACHABLE = "{name} is not responding. Try again in a few minutes."
 STALE = (
     "This sign-in cannot be completed: it was started in another browser, took more than 10 minutes, or was "
     "already completed. Start again."
+)
+SIGNED_IN_ALREADY = "You are already signed in."
+LINK_NOT_COMPLETED = (
+    "The account was not connected: this took more than 10 minutes or was already completed. If it is not in the list "
+    "below, connect it again."
 )
 UNTRUSTED = (
     "The response from {name} failed a security check, so you were not signed in. Start again. If the problem "
@@ -120,6 +128,8 @@ def callback(request: HttpRequest, slug: str) -> HttpResponse:
     if flow is None:
         if slug == COMPAT_SLUG and (response := _answer_existing_client(request, provider, state)):
             return response
+        if request.user.is_authenticated:
+            return _answer_stale_flow(request, state)
         return render_failure(request, provider, 400, STALE, "unknown state")
     if error := request.GET.get("error"):
         status, sentence = ERRORS.get(error, REFUSED)
@@ -136,6 +146,26 @@ def callback(request: HttpRequest, slug: str) -> HttpResponse:
         return render_failure(request, provider, 400, UNTRUSTED, error)
     except Problem as error:
         return render_failure(request, provider, error.status, error.detail, error.code)
+
+
+def _answer_stale_flow(request: HttpRequest, state: str) -> HttpResponse:
+    """Redirect a signed-in user whose flow is over: the callback is opened again, too late or from another tab.
+
+    The user gets nothing from the flow, so the state needs no proof. The session remembers the flows that it began.
+    """
+    ended: dict[str, str] = request.session.get(ENDED_KEY, {}).get(state) or {}
+    if ended.get("purpose") == "link":
+        messages.warning(request, LINK_NOT_COMPLETED)
+    else:
+        messages.info(request, SIGNED_IN_ALREADY)
+    return redirect(confine_to_site(ended.get("next")))
+
+
+def _remember_ended(request: HttpRequest, state: str, data: dict[str, Any]) -> None:
+    """Store the purpose and target of a flow that is over, for a later request with its state. Keep the newest ten."""
+    ended = request.session.get(ENDED_KEY, {})
+    ended[state] = {"purpose": data.get("purpose", ""), "next": data.get("next", "")}
+    request.session[ENDED_KEY] = dict(list(ended.items())[-ENDED_MAX:])
 
 
 def _require_linking_user(request: HttpRequest, flow: Flow) -> User:
@@ -264,7 +294,7 @@ def take_flow(request: HttpRequest, provider: IdentityProvider, state: str) -> F
     data = states.pop(state, None)
     if data is None:
         return None
-    request.session.modified = True
+    _remember_ended(request, state, data)
     request.session.save()
     is_match = data.get("provider") == provider.slug and data.get("redirect_path") == request.path
     is_match = is_match and data.get("purpose") in PURPOSES
@@ -283,12 +313,12 @@ def take_flow(request: HttpRequest, provider: IdentityProvider, state: str) -> F
     )
 
 
-def confine_to_site(url: Any, *, default: str | None = None) -> str:
+def confine_to_site(url: Any) -> str:
     """Return the path and query string of a URL on this site.
 
-    For a URL on another site and for invalid input, return ``default``; if there is no default, return the home page.
+    For a URL on another site and for invalid input, return the home page.
     """
-    home = default or resolve_url(settings.LOGIN_REDIRECT_URL)
+    home: str = resolve_url(settings.LOGIN_REDIRECT_URL)
     is_text = isinstance(url, str) and 0 < len(url) <= 2_000 and url.isprintable()
     if not is_text:
         return home

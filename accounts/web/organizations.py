@@ -11,7 +11,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
-from accounts import active
+from accounts import active, limits
 from accounts.models import Invitation, Membership, Organization, ServiceAccount
 from accounts.permissions import permissions_in, require
 from accounts.requests import AuthenticatedRequest
@@ -83,14 +83,16 @@ def act(request: AuthenticatedRequest, organization_id: UUID, action: str) -> Ht
 def invitation(request: AuthenticatedRequest, link: str) -> HttpResponse:
     """Show the invitation to which a link leads; on POST, join the organization. A GET only shows the invitation."""
     try:
-        row = services.find_invitation(link)
         if request.method == "POST":
             membership = services.accept_invitation(token=link, user=request.user)
             active.choose(request, membership.organization)
             messages.success(request, f"You are now a member of “{membership.organization.name}”.")
             return redirect("organization", organization_id=membership.organization_id)
+        row = services.find_invitation(link)
     except Problem as refusal:
-        context = {"sentence": refusal.detail}
+        # A member may open the link again, for example with the back button: link to the organization.
+        joined = services.find_joined(token=link, user=request.user)
+        context = {"sentence": refusal.detail, "joined": joined}
         return render(request, "accounts/invitation_used.html", context, status=refusal.status)
     return render(request, "accounts/invitation.html", {"invitation": row})
 
@@ -156,6 +158,8 @@ def _switch(request: AuthenticatedRequest, organization: Organization, _data: Da
 
 
 def _invite(request: AuthenticatedRequest, organization: Organization, data: Data) -> HttpResponse:
+    if data.get("email"):
+        limits.check_mail(request, recipient=data["email"])
     row, link = services.invite(organization=organization, by=request.user, **data)
     context = {"new": row, "link": link}
     context["is_mailed"] = services.mail_invitation(invitation=row, link=link)

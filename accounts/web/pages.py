@@ -7,8 +7,7 @@ from django.contrib import messages
 from django.contrib.auth import authenticate, login, update_session_auth_hash
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render, resolve_url
-from django.utils.http import url_has_allowed_host_and_scheme
+from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
@@ -18,9 +17,10 @@ from accounts.active import active_organization
 from accounts.models import ApiKey, User
 from accounts.requests import AuthenticatedRequest
 from accounts.services import passwords
-from accounts.sign_in import browser_sessions, second_step
+from accounts.sign_in import browser_sessions, flows, second_step
 from accounts.sign_in import connections as provider_pages
-from accounts.web.forms.api_keys import KeyForm
+from accounts.sign_in.authentication import count_sign_in
+from accounts.web.forms.api_keys import KeyForm, RevokeForm
 from accounts.web.forms.people import (
     WRONG_CREDENTIALS,
     NextForm,
@@ -35,6 +35,7 @@ from lib.routes import RouteFacts
 BACKEND = settings.AUTHENTICATION_BACKENDS[0]
 SCOPE_LABELS = {
     "account.view": "View your account",
+    "account.edit": "Change your e-mail address and accept the terms of service",
     "api_keys.view": "List API keys",
     "api_keys.edit": "Create and revoke API keys",
     "conversations.view": "Read conversations",
@@ -84,12 +85,9 @@ def safe_next(request: HttpRequest, form: NextForm | None = None) -> str:
 
     If the field is empty or contains a URL of another site, return the home page.
     """
-    target = (form and form["next"].value()) or NextForm(request.GET)["next"].value()
-    # Without a slash, ``redirect`` would interpret the text as the name of a view.
-    is_on_site = "/" in target and url_has_allowed_host_and_scheme(
-        target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    return flows.confine_to_site(
+        (form and form["next"].value()) or NextForm(request.GET)["next"].value()
     )
-    return target if is_on_site else resolve_url(settings.LOGIN_REDIRECT_URL)
 
 
 @RouteFacts(open_in_maintenance=True)
@@ -125,7 +123,7 @@ def _authenticate(request: HttpRequest, form: SignInForm) -> User | None:
         return None
     email, password = form.cleaned_data["email"], form.cleaned_data["password"]
     try:
-        limits.check_sign_in(request, email)
+        count_sign_in(request, email)
     except limits.TooManyAttempts as refusal:
         form.refuse(refusal)
         return None
@@ -184,7 +182,7 @@ def account(request: AuthenticatedRequest) -> HttpResponse:
 
 
 def _change_password(request: AuthenticatedRequest, *, current: str, new: str) -> None:
-    limits.check_sign_in(request, request.user.email)
+    limits.check_sign_in(request, str(request.user.pk))
     keep = getattr(getattr(request, "user_session", None), "pk", None)
     passwords.change_password(user=request.user, current=current, new=new, keep=keep)
     update_session_auth_hash(request, request.user)
@@ -229,9 +227,16 @@ def api_keys(request: AuthenticatedRequest) -> HttpResponse:
 @login_required
 @require_POST
 def revoke_api_key(request: AuthenticatedRequest, key_id: str) -> HttpResponse:
-    """Revoke an API key of the user."""
+    """Revoke an API key of the user. Then offer to revoke the keys that were created with it and still work."""
     key = get_object_or_404(ApiKey.objects.visible_to(request.user), pk=key_id)
     permissions.require(request.user, key.organization_id, "api_keys.edit")
-    services.revoke_api_key(key=key)
-    messages.success(request, f"The key “{key.name}” was revoked and no longer works.")
+    form = RevokeForm(request.POST)
+    with_children = form.is_valid() and form.cleaned_data["children"]
+    left = services.revoke_api_key(key=key, with_children=with_children)
+    if left:
+        return render(request, "accounts/api_key_children.html", {"key": key, "children": left})
+    if with_children:
+        messages.success(request, f"The keys that were created with “{key.name}” were revoked.")
+    else:
+        messages.success(request, f"The key “{key.name}” was revoked and no longer works.")
     return redirect("api-keys")

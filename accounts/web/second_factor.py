@@ -99,7 +99,7 @@ def _carry_out(
     """Carry out the action ``act``; return the recovery codes if it turned the second factor on."""
     user = request.user
     if act == "begin":
-        limits.check_sign_in(request, user.email)
+        limits.check_sign_in(request, str(user.pk))
         services.begin_second_factor(user=user, password=password)
     elif act == "confirm":
         steps.count_attempt(

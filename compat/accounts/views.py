@@ -19,6 +19,7 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts import limits
 from accounts.api.permissions import PUBLIC
 from accounts.models import ProviderSession, User
 from accounts.requests import AuthenticatedRequest
@@ -132,7 +133,7 @@ class RedirectUrlSerializer(serializers.Serializer[Any]):
 class AcceptTermsView(GenericAPIView[Any]):
     """Acceptance of the terms of service in force."""
 
-    permission = "account.view"
+    permission = "account.edit"
     serializer_class = RedirectUrlSerializer
 
     @extend_schema(operation_id="compat_accept_tos", tags=["compat"])
@@ -159,7 +160,7 @@ class EmailSerializer(serializers.Serializer[Any]):
 class EmailView(GenericAPIView[Any]):
     """The caller's e-mail address."""
 
-    permission = "account.view"
+    permission = "account.edit"
     serializer_class = EmailSerializer
 
     @extend_schema(operation_id="compat_email_change", tags=["compat"], responses=MESSAGE)
@@ -170,7 +171,9 @@ class EmailView(GenericAPIView[Any]):
         """
         body = self.get_serializer(data=request.data)
         body.is_valid(raise_exception=True)
-        email.change_email(user=_user(request), email=body.validated_data["email"])
+        user, address = _user(request), body.validated_data["email"]
+        limits.check_mail(request._request, recipient=address, sender=str(user.pk))  # noqa: SLF001
+        email.change_email(user=user, email=address)
         return Response({"message": "A verification mail was sent"})
 
 
@@ -178,7 +181,7 @@ class EmailView(GenericAPIView[Any]):
 class EmailVerificationView(GenericAPIView[Any]):
     """The route that sends the e-mail with the verification link again."""
 
-    permission = "account.view"
+    permission = "account.edit"
     serializer_class = None
 
     @extend_schema(
@@ -186,7 +189,10 @@ class EmailVerificationView(GenericAPIView[Any]):
     )
     def put(self, request: Request) -> Response:
         """Send the verification e-mail again. The link in the earlier e-mail stops working."""
-        email.resend_verification(user=_user(request))
+        user = _user(request)
+        if address := email.unverified_address(user=user):
+            limits.check_mail(request._request, recipient=address, sender=str(user.pk))  # noqa: SLF001
+        email.resend_verification(user=user)
         return Response({"message": "A verification mail was sent"})
 
 

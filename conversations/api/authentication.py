@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
-from rest_framework import authentication
 from rest_framework.request import Request
 from rest_framework.settings import api_settings
 
 from accounts import limits
 from accounts import services as accounts
 from accounts.models import ApiKey, User
-from accounts.sign_in.authentication import read_bearer_token
+from accounts.sign_in.authentication import RememberedAuthentication, read_bearer_token
 from conversations import services
 from conversations.models import Conversation
 
@@ -30,7 +29,7 @@ class ConversationKey:
         return self.conversation.pk
 
 
-class ConversationKeyAuthentication(authentication.BaseAuthentication):
+class ConversationKeyAuthentication(RememberedAuthentication):
     """Authentication by a conversation key in ``X-Session-API-Key`` or ``Authorization: Bearer``.
 
     The request's user can see only the conversation of the key. ``X-Session-API-Key`` may also contain an API key,
@@ -38,7 +37,7 @@ class ConversationKeyAuthentication(authentication.BaseAuthentication):
     key is authenticated by its session cookie.
     """
 
-    def authenticate(self, request: Request) -> tuple[User, ConversationKey | ApiKey] | None:
+    def check(self, request: Request) -> tuple[User, ConversationKey | ApiKey] | None:
         address = limits.client_address(request._request)  # noqa: SLF001
         token = request.headers.get(HEADER, "").strip()
         if token.startswith("oh_"):

@@ -6,7 +6,7 @@ Every call needs an API key and a deadline, except health checks and reflection.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,14 +14,17 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import grpc
+from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import InterfaceError, OperationalError
 from prometheus_client import Counter, Histogram
 
 from accounts import services as accounts
 from accounts.models import User
+from accounts.proxies import forwarded_entries, is_trusted
 from accounts.services import audit
 from conversations.realtime.access import Credentials, build_actor
+from lib.forwarded import resolve_client
 from lib.logs import request_id
 from lib.problems import Problem
 from lib.threads import DatabaseThreads
@@ -147,7 +150,8 @@ class _Call:
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "Set a deadline of at most 24 hours on every call.",
             )
-        rpc_caller = await in_thread(_authenticate, self.token, _address(self.context.peer()))
+        address = _client_address(self.context.peer(), self.context.invocation_metadata() or ())
+        rpc_caller = await in_thread(_authenticate, self.token, address)
         self.user_id = str(rpc_caller.user.pk)
         current_caller.set(rpc_caller)
 
@@ -201,6 +205,18 @@ def _authenticate(token: str, address: str) -> RpcCaller:
 def _bearer(metadata: dict[str, Any]) -> str:
     scheme, _, token = str(metadata.get("authorization", "")).partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _client_address(peer: str, metadata: Iterable[tuple[str, Any]]) -> str:
+    """Return the address of the client: that of the connection, or the one that a trusted proxy reports."""
+    address = _address(peer)
+    if not settings.TRUSTED_PROXIES:
+        return address
+    entries = forwarded_entries(
+        (name.lower().encode(), value) for name, value in metadata if isinstance(value, str)
+    )
+    found = resolve_client(address or "unix", entries, is_trusted)
+    return "" if found == "unix" else found
 
 
 def _address(peer: str) -> str:

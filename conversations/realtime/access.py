@@ -19,6 +19,7 @@ from django.conf import settings
 from django.http import HttpRequest
 
 from accounts import services as accounts
+from accounts.limits import caller_name
 from accounts.models import ApiKey, User
 from accounts.permissions import permissions_on
 from accounts.services.audit import Actor, acting
@@ -187,7 +188,7 @@ class Watcher:
 
 
 def count_command(user: User) -> None:
-    """Count a command over a socket against the user's ``spend`` rate limit. REST requests count against it too.
+    """Count a command over a socket against the caller's ``spend`` rate limit. REST requests count against it too.
 
     Raise ``TooManyCommands`` if the limit is exceeded or cannot be checked.
     """
@@ -197,7 +198,7 @@ def count_command(user: User) -> None:
     # A command over a socket has no request. `count` only stores the usage on it, for response headers.
     request = HttpRequest()
     try:
-        usage = limits.count(request, group="spend|", value=f"user {user.pk}", rate=rate)
+        usage = limits.count(request, group="spend|", value=caller_name(user), rate=rate)
     except limits.NotCounted as error:
         raise TooManyCommands from error
     if usage.is_over:

@@ -1,6 +1,5 @@
 """Middleware that limits the requests of each network address, user and key, and reports the limit in headers."""
 
-import hashlib
 import re
 from collections.abc import Callable
 from functools import cache
@@ -10,8 +9,8 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from accounts.limits import client_network
-from accounts.sign_in.authentication import read_bearer_token
+from accounts.limits import caller_name, client_network
+from accounts.sign_in.authentication import find_caller
 from lib import limits
 from lib.api import problem
 from lib.routes import facts_of, url_pattern
@@ -19,8 +18,6 @@ from lib.routes import facts_of, url_pattern
 FAIL_CLOSED = {"keys", "spend"}
 """Rates whose requests are refused while Redis is unavailable. ``accounts.limits`` limits sign-ins separately."""
 SAFE = ("GET", "HEAD", "OPTIONS")
-KEY_PREFIXES = ("oh_", "ocs_")
-"""Prefixes of API keys and conversation keys. The part of a key before its dot is public."""
 
 
 @cache
@@ -64,7 +61,7 @@ class RateLimits:
             return None
         match = request.resolver_match
         name = select_rate(request.method or "", view)
-        caller = identify_caller(request)
+        caller = identify_caller(request, view)
         # ``RATE_LIMITS`` may contain a rate for a single route, under this name.
         route = f"{request.method} {match.route if match else ''}"
         return self._refuse_over(request, name, caller) or self._refuse_over(request, route, caller)
@@ -93,22 +90,17 @@ def select_rate(method: str, view: Callable[..., Any]) -> str:
     return "read" if method in SAFE else facts_of(view).cost or "write"
 
 
-def identify_caller(request: HttpRequest) -> str:
+def identify_caller(request: HttpRequest, view: Callable[..., Any]) -> str:
     """Return the key, user or network address that a request is counted for.
 
-    The public part of a key identifies the key, which is not verified here. If a client invents keys, its network
-    address is limited.
+    A key counts only if it is valid and the view accepts it. Otherwise a client could get a new counter for each
+    invented key, or use up the counter of a key whose public prefix it knows. A view of a program that is no user,
+    such as a sandbox, has an attribute ``counted_as``: a function that returns the verified name of the program or "".
     """
-    header = request.headers.get("X-Session-API-Key", "")
-    if token := read_bearer_token(request.headers) or (
-        header if header.startswith(KEY_PREFIXES) else ""
-    ):
-        public = token.partition(".")[0] if token.startswith(KEY_PREFIXES) else token
-        return "key " + hashlib.sha256(public.encode(errors="replace")).hexdigest()
-    user = getattr(request, "user", None)
-    if user is not None and user.is_authenticated:
-        return f"user {user.pk}"
-    return client_network(request)
+    if counted_as := getattr(view, "counted_as", None):
+        return str(counted_as(request)) or client_network(request)
+    user = find_caller(request, view)
+    return caller_name(user) if user else client_network(request)
 
 
 def _refuse_uncounted(request: HttpRequest) -> HttpResponse:

@@ -1,24 +1,24 @@
 """The client's IP address: the address of the connection, or the address that a trusted proxy reports."""
 
-import ipaddress
-from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
 
-from lib.addresses import parse_address
+from accounts.proxies import forwarded_entries, is_trusted
+from lib.forwarded import resolve_client
 
-FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-real-ip")
+FORWARDED = (
+    *(b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-real-ip"),
+    b"forwarded",
+)
 
 
 class ClientAddress:
     """ASGI middleware that sets ``scope["client"]`` to the address of the client behind ``TRUSTED_PROXIES``.
 
-    ``X-Forwarded-For`` is read from the right up to the first address that is not a trusted proxy. The client may have
-    forged the entries to the left of that address. If the connection does not come from a trusted proxy, forwarding
-    headers are dropped. If ``TRUSTED_PROXIES`` is empty, the address of the connection is used, and
-    ``X-Forwarded-Proto`` is kept for ``TRUST_X_FORWARDED_PROTO``.
+    ``X-Forwarded-For``, or ``Forwarded`` with ``TRUST_FORWARDED``, is read as ``lib.forwarded`` describes. If the
+    connection does not come from a trusted proxy, forwarding headers are dropped. If ``TRUSTED_PROXIES`` is empty, the
+    address of the connection is used, and ``X-Forwarded-Proto`` is kept for ``TRUST_X_FORWARDED_PROTO``.
     """
 
     def __init__(self, application: Any) -> None:
@@ -39,6 +39,7 @@ class ClientAddressOfEnviron:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         if settings.TRUSTED_PROXIES:
             keys = {name: f"HTTP_{name.decode().upper().replace('-', '_')}" for name in FORWARDED}
+            # WSGI servers join several headers of a name with commas.
             headers = [
                 (name, environ[key].encode("latin-1"))
                 for name, key in keys.items()
@@ -56,34 +57,8 @@ class ClientAddressOfEnviron:
 
 def _resolve_client(scope: dict[str, Any]) -> dict[str, Any]:
     peer = (scope.get("client") or ("unix", 0))[0]
-    trusted = networks(tuple(settings.TRUSTED_PROXIES))
-    if not _is_trusted(peer, trusted):
+    if not is_trusted(peer):
         headers = [pair for pair in scope["headers"] if pair[0] not in FORWARDED]
         return scope | {"client": (peer, 0), "headers": headers}
-    chain = [
-        entry.strip()
-        for name, value in scope["headers"]
-        if name == b"x-forwarded-for"
-        for entry in value.decode("latin-1").split(",")
-    ]
-    for entry in reversed(chain):
-        address = parse_address(entry)
-        if address is None:
-            break  # proxies write valid addresses, so the client wrote this entry and those to its left
-        peer = str(address)
-        if not _is_trusted(peer, trusted):
-            break
-    return scope | {"client": (peer, 0)}
-
-
-@lru_cache(maxsize=8)
-def networks(entries: Sequence[str]) -> tuple[Any, ...]:
-    """Parse ``TRUSTED_PROXIES`` into networks. The entry ``unix`` (a proxy on a Unix socket) stays a string."""
-    return tuple("unix" if e == "unix" else ipaddress.ip_network(e, strict=False) for e in entries)
-
-
-def _is_trusted(peer: str, trusted: Sequence[Any]) -> bool:
-    address = parse_address(peer)
-    if address is None:
-        return "unix" in trusted
-    return any(network != "unix" and address in network for network in trusted)
+    entries = forwarded_entries((name, value.decode("latin-1")) for name, value in scope["headers"])
+    return scope | {"client": (resolve_client(peer, entries, is_trusted), 0)}

@@ -119,6 +119,7 @@ class TestApiKeys:
             "last_used_address": None,
             "allowed_networks": [],
             "replaces": None,
+            "parent": str(ApiKey.objects.get(name="test").pk),
             "key": created["key"],
         }
         assert parse_datetime(created["expires_at"]) - parse_datetime(

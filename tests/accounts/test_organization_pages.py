@@ -174,3 +174,15 @@ def test_page_of_a_team_has_the_switch_button(alice, team):
 
     assert "Switch to this organization" in shown
     assert "other people cannot join" not in shown
+
+
+def test_used_link_that_a_member_opens_again_leads_to_the_organization(alice, team, charlie):
+    _, path = invite(alice, team)
+    browser = open_browser(charlie)
+    browser.post(path)
+
+    response = browser.get(path)
+
+    assert response.status_code == 404
+    assert f'href="/settings/organizations/{team.pk}"' in response.content.decode()
+    assert browser.post(path).url == f"/settings/organizations/{team.pk}"

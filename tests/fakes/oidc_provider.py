@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, unquote_plus, urlencode, urlsplit
 
 import httpx2
 import jwt
@@ -83,6 +83,10 @@ class OidcProvider:
         self.slowness = 0.0
         self.refresh_error = ""
         self.back_channel_url = ""
+        self.client_methods: tuple[str, ...] = ("client_secret_basic", "client_secret_post")
+        """The ways in which the client may send its secret."""
+        self.userinfo: dict[str, Any] = {}
+        """Claims that the userinfo endpoint adds."""
         self.bend: Callable[[dict[str, Any]], str | None] = lambda claims: None
         """A function that may change an ID token's claims in place, or return a token to send instead."""
         self._lock = threading.Lock()
@@ -194,11 +198,24 @@ class OidcProvider:
             + urlencode({"code": code, "state": query["state"], "session_state": sid})
         )
 
-    def _token(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        if (
-            form.get("client_id") != self.client_id
-            or form.get("client_secret") != self.client_secret
-        ):
+    def _is_client(self, form: dict[str, str], authorization: str) -> bool:
+        """Check the client's id and secret in the form, or form-encoded in the header (RFC 6749, section 2.3.1)."""
+        sent = form.get("client_id"), form.get("client_secret")
+        if authorization:
+            # A client must not authenticate in two ways.
+            if form.get("client_secret") or "client_secret_basic" not in self.client_methods:
+                return False
+            pair = base64.b64decode(authorization.removeprefix("Basic ")).decode()
+            client_id, _, secret = pair.partition(":")
+            sent = unquote_plus(client_id), unquote_plus(secret)
+        elif form.get("client_secret") and "client_secret_post" not in self.client_methods:
+            return False
+        elif not form.get("client_secret"):
+            return "none" in self.client_methods and form.get("client_id") == self.client_id
+        return sent == (self.client_id, self.client_secret)
+
+    def _token(self, form: dict[str, str], authorization: str = "") -> tuple[int, dict[str, Any]]:
+        if not self._is_client(form, authorization):
             return 401, {"error": "invalid_client"}
         if form.get("grant_type") == "refresh_token":
             return self._refresh(form)
@@ -298,7 +315,9 @@ class OidcProvider:
                 if name == "certs":
                     return self._answer(200, {"keys": [key.jwk() for key in provider.keys]})
                 if name == "token":
-                    return self._answer(*provider._token(form))
+                    return self._answer(
+                        *provider._token(form, self.headers.get("Authorization", ""))
+                    )
                 if name == "userinfo":
                     return self._userinfo()
                 if name == "auth":
@@ -321,7 +340,8 @@ class OidcProvider:
                         "sub": claims["sub"],
                         "email": claims["email"],
                         "email_verified": claims["email_verified"],
-                    },
+                    }
+                    | provider.userinfo,
                 )
 
             def _form(self, query: str, error: str) -> None:
@@ -341,6 +361,8 @@ class OidcProvider:
 
             def _logout(self, query: dict[str, str], form: dict[str, str]) -> None:
                 if token := form.get("refresh_token"):
+                    if not provider._is_client(form, self.headers.get("Authorization", "")):
+                        return self._answer(401, {"error": "invalid_client"})
                     provider.sessions.pop(token.partition(".")[0], None)
                     return self._answer(204, b"", "text/plain")
                 claims = jwt.decode(query["id_token_hint"], options={"verify_signature": False})

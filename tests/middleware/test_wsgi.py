@@ -30,6 +30,20 @@ def test_client_address_is_read_from_the_header_of_a_trusted_proxy_only(settings
 
 
 @pytest.mark.parametrize(
+    ("forwarded", "address"),
+    [
+        ("203.0.113.7:51234", "203.0.113.7"),
+        ("6.6.6.6, [2001:db8::7]:443, 10.0.0.2:1", "2001:db8::7"),
+        ("6.6.6.6, unknown", "10.0.0.1"),
+    ],
+)
+def test_client_address_is_read_in_all_forms(settings, forwarded, address):
+    settings.TRUSTED_PROXIES = ["10.0.0.0/8"]
+
+    assert pass_through("10.0.0.1", HTTP_X_FORWARDED_FOR=forwarded)[0] == address
+
+
+@pytest.mark.parametrize(
     ("length", "status"), [("10", None), ("", None), ("11", "413"), ("-1", "413"), ("x", "413")]
 )
 def test_too_large_or_malformed_content_length_is_rejected(settings, length, status):

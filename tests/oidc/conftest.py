@@ -31,6 +31,9 @@ def oidc(_running_provider):
         "",
     )
     running.bend = lambda claims: None
+    running.client_methods = ("client_secret_basic", "client_secret_post")
+    running.userinfo = {}
+    running.client_secret = "client-secret"
     running.keys = running.keys[:1]
     providers.clear_caches()
     yield running

@@ -3,9 +3,10 @@
 from typing import Any
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema, extend_schema_view
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework import mixins, status, viewsets
 from rest_framework.decorators import action
+from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts import services
@@ -17,6 +18,13 @@ from accounts.permissions import require
 from accounts.requests import ApiRequest
 from lib.routes import RouteFacts
 
+CHILDREN = OpenApiParameter(
+    "children",
+    enum=["keep", "revoke"],
+    default="keep",
+    description="Whether to revoke the keys that were created with this key too.",
+)
+
 
 @extend_schema(tags=["api-keys"])
 @extend_schema_view(
@@ -25,7 +33,11 @@ from lib.routes import RouteFacts
     ),
     retrieve=extend_schema(description="Return one of the caller's API keys, without its secret."),
     destroy=extend_schema(
-        description="Revoke an API key. It stops working immediately and stays in the list. Safe to repeat."
+        description="Revoke an API key. It stops working immediately and stays in the list. Keys that were created "
+        "with it continue to work: respond 200 with these keys, or revoke them too with `children=revoke`. Safe to "
+        "repeat.",
+        parameters=[CHILDREN],
+        responses={200: serializers.RevocationSerializer, 204: None},
     ),
 )
 class ApiKeyViewSet(
@@ -45,6 +57,7 @@ class ApiKeyViewSet(
         "create": "api_keys.edit",
         "destroy": "api_keys.edit",
         "rotate": "api_keys.edit",
+        "children": "api_keys.view",
     }
 
     def get_queryset(self) -> QuerySet[ApiKey]:
@@ -63,7 +76,6 @@ class ApiKeyViewSet(
         key, plain = services.issue_api_key(
             user=request.user,
             organization=organization,
-            not_after=getattr(request.auth, "expires_at", None),
             **fields,
         )
         response = self.get_serializer(key).data | {"key": plain}
@@ -84,11 +96,30 @@ class ApiKeyViewSet(
         new, plain = services.rotate_api_key(
             key=key,
             by=request.user,
-            not_after=getattr(request.auth, "expires_at", None),
             **parse_body(serializers.RotationSerializer, request),
         )
         response = self.get_serializer(new).data | {"key": plain}
         return Response(response, status=status.HTTP_201_CREATED)
 
-    def perform_destroy(self, instance: ApiKey) -> None:
-        services.revoke_api_key(key=instance)
+    @extend_schema(responses=serializers.ApiKeySerializer(many=True), filters=False, parameters=[])
+    @action(detail=True, pagination_class=None)
+    def children(self, request: ApiRequest, *args: Any, **kwargs: Any) -> Response:
+        """Return the usable keys that were created with this key, directly or by keys that it created."""
+        rows = services.child_keys(keys=[self.get_object()])
+        return Response(self.get_serializer(rows, many=True).data)
+
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return revoke(self, request)
+
+
+def revoke(view: viewsets.GenericViewSet[ApiKey], request: Request) -> Response:
+    """Revoke the key of a view's URL. Respond 204, or 200 with the keys created with it that still work."""
+    query = serializers.RevocationQuerySerializer(data=request.query_params)
+    query.is_valid(raise_exception=True)
+    left = services.revoke_api_key(
+        key=view.get_object(), with_children=query.validated_data["children"] == "revoke"
+    )
+    if not left:
+        return Response(status=status.HTTP_204_NO_CONTENT)
+    rows = serializers.ApiKeySerializer(left, many=True, context=view.get_serializer_context())
+    return Response({"children": rows.data})

@@ -8,6 +8,7 @@ from rest_framework import mixins, status, viewsets
 from rest_framework.decorators import action
 from rest_framework.response import Response
 
+from accounts import limits
 from accounts.api.bodies import parse_body
 from accounts.api.v1 import serializers
 from accounts.api.v1.nested import NestedViewSet
@@ -51,6 +52,8 @@ class InvitationViewSet(mixins.ListModelMixin, mixins.DestroyModelMixin, NestedV
         Only this response contains the link.
         """
         body = parse_body(serializers.NewInvitationSerializer, request)
+        if body.get("email"):
+            limits.check_mail(request._request, recipient=body["email"])  # noqa: SLF001
         invitation, link = organizations.invite(
             organization=self.organization, by=request.user, **body
         )

@@ -60,6 +60,7 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
             "last_used_at",
             "last_used_address",
             "replaces",
+            "parent",
         )
 
     prefix = serializers.CharField(help_text="The public part of the key, which identifies it.")
@@ -71,6 +72,18 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
         child=serializers.CharField(),
         help_text="Networks in CIDR notation from which the key works. Empty: all networks.",
     )
+
+
+class RevocationQuerySerializer(serializers.Serializer[Any]):
+    """The query string of a revocation."""
+
+    children = serializers.ChoiceField(choices=["keep", "revoke"], default="keep")
+
+
+class RevocationSerializer(serializers.Serializer[Any]):
+    """The keys that were created with a revoked key and still work."""
+
+    children = ApiKeySerializer(many=True)
 
 
 class IssuedApiKeySerializer(ApiKeySerializer):

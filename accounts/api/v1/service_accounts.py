@@ -12,10 +12,11 @@ from rest_framework.response import Response
 
 from accounts.api.bodies import parse_body
 from accounts.api.v1 import serializers
+from accounts.api.v1.api_keys import CHILDREN, revoke
 from accounts.api.v1.nested import NestedViewSet
 from accounts.models import ApiKey, ServiceAccount
 from accounts.requests import ApiRequest
-from accounts.services import revoke_api_key, service_accounts
+from accounts.services import service_accounts
 
 
 @extend_schema(tags=["organizations"])
@@ -75,7 +76,10 @@ class ServiceAccountViewSet(
         description="Return the API keys of a service account, newest first, including revoked keys."
     ),
     destroy=extend_schema(
-        description="Revoke an API key of a service account. It stops working immediately. Safe to repeat."
+        description="Revoke an API key of a service account. It stops working immediately. Keys that were created with "
+        "it continue to work: respond 200 with these keys, or revoke them too with `children=revoke`.",
+        parameters=[CHILDREN],
+        responses={200: serializers.RevocationSerializer, 204: None},
     ),
 )
 class ServiceAccountKeyViewSet(
@@ -120,5 +124,5 @@ class ServiceAccountKeyViewSet(
         response = self.get_serializer(key).data | {"key": plain}
         return Response(response, status=status.HTTP_201_CREATED)
 
-    def perform_destroy(self, instance: ApiKey) -> None:
-        revoke_api_key(key=instance)
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return revoke(self, request)

@@ -16,7 +16,7 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import limits, services
+from accounts import services
 from accounts.active import active_organization
 from accounts.api.permissions import PUBLIC
 from accounts.api.v1 import serializers
@@ -25,6 +25,7 @@ from accounts.permissions import explain
 from accounts.requests import ApiRequest
 from accounts.roles import PERMISSIONS
 from accounts.sign_in import second_step
+from accounts.sign_in.authentication import count_sign_in
 from lib.api import conditional_response
 from lib.problems import Problem
 from lib.routes import RouteFacts
@@ -144,7 +145,7 @@ class SignInView(GenericAPIView[Any]):
         """
         body = self.get_serializer(data=request.data)
         body.is_valid(raise_exception=True)
-        limits.check_sign_in(request, body.validated_data["email"])
+        count_sign_in(request._request, body.validated_data["email"])  # noqa: SLF001
         user = auth.authenticate(
             request._request,  # noqa: SLF001 - Django's own functions refuse DRF's wrapper
             username=body.validated_data["email"],

@@ -18,12 +18,21 @@ class Command(BaseCommand):
         selection = parser.add_mutually_exclusive_group(required=True)
         selection.add_argument("--prefix", help="prefix of the key: oh_ and the next 12 characters")
         selection.add_argument("--email", help="e-mail address of the user whose keys to revoke")
+        parser.add_argument(
+            "--children",
+            action="store_true",
+            help="also revoke the keys that were created with these keys",
+        )
         parser.add_argument("--dry-run", action="store_true", help="list the keys; revoke none")
 
     def handle(self, **options: Any) -> None:
         keys = list(
             self._select_keys(options).usable().select_related("user").order_by("created_at")
         )
+        children = services.child_keys(keys=self._select_keys(options))
+        children = [child for child in children if child not in keys]
+        if options["children"]:
+            keys += children
         for key in keys:
             self.stdout.write(f"{key.prefix}  {key.user.email}  {key.name}")
         if options["dry_run"]:
@@ -31,6 +40,10 @@ class Command(BaseCommand):
         else:
             revoked = services.revoke_api_keys(keys=keys)
             self.stdout.write(f"Revoked {revoked} key{pluralize(revoked)}.")
+        if children and not options["children"]:
+            self.stdout.write("Keys created with these keys, which --children would revoke too:")
+            for child in children:
+                self.stdout.write(f"{child.prefix}  {child.user.email}  {child.name}")
 
     def _select_keys(self, options: dict[str, Any]) -> Any:
         if email := options["email"]:

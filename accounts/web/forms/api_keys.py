@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from django import forms
 from django.conf import settings
 from django.core.exceptions import ValidationError
 
@@ -18,6 +19,12 @@ from lib.forms import (
 )
 
 NAME_ERROR = "Enter a name of 1 to 80 printable characters."
+
+
+class RevokeForm(PageForm):
+    """The form that revokes an API key. With ``children``, also revoke the keys that were created with it."""
+
+    children = forms.BooleanField(required=False)
 
 
 class KeyForm(PageForm):
