@@ -26,6 +26,7 @@ from conversations.models import Conversation, Event, LoggedEvent
 from conversations.realtime import access
 from conversations.realtime.frames import DeltaFrame, EventFrame, Frame, StatusFrame
 from conversations.realtime.hub import get_hub
+from conversations.realtime.socket import signed_in
 from conversations.realtime.threads import run_in_thread
 from lib.api import strict_loads
 from lib.problems import Problem
@@ -39,6 +40,7 @@ CLOSE_UNAUTHENTICATED = 4001
 CLOSE_UNKNOWN = 4004
 CLOSE_OVERFLOW = 1013
 CLOSE_RESTART = 1012
+CLOSE_TOO_MANY = 4029
 # The codes are those of the engine's own socket. A conversation that the caller may not see counts as unknown.
 CLOSE_CODES = {
     access.Refusal.UNAUTHENTICATED: CLOSE_UNAUTHENTICATED,
@@ -72,8 +74,8 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     since ``after_timestamp`` are sent. Otherwise only new events are sent.
 
     Close codes: 4001 if the caller is not (or no longer) authenticated, 4004 if the conversation is unknown to the
-    caller, 1013 if the client is too slow, and 1012 if the log was restored from a backup and the client must
-    reconnect.
+    caller, 4029 if the user has too many open sockets and streams, 1013 if the client is too slow, and 1012 if the log
+    was restored from a backup and the client must reconnect.
     """
 
     channel_layer_alias = ""  # unused: the hub subscribes once for all sockets
@@ -104,7 +106,13 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         self.watcher = access.Watcher(credentials, self.conversation_id, self.permission)
         if refusal := await self.watcher.check_access():
             return refusal
-        access.start_watching(self.watcher, access.UnpingedStream(self._end_access))
+        signed_in(self.scope)
+        try:
+            access.start_watching(self.watcher, access.UnpingedStream(self._end_access))
+        except access.TooManyStreams as problem:
+            await self.send(text_data=translation.encode_error(problem.code, problem.detail))
+            await self.close(CLOSE_TOO_MANY, problem.detail[:123])
+            return None
         self.is_open = True
         self._spawn(self._send_frames())
         self._spawn(self._process_inbox())
