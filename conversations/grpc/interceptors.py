@@ -15,13 +15,14 @@ from uuid import uuid4
 
 import grpc
 from django.core.exceptions import ObjectDoesNotExist
-from django.db import InterfaceError, OperationalError
 from prometheus_client import Counter, Histogram
 
 from accounts import services as accounts
 from accounts.models import User
 from accounts.services import audit
+from conversations.grpc import limits
 from conversations.realtime.access import Credentials, build_actor
+from lib import causes, open_files
 from lib.logs import request_id
 from lib.problems import Problem
 from lib.threads import DatabaseThreads
@@ -31,6 +32,8 @@ T = TypeVar("T")
 OPEN_TO_ALL = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 """Methods that need no API key. They expose no user data, and load balancers and tools call them without a key."""
 DEADLINE_MAX_SECONDS = 24 * 3600
+STREAMS = ("/Subscribe", "/Append")
+"""The ends of the names of methods that stay open. They leave the last open files to other calls."""
 # The gRPC status for the HTTP status of a `Problem`.
 STATUSES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -100,15 +103,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return handler
         metadata = dict(details.invocation_metadata or ())
         name, token = details.method, _bearer(metadata)
+        forwarded = str(metadata.get("x-forwarded-for", ""))
 
         async def unary(message: Any, context: grpc.aio.ServicerContext) -> Any:
-            async with _Call(name, token, context):
+            async with _Call(name, token, context, forwarded):
                 return await handler.unary_unary(message, context)
 
         async def stream(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             # The handler of a method has exactly one of the two attributes.
             behaviour = handler.unary_stream or handler.stream_stream
-            async with _Call(name, token, context):
+            async with _Call(name, token, context, forwarded):
                 async for response in behaviour(message, context):
                     yield response
 
@@ -125,8 +129,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """One call: the check of the caller at the start, and the metrics and the line in the access log at the end."""
 
-    def __init__(self, name: str, token: str, context: grpc.aio.ServicerContext) -> None:
+    def __init__(
+        self, name: str, token: str, context: grpc.aio.ServicerContext, forwarded: str
+    ) -> None:
         self.name, self.token, self.context = name, token, context
+        self.address = limits.caller_address(_address(context.peer()), forwarded)
         self.started = time.monotonic()
         self.user_id = ""
 
@@ -147,7 +154,10 @@ class _Call:
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "Set a deadline of at most 24 hours on every call.",
             )
-        rpc_caller = await in_thread(_authenticate, self.token, _address(self.context.peer()))
+        if self.name.endswith(STREAMS) and open_files.room() is not open_files.Room.PLENTY:
+            open_files.report_refusal("a gRPC stream")
+            raise Refused(grpc.StatusCode.UNAVAILABLE, open_files.REFUSAL)
+        rpc_caller = await in_thread(_authenticate, self.token, self.address, self.name)
         self.user_id = str(rpc_caller.user.pk)
         current_caller.set(rpc_caller)
 
@@ -183,18 +193,33 @@ def _find_status(error: BaseException | None) -> tuple[grpc.StatusCode, str]:
             grpc.StatusCode.NOT_FOUND,
             "The conversation or organization does not exist, or you have no access to it.",
         )
-    if isinstance(error, OperationalError | InterfaceError):
-        return grpc.StatusCode.UNAVAILABLE, "The database is unreachable. Try again in a moment."
+    if cause := causes.find_cause(error):
+        causes.log_cause(log, cause, error)
+        return grpc.StatusCode.UNAVAILABLE, cause.sentence
     sentence = f"An error occurred on the server. Report it with the request id {request_id.get()}."
     return grpc.StatusCode.INTERNAL, sentence
 
 
-def _authenticate(token: str, address: str) -> RpcCaller:
-    """Return the caller with this API key. Raise ``Refused`` if the token is not a valid API key."""
+def _authenticate(token: str, address: str, method: str) -> RpcCaller:
+    """Return the caller with this API key, and count the call.
+
+    Raise ``Refused`` if the token is not a valid API key or if a rate limit is exceeded.
+    """
+    try:
+        return _authenticate_counted(token, address, method)
+    except limits.TooManyCalls as error:
+        raise Refused(error.code, str(error)) from error
+
+
+def _authenticate_counted(token: str, address: str, method: str) -> RpcCaller:
+    limits.count_address(address)
     credentials = Credentials(keys=(token,) if token.startswith("oh_") else (), address=address)
     user = credentials.user()
     if user is None:
+        # The counter is that of the address: a client can invent any number of keys.
+        limits.count_invalid_key(address)
         raise Refused(grpc.StatusCode.UNAUTHENTICATED, accounts.InvalidKey.sentence)
+    limits.count_call(user, method)
     return RpcCaller(user, credentials)
 
 

@@ -83,8 +83,11 @@ from conversations.services.lifecycle import (
 from conversations.services.messages import UnsendableText, post_message, send_held_messages
 from conversations.services.publications import (
     BadEvent,
+    EventTooLarge,
     NotPublished,
     PublishedBatch,
+    PublishedTooMuch,
+    RunTooLong,
     close_run,
     last_published_id,
     open_run,
@@ -135,6 +138,7 @@ __all__ = [
     "Claim",
     "EgressState",
     "EngineTarget",
+    "EventTooLarge",
     "IdTaken",
     "IdempotencyConflict",
     "InvalidHosts",
@@ -147,6 +151,8 @@ __all__ = [
     "PruneResult",
     "PublishedBatch",
     "PublishedElsewhere",
+    "PublishedTooMuch",
+    "RunTooLong",
     "SandboxNotRunning",
     "SandboxStatus",
     "StaleLease",

@@ -1,0 +1,82 @@
+"""The rate limits of gRPC calls: the counters of REST requests (``RATE_LIMITS``), by network address and by user."""
+
+import ipaddress
+from typing import Any
+
+import grpc
+from django.conf import settings
+from django.http import HttpRequest
+
+from accounts.limits import client_network
+from accounts.models import User
+from lib import limits
+from lib.addresses import parse_address
+
+WRITES = "/Append"
+"""The end of the names of methods that change data. They count against ``write``, all others against ``read``."""
+
+
+class TooManyCalls(Exception):
+    """A caller exceeded a rate. The text is for the caller."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def caller_address(peer: str, forwarded: str) -> str:
+    """Return the IP address of a caller, or "" if it is unknown.
+
+    ``peer`` is the address of the connection. ``forwarded`` is the metadata ``x-forwarded-for``, which is used only if
+    the connection comes from one of ``TRUSTED_PROXIES``: from the right up to the first address of another machine.
+    """
+    address = parse_address(peer)
+    if address is None or not _is_trusted(address):
+        return peer
+    for entry in reversed(forwarded.split(",")):
+        address = parse_address(entry.strip())
+        if address is None:
+            break
+        peer = str(address)
+        if not _is_trusted(address):
+            break
+    return peer
+
+
+def count_address(address: str) -> None:
+    """Count a call against the rate ``address``. Raise ``TooManyCalls`` if it is exceeded."""
+    if address:
+        _count("address", client_network(_request(address)), "calls from your network address")
+
+
+def count_invalid_key(address: str) -> None:
+    """Count an invalid key against the rate ``keys`` of its network address. Raise ``TooManyCalls``."""
+    network = client_network(_request(address)) if address else "unknown"
+    _count("keys", network, "calls with invalid keys from your network address")
+
+
+def count_call(user: User, method: str) -> None:
+    """Count a call against the rate ``read`` or ``write`` of its user. Raise ``TooManyCalls`` if it is exceeded."""
+    group = "write" if method.endswith(WRITES) else "read"
+    _count(group, f"user {user.pk}", f"{group} calls")
+
+
+def _count(group: str, value: str, what: str) -> None:
+    rate = (settings.RATE_LIMITS or {}).get(group)
+    if rate is None or not limits.is_redis_available():
+        return
+    try:
+        usage = limits.count_in_blocks(HttpRequest(), group=f"{group}|", value=value, rate=rate)
+    except limits.NotCounted:
+        return
+    if usage.is_over:
+        raise TooManyCalls(f"Too many {what}. Try again in {usage.reset} seconds.")
+
+
+def _request(address: str) -> HttpRequest:
+    request = HttpRequest()
+    request.META["REMOTE_ADDR"] = address
+    return request
+
+
+def _is_trusted(address: Any) -> bool:
+    networks = [entry for entry in settings.TRUSTED_PROXIES if entry != "unix"]
+    return any(address in ipaddress.ip_network(entry, strict=False) for entry in networks)
