@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
+from lib import open_files
 from openhands_site.operating import embedded
 
 ONE = "--one"
@@ -53,7 +54,14 @@ def main() -> None:
 
 
 def _prepare(folder: str, services: embedded.Embedded) -> None:
+    # Thousands of sockets of one user need more open files than a shell gives, and no limit.
+    open_files.raise_limit()
     os.environ |= {
+        "STREAMS_PER_USER": "0",
+        "SOCKETS_PER_ADDRESS": "0",
+        "PUBLISHED_KILOBYTES_PER_MINUTE": "0",
+        "PUBLISHED_KILOBYTES_PER_DAY": "0",
+        "PUBLISHED_EVENTS_PER_RUN": "0",
         "DJANGO_SETTINGS_MODULE": "openhands_site.settings",
         "DATA_DIR": folder,
         "DATABASE_URL": services.database_url,

@@ -13,13 +13,13 @@ from typing import Any
 import orjson
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.db import OperationalError
 from django.http import Http404, HttpResponse, HttpResponseNotModified
 from rest_framework import exceptions, parsers, renderers, serializers
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from lib import causes
 from lib.problems import Problem, TooLarge, problem_body
 
 log = logging.getLogger(__name__)
@@ -62,10 +62,9 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
     elif isinstance(error, PermissionDenied):
         status, code = 403, "forbidden"
         detail = str(error) or "You do not have permission to do this."
-    elif isinstance(error, OperationalError):
-        log.error("database unavailable", exc_info=error)
-        status, code, headers = 503, "unavailable", {"Retry-After": "2"}
-        detail = "The database is unavailable. Try again in a few seconds."
+    elif cause := causes.find_cause(error):
+        causes.log_cause(log, cause, error)
+        status, code, detail, headers = cause.status, cause.code, cause.sentence, cause.headers
     elif isinstance(error, exceptions.ValidationError):
         status, code, extra = 400, "invalid", {"errors": error.detail}
         detail = _first_sentence(error.detail)

@@ -184,6 +184,30 @@ def _drop_expired_blocks(now: float) -> None:
         _blocks.update(current)
 
 
+def count_amount(*, group: str, value: str, amount: int, limit: int, seconds: int) -> Usage | None:
+    """Count ``amount`` units of ``value`` in ``group`` in windows of ``seconds``, and return the usage.
+
+    An amount that exceeds the limit is not counted, so a later, smaller amount may still fit. Return None if Redis does
+    not respond: the amount is then not limited.
+    """
+    if not is_redis_available():
+        return None
+    now = time.time()
+    name = hashlib.sha256(f"{group}{limit}|{value}".encode()).hexdigest()[:32]
+    until = int(now) - int(now) % seconds + seconds
+    key = f"amount|{name}|{until}"
+    try:
+        cache.add(key, 0, seconds + 5)
+        total = cache.incr(key, amount)
+        if total > limit:
+            cache.decr(key, amount)
+    except (RedisError, OSError, ValueError) as error:
+        _Breaker.open_until = time.monotonic() + RETRY_SECONDS
+        log.warning("rate limits cannot be checked because Redis failed: %s", type(error).__name__)
+        return None
+    return Usage(limit, total, int(until - now) + 1)
+
+
 def remember(request: Any, usage: Usage) -> None:
     """Store a usage on the request. If a usage stored earlier leaves fewer uses, keep the earlier one.
 

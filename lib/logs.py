@@ -2,6 +2,8 @@
 
 import logging
 import re
+import threading
+import time
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
@@ -44,3 +46,31 @@ class JSONFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(line, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+_last_lines: dict[tuple[str, str], tuple[float, int]] = {}
+"""By logger and key: the time of the last line, and the number of lines left out since then."""
+_last_lines_lock = threading.Lock()
+MINUTE = 60.0
+
+
+def may_log(logger: str, key: str) -> int | None:
+    """Return None if a line with this key was logged in the last minute, else the number of lines left out since then.
+
+    The keys must be few, such as the causes of a failure.
+    """
+    now = time.monotonic()
+    with _last_lines_lock:
+        at, left_out = _last_lines.get((logger, key), (-MINUTE, 0))
+        if now - at < MINUTE:
+            _last_lines[logger, key] = at, left_out + 1
+            return None
+        _last_lines[logger, key] = now, 0
+        return left_out
+
+
+def once_a_minute(log: logging.Logger, level: int, key: str, message: str) -> None:
+    """Log a message at most once a minute for each logger and key. The next line says how many were left out."""
+    left_out = may_log(log.name, key)
+    if left_out is not None:
+        log.log(level, "%s%s", message, f" ({left_out} similar lines left out)" if left_out else "")

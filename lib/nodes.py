@@ -19,6 +19,8 @@ import psutil
 import redis
 from django.conf import settings
 
+from lib import open_files
+from lib.disk import Disk, data_disk
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -43,8 +45,8 @@ class Node(msgspec.Struct, frozen=True):
     """A process of the server, as in its last announcement.
 
     ``address`` is the address that the process listens on, empty if it does not listen. ``load`` has figures by name:
-    ``cpu_percent`` (100 is one core), ``memory_bytes``, and figures of the role such as ``sockets``,
-    ``conversations`` and ``jobs``.
+    ``cpu_percent`` (100 is one core), ``memory_bytes``, ``open_files`` and ``open_files_limit``, the free space of the
+    data folder's disk, and figures of the role such as ``sockets``, ``conversations`` and ``jobs``.
     """
 
     id: str
@@ -57,6 +59,22 @@ class Node(msgspec.Struct, frozen=True):
     seen_at: datetime
     is_draining: bool = False
     load: dict[str, float] = {}
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return sentences about the limit of open files and the disk of this process, if they need attention."""
+        load, warnings = self.load, []
+        limit, used = load.get("open_files_limit", 0), load.get("open_files", 0)
+        if 0 < limit < open_files.ENOUGH:
+            warnings.append(open_files.describe_low(int(limit)))
+        if limit and used > limit * 0.9:
+            warnings.append(
+                f"{used:,.0f} of {limit:,.0f} files are open, so connections fail soon."
+            )
+        if "disk_free_percent" in load:
+            disk = Disk(int(load.get("disk_free_bytes", 0)), load["disk_free_percent"])
+            warnings += [sentence] if (sentence := disk.sentence()) else []
+        return warnings
 
 
 class Announcement:
@@ -130,10 +148,15 @@ class Announcement:
     def node(self) -> Node:
         """Return the current announcement."""
         with self._process.oneshot():
-            own = {
+            own: dict[str, float] = {
                 "cpu_percent": self._process.cpu_percent(),
                 "memory_bytes": self._process.memory_info().rss,
+                "open_files": self._process.num_fds(),
+                "open_files_limit": open_files.limit(),
             }
+        if (disk := data_disk()) is not None:
+            own["disk_free_percent"] = round(disk.free_percent, 1)
+            own["disk_free_bytes"] = disk.free_bytes
         return Node(
             id=self.id,
             role=self.role,

@@ -11,6 +11,9 @@ from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.http import urlencode
 
+from lib import nodes
+from lib.disk import data_disk
+
 
 class SecondFactorAdminConfig(AdminConfig):
     """The configuration of Django's admin app with ``SecondFactorAdminSite`` as its site."""
@@ -39,3 +42,25 @@ class SecondFactorAdminSite(AdminSite):
             return response
 
         return update_wrapper(guarded, inner)
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """Render the first page of the admin site, with warnings about the disk and the limit of open files."""
+        from accounts.permissions import may_operate
+
+        warnings = operating_warnings() if may_operate(request.user, "nodes.view") else []
+        return super().index(request, (extra_context or {}) | {"operating_warnings": warnings})
+
+
+def operating_warnings() -> list[str]:
+    """Return the warnings of all running processes, each once, or those of this process while Redis is unavailable."""
+    try:
+        running = nodes.list_nodes()
+    except nodes.NodeListUnavailable as error:
+        disk = data_disk()
+        own = [disk.sentence()] if disk is not None and disk.sentence() else []
+        return [str(error.detail), *own]
+    hosts: dict[str, set[str]] = {}
+    for node in running:
+        for sentence in node.warnings:
+            hosts.setdefault(sentence, set()).add(node.host)
+    return [f"{', '.join(sorted(names))}: {sentence}" for sentence, names in hosts.items()]

@@ -21,20 +21,25 @@ from django.utils.module_loading import import_string  # noqa: E402
 from compat.v0.sockets import SocketIO  # noqa: E402
 from conversations.realtime.held import HeldResponses  # noqa: E402
 from lib.connections import PersistentConnection  # noqa: E402
+from lib.open_files import raise_limit  # noqa: E402
 from lib.routes import url_pattern  # noqa: E402
 from openhands_site.middleware.headers import SocketHeaders  # noqa: E402
 from openhands_site.routing import is_held, websocket_urlpatterns  # noqa: E402
 from openhands_site.serving.addresses import ClientAddress  # noqa: E402
+from openhands_site.serving.arriving_bodies import ArrivingBodies  # noqa: E402
 from openhands_site.serving.bodies import BodyLimit  # noqa: E402
+from openhands_site.serving.open_streams import RoomForSockets, RoomForStreams  # noqa: E402
 from openhands_site.serving.origins import OriginCheck  # noqa: E402
+from openhands_site.serving.probes import ProbesOfAnyHost  # noqa: E402
 from openhands_site.serving.threads import Threads  # noqa: E402
 
+raise_limit()  # here too, because Daphne and ``runserver`` import only this module
 MOUNTED: dict[str, str] = {
     "/socket.io": "compat.v0.sockets.refuse_polling",
 }
 """Separate ASGI applications by path prefix (``"/x": "module.attribute"``), imported at the first request."""
 in_threads = Threads(PersistentConnection(WSGIHandler()), threads=settings.WEB_THREADS)
-held = HeldResponses(in_threads)
+held = RoomForStreams(HeldResponses(in_threads))
 """The application for requests whose response stays open, such as event streams and long polls."""
 streaming = url_pattern(lambda facts: facts.streams)
 """A pattern of the URL paths whose requests must not occupy one of the few threads."""
@@ -57,7 +62,7 @@ async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 # SocketIO handles the paths below /socket.io and passes all other sockets on to Channels.
-sockets = SocketHeaders(OriginCheck(SocketIO(URLRouter(websocket_urlpatterns))))
+sockets = RoomForSockets(SocketHeaders(OriginCheck(SocketIO(URLRouter(websocket_urlpatterns)))))
 
 
 def protocols(http: Any) -> ProtocolTypeRouter:
@@ -66,7 +71,10 @@ def protocols(http: Any) -> ProtocolTypeRouter:
     All roles share the WebSockets, the size limits, and the middleware that finds the client's address.
     """
     return ProtocolTypeRouter(
-        {"http": ClientAddress(BodyLimit(http)), "websocket": ClientAddress(BodyLimit(sockets))}
+        {
+            "http": ProbesOfAnyHost(ClientAddress(ArrivingBodies(BodyLimit(http)))),
+            "websocket": ClientAddress(BodyLimit(sockets)),
+        }
     )
 
 

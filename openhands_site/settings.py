@@ -129,7 +129,7 @@ if _trusts_proto_header:
 # Without that header every request looks like plain HTTP, and a redirect to HTTPS would loop. The proxy that
 # terminates TLS must then redirect.
 SECURE_SSL_REDIRECT = IS_HTTPS and _trusts_proto_header
-SECURE_REDIRECT_EXEMPT = [r"^(alive|ready|metrics)$", r"^api/(llm|sandbox)/"]
+SECURE_REDIRECT_EXEMPT = [r"^(alive|ready|health|server_info|metrics)$", r"^api/(llm|sandbox)/"]
 TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", [])
 """The IP addresses and networks of the proxies whose ``X-Forwarded-For`` header is trusted."""
 TRUST_FORWARDED = env.boolean("TRUST_FORWARDED", False)
@@ -408,16 +408,38 @@ ARCHIVE_MAX_BYTES = env.integer("ARCHIVE_MAX_BYTES", 2_147_483_647, low=1024)
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_MAX_BYTES
 HEADER_MAX_COUNT = env.integer("HEADER_MAX_COUNT", 100, low=10, high=1_000)
 HEADER_MAX_BYTES = env.integer("HEADER_MAX_BYTES", 32_768, low=1_024)
+HEAD_SECONDS = env.integer("HEAD_SECONDS", 15, low=1, high=300)
+"""Seconds in which the URL and headers of a request must arrive."""
+BODY_SECONDS = env.integer("BODY_SECONDS", 30, low=1, high=600)
+"""Seconds in which a body must arrive, plus one second for each ``BODY_BYTES_PER_SECOND``."""
+BODY_BYTES_PER_SECOND = env.integer("BODY_BYTES_PER_SECOND", 4_096, low=1)
+ANONYMOUS_BODY_MAX_BYTES = env.integer("ANONYMOUS_BODY_MAX_BYTES", 65_536, low=1_024)
+"""The maximum size of a body without a valid key or session. Checked before the body is read."""
+OPEN_BODIES_PER_ADDRESS = env.integer("OPEN_BODIES_PER_ADDRESS", 100, low=1)
+"""The maximum number of requests of a network address whose body is still arriving, per process."""
+BODIES_DISK_MAX_BYTES = env.integer("BODIES_DISK_MAX_BYTES", 2_147_483_647, low=1_048_576)
+"""The maximum size of all bodies in temporary files of a process. One address may use half of it."""
 JSON_MAX_DEPTH = env.integer("JSON_MAX_DEPTH", 64, low=4, high=500)
 
 # --- Realtime -------------------------------------------------------------------
 
 EVENT_MAX_BYTES = env.integer("EVENT_MAX_BYTES", 16_777_216, low=65_536)
+PUBLISHED_EVENT_MAX_BYTES = env.integer("PUBLISHED_EVENT_MAX_BYTES", 1_048_576, low=1_024)
+"""The maximum size of an event that another program publishes over gRPC."""
+PUBLISHED_EVENTS_PER_RUN = env.integer("PUBLISHED_EVENTS_PER_RUN", 1_000_000, low=0)
+"""The maximum number of events in one external run. 0 means no limit."""
+PUBLISHED_KILOBYTES_PER_MINUTE = env.integer("PUBLISHED_KILOBYTES_PER_MINUTE", 65_536, low=0)
+PUBLISHED_KILOBYTES_PER_DAY = env.integer("PUBLISHED_KILOBYTES_PER_DAY", 10_485_760, low=0)
+"""How much all programs of an organization may publish. 0 means no limit."""
 HUB_RING_BYTES = env.integer("HUB_RING_BYTES", 1_048_576, low=4_096)
 HUB_POLL_SECONDS = env.integer("HUB_POLL_SECONDS", 3, low=1, high=300)
 SOCKET_BUFFER_BYTES = env.integer("SOCKET_BUFFER_BYTES", 1_048_576, low=4_096)
 SOCKET_RECHECK_SECONDS = env.integer("SOCKET_RECHECK_SECONDS", 30, low=1, high=60)
 SOCKET_PING_SECONDS = env.integer("SOCKET_PING_SECONDS", 20, low=1, high=45)
+STREAMS_PER_USER = env.integer("STREAMS_PER_USER", 200, low=0)
+"""The maximum number of open sockets, event streams, long polls and gRPC streams of a user per process. 0: no limit."""
+SOCKETS_PER_ADDRESS = env.integer("SOCKETS_PER_ADDRESS", 100, low=0)
+"""The maximum number of sockets of a network address that have not signed in yet, per process. 0: no limit."""
 
 PUBLIC_LINKS = env.boolean("PUBLIC_LINKS", True)
 """Whether users may share conversations by public link. If it is off, existing links do not work either."""
@@ -512,16 +534,21 @@ LOGGING = {
         "json": {"()": "lib.logs.JSONFormatter"},
         "text": {"format": "%(levelname).1s %(name)s: %(message)s"},
     },
-    "filters": {"tokens": {"()": "lib.logs.WithoutTokens"}},
+    "filters": {
+        "tokens": {"()": "lib.logs.WithoutTokens"},
+        "accept-errors": {"()": "lib.open_files.AcceptErrors"},
+        "causes": {"()": "lib.causes.OneLinePerCause"},
+    },
     "handlers": {
         "console": {
             "class": "logging.StreamHandler",
             "formatter": LOG_FORMAT,
-            "filters": ["tokens"],
+            "filters": ["causes", "tokens"],
         }
     },
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
+        "asyncio": {"filters": ["accept-errors"]},
         "procrastinate": {"level": "WARNING"},
         # This package logs a traceback every second while Redis is unavailable. lib.bus logs one line instead.
         "channels_redis": {"level": "CRITICAL"},

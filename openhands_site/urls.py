@@ -39,3 +39,4 @@ _patterns = [
     path("", include("integrations.mcp.urls")),
 ]
 urlpatterns = deprecations.add_deprecation_headers(_patterns)
+handler500 = "openhands_site.middleware.errors.server_error"

@@ -12,7 +12,12 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "openhands_site.settings")
 django_application = get_wsgi_application()
 
 from lib.connections import PersistentConnection  # noqa: E402 - settings need the set-up above
+from lib.open_files import prepare  # noqa: E402
 from openhands_site.serving.addresses import ClientAddressOfEnviron  # noqa: E402
 from openhands_site.serving.bodies import BodyLimitOfEnviron  # noqa: E402
+from openhands_site.serving.probes import ProbesOfAnyHostOfEnviron  # noqa: E402
 
-application = ClientAddressOfEnviron(BodyLimitOfEnviron(PersistentConnection(django_application)))
+prepare("web")
+application = ProbesOfAnyHostOfEnviron(
+    ClientAddressOfEnviron(BodyLimitOfEnviron(PersistentConnection(django_application)))
+)

@@ -110,7 +110,7 @@ class CompatAnalyzersView(GenericAPIView[Any]):
         return Response(sorted(ANALYZERS))
 
 
-@RouteFacts(replaced_by="/alive")
+@RouteFacts(replaced_by="/alive", called_by="probe")
 @extend_schema(tags=["compat"])
 class HealthView(GenericAPIView[Any]):
     """Whether this process responds to requests."""
@@ -141,7 +141,7 @@ class SaasView(GenericAPIView[Any]):
         return Response({"saas": settings.APP_MODE == "saas"})
 
 
-@RouteFacts(replaced_by=NOTHING)
+@RouteFacts(replaced_by=NOTHING, called_by="probe")
 @extend_schema(tags=["compat"])
 class ServerInfoView(GenericAPIView[Any]):
     """The uptime and the resource use of this process."""

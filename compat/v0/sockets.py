@@ -16,9 +16,10 @@ from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
 
 from compat.v0 import commands, handshake, log, states, translation
 from compat.v0.translation import Entry, Json, Links
-from conversations.realtime.access import UnpingedStream, Watcher, watching
+from conversations.realtime.access import TooManyStreams, UnpingedStream, Watcher, watching
 from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusFrame
 from conversations.realtime.hub import get_hub
+from conversations.realtime.socket import signed_in
 from conversations.realtime.subscription import Subscription
 from conversations.realtime.threads import run_in_thread
 from lib.problems import Problem
@@ -72,6 +73,10 @@ class Follower:
             await (server.disconnect(self.sid) if is_gone else self._close_transport())
         except asyncio.CancelledError:
             raise
+        except TooManyStreams as refusal:
+            # A disconnect packet: the client shows the message and does not connect again by itself.
+            await self.emit({"error": True, "message": refusal.detail})
+            await server.disconnect(self.sid)
         except Exception:
             logger.exception(
                 "The feed of a V0 socket failed; the client will reconnect and resume."
@@ -230,6 +235,7 @@ async def connect(sid: str, environ: Json, auth: Any = None) -> None:
         message = f"Failed to access conversation events: {type(error).__name__}"
         raise ConnectionRefused(message) from error
     scope["v0.joined"].set()
+    signed_in(scope)
     eio_sid = server.manager.eio_sid_from_sid(sid, "/")
     follower = _followers[sid] = Follower(sid, eio_sid, watcher, after)
     follower.task = asyncio.create_task(follower.run())

@@ -23,6 +23,7 @@ from conversations.models import Conversation, Event, LoggedEvent
 from conversations.realtime import access
 from conversations.realtime.frames import DeltaFrame, EventFrame, Frame, StatusFrame
 from conversations.realtime.hub import get_hub
+from conversations.realtime.socket import signed_in
 from conversations.realtime.threads import run_in_thread
 from lib.api import strict_loads
 from lib.problems import Problem
@@ -37,6 +38,7 @@ CLOSE_UNKNOWN = 4004
 CLOSE_BAD_REQUEST = 1008
 CLOSE_OVERFLOW = 1013
 CLOSE_RESTART = 1012
+CLOSE_TOO_MANY = 4029
 # The codes are those of the engine's own socket. A conversation that the caller may not see counts as unknown.
 CLOSE_CODES = {
     access.Refusal.UNAUTHENTICATED: CLOSE_UNAUTHENTICATED,
@@ -71,8 +73,8 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     with a ``ServerErrorEvent``, and the socket is closed.
 
     Close codes: 1008 if a parameter is not valid, 4001 if the caller is not (or no longer) authenticated, 4004 if the
-    conversation is unknown to the caller, 1013 if the client is too slow, and 1012 if the log was restored from a
-    backup and the client must reconnect.
+    conversation is unknown to the caller, 4029 if the user has too many open sockets and streams, 1013 if the client
+    is too slow, and 1012 if the log was restored from a backup and the client must reconnect.
     """
 
     channel_layer_alias = ""  # unused: the hub subscribes once for all sockets
@@ -111,7 +113,13 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
             await self.send(text_data=translation.encode_error(problem.code, problem.detail))
             await self.close(CLOSE_BAD_REQUEST)
             return None
-        access.start_watching(self.watcher, access.UnpingedStream(self._end_access))
+        signed_in(self.scope)
+        try:
+            access.start_watching(self.watcher, access.UnpingedStream(self._end_access))
+        except access.TooManyStreams as problem:
+            await self.send(text_data=translation.encode_error(problem.code, problem.detail))
+            await self.close(CLOSE_TOO_MANY, problem.detail[:123])
+            return None
         self.is_open = True
         self._spawn(self._send_frames())
         self._spawn(self._process_inbox())

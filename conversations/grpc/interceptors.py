@@ -16,14 +16,15 @@ from uuid import uuid4
 import grpc
 from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist
-from django.db import InterfaceError, OperationalError
 from prometheus_client import Counter, Histogram
 
 from accounts import services as accounts
 from accounts.models import User
 from accounts.proxies import forwarded_entries, is_trusted
 from accounts.services import audit
+from conversations.grpc import limits
 from conversations.realtime.access import Credentials, build_actor
+from lib import causes, open_files
 from lib.forwarded import resolve_client
 from lib.logs import request_id
 from lib.problems import Problem
@@ -34,6 +35,8 @@ T = TypeVar("T")
 OPEN_TO_ALL = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 """Methods that need no API key. They expose no user data, and load balancers and tools call them without a key."""
 DEADLINE_MAX_SECONDS = 24 * 3600
+STREAMS = ("/Subscribe", "/Append")
+"""The ends of the names of methods that stay open. They leave the last open files to other calls."""
 # The gRPC status for the HTTP status of a `Problem`.
 STATUSES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -130,6 +133,7 @@ class _Call:
 
     def __init__(self, name: str, token: str, context: grpc.aio.ServicerContext) -> None:
         self.name, self.token, self.context = name, token, context
+        self.address = _client_address(context.peer(), context.invocation_metadata() or ())
         self.started = time.monotonic()
         self.user_id = ""
 
@@ -150,8 +154,10 @@ class _Call:
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "Set a deadline of at most 24 hours on every call.",
             )
-        address = _client_address(self.context.peer(), self.context.invocation_metadata() or ())
-        rpc_caller = await in_thread(_authenticate, self.token, address)
+        if self.name.endswith(STREAMS) and open_files.room() is not open_files.Room.PLENTY:
+            open_files.report_refusal("a gRPC stream")
+            raise Refused(grpc.StatusCode.UNAVAILABLE, open_files.REFUSAL)
+        rpc_caller = await in_thread(_authenticate, self.token, self.address, self.name)
         self.user_id = str(rpc_caller.user.pk)
         current_caller.set(rpc_caller)
 
@@ -187,18 +193,33 @@ def _find_status(error: BaseException | None) -> tuple[grpc.StatusCode, str]:
             grpc.StatusCode.NOT_FOUND,
             "The conversation or organization does not exist, or you have no access to it.",
         )
-    if isinstance(error, OperationalError | InterfaceError):
-        return grpc.StatusCode.UNAVAILABLE, "The database is unreachable. Try again in a moment."
+    if cause := causes.find_cause(error):
+        causes.log_cause(log, cause, error)
+        return grpc.StatusCode.UNAVAILABLE, cause.sentence
     sentence = f"An error occurred on the server. Report it with the request id {request_id.get()}."
     return grpc.StatusCode.INTERNAL, sentence
 
 
-def _authenticate(token: str, address: str) -> RpcCaller:
-    """Return the caller with this API key. Raise ``Refused`` if the token is not a valid API key."""
+def _authenticate(token: str, address: str, method: str) -> RpcCaller:
+    """Return the caller with this API key, and count the call.
+
+    Raise ``Refused`` if the token is not a valid API key or if a rate limit is exceeded.
+    """
+    try:
+        return _authenticate_counted(token, address, method)
+    except limits.TooManyCalls as error:
+        raise Refused(error.code, str(error)) from error
+
+
+def _authenticate_counted(token: str, address: str, method: str) -> RpcCaller:
+    limits.count_address(address)
     credentials = Credentials(keys=(token,) if token.startswith("oh_") else (), address=address)
     user = credentials.user()
     if user is None:
+        # The counter is that of the address: a client can invent any number of keys.
+        limits.count_invalid_key(address)
         raise Refused(grpc.StatusCode.UNAUTHENTICATED, accounts.InvalidKey.sentence)
+    limits.count_call(user, method)
     return RpcCaller(user, credentials)
 
 

@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 MESSAGE_BYTES = 4 * 1024 * 1024
 CALLS_MAX = 2_000
 GRACE_SECONDS = 10
+HANDSHAKE_SECONDS = 15
+IDLE_SECONDS = 600
+STREAMS_PER_CONNECTION = 250
+METADATA_BYTES = 32_768
 NAME = events_pb2.DESCRIPTOR.services_by_name["EventService"].full_name
 
 
@@ -46,6 +50,12 @@ class Server:
                 ("grpc.max_send_message_length", 2 * MESSAGE_BYTES),
                 # Without this option, a second server could listen on the same port and get half of the calls.
                 ("grpc.so_reuseport", 0),
+                # Close a connection whose client does not finish the handshake, or has no open call for a long time.
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1_000),
+                ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1_000),
+                ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+                ("grpc.max_metadata_size", METADATA_BYTES),
+                ("grpc.http2.max_ping_strikes", 2),
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),

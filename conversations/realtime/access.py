@@ -10,6 +10,7 @@ import contextlib
 import enum
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ from conversations.realtime.frames import PING, Frame
 from conversations.realtime.hub import get_hub
 from conversations.realtime.threads import run_in_thread
 from lib import limits
+from lib.logs import once_a_minute
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,14 @@ class MayNotSteer(Problem):
     status = 403
     code = "missing-permission"
     sentence = "You may watch this conversation, but you may not send messages or commands to it."
+
+
+class TooManyStreams(Problem):
+    """The user has as many open sockets and streams in this process as ``STREAMS_PER_USER`` allows."""
+
+    status = 429
+    code = "too-many-streams"
+    sentence = "You have too many open sockets and streams. Close some of them, then try again."
 
 
 class TooManyCommands(Problem):
@@ -278,13 +288,16 @@ class _WatchGroup:
 
 
 _groups: dict[tuple[Any, ...], _WatchGroup] = {}
+_streams: Counter[UUID] = Counter()
+"""The number of open sockets and streams by user. Users without one are not in it."""
 
 
 @contextlib.asynccontextmanager
 async def watching(watcher: Watcher, stream: Stream) -> AsyncIterator[None]:
     """While the block runs, ping a stream and check its watcher's access; revoke the stream when access is lost.
 
-    The watcher's ``user_id`` must be set, for example by ``check_access``.
+    The watcher's ``user_id`` must be set, for example by ``check_access``. Raise ``TooManyStreams`` if the user has too
+    many open streams.
     """
     start_watching(watcher, stream)
     try:
@@ -294,7 +307,24 @@ async def watching(watcher: Watcher, stream: Stream) -> AsyncIterator[None]:
 
 
 def start_watching(watcher: Watcher, stream: Stream) -> None:
-    """Start to ping a stream and to check its watcher's access. The caller must call ``stop_watching`` later."""
+    """Start to ping a stream and to check its watcher's access. The caller must call ``stop_watching`` later.
+
+    Raise ``TooManyStreams`` if the user has as many open streams as ``STREAMS_PER_USER`` allows.
+    """
+    assert watcher.user_id is not None
+    most = settings.STREAMS_PER_USER
+    if most and _streams[watcher.user_id] >= most:
+        once_a_minute(
+            log,
+            logging.WARNING,
+            "streams",
+            f"refused a stream of user {watcher.user_id}, who has {most} open (STREAMS_PER_USER)",
+        )
+        raise TooManyStreams(
+            f"You have {most} sockets and streams open at this server, which is the limit. Close some of them, "
+            "then try again."
+        )
+    _streams[watcher.user_id] += 1
     # The hub's id separates event loops: a task of one loop must not serve another loop's streams.
     key = (id(get_hub()), watcher.conversation_id, watcher.permission, watcher.credentials)
     group = _groups.get(key)
@@ -310,6 +340,10 @@ async def stop_watching(watcher: Watcher) -> None:
     group, watcher._group = watcher._group, None  # noqa: SLF001
     if group is None:
         return
+    assert watcher.user_id is not None
+    _streams[watcher.user_id] -= 1
+    if not _streams[watcher.user_id]:
+        del _streams[watcher.user_id]
     group.members.pop(watcher, None)
     if not group.members:
         group.unregister()

@@ -17,11 +17,12 @@ from uuid import UUID
 import msgspec
 from django.http import HttpRequest, HttpResponse
 
-from conversations.realtime.access import Credentials, Watcher, watching
+from conversations.realtime.access import Credentials, TooManyStreams, Watcher, watching
 from conversations.realtime.frames import EventFrame, Frame, PingFrame
 from conversations.realtime.hub import get_hub
 from conversations.realtime.subscription import Subscription
-from lib.problems import Problem
+from lib.api import dumps
+from lib.problems import Problem, problem_body
 
 log = logging.getLogger(__name__)
 REQUEST_HEADER = b"x-held-by"
@@ -138,6 +139,22 @@ async def _respond(
 ) -> None:
     # The view has checked access already, so the watcher needs only the user's id for later checks.
     watcher = Watcher(Credentials.from_scope(scope), plan.conversation, user_id=plan.user)
+    try:
+        await _respond_as(watcher, send, plan, headers)
+    except TooManyStreams as refusal:  # raised before the response starts
+        body = dumps(problem_body(status=refusal.status, code=refusal.code, detail=refusal.detail))
+        headers += [
+            (b"content-type", b"application/problem+json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"retry-after", b"5"),
+        ]
+        await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def _respond_as(
+    watcher: Watcher, send: Send, plan: Plan, headers: list[tuple[bytes, bytes]]
+) -> None:
     hub = get_hub()
     async with (
         hub.subscribe(plan.conversation, after=plan.after, epoch=plan.epoch) as subscription,

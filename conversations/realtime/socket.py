@@ -26,6 +26,7 @@ CLOSE_BAD_REQUEST = 4400
 CLOSE_UNAUTHENTICATED = 4401
 CLOSE_GONE = 4403
 CLOSE_NOT_FOUND = 4404
+CLOSE_TOO_MANY = 4429
 CLOSES = {
     Refusal.UNAUTHENTICATED: CLOSE_UNAUTHENTICATED,
     # A conversation whose log the caller may not read must look like an unknown conversation.
@@ -33,6 +34,8 @@ CLOSES = {
     Refusal.NOT_VISIBLE: CLOSE_NOT_FOUND,
 }
 CLOSE_SECONDS = 5.0
+SIGNED_IN = "openhands.signed_in"
+"""The key of an ASGI scope whose value is called when the client of a socket has signed in."""
 MAX_DIGITS = 18
 """The most digits of a number in the query string. A number of 18 digits always fits into a bigint."""
 Scope = dict[str, Any]
@@ -50,12 +53,14 @@ class ConversationConsumer:
     - 4401: the client is not signed in.
     - 4403: access was lost, or the conversation was deleted.
     - 4404: the conversation does not exist, or the client may not read it.
+    - 4429: the user has too many open sockets and streams (``STREAMS_PER_USER``). The reason says so.
     """
 
     permission = "conversations.view"
     __slots__ = (
         "_code",
         "_opening",
+        "_reason",
         "_receive",
         "_receiving",
         "_send",
@@ -80,6 +85,7 @@ class ConversationConsumer:
         self._receive, self._send = receive, send
         self.conversation_id: UUID = scope["url_route"]["kwargs"]["conversation_id"]
         self._code: int | None = None
+        self._reason = ""
         self._opening: asyncio.Task[None] | None = None
         self._subscription: Subscription | None = None
         self._watcher: Watcher | None = None
@@ -111,6 +117,8 @@ class ConversationConsumer:
     async def _open(self) -> None:
         try:
             code = await self._go_live()
+        except access.TooManyStreams as refusal:
+            code, self._reason = CLOSE_TOO_MANY, refusal.detail
         except Exception:
             log.exception("opening a socket failed; the client is asked to reconnect")
             code = CLOSE_OVERFLOW
@@ -133,6 +141,7 @@ class ConversationConsumer:
         watcher = Watcher(credentials, self.conversation_id, self.permission)
         if refusal := await watcher.check_access():
             return CLOSES[refusal]
+        signed_in(self.scope)
         after, epoch = cursor
         hub = get_hub()
         self._subscription = await hub.join(self.conversation_id, after=after, epoch=epoch)
@@ -178,7 +187,20 @@ class ConversationConsumer:
         """Send the close code. If the client does not accept it in time, the server drops the connection."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
-                await self._send({"type": "websocket.close", "code": code})
+                message: dict[str, Any] = {"type": "websocket.close", "code": code}
+                if self._reason:
+                    # A close frame has room for 123 bytes of reason (RFC 6455, section 5.5).
+                    message["reason"] = self._reason[:123]
+                await self._send(message)
+
+
+def signed_in(scope: Scope) -> None:
+    """Report that the client of a socket has signed in, so that it no longer counts for its network address.
+
+    ``openhands_site.serving.open_streams`` puts the function that is called into the scope.
+    """
+    if report := scope.get(SIGNED_IN):
+        report()
 
 
 def read_cursor(scope: Scope) -> tuple[int, int | None] | None:

@@ -60,6 +60,7 @@ from conversations.sandboxes.provider import (
     Usage,
     Wall,
 )
+from lib import open_files
 from lib.json_files import open_private, read_json, write_json
 from lib.processes import signal_name
 
@@ -286,6 +287,7 @@ def _launch(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    open_files.limit_child(child.pid)
     created = 0.0
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(child.pid)

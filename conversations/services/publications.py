@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
@@ -21,12 +22,15 @@ from conversations.engine.payloads import (
 from conversations.models import Conversation, Event, NewEvent
 from conversations.models.append import append_published
 from conversations.services.state import change_fields
+from lib import limits
 from lib.problems import Problem
 
 # PostgreSQL cannot store NUL, and UTF-8 cannot encode lone surrogates.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 BATCH_MAX = 500
 """The largest number of events in a batch."""
+EVENT_COST_BYTES = 256
+"""The size that a shorter event is counted with."""
 MODEL = "elsewhere"
 """The model of an external run whose publisher names no model."""
 
@@ -50,6 +54,30 @@ class BadEvent(Problem):
         'Each event must be a JSON object with an "id" of 1 to 80 visible ASCII characters that does not begin with '
         '"x-". A batch may contain at most 500 events.'
     )
+
+
+class EventTooLarge(Problem):
+    """An event is larger than ``PUBLISHED_EVENT_MAX_BYTES``."""
+
+    status = 413
+    code = "event-too-large"
+    sentence = "The event is too large."
+
+
+class RunTooLong(Problem):
+    """The run has as many events as ``PUBLISHED_EVENTS_PER_RUN`` allows."""
+
+    status = 413
+    code = "run-too-long"
+    sentence = "The run has too many events."
+
+
+class PublishedTooMuch(Problem):
+    """The programs of an organization published more than ``PUBLISHED_KILOBYTES_PER_MINUTE`` or ``…_PER_DAY``."""
+
+    status = 429
+    code = "published-too-much"
+    sentence = "The programs of this organization publish too much. Try again later."
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +155,10 @@ def publish_events(
     Each event is JSON text in the format of the agent engine, and is stored unchanged. If events report the agent's
     state, the newest state is copied into the conversation's row. Safe to repeat: events whose id is already in the
     log are skipped. Raise ``BadEvent``, ``NotPublished`` if this server runs the conversation's agent, and
-    ``Conversation.DoesNotExist`` if the conversation does not exist or was deleted.
+    ``Conversation.DoesNotExist`` if the conversation does not exist or was deleted. Raise ``EventTooLarge``,
+    ``RunTooLong`` or ``PublishedTooMuch`` beyond the limits of the settings ``PUBLISHED_…``; nothing is stored then.
     """
+    _check_amount(conversation_id, batches)
     parsed = [[_parse(text) for text in batch] for batch in batches]
     if any(len(batch) > BATCH_MAX for batch in batches):
         raise BadEvent
@@ -157,6 +187,51 @@ def publish_events(
         if fresh:
             _append(conversation, fresh)
     return results
+
+
+def _check_amount(conversation_id: UUID, batches: Sequence[Sequence[bytes]]) -> None:
+    """Raise a ``Problem`` if events exceed one of the limits, and count their bytes for the organization."""
+    sizes = [len(text) for batch in batches for text in batch]
+    largest = max(sizes, default=0)
+    if largest > settings.PUBLISHED_EVENT_MAX_BYTES:
+        raise EventTooLarge(
+            f"An event has {largest} bytes, but may have at most {settings.PUBLISHED_EVENT_MAX_BYTES}. "
+            "Shorten its content, or store it elsewhere and publish a link."
+        )
+    if not sizes:
+        return
+    fields = Conversation.objects.filter(pk=conversation_id, deleted_at=None)
+    row = fields.values_list("organization_id", "last_seq").first()
+    if row is None:
+        raise Conversation.DoesNotExist
+    organization_id, last_seq = row
+    most = settings.PUBLISHED_EVENTS_PER_RUN
+    if most and last_seq + len(sizes) > most:
+        raise RunTooLong(
+            f"This run has {last_seq} events and may have at most {most}. Continue in a new run, under another "
+            "conversation id."
+        )
+    # A row of the log costs more than the bytes of a short event.
+    kilobytes = -(-sum(max(size, EVENT_COST_BYTES) for size in sizes) // 1_024)
+    for limit, seconds, words in (
+        (settings.PUBLISHED_KILOBYTES_PER_MINUTE, 60, "minute"),
+        (settings.PUBLISHED_KILOBYTES_PER_DAY, 86_400, "day"),
+    ):
+        if not limit:
+            continue
+        usage = limits.count_amount(
+            group=f"published-{words}|",
+            value=str(organization_id),
+            amount=kilobytes,
+            limit=limit,
+            seconds=seconds,
+        )
+        if usage is not None and usage.is_over:
+            raise PublishedTooMuch(
+                f"The programs of this organization may publish at most {limit} KB of events per {words}. "
+                f"Try again in {usage.reset} seconds.",
+                retry_after=usage.reset,
+            )
 
 
 def _append_in_one_statement(

@@ -1,6 +1,7 @@
 """Middleware that turns errors outside DRF into problem details under ``/api/`` and into pages elsewhere."""
 
 import logging
+import sys
 from collections.abc import Callable
 
 from django.core.exceptions import (
@@ -9,10 +10,11 @@ from django.core.exceptions import (
     RequestDataTooBig,
     SuspiciousOperation,
 )
-from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBadRequest
 from django.shortcuts import render
+from django.views import defaults
 
+from lib import causes
 from lib.api import problem
 from lib.problems import Problem
 
@@ -69,6 +71,9 @@ class ProblemDetails:
             return render(request, "site/error.html", context, status=error.status)
         if isinstance(error, Problem):
             return problem(status=error.status, code=error.code, detail=error.detail, **error.extra)
+        if cause := causes.find_cause(error):
+            causes.log_cause(log, cause, error)
+            return respond_with_cause(request, cause)
         if not is_api:
             return None
         if isinstance(error, Http404):
@@ -85,20 +90,35 @@ class ProblemDetails:
             return problem(status=413, code="too-large", detail="The body is too large.")
         if isinstance(error, BadRequest | SuspiciousOperation):
             return problem(status=400, code="bad-request", detail="The request is malformed.")
-        if isinstance(error, OperationalError):
-            log.error("database unavailable", exc_info=error)
-            return problem(
-                status=503,
-                code="unavailable",
-                detail="The database is unavailable. Try again in a few seconds.",
-                headers={"Retry-After": "2"},
-            )
         log.error("unexpected error at %s", request.path, exc_info=error)
         return problem(
             status=500,
             code="server-error",
             detail=SENTENCES[500][1],
         )
+
+
+def respond_with_cause(request: HttpRequest, cause: causes.Cause) -> HttpResponse:
+    """Return the response for an error of PostgreSQL, Redis or the operating system: problem details or a page."""
+    if request.path.startswith(FOR_PROGRAMS):
+        return problem(
+            status=cause.status, code=cause.code, detail=cause.sentence, headers=cause.headers
+        )
+    try:
+        context = {"status": cause.status, "sentence": cause.sentence}
+        page = render(request, "site/error.html", context, status=cause.status)
+    except Exception:  # noqa: BLE001 - the page shows the user's name, for which it needs the database
+        page = HttpResponse(cause.sentence, status=cause.status, content_type=PLAIN)
+    for name, value in cause.headers.items():
+        page.headers[name] = value
+    return page
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """Return the response for an exception of a middleware. Django calls this ``handler500`` in an ``except`` block."""
+    if cause := causes.find_cause(sys.exc_info()[1]):
+        return respond_with_cause(request, cause)
+    return defaults.server_error(request)
 
 
 def refuse_unreadable(request: HttpRequest) -> HttpResponse | None:

@@ -25,6 +25,15 @@ from accounts.permissions import may_operate
 from lib import nodes
 
 PERMISSION = "nodes.view"
+SHOWN_APART = (
+    "cpu_percent",
+    "memory_bytes",
+    "open_files",
+    "open_files_limit",
+    "disk_free_percent",
+    "disk_free_bytes",
+)
+"""The load figures with a column of their own."""
 
 
 class NodeSerializer(serializers.Serializer[Any]):
@@ -87,10 +96,14 @@ def page(request: HttpRequest) -> HttpResponse:
             "silent_seconds": max(0, round((now - node.seen_at).total_seconds())),
             "memory_megabytes": round(node.load.get("memory_bytes", 0) / 1_000_000),
             "cpu_percent": round(node.load.get("cpu_percent", 0)),
+            "open_files": round(node.load.get("open_files", 0)),
+            "open_files_limit": round(node.load.get("open_files_limit", 0)),
+            "disk_free_percent": node.load.get("disk_free_percent"),
+            "warnings": node.warnings,
             "figures": {
                 name.replace("_", " "): round(value)
                 for name, value in sorted(node.load.items())
-                if name not in ("cpu_percent", "memory_bytes")
+                if name not in SHOWN_APART
             },
         }
         for node in running_nodes

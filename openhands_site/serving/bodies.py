@@ -36,7 +36,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if sentence := _head_too_large(scope):
-            await _refuse(scope, send, 431, "headers-too-large", sentence)
+            await refuse(scope, send, 431, "headers-too-large", sentence)
             return
         if scope["type"] != "http":
             await self.application(scope, receive, send)
@@ -44,7 +44,7 @@ class BodyLimit:
         limit = body_limit(scope["path"])
         headers = dict(scope["headers"])
         if not _fits(headers.get(b"content-length", b""), limit):
-            await _refuse(scope, send, 413, "too-large", _sentence(limit))
+            await refuse(scope, send, 413, "too-large", _sentence(limit))
         elif b"transfer-encoding" in headers:
             await self._collect_body(scope, receive, send, limit)
         else:
@@ -61,7 +61,7 @@ class BodyLimit:
                 piece = message.get("body", b"")
                 size += len(piece)
                 if size > limit:
-                    await _refuse(scope, send, 413, "too-large", _sentence(limit))
+                    await refuse(scope, send, 413, "too-large", _sentence(limit))
                     return
                 body.write(piece)
                 is_more = message.get("more_body", False)
@@ -113,7 +113,7 @@ class _Counted:
             return message
         if not self.has_answered and not self.is_refused:
             self.is_refused = True
-            await _refuse(self.scope, self._send, 413, "too-large", _sentence(self.limit))
+            await refuse(self.scope, self._send, 413, "too-large", _sentence(self.limit))
         return {"type": "http.disconnect"}
 
     async def send(self, message: dict[str, Any]) -> None:
@@ -168,7 +168,19 @@ def _sentence(limit: int) -> str:
     return f"The body of this request may have at most {limit} bytes."
 
 
-async def _refuse(scope: Scope, send: Send, status: int, code: str, sentence: str) -> None:
+async def refuse(
+    scope: Scope,
+    send: Send,
+    status: int,
+    code: str,
+    sentence: str,
+    *more_headers: tuple[bytes, bytes],
+) -> None:
+    """Respond with problem details. A socket is closed with 4431.
+
+    The connection stays open, so that the client can read the response while it still sends its body
+    (``guarded_http``).
+    """
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 4431})
         return
@@ -180,9 +192,9 @@ async def _refuse(scope: Scope, send: Send, status: int, code: str, sentence: st
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
         (b"x-request-id", request_id.encode()),
         *HANDSHAKE_HEADERS,
+        *more_headers,
     ]
     log.info(
         "%s %d", scope.get("method"), status, extra={"status": status, "request_id": request_id}

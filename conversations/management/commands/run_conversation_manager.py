@@ -7,7 +7,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from conversations.manager.manager import Manager
-from lib import nodes
+from lib import nodes, open_files
 from lib.connections import limit_idle_transactions
 
 
@@ -18,6 +18,7 @@ class Command(BaseCommand):
     )
 
     def handle(self, **options: object) -> None:
+        open_files.prepare("manager")
         # A manager that is paused in the middle of a transaction keeps its locks. Without this limit, other managers
         # could not take over its conversations when its leases expire.
         limit_idle_transactions(settings.LEASE_SECONDS)

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from prometheus_client import start_http_server
 
 from conversations.grpc.server import Certificate, Server
-from lib import nodes
+from lib import nodes, open_files
 
 
 class Command(BaseCommand):
@@ -37,6 +37,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        open_files.prepare("grpc")
         asyncio.run(self._run(**{name: options[name] for name in OPTIONS}))
 
     async def _run(

@@ -87,7 +87,18 @@ def run_checks() -> Iterator[Check]:
         yield check
         if check.state == FAILED:
             return
-    later = [_database, _migrations, _clock, _redis, _data_folder, _space, _engine, _git, _tmux]
+    later = [
+        _database,
+        _migrations,
+        _clock,
+        _redis,
+        _data_folder,
+        _space,
+        _open_files,
+        _engine,
+        _git,
+        _tmux,
+    ]
     later += [_server, _keys, _debug, _https, _sandbox, _administrator]
     for probe in later:
         yield _run(probe)
@@ -217,15 +228,31 @@ def _data_folder() -> Result:
     return OK, str(folder)
 
 
+def _open_files() -> Result:
+    from lib import open_files
+
+    number = open_files.raise_limit()
+    if number < open_files.ENOUGH:
+        return WARNING, open_files.describe_low(number)
+    return OK, f"a process may have {number:,} files open"
+
+
 def _space() -> Result:
     from django.conf import settings
+
+    from lib.disk import DiskState, data_disk
 
     folder: Path = settings.DATA_DIR
     while not folder.exists():
         folder = folder.parent
     free = psutil.disk_usage(str(folder)).free // 1_000_000
+    disk = data_disk()
+    if disk is not None and disk.state is DiskState.FULL:
+        return FAILED, disk.sentence()
     if free < CRITICAL_MEGABYTES:
         return FAILED, f"{free} MB free. PostgreSQL stops when the disk is full. Free some space."
+    if disk is not None and disk.state is DiskState.LOW:
+        return WARNING, disk.sentence()
     if free < LOW_MEGABYTES:
         return WARNING, f"{free} MB free. A single sandbox may need more. Free some space."
     return OK, f"{free} MB free"

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import psutil
 from django.core.management.base import BaseCommand, CommandParser
 
-from lib import env, processes
+from lib import env, open_files, processes
 from openhands_site.operating import embedded, supervisor
 from openhands_site.operating.embedded import CannotStart
 
@@ -117,6 +117,8 @@ class Quickstart:
     def run(self) -> None:
         """Start the server, wait for a signal, and stop everything. Raise ``CannotStart`` if a step fails."""
         self.console = supervisor.Console(sys.stderr if self.is_json else sys.stdout)
+        # The roles and services inherit the limit, and each role warns in its own log.
+        open_files.raise_limit()
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._data_folder())
             listener = stack.enter_context(self._listen())

@@ -7,8 +7,9 @@ from typing import Any
 import uvicorn
 from django.core.management.base import BaseCommand, CommandParser
 
-from lib import nodes
+from lib import nodes, open_files
 from openhands_site.serving.garbage import freeze_loaded
+from openhands_site.serving.guarded_http import GuardedHttp
 from openhands_site.serving.lean_socket import LeanWebSocket
 
 SOCKET_MESSAGE_BYTES = 4_194_304
@@ -42,6 +43,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, host: str, port: int, fd: int | None, **options: Any) -> None:
+        open_files.prepare(self.role)
         config = uvicorn.Config(
             self.application,
             host=host,
@@ -52,6 +54,7 @@ class Command(BaseCommand):
             server_header=False,
             # By default uvicorn trusts forwarding headers. Here the settings decide whether they are trusted.
             proxy_headers=False,
+            http=GuardedHttp,
             ws=LeanWebSocket,
             ws_max_size=SOCKET_MESSAGE_BYTES,
             ws_per_message_deflate=False,

@@ -14,7 +14,7 @@ from procrastinate.middleware import AsyncCallNext
 from procrastinate.worker import Worker
 
 from conversations.queue import DEFAULT
-from lib import nodes
+from lib import nodes, open_files
 from openhands_site.operating.job_queues import POLL_SECONDS, Shares, list_queues
 
 EXIT_SECONDS = 2.0
@@ -36,6 +36,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, grace: float, **options: Any) -> None:
+        open_files.prepare("worker")
         self.running = self.done = 0
         assert isinstance(app.connector, DjangoConnector)
         with app.replace_connector(app.connector.get_worker_connector()):
