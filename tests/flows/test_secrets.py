@@ -34,3 +34,31 @@ def test_secret_is_used_in_the_sandbox_and_hidden_in_the_log(stack: Stack):
     assert "<secret_hidden>" in log
     uses = stack.owner.get(f"secrets/{created['id']}/uses")["items"]
     assert {use["conversation"] for use in uses} == {str(talk.id)}
+
+
+@pytest.mark.slow
+def test_secret_is_gone_when_others_may_steer(stack: Stack):
+    """The running sandbox stops, and the next message finds the files but not the creator's secret."""
+    secret = {"name": "LENT_TOKEN", "value": f"{VALUE}-lent"}
+    stack.owner.call("POST", "secrets", json=secret, expect=201)
+    talk = stack.owner.converse(title="Lending")
+    talk.wait_ready()
+    before = talk.record()["last_seq"]
+    talk.say('!run printf "first:%s" "${#LENT_TOKEN}" > first.txt\n!finish Done.')
+    talk.wait_status("finished", after=before)
+
+    sharing = {"visibility": "organization", "others_may_steer": True}
+    record = talk.owner.call("PATCH", talk.path, json=sharing, expect=200).json()
+    assert record["lender"] == "organization"
+    before = talk.record()["last_seq"]
+    talk.say('!run printf "second:%s" "${#LENT_TOKEN}" > second.txt\n!finish Done.')
+    talk.wait_status("finished", after=before)
+
+    def read_file(path):
+        return talk.owner.call("GET", f"{talk.path}/files/content?path={path}", expect=200).content
+
+    assert read_file("first.txt").decode() == f"first:{len(VALUE) + 5}"
+    assert read_file("second.txt") == b"second:0"
+    events = talk.events()
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert "equipment_changed" in json.dumps(events)
