@@ -64,6 +64,18 @@ def effective_settings(*, user_id: UUID, organization_id: UUID) -> EffectiveSett
     return merge_settings(own, shared)
 
 
+def effective_value(*, user_id: UUID, organization_id: UUID, name: str) -> Any:
+    """Return the effective value of one setting that is not secret. Decrypts nothing. Runs two database queries."""
+    default = FIELDS[name].default
+    shared = OrganizationSettings.objects.filter(organization_id=organization_id)
+    shared_values, enforced = shared.values_list("values", "enforced").first() or ({}, [])
+    if name in enforced:
+        return shared_values.get(name, default)
+    own = UserSettings.objects.filter(user_id=user_id, organization_id=organization_id)
+    own_values = own.values_list("values", flat=True).first() or {}
+    return own_values.get(name, shared_values.get(name, default))
+
+
 def effective_settings_for_key(
     user: Any, organization_id: UUID | None, permission: str
 ) -> EffectiveSettings | None:
@@ -314,6 +326,7 @@ __all__ = [
     "change_settings",
     "effective_settings",
     "effective_settings_for_key",
+    "effective_value",
     "masked_values",
     "merge_settings",
     "organization_settings",
