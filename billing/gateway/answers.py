@@ -210,7 +210,9 @@ def _check_reasons(body: Json, key: str) -> None:
     for choice in body["choices"]:
         reason = choice.get("finish_reason") if isinstance(choice, dict) else None
         if isinstance(reason, str) and reason.lower() in FAILED_REASONS:
-            message = f"The model stopped because of a failure (finish_reason: {reason}). Try again."
+            message = (
+                f"The model stopped because of a failure (finish_reason: {reason}). Try again."
+            )
             raise _refuse(ErrorDetails(message=message), key, code=INCOMPLETE)
 
 

@@ -30,7 +30,9 @@ def split_completion(body: Json) -> Iterator[Json]:
         message = choice.get("message")
         delta = _to_delta(message if isinstance(message, dict) else {})
         yield head | {"choices": [others | {"index": index, "delta": delta, "finish_reason": None}]}
-        reason = choice.get("finish_reason") or ("tool_calls" if delta.get("tool_calls") else "stop")
+        reason = choice.get("finish_reason") or (
+            "tool_calls" if delta.get("tool_calls") else "stop"
+        )
         yield head | {"choices": [{"index": index, "delta": {}, "finish_reason": reason}]}
     yield head | rest | {"choices": []}
 

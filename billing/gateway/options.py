@@ -36,7 +36,9 @@ def remove_options(body: Json, names: frozenset[str]) -> Json:
     return {name: value for name, value in body.items() if name not in names}
 
 
-def choose_refused(body: Json, status: int, text: str, known: frozenset[str] | None) -> frozenset[str]:
+def choose_refused(
+    body: Json, status: int, text: str, known: frozenset[str] | None
+) -> frozenset[str]:
     """Return the options to remove before the request is repeated, because a server refused the request.
 
     ``text`` is the body of the refusal. ``known`` is the result of ``load_refused``. If the refusal names no option,

@@ -20,9 +20,7 @@ FAILURES_SECONDS = 3_600
 
 
 @asynccontextmanager
-async def open_response(
-    body: Json, *, conversation_id: UUID
-) -> AsyncIterator[Response]:
+async def open_response(body: Json, *, conversation_id: UUID) -> AsyncIterator[Response]:
     """Yield the demo model's response, like ``upstream.open_response``."""
     try:
         step = await asyncio.to_thread(demo.reply, body)

@@ -82,7 +82,10 @@ _STATUS_WORDS = (
     ("server_error", 500),
 )
 """The HTTP status for a word in a code or type, for bodies that were sent with status 200."""
-_HTML = re.compile(r"\s*(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html|head|body|title|h\d|p|div)\b", re.I | re.S)
+_HTML = re.compile(
+    r"\s*(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html|head|body|title|h\d|p|div)\b",
+    re.I | re.S,
+)
 _XML_MESSAGE = re.compile(r"<message>([^<]{1,2000})</message>", re.I)
 _HTML_TITLE = re.compile(r"<title[^<>]*>([^<]{1,2000})</title>", re.I)
 _HTML_INVISIBLE = re.compile(r"<(script|style|head)\b.*?</\1\s*>", re.I | re.S)

@@ -54,9 +54,7 @@ class UsageReport:
 
     def tokens(self) -> Tokens:
         """Return the collected counts, limited to the valid range."""
-        return Tokens.clamp(
-            prompt=self._prompt, completion=self._completion, cached=self._cached
-        )
+        return Tokens.clamp(prompt=self._prompt, completion=self._completion, cached=self._cached)
 
     @property
     def is_zero(self) -> bool:
@@ -126,9 +124,7 @@ def _first(usage: dict[str, Any], names: tuple[str, ...]) -> int | None:
     return next((count for count in counts if count is not None), None)
 
 
-def _first_in(
-    usage: dict[str, Any], places: tuple[str, ...], names: tuple[str, ...]
-) -> int | None:
+def _first_in(usage: dict[str, Any], places: tuple[str, ...], names: tuple[str, ...]) -> int | None:
     for place in places:
         details = usage.get(place)
         if isinstance(details, dict) and (count := _first(details, names)) is not None:

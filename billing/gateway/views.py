@@ -26,6 +26,7 @@ from lib.routes import RouteFacts
 
 Json = dict[str, Any]
 
+
 @RouteFacts(streams=True, body_limit="GATEWAY_BODY_MAX_BYTES", cost="uncounted", called_by="agent")
 @csrf_exempt
 async def chat_completions(request: HttpRequest) -> HttpResponseBase:
@@ -122,9 +123,7 @@ def _parse_body(raw: bytes) -> Json:
             code="invalid_request_error",
         )
     if not isinstance(body.get("stream"), bool | None):
-        raise UpstreamRefused(
-            400, "stream: must be true or false.", code="invalid_request_error"
-        )
+        raise UpstreamRefused(400, "stream: must be true or false.", code="invalid_request_error")
     return body
 
 
