@@ -45,34 +45,14 @@ async def read_stream(
     Raise ``UpstreamRefused`` if the response reports an error, ends before the answer is complete, or is no answer.
     ``key`` is the API key, which is masked in messages.
     """
-    reader = _StreamReader(key)
-    beginning = bytearray()
-    is_stream: bool | None = None
-    parser = EventStreamParser()
-    try:
-        async for piece in pieces:
-            if is_stream:
-                for chunk in reader.read(parser.feed(piece)):
-                    yield chunk
-            else:
-                beginning += piece
-                is_stream = _is_event_stream(bytes(beginning[:200]), content_type)
-                if len(beginning) > MAX_RESPONSE_BYTES:
-                    raise too_large()
-                if is_stream:
-                    for chunk in reader.read(parser.feed(bytes(beginning))):
-                        yield chunk
-            if reader.is_done:  # some servers keep the connection open after the end mark
-                break
-        if is_stream:
-            for chunk in reader.read(parser.finish()):
-                yield chunk
-        elif beginning.strip(_BLANKS):
-            for chunk in reader.read(_iter_document(bytes(beginning), content_type, key)):
-                yield chunk
-    except EventTooLarge as error:
-        raise too_large() from error
-    reader.check_complete()
+    reader = _StreamReader(content_type, key)
+    async for piece in pieces:
+        for chunk in reader.feed(piece):
+            yield chunk
+        if reader.is_done:  # some servers keep the connection open after the end mark
+            break
+    for chunk in reader.finish():
+        yield chunk
     yield Chunk(STREAM_END)
 
 
@@ -83,13 +63,8 @@ def read_completion(raw: bytes, *, content_type: str, key: str) -> Json:
     completion.
     """
     if _is_event_stream(raw[:200], content_type):
-        reader = _StreamReader(key)
-        parser = EventStreamParser()
-        chunks = [
-            *reader.read(event for event in parser.feed(raw)),
-            *([] if reader.is_done else reader.read(parser.finish())),
-        ]
-        reader.check_complete()
+        reader = _StreamReader(content_type, key)
+        chunks = [*reader.feed(raw), *reader.finish()]
         return conversion.join_chunks([chunk.body for chunk in chunks if chunk.body])
     body = _parse_json(raw)
     if error := refusals.find_error(body):
@@ -101,16 +76,44 @@ def read_completion(raw: bytes, *, content_type: str, key: str) -> Json:
 
 
 class _StreamReader:
-    """Turns the events of one stream into chunks, and remembers whether the answer is complete."""
+    """Turns the bytes of one response into chunks, and remembers whether the answer is complete."""
 
-    def __init__(self, key: str) -> None:
-        self._key = key
+    def __init__(self, content_type: str, key: str) -> None:
+        self._content_type, self._key = content_type, key
+        self._parser = EventStreamParser()
+        self._beginning = bytearray()
+        self._is_event_stream = False
         self.is_done = False
         self._has_finished = self._has_choices = False
         self._stray_text = ""
 
-    def read(self, events: Iterator[Event]) -> Iterator[Chunk]:
-        """Yield a chunk for each event. Raise ``UpstreamRefused`` if an event reports an error."""
+    def feed(self, piece: bytes) -> Iterator[Chunk]:
+        """Yield the chunks that this piece completes. Raise ``UpstreamRefused`` if it reports an error."""
+        if not self._is_event_stream:
+            self._beginning += piece
+            if len(self._beginning) > MAX_RESPONSE_BYTES:
+                raise too_large()
+            if not _is_event_stream(bytes(self._beginning[:200]), self._content_type):
+                return
+            self._is_event_stream = True
+            piece = bytes(self._beginning)
+            self._beginning.clear()
+        try:
+            yield from self._read(self._parser.feed(piece))
+        except EventTooLarge as error:
+            raise too_large() from error
+
+    def finish(self) -> Iterator[Chunk]:
+        """Yield the last chunks. Raise ``UpstreamRefused`` if the answer is not complete."""
+        if self._beginning.strip(_BLANKS):
+            raw = bytes(self._beginning)
+            yield from self._read(_iter_document(raw, self._content_type, self._key))
+        elif not self.is_done:
+            yield from self._read(self._parser.finish())
+        if not self._has_choices or not (self._has_finished or self.is_done):
+            raise self._explain_end()
+
+    def _read(self, events: Iterator[Event]) -> Iterator[Chunk]:
         for event in events:
             if event.comment is not None:
                 yield Chunk(event.encode())
@@ -120,18 +123,14 @@ class _StreamReader:
             elif event.data.strip():
                 yield from self._read_data(event)
 
-    def check_complete(self) -> None:
-        """Raise ``UpstreamRefused`` if the stream ended before the answer was complete."""
-        if self._has_choices and (self._has_finished or self.is_done):
-            return
+    def _explain_end(self) -> UpstreamRefused:
         if self._stray_text:
             details = ErrorDetails(message=refusals.clean(self._stray_text))
-            raise _refuse(details, self._key, code=INCOMPLETE)
+            return _refuse(details, self._key, code=INCOMPLETE)
+        message = "The model server sent an empty answer. Try again."
         if self._has_choices:
             message = "The model server ended its answer before it was complete. Try again."
-        else:
-            message = "The model server sent an empty answer. Try again."
-        raise UpstreamRefused(502, message, code=INCOMPLETE)
+        return UpstreamRefused(502, message, code=INCOMPLETE)
 
     def _read_data(self, event: Event) -> Iterator[Chunk]:
         body = _parse_json(event.data.encode())

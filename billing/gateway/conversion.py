@@ -20,7 +20,7 @@ def is_completion(body: Json) -> bool:
 def split_completion(body: Json) -> Iterator[Json]:
     """Yield a completion as chunks: for each choice its message and its end, then the usage and all other fields."""
     rest = {name: value for name, value in body.items() if name not in ("choices", "object")}
-    head = {name: body[name] for name in ("id", "created", "model") if name in body}
+    head: Json = {name: body[name] for name in ("id", "created", "model") if name in body}
     head["object"] = "chat.completion.chunk"
     for position, choice in enumerate(body["choices"]):
         if not isinstance(choice, dict):
@@ -38,7 +38,7 @@ def split_completion(body: Json) -> Iterator[Json]:
 
 
 def _to_delta(message: Json) -> Json:
-    delta = {"role": "assistant"} | message
+    delta: Json = {"role": "assistant"} | message
     calls = message.get("tool_calls")
     if isinstance(calls, list):
         # In a stream, each call has an index, by which its parts are joined.
@@ -93,11 +93,17 @@ def _join_calls(calls: list[Json], parts: list[Any]) -> None:
         if not isinstance(part, dict):
             continue
         index = part.get("index", len(calls))
-        call = next((call for call in calls if call["index"] == index), None)
-        if call is None:
-            call = {"index": index, "type": "function", "function": {"name": "", "arguments": ""}}
-            calls.append(call)
+        call = _find_call(calls, index)
         call |= {k: v for k, v in part.items() if k in ("id", "type") and v}
         function = part.get("function")
         for name in ("name", "arguments") if isinstance(function, dict) else ():
             call["function"][name] += function[name] if isinstance(function.get(name), str) else ""
+
+
+def _find_call(calls: list[Json], index: Any) -> Json:
+    """Return the call with this index, after adding it if there is none."""
+    for call in calls:
+        if call["index"] == index:
+            return call
+    calls.append({"index": index, "type": "function", "function": {"name": "", "arguments": ""}})
+    return calls[-1]

@@ -11,8 +11,8 @@ from django.core.cache import cache
 from redis.exceptions import RedisError
 
 from billing.gateway import demo, script
-from billing.gateway.script import Json, Step
 from billing.gateway.refusals import UpstreamRefused
+from billing.gateway.script import Json, Step
 from billing.gateway.upstream import Response
 
 FAILURES_SECONDS = 3_600

@@ -26,13 +26,13 @@ _TEXT_KEYS = (
     "message",
     "msg",
     "detail",
+    "error_description",
+    "errorDescription",
     "error",
     "errors",
     "error_message",
     "errorMessage",
     "error_msg",
-    "error_description",
-    "errorDescription",
     "status_msg",
     "base_resp",
     "fault",
@@ -84,13 +84,15 @@ _STATUS_WORDS = (
 """The HTTP status for a word in a code or type, for bodies that were sent with status 200."""
 _HTML = re.compile(
     r"\s*(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html|head|body|title|h\d|p|div)\b",
-    re.I | re.S,
+    re.IGNORECASE | re.DOTALL,
 )
-_XML_MESSAGE = re.compile(r"<message>([^<]{1,2000})</message>", re.I)
-_HTML_TITLE = re.compile(r"<title[^<>]*>([^<]{1,2000})</title>", re.I)
-_HTML_INVISIBLE = re.compile(r"<(script|style|head)\b.*?</\1\s*>", re.I | re.S)
+_XML_MESSAGE = re.compile(r"<message>([^<]{1,2000})</message>", re.IGNORECASE)
+_HTML_TITLE = re.compile(r"<title[^<>]*>([^<]{1,2000})</title>", re.IGNORECASE)
+_HTML_INVISIBLE = re.compile(r"<(script|style|head)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
 _HTML_TAG = re.compile(r"<[^<>]{0,2000}>")
-_BEARER = re.compile(r"\b(Bearer|Basic|x-api-key:|api-key:)\s+[A-Za-z0-9._~+/=-]{8,}", re.I)
+_BEARER = re.compile(
+    r"\b(Bearer|Basic|x-api-key:|api-key:)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE
+)
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s)?")
 _REDACTOR = Redactor()
 
@@ -230,7 +232,7 @@ def clean(text: str) -> str:
 
 
 def _is_error(value: Any) -> bool:
-    """Return whether a field ``error`` reports an error. Some servers send an empty or successful one in each answer."""
+    """Return whether the value of ``error`` is an error. Some servers send an empty or successful one always."""
     if isinstance(value, dict):
         codes = (value.get("code"), value.get("status"))
         is_success = all(code in (None, 0, "0", "", 200, "200", "ok", "OK") for code in codes)

@@ -139,4 +139,4 @@ def _count(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     # The comparison is false for NaN.
-    return int(min(value, MAX_TOKENS)) if 0 <= value else None
+    return int(min(value, MAX_TOKENS)) if value >= 0 else None

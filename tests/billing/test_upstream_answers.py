@@ -21,7 +21,6 @@ from tests.billing.conftest import (
     parse_stream,
     wait_for_calls,
 )
-from tests.fakes.scripted_llm import ScriptedLLM
 
 pytestmark = pytest.mark.django_db(transaction=True)
 EVENTS = "text/event-stream"
@@ -41,11 +40,10 @@ def each(*parameters: tuple[str, Sequence[Any]]) -> Callable[..., Any]:
                 arguments: dict[str, Any] = {}
                 for (names, _), value in zip(parameters, case, strict=True):
                     split = names.split()
+                    values = value if len(split) > 1 else (value,)
                     if hasattr(value, "marks"):  # a pytest.param
-                        value = value.values
-                    elif len(split) == 1:
-                        value = (value,)
-                    arguments |= zip(split, value, strict=True)
+                        values = value.values
+                    arguments |= zip(split, values, strict=True)
                 await sync_to_async(cache.clear)()
                 provider.raw = provider.answer = None
                 provider.requests.clear()
