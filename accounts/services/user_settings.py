@@ -64,16 +64,19 @@ def effective_settings(*, user_id: UUID, organization_id: UUID) -> EffectiveSett
     return merge_settings(own, shared)
 
 
-def effective_value(*, user_id: UUID, organization_id: UUID, name: str) -> Any:
-    """Return the effective value of one setting that is not secret. Decrypts nothing. Runs two database queries."""
+def effective_value(*, user_id: UUID, organization_id: UUID, name: str) -> tuple[Any, bool]:
+    """Return the effective value of one setting that is not secret, and whether the organization enforces it.
+
+    Decrypts nothing, so a secret that cannot be decrypted does not matter. Runs at most two database queries.
+    """
     default = FIELDS[name].default
     shared = OrganizationSettings.objects.filter(organization_id=organization_id)
     shared_values, enforced = shared.values_list("values", "enforced").first() or ({}, [])
     if name in enforced:
-        return shared_values.get(name, default)
+        return shared_values.get(name, default), True
     own = UserSettings.objects.filter(user_id=user_id, organization_id=organization_id)
     own_values = own.values_list("values", flat=True).first() or {}
-    return own_values.get(name, shared_values.get(name, default))
+    return own_values.get(name, shared_values.get(name, default)), False
 
 
 def effective_settings_for_key(

@@ -128,16 +128,20 @@ def _lock_usage(token: GatewayToken) -> ConversationUsage:
 
 
 def _check_budget(token: GatewayToken, *, spent: int, reserved: int) -> None:
-    limit = user_settings.effective_value(
+    limit, is_enforced = user_settings.effective_value(
         user_id=token.user_id, organization_id=token.organization_id, name=BUDGET
     )
     if limit is None:
         return
     if spent >= limit:
+        remedy = "raise the maximum cost per conversation in Settings > Agents"
+        if is_enforced:
+            remedy = (
+                "ask an owner or admin of your organization to raise the limit that it enforces"
+            )
         raise BudgetReached(
             f"This conversation has cost {_dollars(spent)} and has reached its cost limit of {_dollars(limit)}, so "
-            "the model was not called. To continue, raise the maximum cost per conversation in Settings > Agents "
-            "and send a message, or start a new conversation."
+            f"the model was not called. To continue, {remedy} and send a message, or start a new conversation."
         )
     if reserved and spent + reserved >= limit:
         raise BudgetReserved(

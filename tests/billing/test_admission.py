@@ -135,7 +135,9 @@ class TestCostLimit:
         request = chat("!usage 10 0\n!say x")
         await live.post(CHAT, json=request, headers=bearer(token))
         await wait_for_calls(conversation_id)
-        assert (await live.post(CHAT, json=request, headers=bearer(token))).status_code == 402
+        refused = await live.post(CHAT, json=request, headers=bearer(token))
+        assert refused.status_code == 402
+        assert "ask an owner or admin of your organization" in refused.json()["error"]["message"]
 
     async def test_free_models_are_not_limited(
         self, live, alice, token, access, conversation_id, set_limit
