@@ -4,6 +4,7 @@ The new column has a default in the database, because processes of the previous 
 upgrade.
 """
 
+import django.db.models.deletion
 import django.utils.timezone
 import uuid_utils.compat
 from django.db import migrations, models
@@ -12,6 +13,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
+        ('accounts', '0001_squashed_0007_settings_and_secrets'),
         ('billing', '0002_usage_indexes'),
     ]
 
@@ -29,6 +31,7 @@ class Migration(migrations.Migration):
                 ('reserved_micros', models.PositiveBigIntegerField(default=0)),
                 ('started_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
                 ('expires_at', models.DateTimeField()),
+                ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='accounts.organization')),
             ],
             options={
                 'indexes': [models.Index(fields=['conversation_id'], name='billing_run_convers_a94ba3_idx')],

@@ -15,6 +15,7 @@ class RunningCall(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    organization = models.ForeignKey("accounts.Organization", models.CASCADE)
     conversation_id = models.UUIDField()
     reserved_micros = models.PositiveBigIntegerField(default=0)
     started_at = models.DateTimeField(default=timezone.now, editable=False)

@@ -85,6 +85,7 @@ def begin_call(
         reserved = max(1, cost_micros(tokens, access))
     RunningCall.objects.create(
         pk=call_id,
+        organization_id=token.organization_id,
         conversation_id=token.conversation_id,
         reserved_micros=reserved,
         expires_at=_compute_expiry(now),

@@ -153,13 +153,14 @@ class TestCostLimit:
         answer = await live.post(CHAT, json=chat("!say x"), headers=bearer(token))
         assert answer.status_code == 200
 
-    async def test_call_waits_for_the_reservation_of_another_and_is_told_when_it_takes_too_long(
+    async def test_call_waits_for_the_reservation_of_another_and_is_429_after_the_maximum_wait(
         self, live, token, access, conversation_id, set_limit, monkeypatch
     ):
         monkeypatch.setattr(gateway_call, "ADMISSION_PAUSE", 0.05)
         monkeypatch.setattr(gateway_call, "ADMISSION_SECONDS", 0.2)
         await sync_to_async(set_limit)(100)
         await RunningCall.objects.acreate(
+            organization=access.organization,
             conversation_id=conversation_id,
             reserved_micros=100,
             expires_at=timezone.now() + timedelta(hours=1),
@@ -177,6 +178,7 @@ class TestCostLimit:
     ):
         await sync_to_async(set_limit)(1)
         running = await RunningCall.objects.acreate(
+            organization=access.organization,
             conversation_id=conversation_id,
             reserved_micros=100,
             expires_at=timezone.now() + timedelta(hours=1),

@@ -1,4 +1,4 @@
-"""What error bodies and headers of model servers say, in all their shapes."""
+"""Error bodies and headers of model servers, in all their shapes."""
 
 import json
 from datetime import UTC, datetime
