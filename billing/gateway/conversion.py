@@ -96,8 +96,10 @@ def _join_calls(calls: list[Json], parts: list[Any]) -> None:
         call = _find_call(calls, index)
         call |= {k: v for k, v in part.items() if k in ("id", "type") and v}
         function = part.get("function")
-        for name in ("name", "arguments") if isinstance(function, dict) else ():
-            call["function"][name] += function[name] if isinstance(function.get(name), str) else ""
+        if isinstance(function, dict):
+            for name in ("name", "arguments"):
+                text = function.get(name)
+                call["function"][name] += text if isinstance(text, str) else ""
 
 
 def _find_call(calls: list[Json], index: Any) -> Json:

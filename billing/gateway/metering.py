@@ -35,16 +35,17 @@ class Meter:
     def tokens(self, messages: Any) -> Tokens:
         """Return the number of used tokens.
 
-        If the response reports no usage, estimate the usage from the lengths of the response and of the request's
-        ``messages``.
+        Counts that the response does not report are estimated from the lengths of the response and of the request's
+        ``messages``; so are counts of which all are zero although the model wrote something.
         """
-        if self._report.is_present and not (self._report.is_zero and self._characters):
-            return self._report.tokens()
-        return Tokens.clamp(
+        estimated = Tokens.clamp(
             prompt=len(json.dumps(messages)) // CHARACTERS_PER_TOKEN + 1,
             completion=-(-self._characters // CHARACTERS_PER_TOKEN),  # rounded up
             cached=0,
         )
+        if self._report.is_zero and self._characters:
+            return estimated
+        return self._report.tokens(estimated=estimated)
 
 
 def _count_characters(value: Any, depth: int = 0) -> int:

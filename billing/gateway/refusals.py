@@ -119,7 +119,7 @@ class UpstreamRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetails:
-    """The content of an error body. Missing parts are empty or None; ``status`` is the HTTP status that the body names."""
+    """The content of an error body. Missing parts are empty or None. ``status`` is the HTTP status that it names."""
 
     message: str = ""
     kind: str = ""

@@ -42,9 +42,14 @@ class UsageReport:
     """
 
     def __init__(self) -> None:
-        self._prompt = self._completion = self._cached = 0
-        self.is_present = False
+        self._prompt: int | None = None
+        self._completion: int | None = None
+        self._cached = 0
+
+    @property
+    def is_present(self) -> bool:
         """Whether the response reported any count, even if all were zero."""
+        return self._prompt is not None or self._completion is not None
 
     def read(self, body: Any) -> None:
         """Read a whole response or one chunk."""
@@ -52,9 +57,13 @@ class UsageReport:
             for usage in _find_reports(body):
                 self._add(usage)
 
-    def tokens(self) -> Tokens:
-        """Return the collected counts, limited to the valid range."""
-        return Tokens.clamp(prompt=self._prompt, completion=self._completion, cached=self._cached)
+    def tokens(self, *, estimated: Tokens) -> Tokens:
+        """Return the collected counts, limited to the valid range. An estimate replaces a count that is missing."""
+        return Tokens.clamp(
+            prompt=estimated.prompt if self._prompt is None else self._prompt,
+            completion=estimated.completion if self._completion is None else self._completion,
+            cached=self._cached,
+        )
 
     @property
     def is_zero(self) -> bool:
@@ -72,11 +81,16 @@ class UsageReport:
         completion = _first(usage, _COMPLETION)
         if prompt is None and completion is None:
             return
-        self.is_present = True
-        completion = (completion or 0) + _uncounted_reasoning(usage, prompt or 0, completion or 0)
-        self._prompt = prompt or self._prompt
-        self._completion = completion or self._completion
+        if completion is not None:
+            completion += _uncounted_reasoning(usage, prompt or 0, completion)
+        self._prompt = _choose(prompt, self._prompt)
+        self._completion = _choose(completion, self._completion)
         self._cached = cached or self._cached
+
+
+def _choose(new: int | None, old: int | None) -> int | None:
+    """Return the new count, or the old one if the new one is missing or zero."""
+    return old if new is None or (new == 0 and old is not None) else new
 
 
 def _find_reports(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
