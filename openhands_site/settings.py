@@ -490,6 +490,8 @@ GATEWAY_TOKEN_SECONDS = env.integer("GATEWAY_TOKEN_SECONDS", 3_600, low=60)
 GATEWAY_TIMEOUT_SECONDS = env.integer("GATEWAY_TIMEOUT_SECONDS", 600, low=5)
 GATEWAY_BODY_MAX_BYTES = env.integer("GATEWAY_BODY_MAX_BYTES", 33_554_432, low=65_536)
 """Requests to models are large because they contain the whole history and images."""
+GATEWAY_MAX_CALLS = env.integer("GATEWAY_MAX_CALLS", 20, low=1, high=10_000)
+"""The maximum number of model calls that one conversation makes at the same time, with all of its tokens."""
 DEMO_PIECE_MILLISECONDS = env.integer("DEMO_PIECE_MILLISECONDS", 20, high=1_000)
 """The pause of the demo model between the pieces of its response."""
 UPSTREAM_ALLOW_PRIVATE = env.boolean("UPSTREAM_ALLOW_PRIVATE", DEBUG)

@@ -71,6 +71,21 @@ def shared_settings(*, organization_id: UUID) -> EffectiveSettings:
     )
 
 
+def effective_value(*, user_id: UUID, organization_id: UUID, name: str) -> tuple[Any, bool]:
+    """Return the effective value of one setting that is not secret, and whether the organization enforces it.
+
+    Decrypts nothing, so a secret that cannot be decrypted does not matter. Runs at most two database queries.
+    """
+    default = FIELDS[name].default
+    shared = OrganizationSettings.objects.filter(organization_id=organization_id)
+    shared_values, enforced = shared.values_list("values", "enforced").first() or ({}, [])
+    if name in enforced:
+        return shared_values.get(name, default), True
+    own = UserSettings.objects.filter(user_id=user_id, organization_id=organization_id)
+    own_values = own.values_list("values", flat=True).first() or {}
+    return own_values.get(name, shared_values.get(name, default)), False
+
+
 def effective_settings_for_key(
     user: Any, organization_id: UUID | None, permission: str
 ) -> EffectiveSettings | None:
@@ -321,6 +336,7 @@ __all__ = [
     "change_settings",
     "effective_settings",
     "effective_settings_for_key",
+    "effective_value",
     "masked_values",
     "merge_settings",
     "organization_settings",

@@ -190,7 +190,8 @@ _FIELDS = (
         None,
         _number(1, 10**15),
         _integer(1, 10**15),
-        "Maximum cost of one conversation in micro-dollars; null for no limit.",
+        "Maximum cost of one conversation in micro-dollars; null for no limit. When the model calls of a conversation "
+        "have cost this much, the model gateway refuses further calls with status 402.",
         compat="max_budget_per_task",
         from_compat=_micros,
         to_compat=lambda value: None if value is None else value / MICROS,

@@ -26,6 +26,7 @@ class ModelCallAdmin(ReadOnlyAdmin):
         "status",
         *COUNTS,
         "seconds",
+        "error",
         "created_at",
     )
 

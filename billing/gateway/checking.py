@@ -1,8 +1,24 @@
-"""The test of a model server with a short real call."""
+"""The test of a model server with short real calls that have the shape of a conversation's calls."""
 
-from billing.gateway import upstream
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from asgiref.sync import async_to_sync
+
+from billing.gateway import answers, conversion, upstream
+from billing.gateway.refusals import UpstreamRefused
+from billing.gateway.usage_reports import UsageReport
 from billing.models import ModelAccess
 from lib.problems import Problem
+
+Json = dict[str, Any]
+CHECK_SECONDS = 60.0
+"""The maximum duration of one call of the test."""
+TOOL = "report_result"
+_UNSUPPORTED = frozenset((400, 404, 405, 406, 415, 422, 500, 501, 502))
+"""Statuses of servers that do not support a part of a request."""
 
 
 class NoModelAccess(Problem):
@@ -16,20 +32,148 @@ class NoModelAccess(Problem):
 
 
 class ModelCheckFailed(Problem):
-    """The model server failed the test call; ``detail`` describes the failure."""
+    """The model server failed a test call; ``detail`` describes the failure and what will not work."""
 
     status = 502
     code = "model-check-failed"
 
 
-def check_model_access(access: ModelAccess | None) -> str:
-    """Send a short request to the model server; return a sentence about the response. The request can cost money.
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """The result of a successful test: a sentence about the answer, and warnings about what may not work."""
 
-    Raise ``NoModelAccess`` if ``access`` is None, and ``ModelCheckFailed`` if the call fails.
+    sentence: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The sentence and the warnings as one text."""
+        return " ".join((self.sentence, *self.warnings))
+
+
+def check_model_access(access: ModelAccess | None) -> CheckResult:
+    """Send the requests that conversations send, with a short prompt; return the result. The calls can cost money.
+
+    The first request has the form of an agent's: streamed, with a tool and the engine's parameters. The second has the
+    form of a summary of a long history: not streamed, without tools. Raise ``NoModelAccess`` if ``access`` is None, and
+    ``ModelCheckFailed`` if a call fails.
     """
     if access is None:
         raise NoModelAccess
+    return async_to_sync(_check)(access)
+
+
+async def _check(access: ModelAccess) -> CheckResult:
+    started = time.monotonic()
     try:
-        return upstream.check(access)
-    except upstream.UpstreamRefused as error:
-        raise ModelCheckFailed(error.message) from error
+        answer = await _call(access, is_stream=True, has_tools=True)
+    except UpstreamRefused as failure:
+        raise ModelCheckFailed(await _diagnose(access, failure)) from failure
+    milliseconds = round((time.monotonic() - started) * 1000)
+    try:
+        await _call(access, is_stream=False, has_tools=False)
+    except UpstreamRefused as failure:
+        raise ModelCheckFailed(
+            "The model answered a streamed request, but not a request without streaming. Summaries of long "
+            f"conversations will fail: {failure.message}"
+        ) from failure
+    return CheckResult(
+        f"{access.model} answered in {milliseconds} ms.", tuple(_find_warnings(answer))
+    )
+
+
+async def _diagnose(access: ModelAccess, failure: UpstreamRefused) -> str:
+    """Return the message of a failed agent's request, with the part of the request that the server does not support."""
+    if failure.status not in _UNSUPPORTED or failure.code in upstream.UNREACHED_CODES:
+        return failure.message
+    if await _works(access, is_stream=True, has_tools=False):
+        part = "It does not support tools, which agents need."
+    elif await _works(access, is_stream=False, has_tools=True):
+        part = "It does not support streaming, which conversations use."
+    elif await _works(access, is_stream=False, has_tools=False):
+        part = "It supports neither streaming nor tools, which conversations need."
+    else:
+        return failure.message
+    return (
+        f"The model server answers simple requests, but conversations will fail. {part} "
+        f"Its message: {failure.message}"
+    )
+
+
+async def _works(access: ModelAccess, *, is_stream: bool, has_tools: bool) -> bool:
+    try:
+        await _call(access, is_stream=is_stream, has_tools=has_tools)
+    except UpstreamRefused:
+        return False
+    return True
+
+
+async def _call(access: ModelAccess, *, is_stream: bool, has_tools: bool) -> Json:
+    """Return the completion that answers a short request. Raise ``UpstreamRefused`` if the call fails."""
+    body = build_request(access.model, is_stream=is_stream, has_tools=has_tools)
+    try:
+        async with (
+            asyncio.timeout(CHECK_SECONDS),
+            upstream.open_response(access, body) as response,
+        ):
+            if is_stream:
+                chunks = answers.read_stream(
+                    response.pieces, content_type=response.content_type, key=response.key
+                )
+                bodies = [chunk.body async for chunk in chunks if chunk.body is not None]
+                return conversion.join_chunks(bodies)
+            raw = bytearray()
+            async for piece in response.pieces:
+                raw += piece
+                if len(raw) > answers.MAX_RESPONSE_BYTES:
+                    raise answers.too_large()
+            return answers.read_completion(
+                bytes(raw), content_type=response.content_type, key=response.key
+            )
+    except TimeoutError as error:
+        raise UpstreamRefused(
+            504,
+            f"The model server did not finish its answer within {CHECK_SECONDS:.0f} seconds.",
+            code="upstream_timeout",
+        ) from error
+
+
+def build_request(model: str, *, is_stream: bool, has_tools: bool) -> Json:
+    """Return a request as the engine (openhands-agent-server 1.58.0) sends it, with a short prompt."""
+    task = f"Call the tool {TOOL} with the result OK." if has_tools else "Reply with the word OK."
+    body: Json = {
+        "model": model,
+        "messages": [
+            {"role": "system", "content": [{"type": "text", "text": "You are an agent."}]},
+            {"role": "user", "content": [{"type": "text", "text": task}]},
+        ],
+        "reasoning_effort": "high",
+    }
+    if is_stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    if has_tools:
+        result = {"type": "string", "description": "The result."}
+        parameters = {"type": "object", "properties": {"result": result}, "required": ["result"]}
+        function = {
+            "name": TOOL,
+            "description": "Report the result of the task.",
+            "parameters": parameters,
+        }
+        body["tools"] = [{"type": "function", "function": function}]
+    return body
+
+
+def _find_warnings(answer: Json) -> list[str]:
+    warnings = []
+    if not any(
+        isinstance(choice.get("message"), dict) and choice["message"].get("tool_calls")
+        for choice in answer["choices"]
+    ):
+        warnings.append(
+            "However, it did not call the tool that it was asked to call. Agents work only with models that call tools."
+        )
+    report = UsageReport()
+    report.read(answer)
+    if not report.is_present:
+        warnings.append("It reports no token usage, so tokens and costs are estimated.")
+    return warnings

@@ -3,92 +3,63 @@
 import json
 from typing import Any
 
-import orjson
-
+from billing.gateway.usage_reports import UsageReport
 from billing.prices import Tokens
 
-MAX_LINE_BYTES = 1_048_576
 CHARACTERS_PER_TOKEN = 4
 """The average for English text, for estimates."""
+MAX_DEPTH = 30
+"""Deeper parts of a message are not counted. No known server nests a message so deeply."""
 
 
 class Meter:
     """The token counter of one response. If the response reports no usage, the counter estimates it from the length."""
 
     def __init__(self) -> None:
-        self._line = b""
-        self._is_skipping = False
-        self._reported_tokens: Tokens | None = None
+        self._report = UsageReport()
         self._characters = 0
 
-    def feed(self, piece: bytes) -> None:
-        """Read the next bytes of a stream of server-sent events. A piece may end in the middle of a line."""
-        # Keep the last, incomplete line until its rest arrives.
-        *lines, rest = (self._line + piece).split(b"\n")
-        for line in lines:
-            if not self._is_skipping and line.startswith(b"data:"):
-                self._read_event(line[5:].strip())
-            self._is_skipping = False
-        if len(rest) > MAX_LINE_BYTES:  # too long to buffer; the bytes are forwarded anyway
-            self._is_skipping, rest = True, b""
-        self._line = rest
+    @property
+    def has_output(self) -> bool:
+        """Whether the model wrote anything or the server reported usage."""
+        return self._characters > 0 or not self._report.is_zero
 
-    def add_completion(self, completion: dict[str, Any]) -> None:
-        """Read a complete response, or one chunk of a stream."""
-        self._reported_tokens = _parse_usage(completion.get("usage")) or self._reported_tokens
-        for choice in completion.get("choices") or ():
+    def add(self, completion: dict[str, Any]) -> None:
+        """Read a whole response, or one chunk of a stream."""
+        self._report.read(completion)
+        choices = completion.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict):
                 self._characters += _count_characters(choice.get("delta") or choice.get("message"))
 
     def tokens(self, messages: Any) -> Tokens:
         """Return the number of used tokens.
 
-        If the response reports no usage, estimate the usage from the lengths of the response and of the request's
-        ``messages``.
+        Counts that the response does not report are estimated from the lengths of the response and of the request's
+        ``messages``; so are counts of which all are zero although the model wrote something.
         """
-        if self._reported_tokens is not None:
-            return self._reported_tokens
-        return Tokens.clamp(
+        estimated = Tokens.clamp(
             prompt=len(json.dumps(messages)) // CHARACTERS_PER_TOKEN + 1,
             completion=-(-self._characters // CHARACTERS_PER_TOKEN),  # rounded up
             cached=0,
         )
-
-    def _read_event(self, data: bytes) -> None:
-        if data == b"[DONE]":
-            return
-        try:
-            chunk = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            return
-        if isinstance(chunk, dict):
-            self.add_completion(chunk)
+        if self._report.is_zero and self._characters:
+            return estimated
+        return self._report.tokens(estimated=estimated)
 
 
-def _parse_usage(usage: Any) -> Tokens | None:
-    """Return the token counts in a ``usage`` object; None if the object is missing or malformed."""
-    if not isinstance(usage, dict):
-        return None
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not isinstance(prompt, int) or not isinstance(completion, int):
-        return None
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
-    return Tokens.clamp(
-        prompt=prompt, completion=completion, cached=cached if isinstance(cached, int) else 0
-    )
-
-
-def _count_characters(value: Any) -> int:
+def _count_characters(value: Any, depth: int = 0) -> int:
     """Count the characters that a model wrote: content, reasoning and tool arguments, in any structure."""
+    if depth > MAX_DEPTH:
+        return 0
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
         return sum(
-            _count_characters(part)
+            _count_characters(part, depth + 1)
             for key, part in value.items()
-            if key not in ("role", "id", "type")
+            if key not in ("role", "id", "type", "usage")
         )
     if isinstance(value, list):
-        return sum(_count_characters(part) for part in value)
+        return sum(_count_characters(part, depth + 1) for part in value)
     return 0

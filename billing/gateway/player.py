@@ -11,18 +11,17 @@ from django.core.cache import cache
 from redis.exceptions import RedisError
 
 from billing.gateway import demo, script
+from billing.gateway.refusals import UpstreamRefused
 from billing.gateway.script import Json, Step
-from billing.gateway.upstream import UpstreamRefused
+from billing.gateway.upstream import Response
 
 FAILURES_SECONDS = 3_600
 """The time for which Redis keeps the count of a scripted failure."""
 
 
 @asynccontextmanager
-async def open_response(
-    body: Json, *, conversation_id: UUID
-) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Yield an iterator over the bytes of the demo model's response, like ``upstream.open_response``."""
+async def open_response(body: Json, *, conversation_id: UUID) -> AsyncIterator[Response]:
+    """Yield the demo model's response, like ``upstream.open_response``."""
     try:
         step = await asyncio.to_thread(demo.reply, body)
         reply = script.build_completion(step, body)
@@ -37,7 +36,10 @@ async def open_response(
         status, message = step.failure.status or 502, step.failure.message
         code = script.ERROR_CODES.get(status, "server_error")
         raise UpstreamRefused(status, message, code=code)
-    yield _iter_stream(step, reply) if body.get("stream") else _iter_whole(reply)
+    if body.get("stream"):
+        yield Response(_iter_stream(step, reply), "text/event-stream")
+    else:
+        yield Response(_iter_whole(reply), "application/json")
 
 
 async def _is_due(step: Step, key: str) -> bool:

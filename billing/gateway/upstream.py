@@ -1,109 +1,92 @@
 """Calls to the model server that a user has set. Every failure of a call is raised as ``UpstreamRefused``."""
 
+import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 from django.conf import settings
 
+from billing.gateway import options, refusals
+from billing.gateway.refusals import UpstreamRefused
 from billing.models import ModelAccess
 from lib import http, url_guard
 from lib.crypto import Undecryptable
 
 Json = dict[str, Any]
-MAX_RESPONSE_BYTES = 33_554_432
 MAX_ERROR_BYTES = 65_536
-MAX_MESSAGE = 1_000
-"""The maximum length of an error message in characters."""
-CHECK_SECONDS = 30.0
-"""The timeout of a test call."""
+LOST_CODES = frozenset(("upstream_timeout", "upstream_disconnected"))
+"""Codes of failures after which the model server may still charge for the call."""
+
+UNREACHED_CODES = frozenset(
+    ("upstream_unreachable", "upstream_address_refused", "upstream_key_unreadable", *LOST_CODES)
+)
+"""Codes of failures that do not come from the model server."""
 
 
-class UpstreamRefused(Exception):
-    """A call to the model server failed. The status and the message are for the caller, without the API key."""
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A successful response: an iterator over its bytes as they arrive, its content type, and the key to mask."""
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        code: str,
-        kind: str | None = None,
-        retry_after: str = "",
-    ) -> None:
-        self.status, self.message, self.code = status, message, code
-        self.kind, self.retry_after = kind, retry_after
-        super().__init__(message)
+    pieces: AsyncIterator[bytes]
+    content_type: str
+    key: str = ""
 
 
 @asynccontextmanager
-async def open_response(access: ModelAccess, body: Json) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Send a request, and yield an iterator over the bytes of the response as they arrive.
+async def open_response(access: ModelAccess, body: Json) -> AsyncIterator[Response]:
+    """Send a request, and yield the response.
 
     Raise ``UpstreamRefused`` on entry if the call fails before the response begins, and during the iteration if the
-    call fails later. At the end of the block the connection is closed, which makes the model server stop its work.
+    call fails later. At the end of the block the connection is closed, which makes the model server stop its work. If
+    the server refuses an option that it need not know, the request is repeated without the option.
     """
     key = _decrypt_key(access)
     async with http.async_client(seconds=settings.GATEWAY_TIMEOUT_SECONDS) as client:
+        response = await _send(client, access, options.add_options(body), key)
+        try:
+            kind = response.headers.get("Content-Type", "")
+            yield Response(_iter_pieces(response), kind, key)
+        finally:
+            await response.aclose()
+
+
+async def _send(
+    client: httpx2.AsyncClient, access: ModelAccess, body: Json, key: str
+) -> httpx2.Response:
+    """Return a response with a success status, whose body has not been read."""
+    known = await asyncio.to_thread(options.load_refused, access)
+    refused = known or frozenset()
+    first_refusal: UpstreamRefused | None = None
+    while True:
+        sent = options.remove_options(body, refused)
         request = client.build_request(
-            "POST", _completions_url(access), content=_encode(body), headers=_headers(key)
+            "POST", _completions_url(access), content=_encode(sent), headers=_headers(key)
         )
         try:
             response = await client.send(request, stream=True)
         except (httpx2.HTTPError, httpx2.InvalidURL, url_guard.UnsafeUrl) as error:
             raise _explain(error) from error
+        if response.is_success:
+            is_new = refused != known if known is not None else "stream_options" in body
+            if is_new:
+                await asyncio.to_thread(options.remember_refused, access, refused)
+            return response
         try:
-            if not response.is_success:
-                raise _build_refusal(response, await _read_beginning(response), key)
-            _ensure_content_type(response, is_stream=bool(body.get("stream")))
-            yield _iter_pieces(response)
+            raw = await _read_beginning(response)
         finally:
             await response.aclose()
-
-
-def check(access: ModelAccess) -> str:
-    """Make a short real call; return a sentence about the response. Raise ``UpstreamRefused`` if the call fails."""
-    key = _decrypt_key(access)
-    body = {
-        "model": access.model,
-        "messages": [{"role": "user", "content": "Reply with the single word OK."}],
-    }
-    started = time.monotonic()
-    try:
-        with (
-            http.client(seconds=CHECK_SECONDS) as client,
-            client.stream(
-                "POST", _completions_url(access), content=_encode(body), headers=_headers(key)
-            ) as response,
-        ):
-            raw = b""
-            for piece in response.iter_bytes():
-                raw += piece
-                # The response may never end: check only the part that has arrived.
-                if len(raw) > MAX_RESPONSE_BYTES:
-                    break
-    except (httpx2.HTTPError, httpx2.InvalidURL, url_guard.UnsafeUrl) as error:
-        raise _explain(error) from error
-    if not response.is_success:
-        raise _build_refusal(response, raw[:MAX_ERROR_BYTES], key)
-    parse_completion(raw)
-    return f"{access.model} answered in {round((time.monotonic() - started) * 1000)} ms."
-
-
-def parse_completion(raw: bytes) -> Json:
-    """Parse the body of a response that was not streamed. Raise ``UpstreamRefused`` if it is not a chat completion."""
-    try:
-        body = json.loads(raw)
-        if isinstance(body["choices"], list) and body["choices"]:
-            return dict(body)
-    except (ValueError, LookupError, TypeError, RecursionError):
-        pass
-    raise UpstreamRefused(
-        502, "The model server's response is not a chat completion.", code="upstream_malformed"
-    )
+        refusal = _build_refusal(response, raw, key)
+        text = raw.decode(errors="replace")
+        more = options.choose_refused(sent, response.status_code, text, known)
+        # The first message explains more than the refusal of an attempt on suspicion.
+        first_refusal = first_refusal or refusal
+        if not more or refused - (known or frozenset()) >= frozenset(options.REMOVABLE):
+            raise first_refusal
+        refused |= more
 
 
 def _decrypt_key(access: ModelAccess) -> str:
@@ -156,16 +139,6 @@ async def _read_beginning(response: httpx2.Response) -> bytes:
     return raw[:MAX_ERROR_BYTES]
 
 
-def _ensure_content_type(response: httpx2.Response, *, is_stream: bool) -> None:
-    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if is_stream and kind != "text/event-stream":
-        raise UpstreamRefused(
-            502,
-            f"The model server did not stream its response (content type: {kind[:60] or 'none'}).",
-            code="upstream_malformed",
-        )
-
-
 def _explain(error: Exception) -> UpstreamRefused:
     """Convert a transport error to ``UpstreamRefused``. The message never quotes the request, which has the API key."""
     if isinstance(error, url_guard.UnsafeUrl):
@@ -196,10 +169,7 @@ def _explain(error: Exception) -> UpstreamRefused:
 
 
 def _build_refusal(response: httpx2.Response, raw: bytes, key: str) -> UpstreamRefused:
-    """Convert an error response to ``UpstreamRefused``.
-
-    The message is the model server's own message, if there is one, with the API key removed.
-    """
+    """Convert an error response to ``UpstreamRefused`` with the model server's own message, if there is one."""
     status = response.status_code
     if status < 400:
         return UpstreamRefused(
@@ -208,36 +178,8 @@ def _build_refusal(response: httpx2.Response, raw: bytes, key: str) -> UpstreamR
             "enter the final URL in Settings.",
             code="upstream_malformed",
         )
-    message, kind, code = _parse_error(raw)
-    message = message or f"The model server responded with status {status}."
-    if key:
-        # Some servers quote the rejected key in their message.
-        message, kind, code = (word.replace(key, "[key]") for word in (message, kind, code))
-    retry_after = response.headers.get("Retry-After", "")
-    return UpstreamRefused(
-        status,
-        message[:MAX_MESSAGE],
-        code=code[:80] or f"upstream_{status}",
-        kind=kind[:80] or None,
-        retry_after=retry_after if retry_after.isascii() and retry_after.isdigit() else "",
-    )
-
-
-def _parse_error(raw: bytes) -> tuple[str, str, str]:
-    """Return the message, type and code of an error body. A missing part is empty.
-
-    Servers use ``{"error": {...}}``, ``{"error": "message"}`` or the fields at the top level.
-    """
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        return "", "", ""
-    error = body.get("error", body) if isinstance(body, dict) else None
-    if isinstance(error, str):
-        return error, "", ""
-    if not isinstance(error, dict):
-        return "", "", ""
-    message = error.get("message") or error.get("detail") or ""
-    values = (message, error.get("type"), error.get("code"))
-    texts = [value if isinstance(value, str) else "" for value in values]
-    return texts[0], texts[1], texts[2]
+    if status > 599:
+        status = 502
+    details = refusals.parse_body(raw, response.headers.get("Content-Type", ""))
+    retry_after = refusals.parse_retry_after(response.headers)
+    return refusals.build_refusal(details, status=status, key=key, retry_after=retry_after)

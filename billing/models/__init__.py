@@ -5,8 +5,10 @@ app (import order).
 """
 
 from billing.models.access import ModelAccess, ModelAccessQuerySet
+from billing.models.running import RunningCall
 from billing.models.tokens import GatewayToken
 from billing.models.usage import (
+    ERROR_MAX,
     SUMMED,
     ConversationUsage,
     ConversationUsageQuerySet,
@@ -15,6 +17,7 @@ from billing.models.usage import (
 )
 
 __all__ = [
+    "ERROR_MAX",
     "SUMMED",
     "ConversationUsage",
     "ConversationUsageQuerySet",
@@ -23,4 +26,5 @@ __all__ = [
     "ModelAccessQuerySet",
     "ModelCall",
     "ModelCallQuerySet",
+    "RunningCall",
 ]

@@ -14,6 +14,8 @@ from accounts.roles import ROLE_PERMISSIONS
 
 SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_micros")
 """The columns of model calls that are summed. ``cost_micros`` is in micro-dollars."""
+ERROR_MAX = 1_000
+"""The maximum length of a call's error message in characters."""
 _SUMS: dict[str, Any] = {name: Coalesce(Sum(name), 0) for name in SUMMED}
 
 
@@ -82,6 +84,13 @@ class ModelCall(models.Model):
     cached_tokens = models.PositiveIntegerField(default=0)
     cost_micros = models.PositiveBigIntegerField(default=0)
     seconds = models.FloatField(default=0)
+    error = models.CharField(
+        max_length=ERROR_MAX,
+        default="",
+        db_default="",
+        blank=True,
+        help_text="Message of a failed call, without secrets.",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = ModelCallQuerySet.as_manager()

@@ -1,5 +1,14 @@
 """The services of billing, one module for each noun."""
 
+from billing.services.admission import (
+    BudgetReached,
+    BudgetReserved,
+    CallRefused,
+    TooManyCalls,
+    begin_call,
+    estimate_tokens,
+    extend_call,
+)
 from billing.services.gateway_tokens import (
     TOKEN_PREFIX,
     InvalidGatewayToken,
@@ -24,12 +33,19 @@ from billing.services.usage import CallTotals, get_usage, record_call, totals_of
 __all__ = [
     "DEMO_MODEL",
     "TOKEN_PREFIX",
+    "BudgetReached",
+    "BudgetReserved",
+    "CallRefused",
     "CallTotals",
     "InvalidGatewayToken",
     "InvalidModelAccess",
     "NoOrganizationModel",
+    "TooManyCalls",
     "authenticate_gateway_token",
+    "begin_call",
     "clear_model_access",
+    "estimate_tokens",
+    "extend_call",
     "extend_gateway_tokens",
     "get_lent_access",
     "get_model_access",

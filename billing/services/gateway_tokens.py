@@ -10,7 +10,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from accounts.models import Membership
-from billing.models import GatewayToken
+from billing.models import GatewayToken, RunningCall
 from lib import crypto
 from lib.problems import Problem
 
@@ -72,6 +72,7 @@ def revoke_gateway_tokens(*, conversation_id: UUID) -> int:
 
     ``revoked_at`` keeps the time of the first call.
     """
+    RunningCall.objects.filter(conversation_id=conversation_id).delete()
     tokens = GatewayToken.objects.filter(conversation_id=conversation_id, revoked_at=None)
     return tokens.update(revoked_at=timezone.now())
 

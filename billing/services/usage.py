@@ -12,12 +12,14 @@ from django.db.models.functions import TruncDate
 
 from accounts.models import User
 from billing.models import (
+    ERROR_MAX,
     SUMMED,
     ConversationUsage,
     GatewayToken,
     ModelAccess,
     ModelCall,
     ModelCallQuerySet,
+    RunningCall,
 )
 from billing.prices import Tokens, cost_micros
 from billing.services.model_access import DEMO_MODEL
@@ -36,10 +38,14 @@ def record_call(
     status: int,
     tokens: Tokens,
     seconds: float,
+    call_id: UUID | None = None,
+    error: str = "",
 ) -> ModelCall:
     """Record one model call with its cost, and add it to the sums of its conversation in the same transaction.
 
-    Not safe to repeat: each invocation counts as another model call. ``access`` is None for the demo model.
+    Not safe to repeat: each invocation counts as another model call. ``access`` is None for the demo model. If
+    ``begin_call`` has begun the call, ``call_id`` is its id, and its reservation ends. ``error`` is the message of a
+    failed call.
     """
     call = ModelCall.objects.create(
         organization_id=token.organization_id,
@@ -54,6 +60,7 @@ def record_call(
         cached_tokens=tokens.cached,
         cost_micros=cost_micros(tokens, access),
         seconds=seconds,
+        error=error[:ERROR_MAX],
     )
     # Insert a row of zeros if there is none, then add: two concurrent first calls must not fail, and both must count.
     zeros = ConversationUsage(
@@ -67,6 +74,8 @@ def record_call(
         cached_tokens=F("cached_tokens") + call.cached_tokens,
         cost_micros=F("cost_micros") + call.cost_micros,
     )
+    if call_id is not None:
+        RunningCall.objects.filter(pk=call_id).delete()
     return call
 
 

@@ -1,28 +1,19 @@
 """The forms of the model page: one for the model server and its prices, and one to return to the demo model."""
 
-from decimal import Decimal
 from typing import Any
 
 from django import forms
-from django.core.exceptions import ValidationError
 
 from lib.forms import OptionField, PageForm, TextField
+from lib.money import DollarsField, to_dollars, to_micros
 
-MICROS = 1_000_000
+__all__ = ["DemoForm", "ModelAccessForm", "PriceField", "to_dollars", "to_micros"]
 
 
-class PriceField(forms.Field):
+class PriceField(DollarsField):
     """A field for a price in dollars per million tokens. Its value is in micro-dollars, or None if it is empty."""
 
-    def to_python(self, value: Any) -> int | None:
-        """Return the price in micro-dollars, or None if the field is empty."""
-        text = str(value or "").strip()
-        try:
-            return to_micros(text) if text else None
-        except ValueError as error:
-            raise ValidationError(
-                "Enter the price in dollars per million tokens, for example 2.50."
-            ) from error
+    refusal = "Enter the price in dollars per million tokens, for example 2.50."
 
 
 class ModelAccessForm(PageForm):
@@ -57,23 +48,3 @@ class DemoForm(PageForm):
     """The button that returns to the demo model."""
 
     intent = OptionField(choices=[("demo", "Use the demo model again")])
-
-
-def to_micros(text: str) -> int:
-    """Return an amount in dollars as exact micro-dollars; an empty text is 0.
-
-    Raise ``ValueError`` if the text is not an amount, is negative, or has fractions of a micro-dollar.
-    """
-    try:
-        amount = Decimal(text.strip().removeprefix("$") or "0") * MICROS
-    except ArithmeticError:  # not a number, or outside Decimal's range
-        amount = Decimal("NaN")
-    if not amount.is_finite() or amount < 0 or amount != amount.to_integral_value():
-        raise ValueError(text)
-    return int(amount)
-
-
-def to_dollars(amount: int) -> str:
-    """Return micro-dollars as dollars, without trailing zeros: ``2.5`` or ``0.000001``."""
-    whole, part = divmod(amount, MICROS)
-    return f"{whole}.{part:06d}".rstrip("0").rstrip(".")

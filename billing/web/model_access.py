@@ -34,7 +34,7 @@ PRESETS = [
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def model_settings(request: AuthenticatedRequest) -> HttpResponse:
-    """Show and save the user's model server, test it with one call, or return to the demo model."""
+    """Show and save the user's model server, test it with short calls, or return to the demo model."""
     user, organization = request.user, active_organization(request)
     permissions.require(user, organization.pk, "model_access.view")
     access = services.get_model_access(organization_id=organization.pk, user_id=user.pk)
@@ -56,7 +56,9 @@ def model_settings(request: AuthenticatedRequest) -> HttpResponse:
             if form.is_valid():
                 access = _save(request, organization, form)
                 if form.cleaned_data["intent"] == "test":
-                    messages.success(request, checking.check_model_access(access))
+                    result = checking.check_model_access(access)
+                    notify = messages.warning if result.warnings else messages.success
+                    notify(request, result.text)
                 else:
                     messages.success(request, "Saved. Conversations use this model from now on.")
                 return redirect("settings-model")
@@ -90,7 +92,9 @@ def organization_model(request: AuthenticatedRequest, organization_id: UUID) -> 
                     organization=organization, user=None, **form.build_arguments()
                 )
                 if form.cleaned_data["intent"] == "test":
-                    messages.success(request, checking.check_model_access(access))
+                    result = checking.check_model_access(access)
+                    notify = messages.warning if result.warnings else messages.success
+                    notify(request, result.text)
                 else:
                     messages.success(
                         request, "Saved. Conversations that several members steer use this model."

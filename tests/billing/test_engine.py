@@ -1,4 +1,4 @@
-"""The real engine with the demo model behind the gateway: a request and a follow-up request."""
+"""The real engine with the gateway: the demo model, a model server that fails, and a reached cost limit."""
 
 import asyncio
 import os
@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from django.conf import settings
 
+from accounts.models import UserSettings
 from billing.models import ConversationUsage
 from tests.billing.conftest import wait_for_calls
 from tests.waiting import wait_until_async
@@ -168,3 +169,84 @@ async def test_engine_does_a_request_and_its_follow_up_and_usage_matches(
         usage.prompt_tokens,
         usage.completion_tokens,
     )
+
+
+async def _wait_for_error(engine: httpx2.AsyncClient, conversation_id: UUID) -> dict[str, Any]:
+    """Wait until the run has failed, and return the event that says why."""
+    address = f"/api/conversations/{conversation_id}"
+
+    async def read_error() -> dict[str, Any] | None:
+        page = await engine.get(f"{address}/events/search", params={"limit": 100})
+        kinds = ("ConversationErrorEvent",)
+        return next((e for e in page.json()["items"] if e["kind"] in kinds), None)
+
+    error = await wait_until_async(read_error, "the run to fail", seconds=120, pause=0.25)
+    return error or {}
+
+
+@pytest.mark.timeout(300)
+async def test_engine_repeats_calls_that_fail_inside_the_stream_and_finishes(
+    live, engine, token, access, provider, conversation_id, tmp_path: Path
+):
+    folder = tmp_path / "project"
+    folder.mkdir(exist_ok=True)
+    beginning = b'data: {"choices": [{"index": 0, "delta": {"content": "I will"}}]}\n\n'
+    answers = [
+        (200, "text/event-stream", beginning),  # a clean end without finish_reason and [DONE]
+        (200, "text/event-stream", b'data: {"error": {"code": 429, "message": "Slow down"}}\n\n'),
+    ]
+    provider.answer = lambda _request: answers.pop(0) if answers else None
+    await _start(
+        engine,
+        live,
+        conversation_id=conversation_id,
+        token=token,
+        text="!run echo one\n!finish Done.",
+        folder=folder,
+    )
+    # The engine makes 2 attempts per call here, so the second failure stops the run.
+    error = await _wait_for_error(engine, conversation_id)
+    assert "Slow down" in error["detail"]
+    calls = await wait_for_calls(conversation_id, count=2)
+    assert [(call.outcome, call.status) for call in calls] == [("failed", 502), ("failed", 429)]
+
+    message = {
+        "role": "user",
+        "content": [{"type": "text", "text": "!run echo one\n!finish Done."}],
+        "run": True,
+    }
+    answers.append((200, "text/event-stream", beginning))
+    (
+        await engine.post(f"/api/conversations/{conversation_id}/events", json=message)
+    ).raise_for_status()
+    events = await _wait_for_turns(engine, conversation_id, turns=1)
+    assert _tool_names(events) == ["terminal", "finish"]
+    calls = await wait_for_calls(conversation_id, count=5)
+    assert [call.outcome for call in calls] == ["failed"] * 3 + ["answered"] * 2
+
+
+@pytest.mark.timeout(300)
+async def test_reached_cost_limit_stops_the_run_with_the_reason_in_the_conversation(
+    live, engine, alice, token, access, provider, conversation_id, tmp_path: Path
+):
+    folder = tmp_path / "project"
+    folder.mkdir(exist_ok=True)
+    await UserSettings.objects.acreate(
+        user=alice,
+        organization=access.organization,
+        values={"max_budget_per_task_micros": 1},
+    )
+    await _start(
+        engine,
+        live,
+        conversation_id=conversation_id,
+        token=token,
+        text="!usage 1000000 0\n!run echo one\n!run echo two\n!finish Done.",
+        folder=folder,
+    )
+    error = await _wait_for_error(engine, conversation_id)
+    assert "has cost $1.00 and has reached its cost limit of $0.000001" in error["detail"]
+    assert "raise the maximum cost per conversation in Settings" in error["detail"]
+    assert len(provider.requests) == 1  # the engine does not repeat the refused call
+    usage = await ConversationUsage.objects.aget(pk=conversation_id)
+    assert (usage.calls, usage.cost_micros) == (1, 1_000_000)

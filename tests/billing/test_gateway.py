@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from accounts.models import Membership, Organization, User
 from billing import services
-from billing.gateway import player, upstream
+from billing.gateway import answers, player, upstream
 from billing.models import ConversationUsage, GatewayToken, ModelAccess, ModelCall
 from tests.billing.conftest import (
     CHAT,
@@ -392,7 +392,7 @@ class TestUpstreamFailures:
     async def test_response_beyond_the_maximum_is_502(
         self, live, token, access, conversation_id, monkeypatch
     ):
-        monkeypatch.setattr(upstream, "MAX_RESPONSE_BYTES", 10)
+        monkeypatch.setattr(answers, "MAX_RESPONSE_BYTES", 10)
         response = await live.post(CHAT, json=chat("!say x"), headers=bearer(token))
         assert response.status_code == 502
         assert response.json()["error"]["message"] == "The model server's response is too large."
@@ -529,7 +529,11 @@ def _count_connections() -> int:
         return int(cursor.fetchone()[0])
 
 
-async def test_usage_of_fifty_parallel_calls_is_their_sum(live, token, access, conversation_id):
+async def test_usage_of_fifty_parallel_calls_is_their_sum(
+    live, token, access, conversation_id, settings
+):
+    settings.GATEWAY_MAX_CALLS = 50
+
     async def one(number: int) -> int:
         request = chat(f"!usage {number} {number} {number // 2}\n!say x", stream=number % 2 == 0)
         return (await live.post(CHAT, json=request, headers=bearer(token))).status_code

@@ -157,35 +157,10 @@ class TestPrices:
 
 
 class TestMeter:
-    STREAM = (
-        b': ping\n\ndata: {"choices":[{"delta":{"content":"caf\xc3\xa9"}}],"usage":null}\r\n\r\n'
-        b'data:{"choices":[{"delta":{"tool_calls":[{"id":"c","function":{"arguments":"1234"}}]}}]}\n\n'
-    )
-    USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":8,"prompt_tokens_details":null}}\n\ndata: [DONE]\n\n'
-
-    @pytest.mark.parametrize("size", [1, 3, 7, 1000])
-    def test_stream_is_metered_wherever_it_is_split(self, size):
-        estimating, stating = Meter(), Meter()
-        for start in range(0, len(self.STREAM), size):
-            estimating.feed(self.STREAM[start : start + size])
-        raw = self.STREAM + self.USAGE
-        for start in range(0, len(raw), size):
-            stating.feed(raw[start : start + size])
-        assert estimating.tokens("x" * 6) == Tokens(prompt=3, completion=2)
-        assert stating.tokens("x") == Tokens(prompt=9, completion=8)
-
-    def test_malformed_and_endless_lines_are_skipped(self):
-        meter = Meter()
-        meter.feed(b"data: {nonsense\n\ndata: 5\n\ndata: " + b"x" * 3_000_000)
-        meter.feed(b"x" * 3_000_000 + b"\n\n" + self.USAGE)
-        assert meter.tokens("").completion == 8
-
-    @pytest.mark.parametrize(
-        "usage", [5, [], {"prompt_tokens": "9"}, {"prompt_tokens": 1.5, "completion_tokens": 1}]
-    )
+    @pytest.mark.parametrize("usage", [5, [], {"prompt_tokens": "9"}, {"completion_tokens": [1]}])
     def test_malformed_usage_is_estimated(self, usage):
         meter = Meter()
-        meter.add_completion({"usage": usage, "choices": [5, {"message": {"content": "abcd"}}]})
+        meter.add({"usage": usage, "choices": [5, {"message": {"content": "abcd"}}]})
         assert meter.tokens("").completion == 1
 
 
@@ -267,14 +242,15 @@ class TestModelAccess:
 
 class TestCheckModelAccess:
     def test_check_sends_a_request_to_the_model(self, access, provider: ScriptedLLM):
-        sentence = checking.check_model_access(access)
+        sentence = checking.check_model_access(access).sentence
         assert sentence.startswith("scripted-large answered in ")
         assert provider.requests[0]["body"]["model"] == "scripted-large"
 
     @pytest.mark.parametrize(
         ("raw", "words"),
         [
-            ((500, "text/plain", b"x"), "responded with status 500"),
+            ((500, "text/plain", b""), "responded with status 500"),
+            ((500, "text/plain", b"x"), "^x$"),
             ((200, "text/html", b"<p>"), "not a chat completion"),
             (
                 (404, "application/json", b'{"error": {"message": "no such model"}}'),

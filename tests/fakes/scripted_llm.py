@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ class ScriptedLLM(ThreadingHTTPServer):
     """The server. As a context manager it serves in a background thread.
 
     ``requests`` is the log of requests. If ``raw`` (status, content type, body) is set, it replaces every response.
+    ``answer`` chooses such a response for a request; if it returns None, the request is answered as usual.
     """
 
     daemon_threads = True
@@ -33,6 +34,7 @@ class ScriptedLLM(ThreadingHTTPServer):
         self.api_key = api_key
         self.chunk_delay = chunk_delay
         self.raw: tuple[int, str, bytes] | None = None
+        self.answer: Callable[[Json], tuple[int, str, bytes] | None] | None = None
         self.extra_headers: dict[str, str] = {}
         self.requests: deque[Json] = deque(maxlen=1000)
         self._failures: Counter[str] = Counter()
@@ -93,8 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
             failure = None
         self._note(request, step, key=key, failed=failure is not None)
         time.sleep(step.delay or 0)
-        if self.server.raw:
-            self._send(*self.server.raw)
+        chosen = self.server.answer(request) if self.server.answer else None
+        if raw := chosen or self.server.raw:
+            self._send(*raw)
         elif failure and failure.status == 0:
             self.close_connection = True
         elif failure:

@@ -9,6 +9,7 @@ from accounts.services.custom_secrets import VALUE_MAX
 from accounts.settings.choices import SecurityAnalyzer
 from accounts.settings.fields import FIELDS
 from lib.forms import CheckboxesField, IdField, NumberField, OptionField, PageForm, TextField
+from lib.money import DollarsField
 
 SEARCH_KEY_LENGTH = 2_000
 
@@ -37,6 +38,7 @@ class AgentSettingsForm(PageForm):
         "max_iterations",
         "condenser_max_size",
         "enable_default_condenser",
+        "max_budget_per_task_micros",
         "git_user_name",
         "git_user_email",
     )
@@ -51,6 +53,9 @@ class AgentSettingsForm(PageForm):
         label="Summarize the history after this many events", **bounds("condenser_max_size")
     )
     enable_default_condenser = forms.BooleanField(label="Summarize long histories", required=False)
+    max_budget_per_task_micros = DollarsField(
+        label="Maximum cost per conversation (US dollars)", required=False
+    )
     git_user_name = TextField(label="Git author name", max_length=120, required=False)
     git_user_email = TextField(label="Git author e-mail", max_length=254, required=False)
     search_api_key = TextField(

@@ -70,12 +70,14 @@ class ModelAccessViewSet(InOrganization, viewsets.GenericViewSet[ModelAccess]):
     @extend_schema(operation_id="settings_model_access_test", request=None)
     @action(detail=True, methods=["post"], serializer_class=serializers.ModelCheckSerializer)
     def test(self, request: Request) -> Response:
-        """Make a short model call with the stored settings. The call can cost a few tokens.
+        """Send short requests in the form that conversations use. They cost a few tokens.
 
-        Respond 502 with the reason if the call fails, and 409 if the caller uses the demo model.
+        The requests are streamed with a tool and the agent's parameters, and not streamed. Respond 502 with the reason
+        and what will not work if a call fails, and 409 if the caller uses the demo model.
         """
-        sentence = checking.check_model_access(self.access(self.organization()))
-        return Response(self.get_serializer({"detail": sentence}).data)
+        result = checking.check_model_access(self.access(self.organization()))
+        fields = {"detail": result.text, "warnings": result.warnings}
+        return Response(self.get_serializer(fields).data)
 
 
 @extend_schema(tags=["organizations"])

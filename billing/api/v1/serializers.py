@@ -51,7 +51,10 @@ class NewModelAccessSerializer(serializers.Serializer[Any]):
 class ModelCheckSerializer(serializers.Serializer[Any]):
     """The result of a test call to the model server."""
 
-    detail = serializers.CharField()
+    detail = serializers.CharField(help_text="A sentence about the answer, and the warnings.")
+    warnings = serializers.ListField(
+        child=serializers.CharField(), help_text="What may not work although the server answered."
+    )
 
 
 # --- Calls and their cost -------------------------------------------------------------
@@ -89,7 +92,10 @@ class ModelCallQuery(PeriodQuery):
 
 
 class ModelCallSerializer(serializers.ModelSerializer[ModelCall]):
-    """One model call: its tokens, its cost in micro-dollars and its duration in seconds."""
+    """One model call: its tokens, its cost in micro-dollars and its duration in seconds.
+
+    ``error`` is the message of a failed call, without secrets; otherwise it is empty.
+    """
 
     conversation = serializers.UUIDField(source="conversation_id")
 
@@ -98,7 +104,7 @@ class ModelCallSerializer(serializers.ModelSerializer[ModelCall]):
         fields = (
             *("id", "organization", "user", "conversation", "model", "outcome", "status"),
             *("prompt_tokens", "completion_tokens", "cached_tokens", "cost_micros"),
-            *("seconds", "created_at"),
+            *("seconds", "error", "created_at"),
         )
 
 

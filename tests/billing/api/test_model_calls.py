@@ -45,6 +45,7 @@ class TestList:
                     "cached_tokens": 0,
                     "cost_micros": 10,
                     "seconds": 1.5,
+                    "error": "",
                     "created_at": "2026-03-10T12:00:00Z",
                 }
             ],
