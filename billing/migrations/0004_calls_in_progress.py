@@ -14,7 +14,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('accounts', '0001_squashed_0007_settings_and_secrets'),
-        ('billing', '0002_usage_indexes'),
+        ('billing', '0003_lent_models'),
     ]
 
     operations = [

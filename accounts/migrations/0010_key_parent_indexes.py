@@ -8,7 +8,7 @@ class Migration(migrations.Migration):
     atomic = False  # PostgreSQL builds an index concurrently only outside a transaction.
 
     dependencies = [
-        ('accounts', '0008_key_parents'),
+        ('accounts', '0009_key_parents'),
     ]
 
     operations = [

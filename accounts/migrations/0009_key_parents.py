@@ -7,11 +7,11 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('accounts', '0001_squashed_0007_settings_and_secrets'),
+        ('accounts', '0008_secret_uses_posted_by'),
     ]
 
     operations = [
-        # The indexes of the two foreign keys follow in 0009, because they are built concurrently.
+        # The indexes of the two foreign keys follow in 0010, because they are built concurrently.
         migrations.AddField(
             model_name='apikey',
             name='parent',
