@@ -14,7 +14,7 @@ from openhands_site.operating import embedded
 
 NAMES = (
     *("append", "grpc", "fanout", "followed", "growth", "idle", "layer", "rest"),
-    *("startup", "middleware", "packages", "table", "path", "isolation"),
+    *("startup", "middleware", "packages", "table", "path", "isolation", "markdown"),
 )
 
 

@@ -125,9 +125,20 @@ function focusAt(element, path) {
   node?.focus?.({ preventScroll: true });
 }
 
+// The whole text is parsed and drawn again when a part of it arrives. To leave the page usable while a long text is
+// written, this takes at most a quarter of the time.
+let nextStreams = 0;
+let streamsTimer = null;
 function drawStreams() {
   const items = streaming.current();
+  const wait = items.length ? nextStreams - performance.now() : 0;
+  if (wait > 0) {
+    streamsTimer ??= setTimeout(() => { streamsTimer = null; draw(); }, wait);
+    return;
+  }
+  const began = performance.now();
   $("[data-stream]").replaceChildren(...items.map(drawStreaming));
+  nextStreams = performance.now() + 3 * (performance.now() - began);
 }
 
 function drawState() {
