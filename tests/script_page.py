@@ -50,7 +50,8 @@ def open_script_page(*, policy: str = STRICT_POLICY) -> Iterator[ScriptPage]:
         opened.page.on("dialog", lambda dialog: opened.errors.append(f"dialog {dialog.message}"))
         context.route("**/*", lambda route: _answer(route, policy, opened))
         opened.page.goto(f"{ORIGIN}/")
-        opened.page.wait_for_function("window.scripts !== undefined")
+        # Not `wait_for_function`, whose polling the policy forbids.
+        opened.page.wait_for_selector("main[data-ready]", state="attached")
         yield opened
         browser.close()
 

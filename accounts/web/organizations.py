@@ -112,6 +112,7 @@ def _render(
     own = Membership.objects.filter(organization=organization, user_id=request.user.pk).first()
     is_rename, is_invite = isinstance(form, OrganizationForm), isinstance(form, InviteForm)
     context |= {
+        "form_is_drawn": is_invite or is_rename,
         "organization": organization,
         "own": own,
         "may": {name.replace(".", "_") for name in allowed},

@@ -6,17 +6,17 @@ The former parser used regular expressions, some of which take quadratic or cubi
 
 from typing import Any
 
-from playwright.sync_api import Error
+from playwright.sync_api import TimeoutError as Late
 
 from bench import report
 from tests.script_page import ScriptPage, open_script_page
 
 KILOBYTES = (10, 40)
-PATIENCE = 30
+PATIENCE = 20
 RANDOM = 50_000
 BATCH = 1_000
 FORMER = """async ([name, length]) => {
-  const { parseMarkdown } = await import("/bench/markdown/regular_expressions.js");
+  const { parseMarkdown } = await scripts.load("/bench/markdown/regular_expressions.js");
   const text = scripts.MARKDOWN[name](length);
   return scripts.time(() => parseMarkdown(text));
 }"""
@@ -151,14 +151,18 @@ class _Former:
 
     def _time(self, name: str, length: int) -> float | None:
         page = self._opened.page
+        # The page must not wait for the answer itself, because a busy page cannot be closed.
         page.evaluate(
-            f"args => {{ window.answer = undefined; setTimeout(async () => {{ window.answer = await ({FORMER})(args); }}) }}",
+            f"""args => {{
+              delete scripts.stage.dataset.answer;
+              setTimeout(async () => {{ scripts.stage.dataset.answer = await ({FORMER})(args); }});
+            }}""",
             [name, length],
         )
         try:
-            page.wait_for_function("window.answer !== undefined", timeout=PATIENCE * 1000)
-            return float(page.evaluate("window.answer"))
-        except Error:
+            page.wait_for_selector("main[data-answer]", timeout=PATIENCE * 1000, state="attached")
+            return float(page.evaluate("scripts.stage.dataset.answer"))
+        except Late:
             self.close()
             self.__init__()  # type: ignore[misc]
             return None

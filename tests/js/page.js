@@ -99,4 +99,8 @@ function drawRandom(seed, count) {
   return result;
 }
 
-window.scripts = { DIFF, MARKDOWN, TERMINAL, chevron, diffLines, drawAll, drawMarkdown, drawRandom, drawRow, hunks, inspect, parseMarkdown, ran, random, randomDocument, renderAnsi, stage, time };
+/** Import another module. Playwright's own scripts have no address, so they cannot import one. */
+const load = (path) => import(path);
+
+window.scripts = { load, DIFF, MARKDOWN, TERMINAL, chevron, diffLines, drawAll, drawMarkdown, drawRandom, drawRow, hunks, inspect, parseMarkdown, ran, random, randomDocument, renderAnsi, stage, time };
+stage.dataset.ready = "yes";
