@@ -136,6 +136,8 @@ def draw_field(bound: PageField, options: dict[str, Any]) -> SafeString:
     if "label" in own:
         bound.label = own["label"]
     widget = _widget(bound, attributes, own)
+    # The limits of the field, such as `maxlength`, which Django sets only on the field's own widget.
+    widget.attrs.update(bound.field.widget_attrs(widget))
     # Only one element of a page can have the focus: the first error, if there is one.
     attributes["autofocus"] = (
         bound.is_first_invalid if bound.form.errors else attributes.get("autofocus", False)

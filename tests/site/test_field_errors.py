@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from conversations.models import Conversation
 from tests.prepare import ROOT
 from tests.site import test_page_forms as pages
 from tests.site.test_page_forms import FORMS, select_client, world
@@ -19,8 +20,8 @@ TEXT = "a\0b"
 """A text that no field accepts."""
 SECRETS = {"password", "current", "new", "code", "api_key", "token", "value", "search_api_key"}
 """Fields whose values are never sent back."""
-ACTIONS = {"message", "answer", "rename", "feedback"}
-"""Forms of the page of a conversation, which needs JavaScript and sends them to the API."""
+ACTIONS = {"rename", "feedback"}
+"""Forms without a visible field on a page without JavaScript. Their errors are shown as a message."""
 HIDDEN = {
     *{(name, "member") for name in ("role", "remove", "transfer")},
     ("role", "role"),  # one of many rows: the error stands above the list of members
@@ -35,6 +36,9 @@ HIDDEN = {
     ("device", "decision"),
     ("secret", "scope"),
     ("prompt", "idempotency_key"),
+    ("message", "message_id"),
+    ("answer", "accept"),
+    ("answer", "asked_seq"),
 }
 """Fields that users do not fill in. Their errors stand above the form."""
 CASES = [
@@ -80,18 +84,22 @@ class Page(HTMLParser):
         ]
 
 
-def submit(world, user, name, **changes):
+def submit(world, user, form_name, **changes):
     """Submit a form with valid values, except for the changed fields."""
     browser, names = world
-    path, data = FORMS[name]
+    path, data = FORMS[form_name]
     valid = {key: v if isinstance(v, list) else v.format(**names) for key, v in data.items()}
-    client = select_client(name, browser, user)
+    client = select_client(form_name, browser, user)
     response = pages.send(client, path.format(**names), valid | changes)
     return response, Page(response.text), valid
 
 
 @pytest.mark.parametrize(("name", "field"), CASES)
 def test_error_stands_at_the_field_which_has_the_focus(world, alice, name, field):
+    if name == "answer":  # otherwise the page has no question to answer
+        waiting = Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION
+        Conversation.objects.update(execution_status=waiting, status=Conversation.Status.RUNNING)
+
     response, page, valid = submit(world, alice, name, **{field: TEXT})
 
     assert response.status_code in {400, 422}
@@ -138,11 +146,11 @@ def test_all_ids_of_pages_with_several_forms_are_unique(world, alice):
             {"max_iterations": "0"},
             "“Maximum steps per run” must be a whole number from 1",
         ),
-        ("agent settings", {"git_user_email": "nobody"}, "Git author e-mail: an e-mail address"),
+        ("agent settings", {"git_user_email": "nobody"}, "Git author e-mail: enter an e-mail address."),
         ("agent defaults", {"max_iterations": "0"}, "“Maximum steps per run” must be a whole"),
         ("model", {"base_url": "models.example.com"}, "URL"),
         ("model", {"prompt_price": "cheap"}, "Enter the price in dollars"),
-        ("secret", {"name": "a b"}, "Name: "),
+        ("secret", {"name": "a b"}, "Enter a name of up to 100 letters"),
         ("tags", {"tags": "x" * 60}, "Enter at most 20 tags"),
         ("API key", {"days": "0"}, "An API key can be valid for 1 to"),
         ("invite", {"days": "0"}, "“Valid for (days)” must be a whole number from 1"),

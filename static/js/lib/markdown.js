@@ -4,7 +4,7 @@
 import MarkdownIt from "../vendor/markdown-it/markdown-it.js";
 
 /** Longer texts, in UTF-16 code units, are shown as plain text. */
-export const MARKDOWN_LENGTH = 100_000;
+export const MARKDOWN_LENGTH = 50_000;
 
 const ADDRESS_LENGTH = 2_000;
 const SCHEMES = new Set(["http:", "https:", "mailto:"]);
