@@ -1,6 +1,6 @@
 """The test of a model server with a short real call."""
 
-from billing.gateway import upstream
+from billing.gateway import listing, upstream
 from billing.models import ModelAccess
 from lib.problems import Problem
 
@@ -25,11 +25,32 @@ class ModelCheckFailed(Problem):
 def check_model_access(access: ModelAccess | None) -> str:
     """Send a short request to the model server; return a sentence about the response. The request can cost money.
 
-    Raise ``NoModelAccess`` if ``access`` is None, and ``ModelCheckFailed`` if the call fails.
+    Raise ``NoModelAccess`` if ``access`` is None, and ``ModelCheckFailed`` if the call fails. Its ``detail`` names the
+    URL and the reason, and ``extra["field"]`` the setting that is most likely wrong: ``base_url``, ``model`` or
+    ``api_key``.
     """
     if access is None:
         raise NoModelAccess
     try:
         return upstream.check(access)
     except upstream.UpstreamRefused as error:
-        raise ModelCheckFailed(error.message) from error
+        raise _explain(access, error) from error
+
+
+def _explain(access: ModelAccess, error: upstream.UpstreamRefused) -> ModelCheckFailed:
+    """Return the failure of a test call with its URL, its reason and what to change."""
+    url = f"{access.base_url.rstrip('/')}/chat/completions"
+    if error.code in {"upstream_unreachable", "upstream_disconnected", "upstream_address_refused"}:
+        reason = listing.explain(error.__cause__ or error)
+        detail = f"The test call to {url} failed: {reason}. {error.message}"
+        return ModelCheckFailed(detail, field="base_url")
+    detail = f"The test call to {url} failed: {error.message}"
+    if error.status in {401, 403}:
+        return ModelCheckFailed(detail, field="api_key")
+    if better := listing.suggest_base_url(access):
+        detail += f" The server has its API at {better}. Enter this URL."
+        return ModelCheckFailed(detail, field="base_url")
+    found = listing.list_models(access)
+    if found.names and access.model not in found.names:
+        return ModelCheckFailed(f"{detail} {found.describe()}", field="model")
+    return ModelCheckFailed(detail)
