@@ -8,6 +8,7 @@ from django.template.defaultfilters import pluralize
 
 from accounts import services
 from accounts.models import ApiKey
+from lib.plain import one_line
 from lib.problems import Problem
 
 
@@ -25,7 +26,7 @@ class Command(BaseCommand):
             self._select_keys(options).usable().select_related("user").order_by("created_at")
         )
         for key in keys:
-            self.stdout.write(f"{key.prefix}  {key.user.email}  {key.name}")
+            self.stdout.write(f"{key.prefix}  {key.user.email}  {one_line(key.name)}")
         if options["dry_run"]:
             self.stdout.write(f"{len(keys)} key{pluralize(len(keys))} would be revoked.")
         else:
