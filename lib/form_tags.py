@@ -1,6 +1,6 @@
 """Template tags that draw the fields and the errors of forms on pages. All templates can use them without ``load``.
 
-``{% fields form %}`` encloses the fields of a form. It shows the errors that belong to no field on the page above them::
+``{% fields form %}`` encloses the fields of a form. It shows the errors that belong to no drawn field above them::
 
     {% fields form %}
       {% field form.email type="email" autocomplete="username" %}

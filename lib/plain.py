@@ -2,7 +2,9 @@
 
 import re
 
-_WEIRD = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_WEIRD = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
 # No character in it is markup here, and without a dot, colon or at sign no program makes a link of it.
 _HARMLESS = re.compile(r"[^\W\d_](?:[^\W_]|[ ,'()?-])*")
 _BACKTICKS = re.compile("`+")
@@ -21,7 +23,7 @@ def markdown_inline(text: str) -> str:
     """Return a text for one line of Markdown. A text with more than words becomes code.
 
     Nothing is markup in a code span (CommonMark 0.31, section 6.1), and programs that turn addresses in texts into
-    links, such as GitHub, skip it. Escapes with ``\\`` do not stop those. An empty text becomes ``(empty)``.
+    links, such as GitHub, skip it. Backslash escapes do not stop those. An empty text becomes ``(empty)``.
     """
     line = one_line(text)
     if not line:

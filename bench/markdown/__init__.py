@@ -1,7 +1,7 @@
 """The benchmark of the Markdown renderer of the pages, in Chromium, with the former parser as the reference.
 
-The former parser used regular expressions, some of which take quadratic or cubic time. Each measurement of it stops after
-``PATIENCE`` seconds. 50,000 random documents are drawn as well, and nothing of them may run.
+The former parser used regular expressions, some of which take quadratic time or worse. Each measurement of it stops
+after ``PATIENCE`` seconds. 50,000 random documents are drawn as well, and nothing of them may run.
 """
 
 from typing import Any
@@ -64,7 +64,9 @@ def _random(opened: ScriptPage) -> dict[str, Any]:
     total = {"characters": 0, "milliseconds": 0.0, "slowest": 0.0}
     problems: list[str] = []
     for seed in range(RANDOM // BATCH):
-        result = opened.page.evaluate("([seed, count]) => scripts.drawRandom(seed, count)", [seed, BATCH])
+        result = opened.page.evaluate(
+            "([seed, count]) => scripts.drawRandom(seed, count)", [seed, BATCH]
+        )
         total["characters"] += result["characters"]
         total["milliseconds"] += result["milliseconds"]
         total["slowest"] = max(total["slowest"], result["slowest"])
@@ -84,9 +86,7 @@ def _random(opened: ScriptPage) -> dict[str, Any]:
 
 def _ours(opened: ScriptPage, name: str) -> list[tuple[float, float]]:
     """Return for each length the milliseconds of parsing, and of parsing, drawing and layout."""
-    return [
-        tuple(opened.page.evaluate(OURS, [name, kilobytes * 1000])) for kilobytes in KILOBYTES
-    ]
+    return [tuple(opened.page.evaluate(OURS, [name, kilobytes * 1000])) for kilobytes in KILOBYTES]
 
 
 def _compare(

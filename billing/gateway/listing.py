@@ -110,7 +110,7 @@ def explain(error: BaseException) -> str:
 def _parse(raw: bytes) -> tuple[str, ...] | None:
     """Return the names in a list of models, or None if the body is no such list.
 
-    OpenAI and most others send ``{"data": [{"id"}]}``, Ollama's own API ``{"models": [{"name"}]}``, and some a bare list.
+    OpenAI and most others send ``{"data": [{"id"}]}``, Ollama's own API ``{"models": [{"name"}]}``, some a bare list.
     """
     try:
         body: Any = json.loads(raw)

@@ -70,7 +70,7 @@ def model_settings(request: AuthenticatedRequest) -> HttpResponse:
 
 
 def _report_models(request: AuthenticatedRequest, access: ModelAccess) -> None:
-    """Add a message that lists the server's models, and a warning if the URL lacks ``/v1`` or the model is not listed."""
+    """Add a message that lists the server's models, and a warning if ``/v1`` is missing or the model is not listed."""
     found = listing.list_models(access)
     if found.reason:
         better = listing.suggest_base_url(access)

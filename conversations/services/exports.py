@@ -134,7 +134,9 @@ def _markdown(conversation: Conversation, last: int, redactor: Redactor) -> Iter
 
 
 def _html(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[str]:
-    yield replay.render_head(title=redactor.text(conversation.title), facts=" · ".join(_facts(conversation, redactor)))
+    yield replay.render_head(
+        title=redactor.text(conversation.title), facts=" · ".join(_facts(conversation, redactor))
+    )
     for entry in walk_story(conversation, last, redactor):
         yield replay.render_entry(entry)
     yield replay.render_tail()

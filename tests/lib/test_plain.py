@@ -49,7 +49,9 @@ def test_lone_surrogates_and_separators_do_not_make_lines():
     assert one_line("a\u2028b\ud800\x85c\x1b[31m") == "a b\ufffd c\ufffd[31m"
 
 
-@pytest.mark.parametrize("piece", ["a", "a ", "`", "` ", "a,", "-", "(a", ".", "a.", "1", "\n", "\u202e"])
+@pytest.mark.parametrize(
+    "piece", ["a", "a ", "`", "` ", "a,", "-", "(a", ".", "a.", "1", "\n", "\u202e"]
+)
 def test_time_is_linear(piece):
     text = piece * (1_000_000 // len(piece)) + "\u202e"
     began = time.perf_counter()

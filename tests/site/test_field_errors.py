@@ -103,9 +103,7 @@ def test_error_stands_at_the_field_which_has_the_focus(world, alice, name, field
     response, page, valid = submit(world, alice, name, **{field: TEXT})
 
     assert response.status_code in {400, 422}
-    controls = [
-        control for control in page.find(name=field) if control.get("type") not in {"hidden"}
-    ]
+    controls = [control for control in page.find(name=field) if control.get("type") != "hidden"]
     assert controls, "the page has no such field"
     if controls[0].get("type") in {"radio", "checkbox"}:  # the group is marked, not each option
         (control,) = page.find(**{"aria-invalid": "true"})
@@ -146,7 +144,11 @@ def test_all_ids_of_pages_with_several_forms_are_unique(world, alice):
             {"max_iterations": "0"},
             "“Maximum steps per run” must be a whole number from 1",
         ),
-        ("agent settings", {"git_user_email": "nobody"}, "Git author e-mail: enter an e-mail address."),
+        (
+            "agent settings",
+            {"git_user_email": "nobody"},
+            "Git author e-mail: enter an e-mail address.",
+        ),
         ("agent defaults", {"max_iterations": "0"}, "“Maximum steps per run” must be a whole"),
         ("model", {"base_url": "models.example.com"}, "URL"),
         ("model", {"prompt_price": "cheap"}, "Enter the price in dollars"),

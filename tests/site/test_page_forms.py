@@ -234,7 +234,11 @@ def test_query_with_a_lone_surrogate_is_no_server_error(world, path, status):
                 "max_iterations": "0",
                 "search_api_key": "tvly-Sec-1",
             },
-            ['name="confirmation_mode" id="agentsettings-confirmation_mode" checked', 'value="pattern" selected', 'value="0"'],
+            [
+                'name="confirmation_mode" id="agentsettings-confirmation_mode" checked',
+                'value="pattern" selected',
+                'value="0"',
+            ],
             ["tvly-Sec-1"],
         ),
         (

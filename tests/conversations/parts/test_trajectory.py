@@ -8,9 +8,9 @@ from conversations import services
 from conversations.log import replay
 from conversations.services import exports
 from lib.redaction import HIDDEN
+from tests.conversations.parts.conftest import HOSTILE, KEY, add_event
 from tests.js.test_scripts import NODE
 from tests.prepare import ROOT
-from tests.conversations.parts.conftest import HOSTILE, KEY, add_event
 
 
 def get_trajectory(api, conversation, **query):
@@ -156,7 +156,10 @@ def test_secret_in_a_name_is_hidden(api, story, name):
     page = read_body(get_trajectory(api, story, format=name))
 
     assert KEY not in page
-    assert page.count(HIDDEN.replace("<", "&lt;").replace(">", "&gt;") if name == "html" else HIDDEN) >= 3
+    assert (
+        page.count(HIDDEN.replace("<", "&lt;").replace(">", "&gt;") if name == "html" else HIDDEN)
+        >= 3
+    )
 
 
 @pytest.mark.parametrize("name", ["json", "markdown", "html"])
