@@ -121,6 +121,7 @@ def invalid_group(bound: PageField) -> SafeString:
 
 def draw_errors(form: PageForm) -> str:
     """Return the errors that no drawn field shows, or an empty text."""
+    form.is_drawn = True
     return render_to_string(
         "site/_errors.html",
         {"sentences": form.sentences_elsewhere(), "has_focus": not form.has_shown_error()},
@@ -157,7 +158,9 @@ def _widget(bound: PageField, attributes: dict[str, Any], own: dict[str, Any]) -
     """Return the widget that the attributes ask for, and remove from them what belongs to the widget."""
     kind = attributes.pop("type", "")
     if isinstance(bound.field, forms.ChoiceField):
-        choices: Sequence[tuple[Any, Any]] = own.get("choices") or list(bound.field.choices)
+        choices: Sequence[tuple[Any, Any]] = own.get("choices") or list(
+            forms.Select(choices=bound.field.choices).choices
+        )
         return forms.Select(choices=choices)
     if isinstance(bound.field, forms.BooleanField):
         return forms.CheckboxInput()

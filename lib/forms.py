@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django import forms
+from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.forms.utils import ErrorDict
 from django.http import HttpRequest, HttpResponse
@@ -58,6 +59,7 @@ class PageForm(forms.Form):
         super().__init__(*args, **{"auto_id": f"{name}-%s"} | options)
         self.shown: set[str] = set()
         self.first_invalid: str | None = None
+        self.is_drawn = False
 
     @property
     def sentences(self) -> list[str]:
@@ -102,10 +104,16 @@ def render_form(
     """Render a page; its template receives the form as ``form``.
 
     ``status`` is the HTTP status if the form has no errors. If the form has ``retry_after``, the response has a
-    ``Retry-After`` header.
+    ``Retry-After`` header. If the page does not draw the form, for example because the user may not submit it, the
+    errors are shown as messages at the top of the page.
     """
     status = form.refused_status if form.errors else status
-    response = render(request, template, {"form": form, **(context or {})}, status=status)
+    context = {"form": form, **(context or {})}
+    response = render(request, template, context, status=status)
+    if form.errors and not form.is_drawn:
+        for sentence in form.sentences:
+            messages.error(request, sentence, fail_silently=True)
+        response = render(request, template, context, status=status)
     if form.retry_after is not None:
         response.headers["Retry-After"] = str(form.retry_after)
     return response

@@ -92,7 +92,7 @@ def _ours(opened: ScriptPage, name: str) -> list[tuple[float, float]]:
 def _compare(
     name: str, ours: list[tuple[float, float]], former: list[float | None]
 ) -> dict[str, Any]:
-    small, large = (taken for taken, _ in ours)
+    small, large = (times for times, _ in ours)
     reference = former[0]
     return report.figure(
         "markdown",
@@ -141,13 +141,13 @@ class _Former:
 
     def measure(self, name: str) -> list[float | None]:
         """Return the milliseconds of parsing for each length; None if it takes longer than ``PATIENCE``."""
-        taken: list[float | None] = []
+        times: list[float | None] = []
         for kilobytes in KILOBYTES:
-            if None in taken:
-                taken.append(None)
+            if None in times:
+                times.append(None)
                 continue
-            taken.append(self._time(name, kilobytes * 1000))
-        return taken
+            times.append(self._time(name, kilobytes * 1000))
+        return times
 
     def _time(self, name: str, length: int) -> float | None:
         page = self._opened.page
