@@ -19,7 +19,6 @@ A field with an error has ``aria-invalid``, and ``aria-describedby`` names its e
 them has the focus when the page opens. If no field on the page has an error, the other errors have the focus.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from django import forms, template
@@ -158,9 +157,7 @@ def _widget(bound: PageField, attributes: dict[str, Any], own: dict[str, Any]) -
     """Return the widget that the attributes ask for, and remove from them what belongs to the widget."""
     kind = attributes.pop("type", "")
     if isinstance(bound.field, forms.ChoiceField):
-        choices: Sequence[tuple[Any, Any]] = own.get("choices") or list(
-            forms.Select(choices=bound.field.choices).choices
-        )
+        choices: Any = own.get("choices") or bound.field.choices
         return forms.Select(choices=choices)
     if isinstance(bound.field, forms.BooleanField):
         return forms.CheckboxInput()

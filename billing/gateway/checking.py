@@ -44,7 +44,8 @@ def _explain(access: ModelAccess, error: upstream.UpstreamRefused) -> ModelCheck
         reason = listing.explain(error.__cause__ or error)
         detail = f"The test call to {url} failed: {reason}. {error.message}"
         return ModelCheckFailed(detail, field="base_url")
-    detail = f"The test call to {url} failed: {error.message}"
+    message = error.message if error.message.endswith((".", "!", "?")) else f"{error.message}."
+    detail = f"The test call to {url} failed: {message}"
     if error.status in {401, 403}:
         return ModelCheckFailed(detail, field="api_key")
     if better := listing.suggest_base_url(access):
