@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from django import forms
+from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.forms.utils import ErrorDict
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.utils.safestring import SafeString
 
 from lib.problems import Problem
 
@@ -19,11 +19,12 @@ UNUSABLE_FORM = "The form is incomplete or outdated. Reload the page and try aga
 """The error of hidden fields, which users cannot correct."""
 TEXT_CODES = ("required", "max_length", "null_characters_not_allowed")
 NUMBER_CODES = ("required", "invalid", "min_value", "max_value")
-_ARIA = SafeString(' aria-invalid="true" aria-describedby="why"')
 
 
 class PageField(forms.BoundField):
-    """A bound field on a page. Its value can always be encoded as UTF-8."""
+    """A bound field on a page. Its value can always be encoded as UTF-8. ``{% field %}`` draws it."""
+
+    form: "PageForm"
 
     def value(self) -> Any:
         """Return the value to show: "" for None, and U+FFFD in place of NUL and lone surrogates."""
@@ -33,23 +34,46 @@ class PageField(forms.BoundField):
         return "" if value is None else value
 
     @property
-    def aria(self) -> str:
-        """The HTML attributes that mark an invalid field and refer to its errors, which ``site/_errors.html`` shows."""
-        return _ARIA if self.errors else ""
+    def is_first_invalid(self) -> bool:
+        """Whether this is the first drawn field with an error, which gets the focus."""
+        drawn = self.form.first_invalid
+        if drawn is None and self.errors:
+            self.form.first_invalid = drawn = self.name
+        return drawn == self.name
 
 
 class PageForm(forms.Form):
-    """A form on a page. ``refused_status`` is the HTTP status of the page that shows its errors."""
+    """A form on a page. ``refused_status`` is the HTTP status of the page that shows its errors.
+
+    ``shown`` contains the names of the fields that the page has drawn so far, and ``first_invalid`` the first one of
+    them that has an error. The ids of elements begin with the form's name, because a page can have several forms.
+    """
 
     bound_field_class = PageField
     refused_status = 422
     retry_after: int | None = None
     _errors: ErrorDict | None
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        name = type(self).__name__.removesuffix("Form").lower()
+        super().__init__(*args, **{"auto_id": f"{name}-%s"} | options)
+        self.shown: set[str] = set()
+        self.first_invalid: str | None = None
+        self.is_drawn = False
+
     @property
     def sentences(self) -> list[str]:
         """All error messages, each once."""
         return list(dict.fromkeys(str(text) for texts in self.errors.values() for text in texts))
+
+    def has_shown_error(self) -> bool:
+        """Return whether a field that the page has drawn has an error."""
+        return bool(self.shown & set(self.errors))
+
+    def sentences_elsewhere(self) -> list[str]:
+        """Return the error messages that are not shown at a field on the page, each once."""
+        shown = {str(text) for name in self.shown for text in self.errors.get(name, ())}
+        return [text for text in self.sentences if text not in shown]
 
     def refuse(self, problem: Problem) -> None:
         """Add a service's error to the form, and use the error's HTTP status and ``retry_after`` for the page.
@@ -80,10 +104,16 @@ def render_form(
     """Render a page; its template receives the form as ``form``.
 
     ``status`` is the HTTP status if the form has no errors. If the form has ``retry_after``, the response has a
-    ``Retry-After`` header.
+    ``Retry-After`` header. If the page does not draw the form, for example because the user may not submit it, the
+    errors are shown as messages at the top of the page.
     """
     status = form.refused_status if form.errors else status
-    response = render(request, template, {"form": form, **(context or {})}, status=status)
+    context = {"form": form, **(context or {})}
+    response = render(request, template, context, status=status)
+    if form.errors and not form.is_drawn:
+        for sentence in form.sentences:
+            messages.error(request, sentence, fail_silently=True)
+        response = render(request, template, context, status=status)
     if form.retry_after is not None:
         response.headers["Retry-After"] = str(form.retry_after)
     return response

@@ -22,6 +22,7 @@ from accounts.services import memberships
 from accounts.services.audit import record
 from accounts.services.sessions import announce_access_change
 from lib import crypto
+from lib.plain import one_line, without_links
 from lib.problems import Problem
 
 INVITATION_PURPOSE = "invitation"
@@ -400,8 +401,8 @@ def mail_invitation(*, invitation: Invitation, link: str) -> bool:
     if not invitation.email or not settings.EMAIL_HOST:
         return False
     text = MAIL.format(
-        inviter=invitation.created_by or "A member",
-        organization=invitation.organization.name,
+        inviter=one_line(str(invitation.created_by or "A member")),
+        organization=without_links(invitation.organization.name),
         public_url=settings.PUBLIC_URL,
         role=invitation.get_role_display().lower(),
         until=invitation.expires_at,

@@ -56,19 +56,19 @@ def defaults(request: AuthenticatedRequest, organization_id: UUID) -> HttpRespon
         "organization": organization,
         "version": row.version,
         "may_edit": "organization_settings.edit" in permissions_in(request.user, organization.pk),
-        "choices": [(form[name], _default_label(form, name)) for name in form.CHOICES],
-        "numbers": [(form[name], FIELDS[name].default) for name in form.NUMBERS],
+        "choices": [(form[name], _options(form, name)) for name in form.CHOICES],
+        "numbers": [(form[name], f"Not set: {FIELDS[name].default}") for name in form.NUMBERS],
         "enforced": form["enforced"].value() or (),
         "has_search_key": bool(values[SECRET]),
     }
     return render_form(request, "accounts/organization_agents.html", form, context)
 
 
-def _default_label(form: AgentDefaultsForm, name: str) -> str:
-    """Return the label of a setting's default, which applies if the organization sets no value."""
+def _options(form: AgentDefaultsForm, name: str) -> list[tuple[str, str]]:
+    """Return the options of a setting. The first is no value, and names the default that applies then."""
     default = _format_value(FIELDS[name].default)
     labels: dict[str, str] = dict(form.CHOICES[name])
-    return labels.get(default, default)
+    return [("", f"Not set: {labels.get(default, default).lower()}"), *form.CHOICES[name]]
 
 
 def _format_value(value: Any) -> str:

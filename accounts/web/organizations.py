@@ -114,6 +114,8 @@ def _render(
     own = Membership.objects.filter(organization=organization, user_id=request.user.pk).first()
     is_rename, is_invite = isinstance(form, OrganizationForm), isinstance(form, InviteForm)
     context |= {
+        "form_is_drawn": (is_rename and "organization.edit" in allowed)
+        or (is_invite and "invitations.edit" in allowed and not organization.personal_of_id),
         "organization": organization,
         "own": own,
         "may": {name.replace(".", "_") for name in allowed},

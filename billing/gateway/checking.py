@@ -7,7 +7,7 @@ from typing import Any
 
 from asgiref.sync import async_to_sync
 
-from billing.gateway import answers, conversion, upstream
+from billing.gateway import answers, conversion, listing, upstream
 from billing.gateway.refusals import UpstreamRefused
 from billing.gateway.usage_reports import UsageReport
 from billing.models import ModelAccess
@@ -56,7 +56,8 @@ def check_model_access(access: ModelAccess | None) -> CheckResult:
 
     The first request has the form of an agent's: streamed, with a tool and the engine's parameters. The second has the
     form of a summary of a long history: not streamed, without tools. Raise ``NoModelAccess`` if ``access`` is None, and
-    ``ModelCheckFailed`` if a call fails.
+    ``ModelCheckFailed`` if a call fails. Its ``detail`` names the URL and the reason, and ``extra["field"]`` the
+    setting that is most likely wrong: ``base_url``, ``model`` or ``api_key``.
     """
     if access is None:
         raise NoModelAccess
@@ -68,7 +69,8 @@ async def _check(access: ModelAccess) -> CheckResult:
     try:
         answer = await _call(access, is_stream=True, has_tools=True)
     except UpstreamRefused as failure:
-        raise ModelCheckFailed(await _diagnose(access, failure)) from failure
+        message = await _diagnose(access, failure)
+        raise _explain(access, failure, message) from failure
     milliseconds = round((time.monotonic() - started) * 1000)
     try:
         await _call(access, is_stream=False, has_tools=False)
@@ -80,6 +82,26 @@ async def _check(access: ModelAccess) -> CheckResult:
     return CheckResult(
         f"{access.model} answered in {milliseconds} ms.", tuple(_find_warnings(answer))
     )
+
+
+def _explain(access: ModelAccess, error: UpstreamRefused, message: str) -> ModelCheckFailed:
+    """Return the failure of a test call with its URL, its reason and what to change. ``message`` describes it."""
+    url = f"{access.base_url.rstrip('/')}/chat/completions"
+    if error.code in upstream.UNREACHED_CODES:
+        reason = listing.explain(error.__cause__ or error)
+        detail = f"The test call to {url} failed: {reason}. {message}"
+        return ModelCheckFailed(detail, field="base_url")
+    end = "" if message.endswith((".", "!", "?")) else "."
+    detail = f"The test call to {url} failed: {message}{end}"
+    if error.status in {401, 403}:
+        return ModelCheckFailed(detail, field="api_key")
+    if better := listing.suggest_base_url(access):
+        detail += f" The server has its API at {better}. Enter this URL."
+        return ModelCheckFailed(detail, field="base_url")
+    found = listing.list_models(access)
+    if found.names and access.model not in found.names:
+        return ModelCheckFailed(f"{detail} {found.describe()}", field="model")
+    return ModelCheckFailed(detail)
 
 
 async def _diagnose(access: ModelAccess, failure: UpstreamRefused) -> str:

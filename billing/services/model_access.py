@@ -17,6 +17,11 @@ from lib.problems import Problem
 
 DEMO_MODEL = "demo"
 _KEY = re.compile(r"[\x21-\x7e]+")
+_ENDPOINTS = re.compile(
+    r"/chat/completions$|(?<=/v\d)/(?:chat|completions|responses|embeddings|models|messages)$",
+    re.IGNORECASE,
+)
+"""Paths of endpoints that people paste with the URL."""
 
 
 class InvalidModelAccess(Problem):
@@ -177,8 +182,8 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _clean_base_url(base_url: str) -> str:
-    # Users also paste the URL of the endpoint.
-    base_url = base_url.strip().rstrip("/").removesuffix("/chat/completions")
+    # Users also paste the URL of an endpoint.
+    base_url = _ENDPOINTS.sub("", base_url.strip().rstrip("/")).rstrip("/")
     try:
         url_guard.check_url(base_url)
     except url_guard.UnsafeUrl as error:

@@ -22,7 +22,7 @@ class ModelAccessForm(PageForm):
     base_url = TextField(label="URL", max_length=500)
     model = TextField(label="Model", max_length=200)
     api_key = TextField(label="API key", max_length=2_000, required=False)
-    remove_key = forms.BooleanField(required=False)
+    remove_key = forms.BooleanField(label="Remove the stored key", required=False)
     prompt_price = PriceField(label="Prompt", required=False)
     completion_price = PriceField(label="Answer", required=False)
     cached_price = PriceField(label="Cached prompt", required=False)

@@ -15,7 +15,7 @@ from accounts.active import active_organization
 from accounts.models import Organization
 from accounts.requests import AuthenticatedRequest
 from billing import services
-from billing.gateway import checking
+from billing.gateway import checking, listing
 from billing.models import ModelAccess
 from billing.web.forms import DemoForm, ModelAccessForm, to_dollars
 from lib.forms import render_form
@@ -41,6 +41,7 @@ def model_settings(request: AuthenticatedRequest) -> HttpResponse:
     form = ModelAccessForm(
         request.POST if request.method == "POST" else None, initial=_initial(access)
     )
+    found: tuple[str, ...] = ()
     if form.is_bound:
         try:
             permissions.require(user, organization.pk, "model_access.edit")
@@ -61,10 +62,28 @@ def model_settings(request: AuthenticatedRequest) -> HttpResponse:
                     notify(request, result.text)
                 else:
                     messages.success(request, "Saved. Conversations use this model from now on.")
+                _report_models(request, access)
                 return redirect("settings-model")
+        except checking.ModelCheckFailed as problem:
+            form.refuse(problem)
+            found = listing.list_models(access).names if access else ()
         except Problem as problem:
             form.refuse(problem)
-    return render_form(request, "billing/model.html", form, {"access": access, "presets": PRESETS})
+    context = {"access": access, "presets": PRESETS, "found_models": found}
+    return render_form(request, "billing/model.html", form, context)
+
+
+def _report_models(request: AuthenticatedRequest, access: ModelAccess) -> None:
+    """Add a message that lists the server's models, and a warning if ``/v1`` is missing or the model is not listed."""
+    found = listing.list_models(access)
+    if found.reason:
+        better = listing.suggest_base_url(access)
+        advice = f" The server has its API at {better}. Enter this URL." if better else ""
+        messages.warning(request, f"{found.describe()}{advice}")
+    elif found.names and access.model not in found.names:
+        messages.warning(request, f"“{access.model}” is not listed. {found.describe()}")
+    else:
+        messages.info(request, found.describe())
 
 
 @sensitive_post_parameters("api_key")

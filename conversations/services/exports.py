@@ -15,6 +15,7 @@ from accounts.services import custom_secrets
 from conversations.log import replay
 from conversations.log.story import StoryEntry, build_entry
 from conversations.models import Conversation, Event
+from lib.plain import markdown_inline
 from lib.redaction import Redactor
 
 PAGE = 50
@@ -75,13 +76,13 @@ def export_trajectory(
 
 
 def describe_conversation(conversation: Conversation, redactor: Redactor) -> dict[str, Any]:
-    """Return the id, title, model, repository and creation time of a conversation, without secrets in the title."""
-    repository = conversation.repository
+    """Return the id, title, model, repository and creation time of a conversation, without secrets."""
+    repository = _repository(conversation, redactor)
     return {
         "id": str(conversation.pk),
         "title": redactor.text(conversation.title),
-        "model": conversation.model,
-        "repository": repository.get("full_name") if repository else None,
+        "model": redactor.text(conversation.model),
+        "repository": repository or None,
         "created_at": conversation.created_at,
     }
 
@@ -108,28 +109,34 @@ def walk_story(conversation: Conversation, last: int, redactor: Redactor) -> Ite
             yield entry
 
 
-def _facts(conversation: Conversation) -> str:
-    facts = [f"{conversation.created_at:%Y-%m-%d %H:%M} UTC", conversation.model]
-    if conversation.repository:
-        facts.append(str(conversation.repository.get("full_name", "")))
-    return " · ".join(facts)
+def _repository(conversation: Conversation, redactor: Redactor) -> str:
+    repository = conversation.repository or {}
+    return redactor.text(str(repository.get("full_name") or ""))
+
+
+def _facts(conversation: Conversation, redactor: Redactor) -> list[str]:
+    """Return the creation time, the model and the repository, if there is one. The last two are not escaped."""
+    facts = [redactor.text(conversation.model), _repository(conversation, redactor)]
+    return [f"{conversation.created_at:%Y-%m-%d %H:%M} UTC", *filter(None, facts)]
 
 
 def _markdown(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[str]:
-    # Markdown characters in the title are escaped, and its line breaks removed: a heading is a single line.
-    title = re.sub(r"([\\`*_{}\[\]<>#|!&])", r"\\\1", redactor.text(conversation.title))
-    yield f"# {' '.join(title.split())}\n\n{_facts(conversation)}\n"
+    created_at, *names = _facts(conversation, redactor)
+    facts = " · ".join([created_at, *map(markdown_inline, names)])
+    yield f"# {markdown_inline(redactor.text(conversation.title))}\n\n{facts}\n"
     for entry in walk_story(conversation, last, redactor):
         # A fence that is longer than any run of backticks in the text, so that no text is rendered as markup.
         fence = "`" * max(3, 1 + max(map(len, _FENCE.findall(entry.text)), default=0))
-        author = re.sub(r"[^\w .:-]", "", entry.author)
+        author = ": ".join(map(markdown_inline, entry.author.split(": ", 1)))
         risk = f", {entry.risk.lower()} risk" if entry.risk else ""
         yield f"\n## {entry.seq}. {author}{risk}\n\n{entry.at:%Y-%m-%d %H:%M:%S} UTC\n\n"
         yield f"{fence}text\n{entry.text}\n{fence}\n"
 
 
 def _html(conversation: Conversation, last: int, redactor: Redactor) -> Iterator[str]:
-    yield replay.render_head(title=redactor.text(conversation.title), facts=_facts(conversation))
+    yield replay.render_head(
+        title=redactor.text(conversation.title), facts=" · ".join(_facts(conversation, redactor))
+    )
     for entry in walk_story(conversation, last, redactor):
         yield replay.render_entry(entry)
     yield replay.render_tail()

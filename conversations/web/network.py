@@ -91,6 +91,7 @@ def sandbox_settings(request: AuthenticatedRequest) -> HttpResponse:
         "profiles": [(value, *words) for value, words in PROFILES.items() if value in offered],
         "server": build_server_isolation(is_staff=user.is_staff),
         "may_edit": "egress.edit" in permissions_in(user, organization.pk),
+        "hosts_example": "pypi.org\n*.example.com",
     }
     return render_form(request, "conversations/sandboxes.html", form, context)
 

@@ -221,6 +221,29 @@ def _get_conversation(request: AuthenticatedRequest, conversation_id: UUID) -> C
 def conversation(request: AuthenticatedRequest, conversation_id: UUID) -> HttpResponse:
     """Show the live page of one conversation, or its plain page with ``?plain=1``."""
     conversation = _get_conversation(request, conversation_id)
+    context = _build_context(request, conversation)
+    if request.GET.get("plain"):
+        return _render_plain(request, conversation, context)
+    return render(request, "conversations/conversation.html", context)
+
+
+def _render_plain(
+    request: AuthenticatedRequest,
+    conversation: Conversation,
+    context: dict[str, Any],
+    failed: tuple[str, PageForm] | None = None,
+) -> HttpResponse:
+    """Render the plain page. ``failed`` is the name of a submitted form and the form, with its values and errors."""
+    forms: dict[str, PageForm] = {"message": MessageForm(), "answer": AnswerForm()}
+    if failed:
+        forms |= dict([failed])
+    context |= {"forms": forms, "story": build_plain_story(conversation)}
+    main_form = failed[1] if failed else PageForm()
+    return render_form(request, "conversations/plain.html", main_form, context)
+
+
+def _build_context(request: AuthenticatedRequest, conversation: Conversation) -> dict[str, Any]:
+    """Return the template context of both pages. Raise ``Problem`` if the user may not read the conversation."""
     record = records.build_record(conversation)
     granted = permissions.permissions_on(request.user, conversation)
     # Some roles see that a shared conversation exists but may not read it.
@@ -228,7 +251,7 @@ def conversation(request: AuthenticatedRequest, conversation_id: UUID) -> HttpRe
     # The agent of an external run cannot be steered from here, and its files are elsewhere.
     if conversation.is_external:
         granted -= {"conversations.steer", "files.view", "files.edit", STOP}
-    context: dict[str, Any] = {
+    return {
         "conversation": conversation,
         "record": record | build_state_chip(record),
         "message_id": uuid4(),
@@ -239,10 +262,6 @@ def conversation(request: AuthenticatedRequest, conversation_id: UUID) -> HttpRe
         "may_create": "conversations.create" in granted,
         "page": _build_script_data(record, granted),
     }
-    if request.GET.get("plain"):
-        context["story"] = build_plain_story(conversation)
-        return render(request, "conversations/plain.html", context)
-    return render(request, "conversations/conversation.html", context)
 
 
 def _build_script_data(record: dict[str, Any], granted: frozenset[str]) -> dict[str, Any]:
@@ -272,7 +291,11 @@ def build_plain_story(conversation: Conversation) -> list[StoryEntry]:
 @login_required
 @require_POST
 def act(request: AuthenticatedRequest, conversation_id: UUID, action: str) -> HttpResponse:
-    """Carry out an action on a conversation and redirect to its page. If the action fails, the page says why."""
+    """Carry out an action on a conversation and redirect to its page.
+
+    If a message or an answer is not accepted, the plain page shows its text and the errors. If another action fails,
+    the page says why.
+    """
     conversation = _get_conversation(request, conversation_id)
     permission, form_class, handler = ACTIONS[action]
     permissions.require_on(request.user, conversation, permission)
@@ -284,6 +307,9 @@ def act(request: AuthenticatedRequest, conversation_id: UUID, action: str) -> Ht
             new_id = handler(request, conversation, form.cleaned_data)
     except Problem as refusal:
         form.refuse(refusal)
+    if form.errors and action in WRITTEN:
+        context = _build_context(request, conversation)
+        return _render_plain(request, conversation, context, (action, form))
     for sentence in form.sentences:
         messages.error(request, sentence)
     if action in REMOVED and not form.errors:
@@ -295,6 +321,8 @@ def act(request: AuthenticatedRequest, conversation_id: UUID, action: str) -> Ht
 Data = dict[str, Any]
 Handler = Callable[[AuthenticatedRequest, Conversation, Data], UUID | None]
 """Handles a valid form and returns the id of a new conversation, or None."""
+WRITTEN = {"message", "answer"}
+"""Actions with a text that a person wrote, which must not be lost."""
 REMOVED = {"delete": "was deleted", "archive": "was moved to the archive"}
 """Actions that remove a conversation from the home page. The value is the end of the success message."""
 

@@ -1,7 +1,7 @@
 // The page of a conversation: fetch the story, follow the live feed, and send messages and commands.
 
 import { call, json } from "./lib/api.js";
-import { copy, grow, h, icon, toast } from "./lib/dom.js";
+import { copy, grow, h, icon, showFieldError, toast } from "./lib/dom.js";
 import { clock, count, duration, money } from "./lib/format.js";
 import { asksNow, chipOf, commandsOf, phasesOf } from "./lib/state.js";
 import { Story, Streaming } from "./lib/story.js";
@@ -125,9 +125,20 @@ function focusAt(element, path) {
   node?.focus?.({ preventScroll: true });
 }
 
+// The whole text is parsed and drawn again when a part of it arrives. To leave the page usable while a long text is
+// written, this takes at most a quarter of the time.
+let nextStreams = 0;
+let streamsTimer = null;
 function drawStreams() {
   const items = streaming.current();
+  const wait = items.length ? nextStreams - performance.now() : 0;
+  if (wait > 0) {
+    streamsTimer ??= setTimeout(() => { streamsTimer = null; draw(); }, wait);
+    return;
+  }
+  const began = performance.now();
   $("[data-stream]").replaceChildren(...items.map(drawStreaming));
+  nextStreams = performance.now() + 3 * (performance.now() - began);
 }
 
 function drawState() {
@@ -195,7 +206,8 @@ function drawApproval() {
       announce(accept ? "Approved" : "Rejected");
       $("#text").focus();
     } catch (problem) {
-      toast(problem.message);
+      if ([400, 422].includes(problem.status)) showFieldError(reason, problem.message);
+      else toast(problem.message);
       for (const button of box.querySelectorAll("button")) button.disabled = false;
       if (problem.status === 409) refreshRecord();
     }
@@ -543,9 +555,12 @@ $("[data-copy-link]").addEventListener("click", () => {
   $("[data-strip] details[data-menu]").open = false;
 });
 
-$("[data-rename]")?.addEventListener("click", () => {
+$("[data-rename]")?.addEventListener("click", () => editTitle(record.title));
+
+/** Replace the title by a field with a text. If the server rejects the new title, the field opens again with `error`. */
+function editTitle(text, error = "") {
   const title = $("[data-title]");
-  const input = h("input", { value: record.title, maxlength: "200", "aria-label": "Title" });
+  const input = h("input", { value: text, maxlength: "200", "aria-label": "Title" });
   let isDone = false;
   const finish = async (save) => {
     if (isDone) return;
@@ -559,7 +574,7 @@ $("[data-rename]")?.addEventListener("click", () => {
         takeRecord({ ...record, ...(await json("PATCH", base, { body: { title: newTitle } })) });
       } catch (problem) {
         title.textContent = record.title;
-        toast(problem.message);
+        editTitle(newTitle, problem.message);
       }
     }
   };
@@ -573,7 +588,8 @@ $("[data-rename]")?.addEventListener("click", () => {
   title.replaceChildren(input);
   $("[data-rename]").hidden = true;
   input.select();
-});
+  if (error) showFieldError(input, error);
+}
 
 // --- Workspace ------------------------------------------------------------------------
 

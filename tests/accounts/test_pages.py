@@ -226,7 +226,7 @@ def test_invalid_key_form_is_422_with_the_reason(client, alice, form):
     response = client.post("/settings/api-keys", form)
 
     assert response.status_code == 422
-    assert 'role="alert"' in response.text
+    assert 'class="field-error"' in response.text
     assert not ApiKey.objects.exists()
 
 

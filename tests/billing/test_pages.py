@@ -58,7 +58,7 @@ def test_invalid_form_is_refused_and_keeps_its_fields(page, change):
     response = page.post("/settings/model", FORM | change)
 
     assert 400 <= response.status_code < 500
-    assert 'role="alert"' in response.text
+    assert 'class="field-error"' in response.text
     assert "sk-secret" not in response.text
     assert ("some-model" in response.text) is ("model" not in change)
     assert not ModelAccess.objects.exists()

@@ -64,7 +64,7 @@ def test_invalid_prompt_gets_422_and_stays_in_the_form(alice_client, change):
     response = alice_client.post("/", {"message": "Keep me", "policy": "never"} | change)
 
     assert response.status_code == 422
-    assert 'role="alert"' in response.text
+    assert 'class="field-error"' in response.text
     assert ("Keep me" in response.text) is ("message" not in change)
     assert not Conversation.objects.exists()
 

@@ -15,8 +15,9 @@ from billing.gateway.script import Json
 class ScriptedLLM(ThreadingHTTPServer):
     """The server. As a context manager it serves in a background thread.
 
-    ``requests`` is the log of requests. If ``raw`` (status, content type, body) is set, it replaces every response.
-    ``answer`` chooses such a response for a request; if it returns None, the request is answered as usual.
+    ``requests`` is the log of requests. ``models`` is the status and the body of the list of models. If ``raw`` (status,
+    content type, body) is set, it replaces every response. ``answer`` chooses such a response for a request; if it
+    returns None, the request is answered as usual.
     """
 
     daemon_threads = True
@@ -36,6 +37,8 @@ class ScriptedLLM(ThreadingHTTPServer):
         self.raw: tuple[int, str, bytes] | None = None
         self.answer: Callable[[Json], tuple[int, str, bytes] | None] | None = None
         self.extra_headers: dict[str, str] = {}
+        model = {"id": "scripted", "object": "model", "owned_by": "scripted"}
+        self.models: tuple[int, Any] = (200, {"object": "list", "data": [model]})
         self.requests: deque[Json] = deque(maxlen=1000)
         self._failures: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -69,8 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
-            model = {"id": "scripted", "object": "model", "owned_by": "scripted"}
-            self._send_json(200, {"object": "list", "data": [model]})
+            self._send_json(*self.server.models)
         else:
             self._send_error(404, "no such path")
 

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { indexedColour, renderAnsi, styleToCss } from "../../static/js/lib/ansi.js";
+import { TERMINAL } from "./shapes.js";
 
 const plain = (text) => renderAnsi(text).map((runs) => runs.map((run) => run.text).join(""));
 const styled = (text) => renderAnsi(text)[0].map((run) => [run.text, styleToCss(run.style)]);
@@ -53,7 +54,14 @@ test("styles continue over lines, and large cursor moves are limited", () => {
   const lines = renderAnsi("\x1b[32mone\ntwo");
   assert.equal(styleToCss(lines[1][0].style).color, "#6fd3a0");
   const [runs] = renderAnsi("\x1b[999999999Cx");
-  assert.ok(runs.reduce((sum, run) => sum + run.text.length, 0) <= 4097);
+  assert.ok(runs.reduce((sum, run) => sum + run.text.length, 0) <= 1001);
+});
+
+test("erased parts of a line are blank and can be printed on again", () => {
+  assert.deepEqual(plain("abcdef\x1b[3D\x1b[1K"), ["    ef"]);
+  assert.deepEqual(plain("abcdef\x1b[3D\x1b[1K\rXY\x1b[1K"), ["   " + " ef"]);
+  assert.deepEqual(plain("abcdef\x1b[1K\rX\x1b[3C\x1b[1KY"), ["    Y "]);
+  assert.deepEqual(plain("abcdef\x1b[3G\x1b[1K\x1b[Kxyz\x1b[2G\x1b[1K"), ["  xyz"]);
 });
 
 test("a megabyte of output takes well under a second", () => {
@@ -62,3 +70,15 @@ test("a megabyte of output takes well under a second", () => {
   assert.equal(renderAnsi(text).length, 40_000);
   assert.ok(performance.now() - began < 3000);
 });
+
+for (const [name, shape] of Object.entries(TERMINAL)) {
+  test(`the time and the size of the result for ${name} are linear`, () => {
+    const source = shape(200_000);
+    const began = performance.now();
+    const lines = renderAnsi(source);
+    const taken = performance.now() - began;
+    const printed = lines.reduce((sum, runs) => sum + runs.reduce((length, run) => length + run.text.length, 0), 0);
+    assert.ok(taken < 8_000, `${Math.round(taken)} ms`);
+    assert.ok(printed <= 22 * source.length, `${printed} characters`);
+  });
+}

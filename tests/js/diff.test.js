@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { diffLines, hunks, linesOf, tally } from "../../static/js/lib/diff.js";
+import { DIFF } from "./shapes.js";
 
 const marks = { same: " ", add: "+", del: "-" };
 const formatDiff = (before, after) => diffLines(before, after).map((line) => marks[line.type] + line.text);
@@ -61,3 +62,15 @@ test("two large different files are compared within seconds", () => {
   assert.deepEqual([added, removed], [9000, 9000]);
   assert.ok(performance.now() - began < 4000);
 });
+
+for (const [name, shape] of Object.entries(DIFF)) {
+  test(`the time for ${name} texts does not depend on the length of lines and is limited`, () => {
+    const [before, after] = shape(400_000);
+    const began = performance.now();
+    const edit = diffLines(before, after);
+    const taken = performance.now() - began;
+    assert.deepEqual(rebuildSide(edit, "add"), linesOf(before));
+    assert.ok(hunks(edit).length >= 0);
+    assert.ok(taken < 8_000, `${Math.round(taken)} ms`);
+  });
+}

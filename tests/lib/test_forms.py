@@ -1,6 +1,7 @@
 """The base class of pages' forms, its fields, and the rendering of a form with errors."""
 
 import pytest
+from django.template import Context, Template
 from django.test import RequestFactory
 
 from lib.forms import CheckboxesField, NumberField, OptionField, PageForm, TextField, render_form
@@ -64,11 +65,54 @@ def test_unencodable_value_is_replaced_for_the_page(form, value):
     assert form["title"].value() == value
 
 
-def test_only_field_with_an_error_is_marked_for_screen_readers():
-    form = create_form(number="0")
+PAGE = """{% fields form %}{% field form.title autofocus=True help="Short." %}{% field form.number %}
+{% if colour %}{% field form.colour %}{% endif %}{% end_fields %}"""
 
-    assert form["number"].aria == ' aria-invalid="true" aria-describedby="why"'
-    assert form["title"].aria == ""
+
+def draw(form, **context):
+    return Template(PAGE).render(Context({"form": form, **context}))
+
+
+def test_field_refers_to_its_errors_and_its_help_and_the_first_error_has_the_focus():
+    page = draw(create_form(title="", number="0"))
+
+    assert page.count(" autofocus") == 1
+    assert (
+        '<input type="text" name="title" maxlength="5" autofocus required aria-invalid="true" '
+        'aria-describedby="note-title_helptext note-title_error" id="note-title">'
+    ) in page
+    assert '<p class="field-error" id="note-title_error">Fill in “Title”.</p>' in page
+    assert '<small id="note-title_helptext">Short.</small>' in page
+    assert 'aria-describedby="note-number_error"' in page
+    assert "notice error" not in page
+
+
+def test_field_without_errors_is_not_marked():
+    page = draw(NoteForm(initial={"title": "ok"}))
+
+    assert "aria-invalid" not in page
+    assert "field-error" not in page
+    assert (
+        '<input type="text" name="title" value="ok" maxlength="5" autofocus required '
+        'aria-describedby="note-title_helptext" id="note-title">'
+    ) in page
+    assert '<input type="number" name="number" min="1" max="9" id="note-number">' in page
+
+
+def test_error_of_a_field_that_is_not_drawn_stands_above_the_fields_and_has_the_focus():
+    form = create_form(colour="green")
+
+    assert draw(form).startswith(
+        '<p class="notice error" role="alert" tabindex="-1" autofocus>Choose one of the options of “Colour”.</p>'
+    )
+    assert "notice" not in draw(create_form(colour="green"), colour=True)
+
+
+@pytest.mark.parametrize("drawn", ["type='password'", "rows=2 secret=True"])
+def test_secret_is_not_sent_back(drawn):
+    source = "{% field form.title DRAWN %}".replace("DRAWN", drawn)
+
+    assert "Sec-1" not in Template(source).render(Context({"form": create_form(title="Sec-1")}))
 
 
 @pytest.mark.parametrize(
@@ -102,10 +146,10 @@ def test_page_has_the_status_and_retry_after_of_the_problem(status, page_status)
     problem.status = status
     form.refuse(problem)
 
-    page = render_form(RequestFactory().get("/"), "site/_errors.html", form)
+    page = render_form(RequestFactory().get("/"), "site/_errors.html", form, {"sentences": ["No."]})
 
     assert (page.status_code, page.headers["Retry-After"]) == (page_status, "7")
-    assert '<p class="notice error" role="alert" id="why">No.</p>' in page.text
+    assert '<p class="notice error" role="alert">No.</p>' in page.text
 
 
 def test_page_without_errors_has_the_status_of_its_argument():

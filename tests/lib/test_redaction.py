@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 import pytest
 
@@ -81,3 +82,26 @@ def test_conversation_key_in_a_log_record_is_shortened():
     WithoutTokens().filter(record)
 
     assert record.getMessage() == "WebSocket /x?session%5Fapi_key=ocs_…"
+
+
+@pytest.mark.parametrize("key", [KEYS[1], KEYS[9]])
+def test_key_after_other_characters_of_its_run_is_hidden_alone(key):
+    assert Redactor().text(f"token_{key}") == f"token_{HIDDEN}"
+    assert Redactor().text(f"a.eyJb.{key}") == f"a.eyJb.{HIDDEN}"
+    assert json.loads(Redactor().json(json.dumps({"a": f"x\n{key}\n"}))) == {"a": f"x\n{HIDDEN}\n"}
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["eyJ", "eyJ.", "eyJaaaaaaaa.", "ocs_", "ocs_.", "oh_", "oh_aaaaaa.", "sk-", "://a:", "-----BEGIN ", "ghp_"],
+)  # fmt: skip
+def test_time_to_redact_is_linear(piece):
+    # "eyJ" and "ocs_" took over 9 s for 100 kB, and four times as long for twice the length.
+    text = piece * (400_000 // len(piece))
+    record = logging.LogRecord("a", logging.INFO, "", 0, text, (), None)
+    began = time.perf_counter()
+
+    Redactor().text(text)
+    WithoutTokens().filter(record)
+
+    assert time.perf_counter() - began < 10

@@ -8,6 +8,7 @@ from django.template.defaultfilters import pluralize
 
 from accounts import services
 from accounts.models import ApiKey
+from lib.plain import one_line
 from lib.problems import Problem
 
 
@@ -34,7 +35,7 @@ class Command(BaseCommand):
         if options["children"]:
             keys += children
         for key in keys:
-            self.stdout.write(f"{key.prefix}  {key.user.email}  {key.name}")
+            self.stdout.write(f"{key.prefix}  {key.user.email}  {one_line(key.name)}")
         if options["dry_run"]:
             self.stdout.write(f"{len(keys)} key{pluralize(len(keys))} would be revoked.")
         else:

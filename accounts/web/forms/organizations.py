@@ -109,7 +109,7 @@ class AgentDefaultsForm(PageForm):
     search_api_key = TextField(
         label="Web search key (Tavily)", max_length=SEARCH_KEY_LENGTH, required=False
     )
-    remove_search_api_key = forms.BooleanField(required=False)
+    remove_search_api_key = forms.BooleanField(label="Remove the stored key", required=False)
     enforced = CheckboxesField(required=False, choices=[(name, name) for name in ON_PAGE])
 
     def values(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class AgentSettingsForm(PageForm):
     search_api_key = TextField(
         label="Web search key (Tavily)", max_length=SEARCH_KEY_LENGTH, required=False
     )
-    remove_search_api_key = forms.BooleanField(required=False)
+    remove_search_api_key = forms.BooleanField(label="Remove the stored key", required=False)
 
     def __init__(self, *args: Any, locked: Iterable[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,6 +70,11 @@ class AgentSettingsForm(PageForm):
         sent = set(self["field"].value() or ())
         for name in set(locked) & set(self.NAMES) - sent:
             self.fields[name].disabled = True
+
+    @property
+    def changeable(self) -> list[str]:
+        """The names of the settings that the page sends."""
+        return [name for name in self.NAMES if not self.fields[name].disabled]
 
     def values(self) -> dict[str, Any]:
         """Return a dict from setting to new value. None removes the user's value."""

@@ -63,26 +63,36 @@ export function applySgr(style, parameters) {
 // An escape sequence (CSI, OSC, or two characters), or one control character.
 // eslint-disable-next-line no-control-regex
 const CONTROL = /\x1b\[([0-9;:?<=>]*)[ -/]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]?|[\x00-\x1f\x7f\x9b]/g;
-const MAX_COLUMN = 4096;
+const MAX_MOVE = 1_000;
+const MAX_COLUMN = 1_000_000;
 
 /**
  * Return the lines that a terminal shows after printing `text`, each as a list of runs `{text, style}`.
  *
- * Adjacent characters with the same style object form one run.
+ * Adjacent characters with the same style object form one run. The time and the size of the result grow linearly with
+ * the length of the text: a sequence moves at most MAX_MOVE columns, all moves together insert at most 20
+ * spaces for each character of the text, and an erased part of a line is not erased again until something is printed there.
  */
 export function renderAnsi(text) {
   const lines = [];
   let cells = [];
   let styles = [];
   let column = 0;
+  let erased = 0; // all cells before this column are blank
+  let spaces = MAX_MOVE + Math.min(20 * text.length, text.length + 1_000_000);
   let style = PLAIN;
 
   const put = (piece) => {
-    for (const character of piece) {
+    if (column > cells.length) {
+      column = Math.min(column, cells.length + spaces);
+      spaces -= column - cells.length;
       while (cells.length < column) { cells.push(" "); styles.push(PLAIN); }
+    }
+    erased = Math.min(erased, column);
+    for (const character of piece) {
       cells[column] = character;
       styles[column] = style;
-      column = Math.min(column + 1, MAX_COLUMN * 256);
+      column = Math.min(column + 1, MAX_COLUMN);
     }
   };
   const endLine = () => {
@@ -96,19 +106,22 @@ export function renderAnsi(text) {
     cells = [];
     styles = [];
     column = 0;
+    erased = 0;
   };
   const csi = (parameters, final) => {
     const numbers = parameters.split(/[;:]/).map((part) => (part === "" ? NaN : Number(part)));
-    const amount = Math.min(Math.max(Number.isNaN(numbers[0]) ? 1 : numbers[0], 0), MAX_COLUMN);
+    const amount = Math.min(Math.max(Number.isNaN(numbers[0]) ? 1 : numbers[0], 0), MAX_MOVE);
     if (final === "m" && !/[?<=>]/.test(parameters)) {
       style = applySgr(style, parameters === "" ? [] : numbers.map((n) => (Number.isNaN(n) ? 0 : n)));
     } else if (final === "K") {
       const mode = Number.isNaN(numbers[0]) ? 0 : numbers[0];
-      if (mode === 0) { cells.length = Math.min(cells.length, column); styles.length = cells.length; }
-      else if (mode === 2) { cells = []; styles = []; }
-      else if (mode === 1) for (let i = 0; i < Math.min(column + 1, cells.length); i++) { cells[i] = " "; styles[i] = PLAIN; }
+      if (mode === 0) { cells.length = Math.min(cells.length, column); styles.length = cells.length; erased = Math.min(erased, column); }
+      else if (mode === 2) { cells = []; styles = []; erased = 0; }
+      else if (mode === 1) {
+        for (; erased < Math.min(column + 1, cells.length); erased++) { cells[erased] = " "; styles[erased] = PLAIN; }
+      }
     } else if (final === "G") column = Math.max(amount - 1, 0);
-    else if (final === "C") column += amount;
+    else if (final === "C") column = Math.min(column + amount, MAX_COLUMN);
     else if (final === "D") column = Math.max(column - amount, 0);
   };
 

@@ -32,7 +32,7 @@ export function diffLines(before, after) {
   const add = (j) => result.push({ type: "add", text: b[j], old: null, new: j + 1 });
 
   for (let i = 0; i < start; i++) same(i, i);
-  const script = shortestEdit(a.slice(start, endA), b.slice(start, endB));
+  const script = shortestEdit(...numbered(a.slice(start, endA), b.slice(start, endB)));
   let i = start;
   let j = start;
   for (const step of script) {
@@ -42,6 +42,16 @@ export function diffLines(before, after) {
   }
   for (; i < a.length; i++, j++) same(i, j);
   return result;
+}
+
+/** Return both lists with the same number for equal lines: comparing long lines again and again takes too long. */
+function numbered(a, b) {
+  const numbers = new Map();
+  const number = (line) => {
+    if (!numbers.has(line)) numbers.set(line, numbers.size);
+    return numbers.get(line);
+  };
+  return [a.map(number), b.map(number)];
 }
 
 function shortestEdit(a, b) {

@@ -72,6 +72,25 @@ export function ask(question, word = "Continue") {
   });
 }
 
+let errors = 0;
+
+/**
+ * Show the error of a field after it, refer to it from the field, and focus the field. An empty sentence removes it.
+ *
+ * The API begins some sentences with the name of a field ("host: …"), for which the label stands on pages.
+ */
+export function showFieldError(field, sentence) {
+  document.getElementById(field.getAttribute("aria-describedby"))?.remove();
+  field.removeAttribute("aria-describedby");
+  field.removeAttribute("aria-invalid");
+  if (!sentence) return;
+  const id = `field-error-${++errors}`;
+  field.setAttribute("aria-invalid", "true");
+  field.setAttribute("aria-describedby", id);
+  field.after(h("p", { class: "field-error", id, role: "alert" }, sentence.replace(/^[a-z_]+: /, `${field.getAttribute("aria-label")}: `)));
+  field.focus();
+}
+
 /** Copy a text to the clipboard and show a message. Return false if the browser does not allow it. */
 export async function copy(text, sentence = "Copied") {
   try {

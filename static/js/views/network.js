@@ -2,7 +2,7 @@
 // about a refused host.
 
 import { json } from "../lib/api.js";
-import { h, icon, toast } from "../lib/dom.js";
+import { h, icon, showFieldError, toast } from "../lib/dom.js";
 
 const PROFILES = {
   public: ["Any public host", "The agent can reach every host on the public internet, but no private, local or reserved addresses."],
@@ -91,8 +91,8 @@ export class Network {
     this.draw();
   }
 
-  async decide(host, allowed) {
-    return this.change(host, () => json("POST", `${this.base}/egress/rules`, { body: { host, allowed } }));
+  async decide(host, allowed, onProblem) {
+    return this.change(host, () => json("POST", `${this.base}/egress/rules`, { body: { host, allowed } }), onProblem);
   }
 
   async remove(host) {
@@ -100,7 +100,7 @@ export class Network {
   }
 
   /** Send a change and show its result. Return whether it succeeded. */
-  async change(host, send) {
+  async change(host, send, onProblem = (problem) => toast(problem.message)) {
     this.busy.add(host);
     this.onChange();
     this.draw();
@@ -109,7 +109,7 @@ export class Network {
       await send();
     } catch (problem) {
       isDone = false;
-      toast(problem.message);
+      onProblem(problem);
     }
     this.busy.delete(host);
     await this.refresh();
@@ -230,8 +230,8 @@ export class Network {
   }
 
   drawForm() {
-    const input = h("input", { class: "mono", value: this.draft, maxlength: "255", required: true, placeholder: "pypi.org or *.example.com", "aria-label": "Host or pattern", autocomplete: "off", autocapitalize: "none", spellcheck: "false", dataset: { focus: "host" }, oninput: (event) => (this.draft = event.target.value) });
-    return h(
+    const input = h("input", { class: "mono", value: this.draft, maxlength: "255", required: true, placeholder: "pypi.org or *.example.com", "aria-label": "Host or pattern", autocomplete: "off", autocapitalize: "none", spellcheck: "false", dataset: { focus: "host" }, oninput: (event) => { this.draft = event.target.value; this.hostError = ""; } });
+    const form = h(
       "form",
       {
         class: "host-form",
@@ -239,14 +239,18 @@ export class Network {
           event.preventDefault();
           const host = this.draft.trim();
           if (!host) return;
-          if (await this.decide(host, event.submitter?.value !== "refuse")) this.draft = "";
+          const isDone = await this.decide(host, event.submitter?.value !== "refuse", (problem) => (this.hostError = problem.message));
+          if (isDone) this.draft = this.hostError = "";
           this.draw();
+          if (!isDone) this.pane.querySelector("[data-focus=host]").focus();
         },
       },
       input,
       h("button", { class: "button small", value: "allow", dataset: { focus: "form allow" } }, "Allow"),
       h("button", { class: "button small", value: "refuse", dataset: { focus: "form refuse" } }, "Refuse"),
     );
+    if (this.hostError) showFieldError(input, this.hostError);
+    return form;
   }
 
   drawHosts() {

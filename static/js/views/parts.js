@@ -3,7 +3,7 @@
 import { renderAnsi, styleToCss } from "../lib/ansi.js";
 import { diffLines, hunks, linesOf, tally } from "../lib/diff.js";
 import { copy, h, icon } from "../lib/dom.js";
-import { parseMarkdown } from "../lib/markdown.js";
+import { MARKDOWN_LENGTH, parseMarkdown } from "../lib/markdown.js";
 
 const DIFF_LINES = 20_000;
 const SHOWN_LINES = 1200;
@@ -16,41 +16,45 @@ export function prose(text) {
 
 function block(node) {
   switch (node.type) {
-    case "paragraph": return h("p", {}, inline(node.children));
+    case "paragraph": return node.isTight ? inline(node.children) : h("p", {}, inline(node.children));
     case "heading": return h(node.level <= 2 ? "h3" : "h4", {}, inline(node.children));
     case "rule": return h("hr");
-    case "quote": return h("blockquote", {}, node.blocks.map(block));
+    case "quote": return h("blockquote", {}, node.children.map(block));
     case "code": return codeBlock(node.text, node.language);
     case "list": {
-      const tag = node.ordered ? "ol" : "ul";
-      const start = node.ordered && node.start !== 1 ? String(node.start) : null;
-      return h(tag, { start }, node.items.map((item) => h("li", {}, tight(item))));
+      const start = node.isOrdered && node.start !== 1 ? String(node.start) : null;
+      return h(node.isOrdered ? "ol" : "ul", { start }, node.children.map((item) => h("li", {}, item.children.map(block))));
     }
-    default: return null;
+    case "table": return h("div", { class: "sheet", tabindex: "0", role: "region", "aria-label": "Table" }, h("table", {}, node.children.map(tablePart)));
+    case "plain": return [
+      h("p", { class: "diff-note" }, `This text has more than ${MARKDOWN_LENGTH.toLocaleString("en-US")} characters, so it is shown without formatting.`),
+      h("div", { class: "unformatted" }, node.text),
+    ];
+    default: return inline(node.children ?? []);
   }
 }
 
-function tight(blocks) {
-  if (blocks[0]?.type !== "paragraph") return blocks.map(block);
-  return [inline(blocks[0].children), ...blocks.slice(1).map(block)];
+function tablePart(part) {
+  return h(part.type === "head" ? "thead" : "tbody", {}, part.children.map((row) => h("tr", {}, row.children.map(cell))));
+}
+
+function cell(node) {
+  return h(node.isHead ? "th" : "td", { style: node.align ? { textAlign: node.align } : null }, inline(node.children));
 }
 
 function inline(nodes) {
   return nodes.map((node) => {
     switch (node.type) {
-      case "text": return withBreaks(node.text);
+      case "text": return node.text;
+      case "break": return h("br");
       case "code": return h("code", {}, node.text);
       case "strong": return h("strong", {}, inline(node.children));
       case "em": return h("em", {}, inline(node.children));
       case "del": return h("del", {}, inline(node.children));
       case "link": return h("a", { href: node.href, target: "_blank", rel: "noopener noreferrer nofollow" }, inline(node.children));
-      default: return null;
+      default: return inline(node.children ?? []);
     }
   });
-}
-
-function withBreaks(text) {
-  return text.split("\n").flatMap((part, index) => (index ? [h("br"), part] : [part]));
 }
 
 export function codeBlock(text, language = "") {
@@ -68,9 +72,16 @@ export function codeBlock(text, language = "") {
 const COLLAPSED_LINES = 16;
 const MOST_LINES = 5000;
 
+// A loop, because the expression /\n+$/ takes quadratic time on line breaks inside a text.
+function withoutLastBreaks(text) {
+  let end = text.length;
+  while (text[end - 1] === "\n") end--;
+  return text.slice(0, end);
+}
+
 /** Draw output as a terminal shows it. Long output is collapsed until the user expands it. */
 export function terminalOutput(text, { isOpen, onOpen }) {
-  const lines = renderAnsi(text.replace(/\n+$/, ""));
+  const lines = renderAnsi(withoutLastBreaks(text));
   const pre = h("pre", { tabindex: "0", "aria-label": "Output" });
   const shown = lines.length > MOST_LINES ? lines.slice(-MOST_LINES) : lines;
   if (shown !== lines) pre.append(`… ${lines.length - MOST_LINES} earlier lines are not shown\n`);

@@ -50,7 +50,7 @@ def test_tags_and_confirmation_settings_are_changed_by_forms(alice_client, story
     ],
 )
 def test_invalid_form_shows_an_error(alice_client, details, form):
-    assert 'class="notice error"' in alice_client.post(details, form, follow=True).text
+    assert 'class="field-error"' in alice_client.post(details, form, follow=True).text
 
 
 def test_conversation_is_rated_forked_and_archived_by_forms(alice_client, story):

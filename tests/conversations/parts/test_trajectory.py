@@ -1,5 +1,6 @@
 import json
 import re
+import subprocess
 
 import pytest
 
@@ -8,6 +9,8 @@ from conversations.log import replay
 from conversations.services import exports
 from lib.redaction import HIDDEN
 from tests.conversations.parts.conftest import HOSTILE, KEY, add_event
+from tests.js.test_scripts import NODE
+from tests.prepare import ROOT
 
 
 def get_trajectory(api, conversation, **query):
@@ -85,9 +88,78 @@ def test_markdown_keeps_texts_in_fences_that_they_cannot_close(api, story):
 
     page = read_body(get_trajectory(api, story, format="markdown"))
 
-    assert page.startswith(r"# A \<b\>story\</b\> of \`ours\`")
+    assert page.startswith("# `` A <b>story</b> of `ours` ``\n")
     assert "\n`````text\n````\n# not a heading\n`````\n" in page
     assert KEY not in page
+
+
+RENDER = """
+import MarkdownIt from "./static/js/vendor/markdown-it/markdown-it.js";
+let text = "";
+for await (const piece of process.stdin) text += piece;
+const parser = new MarkdownIt({ html: true, linkify: true });
+parser.linkify.set({ fuzzyLink: true, fuzzyEmail: true });
+console.log(parser.render(text));
+"""
+"""Renders like a program that allows HTML and makes links of everything that looks like an address."""
+NAMES = [
+    "[a](javascript:alert(1))",
+    "<img src=x onerror=alert(1)>",
+    "![a](https://evil.example/a.png)",
+    "https://evil.example/a",
+    "www.evil.example",
+    "a@evil.example",
+    "evil.example",
+    "<https://evil.example>",
+    "one\n\n# two\n\n- three\n\n<b>four",
+    "`code` ``` and more",
+    "`",
+    "*a* _b_ ~~c~~ &lt;b&gt;",
+    "|a|b|\n|-|-|",
+    "a\r\n---\r\nb",
+    "\u202egnp.exe",
+    "\\`<b>",
+    " ",
+    "]: https://evil.example",
+    "a\u2028# b",
+]
+
+
+@pytest.mark.skipif(NODE is None, reason="Node.js is not installed")
+def test_names_in_markdown_are_no_markup_and_no_links(api, story):
+    for name in NAMES:
+        # The tool's name is the agent's choice, the other names are choices of users and servers.
+        add_event(story, "ActionEvent", {"tool_name": name[:80], "action": {"command": name}})
+    for name in NAMES:
+        story.title, story.model = name[:200] or "-", name
+        story.repository = {"provider": "github", "full_name": name}
+        story.save()
+
+        page = read_body(get_trajectory(api, story, format="markdown"))
+
+        rendered = subprocess.run(
+            [NODE, "--input-type=module", "--eval", RENDER],
+            cwd=ROOT, input=page, capture_output=True, text=True, check=True, timeout=60,
+        ).stdout  # fmt: skip
+        assert set(re.findall(r"<(\w+)", rendered)) <= {"h1", "h2", "p", "pre", "code"}, name
+        assert rendered.count("<h1>") == 1
+        assert rendered.count("<h2>") == rendered.count("<pre>")
+        assert "\u202e" not in page.split("```")[0]
+
+
+@pytest.mark.parametrize("name", ["json", "markdown", "html"])
+def test_secret_in_a_name_is_hidden(api, story, name):
+    story.title, story.model = f"title {KEY}", f"model {KEY}"
+    story.repository = {"provider": "github", "full_name": f"a/{KEY}"}
+    story.save()
+
+    page = read_body(get_trajectory(api, story, format=name))
+
+    assert KEY not in page
+    assert (
+        page.count(HIDDEN.replace("<", "&lt;").replace(">", "&gt;") if name == "html" else HIDDEN)
+        >= 3
+    )
 
 
 @pytest.mark.parametrize("name", ["json", "markdown", "html"])
