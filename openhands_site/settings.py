@@ -196,6 +196,8 @@ ORGANIZATIONS_PER_USER = env.integer("ORGANIZATIONS_PER_USER", 50, low=0)
 """The maximum number of team organizations that one user may own."""
 STAFF_SECOND_FACTOR = env.boolean("STAFF_SECOND_FACTOR", IS_HTTPS)
 """Whether the admin site requires a session with a second factor or with a sign-in by an identity provider."""
+STAFF_REASON_SECONDS = env.integer("STAFF_REASON_SECONDS", 1_800, low=60, high=86_400)
+"""Seconds for which a reason that staff entered opens the private content of one conversation on the admin site."""
 
 APP_MODE = env.choice("OH_APP_MODE", ("saas", "oss"), "saas")
 """The mode of the OpenHands web client: ``saas`` has sign-in and organizations, ``oss`` is for a single user."""

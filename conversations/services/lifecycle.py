@@ -181,13 +181,12 @@ def make_title(message: str | None) -> str:
 def rename(*, conversation_id: UUID, title: str) -> Conversation:
     """Change a conversation's title. Safe to repeat."""
     conversation = Conversation.objects.select_for_update().get(pk=conversation_id)
-    if before := change_fields(conversation, title=title):
+    if change_fields(conversation, title=title):
+        # Auditors read the log but not private conversations, so the log contains no titles.
         audit.record(
             action="conversation.renamed",
             organization_id=conversation.organization_id,
             subject=conversation,
-            before=before,
-            after={"title": title},
         )
     return conversation
 
