@@ -502,7 +502,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {
         "json": {"()": "lib.logs.JSONFormatter"},
-        "text": {"format": "%(levelname).1s %(name)s: %(message)s"},
+        "text": {"()": "lib.logs.TextFormatter"},
     },
     "filters": {"tokens": {"()": "lib.logs.WithoutTokens"}},
     "handlers": {
@@ -520,7 +520,9 @@ LOGGING = {
         "httpx2": {"level": "WARNING"},
         "mcp": {"level": "WARNING"},
         "uvicorn.access": {"level": "WARNING"},
-        "django.server": {"level": "WARNING"},
+        # Django's own handlers write without our filter: with DEBUG for all of Django, and for `runserver`.
+        "django": {"level": "INFO", "handlers": [], "propagate": True},
+        "django.server": {"level": "WARNING", "handlers": [], "propagate": True},
         # DEBUG lines of this logger contain whole template contexts, including secrets.
         "django.template": {"level": "INFO"},
         # The access log has a line for every failed request too, but without the tokens in paths.

@@ -14,7 +14,7 @@ from lib.admin import ReadOnlyAdmin
 class AuditEntryAdmin(ReadOnlyAdmin):
     """Entries of the audit log. `manage.py verify_audit_chain` detects entries that were changed later.
 
-    Titles of conversations in entries of former releases are not shown.
+    Titles of conversations and names of secrets are not shown.
     """
 
     list_display = ("created_at", "action", "actor_kind", "actor_name", "subject", "address")
@@ -33,15 +33,15 @@ class AuditEntryAdmin(ReadOnlyAdmin):
 
     @admin.display(description="subject", ordering="subject_kind")
     def subject(self, entry: AuditEntry) -> str:
-        return entry.shown_subject_name
+        return entry.show(to_staff=True).subject_name
 
     @admin.display(description="before")
     def values_before(self, entry: AuditEntry) -> str:
-        return json.dumps(entry.shown_before, indent=1, ensure_ascii=False)
+        return json.dumps(entry.show(to_staff=True).before, indent=1, ensure_ascii=False)
 
     @admin.display(description="after")
     def values_after(self, entry: AuditEntry) -> str:
-        return json.dumps(entry.shown_after, indent=1, ensure_ascii=False)
+        return json.dumps(entry.show(to_staff=True).after, indent=1, ensure_ascii=False)
 
 
 @admin.register(AuditHead)

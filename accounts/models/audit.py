@@ -1,7 +1,7 @@
 """The audit log: entries in hash chains, so that a later change or deletion of an entry is detected."""
 
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 from django.db import models
@@ -10,10 +10,13 @@ from django.utils import timezone
 SITE = UUID(int=0)
 """The id of the chain for actions that belong to no organization."""
 EARLIEST, LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
-PRIVATE_SUBJECTS = ("conversation",)
-"""Kinds of subjects whose names are private content. Entries of former releases contain them."""
-PRIVATE_VALUES = ("title",)
-"""The values in ``before`` and ``after`` of such subjects that are private content."""
+PRIVATE_VALUES = {"conversation": ("title",)}
+"""The values in ``before`` and ``after`` that auditors may not see, by the kind of the subject.
+
+The names of such subjects are private too. Entries of former releases contain these values.
+"""
+PRIVATE_FOR_STAFF = PRIVATE_VALUES | {"customsecret": ("name", "description")}
+"""The same for staff on the admin site, who may read more organizations than auditors."""
 HIDDEN = "(not shown)"
 
 
@@ -62,6 +65,14 @@ class AuditGap(models.Model):
 
     def __str__(self) -> str:
         return f"{self.chain}: {self.first} to {self.last}"
+
+
+class ShownEntry(NamedTuple):
+    """The parts of an entry that may contain private content, without it."""
+
+    subject_name: str
+    before: Any
+    after: Any
 
 
 class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
@@ -154,23 +165,20 @@ class AuditEntry(models.Model):
     def __str__(self) -> str:
         return f"{self.created_at:%Y-%m-%d %H:%M:%S} {self.action}"
 
-    @property
-    def shown_subject_name(self) -> str:
-        """The name of the subject, or a replacement if the name is private content, such as a conversation's title."""
-        is_private = self.subject_kind in PRIVATE_SUBJECTS
-        return f"{self.subject_kind} {self.subject_id}" if is_private else self.subject_name
+    def show(self, *, to_staff: bool = False) -> "ShownEntry":
+        """Return the name of the subject and the values without private content, for auditors or for staff."""
+        private = (PRIVATE_FOR_STAFF if to_staff else PRIVATE_VALUES).get(self.subject_kind)
+        if private is None:
+            return ShownEntry(self.subject_name, self.before, self.after)
+        before, after = (
+            {k: HIDDEN if k in private else v for k, v in values.items()}
+            if isinstance(values, dict)
+            else HIDDEN
+            for values in (self.before, self.after)
+        )
+        return ShownEntry(f"{self.subject_kind} {self.subject_id}", before, after)
 
     @property
-    def shown_before(self) -> Any:
-        """The values before the action, without private content."""
-        return self._without_private_values(self.before)
-
-    @property
-    def shown_after(self) -> Any:
-        """The values after the action, without private content."""
-        return self._without_private_values(self.after)
-
-    def _without_private_values(self, values: Any) -> Any:
-        if self.subject_kind not in PRIVATE_SUBJECTS or not isinstance(values, dict):
-            return values
-        return {k: HIDDEN if k in PRIVATE_VALUES else value for k, value in values.items()}
+    def shown(self) -> "ShownEntry":
+        """The parts of the entry that auditors see."""
+        return self.show()

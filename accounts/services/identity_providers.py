@@ -42,8 +42,8 @@ def _write_preset(preset: dict[str, Any]) -> IdentityProvider:
     )
     row = IdentityProvider.objects.select_for_update().get(pk=row.pk)
     before = {} if is_new else describe_provider(row)
-    is_secret_new = (
-        is_new or ("client_secret" in preset and row.client_secret != preset["client_secret"])
+    is_secret_new = is_new or (
+        "client_secret" in preset and row.client_secret != preset["client_secret"]
     )
     for name, value in preset.items():
         setattr(row, name, value)

@@ -201,7 +201,7 @@ class TestGroups:
         assert sorted(e.before["name"] for e in log.read()) == ["A", "B"]
         assert not Group.objects.exists()
 
-    def test_staff_with_the_group_permission_cannot_widen_their_own_rights(self, client):
+    def test_staff_with_the_group_permission_cannot_widen_their_own_rights(self, db, client):
         staff, group = UserFactory(is_staff=True), Group.objects.create(name="Support")
         group.permissions.set(
             Permission.objects.filter(codename__in=("change_group", "view_group"))
@@ -375,7 +375,7 @@ class TestJobs:
         assert ProcrastinateJob.objects.get(pk=job.pk).status == after
 
     @pytest.mark.parametrize("action", ["retry", "cancel", "abort"])
-    def test_staff_who_may_only_view_jobs_cannot_act(self, client, action):
+    def test_staff_who_may_only_view_jobs_cannot_act(self, db, client, action):
         job = make_job("failed" if action == "retry" else "todo")
         staff = UserFactory(is_staff=True)
         staff.user_permissions.set(Permission.objects.filter(codename="view_procrastinatejob"))

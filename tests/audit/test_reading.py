@@ -151,13 +151,13 @@ def test_reason_needs_no_more_than_the_view_permission(client, rows):
 
 @pytest.mark.parametrize("model", sorted(admin.site._registry, key=lambda m: m._meta.label))
 def test_list_shows_no_private_content(desk, rows, model):
-    queries = ("", "?q=Takeover", "?q=INITECH", f"?q={rows[Conversation].pk}")
-    for query in queries:
-        page = desk.get(f"{changelist(model)}{query}")
-        assert page.status_code == 200, query
-        text = page.text.replace('value="Takeover"', "").replace('value="INITECH"', "")
-        assert CANARY not in text
-        assert "INITECH" not in text
+    page = desk.get(changelist(model))
+    assert page.status_code == 200
+    assert CANARY not in page.text
+    assert "INITECH" not in page.text
+    for word in ("Takeover", "INITECH"):
+        assert desk.get(f"{changelist(model)}?q={word}").context["cl"].result_count == 0
+    assert desk.get(f"{changelist(model)}?q={rows[Conversation].pk}").status_code == 200
 
 
 @pytest.mark.parametrize("model", sorted(admin.site._registry, key=lambda m: m._meta.label))
@@ -180,7 +180,7 @@ def list_hidden_columns():
                 yield pytest.param(model, field.name, id=f"{model._meta.model_name}.{field.name}")
 
 
-@pytest.mark.parametrize(("model", "column"), list_hidden_columns())
+@pytest.mark.parametrize(("model", "column"), list(list_hidden_columns()))
 @pytest.mark.parametrize("lookup", ["", "__startswith", "__regex", "__isnull", "__gt"])
 def test_list_cannot_be_filtered_by_a_hidden_column(desk, rows, model, column, lookup):
     value = "1" if lookup == "__isnull" else "T"

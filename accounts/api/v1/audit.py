@@ -45,7 +45,7 @@ class AuditSubjectSerializer(serializers.Serializer[Any]):
 
     kind = serializers.CharField(source="subject_kind")
     id = serializers.CharField(source="subject_id")
-    name = serializers.CharField(source="shown_subject_name")
+    name = serializers.CharField(source="shown.subject_name")
 
 
 class AuditEntrySerializer(serializers.ModelSerializer[AuditEntry]):
@@ -54,8 +54,8 @@ class AuditEntrySerializer(serializers.ModelSerializer[AuditEntry]):
     organization = serializers.UUIDField(source="chain")
     actor = AuditActorSerializer(source="*")
     subject = AuditSubjectSerializer(source="*")
-    before = serializers.DictField(source="shown_before")
-    after = serializers.DictField(source="shown_after")
+    before = serializers.DictField(source="shown.before")
+    after = serializers.DictField(source="shown.after")
 
     class Meta:
         model = AuditEntry
