@@ -29,7 +29,7 @@ _SECRETS = re.compile(
     # Other texts of the form <id>.<secret>, such as the tokens of invitations
     r"|(?P<id>\b[\w-]{12,64}\.)(?=[\w-]{0,99}\d)(?=(?-i:[\w-]{0,99}[A-Z]))[\w-]{32,}\b(?!\.)"
     # Signed tokens (RFC 7519) and credentials in headers
-    r"|\beyJ[\w-]{8,500}\.[\w-]{4,}\.[\w-]*"
+    r"|\beyJ[\w-]{4,500}\.[\w-]{4,}\.[\w-]*"
     r"|(?P<scheme>\b(?:bearer|basic)\s{1,4})[\w.~+/=-]{8,}",
     re.IGNORECASE,
 )

@@ -29,7 +29,8 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     ordering = ("-created_at",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AuditEntry]:
-        return super().get_queryset(request).readable()  # type: ignore[attr-defined]  # our queryset
+        readable: QuerySet[AuditEntry] = AuditEntry.objects.readable()
+        return readable.order_by(*self.get_ordering(request))
 
     @admin.display(description="subject", ordering="subject_kind")
     def subject(self, entry: AuditEntry) -> str:

@@ -484,23 +484,21 @@ def test_no_model_is_edited_in_its_list(rf, root):
     assert not [page for page in admin.site._registry.values() if page.list_editable]
 
 
-@pytest.mark.parametrize("model", sorted(admin.site._registry, key=lambda m: m._meta.label))
-def test_write_of_a_model_bypasses_no_service(desk, root, alice, model):
-    """POST to the add, change and delete pages of every model changes nothing without an audit entry."""
+def test_post_to_a_read_only_model_changes_nothing(desk, root, alice):
+    """POST to the add, change and delete pages of every other model changes no row and writes no entry."""
     make_rows(alice)
-    row = model._default_manager.first()
-    before = dump(model)
     log = Log()
-    pk = row.pk if row else "0"
-
-    if model not in WRITABLE:
+    for model in admin.site._registry.keys() - WRITABLE.keys():
+        row, before = model._default_manager.first(), dump(model)
+        pk = row.pk if row else "0"
         fields = {field.name: "1" for field in model._meta.concrete_fields}
+
         assert desk.post(url(model, "add"), fields).status_code == 403
         desk.post(url(model, "change", pk), fields)
         desk.post(url(model, "delete", pk), {"post": "yes"})
 
-        assert log.read() == []
-        assert dump(model) == before
+        assert dump(model) == before, model
+    assert log.read() == []
 
 
 def dump(model):

@@ -155,7 +155,7 @@ def test_list_shows_no_private_content(desk, rows, model):
     assert page.status_code == 200
     assert CANARY not in page.text
     assert "INITECH" not in page.text
-    for word in ("Takeover", "INITECH"):
+    for word in ("Takeover", "INITECH") if admin.site._registry[model].search_fields else ():
         assert desk.get(f"{changelist(model)}?q={word}").context["cl"].result_count == 0
     assert desk.get(f"{changelist(model)}?q={rows[Conversation].pk}").status_code == 200
 
@@ -173,19 +173,21 @@ def test_page_of_another_row_shows_no_private_content(desk, rows, alice, model):
         assert CANARY not in desk.get(url(row, "history")).text
 
 
-def list_hidden_columns():
-    for model, page in admin.site._registry.items():
-        for field in model._meta.concrete_fields:
-            if is_secret(field) or field.name in getattr(page, "private_fields", ()):
-                yield pytest.param(model, field.name, id=f"{model._meta.model_name}.{field.name}")
+def list_hidden_columns(model):
+    page = admin.site._registry[model]
+    hidden = getattr(page, "private_fields", ())
+    return [f.name for f in model._meta.concrete_fields if is_secret(f) or f.name in hidden]
 
 
-@pytest.mark.parametrize(("model", "column"), list(list_hidden_columns()))
-@pytest.mark.parametrize("lookup", ["", "__startswith", "__regex", "__isnull", "__gt"])
-def test_list_cannot_be_filtered_by_a_hidden_column(desk, rows, model, column, lookup):
-    value = "1" if lookup == "__isnull" else "T"
-    response = desk.get(f"{changelist(model)}?{column}{lookup}={value}")
-    assert response.status_code == 400
+@pytest.mark.parametrize(
+    "model", [m for m in admin.site._registry if list_hidden_columns(m)], ids=lambda m: m.__name__
+)
+def test_list_cannot_be_filtered_by_a_hidden_column(desk, rows, model):
+    for column in list_hidden_columns(model):
+        for lookup in ("", "__startswith", "__regex", "__isnull", "__gt"):
+            value = "1" if lookup == "__isnull" else "T"
+            response = desk.get(f"{changelist(model)}?{column}{lookup}={value}")
+            assert response.status_code == 400, (column, lookup)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_list_cannot_be_filtered_by_a_hidden_column(desk, rows, model, column, l
         (Event, "conversation__title__startswith=T"),
         (OutgoingMessage, "conversation__title__contains=T"),
         (Conversation, "created_by__password__startswith=a"),
-        (Conversation, "outgoingmessage__text__contains=T"),
+        (Conversation, "outgoing_messages__text__contains=T"),
     ],
 )
 def test_list_cannot_be_filtered_by_a_hidden_column_of_another_model(desk, rows, model, query):
