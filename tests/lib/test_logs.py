@@ -25,20 +25,20 @@ UUID = "018f0000-0000-7000-8000-000000000001"
 def log(request):
     """The log, formatted as the console's handler does.
 
-    The logger ``alone`` writes only here: pytest-xdist cannot send captured text with lone surrogates.
+    ``log.alone`` is a logger that writes only here: pytest-xdist cannot send captured text with lone surrogates.
     """
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JSONFormatter() if request.param == "json" else TextFormatter())
     handler.addFilter(WithoutTokens())
-    root, alone = logging.getLogger(), logging.getLogger("alone")
-    level, alone.propagate = root.level, False
+    stream.alone = logging.Logger("alone")  # noqa: LOG001 - not in the tree of loggers
+    stream.alone.addHandler(handler)
+    root = logging.getLogger()
+    level = root.level
     root.setLevel(logging.DEBUG)
-    for logger in (root, alone):
-        logger.addHandler(handler)
+    root.addHandler(handler)
     yield stream
-    for logger in (root, alone):
-        logger.removeHandler(handler)
+    root.removeHandler(handler)
     root.setLevel(level)
 
 
@@ -158,10 +158,8 @@ def assert_one_line_without_controls(text, lines=1):
 
 @pytest.mark.parametrize("control", CONTROLS, ids=repr)
 def test_message_with_control_characters_is_one_line(log, control):
-    logging.getLogger("alone").error("GET /x%s 404", control + FORGED)
-    logging.getLogger("alone").error(
-        "GET", extra={"path": control + FORGED, "deep": {control: [control]}}
-    )
+    log.alone.error("GET /x%s 404", control + FORGED)
+    log.alone.error("GET", extra={"path": control + FORGED, "deep": {control: [control]}})
 
     assert_one_line_without_controls(log.getvalue(), lines=2)
     log.getvalue().encode()
@@ -172,7 +170,7 @@ def test_exception_with_control_characters_forges_no_line(log, control):
     try:
         fail(control + FORGED)
     except ValueError:
-        logging.getLogger("alone").exception("failed")
+        log.alone.exception("failed")
 
     lines = log.getvalue().split("\n")
     assert not any(line.startswith("I access") for line in log.getvalue().splitlines())
@@ -217,7 +215,7 @@ def test_header_with_control_characters_is_never_shown_raw(db, log, headers):
 def test_name_of_a_user_with_control_characters_is_never_shown_raw(log, alice):
     alice.name = "A\x1b[31m\nI access: GET /admin/ 200"
     alice.email = "a\x9bb@example.com"
-    logging.getLogger("alone").error("%s (%s) signed in", alice, alice.name, extra={"user": alice})
+    log.alone.error("%s (%s) signed in", alice, alice.name, extra={"user": alice})
 
     assert_one_line_without_controls(log.getvalue())
 
@@ -241,7 +239,7 @@ def test_json_lines_stay_valid_json():
 
 
 def test_message_with_a_wrong_format_does_not_raise_in_the_caller(log, capsys):
-    logging.getLogger("alone").error("%d", "x")
+    log.alone.error("%d", "x")
     assert "Logging error" in capsys.readouterr().err
 
 
