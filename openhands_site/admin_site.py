@@ -19,6 +19,7 @@ from django.db import (
 )
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
+from django.template.response import SimpleTemplateResponse
 from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.cache import never_cache
@@ -87,11 +88,11 @@ class SecondFactorAdminSite(AdminSite):
     def login(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         return _answer(super().login, request, extra_context)
 
-    def password_change(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+    def password_change(self, request: HttpRequest, extra_context: Any = None) -> Any:
         """Redirect to the account page: Django's own page neither limits guesses nor writes the audit log."""
         return _redirect_to_account(request)
 
-    def password_change_done(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+    def password_change_done(self, request: HttpRequest, extra_context: Any = None) -> Any:
         return _redirect_to_account(request)
 
 
@@ -112,9 +113,7 @@ def _answer(
         with transaction.atomic():
             response = view(request, *args, **kwargs)
             # Lists read some rows and facets only while they are rendered.
-            if hasattr(response, "render") and not response.is_rendered:
-                response = response.render()
-            return response
+            return response.render() if isinstance(response, SimpleTemplateResponse) else response
     except OperationalError as error:
         if not isinstance(error.__cause__, psycopg.errors.QueryCanceled):
             raise

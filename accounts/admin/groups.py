@@ -1,6 +1,6 @@
 """The admin page of groups of staff permissions."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
@@ -10,16 +10,11 @@ from django.http import HttpRequest
 from accounts.admin.services import ServiceAdmin
 from accounts.services import groups
 
-if TYPE_CHECKING:  # Django's class is generic only in its stubs
-    BaseGroupAdmin = DjangoGroupAdmin[Any]
-else:
-    BaseGroupAdmin = DjangoGroupAdmin
-
 admin.site.unregister(Group)  # Django's own page, which writes no audit log
 
 
 @admin.register(Group)
-class GroupAdmin(ServiceAdmin, BaseGroupAdmin):
+class GroupAdmin(ServiceAdmin, DjangoGroupAdmin):
     """Groups of staff permissions. Only superusers can write them: a member could grant the group every permission."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:

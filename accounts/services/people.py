@@ -234,7 +234,7 @@ def _record_user_action(action: str, user: User, *, is_active: bool) -> None:
     _record_in_personal(action, user, **change)
 
 
-def _record_in_personal(action: str, user: User, **change: dict[str, Any]) -> None:
+def _record_in_personal(action: str, user: User, **change: Any) -> None:
     """Record an action on a user in the chain of the user's personal organization, or in the site's chain."""
     personal = Organization.objects.filter(personal_of=user).first()
     audit.record(

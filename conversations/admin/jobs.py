@@ -19,7 +19,7 @@ admin.site.unregister(ProcrastinateJob)
 class JobAdmin(GuardedLookups, ProcrastinateJobAdmin):
     """Jobs. Only staff with the permission to change jobs may retry, cancel or abort them."""
 
-    actions = ("retry", "cancel", "abort")
+    actions = ["retry", "cancel", "abort"]  # noqa: RUF012 - the type of the base class
 
     def has_act_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("procrastinate.change_procrastinatejob")
