@@ -199,6 +199,8 @@ ORGANIZATIONS_PER_USER = env.integer("ORGANIZATIONS_PER_USER", 50, low=0)
 """The maximum number of team organizations that one user may own."""
 STAFF_SECOND_FACTOR = env.boolean("STAFF_SECOND_FACTOR", IS_HTTPS)
 """Whether the admin site requires a session with a second factor or with a sign-in by an identity provider."""
+STAFF_REASON_SECONDS = env.integer("STAFF_REASON_SECONDS", 1_800, low=60, high=86_400)
+"""Seconds for which a reason that staff entered opens the private content of one conversation on the admin site."""
 
 APP_MODE = env.choice("OH_APP_MODE", ("saas", "oss"), "saas")
 """The mode of the OpenHands web client: ``saas`` has sign-in and organizations, ``oss`` is for a single user."""
@@ -535,7 +537,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {
         "json": {"()": "lib.logs.JSONFormatter"},
-        "text": {"format": "%(levelname).1s %(name)s: %(message)s"},
+        "text": {"()": "lib.logs.TextFormatter"},
     },
     "filters": {
         "tokens": {"()": "lib.logs.WithoutTokens"},
@@ -558,7 +560,9 @@ LOGGING = {
         "httpx2": {"level": "WARNING"},
         "mcp": {"level": "WARNING"},
         "uvicorn.access": {"level": "WARNING"},
-        "django.server": {"level": "WARNING"},
+        # Django's own handlers write without our filter: with DEBUG for all of Django, and for `runserver`.
+        "django": {"level": "INFO", "handlers": [], "propagate": True},
+        "django.server": {"level": "WARNING", "handlers": [], "propagate": True},
         # DEBUG lines of this logger contain whole template contexts, including secrets.
         "django.template": {"level": "INFO"},
         # The access log has a line for every failed request too, but without the tokens in paths.

@@ -1,5 +1,5 @@
 """The admin pages of accounts. Importing this package registers them with Django's admin site."""
 
-from accounts.admin import audit, identity, people, second_factor, settings
+from accounts.admin import audit, groups, identity, people, second_factor, settings
 
-__all__ = ["audit", "identity", "people", "second_factor", "settings"]
+__all__ = ["audit", "groups", "identity", "people", "second_factor", "settings"]

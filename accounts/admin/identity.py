@@ -1,6 +1,6 @@
 """Admin pages of identity providers, linked accounts, browser sessions and accepted terms."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
@@ -9,10 +9,11 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.defaultfilters import pluralize
 
+from accounts.admin.services import ServiceAdmin
 from accounts.models import Identity, IdentityProvider, TermsAcceptance, UserSession
 from accounts.oidc import providers
-from accounts.services import claimed_roles, sessions
-from lib.admin import ModelAdmin, ModelForm, ReadOnlyAdmin
+from accounts.services import claimed_roles, identity_providers, sessions
+from lib.admin import ModelForm, ReadOnlyAdmin, StorableJSON
 
 
 class ProviderForm(ModelForm):
@@ -33,6 +34,7 @@ class ProviderForm(ModelForm):
 
     class Meta:
         model = IdentityProvider
+        field_classes: ClassVar = {"bearer_clients": StorableJSON, "claim_rules": StorableJSON}
         fields = (
             *("slug", "name", "kind", "issuer", "client_id", "scopes", "is_enabled"),
             *(
@@ -63,7 +65,7 @@ class ProviderForm(ModelForm):
 
 
 @admin.register(IdentityProvider)
-class IdentityProviderAdmin(ModelAdmin):
+class IdentityProviderAdmin(ServiceAdmin):
     """Identity providers. A provider with linked accounts can be disabled but not deleted."""
 
     form = ProviderForm
@@ -75,10 +77,14 @@ class IdentityProviderAdmin(ModelAdmin):
         is_used = obj is not None and obj.identities.exists()
         return not is_used and super().has_delete_permission(request, obj)
 
-    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: Any) -> None:
-        if secret := form.cleaned_data["new_client_secret"]:
-            obj.client_secret = secret
-        super().save_model(request, obj, form, change)
+    def write(
+        self, request: HttpRequest, row: Any, form: Any, *, is_change: bool
+    ) -> IdentityProvider:
+        secret = form.cleaned_data["new_client_secret"]
+        return identity_providers.save_provider(provider=row, client_secret=secret)
+
+    def erase(self, row: Any) -> None:
+        identity_providers.delete_provider(provider=row)
 
     @admin.action(description="Check the connection", permissions=["change"])
     def check_connection(self, request: HttpRequest, rows: QuerySet[IdentityProvider]) -> None:
@@ -88,12 +94,14 @@ class IdentityProviderAdmin(ModelAdmin):
                 providers.client_methods(row)  # reads the discovery document
                 providers.get_metadata(row)
             except providers.ProviderUnavailable as error:
+                identity_providers.record_check(provider=row, error=str(error))
                 self.message_user(
                     request,
                     f"The check of {row} failed: {error}. Check the issuer, and whether this server can reach it.",
                     messages.ERROR,
                 )
             else:
+                identity_providers.record_check(provider=row)
                 self.message_user(
                     request, f"{row} responded with a valid configuration.", messages.SUCCESS
                 )

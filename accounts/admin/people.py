@@ -15,12 +15,13 @@ from django.utils.html import format_html
 from django.utils.http import urlencode
 
 from accounts import limits, services
+from accounts.admin.services import ServiceAdmin
 from accounts.models import ApiKey, Membership, Organization, SetupLink, User
 from accounts.services import organizations as organization_services
 from accounts.services.memberships import ownerless_without
 from accounts.sign_in import second_step
 from accounts.sign_in.authentication import count_sign_in
-from lib.admin import InlineFormSet, ModelAdmin, ModelForm, ReadOnlyAdmin, TabularInline
+from lib.admin import InlineFormSet, ModelForm, ReadOnlyAdmin, TabularInline
 from lib.problems import Problem
 
 
@@ -72,7 +73,7 @@ class NewUserForm(ModelForm):
 
 
 @admin.register(User)
-class UserAdmin(ModelAdmin):
+class UserAdmin(ServiceAdmin):
     """Users. They can be suspended but not deleted, so that conversations and audit entries still name them.
 
     Only superusers can grant staff or superuser rights, and only superusers can change a superuser.
@@ -120,19 +121,17 @@ class UserAdmin(ModelAdmin):
             kwargs["form"] = NewUserForm
         return super().get_form(request, obj, change=change, **kwargs)
 
-    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
-        if change:
-            super().save_model(request, obj, form, change)
-            return
+    def write(self, request: HttpRequest, row: User, form: Any, *, is_change: bool) -> User:
+        if is_change:
+            values = {name: form.cleaned_data[name] for name in form.changed_data}
+            return services.change_user(user=row, values=values)
         # The service creates the row together with the personal organization and the audit entry.
-        user = services.create_user(
-            email=obj.email,
-            name=obj.name,
+        return services.create_user(
+            email=row.email,
+            name=row.name,
             password=form.cleaned_data["password"],
-            is_staff=obj.is_staff,
+            is_staff=row.is_staff,
         )
-        obj.pk = user.pk
-        obj.refresh_from_db()
 
     @admin.action(description="Suspend users and disable their API keys", permissions=["change"])
     def suspend(self, request: HttpRequest, users: QuerySet[User]) -> None:
@@ -200,7 +199,7 @@ def _is_not_owner(row: Membership) -> bool:
 
 
 @admin.register(Organization)
-class OrganizationAdmin(ModelAdmin):
+class OrganizationAdmin(ServiceAdmin):
     """Organizations, the tenants of the server. They can be suspended but not deleted."""
 
     list_display = ("name", "personal_of", "suspended_at", "created_at")
@@ -215,6 +214,11 @@ class OrganizationAdmin(ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+    def write(self, request: HttpRequest, row: Any, form: Any, *, is_change: bool) -> Organization:
+        if is_change:
+            return organization_services.rename_organization(organization=row, name=row.name)
+        return organization_services.create_empty_organization(name=row.name)
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         """Save members through the services, which revoke keys, close sockets and write the audit log."""

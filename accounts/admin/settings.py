@@ -1,7 +1,11 @@
-"""Read-only admin pages of settings, secrets and Git host tokens. Secret values are never shown."""
+"""Read-only admin pages of settings, secrets and Git host tokens. Secret values are never shown.
+
+Settings and the names of secrets are private: the lists do not show them, and the page of a row asks for a reason.
+"""
 
 from django.contrib import admin
 
+from accounts.admin.reading import PrivateAdmin
 from accounts.models import (
     CustomSecret,
     CustomSecretUse,
@@ -13,33 +17,36 @@ from lib.admin import ReadOnlyAdmin
 
 
 @admin.register(UserSettings)
-class UserSettingsAdmin(ReadOnlyAdmin):
+class UserSettingsAdmin(PrivateAdmin):
     """Settings that users chose for their agents."""
 
     list_display = ("user", "organization", "version", "updated_at")
     list_select_related = ("user", "organization")
     search_fields = ("user__email",)
     ordering = ("-updated_at",)
+    private_fields = ("values",)
     fields = ("user", "organization", "values", "version", "created_at", "updated_at")
 
 
 @admin.register(OrganizationSettings)
-class OrganizationSettingsAdmin(ReadOnlyAdmin):
+class OrganizationSettingsAdmin(PrivateAdmin):
     """Settings that organizations chose for the agents of their members."""
 
     list_display = ("organization", "version", "enforced", "updated_at")
     list_select_related = ("organization",)
     ordering = ("-updated_at",)
+    private_fields = ("values",)
     fields = ("organization", "values", "enforced", "version", "created_at", "updated_at")
 
 
 @admin.register(CustomSecret)
-class CustomSecretAdmin(ReadOnlyAdmin):
+class CustomSecretAdmin(PrivateAdmin):
     """Custom secrets of users and organizations, without their values."""
 
-    list_display = ("name", "organization", "user", "updated_at")
+    list_display = ("id", "organization", "user", "updated_at")
     list_select_related = ("organization", "user")
-    search_fields = ("name", "user__email")
+    search_fields = ("=id", "user__email")
+    private_fields = ("name", "description")
     ordering = ("-created_at",)
     fields = (
         *("name", "description", "organization", "user"),
@@ -51,11 +58,11 @@ class CustomSecretAdmin(ReadOnlyAdmin):
 class CustomSecretUseAdmin(ReadOnlyAdmin):
     """The log of secrets that sandboxes fetched."""
 
-    list_display = ("used_at", "secret", "conversation_id", "organization")
-    list_select_related = ("secret", "organization")
+    list_display = ("used_at", "secret_id", "conversation_id", "organization")
+    list_select_related = ("organization",)
     search_fields = ("conversation_id",)
     ordering = ("-used_at",)
-    fields = ("secret", "conversation_id", "organization", "used_at")
+    fields = ("secret_id", "conversation_id", "organization", "used_at")
 
 
 @admin.register(ProviderToken)

@@ -1,6 +1,6 @@
 """The models of the accounts app."""
 
-from accounts.models.audit import AuditEntry, AuditHead
+from accounts.models.audit import AuditEntry, AuditGap, AuditHead, AuditMark
 from accounts.models.device import DeviceGrant
 from accounts.models.identity import (
     ClaimedRole,
@@ -47,7 +47,9 @@ __all__ = [
     "ApiKey",
     "ApiKeyQuerySet",
     "AuditEntry",
+    "AuditGap",
     "AuditHead",
+    "AuditMark",
     "ClaimedRole",
     "CustomSecret",
     "CustomSecretQuerySet",

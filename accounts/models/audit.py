@@ -1,6 +1,7 @@
 """The audit log: entries in hash chains, so that a later change or deletion of an entry is detected."""
 
-from typing import Any, ClassVar
+from datetime import UTC, datetime
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 from django.db import models
@@ -8,6 +9,15 @@ from django.utils import timezone
 
 SITE = UUID(int=0)
 """The id of the chain for actions that belong to no organization."""
+EARLIEST, LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+PRIVATE_VALUES = {"conversation": ("title",)}
+"""The values in ``before`` and ``after`` that auditors may not see, by the kind of the subject.
+
+The names of such subjects are private too. Entries of former releases contain these values.
+"""
+PRIVATE_FOR_STAFF = PRIVATE_VALUES | {"customsecret": ("name", "description")}
+"""The same for staff on the admin site, who may read more organizations than auditors."""
+HIDDEN = "(not shown)"
 
 
 class AuditHead(models.Model):
@@ -27,7 +37,63 @@ class AuditHead(models.Model):
         return f"{self.chain}: {self.count}"
 
 
+class AuditMark(models.Model):
+    """The highest position that a chain ever reached. A database trigger copies it from each version of the head.
+
+    A head that was replaced by an older version, with its valid seal, is lower than the mark.
+    """
+
+    chain = models.UUIDField(primary_key=True, editable=False)
+    count = models.PositiveBigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.chain}: {self.count}"
+
+
+class AuditGap(models.Model):
+    """Positions of a chain that somebody occupied behind its head, so that the chain continues after them.
+
+    Their rows are no entries of the log: readers do not see them, and ``verify_audit_chain`` reports them. ``seal``
+    is an HMAC like the seal of a head.
+    """
+
+    chain = models.UUIDField(editable=False, db_index=True)
+    first = models.PositiveBigIntegerField(editable=False)
+    last = models.PositiveBigIntegerField(editable=False)
+    seal = models.CharField(max_length=64)
+    pepper_id = models.CharField(max_length=16)
+
+    def __str__(self) -> str:
+        return f"{self.chain}: {self.first} to {self.last}"
+
+
+class ShownEntry(NamedTuple):
+    """The parts of an entry that may contain private content, without it."""
+
+    subject_name: str
+    before: Any
+    after: Any
+
+
 class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
+    def readable(self) -> "AuditEntryQuerySet":
+        """Return the rows that belong to the log: up to the head of their chain, and outside all gaps.
+
+        Other rows were inserted by somebody who can write to the database. Rows with times outside the years 1 to 9999,
+        which Python cannot represent, are left out too. ``verify_audit_chain`` reports all these rows.
+        """
+        heads = AuditHead.objects.filter(
+            chain=models.OuterRef("chain"), count__gte=models.OuterRef("position")
+        )
+        gaps = AuditGap.objects.filter(
+            chain=models.OuterRef("chain"),
+            first__lte=models.OuterRef("position"),
+            last__gte=models.OuterRef("position"),
+        )
+        return self.filter(
+            models.Exists(heads), ~models.Exists(gaps), created_at__range=(EARLIEST, LATEST)
+        )
+
     def visible_to(self, user: Any) -> "AuditEntryQuerySet":
         """Return the entries of all organizations in which the user has the permission ``audit.view``.
 
@@ -44,7 +110,7 @@ class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
         )
         if bound := getattr(user, "bound_organization_id", None):
             readable = readable.filter(organization_id=bound)
-        return self.filter(chain__in=readable.values("organization_id"))
+        return self.readable().filter(chain__in=readable.values("organization_id"))
 
 
 class AuditEntry(models.Model):
@@ -98,3 +164,21 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.created_at:%Y-%m-%d %H:%M:%S} {self.action}"
+
+    def show(self, *, to_staff: bool = False) -> "ShownEntry":
+        """Return the name of the subject and the values without private content, for auditors or for staff."""
+        private = (PRIVATE_FOR_STAFF if to_staff else PRIVATE_VALUES).get(self.subject_kind)
+        if private is None:
+            return ShownEntry(self.subject_name, self.before, self.after)
+        before, after = (
+            {k: HIDDEN if k in private else v for k, v in values.items()}
+            if isinstance(values, dict)
+            else HIDDEN
+            for values in (self.before, self.after)
+        )
+        return ShownEntry(f"{self.subject_kind} {self.subject_id}", before, after)
+
+    @property
+    def shown(self) -> "ShownEntry":
+        """The parts of the entry that auditors see."""
+        return self.show()

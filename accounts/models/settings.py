@@ -159,7 +159,8 @@ class CustomSecret(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.name
+        # Not the name, which is private: admin pages and logs show this text.
+        return f"secret {self.pk}"
 
     @property
     def scope(self) -> str:

@@ -162,6 +162,17 @@ def create_organization(*, user: User, name: str) -> Organization:
 
 
 @transaction.atomic
+def create_empty_organization(*, name: str) -> Organization:
+    """Create an organization without members, on behalf of a server administrator who then adds its owner.
+
+    Not safe to repeat: each call creates another. Raise ``BadName``.
+    """
+    organization = Organization.objects.create(name=clean_name(name))
+    _record("organization.created", organization, after={"name": organization.name})
+    return organization
+
+
+@transaction.atomic
 def rename_organization(*, organization: Organization, name: str) -> Organization:
     """Change the name of an organization. Safe to repeat. Raise ``BadName``."""
     name = clean_name(name)

@@ -1,13 +1,27 @@
-"""Services for users: create, find, suspend and activate."""
+"""Services for users: create, change, find, suspend and activate."""
 
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
+from django.core.mail import send_mail
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
 
 from accounts.models import Membership, Organization, User
 from accounts.services import audit, sessions
 from lib.problems import Problem
+
+log = logging.getLogger(__name__)
+ADDRESS_MAIL = """\
+An administrator of {public_url} changed the e-mail address of your account from {old} to {new}.
+
+Use the new address to sign in. If you did not ask for this change, tell an administrator of the server.
+"""
 
 
 class EmailTaken(Problem):
@@ -24,6 +38,14 @@ class LastAdministrator(Problem):
     status = 409
     code = "last-administrator"
     sentence = "This is the last active administrator. Make another user an administrator first."
+
+
+class ProgramWithRights(Problem):
+    """A service account cannot be staff or a superuser."""
+
+    status = 409
+    code = "program-with-rights"
+    sentence = "This is a service account, which cannot be staff or a superuser."
 
 
 class NotAnAddress(Problem):
@@ -103,6 +125,81 @@ def _check_password(password: str, user: User) -> None:
         raise WeakPassword(" ".join(error.messages)) from error
 
 
+RIGHTS = ("groups", "user_permissions")
+"""The rights of a user that are lists of rows."""
+
+
+@transaction.atomic
+def change_user(*, user: User, values: Mapping[str, Any]) -> User:
+    """Change a user on behalf of staff, and write the audit log. Safe to repeat: equal values are not recorded.
+
+    ``values`` may contain ``email``, ``name``, ``is_staff``, ``is_superuser`` and, as iterables of rows, ``groups`` and
+    ``user_permissions``; other values stay. The old and the new address are told about a new e-mail address. Raise
+    ``NotAnAddress``, ``EmailTaken``, ``LastAdministrator`` or ``ProgramWithRights``.
+    """
+    user = User.objects.select_for_update().get(pk=user.pk)
+    before = _describe(user)
+    if user.is_superuser and not values.get("is_superuser", True):
+        _refuse_last_administrator(user)
+    for name in ("email", "name", "is_staff", "is_superuser"):
+        setattr(user, name, values.get(name, getattr(user, name)))
+    if user.is_service_account and (user.is_staff or user.is_superuser):
+        raise ProgramWithRights
+    if user.email != before["email"]:
+        _check_email(user.email)
+        if User.objects.filter(email__iexact=user.email).exclude(pk=user.pk).exists():
+            raise EmailTaken
+    # A concurrent request may take the address after the check: the unique constraint decides.
+    try:
+        with transaction.atomic():
+            user.save(update_fields=["email", "name", "is_staff", "is_superuser"])
+    except IntegrityError as error:
+        raise EmailTaken from error
+    for name in RIGHTS:
+        if name in values:
+            getattr(user, name).set(values[name])
+    old, new = audit.changes(before, _describe(user))
+    if "email" in new:
+        _tell_about_new_address(old["email"], new["email"])
+        address = {"before": {"email": old.pop("email")}, "after": {"email": new.pop("email")}}
+        _record_in_personal("user.email_changed", user, **address)
+    if new:
+        _record_in_personal("user.changed", user, before=old, after=new)
+        sessions.announce_access_change(user_id=user.pk)
+    return user
+
+
+def _describe(user: User) -> dict[str, Any]:
+    """Return the fields of a user that staff can change, in the form of the audit log."""
+    codenames = user.user_permissions.values_list("content_type__app_label", "codename")
+    return {
+        "email": user.email,
+        "name": user.name,
+        "is_staff": user.is_staff,
+        "is_superuser": user.is_superuser,
+        "groups": sorted(user.groups.values_list("name", flat=True)),
+        "user_permissions": sorted(f"{app}.{codename}" for app, codename in codenames),
+    }
+
+
+def _tell_about_new_address(old: str, new: str) -> None:
+    """Mail the old and the new address of a user after the commit, if a mail server is configured."""
+    if not settings.EMAIL_HOST:
+        return
+    text = ADDRESS_MAIL.format(old=old, new=new, public_url=settings.PUBLIC_URL)
+    for address in (old, new):
+        transaction.on_commit(
+            partial(_mail, "Your e-mail address was changed", text, address), robust=True
+        )
+
+
+def _mail(subject: str, text: str, address: str) -> None:
+    try:
+        send_mail(subject, text, None, [address])
+    except OSError as error:  # refused, unreachable, timed out: smtplib's errors are OSErrors
+        log.warning("The mail about a changed e-mail address could not be sent: %s", error)
+
+
 def find_user(*, email: str) -> User:
     """Return the user with an e-mail address, ignoring case. Raise ``UnknownUser``."""
     user = User.objects.filter(email__iexact=email.strip()).first()
@@ -117,10 +214,8 @@ def suspend_user(*, user: User) -> None:
 
     Raise ``LastAdministrator``.
     """
-    # exists() locks one remaining administrator, whom a concurrent request then cannot suspend.
-    others = User.objects.select_for_update().filter(is_superuser=True, is_active=True)
-    if user.is_superuser and not others.exclude(pk=user.pk).exists():
-        raise LastAdministrator
+    if user.is_superuser:
+        _refuse_last_administrator(user)
     if User.objects.filter(pk=user.pk, is_active=True).update(is_active=False):
         _record_user_action("user.suspended", user, is_active=False)
     sessions.end_sessions(user=user, reason="suspended")
@@ -135,14 +230,23 @@ def activate_user(*, user: User) -> None:
 
 
 def _record_user_action(action: str, user: User, *, is_active: bool) -> None:
+    change = {"before": {"is_active": not is_active}, "after": {"is_active": is_active}}
+    _record_in_personal(action, user, **change)
+
+
+def _record_in_personal(action: str, user: User, **change: Any) -> None:
+    """Record an action on a user in the chain of the user's personal organization, or in the site's chain."""
     personal = Organization.objects.filter(personal_of=user).first()
     audit.record(
-        action=action,
-        organization_id=personal.pk if personal else None,
-        subject=user,
-        before={"is_active": not is_active},
-        after={"is_active": is_active},
+        action=action, organization_id=personal.pk if personal else None, subject=user, **change
     )
+
+
+def _refuse_last_administrator(user: User) -> None:
+    # exists() locks one remaining administrator, whom a concurrent request then cannot suspend.
+    others = User.objects.select_for_update().filter(is_superuser=True, is_active=True)
+    if not others.exclude(pk=user.pk).exists():
+        raise LastAdministrator
 
 
 def has_administrator() -> bool:

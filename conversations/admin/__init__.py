@@ -1,5 +1,5 @@
 """The admin pages of conversations; importing this package registers them."""
 
-from conversations.admin import conversations, egress
+from conversations.admin import conversations, egress, jobs
 
-__all__ = ["conversations", "egress"]
+__all__ = ["conversations", "egress", "jobs"]

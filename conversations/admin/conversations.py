@@ -1,4 +1,7 @@
-"""Read-only admin pages of conversations. Only services write."""
+"""Read-only admin pages of conversations. Only services write.
+
+Titles, messages and events are private: the lists do not show them, and the page of a row asks for a reason.
+"""
 
 from typing import Any
 
@@ -9,6 +12,8 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 
+from accounts.admin.reading import PrivateAdmin
+from accounts.services.staff_reading import PrivateScope
 from conversations.models import (
     Conversation,
     Event,
@@ -23,23 +28,39 @@ from lib.admin import ReadOnlyAdmin
 PAYLOAD_CHARACTERS = 20_000
 
 
+class ConversationContentAdmin(PrivateAdmin):
+    """Read-only pages of rows of a conversation. One reason opens everything in the same conversation."""
+
+    def find_scope(self, row: Any) -> PrivateScope:
+        conversation = row if isinstance(row, Conversation) else row.conversation
+        return PrivateScope(
+            kind="conversation",
+            id=str(conversation.pk),
+            organization_id=conversation.organization_id,
+            subject=conversation,
+        )
+
+
 @admin.register(Conversation)
-class ConversationAdmin(ReadOnlyAdmin):
-    """Conversations, each with a link to its events."""
+class ConversationAdmin(ConversationContentAdmin):
+    """Conversations, each with a link to its events. The list shows no titles."""
 
     list_display = (
-        "title",
+        "id",
         "created_by",
+        "organization",
         "status",
         "execution_status",
         "created_at",
         "last_seq",
-        "id",
     )
-    list_display_links = ("title", "id")
-    list_select_related = ("created_by",)
+    list_select_related = ("created_by", "organization")
+    private_fields = (
+        *("title", "status_detail", "repository", "tags", "pull_requests"),
+        *("idempotency_key", "idempotency_digest"),
+    )
     list_filter = ("status", "execution_status", "visibility")
-    search_fields = ("=id", "=created_by__email", "title")
+    search_fields = ("=id", "=created_by__email", "=organization__id")
     ordering = ("-created_at",)
     readonly_fields = ("events",)
 
@@ -55,7 +76,7 @@ class ConversationAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Event)
-class EventAdmin(ReadOnlyAdmin):
+class EventAdmin(ConversationContentAdmin):
     """Events, newest first: by ``seq`` if the list is filtered by a conversation, otherwise by id.
 
     This is the largest table, so the list reads no payloads and sorts and filters only by indexed columns.
@@ -63,6 +84,7 @@ class EventAdmin(ReadOnlyAdmin):
 
     list_display = ("id", "conversation_id", "seq", "kind", "source", "received_at")
     list_display_links = ("id", "seq")
+    private_fields = ("payload",)
     sortable_by = ()
     fields = (
         "conversation",
@@ -89,7 +111,7 @@ class EventAdmin(ReadOnlyAdmin):
 
 
 @admin.register(OutgoingMessage)
-class OutgoingMessageAdmin(ReadOnlyAdmin):
+class OutgoingMessageAdmin(ConversationContentAdmin):
     """Messages to agents, with the state of their delivery."""
 
     list_display = (
@@ -102,6 +124,7 @@ class OutgoingMessageAdmin(ReadOnlyAdmin):
         "delivered_at",
     )
     list_filter = ("status",)
+    private_fields = ("text", "images", "error")
     ordering = ("-created_at",)
 
 

@@ -4,7 +4,7 @@ import grpc
 from django.conf import settings
 from django.http import HttpRequest
 
-from accounts.limits import client_network
+from accounts.limits import caller_name, client_network
 from accounts.models import User
 from lib import limits
 
@@ -31,9 +31,9 @@ def count_invalid_key(address: str) -> None:
 
 
 def count_call(user: User, method: str) -> None:
-    """Count a call against the rate ``read`` or ``write`` of its user. Raise ``TooManyCalls`` if it is exceeded."""
+    """Count a call against the rate ``read`` or ``write`` of its key or user. Raise ``TooManyCalls`` if it is exceeded."""
     group = "write" if method.endswith(WRITES) else "read"
-    _count(group, f"user {user.pk}", f"{group} calls")
+    _count(group, caller_name(user), f"{group} calls")
 
 
 def _count(group: str, value: str, what: str) -> None:

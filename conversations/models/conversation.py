@@ -245,7 +245,8 @@ class Conversation(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.title
+        # Not the title, which is private: admin pages, the audit log and error messages show this text.
+        return f"conversation {self.pk}"
 
     @property
     def may_ask(self) -> bool:

@@ -127,7 +127,7 @@ def open_run(
                 action="conversation.published",
                 organization_id=organization.pk,
                 subject=conversation,
-                after={"title": conversation.title, "model": conversation.model},
+                after={"model": conversation.model},
             )
     # The id may belong to another user's conversation, so check access to the row that was found.
     if not Conversation.objects.visible_to(user).filter(pk=conversation.pk).exists():

@@ -10,10 +10,12 @@ from uuid import uuid4
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
-from lib.logs import request_id
+from lib.logs import hide_long_segments, request_id
 from lib.routes import url_pattern
 
 log = logging.getLogger("access")
+SECRET_ARGUMENTS = {"token", "link"}
+"""The names of URL parameters that are the secret of a link."""
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
@@ -56,12 +58,10 @@ class RequestIdAndAccessLog:
         match = request.resolver_match
         user = getattr(request, "user", None)
         organization = getattr(user, "bound_organization_id", None)
-        # A path may contain a one-time token. Log the route's pattern instead of such a path.
-        has_token = match is not None and "token" in match.kwargs
         log.info(
             "%s %s %d",
             request.method,
-            f"/{match.route}" if match and has_token else request.path,
+            _path(request),
             response.status_code,
             extra={
                 "method": request.method,
@@ -72,3 +72,11 @@ class RequestIdAndAccessLog:
                 "organization": str(organization) if organization else None,
             },
         )
+
+
+def _path(request: HttpRequest) -> str:
+    """Return the path for the log: the pattern of the route if it has a secret, else the path without secrets."""
+    match = request.resolver_match
+    if match is None:
+        return hide_long_segments(request.path)
+    return f"/{match.route}" if SECRET_ARGUMENTS & match.kwargs.keys() else request.path

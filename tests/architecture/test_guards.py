@@ -33,6 +33,8 @@ GLOBAL = {
     "accounts.SpentToken",  # a digest and a time, without an owner
     "accounts.AuditEntry",  # outlives its organization; the chain has the organization's id
     "accounts.AuditHead",
+    "accounts.AuditMark",
+    "accounts.AuditGap",
     "accounts.Maintenance",
     "conversations.LiveManager",
 }

@@ -41,11 +41,11 @@ class AuditActorSerializer(serializers.Serializer[Any]):
 
 
 class AuditSubjectSerializer(serializers.Serializer[Any]):
-    """The object of the action, with its name at that time."""
+    """The object of the action, with its name at that time. Titles of conversations are not shown."""
 
     kind = serializers.CharField(source="subject_kind")
     id = serializers.CharField(source="subject_id")
-    name = serializers.CharField(source="subject_name")
+    name = serializers.CharField(source="shown.subject_name")
 
 
 class AuditEntrySerializer(serializers.ModelSerializer[AuditEntry]):
@@ -54,8 +54,8 @@ class AuditEntrySerializer(serializers.ModelSerializer[AuditEntry]):
     organization = serializers.UUIDField(source="chain")
     actor = AuditActorSerializer(source="*")
     subject = AuditSubjectSerializer(source="*")
-    before = serializers.DictField()
-    after = serializers.DictField()
+    before = serializers.DictField(source="shown.before")
+    after = serializers.DictField(source="shown.after")
 
     class Meta:
         model = AuditEntry
