@@ -31,7 +31,7 @@ def count_invalid_key(address: str) -> None:
 
 
 def count_call(user: User, method: str) -> None:
-    """Count a call against the rate ``read`` or ``write`` of its key or user. Raise ``TooManyCalls`` if it is exceeded."""
+    """Count a call against the rate ``read`` or ``write`` of its key or user. Raise ``TooManyCalls`` above the rate."""
     group = "write" if method.endswith(WRITES) else "read"
     _count(group, caller_name(user), f"{group} calls")
 
