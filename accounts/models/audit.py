@@ -16,7 +16,7 @@ PRIVATE_VALUES = {"conversation": ("title",)}
 The names of such subjects are private too. Entries of former releases contain these values.
 """
 PRIVATE_FOR_STAFF = PRIVATE_VALUES | {"customsecret": ("name", "description")}
-"""The same for staff on the admin site, who may read more organizations than auditors."""
+"""The values that staff on the admin site may not see, because staff reach the entries of every organization."""
 HIDDEN = "(not shown)"
 
 

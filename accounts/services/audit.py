@@ -133,7 +133,9 @@ def record(
     next_entry = AuditEntry.objects.filter(
         chain=models.OuterRef("pk"), position=models.OuterRef("count") + 1
     )
-    heads = AuditHead.objects.select_for_update().annotate(is_next_taken=models.Exists(next_entry))
+    heads = AuditHead.objects.select_for_update().annotate(
+        is_next_occupied=models.Exists(next_entry)
+    )
     head = heads.get(pk=chain)
     entry = AuditEntry(
         id=uuid7(),
@@ -198,13 +200,13 @@ def _next_position(head: Any) -> int:
     Rows behind the head were inserted by somebody who can write to the database. Record their positions as a gap, so
     that the actions of the organization continue while ``verify_audit_chain`` reports the rows.
     """
-    if not head.is_next_taken:
+    if not head.is_next_occupied:
         return int(head.count) + 1
     following = AuditEntry.objects.filter(
         chain=models.OuterRef("chain"), position=models.OuterRef("position") + 1
     )
-    taken = AuditEntry.objects.filter(chain=head.pk, position__gt=head.count)
-    ends = taken.filter(~models.Exists(following)).order_by("position")
+    occupied = AuditEntry.objects.filter(chain=head.pk, position__gt=head.count)
+    ends = occupied.filter(~models.Exists(following)).order_by("position")
     last: int = ends.values_list("position", flat=True)[0]
     gap = AuditGap(chain=head.pk, first=head.count + 1, last=last)
     gap.pepper_id, gap.seal = crypto.digest(gap_text(gap), purpose=GAP_PURPOSE)

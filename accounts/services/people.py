@@ -134,7 +134,7 @@ def change_user(*, user: User, values: Mapping[str, Any]) -> User:
     """Change a user on behalf of staff, and write the audit log. Safe to repeat: equal values are not recorded.
 
     ``values`` may contain ``email``, ``name``, ``is_staff``, ``is_superuser`` and, as iterables of rows, ``groups`` and
-    ``user_permissions``; other values stay. The old and the new address are told about a new e-mail address. Raise
+    ``user_permissions``; other values stay. A mail about a new e-mail address goes to the old and the new address. Raise
     ``NotAnAddress``, ``EmailTaken``, ``LastAdministrator`` or ``ProgramWithRights``.
     """
     user = User.objects.select_for_update().get(pk=user.pk)
@@ -160,7 +160,7 @@ def change_user(*, user: User, values: Mapping[str, Any]) -> User:
             getattr(user, name).set(values[name])
     old, new = audit.changes(before, _describe(user))
     if "email" in new:
-        _tell_about_new_address(old["email"], new["email"])
+        _mail_about_new_address(old["email"], new["email"])
         address = {"before": {"email": old.pop("email")}, "after": {"email": new.pop("email")}}
         _record_in_personal("user.email_changed", user, **address)
     if new:
@@ -182,7 +182,7 @@ def _describe(user: User) -> dict[str, Any]:
     }
 
 
-def _tell_about_new_address(old: str, new: str) -> None:
+def _mail_about_new_address(old: str, new: str) -> None:
     """Mail the old and the new address of a user after the commit, if a mail server is configured."""
     if not settings.EMAIL_HOST:
         return

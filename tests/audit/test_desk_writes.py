@@ -146,7 +146,7 @@ class TestUsers:
         assert "last active administrator" in page.text
         assert log.read() == []
 
-    def test_old_and_new_address_are_told_about_a_change_by_staff(
+    def test_change_of_an_address_by_staff_is_mailed_to_the_old_and_new_address(
         self, desk, alice, settings, django_capture_on_commit_callbacks
     ):
         settings.EMAIL_HOST = "mail.example.com"

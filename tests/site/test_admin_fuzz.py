@@ -240,7 +240,7 @@ def test_error_of_the_server_without_a_query_stays_a_server_error(desk, monkeypa
     def fail(*_):
         raise AttributeError("a defect")
 
-    monkeypatch.setattr(admin.site._registry[User], "changelist_view", fail)
+    monkeypatch.setattr(admin.site._registry[User], "get_queryset", fail)
     assert desk.get("/admin/accounts/user/").status_code == 500
 
 
