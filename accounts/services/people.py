@@ -134,8 +134,8 @@ def change_user(*, user: User, values: Mapping[str, Any]) -> User:
     """Change a user on behalf of staff, and write the audit log. Safe to repeat: equal values are not recorded.
 
     ``values`` may contain ``email``, ``name``, ``is_staff``, ``is_superuser`` and, as iterables of rows, ``groups`` and
-    ``user_permissions``; other values stay. A mail about a new e-mail address goes to the old and the new address. Raise
-    ``NotAnAddress``, ``EmailTaken``, ``LastAdministrator`` or ``ProgramWithRights``.
+    ``user_permissions``; other values stay. A mail about a new e-mail address goes to the old and the new address.
+    Raise ``NotAnAddress``, ``EmailTaken``, ``LastAdministrator`` or ``ProgramWithRights``.
     """
     user = User.objects.select_for_update().get(pk=user.pk)
     before = _describe(user)
