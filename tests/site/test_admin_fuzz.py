@@ -94,9 +94,7 @@ def list_queries(model):
 def list_requests(model):
     """Return ``(method, path, form)`` for all pages of a model."""
     listing, add = url(model, "changelist"), url(model, "add")
-    requests = [
-        ("get", f"{listing}?{query}", None) for query in list_queries(model, is_full=is_full)
-    ]
+    requests = [("get", f"{listing}?{query}", None) for query in list_queries(model)]
     forms = build_forms(model)
     for page in ("change", "delete", "history", ""):
         for pk in IDS:
