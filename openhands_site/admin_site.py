@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from django.contrib.admin import AdminSite
 from django.contrib.admin.apps import AdminConfig
-from django.core.exceptions import FieldError, ValidationError
+from django.core.exceptions import FieldDoesNotExist, FieldError, ValidationError
 from django.db import (
     DataError,
     InternalError,
@@ -29,7 +29,10 @@ from lib.disk import data_disk
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
-REFUSED = (ValueError, OverflowError, RecursionError, ValidationError, FieldError, DataError)
+REFUSED = (
+    *(ValueError, OverflowError, RecursionError),
+    *(ValidationError, FieldError, FieldDoesNotExist, DataError),
+)
 """The errors of Django, Python and PostgreSQL for values that a column, filter or conversion cannot process."""
 REFUSED_IN_FILTERS = (
     *(TypeError, AttributeError, LookupError),
