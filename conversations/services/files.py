@@ -18,6 +18,7 @@ from django.conf import settings
 
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
 from conversations.models import Conversation
+from conversations.services.engine_requests import wait_for_sandbox
 from conversations.services.engines import open_engine
 from conversations.services.sandboxes import SandboxNotRunning
 from conversations.services.state import is_up
@@ -83,14 +84,16 @@ class DirectoryEntry:
 def _workspace(conversation_id: UUID) -> Iterator[tuple[EngineClient, str]]:
     """Yield a client for the engine of a running sandbox, and the path of the sandbox's workspace.
 
-    Translate the engine's errors into ``SandboxNotRunning``, ``NoSuchFile`` or ``SandboxTrouble``.
+    Translate the engine's errors into ``SandboxNotRunning``, ``NoSuchFile`` or ``SandboxTrouble``. Raise
+    ``SandboxBusy`` if too many requests wait for sandboxes.
     """
     conversation = Conversation.objects.select_related("sandbox").get(pk=conversation_id)
     sandbox = conversation.sandbox
     if sandbox is None or not is_up(conversation):
         raise SandboxNotRunning
     try:
-        yield open_engine(sandbox), sandbox.workspace
+        with wait_for_sandbox(sandbox):
+            yield open_engine(sandbox), sandbox.workspace
     except EngineUnreachable as error:
         raise SandboxNotRunning from error
     except EngineRefused as error:
