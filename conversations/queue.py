@@ -48,7 +48,7 @@ def start_conversation(conversation_id: UUID, *, in_seconds: int = 0) -> None:
 
 
 def hasten_start(conversation_id: UUID) -> None:
-    """Make the jobs due that start, stop or destroy the conversation's sandbox and are scheduled for later."""
+    """Run the scheduled jobs that start, stop or destroy the conversation's sandbox now, without their delay."""
     # The package has no function for this, and its model is read-only.
     with connection.cursor() as cursor:
         cursor.execute(

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from conversations.engine import payloads
 from conversations.engine.payloads import Durable, Frame
 from conversations.engine.transport import ENGINE_URL, Dial, DialTransport, dial_in_thread
+from lib.blocking import announce_wait
 
 READ_SECONDS = 30.0
 TOOL_SECONDS = 600.0
@@ -88,8 +89,14 @@ class Download:
         self.size: int | None = int(length) if length.isdecimal() else None
 
     def __iter__(self) -> Iterator[bytes]:
+        chunks = self._response.iter_bytes(65_536)
         try:
-            yield from self._response.iter_bytes(65_536)
+            while True:
+                # The web server may read each chunk in another thread.
+                announce_wait()
+                if (chunk := next(chunks, None)) is None:
+                    return
+                yield chunk
         except httpx2.RequestError as error:
             raise _unreachable(error) from error
         finally:

@@ -26,7 +26,6 @@ from conversations.engine.client import (
     EngineRefused,
     EngineUnreachable,
 )
-from lib.blocking import announce_wait
 
 PACKAGE = "conversations.engine.inside"
 # Each module comes after the modules that it imports.
@@ -82,14 +81,8 @@ class TransferredFile:
         self.size = download.size
 
     def __iter__(self) -> Iterator[bytes]:
-        chunks = iter(self._download)
         try:
-            while True:
-                # The web server may read each chunk in another thread.
-                announce_wait()
-                if (chunk := next(chunks, None)) is None:
-                    return
-                yield chunk
+            yield from self._download
         finally:
             self.close()
 

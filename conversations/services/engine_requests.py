@@ -1,4 +1,4 @@
-"""The number of requests of people that wait for sandboxes at the same time in one web process."""
+"""Limits of the users' requests that wait for sandboxes at the same time in one web process."""
 
 import threading
 from collections import Counter
@@ -21,7 +21,7 @@ _waiting: Counter[UUID] = Counter()
 
 
 class SandboxBusy(Problem):
-    """Too many requests of people wait for this sandbox, for its organization's sandboxes, or for all sandboxes."""
+    """Too many requests wait for this sandbox, for the sandboxes of its organization, or for all sandboxes."""
 
     status = 503
     code = "sandbox-busy"

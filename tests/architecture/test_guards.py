@@ -112,9 +112,15 @@ def list_queued_names():
                 yield relative_name(file), match[1]
 
 
+QUEUES_AGAIN = "openhands_site/operating/job_queues.py"
+"""The module that queues a job again under the job's own name, so it needs no literal name."""
+
+
 def test_tasks_are_deferred_only_in_queue_modules_by_a_literal_name():
     # The next test finds the names by their literals.
     for file in SOURCES:
+        if relative_name(file) == QUEUES_AGAIN:
+            continue
         calls = [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)]
         defers = [c for c in calls if getattr(c.func, "attr", "") == "configure_task"]
         if file.name == "queue.py":

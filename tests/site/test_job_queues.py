@@ -121,7 +121,7 @@ async def test_job_without_conversation_is_never_postponed():
     await slots.end()
 
 
-def test_each_queue_leaves_room_for_four_organizations_and_eight_users(settings):
+def test_each_queue_leaves_room_for_four_organizations_and_eight_users():
     for listed in list_queues():
         assert listed.per_organization * 4 <= listed.slots
         assert listed.per_user * 8 <= listed.slots

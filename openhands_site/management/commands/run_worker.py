@@ -70,13 +70,16 @@ class Command(BaseCommand):
         ]
         with nodes.announce("worker", load=self._figures) as node:
 
-            def stop() -> None:
-                node.drain()
+            def cancel_workers() -> None:
                 for worker in workers:
                     worker.cancel()  # procrastinate then stops fetching jobs and waits for running ones
                 # A thread cannot be cancelled, and one that waits for an engine may wait for minutes. Every job is safe
                 # to kill, and another worker runs it again.
                 loop.call_later(grace + EXIT_SECONDS, os._exit, 0)
+
+            def stop() -> None:
+                node.drain()
+                cancel_workers()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.remove_signal_handler(number)
 
@@ -85,8 +88,8 @@ class Command(BaseCommand):
             # If the worker of a queue ends by itself, for example without a database, the process ends, and its
             # supervisor starts it again.
             await asyncio.wait(workers, return_when=asyncio.FIRST_COMPLETED)
-            for worker in workers:
-                worker.cancel()
+            if not node.is_draining:
+                cancel_workers()
             for result in await asyncio.gather(*workers, return_exceptions=True):
                 if isinstance(result, Exception):
                     raise result
