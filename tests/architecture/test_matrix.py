@@ -71,7 +71,11 @@ def expected(row, identity, *, is_private):
         if identity not in ROLE_OF or (is_private and not is_alice):
             return 404
         if "conversations.view" not in permissions_of(identity):
-            return 403  # billing and auditor may know that a shared conversation exists, but have no access to it
+            return (
+                404  # for billing and auditor, conversations do not exist, in lists as in details
+            )
+    if "/sandboxes/{id}" in row and "conversations.view" not in permissions_of(identity):
+        return 404
     if "/llm/byor" in row or "/api/secrets/{name}" in row or "/api/keys/{id}" in row:
         return expected_for_compat(row, identity, is_alice=is_alice)
     if row in ("GET /api/v1/model-calls/{id}", "GET /api/v1/usage/{conversation_id}"):
