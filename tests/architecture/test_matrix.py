@@ -57,6 +57,11 @@ NOT_OF_TEAM = {
 """The statuses for identities outside the team that are not 404."""
 
 
+def is_reader(identity):
+    """Return whether conversations of the team exist for an identity. For billing and auditor they do not."""
+    return identity in ROLE_OF and "conversations.view" in permissions_of(identity)
+
+
 def expected(row, identity, *, is_private):
     """Return the status that a cell must have, or None if the request is allowed."""
     name = POLICY[row]
