@@ -72,14 +72,8 @@ def expected(row, identity, *, is_private):
     if identity == "scoped key" and name not in SCOPES:
         return 403
     is_alice = ROLE_OF.get(identity) == "owner"
-    if "/conversations/{id}" in row:
-        if identity not in ROLE_OF or (is_private and not is_alice):
-            return 404
-        if "conversations.view" not in permissions_of(identity):
-            return (
-                404  # for billing and auditor, conversations do not exist, in lists as in details
-            )
-    if "/sandboxes/{id}" in row and "conversations.view" not in permissions_of(identity):
+    is_about_work = "/conversations/{id}" in row or "/sandboxes/{id}" in row
+    if is_about_work and (not is_reader(identity) or (is_private and not is_alice)):
         return 404
     if "/llm/byor" in row or "/api/secrets/{name}" in row or "/api/keys/{id}" in row:
         return expected_for_compat(row, identity, is_alice=is_alice)
