@@ -14,7 +14,8 @@ REASONS = {
     "working_dir": "Send /workspace/project, the only workspace of a sandbox.",
     "user_id": "Conversations belong to the user of the key. Leave it out.",
     "processors": "Clients cannot set callback processors on this server. Use webhooks instead.",
-    "system_message_suffix": "Put the instructions into the first message.",
+    "system_message_suffix": "This field is not supported. Put the instructions into the first message.",
+    "agent_type": "This server has no planning agent. Use the default agent.",
 }
 """The remedy, by the name of the field."""
 

@@ -12,6 +12,7 @@ from conversations.models import (
     Conversation,
 )
 from conversations.services.delivery import keep_running, lock_conversation
+from conversations.services.details import update_confirmation
 from conversations.services.engines import open_engine
 from conversations.services.state import is_up, request_start, require_agent, require_driver
 
@@ -84,7 +85,10 @@ def run_agent(*, conversation_id: UUID, only_if_stopped: bool = True) -> None:
         raise EngineUnreachable("the sandbox is not running yet")
     client = open_engine(conversation.sandbox)
     # Ask the engine, not our row: running an agent that waits for confirmation would approve its action.
-    status = (client.get_conversation(conversation_id) or {}).get("execution_status")
+    state = client.get_conversation(conversation_id) or {}
+    status = state.get("execution_status")
+    if conversation.may_ask and status != "waiting_for_confirmation":
+        update_confirmation(state, conversation, client)
     if status in STOPPED_MIDWAY or (status == "idle" and not only_if_stopped):
         try:
             client.run(conversation_id)

@@ -22,6 +22,7 @@ from conversations.models import (
     OutgoingMessage,
     Sandbox,
 )
+from conversations.services.details import ensure_confirmation
 from conversations.services.engines import open_engine
 from conversations.services.state import append_notice, change_fields, is_up, request_start
 from lib.connections import release_connection
@@ -61,6 +62,7 @@ def deliver_messages(*, conversation_id: UUID) -> None:
             keep_running(sandbox)
         _await_follower(conversation_id, sandbox.run)
         client = open_engine(sandbox)
+        ensure_confirmation(conversation, client)
         if was_sent_before:
             _confirm_delivery(client, conversation, message)
         elif _is_current_attempt(message):

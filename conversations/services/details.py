@@ -1,6 +1,7 @@
 """Changes to a conversation's tags, archive state, confirmation policy and security analyzer."""
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -10,6 +11,7 @@ from accounts.models import User
 from accounts.services import audit
 from conversations import queue
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
+from conversations.engine.payloads import build_analyzer, build_policy
 from conversations.models import Conversation
 from conversations.services.engines import open_engine
 from conversations.services.equipment import check_enforced
@@ -107,3 +109,32 @@ def apply_confirmation(client: EngineClient, conversation: Conversation) -> None
         client.set_confirmation_policy(conversation.pk, conversation.confirmation_policy)
     except EngineRefused as error:
         raise EngineUnreachable(f"the engine refused the confirmation policy: {error}") from error
+
+
+def update_confirmation(
+    state: dict[str, Any], conversation: Conversation, client: EngineClient
+) -> None:
+    """Send the confirmation policy and the analyzer to an engine that reports other values. Safe to repeat.
+
+    ``state`` is the engine's record of the conversation. Raise ``EngineUnreachable`` as ``apply_confirmation``.
+    """
+    reported = (state.get("confirmation_policy"), state.get("security_analyzer"))
+    current = tuple(value.get("kind") if isinstance(value, dict) else None for value in reported)
+    desired = (
+        build_policy(conversation.confirmation_policy)["kind"],
+        (build_analyzer(conversation.security_analyzer) or {}).get("kind"),
+    )
+    # If the engine reports neither value, there is nothing to compare, so leave its settings unchanged.
+    if current not in (desired, (None, None)):
+        apply_confirmation(client, conversation)
+
+
+def ensure_confirmation(conversation: Conversation, client: EngineClient) -> None:
+    """Send the confirmation policy before the agent gets new work, if the agent must ask and its engine does not know.
+
+    The job of ``set_confirmation`` may still wait in the queue: a program that sets a policy and then sends a message
+    must not see the agent act on the message unasked. Safe to repeat. Raise ``EngineUnreachable``.
+    """
+    if conversation.may_ask:
+        state = client.get_conversation(conversation.pk)
+        update_confirmation(state or {}, conversation, client)

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -16,7 +15,7 @@ from accounts.models import Organization
 from billing import services as billing
 from conversations import announcing, queue
 from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
-from conversations.engine.payloads import build_analyzer, build_policy, build_start_request
+from conversations.engine.payloads import build_start_request
 from conversations.models import (
     Conversation,
     Event,
@@ -32,7 +31,7 @@ from conversations.sandboxes.provider import (
     get_provider,
 )
 from conversations.services import egress
-from conversations.services.details import apply_confirmation
+from conversations.services.details import update_confirmation
 from conversations.services.engines import open_engine
 from conversations.services.equipment import (
     build_secret_sources,
@@ -295,7 +294,7 @@ def _start_engine_conversation(
                 "The engine no longer has this conversation's files, so the conversation cannot continue. "
                 "Start a new conversation."
             )
-        _update_confirmation(state, conversation, client)
+        update_confirmation(state, conversation, client)
         renew_secrets(conversation, sandbox, client)
         return
     effective = get_lent_settings(conversation)
@@ -367,24 +366,6 @@ def _remove_engine_conversation(
 
 def _confirmation_values(conversation: Conversation) -> tuple[str, str]:
     return conversation.confirmation_policy, conversation.security_analyzer
-
-
-def _update_confirmation(
-    state: dict[str, Any], conversation: Conversation, client: EngineClient
-) -> None:
-    """Send the confirmation policy and the analyzer to a restarted engine, if they changed while it was stopped.
-
-    ``state`` is the engine's record of the conversation.
-    """
-    reported = (state.get("confirmation_policy"), state.get("security_analyzer"))
-    current = tuple(value.get("kind") if isinstance(value, dict) else None for value in reported)
-    desired = (
-        build_policy(conversation.confirmation_policy)["kind"],
-        (build_analyzer(conversation.security_analyzer) or {}).get("kind"),
-    )
-    # If the engine reports neither value, there is nothing to compare, so leave its settings unchanged.
-    if current not in (desired, (None, None)):
-        apply_confirmation(client, conversation)
 
 
 def _finish(task: StartTask, started: Conversation, sandbox: Sandbox) -> None:

@@ -57,6 +57,11 @@ NOT_OF_TEAM = {
 """The statuses for identities outside the team that are not 404."""
 
 
+def is_reader(identity):
+    """Return whether conversations of the team exist for an identity. For billing and auditor they do not."""
+    return identity in ROLE_OF and "conversations.view" in permissions_of(identity)
+
+
 def expected(row, identity, *, is_private):
     """Return the status that a cell must have, or None if the request is allowed."""
     status = expected_by_role(row, identity, is_private=is_private)
@@ -76,11 +81,9 @@ def expected_by_role(row, identity, *, is_private):
     if identity == "scoped key" and name not in SCOPES:
         return 403
     is_alice = ROLE_OF.get(identity) == "owner"
-    if "/conversations/{id}" in row:
-        if identity not in ROLE_OF or (is_private and not is_alice):
-            return 404
-        if "conversations.view" not in permissions_of(identity):
-            return 403  # billing and auditor may know that a shared conversation exists, but have no access to it
+    is_about_work = "/conversations/{id}" in row or "/sandboxes/{id}" in row
+    if is_about_work and (not is_reader(identity) or (is_private and not is_alice)):
+        return 404
     if "/llm/byor" in row or "/api/secrets/{name}" in row or "/api/keys/{id}" in row:
         return expected_for_compat(row, identity, is_alice=is_alice)
     if row in ("GET /api/v1/model-calls/{id}", "GET /api/v1/usage/{conversation_id}"):

@@ -102,6 +102,8 @@ class World:
         """Return the path of a row with the ids of the team's objects."""
         kind = path.removeprefix("/api/").removeprefix("v1/").partition("/")[0]
         path = path.replace("{id}", str(self.own.get(kind, conversation.pk)))
+        bash = "execute_bash_command" if path.startswith("/api/bash/") else "condense"
+        path = path.replace("{route}", bash)
         path = path.replace("{share_id}", str(self.shares.get(conversation.pk, uuid4())))
         for name, value in self.own.items():
             path = path.replace(f"{{{name}}}", str(value))

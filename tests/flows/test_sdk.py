@@ -11,15 +11,21 @@ from tests.fakes.stack import Stack, figure
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(400)]
 CLIENT = Path(__file__).with_name("sdk_client.py")
+OPTIONS = Path(__file__).with_name("sdk_options.py")
 
 
 def run_client(stack: Stack, key: str, conversation_id: str) -> dict:
-    """Run ``sdk_client.py`` in the engine's Python. Return its result."""
+    """Run ``sdk_client.py``. Return its result."""
+    return run_program(CLIENT, stack, key, conversation_id)
+
+
+def run_program(program: Path, stack: Stack, *arguments: str) -> dict:
+    """Run a program in the engine's Python. Return its result, the JSON in its last line."""
     python = Path(os.environ["ENGINE_DIR"]) / "bin" / "python"
     home = stack.folder / "sdk-home"
     home.mkdir(exist_ok=True)
     completed = subprocess.run(
-        [str(python), str(CLIENT), stack.url, key, conversation_id],
+        [str(python), str(program), stack.url, *arguments],
         env={
             "PATH": os.environ["PATH"],
             "HOME": str(home),
@@ -69,3 +75,17 @@ def test_sdk_with_an_api_key_creates_a_conversation_that_other_users_cannot_see(
     assert (result["after"], result["second"]) == ("finished", "finished")
     response = stack.stranger.call("GET", f"app-conversations?ids={result['id']}", expect=200)
     assert response.json() == [None]
+
+
+def test_sdk_options_are_applied_or_refused(stack):
+    result = run_program(OPTIONS, stack, stack.owner.key)
+
+    record = stack.owner.get(f"conversations/{result['id']}")
+    assert (result["status"], result["rejected"]) == ("waiting_for_confirmation", None), result
+    assert (result["policy"], result["observations"]) == ("AlwaysConfirm", [])
+    assert record["confirmation_policy"] == "always"
+    assert result["secrets"][0] == 501
+    assert result["plugins"][0] == 422
+    assert result["plugins"][1].startswith("user_id: ")
+    assert result["folder"][0] == 422
+    assert result["folder"][1].startswith("workspace.working_dir: ")

@@ -61,7 +61,7 @@ def test_start_is_refused_if_the_folder_is_not_writable(box, settings):
     settings.SANDBOX_DIR = Path("/sys/openhands-sandboxes")
 
     with pytest.raises(
-        SandboxUnavailable, match=r"may not write to /sys/.* Correct its permissions"
+        SandboxUnavailable, match=r"may not write to SANDBOX_DIR.* Correct its permissions"
     ):
         box.start()
 
