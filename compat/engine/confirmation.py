@@ -33,7 +33,9 @@ class PolicyView(EngineView):
         body = read_object(request)
         check_fields(body, handled=("policy",))
         policy = options.parse_policy(body.get("policy"))
-        services.set_confirmation(conversation_id=row.pk, confirmation_policy=policy)
+        services.set_confirmation(
+            conversation_id=row.pk, confirmation_policy=policy, by=self.request.user
+        )
         return Response(SUCCESS)
 
 
@@ -57,5 +59,7 @@ class AnalyzerView(EngineView):
         if "security_analyzer" not in body:
             raise refuse("security_analyzer", "Send null or an object with a `kind`.")
         analyzer = options.parse_analyzer(body["security_analyzer"])
-        services.set_confirmation(conversation_id=row.pk, security_analyzer=analyzer)
+        services.set_confirmation(
+            conversation_id=row.pk, security_analyzer=analyzer, by=self.request.user
+        )
         return Response(SUCCESS)
