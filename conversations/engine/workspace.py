@@ -11,8 +11,9 @@ import functools
 import json
 import re
 import shlex
+import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from typing import IO, Any
 
@@ -78,6 +79,7 @@ class TransferredFile:
 
     def __init__(self, workspace: "Workspace", download: Download, temporary: str | None) -> None:
         self._workspace, self._download, self._temporary = workspace, download, temporary
+        self._finalizers: list[weakref.finalize[..., TransferredFile]] = []
         self.size = download.size
 
     def __iter__(self) -> Iterator[bytes]:
@@ -86,12 +88,20 @@ class TransferredFile:
         finally:
             self.close()
 
+    def when_closed(self, release: Callable[[], object]) -> None:
+        """Call ``release`` once, when the file is closed or no longer referenced."""
+        self._finalizers.append(weakref.finalize(self, release))
+
     def close(self) -> None:
         """Close the connection and remove temporary files; safe to repeat."""
-        self._download.close()
-        temporary, self._temporary = self._temporary, None
-        if temporary:
-            self._workspace.discard("", temporary)
+        try:
+            self._download.close()
+            temporary, self._temporary = self._temporary, None
+            if temporary:
+                self._workspace.discard("", temporary)
+        finally:
+            for release in self._finalizers:
+                release()
 
 
 class Workspace:

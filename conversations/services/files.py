@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import IO, Any
@@ -141,11 +142,15 @@ def _parse_cursor(cursor: str) -> tuple[bool, str, str]:
 def read_file(*, conversation_id: UUID, path: str) -> TransferredFile:
     """Return a file; iterate over its chunks once, or close it. ``size`` is in bytes.
 
-    The call itself, not the iteration, raises the errors of ``workspace_access``.
+    The call itself, not the iteration, raises the errors of ``workspace_access``. Until the file is closed, it counts
+    as a request that waits for the sandbox.
     """
     clean = check_path(path)
-    with open_workspace(conversation_id) as workspace:
-        return workspace.open(clean)
+    with ExitStack() as stack:
+        workspace = stack.enter_context(open_workspace(conversation_id))
+        file = workspace.open(clean)
+        file.when_closed(stack.pop_all().close)
+    return file
 
 
 def write_file(

@@ -1,5 +1,6 @@
 """Uploads, and the errors of all file routes by their cause."""
 
+import gc
 import os
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from rest_framework.test import APIClient
 
 from conversations import services
 from conversations.engine import workspace as engine_workspace
-from conversations.services import workspace_access
+from conversations.services import engine_requests, workspace_access
 from tests.conversations.workspace.conftest import run_without_power
 from tests.fakes.dials import build_dial
 
@@ -315,3 +316,30 @@ def test_reader_sees_no_part_of_a_file_that_is_replaced(box):
         thread.join()
 
     assert seen <= set(sizes)
+
+
+class TestDownloadsThatWait:
+    def open(self, box):
+        return services.read_file(conversation_id=box.conversation.pk, path="big.bin")
+
+    def test_download_occupies_a_place_of_its_sandbox_until_it_is_closed(self, box):
+        box.write("big.bin", b"x" * 3_000_000)
+        files = [self.open(box) for _ in range(engine_requests.PER_SANDBOX)]
+
+        with pytest.raises(engine_requests.SandboxBusy):
+            self.open(box)
+        refused = box.get("files/content", path="big.bin")
+        files.pop().close()
+        read = sum(map(len, self.open(box)))
+        # A file that nobody closes frees its place when Python collects it.
+        forgotten = [self.open(box)]
+        forgotten[0]._download.close()
+        forgotten.clear()
+        gc.collect()
+        after = self.open(box)
+
+        assert (refused.status_code, refused.json()["code"]) == (503, "sandbox-busy")
+        assert read == 3_000_000
+        for file in (*files, after):
+            file.close()
+        assert not engine_requests._waiting
