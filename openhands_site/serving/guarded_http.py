@@ -5,6 +5,7 @@ refused, could keep its connection open forever.
 """
 
 from asyncio import BaseTransport, TimerHandle
+from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
@@ -129,10 +130,15 @@ class GuardedHttp(HttpToolsProtocol):
 
     def _end_with(self, status: int, code: str, sentence: str) -> None:
         """Send a response without reading a request, and close the connection."""
-        phrase = {408: b"Request Timeout", 503: b"Service Unavailable"}[status]
-        body = dumps(problem_body(status=status, code=code, detail=sentence))
-        self.transport.write(
-            b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
-            b"retry-after: 5\r\nconnection: close\r\n\r\n%s" % (status, phrase, len(body), body)
-        )
+        self.transport.write(build_response(status, code, sentence, b"retry-after: 5\r\n"))
         self.transport.close()
+
+
+def build_response(status: int, code: str, sentence: str, headers: bytes = b"") -> bytes:
+    """Return the bytes of an HTTP response with problem details, after which the connection must be closed."""
+    body = dumps(problem_body(status=status, code=code, detail=sentence))
+    return (
+        b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
+        b"cache-control: no-store\r\n%sconnection: close\r\n\r\n%s"
+        % (status, HTTPStatus(status).phrase.encode(), len(body), headers, body)
+    )
