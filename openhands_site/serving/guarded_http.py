@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from lib import open_files
 from lib.api import dumps
@@ -43,6 +43,8 @@ class GuardedHttp(HttpToolsProtocol):
         """Whether the connection is a WebSocket now, so that this object receives no more data."""
         self._is_body_open = False
         """Whether the body of the newest request has not arrived completely."""
+        self._unanswered: list[RequestResponseCycle] = []
+        """The requests without a complete response. A client may send the next ones early (pipelining)."""
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -55,6 +57,11 @@ class GuardedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        # uvicorn 0.54 tells only the newest request that the client has disconnected. An earlier one would write to the
+        # closed connection, and its error would be logged with a traceback.
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -83,6 +90,8 @@ class GuardedHttp(HttpToolsProtocol):
         self._is_body_open = True
         self._stop_timer()
         super().on_headers_complete()
+        if self.cycle is not None:
+            self._unanswered.append(self.cycle)
 
     def on_message_complete(self) -> None:
         was_answered = self.cycle is not None and self.cycle.response_complete
@@ -93,6 +102,7 @@ class GuardedHttp(HttpToolsProtocol):
             self._wait_for_head(self.timeout_keep_alive)
 
     def on_response_complete(self) -> None:
+        self._unanswered = [cycle for cycle in self._unanswered if not cycle.response_complete]
         super().on_response_complete()
         if self._is_body_open and not self.transport.is_closing():
             self._stop_timer()
