@@ -34,10 +34,12 @@ async def refuse_unknown(scope: dict[str, Any], receive: Any, send: Any) -> None
     await send({"type": "websocket.http.response.body", "body": body})
 
 
+UNKNOWN: Any = refuse_unknown
+"""As ``Any``, because Django's types know only views. Channels calls ASGI applications."""
 websocket_urlpatterns = [
     path("ws/v1/conversations/<uuid:conversation_id>", ConversationConsumer.as_asgi()),
     path("sockets/events/<str:conversation_id>", V1EventsConsumer.as_asgi()),
-    re_path(r"", refuse_unknown),
+    re_path(r"", UNKNOWN),
 ]
 
 held = url_pattern(lambda facts: facts.held == "always")

@@ -10,7 +10,7 @@ import re
 from typing import Any, Final
 
 from django.conf import settings
-from engineio import json
+from socketio.packet import Packet
 
 from lib.api import nesting
 
@@ -78,7 +78,8 @@ def _parse(text: str) -> Any:
     if nesting(text.encode()) > settings.JSON_MAX_DEPTH:
         raise BadPacket("The data of this packet is nested too deeply.")
     try:
-        return json.loads(text)  # the parser of the library, which refuses numbers of more than 100 digits
+        # The parser of the library, which refuses numbers of more than 100 digits.
+        return Packet.json.loads(text)
     except ValueError as error:
         raise BadPacket("The data of this packet is not valid JSON.") from error
 

@@ -47,7 +47,7 @@ class LeanWebSocket(WebSocketsSansIOProtocol):
         if error is None or self.handshake_initiated or self.transport.is_closing():
             return
         if isinstance(error, SecurityError):
-            sentence = "Each line of a WebSocket handshake may have at most 8192 bytes, and it may have at most 128 headers."
+            sentence = "A WebSocket handshake may have at most 128 headers, and each line at most 8192 bytes."
             self.transport.write(build_response(431, "headers-too-large", sentence))
         else:
             sentence = "This is not a WebSocket handshake as in RFC 6455, section 4.1."

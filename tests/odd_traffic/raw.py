@@ -151,6 +151,8 @@ async def _read(
                 if until and until in outcome.texts[-1]:
                     outcome.is_confirmed = has_left = True
                     writer.write(BYE)
+            case 9:
+                writer.write(frame(payload, PONG))
             case 8:
                 outcome.code = int.from_bytes(payload[:2], "big") if payload else 1005
                 outcome.reason = payload[2:].decode()
