@@ -80,6 +80,18 @@ class WithoutTokens(logging.Filter):
         return True
 
 
+class WithoutTracebacksOfClientFaults(logging.Filter):
+    """A filter that drops the traceback of a request that Django refuses with 400, such as one with a wrong ``Host``.
+
+    Django logs the exception (``django.security.*``), but the fault is in the request, and the message names it.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.startswith("django.security."):
+            record.exc_info = record.exc_text = None
+        return True
+
+
 class TextFormatter(logging.Formatter):
     """A formatter for terminals: one line per record, followed by the indented lines of an exception."""
 

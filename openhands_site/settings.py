@@ -541,6 +541,7 @@ LOGGING = {
     },
     "filters": {
         "tokens": {"()": "lib.logs.WithoutTokens"},
+        "client-faults": {"()": "lib.logs.WithoutTracebacksOfClientFaults"},
         "accept-errors": {"()": "lib.open_files.AcceptErrors"},
         "causes": {"()": "lib.causes.OneLinePerCause"},
     },
@@ -548,7 +549,7 @@ LOGGING = {
         "console": {
             "class": "logging.StreamHandler",
             "formatter": LOG_FORMAT,
-            "filters": ["causes", "tokens"],
+            "filters": ["causes", "client-faults", "tokens"],
         }
     },
     "root": {"handlers": ["console"], "level": LOG_LEVEL},

@@ -7,6 +7,7 @@ them there (ADR 10). The web client uses only WebSocket.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -15,6 +16,7 @@ import socketio
 from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
 
 from compat.v0 import commands, handshake, log, states, translation
+from compat.v0.packets import BadPacket, PacketCheck
 from compat.v0.translation import Entry, Json, Links
 from conversations.realtime.access import TooManyStreams, UnpingedStream, Watcher, watching
 from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusFrame
@@ -262,8 +264,13 @@ async def oh_action(sid: str, event: Any = None, *_: Any) -> None:
 
 
 async def refuse_polling(scope: Json, receive: Receive, send: Send) -> None:
-    """Respond to HTTP requests for other transports with an error of Socket.IO. This is an ASGI application."""
-    await _socketio_app(scope, receive, send)
+    """Respond to HTTP requests for other transports with an error of Socket.IO. This is an ASGI application.
+
+    Without ``Connection: Upgrade``, a request is not a handshake of a WebSocket, whatever its header ``Upgrade`` says.
+    python-engineio 4 reads only the latter, and would treat the request as a socket.
+    """
+    headers = [pair for pair in scope["headers"] if pair[0] != b"upgrade"]
+    await _socketio_app(scope | {"headers": headers}, receive, send)
 
 
 class SocketIO:
@@ -285,10 +292,14 @@ class SocketIO:
 
 
 class _HandshakeGuard:
-    """An ASGI wrapper that closes sockets that are refused or never join. The library leaves both open."""
+    """An ASGI wrapper that closes sockets that are refused, never join, or send what the library cannot read.
+
+    Close codes: 1003 for a binary frame, 1008 with a reason for a malformed packet.
+    """
 
     def __init__(self, scope: Json, receive: Receive, send: Send) -> None:
         self.scope, self._receive, self._send = scope, receive, send
+        self._packets = PacketCheck()
 
     async def run(self) -> None:
         self.deadline = asyncio.get_running_loop().time() + JOIN_SECONDS
@@ -300,13 +311,30 @@ class _HandshakeGuard:
         if not self.scope["v0.joined"].is_set():
             try:
                 async with asyncio.timeout_at(self.deadline):
-                    return self._text_only(await self._receive())
+                    message = await self._receive()
             except TimeoutError:
                 return {"type": "websocket.disconnect", "code": 1008}
-        return self._text_only(await self._receive())
+        else:
+            message = await self._receive()
+        return await self._checked(message)
 
-    @staticmethod
-    def _text_only(message: Json) -> Json:
-        """Replace a binary frame by a disconnect: V0 clients send none, and the library stores them without limit."""
-        is_binary = message["type"] == "websocket.receive" and message.get("bytes") is not None
-        return {"type": "websocket.disconnect", "code": 1003} if is_binary else message
+    async def _checked(self, message: Json) -> Json:
+        """Return a message, or close the socket and return a disconnect if the library must not read its packet.
+
+        V0 clients send no binary frames, and the library would store them without limit.
+        """
+        if message["type"] != "websocket.receive":
+            return message
+        if message.get("bytes") is not None:
+            return await self._close(1003, "This server reads only text frames.")
+        try:
+            self._packets.check(message.get("text") or "")
+        except BadPacket as error:
+            return await self._close(1008, str(error))
+        return message
+
+    async def _close(self, code: int, reason: str) -> Json:
+        # The library has no way to close a socket with a code. Its own close after this one has no effect.
+        with contextlib.suppress(Exception):
+            await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        return {"type": "websocket.disconnect", "code": code}

@@ -12,6 +12,12 @@ MAX_PARTS = 100
 MAX_IMAGES = 20
 
 
+class V1ImageUrlSerializer(serializers.Serializer[Any]):
+    """The image of a part with the type `image_url`."""
+
+    url = serializers.CharField()
+
+
 class V1ContentSerializer(serializers.Serializer[Any]):
     """A part of a message: text, or images as data URLs or https URLs.
 
@@ -25,7 +31,12 @@ class V1ContentSerializer(serializers.Serializer[Any]):
     image_urls = serializers.ListField(
         child=serializers.CharField(), required=False, max_length=MAX_IMAGES
     )
-    image_url = serializers.DictField(required=False)
+    image_url = V1ImageUrlSerializer(required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if attrs["type"] == "image_url" and "image_url" not in attrs:
+            raise serializers.ValidationError({"image_url": ["This type of part needs the field."]})
+        return attrs
 
 
 def nullable_rows_schema(name: str) -> dict[str, Any]:
@@ -51,8 +62,8 @@ def split_message(message: dict[str, Any]) -> tuple[str, list[str]]:
     images: list[str] = []
     for part in parts:
         images += part.get("image_urls") or []
-        if part["type"] == "image_url" and isinstance(url := part["image_url"].get("url"), str):
-            images.append(url)
+        if part["type"] == "image_url":
+            images.append(part["image_url"]["url"])
     return "\n".join(texts), images
 
 

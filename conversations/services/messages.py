@@ -30,8 +30,8 @@ class UnsendableText(Problem):
 
     code = "unsendable-text"
     sentence = (
-        "The text contains a NUL character or half of a surrogate pair, which cannot be sent. "
-        "Remove it and try again."
+        "The text or the URL of an image contains a NUL character or half of a surrogate pair, which cannot be "
+        "sent. Remove it and try again."
     )
 
 
@@ -70,7 +70,7 @@ def add_message(
     """Append a user's message to a conversation whose row the caller has locked. See ``post_message``."""
     require_agent(conversation)
     require_driver(conversation, by)
-    if UNSENDABLE.search(text):
+    if any(map(UNSENDABLE.search, (text, *images))):
         raise UnsendableText
     if earlier := conversation.events.filter(event_id=message_id).first():
         return earlier

@@ -291,8 +291,26 @@ def call(caller: Caller, name: str, arguments: dict[str, Any]) -> dict[str, Any]
         raise NoSuchTool(
             f"There is no tool named {name[:60]!r}. List the tools to see their names."
         )
+    for field, value in arguments.items():
+        if any("\0" in text for text in _texts(value)):
+            raise UnstorableArgument(
+                f"The argument {field[:60]!r} contains a NUL character. Remove it and try again."
+            )
     result: dict[str, Any] = _plain(tool.run(caller, **arguments))
     return result
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the texts of an argument, which is a plain value or a list of texts."""
+    return [
+        text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
+    ]
+
+
+class UnstorableArgument(Problem):
+    """An argument of a tool contains NUL, which PostgreSQL cannot store."""
+
+    code = "unstorable-argument"
 
 
 class NoSuchTool(Problem):

@@ -16,7 +16,7 @@ from django.db import Error
 from lib import causes
 from lib.logs import once_a_minute
 from lib.threads import DatabaseThreads
-from openhands_site.serving.bodies import MEMORY_BYTES, refuse
+from openhands_site.serving.bodies import MEMORY_BYTES, body_limit, fits, refuse
 from openhands_site.serving.callers import has_valid_credential
 
 log = logging.getLogger(__name__)
@@ -60,8 +60,11 @@ class ArrivingBodies:
         if length in (b"", b"0") and not is_chunked:
             await self.application(scope, receive, send)
             return
-        # ``BodyLimit`` refuses a length that is not a number.
-        size = int(length) if not is_chunked and length.isdigit() and len(length) < 20 else 0
+        if not fits(length, body_limit(scope["path"])):
+            # ``BodyLimit`` refuses the request with 413, however much room there is.
+            await self.application(scope, receive, send)
+            return
+        size = 0 if is_chunked else int(length)
         body = _Body(self, scope, receive, send)
         try:
             await body.admit(size)

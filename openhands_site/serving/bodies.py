@@ -43,7 +43,7 @@ class BodyLimit:
             return
         limit = body_limit(scope["path"])
         headers = dict(scope["headers"])
-        if not _fits(headers.get(b"content-length", b""), limit):
+        if not fits(headers.get(b"content-length", b""), limit):
             await refuse(scope, send, 413, "too-large", _sentence(limit))
         elif b"transfer-encoding" in headers:
             await self._collect_body(scope, receive, send, limit)
@@ -83,7 +83,7 @@ class BodyLimitOfEnviron:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         limit = body_limit(environ.get("PATH_INFO", ""))
-        if _fits(environ.get("CONTENT_LENGTH", "").encode("latin-1"), limit):
+        if fits(environ.get("CONTENT_LENGTH", "").encode("latin-1"), limit):
             return self.application(environ, start_response)
         problem = problem_body(status=413, code="too-large", detail=_sentence(limit))
         headers = [(name.decode(), value.decode()) for name, value in HANDSHAKE_HEADERS]
@@ -157,7 +157,8 @@ def _head_too_large(scope: Scope) -> str:
     return ""
 
 
-def _fits(length: bytes, limit: int) -> bool:
+def fits(length: bytes, limit: int) -> bool:
+    """Return whether a ``Content-Length`` is a number up to ``limit``. A missing one fits."""
     if not length:
         return True
     # Check the number of digits first, because ``int`` takes long for a text of many digits.

@@ -5,10 +5,11 @@ refused, could keep its connection open forever.
 """
 
 from asyncio import BaseTransport, TimerHandle
+from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from lib import open_files
 from lib.api import dumps
@@ -42,6 +43,8 @@ class GuardedHttp(HttpToolsProtocol):
         """Whether the connection is a WebSocket now, so that this object receives no more data."""
         self._is_body_open = False
         """Whether the body of the newest request has not arrived completely."""
+        self._unanswered: list[RequestResponseCycle] = []
+        """The requests without a complete response. A client may send the next ones early (pipelining)."""
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -54,6 +57,11 @@ class GuardedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        # uvicorn 0.54 tells only the newest request that the client has disconnected. An earlier one would write to the
+        # closed connection, and its error would be logged with a traceback.
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -82,6 +90,8 @@ class GuardedHttp(HttpToolsProtocol):
         self._is_body_open = True
         self._stop_timer()
         super().on_headers_complete()
+        if self.cycle is not None:
+            self._unanswered.append(self.cycle)
 
     def on_message_complete(self) -> None:
         was_answered = self.cycle is not None and self.cycle.response_complete
@@ -92,6 +102,7 @@ class GuardedHttp(HttpToolsProtocol):
             self._wait_for_head(self.timeout_keep_alive)
 
     def on_response_complete(self) -> None:
+        self._unanswered = [cycle for cycle in self._unanswered if not cycle.response_complete]
         super().on_response_complete()
         if self._is_body_open and not self.transport.is_closing():
             self._stop_timer()
@@ -129,10 +140,15 @@ class GuardedHttp(HttpToolsProtocol):
 
     def _end_with(self, status: int, code: str, sentence: str) -> None:
         """Send a response without reading a request, and close the connection."""
-        phrase = {408: b"Request Timeout", 503: b"Service Unavailable"}[status]
-        body = dumps(problem_body(status=status, code=code, detail=sentence))
-        self.transport.write(
-            b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
-            b"retry-after: 5\r\nconnection: close\r\n\r\n%s" % (status, phrase, len(body), body)
-        )
+        self.transport.write(build_response(status, code, sentence, b"retry-after: 5\r\n"))
         self.transport.close()
+
+
+def build_response(status: int, code: str, sentence: str, headers: bytes = b"") -> bytes:
+    """Return the bytes of an HTTP response with problem details, after which the connection must be closed."""
+    body = dumps(problem_body(status=status, code=code, detail=sentence))
+    return (
+        b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
+        b"cache-control: no-store\r\n%sconnection: close\r\n\r\n%s"
+        % (status, HTTPStatus(status).phrase.encode(), len(body), headers, body)
+    )

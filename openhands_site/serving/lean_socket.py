@@ -10,9 +10,11 @@ from typing import Any
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import SecurityError
 from websockets.protocol import State
 
 from lib import framing
+from openhands_site.serving.guarded_http import build_response
 
 
 class LeanWebSocket(WebSocketsSansIOProtocol):
@@ -34,17 +36,59 @@ class LeanWebSocket(WebSocketsSansIOProtocol):
             self.scope["extensions"][framing.READY] = {}
         return super().run_asgi()
 
+    def data_received(self, data: bytes) -> None:
+        """Read data. If it is a handshake that ``websockets`` cannot parse, respond with 431 or 400.
+
+        uvicorn 0.54 does not notice it: the client would wait for a response until its own time limit. ``websockets``
+        reads lines of at most 8 KB and at most 128 headers.
+        """
+        super().data_received(data)
+        error = self.conn.handshake_exc
+        if error is None or self.handshake_initiated or self.transport.is_closing():
+            return
+        if isinstance(error, SecurityError):
+            sentence = "A WebSocket handshake may have at most 128 headers, and each line at most 8192 bytes."
+            self.transport.write(build_response(431, "headers-too-large", sentence))
+        else:
+            sentence = "This is not a WebSocket handshake as in RFC 6455, section 4.1."
+            self.transport.write(build_response(400, "bad-handshake", sentence))
+        self.transport.close()
+
     def send(self, message: Any) -> Coroutine[Any, Any, None]:
         """Send one message, or several complete frames (``lib.framing``) in one write."""
         if message["type"] == framing.READY:
             return self._send_ready(message["frames"])
+        if message["type"] == "websocket.http.response.body":
+            return self._send_refusal(message)
         return super().send(message)
+
+    async def _send_refusal(self, message: Any) -> None:
+        """Send the body of an HTTP response to the handshake."""
+        await super().send(message)
+        if not message.get("more_body", False):
+            # uvicorn 0.54 does not set it, and then logs that the application has not completed the handshake.
+            self.handshake_complete = True
 
     async def _send_ready(self, frames: Sequence[bytes]) -> None:
         await self.writable.wait()
         if self.disconnected or self.conn.state is not State.OPEN:
             raise ClientDisconnected
         self.transport.writelines(frames)
+
+    def send_receive_event_to_app(self) -> None:
+        """Pass a message on, or close the socket with 1007 if it is text that is not UTF-8 (RFC 6455, section 8.1).
+
+        uvicorn 0.54 writes a traceback to the log for such a message.
+        """
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self.frames = []
+                self.conn.send_close(1007, "The text is not UTF-8.")
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
 
     def start_keepalive(self) -> None:
         """Drop the handshake's headers. uvicorn calls this method after the handshake, even if pings are disabled."""

@@ -35,6 +35,8 @@ def test_messages_get_consecutive_seqs(conversation):
 def test_unsendable_text_is_refused(conversation, text):
     with pytest.raises(services.UnsendableText):
         post(conversation, text=text)
+    with pytest.raises(services.UnsendableText):
+        post(conversation, images=["https://example.com/a.png", text])
 
     assert conversation.events.count() == 0
 

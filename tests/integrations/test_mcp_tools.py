@@ -193,3 +193,22 @@ class TestEndpoint:
 
         ids = [row["id"] for row in result["structuredContent"]["items"]]
         assert (ids, str(other.pk) in ids) == ([str(own.pk)], False)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("list_conversations", {"q": "a\0b"}),
+        ("start_conversation", {"message": "a\0b"}),
+        ("start_conversation", {"message": "a", "title": "\0"}),
+        ("create_pr", PULL_REQUEST | {"body": "\0"}),
+        ("create_pr", PULL_REQUEST | {"labels": ["a", "\0"]}),
+    ],
+)
+def test_argument_with_nul_is_refused_by_name(caller, name, arguments):
+    field = next(
+        key for key, value in arguments.items() if "\0" in str(value).replace("\\x00", "\0")
+    )
+    with pytest.raises(tools.UnstorableArgument, match=f"'{field}' contains a NUL character"):
+        call(caller, name, arguments)
+    assert not Conversation.objects.exists()

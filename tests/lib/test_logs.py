@@ -12,7 +12,14 @@ from django.conf import settings as configured
 from django.test import Client
 from django.urls import URLPattern, get_resolver
 
-from lib.logs import SECRET_PATHS, JSONFormatter, TextFormatter, WithoutTokens, hide_secrets
+from lib.logs import (
+    SECRET_PATHS,
+    JSONFormatter,
+    TextFormatter,
+    WithoutTokens,
+    WithoutTracebacksOfClientFaults,
+    hide_secrets,
+)
 from openhands_site.middleware.access_log import SECRET_ARGUMENTS
 
 TOKEN = "Cn7" + "qX9_-zR4" * 5
@@ -278,3 +285,17 @@ def test_long_text_is_searched_in_linear_time(text):
     started = time.process_time()
     hide_secrets(text)
     assert time.process_time() - started < 2
+
+
+def test_request_that_django_refuses_is_logged_without_a_traceback(log):
+    log_filter = WithoutTracebacksOfClientFaults()
+    for handler in logging.getLogger().handlers:
+        if getattr(handler, "stream", None) is log:
+            handler.addFilter(log_filter)
+    try:
+        raise ValueError("wrong host")
+    except ValueError as error:
+        logging.getLogger("django.security.DisallowedHost").error("Invalid", exc_info=error)
+        logging.getLogger("django.request").error("failed", exc_info=error)
+    assert log.getvalue().count("Traceback") == 1
+    assert configured.LOGGING["handlers"]["console"]["filters"][1] == "client-faults"

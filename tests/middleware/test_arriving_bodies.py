@@ -286,3 +286,13 @@ async def test_application_refuses_an_anonymous_upload_from_its_head(length):
     start = await communicator.receive_output(timeout=30)  # without any message of the body
     assert start["status"] == 401
     assert (b"www-authenticate", b'Bearer realm="api"') in start["headers"]
+
+
+@pytest.mark.parametrize("length", [b"1" + b"0" * 18, b"9" * 400, b"x", b"-1"])
+async def test_length_that_never_fits_is_left_to_the_size_limit(middleware, length, settings):
+    settings.BODIES_DISK_MAX_BYTES = 1_000_000
+    client = Client(middleware, (b"content-length", length))
+    client.put(1, is_last=True)
+
+    # The application is the size limit (413). This middleware must not respond with 401 or 503 before it.
+    assert (await client.response())[0] == 200

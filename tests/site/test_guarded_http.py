@@ -188,3 +188,22 @@ async def test_connection_in_the_reserve_is_served_and_not_kept_open(monkeypatch
         monkeypatch.setattr(open_files, "room", lambda: Room.SCARCE)
         response = await talk(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", seconds=3)
     assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_client_that_leaves_during_pipelined_requests_causes_no_error(caplog):
+    started, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope, receive, send):
+        started.set()
+        await may_answer.wait()
+        await application(scope, receive, send)
+
+    async with serve(slow) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+        await started.wait()
+        writer.transport.abort()
+        await asyncio.sleep(0.3)
+        may_answer.set()
+        await asyncio.sleep(0.3)
+    assert not [record for record in caplog.records if record.exc_info]

@@ -170,3 +170,62 @@ async def test_inbox_keeps_an_item_for_the_next_reader_if_a_reader_is_cancelled(
     inbox.put_nowait(2)
     inbox.put_nowait(3)
     assert [await inbox.get(), await inbox.get()] == [2, 3]
+
+
+HEAD = (
+    b"GET /x HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
+
+
+@pytest.mark.parametrize("frames", [[b"\xff"], [b"\xf0\x9f", b"\x98"], [b"", b"\xed\xa0\x80"]])
+async def test_text_that_is_not_utf8_closes_with_1007_and_logs_nothing(caplog, frames):
+    async with Server() as server, websockets.connect(server.address) as client:
+        await client.send(frames if len(frames) > 1 else frames[0], text=True)
+        with pytest.raises(websockets.ConnectionClosed) as closing:
+            await client.recv()
+    assert (closing.value.rcvd.code, closing.value.rcvd.reason) == (1007, "The text is not UTF-8.")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_text_split_inside_a_character_arrives_whole():
+    async with Server() as server, websockets.connect(server.address) as client:
+        await client.send([b"\xf0\x9f", b"\x98\x80"], text=True)
+        assert await client.recv() == "\U0001f600/x"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (HEAD + b"Cookie: " + b"a" * 9_000 + b"\r\n", 431),
+        (HEAD.replace(b"/x", b"/" + b"x" * 9_000), 431),
+        (HEAD + b"".join(b"X-%d: a\r\n" % n for n in range(150)), 431),
+        (HEAD.replace(b"GET", b"PUT"), 400),
+        (HEAD + b"Content-Length: 5\r\n", 400),
+    ],
+    ids=["cookie", "path", "headers", "method", "body"],
+)
+async def test_handshake_that_cannot_be_parsed_gets_a_response(head, status):
+    async with Server() as server:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", server.listener.getsockname()[1]
+        )
+        writer.write(head + b"\r\n")
+        async with asyncio.timeout(10):
+            response = await reader.read()
+        writer.close()
+    assert response.startswith(b"HTTP/1.1 %d " % status), response
+    assert b"application/problem+json" in response
+
+
+async def test_http_response_to_a_handshake_logs_no_error(caplog):
+    async def application(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.http.response.start", "status": 404, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"none"})
+
+    async with Server(application) as server:
+        with pytest.raises(websockets.InvalidStatus) as refusal:
+            await websockets.connect(server.address)
+    assert (refusal.value.response.status_code, refusal.value.response.body) == (404, b"none")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

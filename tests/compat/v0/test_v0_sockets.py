@@ -221,3 +221,49 @@ async def test_revoked_keys_disconnect_the_client(conversation, alice):
     await sync_to_async(services.rotate_keys)(conversation_id=conversation.pk)
 
     assert await read_text(socket, "41") == "41"
+
+
+@pytest.mark.parametrize(
+    "packet", ["", "x", "4[1]", "42[", '42["disconnect"]', "40", "451-[]", "b!!!"]
+)
+async def test_malformed_packet_closes_the_socket_with_1008_and_a_reason(
+    conversation, alice, caplog, packet
+):
+    socket, _ = await join(conversation, alice, latest_event_id=2)
+
+    await socket.send_to(text_data=packet)
+    while (message := await socket.receive_output(10))["type"] != "websocket.close":
+        pass
+
+    assert (message["code"], bool(message["reason"])) == (1008, True)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_binary_frame_closes_the_socket_with_1003(conversation, alice):
+    socket, _ = await join(conversation, alice, latest_event_id=2)
+
+    await socket.send_to(bytes_data=b"x")
+    while (message := await socket.receive_output(10))["type"] != "websocket.close":
+        pass
+
+    assert message["code"] == 1003
+
+
+async def test_http_request_with_an_upgrade_header_is_no_socket():
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/socket.io/",
+        "query_string": b"EIO=4&transport=websocket",
+        "headers": [(b"upgrade", b"websocket"), (b"connection", b"close")],
+    }
+    await sockets.refuse_polling(scope, receive, send)
+    assert sent[0]["status"] == 400

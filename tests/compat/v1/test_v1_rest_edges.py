@@ -143,6 +143,22 @@ class TestStart:
         assert (response.status_code, response.json()["error"]) == (422, sentence)
         assert not Conversation.objects.exists()
 
+    @pytest.mark.parametrize(
+        "image",
+        [
+            *({}, {"image_url": None}, {"image_url": "https://a.example/b.png"}, {"image_url": {}}),
+            *({"image_url": {"url": url}} for url in (None, [], {}, "", "\ud800", "a\0b")),
+        ],
+    )
+    def test_image_part_without_a_usable_url_is_422(self, api, image):
+        part = {"type": "image_url", "text": "a"} | image
+        body = json.dumps({"initial_message": {"role": "user", "content": [part]}})
+
+        response = api.post(URL, body, content_type="application/json")
+
+        assert response.status_code == 422, response.content
+        assert not Conversation.objects.exists()
+
     def test_image_parts_of_both_forms_are_stored(self, api):
         parts = [
             {"type": "text", "text": "Look"},

@@ -300,7 +300,18 @@ class TestMessages:
 
     @pytest.mark.parametrize(
         "text",
-        ["not json", "[]", "{}", '{"role":"assistant","content":[]}', '{"content":[{"type":"x"}]}'],
+        [
+            *(
+                "not json",
+                "[]",
+                "{}",
+                '{"role":"assistant","content":[]}',
+                '{"content":[{"type":"x"}]}',
+            ),
+            '{"content":[{"type":"image_url","text":"a"}]}',
+            r'{"content":[{"type":"image_url","image_url":{"url":"\ud800"}}]}',
+            r'{"content":[{"type":"image_url","image_url":{"url":"\u0000"}}]}',
+        ],
     )
     async def test_malformed_message_gets_an_error_event(self, conversation, alice, text):
         socket = await join(conversation, alice)
