@@ -11,12 +11,16 @@ from prometheus_client import start_http_server
 
 from conversations.grpc.server import Certificate, Server
 from lib import nodes, open_files
+from lib.reachability import watch_services
 
 
 class Command(BaseCommand):
     help = (
         "Serve the gRPC API openhands.v1.EventService. Programs use it to publish and follow runs."
     )
+
+    # The checks of models ask PostgreSQL for its version, so they would wait for it without a word.
+    requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default="127.0.0.1", help="Address to listen on.")
@@ -38,6 +42,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         open_files.prepare("grpc")
+        watch_services("grpc")
         asyncio.run(self._run(**{name: options[name] for name in OPTIONS}))
 
     async def _run(

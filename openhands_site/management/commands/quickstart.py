@@ -24,6 +24,7 @@ import psutil
 from django.core.management.base import BaseCommand, CommandParser
 
 from lib import env, open_files, processes
+from lib.reachability import Unreachable, check_database, check_redis
 from openhands_site.operating import embedded, supervisor
 from openhands_site.operating.embedded import CannotStart
 
@@ -350,27 +351,17 @@ class Quickstart:
 
     def _check_services(self) -> None:
         """Raise ``CannotStart`` if PostgreSQL or Redis does not respond."""
-        import redis
-        from django.conf import settings
-        from django.db import Error, connection
-
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT 1")
-        except Error as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise CannotStart(
-                f"The PostgreSQL server of DATABASE_URL cannot be reached: {reason}. Correct DATABASE_URL, or unset "
-                "it to start a PostgreSQL server in the data folder."
-            ) from error
-        try:
-            with redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=3) as client:
-                client.ping()
-        except (redis.RedisError, ValueError) as error:
-            raise CannotStart(
-                f"The Redis server of REDIS_URL cannot be reached: {error} Correct REDIS_URL, or unset it to start "
-                "a Redis server in the data folder."
-            ) from error
+        for check, name, program in (
+            (check_database, "DATABASE_URL", "PostgreSQL"),
+            (check_redis, "REDIS_URL", "Redis"),
+        ):
+            try:
+                check()
+            except Unreachable as error:
+                raise CannotStart(
+                    f"The {program} server of {name} cannot be reached: {error} Correct {name}, or unset it to start "
+                    f"a {program} server in the data folder."
+                ) from error
 
     def _create_administrator(self) -> str:
         """Return the URL of a one-time setup link if no administrator exists, else an empty string.

@@ -8,6 +8,7 @@ import uvicorn
 from django.core.management.base import BaseCommand, CommandParser
 
 from lib import nodes, open_files
+from lib.reachability import watch_services
 from openhands_site.serving.garbage import freeze_loaded
 from openhands_site.serving.guarded_http import GuardedHttp
 from openhands_site.serving.lean_socket import LeanWebSocket
@@ -44,6 +45,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, host: str, port: int, fd: int | None, **options: Any) -> None:
         open_files.prepare(self.role)
+        watch_services(self.role)
         config = uvicorn.Config(
             self.application,
             host=host,

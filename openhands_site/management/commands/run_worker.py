@@ -15,6 +15,7 @@ from procrastinate.worker import Worker
 
 from conversations.queue import DEFAULT
 from lib import nodes, open_files
+from lib.reachability import wait_for_database
 from openhands_site.operating.job_queues import POLL_SECONDS, Shares, list_queues
 
 EXIT_SECONDS = 2.0
@@ -27,6 +28,9 @@ class Command(BaseCommand):
         "ends the process immediately."
     )
 
+    # The checks of models ask PostgreSQL for its version, so they would wait for it without a word.
+    requires_system_checks = ()
+
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--grace",
@@ -37,6 +41,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, grace: float, **options: Any) -> None:
         open_files.prepare("worker")
+        wait_for_database("worker")
         self.running = self.done = 0
         assert isinstance(app.connector, DjangoConnector)
         with app.replace_connector(app.connector.get_worker_connector()):
