@@ -16,6 +16,7 @@ from django.conf import settings
 from django.db import Error as DjangoError
 from django.db import ProgrammingError, connection
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.retry import Retry
 
 from lib.causes import find_cause
@@ -108,7 +109,7 @@ def database_place() -> str:
 
 def redis_place() -> str:
     """Return where Redis is expected: ``at host:port``, or ``at the socket path``. Never the password."""
-    options = redis.connection.parse_url(settings.REDIS_URL)
+    options: dict[str, Any] = parse_url(settings.REDIS_URL)  # type: ignore[no-untyped-call]
     if path := options.get("path"):
         return f"at the socket {path}"
     host = options.get("host") or "localhost"
@@ -169,7 +170,7 @@ def _explain_database(place: str, text: str) -> str:
 def explain_failure(error: BaseException) -> str | None:
     """Return why a command failed if PostgreSQL or Redis is the cause, else None."""
     if isinstance(error, redis.RedisError):
-        check = check_redis
+        check: Callable[[], str] = check_redis
     elif isinstance(error, DjangoError | psycopg.Error):
         check = check_database
     else:
@@ -210,7 +211,7 @@ def _wait(role: str, check: Callable[[], str]) -> None:
         except Unreachable as error:
             if said_at is None or time.monotonic() - said_at > REPEAT_SECONDS:
                 said_at = time.monotonic()
-                log.error("The role %s keeps trying: %s", role, error)
+                log.warning("The role %s keeps trying: %s", role, error)
             time.sleep(RETRY_SECONDS)
         else:
             if said_at is not None:

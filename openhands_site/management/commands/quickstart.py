@@ -4,7 +4,6 @@
 which the settings are read.
 """
 
-import argparse
 import contextlib
 import http.client
 import ipaddress
@@ -24,6 +23,7 @@ import psutil
 from django.core.management.base import BaseCommand, CommandParser
 
 from lib import env, open_files, processes
+from lib.commands import port
 from lib.reachability import Unreachable, check_database, check_redis
 from openhands_site.operating import embedded, supervisor
 from openhands_site.operating.embedded import CannotStart
@@ -90,13 +90,6 @@ class Command(BaseCommand):
             sys.exit(f"\n{embedded.explain_error(output, start.folder)}")
         except KeyboardInterrupt:
             sys.exit("\nInterrupted during startup. All processes were stopped.")
-
-
-def port(text: str) -> int:
-    """Parse a TCP port for ``argparse``. Raise ``ArgumentTypeError`` if it is not valid."""
-    if not text.isdigit() or not 1 <= int(text) <= 65_535:
-        raise argparse.ArgumentTypeError(f"enter a port from 1 to 65535, not {text!r}")
-    return int(text)
 
 
 @dataclass

@@ -8,6 +8,7 @@ import uvicorn
 from django.core.management.base import BaseCommand, CommandParser
 
 from lib import nodes, open_files
+from lib.commands import port_or_free, whole_number
 from lib.reachability import watch_services
 from openhands_site.serving.garbage import freeze_loaded
 from openhands_site.serving.guarded_http import GuardedHttp
@@ -35,11 +36,14 @@ class Command(BaseCommand):
             "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
         )
         parser.add_argument(
-            "--port", type=int, default=8000, help="port to listen on (default: %(default)s)"
+            "--port",
+            type=port_or_free,
+            default=8000,
+            help="port to listen on (default: %(default)s)",
         )
         parser.add_argument(
             "--fd",
-            type=int,
+            type=whole_number(0, 1_048_576),
             help="file descriptor of a listening socket to use instead of --host and --port",
         )
 

@@ -15,6 +15,7 @@ from procrastinate.worker import Worker
 
 from conversations.queue import DEFAULT
 from lib import nodes, open_files
+from lib.commands import seconds
 from lib.reachability import wait_for_database
 from openhands_site.operating.job_queues import POLL_SECONDS, Shares, list_queues
 
@@ -34,7 +35,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--grace",
-            type=float,
+            type=seconds(0, 3_600),
             default=15.0,
             help="seconds that running jobs have to finish (default: %(default)s)",
         )
