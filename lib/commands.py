@@ -88,7 +88,7 @@ def is_text(text: str) -> bool:
     )
 
 
-def whole_number(low: int, high: int) -> Callable[[str], int]:
+def whole_number(low: int, high: int, *, noun: str = "whole number") -> Callable[[str], int]:
     """Return an argument type for whole numbers from ``low`` to ``high``, both inclusive."""
 
     def parse(text: str) -> int:
@@ -97,9 +97,7 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
         except ValueError:
             number = None
         if number is None or not low <= number <= high:
-            raise argparse.ArgumentTypeError(
-                f"enter a whole number from {low} to {high}, not {text!r}"
-            )
+            raise argparse.ArgumentTypeError(f"enter a {noun} from {low} to {high}, not {text!r}")
         return number
 
     return parse
@@ -122,9 +120,9 @@ def seconds(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
-port = whole_number(1, 65_535)
+port = whole_number(1, 65_535, noun="port")
 """The argument type of a TCP port."""
-port_or_free = whole_number(0, 65_535)
+port_or_free = whole_number(0, 65_535, noun="port")
 """The argument type of a TCP port, or of 0 for a free port."""
 
 

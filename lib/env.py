@@ -22,6 +22,7 @@ _LINE = re.compile(r"^\s*(?:export\s+)?([A-Z][A-Z0-9_]*)\s*=\s*(.*?)\s*$")
 T = TypeVar("T")
 REQUIRED: Any = object()
 """The default of a setting that must be set."""
+_names: set[str] = set()
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
@@ -51,6 +52,11 @@ def project_version() -> str:
     return str(version)
 
 
+def names_read() -> frozenset[str]:
+    """Return the names of the settings that this process has read so far."""
+    return frozenset(_names)
+
+
 def _is_set(name: str) -> bool:
     return name in os.environ or f"{name}_FILE" in os.environ
 
@@ -71,6 +77,7 @@ def _raw(name: str) -> str | None:
 
 def _read(name: str, default: Any, parse: Callable[[str], T], expected: str) -> T:
     """Return the parsed value of a variable, or its default. ``expected`` describes the valid values."""
+    _names.add(name)
     value = _raw(name)
     if value is None or value == "":
         if default is REQUIRED:
@@ -303,7 +310,10 @@ def explain_missing() -> str:
     elif not os.access(file, os.R_OK):
         found = f"{file} may not be read by this system user: run the command as the user that runs the server."
     else:
-        return f"The settings were read from the environment and from {file}."
+        return (
+            f"The settings were read from the environment and from {file}. If the server got a value from its own "
+            "environment, give it to this command too."
+        )
     return (
         f"{found} `make run` writes the settings into server.env in its data folder, which it prints at its start. "
         "Name that folder: DATA_DIR=/path/to/folder before the command."

@@ -154,7 +154,7 @@ def _explain_database(place: str, text: str) -> str:
     if "authentication failed" in text or "no password supplied" in text:
         return f"PostgreSQL {place} refuses the user or password ({reason}). Correct DATABASE_URL."
     if "does not exist" in text and "database" in text:
-        return f"PostgreSQL {place} has no such database ({reason}). Create it with `createdb`, or correct DATABASE_URL."
+        return f"PostgreSQL {place} has no such database ({reason}). Create it, or correct DATABASE_URL."
     if "FATAL" in text:
         return (
             f"PostgreSQL {place} refuses the connection ({reason}). Correct that, or DATABASE_URL."

@@ -146,7 +146,9 @@ class TestRefusals:
         ],
     )
     def test_number_outside_its_range_is_not_corrected_silently(self, db, name, arguments):
-        with pytest.raises(CommandError, match=r"enter a (whole )?number .*from \d+ to \d+, not"):
+        with pytest.raises(
+            CommandError, match=r"enter a (whole number|number|port) .*from \d+ to \d+, not"
+        ):
             run(name, *arguments)
 
     def test_unknown_organization_has_no_complete_chain(self, db):
