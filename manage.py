@@ -10,6 +10,8 @@ WITHOUT_SETTINGS = ("quickstart", "doctor")
 
 ``quickstart`` creates the environment that the settings are read from, and ``doctor`` explains invalid settings.
 """
+ROLES = ("run_web", "run_realtime", "run_worker", "run_conversation_manager", "run_grpc")
+"""Commands that run until they are stopped, and so need a pool of database connections."""
 
 
 def main() -> None:
@@ -26,14 +28,26 @@ def main() -> None:
             "Django is not installed in this Python environment. Run `make setup`, then use "
             "`.venv/bin/python manage.py`."
         )
-    if sys.argv[1:2] and sys.argv[1] in WITHOUT_SETTINGS:
-        module = import_module(f"openhands_site.management.commands.{sys.argv[1]}")
+    name = sys.argv[1] if len(sys.argv) > 1 else "help"
+    if name in WITHOUT_SETTINGS:
+        module = import_module(f"openhands_site.management.commands.{name}")
         module.Command().run_from_argv(sys.argv)
         return
+    if name not in ROLES:
+        # Without a pool, an unreachable database is reported at once, and without the pool's own log lines.
+        os.environ["DATABASE_POOL_SIZE"] = "0"
     try:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
-        sys.exit(f"{error} Run `manage.py doctor` to check all settings.")
+        from lib import env
+
+        sys.exit(f"{error} {env.explain_missing()} Run `manage.py doctor` to check all settings.")
+    except Exception as error:
+        from lib.reachability import explain_failure
+
+        if (sentence := explain_failure(error)) is None or "--traceback" in sys.argv:
+            raise
+        sys.exit(f"{sentence} Run `manage.py doctor` to check all services.")
 
 
 if __name__ == "__main__":

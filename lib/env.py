@@ -22,6 +22,7 @@ _LINE = re.compile(r"^\s*(?:export\s+)?([A-Z][A-Z0-9_]*)\s*=\s*(.*?)\s*$")
 T = TypeVar("T")
 REQUIRED: Any = object()
 """The default of a setting that must be set."""
+_names: set[str] = set()
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
@@ -51,6 +52,11 @@ def project_version() -> str:
     return str(version)
 
 
+def names_read() -> frozenset[str]:
+    """Return the names of the settings that this process has read so far."""
+    return frozenset(_names)
+
+
 def _is_set(name: str) -> bool:
     return name in os.environ or f"{name}_FILE" in os.environ
 
@@ -71,6 +77,7 @@ def _raw(name: str) -> str | None:
 
 def _read(name: str, default: Any, parse: Callable[[str], T], expected: str) -> T:
     """Return the parsed value of a variable, or its default. ``expected`` describes the valid values."""
+    _names.add(name)
     value = _raw(name)
     if value is None or value == "":
         if default is REQUIRED:
@@ -235,7 +242,11 @@ def database(name: str = "DATABASE_URL") -> dict[str, Any]:
 
     def parse(value: str) -> dict[str, Any]:
         parts = urlsplit(value)
-        if parts.scheme not in ("postgres", "postgresql") or len(parts.path) < 2:
+        # A password with an unencoded / or # ends the host early, and its rest would be taken for the database's name.
+        is_cut = any(mark in parts.path[1:] for mark in "/@") or parts.fragment
+        if parts.scheme not in ("postgres", "postgresql") or len(parts.path) < 2 or is_cut:
+            raise ValueError
+        if "%00" in value or not value.isprintable():
             raise ValueError
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         return {
@@ -247,4 +258,63 @@ def database(name: str = "DATABASE_URL") -> dict[str, Any]:
             "OPTIONS": query,
         }
 
-    return _read(name, REQUIRED, parse, "a URL such as postgresql://user:password@host:port/name")
+    expected = (
+        "a URL such as postgresql://user:password@host:port/name, with special characters of the password "
+        "percent-encoded (/ is %2F, @ is %40, # is %23)"
+    )
+    return _read(name, REQUIRED, parse, expected)
+
+
+def redis_url(name: str = "REDIS_URL") -> str:
+    """Read a ``redis://``, ``rediss://`` or ``unix://`` URL."""
+    expected = (
+        "a URL such as redis://:password@host:6379/0 or unix:///folder/redis.sock, with special characters of the "
+        "password percent-encoded (/ is %2F, @ is %40, # is %23)"
+    )
+    return _read(name, REQUIRED, _redis_url, expected)
+
+
+def redis_urls(name: str, default: list[str]) -> list[str]:
+    """Read a list of Redis URLs separated by commas."""
+
+    def parse(value: str) -> list[str]:
+        return [_redis_url(entry.strip()) for entry in value.split(",") if entry.strip()]
+
+    return _read(name, default, parse, "URLs such as redis://host:6379/0, separated by commas")
+
+
+def _redis_url(value: str) -> str:
+    parts = urlsplit(value)
+    where = parts.path if parts.scheme == "unix" else parts.hostname
+    is_cut = parts.fragment or (parts.scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path))
+    if parts.scheme not in ("redis", "rediss", "unix") or not where or is_cut:
+        raise ValueError
+    if parts.port == 0 or "%00" in value or not value.isprintable():
+        raise ValueError
+    return value
+
+
+def explain_missing() -> str:
+    """Return where the settings were looked for and how to name the data folder, for an error about a setting."""
+    folder = path("DATA_DIR", BASE_DIR / "data")
+    file = folder / "server.env"
+    origin = "DATA_DIR" if _is_set("DATA_DIR") else "the default data folder"
+    if not folder.exists():
+        found = f"The folder {folder} ({origin}) does not exist."
+    elif not folder.is_dir():
+        found = f"{folder} ({origin}) is not a folder."
+    elif not os.access(file, os.F_OK):
+        found = f"The folder {folder} ({origin}) contains no server.env."
+        if not os.access(folder, os.X_OK):
+            found = f"The folder {folder} ({origin}) may not be read by this system user."
+    elif not os.access(file, os.R_OK):
+        found = f"{file} may not be read by this system user: run the command as the user that runs the server."
+    else:
+        return (
+            f"The settings were read from the environment and from {file}. If the server got a value from its own "
+            "environment, give it to this command too."
+        )
+    return (
+        f"{found} `make run` writes the settings into server.env in its data folder, which it prints at its start. "
+        "Name that folder: DATA_DIR=/path/to/folder before the command."
+    )

@@ -259,6 +259,8 @@ DATABASE_IDLE_TRANSACTION_TIMEOUT_MS = env.integer(
 )
 """PostgreSQL rolls back transactions that send no statement for this many milliseconds. 0 means no limit."""
 _database = env.database()
+# Without a limit of its own, libpq waits as long as TCP for a host that does not answer.
+_database["OPTIONS"].setdefault("connect_timeout", "10")
 _database["OPTIONS"] |= {
     "application_name": os.environ.get("OH_ROLE", Path(sys.argv[0]).name)[:60],
     "options": " ".join(
@@ -284,7 +286,7 @@ DATABASES: dict[str, Any] = {
     "default": {"ENGINE": "django_prometheus.db.backends.postgresql", "CONN_MAX_AGE": 0} | _database
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-REDIS_URL: str = env.text("REDIS_URL")
+REDIS_URL: str = env.redis_url("REDIS_URL")
 REDIS_TIMEOUT_MS: int = env.integer("REDIS_TIMEOUT_MS", 500, low=50, high=10_000)
 _redis_timeout_seconds = REDIS_TIMEOUT_MS / 1000
 NODE_TTL_SECONDS: int = env.integer("NODE_TTL_SECONDS", 15, low=3, high=300)
@@ -302,7 +304,7 @@ CACHES = {
         },
     }
 }
-REDIS_SHARDS: list[str] = env.listing("REDIS_SHARDS", [REDIS_URL])
+REDIS_SHARDS: list[str] = env.redis_urls("REDIS_SHARDS", [REDIS_URL])
 """Redis servers for wake-ups. The name of a group selects the server, so all processes need the same ordered list."""
 CHANNEL_LAYERS = {
     "default": {

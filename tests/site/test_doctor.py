@@ -1,18 +1,24 @@
 """The checks of `manage.py doctor`, and the report that the command prints."""
 
+import http.client
 import json
 import os
 import subprocess
 import sys
+import time
 from io import StringIO
+from pathlib import Path
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
 from conversations.sandboxes.bubblewrap import support
+from lib import env, reachability
 from openhands_site.management.commands import doctor
 
 pytestmark = pytest.mark.django_db
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -156,3 +162,122 @@ def test_missing_setting_is_named_without_a_traceback(settings, tmp_path):
     assert result.returncode == 1
     assert "ENCRYPTION_KEYS is not set" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
+
+
+def run_doctor(tmp_path, **environment):
+    """Run doctor as a program with complete settings, and return its output and its seconds."""
+    key = "0123456789abcdef" * 4
+    values = {
+        "PATH": os.environ["PATH"],
+        "DATA_DIR": str(tmp_path),
+        "SECRET_KEY": key,
+        "ENCRYPTION_KEYS": f"k1:{key}",
+        "TOKEN_PEPPERS": f"p1:{key}",
+        "DATABASE_URL": "postgresql://eve:sekret-password@127.0.0.1:1/x",
+        "REDIS_URL": os.environ["REDIS_URL"],
+    }
+    command = [sys.executable, str(ROOT / "manage.py"), "doctor"]
+    result = subprocess.run(
+        command, env=values | environment, capture_output=True, text=True, check=False
+    )
+    assert "sekret" not in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    return result
+
+
+def test_unreachable_database_is_one_failed_line_and_nothing_else_speaks_of_it(tmp_path):
+    result = run_doctor(tmp_path)
+
+    about = [
+        line for line in result.stdout.splitlines() if "atabase" in line and "Settings" not in line
+    ]
+    assert about[0].startswith(
+        "failed   Database         PostgreSQL at 127.0.0.1:1 cannot be reached"
+    )
+    assert about[1] == (
+        "skipped  Not checked      Migrations, Clock, Server, Administrator, because they need the database."
+    )
+    assert len(about) == 2
+    assert result.stderr == ""
+    assert "PostgreSQL" not in result.stdout.replace(about[0], "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://eve:sekret/word@127.0.0.1:1/x"),
+        ("DATABASE_URL", "postgresql://eve:12/sekret@127.0.0.1:1/x"),
+        ("DATABASE_URL", "postgresql://eve:sekret#word@127.0.0.1:1/x"),
+        ("DATABASE_URL", "postgresql://eve:sekret%00@127.0.0.1:1/x"),
+        ("REDIS_URL", "redis://:sekret/word@127.0.0.1:1"),
+        ("REDIS_URL", "redis://:sekret#word@127.0.0.1:1"),
+        ("REDIS_URL", "sekret"),
+    ],
+)
+def test_malformed_address_is_refused_by_its_reader_without_the_password(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    reader = env.database if name == "DATABASE_URL" else env.redis_url
+
+    with pytest.raises(ImproperlyConfigured, match=f"The value of {name} is not valid.") as error:
+        reader(name)
+
+    assert "sekret" not in str(error.value)
+    assert "percent-encoded" in str(error.value)
+
+
+def test_checks_that_wait_run_at_the_same_time_and_end_within_ten_seconds(settings, monkeypatch):
+    def hang():
+        time.sleep(60)
+
+    for name in ("_ask_database", "_ask_redis"):
+        monkeypatch.setattr(reachability, name, lambda *_: hang())
+    monkeypatch.setattr(http.client.HTTPConnection, "request", lambda *_, **__: hang())
+    began = time.monotonic()
+
+    checks = run_checks()
+
+    assert time.monotonic() - began < 10
+    assert checks["Database"].state == checks["Redis"].state == "failed"
+    assert "does not answer within 3 s" in checks["Database"].detail
+    assert "does not answer within 3 s" in checks["Redis"].detail
+    assert "Server, Administrator" in checks["Not checked"].detail
+
+
+class TestWithoutSettings:
+    """Every command names the data folder when the settings are missing."""
+
+    def run(self, *arguments, **environment):
+        return subprocess.run(
+            [sys.executable, str(ROOT / "manage.py"), *arguments],
+            env={"PATH": os.environ["PATH"]} | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @pytest.mark.parametrize("command", ["create_user", "migrate", "doctor", "run_web"])
+    def test_command_names_the_folder_and_how_to_give_another(self, tmp_path, command):
+        result = self.run(command, DATA_DIR=str(tmp_path / "absent"))
+
+        output = result.stdout + result.stderr
+        assert result.returncode == 1
+        assert f"The folder {tmp_path / 'absent'} (DATA_DIR) does not exist." in output
+        assert "DATA_DIR=/path/to/folder before the command." in output
+        assert "Traceback" not in output
+
+    @pytest.mark.parametrize("kind", ["empty", "file", "incomplete"])
+    def test_wrong_folder_says_what_is_wrong_with_it(self, tmp_path, monkeypatch, kind):
+        folder = tmp_path / "data"
+        if kind == "file":
+            folder.write_text("")
+        else:
+            folder.mkdir()
+        if kind == "incomplete":
+            (folder / "server.env").write_text("SECRET_KEY='x'\n")
+        monkeypatch.setenv("DATA_DIR", str(folder))
+
+        assert {
+            "empty": f"The folder {folder} (DATA_DIR) contains no server.env.",
+            "file": f"{folder} (DATA_DIR) is not a folder.",
+            "incomplete": f"The settings were read from the environment and from {folder}/server.env.",
+        }[kind] in env.explain_missing()

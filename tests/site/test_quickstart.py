@@ -1,6 +1,7 @@
 """`manage.py quickstart` as a real process: its output, its data folder and its child processes."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -18,7 +19,9 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from lib import env
 from openhands_site.management.commands import quickstart
+from openhands_site.operating import supervisor
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,9 +129,10 @@ def list_processes(folder: Path) -> list[tuple[int, str]]:
     return processes
 
 
-def test_quickstart_starts_from_nothing_restarts_a_killed_process_and_stops_cleanly(run):
+def test_quickstart_starts_from_nothing_restarts_a_killed_process_and_stops_cleanly(run, tmp_path):
     grpc_port = find_free_port()
-    first = run("--grpc-port", grpc_port)
+    engine = tmp_path / "engine of the environment"
+    first = run("--grpc-port", grpc_port, ENGINE_DIR=str(engine))
     link = first.read_until(r"http://127\.0\.0\.1:\d+(/setup/\S+)")[1]
     assert first.read_until(r"^Ready at (\S+)")[1] == f"http://127.0.0.1:{first.port}"
     assert first.get("/ready") == 200
@@ -146,6 +150,7 @@ def test_quickstart_starts_from_nothing_restarts_a_killed_process_and_stops_clea
     # Commands in another terminal need only the data folder to use the same database.
     report = run_manage("doctor", "--json", DATA_DIR=str(first.folder)).stdout
     states = {check["name"]: check["state"] for check in json.loads(report)["checks"]}
+    assert f"is not installed in {engine}" in report
     assert {
         states[name] for name in ("Settings", "Database", "Migrations", "Redis", "Server", "Keys")
     } == {"ok"}
@@ -237,6 +242,67 @@ def test_allowed_process_sandboxes_are_not_the_default(run):
     assert "not isolated" not in started.read_until(r"^ *Sandboxes +(.*)$")[1]
     started.read_until("^Ready ")
     assert started.stop() == 0
+
+
+class TestSavedEnvironment:
+    """The settings that `make run` takes from the environment are in server.env, so that later commands find them."""
+
+    @pytest.fixture
+    def start(self, tmp_path, monkeypatch):
+        """Return a function that writes server.env as a start with an environment does, and returns its values."""
+
+        def write(**environment):
+            monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]} | environment)
+            monkeypatch.setattr(env, "load_file", lambda path: None)
+            one = quickstart.Quickstart(
+                host="127.0.0.1",
+                port=8123,
+                data_dir=tmp_path,
+                admin_email="",
+                is_json=False,
+                wants_engine=False,
+            )
+            one.console = supervisor.Console(io.StringIO())
+            with one._data_folder():
+                one._prepare_environment()
+                one._write_environment()
+                one._save_given()
+            return quickstart._read_file(tmp_path / "server.env")
+
+        return write
+
+    def test_engine_and_sandboxes_are_found_by_commands_and_by_later_starts(self, start):
+        given = {"ENGINE_DIR": "/srv/engine", "SANDBOX_DIR": "/srv/boxes"}
+
+        assert start(**given).items() >= given.items()
+        assert start().items() >= given.items()
+        assert start(ENGINE_DIR="/other")["ENGINE_DIR"] == "/other"
+        assert start()["ENGINE_DIR"] == "/other"
+
+    def test_other_settings_are_found_by_commands_until_the_next_start(self, start):
+        given = {
+            "DATABASE_URL": "postgresql://me:it's@db/x",
+            "REDIS_URL_FILE": "/run/secrets/redis",
+            "PUBLIC_URL": "https://agents.example",
+            "SANDBOX_PROVIDER": "process",
+            "ALLOW_PROCESS_SANDBOX": "true",
+        }
+
+        assert start(**given).items() >= given.items()
+        assert not start().keys() & {"DATABASE_URL", "REDIS_URL_FILE", "SANDBOX_PROVIDER"}
+
+    def test_secrets_and_foreign_variables_are_not_written(self, start, tmp_path):
+        saved = start(
+            SECRET_KEY="of the environment",
+            EMAIL_HOST_PASSWORD="of the environment",
+            METRICS_TOKEN="of the environment",
+            HOME="/root",
+            OH_ADMIN_PASSWORD="of the environment",
+        )
+
+        assert "of the environment" not in saved.values()
+        assert "HOME" not in saved
+        assert (tmp_path / "server.env").stat().st_mode & 0o777 == 0o600
 
 
 class TestRefusals:

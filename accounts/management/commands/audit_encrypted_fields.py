@@ -2,29 +2,33 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.template.defaultfilters import pluralize
 
 from lib import resealing
+from lib.commands import OperatorCommand
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
+    group = "Security and data"
     help = (
         "Decrypt every stored secret without showing it. Print how many secrets each key encrypts, and list the "
         "secrets that cannot be decrypted (exit code 1)."
     )
 
-    def handle(self, **options: Any) -> None:
-        failures = 0
+    def run(self, **options: Any) -> dict[str, Any]:
+        failures, counts = 0, {}
         for column in resealing.columns():
             keys, failed_rows = resealing.audit(column)
+            counts[str(column)] = dict(sorted(keys.items()))
             used = ", ".join(f"{key}: {number}" for key, number in sorted(keys.items())) or "none"
-            self.stdout.write(f"{column}: {used}")
+            self.say(f"{column}: {used}")
             for row in failed_rows:
-                self.stdout.write(f"  {row} cannot be decrypted")
+                self.say(f"  {row} cannot be decrypted")
             failures += len(failed_rows)
         if failures:
             raise CommandError(
                 f"{failures} secret{pluralize(failures)} cannot be decrypted. Add the missing keys to "
                 "ENCRYPTION_KEYS, or enter the secrets again."
             )
+        return {"secrets_per_key": counts}

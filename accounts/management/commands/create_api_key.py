@@ -3,13 +3,18 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.conf import settings
+from django.core.management.base import CommandError
 
 from accounts import services
-from lib.problems import Problem
+from lib.commands import OperatorCommand, whole_number
+
+LIMIT = 1_000_000
+"""The range of numbers that the parser reads. The command itself names the limit of the server."""
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
+    group = "People and keys"
     help = "Create an API key. Only the key is printed to standard output, so that scripts can read it."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -26,22 +31,29 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--days",
-            type=int,
+            type=whole_number(-LIMIT, LIMIT),
             help="days until the key expires (default: the longest that the server allows)",
         )
 
-    def handle(self, **options: Any) -> None:
+    def run(self, **options: Any) -> dict[str, Any]:
         if options["days"] is not None and options["days"] < 1:
             raise CommandError("--days must be a whole number of at least 1.")
+        if (options["days"] or 0) > settings.API_KEY_MAX_DAYS:
+            raise CommandError(
+                f"--days must be at most {settings.API_KEY_MAX_DAYS}, the limit of this server (API_KEY_MAX_DAYS)."
+            )
         if not 0 < len(options["name"].strip()) <= services.KEY_NAME_MAX:
             raise CommandError(f"--name must have 1 to {services.KEY_NAME_MAX} characters.")
-        try:
-            _, key = services.issue_api_key(
-                user=services.find_user(email=options["email"]),
-                name=options["name"].strip(),
-                scopes=options["scope"],
-                days=options["days"],
-            )
-        except Problem as error:
-            raise CommandError(error.detail) from error
-        self.stdout.write(key)
+        row, key = services.issue_api_key(
+            user=services.find_user(email=options["email"]),
+            name=options["name"].strip(),
+            scopes=options["scope"],
+            days=options["days"],
+        )
+        self.say(key)
+        return {
+            "key": key,
+            "prefix": row.prefix,
+            "scopes": row.scopes,
+            "expires_at": row.expires_at,
+        }

@@ -6,13 +6,18 @@ import sys
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from accounts import services
-from lib.problems import Problem
+from accounts.services import identity_providers
+from lib.commands import OperatorCommand
+
+NAME_MAX = 80
+"""The length of an organization's name. The personal organization gets the name of its user."""
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
+    group = "People and keys"
     help = (
         "Create a user. The password is read from the environment variable OH_PASSWORD or from the terminal. "
         "Without a password, the user can sign in only with an identity provider."
@@ -26,18 +31,39 @@ class Command(BaseCommand):
             "--administrator", action="store_true", help="grant all permissions on the admin site"
         )
 
-    def handle(self, **options: Any) -> None:
-        try:
-            user = services.create_user(
-                email=options["email"],
-                name=options["name"],
-                is_staff=options["staff"] or options["administrator"],
-                is_superuser=options["administrator"],
-                password=self._password(),
+    def run(self, **options: Any) -> dict[str, Any]:
+        if len(options["name"]) > NAME_MAX:
+            raise CommandError(f"--name must have at most {NAME_MAX} characters.")
+        password = self._password()
+        user = services.create_user(
+            email=options["email"],
+            name=options["name"].strip(),
+            is_staff=options["staff"] or options["administrator"],
+            is_superuser=options["administrator"],
+            password=password,
+        )
+        self.say(f"Created the user {user.email}.")
+        if password is None:
+            self.say(self._explain_no_password(user.email))
+        return {
+            "id": user.pk,
+            "email": user.email,
+            "is_staff": user.is_staff,
+            "is_administrator": user.is_superuser,
+            "has_password": password is not None,
+        }
+
+    def _explain_no_password(self, email: str) -> str:
+        command = f"`manage.py changepassword {email}`"
+        if identity_providers.enabled_providers():
+            return (
+                "The user has no password and can sign in only with an identity provider. To set a password, run "
+                f"{command}."
             )
-        except Problem as error:
-            raise CommandError(error.detail) from error
-        self.stdout.write(f"Created the user {user.email}.")
+        return (
+            "The user has no password, and this server has no identity provider: nobody can sign in with this "
+            f"account yet. Set a password with {command}, or set OH_PASSWORD before you create a user."
+        )
 
     def _password(self) -> str | None:
         if password := os.environ.get("OH_PASSWORD"):

@@ -5,15 +5,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.template.defaultfilters import pluralize
 
 from accounts.models import Identity, Organization
 from accounts.services import claimed_roles, identity_providers
-from lib.problems import Problem
+from lib.commands import OperatorCommand
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
+    group = "People and keys"
+    dry_run = "print the roles of each user; change nothing"
     help = (
         "Apply a provider's claim rules to the stored claims of each user, or preview the result. Run this command "
         "after you change the rules. Otherwise a user's roles change only when the user signs in again."
@@ -25,31 +27,28 @@ class Command(BaseCommand):
             "--claims",
             help="JSON file with claims (- for standard input); print the roles for these claims, change nothing",
         )
-        parser.add_argument(
-            "--dry-run", action="store_true", help="print the roles of each user; change nothing"
-        )
 
-    def handle(
-        self, *args: Any, provider: str, claims: str | None, dry_run: bool, **options: Any
-    ) -> None:
+    def run(
+        self, *, provider: str, claims: str | None, dry_run: bool, **options: Any
+    ) -> dict[str, Any]:
+        self.rows: list[dict[str, Any]] = []
+        row = identity_providers.find_provider(slug=provider)
         try:
-            row = identity_providers.find_provider(slug=provider)
             if claims:
                 grant = claimed_roles.evaluate_rules(row.claim_rules, _read_claims(claims))
                 self._print("these claims", grant)
-                return
+                return {"dry_run": True, "users": self.rows}
             identities = Identity.objects.filter(provider=row).select_related("user", "provider")
             for identity in identities.iterator():
                 grant = claimed_roles.evaluate_rules(row.claim_rules, identity.last_claims)
                 self._print(identity.user.email, grant)
                 if not dry_run:
                     claimed_roles.apply_claims(identity=identity, claims=identity.last_claims)
-        except Problem as error:
-            raise CommandError(error.detail) from error
         except claimed_roles.BadRule as error:
             raise CommandError(f"A claim rule of {provider} is invalid: {error}") from error
-        verb, count = "Would apply" if dry_run else "Applied", identities.count()
-        self.stdout.write(f"{verb} the rules to {count} user{pluralize(count)}.")
+        verb, count = "Would apply" if dry_run else "Applied", len(self.rows)
+        self.say(f"{verb} the rules to {count} user{pluralize(count)}.")
+        return {"dry_run": dry_run, "users": self.rows}
 
     def _print(self, name: str, grant: claimed_roles.RuleResult) -> None:
         names = dict(Organization.objects.filter(pk__in=grant.roles).values_list("pk", "name"))
@@ -58,7 +57,9 @@ class Command(BaseCommand):
             for pk, role in grant.roles.items()
         ]
         roles += ["staff"] if grant.is_staff else []
-        self.stdout.write(f"{name}: {', '.join(roles) or 'no roles'}")
+        self.say(f"{name}: {', '.join(roles) or 'no roles'}")
+        by_organization = {str(pk): str(role) for pk, role in grant.roles.items()}
+        self.rows.append({"user": name, "roles": by_organization, "is_staff": grant.is_staff})
 
 
 def _read_claims(name: str) -> dict[str, Any]:

@@ -3,16 +3,18 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.template.defaultfilters import pluralize
 
 from accounts import services
 from accounts.models import ApiKey
+from lib.commands import OperatorCommand
 from lib.plain import one_line
-from lib.problems import Problem
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
+    group = "People and keys"
+    dry_run = "list the keys; revoke none"
     help = "Revoke one API key, found by its prefix or by the whole key, or all API keys of a user."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -24,9 +26,8 @@ class Command(BaseCommand):
             action="store_true",
             help="also revoke the keys that were created with these keys",
         )
-        parser.add_argument("--dry-run", action="store_true", help="list the keys; revoke none")
 
-    def handle(self, **options: Any) -> None:
+    def run(self, **options: Any) -> dict[str, Any]:
         keys = list(
             self._select_keys(options).usable().select_related("user").order_by("created_at")
         )
@@ -35,25 +36,35 @@ class Command(BaseCommand):
         if options["children"]:
             keys += children
         for key in keys:
-            self.stdout.write(f"{key.prefix}  {key.user.email}  {one_line(key.name)}")
+            self.say(_describe(key))
         if options["dry_run"]:
-            self.stdout.write(f"{len(keys)} key{pluralize(len(keys))} would be revoked.")
+            self.say(f"{len(keys)} key{pluralize(len(keys))} would be revoked.")
         else:
             revoked = services.revoke_api_keys(keys=keys)
-            self.stdout.write(f"Revoked {revoked} key{pluralize(revoked)}.")
+            self.say(f"Revoked {revoked} key{pluralize(revoked)}.")
         if children and not options["children"]:
-            self.stdout.write("Keys created with these keys, which --children would revoke too:")
+            self.say("Keys created with these keys, which --children would revoke too:")
             for child in children:
-                self.stdout.write(f"{child.prefix}  {child.user.email}  {child.name}")
+                self.say(_describe(child))
+        return {
+            "dry_run": options["dry_run"],
+            "keys": [_to_dict(key) for key in keys],
+            "children": [_to_dict(key) for key in children],
+        }
 
     def _select_keys(self, options: dict[str, Any]) -> Any:
         if email := options["email"]:
-            try:
-                return ApiKey.objects.filter(user=services.find_user(email=email))
-            except Problem as error:
-                raise CommandError(error.detail) from error
-        prefix = options["prefix"].strip().partition(".")[0]
+            return ApiKey.objects.filter(user=services.find_user(email=email))
+        prefix = (options["prefix"] or "").strip().partition(".")[0]
         keys = ApiKey.objects.filter(key_id=prefix.removeprefix("oh_"))
         if not prefix.startswith("oh_") or not keys.exists():
             raise CommandError(f"There is no API key with the prefix {prefix!r}.")
         return keys
+
+
+def _describe(key: ApiKey) -> str:
+    return f"{key.prefix}  {key.user.email}  {one_line(key.name)}"
+
+
+def _to_dict(key: ApiKey) -> dict[str, Any]:
+    return {"prefix": key.prefix, "email": key.user.email, "name": key.name}

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.template.defaultfilters import pluralize
 
 from accounts.models import AuditHead
 from accounts.services import audit_chains
 from accounts.services.audit_chains import Head
+from lib.commands import OperatorCommand, identifier
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
+    group = "Security and data"
+    dry_run = "verify and compare only: do not replace the file, do not record the heads"
     help = (
         "Verify the hash chains of the audit log. Print each fault (exit code 1), and the number of entries and the "
         "last hash of each chain. Store this output on another system, and give it to the next run with --anchor: an "
@@ -25,7 +28,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
             "--organization",
-            type=UUID,
+            type=identifier,
             help="id of the organization whose chain to verify (default: all chains)",
         )
         parser.add_argument(
@@ -37,20 +40,15 @@ class Command(BaseCommand):
                 "After a run without faults the new output replaces the file; without a file it is created"
             ),
         )
-        parser.add_argument(
-            "--dry-run",
-            action="store_true",
-            help="verify and compare only: do not replace the file, do not record the heads",
-        )
 
-    def handle(
+    def run(
         self,
         *,
         organization: UUID | None,
         anchor: Path | None,
         dry_run: bool,
         **options: Any,
-    ) -> None:
+    ) -> dict[str, Any]:
         printed = _read_printout(anchor) if anchor else {}
         faults = 0
         for fault in audit_chains.verify_chains(chain=organization, printed=printed):
@@ -64,14 +62,22 @@ class Command(BaseCommand):
             f"{head.chain} {head.count} {head.hash}"
             for head in (heads.filter(pk=organization) if organization else heads)
         ]
-        self.stdout.write("\n".join(lines))
+        if organization and not lines:
+            raise CommandError(
+                f"There is no organization with the id {organization} in the audit log."
+            )
+        self.say("\n".join(lines))
         if faults:
             raise CommandError(
                 f"The audit log has {faults} fault{pluralize(faults)}: entries were changed, removed or inserted."
             )
         if anchor and is_complete:
             _write_printout(anchor, lines)
-        self.stdout.write("The audit log is complete and unchanged.")
+        self.say("The audit log is complete and unchanged.")
+        chains = [
+            dict(zip(("chain", "count", "hash"), line.split(), strict=True)) for line in lines
+        ]
+        return {"dry_run": dry_run, "chains": chains}
 
 
 def _read_printout(path: Path) -> dict[UUID, Head]:

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand
 from conversations.manager.manager import Manager
 from lib import nodes, open_files
 from lib.connections import limit_idle_transactions
+from lib.reachability import wait_for_database
 
 
 class Command(BaseCommand):
@@ -17,8 +18,12 @@ class Command(BaseCommand):
         "On SIGTERM, the manager hands its conversations back immediately."
     )
 
+    # The checks of models ask PostgreSQL for its version, so they would wait for it without a word.
+    requires_system_checks = ()
+
     def handle(self, **options: object) -> None:
         open_files.prepare("manager")
+        wait_for_database("manager")
         # A manager that is paused in the middle of a transaction keeps its locks. Without this limit, other managers
         # could not take over its conversations when its leases expire.
         limit_idle_transactions(settings.LEASE_SECONDS)

@@ -11,6 +11,8 @@ from prometheus_client import start_http_server
 
 from conversations.grpc.server import Certificate, Server
 from lib import nodes, open_files
+from lib.commands import port, port_or_free
+from lib.reachability import watch_services
 
 
 class Command(BaseCommand):
@@ -18,10 +20,16 @@ class Command(BaseCommand):
         "Serve the gRPC API openhands.v1.EventService. Programs use it to publish and follow runs."
     )
 
+    # The checks of models ask PostgreSQL for its version, so they would wait for it without a word.
+    requires_system_checks = ()
+
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default="127.0.0.1", help="Address to listen on.")
         parser.add_argument(
-            "--port", type=int, default=50051, help="Port to listen on. 0 chooses a free port."
+            "--port",
+            type=port_or_free,
+            default=50051,
+            help="Port to listen on. 0 chooses a free port.",
         )
         parser.add_argument(
             "--tls-cert", type=Path, help="PEM file with the certificate and its chain."
@@ -33,11 +41,12 @@ class Command(BaseCommand):
             help="Allow an address other than localhost without TLS, because a proxy in front provides TLS.",
         )
         parser.add_argument(
-            "--metrics-port", type=int, help="Serve Prometheus metrics on this port of 127.0.0.1."
+            "--metrics-port", type=port, help="Serve Prometheus metrics on this port of 127.0.0.1."
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         open_files.prepare("grpc")
+        watch_services("grpc")
         asyncio.run(self._run(**{name: options[name] for name in OPTIONS}))
 
     async def _run(
@@ -67,7 +76,13 @@ class Command(BaseCommand):
                 "If the port is in use, choose another one with --port."
             ) from error
         if metrics_port is not None:
-            start_http_server(metrics_port, addr="127.0.0.1")
+            try:
+                start_http_server(metrics_port, addr="127.0.0.1")
+            except OSError as error:
+                raise CommandError(
+                    f"The metrics cannot be served at 127.0.0.1:{metrics_port} ({error.strerror}). If the port is in "
+                    "use, choose another one with --metrics-port."
+                ) from error
         stopping = asyncio.Event()
         with nodes.announce("grpc", address=f"{address.rpartition(':')[0]}:{server.port}") as node:
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,12 @@ from urllib.parse import urlsplit
 import psutil
 from django.core.management.base import BaseCommand, CommandParser
 
-OK, WARNING, FAILED = "ok", "warning", "failed"
+from lib import env
+from lib.reachability import Attempt, Unreachable, check_database, check_redis
+
+OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
+WAIT_SECONDS = 5.0
+"""How long PostgreSQL, Redis and the server may take to answer, in all."""
 LOW_MEGABYTES, CRITICAL_MEGABYTES = 2_000, 300
 """Free space on the disk below which the check warns, and below which it fails."""
 CLOCK_SECONDS = 5
@@ -30,6 +36,7 @@ WITHOUT_ISOLATION = (
 )
 Result = tuple[str, str]
 """The state and the detail of a check."""
+Probe = Callable[[], Result]
 
 
 @dataclass(frozen=True)
@@ -72,46 +79,59 @@ class Command(BaseCommand):
             sys.exit(1)
 
     def _line(self, check: Check) -> str:
-        paint = {OK: self.style.SUCCESS, WARNING: self.style.WARNING, FAILED: self.style.ERROR}
+        paint = {
+            OK: self.style.SUCCESS,
+            WARNING: self.style.WARNING,
+            FAILED: self.style.ERROR,
+            SKIPPED: self.style.WARNING,
+        }
         return f"{paint[check.state](f'{check.state:<8}')} {check.name:<16} {check.detail}"
 
 
 def run_checks() -> Iterator[Check]:
     """Run every check in order and yield its result. Never raises.
 
-    If Python is not suitable or the settings are not valid, skip the checks that need them.
+    If Python is not suitable or the settings are not valid, skip the checks that need them. If the database cannot be
+    reached, skip the checks that need it: the same cause is reported once. All checks together end within 10 seconds,
+    whatever PostgreSQL, Redis, the name servers or the server itself do.
     """
-    checks = [_python, _settings]
-    for probe in checks:
+    for probe in (_python, _settings):
         check = _run(probe)
         yield check
         if check.state == FAILED:
             return
-    later = [
-        _database,
-        _migrations,
-        _clock,
-        _redis,
-        _data_folder,
-        _space,
-        _open_files,
-        _engine,
-        _git,
-        _tmux,
-    ]
-    later += [_server, _keys, _debug, _https, _sandbox, _administrator]
-    for probe in later:
-        yield _run(probe)
+    # These checks may have to wait for their time limits, so they run at the same time.
+    attempts = {probe: Attempt(probe) for probe in (_database, _redis, _server)}
+    began, is_reachable, skipped = time.monotonic(), True, []
+    for probe in CHECKS:
+        if probe in NEED_DATABASE and not is_reachable:
+            skipped.append(_name(probe))
+            continue
+        check = _run(probe, attempts.get(probe), WAIT_SECONDS - (time.monotonic() - began))
+        if probe is _database:
+            is_reachable = check.state != FAILED
+        yield check
+    if skipped:
+        yield Check(
+            "Not checked", SKIPPED, f"{', '.join(skipped)}, because they need the database."
+        )
 
 
-def _run(probe: Callable[[], Result]) -> Check:
-    name = probe.__name__.strip("_").replace("_", " ").capitalize()
-    name = {"Https": "HTTPS", "Git": "git", "Tmux": "tmux"}.get(name, name)
+def _run(probe: Probe, attempt: Attempt[Result] | None = None, seconds: float = 0.0) -> Check:
     try:
-        return Check(name, *probe())
+        return Check(
+            _name(probe), *(probe() if attempt is None else attempt.result(max(0.1, seconds)))
+        )
+    except TimeoutError:
+        return Check(_name(probe), FAILED, f"no answer within {WAIT_SECONDS:g} s.")
     except Exception as error:  # noqa: BLE001 - an unexpected error is the result of its check
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        return Check(name, FAILED, lines[-1])
+        return Check(_name(probe), FAILED, lines[-1])
+
+
+def _name(probe: Probe) -> str:
+    name = probe.__name__.strip("_").replace("_", " ").capitalize()
+    return {"Https": "HTTPS", "Git": "git", "Tmux": "tmux"}.get(name, name)
 
 
 def _python() -> Result:
@@ -127,29 +147,20 @@ def _settings() -> Result:
     from django.core.exceptions import ImproperlyConfigured
 
     os.environ.setdefault("LOG_FORMAT", "text")
+    # Without a pool, a check fails at once instead of waiting for the pool, which logs every attempt.
+    os.environ["DATABASE_POOL_SIZE"] = "0"
     try:
         django.setup()
     except ImproperlyConfigured as error:
-        return FAILED, (
-            f"{error} `make run` creates the required settings in its data folder. If that folder is not `data`, "
-            "set DATA_DIR to it."
-        )
+        return FAILED, f"{error} {env.explain_missing()}"
     return OK, f"valid; the data folder is {settings.DATA_DIR}"
 
 
 def _database() -> Result:
-    from django.db import Error, connection
-
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("SHOW server_version")
-            version = cursor.fetchone()[0].split()[0]
-    except Error as error:
-        reason = (str(error).strip().splitlines() or ["no response"])[-1]
-        return (
-            FAILED,
-            f"cannot be reached ({reason}). Start the server with `make run`, or correct DATABASE_URL.",
-        )
+        version = check_database()
+    except Unreachable as error:
+        return FAILED, str(error)
     if int(version.split(".")[0]) < 14:
         return FAILED, f"PostgreSQL {version} is too old. Upgrade to PostgreSQL 14 or newer."
     return OK, f"PostgreSQL {version}"
@@ -192,20 +203,10 @@ def _clock() -> Result:
 
 
 def _redis() -> Result:
-    import redis
-    from django.conf import settings
-
     try:
-        with redis.Redis.from_url(
-            settings.REDIS_URL, socket_connect_timeout=2, socket_timeout=2
-        ) as client:
-            version = client.info("server")["redis_version"]
-    except (redis.RedisError, ValueError) as error:
-        return (
-            FAILED,
-            f"cannot be reached ({error}). Start the server with `make run`, or correct REDIS_URL.",
-        )
-    return OK, f"Redis {version}"
+        return OK, f"Redis {check_redis()}"
+    except Unreachable as error:
+        return FAILED, str(error)
 
 
 def _data_folder() -> Result:
@@ -407,3 +408,25 @@ def _administrator() -> Result:
         WARNING,
         "no administrator exists. `make run` prints a link to create the first administrator.",
     )
+
+
+CHECKS: tuple[Probe, ...] = (
+    _database,
+    _migrations,
+    _clock,
+    _redis,
+    _data_folder,
+    _space,
+    _open_files,
+    _engine,
+    _git,
+    _tmux,
+    _server,
+    _keys,
+    _debug,
+    _https,
+    _sandbox,
+    _administrator,
+)
+NEED_DATABASE = {_migrations, _clock, _server, _administrator}
+"""The checks that are skipped if the database cannot be reached."""

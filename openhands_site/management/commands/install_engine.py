@@ -1,20 +1,28 @@
 """The ``install_engine`` command: install the agent engine into a virtual environment of its own."""
 
+from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import CommandError
 
 from lib import engine_home
+from lib.commands import OperatorCommand
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
+    group = "Set-up and start"
+    dry_run = "print the state of the engine; install nothing"
     help = "Install the agent engine into ENGINE_DIR, unless the required version is already installed."
     requires_system_checks = ()
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        self.stdout.write("Checking the agent engine …")
-        try:
-            status = engine_home.install(progress=lambda progress: self.stdout.write(str(progress)))
-        except (engine_home.NoPython, engine_home.InstallFailed) as error:
-            raise SystemExit(str(error)) from None
-        self.stdout.write(status.detail)
+    def run(self, *, dry_run: bool, **options: Any) -> dict[str, Any]:
+        if dry_run:
+            status = engine_home.status()
+        else:
+            self.say("Checking the agent engine …")
+            try:
+                status = engine_home.install(progress=lambda progress: self.say(str(progress)))
+            except (engine_home.NoPython, engine_home.InstallFailed) as error:
+                raise CommandError(str(error)) from error
+        self.say(status.detail)
+        return asdict(status) | {"dry_run": dry_run}

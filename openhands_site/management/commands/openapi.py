@@ -33,7 +33,12 @@ class Command(BaseCommand):
                 "drf-spectacular could not describe every route. Fix the warnings above."
             )
         file: Path = options["file"]
-        if options["write"]:
-            file.write_bytes(content)
-        elif not file.is_file() or file.read_bytes() != content:
+        try:
+            if options["write"]:
+                file.write_bytes(content)
+                return
+            is_current = file.is_file() and file.read_bytes() == content
+        except (OSError, ValueError) as error:
+            raise CommandError(f"The file of --file cannot be used: {error}") from error
+        if not is_current:
             raise CommandError(f"{file.name} is out of date. Run `manage.py openapi --write`.")

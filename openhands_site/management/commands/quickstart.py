@@ -4,12 +4,12 @@
 which the settings are read.
 """
 
-import argparse
 import contextlib
 import http.client
 import ipaddress
 import json
 import os
+import re
 import secrets
 import socket
 import sys
@@ -24,11 +24,17 @@ import psutil
 from django.core.management.base import BaseCommand, CommandParser
 
 from lib import env, open_files, processes
+from lib.commands import port
+from lib.reachability import Unreachable, check_database, check_redis
 from openhands_site.operating import embedded, supervisor
 from openhands_site.operating.embedded import CannotStart
 
 REQUIRED_MEGABYTES = 300
 KEYS = ("SECRET_KEY", "ENCRYPTION_KEYS", "TOKEN_PEPPERS")
+KEPT = ("ENGINE_DIR", "OH_ENGINE_PYTHON", "AGENT_PYTHON", "SANDBOX_DIR", "OH_WEB_CLIENT_DIR")
+"""Folders and programs that later starts use again unless their environment names others."""
+NOT_SAVED = re.compile("KEY|SECRET|PASSWORD|PEPPER|TOKEN|^DATA_DIR$|^DATABASE_POOL_SIZE$")
+"""Settings of the environment that are not written to ``server.env``: secrets, and what differs by command."""
 CHECK_SECONDS = 0.3
 """Seconds between two checks of the services and, until the server is ready, of the roles."""
 
@@ -91,13 +97,6 @@ class Command(BaseCommand):
             sys.exit("\nInterrupted during startup. All processes were stopped.")
 
 
-def port(text: str) -> int:
-    """Parse a TCP port for ``argparse``. Raise ``ArgumentTypeError`` if it is not valid."""
-    if not text.isdigit() or not 1 <= int(text) <= 65_535:
-        raise argparse.ArgumentTypeError(f"enter a port from 1 to 65535, not {text!r}")
-    return int(text)
-
-
 @dataclass
 class Quickstart:
     """One run of the server, from the preparation of the data folder to the end of the last process."""
@@ -113,6 +112,8 @@ class Quickstart:
     exposes_machine: bool = field(default=False, init=False)
     """Whether agents start without tested isolation from this machine."""
     began: float = field(default_factory=time.monotonic, init=False)
+    given: dict[str, str] = field(default_factory=dict, init=False)
+    """The environment of this start, without the values of ``.env``, which every command reads itself."""
 
     def run(self) -> None:
         """Start the server, wait for a signal, and stop everything. Raise ``CannotStart`` if a step fails."""
@@ -143,6 +144,7 @@ class Quickstart:
 
     @contextlib.contextmanager
     def _data_folder(self) -> Iterator[None]:
+        self.given = dict(os.environ)
         env.load_file(env.BASE_DIR / ".env")
         folder = self.folder
         with embedded.explain_errors(folder):
@@ -232,6 +234,7 @@ class Quickstart:
             "ALLOWED_ORIGINS": ",".join(dict.fromkeys(origins)),
             "UPSTREAM_ALLOW_PRIVATE": "true",
         }
+        self.own |= {name: stored[name] for name in KEPT if name in stored}
         is_new = not any(name in stored for name in KEYS)
         if is_new and (self.folder / "postgresql").exists():
             self.console.step(
@@ -276,11 +279,28 @@ class Quickstart:
             self.services = None
 
     def _write_environment(self) -> None:
-        """Write the settings to ``server.env`` for other commands. Only the owner of the file can read it.
-
-        The file is replaced atomically, so no command reads an incomplete file.
-        """
+        """Set the values of ``self.own`` and write them to ``server.env`` for other commands."""
         self.own = {name: value for name, value in self.own.items() if not _is_set(name)}
+        self._write_file({})
+        os.environ.update(self.own)
+
+    def _save_given(self) -> None:
+        """Add the settings that the environment of this start sets to ``server.env``.
+
+        Otherwise ``doctor`` and other commands would not find the database, the engine or the sandboxes of this server.
+        The next start uses only those in ``KEPT`` again.
+        """
+        names = env.names_read() | {*KEPT}
+        names |= {f"{name}_FILE" for name in names}
+        given = {
+            name: self.given[name]
+            for name in sorted(names & self.given.keys())
+            if self.given[name] and "\n" not in self.given[name] and not NOT_SAVED.search(name)
+        }
+        self._write_file(given)
+
+    def _write_file(self, given: dict[str, str]) -> None:
+        """Replace ``server.env`` atomically, so no command reads an incomplete file. Only its owner can read it."""
         path = self.folder / "server.env"
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
@@ -291,13 +311,15 @@ class Quickstart:
             )
         ]
         lines += [f"{name}='{value}'" for name, value in (_keys_of(path) | self.own).items()]
+        if given:
+            lines.append("# From the environment of the last start:")
+            lines += [f"{name}='{value}'" for name, value in given.items()]
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write("\n".join(lines) + "\n")
             # A power failure after the replacement must not leave an empty file.
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
-        os.environ.update(self.own)
 
     def _migrate(self) -> None:
         import django
@@ -320,6 +342,7 @@ class Quickstart:
             os.environ.pop("DATABASE_POOL_SIZE")
             if pool_size is not None:
                 os.environ["DATABASE_POOL_SIZE"] = pool_size
+        self._save_given()
         self._check_services()
         began = time.monotonic()
         try:
@@ -350,27 +373,17 @@ class Quickstart:
 
     def _check_services(self) -> None:
         """Raise ``CannotStart`` if PostgreSQL or Redis does not respond."""
-        import redis
-        from django.conf import settings
-        from django.db import Error, connection
-
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT 1")
-        except Error as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise CannotStart(
-                f"The PostgreSQL server of DATABASE_URL cannot be reached: {reason}. Correct DATABASE_URL, or unset "
-                "it to start a PostgreSQL server in the data folder."
-            ) from error
-        try:
-            with redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=3) as client:
-                client.ping()
-        except (redis.RedisError, ValueError) as error:
-            raise CannotStart(
-                f"The Redis server of REDIS_URL cannot be reached: {error} Correct REDIS_URL, or unset it to start "
-                "a Redis server in the data folder."
-            ) from error
+        for check, name, program in (
+            (check_database, "DATABASE_URL", "PostgreSQL"),
+            (check_redis, "REDIS_URL", "Redis"),
+        ):
+            try:
+                check()
+            except Unreachable as error:
+                raise CannotStart(
+                    f"The {program} server of {name} cannot be reached: {error} Correct {name}, or unset it to start "
+                    f"a {program} server in the data folder."
+                ) from error
 
     def _create_administrator(self) -> str:
         """Return the URL of a one-time setup link if no administrator exists, else an empty string.

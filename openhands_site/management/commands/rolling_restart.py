@@ -6,6 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from lib import nodes
+from lib.commands import seconds
 from openhands_site.operating import restarting
 
 
@@ -25,7 +26,7 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--timeout",
-            type=float,
+            type=seconds(1, 86_400),
             default=90,
             help="seconds to wait for each process to be replaced (default: %(default)s)",
         )

@@ -8,6 +8,8 @@ import uvicorn
 from django.core.management.base import BaseCommand, CommandParser
 
 from lib import nodes, open_files
+from lib.commands import port_or_free, whole_number
+from lib.reachability import watch_services
 from openhands_site.serving.garbage import freeze_loaded
 from openhands_site.serving.guarded_http import GuardedHttp
 from openhands_site.serving.lean_socket import LeanWebSocket
@@ -34,16 +36,20 @@ class Command(BaseCommand):
             "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
         )
         parser.add_argument(
-            "--port", type=int, default=8000, help="port to listen on (default: %(default)s)"
+            "--port",
+            type=port_or_free,
+            default=8000,
+            help="port to listen on (default: %(default)s)",
         )
         parser.add_argument(
             "--fd",
-            type=int,
+            type=whole_number(0, 1_048_576),
             help="file descriptor of a listening socket to use instead of --host and --port",
         )
 
     def handle(self, *args: Any, host: str, port: int, fd: int | None, **options: Any) -> None:
         open_files.prepare(self.role)
+        watch_services(self.role)
         config = uvicorn.Config(
             self.application,
             host=host,

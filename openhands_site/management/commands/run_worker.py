@@ -15,6 +15,8 @@ from procrastinate.worker import Worker
 
 from conversations.queue import DEFAULT
 from lib import nodes, open_files
+from lib.commands import seconds
+from lib.reachability import wait_for_database
 from openhands_site.operating.job_queues import POLL_SECONDS, Shares, list_queues
 
 EXIT_SECONDS = 2.0
@@ -27,16 +29,20 @@ class Command(BaseCommand):
         "ends the process immediately."
     )
 
+    # The checks of models ask PostgreSQL for its version, so they would wait for it without a word.
+    requires_system_checks = ()
+
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--grace",
-            type=float,
+            type=seconds(0, 3_600),
             default=15.0,
             help="seconds that running jobs have to finish (default: %(default)s)",
         )
 
     def handle(self, *args: Any, grace: float, **options: Any) -> None:
         open_files.prepare("worker")
+        wait_for_database("worker")
         self.running = self.done = 0
         assert isinstance(app.connector, DjangoConnector)
         with app.replace_connector(app.connector.get_worker_connector()):
