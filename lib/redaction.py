@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from lib.secret_forms import Finder
+from lib.secret_finder import Finder
 
 HIDDEN = "[redacted]"
 _SHAPES = re.compile(
@@ -62,8 +62,7 @@ class Redactor:
         """Return a text with ``[redacted]`` in place of secrets."""
         if self._known is not None:
             text = self._known.hide(text, HIDDEN)
-        text = _RUNS.sub(lambda found: f"{found[1] or found[2] or ''}{HIDDEN}", text)
-        return _SHAPES.sub(HIDDEN, text)
+        return _hide_formats(text)
 
     def json(self, payload: str) -> str:
         """Return a redacted JSON text. It stays valid JSON, since no pattern matches a quote or part of an escape."""
@@ -78,4 +77,10 @@ class Redactor:
                         "redacted": "This event is hidden because it could not be checked for secrets."
                     }
                 )
-        return _SHAPES.sub(HIDDEN, payload)
+        return _hide_formats(payload)
+
+
+def _hide_formats(text: str) -> str:
+    """Return a text with ``[redacted]`` in place of each string that looks like a well-known type of key."""
+    text = _RUNS.sub(lambda found: f"{found[1] or found[2] or ''}{HIDDEN}", text)
+    return _SHAPES.sub(HIDDEN, text)

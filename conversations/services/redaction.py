@@ -7,7 +7,7 @@ from uuid import UUID
 
 from accounts.services import custom_secrets
 from conversations.services import equipment
-from lib.secret_forms import Finder
+from lib.secret_finder import Finder
 
 HIDDEN = "<secret_hidden>"
 NO_SECRETS_SECONDS = 2.0

@@ -5,7 +5,8 @@ from typing import Any
 from uuid import UUID
 
 from conversations.services import redaction
-from lib.secret_forms import FRAGMENT, Finder
+from lib.secret_finder import Finder
+from lib.secret_forms import FRAGMENT
 
 HELD_MAX = 512
 """The most characters that are held back. Of longer secrets, parts of at least ``FRAGMENT`` characters are hidden."""
