@@ -6,7 +6,7 @@ import pytest
 
 from tests.fakes.stack import Stack
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 VALUE = "Sec-value-of-the-flow-0123"
 
 
